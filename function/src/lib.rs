@@ -1,0 +1,28 @@
+//! The bootstrap service: a REST API over one `DynamoDB` table that tells the nodes of a new Couchbase cluster
+//! which of them initialises it and whom the others join.
+//!
+//! A request goes through these files, outermost first:
+//!
+//! - [`event`]: what API Gateway hands to Lambda, to an HTTP request and back
+//! - [`api`]: the routes; [`problem`]: how they say no
+//! - [`protocol`]: the rules, with no I/O in them
+//! - [`store`]: the one table
+//!
+//! [`wire`] and [`table`] are what callers and deployers share with the service; they come without its dependencies
+//! (`default-features = false`).
+
+pub mod protocol;
+pub mod table;
+pub mod wire;
+
+#[cfg(feature = "service")]
+pub mod api;
+#[cfg(feature = "service")]
+pub mod event;
+#[cfg(feature = "service")]
+pub mod problem;
+#[cfg(feature = "service")]
+pub mod store;
+
+/// The API's contract (`OpenAPI` 3.0.3), as served at `/swagger.yaml`.
+pub const CONTRACT: &str = include_str!("../../swagger.yaml");

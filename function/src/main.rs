@@ -1,0 +1,42 @@
+//! The Lambda function: the API's router behind API Gateway's events.
+
+use cbbootstrap_function::{
+    api,
+    event::{Answer, Event},
+    store::{self, Store},
+    table::DEFAULT_TABLE_NAME,
+};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use tower::ServiceExt;
+use tracing_subscriber::{filter::Targets, prelude::*};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let filter = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|filter| filter.parse().ok());
+    tracing_subscriber::registry()
+        .with(
+            tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false),
+        )
+        .with(filter.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)))
+        .init();
+
+    let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
+    let store = Store::new(store::client().await, table);
+    store.warm_up().await;
+    let router = api::router(store);
+
+    lambda_runtime::run(service_fn(move |invocation: LambdaEvent<Event>| {
+        let router = router.clone();
+        async move {
+            let response = router.oneshot(invocation.payload.into_request()?).await?;
+            Ok::<_, Error>(Answer::read(response).await?)
+        }
+    }))
+    .await
+}
