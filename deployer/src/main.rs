@@ -1,1 +1,29 @@
-fn main(){}
+//! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
+
+use clap::Parser;
+
+mod aws;
+mod build;
+mod cli;
+mod commands;
+mod failure;
+mod local;
+mod printer;
+mod smoke;
+mod stack;
+mod template;
+
+use failure::Exit;
+
+fn main() -> Exit {
+    let command = cli::Cli::parse().command;
+    let printer = printer::Printer::new(command.output());
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return printer.failure(&anyhow::Error::new(error).context("cannot start")),
+    };
+    match runtime.block_on(commands::run(command, &printer)) {
+        Ok(exit) => exit,
+        Err(error) => printer.failure(&error),
+    }
+}

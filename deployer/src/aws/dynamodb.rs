@@ -1,0 +1,424 @@
+//! The table: made once, with what makes it safe to keep, and then left alone.
+//!
+//! It is not part of the stack, so that no update and no deletion of the stack can lose the clusters' records.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::{
+    Client,
+    types::{
+        AttributeDefinition, BillingMode, ContinuousBackupsStatus, KeySchemaElement, KeyType,
+        PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
+        TableDescription, TableStatus, Tag, TimeToLiveSpecification, TimeToLiveStatus,
+    },
+};
+use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
+
+use super::{explain, is_transient};
+use crate::failure::{Exit, Failure};
+
+/// The tag of a table that this program made, and whose settings it therefore completes.
+const OURS: (&str, &str) = ("created-by", "cbbootstrap");
+
+/// Between two looks at a table that is being made; it takes AWS some ten seconds.
+const POLL: Duration = Duration::from_millis(500);
+
+/// How long a table may take to be made or deleted.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A table that can be used, or will be soon.
+#[derive(Debug)]
+pub struct Table {
+    description: TableDescription,
+}
+
+/// What `status` shows of a table.
+#[derive(Debug)]
+pub struct Glance {
+    /// As `DynamoDB` names it, in lower case.
+    pub status: String,
+    /// Items; `DynamoDB` counts them every six hours.
+    pub items: i64,
+    /// Whether it refuses to be deleted.
+    pub deletion_protection: bool,
+}
+
+impl Table {
+    /// The table, seen to be one that the function can work with; `None` if there is none.
+    pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
+        match client.describe_table().table_name(name).send().await {
+            Ok(output) => {
+                let description = output
+                    .table
+                    .unwrap_or_else(|| TableDescription::builder().build());
+                check_key(name, &description)?;
+                Ok(Some(Self { description }))
+            }
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_resource_not_found_exception()) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(explain(format!("cannot look at table `{name}`"), &error).into()),
+        }
+    }
+
+    /// Its state in short.
+    pub fn glance(&self) -> Glance {
+        let status = self
+            .description
+            .table_status
+            .as_ref()
+            .map_or("unknown", TableStatus::as_str);
+        Glance {
+            status: status.to_lowercase(),
+            items: self.description.item_count.unwrap_or_default(),
+            deletion_protection: self
+                .description
+                .deletion_protection_enabled
+                .unwrap_or_default(),
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        // A table in `Updating` serves requests, too.
+        matches!(
+            self.description.table_status,
+            Some(TableStatus::Active | TableStatus::Updating)
+        )
+    }
+}
+
+/// What the place where the table lives offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Everything.
+    Aws,
+    /// No backups.
+    ThisMachine,
+}
+
+/// Sees to it that the table is there and has its settings; says whether it had to be made. `found` is what
+/// [`Table::find`] saw before.
+///
+/// A table that somebody else made is used as it is. One of ours that was left half-made is completed.
+pub async fn ensure(
+    client: &Client,
+    name: &str,
+    found: Option<Table>,
+    place: Place,
+) -> anyhow::Result<bool> {
+    let table = match &found {
+        Some(table) => table,
+        None => &create(client, name).await?,
+    };
+    if !table.is_active() {
+        wait_until_active(client, name).await?;
+    }
+    if found.is_none() || is_ours(client, table).await? {
+        let (expiry, backups) = tokio::join!(enable_expiry(client, name), async {
+            match place {
+                Place::Aws => enable_backups(client, name).await,
+                Place::ThisMachine => Ok(()),
+            }
+        });
+        expiry.and(backups)?;
+    }
+    Ok(found.is_none())
+}
+
+async fn create(client: &Client, name: &str) -> anyhow::Result<Table> {
+    let what = format!("cannot create table `{name}`");
+    let tag = Tag::builder().key(OURS.0).value(OURS.1).build()?;
+    let key = KeySchemaElement::builder()
+        .attribute_name(CLUSTER_ID)
+        .key_type(KeyType::Hash)
+        .build()?;
+    let attribute = AttributeDefinition::builder()
+        .attribute_name(CLUSTER_ID)
+        .attribute_type(ScalarAttributeType::S)
+        .build()?;
+    let created = client
+        .create_table()
+        .table_name(name)
+        .attribute_definitions(attribute)
+        .key_schema(key)
+        .billing_mode(BillingMode::PayPerRequest)
+        .deletion_protection_enabled(true)
+        .tags(tag)
+        .send()
+        .await;
+    match created {
+        Ok(output) => {
+            let description = output
+                .table_description
+                .unwrap_or_else(|| TableDescription::builder().build());
+            Ok(Table { description })
+        }
+        // Somebody else was quicker, or an answer was lost and the SDK asked again.
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(|e| e.is_resource_in_use_exception()) =>
+        {
+            Table::find(client, name)
+                .await?
+                .ok_or_else(|| explain(what, &error).into())
+        }
+        Err(error) => Err(explain(what, &error).into()),
+    }
+}
+
+/// The table's key must be the function's.
+fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
+    let is_string = |attribute: &str| {
+        let mut attributes = table.attribute_definitions().iter();
+        attributes
+            .any(|a| a.attribute_name == attribute && a.attribute_type == ScalarAttributeType::S)
+    };
+    let keys: Vec<_> = table
+        .key_schema()
+        .iter()
+        .map(|key| (key.attribute_name.as_str(), &key.key_type))
+        .collect();
+    if keys == [(CLUSTER_ID, &KeyType::Hash)] && is_string(CLUSTER_ID) {
+        return Ok(());
+    }
+    let has = keys
+        .iter()
+        .map(|(attribute, kind)| format!("`{attribute}` ({kind})"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    Err(Failure::new(format!(
+        "table `{name}` has the key {has}, and the service needs `{CLUSTER_ID}` (HASH, a string)"
+    ))
+    .hint("choose another table with `--table-name`"))
+}
+
+async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
+    let wait = async {
+        loop {
+            match Table::find(client, name).await? {
+                Some(table) if table.is_active() => return Ok(()),
+                Some(Table { description })
+                    if description.table_status == Some(TableStatus::Deleting) =>
+                {
+                    return Err(Failure::new(format!("table `{name}` is being deleted"))
+                        .hint("wait until it is gone, then deploy again")
+                        .into());
+                }
+                // Just created, it may not be seen everywhere at once.
+                _ => tokio::time::sleep(POLL).await,
+            }
+        }
+    };
+    within_patience(wait, format!("table `{name}` is not active")).await
+}
+
+async fn within_patience(
+    work: impl Future<Output = anyhow::Result<()>>,
+    what: String,
+) -> anyhow::Result<()> {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| {
+            let message = format!("{what} after {} s", PATIENCE.as_secs());
+            Err(Failure::new(message)
+                .hint("run the same command again to go on waiting")
+                .into())
+        })
+}
+
+async fn is_ours(client: &Client, table: &Table) -> anyhow::Result<bool> {
+    let arn = table.description.table_arn.clone().unwrap_or_default();
+    let tags = client
+        .list_tags_of_resource()
+        .resource_arn(&arn)
+        .send()
+        .await;
+    let tags = tags.map_err(|error| explain(format!("cannot read the tags of `{arn}`"), &error))?;
+    Ok(tags
+        .tags()
+        .iter()
+        .any(|tag| (tag.key.as_str(), tag.value.as_str()) == OURS))
+}
+
+async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
+    let what = || format!("cannot let abandoned claims in table `{name}` expire");
+    let now = client.describe_time_to_live().table_name(name).send().await;
+    let now = now.map_err(|error| explain(what(), &error))?;
+    let status = now
+        .time_to_live_description
+        .and_then(|ttl| ttl.time_to_live_status);
+    if matches!(
+        status,
+        Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
+    ) {
+        return Ok(());
+    }
+    let specification = TimeToLiveSpecification::builder()
+        .enabled(true)
+        .attribute_name(EXPIRES_AT)
+        .build()?;
+    let enabled = client
+        .update_time_to_live()
+        .table_name(name)
+        .time_to_live_specification(specification)
+        .send()
+        .await;
+    enabled.map_err(|error| explain(what(), &error))?;
+    Ok(())
+}
+
+async fn enable_backups(client: &Client, name: &str) -> anyhow::Result<()> {
+    let what = format!("cannot turn on point-in-time recovery for table `{name}`");
+    let enable = async {
+        loop {
+            // Until shortly after its creation a table's backups are neither described nor changed.
+            match try_enable_backups(client, name).await {
+                Err(Refused::NotYet) => tokio::time::sleep(POLL).await,
+                Err(Refused::For(failure)) => return Err(failure.about(&what).into()),
+                Ok(()) => return Ok(()),
+            }
+        }
+    };
+    within_patience(enable, what.clone()).await
+}
+
+enum Refused {
+    NotYet,
+    For(Failure),
+}
+
+impl<E, R> From<aws_sdk_dynamodb::error::SdkError<E, R>> for Refused
+where
+    E: aws_sdk_dynamodb::error::ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug + 'static,
+{
+    fn from(error: aws_sdk_dynamodb::error::SdkError<E, R>) -> Self {
+        let code = error
+            .as_service_error()
+            .and_then(|e| e.code())
+            .unwrap_or_default();
+        if matches!(
+            code,
+            "ContinuousBackupsUnavailableException" | "TableNotFoundException"
+        ) || is_transient(&error)
+        {
+            Self::NotYet
+        } else {
+            Self::For(explain("AWS refuses", &error))
+        }
+    }
+}
+
+async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> {
+    let now = client
+        .describe_continuous_backups()
+        .table_name(name)
+        .send()
+        .await?;
+    let recovery = now.continuous_backups_description.and_then(|backups| {
+        (backups.continuous_backups_status == ContinuousBackupsStatus::Enabled)
+            .then_some(backups.point_in_time_recovery_description)?
+    });
+    if recovery.is_some_and(|r| {
+        r.point_in_time_recovery_status == Some(PointInTimeRecoveryStatus::Enabled)
+    }) {
+        return Ok(());
+    }
+    let specification = PointInTimeRecoverySpecification::builder()
+        .point_in_time_recovery_enabled(true)
+        .build();
+    let specification =
+        specification.map_err(|error| Refused::For(Failure::new(error.to_string())))?;
+    client
+        .update_continuous_backups()
+        .table_name(name)
+        .point_in_time_recovery_specification(specification)
+        .send()
+        .await?;
+    Ok(())
+}
+
+/// Deletes the table and every record in it; `false` if there is none.
+pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
+    let what = || format!("cannot delete table `{name}`");
+    let Some(table) = Table::find(client, name).await? else {
+        return Ok(false);
+    };
+    if table.description.table_status != Some(TableStatus::Deleting) {
+        if table.glance().deletion_protection {
+            let unprotected = client
+                .update_table()
+                .table_name(name)
+                .deletion_protection_enabled(false)
+                .send()
+                .await;
+            unprotected.map_err(|error| explain(what(), &error))?;
+        }
+        let deleted = client.delete_table().table_name(name).send().await;
+        deleted.map_err(|error| {
+            let busy = error
+                .as_service_error()
+                .is_some_and(|e| e.is_resource_in_use_exception());
+            let failure = explain(what(), &error);
+            if busy {
+                failure.exit(Exit::Stack)
+            } else {
+                failure
+            }
+        })?;
+    }
+    let gone = async {
+        while Table::find(client, name).await?.is_some() {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    };
+    within_patience(gone, format!("table `{name}` is still being deleted")).await?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(keys: &[(&str, KeyType)], attribute_type: ScalarAttributeType) -> TableDescription {
+        keys.iter()
+            .fold(TableDescription::builder(), |table, (name, kind)| {
+                let key = KeySchemaElement::builder()
+                    .attribute_name(*name)
+                    .key_type(kind.clone())
+                    .build()
+                    .unwrap();
+                let attribute = AttributeDefinition::builder()
+                    .attribute_name(*name)
+                    .attribute_type(attribute_type.clone())
+                    .build()
+                    .unwrap();
+                table.key_schema(key).attribute_definitions(attribute)
+            })
+            .build()
+    }
+
+    #[test]
+    fn only_the_functions_key_will_do() {
+        use {
+            KeyType::{Hash, Range},
+            ScalarAttributeType::{N, S},
+        };
+        for (keys, attribute_type, good) in [
+            (&[(CLUSTER_ID, Hash)][..], S, true),
+            (&[(CLUSTER_ID, Hash)], N, false),
+            (&[("id", Hash)], S, false),
+            (&[(CLUSTER_ID, Hash), ("node", Range)], S, false),
+            (&[], S, false),
+        ] {
+            let checked = check_key("t", &table(keys, attribute_type.clone()));
+            assert_eq!(checked.is_ok(), good, "{keys:?} {attribute_type:?}");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The bucket that hands the function's zip to `CloudFormation`.
+
+use aws_sdk_s3::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::ByteStream,
+    types::{
+        BucketLocationConstraint, CreateBucketConfiguration, PublicAccessBlockConfiguration,
+        ServerSideEncryption, ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration,
+        ServerSideEncryptionRule,
+    },
+};
+use serde_json::json;
+
+use super::explain;
+use crate::{build::artifact::Artifact, failure::Failure};
+
+/// Where the artifact goes.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// The account that it must belong to.
+    account: String,
+    /// Whether it is this program's to make and to set up; a bucket that the user brings is not.
+    ours: bool,
+}
+
+impl Bucket {
+    /// The bucket that the user names, or the one of this account and region.
+    pub fn new(asked: Option<&str>, account: &str, region: &str) -> Self {
+        let name = asked.map_or_else(
+            || format!("cbbootstrap-artifacts-{account}-{region}"),
+            str::to_owned,
+        );
+        Self {
+            name,
+            account: account.to_owned(),
+            ours: asked.is_none(),
+        }
+    }
+
+    /// Whether the bucket is there. That it belongs to somebody else, or lies elsewhere, is an error.
+    pub async fn exists(&self, client: &Client, region: &str) -> anyhow::Result<bool> {
+        let head = client
+            .head_bucket()
+            .bucket(&self.name)
+            .expected_bucket_owner(&self.account)
+            .send()
+            .await;
+        let error = match head {
+            Ok(output) => match output.bucket_region.as_deref() {
+                Some(other) if other != region => return Err(self.elsewhere(other, region).into()),
+                _ => return Ok(true),
+            },
+            Err(error) => error,
+        };
+        let status = error
+            .raw_response()
+            .map(|response| response.status().as_u16());
+        let header = |name| {
+            error
+                .raw_response()
+                .and_then(|response| response.headers().get(name))
+        };
+        match (status, header("x-amz-bucket-region")) {
+            (Some(404), _) if self.ours => Ok(false),
+            (Some(404), _) => Err(Failure::new(format!("there is no bucket `{}`", self.name))
+                .hint("create it first, or leave `--bucket` out to have one made")
+                .into()),
+            (Some(301 | 400), Some(other)) if other != region => {
+                Err(self.elsewhere(other, region).into())
+            }
+            // A HEAD has no body that would say more.
+            (Some(403), _) if error.code().is_none_or(|code| !code.contains("Token")) => {
+                Err(self.not_yours().into())
+            }
+            _ => Err(explain(format!("cannot look at bucket `{}`", self.name), &error).into()),
+        }
+    }
+
+    fn elsewhere(&self, other: &str, region: &str) -> Failure {
+        Failure::new(format!(
+            "bucket `{}` is in {other}, and a function in {region} needs one there",
+            self.name
+        ))
+        .hint("name another with `--bucket`, or leave it out to have one made")
+    }
+
+    fn not_yours(&self) -> Failure {
+        Failure::new(format!(
+            "bucket `{}` belongs to another account than {}, or these credentials may not use it",
+            self.name, self.account
+        ))
+        .hint("name one of your own with `--bucket`, or ask for `s3:ListBucket` on it")
+    }
+
+    /// Makes the bucket, in this region.
+    pub async fn create(&self, client: &Client, region: &str) -> anyhow::Result<()> {
+        // The first region is the one that must not be named.
+        let place = (region != "us-east-1").then(|| {
+            CreateBucketConfiguration::builder()
+                .location_constraint(BucketLocationConstraint::from(region))
+                .build()
+        });
+        let created = client
+            .create_bucket()
+            .bucket(&self.name)
+            .set_create_bucket_configuration(place)
+            .send()
+            .await;
+        match created {
+            Ok(_) => Ok(()),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_bucket_already_owned_by_you()) =>
+            {
+                Ok(())
+            }
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_bucket_already_exists()) =>
+            {
+                Err(self.not_yours().into())
+            }
+            Err(error) => {
+                Err(explain(format!("cannot create bucket `{}`", self.name), &error).into())
+            }
+        }
+    }
+
+    /// Sees to it that our bucket is encrypted, private, and reached by TLS alone. Each is said anew before an upload:
+    /// it costs nothing, and heals a bucket that was left half-made.
+    pub async fn protect(&self, client: &Client) -> anyhow::Result<()> {
+        if !self.ours {
+            return Ok(());
+        }
+        let (bucket, owner) = (self.name.as_str(), self.account.as_str());
+        let aes256 = ServerSideEncryptionByDefault::builder()
+            .sse_algorithm(ServerSideEncryption::Aes256)
+            .build()?;
+        let rule = ServerSideEncryptionRule::builder()
+            .apply_server_side_encryption_by_default(aes256)
+            .build();
+        let encryption = ServerSideEncryptionConfiguration::builder()
+            .rules(rule)
+            .build()?;
+        let private = PublicAccessBlockConfiguration::builder()
+            .block_public_acls(true)
+            .block_public_policy(true)
+            .ignore_public_acls(true)
+            .restrict_public_buckets(true)
+            .build();
+        let policy = json!({
+            "Version": "2012-10-17",
+            "Statement": [{
+                "Sid": "TlsOnly",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "s3:*",
+                "Resource": [format!("arn:{}:s3:::{bucket}", partition(client)), format!("arn:{}:s3:::{bucket}/*", partition(client))],
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            }],
+        });
+        let (encrypted, private) = tokio::join!(
+            client
+                .put_bucket_encryption()
+                .bucket(bucket)
+                .expected_bucket_owner(owner)
+                .server_side_encryption_configuration(encryption)
+                .send(),
+            client
+                .put_public_access_block()
+                .bucket(bucket)
+                .expected_bucket_owner(owner)
+                .public_access_block_configuration(private)
+                .send(),
+        );
+        encrypted.map_err(|error| explain(format!("cannot encrypt bucket `{bucket}`"), &error))?;
+        private.map_err(|error| {
+            explain(
+                format!("cannot block public access to bucket `{bucket}`"),
+                &error,
+            )
+        })?;
+        // After the others: S3 refuses two changes of one bucket's access at a time.
+        let policy = client
+            .put_bucket_policy()
+            .bucket(bucket)
+            .expected_bucket_owner(owner)
+            .policy(policy.to_string())
+            .send()
+            .await;
+        policy.map_err(|error| {
+            explain(
+                format!("cannot set the policy of bucket `{bucket}`"),
+                &error,
+            )
+        })?;
+        Ok(())
+    }
+
+    /// The key of the artifact: its content, so that what is there need not be uploaded again.
+    pub fn key(artifact: &Artifact) -> String {
+        format!("cbbootstrap/{}.zip", artifact.sha256)
+    }
+
+    /// Whether the artifact is in the bucket.
+    pub async fn holds(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<bool> {
+        let key = Self::key(artifact);
+        let head = client
+            .head_object()
+            .bucket(&self.name)
+            .key(&key)
+            .expected_bucket_owner(&self.account)
+            .send()
+            .await;
+        match head {
+            Ok(object) => Ok(object.content_length == i64::try_from(artifact.zip.len()).ok()),
+            // 403 is what S3 says of a missing key to someone who may not list the bucket.
+            Err(SdkError::ServiceError(refused))
+                if [403, 404].contains(&refused.raw().status().as_u16()) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(explain(
+                format!("cannot look for `{key}` in bucket `{}`", self.name),
+                &error,
+            )
+            .into()),
+        }
+    }
+
+    /// Uploads the artifact.
+    pub async fn upload(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<()> {
+        let key = Self::key(artifact);
+        let put = client
+            .put_object()
+            .bucket(&self.name)
+            .key(&key)
+            .expected_bucket_owner(&self.account)
+            .content_type("application/zip")
+            .body(ByteStream::from(artifact.zip.clone()))
+            .send()
+            .await;
+        put.map_err(|error| {
+            explain(
+                format!("cannot upload `{key}` to bucket `{}`", self.name),
+                &error,
+            )
+        })?;
+        Ok(())
+    }
+}
+
+/// The partition that the client's region is in: `aws`, `aws-cn`, `aws-us-gov`.
+fn partition(client: &Client) -> &'static str {
+    let region = client
+        .config()
+        .region()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    match region.as_str() {
+        region if region.starts_with("cn-") => "aws-cn",
+        region if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    }
+}

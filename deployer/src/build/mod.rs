@@ -1,0 +1,65 @@
+//! From source to the artifact: [`source`] finds the sources, [`compiler`] builds them, [`elf`] looks at what came out
+//! and [`artifact`] packs it.
+
+pub mod artifact;
+pub mod compiler;
+mod elf;
+pub mod source;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::{
+    cli::{Arch, BuildArgs, FunctionArgs},
+    printer::Step,
+};
+use artifact::Artifact;
+use compiler::Compiler;
+
+/// Where the function comes from, checked as far as can be without building.
+#[derive(Debug)]
+pub enum Function {
+    /// A zip, read and found good.
+    Ready(Artifact),
+    /// Sources, and what can build them.
+    Source(Compiler),
+}
+
+impl Function {
+    /// Reads the zip, or looks for the sources and the tools.
+    pub async fn find(args: &FunctionArgs) -> anyhow::Result<Self> {
+        match &args.function_zip {
+            Some(zip) => Ok(Self::Ready(Artifact::read(zip, args.build.arch)?)),
+            None => Ok(Self::Source(Compiler::find(&args.build).await?)),
+        }
+    }
+
+    /// The artifact, built if it must be.
+    pub async fn artifact(self, step: &mut Step) -> anyhow::Result<Artifact> {
+        match self {
+            Self::Ready(artifact) => Ok(artifact),
+            Self::Source(compiler) => {
+                let (arch, executable) = (compiler.arch(), compiler.build(step).await?);
+                let bytes = std::fs::read(&executable)
+                    .with_context(|| format!("cannot read `{}`", executable.display()))?;
+                Artifact::pack(&bytes, arch)
+            }
+        }
+    }
+}
+
+/// Builds the function for this machine, the way that `cargo run` builds this program, so that both share what they
+/// have in common.
+pub async fn for_this_machine(args: &BuildArgs, step: &mut Step) -> anyhow::Result<PathBuf> {
+    Compiler::for_this_machine(args)?.build(step).await
+}
+
+/// This machine's processor, where Lambda offers it.
+pub fn this_machine() -> Option<Arch> {
+    match std::env::consts::ARCH {
+        "x86_64" => Some(Arch::X86_64),
+        "aarch64" => Some(Arch::Arm64),
+        _ => None,
+    }
+}

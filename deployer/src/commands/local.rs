@@ -1,0 +1,171 @@
+//! `deploy --local`: the same API on this machine.
+
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::{curl, deploy::run_smoke};
+use crate::{
+    aws::{
+        self,
+        dynamodb::{self, Place, Table},
+    },
+    build::{self, artifact::Artifact},
+    cli::DeployArgs,
+    failure::{Exit, Failure},
+    local::{self, Database, Service, ServiceOptions},
+    printer::Printer,
+    smoke,
+};
+
+/// A local deployment that is up.
+#[derive(Debug, Serialize)]
+struct Deployed {
+    endpoint: String,
+    table: String,
+    /// The directory that keeps the table.
+    data: PathBuf,
+    /// The smoke test's result; none where it was left out.
+    smoke: Option<smoke::Report>,
+    /// How long each step took.
+    seconds: std::collections::BTreeMap<&'static str, f64>,
+}
+
+impl Display for Deployed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "Endpoint: {}", self.endpoint)?;
+        writeln!(f, "Data:     {}", self.data.display())?;
+        writeln!(f, "Try it:   {}", curl(&self.endpoint))
+    }
+}
+
+/// The parts of a local deployment that is up.
+pub struct Deployment {
+    service: Service,
+    database: Database,
+    /// What the smoke test said.
+    verdict: Result<(), Failure>,
+    /// Whether to end now.
+    exit: bool,
+    /// Holds the executable of a zip.
+    _unpacked: tempfile::TempDir,
+}
+
+/// Puts the API up on this machine.
+pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
+    let listener = local::bind(SocketAddr::new(args.local.host, args.local.port)).await?;
+    let data = match &args.local.data {
+        Some(directory) => directory.clone(),
+        None => default_data_directory()?,
+    };
+    let unpacked = tempfile::tempdir().context("cannot make a temporary directory")?;
+
+    let table_name = args.table.table_name;
+    let open = async {
+        let step = printer.step("table");
+        let database = Database::open(&data).await?;
+        let client = aws::local_dynamodb(database.endpoint_url());
+        let found = Table::find(&client, &table_name).await?;
+        let made = dynamodb::ensure(&client, &table_name, found, Place::ThisMachine).await?;
+        step.done(format_args!(
+            "`{table_name}` {} in {}",
+            if made { "created" } else { "is there" },
+            data.display()
+        ));
+        anyhow::Ok(database)
+    };
+    let function = async {
+        let mut step = printer.step("build");
+        let bootstrap = match &args.function.function_zip {
+            Some(zip) => unpack(zip, unpacked.path())?,
+            None => build::for_this_machine(&args.function.build, &mut step).await?,
+        };
+        step.done("the function is built");
+        anyhow::Ok(bootstrap)
+    };
+    let (database, bootstrap) = tokio::try_join!(open, function)?;
+
+    let events = printer.clone();
+    let service = Service::start(ServiceOptions {
+        listener,
+        bootstrap,
+        database_url: database.endpoint_url().to_owned(),
+        table_name: table_name.clone(),
+        concurrency: args.local.concurrency.unwrap_or_else(cores),
+        timeout: local::FUNCTION_TIMEOUT,
+        on_event: Arc::new(move |event| events.message(event)),
+    })
+    .await?;
+    let endpoint = service.url().to_owned();
+    let smoke = if args.no_smoke {
+        None
+    } else {
+        Some(run_smoke(&endpoint, false, printer).await?)
+    };
+    let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
+    let seconds = printer.seconds();
+    printer.result(&Deployed {
+        endpoint,
+        table: table_name,
+        data,
+        smoke,
+        seconds,
+    })?;
+    Ok(Deployment {
+        service,
+        database,
+        verdict,
+        exit: args.local.exit,
+        _unpacked: unpacked,
+    })
+}
+
+impl Deployment {
+    /// Keeps it up until Ctrl-C or SIGTERM, which are its good end.
+    pub async fn serve(
+        self,
+        stop: impl Future<Output = &'static str>,
+        printer: &Printer,
+    ) -> anyhow::Result<Exit> {
+        if self.verdict.is_ok() && !self.exit {
+            printer.message("Serving until Ctrl-C");
+            let signal = stop.await;
+            printer.message(format_args!("{signal}: stopping"));
+        }
+        self.service.shutdown().await;
+        self.database.shutdown().await;
+        self.verdict?;
+        Ok(Exit::Done)
+    }
+}
+
+/// The function of a zip, as a file that this machine can run.
+fn unpack(zip: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let arch = build::this_machine()
+        .filter(|_| cfg!(target_os = "linux"))
+        .ok_or_else(|| {
+            Failure::new("a function's zip is for Linux, and this machine is something else")
+                .hint("leave `--function-zip` out to have the function built for this machine")
+        })?;
+    Artifact::read(zip, arch)?.unpack(directory)
+}
+
+fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn default_data_directory() -> anyhow::Result<PathBuf> {
+    let directory = dirs::data_dir().map(|directory| directory.join("cbbootstrap"));
+    directory.ok_or_else(|| {
+        Failure::new("cannot tell your data directory")
+            .hint("name one with `--data DIR`")
+            .into()
+    })
+}

@@ -1,0 +1,66 @@
+//! `package`: builds the function's zip.
+
+use std::{fmt::Display, path::PathBuf};
+
+use serde::Serialize;
+
+use crate::{
+    build::{Function, compiler::Compiler},
+    cli::{Arch, PackageArgs},
+    failure::Failure,
+    printer::Printer,
+};
+
+#[derive(Debug, Serialize)]
+struct Packaged {
+    file: PathBuf,
+    /// In bytes.
+    size: usize,
+    function_sha256: String,
+    arch: Arch,
+}
+
+impl Display for Packaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            file,
+            size,
+            function_sha256,
+            arch,
+        } = self;
+        write!(
+            f,
+            "{}: {size} bytes, {arch}, sha256 {function_sha256}",
+            file.display()
+        )
+    }
+}
+
+/// Builds the zip and writes it.
+pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
+    let function = Function::Source(Compiler::find(&args.build).await?);
+    let mut step = printer.step("build");
+    let artifact = function.artifact(&mut step).await?;
+    step.done(format_args!("{} bytes", artifact.zip.len()));
+    write_whole(&args.out, &artifact.zip).map_err(|error| {
+        Failure::new(format!("cannot write `{}`: {error}", args.out.display()))
+            .hint("choose another file with `--out`")
+    })?;
+    printer.result(&Packaged {
+        file: args.out,
+        size: artifact.zip.len(),
+        function_sha256: artifact.sha256,
+        arch: args.build.arch,
+    })
+}
+
+/// Writes the file so that it is never seen half-written, and an older one stays until then.
+fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or_else(|| ".".as_ref()))?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    file.persist(path)?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What a deployment starts from: what is wanted, and what is there. `deploy` and `plan` share it.
+
+use aws_sdk_cloudformation::types::ChangeSetType;
+
+use crate::{
+    aws::{Aws, cloudformation, dynamodb::Table, s3::Bucket},
+    build::artifact::Artifact,
+    cli::Arch,
+    stack::{self, Action, Stack},
+    template,
+};
+
+/// What there is, all looked at before anything is changed, and seen to allow a deployment.
+#[derive(Debug)]
+pub struct Found {
+    /// The bucket for the artifact.
+    pub bucket: Bucket,
+    /// Whether it is there.
+    pub bucket_exists: bool,
+    /// The table, if it is there.
+    pub table: Option<Table>,
+    /// The stack, if it is there.
+    pub stack: Option<Stack>,
+    /// The template that the stack was deployed with.
+    pub template: Option<String>,
+    /// How to deploy over that stack.
+    pub action: Action,
+}
+
+/// Looks at everything at once.
+pub async fn look(
+    aws: &Aws,
+    stack_name: &str,
+    table_name: &str,
+    bucket: Option<&str>,
+) -> anyhow::Result<Found> {
+    let find_bucket = async {
+        let account = aws.account().await?;
+        let bucket = Bucket::new(bucket, &account, &aws.region);
+        let exists = bucket.exists(&aws.s3, &aws.region).await?;
+        anyhow::Ok((bucket, exists))
+    };
+    let ((bucket, bucket_exists), table, stack, template) = tokio::try_join!(
+        find_bucket,
+        Table::find(&aws.dynamodb, table_name),
+        cloudformation::find(&aws.cloudformation, stack_name),
+        cloudformation::template(&aws.cloudformation, stack_name),
+    )?;
+    let action = stack::action(stack_name, stack.as_ref().map(|stack| &stack.status))?;
+    Ok(Found {
+        bucket,
+        bucket_exists,
+        table,
+        stack,
+        template,
+        action,
+    })
+}
+
+impl Found {
+    /// The stack's parameters for this function and table.
+    pub fn parameters(
+        &self,
+        artifact: &Artifact,
+        table_name: &str,
+        arch: Arch,
+    ) -> anyhow::Result<std::collections::BTreeMap<String, String>> {
+        template::parameters([
+            ("ArtifactBucket", self.bucket.name.clone()),
+            ("ArtifactKey", Bucket::key(artifact)),
+            ("TableName", table_name.to_owned()),
+            ("Architecture", arch.to_string()),
+        ])
+    }
+}
+
+/// The kind of change set that the action takes.
+pub fn change_set_type(action: Action) -> ChangeSetType {
+    match action {
+        Action::Create | Action::Recreate => ChangeSetType::Create,
+        Action::Update => ChangeSetType::Update,
+    }
+}

@@ -1,0 +1,73 @@
+//! How the program ends: exit statuses, and errors that say what to do next.
+
+use std::{
+    fmt::Display,
+    process::{ExitCode, Termination},
+};
+
+use thiserror::Error;
+
+/// The exit statuses, as `--help` and the README list them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// Wrong usage; clap exits with the same status.
+    Usage = 2,
+    /// The smoke test failed.
+    Smoke = 3,
+    /// The user or a signal stopped it.
+    Stopped = 4,
+    /// The stack is busy, or in a state that needs a decision.
+    Stack = 5,
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(self as u8)
+    }
+}
+
+/// An error for people: one line that says what happened to which thing, and one that says what to do.
+///
+/// It ends the program with [`Exit::Failed`] unless told otherwise. Context around it is printed before it.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct Failure {
+    message: String,
+    /// The way out.
+    pub hint: Option<String>,
+    /// How the program ends.
+    pub exit: Exit,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+            exit: Exit::Failed,
+        }
+    }
+
+    /// With a way out.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// With the thing that it is about before the message.
+    pub fn about(mut self, thing: impl Display) -> Self {
+        self.message = format!("{thing}: {}", self.message);
+        self
+    }
+
+    /// With another exit status.
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+}

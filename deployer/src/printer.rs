@@ -1,0 +1,172 @@
+//! The one place that prints. Results go to stdout; progress, messages and errors to stderr.
+//!
+//! On a terminal each running step has a line that moves; elsewhere (CI, a file) a step is plain lines.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::Display,
+    io::{IsTerminal, Write},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::{
+    cli::Output,
+    failure::{Exit, Failure},
+};
+
+/// How often a step that says nothing tells a plain log that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Prints; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Printer {
+    output: Output,
+    /// The moving lines; none where stderr is no terminal.
+    progress: Option<MultiProgress>,
+    seconds: Arc<Mutex<BTreeMap<&'static str, f64>>>,
+}
+
+impl Printer {
+    /// A printer for results of this form.
+    pub fn new(output: Output) -> Self {
+        let progress = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self {
+            output,
+            progress,
+            seconds: Arc::default(),
+        }
+    }
+
+    /// The command's result: text, or one JSON document.
+    pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
+        let text = match self.output {
+            Output::Text => result.to_string(),
+            Output::Json => serde_json::to_string_pretty(result)?,
+        };
+        self.suspend(|| writeln!(std::io::stdout(), "{}", text.trim_end()))?;
+        Ok(())
+    }
+
+    /// A message, on a line of its own.
+    pub fn message(&self, message: impl Display) {
+        // Nobody is left to tell when stderr is gone.
+        let _ = self.suspend(|| writeln!(std::io::stderr(), "{message}"));
+    }
+
+    /// The error that ends the program, as one line and perhaps a hint.
+    pub fn failure(&self, error: &anyhow::Error) -> Exit {
+        if let Some(progress) = &self.progress {
+            let _ = progress.clear();
+        }
+        let failure = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<Failure>());
+        let line = format!("{error:#}")
+            .lines()
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(" ");
+        self.message(format_args!("error: {line}"));
+        if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
+            self.message(format_args!("hint: {hint}"));
+        }
+        failure.map_or(Exit::Failed, |failure| failure.exit)
+    }
+
+    /// Begins a step. Its name stands in the result's `seconds`.
+    pub fn step(&self, name: &'static str) -> Step {
+        let bar = self.progress.as_ref().map(|progress| {
+            let bar = progress.add(ProgressBar::new_spinner());
+            if let Ok(style) =
+                ProgressStyle::with_template("{spinner} {prefix:8} {wide_msg} {elapsed}")
+            {
+                bar.set_style(style);
+            }
+            bar.set_prefix(name);
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Step {
+            name,
+            printer: self.clone(),
+            bar,
+            started: Instant::now(),
+            said: Instant::now(),
+        }
+    }
+
+    /// How long each finished step took, and since when.
+    pub fn seconds(&self) -> BTreeMap<&'static str, f64> {
+        self.seconds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
+        match &self.progress {
+            Some(progress) => progress.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+/// A piece of work that takes a while. It counts as given up when dropped before [`Step::done`].
+#[derive(Debug)]
+pub struct Step {
+    name: &'static str,
+    printer: Printer,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    said: Instant,
+}
+
+impl Step {
+    /// What the step does now.
+    pub fn note(&mut self, note: impl Into<Cow<'static, str>>) {
+        let note = note.into();
+        match &self.bar {
+            Some(bar) => bar.set_message(note),
+            None => self.line(&note),
+        }
+    }
+
+    /// What the step does now, where that changes many times a second: a plain log hears of it now and then.
+    pub fn busy(&mut self, note: impl Into<Cow<'static, str>>) {
+        if self.bar.is_some() || self.said.elapsed() >= HEARTBEAT {
+            self.note(note);
+        }
+    }
+
+    /// A line that stays.
+    pub fn line(&mut self, line: impl Display) {
+        self.said = Instant::now();
+        self.printer
+            .message(format_args!("  {:8} {line}", self.name));
+    }
+
+    /// Ends the step with what came of it.
+    pub fn done(mut self, outcome: impl Display) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.line(format_args!("{outcome} ({seconds:.1} s)"));
+        let seconds = (seconds * 1000.0).round() / 1000.0;
+        self.printer
+            .seconds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.name, seconds);
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

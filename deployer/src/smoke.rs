@@ -1,0 +1,500 @@
+//! The smoke test: what a cluster's nodes ask, asked of an endpoint.
+
+use std::{
+    fmt::Display,
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use cbbootstrap_function::wire;
+use serde::Serialize;
+use serde_json::{Value, json};
+use ureq::{
+    Agent,
+    config::Config,
+    http::{Response, Uri},
+    unversioned::{
+        resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
+        transport::{DefaultConnector, NextTimeout},
+    },
+};
+use uuid::Uuid;
+
+use crate::failure::{Exit, Failure};
+
+/// The most that one request may take; a cold start takes well under a second.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a new endpoint may take until it answers at all: its name has to spread.
+const WARM_UP: Duration = Duration::from_secs(45);
+
+/// Between two tries of an endpoint that does not answer yet.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the test found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// What was tested.
+    pub endpoint: String,
+    /// Whether every step passed.
+    pub passed: bool,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One request, and what became of it.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    /// What was done.
+    pub name: &'static str,
+    /// What should have come.
+    pub expected: String,
+    /// What came.
+    pub saw: String,
+    /// Whether that is the same.
+    pub passed: bool,
+    /// How long it took.
+    pub milliseconds: f64,
+}
+
+impl Report {
+    /// As an error, if the test failed.
+    pub fn verdict(&self) -> Result<(), Failure> {
+        match self.steps.iter().find(|step| !step.passed) {
+            None => Ok(()),
+            Some(step) => Err(Failure::new(format!(
+                "the smoke test of {} failed at `{}`: expected {}, saw {}",
+                self.endpoint, step.name, step.expected, step.saw
+            ))
+            .hint("the function's log says more, where it was reached")
+            .exit(Exit::Smoke)),
+        }
+    }
+
+    /// What to say of it in a line.
+    pub fn summary(&self) -> String {
+        let passed = self.steps.iter().filter(|step| step.passed).count();
+        format!("{passed} of {} steps passed", self.steps.len())
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for step in &self.steps {
+            let Step {
+                name,
+                saw,
+                expected,
+                milliseconds,
+                ..
+            } = step;
+            if step.passed {
+                writeln!(f, "  ok      {name}: {saw} ({milliseconds:.0} ms)")?;
+            } else {
+                writeln!(
+                    f,
+                    "  FAILED  {name}: expected {expected}, saw {saw} ({milliseconds:.0} ms)"
+                )?;
+            }
+        }
+        write!(f, "{} at {}", self.summary(), self.endpoint)
+    }
+}
+
+/// The endpoint as a base for paths: `http` or `https`, no query, no slash at its end. Without a scheme it is `https`,
+/// but `http` on this machine.
+pub fn endpoint(text: &str) -> anyhow::Result<String> {
+    let host = text.split(['/', ':']).next().unwrap_or_default();
+    let is_here = host == "localhost" || host.ends_with(".localhost") || host.starts_with("127.");
+    let with_scheme = match (text.contains("://"), is_here) {
+        (true, _) => text.to_owned(),
+        (false, true) => format!("http://{text}"),
+        (false, false) => format!("https://{text}"),
+    };
+    let refuse = |reason: &str| {
+        Failure::new(format!("`{text}` is no endpoint: {reason}"))
+            .hint("give it as `https://HOST` or `http://HOST:PORT`")
+            .exit(Exit::Usage)
+    };
+    let uri: Uri = with_scheme
+        .parse()
+        .map_err(|error| refuse(&format!("{error}")))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(refuse("it must be http or https").into());
+    }
+    if uri.query().is_some() {
+        return Err(refuse("it must have no query").into());
+    }
+    Ok(with_scheme.trim_end_matches('/').to_owned())
+}
+
+/// Tests the endpoint. A `fresh` one is given time to appear.
+pub async fn test(endpoint: &str, fresh: bool) -> anyhow::Result<Report> {
+    let endpoint = endpoint.to_owned();
+    Ok(tokio::task::spawn_blocking(move || Tester::new(endpoint, fresh).run()).await?)
+}
+
+struct Tester {
+    agent: Agent,
+    endpoint: String,
+    fresh: bool,
+    steps: Vec<Step>,
+}
+
+/// An answer: status, content type and body.
+type Answer = (u16, String, Value);
+
+impl Tester {
+    fn new(endpoint: String, fresh: bool) -> Self {
+        let config = Config::builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(concat!("cbbootstrap/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::new(), Localhost::default());
+        Self {
+            agent,
+            endpoint,
+            fresh,
+            steps: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Report {
+        // An id that nobody has claimed, with the characters of ARNs and base64 in it.
+        let unique = Uuid::new_v4().simple().to_string();
+        let cluster = format!("cbbootstrap-smoke-{unique}");
+        let odd = format!("cbbootstrap-smoke:{unique}/a+b=");
+        let (first, second) = ("node-1.smoke.invalid", "node-2.smoke.invalid");
+        let claim = |cluster: &str, node: &str| json!({"cluster_id": cluster, "node_ip_addr_or_hostname": node});
+
+        // Without an answer to the first there is no point in asking on.
+        if self.hello() {
+            let told = |node: &str, is_initial| cluster_answer(node, is_initial);
+            self.post(
+                "first node claims",
+                "/cluster",
+                &claim(&cluster, first),
+                &told(first, true),
+            );
+            self.post(
+                "second node joins",
+                "/cluster",
+                &claim(&cluster, second),
+                &told(first, false),
+            );
+            self.post(
+                "first node asks again",
+                "/cluster",
+                &claim(&cluster, first),
+                &told(first, true),
+            );
+            self.get("status", &format!("/cluster/{cluster}"), &told(first, true));
+            self.post(
+                "status by POST",
+                "/cluster/get_status",
+                &claim(&cluster, second),
+                &told(first, false),
+            );
+            self.post(
+                "odd id is claimed",
+                "/cluster",
+                &claim(&odd, first),
+                &told(first, true),
+            );
+            self.get(
+                "odd id, status",
+                &format!("/cluster/{}", escaped(&odd)),
+                &told(first, true),
+            );
+            self.post(
+                "odd id, status by POST",
+                "/cluster/get_status",
+                &claim(&odd, second),
+                &told(first, false),
+            );
+            self.get(
+                "unknown cluster",
+                &format!("/cluster/{cluster}-unknown"),
+                &problem(404, "cluster_not_found"),
+            );
+            self.post(
+                "id with a space",
+                "/cluster",
+                &claim("a b", first),
+                &problem(400, "invalid_field"),
+            );
+            self.get(
+                "id with a space, by GET",
+                "/cluster/a%20b",
+                &problem(400, "invalid_field"),
+            );
+            self.post(
+                "no node",
+                "/cluster",
+                &json!({"cluster_id": cluster}),
+                &problem(400, "missing_field"),
+            );
+            self.step("no JSON", &problem(400, "invalid_json"), |tester| {
+                tester.send_post("/cluster", "cluster_id=a")
+            });
+        }
+        Report {
+            passed: self.steps.iter().all(|step| step.passed),
+            endpoint: self.endpoint,
+            steps: self.steps,
+        }
+    }
+
+    /// Whether it is the service.
+    fn hello(&mut self) -> bool {
+        let expected = "200, the service's name";
+        let since = Instant::now();
+        let saw = loop {
+            let answer = self.send_get("/");
+            let ready = !matches!(&answer, Err(_) | Ok((403 | 404 | 500.., ..)));
+            if ready || !self.fresh || since.elapsed() >= WARM_UP {
+                break answer;
+            }
+            std::thread::sleep(PAUSE);
+        };
+        let (passed, saw) = match saw {
+            Ok((200, _, body)) if body["name"] == "cbbootstrap" => (
+                true,
+                format!(
+                    "200, cbbootstrap {}",
+                    body["version"].as_str().unwrap_or_default()
+                ),
+            ),
+            Ok(answer) => (false, described(&answer)),
+            Err(error) => (false, error),
+        };
+        self.note(
+            "the service answers",
+            expected.to_owned(),
+            saw,
+            passed,
+            since,
+        );
+        passed
+    }
+
+    fn get(&mut self, name: &'static str, path: &str, expected: &str) {
+        self.step(name, expected, |tester| tester.send_get(path));
+    }
+
+    /// As the README's `curl -d` does, with a content type that is not JSON's.
+    fn post(&mut self, name: &'static str, path: &str, body: &Value, expected: &str) {
+        let body = body.to_string();
+        self.step(name, expected, |tester| tester.send_post(path, &body));
+    }
+
+    fn step(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        send: impl FnOnce(&Self) -> Result<Answer, String>,
+    ) {
+        let since = Instant::now();
+        let saw = send(self).map_or_else(|error| error, |answer| described(&answer));
+        let passed = saw == expected;
+        self.note(name, expected.to_owned(), saw, passed, since);
+    }
+
+    fn note(
+        &mut self,
+        name: &'static str,
+        expected: String,
+        saw: String,
+        passed: bool,
+        since: Instant,
+    ) {
+        let milliseconds = (since.elapsed().as_secs_f64() * 1e4).round() / 10.0;
+        self.steps.push(Step {
+            name,
+            expected,
+            saw,
+            passed,
+            milliseconds,
+        });
+    }
+
+    fn send_get(&self, path: &str) -> Result<Answer, String> {
+        read(self.agent.get(format!("{}{path}", self.endpoint)).call())
+    }
+
+    fn send_post(&self, path: &str, body: &str) -> Result<Answer, String> {
+        let request = self.agent.post(format!("{}{path}", self.endpoint));
+        read(
+            request
+                .content_type("application/x-www-form-urlencoded")
+                .send(body),
+        )
+    }
+}
+
+fn read(answer: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
+    let mut answer = answer.map_err(|error| format!("no answer ({error})"))?;
+    let content_type = answer
+        .headers()
+        .get("content-type")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let content_type = content_type.to_owned();
+    let body = answer
+        .body_mut()
+        .read_to_string()
+        .map_err(|error| format!("half an answer ({error})"))?;
+    Ok((
+        answer.status().as_u16(),
+        content_type,
+        serde_json::from_str(&body).unwrap_or(Value::String(body)),
+    ))
+}
+
+/// What an answer says, in the words of [`cluster_answer`] and [`problem`] where it is one of these.
+fn described((status, content_type, body): &Answer) -> String {
+    if let (200, Ok(cluster)) = (
+        status,
+        serde_json::from_value::<wire::Cluster>(body.clone()),
+    ) {
+        return cluster_answer(
+            &cluster.initial_node_ip_addr_or_hostname,
+            cluster.is_initial_node,
+        );
+    }
+    match body["code"].as_str() {
+        Some(code) if content_type.starts_with("application/problem+json") => {
+            problem(*status, code)
+        }
+        _ => {
+            let body = body
+                .as_str()
+                .map_or_else(|| body.to_string(), str::to_owned);
+            let start: String = body
+                .chars()
+                .take(100)
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect();
+            format!("{status}, `{start}`")
+        }
+    }
+}
+
+fn cluster_answer(initial_node: &str, is_initial_node: bool) -> String {
+    let role = if is_initial_node {
+        "you are the first"
+    } else {
+        "join it"
+    };
+    format!("200, {initial_node}, {role}")
+}
+
+fn problem(status: u16, code: &str) -> String {
+    format!("{status}, {code}")
+}
+
+/// The id as one segment of a path.
+fn escaped(id: &str) -> String {
+    percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// Resolves `localhost` and the names below it to this machine, as RFC 6761 says; not every C library does.
+#[derive(Debug, Default)]
+struct Localhost(DefaultResolver);
+
+impl Resolver for Localhost {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri
+            .host()
+            .unwrap_or_default()
+            .trim_end_matches('.')
+            .to_ascii_lowercase();
+        if !host.ends_with(".localhost") {
+            return self.0.resolve(uri, config, timeout);
+        }
+        let default_port = if uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::from((
+            Ipv4Addr::LOCALHOST,
+            uri.port_u16().unwrap_or(default_port),
+        )));
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_told_from_other_things() {
+        for (text, expected) in [
+            ("https://a.example", Some("https://a.example")),
+            ("https://a.example/", Some("https://a.example")),
+            ("https://a.example/prod/", Some("https://a.example/prod")),
+            ("a.example", Some("https://a.example")),
+            ("localhost:8080", Some("http://localhost:8080")),
+            ("127.0.0.1:8080", Some("http://127.0.0.1:8080")),
+            (
+                "http://x.execute-api.localhost:4566",
+                Some("http://x.execute-api.localhost:4566"),
+            ),
+            ("ftp://a.example", None),
+            ("https://", None),
+            ("https://a.example?x=y", None),
+            ("a b", None),
+            ("", None),
+        ] {
+            assert_eq!(endpoint(text).ok().as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_described() {
+        let cluster = json!({
+            "cluster_id": "c", "initial_node_ip_addr_or_hostname": "n", "is_initial_node": false,
+            "state": "claimed", "generation": 1,
+        });
+        let json = "application/json".to_owned();
+        assert_eq!(described(&(200, json.clone(), cluster)), "200, n, join it");
+        let refusal = json!({"code": "cluster_not_found"});
+        assert_eq!(
+            described(&(404, "application/problem+json".to_owned(), refusal.clone())),
+            "404, cluster_not_found"
+        );
+        assert_eq!(
+            described(&(404, json.clone(), refusal)),
+            "404, `{\"code\":\"cluster_not_found\"}`"
+        );
+        assert_eq!(
+            described(&(502, json, Value::String("<html>\n".to_owned()))),
+            "502, `<html> `"
+        );
+    }
+
+    #[test]
+    fn a_dead_endpoint_fails_at_once() {
+        // Bound and not listening any more: nobody answers there.
+        let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let report = Tester::new(format!("http://nobody.localhost:{port}"), false).run();
+        assert!(!report.passed && report.steps.len() == 1, "{report}");
+        let failure = report.verdict().unwrap_err();
+        assert_eq!(failure.exit, Exit::Smoke);
+        assert!(failure.to_string().contains("no answer"), "{failure}");
+    }
+}
