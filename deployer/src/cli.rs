@@ -86,7 +86,7 @@ pub struct OutputArgs {
 #[command(next_help_heading = "AWS")]
 pub struct AwsArgs {
     /// The AWS region; otherwise that of the environment or the profile
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", value_parser = region_name)]
     pub region: Option<String>,
     /// The AWS profile; otherwise `AWS_PROFILE`, or the default credentials
     #[arg(long, value_name = "NAME")]
@@ -315,6 +315,19 @@ fn stack_name(name: &str) -> Result<String, String> {
     }
 }
 
+/// A region becomes a part of host names.
+fn region_name(name: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.is_empty() && name.len() <= 63 && name.chars().all(good) {
+        Ok(name.to_owned())
+    } else {
+        Err(
+            "a region's name is lower-case letters, digits and hyphens, such as us-east-1"
+                .to_owned(),
+        )
+    }
+}
+
 /// `DynamoDB`'s rule for a table's name.
 fn table_name(name: &str) -> Result<String, String> {
     if (3..=255).contains(&name.len())
@@ -353,6 +366,7 @@ mod tests {
             assert_eq!(stack_name(name).is_ok(), stack, "stack {name:?}");
             assert_eq!(table_name(name).is_ok(), table, "table {name:?}");
         }
+        assert!(region_name("us-gov-west-1").is_ok() && region_name("no where").is_err());
         assert!(stack_name(&"s".repeat(129)).is_err());
         assert!(table_name(&"t".repeat(256)).is_err());
     }

@@ -22,8 +22,11 @@ fn main() -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return printer.failure(&anyhow::Error::new(error).context("cannot start")),
     };
-    match runtime.block_on(commands::run(command, &printer)) {
+    let exit = match runtime.block_on(commands::run(command, &printer)) {
         Ok(exit) => exit,
         Err(error) => printer.failure(&error),
-    }
+    };
+    // A thread that still waits, for an answer to a question say, must not hold up the end.
+    runtime.shutdown_background();
+    exit
 }

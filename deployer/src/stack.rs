@@ -131,6 +131,17 @@ impl Display for Event {
     }
 }
 
+/// What to ask before the stack's API is given another table: it knows nothing of the clusters in the old one.
+pub fn question_about_table(name: &str, stack: Option<&Stack>, table: &str) -> Option<String> {
+    let current = stack?
+        .parameters
+        .get("TableName")
+        .filter(|current| *current != table)?;
+    Some(format!(
+        "Stack `{name}` keeps its clusters in table `{current}`; with table `{table}` it would know none of them. Go on?"
+    ))
+}
+
 /// The event that caused the others: of the failures the first that is no mere consequence of another's. Oldest first.
 pub fn root_cause(events: &[Event]) -> Option<&Event> {
     let failures = || {
@@ -347,6 +358,25 @@ mod tests {
             "the stack's own reason"
         );
         assert_eq!(root_cause(&events[..1]), None);
+    }
+
+    #[test]
+    fn another_table_is_asked_about() {
+        let stack = |table: &str| Stack {
+            id: String::new(),
+            status: StackStatus::CreateComplete,
+            reason: None,
+            parameters: BTreeMap::from([("TableName".to_owned(), table.to_owned())]),
+            outputs: BTreeMap::new(),
+            updated: None,
+        };
+        assert_eq!(question_about_table("s", None, "t"), None);
+        assert_eq!(question_about_table("s", Some(&stack("t")), "t"), None);
+        assert!(
+            question_about_table("s", Some(&stack("old")), "t")
+                .unwrap()
+                .contains("`old`")
+        );
     }
 
     #[test]

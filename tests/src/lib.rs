@@ -1,1 +1,13 @@
-//! x
+//! What the end-to-end tests share: the built programs, an AWS stand-in, a local deployment, and a clean environment to
+//! run them in.
+//!
+//! Everything talks to 127.0.0.1 alone, and every process that is started here is stopped by its id.
+
+pub mod artifact;
+pub mod cli;
+pub mod http;
+pub mod local;
+pub mod ministack;
+pub mod process;
+pub mod programs;
+pub mod python;

@@ -265,7 +265,8 @@ impl Toolchain {
             said("rustc", &libdir),
             said("rustup", &["--version"]),
             said("cargo-zigbuild", &["--version"]),
-            said("cargo-zigbuild", &["zig", "version"]),
+            // It finds zig in more places than the path; so it is asked, in the one way there is.
+            said("cargo-zigbuild", &["zig", "cc", "--", "--version"]),
             said("cargo-lambda", &["lambda", "--version"]),
         );
         let rustc =

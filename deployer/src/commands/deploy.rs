@@ -68,16 +68,14 @@ pub async fn run(args: DeployArgs, printer: &Printer) -> anyhow::Result<()> {
     // anything is made.
     let function = Function::find(&args.function).await?;
     let aws = Aws::connect(&args.stack.aws).await?;
-    let prepare = async {
-        let found = wanted::look(
-            &aws,
-            &args.stack.stack_name,
-            &args.table.table_name,
-            args.bucket.as_deref(),
-        )
-        .await?;
-        prepare(&aws, &args, found, printer).await
-    };
+    let (stack_name, table_name) = (&args.stack.stack_name, &args.table.table_name);
+    let found = wanted::look(&aws, stack_name, table_name, args.bucket.as_deref()).await?;
+    if let Some(question) =
+        stack::question_about_table(stack_name, found.stack.as_ref(), table_name)
+    {
+        confirm(&question, args.yes, printer).await?;
+    }
+
     let build = async {
         let mut step = printer.step("build");
         let artifact = function.artifact(&mut step).await?;
@@ -89,7 +87,7 @@ pub async fn run(args: DeployArgs, printer: &Printer) -> anyhow::Result<()> {
         anyhow::Ok(artifact)
     };
     // Both to their ends: a table or bucket must not be left half-made because a build fails.
-    let (artifact, prepared) = tokio::join!(build, prepare);
+    let (artifact, prepared) = tokio::join!(build, prepare(&aws, &args, found, printer));
     let ((found, table_made), artifact) = (prepared?, artifact?);
 
     let (stack, stack_changed) = deploy_stack(&aws, &args, found, &artifact, printer).await?;

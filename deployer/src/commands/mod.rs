@@ -82,12 +82,11 @@ async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Result
     if yes {
         return Ok(());
     }
-    let stopped = |message: &str| Failure::new(message).exit(Exit::Stopped);
     if !std::io::stdin().is_terminal() {
         return Err(
-            stopped("this needs a yes, and there is no terminal to ask on")
-                .about(question.trim_end_matches('?'))
-                .hint("`--yes` says yes to everything that the command asks")
+            Failure::new(format!("there is no terminal to ask on: {question}"))
+                .hint("`--yes` says yes to it")
+                .exit(Exit::Usage)
                 .into(),
         );
     }
@@ -100,7 +99,11 @@ async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Result
     .await??;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => Err(stopped("nothing was done").into()),
+        _ => Err(
+            Failure::new("you did not say yes, and nothing was deleted or updated")
+                .exit(Exit::Stopped)
+                .into(),
+        ),
     }
 }
 

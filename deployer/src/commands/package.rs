@@ -59,7 +59,11 @@ fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     let directory = path
         .parent()
         .filter(|directory| !directory.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or_else(|| ".".as_ref()))?;
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is its owner's alone; this one becomes an ordinary one, as the umask says.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(directory.unwrap_or_else(|| ".".as_ref()))?;
     std::io::Write::write_all(&mut file, bytes)?;
     file.persist(path)?;
     Ok(())

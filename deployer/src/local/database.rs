@@ -44,9 +44,9 @@ impl Database {
     pub async fn open(dir: &Path) -> anyhow::Result<Self> {
         let dir = std::path::absolute(dir)
             .with_context(|| format!("cannot use the directory {}", quoted(dir)))?;
-        let lock = lock(&dir)?;
-        let path = dir.join(FILE);
-        let database = open_file(&path)?;
+        let (lock, database) =
+            tokio::task::spawn_blocking(move || anyhow::Ok((lock(&dir)?, open_file(&dir)?)))
+                .await??;
 
         let address = "127.0.0.1:0";
         let listener = std::net::TcpListener::bind(address)
@@ -144,7 +144,8 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-fn open_file(path: &Path) -> anyhow::Result<dynoxide::Database> {
+fn open_file(dir: &Path) -> anyhow::Result<dynoxide::Database> {
+    let path = &dir.join(FILE);
     let name = path.to_str().with_context(|| {
         format!(
             "cannot keep the table in {}: its name is not UTF-8",
@@ -161,4 +162,93 @@ fn open_file(path: &Path) -> anyhow::Result<dynoxide::Database> {
             .hint("move the file away to start with an empty table, or choose another directory with `--data`")
             .into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    fn failure(error: &anyhow::Error) -> (String, String) {
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        (failure.to_string(), failure.hint.clone().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_directory_is_made_and_belongs_to_one_deployment() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("new/data");
+        let first = Database::open(&dir).await.unwrap();
+        assert_eq!(
+            fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+
+        let (message, hint) = failure(&Database::open(&dir).await.unwrap_err());
+        assert!(message.contains(dir.to_str().unwrap()), "{message}");
+        assert!(
+            message.contains("another local deployment is using"),
+            "{message}"
+        );
+        assert!(hint.contains("`--data`"), "{hint}");
+
+        first.shutdown().await;
+        let second = Database::open(&dir).await.unwrap();
+        second.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn it_answers_and_stops_answering() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path()).await.unwrap();
+        let address = database
+            .endpoint_url()
+            .strip_prefix("http://")
+            .unwrap()
+            .to_owned();
+        // A client that never finishes its request does not hold up the end.
+        let _stuck = tokio::net::TcpStream::connect(&address).await.unwrap();
+        database.shutdown().await;
+        assert!(tokio::net::TcpStream::connect(&address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_database_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let content = "no database ".repeat(1000);
+        fs::write(&file, &content).unwrap();
+        let (message, hint) = failure(&Database::open(dir.path()).await.unwrap_err());
+        assert!(message.contains(file.to_str().unwrap()), "{message}");
+        assert!(hint.contains("move the file away"), "{hint}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), content);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        Database::open(dir.path()).await.unwrap().shutdown().await;
+        let file = dir.path().join(FILE);
+        let mut content = fs::read(&file).unwrap();
+        // The header is whole; the pages are not.
+        content[200..].fill(0xa5);
+        fs::write(&file, &content).unwrap();
+        let (message, _) = failure(&Database::open(dir.path()).await.unwrap_err());
+        assert!(message.contains("cannot read the table"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            let (message, hint) = failure(&Database::open(&path).await.unwrap_err());
+            assert!(message.contains(path.to_str().unwrap()), "{message}");
+            assert!(hint.contains("`--data`"), "{hint}");
+        }
+        fs::create_dir(dir.path().join(FILE)).unwrap();
+        let (message, _) = failure(&Database::open(dir.path()).await.unwrap_err());
+        assert!(message.contains(FILE), "{message}");
+    }
 }

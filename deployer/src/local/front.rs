@@ -12,9 +12,9 @@ use std::{
 use anyhow::Context;
 use axum::{
     Router,
-    body::{Body, to_bytes},
-    extract::{ConnectInfo, Request, State},
-    http::{HeaderValue, Response},
+    body::{Body, Bytes},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State},
+    http::{HeaderValue, Response, StatusCode},
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 use uuid::Uuid;
@@ -107,6 +107,7 @@ impl Service {
 
         let app = Router::new()
             .fallback(handle)
+            .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(Arc::clone(&host))
             .into_make_service_with_connect_info::<SocketAddr>();
         let (stop, stop_requested) = oneshot::channel::<()>();
@@ -183,16 +184,18 @@ async fn answer(
     request: Request,
     id: &str,
 ) -> Result<Response<Body>, Refusal> {
-    let (request, body) = request.into_parts();
-    let body = to_bytes(body, MAX_BODY).await.map_err(|error| {
-        let error = error.into_inner();
-        if error.is::<http_body_util::LengthLimitError>() {
-            Refusal::TooLarge
-        } else {
-            Refusal::BadRequest
-        }
-    })?;
-    let event = gateway::event(&request, &body, peer, id, SystemTime::now()).to_string();
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts.clone(), body);
+    let body = Bytes::from_request(request, &())
+        .await
+        .map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                Refusal::TooLarge
+            } else {
+                Refusal::BadRequest
+            }
+        })?;
+    let event = gateway::event(&parts, &body, peer, id, SystemTime::now()).to_string();
     if event.len() > MAX_PAYLOAD {
         return Err(Refusal::TooLarge);
     }
@@ -203,4 +206,44 @@ async fn answer(
         });
         Refusal::FunctionFailed
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_that_cannot_be_had_are_named() {
+        let taken = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
+        for (address, why, way_out) in [
+            (taken.1, "another program listens there", "`--port 0`"),
+            // Set aside for documentation: no machine has it.
+            (
+                ([192, 0, 2, 1], 0).into(),
+                "this machine has no such address",
+                "`--host`",
+            ),
+        ] {
+            let error = bind(address).await.unwrap_err();
+            let failure = error.downcast_ref::<Failure>().unwrap();
+            let message = failure.to_string();
+            assert!(message.contains(&address.to_string()), "{message}");
+            assert!(message.contains(why), "{message}");
+            assert!(failure.hint.as_ref().unwrap().contains(way_out));
+        }
+    }
+
+    #[test]
+    fn the_url_can_be_called() {
+        for (address, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(reachable(address).to_string(), expected);
+        }
+    }
 }

@@ -254,65 +254,70 @@ impl Host {
             });
         }
         // Where no process is left nor on its way, nobody else will answer those who wait.
-        while let Some(job) = alone.then(|| self.jobs.try_recv().ok()).flatten() {
-            let _ = job.answer.send(Err(Refusal::FunctionFailed));
+        if alone {
+            while let Ok(job) = self.jobs.try_recv() {
+                let _ = job.answer.send(Err(Refusal::FunctionFailed));
+            }
         }
     }
 
     /// Hands requests to a process until it ends.
     async fn work(self: Arc<Self>, mut process: Process) {
         let id = process.id;
-        loop {
-            self.state().idle += 1;
+        self.state().idle += 1;
+        let end = loop {
             let next = tokio::select! {
                 biased;
-                status = process.exited() => Err(Outcome::Exited(status)),
-                job = self.jobs.recv() => Ok(job),
+                status = process.exited() => Err(status),
+                job = self.jobs.recv() => Ok(job.ok()),
+            };
+            let job = match next {
+                Err(status) => break Some(Outcome::Exited(status)),
+                // Closed, and no request is left.
+                Ok(None) => break None,
+                // Whoever asked has gone.
+                Ok(Some(job)) if job.answer.is_closed() => continue,
+                Ok(Some(job)) => job,
             };
             self.state().idle -= 1;
-            let end = match next {
-                Err(end) => end,
-                // Closed, and no request is left.
-                Ok(Err(_)) => break,
-                // Whoever asked has gone.
-                Ok(Ok(job)) if job.answer.is_closed() => continue,
-                Ok(Ok(job)) => {
-                    let outcome = process.invoke(job.id, job.event).await;
-                    // Before the answer: who has it may look for the event.
-                    self.report(id, &outcome);
-                    let ended = match outcome {
-                        Outcome::Answered(Answer::Response(response)) => {
-                            let _ = job.answer.send(Ok(response));
-                            false
-                        }
-                        Outcome::Answered(Answer::Error(_)) | Outcome::Skipped => {
-                            let _ = job.answer.send(Err(Refusal::FunctionFailed));
-                            false
-                        }
-                        Outcome::Exited(_) => {
-                            let _ = job.answer.send(Err(Refusal::FunctionFailed));
-                            true
-                        }
-                        Outcome::TimedOut => {
-                            let _ = job.answer.send(Err(Refusal::Unavailable));
-                            true
-                        }
-                    };
-                    if ended {
-                        break;
-                    }
-                    match process.ready().await {
-                        Ok(()) => continue,
-                        Err(end) => end,
-                    }
+            let outcome = process.invoke(job.id, job.event).await;
+            // Whoever has the answer may look for the event and ask again at once. So this comes first, as does
+            // counting the process as idle: a request that follows need not have another started.
+            self.report(id, &outcome);
+            self.state().idle += 1;
+            let (answer, ended) = match outcome {
+                Outcome::Answered(Answer::Response(response)) => (Ok(response), false),
+                Outcome::Answered(Answer::Error(_)) | Outcome::Skipped => {
+                    (Err(Refusal::FunctionFailed), false)
                 }
+                Outcome::Exited(_) => (Err(Refusal::FunctionFailed), true),
+                Outcome::TimedOut => (Err(Refusal::Unavailable), true),
             };
+            if ended {
+                process.kill().await;
+                self.ended();
+                let _ = job.answer.send(answer);
+                return;
+            }
+            let _ = job.answer.send(answer);
+            if let Err(end) = process.ready().await {
+                break Some(end);
+            }
+        };
+        if let Some(end) = end {
             self.report(id, &end);
-            break;
         }
         process.kill().await;
-        self.state().processes -= 1;
-        // Others may wait for the place that is free now.
+        self.ended();
+    }
+
+    /// A process that was idle has ended. Others may wait for its place.
+    fn ended(self: &Arc<Self>) {
+        {
+            let mut state = self.state();
+            state.idle -= 1;
+            state.processes -= 1;
+        }
         self.scale();
     }
 
@@ -361,4 +366,71 @@ fn needs_another(waiting: usize, expected: usize, processes: usize, concurrency:
 fn backoff(failed_starts: u32) -> Duration {
     let factor = 2_u32.saturating_pow(failed_starts);
     FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_started_when_requests_overlap() {
+        for (waiting, expected, processes, concurrency, start) in [
+            (0, 0, 0, 1, false),
+            (1, 0, 0, 1, true),
+            (1, 1, 1, 2, false),
+            (1, 0, 1, 2, true),
+            (1, 0, 1, 1, false),
+            (2, 1, 1, 2, true),
+            (2, 1, 2, 2, false),
+            (9, 2, 3, 4, true),
+        ] {
+            assert_eq!(
+                needs_another(waiting, expected, processes, concurrency),
+                start,
+                "{waiting} wait for {expected} of {processes} (of at most {concurrency})"
+            );
+        }
+    }
+
+    #[test]
+    fn failed_starts_are_tried_again_ever_later() {
+        let pauses: Vec<_> = [0, 1, 2, 5, 6, 31, 32, u32::MAX]
+            .map(|failed| backoff(failed).as_millis())
+            .into();
+        assert_eq!(pauses, [100, 200, 400, 3200, 5000, 5000, 5000, 5000]);
+    }
+
+    #[test]
+    fn events_are_one_line() {
+        let limit = Duration::from_millis(1500);
+        for (event, expected) in [
+            (Event::Started { process: 7 }, "function process 7 is ready"),
+            (
+                Event::Exited {
+                    process: 7,
+                    status: None,
+                },
+                "function process 7 ended unexpectedly",
+            ),
+            (
+                Event::TimedOut { process: 7, limit },
+                "function process 7 took longer than 1.5 s and was ended",
+            ),
+            (
+                Event::StartFailed {
+                    reason: "a\r\nb\n".to_owned(),
+                },
+                "the function did not start: a b",
+            ),
+            (
+                Event::Log {
+                    process: 7,
+                    line: "x".to_owned(),
+                },
+                "[7] x",
+            ),
+        ] {
+            assert_eq!(event.to_string(), expected);
+        }
+    }
 }

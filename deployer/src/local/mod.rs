@@ -15,10 +15,11 @@ mod gateway;
 mod host;
 mod process;
 mod runtime_api;
+#[cfg(test)]
+mod tests;
 
 pub use database::Database;
 pub use front::{Service, ServiceOptions, bind};
-pub use host::Event;
 
 use std::time::Duration;
 

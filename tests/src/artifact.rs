@@ -1,0 +1,70 @@
+//! The function's zip, built as for AWS, and zips that are wrong in one way.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use crate::{cli::User, programs, python};
+
+/// Someone who has the tools to cross-build.
+pub fn builder() -> User {
+    // Zig keeps what it builds; a home of its own would have it do that each time.
+    let cache = programs::target().join("zig-cache").display().to_string();
+    User::default()
+        .with_programs(python::bin())
+        .with("ZIG_GLOBAL_CACHE_DIR", &cache)
+        .with("ZIG_LOCAL_CACHE_DIR", &cache)
+        .with("XDG_CACHE_HOME", &cache)
+}
+
+/// The zip that `package` builds for Lambda, cross-built, without the optimisations that take minutes.
+pub fn zip() -> &'static Path {
+    static ZIP: OnceLock<PathBuf> = OnceLock::new();
+    ZIP.get_or_init(|| {
+        let path = programs::target().join(format!("function-{}.zip", std::process::id()));
+        let source = programs::workspace().display().to_string();
+        let out = path.display().to_string();
+        let args = [
+            "package",
+            "--builder",
+            "zigbuild",
+            "--cargo-profile",
+            "dev",
+            "--source",
+            &source,
+            "--out",
+            &out,
+        ];
+        builder().run(&args).ended_with(0);
+        let shared = programs::target().join("function.zip");
+        fs::rename(&path, &shared).expect("the target directory can be written");
+        shared
+    })
+}
+
+/// The executable in it.
+pub fn executable() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut archive =
+        ZipArchive::new(File::open(zip()).expect("the zip is there")).expect("it is a zip");
+    let mut entry = archive.by_name("bootstrap").expect("`bootstrap` is in it");
+    entry.read_to_end(&mut bytes).expect("it can be unpacked");
+    bytes
+}
+
+/// A zip with one file in it.
+pub fn zip_of(path: &Path, name: &str, mode: u32, content: &[u8]) -> String {
+    let mut writer = ZipWriter::new(File::create(path).expect("a file can be made"));
+    let options = SimpleFileOptions::default().unix_permissions(mode);
+    writer
+        .start_file(name, options)
+        .expect("a zip can be written");
+    writer.write_all(content).expect("a zip can be written");
+    writer.finish().expect("a zip can be written");
+    path.display().to_string()
+}

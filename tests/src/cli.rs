@@ -1,0 +1,204 @@
+//! `cbbootstrap` as a user runs it, in an environment that holds nothing of this machine's.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{process::kill, programs};
+
+/// The longest that a command may take; a build is among them.
+const TIMEOUT: Duration = Duration::from_secs(1200);
+
+/// A user: a home directory and environment variables.
+#[derive(Debug)]
+pub struct User {
+    /// The home directory, and the current one.
+    pub home: TempDir,
+    variables: Vec<(String, String)>,
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit status; none if a signal ended it.
+    pub status: Option<i32>,
+    /// All of stdout.
+    pub stdout: String,
+    /// All of stderr.
+    pub stderr: String,
+}
+
+impl Default for User {
+    fn default() -> Self {
+        let home = tempfile::tempdir().expect("temporary directories can be made");
+        let mut user = Self {
+            home,
+            variables: Vec::new(),
+        };
+        // Cargo and Rust are the machine's, and so are the proxies and registries that they are set up with.
+        for name in [
+            "PATH",
+            "CARGO",
+            "LANG",
+            "CARGO_HOME",
+            "RUSTUP_HOME",
+            "RUSTUP_TOOLCHAIN",
+        ] {
+            if let Ok(value) = std::env::var(name) {
+                user = user.with(name, value);
+            }
+        }
+        if let (Ok(home), false) = (std::env::var("HOME"), user.has("CARGO_HOME")) {
+            user = user.with("CARGO_HOME", format!("{home}/.cargo"));
+        }
+        if let (Ok(home), false) = (std::env::var("HOME"), user.has("RUSTUP_HOME")) {
+            user = user.with("RUSTUP_HOME", format!("{home}/.rustup"));
+        }
+        // Nothing may look for credentials in the network.
+        user.with("AWS_EC2_METADATA_DISABLED", "true")
+    }
+}
+
+impl User {
+    /// With an environment variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.retain(|(other, _)| other != name);
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Without an environment variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.variables.retain(|(other, _)| other != name);
+        self
+    }
+
+    /// With programs on the path before the others.
+    #[must_use]
+    pub fn with_programs(self, directory: &Path) -> Self {
+        let path = self
+            .variables
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map_or("", |(_, path)| path);
+        let path = format!("{}:{path}", directory.display());
+        self.with("PATH", path)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.variables.iter().any(|(other, _)| other == name)
+    }
+
+    /// `cbbootstrap` with these arguments, not started yet, in a process group of its own.
+    pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(programs::cbbootstrap());
+        command
+            .args(args)
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .env("HOME", self.home.path())
+            .current_dir(self.home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        command
+    }
+
+    /// Runs `cbbootstrap` with these arguments to its end.
+    pub fn run<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
+        let mut child = self
+            .command(args)
+            .spawn()
+            .expect("`cbbootstrap` can be run");
+        let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+        let read = |pipe: &mut dyn Read| {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).expect("it writes UTF-8");
+            text
+        };
+        thread::scope(|scope| {
+            let stdout = scope.spawn(|| out.as_mut().map_or_else(String::new, |out| read(out)));
+            let stderr = scope.spawn(|| err.as_mut().map_or_else(String::new, |err| read(err)));
+            let since = Instant::now();
+            let status = loop {
+                match child.try_wait().expect("a child can be waited for") {
+                    Some(status) => break status,
+                    None if since.elapsed() > TIMEOUT => kill("KILL", &format!("-{}", child.id())),
+                    None => thread::sleep(Duration::from_millis(10)),
+                }
+            };
+            let [stdout, stderr] =
+                [stdout, stderr].map(|reader| reader.join().expect("a pipe can be read"));
+            Ended {
+                status: status.code(),
+                stdout,
+                stderr,
+            }
+        })
+    }
+}
+
+impl Ended {
+    /// Asserts that it went well, and gives its one JSON document.
+    #[track_caller]
+    pub fn document(&self) -> Value {
+        assert_eq!(self.status, Some(0), "{self}");
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("stdout is not one JSON document: {error}\n{self}"))
+    }
+
+    /// Asserts that it ended with this status.
+    #[track_caller]
+    pub fn ended_with(self, status: i32) -> Self {
+        assert_eq!(self.status, Some(status), "{self}");
+        self
+    }
+
+    /// Asserts that it ended with this status, nothing on stdout, and an error in one line that holds this text.
+    #[track_caller]
+    pub fn failed(&self, status: i32, part: &str) {
+        assert_eq!(
+            (self.status, self.stdout.as_str()),
+            (Some(status), ""),
+            "{self}"
+        );
+        let mut lines = self
+            .stderr
+            .lines()
+            .skip_while(|line| !line.starts_with("error: "));
+        let error = lines.next().unwrap_or_else(|| panic!("no error\n{self}"));
+        assert!(error.contains(part), "{part:?} is not in the error\n{self}");
+        // clap says more of wrong usage.
+        let hint = lines.next();
+        assert!(
+            status == 2 || hint.is_some_and(|line| line.starts_with("hint: ")),
+            "no hint\n{self}"
+        );
+        assert!(
+            status == 2 || lines.next().is_none(),
+            "more than error and hint\n{self}"
+        );
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "status {:?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.status, self.stdout, self.stderr
+        )
+    }
+}

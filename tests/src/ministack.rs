@@ -1,0 +1,98 @@
+//! MiniStack, an AWS stand-in that runs a function as a process and, told so, enforces signatures and policies.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{
+    cli::User,
+    http,
+    process::{Guard, wait_until},
+    python,
+};
+
+/// The key of the stand-in's root user.
+const ROOT: &str = "test";
+
+/// A running stand-in.
+#[derive(Debug)]
+pub struct MiniStack {
+    /// What `AWS_ENDPOINT_URL` is to be.
+    pub url: String,
+    _process: Guard,
+}
+
+impl MiniStack {
+    /// Starts one on a free port.
+    pub fn start() -> Self {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+        let port = socket.local_addr().expect("a socket has an address").port();
+        drop(socket);
+        let url = format!("http://127.0.0.1:{port}");
+        let process = Command::new(python::bin().join("ministack"))
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("GATEWAY_PORT", port.to_string())
+            .env("BIND_HOST", "127.0.0.1")
+            .env("MINISTACK_HOST", "localhost")
+            // The functions that it runs take this from it.
+            .env("AWS_ENDPOINT_URL", &url)
+            .env("AUTH", "true")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("MiniStack can be run");
+        let stack = Self {
+            url,
+            _process: Guard(process),
+        };
+        wait_until("MiniStack answers", || {
+            http::get(&stack.url, "/_ministack/health").is_ok_and(|answer| answer.status == 200)
+        });
+        stack
+    }
+
+    /// A user of it who may do everything.
+    pub fn user(&self) -> User {
+        User::default()
+            .with("AWS_ENDPOINT_URL", &self.url)
+            .with("AWS_REGION", "us-east-1")
+            .with("AWS_ACCESS_KEY_ID", ROOT)
+            .with("AWS_SECRET_ACCESS_KEY", ROOT)
+    }
+
+    /// The value of a Python expression, in which `client(service)` is boto3's client of the root user, or of the account
+    /// whose number follows.
+    pub fn boto(&self, expression: &str) -> Value {
+        const PROGRAM: &str = "
+import boto3, botocore.config, json, sys
+def client(service, key='test'):
+    return boto3.client(service, region_name='us-east-1', aws_access_key_id=key, aws_secret_access_key='test',
+                        config=botocore.config.Config(parameter_validation=False))
+print(json.dumps(eval(sys.argv[1]), default=str))
+";
+        let output = Command::new(python::bin().join("python"))
+            .args(["-c", PROGRAM, expression])
+            .env_clear()
+            .env("AWS_ENDPOINT_URL", &self.url)
+            .output()
+            .expect("Python can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{expression} failed\n{said}");
+        serde_json::from_slice(&output.stdout).expect("JSON is printed")
+    }
+
+    /// Everything that a deployment could have made: buckets, tables and stacks.
+    pub fn inventory(&self) -> Value {
+        self.boto(
+            "[[b['Name'] for b in client('s3').list_buckets()['Buckets']], client('dynamodb').list_tables()['TableNames'], \
+             [s['StackName'] for s in client('cloudformation').describe_stacks()['Stacks']]]",
+        )
+    }
+}

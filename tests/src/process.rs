@@ -1,0 +1,61 @@
+//! Processes and their ends.
+
+use std::{
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Sends a signal to a process, or with a minus before its id to its whole group.
+pub fn kill(signal: &str, process: &str) {
+    let status = Command::new("kill")
+        .args(["-s", signal, "--", process])
+        .stderr(Stdio::null())
+        .status();
+    status.expect("`kill` can be run");
+}
+
+/// The processes that this one has started and that are still there.
+pub fn children(process: u32) -> Vec<u32> {
+    let output = Command::new("ps")
+        .args(["-o", "pid=", "--ppid", &process.to_string()])
+        .output();
+    let output = output.expect("`ps` can be run").stdout;
+    String::from_utf8_lossy(&output)
+        .split_whitespace()
+        .filter_map(|id| id.parse().ok())
+        .collect()
+}
+
+/// Whether the process is there and is no zombie.
+pub fn is_alive(process: u32) -> bool {
+    let output = Command::new("ps")
+        .args(["-o", "stat=", "-p", &process.to_string()])
+        .output();
+    let state = output.expect("`ps` can be run").stdout;
+    let state = String::from_utf8_lossy(&state).trim().to_owned();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+/// Waits until something holds, with patience for a loaded machine.
+pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(
+            since.elapsed() < Duration::from_secs(60),
+            "waited in vain until {what}"
+        );
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// A process that ends with the test, its group with it.
+#[derive(Debug)]
+pub struct Guard(pub Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        kill("KILL", &format!("-{}", self.0.id()));
+        let _ = self.0.wait();
+    }
+}

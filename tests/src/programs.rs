@@ -1,0 +1,53 @@
+//! The built programs.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// The workspace.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests are in the workspace")
+}
+
+/// Cargo's target directory, which this very program is in.
+pub fn target() -> PathBuf {
+    let this = std::env::current_exe().expect("a program knows where it is");
+    // target/debug/deps/this
+    this.ancestors()
+        .nth(3)
+        .expect("it is three levels deep")
+        .to_owned()
+}
+
+/// The command `cbbootstrap`.
+pub fn cbbootstrap() -> PathBuf {
+    built().join("cbbootstrap")
+}
+
+/// The function, built for this machine.
+pub fn bootstrap() -> PathBuf {
+    built().join("bootstrap")
+}
+
+/// The directory of the programs, which cargo builds unless they are up to date.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let build = Command::new(cargo)
+            .args(["build", "--workspace", "--bins"])
+            .current_dir(workspace())
+            .output();
+        let build = build.expect("cargo can be run");
+        assert!(
+            build.status.success(),
+            "{}",
+            String::from_utf8_lossy(&build.stderr)
+        );
+        target().join("debug")
+    })
+}

@@ -1,0 +1,485 @@
+//! `deploy` and its companions against an AWS stand-in that enforces signatures and policies.
+
+use std::{fs, path::Path, thread};
+
+use cbbootstrap_tests::{
+    artifact::{self, builder},
+    cli::User,
+    http,
+    ministack::MiniStack,
+    programs,
+};
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
+
+fn zip() -> String {
+    artifact::zip().display().to_string()
+}
+
+/// The zip of changed code: the same executable, one byte longer.
+fn changed_zip(directory: &Path) -> String {
+    let mut executable = artifact::executable();
+    executable.push(0);
+    artifact::zip_of(
+        &directory.join("changed.zip"),
+        "bootstrap",
+        0o755,
+        &executable,
+    )
+}
+
+fn deploy(user: &User, zip: &str, options: &[&str]) -> Value {
+    let mut args = vec!["deploy", "--yes", "--output", "json", "--function-zip", zip];
+    args.extend(options);
+    user.run(&args).document()
+}
+
+/// What an update would leave its mark on: the stack's events and the bucket's objects.
+fn traces(aws: &MiniStack) -> Value {
+    aws.boto(&format!(
+        "[len(client('cloudformation').describe_stack_events(StackName='cbbootstrap')['StackEvents']), \
+         [[o['Key'], o['LastModified']] for o in client('s3').list_objects_v2(Bucket='{BUCKET}')['Contents']], \
+         client('cloudformation').list_change_sets(StackName='cbbootstrap')['Summaries'], \
+         client('lambda').get_function_configuration(FunctionName=client('cloudformation')\
+         .describe_stack_resource(StackName='cbbootstrap', LogicalResourceId='Function')\
+         ['StackResourceDetail']['PhysicalResourceId'])['LastModified']]"
+    ))
+}
+
+#[test]
+fn a_stack_from_its_plan_to_its_end() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let user = aws.user();
+    let nothing = aws.inventory();
+
+    let plan = user
+        .run(&["plan", "--output", "json", "--function-zip", &zip()])
+        .document();
+    assert_eq!(
+        (&plan["changed"], &plan["creates_table"]),
+        (&json!(true), &json!("cb-bootstrap")),
+        "{plan}"
+    );
+    let added = plan["changes"].as_array().unwrap();
+    assert!(
+        added.len() >= 9 && added.iter().all(|change| change["action"] == json!("Add")),
+        "{plan}"
+    );
+    assert_eq!(aws.inventory(), nothing, "a plan makes nothing");
+
+    let deployed = deploy(&user, &zip(), &[]);
+    for (field, expected) in [
+        ("changed", json!(true)),
+        ("stack_name", json!("cbbootstrap")),
+        ("region", json!("us-east-1")),
+        ("table", json!("cb-bootstrap")),
+    ] {
+        assert_eq!(deployed[field], expected, "{deployed}");
+    }
+    assert_eq!(deployed["smoke"]["passed"], json!(true), "{deployed}");
+    assert!(deployed["seconds"]["stack"].is_number(), "{deployed}");
+    let sha256 = deployed["function_sha256"].as_str().unwrap();
+
+    // The README's call, word for word, and a second node's.
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+    let body = r#"{"cluster_id": "mycluster", "node_ip_addr_or_hostname": "mynode_ip"}"#;
+    let answer = http::post(endpoint, "/cluster", body).unwrap();
+    assert_eq!(
+        (answer.status, &answer.json()["is_initial_node"]),
+        (200, &json!(true)),
+        "{answer:?}"
+    );
+    let joiner = http::claim(endpoint, "mycluster", "another")
+        .unwrap()
+        .json();
+    assert_eq!(joiner["is_initial_node"], json!(false), "{joiner}");
+    assert_eq!(
+        joiner["initial_node_ip_addr_or_hostname"],
+        json!("mynode_ip"),
+        "{joiner}"
+    );
+
+    the_bucket_is_closed(&aws);
+    the_table_is_safe(&aws);
+
+    let before = traces(&aws);
+    let again = deploy(&user, &zip(), &[]);
+    assert_eq!(
+        (&again["changed"], &again["endpoint"]),
+        (&json!(false), &deployed["endpoint"]),
+        "{again}"
+    );
+    let plan = user
+        .run(&["plan", "--output", "json", "--function-zip", &zip()])
+        .document();
+    assert_eq!(
+        (&plan["changed"], &plan["changes"]),
+        (&json!(false), &json!([])),
+        "{plan}"
+    );
+    assert_eq!(traces(&aws), before, "nothing to do leaves no trace");
+
+    let status = user.run(&["status", "--output", "json"]).document();
+    assert_eq!(status["function"]["sha256"], json!(sha256), "{status}");
+    assert_eq!(
+        (&status["endpoint"], &status["table"]["status"]),
+        (&deployed["endpoint"], &json!("active")),
+        "{status}"
+    );
+    user.run(&["smoke"]).ended_with(0);
+
+    let changed = changed_zip(directory.path());
+    let before = traces(&aws);
+    let plan = user
+        .run(&["plan", "--output", "json", "--function-zip", &changed])
+        .document();
+    assert!(
+        plan["changes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|change| change["resource"] == json!("Function")),
+        "{plan}"
+    );
+    assert_eq!(traces(&aws), before, "a plan changes nothing");
+    let updated = deploy(&user, &changed, &[]);
+    assert_eq!(
+        (&updated["changed"], &updated["endpoint"]),
+        (&json!(true), &deployed["endpoint"]),
+        "{updated}"
+    );
+    assert_ne!(updated["function_sha256"], deployed["function_sha256"]);
+    let status = user.run(&["status", "--output", "json"]).document();
+    assert_eq!(
+        status["function"]["sha256"], updated["function_sha256"],
+        "{status}"
+    );
+    let stands = http::get(endpoint, "/cluster/mycluster").unwrap().json();
+    assert_eq!(
+        stands["initial_node_ip_addr_or_hostname"],
+        json!("mynode_ip"),
+        "{stands}"
+    );
+
+    user.run(&["destroy"]).failed(2, "no terminal");
+    user.run(&["smoke"]).ended_with(0);
+    let destroyed = user
+        .run(&["destroy", "--yes", "--output", "json"])
+        .document();
+    assert_eq!(
+        (&destroyed["stack_deleted"], &destroyed["table_deleted"]),
+        (&json!(true), &json!(false)),
+        "{destroyed}"
+    );
+    assert_eq!(
+        aws.inventory(),
+        json!([[BUCKET], ["cb-bootstrap"], []]),
+        "the table is kept"
+    );
+    let destroyed = user
+        .run(&["destroy", "--yes", "--delete-table", "--output", "json"])
+        .document();
+    assert_eq!(
+        (&destroyed["stack_deleted"], &destroyed["table_deleted"]),
+        (&json!(false), &json!(true)),
+        "{destroyed}"
+    );
+    assert_eq!(aws.inventory(), json!([[BUCKET], [], []]));
+    let destroyed = user
+        .run(&["destroy", "--yes", "--delete-table", "--output", "json"])
+        .document();
+    assert_eq!(
+        destroyed["changed"],
+        json!(false),
+        "nothing left to do is no error: {destroyed}"
+    );
+}
+
+fn the_bucket_is_closed(aws: &MiniStack) {
+    let s3 = |call: &str| aws.boto(&format!("client('s3').{call}(Bucket='{BUCKET}')"));
+    let encryption = s3("get_bucket_encryption");
+    let rule = &encryption["ServerSideEncryptionConfiguration"]["Rules"][0]["ApplyServerSideEncryptionByDefault"];
+    assert_eq!(rule["SSEAlgorithm"], json!("AES256"), "{encryption}");
+    let block = s3("get_public_access_block");
+    let block = block["PublicAccessBlockConfiguration"].as_object().unwrap();
+    assert!(
+        block.len() == 4 && block.values().all(|on| *on == json!(true)),
+        "{block:?}"
+    );
+    let policy: Value =
+        serde_json::from_str(s3("get_bucket_policy")["Policy"].as_str().unwrap()).unwrap();
+    let statement = &policy["Statement"][0];
+    assert_eq!(statement["Effect"], json!("Deny"), "{policy}");
+    assert_eq!(
+        statement["Condition"],
+        json!({"Bool": {"aws:SecureTransport": "false"}}),
+        "{policy}"
+    );
+}
+
+fn the_table_is_safe(aws: &MiniStack) {
+    let dynamodb = |call: &str| {
+        aws.boto(&format!(
+            "client('dynamodb').{call}(TableName='cb-bootstrap')"
+        ))
+    };
+    let table = dynamodb("describe_table")["Table"].clone();
+    assert_eq!(table["DeletionProtectionEnabled"], json!(true), "{table}");
+    assert_eq!(
+        table["BillingModeSummary"]["BillingMode"],
+        json!("PAY_PER_REQUEST"),
+        "{table}"
+    );
+    assert_eq!(
+        table["KeySchema"],
+        json!([{"AttributeName": "cluster_id", "KeyType": "HASH"}]),
+        "{table}"
+    );
+    let expiry = dynamodb("describe_time_to_live")["TimeToLiveDescription"].clone();
+    assert_eq!(
+        expiry,
+        json!({"TimeToLiveStatus": "ENABLED", "AttributeName": "expires_at"})
+    );
+    let backups = dynamodb("describe_continuous_backups")["ContinuousBackupsDescription"].clone();
+    assert_eq!(
+        backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"],
+        json!("ENABLED"),
+        "{backups}"
+    );
+}
+
+#[test]
+fn the_functions_role_allows_what_it_needs_and_no_more() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let deployed = deploy(&user, &zip(), &[]);
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+
+    let policies = aws.boto(
+        "[client('iam').get_role_policy(RoleName=r['RoleName'], PolicyName=p)['PolicyDocument'] \
+         for r in client('iam').list_roles()['Roles'] \
+         for p in client('iam').list_role_policies(RoleName=r['RoleName'])['PolicyNames']]",
+    );
+    let statements = policies[0]["Statement"].as_array().unwrap();
+    let actions: Vec<_> = statements
+        .iter()
+        .flat_map(|s| s["Action"].as_array().unwrap())
+        .collect();
+    assert_eq!(
+        json!(actions),
+        json!([
+            "dynamodb:GetItem",
+            "dynamodb:UpdateItem",
+            "logs:CreateLogStream",
+            "logs:PutLogEvents"
+        ])
+    );
+    assert!(
+        statements.iter().all(|s| s["Resource"] != json!("*")),
+        "{policies}"
+    );
+
+    // Without the right to write, a claim is refused; so the policy is what allowed it before.
+    aws.boto(
+        "[client('iam').put_role_policy(RoleName=r['RoleName'], PolicyName=p, PolicyDocument=json.dumps({\
+         'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Action': 'dynamodb:GetItem', 'Resource': '*'}]})) \
+         for r in client('iam').list_roles()['Roles'] \
+         for p in client('iam').list_role_policies(RoleName=r['RoleName'])['PolicyNames']]",
+    );
+    let answer = http::claim(endpoint, "c", "a").unwrap();
+    assert_eq!(
+        (answer.status, &answer.json()["code"]),
+        (500, &json!("internal")),
+        "{answer:?}"
+    );
+    assert!(
+        !answer.body.contains("dynamodb") && !answer.body.contains("arn:"),
+        "nothing internal is told: {answer:?}"
+    );
+    assert_eq!(
+        http::get(endpoint, "/cluster/c").unwrap().status,
+        404,
+        "reading is still allowed"
+    );
+
+    let smoke = user.run(&["smoke"]).ended_with(3);
+    assert!(smoke.stderr.contains("first node claims"), "{smoke}");
+    // A deployment whose endpoint does not work has not gone well, though there is nothing to change.
+    let again = user
+        .run(&[
+            "deploy",
+            "--yes",
+            "--output",
+            "json",
+            "--function-zip",
+            &zip(),
+        ])
+        .ended_with(3);
+    let document: Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!(
+        (&document["changed"], &document["smoke"]["passed"]),
+        (&json!(false), &json!(false)),
+        "{again}"
+    );
+    user.run(&["deploy", "--yes", "--no-smoke", "--function-zip", &zip()])
+        .ended_with(0);
+}
+
+#[test]
+fn what_a_failed_creation_left_is_replaced() {
+    let aws = MiniStack::start();
+    aws.boto(
+        "client('cloudformation').create_stack(StackName='cbbootstrap', TemplateBody=json.dumps({'Resources': {\
+         'Broken': {'Type': 'AWS::Logs::LogStream', 'Properties': {'LogGroupName': 'no-such-group'}}}}))",
+    );
+    let status = "client('cloudformation').describe_stacks(StackName='cbbootstrap')['Stacks'][0]['StackStatus']";
+    assert_eq!(aws.boto(status), json!("ROLLBACK_COMPLETE"));
+
+    let user = aws.user();
+    user.run(&["plan", "--function-zip", &zip()])
+        .failed(5, "ROLLBACK_COMPLETE");
+    let deployed = deploy(&user, &zip(), &[]);
+    assert_eq!(
+        (&deployed["changed"], &deployed["smoke"]["passed"]),
+        (&json!(true), &json!(true)),
+        "{deployed}"
+    );
+    assert_eq!(aws.boto(status), json!("CREATE_COMPLETE"));
+}
+
+#[test]
+fn what_was_left_half_made_is_completed() {
+    let aws = MiniStack::start();
+    // A deployment that was killed after these two calls.
+    aws.boto(
+        "client('dynamodb').create_table(TableName='cb-bootstrap', BillingMode='PAY_PER_REQUEST', DeletionProtectionEnabled=True, \
+         KeySchema=[{'AttributeName': 'cluster_id', 'KeyType': 'HASH'}], \
+         AttributeDefinitions=[{'AttributeName': 'cluster_id', 'AttributeType': 'S'}], \
+         Tags=[{'Key': 'created-by', 'Value': 'cbbootstrap'}])",
+    );
+    aws.boto(&format!("client('s3').create_bucket(Bucket='{BUCKET}')"));
+    deploy(&aws.user(), &zip(), &[]);
+    the_table_is_safe(&aws);
+    the_bucket_is_closed(&aws);
+}
+
+#[test]
+fn what_the_user_brings_is_used_as_it_is() {
+    let aws = MiniStack::start();
+    aws.boto("client('s3').create_bucket(Bucket='my-bucket')");
+    aws.boto(
+        "client('dynamodb').create_table(TableName='cb-bootstrap', BillingMode='PAY_PER_REQUEST', \
+         KeySchema=[{'AttributeName': 'cluster_id', 'KeyType': 'HASH'}], \
+         AttributeDefinitions=[{'AttributeName': 'cluster_id', 'AttributeType': 'S'}])",
+    );
+    aws.boto(
+        "client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'old'}, \
+         'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}})",
+    );
+    let deployed = deploy(
+        &aws.user(),
+        &zip(),
+        &["--bucket", "my-bucket", "--stack-name", "mine"],
+    );
+    assert_eq!(
+        (&deployed["changed"], &deployed["stack_name"]),
+        (&json!(true), &json!("mine")),
+        "{deployed}"
+    );
+    assert_eq!(
+        aws.inventory()[0],
+        json!(["my-bucket"]),
+        "no other bucket is made"
+    );
+    let expiry = aws.boto("client('dynamodb').describe_time_to_live(TableName='cb-bootstrap')['TimeToLiveDescription']");
+    assert_eq!(
+        expiry["TimeToLiveStatus"],
+        json!("DISABLED"),
+        "someone else's table keeps its settings"
+    );
+    // A cluster that the original service knew.
+    let old = http::claim(deployed["endpoint"].as_str().unwrap(), "old", "10.0.0.2")
+        .unwrap()
+        .json();
+    assert_eq!(
+        old["initial_node_ip_addr_or_hostname"],
+        json!("10.0.0.1"),
+        "{old}"
+    );
+}
+
+#[test]
+fn another_table_takes_a_yes() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    deploy(&user, &zip(), &["--no-smoke"]);
+    let before = aws.inventory();
+    user.run(&["deploy", "--table-name", "other", "--function-zip", &zip()])
+        .failed(2, "`cb-bootstrap`");
+    assert_eq!(aws.inventory(), before, "nothing is made without the yes");
+    deploy(&user, &zip(), &["--no-smoke", "--table-name", "other"]);
+}
+
+#[test]
+fn two_deployers_at_once_do_no_harm() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let zip = zip();
+    let ended = thread::scope(|scope| {
+        let deployers = [(); 2]
+            .map(|()| scope.spawn(|| user.run(&["deploy", "--yes", "--function-zip", &zip])));
+        deployers.map(|deployer| deployer.join().unwrap())
+    });
+    // The second finds the stack done, or busy, or changed under its change set; never does it end in anything else.
+    assert!(
+        ended.iter().any(|ended| ended.status == Some(0)),
+        "{} {}",
+        ended[0],
+        ended[1]
+    );
+    for ended in &ended {
+        assert!(matches!(ended.status, Some(0 | 1 | 5)), "{ended}");
+    }
+    let settled = deploy(&user, &zip, &[]);
+    assert_eq!(settled["smoke"]["passed"], json!(true), "{settled}");
+}
+
+#[test]
+fn the_cross_build_gives_the_same_zip_each_time() {
+    let directory = tempdir().unwrap();
+    let (out, source) = (
+        directory.path().join("again.zip").display().to_string(),
+        programs::workspace().display().to_string(),
+    );
+    let args = [
+        "package",
+        "--builder",
+        "zigbuild",
+        "--cargo-profile",
+        "dev",
+        "--source",
+        &source,
+        "--out",
+        &out,
+        "--output",
+        "json",
+    ];
+    let packaged = builder().run(&args).document();
+    assert_eq!(
+        (&packaged["file"], &packaged["arch"]),
+        (&json!(out), &json!("x86_64")),
+        "{packaged}"
+    );
+    assert!(fs::read(&out).unwrap() == fs::read(artifact::zip()).unwrap());
+    let hash = std::process::Command::new("sha256sum")
+        .arg(&out)
+        .output()
+        .unwrap()
+        .stdout;
+    assert!(
+        String::from_utf8_lossy(&hash).starts_with(packaged["function_sha256"].as_str().unwrap()),
+        "{packaged}"
+    );
+}

@@ -1,0 +1,273 @@
+//! `deploy --local`: the API on this machine, as its users meet it, and when things go wrong.
+
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, TcpListener},
+    thread,
+};
+
+use cbbootstrap_tests::{
+    cli::User,
+    http,
+    local::Local,
+    process::{kill, wait_until},
+    programs,
+};
+use serde_json::json;
+use tempfile::tempdir;
+
+fn source() -> String {
+    programs::workspace().display().to_string()
+}
+
+#[test]
+fn it_comes_up_passes_the_smoke_test_and_ends() {
+    // As a new user runs it; the data goes to the user's data directory.
+    let user = User::default();
+    let source = source();
+    let ended = user.run(&[
+        "deploy", "--local", "--exit", "--port", "0", "--source", &source,
+    ]);
+    assert_eq!(ended.status, Some(0), "{ended}");
+    assert!(
+        ended.stdout.starts_with("Endpoint: http://127.0.0.1:"),
+        "{ended}"
+    );
+    assert!(
+        ended
+            .stdout
+            .contains("curl -X POST -d '{\"cluster_id\": \"mycluster\""),
+        "{ended}"
+    );
+    assert!(ended.stderr.contains("14 of 14 steps passed"), "{ended}");
+    assert!(
+        user.home
+            .path()
+            .join(".local/share/cbbootstrap/cbbootstrap.db")
+            .exists()
+    );
+
+    let document = user.run(&[
+        "deploy", "--local", "--exit", "--port", "0", "--source", &source, "--output", "json",
+    ]);
+    let document = document.document();
+    assert_eq!(document["smoke"]["passed"], json!(true), "{document}");
+    assert_eq!(document["table"], json!("cb-bootstrap"), "{document}");
+}
+
+#[test]
+fn of_five_hundred_nodes_one_is_the_first_even_after_a_crash() {
+    let data = tempdir().unwrap();
+    let mut local = Local::start(data.path());
+    let answers: Vec<_> = thread::scope(|scope| {
+        let endpoint = local.endpoint.as_str();
+        let nodes: Vec<_> = (0..500)
+            .map(|number| {
+                scope.spawn(move || {
+                    http::claim(
+                        endpoint,
+                        "big",
+                        &format!("10.0.{}.{}", number / 250, number % 250),
+                    )
+                })
+            })
+            .collect();
+        nodes
+            .into_iter()
+            .map(|node| node.join().unwrap().unwrap())
+            .collect()
+    });
+    let refused: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status != 200)
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}\n{}", local.said());
+    let answers: Vec<_> = answers.iter().map(http::Answer::json).collect();
+    let firsts: HashSet<_> = answers
+        .iter()
+        .map(|answer| answer["initial_node_ip_addr_or_hostname"].to_string())
+        .collect();
+    assert_eq!(firsts.len(), 1, "everyone agrees: {firsts:?}");
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|answer| answer["is_initial_node"] == json!(true))
+            .count(),
+        1
+    );
+
+    let children = local.children.len();
+    local.stop("KILL");
+    local.leaves_no_child();
+
+    let local = Local::start(data.path());
+    let again = http::get(&local.endpoint, "/cluster/big").unwrap().json();
+    assert_eq!(
+        firsts,
+        HashSet::from([again["initial_node_ip_addr_or_hostname"].to_string()]),
+        "{children} children before"
+    );
+}
+
+#[test]
+fn signals_end_it_well() {
+    for signal in ["TERM", "INT"] {
+        let data = tempdir().unwrap();
+        let mut local = Local::start(data.path());
+        assert_eq!(local.stop(signal), Some(0), "{signal}\n{}", local.said());
+        local.leaves_no_child();
+    }
+}
+
+#[test]
+fn a_signal_during_the_start_stops_it() {
+    let (user, data) = (User::default(), tempdir().unwrap());
+    let data = data.path().display().to_string();
+    let source = source();
+    let child = user
+        .command(&[
+            "deploy", "--local", "--port", "0", "--data", &data, "--source", &source,
+        ])
+        .spawn()
+        .unwrap();
+    kill("TERM", &child.id().to_string());
+    let output = child.wait_with_output().unwrap();
+    // Too early for its handler, the signal itself ends it.
+    assert!(matches!(output.status.code(), Some(4) | None), "{output:?}");
+}
+
+#[test]
+fn a_killed_function_is_replaced_and_said_so() {
+    let data = tempdir().unwrap();
+    let local = Local::with(data.path(), &["--concurrency", "1"]);
+    assert_eq!(http::claim(&local.endpoint, "c", "a").unwrap().status, 200);
+    let function = local.functions().pop().unwrap();
+    kill("KILL", &function.to_string());
+    wait_until("the end is told", || local.said().contains("SIGKILL"));
+    let answer = http::claim(&local.endpoint, "c", "b").unwrap();
+    assert_eq!(
+        (answer.status, &answer.json()["is_initial_node"]),
+        (200, &json!(false)),
+        "{}",
+        local.said()
+    );
+    assert_ne!(local.functions(), [function]);
+}
+
+#[test]
+fn what_is_in_use_is_named() {
+    let (user, data) = (User::default(), tempdir().unwrap());
+    let (data_option, source) = (data.path().display().to_string(), source());
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let run = |port: &str| {
+        user.run(&[
+            "deploy",
+            "--local",
+            "--exit",
+            "--port",
+            port,
+            "--data",
+            &data_option,
+            "--source",
+            &source,
+        ])
+    };
+    run(&port).failed(1, &format!("127.0.0.1:{port}"));
+
+    let _local = Local::start(data.path());
+    run("0").failed(1, &data_option);
+}
+
+#[test]
+fn a_broken_function_is_told_at_the_start() {
+    let (user, data) = (User::default(), tempdir().unwrap());
+    let zip = data.path().join("function.zip");
+    // An executable of this machine's that is no function.
+    let zip = cbbootstrap_tests::artifact::zip_of(
+        &zip,
+        "bootstrap",
+        0o755,
+        &std::fs::read("/bin/false").unwrap(),
+    );
+    let data = data.path().display().to_string();
+    let ended = user.run(&[
+        "deploy",
+        "--local",
+        "--exit",
+        "--port",
+        "0",
+        "--data",
+        &data,
+        "--function-zip",
+        &zip,
+    ]);
+    ended.failed(1, "the function does not start");
+}
+
+#[test]
+fn the_limits_of_requests_hold() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    let body = |length: usize| format!("{{\"cluster_id\": \"{}\"}}", "x".repeat(length - 18));
+    for (length, status, code) in [
+        (8 * 1024, 400, json!("invalid_field")),
+        (8 * 1024 + 1, 413, json!("body_too_large")),
+        // Above this, the function is not asked: by the gateway's limit, and by Lambda's for an event with base64.
+        (5 * 1024 * 1024, 413, json!(null)),
+        (11 * 1024 * 1024, 413, json!(null)),
+    ] {
+        let answer = http::post(&local.endpoint, "/cluster", &body(length)).unwrap();
+        assert_eq!(
+            (answer.status, &answer.json()["code"]),
+            (status, &code),
+            "{length} bytes: {}",
+            answer.body
+        );
+    }
+    let answer = http::get(&local.endpoint, "/no/such/route").unwrap();
+    assert_eq!(
+        (answer.status, answer.json()["code"].clone()),
+        (404, json!("route_not_found"))
+    );
+    let answer = http::get(&local.endpoint, "/cluster").unwrap();
+    assert_eq!(
+        (answer.status, answer.headers["allow"].to_str().unwrap()),
+        (405, "POST")
+    );
+}
+
+#[test]
+fn smoke_tells_a_good_endpoint_from_others() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    let user = User::default();
+    let report = user
+        .run(&["smoke", &local.endpoint, "--output", "json"])
+        .document();
+    assert_eq!(report["passed"], json!(true), "{report}");
+    assert!(
+        report["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|step| step["milliseconds"].is_number()),
+        "{report}"
+    );
+    // RFC 6761: names under `.localhost` are this machine.
+    let port = local.endpoint.rsplit(':').next().unwrap();
+    let text = user
+        .run(&["smoke", &format!("http://anything.localhost:{port}/")])
+        .ended_with(0)
+        .stdout;
+    assert!(text.contains("14 of 14 steps passed"), "{text}");
+
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let dead = format!("http://{}", other.local_addr().unwrap());
+    drop(other);
+    let ended = user.run(&["smoke", &dead]).ended_with(3);
+    assert!(
+        ended.stderr.contains("no answer") && ended.stdout.contains("FAILED"),
+        "{ended}"
+    );
+}
