@@ -103,7 +103,10 @@ impl Service {
         };
         let host = Host::start(program, options.concurrency, options.on_event)
             .await
-            .map_err(|error| Failure::new(format!("the function does not start: {error:#}")))?;
+            .map_err(|error| {
+                Failure::new(format!("the function does not start: {error:#}"))
+                    .hint("what it printed stands above; of a zip, see that it holds cbbootstrap's function")
+            })?;
 
         let app = Router::new()
             .fallback(handle)
