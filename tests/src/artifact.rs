@@ -9,10 +9,13 @@ use std::{
 
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use crate::{cli::User, programs, python};
+use crate::{
+    cli::{Ended, User},
+    programs, python,
+};
 
 /// Someone who has the tools to cross-build.
-pub fn builder() -> User {
+fn builder() -> User {
     // Zig keeps what it builds; a home of its own would have it do that each time.
     let cache = programs::target().join("zig-cache").display().to_string();
     User::default()
@@ -22,29 +25,37 @@ pub fn builder() -> User {
         .with("XDG_CACHE_HOME", &cache)
 }
 
-/// The zip that `package` builds for Lambda, cross-built, without the optimisations that take minutes.
+/// The zip that [`package`] builds, once for all tests.
 pub fn zip() -> &'static Path {
     static ZIP: OnceLock<PathBuf> = OnceLock::new();
     ZIP.get_or_init(|| {
         let path = programs::target().join(format!("function-{}.zip", std::process::id()));
-        let source = programs::workspace().display().to_string();
-        let out = path.display().to_string();
-        let args = [
-            "package",
-            "--builder",
-            "zigbuild",
-            "--cargo-profile",
-            "dev",
-            "--source",
-            &source,
-            "--out",
-            &out,
-        ];
-        builder().run(&args).ended_with(0);
+        package(&path).ended_with(0);
         let shared = programs::target().join("function.zip");
         fs::rename(&path, &shared).expect("the target directory can be written");
         shared
     })
+}
+
+/// Runs `package`: a cross-build without the optimisations that take minutes.
+pub fn package(out: &Path) -> Ended {
+    let (source, out) = (
+        programs::workspace().display().to_string(),
+        out.display().to_string(),
+    );
+    builder().run(&[
+        "package",
+        "--builder",
+        "zigbuild",
+        "--cargo-profile",
+        "dev",
+        "--source",
+        &source,
+        "--out",
+        &out,
+        "--output",
+        "json",
+    ])
 }
 
 /// The executable in it.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{process::kill, programs};
 
 /// The longest that a command may take; a build is among them.
-const TIMEOUT: Duration = Duration::from_secs(1200);
+const TIMEOUT: Duration = Duration::from_mins(20);
 
 /// A user: a home directory and environment variables.
 #[derive(Debug)]
@@ -161,6 +161,10 @@ impl Ended {
 
     /// Asserts that it ended with this status.
     #[track_caller]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "that it holds is often all"
+    )]
     pub fn ended_with(self, status: i32) -> Self {
         assert_eq!(self.status, Some(status), "{self}");
         self

@@ -42,7 +42,7 @@ pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let since = Instant::now();
     while !holds() {
         assert!(
-            since.elapsed() < Duration::from_secs(60),
+            since.elapsed() < Duration::from_mins(1),
             "waited in vain until {what}"
         );
         sleep(Duration::from_millis(50));

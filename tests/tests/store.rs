@@ -1,5 +1,7 @@
 //! The store, the same tests against two databases: MiniStack's DynamoDB, and the one embedded in the local deployment.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::HashSet, net::Ipv4Addr, time::Duration};
 
 use aws_sdk_dynamodb::{

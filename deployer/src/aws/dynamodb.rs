@@ -24,7 +24,7 @@ const OURS: (&str, &str) = ("created-by", "cbbootstrap");
 const POLL: Duration = Duration::from_millis(500);
 
 /// How long a table may take to be made or deleted.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A table that can be used, or will be soon.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Table {
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(|e| e.is_resource_not_found_exception()) =>
+                    .is_some_and(aws_sdk_dynamodb::operation::describe_table::DescribeTableError::is_resource_not_found_exception) =>
             {
                 Ok(None)
             }
@@ -161,7 +161,7 @@ async fn create(client: &Client, name: &str) -> anyhow::Result<Table> {
         Err(error)
             if error
                 .as_service_error()
-                .is_some_and(|e| e.is_resource_in_use_exception()) =>
+                .is_some_and(aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception) =>
         {
             Table::find(client, name)
                 .await?
@@ -363,7 +363,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
         deleted.map_err(|error| {
             let busy = error
                 .as_service_error()
-                .is_some_and(|e| e.is_resource_in_use_exception());
+                .is_some_and(aws_sdk_dynamodb::operation::delete_table::DeleteTableError::is_resource_in_use_exception);
             let failure = explain(what(), &error);
             if busy {
                 failure.exit(Exit::Stack)
@@ -386,7 +386,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
 mod tests {
     use super::*;
 
-    fn table(keys: &[(&str, KeyType)], attribute_type: ScalarAttributeType) -> TableDescription {
+    fn table(keys: &[(&str, KeyType)], attribute_type: &ScalarAttributeType) -> TableDescription {
         keys.iter()
             .fold(TableDescription::builder(), |table, (name, kind)| {
                 let key = KeySchemaElement::builder()
@@ -417,7 +417,7 @@ mod tests {
             (&[(CLUSTER_ID, Hash), ("node", Range)], S, false),
             (&[], S, false),
         ] {
-            let checked = check_key("t", &table(keys, attribute_type.clone()));
+            let checked = check_key("t", &table(keys, &attribute_type));
             assert_eq!(checked.is_ok(), good, "{keys:?} {attribute_type:?}");
         }
     }

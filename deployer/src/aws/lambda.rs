@@ -4,6 +4,7 @@ use aws_sdk_lambda::Client;
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 use super::explain;
+use crate::build::artifact::base16;
 
 /// A deployed function.
 #[derive(Debug)]
@@ -37,14 +38,14 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Function
             sha256: function
                 .code_sha256
                 .and_then(|base64| BASE64_STANDARD.decode(base64).ok())
-                .map(|hash| hash.iter().map(|byte| format!("{byte:02x}")).collect()),
+                .map(|hash| base16(&hash)),
             size: function.code_size,
             memory: function.memory_size.unwrap_or_default(),
         })),
         Err(error)
             if error
                 .as_service_error()
-                .is_some_and(|e| e.is_resource_not_found_exception()) =>
+                .is_some_and(aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurationError::is_resource_not_found_exception) =>
         {
             Ok(None)
         }

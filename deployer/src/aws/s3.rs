@@ -114,14 +114,14 @@ impl Bucket {
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(|e| e.is_bucket_already_owned_by_you()) =>
+                    .is_some_and(aws_sdk_s3::operation::create_bucket::CreateBucketError::is_bucket_already_owned_by_you) =>
             {
                 Ok(())
             }
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(|e| e.is_bucket_already_exists()) =>
+                    .is_some_and(aws_sdk_s3::operation::create_bucket::CreateBucketError::is_bucket_already_exists) =>
             {
                 Err(self.not_yours().into())
             }

@@ -108,7 +108,8 @@ impl Artifact {
     }
 }
 
-fn base16(bytes: &[u8]) -> String {
+/// In lower-case hexadecimal.
+pub fn base16(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -133,16 +134,15 @@ mod tests {
 
     /// A small executable of this machine's.
     fn executable() -> Vec<u8> {
-        std::fs::read("/bin/sh").unwrap()
+        std::fs::read("/bin/sh").expect("every Linux has it")
     }
 
     fn zip(name: &str, mode: u32) -> Vec<u8> {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-        writer
-            .start_file(name, SimpleFileOptions::default().unix_permissions(mode))
-            .unwrap();
-        writer.write_all(&executable()).unwrap();
-        writer.finish().unwrap().into_inner()
+        let options = SimpleFileOptions::default().unix_permissions(mode);
+        writer.start_file(name, options).expect("memory takes it");
+        writer.write_all(&executable()).expect("memory takes it");
+        writer.finish().expect("memory takes it").into_inner()
     }
 
     #[test]

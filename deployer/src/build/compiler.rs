@@ -310,17 +310,15 @@ fn choose(wish: BuilderChoice, arch: Arch, toolchain: &Toolchain) -> Result<Buil
     let install_zigbuild = "`pip install cargo-zigbuild ziglang` installs it";
     let missing = |what: &str| Failure::new(format!("{what} is not installed"));
     match wish {
-        BuilderChoice::Auto if toolchain.cargo_zigbuild && toolchain.zig => Ok(Builder::Zigbuild),
-        BuilderChoice::Auto if toolchain.cargo_lambda => Ok(Builder::CargoLambda),
+        BuilderChoice::Auto | BuilderChoice::Zigbuild if toolchain.cargo_zigbuild && toolchain.zig => Ok(Builder::Zigbuild),
+        BuilderChoice::Auto | BuilderChoice::CargoLambda if toolchain.cargo_lambda => Ok(Builder::CargoLambda),
         BuilderChoice::Auto | BuilderChoice::Cargo if native => Ok(Builder::Cargo),
         BuilderChoice::Auto => Err(Failure::new(format!("nothing here can build for `{target}` on {}", toolchain.host))
-            .hint(format!("`pip install cargo-zigbuild ziglang` installs what can; or bring a zip with `--function-zip FILE`"))),
+            .hint("`pip install cargo-zigbuild ziglang` installs what can; or bring a zip with `--function-zip FILE`".to_string())),
         BuilderChoice::Zigbuild if !toolchain.cargo_zigbuild => Err(missing("`cargo-zigbuild`").hint(install_zigbuild)),
-        BuilderChoice::Zigbuild if !toolchain.zig => {
+        BuilderChoice::Zigbuild => {
             Err(missing("zig, with which `cargo zigbuild` links,").hint("`pip install ziglang` installs it"))
         }
-        BuilderChoice::Zigbuild => Ok(Builder::Zigbuild),
-        BuilderChoice::CargoLambda if toolchain.cargo_lambda => Ok(Builder::CargoLambda),
         BuilderChoice::CargoLambda => Err(missing("`cargo-lambda`").hint("`pip install cargo-lambda` installs it")),
         BuilderChoice::Cargo => {
             Err(Failure::new(format!("`cargo build` builds for {}, and Lambda needs `{target}`", toolchain.host))
@@ -433,7 +431,7 @@ mod tests {
             let chosen = choose(wish, arch, &toolchain(parts));
             match (&chosen, expected) {
                 (Ok(builder), Ok(expected)) => {
-                    assert_eq!(*builder, expected, "{wish:?} {arch:?} {parts:?}")
+                    assert_eq!(*builder, expected, "{wish:?} {arch:?} {parts:?}");
                 }
                 (Err(failure), Err(part)) => {
                     let said = format!("{failure} {}", failure.hint.as_deref().unwrap_or_default());

@@ -197,10 +197,10 @@ async fn deploy_stack(
         cloudformation::request_deletion(&aws.cloudformation, &remains.id).await?;
         settled(name, watch, &mut step).await?;
     }
-    let changes =
+    let set =
         cloudformation::change_set(&aws.cloudformation, &wanted, change_set_type(action)).await?;
-    let changed = changes.is_some();
-    if let Some(set) = changes {
+    let changed = set.is_some();
+    if let Some(set) = set {
         if stack::moves_endpoint(&set.changes) {
             let question =
                 format!("This update gives the API of stack `{name}` another endpoint. Go on?");
@@ -214,8 +214,8 @@ async fn deploy_stack(
         set.execute(&aws.cloudformation).await?;
         settled(name, watch, &mut step).await?;
     }
-    let stack = cloudformation::find(&aws.cloudformation, name).await?;
-    let stack = stack
+    let found = cloudformation::find(&aws.cloudformation, name).await?;
+    let stack = found
         .ok_or_else(|| Failure::new(format!("stack `{name}` is gone: somebody else deleted it")))?;
     step.done(match (changed, action) {
         (false, _) => "is up to date",

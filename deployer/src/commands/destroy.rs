@@ -38,9 +38,10 @@ impl Display for Destroyed {
             self.region,
             deleted(self.stack_deleted)
         )?;
-        match self.table_deleted {
-            true => write!(f, "Table: {} deleted", self.table),
-            false => write!(f, "Table: {} not touched", self.table),
+        if self.table_deleted {
+            write!(f, "Table: {} deleted", self.table)
+        } else {
+            write!(f, "Table: {} not touched", self.table)
         }
     }
 }

@@ -10,21 +10,20 @@ use crate::{
 
 /// Tests the endpoint that is named, or the stack's.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
-    let endpoint = match args.url {
-        Some(url) => smoke::endpoint(&url)?,
-        None => {
-            let (aws, name) = (Aws::connect(&args.stack.aws).await?, args.stack.stack_name);
-            let stack = cloudformation::find(&aws.cloudformation, &name)
-                .await?
-                .ok_or_else(|| {
-                    Failure::new(format!(
-                        "there is no stack `{name}` in {} to take the endpoint from",
-                        aws.region
-                    ))
-                    .hint("name the endpoint: `cbbootstrap smoke URL`")
-                })?;
-            stack.output("Endpoint")?.to_owned()
-        }
+    let endpoint = if let Some(url) = args.url {
+        smoke::endpoint(&url)?
+    } else {
+        let (aws, name) = (Aws::connect(&args.stack.aws).await?, args.stack.stack_name);
+        let stack = cloudformation::find(&aws.cloudformation, &name)
+            .await?
+            .ok_or_else(|| {
+                Failure::new(format!(
+                    "there is no stack `{name}` in {} to take the endpoint from",
+                    aws.region
+                ))
+                .hint("name the endpoint: `cbbootstrap smoke URL`")
+            })?;
+        stack.output("Endpoint")?.to_owned()
     };
     let report = smoke::test(&endpoint, false).await?;
     printer.result(&report)?;
