@@ -13,7 +13,7 @@ Exit status:
   1  failed
   2  wrong usage
   3  the smoke test failed
-  4  stopped by the user or a signal
+  4  stopped by the user or a signal (a local deployment that is up ends with 0)
   5  the stack is busy, or in a state that needs a decision";
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
@@ -36,6 +36,8 @@ pub enum Command {
     /// Show the stack, the endpoint, the function and the table
     Status(StatusArgs),
     /// Test an endpoint: claims, joins, bad input
+    ///
+    /// It leaves the records of two clusters in the table, whose names begin with `cbbootstrap-smoke`.
     Smoke(SmokeArgs),
     /// Build the function's zip
     Package(PackageArgs),
@@ -196,7 +198,7 @@ pub struct DeployArgs {
         long,
         value_name = "NAME",
         help_heading = "AWS",
-        conflicts_with = "local"
+        value_parser = bucket_name
     )]
     pub bucket: Option<String>,
     #[command(flatten)]
@@ -210,7 +212,9 @@ pub struct DeployArgs {
 #[command(next_help_heading = "On this machine")]
 pub struct LocalArgs {
     /// Run the API on this machine, without an AWS account, until Ctrl-C
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = [
+        "stack_name", "region", "profile", "bucket", "arch", "builder", "cargo_profile"
+    ])]
     pub local: bool,
     /// End after the smoke test
     #[arg(long, requires = "local")]
@@ -244,7 +248,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub stack: StackArgs,
     /// The bucket that `deploy` would be given
-    #[arg(long, value_name = "NAME", help_heading = "AWS")]
+    #[arg(long, value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
     pub bucket: Option<String>,
     #[command(flatten)]
     pub function: FunctionArgs,
@@ -285,7 +289,7 @@ pub struct PackageArgs {
 /// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// Delete the table and the record of every cluster, too
+    /// Delete the stack's table and the record of every cluster, too
     #[arg(long)]
     pub delete_table: bool,
     /// Ask nothing
@@ -293,8 +297,9 @@ pub struct DestroyArgs {
     pub yes: bool,
     #[command(flatten)]
     pub output: OutputArgs,
-    #[command(flatten)]
-    pub table: TableArgs,
+    /// The DynamoDB table, where the stack that names it is gone already
+    #[arg(long, value_name = "NAME", value_parser = table_name)]
+    pub table_name: Option<String>,
     #[command(flatten)]
     pub stack: StackArgs,
 }
@@ -315,8 +320,21 @@ fn stack_name(name: &str) -> Result<String, String> {
     }
 }
 
+/// S3's rule for a bucket's name.
+fn bucket_name(name: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+    if (3..=63).contains(&name.len()) && name.chars().all(good) {
+        Ok(name.to_owned())
+    } else {
+        Err(
+            "a bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and no ARN"
+                .to_owned(),
+        )
+    }
+}
+
 /// A region becomes a part of host names.
-fn region_name(name: &str) -> Result<String, String> {
+pub fn region_name(name: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.is_empty() && name.len() <= 63 && name.chars().all(good) {
         Ok(name.to_owned())
@@ -367,6 +385,15 @@ mod tests {
             assert_eq!(table_name(name).is_ok(), table, "table {name:?}");
         }
         assert!(region_name("us-gov-west-1").is_ok() && region_name("no where").is_err());
+        for (name, good) in [
+            ("my-bucket.1", true),
+            ("My Bucket", false),
+            ("", false),
+            ("arn:aws:s3:::x", false),
+            ("a/b/c", false),
+        ] {
+            assert_eq!(bucket_name(name).is_ok(), good, "bucket {name:?}");
+        }
         assert!(stack_name(&"s".repeat(129)).is_err());
         assert!(table_name(&"t".repeat(256)).is_err());
     }

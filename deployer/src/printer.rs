@@ -19,8 +19,8 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// How often a step that says nothing tells a plain log that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(30);
+/// How often a plain log hears of a step that is busy.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Prints; cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,11 +58,16 @@ impl Printer {
         let _ = self.suspend(|| writeln!(std::io::stderr(), "{message}"));
     }
 
-    /// The error that ends the program, as one line and perhaps a hint.
+    /// The error that ends the program.
     pub fn failure(&self, error: &anyhow::Error) -> Exit {
         if let Some(progress) = &self.progress {
             let _ = progress.clear();
         }
+        self.error(error)
+    }
+
+    /// An error as one line and perhaps a hint, and how a program would end with it.
+    pub fn error(&self, error: &anyhow::Error) -> Exit {
         let failure = error
             .chain()
             .find_map(|cause| cause.downcast_ref::<Failure>());

@@ -105,7 +105,19 @@ impl Display for Report {
 /// but `http` on this machine.
 pub fn endpoint(text: &str) -> anyhow::Result<String> {
     let host = text.split(['/', ':']).next().unwrap_or_default();
-    let is_here = host == "localhost" || host.ends_with(".localhost") || host.starts_with("127.");
+    let is_here = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.starts_with("127.")
+        || text.starts_with("[::1]");
+    // Not said again: it may hold a password.
+    if text.contains('@') {
+        return Err(
+            Failure::new("an endpoint has no user name or password in it")
+                .hint("give it as `https://HOST` or `http://HOST:PORT`")
+                .exit(Exit::Usage)
+                .into(),
+        );
+    }
     let with_scheme = match (text.contains("://"), is_here) {
         (true, _) => text.to_owned(),
         (false, true) => format!("http://{text}"),
@@ -122,8 +134,8 @@ pub fn endpoint(text: &str) -> anyhow::Result<String> {
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(refuse("it must be http or https").into());
     }
-    if uri.query().is_some() {
-        return Err(refuse("it must have no query").into());
+    if uri.query().is_some() || text.contains('#') {
+        return Err(refuse("it must have no query and no fragment").into());
     }
     Ok(with_scheme.trim_end_matches('/').to_owned())
 }
@@ -137,7 +149,8 @@ pub async fn test(endpoint: &str, fresh: bool) -> anyhow::Result<Report> {
 struct Tester {
     agent: Agent,
     endpoint: String,
-    fresh: bool,
+    /// Until when an endpoint may still be appearing.
+    appears_until: Instant,
     steps: Vec<Step>,
 }
 
@@ -153,10 +166,11 @@ impl Tester {
             .user_agent(concat!("cbbootstrap/", env!("CARGO_PKG_VERSION")))
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::new(), Localhost::default());
+        let warm_up = if fresh { WARM_UP } else { Duration::ZERO };
         Self {
             agent,
             endpoint,
-            fresh,
+            appears_until: Instant::now() + warm_up,
             steps: Vec::new(),
         }
     }
@@ -251,15 +265,7 @@ impl Tester {
     fn hello(&mut self) -> bool {
         let expected = "200, the service's name";
         let since = Instant::now();
-        let saw = loop {
-            let answer = self.send_get("/");
-            let ready = !matches!(&answer, Err(_) | Ok((403 | 404 | 500.., ..)));
-            if ready || !self.fresh || since.elapsed() >= WARM_UP {
-                break answer;
-            }
-            std::thread::sleep(PAUSE);
-        };
-        let (passed, saw) = match saw {
+        let (passed, saw) = match self.settled(|tester| tester.send_get("/")) {
             Ok((200, _, body)) if body["name"] == "cbbootstrap" => (
                 true,
                 format!(
@@ -280,6 +286,23 @@ impl Tester {
         passed
     }
 
+    /// The answer of an endpoint that has appeared: names, routes, roles and policies spread one by one, and until then
+    /// it is somebody else who answers, or the function without its table. Every step can be repeated.
+    fn settled(&self, send: impl Fn(&Self) -> Result<Answer, String>) -> Result<Answer, String> {
+        loop {
+            let answer = send(self);
+            let appeared = match &answer {
+                Err(_) => false,
+                Ok((403 | 404, _, body)) => body["code"].is_string(),
+                Ok((status, ..)) => *status < 429,
+            };
+            if appeared || Instant::now() >= self.appears_until {
+                return answer;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     fn get(&mut self, name: &'static str, path: &str, expected: &str) {
         self.step(name, expected, |tester| tester.send_get(path));
     }
@@ -294,10 +317,12 @@ impl Tester {
         &mut self,
         name: &'static str,
         expected: &str,
-        send: impl FnOnce(&Self) -> Result<Answer, String>,
+        send: impl Fn(&Self) -> Result<Answer, String>,
     ) {
         let since = Instant::now();
-        let saw = send(self).map_or_else(|error| error, |answer| described(&answer));
+        let saw = self
+            .settled(send)
+            .map_or_else(|error| error, |answer| described(&answer));
         let passed = saw == expected;
         self.note(name, expected.to_owned(), saw, passed, since);
     }

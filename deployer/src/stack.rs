@@ -7,11 +7,19 @@ use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 
+/// The tag of a stack that this program deployed.
+pub const OURS: (&str, &str) = ("created-by", "cbbootstrap");
+
+/// How the template's description begins, by which a stack is known that was made from it without this program.
+pub const DESCRIPTION: &str = "cbbootstrap:";
+
 /// A stack as it stands.
 #[derive(Clone, Debug)]
 pub struct Stack {
     /// Its ARN, by which it is found even when deleted.
     pub id: String,
+    /// Whether it is the service's, and no other stack of the same name.
+    pub ours: bool,
     /// Its status.
     pub status: StackStatus,
     /// Why it is in that status, where `CloudFormation` says.
@@ -35,6 +43,19 @@ impl Stack {
             .hint("was it deployed by something else? choose another name with `--stack-name`")
         })
     }
+
+    /// That it is the service's.
+    pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
+        // What only waits for a first change set has nothing in it yet.
+        if self.ours || self.status == StackStatus::ReviewInProgress {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "stack `{name}` was made by something else than cbbootstrap"
+        ))
+        .hint("choose another name with `--stack-name`")
+        .exit(Exit::Stack))
+    }
 }
 
 /// How a deployment begins.
@@ -44,16 +65,18 @@ pub enum Action {
     Create,
     /// By an update of the stack.
     Update,
-    /// By the deletion of what a failed creation left; nothing of the user's is in the stack.
+    /// By the deletion of what a failed creation or deletion left; nothing of the user's is in the stack.
     Recreate,
 }
 
-/// How to deploy over a stack in this status, or why not.
-pub fn action(name: &str, status: Option<&StackStatus>) -> Result<Action, Failure> {
+/// How to deploy over this stack, or why not.
+pub fn action(name: &str, stack: Option<&Stack>) -> Result<Action, Failure> {
     use StackStatus as S;
-    let Some(status) = status else {
+    let Some(stack) = stack else {
         return Ok(Action::Create);
     };
+    stack.check_ours(name)?;
+    let status = &stack.status;
     let refuse = |hint: String| {
         Err(Failure::new(format!(
             "stack `{name}` is in {status}, in which it cannot be deployed"
@@ -77,11 +100,7 @@ pub fn action(name: &str, status: Option<&StackStatus>) -> Result<Action, Failur
         S::UpdateFailed => refuse(format!(
             "`aws cloudformation rollback-stack --stack-name {name}` brings it back; then deploy again"
         )),
-        status if is_busy(status) => Err(Failure::new(format!(
-            "stack `{name}` is being changed by someone else ({status})"
-        ))
-        .hint("wait until that is done, then deploy again")
-        .exit(Exit::Stack)),
+        status if is_busy(status) => Err(busy(name, status)),
         _ => refuse("look at its events in the CloudFormation console".to_owned()),
     }
 }
@@ -89,6 +108,15 @@ pub fn action(name: &str, status: Option<&StackStatus>) -> Result<Action, Failur
 /// Whether `CloudFormation` is at work on the stack.
 pub fn is_busy(status: &StackStatus) -> bool {
     status.as_str().ends_with("_IN_PROGRESS") && *status != StackStatus::ReviewInProgress
+}
+
+/// The refusal to touch a stack that `CloudFormation` is at work on.
+pub fn busy(name: &str, status: &StackStatus) -> Failure {
+    Failure::new(format!(
+        "stack `{name}` is being changed already ({status})"
+    ))
+    .hint("wait until `cbbootstrap status` shows it settled, then run the same command again")
+    .exit(Exit::Stack)
 }
 
 /// Whether what was begun has come to its good end.
@@ -140,6 +168,25 @@ pub fn question_about_table(name: &str, stack: Option<&Stack>, table: &str) -> O
     Some(format!(
         "Stack `{name}` keeps its clusters in table `{current}`; with table `{table}` it would know none of them. Go on?"
     ))
+}
+
+/// The table that `destroy` is about: the stack's own, or the one that is named where there is no stack.
+pub fn table_to_delete(
+    name: &str,
+    stack: Option<&Stack>,
+    asked: Option<&str>,
+) -> Result<Option<String>, Failure> {
+    let its_own = stack
+        .and_then(|stack| stack.parameters.get("TableName"))
+        .map(String::as_str);
+    match (its_own, asked) {
+        (Some(its_own), Some(asked)) if its_own != asked => Err(Failure::new(format!(
+            "stack `{name}` keeps its clusters in table `{its_own}`, not in `{asked}`"
+        ))
+        .hint("leave `--table-name` out")
+        .exit(Exit::Usage)),
+        _ => Ok(its_own.or(asked).map(str::to_owned)),
+    }
 }
 
 /// The event that caused the others: of the failures the first that is no mere consequence of another's. Oldest first.
@@ -234,18 +281,50 @@ pub fn moves_endpoint(changes: &[Change]) -> bool {
 mod tests {
     use super::*;
 
+    fn stack(status: &str, table: &str) -> Stack {
+        Stack {
+            id: "arn".to_owned(),
+            ours: true,
+            status: StackStatus::from(status),
+            reason: None,
+            parameters: BTreeMap::from([("TableName".to_owned(), table.to_owned())]),
+            outputs: BTreeMap::new(),
+            updated: None,
+        }
+    }
+
+    #[test]
+    fn only_our_own_stacks_are_touched() {
+        assert!(crate::template::TEMPLATE.contains(DESCRIPTION));
+        for status in StackStatus::values().iter().copied() {
+            let foreign = Stack {
+                ours: false,
+                ..stack(status, "t")
+            };
+            match action("shop", Some(&foreign)) {
+                Ok(action) => assert_eq!((action, status), (Action::Create, "REVIEW_IN_PROGRESS")),
+                Err(failure) => {
+                    assert_eq!(failure.exit, Exit::Stack);
+                    assert!(
+                        failure.to_string().contains("made by something else"),
+                        "{failure}"
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_status_has_an_answer() {
-        use StackStatus as S;
         let mut answers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         // All of CloudFormation's statuses: a new one in the SDK shows here.
-        for status in S::values().iter().copied() {
-            let answer = match action("s", Some(&S::from(status))) {
+        for status in StackStatus::values().iter().copied() {
+            let answer = match action("s", Some(&stack(status, "t"))) {
                 Ok(action) => format!("{action:?}"),
                 Err(failure) => {
                     assert_eq!(failure.exit, Exit::Stack, "{status}");
                     assert!(failure.to_string().contains(status), "{failure}");
-                    if failure.to_string().contains("someone else") {
+                    if failure.to_string().contains("already") {
                         "busy"
                     } else {
                         "refused"
@@ -362,14 +441,7 @@ mod tests {
 
     #[test]
     fn another_table_is_asked_about() {
-        let stack = |table: &str| Stack {
-            id: String::new(),
-            status: StackStatus::CreateComplete,
-            reason: None,
-            parameters: BTreeMap::from([("TableName".to_owned(), table.to_owned())]),
-            outputs: BTreeMap::new(),
-            updated: None,
-        };
+        let stack = |table| stack("CREATE_COMPLETE", table);
         assert_eq!(question_about_table("s", None, "t"), None);
         assert_eq!(question_about_table("s", Some(&stack("t")), "t"), None);
         assert!(
@@ -377,6 +449,21 @@ mod tests {
                 .unwrap()
                 .contains("`old`")
         );
+    }
+
+    #[test]
+    fn a_stack_goes_with_its_own_table() {
+        let its_own = stack("CREATE_COMPLETE", "team-a");
+        let table = |stack, asked| table_to_delete("s", stack, asked).map_err(|no| no.exit);
+        let team_a = Ok(Some("team-a".to_owned()));
+        assert_eq!(table(Some(&its_own), None), team_a);
+        assert_eq!(table(Some(&its_own), Some("team-a")), team_a);
+        assert_eq!(
+            table(Some(&its_own), Some("cb-bootstrap")),
+            Err(Exit::Usage)
+        );
+        assert_eq!(table(None, Some("team-a")), team_a);
+        assert_eq!(table(None, None), Ok(None));
     }
 
     #[test]

@@ -77,7 +77,12 @@ impl Event {
             .map(|http| http.method)
             .or(self.http_method)
             .ok_or(Error::NotHttp)?;
-        let path = self.raw_path.or(self.path).ok_or(Error::NotHttp)?;
+        let stage = self.request_context.stage.as_deref();
+        let path = match (self.raw_path, self.path) {
+            (Some(path), _) => without_stage(&path, stage).to_owned(),
+            (None, Some(path)) => path,
+            (None, None) => return Err(Error::NotHttp),
+        };
         let body = self.body.unwrap_or_default();
         let body = if self.is_base64_encoded {
             BASE64_STANDARD.decode(body).map_err(|_| Error::NotBase64)?
@@ -88,7 +93,7 @@ impl Event {
         let mut request = Request::new(Body::from(body));
         *request.method_mut() =
             Method::from_bytes(method.as_bytes()).map_err(|_| Error::BadMethod)?;
-        *request.uri_mut() = uri(without_stage(&path, self.request_context.stage.as_deref()));
+        *request.uri_mut() = uri(&path);
         for (name, value) in self.headers.into_iter().flatten() {
             let value = value.as_deref().map(HeaderValue::from_str);
             if let (Ok(name), Some(Ok(value))) = (HeaderName::from_bytes(name.as_bytes()), value) {
@@ -99,7 +104,7 @@ impl Event {
     }
 }
 
-/// The path below the stage. A REST API's stage is not in its event's path; an HTTP API's is, unless it is `$default`.
+/// The path below the stage, which an HTTP API's events have in their path, unless it is `$default`. A REST API's have not.
 fn without_stage<'p>(path: &'p str, stage: Option<&str>) -> &'p str {
     let below = stage.and_then(|stage| path.strip_prefix('/')?.strip_prefix(stage));
     match below {

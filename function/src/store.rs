@@ -51,7 +51,7 @@ const TRANSIENT: [&str; 6] = [
     "RequestLimitExceeded",
     "ServiceUnavailable",
     "ThrottlingException",
-    "TransactionInProgressException",
+    "TransactionConflictException",
 ];
 
 impl<E> From<SdkError<E>> for Error

@@ -175,22 +175,73 @@ fn a_stack_from_its_plan_to_its_end() {
         json!([[BUCKET], ["cb-bootstrap"], []]),
         "the table is kept"
     );
-    let destroyed = user
-        .run(&["destroy", "--yes", "--delete-table", "--output", "json"])
-        .document();
+    // Which table it was, no stack tells any more.
+    user.run(&["destroy", "--yes", "--delete-table"])
+        .failed(2, "there is no stack `cbbootstrap`");
+    let destroy_table = [
+        "destroy",
+        "--yes",
+        "--delete-table",
+        "--table-name",
+        "cb-bootstrap",
+        "--output",
+        "json",
+    ];
+    let destroyed = user.run(&destroy_table).document();
     assert_eq!(
         (&destroyed["stack_deleted"], &destroyed["table_deleted"]),
         (&json!(false), &json!(true)),
         "{destroyed}"
     );
     assert_eq!(aws.inventory(), json!([[BUCKET], [], []]));
-    let destroyed = user
-        .run(&["destroy", "--yes", "--delete-table", "--output", "json"])
-        .document();
+    let destroyed = user.run(&destroy_table).document();
     assert_eq!(
         destroyed["changed"],
         json!(false),
         "nothing left to do is no error: {destroyed}"
+    );
+}
+
+#[test]
+fn what_belongs_to_others_is_not_touched() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    // A stack of the same name, and a table like ours that is somebody else's.
+    aws.boto(
+        "client('cloudformation').create_stack(StackName='shop', TemplateBody=json.dumps({'Description': 'A shop', \
+         'Resources': {'Orders': {'Type': 'AWS::SQS::Queue'}}}))",
+    );
+    aws.boto(
+        "client('dynamodb').create_table(TableName='theirs', BillingMode='PAY_PER_REQUEST', \
+         KeySchema=[{'AttributeName': 'cluster_id', 'KeyType': 'HASH'}], \
+         AttributeDefinitions=[{'AttributeName': 'cluster_id', 'AttributeType': 'S'}])",
+    );
+    let before = aws.inventory();
+    let shop = ["--stack-name", "shop", "--yes"];
+    let not_ours = "stack `shop` was made by something else";
+    user.run(&[&["deploy", "--function-zip", &zip()], &shop[..]].concat())
+        .failed(5, not_ours);
+    user.run(&[&["destroy"], &shop[..]].concat())
+        .failed(5, not_ours);
+    assert_eq!(aws.inventory(), before);
+
+    // Two teams: each stack goes with its own table.
+    let theirs = ["--stack-name", "b", "--table-name", "theirs"];
+    deploy(
+        &user,
+        &zip(),
+        &["--stack-name", "a", "--table-name", "team-a"],
+    );
+    deploy(&user, &zip(), &theirs);
+    let destroy =
+        |options: &[&str]| user.run(&[&["destroy", "--yes", "--delete-table"], options].concat());
+    destroy(&["--stack-name", "a", "--table-name", "theirs"])
+        .failed(2, "stack `a` keeps its clusters in table `team-a`");
+    destroy(&["--stack-name", "a"]).ended_with(0);
+    destroy(&["--stack-name", "b"]).failed(1, "table `theirs` was not made by cbbootstrap");
+    assert_eq!(
+        aws.inventory(),
+        json!([[BUCKET], ["theirs"], ["shop", "b"]])
     );
 }
 
@@ -328,8 +379,8 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
 fn what_a_failed_creation_left_is_replaced() {
     let aws = MiniStack::start();
     aws.boto(
-        "client('cloudformation').create_stack(StackName='cbbootstrap', TemplateBody=json.dumps({'Resources': {\
-         'Broken': {'Type': 'AWS::Logs::LogStream', 'Properties': {'LogGroupName': 'no-such-group'}}}}))",
+        "client('cloudformation').create_stack(StackName='cbbootstrap', TemplateBody=json.dumps({\
+         'Description': 'cbbootstrap: of an earlier day', 'Resources': {'Broken': {'Type': 'AWS::Logs::LogStream', 'Properties': {'LogGroupName': 'no-such-group'}}}}))",
     );
     let status = "client('cloudformation').describe_stacks(StackName='cbbootstrap')['Stacks'][0]['StackStatus']";
     assert_eq!(aws.boto(status), json!("ROLLBACK_COMPLETE"));

@@ -37,6 +37,15 @@ fn who_one_is_and_where() {
         .run(&[&deploy[..], &["--region", "no where"]].concat())
         .failed(2, "no where");
     user()
+        .with("AWS_REGION", "no where")
+        .run(&deploy)
+        .failed(2, "`no where` is no AWS region");
+    for bucket in ["My Bucket", "a/b", "", "arn:aws:s3:::x"] {
+        user()
+            .run(&[&deploy[..], &["--bucket", bucket]].concat())
+            .failed(2, "a bucket's name is");
+    }
+    user()
         .with("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
         .run(&deploy)
         .failed(1, "AWS does not accept the credentials");
@@ -199,7 +208,8 @@ fn tools_that_are_missing() {
     let bare = aws.user();
     with(bare, &["--builder", "zigbuild"]).failed(1, "`cargo-zigbuild` is not installed");
     with(aws.user(), &["--builder", "cargo-lambda"]).failed(1, "`cargo-lambda` is not installed");
-    with(aws.user().without("CARGO").with("PATH", "/nowhere"), &[]).failed(1, "cannot run cargo");
+    with(aws.user().without("CARGO").with("PATH", "/nowhere"), &[])
+        .failed(1, "there is no Rust compiler");
 
     let no_zig = tempdir().unwrap();
     std::os::unix::fs::symlink(

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashSet,
+    fs,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::PermissionsExt,
     thread,
 };
 
@@ -10,7 +12,7 @@ use cbbootstrap_tests::{
     cli::User,
     http,
     local::Local,
-    process::{kill, wait_until},
+    process::{is_alive, kill, wait_until},
     programs,
 };
 use serde_json::json;
@@ -134,6 +136,36 @@ fn a_signal_during_the_start_stops_it() {
     let output = child.wait_with_output().unwrap();
     // Too early for its handler, the signal itself ends it.
     assert!(matches!(output.status.code(), Some(4) | None), "{output:?}");
+}
+
+#[test]
+fn a_build_ends_with_the_deployer() {
+    for signal in ["TERM", "KILL"] {
+        let (directory, source) = (tempdir().unwrap(), source());
+        let (data, started) = (directory.path().join("data"), directory.path().join("pid"));
+        // A cargo that starts a compiler that takes for ever.
+        let cargo = directory.path().join("cargo");
+        let script = format!(
+            "#!/bin/sh\nsleep 1000 & echo $! >{}\nwait\n",
+            started.display()
+        );
+        fs::write(&cargo, script).unwrap();
+        fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+        let user = User::default().with("CARGO", cargo.display().to_string());
+        let data = data.display().to_string();
+        let mut child = user
+            .command(&[
+                "deploy", "--local", "--port", "0", "--data", &data, "--source", &source,
+            ])
+            .spawn()
+            .unwrap();
+        let compiler = || -> Option<u32> { fs::read_to_string(&started).ok()?.trim().parse().ok() };
+        wait_until("the compiler runs", || compiler().is_some_and(is_alive));
+        kill(signal, &child.id().to_string());
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), (signal == "TERM").then_some(4));
+        wait_until("the compiler is gone", || !compiler().is_some_and(is_alive));
+    }
 }
 
 #[test]

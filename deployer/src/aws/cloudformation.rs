@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use aws_sdk_cloudformation::{
     Client,
     error::ProvideErrorMetadata,
+    operation::delete_change_set::DeleteChangeSetError,
     types::{
         Capability, ChangeSetStatus, ChangeSetType, Parameter, StackStatus, Tag, TemplateStage,
     },
@@ -15,7 +16,8 @@ use super::{explain, is_transient};
 use crate::{
     failure::Failure,
     printer::Step,
-    stack::{self, Action, Change, Event, Stack},
+    signals::Signals,
+    stack::{self, Action, Change, DESCRIPTION, Event, OURS, Stack},
 };
 
 /// Between two looks at a stack: soon at first, for much is done in a second, then less often.
@@ -24,6 +26,9 @@ const LAST_POLL: Duration = Duration::from_secs(3);
 
 /// So many looks in a row may fail before the watch is given up. Such a failure says nothing about the stack.
 const LOST_POLLS: u32 = 30;
+
+/// How long the removal of a change set may hold up the end.
+const DISCARD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a stack is to be.
 #[derive(Debug)]
@@ -41,18 +46,18 @@ impl Wanted<'_> {
     pub fn is_met_by(&self, stack: &Stack, template: Option<&str>) -> bool {
         template.map(str::trim) == Some(self.template.trim())
             && stack.parameters == *self.parameters
-            && matches!(
-                stack::action(self.name, Some(&stack.status)),
-                Ok(Action::Update)
-            )
+            && matches!(stack::action(self.name, Some(stack)), Ok(Action::Update))
     }
 }
 
 /// A change set that can be executed.
 #[derive(Debug)]
 pub struct ChangeSet {
-    id: String,
-    stack_id: String,
+    name: String,
+    stack: String,
+    kind: ChangeSetType,
+    /// Whether the stack is there only to hold it.
+    creates_stack: bool,
     /// What it would change.
     pub changes: Vec<Change>,
 }
@@ -66,6 +71,7 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> 
     };
     Ok(stack.map(|stack| Stack {
         id: stack.stack_id.unwrap_or_else(|| name.to_owned()),
+        ours: is_ours(stack.description.as_deref(), stack.tags.as_deref()),
         status: stack
             .stack_status
             .unwrap_or_else(|| StackStatus::from("UNKNOWN")),
@@ -81,6 +87,14 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> 
             .or(stack.creation_time)
             .map(|time| time.to_string()),
     }))
+}
+
+fn is_ours(description: Option<&str>, tags: Option<&[Tag]>) -> bool {
+    let tagged = tags
+        .unwrap_or_default()
+        .iter()
+        .any(|tag| (tag.key(), tag.value()) == (Some(OURS.0), Some(OURS.1)));
+    tagged || description.is_some_and(|said| said.starts_with(DESCRIPTION))
 }
 
 fn pairs<T>(
@@ -113,78 +127,106 @@ pub async fn template(client: &Client, name: &str) -> anyhow::Result<Option<Stri
     }
 }
 
-/// `CloudFormation` has no code of its own for a stack that is not there.
+/// Whether there is no such stack, for which `CloudFormation` has no code of its own, or no such change set.
 fn is_missing<E: ProvideErrorMetadata, R>(
     error: &aws_sdk_cloudformation::error::SdkError<E, R>,
 ) -> bool {
     error.as_service_error().is_some_and(|error| {
-        error.code() == Some("ValidationError")
-            && error
-                .message()
-                .is_some_and(|said| said.contains("does not exist"))
+        let said = error.message().unwrap_or_default();
+        match error.code() {
+            Some("ChangeSetNotFound") => true,
+            Some("ValidationError") => said.contains("does not exist"),
+            _ => false,
+        }
     })
 }
 
 /// Works out what would change, and changes nothing yet; `None` if nothing would.
+///
+/// `stack_exists` before. Whatever goes wrong, and when a signal comes, the change set is removed again.
 pub async fn change_set(
     client: &Client,
     wanted: &Wanted<'_>,
-    kind: ChangeSetType,
+    stack_exists: bool,
+    action: Action,
+    signals: &mut Signals,
 ) -> anyhow::Result<Option<ChangeSet>> {
-    let what = format!("cannot prepare the change of stack `{}`", wanted.name);
-    let parameters = wanted.parameters.iter().map(|(key, value)| {
-        Parameter::builder()
-            .parameter_key(key)
-            .parameter_value(value)
-            .build()
-    });
-    let tag = Tag::builder()
-        .key("created-by")
-        .value("cbbootstrap")
-        .build();
-    let created = client
-        .create_change_set()
-        .stack_name(wanted.name)
-        .change_set_name(format!("cbbootstrap-{}", Uuid::new_v4()))
-        .change_set_type(kind.clone())
-        .template_body(wanted.template)
-        .set_parameters(Some(parameters.collect()))
-        .capabilities(Capability::CapabilityIam)
-        .tags(tag)
-        .send()
-        .await;
-    let created = created.map_err(|error| explain(&what, &error))?;
     let mut set = ChangeSet {
-        id: created.id.unwrap_or_default(),
-        stack_id: created.stack_id.unwrap_or_else(|| wanted.name.to_owned()),
+        name: format!("cbbootstrap-{}", Uuid::new_v4()),
+        stack: wanted.name.to_owned(),
+        kind: match action {
+            Action::Create | Action::Recreate => ChangeSetType::Create,
+            Action::Update => ChangeSetType::Update,
+        },
+        creates_stack: !stack_exists,
         changes: Vec::new(),
     };
-    let refused = match set.wait(client, &what).await {
-        Ok(None) => {
-            set.changes = set.read_changes(client).await?;
-            return Ok(Some(set));
+    let made = signals.or_stopped(set.make(client, wanted)).await;
+    match made {
+        Ok(Some(changes)) => {
+            set.changes = changes;
+            Ok(Some(set))
         }
-        Ok(Some(reason)) => reason,
-        Err(error) => return Err(error),
-    };
-    set.discard(client, kind).await?;
-    // The one way in which CloudFormation says that there is nothing to do.
-    if refused.contains("didn't contain changes")
-        || refused.contains("No updates are to be performed")
-    {
-        return Ok(None);
+        Ok(None) => {
+            set.discard(client).await?;
+            Ok(None)
+        }
+        Err(error) => {
+            // The first error is the one to tell.
+            let _ = set.discard(client).await;
+            Err(error)
+        }
     }
-    Err(Failure::new(format!("{what}: {refused}")).into())
 }
 
 impl ChangeSet {
+    /// Makes it and gives its changes, of which there may be none.
+    async fn make(
+        &self,
+        client: &Client,
+        wanted: &Wanted<'_>,
+    ) -> anyhow::Result<Option<Vec<Change>>> {
+        let what = format!("cannot prepare the change of stack `{}`", self.stack);
+        let parameters = wanted.parameters.iter().map(|(key, value)| {
+            Parameter::builder()
+                .parameter_key(key)
+                .parameter_value(value)
+                .build()
+        });
+        let tag = Tag::builder().key(OURS.0).value(OURS.1).build();
+        let created = client
+            .create_change_set()
+            .stack_name(&self.stack)
+            .change_set_name(&self.name)
+            .change_set_type(self.kind.clone())
+            .template_body(wanted.template)
+            .set_parameters(Some(parameters.collect()))
+            .capabilities(Capability::CapabilityIam)
+            .tags(tag)
+            .send()
+            .await;
+        created.map_err(|error| explain(&what, &error))?;
+        match self.wait(client, &what).await? {
+            None => Ok(Some(self.read_changes(client).await?)),
+            // The one way in which CloudFormation says that there is nothing to do.
+            Some(refused)
+                if refused.contains("didn't contain changes")
+                    || refused.contains("No updates are to be performed") =>
+            {
+                Ok(None)
+            }
+            Some(refused) => Err(Failure::new(format!("{what}: {refused}")).into()),
+        }
+    }
+
     /// Waits until it is made. `Some` is the reason why it was not.
     async fn wait(&self, client: &Client, what: &str) -> anyhow::Result<Option<String>> {
         let mut pause = FIRST_POLL;
         loop {
             let set = client
                 .describe_change_set()
-                .change_set_name(&self.id)
+                .stack_name(&self.stack)
+                .change_set_name(&self.name)
                 .send()
                 .await;
             let set = set.map_err(|error| explain(what, &error))?;
@@ -202,7 +244,8 @@ impl ChangeSet {
     async fn read_changes(&self, client: &Client) -> anyhow::Result<Vec<Change>> {
         let pages = client
             .describe_change_set()
-            .change_set_name(&self.id)
+            .stack_name(&self.stack)
+            .change_set_name(&self.name)
             .into_paginator()
             .items()
             .send();
@@ -236,33 +279,66 @@ impl ChangeSet {
     pub async fn execute(&self, client: &Client) -> anyhow::Result<()> {
         let executed = client
             .execute_change_set()
-            .change_set_name(&self.id)
+            .stack_name(&self.stack)
+            .change_set_name(&self.name)
             .send()
             .await;
         executed.map_err(|error| explain("cannot execute the change set", &error))?;
         Ok(())
     }
 
-    /// Removes it, and the stack that it may have brought into being to hold it.
-    pub async fn discard(&self, client: &Client, kind: ChangeSetType) -> anyhow::Result<()> {
-        let deleted = client
-            .delete_change_set()
-            .change_set_name(&self.id)
-            .send()
-            .await;
-        deleted.map_err(|error| explain("cannot delete the change set", &error))?;
-        if kind == ChangeSetType::Create {
-            let stack = find(client, &self.stack_id).await?;
-            if stack.is_some_and(|stack| stack.status == StackStatus::ReviewInProgress) {
-                request_deletion(client, &self.stack_id).await?;
+    /// Removes it, and the stack that it brought into being to hold it.
+    pub async fn discard(&self, client: &Client) -> anyhow::Result<()> {
+        tokio::time::timeout(DISCARD_PATIENCE, self.try_discard(client))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::new(format!(
+                    "change set `{}` of stack `{}` is left",
+                    self.name, self.stack
+                ))
+                .hint("nothing was changed; the next deployment makes a new one")
+                .into())
+            })
+    }
+
+    async fn try_discard(&self, client: &Client) -> anyhow::Result<()> {
+        loop {
+            let deleted = client
+                .delete_change_set()
+                .stack_name(&self.stack)
+                .change_set_name(&self.name)
+                .send()
+                .await;
+            match deleted {
+                Ok(_) => break,
+                Err(error) if is_missing(&error) => break,
+                // It is still being made.
+                Err(error)
+                    if error.as_service_error().is_some_and(
+                        DeleteChangeSetError::is_invalid_change_set_status_exception,
+                    ) =>
+                {
+                    tokio::time::sleep(FIRST_POLL).await;
+                }
+                Err(error) => return Err(explain("cannot delete the change set", &error).into()),
+            }
+        }
+        if !self.creates_stack {
+            return Ok(());
+        }
+        let Some(stack) = find(client, &self.stack).await? else {
+            return Ok(());
+        };
+        if stack.status == StackStatus::ReviewInProgress {
+            request_deletion(client, &stack.id).await?;
+            while find(client, &self.stack)
+                .await?
+                .is_some_and(|stack| stack.status != StackStatus::DeleteComplete)
+            {
+                tokio::time::sleep(FIRST_POLL).await;
             }
         }
         Ok(())
-    }
-
-    /// The stack that it changes.
-    pub fn stack_id(&self) -> &str {
-        &self.stack_id
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::{
     Client,
+    error::ProvideErrorMetadata,
     types::{
         AttributeDefinition, BillingMode, ContinuousBackupsStatus, KeySchemaElement, KeyType,
         PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
@@ -231,6 +232,24 @@ async fn within_patience(
         })
 }
 
+/// The table of this name, which must be one that this program made; `None` if there is none.
+pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Table>> {
+    let Some(table) = Table::find(client, name).await? else {
+        return Ok(None);
+    };
+    if is_ours(client, &table).await? {
+        return Ok(Some(table));
+    }
+    Err(
+        Failure::new(format!("table `{name}` was not made by cbbootstrap"))
+            .hint(format!(
+                "leave `--delete-table` out, and delete it with `aws dynamodb delete-table --table-name {name}`"
+            ))
+            .into(),
+    )
+}
+
+/// Whether this program made the table. Who may not read its tags has brought one.
 async fn is_ours(client: &Client, table: &Table) -> anyhow::Result<bool> {
     let arn = table.description.table_arn.clone().unwrap_or_default();
     let tags = client
@@ -238,11 +257,15 @@ async fn is_ours(client: &Client, table: &Table) -> anyhow::Result<bool> {
         .resource_arn(&arn)
         .send()
         .await;
-    let tags = tags.map_err(|error| explain(format!("cannot read the tags of `{arn}`"), &error))?;
-    Ok(tags
-        .tags()
-        .iter()
-        .any(|tag| (tag.key.as_str(), tag.value.as_str()) == OURS))
+    match tags {
+        // A table has 50 tags at most, and the first answer holds them all.
+        Ok(tags) => Ok(tags
+            .tags()
+            .iter()
+            .any(|tag| (tag.key.as_str(), tag.value.as_str()) == OURS)),
+        Err(error) if error.code() == Some("AccessDeniedException") => Ok(false),
+        Err(error) => Err(explain(format!("cannot read the tags of `{arn}`"), &error).into()),
+    }
 }
 
 async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {

@@ -21,13 +21,19 @@ use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use aws_types::os_shim_internal::{Env, Fs};
 
-use crate::{cli::AwsArgs, failure::Failure};
+use crate::{
+    cli::{AwsArgs, region_name},
+    failure::{Exit, Failure},
+};
 
 /// How often a call is tried: a deployment is worth some patience with throttling.
 const ATTEMPTS: u32 = 6;
 
-/// How long to wait for a connection. An endpoint that is not there should be told soon.
+/// How long one try may wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one try of a call may take. Uploads have more.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// AWS: one account, one region, a client a service.
 #[derive(Clone, Debug)]
@@ -57,6 +63,7 @@ impl Aws {
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
                     .build(),
             )
             .app_name(AppName::new(env!("CARGO_PKG_NAME"))?);
@@ -72,6 +79,11 @@ impl Aws {
                 .hint("give `--region`, set `AWS_REGION`, or put `region` into the profile")
                 .into());
         };
+        region_name(region.as_ref()).map_err(|rule| {
+            Failure::new(format!("`{region}` is no AWS region"))
+                .hint(rule)
+                .exit(Exit::Usage)
+        })?;
         if let Some(profile) = &args.profile {
             // A profile that was named beats the keys in the environment. Left to itself, the SDK takes these.
             let sources = ProviderConfig::default()
@@ -91,12 +103,11 @@ impl Aws {
     }
 
     fn new(config: &SdkConfig, region: String) -> Self {
-        // Endpoints of one's own have no host name for each bucket.
+        // An endpoint of one's own has no host name for each bucket.
+        let own_endpoint =
+            config.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
         let s3 = aws_sdk_s3::config::Builder::from(config)
-            .force_path_style(
-                std::env::vars_os()
-                    .any(|(name, _)| name.to_string_lossy().starts_with("AWS_ENDPOINT_URL")),
-            )
+            .force_path_style(own_endpoint)
             .build();
         Self {
             region,
@@ -108,14 +119,28 @@ impl Aws {
         }
     }
 
-    /// The number of the account that the credentials belong to.
-    pub async fn account(&self) -> anyhow::Result<String> {
+    /// Whom the credentials belong to.
+    pub async fn identity(&self) -> anyhow::Result<Identity> {
         let identity = self.sts.get_caller_identity().send().await;
         let identity = identity.map_err(|error| explain("cannot sign in to AWS", &error))?;
-        identity
-            .account
-            .ok_or_else(|| Failure::new("AWS does not say whose the credentials are").into())
+        let partition = identity.arn().and_then(|arn| arn.split(':').nth(1));
+        match (partition, identity.account()) {
+            (Some(partition), Some(account)) => Ok(Identity {
+                partition: partition.to_owned(),
+                account: account.to_owned(),
+            }),
+            _ => Err(Failure::new("AWS does not say whose the credentials are").into()),
+        }
     }
+}
+
+/// Whom credentials belong to.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The part of AWS that ARNs begin with: `aws`, `aws-cn`, `aws-us-gov`, …
+    pub partition: String,
+    /// The account's number.
+    pub account: String,
 }
 
 /// A client for a `DynamoDB` on this machine, which takes any credentials.

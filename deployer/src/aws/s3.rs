@@ -1,7 +1,10 @@
 //! The bucket that hands the function's zip to `CloudFormation`.
 
+use std::time::Duration;
+
 use aws_sdk_s3::{
     Client,
+    config::timeout::TimeoutConfig,
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
     types::{
@@ -12,30 +15,33 @@ use aws_sdk_s3::{
 };
 use serde_json::json;
 
-use super::explain;
+use super::{Identity, explain};
 use crate::{build::artifact::Artifact, failure::Failure};
+
+/// How long one try of an upload may take.
+const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Where the artifact goes.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     /// Its name.
     pub name: String,
-    /// The account that it must belong to.
-    account: String,
+    /// Whom it must belong to.
+    owner: Identity,
     /// Whether it is this program's to make and to set up; a bucket that the user brings is not.
     ours: bool,
 }
 
 impl Bucket {
     /// The bucket that the user names, or the one of this account and region.
-    pub fn new(asked: Option<&str>, account: &str, region: &str) -> Self {
+    pub fn new(asked: Option<&str>, owner: Identity, region: &str) -> Self {
         let name = asked.map_or_else(
-            || format!("cbbootstrap-artifacts-{account}-{region}"),
+            || format!("cbbootstrap-artifacts-{}-{region}", owner.account),
             str::to_owned,
         );
         Self {
             name,
-            account: account.to_owned(),
+            owner,
             ours: asked.is_none(),
         }
     }
@@ -45,7 +51,7 @@ impl Bucket {
         let head = client
             .head_bucket()
             .bucket(&self.name)
-            .expected_bucket_owner(&self.account)
+            .expected_bucket_owner(&self.owner.account)
             .send()
             .await;
         let error = match head {
@@ -90,7 +96,7 @@ impl Bucket {
     fn not_yours(&self) -> Failure {
         Failure::new(format!(
             "bucket `{}` belongs to another account than {}, or these credentials may not use it",
-            self.name, self.account
+            self.name, self.owner.account
         ))
         .hint("name one of your own with `--bucket`, or ask for `s3:ListBucket` on it")
     }
@@ -137,7 +143,7 @@ impl Bucket {
         if !self.ours {
             return Ok(());
         }
-        let (bucket, owner) = (self.name.as_str(), self.account.as_str());
+        let (bucket, owner) = (self.name.as_str(), self.owner.account.as_str());
         let aes256 = ServerSideEncryptionByDefault::builder()
             .sse_algorithm(ServerSideEncryption::Aes256)
             .build()?;
@@ -153,6 +159,7 @@ impl Bucket {
             .ignore_public_acls(true)
             .restrict_public_buckets(true)
             .build();
+        let arn = format!("arn:{}:s3:::{bucket}", self.owner.partition);
         let policy = json!({
             "Version": "2012-10-17",
             "Statement": [{
@@ -160,32 +167,32 @@ impl Bucket {
                 "Effect": "Deny",
                 "Principal": "*",
                 "Action": "s3:*",
-                "Resource": [format!("arn:{}:s3:::{bucket}", partition(client)), format!("arn:{}:s3:::{bucket}/*", partition(client))],
+                "Resource": [&arn, &format!("{arn}/*")],
                 "Condition": {"Bool": {"aws:SecureTransport": "false"}},
             }],
         });
-        let (encrypted, private) = tokio::join!(
-            client
-                .put_bucket_encryption()
-                .bucket(bucket)
-                .expected_bucket_owner(owner)
-                .server_side_encryption_configuration(encryption)
-                .send(),
-            client
-                .put_public_access_block()
-                .bucket(bucket)
-                .expected_bucket_owner(owner)
-                .public_access_block_configuration(private)
-                .send(),
-        );
+        // One after the other: S3 refuses two changes of one bucket at a time.
+        let encrypted = client
+            .put_bucket_encryption()
+            .bucket(bucket)
+            .expected_bucket_owner(owner)
+            .server_side_encryption_configuration(encryption)
+            .send()
+            .await;
         encrypted.map_err(|error| explain(format!("cannot encrypt bucket `{bucket}`"), &error))?;
-        private.map_err(|error| {
+        let closed = client
+            .put_public_access_block()
+            .bucket(bucket)
+            .expected_bucket_owner(owner)
+            .public_access_block_configuration(private)
+            .send()
+            .await;
+        closed.map_err(|error| {
             explain(
                 format!("cannot block public access to bucket `{bucket}`"),
                 &error,
             )
         })?;
-        // After the others: S3 refuses two changes of one bucket's access at a time.
         let policy = client
             .put_bucket_policy()
             .bucket(bucket)
@@ -214,7 +221,7 @@ impl Bucket {
             .head_object()
             .bucket(&self.name)
             .key(&key)
-            .expected_bucket_owner(&self.account)
+            .expected_bucket_owner(&self.owner.account)
             .send()
             .await;
         match head {
@@ -236,13 +243,18 @@ impl Bucket {
     /// Uploads the artifact.
     pub async fn upload(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<()> {
         let key = Self::key(artifact);
+        let patient = TimeoutConfig::builder()
+            .operation_attempt_timeout(UPLOAD_TIMEOUT)
+            .build();
         let put = client
             .put_object()
             .bucket(&self.name)
             .key(&key)
-            .expected_bucket_owner(&self.account)
+            .expected_bucket_owner(&self.owner.account)
             .content_type("application/zip")
             .body(ByteStream::from(artifact.zip.clone()))
+            .customize()
+            .config_override(aws_sdk_s3::config::Builder::new().timeout_config(patient))
             .send()
             .await;
         put.map_err(|error| {
@@ -252,19 +264,5 @@ impl Bucket {
             )
         })?;
         Ok(())
-    }
-}
-
-/// The partition that the client's region is in: `aws`, `aws-cn`, `aws-us-gov`.
-fn partition(client: &Client) -> &'static str {
-    let region = client
-        .config()
-        .region()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    match region.as_str() {
-        region if region.starts_with("cn-") => "aws-cn",
-        region if region.starts_with("us-gov-") => "aws-us-gov",
-        _ => "aws",
     }
 }

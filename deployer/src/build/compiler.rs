@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use serde::Deserialize;
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::Command,
@@ -17,7 +18,8 @@ use super::{elf::LAMBDA_GLIBC, source};
 use crate::{
     cli::{Arch, BuildArgs, BuilderChoice},
     failure::Failure,
-    printer::Step,
+    leash::Leash,
+    printer::{HEARTBEAT, Step},
 };
 
 /// The lines of cargo's that are kept for when it fails.
@@ -53,6 +55,15 @@ pub struct Compiler {
     arch: Arch,
     /// None for this machine.
     builder: Option<Builder>,
+}
+
+/// What was built.
+#[derive(Debug)]
+pub struct Built {
+    /// The executable.
+    pub path: PathBuf,
+    /// What the executable may be in, which goes with this.
+    _directory: TempDir,
 }
 
 impl Arch {
@@ -99,13 +110,16 @@ impl Compiler {
         self.arch
     }
 
-    /// Builds the function and gives the executable's path.
-    pub async fn build(&self, step: &mut Step) -> anyhow::Result<PathBuf> {
+    /// Builds the function.
+    pub async fn build(&self, step: &mut Step) -> anyhow::Result<Built> {
         let lambda_directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let mut command = self.command(lambda_directory.path());
         step.note(format!("`{}`", described(&command)));
+        // Cargo starts compilers, and they others: all end with this program, and with this future.
+        let leash = Leash::new()?;
         let mut cargo = command
             .current_dir(&self.source)
+            .process_group(leash.group())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -126,20 +140,18 @@ impl Compiler {
             .hint("cargo's own words stand above")
             .into());
         }
-        let executable = match self.builder {
+        let path = match self.builder {
             // It tells no path, but takes a directory.
-            Some(Builder::CargoLambda) => Some(self.keep(lambda_directory.path())?),
+            Some(Builder::CargoLambda) => Some(lambda_directory.path().join("bootstrap/bootstrap")),
             _ => executable,
         };
-        executable.ok_or_else(|| Failure::new("cargo built no executable `bootstrap`").into())
-    }
-
-    /// Moves what `cargo lambda` built out of the temporary directory.
-    fn keep(&self, directory: &Path) -> anyhow::Result<PathBuf> {
-        let kept = self.source.join("target/lambda-bootstrap");
-        std::fs::copy(directory.join("bootstrap/bootstrap"), &kept)
-            .context("`cargo lambda build` left no executable")?;
-        Ok(kept)
+        match path.filter(|path| path.is_file()) {
+            Some(path) => Ok(Built {
+                path,
+                _directory: lambda_directory,
+            }),
+            None => Err(Failure::new("cargo built no executable `bootstrap`").into()),
+        }
     }
 
     fn command(&self, lambda_directory: &Path) -> Command {
@@ -184,9 +196,10 @@ fn cargo() -> std::ffi::OsString {
 }
 
 fn no_cargo(error: &std::io::Error) -> Failure {
-    Failure::new(format!("cannot run cargo ({error})"))
-        .hint("install Rust (https://rustup.rs), or bring a zip with `--function-zip FILE`")
+    Failure::new(format!("cannot run cargo ({error})")).hint(NO_RUST)
 }
+
+const NO_RUST: &str = "install Rust (https://rustup.rs), or bring a zip with `--function-zip FILE`";
 
 /// The command as one would type it.
 fn described(command: &Command) -> String {
@@ -228,7 +241,16 @@ async fn progress(stderr: Option<impl AsyncRead + Unpin>, step: &mut Step) -> Ve
     let Some(stderr) = stderr else { return kept };
     let mut lines = BufReader::new(stderr).lines();
     let mut compiled = 0;
-    while let Ok(Some(line)) = lines.next_line().await {
+    loop {
+        let line = match tokio::time::timeout(HEARTBEAT, lines.next_line()).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(_) => break,
+            // The last crate can take minutes, in which cargo says nothing.
+            Err(_) => {
+                step.busy("still compiling");
+                continue;
+            }
+        };
         let words = line.trim_start();
         if let Some(crate_and_version) = words.strip_prefix("Compiling ") {
             compiled += 1;
@@ -269,8 +291,9 @@ impl Toolchain {
             said("cargo-zigbuild", &["zig", "cc", "--", "--version"]),
             said("cargo-lambda", &["lambda", "--version"]),
         );
-        let rustc =
-            rustc.ok_or_else(|| no_cargo(&std::io::Error::other("`rustc -vV` gives nothing")))?;
+        let rustc = rustc.ok_or_else(|| {
+            Failure::new("there is no Rust compiler (`rustc -vV` fails)").hint(NO_RUST)
+        })?;
         let version = String::from_utf8_lossy(&rustc.stdout);
         let host = version
             .lines()

@@ -2,13 +2,16 @@
 
 use object::{
     Endianness, elf,
-    read::elf::{ElfFile64, FileHeader},
+    read::elf::{ElfFile64, FileHeader, ProgramHeader},
 };
 
 use crate::{cli::Arch, failure::Failure};
 
 /// The C library of Amazon Linux 2023, on which `provided.al2023` runs.
 pub const LAMBDA_GLIBC: Version = Version(2, 34);
+
+const BUILD_FOR_LAMBDA: &str =
+    "build it with `--builder zigbuild`, for which `pip install cargo-zigbuild ziglang` is enough";
 
 /// A version of the GNU C library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +27,9 @@ impl std::fmt::Display for Version {
 #[derive(Debug, PartialEq, Eq)]
 struct Executable {
     machine: elf::Machine,
-    /// The newest GLIBC symbol it asks for; none where it is static.
+    /// The program that loads it and its libraries; none where it is static.
+    loader: Option<String>,
+    /// The newest GLIBC symbol it asks for.
     glibc: Option<Version>,
 }
 
@@ -61,18 +66,32 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
         ))
         .hint(way_out));
     }
+    if let Some(loader) = executable.loader.as_deref()
+        && !loader.contains("/ld-linux-")
+    {
+        return Err(Failure::new(format!(
+            "`bootstrap` is loaded by `{loader}`, which Lambda's Amazon Linux 2023 does not have"
+        ))
+        .hint(BUILD_FOR_LAMBDA));
+    }
     match executable.glibc {
         Some(needed) if needed > LAMBDA_GLIBC => Err(Failure::new(format!(
             "`bootstrap` needs GLIBC {needed}, and Lambda's Amazon Linux 2023 has {LAMBDA_GLIBC}"
         ))
-        .hint("build it with `--builder zigbuild`, for which `pip install cargo-zigbuild ziglang` is enough")),
+        .hint(BUILD_FOR_LAMBDA)),
         _ => Ok(()),
     }
 }
 
-fn inspect(bytes: &[u8]) -> object::Result<Executable> {
+fn inspect(bytes: &[u8]) -> anyhow::Result<Executable> {
     let file = ElfFile64::<Endianness>::parse(bytes)?;
     let (endian, header) = (file.endian(), file.elf_header());
+    let mut loader = None;
+    for segment in header.program_headers(endian, bytes)? {
+        if let Some(path) = segment.interpreter(endian, bytes)? {
+            loader = Some(String::from_utf8_lossy(path).into_owned());
+        }
+    }
     let sections = header.sections(endian, bytes)?;
     let mut glibc = None;
     if let Some((mut libraries, names)) = sections.gnu_verneed(endian, bytes)? {
@@ -82,15 +101,22 @@ fn inspect(bytes: &[u8]) -> object::Result<Executable> {
                 glibc = glibc.max(glibc_version(symbol.name(endian, names)?));
             }
         }
+    } else if loader.is_some() {
+        anyhow::bail!("it does not say which libraries it needs");
     }
     Ok(Executable {
         machine: header.e_machine(endian),
+        loader,
         glibc,
     })
 }
 
-/// `GLIBC_2.34` and `GLIBC_2.2.5`, but not `GLIBC_PRIVATE` or `GCC_3.0`.
+/// `GLIBC_2.34` and `GLIBC_2.2.5`, but not `GLIBC_PRIVATE` or `GCC_3.0`. Relative relocations in the packed form have a
+/// mark of their own, and came with 2.36.
 fn glibc_version(symbol: &[u8]) -> Option<Version> {
+    if symbol == b"GLIBC_ABI_DT_RELR" {
+        return Some(Version(2, 36));
+    }
     let mut numbers = std::str::from_utf8(symbol)
         .ok()?
         .strip_prefix("GLIBC_")?
@@ -108,6 +134,7 @@ mod tests {
         for (symbol, expected) in [
             ("GLIBC_2.2.5", Some(Version(2, 2))),
             ("GLIBC_2.34", Some(Version(2, 34))),
+            ("GLIBC_ABI_DT_RELR", Some(Version(2, 36))),
             ("GLIBC_PRIVATE", None),
             ("GCC_3.0", None),
             ("GLIBC_", None),
@@ -119,9 +146,17 @@ mod tests {
 
     #[test]
     fn what_lambda_runs() {
-        let judge = |machine, glibc, arch| {
-            super::judge(&Executable { machine, glibc }, arch)
-                .map_err(|failure| failure.to_string())
+        let judge = |machine, glibc: Option<Version>, arch| {
+            let loader = glibc.map(|_| "/lib64/ld-linux-x86-64.so.2".to_owned());
+            super::judge(
+                &Executable {
+                    machine,
+                    loader,
+                    glibc,
+                },
+                arch,
+            )
+            .map_err(|failure| failure.to_string())
         };
         let new = Some(Version(2, 39));
         for (machine, glibc, arch, refusal) in [
@@ -139,6 +174,17 @@ mod tests {
                 (outcome, _) => panic!("{machine:?} {glibc:?} {arch}: {outcome:?}"),
             }
         }
+    }
+
+    #[test]
+    fn another_c_library_is_refused() {
+        let musl = Executable {
+            machine: elf::EM_X86_64,
+            loader: Some("/lib/ld-musl-x86_64.so.1".to_owned()),
+            glibc: None,
+        };
+        let message = super::judge(&musl, Arch::X86_64).unwrap_err().to_string();
+        assert!(message.contains("ld-musl"), "{message}");
     }
 
     #[test]

@@ -40,9 +40,9 @@ impl Function {
         match self {
             Self::Ready(artifact) => Ok(artifact),
             Self::Source(compiler) => {
-                let (arch, executable) = (compiler.arch(), compiler.build(step).await?);
-                let bytes = std::fs::read(&executable)
-                    .with_context(|| format!("cannot read `{}`", executable.display()))?;
+                let (arch, built) = (compiler.arch(), compiler.build(step).await?);
+                let bytes = std::fs::read(&built.path)
+                    .with_context(|| format!("cannot read `{}`", built.path.display()))?;
                 Artifact::pack(&bytes, arch)
             }
         }
@@ -52,7 +52,7 @@ impl Function {
 /// Builds the function for this machine, the way that `cargo run` builds this program, so that both share what they
 /// have in common.
 pub async fn for_this_machine(args: &BuildArgs, step: &mut Step) -> anyhow::Result<PathBuf> {
-    Compiler::for_this_machine(args)?.build(step).await
+    Ok(Compiler::for_this_machine(args)?.build(step).await?.path)
 }
 
 /// This machine's processor, where Lambda offers it.

@@ -5,19 +5,20 @@ use std::{collections::BTreeMap, fmt::Display};
 use serde::Serialize;
 
 use super::{
-    confirm, curl,
-    wanted::{self, Found, change_set_type},
+    confirm, curl, settled,
+    wanted::{self, Found},
 };
 use crate::{
     aws::{
         Aws,
-        cloudformation::{self, Wanted, Watch},
+        cloudformation::{self, ChangeSet, Wanted, Watch},
         dynamodb::{self, Place},
     },
     build::{Function, artifact::Artifact},
     cli::DeployArgs,
     failure::Failure,
     printer::Printer,
+    signals::Signals,
     smoke,
     stack::{self, Action, Stack},
     template::TEMPLATE,
@@ -63,13 +64,43 @@ impl Display for Deployed {
 }
 
 /// Deploys to AWS.
-pub async fn run(args: DeployArgs, printer: &Printer) -> anyhow::Result<()> {
+pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
+    let (aws, found, artifact, made) = signals.or_stopped(prepare(&args, printer)).await?;
+    let (stack, stack_changed) =
+        deploy_stack(&aws, &args, found, &artifact, printer, signals).await?;
+    let endpoint = stack.output("Endpoint")?.to_owned();
+    let smoke = if args.no_smoke {
+        None
+    } else {
+        let smoke = run_smoke(&endpoint, stack_changed, printer);
+        Some(signals.or_stopped(smoke).await?)
+    };
+    let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
+    printer.result(&Deployed {
+        endpoint,
+        stack_name: args.stack.stack_name,
+        region: aws.region,
+        changed: made || stack_changed,
+        function_sha256: artifact.sha256,
+        table: args.table.table_name,
+        smoke,
+        seconds: printer.seconds(),
+    })?;
+    Ok(verdict?)
+}
+
+/// All that comes before the stack: looks at what is there, builds, and makes the table and the bucket where they are
+/// missing. Says whether one was.
+async fn prepare(
+    args: &DeployArgs,
+    printer: &Printer,
+) -> anyhow::Result<(Aws, Found, Artifact, bool)> {
     // What can be wrong on this machine is found before anything is asked of AWS, and what can be wrong there before
     // anything is made.
     let function = Function::find(&args.function).await?;
     let aws = Aws::connect(&args.stack.aws).await?;
     let (stack_name, table_name) = (&args.stack.stack_name, &args.table.table_name);
-    let found = wanted::look(&aws, stack_name, table_name, args.bucket.as_deref()).await?;
+    let mut found = wanted::look(&aws, stack_name, table_name, args.bucket.as_deref()).await?;
     if let Some(question) =
         stack::question_about_table(stack_name, found.stack.as_ref(), table_name)
     {
@@ -86,62 +117,42 @@ pub async fn run(args: DeployArgs, printer: &Printer) -> anyhow::Result<()> {
         ));
         anyhow::Ok(artifact)
     };
-    // Both to their ends: a table or bucket must not be left half-made because a build fails.
-    let (artifact, prepared) = tokio::join!(build, prepare(&aws, &args, found, printer));
-    let ((found, table_made), artifact) = (prepared?, artifact?);
-
-    let (stack, stack_changed) = deploy_stack(&aws, &args, found, &artifact, printer).await?;
-    let endpoint = stack.output("Endpoint")?.to_owned();
-    let smoke = if args.no_smoke {
-        None
-    } else {
-        Some(run_smoke(&endpoint, stack_changed, printer).await?)
-    };
-    let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
-    printer.result(&Deployed {
-        endpoint,
-        stack_name: args.stack.stack_name,
-        region: aws.region,
-        changed: table_made || stack_changed,
-        function_sha256: artifact.sha256,
-        table: args.table.table_name,
-        smoke,
-        seconds: printer.seconds(),
-    })?;
-    Ok(verdict?)
-}
-
-/// Makes the table and the bucket where they are missing. Says whether the table was.
-async fn prepare(
-    aws: &Aws,
-    args: &DeployArgs,
-    mut found: Found,
-    printer: &Printer,
-) -> anyhow::Result<(Found, bool)> {
-    let name = &args.table.table_name;
     let existing = found.table.take();
     let table = async {
         let step = printer.step("table");
-        let made = dynamodb::ensure(&aws.dynamodb, name, existing, Place::Aws).await?;
+        let made = dynamodb::ensure(&aws.dynamodb, table_name, existing, Place::Aws).await?;
         step.done(format_args!(
-            "`{name}` {}",
+            "`{table_name}` {}",
             if made { "created" } else { "is there" }
         ));
         anyhow::Ok(made)
     };
     let bucket = async {
-        if found.bucket_exists {
-            return Ok(());
+        if !found.bucket_exists {
+            let step = printer.step("bucket");
+            found.bucket.create(&aws.s3, &aws.region).await?;
+            found.bucket.protect(&aws.s3).await?;
+            step.done(format_args!("`{}` created", found.bucket.name));
         }
-        let step = printer.step("bucket");
-        found.bucket.create(&aws.s3, &aws.region).await?;
-        found.bucket.protect(&aws.s3).await?;
-        step.done(format_args!("`{}` created", found.bucket.name));
-        anyhow::Ok(())
+        anyhow::Ok(!found.bucket_exists)
     };
-    let (table_made, bucket) = tokio::join!(table, bucket);
-    bucket?;
-    Ok((found, table_made?))
+    // All to their ends: a table or bucket must not be left half-made because a build fails.
+    let (artifact, table_made, bucket_made) = tokio::join!(build, table, bucket);
+    // The last error is the program's; the others are told here.
+    let mut errors: Vec<_> = [
+        artifact.as_ref().err(),
+        table_made.as_ref().err(),
+        bucket_made.as_ref().err(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    errors.pop();
+    for error in errors {
+        printer.error(error);
+    }
+    let (bucket_made, table_made, artifact) = (bucket_made?, table_made?, artifact?);
+    Ok((aws, found, artifact, table_made || bucket_made))
 }
 
 /// Brings the stack to what is wanted, and says whether that took a change.
@@ -151,6 +162,7 @@ async fn deploy_stack(
     found: Found,
     artifact: &Artifact,
     printer: &Printer,
+    signals: &mut Signals,
 ) -> anyhow::Result<(Stack, bool)> {
     let name = args.stack.stack_name.as_str();
     let parameters =
@@ -176,43 +188,48 @@ async fn deploy_stack(
         return Ok((stack.clone(), false));
     }
 
-    let step = printer.step("upload");
-    if bucket.holds(&aws.s3, artifact).await? {
-        step.done("the bucket has it already");
-    } else {
-        if bucket_exists {
-            bucket.protect(&aws.s3).await?;
+    let upload = async {
+        let step = printer.step("upload");
+        if bucket.holds(&aws.s3, artifact).await? {
+            step.done("the bucket has it already");
+        } else {
+            if bucket_exists {
+                bucket.protect(&aws.s3).await?;
+            }
+            bucket.upload(&aws.s3, artifact).await?;
+            step.done(format_args!("to bucket `{}`", bucket.name));
         }
-        bucket.upload(&aws.s3, artifact).await?;
-        step.done(format_args!("to bucket `{}`", bucket.name));
-    }
+        anyhow::Ok(())
+    };
+    signals.or_stopped(upload).await?;
 
+    let client = &aws.cloudformation;
     let mut step = printer.step("stack");
     if let (Action::Recreate, Some(remains)) = (action, &before) {
         step.line(format_args!(
             "{} from an earlier failure; deleting what is left",
             remains.status
         ));
-        let watch = Watch::begin(&aws.cloudformation, &remains.id).await?;
-        cloudformation::request_deletion(&aws.cloudformation, &remains.id).await?;
-        settled(name, watch, &mut step).await?;
+        let watch = Watch::begin(client, &remains.id).await?;
+        cloudformation::request_deletion(client, &remains.id).await?;
+        settled(name, watch, &mut step, signals).await?;
     }
-    let set =
-        cloudformation::change_set(&aws.cloudformation, &wanted, change_set_type(action)).await?;
+    let stack_exists = before.is_some() && action != Action::Recreate;
+    let set = cloudformation::change_set(client, &wanted, stack_exists, action, signals).await?;
     let changed = set.is_some();
     if let Some(set) = set {
-        if stack::moves_endpoint(&set.changes) {
-            let question =
-                format!("This update gives the API of stack `{name}` another endpoint. Go on?");
-            if let Err(no) = confirm(&question, args.yes, printer).await {
-                set.discard(&aws.cloudformation, change_set_type(action))
-                    .await?;
-                return Err(no);
+        let watch = match signals.or_stopped(ready(aws, args, &set, printer)).await {
+            Ok(watch) => watch,
+            Err(error) => {
+                let _ = set.discard(client).await;
+                return Err(error);
             }
+        };
+        if let Err(error) = set.execute(client).await {
+            let _ = set.discard(client).await;
+            return Err(error);
         }
-        let watch = Watch::begin(&aws.cloudformation, set.stack_id()).await?;
-        set.execute(&aws.cloudformation).await?;
-        settled(name, watch, &mut step).await?;
+        settled(name, watch, &mut step, signals).await?;
     }
     let found = cloudformation::find(&aws.cloudformation, name).await?;
     let stack = found
@@ -225,17 +242,20 @@ async fn deploy_stack(
     Ok((stack, changed))
 }
 
-async fn settled(
-    name: &str,
-    watch: Watch<'_>,
-    step: &mut crate::printer::Step,
-) -> anyhow::Result<()> {
-    let (status, events) = watch.settle(step).await?;
-    if stack::is_success(&status) {
-        Ok(())
-    } else {
-        Err(stack::failed(name, &status, &events).into())
+/// What precedes the execution of a change set: a yes, where it takes one, and the watch over the stack.
+async fn ready<'a>(
+    aws: &'a Aws,
+    args: &'a DeployArgs,
+    set: &ChangeSet,
+    printer: &Printer,
+) -> anyhow::Result<Watch<'a>> {
+    let name = &args.stack.stack_name;
+    if stack::moves_endpoint(&set.changes) {
+        let question =
+            format!("This update gives the API of stack `{name}` another endpoint. Go on?");
+        confirm(&question, args.yes, printer).await?;
     }
+    Watch::begin(&aws.cloudformation, name).await
 }
 
 /// The smoke test as a step of a deployment.

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
-use super::confirm;
+use super::{confirm, settled};
 use crate::{
     aws::{
         Aws,
@@ -14,7 +14,8 @@ use crate::{
     cli::DestroyArgs,
     failure::{Exit, Failure},
     printer::Printer,
-    stack,
+    signals::Signals,
+    stack::{self, Stack},
 };
 
 #[derive(Debug, Serialize)]
@@ -24,7 +25,8 @@ struct Destroyed {
     /// Whether anything had to be deleted.
     changed: bool,
     stack_deleted: bool,
-    table: String,
+    /// The stack's, or the one that was named.
+    table: Option<String>,
     table_deleted: bool,
 }
 
@@ -38,79 +40,109 @@ impl Display for Destroyed {
             self.region,
             deleted(self.stack_deleted)
         )?;
-        if self.table_deleted {
-            write!(f, "Table: {} deleted", self.table)
-        } else {
-            write!(f, "Table: {} not touched", self.table)
+        match (&self.table, self.table_deleted) {
+            (Some(table), true) => write!(f, "Table: {table} deleted"),
+            (Some(table), false) => write!(f, "Table: {table} not touched"),
+            (None, _) => Ok(()),
         }
     }
 }
 
-/// Deletes, after asking.
-pub async fn run(args: DestroyArgs, printer: &Printer) -> anyhow::Result<()> {
-    let aws = Aws::connect(&args.stack.aws).await?;
-    let (name, table) = (args.stack.stack_name, args.table.table_name);
-    let find_table = async {
-        if args.delete_table {
-            Table::find(&aws.dynamodb, &table).await
-        } else {
-            Ok(None)
-        }
-    };
-    let (found, found_table) =
-        tokio::try_join!(cloudformation::find(&aws.cloudformation, &name), find_table)?;
-    if let Some(busy) = found.as_ref().filter(|stack| stack::is_busy(&stack.status)) {
-        return Err(Failure::new(format!(
-            "stack `{name}` is being changed by someone else ({})",
-            busy.status
-        ))
-        .hint("wait until that is done, then try again")
-        .exit(Exit::Stack)
-        .into());
-    }
-    let question = match (&found, &found_table) {
-        (Some(_), None) => Some(format!(
-            "Delete stack `{name}` in {} and with it the endpoint?",
-            aws.region
-        )),
-        (Some(_), Some(_)) => Some(format!(
-            "Delete stack `{name}` in {}, table `{table}` and the record of every cluster in it?",
-            aws.region
-        )),
-        (None, Some(_)) => Some(format!(
-            "Delete table `{table}` and the record of every cluster in it?"
-        )),
-        (None, None) => None,
-    };
-    if let Some(question) = question {
-        confirm(&question, args.yes, printer).await?;
-    }
+/// What is to be deleted.
+struct Doomed {
+    stack: Option<Stack>,
+    /// The name of the stack's table, or of the one that the user names where there is no stack.
+    table_name: Option<String>,
+    /// That table, if it is to be deleted, too.
+    table: Option<Table>,
+}
 
-    if let Some(stack) = &found {
+/// Deletes, after asking.
+pub async fn run(
+    args: DestroyArgs,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let look = async {
+        let aws = Aws::connect(&args.stack.aws).await?;
+        let doomed = look(&aws, &args).await?;
+        if let Some(question) = question(&args.stack.stack_name, &aws.region, &doomed) {
+            confirm(&question, args.yes, printer).await?;
+        }
+        anyhow::Ok((aws, doomed))
+    };
+    let (aws, doomed) = signals.or_stopped(look).await?;
+
+    if let Some(stack) = &doomed.stack {
         let mut step = printer.step("stack");
         let watch = Watch::begin(&aws.cloudformation, &stack.id).await?;
         cloudformation::request_deletion(&aws.cloudformation, &stack.id).await?;
-        let (status, events) = watch.settle(&mut step).await?;
-        if !stack::is_success(&status) {
-            return Err(stack::failed(&name, &status, &events).into());
-        }
+        settled(&args.stack.stack_name, watch, &mut step, signals).await?;
         step.done("deleted");
     }
     // After the stack: while it stands, its function needs the table.
-    let table_deleted = if found_table.is_some() {
-        let step = printer.step("table");
-        let deleted = dynamodb::delete(&aws.dynamodb, &table).await?;
-        step.done("deleted");
-        deleted
-    } else {
-        false
+    let table_deleted = match (&doomed.table, &doomed.table_name) {
+        (Some(_), Some(name)) => {
+            let step = printer.step("table");
+            let delete = dynamodb::delete(&aws.dynamodb, name);
+            let deleted = signals.or_stopped(delete).await?;
+            step.done("deleted");
+            deleted
+        }
+        _ => false,
     };
     printer.result(&Destroyed {
-        stack_name: name,
+        stack_name: args.stack.stack_name,
         region: aws.region,
-        changed: found.is_some() || table_deleted,
-        stack_deleted: found.is_some(),
-        table,
+        changed: doomed.stack.is_some() || table_deleted,
+        stack_deleted: doomed.stack.is_some(),
+        table: doomed.table_name,
         table_deleted,
     })
+}
+
+/// Looks at the stack and at its table, and sees that they may be deleted.
+async fn look(aws: &Aws, args: &DestroyArgs) -> anyhow::Result<Doomed> {
+    let name = &args.stack.stack_name;
+    let stack = cloudformation::find(&aws.cloudformation, name).await?;
+    if let Some(stack) = &stack {
+        stack.check_ours(name)?;
+        if stack::is_busy(&stack.status) {
+            return Err(stack::busy(name, &stack.status).into());
+        }
+    }
+    let table_name = stack::table_to_delete(name, stack.as_ref(), args.table_name.as_deref())?;
+    let table = match &table_name {
+        _ if !args.delete_table => None,
+        Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await?,
+        None => {
+            return Err(Failure::new(format!(
+                "there is no stack `{name}` that tells its table's name"
+            ))
+            .hint("give it with `--table-name`")
+            .exit(Exit::Usage)
+            .into());
+        }
+    };
+    Ok(Doomed {
+        stack,
+        table_name,
+        table,
+    })
+}
+
+fn question(name: &str, region: &str, doomed: &Doomed) -> Option<String> {
+    let table = doomed.table_name.as_deref().unwrap_or_default();
+    match (&doomed.stack, &doomed.table) {
+        (Some(_), None) => Some(format!(
+            "Delete stack `{name}` in {region} and with it the endpoint?"
+        )),
+        (Some(_), Some(_)) => Some(format!(
+            "Delete stack `{name}` in {region}, table `{table}` and the record of every cluster in it?"
+        )),
+        (None, Some(_)) => Some(format!(
+            "Delete table `{table}` in {region} and the record of every cluster in it?"
+        )),
+        (None, None) => None,
+    }
 }

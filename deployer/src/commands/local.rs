@@ -22,6 +22,7 @@ use crate::{
     failure::{Exit, Failure},
     local::{self, Database, Service, ServiceOptions},
     printer::Printer,
+    signals::Signals,
     smoke,
 };
 
@@ -87,7 +88,7 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
             Some(zip) => unpack(zip, unpacked.path())?,
             None => build::for_this_machine(&args.function.build, &mut step).await?,
         };
-        step.done("the function is built");
+        step.done("the function is ready");
         anyhow::Ok(bootstrap)
     };
     let (database, bootstrap) = tokio::try_join!(open, function)?;
@@ -129,14 +130,10 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
 
 impl Deployment {
     /// Keeps it up until Ctrl-C or SIGTERM, which are its good end.
-    pub async fn serve(
-        self,
-        stop: impl Future<Output = &'static str>,
-        printer: &Printer,
-    ) -> anyhow::Result<Exit> {
+    pub async fn serve(self, signals: &mut Signals, printer: &Printer) -> anyhow::Result<Exit> {
         if self.verdict.is_ok() && !self.exit {
             printer.message("Serving until Ctrl-C");
-            let signal = stop.await;
+            let signal = signals.next().await;
             printer.message(format_args!("{signal}: stopping"));
         }
         self.service.shutdown().await;

@@ -9,31 +9,33 @@ mod smoke;
 mod status;
 mod wanted;
 
-use std::{io::IsTerminal, pin::pin};
+use std::io::IsTerminal;
 
 use clap::CommandFactory;
-use tokio::signal;
 
 use crate::{
+    aws::cloudformation::Watch,
     cli::{Cli, Command},
     failure::{Exit, Failure},
-    printer::Printer,
+    printer::{Printer, Step},
+    signals::Signals,
+    stack,
 };
 
 /// Runs the command to its end, or to Ctrl-C or SIGTERM.
 pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
-    let mut stop = pin!(stop_signal());
+    let mut signals = Signals::listen()?;
     match command {
         Command::Deploy(args) if args.local.local => {
-            let deployment = or_stopped(local::start(*args, printer), &mut stop).await?;
-            return deployment.serve(&mut stop, printer).await;
+            let deployment = signals.or_stopped(local::start(*args, printer)).await?;
+            return deployment.serve(&mut signals, printer).await;
         }
-        Command::Deploy(args) => or_stopped(deploy::run(*args, printer), &mut stop).await?,
-        Command::Plan(args) => or_stopped(plan::run(args, printer), &mut stop).await?,
-        Command::Status(args) => or_stopped(status::run(args, printer), &mut stop).await?,
-        Command::Smoke(args) => or_stopped(smoke::run(args, printer), &mut stop).await?,
-        Command::Package(args) => or_stopped(package::run(args, printer), &mut stop).await?,
-        Command::Destroy(args) => or_stopped(destroy::run(args, printer), &mut stop).await?,
+        Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,
+        Command::Plan(args) => plan::run(args, printer, &mut signals).await?,
+        Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
+        Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
+        Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
+        Command::Destroy(args) => destroy::run(args, printer, &mut signals).await?,
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -46,34 +48,26 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What the work gives, unless a signal comes first.
-async fn or_stopped<T>(
-    work: impl Future<Output = anyhow::Result<T>>,
-    stop: impl Future<Output = &'static str>,
-) -> anyhow::Result<T> {
-    tokio::select! {
-        result = work => result,
-        signal = stop => {
-            let failure = Failure::new(format!("stopped by {signal}"));
-            Err(failure.hint("run the same command again to go on").exit(Exit::Stopped).into())
-        }
-    }
-}
-
-/// Waits for Ctrl-C or SIGTERM, and says which it was.
-async fn stop_signal() -> &'static str {
-    #[cfg(unix)]
-    let terminated = async {
-        match signal::unix::signal(signal::unix::SignalKind::terminate()) {
-            Ok(mut terminate) => terminate.recv().await,
-            Err(_) => std::future::pending().await,
+/// Follows a change of the stack to its end. The change goes on without this program, if a signal stops that.
+async fn settled(
+    name: &str,
+    watch: Watch<'_>,
+    step: &mut Step,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let (status, events) = tokio::select! {
+        settled = watch.settle(step) => settled?,
+        signal = signals.next() => {
+            return Err(Failure::new(format!("stopped by {signal}, while stack `{name}` goes on changing"))
+                .hint("`cbbootstrap status` shows how it ends")
+                .exit(Exit::Stopped)
+                .into());
         }
     };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        Ok(()) = signal::ctrl_c() => "Ctrl-C",
-        _ = terminated => "SIGTERM",
+    if stack::is_success(&status) {
+        Ok(())
+    } else {
+        Err(stack::failed(name, &status, &events).into())
     }
 }
 

@@ -61,7 +61,6 @@ fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
         .filter(|directory| !directory.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     // A temporary file is its owner's alone; this one becomes an ordinary one, as the umask says.
-    #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(directory.unwrap_or_else(|| ".".as_ref()))?;
     std::io::Write::write_all(&mut file, bytes)?;

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
-use super::wanted::{self, change_set_type};
+use super::wanted;
 use crate::{
     aws::{
         Aws,
@@ -14,6 +14,7 @@ use crate::{
     cli::PlanArgs,
     failure::Failure,
     printer::Printer,
+    signals::Signals,
     stack::{Action, Change},
     template::TEMPLATE,
 };
@@ -58,18 +59,23 @@ impl Display for Plan {
 }
 
 /// Shows the changes. Nothing is uploaded, and the change set is removed.
-pub async fn run(args: PlanArgs, printer: &Printer) -> anyhow::Result<()> {
-    let function = Function::find(&args.function).await?;
-    let aws = Aws::connect(&args.stack.aws).await?;
-    let (stack_name, table_name) = (args.stack.stack_name, args.table.table_name);
-    let build = async {
-        let mut step = printer.step("build");
-        let artifact = function.artifact(&mut step).await?;
-        step.done(format_args!("sha256 {}", artifact.sha256));
-        anyhow::Ok(artifact)
+pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
+    let prepare = async {
+        let function = Function::find(&args.function).await?;
+        let aws = Aws::connect(&args.stack.aws).await?;
+        let build = async {
+            let mut step = printer.step("build");
+            let artifact = function.artifact(&mut step).await?;
+            step.done(format_args!("sha256 {}", artifact.sha256));
+            anyhow::Ok(artifact)
+        };
+        let (stack, table) = (&args.stack.stack_name, &args.table.table_name);
+        let look = wanted::look(&aws, stack, table, args.bucket.as_deref());
+        let (artifact, found) = tokio::try_join!(build, look)?;
+        anyhow::Ok((aws, artifact, found))
     };
-    let look = wanted::look(&aws, &stack_name, &table_name, args.bucket.as_deref());
-    let (artifact, found) = tokio::try_join!(build, look)?;
+    let (aws, artifact, found) = signals.or_stopped(prepare).await?;
+    let (stack_name, table_name) = (args.stack.stack_name, args.table.table_name);
 
     if let (Action::Recreate, Some(remains)) = (found.action, &found.stack) {
         return Err(
@@ -93,13 +99,18 @@ pub async fn run(args: PlanArgs, printer: &Printer) -> anyhow::Result<()> {
         Vec::new()
     } else {
         let step = printer.step("plan");
-        let kind = change_set_type(found.action);
-        let set = cloudformation::change_set(&aws.cloudformation, &wanted, kind.clone()).await?;
+        let set = cloudformation::change_set(
+            &aws.cloudformation,
+            &wanted,
+            found.stack.is_some(),
+            found.action,
+            signals,
+        )
+        .await?;
         let changes = match set {
             Some(mut set) => {
-                let changes = std::mem::take(&mut set.changes);
-                set.discard(&aws.cloudformation, kind).await?;
-                changes
+                set.discard(&aws.cloudformation).await?;
+                std::mem::take(&mut set.changes)
             }
             None => Vec::new(),
         };
@@ -109,7 +120,7 @@ pub async fn run(args: PlanArgs, printer: &Printer) -> anyhow::Result<()> {
     let creates_table = found.table.is_none().then_some(table_name);
     let creates_bucket = (!found.bucket_exists).then_some(found.bucket.name);
     printer.result(&Plan {
-        changed: !changes.is_empty() || creates_table.is_some(),
+        changed: !changes.is_empty() || creates_table.is_some() || creates_bucket.is_some(),
         stack_name,
         region: aws.region,
         function_sha256: artifact.sha256,

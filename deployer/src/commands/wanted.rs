@@ -1,7 +1,5 @@
 //! What a deployment starts from: what is wanted, and what is there. `deploy` and `plan` share it.
 
-use aws_sdk_cloudformation::types::ChangeSetType;
-
 use crate::{
     aws::{Aws, cloudformation, dynamodb::Table, s3::Bucket},
     build::artifact::Artifact,
@@ -35,8 +33,8 @@ pub async fn look(
     bucket: Option<&str>,
 ) -> anyhow::Result<Found> {
     let find_bucket = async {
-        let account = aws.account().await?;
-        let bucket = Bucket::new(bucket, &account, &aws.region);
+        let identity = aws.identity().await?;
+        let bucket = Bucket::new(bucket, identity, &aws.region);
         let exists = bucket.exists(&aws.s3, &aws.region).await?;
         anyhow::Ok((bucket, exists))
     };
@@ -46,7 +44,7 @@ pub async fn look(
         cloudformation::find(&aws.cloudformation, stack_name),
         cloudformation::template(&aws.cloudformation, stack_name),
     )?;
-    let action = stack::action(stack_name, stack.as_ref().map(|stack| &stack.status))?;
+    let action = stack::action(stack_name, stack.as_ref())?;
     Ok(Found {
         bucket,
         bucket_exists,
@@ -71,13 +69,5 @@ impl Found {
             ("TableName", table_name.to_owned()),
             ("Architecture", arch.to_string()),
         ])
-    }
-}
-
-/// The kind of change set that the action takes.
-pub fn change_set_type(action: Action) -> ChangeSetType {
-    match action {
-        Action::Create | Action::Recreate => ChangeSetType::Create,
-        Action::Update => ChangeSetType::Update,
     }
 }

@@ -5,8 +5,9 @@
 //! of the machine.
 
 use std::{
+    fmt::Display,
     fs::{DirBuilder, File, TryLockError},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
     thread,
     time::Duration,
@@ -152,16 +153,23 @@ fn open_file(dir: &Path) -> anyhow::Result<dynoxide::Database> {
             quoted(path)
         )
     })?;
+    let unreadable = |error: &dyn Display| {
+        Failure::new(format!("cannot read the table from {}: {error}", quoted(path)))
+            .hint("move the file away to start with an empty table, or choose another directory with `--data`")
+    };
+    // SQLite gives the files beside it the same permissions.
+    File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| unreadable(&error))?;
     let opened = dynoxide::Database::new(name).and_then(|database| {
         // Reads every table's description and items, so that a damaged file is found out now.
         database.database_info()?;
         Ok(database)
     });
-    opened.map_err(|error| {
-        Failure::new(format!("cannot read the table from {}: {error}", quoted(path)))
-            .hint("move the file away to start with an empty table, or choose another directory with `--data`")
-            .into()
-    })
+    Ok(opened.map_err(|error| unreadable(&error))?)
 }
 
 #[cfg(test)]
@@ -182,6 +190,10 @@ mod tests {
         assert_eq!(
             fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
             0o700
+        );
+        assert_eq!(
+            fs::metadata(dir.join(FILE)).unwrap().permissions().mode() & 0o777,
+            0o600
         );
 
         let (message, hint) = failure(&Database::open(&dir).await.unwrap_err());

@@ -22,9 +22,9 @@ use uuid::Uuid;
 use super::{
     gateway::{self, MAX_BODY, MAX_PAYLOAD, Refusal},
     host::{Event, Host, OnEvent},
-    process::{Leash, Program},
+    process::Program,
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, leash::Leash};
 
 /// How long a request may take in all, waiting for a process included; API Gateway's limit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

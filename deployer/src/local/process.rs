@@ -1,4 +1,4 @@
-//! One function process, and the leash that all of them are on.
+//! One function process.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use axum::body::Bytes;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
-    process::{Child, ChildStdin, Command},
+    process::{Child, Command},
     task::JoinHandle,
     time::timeout,
 };
@@ -31,55 +31,6 @@ const LAST_LINES: usize = 5;
 
 /// How long a dead process's last output may take to arrive. It is there already, unless a child of its own lives on.
 const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
-
-/// What ends the function processes when this program ends, however it ends: also by `kill -9`.
-///
-/// A shell leads the process group that the functions join, and waits for the end of its input, the other side of which
-/// only this program holds. The kernel closes that when the program is gone, and the shell kills the group: also a
-/// function that hangs, is just starting, or has children of its own. Linux's parent death signal would need a step in
-/// the child between `fork` and `exec`, which is unsafe code or another program, and does not cover its children.
-#[derive(Debug)]
-pub struct Leash {
-    group: i32,
-    shell: Child,
-    input: ChildStdin,
-}
-
-impl Leash {
-    /// Starts the shell.
-    pub fn new() -> anyhow::Result<Self> {
-        // Signals that are sent to everybody, as on a terminal's end, must not end the guard before its work is done.
-        // It is never killed by us: closing its input is how it ends.
-        let mut shell = Command::new("/bin/sh")
-            .args(["-c", "trap '' HUP INT TERM; read -r _; kill -s KILL 0"])
-            .env_clear()
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot run `/bin/sh`, which ends the function with this program")?;
-        let group = shell.id().and_then(|id| i32::try_from(id).ok());
-        let group = group.context("`/bin/sh` has no process id")?;
-        let input = shell.stdin.take().context("`/bin/sh` has no input")?;
-        Ok(Self {
-            group,
-            shell,
-            input,
-        })
-    }
-
-    /// The process group to join.
-    pub fn group(&self) -> i32 {
-        self.group
-    }
-
-    /// Kills the group, and waits for the shell.
-    pub async fn pull(mut self) {
-        drop(self.input);
-        let _ = self.shell.wait().await;
-    }
-}
 
 /// How to run the function.
 #[derive(Debug)]

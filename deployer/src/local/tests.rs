@@ -19,8 +19,9 @@ use super::{
     FUNCTION_TIMEOUT, Service, ServiceOptions, bind,
     gateway::{MAX_BODY, MAX_PAYLOAD},
     host::{Event, OnEvent},
-    process::{Leash, Process, Program},
+    process::{Process, Program},
 };
+use crate::leash::Leash;
 
 /// Longer than anything takes, on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_mins(1);
