@@ -12,9 +12,9 @@ use std::{
 use anyhow::Context;
 use axum::{
     Router,
-    body::{Body, Bytes},
-    extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State},
-    http::{HeaderValue, Response, StatusCode},
+    body::{Body, to_bytes},
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderValue, Response},
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 use uuid::Uuid;
@@ -31,6 +31,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a process may take to start. In Lambda it is 10 s; this machine may be busy with something else.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much of a body is read, in bytes. Whoever sends more than is allowed gets to see the refusal only when it is all
+/// sent; far above that, the connection ends.
+const MAX_READ: usize = 4 * MAX_BODY;
 
 /// How long requests that already run may hold up the end.
 const GRACE: Duration = Duration::from_secs(3);
@@ -110,7 +114,6 @@ impl Service {
 
         let app = Router::new()
             .fallback(handle)
-            .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(Arc::clone(&host))
             .into_make_service_with_connect_info::<SocketAddr>();
         let (stop, stop_requested) = oneshot::channel::<()>();
@@ -188,16 +191,12 @@ async fn answer(
     id: &str,
 ) -> Result<Response<Body>, Refusal> {
     let (parts, body) = request.into_parts();
-    let request = Request::from_parts(parts.clone(), body);
-    let body = Bytes::from_request(request, &())
+    let body = to_bytes(body, MAX_READ)
         .await
-        .map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Refusal::TooLarge
-            } else {
-                Refusal::BadRequest
-            }
-        })?;
+        .map_err(|_| Refusal::BadRequest)?;
+    if body.len() > MAX_BODY {
+        return Err(Refusal::TooLarge);
+    }
     let event = gateway::event(&parts, &body, peer, id, SystemTime::now()).to_string();
     if event.len() > MAX_PAYLOAD {
         return Err(Refusal::TooLarge);
