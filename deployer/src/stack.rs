@@ -7,9 +7,6 @@ use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 
-/// The tag of a stack that this program deployed.
-pub const OURS: (&str, &str) = ("created-by", "cbbootstrap");
-
 /// How the template's description begins, by which a stack is known that was made from it without this program.
 pub const DESCRIPTION: &str = "cbbootstrap:";
 

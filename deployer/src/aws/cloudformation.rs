@@ -12,12 +12,12 @@ use aws_sdk_cloudformation::{
 };
 use uuid::Uuid;
 
-use super::{explain, is_transient};
+use super::{OURS, explain, is_transient};
 use crate::{
     failure::Failure,
     printer::Step,
     signals::Signals,
-    stack::{self, Action, Change, DESCRIPTION, Event, OURS, Stack},
+    stack::{self, Action, Change, DESCRIPTION, Event, Stack},
 };
 
 /// Between two looks at a stack: soon at first, for much is done in a second, then less often.
@@ -143,11 +143,11 @@ fn is_missing<E: ProvideErrorMetadata, R>(
 
 /// Works out what would change, and changes nothing yet; `None` if nothing would.
 ///
-/// `stack_exists` before. Whatever goes wrong, and when a signal comes, the change set is removed again.
+/// `before` is the stack as it was found. Whatever goes wrong, and when a signal comes, the change set is removed again.
 pub async fn change_set(
     client: &Client,
     wanted: &Wanted<'_>,
-    stack_exists: bool,
+    before: Option<&Stack>,
     action: Action,
     signals: &mut Signals,
 ) -> anyhow::Result<Option<ChangeSet>> {
@@ -158,7 +158,7 @@ pub async fn change_set(
             Action::Create | Action::Recreate => ChangeSetType::Create,
             Action::Update => ChangeSetType::Update,
         },
-        creates_stack: !stack_exists,
+        creates_stack: before.is_none() || action == Action::Recreate,
         changes: Vec::new(),
     };
     let made = signals.or_stopped(set.make(client, wanted)).await;

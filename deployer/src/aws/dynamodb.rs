@@ -15,11 +15,8 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
 
-use super::{explain, is_transient};
+use super::{OURS, explain, is_transient};
 use crate::failure::{Exit, Failure};
-
-/// The tag of a table that this program made, and whose settings it therefore completes.
-const OURS: (&str, &str) = ("created-by", "cbbootstrap");
 
 /// Between two looks at a table that is being made; it takes AWS some ten seconds.
 const POLL: Duration = Duration::from_millis(500);
@@ -249,7 +246,7 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
     )
 }
 
-/// Whether this program made the table. Who may not read its tags has brought one.
+/// Whether this program made the table, and therefore completes its settings. Who may not read its tags has brought one.
 async fn is_ours(client: &Client, table: &Table) -> anyhow::Result<bool> {
     let arn = table.description.table_arn.clone().unwrap_or_default();
     let tags = client

@@ -137,18 +137,14 @@ async fn prepare(
         anyhow::Ok(!found.bucket_exists)
     };
     // All to their ends: a table or bucket must not be left half-made because a build fails.
-    let (artifact, table_made, bucket_made) = tokio::join!(build, table, bucket);
-    // The last error is the program's; the others are told here.
-    let mut errors: Vec<_> = [
-        artifact.as_ref().err(),
-        table_made.as_ref().err(),
+    let (bucket_made, table_made, artifact) = tokio::join!(bucket, table, build);
+    let errors = [
         bucket_made.as_ref().err(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    errors.pop();
-    for error in errors {
+        table_made.as_ref().err(),
+        artifact.as_ref().err(),
+    ];
+    // The first error ends the program, which tells it last; the others are told here.
+    for error in errors.into_iter().flatten().skip(1) {
         printer.error(error);
     }
     let (bucket_made, table_made, artifact) = (bucket_made?, table_made?, artifact?);
@@ -214,24 +210,23 @@ async fn deploy_stack(
         cloudformation::request_deletion(client, &remains.id).await?;
         settled(name, watch, &mut step, signals).await?;
     }
-    let stack_exists = before.is_some() && action != Action::Recreate;
-    let set = cloudformation::change_set(client, &wanted, stack_exists, action, signals).await?;
+    let set = cloudformation::change_set(client, &wanted, before.as_ref(), action, signals).await?;
     let changed = set.is_some();
     if let Some(set) = set {
-        let watch = match signals.or_stopped(ready(aws, args, &set, printer)).await {
-            Ok(watch) => watch,
+        let begun = async {
+            let watch = signals.or_stopped(ready(aws, args, &set, printer)).await?;
+            set.execute(client).await?;
+            anyhow::Ok(watch)
+        };
+        match begun.await {
+            Ok(watch) => settled(name, watch, &mut step, signals).await?,
             Err(error) => {
                 let _ = set.discard(client).await;
                 return Err(error);
             }
-        };
-        if let Err(error) = set.execute(client).await {
-            let _ = set.discard(client).await;
-            return Err(error);
         }
-        settled(name, watch, &mut step, signals).await?;
     }
-    let found = cloudformation::find(&aws.cloudformation, name).await?;
+    let found = cloudformation::find(client, name).await?;
     let stack = found
         .ok_or_else(|| Failure::new(format!("stack `{name}` is gone: somebody else deleted it")))?;
     step.done(match (changed, action) {

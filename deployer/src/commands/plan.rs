@@ -102,7 +102,7 @@ pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> an
         let set = cloudformation::change_set(
             &aws.cloudformation,
             &wanted,
-            found.stack.is_some(),
+            found.stack.as_ref(),
             found.action,
             signals,
         )
