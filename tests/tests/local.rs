@@ -1,10 +1,13 @@
 //! `deploy --local`: the API on this machine, as its users meet it, and when things go wrong.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::HashSet,
     fs,
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
+    path::Path,
     thread,
 };
 
@@ -138,20 +141,44 @@ fn a_signal_during_the_start_stops_it() {
     assert!(matches!(output.status.code(), Some(4) | None), "{output:?}");
 }
 
+/// A user whose cargo is this shell script.
+fn user_with_cargo(directory: &Path, script: &str) -> User {
+    let cargo = directory.join("cargo");
+    fs::write(&cargo, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    User::default().with("CARGO", cargo.display().to_string())
+}
+
+#[test]
+fn a_build_does_not_depend_on_who_started_the_deployer() {
+    let (directory, source) = (tempdir().unwrap(), source());
+    let environment = directory.path().join("environment");
+    let script = format!("env >{}; exit 1", environment.display());
+    let data = directory.path().join("data").display().to_string();
+    // As `cargo run` starts it.
+    user_with_cargo(directory.path(), &script)
+        .with("CARGO_MANIFEST_DIR", "/somewhere")
+        .with("CARGO_PKG_NAME", "cbbootstrap")
+        .run(&[
+            "deploy", "--local", "--port", "0", "--data", &data, "--source", &source,
+        ])
+        .failed(1, "the function was not built");
+    let environment = fs::read_to_string(environment).unwrap();
+    assert!(
+        environment.contains("CARGO_HOME=") && !environment.contains("/somewhere"),
+        "{environment}"
+    );
+    assert!(!environment.contains("CARGO_PKG_"), "{environment}");
+}
+
 #[test]
 fn a_build_ends_with_the_deployer() {
     for signal in ["TERM", "KILL"] {
         let (directory, source) = (tempdir().unwrap(), source());
         let (data, started) = (directory.path().join("data"), directory.path().join("pid"));
         // A cargo that starts a compiler that takes for ever.
-        let cargo = directory.path().join("cargo");
-        let script = format!(
-            "#!/bin/sh\nsleep 1000 & echo $! >{}\nwait\n",
-            started.display()
-        );
-        fs::write(&cargo, script).unwrap();
-        fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
-        let user = User::default().with("CARGO", cargo.display().to_string());
+        let script = format!("sleep 1000 & echo $! >{}; wait", started.display());
+        let user = user_with_cargo(directory.path(), &script);
         let data = data.display().to_string();
         let mut child = user
             .command(&[

@@ -156,6 +156,16 @@ impl Compiler {
 
     fn command(&self, lambda_directory: &Path) -> Command {
         let mut command = Command::new(cargo());
+        // `cargo run` tells this program which package it is, and a build that inherits that takes it for a change: *ring*
+        // and all that depends on it would be built again, now and by the next `cargo run`.
+        for (name, _) in std::env::vars_os() {
+            if OF_THE_PACKAGE
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+            {
+                command.env_remove(name);
+            }
+        }
         match self.builder {
             Some(Builder::Zigbuild) => command.arg("zigbuild"),
             Some(Builder::CargoLambda) => command.args(["lambda", "build"]),
@@ -186,6 +196,9 @@ impl Compiler {
         command
     }
 }
+
+/// How the variables begin by which cargo tells a program of its package.
+const OF_THE_PACKAGE: [&str; 2] = ["CARGO_MANIFEST_", "CARGO_PKG_"];
 
 /// Machine-readable on stdout, readable on stderr.
 const JSON: &str = "json-render-diagnostics";
