@@ -1,8 +1,7 @@
 //! The command line: what may be said, and how `--help` explains it.
 
-use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf};
+use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::Serialize;
@@ -35,6 +34,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Show the stack, the endpoint, the function and the table
     Status(StatusArgs),
+    /// Show the function's log
+    Logs(LogsArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
     /// It leaves the records of two clusters in the table, whose names begin with `cbbootstrap-smoke`.
@@ -43,10 +44,19 @@ pub enum Command {
     Package(PackageArgs),
     /// Delete the stack; the table stays unless told otherwise
     Destroy(DestroyArgs),
+    /// Write a `cbbootstrap.yaml` to fill in
+    Init(InitArgs),
+    /// Print the IAM policy that a deployment needs
+    IamPolicy(IamPolicyArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: Shell,
+    },
+    /// Write the manual pages
+    ManPages {
+        /// The directory to write them to
+        directory: PathBuf,
     },
 }
 
@@ -60,7 +70,11 @@ impl Command {
             Self::Smoke(args) => args.output.output,
             Self::Package(args) => args.output.output,
             Self::Destroy(args) => args.output.output,
-            Self::Completions { .. } => Output::Text,
+            Self::Logs(_)
+            | Self::Init(_)
+            | Self::IamPolicy(_)
+            | Self::Completions { .. }
+            | Self::ManPages { .. } => Output::Text,
         }
     }
 }
@@ -84,33 +98,94 @@ pub struct OutputArgs {
 }
 
 /// Which AWS account and region.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "AWS")]
 pub struct AwsArgs {
-    /// The AWS region; otherwise that of the environment or the profile
+    /// The AWS region; otherwise that of the environment, of `cbbootstrap.yaml` or of the profile
     #[arg(long, value_name = "REGION", value_parser = region_name)]
     pub region: Option<String>,
-    /// The AWS profile; otherwise `AWS_PROFILE`, or the default credentials
+    /// The AWS profile; otherwise `AWS_PROFILE`, that of `cbbootstrap.yaml`, or the default credentials
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
 }
 
+/// Which of the environments in `cbbootstrap.yaml`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArgs {
+    /// The environment in `cbbootstrap.yaml` that options not given here are taken from
+    #[arg(long = "env", env = "CBBOOTSTRAP_ENV", value_name = "NAME")]
+    pub environment: Option<String>,
+    /// The file of environments [default: cbbootstrap.yaml, where there is one]
+    #[arg(long, env = "CBBOOTSTRAP_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// Which stack.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct StackArgs {
-    /// The CloudFormation stack
-    #[arg(long, value_name = "NAME", default_value = "cbbootstrap", value_parser = stack_name)]
-    pub stack_name: String,
+    /// The CloudFormation stack [default: cbbootstrap]
+    #[arg(long, env = "CBBOOTSTRAP_STACK_NAME", value_name = "NAME", value_parser = stack_name)]
+    pub stack_name: Option<String>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
     #[command(flatten)]
     pub aws: AwsArgs,
 }
 
 /// Which table.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct TableArgs {
-    /// The DynamoDB table that keeps the clusters
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_TABLE_NAME, value_parser = table_name)]
-    pub table_name: String,
+    /// The DynamoDB table that keeps the clusters [default: cb-bootstrap]
+    #[arg(long, env = "CBBOOTSTRAP_TABLE_NAME", value_name = "NAME", value_parser = table_name)]
+    pub table_name: Option<String>,
+}
+
+/// What is to stand in AWS, the function apart.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TargetArgs {
+    #[command(flatten)]
+    pub table: TableArgs,
+    #[command(flatten)]
+    pub stack: StackArgs,
+    /// Upload the function to this bucket, which must exist; otherwise to one made for the purpose
+    #[arg(
+        long,
+        env = "CBBOOTSTRAP_BUCKET",
+        value_name = "NAME",
+        help_heading = "AWS",
+        value_parser = bucket_name
+    )]
+    pub bucket: Option<String>,
+    /// A parameter of the stack's template, such as `MemorySize=512`
+    #[arg(long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
+    pub parameters: Vec<(String, String)>,
+    /// A tag for the stack and all that is in it
+    #[arg(long = "tag", value_name = "KEY=VALUE", help_heading = "Stack", value_parser = pair)]
+    pub tags: Vec<(String, String)>,
+    /// The role with which CloudFormation makes the changes; otherwise it uses these credentials
+    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
+    pub role_arn: Option<String>,
+    /// An SNS topic that hears of the stack's events
+    #[arg(long = "notification-arn", value_name = "ARN", help_heading = "Stack", value_parser = topic_arn)]
+    pub notification_arns: Vec<String>,
+    /// Protect the stack against deletion; `--protect=false` ends that
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Stack"
+    )]
+    pub protect: Option<bool>,
+}
+
+/// How long to wait for a stack that somebody else is changing.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct WaitArgs {
+    /// Wait so long for a stack that somebody else is changing; 0s does not wait [default: 30m, and on a terminal it asks]
+    #[arg(long, value_name = "TIME", help_heading = "Stack", value_parser = duration)]
+    pub wait_for_stack: Option<Duration>,
 }
 
 /// Which function: built from source, or a zip.
@@ -128,9 +203,9 @@ pub struct FunctionArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Function")]
 pub struct BuildArgs {
-    /// The function's processor
-    #[arg(long, value_enum, default_value_t)]
-    pub arch: Arch,
+    /// The function's processor [default: x86_64]
+    #[arg(long, value_enum)]
+    pub arch: Option<Arch>,
     /// What builds it
     #[arg(long, value_enum, default_value_t)]
     pub builder: BuilderChoice,
@@ -187,20 +262,31 @@ pub struct DeployArgs {
     /// Do not test the endpoint afterwards
     #[arg(long)]
     pub no_smoke: bool,
+    /// Replace only the function's code, not touching the stack: a matter of seconds
+    #[arg(long, conflicts_with_all = ["express", "protect", "parameters", "tags", "notification_arns"])]
+    pub code_only: bool,
+    /// Let CloudFormation report completion before the resources serve traffic, and not roll back a failed update
+    #[arg(long, help_heading = "Stack")]
+    pub express: bool,
+    /// Do not roll an update back when the alarm on the function's errors goes off meanwhile
+    #[arg(long, help_heading = "Stack")]
+    pub no_rollback_alarm: bool,
+    /// Go on watching that alarm so many minutes after an update
+    #[arg(
+        long,
+        value_name = "MINUTES",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=180),
+        conflicts_with_all = ["no_rollback_alarm", "express"],
+        help_heading = "Stack"
+    )]
+    pub rollback_minutes: u8,
+    #[command(flatten)]
+    pub wait: WaitArgs,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub table: TableArgs,
-    #[command(flatten)]
-    pub stack: StackArgs,
-    /// Upload the function to this bucket, which must exist; otherwise to one made for the purpose
-    #[arg(
-        long,
-        value_name = "NAME",
-        help_heading = "AWS",
-        value_parser = bucket_name
-    )]
-    pub bucket: Option<String>,
+    pub target: TargetArgs,
     #[command(flatten)]
     pub function: FunctionArgs,
     #[command(flatten)]
@@ -213,7 +299,9 @@ pub struct DeployArgs {
 pub struct LocalArgs {
     /// Run the API on this machine, without an AWS account, until Ctrl-C
     #[arg(long, conflicts_with_all = [
-        "stack_name", "region", "profile", "bucket", "arch", "builder", "cargo_profile"
+        "stack_name", "environment", "config", "region", "profile", "bucket", "parameters", "tags", "role_arn",
+        "notification_arns", "protect", "wait_for_stack", "code_only", "express", "no_rollback_alarm",
+        "rollback_minutes", "arch", "builder", "cargo_profile"
     ])]
     pub local: bool,
     /// End after the smoke test
@@ -241,15 +329,13 @@ pub struct LocalArgs {
 /// `plan`
 #[derive(Debug, Args)]
 pub struct PlanArgs {
+    /// Exit with 2 when something would change, as `git diff --exit-code` does with 1
+    #[arg(long)]
+    pub exit_code: bool,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub table: TableArgs,
-    #[command(flatten)]
-    pub stack: StackArgs,
-    /// The bucket that `deploy` would be given
-    #[arg(long, value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
-    pub bucket: Option<String>,
+    pub target: TargetArgs,
     #[command(flatten)]
     pub function: FunctionArgs,
 }
@@ -257,10 +343,49 @@ pub struct PlanArgs {
 /// `status`
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// First wait until a change of the stack that is under way has ended, and show its events
+    #[arg(long)]
+    pub wait: bool,
+    /// Let CloudFormation find out whether somebody changed the stack's resources behind its back
+    #[arg(long)]
+    pub drift: bool,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
     pub stack: StackArgs,
+}
+
+/// `logs`
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Go on showing what is logged, until Ctrl-C
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin so long ago
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub since: Duration,
+    /// Show only lines that hold this text
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    #[command(flatten)]
+    pub stack: StackArgs,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The file to write, which must not exist
+    #[arg(long, value_name = "FILE", default_value = crate::config::FILE)]
+    pub config: PathBuf,
+}
+
+/// `iam-policy`
+#[derive(Debug, Args)]
+pub struct IamPolicyArgs {
+    #[command(flatten)]
+    pub stack: StackArgs,
+    #[command(flatten)]
+    pub table: TableArgs,
 }
 
 /// `smoke`
@@ -292,20 +417,63 @@ pub struct DestroyArgs {
     /// Delete the stack's table and the record of every cluster, too
     #[arg(long)]
     pub delete_table: bool,
+    /// Delete the stack's artifacts from the bucket that `deploy` made, and the bucket where that leaves it empty
+    #[arg(long)]
+    pub delete_artifacts: bool,
     /// Ask nothing
     #[arg(long, short)]
     pub yes: bool,
+    /// The role with which CloudFormation deletes; otherwise the one of the last change
+    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
+    pub role_arn: Option<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
     #[command(flatten)]
     pub output: OutputArgs,
     /// The DynamoDB table, where the stack that names it is gone already
-    #[arg(long, value_name = "NAME", value_parser = table_name)]
+    #[arg(long, env = "CBBOOTSTRAP_TABLE_NAME", value_name = "NAME", value_parser = table_name)]
     pub table_name: Option<String>,
     #[command(flatten)]
     pub stack: StackArgs,
 }
 
+/// `NAME=VALUE`
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it takes a name, `=` and a value".to_owned()),
+    }
+}
+
+/// A time span, such as `90s`, `10m` or `1h 30m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|span| Duration::try_from(span).ok())
+        .ok_or_else(|| "a time is a number and a unit, such as 90s, 10m or 2h".to_owned())
+}
+
+/// An ARN of a role.
+pub fn role_arn(arn: &str) -> Result<String, String> {
+    arn_of("iam", arn).ok_or_else(|| "a role's ARN is arn:aws:iam::ACCOUNT:role/NAME".to_owned())
+}
+
+/// An ARN of an SNS topic.
+pub fn topic_arn(arn: &str) -> Result<String, String> {
+    arn_of("sns", arn).ok_or_else(|| "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME".to_owned())
+}
+
+fn arn_of(service: &str, arn: &str) -> Option<String> {
+    let mut parts = arn.splitn(6, ':');
+    let good = parts.next() == Some("arn")
+        && parts.next().is_some_and(|partition| !partition.is_empty())
+        && parts.next() == Some(service)
+        && parts.nth(2).is_some_and(|resource| !resource.is_empty());
+    good.then(|| arn.to_owned())
+}
+
 /// `CloudFormation`'s rule for a stack's name.
-fn stack_name(name: &str) -> Result<String, String> {
+pub fn stack_name(name: &str) -> Result<String, String> {
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic());
     if starts_well
         && name.len() <= 128
@@ -321,7 +489,7 @@ fn stack_name(name: &str) -> Result<String, String> {
 }
 
 /// S3's rule for a bucket's name.
-fn bucket_name(name: &str) -> Result<String, String> {
+pub fn bucket_name(name: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
     if (3..=63).contains(&name.len()) && name.chars().all(good) {
         Ok(name.to_owned())
@@ -347,7 +515,7 @@ pub fn region_name(name: &str) -> Result<String, String> {
 }
 
 /// `DynamoDB`'s rule for a table's name.
-fn table_name(name: &str) -> Result<String, String> {
+pub fn table_name(name: &str) -> Result<String, String> {
     if (3..=255).contains(&name.len())
         && name
             .chars()

@@ -22,7 +22,7 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::{
-    cli::{AwsArgs, region_name},
+    cli::region_name,
     failure::{Exit, Failure},
 };
 
@@ -38,6 +38,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one try of a call may take. Uploads have more.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Which account and region.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// The region, if the user names one.
+    pub region: Option<String>,
+    /// The profile, if the user names one. It beats the keys in the environment.
+    pub profile: Option<String>,
+    /// The region where neither the user nor the environment names one.
+    pub fallback_region: Option<String>,
+    /// The profile where neither the user nor the environment names one. Keys in the environment beat it.
+    pub fallback_profile: Option<String>,
+}
+
 /// AWS: one account, one region, a client a service.
 #[derive(Clone, Debug)]
 pub struct Aws {
@@ -45,6 +58,8 @@ pub struct Aws {
     pub region: String,
     /// `CloudFormation`.
     pub cloudformation: aws_sdk_cloudformation::Client,
+    /// `CloudWatch` Logs.
+    pub logs: aws_sdk_cloudwatchlogs::Client,
     /// `DynamoDB`.
     pub dynamodb: aws_sdk_dynamodb::Client,
     /// Lambda.
@@ -57,8 +72,8 @@ pub struct Aws {
 impl Aws {
     /// Settles region and credentials, as the AWS CLI does: an option beats the environment, and that the profile. No
     /// call to the region's services is made.
-    pub async fn connect(args: &AwsArgs) -> anyhow::Result<Self> {
-        check_profile(args.profile.as_deref()).await?;
+    pub async fn connect(access: &Access) -> anyhow::Result<Self> {
+        check_profile(access.profile.as_deref()).await?;
         let http = http_client();
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(http.clone())
@@ -70,10 +85,10 @@ impl Aws {
                     .build(),
             )
             .app_name(AppName::new(env!("CARGO_PKG_NAME"))?);
-        if let Some(region) = &args.region {
+        if let Some(region) = &access.region {
             loader = loader.region(Region::new(region.clone()));
         }
-        if let Some(profile) = &args.profile {
+        if let Some(profile) = &access.profile {
             loader = loader.profile_name(profile);
         }
         let mut config = loader.load().await;
@@ -87,7 +102,7 @@ impl Aws {
                 .hint(rule)
                 .exit(Exit::Usage)
         })?;
-        if let Some(profile) = &args.profile {
+        if let Some(profile) = &access.profile {
             // A profile that was named beats the keys in the environment. Left to itself, the SDK takes these.
             let sources = ProviderConfig::default()
                 .with_http_client(http)
@@ -115,6 +130,7 @@ impl Aws {
         Self {
             region,
             cloudformation: aws_sdk_cloudformation::Client::new(config),
+            logs: aws_sdk_cloudwatchlogs::Client::new(config),
             dynamodb: aws_sdk_dynamodb::Client::new(config),
             lambda: aws_sdk_lambda::Client::new(config),
             s3: aws_sdk_s3::Client::from_conf(s3),

@@ -79,12 +79,13 @@ impl Compiler {
     /// Finds the sources, looks at the tools and chooses among them.
     pub async fn find(args: &BuildArgs) -> anyhow::Result<Self> {
         let source = source::find(args.source.as_deref())?;
-        let toolchain = Toolchain::look(args.arch, &source).await?;
-        let builder = choose(args.builder, args.arch, &toolchain)?;
+        let arch = args.arch.unwrap_or_default();
+        let toolchain = Toolchain::look(arch, &source).await?;
+        let builder = choose(args.builder, arch, &toolchain)?;
         Ok(Self {
             source,
             profile: args.cargo_profile.clone(),
-            arch: args.arch,
+            arch,
             builder: Some(builder),
         })
     }
@@ -100,7 +101,7 @@ impl Compiler {
         Ok(Self {
             source,
             profile: profile.to_owned(),
-            arch: args.arch,
+            arch: args.arch.unwrap_or_default(),
             builder: None,
         })
     }

@@ -30,7 +30,10 @@ impl Function {
     /// Reads the zip, or looks for the sources and the tools.
     pub async fn find(args: &FunctionArgs) -> anyhow::Result<Self> {
         match &args.function_zip {
-            Some(zip) => Ok(Self::Ready(Artifact::read(zip, args.build.arch)?)),
+            Some(zip) => Ok(Self::Ready(Artifact::read(
+                zip,
+                args.build.arch.unwrap_or_default(),
+            )?)),
             None => Ok(Self::Source(Compiler::find(&args.build).await?)),
         }
     }

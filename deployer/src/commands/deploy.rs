@@ -18,6 +18,7 @@ use crate::{
     cli::DeployArgs,
     failure::Failure,
     printer::Printer,
+    settings::Target,
     signals::Signals,
     smoke,
     stack::{self, Action, Stack},
@@ -64,10 +65,15 @@ impl Display for Deployed {
 }
 
 /// Deploys to AWS.
-pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
-    let (aws, found, artifact, made) = signals.or_stopped(prepare(&args, printer)).await?;
+pub async fn run(
+    mut args: DeployArgs,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let target = Target::of(args.target.clone(), args.wait, &mut args.function)?;
+    let (aws, found, artifact, made) = signals.or_stopped(prepare(&args, &target, printer)).await?;
     let (stack, stack_changed) =
-        deploy_stack(&aws, &args, found, &artifact, printer, signals).await?;
+        deploy_stack(&aws, &args, &target, found, &artifact, printer, signals).await?;
     let endpoint = stack.output("Endpoint")?.to_owned();
     let smoke = if args.no_smoke {
         None
@@ -78,11 +84,11 @@ pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> 
     let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
     printer.result(&Deployed {
         endpoint,
-        stack_name: args.stack.stack_name,
+        stack_name: target.place.stack_name,
         region: aws.region,
         changed: made || stack_changed,
         function_sha256: artifact.sha256,
-        table: args.table.table_name,
+        table: target.table_name,
         smoke,
         seconds: printer.seconds(),
     })?;
@@ -93,14 +99,15 @@ pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> 
 /// missing. Says whether one was.
 async fn prepare(
     args: &DeployArgs,
+    target: &Target,
     printer: &Printer,
 ) -> anyhow::Result<(Aws, Found, Artifact, bool)> {
     // What can be wrong on this machine is found before anything is asked of AWS, and what can be wrong there before
     // anything is made.
     let function = Function::find(&args.function).await?;
-    let aws = Aws::connect(&args.stack.aws).await?;
-    let (stack_name, table_name) = (&args.stack.stack_name, &args.table.table_name);
-    let mut found = wanted::look(&aws, stack_name, table_name, args.bucket.as_deref()).await?;
+    let aws = Aws::connect(&target.place.access).await?;
+    let (stack_name, table_name) = (&target.place.stack_name, &target.table_name);
+    let mut found = wanted::look(&aws, stack_name, table_name, target.bucket.as_deref()).await?;
     if let Some(question) =
         stack::question_about_table(stack_name, found.stack.as_ref(), table_name)
     {
@@ -155,14 +162,14 @@ async fn prepare(
 async fn deploy_stack(
     aws: &Aws,
     args: &DeployArgs,
+    target: &Target,
     found: Found,
     artifact: &Artifact,
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<(Stack, bool)> {
-    let name = args.stack.stack_name.as_str();
-    let parameters =
-        found.parameters(artifact, &args.table.table_name, args.function.build.arch)?;
+    let name = target.place.stack_name.as_str();
+    let parameters = found.parameters(artifact, &target.table_name, target.arch)?;
     let wanted = Wanted {
         name,
         template: TEMPLATE,
@@ -214,7 +221,9 @@ async fn deploy_stack(
     let changed = set.is_some();
     if let Some(set) = set {
         let begun = async {
-            let watch = signals.or_stopped(ready(aws, args, &set, printer)).await?;
+            let watch = signals
+                .or_stopped(ready(aws, args, target, &set, printer))
+                .await?;
             set.execute(client).await?;
             anyhow::Ok(watch)
         };
@@ -241,10 +250,11 @@ async fn deploy_stack(
 async fn ready<'a>(
     aws: &'a Aws,
     args: &'a DeployArgs,
+    target: &'a Target,
     set: &ChangeSet,
     printer: &Printer,
 ) -> anyhow::Result<Watch<'a>> {
-    let name = &args.stack.stack_name;
+    let name = &target.place.stack_name;
     if stack::moves_endpoint(&set.changes) {
         let question =
             format!("This update gives the API of stack `{name}` another endpoint. Go on?");

@@ -14,6 +14,7 @@ use crate::{
     cli::DestroyArgs,
     failure::{Exit, Failure},
     printer::Printer,
+    settings,
     signals::Signals,
     stack::{self, Stack},
 };
@@ -63,10 +64,12 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
+    let settings = settings::Doomed::of(&args)?;
+    let name = &settings.place.stack_name;
     let look = async {
-        let aws = Aws::connect(&args.stack.aws).await?;
-        let doomed = look(&aws, &args).await?;
-        if let Some(question) = question(&args.stack.stack_name, &aws.region, &doomed) {
+        let aws = Aws::connect(&settings.place.access).await?;
+        let doomed = look(&aws, &args, &settings).await?;
+        if let Some(question) = question(name, &aws.region, &doomed) {
             confirm(&question, args.yes, printer).await?;
         }
         anyhow::Ok((aws, doomed))
@@ -77,7 +80,7 @@ pub async fn run(
         let mut step = printer.step("stack");
         let watch = Watch::begin(&aws.cloudformation, &stack.id).await?;
         cloudformation::request_deletion(&aws.cloudformation, &stack.id).await?;
-        settled(&args.stack.stack_name, watch, &mut step, signals).await?;
+        settled(name, watch, &mut step, signals).await?;
         step.done("deleted");
     }
     // After the stack: while it stands, its function needs the table.
@@ -92,7 +95,7 @@ pub async fn run(
         _ => false,
     };
     printer.result(&Destroyed {
-        stack_name: args.stack.stack_name,
+        stack_name: settings.place.stack_name,
         region: aws.region,
         changed: doomed.stack.is_some() || table_deleted,
         stack_deleted: doomed.stack.is_some(),
@@ -102,8 +105,12 @@ pub async fn run(
 }
 
 /// Looks at the stack and at its table, and sees that they may be deleted.
-async fn look(aws: &Aws, args: &DestroyArgs) -> anyhow::Result<Doomed> {
-    let name = &args.stack.stack_name;
+async fn look(
+    aws: &Aws,
+    args: &DestroyArgs,
+    settings: &settings::Doomed,
+) -> anyhow::Result<Doomed> {
+    let name = &settings.place.stack_name;
     let stack = cloudformation::find(&aws.cloudformation, name).await?;
     if let Some(stack) = &stack {
         stack.check_ours(name)?;
@@ -111,7 +118,7 @@ async fn look(aws: &Aws, args: &DestroyArgs) -> anyhow::Result<Doomed> {
             return Err(stack::busy(name, &stack.status).into());
         }
     }
-    let table_name = stack::table_to_delete(name, stack.as_ref(), args.table_name.as_deref())?;
+    let table_name = stack::table_to_delete(name, stack.as_ref(), settings.table_name.as_deref())?;
     let table = match &table_name {
         _ if !args.delete_table => None,
         Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await?,

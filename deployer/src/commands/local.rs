@@ -19,9 +19,11 @@ use crate::{
     },
     build::{self, artifact::Artifact},
     cli::DeployArgs,
+    config::Environment,
     failure::{Exit, Failure},
     local::{self, Database, Service, ServiceOptions},
     printer::Printer,
+    settings,
     signals::Signals,
     smoke,
 };
@@ -68,7 +70,7 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     };
     let unpacked = tempfile::tempdir().context("cannot make a temporary directory")?;
 
-    let table_name = args.table.table_name;
+    let table_name = settings::table_name(args.target.table, &Environment::default());
     let open = async {
         let step = printer.step("table");
         let database = Database::open(&data).await?;

@@ -11,9 +11,10 @@ use crate::{
         cloudformation::{self, Wanted},
     },
     build::Function,
-    cli::PlanArgs,
+    cli::{PlanArgs, WaitArgs},
     failure::Failure,
     printer::Printer,
+    settings::Target,
     signals::Signals,
     stack::{Action, Change},
     template::TEMPLATE,
@@ -59,23 +60,28 @@ impl Display for Plan {
 }
 
 /// Shows the changes. Nothing is uploaded, and the change set is removed.
-pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
+pub async fn run(
+    mut args: PlanArgs,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let target = Target::of(args.target, WaitArgs::default(), &mut args.function)?;
     let prepare = async {
         let function = Function::find(&args.function).await?;
-        let aws = Aws::connect(&args.stack.aws).await?;
+        let aws = Aws::connect(&target.place.access).await?;
         let build = async {
             let mut step = printer.step("build");
             let artifact = function.artifact(&mut step).await?;
             step.done(format_args!("sha256 {}", artifact.sha256));
             anyhow::Ok(artifact)
         };
-        let (stack, table) = (&args.stack.stack_name, &args.table.table_name);
-        let look = wanted::look(&aws, stack, table, args.bucket.as_deref());
+        let (stack, table) = (&target.place.stack_name, &target.table_name);
+        let look = wanted::look(&aws, stack, table, target.bucket.as_deref());
         let (artifact, found) = tokio::try_join!(build, look)?;
         anyhow::Ok((aws, artifact, found))
     };
     let (aws, artifact, found) = signals.or_stopped(prepare).await?;
-    let (stack_name, table_name) = (args.stack.stack_name, args.table.table_name);
+    let (stack_name, table_name) = (target.place.stack_name, target.table_name);
 
     if let (Action::Recreate, Some(remains)) = (found.action, &found.stack) {
         return Err(
@@ -85,7 +91,7 @@ pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> an
                 .into(),
         );
     }
-    let parameters = found.parameters(&artifact, &table_name, args.function.build.arch)?;
+    let parameters = found.parameters(&artifact, &table_name, target.arch)?;
     let wanted = Wanted {
         name: &stack_name,
         template: TEMPLATE,

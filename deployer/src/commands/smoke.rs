@@ -5,6 +5,7 @@ use crate::{
     cli::SmokeArgs,
     failure::Failure,
     printer::Printer,
+    settings::Place,
     smoke,
 };
 
@@ -13,7 +14,10 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let endpoint = if let Some(url) = args.url {
         smoke::endpoint(&url)?
     } else {
-        let (aws, name) = (Aws::connect(&args.stack.aws).await?, args.stack.stack_name);
+        let (aws, name) = {
+            let place = Place::of(args.stack)?;
+            (Aws::connect(&place.access).await?, place.stack_name)
+        };
         let stack = cloudformation::find(&aws.cloudformation, &name)
             .await?
             .ok_or_else(|| {

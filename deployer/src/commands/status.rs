@@ -9,6 +9,7 @@ use crate::{
     cli::StatusArgs,
     failure::Failure,
     printer::Printer,
+    settings::Place,
 };
 
 #[derive(Debug, Serialize)]
@@ -104,8 +105,9 @@ impl Display for Status {
 
 /// Shows the status.
 pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
-    let aws = Aws::connect(&args.stack.aws).await?;
-    let (stack_name, region) = (args.stack.stack_name, aws.region.clone());
+    let place = Place::of(args.stack)?;
+    let aws = Aws::connect(&place.access).await?;
+    let (stack_name, region) = (place.stack_name, aws.region.clone());
     let stack = cloudformation::find(&aws.cloudformation, &stack_name)
         .await?
         .ok_or_else(|| {
