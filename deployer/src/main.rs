@@ -2,6 +2,7 @@
 
 use clap::Parser;
 
+mod advice;
 mod aws;
 mod build;
 mod cli;

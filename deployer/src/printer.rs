@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::{
     cli::Output,
     failure::{Exit, Failure},
+    stack::{Event, Progress},
 };
 
 /// How often a plain log hears of a step that is busy.
@@ -87,11 +88,7 @@ impl Printer {
     pub fn step(&self, name: &'static str) -> Step {
         let bar = self.progress.as_ref().map(|progress| {
             let bar = progress.add(ProgressBar::new_spinner());
-            if let Ok(style) =
-                ProgressStyle::with_template("{spinner} {prefix:8} {wide_msg} {elapsed}")
-            {
-                bar.set_style(style);
-            }
+            bar.set_style(style("{spinner} {prefix:8} {wide_msg} {elapsed}"));
             bar.set_prefix(name);
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
@@ -102,6 +99,8 @@ impl Printer {
             bar,
             started: Instant::now(),
             said: Instant::now(),
+            progress: Progress::default(),
+            rows: Vec::new(),
         }
     }
 
@@ -129,9 +128,67 @@ pub struct Step {
     bar: Option<ProgressBar>,
     started: Instant,
     said: Instant,
+    progress: Progress,
+    /// A line for each resource of the stack, on a terminal.
+    rows: Vec<ProgressBar>,
 }
 
 impl Step {
+    /// How many resources the stack's change will come to: the bar's length.
+    pub fn expect(&mut self, resources: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(resources.try_into().unwrap_or(u64::MAX));
+            bar.set_style(style(
+                "{spinner} {prefix:8} [{bar:20}] {pos}/{len} {wide_msg} {elapsed}",
+            ));
+        }
+    }
+
+    /// Something happened to a stack: a line that stays in a log, and on a terminal the resource's own line.
+    pub fn event(&mut self, event: &Event) {
+        let place = self.progress.see(event);
+        let (Some(bar), Some(progress)) = (&self.bar, &self.printer.progress) else {
+            self.line(event);
+            return;
+        };
+        bar.set_position(self.progress.done().try_into().unwrap_or(u64::MAX));
+        let Some(place) = place else {
+            bar.set_message(event.status.clone());
+            return;
+        };
+        if place == self.rows.len() {
+            let last = self.rows.last().unwrap_or(bar);
+            let row = progress.insert_after(last, ProgressBar::new_spinner());
+            self.rows.push(row);
+        }
+        let row = &self.progress.rows()[place];
+        let line = &self.rows[place];
+        line.set_style(style(if row.is_done() {
+            "  {wide_msg}"
+        } else {
+            "  {wide_msg} {elapsed}"
+        }));
+        if !row.is_done() {
+            line.reset_elapsed();
+            line.enable_steady_tick(Duration::from_secs(1));
+        }
+        line.set_message(row.to_string());
+    }
+
+    /// The resources' lines, as they are now, stay where they are.
+    pub fn keep_rows(&mut self) {
+        let rows: Vec<_> = self.rows.drain(..).collect();
+        for row in &rows {
+            row.finish_and_clear();
+        }
+        if !rows.is_empty() {
+            for row in self.progress.rows() {
+                self.printer.message(format_args!("    {row}"));
+            }
+        }
+        self.progress = Progress::default();
+    }
+
     /// What the step does now.
     pub fn note(&mut self, note: impl Into<Cow<'static, str>>) {
         let note = note.into();
@@ -157,6 +214,7 @@ impl Step {
 
     /// Ends the step with what came of it.
     pub fn done(mut self, outcome: impl Display) {
+        self.keep_rows();
         let seconds = self.started.elapsed().as_secs_f64();
         self.line(format_args!("{outcome} ({seconds:.1} s)"));
         let seconds = (seconds * 1000.0).round() / 1000.0;
@@ -168,8 +226,15 @@ impl Step {
     }
 }
 
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("=> ")
+}
+
 impl Drop for Step {
     fn drop(&mut self) {
+        self.keep_rows();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

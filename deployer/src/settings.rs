@@ -66,6 +66,29 @@ impl Place {
         Ok(Self::with(args, &environment))
     }
 
+    /// A command line about this stack, for hints.
+    pub fn command(&self, command: &str) -> String {
+        let options = [
+            (
+                "--stack-name",
+                Some(&self.stack_name).filter(|name| *name != DEFAULT_STACK_NAME),
+            ),
+            (
+                "--region",
+                self.access
+                    .region
+                    .as_ref()
+                    .or(self.access.fallback_region.as_ref()),
+            ),
+            ("--profile", self.access.profile.as_ref()),
+        ];
+        let options: String = options
+            .into_iter()
+            .filter_map(|(option, value)| Some(format!(" {option} {}", value?)))
+            .collect();
+        format!("cbbootstrap {command}{options}")
+    }
+
     fn with(args: StackArgs, environment: &Environment) -> Self {
         Self {
             stack_name: args

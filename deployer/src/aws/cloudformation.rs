@@ -1,13 +1,22 @@
 //! The stack: described, changed by change sets, watched by its events.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use aws_sdk_cloudformation::{
     Client,
-    error::ProvideErrorMetadata,
-    operation::delete_change_set::DeleteChangeSetError,
+    config::retry::RetryConfig,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{
+        create_change_set::CreateChangeSetError, delete_change_set::DeleteChangeSetError,
+        describe_change_set::DescribeChangeSetOutput, describe_stacks::DescribeStacksError,
+    },
     types::{
-        Capability, ChangeSetStatus, ChangeSetType, Parameter, StackStatus, Tag, TemplateStage,
+        Capability, ChangeSetStatus, ChangeSetType, DeploymentConfig, DeploymentConfigMode,
+        ExecutionStatus, Parameter, RollbackConfiguration, RollbackTrigger, StackStatus, Tag,
+        TemplateStage,
     },
 };
 use uuid::Uuid;
@@ -17,15 +26,24 @@ use crate::{
     failure::Failure,
     printer::Step,
     signals::Signals,
-    stack::{self, Action, Change, DESCRIPTION, Event, Stack},
+    stack::{Change, DESCRIPTION, Detail, Event, Stack, Status},
 };
 
 /// Between two looks at a stack: soon at first, for much is done in a second, then less often.
-const FIRST_POLL: Duration = Duration::from_millis(200);
-const LAST_POLL: Duration = Duration::from_secs(3);
+const FIRST_POLL: Duration = Duration::from_millis(250);
+const LAST_POLL: Duration = Duration::from_secs(2);
 
-/// So many looks in a row may fail before the watch is given up. Such a failure says nothing about the stack.
-const LOST_POLLS: u32 = 30;
+/// The most between two looks while AWS throttles or cannot be reached.
+const PATIENT_POLL: Duration = Duration::from_secs(15);
+
+/// So long nothing may be seen of a stack before the watch is given up. That says nothing about the stack.
+const LOST_PATIENCE: Duration = Duration::from_mins(15);
+
+/// After this time at the latest a change that was asked for shows in the stack's status, which is then believed, too.
+const STATUS_DELAY: Duration = Duration::from_secs(10);
+
+/// How long `CloudFormation` may take to make a change set.
+const CHANGE_SET_PATIENCE: Duration = Duration::from_mins(10);
 
 /// How long the removal of a change set may hold up the end.
 const DISCARD_PATIENCE: Duration = Duration::from_secs(15);
@@ -39,14 +57,40 @@ pub struct Wanted<'a> {
     pub template: &'a str,
     /// The value of every parameter.
     pub parameters: &'a BTreeMap<String, String>,
+    /// The user's tags.
+    pub tags: &'a BTreeMap<String, String>,
+    /// The topics that are to hear of the stack's events.
+    pub notification_arns: &'a [String],
+    /// The role that `CloudFormation` is to use; none leaves it as it is.
+    pub role_arn: Option<&'a str>,
+}
+
+/// How a change is to be made.
+#[derive(Clone, Debug, Default)]
+pub struct Mode {
+    /// Not to wait for resources to be ready.
+    pub express: bool,
+    /// The alarm that rolls an update back, and for how many minutes after it.
+    pub rollback_alarm: Option<(String, u8)>,
 }
 
 impl Wanted<'_> {
+    /// The tags that the stack is to have, ours among them.
+    pub fn all_tags(&self) -> BTreeMap<String, String> {
+        let ours = (OURS.0.to_owned(), OURS.1.to_owned());
+        self.tags.clone().into_iter().chain([ours]).collect()
+    }
+
     /// Whether the stack is that already.
     pub fn is_met_by(&self, stack: &Stack, template: Option<&str>) -> bool {
         template.map(str::trim) == Some(self.template.trim())
             && stack.parameters == *self.parameters
-            && matches!(stack::action(self.name, Some(stack)), Ok(Action::Update))
+            && stack.tags == self.all_tags()
+            && stack.notification_arns == self.notification_arns
+            && self
+                .role_arn
+                .is_none_or(|role| stack.role_arn.as_deref() == Some(role))
+            && stack.status.is_good()
     }
 }
 
@@ -56,36 +100,72 @@ pub struct ChangeSet {
     name: String,
     stack: String,
     kind: ChangeSetType,
-    /// Whether the stack is there only to hold it.
-    creates_stack: bool,
+    /// The stack's ARN.
+    pub stack_id: String,
     /// What it would change.
     pub changes: Vec<Change>,
 }
 
+/// What became of the wish for a change set.
+#[derive(Debug)]
+pub enum Prepared {
+    /// It can be executed.
+    Changes(ChangeSet),
+    /// Nothing would change.
+    Nothing,
+    /// Somebody else has changed the stack meanwhile.
+    Overtaken,
+}
+
+/// What became of the wish to execute a change set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// The stack changes.
+    Begun,
+    /// Somebody else has changed the stack meanwhile, and the change set is void.
+    Overtaken,
+}
+
 /// The stack of this name or ARN; `None` if there is none.
 pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> {
+    describe(client, name)
+        .await
+        .map_err(|error| explain(format!("cannot look at stack `{name}`"), &error).into())
+}
+
+async fn describe(
+    client: &Client,
+    name: &str,
+) -> Result<Option<Stack>, SdkError<DescribeStacksError>> {
     let stack = match client.describe_stacks().stack_name(name).send().await {
         Ok(output) => output.stacks.unwrap_or_default().into_iter().next(),
         Err(error) if is_missing(&error) => None,
-        Err(error) => return Err(explain(format!("cannot look at stack `{name}`"), &error).into()),
+        Err(error) => return Err(error),
     };
     Ok(stack.map(|stack| Stack {
-        id: stack.stack_id.unwrap_or_else(|| name.to_owned()),
         ours: is_ours(stack.description.as_deref(), stack.tags.as_deref()),
-        status: stack
-            .stack_status
-            .unwrap_or_else(|| StackStatus::from("UNKNOWN")),
+        id: stack.stack_id.unwrap_or_else(|| name.to_owned()),
+        status: stack.stack_status.map(Status).unwrap_or_default(),
         reason: stack.stack_status_reason,
         parameters: pairs(stack.parameters.unwrap_or_default(), |p| {
             (p.parameter_key, p.parameter_value)
         }),
+        tags: pairs(stack.tags.unwrap_or_default(), |tag| (tag.key, tag.value)),
         outputs: pairs(stack.outputs.unwrap_or_default(), |o| {
             (o.output_key, o.output_value)
         }),
+        role_arn: stack.role_arn.filter(|arn| !arn.is_empty()),
+        notification_arns: stack.notification_arns.unwrap_or_default(),
+        protected: stack.enable_termination_protection.unwrap_or_default(),
+        created: stack.creation_time.map(|time| time.to_string()),
         updated: stack
             .last_updated_time
             .or(stack.creation_time)
             .map(|time| time.to_string()),
+        drift: stack
+            .drift_information
+            .and_then(|drift| drift.stack_drift_status)
+            .map(|status| status.to_string()),
     }))
 }
 
@@ -141,35 +221,45 @@ fn is_missing<E: ProvideErrorMetadata, R>(
     })
 }
 
-/// Works out what would change, and changes nothing yet; `None` if nothing would.
+/// Works out what would change, and changes nothing yet.
 ///
 /// `before` is the stack as it was found. Whatever goes wrong, and when a signal comes, the change set is removed again.
 pub async fn change_set(
     client: &Client,
     wanted: &Wanted<'_>,
+    mode: &Mode,
     before: Option<&Stack>,
-    action: Action,
     signals: &mut Signals,
-) -> anyhow::Result<Option<ChangeSet>> {
-    let mut set = ChangeSet {
+) -> anyhow::Result<Prepared> {
+    let creates = before.is_none_or(|stack| !stack.status.is_good());
+    let set = ChangeSet {
         name: format!("cbbootstrap-{}", Uuid::new_v4()),
         stack: wanted.name.to_owned(),
-        kind: match action {
-            Action::Create | Action::Recreate => ChangeSetType::Create,
-            Action::Update => ChangeSetType::Update,
+        kind: if creates {
+            ChangeSetType::Create
+        } else {
+            ChangeSetType::Update
         },
-        creates_stack: before.is_none() || action == Action::Recreate,
+        stack_id: String::new(),
         changes: Vec::new(),
     };
-    let made = signals.or_stopped(set.make(client, wanted)).await;
+    let made = signals
+        .or_stopped(set.make(client, wanted, mode, before))
+        .await;
     match made {
-        Ok(Some(changes)) => {
-            set.changes = changes;
-            Ok(Some(set))
-        }
-        Ok(None) => {
+        Ok(Made::Changes(stack_id, changes)) => Ok(Prepared::Changes(ChangeSet {
+            stack_id,
+            changes,
+            ..set
+        })),
+        Ok(Made::Nothing) => {
             set.discard(client).await?;
-            Ok(None)
+            Ok(Prepared::Nothing)
+        }
+        Ok(Made::Overtaken) => {
+            // It was never made, most likely.
+            let _ = set.discard(client).await;
+            Ok(Prepared::Overtaken)
         }
         Err(error) => {
             // The first error is the one to tell.
@@ -179,13 +269,21 @@ pub async fn change_set(
     }
 }
 
+enum Made {
+    Changes(String, Vec<Change>),
+    Nothing,
+    Overtaken,
+}
+
 impl ChangeSet {
     /// Makes it and gives its changes, of which there may be none.
     async fn make(
         &self,
         client: &Client,
         wanted: &Wanted<'_>,
-    ) -> anyhow::Result<Option<Vec<Change>>> {
+        mode: &Mode,
+        before: Option<&Stack>,
+    ) -> anyhow::Result<Made> {
         let what = format!("cannot prepare the change of stack `{}`", self.stack);
         let parameters = wanted.parameters.iter().map(|(key, value)| {
             Parameter::builder()
@@ -193,50 +291,137 @@ impl ChangeSet {
                 .parameter_value(value)
                 .build()
         });
-        let tag = Tag::builder().key(OURS.0).value(OURS.1).build();
+        let tags = wanted
+            .all_tags()
+            .into_iter()
+            .map(|(key, value)| Tag::builder().key(key).value(value).build());
         let created = client
             .create_change_set()
             .stack_name(&self.stack)
             .change_set_name(&self.name)
+            .client_token(&self.name)
             .change_set_type(self.kind.clone())
             .template_body(wanted.template)
             .set_parameters(Some(parameters.collect()))
             .capabilities(Capability::CapabilityIam)
-            .tags(tag)
+            .set_tags(Some(tags.collect()))
+            .set_notification_arns(Some(wanted.notification_arns.to_vec()))
+            .set_role_arn(wanted.role_arn.map(str::to_owned))
+            .set_rollback_configuration(self.rollback(mode))
+            .set_deployment_config(mode.express.then(|| {
+                DeploymentConfig::builder()
+                    .mode(DeploymentConfigMode::Express)
+                    .disable_rollback(false)
+                    .build()
+            }))
             .send()
             .await;
-        created.map_err(|error| explain(&what, &error))?;
-        match self.wait(client, &what).await? {
-            None => Ok(Some(self.read_changes(client).await?)),
+        match created {
+            Ok(_) => (),
+            // An answer was lost, and the SDK asked again: nobody else's has this name.
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(CreateChangeSetError::is_already_exists_exception) => {}
+            Err(error @ SdkError::ServiceError(_)) if self.overtaken(client, before).await? => {
+                drop(error);
+                return Ok(Made::Overtaken);
+            }
+            Err(error) => return Err(explain(&what, &error).into()),
+        }
+        let (id, refused) = self.wait(client, &what).await?;
+        match refused {
+            None => Ok(Made::Changes(id, self.read_changes(client).await?)),
             // The one way in which CloudFormation says that there is nothing to do.
             Some(refused)
                 if refused.contains("didn't contain changes")
                     || refused.contains("No updates are to be performed") =>
             {
-                Ok(None)
+                Ok(Made::Nothing)
             }
-            Some(refused) => Err(Failure::new(format!("{what}: {refused}")).into()),
+            Some(refused) => Err(Failure::new(format!("{what}: {refused}"))
+                .hint("see what is wrong with the parameters; `cbbootstrap deploy --help` lists what can be set")
+                .into()),
         }
     }
 
-    /// Waits until it is made. `Some` is the reason why it was not.
-    async fn wait(&self, client: &Client, what: &str) -> anyhow::Result<Option<String>> {
-        let mut pause = FIRST_POLL;
+    /// None leaves it as it is, as the API has it; here an alarm that is not wanted is taken out.
+    fn rollback(&self, mode: &Mode) -> Option<RollbackConfiguration> {
+        if self.kind == ChangeSetType::Create {
+            return None;
+        }
+        let (triggers, minutes) = match &mode.rollback_alarm {
+            Some((alarm, minutes)) => (
+                vec![
+                    RollbackTrigger::builder()
+                        .arn(alarm)
+                        .r#type("AWS::CloudWatch::Alarm")
+                        .build(),
+                ],
+                *minutes,
+            ),
+            None => (Vec::new(), 0),
+        };
+        let configuration = RollbackConfiguration::builder()
+            .set_rollback_triggers(Some(triggers))
+            .monitoring_time_in_minutes(i32::from(minutes));
+        Some(configuration.build())
+    }
+
+    /// Whether the stack is no longer as it was found.
+    async fn overtaken(&self, client: &Client, before: Option<&Stack>) -> anyhow::Result<bool> {
+        let now = find(client, &self.stack).await?;
+        Ok(match (before, &now) {
+            (None, None) => false,
+            // An attempt of ours may have brought it into being.
+            (None, Some(now)) => now.status.0 != StackStatus::ReviewInProgress,
+            (Some(before), Some(now)) => now.status.is_busy() || before.is_overtaken_by(now),
+            (Some(_), None) => true,
+        })
+    }
+
+    async fn describe(
+        &self,
+        client: &Client,
+    ) -> Result<
+        DescribeChangeSetOutput,
+        SdkError<aws_sdk_cloudformation::operation::describe_change_set::DescribeChangeSetError>,
+    > {
+        client
+            .describe_change_set()
+            .stack_name(&self.stack)
+            .change_set_name(&self.name)
+            .send()
+            .await
+    }
+
+    /// Waits until it is made, and gives the stack's ARN. `Some` is the reason why it was not.
+    async fn wait(&self, client: &Client, what: &str) -> anyhow::Result<(String, Option<String>)> {
+        let (since, mut pause) = (Instant::now(), FIRST_POLL);
         loop {
-            let set = client
-                .describe_change_set()
-                .stack_name(&self.stack)
-                .change_set_name(&self.name)
-                .send()
-                .await;
-            let set = set.map_err(|error| explain(what, &error))?;
-            match set.status {
-                Some(ChangeSetStatus::CreateComplete) => return Ok(None),
-                Some(ChangeSetStatus::Failed) => {
-                    return Ok(Some(set.status_reason.unwrap_or_default()));
-                }
-                _ => tokio::time::sleep(pause).await,
+            match self.describe(client).await {
+                Ok(set) => match set.status {
+                    Some(ChangeSetStatus::CreateComplete) => {
+                        return Ok((set.stack_id.unwrap_or_default(), None));
+                    }
+                    Some(ChangeSetStatus::Failed) => {
+                        let reason = set.status_reason.unwrap_or_default();
+                        return Ok((set.stack_id.unwrap_or_default(), Some(reason)));
+                    }
+                    _ if since.elapsed() > CHANGE_SET_PATIENCE => {
+                        return Err(Failure::new(format!(
+                            "{what}: it takes CloudFormation more than {} minutes",
+                            CHANGE_SET_PATIENCE.as_secs() / 60
+                        ))
+                        .hint("nothing was changed; deploy again")
+                        .into());
+                    }
+                    _ => (),
+                },
+                Err(error) if is_transient(&error) && since.elapsed() < CHANGE_SET_PATIENCE => (),
+                Err(error) => return Err(explain(what, &error).into()),
             }
+            tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 3 / 2).min(LAST_POLL);
         }
     }
@@ -246,6 +431,7 @@ impl ChangeSet {
             .describe_change_set()
             .stack_name(&self.stack)
             .change_set_name(&self.name)
+            .include_property_values(true)
             .into_paginator()
             .items()
             .send();
@@ -255,36 +441,78 @@ impl ChangeSet {
             .into_iter()
             .filter_map(|change| change.resource_change);
         Ok(resources
-            .map(|change| Change {
-                action: change
-                    .action
-                    .map(|action| action.to_string())
-                    .unwrap_or_default(),
-                resource: change.logical_resource_id.unwrap_or_default(),
-                kind: change.resource_type.unwrap_or_default(),
-                replacement: change
-                    .replacement
-                    .map(|replacement| replacement.to_string()),
-                scope: change
-                    .scope
-                    .unwrap_or_default()
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
+            .map(|change| {
+                let details = change.details.unwrap_or_default();
+                let mut details: Vec<_> = details
+                    .into_iter()
+                    .filter_map(|detail| detail.target)
+                    .map(|target| {
+                        let attribute = target.attribute.map(|a| a.to_string());
+                        let place = [attribute, target.name].into_iter().flatten();
+                        Detail {
+                            path: target.path.map_or_else(
+                                || place.collect::<Vec<_>>().join("."),
+                                |path| path.trim_start_matches('/').replace('/', "."),
+                            ),
+                            before: target.before_value,
+                            after: target.after_value,
+                            recreation: target.requires_recreation.map(|r| r.to_string()),
+                        }
+                    })
+                    .collect();
+                // CloudFormation tells one twice where both a parameter and a resource cause it.
+                details.sort_by(|one, other| one.path.cmp(&other.path));
+                details.dedup_by(|one, other| one.path == other.path);
+                Change {
+                    action: change.action.map(|a| a.to_string()).unwrap_or_default(),
+                    resource: change.logical_resource_id.unwrap_or_default(),
+                    kind: change.resource_type.unwrap_or_default(),
+                    replacement: change.replacement.map(|r| r.to_string()),
+                    scope: change
+                        .scope
+                        .unwrap_or_default()
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
+                    details,
+                }
             })
             .collect())
     }
 
     /// Makes the changes. The stack's [`Watch`] must have begun before.
-    pub async fn execute(&self, client: &Client) -> anyhow::Result<()> {
+    pub async fn execute(&self, client: &Client) -> anyhow::Result<Execution> {
         let executed = client
             .execute_change_set()
             .stack_name(&self.stack)
             .change_set_name(&self.name)
+            .client_request_token(&self.name)
             .send()
             .await;
-        executed.map_err(|error| explain("cannot execute the change set", &error))?;
-        Ok(())
+        let Err(error) = executed else {
+            return Ok(Execution::Begun);
+        };
+        // The answer may have been lost, and not the request: the change set itself knows.
+        match self.describe(client).await {
+            Ok(set) => match set.execution_status {
+                Some(
+                    ExecutionStatus::ExecuteInProgress
+                    | ExecutionStatus::ExecuteComplete
+                    | ExecutionStatus::ExecuteFailed,
+                ) => Ok(Execution::Begun),
+                Some(ExecutionStatus::Obsolete | ExecutionStatus::Unavailable) => {
+                    Ok(Execution::Overtaken)
+                }
+                _ if self.stack_is_busy(client).await => Ok(Execution::Overtaken),
+                _ => Err(explain("cannot execute the change set", &error).into()),
+            },
+            Err(gone) if is_missing(&gone) => Ok(Execution::Overtaken),
+            Err(_) => Err(explain("cannot execute the change set", &error).into()),
+        }
+    }
+
+    async fn stack_is_busy(&self, client: &Client) -> bool {
+        matches!(find(client, &self.stack_id).await, Ok(Some(stack)) if stack.status.is_busy())
     }
 
     /// Removes it, and the stack that it brought into being to hold it.
@@ -323,45 +551,187 @@ impl ChangeSet {
                 Err(error) => return Err(explain("cannot delete the change set", &error).into()),
             }
         }
-        if !self.creates_stack {
-            return Ok(());
+        if self.kind == ChangeSetType::Create {
+            self.delete_empty_stack(client).await?;
         }
+        Ok(())
+    }
+
+    /// Deletes the stack that only held the change set, unless it holds somebody else's, too.
+    async fn delete_empty_stack(&self, client: &Client) -> anyhow::Result<()> {
         let Some(stack) = find(client, &self.stack).await? else {
             return Ok(());
         };
-        if stack.status == StackStatus::ReviewInProgress {
-            request_deletion(client, &stack.id).await?;
-            while find(client, &self.stack)
-                .await?
-                .is_some_and(|stack| stack.status != StackStatus::DeleteComplete)
-            {
-                tokio::time::sleep(FIRST_POLL).await;
-            }
+        if stack.status.0 != StackStatus::ReviewInProgress {
+            return Ok(());
+        }
+        let others = client.list_change_sets().stack_name(&stack.id).send().await;
+        let others = others.map_err(|error| explain("cannot list the change sets", &error))?;
+        if !others.summaries().is_empty() {
+            return Ok(());
+        }
+        request_deletion(client, &stack.id, None).await?;
+        while find(client, &self.stack)
+            .await?
+            .is_some_and(|stack| stack.status.0 != StackStatus::DeleteComplete)
+        {
+            tokio::time::sleep(FIRST_POLL).await;
         }
         Ok(())
     }
 }
 
 /// Asks for the stack's deletion; a [`Watch`] sees how it goes.
-pub async fn request_deletion(client: &Client, stack_id: &str) -> anyhow::Result<()> {
-    let deleted = client.delete_stack().stack_name(stack_id).send().await;
+pub async fn request_deletion(
+    client: &Client,
+    stack_id: &str,
+    role_arn: Option<&str>,
+) -> anyhow::Result<()> {
+    let deleted = client
+        .delete_stack()
+        .stack_name(stack_id)
+        .set_role_arn(role_arn.map(str::to_owned))
+        .send()
+        .await;
     deleted.map_err(|error| explain(format!("cannot delete stack `{stack_id}`"), &error))?;
     Ok(())
 }
 
+/// Asks for the running update to be cancelled, which rolls it back; `false` if it is too late for that.
+pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bool> {
+    match client
+        .cancel_update_stack()
+        .stack_name(stack_id)
+        .send()
+        .await
+    {
+        Ok(_) => Ok(true),
+        // It is no longer in UPDATE_IN_PROGRESS.
+        Err(error) if error.code() == Some("ValidationError") => Ok(false),
+        Err(error) => Err(explain("cannot cancel the update", &error).into()),
+    }
+}
+
+/// Asks for a failed rollback to be continued.
+pub async fn continue_rollback(
+    client: &Client,
+    stack_id: &str,
+    role_arn: Option<&str>,
+) -> anyhow::Result<()> {
+    let continued = client
+        .continue_update_rollback()
+        .stack_name(stack_id)
+        .set_role_arn(role_arn.map(str::to_owned))
+        .send()
+        .await;
+    continued.map_err(|error| explain("cannot continue the rollback", &error))?;
+    Ok(())
+}
+
+/// Asks for a failed update, which was left as it was, to be rolled back.
+pub async fn roll_back(
+    client: &Client,
+    stack_id: &str,
+    role_arn: Option<&str>,
+) -> anyhow::Result<()> {
+    let begun = client
+        .rollback_stack()
+        .stack_name(stack_id)
+        .set_role_arn(role_arn.map(str::to_owned))
+        .send()
+        .await;
+    begun.map_err(|error| explain("cannot roll the failed update back", &error))?;
+    Ok(())
+}
+
+/// Protects the stack against deletion, or no longer.
+pub async fn protect(client: &Client, name: &str, protect: bool) -> anyhow::Result<()> {
+    let set = client
+        .update_termination_protection()
+        .stack_name(name)
+        .enable_termination_protection(protect)
+        .send()
+        .await;
+    set.map_err(|error| {
+        explain(
+            format!("cannot set the termination protection of stack `{name}`"),
+            &error,
+        )
+    })?;
+    Ok(())
+}
+
+/// The resources in the stack: name in the template, and type.
+pub async fn resources(client: &Client, stack_id: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let pages = client
+        .list_stack_resources()
+        .stack_name(stack_id)
+        .into_paginator()
+        .items()
+        .send();
+    let resources = pages.collect::<Result<Vec<_>, _>>().await;
+    let resources =
+        resources.map_err(|error| explain("cannot list the stack's resources", &error))?;
+    Ok(resources
+        .into_iter()
+        .filter(|resource| {
+            resource.resource_status.as_ref().map(AsRef::as_ref) != Some("DELETE_COMPLETE")
+        })
+        .map(|resource| {
+            (
+                resource.logical_resource_id.unwrap_or_default(),
+                resource.resource_type.unwrap_or_default(),
+            )
+        })
+        .collect())
+}
+
+/// So that many deployers do not ask in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f32(0.75 + 0.5 * fastrand::f32())
+}
+
+/// Why nothing is seen of a stack.
+enum Blind {
+    /// AWS throttles, or cannot be reached.
+    ForNow(Failure),
+    /// It is refused, and waiting will not mend that.
+    ForGood(Failure),
+}
+
+impl Blind {
+    fn of<E>(error: &SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let failure = explain("lost sight of the stack", error);
+        if is_transient(error) {
+            Self::ForNow(failure)
+        } else {
+            Self::ForGood(failure)
+        }
+    }
+}
+
 /// Follows a stack's events from a moment on.
 #[derive(Debug)]
-pub struct Watch<'a> {
-    client: &'a Client,
-    stack_id: &'a str,
+pub struct Watch {
+    /// It tries twice at most: this watch has its own patience.
+    client: Client,
+    stack_id: String,
     /// The last event before, or the last that was seen.
     last: Option<String>,
     events: Vec<Event>,
+    /// From when on the stack's status can no longer be the one from before.
+    status_counts: Instant,
+    /// The settled status that was seen last, if it was.
+    settled: Option<Status>,
+    seen: Instant,
 }
 
-impl<'a> Watch<'a> {
+impl Watch {
     /// From now on. Begin it before what is to be watched is asked for.
-    pub async fn begin(client: &'a Client, stack_id: &'a str) -> anyhow::Result<Self> {
+    pub async fn begin(client: &Client, stack_id: &str) -> anyhow::Result<Self> {
         let newest = client
             .describe_stack_events()
             .stack_name(stack_id)
@@ -372,56 +742,112 @@ impl<'a> Watch<'a> {
             .stack_events()
             .first()
             .and_then(|event| event.event_id.clone());
+        let quick = client
+            .config()
+            .to_builder()
+            .retry_config(RetryConfig::standard().with_max_attempts(2))
+            .build();
         Ok(Self {
-            client,
-            stack_id,
+            client: Client::from_conf(quick),
+            stack_id: stack_id.to_owned(),
             last,
             events: Vec::new(),
+            status_counts: Instant::now() + STATUS_DELAY,
+            settled: None,
+            seen: Instant::now(),
         })
     }
 
-    /// Shows the events until the stack has settled, and gives the status in which it did with all the events.
+    /// Of a change that is under way already: the stack's status counts at once.
+    pub async fn join(client: &Client, stack_id: &str) -> anyhow::Result<Self> {
+        let mut watch = Self::begin(client, stack_id).await?;
+        watch.status_counts = Instant::now();
+        Ok(watch)
+    }
+
+    /// The stack's ARN.
+    pub fn stack_id(&self) -> &str {
+        &self.stack_id
+    }
+
+    /// What happened since the beginning, oldest first.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Shows the events until the stack has settled, and gives the status in which it did. It can be dropped and called
+    /// again.
     ///
-    /// The stack's own events tell the end, and not its status: that can still be the one from before.
-    pub async fn settle(mut self, step: &mut Step) -> anyhow::Result<(StackStatus, Vec<Event>)> {
-        let (mut pause, mut lost) = (FIRST_POLL, 0);
+    /// A look that fails says nothing about the stack, and the watch goes on.
+    pub async fn settle(&mut self, step: &mut Step) -> anyhow::Result<Status> {
+        let (mut pause, mut looks) = (FIRST_POLL, 0);
         loop {
-            match self.fresh().await {
-                Ok(fresh) => {
-                    lost = 0;
-                    for event in fresh {
-                        step.line(&event);
-                        self.last = Some(event.id.clone());
-                        self.events.push(event);
-                    }
-                    let status = self
-                        .events
-                        .iter()
-                        .rev()
-                        .find(|event| event.is_stack())
-                        .map(|event| event.status.as_str());
-                    if let Some(status) = status.filter(|status| !status.ends_with("_IN_PROGRESS"))
-                    {
-                        return Ok((StackStatus::from(status), self.events));
-                    }
+            match self.look(looks % 5 == 0, step).await {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) => {
+                    self.seen = Instant::now();
+                    pause = (pause * 7 / 5).min(LAST_POLL);
+                    step.busy("waiting for CloudFormation");
                 }
-                Err(error) if is_transient(&error) && lost < LOST_POLLS => {
-                    lost += 1;
-                    pause = LAST_POLL;
-                    step.note("cannot see the stack at the moment; looking again");
+                Err(Blind::ForNow(_)) if self.seen.elapsed() < LOST_PATIENCE => {
+                    pause = (pause * 2).min(PATIENT_POLL);
+                    step.busy("cannot see the stack at the moment; looking again");
                 }
-                Err(error) => {
-                    return Err(
-                        explain("lost sight of the stack, which goes on changing", &error)
-                            .hint("`cbbootstrap status` shows how it ends")
-                            .into(),
-                    );
+                Err(Blind::ForNow(failure) | Blind::ForGood(failure)) => {
+                    let goes_on =
+                        "the stack goes on changing: `cbbootstrap status --wait` shows how it ends";
+                    let hint = failure.hint.iter().map(String::as_str).chain([goes_on]);
+                    let hint = hint.collect::<Vec<_>>().join("; ");
+                    return Err(failure.hint(hint).into());
                 }
             }
-            step.busy("waiting for CloudFormation");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 3 / 2).min(LAST_POLL);
+            looks += 1;
+            tokio::time::sleep(jittered(pause)).await;
         }
+    }
+
+    /// One look at the stack: the status in which it has settled, if it has.
+    ///
+    /// The stack's own events tell the end. Its status can still be the one from before; it is asked for where events are
+    /// refused, and now and then, lest the last event be missed.
+    async fn look(&mut self, at_status: bool, step: &mut Step) -> Result<Option<Status>, Blind> {
+        let refused = match self.fresh().await {
+            Ok(fresh) => {
+                for event in fresh {
+                    step.event(&event);
+                    self.last = Some(event.id.clone());
+                    self.events.push(event);
+                }
+                if let Some(status) = self.end() {
+                    return Ok(Some(status));
+                }
+                false
+            }
+            Err(error) if is_transient(&error) => return Err(Blind::of(&error)),
+            Err(_) => true,
+        };
+        if !at_status && !refused || Instant::now() < self.status_counts {
+            return Ok(None);
+        }
+        match describe(&self.client, &self.stack_id).await {
+            Ok(stack) => Ok(self.believe(stack)),
+            Err(error) if refused || is_transient(&error) => Err(Blind::of(&error)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The status that the stack's own events end in.
+    fn end(&self) -> Option<Status> {
+        let last = self.events.iter().rev().find(|event| event.is_stack())?;
+        Some(Status::from(last.status.as_str())).filter(|_| !last.status.ends_with("_IN_PROGRESS"))
+    }
+
+    /// The status that the stack is in, once it has been seen settled in it twice.
+    fn believe(&mut self, stack: Option<Stack>) -> Option<Status> {
+        let status = stack.map_or_else(|| Status::from("DELETE_COMPLETE"), |stack| stack.status);
+        let settled = Some(status).filter(|status| !status.0.as_str().ends_with("_IN_PROGRESS"));
+        let before = std::mem::replace(&mut self.settled, settled.clone());
+        settled.filter(|settled| before.as_ref() == Some(settled))
     }
 
     /// The events since the last, oldest first.
@@ -429,14 +855,14 @@ impl<'a> Watch<'a> {
         &self,
     ) -> Result<
         Vec<Event>,
-        aws_sdk_cloudformation::error::SdkError<
+        SdkError<
             aws_sdk_cloudformation::operation::describe_stack_events::DescribeStackEventsError,
         >,
     > {
         let mut pages = self
             .client
             .describe_stack_events()
-            .stack_name(self.stack_id)
+            .stack_name(&self.stack_id)
             .into_paginator()
             .items()
             .send();
@@ -455,6 +881,7 @@ impl<'a> Watch<'a> {
                     .map(|status| status.to_string())
                     .unwrap_or_default(),
                 reason: event.resource_status_reason,
+                time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
             });
         }
         fresh.reverse();

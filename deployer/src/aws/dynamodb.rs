@@ -2,11 +2,15 @@
 //!
 //! It is not part of the stack, so that no update and no deletion of the stack can lose the clusters' records.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
-    error::ProvideErrorMetadata,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{
+        describe_continuous_backups::DescribeContinuousBackupsError,
+        describe_time_to_live::DescribeTimeToLiveError,
+    },
     types::{
         AttributeDefinition, BillingMode, ContinuousBackupsStatus, KeySchemaElement, KeyType,
         PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
@@ -28,6 +32,12 @@ const PATIENCE: Duration = Duration::from_mins(5);
 #[derive(Debug)]
 pub struct Table {
     description: TableDescription,
+    /// Whether this program made it, and therefore completes its settings.
+    ours: bool,
+    /// Whether abandoned claims expire; none where that may not be seen.
+    expiry: Option<bool>,
+    /// Whether it can be restored to any point in time; none where that may not be seen.
+    recovery: Option<bool>,
 }
 
 /// What `status` shows of a table.
@@ -43,24 +53,27 @@ pub struct Glance {
 
 impl Table {
     /// The table, seen to be one that the function can work with; `None` if there is none.
-    pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
-        match client.describe_table().table_name(name).send().await {
-            Ok(output) => {
-                let description = output
-                    .table
-                    .unwrap_or_else(|| TableDescription::builder().build());
-                check_key(name, &description)?;
-                Ok(Some(Self { description }))
+    ///
+    /// All that can be asked at once is, before it is known whether there is a table.
+    pub async fn find(client: &Client, name: &str, place: Place) -> anyhow::Result<Option<Self>> {
+        let recovery = async {
+            match place {
+                Place::Aws => recovery(client, name).await.ok(),
+                Place::ThisMachine => Some(true),
             }
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(aws_sdk_dynamodb::operation::describe_table::DescribeTableError::is_resource_not_found_exception) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(explain(format!("cannot look at table `{name}`"), &error).into()),
-        }
+        };
+        let (description, expiry, recovery) =
+            tokio::join!(describe(client, name), expiry(client, name), recovery);
+        let Some(description) = description? else {
+            return Ok(None);
+        };
+        check_key(name, &description)?;
+        Ok(Some(Self {
+            ours: is_ours(client, &description).await?,
+            description,
+            expiry: expiry.ok(),
+            recovery,
+        }))
     }
 
     /// Its state in short.
@@ -80,12 +93,37 @@ impl Table {
         }
     }
 
-    fn is_active(&self) -> bool {
-        // A table in `Updating` serves requests, too.
-        matches!(
-            self.description.table_status,
-            Some(TableStatus::Active | TableStatus::Updating)
-        )
+    /// Whether [`ensure`] would leave it as it is.
+    pub fn is_complete(&self) -> bool {
+        is_active(&self.description)
+            && (!self.ours || (self.expiry, self.recovery) == (Some(true), Some(true)))
+    }
+}
+
+fn is_active(table: &TableDescription) -> bool {
+    // A table in `Updating` serves requests, too.
+    matches!(
+        table.table_status,
+        Some(TableStatus::Active | TableStatus::Updating)
+    )
+}
+
+/// The table; `None` if there is none.
+async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDescription>> {
+    match client.describe_table().table_name(name).send().await {
+        Ok(output) => Ok(Some(
+            output
+                .table
+                .unwrap_or_else(|| TableDescription::builder().build()),
+        )),
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(aws_sdk_dynamodb::operation::describe_table::DescribeTableError::is_resource_not_found_exception) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(explain(format!("cannot look at table `{name}`"), &error).into()),
     }
 }
 
@@ -106,16 +144,20 @@ pub async fn ensure(
     client: &Client,
     name: &str,
     found: Option<Table>,
+    tags: &BTreeMap<String, String>,
     place: Place,
 ) -> anyhow::Result<bool> {
-    let table = match &found {
-        Some(table) => table,
-        None => &create(client, name).await?,
+    if found.as_ref().is_some_and(Table::is_complete) {
+        return Ok(false);
+    }
+    let description = match &found {
+        Some(table) => &table.description,
+        None => &create(client, name, tags).await?,
     };
-    if !table.is_active() {
+    if !is_active(description) {
         wait_until_active(client, name).await?;
     }
-    if found.is_none() || is_ours(client, table).await? {
+    if found.as_ref().is_none_or(|table| table.ours) {
         let (expiry, backups) = tokio::join!(enable_expiry(client, name), async {
             match place {
                 Place::Aws => enable_backups(client, name).await,
@@ -127,9 +169,18 @@ pub async fn ensure(
     Ok(found.is_none())
 }
 
-async fn create(client: &Client, name: &str) -> anyhow::Result<Table> {
+async fn create(
+    client: &Client,
+    name: &str,
+    tags: &BTreeMap<String, String>,
+) -> anyhow::Result<TableDescription> {
     let what = format!("cannot create table `{name}`");
-    let tag = Tag::builder().key(OURS.0).value(OURS.1).build()?;
+    let tags = tags
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .chain([OURS])
+        .map(|(key, value)| Tag::builder().key(key).value(value).build())
+        .collect::<Result<_, _>>()?;
     let key = KeySchemaElement::builder()
         .attribute_name(CLUSTER_ID)
         .key_type(KeyType::Hash)
@@ -145,23 +196,20 @@ async fn create(client: &Client, name: &str) -> anyhow::Result<Table> {
         .key_schema(key)
         .billing_mode(BillingMode::PayPerRequest)
         .deletion_protection_enabled(true)
-        .tags(tag)
+        .set_tags(Some(tags))
         .send()
         .await;
     match created {
-        Ok(output) => {
-            let description = output
-                .table_description
-                .unwrap_or_else(|| TableDescription::builder().build());
-            Ok(Table { description })
-        }
+        Ok(output) => Ok(output
+            .table_description
+            .unwrap_or_else(|| TableDescription::builder().build())),
         // Somebody else was quicker, or an answer was lost and the SDK asked again.
         Err(error)
             if error
                 .as_service_error()
                 .is_some_and(aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception) =>
         {
-            Table::find(client, name)
+            describe(client, name)
                 .await?
                 .ok_or_else(|| explain(what, &error).into())
         }
@@ -198,11 +246,9 @@ fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
 async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
     let wait = async {
         loop {
-            match Table::find(client, name).await? {
-                Some(table) if table.is_active() => return Ok(()),
-                Some(Table { description })
-                    if description.table_status == Some(TableStatus::Deleting) =>
-                {
+            match describe(client, name).await? {
+                Some(table) if is_active(&table) => return Ok(()),
+                Some(table) if table.table_status == Some(TableStatus::Deleting) => {
                     return Err(Failure::new(format!("table `{name}` is being deleted"))
                         .hint("wait until it is gone, then deploy again")
                         .into());
@@ -231,10 +277,10 @@ async fn within_patience(
 
 /// The table of this name, which must be one that this program made; `None` if there is none.
 pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Table>> {
-    let Some(table) = Table::find(client, name).await? else {
+    let Some(table) = Table::find(client, name, Place::Aws).await? else {
         return Ok(None);
     };
-    if is_ours(client, &table).await? {
+    if table.ours {
         return Ok(Some(table));
     }
     Err(
@@ -247,8 +293,8 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
 }
 
 /// Whether this program made the table, and therefore completes its settings. Who may not read its tags has brought one.
-async fn is_ours(client: &Client, table: &Table) -> anyhow::Result<bool> {
-    let arn = table.description.table_arn.clone().unwrap_or_default();
+async fn is_ours(client: &Client, table: &TableDescription) -> anyhow::Result<bool> {
+    let arn = table.table_arn.clone().unwrap_or_default();
     let tags = client
         .list_tags_of_resource()
         .resource_arn(&arn)
@@ -265,17 +311,26 @@ async fn is_ours(client: &Client, table: &Table) -> anyhow::Result<bool> {
     }
 }
 
-async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
-    let what = || format!("cannot let abandoned claims in table `{name}` expire");
-    let now = client.describe_time_to_live().table_name(name).send().await;
-    let now = now.map_err(|error| explain(what(), &error))?;
+/// Whether abandoned claims expire.
+async fn expiry(client: &Client, name: &str) -> Result<bool, SdkError<DescribeTimeToLiveError>> {
+    let now = client
+        .describe_time_to_live()
+        .table_name(name)
+        .send()
+        .await?;
     let status = now
         .time_to_live_description
         .and_then(|ttl| ttl.time_to_live_status);
-    if matches!(
+    Ok(matches!(
         status,
         Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
-    ) {
+    ))
+}
+
+async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
+    let what = || format!("cannot let abandoned claims in table `{name}` expire");
+    let now = expiry(client, name).await;
+    if now.map_err(|error| explain(what(), &error))? {
         return Ok(());
     }
     let specification = TimeToLiveSpecification::builder()
@@ -288,8 +343,12 @@ async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
         .time_to_live_specification(specification)
         .send()
         .await;
-    enabled.map_err(|error| explain(what(), &error))?;
-    Ok(())
+    match enabled {
+        Ok(_) => Ok(()),
+        // An answer was lost and the SDK asked again, or somebody else was quicker: DynamoDB refuses to do it twice.
+        Err(_) if expiry(client, name).await.is_ok_and(|enabled| enabled) => Ok(()),
+        Err(error) => Err(explain(what(), &error).into()),
+    }
 }
 
 async fn enable_backups(client: &Client, name: &str) -> anyhow::Result<()> {
@@ -312,12 +371,11 @@ enum Refused {
     For(Failure),
 }
 
-impl<E, R> From<aws_sdk_dynamodb::error::SdkError<E, R>> for Refused
+impl<E> From<SdkError<E>> for Refused
 where
     E: aws_sdk_dynamodb::error::ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug + 'static,
 {
-    fn from(error: aws_sdk_dynamodb::error::SdkError<E, R>) -> Self {
+    fn from(error: SdkError<E>) -> Self {
         let code = error
             .as_service_error()
             .and_then(|e| e.code())
@@ -334,7 +392,11 @@ where
     }
 }
 
-async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> {
+/// Whether the table can be restored to any point in time.
+async fn recovery(
+    client: &Client,
+    name: &str,
+) -> Result<bool, SdkError<DescribeContinuousBackupsError>> {
     let now = client
         .describe_continuous_backups()
         .table_name(name)
@@ -344,9 +406,13 @@ async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> 
         (backups.continuous_backups_status == ContinuousBackupsStatus::Enabled)
             .then_some(backups.point_in_time_recovery_description)?
     });
-    if recovery.is_some_and(|r| {
-        r.point_in_time_recovery_status == Some(PointInTimeRecoveryStatus::Enabled)
-    }) {
+    Ok(recovery.is_some_and(|recovery| {
+        recovery.point_in_time_recovery_status == Some(PointInTimeRecoveryStatus::Enabled)
+    }))
+}
+
+async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> {
+    if recovery(client, name).await? {
         return Ok(());
     }
     let specification = PointInTimeRecoverySpecification::builder()
@@ -366,11 +432,11 @@ async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> 
 /// Deletes the table and every record in it; `false` if there is none.
 pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
     let what = || format!("cannot delete table `{name}`");
-    let Some(table) = Table::find(client, name).await? else {
+    let Some(table) = describe(client, name).await? else {
         return Ok(false);
     };
-    if table.description.table_status != Some(TableStatus::Deleting) {
-        if table.glance().deletion_protection {
+    if table.table_status != Some(TableStatus::Deleting) {
+        if table.deletion_protection_enabled == Some(true) {
             let unprotected = client
                 .update_table()
                 .table_name(name)
@@ -380,26 +446,39 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
             unprotected.map_err(|error| explain(what(), &error))?;
         }
         let deleted = client.delete_table().table_name(name).send().await;
-        deleted.map_err(|error| {
-            let busy = error
-                .as_service_error()
-                .is_some_and(aws_sdk_dynamodb::operation::delete_table::DeleteTableError::is_resource_in_use_exception);
-            let failure = explain(what(), &error);
-            if busy {
-                failure.exit(Exit::Stack)
-            } else {
-                failure
+        match deleted {
+            Ok(_) => (),
+            // An answer was lost, and the SDK asked again.
+            Err(error) if is_being_deleted(client, name).await => drop(error),
+            Err(error) => {
+                let busy = error
+                    .as_service_error()
+                    .is_some_and(aws_sdk_dynamodb::operation::delete_table::DeleteTableError::is_resource_in_use_exception);
+                let failure = explain(what(), &error);
+                return Err(if busy {
+                    failure.exit(Exit::Stack)
+                } else {
+                    failure
+                }
+                .into());
             }
-        })?;
+        }
     }
     let gone = async {
-        while Table::find(client, name).await?.is_some() {
+        while describe(client, name).await?.is_some() {
             tokio::time::sleep(POLL).await;
         }
         Ok(())
     };
     within_patience(gone, format!("table `{name}` is still being deleted")).await?;
     Ok(true)
+}
+
+async fn is_being_deleted(client: &Client, name: &str) -> bool {
+    match describe(client, name).await {
+        Ok(table) => table.is_none_or(|table| table.table_status == Some(TableStatus::Deleting)),
+        Err(_) => false,
+    }
 }
 
 #[cfg(test)]

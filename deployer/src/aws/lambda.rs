@@ -1,10 +1,27 @@
 //! The function as Lambda has it.
 
-use aws_sdk_lambda::Client;
+use std::time::{Duration, Instant};
+
+use aws_sdk_lambda::{
+    Client,
+    operation::update_function_code::UpdateFunctionCodeError,
+    primitives::Blob,
+    types::{Architecture, LastUpdateStatus},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use super::explain;
-use crate::build::artifact::base16;
+use super::{explain, is_transient};
+use crate::{
+    build::artifact::{Artifact, base16},
+    cli::Arch,
+    failure::Failure,
+};
+
+/// Between two looks at a function whose code is being replaced.
+const POLL: Duration = Duration::from_millis(300);
+
+/// How long Lambda may take to replace a function's code.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A deployed function.
 #[derive(Debug)]
@@ -50,5 +67,70 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Function
             Ok(None)
         }
         Err(error) => Err(explain(format!("cannot look at function `{name}`"), &error).into()),
+    }
+}
+
+/// Replaces the function's code and nothing else, waits until it serves, and gives the version that was published.
+pub async fn replace_code(
+    client: &Client,
+    name: &str,
+    artifact: &Artifact,
+    arch: Arch,
+) -> anyhow::Result<Option<String>> {
+    let what = || format!("cannot replace the code of function `{name}`");
+    let since = Instant::now();
+    let replaced = loop {
+        let replaced = client
+            .update_function_code()
+            .function_name(name)
+            .zip_file(Blob::new(artifact.zip.clone()))
+            .architectures(Architecture::from(arch.to_string().as_str()))
+            .publish(true)
+            .send()
+            .await;
+        match replaced {
+            Ok(replaced) => break replaced,
+            // Another update is not done yet; perhaps our own, whose answer was lost.
+            Err(error)
+                if since.elapsed() < PATIENCE
+                    && error
+                        .as_service_error()
+                        .is_some_and(UpdateFunctionCodeError::is_resource_conflict_exception) =>
+            {
+                tokio::time::sleep(POLL).await;
+            }
+            Err(error) => return Err(explain(what(), &error).into()),
+        }
+    };
+    loop {
+        let now = client
+            .get_function_configuration()
+            .function_name(name)
+            .send()
+            .await;
+        match now {
+            Ok(function) => match function.last_update_status {
+                Some(LastUpdateStatus::Failed) => {
+                    let why = function.last_update_status_reason.unwrap_or_default();
+                    return Err(Failure::new(format!("{}: {why}", what()))
+                        .hint("the function serves what it did before; mend the cause and deploy again")
+                        .into());
+                }
+                Some(LastUpdateStatus::InProgress) => (),
+                _ => return Ok(replaced.version),
+            },
+            Err(error) if is_transient(&error) => (),
+            Err(error) => return Err(explain(what(), &error).into()),
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(Failure::new(format!(
+                "{}: Lambda is still at it after {} minutes",
+                what(),
+                PATIENCE.as_secs() / 60
+            ))
+            .hint("`cbbootstrap status` shows how it ends")
+            .into());
+        }
+        tokio::time::sleep(POLL).await;
     }
 }

@@ -2,6 +2,7 @@
 //! made plain.
 
 pub mod cloudformation;
+mod credentials;
 pub mod dynamodb;
 pub mod lambda;
 pub mod s3;
@@ -9,22 +10,20 @@ pub mod s3;
 use std::{error::Error, fmt::Display, time::Duration};
 
 use aws_config::{
-    BehaviorVersion, Region, SdkConfig, profile::ProfileFileCredentialsProvider,
-    provider_config::ProviderConfig, retry::RetryConfig, timeout::TimeoutConfig,
+    BehaviorVersion, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig,
+    timeout::TimeoutConfig,
 };
 use aws_credential_types::provider::error::CredentialsError;
-use aws_runtime::env_config::file::EnvConfigFiles;
-use aws_sdk_dynamodb::config::{
-    AppName, Credentials, ProvideCredentials, SharedCredentialsProvider, SharedHttpClient,
-};
+use aws_sdk_dynamodb::config::{AppName, Credentials, SharedCredentialsProvider, SharedHttpClient};
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::{
+    advice,
     cli::region_name,
     failure::{Exit, Failure},
 };
+use credentials::Renewed;
 
 /// The tag of what this program made, by which it knows its own from what others made.
 const OURS: (&str, &str) = ("created-by", "cbbootstrap");
@@ -51,6 +50,32 @@ pub struct Access {
     pub fallback_profile: Option<String>,
 }
 
+impl Access {
+    /// The region, unless the environment or the profile has the word.
+    fn region(&self) -> Option<&str> {
+        let in_environment = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .map(is_set)
+            .contains(&true);
+        self.region
+            .as_deref()
+            .or_else(|| self.fallback_region.as_deref().filter(|_| !in_environment))
+    }
+
+    /// The profile that `cbbootstrap.yaml` names, unless the environment has another or keys.
+    fn profile_of_the_file(&self) -> Option<&str> {
+        let in_environment = ["AWS_PROFILE", "AWS_ACCESS_KEY_ID"]
+            .map(is_set)
+            .contains(&true);
+        self.fallback_profile
+            .as_deref()
+            .filter(|_| self.profile.is_none() && !in_environment)
+    }
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 /// AWS: one account, one region, a client a service.
 #[derive(Clone, Debug)]
 pub struct Aws {
@@ -73,7 +98,7 @@ impl Aws {
     /// Settles region and credentials, as the AWS CLI does: an option beats the environment, and that the profile. No
     /// call to the region's services is made.
     pub async fn connect(access: &Access) -> anyhow::Result<Self> {
-        check_profile(access.profile.as_deref()).await?;
+        credentials::check_profile(access).await?;
         let http = http_client();
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(http.clone())
@@ -84,14 +109,20 @@ impl Aws {
                     .operation_attempt_timeout(ATTEMPT_TIMEOUT)
                     .build(),
             )
+            // The credentials below keep themselves.
+            .identity_cache(IdentityCache::no_cache())
             .app_name(AppName::new(env!("CARGO_PKG_NAME"))?);
-        if let Some(region) = &access.region {
-            loader = loader.region(Region::new(region.clone()));
+        if let Some(region) = access.region() {
+            loader = loader.region(Region::new(region.to_owned()));
         }
-        if let Some(profile) = &access.profile {
+        if let Some(profile) = access
+            .profile
+            .as_deref()
+            .or_else(|| access.profile_of_the_file())
+        {
             loader = loader.profile_name(profile);
         }
-        let mut config = loader.load().await;
+        let config = loader.load().await;
         let Some(region) = config.region().cloned() else {
             return Err(Failure::new("no AWS region is set")
                 .hint("give `--region`, set `AWS_REGION`, or put `region` into the profile")
@@ -102,39 +133,37 @@ impl Aws {
                 .hint(rule)
                 .exit(Exit::Usage)
         })?;
-        if let Some(profile) = &access.profile {
-            // A profile that was named beats the keys in the environment. Left to itself, the SDK takes these.
-            let sources = ProviderConfig::default()
-                .with_http_client(http)
-                .with_region(Some(region.clone()));
-            let provider = ProfileFileCredentialsProvider::builder()
-                .profile_name(profile)
-                .configure(&sources)
-                .build();
-            config = config
-                .into_builder()
-                .credentials_provider(SharedCredentialsProvider::new(provider))
-                .build();
-        }
-        check_credentials(&config).await?;
-        Ok(Self::new(&config, region.to_string()))
+        let credentials = Renewed::new(access, &region, http);
+        credentials.check().await?;
+        let config = config
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
+            .build();
+        Ok(Self::new(&config, &credentials, region.to_string()))
     }
 
-    fn new(config: &SdkConfig, region: String) -> Self {
+    fn new(config: &SdkConfig, credentials: &Renewed, region: String) -> Self {
         // An endpoint of one's own has no host name for each bucket.
         let own_endpoint =
             config.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
-        let s3 = aws_sdk_s3::config::Builder::from(config)
-            .force_path_style(own_endpoint)
-            .build();
+        macro_rules! client {
+            ($service:ident $(, $option:ident($value:expr))*) => {
+                $service::Client::from_conf(
+                    $service::config::Builder::from(config)
+                        .retry_classifier(credentials.clone())
+                        $(.$option($value))*
+                        .build(),
+                )
+            };
+        }
         Self {
             region,
-            cloudformation: aws_sdk_cloudformation::Client::new(config),
-            logs: aws_sdk_cloudwatchlogs::Client::new(config),
-            dynamodb: aws_sdk_dynamodb::Client::new(config),
-            lambda: aws_sdk_lambda::Client::new(config),
-            s3: aws_sdk_s3::Client::from_conf(s3),
-            sts: aws_sdk_sts::Client::new(config),
+            cloudformation: client!(aws_sdk_cloudformation),
+            dynamodb: client!(aws_sdk_dynamodb),
+            lambda: client!(aws_sdk_lambda),
+            logs: client!(aws_sdk_cloudwatchlogs),
+            s3: client!(aws_sdk_s3, force_path_style(own_endpoint)),
+            sts: client!(aws_sdk_sts),
         }
     }
 
@@ -181,57 +210,6 @@ fn http_client() -> SharedHttpClient {
         .build_https()
 }
 
-/// That the profile exists which the option or the environment names. The SDK would look for credentials elsewhere.
-async fn check_profile(asked: Option<&str>) -> anyhow::Result<()> {
-    let from_environment = std::env::var("AWS_PROFILE")
-        .ok()
-        .filter(|name| !name.is_empty());
-    let Some(name) = asked.map(str::to_owned).or(from_environment) else {
-        return Ok(());
-    };
-    let profiles =
-        aws_config::profile::load(&Fs::real(), &Env::real(), &EnvConfigFiles::default(), None)
-            .await;
-    let profiles = profiles.map_err(|error| {
-        Failure::new(format!("cannot read the AWS profiles: {}", causes(&error)))
-    })?;
-    if profiles.get_profile(&name).is_some() {
-        return Ok(());
-    }
-    let mut known = profiles.profiles().collect::<Vec<_>>();
-    known.sort_unstable();
-    let way_out = match known.as_slice() {
-        [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
-        known => format!("there are: {}", known.join(", ")),
-    };
-    Err(Failure::new(format!("there is no AWS profile `{name}`"))
-        .hint(way_out)
-        .into())
-}
-
-/// That there are credentials, before anything is done that would be in vain without.
-async fn check_credentials(config: &SdkConfig) -> anyhow::Result<()> {
-    let provider = config.credentials_provider().ok_or_else(no_credentials)?;
-    match provider.provide_credentials().await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(credentials_failure(&error).into()),
-    }
-}
-
-const SIGN_IN: &str = "sign in (`aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
-     `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`";
-
-fn no_credentials() -> Failure {
-    Failure::new("there are no AWS credentials").hint(SIGN_IN)
-}
-
-fn credentials_failure(error: &CredentialsError) -> Failure {
-    match error {
-        CredentialsError::CredentialsNotLoaded(_) => no_credentials(),
-        _ => Failure::new(format!("cannot get AWS credentials: {}", causes(error))).hint(SIGN_IN),
-    }
-}
-
 /// What AWS's refusal means, for people: what could not be done, why, and the way out where there is one.
 pub fn explain<E, R>(what: impl Display, error: &SdkError<E, R>) -> Failure
 where
@@ -241,7 +219,7 @@ where
     if let Some(credentials) =
         chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>())
     {
-        return credentials_failure(credentials).about(what);
+        return credentials::failure(credentials).about(what);
     }
     match error {
         SdkError::ServiceError(_) => refusal(
@@ -267,9 +245,7 @@ where
 fn refusal(code: &str, message: &str) -> Failure {
     let said = if message.is_empty() { code } else { message };
     match code {
-        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
-            Failure::new("the AWS credentials have expired").hint(SIGN_IN)
-        }
+        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => credentials::expired(),
         "InvalidClientTokenId"
         | "UnrecognizedClientException"
         | "InvalidAccessKeyId"
@@ -277,12 +253,9 @@ fn refusal(code: &str, message: &str) -> Failure {
         | "InvalidSignatureException"
         | "InvalidToken"
         | "AuthFailure"
-        | "IncompleteSignature" => {
-            Failure::new(format!("AWS does not accept the credentials ({said})")).hint(SIGN_IN)
-        }
+        | "IncompleteSignature" => credentials::not_accepted(said),
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" | "403" => {
-            Failure::new(format!("access denied: {said}"))
-                .hint("ask for the permission named above, or sign in as someone who has it")
+            Failure::new(format!("access denied: {said}")).hint(advice::permission(said))
         }
         "" => Failure::new(if said.is_empty() {
             "AWS refused and does not say why"
@@ -295,7 +268,7 @@ fn refusal(code: &str, message: &str) -> Failure {
 }
 
 /// Whether the same call may succeed later: AWS throttles, or could not be reached.
-pub fn is_transient<E, R>(error: &SdkError<E, R>) -> bool
+pub fn is_transient<E>(error: &SdkError<E>) -> bool
 where
     E: ProvideErrorMetadata,
 {
@@ -306,12 +279,16 @@ where
                 "Throttling",
                 "ThrottlingException",
                 "RequestLimitExceeded",
+                "SlowDown",
+                "ServiceException",
+                "InternalServerError",
                 "TooManyRequestsException",
                 "ServiceUnavailable",
                 "InternalFailure",
                 "InternalError",
             ]
             .contains(&code)
+                || service.raw().status().as_u16() >= 500
         }
         SdkError::ResponseError(_) | SdkError::TimeoutError(_) => true,
         // Missing credentials are a dispatch failure, too, and stay one.

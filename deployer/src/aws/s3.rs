@@ -8,9 +8,9 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
     types::{
-        BucketLocationConstraint, CreateBucketConfiguration, PublicAccessBlockConfiguration,
-        ServerSideEncryption, ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration,
-        ServerSideEncryptionRule,
+        BucketLocationConstraint, CreateBucketConfiguration, Delete, ObjectIdentifier,
+        PublicAccessBlockConfiguration, ServerSideEncryption, ServerSideEncryptionByDefault,
+        ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
     },
 };
 use serde_json::json;
@@ -21,11 +21,16 @@ use crate::{build::artifact::Artifact, failure::Failure};
 /// How long one try of an upload may take.
 const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Where the artifact goes.
+/// How many artifacts of a stack are kept, with those that it names or named last.
+const KEPT: usize = 5;
+
+/// Where the artifacts of a stack go.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     /// Its name.
     pub name: String,
+    /// The stack's name. Several stacks share the bucket, and each has its own artifacts in it.
+    stack: String,
     /// Whom it must belong to.
     owner: Identity,
     /// Whether it is this program's to make and to set up; a bucket that the user brings is not.
@@ -34,13 +39,14 @@ pub struct Bucket {
 
 impl Bucket {
     /// The bucket that the user names, or the one of this account and region.
-    pub fn new(asked: Option<&str>, owner: Identity, region: &str) -> Self {
+    pub fn new(asked: Option<&str>, owner: Identity, region: &str, stack: &str) -> Self {
         let name = asked.map_or_else(
             || format!("cbbootstrap-artifacts-{}-{region}", owner.account),
             str::to_owned,
         );
         Self {
             name,
+            stack: stack.to_owned(),
             owner,
             ours: asked.is_none(),
         }
@@ -209,14 +215,18 @@ impl Bucket {
         Ok(())
     }
 
+    fn prefix(&self) -> String {
+        format!("{}/", self.stack)
+    }
+
     /// The key of the artifact: its content, so that what is there need not be uploaded again.
-    pub fn key(artifact: &Artifact) -> String {
-        format!("cbbootstrap/{}.zip", artifact.sha256)
+    pub fn key(&self, artifact: &Artifact) -> String {
+        format!("{}{}.zip", self.prefix(), artifact.sha256)
     }
 
     /// Whether the artifact is in the bucket.
     pub async fn holds(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<bool> {
-        let key = Self::key(artifact);
+        let key = self.key(artifact);
         let head = client
             .head_object()
             .bucket(&self.name)
@@ -242,7 +252,7 @@ impl Bucket {
 
     /// Uploads the artifact.
     pub async fn upload(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<()> {
-        let key = Self::key(artifact);
+        let key = self.key(artifact);
         let patient = TimeoutConfig::builder()
             .operation_attempt_timeout(UPLOAD_TIMEOUT)
             .build();
@@ -264,5 +274,134 @@ impl Bucket {
             )
         })?;
         Ok(())
+    }
+
+    /// Deletes all but the newest artifacts of the stack and those that are named, where the bucket is ours; says how many
+    /// went. Age alone is no reason: a stack may go back to its last artifact after a year.
+    pub async fn prune(&self, client: &Client, named: &[&str]) -> anyhow::Result<usize> {
+        if !self.ours {
+            return Ok(0);
+        }
+        let artifacts = self.artifacts(client).await?;
+        let outdated = outdated(artifacts, named);
+        self.delete(client, &outdated).await?;
+        Ok(outdated.len())
+    }
+
+    /// Deletes all artifacts of the stack where the bucket is ours, and the bucket if nothing else is in it; says how many
+    /// artifacts went, and whether the bucket did.
+    pub async fn empty(&self, client: &Client) -> anyhow::Result<(usize, bool)> {
+        let artifacts = self.artifacts(client).await?;
+        let keys: Vec<_> = artifacts.into_iter().map(|(_, key)| key).collect();
+        self.delete(client, &keys).await?;
+        let deleted = client
+            .delete_bucket()
+            .bucket(&self.name)
+            .expected_bucket_owner(&self.owner.account)
+            .send()
+            .await;
+        match deleted {
+            Ok(_) => Ok((keys.len(), true)),
+            Err(error) if error.code() == Some("BucketNotEmpty") => Ok((keys.len(), false)),
+            // An answer was lost, and the SDK asked again.
+            Err(error) if error.code() == Some("NoSuchBucket") => Ok((keys.len(), true)),
+            Err(error) => {
+                Err(explain(format!("cannot delete bucket `{}`", self.name), &error).into())
+            }
+        }
+    }
+
+    /// The stack's artifacts, each with its date in seconds since 1970.
+    async fn artifacts(&self, client: &Client) -> anyhow::Result<Vec<(i64, String)>> {
+        let objects = client
+            .list_objects_v2()
+            .bucket(&self.name)
+            .prefix(self.prefix())
+            .expected_bucket_owner(&self.owner.account)
+            .into_paginator()
+            .send()
+            .collect::<Result<Vec<_>, _>>()
+            .await;
+        let pages = objects
+            .map_err(|error| explain(format!("cannot list bucket `{}`", self.name), &error))?;
+        let objects = pages
+            .into_iter()
+            .flat_map(|page| page.contents.unwrap_or_default());
+        Ok(objects
+            .filter_map(|object| {
+                let date = object.last_modified.map_or(0, |date| date.secs());
+                Some((date, object.key?))
+            })
+            .collect())
+    }
+
+    async fn delete(&self, client: &Client, keys: &[String]) -> anyhow::Result<()> {
+        // As many as one call takes.
+        for keys in keys.chunks(1000) {
+            let objects = keys
+                .iter()
+                .map(|key| ObjectIdentifier::builder().key(key).build())
+                .collect::<Result<_, _>>()?;
+            let objects = Delete::builder()
+                .set_objects(Some(objects))
+                .quiet(true)
+                .build()?;
+            let deleted = client
+                .delete_objects()
+                .bucket(&self.name)
+                .expected_bucket_owner(&self.owner.account)
+                .delete(objects)
+                .send()
+                .await;
+            let what = || format!("cannot delete artifacts in bucket `{}`", self.name);
+            let deleted = deleted.map_err(|error| explain(what(), &error))?;
+            if let Some(error) = deleted.errors().first() {
+                let why = error.message().or(error.code()).unwrap_or("refused");
+                return Err(Failure::new(format!("{}: {why}", what())).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The artifacts to delete: neither named nor among the newest.
+fn outdated(mut artifacts: Vec<(i64, String)>, named: &[&str]) -> Vec<String> {
+    artifacts.sort_by(|one, other| other.cmp(one));
+    artifacts
+        .into_iter()
+        .skip(KEPT)
+        .map(|(_, key)| key)
+        .filter(|key| !named.contains(&key.as_str()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_artifacts_go_and_named_ones_stay() {
+        let artifacts = |dates: &[i64]| {
+            dates
+                .iter()
+                .map(|date| (*date, format!("s/{date}.zip")))
+                .collect::<Vec<_>>()
+        };
+        for (dates, named, expected) in [
+            (&[1, 2, 3, 4, 5][..], &[][..], &[][..]),
+            (&[7, 1, 2, 3, 4, 5, 6], &[], &["s/2.zip", "s/1.zip"]),
+            (
+                &[7, 1, 2, 3, 4, 5, 6],
+                &["s/1.zip", "s/6.zip"],
+                &["s/2.zip"],
+            ),
+            (&[], &["s/1.zip"], &[]),
+        ] {
+            assert_eq!(
+                outdated(artifacts(dates), named),
+                expected,
+                "{dates:?} {named:?}"
+            );
+        }
     }
 }

@@ -5,35 +5,40 @@ use std::{collections::BTreeMap, fmt::Display};
 use serde::Serialize;
 
 use super::{
-    confirm, curl, settled,
-    wanted::{self, Found},
+    confirm, curl, follow,
+    wanted::{self, Found, FoundStack},
 };
 use crate::{
     aws::{
         Aws,
-        cloudformation::{self, ChangeSet, Wanted, Watch},
+        cloudformation::{self, ChangeSet, Execution, Mode, Prepared, Wanted, Watch},
         dynamodb::{self, Place},
+        lambda,
     },
     build::{Function, artifact::Artifact},
     cli::DeployArgs,
-    failure::Failure,
-    printer::Printer,
+    failure::{Exit, Failure},
+    printer::{Printer, Step},
     settings::Target,
     signals::Signals,
     smoke,
-    stack::{self, Action, Stack},
-    template::TEMPLATE,
+    stack::{self, Next, Operation, Stack},
 };
+
+/// So often the stack is looked at again because of others, before that is enough.
+const ROUNDS: usize = 10;
 
 /// What a deployment came to.
 #[derive(Debug, Serialize)]
-struct Deployed {
+pub struct Deployed {
     endpoint: String,
     stack_name: String,
     region: String,
     /// Whether anything had to be changed.
     changed: bool,
     function_sha256: String,
+    /// The version that was published; none where the stack was deployed.
+    function_version: Option<String>,
     table: String,
     /// The smoke test's result; none where it was left out.
     smoke: Option<smoke::Report>,
@@ -51,17 +56,40 @@ impl Display for Deployed {
             table,
             ..
         } = self;
-        let changed = if self.changed {
-            "deployed"
-        } else {
-            "nothing to change"
+        let changed = match &self.function_version {
+            Some(_) => "its function's code replaced",
+            None if self.changed => "deployed",
+            None => "nothing to change",
         };
         writeln!(f, "Endpoint: {endpoint}")?;
         writeln!(f, "Stack:    {stack_name} in {region}, {changed}")?;
-        writeln!(f, "Function: sha256 {function_sha256}")?;
-        writeln!(f, "Table:    {table}")?;
+        write!(f, "Function: sha256 {function_sha256}")?;
+        if let Some(version) = &self.function_version {
+            write!(f, ", version {version}")?;
+        }
+        writeln!(f, "\nTable:    {table}")?;
         writeln!(f, "Try it:   {}", curl(endpoint))
     }
+}
+
+/// What all that came before has led to.
+struct Outcome {
+    stack: Stack,
+    /// Whether anything had to be changed.
+    changed: bool,
+    /// Whether the endpoint may be new, and not everywhere yet.
+    fresh: bool,
+    artifact: Artifact,
+    /// The version of the function that was published.
+    version: Option<String>,
+}
+
+/// A deployment under way.
+struct Deployment<'a> {
+    aws: Aws,
+    args: &'a DeployArgs,
+    target: &'a Target,
+    printer: &'a Printer,
 }
 
 /// Deploys to AWS.
@@ -71,196 +99,453 @@ pub async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let target = Target::of(args.target.clone(), args.wait, &mut args.function)?;
-    let (aws, found, artifact, made) = signals.or_stopped(prepare(&args, &target, printer)).await?;
-    let (stack, stack_changed) =
-        deploy_stack(&aws, &args, &target, found, &artifact, printer, signals).await?;
-    let endpoint = stack.output("Endpoint")?.to_owned();
+    let begin = async {
+        // What can be wrong on this machine is found before anything is asked of AWS, and what can be wrong there before
+        // anything is made.
+        let function = Function::find(&args.function).await?;
+        let aws = Aws::connect(&target.place.access).await?;
+        let found = wanted::look(&aws, &target).await?;
+        anyhow::Ok((function, aws, found))
+    };
+    let (function, aws, found) = signals.or_stopped(begin).await?;
+    let deployment = Deployment {
+        aws,
+        args: &args,
+        target: &target,
+        printer,
+    };
+    let outcome = if args.code_only {
+        let replaced = deployment.replace_code(function, found);
+        signals.or_stopped(replaced).await?
+    } else {
+        deployment.deploy(function, found, signals).await?
+    };
+    let endpoint = outcome.stack.output("Endpoint")?.to_owned();
     let smoke = if args.no_smoke {
         None
     } else {
-        let smoke = run_smoke(&endpoint, stack_changed, printer);
+        let smoke = run_smoke(&endpoint, outcome.fresh, printer);
         Some(signals.or_stopped(smoke).await?)
     };
     let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
-    printer.result(&Deployed {
+    let deployed = Deployed {
         endpoint,
-        stack_name: target.place.stack_name,
-        region: aws.region,
-        changed: made || stack_changed,
-        function_sha256: artifact.sha256,
-        table: target.table_name,
+        stack_name: target.place.stack_name.clone(),
+        region: deployment.aws.region.clone(),
+        changed: outcome.changed,
+        function_sha256: outcome.artifact.sha256,
+        function_version: outcome.version,
+        table: target.table_name.clone(),
         smoke,
         seconds: printer.seconds(),
-    })?;
+    };
+    printer.result(&deployed)?;
     Ok(verdict?)
 }
 
-/// All that comes before the stack: looks at what is there, builds, and makes the table and the bucket where they are
-/// missing. Says whether one was.
-async fn prepare(
-    args: &DeployArgs,
-    target: &Target,
-    printer: &Printer,
-) -> anyhow::Result<(Aws, Found, Artifact, bool)> {
-    // What can be wrong on this machine is found before anything is asked of AWS, and what can be wrong there before
-    // anything is made.
-    let function = Function::find(&args.function).await?;
-    let aws = Aws::connect(&target.place.access).await?;
-    let (stack_name, table_name) = (&target.place.stack_name, &target.table_name);
-    let mut found = wanted::look(&aws, stack_name, table_name, target.bucket.as_deref()).await?;
-    if let Some(question) =
-        stack::question_about_table(stack_name, found.stack.as_ref(), table_name)
-    {
-        confirm(&question, args.yes, printer).await?;
+impl Deployment<'_> {
+    fn name(&self) -> &str {
+        &self.target.place.stack_name
     }
 
-    let build = async {
-        let mut step = printer.step("build");
-        let artifact = function.artifact(&mut step).await?;
+    /// Brings everything to what is wanted.
+    async fn deploy(
+        &self,
+        function: Function,
+        found: Found,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Outcome> {
+        let Found {
+            bucket,
+            bucket_exists,
+            table,
+            stack: mut found,
+        } = found;
+        signals.or_stopped(self.ask(&found)).await?;
+
+        let build = async {
+            let mut step = self.printer.step("build");
+            let artifact = function.artifact(&mut step).await?;
+            step.done(format_args!(
+                "{} bytes, sha256 {}",
+                artifact.zip.len(),
+                artifact.sha256
+            ));
+            anyhow::Ok(artifact)
+        };
+        let make_table = self.make_table(table);
+        let make_bucket = async {
+            if !bucket_exists {
+                let step = self.printer.step("bucket");
+                bucket.create(&self.aws.s3, &self.aws.region).await?;
+                bucket.protect(&self.aws.s3).await?;
+                step.done(format_args!("`{}` created", bucket.name));
+            }
+            anyhow::Ok(!bucket_exists)
+        };
+        let prepare = async {
+            // All to their ends: a table or bucket must not be left half-made because a build fails.
+            let (bucket_made, table_made, artifact) = tokio::join!(make_bucket, make_table, build);
+            let errors = [
+                bucket_made.as_ref().err(),
+                table_made.as_ref().err(),
+                artifact.as_ref().err(),
+            ];
+            // The first error ends the program, which tells it last; the others are told here.
+            for error in errors.into_iter().flatten().skip(1) {
+                self.printer.error(error);
+            }
+            anyhow::Ok((bucket_made? | table_made?, artifact?))
+        };
+        let (made, artifact) = signals.or_stopped(prepare).await?;
+
+        let parameters = wanted::parameters(self.target, &bucket, &artifact)?;
+        let wanted = wanted::wanted(self.target, &parameters);
+        let previous = found
+            .stack
+            .as_ref()
+            .and_then(|stack| stack.parameters.get("ArtifactKey").cloned());
+        let mut uploaded = false;
+        for round in 0..ROUNDS {
+            if round > 0 {
+                let name = self.name();
+                found = signals
+                    .or_stopped(FoundStack::look(&self.aws, name))
+                    .await?;
+            }
+            let settled = match found.met(&wanted) {
+                Some(stack) => Some((stack.clone(), false)),
+                None if matches!(found.next, Next::Create | Next::Update) => {
+                    if !uploaded {
+                        let upload = async {
+                            let step = self.printer.step("upload");
+                            if bucket.holds(&self.aws.s3, &artifact).await? {
+                                step.done("the bucket has it already");
+                            } else {
+                                if bucket_exists {
+                                    bucket.protect(&self.aws.s3).await?;
+                                }
+                                bucket.upload(&self.aws.s3, &artifact).await?;
+                                step.done(format_args!("to bucket `{}`", bucket.name));
+                            }
+                            anyhow::Ok(())
+                        };
+                        signals.or_stopped(upload).await?;
+                        uploaded = true;
+                    }
+                    self.change(&wanted, &found, signals).await?
+                }
+                None => {
+                    self.clear_the_way(&found, signals).await?;
+                    None
+                }
+            };
+            if let Some((stack, changed)) = settled {
+                let settle_code = self.settle_code(&stack, &found, changed, &artifact);
+                let code_changed = signals.or_stopped(settle_code).await?;
+                let protected = signals.or_stopped(self.protect(&stack)).await?;
+                if changed {
+                    let key = bucket.key(&artifact);
+                    let named: Vec<_> = [Some(key.as_str()), previous.as_deref()]
+                        .into_iter()
+                        .flatten()
+                        .collect();
+                    // The deployment is done: what is left over takes nothing from it.
+                    let prune = bucket.prune(&self.aws.s3, &named);
+                    if let Err(error) = signals.or_stopped(prune).await {
+                        self.printer
+                            .message(format_args!("warning: old artifacts are left: {error:#}"));
+                    }
+                }
+                return Ok(Outcome {
+                    stack,
+                    changed: made | changed | code_changed | protected,
+                    fresh: changed,
+                    artifact,
+                    version: None,
+                });
+            }
+        }
+        Err(Failure::new(format!(
+            "stack `{}` was changed by others {ROUNDS} times meanwhile",
+            self.name()
+        ))
+        .hint("see who deploys it, then run the same command again")
+        .exit(Exit::Stack)
+        .into())
+    }
+
+    /// Asks what must be asked before anything is made.
+    async fn ask(&self, found: &FoundStack) -> anyhow::Result<()> {
+        let (name, yes) = (self.name(), self.args.yes);
+        if let Some(question) =
+            stack::question_about_table(name, found.stack.as_ref(), &self.target.table_name)
+        {
+            confirm(&question, yes, self.printer).await?;
+        }
+        match (found.next, &found.stack) {
+            (Next::ReplaceUsed, Some(stack)) => {
+                let question = format!(
+                    "Stack `{name}` is in {}: what is left of it, perhaps with its endpoint and its logs, must be deleted \
+                     before it can be deployed anew. Go on?",
+                    stack.status
+                );
+                confirm(&question, yes, self.printer).await
+            }
+            (Next::Wait, Some(stack)) => {
+                let asked = self.target.wait_for_stack;
+                follow::patience(name, stack, asked, yes, self.printer).await?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn make_table(&self, found: Option<dynamodb::Table>) -> anyhow::Result<bool> {
+        let name = &self.target.table_name;
+        let step = self.printer.step("table");
+        let client = &self.aws.dynamodb;
+        let made = dynamodb::ensure(client, name, found, &self.target.tags, Place::Aws).await?;
         step.done(format_args!(
-            "{} bytes, sha256 {}",
-            artifact.zip.len(),
-            artifact.sha256
-        ));
-        anyhow::Ok(artifact)
-    };
-    let existing = found.table.take();
-    let table = async {
-        let step = printer.step("table");
-        let made = dynamodb::ensure(&aws.dynamodb, table_name, existing, Place::Aws).await?;
-        step.done(format_args!(
-            "`{table_name}` {}",
+            "`{name}` {}",
             if made { "created" } else { "is there" }
         ));
-        anyhow::Ok(made)
-    };
-    let bucket = async {
-        if !found.bucket_exists {
-            let step = printer.step("bucket");
-            found.bucket.create(&aws.s3, &aws.region).await?;
-            found.bucket.protect(&aws.s3).await?;
-            step.done(format_args!("`{}` created", found.bucket.name));
-        }
-        anyhow::Ok(!found.bucket_exists)
-    };
-    // All to their ends: a table or bucket must not be left half-made because a build fails.
-    let (bucket_made, table_made, artifact) = tokio::join!(bucket, table, build);
-    let errors = [
-        bucket_made.as_ref().err(),
-        table_made.as_ref().err(),
-        artifact.as_ref().err(),
-    ];
-    // The first error ends the program, which tells it last; the others are told here.
-    for error in errors.into_iter().flatten().skip(1) {
-        printer.error(error);
-    }
-    let (bucket_made, table_made, artifact) = (bucket_made?, table_made?, artifact?);
-    Ok((aws, found, artifact, table_made || bucket_made))
-}
-
-/// Brings the stack to what is wanted, and says whether that took a change.
-async fn deploy_stack(
-    aws: &Aws,
-    args: &DeployArgs,
-    target: &Target,
-    found: Found,
-    artifact: &Artifact,
-    printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<(Stack, bool)> {
-    let name = target.place.stack_name.as_str();
-    let parameters = found.parameters(artifact, &target.table_name, target.arch)?;
-    let wanted = Wanted {
-        name,
-        template: TEMPLATE,
-        parameters: &parameters,
-    };
-    let Found {
-        bucket,
-        bucket_exists,
-        stack: before,
-        template,
-        action,
-        ..
-    } = found;
-    if let Some(stack) = before
-        .as_ref()
-        .filter(|stack| wanted.is_met_by(stack, template.as_deref()))
-    {
-        printer.step("stack").done("is up to date");
-        return Ok((stack.clone(), false));
+        Ok(made)
     }
 
-    let upload = async {
-        let step = printer.step("upload");
-        if bucket.holds(&aws.s3, artifact).await? {
-            step.done("the bucket has it already");
-        } else {
-            if bucket_exists {
-                bucket.protect(&aws.s3).await?;
+    /// Makes the change of the stack, and gives the stack after it and whether anything was changed; `None` if somebody
+    /// else was quicker.
+    async fn change(
+        &self,
+        wanted: &Wanted<'_>,
+        found: &FoundStack,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Option<(Stack, bool)>> {
+        let client = &self.aws.cloudformation;
+        let mut step = self.printer.step("stack");
+        step.note("preparing the change");
+        let before = found.stack.as_ref().filter(|_| found.next == Next::Update);
+        let mode = self.mode(before);
+        let set = match cloudformation::change_set(client, wanted, &mode, before, signals).await? {
+            Prepared::Changes(set) => set,
+            Prepared::Nothing => return Ok(Some((self.stack().await?, false))),
+            Prepared::Overtaken => {
+                step.line("somebody else changed the stack meanwhile; looking again");
+                return Ok(None);
             }
-            bucket.upload(&aws.s3, artifact).await?;
-            step.done(format_args!("to bucket `{}`", bucket.name));
-        }
-        anyhow::Ok(())
-    };
-    signals.or_stopped(upload).await?;
-
-    let client = &aws.cloudformation;
-    let mut step = printer.step("stack");
-    if let (Action::Recreate, Some(remains)) = (action, &before) {
-        step.line(format_args!(
-            "{} from an earlier failure; deleting what is left",
-            remains.status
-        ));
-        let watch = Watch::begin(client, &remains.id).await?;
-        cloudformation::request_deletion(client, &remains.id).await?;
-        settled(name, watch, &mut step, signals).await?;
-    }
-    let set = cloudformation::change_set(client, &wanted, before.as_ref(), action, signals).await?;
-    let changed = set.is_some();
-    if let Some(set) = set {
-        let begun = async {
-            let watch = signals
-                .or_stopped(ready(aws, args, target, &set, printer))
-                .await?;
-            set.execute(client).await?;
-            anyhow::Ok(watch)
         };
-        match begun.await {
-            Ok(watch) => settled(name, watch, &mut step, signals).await?,
+        step.expect(set.changes.len());
+        let begun = async {
+            let watch = signals.or_stopped(self.ready(&set)).await?;
+            let execution = set.execute(client).await?;
+            anyhow::Ok((watch, execution))
+        };
+        let watch = match begun.await {
+            Ok((watch, Execution::Begun)) => watch,
+            Ok((_, Execution::Overtaken)) => {
+                let _ = set.discard(client).await;
+                step.line("somebody else changed the stack meanwhile; looking again");
+                return Ok(None);
+            }
             Err(error) => {
                 let _ = set.discard(client).await;
                 return Err(error);
             }
+        };
+        let (operation, outcome) = match before {
+            Some(_) => (Operation::Update, "updated"),
+            None => (Operation::Create, "created"),
+        };
+        self.settled(operation, watch, &mut step, signals).await?;
+        step.done(outcome);
+        Ok(Some((self.stack().await?, true)))
+    }
+
+    fn mode(&self, before: Option<&Stack>) -> Mode {
+        let alarm = before
+            .and_then(|stack| stack.outputs.get("ErrorAlarmArn"))
+            .filter(|_| !self.args.no_rollback_alarm && !self.args.express);
+        Mode {
+            express: self.args.express,
+            rollback_alarm: alarm.map(|arn| (arn.clone(), self.args.rollback_minutes)),
         }
     }
-    let found = cloudformation::find(client, name).await?;
-    let stack = found
-        .ok_or_else(|| Failure::new(format!("stack `{name}` is gone: somebody else deleted it")))?;
-    step.done(match (changed, action) {
-        (false, _) => "is up to date",
-        (true, Action::Update) => "updated",
-        (true, Action::Create | Action::Recreate) => "created",
-    });
-    Ok((stack, changed))
-}
 
-/// What precedes the execution of a change set: a yes, where it takes one, and the watch over the stack.
-async fn ready<'a>(
-    aws: &'a Aws,
-    args: &'a DeployArgs,
-    target: &'a Target,
-    set: &ChangeSet,
-    printer: &Printer,
-) -> anyhow::Result<Watch<'a>> {
-    let name = &target.place.stack_name;
-    if stack::moves_endpoint(&set.changes) {
-        let question =
-            format!("This update gives the API of stack `{name}` another endpoint. Go on?");
-        confirm(&question, args.yes, printer).await?;
+    /// What precedes the execution of a change set: a yes, where it takes one, and the watch over the stack.
+    async fn ready(&self, set: &ChangeSet) -> anyhow::Result<Watch> {
+        let losses = stack::losses(&set.changes);
+        if !losses.is_empty() {
+            let question = format!(
+                "This update of stack `{}` {}. Go on?",
+                self.name(),
+                losses.join(", ")
+            );
+            confirm(&question, self.args.yes, self.printer).await?;
+        }
+        Watch::begin(&self.aws.cloudformation, &set.stack_id).await
     }
-    Watch::begin(&aws.cloudformation, name).await
+
+    /// Brings the stack into a state in which it can be deployed.
+    async fn clear_the_way(&self, found: &FoundStack, signals: &mut Signals) -> anyhow::Result<()> {
+        let Some(stack) = &found.stack else {
+            return Ok(());
+        };
+        let client = &self.aws.cloudformation;
+        let role = self.target.role_arn.as_deref();
+        if found.next == Next::Wait {
+            let (name, asked) = (self.name(), self.target.wait_for_stack);
+            let patience = asked.map_or(follow::DEFAULT_PATIENCE, |asked| asked);
+            let wait = follow::wait(&self.aws, name, stack, patience, self.printer);
+            return signals.or_stopped(wait).await;
+        }
+        let mut step = self.printer.step("stack");
+        let watch = signals.or_stopped(Watch::begin(client, &stack.id)).await?;
+        let (operation, outcome) = match found.next {
+            Next::ContinueRollback => {
+                step.line(format_args!("{}: continuing the rollback", stack.status));
+                cloudformation::continue_rollback(client, &stack.id, role).await?;
+                (Operation::Rollback, "rolled back")
+            }
+            Next::RollBack => {
+                step.line(format_args!("{}: rolling back first", stack.status));
+                cloudformation::roll_back(client, &stack.id, role).await?;
+                (Operation::Rollback, "rolled back")
+            }
+            _ => {
+                step.line(format_args!(
+                    "{} from an earlier failure; deleting what is left",
+                    stack.status
+                ));
+                cloudformation::request_deletion(client, &stack.id, role).await?;
+                (Operation::Delete, "deleted")
+            }
+        };
+        self.settled(operation, watch, &mut step, signals).await?;
+        step.done(outcome);
+        Ok(())
+    }
+
+    async fn settled(
+        &self,
+        operation: Operation,
+        watch: Watch,
+        step: &mut Step,
+        signals: &mut Signals,
+    ) -> anyhow::Result<()> {
+        follow::settled(
+            &self.aws,
+            &self.target.place,
+            operation,
+            watch,
+            step,
+            signals,
+        )
+        .await
+    }
+
+    async fn stack(&self) -> anyhow::Result<Stack> {
+        let name = self.name();
+        let found = cloudformation::find(&self.aws.cloudformation, name).await?;
+        found.ok_or_else(|| {
+            Failure::new(format!("stack `{name}` is gone: somebody else deleted it"))
+                .hint("deploy again to have it back")
+                .into()
+        })
+    }
+
+    /// Sees to it that the function has the code that the stack names, where the stack itself has nothing to change: the
+    /// code may have been replaced behind its back. Says whether that took a change.
+    async fn settle_code(
+        &self,
+        stack: &Stack,
+        found: &FoundStack,
+        stack_changed: bool,
+        artifact: &Artifact,
+    ) -> anyhow::Result<bool> {
+        if stack_changed {
+            return Ok(false);
+        }
+        let step = self.printer.step("stack");
+        if found.has_code(artifact) {
+            step.done("is up to date");
+            return Ok(false);
+        }
+        let function = stack.output("FunctionName")?;
+        let arch = self.target.arch;
+        lambda::replace_code(&self.aws.lambda, function, artifact, arch).await?;
+        step.done("is up to date; its function's code had been replaced, and is the stack's again");
+        Ok(true)
+    }
+
+    /// Protects the stack against deletion, or no longer; says whether that took a change.
+    async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
+        match self.target.protect {
+            Some(protect) if protect != stack.protected => {
+                let client = &self.aws.cloudformation;
+                cloudformation::protect(client, self.name(), protect).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// `--code-only`: the function's code, and nothing else.
+    async fn replace_code(&self, function: Function, found: Found) -> anyhow::Result<Outcome> {
+        let name = self.name();
+        let deploy_first = |message: String| {
+            Failure::new(message)
+                .hint("leave `--code-only` out to deploy the stack")
+                .exit(Exit::Stack)
+        };
+        let FoundStack { stack, next, .. } = &found.stack;
+        let stack = match (next, stack) {
+            (Next::Update, Some(stack)) => stack.clone(),
+            (_, Some(stack)) => {
+                return Err(deploy_first(format!(
+                    "stack `{name}` is in {}, and only the code is to be replaced",
+                    stack.status
+                ))
+                .into());
+            }
+            (_, None) => return Err(deploy_first(format!("there is no stack `{name}` yet")).into()),
+        };
+        for (parameter, wanted) in [
+            ("TableName", self.target.table_name.clone()),
+            ("Architecture", self.target.arch.to_string()),
+        ] {
+            let current = stack.parameters.get(parameter);
+            if current.is_some_and(|current| *current != wanted) {
+                return Err(deploy_first(format!(
+                    "parameter `{parameter}` of stack `{name}` would change to `{wanted}`, and only the code is to be replaced"
+                ))
+                .into());
+            }
+        }
+        let mut step = self.printer.step("build");
+        let artifact = function.artifact(&mut step).await?;
+        step.done(format_args!("sha256 {}", artifact.sha256));
+
+        let step = self.printer.step("code");
+        let changed = found.stack.function_sha256.as_deref() != Some(artifact.sha256.as_str());
+        let version = if changed {
+            let (function, arch) = (stack.output("FunctionName")?, self.target.arch);
+            lambda::replace_code(&self.aws.lambda, function, &artifact, arch).await?
+        } else {
+            None
+        };
+        step.done(if changed {
+            "replaced"
+        } else {
+            "is the function's already"
+        });
+        Ok(Outcome {
+            stack,
+            changed,
+            fresh: changed,
+            artifact,
+            version,
+        })
+    }
 }
 
 /// The smoke test as a step of a deployment.

@@ -1,22 +1,23 @@
-//! `destroy`: deletes the stack, and the table only if told so.
+//! `destroy`: deletes the stack, and the table and the artifacts only if told so.
 
 use std::fmt::Display;
 
 use serde::Serialize;
 
-use super::{confirm, settled};
+use super::{confirm, follow};
 use crate::{
     aws::{
         Aws,
         cloudformation::{self, Watch},
         dynamodb::{self, Table},
+        s3::Bucket,
     },
     cli::DestroyArgs,
     failure::{Exit, Failure},
     printer::Printer,
     settings,
     signals::Signals,
-    stack::{self, Stack},
+    stack::{self, Operation, Stack},
 };
 
 #[derive(Debug, Serialize)]
@@ -29,6 +30,9 @@ struct Destroyed {
     /// The stack's, or the one that was named.
     table: Option<String>,
     table_deleted: bool,
+    /// How many artifacts were deleted.
+    artifacts_deleted: usize,
+    bucket_deleted: bool,
 }
 
 impl Display for Destroyed {
@@ -42,9 +46,14 @@ impl Display for Destroyed {
             deleted(self.stack_deleted)
         )?;
         match (&self.table, self.table_deleted) {
-            (Some(table), true) => write!(f, "Table: {table} deleted"),
-            (Some(table), false) => write!(f, "Table: {table} not touched"),
-            (None, _) => Ok(()),
+            (Some(table), true) => writeln!(f, "Table: {table} deleted")?,
+            (Some(table), false) => writeln!(f, "Table: {table} not touched")?,
+            (None, _) => (),
+        }
+        match (self.artifacts_deleted, self.bucket_deleted) {
+            (0, false) => Ok(()),
+            (artifacts, false) => write!(f, "Artifacts: {artifacts} deleted"),
+            (artifacts, true) => write!(f, "Artifacts: {artifacts} deleted, and their bucket"),
         }
     }
 }
@@ -52,10 +61,14 @@ impl Display for Destroyed {
 /// What is to be deleted.
 struct Doomed {
     stack: Option<Stack>,
+    /// Its resources: name in the template, and type.
+    resources: Vec<(String, String)>,
     /// The name of the stack's table, or of the one that the user names where there is no stack.
     table_name: Option<String>,
     /// That table, if it is to be deleted, too.
     table: Option<Table>,
+    /// The bucket, if the stack's artifacts are to be deleted, too.
+    bucket: Option<Bucket>,
 }
 
 /// Deletes, after asking.
@@ -65,46 +78,96 @@ pub async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let settings = settings::Doomed::of(&args)?;
-    let name = &settings.place.stack_name;
-    let look = async {
-        let aws = Aws::connect(&settings.place.access).await?;
+    let place = &settings.place;
+    let name = place.stack_name.as_str();
+    let aws = signals.or_stopped(Aws::connect(&place.access)).await?;
+    let begin = async {
+        wait_for_others(&aws, &args, &settings, printer).await?;
         let doomed = look(&aws, &args, &settings).await?;
         if let Some(question) = question(name, &aws.region, &doomed) {
+            if !args.yes {
+                for (resource, kind) in &doomed.resources {
+                    printer.message(format_args!("  - {resource} ({kind})"));
+                }
+            }
             confirm(&question, args.yes, printer).await?;
         }
-        anyhow::Ok((aws, doomed))
+        anyhow::Ok(doomed)
     };
-    let (aws, doomed) = signals.or_stopped(look).await?;
+    let doomed = signals.or_stopped(begin).await?;
 
     if let Some(stack) = &doomed.stack {
         let mut step = printer.step("stack");
-        let watch = Watch::begin(&aws.cloudformation, &stack.id).await?;
-        cloudformation::request_deletion(&aws.cloudformation, &stack.id).await?;
-        settled(name, watch, &mut step, signals).await?;
+        step.expect(doomed.resources.len());
+        let client = &aws.cloudformation;
+        let watch = signals.or_stopped(Watch::begin(client, &stack.id)).await?;
+        cloudformation::request_deletion(client, &stack.id, settings.role_arn.as_deref()).await?;
+        follow::settled(&aws, place, Operation::Delete, watch, &mut step, signals).await?;
         step.done("deleted");
     }
     // After the stack: while it stands, its function needs the table.
-    let table_deleted = match (&doomed.table, &doomed.table_name) {
-        (Some(_), Some(name)) => {
+    let rest = async {
+        let table = async {
+            let (Some(_), Some(table)) = (&doomed.table, &doomed.table_name) else {
+                return Ok(false);
+            };
             let step = printer.step("table");
-            let delete = dynamodb::delete(&aws.dynamodb, name);
-            let deleted = signals.or_stopped(delete).await?;
+            let deleted = dynamodb::delete(&aws.dynamodb, table).await?;
             step.done("deleted");
-            deleted
-        }
-        _ => false,
+            anyhow::Ok(deleted)
+        };
+        let artifacts = async {
+            let Some(bucket) = &doomed.bucket else {
+                return Ok((0, false));
+            };
+            let step = printer.step("bucket");
+            let (artifacts, gone) = bucket.empty(&aws.s3).await?;
+            step.done(if gone {
+                format!("`{}` deleted", bucket.name)
+            } else {
+                format!(
+                    "{artifacts} artifacts deleted; others are in `{}`",
+                    bucket.name
+                )
+            });
+            anyhow::Ok((artifacts, gone))
+        };
+        tokio::try_join!(table, artifacts)
     };
+    let (table_deleted, (artifacts_deleted, bucket_deleted)) = signals.or_stopped(rest).await?;
     printer.result(&Destroyed {
-        stack_name: settings.place.stack_name,
-        region: aws.region,
-        changed: doomed.stack.is_some() || table_deleted,
+        region: aws.region.clone(),
+        changed: doomed.stack.is_some() || table_deleted || artifacts_deleted > 0 || bucket_deleted,
         stack_deleted: doomed.stack.is_some(),
         table: doomed.table_name,
         table_deleted,
+        artifacts_deleted,
+        bucket_deleted,
+        stack_name: name.to_owned(),
     })
 }
 
-/// Looks at the stack and at its table, and sees that they may be deleted.
+/// Waits for whoever is changing the stack.
+async fn wait_for_others(
+    aws: &Aws,
+    args: &DestroyArgs,
+    settings: &settings::Doomed,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    let name = settings.place.stack_name.as_str();
+    let Some(stack) = cloudformation::find(&aws.cloudformation, name).await? else {
+        return Ok(());
+    };
+    stack.check_ours(name)?;
+    if !stack.status.is_busy() {
+        return Ok(());
+    }
+    let asked = settings.wait_for_stack;
+    let patience = follow::patience(name, &stack, asked, args.yes, printer).await?;
+    follow::wait(aws, name, &stack, patience, printer).await
+}
+
+/// Looks at the stack and all that belongs to it, and sees that it may be deleted.
 async fn look(
     aws: &Aws,
     args: &DestroyArgs,
@@ -114,42 +177,64 @@ async fn look(
     let stack = cloudformation::find(&aws.cloudformation, name).await?;
     if let Some(stack) = &stack {
         stack.check_ours(name)?;
-        if stack::is_busy(&stack.status) {
+        stack.check_unprotected(name)?;
+        if stack.status.is_busy() {
             return Err(stack::busy(name, &stack.status).into());
         }
     }
     let table_name = stack::table_to_delete(name, stack.as_ref(), settings.table_name.as_deref())?;
-    let table = match &table_name {
-        _ if !args.delete_table => None,
-        Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await?,
-        None => {
-            return Err(Failure::new(format!(
+    let table = async {
+        match &table_name {
+            _ if !args.delete_table => Ok(None),
+            Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await,
+            None => Err(Failure::new(format!(
                 "there is no stack `{name}` that tells its table's name"
             ))
             .hint("give it with `--table-name`")
             .exit(Exit::Usage)
-            .into());
+            .into()),
         }
     };
+    let bucket = async {
+        if !args.delete_artifacts {
+            return Ok(None);
+        }
+        let bucket = Bucket::new(None, aws.identity().await?, &aws.region, name);
+        let exists = bucket.exists(&aws.s3, &aws.region).await?;
+        anyhow::Ok(exists.then_some(bucket))
+    };
+    let resources = async {
+        match &stack {
+            Some(stack) => cloudformation::resources(&aws.cloudformation, &stack.id).await,
+            None => Ok(Vec::new()),
+        }
+    };
+    let (table, bucket, resources) = tokio::try_join!(table, bucket, resources)?;
     Ok(Doomed {
         stack,
+        resources,
         table_name,
         table,
+        bucket,
     })
 }
 
 fn question(name: &str, region: &str, doomed: &Doomed) -> Option<String> {
     let table = doomed.table_name.as_deref().unwrap_or_default();
-    match (&doomed.stack, &doomed.table) {
-        (Some(_), None) => Some(format!(
-            "Delete stack `{name}` in {region} and with it the endpoint?"
-        )),
-        (Some(_), Some(_)) => Some(format!(
-            "Delete stack `{name}` in {region}, table `{table}` and the record of every cluster in it?"
-        )),
-        (None, Some(_)) => Some(format!(
-            "Delete table `{table}` in {region} and the record of every cluster in it?"
-        )),
-        (None, None) => None,
-    }
+    let parts = [
+        doomed
+            .stack
+            .as_ref()
+            .map(|_| format!("stack `{name}` and with it the endpoint")),
+        doomed
+            .table
+            .as_ref()
+            .map(|_| format!("table `{table}` and the record of every cluster in it")),
+        doomed
+            .bucket
+            .as_ref()
+            .map(|bucket| format!("the stack's artifacts in bucket `{}`", bucket.name)),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("Delete in {region} {}?", parts.join(", ")))
 }

@@ -1,6 +1,7 @@
 //! `deploy --local`: the same API on this machine.
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     net::SocketAddr,
     num::NonZeroUsize,
@@ -38,7 +39,7 @@ struct Deployed {
     /// The smoke test's result; none where it was left out.
     smoke: Option<smoke::Report>,
     /// How long each step took.
-    seconds: std::collections::BTreeMap<&'static str, f64>,
+    seconds: BTreeMap<&'static str, f64>,
 }
 
 impl Display for Deployed {
@@ -75,8 +76,9 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
         let step = printer.step("table");
         let database = Database::open(&data).await?;
         let client = aws::local_dynamodb(database.endpoint_url());
-        let found = Table::find(&client, &table_name).await?;
-        let made = dynamodb::ensure(&client, &table_name, found, Place::ThisMachine).await?;
+        let place = Place::ThisMachine;
+        let found = Table::find(&client, &table_name, place).await?;
+        let made = dynamodb::ensure(&client, &table_name, found, &BTreeMap::new(), place).await?;
         step.done(format_args!(
             "`{table_name}` {} in {}",
             if made { "created" } else { "is there" },

@@ -2,6 +2,7 @@
 
 mod deploy;
 mod destroy;
+mod follow;
 mod local;
 mod package;
 mod plan;
@@ -14,12 +15,10 @@ use std::io::IsTerminal;
 use clap::CommandFactory;
 
 use crate::{
-    aws::cloudformation::Watch,
     cli::{Cli, Command},
     failure::{Exit, Failure},
-    printer::{Printer, Step},
+    printer::Printer,
     signals::Signals,
-    stack,
 };
 
 /// Runs the command to its end, or to Ctrl-C or SIGTERM.
@@ -31,7 +30,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
             return deployment.serve(&mut signals, printer).await;
         }
         Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,
-        Command::Plan(args) => plan::run(args, printer, &mut signals).await?,
+        Command::Plan(args) => return plan::run(args, printer, &mut signals).await,
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
@@ -51,29 +50,6 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Follows a change of the stack to its end. The change goes on without this program, if a signal stops that.
-async fn settled(
-    name: &str,
-    watch: Watch<'_>,
-    step: &mut Step,
-    signals: &mut Signals,
-) -> anyhow::Result<()> {
-    let (status, events) = tokio::select! {
-        settled = watch.settle(step) => settled?,
-        signal = signals.next() => {
-            return Err(Failure::new(format!("stopped by {signal}, while stack `{name}` goes on changing"))
-                .hint("`cbbootstrap status` shows how it ends")
-                .exit(Exit::Stopped)
-                .into());
-        }
-    };
-    if stack::is_success(&status) {
-        Ok(())
-    } else {
-        Err(stack::failed(name, &status, &events).into())
-    }
-}
-
 /// Asks for a yes. Where nobody can be asked, that is a failure that names `--yes`.
 async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Result<()> {
     if yes {
@@ -87,6 +63,19 @@ async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Result
                 .into(),
         );
     }
+    if ask(question, printer).await? {
+        return Ok(());
+    }
+    Err(
+        Failure::new("you did not say yes, and nothing was deleted or updated")
+            .hint("`--yes` says yes beforehand")
+            .exit(Exit::Stopped)
+            .into(),
+    )
+}
+
+/// Asks on the terminal.
+async fn ask(question: &str, printer: &Printer) -> anyhow::Result<bool> {
     printer.message(format_args!("{question} [y/N]"));
     let mut answer = String::new();
     // On a thread of its own: an answer that never comes must not keep Ctrl-C from ending the program.
@@ -94,14 +83,10 @@ async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Result
         std::io::stdin().read_line(&mut answer).map(|_| answer)
     })
     .await??;
-    match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(
-            Failure::new("you did not say yes, and nothing was deleted or updated")
-                .exit(Exit::Stopped)
-                .into(),
-        ),
-    }
+    Ok(matches!(
+        answer.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
 }
 
 /// A line of shell that makes a node's first call.

@@ -8,21 +8,20 @@ use super::wanted;
 use crate::{
     aws::{
         Aws,
-        cloudformation::{self, Wanted},
+        cloudformation::{self, Mode, Prepared},
     },
     build::Function,
     cli::{PlanArgs, WaitArgs},
-    failure::Failure,
+    failure::{Exit, Failure},
     printer::Printer,
     settings::Target,
     signals::Signals,
-    stack::{Action, Change},
-    template::TEMPLATE,
+    stack::{self, Change, Next, ValueChange},
 };
 
 /// What a deployment would do.
 #[derive(Debug, Serialize)]
-struct Plan {
+pub struct Plan {
     stack_name: String,
     region: String,
     /// Whether anything would change.
@@ -32,8 +31,20 @@ struct Plan {
     creates_table: Option<String>,
     /// The bucket, if it would be made.
     creates_bucket: Option<String>,
+    /// What would be done to the stack before it can be changed.
+    first: Option<&'static str>,
     /// The resources of the stack that would change.
     changes: Vec<Change>,
+    /// The parameters of the stack that would change.
+    parameters: Vec<ValueChange>,
+    /// The tags of the stack that would change.
+    tags: Vec<ValueChange>,
+    /// Whether the function's code, replaced behind the stack's back, would be the stack's again.
+    restores_code: bool,
+    /// Whether the stack would be protected against deletion, or no longer; none if that stays as it is.
+    protect: Option<bool>,
+    /// What would be lost for good, which takes a yes.
+    losses: Vec<String>,
 }
 
 impl Display for Plan {
@@ -52,9 +63,32 @@ impl Display for Plan {
         if let Some(bucket) = &self.creates_bucket {
             writeln!(f, "  + bucket {bucket} (kept outside the stack)")?;
         }
-        self.changes
-            .iter()
-            .try_for_each(|change| writeln!(f, "  {change}"))?;
+        if let Some(first) = self.first {
+            writeln!(f, "  ! {first}")?;
+        }
+        for change in &self.changes {
+            writeln!(f, "  {}", change.to_string().replace('\n', "\n  "))?;
+        }
+        for parameter in &self.parameters {
+            writeln!(f, "  ~ parameter {parameter}")?;
+        }
+        for tag in &self.tags {
+            writeln!(f, "  ~ tag {tag}")?;
+        }
+        if self.restores_code {
+            writeln!(
+                f,
+                "  ~ the function's code, which was replaced behind the stack's back"
+            )?;
+        }
+        match self.protect {
+            Some(true) => writeln!(f, "  ~ protected against deletion")?,
+            Some(false) => writeln!(f, "  ~ no longer protected against deletion")?,
+            None => (),
+        }
+        for loss in &self.losses {
+            writeln!(f, "Takes a yes: it {loss}")?;
+        }
         write!(f, "Nothing was changed")
     }
 }
@@ -64,7 +98,7 @@ pub async fn run(
     mut args: PlanArgs,
     printer: &Printer,
     signals: &mut Signals,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Exit> {
     let target = Target::of(args.target, WaitArgs::default(), &mut args.function)?;
     let prepare = async {
         let function = Function::find(&args.function).await?;
@@ -75,63 +109,108 @@ pub async fn run(
             step.done(format_args!("sha256 {}", artifact.sha256));
             anyhow::Ok(artifact)
         };
-        let (stack, table) = (&target.place.stack_name, &target.table_name);
-        let look = wanted::look(&aws, stack, table, target.bucket.as_deref());
-        let (artifact, found) = tokio::try_join!(build, look)?;
+        let (artifact, found) = tokio::try_join!(build, wanted::look(&aws, &target))?;
         anyhow::Ok((aws, artifact, found))
     };
     let (aws, artifact, found) = signals.or_stopped(prepare).await?;
-    let (stack_name, table_name) = (target.place.stack_name, target.table_name);
+    let name = target.place.stack_name.as_str();
+    let parameters = wanted::parameters(&target, &found.bucket, &artifact)?;
+    let wanted = wanted::wanted(&target, &parameters);
 
-    if let (Action::Recreate, Some(remains)) = (found.action, &found.stack) {
-        return Err(
-            Failure::new(format!("stack `{stack_name}` is in {}", remains.status))
-                .hint("`cbbootstrap deploy` deletes what is left of it and creates it anew")
-                .exit(crate::failure::Exit::Stack)
-                .into(),
-        );
-    }
-    let parameters = found.parameters(&artifact, &table_name, target.arch)?;
-    let wanted = Wanted {
-        name: &stack_name,
-        template: TEMPLATE,
-        parameters: &parameters,
-    };
-    let changes = if found
-        .stack
-        .as_ref()
-        .is_some_and(|stack| wanted.is_met_by(stack, found.template.as_deref()))
-    {
+    let stack = found.stack.stack.as_ref();
+    let first = first_step(name, stack, found.stack.next)?;
+    let before = stack.filter(|_| found.stack.next == Next::Update);
+    let met = found.stack.met(&wanted).is_some();
+    // While the stack is in the way of its own change set, what would change is not known in detail.
+    let changes = if met || first.is_some() {
         Vec::new()
     } else {
         let step = printer.step("plan");
-        let set = cloudformation::change_set(
-            &aws.cloudformation,
-            &wanted,
-            found.stack.as_ref(),
-            found.action,
-            signals,
-        )
-        .await?;
-        let changes = match set {
-            Some(mut set) => {
-                set.discard(&aws.cloudformation).await?;
+        let client = &aws.cloudformation;
+        let mode = Mode::default();
+        let prepared = cloudformation::change_set(client, &wanted, &mode, before, signals).await?;
+        let changes = match prepared {
+            Prepared::Changes(mut set) => {
+                set.discard(client).await?;
                 std::mem::take(&mut set.changes)
             }
-            None => Vec::new(),
+            Prepared::Nothing => Vec::new(),
+            Prepared::Overtaken => {
+                return Err(Failure::new(format!(
+                    "stack `{name}` was changed by somebody else meanwhile"
+                ))
+                .hint("plan again")
+                .exit(Exit::Stack)
+                .into());
+            }
         };
         step.done("change set made, read and deleted");
         changes
     };
-    let creates_table = found.table.is_none().then_some(table_name);
-    let creates_bucket = (!found.bucket_exists).then_some(found.bucket.name);
-    printer.result(&Plan {
-        changed: !changes.is_empty() || creates_table.is_some() || creates_bucket.is_some(),
-        stack_name,
+    let restores_code = met && !found.stack.has_code(&artifact);
+    let creates_table = found.table.is_none().then(|| target.table_name.clone());
+    let creates_bucket = (!found.bucket_exists).then(|| found.bucket.name.clone());
+    let protect = target
+        .protect
+        .filter(|protect| *protect != stack.is_some_and(|stack| stack.protected));
+    let none = std::collections::BTreeMap::new();
+    let (now_parameters, now_tags) =
+        before.map_or((&none, &none), |stack| (&stack.parameters, &stack.tags));
+    let parameters = before.map_or_else(Vec::new, |_| {
+        stack::value_changes(now_parameters, &parameters)
+    });
+    let tags = before.map_or_else(Vec::new, |_| {
+        stack::value_changes(now_tags, &wanted.all_tags())
+    });
+    let plan = Plan {
+        changed: !changes.is_empty()
+            || !tags.is_empty()
+            || !parameters.is_empty()
+            || first.is_some()
+            || restores_code
+            || protect.is_some()
+            || creates_table.is_some()
+            || creates_bucket.is_some(),
+        losses: stack::losses(&changes),
+        stack_name: name.to_owned(),
         region: aws.region,
         function_sha256: artifact.sha256,
         creates_table,
         creates_bucket,
+        first,
         changes,
+        parameters,
+        tags,
+        restores_code,
+        protect,
+    };
+    printer.result(&plan)?;
+    // The number is `git diff`'s way of saying so, shared with wrong usage.
+    Ok(if plan.changed && args.exit_code {
+        Exit::Usage
+    } else {
+        Exit::Done
+    })
+}
+
+/// What a deployment would have to do to the stack before it can change it.
+fn first_step(
+    name: &str,
+    stack: Option<&stack::Stack>,
+    next: Next,
+) -> Result<Option<&'static str>, Failure> {
+    Ok(match (next, stack) {
+        (Next::Wait, Some(stack)) => return Err(stack::busy(name, &stack.status)),
+        (Next::Replace, _) => {
+            Some("what an earlier failure left of the stack is deleted, and the stack created anew")
+        }
+        (Next::ReplaceUsed, _) => Some(
+            "what is left of the stack is deleted, which takes a yes, and the stack created anew",
+        ),
+        (Next::ContinueRollback, _) => {
+            Some("the failed rollback is continued, and the stack then updated")
+        }
+        (Next::RollBack, _) => Some("the failed update is rolled back, and the stack then updated"),
+        _ => None,
     })
 }

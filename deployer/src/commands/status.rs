@@ -5,7 +5,11 @@ use std::fmt::Display;
 use serde::Serialize;
 
 use crate::{
-    aws::{Aws, cloudformation, dynamodb::Table, lambda},
+    aws::{
+        Aws, cloudformation,
+        dynamodb::{self, Table},
+        lambda,
+    },
     cli::StatusArgs,
     failure::Failure,
     printer::Printer,
@@ -124,7 +128,7 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
     };
     let table = async {
         match output("TableName") {
-            Some(name) => Ok(Table::find(&aws.dynamodb, &name)
+            Some(name) => Ok(Table::find(&aws.dynamodb, &name, dynamodb::Place::Aws)
                 .await?
                 .map(|table| (name, table.glance()))),
             None => anyhow::Ok(None),

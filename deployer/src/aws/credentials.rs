@@ -1,0 +1,228 @@
+//! Whose credentials, and what is done when they expire in the middle of a deployment.
+
+use std::sync::{Arc, PoisonError};
+
+use aws_config::{
+    Region, default_provider::credentials::DefaultCredentialsChain,
+    profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
+};
+use aws_credential_types::{
+    Credentials,
+    provider::{error::CredentialsError, future},
+};
+use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_sdk_sts::config::{
+    ProvideCredentials, SharedHttpClient,
+    interceptors::InterceptorContext,
+    retry::{ClassifyRetry, RetryAction},
+};
+use aws_types::os_shim_internal::{Env, Fs};
+use thiserror::Error;
+
+use super::{Access, causes, chain};
+use crate::failure::Failure;
+
+/// Credentials that end so soon are got anew before they are used.
+const SPARE: std::time::Duration = std::time::Duration::from_mins(2);
+
+const SIGN_IN: &str = "sign in (`aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
+     `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`";
+
+/// AWS refused credentials as expired, and looking for others gave the same.
+#[derive(Debug, Error)]
+#[error("they have expired")]
+struct Expired;
+
+/// Credentials that are looked for again, from the beginning, when AWS says that they have expired: somebody may have
+/// signed in meanwhile, or a tool may have renewed them in the profile. Left to itself, the SDK would go on with the old.
+#[derive(Clone, Debug)]
+pub struct Renewed(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    access: Access,
+    region: Region,
+    sources: ProviderConfig,
+    /// Those in use. The lock is held while others are looked for, so that parallel calls look once.
+    current: tokio::sync::Mutex<Option<Credentials>>,
+    /// Those that AWS refused.
+    refused: std::sync::Mutex<Option<Credentials>>,
+}
+
+impl Renewed {
+    /// The credentials that belong to this choice.
+    pub fn new(access: &Access, region: &Region, http: SharedHttpClient) -> Self {
+        let sources = ProviderConfig::default()
+            .with_http_client(http)
+            .with_region(Some(region.clone()));
+        Self(Arc::new(Inner {
+            access: access.clone(),
+            region: region.clone(),
+            sources,
+            current: tokio::sync::Mutex::default(),
+            refused: std::sync::Mutex::default(),
+        }))
+    }
+
+    /// That there are some, before anything is done that would be in vain without.
+    pub async fn check(&self) -> Result<(), Failure> {
+        self.get().await.map(drop).map_err(|error| failure(&error))
+    }
+
+    async fn get(&self) -> Result<Credentials, CredentialsError> {
+        let mut current = self.0.current.lock().await;
+        let refused = self.refused().clone();
+        let is_refused = |credentials: &Credentials| {
+            refused.as_ref().is_some_and(|refused| {
+                (refused.access_key_id(), refused.session_token())
+                    == (credentials.access_key_id(), credentials.session_token())
+            })
+        };
+        let lasts = |credentials: &Credentials| {
+            credentials
+                .expiry()
+                .is_none_or(|end| end > std::time::SystemTime::now() + SPARE)
+        };
+        if let Some(known) = current.as_ref().filter(|c| lasts(c) && !is_refused(c)) {
+            return Ok(known.clone());
+        }
+        let found = self.look().await?;
+        if is_refused(&found) {
+            return Err(CredentialsError::provider_error(Expired));
+        }
+        *current = Some(found.clone());
+        Ok(found)
+    }
+
+    async fn look(&self) -> Result<Credentials, CredentialsError> {
+        let Inner {
+            access,
+            region,
+            sources,
+            ..
+        } = self.0.as_ref();
+        // A profile that was named beats the keys in the environment. Left to itself, the SDK takes these.
+        if let Some(profile) = &access.profile {
+            let provider = ProfileFileCredentialsProvider::builder()
+                .profile_name(profile)
+                .configure(sources)
+                .build();
+            return provider.provide_credentials().await;
+        }
+        let mut provider = DefaultCredentialsChain::builder()
+            .configure(sources.clone())
+            .region(region.clone());
+        if let Some(profile) = access.profile_of_the_file() {
+            provider = provider.profile_name(profile);
+        }
+        provider.build().await.provide_credentials().await
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
+        self.0
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ProvideCredentials for Renewed {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.get())
+    }
+}
+
+/// A call that AWS refused for its credentials' age is tried again, with others if there are.
+impl ClassifyRetry for Renewed {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let expired = context.response().is_some_and(|response| {
+            let body = response.body().bytes().unwrap_or_default();
+            response.status().is_client_error()
+                && ["ExpiredToken", "RequestExpired"]
+                    .iter()
+                    .any(|code| contains(body, code.as_bytes()))
+        });
+        if !expired {
+            return RetryAction::NoActionIndicated;
+        }
+        // Where the lock is held, somebody looks for others already; where the current ones are not those of this call,
+        // somebody has found them.
+        let signed_by = |credentials: &Credentials| {
+            context
+                .request()
+                .and_then(|request| request.headers().get("authorization"))
+                .is_some_and(|signed| signed.contains(credentials.access_key_id()))
+        };
+        if let Ok(current) = self.0.current.try_lock()
+            && current.as_ref().is_some_and(signed_by)
+        {
+            (*self.refused()).clone_from(&current);
+        }
+        RetryAction::server_error()
+    }
+
+    fn name(&self) -> &'static str {
+        "expired credentials"
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// That the profile exists which is asked for. The SDK would look for credentials elsewhere.
+pub async fn check_profile(access: &Access) -> anyhow::Result<()> {
+    let from_environment = || {
+        std::env::var("AWS_PROFILE")
+            .ok()
+            .filter(|name| !name.is_empty())
+    };
+    let asked = access.profile.clone().or_else(from_environment);
+    let Some(name) = asked.or_else(|| access.profile_of_the_file().map(str::to_owned)) else {
+        return Ok(());
+    };
+    let profiles =
+        aws_config::profile::load(&Fs::real(), &Env::real(), &EnvConfigFiles::default(), None)
+            .await;
+    let profiles = profiles.map_err(|error| {
+        Failure::new(format!("cannot read the AWS profiles: {}", causes(&error)))
+    })?;
+    if profiles.get_profile(&name).is_some() {
+        return Ok(());
+    }
+    let mut known = profiles.profiles().collect::<Vec<_>>();
+    known.sort_unstable();
+    let way_out = match known.as_slice() {
+        [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
+        known => format!("there are: {}", known.join(", ")),
+    };
+    Err(Failure::new(format!("there is no AWS profile `{name}`"))
+        .hint(way_out)
+        .into())
+}
+
+/// That AWS refused the credentials as expired.
+pub fn expired() -> Failure {
+    Failure::new("the AWS credentials have expired").hint(SIGN_IN)
+}
+
+/// That AWS does not know the credentials.
+pub fn not_accepted(said: &str) -> Failure {
+    Failure::new(format!("AWS does not accept the credentials ({said})")).hint(SIGN_IN)
+}
+
+/// Why there are no credentials.
+pub fn failure(error: &CredentialsError) -> Failure {
+    if chain(error).any(<dyn std::error::Error>::is::<Expired>) {
+        return expired();
+    }
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            Failure::new("there are no AWS credentials").hint(SIGN_IN)
+        }
+        _ => Failure::new(format!("cannot get AWS credentials: {}", causes(error))).hint(SIGN_IN),
+    }
+}
