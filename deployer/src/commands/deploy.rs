@@ -324,6 +324,9 @@ impl Deployment<'_> {
         let client = &self.aws.cloudformation;
         let mut step = self.printer.step("stack");
         step.note("preparing the change");
+        if self.args.express {
+            step.line("express: complete before the resources serve, and no rollback alarm");
+        }
         let before = found.stack.as_ref().filter(|_| found.next == Next::Update);
         let mode = self.mode(before);
         let set = match cloudformation::change_set(client, wanted, &mode, before, signals).await? {

@@ -67,9 +67,21 @@ impl Display for Change {
         if self.details.is_empty() && !self.scope.is_empty() {
             write!(f, ": {}", self.scope.join(", "))?;
         }
+        // Where CloudFormation gives no values, names in a row say as much.
+        if self.details.iter().all(Detail::is_bare) {
+            let paths: Vec<_> = self.details.iter().map(|d| d.path.as_str()).collect();
+            let colon = if paths.is_empty() { "" } else { ": " };
+            return write!(f, "{colon}{}", paths.join(", "));
+        }
         self.details
             .iter()
             .try_for_each(|detail| write!(f, "\n    {detail}"))
+    }
+}
+
+impl Detail {
+    fn is_bare(&self) -> bool {
+        (&self.before, &self.after) == (&None, &None)
     }
 }
 
@@ -215,6 +227,9 @@ mod tests {
             function.to_string(),
             "~ R (AWS::Lambda::Function)\n    Properties.MemorySize: 256 → 512\n    Tags\n    Properties.Layers: [x]\n    Properties.Old: y → none"
         );
+        function.details.truncate(2);
+        function.details.remove(0);
+        assert_eq!(function.to_string(), "~ R (AWS::Lambda::Function): Tags");
         assert_eq!(change("Remove", "K", None).to_string(), "- R (K)");
         assert_eq!(
             change("Modify", "K", Some("True")).to_string(),
