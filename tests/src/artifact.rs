@@ -68,6 +68,18 @@ pub fn executable() -> Vec<u8> {
     bytes
 }
 
+/// The zip of changed code: the same executable, one byte longer.
+pub fn changed_zip(directory: &Path) -> String {
+    let mut executable = executable();
+    executable.push(0);
+    zip_of(
+        &directory.join("changed.zip"),
+        "bootstrap",
+        0o755,
+        &executable,
+    )
+}
+
 /// A zip with one file in it.
 pub fn zip_of(path: &Path, name: &str, mode: u32, content: &[u8]) -> String {
     let mut writer = ZipWriter::new(File::create(path).expect("a file can be made"));

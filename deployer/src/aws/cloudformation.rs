@@ -811,7 +811,7 @@ impl Watch {
     /// The stack's own events tell the end. Its status can still be the one from before; it is asked for where events are
     /// refused, and now and then, lest the last event be missed.
     async fn look(&mut self, at_status: bool, step: &mut Step) -> Result<Option<Status>, Blind> {
-        let refused = match self.fresh().await {
+        let unseen = match self.fresh().await {
             Ok(fresh) => {
                 for event in fresh {
                     step.event(&event);
@@ -821,18 +821,25 @@ impl Watch {
                 if let Some(status) = self.end() {
                     return Ok(Some(status));
                 }
-                false
+                None
             }
-            Err(error) if is_transient(&error) => return Err(Blind::of(&error)),
-            Err(_) => true,
+            Err(error) => Some(Blind::of(&error)),
         };
-        if !at_status && !refused || Instant::now() < self.status_counts {
-            return Ok(None);
+        let refused = matches!(unseen, Some(Blind::ForGood(_)));
+        if (at_status || refused) && Instant::now() >= self.status_counts {
+            return match describe(&self.client, &self.stack_id).await {
+                Ok(stack) => Ok(self.believe(stack)),
+                Err(error) => match unseen {
+                    None => Ok(None),
+                    Some(Blind::ForGood(_)) => Err(Blind::of(&error)),
+                    Some(for_now) => Err(for_now),
+                },
+            };
         }
-        match describe(&self.client, &self.stack_id).await {
-            Ok(stack) => Ok(self.believe(stack)),
-            Err(error) if refused || is_transient(&error) => Err(Blind::of(&error)),
-            Err(_) => Ok(None),
+        match unseen {
+            // The stack's status does not count yet, and will be asked for.
+            None | Some(Blind::ForGood(_)) => Ok(None),
+            Some(for_now) => Err(for_now),
         }
     }
 

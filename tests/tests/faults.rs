@@ -1,0 +1,331 @@
+//! Deployments that are killed, and calls that go wrong: whatever happens, nothing is claimed that is not so, and the next
+//! deployment completes what this one left.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+use cbbootstrap_tests::{
+    artifact,
+    cli::{Ended, User},
+    http,
+    ministack::MiniStack,
+    proxy::{Call, Fault, Proxy},
+};
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
+
+/// So many stand-ins work side by side.
+const WORKERS: usize = 2;
+
+/// A stand-in and the proxy before it, used again and again.
+struct Aws {
+    stack: MiniStack,
+    proxy: Proxy,
+}
+
+impl Aws {
+    fn start() -> Self {
+        let stack = MiniStack::start();
+        let proxy = Proxy::start(&stack);
+        Self { stack, proxy }
+    }
+
+    /// As if nothing had ever been deployed.
+    fn reset(&self) {
+        self.stack.reset();
+        self.proxy.reset();
+    }
+
+    fn user(&self) -> User {
+        self.proxy.user()
+    }
+
+    /// Asserts that everything is there once, as a deployment makes it, and nothing beside it.
+    #[track_caller]
+    fn is_complete(&self, artifacts: usize, what: &str) {
+        let there = self.stack.boto(&format!(
+            "{{'buckets': [b['Name'] for b in client('s3').list_buckets()['Buckets']], \
+             'artifacts': len(client('s3').list_objects_v2(Bucket='{BUCKET}').get('Contents', [])), \
+             'encrypted': len(client('s3').get_bucket_encryption(Bucket='{BUCKET}')['ServerSideEncryptionConfiguration']['Rules']), \
+             'private': client('s3').get_public_access_block(Bucket='{BUCKET}')['PublicAccessBlockConfiguration']['BlockPublicAcls'], \
+             'tls': 'SecureTransport' in client('s3').get_bucket_policy(Bucket='{BUCKET}')['Policy'], \
+             'tables': client('dynamodb').list_tables()['TableNames'], \
+             'ttl': client('dynamodb').describe_time_to_live(TableName='cb-bootstrap')['TimeToLiveDescription']['TimeToLiveStatus'], \
+             'recovery': client('dynamodb').describe_continuous_backups(TableName='cb-bootstrap')['ContinuousBackupsDescription']\
+             ['PointInTimeRecoveryDescription']['PointInTimeRecoveryStatus'], \
+             'stacks': [s['StackName'] for s in client('cloudformation').describe_stacks()['Stacks']], \
+             'change_sets': [c['ExecutionStatus'] for c in client('cloudformation').list_change_sets(StackName='cbbootstrap')['Summaries'] \
+             if c['ExecutionStatus'] != 'EXECUTE_COMPLETE'], \
+             'functions': len(client('lambda').list_functions()['Functions']), \
+             'apis': len(client('apigatewayv2').get_apis()['Items']), \
+             'roles': len(client('iam').list_roles()['Roles']), \
+             'alarms': len(client('cloudwatch').describe_alarms()['MetricAlarms'])}}"
+        ));
+        let expected = json!({
+            "buckets": [BUCKET], "artifacts": artifacts, "encrypted": 1, "private": true, "tls": true,
+            "tables": ["cb-bootstrap"], "ttl": "ENABLED", "recovery": "ENABLED",
+            "stacks": ["cbbootstrap"], "change_sets": [], "functions": 1, "apis": 1, "roles": 1, "alarms": 1,
+        });
+        assert_eq!(there, expected, "{what}");
+    }
+}
+
+fn zip() -> String {
+    artifact::zip().display().to_string()
+}
+
+fn deploy(user: &User, zip: &str) -> Ended {
+    user.run(&[
+        "deploy",
+        "--yes",
+        "--no-smoke",
+        "--output",
+        "json",
+        "--function-zip",
+        zip,
+    ])
+}
+
+/// What was done to the stack before.
+type Before<'a> = &'a (dyn Fn(&Aws) + Sync);
+
+/// Does `at` for the first call, the second, …, each time from the beginning, until it says that there is no such call.
+fn at_each_call(before: Before, at: impl Fn(&Aws, usize) -> bool + Sync) -> usize {
+    let (next, last) = (AtomicUsize::new(1), AtomicUsize::new(usize::MAX));
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                let aws = Aws::start();
+                loop {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if number > last.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    aws.reset();
+                    before(&aws);
+                    aws.proxy.reset();
+                    if !at(&aws, number) {
+                        last.fetch_min(number - 1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+    });
+    last.load(Ordering::SeqCst)
+}
+
+/// Runs a command that is killed when a call has been carried out; `false` if it never made so many.
+fn killed(aws: &Aws, number: usize, args: &[&str]) -> bool {
+    aws.proxy.fault_at(number, Fault::Kill);
+    let user = aws.user();
+    let mut child = user.command(args).spawn().unwrap();
+    aws.proxy.target(child.id());
+    let ended = child.wait().unwrap();
+    let call = aws
+        .proxy
+        .calls()
+        .into_iter()
+        .find(|call| call.number == number);
+    match call {
+        Some(call) => {
+            assert_eq!(ended.code(), None, "{call} did not end it");
+            true
+        }
+        None => false,
+    }
+}
+
+fn nothing(_: &Aws) {}
+
+#[test]
+fn killed_after_any_call_of_the_first_deployment_the_next_completes_it() {
+    let zip = zip();
+    let args = ["deploy", "--yes", "--no-smoke", "--function-zip", &zip];
+    let calls = at_each_call(&nothing, |aws, number| {
+        let was_killed = killed(aws, number, &args);
+        let call = aws.proxy.calls().pop();
+        aws.proxy.reset();
+        let what = format!("killed after call {number}, {call:?}");
+        let next = deploy(&aws.user(), &zip);
+        assert_eq!(next.status, Some(0), "{what}: {next}");
+        aws.is_complete(1, &what);
+        was_killed
+    });
+    assert!(calls > 20, "{calls}");
+}
+
+#[test]
+fn killed_after_any_call_of_an_update_the_next_deployment_completes_it() {
+    let (zip, directory) = (zip(), tempdir().unwrap());
+    let changed = artifact::changed_zip(directory.path());
+    let args = ["deploy", "--yes", "--no-smoke", "--function-zip", &changed];
+    let first = |aws: &Aws| {
+        deploy(&aws.stack.user(), &zip).ended_with(0);
+    };
+    let calls = at_each_call(&first, |aws, number| {
+        let was_killed = killed(aws, number, &args);
+        let call = aws.proxy.calls().pop();
+        aws.proxy.reset();
+        let what = format!("killed after call {number}, {call:?}");
+        let next = deploy(&aws.user(), &changed).document();
+        aws.is_complete(2, &what);
+        let served = aws.stack.boto(
+            "__import__('base64').b64decode(client('lambda').list_functions()['Functions'][0]['CodeSha256']).hex()",
+        );
+        assert_eq!(served, next["function_sha256"], "{what}");
+        was_killed
+    });
+    assert!(calls > 15, "{calls}");
+}
+
+#[test]
+fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
+    let zip = zip();
+    let args = [
+        "destroy",
+        "--yes",
+        "--delete-table",
+        "--delete-artifacts",
+        "--table-name",
+        "cb-bootstrap",
+    ];
+    let first = |aws: &Aws| {
+        deploy(&aws.stack.user(), &zip).ended_with(0);
+    };
+    let calls = at_each_call(&first, |aws, number| {
+        let was_killed = killed(aws, number, &args);
+        let call = aws.proxy.calls().pop();
+        aws.proxy.reset();
+        let next = aws.user().run(&args);
+        assert_eq!(
+            next.status,
+            Some(0),
+            "killed after call {number}, {call:?}: {next}"
+        );
+        assert_eq!(aws.stack.inventory(), json!([[], [], []]), "{call:?}");
+        was_killed
+    });
+    assert!(calls > 8, "{calls}");
+}
+
+/// Faults that a second try mends.
+const PASSING: [Fault; 5] = [
+    Fault::Throttle,
+    Fault::InternalError,
+    Fault::Unavailable,
+    Fault::DropRequest,
+    Fault::DropAnswer,
+];
+
+/// The first try of every call goes wrong in this way.
+fn every_first_try(proxy: &Proxy, fault: &Fault) {
+    let (fault, mut seen) = (fault.clone(), std::collections::BTreeSet::new());
+    proxy.fault(move |call: &Call| seen.insert(call.to_string()).then(|| fault.clone()));
+}
+
+#[test]
+fn a_deployment_survives_that_every_call_goes_wrong_once() {
+    let (zip, directory) = (zip(), tempdir().unwrap());
+    let changed = artifact::changed_zip(directory.path());
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                let aws = Aws::start();
+                while let Some(fault) = PASSING.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    aws.reset();
+                    for (round, (zip, artifacts)) in
+                        [(&zip, 1), (&changed, 2)].into_iter().enumerate()
+                    {
+                        aws.proxy.reset();
+                        every_first_try(&aws.proxy, fault);
+                        let ended = deploy(&aws.user(), zip);
+                        assert_eq!(ended.status, Some(0), "{fault:?}: {ended}");
+                        aws.is_complete(artifacts, &format!("{fault:?}, round {round}"));
+                    }
+                    aws.proxy.reset();
+                    every_first_try(&aws.proxy, fault);
+                    let args = ["destroy", "--yes", "--delete-table", "--delete-artifacts"];
+                    let ended = aws.user().run(&args);
+                    assert_eq!(ended.status, Some(0), "{fault:?}: {ended}");
+                    assert_eq!(aws.stack.inventory(), json!([[], [], []]), "{fault:?}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_is_lost_after_any_call_harms_nothing() {
+    let zip = zip();
+    let calls = at_each_call(&nothing, |aws, number| {
+        aws.proxy.fault_at(number, Fault::DropAnswer);
+        let ended = deploy(&aws.user(), &zip);
+        let what = format!("call {number}");
+        assert_eq!(ended.status, Some(0), "{what}: {ended}");
+        aws.is_complete(1, &what);
+        aws.proxy.calls().iter().any(|call| call.fault.is_some())
+    });
+    assert!(calls > 20, "{calls}");
+}
+
+/// Refused at one call, a deployment fails with the cause, or the call was not needed and all is complete.
+fn refused_at_each_call(fault: &Fault, cause: &str) {
+    let zip = zip();
+    let calls = at_each_call(&nothing, |aws, number| {
+        aws.proxy.fault_at(number, fault.clone());
+        let ended = deploy(&aws.user(), &zip);
+        let refused = aws
+            .proxy
+            .calls()
+            .into_iter()
+            .find(|call| call.fault.is_some());
+        let what = format!("call {number}, {refused:?}");
+        if ended.status == Some(0) {
+            aws.is_complete(1, &what);
+        } else {
+            assert_eq!(ended.status, Some(1), "{what}: {ended}");
+            assert!(ended.stderr.contains(cause), "{what}: {ended}");
+            assert_eq!(ended.stdout, "", "{what}: {ended}");
+            aws.proxy.reset();
+            let next = deploy(&aws.user(), &zip);
+            assert_eq!(next.status, Some(0), "after {what}: {next}");
+            aws.is_complete(1, &what);
+        }
+        refused.is_some()
+    });
+    assert!(calls > 20, "{calls}");
+}
+
+#[test]
+fn credentials_that_expire_at_any_call_are_named() {
+    refused_at_each_call(&Fault::ExpireToken, "the AWS credentials have expired");
+}
+
+#[test]
+fn a_permission_that_is_missing_at_any_call_is_named() {
+    let denied = Fault::refuse(
+        "AccessDenied",
+        "User: arn:aws:iam::1:user/ci is not authorized to perform: some:Action on resource: some-thing",
+    );
+    refused_at_each_call(&denied, "cbbootstrap iam-policy");
+}
+
+#[test]
+fn slow_answers_are_waited_for() {
+    let aws = Aws::start();
+    aws.proxy
+        .fault(|_| Some(Fault::Delay(Duration::from_millis(200))));
+    let deployed: Value = deploy(&aws.user(), &zip()).document();
+    assert_eq!(deployed["changed"], json!(true));
+    aws.is_complete(1, "slow");
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+    assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
+}

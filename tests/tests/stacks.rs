@@ -1,0 +1,628 @@
+//! Stacks in every state, stacks that fail, and signals in the middle: played to the deployer, for the stand-in is done
+//! with everything in 30 ms.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::Path,
+    process::Child,
+    time::{Duration, Instant},
+};
+
+use cbbootstrap_tests::{
+    artifact,
+    cli::{Ended, User},
+    ministack::MiniStack,
+    process::{kill, wait_until},
+    proxy::{Call, Fault, Play, Proxy},
+};
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+
+const SOON: Duration = Duration::from_millis(300);
+
+/// A stack that stands, and changed code to deploy.
+struct Scene {
+    aws: MiniStack,
+    proxy: Proxy,
+    directory: TempDir,
+    changed: String,
+}
+
+impl Scene {
+    /// Nothing is deployed.
+    fn empty() -> Self {
+        let aws = MiniStack::start();
+        let proxy = Proxy::start(&aws);
+        let directory = tempdir().unwrap();
+        let changed = artifact::changed_zip(directory.path());
+        Self {
+            aws,
+            proxy,
+            directory,
+            changed,
+        }
+    }
+
+    /// The stack stands.
+    fn deployed() -> Self {
+        let scene = Self::empty();
+        scene.again();
+        scene
+    }
+
+    /// The stack stands as at first, and nothing was asked of it yet.
+    fn again(&self) {
+        self.proxy.reset();
+        let zip = artifact::zip().display().to_string();
+        let deploy = ["deploy", "--no-smoke", "--function-zip", &zip];
+        self.aws.user().run(&deploy).ended_with(0);
+    }
+
+    /// The command line that deploys the changed code, with more options.
+    fn update<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["deploy", "--no-smoke", "--function-zip", &self.changed];
+        args.extend(options);
+        args
+    }
+
+    fn deploy(&self, options: &[&str]) -> Ended {
+        self.proxy.user().run(&self.update(options))
+    }
+
+    /// Begins to deploy the changed code.
+    fn begin(&self) -> Running {
+        Running::start(&self.proxy.user(), &self.update(&[]), self.directory.path())
+    }
+
+    fn status(&self) -> Value {
+        self.aws.boto(
+            "[s['StackStatus'] for s in client('cloudformation').describe_stacks()['Stacks']]",
+        )
+    }
+}
+
+/// A command that runs beside the test, and writes to a file.
+struct Running {
+    child: Child,
+    stderr: std::path::PathBuf,
+}
+
+impl Running {
+    fn start(user: &User, args: &[&str], directory: &Path) -> Self {
+        let stderr = directory.join("stderr");
+        let file = fs::File::create(&stderr).unwrap();
+        let child = user
+            .command(args)
+            .stdout(std::process::Stdio::null())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Self { child, stderr }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    fn wait_for(&self, text: &str) {
+        wait_until(text, || self.said().contains(text));
+    }
+
+    fn signal(&self, signal: &str) {
+        kill(signal, &self.child.id().to_string());
+    }
+
+    /// Its exit status and all that it said.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        (status.code(), self.said())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        kill("KILL", &format!("-{}", self.child.id()));
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_rollback_that_failed_is_continued_and_the_update_made() {
+    let scene = Scene::deployed();
+    for (status, operation) in [
+        ("UPDATE_ROLLBACK_FAILED", "ContinueUpdateRollback"),
+        ("UPDATE_FAILED", "RollbackStack"),
+    ] {
+        scene.again();
+        scene.proxy.stack_is(status);
+        scene.proxy.play(
+            Play::on(operation)
+                .instead()
+                .then_real()
+                .stack("UPDATE_ROLLBACK_IN_PROGRESS")
+                .after(SOON)
+                .stack("UPDATE_ROLLBACK_COMPLETE"),
+        );
+        let ended = scene.deploy(&[]).ended_with(0);
+        assert_eq!(
+            scene.proxy.count(&format!("cloudformation:{operation}")),
+            1,
+            "{ended}"
+        );
+        assert_eq!(
+            scene.proxy.count("cloudformation:ExecuteChangeSet"),
+            1,
+            "{ended}"
+        );
+    }
+    // It fails again: that takes a decision.
+    scene.again();
+    scene.proxy.stack_is("UPDATE_ROLLBACK_FAILED");
+    scene.proxy.play(
+        Play::on("ContinueUpdateRollback")
+            .instead()
+            .stack("UPDATE_ROLLBACK_IN_PROGRESS")
+            .resource("Role", "AWS::IAM::Role", "UPDATE_FAILED")
+            .because("the role is gone")
+            .stack("UPDATE_ROLLBACK_FAILED"),
+    );
+    let ended = scene.deploy(&[]);
+    ended.failed(5, "Role UPDATE_FAILED: the role is gone");
+    assert!(ended.stderr.contains("--resources-to-skip"), "{ended}");
+}
+
+#[test]
+fn what_a_failed_creation_left_is_replaced_without_asking_and_what_was_used_with_a_yes() {
+    let scene = Scene::deployed();
+    for status in ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED"] {
+        scene.again();
+        scene.proxy.stack_is(status);
+        let ended = scene.deploy(&[]).ended_with(0);
+        assert_eq!(
+            scene.proxy.count("cloudformation:DeleteStack"),
+            1,
+            "{ended}"
+        );
+        assert_eq!(scene.status(), json!(["CREATE_COMPLETE"]), "{status}");
+    }
+    scene.again();
+    scene.proxy.stack_is("DELETE_FAILED");
+    scene.deploy(&[]).failed(2, "perhaps with its endpoint");
+    assert_eq!(scene.proxy.count("cloudformation:DeleteStack"), 0);
+    scene.deploy(&["--yes"]).ended_with(0);
+    assert_eq!(scene.proxy.count("cloudformation:DeleteStack"), 1);
+
+    scene.again();
+    scene.proxy.stack_is("IMPORT_ROLLBACK_FAILED");
+    scene.deploy(&["--yes"]).failed(5, "IMPORT_ROLLBACK_FAILED");
+}
+
+#[test]
+fn a_stack_that_somebody_else_changes_is_waited_for() {
+    let scene = Scene::deployed();
+    scene.proxy.stack_is("UPDATE_IN_PROGRESS");
+    scene
+        .deploy(&["--wait-for-stack", "0s"])
+        .failed(5, "being changed already (UPDATE_IN_PROGRESS)");
+    let ended = scene.deploy(&["--wait-for-stack", "1s"]);
+    ended.failed(5, "after 1 s");
+    assert!(
+        ended.stderr.contains("cbbootstrap status --wait"),
+        "{ended}"
+    );
+    scene
+        .proxy
+        .user()
+        .run(&["destroy", "--yes", "--wait-for-stack", "0s"])
+        .failed(5, "UPDATE_IN_PROGRESS");
+    scene
+        .proxy
+        .user()
+        .run(&["plan", "--function-zip", &scene.changed])
+        .failed(5, "UPDATE_IN_PROGRESS");
+
+    // In a pipeline nobody is asked: it waits, and goes on from what it finds.
+    scene.proxy.reset();
+    scene.proxy.play(
+        Play::now()
+            .then_real()
+            .stack("UPDATE_IN_PROGRESS")
+            .after(Duration::from_secs(1))
+            .resource("Function", "AWS::Lambda::Function", "UPDATE_COMPLETE")
+            .stack("UPDATE_COMPLETE"),
+    );
+    let ended = scene.deploy(&[]).ended_with(0);
+    assert!(
+        ended.stderr.contains("waiting until that is done"),
+        "{ended}"
+    );
+    assert_eq!(
+        scene.proxy.count("cloudformation:ExecuteChangeSet"),
+        1,
+        "{ended}"
+    );
+    assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]));
+    let again = scene.deploy(&["--output", "json"]).document();
+    assert_eq!(again["changed"], json!(false), "{again}");
+}
+
+#[test]
+fn a_deployment_that_is_overtaken_looks_again() {
+    let scene = Scene::deployed();
+    // Somebody else executes a change set between ours being made and executed.
+    for (name, code, message) in [
+        (
+            "cloudformation:ExecuteChangeSet",
+            "InvalidChangeSetStatus",
+            "ChangeSet cannot be executed in its current status of [OBSOLETE]",
+        ),
+        (
+            "cloudformation:CreateChangeSet",
+            "ValidationError",
+            "Stack:arn is in UPDATE_IN_PROGRESS state and can not be updated.",
+        ),
+    ] {
+        scene.again();
+        scene.proxy.play(
+            Play::now()
+                .then_real()
+                .after(Duration::from_millis(1500))
+                .stack("UPDATE_IN_PROGRESS")
+                .after(Duration::from_secs(1))
+                .stack("UPDATE_COMPLETE"),
+        );
+        let (name, fault, mut left) = (name.to_owned(), Fault::refuse(code, message), 1);
+        scene.proxy.fault(move |call| {
+            // As late as the play begins.
+            if call.name == "cloudformation:GetTemplate" {
+                return Some(Fault::Delay(Duration::from_millis(if left == 1 {
+                    1600
+                } else {
+                    0
+                })));
+            }
+            (call.name == name && std::mem::take(&mut left) == 1).then(|| fault.clone())
+        });
+        let ended = scene.deploy(&[]).ended_with(0);
+        assert!(
+            ended
+                .stderr
+                .contains("somebody else changed the stack meanwhile"),
+            "{ended}"
+        );
+        assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]), "{ended}");
+    }
+}
+
+#[test]
+fn the_first_cause_is_told_and_what_to_do() {
+    let scene = Scene::deployed();
+    let denied = "User: arn:aws:iam::1:user/ci is not authorized to perform: iam:PutRolePolicy on resource: arn:aws:iam::1:role/x";
+    scene.proxy.play(
+        Play::on("ExecuteChangeSet")
+            .instead()
+            .stack("UPDATE_IN_PROGRESS")
+            .after(SOON)
+            .resource("Function", "AWS::Lambda::Function", "UPDATE_IN_PROGRESS")
+            .resource("Role", "AWS::IAM::Role", "UPDATE_FAILED")
+            .because(denied)
+            .resource("Function", "AWS::Lambda::Function", "UPDATE_FAILED")
+            .because("Resource update cancelled")
+            .stack("UPDATE_ROLLBACK_IN_PROGRESS")
+            .because("The following resource(s) failed to update: [Role, Function].")
+            .after(SOON)
+            .stack("UPDATE_ROLLBACK_COMPLETE"),
+    );
+    let ended = scene.deploy(&[]);
+    ended.failed(1, &format!("Role UPDATE_FAILED: {denied}"));
+    assert!(
+        ended
+            .stderr
+            .contains("allow `iam:PutRolePolicy` on `arn:aws:iam::1:role/x`"),
+        "{ended}"
+    );
+    assert!(ended.stderr.contains("as it was before"), "{ended}");
+}
+
+/// An update that takes its time.
+fn slow_update(pause: Duration) -> Play {
+    Play::on("ExecuteChangeSet")
+        .then_real()
+        .stack("UPDATE_IN_PROGRESS")
+        .after(pause)
+        .resource("Function", "AWS::Lambda::Function", "UPDATE_COMPLETE")
+        .stack("UPDATE_COMPLETE")
+}
+
+#[test]
+fn a_look_that_fails_decides_nothing() {
+    let scene = Scene::deployed();
+    let executed = |call: &Call| call.name == "cloudformation:ExecuteChangeSet";
+    let looks = [
+        "cloudformation:DescribeStackEvents",
+        "cloudformation:DescribeStacks",
+    ];
+    // Most looks fail, in one way or another, the last ones among them.
+    for fault in [Fault::Throttle, Fault::InternalError, Fault::DropAnswer] {
+        scene.again();
+        scene.proxy.play(slow_update(Duration::from_secs(2)));
+        let (mut begun, mut look) = (false, 0);
+        let each = fault.clone();
+        scene.proxy.fault(move |call| {
+            begun |= executed(call);
+            if !begun || !looks.contains(&call.name.as_str()) {
+                return None;
+            }
+            look += 1;
+            (look % 7 != 0).then(|| each.clone())
+        });
+        let ended = scene.deploy(&[]);
+        assert_eq!(ended.status, Some(0), "{fault:?}: {ended}");
+    }
+    // Events are refused for good, and the stack's status tells.
+    for (status, expected) in [("UPDATE_COMPLETE", 0), ("UPDATE_ROLLBACK_COMPLETE", 1)] {
+        scene.again();
+        scene.proxy.play(
+            Play::on("ExecuteChangeSet")
+                .stack("UPDATE_IN_PROGRESS")
+                .after(Duration::from_secs(12))
+                .stack(status),
+        );
+        let mut begun = false;
+        scene.proxy.fault(move |call| {
+            begun |= executed(call);
+            (begun && call.name == looks[0]).then(|| Fault::refuse("AccessDenied", "no"))
+        });
+        let ended = scene.deploy(&[]);
+        assert_eq!(ended.status, Some(expected), "{ended}");
+    }
+}
+
+#[test]
+fn credentials_that_expire_meanwhile_are_renewed_or_named() {
+    let scene = Scene::deployed();
+    let expired = |key: &'static str| {
+        let mut begun = false;
+        move |call: &Call| {
+            begun |= call.name == "cloudformation:ExecuteChangeSet";
+            (begun && call.name != "cloudformation:ExecuteChangeSet" && call.access_key == key)
+                .then_some(Fault::ExpireToken)
+        }
+    };
+    scene.proxy.play(slow_update(Duration::from_secs(2)));
+    scene.proxy.fault(expired("test"));
+    let ended = scene.deploy(&[]);
+    ended.failed(1, "the AWS credentials have expired");
+    assert!(
+        ended
+            .stderr
+            .contains("`cbbootstrap status --wait` shows how it ends"),
+        "{ended}"
+    );
+
+    // A tool renews them in the profile.
+    scene.again();
+    let file = scene.directory.path().join("credentials");
+    let profile = |key: &str| {
+        fs::write(
+            &file,
+            format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = test\n"),
+        )
+        .unwrap()
+    };
+    profile("test");
+    let user = scene
+        .proxy
+        .user()
+        .without("AWS_ACCESS_KEY_ID")
+        .without("AWS_SECRET_ACCESS_KEY")
+        .with("AWS_SHARED_CREDENTIALS_FILE", file.display().to_string());
+    scene.proxy.play(slow_update(Duration::from_secs(2)));
+    let mut expire = expired("test");
+    let renew = file.clone();
+    scene.proxy.fault(move |call| {
+        let fault = expire(call);
+        if fault.is_some() {
+            // The same account's, by another name.
+            fs::write(
+                &renew,
+                "[default]\naws_access_key_id = 000000000000\naws_secret_access_key = test\n",
+            )
+            .unwrap();
+        }
+        fault
+    });
+    let ended = user.run(&scene.update(&[]));
+    assert_eq!(ended.status, Some(0), "{ended}");
+    assert!(
+        scene
+            .proxy
+            .calls()
+            .iter()
+            .any(|call| call.access_key == "000000000000")
+    );
+}
+
+#[test]
+fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
+    let scene = Scene::deployed();
+    let hangs = Play::on("ExecuteChangeSet")
+        .instead()
+        .stack("UPDATE_IN_PROGRESS");
+    let rolls_back = Play::on("CancelUpdateStack")
+        .instead()
+        .stack("UPDATE_ROLLBACK_IN_PROGRESS");
+
+    scene.proxy.play(hangs.clone());
+    scene.proxy.play(
+        rolls_back
+            .clone()
+            .then_real()
+            .after(SOON)
+            .stack("UPDATE_ROLLBACK_COMPLETE"),
+    );
+    let mut update = scene.begin();
+    update.wait_for("UPDATE_IN_PROGRESS");
+    update.signal("INT");
+    let (status, said) = update.end();
+    assert_eq!(status, Some(4), "{said}");
+    assert!(
+        said.contains("cancelling the update") && said.contains("UPDATE_ROLLBACK_COMPLETE"),
+        "{said}"
+    );
+    assert!(
+        said.contains("error: cancelled by Ctrl-C: stack `cbbootstrap` is as it was before"),
+        "{said}"
+    );
+
+    scene.proxy.reset();
+    scene.proxy.play(hangs.clone());
+    scene.proxy.play(rolls_back);
+    let mut update = scene.begin();
+    update.wait_for("UPDATE_IN_PROGRESS");
+    update.signal("INT");
+    update.wait_for("UPDATE_ROLLBACK_IN_PROGRESS");
+    update.signal("INT");
+    let (status, said) = update.end();
+    assert_eq!(status, Some(4), "{said}");
+    assert!(
+        said.contains("goes on changing") && said.contains("`cbbootstrap status --wait"),
+        "{said}"
+    );
+
+    // A supervisor's signal cancels nothing.
+    scene.proxy.reset();
+    scene.proxy.play(hangs.clone());
+    let mut update = scene.begin();
+    update.wait_for("UPDATE_IN_PROGRESS");
+    update.signal("TERM");
+    let (status, said) = update.end();
+    assert_eq!(status, Some(4), "{said}");
+    assert!(
+        said.contains("stopped by SIGTERM") && said.contains("goes on changing"),
+        "{said}"
+    );
+    assert_eq!(scene.proxy.count("cloudformation:CancelUpdateStack"), 0);
+
+    // Too late: the update is done before it can be cancelled.
+    scene.proxy.reset();
+    scene.proxy.play(
+        hangs
+            .then_real()
+            .after(Duration::from_secs(3))
+            .stack("UPDATE_COMPLETE"),
+    );
+    let late = Fault::refuse(
+        "ValidationError",
+        "CancelUpdateStack cannot be called from current stack status",
+    );
+    scene
+        .proxy
+        .fault_on("cloudformation:CancelUpdateStack", 1, late);
+    let mut update = scene.begin();
+    update.wait_for("UPDATE_IN_PROGRESS");
+    update.signal("INT");
+    let (status, said) = update.end();
+    assert_eq!(status, Some(4), "{said}");
+    assert!(said.contains("too late"), "{said}");
+}
+
+#[test]
+fn ctrl_c_while_the_stack_is_created_deletes_it_again() {
+    let scene = Scene::empty();
+    scene
+        .proxy
+        .play(Play::on("ExecuteChangeSet").stack("CREATE_IN_PROGRESS"));
+    let mut creation = scene.begin();
+    creation.wait_for("CREATE_IN_PROGRESS");
+    creation.signal("INT");
+    let (status, said) = creation.end();
+    assert_eq!(status, Some(4), "{said}");
+    assert!(
+        said.contains("cancelled by Ctrl-C: stack `cbbootstrap` is deleted again"),
+        "{said}"
+    );
+    assert_eq!(scene.status(), json!([]));
+}
+
+#[test]
+fn a_signal_before_the_change_leaves_no_change_set() {
+    for signal in ["INT", "TERM"] {
+        let scene = Scene::empty();
+        scene.proxy.fault_on(
+            "cloudformation:DescribeChangeSet",
+            1,
+            Fault::Delay(Duration::from_secs(5)),
+        );
+        let mut creation = scene.begin();
+        wait_until("the change set is made", || {
+            scene.proxy.count("cloudformation:DescribeChangeSet") > 0
+        });
+        let since = Instant::now();
+        creation.signal(signal);
+        let (status, said) = creation.end();
+        assert_eq!(status, Some(4), "{said}");
+        assert!(since.elapsed() < Duration::from_secs(5), "{said}");
+        assert_eq!(
+            scene.status(),
+            json!([]),
+            "the stack that held it is gone: {said}"
+        );
+        // With the stack there, the change set alone goes.
+        scene.again();
+        scene.proxy.fault_on(
+            "cloudformation:DescribeChangeSet",
+            1,
+            Fault::Delay(Duration::from_secs(5)),
+        );
+        let mut update = scene.begin();
+        wait_until("the change set is made", || {
+            scene.proxy.count("cloudformation:DescribeChangeSet") > 0
+        });
+        update.signal(signal);
+        let (status, said) = update.end();
+        assert_eq!(status, Some(4), "{said}");
+        let left = scene.aws.boto(
+            "[c['ChangeSetName'] for c in client('cloudformation').list_change_sets(StackName='cbbootstrap')['Summaries'] \
+             if c['ExecutionStatus'] != 'EXECUTE_COMPLETE']",
+        );
+        assert_eq!(left, json!([]), "{said}");
+    }
+}
+
+#[test]
+fn a_deletion_goes_on_without_the_program() {
+    let scene = Scene::deployed();
+    scene.proxy.play(
+        Play::on("DeleteStack")
+            .instead()
+            .stack("DELETE_IN_PROGRESS"),
+    );
+    let mut destruction = Running::start(
+        &scene.proxy.user(),
+        &["destroy", "--yes"],
+        scene.directory.path(),
+    );
+    destruction.wait_for("DELETE_IN_PROGRESS");
+    destruction.signal("INT");
+    let (status, said) = destruction.end();
+    assert_eq!(status, Some(4), "{said}");
+    assert!(
+        said.contains("stopped by Ctrl-C") && said.contains("goes on changing"),
+        "{said}"
+    );
+
+    scene.proxy.reset();
+    scene.proxy.play(
+        Play::on("DeleteStack")
+            .instead()
+            .stack("DELETE_IN_PROGRESS")
+            .resource("Role", "AWS::IAM::Role", "DELETE_FAILED")
+            .because("it is in use")
+            .stack("DELETE_FAILED"),
+    );
+    let ended = scene.proxy.user().run(&["destroy", "--yes"]);
+    ended.failed(1, "Role DELETE_FAILED: it is in use");
+}
