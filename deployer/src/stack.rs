@@ -27,6 +27,14 @@ pub struct Stack {
     pub outputs: BTreeMap<String, String>,
     /// When it was last created or updated, RFC 3339.
     pub updated: Option<String>,
+    /// When it was created, RFC 3339.
+    pub created: Option<String>,
+    /// Whether it refuses to be deleted.
+    pub protected: bool,
+    /// Whether its resources are as it made them, as `CloudFormation` last saw it.
+    pub drift: Option<String>,
+    /// When `CloudFormation` last looked for that, RFC 3339.
+    pub drift_checked: Option<String>,
 }
 
 impl Stack {
@@ -287,6 +295,10 @@ mod tests {
             parameters: BTreeMap::from([("TableName".to_owned(), table.to_owned())]),
             outputs: BTreeMap::new(),
             updated: None,
+            created: None,
+            protected: false,
+            drift: None,
+            drift_checked: None,
         }
     }
 

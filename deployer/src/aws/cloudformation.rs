@@ -86,6 +86,15 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> 
             .last_updated_time
             .or(stack.creation_time)
             .map(|time| time.to_string()),
+        created: stack.creation_time.map(|time| time.to_string()),
+        protected: stack.enable_termination_protection.unwrap_or_default(),
+        drift: stack
+            .drift_information
+            .as_ref()
+            .and_then(|drift| Some(drift.stack_drift_status.as_ref()?.to_string())),
+        drift_checked: stack
+            .drift_information
+            .and_then(|drift| Some(drift.last_check_timestamp?.to_string())),
     }))
 }
 
@@ -460,4 +469,27 @@ impl<'a> Watch<'a> {
         fresh.reverse();
         Ok(fresh)
     }
+}
+
+/// The last events of a stack, the newest first: as many as one call gives, which is far more than a deployment has.
+pub async fn last_events(client: &Client, stack_id: &str) -> anyhow::Result<Vec<Event>> {
+    let page = client
+        .describe_stack_events()
+        .stack_name(stack_id)
+        .send()
+        .await;
+    let page = page.map_err(|error| explain("cannot read the stack's events", &error))?;
+    let events = page.stack_events.unwrap_or_default().into_iter();
+    Ok(events
+        .map(|event| Event {
+            id: event.event_id.unwrap_or_default(),
+            resource: event.logical_resource_id.unwrap_or_default(),
+            kind: event.resource_type.unwrap_or_default(),
+            status: event
+                .resource_status
+                .map(|status| status.to_string())
+                .unwrap_or_default(),
+            reason: event.resource_status_reason,
+        })
+        .collect())
 }

@@ -37,6 +37,8 @@ pub struct Glance {
     pub status: String,
     /// Items; `DynamoDB` counts them every six hours.
     pub items: i64,
+    /// Bytes; counted with the items.
+    pub size: i64,
     /// Whether it refuses to be deleted.
     pub deletion_protection: bool,
 }
@@ -73,6 +75,7 @@ impl Table {
         Glance {
             status: status.to_lowercase(),
             items: self.description.item_count.unwrap_or_default(),
+            size: self.description.table_size_bytes.unwrap_or_default(),
             deletion_protection: self
                 .description
                 .deletion_protection_enabled
@@ -361,6 +364,27 @@ async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> 
         .send()
         .await?;
     Ok(())
+}
+
+/// Whether the table can be brought back to any moment of the last weeks.
+pub async fn has_backups(client: &Client, name: &str) -> anyhow::Result<bool> {
+    let now = client
+        .describe_continuous_backups()
+        .table_name(name)
+        .send()
+        .await;
+    let now = now.map_err(|error| {
+        explain(
+            format!("cannot look at the backups of table `{name}`"),
+            &error,
+        )
+    })?;
+    let recovery = now
+        .continuous_backups_description
+        .and_then(|backups| backups.point_in_time_recovery_description);
+    Ok(recovery.is_some_and(|r| {
+        r.point_in_time_recovery_status == Some(PointInTimeRecoveryStatus::Enabled)
+    }))
 }
 
 /// Deletes the table and every record in it; `false` if there is none.

@@ -2,8 +2,10 @@
 //! made plain.
 
 pub mod cloudformation;
+pub mod drift;
 pub mod dynamodb;
 pub mod lambda;
+pub mod logs;
 pub mod s3;
 
 use std::{error::Error, fmt::Display, time::Duration};
@@ -283,6 +285,7 @@ fn refusal(code: &str, message: &str) -> Failure {
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" | "403" => {
             Failure::new(format!("access denied: {said}"))
                 .hint("ask for the permission named above, or sign in as someone who has it")
+                .denied()
         }
         "" => Failure::new(if said.is_empty() {
             "AWS refused and does not say why"
