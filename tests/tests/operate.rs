@@ -171,7 +171,7 @@ fn the_log_is_followed(aws: &MiniStack, user: &User) {
                 lines.send(line).unwrap();
             }
         });
-        let next = || shown.recv_timeout(Duration::from_secs(60)).unwrap();
+        let next = || shown.recv_timeout(Duration::from_mins(1)).unwrap();
         assert!(next().ends_with(&before));
         for number in 0..2 {
             let later = format!("{marker} later {number}");

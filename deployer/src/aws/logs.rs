@@ -196,7 +196,21 @@ fn milliseconds(span: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::VecDeque,
+        net::Ipv4Addr,
+        sync::{Arc, Mutex},
+    };
+
+    use aws_sdk_cloudwatchlogs::config::{
+        BehaviorVersion, Credentials, Region, retry::RetryConfig,
+    };
+    use axum::http::StatusCode;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::aws::is_transient;
 
     #[test]
     fn what_the_user_types_is_what_is_searched() {
@@ -270,6 +284,104 @@ mod tests {
             Window::new(5000, Duration::MAX).from,
             0,
             "1970 is far enough"
+        );
+    }
+
+    /// The answers of a `CloudWatch` Logs that reads from this script, and what it was asked.
+    async fn scripted(answers: Vec<(u16, Value)>) -> (Client, Arc<Mutex<Vec<Value>>>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (answers, questions) = (Mutex::new(VecDeque::from(answers)), Arc::clone(&asked));
+        let answer = async move |body: String| {
+            let question = serde_json::from_str(&body).unwrap();
+            questions.lock().unwrap().push(question);
+            let (status, answer) = answers.lock().unwrap().pop_front().unwrap();
+            (StatusCode::from_u16(status).unwrap(), answer.to_string())
+        };
+        let answer = Arc::new(answer);
+        let service = axum::Router::new().fallback(move |body| {
+            let answer = Arc::clone(&answer);
+            async move { answer(body).await }
+        });
+        tokio::spawn(async move { axum::serve(listener, service).await });
+        let config = aws_sdk_cloudwatchlogs::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .http_client(crate::aws::http_client())
+            .retry_config(RetryConfig::disabled())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
+            .endpoint_url(url)
+            .build();
+        (Client::from_conf(config), asked)
+    }
+
+    #[tokio::test]
+    async fn a_throttled_page_is_asked_for_again_and_nothing_else_is() {
+        let now = Timestamp::now().as_millisecond();
+        let event =
+            |id: &str| json!({"eventId": id, "timestamp": now, "message": format!("so {id}")});
+        let throttled = (
+            400,
+            json!({"__type": "ThrottlingException", "message": "Rate exceeded"}),
+        );
+        let (client, asked) = scripted(vec![
+            (
+                200,
+                json!({"events": [event("a"), event("b")], "nextToken": "2"}),
+            ),
+            throttled,
+            // An empty page is not the last one.
+            (200, json!({"events": [], "nextToken": "3"})),
+            (200, json!({"events": [event("c")]})),
+            (
+                200,
+                json!({"events": [event("a"), event("b"), event("late"), event("c")]}),
+            ),
+        ])
+        .await;
+        let since = Duration::from_mins(10);
+        let mut log = Log::new(client, "g".to_owned(), Some("so ".to_owned()), since);
+        let mut seen = Vec::new();
+        for _ in 0..7 {
+            seen.push(match log.next().await {
+                Ok(Some(lines)) => lines
+                    .into_iter()
+                    .map(|line| line.id)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                Ok(None) => "no more".to_owned(),
+                Err(error) => {
+                    assert!(is_transient(&error), "{error:?}");
+                    "throttled".to_owned()
+                }
+            });
+        }
+        assert_eq!(
+            seen,
+            ["a b", "throttled", "", "c", "no more", "late", "no more"]
+        );
+        let asked = asked.lock().unwrap();
+        let tokens: Vec<_> = asked
+            .iter()
+            .map(|question| &question["nextToken"])
+            .collect();
+        let none = Value::Null;
+        assert_eq!(
+            tokens,
+            [&none, &json!("2"), &json!("2"), &json!("3"), &none]
+        );
+        for question in &*asked {
+            assert_eq!(question["filterPattern"], json!("\"so\""));
+        }
+        let from = |number: usize| asked[number]["startTime"].as_i64().unwrap();
+        assert!(
+            (from(0) - (now - milliseconds(since))).abs() < 10_000,
+            "{asked:?}"
+        );
+        assert!(
+            (from(4) - (now - milliseconds(OVERLAP))).abs() < 10_000,
+            "{asked:?}"
         );
     }
 }

@@ -317,9 +317,10 @@ where
             .contains(&code)
         }
         SdkError::ResponseError(_) | SdkError::TimeoutError(_) => true,
-        // Missing credentials are a dispatch failure, too, and stay one.
+        // Missing credentials are a dispatch failure, too, and stay one. A connection that breaks off in the middle of an
+        // answer is one of an other kind, which the SDK classifies.
         SdkError::DispatchFailure(failure) => {
-            !failure.is_user() && (failure.is_io() || failure.is_timeout())
+            failure.is_io() || failure.is_timeout() || failure.as_other().is_some()
         }
         _ => false,
     }

@@ -461,3 +461,213 @@ fn is_replaced(stack: &Stack, function: &Function) -> Option<bool> {
     let sha256 = function.sha256.as_deref()?;
     is_hash.then(|| !named.eq_ignore_ascii_case(sha256))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-11-24T03:19:56Z";
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        let now = NOW.parse().unwrap();
+        for (time, expected) in [
+            (Some("2026-11-24T03:19:56.4Z"), " (just now)"),
+            (Some("2026-11-24T03:20:56Z"), " (just now)"),
+            (Some("2026-11-24T03:19:55Z"), " (1 second ago)"),
+            (Some("2026-11-24T03:18:57Z"), " (59 seconds ago)"),
+            (Some("2026-11-24T03:18:00.123Z"), " (1 minute ago)"),
+            (Some("2026-11-23T23:20:00Z"), " (3 hours ago)"),
+            (Some("2026-11-21T03:19:56Z"), " (3 days ago)"),
+            (Some("2025-11-24T03:19:56Z"), " (365 days ago)"),
+            (Some("yesterday"), ""),
+            (None, ""),
+        ] {
+            assert_eq!(ago(time, now), expected, "{time:?}");
+        }
+    }
+
+    fn event(resource: &str, status: &str) -> Event {
+        let kind = if resource == "stack" {
+            "AWS::CloudFormation::Stack"
+        } else {
+            "AWS::X::Y"
+        };
+        Event {
+            id: String::new(),
+            resource: resource.to_owned(),
+            kind: kind.to_owned(),
+            status: status.to_owned(),
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn only_the_last_change_tells_why_it_failed() {
+        let oldest_first = [
+            event("stack", "CREATE_IN_PROGRESS"),
+            event("Role", "CREATE_COMPLETE"),
+            event("stack", "CREATE_COMPLETE"),
+            event("stack", "UPDATE_IN_PROGRESS"),
+            event("Role", "UPDATE_FAILED"),
+            event("stack", "UPDATE_ROLLBACK_IN_PROGRESS"),
+            event("Role", "UPDATE_COMPLETE"),
+            event("stack", "UPDATE_ROLLBACK_COMPLETE"),
+        ];
+        let newest_first = |events: &[Event]| events.iter().rev().cloned().collect();
+        assert_eq!(last_change(newest_first(&oldest_first)), oldest_first[3..]);
+        assert_eq!(
+            last_change(newest_first(&oldest_first[..3])),
+            oldest_first[..3]
+        );
+        assert_eq!(
+            last_change(newest_first(&oldest_first[4..])),
+            oldest_first[4..],
+            "all there is, where its begin is not among them"
+        );
+        assert_eq!(last_change(Vec::new()), []);
+    }
+
+    #[test]
+    fn a_failure_is_told_of_until_something_succeeds() {
+        for (status, failed) in [
+            ("CREATE_COMPLETE", false),
+            ("UPDATE_IN_PROGRESS", false),
+            ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", false),
+            ("CREATE_FAILED", true),
+            ("ROLLBACK_IN_PROGRESS", true),
+            ("UPDATE_ROLLBACK_COMPLETE", true),
+            ("DELETE_FAILED", true),
+        ] {
+            assert_eq!(has_failed(&StackStatus::from(status)), failed, "{status}");
+        }
+    }
+
+    fn stack(status: &str, key: Option<&str>) -> Stack {
+        let key = key.map(|key| ("ArtifactKey".to_owned(), key.to_owned()));
+        Stack {
+            id: "arn".to_owned(),
+            ours: true,
+            status: StackStatus::from(status),
+            reason: None,
+            parameters: key.into_iter().collect(),
+            outputs: BTreeMap::new(),
+            updated: None,
+            created: None,
+            protected: false,
+            drift: None,
+            drift_checked: None,
+        }
+    }
+
+    #[test]
+    fn code_that_the_stack_does_not_name_is_noticed() {
+        let (here, there) = ("a1".repeat(32), "b2".repeat(32));
+        let key = |hash: &str| Some(format!("cbbootstrap/{hash}.zip"));
+        let done = "UPDATE_COMPLETE";
+        for (status, key, expected) in [
+            (done, key(&here), Some(false)),
+            (done, key(&there), Some(true)),
+            (done, Some(format!("{there}.zip")), Some(true)),
+            ("UPDATE_IN_PROGRESS", key(&there), None),
+            // A key of the user's own says nothing of the code.
+            (done, key("function-1.2"), None),
+            (done, Some(there.clone()), None),
+            (done, None, None),
+        ] {
+            let function = Function {
+                name: "f".to_owned(),
+                state: "active".to_owned(),
+                last_update: None,
+                last_modified: None,
+                sha256: Some(here.clone()),
+                size: 0,
+                memory: 256,
+                arch: None,
+            };
+            let stack = stack(status, key.as_deref());
+            assert_eq!(is_replaced(&stack, &function), expected, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn the_text_tells_what_matters() {
+        let mut status = Status {
+            stack_name: "s".to_owned(),
+            region: "us-east-1".to_owned(),
+            stack_status: "UPDATE_ROLLBACK_COMPLETE".to_owned(),
+            reason: None,
+            cause: Some("Role UPDATE_FAILED: no".to_owned()),
+            created: Some("2026-11-14T03:19:56Z".to_owned()),
+            updated: Some("2026-11-24T03:18:56Z".to_owned()),
+            age_seconds: Some(60),
+            termination_protection: true,
+            drift: DriftStatus {
+                status: "DRIFTED".to_owned(),
+                checked: Some(NOW.to_owned()),
+                reason: None,
+                resources: Some(vec![Drifted {
+                    resource: "Role".to_owned(),
+                    kind: "AWS::IAM::Role".to_owned(),
+                    status: "MODIFIED".to_owned(),
+                    differences: vec![drift::Difference {
+                        property: "/Path".to_owned(),
+                        expected: "/".to_owned(),
+                        actual: "/x/".to_owned(),
+                    }],
+                }]),
+            },
+            endpoint: Some("https://e".to_owned()),
+            function: Some(FunctionStatus {
+                name: "f".to_owned(),
+                state: "active".to_owned(),
+                last_update: Some("successful".to_owned()),
+                last_modified: Some("2026-11-24T02:19:56Z".to_owned()),
+                version: Some(3),
+                sha256: Some("a1".to_owned()),
+                replaced: Some(true),
+                size: 1536,
+                memory: 256,
+                arch: Some("arm64".to_owned()),
+            }),
+            table: Some(TableStatus {
+                name: "t".to_owned(),
+                status: "active".to_owned(),
+                items: 3,
+                size: 310,
+                deletion_protection: true,
+                point_in_time_recovery: Some(false),
+            }),
+            unknown: BTreeMap::new(),
+            now: NOW.parse().unwrap(),
+        };
+        assert_eq!(
+            status.to_string(),
+            "\
+Endpoint: https://e
+Stack:    s in us-east-1, UPDATE_ROLLBACK_COMPLETE since 2026-11-24T03:18:56Z (1 minute ago)
+          because of Role UPDATE_FAILED: no
+          created 2026-11-14T03:19:56Z (10 days ago)
+          termination protection on
+Drift:    resources were changed, not by the stack, as of 2026-11-24T03:19:56Z (just now)
+          Role (AWS::IAM::Role) modified
+            /Path: /x/ instead of /
+Function: f, active, last update successful, modified 2026-11-24T02:19:56Z (1 hour ago)
+          1.50 KiB, 256 MB of memory, arm64, version 3
+          sha256 a1
+          replaced outside the stack, by `deploy --code-only` say; the next `deploy` settles it
+Table:    t, active, about 3 clusters in 310 B
+          deletion protection on, point-in-time recovery off"
+        );
+
+        status.function = None;
+        status.table = None;
+        status.unknown = BTreeMap::from([("table", "access denied: no".to_owned())]);
+        let text = status.to_string();
+        assert!(text.contains("\nFunction: none\n"), "{text}");
+        assert!(
+            text.ends_with("\nTable:    unknown: access denied: no"),
+            "{text}"
+        );
+    }
+}
