@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ Exit status:
   1  failed
   2  wrong usage
   3  the smoke test failed
-  4  stopped by the user or a signal (a local deployment that is up ends with 0)
+  4  stopped by the user or a signal (a local deployment that is up and a followed log end with 0)
   5  the stack is busy, or in a state that needs a decision";
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
@@ -365,7 +365,7 @@ pub struct LogsArgs {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub since: Duration,
     /// Show only lines that hold this text
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub filter: Option<String>,
     #[command(flatten)]
     pub stack: StackArgs,

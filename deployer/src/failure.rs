@@ -41,6 +41,8 @@ pub struct Failure {
     pub hint: Option<String>,
     /// How the program ends.
     pub exit: Exit,
+    /// Whether the credentials lack a permission, and nothing else is wrong.
+    pub denied: bool,
 }
 
 impl Failure {
@@ -50,6 +52,7 @@ impl Failure {
             message: message.into(),
             hint: None,
             exit: Exit::Failed,
+            denied: false,
         }
     }
 
@@ -62,6 +65,12 @@ impl Failure {
     /// With the thing that it is about before the message.
     pub fn about(mut self, thing: impl Display) -> Self {
         self.message = format!("{thing}: {}", self.message);
+        self
+    }
+
+    /// As one that a permission would mend.
+    pub fn denied(mut self) -> Self {
+        self.denied = true;
         self
     }
 

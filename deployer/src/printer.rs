@@ -6,7 +6,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt::Display,
-    io::{IsTerminal, Write},
+    io::{ErrorKind, IsTerminal, Write},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -51,6 +51,14 @@ impl Printer {
         };
         self.suspend(|| writeln!(std::io::stdout(), "{}", text.trim_end()))?;
         Ok(())
+    }
+
+    /// A line of a result that comes bit by bit; `false` when nobody reads any more.
+    pub fn line(&self, line: impl Display) -> anyhow::Result<bool> {
+        match self.suspend(|| writeln!(std::io::stdout(), "{line}")) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            written => Ok(written.map(|()| true)?),
+        }
     }
 
     /// A message, on a line of its own.

@@ -15,8 +15,8 @@ use aws_sdk_cloudformation::{
     },
     types::{
         Capability, ChangeSetStatus, ChangeSetType, DeploymentConfig, DeploymentConfigMode,
-        ExecutionStatus, Parameter, RollbackConfiguration, RollbackTrigger, StackStatus, Tag,
-        TemplateStage,
+        ExecutionStatus, Parameter, RollbackConfiguration, RollbackTrigger, StackEvent,
+        StackStatus, Tag, TemplateStage,
     },
 };
 use uuid::Uuid;
@@ -164,8 +164,11 @@ async fn describe(
             .map(|time| time.to_string()),
         drift: stack
             .drift_information
-            .and_then(|drift| drift.stack_drift_status)
-            .map(|status| status.to_string()),
+            .as_ref()
+            .and_then(|drift| Some(drift.stack_drift_status.as_ref()?.to_string())),
+        drift_checked: stack
+            .drift_information
+            .and_then(|drift| Some(drift.last_check_timestamp?.to_string())),
     }))
 }
 
@@ -875,23 +878,39 @@ impl Watch {
             .send();
         let mut fresh = Vec::new();
         while let Some(event) = pages.next().await.transpose()? {
-            let id = event.event_id.unwrap_or_default();
-            if self.last.as_deref() == Some(id.as_str()) {
+            let event = plain(event);
+            if self.last.as_ref() == Some(&event.id) {
                 break;
             }
-            fresh.push(Event {
-                id,
-                resource: event.logical_resource_id.unwrap_or_default(),
-                kind: event.resource_type.unwrap_or_default(),
-                status: event
-                    .resource_status
-                    .map(|status| status.to_string())
-                    .unwrap_or_default(),
-                reason: event.resource_status_reason,
-                time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
-            });
+            fresh.push(event);
         }
         fresh.reverse();
         Ok(fresh)
+    }
+}
+
+/// The last events of a stack, the newest first: as many as one call gives, which is far more than a deployment has.
+pub async fn last_events(client: &Client, stack_id: &str) -> anyhow::Result<Vec<Event>> {
+    let page = client
+        .describe_stack_events()
+        .stack_name(stack_id)
+        .send()
+        .await;
+    let page = page.map_err(|error| explain("cannot read the stack's events", &error))?;
+    let events = page.stack_events.unwrap_or_default().into_iter();
+    Ok(events.map(plain).collect())
+}
+
+fn plain(event: StackEvent) -> Event {
+    Event {
+        id: event.event_id.unwrap_or_default(),
+        resource: event.logical_resource_id.unwrap_or_default(),
+        kind: event.resource_type.unwrap_or_default(),
+        status: event
+            .resource_status
+            .map(|status| status.to_string())
+            .unwrap_or_default(),
+        reason: event.resource_status_reason,
+        time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
     }
 }

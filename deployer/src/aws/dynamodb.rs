@@ -47,8 +47,12 @@ pub struct Glance {
     pub status: String,
     /// Items; `DynamoDB` counts them every six hours.
     pub items: i64,
+    /// Bytes; counted with the items.
+    pub size: i64,
     /// Whether it refuses to be deleted.
     pub deletion_protection: bool,
+    /// Whether it can be restored to any point in time; none where that may not be seen.
+    pub recovery: Option<bool>,
 }
 
 impl Table {
@@ -86,10 +90,12 @@ impl Table {
         Glance {
             status: status.to_lowercase(),
             items: self.description.item_count.unwrap_or_default(),
+            size: self.description.table_size_bytes.unwrap_or_default(),
             deletion_protection: self
                 .description
                 .deletion_protection_enabled
                 .unwrap_or_default(),
+            recovery: self.recovery,
         }
     }
 

@@ -4,11 +4,17 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_lambda::{
     Client,
-    operation::update_function_code::UpdateFunctionCodeError,
+    error::SdkError,
+    operation::{
+        get_function_configuration::GetFunctionConfigurationError,
+        list_versions_by_function::ListVersionsByFunctionError,
+        update_function_code::UpdateFunctionCodeError,
+    },
     primitives::Blob,
     types::{Architecture, LastUpdateStatus},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
 
 use super::{explain, is_transient};
 use crate::{
@@ -30,12 +36,18 @@ pub struct Function {
     pub name: String,
     /// As Lambda names it, in lower case.
     pub state: String,
+    /// How its last change went, as Lambda names it, in lower case.
+    pub last_update: Option<String>,
+    /// When its code or its settings were last changed, RFC 3339.
+    pub last_modified: Option<String>,
     /// Of its zip, in lower-case hexadecimal.
     pub sha256: Option<String>,
     /// Of its zip, in bytes.
     pub size: i64,
     /// In MB.
     pub memory: i32,
+    /// Its processor.
+    pub arch: Option<String>,
 }
 
 /// The function of this name; `None` if there is none.
@@ -52,21 +64,63 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Function
                 || "unknown".to_owned(),
                 |state| state.to_string().to_lowercase(),
             ),
+            last_update: function
+                .last_update_status
+                .map(|status| status.to_string().to_lowercase()),
+            // Lambda writes the offset without a colon, which RFC 3339 does not know.
+            last_modified: function
+                .last_modified
+                .and_then(|time| time.parse::<Timestamp>().ok())
+                .map(|time| time.to_string()),
             sha256: function
                 .code_sha256
                 .and_then(|base64| BASE64_STANDARD.decode(base64).ok())
                 .map(|hash| base16(&hash)),
             size: function.code_size,
             memory: function.memory_size.unwrap_or_default(),
+            arch: function
+                .architectures
+                .and_then(|archs| Some(archs.first()?.to_string())),
         })),
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurationError::is_resource_not_found_exception) =>
+        Err(SdkError::ServiceError(refused))
+            if matches!(
+                refused.err(),
+                GetFunctionConfigurationError::ResourceNotFoundException(_)
+            ) =>
         {
             Ok(None)
         }
         Err(error) => Err(explain(format!("cannot look at function `{name}`"), &error).into()),
+    }
+}
+
+/// The number of the function's last published version; `None` if none was published.
+pub async fn last_version(client: &Client, name: &str) -> anyhow::Result<Option<u64>> {
+    let versions = client
+        .list_versions_by_function()
+        .function_name(name)
+        .into_paginator()
+        .items()
+        .send();
+    match versions.collect::<Result<Vec<_>, _>>().await {
+        // `$LATEST` stands among them, and is no number.
+        Ok(versions) => Ok(versions
+            .iter()
+            .filter_map(|version| version.version()?.parse().ok())
+            .max()),
+        Err(SdkError::ServiceError(refused))
+            if matches!(
+                refused.err(),
+                ListVersionsByFunctionError::ResourceNotFoundException(_)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(explain(
+            format!("cannot list the versions of function `{name}`"),
+            &error,
+        )
+        .into()),
     }
 }
 

@@ -3,8 +3,10 @@
 
 pub mod cloudformation;
 mod credentials;
+pub mod drift;
 pub mod dynamodb;
 pub mod lambda;
+pub mod logs;
 pub mod s3;
 
 use std::{error::Error, fmt::Display, time::Duration};
@@ -255,7 +257,9 @@ fn refusal(code: &str, message: &str) -> Failure {
         | "AuthFailure"
         | "IncompleteSignature" => credentials::not_accepted(said),
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" | "403" => {
-            Failure::new(format!("access denied: {said}")).hint(advice::permission(said))
+            Failure::new(format!("access denied: {said}"))
+                .hint(advice::permission(said))
+                .denied()
         }
         "" => Failure::new(if said.is_empty() {
             "AWS refused and does not say why"
@@ -291,9 +295,10 @@ where
                 || service.raw().status().as_u16() >= 500
         }
         SdkError::ResponseError(_) | SdkError::TimeoutError(_) => true,
-        // Missing credentials are a dispatch failure, too, and stay one.
+        // Missing credentials are a dispatch failure, too, and stay one. A connection that breaks off in the middle of an
+        // answer is one of an other kind, which the SDK classifies.
         SdkError::DispatchFailure(failure) => {
-            !failure.is_user() && (failure.is_io() || failure.is_timeout())
+            failure.is_io() || failure.is_timeout() || failure.as_other().is_some()
         }
         _ => false,
     }

@@ -4,6 +4,8 @@ mod deploy;
 mod destroy;
 mod follow;
 mod local;
+mod logs;
+mod man_pages;
 mod package;
 mod plan;
 mod smoke;
@@ -35,16 +37,20 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
         Command::Destroy(args) => destroy::run(args, printer, &mut signals).await?,
-        Command::Logs(_) | Command::Init(_) | Command::IamPolicy(_) | Command::ManPages { .. } => {
+        Command::Logs(args) => logs::run(args, printer, &mut signals).await?,
+        Command::Init(_) | Command::IamPolicy(_) => {
             todo!("being written")
         }
+        Command::ManPages { directory } => man_pages::run(&directory, printer)?,
         Command::Completions { shell } => {
+            let mut script = Vec::new();
             clap_complete::generate(
                 shell,
                 &mut Cli::command(),
                 env!("CARGO_PKG_NAME"),
-                &mut std::io::stdout(),
+                &mut script,
             );
+            printer.line(String::from_utf8_lossy(&script).trim_end())?;
         }
     }
     Ok(Exit::Done)

@@ -10,7 +10,7 @@ use aws_sdk_cloudformation::types::StackStatus;
 
 pub use changes::{Change, Detail, ValueChange, losses, value_changes};
 pub use decision::{Next, Operation, Reaction, next, reaction};
-pub use events::{Event, Progress, failed};
+pub use events::{Event, Progress, failed, root_cause};
 
 use crate::failure::{Exit, Failure};
 
@@ -46,6 +46,8 @@ pub struct Stack {
     pub updated: Option<String>,
     /// Whether its resources were changed behind its back, as `CloudFormation` last knew.
     pub drift: Option<String>,
+    /// When `CloudFormation` last looked for that, RFC 3339.
+    pub drift_checked: Option<String>,
 }
 
 /// A stack's status.
