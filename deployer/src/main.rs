@@ -8,8 +8,14 @@ mod cli;
 mod commands;
 mod config;
 mod failure;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "`deploy` and `plan` are about to say it")
+)]
+mod github;
 mod leash;
 mod local;
+mod permissions;
 mod printer;
 mod settings;
 mod signals;

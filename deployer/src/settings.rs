@@ -66,7 +66,8 @@ impl Place {
         Ok(Self::with(args, &environment))
     }
 
-    fn with(args: StackArgs, environment: &Environment) -> Self {
+    /// In this environment.
+    pub fn with(args: StackArgs, environment: &Environment) -> Self {
         Self {
             stack_name: args
                 .stack_name
