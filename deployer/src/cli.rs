@@ -382,10 +382,37 @@ pub struct InitArgs {
 /// `iam-policy`
 #[derive(Debug, Args)]
 pub struct IamPolicyArgs {
+    /// What the policy is to allow
+    #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t)]
+    pub policy_for: PolicyFor,
+    /// The account's number [default: any account]
+    #[arg(long, value_name = "NUMBER", value_parser = account)]
+    pub account: Option<String>,
+    /// Say what each permission is for, in place of the policy
+    #[arg(long)]
+    pub explain: bool,
+    /// The role that `deploy` is told to give to CloudFormation; whoever deploys then needs much less
+    #[arg(long, value_name = "ARN", value_parser = role_arn)]
+    pub role_arn: Option<String>,
     #[command(flatten)]
     pub stack: StackArgs,
     #[command(flatten)]
     pub table: TableArgs,
+}
+
+/// What a policy is to allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PolicyFor {
+    /// `plan`, which changes nothing
+    Plan,
+    /// `plan`, `deploy`, `status` and `logs`: what a pipeline needs
+    Deploy,
+    /// Those and `destroy`, table and artifacts included
+    #[default]
+    All,
+    /// What the role of `--role-arn` does for `CloudFormation`
+    #[value(name = "cloudformation")]
+    CloudFormation,
 }
 
 /// `smoke`
@@ -451,6 +478,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|span| Duration::try_from(span).ok())
         .ok_or_else(|| "a time is a number and a unit, such as 90s, 10m or 2h".to_owned())
+}
+
+/// An account's number.
+pub fn account(number: &str) -> Result<String, String> {
+    if number.len() == 12 && number.bytes().all(|byte| byte.is_ascii_digit()) {
+        Ok(number.to_owned())
+    } else {
+        Err("an account's number has 12 digits".to_owned())
+    }
 }
 
 /// An ARN of a role.

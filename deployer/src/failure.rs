@@ -30,6 +30,17 @@ impl Termination for Exit {
     }
 }
 
+/// An error and its context, on one line.
+pub fn line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// The failure that the error is, below its context.
+pub fn of(error: &anyhow::Error) -> Option<&Failure> {
+    error.chain().find_map(|cause| cause.downcast_ref())
+}
+
 /// An error for people: one line that says what happened to which thing, and one that says what to do.
 ///
 /// It ends the program with [`Exit::Failed`] unless told otherwise. Context around it is printed before it.

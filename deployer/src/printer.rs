@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Output,
-    failure::{Exit, Failure},
+    failure::{self, Exit},
     stack::{Event, Progress},
 };
 
@@ -77,15 +77,8 @@ impl Printer {
 
     /// An error as one line and perhaps a hint, and how a program would end with it.
     pub fn error(&self, error: &anyhow::Error) -> Exit {
-        let failure = error
-            .chain()
-            .find_map(|cause| cause.downcast_ref::<Failure>());
-        let line = format!("{error:#}")
-            .lines()
-            .map(str::trim)
-            .collect::<Vec<_>>()
-            .join(" ");
-        self.message(format_args!("error: {line}"));
+        let failure = failure::of(error);
+        self.message(format_args!("error: {}", failure::line(error)));
         if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
             self.message(format_args!("hint: {hint}"));
         }

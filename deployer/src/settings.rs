@@ -89,7 +89,8 @@ impl Place {
         format!("cbbootstrap {command}{options}")
     }
 
-    fn with(args: StackArgs, environment: &Environment) -> Self {
+    /// In this environment.
+    pub fn with(args: StackArgs, environment: &Environment) -> Self {
         Self {
             stack_name: args
                 .stack_name

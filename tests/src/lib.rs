@@ -5,6 +5,7 @@
 
 pub mod artifact;
 pub mod cli;
+pub mod front;
 pub mod http;
 pub mod local;
 pub mod ministack;

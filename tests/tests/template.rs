@@ -1,20 +1,135 @@
-//! The CloudFormation template, judged by cfn-lint.
+//! The templates: those of CloudFormation, judged by cfn-lint, and the workflow for GitHub Actions, by its shape.
 
-use std::process::Command;
+#![allow(clippy::unwrap_used)]
 
-use cbbootstrap_tests::{programs, python};
+use std::{fs, path::PathBuf, process::Command};
+
+use cbbootstrap_tests::{cli::User, programs, python};
+use serde_yaml::Value;
+
+fn templates() -> Vec<(PathBuf, String)> {
+    let directory = programs::workspace().join("templates");
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    files
+        .into_iter()
+        .map(|file| (file.clone(), fs::read_to_string(file).unwrap()))
+        .collect()
+}
 
 #[test]
 fn cfn_lint_has_nothing_to_say() {
-    let template = programs::workspace().join("templates/stack.yaml");
-    let output = Command::new(python::bin().join("cfn-lint"))
-        .args(["--include-checks", "I", "--"])
-        .arg(&template)
-        .output()
-        .expect("cfn-lint can be run");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
+    let mut names = Vec::new();
+    for (file, text) in templates() {
+        if !text.contains("AWSTemplateFormatVersion") {
+            continue;
+        }
+        let output = Command::new(python::bin().join("cfn-lint"))
+            .args(["--include-checks", "I", "--"])
+            .arg(&file)
+            .output()
+            .expect("cfn-lint can be run");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        names.push(file.file_name().unwrap().to_owned());
+    }
+    assert_eq!(names, ["github-oidc-role.yaml", "stack.yaml"]);
+}
+
+fn workflow() -> Value {
+    let file = programs::workspace().join("templates/github-actions.yml");
+    serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+fn jobs(workflow: &Value) -> Vec<(&str, &Value)> {
+    let jobs = workflow["jobs"].as_mapping().unwrap();
+    jobs.iter()
+        .map(|(name, job)| (name.as_str().unwrap(), job))
+        .collect()
+}
+
+fn steps(job: &Value) -> &[Value] {
+    job["steps"].as_sequence().unwrap()
+}
+
+#[test]
+fn the_workflow_gives_each_job_what_it_needs() {
+    let workflow = workflow();
+    assert_eq!(
+        workflow["permissions"].as_mapping().unwrap().len(),
+        0,
+        "nothing for all jobs"
     );
+    assert!(workflow["on"].get("pull_request").is_some());
+    assert_eq!(workflow["on"]["push"]["branches"][0], "main");
+    let permissions: Vec<_> = jobs(&workflow)
+        .into_iter()
+        .map(|(name, job)| {
+            let permissions = job["permissions"].as_mapping().unwrap().iter();
+            let permissions: Vec<_> = permissions
+                .map(|(what, how)| format!("{}: {}", what.as_str().unwrap(), how.as_str().unwrap()))
+                .collect();
+            (name, permissions.join(", "))
+        })
+        .collect();
+    assert_eq!(
+        permissions,
+        [
+            ("build", "contents: read"),
+            (
+                "plan",
+                "contents: read, id-token: write, pull-requests: write"
+            ),
+            ("deploy", "contents: read, id-token: write"),
+        ]
+        .map(|(name, permissions)| (name, permissions.to_owned()))
+    );
+    for (name, role) in [("plan", "PLAN_ROLE"), ("deploy", "DEPLOY_ROLE")] {
+        let job = &workflow["jobs"][name];
+        assert_eq!(job["needs"], "build", "{name}");
+        assert_eq!(job["concurrency"]["cancel-in-progress"], false, "{name}");
+        let taken = steps(job)
+            .iter()
+            .find_map(|step| step["with"]["role-to-assume"].as_str());
+        assert!(taken.is_some_and(|taken| taken.contains(role)), "{taken:?}");
+    }
+    assert!(
+        workflow["jobs"]["deploy"]["if"]
+            .as_str()
+            .unwrap()
+            .contains("refs/heads/main")
+    );
+}
+
+#[test]
+fn the_workflow_takes_actions_of_one_major_version() {
+    for (name, job) in jobs(&workflow()) {
+        for action in steps(job).iter().filter_map(|step| step["uses"].as_str()) {
+            let (_, version) = action.split_once("@v").unwrap();
+            assert!(version.parse::<u8>().is_ok(), "{name}: {action}");
+        }
+    }
+}
+
+#[test]
+fn the_command_understands_what_the_workflow_says() {
+    let mut commands = Vec::new();
+    for (_, job) in jobs(&workflow()) {
+        let runs = steps(job).iter().filter_map(|step| step["run"].as_str());
+        for line in runs.flat_map(str::lines) {
+            if let Some(arguments) = line.strip_prefix("dist/bin/cbbootstrap ") {
+                let mut arguments: Vec<_> = arguments.split(' ').collect();
+                commands.push(arguments[0].to_owned());
+                arguments.push("--help");
+                User::default().run(&arguments).ended_with(0);
+            }
+        }
+    }
+    assert_eq!(commands, ["package", "plan", "deploy", "smoke"]);
 }

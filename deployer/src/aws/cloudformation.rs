@@ -573,7 +573,13 @@ impl ChangeSet {
         if !others.summaries().is_empty() {
             return Ok(());
         }
-        request_deletion(client, &stack.id, None).await?;
+        match request_deletion(client, &stack.id, None).await {
+            // Who may only plan leaves an empty stack, which the first deployment fills.
+            Err(error) if error.downcast_ref::<Failure>().is_some_and(|f| f.denied) => {
+                return Ok(());
+            }
+            other => other?,
+        }
         while find(client, &self.stack)
             .await?
             .is_some_and(|stack| stack.status.0 != StackStatus::DeleteComplete)

@@ -18,6 +18,7 @@ use crate::{
     build::{Function, artifact::Artifact},
     cli::DeployArgs,
     failure::{Exit, Failure},
+    github,
     printer::{Printer, Step},
     settings::Target,
     signals::Signals,
@@ -99,19 +100,33 @@ pub async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let target = Target::of(args.target.clone(), args.wait, &mut args.function)?;
+    let deployed = deploy(&args, &target, printer, signals).await;
+    let deployed = github::or_failed(printer, "deploy", &target.place.stack_name, deployed)?;
+    printer.result(&deployed)?;
+    github::report(printer, &deployed.note());
+    let verdict = deployed.smoke.as_ref().map(smoke::Report::verdict);
+    Ok(verdict.unwrap_or(Ok(()))?)
+}
+
+async fn deploy(
+    args: &DeployArgs,
+    target: &Target,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<Deployed> {
     let begin = async {
         // What can be wrong on this machine is found before anything is asked of AWS, and what can be wrong there before
         // anything is made.
         let function = Function::find(&args.function).await?;
         let aws = Aws::connect(&target.place.access).await?;
-        let found = wanted::look(&aws, &target).await?;
+        let found = wanted::look(&aws, target).await?;
         anyhow::Ok((function, aws, found))
     };
     let (function, aws, found) = signals.or_stopped(begin).await?;
     let deployment = Deployment {
         aws,
-        args: &args,
-        target: &target,
+        args,
+        target,
         printer,
     };
     let outcome = if args.code_only {
@@ -127,8 +142,7 @@ pub async fn run(
         let smoke = run_smoke(&endpoint, outcome.fresh, printer);
         Some(signals.or_stopped(smoke).await?)
     };
-    let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
-    let deployed = Deployed {
+    Ok(Deployed {
         endpoint,
         stack_name: target.place.stack_name.clone(),
         region: deployment.aws.region.clone(),
@@ -138,9 +152,27 @@ pub async fn run(
         table: target.table_name.clone(),
         smoke,
         seconds: printer.seconds(),
-    };
-    printer.result(&deployed)?;
-    Ok(verdict?)
+    })
+}
+
+impl Deployed {
+    fn note(&self) -> github::Note {
+        let mut note = github::Deployed {
+            endpoint: &self.endpoint,
+            stack_name: &self.stack_name,
+            region: &self.region,
+            changed: self.changed,
+            function_sha256: &self.function_sha256,
+            table: &self.table,
+            seconds: &self.seconds,
+            smoke: self.smoke.as_ref().map(github::Tested::from),
+        }
+        .note();
+        if let Some(version) = &self.function_version {
+            note.outputs.push(("function_version", version.clone()));
+        }
+        note
+    }
 }
 
 impl Deployment<'_> {

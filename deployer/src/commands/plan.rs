@@ -13,6 +13,7 @@ use crate::{
     build::Function,
     cli::{PlanArgs, WaitArgs},
     failure::{Exit, Failure},
+    github,
     printer::Printer,
     settings::Target,
     signals::Signals,
@@ -99,7 +100,25 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<Exit> {
-    let target = Target::of(args.target, WaitArgs::default(), &mut args.function)?;
+    let target = Target::of(args.target.clone(), WaitArgs::default(), &mut args.function)?;
+    let plan = plan(&args, &target, printer, signals).await;
+    let plan = github::or_failed(printer, "plan", &target.place.stack_name, plan)?;
+    printer.result(&plan)?;
+    github::report(printer, &plan.note());
+    // The number is `git diff`'s way of saying so, shared with wrong usage.
+    Ok(if plan.changed && args.exit_code {
+        Exit::Usage
+    } else {
+        Exit::Done
+    })
+}
+
+async fn plan(
+    args: &PlanArgs,
+    target: &Target,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<Plan> {
     let prepare = async {
         let function = Function::find(&args.function).await?;
         let aws = Aws::connect(&target.place.access).await?;
@@ -109,13 +128,13 @@ pub async fn run(
             step.done(format_args!("sha256 {}", artifact.sha256));
             anyhow::Ok(artifact)
         };
-        let (artifact, found) = tokio::try_join!(build, wanted::look(&aws, &target))?;
+        let (artifact, found) = tokio::try_join!(build, wanted::look(&aws, target))?;
         anyhow::Ok((aws, artifact, found))
     };
     let (aws, artifact, found) = signals.or_stopped(prepare).await?;
     let name = target.place.stack_name.as_str();
-    let parameters = wanted::parameters(&target, &found.bucket, &artifact)?;
-    let wanted = wanted::wanted(&target, &parameters);
+    let parameters = wanted::parameters(target, &found.bucket, &artifact)?;
+    let wanted = wanted::wanted(target, &parameters);
 
     let stack = found.stack.stack.as_ref();
     let first = first_step(name, stack, found.stack.next)?;
@@ -162,7 +181,7 @@ pub async fn run(
     let tags = before.map_or_else(Vec::new, |_| {
         stack::value_changes(now_tags, &wanted.all_tags())
     });
-    let plan = Plan {
+    Ok(Plan {
         changed: !changes.is_empty()
             || !tags.is_empty()
             || !parameters.is_empty()
@@ -183,14 +202,70 @@ pub async fn run(
         tags,
         restores_code,
         protect,
-    };
-    printer.result(&plan)?;
-    // The number is `git diff`'s way of saying so, shared with wrong usage.
-    Ok(if plan.changed && args.exit_code {
-        Exit::Usage
-    } else {
-        Exit::Done
     })
+}
+
+impl Plan {
+    /// What would be done, to what, and more about it: a row each.
+    fn rows(&self) -> Vec<[String; 3]> {
+        let row = |what: &str, to: &str, more: String| [what.to_owned(), to.to_owned(), more];
+        let made = |kind: &str, name: &Option<String>| {
+            let kept = || "kept outside the stack".to_owned();
+            name.as_ref()
+                .map(|name| row("Create", &format!("{kind} {name}"), kept()))
+        };
+        let first = self
+            .first
+            .map(|first| row("First", "stack", first.to_owned()));
+        let changes = self.changes.iter().map(|change| {
+            let details = change.details.iter().map(ToString::to_string);
+            let details = details.collect::<Vec<_>>().join(", ");
+            let replaced = match change.replacement.as_deref() {
+                Some("True") => "replaced ",
+                Some("Conditional") => "perhaps replaced ",
+                _ => "",
+            };
+            let to = format!("{} ({})", change.resource, change.kind);
+            row(&change.action, &to, format!("{replaced}{details}"))
+        });
+        let values = |kind: &'static str, values: &[ValueChange]| {
+            let values = values.iter();
+            values
+                .map(|value| row("Modify", kind, value.to_string()))
+                .collect::<Vec<_>>()
+        };
+        let code = self.restores_code.then(|| {
+            let why = "was replaced behind the stack's back".to_owned();
+            row("Modify", "the function's code", why)
+        });
+        let protect = self
+            .protect
+            .map(|on| row("Modify", "protection against deletion", on.to_string()));
+        let losses = self
+            .losses
+            .iter()
+            .map(|loss| row("Takes a yes", "", format!("it {loss}")));
+        made("table", &self.creates_table)
+            .into_iter()
+            .chain(made("bucket", &self.creates_bucket))
+            .chain(first)
+            .chain(changes)
+            .chain(values("parameter", &self.parameters))
+            .chain(values("tag", &self.tags))
+            .chain(code)
+            .chain(protect)
+            .chain(losses)
+            .collect()
+    }
+
+    fn note(&self) -> github::Note {
+        github::Planned {
+            stack_name: &self.stack_name,
+            region: &self.region,
+            changes: self.rows(),
+        }
+        .note()
+    }
 }
 
 /// What a deployment would have to do to the stack before it can change it.

@@ -4,6 +4,7 @@ use crate::{
     aws::{Aws, cloudformation},
     cli::SmokeArgs,
     failure::Failure,
+    github::{self, Tested},
     printer::Printer,
     settings::Place,
     smoke,
@@ -31,5 +32,6 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     };
     let report = smoke::test(&endpoint, false).await?;
     printer.result(&report)?;
+    github::report(printer, &Tested::from(&report).note());
     Ok(report.verdict()?)
 }

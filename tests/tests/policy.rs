@@ -1,0 +1,304 @@
+//! The policy that `iam-policy` prints: by AWS's own list of actions, and by a stand-in that enforces it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path, process::Command};
+
+use cbbootstrap_tests::{artifact, cli::User, front::Front, ministack::MiniStack, python};
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+/// The stand-in's only account.
+const ACCOUNT: &str = "000000000000";
+
+/// The policy, printed to someone who has no credentials.
+fn printed(options: &[&str]) -> Value {
+    let mut args = vec!["iam-policy"];
+    args.extend(options);
+    User::default().run(&args).document()
+}
+
+#[test]
+fn what_is_not_known_is_any() {
+    let text = |options: &[&str]| printed(options).to_string();
+    let anywhere = text(&[]);
+    assert!(
+        anywhere.contains("arn:aws:dynamodb:*:*:table/cb-bootstrap"),
+        "{anywhere}"
+    );
+    let known = text(&[
+        "--region",
+        "cn-north-1",
+        "--account",
+        "123456789012",
+        "--table-name",
+        "team-a",
+        "--stack-name",
+        "team",
+    ]);
+    for arn in [
+        "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/team-a",
+        "arn:aws-cn:cloudformation:cn-north-1:123456789012:stack/team/*",
+        "arn:aws-cn:s3:::cbbootstrap-artifacts-123456789012-cn-north-1",
+        "arn:aws-cn:iam::123456789012:role/team-*",
+    ] {
+        assert!(known.contains(arn), "{arn} in {known}");
+    }
+
+    let home = User::default().with("AWS_DEFAULT_REGION", "eu-west-1");
+    let policy = home.run(&["iam-policy"]).document().to_string();
+    assert!(policy.contains(":eu-west-1:"), "{policy}");
+    let config = "[profile team]\nregion = ap-south-1\n";
+    let home = User::default();
+    fs::create_dir(home.home.path().join(".aws")).unwrap();
+    fs::write(home.home.path().join(".aws/config"), config).unwrap();
+    let policy = home.run(&["iam-policy", "--profile", "team"]).document();
+    assert!(policy.to_string().contains(":ap-south-1:"), "{policy}");
+
+    User::default()
+        .run(&["iam-policy", "--account", "me"])
+        .failed(2, "12 digits");
+    let explained = User::default().run(&["iam-policy", "--explain"]).stdout;
+    assert!(
+        explained.contains("plan: compares the stack"),
+        "{explained}"
+    );
+}
+
+/// Judges the statements of a policy by AWS's list of actions and of the resources that each knows, which cfn-lint carries.
+const JUDGE: &str = r#"
+import json, pathlib, re, sys
+import cfnlint
+
+services = json.loads((pathlib.Path(cfnlint.__file__).parent / "data/AdditionalSpecs/Policies.json").read_text())
+# AWS asks for them, and does not list them.
+unlisted = {"apigateway:TagResource", "apigateway:UntagResource"}
+said = []
+for statement in json.loads(sys.argv[1])["Statement"]:
+    for action in set(statement["Action"]) - unlisted:
+        service, name = action.split(":")
+        listed = services[service]
+        known = listed["Actions"].get(name.lower())
+        if known is None:
+            said.append(f"there is no {action}")
+            continue
+        forms = [
+            re.sub(r"\\\$\\\{\w+\\\}", "[^:]*", re.escape(form).replace(r"\.\*", ".*"))
+            for kind in known.get("Resources", [])
+            for form in listed["Resources"][kind.lower()]["ARNFormats"]
+        ]
+        if statement["Resource"] == ["*"]:
+            if forms:
+                said.append(f"{action} could be limited to {forms}")
+        elif not any(re.fullmatch(form, arn) for form in forms for arn in statement["Resource"]):
+            said.append(f"{action} is not about {statement['Resource']} but {forms}")
+print(json.dumps(said))
+"#;
+
+#[test]
+fn every_action_exists_and_is_limited_to_what_it_can_be() {
+    let judge = |policy: &Value| -> Value {
+        let output = Command::new(python::bin().join("python"))
+            .args(["-c", JUDGE, &policy.to_string()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let place = ["--region", "us-east-1", "--account", "123456789012"];
+    let role = ["--role-arn", "arn:aws:iam::123456789012:role/cfn"];
+    for options in [
+        &["--for", "all"][..],
+        &["--for", "cloudformation"],
+        &[role[0], role[1]],
+    ] {
+        let policy = printed(&[&place, options].concat());
+        assert_eq!(judge(&policy), json!([]), "{policy}");
+    }
+    let wrong = json!({"Statement": [
+        {"Action": ["s3:MakeBucket"], "Resource": ["*"]},
+        {"Action": ["s3:PutObject"], "Resource": ["*"]},
+        {"Action": ["s3:PutObject"], "Resource": ["arn:aws:dynamodb:us-east-1:123456789012:table/t"]},
+        {"Action": ["sts:GetCallerIdentity"], "Resource": ["arn:aws:s3:::b"]},
+    ]});
+    assert_eq!(
+        judge(&wrong).as_array().map(Vec::len),
+        Some(4),
+        "the judge judges"
+    );
+}
+
+/// What the stand-in takes for a question about everything, and AWS for one about the table.
+const STAND_IN: &str = r#"{"Version": "2012-10-17", "Statement": [
+    {"Effect": "Allow", "Action": "dynamodb:ListTagsOfResource", "Resource": "*"}
+]}"#;
+
+/// A user of the stand-in who may do this and nothing else.
+fn someone(aws: &MiniStack, front: &Front, name: &str, policy: &Value) -> User {
+    let policy = policy.to_string();
+    assert!(!policy.contains(['\'', '\\']), "it is a literal below");
+    aws.boto(&format!(
+        "[client('iam').create_user(UserName='{name}'), \
+         client('iam').put_user_policy(UserName='{name}', PolicyName='p', PolicyDocument='{policy}'), \
+         client('iam').put_user_policy(UserName='{name}', PolicyName='s', PolicyDocument='''{STAND_IN}''')]"
+    ));
+    let key = aws.boto(&format!(
+        "client('iam').create_access_key(UserName='{name}')['AccessKey']"
+    ));
+    let part = |part: &str| key[part].as_str().unwrap();
+    aws.user()
+        .with("AWS_ENDPOINT_URL", &front.url)
+        .with("AWS_ACCESS_KEY_ID", part("AccessKeyId"))
+        .with("AWS_SECRET_ACCESS_KEY", part("SecretAccessKey"))
+}
+
+/// The same policy without one action.
+fn without(policy: &Value, action: &str) -> Value {
+    let mut policy = policy.clone();
+    let mut removed = 0;
+    for statement in policy["Statement"].as_array_mut().unwrap() {
+        let actions = statement["Action"].as_array_mut().unwrap();
+        let before = actions.len();
+        actions.retain(|other| other != action);
+        removed += before - actions.len();
+    }
+    assert!(removed > 0, "{action} is in the policy");
+    policy["Statement"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|statement| statement["Action"] != json!([]));
+    policy
+}
+
+fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
+    let deploy = ["deploy", "--yes", "--output", "json", "--function-zip", zip];
+    [&deploy, options].concat()
+}
+
+fn changed_zip(directory: &Path) -> String {
+    let mut executable = artifact::executable();
+    executable.push(0);
+    let zip = directory.join("changed.zip");
+    artifact::zip_of(&zip, "bootstrap", 0o755, &executable)
+}
+
+#[test]
+fn a_user_with_the_printed_policy_can_do_everything() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let front = Front::before(&aws.url);
+    let policy = printed(&["--region", "us-east-1", "--account", ACCOUNT]);
+    let user = someone(&aws, &front, "operator", &policy);
+    let zip = artifact::zip().display().to_string();
+    let plan = ["plan", "--output", "json", "--function-zip", &zip];
+
+    let planned = user.run(&plan).document();
+    assert_eq!(planned["changed"], json!(true), "{planned}");
+    let deployed = user.run(&deploy(&zip, &[])).document();
+    assert_eq!(deployed["smoke"]["passed"], json!(true), "{deployed}");
+    let planned = user.run(&plan).document();
+    assert_eq!(planned["changed"], json!(false), "{planned}");
+    let status = user.run(&["status", "--output", "json"]).document();
+    assert_eq!(status["endpoint"], deployed["endpoint"], "{status}");
+    assert!(
+        status["function"].is_object() && status["table"].is_object(),
+        "{status}"
+    );
+    let updated = user
+        .run(&deploy(&changed_zip(directory.path()), &[]))
+        .document();
+    assert_eq!(updated["changed"], json!(true), "{updated}");
+    let user = told_to_github(user, directory.path());
+
+    // The policy is about one stack and one table.
+    let other = ["--stack-name", "other"];
+    user.run(&[&["status"][..], &other].concat())
+        .failed(1, "cloudformation:DescribeStacks");
+    let other = ["--table-name", "other-table", "--no-smoke"];
+    user.run(&deploy(&zip, &other))
+        .failed(1, "dynamodb:DescribeTable");
+
+    let destroyed = user
+        .run(&["destroy", "--yes", "--delete-table", "--output", "json"])
+        .document();
+    assert_eq!(
+        (&destroyed["stack_deleted"], &destroyed["table_deleted"]),
+        (&json!(true), &json!(true)),
+        "{destroyed}"
+    );
+}
+
+/// Runs the smoke test as a step of a workflow.
+fn told_to_github(user: User, directory: &Path) -> User {
+    let file = |name: &str| directory.join(name).display().to_string();
+    let user = user
+        .with("GITHUB_OUTPUT", file("output"))
+        .with("GITHUB_STEP_SUMMARY", file("summary"));
+    user.run(&["smoke"]).ended_with(0);
+    assert_eq!(
+        fs::read_to_string(file("output")).unwrap(),
+        "smoke=passed\n"
+    );
+    let summary = fs::read_to_string(file("summary")).unwrap();
+    assert!(
+        summary.starts_with("### cbbootstrap smoke: passed\n"),
+        "{summary}"
+    );
+
+    let user = user
+        .with("GITHUB_OUTPUT", "")
+        .with("GITHUB_STEP_SUMMARY", file("nowhere/summary"));
+    let ended = user.run(&["smoke"]).ended_with(0);
+    assert!(
+        ended.stderr.contains("warning: cannot write `")
+            && ended.stderr.contains("GITHUB_STEP_SUMMARY"),
+        "{ended}"
+    );
+    user.without("GITHUB_OUTPUT").without("GITHUB_STEP_SUMMARY")
+}
+
+#[test]
+fn a_missing_permission_is_named() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let front = Front::before(&aws.url);
+    let zip = artifact::zip().display().to_string();
+    let place = ["--region", "us-east-1", "--account", ACCOUNT];
+    let all = printed(&[&place[..], &["--for", "deploy"]].concat());
+    for (number, action) in [
+        "cloudformation:DescribeStacks",
+        "dynamodb:CreateTable",
+        "s3:PutObject",
+        "cloudformation:CreateChangeSet",
+        "cloudformation:ExecuteChangeSet",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let user = someone(
+            &aws,
+            &front,
+            &format!("lacks-{number}"),
+            &without(&all, action),
+        );
+        user.run(&deploy(&zip, &["--no-smoke"])).failed(1, action);
+    }
+
+    // Who may only plan can do that, and not deploy.
+    let plan = printed(&[&place[..], &["--for", "plan"]].concat());
+    let deployer = someone(&aws, &front, "deployer", &all);
+    deployer.run(&deploy(&zip, &[])).document();
+    let planner = someone(&aws, &front, "planner", &plan);
+    for (zip, changed) in [(&zip, false), (&changed_zip(directory.path()), true)] {
+        let plan = planner
+            .run(&["plan", "--output", "json", "--function-zip", zip])
+            .document();
+        assert_eq!(plan["changed"], json!(changed), "{plan}");
+    }
+    planner
+        .run(&deploy(&changed_zip(directory.path()), &["--no-smoke"]))
+        .failed(1, "access denied");
+    // And who deploys cannot delete the table.
+    deployer
+        .run(&["destroy", "--yes", "--delete-table"])
+        .failed(1, "dynamodb:UpdateTable");
+}
