@@ -1,4 +1,5 @@
-//! What the end-to-end tests share: the built programs, an AWS stand-in, a local deployment, and a clean environment to
+//! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that
+//! makes it fail, a local deployment, a terminal, and a clean environment to
 //! run them in.
 //!
 //! Everything talks to 127.0.0.1 alone, and every process that is started here is stopped by its id.
@@ -11,4 +12,6 @@ pub mod local;
 pub mod ministack;
 pub mod process;
 pub mod programs;
+pub mod proxy;
 pub mod python;
+pub mod terminal;

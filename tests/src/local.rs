@@ -102,14 +102,7 @@ impl Local {
 
     /// The function processes that run now.
     pub fn functions(&self) -> Vec<u32> {
-        let bootstrap = |process: &u32| {
-            let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
-            name.is_ok_and(|name| name.trim() == "bootstrap")
-        };
-        process::children(self.id())
-            .into_iter()
-            .filter(bootstrap)
-            .collect()
+        process::functions(self.id())
     }
 
     /// Sends it a signal and waits for its end; the exit status, if it has one.

@@ -7,11 +7,12 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::{
     cli::User,
     http,
-    process::{Guard, wait_until},
+    process::{self, Guard, wait_until},
     python,
 };
 
@@ -23,7 +24,9 @@ const ROOT: &str = "test";
 pub struct MiniStack {
     /// What `AWS_ENDPOINT_URL` is to be.
     pub url: String,
-    _process: Guard,
+    process: Guard,
+    /// What it unpacks, the functions among it. After the process, which writes there.
+    _directory: TempDir,
 }
 
 impl MiniStack {
@@ -33,8 +36,10 @@ impl MiniStack {
         let port = socket.local_addr().expect("a socket has an address").port();
         drop(socket);
         let url = format!("http://127.0.0.1:{port}");
+        let directory = tempfile::tempdir().expect("temporary directories can be made");
         let process = Command::new(python::bin().join("ministack"))
             .env_clear()
+            .env("TMPDIR", directory.path())
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("GATEWAY_PORT", port.to_string())
             .env("BIND_HOST", "127.0.0.1")
@@ -50,7 +55,8 @@ impl MiniStack {
             .expect("MiniStack can be run");
         let stack = Self {
             url,
-            _process: Guard(process),
+            process: Guard(process),
+            _directory: directory,
         };
         wait_until("MiniStack answers", || {
             http::get(&stack.url, "/_ministack/health").is_ok_and(|answer| answer.status == 200)
@@ -60,32 +66,26 @@ impl MiniStack {
 
     /// A user of it who may do everything.
     pub fn user(&self) -> User {
-        User::default()
-            .with("AWS_ENDPOINT_URL", &self.url)
-            .with("AWS_REGION", "us-east-1")
-            .with("AWS_ACCESS_KEY_ID", ROOT)
-            .with("AWS_SECRET_ACCESS_KEY", ROOT)
+        user(&self.url)
     }
 
     /// The value of a Python expression, in which `client(service)` is boto3's client of the root user, or of the account
-    /// whose number follows.
+    /// whose number follows, and `tried(lambda: ...)` the value in it, or its error: status and code, or the exception's
+    /// name. No call is tried twice.
     pub fn boto(&self, expression: &str) -> Value {
-        const PROGRAM: &str = "
-import boto3, botocore.config, json, sys
-def client(service, key='test'):
-    return boto3.client(service, region_name='us-east-1', aws_access_key_id=key, aws_secret_access_key='test',
-                        config=botocore.config.Config(parameter_validation=False))
-print(json.dumps(eval(sys.argv[1]), default=str))
-";
-        let output = Command::new(python::bin().join("python"))
-            .args(["-c", PROGRAM, expression])
-            .env_clear()
-            .env("AWS_ENDPOINT_URL", &self.url)
-            .output()
-            .expect("Python can be run");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{expression} failed\n{said}");
-        serde_json::from_slice(&output.stdout).expect("JSON is printed")
+        boto(&self.url, expression)
+    }
+
+    /// The function processes that run now.
+    pub fn functions(&self) -> Vec<u32> {
+        process::functions(self.process.0.id())
+    }
+
+    /// Forgets everything, and ends the functions that run: as good as a new one, and sooner there.
+    pub fn reset(&self) {
+        let reset = http::post(&self.url, "/_ministack/reset", "");
+        let reset = reset.expect("MiniStack answers");
+        assert_eq!(reset.status, 200, "{reset:?}");
     }
 
     /// Everything that a deployment could have made: buckets, tables and stacks.
@@ -95,4 +95,40 @@ print(json.dumps(eval(sys.argv[1]), default=str))
              [s['StackName'] for s in client('cloudformation').describe_stacks()['Stacks']]]",
         )
     }
+}
+
+/// A user who may do everything, at this URL.
+pub(crate) fn user(url: &str) -> User {
+    User::default()
+        .with("AWS_ENDPOINT_URL", url)
+        .with("AWS_REGION", "us-east-1")
+        .with("AWS_ACCESS_KEY_ID", ROOT)
+        .with("AWS_SECRET_ACCESS_KEY", ROOT)
+}
+
+/// [`MiniStack::boto`] at this URL.
+pub(crate) fn boto(url: &str, expression: &str) -> Value {
+    const PROGRAM: &str = "
+import boto3, botocore.config, botocore.exceptions, json, sys, time
+def client(service, key='test'):
+    return boto3.client(service, region_name='us-east-1', aws_access_key_id=key, aws_secret_access_key='test',
+                        config=botocore.config.Config(parameter_validation=False, retries={'total_max_attempts': 1}))
+def tried(call):
+    try:
+        return call()
+    except botocore.exceptions.ClientError as error:
+        return [error.response['ResponseMetadata']['HTTPStatusCode'], error.response['Error']['Code']]
+    except botocore.exceptions.BotoCoreError as error:
+        return type(error).__name__
+print(json.dumps(eval(sys.argv[1]), default=str))
+";
+    let output = Command::new(python::bin().join("python"))
+        .args(["-c", PROGRAM, expression])
+        .env_clear()
+        .env("AWS_ENDPOINT_URL", url)
+        .output()
+        .expect("Python can be run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{expression} failed\n{said}");
+    serde_json::from_slice(&output.stdout).expect("JSON is printed")
 }

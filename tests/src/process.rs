@@ -1,6 +1,7 @@
 //! Processes and their ends.
 
 use std::{
+    fs,
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -25,6 +26,15 @@ pub fn children(process: u32) -> Vec<u32> {
         .split_whitespace()
         .filter_map(|id| id.parse().ok())
         .collect()
+}
+
+/// The function's processes among those.
+pub fn functions(process: u32) -> Vec<u32> {
+    let is_function = |process: &u32| {
+        let name = fs::read_to_string(format!("/proc/{process}/comm"));
+        name.is_ok_and(|name| name.trim() == "bootstrap")
+    };
+    children(process).into_iter().filter(is_function).collect()
 }
 
 /// Whether the process is there and is no zombie.

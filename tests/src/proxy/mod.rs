@@ -1,0 +1,353 @@
+//! A proxy between `cbbootstrap` and the AWS stand-in. It knows every call by name, makes calls fail as AWS would, and
+//! plays a stack through what the stand-in never shows.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use cbbootstrap_tests::{ministack::MiniStack, proxy::{Fault, Play, Proxy}};
+//! let aws = MiniStack::start();
+//! let proxy = Proxy::start(&aws);
+//! proxy.fault_on("s3:PutObject", 1, Fault::Throttle);
+//! proxy.play(
+//!     Play::on("ExecuteChangeSet")
+//!         .stack("UPDATE_IN_PROGRESS")
+//!         .after(Duration::from_millis(300))
+//!         .resource("Function", "AWS::Lambda::Function", "UPDATE_FAILED")
+//!         .because("no such key")
+//!         .stack("UPDATE_ROLLBACK_COMPLETE"),
+//! );
+//! proxy.user().run(&["deploy", "--yes"]).failed(1, "no such key");
+//! assert_eq!(proxy.count("cloudformation:ExecuteChangeSet"), 1);
+//! ```
+//!
+//! The function's own calls, and calls of the API that it serves, do not go through it: the stand-in gives both its own
+//! address.
+
+mod call;
+mod fault;
+mod play;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    client,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    http::request::Parts,
+    server,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener as Listener, TcpStream},
+    sync::oneshot,
+};
+
+use self::play::Stage;
+pub use self::{call::Call, fault::Fault, play::Play};
+use crate::{
+    cli::User,
+    ministack::{self, MiniStack},
+    process::{kill, wait_until},
+};
+
+type Answer = Response<Bytes>;
+type Faults = dyn FnMut(&Call) -> Option<Fault> + Send;
+
+/// The connection is closed and nothing is answered.
+type Dropped = io::Error;
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What `AWS_ENDPOINT_URL` is to be.
+    pub url: String,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts one on a free port.
+    pub fn start(aws: &MiniStack) -> Self {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+        let address = socket.local_addr().expect("a socket has an address");
+        socket
+            .set_nonblocking(true)
+            .expect("a socket can be set up");
+        let upstream = aws.url.trim_start_matches("http://").parse();
+        let shared = Arc::new(Shared {
+            upstream: upstream.expect("the stand-in has an address"),
+            calls: Mutex::default(),
+            faults: Mutex::new(Box::new(|_| None)),
+            stage: Mutex::default(),
+            target: Mutex::default(),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let serving = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let serve = async {
+                tokio::select! {
+                    () = serve(socket, serving) => {}
+                    _ = stopped => {}
+                }
+            };
+            runtime.expect("a runtime can be made").block_on(serve);
+        });
+        Self {
+            url: format!("http://{address}"),
+            shared,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// A user who may do everything, and whose calls come here.
+    pub fn user(&self) -> User {
+        ministack::user(&self.url)
+    }
+
+    /// [`MiniStack::boto`] through the proxy.
+    pub fn boto(&self, expression: &str) -> Value {
+        ministack::boto(&self.url, expression)
+    }
+
+    /// Decides from now on what is done to each call. It runs while the call waits, and must not use the proxy.
+    pub fn fault(&self, decide: impl FnMut(&Call) -> Option<Fault> + Send + 'static) {
+        *lock(&self.shared.faults) = Box::new(decide);
+    }
+
+    /// Does this to the next so many calls of this name, and to no other call.
+    pub fn fault_on(&self, name: &str, times: usize, fault: Fault) {
+        let (name, mut left) = (name.to_owned(), times);
+        self.fault(move |call| {
+            if call.name != name || left == 0 {
+                return None;
+            }
+            left -= 1;
+            Some(fault.clone())
+        });
+    }
+
+    /// Does this to the call of this number, and to no other call.
+    pub fn fault_at(&self, number: usize, fault: Fault) {
+        self.fault(move |call| (call.number == number).then(|| fault.clone()));
+    }
+
+    /// The process whose group [`Fault::Kill`] kills; without one, such a call waits for it.
+    pub fn target(&self, process: u32) {
+        *lock(&self.shared.target) = Some(process);
+    }
+
+    /// Makes the stack's status this one, until [`Proxy::curtain`] or until an operation changes the stack.
+    pub fn stack_is(&self, status: &str) {
+        self.stack_is_because(status, "");
+    }
+
+    /// [`Proxy::stack_is`] with the status's reason.
+    pub fn stack_is_because(&self, status: &str, reason: &str) {
+        lock(&self.shared.stage).stand(status, reason);
+    }
+
+    /// Plays the stack through some statuses and events, now or from the call on that the play waits for.
+    ///
+    /// While it plays, the stand-in's own new events are hidden, and stay so: what was played is the stack's history. The
+    /// status before the stack's first scene is the one before the play.
+    pub fn play(&self, play: Play) {
+        lock(&self.shared.stage).take(play);
+    }
+
+    /// Ends what plays: from here on, all answers are the stand-in's.
+    pub fn curtain(&self) {
+        lock(&self.shared.stage).end(Timestamp::now());
+    }
+
+    /// All calls so far.
+    pub fn calls(&self) -> Vec<Call> {
+        lock(&self.shared.calls).clone()
+    }
+
+    /// How many calls of this name there were.
+    pub fn count(&self, name: &str) -> usize {
+        let calls = lock(&self.shared.calls);
+        calls.iter().filter(|call| call.name == name).count()
+    }
+
+    /// Waits until a call of this name has been answered, and gives it.
+    pub fn wait_for(&self, name: &str) -> Call {
+        let answered = || {
+            let calls = lock(&self.shared.calls);
+            let mut named = calls.iter().filter(|call| call.name == name);
+            named.find(|call| call.status.is_some()).cloned()
+        };
+        wait_until(&format!("{name} is answered"), || answered().is_some());
+        answered().expect("it was there")
+    }
+
+    /// Forgets calls, faults, plays and target.
+    pub fn reset(&self) {
+        self.fault(|_| None);
+        lock(&self.shared.calls).clear();
+        *lock(&self.shared.stage) = Stage::default();
+        *lock(&self.shared.target) = None;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the proxy's thread and the test share.
+struct Shared {
+    upstream: SocketAddr,
+    calls: Mutex<Vec<Call>>,
+    faults: Mutex<Box<Faults>>,
+    stage: Mutex<Stage>,
+    target: Mutex<Option<u32>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("upstream", &self.upstream)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A test that failed with a lock in its hands has failed already.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn serve(socket: TcpListener, shared: Arc<Shared>) {
+    let socket = Listener::from_std(socket).expect("a socket can be used");
+    while let Ok((stream, _)) = socket.accept().await {
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let shared = Arc::clone(&shared);
+                async move {
+                    let answer = shared.answer(request).await?;
+                    Ok::<_, Dropped>(answer.map(Full::new))
+                }
+            });
+            // Its error is a connection that was closed, by the caller or on purpose.
+            let _ = server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Dropped> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let mut call = Call::of(&head, &body);
+        {
+            let mut calls = lock(&self.calls);
+            call.number = calls.len() + 1;
+            calls.push(call.clone());
+        }
+        call.fault = lock(&self.faults)(&call);
+        self.note(&call);
+        let answer = self.act(&call, head, body).await?;
+        call.status = Some(answer.status().as_u16());
+        self.note(&call);
+        Ok(answer)
+    }
+
+    /// Keeps what has become of a call.
+    fn note(&self, call: &Call) {
+        if let Some(kept) = lock(&self.calls).get_mut(call.number - 1) {
+            kept.clone_from(call);
+        }
+    }
+
+    async fn act(&self, call: &Call, head: Parts, body: Bytes) -> Result<Answer, Dropped> {
+        let Some(fault) = &call.fault else {
+            return self.carry_out(call, head, body).await;
+        };
+        if let Some(answer) = fault.answer(call) {
+            return Ok(answer);
+        }
+        match fault {
+            Fault::DropRequest => return Err(io::Error::other("the request is dropped")),
+            Fault::Delay(time) => tokio::time::sleep(*time).await,
+            _ => {}
+        }
+        let answer = self.carry_out(call, head, body).await?;
+        match fault {
+            Fault::Kill => kill("KILL", &format!("-{}", self.wait_for_target().await)),
+            Fault::DropAnswer => {}
+            _ => return Ok(answer),
+        }
+        Err(io::Error::other("the answer is dropped"))
+    }
+
+    /// A process can make its first call before the test has told its id.
+    async fn wait_for_target(&self) -> u32 {
+        loop {
+            let target = *lock(&self.target);
+            match target {
+                Some(target) => return target,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// Has the stand-in do it, unless it is played.
+    async fn carry_out(&self, call: &Call, head: Parts, body: Bytes) -> Result<Answer, Dropped> {
+        let cue = lock(&self.stage).cue(call);
+        let answer = match cue.as_ref().and_then(|cue| cue.answer(call)) {
+            Some(answer) => Ok(answer),
+            None => self.forward(head, body).await,
+        };
+        let mut stage = lock(&self.stage);
+        if let Some(cue) = cue {
+            let well = answer.as_ref().is_ok_and(|a| a.status().is_success());
+            stage.answered(call, cue, well);
+        }
+        Ok(stage.rewrite(call, answer?))
+    }
+
+    /// Sends it on as it came. The `Host` is the proxy's, for it is signed.
+    async fn forward(&self, head: Parts, body: Bytes) -> Result<Answer, Dropped> {
+        let is_head = head.method == Method::HEAD;
+        let stream = TcpStream::connect(self.upstream).await?;
+        let request = Request::from_parts(head, Full::new(body));
+        let exchange = async {
+            let (mut sender, connection) =
+                client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            Ok::<_, hyper::Error>((head, body.collect().await?.to_bytes()))
+        };
+        let (mut head, body) = exchange.await.map_err(io::Error::other)?;
+        // The connection's own. The length of what a HEAD asks about is not.
+        head.headers.remove(CONNECTION);
+        head.headers.remove(TRANSFER_ENCODING);
+        if !is_head {
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        Ok(Response::from_parts(head, body))
+    }
+}

@@ -1,0 +1,256 @@
+//! `cbbootstrap` in a terminal, for what a pipe never sees: moving lines, questions and Ctrl-C.
+
+use std::{
+    ffi::OsStr,
+    io::{Read, Write},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle, sleep},
+    time::{Duration, Instant},
+};
+
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use regex::Regex;
+use vt100::Parser;
+
+use crate::{cli::User, process::kill};
+
+/// Columns and rows of a terminal, unless a test wants others.
+const SIZE: (u16, u16) = (100, 30);
+
+/// So many lines that have scrolled off the top are kept.
+const SCROLLBACK: usize = 2000;
+
+/// The longest that anything is waited for.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A terminal with `cbbootstrap` in it. It is killed with the test.
+pub struct Terminal {
+    parser: Arc<Mutex<Parser>>,
+    keyboard: Box<dyn Write + Send>,
+    child: Box<dyn Child + Send + Sync>,
+    reader: JoinHandle<()>,
+    _master: Box<dyn MasterPty + Send>,
+}
+
+impl Terminal {
+    /// Starts `cbbootstrap` in a terminal of 100 columns and 30 rows.
+    pub fn start<A: AsRef<OsStr>>(user: &User, args: &[A]) -> Self {
+        Self::sized(user, args, SIZE)
+    }
+
+    /// Starts it in one of so many columns and rows.
+    pub fn sized<A: AsRef<OsStr>>(user: &User, args: &[A], (cols, rows): (u16, u16)) -> Self {
+        let pair = native_pty_system()
+            .openpty(PtySize {
+                rows,
+                cols,
+                ..PtySize::default()
+            })
+            .expect("a terminal can be made");
+        let command = user.command(args);
+        let mut builder = CommandBuilder::new(command.get_program());
+        builder.args(command.get_args());
+        builder.env_clear();
+        for (name, value) in command.get_envs() {
+            builder.env(name, value.unwrap_or_default());
+        }
+        builder.env("TERM", "xterm-256color");
+        builder.cwd(user.home.path());
+        let child = pair
+            .slave
+            .spawn_command(builder)
+            .expect("`cbbootstrap` can be run");
+        // With the last end of the slave, the program's, the output ends.
+        drop(pair.slave);
+        let mut output = pair
+            .master
+            .try_clone_reader()
+            .expect("a terminal can be read");
+        let keyboard = pair.master.take_writer();
+        let parser = Arc::new(Mutex::new(Parser::new(rows, cols, SCROLLBACK)));
+        let seen = Arc::clone(&parser);
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut bytes) {
+                lock(&seen).process(&bytes[..read]);
+            }
+        });
+        Self {
+            parser,
+            keyboard: keyboard.expect("a terminal can be written to"),
+            child,
+            reader,
+            _master: pair.master,
+        }
+    }
+
+    /// What is on the screen, without trailing blanks.
+    pub fn screen(&self) -> String {
+        let parser = lock(&self.parser);
+        let (_, cols) = parser.screen().size();
+        text(parser.screen().rows(0, cols))
+    }
+
+    /// What is on the screen, and before it what has scrolled off the top.
+    pub fn transcript(&self) -> String {
+        let mut parser = lock(&self.parser);
+        let screen = parser.screen_mut();
+        let (_, cols) = screen.size();
+        screen.set_scrollback(usize::MAX);
+        let mut rows = Vec::new();
+        for above in (1..=screen.scrollback()).rev() {
+            screen.set_scrollback(above);
+            rows.extend(screen.rows(0, cols).next());
+        }
+        screen.set_scrollback(0);
+        rows.extend(screen.rows(0, cols));
+        text(rows)
+    }
+
+    /// Waits until this is on the screen, or has been and has scrolled off it.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str) {
+        let since = Instant::now();
+        loop {
+            // Asked first: what is written before the end is seen after it.
+            let ended = self.reader.is_finished();
+            let transcript = self.transcript();
+            if transcript.contains(text) {
+                return;
+            }
+            assert!(
+                !ended && since.elapsed() < PATIENCE,
+                "{text:?} does not appear\n{transcript}"
+            );
+            sleep(PAUSE);
+        }
+    }
+
+    /// Types this and Enter.
+    pub fn type_line(&mut self, line: &str) {
+        self.press(&format!("{line}\r"));
+    }
+
+    /// Presses Ctrl-C: the terminal, not the test, sends the signal.
+    pub fn press_ctrl_c(&mut self) {
+        self.press("\x03");
+    }
+
+    fn press(&mut self, keys: &str) {
+        let pressed = self.keyboard.write_all(keys.as_bytes());
+        pressed.expect("a terminal can be written to");
+    }
+
+    /// The id of the process, which is that of its group, too.
+    pub fn id(&self) -> u32 {
+        self.child.process_id().expect("it was started")
+    }
+
+    /// Sends the process a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        kill(name, &self.id().to_string());
+    }
+
+    /// Waits for its end: the exit status; none if a signal ended it.
+    #[track_caller]
+    pub fn wait(&mut self) -> Option<i32> {
+        let since = Instant::now();
+        let status = loop {
+            match self.child.try_wait().expect("a child can be waited for") {
+                Some(status) => break status,
+                None => assert!(since.elapsed() < PATIENCE, "no end\n{}", self.transcript()),
+            }
+            sleep(PAUSE);
+        };
+        // Its last lines may still be on the way; a child of its own may hold the terminal open for longer.
+        let ended = Instant::now();
+        while !self.reader.is_finished() && ended.elapsed() < Duration::from_secs(2) {
+            sleep(PAUSE);
+        }
+        match status.signal() {
+            Some(_) => None,
+            None => i32::try_from(status.exit_code()).ok(),
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            kill("KILL", &format!("-{}", self.id()));
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn lock(parser: &Mutex<Parser>) -> MutexGuard<'_, Parser> {
+    parser.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn text(rows: impl IntoIterator<Item = String>) -> String {
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row| row.trim_end().to_owned())
+        .collect();
+    rows.join("\n").trim_end().to_owned()
+}
+
+/// The text with a word for each thing that is another in each run, to be compared with a snapshot.
+pub fn settled(text: &str) -> String {
+    static VARYING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+        [
+            (r"\b[0-9a-f]{64}\b", "<sha256>"),
+            (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<uuid>"),
+            (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "<time>"),
+            (r"\b[0-9a-z]+\.execute-api\.", "<api>.execute-api."),
+            (r"(127\.0\.0\.1|localhost):\d+", "$1:<port>"),
+            (r"/tmp/[.\w-]+", "<tmp>"),
+            (r"\b\d+ bytes\b", "<n> bytes"),
+            // A moving line's clock stands at its right end.
+            (r"(?m) *\b\d+(s|m|h)$", " <elapsed>"),
+            (r"\b\d+(\.\d+)? (s|ms|seconds?)\b", "<n> s"),
+            // Every glyph of a spinner is of this block, and its last a blank one.
+            (r"[\u{2800}-\u{28FF}]", "*"),
+        ]
+        .map(|(pattern, word)| (Regex::new(pattern).expect("it is a pattern"), word))
+        .into()
+    });
+    VARYING
+        .iter()
+        .fold(text.to_owned(), |text, (pattern, word)| {
+            pattern.replace_all(&text, *word).into_owned()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_varies_is_settled() {
+        let sha256 = "0123456789abcdef".repeat(4);
+        for (text, expected) in [
+            (format!("sha256 {sha256}"), "sha256 <sha256>"),
+            (
+                "set cbbootstrap-6e0e1f2a-0b7f-4c9e-9d4e-2f9a1c3b5d7e".to_owned(),
+                "set cbbootstrap-<uuid>",
+            ),
+            (
+                "http://a1b2c3.execute-api.localhost:40123/cluster".to_owned(),
+                "http://<api>.execute-api.localhost:<port>/cluster",
+            ),
+            ("updated (1.2 s)".to_owned(), "updated (<n> s)"),
+            ("7 passed in 35 ms".to_owned(), "7 passed in <n> s"),
+            (
+                "\u{2819} stack    waiting     12s".to_owned(),
+                "* stack    waiting <elapsed>",
+            ),
+            ("at 2026-01-02T03:04:05.678Z".to_owned(), "at <time>"),
+            ("in /tmp/.tmpAb12/x.zip".to_owned(), "in <tmp>/x.zip"),
+        ] {
+            assert_eq!(settled(&text), expected);
+        }
+    }
+}
