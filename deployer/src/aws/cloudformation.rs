@@ -133,6 +133,30 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> 
         .map_err(|error| explain(format!("cannot look at stack `{name}`"), &error).into())
 }
 
+/// The stack after a change of it. The change is done: that AWS throttles now must not make a failure of it.
+pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> {
+    let since = Instant::now();
+    loop {
+        match describe(client, name).await {
+            Ok(Some(stack)) => return Ok(stack),
+            Ok(None) => {
+                return Err(Failure::new(format!(
+                    "stack `{name}` is gone: somebody else deleted it"
+                ))
+                .hint("deploy again to have it back")
+                .into());
+            }
+            Err(error) if is_transient(&error) && since.elapsed() < LOST_PATIENCE => {
+                tokio::time::sleep(jittered(LAST_POLL)).await;
+            }
+            Err(error) => {
+                let what = format!("stack `{name}` is changed, and cannot be looked at");
+                return Err(explain(what, &error).into());
+            }
+        }
+    }
+}
+
 async fn describe(
     client: &Client,
     name: &str,

@@ -11,11 +11,18 @@ use aws_credential_types::{
     provider::{error::CredentialsError, future},
 };
 use aws_runtime::env_config::file::EnvConfigFiles;
-use aws_sdk_sts::config::{
-    ProvideCredentials, SharedHttpClient,
-    interceptors::InterceptorContext,
-    retry::{ClassifyRetry, RetryAction},
+use aws_sdk_sts::{
+    config::{
+        ConfigBag, Intercept, ProvideCredentials, RuntimeComponents, SharedHttpClient,
+        http::HttpResponse,
+        interceptors::{
+            BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef, InterceptorContext,
+        },
+        retry::{ClassifyRetry, RetryAction},
+    },
+    error::BoxError,
 };
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_types::os_shim_internal::{Env, Fs};
 use thiserror::Error;
 
@@ -42,7 +49,7 @@ pub struct Renewed(Arc<Inner>);
 struct Inner {
     access: Access,
     region: Region,
-    sources: ProviderConfig,
+    http: SharedHttpClient,
     /// Those in use. The lock is held while others are looked for, so that parallel calls look once.
     current: tokio::sync::Mutex<Option<Credentials>>,
     /// Those that AWS refused.
@@ -52,13 +59,10 @@ struct Inner {
 impl Renewed {
     /// The credentials that belong to this choice.
     pub fn new(access: &Access, region: &Region, http: SharedHttpClient) -> Self {
-        let sources = ProviderConfig::default()
-            .with_http_client(http)
-            .with_region(Some(region.clone()));
         Self(Arc::new(Inner {
             access: access.clone(),
             region: region.clone(),
-            sources,
+            http,
             current: tokio::sync::Mutex::default(),
             refused: std::sync::Mutex::default(),
         }))
@@ -98,19 +102,23 @@ impl Renewed {
         let Inner {
             access,
             region,
-            sources,
+            http,
             ..
         } = self.0.as_ref();
+        // It remembers the profiles that it has read, and is therefore made anew.
+        let sources = ProviderConfig::default()
+            .with_http_client(http.clone())
+            .with_region(Some(region.clone()));
         // A profile that was named beats the keys in the environment. Left to itself, the SDK takes these.
         if let Some(profile) = &access.profile {
             let provider = ProfileFileCredentialsProvider::builder()
                 .profile_name(profile)
-                .configure(sources)
+                .configure(&sources)
                 .build();
             return provider.provide_credentials().await;
         }
         let mut provider = DefaultCredentialsChain::builder()
-            .configure(sources.clone())
+            .configure(sources)
             .region(region.clone());
         if let Some(profile) = access.profile_of_the_file() {
             provider = provider.profile_name(profile);
@@ -135,38 +143,76 @@ impl ProvideCredentials for Renewed {
     }
 }
 
+/// The signature of an attempt, which names the access key.
+#[derive(Debug)]
+struct SignedBy(String);
+
+impl Storable for SignedBy {
+    type Storer = StoreReplace<Self>;
+}
+
+/// Takes note of credentials that AWS refuses as expired. Those of the very attempt: while it was under way, others may have
+/// been found.
+impl Intercept for Renewed {
+    fn name(&self) -> &'static str {
+        "expired credentials"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let signature = context.request().headers().get("authorization");
+        if let Some(signature) = signature {
+            config
+                .interceptor_state()
+                .store_put(SignedBy(signature.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        // Where the lock is held, others are being looked for already.
+        if context.response().is_some_and(says_expired)
+            && let Some(SignedBy(signature)) = config.load::<SignedBy>()
+            && let Ok(current) = self.0.current.try_lock()
+            && let Some(current) = current.as_ref()
+            && signature.contains(current.access_key_id())
+        {
+            *self.refused() = Some(current.clone());
+        }
+        Ok(())
+    }
+}
+
 /// A call that AWS refused for its credentials' age is tried again, with others if there are.
 impl ClassifyRetry for Renewed {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let expired = context.response().is_some_and(|response| {
-            let body = response.body().bytes().unwrap_or_default();
-            response.status().is_client_error()
-                && ["ExpiredToken", "RequestExpired"]
-                    .iter()
-                    .any(|code| contains(body, code.as_bytes()))
-        });
-        if !expired {
-            return RetryAction::NoActionIndicated;
+        if context.response().is_some_and(says_expired) {
+            RetryAction::server_error()
+        } else {
+            RetryAction::NoActionIndicated
         }
-        // Where the lock is held, somebody looks for others already; where the current ones are not those of this call,
-        // somebody has found them.
-        let signed_by = |credentials: &Credentials| {
-            context
-                .request()
-                .and_then(|request| request.headers().get("authorization"))
-                .is_some_and(|signed| signed.contains(credentials.access_key_id()))
-        };
-        if let Ok(current) = self.0.current.try_lock()
-            && current.as_ref().is_some_and(signed_by)
-        {
-            (*self.refused()).clone_from(&current);
-        }
-        RetryAction::server_error()
     }
 
     fn name(&self) -> &'static str {
         "expired credentials"
     }
+}
+
+fn says_expired(response: &HttpResponse) -> bool {
+    let body = response.body().bytes().unwrap_or_default();
+    response.status().is_client_error()
+        && ["ExpiredToken", "RequestExpired"]
+            .iter()
+            .any(|code| contains(body, code.as_bytes()))
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

@@ -152,6 +152,7 @@ impl Aws {
             ($service:ident $(, $option:ident($value:expr))*) => {
                 $service::Client::from_conf(
                     $service::config::Builder::from(config)
+                        .interceptor(credentials.clone())
                         .retry_classifier(credentials.clone())
                         $(.$option($value))*
                         .build(),

@@ -363,7 +363,10 @@ impl Deployment<'_> {
         let mode = self.mode(before);
         let set = match cloudformation::change_set(client, wanted, &mode, before, signals).await? {
             Prepared::Changes(set) => set,
-            Prepared::Nothing => return Ok(Some((self.stack().await?, false))),
+            Prepared::Nothing => {
+                let stack = cloudformation::find_changed(client, self.name()).await?;
+                return Ok(Some((stack, false)));
+            }
             Prepared::Overtaken => {
                 step.line("somebody else changed the stack meanwhile; looking again");
                 return Ok(None);
@@ -392,8 +395,10 @@ impl Deployment<'_> {
             None => (Operation::Create, "created"),
         };
         self.settled(operation, watch, &mut step, signals).await?;
+        let find = cloudformation::find_changed(client, self.name());
+        let stack = signals.or_stopped(find).await?;
         step.done(outcome);
-        Ok(Some((self.stack().await?, true)))
+        Ok(Some((stack, true)))
     }
 
     fn mode(&self, before: Option<&Stack>) -> Mode {
@@ -476,16 +481,6 @@ impl Deployment<'_> {
             signals,
         )
         .await
-    }
-
-    async fn stack(&self) -> anyhow::Result<Stack> {
-        let name = self.name();
-        let found = cloudformation::find(&self.aws.cloudformation, name).await?;
-        found.ok_or_else(|| {
-            Failure::new(format!("stack `{name}` is gone: somebody else deleted it"))
-                .hint("deploy again to have it back")
-                .into()
-        })
     }
 
     /// Sees to it that the function has the code that the stack names, where the stack itself has nothing to change: the
