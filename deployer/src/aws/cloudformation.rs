@@ -21,7 +21,7 @@ use aws_sdk_cloudformation::{
 };
 use uuid::Uuid;
 
-use super::{OURS, explain, is_transient};
+use super::{OURS, explain, is_signed_out, is_transient};
 use crate::{
     failure::Failure,
     printer::Step,
@@ -730,6 +730,8 @@ enum Blind {
     ForNow(Failure),
     /// It is refused, and waiting will not mend that.
     ForGood(Failure),
+    /// There are no credentials any more, for this or any other call.
+    SignedOut(Failure),
 }
 
 impl Blind {
@@ -740,6 +742,8 @@ impl Blind {
         let failure = explain("lost sight of the stack", error);
         if is_transient(error) {
             Self::ForNow(failure)
+        } else if is_signed_out(error) {
+            Self::SignedOut(failure)
         } else {
             Self::ForGood(failure)
         }
@@ -826,7 +830,9 @@ impl Watch {
                     pause = (pause * 2).min(PATIENT_POLL);
                     step.busy("cannot see the stack at the moment; looking again");
                 }
-                Err(Blind::ForNow(failure) | Blind::ForGood(failure)) => {
+                Err(
+                    Blind::ForNow(failure) | Blind::ForGood(failure) | Blind::SignedOut(failure),
+                ) => {
                     let goes_on =
                         "the stack goes on changing: `cbbootstrap status --wait` shows how it ends";
                     let hint = failure.hint.iter().map(String::as_str).chain([goes_on]);
@@ -865,14 +871,14 @@ impl Watch {
                 Err(error) => match unseen {
                     None => Ok(None),
                     Some(Blind::ForGood(_)) => Err(Blind::of(&error)),
-                    Some(for_now) => Err(for_now),
+                    Some(other) => Err(other),
                 },
             };
         }
         match unseen {
             // The stack's status does not count yet, and will be asked for.
             None | Some(Blind::ForGood(_)) => Ok(None),
-            Some(for_now) => Err(for_now),
+            Some(other) => Err(other),
         }
     }
 

@@ -255,6 +255,14 @@ pub fn expired() -> Failure {
     Failure::new("the AWS credentials have expired").hint(SIGN_IN)
 }
 
+/// That AWS refused, and did not say why.
+pub fn probably_expired() -> Failure {
+    Failure::new(
+        "AWS refused it and does not say why; most likely, the AWS credentials have expired",
+    )
+    .hint(SIGN_IN)
+}
+
 /// That AWS does not know the credentials.
 pub fn not_accepted(said: &str) -> Failure {
     Failure::new(format!("AWS does not accept the credentials ({said})")).hint(SIGN_IN)

@@ -214,10 +214,9 @@ fn http_client() -> SharedHttpClient {
 }
 
 /// What AWS's refusal means, for people: what could not be done, why, and the way out where there is one.
-pub fn explain<E, R>(what: impl Display, error: &SdkError<E, R>) -> Failure
+pub fn explain<E>(what: impl Display, error: &SdkError<E>) -> Failure
 where
     E: ProvideErrorMetadata + Error + 'static,
-    R: std::fmt::Debug + 'static,
 {
     if let Some(credentials) =
         chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>())
@@ -225,6 +224,12 @@ where
         return credentials::failure(credentials).about(what);
     }
     match error {
+        // The answer to a HEAD has no body that would say why.
+        SdkError::ServiceError(refused)
+            if refused.raw().status().as_u16() == 400 && error.message().is_none() =>
+        {
+            credentials::probably_expired().about(what)
+        }
         SdkError::ServiceError(_) => refusal(
             error.code().unwrap_or_default(),
             error.message().unwrap_or_default(),
@@ -303,6 +308,17 @@ where
         }
         _ => false,
     }
+}
+
+/// Whether there are no credentials that AWS takes.
+pub fn is_signed_out<E>(error: &SdkError<E>) -> bool
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    chain(error).any(<dyn Error>::is::<CredentialsError>)
+        || error
+            .code()
+            .is_some_and(|code| code.contains("ExpiredToken"))
 }
 
 fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {

@@ -104,7 +104,10 @@ impl Bucket {
             "bucket `{}` belongs to another account than {}, or these credentials may not use it",
             self.name, self.owner.account
         ))
-        .hint("name one of your own with `--bucket`, or ask for `s3:ListBucket` on it")
+        .hint(
+            "name one of your own with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints all \
+             that a deployment needs",
+        )
     }
 
     /// Makes the bucket, in this region.
