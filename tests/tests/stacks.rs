@@ -626,3 +626,40 @@ fn a_deletion_goes_on_without_the_program() {
     let ended = scene.proxy.user().run(&["destroy", "--yes"]);
     ended.failed(1, "Role DELETE_FAILED: it is in use");
 }
+
+#[test]
+fn a_status_can_wait_for_the_end() {
+    let scene = Scene::deployed();
+    let user = scene.proxy.user();
+    let wait = ["status", "--wait", "--output", "json"];
+    let update = |end: &str| {
+        Play::now()
+            .stack("UPDATE_IN_PROGRESS")
+            .after(Duration::from_secs(1))
+            .resource("Function", "AWS::Lambda::Function", "UPDATE_FAILED")
+            .because("no such key")
+            .stack(end)
+    };
+    scene.proxy.play(update("UPDATE_COMPLETE"));
+    let ended = user.run(&wait);
+    assert_eq!(
+        ended.document()["stack_status"],
+        json!("UPDATE_COMPLETE"),
+        "{ended}"
+    );
+
+    // It says how the change ended, and ends so.
+    scene.proxy.reset();
+    scene.proxy.play(update("UPDATE_ROLLBACK_COMPLETE"));
+    let ended = user.run(&wait).ended_with(1);
+    assert!(
+        ended.stderr.contains("Function UPDATE_FAILED: no such key"),
+        "{ended}"
+    );
+    let document: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(
+        document["stack_status"],
+        json!("UPDATE_ROLLBACK_COMPLETE"),
+        "{ended}"
+    );
+}

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::{
     aws::{
-        Aws, cloudformation,
+        Aws,
+        cloudformation::{self, Watch},
         drift::{self, Drifted},
         dynamodb::{self, Table},
         lambda::{self, Function},
@@ -277,15 +278,35 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
     let place = Place::of(args.stack)?;
     let aws = Aws::connect(&place.access).await?;
     let name = place.stack_name;
-    let stack = cloudformation::find(&aws.cloudformation, &name)
-        .await?
-        .ok_or_else(|| {
-            Failure::new(format!("there is no stack `{name}` in {}", aws.region)).hint(
-                "`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another",
-            )
-        })?;
+    let client = &aws.cloudformation;
+    let mut stack = cloudformation::find(client, &name).await?.ok_or_else(|| {
+        Failure::new(format!("there is no stack `{name}` in {}", aws.region))
+            .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
+    })?;
+    if args.wait && stack.status.is_busy() {
+        let mut step = printer.step("stack");
+        let settled = Watch::join(client, &stack.id)
+            .await?
+            .settle(&mut step)
+            .await?;
+        step.done(&settled);
+        // By its ARN, for it may be deleted now.
+        stack = cloudformation::find(client, &stack.id)
+            .await?
+            .unwrap_or(Stack {
+                status: settled,
+                ..stack
+            });
+    }
+    let verdict = if args.wait && has_failed(&stack.status) {
+        let events = cloudformation::last_events(client, &stack.id).await?;
+        Err(stack::failed(&name, &stack.status, &last_change(events)))
+    } else {
+        Ok(())
+    };
     let status = gather(&aws, name, stack, args.drift, printer).await?;
-    printer.result(&status)
+    printer.result(&status)?;
+    Ok(verdict?)
 }
 
 /// Everything about the stack, by calls that run side by side.

@@ -1,0 +1,402 @@
+//! What a deployment can be told: how little it does, what it changes, and what it leaves alone.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use cbbootstrap_tests::{
+    artifact,
+    cli::User,
+    http,
+    ministack::MiniStack,
+    proxy::{Call, Fault, Proxy},
+};
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
+
+fn zip() -> String {
+    artifact::zip().display().to_string()
+}
+
+/// Deploys without a smoke test, and gives what it says.
+fn deploy(user: &User, zip: &str, options: &[&str]) -> Value {
+    let mut args = vec![
+        "deploy",
+        "--no-smoke",
+        "--output",
+        "json",
+        "--function-zip",
+        zip,
+    ];
+    args.extend(options);
+    user.run(&args).document()
+}
+
+fn plan(user: &User, zip: &str, options: &[&str]) -> Value {
+    let mut args = vec!["plan", "--output", "json", "--function-zip", zip];
+    args.extend(options);
+    user.run(&args).document()
+}
+
+fn stack(aws: &MiniStack) -> Value {
+    aws.boto("client('cloudformation').describe_stacks(StackName='cbbootstrap')['Stacks'][0]")
+}
+
+fn function(aws: &MiniStack) -> Value {
+    aws.boto(
+        "client('lambda').get_function_configuration(FunctionName=client('cloudformation').describe_stack_resource(\
+         StackName='cbbootstrap', LogicalResourceId='Function')['StackResourceDetail']['PhysicalResourceId'])",
+    )
+}
+
+#[test]
+fn nothing_to_do_takes_two_rounds_of_calls() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    deploy(&aws.user(), &zip(), &[]);
+    // Every answer takes its time: calls that come together are a round.
+    let (round, arrivals) = (Duration::from_millis(400), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&arrivals);
+    proxy.fault(move |_| {
+        seen.lock().unwrap().push(Instant::now());
+        Some(Fault::Delay(round))
+    });
+    let again = deploy(&proxy.user(), &zip(), &[]);
+    assert_eq!(again["changed"], json!(false), "{again}");
+    let calls: Vec<_> = proxy.calls().into_iter().map(|call| call.name).collect();
+    let arrivals = arrivals.lock().unwrap();
+    let rounds = 1 + arrivals
+        .windows(2)
+        .filter(|pair| pair[1] - pair[0] > round / 2)
+        .count();
+    assert!(rounds <= 2, "{rounds} rounds: {calls:?}");
+    for call in [
+        "cloudformation:CreateChangeSet",
+        "s3:PutObject",
+        "s3:HeadObject",
+    ] {
+        assert!(!calls.iter().any(|name| name == call), "{calls:?}");
+    }
+}
+
+#[test]
+fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let user = aws.user();
+    let changed = artifact::changed_zip(directory.path());
+    let code_only = ["deploy", "--code-only", "--function-zip", &changed];
+    user.run(&code_only)
+        .failed(5, "there is no stack `cbbootstrap` yet");
+
+    let deployed = deploy(&user, &zip(), &["--parameter", "LogLevel=debug"]);
+    let (stack_before, before) = (stack(&aws), function(&aws));
+    let replaced = user
+        .run(&[&code_only[..], &["--output", "json"]].concat())
+        .document();
+    assert_eq!(replaced["changed"], json!(true), "{replaced}");
+    assert_eq!(replaced["smoke"]["passed"], json!(true), "{replaced}");
+    assert_eq!(replaced["function_version"], json!("1"), "{replaced}");
+    assert_ne!(replaced["function_sha256"], deployed["function_sha256"]);
+    let after = function(&aws);
+    assert_eq!(
+        after["Environment"], before["Environment"],
+        "the environment stays"
+    );
+    assert_eq!(
+        after["Environment"]["Variables"]["RUST_LOG"],
+        json!("debug")
+    );
+    assert_ne!(after["CodeSha256"], before["CodeSha256"]);
+    assert_eq!(stack(&aws), stack_before, "the stack is not touched");
+    let again = user
+        .run(&[&code_only[..], &["--output", "json"]].concat())
+        .document();
+    assert_eq!(again["changed"], json!(false), "{again}");
+    assert_eq!(again["function_version"], Value::Null, "{again}");
+
+    // The stack still names the old code: a full deployment of it sees that, and settles it.
+    let options = ["--parameter", "LogLevel=debug"];
+    let plan_of_old = plan(&user, &zip(), &options);
+    assert_eq!(
+        (&plan_of_old["changed"], &plan_of_old["restores_code"]),
+        (&json!(true), &json!(true)),
+        "{plan_of_old}"
+    );
+    let settled = deploy(&user, &zip(), &options);
+    assert_eq!(settled["changed"], json!(true), "{settled}");
+    assert_eq!(function(&aws)["CodeSha256"], before["CodeSha256"]);
+    assert_eq!(deploy(&user, &zip(), &options)["changed"], json!(false));
+    // So does one of the new code, through the stack.
+    user.run(&code_only).ended_with(0);
+    let settled = deploy(&user, &changed, &options);
+    assert_eq!(settled["changed"], json!(true), "{settled}");
+    assert_eq!(function(&aws)["CodeSha256"], after["CodeSha256"]);
+
+    // What would take more than code is refused.
+    user.run(&[&code_only[..], &["--table-name", "other"]].concat())
+        .failed(5, "parameter `TableName`");
+}
+
+#[test]
+fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    let topic = "arn:aws:sns:us-east-1:000000000000:deployments";
+    let options = [
+        "--tag",
+        "team=data",
+        "--parameter",
+        "MemorySize=512",
+        "--protect",
+        "--notification-arn",
+        topic,
+    ];
+    deploy(&user, &zip(), &options);
+    let made = stack(&aws);
+    assert!(
+        made["Tags"]
+            .as_array()
+            .unwrap()
+            .contains(&json!({"Key": "team", "Value": "data"})),
+        "{made}"
+    );
+    assert_eq!(made["EnableTerminationProtection"], json!(true), "{made}");
+    assert_eq!(function(&aws)["MemorySize"], json!(512));
+    let table_tags = aws.boto(
+        "client('dynamodb').list_tags_of_resource(ResourceArn=client('dynamodb').describe_table(TableName='cb-bootstrap')\
+         ['Table']['TableArn'])['Tags']",
+    );
+    assert!(
+        table_tags
+            .as_array()
+            .unwrap()
+            .contains(&json!({"Key": "team", "Value": "data"})),
+        "{table_tags}"
+    );
+    let create = proxy.wait_for("cloudformation:CreateChangeSet");
+    assert_eq!(
+        create.parameter("NotificationARNs.member.1"),
+        topic,
+        "{create}"
+    );
+
+    user.run(&["destroy", "--yes"])
+        .failed(5, "protected against deletion");
+    // Another size, no tag, no protection.
+    let options = ["--parameter", "MemorySize=1024", "--protect=false"];
+    let planned = plan(&user, &zip(), &options);
+    assert_eq!(
+        planned["parameters"],
+        json!([{"name": "MemorySize", "before": "512", "after": "1024"}]),
+        "{planned}"
+    );
+    assert_eq!(
+        planned["tags"],
+        json!([{"name": "team", "before": "data", "after": null}]),
+        "{planned}"
+    );
+    assert_eq!(planned["protect"], json!(false), "{planned}");
+    deploy(&user, &zip(), &options);
+    assert_eq!(function(&aws)["MemorySize"], json!(1024));
+    assert_eq!(stack(&aws)["EnableTerminationProtection"], json!(false));
+    let exit_code = [
+        "plan",
+        "--exit-code",
+        "--function-zip",
+        &zip(),
+        "--parameter",
+        "MemorySize=1024",
+    ];
+    user.run(&exit_code).ended_with(0);
+    user.run(&exit_code[..4]).ended_with(2);
+    user.run(&["destroy", "--yes"]).ended_with(0);
+}
+
+#[test]
+fn what_cloudformation_is_told() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    let changed = artifact::changed_zip(directory.path());
+    let role = "arn:aws:iam::000000000000:role/deployer";
+    let told = || -> Call {
+        let calls = proxy.calls();
+        let made = calls
+            .iter()
+            .rfind(|call| call.name == "cloudformation:CreateChangeSet");
+        made.cloned().unwrap()
+    };
+    let trigger = "RollbackConfiguration.RollbackTriggers.member.1.Arn";
+    deploy(&user, &zip(), &["--role-arn", role]);
+    assert_eq!(told().parameter("RoleARN"), role);
+    assert_eq!(told().parameter(trigger), "", "there is no alarm yet");
+
+    deploy(&user, &changed, &["--rollback-minutes", "3"]);
+    let update = told();
+    assert!(update.parameter(trigger).contains(":alarm:"), "{update}");
+    assert_eq!(
+        update.parameter("RollbackConfiguration.MonitoringTimeInMinutes"),
+        "3"
+    );
+    assert_eq!(
+        update.parameter("StackPolicyBody"),
+        "",
+        "the stack policy is the user's"
+    );
+
+    deploy(&user, &zip(), &["--no-rollback-alarm"]);
+    assert_eq!(told().parameter(trigger), "");
+    let express = user
+        .run(&[
+            "deploy",
+            "--no-smoke",
+            "--express",
+            "--function-zip",
+            &changed,
+        ])
+        .ended_with(0);
+    assert!(
+        express.stderr.contains("before the resources serve"),
+        "{express}"
+    );
+    assert_eq!(told().parameter("DeploymentConfig.Mode"), "EXPRESS");
+    assert_eq!(told().parameter(trigger), "");
+}
+
+#[test]
+fn a_resource_that_holds_something_is_not_replaced_without_a_yes() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    // A stack of an earlier template, with a log group that is no longer in it.
+    let template =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../templates/stack.yaml"))
+            .unwrap();
+    let older = template.replace(
+        "\nOutputs:\n",
+        "\n  OldLogs:\n    Type: AWS::Logs::LogGroup\n\nOutputs:\n",
+    );
+    deploy(&user, &zip(), &[]);
+    let file = directory.path().join("older.yaml");
+    fs::write(&file, &older).unwrap();
+    aws.boto(&format!(
+        "client('cloudformation').update_stack(StackName='cbbootstrap', TemplateBody=open('{}').read(), \
+         Capabilities=['CAPABILITY_IAM'], Parameters=[{{'ParameterKey': p['ParameterKey'], 'UsePreviousValue': True}} \
+         for p in client('cloudformation').describe_stacks(StackName='cbbootstrap')['Stacks'][0]['Parameters']])",
+        file.display()
+    ));
+    let lost = "removes `OldLogs` and with it the logs in it";
+    let planned = plan(&user, &zip(), &[]);
+    assert_eq!(planned["losses"], json!([lost]), "{planned}");
+    let args = ["deploy", "--no-smoke", "--function-zip", &zip()];
+    user.run(&args).failed(2, lost);
+    let left = aws.boto(
+        "[c['ExecutionStatus'] for c in client('cloudformation').list_change_sets(StackName='cbbootstrap')['Summaries']]",
+    );
+    assert!(
+        !left.as_array().unwrap().contains(&json!("AVAILABLE")),
+        "{left}"
+    );
+    user.run(&[&args[..], &["--yes"]].concat()).ended_with(0);
+    let again = deploy(&user, &zip(), &[]);
+    assert_eq!(again["changed"], json!(false), "{again}");
+}
+
+#[test]
+fn artifacts_are_kept_by_count_and_by_name() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let user = aws.user();
+    let keys = || {
+        let objects = aws.boto(&format!(
+            "[o['Key'] for o in client('s3').list_objects_v2(Bucket='{BUCKET}')['Contents']]"
+        ));
+        let keys: Vec<String> = serde_json::from_value(objects).unwrap();
+        keys
+    };
+    let key = |sha256: &Value| format!("cbbootstrap/{}.zip", sha256.as_str().unwrap());
+    // Another stack's, and something that is nobody's.
+    aws.boto("client('s3').create_bucket(Bucket='cbbootstrap-artifacts-000000000000-us-east-1')");
+    for name in ["other/a.zip", "notes.txt"] {
+        aws.boto(&format!(
+            "client('s3').put_object(Bucket='{BUCKET}', Key='{name}', Body=b'x')"
+        ));
+    }
+    let mut executable = artifact::executable();
+    let mut deployed = Vec::new();
+    for number in 0..7 {
+        executable.push(0);
+        let zip = artifact::zip_of(
+            &directory.path().join(format!("{number}.zip")),
+            "bootstrap",
+            0o755,
+            &executable,
+        );
+        deployed.push(key(&deploy(&user, &zip, &[])["function_sha256"]));
+    }
+    let kept = keys();
+    for (number, key) in deployed.iter().enumerate() {
+        assert_eq!(kept.contains(key), number >= 2, "{number}: {kept:?}");
+    }
+    assert!(
+        kept.iter().any(|key| key == "other/a.zip") && kept.iter().any(|key| key == "notes.txt")
+    );
+
+    let destroyed = user
+        .run(&["destroy", "--yes", "--delete-artifacts", "--output", "json"])
+        .document();
+    assert_eq!(destroyed["artifacts_deleted"], json!(5), "{destroyed}");
+    assert_eq!(destroyed["bucket_deleted"], json!(false), "{destroyed}");
+    assert_eq!(keys(), ["notes.txt", "other/a.zip"]);
+}
+
+#[test]
+fn github_is_told() {
+    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let user = aws
+        .user()
+        .with("GITHUB_OUTPUT", file("output"))
+        .with("GITHUB_STEP_SUMMARY", file("summary"));
+    let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+    plan(&user, &zip(), &[]);
+    assert!(
+        read("output").contains("changed=true\n"),
+        "{}",
+        read("output")
+    );
+    assert!(
+        read("summary").contains("table cb-bootstrap"),
+        "{}",
+        read("summary")
+    );
+    let deployed = user
+        .run(&["deploy", "--output", "json", "--function-zip", &zip()])
+        .document();
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+    assert!(
+        read("output").contains(&format!("endpoint={endpoint}\n")),
+        "{}",
+        read("output")
+    );
+    assert!(
+        read("summary").contains("Smoke test"),
+        "{}",
+        read("summary")
+    );
+    assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
+    user.run(&["deploy", "--table-name", "other", "--function-zip", &zip()])
+        .failed(2, "`cb-bootstrap`");
+    assert!(
+        read("summary").contains("`--yes` says yes to it"),
+        "{}",
+        read("summary")
+    );
+}
