@@ -169,7 +169,7 @@ async fn deploy_stack(
     signals: &mut Signals,
 ) -> anyhow::Result<(Stack, bool)> {
     let name = target.place.stack_name.as_str();
-    let parameters = found.parameters(artifact, &target.table_name, target.arch)?;
+    let parameters = found.parameters(artifact, target)?;
     let wanted = Wanted {
         name,
         template: TEMPLATE,

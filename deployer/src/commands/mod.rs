@@ -2,6 +2,7 @@
 
 mod deploy;
 mod destroy;
+mod init;
 mod local;
 mod package;
 mod plan;
@@ -36,7 +37,8 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
         Command::Destroy(args) => destroy::run(args, printer, &mut signals).await?,
-        Command::Logs(_) | Command::Init(_) | Command::IamPolicy(_) | Command::ManPages { .. } => {
+        Command::Init(args) => init::run(&args, printer)?,
+        Command::Logs(_) | Command::IamPolicy(_) | Command::ManPages { .. } => {
             todo!("being written")
         }
         Command::Completions { shell } => {

@@ -81,7 +81,7 @@ pub async fn run(
         anyhow::Ok((aws, artifact, found))
     };
     let (aws, artifact, found) = signals.or_stopped(prepare).await?;
-    let (stack_name, table_name) = (target.place.stack_name, target.table_name);
+    let (stack_name, table_name) = (target.place.stack_name.clone(), target.table_name.clone());
 
     if let (Action::Recreate, Some(remains)) = (found.action, &found.stack) {
         return Err(
@@ -91,7 +91,7 @@ pub async fn run(
                 .into(),
         );
     }
-    let parameters = found.parameters(&artifact, &table_name, target.arch)?;
+    let parameters = found.parameters(&artifact, &target)?;
     let wanted = Wanted {
         name: &stack_name,
         template: TEMPLATE,

@@ -3,7 +3,7 @@
 use crate::{
     aws::{Aws, cloudformation, dynamodb::Table, s3::Bucket},
     build::artifact::Artifact,
-    cli::Arch,
+    settings::Target,
     stack::{self, Action, Stack},
     template,
 };
@@ -56,18 +56,18 @@ pub async fn look(
 }
 
 impl Found {
-    /// The stack's parameters for this function and table.
+    /// The stack's parameters for this function.
     pub fn parameters(
         &self,
         artifact: &Artifact,
-        table_name: &str,
-        arch: Arch,
+        target: &Target,
     ) -> anyhow::Result<std::collections::BTreeMap<String, String>> {
-        template::parameters([
+        let ours = [
             ("ArtifactBucket", self.bucket.name.clone()),
             ("ArtifactKey", Bucket::key(artifact)),
-            ("TableName", table_name.to_owned()),
-            ("Architecture", arch.to_string()),
-        ])
+            ("TableName", target.table_name.clone()),
+            ("Architecture", target.arch.to_string()),
+        ];
+        template::parameters(ours, &target.parameters)
     }
 }
