@@ -4,7 +4,7 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const EXIT_STATUSES: &str = "\
 Exit status:
@@ -218,7 +218,7 @@ pub struct BuildArgs {
 }
 
 /// A processor that Lambda offers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arch {
     /// Intel and AMD.
@@ -375,7 +375,7 @@ pub struct LogsArgs {
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// The file to write, which must not exist
-    #[arg(long, value_name = "FILE", default_value = crate::config::FILE)]
+    #[arg(long, env = "CBBOOTSTRAP_CONFIG", value_name = "FILE", default_value = crate::config::FILE)]
     pub config: PathBuf,
 }
 

@@ -8,6 +8,7 @@ use crate::{
     aws::Access,
     cli::{Arch, DestroyArgs, FunctionArgs, StackArgs, TableArgs, TargetArgs, WaitArgs},
     config::{self, Environment},
+    template,
 };
 
 const DEFAULT_STACK_NAME: &str = "cbbootstrap";
@@ -116,7 +117,7 @@ impl Target {
         let environment = config::environment(&args.stack.config)?;
         let arch = function.build.arch.or(environment.arch).unwrap_or_default();
         function.build.arch = Some(arch);
-        Ok(Self {
+        let target = Self {
             place: Place::with(args.stack, &environment),
             table_name: table_name(args.table, &environment),
             bucket: args.bucket.or(environment.bucket),
@@ -131,7 +132,12 @@ impl Target {
             },
             protect: args.protect.or(environment.protect),
             wait_for_stack: wait.wait_for_stack.or(environment.wait_for_stack),
-        })
+        };
+        // The file's were checked with it. Here are the options, too, before anything is asked of AWS.
+        template::check(&target.parameters)?;
+        config::check_tags(&target.tags)?;
+        config::check_topics(&target.notification_arns)?;
+        Ok(target)
     }
 }
 
@@ -161,4 +167,184 @@ fn merged(
 ) -> BTreeMap<String, String> {
     file.extend(options);
     file
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{
+        cli::{Cli, Command},
+        failure::{Exit, Failure},
+    };
+
+    const FILE: &str = "
+environments:
+  dev:
+    stack_name: file-stack
+    table_name: file-table
+    region: eu-central-1
+    profile: file-profile
+    bucket: file-bucket
+    arch: arm64
+    parameters: {MemorySize: 512, LogLevel: debug}
+    tags: {team: file, stage: dev}
+    role_arn: arn:aws:iam::123456789012:role/file
+    notification_arns: ['arn:aws:sns:eu-central-1:123456789012:file']
+    protect: true
+    wait_for_stack: 5m
+";
+
+    fn parsed(options: &[&str], file: Option<&str>) -> (Command, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut args = vec!["cbbootstrap".to_owned()];
+        args.extend(options.iter().map(|&option| option.to_owned()));
+        if let Some(file) = file {
+            let path = directory.path().join("environments.yaml");
+            std::fs::write(&path, file).unwrap();
+            args.push(format!("--config={}", path.display()));
+            args.push("--env=dev".to_owned());
+        }
+        (Cli::parse_from(args).command, directory)
+    }
+
+    fn deploy(options: &[&str], file: Option<&str>) -> anyhow::Result<(Target, Option<Arch>)> {
+        let (command, _directory) = parsed(&[&["deploy"], options].concat(), file);
+        let Command::Deploy(mut args) = command else {
+            panic!("that is no deployment");
+        };
+        let target = Target::of(args.target, args.wait, &mut args.function)?;
+        Ok((target, args.function.build.arch))
+    }
+
+    /// All that is settled, as one line each.
+    fn lines(target: &Target) -> Vec<String> {
+        let Target {
+            place: Place { stack_name, access },
+            table_name,
+            bucket,
+            arch,
+            parameters,
+            tags,
+            role_arn,
+            notification_arns,
+            protect,
+            wait_for_stack,
+        } = target;
+        let Access {
+            region,
+            profile,
+            fallback_region,
+            fallback_profile,
+        } = access;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        vec![
+            format!("{stack_name} {table_name} {} {arch}", text(bucket)),
+            format!("{} or {}", text(region), text(fallback_region)),
+            format!("{} or {}", text(profile), text(fallback_profile)),
+            format!("{parameters:?}"),
+            format!("{tags:?}"),
+            format!("{} {notification_arns:?}", text(role_arn)),
+            format!("{protect:?} {wait_for_stack:?}"),
+        ]
+    }
+
+    #[test]
+    fn an_option_beats_the_file_and_that_the_default() {
+        let (target, arch) = deploy(&[], None).unwrap();
+        let defaults = [
+            "cbbootstrap cb-bootstrap  x86_64",
+            " or ",
+            " or ",
+            "{}",
+            "{}",
+            " []",
+            "None None",
+        ];
+        assert_eq!(lines(&target), defaults);
+        assert_eq!(arch, Some(Arch::X86_64));
+
+        let (target, arch) = deploy(&[], Some(FILE)).unwrap();
+        let file = [
+            "file-stack file-table file-bucket arm64",
+            " or eu-central-1",
+            " or file-profile",
+            r#"{"LogLevel": "debug", "MemorySize": "512"}"#,
+            r#"{"stage": "dev", "team": "file"}"#,
+            r#"arn:aws:iam::123456789012:role/file ["arn:aws:sns:eu-central-1:123456789012:file"]"#,
+            "Some(true) Some(300s)",
+        ];
+        assert_eq!(lines(&target), file);
+        assert_eq!(arch, Some(Arch::Arm64), "the build learns of it");
+
+        let options = [
+            "--stack-name=stack",
+            "--table-name=table",
+            "--bucket=bucket",
+            "--arch=x86_64",
+            "--region=us-west-2",
+            "--profile=mine",
+            "--parameter=MemorySize=1024",
+            "--tag=team=option",
+            "--role-arn=arn:aws:iam::123456789012:role/option",
+            "--notification-arn=arn:aws:sns:eu-central-1:123456789012:option",
+            "--protect=false",
+            "--wait-for-stack=0s",
+        ];
+        let (target, arch) = deploy(&options, Some(FILE)).unwrap();
+        let options = [
+            "stack table bucket x86_64",
+            "us-west-2 or eu-central-1",
+            "mine or file-profile",
+            r#"{"LogLevel": "debug", "MemorySize": "1024"}"#,
+            r#"{"stage": "dev", "team": "option"}"#,
+            r#"arn:aws:iam::123456789012:role/option ["arn:aws:sns:eu-central-1:123456789012:option"]"#,
+            "Some(false) Some(0ns)",
+        ];
+        assert_eq!(lines(&target), options);
+        assert_eq!(arch, Some(Arch::X86_64));
+    }
+
+    #[test]
+    fn the_other_commands_read_the_file_too() {
+        let (command, _directory) = parsed(&["destroy"], Some(FILE));
+        let Command::Destroy(args) = command else {
+            panic!("that is no destruction");
+        };
+        let doomed = Doomed::of(&args).unwrap();
+        assert_eq!(doomed.place.stack_name, "file-stack");
+        assert_eq!(doomed.table_name.as_deref(), Some("file-table"));
+        assert!(doomed.role_arn.is_some_and(|arn| arn.ends_with("file")));
+        assert_eq!(doomed.wait_for_stack, Some(Duration::from_mins(5)));
+
+        let (command, _directory) = parsed(&["destroy"], None);
+        let Command::Destroy(args) = command else {
+            panic!("that is no destruction");
+        };
+        let table_name = Doomed::of(&args).unwrap().table_name;
+        assert_eq!(table_name, None, "none is deleted by its default name");
+
+        let (command, _directory) = parsed(&["status", "--stack-name=stack"], Some(FILE));
+        let Command::Status(args) = command else {
+            panic!("that is no status");
+        };
+        assert_eq!(Place::of(args.stack).unwrap().stack_name, "stack");
+    }
+
+    #[test]
+    fn parameters_and_tags_are_checked_before_anything_is_asked_of_aws() {
+        for (option, message) in [
+            ("--parameter=Memory=512", "no parameter `Memory`"),
+            ("--parameter=TableName=t", "`TableName` is not set"),
+            ("--parameter=MemorySize=1", "`MemorySize` cannot be `1`"),
+            ("--tag=aws:x=1", "tag `aws:x`"),
+            ("--tag=created-by=me", "tag `created-by`"),
+        ] {
+            let error = deploy(&[option], Some(FILE)).unwrap_err();
+            let failure = error.downcast_ref::<Failure>().unwrap();
+            assert!(failure.to_string().contains(message), "{option}: {failure}");
+            assert_eq!(failure.exit, Exit::Usage, "{option}");
+        }
+    }
 }

@@ -5,74 +5,282 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::failure::{Exit, Failure, did_you_mean};
+
 /// The template's text, sent to `CloudFormation` as it is.
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
 
-/// The value of every parameter: the template's defaults, and these over them.
-///
-/// All of them are always said, for `CloudFormation` keeps an old value where none is given.
-pub fn parameters<const N: usize>(
-    values: [(&str, String); N],
-) -> anyhow::Result<BTreeMap<String, String>> {
+/// The parameters that a deployment sets itself, and how to have a say in them.
+const OURS: [(&str, &str); 4] = [
+    ("ArtifactBucket", "`--bucket` names the bucket"),
+    (
+        "ArtifactKey",
+        "`deploy` puts the function where this says; `--function-zip` brings one",
+    ),
+    ("TableName", "`--table-name` names the table"),
+    ("Architecture", "`--arch` chooses the processor"),
+];
+
+/// A parameter, as the template declares it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Declaration {
+    r#type: String,
+    /// Numbers are text to `CloudFormation`.
+    default: Option<String>,
+    #[serde(default)]
+    allowed_values: Vec<String>,
+    min_value: Option<i64>,
+    max_value: Option<i64>,
+}
+
+fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Template {
         parameters: BTreeMap<String, Declaration>,
     }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Declaration {
-        default: Option<Default>,
-    }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Default {
-        Number(i64),
-        Text(String),
-    }
-
     let template: Template =
         serde_yaml::from_str(TEMPLATE).context("the template is not understood")?;
-    let defaults = template
-        .parameters
+    Ok(template.parameters)
+}
+
+/// The value of every parameter: the template's defaults, the user's over them, and over those what a deployment sets.
+///
+/// All of them are always said, for `CloudFormation` keeps an old value where none is given.
+pub fn parameters<const N: usize>(
+    ours: [(&str, String); N],
+    users: &BTreeMap<String, String>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let defaults = declarations()?
         .into_iter()
-        .filter_map(|(name, declaration)| {
-            let value = match declaration.default? {
-                Default::Number(number) => number.to_string(),
-                Default::Text(text) => text,
-            };
-            Some((name, value))
-        });
-    let values = values
+        .filter_map(|(name, declaration)| Some((name, declaration.default?)));
+    let users = users.clone().into_iter();
+    let ours = ours
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value));
-    Ok(defaults.chain(values).collect())
+    Ok(defaults.chain(users).chain(ours).collect())
+}
+
+/// That the user may set these parameters to these values, as `CloudFormation` would find out only after the build.
+pub fn check(users: &BTreeMap<String, String>) -> Result<(), Failure> {
+    let declarations = declarations().map_err(|error| Failure::new(format!("{error:#}")))?;
+    for (name, value) in users {
+        check_one(&declarations, name, value).map_err(|failure| failure.exit(Exit::Usage))?;
+    }
+    Ok(())
+}
+
+fn check_one(
+    declarations: &BTreeMap<String, Declaration>,
+    name: &str,
+    value: &str,
+) -> Result<(), Failure> {
+    if let Some((_, way_out)) = OURS.iter().find(|(ours, _)| *ours == name) {
+        let message = format!("`{name}` is not set as a parameter of the template");
+        return Err(Failure::new(message).hint(*way_out));
+    }
+    let Some(declaration) = declarations.get(name) else {
+        let known = || {
+            declarations
+                .keys()
+                .map(String::as_str)
+                .filter(|known| OURS.iter().all(|(ours, _)| ours != known))
+        };
+        let hint = did_you_mean(name, known())
+            .unwrap_or_else(|| format!("there are: {}", known().collect::<Vec<_>>().join(", ")));
+        return Err(Failure::new(format!("the template has no parameter `{name}`")).hint(hint));
+    };
+    match declaration.broken_rule(value) {
+        Some(rule) => {
+            Err(Failure::new(format!("parameter `{name}` cannot be `{value}`")).hint(rule))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Declaration {
+    /// What the value is to be, and is not.
+    fn broken_rule(&self, value: &str) -> Option<String> {
+        if !self.allowed_values.is_empty() {
+            let allowed = self.allowed_values.iter().any(|allowed| allowed == value);
+            return (!allowed).then(|| format!("it is one of: {}", self.allowed_values.join(", ")));
+        }
+        if self.r#type != "Number" {
+            return None;
+        }
+        let (min, max) = (
+            self.min_value.unwrap_or(i64::MIN),
+            self.max_value.unwrap_or(i64::MAX),
+        );
+        // `CloudFormation` takes fractions, too. None of these parameters is one.
+        let good = value
+            .parse::<i64>()
+            .is_ok_and(|number| (min..=max).contains(&number));
+        (!good).then(|| match (self.min_value, self.max_value) {
+            (Some(min), Some(max)) => format!("it is a whole number from {min} to {max}"),
+            (Some(min), None) => format!("it is a whole number, and {min} at least"),
+            (None, Some(max)) => format!("it is a whole number, and {max} at most"),
+            (None, None) => "it is a whole number".to_owned(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn users(name: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(name.to_owned(), value.to_owned())])
+    }
+
     #[test]
     fn defaults_are_filled_in() {
-        let parameters = parameters([
+        let ours = [
             ("ArtifactKey", "k".to_owned()),
             ("TableName", "t".to_owned()),
-        ])
-        .unwrap();
+        ];
+        let parameters = parameters(ours, &users("LogLevel", "debug")).unwrap();
         let value = |name| parameters.get(name).map(String::as_str);
         assert_eq!(value("ArtifactKey"), Some("k"));
         assert_eq!(value("TableName"), Some("t"), "a value beats the default");
+        assert_eq!(value("LogLevel"), Some("debug"), "so does the user's");
         assert_eq!(
             value("MemorySize"),
             Some("256"),
             "numbers are text to CloudFormation"
         );
-        assert_eq!(value("LogLevel"), Some("info"));
         assert_eq!(
             value("ArtifactBucket"),
             None,
             "what has no default must be given"
         );
+    }
+
+    #[test]
+    fn what_a_deployment_sets_is_declared() {
+        let declarations = declarations().unwrap();
+        for (name, _) in OURS {
+            assert!(declarations.contains_key(name), "{name}");
+        }
+    }
+
+    #[track_caller]
+    fn assert_refused(name: &str, value: &str, message: &str, hint: &str) {
+        let failure = check(&users(name, value)).unwrap_err();
+        let said = failure.hint.as_deref().unwrap_or_default();
+        assert!(
+            failure.to_string().contains(message),
+            "{name}={value}: {failure}"
+        );
+        assert!(said.contains(hint), "{name}={value}: {said}");
+        assert_eq!(failure.exit, Exit::Usage, "{name}={value}");
+    }
+
+    #[test]
+    fn what_the_template_would_refuse_is_refused_here() {
+        for (name, value, message, hint) in [
+            (
+                "Memory",
+                "512",
+                "no parameter `Memory`",
+                "did you mean `MemorySize`?",
+            ),
+            (
+                "logLevel",
+                "info",
+                "no parameter `logLevel`",
+                "did you mean `LogLevel`?",
+            ),
+            (
+                "Quorum",
+                "3",
+                "no parameter `Quorum`",
+                "there are: LogLevel, LogRetentionDays, ",
+            ),
+            (
+                "TableName",
+                "t",
+                "`TableName` is not set as",
+                "`--table-name`",
+            ),
+            (
+                "Architecture",
+                "arm64",
+                "`Architecture` is not set as",
+                "`--arch`",
+            ),
+            (
+                "ArtifactBucket",
+                "b",
+                "`ArtifactBucket` is not set as",
+                "`--bucket`",
+            ),
+            (
+                "ArtifactKey",
+                "k",
+                "`ArtifactKey` is not set as",
+                "`--function-zip`",
+            ),
+            (
+                "MemorySize",
+                "lots",
+                "`MemorySize` cannot be `lots`",
+                "number from 128 to 10240",
+            ),
+            (
+                "MemorySize",
+                "127",
+                "`MemorySize` cannot be `127`",
+                "from 128 to 10240",
+            ),
+            (
+                "MemorySize",
+                "10241",
+                "`MemorySize` cannot be `10241`",
+                "from 128 to 10240",
+            ),
+            (
+                "MemorySize",
+                "512.5",
+                "`MemorySize` cannot be `512.5`",
+                "whole number",
+            ),
+            (
+                "MemorySize",
+                "",
+                "`MemorySize` cannot be ``",
+                "whole number",
+            ),
+            ("ThrottlingRateLimit", "0", "cannot be `0`", "1 at least"),
+            (
+                "LogLevel",
+                "verbose",
+                "`LogLevel` cannot be `verbose`",
+                "error, warn, info, debug, trace",
+            ),
+            (
+                "LogRetentionDays",
+                "2",
+                "`LogRetentionDays` cannot be `2`",
+                "1, 3, 5",
+            ),
+        ] {
+            assert_refused(name, value, message, hint);
+        }
+    }
+
+    #[test]
+    fn what_the_template_takes_is_taken() {
+        for (name, value) in [
+            ("MemorySize", "128"),
+            ("MemorySize", "10240"),
+            ("ThrottlingBurstLimit", "100000"),
+            ("LogLevel", "trace"),
+            ("LogRetentionDays", "7"),
+        ] {
+            assert!(check(&users(name, value)).is_ok(), "{name}={value}");
+        }
+        assert!(check(&BTreeMap::new()).is_ok());
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 use credentials::Renewed;
 
 /// The tag of what this program made, by which it knows its own from what others made.
-const OURS: (&str, &str) = ("created-by", "cbbootstrap");
+pub const OURS: (&str, &str) = ("created-by", "cbbootstrap");
 
 /// How often a call is tried: a deployment is worth some patience with throttling.
 const ATTEMPTS: u32 = 6;

@@ -4,6 +4,7 @@ mod deploy;
 mod destroy;
 mod follow;
 mod iam_policy;
+mod init;
 mod local;
 mod logs;
 mod man_pages;
@@ -39,10 +40,8 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
         Command::Destroy(args) => destroy::run(args, printer, &mut signals).await?,
         Command::Logs(args) => logs::run(args, printer, &mut signals).await?,
+        Command::Init(args) => init::run(&args, printer)?,
         Command::IamPolicy(args) => iam_policy::run(args, printer).await?,
-        Command::Init(_) => {
-            todo!("being written")
-        }
         Command::ManPages { directory } => man_pages::run(&directory, printer)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

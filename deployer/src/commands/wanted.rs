@@ -111,12 +111,13 @@ pub fn parameters(
     bucket: &Bucket,
     artifact: &Artifact,
 ) -> anyhow::Result<BTreeMap<String, String>> {
-    template::parameters([
+    let ours = [
         ("ArtifactBucket", bucket.name.clone()),
         ("ArtifactKey", bucket.key(artifact)),
         ("TableName", target.table_name.clone()),
         ("Architecture", target.arch.to_string()),
-    ])
+    ];
+    template::parameters(ours, &target.parameters)
 }
 
 /// What the stack is to be.
