@@ -89,7 +89,7 @@ impl Printer {
     pub fn step(&self, name: &'static str) -> Step {
         let bar = self.progress.as_ref().map(|progress| {
             let bar = progress.add(ProgressBar::new_spinner());
-            bar.set_style(style("{spinner} {prefix:8} {wide_msg} {elapsed}"));
+            bar.set_style(style("{spinner} {prefix:8} {msg} {elapsed}"));
             bar.set_prefix(name);
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
@@ -140,7 +140,7 @@ impl Step {
         if let Some(bar) = &self.bar {
             bar.set_length(resources.try_into().unwrap_or(u64::MAX));
             bar.set_style(style(
-                "{spinner} {prefix:8} [{bar:20}] {pos}/{len} {wide_msg} {elapsed}",
+                "{spinner} {prefix:8} [{bar:20}] {pos}/{len} {msg} {elapsed}",
             ));
         }
     }
@@ -165,9 +165,9 @@ impl Step {
         let row = &self.progress.rows()[place];
         let line = &self.rows[place];
         line.set_style(style(if row.is_done() {
-            "  {wide_msg}"
+            "  {msg}"
         } else {
-            "  {wide_msg} {elapsed}"
+            "  {msg} {elapsed}"
         }));
         if !row.is_done() {
             line.reset_elapsed();

@@ -266,11 +266,11 @@ fn who_may_see_less_is_shown_the_rest(aws: &MiniStack) {
     assert_eq!(shown["function"]["state"], json!("active"), "{shown}");
     assert_eq!(shown["table"], Value::Null, "{shown}");
     let unknown = shown["unknown"].as_object().unwrap();
-    for what in ["backups", "drift", "table", "version"] {
+    for what in ["drift", "table", "version"] {
         let why = unknown[what].as_str().unwrap();
         assert!(why.contains("access denied"), "{what}: {shown}");
     }
-    assert_eq!(unknown.len(), 4, "{shown}");
+    assert_eq!(unknown.len(), 3, "{shown}");
     let text = reader.run(&["status"]).ended_with(0).stdout;
     assert!(text.contains("Table:    unknown: "), "{text}");
     reader.run(&["logs"]).failed(1, "access denied");

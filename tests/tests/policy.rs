@@ -129,9 +129,11 @@ fn every_action_exists_and_is_limited_to_what_it_can_be() {
     );
 }
 
-/// What the stand-in takes for a question about everything, and AWS for one about the table.
+/// What the stand-in takes for a question about everything, and AWS for one about the table; and a log group that
+/// CloudFormation would name after the stack.
 const STAND_IN: &str = r#"{"Version": "2012-10-17", "Statement": [
-    {"Effect": "Allow", "Action": "dynamodb:ListTagsOfResource", "Resource": "*"}
+    {"Effect": "Allow", "Action": "dynamodb:ListTagsOfResource", "Resource": "*"},
+    {"Effect": "Allow", "Action": "logs:FilterLogEvents", "Resource": "arn:aws:logs:*:*:log-group:/aws/cloudformation/*"}
 ]}"#;
 
 /// A user of the stand-in who may do this and nothing else.
@@ -176,13 +178,6 @@ fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
     [&deploy, options].concat()
 }
 
-fn changed_zip(directory: &Path) -> String {
-    let mut executable = artifact::executable();
-    executable.push(0);
-    let zip = directory.join("changed.zip");
-    artifact::zip_of(&zip, "bootstrap", 0o755, &executable)
-}
-
 #[test]
 fn a_user_with_the_printed_policy_can_do_everything() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
@@ -205,10 +200,19 @@ fn a_user_with_the_printed_policy_can_do_everything() {
         "{status}"
     );
     let updated = user
-        .run(&deploy(&changed_zip(directory.path()), &[]))
+        .run(&deploy(&artifact::changed_zip(directory.path()), &[]))
         .document();
     assert_eq!(updated["changed"], json!(true), "{updated}");
     let user = told_to_github(user, directory.path());
+    user.run(&deploy(&zip, &["--code-only", "--no-smoke"]))
+        .ended_with(0);
+    user.run(&deploy(&zip, &["--protect"])).ended_with(0);
+    user.run(&deploy(&zip, &["--protect=false"])).ended_with(0);
+    let status = user
+        .run(&["status", "--drift", "--wait", "--output", "json"])
+        .document();
+    assert_eq!(status["unknown"], json!({}), "{status}");
+    user.run(&["logs"]).ended_with(0);
 
     // The policy is about one stack and one table.
     let other = ["--stack-name", "other"];
@@ -219,13 +223,18 @@ fn a_user_with_the_printed_policy_can_do_everything() {
         .failed(1, "dynamodb:DescribeTable");
 
     let destroyed = user
-        .run(&["destroy", "--yes", "--delete-table", "--output", "json"])
+        .run(&[
+            "destroy",
+            "--yes",
+            "--delete-table",
+            "--delete-artifacts",
+            "--output",
+            "json",
+        ])
         .document();
-    assert_eq!(
-        (&destroyed["stack_deleted"], &destroyed["table_deleted"]),
-        (&json!(true), &json!(true)),
-        "{destroyed}"
-    );
+    for part in ["stack_deleted", "table_deleted", "bucket_deleted"] {
+        assert_eq!(destroyed[part], json!(true), "{destroyed}");
+    }
 }
 
 /// Runs the smoke test as a step of a workflow.
@@ -288,14 +297,20 @@ fn a_missing_permission_is_named() {
     let deployer = someone(&aws, &front, "deployer", &all);
     deployer.run(&deploy(&zip, &[])).document();
     let planner = someone(&aws, &front, "planner", &plan);
-    for (zip, changed) in [(&zip, false), (&changed_zip(directory.path()), true)] {
+    for (zip, changed) in [
+        (&zip, false),
+        (&artifact::changed_zip(directory.path()), true),
+    ] {
         let plan = planner
             .run(&["plan", "--output", "json", "--function-zip", zip])
             .document();
         assert_eq!(plan["changed"], json!(changed), "{plan}");
     }
     planner
-        .run(&deploy(&changed_zip(directory.path()), &["--no-smoke"]))
+        .run(&deploy(
+            &artifact::changed_zip(directory.path()),
+            &["--no-smoke"],
+        ))
         .failed(1, "access denied");
     // And who deploys cannot delete the table.
     deployer

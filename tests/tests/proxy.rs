@@ -63,17 +63,17 @@ fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
 
     // A question is asked where there is a terminal, and it can be answered in each way.
     let mut terminal = Terminal::start(&user, &["destroy"]);
-    terminal.wait_for("Delete stack");
+    terminal.wait_for("Delete in us-east-1");
     insta::assert_snapshot!("a_question", settled(&terminal.screen()));
     terminal.type_line("no");
     assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
     let mut terminal = Terminal::start(&user, &["destroy"]);
-    terminal.wait_for("Delete stack");
+    terminal.wait_for("Delete in us-east-1");
     terminal.press_ctrl_c();
     assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
     assert_eq!(proxy.count("cloudformation:DeleteStack"), 0);
     let mut terminal = Terminal::start(&user, &["destroy"]);
-    terminal.wait_for("Delete stack");
+    terminal.wait_for("Delete in us-east-1");
     terminal.type_line("yes");
     let deleted = proxy.wait_for("cloudformation:DeleteStack");
     assert!(!deleted.parameter("StackName").is_empty(), "{deleted}");

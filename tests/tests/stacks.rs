@@ -410,7 +410,7 @@ fn credentials_that_expire_meanwhile_are_renewed_or_named() {
             &file,
             format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = test\n"),
         )
-        .unwrap()
+        .unwrap();
     };
     profile("test");
     let user = scene

@@ -356,9 +356,15 @@ impl ChangeSet {
             }
             Err(error) => return Err(explain(&what, &error).into()),
         }
-        let (id, refused) = self.wait(client, &what).await?;
+        // Somebody else's change set that is executed takes all others of the stack with it.
+        let Some((id, refused)) = self.wait(client, &what).await? else {
+            return Ok(Made::Overtaken);
+        };
         match refused {
-            None => Ok(Made::Changes(id, self.read_changes(client).await?)),
+            None => Ok(match self.read_changes(client).await? {
+                Some(changes) => Made::Changes(id, changes),
+                None => Made::Overtaken,
+            }),
             // The one way in which CloudFormation says that there is nothing to do.
             Some(refused)
                 if refused.contains("didn't contain changes")
@@ -422,18 +428,22 @@ impl ChangeSet {
             .await
     }
 
-    /// Waits until it is made, and gives the stack's ARN. `Some` is the reason why it was not.
-    async fn wait(&self, client: &Client, what: &str) -> anyhow::Result<(String, Option<String>)> {
+    /// Waits until it is made, and gives the stack's ARN and, if it was not made, the reason; `None` if it is gone.
+    async fn wait(
+        &self,
+        client: &Client,
+        what: &str,
+    ) -> anyhow::Result<Option<(String, Option<String>)>> {
         let (since, mut pause) = (Instant::now(), FIRST_POLL);
         loop {
             match self.describe(client).await {
                 Ok(set) => match set.status {
                     Some(ChangeSetStatus::CreateComplete) => {
-                        return Ok((set.stack_id.unwrap_or_default(), None));
+                        return Ok(Some((set.stack_id.unwrap_or_default(), None)));
                     }
                     Some(ChangeSetStatus::Failed) => {
                         let reason = set.status_reason.unwrap_or_default();
-                        return Ok((set.stack_id.unwrap_or_default(), Some(reason)));
+                        return Ok(Some((set.stack_id.unwrap_or_default(), Some(reason))));
                     }
                     _ if since.elapsed() > CHANGE_SET_PATIENCE => {
                         return Err(Failure::new(format!(
@@ -445,6 +455,7 @@ impl ChangeSet {
                     }
                     _ => (),
                 },
+                Err(error) if is_missing(&error) => return Ok(None),
                 Err(error) if is_transient(&error) && since.elapsed() < CHANGE_SET_PATIENCE => (),
                 Err(error) => return Err(explain(what, &error).into()),
             }
@@ -453,7 +464,8 @@ impl ChangeSet {
         }
     }
 
-    async fn read_changes(&self, client: &Client) -> anyhow::Result<Vec<Change>> {
+    /// What it would change; `None` if it is gone.
+    async fn read_changes(&self, client: &Client) -> anyhow::Result<Option<Vec<Change>>> {
         let pages = client
             .describe_change_set()
             .stack_name(&self.stack)
@@ -463,11 +475,15 @@ impl ChangeSet {
             .items()
             .send();
         let changes = pages.collect::<Result<Vec<_>, _>>().await;
-        let changes = changes.map_err(|error| explain("cannot read the change set", &error))?;
+        let changes = match changes {
+            Ok(changes) => changes,
+            Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) => return Err(explain("cannot read the change set", &error).into()),
+        };
         let resources = changes
             .into_iter()
             .filter_map(|change| change.resource_change);
-        Ok(resources
+        let changes = resources
             .map(|change| {
                 let details = change.details.unwrap_or_default();
                 let mut details: Vec<_> = details
@@ -504,7 +520,8 @@ impl ChangeSet {
                     details,
                 }
             })
-            .collect())
+            .collect();
+        Ok(Some(changes))
     }
 
     /// Makes the changes. The stack's [`Watch`] must have begun before.
@@ -824,7 +841,7 @@ impl Watch {
                 Ok(None) => {
                     self.seen = Instant::now();
                     pause = (pause * 7 / 5).min(LAST_POLL);
-                    step.busy("waiting for CloudFormation");
+                    step.busy(self.last_status());
                 }
                 Err(Blind::ForNow(_)) if self.seen.elapsed() < LOST_PATIENCE => {
                     pause = (pause * 2).min(PATIENT_POLL);
@@ -880,6 +897,13 @@ impl Watch {
             None | Some(Blind::ForGood(_)) => Ok(None),
             Some(other) => Err(other),
         }
+    }
+
+    /// What is to be told while nothing happens.
+    fn last_status(&self) -> String {
+        let last = self.events.iter().rev().find(|event| event.is_stack());
+        last.map_or("waiting for CloudFormation", |event| &event.status)
+            .to_owned()
     }
 
     /// The status that the stack's own events end in.

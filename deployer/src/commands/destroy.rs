@@ -13,7 +13,7 @@ use crate::{
         s3::Bucket,
     },
     cli::DestroyArgs,
-    failure::{Exit, Failure},
+    failure::{self, Exit, Failure},
     printer::Printer,
     settings,
     signals::Signals,
@@ -205,7 +205,13 @@ async fn look(
     };
     let resources = async {
         match &stack {
-            Some(stack) => cloudformation::resources(&aws.cloudformation, &stack.id).await,
+            Some(stack) => match cloudformation::resources(&aws.cloudformation, &stack.id).await {
+                // They are only shown.
+                Err(error) if failure::of(&error).is_some_and(|failure| failure.denied) => {
+                    Ok(Vec::new())
+                }
+                resources => resources,
+            },
             None => Ok(Vec::new()),
         }
     };
@@ -225,16 +231,16 @@ fn question(name: &str, region: &str, doomed: &Doomed) -> Option<String> {
         doomed
             .stack
             .as_ref()
-            .map(|_| format!("stack `{name}` and with it the endpoint")),
+            .map(|_| format!("stack `{name}` with its endpoint")),
         doomed
             .table
             .as_ref()
-            .map(|_| format!("table `{table}` and the record of every cluster in it")),
+            .map(|_| format!("table `{table}` with the record of every cluster")),
         doomed
             .bucket
             .as_ref()
             .map(|bucket| format!("the stack's artifacts in bucket `{}`", bucket.name)),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| format!("Delete in {region} {}?", parts.join(", ")))
+    (!parts.is_empty()).then(|| format!("Delete in {region}: {}?", parts.join(", ")))
 }
