@@ -279,13 +279,13 @@ pub async fn change_set(
             changes,
             ..set
         })),
-        Ok(Made::Nothing) => {
+        Ok(Made::Nothing) if !creates => {
             set.discard(client).await?;
             Ok(Prepared::Nothing)
         }
-        Ok(Made::Overtaken) => {
-            // It was never made, most likely.
-            let _ = set.discard(client).await;
+        // A creation without changes is one that somebody else has made.
+        Ok(Made::Nothing | Made::Overtaken) => {
+            set.discard_overtaken(client).await;
             Ok(Prepared::Overtaken)
         }
         Err(error) => {
@@ -559,9 +559,21 @@ impl ChangeSet {
         matches!(find(client, &self.stack_id).await, Ok(Some(stack)) if stack.status.is_busy())
     }
 
+    /// Removes it after somebody else has changed the stack, if it is there at all. The stack is theirs.
+    pub async fn discard_overtaken(&self, client: &Client) {
+        let _ = tokio::time::timeout(DISCARD_PATIENCE, self.delete(client)).await;
+    }
+
     /// Removes it, and the stack that it brought into being to hold it.
     pub async fn discard(&self, client: &Client) -> anyhow::Result<()> {
-        tokio::time::timeout(DISCARD_PATIENCE, self.try_discard(client))
+        let discard = async {
+            self.delete(client).await?;
+            if self.kind == ChangeSetType::Create {
+                self.delete_empty_stack(client).await?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(DISCARD_PATIENCE, discard)
             .await
             .unwrap_or_else(|_| {
                 Err(Failure::new(format!(
@@ -573,7 +585,7 @@ impl ChangeSet {
             })
     }
 
-    async fn try_discard(&self, client: &Client) -> anyhow::Result<()> {
+    async fn delete(&self, client: &Client) -> anyhow::Result<()> {
         loop {
             let deleted = client
                 .delete_change_set()
@@ -582,8 +594,8 @@ impl ChangeSet {
                 .send()
                 .await;
             match deleted {
-                Ok(_) => break,
-                Err(error) if is_missing(&error) => break,
+                Ok(_) => return Ok(()),
+                Err(error) if is_missing(&error) => return Ok(()),
                 // It is still being made.
                 Err(error)
                     if error.as_service_error().is_some_and(
@@ -595,10 +607,6 @@ impl ChangeSet {
                 Err(error) => return Err(explain("cannot delete the change set", &error).into()),
             }
         }
-        if self.kind == ChangeSetType::Create {
-            self.delete_empty_stack(client).await?;
-        }
-        Ok(())
     }
 
     /// Deletes the stack that only held the change set, unless it holds somebody else's, too.
@@ -784,14 +792,18 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// From now on. Begin it before what is to be watched is asked for.
-    pub async fn begin(client: &Client, stack_id: &str) -> anyhow::Result<Self> {
+    /// From now on. Begin it before what is to be watched is asked for. `None` if there is no such stack any more.
+    pub async fn begin(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
         let newest = client
             .describe_stack_events()
             .stack_name(stack_id)
             .send()
             .await;
-        let newest = newest.map_err(|error| explain("cannot read the stack's events", &error))?;
+        let newest = match newest {
+            Ok(newest) => newest,
+            Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) => return Err(explain("cannot read the stack's events", &error).into()),
+        };
         let last = newest
             .stack_events()
             .first()
@@ -801,7 +813,7 @@ impl Watch {
             .to_builder()
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .build();
-        Ok(Self {
+        Ok(Some(Self {
             client: Client::from_conf(quick),
             stack_id: stack_id.to_owned(),
             last,
@@ -809,14 +821,16 @@ impl Watch {
             status_counts: Instant::now() + STATUS_DELAY,
             settled: None,
             seen: Instant::now(),
-        })
+        }))
     }
 
     /// Of a change that is under way already: the stack's status counts at once.
-    pub async fn join(client: &Client, stack_id: &str) -> anyhow::Result<Self> {
-        let mut watch = Self::begin(client, stack_id).await?;
-        watch.status_counts = Instant::now();
-        Ok(watch)
+    pub async fn join(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
+        let watch = Self::begin(client, stack_id).await?;
+        Ok(watch.map(|watch| Self {
+            status_counts: Instant::now(),
+            ..watch
+        }))
     }
 
     /// The stack's ARN.

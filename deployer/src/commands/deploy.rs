@@ -374,14 +374,16 @@ impl Deployment<'_> {
         };
         step.expect(set.changes.len());
         let begun = async {
-            let watch = signals.or_stopped(self.ready(&set)).await?;
+            let Some(watch) = signals.or_stopped(self.ready(&set)).await? else {
+                return Ok(None);
+            };
             let execution = set.execute(client).await?;
-            anyhow::Ok((watch, execution))
+            anyhow::Ok((execution == Execution::Begun).then_some(watch))
         };
         let watch = match begun.await {
-            Ok((watch, Execution::Begun)) => watch,
-            Ok((_, Execution::Overtaken)) => {
-                let _ = set.discard(client).await;
+            Ok(Some(watch)) => watch,
+            Ok(None) => {
+                set.discard_overtaken(client).await;
                 step.line("somebody else changed the stack meanwhile; looking again");
                 return Ok(None);
             }
@@ -412,7 +414,7 @@ impl Deployment<'_> {
     }
 
     /// What precedes the execution of a change set: a yes, where it takes one, and the watch over the stack.
-    async fn ready(&self, set: &ChangeSet) -> anyhow::Result<Watch> {
+    async fn ready(&self, set: &ChangeSet) -> anyhow::Result<Option<Watch>> {
         let losses = stack::losses(&set.changes);
         if !losses.is_empty() {
             let question = format!(
@@ -439,7 +441,10 @@ impl Deployment<'_> {
             return signals.or_stopped(wait).await;
         }
         let mut step = self.printer.step("stack");
-        let watch = signals.or_stopped(Watch::begin(client, &stack.id)).await?;
+        let begin = Watch::begin(client, &stack.id);
+        let Some(watch) = signals.or_stopped(begin).await? else {
+            return Ok(());
+        };
         let (operation, outcome) = match found.next {
             Next::ContinueRollback => {
                 step.line(format_args!("{}: continuing the rollback", stack.status));

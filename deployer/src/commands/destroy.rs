@@ -100,9 +100,12 @@ pub async fn run(
         let mut step = printer.step("stack");
         step.expect(doomed.resources.len());
         let client = &aws.cloudformation;
-        let watch = signals.or_stopped(Watch::begin(client, &stack.id)).await?;
-        cloudformation::request_deletion(client, &stack.id, settings.role_arn.as_deref()).await?;
-        follow::settled(&aws, place, Operation::Delete, watch, &mut step, signals).await?;
+        // Somebody else may have deleted it meanwhile.
+        if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
+            let role = settings.role_arn.as_deref();
+            cloudformation::request_deletion(client, &stack.id, role).await?;
+            follow::settled(&aws, place, Operation::Delete, watch, &mut step, signals).await?;
+        }
         step.done("deleted");
     }
     // After the stack: while it stands, its function needs the table.

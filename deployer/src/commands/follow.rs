@@ -142,7 +142,10 @@ pub async fn wait(
         "stack `{name}` is being changed by somebody else ({}); waiting until that is done",
         stack.status
     ));
-    let mut watch = Watch::join(&aws.cloudformation, &stack.id).await?;
+    let Some(mut watch) = Watch::join(&aws.cloudformation, &stack.id).await? else {
+        step.done("the stack is deleted");
+        return Ok(());
+    };
     let settled = tokio::time::timeout(patience, watch.settle(&mut step)).await;
     let Ok(status) = settled else {
         return Err(stack::busy(name, &stack.status)

@@ -283,12 +283,12 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
         Failure::new(format!("there is no stack `{name}` in {}", aws.region))
             .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
     })?;
-    if args.wait && stack.status.is_busy() {
+    if args.wait
+        && stack.status.is_busy()
+        && let Some(mut watch) = Watch::join(client, &stack.id).await?
+    {
         let mut step = printer.step("stack");
-        let settled = Watch::join(client, &stack.id)
-            .await?
-            .settle(&mut step)
-            .await?;
+        let settled = watch.settle(&mut step).await?;
         step.done(&settled);
         // By its ARN, for it may be deleted now.
         stack = cloudformation::find(client, &stack.id)
