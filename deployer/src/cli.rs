@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::NonEmptyStringValueParser, error::ErrorKind, parser::ValueSource,
+};
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +13,7 @@ const EXIT_STATUSES: &str = "\
 Exit status:
   0  done, or nothing to do
   1  failed
-  2  wrong usage
+  2  wrong usage; with `plan --exit-code`, something would change
   3  the smoke test failed
   4  stopped by the user or a signal (a local deployment that is up and a followed log end with 0)
   5  the stack is busy, or in a state that needs a decision";
@@ -22,6 +25,33 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// What `deploy --local` does not go with as an option, and does not mind as an environment variable.
+const NOT_LOCAL: [&str; 4] = ["stack_name", "environment", "config", "bucket"];
+
+impl Cli {
+    /// The command line, or the end of the program with clap's word on it.
+    pub fn read() -> Self {
+        let mut command = Self::command();
+        Self::of(&command.get_matches_mut())
+            .unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+
+    fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if let Some(("deploy", deploy)) = matches.subcommand()
+            && deploy.get_flag("local")
+        {
+            let given = |id: &&&str| deploy.value_source(id) == Some(ValueSource::CommandLine);
+            if let Some(id) = NOT_LOCAL.iter().find(given) {
+                let option = if *id == "environment" { "env" } else { id };
+                let option = option.replace('_', "-");
+                let message = format!("the argument '--local' cannot be used with '--{option}'");
+                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+            }
+        }
+        Self::from_arg_matches(matches)
+    }
 }
 
 /// The commands.
@@ -265,7 +295,7 @@ pub struct DeployArgs {
     /// Replace only the function's code, not touching the stack: a matter of seconds
     #[arg(long, conflicts_with_all = ["express", "protect", "parameters", "tags", "notification_arns"])]
     pub code_only: bool,
-    /// Let CloudFormation report completion before the resources serve traffic, and not roll back a failed update
+    /// Let CloudFormation report completion before the resources serve traffic, and name no rollback alarm
     #[arg(long, help_heading = "Stack")]
     pub express: bool,
     /// Do not roll an update back when the alarm on the function's errors goes off meanwhile
@@ -299,9 +329,8 @@ pub struct DeployArgs {
 pub struct LocalArgs {
     /// Run the API on this machine, without an AWS account, until Ctrl-C
     #[arg(long, conflicts_with_all = [
-        "stack_name", "environment", "config", "region", "profile", "bucket", "parameters", "tags", "role_arn",
-        "notification_arns", "protect", "wait_for_stack", "code_only", "express", "no_rollback_alarm",
-        "rollback_minutes", "arch", "builder", "cargo_profile"
+        "region", "profile", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
+        "code_only", "express", "no_rollback_alarm", "rollback_minutes", "arch", "builder", "cargo_profile"
     ])]
     pub local: bool,
     /// End after the smoke test
@@ -566,7 +595,20 @@ pub fn table_name(name: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    #[test]
+    fn a_local_deployment_knows_no_stack() {
+        let read = |args: &[&str]| {
+            let args = [&["cbbootstrap", "deploy", "--local"], args].concat();
+            Cli::of(&Cli::command().try_get_matches_from(args)?).map(drop)
+        };
+        assert!(read(&[]).is_ok() && read(&["--table-name", "tab"]).is_ok());
+        for option in ["--stack-name", "--env", "--config", "--bucket"] {
+            let error = read(&[option, "name"]).unwrap_err();
+            assert!(error.to_string().contains(option), "{error}");
+        }
+        assert!(read(&["--region", "us-east-1"]).is_err());
+    }
 
     #[test]
     fn the_definition_is_sound() {

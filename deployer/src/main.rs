@@ -1,7 +1,5 @@
 //! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
 
-use clap::Parser;
-
 mod advice;
 mod aws;
 mod build;
@@ -23,7 +21,7 @@ mod template;
 use failure::Exit;
 
 fn main() -> Exit {
-    let command = cli::Cli::parse().command;
+    let command = cli::Cli::read().command;
     let printer = printer::Printer::new(command.output());
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

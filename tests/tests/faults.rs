@@ -270,48 +270,55 @@ fn a_deployment_survives_that_every_call_goes_wrong_once() {
     });
 }
 
+/// A deployment with this fault at one call, at each in turn: the first deployment, and an update. `judge` is told how it
+/// ended, what to deploy, and after how many artifacts it is complete.
+fn at_each_call_of_a_deployment(
+    fault: &Fault,
+    judge: impl Fn(&Aws, &Ended, (&str, usize), &str) + Sync,
+) {
+    let (zip, directory) = (zip(), tempdir().unwrap());
+    let changed = artifact::changed_zip(directory.path());
+    let first = |aws: &Aws| {
+        deploy(&aws.stack.user(), &zip).ended_with(0);
+    };
+    for (before, wanted) in [
+        (&nothing as Before, (zip.as_str(), 1)),
+        (&first, (changed.as_str(), 2)),
+    ] {
+        let calls = at_each_call(before, |aws, number| {
+            aws.proxy.fault_at(number, fault.clone());
+            let ended = deploy(&aws.user(), wanted.0);
+            let calls = aws.proxy.calls();
+            let call = calls.iter().find(|call| call.fault.is_some());
+            let what = call.map_or_else(String::new, ToString::to_string);
+            judge(aws, &ended, wanted, &what);
+            call.is_some()
+        });
+        assert!(calls > 15, "{calls}");
+    }
+}
+
 #[test]
 fn an_answer_that_is_lost_after_any_call_harms_nothing() {
-    let zip = zip();
-    let calls = at_each_call(&nothing, |aws, number| {
-        aws.proxy.fault_at(number, Fault::DropAnswer);
-        let ended = deploy(&aws.user(), &zip);
-        let what = format!("call {number}");
+    at_each_call_of_a_deployment(&Fault::DropAnswer, |aws, ended, (_, artifacts), what| {
         assert_eq!(ended.status, Some(0), "{what}: {ended}");
-        aws.is_complete(1, &what);
-        aws.proxy.calls().iter().any(|call| call.fault.is_some())
+        aws.is_complete(artifacts, what);
     });
-    assert!(calls > 20, "{calls}");
 }
 
 /// Refused at one call, a deployment fails with the cause, or the call was not needed and all is complete.
 fn refused_at_each_call(fault: &Fault, cause: &str) {
-    let zip = zip();
-    let calls = at_each_call(&nothing, |aws, number| {
-        aws.proxy.fault_at(number, fault.clone());
-        let ended = deploy(&aws.user(), &zip);
-        let refused = aws
-            .proxy
-            .calls()
-            .into_iter()
-            .find(|call| call.fault.is_some());
-        let what = refused
-            .as_ref()
-            .map_or_else(String::new, ToString::to_string);
-        if ended.status == Some(0) {
-            aws.is_complete(1, &what);
-        } else {
+    at_each_call_of_a_deployment(fault, |aws, ended, (zip, artifacts), what| {
+        if ended.status != Some(0) {
             assert_eq!(ended.status, Some(1), "{what}: {ended}");
             assert!(ended.stderr.contains(cause), "{what}: {ended}");
             assert_eq!(ended.stdout, "", "{what}: {ended}");
             aws.proxy.reset();
-            let next = deploy(&aws.user(), &zip);
+            let next = deploy(&aws.user(), zip);
             assert_eq!(next.status, Some(0), "after {what}: {next}");
-            aws.is_complete(1, &what);
         }
-        refused.is_some()
+        aws.is_complete(artifacts, what);
     });
-    assert!(calls > 20, "{calls}");
 }
 
 #[test]
