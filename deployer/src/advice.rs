@@ -20,8 +20,13 @@ pub fn for_reason(reason: &str) -> Option<String> {
         "maximum number of",
     ]) {
         "ask for more in AWS Service Quotas, or delete what is no longer needed; then deploy again"
-    } else if has(&["rollback trigger", "rollbacktrigger", "alarm"]) {
-        "the function failed requests meanwhile: see `cbbootstrap logs`; `--no-rollback-alarm` deploys in spite of that"
+    } else if has(&[
+        "rollback trigger",
+        "rollbacktrigger",
+        "to alarm",
+        "in alarm",
+    ]) {
+        "the function failed requests meanwhile or just before: see `cbbootstrap logs`; `--no-rollback-alarm` deploys in spite of that"
     } else if has(&["throttling", "rate exceeded"]) {
         "AWS was too busy: deploy again"
     } else {

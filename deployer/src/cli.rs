@@ -293,7 +293,10 @@ pub struct DeployArgs {
     #[arg(long)]
     pub no_smoke: bool,
     /// Replace only the function's code, not touching the stack: a matter of seconds
-    #[arg(long, conflicts_with_all = ["express", "protect", "parameters", "tags", "notification_arns"])]
+    #[arg(long, conflicts_with_all = [
+        "express", "protect", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
+        "no_rollback_alarm", "rollback_minutes"
+    ])]
     pub code_only: bool,
     /// Let CloudFormation report completion before the resources serve traffic, and name no rollback alarm
     #[arg(long, help_heading = "Stack")]

@@ -223,6 +223,7 @@ const PERMISSIONS: &[Permission] = &[
         On::Stack,
         &[
             "cloudformation:DetectStackDrift",
+            "cloudformation:DetectStackResourceDrift",
             "cloudformation:DescribeStackResourceDrifts",
         ],
         "`status --drift`",
@@ -240,7 +241,7 @@ const PERMISSIONS: &[Permission] = &[
         "`--code-only`, and the way back from it",
     ),
     needs(
-        By::Deploy,
+        By::Plan,
         On::RoleToCloudFormation,
         &["iam:PassRole"],
         "`--role-arn`",

@@ -153,8 +153,12 @@ impl Step {
             return;
         };
         bar.set_position(self.progress.done().try_into().unwrap_or(u64::MAX));
-        let Some(place) = place else {
+        let Some((place, begins)) = place else {
             bar.set_message(event.status.clone());
+            // Which way it goes stays to be seen.
+            if event.status.contains("ROLLBACK") {
+                self.line(event);
+            }
             return;
         };
         if place == self.rows.len() {
@@ -169,7 +173,7 @@ impl Step {
         } else {
             "  {msg} {elapsed}"
         }));
-        if !row.is_done() {
+        if begins {
             line.reset_elapsed();
             line.enable_steady_tick(Duration::from_secs(1));
         }
@@ -225,6 +229,19 @@ impl Step {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(self.name, seconds);
     }
+}
+
+/// The text with what would command a terminal made visible. A tab does no harm.
+pub fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\t' {
+            harmless.extend(c.escape_default());
+        } else {
+            harmless.push(c);
+        }
+    }
+    harmless
 }
 
 fn style(template: &str) -> ProgressStyle {

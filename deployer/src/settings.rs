@@ -6,7 +6,9 @@ use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 
 use crate::{
     aws::Access,
-    cli::{Arch, DestroyArgs, FunctionArgs, StackArgs, TableArgs, TargetArgs, WaitArgs},
+    cli::{
+        Arch, ConfigArgs, DestroyArgs, FunctionArgs, StackArgs, TableArgs, TargetArgs, WaitArgs,
+    },
     config::{self, Environment},
     template,
 };
@@ -18,6 +20,8 @@ const DEFAULT_STACK_NAME: &str = "cbbootstrap";
 pub struct Place {
     /// The stack's name.
     pub stack_name: String,
+    /// The environment that it was taken from.
+    pub config: ConfigArgs,
     /// Account and region.
     pub access: Access,
 }
@@ -67,21 +71,16 @@ impl Place {
         Ok(Self::with(args, &environment))
     }
 
-    /// A command line about this stack, for hints.
+    /// A command line about this very stack, for hints.
     pub fn command(&self, command: &str) -> String {
+        let config = self.config.config.as_ref();
+        let config = config.map(|file| file.display().to_string());
         let options = [
-            (
-                "--stack-name",
-                Some(&self.stack_name).filter(|name| *name != DEFAULT_STACK_NAME),
-            ),
-            (
-                "--region",
-                self.access
-                    .region
-                    .as_ref()
-                    .or(self.access.fallback_region.as_ref()),
-            ),
-            ("--profile", self.access.profile.as_ref()),
+            ("--config", config.as_deref()),
+            ("--env", self.config.environment.as_deref()),
+            ("--stack-name", Some(self.stack_name.as_str())),
+            ("--region", self.access.region.as_deref()),
+            ("--profile", self.access.profile.as_deref()),
         ];
         let options: String = options
             .into_iter()
@@ -97,6 +96,7 @@ impl Place {
                 .stack_name
                 .or_else(|| environment.stack_name.clone())
                 .unwrap_or_else(|| DEFAULT_STACK_NAME.to_owned()),
+            config: args.config,
             access: Access {
                 region: args.aws.region,
                 profile: args.aws.profile,
@@ -221,7 +221,9 @@ environments:
     /// All that is settled, as one line each.
     fn lines(target: &Target) -> Vec<String> {
         let Target {
-            place: Place { stack_name, access },
+            place: Place {
+                stack_name, access, ..
+            },
             table_name,
             bucket,
             arch,

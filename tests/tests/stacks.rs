@@ -398,7 +398,7 @@ fn credentials_that_expire_meanwhile_are_renewed_or_named() {
     assert!(
         ended
             .stderr
-            .contains("`cbbootstrap status --wait` shows how it ends"),
+            .contains("`cbbootstrap status --wait --stack-name cbbootstrap` shows how it ends"),
         "{ended}"
     );
 

@@ -1,7 +1,7 @@
 //! The stack: described, changed by change sets, watched by its events.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{OURS, explain, is_signed_out, is_transient};
 use crate::{
     failure::Failure,
-    printer::Step,
+    printer::{self, Step},
     signals::Signals,
     stack::{Change, DESCRIPTION, Detail, Event, Stack, Status},
 };
@@ -59,11 +59,15 @@ pub struct Wanted<'a> {
     pub parameters: &'a BTreeMap<String, String>,
     /// The user's tags.
     pub tags: &'a BTreeMap<String, String>,
-    /// The topics that are to hear of the stack's events.
+    /// The topics that are to hear of the stack's events; none leaves them as they are.
     pub notification_arns: &'a [String],
-    /// The role that `CloudFormation` is to use; none leaves it as it is.
+    /// The role that `CloudFormation` is to use; none leaves it as it is. It is no part of what the stack is, and changes
+    /// with the next change of that.
     pub role_arn: Option<&'a str>,
 }
+
+/// The output that names the alarm on the function's errors.
+pub const ERROR_ALARM: &str = "ErrorAlarmArn";
 
 /// How a change is to be made.
 #[derive(Clone, Debug, Default)]
@@ -83,15 +87,23 @@ impl Wanted<'_> {
 
     /// Whether the stack is that already.
     pub fn is_met_by(&self, stack: &Stack, template: Option<&str>) -> bool {
-        template.map(str::trim) == Some(self.template.trim())
+        template.is_some_and(|template| same_template(template, self.template))
             && stack.parameters == *self.parameters
             && stack.tags == self.all_tags()
-            && stack.notification_arns == self.notification_arns
-            && self
-                .role_arn
-                .is_none_or(|role| stack.role_arn.as_deref() == Some(role))
+            && (self.notification_arns.is_empty()
+                || as_set(&stack.notification_arns) == as_set(self.notification_arns))
             && stack.status.is_good()
     }
+}
+
+/// Whether two templates say the same; comments are not kept by every change.
+fn same_template(one: &str, other: &str) -> bool {
+    let read = serde_yaml::from_str::<serde_yaml::Value>;
+    one == other || matches!((read(one), read(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+fn as_set(arns: &[String]) -> BTreeSet<&String> {
+    arns.iter().collect()
 }
 
 /// A change set that can be executed.
@@ -138,7 +150,11 @@ pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> 
     let since = Instant::now();
     loop {
         match describe(client, name).await {
-            Ok(Some(stack)) => return Ok(stack),
+            // Its status can lag behind its events.
+            Ok(Some(stack)) if !stack.status.is_busy() || since.elapsed() > 3 * STATUS_DELAY => {
+                return Ok(stack);
+            }
+            Ok(Some(_)) => tokio::time::sleep(jittered(FIRST_POLL)).await,
             Ok(None) => {
                 return Err(Failure::new(format!(
                     "stack `{name}` is gone: somebody else deleted it"
@@ -178,7 +194,13 @@ async fn describe(
         outputs: pairs(stack.outputs.unwrap_or_default(), |o| {
             (o.output_key, o.output_value)
         }),
-        role_arn: stack.role_arn.filter(|arn| !arn.is_empty()),
+        rollback_triggers: stack
+            .rollback_configuration
+            .and_then(|configuration| configuration.rollback_triggers)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|trigger| Some((trigger.arn?, trigger.r#type?)))
+            .collect(),
         notification_arns: stack.notification_arns.unwrap_or_default(),
         protected: stack.enable_termination_protection.unwrap_or_default(),
         created: stack.creation_time.map(|time| time.to_string()),
@@ -260,7 +282,7 @@ pub async fn change_set(
 ) -> anyhow::Result<Prepared> {
     let creates = before.is_none_or(|stack| !stack.status.is_good());
     let set = ChangeSet {
-        name: format!("cbbootstrap-{}", Uuid::new_v4()),
+        name: token(),
         stack: wanted.name.to_owned(),
         kind: if creates {
             ChangeSetType::Create
@@ -270,10 +292,10 @@ pub async fn change_set(
         stack_id: String::new(),
         changes: Vec::new(),
     };
-    let made = signals
+    let outcome = signals
         .or_stopped(set.make(client, wanted, mode, before))
         .await;
-    match made {
+    match outcome {
         Ok(Made::Changes(stack_id, changes)) => Ok(Prepared::Changes(ChangeSet {
             stack_id,
             changes,
@@ -332,9 +354,11 @@ impl ChangeSet {
             .set_parameters(Some(parameters.collect()))
             .capabilities(Capability::CapabilityIam)
             .set_tags(Some(tags.collect()))
-            .set_notification_arns(Some(wanted.notification_arns.to_vec()))
+            .set_notification_arns(
+                Some(wanted.notification_arns.to_vec()).filter(|arns| !arns.is_empty()),
+            )
             .set_role_arn(wanted.role_arn.map(str::to_owned))
-            .set_rollback_configuration(self.rollback(mode))
+            .set_rollback_configuration(rollback(mode, before))
             .set_deployment_config(mode.express.then(|| {
                 DeploymentConfig::builder()
                     .mode(DeploymentConfigMode::Express)
@@ -376,29 +400,6 @@ impl ChangeSet {
                 .hint("see what is wrong with the parameters; `cbbootstrap deploy --help` lists what can be set")
                 .into()),
         }
-    }
-
-    /// None leaves it as it is, as the API has it; here an alarm that is not wanted is taken out.
-    fn rollback(&self, mode: &Mode) -> Option<RollbackConfiguration> {
-        if self.kind == ChangeSetType::Create {
-            return None;
-        }
-        let (triggers, minutes) = match &mode.rollback_alarm {
-            Some((alarm, minutes)) => (
-                vec![
-                    RollbackTrigger::builder()
-                        .arn(alarm)
-                        .r#type("AWS::CloudWatch::Alarm")
-                        .build(),
-                ],
-                *minutes,
-            ),
-            None => (Vec::new(), 0),
-        };
-        let configuration = RollbackConfiguration::builder()
-            .set_rollback_triggers(Some(triggers))
-            .monitoring_time_in_minutes(i32::from(minutes));
-        Some(configuration.build())
     }
 
     /// Whether the stack is no longer as it was found.
@@ -639,6 +640,11 @@ impl ChangeSet {
     }
 }
 
+/// A name that nobody else has, by which `CloudFormation` knows a request again that the SDK repeats.
+fn token() -> String {
+    format!("cbbootstrap-{}", Uuid::new_v4())
+}
+
 /// Asks for the stack's deletion; a [`Watch`] sees how it goes.
 pub async fn request_deletion(
     client: &Client,
@@ -679,6 +685,7 @@ pub async fn continue_rollback(
     let continued = client
         .continue_update_rollback()
         .stack_name(stack_id)
+        .client_request_token(token())
         .set_role_arn(role_arn.map(str::to_owned))
         .send()
         .await;
@@ -695,6 +702,7 @@ pub async fn roll_back(
     let begun = client
         .rollback_stack()
         .stack_name(stack_id)
+        .client_request_token(token())
         .set_role_arn(role_arn.map(str::to_owned))
         .send()
         .await;
@@ -749,6 +757,28 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f32(0.75 + 0.5 * fastrand::f32())
 }
 
+/// The rollback triggers of an update: ours if it is wanted, and those that others have set. A creation has none.
+fn rollback(mode: &Mode, before: Option<&Stack>) -> Option<RollbackConfiguration> {
+    let before = before?;
+    let ours = before.outputs.get(ERROR_ALARM);
+    let theirs = before
+        .rollback_triggers
+        .iter()
+        .filter(|(arn, _)| Some(arn) != ours)
+        .map(|(arn, kind)| (arn.as_str(), kind.as_str()));
+    let (alarm, minutes) = mode
+        .rollback_alarm
+        .as_ref()
+        .map_or((None, 0), |(arn, minutes)| (Some(arn.as_str()), *minutes));
+    let triggers = theirs
+        .chain(alarm.map(|arn| (arn, "AWS::CloudWatch::Alarm")))
+        .map(|(arn, kind)| RollbackTrigger::builder().arn(arn).r#type(kind).build());
+    let configuration = RollbackConfiguration::builder()
+        .set_rollback_triggers(Some(triggers.collect()))
+        .monitoring_time_in_minutes(i32::from(minutes));
+    Some(configuration.build())
+}
+
 /// Why nothing is seen of a stack.
 enum Blind {
     /// AWS throttles, or cannot be reached.
@@ -784,8 +814,10 @@ pub struct Watch {
     /// The last event before, or the last that was seen.
     last: Option<String>,
     events: Vec<Event>,
-    /// From when on the stack's status can no longer be the one from before.
-    status_counts: Instant,
+    /// From when on the stack's status can no longer be the one from before; none until the watch is on.
+    status_counts: Option<Instant>,
+    /// Whether only the stack's deletion is its end.
+    deleting: bool,
     /// The settled status that was seen last, if it was.
     settled: Option<Status>,
     seen: Instant,
@@ -818,7 +850,8 @@ impl Watch {
             stack_id: stack_id.to_owned(),
             last,
             events: Vec::new(),
-            status_counts: Instant::now() + STATUS_DELAY,
+            status_counts: None,
+            deleting: false,
             settled: None,
             seen: Instant::now(),
         }))
@@ -828,7 +861,7 @@ impl Watch {
     pub async fn join(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
         let watch = Self::begin(client, stack_id).await?;
         Ok(watch.map(|watch| Self {
-            status_counts: Instant::now(),
+            status_counts: Some(Instant::now()),
             ..watch
         }))
     }
@@ -843,11 +876,18 @@ impl Watch {
         &self.events
     }
 
+    /// From now on only the stack's deletion is its end: it was asked for in the middle of something else.
+    pub fn expect_deletion(&mut self) {
+        self.deleting = true;
+        self.settled = None;
+        self.status_counts = None;
+    }
+
     /// Shows the events until the stack has settled, and gives the status in which it did. It can be dropped and called
     /// again.
     ///
     /// A look that fails says nothing about the stack, and the watch goes on.
-    pub async fn settle(&mut self, step: &mut Step) -> anyhow::Result<Status> {
+    pub async fn settle(&mut self, step: &mut Step) -> Result<Status, Failure> {
         let (mut pause, mut looks) = (FIRST_POLL, 0);
         loop {
             match self.look(looks % 5 == 0, step).await {
@@ -863,13 +903,7 @@ impl Watch {
                 }
                 Err(
                     Blind::ForNow(failure) | Blind::ForGood(failure) | Blind::SignedOut(failure),
-                ) => {
-                    let goes_on =
-                        "the stack goes on changing: `cbbootstrap status --wait` shows how it ends";
-                    let hint = failure.hint.iter().map(String::as_str).chain([goes_on]);
-                    let hint = hint.collect::<Vec<_>>().join("; ");
-                    return Err(failure.hint(hint).into());
-                }
+                ) => return Err(failure),
             }
             looks += 1;
             tokio::time::sleep(jittered(pause)).await;
@@ -896,7 +930,10 @@ impl Watch {
             Err(error) => Some(Blind::of(&error)),
         };
         let refused = matches!(unseen, Some(Blind::ForGood(_)));
-        if (at_status || refused) && Instant::now() >= self.status_counts {
+        let status_counts = *self
+            .status_counts
+            .get_or_insert_with(|| Instant::now() + STATUS_DELAY);
+        if (at_status || refused) && Instant::now() >= status_counts {
             return match describe(&self.client, &self.stack_id).await {
                 Ok(stack) => Ok(self.believe(stack)),
                 Err(error) => match unseen {
@@ -923,13 +960,18 @@ impl Watch {
     /// The status that the stack's own events end in.
     fn end(&self) -> Option<Status> {
         let last = self.events.iter().rev().find(|event| event.is_stack())?;
-        Some(Status::from(last.status.as_str())).filter(|_| !last.status.ends_with("_IN_PROGRESS"))
+        Some(Status::from(last.status.as_str())).filter(|status| self.is_end(status))
+    }
+
+    fn is_end(&self, status: &Status) -> bool {
+        let status = status.0.as_str();
+        !status.ends_with("_IN_PROGRESS") && (!self.deleting || status.starts_with("DELETE_"))
     }
 
     /// The status that the stack is in, once it has been seen settled in it twice.
     fn believe(&mut self, stack: Option<Stack>) -> Option<Status> {
         let status = stack.map_or_else(|| Status::from("DELETE_COMPLETE"), |stack| stack.status);
-        let settled = Some(status).filter(|status| !status.0.as_str().ends_with("_IN_PROGRESS"));
+        let settled = Some(status).filter(|status| self.is_end(status));
         let before = std::mem::replace(&mut self.settled, settled.clone());
         settled.filter(|settled| before.as_ref() == Some(settled))
     }
@@ -984,7 +1026,9 @@ fn plain(event: StackEvent) -> Event {
             .resource_status
             .map(|status| status.to_string())
             .unwrap_or_default(),
-        reason: event.resource_status_reason,
+        reason: event
+            .resource_status_reason
+            .map(|reason| printer::harmless(&reason)),
         time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
     }
 }

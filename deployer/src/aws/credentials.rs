@@ -90,7 +90,14 @@ impl Renewed {
         if let Some(known) = current.as_ref().filter(|c| lasts(c) && !is_refused(c)) {
             return Ok(known.clone());
         }
-        let found = self.look().await?;
+        let found = match (self.look().await, current.as_ref()) {
+            (Ok(found), _) => found,
+            // They still hold for a moment, and the next call looks again.
+            (Err(_), Some(known)) if is_current(known) && !is_refused(known) => {
+                return Ok(known.clone());
+            }
+            (Err(error), _) => return Err(error),
+        };
         if is_refused(&found) {
             return Err(CredentialsError::provider_error(Expired));
         }
@@ -132,6 +139,12 @@ impl Renewed {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_current(credentials: &Credentials) -> bool {
+    credentials
+        .expiry()
+        .is_none_or(|end| end > std::time::SystemTime::now())
 }
 
 impl ProvideCredentials for Renewed {

@@ -450,6 +450,17 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
                 .send()
                 .await;
             unprotected.map_err(|error| explain(what(), &error))?;
+            // That takes a moment, in which the table cannot be deleted.
+            let active = async {
+                while describe(client, name)
+                    .await?
+                    .is_some_and(|table| table.table_status == Some(TableStatus::Updating))
+                {
+                    tokio::time::sleep(POLL).await;
+                }
+                Ok(())
+            };
+            within_patience(active, format!("table `{name}` is still being updated")).await?;
         }
         let deleted = client.delete_table().table_name(name).send().await;
         match deleted {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_lambda::{
     Client,
+    config::timeout::TimeoutConfig,
     error::SdkError,
     operation::{
         get_function_configuration::GetFunctionConfigurationError,
@@ -16,7 +17,7 @@ use aws_sdk_lambda::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 
-use super::{explain, is_transient};
+use super::{UPLOAD_TIMEOUT, explain, is_transient};
 use crate::{
     build::artifact::{Artifact, base16},
     cli::Arch,
@@ -133,6 +134,9 @@ pub async fn replace_code(
 ) -> anyhow::Result<Option<String>> {
     let what = || format!("cannot replace the code of function `{name}`");
     let since = Instant::now();
+    let patient = TimeoutConfig::builder()
+        .operation_attempt_timeout(UPLOAD_TIMEOUT)
+        .build();
     let replaced = loop {
         let replaced = client
             .update_function_code()
@@ -140,6 +144,8 @@ pub async fn replace_code(
             .zip_file(Blob::new(artifact.zip.clone()))
             .architectures(Architecture::from(arch.to_string().as_str()))
             .publish(true)
+            .customize()
+            .config_override(aws_sdk_lambda::config::Builder::new().timeout_config(patient.clone()))
             .send()
             .await;
         match replaced {

@@ -78,6 +78,9 @@ fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
+/// How long one try of an upload may take.
+const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
+
 /// AWS: one account, one region, a client a service.
 #[derive(Clone, Debug)]
 pub struct Aws {

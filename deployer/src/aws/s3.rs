@@ -1,7 +1,5 @@
 //! The bucket that hands the function's zip to `CloudFormation`.
 
-use std::time::Duration;
-
 use aws_sdk_s3::{
     Client,
     config::timeout::TimeoutConfig,
@@ -15,11 +13,8 @@ use aws_sdk_s3::{
 };
 use serde_json::json;
 
-use super::{Identity, explain};
+use super::{Identity, UPLOAD_TIMEOUT, explain};
 use crate::{build::artifact::Artifact, failure::Failure};
-
-/// How long one try of an upload may take.
-const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How many artifacts of a stack are kept, with those that it names or named last.
 const KEPT: usize = 5;

@@ -14,10 +14,11 @@ use crate::{
         cloudformation::{self, ChangeSet, Execution, Mode, Prepared, Wanted, Watch},
         dynamodb::{self, Place},
         lambda,
+        s3::Bucket,
     },
     build::{Function, artifact::Artifact},
     cli::DeployArgs,
-    failure::{Exit, Failure},
+    failure::{self, Exit, Failure},
     github,
     printer::{Printer, Step},
     settings::Target,
@@ -193,78 +194,26 @@ impl Deployment<'_> {
             table,
             stack: mut found,
         } = found;
-        signals.or_stopped(self.ask(&found)).await?;
-
-        let build = async {
-            let mut step = self.printer.step("build");
-            let artifact = function.artifact(&mut step).await?;
-            step.done(format_args!(
-                "{} bytes, sha256 {}",
-                artifact.zip.len(),
-                artifact.sha256
-            ));
-            anyhow::Ok(artifact)
-        };
-        let make_table = self.make_table(table);
-        let make_bucket = async {
-            if !bucket_exists {
-                let step = self.printer.step("bucket");
-                bucket.create(&self.aws.s3, &self.aws.region).await?;
-                bucket.protect(&self.aws.s3).await?;
-                step.done(format_args!("`{}` created", bucket.name));
-            }
-            anyhow::Ok(!bucket_exists)
-        };
-        let prepare = async {
-            // All to their ends: a table or bucket must not be left half-made because a build fails.
-            let (bucket_made, table_made, artifact) = tokio::join!(make_bucket, make_table, build);
-            let errors = [
-                bucket_made.as_ref().err(),
-                table_made.as_ref().err(),
-                artifact.as_ref().err(),
-            ];
-            // The first error ends the program, which tells it last; the others are told here.
-            for error in errors.into_iter().flatten().skip(1) {
-                self.printer.error(error);
-            }
-            anyhow::Ok((bucket_made? | table_made?, artifact?))
-        };
+        let mut answered = Vec::new();
+        signals.or_stopped(self.ask(&found, &mut answered)).await?;
+        let prepare = self.prepare(function, table, &bucket, bucket_exists);
         let (made, artifact) = signals.or_stopped(prepare).await?;
-
         let parameters = wanted::parameters(self.target, &bucket, &artifact)?;
         let wanted = wanted::wanted(self.target, &parameters);
-        let previous = found
-            .stack
-            .as_ref()
-            .and_then(|stack| stack.parameters.get("ArtifactKey").cloned());
-        let mut uploaded = false;
         for round in 0..ROUNDS {
             if round > 0 {
-                let name = self.name();
-                found = signals
-                    .or_stopped(FoundStack::look(&self.aws, name))
-                    .await?;
+                let look = async {
+                    let found = FoundStack::look(&self.aws, self.name()).await?;
+                    self.ask(&found, &mut answered).await?;
+                    anyhow::Ok(found)
+                };
+                found = signals.or_stopped(look).await?;
             }
             let settled = match found.met(&wanted) {
                 Some(stack) => Some((stack.clone(), false)),
                 None if matches!(found.next, Next::Create | Next::Update) => {
-                    if !uploaded {
-                        let upload = async {
-                            let step = self.printer.step("upload");
-                            if bucket.holds(&self.aws.s3, &artifact).await? {
-                                step.done("the bucket has it already");
-                            } else {
-                                if bucket_exists {
-                                    bucket.protect(&self.aws.s3).await?;
-                                }
-                                bucket.upload(&self.aws.s3, &artifact).await?;
-                                step.done(format_args!("to bucket `{}`", bucket.name));
-                            }
-                            anyhow::Ok(())
-                        };
-                        signals.or_stopped(upload).await?;
-                        uploaded = true;
-                    }
+                    let upload = self.upload(&bucket, bucket_exists, &artifact);
+                    signals.or_stopped(upload).await?;
                     self.change(&wanted, &found, signals).await?
                 }
                 None => {
@@ -273,26 +222,29 @@ impl Deployment<'_> {
                 }
             };
             if let Some((stack, changed)) = settled {
-                let settle_code = self.settle_code(&stack, &found, changed, &artifact);
+                let key = bucket.key(&artifact);
+                let settle_code = self.settle_code(&stack, &found, changed, &artifact, &key);
                 let code_changed = signals.or_stopped(settle_code).await?;
                 let protected = signals.or_stopped(self.protect(&stack)).await?;
                 if changed {
-                    let key = bucket.key(&artifact);
-                    let named: Vec<_> = [Some(key.as_str()), previous.as_deref()]
-                        .into_iter()
-                        .flatten()
-                        .collect();
-                    // The deployment is done: what is left over takes nothing from it.
-                    let prune = bucket.prune(&self.aws.s3, &named);
-                    if let Err(error) = signals.or_stopped(prune).await {
-                        self.printer
-                            .message(format_args!("warning: old artifacts are left: {error:#}"));
+                    let named = [Some(key.as_str()), found.artifact_key()];
+                    let named: Vec<_> = named.into_iter().flatten().collect();
+                    match signals.or_stopped(bucket.prune(&self.aws.s3, &named)).await {
+                        Err(error) if failure::of(&error).is_some_and(Failure::is_stop) => {
+                            return Err(error);
+                        }
+                        // The deployment is done: what is left over takes nothing from it.
+                        Err(error) => self
+                            .printer
+                            .message(format_args!("warning: old artifacts are left: {error:#}")),
+                        Ok(_) => (),
                     }
                 }
                 return Ok(Outcome {
                     stack,
                     changed: made | changed | code_changed | protected,
-                    fresh: changed,
+                    // Others may have made it just now.
+                    fresh: changed || round > 0,
                     artifact,
                     version: None,
                 });
@@ -307,30 +259,96 @@ impl Deployment<'_> {
         .into())
     }
 
-    /// Asks what must be asked before anything is made.
-    async fn ask(&self, found: &FoundStack) -> anyhow::Result<()> {
+    /// Builds, and makes the table and the bucket where they are missing. Says whether one was.
+    async fn prepare(
+        &self,
+        function: Function,
+        table: Option<dynamodb::Table>,
+        bucket: &Bucket,
+        bucket_exists: bool,
+    ) -> anyhow::Result<(bool, Artifact)> {
+        let build = async {
+            let mut step = self.printer.step("build");
+            let artifact = function.artifact(&mut step).await?;
+            step.done(format_args!(
+                "{} bytes, sha256 {}",
+                artifact.zip.len(),
+                artifact.sha256
+            ));
+            anyhow::Ok(artifact)
+        };
+        let make_bucket = async {
+            if !bucket_exists {
+                let step = self.printer.step("bucket");
+                bucket.create(&self.aws.s3, &self.aws.region).await?;
+                bucket.protect(&self.aws.s3).await?;
+                step.done(format_args!("`{}` created", bucket.name));
+            }
+            anyhow::Ok(!bucket_exists)
+        };
+        // All to their ends: a table or bucket must not be left half-made because a build fails.
+        let (bucket_made, table_made, artifact) =
+            tokio::join!(make_bucket, self.make_table(table), build);
+        let errors = [
+            bucket_made.as_ref().err(),
+            table_made.as_ref().err(),
+            artifact.as_ref().err(),
+        ];
+        // The first error ends the program, which tells it last; the others are told here.
+        for error in errors.into_iter().flatten().skip(1) {
+            self.printer.error(error);
+        }
+        Ok((bucket_made? | table_made?, artifact?))
+    }
+
+    /// Sees to it that the artifact is in the bucket.
+    async fn upload(
+        &self,
+        bucket: &Bucket,
+        bucket_exists: bool,
+        artifact: &Artifact,
+    ) -> anyhow::Result<()> {
+        let step = self.printer.step("upload");
+        if bucket.holds(&self.aws.s3, artifact).await? {
+            step.done("the bucket has it already");
+        } else {
+            if bucket_exists {
+                bucket.protect(&self.aws.s3).await?;
+            }
+            bucket.upload(&self.aws.s3, artifact).await?;
+            step.done(format_args!("to bucket `{}`", bucket.name));
+        }
+        Ok(())
+    }
+
+    /// Asks what must be asked about the stack as it was found, and was not answered yet.
+    async fn ask(&self, found: &FoundStack, answered: &mut Vec<String>) -> anyhow::Result<()> {
         let (name, yes) = (self.name(), self.args.yes);
-        if let Some(question) =
-            stack::question_about_table(name, found.stack.as_ref(), &self.target.table_name)
-        {
-            confirm(&question, yes, self.printer).await?;
-        }
-        match (found.next, &found.stack) {
-            (Next::ReplaceUsed, Some(stack)) => {
-                let question = format!(
-                    "Stack `{name}` is in {}: what is left of it, perhaps with its endpoint and its logs, must be deleted \
-                     before it can be deployed anew. Go on?",
-                    stack.status
-                );
-                confirm(&question, yes, self.printer).await
+        let table = &self.target.table_name;
+        let about_table = stack::question_about_table(name, found.stack.as_ref(), table);
+        let about_rest = match (found.next, &found.stack) {
+            (Next::ReplaceUsed, Some(stack)) => Some(format!(
+                "Stack `{name}` is in {}: what is left of it, perhaps with its endpoint and its logs, must be deleted \
+                 before it can be deployed anew. Go on?",
+                stack.status
+            )),
+            _ => None,
+        };
+        for question in about_table.into_iter().chain(about_rest) {
+            if !answered.contains(&question) {
+                confirm(&question, yes, self.printer).await?;
+                answered.push(question);
             }
-            (Next::Wait, Some(stack)) => {
+        }
+        if let (Next::Wait, Some(stack)) = (found.next, &found.stack) {
+            let question = "wait".to_owned();
+            if !answered.contains(&question) {
                 let asked = self.target.wait_for_stack;
-                follow::patience(name, stack, asked, yes, self.printer).await?;
-                Ok(())
+                follow::patience(&self.target.place, stack, asked, yes, self.printer).await?;
+                answered.push(question);
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     async fn make_table(&self, found: Option<dynamodb::Table>) -> anyhow::Result<bool> {
@@ -405,7 +423,7 @@ impl Deployment<'_> {
 
     fn mode(&self, before: Option<&Stack>) -> Mode {
         let alarm = before
-            .and_then(|stack| stack.outputs.get("ErrorAlarmArn"))
+            .and_then(|stack| stack.outputs.get(cloudformation::ERROR_ALARM))
             .filter(|_| !self.args.no_rollback_alarm && !self.args.express);
         Mode {
             express: self.args.express,
@@ -435,9 +453,9 @@ impl Deployment<'_> {
         let client = &self.aws.cloudformation;
         let role = self.target.role_arn.as_deref();
         if found.next == Next::Wait {
-            let (name, asked) = (self.name(), self.target.wait_for_stack);
-            let patience = asked.map_or(follow::DEFAULT_PATIENCE, |asked| asked);
-            let wait = follow::wait(&self.aws, name, stack, patience, self.printer);
+            let (place, asked) = (&self.target.place, self.target.wait_for_stack);
+            let patience = asked.unwrap_or(follow::DEFAULT_PATIENCE);
+            let wait = follow::wait(&self.aws, place, stack, patience, self.printer);
             return signals.or_stopped(wait).await;
         }
         let mut step = self.printer.step("stack");
@@ -488,7 +506,7 @@ impl Deployment<'_> {
         .await
     }
 
-    /// Sees to it that the function has the code that the stack names, where the stack itself has nothing to change: the
+    /// Sees to it that the function has the code that the stack names, where the stack itself has nothing to change about it: the
     /// code may have been replaced behind its back. Says whether that took a change.
     async fn settle_code(
         &self,
@@ -496,8 +514,10 @@ impl Deployment<'_> {
         found: &FoundStack,
         stack_changed: bool,
         artifact: &Artifact,
+        key: &str,
     ) -> anyhow::Result<bool> {
-        if stack_changed {
+        // CloudFormation has touched the code only where the stack names another than before.
+        if stack_changed && (found.artifact_key() != Some(key) || found.has_code(artifact)) {
             return Ok(false);
         }
         let step = self.printer.step("stack");

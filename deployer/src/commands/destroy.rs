@@ -162,12 +162,13 @@ async fn wait_for_others(
         return Ok(());
     };
     stack.check_ours(name)?;
+    stack.check_unprotected(name)?;
     if !stack.status.is_busy() {
         return Ok(());
     }
     let asked = settings.wait_for_stack;
-    let patience = follow::patience(name, &stack, asked, args.yes, printer).await?;
-    follow::wait(aws, name, &stack, patience, printer).await
+    let patience = follow::patience(&settings.place, &stack, asked, args.yes, printer).await?;
+    follow::wait(aws, &settings.place, &stack, patience, printer).await
 }
 
 /// Looks at the stack and all that belongs to it, and sees that it may be deleted.
@@ -182,10 +183,11 @@ async fn look(
         stack.check_ours(name)?;
         stack.check_unprotected(name)?;
         if stack.status.is_busy() {
-            return Err(stack::busy(name, &stack.status).into());
+            return Err(follow::busy(&settings.place, stack).into());
         }
     }
-    let table_name = stack::table_to_delete(name, stack.as_ref(), settings.table_name.as_deref())?;
+    let asked = settings.table_name.as_deref().filter(|_| args.delete_table);
+    let table_name = stack::table_to_delete(name, stack.as_ref(), asked)?;
     let table = async {
         match &table_name {
             _ if !args.delete_table => Ok(None),

@@ -1,6 +1,6 @@
 //! `logs`: the function's log, as it is and as it grows.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,7 +8,7 @@ use crate::{
     aws::{Aws, cloudformation, is_transient, logs::Log},
     cli::LogsArgs,
     failure::Failure,
-    printer::Printer,
+    printer::{self, Printer},
     settings::Place,
     signals::Signals,
 };
@@ -94,20 +94,7 @@ fn none_found(since: Duration, filter: Option<&str>) -> String {
 /// The line as it is printed.
 fn entry(time: i64, message: &str) -> String {
     let time = Timestamp::from_millisecond(time).unwrap_or_default();
-    format!("{time:.3}  {}", harmless(message.trim()))
-}
-
-/// The text with what would command a terminal made visible. A tab does no harm.
-fn harmless(text: &str) -> String {
-    let mut harmless = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\t' {
-            let _ = write!(harmless, "{}", c.escape_default());
-        } else {
-            harmless.push(c);
-        }
-    }
-    harmless
+    format!("{time:.3}  {}", printer::harmless(message.trim()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
-use super::wanted;
+use super::{follow, wanted};
 use crate::{
     aws::{
         Aws,
@@ -15,7 +15,7 @@ use crate::{
     failure::{Exit, Failure},
     github,
     printer::Printer,
-    settings::Target,
+    settings::{Place, Target},
     signals::Signals,
     stack::{self, Change, Next, ValueChange},
 };
@@ -137,12 +137,12 @@ async fn plan(
     let wanted = wanted::wanted(target, &parameters);
 
     let stack = found.stack.stack.as_ref();
-    let first = first_step(name, stack, found.stack.next)?;
+    let first = first_step(&target.place, stack, found.stack.next)?;
     let before = stack.filter(|_| found.stack.next == Next::Update);
     let met = found.stack.met(&wanted).is_some();
     // While the stack is in the way of its own change set, what would change is not known in detail.
     let changes = if met || first.is_some() {
-        Vec::new()
+        None
     } else {
         let step = printer.step("plan");
         let client = &aws.cloudformation;
@@ -151,9 +151,9 @@ async fn plan(
         let changes = match prepared {
             Prepared::Changes(mut set) => {
                 set.discard(client).await?;
-                std::mem::take(&mut set.changes)
+                Some(std::mem::take(&mut set.changes))
             }
-            Prepared::Nothing => Vec::new(),
+            Prepared::Nothing => None,
             Prepared::Overtaken => {
                 return Err(Failure::new(format!(
                     "stack `{name}` was changed by somebody else meanwhile"
@@ -166,7 +166,9 @@ async fn plan(
         step.done("change set made, read and deleted");
         changes
     };
-    let restores_code = met && !found.stack.has_code(&artifact);
+    let key = found.bucket.key(&artifact);
+    let restores_code =
+        found.stack.artifact_key() == Some(key.as_str()) && !found.stack.has_code(&artifact);
     let creates_table = found.table.is_none().then(|| target.table_name.clone());
     let creates_bucket = (!found.bucket_exists).then(|| found.bucket.name.clone());
     let protect = target
@@ -181,16 +183,23 @@ async fn plan(
     let tags = before.map_or_else(Vec::new, |_| {
         stack::value_changes(now_tags, &wanted.all_tags())
     });
+    // Some change sets list no resource: an output, say.
+    let changes_stack = changes.is_some();
+    let changes = changes.unwrap_or_default();
+    let about_table = stack::question_about_table(name, before, &target.table_name);
     Ok(Plan {
-        changed: !changes.is_empty()
-            || !tags.is_empty()
-            || !parameters.is_empty()
+        changed: changes_stack
             || first.is_some()
             || restores_code
             || protect.is_some()
             || creates_table.is_some()
             || creates_bucket.is_some(),
-        losses: stack::losses(&changes),
+        losses: stack::losses(&changes)
+            .into_iter()
+            .chain(about_table.map(|_| {
+                "gives the API another table, which knows none of its clusters".to_owned()
+            }))
+            .collect(),
         stack_name: name.to_owned(),
         region: aws.region,
         function_sha256: artifact.sha256,
@@ -270,12 +279,12 @@ impl Plan {
 
 /// What a deployment would have to do to the stack before it can change it.
 fn first_step(
-    name: &str,
+    place: &Place,
     stack: Option<&stack::Stack>,
     next: Next,
 ) -> Result<Option<&'static str>, Failure> {
     Ok(match (next, stack) {
-        (Next::Wait, Some(stack)) => return Err(stack::busy(name, &stack.status)),
+        (Next::Wait, Some(stack)) => return Err(follow::busy(place, stack)),
         (Next::Replace, _) => {
             Some("what an earlier failure left of the stack is deleted, and the stack created anew")
         }

@@ -291,12 +291,11 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
         let settled = watch.settle(&mut step).await?;
         step.done(&settled);
         // By its ARN, for it may be deleted now.
-        stack = cloudformation::find(client, &stack.id)
-            .await?
-            .unwrap_or(Stack {
-                status: settled,
-                ..stack
-            });
+        let found = cloudformation::find(client, &stack.id).await?;
+        stack = Stack {
+            status: settled,
+            ..found.unwrap_or(stack)
+        };
     }
     let verdict = if args.wait && has_failed(&stack.status) {
         let events = cloudformation::last_events(client, &stack.id).await?;

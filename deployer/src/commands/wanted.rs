@@ -97,6 +97,12 @@ impl FoundStack {
             .filter(|stack| wanted.is_met_by(stack, self.template.as_deref()))
     }
 
+    /// The artifact that the stack names.
+    pub fn artifact_key(&self) -> Option<&str> {
+        let parameters = &self.stack.as_ref()?.parameters;
+        parameters.get("ArtifactKey").map(String::as_str)
+    }
+
     /// Whether the function has the code of the artifact, as far as can be seen.
     pub fn has_code(&self, artifact: &Artifact) -> bool {
         self.function_sha256

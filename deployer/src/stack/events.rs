@@ -94,8 +94,8 @@ impl Display for Row {
 }
 
 impl Progress {
-    /// Takes an event in, and gives the place of its row; none for the stack itself.
-    pub fn see(&mut self, event: &Event) -> Option<usize> {
+    /// Takes an event in, and gives the place of its row and whether something begins there; none for the stack itself.
+    pub fn see(&mut self, event: &Event) -> Option<(usize, bool)> {
         if event.is_stack() {
             return None;
         }
@@ -116,13 +116,14 @@ impl Progress {
             });
         let row = &mut self.rows[place];
         let in_progress = event.status.ends_with("_IN_PROGRESS");
-        if in_progress && row.is_done() {
+        let begins = in_progress && row.is_done();
+        if begins {
             row.began = event.time;
         }
         row.seconds = (!in_progress).then(|| (event.time - row.began).max(0.0));
         row.status.clone_from(&event.status);
         row.reason.clone_from(&event.reason);
-        Some(place)
+        Some((place, begins))
     }
 
     /// The resources.
@@ -137,8 +138,13 @@ impl Progress {
 }
 
 /// The event that caused the others: of the failures the first that is no mere consequence of another's. Oldest first.
+///
+/// What fails after the rollback has begun is not what began it.
 pub fn root_cause(events: &[Event]) -> Option<&Event> {
-    let failures = || events.iter().filter(|event| event.is_failure());
+    let rolls_back =
+        |event: &&Event| event.is_stack() && event.status.contains("ROLLBACK_IN_PROGRESS");
+    let begun = events.iter().position(|event| rolls_back(&event));
+    let before = &events[..begun.unwrap_or(events.len())];
     let is_consequence = |event: &&Event| {
         event.is_stack()
             || event
@@ -146,17 +152,17 @@ pub fn root_cause(events: &[Event]) -> Option<&Event> {
                 .as_deref()
                 .is_some_and(|reason| reason.to_lowercase().contains("cancelled"))
     };
-    failures()
+    let failures = |events| <[Event]>::iter(events).filter(|event| event.is_failure());
+    failures(before)
         .find(|event| !is_consequence(event))
         .or_else(|| {
             // A rollback that no resource's failure explains: the stack's own reason does.
-            events.iter().find(|event| {
-                event.is_stack()
-                    && event.status.contains("ROLLBACK_IN_PROGRESS")
-                    && event.reason.as_deref().is_some_and(|r| !r.is_empty())
-            })
+            let has_reason =
+                |event: &&Event| event.reason.as_deref().is_some_and(|r| !r.is_empty());
+            events.iter().filter(rolls_back).find(has_reason)
         })
-        .or_else(|| failures().next())
+        .or_else(|| failures(events).find(|event| !is_consequence(event)))
+        .or_else(|| failures(events).next())
 }
 
 /// The failure that a stack's bad end is.
@@ -270,15 +276,21 @@ mod tests {
         assert_eq!(progress.see(&at(1.0, "stack", "UPDATE_IN_PROGRESS")), None);
         assert_eq!(
             progress.see(&at(1.0, "Role", "UPDATE_IN_PROGRESS")),
-            Some(0)
+            Some((0, true))
         );
-        assert_eq!(progress.see(&at(1.5, "Api", "UPDATE_IN_PROGRESS")), Some(1));
+        assert_eq!(
+            progress.see(&at(1.5, "Api", "UPDATE_IN_PROGRESS")),
+            Some((1, true))
+        );
         assert_eq!(progress.done(), 0);
         assert_eq!(
             progress.see(&at(2.0, "Role", "UPDATE_IN_PROGRESS")),
-            Some(0)
+            Some((0, false))
         );
-        assert_eq!(progress.see(&at(3.5, "Role", "UPDATE_COMPLETE")), Some(0));
+        assert_eq!(
+            progress.see(&at(3.5, "Role", "UPDATE_COMPLETE")),
+            Some((0, false))
+        );
         assert_eq!(progress.done(), 1);
         assert_eq!(
             progress.rows()[0].to_string(),

@@ -34,8 +34,8 @@ pub struct Stack {
     pub tags: BTreeMap<String, String>,
     /// Its outputs.
     pub outputs: BTreeMap<String, String>,
-    /// The role that `CloudFormation` uses for it.
-    pub role_arn: Option<String>,
+    /// The alarms that roll an update of it back: ARN and type.
+    pub rollback_triggers: Vec<(String, String)>,
     /// The topics that hear of its events.
     pub notification_arns: Vec<String>,
     /// Whether it refuses to be deleted.
@@ -122,11 +122,17 @@ impl Stack {
         if !self.protected {
             return Ok(());
         }
+        // What cannot be deployed cannot be deployed without protection either.
+        let deploy = if self.status.is_good() {
+            ", as `cbbootstrap deploy --protect=false` does"
+        } else {
+            ""
+        };
         Err(
             Failure::new(format!("stack `{name}` is protected against deletion"))
                 .hint(format!(
                     "`aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name {name}` \
-                     ends that, as `cbbootstrap deploy --protect=false` does"
+                     ends that{deploy}"
                 ))
                 .exit(Exit::Stack),
         )
@@ -138,12 +144,14 @@ impl Stack {
     }
 }
 
-/// The refusal to touch a stack that `CloudFormation` is at work on.
-pub fn busy(name: &str, status: &Status) -> Failure {
+/// The refusal to touch a stack that `CloudFormation` is at work on. `watch` is the command that shows how that goes.
+pub fn busy(name: &str, status: &Status, watch: &str) -> Failure {
     Failure::new(format!(
         "stack `{name}` is being changed already ({status})"
     ))
-    .hint("`cbbootstrap status --wait` shows how it goes; then run the same command again")
+    .hint(format!(
+        "`{watch}` shows how it goes; then run the same command again"
+    ))
     .exit(Exit::Stack)
 }
 
@@ -171,7 +179,7 @@ pub fn table_to_delete(
         (Some(its_own), Some(asked)) if its_own != asked => Err(Failure::new(format!(
             "stack `{name}` keeps its clusters in table `{its_own}`, not in `{asked}`"
         ))
-        .hint("leave `--table-name` out")
+        .hint("leave `--table-name` out, and see what CBBOOTSTRAP_TABLE_NAME and `cbbootstrap.yaml` say")
         .exit(Exit::Usage)),
         _ => Ok(its_own.or(asked).map(str::to_owned)),
     }
