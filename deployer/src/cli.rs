@@ -162,6 +162,20 @@ pub struct StackArgs {
     pub aws: AwsArgs,
 }
 
+/// Where the function's zip goes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct BucketArgs {
+    /// Upload the function to this bucket, which must exist; otherwise to one made for the purpose
+    #[arg(
+        long,
+        env = "CBBOOTSTRAP_BUCKET",
+        value_name = "NAME",
+        help_heading = "AWS",
+        value_parser = bucket_name
+    )]
+    pub bucket: Option<String>,
+}
+
 /// Which table.
 #[derive(Clone, Debug, Default, Args)]
 pub struct TableArgs {
@@ -177,15 +191,8 @@ pub struct TargetArgs {
     pub table: TableArgs,
     #[command(flatten)]
     pub stack: StackArgs,
-    /// Upload the function to this bucket, which must exist; otherwise to one made for the purpose
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_BUCKET",
-        value_name = "NAME",
-        help_heading = "AWS",
-        value_parser = bucket_name
-    )]
-    pub bucket: Option<String>,
+    #[command(flatten)]
+    pub bucket: BucketArgs,
     /// A parameter of the stack's template, such as `MemorySize=512`
     #[arg(long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
     pub parameters: Vec<(String, String)>,
@@ -430,6 +437,8 @@ pub struct IamPolicyArgs {
     pub stack: StackArgs,
     #[command(flatten)]
     pub table: TableArgs,
+    #[command(flatten)]
+    pub bucket: BucketArgs,
 }
 
 /// What a policy is to allow.

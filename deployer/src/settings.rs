@@ -120,7 +120,7 @@ impl Target {
         let target = Self {
             place: Place::with(args.stack, &environment),
             table_name: table_name(args.table, &environment),
-            bucket: args.bucket.or(environment.bucket),
+            bucket: args.bucket.bucket.or(environment.bucket),
             arch,
             parameters: merged(environment.parameters, args.parameters),
             tags: merged(environment.tags, args.tags),

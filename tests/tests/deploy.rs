@@ -62,7 +62,7 @@ fn nothing_to_do_takes_two_rounds_of_calls() {
     let proxy = Proxy::start(&aws);
     deploy(&aws.user(), &zip(), &[]);
     // Every answer takes its time: calls that come together are a round.
-    let (round, arrivals) = (Duration::from_millis(400), Arc::new(Mutex::new(Vec::new())));
+    let (round, arrivals) = (Duration::from_secs(1), Arc::new(Mutex::new(Vec::new())));
     let seen = Arc::clone(&arrivals);
     proxy.fault(move |_| {
         seen.lock().unwrap().push(Instant::now());
@@ -133,6 +133,13 @@ fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
     assert_eq!(settled["changed"], json!(true), "{settled}");
     assert_eq!(function(&aws)["CodeSha256"], before["CodeSha256"]);
     assert_eq!(deploy(&user, &zip(), &options)["changed"], json!(false));
+    // Even where the stack changes otherwise: CloudFormation itself leaves code alone that the template did not change.
+    user.run(&code_only).ended_with(0);
+    let settled = deploy(&user, &zip(), &["--parameter", "LogLevel=info"]);
+    assert_eq!(settled["changed"], json!(true), "{settled}");
+    let now = function(&aws);
+    assert_eq!(now["CodeSha256"], before["CodeSha256"]);
+    assert_eq!(now["Environment"]["Variables"]["RUST_LOG"], json!("info"));
     // So does one of the new code, through the stack.
     user.run(&code_only).ended_with(0);
     let settled = deploy(&user, &changed, &options);

@@ -249,6 +249,25 @@ fn a_stack_that_somebody_else_changes_is_waited_for() {
 }
 
 #[test]
+fn of_two_deployments_at_once_one_goes_first_and_the_other_finds_nothing_to_do() {
+    let scene = Scene::deployed();
+    scene.proxy.play(slow_update(Duration::from_secs(3)));
+    let mut first = scene.begin();
+    scene.proxy.wait_for("cloudformation:ExecuteChangeSet");
+    let second = scene.deploy(&["--output", "json"]);
+    assert_eq!(second.document()["changed"], json!(false), "{second}");
+    assert!(
+        second.stderr.contains("waiting until that is done"),
+        "{second}"
+    );
+    let (status, said) = first.end();
+    assert_eq!(status, Some(0), "{said}");
+    let executed = scene.proxy.count("cloudformation:ExecuteChangeSet");
+    assert_eq!(executed, 1, "{said}{second}");
+    assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]));
+}
+
+#[test]
 fn a_deployment_that_is_overtaken_looks_again() {
     let scene = Scene::deployed();
     // Somebody else executes a change set between ours being made and executed.

@@ -129,12 +129,12 @@ pub enum Prepared {
     Overtaken,
 }
 
-/// What became of the wish to execute a change set.
+/// What became of the wish to execute a change set, or to roll a stack back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Execution {
     /// The stack changes.
     Begun,
-    /// Somebody else has changed the stack meanwhile, and the change set is void.
+    /// Somebody else has changed the stack meanwhile, and the wish is void.
     Overtaken,
 }
 
@@ -679,35 +679,56 @@ pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bo
 /// Asks for a failed rollback to be continued.
 pub async fn continue_rollback(
     client: &Client,
-    stack_id: &str,
+    stack: &Stack,
     role_arn: Option<&str>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Execution> {
     let continued = client
         .continue_update_rollback()
-        .stack_name(stack_id)
+        .stack_name(&stack.id)
         .client_request_token(token())
         .set_role_arn(role_arn.map(str::to_owned))
         .send()
         .await;
-    continued.map_err(|error| explain("cannot continue the rollback", &error))?;
-    Ok(())
+    begun(client, stack, continued, "cannot continue the rollback").await
 }
 
 /// Asks for a failed update, which was left as it was, to be rolled back.
 pub async fn roll_back(
     client: &Client,
-    stack_id: &str,
+    stack: &Stack,
     role_arn: Option<&str>,
-) -> anyhow::Result<()> {
-    let begun = client
+) -> anyhow::Result<Execution> {
+    let rolled_back = client
         .rollback_stack()
-        .stack_name(stack_id)
+        .stack_name(&stack.id)
         .client_request_token(token())
         .set_role_arn(role_arn.map(str::to_owned))
         .send()
         .await;
-    begun.map_err(|error| explain("cannot roll the failed update back", &error))?;
-    Ok(())
+    let what = "cannot roll the failed update back";
+    begun(client, stack, rolled_back, what).await
+}
+
+/// What an answer means for a stack that somebody else may have got at first.
+async fn begun<T, E>(
+    client: &Client,
+    before: &Stack,
+    answer: Result<T, SdkError<E>>,
+    what: &str,
+) -> anyhow::Result<Execution>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let Err(error) = answer else {
+        return Ok(Execution::Begun);
+    };
+    if error.code() == Some("ValidationError") {
+        let now = find(client, &before.id).await?;
+        if now.is_none_or(|now| now.status != before.status) {
+            return Ok(Execution::Overtaken);
+        }
+    }
+    Err(explain(what, &error).into())
 }
 
 /// Protects the stack against deletion, or no longer.

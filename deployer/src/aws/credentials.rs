@@ -26,7 +26,7 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_types::os_shim_internal::{Env, Fs};
 use thiserror::Error;
 
-use super::{Access, causes, chain};
+use super::{Access, causes, chain, says};
 use crate::failure::Failure;
 
 /// Credentials that end so soon are got anew before they are used.
@@ -221,15 +221,10 @@ impl ClassifyRetry for Renewed {
 }
 
 fn says_expired(response: &HttpResponse) -> bool {
-    let body = response.body().bytes().unwrap_or_default();
     response.status().is_client_error()
         && ["ExpiredToken", "RequestExpired"]
             .iter()
-            .any(|code| contains(body, code.as_bytes()))
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+            .any(|code| says(response, code))
 }
 
 /// That the profile exists which is asked for. The SDK would look for credentials elsewhere.

@@ -16,9 +16,12 @@ use aws_config::{
     timeout::TimeoutConfig,
 };
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_dynamodb::config::{AppName, Credentials, SharedCredentialsProvider, SharedHttpClient};
+use aws_sdk_dynamodb::config::{
+    AppName, Credentials, SharedCredentialsProvider, SharedHttpClient, http::HttpResponse,
+};
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use axum::http::Uri;
 
 use crate::{
     advice,
@@ -168,7 +171,11 @@ impl Aws {
             dynamodb: client!(aws_sdk_dynamodb),
             lambda: client!(aws_sdk_lambda),
             logs: client!(aws_sdk_cloudwatchlogs),
-            s3: client!(aws_sdk_s3, force_path_style(own_endpoint)),
+            s3: client!(
+                aws_sdk_s3,
+                force_path_style(own_endpoint),
+                retry_classifier(s3::Conflict)
+            ),
             sts: client!(aws_sdk_sts),
         }
     }
@@ -242,7 +249,7 @@ where
             let endpoint = std::env::var("AWS_ENDPOINT_URL").ok();
             let at = endpoint.map_or_else(
                 || "AWS".to_owned(),
-                |url| format!("`{url}` (`AWS_ENDPOINT_URL`)"),
+                |url| format!("`{}` (`AWS_ENDPOINT_URL`)", without_secrets(&url)),
             );
             Failure::new(format!("{what}: cannot reach {at}: {}", causes(error))).hint(
                 "see that the region exists, and that network and proxy let the connection through",
@@ -250,6 +257,19 @@ where
         }
         _ => Failure::new(format!("{what}: {}", causes(error))),
     }
+}
+
+/// A URL's scheme, host and port: the rest may hold a password.
+fn without_secrets(url: &str) -> String {
+    url.parse::<Uri>()
+        .ok()
+        .and_then(|url| {
+            let port = url
+                .port()
+                .map_or_else(String::new, |port| format!(":{port}"));
+            Some(format!("{}://{}{port}", url.scheme_str()?, url.host()?))
+        })
+        .unwrap_or_else(|| "an address that is no URL".to_owned())
 }
 
 /// A service's refusal, by its code.
@@ -311,6 +331,12 @@ where
         }
         _ => false,
     }
+}
+
+/// Whether the answer names this code, in whichever form the service answers.
+fn says(response: &HttpResponse, code: &str) -> bool {
+    let body = response.body().bytes().unwrap_or_default();
+    body.windows(code.len()).any(|part| part == code.as_bytes())
 }
 
 /// Whether there are no credentials that AWS takes.

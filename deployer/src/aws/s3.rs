@@ -2,7 +2,11 @@
 
 use aws_sdk_s3::{
     Client,
-    config::timeout::TimeoutConfig,
+    config::{
+        interceptors::InterceptorContext,
+        retry::{ClassifyRetry, RetryAction},
+        timeout::TimeoutConfig,
+    },
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
     types::{
@@ -13,11 +17,32 @@ use aws_sdk_s3::{
 };
 use serde_json::json;
 
-use super::{Identity, UPLOAD_TIMEOUT, explain};
+use super::{Identity, UPLOAD_TIMEOUT, explain, says};
 use crate::{build::artifact::Artifact, failure::Failure};
 
 /// How many artifacts of a stack are kept, with those that it names or named last.
 const KEPT: usize = 5;
+
+/// S3's refusal of one of two changes of a bucket at a time, which means: try again.
+#[derive(Debug)]
+pub struct Conflict;
+
+impl ClassifyRetry for Conflict {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        match context.response() {
+            Some(response)
+                if response.status().as_u16() == 409 && says(response, "OperationAborted") =>
+            {
+                RetryAction::transient_error()
+            }
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "conflict"
+    }
+}
 
 /// Where the artifacts of a stack go.
 #[derive(Clone, Debug)]
@@ -141,8 +166,8 @@ impl Bucket {
         }
     }
 
-    /// Sees to it that our bucket is encrypted, private, and reached by TLS alone. Each is said anew before an upload:
-    /// it costs nothing, and heals a bucket that was left half-made.
+    /// Sees to it that our bucket is encrypted, private, and reached by TLS alone. Each is said anew with an upload, which
+    /// heals a bucket that was left half-made.
     pub async fn protect(&self, client: &Client) -> anyhow::Result<()> {
         if !self.ours {
             return Ok(());
@@ -175,7 +200,7 @@ impl Bucket {
                 "Condition": {"Bool": {"aws:SecureTransport": "false"}},
             }],
         });
-        // One after the other: S3 refuses two changes of one bucket at a time.
+        // One after the other: S3 refuses two changes of one bucket at a time. Another deployer's are tried again.
         let encrypted = client
             .put_bucket_encryption()
             .bucket(bucket)

@@ -312,10 +312,13 @@ impl Deployment<'_> {
         if bucket.holds(&self.aws.s3, artifact).await? {
             step.done("the bucket has it already");
         } else {
-            if bucket_exists {
-                bucket.protect(&self.aws.s3).await?;
-            }
-            bucket.upload(&self.aws.s3, artifact).await?;
+            let protect = async {
+                if bucket_exists {
+                    bucket.protect(&self.aws.s3).await?;
+                }
+                anyhow::Ok(())
+            };
+            tokio::try_join!(protect, bucket.upload(&self.aws.s3, artifact))?;
             step.done(format_args!("to bucket `{}`", bucket.name));
         }
         Ok(())
@@ -463,16 +466,16 @@ impl Deployment<'_> {
         let Some(watch) = signals.or_stopped(begin).await? else {
             return Ok(());
         };
-        let (operation, outcome) = match found.next {
+        let (execution, operation, outcome) = match found.next {
             Next::ContinueRollback => {
                 step.line(format_args!("{}: continuing the rollback", stack.status));
-                cloudformation::continue_rollback(client, &stack.id, role).await?;
-                (Operation::Rollback, "rolled back")
+                let execution = cloudformation::continue_rollback(client, stack, role).await?;
+                (execution, Operation::Rollback, "rolled back")
             }
             Next::RollBack => {
                 step.line(format_args!("{}: rolling back first", stack.status));
-                cloudformation::roll_back(client, &stack.id, role).await?;
-                (Operation::Rollback, "rolled back")
+                let execution = cloudformation::roll_back(client, stack, role).await?;
+                (execution, Operation::Rollback, "rolled back")
             }
             _ => {
                 step.line(format_args!(
@@ -480,9 +483,13 @@ impl Deployment<'_> {
                     stack.status
                 ));
                 cloudformation::request_deletion(client, &stack.id, role).await?;
-                (Operation::Delete, "deleted")
+                (Execution::Begun, Operation::Delete, "deleted")
             }
         };
+        if execution == Execution::Overtaken {
+            step.line("somebody else was quicker; looking again");
+            return Ok(());
+        }
         self.settled(operation, watch, &mut step, signals).await?;
         step.done(outcome);
         Ok(())

@@ -137,7 +137,16 @@ pub async fn run(
         };
         tokio::try_join!(table, artifacts)
     };
-    let (table_deleted, (artifacts_deleted, bucket_deleted)) = signals.or_stopped(rest).await?;
+    let rest = signals.or_stopped(rest).await;
+    let (table_deleted, (artifacts_deleted, bucket_deleted)) =
+        rest.map_err(|error| match &doomed.table_name {
+            // Nothing but its name leads to it any more.
+            Some(table) if doomed.table.is_some() => error.context(format!(
+                "the stack is deleted, and table `{table}` perhaps not: `{} --delete-table --table-name {table}` goes on",
+                place.command("destroy")
+            )),
+            _ => error,
+        })?;
     printer.result(&Destroyed {
         region: aws.region.clone(),
         changed: doomed.stack.is_some() || table_deleted || artifacts_deleted > 0 || bucket_deleted,

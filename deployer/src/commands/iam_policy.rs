@@ -29,7 +29,7 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
         region: region.unwrap_or_else(|| ANY.to_owned()),
         stack_name: place.stack_name,
         table_name: settings::table_name(args.table, &environment),
-        bucket: environment.bucket,
+        bucket: args.bucket.bucket.or(environment.bucket),
         role_arn: args.role_arn.or(environment.role_arn),
     };
     if args.explain {
