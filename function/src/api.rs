@@ -1,43 +1,64 @@
 //! The routes. Each reads its request, asks the [`Store`] once and answers with a pure function of the record.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
-    extract::{
-        DefaultBodyLimit, Path, State,
-        rejection::{BytesRejection, PathRejection},
-    },
-    http::{StatusCode, header},
-    response::IntoResponse,
+    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
+use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use crate::{
     CONTRACT,
+    log::{self, Outcome},
     problem::Problem,
-    protocol::{ClusterId, InvalidName, Node},
-    store::Store,
-    wire::{About, Cluster, MAX_BODY_BYTES},
+    protocol::{
+        Claim, ClusterId, ClusterUuid, InvalidName, Leave, Node, Ready, Record, SecretHash,
+    },
+    store::{self, Store},
+    wire::{About, LEASE_SECONDS, MAX_BODY_BYTES, MAX_SECRET_BYTES},
 };
 
-type Answer = Result<Json<Cluster>, Problem>;
+/// A request that takes longer is answered 503. The function itself has 6 s at the least.
+pub const DEADLINE: Duration = Duration::from_millis(4500);
+
+type Answer = Result<Response, Problem>;
+type Body = Result<Bytes, BytesRejection>;
 
 /// The whole API over one store.
 pub fn router(store: Store) -> Router {
+    // A cluster may be called as one of the routes is.
+    let status_or = |route| get(status_by_path).merge(route);
     Router::new()
         .route("/", get(about))
         .route("/swagger.yaml", get(contract))
         .route("/cluster", post(claim))
-        .route("/cluster/get_status", post(status))
+        .route("/cluster/get_status", status_or(post(status)))
+        .route("/cluster/ready", status_or(post(ready)))
+        .route("/cluster/leave", status_or(post(leave)))
         // A wildcard, for API Gateway decodes `%2F`: an id with a slash arrives as several segments.
         .route("/cluster/{*cluster_id}", get(status_by_path))
         .fallback(async || Problem::RouteNotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(deadline))
         .with_state(store)
+}
+
+/// Whatever happens, there is an answer in time.
+async fn deadline(request: Request, next: Next) -> Response {
+    let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
+    answered.unwrap_or_else(|_| {
+        tracing::warn!("the table took too long");
+        Problem::Unavailable.into_response()
+    })
 }
 
 async fn about() -> Json<About> {
@@ -53,51 +74,100 @@ async fn contract() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], CONTRACT)
 }
 
-async fn claim(State(store): State<Store>, body: Result<Bytes, BytesRejection>) -> Answer {
+async fn claim(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
     let fields = Fields::parse(body)?;
-    let (cluster_id, node) = (
-        fields.cluster_id()?,
-        fields.node()?.ok_or(Problem::MissingField(NODE))?,
-    );
-    Ok(Json(
-        store.claim(&cluster_id, &node).await?.answer(Some(&node)),
-    ))
+    let cluster_id = fields.cluster_id()?;
+    let claim = Claim {
+        node: fields.node()?,
+        lease: fields.lease()?,
+        secret: secret(&headers, &cluster_id)?,
+        now: Timestamp::now(),
+        cluster_id,
+    };
+    let claimed = store.claim(&claim).await;
+    let claimed = claimed.map(|(claimed, record)| (claimed.into(), record));
+    Ok(answer(&claim.cluster_id, Some(&claim.node), claimed))
 }
 
-async fn status(State(store): State<Store>, body: Result<Bytes, BytesRejection>) -> Answer {
+async fn status(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
     let fields = Fields::parse(body)?;
-    let (cluster_id, node) = (fields.cluster_id()?, fields.node()?);
-    let record = store
-        .status(&cluster_id)
-        .await?
-        .ok_or(Problem::ClusterNotFound)?;
-    Ok(Json(record.answer(node.as_ref())))
+    let (cluster_id, node) = (fields.cluster_id()?, fields.node_if_named()?);
+    let secret = secret(&headers, &cluster_id)?;
+    let record = store.status(&cluster_id, secret.as_ref()).await;
+    let read = record.map(|record| (Outcome::Read, record));
+    Ok(answer(&cluster_id, node.as_ref(), read))
 }
 
-async fn status_by_path(
-    State(store): State<Store>,
-    path: Result<Path<String>, PathRejection>,
-) -> Answer {
-    let Path(text) =
-        path.map_err(|_| Problem::InvalidField(CLUSTER_ID, "must be UTF-8".to_owned()))?;
+async fn status_by_path(State(store): State<Store>, uri: Uri, headers: HeaderMap) -> Answer {
+    let text = uri.path().trim_start_matches("/cluster/");
+    let text = percent_decode_str(text)
+        .decode_utf8()
+        .map_err(|_| Problem::InvalidField(CLUSTER_ID, "must be UTF-8".to_owned()))?;
     let cluster_id =
         ClusterId::new(text).map_err(|reason| Problem::invalid_name(CLUSTER_ID, reason))?;
-    let record = store
-        .status(&cluster_id)
-        .await?
-        .ok_or(Problem::ClusterNotFound)?;
-    Ok(Json(record.answer(None)))
+    let secret = secret(&headers, &cluster_id)?;
+    let record = store.status(&cluster_id, secret.as_ref()).await;
+    let read = record.map(|record| (Outcome::Read, record));
+    Ok(answer(&cluster_id, None, read))
+}
+
+async fn ready(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
+    let fields = Fields::parse(body)?;
+    let cluster_id = fields.cluster_id()?;
+    let ready = Ready {
+        node: fields.node()?,
+        generation: fields.generation()?,
+        cluster_uuid: fields.name(CLUSTER_UUID, ClusterUuid::new)?,
+        secret: secret(&headers, &cluster_id)?,
+        cluster_id,
+    };
+    let record = store.ready(&ready).await;
+    let done = record.map(|record| (Outcome::Ready, record));
+    Ok(answer(&ready.cluster_id, Some(&ready.node), done))
+}
+
+async fn leave(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
+    let fields = Fields::parse(body)?;
+    let cluster_id = fields.cluster_id()?;
+    let leave = Leave {
+        node: fields.node()?,
+        secret: secret(&headers, &cluster_id)?,
+        now: Timestamp::now(),
+        cluster_id,
+    };
+    let record = store.leave(&leave).await;
+    let done = record.map(|record| (Outcome::Left, record));
+    Ok(answer(&leave.cluster_id, Some(&leave.node), done))
+}
+
+/// The answer, and what may be logged of it.
+fn answer(
+    cluster_id: &ClusterId,
+    asking: Option<&Node>,
+    done: Result<(Outcome, Record), store::Error>,
+) -> Response {
+    let cluster = Extension(log::Cluster::of(cluster_id));
+    match done {
+        Ok((outcome, record)) => {
+            (cluster, Extension(outcome), Json(record.answer(asking))).into_response()
+        }
+        Err(error) => (cluster, Problem::from(error)).into_response(),
+    }
 }
 
 const CLUSTER_ID: &str = "cluster_id";
 const NODE: &str = "node_ip_addr_or_hostname";
+const LEASE: &str = "lease_seconds";
+const GENERATION: &str = "generation";
+const CLUSTER_UUID: &str = "cluster_uuid";
+const AUTHORIZATION: &str = "Authorization";
 
 /// A request's body: a JSON object whatever `Content-Type` says, since `curl -d` calls it a form. Fields that we do not
 /// know are let through, as the original did.
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn parse(body: Result<Bytes, BytesRejection>) -> Result<Self, Problem> {
+    fn parse(body: Body) -> Result<Self, Problem> {
         let body = body.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::BodyTooLarge,
             _ => Problem::InvalidJson("the body could not be read".to_owned()),
@@ -112,8 +182,25 @@ impl Fields {
             .ok_or(Problem::MissingField(CLUSTER_ID))
     }
 
-    fn node(&self) -> Result<Option<Node>, Problem> {
+    fn node(&self) -> Result<Node, Problem> {
+        self.node_if_named()?.ok_or(Problem::MissingField(NODE))
+    }
+
+    fn node_if_named(&self) -> Result<Option<Node>, Problem> {
         self.name(NODE, Node::new)
+    }
+
+    fn lease(&self) -> Result<Option<Duration>, Problem> {
+        let (least, most) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
+        let rule = || format!("must be a whole number from {least} to {most}");
+        let valid = |seconds: &u64| LEASE_SECONDS.contains(seconds);
+        let seconds = self.number(LEASE, valid, rule)?;
+        Ok(seconds.map(Duration::from_secs))
+    }
+
+    fn generation(&self) -> Result<Option<u64>, Problem> {
+        let rule = || "must be a whole number, and 1 at least".to_owned();
+        self.number(GENERATION, |number| *number > 0, rule)
     }
 
     /// The field as a valid name; `None` where there is no such field.
@@ -129,5 +216,150 @@ impl Fields {
                 .map_err(|reason| Problem::invalid_name(field, reason)),
             Some(_) => Err(Problem::InvalidField(field, "must be a string".to_owned())),
         }
+    }
+
+    /// The field as a number that keeps the rule; `None` where there is no such field.
+    fn number(
+        &self,
+        field: &'static str,
+        valid: impl Fn(&u64) -> bool,
+        rule: impl Fn() -> String,
+    ) -> Result<Option<u64>, Problem> {
+        match self.0.get(field) {
+            None => Ok(None),
+            Some(value) => match whole(value).filter(valid) {
+                Some(number) => Ok(Some(number)),
+                None => Err(Problem::InvalidField(field, rule())),
+            },
+        }
+    }
+}
+
+/// JSON has one kind of number: `60.0` is whole, too.
+fn whole(value: &Value) -> Option<u64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        let is_whole = number.fract() == 0.0 && (0.0..EXACT).contains(&number);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "seen to fit"
+        )]
+        is_whole.then_some(number as u64)
+    })
+}
+
+/// The secret that the request brings, if it brings one.
+fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHash>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let (scheme, secret) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().split_once(' '))
+        .unwrap_or_default();
+    // A signature, which API Gateway has checked or nobody asked for.
+    if scheme.starts_with("AWS4-") {
+        return Ok(None);
+    }
+    let secret = secret.trim_start();
+    let valid = (1..=MAX_SECRET_BYTES).contains(&secret.len())
+        && secret.bytes().all(|byte| byte.is_ascii_graphic());
+    if !scheme.eq_ignore_ascii_case("Bearer") || !valid || values.next().is_some() {
+        return Err(Problem::InvalidField(
+            AUTHORIZATION,
+            format!(
+                "must be `Bearer` and the cluster's secret, 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
+            ),
+        ));
+    }
+    Ok(Some(SecretHash::of(cluster_id, secret.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(json: &str) -> Fields {
+        Fields::parse(Ok(Bytes::copy_from_slice(json.as_bytes()))).unwrap()
+    }
+
+    #[test]
+    fn leases_have_limits() {
+        for (lease, seconds) in [
+            ("30", Some(30)),
+            ("86400", Some(86400)),
+            ("60.0", Some(60)),
+            ("29", None),
+            ("86401", None),
+            ("60.5", None),
+            ("-60", None),
+            ("1e300", None),
+            ("\"60\"", None),
+            ("null", None),
+            ("true", None),
+        ] {
+            let lease = fields(&format!("{{\"lease_seconds\": {lease}}}")).lease();
+            match seconds {
+                Some(seconds) => {
+                    assert_eq!(lease.unwrap(), Some(Duration::from_secs(seconds)));
+                }
+                None => assert!(matches!(lease, Err(Problem::InvalidField(LEASE, _)))),
+            }
+        }
+        assert_eq!(fields("{}").lease().unwrap(), None);
+    }
+
+    #[test]
+    fn generations_begin_with_one() {
+        for (generation, expected) in [("1", Some(1)), ("0", None), ("-1", None), ("1.5", None)] {
+            let given = fields(&format!("{{\"generation\": {generation}}}")).generation();
+            assert_eq!(given.ok().flatten(), expected, "{generation}");
+        }
+    }
+
+    #[test]
+    fn secrets_come_as_bearer_tokens() {
+        let id = ClusterId::new("c").unwrap();
+        let hash = |secret: &[u8]| Some(SecretHash::of(&id, secret));
+        let long = "s".repeat(MAX_SECRET_BYTES);
+        for (value, expected) in [
+            ("Bearer secret", hash(b"secret")),
+            ("bearer  secret ", hash(b"secret")),
+            ("Bearer a:b/c+d==", hash(b"a:b/c+d==")),
+            (&format!("Bearer {long}"), hash(long.as_bytes())),
+            (
+                "AWS4-HMAC-SHA256 Credential=a, SignedHeaders=b, Signature=c",
+                None,
+            ),
+        ] {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+            assert_eq!(secret(&headers, &id).unwrap(), expected, "{value}");
+        }
+        assert_eq!(secret(&HeaderMap::new(), &id).unwrap(), None);
+        for value in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer a b",
+            "Bearer a,Bearer b",
+            "Basic YTpi",
+            "secret",
+            &format!("Bearer {long}s"),
+        ] {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+            let refused = secret(&headers, &id).unwrap_err();
+            assert!(
+                matches!(refused, Problem::InvalidField(AUTHORIZATION, _)),
+                "{value}"
+            );
+        }
+        let mut twice = HeaderMap::new();
+        twice.append(header::AUTHORIZATION, "Bearer a".parse().unwrap());
+        twice.append(header::AUTHORIZATION, "Bearer a".parse().unwrap());
+        assert!(secret(&twice, &id).is_err());
     }
 }

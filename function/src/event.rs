@@ -7,12 +7,17 @@
 use std::collections::HashMap;
 
 use axum::{
+    Router,
     body::{Body, Bytes},
     http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri},
+    response::IntoResponse,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use tower::ServiceExt;
+
+use crate::{log::RequestId, problem::Problem};
 
 /// An invocation through API Gateway: the fields of both payloads that make a request.
 #[derive(Debug, Deserialize)]
@@ -37,6 +42,8 @@ struct Context {
     stage: Option<String>,
     /// 2.0 only.
     http: Option<ContextHttp>,
+    /// 1.0 only: the path as it was sent, stage and all.
+    path: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,9 +62,9 @@ pub struct Answer {
 }
 
 /// Why an event is no request. It was not made by API Gateway.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It names no method and path.
+    /// It names no method and path, or holds something that no event does.
     #[error("the event is no HTTP request: call the function through its API")]
     NotHttp,
     /// Its body says that it is base64, and is not.
@@ -66,6 +73,36 @@ pub enum Error {
     /// Its method is no HTTP method.
     #[error("the event's method is not an HTTP method")]
     BadMethod,
+}
+
+/// The answer to an invocation, whatever came.
+pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Answer {
+    let request = serde_json::from_slice::<Event>(event)
+        .map_err(|_| Error::NotHttp)
+        .and_then(Event::into_request);
+    let response = match request {
+        Ok(mut request) => {
+            let id = RequestId(request_id.to_owned());
+            request.extensions_mut().insert(id);
+            router.oneshot(request).await.into_response()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "an invocation that is no request");
+            Problem::InvalidRequest(error).into_response()
+        }
+    };
+    match Answer::read(response).await {
+        Ok(answer) => answer,
+        // Our responses are in memory.
+        Err(error) => {
+            tracing::error!(%error, "a response could not be read");
+            Answer::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                &[].into_iter().collect(),
+                Bytes::new(),
+            )
+        }
+    }
 }
 
 impl Event {
@@ -80,7 +117,12 @@ impl Event {
         let stage = self.request_context.stage.as_deref();
         let path = match (self.raw_path, self.path) {
             (Some(path), _) => without_stage(&path, stage).to_owned(),
-            (None, Some(path)) => path,
+            // Under the API's own name the path has lost its stage already; under a domain with a base path of the
+            // stage's name it has not.
+            (None, Some(path)) => match (&self.request_context.path, stage) {
+                (Some(whole), Some(stage)) if *whole == format!("/{stage}{path}") => path,
+                _ => without_stage(&path, stage).to_owned(),
+            },
             (None, None) => return Err(Error::NotHttp),
         };
         let body = self.body.unwrap_or_default();
@@ -104,7 +146,7 @@ impl Event {
     }
 }
 
-/// The path below the stage, which an HTTP API's events have in their path, unless it is `$default`. A REST API's have not.
+/// The path below the stage, which an HTTP API's events have in their path, unless it is `$default`.
 fn without_stage<'p>(path: &'p str, stage: Option<&str>) -> &'p str {
     let below = stage.and_then(|stage| path.strip_prefix('/')?.strip_prefix(stage));
     match below {
@@ -153,7 +195,7 @@ fn uri(path: &str) -> Uri {
 
 impl Answer {
     /// The answer that stands for a response, whose body has been read.
-    pub fn new(status: StatusCode, headers: &axum::http::HeaderMap, body: Bytes) -> Self {
+    fn new(status: StatusCode, headers: &axum::http::HeaderMap, body: Bytes) -> Self {
         let headers = headers
             .iter()
             .map(|(name, value)| {
@@ -176,7 +218,7 @@ impl Answer {
     }
 
     /// Reads the response to its end.
-    pub async fn read(response: Response<Body>) -> Result<Self, axum::Error> {
+    async fn read(response: Response<Body>) -> Result<Self, axum::Error> {
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await?;
         Ok(Self::new(parts.status, &parts.headers, body))
@@ -222,6 +264,24 @@ mod tests {
             (request.method(), request.uri().path()),
             (&Method::GET, "/cluster/a%2Fb")
         );
+    }
+
+    #[test]
+    fn a_rest_api_event_loses_its_stage_once() {
+        for (path, whole, expected) in [
+            // The API's own name.
+            ("/cluster", "/cluster/cluster", "/cluster"),
+            ("/cluster/c", "/cluster/cluster/c", "/cluster/c"),
+            // A domain with a base path.
+            ("/cluster/cluster", "/cluster/cluster", "/cluster"),
+            // A domain without one.
+            ("/cluster/c", "/cluster/c", "/c"),
+        ] {
+            let request = request(json!({
+                "path": path, "httpMethod": "GET", "requestContext": {"stage": "cluster", "path": whole},
+            }));
+            assert_eq!(request.unwrap().uri().path(), expected, "{path} {whole}");
+        }
     }
 
     #[test]

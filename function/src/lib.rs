@@ -6,19 +6,26 @@
 //! - [`event`]: what API Gateway hands to Lambda, to an HTTP request and back
 //! - [`api`]: the routes; [`problem`]: how they say no
 //! - [`protocol`]: the rules, with no I/O in them
-//! - [`store`]: the one table
+//! - [`store`]: the one table; [`item`]: its items as records
+//! - [`log`]: the line that is logged of it
 //!
 //! [`wire`] and [`table`] are what callers and deployers share with the service; they come without its dependencies
-//! (`default-features = false`).
+//! (`default-features = false`). The feature `records` adds [`protocol`] and [`item`].
 
-pub mod protocol;
 pub mod table;
 pub mod wire;
+
+#[cfg(feature = "records")]
+pub mod item;
+#[cfg(feature = "records")]
+pub mod protocol;
 
 #[cfg(feature = "service")]
 pub mod api;
 #[cfg(feature = "service")]
 pub mod event;
+#[cfg(feature = "service")]
+pub mod log;
 #[cfg(feature = "service")]
 pub mod problem;
 #[cfg(feature = "service")]

@@ -1,13 +1,12 @@
 //! The Lambda function: the API's router behind API Gateway's events.
 
 use cbbootstrap_function::{
-    api,
-    event::{Answer, Event},
+    api, event, log,
     store::{self, Store},
     table::DEFAULT_TABLE_NAME,
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use tower::ServiceExt;
+use serde_json::value::RawValue;
 use tracing_subscriber::{filter::Targets, prelude::*};
 
 #[tokio::main(flavor = "current_thread")]
@@ -27,15 +26,16 @@ async fn main() -> Result<(), Error> {
         .init();
 
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
+    let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
     let store = Store::new(store::client().await, table);
     store.warm_up().await;
-    let router = api::router(store);
+    let router = log::logged(api::router(store), &function);
 
-    lambda_runtime::run(service_fn(move |invocation: LambdaEvent<Event>| {
+    lambda_runtime::run(service_fn(|invocation: LambdaEvent<Box<RawValue>>| {
         let router = router.clone();
         async move {
-            let response = router.oneshot(invocation.payload.into_request()?).await?;
-            Ok::<_, Error>(Answer::read(response).await?)
+            let (event, id) = (invocation.payload.get(), &invocation.context.request_id);
+            Ok::<_, Error>(event::respond(router, event.as_bytes(), id).await)
         }
     }))
     .await

@@ -1,12 +1,16 @@
 //! How the API says no: problem documents (RFC 9457), each kind with a stable `code`.
 
 use axum::{
-    Json,
+    Extension, Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
-use crate::{protocol::InvalidName, store, wire};
+use crate::{
+    event,
+    protocol::{InvalidName, Refusal},
+    store, wire,
+};
 
 /// Seconds after which a caller should try again when the table throttles or is away.
 const RETRY_AFTER_SECONDS: u16 = 1;
@@ -20,8 +24,10 @@ pub enum Problem {
     MissingField(&'static str),
     /// A field holds what it must not.
     InvalidField(&'static str, String),
-    /// Nobody has claimed the cluster.
-    ClusterNotFound,
+    /// The rules of the protocol say no.
+    Refused(Refusal),
+    /// What came is no HTTP request. API Gateway sends none such.
+    InvalidRequest(event::Error),
     /// No such path.
     RouteNotFound,
     /// The path exists, for other methods.
@@ -40,91 +46,154 @@ impl Problem {
         Self::InvalidField(field, reason.to_string())
     }
 
-    fn document(self) -> wire::Problem {
-        let (status, code, title, detail, field) = match self {
-            Self::InvalidJson(reason) => (
+    /// The kind of problem: status, code and title.
+    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+        use Refusal as R;
+        match self {
+            Self::InvalidJson(_) => (
                 StatusCode::BAD_REQUEST,
                 "invalid_json",
                 "The body is not a JSON object",
-                format!("the body must be a JSON object: {reason}"),
-                None,
             ),
-            Self::MissingField(field) => (
+            Self::MissingField(_) => (
                 StatusCode::BAD_REQUEST,
                 "missing_field",
                 "A required field is missing",
-                format!("`{field}` is required"),
-                Some(field),
             ),
-            Self::InvalidField(field, reason) => (
+            Self::InvalidField(..) => (
                 StatusCode::BAD_REQUEST,
                 "invalid_field",
                 "A field is invalid",
-                format!("`{field}` {reason}"),
-                Some(field),
             ),
-            Self::ClusterNotFound => (
+            Self::InvalidRequest(_) => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "Not an HTTP request",
+            ),
+            Self::Refused(R::Forbidden) => (
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                "The cluster's secret is missing or wrong",
+            ),
+            Self::Refused(R::NotFound) => (
                 StatusCode::NOT_FOUND,
                 "cluster_not_found",
                 "Nobody has claimed this cluster",
-                "claim it with `POST /cluster`".to_owned(),
-                None,
             ),
-            Self::RouteNotFound => (
-                StatusCode::NOT_FOUND,
-                "route_not_found",
-                "No such route",
-                "the routes are in `GET /swagger.yaml`".to_owned(),
-                None,
-            ),
+            Self::RouteNotFound => (StatusCode::NOT_FOUND, "route_not_found", "No such route"),
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
                 "Method not allowed",
-                "the header `Allow` lists the methods of this route".to_owned(),
-                None,
+            ),
+            Self::Refused(R::StaleGeneration { .. }) => (
+                StatusCode::CONFLICT,
+                "stale_generation",
+                "The claim was taken over",
+            ),
+            Self::Refused(R::OtherCluster { .. }) => (
+                StatusCode::CONFLICT,
+                "other_cluster",
+                "There is a second cluster",
+            ),
+            Self::Refused(R::NotReady { .. }) => (
+                StatusCode::CONFLICT,
+                "initial_node_not_ready",
+                "The initial node is not ready",
+            ),
+            Self::Refused(R::TooManyNodes) => (
+                StatusCode::CONFLICT,
+                "too_many_nodes",
+                "The cluster is full",
+            ),
+            Self::Refused(R::LastNode) => (
+                StatusCode::CONFLICT,
+                "last_node",
+                "The last node cannot leave",
             ),
             Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
                 "The body is too large",
-                format!(
-                    "the body must be at most {} bytes long",
-                    wire::MAX_BODY_BYTES
-                ),
-                None,
             ),
             Self::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
                 "The table is not available",
-                "nothing is known to have changed; try the same request again".to_owned(),
-                None,
             ),
             Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "The service failed",
-                "the function's log says why".to_owned(),
-                None,
             ),
-        };
-        wire::Problem {
-            status: status.as_u16(),
-            title: title.to_owned(),
-            code: code.to_owned(),
-            detail,
-            field: field.map(str::to_owned),
+        }
+    }
+
+    /// This problem, and what to do.
+    fn detail(&self) -> String {
+        match self {
+            Self::InvalidJson(reason) => format!("the body must be a JSON object: {reason}"),
+            Self::MissingField(field) => format!("`{field}` is required"),
+            Self::InvalidField(field, reason) => format!("`{field}` {reason}"),
+            Self::InvalidRequest(reason) => reason.to_string(),
+            Self::Refused(refusal) => match refusal {
+                Refusal::Forbidden => {
+                    "bring the secret with which the cluster was claimed as `Authorization: Bearer`, and none if it was claimed \
+                     without"
+                        .to_owned()
+                }
+                Refusal::NotFound => "claim it with `POST /cluster`".to_owned(),
+                Refusal::StaleGeneration { .. } => {
+                    format!("{refusal}; ask `POST /cluster` whom to join")
+                }
+                Refusal::OtherCluster { .. } => {
+                    format!("{refusal}; find out which one this node belongs to")
+                }
+                Refusal::NotReady { .. } => {
+                    format!("{refusal}; join it, and report after it has")
+                }
+                Refusal::TooManyNodes => format!("{refusal}; let those leave that are gone"),
+                Refusal::LastNode => {
+                    format!("{refusal}; `cbbootstrap cluster forget` lets the cluster begin anew")
+                }
+            },
+            Self::RouteNotFound => "the routes are in `GET /swagger.yaml`".to_owned(),
+            Self::MethodNotAllowed => {
+                "the header `Allow` lists the methods of this route".to_owned()
+            }
+            Self::BodyTooLarge => {
+                format!("the body must be at most {} bytes long", wire::MAX_BODY_BYTES)
+            }
+            Self::Unavailable => {
+                "nothing is known to have changed; try the same request again".to_owned()
+            }
+            Self::Internal => "the function's log says why".to_owned(),
+        }
+    }
+
+    fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingField(field) | Self::InvalidField(field, _) => Some(field),
+            _ => None,
         }
     }
 }
 
+/// A response's extension: the problem's code, for the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Code(pub &'static str);
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let document = self.document();
-        let status =
-            StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(document)).into_response();
+        let (status, code, title) = self.kind();
+        let document = wire::Problem {
+            status: status.as_u16(),
+            title: title.to_owned(),
+            code: code.to_owned(),
+            detail: self.detail(),
+            field: self.field().map(str::to_owned),
+        };
+        let mut response = (status, Extension(Code(code)), Json(document)).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -140,12 +209,13 @@ impl IntoResponse for Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         match error {
+            store::Error::Refused(refusal) => Self::Refused(refusal),
             store::Error::Unavailable(_) => {
-                tracing::warn!(error = %error, "the table is not available");
+                tracing::warn!(%error, "the table is not available");
                 Self::Unavailable
             }
-            store::Error::Failed(_) | store::Error::Unreadable(_) => {
-                tracing::error!(error = %error, "the table refused the call");
+            store::Error::Failed(_) | store::Error::Unreadable(_) | store::Error::Contradiction => {
+                tracing::error!(%error, "the table is not as it should be");
                 Self::Internal
             }
         }

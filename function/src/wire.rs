@@ -1,5 +1,6 @@
 //! What travels between the API and its callers.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A `cluster_id` has 1 to this many bytes.
@@ -7,6 +8,18 @@ pub const MAX_CLUSTER_ID_BYTES: usize = 1024;
 
 /// A node's address or host name has 1 to this many bytes: the longest DNS name fits.
 pub const MAX_NODE_BYTES: usize = 255;
+
+/// A `cluster_uuid` has 1 to this many bytes; Couchbase Server's have 32.
+pub const MAX_CLUSTER_UUID_BYTES: usize = 64;
+
+/// A cluster has at most this many nodes that reported ready.
+pub const MAX_NODES: usize = 1000;
+
+/// A claim's lease has this many seconds.
+pub const LEASE_SECONDS: std::ops::RangeInclusive<u64> = 30..=86_400;
+
+/// A secret has 1 to this many bytes.
+pub const MAX_SECRET_BYTES: usize = 512;
 
 /// A request's body has at most this many bytes.
 pub const MAX_BODY_BYTES: usize = 8 * 1024;
@@ -17,6 +30,33 @@ pub struct ClaimRequest {
     /// The name that all nodes of the cluster share.
     pub cluster_id: String,
     /// The asking node's address or host name, as the other nodes reach it.
+    pub node_ip_addr_or_hostname: String,
+    /// The claim lapses after so many seconds unless the node reports ready; without it, never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u64>,
+}
+
+/// The body of `POST /cluster/ready`: the initial node has initialised the cluster, or a joiner is a member of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadyRequest {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The node that is ready.
+    pub node_ip_addr_or_hostname: String,
+    /// The generation that the node was told: a later one refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The UUID of the cluster that the node is a member of: another one refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_uuid: Option<String>,
+}
+
+/// The body of `POST /cluster/leave`: the node is gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaveRequest {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The node that is gone.
     pub node_ip_addr_or_hostname: String,
 }
 
@@ -43,6 +83,15 @@ pub struct Cluster {
     pub state: State,
     /// 1 for the first claim, one more for each takeover: the fencing token.
     pub generation: u64,
+    /// When the claim lapses, unless the initial node reports ready before; while it has a lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_expires_at: Option<Timestamp>,
+    /// The members that reported ready, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// The UUID that Couchbase Server gave the cluster, once reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_uuid: Option<String>,
 }
 
 /// How far a cluster is.
