@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use crate::{
-    CONTRACT,
+    CONTRACT, docs,
     log::{self, Outcome},
     problem::Problem,
     protocol::{
@@ -45,6 +45,7 @@ pub fn router(store: Store) -> Router {
         .route("/cluster/leave", status_or(post(leave)))
         // A wildcard, for API Gateway decodes `%2F`: an id with a slash arrives as several segments.
         .route("/cluster/{*cluster_id}", get(status_by_path))
+        .merge(docs::router())
         .fallback(async || Problem::RouteNotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -62,11 +63,11 @@ async fn deadline(request: Request, next: Next) -> Response {
 }
 
 async fn about() -> Json<About> {
-    let links = BTreeMap::from([("contract".to_owned(), "swagger.yaml".to_owned())]);
+    let links = [("contract", "swagger.yaml"), ("docs", "docs")];
     Json(About {
         name: "cbbootstrap".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        links,
+        links: BTreeMap::from(links.map(|(name, path)| (name.to_owned(), path.to_owned()))),
     })
 }
 

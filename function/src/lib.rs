@@ -4,7 +4,7 @@
 //! A request goes through these files, outermost first:
 //!
 //! - [`event`]: what API Gateway hands to Lambda, to an HTTP request and back
-//! - [`api`]: the routes; [`problem`]: how they say no
+//! - [`api`]: the routes; [`docs`]: those of the contract's page; [`problem`]: how they say no
 //! - [`protocol`]: the rules, with no I/O in them
 //! - [`store`]: the one table; [`item`]: its items as records
 //! - [`log`]: the line that is logged of it
@@ -22,6 +22,8 @@ pub mod protocol;
 
 #[cfg(feature = "service")]
 pub mod api;
+#[cfg(feature = "service")]
+pub mod docs;
 #[cfg(feature = "service")]
 pub mod event;
 #[cfg(feature = "service")]

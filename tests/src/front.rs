@@ -1,5 +1,5 @@
-//! A front before the AWS stand-in that tells it that requests came by TLS, as those to AWS do. Without it our bucket's own
-//! policy, which refuses anything else, would be enforced against us.
+//! A front before a server. Before the AWS stand-in it tells that requests came by TLS, as those to AWS do: without it our
+//! bucket's own policy, which refuses anything else, would be enforced against us. Before an API it can be its stage.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 /// A running front; it ends when dropped.
 #[derive(Debug)]
 pub struct Front {
-    /// What `AWS_ENDPOINT_URL` is to be.
+    /// Where it is, without a slash at the end: what `AWS_ENDPOINT_URL` is to be.
     pub url: String,
     _stop: oneshot::Sender<()>,
 }
@@ -26,6 +26,11 @@ pub struct Front {
 impl Front {
     /// Starts one on a free port.
     pub fn before(upstream: &str) -> Self {
+        Self::with_stage(upstream, "")
+    }
+
+    /// One whose paths begin with a stage (`/prod`), which the server's have not.
+    pub fn with_stage(upstream: &str, stage: &'static str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
         listener
             .set_nonblocking(true)
@@ -40,19 +45,19 @@ impl Front {
         thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, upstream) => {}
+                    () = serve(listener, upstream, stage) => {}
                     _ = stopped => {}
                 }
             });
         });
         Self {
-            url: format!("http://{address}"),
+            url: format!("http://{address}{stage}"),
             _stop: stop,
         }
     }
 }
 
-async fn serve(listener: TcpListener, upstream: String) {
+async fn serve(listener: TcpListener, upstream: String, stage: &'static str) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime runs");
     let client = Client::builder(TokioExecutor::new()).build_http::<Incoming>();
     while let Ok((stream, _)) = listener.accept().await {
@@ -62,6 +67,7 @@ async fn serve(listener: TcpListener, upstream: String) {
                 .uri()
                 .path_and_query()
                 .map_or("/", |path| path.as_str());
+            let path = path.strip_prefix(stage).unwrap_or(path);
             let uri = format!("{upstream}{path}").parse::<Uri>();
             let client = client.clone();
             async move {

@@ -1,10 +1,11 @@
 //! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that
-//! makes it fail, a local deployment, a terminal, and a clean environment to
+//! makes it fail, a local deployment, a terminal, a browser, and a clean environment to
 //! run them in.
 //!
 //! Everything talks to 127.0.0.1 alone, and every process that is started here is stopped by its id.
 
 pub mod artifact;
+pub mod browser;
 pub mod cli;
 pub mod front;
 pub mod http;
