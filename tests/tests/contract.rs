@@ -20,6 +20,8 @@ fn schemathesis_finds_nothing() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let output = Command::new(python::bin().join("schemathesis"))
+        .arg("--config-file")
+        .arg(programs::workspace().join("tests/schemathesis.toml"))
         .arg("run")
         .arg(programs::workspace().join("swagger.yaml"))
         .args([

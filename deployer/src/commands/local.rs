@@ -6,7 +6,10 @@ use std::{
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Context;
@@ -22,7 +25,7 @@ use crate::{
     cli::DeployArgs,
     config::Environment,
     failure::{Exit, Failure},
-    local::{self, Database, Service, ServiceOptions},
+    local::{self, Database, Event, Served, Service, ServiceOptions},
     printer::Printer,
     settings,
     signals::Signals,
@@ -58,6 +61,8 @@ pub struct Deployment {
     verdict: Result<(), Failure>,
     /// Whether to end now.
     exit: bool,
+    /// Whether requests are told: not those of the smoke test.
+    serving: Arc<AtomicBool>,
     /// Holds the executable of a zip.
     _unpacked: tempfile::TempDir,
 }
@@ -97,7 +102,8 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     };
     let (database, bootstrap) = tokio::try_join!(open, function)?;
 
-    let events = printer.clone();
+    let (events, serving) = (printer.clone(), Arc::new(AtomicBool::new(false)));
+    let tell_requests = Arc::clone(&serving);
     let service = Service::start(ServiceOptions {
         listener,
         bootstrap,
@@ -105,7 +111,17 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
         table_name: table_name.clone(),
         concurrency: args.local.concurrency.unwrap_or_else(cores),
         timeout: local::FUNCTION_TIMEOUT,
-        on_event: Arc::new(move |event| events.message(event)),
+        on_event: Arc::new(move |event| {
+            let served = match &event {
+                Event::Log { line, .. } => Served::of(line),
+                _ => None,
+            };
+            match served {
+                Some(served) if tell_requests.load(Ordering::Relaxed) => events.message(served),
+                Some(_) => {}
+                None => events.message(event),
+            }
+        }),
     })
     .await?;
     let endpoint = service.url().to_owned();
@@ -128,6 +144,7 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
         database,
         verdict,
         exit: args.local.exit,
+        serving,
         _unpacked: unpacked,
     })
 }
@@ -137,6 +154,7 @@ impl Deployment {
     pub async fn serve(self, signals: &mut Signals, printer: &Printer) -> anyhow::Result<Exit> {
         if self.verdict.is_ok() && !self.exit {
             printer.message("Serving until Ctrl-C");
+            self.serving.store(true, Ordering::Relaxed);
             let signal = signals.next().await;
             printer.message(format_args!("{signal}: stopping"));
         }

@@ -5,10 +5,12 @@
 //! - [`front`]: HTTP, in the place of API Gateway; [`gateway`]: requests to events, answers to responses
 //! - [`host`]: as many function processes as requests overlap, in the place of Lambda
 //! - [`process`]: one function process; [`runtime_api`]: what it asks for work
+//! - [`access`]: what the function logs of a request, in short
 //! - [`database`]: the embedded `DynamoDB` that the function calls
 //!
 //! Nothing here prints: what there is to say goes to [`ServiceOptions::on_event`].
 
+mod access;
 mod database;
 mod front;
 mod gateway;
@@ -18,8 +20,10 @@ mod runtime_api;
 #[cfg(test)]
 mod tests;
 
+pub use access::Served;
 pub use database::Database;
 pub use front::{Service, ServiceOptions, bind};
+pub use host::Event;
 
 use std::time::Duration;
 
