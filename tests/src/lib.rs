@@ -7,6 +7,7 @@
 pub mod artifact;
 pub mod browser;
 pub mod cli;
+pub mod dynamodb;
 pub mod front;
 pub mod http;
 pub mod local;

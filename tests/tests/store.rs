@@ -8,14 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aws_sdk_dynamodb::{
-    Client,
-    config::{BehaviorVersion, Credentials, Region, retry::RetryConfig, timeout::TimeoutConfig},
-    types::{
-        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
-        ScalarAttributeType,
-    },
-};
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use cbbootstrap_function::{
     protocol::{
         Claim, Claimed, ClusterId, ClusterUuid, KEEP_ABANDONED, Leave, Node, Ready, Record,
@@ -25,46 +18,17 @@ use cbbootstrap_function::{
     table::{CLUSTER_ID, EXPIRES_AT, INITIAL_NODE},
     wire::{MAX_NODES, State},
 };
-use cbbootstrap_tests::ministack::MiniStack;
+use cbbootstrap_tests::{
+    dynamodb::{Dynoxide, TABLE, client, create_table},
+    ministack::MiniStack,
+};
 use fastrand::Rng;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 
-const TABLE: &str = "cb-bootstrap";
-
-fn client(url: &str) -> Client {
-    let config = aws_sdk_dynamodb::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .endpoint_url(url)
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .operation_timeout(Duration::from_secs(30))
-                .build(),
-        )
-        .build();
-    Client::from_conf(config)
-}
-
-/// A store on a table as the original's users have it: no settings but the key.
+/// A store on a table as the original's users have it.
 async fn store(client: &Client) -> Store {
-    let attribute = AttributeDefinition::builder()
-        .attribute_name(CLUSTER_ID)
-        .attribute_type(ScalarAttributeType::S);
-    let key = KeySchemaElement::builder()
-        .attribute_name(CLUSTER_ID)
-        .key_type(KeyType::Hash);
-    let table = client
-        .create_table()
-        .table_name(TABLE)
-        .billing_mode(BillingMode::PayPerRequest);
-    let table = table
-        .attribute_definitions(attribute.build().unwrap())
-        .key_schema(key.build().unwrap());
-    table.send().await.unwrap();
+    create_table(client).await;
     Store::new(client.clone(), TABLE)
 }
 
@@ -459,21 +423,8 @@ async fn on_ministack() {
 
 #[tokio::test]
 async fn on_dynoxide() {
-    let directory = tempfile::tempdir().unwrap();
-    let database =
-        dynoxide::Database::new(directory.path().join("test.db").to_str().unwrap()).unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let shutdown = async {
-        let _ = stopped.await;
-    };
-    let server = tokio::spawn(dynoxide::server::serve_with_shutdown(
-        listener, database, shutdown,
-    ));
-    suite(&url, 30).await;
-    drop(stop);
-    let _ = server.await;
+    let database = Dynoxide::start();
+    suite(&database.url, 30).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,108 @@
+//! A DynamoDB in the test's own process, the one that the local deployment embeds, and a table in it.
+
+use std::{net::Ipv4Addr, thread, time::Duration};
+
+use aws_sdk_dynamodb::{
+    Client,
+    config::{BehaviorVersion, Credentials, Region, retry::RetryConfig, timeout::TimeoutConfig},
+    types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
+};
+use cbbootstrap_function::table::CLUSTER_ID;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot};
+
+/// The table's name.
+pub const TABLE: &str = "cb-bootstrap";
+
+/// A database that ends with the test.
+#[derive(Debug)]
+pub struct Dynoxide {
+    /// What a client takes for DynamoDB's URL.
+    pub url: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+    _directory: TempDir,
+}
+
+impl Dynoxide {
+    /// Starts one on a free port, without a table.
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directories can be made");
+        let file = directory.path().join("test.db");
+        let database = dynoxide::Database::new(file.to_str().expect("it is UTF-8"));
+        let database = database.expect("a database can be made");
+        let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let socket = socket.expect("there is a free port");
+        socket
+            .set_nonblocking(true)
+            .expect("a socket can be set up");
+        let address = socket.local_addr().expect("a socket has an address");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let serve = async {
+                let socket = TcpListener::from_std(socket).expect("a socket can be used");
+                // Dropped is as good as sent, and connections that are kept do not hold up the end.
+                tokio::select! {
+                    _ = dynoxide::server::serve_with_shutdown(socket, database, std::future::pending()) => {}
+                    _ = stopped => {}
+                }
+            };
+            runtime.expect("a runtime can be made").block_on(serve);
+        });
+        Self {
+            url: format!("http://{address}"),
+            stop: Some(stop),
+            thread: Some(thread),
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for Dynoxide {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A client for the DynamoDB at this URL, which tries once.
+pub fn client(url: &str) -> Client {
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(url)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .operation_timeout(Duration::from_secs(30))
+                .build(),
+        )
+        .build();
+    Client::from_conf(config)
+}
+
+/// A table as the original's users have it: no settings but the key.
+pub async fn create_table(client: &Client) {
+    let attribute = AttributeDefinition::builder()
+        .attribute_name(CLUSTER_ID)
+        .attribute_type(ScalarAttributeType::S);
+    let key = KeySchemaElement::builder()
+        .attribute_name(CLUSTER_ID)
+        .key_type(KeyType::Hash);
+    client
+        .create_table()
+        .table_name(TABLE)
+        .billing_mode(BillingMode::PayPerRequest)
+        .attribute_definitions(attribute.build().expect("it is complete"))
+        .key_schema(key.build().expect("it is complete"))
+        .send()
+        .await
+        .expect("a table can be made");
+}
