@@ -38,14 +38,40 @@ static AGENT: LazyLock<Agent> = LazyLock::new(|| {
 
 /// `GET`s the path.
 pub fn get(endpoint: &str, path: &str) -> Result<Answer, ureq::Error> {
+    get_as(endpoint, path, None)
+}
+
+/// `GET`s the path with this `Authorization`.
+pub fn get_as(
+    endpoint: &str,
+    path: &str,
+    authorization: Option<&str>,
+) -> Result<Answer, ureq::Error> {
     let (url, host) = here(endpoint, path);
-    answer(AGENT.get(url).header("host", host).call())
+    let mut request = AGENT.get(url).header("host", host);
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    answer(request.call())
 }
 
 /// `POST`s the body as `curl -d` does: as a form, whatever it is.
 pub fn post(endpoint: &str, path: &str, body: &str) -> Result<Answer, ureq::Error> {
+    post_as(endpoint, path, body, None)
+}
+
+/// `POST`s the body with this `Authorization`.
+pub fn post_as(
+    endpoint: &str,
+    path: &str,
+    body: &str,
+    authorization: Option<&str>,
+) -> Result<Answer, ureq::Error> {
     let (url, host) = here(endpoint, path);
-    let request = AGENT.post(url).header("host", host);
+    let mut request = AGENT.post(url).header("host", host);
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
     answer(
         request
             .content_type("application/x-www-form-urlencoded")

@@ -1,6 +1,7 @@
 //! A local deployment that runs beside the test.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
     path::Path,
     process::Stdio,
@@ -37,7 +38,11 @@ impl Local {
 
     /// With more options.
     pub fn with(data: &Path, options: &[&str]) -> Self {
-        let user = User::default();
+        Self::of(User::default(), data, options)
+    }
+
+    /// This user's.
+    pub fn of(user: User, data: &Path, options: &[&str]) -> Self {
         let (data, source) = (
             data.display().to_string(),
             programs::workspace().display().to_string(),
@@ -103,6 +108,17 @@ impl Local {
     /// The function processes that run now.
     pub fn functions(&self) -> Vec<u32> {
         process::functions(self.id())
+    }
+
+    /// What a client takes for the URL of its database, as its function does.
+    pub fn database_url(&self) -> String {
+        let function = self.functions().pop().expect("a function runs");
+        let environment = fs::read_to_string(format!("/proc/{function}/environ"));
+        let environment = environment.expect("a process shows its environment to its user");
+        let url = environment
+            .split('\0')
+            .find_map(|variable| variable.strip_prefix("AWS_ENDPOINT_URL="));
+        url.expect("the function is told").to_owned()
     }
 
     /// Sends it a signal and waits for its end; the exit status, if it has one.
