@@ -32,7 +32,8 @@ enum By {
     CloudFormation,
 }
 
-/// What a permission is for. Each is a statement of the policy.
+/// What a permission is for. Each is a statement of the policy, but for those about the same resources, which share one: a
+/// policy is limited in length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum On {
     Stack,
@@ -47,6 +48,8 @@ enum On {
     Function,
     LogGroups,
     Api,
+    /// The API, when it is called.
+    Endpoint,
     Alarm,
     /// Every alarm: a look at one is authorised as a look at all.
     Alarms,
@@ -239,6 +242,12 @@ const PERMISSIONS: &[Permission] = &[
         On::Function,
         &["lambda:UpdateFunctionCode", "lambda:PublishVersion"],
         "`--code-only`, and the way back from it",
+    ),
+    needs(
+        By::Deploy,
+        On::Endpoint,
+        &["execute-api:Invoke"],
+        "tests an API that takes signed requests only (`--auth iam`)",
     ),
     needs(
         By::Plan,
@@ -465,18 +474,22 @@ impl Display for Policy {
 pub fn policy(scope: &Scope, policy_for: PolicyFor) -> Policy {
     let mut statement: Vec<Statement> = Vec::new();
     for permission in needed(scope, policy_for) {
-        let sid = format!("{:?}", permission.on);
-        match statement.iter_mut().find(|statement| statement.sid == sid) {
+        let resource = permission.on.resources(scope);
+        let condition = permission
+            .on
+            .condition()
+            .map(|(key, value)| BTreeMap::from([("StringEquals", [(key, value)].into())]));
+        let same = |statement: &&mut Statement| {
+            (&statement.resource, &statement.condition) == (&resource, &condition)
+        };
+        match statement.iter_mut().find(same) {
             Some(statement) => statement.action.extend(permission.actions),
             None => statement.push(Statement {
-                sid,
+                sid: format!("{:?}", permission.on),
                 effect: "Allow",
                 action: permission.actions.iter().copied().collect(),
-                resource: permission.on.resources(scope),
-                condition: permission
-                    .on
-                    .condition()
-                    .map(|(key, value)| BTreeMap::from([("StringEquals", [(key, value)].into())])),
+                resource,
+                condition,
             }),
         }
     }
@@ -610,6 +623,7 @@ impl On {
             Self::Function => vec![here("lambda", &format!("function:{start_of_name}-*"))],
             Self::LogGroups => vec![here("logs", &format!("log-group:{stack_name}-*"))],
             Self::Api => ["/apis", "/apis/*", "/tags/*"].map(gateway).into(),
+            Self::Endpoint => vec![here("execute-api", "*/$default/*")],
             Self::Alarm => vec![here("cloudwatch", &format!("alarm:{stack_name}-*"))],
             Self::Alarms => vec![here("cloudwatch", "alarm:*")],
             Self::FunctionRole | Self::FunctionRoleToLambda => {
@@ -694,6 +708,7 @@ mod tests {
             ("s3:PutObject", &[Deploy, All]),
             ("s3:GetObject", &[Deploy, All, CloudFormation]),
             ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
+            ("execute-api:Invoke", &[Deploy, All]),
             ("sts:GetCallerIdentity", &[Plan, Deploy, All]),
         ] {
             for who in [Plan, Deploy, All, CloudFormation] {

@@ -11,7 +11,7 @@ use crate::failure::{Exit, Failure, did_you_mean};
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
 
 /// The parameters that a deployment sets itself, and how to have a say in them.
-const OURS: [(&str, &str); 4] = [
+const OURS: [(&str, &str); 5] = [
     ("ArtifactBucket", "`--bucket` names the bucket"),
     (
         "ArtifactKey",
@@ -19,6 +19,7 @@ const OURS: [(&str, &str); 4] = [
     ),
     ("TableName", "`--table-name` names the table"),
     ("Architecture", "`--arch` chooses the processor"),
+    ("AuthorizationType", "`--auth` chooses who may call the API"),
 ];
 
 /// A parameter, as the template declares it.
@@ -209,6 +210,12 @@ mod tests {
                 "arm64",
                 "`Architecture` is not set as",
                 "`--arch`",
+            ),
+            (
+                "AuthorizationType",
+                "AWS_IAM",
+                "`AuthorizationType` is not set as",
+                "`--auth`",
             ),
             (
                 "ArtifactBucket",

@@ -209,6 +209,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         ("/function/replaced", json!(false)),
         ("/function/arch", json!("x86_64")),
         ("/function/memory", json!(256)),
+        ("/auth", json!("none")),
         ("/table/name", json!("cb-bootstrap")),
         ("/table/deletion_protection", json!(true)),
         ("/table/point_in_time_recovery", json!(true)),
@@ -243,6 +244,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         "not looked for; `--drift` does",
         "version 1",
         "point-in-time recovery on",
+        "for everyone who knows it",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }

@@ -17,7 +17,7 @@ use crate::{
         dynamodb::{self, Table},
         lambda::{self, Function},
     },
-    cli::StatusArgs,
+    cli::{Auth, StatusArgs},
     failure::Failure,
     printer::Printer,
     settings::Place,
@@ -42,6 +42,8 @@ struct Status {
     termination_protection: bool,
     drift: DriftStatus,
     endpoint: Option<String>,
+    /// Who may call it; none where there is none to call.
+    auth: Option<Auth>,
     function: Option<FunctionStatus>,
     table: Option<TableStatus>,
     /// What these credentials may not see, and why.
@@ -99,6 +101,11 @@ impl Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let endpoint = self.endpoint.as_deref().unwrap_or("none");
         writeln!(f, "Endpoint: {endpoint}")?;
+        match self.auth {
+            Some(Auth::None) => writeln!(f, "          for everyone who knows it")?,
+            Some(Auth::Iam) => writeln!(f, "          for signed requests only (IAM)")?,
+            None => (),
+        }
         let ago = |time: &Option<String>| ago(time.as_deref(), self.now);
         write!(
             f,
@@ -370,6 +377,7 @@ async fn gather(
             },
         },
         endpoint: output("Endpoint").map(str::to_owned),
+        auth: output("Endpoint").map(|_| stack.auth()),
         function: function.map(|function| FunctionStatus {
             replaced: is_replaced(&stack, &function),
             name: function.name,
@@ -623,6 +631,7 @@ mod tests {
                 }]),
             },
             endpoint: Some("https://e".to_owned()),
+            auth: Some(Auth::Iam),
             function: Some(FunctionStatus {
                 name: "f".to_owned(),
                 state: "active".to_owned(),
@@ -650,6 +659,7 @@ mod tests {
             status.to_string(),
             "\
 Endpoint: https://e
+          for signed requests only (IAM)
 Stack:    s in us-east-1, UPDATE_ROLLBACK_COMPLETE since 2026-11-24T03:18:56Z (1 minute ago)
           because of Role UPDATE_FAILED: no
           created 2026-11-14T03:19:56Z (10 days ago)
