@@ -332,7 +332,7 @@ pub struct DeployArgs {
     /// Let CloudFormation report completion before the resources serve traffic, and name no rollback alarm
     #[arg(long, help_heading = "Stack")]
     pub express: bool,
-    /// Do not roll an update back when the alarm on the function's errors goes off meanwhile
+    /// Do not roll an update back when the alarm on failed requests goes off meanwhile
     #[arg(long, help_heading = "Stack")]
     pub no_rollback_alarm: bool,
     /// Go on watching that alarm so many minutes after an update

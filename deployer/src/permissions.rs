@@ -50,7 +50,8 @@ enum On {
     Api,
     /// The API, when it is called.
     Endpoint,
-    Alarm,
+    /// The alarms and the dashboard.
+    Monitors,
     /// Every alarm: a look at one is authorised as a look at all.
     Alarms,
     FunctionRole,
@@ -391,7 +392,7 @@ const PERMISSIONS: &[Permission] = &[
     ),
     needs(
         By::CloudFormation,
-        On::Alarm,
+        On::Monitors,
         &[
             "cloudwatch:PutMetricAlarm",
             "cloudwatch:DeleteAlarms",
@@ -399,7 +400,20 @@ const PERMISSIONS: &[Permission] = &[
             "cloudwatch:TagResource",
             "cloudwatch:UntagResource",
         ],
-        "the alarm on the function's errors",
+        "the alarms on failed and on throttled requests",
+    ),
+    needs(
+        By::CloudFormation,
+        On::Monitors,
+        &[
+            "cloudwatch:PutDashboard",
+            "cloudwatch:GetDashboard",
+            "cloudwatch:DeleteDashboards",
+            "cloudwatch:ListTagsForResource",
+            "cloudwatch:TagResource",
+            "cloudwatch:UntagResource",
+        ],
+        "the dashboard",
     ),
     needs(
         By::CloudFormation,
@@ -624,7 +638,11 @@ impl On {
             Self::LogGroups => vec![here("logs", &format!("log-group:{stack_name}-*"))],
             Self::Api => ["/apis", "/apis/*", "/tags/*"].map(gateway).into(),
             Self::Endpoint => vec![here("execute-api", "*/$default/*")],
-            Self::Alarm => vec![here("cloudwatch", &format!("alarm:{stack_name}-*"))],
+            // Dashboards have no region.
+            Self::Monitors => vec![
+                here("cloudwatch", &format!("alarm:{stack_name}-*")),
+                format!("arn:{partition}:cloudwatch::{account}:dashboard/{stack_name}-*"),
+            ],
             Self::Alarms => vec![here("cloudwatch", "alarm:*")],
             Self::FunctionRole | Self::FunctionRoleToLambda => {
                 vec![iam(&format!("{start_of_name}-*"))]
@@ -708,6 +726,7 @@ mod tests {
             ("s3:PutObject", &[Deploy, All]),
             ("s3:GetObject", &[Deploy, All, CloudFormation]),
             ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
+            ("cloudwatch:PutDashboard", &[Deploy, All, CloudFormation]),
             ("execute-api:Invoke", &[Deploy, All]),
             ("sts:GetCallerIdentity", &[Plan, Deploy, All]),
         ] {

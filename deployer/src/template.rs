@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::failure::{Exit, Failure, did_you_mean};
+use crate::{
+    cli,
+    failure::{Exit, Failure, did_you_mean},
+};
 
 /// The template's text, sent to `CloudFormation` as it is.
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
@@ -92,7 +95,12 @@ fn check_one(
             .unwrap_or_else(|| format!("there are: {}", known().collect::<Vec<_>>().join(", ")));
         return Err(Failure::new(format!("the template has no parameter `{name}`")).hint(hint));
     };
-    match declaration.broken_rule(value) {
+    let broken_rule = match name {
+        // The one with a pattern; it may be empty.
+        "AlarmTopicArn" if !value.is_empty() => cli::topic_arn(value).err(),
+        _ => declaration.broken_rule(value),
+    };
+    match broken_rule {
         Some(rule) => {
             Err(Failure::new(format!("parameter `{name}` cannot be `{value}`")).hint(rule))
         }
@@ -197,7 +205,7 @@ mod tests {
                 "Quorum",
                 "3",
                 "no parameter `Quorum`",
-                "there are: LogLevel, LogRetentionDays, ",
+                "there are: AlarmTopicArn, LogLevel, LogRetentionDays, ",
             ),
             (
                 "TableName",
@@ -272,6 +280,7 @@ mod tests {
                 "`LogRetentionDays` cannot be `2`",
                 "1, 3, 5",
             ),
+            ("AlarmTopicArn", "me", "cannot be `me`", "arn:aws:sns:"),
         ] {
             assert_refused(name, value, message, hint);
         }
@@ -285,6 +294,11 @@ mod tests {
             ("ThrottlingBurstLimit", "100000"),
             ("LogLevel", "trace"),
             ("LogRetentionDays", "7"),
+            ("AlarmTopicArn", ""),
+            (
+                "AlarmTopicArn",
+                "arn:aws:sns:eu-central-1:123456789012:alarms",
+            ),
         ] {
             assert!(check(&users(name, value)).is_ok(), "{name}={value}");
         }

@@ -210,6 +210,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         ("/function/arch", json!("x86_64")),
         ("/function/memory", json!(256)),
         ("/auth", json!("none")),
+        ("/dashboard", json!("cbbootstrap-us-east-1")),
         ("/table/name", json!("cb-bootstrap")),
         ("/table/deletion_protection", json!(true)),
         ("/table/point_in_time_recovery", json!(true)),
@@ -245,6 +246,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         "version 1",
         "point-in-time recovery on",
         "for everyone who knows it",
+        "#dashboards/dashboard/cbbootstrap-us-east-1",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }

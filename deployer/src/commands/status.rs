@@ -19,6 +19,7 @@ use crate::{
     },
     cli::{Auth, StatusArgs},
     failure::Failure,
+    permissions::partition,
     printer::Printer,
     settings::Place,
     stack::{self, Event, Stack, Status as StackStatus},
@@ -44,6 +45,8 @@ struct Status {
     endpoint: Option<String>,
     /// Who may call it; none where there is none to call.
     auth: Option<Auth>,
+    /// The dashboard's name.
+    dashboard: Option<String>,
     function: Option<FunctionStatus>,
     table: Option<TableStatus>,
     /// What these credentials may not see, and why.
@@ -131,7 +134,11 @@ impl Display for Status {
         )?;
         self.write_drift(f)?;
         self.write_function(f)?;
-        self.write_table(f)
+        self.write_table(f)?;
+        match &self.dashboard {
+            Some(name) => write!(f, "\nWatch it: {}", dashboard(&self.region, name)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -242,6 +249,19 @@ impl Status {
             None => f.write_str("none"),
         }
     }
+}
+
+/// Where the dashboard is, as far as is known: other parts of AWS have consoles of their own.
+fn dashboard(region: &str, name: &str) -> String {
+    let console = match partition(region) {
+        "aws" => "console.aws.amazon.com",
+        "aws-us-gov" => "console.amazonaws-us-gov.com",
+        "aws-cn" => "console.amazonaws.cn",
+        _ => return format!("dashboard {name} in CloudWatch"),
+    };
+    format!(
+        "https://{region}.{console}/cloudwatch/home?region={region}#dashboards/dashboard/{name}"
+    )
 }
 
 fn on(is_on: bool) -> &'static str {
@@ -378,6 +398,7 @@ async fn gather(
         },
         endpoint: output("Endpoint").map(str::to_owned),
         auth: output("Endpoint").map(|_| stack.auth()),
+        dashboard: output("DashboardName").map(str::to_owned),
         function: function.map(|function| FunctionStatus {
             replaced: is_replaced(&stack, &function),
             name: function.name,
@@ -604,6 +625,23 @@ mod tests {
     }
 
     #[test]
+    fn a_dashboard_is_where_its_part_of_aws_has_it() {
+        for (region, expected) in [
+            (
+                "eu-west-1",
+                "https://eu-west-1.console.aws.amazon.com/cloudwatch/home?region=eu-west-1#dashboards/dashboard/d",
+            ),
+            (
+                "cn-north-1",
+                "https://cn-north-1.console.amazonaws.cn/cloudwatch/home?region=cn-north-1#dashboards/dashboard/d",
+            ),
+            ("us-iso-east-1", "dashboard d in CloudWatch"),
+        ] {
+            assert_eq!(dashboard(region, "d"), expected);
+        }
+    }
+
+    #[test]
     fn the_text_tells_what_matters() {
         let mut status = Status {
             stack_name: "s".to_owned(),
@@ -632,6 +670,7 @@ mod tests {
             },
             endpoint: Some("https://e".to_owned()),
             auth: Some(Auth::Iam),
+            dashboard: Some("s-us-east-1".to_owned()),
             function: Some(FunctionStatus {
                 name: "f".to_owned(),
                 state: "active".to_owned(),
@@ -672,7 +711,8 @@ Function: f, active, last update successful, modified 2026-11-24T02:19:56Z (1 ho
           sha256 a1
           replaced outside the stack, by `deploy --code-only` say; the next `deploy` settles it
 Table:    t, active, about 3 clusters in 310 B
-          deletion protection on, point-in-time recovery off"
+          deletion protection on, point-in-time recovery off
+Watch it: https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1#dashboards/dashboard/s-us-east-1"
         );
 
         status.function = None;
@@ -681,7 +721,7 @@ Table:    t, active, about 3 clusters in 310 B
         let text = status.to_string();
         assert!(text.contains("\nFunction: none\n"), "{text}");
         assert!(
-            text.ends_with("\nTable:    unknown: access denied: no"),
+            text.contains("\nTable:    unknown: access denied: no\n"),
             "{text}"
         );
     }
