@@ -26,7 +26,7 @@ pub fn for_reason(reason: &str) -> Option<String> {
         "to alarm",
         "in alarm",
     ]) {
-        "the function failed requests meanwhile or just before: see `cbbootstrap logs`; `--no-rollback-alarm` deploys in spite of that"
+        "requests failed meanwhile or just before: see `cbbootstrap logs`; `--no-rollback-alarm` deploys in spite of that"
     } else if has(&["throttling", "rate exceeded"]) {
         "AWS was too busy: deploy again"
     } else {

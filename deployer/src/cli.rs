@@ -193,6 +193,9 @@ pub struct TargetArgs {
     pub stack: StackArgs,
     #[command(flatten)]
     pub bucket: BucketArgs,
+    /// Who may call the API [default: none]
+    #[arg(long, value_enum, value_name = "WHO", help_heading = "Stack")]
+    pub auth: Option<Auth>,
     /// A parameter of the stack's template, such as `MemorySize=512`
     #[arg(long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
     pub parameters: Vec<(String, String)>,
@@ -276,6 +279,27 @@ impl std::fmt::Display for Arch {
     }
 }
 
+/// Who may call the API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Auth {
+    /// Everyone who knows its address, as with the original service
+    #[default]
+    None,
+    /// Callers with AWS credentials that allow `execute-api:Invoke`, who sign their requests
+    Iam,
+}
+
+impl Auth {
+    /// As the template's parameter says it.
+    pub fn authorization_type(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Iam => "AWS_IAM",
+        }
+    }
+}
+
 /// What may build the function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum BuilderChoice {
@@ -301,14 +325,14 @@ pub struct DeployArgs {
     pub no_smoke: bool,
     /// Replace only the function's code, not touching the stack: a matter of seconds
     #[arg(long, conflicts_with_all = [
-        "express", "protect", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
+        "express", "protect", "auth", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
         "no_rollback_alarm", "rollback_minutes"
     ])]
     pub code_only: bool,
     /// Let CloudFormation report completion before the resources serve traffic, and name no rollback alarm
     #[arg(long, help_heading = "Stack")]
     pub express: bool,
-    /// Do not roll an update back when the alarm on the function's errors goes off meanwhile
+    /// Do not roll an update back when the alarm on failed requests goes off meanwhile
     #[arg(long, help_heading = "Stack")]
     pub no_rollback_alarm: bool,
     /// Go on watching that alarm so many minutes after an update
@@ -339,7 +363,7 @@ pub struct DeployArgs {
 pub struct LocalArgs {
     /// Run the API on this machine, without an AWS account, until Ctrl-C
     #[arg(long, conflicts_with_all = [
-        "region", "profile", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
+        "region", "profile", "auth", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
         "code_only", "express", "no_rollback_alarm", "rollback_minutes", "arch", "builder", "cargo_profile"
     ])]
     pub local: bool,
@@ -461,6 +485,9 @@ pub enum PolicyFor {
 pub struct SmokeArgs {
     /// The endpoint; otherwise that of the stack
     pub url: Option<String>,
+    /// Whom the endpoint serves: `iam` signs the requests; the stack's own tells that itself [default: none]
+    #[arg(long, value_enum, value_name = "WHO", requires = "url")]
+    pub auth: Option<Auth>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -619,7 +646,23 @@ mod tests {
             let error = read(&[option, "name"]).unwrap_err();
             assert!(error.to_string().contains(option), "{error}");
         }
-        assert!(read(&["--region", "us-east-1"]).is_err());
+        assert!(read(&["--region", "us-east-1"]).is_err() && read(&["--auth", "iam"]).is_err());
+    }
+
+    #[test]
+    fn who_may_call_is_the_stacks_to_say() {
+        for (args, good) in [
+            (&["deploy", "--auth", "iam"][..], true),
+            (&["plan", "--auth", "none"], true),
+            (&["deploy", "--auth", "everyone"], false),
+            (&["deploy", "--code-only", "--auth", "iam"], false),
+            (&["smoke", "https://a.example", "--auth", "iam"], true),
+            (&["smoke", "--auth", "iam"], false),
+        ] {
+            let args = [&["cbbootstrap"], args].concat();
+            let read = Cli::command().try_get_matches_from(&args);
+            assert_eq!(read.is_ok(), good, "{args:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_yaml::{Mapping, Value};
 
 use crate::{
     aws::OURS,
-    cli::{self, Arch, ConfigArgs},
+    cli::{self, Arch, Auth, ConfigArgs},
     failure::{Exit, Failure, did_you_mean},
     template,
 };
@@ -32,13 +32,14 @@ const MOST_TOPICS: usize = 5;
 const FILE_KEYS: [&str; 2] = ["default_environment", "environments"];
 
 /// The fields of [`Environment`].
-const ENVIRONMENT_KEYS: [&str; 12] = [
+const ENVIRONMENT_KEYS: [&str; 13] = [
     "stack_name",
     "table_name",
     "bucket",
     "region",
     "profile",
     "arch",
+    "auth",
     "parameters",
     "tags",
     "role_arn",
@@ -68,6 +69,8 @@ pub struct Environment {
     pub profile: Option<String>,
     /// `--arch`
     pub arch: Option<Arch>,
+    /// `--auth`
+    pub auth: Option<Auth>,
     /// `--parameter`
     pub parameters: BTreeMap<String, String>,
     /// `--tag`
@@ -330,6 +333,7 @@ environments:
     region: eu-central-1
     profile: prod
     arch: arm64
+    auth: iam
     parameters: {MemorySize: 512, LogLevel: "debug"}
     tags: {team: data, version: 1.10, paid: true, number: 0123}
     role_arn: arn:aws:iam::123456789012:role/r
@@ -350,6 +354,7 @@ environments:
             region: Some("eu-central-1".to_owned()),
             profile: Some("prod".to_owned()),
             arch: Some(Arch::Arm64),
+            auth: Some(Auth::Iam),
             parameters: texts(&[("MemorySize", "512"), ("LogLevel", "debug")]),
             tags: texts(&[
                 ("team", "data"),
@@ -410,6 +415,7 @@ environments:
         }
         let prod = chosen(&filled, Some("prod")).unwrap();
         assert_eq!(prod.arch, Some(Arch::Arm64), "{filled}");
+        assert_eq!(prod.auth, Some(Auth::Iam), "{filled}");
         assert!(prod.role_arn.is_some() && prod.wait_for_stack.is_some());
         assert_eq!(prod.notification_arns.len(), 1);
     }
@@ -590,6 +596,11 @@ environments:
             (
                 "environments: {dev: {arch: arm}}",
                 "environments.dev.arch: unknown variant `arm`, expected `x86_64` or `arm64`",
+                EXAMPLE,
+            ),
+            (
+                "environments: {dev: {auth: everyone}}",
+                "environments.dev.auth: unknown variant `everyone`, expected `none` or `iam`",
                 EXAMPLE,
             ),
             (

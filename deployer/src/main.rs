@@ -14,6 +14,7 @@ mod permissions;
 mod printer;
 mod settings;
 mod signals;
+mod signer;
 mod smoke;
 mod stack;
 mod template;

@@ -32,7 +32,8 @@ enum By {
     CloudFormation,
 }
 
-/// What a permission is for. Each is a statement of the policy.
+/// What a permission is for. Each is a statement of the policy, but for those about the same resources, which share one: a
+/// policy is limited in length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum On {
     Stack,
@@ -47,7 +48,10 @@ enum On {
     Function,
     LogGroups,
     Api,
-    Alarm,
+    /// The API, when it is called.
+    Endpoint,
+    /// The alarms and the dashboard.
+    Monitors,
     /// Every alarm: a look at one is authorised as a look at all.
     Alarms,
     FunctionRole,
@@ -241,6 +245,12 @@ const PERMISSIONS: &[Permission] = &[
         "`--code-only`, and the way back from it",
     ),
     needs(
+        By::Deploy,
+        On::Endpoint,
+        &["execute-api:Invoke"],
+        "tests an API that takes signed requests only (`--auth iam`)",
+    ),
+    needs(
         By::Plan,
         On::RoleToCloudFormation,
         &["iam:PassRole"],
@@ -382,7 +392,7 @@ const PERMISSIONS: &[Permission] = &[
     ),
     needs(
         By::CloudFormation,
-        On::Alarm,
+        On::Monitors,
         &[
             "cloudwatch:PutMetricAlarm",
             "cloudwatch:DeleteAlarms",
@@ -390,7 +400,20 @@ const PERMISSIONS: &[Permission] = &[
             "cloudwatch:TagResource",
             "cloudwatch:UntagResource",
         ],
-        "the alarm on the function's errors",
+        "the alarms on failed and on throttled requests",
+    ),
+    needs(
+        By::CloudFormation,
+        On::Monitors,
+        &[
+            "cloudwatch:PutDashboard",
+            "cloudwatch:GetDashboard",
+            "cloudwatch:DeleteDashboards",
+            "cloudwatch:ListTagsForResource",
+            "cloudwatch:TagResource",
+            "cloudwatch:UntagResource",
+        ],
+        "the dashboard",
     ),
     needs(
         By::CloudFormation,
@@ -465,18 +488,22 @@ impl Display for Policy {
 pub fn policy(scope: &Scope, policy_for: PolicyFor) -> Policy {
     let mut statement: Vec<Statement> = Vec::new();
     for permission in needed(scope, policy_for) {
-        let sid = format!("{:?}", permission.on);
-        match statement.iter_mut().find(|statement| statement.sid == sid) {
+        let resource = permission.on.resources(scope);
+        let condition = permission
+            .on
+            .condition()
+            .map(|(key, value)| BTreeMap::from([("StringEquals", [(key, value)].into())]));
+        let same = |statement: &&mut Statement| {
+            (&statement.resource, &statement.condition) == (&resource, &condition)
+        };
+        match statement.iter_mut().find(same) {
             Some(statement) => statement.action.extend(permission.actions),
             None => statement.push(Statement {
-                sid,
+                sid: format!("{:?}", permission.on),
                 effect: "Allow",
                 action: permission.actions.iter().copied().collect(),
-                resource: permission.on.resources(scope),
-                condition: permission
-                    .on
-                    .condition()
-                    .map(|(key, value)| BTreeMap::from([("StringEquals", [(key, value)].into())])),
+                resource,
+                condition,
             }),
         }
     }
@@ -610,7 +637,12 @@ impl On {
             Self::Function => vec![here("lambda", &format!("function:{start_of_name}-*"))],
             Self::LogGroups => vec![here("logs", &format!("log-group:{stack_name}-*"))],
             Self::Api => ["/apis", "/apis/*", "/tags/*"].map(gateway).into(),
-            Self::Alarm => vec![here("cloudwatch", &format!("alarm:{stack_name}-*"))],
+            Self::Endpoint => vec![here("execute-api", "*/$default/*")],
+            // Dashboards have no region.
+            Self::Monitors => vec![
+                here("cloudwatch", &format!("alarm:{stack_name}-*")),
+                format!("arn:{partition}:cloudwatch::{account}:dashboard/{stack_name}-*"),
+            ],
             Self::Alarms => vec![here("cloudwatch", "alarm:*")],
             Self::FunctionRole | Self::FunctionRoleToLambda => {
                 vec![iam(&format!("{start_of_name}-*"))]
@@ -694,6 +726,8 @@ mod tests {
             ("s3:PutObject", &[Deploy, All]),
             ("s3:GetObject", &[Deploy, All, CloudFormation]),
             ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
+            ("cloudwatch:PutDashboard", &[Deploy, All, CloudFormation]),
+            ("execute-api:Invoke", &[Deploy, All]),
             ("sts:GetCallerIdentity", &[Plan, Deploy, All]),
         ] {
             for who in [Plan, Deploy, All, CloudFormation] {

@@ -7,7 +7,8 @@ use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use crate::{
     aws::Access,
     cli::{
-        Arch, ConfigArgs, DestroyArgs, FunctionArgs, StackArgs, TableArgs, TargetArgs, WaitArgs,
+        Arch, Auth, ConfigArgs, DestroyArgs, FunctionArgs, StackArgs, TableArgs, TargetArgs,
+        WaitArgs,
     },
     config::{self, Environment},
     template,
@@ -37,6 +38,8 @@ pub struct Target {
     pub bucket: Option<String>,
     /// The function's processor.
     pub arch: Arch,
+    /// Who may call the API.
+    pub auth: Auth,
     /// Parameters of the template that are not the default.
     pub parameters: BTreeMap<String, String>,
     /// Tags, ours not among them.
@@ -122,6 +125,7 @@ impl Target {
             table_name: table_name(args.table, &environment),
             bucket: args.bucket.bucket.or(environment.bucket),
             arch,
+            auth: args.auth.or(environment.auth).unwrap_or_default(),
             parameters: merged(environment.parameters, args.parameters),
             tags: merged(environment.tags, args.tags),
             role_arn: args.role_arn.or(environment.role_arn),
@@ -188,6 +192,7 @@ environments:
     profile: file-profile
     bucket: file-bucket
     arch: arm64
+    auth: iam
     parameters: {MemorySize: 512, LogLevel: debug}
     tags: {team: file, stage: dev}
     role_arn: arn:aws:iam::123456789012:role/file
@@ -227,6 +232,7 @@ environments:
             table_name,
             bucket,
             arch,
+            auth,
             parameters,
             tags,
             role_arn,
@@ -242,7 +248,7 @@ environments:
         } = access;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         vec![
-            format!("{stack_name} {table_name} {} {arch}", text(bucket)),
+            format!("{stack_name} {table_name} {} {arch} {auth:?}", text(bucket)),
             format!("{} or {}", text(region), text(fallback_region)),
             format!("{} or {}", text(profile), text(fallback_profile)),
             format!("{parameters:?}"),
@@ -256,7 +262,7 @@ environments:
     fn an_option_beats_the_file_and_that_the_default() {
         let (target, arch) = deploy(&[], None).unwrap();
         let defaults = [
-            "cbbootstrap cb-bootstrap  x86_64",
+            "cbbootstrap cb-bootstrap  x86_64 None",
             " or ",
             " or ",
             "{}",
@@ -269,7 +275,7 @@ environments:
 
         let (target, arch) = deploy(&[], Some(FILE)).unwrap();
         let file = [
-            "file-stack file-table file-bucket arm64",
+            "file-stack file-table file-bucket arm64 Iam",
             " or eu-central-1",
             " or file-profile",
             r#"{"LogLevel": "debug", "MemorySize": "512"}"#,
@@ -285,6 +291,7 @@ environments:
             "--table-name=table",
             "--bucket=bucket",
             "--arch=x86_64",
+            "--auth=none",
             "--region=us-west-2",
             "--profile=mine",
             "--parameter=MemorySize=1024",
@@ -296,7 +303,7 @@ environments:
         ];
         let (target, arch) = deploy(&options, Some(FILE)).unwrap();
         let options = [
-            "stack table bucket x86_64",
+            "stack table bucket x86_64 None",
             "us-west-2 or eu-central-1",
             "mine or file-profile",
             r#"{"LogLevel": "debug", "MemorySize": "1024"}"#,
@@ -339,6 +346,10 @@ environments:
         for (option, message) in [
             ("--parameter=Memory=512", "no parameter `Memory`"),
             ("--parameter=TableName=t", "`TableName` is not set"),
+            (
+                "--parameter=AuthorizationType=NONE",
+                "`AuthorizationType` is not set",
+            ),
             ("--parameter=MemorySize=1", "`MemorySize` cannot be `1`"),
             ("--tag=aws:x=1", "tag `aws:x`"),
             ("--tag=created-by=me", "tag `created-by`"),

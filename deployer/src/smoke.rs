@@ -10,9 +10,9 @@ use cbbootstrap_function::wire;
 use serde::Serialize;
 use serde_json::{Value, json};
 use ureq::{
-    Agent,
+    Agent, RequestBuilder,
     config::Config,
-    http::{Response, Uri},
+    http::{Method, Response, Uri},
     unversioned::{
         resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
         transport::{DefaultConnector, NextTimeout},
@@ -20,7 +20,11 @@ use ureq::{
 };
 use uuid::Uuid;
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    cli::Auth,
+    failure::{Exit, Failure},
+    signer::Signer,
+};
 
 /// The most that one request may take; a cold start takes well under a second.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -36,6 +40,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub struct Report {
     /// What was tested.
     pub endpoint: String,
+    /// As whom: `iam` is with signed requests.
+    pub auth: Auth,
     /// Whether every step passed.
     pub passed: bool,
     /// The steps, in order.
@@ -66,8 +72,22 @@ impl Report {
                 "the smoke test of {} failed at `{}`: expected {}, saw {}",
                 self.endpoint, step.name, step.expected, step.saw
             ))
-            .hint("the function's log says more, where it was reached")
+            .hint(self.way_out(step))
             .exit(Exit::Smoke)),
+        }
+    }
+
+    fn way_out(&self, step: &Step) -> &'static str {
+        // The function's own refusals have a code. This is API Gateway's word, which does not let the request through.
+        let is_locked = step.saw.starts_with("403, `");
+        match self.auth {
+            Auth::None if is_locked => {
+                "it may take signed requests only: `cbbootstrap smoke URL --auth iam` signs them"
+            }
+            Auth::Iam if is_locked => {
+                "sign as someone who may `execute-api:Invoke` in the API's account, and for its region (`--profile`, `--region`)"
+            }
+            _ => "the function's log says more, where it was reached",
         }
     }
 
@@ -140,15 +160,17 @@ pub fn endpoint(text: &str) -> anyhow::Result<String> {
     Ok(with_scheme.trim_end_matches('/').to_owned())
 }
 
-/// Tests the endpoint. A `fresh` one is given time to appear.
-pub async fn test(endpoint: &str, fresh: bool) -> anyhow::Result<Report> {
+/// Tests the endpoint, with signed requests if there is a signer. A `fresh` one is given time to appear.
+pub async fn test(endpoint: &str, signer: Option<Signer>, fresh: bool) -> anyhow::Result<Report> {
     let endpoint = endpoint.to_owned();
-    Ok(tokio::task::spawn_blocking(move || Tester::new(endpoint, fresh).run()).await?)
+    let test = move || Tester::new(endpoint, signer, fresh).run();
+    Ok(tokio::task::spawn_blocking(test).await?)
 }
 
 struct Tester {
     agent: Agent,
     endpoint: String,
+    signer: Option<Signer>,
     /// Until when an endpoint may still be appearing.
     appears_until: Instant,
     steps: Vec<Step>,
@@ -158,7 +180,7 @@ struct Tester {
 type Answer = (u16, String, Value);
 
 impl Tester {
-    fn new(endpoint: String, fresh: bool) -> Self {
+    fn new(endpoint: String, signer: Option<Signer>, fresh: bool) -> Self {
         let config = Config::builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
@@ -170,6 +192,7 @@ impl Tester {
         Self {
             agent,
             endpoint,
+            signer,
             appears_until: Instant::now() + warm_up,
             steps: Vec::new(),
         }
@@ -185,6 +208,7 @@ impl Tester {
 
         // Without an answer to the first there is no point in asking on.
         if self.hello() {
+            self.unsigned_is_refused();
             let told = |node: &str, is_initial| cluster_answer(node, is_initial);
             self.post(
                 "first node claims",
@@ -257,6 +281,7 @@ impl Tester {
         Report {
             passed: self.steps.iter().all(|step| step.passed),
             endpoint: self.endpoint,
+            auth: self.signer.map_or(Auth::None, |_| Auth::Iam),
             steps: self.steps,
         }
     }
@@ -284,6 +309,30 @@ impl Tester {
             since,
         );
         passed
+    }
+
+    /// Where requests are signed, that one without a signature does not get through.
+    fn unsigned_is_refused(&mut self) {
+        if self.signer.is_none() {
+            return;
+        }
+        let since = Instant::now();
+        let send = || read(self.agent.get(format!("{}/", self.endpoint)).call());
+        let (passed, saw) = loop {
+            // In the gateway's words, whatever they are.
+            let (passed, saw) = match send() {
+                Ok((403, _, body)) if !body["code"].is_string() => (true, "403".to_owned()),
+                Ok(answer) => (false, described(&answer)),
+                Err(error) => (false, error),
+            };
+            // A lock that is new spreads, as an endpoint does.
+            if passed || Instant::now() >= self.appears_until {
+                break (passed, saw);
+            }
+            std::thread::sleep(PAUSE);
+        };
+        let expected = "403".to_owned();
+        self.note("no signature", expected, saw, passed, since);
     }
 
     /// The answer of an endpoint that has appeared: names, routes, roles and policies spread one by one, and until then
@@ -346,16 +395,37 @@ impl Tester {
     }
 
     fn send_get(&self, path: &str) -> Result<Answer, String> {
-        read(self.agent.get(format!("{}{path}", self.endpoint)).call())
+        let url = format!("{}{path}", self.endpoint);
+        read(self.signed(self.agent.get(&url), &url, "")?.call())
     }
 
     fn send_post(&self, path: &str, body: &str) -> Result<Answer, String> {
-        let request = self.agent.post(format!("{}{path}", self.endpoint));
+        let url = format!("{}{path}", self.endpoint);
+        let request = self.signed(self.agent.post(&url), &url, body)?;
         read(
             request
                 .content_type("application/x-www-form-urlencoded")
                 .send(body),
         )
+    }
+
+    /// The request with a signature, where there is a signer.
+    fn signed<B>(
+        &self,
+        request: RequestBuilder<B>,
+        url: &str,
+        body: &str,
+    ) -> Result<RequestBuilder<B>, String> {
+        let Some(signer) = &self.signer else {
+            return Ok(request);
+        };
+        let method = request.method_ref().map_or("GET", Method::as_str);
+        let headers = signer
+            .headers(method, url, body)
+            .map_err(|error| format!("{error:#}"))?;
+        Ok(headers.into_iter().fold(request, |request, (name, value)| {
+            request.header(name, value)
+        }))
     }
 }
 
@@ -509,6 +579,39 @@ mod tests {
     }
 
     #[test]
+    fn a_locked_endpoint_is_told_from_one_that_fails() {
+        for (auth, saw, hint) in [
+            (
+                Auth::None,
+                "403, `{\"message\":\"Forbidden\"}`",
+                "--auth iam",
+            ),
+            (
+                Auth::Iam,
+                "403, `{\"message\":\"Forbidden\"}`",
+                "`execute-api:Invoke`",
+            ),
+            (Auth::None, "403, wrong_secret", "log says more"),
+            (Auth::None, "500, internal", "log says more"),
+        ] {
+            let report = Report {
+                endpoint: "https://a.example".to_owned(),
+                auth,
+                passed: false,
+                steps: vec![Step {
+                    name: "the service answers",
+                    expected: "200".to_owned(),
+                    saw: saw.to_owned(),
+                    passed: false,
+                    milliseconds: 1.0,
+                }],
+            };
+            let said = report.verdict().unwrap_err().hint.unwrap();
+            assert!(said.contains(hint), "{auth:?}, {saw}: {said}");
+        }
+    }
+
+    #[test]
     fn a_dead_endpoint_fails_at_once() {
         // Bound and not listening any more: nobody answers there.
         let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -516,7 +619,7 @@ mod tests {
             .local_addr()
             .unwrap()
             .port();
-        let report = Tester::new(format!("http://nobody.localhost:{port}"), false).run();
+        let report = Tester::new(format!("http://nobody.localhost:{port}"), None, false).run();
         assert!(!report.passed && report.steps.len() == 1, "{report}");
         let failure = report.verdict().unwrap_err();
         assert_eq!(failure.exit, Exit::Smoke);

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::failure::{Exit, Failure, did_you_mean};
+use crate::{
+    cli,
+    failure::{Exit, Failure, did_you_mean},
+};
 
 /// The template's text, sent to `CloudFormation` as it is.
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
 
 /// The parameters that a deployment sets itself, and how to have a say in them.
-const OURS: [(&str, &str); 4] = [
+const OURS: [(&str, &str); 5] = [
     ("ArtifactBucket", "`--bucket` names the bucket"),
     (
         "ArtifactKey",
@@ -19,6 +22,7 @@ const OURS: [(&str, &str); 4] = [
     ),
     ("TableName", "`--table-name` names the table"),
     ("Architecture", "`--arch` chooses the processor"),
+    ("AuthorizationType", "`--auth` chooses who may call the API"),
 ];
 
 /// A parameter, as the template declares it.
@@ -91,7 +95,12 @@ fn check_one(
             .unwrap_or_else(|| format!("there are: {}", known().collect::<Vec<_>>().join(", ")));
         return Err(Failure::new(format!("the template has no parameter `{name}`")).hint(hint));
     };
-    match declaration.broken_rule(value) {
+    let broken_rule = match name {
+        // The one with a pattern; it may be empty.
+        "AlarmTopicArn" if !value.is_empty() => cli::topic_arn(value).err(),
+        _ => declaration.broken_rule(value),
+    };
+    match broken_rule {
         Some(rule) => {
             Err(Failure::new(format!("parameter `{name}` cannot be `{value}`")).hint(rule))
         }
@@ -196,7 +205,7 @@ mod tests {
                 "Quorum",
                 "3",
                 "no parameter `Quorum`",
-                "there are: LogLevel, LogRetentionDays, ",
+                "there are: AlarmTopicArn, LogLevel, LogRetentionDays, ",
             ),
             (
                 "TableName",
@@ -209,6 +218,12 @@ mod tests {
                 "arm64",
                 "`Architecture` is not set as",
                 "`--arch`",
+            ),
+            (
+                "AuthorizationType",
+                "AWS_IAM",
+                "`AuthorizationType` is not set as",
+                "`--auth`",
             ),
             (
                 "ArtifactBucket",
@@ -265,6 +280,7 @@ mod tests {
                 "`LogRetentionDays` cannot be `2`",
                 "1, 3, 5",
             ),
+            ("AlarmTopicArn", "me", "cannot be `me`", "arn:aws:sns:"),
         ] {
             assert_refused(name, value, message, hint);
         }
@@ -278,6 +294,11 @@ mod tests {
             ("ThrottlingBurstLimit", "100000"),
             ("LogLevel", "trace"),
             ("LogRetentionDays", "7"),
+            ("AlarmTopicArn", ""),
+            (
+                "AlarmTopicArn",
+                "arn:aws:sns:eu-central-1:123456789012:alarms",
+            ),
         ] {
             assert!(check(&users(name, value)).is_ok(), "{name}={value}");
         }

@@ -93,6 +93,7 @@ fn a_stack_from_its_plan_to_its_end() {
 
     the_bucket_is_closed(&aws);
     the_table_is_safe(&aws);
+    the_dashboard_and_the_alarms_are_about_this_stack(&aws);
 
     let before = traces(&aws);
     let again = deploy(&user, &zip(), &[]);
@@ -257,6 +258,49 @@ fn the_bucket_is_closed(aws: &MiniStack) {
         statement["Condition"],
         json!({"Bool": {"aws:SecureTransport": "false"}}),
         "{policy}"
+    );
+}
+
+fn the_dashboard_and_the_alarms_are_about_this_stack(aws: &MiniStack) {
+    let body = aws.boto(
+        "client('cloudwatch').get_dashboard(DashboardName='cbbootstrap-us-east-1')['DashboardBody']",
+    );
+    let body = body.as_str().unwrap();
+    let ids = aws.boto(
+        "{r['LogicalResourceId']: r['PhysicalResourceId'] for r in client('cloudformation')\
+         .describe_stack_resources(StackName='cbbootstrap')['StackResources']}",
+    );
+    let id = |resource: &str| ids[resource].as_str().unwrap();
+    let dashboard: Value = serde_json::from_str(body).unwrap();
+    for widget in dashboard["widgets"].as_array().unwrap() {
+        let text = widget.to_string();
+        let about = [id("Function"), id("HttpApi"), id("FunctionLogs")];
+        assert!(about.iter().any(|id| text.contains(id)), "{widget}");
+        let properties = &widget["properties"];
+        assert_eq!(properties["region"], json!("us-east-1"), "{widget}");
+        assert_eq!(
+            properties["metrics"].is_array(),
+            widget["type"] == json!("metric")
+        );
+    }
+    let left = body.replace("${PROP('Dim.Outcome')}", "");
+    assert!(
+        !left.contains("${") && left.contains("cb-bootstrap"),
+        "{body}"
+    );
+
+    let alarms = aws.boto(
+        "[[a['Namespace'], a['MetricName'], a['Dimensions'][0]['Value'], a['AlarmActions']] \
+         for a in client('cloudwatch').describe_alarms()['MetricAlarms']]",
+    );
+    let mut alarms: Vec<Value> = serde_json::from_value(alarms).unwrap();
+    alarms.sort_by_key(ToString::to_string);
+    assert_eq!(
+        json!(alarms),
+        json!([
+            ["AWS/ApiGateway", "5xx", id("HttpApi"), []],
+            ["AWS/Lambda", "Throttles", id("Function"), []],
+        ])
     );
 }
 

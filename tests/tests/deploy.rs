@@ -157,9 +157,12 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
     let topic = "arn:aws:sns:us-east-1:000000000000:deployments";
+    let alarm_topic = format!("AlarmTopicArn={topic}");
     let options = [
         "--tag",
         "team=data",
+        "--parameter",
+        &alarm_topic,
         "--parameter",
         "MemorySize=512",
         "--protect",
@@ -177,6 +180,12 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
     );
     assert_eq!(made["EnableTerminationProtection"], json!(true), "{made}");
     assert_eq!(function(&aws)["MemorySize"], json!(512));
+    let alarms = || {
+        aws.boto(
+            "[a['AlarmActions'] for a in client('cloudwatch').describe_alarms()['MetricAlarms']]",
+        )
+    };
+    assert_eq!(alarms(), json!([[topic], [topic]]));
     let table_tags = aws.boto(
         "client('dynamodb').list_tags_of_resource(ResourceArn=client('dynamodb').describe_table(TableName='cb-bootstrap')\
          ['Table']['TableArn'])['Tags']",
@@ -202,7 +211,10 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
     let planned = plan(&user, &zip(), &options);
     assert_eq!(
         planned["parameters"],
-        json!([{"name": "MemorySize", "before": "512", "after": "1024"}]),
+        json!([
+            {"name": "AlarmTopicArn", "before": topic, "after": ""},
+            {"name": "MemorySize", "before": "512", "after": "1024"},
+        ]),
         "{planned}"
     );
     assert_eq!(
@@ -213,6 +225,7 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
     assert_eq!(planned["protect"], json!(false), "{planned}");
     deploy(&user, &zip(), &options);
     assert_eq!(function(&aws)["MemorySize"], json!(1024));
+    assert_eq!(alarms(), json!([[], []]));
     assert_eq!(stack(&aws)["EnableTerminationProtection"], json!(false));
     let exit_code = [
         "plan",

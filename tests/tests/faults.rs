@@ -67,12 +67,14 @@ impl Aws {
              'functions': len(client('lambda').list_functions()['Functions']), \
              'apis': len(client('apigatewayv2').get_apis()['Items']), \
              'roles': len(client('iam').list_roles()['Roles']), \
-             'alarms': len(client('cloudwatch').describe_alarms()['MetricAlarms'])}}"
+             'alarms': len(client('cloudwatch').describe_alarms()['MetricAlarms']), \
+             'dashboards': len(client('cloudwatch').list_dashboards()['DashboardEntries'])}}"
         ));
         let expected = json!({
             "buckets": [BUCKET], "artifacts": artifacts, "encrypted": 1, "private": true, "tls": true,
             "tables": ["cb-bootstrap"], "ttl": "ENABLED", "recovery": "ENABLED",
-            "stacks": ["cbbootstrap"], "change_sets": [], "functions": 1, "apis": 1, "roles": 1, "alarms": 1,
+            "stacks": ["cbbootstrap"], "change_sets": [], "functions": 1, "apis": 1, "roles": 1, "alarms": 2,
+            "dashboards": 1,
         });
         assert_eq!(there, expected, "{what}");
     }

@@ -209,6 +209,8 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         ("/function/replaced", json!(false)),
         ("/function/arch", json!("x86_64")),
         ("/function/memory", json!(256)),
+        ("/auth", json!("none")),
+        ("/dashboard", json!("cbbootstrap-us-east-1")),
         ("/table/name", json!("cb-bootstrap")),
         ("/table/deletion_protection", json!(true)),
         ("/table/point_in_time_recovery", json!(true)),
@@ -243,6 +245,8 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         "not looked for; `--drift` does",
         "version 1",
         "point-in-time recovery on",
+        "for everyone who knows it",
+        "#dashboards/dashboard/cbbootstrap-us-east-1",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }

@@ -203,6 +203,8 @@ fn a_user_with_the_printed_policy_can_do_everything() {
         .run(&deploy(&artifact::changed_zip(directory.path()), &[]))
         .document();
     assert_eq!(updated["changed"], json!(true), "{updated}");
+    let locked = user.run(&deploy(&zip, &["--auth", "iam"])).document();
+    assert_eq!(locked["smoke"]["passed"], json!(true), "{locked}");
     let user = told_to_github(user, directory.path());
     user.run(&deploy(&zip, &["--code-only", "--no-smoke"]))
         .ended_with(0);
@@ -213,6 +215,8 @@ fn a_user_with_the_printed_policy_can_do_everything() {
         .document();
     assert_eq!(status["unknown"], json!({}), "{status}");
     user.run(&["logs"]).ended_with(0);
+
+    user.run(&deploy(&zip, &["--auth", "none"])).ended_with(0);
 
     // The policy is about one stack and one table.
     let other = ["--stack-name", "other"];
@@ -291,6 +295,15 @@ fn a_missing_permission_is_named() {
         );
         user.run(&deploy(&zip, &["--no-smoke"])).failed(1, action);
     }
+
+    // What only a locked API asks for, its smoke test finds missing.
+    let policy = without(&all, "execute-api:Invoke");
+    let caller = someone(&aws, &front, "lacks-call", &policy);
+    caller
+        .run(&deploy(&zip, &["--auth", "iam", "--no-smoke"]))
+        .ended_with(0);
+    let locked = caller.run(&["smoke"]).ended_with(3);
+    assert!(locked.stderr.contains("`execute-api:Invoke`"), "{locked}");
 
     // Who may only plan can do that, and not deploy.
     let plan = printed(&[&place[..], &["--for", "plan"]].concat());

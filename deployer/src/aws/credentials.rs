@@ -68,9 +68,9 @@ impl Renewed {
         }))
     }
 
-    /// That there are some, before anything is done that would be in vain without.
-    pub async fn check(&self) -> Result<(), Failure> {
-        self.get().await.map(drop).map_err(|error| failure(&error))
+    /// Those to use now, for some minutes at least.
+    pub async fn current(&self) -> Result<Credentials, Failure> {
+        self.get().await.map_err(|error| failure(&error))
     }
 
     async fn get(&self) -> Result<Credentials, CredentialsError> {

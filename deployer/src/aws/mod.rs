@@ -25,8 +25,9 @@ use axum::http::Uri;
 
 use crate::{
     advice,
-    cli::region_name,
+    cli::{Auth, region_name},
     failure::{Exit, Failure},
+    signer::Signer,
 };
 use credentials::Renewed;
 
@@ -100,6 +101,7 @@ pub struct Aws {
     /// S3.
     pub s3: aws_sdk_s3::Client,
     sts: aws_sdk_sts::Client,
+    credentials: Renewed,
 }
 
 impl Aws {
@@ -142,7 +144,8 @@ impl Aws {
                 .exit(Exit::Usage)
         })?;
         let credentials = Renewed::new(access, &region, http);
-        credentials.check().await?;
+        // Before anything is done that would be in vain without.
+        credentials.current().await?;
         let config = config
             .into_builder()
             .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
@@ -177,7 +180,19 @@ impl Aws {
                 retry_classifier(s3::Conflict)
             ),
             sts: client!(aws_sdk_sts),
+            credentials: credentials.clone(),
         }
+    }
+
+    /// What signs requests to an API in this region; nothing where it takes requests without a signature.
+    pub async fn signer(&self, auth: Auth) -> anyhow::Result<Option<Signer>> {
+        Ok(match auth {
+            Auth::None => None,
+            Auth::Iam => Some(Signer {
+                credentials: self.credentials.current().await?,
+                region: self.region.clone(),
+            }),
+        })
     }
 
     /// Whom the credentials belong to.

@@ -17,12 +17,13 @@ use crate::{
         s3::Bucket,
     },
     build::{Function, artifact::Artifact},
-    cli::DeployArgs,
+    cli::{Auth, DeployArgs},
     failure::{self, Exit, Failure},
     github,
     printer::{Printer, Step},
     settings::Target,
     signals::Signals,
+    signer::Signer,
     smoke,
     stack::{self, Next, Operation, Stack},
 };
@@ -34,6 +35,8 @@ const ROUNDS: usize = 10;
 #[derive(Debug, Serialize)]
 pub struct Deployed {
     endpoint: String,
+    /// Who may call it.
+    auth: Auth,
     stack_name: String,
     region: String,
     /// Whether anything had to be changed.
@@ -52,6 +55,7 @@ impl Display for Deployed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             endpoint,
+            auth,
             stack_name,
             region,
             function_sha256,
@@ -70,7 +74,8 @@ impl Display for Deployed {
             write!(f, ", version {version}")?;
         }
         writeln!(f, "\nTable:    {table}")?;
-        writeln!(f, "Try it:   {}", curl(endpoint))
+        let signed_in = (*auth == Auth::Iam).then_some(region.as_str());
+        writeln!(f, "Try it:   {}", curl(endpoint, signed_in))
     }
 }
 
@@ -137,14 +142,19 @@ async fn deploy(
         deployment.deploy(function, found, signals).await?
     };
     let endpoint = outcome.stack.output("Endpoint")?.to_owned();
+    let auth = outcome.stack.auth();
     let smoke = if args.no_smoke {
         None
     } else {
-        let smoke = run_smoke(&endpoint, outcome.fresh, printer);
+        let smoke = async {
+            let signer = deployment.aws.signer(auth).await?;
+            run_smoke(&endpoint, signer, outcome.fresh, printer).await
+        };
         Some(signals.or_stopped(smoke).await?)
     };
     Ok(Deployed {
         endpoint,
+        auth,
         stack_name: target.place.stack_name.clone(),
         region: deployment.aws.region.clone(),
         changed: outcome.changed,
@@ -329,6 +339,8 @@ impl Deployment<'_> {
         let (name, yes) = (self.name(), self.args.yes);
         let table = &self.target.table_name;
         let about_table = stack::question_about_table(name, found.stack.as_ref(), table);
+        let about_access =
+            stack::question_about_access(name, found.stack.as_ref(), self.target.auth);
         let about_rest = match (found.next, &found.stack) {
             (Next::ReplaceUsed, Some(stack)) => Some(format!(
                 "Stack `{name}` is in {}: what is left of it, perhaps with its endpoint and its logs, must be deleted \
@@ -337,7 +349,8 @@ impl Deployment<'_> {
             )),
             _ => None,
         };
-        for question in about_table.into_iter().chain(about_rest) {
+        let questions = about_table.into_iter().chain(about_access);
+        for question in questions.chain(about_rest) {
             if !answered.contains(&question) {
                 confirm(&question, yes, self.printer).await?;
                 answered.push(question);
@@ -613,12 +626,13 @@ impl Deployment<'_> {
 /// The smoke test as a step of a deployment.
 pub(super) async fn run_smoke(
     endpoint: &str,
+    signer: Option<Signer>,
     fresh: bool,
     printer: &Printer,
 ) -> anyhow::Result<smoke::Report> {
     let mut step = printer.step("smoke");
     step.note(format!("testing {endpoint}"));
-    let report = smoke::test(endpoint, fresh).await?;
+    let report = smoke::test(endpoint, signer, fresh).await?;
     for failed in report.steps.iter().filter(|step| !step.passed) {
         step.line(format_args!(
             "{}: expected {}, saw {}",

@@ -49,7 +49,7 @@ impl Display for Deployed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "Endpoint: {}", self.endpoint)?;
         writeln!(f, "Data:     {}", self.data.display())?;
-        writeln!(f, "Try it:   {}", curl(&self.endpoint))
+        writeln!(f, "Try it:   {}", curl(&self.endpoint, None))
     }
 }
 
@@ -128,7 +128,7 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     let smoke = if args.no_smoke {
         None
     } else {
-        Some(run_smoke(&endpoint, false, printer).await?)
+        Some(run_smoke(&endpoint, None, false, printer).await?)
     };
     let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
     let seconds = printer.seconds();

@@ -96,9 +96,16 @@ async fn ask(question: &str, printer: &Printer) -> anyhow::Result<bool> {
     ))
 }
 
-/// A line of shell that makes a node's first call.
-fn curl(endpoint: &str) -> String {
+/// A line of shell that makes a node's first call, signed for a region where that is needed.
+fn curl(endpoint: &str, signed_in: Option<&str>) -> String {
+    // A header without a value is not sent: not all credentials have a token.
+    let signed = signed_in.map_or_else(String::new, |region| {
+        format!(
+            " --aws-sigv4 aws:amz:{region}:execute-api --user \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\" \
+             -H \"X-Amz-Security-Token: $AWS_SESSION_TOKEN\""
+        )
+    });
     format!(
-        "curl -X POST -d '{{\"cluster_id\": \"mycluster\", \"node_ip_addr_or_hostname\": \"mynode_ip\"}}' {endpoint}/cluster"
+        "curl -X POST{signed} -d '{{\"cluster_id\": \"mycluster\", \"node_ip_addr_or_hostname\": \"mynode_ip\"}}' {endpoint}/cluster"
     )
 }

@@ -187,6 +187,7 @@ async fn plan(
     let changes_stack = changes.is_some();
     let changes = changes.unwrap_or_default();
     let about_table = stack::question_about_table(name, before, &target.table_name);
+    let about_access = stack::question_about_access(name, before, target.auth);
     Ok(Plan {
         changed: changes_stack
             || first.is_some()
@@ -198,6 +199,9 @@ async fn plan(
             .into_iter()
             .chain(about_table.map(|_| {
                 "gives the API another table, which knows none of its clusters".to_owned()
+            }))
+            .chain(about_access.map(|_| {
+                "opens the API to everyone, who had to sign their requests so far".to_owned()
             }))
             .collect(),
         stack_name: name.to_owned(),

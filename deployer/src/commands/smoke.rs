@@ -2,7 +2,7 @@
 
 use crate::{
     aws::{Aws, cloudformation},
-    cli::SmokeArgs,
+    cli::{Auth, SmokeArgs},
     failure::Failure,
     github::{self, Tested},
     printer::Printer,
@@ -12,8 +12,17 @@ use crate::{
 
 /// Tests the endpoint that is named, or the stack's.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
-    let endpoint = if let Some(url) = args.url {
-        smoke::endpoint(&url)?
+    let (endpoint, signer) = if let Some(url) = args.url {
+        let endpoint = smoke::endpoint(&url)?;
+        // An endpoint for everyone takes neither a region nor credentials, nor a file that is in order.
+        let signer = match args.auth {
+            Some(auth @ Auth::Iam) => {
+                let place = Place::of(args.stack)?;
+                Aws::connect(&place.access).await?.signer(auth).await?
+            }
+            _ => None,
+        };
+        (endpoint, signer)
     } else {
         let (aws, name) = {
             let place = Place::of(args.stack)?;
@@ -28,9 +37,10 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
                 ))
                 .hint("name the endpoint: `cbbootstrap smoke URL`")
             })?;
-        stack.output("Endpoint")?.to_owned()
+        let endpoint = stack.output("Endpoint")?.to_owned();
+        (endpoint, aws.signer(stack.auth()).await?)
     };
-    let report = smoke::test(&endpoint, false).await?;
+    let report = smoke::test(&endpoint, signer, false).await?;
     printer.result(&report)?;
     github::report(printer, &Tested::from(&report).note());
     Ok(report.verdict()?)

@@ -17,8 +17,9 @@ use crate::{
         dynamodb::{self, Table},
         lambda::{self, Function},
     },
-    cli::StatusArgs,
+    cli::{Auth, StatusArgs},
     failure::Failure,
+    permissions::partition,
     printer::Printer,
     settings::Place,
     stack::{self, Event, Stack, Status as StackStatus},
@@ -42,6 +43,10 @@ struct Status {
     termination_protection: bool,
     drift: DriftStatus,
     endpoint: Option<String>,
+    /// Who may call it; none where there is none to call.
+    auth: Option<Auth>,
+    /// The dashboard's name.
+    dashboard: Option<String>,
     function: Option<FunctionStatus>,
     table: Option<TableStatus>,
     /// What these credentials may not see, and why.
@@ -99,6 +104,11 @@ impl Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let endpoint = self.endpoint.as_deref().unwrap_or("none");
         writeln!(f, "Endpoint: {endpoint}")?;
+        match self.auth {
+            Some(Auth::None) => writeln!(f, "          for everyone who knows it")?,
+            Some(Auth::Iam) => writeln!(f, "          for signed requests only (IAM)")?,
+            None => (),
+        }
         let ago = |time: &Option<String>| ago(time.as_deref(), self.now);
         write!(
             f,
@@ -124,7 +134,11 @@ impl Display for Status {
         )?;
         self.write_drift(f)?;
         self.write_function(f)?;
-        self.write_table(f)
+        self.write_table(f)?;
+        match &self.dashboard {
+            Some(name) => write!(f, "\nWatch it: {}", dashboard(&self.region, name)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -235,6 +249,19 @@ impl Status {
             None => f.write_str("none"),
         }
     }
+}
+
+/// Where the dashboard is, as far as is known: other parts of AWS have consoles of their own.
+fn dashboard(region: &str, name: &str) -> String {
+    let console = match partition(region) {
+        "aws" => "console.aws.amazon.com",
+        "aws-us-gov" => "console.amazonaws-us-gov.com",
+        "aws-cn" => "console.amazonaws.cn",
+        _ => return format!("dashboard {name} in CloudWatch"),
+    };
+    format!(
+        "https://{region}.{console}/cloudwatch/home?region={region}#dashboards/dashboard/{name}"
+    )
 }
 
 fn on(is_on: bool) -> &'static str {
@@ -370,6 +397,8 @@ async fn gather(
             },
         },
         endpoint: output("Endpoint").map(str::to_owned),
+        auth: output("Endpoint").map(|_| stack.auth()),
+        dashboard: output("DashboardName").map(str::to_owned),
         function: function.map(|function| FunctionStatus {
             replaced: is_replaced(&stack, &function),
             name: function.name,
@@ -596,6 +625,23 @@ mod tests {
     }
 
     #[test]
+    fn a_dashboard_is_where_its_part_of_aws_has_it() {
+        for (region, expected) in [
+            (
+                "eu-west-1",
+                "https://eu-west-1.console.aws.amazon.com/cloudwatch/home?region=eu-west-1#dashboards/dashboard/d",
+            ),
+            (
+                "cn-north-1",
+                "https://cn-north-1.console.amazonaws.cn/cloudwatch/home?region=cn-north-1#dashboards/dashboard/d",
+            ),
+            ("us-iso-east-1", "dashboard d in CloudWatch"),
+        ] {
+            assert_eq!(dashboard(region, "d"), expected);
+        }
+    }
+
+    #[test]
     fn the_text_tells_what_matters() {
         let mut status = Status {
             stack_name: "s".to_owned(),
@@ -623,6 +669,8 @@ mod tests {
                 }]),
             },
             endpoint: Some("https://e".to_owned()),
+            auth: Some(Auth::Iam),
+            dashboard: Some("s-us-east-1".to_owned()),
             function: Some(FunctionStatus {
                 name: "f".to_owned(),
                 state: "active".to_owned(),
@@ -650,6 +698,7 @@ mod tests {
             status.to_string(),
             "\
 Endpoint: https://e
+          for signed requests only (IAM)
 Stack:    s in us-east-1, UPDATE_ROLLBACK_COMPLETE since 2026-11-24T03:18:56Z (1 minute ago)
           because of Role UPDATE_FAILED: no
           created 2026-11-14T03:19:56Z (10 days ago)
@@ -662,7 +711,8 @@ Function: f, active, last update successful, modified 2026-11-24T02:19:56Z (1 ho
           sha256 a1
           replaced outside the stack, by `deploy --code-only` say; the next `deploy` settles it
 Table:    t, active, about 3 clusters in 310 B
-          deletion protection on, point-in-time recovery off"
+          deletion protection on, point-in-time recovery off
+Watch it: https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1#dashboards/dashboard/s-us-east-1"
         );
 
         status.function = None;
@@ -671,7 +721,7 @@ Table:    t, active, about 3 clusters in 310 B
         let text = status.to_string();
         assert!(text.contains("\nFunction: none\n"), "{text}");
         assert!(
-            text.ends_with("\nTable:    unknown: access denied: no"),
+            text.contains("\nTable:    unknown: access denied: no\n"),
             "{text}"
         );
     }

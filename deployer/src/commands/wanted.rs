@@ -122,6 +122,10 @@ pub fn parameters(
         ("ArtifactKey", bucket.key(artifact)),
         ("TableName", target.table_name.clone()),
         ("Architecture", target.arch.to_string()),
+        (
+            "AuthorizationType",
+            target.auth.authorization_type().to_owned(),
+        ),
     ];
     template::parameters(ours, &target.parameters)
 }

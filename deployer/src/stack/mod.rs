@@ -12,7 +12,10 @@ pub use changes::{Change, Detail, ValueChange, losses, value_changes};
 pub use decision::{Next, Operation, Reaction, next, reaction};
 pub use events::{Event, Progress, failed, root_cause};
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    cli::Auth,
+    failure::{Exit, Failure},
+};
 
 /// How the template's description begins, by which a stack is known that was made from it without this program.
 pub const DESCRIPTION: &str = "cbbootstrap:";
@@ -104,6 +107,16 @@ impl Stack {
         })
     }
 
+    /// Who may call its API. Those of an older template have no such parameter, and are public.
+    pub fn auth(&self) -> Auth {
+        let named = self.parameters.get("AuthorizationType");
+        if named.is_some_and(|named| named == Auth::Iam.authorization_type()) {
+            Auth::Iam
+        } else {
+            Auth::None
+        }
+    }
+
     /// That it is the service's.
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
         // What only waits for a first change set has nothing in it yet.
@@ -166,6 +179,17 @@ pub fn question_about_table(name: &str, stack: Option<&Stack>, table: &str) -> O
     ))
 }
 
+/// What to ask before the stack's API is opened to everyone: so far, callers had to sign their requests.
+pub fn question_about_access(name: &str, stack: Option<&Stack>, auth: Auth) -> Option<String> {
+    let opens = stack?.auth() == Auth::Iam && auth == Auth::None;
+    opens.then(|| {
+        format!(
+            "The API of stack `{name}` takes signed requests only; without `--auth iam` everyone who knows its address could \
+             call it. Go on?"
+        )
+    })
+}
+
 /// The table that `destroy` is about: the stack's own, or the one that is named where there is no stack.
 pub fn table_to_delete(
     name: &str,
@@ -209,6 +233,27 @@ pub(crate) mod tests {
                 .unwrap()
                 .contains("`old`")
         );
+    }
+
+    #[test]
+    fn an_api_is_not_opened_unasked() {
+        let stack = |authorization: Option<&str>| {
+            let mut stack = stack("CREATE_COMPLETE", "t");
+            let parameter = authorization.map(|it| ("AuthorizationType".to_owned(), it.to_owned()));
+            stack.parameters.extend(parameter);
+            stack
+        };
+        for (now, wanted, asks) in [
+            (Some("AWS_IAM"), Auth::None, true),
+            (Some("AWS_IAM"), Auth::Iam, false),
+            (Some("NONE"), Auth::None, false),
+            (Some("NONE"), Auth::Iam, false),
+            (None, Auth::None, false),
+        ] {
+            let question = question_about_access("s", Some(&stack(now)), wanted);
+            assert_eq!(question.is_some(), asks, "{now:?} to {wanted:?}");
+        }
+        assert_eq!(question_about_access("s", None, Auth::None), None);
     }
 
     #[test]
