@@ -68,7 +68,7 @@ pub enum Command {
     Logs(LogsArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// It leaves the records of two clusters in the table, whose names begin with `cbbootstrap-smoke`.
+    /// The clusters that it claims are called `cbbootstrap-smoke…`; their records are gone from the table after some seven days.
     Smoke(SmokeArgs),
     /// Build the function's zip
     Package(PackageArgs),

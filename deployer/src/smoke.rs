@@ -199,17 +199,25 @@ impl Tester {
     }
 
     fn run(mut self) -> Report {
-        // An id that nobody has claimed, with the characters of ARNs and base64 in it.
+        // Ids that nobody has claimed, one of them with the characters of ARNs and base64 in it. All claims have leases and no
+        // node reports ready, so that the table gets rid of them.
         let unique = Uuid::new_v4().simple().to_string();
         let cluster = format!("cbbootstrap-smoke-{unique}");
         let odd = format!("cbbootstrap-smoke:{unique}/a+b=");
+        let closed = format!("cbbootstrap-smoke-closed-{unique}");
         let (first, second) = ("node-1.smoke.invalid", "node-2.smoke.invalid");
-        let claim = |cluster: &str, node: &str| json!({"cluster_id": cluster, "node_ip_addr_or_hostname": node});
+        let node = |cluster: &str, node: &str| json!({"cluster_id": cluster, "node_ip_addr_or_hostname": node});
+        let with = |mut body: Value, field: &str, value: Value| {
+            body[field] = value;
+            body
+        };
+        let claim =
+            |cluster: &str, name: &str| with(node(cluster, name), "lease_seconds", json!(30));
+        let told = cluster_answer;
 
         // Without an answer to the first there is no point in asking on.
         if self.hello() {
             self.unsigned_is_refused();
-            let told = |node: &str, is_initial| cluster_answer(node, is_initial);
             self.post(
                 "first node claims",
                 "/cluster",
@@ -232,8 +240,32 @@ impl Tester {
             self.post(
                 "status by POST",
                 "/cluster/get_status",
-                &claim(&cluster, second),
+                &node(&cluster, second),
                 &told(first, false),
+            );
+            self.post(
+                "second node is ready too early",
+                "/cluster/ready",
+                &node(&cluster, second),
+                &problem(409, "initial_node_not_ready"),
+            );
+            self.post(
+                "ready of another generation",
+                "/cluster/ready",
+                &with(node(&cluster, first), "generation", json!(2)),
+                &problem(409, "stale_generation"),
+            );
+            self.post(
+                "first node gives up",
+                "/cluster/leave",
+                &node(&cluster, first),
+                &told(first, true),
+            );
+            self.post(
+                "second node takes over",
+                "/cluster",
+                &claim(&cluster, second),
+                &told(second, true),
             );
             self.post(
                 "odd id is claimed",
@@ -249,9 +281,10 @@ impl Tester {
             self.post(
                 "odd id, status by POST",
                 "/cluster/get_status",
-                &claim(&odd, second),
+                &node(&odd, second),
                 &told(first, false),
             );
+            self.secrets(&closed, first, &claim(&closed, first));
             self.get(
                 "unknown cluster",
                 &format!("/cluster/{cluster}-unknown"),
@@ -269,13 +302,19 @@ impl Tester {
                 &problem(400, "invalid_field"),
             );
             self.post(
+                "lease too short",
+                "/cluster",
+                &with(node(&cluster, first), "lease_seconds", json!(29)),
+                &problem(400, "invalid_field"),
+            );
+            self.post(
                 "no node",
                 "/cluster",
                 &json!({"cluster_id": cluster}),
                 &problem(400, "missing_field"),
             );
             self.step("no JSON", &problem(400, "invalid_json"), |tester| {
-                tester.send_post("/cluster", "cluster_id=a")
+                tester.send_post("/cluster", "cluster_id=a", None)
             });
         }
         Report {
@@ -335,6 +374,29 @@ impl Tester {
         self.note("no signature", expected, saw, passed, since);
     }
 
+    /// That a cluster's secret keeps others out. A signature takes the secret's header.
+    fn secrets(&mut self, cluster: &str, node: &str, claim: &Value) {
+        if self.signer.is_some() {
+            return;
+        }
+        let secret = Uuid::new_v4().simple().to_string();
+        let (claim, told) = (claim.to_string(), cluster_answer(node, true));
+        let status = json!({"cluster_id": cluster}).to_string();
+        self.step("cluster with a secret is claimed", &told, |tester| {
+            tester.send_post("/cluster", &claim, Some(&secret))
+        });
+        self.step("with the secret", &told, |tester| {
+            tester.send_post("/cluster/get_status", &status, Some(&secret))
+        });
+        let refused = problem(403, "forbidden");
+        self.step("with another secret", &refused, |tester| {
+            tester.send_post("/cluster/get_status", &status, Some("another"))
+        });
+        self.step("without a secret", &refused, |tester| {
+            tester.send_post("/cluster", &claim, None)
+        });
+    }
+
     /// The answer of an endpoint that has appeared: names, routes, roles and policies spread one by one, and until then
     /// it is somebody else who answers, or the function without its table. Every step can be repeated.
     fn settled(&self, send: impl Fn(&Self) -> Result<Answer, String>) -> Result<Answer, String> {
@@ -359,7 +421,7 @@ impl Tester {
     /// As the README's `curl -d` does, with a content type that is not JSON's.
     fn post(&mut self, name: &'static str, path: &str, body: &Value, expected: &str) {
         let body = body.to_string();
-        self.step(name, expected, |tester| tester.send_post(path, &body));
+        self.step(name, expected, |tester| tester.send_post(path, &body, None));
     }
 
     fn step(
@@ -399,9 +461,12 @@ impl Tester {
         read(self.signed(self.agent.get(&url), &url, "")?.call())
     }
 
-    fn send_post(&self, path: &str, body: &str) -> Result<Answer, String> {
+    fn send_post(&self, path: &str, body: &str, secret: Option<&str>) -> Result<Answer, String> {
         let url = format!("{}{path}", self.endpoint);
-        let request = self.signed(self.agent.post(&url), &url, body)?;
+        let mut request = self.signed(self.agent.post(&url), &url, body)?;
+        if let Some(secret) = secret {
+            request = request.header("authorization", format!("Bearer {secret}"));
+        }
         read(
             request
                 .content_type("application/x-www-form-urlencoded")

@@ -7,13 +7,13 @@ use cbbootstrap_function::{
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::value::RawValue;
-use tracing_subscriber::{filter::Targets, prelude::*};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    prelude::*,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let filter = std::env::var("RUST_LOG")
-        .ok()
-        .and_then(|filter| filter.parse().ok());
     tracing_subscriber::registry()
         .with(
             tracing_subscriber::fmt::layer()
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Error> {
                 .with_current_span(false)
                 .with_span_list(false),
         )
-        .with(filter.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)))
+        .with(filter(std::env::var("RUST_LOG").ok().as_deref()))
         .init();
 
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
@@ -39,4 +39,13 @@ async fn main() -> Result<(), Error> {
         }
     }))
     .await
+}
+
+/// What is logged. Lambda's runtime never tells more than `info`: further down it has whole requests, secrets and all.
+fn filter(wanted: Option<&str>) -> Targets {
+    let wanted: Targets = wanted
+        .and_then(|wanted| wanted.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let level = wanted.default_level().unwrap_or(LevelFilter::OFF);
+    wanted.with_target("lambda_runtime", level.min(LevelFilter::INFO))
 }

@@ -44,7 +44,7 @@ fn it_comes_up_passes_the_smoke_test_and_ends() {
             .contains("curl -X POST -d '{\"cluster_id\": \"mycluster\""),
         "{ended}"
     );
-    assert!(ended.stderr.contains("14 of 14 steps passed"), "{ended}");
+    assert!(ended.stderr.contains("23 of 23 steps passed"), "{ended}");
     assert!(
         user.home
             .path()
@@ -319,7 +319,7 @@ fn smoke_tells_a_good_endpoint_from_others() {
         .run(&["smoke", &format!("http://anything.localhost:{port}/")])
         .ended_with(0)
         .stdout;
-    assert!(text.contains("14 of 14 steps passed"), "{text}");
+    assert!(text.contains("23 of 23 steps passed"), "{text}");
 
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let dead = format!("http://{}", other.local_addr().unwrap());

@@ -10,6 +10,7 @@ use cbbootstrap_tests::{
     dynamodb,
     http::{self, Answer},
     local::Local,
+    process::wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
