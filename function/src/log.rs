@@ -126,27 +126,11 @@ async fn log(State(function): State<Arc<str>>, request: Request, next: Next) -> 
     response
 }
 
-/// The line.
+/// The line. What people look for comes first.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    #[serde(rename = "_aws")]
-    metadata: Metadata,
-    /// The function's name in Lambda, a dimension of the metrics.
-    #[serde(rename = "FunctionName")]
-    function: &'a str,
-    /// A dimension, too.
-    #[serde(rename = "Outcome")]
-    outcome: Outcome,
-    /// How long the answer took, of which nothing is known before the function has the request. A metric.
-    #[serde(rename = "Milliseconds")]
-    milliseconds: f64,
-    /// Calls to the table, repeated ones among them. A metric.
-    #[serde(rename = "DynamoDBCalls")]
-    calls: u32,
     /// In capitals, as the other lines have it.
     level: &'static str,
-    /// Lambda's id of the invocation.
-    request_id: &'a str,
     /// The method; of those that nobody uses, only that it is another.
     method: &'static str,
     /// The route's path in the contract; none if it has none.
@@ -154,12 +138,28 @@ struct Line<'a> {
     route: Option<&'a str>,
     /// The answer's HTTP status.
     status: u16,
-    /// A short hash of the cluster's id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cluster: Option<&'a str>,
+    /// A dimension of the metrics.
+    #[serde(rename = "Outcome")]
+    outcome: Outcome,
     /// Why the caller was refused: the problem's code.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
+    /// A short hash of the cluster's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'a str>,
+    /// How long the answer took, of which nothing is known before the function has the request. A metric.
+    #[serde(rename = "Milliseconds")]
+    milliseconds: f64,
+    /// Calls to the table, repeated ones among them. A metric.
+    #[serde(rename = "DynamoDBCalls")]
+    calls: u32,
+    /// Lambda's id of the invocation.
+    request_id: &'a str,
+    /// The function's name in Lambda, a dimension, too.
+    #[serde(rename = "FunctionName")]
+    function: &'a str,
+    #[serde(rename = "_aws")]
+    metadata: Metadata,
 }
 
 #[derive(Debug, Serialize)]

@@ -105,6 +105,22 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
 
     let all = user.run(&["logs"]).ended_with(0);
     assert_eq!(all.stderr, "");
+    let requests: Vec<Value> = all
+        .stdout
+        .lines()
+        .filter_map(|line| serde_json::from_str(line.split_once("  ")?.1).ok())
+        .collect();
+    let told = |request: &Value| {
+        let fields = ["route", "status", "Outcome", "DynamoDBCalls"];
+        fields.map(|field| request[field].clone())
+    };
+    let expected = |outcome| [json!("/cluster"), json!(200), json!(outcome), json!(1)];
+    let outcomes: Vec<_> = requests.iter().map(told).collect();
+    assert_eq!(outcomes, [expected("claimed"), expected("joined")], "{all}");
+    assert_eq!(requests[0]["cluster"], requests[1]["cluster"]);
+    let metrics = &requests[0]["_aws"]["CloudWatchMetrics"][0];
+    assert_eq!(metrics["Namespace"], "cbbootstrap", "{all}");
+    assert!(!all.stdout.contains("mycluster"), "{all}");
     let times: Vec<_> = all
         .stdout
         .lines()

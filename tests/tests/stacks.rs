@@ -284,27 +284,26 @@ fn a_deployment_that_is_overtaken_looks_again() {
         ),
     ] {
         scene.again();
-        scene.proxy.play(
-            Play::now()
-                .then_real()
-                .after(Duration::from_millis(1500))
-                .stack("UPDATE_IN_PROGRESS")
-                .after(Duration::from_secs(1))
-                .stack("UPDATE_COMPLETE"),
-        );
         let (name, fault, mut left) = (name.to_owned(), Fault::refuse(code, message), 1);
         scene.proxy.fault(move |call| {
-            // As late as the play begins.
-            if call.name == "cloudformation:GetTemplate" {
-                return Some(Fault::Delay(Duration::from_millis(if left == 1 {
-                    1600
-                } else {
-                    0
-                })));
+            // The deployment has looked at the stack before the play begins, and goes on after that.
+            if call.name == "cloudformation:GetTemplate" && left == 1 {
+                return Some(Fault::Delay(Duration::from_millis(1500)));
             }
             (call.name == name && std::mem::take(&mut left) == 1).then(|| fault.clone())
         });
-        let ended = scene.deploy(&[]).ended_with(0);
+        let ended = thread::scope(|scope| {
+            let deploy = scope.spawn(|| scene.deploy(&[]));
+            scene.proxy.wait_for("cloudformation:DescribeStacks");
+            scene.proxy.play(
+                Play::now()
+                    .then_real()
+                    .stack("UPDATE_IN_PROGRESS")
+                    .after(Duration::from_millis(2500))
+                    .stack("UPDATE_COMPLETE"),
+            );
+            deploy.join().unwrap().ended_with(0)
+        });
         assert!(
             ended
                 .stderr

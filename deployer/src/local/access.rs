@@ -22,7 +22,7 @@ pub struct Served {
 impl Served {
     /// The request that the function's line is about, if it is about one.
     pub fn of(line: &str) -> Option<Self> {
-        let ours = line.starts_with("{\"_aws\":");
+        let ours = line.starts_with('{') && line.contains("\"_aws\":");
         ours.then(|| serde_json::from_str(line).ok())?
     }
 }
@@ -54,11 +54,11 @@ mod tests {
     fn requests_are_told_in_short() {
         for (line, expected) in [
             (
-                r#"{"_aws":{},"FunctionName":"f","Outcome":"joined","Milliseconds":2.345,"method":"POST","route":"/cluster","status":200}"#,
+                r#"{"method":"POST","route":"/cluster","status":200,"Outcome":"joined","Milliseconds":2.345,"FunctionName":"f","_aws":{}}"#,
                 Some("200 POST /cluster: joined (2.3 ms)"),
             ),
             (
-                r#"{"_aws":{},"Outcome":"refused","Milliseconds":0.1,"method":"GET","status":404,"code":"route_not_found"}"#,
+                r#"{"method":"GET","status":404,"Outcome":"refused","code":"route_not_found","Milliseconds":0.1,"_aws":{}}"#,
                 Some("404 GET (no such route): route_not_found (0.1 ms)"),
             ),
             (
