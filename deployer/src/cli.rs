@@ -68,7 +68,7 @@ pub enum Command {
     Logs(LogsArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The clusters that it claims are called `cbbootstrap-smoke…`; their records are gone from the table after some seven days.
+    /// The names of the clusters that it claims begin with `cbbootstrap-smoke`; the table is rid of them after some seven days.
     Smoke(SmokeArgs),
     /// Build the function's zip
     Package(PackageArgs),

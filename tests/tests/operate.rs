@@ -172,7 +172,7 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
 }
 
 fn the_log_is_followed(aws: &MiniStack, user: &User) {
-    for (signal, marker) in [("INT", "first"), ("TERM", "second")] {
+    for (signal, marker) in [("INT", "marker-1"), ("TERM", "marker-2")] {
         let before = format!("{marker} before");
         log(aws, "followed", &before);
         let mut child = user
@@ -188,7 +188,8 @@ fn the_log_is_followed(aws: &MiniStack, user: &User) {
             }
         });
         let next = || shown.recv_timeout(Duration::from_mins(1)).unwrap();
-        assert!(next().ends_with(&before));
+        let line = next();
+        assert!(line.ends_with(&before), "{line}");
         for number in 0..2 {
             let later = format!("{marker} later {number}");
             log(aws, "other", "not looked for");
