@@ -62,7 +62,7 @@ impl Browser {
                 "--disable-sync",
                 "--disable-crash-reporter",
                 "--hide-scrollbars",
-                "--window-size=1200,1120",
+                "--window-size=1200,1500",
                 // Nothing but this machine is there.
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 format!("--user-data-dir={}", home.path().join("profile").display()),
