@@ -16,7 +16,7 @@ Exit status:
   2  wrong usage; with `plan --exit-code`, something would change
   3  the smoke test failed
   4  stopped by the user or a signal (a local deployment that is up and a followed log end with 0)
-  5  the stack is busy, or in a state that needs a decision";
+  5  the stack is busy, or in a state that needs a decision; the cluster's record changed meanwhile";
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What `deploy --local` does not go with as an option, and does not mind as an environment variable.
+/// What `--local` does not go with as an option, and does not mind as an environment variable.
 const NOT_LOCAL: [&str; 4] = ["stack_name", "environment", "config", "bucket"];
 
 impl Cli {
@@ -39,10 +39,15 @@ impl Cli {
     }
 
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        if let Some(("deploy", deploy)) = matches.subcommand()
-            && deploy.get_flag("local")
-        {
-            let given = |id: &&&str| deploy.value_source(id) == Some(ValueSource::CommandLine);
+        let mut command = matches;
+        while let Some((_, inner)) = command.subcommand() {
+            command = inner;
+        }
+        if matches!(command.try_get_one("local"), Ok(Some(true))) {
+            let given = |id: &&&str| {
+                command.try_contains_id(id).is_ok()
+                    && command.value_source(id) == Some(ValueSource::CommandLine)
+            };
             if let Some(id) = NOT_LOCAL.iter().find(given) {
                 let option = if *id == "environment" { "env" } else { id };
                 let option = option.replace('_', "-");
@@ -70,6 +75,11 @@ pub enum Command {
     ///
     /// The names of the clusters that it claims begin with `cbbootstrap-smoke`; the table is rid of them after some seven days.
     Smoke(SmokeArgs),
+    /// List, show and forget the clusters' records
+    ///
+    /// It works on the table itself, and asks for no cluster's secret: whoever may read the table may see the records.
+    #[command(subcommand, disable_help_subcommand = true)]
+    Cluster(ClusterCommand),
     /// Build the function's zip
     Package(PackageArgs),
     /// Delete the stack; the table stays unless told otherwise
@@ -98,6 +108,7 @@ impl Command {
             Self::Plan(args) => args.output.output,
             Self::Status(args) => args.output.output,
             Self::Smoke(args) => args.output.output,
+            Self::Cluster(command) => command.output(),
             Self::Package(args) => args.output.output,
             Self::Destroy(args) => args.output.output,
             Self::Logs(_)
@@ -465,6 +476,101 @@ pub struct IamPolicyArgs {
     pub bucket: BucketArgs,
 }
 
+/// `cluster`
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// List the clusters, in the table's own order
+    List(ClusterListArgs),
+    /// Show all that is known of a cluster
+    Show(ClusterShowArgs),
+    /// Delete a cluster's record
+    ///
+    /// The next node that asks is told that it is the first, whatever nodes the cluster has, and builds a new cluster; its
+    /// generations begin at 1 again. So forget only clusters that are gone, or whose first node died before it was ready.
+    /// A record that changes between the question and the deletion stays.
+    Forget(ClusterForgetArgs),
+}
+
+impl ClusterCommand {
+    fn output(&self) -> Output {
+        match self {
+            Self::List(args) => args.output.output,
+            Self::Show(args) => args.output.output,
+            Self::Forget(args) => args.output.output,
+        }
+    }
+}
+
+/// `cluster list`
+#[derive(Debug, Args)]
+pub struct ClusterListArgs {
+    /// The most clusters to list
+    #[arg(long, value_name = "NUMBER", default_value = "100")]
+    pub limit: NonZeroUsize,
+    /// Begin with the cluster that comes after this one
+    #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
+    pub after: Option<String>,
+    /// List every cluster
+    #[arg(long, conflicts_with = "limit")]
+    pub all: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub records: RecordsArgs,
+}
+
+/// `cluster show`
+#[derive(Debug, Args)]
+pub struct ClusterShowArgs {
+    /// The cluster
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub cluster_id: String,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub records: RecordsArgs,
+}
+
+/// `cluster forget`
+#[derive(Debug, Args)]
+pub struct ClusterForgetArgs {
+    /// The cluster
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub cluster_id: String,
+    /// Ask nothing
+    #[arg(long, short)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub records: RecordsArgs,
+}
+
+/// Which table of records.
+#[derive(Debug, Args)]
+pub struct RecordsArgs {
+    #[command(flatten)]
+    pub table: TableArgs,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub local: LocalTableArgs,
+    #[command(flatten)]
+    pub aws: AwsArgs,
+}
+
+/// The table of a local deployment.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "On this machine")]
+pub struct LocalTableArgs {
+    /// Take the table of a local deployment, whether that is running or not
+    #[arg(long, conflicts_with_all = ["region", "profile"])]
+    pub local: bool,
+    /// The directory that keeps it; otherwise `cbbootstrap` in the user's data directory
+    #[arg(long, value_name = "DIR", requires = "local")]
+    pub data: Option<PathBuf>,
+}
+
 /// What a policy is to allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PolicyFor {
@@ -472,9 +578,11 @@ pub enum PolicyFor {
     Plan,
     /// `plan`, `deploy`, `status` and `logs`: what a pipeline needs
     Deploy,
-    /// Those and `destroy`, table and artifacts included
+    /// Those, `destroy`, table and artifacts included, and `cluster`
     #[default]
     All,
+    /// `cluster`, which lists, shows and forgets the clusters' records
+    Clusters,
     /// What the role of `--role-arn` does for `CloudFormation`
     #[value(name = "cloudformation")]
     CloudFormation,
@@ -647,6 +755,25 @@ mod tests {
             assert!(error.to_string().contains(option), "{error}");
         }
         assert!(read(&["--region", "us-east-1"]).is_err() && read(&["--auth", "iam"]).is_err());
+
+        let read = |args: &[&str]| {
+            let args = [&["cbbootstrap", "cluster", "list"], args].concat();
+            Cli::of(&Cli::command().try_get_matches_from(args)?).map(drop)
+        };
+        assert!(read(&["--env", "name"]).is_ok());
+        assert!(read(&["--local", "--data", "dir", "--table-name", "tab"]).is_ok());
+        for wrong in [
+            &["--local", "--env", "name"][..],
+            &["--local", "--config", "name"],
+            &["--local", "--profile", "name"],
+            &["--data", "dir"],
+            &["--limit", "0"],
+            &["--limit", "1", "--all"],
+            &["--after", ""],
+        ] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(read(&["--after", "-c", "--all"]).is_ok());
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub enum Exit {
     Smoke = 3,
     /// The user or a signal stopped it.
     Stopped = 4,
-    /// The stack is busy, or in a state that needs a decision.
+    /// The stack is busy, or in a state that needs a decision; or a record changed meanwhile.
     Stack = 5,
 }
 

@@ -28,6 +28,8 @@ enum By {
     Deploy,
     /// `destroy`, with `--delete-table` and `--delete-artifacts`.
     Destroy,
+    /// `cluster`.
+    Clusters,
     /// CloudFormation, which makes the stack's resources with the caller's permissions, or with those of `--role-arn`.
     CloudFormation,
 }
@@ -56,7 +58,7 @@ enum On {
     Alarms,
     FunctionRole,
     /// The function's role, when Lambda is given it.
-    FunctionRoleToLambda,
+    RoleToLambda,
     /// The role that API Gateway makes for itself in an account that has none yet.
     GatewayRole,
     /// The role of `--role-arn`, when CloudFormation is given it.
@@ -275,6 +277,12 @@ const PERMISSIONS: &[Permission] = &[
         "`--delete-artifacts`, when the bucket is empty then",
     ),
     needs(
+        By::Clusters,
+        On::Table,
+        &["dynamodb:Scan", "dynamodb:GetItem", "dynamodb:DeleteItem"],
+        "lists, shows and forgets the clusters' records",
+    ),
+    needs(
         By::CloudFormation,
         On::Artifacts,
         &["s3:GetObject"],
@@ -331,7 +339,7 @@ const PERMISSIONS: &[Permission] = &[
     ),
     needs(
         By::CloudFormation,
-        On::FunctionRoleToLambda,
+        On::RoleToLambda,
         &["iam:PassRole"],
         "the function runs as its role",
     ),
@@ -562,11 +570,12 @@ fn needed(scope: &Scope, policy_for: PolicyFor) -> impl Iterator<Item = &'static
     let by_itself: &[By] = match policy_for {
         PolicyFor::Plan => &[By::Plan],
         PolicyFor::Deploy => &[By::Plan, By::Watch, By::Deploy],
-        PolicyFor::All => &[By::Plan, By::Watch, By::Deploy, By::Destroy],
+        PolicyFor::All => &[By::Plan, By::Watch, By::Deploy, By::Destroy, By::Clusters],
+        PolicyFor::Clusters => &[By::Clusters],
         PolicyFor::CloudFormation => &[],
     };
     let for_cloudformation = match policy_for {
-        PolicyFor::Plan => false,
+        PolicyFor::Plan | PolicyFor::Clusters => false,
         PolicyFor::Deploy | PolicyFor::All => scope.role_arn.is_none(),
         PolicyFor::CloudFormation => true,
     };
@@ -587,6 +596,7 @@ impl By {
             Self::Watch => "status, logs",
             Self::Deploy => "deploy",
             Self::Destroy => "destroy",
+            Self::Clusters => "cluster",
             Self::CloudFormation => "CloudFormation",
         }
     }
@@ -644,7 +654,7 @@ impl On {
                 format!("arn:{partition}:cloudwatch::{account}:dashboard/{stack_name}-*"),
             ],
             Self::Alarms => vec![here("cloudwatch", "alarm:*")],
-            Self::FunctionRole | Self::FunctionRoleToLambda => {
+            Self::FunctionRole | Self::RoleToLambda => {
                 vec![iam(&format!("{start_of_name}-*"))]
             }
             Self::GatewayRole => vec![iam(
@@ -658,7 +668,7 @@ impl On {
     /// What else must hold: a key of IAM's, and its value.
     fn condition(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::FunctionRoleToLambda => Some(("iam:PassedToService", "lambda.amazonaws.com")),
+            Self::RoleToLambda => Some(("iam:PassedToService", "lambda.amazonaws.com")),
             Self::RoleToCloudFormation => {
                 Some(("iam:PassedToService", "cloudformation.amazonaws.com"))
             }
@@ -711,7 +721,7 @@ mod tests {
 
     #[test]
     fn each_command_gets_what_it_needs_and_no_more() {
-        use PolicyFor::{All, CloudFormation, Deploy, Plan};
+        use PolicyFor::{All, CloudFormation, Clusters, Deploy, Plan};
         let with_role = Scope {
             role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()),
             ..scope()
@@ -722,6 +732,8 @@ mod tests {
             ("cloudformation:DeleteStack", &[Deploy, All]),
             ("dynamodb:CreateTable", &[Deploy, All]),
             ("dynamodb:DeleteTable", &[All]),
+            ("dynamodb:Scan", &[All, Clusters]),
+            ("dynamodb:DeleteItem", &[All, Clusters]),
             ("s3:DeleteBucket", &[All]),
             ("s3:PutObject", &[Deploy, All]),
             ("s3:GetObject", &[Deploy, All, CloudFormation]),
@@ -730,7 +742,7 @@ mod tests {
             ("execute-api:Invoke", &[Deploy, All]),
             ("sts:GetCallerIdentity", &[Plan, Deploy, All]),
         ] {
-            for who in [Plan, Deploy, All, CloudFormation] {
+            for who in [Plan, Deploy, All, Clusters, CloudFormation] {
                 let allowed = allows(&policy(&scope(), who), action);
                 assert_eq!(allowed, whose.contains(&who), "{action} for {who:?}");
             }

@@ -49,8 +49,8 @@ impl Printer {
             Output::Text => result.to_string(),
             Output::Json => serde_json::to_string_pretty(result)?,
         };
-        self.suspend(|| writeln!(std::io::stdout(), "{}", text.trim_end()))?;
-        Ok(())
+        // A reader that has had enough of it is no failure.
+        self.line(text.trim_end()).map(drop)
     }
 
     /// A line of a result that comes bit by bit; `false` when nobody reads any more.

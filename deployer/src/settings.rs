@@ -1,14 +1,14 @@
 //! What a command works from: an option beats the environment variable, that beats `cbbootstrap.yaml`, and that the default.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 
 use crate::{
     aws::Access,
     cli::{
-        Arch, Auth, ConfigArgs, DestroyArgs, FunctionArgs, StackArgs, TableArgs, TargetArgs,
-        WaitArgs,
+        Arch, Auth, AwsArgs, ConfigArgs, DestroyArgs, FunctionArgs, RecordsArgs, StackArgs,
+        TableArgs, TargetArgs, WaitArgs,
     },
     config::{self, Environment},
     template,
@@ -52,6 +52,26 @@ pub struct Target {
     pub protect: Option<bool>,
     /// How long to wait for somebody else's change; none asks on a terminal.
     pub wait_for_stack: Option<Duration>,
+}
+
+/// Whose records: those of a table in AWS, or of a local deployment.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// The table's name.
+    pub table_name: String,
+    /// Where it is.
+    pub keeper: Keeper,
+    /// The environment that it was taken from.
+    config: ConfigArgs,
+}
+
+/// Who keeps a table.
+#[derive(Clone, Debug)]
+pub enum Keeper {
+    /// AWS: account and region.
+    Aws(Access),
+    /// This machine: a local deployment's directory, if one is named.
+    ThisMachine(Option<PathBuf>),
 }
 
 /// What is to be destroyed, and how.
@@ -100,13 +120,17 @@ impl Place {
                 .or_else(|| environment.stack_name.clone())
                 .unwrap_or_else(|| DEFAULT_STACK_NAME.to_owned()),
             config: args.config,
-            access: Access {
-                region: args.aws.region,
-                profile: args.aws.profile,
-                fallback_region: environment.region.clone(),
-                fallback_profile: environment.profile.clone(),
-            },
+            access: access(args.aws, environment),
         }
+    }
+}
+
+fn access(args: AwsArgs, environment: &Environment) -> Access {
+    Access {
+        region: args.region,
+        profile: args.profile,
+        fallback_region: environment.region.clone(),
+        fallback_profile: environment.profile.clone(),
     }
 }
 
@@ -158,6 +182,84 @@ impl Doomed {
     }
 }
 
+impl Records {
+    /// Of `cluster`.
+    pub fn of(args: RecordsArgs) -> anyhow::Result<Self> {
+        let RecordsArgs {
+            table,
+            config,
+            local,
+            aws,
+        } = args;
+        // As `deploy --local` has it: the file is about AWS, and the environment variables that choose from it.
+        let environment = if local.local {
+            Environment::default()
+        } else {
+            config::environment(&config)?
+        };
+        Ok(Self {
+            table_name: table_name(table, &environment),
+            keeper: if local.local {
+                Keeper::ThisMachine(local.data)
+            } else {
+                Keeper::Aws(access(aws, &environment))
+            },
+            config,
+        })
+    }
+
+    /// A command line about these very records, for hints. `rest` is what follows the command.
+    pub fn command(&self, command: &str, rest: &[String]) -> String {
+        let path = |path: &PathBuf| path.display().to_string();
+        let mut words = vec!["cbbootstrap".to_owned(), "cluster".to_owned()];
+        words.push(command.to_owned());
+        let options = match &self.keeper {
+            Keeper::Aws(access) => vec![
+                ("--config", self.config.config.as_ref().map(path)),
+                ("--env", self.config.environment.clone()),
+                ("--region", access.region.clone()),
+                ("--profile", access.profile.clone()),
+            ],
+            Keeper::ThisMachine(data) => {
+                words.push("--local".to_owned());
+                vec![("--data", data.as_ref().map(path))]
+            }
+        };
+        let table = ("--table-name", Some(self.table_name.clone()));
+        for (option, value) in options.into_iter().chain([table]) {
+            words.extend(
+                value
+                    .into_iter()
+                    .flat_map(|value| [option.to_owned(), value]),
+            );
+        }
+        words.extend_from_slice(rest);
+        words
+            .iter()
+            .map(|word| shell_word(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// A word as a shell takes it, whatever is in it.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    if word.chars().any(char::is_control) {
+        // Bash and zsh know this.
+        let escaped = word.chars().map(|c| match c {
+            '\\' | '\'' => format!("\\{c}"),
+            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        });
+        return format!("$'{}'", escaped.collect::<String>());
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// The table's name.
 pub fn table_name(args: TableArgs, environment: &Environment) -> String {
     args.table_name
@@ -179,7 +281,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::{Cli, Command},
+        cli::{Cli, ClusterCommand, Command},
         failure::{Exit, Failure},
     };
 
@@ -339,6 +441,80 @@ environments:
             panic!("that is no status");
         };
         assert_eq!(Place::of(args.stack).unwrap().stack_name, "stack");
+    }
+
+    fn records(options: &[&str], file: Option<&str>) -> Records {
+        let (command, _directory) = parsed(&[&["cluster", "list"], options].concat(), file);
+        let Command::Cluster(ClusterCommand::List(args)) = command else {
+            panic!("that lists no clusters");
+        };
+        Records::of(args.records).unwrap()
+    }
+
+    #[test]
+    fn records_are_those_of_the_environment_or_of_this_machine() {
+        for (options, file, table, access) in [
+            (&[][..], None, "cb-bootstrap", [None, None, None]),
+            (
+                &[],
+                Some(FILE),
+                "file-table",
+                [None, Some("eu-central-1"), Some("file-profile")],
+            ),
+            (
+                &["--table-name=table", "--region=us-west-2"],
+                Some(FILE),
+                "table",
+                [
+                    Some("us-west-2"),
+                    Some("eu-central-1"),
+                    Some("file-profile"),
+                ],
+            ),
+        ] {
+            let records = records(options, file);
+            assert_eq!(records.table_name, table);
+            let Keeper::Aws(found) = records.keeper else {
+                panic!("{options:?} is in AWS");
+            };
+            let found = [
+                found.region.as_deref(),
+                found.fallback_region.as_deref(),
+                found.fallback_profile.as_deref(),
+            ];
+            assert_eq!(found, access, "{options:?}");
+        }
+        let local = records(&["--local", "--data=dir"], None);
+        assert_eq!(local.table_name, "cb-bootstrap");
+        assert!(
+            matches!(&local.keeper, Keeper::ThisMachine(Some(data)) if data.ends_with("dir")),
+            "{local:?}"
+        );
+    }
+
+    #[test]
+    fn a_command_about_the_same_records_can_be_pasted() {
+        for (options, rest, expected) in [
+            (
+                &[][..],
+                "--after=c",
+                "cbbootstrap cluster list --table-name cb-bootstrap --after=c",
+            ),
+            (
+                &["--region=eu-west-1", "--profile=a b"],
+                "--after=it's $5",
+                r"cbbootstrap cluster list --region eu-west-1 --profile 'a b' --table-name cb-bootstrap '--after=it'\''s $5'",
+            ),
+            (
+                &["--local", "--data=/d", "--table-name=tab"],
+                "--after=a\u{1b}[1m'\\\u{9b}ü",
+                r"cbbootstrap cluster list --local --data /d --table-name tab $'--after=a\u001b[1m\'\\\u009bü'",
+            ),
+        ] {
+            let command = records(options, None).command("list", &[rest.to_owned()]);
+            assert_eq!(command, expected);
+        }
+        assert_eq!(shell_word(""), "''");
     }
 
     #[test]

@@ -167,6 +167,29 @@ pub async fn test(endpoint: &str, signer: Option<Signer>, fresh: bool) -> anyhow
     Ok(tokio::task::spawn_blocking(test).await?)
 }
 
+/// The nodes that ask.
+const FIRST: &str = "node-1.smoke.invalid";
+const SECOND: &str = "node-2.smoke.invalid";
+
+/// What a node asks about a cluster.
+fn node(cluster: &str, node: &str) -> Value {
+    json!({"cluster_id": cluster, "node_ip_addr_or_hostname": node})
+}
+
+/// A claim that will not last.
+fn claim(cluster: &str, name: &str) -> Value {
+    with(
+        node(cluster, name),
+        "lease_seconds",
+        *wire::LEASE_SECONDS.start(),
+    )
+}
+
+fn with(mut body: Value, field: &str, value: u64) -> Value {
+    body[field] = value.into();
+    body
+}
+
 struct Tester {
     agent: Agent,
     endpoint: String,
@@ -199,123 +222,16 @@ impl Tester {
     }
 
     fn run(mut self) -> Report {
-        // Ids that nobody has claimed, one of them with the characters of ARNs and base64 in it. All claims have leases and no
-        // node reports ready, so that the table gets rid of them.
+        // Ids that nobody has claimed. All claims have leases and no node reports ready, so that the table gets rid of them.
         let unique = Uuid::new_v4().simple().to_string();
-        let cluster = format!("cbbootstrap-smoke-{unique}");
-        let odd = format!("cbbootstrap-smoke:{unique}/a+b=");
-        let closed = format!("cbbootstrap-smoke-closed-{unique}");
-        let (first, second) = ("node-1.smoke.invalid", "node-2.smoke.invalid");
-        let node = |cluster: &str, node: &str| json!({"cluster_id": cluster, "node_ip_addr_or_hostname": node});
-        let with = |mut body: Value, field: &str, value: Value| {
-            body[field] = value;
-            body
-        };
-        let claim =
-            |cluster: &str, name: &str| with(node(cluster, name), "lease_seconds", json!(30));
-        let told = cluster_answer;
-
         // Without an answer to the first there is no point in asking on.
         if self.hello() {
             self.unsigned_is_refused();
-            self.post(
-                "first node claims",
-                "/cluster",
-                &claim(&cluster, first),
-                &told(first, true),
-            );
-            self.post(
-                "second node joins",
-                "/cluster",
-                &claim(&cluster, second),
-                &told(first, false),
-            );
-            self.post(
-                "first node asks again",
-                "/cluster",
-                &claim(&cluster, first),
-                &told(first, true),
-            );
-            self.get("status", &format!("/cluster/{cluster}"), &told(first, true));
-            self.post(
-                "status by POST",
-                "/cluster/get_status",
-                &node(&cluster, second),
-                &told(first, false),
-            );
-            self.post(
-                "second node is ready too early",
-                "/cluster/ready",
-                &node(&cluster, second),
-                &problem(409, "initial_node_not_ready"),
-            );
-            self.post(
-                "ready of another generation",
-                "/cluster/ready",
-                &with(node(&cluster, first), "generation", json!(2)),
-                &problem(409, "stale_generation"),
-            );
-            self.post(
-                "first node gives up",
-                "/cluster/leave",
-                &node(&cluster, first),
-                &told(first, true),
-            );
-            self.post(
-                "second node takes over",
-                "/cluster",
-                &claim(&cluster, second),
-                &told(second, true),
-            );
-            self.post(
-                "odd id is claimed",
-                "/cluster",
-                &claim(&odd, first),
-                &told(first, true),
-            );
-            self.get(
-                "odd id, status",
-                &format!("/cluster/{}", escaped(&odd)),
-                &told(first, true),
-            );
-            self.post(
-                "odd id, status by POST",
-                "/cluster/get_status",
-                &node(&odd, second),
-                &told(first, false),
-            );
-            self.secrets(&closed, first, &claim(&closed, first));
-            self.get(
-                "unknown cluster",
-                &format!("/cluster/{cluster}-unknown"),
-                &problem(404, "cluster_not_found"),
-            );
-            self.post(
-                "id with a space",
-                "/cluster",
-                &claim("a b", first),
-                &problem(400, "invalid_field"),
-            );
-            self.get(
-                "id with a space, by GET",
-                "/cluster/a%20b",
-                &problem(400, "invalid_field"),
-            );
-            self.post(
-                "lease too short",
-                "/cluster",
-                &with(node(&cluster, first), "lease_seconds", json!(29)),
-                &problem(400, "invalid_field"),
-            );
-            self.post(
-                "no node",
-                "/cluster",
-                &json!({"cluster_id": cluster}),
-                &problem(400, "missing_field"),
-            );
-            self.step("no JSON", &problem(400, "invalid_json"), |tester| {
-                tester.send_post("/cluster", "cluster_id=a", None)
-            });
+            self.first_nodes(&format!("cbbootstrap-smoke-{unique}"));
+            // With the characters of ARNs and base64 in it.
+            self.odd_ids(&format!("cbbootstrap-smoke:{unique}/a+b="));
+            self.secrets(&format!("cbbootstrap-smoke-closed-{unique}"));
+            self.refusals(&format!("cbbootstrap-smoke-unknown-{unique}"));
         }
         Report {
             passed: self.steps.iter().all(|step| step.passed),
@@ -374,13 +290,120 @@ impl Tester {
         self.note("no signature", expected, saw, passed, since);
     }
 
+    /// Two nodes claim a cluster, and the first gives up.
+    fn first_nodes(&mut self, cluster: &str) {
+        self.post(
+            "first node claims",
+            "/cluster",
+            &claim(cluster, FIRST),
+            &told(FIRST, true),
+        );
+        self.post(
+            "second node joins",
+            "/cluster",
+            &claim(cluster, SECOND),
+            &told(FIRST, false),
+        );
+        self.post(
+            "first node asks again",
+            "/cluster",
+            &claim(cluster, FIRST),
+            &told(FIRST, true),
+        );
+        self.get("status", &format!("/cluster/{cluster}"), &told(FIRST, true));
+        self.post(
+            "status by POST",
+            "/cluster/get_status",
+            &node(cluster, SECOND),
+            &told(FIRST, false),
+        );
+        self.post(
+            "second node is ready too early",
+            "/cluster/ready",
+            &node(cluster, SECOND),
+            &problem(409, "initial_node_not_ready"),
+        );
+        self.post(
+            "ready of another generation",
+            "/cluster/ready",
+            &with(node(cluster, FIRST), "generation", 2),
+            &problem(409, "stale_generation"),
+        );
+        self.post(
+            "first node gives up",
+            "/cluster/leave",
+            &node(cluster, FIRST),
+            &told(FIRST, true),
+        );
+        self.post(
+            "second node takes over",
+            "/cluster",
+            &claim(cluster, SECOND),
+            &told(SECOND, true),
+        );
+    }
+
+    fn odd_ids(&mut self, cluster: &str) {
+        self.post(
+            "odd id is claimed",
+            "/cluster",
+            &claim(cluster, FIRST),
+            &told(FIRST, true),
+        );
+        self.get(
+            "odd id, status",
+            &format!("/cluster/{}", escaped(cluster)),
+            &told(FIRST, true),
+        );
+        self.post(
+            "odd id, status by POST",
+            "/cluster/get_status",
+            &node(cluster, SECOND),
+            &told(FIRST, false),
+        );
+    }
+
+    fn refusals(&mut self, unknown: &str) {
+        self.get(
+            "unknown cluster",
+            &format!("/cluster/{unknown}"),
+            &problem(404, "cluster_not_found"),
+        );
+        self.post(
+            "id with a space",
+            "/cluster",
+            &claim("a b", FIRST),
+            &problem(400, "invalid_field"),
+        );
+        self.get(
+            "id with a space, by GET",
+            "/cluster/a%20b",
+            &problem(400, "invalid_field"),
+        );
+        self.post(
+            "lease too short",
+            "/cluster",
+            &with(node(unknown, FIRST), "lease_seconds", 29),
+            &problem(400, "invalid_field"),
+        );
+        self.post(
+            "no node",
+            "/cluster",
+            &json!({"cluster_id": unknown}),
+            &problem(400, "missing_field"),
+        );
+        self.step("no JSON", &problem(400, "invalid_json"), |tester| {
+            tester.send_post("/cluster", "cluster_id=a", None)
+        });
+    }
+
     /// That a cluster's secret keeps others out. A signature takes the secret's header.
-    fn secrets(&mut self, cluster: &str, node: &str, claim: &Value) {
+    fn secrets(&mut self, cluster: &str) {
         if self.signer.is_some() {
             return;
         }
         let secret = Uuid::new_v4().simple().to_string();
-        let (claim, told) = (claim.to_string(), cluster_answer(node, true));
+        let (claim, told) = (claim(cluster, FIRST).to_string(), told(FIRST, true));
         let status = json!({"cluster_id": cluster}).to_string();
         self.step("cluster with a secret is claimed", &told, |tester| {
             tester.send_post("/cluster", &claim, Some(&secret))
@@ -513,13 +536,13 @@ fn read(answer: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, Str
     ))
 }
 
-/// What an answer says, in the words of [`cluster_answer`] and [`problem`] where it is one of these.
+/// What an answer says, in the words of [`told`] and [`problem`] where it is one of these.
 fn described((status, content_type, body): &Answer) -> String {
     if let (200, Ok(cluster)) = (
         status,
         serde_json::from_value::<wire::Cluster>(body.clone()),
     ) {
-        return cluster_answer(
+        return told(
             &cluster.initial_node_ip_addr_or_hostname,
             cluster.is_initial_node,
         );
@@ -542,7 +565,7 @@ fn described((status, content_type, body): &Answer) -> String {
     }
 }
 
-fn cluster_answer(initial_node: &str, is_initial_node: bool) -> String {
+fn told(initial_node: &str, is_initial_node: bool) -> String {
     let role = if is_initial_node {
         "you are the first"
     } else {

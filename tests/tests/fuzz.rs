@@ -185,7 +185,7 @@ fn http_event() -> impl Strategy<Value = Value> {
                 Some(stage) if in_path => format!("/{stage}{path}"),
                 _ => path.clone(),
             };
-            let text = String::from_utf8(body).map_err(|error| error.into_bytes());
+            let text = String::from_utf8(body).map_err(std::string::FromUtf8Error::into_bytes);
             let (body, is_base64) = match text {
                 Ok(text) if as_text => (text, false),
                 Ok(text) => (BASE64_STANDARD.encode(text), true),

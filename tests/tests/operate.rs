@@ -418,6 +418,7 @@ fn the_manual_has_a_page_for_each_command() {
         "cbbootstrap.1",
         "cbbootstrap-deploy.1",
         "cbbootstrap-logs.1",
+        "cbbootstrap-cluster-forget.1",
     ] {
         assert!(
             names.iter().any(|page| page == name),

@@ -111,6 +111,7 @@ fn every_action_exists_and_is_limited_to_what_it_can_be() {
     for options in [
         &["--for", "all"][..],
         &["--for", "cloudformation"],
+        &["--for", "clusters"],
         &[role[0], role[1]],
     ] {
         let policy = printed(&[&place, options].concat());
@@ -215,6 +216,7 @@ fn a_user_with_the_printed_policy_can_do_everything() {
         .document();
     assert_eq!(status["unknown"], json!({}), "{status}");
     user.run(&["logs"]).ended_with(0);
+    user.run(&["cluster", "list"]).ended_with(0);
 
     user.run(&deploy(&zip, &["--auth", "none"])).ended_with(0);
 
@@ -268,6 +270,43 @@ fn told_to_github(user: User, directory: &Path) -> User {
         "{ended}"
     );
     user.without("GITHUB_OUTPUT").without("GITHUB_STEP_SUMMARY")
+}
+
+#[test]
+fn who_looks_after_the_clusters_needs_three_permissions() {
+    let aws = MiniStack::start();
+    let front = Front::before(&aws.url);
+    aws.boto(
+        "[client('dynamodb').create_table(TableName='cb-bootstrap', BillingMode='PAY_PER_REQUEST', \
+         KeySchema=[{'AttributeName': 'cluster_id', 'KeyType': 'HASH'}], \
+         AttributeDefinitions=[{'AttributeName': 'cluster_id', 'AttributeType': 'S'}]), \
+         client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'c'}, \
+         'initial_node_ip_addr_or_hostname': {'S': 'a'}})]",
+    );
+    let place = ["--region", "us-east-1", "--account", ACCOUNT];
+    let policy = printed(&[&place[..], &["--for", "clusters"]].concat());
+    assert_eq!(
+        policy["Statement"],
+        json!([{
+            "Sid": "Table",
+            "Effect": "Allow",
+            "Action": ["dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Scan"],
+            "Resource": [format!("arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/cb-bootstrap")],
+        }])
+    );
+    let commands = [
+        (&["cluster", "list"][..], "dynamodb:Scan"),
+        (&["cluster", "show", "c"], "dynamodb:GetItem"),
+        (&["cluster", "forget", "--yes", "c"], "dynamodb:DeleteItem"),
+    ];
+    let operator = someone(&aws, &front, "operator", &policy);
+    for (number, (command, action)) in commands.iter().enumerate() {
+        let name = format!("lacks-{number}");
+        someone(&aws, &front, &name, &without(&policy, action))
+            .run(command)
+            .failed(1, action);
+        operator.run(command).ended_with(0);
+    }
 }
 
 #[test]

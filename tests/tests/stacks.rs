@@ -7,6 +7,7 @@ use std::{
     fs,
     path::Path,
     process::Child,
+    thread,
     time::{Duration, Instant},
 };
 

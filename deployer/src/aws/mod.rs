@@ -2,6 +2,7 @@
 //! made plain.
 
 pub mod cloudformation;
+pub mod clusters;
 mod credentials;
 pub mod drift;
 pub mod dynamodb;

@@ -70,10 +70,7 @@ pub struct Deployment {
 /// Puts the API up on this machine.
 pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
     let listener = local::bind(SocketAddr::new(args.local.host, args.local.port)).await?;
-    let data = match &args.local.data {
-        Some(directory) => directory.clone(),
-        None => default_data_directory()?,
-    };
+    let data = data_directory(args.local.data.as_deref())?;
     let unpacked = tempfile::tempdir().context("cannot make a temporary directory")?;
 
     let table_name = settings::table_name(args.target.table, &Environment::default());
@@ -180,8 +177,11 @@ fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-fn default_data_directory() -> anyhow::Result<PathBuf> {
-    let directory = dirs::data_dir().map(|directory| directory.join("cbbootstrap"));
+/// The directory of that name, or the one that is used otherwise.
+pub fn data_directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let directory = named
+        .map(Path::to_owned)
+        .or_else(|| Some(dirs::data_dir()?.join("cbbootstrap")));
     directory.ok_or_else(|| {
         Failure::new("cannot tell your data directory")
             .hint("name one with `--data DIR`")

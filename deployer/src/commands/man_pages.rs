@@ -9,7 +9,7 @@ use crate::{cli::Cli, failure::Failure, printer::Printer};
 /// Writes the pages.
 pub fn run(directory: &Path, printer: &Printer) -> anyhow::Result<()> {
     let cli = Cli::command();
-    let pages = 1 + cli.get_subcommands().count();
+    let pages = pages(&cli);
     std::fs::create_dir_all(directory)
         .and_then(|()| clap_mangen::generate_to(cli, directory))
         .map_err(|error| {
@@ -25,4 +25,9 @@ pub fn run(directory: &Path, printer: &Printer) -> anyhow::Result<()> {
         directory.join("cbbootstrap.1").display()
     ));
     Ok(())
+}
+
+/// One for the command, and one for each below it.
+fn pages(command: &clap::Command) -> usize {
+    1 + command.get_subcommands().map(pages).sum::<usize>()
 }

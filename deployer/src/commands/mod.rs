@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod cluster;
 mod deploy;
 mod destroy;
 mod follow;
@@ -37,6 +38,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Plan(args) => return plan::run(args, printer, &mut signals).await,
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
+        Command::Cluster(command) => signals.or_stopped(cluster::run(command, printer)).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
         Command::Destroy(args) => destroy::run(args, printer, &mut signals).await?,
         Command::Logs(args) => logs::run(args, printer, &mut signals).await?,

@@ -273,7 +273,7 @@ fn bytes(size: i64) -> HumanBytes {
 }
 
 /// ` (3 days ago)`: how long ago an RFC 3339 time was, in its largest unit; empty where there is no time.
-fn ago(time: Option<&str>, now: Timestamp) -> String {
+pub fn ago(time: Option<&str>, now: Timestamp) -> String {
     let Some(time) = time.and_then(|time| time.parse::<Timestamp>().ok()) else {
         return String::new();
     };

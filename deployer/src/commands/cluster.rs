@@ -1,0 +1,629 @@
+//! `cluster`: the clusters' records, for an operator: lists them, shows one, forgets one.
+
+use std::{
+    fmt::{Display, Formatter},
+    path::PathBuf,
+};
+
+use cbbootstrap_function::{
+    protocol::{ClusterId, Record},
+    wire::State,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{confirm, local::data_directory, status::ago};
+use crate::{
+    aws::{
+        self, Aws,
+        clusters::{Clusters, Deleted, Page, Row},
+    },
+    cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs, Output},
+    failure::{Exit, Failure},
+    local::Database,
+    printer::{Printer, harmless},
+    settings::{Keeper, Records},
+};
+
+/// Columns are so wide at most: a longer id, of one cluster, must not move those of all others to the right.
+const WIDEST: usize = 40;
+
+/// Does it.
+pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<()> {
+    match command {
+        ClusterCommand::List(args) => list(args, printer).await,
+        ClusterCommand::Show(args) => show(args, printer).await,
+        ClusterCommand::Forget(args) => forget(args, printer).await,
+    }
+}
+
+/// How the records are reached.
+enum Reached {
+    /// In AWS.
+    Aws(Clusters),
+    /// In the database of a local deployment. It is opened for a call at a time, so that a question that waits for its
+    /// answer keeps no deployment from starting.
+    ThisMachine { data: PathBuf, table_name: String },
+}
+
+impl Reached {
+    async fn new(records: &Records) -> anyhow::Result<Self> {
+        let table_name = records.table_name.clone();
+        Ok(match &records.keeper {
+            Keeper::Aws(access) => {
+                let aws = Aws::connect(access).await?;
+                Self::Aws(Clusters::new(aws.dynamodb, table_name, aws.region))
+            }
+            Keeper::ThisMachine(data) => Self::ThisMachine {
+                data: data_directory(data.as_deref())?,
+                table_name,
+            },
+        })
+    }
+
+    /// Makes a call. It is made again where a local deployment ends under it.
+    async fn call<T>(
+        &self,
+        call: impl AsyncFn(&Clusters) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let (data, table_name) = match self {
+            Self::Aws(clusters) => return call(clusters).await,
+            Self::ThisMachine { data, table_name } => (data, table_name),
+        };
+        let place = format!("`{}`", data.display());
+        loop {
+            let Some(database) = Database::open_or_join(data).await? else {
+                return Err(Failure::new(format!("there is no database in {place}"))
+                    .hint(
+                        "`cbbootstrap deploy --local` makes one; `--data` names another directory",
+                    )
+                    .into());
+            };
+            let client = aws::local_dynamodb(database.endpoint_url());
+            let result = call(&Clusters::new(client, table_name, place.as_str())).await;
+            if result.is_err() && database.is_gone().await {
+                continue;
+            }
+            database.shutdown().await;
+            return result;
+        }
+    }
+}
+
+/// A cluster, or what stands in its place.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Shown {
+    Cluster(Box<Cluster>),
+    Unreadable { cluster_id: String, error: String },
+}
+
+/// All that is known of a cluster, but for the hash of its secret.
+#[derive(Debug, Serialize)]
+struct Cluster {
+    cluster_id: String,
+    /// The short name in the function's log; none for an id that the function does not take.
+    digest: Option<String>,
+    state: State,
+    generation: u64,
+    initial_node_ip_addr_or_hostname: String,
+    claimed_at: Option<Timestamp>,
+    lease_expires_at: Option<Timestamp>,
+    /// Whether the next claim takes it over.
+    lapsed: bool,
+    /// The members that reported ready, sorted.
+    nodes: Vec<String>,
+    cluster_uuid: Option<String>,
+    secret_required: bool,
+    /// Which moment the ages are told from.
+    #[serde(skip)]
+    now: Timestamp,
+}
+
+impl Cluster {
+    fn of(record: Record, now: Timestamp) -> Self {
+        Self {
+            lapsed: record.is_lapsed(now),
+            digest: ClusterId::new(record.cluster_id.as_str())
+                .ok()
+                .map(|id| id.digest()),
+            cluster_id: record.cluster_id,
+            state: record.state,
+            generation: record.generation,
+            initial_node_ip_addr_or_hostname: record.initial_node,
+            claimed_at: record.claimed_at,
+            lease_expires_at: record.lease_expires_at,
+            nodes: record.nodes.into_iter().collect(),
+            cluster_uuid: record.cluster_uuid,
+            secret_required: record.secret.is_some(),
+            now,
+        }
+    }
+
+    /// Until when the claim stands.
+    fn lease(&self) -> String {
+        let Some(end) = self.lease_expires_at else {
+            return match self.state {
+                State::Claimed => "none, the claim never lapses".to_owned(),
+                State::Ready => "none, the cluster is ready".to_owned(),
+            };
+        };
+        let ago = ago(Some(&end.to_string()), self.now);
+        if self.lapsed {
+            format!("ended {end}{ago}, the next claim takes the cluster over")
+        } else if end <= self.now {
+            format!("ended {end}{ago}")
+        } else {
+            format!("until {end}")
+        }
+    }
+}
+
+impl Display for Cluster {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let claimed = self.claimed_at.map(|time| time.to_string());
+        let claimed = claimed.as_deref();
+        let digest = self.digest.as_deref();
+        let nodes = self.nodes.iter().map(|node| harmless(node));
+        let nodes = nodes.collect::<Vec<_>>().join("\n              ");
+        let uuid = self.cluster_uuid.as_deref().map(harmless);
+        for (name, value) in [
+            ("Cluster:", harmless(&self.cluster_id)),
+            ("State:", self.state.as_str().to_owned()),
+            ("Generation:", self.generation.to_string()),
+            (
+                "Initial node:",
+                harmless(&self.initial_node_ip_addr_or_hostname),
+            ),
+            (
+                "Claimed:",
+                format!("{}{}", claimed.unwrap_or("unknown"), ago(claimed, self.now)),
+            ),
+            ("Lease:", self.lease()),
+            (
+                "Nodes:",
+                if nodes.is_empty() {
+                    "none reported ready".to_owned()
+                } else {
+                    nodes
+                },
+            ),
+            (
+                "Cluster UUID:",
+                uuid.unwrap_or_else(|| "none reported".to_owned()),
+            ),
+            (
+                "Secret:",
+                if self.secret_required {
+                    "required"
+                } else {
+                    "none"
+                }
+                .to_owned(),
+            ),
+            (
+                "In the log:",
+                digest
+                    .unwrap_or("never, the function takes no such id")
+                    .to_owned(),
+            ),
+        ] {
+            writeln!(f, "{name:13} {value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Shown {
+    fn of(row: Row, now: Timestamp) -> Self {
+        match row.record {
+            Ok(record) => Self::Cluster(Box::new(Cluster::of(record, now))),
+            Err(error) => Self::Unreadable {
+                cluster_id: row.cluster_id,
+                error: error.to_string(),
+            },
+        }
+    }
+
+    fn cluster_id(&self) -> &str {
+        match self {
+            Self::Cluster(cluster) => &cluster.cluster_id,
+            Self::Unreadable { cluster_id, .. } => cluster_id,
+        }
+    }
+
+    /// A line of the list.
+    fn columns(&self) -> Vec<String> {
+        match self {
+            Self::Cluster(cluster) => {
+                let time = |time: Option<Timestamp>| {
+                    time.map_or_else(|| "-".to_owned(), |time| time.to_string())
+                };
+                let lapsed = if cluster.lapsed { " (lapsed)" } else { "" };
+                vec![
+                    harmless(&cluster.cluster_id),
+                    cluster.state.as_str().to_owned(),
+                    cluster.generation.to_string(),
+                    harmless(&cluster.initial_node_ip_addr_or_hostname),
+                    cluster.nodes.len().to_string(),
+                    time(cluster.claimed_at),
+                    time(cluster.lease_expires_at) + lapsed,
+                ]
+            }
+            Self::Unreadable { cluster_id, error } => {
+                vec![harmless(cluster_id), format!("unreadable: {error}")]
+            }
+        }
+    }
+}
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cluster(cluster) => cluster.fmt(f),
+            Self::Unreadable { cluster_id, error } => write!(
+                f,
+                "Cluster:      {}\nUnreadable:   {error}",
+                harmless(cluster_id)
+            ),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    table: String,
+    clusters: Vec<Shown>,
+    /// The cluster that the next page begins after.
+    next: Option<String>,
+    /// That this page begins after.
+    #[serde(skip)]
+    after: Option<String>,
+}
+
+impl Display for Listed {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        if self.clusters.is_empty() {
+            write!(f, "No clusters in table {}", self.table)?;
+            return match &self.after {
+                Some(after) => write!(f, " after {}", harmless(after)),
+                None => Ok(()),
+            };
+        }
+        let header = [
+            "CLUSTER",
+            "STATE",
+            "GENERATION",
+            "INITIAL NODE",
+            "NODES",
+            "CLAIMED AT",
+            "LEASE UNTIL",
+        ];
+        let lines: Vec<Vec<String>> = std::iter::once(header.map(str::to_owned).to_vec())
+            .chain(self.clusters.iter().map(Shown::columns))
+            .collect();
+        let width = |column: usize| {
+            // The last of a line takes what it needs.
+            let cells = lines
+                .iter()
+                .filter(|line| column + 1 < line.len())
+                .map(|line| line[column].chars().count());
+            cells.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..header.len()).map(width).collect();
+        for line in &lines {
+            let cells = line
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+async fn list(args: ClusterListArgs, printer: &Printer) -> anyhow::Result<()> {
+    let records = Records::of(args.records)?;
+    let limit = (!args.all).then_some(args.limit.get());
+    let after = args.after.as_deref();
+    let Page { rows, next } = Reached::new(&records)
+        .await?
+        .call(async |clusters| clusters.page(limit, after).await)
+        .await?;
+    let now = Timestamp::now();
+    let listed = Listed {
+        table: records.table_name.clone(),
+        clusters: rows.into_iter().map(|row| Shown::of(row, now)).collect(),
+        next,
+        after: args.after,
+    };
+    printer.result(&listed)?;
+    if let Some(next) = &listed.next
+        && args.output.output == Output::Text
+    {
+        let options = [format!("--limit={}", args.limit), format!("--after={next}")];
+        printer.message(format_args!(
+            "There are more: {}",
+            records.command("list", &options)
+        ));
+    }
+    Ok(())
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    table: String,
+    #[serde(flatten)]
+    cluster: Cluster,
+}
+
+impl Display for Found {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        self.cluster.fmt(f)
+    }
+}
+
+async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
+    let records = Records::of(args.records)?;
+    let reached = Reached::new(&records).await?;
+    let row = find(&reached, &records, &args.cluster_id).await?;
+    let record = row.record.map_err(|error| {
+        let id = harmless(&args.cluster_id);
+        Failure::new(format!(
+            "the record of cluster `{id}` cannot be read: {error}"
+        ))
+        .hint("mend the item in DynamoDB, or delete it with `cbbootstrap cluster forget`")
+    })?;
+    printer.result(&Found {
+        table: records.table_name,
+        cluster: Cluster::of(record, Timestamp::now()),
+    })
+}
+
+async fn find(reached: &Reached, records: &Records, cluster_id: &str) -> anyhow::Result<Row> {
+    let found = reached
+        .call(async |clusters| clusters.find(cluster_id).await)
+        .await?;
+    found.ok_or_else(|| {
+        Failure::new(format!(
+            "there is no cluster `{}` in table `{}`",
+            harmless(cluster_id),
+            records.table_name
+        ))
+        .hint(format!(
+            "`{}` lists those that there are",
+            records.command("list", &[])
+        ))
+        .into()
+    })
+}
+
+#[derive(Debug, Serialize)]
+struct Forgotten {
+    table: String,
+    forgotten: bool,
+    /// As it was.
+    #[serde(flatten)]
+    cluster: Shown,
+}
+
+impl Display for Forgotten {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let id = harmless(self.cluster.cluster_id());
+        write!(
+            f,
+            "Cluster {id} is forgotten: the next node that asks is the first of a new one"
+        )
+    }
+}
+
+async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()> {
+    let records = Records::of(args.records)?;
+    let reached = Reached::new(&records).await?;
+    let row = find(&reached, &records, &args.cluster_id).await?;
+    let id = harmless(&args.cluster_id);
+    let shown = Shown::of(row.clone(), Timestamp::now());
+    if !args.yes {
+        printer.message(shown.to_string().trim_end());
+    }
+    let question = format!(
+        "Forget cluster `{id}`, so that the next node that asks is the first of a new one?"
+    );
+    confirm(&question, args.yes, printer).await?;
+    let deleted = reached
+        .call(async |clusters| clusters.delete(&row).await)
+        .await?;
+    if deleted == Deleted::Changed {
+        let look = records.command("show", &["--".to_owned(), args.cluster_id]);
+        return Err(Failure::new(format!(
+            "the record of cluster `{id}` has changed meanwhile, and is not deleted"
+        ))
+        .hint(format!("look at it again: `{look}`"))
+        .exit(Exit::Stack)
+        .into());
+    }
+    printer.result(&Forgotten {
+        table: records.table_name,
+        forgotten: true,
+        cluster: shown,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use cbbootstrap_function::{item::Unreadable, protocol::SecretHash};
+
+    use super::*;
+
+    const CLAIMED_AT: i64 = 1_700_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// As the original service wrote it.
+    fn original() -> Record {
+        Record {
+            cluster_id: "c".to_owned(),
+            initial_node: "a".to_owned(),
+            state: State::Claimed,
+            generation: 1,
+            claimed_at: None,
+            lease_expires_at: None,
+            nodes: [].into(),
+            cluster_uuid: None,
+            secret: None,
+        }
+    }
+
+    fn leased() -> Record {
+        Record {
+            claimed_at: Some(at(CLAIMED_AT)),
+            lease_expires_at: Some(at(CLAIMED_AT + 60)),
+            ..original()
+        }
+    }
+
+    fn ready() -> Record {
+        let id = ClusterId::new("c").unwrap();
+        Record {
+            state: State::Ready,
+            generation: 3,
+            claimed_at: Some(at(CLAIMED_AT)),
+            nodes: ["a".to_owned(), "b".to_owned()].into(),
+            cluster_uuid: Some("u".to_owned()),
+            secret: Some(SecretHash::of(&id, b"open sesame")),
+            ..original()
+        }
+    }
+
+    fn cluster(record: Record, seconds_later: i64) -> Cluster {
+        Cluster::of(record, at(CLAIMED_AT + seconds_later))
+    }
+
+    #[test]
+    fn a_cluster_is_shown_with_all_that_is_known() {
+        assert_eq!(
+            cluster(ready(), 3600).to_string(),
+            "\
+Cluster:      c
+State:        ready
+Generation:   3
+Initial node: a
+Claimed:      2023-11-14T22:13:20Z (1 hour ago)
+Lease:        none, the cluster is ready
+Nodes:        a
+              b
+Cluster UUID: u
+Secret:       required
+In the log:   2e7d2c03
+"
+        );
+        assert_eq!(
+            cluster(original(), 0).to_string(),
+            "\
+Cluster:      c
+State:        claimed
+Generation:   1
+Initial node: a
+Claimed:      unknown
+Lease:        none, the claim never lapses
+Nodes:        none reported ready
+Cluster UUID: none reported
+Secret:       none
+In the log:   2e7d2c03
+"
+        );
+    }
+
+    #[test]
+    fn a_lease_runs_ends_and_lapses() {
+        for (seconds_later, lapsed, said) in [
+            (0, false, "until 2023-11-14T22:14:20Z"),
+            (60, false, "ended 2023-11-14T22:14:20Z (just now)"),
+            // Clocks differ.
+            (65, false, "ended 2023-11-14T22:14:20Z (5 seconds ago)"),
+            (
+                66,
+                true,
+                "ended 2023-11-14T22:14:20Z (6 seconds ago), the next claim takes the cluster over",
+            ),
+        ] {
+            let cluster = cluster(leased(), seconds_later);
+            assert_eq!((cluster.lapsed, cluster.lease().as_str()), (lapsed, said));
+        }
+    }
+
+    #[test]
+    fn json_has_it_all_and_no_hash() {
+        let json = serde_json::to_value(Shown::Cluster(Box::new(cluster(ready(), 0)))).unwrap();
+        let expected = serde_json::json!({
+            "cluster_id": "c",
+            "digest": "2e7d2c03",
+            "state": "ready",
+            "generation": 3,
+            "initial_node_ip_addr_or_hostname": "a",
+            "claimed_at": "2023-11-14T22:13:20Z",
+            "lease_expires_at": null,
+            "lapsed": false,
+            "nodes": ["a", "b"],
+            "cluster_uuid": "u",
+            "secret_required": true,
+        });
+        assert_eq!(json, expected);
+        let odd = Record {
+            cluster_id: "two words".to_owned(),
+            ..original()
+        };
+        assert_eq!(cluster(odd, 0).digest, None);
+    }
+
+    fn listed(clusters: Vec<Shown>, after: Option<&str>) -> String {
+        let listed = Listed {
+            table: "t".to_owned(),
+            clusters,
+            next: None,
+            after: after.map(str::to_owned),
+        };
+        listed.to_string()
+    }
+
+    #[test]
+    fn a_list_is_a_table_that_long_ids_and_odd_rows_leave_in_order() {
+        let named = |id: &str, record: Record| {
+            let record = Record {
+                cluster_id: id.to_owned(),
+                ..record
+            };
+            Shown::Cluster(Box::new(cluster(record, 66)))
+        };
+        let long = "x".repeat(1024);
+        let unreadable = Shown::Unreadable {
+            cluster_id: "bad\u{1b}[2J".to_owned(),
+            error: Unreadable("state").to_string(),
+        };
+        let rows = vec![
+            named("mycluster", original()),
+            named(&long, ready()),
+            unreadable,
+            named("c\n\u{9b}1m", leased()),
+        ];
+        assert_eq!(
+            listed(rows, None),
+            format!(
+                "\
+CLUSTER       STATE    GENERATION  INITIAL NODE  NODES  CLAIMED AT            LEASE UNTIL
+mycluster     claimed  1           a             0      -                     -
+{long}  ready    3           a             2      2023-11-14T22:13:20Z  -
+bad\\u{{1b}}[2J  unreadable: the item's attribute `state` is missing, or not of its type
+c\\n\\u{{9b}}1m   claimed  1           a             0      2023-11-14T22:13:20Z  2023-11-14T22:14:20Z (lapsed)
+"
+            )
+        );
+        assert_eq!(listed(Vec::new(), None), "No clusters in table t");
+        assert_eq!(
+            listed(Vec::new(), Some("c\u{1b}")),
+            "No clusters in table t after c\\u{1b}"
+        );
+    }
+}

@@ -1,0 +1,622 @@
+//! `cluster`: the records of a table in AWS and of a local deployment, listed, shown and forgotten.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use cbbootstrap_tests::{
+    cli::{Ended, User},
+    http,
+    local::Local,
+    ministack::MiniStack,
+    proxy::{Fault, Proxy},
+    terminal::Terminal,
+};
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+/// Ids that a shell, a URL or a terminal would take for something else.
+const ODD: [&str; 8] = [
+    "arn:aws:ec2:us-east-1:123456789012:vpc/vpc-1?x=%2F",
+    "it's",
+    "$HOME`id`\"\\",
+    "-dash",
+    "größe/日本",
+    "two words",
+    "bad\u{1b}[31m\n'red'\\",
+    "\u{9b}2J",
+];
+
+/// The stand-in with a table and these items, each a Python expression.
+fn stand_in(items: &[&str]) -> MiniStack {
+    let aws = MiniStack::start();
+    make_table(&aws, "cb-bootstrap", "cluster_id");
+    put(&aws, &format!("[{}]", items.join(", ")));
+    aws
+}
+
+fn make_table(aws: &MiniStack, name: &str, key: &str) {
+    aws.boto(&format!(
+        "client('dynamodb').create_table(TableName='{name}', BillingMode='PAY_PER_REQUEST', \
+         KeySchema=[{{'AttributeName': '{key}', 'KeyType': 'HASH'}}], \
+         AttributeDefinitions=[{{'AttributeName': '{key}', 'AttributeType': 'S'}}])"
+    ));
+}
+
+/// Puts the items of a Python list.
+fn put(aws: &MiniStack, items: &str) {
+    aws.boto(&format!(
+        "(lambda db: [db.put_item(TableName='cb-bootstrap', Item=item) and None for item in {items}])(client('dynamodb'))"
+    ));
+}
+
+/// An item as the original service wrote it.
+fn original(id: &str) -> String {
+    format!(
+        "{{'cluster_id': {{'S': {}}}, 'initial_node_ip_addr_or_hostname': {{'S': 'a'}}}}",
+        json!(id)
+    )
+}
+
+/// An item with everything.
+const FULL: &str = "{'cluster_id': {'S': 'full'}, 'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}, 'state': {'S': 'ready'}, \
+     'generation': {'N': '3'}, 'claimed_at': {'N': '1700000000'}, 'nodes': {'SS': ['10.0.0.2', '10.0.0.1']}, \
+     'cluster_uuid': {'S': 'uu-id'}, 'secret_hash': {'B': b'0123456789abcdef0123456789abcdef'}}";
+
+/// One whose lease ended long ago.
+const LAPSED: &str = "{'cluster_id': {'S': 'lapsed'}, 'initial_node_ip_addr_or_hostname': {'S': 'a'}, 'state': {'S': 'claimed'}, \
+     'generation': {'N': '2'}, 'claimed_at': {'N': '1700000000'}, 'lease_expires_at': {'N': '1700000060'}}";
+
+/// One that is no record.
+const UNREADABLE: &str = "{'cluster_id': {'S': 'unreadable'}, 'state': {'S': 'half-ready'}, \
+     'initial_node_ip_addr_or_hostname': {'S': '\\x1b]0;owned\\x07'}}";
+
+fn cluster(user: &User, args: &[&str]) -> Ended {
+    let ended = user.run(&[&["cluster"], args].concat());
+    for text in [&ended.stdout, &ended.stderr] {
+        // Of the secrets here: the hash as it is, in hexadecimal and in base64, and the secret.
+        for secret in ["0123456789abcdef", "3031323334", "MDEyMzQ1", "open-sesame"] {
+            assert!(!text.contains(secret), "{ended}");
+        }
+    }
+    ended
+}
+
+fn listed(user: &User, options: &[&str]) -> Value {
+    let list = ["list", "--output", "json"];
+    cluster(user, &[&list, options].concat()).document()
+}
+
+fn ids(listed: &Value) -> Vec<String> {
+    let clusters = listed["clusters"].as_array().unwrap().iter();
+    clusters
+        .map(|cluster| cluster["cluster_id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// The options of the command for the next page, as a shell reads what is on stderr.
+fn pasted(ended: &Ended) -> Vec<String> {
+    let command = ended
+        .stderr
+        .strip_prefix("There are more: cbbootstrap cluster ");
+    let command = command.unwrap_or_else(|| panic!("no next page is named\n{ended}"));
+    let output = Command::new("bash")
+        .env_clear()
+        .env("LC_ALL", "C.UTF-8")
+        .args(["-c", &format!("printf '%s\\0' {command}")])
+        .output()
+        .unwrap();
+    let words = String::from_utf8(output.stdout).unwrap();
+    words.split_terminator('\0').map(str::to_owned).collect()
+}
+
+#[test]
+fn a_table_is_listed_page_by_page() {
+    let aws = stand_in(&[]);
+    let user = aws.user();
+    let empty = cluster(&user, &["list"]).ended_with(0);
+    assert_eq!(
+        (empty.stdout.as_str(), empty.stderr.as_str()),
+        ("No clusters in table cb-bootstrap\n", "")
+    );
+    assert_eq!(
+        listed(&user, &[]),
+        json!({"table": "cb-bootstrap", "clusters": [], "next": null})
+    );
+
+    // More than a megabyte, which is what DynamoDB looks at in one call.
+    put(
+        &aws,
+        "[{'cluster_id': {'S': 'c%03d' % number}, 'initial_node_ip_addr_or_hostname': {'S': 'a'}, \
+         'padding': {'S': 'x' * 9000}} for number in range(250)]",
+    );
+    let expected: BTreeSet<_> = (0..250).map(|number| format!("c{number:03}")).collect();
+    let all = listed(&user, &["--all"]);
+    assert_eq!(all["next"], Value::Null);
+    let order = ids(&all);
+    assert_eq!(order.len(), 250);
+    assert_eq!(order.iter().cloned().collect::<BTreeSet<_>>(), expected);
+
+    let first = listed(&user, &[]);
+    assert_eq!(ids(&first), order[..100], "a hundred unless told otherwise");
+    assert_eq!(first["next"], json!(order[99]));
+    let second = listed(&user, &["--limit", "150", "--after", &order[99]]);
+    assert_eq!(ids(&second), order[100..]);
+    assert_eq!(second["next"], Value::Null, "a page that ends the table");
+    let rest = listed(&user, &["--all", "--after", &order[9]]);
+    assert_eq!(ids(&rest), order[10..]);
+    let none = listed(&user, &["--after", &order[249]]);
+    assert_eq!(none["clusters"], json!([]));
+
+    // From page to page as a person goes: by pasting.
+    let mut seen = Vec::new();
+    let mut ended = cluster(&user, &["list", "--limit", "120"]);
+    loop {
+        let lines = ended.stdout.lines().skip(1);
+        seen.extend(lines.map(|line| line.split("  ").next().unwrap().to_owned()));
+        if ended.stderr.is_empty() {
+            break;
+        }
+        let words = pasted(&ended);
+        ended = cluster(&user, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    assert_eq!(seen, order);
+
+    // A reader that has had enough.
+    let mut child = user.command(&["cluster", "list", "--all"]).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn ids_and_rows_may_be_odd() {
+    let rows: Vec<_> = ODD.iter().map(|id| original(id)).collect();
+    let mut items: Vec<_> = rows.iter().map(String::as_str).collect();
+    items.extend([FULL, LAPSED, UNREADABLE]);
+    let aws = stand_in(&items);
+    let user = aws.user();
+
+    let list = listed(&user, &[]);
+    let found: BTreeSet<_> = ids(&list).into_iter().collect();
+    assert!(ODD.iter().all(|id| found.contains(*id)), "{list}");
+    assert_eq!(found.len(), ODD.len() + 3);
+    let of = |id: &str| {
+        let mut clusters = list["clusters"].as_array().unwrap().iter();
+        clusters
+            .find(|cluster| cluster["cluster_id"] == id)
+            .unwrap()
+    };
+    let error = "the item's attribute `state` is missing, or not of its type";
+    assert_eq!(
+        of("unreadable"),
+        &json!({"cluster_id": "unreadable", "error": error})
+    );
+    assert_eq!(of("lapsed")["lapsed"], json!(true), "{list}");
+    assert_eq!(of("full")["nodes"], json!(["10.0.0.1", "10.0.0.2"]));
+
+    let text = cluster(&user, &["list"]).ended_with(0);
+    let harmless = |text: &str| text.chars().all(|c| c == '\n' || !c.is_control());
+    assert!(harmless(&text.stdout), "{text}");
+    for line in [
+        "unreadable: the item's attribute `state` is missing",
+        "full ",
+        "2023-11-14T22:14:20Z (lapsed)",
+        "bad\\u{1b}[31m\\n'red'\\",
+    ] {
+        assert!(text.stdout.contains(line), "{line} is not in\n{text}");
+    }
+    assert_eq!(text.stdout.lines().count(), ODD.len() + 4, "{text}");
+
+    // Each is found, however it is spelled, and the page after it, too.
+    for id in ODD {
+        let shown = cluster(&user, &["show", "--output", "json", "--", id]).document();
+        assert_eq!(shown["cluster_id"], json!(id));
+        let shown = cluster(&user, &["show", "--", id]).ended_with(0);
+        assert!(harmless(&shown.stdout), "{shown}");
+    }
+    let mut seen = BTreeSet::new();
+    let mut words = vec!["list".to_owned(), "--limit=1".to_owned()];
+    loop {
+        let args: Vec<_> = words.iter().map(String::as_str).collect();
+        seen.extend(ids(&listed(&user, &args[1..])));
+        let text = cluster(&user, &args).ended_with(0);
+        assert!(harmless(&text.stderr), "{text}");
+        if text.stderr.is_empty() {
+            break;
+        }
+        words = pasted(&text);
+    }
+    assert_eq!(seen, found);
+
+    // A row that is no record can still be got rid of.
+    let ended = cluster(&user, &["show", "unreadable"]);
+    ended.failed(1, error);
+    let ended = cluster(&user, &["forget", "unreadable"]).ended_with(2);
+    assert!(ended.stderr.contains(error), "{ended}");
+    let forget = ["forget", "--yes", "--output", "json", "unreadable"];
+    let forgotten = cluster(&user, &forget).document();
+    assert_eq!(
+        forgotten,
+        json!({"table": "cb-bootstrap", "forgotten": true, "cluster_id": "unreadable", "error": error})
+    );
+}
+
+#[test]
+fn a_cluster_is_shown_with_everything_but_its_secret() {
+    let aws = stand_in(&[FULL, LAPSED, &original("old")]);
+    let user = aws.user();
+    let shown = |id: &str| cluster(&user, &["show", "--output", "json", id]).document();
+    assert_eq!(
+        shown("full"),
+        json!({
+            "table": "cb-bootstrap",
+            "cluster_id": "full",
+            "digest": "a18b869b",
+            "state": "ready",
+            "generation": 3,
+            "initial_node_ip_addr_or_hostname": "10.0.0.1",
+            "claimed_at": "2023-11-14T22:13:20Z",
+            "lease_expires_at": null,
+            "lapsed": false,
+            "nodes": ["10.0.0.1", "10.0.0.2"],
+            "cluster_uuid": "uu-id",
+            "secret_required": true,
+        })
+    );
+    let lapsed = shown("lapsed");
+    assert_eq!(
+        [
+            &lapsed["lapsed"],
+            &lapsed["lease_expires_at"],
+            &lapsed["secret_required"]
+        ],
+        [&json!(true), &json!("2023-11-14T22:14:20Z"), &json!(false)]
+    );
+    let old = shown("old");
+    assert_eq!(
+        [&old["state"], &old["generation"], &old["claimed_at"]],
+        [&json!("claimed"), &json!(1), &Value::Null]
+    );
+    let text = cluster(&user, &["show", "full"]).ended_with(0).stdout;
+    for line in [
+        "State:        ready",
+        "Nodes:        10.0.0.1\n              10.0.0.2\n",
+        "Secret:       required",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    cluster(&user, &["show", "nobody"])
+        .failed(1, "there is no cluster `nobody` in table `cb-bootstrap`");
+    cluster(&user, &["show", ""]).failed(2, "CLUSTER_ID");
+}
+
+fn stands(aws: &MiniStack, id: &str) -> bool {
+    let got = format!(
+        "'Item' in client('dynamodb').get_item(TableName='cb-bootstrap', Key={{'cluster_id': {{'S': '{id}'}}}})"
+    );
+    aws.boto(&got) == json!(true)
+}
+
+#[test]
+fn forgetting_takes_a_yes() {
+    let aws = stand_in(&[FULL, LAPSED, &original("old")]);
+    let user = aws.user();
+    let ended = cluster(&user, &["forget", "full"]);
+    ended.failed(2, "there is no terminal to ask on: Forget cluster `full`");
+    assert!(
+        ended.stderr.contains("Generation:   3"),
+        "it is shown: {ended}"
+    );
+    let mut terminal = Terminal::start(&user, &["cluster", "forget", "full"]);
+    terminal.wait_for("[y/N]");
+    terminal.type_line("n");
+    assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
+    let mut terminal = Terminal::start(&user, &["cluster", "forget", "full"]);
+    terminal.wait_for("[y/N]");
+    terminal.press_ctrl_c();
+    assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
+    assert!(stands(&aws, "full"));
+
+    let mut terminal = Terminal::start(&user, &["cluster", "forget", "full"]);
+    terminal.wait_for("[y/N]");
+    terminal.type_line("y");
+    assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
+    assert!(
+        terminal.transcript().contains("Cluster full is forgotten"),
+        "{}",
+        terminal.transcript()
+    );
+    assert!(!stands(&aws, "full"));
+
+    let forget = ["forget", "--yes", "--output", "json", "old"];
+    let forgotten = cluster(&user, &forget).document();
+    assert_eq!(
+        [
+            &forgotten["forgotten"],
+            &forgotten["cluster_id"],
+            &forgotten["generation"]
+        ],
+        [&json!(true), &json!("old"), &json!(1)]
+    );
+    cluster(&user, &forget).failed(1, "there is no cluster `old`");
+    assert!(stands(&aws, "lapsed"), "no other is touched");
+}
+
+#[test]
+fn what_changes_meanwhile_is_not_lost() {
+    let aws = Arc::new(stand_in(&[]));
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    let forget = ["forget", "--yes", "c"];
+    // A takeover, readiness, a new claim after somebody else forgot the cluster, and one of a row of the original service.
+    for (item, change) in [
+        (
+            LAPSED,
+            "SET generation = :v', ExpressionAttributeValues={':v': {'N': '3'}}",
+        ),
+        (
+            LAPSED,
+            "SET #s = :v', ExpressionAttributeNames={'#s': 'state'}, ExpressionAttributeValues={':v': {'S': 'ready'}}",
+        ),
+        (
+            LAPSED,
+            "SET claimed_at = :v', ExpressionAttributeValues={':v': {'N': '1700000001'}}",
+        ),
+        (
+            "",
+            "SET claimed_at = :v', ExpressionAttributeValues={':v': {'N': '1700000000'}}",
+        ),
+        (
+            "",
+            "SET initial_node_ip_addr_or_hostname = :v', ExpressionAttributeValues={':v': {'S': 'b'}}",
+        ),
+    ] {
+        let item = if item.is_empty() {
+            original("c")
+        } else {
+            item.replace("'lapsed'", "'c'")
+        };
+        put(&aws, &format!("[{item}]"));
+        let update = format!(
+            "client('dynamodb').update_item(TableName='cb-bootstrap', Key={{'cluster_id': {{'S': 'c'}}}}, \
+             UpdateExpression='{change})"
+        );
+        let changing = Arc::clone(&aws);
+        proxy.fault(move |call| {
+            if call.name == "dynamodb:DeleteItem" {
+                changing.boto(&update);
+            }
+            None
+        });
+        let ended = cluster(&user, &forget);
+        ended.failed(5, "has changed meanwhile, and is not deleted");
+        assert!(stands(&aws, "c"), "{change}");
+    }
+
+    // Somebody else forgets it, too; and an answer is lost.
+    let deleting = Arc::clone(&aws);
+    proxy.fault(move |call| {
+        if call.name == "dynamodb:DeleteItem" {
+            deleting.boto("client('dynamodb').delete_item(TableName='cb-bootstrap', Key={'cluster_id': {'S': 'c'}})");
+        }
+        None
+    });
+    cluster(&user, &forget).ended_with(0);
+    put(&aws, &format!("[{}]", original("c")));
+    proxy.fault_on("dynamodb:DeleteItem", 1, Fault::DropAnswer);
+    cluster(&user, &forget).ended_with(0);
+    assert!(!stands(&aws, "c"));
+}
+
+fn with<'a>(command: &[&'a str], options: &[&'a str]) -> Vec<&'a str> {
+    [command, options].concat()
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let aws = stand_in(&[FULL]);
+    make_table(&aws, "others", "id");
+    let (proxy, place) = (Proxy::start(&aws), tempdir().unwrap());
+    let user = || proxy.user();
+    let commands = [
+        &["list"][..],
+        &["show", "full"],
+        &["forget", "--yes", "full"],
+    ];
+    for command in commands {
+        cluster(&user(), &with(command, &["--table-name", "missing"]))
+            .failed(1, "there is no table `missing` in us-east-1");
+        cluster(&user().without("AWS_ACCESS_KEY_ID"), command)
+            .failed(1, "there are no AWS credentials");
+        cluster(&user(), &with(command, &["--table-name", "no good"])).failed(2, "'no good'");
+        cluster(&user(), &with(command, &["--env", "prod"])).failed(2, "environment `prod`");
+        cluster(
+            &user(),
+            &with(command, &["--local", "--region", "us-east-1"]),
+        )
+        .failed(2, "--region");
+        cluster(&user(), &with(command, &["--local", "--env", "prod"])).failed(2, "--env");
+        let nothing = place.path().display().to_string();
+        cluster(&user(), &with(command, &["--local", "--data", &nothing])).failed(1, &nothing);
+    }
+    assert_eq!(
+        fs::read_dir(place.path()).unwrap().count(),
+        0,
+        "none is made"
+    );
+    for (command, call) in commands.into_iter().zip(["Scan", "GetItem", "DeleteItem"]) {
+        let call = format!("dynamodb:{call}");
+        let denied = call.clone();
+        proxy.fault(move |call| (call.name == denied).then(|| Fault::denied(call)));
+        cluster(&user(), command).failed(1, &call);
+    }
+    proxy.reset();
+    for command in &commands[1..] {
+        cluster(&user(), &with(command, &["--table-name", "others"])).failed(1, "table `others`");
+    }
+    aws.boto("client('dynamodb').put_item(TableName='others', Item={'id': {'S': 'x'}})");
+    cluster(&user(), &["list", "--table-name", "others"])
+        .failed(1, "table `others` has an item without a cluster's id");
+
+    // The table is the environment's, and a variable or an option beats that.
+    let settled = user();
+    fs::write(
+        settled.home.path().join("cbbootstrap.yaml"),
+        "environments: {dev: {table_name: missing, region: eu-central-1}}",
+    )
+    .unwrap();
+    let settled = settled.without("AWS_REGION").with("CBBOOTSTRAP_ENV", "dev");
+    cluster(&settled, &["list"]).failed(1, "there is no table `missing` in eu-central-1");
+    let named = settled.with("CBBOOTSTRAP_TABLE_NAME", "gone");
+    cluster(&named, &["list"]).failed(1, "there is no table `gone`");
+    let list = listed(
+        &named,
+        &["--table-name", "cb-bootstrap", "--region", "us-east-1"],
+    );
+    assert_eq!(ids(&list), ["full"]);
+}
+
+/// Options for the deployment of a directory.
+fn local(data: &Path) -> Vec<String> {
+    vec![
+        "--local".to_owned(),
+        "--data".to_owned(),
+        data.display().to_string(),
+    ]
+}
+
+fn locally(data: &Path, args: &[&str]) -> Ended {
+    let options = local(data);
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    // An account, an environment and a broken file are nothing to it.
+    let user = User::default().with("CBBOOTSTRAP_ENV", "nowhere");
+    cluster(&user, &[args, &options].concat())
+}
+
+#[test]
+fn a_local_deployment_is_asked_running_or_not() {
+    let data = tempdir().unwrap();
+    let data = data.path();
+    let running = Local::with(data, &["--no-smoke"]);
+    let list = ["list", "--output", "json"];
+    assert_eq!(locally(data, &list).document()["clusters"], json!([]));
+    for number in 0..3 {
+        http::claim(&running.endpoint, &format!("c{number}"), "a").unwrap();
+    }
+    let body =
+        json!({"cluster_id": "closed", "node_ip_addr_or_hostname": "a", "lease_seconds": 3600});
+    let answer = ureq::post(format!("{}/cluster", running.endpoint))
+        .header("authorization", "Bearer open-sesame")
+        .send(body.to_string());
+    assert_eq!(answer.unwrap().status(), 200);
+
+    let see = || {
+        let document = locally(data, &list).document();
+        let mut found = ids(&document);
+        found.sort();
+        assert_eq!(found, ["c0", "c1", "c2", "closed"]);
+        let shown = locally(data, &["show", "closed", "--output", "json"]).document();
+        assert_eq!(
+            [&shown["secret_required"], &shown["lapsed"]],
+            [&json!(true), &json!(false)]
+        );
+        let text = locally(data, &["list", "--limit", "2"]).ended_with(0);
+        let words = pasted(&text);
+        let rest = locally_pasted(&words);
+        assert_eq!(rest.stdout.lines().count(), 3, "{rest}");
+        locally(data, &["show", "nobody"]).failed(1, "there is no cluster `nobody`");
+        locally(data, &["list", "--table-name", "other"])
+            .failed(1, "there is no table `other` in `");
+    };
+    see();
+    // Forgotten, it can be claimed anew.
+    let claim = |node: &str| http::claim(&running.endpoint, "c2", node).unwrap().json();
+    assert_eq!(claim("b")["is_initial_node"], json!(false));
+    locally(data, &["forget", "c2"]).failed(2, "no terminal");
+    locally(data, &["forget", "c2", "--yes"]).ended_with(0);
+    let again = claim("b");
+    assert_eq!(
+        [&again["is_initial_node"], &again["generation"]],
+        [&json!(true), &json!(1)]
+    );
+
+    let mut running = running;
+    assert_eq!(running.stop("TERM"), Some(0));
+    see();
+    // Side by side they take turns.
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| locally(data, &list).document());
+        }
+    });
+    locally(data, &["forget", "c2", "--yes"]).ended_with(0);
+    locally(data, &["show", "c2"]).failed(1, "there is no cluster `c2`");
+}
+
+fn locally_pasted(words: &[String]) -> Ended {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    cluster(&User::default(), &words)
+}
+
+#[test]
+fn a_question_keeps_no_local_deployment_from_starting() {
+    let data = tempdir().unwrap();
+    let data = data.path();
+    let mut running = Local::start(data);
+    http::claim(&running.endpoint, "c", "a").unwrap();
+    running.stop("TERM");
+
+    let user = User::default();
+    let args: Vec<_> = ["cluster", "forget", "c"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(local(data))
+        .collect();
+    let mut terminal = Terminal::start(&user, &args);
+    terminal.wait_for("[y/N]");
+    let running = Local::start(data);
+    let ready = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"}).to_string();
+    let ready = http::post(&running.endpoint, "/cluster/ready", &ready).unwrap();
+    assert_eq!(ready.status, 200, "{ready:?}");
+    terminal.type_line("y");
+    assert_eq!(terminal.wait(), Some(5), "{}", terminal.screen());
+    let stands = http::get(&running.endpoint, "/cluster/c").unwrap().json();
+    assert_eq!(stands["state"], json!("ready"), "{stands}");
+}
+
+#[test]
+fn deployments_come_and_go_while_it_looks() {
+    let data = tempdir().unwrap();
+    let data = data.path();
+    let mut running = Local::start(data);
+    http::claim(&running.endpoint, "c", "a").unwrap();
+    running.stop("KILL");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let found = locally(data, &["show", "c", "--output", "json"]).document();
+                    assert_eq!(found["generation"], json!(1));
+                }
+            });
+        }
+        for signal in ["TERM", "KILL", "INT"] {
+            let mut running = Local::start(data);
+            let again = http::claim(&running.endpoint, "c", "b").unwrap().json();
+            assert_eq!(again["is_initial_node"], json!(false));
+            running.stop(signal);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
