@@ -14,7 +14,6 @@ mod permissions;
 mod printer;
 mod settings;
 mod signals;
-mod signer;
 mod smoke;
 mod stack;
 mod template;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_function::wire;
+use cbbootstrap_function::{signer::Signer, wire};
 use serde::Serialize;
 use serde_json::{Value, json};
 use ureq::{
@@ -23,7 +23,6 @@ use uuid::Uuid;
 use crate::{
     cli::Auth,
     failure::{Exit, Failure},
-    signer::Signer,
 };
 
 /// The most that one request may take; a cold start takes well under a second.

@@ -10,7 +10,7 @@
 //! - [`log`]: the line that is logged of it
 //!
 //! [`wire`] and [`table`] are what callers and deployers share with the service; they come without its dependencies
-//! (`default-features = false`). The feature `records` adds [`protocol`] and [`item`].
+//! (`default-features = false`). The feature `records` adds [`protocol`] and [`item`], and `signer` what callers sign requests with.
 
 pub mod table;
 pub mod wire;
@@ -19,6 +19,9 @@ pub mod wire;
 pub mod item;
 #[cfg(feature = "records")]
 pub mod protocol;
+
+#[cfg(feature = "signer")]
+pub mod signer;
 
 #[cfg(feature = "service")]
 pub mod api;

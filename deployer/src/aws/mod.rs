@@ -23,12 +23,12 @@ use aws_sdk_dynamodb::config::{
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use axum::http::Uri;
+use cbbootstrap_function::signer::Signer;
 
 use crate::{
     advice,
     cli::{Auth, region_name},
     failure::{Exit, Failure},
-    signer::Signer,
 };
 use credentials::Renewed;
 

@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
+use cbbootstrap_function::signer::Signer;
 use serde::Serialize;
 
 use super::{
     confirm, curl, follow,
     wanted::{self, Found, FoundStack},
 };
+
 use crate::{
     aws::{
         Aws,
@@ -23,7 +25,6 @@ use crate::{
     printer::{Printer, Step},
     settings::Target,
     signals::Signals,
-    signer::Signer,
     smoke,
     stack::{self, Next, Operation, Stack},
 };

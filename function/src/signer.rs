@@ -2,16 +2,25 @@
 
 use std::time::SystemTime;
 
-use anyhow::Context;
 use aws_credential_types::Credentials;
 use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SigningSettings, sign},
     sign::v4,
 };
-use ureq::http::Uri;
+use http::Uri;
+use thiserror::Error;
 
 /// The service that API Gateway's own APIs belong to.
 const SERVICE: &str = "execute-api";
+
+/// A request cannot be signed.
+#[derive(Debug, Error)]
+#[error("cannot sign the request to `{url}`")]
+pub struct CannotSign {
+    /// Where it was to go.
+    url: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
 
 /// Whose requests they are, and the region that they go to.
 #[derive(Clone, Debug)]
@@ -29,7 +38,7 @@ impl Signer {
         method: &str,
         url: &str,
         body: &str,
-    ) -> anyhow::Result<Vec<(String, String)>> {
+    ) -> Result<Vec<(String, String)>, CannotSign> {
         self.headers_at(SystemTime::now(), method, url, body)
     }
 
@@ -39,7 +48,7 @@ impl Signer {
         method: &str,
         url: &str,
         body: &str,
-    ) -> anyhow::Result<Vec<(String, String)>> {
+    ) -> Result<Vec<(String, String)>, CannotSign> {
         let signed = || {
             let identity = self.credentials.clone().into();
             // The defaults are those of all services but S3: what is escaped in a path is escaped once more.
@@ -57,14 +66,15 @@ impl Signer {
             let body = SignableBody::Bytes(body.as_bytes());
             let request = SignableRequest::new(method, url, host.into_iter(), body)?;
             let (instructions, _) = sign(request, &parameters)?.into_parts();
-            anyhow::Ok(
-                instructions
-                    .headers()
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .collect(),
-            )
+            Ok(instructions
+                .headers()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect())
         };
-        signed().with_context(|| format!("cannot sign the request to `{url}`"))
+        signed().map_err(|source| CannotSign {
+            url: url.to_owned(),
+            source,
+        })
     }
 }
 

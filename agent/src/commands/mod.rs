@@ -1,0 +1,91 @@
+//! The commands, one file each.
+
+mod discover;
+mod leave;
+mod status;
+mod up;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::CommandFactory;
+
+use crate::{
+    api::Unanswered,
+    cli::{Cli, Command},
+    failure::{Exit, Failure},
+    printer::Printer,
+    settings::Patience,
+};
+
+/// Does what was asked for.
+pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
+    match command {
+        Command::Up(args) => up::run(*args, printer),
+        Command::Discover(args) => discover::run(args, printer),
+        Command::Leave(args) => leave::run(args, printer),
+        Command::Status(args) => status::run(args, printer),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            let name = command.get_name().to_owned();
+            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// The time that a command has, and its pauses.
+struct Clock {
+    patience: Patience,
+    end: Instant,
+}
+
+impl Clock {
+    fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            end: Instant::now() + patience.timeout,
+        }
+    }
+
+    /// Waits until it is time to look again, and tells why; fails when the time is up.
+    ///
+    /// The pauses differ a little, so that nodes that boot together do not ask together for ever.
+    fn pause(&self, printer: &Printer, reason: &str) -> Result<(), Failure> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let seconds = self.patience.timeout.as_secs_f64();
+            return Err(Failure::timed_out(format!(
+                "not done after {seconds} s, still waiting: {reason}"
+            ))
+            .hint("run it again to go on from here; `--timeout` gives it longer"));
+        }
+        printer.waiting(reason);
+        thread::sleep(jitter(self.patience.interval).min(left));
+        Ok(())
+    }
+}
+
+/// The time, a quarter less to a quarter more.
+fn jitter(time: Duration) -> Duration {
+    time.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+/// What the API refuses for good, as the end of the program.
+fn refused(error: Unanswered) -> anyhow::Error {
+    match error {
+        Unanswered::Later(why) => Failure::new(why).into(),
+        Unanswered::Failed(error) => error,
+        Unanswered::Refused(problem) => {
+            let failure = Failure::refused(format!("the API refuses: {}", problem.detail));
+            match problem.code.as_str() {
+                "forbidden" => failure
+                    .hint("give the secret that the cluster's first node gave: `--secret-file`, or `CBBOOTSTRAP_SECRET`"),
+                _ => failure,
+            }
+            .into()
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! How the program ends: exit statuses, and errors that say what to do next.
+
+use std::process::{ExitCode, Termination};
+
+use thiserror::Error;
+
+/// The exit statuses, as `--help` and the documentation list them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// Wrong usage; clap exits with the same status.
+    Usage = 2,
+    /// The time was up. Running it again goes on where this run stopped.
+    TimedOut = 3,
+    /// Something is not as it should be, and a person has to decide. Nothing was changed.
+    Refused = 5,
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(self as u8)
+    }
+}
+
+/// An error for people: one line that says what happened to which thing, and one that says what to do.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct Failure {
+    message: String,
+    /// The way out.
+    pub hint: Option<String>,
+    /// How the program ends.
+    pub exit: Exit,
+}
+
+impl Failure {
+    fn with(message: impl Into<String>, exit: Exit) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+            exit,
+        }
+    }
+
+    /// It failed.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self::with(message, Exit::Failed)
+    }
+
+    /// What was asked for makes no sense.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::with(message, Exit::Usage)
+    }
+
+    /// The time was up.
+    pub fn timed_out(message: impl Into<String>) -> Self {
+        Self::with(message, Exit::TimedOut)
+    }
+
+    /// A person has to decide.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::with(message, Exit::Refused)
+    }
+
+    /// With a way out.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// The failure that the error is, below its context.
+pub fn of(error: &anyhow::Error) -> Option<&Failure> {
+    error.chain().find_map(|cause| cause.downcast_ref())
+}
+
+/// An error and its context, on one line, with nothing that would command a terminal.
+pub fn line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.split(|c: char| c.is_control())
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}

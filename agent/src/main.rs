@@ -1,0 +1,39 @@
+//! `cbbootstrap-agent`: runs on each node of a new Couchbase cluster, asks the bootstrap service who is the first, and brings
+//! the Couchbase Server beside it into the one cluster.
+//!
+//! - [`commands`]: `up`, `discover`, `leave`, `status`
+//! - [`decision`]: what to do next, from what was seen, with no I/O
+//! - [`server`]: a Couchbase Server; [`api`]: the bootstrap service
+//! - [`cli`], [`config`], [`settings`]: what was asked for
+
+mod api;
+mod aws;
+mod cli;
+mod commands;
+mod config;
+mod decision;
+mod failure;
+mod http;
+mod identity;
+mod lock;
+mod printer;
+mod secret;
+mod server;
+mod settings;
+mod values;
+
+use failure::Exit;
+
+fn main() -> Exit {
+    let (command, printer) = match cli::read() {
+        Ok(command) => {
+            let printer = printer::Printer::new(command.output());
+            (command, printer)
+        }
+        Err(error) => return printer::Printer::default().failure(&error),
+    };
+    match commands::run(command, &printer) {
+        Ok(exit) => exit,
+        Err(error) => printer.failure(&error),
+    }
+}
