@@ -250,6 +250,11 @@ impl Servers {
         self.knobs(|knobs| knobs.rebalance_takes = time);
     }
 
+    /// Ends the rebalances that run, as if their time had come.
+    pub fn end_rebalances(&self) {
+        lock(&self.shared.world).end_rebalances(Instant::now());
+    }
+
     /// How long it takes to add a node; 50 ms at first.
     pub fn add_takes(&self, time: Duration) {
         self.knobs(|knobs| knobs.add_takes = time);

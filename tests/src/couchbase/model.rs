@@ -494,18 +494,18 @@ impl World {
                  {quota}MB (services: kv), maximum allowed quota for the node is {limit}MB."
             ));
         }
+        if !self.has_quorum(cluster, now) {
+            return Err(
+                "Operation temporarily cannot be performed possibly due to loss of quorum"
+                    .to_owned(),
+            );
+        }
         let mut members = self.clusters[cluster].members.iter();
         if members.any(|member| member.name == addition.host) {
             return Err(format!(
                 "Node already exists in cluster: {}",
                 otp(&addition.host)
             ));
-        }
-        if !self.has_quorum(cluster, now) {
-            return Err(
-                "Operation temporarily cannot be performed possibly due to loss of quorum"
-                    .to_owned(),
-            );
         }
         Ok(())
     }
@@ -598,6 +598,16 @@ impl World {
         for cluster in 0..self.clusters.len() {
             self.go_on(cluster, now);
             self.fail_over(cluster, now);
+        }
+    }
+
+    /// Ends the rebalances that run, as if their time had come.
+    pub fn end_rebalances(&mut self, now: Instant) {
+        for cluster in 0..self.clusters.len() {
+            if let Some(rebalance) = &mut self.clusters[cluster].rebalance {
+                (rebalance.began, rebalance.ends) = (now, now);
+            }
+            self.go_on(cluster, now);
         }
     }
 

@@ -7,9 +7,8 @@ use super::{
     rest::{Call, HTTP, HTTPS, Reply, VERSION, allowed_services},
 };
 
-const GIB: u64 = 1024 * MIB;
-/// Each node's disk.
-pub const DISK: (u64, u64) = (252 * GIB, 55 * GIB);
+/// Each node's disk, and how much of it is used.
+pub const DISK: (u64, u64) = (270_553_174_016, 59_521_698_283);
 
 impl Call<'_> {
     fn edition(&self) -> String {
@@ -35,7 +34,11 @@ impl Call<'_> {
             "settings": [],
             "uuid": [],
             "implementationVersion": version,
-            "componentsVersion": {"ns_server": version},
+            "componentsVersion": {
+                "os_mon": "2.8", "crypto": "5.1.2", "lhttpc": "1", "ns_server": version, "kernel": "8.5.3", "sasl": "4.2",
+                "esaml": "4.4.0", "ssl": "10.8.7", "inets": "8.2.2", "public_key": "1.13.2", "chronicle": "0.0.1",
+                "stdlib": "4.2", "xmerl": "1.3.30", "asn1": "5.0.21", "ale": "0.0.0",
+            },
         });
         if let Some(cluster) = self.world.cluster(self.node) {
             let uuid = &cluster.uuid;
@@ -104,7 +107,10 @@ impl Call<'_> {
             "couchApiBase": format!("http://{host}:8092/"),
             "couchApiBaseHTTPS": format!("https://{host}:18092/"),
             "nodeHash": 42_141_283,
-            "systemStats": {"cpu_utilization_rate": 0, "mem_total": node.memory_total},
+            "systemStats": {
+                "cpu_utilization_rate": 0, "cpu_stolen_rate": 0, "swap_total": 0, "swap_used": 0, "mem_total": 0,
+                "mem_free": 0, "mem_limit": 0, "cpu_cores_available": 0, "allocstall": 0,
+            },
             "interestingStats": {},
             "uptime": "204",
             "memoryTotal": node.memory_total,
@@ -130,7 +136,11 @@ impl Call<'_> {
             * MIB;
         let data = "/opt/couchbase/var/lib/couchbase/data";
         let mut own = json!({
-            "availableStorage": {"hdd": [{"path": "/", "sizeKBytes": DISK.0 / 1024, "usagePercent": 22}]},
+            "availableStorage": {"hdd": [
+                {"path": "/dev", "sizeKBytes": 12_334_524, "usagePercent": 0},
+                {"path": "/dev/shm", "sizeKBytes": 24_684_096, "usagePercent": 0},
+                {"path": "/", "sizeKBytes": DISK.0 / 1024, "usagePercent": 22},
+            ]},
             "storageTotals": {
                 "ram": {
                     "total": node.memory_total,
