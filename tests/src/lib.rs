@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that
-//! makes it fail, a local deployment, a terminal, a browser, and a clean environment to
+//! makes it fail, Couchbase Servers, a local deployment, a terminal, a browser, and a clean environment to
 //! run them in.
 //!
 //! Everything talks to 127.0.0.1 alone, and every process that is started here is stopped by its id.
@@ -7,6 +7,7 @@
 pub mod artifact;
 pub mod browser;
 pub mod cli;
+pub mod couchbase;
 pub mod dynamodb;
 pub mod front;
 pub mod http;

@@ -1,0 +1,543 @@
+//! Many Couchbase Servers in the test's process, as far as their management REST interface goes. Each has a loopback
+//! address of its own with the real ports, 8091 and 18091 for TLS, and they answer and refuse as 7.6.8 does.
+//!
+//! ```no_run
+//! # use cbbootstrap_tests::couchbase::Servers;
+//! let servers = Servers::start(3);
+//! let login = Some(("Administrator", "password"));
+//! servers[0].provision("Administrator", "password");
+//! let joiner = format!("https://{}", servers[1].address());
+//! let form = [("hostname", joiner.as_str()), ("user", ""), ("password", ""), ("services", "kv")];
+//! let added = servers[0].call("POST", "/controller/addNode", &form, login).unwrap();
+//! assert_eq!(added.status, 200);
+//! assert_eq!(servers.clusters()[0].nodes.len(), 2);
+//! ```
+//!
+//! All nodes of a cluster see the same: the network between them never splits. What is not known from a recording of the
+//! real server is as its documentation and its source say.
+
+mod change;
+mod model;
+mod net;
+mod rest;
+mod show;
+
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    ops::Index,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle, ThreadId},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{oneshot, watch};
+use ureq::{
+    Agent,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+pub use self::model::{Membership, Rebalanced, Wiped};
+use self::{
+    model::{Knobs, World},
+    net::{Shared, Sockets},
+};
+use crate::http::Answer;
+
+/// What a test takes to find a free block of addresses, at most.
+const TRIES: usize = 50;
+
+/// Running servers, which end with the test.
+pub struct Servers {
+    nodes: Vec<Node>,
+    shared: Arc<Shared>,
+    ca_cert: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    _directory: TempDir,
+}
+
+/// One of them; clones are the same node.
+#[derive(Clone)]
+pub struct Node {
+    index: usize,
+    address: Ipv4Addr,
+    shared: Arc<Shared>,
+    /// The nodes' own thread, which must not wait for itself.
+    thread: ThreadId,
+    agent: Agent,
+}
+
+/// A request that a node got.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Counted over all nodes, from 1.
+    pub number: usize,
+    /// The node's index.
+    pub node: usize,
+    /// The method.
+    pub method: String,
+    /// The path, without a query.
+    pub path: String,
+    /// The form's fields, without passwords.
+    pub form: Vec<(String, String)>,
+    /// The answer's status, once it is there.
+    pub status: Option<u16>,
+}
+
+impl Seen {
+    fn of(node: usize, request: &rest::Request) -> Self {
+        let fields = request.form.0.iter();
+        Self {
+            number: 0,
+            node,
+            method: request.method.clone(),
+            path: request.path.clone(),
+            form: fields
+                .filter(|field| field.0 != "password")
+                .cloned()
+                .collect(),
+            status: None,
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Then {
+    /// It is handled.
+    Handle,
+    /// The connection is closed, and nothing happens.
+    Drop,
+    /// It is handled, and the answer is lost.
+    Lose,
+    /// It is answered with this status, and nothing else happens.
+    Answer(u16),
+}
+
+/// A cluster, as all its nodes see it.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// Its UUID.
+    pub uuid: String,
+    /// Its name.
+    pub name: String,
+    /// The data service's quota on each node, in MB.
+    pub quota: u64,
+    /// Its nodes in the order of their coming.
+    pub nodes: Vec<NodeView>,
+    /// The names of its buckets.
+    pub buckets: Vec<String>,
+    /// The names of its server groups.
+    pub groups: Vec<String>,
+    /// Whether all nodes are active and hold what they should.
+    pub is_balanced: bool,
+    /// Whether a rebalance runs.
+    pub is_rebalancing: bool,
+    /// The rebalances that were done.
+    pub rebalances: Vec<Rebalanced>,
+    /// What it said when it refused to add a node.
+    pub refused: Vec<String>,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// Its index.
+    pub index: usize,
+    /// The host name that the cluster knows it by.
+    pub name: String,
+    /// What it is there.
+    pub membership: Membership,
+    /// Whether the others hear of it.
+    pub is_healthy: bool,
+    /// Its services.
+    pub services: Vec<String>,
+    /// The name of its server group.
+    pub group: String,
+    /// Its address for those outside; null if it has none.
+    pub alternate: Value,
+}
+
+impl Servers {
+    /// Starts so many blank nodes of the Enterprise Edition.
+    pub fn start(count: usize) -> Self {
+        Self::start_edition(count, false)
+    }
+
+    /// Starts nodes of the Community Edition: they have no TLS, and add nodes by plain HTTP.
+    pub fn start_community(count: usize) -> Self {
+        Self::start_edition(count, true)
+    }
+
+    fn start_edition(count: usize, community: bool) -> Self {
+        let (addresses, sockets) = bind(count, !community);
+        let (pem, acceptors) = net::certify(&addresses);
+        let directory = tempfile::tempdir().expect("temporary directories can be made");
+        let ca_cert = directory.path().join("ca.pem");
+        std::fs::write(&ca_cert, &pem).expect("a file can be written");
+        let acceptors = acceptors.into_iter().map(|tls| (!community).then_some(tls));
+        let world = World::new(&addresses, community);
+        let shared = Arc::new(Shared {
+            world: Mutex::new(world),
+            seen: Mutex::default(),
+            hook: Mutex::new(Box::new(|_| Then::Handle)),
+            turns: addresses
+                .iter()
+                .map(|_| tokio::sync::Mutex::default())
+                .collect(),
+            switched: addresses.iter().map(|_| watch::Sender::new(0)).collect(),
+            is_listening: addresses.iter().map(|_| watch::Sender::new(true)).collect(),
+            tls: acceptors.collect(),
+        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let serve = async {
+                for (node, sockets) in sockets.into_iter().enumerate() {
+                    tokio::spawn(net::serve(Arc::clone(&serving), node, sockets));
+                }
+                let _ = stopped.await;
+            };
+            runtime.expect("a runtime can be made").block_on(serve);
+        });
+        let agent = agent(&pem);
+        let node = |(index, address)| Node {
+            index,
+            address,
+            shared: Arc::clone(&shared),
+            thread: thread.thread().id(),
+            agent: agent.clone(),
+        };
+        Self {
+            nodes: addresses.into_iter().enumerate().map(node).collect(),
+            shared,
+            ca_cert,
+            stop: Some(stop),
+            thread: Some(thread),
+            _directory: directory,
+        }
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// A handle of a node, for a hook or another thread.
+    pub fn node(&self, index: usize) -> Node {
+        self.nodes[index].clone()
+    }
+
+    /// The certificate of the authority that has signed the nodes' certificates, a PEM file.
+    pub fn ca_cert(&self) -> &Path {
+        &self.ca_cert
+    }
+
+    fn knobs(&self, turn: impl FnOnce(&mut Knobs)) {
+        turn(&mut lock(&self.shared.world).knobs);
+    }
+
+    /// How long a rebalance takes; 200 ms at first. Halfway, the nodes that were added become active.
+    pub fn rebalance_takes(&self, time: Duration) {
+        self.knobs(|knobs| knobs.rebalance_takes = time);
+    }
+
+    /// Ends the rebalances that run, as if their time had come.
+    pub fn end_rebalances(&self) {
+        lock(&self.shared.world).end_rebalances(Instant::now());
+    }
+
+    /// How long it takes to add a node; 50 ms at first.
+    pub fn add_takes(&self, time: Duration) {
+        self.knobs(|knobs| knobs.add_takes = time);
+    }
+
+    /// How long it takes until adding a node fails that does not answer, or that another member is adding; 1 s at first.
+    pub fn add_timeout(&self, time: Duration) {
+        self.knobs(|knobs| knobs.add_timeout = time);
+    }
+
+    /// How long a node is unhealthy that was a cluster of its own and is added to another; no time at first.
+    pub fn warm_up_takes(&self, time: Duration) {
+        self.knobs(|knobs| knobs.warm_up = time);
+    }
+
+    /// Makes the next so many rebalances fail at their end, when added nodes are active already and nothing is balanced.
+    pub fn fail_rebalances(&self, count: usize) {
+        self.knobs(|knobs| knobs.failing_rebalances = count);
+    }
+
+    /// Fails an active node over that was silent for so long, one until the next rebalance; never at first.
+    pub fn auto_failover_after(&self, time: Duration) {
+        self.knobs(|knobs| knobs.auto_failover_after = Some(time));
+    }
+
+    /// Decides from now on what becomes of each request, before anything does. It runs in the nodes' thread: it may do
+    /// anything to a [`Node`] or a process but send requests, and must not set another hook.
+    pub fn on_request(&self, hook: impl FnMut(&Seen) -> Then + Send + 'static) {
+        *lock(&self.shared.hook) = Box::new(hook);
+    }
+
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// The clusters that there are.
+    pub fn clusters(&self) -> Vec<ClusterView> {
+        let mut world = lock(&self.shared.world);
+        let now = Instant::now();
+        world.settle(now);
+        let clusters = world.clusters.iter().enumerate();
+        let alive = clusters.filter(|(_, cluster)| !cluster.members.is_empty());
+        alive
+            .map(|(index, cluster)| view(&world, index, cluster, now))
+            .collect()
+    }
+
+    /// The clusters that were lost because their only node was added to another.
+    pub fn wiped(&self) -> Vec<Wiped> {
+        lock(&self.shared.world).wiped.clone()
+    }
+}
+
+impl Index<usize> for Servers {
+    type Output = Node;
+
+    fn index(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Node {
+    /// Its index.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Its address, which is its name as well.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The base of its URLs.
+    pub fn url(&self) -> String {
+        format!("http://{}:{}", self.address, rest::HTTP)
+    }
+
+    /// The base of its URLs with TLS.
+    pub fn tls_url(&self) -> String {
+        format!("https://{}:{}", self.address, rest::HTTPS)
+    }
+
+    /// Switches the machine off: connections end, and nobody listens. What it knows it keeps.
+    pub fn kill(&self) {
+        self.shared.switch(self.index, false, Some(self.thread));
+    }
+
+    /// Switches the machine on again.
+    pub fn restart(&self) {
+        self.shared.switch(self.index, true, Some(self.thread));
+    }
+
+    /// Makes it accept requests and never answer, or answer again.
+    pub fn hang(&self, hangs: bool) {
+        let mut world = lock(&self.shared.world);
+        let (is_up, now) = (world.nodes[self.index].is_up, Instant::now());
+        world.settle(now);
+        world.set_power(self.index, is_up, hangs, now);
+    }
+
+    /// Makes it answer every request with 500, or properly again.
+    pub fn answer_500(&self, fails: bool) {
+        lock(&self.shared.world).nodes[self.index].answers_500 = fails;
+    }
+
+    /// Makes it a blank node, as a new machine at the same address. A cluster that it was in knows nothing of that.
+    pub fn reset(&self) {
+        let mut world = lock(&self.shared.world);
+        world.settle(Instant::now());
+        world.reset(self.index);
+    }
+
+    /// Sets how much memory it has, in bytes; 24 GB at first.
+    pub fn memory_total(&self, bytes: u64) {
+        let mut world = lock(&self.shared.world);
+        let node = &mut world.nodes[self.index];
+        node.memory_total = bytes;
+        node.quota = node.quota_limit() / 2;
+    }
+
+    /// Makes it a cluster of its own, unless it is in one.
+    pub fn provision(&self, user: &str, password: &str) {
+        let mut world = lock(&self.shared.world);
+        if world.nodes[self.index].cluster.is_none() {
+            world.rename(self.index, &self.address());
+            world.nodes[self.index].quota = 256;
+            world.provision(self.index, "", user, password);
+        }
+    }
+
+    /// Puts so many documents into its cluster.
+    pub fn holds_data(&self, items: u64) {
+        let mut world = lock(&self.shared.world);
+        let cluster = world.cluster_mut(self.index);
+        cluster.expect("only a cluster holds data").items = items;
+    }
+
+    /// Whether it is blank.
+    pub fn is_blank(&self) -> bool {
+        lock(&self.shared.world).nodes[self.index].cluster.is_none()
+    }
+
+    /// Sends a request to it by plain HTTP.
+    pub fn call(
+        &self,
+        method: &str,
+        path: &str,
+        form: &[(&str, &str)],
+        login: Option<(&str, &str)>,
+    ) -> Result<Answer, ureq::Error> {
+        self.send(&self.url(), method, path, form, login)
+    }
+
+    /// Sends a request to it by TLS.
+    pub fn call_tls(
+        &self,
+        method: &str,
+        path: &str,
+        form: &[(&str, &str)],
+        login: Option<(&str, &str)>,
+    ) -> Result<Answer, ureq::Error> {
+        self.send(&self.tls_url(), method, path, form, login)
+    }
+
+    fn send(
+        &self,
+        base: &str,
+        method: &str,
+        path: &str,
+        form: &[(&str, &str)],
+        login: Option<(&str, &str)>,
+    ) -> Result<Answer, ureq::Error> {
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{base}{path}"));
+        if let Some((user, password)) = login {
+            let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            request = request.header("authorization", format!("Basic {login}"));
+        }
+        let mut fields = form_urlencoded::Serializer::new(String::new());
+        let body = fields.extend_pairs(form).finish();
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let mut response = if method == "GET" {
+            self.agent.run(request.body(())?)?
+        } else {
+            self.agent.run(request.body(body)?)?
+        };
+        Ok(Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.body_mut().read_to_string()?,
+        })
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.nodes).finish()
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({}, {})", self.index, self.address)
+    }
+}
+
+fn view(world: &World, index: usize, cluster: &model::Cluster, now: Instant) -> ClusterView {
+    let group = |id: &str| {
+        let group = cluster.groups.iter().find(|group| group.id == id);
+        group.map(|group| group.name.clone()).unwrap_or_default()
+    };
+    let node = |member: &model::Member| NodeView {
+        index: member.node,
+        name: member.name.clone(),
+        membership: member.membership,
+        is_healthy: world.is_healthy(index, member, now),
+        services: member.services.clone(),
+        group: group(&member.group),
+        alternate: world.nodes[member.node].alternate.clone(),
+    };
+    ClusterView {
+        uuid: cluster.uuid.clone(),
+        name: cluster.name.clone(),
+        quota: cluster.quota,
+        nodes: cluster.members.iter().map(node).collect(),
+        buckets: cluster
+            .buckets
+            .iter()
+            .map(|bucket| bucket.name.clone())
+            .collect(),
+        groups: cluster
+            .groups
+            .iter()
+            .map(|group| group.name.clone())
+            .collect(),
+        is_balanced: cluster.is_balanced(),
+        is_rebalancing: cluster.rebalance.is_some(),
+        rebalances: cluster.rebalanced.clone(),
+        refused: cluster.refused.clone(),
+    }
+}
+
+/// A block of loopback addresses that no other test uses, and its sockets.
+fn bind(count: usize, with_tls: bool) -> (Vec<Ipv4Addr>, Vec<Sockets>) {
+    let last = u8::try_from(count).expect("a block has 254 addresses");
+    for _ in 0..TRIES {
+        let (a, b) = (fastrand::u8(1..255), fastrand::u8(..));
+        let addresses: Vec<_> = (1..=last).map(|c| Ipv4Addr::new(127, a, b, c)).collect();
+        let sockets = addresses
+            .iter()
+            .map(|address| Sockets::bind(*address, with_tls));
+        if let Ok(sockets) = sockets.collect() {
+            return (addresses, sockets);
+        }
+    }
+    panic!("ports 8091 and 18091 are taken on every loopback address");
+}
+
+/// A client that trusts the authority and keeps no connection.
+fn agent(pem: &str) -> Agent {
+    let authority = Certificate::from_pem(pem.as_bytes()).expect("it is a certificate");
+    let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[authority]));
+    let config = Agent::config_builder()
+        .tls_config(tls.build())
+        .http_status_as_error(false)
+        .max_idle_connections(0)
+        .timeout_global(Some(Duration::from_mins(1)))
+        .build();
+    config.into()
+}
+
+/// A test that failed with a lock in its hands has failed already.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

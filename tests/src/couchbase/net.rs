@@ -1,0 +1,294 @@
+//! The nodes' ports: HTTP and TLS, and what tests do to requests.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, TcpListener},
+    sync::{Arc, Mutex},
+    thread::ThreadId,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    header::AUTHORIZATION,
+    http::request::Parts,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use serde_json::json;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener as Listener, lookup_host},
+    sync::{Mutex as Turn, watch},
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
+};
+
+use super::{
+    Seen, Then, lock,
+    model::World,
+    rest::{self, Form, HTTP, HTTPS, Reply},
+};
+
+type Hook = dyn FnMut(&Seen) -> Then + Send;
+
+/// What the nodes' thread and the test share.
+pub struct Shared {
+    pub world: Mutex<World>,
+    pub seen: Mutex<Vec<Seen>>,
+    pub hook: Mutex<Box<Hook>>,
+    /// A member adds one node at a time.
+    pub turns: Vec<Turn<()>>,
+    /// How often each node was switched on or off: it is on when the number is even.
+    pub switched: Vec<watch::Sender<u32>>,
+    pub is_listening: Vec<watch::Sender<bool>>,
+    pub tls: Vec<Option<TlsAcceptor>>,
+}
+
+impl Shared {
+    /// Switches a node and, unless the nodes' own thread asks, waits until that has had its effect.
+    pub fn switch(&self, node: usize, on: bool, thread: Option<ThreadId>) {
+        let mut world = lock(&self.world);
+        let hangs = world.nodes[node].hangs;
+        if world.nodes[node].is_up == on {
+            return;
+        }
+        let now = Instant::now();
+        world.settle(now);
+        world.set_power(node, on, hangs, now);
+        drop(world);
+        self.switched[node].send_modify(|times| *times += 1);
+        let since = Instant::now();
+        while thread != Some(std::thread::current().id()) && *self.is_listening[node].borrow() != on
+        {
+            assert!(
+                since.elapsed() < Duration::from_secs(30),
+                "node {node} cannot be switched"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The sockets of a node: HTTP, and TLS unless it is of the Community Edition.
+pub struct Sockets(TcpListener, Option<TcpListener>);
+
+impl Sockets {
+    pub fn bind(address: Ipv4Addr, with_tls: bool) -> io::Result<Self> {
+        let bind = |port| {
+            let socket = TcpListener::bind((address, port))?;
+            socket.set_nonblocking(true).map(|()| socket)
+        };
+        Ok(Self(
+            bind(HTTP)?,
+            with_tls.then(|| bind(HTTPS)).transpose()?,
+        ))
+    }
+}
+
+/// The PEM of a certificate authority, and what each address needs to be served by TLS.
+pub fn certify(addresses: &[Ipv4Addr]) -> (String, Vec<TlsAcceptor>) {
+    let key = || KeyPair::generate().expect("keys can be made");
+    let mut authority = CertificateParams::default();
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "Couchbase Server stand-in");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, key());
+    let authority = authority.expect("certificates can be made");
+    let key = key();
+    let acceptor = |address: &Ipv4Addr| {
+        let names = CertificateParams::new([address.to_string()]);
+        let names = names.expect("an address is a name");
+        let certificate = names
+            .signed_by(&key, &authority)
+            .expect("certificates can be made");
+        let secret = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("there are protocols")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], secret);
+        TlsAcceptor::from(Arc::new(config.expect("the key fits")))
+    };
+    (authority.pem(), addresses.iter().map(acceptor).collect())
+}
+
+/// Serves a node for good, while it is on.
+pub async fn serve(shared: Arc<Shared>, node: usize, first: Sockets) {
+    let mut switched = shared.switched[node].subscribe();
+    let mut sockets = Some(first);
+    loop {
+        let times = *switched.borrow_and_update();
+        if times.is_multiple_of(2) {
+            let address = lock(&shared.world).nodes[node].address;
+            let bound = sockets
+                .take()
+                .map_or_else(|| Sockets::bind(address, shared.tls[node].is_some()), Ok);
+            let Ok(Sockets(http, https)) = bound else {
+                sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            shared.is_listening[node].send_replace(true);
+            tokio::select! {
+                () = accept(&shared, node, http, None) => {}
+                () = accept_tls(&shared, node, https) => {}
+                _ = switched.changed() => {}
+            }
+            shared.is_listening[node].send_replace(false);
+        } else {
+            let _ = switched.changed().await;
+        }
+    }
+}
+
+async fn accept_tls(shared: &Arc<Shared>, node: usize, socket: Option<TcpListener>) {
+    match socket {
+        Some(socket) => accept(shared, node, socket, shared.tls[node].clone()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Accepts connections; they end with this.
+async fn accept(shared: &Arc<Shared>, node: usize, socket: TcpListener, tls: Option<TlsAcceptor>) {
+    let socket = Listener::from_std(socket).expect("a socket can be used");
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = socket.accept().await else {
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        let (shared, tls) = (Arc::clone(shared), tls.clone());
+        connections.spawn(async move {
+            match tls {
+                None => converse(shared, node, stream).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        converse(shared, node, stream).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn converse(
+    shared: Arc<Shared>,
+    node: usize,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+            // What has begun goes on when the client is gone, and ends when the node is switched off.
+            let mut switched = shared.switched[node].subscribe();
+            let answered = tokio::spawn(async move {
+                tokio::select! {
+                    reply = answer(&shared, node, &head, &body) => reply,
+                    _ = switched.changed() => None,
+                }
+            });
+            let reply = answered.await.ok().flatten();
+            let reply = reply.ok_or_else(|| io::Error::other("nothing is answered"))?;
+            let mut response = Response::builder().status(reply.status);
+            for (name, value) in reply.headers {
+                response = response.header(name, value);
+            }
+            let body = Full::new(Bytes::from(reply.body));
+            response.body(body).map_err(io::Error::other)
+        }
+    });
+    // Its error is a connection that was closed, by the client or on purpose.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+/// The answer; none if the connection is to be closed without one.
+async fn answer(shared: &Shared, node: usize, head: &Parts, body: &Bytes) -> Option<Reply> {
+    let request = understand(head, body).await;
+    let mut seen = Seen::of(node, &request);
+    {
+        let mut all = lock(&shared.seen);
+        seen.number = all.len() + 1;
+        all.push(seen.clone());
+    }
+    let then = lock(&shared.hook)(&seen);
+    let (is_up, hangs, fails) = {
+        let node = &lock(&shared.world).nodes[node];
+        (node.is_up, node.hangs, node.answers_500)
+    };
+    if hangs {
+        return std::future::pending().await;
+    }
+    let reply = match then {
+        _ if !is_up => return None,
+        Then::Drop => return None,
+        Then::Answer(status) => Reply::json(status, &json!(["This is a test."])),
+        Then::Handle | Then::Lose if fails => {
+            Reply::json(500, &json!(["Unexpected server error, request logged."]))
+        }
+        Then::Handle | Then::Lose => rest::answer(shared, node, &request).await,
+    };
+    if let Some(seen) = lock(&shared.seen).get_mut(seen.number - 1) {
+        seen.status = Some(reply.status);
+    }
+    (!matches!(then, Then::Lose)).then_some(reply)
+}
+
+async fn understand(head: &Parts, body: &Bytes) -> rest::Request {
+    let form = Form::parse(body);
+    let mut resolved = HashMap::new();
+    if head.method == "POST" {
+        for host in rest::hosts(&form) {
+            if let Some(address) = resolve(host).await {
+                resolved.insert(host.to_owned(), address);
+            }
+        }
+    }
+    rest::Request {
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        query: Form::parse(head.uri.query().unwrap_or_default().as_bytes()),
+        form,
+        login: login(head),
+        resolved,
+    }
+}
+
+/// Names without a dot are not asked about: the server refuses them anyway.
+async fn resolve(host: &str) -> Option<Ipv4Addr> {
+    if let Ok(address) = host.parse() {
+        return Some(address);
+    }
+    if !host.contains('.') {
+        return None;
+    }
+    let mut addresses = lookup_host((host, HTTP)).await.ok()?;
+    addresses.find_map(|address| match address.ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })
+}
+
+fn login(head: &Parts) -> Option<(String, String)> {
+    let header = head.headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let decoded = BASE64_STANDARD
+        .decode(header.strip_prefix("Basic ")?)
+        .ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
+}

@@ -1,0 +1,708 @@
+//! The stand-in for Couchbase Server is like the real one.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeSet, thread, time::Duration};
+
+use cbbootstrap_tests::{
+    couchbase::{Membership, Node, Rebalanced, Servers, Then},
+    http::Answer,
+    process::wait_until,
+};
+use regex::{Captures, Regex};
+use serde_json::{Value, json};
+
+const LOGIN: Option<(&str, &str)> = Some(("Administrator", "password"));
+
+fn get(node: &Node, path: &str) -> Answer {
+    node.call("GET", path, &[], LOGIN).unwrap()
+}
+
+/// Adds a blank node through a member.
+fn add(through: &Node, joiner: &Node) -> Answer {
+    let host = format!("https://{}", joiner.address());
+    let form = [("hostname", host.as_str()), ("user", ""), ("password", "")];
+    through
+        .call("POST", "/controller/addNode", &form, LOGIN)
+        .unwrap()
+}
+
+/// Starts a rebalance of all nodes that the member knows.
+fn rebalance(member: &Node, ejected: &str) -> Answer {
+    let pool = get(member, "/pools/default").json();
+    let nodes = pool["nodes"].as_array().unwrap();
+    let known: Vec<_> = nodes
+        .iter()
+        .map(|node| node["otpNode"].as_str().unwrap())
+        .collect();
+    let form = [
+        ("knownNodes", known.join(",")),
+        ("ejectedNodes", ejected.to_owned()),
+    ];
+    let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
+    member
+        .call("POST", "/controller/rebalance", &form, LOGIN)
+        .unwrap()
+}
+
+fn wait_until_done(servers: &Servers) {
+    wait_until("the rebalance has ended", || {
+        !servers.clusters()[0].is_rebalancing
+    });
+}
+
+/// A cluster of the first so many nodes.
+fn cluster(count: usize, of: usize) -> Servers {
+    let servers = Servers::start(of);
+    servers.rebalance_takes(Duration::from_millis(20));
+    servers.add_takes(Duration::ZERO);
+    servers[0].provision("Administrator", "password");
+    for joiner in 1..count {
+        assert_eq!(add(&servers[0], &servers[joiner]).status, 200);
+    }
+    rebalance(&servers[0], "");
+    wait_until_done(&servers);
+    assert!(servers.clusters()[0].is_balanced);
+    servers
+}
+
+#[test]
+fn a_hundred_nodes_become_a_cluster() {
+    let servers = cluster(100, 100);
+    let clusters = servers.clusters();
+    assert_eq!(clusters.len(), 1);
+    assert_eq!(
+        clusters[0].rebalances,
+        [Rebalanced {
+            added: 99,
+            removed: 0
+        }]
+    );
+    let pools = servers[99].call_tls("GET", "/pools", &[], LOGIN).unwrap();
+    assert_eq!(pools.json()["uuid"], json!(clusters[0].uuid));
+    assert!(
+        clusters[0]
+            .nodes
+            .iter()
+            .all(|node| node.membership == Membership::Active)
+    );
+}
+
+/// One entry of the recording.
+struct Entry {
+    name: String,
+    title: String,
+    lines: Vec<String>,
+}
+
+fn recording() -> Vec<Entry> {
+    let text = include_str!("../couchbase-rest/recorded-7.6.8.txt");
+    let entries = text.split("\n## ").skip(1);
+    let entry = |text: &str| {
+        let mut lines = text.lines();
+        let (name, title) = lines.next().unwrap().split_once(' ').unwrap();
+        let lines = lines.filter(|line| !line.trim().is_empty());
+        Entry {
+            name: name.to_owned(),
+            title: title.to_owned(),
+            lines: lines.map(str::to_owned).collect(),
+        }
+    };
+    entries.map(entry).collect()
+}
+
+/// The recorded nodes were three on one host; here each has an address.
+struct Place {
+    servers: Servers,
+}
+
+impl Place {
+    /// The node that listened on 9000 + n or 19000 + n.
+    fn node(&self, port: &str) -> &Node {
+        &self.servers[port[port.len() - 1..].parse::<usize>().unwrap()]
+    }
+
+    /// What was recorded, in the names and ports of here; without a port, it is the asked node's address.
+    fn here(&self, text: &str, asked: &Node) -> String {
+        let address = |digit: &str| match digit.parse().unwrap() {
+            node @ 0..3 => self.servers[node].address(),
+            _ => {
+                self.servers[0]
+                    .address()
+                    .rsplit_once('.')
+                    .unwrap()
+                    .0
+                    .to_owned()
+                    + ".250"
+            }
+        };
+        let rules = [
+            (r"127\.0\.0\.1:1900(\d)", "@:18091"),
+            (r"127\.0\.0\.1:900(\d)", "@:8091"),
+            (r"127\.0\.0\.1:1950(\d)", "@:18092"),
+            (r"127\.0\.0\.1:950(\d)", "@:8092"),
+            (
+                r"127\.0\.0\.1(.{1,2}) on port 1900(\d)",
+                "@$1 on port 18091",
+            ),
+            (r"n_(\d)@127\.0\.0\.1", "ns_1@@"),
+        ];
+        let mut text = text.replace("n_0@cb.local", "ns_1@cb.local");
+        for (pattern, put) in rules {
+            let pattern = Regex::new(pattern).unwrap();
+            let replaced = pattern.replace_all(&text, |found: &Captures| {
+                let digit = &found[found.len() - 1];
+                let put = put.replace("$1", &found[1]);
+                let at = put.rfind('@').unwrap();
+                format!("{}{}{}", &put[..at], address(digit), &put[at + 1..])
+            });
+            text = replaced.into_owned();
+        }
+        text.replace("127.0.0.1", &asked.address())
+    }
+
+    /// Sends the entry's request and compares the answers.
+    fn replay(&self, entry: &Entry) {
+        let [request, head, body] = entry.lines.as_slice() else {
+            panic!("{} is no request and its answer", entry.name);
+        };
+        let pattern = r"^> (\w+) :(\d+)(\S*) (.*) auth=(\S+)$";
+        let parts = Regex::new(pattern).unwrap();
+        let parts = parts.captures(request).unwrap();
+        let asked = self.node(&parts[2]);
+        let form = self.here(&parts[4], asked);
+        let fields = Regex::new("'([^']*)': '([^']*)'").unwrap();
+        let fields: Vec<_> = fields
+            .captures_iter(&form)
+            .map(|field| field.extract().1)
+            .map(|[name, value]| (name, value))
+            .collect();
+        let answer = asked
+            .call(&parts[1], &parts[3], &fields, parts[5].split_once(':'))
+            .unwrap();
+
+        let name = &entry.name;
+        let head = Regex::new(r"^< (\d+) (\{.*\})")
+            .unwrap()
+            .captures(head)
+            .unwrap();
+        assert_eq!(answer.status.to_string(), head[1], "{name}: {answer:?}");
+        let headers: Value = serde_json::from_str(&pythonic(&head[2])).unwrap();
+        for (header, value) in headers.as_object().unwrap() {
+            let told = answer
+                .headers
+                .get(header)
+                .map(|told| told.to_str().unwrap());
+            if header != "Connection" {
+                assert_eq!(told, value.as_str(), "{name}: {header}");
+            }
+        }
+        let body = body
+            .strip_prefix("< '")
+            .unwrap()
+            .strip_suffix('\'')
+            .unwrap();
+        let body = body.replace(r"\'", "'").replace(r"\\", r"\");
+        let (body, is_cut) = match body.split_once("...") {
+            Some((body, _)) => (body, true),
+            None => (body.as_str(), false),
+        };
+        let body = self.here(body, asked);
+        if is_cut {
+            alike(name, &mended(&body), &answer.json());
+        } else if let Ok(expected) = serde_json::from_str(&body) {
+            let exactly = answer.status >= 400;
+            if exactly {
+                assert_eq!(answer.json(), expected, "{name}");
+            }
+            alike(name, &expected, &answer.json());
+        } else {
+            assert_eq!(answer.body, body, "{name}");
+        }
+    }
+
+    /// Compares the nodes that were listed, and the state of the cluster.
+    fn compare_nodes(&self, entry: &Entry) {
+        let [nodes, state] = entry.lines.as_slice() else {
+            panic!("{} is no list of nodes and its state", entry.name);
+        };
+        let asked = &self.servers[0];
+        let login = Some(("Administrator", "asdasd-pw"));
+        let told = asked
+            .call("GET", "/pools/default", &[], login)
+            .unwrap()
+            .json();
+        let nodes: Value = serde_json::from_str(&self.here(nodes, asked)).unwrap();
+        assert_eq!(
+            told["nodes"].as_array().unwrap().len(),
+            nodes.as_array().unwrap().len()
+        );
+        alike(&entry.name, &nodes, &told["nodes"]);
+        let state =
+            Regex::new(r"^ rebalanceStatus=(\w+) balanced=(\w+) servicesNeedRebalance=(.*)$")
+                .unwrap()
+                .captures(state)
+                .unwrap()
+                .extract::<3>()
+                .1;
+        let [status, balanced, services] = state.map(pythonic);
+        let services: Value = serde_json::from_str(&services).unwrap();
+        assert_eq!(told["rebalanceStatus"], json!(status), "{}", entry.name);
+        assert_eq!(told["balanced"].to_string(), balanced, "{}", entry.name);
+        assert_eq!(told["servicesNeedRebalance"], services, "{}", entry.name);
+    }
+
+    /// Sends a request to several nodes at once. The answers are those that were recorded, whoever got which.
+    fn replay_together(&self, entry: &Entry, path: &str, form: &[(&str, &str)]) {
+        let told: Vec<_> = thread::scope(|scope| {
+            let asked = entry.lines.iter().map(|line| self.node(&line[..4]));
+            let login = Some(("Administrator", "asdasd-pw"));
+            let asked = asked.map(|node| scope.spawn(move || node.call("POST", path, form, login)));
+            let asked: Vec<_> = asked.collect();
+            asked
+                .into_iter()
+                .map(|answer| answer.join().unwrap().unwrap())
+                .collect()
+        });
+        let told = told
+            .iter()
+            .map(|answer| format!("{} {}", answer.status, masked(&answer.body)));
+        let expected = entry.lines.iter().map(|line| {
+            let line = line[5..].replace('\'', "");
+            masked(&self.here(&line, &self.servers[2]))
+        });
+        assert_eq!(
+            told.collect::<BTreeSet<_>>(),
+            expected.collect::<BTreeSet<_>>(),
+            "{}",
+            entry.name
+        );
+    }
+}
+
+/// A Python literal as JSON.
+fn pythonic(literal: &str) -> String {
+    // A string with double quotes in it is in single ones, and the other way round.
+    let literal = literal.replace('"', r#"\""#).replace('\'', "\"");
+    let words = [("True", "true"), ("False", "false"), ("None", "null")];
+    let is_word = |(python, _): &&(&str, &str)| literal == *python;
+    words
+        .iter()
+        .find(is_word)
+        .map_or(literal.clone(), |word| word.1.to_owned())
+}
+
+/// As much of a JSON text that was cut as can be read.
+fn mended(text: &str) -> Value {
+    let ends = (1..=text.len())
+        .rev()
+        .filter(|end| text.is_char_boundary(*end));
+    let mut mended = ends.filter_map(|end| {
+        let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
+        for character in text[..end].chars() {
+            match character {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => in_string = !in_string,
+                '{' if !in_string => open.push('}'),
+                '[' if !in_string => open.push(']'),
+                '}' | ']' if !in_string => drop(open.pop()),
+                _ => {}
+            }
+        }
+        let closed = open.into_iter().rev().collect::<String>();
+        serde_json::from_str(&format!("{}{closed}", &text[..end])).ok()
+    });
+    mended.next().unwrap()
+}
+
+/// Without ids, which are never the same.
+fn masked(text: &str) -> String {
+    let id = Regex::new("[0-9a-f]{32}").unwrap();
+    id.replace_all(text, "ID").into_owned()
+}
+
+/// What was recorded is there: the same strings and truths, and numbers where there were some.
+#[track_caller]
+fn alike(at: &str, expected: &Value, told: &Value) {
+    match (expected, told) {
+        (Value::Object(expected), Value::Object(told)) => {
+            for (key, expected) in expected {
+                let at = format!("{at}.{key}");
+                alike(
+                    &at,
+                    expected,
+                    told.get(key).unwrap_or_else(|| panic!("no {at}")),
+                );
+            }
+        }
+        (Value::Array(expected), Value::Array(told)) => {
+            assert_eq!(expected.is_empty(), told.is_empty(), "{at}");
+            for (index, (expected, told)) in expected.iter().zip(told).enumerate() {
+                alike(&format!("{at}[{index}]"), expected, told);
+            }
+        }
+        (Value::String(expected), Value::String(told)) => {
+            assert_eq!(masked(expected), masked(told), "{at}");
+        }
+        (Value::Number(_), Value::Number(_)) => {}
+        _ => assert_eq!(expected, told, "{at}"),
+    }
+}
+
+#[test]
+fn everything_recorded_is_answered_the_same() {
+    let servers = Servers::start(3);
+    let place = Place { servers };
+    let servers = &place.servers;
+    let long = Duration::from_hours(1);
+    let mut replayed = 0;
+    let mut compared = Vec::new();
+    let mut together = Vec::new();
+    for entry in recording() {
+        println!("{} {}", entry.name, entry.title);
+        match entry.name.as_str() {
+            "B22" | "C18" => servers.rebalance_takes(long),
+            "B32" | "C14" | "C19" => servers.end_rebalances(),
+            "C5" => servers.warm_up_takes(long),
+            "C11" => {
+                servers.add_takes(Duration::from_millis(500));
+                servers.add_timeout(Duration::from_millis(600));
+            }
+            "C13" => servers.fail_rebalances(1),
+            _ => {}
+        }
+        if entry.lines[0].starts_with('>') {
+            place.replay(&entry);
+            replayed += 1;
+        } else if entry.lines[0].starts_with('[') {
+            place.compare_nodes(&entry);
+            compared.push(entry.name);
+        } else if entry.name == "C11" {
+            let joiner = servers[2].address();
+            let form = [
+                ("hostname", joiner.as_str()),
+                ("user", ""),
+                ("password", ""),
+            ];
+            place.replay_together(&entry, "/controller/addNode", &form);
+            together.push(entry.name);
+        } else {
+            let nodes = [&servers[0], &servers[1]].map(|node| format!("ns_1@{}", node.address()));
+            let form = [("knownNodes", &*nodes.join(","))];
+            place.replay_together(&entry, "/controller/rebalance", &form);
+            together.push(entry.name);
+        }
+    }
+    assert_eq!(replayed, 94);
+    assert_eq!(
+        compared,
+        ["B11", "B21", "B31", "B34", "C6", "C12", "C16", "C19"]
+    );
+    assert_eq!(together, ["C11", "C18"]);
+    assert_eq!(servers.wiped().len(), 1);
+}
+
+#[test]
+fn a_machine_dies_and_comes_back() {
+    let servers = cluster(2, 2);
+    let dead = servers.node(1);
+    dead.kill();
+    assert!(dead.call("GET", "/pools", &[], LOGIN).is_err());
+    assert!(dead.call_tls("GET", "/pools", &[], LOGIN).is_err());
+    let status = || get(&servers[0], "/pools/default").json()["nodes"][1]["status"].clone();
+    assert_eq!(status(), "unhealthy");
+    // It cannot be added again, and nothing can be balanced without it.
+    let told = add(&servers[0], &dead).body;
+    assert!(told.contains("Could not connect to"), "{told}");
+    rebalance(&servers[0], "");
+    wait_until_done(&servers);
+    let failed = get(&servers[0], "/pools/default/rebalanceProgress").json();
+    assert_eq!(
+        failed["errorMessage"],
+        "Rebalance failed. See logs for detailed reason. You can try again."
+    );
+
+    dead.restart();
+    assert_eq!(get(&dead, "/pools").status, 200);
+    assert_eq!(status(), "healthy");
+    rebalance(&servers[0], "");
+    wait_until_done(&servers);
+    assert_eq!(servers.clusters()[0].rebalances.len(), 2);
+}
+
+#[test]
+fn a_new_machine_at_an_old_address_is_blank() {
+    let servers = cluster(2, 2);
+    servers[1].reset();
+    assert!(servers[1].is_blank());
+    assert!(!servers.clusters()[0].nodes[1].is_healthy);
+    let told = add(&servers[0], &servers[1]);
+    assert!(told.body.contains("loss of quorum"), "{told:?}");
+    let servers = cluster(3, 3);
+    servers[1].reset();
+    let told = add(&servers[0], &servers[1]);
+    assert!(
+        told.body.contains("Node already exists in cluster"),
+        "{told:?}"
+    );
+    assert_eq!(servers.clusters()[0].refused.len(), 1);
+}
+
+#[test]
+fn servers_fail_and_hang() {
+    let servers = cluster(2, 3);
+    servers[1].answer_500(true);
+    assert_eq!(get(&servers[1], "/pools").status, 500);
+    servers[1].answer_500(false);
+    assert_eq!(get(&servers[1], "/pools").status, 200);
+
+    servers[2].hang(true);
+    servers.add_timeout(Duration::from_millis(100));
+    let told = add(&servers[0], &servers[2]);
+    assert!(told.body.contains("Timeout connecting to"), "{told:?}");
+    let hanging = servers.node(2);
+    let waiting = thread::spawn(move || hanging.call("GET", "/pools", &[], None));
+    wait_until("the request is there", || {
+        servers.requests().iter().any(|seen| seen.node == 2)
+    });
+    assert!(!waiting.is_finished());
+    servers[2].kill();
+    assert!(waiting.join().unwrap().is_err());
+    assert_eq!(servers.requests().last().unwrap().status, None);
+}
+
+#[test]
+fn an_added_node_is_active_before_all_is_balanced() {
+    let servers = cluster(1, 2);
+    servers.rebalance_takes(Duration::from_secs(1));
+    add(&servers[0], &servers[1]);
+    servers.fail_rebalances(1);
+    rebalance(&servers[0], "");
+    let membership = || servers.clusters()[0].nodes[1].membership;
+    assert_eq!(membership(), Membership::InactiveAdded);
+    wait_until_done(&servers);
+    assert_eq!(membership(), Membership::Active);
+    assert!(!servers.clusters()[0].is_balanced);
+    assert_eq!(rebalance(&servers[0], "").status, 200);
+    servers.end_rebalances();
+    assert!(servers.clusters()[0].is_balanced);
+}
+
+#[test]
+fn a_dead_node_that_was_added_can_only_be_ejected() {
+    let servers = cluster(2, 3);
+    add(&servers[0], &servers[2]);
+    servers[2].kill();
+    rebalance(&servers[0], "");
+    wait_until_done(&servers);
+    assert_eq!(
+        servers.clusters()[0].nodes[2].membership,
+        Membership::InactiveAdded
+    );
+    let otp = format!("ns_1@{}", servers[2].address());
+    rebalance(&servers[0], &otp);
+    wait_until_done(&servers);
+    let clusters = servers.clusters();
+    assert_eq!(
+        (clusters[0].nodes.len(), clusters[0].is_balanced),
+        (2, true)
+    );
+    let last = clusters[0].rebalances.last();
+    assert_eq!(
+        last,
+        Some(&Rebalanced {
+            added: 0,
+            removed: 1
+        })
+    );
+    servers[2].restart();
+    assert_eq!(get(&servers[2], "/pools").json()["pools"], json!([]));
+}
+
+#[test]
+fn a_node_that_dies_in_a_rebalance_ends_it() {
+    let servers = cluster(2, 3);
+    servers.rebalance_takes(Duration::from_hours(1));
+    add(&servers[0], &servers[2]);
+    rebalance(&servers[0], "");
+    assert_eq!(
+        add(&servers[0], &servers[2]).body,
+        r#"["Node addition is disallowed while rebalance is in progress"]"#
+    );
+    servers[1].kill();
+    servers.end_rebalances();
+    let clusters = servers.clusters();
+    assert_eq!(
+        (clusters[0].is_rebalancing, clusters[0].rebalances.len()),
+        (false, 1)
+    );
+}
+
+#[test]
+fn one_silent_node_is_failed_over() {
+    let servers = cluster(5, 5);
+    servers.auto_failover_after(Duration::from_millis(50));
+    servers[3].kill();
+    let failed_over = || {
+        let nodes = servers.clusters().remove(0).nodes.into_iter();
+        nodes
+            .filter(|node| node.membership == Membership::InactiveFailed)
+            .map(|node| node.index)
+            .collect::<Vec<_>>()
+    };
+    wait_until("it is failed over", || failed_over() == [3]);
+    servers[4].kill();
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(failed_over(), [3]);
+    // A rebalance removes the one, if the other is back.
+    servers[4].restart();
+    rebalance(&servers[0], "");
+    wait_until_done(&servers);
+    assert_eq!(servers.clusters()[0].nodes.len(), 4);
+    servers[3].restart();
+    assert!(servers[3].is_blank());
+}
+
+#[test]
+fn a_test_decides_what_becomes_of_a_request() {
+    let servers = cluster(1, 3);
+    servers.on_request(|seen| match (seen.path.as_str(), seen.node) {
+        ("/pools", 0) => Then::Answer(503),
+        ("/pools", _) => Then::Drop,
+        ("/controller/addNode", _) => Then::Lose,
+        _ => Then::Handle,
+    });
+    assert_eq!(get(&servers[0], "/pools").status, 503);
+    assert!(servers[1].call("GET", "/pools", &[], None).is_err());
+    let host = servers[1].address();
+    let form = [("hostname", &*host), ("user", "x"), ("password", "secret")];
+    let lost = servers[0].call("POST", "/controller/addNode", &form, LOGIN);
+    assert!(lost.is_err());
+    assert_eq!(servers.clusters()[0].nodes.len(), 2);
+    let seen = servers.requests().pop().unwrap();
+    assert_eq!((seen.method.as_str(), seen.status), ("POST", Some(200)));
+    assert!(!format!("{seen:?}").contains("secret"));
+
+    // A node may die at its own request.
+    let victim = servers.node(0);
+    servers.on_request(move |_| {
+        victim.kill();
+        Then::Handle
+    });
+    assert!(servers[0].call("GET", "/pools", &[], LOGIN).is_err());
+}
+
+#[test]
+fn one_member_adds_several_nodes_and_the_same_only_once() {
+    let servers = cluster(2, 4);
+    servers.add_takes(Duration::from_millis(50));
+    let add_at_once = |pairs: [(usize, usize); 2]| {
+        thread::scope(|scope| {
+            let add = |(through, joiner): (usize, usize)| add(&servers[through], &servers[joiner]);
+            let adding = pairs.map(|pair| scope.spawn(move || add(pair)));
+            adding.map(|adding| adding.join().unwrap().status)
+        })
+    };
+    assert_eq!(add_at_once([(0, 2), (0, 3)]), [200, 200]);
+    let otp = format!("ns_1@{}", servers[2].address());
+    let form = [("otpNode", otp.as_str())];
+    servers[0]
+        .call("POST", "/controller/ejectNode", &form, LOGIN)
+        .unwrap();
+    let mut told = add_at_once([(0, 2), (0, 2)]);
+    told.sort_unstable();
+    assert_eq!(told, [200, 400]);
+}
+
+#[test]
+fn what_a_node_held_is_lost_when_it_is_added() {
+    let servers = cluster(1, 2);
+    servers[1].provision("Administrator", "password");
+    servers[1].holds_data(42);
+    let host = servers[1].address();
+    let form = [
+        ("hostname", &*host),
+        ("user", "Administrator"),
+        ("password", "password"),
+    ];
+    let added = servers[0]
+        .call("POST", "/controller/addNode", &form, LOGIN)
+        .unwrap();
+    assert_eq!(added.status, 200);
+    let wiped = servers.wiped();
+    assert_eq!(
+        (wiped[0].node.as_str(), wiped[0].items),
+        (host.as_str(), 42)
+    );
+}
+
+#[test]
+fn a_node_joins_by_itself_and_into_a_group() {
+    let servers = cluster(1, 3);
+    let host = servers[0].address();
+    let form = [
+        ("hostname", &*host),
+        ("user", "Administrator"),
+        ("password", "password"),
+    ];
+    let joined = servers[1]
+        .call("POST", "/node/controller/doJoinCluster", &form, None)
+        .unwrap();
+    assert_eq!((joined.status, joined.body.as_str()), (200, ""));
+
+    let groups = "/pools/default/serverGroups";
+    servers[0]
+        .call("POST", groups, &[("name", "b")], LOGIN)
+        .unwrap();
+    let uri = get(&servers[0], groups).json()["groups"][1]["addNodeURI"].clone();
+    let host = servers[2].address();
+    let form = [
+        ("hostname", &*host),
+        ("user", ""),
+        ("password", ""),
+        ("services", "kv,n1ql"),
+    ];
+    let added = servers[0]
+        .call("POST", uri.as_str().unwrap(), &form, LOGIN)
+        .unwrap();
+    assert_eq!(added.status, 200, "{added:?}");
+    let nodes = servers.clusters().remove(0).nodes;
+    assert_eq!(
+        (nodes[1].group.as_str(), nodes[2].group.as_str()),
+        ("Group 1", "b")
+    );
+    assert_eq!(nodes[2].services, ["kv", "n1ql"]);
+}
+
+#[test]
+fn the_community_edition_has_no_tls() {
+    let servers = Servers::start_community(2);
+    servers[0].provision("Administrator", "password");
+    assert_eq!(get(&servers[0], "/pools").json()["isEnterprise"], false);
+    assert!(servers[0].call_tls("GET", "/pools", &[], LOGIN).is_err());
+    let host = servers[1].address();
+    let form = [("hostname", &*host), ("user", ""), ("password", "")];
+    let added = servers[0]
+        .call("POST", "/controller/addNode", &form, LOGIN)
+        .unwrap();
+    assert_eq!(added.status, 200, "{added:?}");
+}
+
+#[test]
+fn a_small_machine_has_a_small_quota() {
+    let servers = cluster(1, 2);
+    servers[1].memory_total(4 << 30);
+    let ask = |quota| {
+        let form = [("memoryQuota", quota)];
+        servers[1]
+            .call("POST", "/pools/default", &form, None)
+            .unwrap()
+    };
+    assert_eq!(ask("3276").status, 200);
+    let told = ask("3277");
+    assert!(told.body.contains("(3276MB)"), "{told:?}");
+    servers[1].memory_total(256 << 20);
+    let told = add(&servers[0], &servers[1]);
+    assert!(told.body.contains("sufficient memory"), "{told:?}");
+}
