@@ -32,6 +32,11 @@ pub struct MiniStack {
 impl MiniStack {
     /// Starts one on a free port.
     pub fn start() -> Self {
+        Self::start_with(str::to_owned)
+    }
+
+    /// Starts one whose functions make their own calls elsewhere: at what this makes of the stand-in's URL.
+    pub fn start_with(functions_call: impl FnOnce(&str) -> String) -> Self {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
         let port = socket.local_addr().expect("a socket has an address").port();
         drop(socket);
@@ -45,7 +50,7 @@ impl MiniStack {
             .env("BIND_HOST", "127.0.0.1")
             .env("MINISTACK_HOST", "localhost")
             // The functions that it runs take this from it.
-            .env("AWS_ENDPOINT_URL", &url)
+            .env("AWS_ENDPOINT_URL", functions_call(&url))
             .env("AUTH", "true")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

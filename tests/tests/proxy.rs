@@ -4,7 +4,12 @@
 
 use std::{
     cmp::Reverse,
+    net::Ipv4Addr,
     os::unix::process::ExitStatusExt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,6 +19,7 @@ use aws_sdk_cloudformation::{
     error::ProvideErrorMetadata,
     types::ResourceStatus,
 };
+use axum::routing::get;
 use cbbootstrap_tests::{
     artifact,
     cli::User,
@@ -24,7 +30,7 @@ use cbbootstrap_tests::{
     terminal::{Terminal, settled},
 };
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::{net::TcpListener, runtime::Runtime, time::sleep};
 
 fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
     let deploy = ["deploy", "--yes", "--output", "json", "--function-zip", zip];
@@ -201,6 +207,44 @@ fn a_fault_is_what_the_caller_sees() {
         (None, &Some(Fault::DropAnswer))
     );
     assert_eq!((list.status, &list.fault), (Some(200), &None));
+}
+
+#[test]
+fn any_server_can_be_behind_it() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&requests);
+    let count = move || async move { counter.fetch_add(1, Ordering::SeqCst).to_string() };
+    let server = axum::Router::new().route("/count", get(count));
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let listener = listener.unwrap();
+    let proxy = Proxy::before(&format!("http://{}", listener.local_addr().unwrap()));
+    runtime.spawn(async { axum::serve(listener, server).await });
+
+    let count = || http::get(&proxy.url, "/count").ok();
+    assert_eq!(count().unwrap().body, "0");
+    proxy.fault(|_| Some(Fault::Duplicate(Duration::from_millis(100))));
+    assert_eq!(count().unwrap().body, "1");
+    wait_until("it comes once more", || {
+        requests.load(Ordering::SeqCst) == 3
+    });
+
+    proxy.fault_at_random(1, 1.0);
+    let answers: Vec<_> = (0..50).map(|_| count().map(|a| a.status)).collect();
+    for outcome in [None, Some(200), Some(429), Some(500), Some(503)] {
+        assert!(answers.contains(&outcome), "{outcome:?} in {answers:?}");
+    }
+    let faults = || {
+        let calls = proxy.calls().into_iter();
+        calls.filter_map(|call| call.fault).collect::<Vec<_>>()
+    };
+    let first = faults();
+    proxy.reset();
+    proxy.fault_at_random(1, 1.0);
+    (0..50).for_each(|_| drop(count()));
+    assert_eq!(faults(), first[1..], "the same again");
+    proxy.fault_at_random(1, 0.0);
+    assert!(count().is_some());
 }
 
 #[test]

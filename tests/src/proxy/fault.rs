@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
+use fastrand::Rng;
 use hyper::{
     Response, StatusCode,
     body::Bytes,
@@ -19,6 +20,8 @@ use super::{
 pub enum Fault {
     /// Carried out, only later; not at all if the caller has given up by then.
     Delay(Duration),
+    /// Carried out and answered, and carried out once more so much later.
+    Duplicate(Duration),
     /// Not carried out: too many calls.
     Throttle,
     /// Not carried out: 500.
@@ -50,6 +53,21 @@ struct Refusal<'a> {
 }
 
 impl Fault {
+    /// One of those that befall a call on its way, or while a service is in trouble.
+    pub fn at_random(random: &mut Rng) -> Self {
+        let time = Duration::from_millis(random.u64(..100));
+        let faults = [
+            Self::Delay(time),
+            Self::Duplicate(time),
+            Self::Throttle,
+            Self::InternalError,
+            Self::Unavailable,
+            Self::DropRequest,
+            Self::DropAnswer,
+        ];
+        random.choice(faults).expect("there are some")
+    }
+
     /// A refusal with this code and message.
     pub fn refuse(code: &str, message: &str) -> Self {
         Self::Refuse {
@@ -122,7 +140,14 @@ impl Fault {
                 };
                 (status, code.as_str(), message.as_str())
             }
-            (Self::Delay(_) | Self::DropRequest | Self::DropAnswer | Self::Kill, _) => return None,
+            (
+                Self::Delay(_)
+                | Self::Duplicate(_)
+                | Self::DropRequest
+                | Self::DropAnswer
+                | Self::Kill,
+                _,
+            ) => return None,
         };
         let refusal = Refusal {
             status,

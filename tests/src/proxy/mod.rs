@@ -1,5 +1,5 @@
 //! A proxy between `cbbootstrap` and the AWS stand-in. It knows every call by name, makes calls fail as AWS would, and
-//! plays a stack through what the stand-in never shows.
+//! plays a stack through what the stand-in never shows. Before any other server, too, it makes requests fail.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -20,7 +20,7 @@
 //! ```
 //!
 //! The function's own calls, and calls of the API that it serves, do not go through it: the stand-in gives both its own
-//! address.
+//! address. A second proxy can stand before each of these, see [`MiniStack::start_with`] and [`Proxy::before`].
 
 mod call;
 mod fault;
@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use fastrand::Rng;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response,
@@ -79,14 +80,19 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one on a free port.
     pub fn start(aws: &MiniStack) -> Self {
+        Self::before(&aws.url)
+    }
+
+    /// Starts one before any server that speaks plain HTTP, by its URL. The server need not be up yet.
+    pub fn before(url: &str) -> Self {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
         let address = socket.local_addr().expect("a socket has an address");
         socket
             .set_nonblocking(true)
             .expect("a socket can be set up");
-        let upstream = aws.url.trim_start_matches("http://").parse();
+        let upstream = url.trim_start_matches("http://").parse();
         let shared = Arc::new(Shared {
-            upstream: upstream.expect("the stand-in has an address"),
+            upstream: upstream.expect("a server has an address"),
             calls: Mutex::default(),
             faults: Mutex::new(Box::new(|_| None)),
             stage: Mutex::default(),
@@ -144,6 +150,13 @@ impl Proxy {
     /// Does this to the call of this number, and to no other call.
     pub fn fault_at(&self, number: usize, fault: Fault) {
         self.fault(move |call| (call.number == number).then(|| fault.clone()));
+    }
+
+    /// Does something or other to this share of all calls, as [`Fault::at_random`] picks it: the same with each seed, call by
+    /// call.
+    pub fn fault_at_random(&self, seed: u64, share: f64) {
+        let mut random = Rng::with_seed(seed);
+        self.fault(move |_| (random.f64() < share).then(|| Fault::at_random(&mut random)));
     }
 
     /// The process whose group [`Fault::Kill`] kills; without one, such a call waits for it.
@@ -258,7 +271,7 @@ async fn serve(socket: TcpListener, shared: Arc<Shared>) {
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Dropped> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Answer, Dropped> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let mut call = Call::of(&head, &body);
@@ -282,7 +295,12 @@ impl Shared {
         }
     }
 
-    async fn act(&self, call: &Call, head: Parts, body: Bytes) -> Result<Answer, Dropped> {
+    async fn act(
+        self: &Arc<Self>,
+        call: &Call,
+        head: Parts,
+        body: Bytes,
+    ) -> Result<Answer, Dropped> {
         let Some(fault) = &call.fault else {
             return self.carry_out(call, head, body).await;
         };
@@ -292,6 +310,9 @@ impl Shared {
         match fault {
             Fault::DropRequest => return Err(io::Error::other("the request is dropped")),
             Fault::Delay(time) => tokio::time::sleep(*time).await,
+            Fault::Duplicate(later) => {
+                self.repeat(call.clone(), *later, head.clone(), body.clone());
+            }
             _ => {}
         }
         let answer = self.carry_out(call, head, body).await?;
@@ -301,6 +322,15 @@ impl Shared {
             _ => return Ok(answer),
         }
         Err(io::Error::other("the answer is dropped"))
+    }
+
+    /// Carries it out so much later, and tells nobody.
+    fn repeat(self: &Arc<Self>, call: Call, later: Duration, head: Parts, body: Bytes) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(later).await;
+            let _ = shared.carry_out(&call, head, body).await;
+        });
     }
 
     /// A process can make its first call before the test has told its id.
