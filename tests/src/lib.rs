@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that
 //! makes it fail, Couchbase Servers, a local deployment, a terminal, a browser, and a clean environment to
 //! run them in.
+//! makes it fail, a local deployment, a terminal, a browser, a clean environment to run
+//! them in, and a judge of what clients saw.
 //!
 //! Everything talks to 127.0.0.1 alone, and every process that is started here is stopped by its id.
 
@@ -10,6 +12,7 @@ pub mod cli;
 pub mod couchbase;
 pub mod dynamodb;
 pub mod front;
+pub mod history;
 pub mod http;
 pub mod local;
 pub mod ministack;
