@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     io::Read,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -101,8 +101,13 @@ impl User {
 
     /// `cbbootstrap` with these arguments, not started yet, in a process group of its own.
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
+        self.program(&programs::cbbootstrap(), args)
+    }
+
+    /// The same with another program.
+    pub fn program<A: AsRef<OsStr>>(&self, program: &Path, args: &[A]) -> Command {
         use std::os::unix::process::CommandExt;
-        let mut command = Command::new(programs::cbbootstrap());
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()
@@ -118,10 +123,19 @@ impl User {
 
     /// Runs `cbbootstrap` with these arguments to its end.
     pub fn run<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
-        let mut child = self
-            .command(args)
-            .spawn()
-            .expect("`cbbootstrap` can be run");
+        Ended::of(&mut self.command(args))
+    }
+}
+
+impl Ended {
+    /// What a command leaves behind that is run to its end, its output piped.
+    pub fn of(command: &mut Command) -> Self {
+        let child = command.spawn();
+        Self::of_child(child.expect("a program can be run"))
+    }
+
+    /// The same of one that runs already.
+    pub fn of_child(mut child: Child) -> Self {
         let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
         let read = |pipe: &mut dyn Read| {
             let mut text = String::new();
@@ -141,16 +155,14 @@ impl User {
             };
             let [stdout, stderr] =
                 [stdout, stderr].map(|reader| reader.join().expect("a pipe can be read"));
-            Ended {
+            Self {
                 status: status.code(),
                 stdout,
                 stderr,
             }
         })
     }
-}
 
-impl Ended {
     /// Asserts that it went well, and gives its one JSON document.
     #[track_caller]
     pub fn document(&self) -> Value {

@@ -1,11 +1,10 @@
-//! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that
-//! makes it fail, Couchbase Servers, a local deployment, a terminal, a browser, and a clean environment to
-//! run them in.
-//! makes it fail, a local deployment, a terminal, a browser, a clean environment to run
-//! them in, and a judge of what clients saw.
+//! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that makes it fail, Couchbase Servers and the
+//! agents beside them, a local deployment, a terminal, a browser, a clean environment to run all of them in, and a judge of what
+//! clients saw.
 //!
 //! Everything talks to 127.0.0.1 alone, and every process that is started here is stopped by its id.
 
+pub mod agent;
 pub mod artifact;
 pub mod browser;
 pub mod cli;

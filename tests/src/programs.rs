@@ -28,6 +28,11 @@ pub fn cbbootstrap() -> PathBuf {
     built().join("cbbootstrap")
 }
 
+/// The node agent.
+pub fn agent() -> PathBuf {
+    built().join("cbbootstrap-agent")
+}
+
 /// The function, built for this machine.
 pub fn bootstrap() -> PathBuf {
     built().join("bootstrap")

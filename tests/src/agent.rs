@@ -1,0 +1,150 @@
+//! The agents of a cluster's nodes: one program beside each Couchbase Server, all with the same settings but for the node.
+
+use std::{
+    process::{Child, Command},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{
+    cli::{Ended, User},
+    couchbase::{Node, Servers},
+    http, process, programs,
+};
+
+/// The administrator's name and password.
+pub const LOGIN: (&str, &str) = ("Administrator", "correct horse");
+
+/// The settings that all nodes share.
+#[derive(Debug)]
+pub struct Agents {
+    /// Whose environment they run in.
+    pub user: User,
+    api: String,
+    cluster_id: String,
+}
+
+/// An agent that runs. It is killed with the test.
+#[derive(Debug)]
+pub struct Agent(Option<Child>);
+
+impl Agents {
+    /// Agents that ask this API for this cluster, and know who signs the servers' certificates.
+    ///
+    /// They look often and do not wait long for others, as tests have less patience than clusters.
+    pub fn new(api: &str, cluster_id: &str, servers: &Servers) -> Self {
+        let user = User::default()
+            .with("CBBOOTSTRAP_API", api)
+            .with("CBBOOTSTRAP_CLUSTER_ID", cluster_id)
+            .with("CB_REST_PASSWORD", LOGIN.1)
+            .with(
+                "CBBOOTSTRAP_CA_CERT",
+                servers.ca_cert().display().to_string(),
+            )
+            .with("CBBOOTSTRAP_INTERVAL", "100ms")
+            .with("CBBOOTSTRAP_SETTLE", "500ms")
+            .with("CBBOOTSTRAP_LEASE", "30s")
+            .with("CBBOOTSTRAP_TIMEOUT", "3m");
+        Self {
+            user,
+            api: api.to_owned(),
+            cluster_id: cluster_id.to_owned(),
+        }
+    }
+
+    /// With an environment variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.user = self.user.with(name, value);
+        self
+    }
+
+    /// The agent beside this node with these arguments, not started yet.
+    pub fn command(&self, node: &Node, args: &[&str]) -> Command {
+        let mut command = self.user.program(&programs::agent(), args);
+        command
+            .env("CBBOOTSTRAP_SERVER", node.url())
+            .env("CBBOOTSTRAP_NODE", node.address());
+        command
+    }
+
+    /// Runs the agent beside this node to its end.
+    pub fn run(&self, node: &Node, args: &[&str]) -> Ended {
+        Ended::of(&mut self.command(node, args))
+    }
+
+    /// `up` on this node with these options, to its end.
+    pub fn up(&self, node: &Node, options: &[&str]) -> Ended {
+        self.run(node, &[&["up", "--output", "json"], options].concat())
+    }
+
+    /// `up` on this node with these options, while the test goes on.
+    pub fn start(&self, node: &Node, options: &[&str]) -> Agent {
+        let args = [&["up", "--output", "json"], options].concat();
+        let child = self.command(node, &args).spawn();
+        Agent(Some(child.expect("the agent can be run")))
+    }
+
+    /// `up` on all of these nodes at once, each to its end.
+    pub fn all_up(&self, nodes: &[Node], options: &[&str]) -> Vec<Ended> {
+        let agents: Vec<_> = nodes.iter().map(|node| self.start(node, options)).collect();
+        thread::scope(|scope| {
+            let ends: Vec<_> = agents
+                .into_iter()
+                .map(|agent| scope.spawn(|| agent.end()))
+                .collect();
+            ends.into_iter()
+                .map(|end| end.join().expect("an agent ends"))
+                .collect()
+        })
+    }
+
+    /// What the API says of the cluster; null if it knows of none.
+    pub fn record(&self) -> Value {
+        let body = serde_json::json!({"cluster_id": self.cluster_id}).to_string();
+        let answer = http::post(&self.api, "/cluster/get_status", &body);
+        let answer = answer.expect("the API answers");
+        if answer.status == 404 {
+            Value::Null
+        } else {
+            answer.json()
+        }
+    }
+}
+
+impl Agent {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ended {
+        Ended::of_child(self.0.take().expect("it is ended once"))
+    }
+
+    /// Ends it as a machine that loses its power would.
+    pub fn kill(self) -> Ended {
+        process::kill("KILL", &self.id().to_string());
+        self.end()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        let child = self.0.as_mut().expect("it is ended once");
+        child
+            .try_wait()
+            .expect("a child can be waited for")
+            .is_none()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            process::kill("KILL", &format!("-{}", child.id()));
+            let _ = child.wait();
+        }
+    }
+}
