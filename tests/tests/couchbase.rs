@@ -126,15 +126,8 @@ impl Place {
     fn here(&self, text: &str, asked: &Node) -> String {
         let address = |digit: &str| match digit.parse().unwrap() {
             node @ 0..3 => self.servers[node].address(),
-            _ => {
-                self.servers[0]
-                    .address()
-                    .rsplit_once('.')
-                    .unwrap()
-                    .0
-                    .to_owned()
-                    + ".250"
-            }
+            // Nobody listened there.
+            _ => format!("{}0", self.servers[0].address()),
         };
         let rules = [
             (r"127\.0\.0\.1:1900(\d)", "@:18091"),
@@ -211,8 +204,7 @@ impl Place {
         if is_cut {
             alike(name, &mended(&body), &answer.json());
         } else if let Ok(expected) = serde_json::from_str(&body) {
-            let exactly = answer.status >= 400;
-            if exactly {
+            if answer.status >= 400 {
                 assert_eq!(answer.json(), expected, "{name}");
             }
             alike(name, &expected, &answer.json());
@@ -280,16 +272,14 @@ impl Place {
     }
 }
 
-/// A Python literal as JSON.
+/// A Python literal as JSON: strings with double quotes in them are in single ones.
 fn pythonic(literal: &str) -> String {
-    // A string with double quotes in it is in single ones, and the other way round.
-    let literal = literal.replace('"', r#"\""#).replace('\'', "\"");
-    let words = [("True", "true"), ("False", "false"), ("None", "null")];
-    let is_word = |(python, _): &&(&str, &str)| literal == *python;
-    words
-        .iter()
-        .find(is_word)
-        .map_or(literal.clone(), |word| word.1.to_owned())
+    match literal {
+        "True" => "true".to_owned(),
+        "False" => "false".to_owned(),
+        "None" => "null".to_owned(),
+        _ => literal.replace('"', r#"\""#).replace('\'', "\""),
+    }
 }
 
 /// As much of a JSON text that was cut as can be read.
@@ -337,6 +327,9 @@ fn alike(at: &str, expected: &Value, told: &Value) {
             }
         }
         (Value::Array(expected), Value::Array(told)) => {
+            // The recorded machine had more file systems.
+            let is_complete = expected.len() <= told.len() || at.ends_with("availableStorage.hdd");
+            assert!(is_complete, "{at}");
             assert_eq!(expected.is_empty(), told.is_empty(), "{at}");
             for (index, (expected, told)) in expected.iter().zip(told).enumerate() {
                 alike(&format!("{at}[{index}]"), expected, told);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     model::{Bucket, Cluster, Group, MIB, Start, id, otp},
-    rest::{Call, HTTP, Reply, parts, services},
+    rest::{Call, HTTP, Reply, services},
     show::DISK,
 };
 
@@ -28,68 +28,77 @@ const QUOTAS: [&str; 6] = [
     "queryMemoryQuota",
 ];
 
-type Errors = Map<String, Value>;
-type Checked<T> = Result<T, String>;
+/// What is wrong, by field.
+#[derive(Default)]
+struct Errors(Map<String, Value>);
+
+impl Errors {
+    fn add(&mut self, field: &str, why: &str) {
+        self.0.insert(field.to_owned(), json!(why));
+    }
+
+    fn check<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
+        checked.map_err(|why| self.add(field, &why)).ok()
+    }
+
+    fn refuse(self) -> Result<(), Reply> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        Err(Reply::json(400, &json!({"errors": self.0})))
+    }
+}
 
 impl Call<'_> {
     fn field(&self, name: &str) -> Option<&str> {
         self.request.form.get(name)
     }
 
-    /// The field's value, for errors that say what is wrong with it.
-    fn has(&self, name: &str, errors: &mut Errors) -> bool {
-        let has = self.field(name).is_some();
-        if !has {
-            errors.insert(name.to_owned(), json!("The value must be supplied"));
-        }
-        has
+    fn own_field(&self, name: &str) -> String {
+        self.field(name).unwrap_or_default().to_owned()
     }
 
     fn check_keys(&self, known: &[&[&str]], errors: &mut Errors) {
         for name in self.request.form.unknown(&known.concat()) {
-            errors.insert(name.to_owned(), json!("Unsupported key"));
+            errors.add(name, "Unsupported key");
         }
     }
 
     fn check_login(&self, errors: &mut Errors) {
-        let all: Vec<_> = LOGIN.iter().filter(|name| self.has(name, errors)).collect();
-        let is_short = self
-            .field("password")
-            .is_some_and(|password| password.chars().count() < 6);
-        if all.contains(&&"password") && is_short {
-            let why = "The password must be at least 6 characters long.";
-            errors.insert("password".to_owned(), json!(why));
-        }
-        let port = self.field("port").unwrap_or("SAME");
-        if port != "SAME" && port.parse::<u16>().is_err() {
-            let why = "Port must be a positive integer less than 65536";
-            errors.insert("port".to_owned(), json!(why));
+        for name in LOGIN {
+            match self.field(name) {
+                None => errors.add(name, "The value must be supplied"),
+                Some(value) if name == "password" && value.chars().count() < 6 => {
+                    errors.add(name, "The password must be at least 6 characters long.");
+                }
+                Some(value)
+                    if name == "port" && value != "SAME" && value.parse::<u16>().is_err() =>
+                {
+                    errors.add(name, "Port must be a positive integer less than 65536");
+                }
+                Some(_) => {}
+            }
         }
     }
 
     /// The node's name to be.
-    fn check_name(&self) -> Checked<()> {
+    fn check_name(&self) -> Result<String, String> {
         let name = self.field("hostname").unwrap_or_default();
-        let node = &self.world.nodes[self.node];
-        if self
-            .world
-            .cluster(self.node)
-            .is_some_and(|cluster| cluster.members.len() > 1)
-        {
-            return Err(
-                "Renaming is disallowed for nodes that are already part of a cluster".to_owned(),
-            );
+        let cluster = self.world.cluster(self.node);
+        if cluster.is_some_and(|cluster| cluster.members.len() > 1) {
+            let why = "Renaming is disallowed for nodes that are already part of a cluster";
+            return Err(why.to_owned());
         }
-        node.check_name(name, self.request.resolved.get(parts(name).1).copied())
+        let resolved = self.request.resolved.get(name);
+        self.world.nodes[self.node].check_name(name, resolved.copied())?;
+        Ok(name.to_owned())
     }
 
-    fn check_services(&self) -> Checked<Vec<String>> {
+    fn check_services(&self) -> Result<Vec<String>, String> {
         if self.world.nodes[self.node].cluster.is_some() {
             return Err("cannot change node services after cluster is provisioned".to_owned());
         }
-        let Some(list) = self.field("services") else {
-            return Err("The value must be supplied".to_owned());
-        };
+        let list = self.field("services").ok_or("The value must be supplied")?;
         let services = services(self.world, list)?;
         if !services.iter().any(|service| service == "kv") {
             return Err("cannot setup first cluster node without kv service".to_owned());
@@ -99,45 +108,41 @@ impl Call<'_> {
 
     /// The data service's quota to be, in MB.
     fn check_quota(&self, errors: &mut Errors) -> Option<u64> {
+        let cluster = self.world.cluster(self.node);
+        let least = cluster.map_or(0, bucket_quota).max(256);
         let mut total = 0;
+        let mut data = None;
         for name in QUOTAS {
             let Some(quota) = self.field(name) else {
                 continue;
             };
-            match quota.parse::<u64>() {
-                Ok(quota) => total += quota,
-                Err(_) => {
-                    errors.insert(name.to_owned(), json!("The value must be an integer"));
-                }
+            let quota = quota.parse::<u64>();
+            let quota = quota.map_err(|_| "The value must be an integer".to_owned());
+            let quota = errors.check(name, quota).unwrap_or_default();
+            total += quota;
+            if name != "memoryQuota" {
+                continue;
+            }
+            data = Some(quota);
+            if quota < least {
+                let why = format!(
+                    "The data service quota ({quota}MB) cannot be less than {least}MB (current total buckets quota, or \
+                     at least 256MB)."
+                );
+                errors.add(name, &why);
             }
         }
-        let buckets = self.world.cluster(self.node).map_or(0, bucket_quota);
-        let quota = self
-            .field("memoryQuota")
-            .and_then(|quota| quota.parse().ok());
-        if let Some(quota) = quota.filter(|quota| *quota < buckets.max(256)) {
-            let why = format!(
-                "The data service quota ({quota}MB) cannot be less than {}MB (current total buckets quota, or at \
-                 least 256MB).",
-                buckets.max(256)
-            );
-            errors.insert("memoryQuota".to_owned(), json!(why));
-        }
-        let members = self
-            .world
-            .cluster(self.node)
-            .map(|cluster| &cluster.members);
-        let nodes = members.map_or(vec![self.node], |m| m.iter().map(|m| m.node).collect());
-        let mut nodes = nodes.iter().map(|node| &self.world.nodes[*node]);
+        let members = cluster.map_or_else(Vec::new, |cluster| cluster.members.iter().collect());
+        let nodes = members.iter().map(|member| member.node);
+        let mut nodes = nodes.chain([self.node]).map(|node| &self.world.nodes[node]);
         if let Some(node) = nodes.find(|node| total > node.quota_limit()) {
+            let (limit, otp) = (node.quota_limit(), otp(&node.name));
             let why = format!(
-                "Total quota ({total}MB) exceeds the maximum allowed quota ({}MB) on node '{}'",
-                node.quota_limit(),
-                otp(&node.name)
+                "Total quota ({total}MB) exceeds the maximum allowed quota ({limit}MB) on node '{otp}'"
             );
-            errors.insert("_".to_owned(), json!(why));
+            errors.add("_", &why);
         }
-        quota
+        data
     }
 
     fn base_uri(&self) -> Reply {
@@ -146,8 +151,8 @@ impl Call<'_> {
     }
 
     /// Checks all, then does all, the credentials last.
-    pub fn cluster_init(&mut self) -> Reply {
-        let mut errors = Errors::new();
+    pub fn cluster_init(&mut self) -> Result<Reply, Reply> {
+        let mut errors = Errors::default();
         let more = [
             "hostname",
             "services",
@@ -157,147 +162,125 @@ impl Call<'_> {
         ];
         self.check_keys(&[&more, &LOGIN, &PATHS, &NETWORK, &QUOTAS], &mut errors);
         self.check_login(&mut errors);
-        let services = self.check_services();
-        if let Err(why) = &services {
-            errors.insert("services".to_owned(), json!(why));
-        }
-        if let (Some(_), Err(why)) = (self.field("hostname"), self.check_name()) {
-            errors.insert("hostname".to_owned(), json!(why));
-        }
+        let services = errors.check("services", self.check_services());
+        let host = self.check_host(&mut errors);
         let quota = self.check_quota(&mut errors);
-        let only_checks = self.request.query.get("just_validate") == Some("1");
-        if only_checks || !errors.is_empty() {
-            let status = if errors.is_empty() { 200 } else { 400 };
-            return Reply::json(status, &json!({"errors": errors}));
+        errors.refuse()?;
+        if self.request.query.get("just_validate") == Some("1") {
+            return Ok(Reply::ok(&json!({"errors": {}})));
         }
-        let field = |name| self.field(name).unwrap_or_default().to_owned();
-        let (name, user, password) = (field("clusterName"), field("username"), field("password"));
-        if let Some(host) = self.field("hostname").map(str::to_owned) {
+        if let Some(host) = host {
             self.world.rename(self.node, &host);
         }
         let node = &mut self.world.nodes[self.node];
         node.services = services.unwrap_or_default();
         node.quota = quota.unwrap_or(node.quota);
+        let [name, user, password] =
+            ["clusterName", "username", "password"].map(|name| self.own_field(name));
         self.world.provision(self.node, &name, &user, &password);
-        self.base_uri()
+        Ok(self.base_uri())
     }
 
-    pub fn node_init(&mut self) -> Reply {
-        let mut errors = Errors::new();
+    /// The node's name to be, if the request has one.
+    fn check_host(&self, errors: &mut Errors) -> Option<String> {
+        self.field("hostname")?;
+        errors.check("hostname", self.check_name())
+    }
+
+    pub fn node_init(&mut self) -> Result<Reply, Reply> {
+        let mut errors = Errors::default();
         self.check_keys(&[&["hostname"], &PATHS, &NETWORK], &mut errors);
-        if let (Some(_), Err(why)) = (self.field("hostname"), self.check_name()) {
-            errors.insert("hostname".to_owned(), json!(why));
-        }
-        if !errors.is_empty() {
-            return Reply::errors(&errors);
-        }
-        if let Some(host) = self.field("hostname").map(str::to_owned) {
+        let host = self.check_host(&mut errors);
+        errors.refuse()?;
+        if let Some(host) = host {
             self.world.rename(self.node, &host);
         }
-        Reply::empty(200)
+        Ok(Reply::empty(200))
     }
 
-    pub fn rename(&mut self) -> Reply {
-        if let Err(why) = self.check_name() {
-            return Reply::refused(&why);
-        }
-        let host = self.field("hostname").unwrap_or_default().to_owned();
+    pub fn rename(&mut self) -> Result<Reply, Reply> {
+        let host = self.check_name().map_err(|why| Reply::refused(&why))?;
         self.world.rename(self.node, &host);
-        Reply::empty(200)
+        Ok(Reply::empty(200))
     }
 
-    pub fn set_services(&mut self) -> Reply {
-        match self.check_services() {
-            Ok(services) => self.world.nodes[self.node].services = services,
-            Err(why) => return Reply::error("services", &why),
-        }
-        Reply::empty(200)
+    pub fn set_services(&mut self) -> Result<Reply, Reply> {
+        let services = self.check_services();
+        let services = services.map_err(|why| Reply::error("services", &why))?;
+        self.world.nodes[self.node].services = services;
+        Ok(Reply::empty(200))
     }
 
-    pub fn set_paths(&self) -> Reply {
-        let paths = [
+    pub fn set_paths(&self) -> Result<Reply, Reply> {
+        for name in [
             "path",
             "index_path",
             "eventing_path",
             "cbas_path",
             "java_home",
-        ];
-        let is_relative =
-            |name: &&&str| self.field(name).is_some_and(|path| !path.starts_with('/'));
-        match paths.iter().find(is_relative) {
-            Some(name) => Reply::refused(&format!("An absolute path is required for {name}")),
-            None => Reply::empty(200),
+        ] {
+            if self.field(name).is_some_and(|path| !path.starts_with('/')) {
+                let why = format!("An absolute path is required for {name}");
+                return Err(Reply::refused(&why));
+            }
         }
+        Ok(Reply::empty(200))
     }
 
-    pub fn set_quota(&mut self) -> Reply {
-        let mut errors = Errors::new();
+    pub fn set_quota(&mut self) -> Result<Reply, Reply> {
+        let mut errors = Errors::default();
         self.check_keys(&[&["clusterName"], &QUOTAS], &mut errors);
         let quota = self.check_quota(&mut errors);
-        if !errors.is_empty() {
-            return Reply::errors(&errors);
-        }
+        errors.refuse()?;
         let name = self.field("clusterName").map(str::to_owned);
         if let Some(cluster) = self.world.cluster_mut(self.node) {
             cluster.quota = quota.unwrap_or(cluster.quota);
-            if let Some(name) = name {
-                cluster.name = name;
-            }
+            cluster.name = name.unwrap_or(cluster.name.clone());
         } else if let Some(quota) = quota {
             self.world.nodes[self.node].quota = quota;
         }
-        Reply::empty(200)
+        Ok(Reply::empty(200))
     }
 
     /// The credentials are what provisions a node.
-    pub fn set_credentials(&mut self) -> Reply {
-        let mut errors = Errors::new();
+    pub fn set_credentials(&mut self) -> Result<Reply, Reply> {
+        let mut errors = Errors::default();
         self.check_login(&mut errors);
-        if !errors.is_empty() {
-            return Reply::errors(&errors);
-        }
-        let field = |name| self.field(name).unwrap_or_default().to_owned();
-        let (user, password) = (field("username"), field("password"));
+        errors.refuse()?;
+        let [user, password] = ["username", "password"].map(|name| self.own_field(name));
         match self.world.cluster_mut(self.node) {
             Some(cluster) => (cluster.user, cluster.password) = (user, password),
             None => self.world.provision(self.node, "", &user, &password),
         }
-        self.base_uri()
+        Ok(self.base_uri())
     }
 
-    pub fn set_auto_failover(&mut self) -> Reply {
-        let enabled = match self.field("enabled") {
-            Some("true") => true,
-            Some("false") => false,
-            _ => {
-                return Reply::error(
-                    "enabled",
-                    "The value must be one of the following: [true,false]",
-                );
-            }
-        };
+    pub fn set_auto_failover(&mut self) -> Result<Reply, Reply> {
+        let enabled = self.field("enabled").and_then(|word| word.parse().ok());
+        let why = "The value must be one of the following: [true,false]";
+        let enabled = enabled.ok_or_else(|| Reply::error("enabled", why))?;
         if let Some(cluster) = self.world.cluster_mut(self.node) {
             cluster.auto_failover = enabled;
         }
-        Reply::empty(200)
+        Ok(Reply::empty(200))
     }
 
-    pub fn set_network(&self) -> Reply {
+    pub fn set_network(&self) -> Result<Reply, Reply> {
         let cluster = self.world.cluster(self.node);
         if cluster.is_none_or(|cluster| cluster.auto_failover) {
             let why = "Can't change network configuration when auto-failover is enabled.";
-            return Reply::error("_", why);
+            return Err(Reply::error("_", why));
         }
-        Reply::empty(200)
+        Ok(Reply::empty(200))
     }
 
     /// Puts or deletes the node's address for those outside.
-    pub fn set_alternate(&mut self, is_put: bool) -> Reply {
+    pub fn set_alternate(&mut self, is_put: bool) -> Result<Reply, Reply> {
         let mut alternate = Value::Null;
         if is_put {
-            let Some(host) = self.field("hostname") else {
-                return Reply::error("hostname", "The value must be supplied");
-            };
+            let host = self.field("hostname");
+            let host =
+                host.ok_or_else(|| Reply::error("hostname", "The value must be supplied"))?;
             let mut ports = Map::new();
             for (name, port) in self
                 .request
@@ -306,15 +289,14 @@ impl Call<'_> {
                 .iter()
                 .filter(|field| field.0 != "hostname")
             {
-                let Ok(port) = port.parse::<u16>() else {
-                    return Reply::error(name, "The value must be an integer");
-                };
+                let port = port.parse::<u16>();
+                let port = port.map_err(|_| Reply::error(name, "The value must be an integer"))?;
                 ports.insert(name.clone(), json!(port));
             }
             alternate = json!({"hostname": host, "ports": ports});
         }
         self.world.nodes[self.node].alternate = alternate;
-        Reply::empty(200)
+        Ok(Reply::empty(200))
     }
 
     pub fn rebalance(&mut self) -> Reply {
@@ -338,103 +320,94 @@ impl Call<'_> {
         }
     }
 
-    pub fn eject(&mut self) -> Reply {
-        let Some(otp) = self.field("otpNode").map(str::to_owned) else {
-            return Reply::text(400, "Bad Request\n");
-        };
-        match self.world.eject(self.node, &otp) {
-            Ok(()) => Reply::empty(200),
-            Err(why) => Reply::text(400, why),
-        }
+    pub fn eject(&mut self) -> Result<Reply, Reply> {
+        let otp = self.field("otpNode").map(str::to_owned);
+        let otp = otp.ok_or_else(|| Reply::text(400, "Bad Request\n"))?;
+        let ejected = self.world.eject(self.node, &otp);
+        ejected.map_err(|why| Reply::text(400, why))?;
+        Ok(Reply::empty(200))
     }
 
-    pub fn create_bucket(&mut self) -> Reply {
+    pub fn create_bucket(&mut self) -> Result<Reply, Reply> {
         let number = |name| {
             self.field(name)
                 .and_then(|number| number.parse::<u64>().ok())
         };
-        let (quota, replicas) = (number("ramQuota"), number("replicaNumber"));
-        let name = self.field("name").unwrap_or_default().to_owned();
-        let kind = match self.field("bucketType").unwrap_or("couchbase") {
-            "couchbase" | "membase" => Some("membase"),
-            kind @ ("ephemeral" | "memcached") => Some(kind),
-            _ => None,
+        let (quota, replicas) = (number("ramQuota"), number("replicaNumber").unwrap_or(1));
+        let name = self.own_field("name");
+        let kind = match self.field("bucketType") {
+            None | Some("couchbase") => "membase".to_owned(),
+            Some(kind) => kind.to_owned(),
         };
-        let kind = kind.map(str::to_owned);
         let cluster = self.world.cluster_mut(self.node);
         let cluster = cluster.expect("it was looked whether the node is provisioned");
         if cluster.rebalance.is_some() {
-            return Reply::json(503, &json!({"_": "Cannot create buckets during rebalance"}));
+            let why = "Cannot create buckets during rebalance";
+            return Err(Reply::json(503, &json!({"_": why})));
         }
-        let mut errors = Errors::new();
-        let mut wrong = |field: &str, why: &str| {
-            errors.insert(field.to_owned(), json!(why));
-        };
+        let mut errors = Errors::default();
         if name.is_empty() {
-            wrong("name", "Bucket name needs to be specified");
+            errors.add("name", "Bucket name needs to be specified");
         } else if cluster.buckets.iter().any(|bucket| bucket.name == name) {
-            wrong("name", "Bucket with given name already exists");
+            errors.add("name", "Bucket with given name already exists");
         }
-        if kind.is_none() {
-            wrong("bucketType", "invalid bucket type");
+        if !["membase", "ephemeral", "memcached"].contains(&kind.as_str()) {
+            errors.add("bucketType", "invalid bucket type");
         }
-        if replicas.is_some_and(|replicas| replicas > 3) {
-            wrong(
+        if replicas > 3 {
+            errors.add(
                 "replicaNumber",
                 "Replica number must be equal to or between 0 and 3",
             );
         }
-        match quota {
-            None => wrong(
-                "ramQuota",
-                "The RAM quota must be specified and must be a positive integer.",
-            ),
-            Some(quota) if quota < 100 => wrong("ramQuota", "RAM quota cannot be less than 100 MB"),
+        let wrong = match quota {
+            None => "The RAM quota must be specified and must be a positive integer.",
+            Some(quota) if quota < 100 => "RAM quota cannot be less than 100 MB",
             Some(quota) if bucket_quota(cluster) + quota > cluster.quota => {
-                wrong(
-                    "ramQuota",
-                    "RAM quota specified is too large to be provisioned into this cluster.",
-                );
+                "RAM quota specified is too large to be provisioned into this cluster."
             }
-            Some(_) => {}
+            Some(_) => "",
+        };
+        if !wrong.is_empty() {
+            errors.add("ramQuota", wrong);
         }
         let quota = quota.unwrap_or_default();
-        if !errors.is_empty() {
-            let summaries = summaries(cluster, quota);
-            return Reply::json(400, &json!({"errors": errors, "summaries": summaries}));
+        if !errors.0.is_empty() {
+            let refused = json!({"errors": errors.0, "summaries": summaries(cluster, quota)});
+            return Err(Reply::json(400, &refused));
         }
         let location = format!("/pools/default/buckets/{name}");
         cluster.buckets.push(Bucket {
             name,
             uuid: id(),
-            kind: kind.unwrap_or_default(),
+            kind,
             quota,
-            replicas: replicas.unwrap_or(1),
+            replicas,
         });
         let mut reply = Reply::empty(202);
         reply.headers.push(("location", location));
-        reply
+        Ok(reply)
     }
 
     /// Renames a group, or makes one.
-    pub fn name_group(&mut self, group: Option<&str>) -> Reply {
-        let name = self.field("name").unwrap_or_default().to_owned();
+    pub fn name_group(&mut self, group: Option<&str>) -> Result<Reply, Reply> {
+        let name = self.own_field("name");
         let cluster = self.world.cluster_mut(self.node);
         let cluster = cluster.expect("it was looked whether the node is provisioned");
         if name.is_empty() {
-            return Reply::json(400, &json!({"name": "cannot be empty"}));
+            return Err(Reply::json(400, &json!({"name": "cannot be empty"})));
         }
         if cluster.groups.iter().any(|group| group.name == name) {
-            return Reply::json(400, &json!({"name": "already exists"}));
+            return Err(Reply::json(400, &json!({"name": "already exists"})));
         }
-        match group {
-            None => cluster.groups.push(Group { id: id(), name }),
-            Some(group) => match cluster.groups.iter_mut().find(|known| known.id == group) {
-                Some(known) => known.name = name,
-                None => return Reply::json(404, &json!(["Group not found"])),
-            },
+        if let Some(id) = group {
+            let mut groups = cluster.groups.iter_mut();
+            let group = groups.find(|group| group.id == id);
+            group.ok_or_else(|| Reply::text(404, "Not found."))?.name = name;
+        } else {
+            cluster.groups.push(Group { id: id(), name });
         }
-        Reply::ok(&json!([]))
+        Ok(Reply::ok(&json!([])))
     }
 }
 

@@ -13,9 +13,11 @@
 //! assert_eq!(servers.clusters()[0].nodes.len(), 2);
 //! ```
 //!
-//! All nodes of a cluster see the same: the network between them never splits. What is not known from a recording of the
-//! real server is as its documentation and its source say.
+//! All nodes of a cluster see the same: the network between them never splits. What was not recorded with a real server
+//! (`tests/couchbase-rest`) is as its documentation and its source say. All of 127.0.0.0/8 must be this machine, as on
+//! Linux.
 
+mod add;
 mod change;
 mod model;
 mod net;
@@ -473,17 +475,13 @@ impl fmt::Debug for Node {
 }
 
 fn view(world: &World, index: usize, cluster: &model::Cluster, now: Instant) -> ClusterView {
-    let group = |id: &str| {
-        let group = cluster.groups.iter().find(|group| group.id == id);
-        group.map(|group| group.name.clone()).unwrap_or_default()
-    };
     let node = |member: &model::Member| NodeView {
         index: member.node,
         name: member.name.clone(),
         membership: member.membership,
         is_healthy: world.is_healthy(index, member, now),
         services: member.services.clone(),
-        group: group(&member.group),
+        group: cluster.group_of(member).to_owned(),
         alternate: world.nodes[member.node].alternate.clone(),
     };
     ClusterView {

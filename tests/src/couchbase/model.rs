@@ -141,6 +141,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The name of the member's group.
+    pub fn group_of(&self, member: &Member) -> &str {
+        let mut groups = self.groups.iter();
+        let group = groups.find(|group| group.id == member.group);
+        group.map_or("", |group| &group.name)
+    }
+
     pub fn is_balanced(&self) -> bool {
         let mut members = self.members.iter();
         let are_active = members.all(|member| member.membership == Membership::Active);
@@ -257,7 +264,8 @@ pub struct Addition {
     pub user: String,
     pub password: String,
     pub services: Vec<String>,
-    pub group: Option<String>,
+    /// The id of its group to be.
+    pub group: String,
 }
 
 /// Why a node is not added.
@@ -442,7 +450,7 @@ impl World {
             name: node.name.clone(),
             services: node.services.clone(),
             membership: Membership::InactiveAdded,
-            group: addition.group.clone().unwrap_or_else(|| "0".to_owned()),
+            group: addition.group.clone(),
         };
         let otp = member.otp();
         self.clusters[cluster].members.push(member);

@@ -20,7 +20,9 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -104,12 +106,14 @@ pub fn certify(addresses: &[Ipv4Addr]) -> (String, Vec<TlsAcceptor>) {
         .distinguished_name
         .push(DnType::CommonName, "Couchbase Server stand-in");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority = CertifiedIssuer::self_signed(authority, key());
     let authority = authority.expect("certificates can be made");
     let key = key();
     let acceptor = |address: &Ipv4Addr| {
         let names = CertificateParams::new([address.to_string()]);
-        let names = names.expect("an address is a name");
+        let mut names = names.expect("an address is a name");
+        names.use_authority_key_identifier_extension = true;
         let certificate = names
             .signed_by(&key, &authority)
             .expect("certificates can be made");

@@ -57,27 +57,18 @@ impl Call<'_> {
     }
 
     /// The node in the eyes of its cluster, or in its own while it has none.
-    pub fn node_info(&self, member: Option<&Member>) -> Value {
+    fn node_info(&self, member: Option<&Member>) -> Value {
         let index = member.map_or(self.node, |member| member.node);
         let node = &self.world.nodes[index];
         let name = member.map_or(&node.name, |member| &member.name);
-        let host = if name == NO_NAME {
-            &node.address.to_string()
-        } else {
-            name
+        let host = match name.as_str() {
+            NO_NAME => &node.address.to_string(),
+            _ => name,
         };
-        let mut cluster = self
-            .world
-            .cluster(self.node)
-            .zip(self.world.nodes[self.node].cluster);
-        let group = member.and_then(|member| {
-            let (cluster, _) = cluster.take()?;
-            cluster.groups.iter().find(|group| group.id == member.group)
-        });
-        let is_healthy = member.is_none_or(|member| {
-            let cluster = self.world.nodes[self.node].cluster;
-            cluster.is_some_and(|cluster| self.world.is_healthy(cluster, member, self.now))
-        });
+        let seen_by = self.world.nodes[self.node].cluster.zip(member);
+        let is_healthy = seen_by
+            .is_none_or(|(cluster, member)| self.world.is_healthy(cluster, member, self.now));
+        let group = seen_by.map(|(cluster, member)| self.world.clusters[cluster].group_of(member));
         let mut ports = json!({"direct": 11210, "distTCP": 21100, "distTLS": 21150});
         if !self.world.knobs.community {
             ports["httpsMgmt"] = json!(HTTPS);
@@ -103,7 +94,7 @@ impl Call<'_> {
             "configuredHostname": format!("{host}:{HTTP}"),
             "addressFamily": "inet",
             "externalListeners": [{"afamily": "inet", "nodeEncryption": false}],
-            "serverGroup": group.map_or("Group 1", |group| &group.name),
+            "serverGroup": group.unwrap_or("Group 1"),
             "couchApiBase": format!("http://{host}:8092/"),
             "couchApiBaseHTTPS": format!("https://{host}:18092/"),
             "nodeHash": 42_141_283,
