@@ -137,7 +137,7 @@ impl Api {
         };
         match self.post("/cluster/get_status", &request) {
             Ok(record) => Ok(Some(record)),
-            Err(Unanswered::Refused(problem)) if problem.code == "not_found" => Ok(None),
+            Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -5,7 +5,10 @@ use std::{net::Ipv4Addr, thread, time::Duration};
 use aws_sdk_dynamodb::{
     Client,
     config::{BehaviorVersion, Credentials, Region, retry::RetryConfig, timeout::TimeoutConfig},
-    types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
+    types::{
+        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
+        ScalarAttributeType,
+    },
 };
 use cbbootstrap_function::table::CLUSTER_ID;
 use tempfile::TempDir;
@@ -105,4 +108,18 @@ pub async fn create_table(client: &Client) {
         .send()
         .await
         .expect("a table can be made");
+}
+
+/// Makes the lease of a cluster's claim end long ago: the least lease is too long for a test.
+pub async fn lapse(client: &Client, cluster_id: &str) {
+    client
+        .update_item()
+        .table_name(TABLE)
+        .key(CLUSTER_ID, AttributeValue::S(cluster_id.to_owned()))
+        .update_expression("SET lease_expires_at = :then")
+        .condition_expression("lease_expires_at > :then")
+        .expression_attribute_values(":then", AttributeValue::N("1".to_owned()))
+        .send()
+        .await
+        .expect("the cluster has a lease");
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     cli::User,
+    dynamodb,
     process::{self, Guard, wait_until},
     programs,
 };
@@ -119,6 +120,16 @@ impl Local {
             .split('\0')
             .find_map(|variable| variable.strip_prefix("AWS_ENDPOINT_URL="));
         url.expect("the function is told").to_owned()
+    }
+
+    /// Makes the lease of a cluster's claim end long ago.
+    pub fn lapse(&self, cluster_id: &str) {
+        let client = dynamodb::client(&self.database_url());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime can be made");
+        runtime.block_on(dynamodb::lapse(&client, cluster_id));
     }
 
     /// Sends it a signal and waits for its end; the exit status, if it has one.

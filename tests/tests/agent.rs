@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::{collections::BTreeSet, thread, time::Duration};
+
 use cbbootstrap_tests::{
-    agent::Agents,
-    couchbase::{Membership, Servers},
+    agent::{Agents, LOGIN},
+    couchbase::{Membership, Node, Servers, Then},
     local::Local,
+    process,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A local deployment of the API.
@@ -108,4 +111,419 @@ fn three_nodes_become_one_cluster() {
         println!("{up}");
     }
     assert_one_cluster(&agents, &servers, 3);
+}
+
+#[test]
+fn twenty_nodes_share_rebalances() {
+    let api = Api::start();
+    let servers = Servers::start(20);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    assert_one_cluster(&agents, &servers, 20);
+    let rebalances = &servers.clusters()[0].rebalances;
+    assert!(rebalances.len() <= 5, "{rebalances:?}");
+}
+
+/// Others got two clusters out of as many, or lost some.
+#[test]
+fn a_hundred_nodes_become_one_cluster() {
+    let api = Api::start();
+    let servers = Servers::start(100);
+    servers.rebalance_takes(Duration::from_secs(3));
+    let agents = api
+        .agents(&servers)
+        .with("CBBOOTSTRAP_INTERVAL", "1s")
+        .with("CBBOOTSTRAP_SETTLE", "3s")
+        .with("CBBOOTSTRAP_TIMEOUT", "10m");
+    for up in agents.all_up(servers.nodes(), &["--bucket", "app:256"]) {
+        up.document();
+    }
+    assert_one_cluster(&agents, &servers, 100);
+    let cluster = &servers.clusters()[0];
+    assert_eq!(cluster.buckets, ["app"]);
+    println!(
+        "{} rebalances, {} additions refused meanwhile",
+        cluster.rebalances.len(),
+        cluster.refused.len()
+    );
+}
+
+#[test]
+fn a_second_run_changes_nothing() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    let options = ["--bucket", "app:256", "--server-group", "rack"];
+    for up in agents.all_up(servers.nodes(), &options) {
+        up.document();
+    }
+    let before = servers.requests().len();
+    for node in servers.nodes() {
+        let document = agents.up(node, &options).document();
+        let record = agents.record();
+        let first = &record["initial_node_ip_addr_or_hostname"];
+        assert_eq!(document["is_initial_node"], json!(*first == node.address()));
+    }
+    let requests = servers.requests();
+    let changes: Vec<_> = requests[before..]
+        .iter()
+        .filter(|r| r.method != "GET")
+        .collect();
+    assert!(changes.is_empty(), "{changes:?}");
+}
+
+/// A restarted first node is still the first, and one that is new at an old address is none.
+#[test]
+fn a_restarted_node_is_what_it_was() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    for node in servers.nodes() {
+        node.kill();
+        let agent = agents.start(node, &[]);
+        thread::sleep(Duration::from_millis(500));
+        node.restart();
+        agent.end().document();
+    }
+    assert_one_cluster(&agents, &servers, 3);
+}
+
+#[test]
+fn a_first_node_that_never_comes_back_is_taken_over() {
+    let api = Api::start();
+    let servers = Servers::start(4);
+    let agents = api.agents(&servers);
+    // It claims, and is killed before its server does anything.
+    let first = servers.node(0);
+    let dead = agents.start(&first, &[]);
+    let id = dead.id();
+    servers.on_request(move |seen| {
+        if seen.path == "/clusterInit" && seen.node == 0 {
+            process::kill("KILL", &id.to_string());
+            return Then::Drop;
+        }
+        Then::Handle
+    });
+    assert_eq!(dead.end().status, None);
+    let others: Vec<_> = (1..4)
+        .map(|node| agents.start(&servers[node], &[]))
+        .collect();
+    thread::sleep(Duration::from_secs(1));
+    assert!(servers.clusters().is_empty());
+    api.local.lapse("demo");
+    for up in others {
+        assert_eq!(up.end().document()["generation"], 2);
+    }
+    assert_one_cluster(&agents, &servers, 3);
+    // When its machine is back, it joins as everyone.
+    servers.on_request(|_| Then::Handle);
+    let document = agents.up(&first, &[]).document();
+    assert_eq!(document["is_initial_node"], false);
+    assert_one_cluster(&agents, &servers, 4);
+}
+
+/// It slept through its lease, and initialises in spite of it: a second cluster, which is found and left alone.
+#[test]
+fn a_first_node_that_sleeps_too_long_learns_of_it() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    let sleeper = agents.start(&servers[0], &[]);
+    let id = sleeper.id().to_string();
+    let asleep = id.clone();
+    servers.on_request(move |seen| {
+        if seen.path == "/nodes/self" && seen.node == 0 {
+            process::kill("STOP", &asleep);
+        }
+        Then::Handle
+    });
+    process::wait_until("the first node sleeps", || {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
+        stat.is_ok_and(|stat| stat.contains(") T "))
+    });
+    api.local.lapse("demo");
+    agents.up(&servers[1], &[]).document();
+    process::kill("CONT", &id);
+    sleeper.end().failed(5, "belongs to another cluster");
+    let record = agents.record();
+    assert_eq!(record["nodes"], json!([servers[1].address()]));
+    assert!(servers.wiped().is_empty());
+    assert_eq!(servers.clusters().len(), 2);
+}
+
+#[test]
+fn a_dead_node_to_join_is_passed_by() {
+    let api = Api::start();
+    let servers = Servers::start(4);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(&servers.nodes()[..3], &[]) {
+        up.document();
+    }
+    let record = agents.record();
+    let first = record["initial_node_ip_addr_or_hostname"].as_str().unwrap();
+    let first = servers.nodes().iter().find(|node| node.address() == first);
+    first.unwrap().kill();
+    servers.auto_failover_after(Duration::from_secs(3));
+    // The dead node keeps the first rebalances from succeeding, until it is failed over.
+    let document = agents.up(&servers[3], &[]).document();
+    let nodes = document["nodes"].as_array().unwrap();
+    assert!(nodes.contains(&json!(servers[3].address())));
+    assert!(
+        !nodes.contains(&json!(first.unwrap().address())),
+        "{document}"
+    );
+}
+
+#[test]
+fn an_unhealthy_member_elsewhere_does_not_block() {
+    let api = Api::start();
+    let servers = Servers::start(5);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(&servers.nodes()[..4], &[]) {
+        up.document();
+    }
+    let record = agents.record();
+    let is_first = |node: &Node| record["initial_node_ip_addr_or_hostname"] == node.address();
+    let sick = servers.nodes()[..4]
+        .iter()
+        .find(|node| !is_first(node))
+        .unwrap();
+    sick.hang(true);
+    servers.auto_failover_after(Duration::from_secs(3));
+    agents.up(&servers[4], &[]).document();
+    sick.hang(false);
+    // It was failed over, and thrown out by the rebalance: its own agent says so, or it joins again.
+    let cluster = &servers.clusters()[0];
+    assert!(cluster.is_balanced, "{cluster:#?}");
+}
+
+#[test]
+fn a_rebalance_that_runs_is_waited_for() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(&servers.nodes()[..2], &[]) {
+        up.document();
+    }
+    servers.rebalance_takes(Duration::from_hours(1));
+    let known = servers.clusters()[0]
+        .nodes
+        .iter()
+        .map(|node| format!("ns_1@{}", node.name))
+        .collect::<Vec<_>>()
+        .join(",");
+    let form = [("knownNodes", known.as_str()), ("ejectedNodes", "")];
+    let started = servers[0].call("POST", "/controller/rebalance", &form, Some(LOGIN));
+    assert_eq!(started.unwrap().status, 200);
+    let mut agent = agents.start(&servers[2], &[]);
+    thread::sleep(Duration::from_secs(2));
+    assert!(agent.is_running());
+    assert_eq!(servers.clusters()[0].nodes.len(), 2);
+    // A new bucket has to wait, too.
+    let record = agents.record();
+    let is_first = |node: &&Node| record["initial_node_ip_addr_or_hostname"] == node.address();
+    let first = servers.nodes().iter().find(is_first).unwrap();
+    let bucket = agents.start(first, &["--bucket", "app:256"]);
+    thread::sleep(Duration::from_secs(1));
+    assert!(servers.clusters()[0].buckets.is_empty());
+    servers.rebalance_takes(Duration::from_millis(200));
+    servers.end_rebalances();
+    agent.end().document();
+    bucket.end().document();
+    assert_one_cluster(&agents, &servers, 3);
+    assert_eq!(servers.clusters()[0].buckets, ["app"]);
+}
+
+#[test]
+fn rebalances_that_fail_are_tried_again() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    servers.fail_rebalances(2);
+    for up in agents.all_up(&servers.nodes()[1..], &[]) {
+        let document = up.document();
+        assert_eq!(document["nodes"].as_array().unwrap().len(), 3, "{up}");
+    }
+    assert_one_cluster(&agents, &servers, 3);
+}
+
+/// A node that was added and died before the rebalance would make every rebalance fail.
+#[test]
+fn a_node_that_dies_on_its_way_in_is_left_out() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_SETTLE", "2s");
+    agents.up(&servers[0], &[]).document();
+    let dying = agents.start(&servers[1], &[]);
+    process::wait_until("the node is added", || {
+        servers.clusters()[0].nodes.len() == 2
+    });
+    dying.kill();
+    servers[1].kill();
+    let up = agents.up(&servers[2], &[]);
+    let document = up.document();
+    let expected = [servers[0].address(), servers[2].address()];
+    assert_eq!(document["nodes"], json!(expected), "{up}");
+    assert!(up.stderr.contains("leaves it out"), "{up}");
+}
+
+#[test]
+fn a_node_of_another_cluster_is_never_touched() {
+    let api = Api::start();
+    let servers = Servers::start(4);
+    let agents = api.agents(&servers);
+    servers[1].provision(LOGIN.0, LOGIN.1);
+    servers[1].holds_data(1000);
+    servers[2].provision(LOGIN.0, "another password");
+    // Nobody knows of a cluster yet, and this one is no beginning.
+    agents
+        .up(&servers[1], &[])
+        .failed(5, "the API knows of no cluster `demo`");
+    assert_eq!(agents.record(), Value::Null);
+    agents.up(&servers[0], &[]).document();
+    agents
+        .up(&servers[1], &[])
+        .failed(5, "belongs to another cluster");
+    agents
+        .up(&servers[2], &[])
+        .failed(5, "another user name or password");
+    let changes = servers.requests().into_iter();
+    let changes: Vec<_> = changes
+        .filter(|seen| seen.method != "GET" && seen.node != 0)
+        .collect();
+    assert!(changes.is_empty(), "{changes:?}");
+    assert_eq!(servers.clusters().len(), 3);
+    assert!(servers.wiped().is_empty());
+}
+
+/// All members that the API knows belong to another cluster now: somebody built a second one in their place.
+#[test]
+fn a_second_cluster_is_not_joined() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    servers[0].reset();
+    agents.up(&servers[0], &[]).failed(5, "has lost its data");
+    servers[0].provision(LOGIN.0, LOGIN.1);
+    agents
+        .up(&servers[1], &[])
+        .failed(5, "there is a second cluster");
+    assert!(servers[1].is_blank());
+}
+
+#[test]
+fn an_existing_cluster_is_adopted_only_on_demand() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    servers[0].provision(LOGIN.0, LOGIN.1);
+    servers[0].holds_data(1000);
+    agents
+        .up(&servers[0], &[])
+        .failed(5, "the API knows of no cluster");
+    agents.up(&servers[0], &["--adopt"]).document();
+    agents.up(&servers[1], &[]).document();
+    assert_one_cluster(&agents, &servers, 2);
+}
+
+#[test]
+fn two_agents_on_one_node_take_turns() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for node in servers.nodes() {
+        let both = [agents.start(node, &[]), agents.start(node, &[])];
+        for agent in both {
+            agent.end().document();
+        }
+    }
+    assert_one_cluster(&agents, &servers, 2);
+    let added = servers.requests().into_iter();
+    assert_eq!(
+        added.filter(|seen| seen.path.ends_with("/addNode")).count(),
+        1
+    );
+}
+
+/// Where the answer of a member that adds a node is lost, another member is not asked while the first may still be at it.
+#[test]
+fn lost_answers_and_errors_are_survived() {
+    for then in [Then::Lose, Then::Drop, Then::Answer(500), Then::Answer(503)] {
+        let api = Api::start();
+        let servers = Servers::start(3);
+        let agents = api.agents(&servers);
+        let mut seen_before = BTreeSet::new();
+        // The first request of each kind to each node.
+        servers.on_request(move |seen| {
+            if seen_before.insert((seen.node, seen.method.clone(), seen.path.clone())) {
+                then
+            } else {
+                Then::Handle
+            }
+        });
+        for up in agents.all_up(servers.nodes(), &["--bucket", "app:256"]) {
+            up.document();
+        }
+        assert_one_cluster(&agents, &servers, 3);
+        let refused = &servers.clusters()[0].refused;
+        assert!(
+            !refused.iter().any(|why| why.contains("Timeout")),
+            "{refused:?}"
+        );
+    }
+}
+
+/// An agent that is killed at whichever request, and run again, comes to the same end.
+#[test]
+fn an_agent_may_be_killed_at_every_step() {
+    // Before the request is handled, and after: nobody hears of it in both cases.
+    for then in [Then::Drop, Then::Handle] {
+        let api = Api::start();
+        let options = ["--bucket", "app:256", "--server-group", "rack"];
+        for role in ["first", "joiner"] {
+            let mut at = 1;
+            loop {
+                let servers = Servers::start(2);
+                let cluster_id = format!("{role}-{at}-{then:?}");
+                let agents = Agents::new(&api.local.endpoint, &cluster_id, &servers);
+                let node = if role == "first" {
+                    &servers[0]
+                } else {
+                    agents.up(&servers[0], &options).document();
+                    &servers[1]
+                };
+                let victim = agents.start(node, &options);
+                let id = victim.id().to_string();
+                let mut number = 0;
+                servers.on_request(move |_| {
+                    number += 1;
+                    if number == at {
+                        process::kill("KILL", &id);
+                        return then;
+                    }
+                    Then::Handle
+                });
+                let was_killed = victim.end().status.is_none();
+                servers.on_request(|_| Then::Handle);
+                let up = agents.up(node, &options);
+                up.document();
+                let count = if role == "first" { 1 } else { 2 };
+                assert_one_cluster(&agents, &servers, count);
+                assert_eq!(servers.clusters()[0].buckets, ["app"]);
+                if !was_killed {
+                    break;
+                }
+                at += 1;
+            }
+            println!("{role}, {then:?}: killed at {} requests", at - 1);
+            assert!(at > 5, "{role}: only {at} requests");
+        }
+    }
 }

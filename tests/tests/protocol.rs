@@ -4,13 +4,11 @@
 
 use std::fs;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use cbbootstrap_tests::{
     cli::User,
     dynamodb,
     http::{self, Answer},
     local::Local,
-    process::wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -24,9 +22,10 @@ fn ask(local: &Local, route: &str, node: &str, more: Value) -> Answer {
 
 fn ask_as(local: &Local, route: &str, node: &str, more: Value, secret: Option<&str>) -> Answer {
     let mut body = json!({"cluster_id": "c", "node_ip_addr_or_hostname": node});
-    body.as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else {
+        panic!("{more} has no fields")
+    };
+    body.as_object_mut().unwrap().extend(more);
     http::post_as(&local.endpoint, route, &body.to_string(), secret).unwrap()
 }
 
@@ -34,8 +33,11 @@ fn ask_as(local: &Local, route: &str, node: &str, more: Value, secret: Option<&s
 fn assert_told(answer: &Answer, expected: Value) {
     assert_eq!(answer.status, 200, "{answer:?}");
     let told = answer.json();
-    for (field, value) in expected.as_object().unwrap() {
-        assert_eq!(&told[field], value, "{field} in {told}");
+    let Value::Object(expected) = expected else {
+        panic!("{expected} has no fields")
+    };
+    for (field, value) in expected {
+        assert_eq!(told[&field], value, "{field} in {told}");
     }
 }
 
@@ -47,22 +49,6 @@ fn assert_refused(answer: &Answer, status: u16, code: &str) {
         (status, &json!(code)),
         "{answer:?}"
     );
-}
-
-/// Makes the lease of the cluster `c` end long ago.
-fn lapse(local: &Local) {
-    let client = dynamodb::client(&local.database_url());
-    let update = client
-        .update_item()
-        .table_name(dynamodb::TABLE)
-        .key("cluster_id", AttributeValue::S("c".to_owned()))
-        .update_expression("SET lease_expires_at = :then")
-        .condition_expression("lease_expires_at > :then")
-        .expression_attribute_values(":then", AttributeValue::N("1".to_owned()));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.unwrap().block_on(update.send()).unwrap();
 }
 
 #[test]
@@ -139,7 +125,7 @@ fn a_first_node_that_dies_is_taken_over() {
         &ask(&local, "/cluster", "a", leased.clone()),
         json!({"is_initial_node": true}),
     );
-    lapse(&local);
+    local.lapse("c");
     let taken = ask(&local, "/cluster", "b", leased);
     assert_told(
         &taken,
@@ -240,7 +226,7 @@ fn who_has_not_the_secret_learns_nothing() {
         json!({"is_initial_node": true}),
     );
     refuse_all("claimed");
-    lapse(&local);
+    local.lapse("c");
     refuse_all("lapsed");
     assert_told(
         &good("/cluster", "b", leased),

@@ -61,7 +61,7 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
         match api.leave(&here.node) {
             Ok(record) => break Some(record.cluster.initial_node_ip_addr_or_hostname),
             Err(Unanswered::Later(why)) => clock.pause(printer, &why)?,
-            Err(Unanswered::Refused(problem)) if problem.code == "not_found" => break None,
+            Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => break None,
             Err(error) => return Err(refused(error)),
         }
     };

@@ -79,11 +79,15 @@ fn refused(error: Unanswered) -> anyhow::Error {
         Unanswered::Later(why) => Failure::new(why).into(),
         Unanswered::Failed(error) => error,
         Unanswered::Refused(problem) => {
-            let failure = Failure::refused(format!("the API refuses: {}", problem.detail));
-            match problem.code.as_str() {
-                "forbidden" => failure
-                    .hint("give the secret that the cluster's first node gave: `--secret-file`, or `CBBOOTSTRAP_SECRET`"),
-                _ => failure,
+            let message = format!("the API refuses: {}", problem.detail);
+            match (problem.status, problem.code.as_str()) {
+                (403, _) => Failure::refused(message).hint(
+                    "give the secret that the cluster's first node gave: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
+                ),
+                (409, _) => Failure::refused(message),
+                (404, _) => Failure::new(message)
+                    .hint("is `--api` the endpoint that `cbbootstrap status` prints?"),
+                _ => Failure::new(message),
             }
             .into()
         }
