@@ -5,9 +5,12 @@ use std::{net::Ipv4Addr, thread, time::Duration};
 use aws_sdk_dynamodb::{
     Client,
     config::{BehaviorVersion, Credentials, Region, retry::RetryConfig, timeout::TimeoutConfig},
-    types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
+    types::{
+        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
+        ScalarAttributeType,
+    },
 };
-use cbbootstrap_function::table::CLUSTER_ID;
+use cbbootstrap_function::table::{CLUSTER_ID, GENERATION, LEASE_EXPIRES_AT, STATE};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot};
 
@@ -105,4 +108,29 @@ pub async fn create_table(client: &Client) {
         .send()
         .await
         .expect("a table can be made");
+}
+
+/// Makes the lease of the claim that stands end long ago; the claim's generation, or none where no lease runs.
+pub async fn lapse(client: &Client, cluster: &str) -> Result<Option<u64>, aws_sdk_dynamodb::Error> {
+    let number = |number: u64| AttributeValue::N(number.to_string());
+    let lapsed = client
+        .update_item()
+        .table_name(TABLE)
+        .key(CLUSTER_ID, AttributeValue::S(cluster.to_owned()))
+        .update_expression("SET #lease = :then")
+        .condition_expression("#lease > :then AND #state = :claimed")
+        .expression_attribute_names("#lease", LEASE_EXPIRES_AT)
+        .expression_attribute_names("#state", STATE)
+        .expression_attribute_values(":then", number(1))
+        .expression_attribute_values(":claimed", AttributeValue::S("claimed".to_owned()))
+        .return_values(ReturnValue::AllNew)
+        .send()
+        .await;
+    let record = match lapsed.map_err(aws_sdk_dynamodb::Error::from) {
+        Ok(output) => output.attributes.unwrap_or_default(),
+        Err(aws_sdk_dynamodb::Error::ConditionalCheckFailedException(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let generation = record.get(GENERATION).and_then(|value| value.as_n().ok());
+    Ok(generation.and_then(|number| number.parse().ok()))
 }

@@ -4,16 +4,15 @@
 
 use std::fs;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use cbbootstrap_tests::{
     cli::User,
     dynamodb,
     http::{self, Answer},
     local::Local,
-    process::wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
+use tokio::runtime::Runtime;
 
 const SECRET: &str = "Bearer correct-horse-battery-staple";
 
@@ -22,6 +21,7 @@ fn ask(local: &Local, route: &str, node: &str, more: Value) -> Answer {
     ask_as(local, route, node, more, None)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as `json!` makes it")]
 fn ask_as(local: &Local, route: &str, node: &str, more: Value, secret: Option<&str>) -> Answer {
     let mut body = json!({"cluster_id": "c", "node_ip_addr_or_hostname": node});
     body.as_object_mut()
@@ -31,6 +31,7 @@ fn ask_as(local: &Local, route: &str, node: &str, more: Value, secret: Option<&s
 }
 
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "as `json!` makes it")]
 fn assert_told(answer: &Answer, expected: Value) {
     assert_eq!(answer.status, 200, "{answer:?}");
     let told = answer.json();
@@ -52,17 +53,9 @@ fn assert_refused(answer: &Answer, status: u16, code: &str) {
 /// Makes the lease of the cluster `c` end long ago.
 fn lapse(local: &Local) {
     let client = dynamodb::client(&local.database_url());
-    let update = client
-        .update_item()
-        .table_name(dynamodb::TABLE)
-        .key("cluster_id", AttributeValue::S("c".to_owned()))
-        .update_expression("SET lease_expires_at = :then")
-        .condition_expression("lease_expires_at > :then")
-        .expression_attribute_values(":then", AttributeValue::N("1".to_owned()));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.unwrap().block_on(update.send()).unwrap();
+    let lapse = dynamodb::lapse(&client, "c");
+    let lapsed = Runtime::new().unwrap().block_on(lapse).unwrap();
+    assert!(lapsed.is_some(), "no lease runs");
 }
 
 #[test]
