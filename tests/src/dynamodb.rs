@@ -6,11 +6,11 @@ use aws_sdk_dynamodb::{
     Client,
     config::{BehaviorVersion, Credentials, Region, retry::RetryConfig, timeout::TimeoutConfig},
     types::{
-        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
+        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
         ScalarAttributeType,
     },
 };
-use cbbootstrap_function::table::CLUSTER_ID;
+use cbbootstrap_function::table::{CLUSTER_ID, GENERATION, LEASE_EXPIRES_AT, STATE};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot};
 
@@ -110,16 +110,27 @@ pub async fn create_table(client: &Client) {
         .expect("a table can be made");
 }
 
-/// Makes the lease of a cluster's claim end long ago: the least lease is too long for a test.
-pub async fn lapse(client: &Client, cluster_id: &str) {
-    client
+/// Makes the lease of the claim that stands end long ago; the claim's generation, or none where no lease runs.
+pub async fn lapse(client: &Client, cluster: &str) -> Result<Option<u64>, aws_sdk_dynamodb::Error> {
+    let number = |number: u64| AttributeValue::N(number.to_string());
+    let lapsed = client
         .update_item()
         .table_name(TABLE)
-        .key(CLUSTER_ID, AttributeValue::S(cluster_id.to_owned()))
-        .update_expression("SET lease_expires_at = :then")
-        .condition_expression("lease_expires_at > :then")
-        .expression_attribute_values(":then", AttributeValue::N("1".to_owned()))
+        .key(CLUSTER_ID, AttributeValue::S(cluster.to_owned()))
+        .update_expression("SET #lease = :then")
+        .condition_expression("#lease > :then AND #state = :claimed")
+        .expression_attribute_names("#lease", LEASE_EXPIRES_AT)
+        .expression_attribute_names("#state", STATE)
+        .expression_attribute_values(":then", number(1))
+        .expression_attribute_values(":claimed", AttributeValue::S("claimed".to_owned()))
+        .return_values(ReturnValue::AllNew)
         .send()
-        .await
-        .expect("the cluster has a lease");
+        .await;
+    let record = match lapsed.map_err(aws_sdk_dynamodb::Error::from) {
+        Ok(output) => output.attributes.unwrap_or_default(),
+        Err(aws_sdk_dynamodb::Error::ConditionalCheckFailedException(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let generation = record.get(GENERATION).and_then(|value| value.as_n().ok());
+    Ok(generation.and_then(|number| number.parse().ok()))
 }

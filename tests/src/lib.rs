@@ -20,3 +20,4 @@ pub mod programs;
 pub mod proxy;
 pub mod python;
 pub mod terminal;
+pub mod workload;

@@ -129,7 +129,8 @@ impl Local {
             .enable_all()
             .build();
         let runtime = runtime.expect("a runtime can be made");
-        runtime.block_on(dynamodb::lapse(&client, cluster_id));
+        let lapsed = runtime.block_on(dynamodb::lapse(&client, cluster_id));
+        assert!(matches!(lapsed, Ok(Some(_))), "no lease runs: {lapsed:?}");
     }
 
     /// Sends it a signal and waits for its end; the exit status, if it has one.

@@ -6,7 +6,6 @@ use std::fs;
 
 use cbbootstrap_tests::{
     cli::User,
-    dynamodb,
     http::{self, Answer},
     local::Local,
 };

@@ -1,0 +1,466 @@
+//! Many nodes of many clusters that ask a service at once, and write down what they see.
+//!
+//! Each node goes on as its last answer suggests, mostly: it asks again, reports too early or late, leaves, comes with a wrong
+//! secret. Claims have a long lease or none, and now and then a node has the lease of the standing claim lapse, in the
+//! table. What a node does comes from the seed; how the nodes come to be interleaved does not.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use aws_sdk_dynamodb::Client;
+use axum::Router;
+use cbbootstrap_function::{
+    event,
+    wire::{Cluster, State},
+};
+use fastrand::Rng;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Uri, body::Bytes, header::HOST};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::{Map, Value, json};
+use tokio::{task::JoinSet, time};
+
+use crate::{
+    dynamodb,
+    history::{Event, Operation, Outcome},
+    proxy::{Fault, Proxy},
+};
+
+/// A node gives up after this time.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// So many requests are about one cluster before the next begins in its place.
+const LIFE: usize = 120;
+
+/// Longer than any history.
+const LEASE: u64 = 86_400;
+
+/// How much is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Where all choices come from.
+    pub seed: u64,
+    /// Clusters at a time.
+    pub clusters: usize,
+    /// Nodes, which ask at once.
+    pub nodes: usize,
+    /// Requests.
+    pub requests: usize,
+}
+
+/// A service that is asked.
+#[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
+pub enum Service {
+    /// By HTTP.
+    Http(Http),
+    /// In this process.
+    Here(Here),
+}
+
+/// A service at a URL.
+#[derive(Clone)]
+pub struct Http {
+    client: legacy::Client<HttpConnector, Full<Bytes>>,
+    url: String,
+    host: String,
+}
+
+/// The function's router, on a way there on which some requests and answers are lost, late or doubled.
+#[derive(Clone)]
+pub struct Here {
+    router: Router,
+    share: f64,
+    random: Arc<std::sync::Mutex<Rng>>,
+    faults: Arc<AtomicUsize>,
+}
+
+impl Service {
+    /// An endpoint, behind a proxy.
+    pub fn behind(proxy: &Proxy, endpoint: &str) -> Self {
+        let endpoint: Uri = endpoint.parse().expect("an endpoint is a URL");
+        let host = endpoint.authority().expect("with a host").to_string();
+        // A connection that is kept would have lost requests sent again.
+        let mut client = legacy::Client::builder(TokioExecutor::new());
+        let client = client.pool_max_idle_per_host(0).build_http();
+        let url = proxy.url.clone();
+        Self::Http(Http { client, url, host })
+    }
+
+    /// The router, with something done to this share of the requests.
+    pub fn here(router: Router, seed: u64, share: f64) -> Self {
+        let random = Arc::new(Rng::with_seed(seed).into());
+        let faults = Arc::default();
+        Self::Here(Here {
+            router,
+            share,
+            random,
+            faults,
+        })
+    }
+
+    /// To how many requests something was done on the way.
+    pub fn faults(&self) -> usize {
+        match self {
+            Self::Http(_) => 0,
+            Self::Here(here) => here.faults.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Status and body of the answer, if there is one.
+    async fn ask(&self, path: &str, body: Value, secret: Option<&str>) -> Option<(u16, Value)> {
+        let asked = async {
+            match self {
+                Self::Http(http) => http.ask(path, body, secret).await,
+                Self::Here(here) => here.ask(path, body, secret).await,
+            }
+        };
+        time::timeout(PATIENCE, asked).await.ok().flatten()
+    }
+}
+
+impl Http {
+    async fn ask(&self, path: &str, body: Value, secret: Option<&str>) -> Option<(u16, Value)> {
+        let mut request = Request::post(format!("{}{path}", self.url)).header(HOST, &self.host);
+        if let Some(secret) = secret {
+            request = request.header("authorization", format!("Bearer {secret}"));
+        }
+        let request = request.body(Full::from(body.to_string())).ok()?;
+        let answer = self.client.request(request).await.ok()?;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.ok()?.to_bytes();
+        Some((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+}
+
+impl Here {
+    async fn ask(&self, path: &str, body: Value, secret: Option<&str>) -> Option<(u16, Value)> {
+        let mut headers = Map::new();
+        if let Some(secret) = secret {
+            headers.insert(
+                "authorization".to_owned(),
+                json!(format!("Bearer {secret}")),
+            );
+        }
+        let event = json!({
+            "rawPath": path,
+            "requestContext": {"http": {"method": "POST"}},
+            "headers": headers,
+            "body": body.to_string(),
+        });
+        match self.fault() {
+            None => self.answer(event).await,
+            Some(Fault::Delay(time)) => {
+                time::sleep(time).await;
+                self.answer(event).await
+            }
+            Some(Fault::Duplicate(later)) => {
+                let copy = self.answer(event.clone());
+                tokio::spawn(async move {
+                    time::sleep(later).await;
+                    copy.await
+                });
+                self.answer(event).await
+            }
+            Some(Fault::DropAnswer) => {
+                tokio::spawn(self.answer(event));
+                None
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        let mut random = self.random.lock().expect("nobody panics with it");
+        (random.f64() < self.share).then(|| {
+            self.faults.fetch_add(1, Ordering::Relaxed);
+            Fault::at_random(&mut random)
+        })
+    }
+
+    fn answer(&self, event: Value) -> impl Future<Output = Option<(u16, Value)>> + Send + 'static {
+        let router = self.router.clone();
+        async move {
+            let event = event.to_string();
+            let answer = event::respond(router, event.as_bytes(), "id").await;
+            let answer = serde_json::to_value(answer).ok()?;
+            let status = answer["statusCode"].as_u64()?.try_into().ok()?;
+            let body = serde_json::from_str(answer["body"].as_str()?);
+            Some((status, body.unwrap_or_default()))
+        }
+    }
+}
+
+/// Has the service asked as planned; what the nodes saw. The table is the one behind the service.
+pub async fn run(service: &Service, table: &Client, plan: Plan) -> Vec<Event> {
+    let shared = Arc::new(Shared {
+        service: service.clone(),
+        table: table.clone(),
+        plan,
+        begin: Instant::now(),
+        asked: (0..plan.clusters).map(|_| AtomicUsize::new(0)).collect(),
+    });
+    let mut nodes = JoinSet::new();
+    for number in 0..plan.nodes {
+        nodes.spawn(Node::new(&shared, number).live());
+    }
+    let mut events = nodes.join_all().await.concat();
+    // All is quiet: what stands now is what all of it has come to.
+    let mut clusters: Vec<_> = events.iter().map(|event| event.cluster.clone()).collect();
+    clusters.sort();
+    clusters.dedup();
+    let mut observer = Node::new(&shared, plan.nodes);
+    for cluster in clusters {
+        events.push(observer.ask(&cluster, Operation::Status, false).await);
+    }
+    events
+}
+
+/// What all nodes share.
+struct Shared {
+    service: Service,
+    table: Client,
+    plan: Plan,
+    begin: Instant,
+    /// How much was asked about each cluster, and about those that had its place before.
+    asked: Vec<AtomicUsize>,
+}
+
+struct Node {
+    shared: Arc<Shared>,
+    name: String,
+    /// Which cluster it is of.
+    place: usize,
+    random: Rng,
+    /// What it was told last of the cluster that it asks about.
+    told: Option<Cluster>,
+    cluster: String,
+}
+
+impl Node {
+    fn new(shared: &Arc<Shared>, number: usize) -> Self {
+        let place = number % shared.plan.clusters;
+        Self {
+            shared: Arc::clone(shared),
+            name: format!("node-{number}"),
+            place,
+            random: Rng::with_seed(shared.plan.seed.wrapping_add(number as u64)),
+            told: None,
+            cluster: String::new(),
+        }
+    }
+
+    async fn live(mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let Plan {
+            clusters, requests, ..
+        } = self.shared.plan;
+        loop {
+            let asked = self.shared.asked[self.place].fetch_add(1, Ordering::Relaxed);
+            if asked >= requests.div_ceil(clusters) {
+                return events;
+            }
+            let kind = ["open", "locked"][self.place % 2];
+            let cluster = format!("{kind}-{}-{}", self.place, asked / LIFE);
+            if cluster != self.cluster {
+                self.cluster.clone_from(&cluster);
+                self.told = None;
+            }
+            match self.next() {
+                Operation::Lapse => events.extend(self.lapse(&cluster).await),
+                operation => {
+                    let is_intruder = self.told.is_some() && self.random.f64() < 0.03;
+                    let event = self.ask(&cluster, operation, is_intruder).await;
+                    if let (Outcome::Told(told), false) = (&event.outcome, is_intruder) {
+                        self.told = Some(told.clone());
+                    }
+                    events.push(event);
+                }
+            }
+            let pause = self.random.u64(..10);
+            time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// What it does next.
+    fn next(&mut self) -> Operation {
+        let chance = self.random.u8(..100);
+        let Some(told) = &self.told else {
+            return match chance {
+                ..85 => Operation::Claim,
+                85..95 => Operation::Status,
+                _ => Operation::Ready {
+                    generation: None,
+                    uuid: None,
+                },
+            };
+        };
+        let own = format!("uuid-of-{}", self.name);
+        let report = |uuid| Operation::Ready {
+            generation: (!chance.is_multiple_of(8)).then_some(told.generation),
+            uuid,
+        };
+        match told.state {
+            State::Claimed if told.is_initial_node => match chance {
+                ..50 => Operation::Claim,
+                50..60 => Operation::Status,
+                60..72 => Operation::Leave,
+                72..86 => Operation::Lapse,
+                _ => report(Some(own)),
+            },
+            State::Claimed => match chance {
+                ..60 => Operation::Claim,
+                60..75 => Operation::Status,
+                75..80 => Operation::Leave,
+                80..88 => Operation::Lapse,
+                _ => report(Some(own)),
+            },
+            State::Ready => match chance {
+                ..25 => Operation::Claim,
+                25..50 => Operation::Status,
+                50..65 => Operation::Leave,
+                65..70 => report(Some(own)),
+                70..75 => Operation::Lapse,
+                _ => report(told.cluster_uuid.clone()),
+            },
+        }
+    }
+
+    async fn ask(&mut self, cluster: &str, operation: Operation, is_intruder: bool) -> Event {
+        let mut body = json!({"cluster_id": cluster, "node_ip_addr_or_hostname": self.name});
+        let path = match &operation {
+            Operation::Claim => {
+                if self.random.f64() < 0.9 {
+                    body["lease_seconds"] = json!(LEASE);
+                }
+                "/cluster"
+            }
+            Operation::Ready { generation, uuid } => {
+                if let Some(generation) = generation {
+                    body["generation"] = json!(generation);
+                }
+                if let Some(uuid) = uuid {
+                    body["cluster_uuid"] = json!(uuid);
+                }
+                "/cluster/ready"
+            }
+            Operation::Leave => "/cluster/leave",
+            Operation::Status | Operation::Lapse => "/cluster/get_status",
+        };
+        let secret = match cluster.starts_with("locked") {
+            _ if is_intruder => Some("wrong"),
+            true => Some("right"),
+            false => None,
+        };
+        let invoked = self.shared.begin.elapsed();
+        let answer = self.shared.service.ask(path, body, secret).await;
+        self.event(
+            cluster,
+            operation,
+            is_intruder,
+            invoked,
+            answer.map_or(Outcome::Lost, outcome),
+        )
+    }
+
+    /// No event where there is no lease to end.
+    async fn lapse(&self, cluster: &str) -> Option<Event> {
+        let invoked = self.shared.begin.elapsed();
+        let outcome = match dynamodb::lapse(&self.shared.table, cluster).await {
+            Ok(generation) => Outcome::Lapsed(generation?),
+            Err(_) => Outcome::Lost,
+        };
+        Some(self.event(cluster, Operation::Lapse, false, invoked, outcome))
+    }
+
+    fn event(
+        &self,
+        cluster: &str,
+        operation: Operation,
+        is_intruder: bool,
+        invoked: Duration,
+        outcome: Outcome,
+    ) -> Event {
+        Event {
+            cluster: cluster.to_owned(),
+            node: self.name.clone(),
+            operation,
+            is_intruder,
+            invoked,
+            completed: self.shared.begin.elapsed(),
+            outcome,
+        }
+    }
+}
+
+/// What an answer says of what was done.
+fn outcome((status, body): (u16, Value)) -> Outcome {
+    let code = body["code"].as_str().unwrap_or_default().to_owned();
+    match status {
+        200 => serde_json::from_value(body).map_or(Outcome::Refused(code), Outcome::Told),
+        // The proxy's throttling.
+        429 => Outcome::Lost,
+        500.. if code != "internal" => Outcome::Lost,
+        _ => Outcome::Refused(code),
+    }
+}
+
+/// What a history came to.
+#[derive(Debug)]
+pub struct Figures {
+    /// Requests.
+    pub requests: usize,
+    /// Those that were told the cluster.
+    pub told: usize,
+    /// Those that were refused.
+    pub refused: usize,
+    /// Those of which the outcome is not known.
+    pub lost: usize,
+    /// Clusters that were claimed.
+    pub clusters: usize,
+    /// Those of them that became ready.
+    pub ready: usize,
+    /// Takeovers that somebody was told of.
+    pub takeovers: u64,
+    /// The highest generation.
+    pub generation: u64,
+}
+
+impl Figures {
+    /// Of a history.
+    pub fn of(events: &[Event]) -> Self {
+        let mut clusters: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
+        for event in events {
+            if let Outcome::Told(told) = &event.outcome {
+                let (generation, is_ready) = clusters.entry(&event.cluster).or_default();
+                *generation = told.generation.max(*generation);
+                *is_ready |= told.state == State::Ready;
+            }
+        }
+        let count = |is: fn(&Outcome) -> bool| {
+            let outcomes = events.iter().map(|event| &event.outcome);
+            outcomes.filter(|outcome| is(outcome)).count()
+        };
+        let generations = || clusters.values().map(|(generation, _)| *generation);
+        Self {
+            requests: events.len(),
+            told: count(|outcome| matches!(outcome, Outcome::Told(_))),
+            refused: count(|outcome| matches!(outcome, Outcome::Refused(_))),
+            lost: count(|outcome| *outcome == Outcome::Lost),
+            clusters: clusters.len(),
+            ready: clusters.values().filter(|(_, is_ready)| *is_ready).count(),
+            takeovers: generations().map(|generation| generation - 1).sum(),
+            generation: generations().max().unwrap_or_default(),
+        }
+    }
+}
