@@ -329,7 +329,7 @@ async fn it_does_what_the_rules_say(client: &Client, store: &Store, seed: u64) {
     let mut records: BTreeMap<String, Record> = BTreeMap::new();
     let mut now = 0;
     for step in 0..STEPS {
-        now += *random.choice(&[0, 1, 5, 31, 36, 100]).unwrap();
+        now += *random.choice(&[0, 1, 5, 30, 35, 100]).unwrap();
         let cluster = format!("walk-{seed}-{}", random.usize(..CLUSTERS));
         let before = records.get(&cluster).cloned();
         let member = *random.choice(&["a", "b", "c", "d"]).unwrap();
