@@ -6,9 +6,11 @@ use std::{collections::BTreeSet, thread, time::Duration};
 
 use cbbootstrap_tests::{
     agent::{Agents, LOGIN},
+    cli::Ended,
     couchbase::{Membership, Node, Servers, Then},
     local::Local,
     process,
+    proxy::{Fault, Proxy},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -525,5 +527,191 @@ fn an_agent_may_be_killed_at_every_step() {
             println!("{role}, {then:?}: killed at {} requests", at - 1);
             assert!(at > 5, "{role}: only {at} requests");
         }
+    }
+}
+
+#[test]
+fn a_node_leaves_and_its_data_stays() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let first = agents.record()["initial_node_ip_addr_or_hostname"].clone();
+    let node = servers.nodes().iter().find(|node| first == node.address());
+    let node = node.unwrap();
+    let left = agents.run(node, &["leave", "--output", "json"]).document();
+    let record = agents.record();
+    assert_eq!(
+        left["initial_node"],
+        record["initial_node_ip_addr_or_hostname"]
+    );
+    assert_ne!(left["initial_node"], first);
+    assert!(node.is_blank());
+    // Once more is no harm, and it may come again.
+    agents.run(node, &["leave"]).ended_with(0);
+    agents.up(node, &[]).document();
+    assert_one_cluster(&agents, &servers, 3);
+    assert_eq!(
+        servers.clusters()[0]
+            .rebalances
+            .iter()
+            .map(|r| r.removed)
+            .sum::<usize>(),
+        1
+    );
+}
+
+#[test]
+fn the_last_node_does_not_leave() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    agents
+        .run(&servers[0], &["leave"])
+        .failed(5, "the cluster's last active node");
+    assert!(!servers[0].is_blank());
+    // Nor does one leave that belongs to another cluster.
+    servers[1].provision(LOGIN.0, LOGIN.1);
+    agents
+        .run(&servers[1], &["leave"])
+        .failed(5, "nothing was changed");
+    assert_eq!(servers.clusters().len(), 2);
+}
+
+/// A node that is killed on its way out leaves when it is told again.
+#[test]
+fn an_agent_may_be_killed_at_every_step_of_leaving() {
+    let api = Api::start();
+    let mut at = 1;
+    loop {
+        let servers = Servers::start(2);
+        let cluster_id = format!("leaver-{at}");
+        let agents = Agents::new(&api.local.endpoint, &cluster_id, &servers);
+        for up in agents.all_up(servers.nodes(), &[]) {
+            up.document();
+        }
+        let victim = agents.command(&servers[1], &["leave"]).spawn().unwrap();
+        let id = victim.id().to_string();
+        let mut number = 0;
+        servers.on_request(move |_| {
+            number += 1;
+            if number == at {
+                process::kill("KILL", &id);
+            }
+            Then::Handle
+        });
+        let was_killed = Ended::of_child(victim).status.is_none();
+        servers.on_request(|_| Then::Handle);
+        agents.run(&servers[1], &["leave"]).ended_with(0);
+        assert!(servers[1].is_blank());
+        assert_one_cluster(&agents, &servers, 1);
+        if !was_killed {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 4, "only {at} requests");
+}
+
+/// A server that starts late, hangs, or fails for a while is waited for.
+#[test]
+fn a_server_that_is_not_well_is_waited_for() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    servers[0].kill();
+    servers[1].answer_500(true);
+    let up: Vec<_> = servers
+        .nodes()
+        .iter()
+        .map(|node| agents.start(node, &[]))
+        .collect();
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(
+        agents.record(),
+        Value::Null,
+        "nobody claims for a server that is down"
+    );
+    servers[0].hang(true);
+    servers[0].restart();
+    servers[1].answer_500(false);
+    thread::sleep(Duration::from_secs(1));
+    servers[0].hang(false);
+    for agent in up {
+        agent.end().document();
+    }
+    assert_one_cluster(&agents, &servers, 2);
+}
+
+/// The API is away for a while: at the first claim, and at the report.
+#[test]
+fn an_api_that_is_away_is_waited_for() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let proxy = Proxy::before(&api.local.endpoint);
+    let agents = Agents::new(&proxy.url, "demo", &servers);
+    proxy.fault_at_random(7, 0.6);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    proxy.reset();
+    assert!(proxy.calls().is_empty());
+    assert_one_cluster(&agents, &servers, 2);
+}
+
+/// The first node has initialised, dies before it reports, and comes back after its lease: it takes its own claim over.
+#[test]
+fn a_first_node_that_comes_back_late_goes_on() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    let first = agents.start(&servers[0], &[]);
+    let id = first.id().to_string();
+    servers.on_request(move |seen| {
+        if seen.path == "/pools/default" {
+            process::kill("KILL", &id);
+        }
+        Then::Handle
+    });
+    assert_eq!(first.end().status, None);
+    assert_eq!(agents.record()["state"], "claimed");
+    servers.on_request(|_| Then::Handle);
+    api.local.lapse("demo");
+    let document = agents.up(&servers[0], &[]).document();
+    assert_eq!(document["generation"], 2);
+    agents.up(&servers[1], &[]).document();
+    assert_one_cluster(&agents, &servers, 2);
+}
+
+/// As above, but at the calls of the API: done there, and the agent dead before it hears of it.
+#[test]
+fn an_agent_may_be_killed_at_every_call_of_the_api() {
+    let api = Api::start();
+    let proxy = Proxy::before(&api.local.endpoint);
+    for role in 0..2 {
+        let mut at = 1;
+        loop {
+            let servers = Servers::start(2);
+            let agents = Agents::new(&proxy.url, &format!("{role}-{at}"), &servers);
+            for node in &servers.nodes()[..role] {
+                agents.up(node, &[]).document();
+            }
+            proxy.reset();
+            proxy.fault_at(at, Fault::Kill);
+            let victim = agents.start(&servers[role], &[]);
+            proxy.target(victim.id());
+            let was_killed = victim.end().status.is_none();
+            proxy.reset();
+            agents.up(&servers[role], &[]).document();
+            assert_one_cluster(&agents, &servers, role + 1);
+            if !was_killed {
+                break;
+            }
+            at += 1;
+        }
+        assert!(at >= 3, "only {at} calls");
     }
 }

@@ -43,7 +43,7 @@ enum Next {
     Wait(String),
     /// Start a rebalance of these nodes, the first list, without the others.
     Rebalance(String, String),
-    Refuse(String),
+    LastNode,
 }
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
@@ -88,6 +88,7 @@ fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow:
                 return Err(Failure::refused(
                     "the server takes another user name or password than the given ones; nothing was changed",
                 )
+                .hint("give the right ones")
                 .into());
             }
             Err(error) => error.to_string(),
@@ -98,7 +99,13 @@ fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow:
                 }
                 match next(&view) {
                     Next::Wait(why) => why,
-                    Next::Refuse(why) => return Err(Failure::refused(why).into()),
+                    Next::LastNode => {
+                        return Err(Failure::refused(
+                            "it is the cluster's last active node, and without it the data is gone; nothing was changed",
+                        )
+                        .hint("if the whole cluster is to go, end its machines, and `cbbootstrap cluster forget` its record")
+                        .into());
+                    }
                     Next::Rebalance(known, ejected) => {
                         match here.server.start_rebalance(&known, &ejected) {
                             Ok(true) => {
@@ -138,6 +145,7 @@ fn check(view: &View, api: &Api, here: &Here) -> anyhow::Result<()> {
             "the server belongs to the cluster {}, and that of `{}` is {uuid}; nothing was changed",
             view.uuid, api.cluster_id
         ))
+        .hint("is `--cluster-id` the one that this node came up with?")
         .into()),
         _ => Ok(()),
     }
@@ -153,10 +161,7 @@ fn next(view: &View) -> Next {
         .clone()
         .any(|node| node.membership == Membership::Active);
     if !can_take_over {
-        return Next::Refuse(
-            "it is the cluster's last active node: without it, the data is gone; nothing was changed"
-                .to_owned(),
-        );
+        return Next::LastNode;
     }
     if view.rebalancing {
         return Next::Wait("a rebalance runs".to_owned());

@@ -84,10 +84,13 @@ fn refused(error: Unanswered) -> anyhow::Error {
                 (403, _) => Failure::refused(message).hint(
                     "give the secret that the cluster's first node gave: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
                 ),
-                (409, _) => Failure::refused(message),
+                (409, "last_node") => Failure::refused(message).hint(
+                    "the other members have not reported: run `cbbootstrap-agent up` on one of them, and this again",
+                ),
+                (409, _) => Failure::refused(message).hint("`cbbootstrap-agent status` shows both sides"),
                 (404, _) => Failure::new(message)
                     .hint("is `--api` the endpoint that `cbbootstrap status` prints?"),
-                _ => Failure::new(message),
+                _ => Failure::new(message).hint("`cbbootstrap-agent up --help` explains the options"),
             }
             .into()
         }

@@ -151,6 +151,9 @@ pub async fn serve(shared: Arc<Shared>, node: usize, first: Sockets) {
             }
             shared.is_listening[node].send_replace(false);
         } else {
+            // It may never have been on.
+            sockets = None;
+            shared.is_listening[node].send_replace(false);
             let _ = switched.changed().await;
         }
     }

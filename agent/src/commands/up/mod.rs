@@ -219,10 +219,10 @@ impl<'r> Run<'r> {
         if self.known().is_none_or(|record| !is_final(record)) {
             self.record = Asked::NotYet;
         }
-        let mut has_asked = false;
+        let mut has_claimed = false;
         loop {
             let next = decision::next(&self.wanted, &own, &self.record, &self.memory());
-            if matches!(next, Next::Claim) && has_asked && self.known().is_some() {
+            if matches!(next, Next::Claim) && has_claimed {
                 return Ok(Round::Wait("the claim before is about to lapse".to_owned()));
             }
             match next {
@@ -230,7 +230,7 @@ impl<'r> Run<'r> {
                     if let Some(why) = self.ask(matches!(next, Next::Claim))? {
                         return Ok(Round::Wait(why));
                     }
-                    has_asked = true;
+                    has_claimed = matches!(next, Next::Claim);
                 }
                 Next::Done => {
                     let (Own::Member(view), Some(record)) = (own, self.known()) else {
