@@ -1,6 +1,7 @@
 //! The agents of a cluster's nodes: one program beside each Couchbase Server, all with the same settings but for the node.
 
 use std::{
+    path::PathBuf,
     process::{Child, Command},
     thread,
 };
@@ -21,6 +22,7 @@ pub const LOGIN: (&str, &str) = ("Administrator", "correct horse");
 pub struct Agents {
     /// Whose environment they run in.
     pub user: User,
+    program: PathBuf,
     api: String,
     cluster_id: String,
 }
@@ -48,6 +50,7 @@ impl Agents {
             .with("CBBOOTSTRAP_TIMEOUT", "3m");
         Self {
             user,
+            program: programs::agent(),
             api: api.to_owned(),
             cluster_id: cluster_id.to_owned(),
         }
@@ -60,9 +63,16 @@ impl Agents {
         self
     }
 
+    /// Another build of the agent.
+    #[must_use]
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
+    }
+
     /// The agent beside this node with these arguments, not started yet.
     pub fn command(&self, node: &Node, args: &[&str]) -> Command {
-        let mut command = self.user.program(&programs::agent(), args);
+        let mut command = self.user.program(&self.program, args);
         command
             .env("CBBOOTSTRAP_SERVER", node.url())
             .env("CBBOOTSTRAP_NODE", node.address());

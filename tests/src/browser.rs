@@ -113,14 +113,15 @@ impl Browser {
         messages.collect()
     }
 
-    /// The URLs of all requests that it made since the last call.
+    /// The URLs of all requests that it made since the last call, those for its own empty tab left out.
     pub fn requests(&self) -> Vec<String> {
         let entries = self.log("performance");
         let events = entries.iter().filter_map(|entry| {
             let event: Value = serde_json::from_str(entry["message"].as_str()?).ok()?;
             let message = &event["message"];
             let url = message["params"]["request"]["url"].as_str()?;
-            (message["method"] == "Network.requestWillBeSent").then(|| url.to_owned())
+            let is_request = message["method"] == "Network.requestWillBeSent";
+            (is_request && !url.starts_with("chrome://")).then(|| url.to_owned())
         });
         events.collect()
     }

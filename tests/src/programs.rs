@@ -42,27 +42,35 @@ pub fn bootstrap() -> PathBuf {
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build
-            .args(["build", "--workspace", "--bins"])
-            .current_dir(workspace());
-        // What `cargo test` says of this package, a build takes for a change: *ring* and all above it would be built
-        // again, now and by the next build outside of a test.
-        for (name, _) in std::env::vars_os() {
-            let of_the_package = ["CARGO_MANIFEST_", "CARGO_PKG_"]
-                .iter()
-                .any(|prefix| name.to_string_lossy().starts_with(prefix));
-            if of_the_package {
-                build.env_remove(name);
-            }
-        }
-        let build = build.output().expect("cargo can be run");
-        assert!(
-            build.status.success(),
-            "{}",
-            String::from_utf8_lossy(&build.stderr)
-        );
+        build(&["--workspace", "--bins"]);
         target().join("debug")
     })
+}
+
+/// The node agent as it is released, which takes minutes to build.
+pub fn released_agent() -> PathBuf {
+    build(&["--profile", "lambda", "--bin", "cbbootstrap-agent"]);
+    target().join("lambda/cbbootstrap-agent")
+}
+
+fn build(what: &[&str]) {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.arg("build").args(what).current_dir(workspace());
+    // What `cargo test` says of this package, a build takes for a change: *ring* and all above it would be built again, now and
+    // by the next build outside of a test.
+    for (name, _) in std::env::vars_os() {
+        let of_the_package = ["CARGO_MANIFEST_", "CARGO_PKG_"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix));
+        if of_the_package {
+            build.env_remove(name);
+        }
+    }
+    let build = build.output().expect("cargo can be run");
+    assert!(
+        build.status.success(),
+        "{}",
+        String::from_utf8_lossy(&build.stderr)
+    );
 }

@@ -1,15 +1,24 @@
 //! The agents of real clusters' nodes: they ask a local deployment of the API, and drive the stand-in of Couchbase Server.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_tests::{
     agent::{Agents, LOGIN},
     cli::Ended,
     couchbase::{Membership, Node, Servers, Then},
     local::Local,
-    process,
+    process, programs,
     proxy::{Fault, Proxy},
 };
 use serde_json::{Value, json};
@@ -714,4 +723,49 @@ fn an_agent_may_be_killed_at_every_call_of_the_api() {
         }
         assert!(at >= 3, "only {at} calls");
     }
+}
+
+/// What the agent costs its node.
+#[test]
+#[ignore = "it builds the agent as it is released: cargo test --workspace --test agent -- --ignored --nocapture"]
+fn figures() {
+    let program = programs::released_agent();
+    let size = std::fs::metadata(&program).unwrap().len();
+    let mut starts: Vec<_> = (0..101)
+        .map(|_| {
+            let since = Instant::now();
+            let status = Command::new(&program)
+                .arg("--help")
+                .stdout(Stdio::null())
+                .status();
+            assert!(status.unwrap().success());
+            since.elapsed()
+        })
+        .collect();
+    starts.sort();
+
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers).program(program);
+    agents.up(&servers[0], &[]).document();
+    // The most memory that a joiner had, TLS and all, whenever it asked its server for something.
+    let most = Arc::new(AtomicU64::new(0));
+    let joiner = agents.start(&servers[1], &[]);
+    let (id, highest) = (joiner.id(), Arc::clone(&most));
+    servers.on_request(move |_| {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        highest.fetch_max(kilobytes.unwrap_or_default(), Ordering::Relaxed);
+        Then::Handle
+    });
+    joiner.end().document();
+    println!("| binary | start (`--help`), median of 101 | memory of a joiner, at most |");
+    println!("| --- | --- | --- |");
+    println!(
+        "| {:.1} MB | {:.1} ms | {:.1} MB |",
+        size as f64 / 1e6,
+        starts[50].as_secs_f64() * 1e3,
+        most.load(Ordering::Relaxed) as f64 / 1e3
+    );
 }
