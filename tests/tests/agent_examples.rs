@@ -32,7 +32,6 @@ use cbbootstrap_tests::{
     programs, python,
 };
 use regex::Regex;
-use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -82,10 +81,7 @@ impl Metadata {
         let region = &zone[..zone.len() - 1];
         let service = Router::new()
             .route("/latest/api/token", put(token))
-            .route(
-                "/latest/meta-data/placement/availability-zone",
-                at(zone),
-            )
+            .route("/latest/meta-data/placement/availability-zone", at(zone))
             .route("/latest/meta-data/placement/region", at(region));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -319,7 +315,10 @@ fn user_data_without_a_password_changes_nothing() {
         let mut command = user_data(&user, &servers[0], &metadata);
         let ended = Ended::of(command.env("PASSWORD_FROM", from));
         assert!(ended.status != Some(0), "{ended}");
-        assert!(status.is_none_or(|status| ended.status == Some(status)), "{ended}");
+        assert!(
+            status.is_none_or(|status| ended.status == Some(status)),
+            "{ended}"
+        );
         assert!(ended.stderr.contains(why), "{ended}");
     }
     assert!(servers[0].is_blank());
@@ -348,16 +347,22 @@ fn texts() -> Vec<(String, String)> {
         .collect()
 }
 
+/// The documents of a YAML file.
 fn documents(path: &str) -> Vec<Value> {
-    serde_yaml::Deserializer::from_str(&read(path))
-        .map(|document| Value::deserialize(document).unwrap())
+    let text = read(path);
+    let documents = text.split("\n---\n");
+    documents
+        .map(|document| serde_yaml::from_str(document).unwrap())
         .collect()
 }
 
 /// The agent's command lines in a text: after its name, up to what ends a command in a shell, in a list of YAML or in prose.
 fn command_lines(text: &str) -> Vec<Vec<String>> {
     let text = text.replace("\\\n", " ").replace("\", \"", " ");
-    let line = Regex::new(r#"cbbootstrap-agent ((?:up|discover|leave|status|completions)\b[^\n`;&|)"']*)"#).unwrap();
+    let line = Regex::new(
+        r#"cbbootstrap-agent ((?:up|discover|leave|status|completions)\b[^\n`;&|)"']*)"#,
+    )
+    .unwrap();
     line.captures_iter(&text)
         .map(|found| {
             let words = found[1].split('#').next().unwrap().split_whitespace();
@@ -371,7 +376,8 @@ fn help(command: &str) -> String {
         .into_iter()
         .filter(|arg| !arg.is_empty())
         .collect();
-    let mut command = User::default().program(&programs::agent(), &args);
+    let user = User::default();
+    let mut command = user.program(&programs::agent(), &args);
     Ended::of(&mut command).ended_with(0).stdout
 }
 
@@ -382,7 +388,11 @@ fn every_command_line_is_one_that_the_agent_takes() {
         let args: Vec<&str> = args.iter().map(String::as_str).chain(["--help"]).collect();
         Ended::of(&mut User::default().program(&programs::agent(), &args))
     };
-    for wrong in ["up --nothing", "leave --auth all", "status --bucket app:100"] {
+    for wrong in [
+        "up --nothing",
+        "leave --auth all",
+        "status --bucket app:100",
+    ] {
         let words: Vec<_> = wrong.split(' ').map(str::to_owned).collect();
         assert_eq!(status(&words).status, Some(2), "{wrong}");
     }
@@ -402,7 +412,10 @@ fn every_command_line_is_one_that_the_agent_takes() {
         "examples/swarm.yaml",
         "examples/user-data.sh",
     ] {
-        assert!(count.contains_key(path), "no command line in {path}: {count:?}");
+        assert!(
+            count.contains_key(path),
+            "no command line in {path}: {count:?}"
+        );
     }
 }
 
@@ -411,7 +424,7 @@ fn every_variable_and_option_is_known() {
     let known = ["", "up", "discover", "leave", "status"].map(help).concat();
     let variable = Regex::new(r"\bCB(?:BOOTSTRAP|_REST)_[A-Z_]+\b").unwrap();
     let option = Regex::new(r"`(--[a-z-]+)").unwrap();
-    let of_the_deployer = Ended::of(&mut User::default().command(&["deploy", "--help"])).stdout;
+    let of_the_deployer = User::default().run(&["deploy", "--help"]).stdout;
     for (path, text) in texts().iter().filter(|(path, _)| path != "README.md") {
         for name in variable.find_iter(text) {
             assert!(known.contains(name.as_str()), "{path}: {}", name.as_str());
@@ -437,7 +450,13 @@ fn the_options_file_of_the_page_is_taken() {
     let file = file.replace("ca_cert:", "#");
     fs::write(&path, file).unwrap();
     for command in ["up", "leave"] {
-        let args = [command, "--timeout", "100ms", "--config", path.to_str().unwrap()];
+        let args = [
+            command,
+            "--timeout",
+            "100ms",
+            "--config",
+            path.to_str().unwrap(),
+        ];
         let ended = Ended::of(&mut user.program(&programs::agent(), &args));
         assert_eq!(ended.status, Some(3), "{ended}");
     }
@@ -456,20 +475,37 @@ fn the_unit_is_one_that_systemd_takes() {
         assert!(lines.contains(&line), "{line}");
     }
     assert!(!lines.iter().any(|line| line.starts_with("ExecStop")));
-    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cbbootstrap-agent.service");
     let agent = programs::agent().display().to_string();
-    fs::write(&path, unit.replace("/usr/local/bin/cbbootstrap-agent up", &format!("{agent} up"))).unwrap();
-    let verified = Ended::of(User::default().program(
-        Path::new("systemd-analyze"),
-        &["verify", "--man=no", path.to_str().unwrap()],
+    fs::write(
+        &path,
+        unit.replace(
+            "/usr/local/bin/cbbootstrap-agent up",
+            &format!("{agent} up"),
+        ),
     )
-    .env("SYSTEMD_LOG_LEVEL", "warning"));
+    .unwrap();
+    let verified = Ended::of(
+        User::default()
+            .program(
+                Path::new("systemd-analyze"),
+                &["verify", "--man=no", path.to_str().unwrap()],
+            )
+            .env("SYSTEMD_LOG_LEVEL", "warning"),
+    );
     assert_eq!(verified.status, Some(0), "{verified}");
-    assert!(!verified.stderr.contains("cbbootstrap-agent.service"), "{verified}");
+    assert!(
+        !verified.stderr.contains("cbbootstrap-agent.service"),
+        "{verified}"
+    );
 }
 
 /// Runs the agent's container or entrypoint with the variables of an example, but for those that lead elsewhere here.
@@ -483,13 +519,18 @@ fn in_container(
     let mut user = Agents::new(&api.local.endpoint, "demo", servers)
         .user
         .without("CB_REST_PASSWORD");
-    let secret = user.home.path().join("secret");
-    fs::write(&secret, format!("{}\n", LOGIN.1)).unwrap();
+    let (password, secret) = (
+        user.home.path().join("password"),
+        user.home.path().join("secret"),
+    );
+    fs::write(&password, format!("{}\n", LOGIN.1)).unwrap();
+    fs::write(&secret, "0123456789abcdef\n").unwrap();
     for (name, value) in variables {
         let here = match name.as_str() {
             "CBBOOTSTRAP_API" | "CBBOOTSTRAP_CLUSTER_ID" | "CBBOOTSTRAP_CA_CERT" => continue,
             "CBBOOTSTRAP_NODE" => servers[0].address(),
-            "CBBOOTSTRAP_PASSWORD_FILE" | "CBBOOTSTRAP_SECRET_FILE" => secret.display().to_string(),
+            "CBBOOTSTRAP_PASSWORD_FILE" => password.display().to_string(),
+            "CBBOOTSTRAP_SECRET_FILE" => secret.display().to_string(),
             _ => value.clone(),
         };
         user = user.with(name, here);
@@ -504,19 +545,28 @@ fn in_container(
         .stdout(output.try_clone().unwrap())
         .stderr(output)
         .spawn();
-    // The secret is read when the agent starts, and the user goes.
     let guard = Guard(child.unwrap());
+    // The agent reads the secrets in the user's home.
     wait_until("the cluster is there", || {
-        let clusters = servers.clusters();
-        clusters.len() == 1 && clusters[0].buckets == ["app"] && clusters[0].nodes[0].services.len() == 3
+        let said = fs::read_to_string(programs_before.join("output")).unwrap();
+        assert!(!said.contains("error: "), "{said}");
+        said.contains("is an active member of")
     });
+    let cluster = one_cluster(servers, 1);
+    assert_eq!(cluster.buckets, ["app"]);
+    assert_eq!(cluster.nodes[0].services, ["kv", "index", "n1ql"]);
     guard
 }
 
 #[test]
 fn the_kubernetes_objects_fit_together() {
     let objects = documents("examples/kubernetes.yaml");
-    let find = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
+    let find = |kind: &str| {
+        objects
+            .iter()
+            .find(|object| object["kind"] == kind)
+            .unwrap()
+    };
     let (service, set) = (find("Service"), find("StatefulSet"));
     let budget = find("PodDisruptionBudget");
     let name = service["metadata"]["name"].as_str().unwrap();
@@ -545,10 +595,16 @@ fn the_kubernetes_objects_fit_together() {
         .chain(claims.iter().map(|claim| &claim["metadata"]["name"]))
         .map(|name| name.as_str().unwrap())
         .collect();
-    for mount in [server, agent].iter().flat_map(|c| c["volumeMounts"].as_array().unwrap()) {
+    for mount in [server, agent]
+        .iter()
+        .flat_map(|c| c["volumeMounts"].as_array().unwrap())
+    {
         assert!(names.contains(mount["name"].as_str().unwrap()), "{mount}");
     }
-    assert_eq!(agent["readinessProbe"]["exec"]["command"], serde_json::json!(["cbbootstrap-agent", "status"]));
+    assert_eq!(
+        agent["readinessProbe"]["exec"]["command"],
+        serde_json::json!(["cbbootstrap-agent", "status"])
+    );
 
     // The secret of the comment is the pod's, and every file in it is named there.
     let secret = volumes[0]["secret"]["secretName"].as_str().unwrap();
@@ -559,7 +615,10 @@ fn the_kubernetes_objects_fit_together() {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for variable in agent["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();
-        let value = match (variable["value"].as_str(), variable["valueFrom"]["fieldRef"]["fieldPath"].as_str()) {
+        let value = match (
+            variable["value"].as_str(),
+            variable["valueFrom"]["fieldRef"]["fieldPath"].as_str(),
+        ) {
             (Some(value), _) => value.to_owned(),
             (None, Some("metadata.name")) => "couchbase-0".to_owned(),
             (None, Some("metadata.namespace")) => "default".to_owned(),
@@ -571,7 +630,10 @@ fn the_kubernetes_objects_fit_together() {
         });
         assert!(!value.contains("$("), "{name}: {value}");
         if let Some(file) = value.strip_prefix("/etc/cbbootstrap/") {
-            assert!(create.contains(&format!("--from-file={file}")), "{file}: {create}");
+            assert!(
+                create.contains(&format!("--from-file={file}")),
+                "{file}: {create}"
+            );
         }
         seen.insert(name.to_owned(), value.clone());
         if name.starts_with("CBBOOTSTRAP_") {
@@ -590,10 +652,7 @@ fn the_kubernetes_objects_fit_together() {
     assert_eq!(command, &["/bin/sh", "-c"]);
     let script = agent["args"][0].as_str().unwrap();
     let mut guard = in_container(&api, &servers, &variables, directory.path(), script);
-    wait_until("it only waits", || {
-        let said = fs::read_to_string(directory.path().join("output")).unwrap();
-        said.contains("is an active member of")
-    });
+    // It only waits now.
     assert!(guard.0.try_wait().unwrap().is_none());
     process::kill("TERM", &guard.0.id().to_string());
     assert_eq!(guard.0.wait().unwrap().code(), Some(0));
@@ -611,8 +670,16 @@ fn the_swarm_stack_fits_together() {
     for secret in service["secrets"].as_array().unwrap() {
         let name = secret["source"].as_str().unwrap();
         assert_eq!(stack["secrets"][name]["external"], true);
-        assert!(text.contains(&format!("docker secret create {name} ")), "{name}");
-        assert!(variables.values().any(|value| *value == format!("/run/secrets/{name}")), "{name}");
+        assert!(
+            text.contains(&format!("docker secret create {name} ")),
+            "{name}"
+        );
+        assert!(
+            variables
+                .values()
+                .any(|value| *value == format!("/run/secrets/{name}")),
+            "{name}"
+        );
     }
     for network in service["networks"].as_array().unwrap() {
         assert!(stack["networks"][network.as_str().unwrap()].is_object());
@@ -621,7 +688,10 @@ fn the_swarm_stack_fits_together() {
     // The entrypoint: with the image's own in its place.
     assert_eq!(service["entrypoint"], serde_json::json!(["/bin/sh", "-c"]));
     let script = service["command"][0].as_str().unwrap().replace("$$", "$");
-    assert!(!text.replace("$$", "").contains('$'), "Docker would put something in");
+    assert!(
+        !text.replace("$$", "").contains('$'),
+        "Docker would put something in"
+    );
     let image = "exec /entrypoint.sh couchbase-server";
     assert!(script.contains(image), "{script}");
     let script = script.replace(image, "exec sleep 600");
@@ -642,13 +712,20 @@ fn the_swarm_stack_fits_together() {
         // Once it fails so, and then it is done.
         program(
             "cbbootstrap-agent",
-            format!("#!/bin/sh\necho x >> '{0}'\n[ $(wc -l < '{0}') -gt 1 ] || exit {status}\n", tried.display()),
+            format!(
+                "#!/bin/sh\necho x >> '{0}'\n[ $(wc -l < '{0}') -gt 1 ] || exit {status}\n",
+                tried.display()
+            ),
         );
         program("sleep", "#!/bin/sh\n".to_owned());
         let script = script.replace("exec sleep 600", "wait");
         let user = User::default().with_programs(directory.path());
         Ended::of(&mut user.program(Path::new("/bin/sh"), &["-c", &script])).ended_with(0);
-        assert_eq!(fs::read_to_string(tried).unwrap().lines().count(), tries, "{status}");
+        assert_eq!(
+            fs::read_to_string(tried).unwrap().lines().count(),
+            tries,
+            "{status}"
+        );
     }
 
     let config = Command::new("docker")
@@ -671,7 +748,10 @@ fn the_scripts_are_valid() {
                 .unwrap();
             assert!(checked.status.success(), "{path}: {checked:?}");
             // It would write what it holds into the log.
-            assert!(!text.contains("set -x") && !text.contains("-ex\n"), "{path}");
+            assert!(
+                !text.contains("set -x") && !text.contains("-ex\n"),
+                "{path}"
+            );
         }
     }
 }
