@@ -1,0 +1,92 @@
+#!/bin/bash
+# EC2 user data for Amazon Linux 2023 with Couchbase Server in the image. Every instance of the group boots with this same
+# script, and together they become one cluster, one server group an availability zone.
+#
+# Fill the settings in; each may come from the environment instead, and so may every other option of the agent
+# (`cbbootstrap-agent up --help` names the variables). The instance's role has to allow secretsmanager:GetSecretValue, or
+# ssm:GetParameter and kms:Decrypt, for the password, s3:GetObject for the agent, and with CBBOOTSTRAP_AUTH=iam
+# execute-api:Invoke. It may be run again after whatever went wrong: what is done already is not done again. cloud-init runs
+# it at an instance's first boot only; cbbootstrap-agent.service is for every boot. Its log is
+# /var/log/cloud-init-output.log, and the password is in no log, no argument, no environment and no file.
+set -euo pipefail
+
+# The API's endpoint, the name that all nodes of the cluster share, and `iam` if the API takes signed requests only.
+export CBBOOTSTRAP_API="${CBBOOTSTRAP_API:-https://API-ID.execute-api.us-east-1.amazonaws.com}"
+export CBBOOTSTRAP_CLUSTER_ID="${CBBOOTSTRAP_CLUSTER_ID:-mycluster}"
+export CBBOOTSTRAP_AUTH="${CBBOOTSTRAP_AUTH:-none}"
+export CBBOOTSTRAP_SERVICES="${CBBOOTSTRAP_SERVICES:-data,index,query}"
+# Who signed the servers' certificates. Servers with none of yours: docs/agent.md, "TLS and certificates".
+export CBBOOTSTRAP_CA_CERT="${CBBOOTSTRAP_CA_CERT:-/etc/cbbootstrap/ca.pem}"
+# The administrator's password: secretsmanager:NAME, the secret being the password itself, or ssm:NAME.
+PASSWORD_FROM="${PASSWORD_FROM:-secretsmanager:couchbase/administrator}"
+# The agent, unless it is in the image: where it is, its `sha256sum`, and where it goes.
+AGENT_URL="${AGENT_URL:-s3://BUCKET/cbbootstrap-agent}"
+AGENT_SHA256="${AGENT_SHA256:-}"
+AGENT_DIRECTORY="${AGENT_DIRECTORY:-/usr/local/bin}"
+# So often AWS is asked, 5 s apart: a new role takes a moment until it counts everywhere.
+TRIES="${TRIES:-12}"
+
+PATH="$AGENT_DIRECTORY:$PATH"
+
+# The instance's metadata, version 2.
+imds="${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}"
+imds="${imds%/}/latest"
+ask() {
+    curl --fail --silent --show-error --noproxy '*' --max-time 5 --retry 5 --retry-connrefused "$@"
+}
+token=$(ask --request PUT --header 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$imds/api/token")
+metadata() {
+    ask --header "X-aws-ec2-metadata-token: $token" "$imds/meta-data/$1"
+}
+region="${AWS_REGION:-${AWS_DEFAULT_REGION:-$(metadata placement/region)}}"
+
+with_patience() {
+    local try
+    for ((try = 1; try < TRIES; try++)); do
+        "$@" && return
+        sleep 5
+    done
+    "$@"
+}
+
+install_agent() {
+    local new
+    new=$(mktemp "$AGENT_DIRECTORY/.cbbootstrap-agent.XXXXXX")
+    if with_patience aws --region "$region" s3 cp --only-show-errors "$AGENT_URL" "$new" &&
+        sha256sum --check --quiet <<<"$AGENT_SHA256  $new"; then
+        chmod 755 "$new"
+        mv "$new" "$AGENT_DIRECTORY/cbbootstrap-agent"
+    else
+        rm -f "$new"
+        echo "the agent from $AGENT_URL was not installed" >&2
+        return 1
+    fi
+}
+
+password() {
+    local name="${PASSWORD_FROM#*:}"
+    case "$PASSWORD_FROM" in
+    secretsmanager:*)
+        aws --region "$region" secretsmanager get-secret-value --secret-id "$name" --query SecretString --output text
+        ;;
+    ssm:*)
+        aws --region "$region" ssm get-parameter --name "$name" --with-decryption --query Parameter.Value --output text
+        ;;
+    *)
+        echo "PASSWORD_FROM is secretsmanager:NAME or ssm:NAME" >&2
+        exit 2
+        ;;
+    esac
+}
+
+command -v cbbootstrap-agent >/dev/null || install_agent
+
+if [ -z "${CBBOOTSTRAP_SERVER_GROUP:-}" ]; then
+    CBBOOTSTRAP_SERVER_GROUP=$(metadata placement/availability-zone)
+fi
+export CBBOOTSTRAP_SERVER_GROUP
+
+# The shell holds it, does not export it, and writes it into the pipe itself.
+set +x
+administrator=$(with_patience password)
+printf '%s\n' "$administrator" | cbbootstrap-agent up --password-file -
