@@ -8,6 +8,7 @@ use cbbootstrap_tests::{
     cli::User,
     http::{self, Answer},
     local::Local,
+    process::wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -279,10 +280,9 @@ fn requests_are_told_once_it_serves() {
     );
     ask(&local, "/cluster", "a", json!({}));
     http::get(&local.endpoint, "/cluster/a%20b").unwrap();
-    let said = local.said();
-    assert!(said.contains("200 POST /cluster: claimed ("), "{said}");
-    assert!(
-        said.contains("400 GET /cluster/{cluster_id}: invalid_field ("),
-        "{said}"
-    );
+    wait_until("both are told", || {
+        let said = local.said();
+        said.contains("200 POST /cluster: claimed (")
+            && said.contains("400 GET /cluster/{cluster_id}: invalid_field (")
+    });
 }
