@@ -319,8 +319,13 @@ fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
         wanted.settle
     };
     if memory.same_for < settle {
+        let who = match added {
+            0 => "the cluster waits".to_owned(),
+            1 => "1 node waits".to_owned(),
+            _ => format!("{added} nodes wait"),
+        };
         return Some(Next::Wait(format!(
-            "{added} nodes wait for a rebalance; others may be on their way"
+            "{who} for a rebalance; other nodes may be on their way"
         )));
     }
     if !memory.rest.is_zero() {
@@ -373,3 +378,6 @@ pub fn through(node: &str, view: &View, cluster_uuid: Option<&str>) -> Through {
         None => Through::Add,
     }
 }
+
+#[cfg(test)]
+mod tests;
