@@ -67,22 +67,6 @@ pub struct Record {
     pub lease_left: Option<Duration>,
 }
 
-/// The API's URL: `http` or `https`, nothing but host, port and perhaps a stage's path.
-pub fn url(text: &str) -> Result<String, String> {
-    let rule =
-        "the API's URL is https://HOST or http://HOST:PORT, as `cbbootstrap status` prints it";
-    // Not said again: it may hold a password.
-    if text.contains('@') {
-        return Err("the API's URL has no user name or password in it".to_owned());
-    }
-    let uri: Uri = text.parse().map_err(|_| rule.to_owned())?;
-    let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-    if !has_scheme || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
-        return Err(rule.to_owned());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
 impl Api {
     /// The cluster's record at this URL, which may take signed requests only.
     pub fn new(
@@ -190,7 +174,10 @@ impl Api {
         let mut answer = call.send(&body).map_err(|error| {
             let why = format!("{} does not answer: {}", self.url, http::reason(&error));
             if http::is_certificate(&error) {
-                Unanswered::Failed(Failure::new(why).into())
+                let failure = Failure::new(why).hint(
+                    "the API's certificate has to be one that the system trusts; `SSL_CERT_FILE` names another authority's",
+                );
+                Unanswered::Failed(failure.into())
             } else {
                 Unanswered::Later(why)
             }
@@ -261,26 +248,5 @@ impl Signing {
         }
         let signer = signer.as_ref().context("there is a signer")?;
         Ok(signer.headers("POST", url, body)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_checked() {
-        for (text, expected) in [
-            ("http://127.0.0.1:8080", Some("http://127.0.0.1:8080")),
-            ("https://a.example/prod/", Some("https://a.example/prod")),
-            ("a.example", None),
-            ("ftp://a.example", None),
-            ("https://user:pw@a.example", None),
-            ("https://a.example/?x", None),
-            ("https://", None),
-            ("", None),
-        ] {
-            assert_eq!(url(text).ok().as_deref(), expected, "{text:?}");
-        }
     }
 }

@@ -22,6 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Credentials are fetched anew so long before they expire.
 const RENEW_BEFORE: Duration = Duration::from_mins(5);
 
+/// An environment variable. One that is set to nothing is none, as in AWS's own libraries.
+pub fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// EC2's metadata service, version 2.
 #[derive(Debug)]
 pub struct Metadata {
@@ -38,8 +43,8 @@ impl Metadata {
         if is_off {
             return None;
         }
-        let endpoint = env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT")
-            .unwrap_or_else(|_| "http://169.254.169.254".to_owned());
+        let endpoint = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+            .unwrap_or_else(|| "http://169.254.169.254".to_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let client = http::client(&Trust::System, false);
         let mut answer = client
@@ -90,11 +95,11 @@ struct Given {
 
 /// The credentials of the environment, the container or the machine, in this order.
 pub fn credentials() -> anyhow::Result<Credentials> {
-    if let (Ok(key), Ok(secret)) = (
-        env::var("AWS_ACCESS_KEY_ID"),
-        env::var("AWS_SECRET_ACCESS_KEY"),
+    if let (Some(key), Some(secret)) = (
+        variable("AWS_ACCESS_KEY_ID"),
+        variable("AWS_SECRET_ACCESS_KEY"),
     ) {
-        let token = env::var("AWS_SESSION_TOKEN").ok();
+        let token = variable("AWS_SESSION_TOKEN");
         return Ok(Credentials::new(key, secret, token, None, "environment"));
     }
     let text = match of_container()? {
@@ -130,20 +135,20 @@ pub fn expires_soon(credentials: &Credentials) -> bool {
 /// ECS and EKS hand them out at an address that stands in the environment.
 fn of_container() -> anyhow::Result<Option<String>> {
     let url = match (
-        env::var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
-        env::var("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+        variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+        variable("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
     ) {
-        (Ok(path), _) => format!("http://169.254.170.2{path}"),
-        (_, Ok(url)) => url,
+        (Some(path), _) => format!("http://169.254.170.2{path}"),
+        (_, Some(url)) => url,
         _ => return Ok(None),
     };
     let mut request = http::client(&Trust::System, false).get(&url);
-    let token = match env::var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
-        Ok(file) => Some(
+    let token = match variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
+        Some(file) => Some(
             fs::read_to_string(&file)
                 .with_context(|| format!("cannot read the token of the container in `{file}`"))?,
         ),
-        Err(_) => env::var("AWS_CONTAINER_AUTHORIZATION_TOKEN").ok(),
+        None => variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
     };
     if let Some(token) = token {
         request = request.header("Authorization", token.trim());

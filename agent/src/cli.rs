@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    api, config,
+    config,
     values::{self, Bucket, Lease, Quota, Services},
 };
 
@@ -100,10 +100,11 @@ pub enum Auth {
 #[command(next_help_heading = "The bootstrap service")]
 pub struct ApiArgs {
     /// Its endpoint, as `cbbootstrap status` prints it
-    #[arg(long, env = "CBBOOTSTRAP_API", value_parser = api::url, value_name = "URL")]
+    // clap would say what is wrong with the value, and the value with it: there may be a password in it.
+    #[arg(long, env = "CBBOOTSTRAP_API", value_name = "URL")]
     pub api: Option<String>,
     /// The name that all nodes of the cluster share
-    #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_name = "ID")]
+    #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
     pub cluster_id: Option<String>,
     /// A file with the cluster's secret; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_SECRET_FILE", value_name = "FILE")]
@@ -127,7 +128,6 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "CBBOOTSTRAP_SERVER",
-        value_parser = api::url,
         default_value = "http://127.0.0.1:8091",
         value_name = "URL"
     )]
@@ -227,7 +227,7 @@ pub struct ClusterArgs {
     #[arg(long, env = "CBBOOTSTRAP_SERVER_GROUP", value_name = "NAME")]
     pub server_group: Option<String>,
     /// The address that clients outside the nodes' network use
-    #[arg(long, env = "CBBOOTSTRAP_ALTERNATE_ADDRESS", value_parser = values::node, value_name = "ADDRESS")]
+    #[arg(long, env = "CBBOOTSTRAP_ALTERNATE_ADDRESS", value_parser = values::host, value_name = "ADDRESS")]
     pub alternate_address: Option<String>,
     /// The cluster's name in Couchbase Server
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_NAME", value_name = "NAME")]

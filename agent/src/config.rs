@@ -3,7 +3,6 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use serde_yaml::{Mapping, Value};
 
@@ -28,24 +27,34 @@ pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<Stri
         return Ok(Vec::new());
     };
     let shown = file.display();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read `{shown}`"))?;
+    let text = fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!("cannot read `{shown}`: {error}"))
+            .hint("`--config` is a YAML file with options, such as `cluster_id: NAME`")
+    })?;
     let settings: Mapping = match serde_yaml::from_str(&text) {
         Ok(Value::Mapping(settings)) => settings,
         Ok(Value::Null) => Mapping::new(),
         Ok(_) => {
-            return Err(Failure::usage(format!(
-                "`{shown}` is to hold options, such as `cluster_id: NAME`"
-            ))
-            .into());
+            return Err(Failure::usage(format!("`{shown}` holds no options"))
+                .hint("give each a line, such as `cluster_id: NAME`")
+                .into());
         }
         Err(error) => {
-            return Err(Failure::usage(format!("`{shown}` is no valid YAML: {error}")).into());
+            return Err(
+                Failure::usage(format!("`{shown}` is no valid YAML: {error}"))
+                    .hint("give each option a line, such as `cluster_id: NAME`")
+                    .into(),
+            );
         }
     };
     let command = cli.find_subcommand(name).unwrap_or(cli);
     let mut arguments = Vec::new();
     for (key, value) in &settings {
-        let key = key.as_str().unwrap_or_default();
+        let key = match key {
+            Value::String(key) => key.clone(),
+            other => serde_yaml::to_string(other).unwrap_or_default(),
+        };
+        let key = key.trim();
         let Some(option) = option(command, key) else {
             // One file serves all commands.
             if cli
@@ -63,10 +72,11 @@ pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<Stri
         ) {
             continue;
         }
-        arguments.extend(
-            said(option, value)
-                .map_err(|why| Failure::usage(format!("`{shown}`: `{key}` {why}")))?,
-        );
+        arguments.extend(said(option, value).map_err(|why| {
+            Failure::usage(format!("`{shown}`: `{key}` {why}")).hint(format!(
+                "`cbbootstrap-agent {name} --help` says what it takes"
+            ))
+        })?);
     }
     Ok(arguments)
 }
@@ -74,7 +84,12 @@ pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<Stri
 fn option<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
     command
         .get_arguments()
-        .find(|arg| arg.get_id() == key && !NOT_IN_FILES.contains(&key))
+        .filter(|arg| is_for_files(arg))
+        .find(|arg| arg.get_id() == key)
+}
+
+fn is_for_files(arg: &Arg) -> bool {
+    arg.get_long().is_some() && !NOT_IN_FILES.contains(&arg.get_id().as_str())
 }
 
 /// The arguments that give an option its value.
@@ -89,7 +104,10 @@ fn said(option: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
     }
     let one = |value: &Value| match value {
         Value::String(text) => Ok(format!("--{long}={text}")),
-        Value::Number(number) => Ok(format!("--{long}={number}")),
+        // `1.10` would be 1.1.
+        Value::Number(number) if !number.is_f64() => Ok(format!("--{long}={number}")),
+        Value::Number(_) | Value::Bool(_) => Err("is a text: put it into quotes"),
+        Value::Null => Err("has no value"),
         _ => Err("is one value"),
     };
     match value {
@@ -109,8 +127,8 @@ fn unknown(cli: &Command, file: &str, key: &str) -> Failure {
     /// As in clap's own suggestions.
     const NEAR: f64 = 0.7;
     let known = cli.get_subcommands().flat_map(Command::get_arguments);
+    let known = known.filter(|arg| is_for_files(arg));
     let known = known.map(|arg| arg.get_id().as_str());
-    let known = known.filter(|known| !NOT_IN_FILES.contains(known));
     let near = known
         .map(|known| (strsim::jaro_winkler(known, key), known))
         .max_by(|(one, _), (other, _)| one.total_cmp(other))

@@ -77,9 +77,8 @@ pub fn of(error: &anyhow::Error) -> Option<&Failure> {
     error.chain().find_map(|cause| cause.downcast_ref())
 }
 
-/// An error and its context, on one line, with nothing that would command a terminal.
-pub fn line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
+/// A text on one line, with nothing in it that would command a terminal: a server's words may be part of it.
+pub fn printable(text: &str) -> String {
     text.split(|c: char| c.is_control())
         .map(str::trim)
         .filter(|part| !part.is_empty())

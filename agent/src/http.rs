@@ -2,7 +2,6 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::Context;
 use ureq::{
     Agent, Error, Timeout,
     config::Config,
@@ -41,15 +40,19 @@ impl Trust {
             return Ok(Self::System);
         };
         let shown = file.display();
-        let pem = fs::read(file).with_context(|| format!("cannot read `{shown}`"))?;
+        let pem = fs::read(file).map_err(|error| {
+            Failure::usage(format!("cannot read `{shown}`: {error}"))
+                .hint("`--ca-cert` is the file of the authority's certificate")
+        })?;
         let certificates = parse_pem(&pem).filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
             Ok(_) => None,
             Err(error) => Some(Err(error)),
         });
-        let certificates: Vec<_> = certificates
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("`{shown}` is no PEM file"))?;
+        let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|error| {
+            Failure::usage(format!("`{shown}` is no PEM file: {error}"))
+                .hint("give the authority's certificate in the PEM format")
+        })?;
         if certificates.is_empty() {
             return Err(Failure::usage(format!("`{shown}` holds no certificate"))
                 .hint("give the authority's certificate in the PEM format")

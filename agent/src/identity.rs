@@ -1,12 +1,10 @@
 //! The node's own name, where none is given.
 
-use std::env;
-
 use gethostname::gethostname;
 use serde::Deserialize;
 
 use crate::{
-    aws::Metadata,
+    aws::{self, Metadata},
     failure::Failure,
     http::{self, Trust},
     values,
@@ -34,10 +32,11 @@ struct Network {
 /// A container's task has a metadata service of its own, and a host name that means nothing to others: it goes first.
 pub fn node() -> anyhow::Result<String> {
     let host = gethostname().to_string_lossy().into_owned();
+    let node = |name: String| values::node(&name).ok();
     let found = of_container()
-        .or_else(|| full_name(&host))
-        .or_else(|| Metadata::session()?.get("local-hostname"))
-        .filter(|name| values::node(name).is_ok());
+        .and_then(node)
+        .or_else(|| full_name(&host).and_then(node))
+        .or_else(|| Metadata::session()?.get("local-hostname").and_then(node));
     found.ok_or_else(|| {
         Failure::usage(format!(
             "this host calls itself `{host}`, which is no name that other nodes can reach it by"
@@ -48,7 +47,7 @@ pub fn node() -> anyhow::Result<String> {
 }
 
 fn of_container() -> Option<String> {
-    let url = env::var("ECS_CONTAINER_METADATA_URI_V4").ok()?;
+    let url = aws::variable("ECS_CONTAINER_METADATA_URI_V4")?;
     let mut answer = http::client(&Trust::System, false).get(url).call().ok()?;
     let text = answer.body_mut().read_to_string().ok()?;
     let container: Container = serde_json::from_str(&text).ok()?;

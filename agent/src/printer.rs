@@ -81,7 +81,7 @@ impl Printer {
                 bar.reset_elapsed();
                 bar.enable_steady_tick(Duration::from_millis(120));
             }
-            bar.set_message(reason.to_owned());
+            bar.set_message(failure::printable(reason));
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
@@ -112,7 +112,8 @@ impl Printer {
     /// The error that ends the program.
     pub fn failure(&self, error: &anyhow::Error) -> Exit {
         self.clear();
-        self.message(format_args!("error: {}", failure::line(error)));
+        let what = failure::printable(&format!("{error:#}"));
+        self.message(format_args!("error: {what}"));
         let failure = failure::of(error);
         if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
             self.message(format_args!("hint: {hint}"));
@@ -122,6 +123,7 @@ impl Printer {
 
     fn line(&self, what: impl Display) {
         let seconds = self.started.elapsed().as_secs_f64();
+        let what = failure::printable(&what.to_string());
         self.message(format_args!("{seconds:7.1} s  {what}"));
     }
 

@@ -8,8 +8,6 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
-
 use crate::failure::Failure;
 
 /// A secret. Its `Debug` form hides it.
@@ -24,11 +22,11 @@ impl Secret {
                 let mut text = String::new();
                 io::stdin()
                     .read_to_string(&mut text)
-                    .context("cannot read the secret from standard input")?;
+                    .map_err(|error| unreadable("standard input", &error))?;
                 text
             }
             Some(file) => fs::read_to_string(file)
-                .with_context(|| format!("cannot read the secret from `{}`", file.display()))?,
+                .map_err(|error| unreadable(&format!("`{}`", file.display()), &error))?,
             None => match std::env::var(variable) {
                 Ok(text) => text,
                 Err(std::env::VarError::NotPresent) => return Ok(None),
@@ -44,7 +42,9 @@ impl Secret {
                 || format!("`{variable}`"),
                 |file| format!("`{}`", file.display()),
             );
-            return Err(Failure::usage(format!("the secret in {from} is empty")).into());
+            return Err(Failure::usage(format!("the secret in {from} is empty"))
+                .hint("give one, or leave it out")
+                .into());
         }
         Ok(Some(Self(text.to_owned())))
     }
@@ -53,6 +53,11 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
+
+fn unreadable(from: &str, error: &io::Error) -> Failure {
+    Failure::usage(format!("cannot read the secret from {from}: {error}"))
+        .hint("it is to be there, in UTF-8, and the agent's user may read it")
 }
 
 impl Debug for Secret {

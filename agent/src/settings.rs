@@ -1,18 +1,20 @@
 //! What a command works from: the options, checked together, and the secrets.
 
-use std::{env, net::IpAddr, path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
+use cbbootstrap_function::wire::MAX_SECRET_BYTES;
 use ureq::http::Uri;
 
 use crate::{
     api::Api,
+    aws,
     cli::{ApiArgs, Auth, ClusterArgs, ServerArgs, WaitArgs},
     failure::Failure,
     http::Trust,
     identity,
     secret::Secret,
     server::{Administrator, Server},
-    values::{Bucket, Lease, Quota, Services},
+    values::{self, Bucket, Lease, Quota, Services},
 };
 
 /// The least time between two looks.
@@ -73,10 +75,23 @@ pub fn api(args: ApiArgs) -> anyhow::Result<Api> {
         ))
     };
     let url = args.api.ok_or_else(|| missing("api", "CBBOOTSTRAP_API"))?;
+    let url = self::url("api", &url)?;
     let cluster_id = args
         .cluster_id
         .ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
     let secret = Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET")?;
+    // The API would say so as well, and a header cannot hold all of what else there may be.
+    let is_token = |secret: &Secret| {
+        let secret = secret.expose();
+        secret.len() <= MAX_SECRET_BYTES && secret.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if secret.as_ref().is_some_and(|secret| !is_token(secret)) {
+        return Err(Failure::usage(format!(
+            "the cluster's secret is to have 1 to {MAX_SECRET_BYTES} printable ASCII characters, and no spaces"
+        ))
+        .hint("`openssl rand -base64 32` makes one")
+        .into());
+    }
     let is_signed = args.auth == Auth::Iam;
     if is_signed && secret.is_some() {
         return Err(Failure::usage(
@@ -85,7 +100,7 @@ pub fn api(args: ApiArgs) -> anyhow::Result<Api> {
         .hint("leave the secret or `--auth iam` out")
         .into());
     }
-    let region = args.region.or_else(|| env::var("AWS_DEFAULT_REGION").ok());
+    let region = args.region.or_else(|| aws::variable("AWS_DEFAULT_REGION"));
     Api::new(url, cluster_id, secret, is_signed, region)
 }
 
@@ -96,13 +111,14 @@ pub fn here(args: ServerArgs, secret_file: Option<&Path>) -> anyhow::Result<Here
         return Err(Failure::usage(
             "standard input holds one secret: the password or the cluster's",
         )
+        .hint("put the other into a file or the environment")
         .into());
     }
-    let is_local = is_local(&args.server);
-    if args.server.starts_with("http://") && !is_local && !args.insecure {
+    let url = self::url("server", &args.server)?;
+    let is_local = is_local(&url);
+    if !is_local && !args.insecure && !url.starts_with("https://") {
         return Err(Failure::usage(format!(
-            "the password would go to {} in the clear",
-            args.server
+            "the password would go to {url} in the clear"
         ))
         .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it all the same")
         .into());
@@ -124,10 +140,21 @@ pub fn here(args: ServerArgs, secret_file: Option<&Path>) -> anyhow::Result<Here
     };
     Ok(Here {
         node,
-        server: Server::at(args.server, &trust, administrator.clone()),
+        server: Server::at(url, &trust, administrator.clone()),
         is_local,
         trust,
         administrator,
+    })
+}
+
+/// The URL that an option gives.
+fn url(option: &str, text: &str) -> Result<String, Failure> {
+    values::url(text).map_err(|why| {
+        let failure = Failure::usage(format!("`--{option}`: {why}"));
+        match option {
+            "api" => failure.hint("`cbbootstrap status` prints the API's"),
+            _ => failure.hint("Couchbase Server listens on 8091, and on 18091 with TLS"),
+        }
     })
 }
 
@@ -157,11 +184,18 @@ impl TryFrom<ClusterArgs> for Plan {
                 .iter()
                 .any(|other| other.name == bucket.name)
             {
-                return Err(Failure::usage(format!(
-                    "the bucket `{}` is given twice",
-                    bucket.name
-                )));
+                return Err(
+                    Failure::usage(format!("the bucket `{}` is given twice", bucket.name))
+                        .hint("give each `--bucket` once; one that is there stays as it is"),
+                );
             }
+        }
+        // A quota in other forms depends on the node's memory: that is checked when it is known.
+        let buckets: u64 = args.bucket.iter().map(|bucket| bucket.quota).sum();
+        if let Quota::Megabytes(quota) = args.memory_quota
+            && buckets > quota
+        {
+            return Err(buckets_too_big(buckets, quota));
         }
         Ok(Self {
             services: args.services,
@@ -175,6 +209,14 @@ impl TryFrom<ClusterArgs> for Plan {
             adopt: args.adopt,
         })
     }
+}
+
+/// All of the buckets in MB, on each node, and the data service's quota.
+pub fn buckets_too_big(buckets: u64, quota: u64) -> Failure {
+    Failure::usage(format!(
+        "the buckets need {buckets} MB on each node, and the data service has {quota} MB"
+    ))
+    .hint("give it more (`--memory-quota`), or them less (`--bucket`)")
 }
 
 #[cfg(test)]

@@ -1,8 +1,15 @@
 //! What the options hold: services, quotas, buckets, times. Checked before anything is done.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+    time::Duration,
+};
 
-use cbbootstrap_function::wire::LEASE_SECONDS;
+use cbbootstrap_function::wire::{LEASE_SECONDS, MAX_CLUSTER_ID_BYTES, MAX_NODE_BYTES};
+use ureq::http::Uri;
 
 /// What a bucket must have at least, in MB.
 pub const MIN_BUCKET_MB: u64 = 100;
@@ -14,6 +21,9 @@ pub const MIN_DATA_MB: u64 = 256;
 const AUTO_PERCENT: u64 = 80;
 
 const MB: u64 = 1024 * 1024;
+
+/// The longest time that can be asked for: nothing overflows before.
+const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// A service of Couchbase Server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -289,27 +299,79 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<jiff::SignedDuration>()
         .ok()
         .and_then(|span| Duration::try_from(span).ok())
-        .ok_or_else(|| "a time is a number and a unit, such as 90s, 10m or 2h".to_owned())
+        .filter(|time| *time <= LONGEST)
+        .ok_or_else(|| {
+            "a time is a number and a unit, such as 90s, 10m or 2h, and at most a year".to_owned()
+        })
+}
+
+/// A URL: `http` or `https`, host and port, and perhaps a path, without a slash at the end.
+pub fn url(text: &str) -> Result<String, String> {
+    const RULE: &str = "a URL is https://HOST or http://HOST:PORT";
+    // Not said again: it may hold a password.
+    if text.contains('@') {
+        return Err(format!("{RULE}, with no user name or password in it"));
+    }
+    let uri: Uri = text.parse().map_err(|_| RULE.to_owned())?;
+    let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+    if !has_scheme || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+        return Err(RULE.to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// A cluster's name at the API.
+pub fn cluster_id(text: &str) -> Result<String, String> {
+    let is_name = (1..=MAX_CLUSTER_ID_BYTES).contains(&text.len())
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "a cluster's name has 1 to {MAX_CLUSTER_ID_BYTES} bytes, and no white space"
+        ))
+    }
+}
+
+/// An IP address in its usual form, or a host name.
+pub fn host(text: &str) -> Result<String, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    let is_label = |label: &str| {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        !label.is_empty() && label.bytes().all(valid)
+    };
+    if text.len() <= MAX_NODE_BYTES && text.split('.').all(is_label) {
+        Ok(text.to_owned())
+    } else {
+        Err("give an IP address or a host name, without scheme and port".to_owned())
+    }
 }
 
 /// A node's name, as the other nodes reach it.
 pub fn node(text: &str) -> Result<String, String> {
-    let advice = "a node is an IP address or a host name, as the other nodes reach it, without scheme and port";
-    let is_address = text.parse::<std::net::IpAddr>().is_ok();
-    let is_name = !text.is_empty()
-        && text.len() <= cbbootstrap_function::wire::MAX_NODE_BYTES
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if !is_address && !is_name {
-        return Err(advice.to_owned());
-    }
-    if !is_address && !text.contains('.') {
+    let host = host(text)?;
+    let is_own = match host.parse::<IpAddr>() {
+        // Only the usual ones: many nodes may run on one host's others.
+        Ok(address) => {
+            address == Ipv4Addr::LOCALHOST
+                || address == Ipv6Addr::LOCALHOST
+                || address.is_unspecified()
+        }
+        Err(_) => host == "localhost" || host.starts_with("localhost."),
+    };
+    if is_own {
         return Err(format!(
-            "`{text}` is a short name, and Couchbase Server takes full ones only: give the node's fully qualified domain name or its address"
+            "`{host}` is every host for itself: give the address or the full name that the other nodes reach"
         ));
     }
-    Ok(text.to_owned())
+    if !host.contains(['.', ':']) {
+        return Err(format!(
+            "`{host}` is a short name, and Couchbase Server takes full ones only: give the node's fully qualified domain name or its address"
+        ));
+    }
+    Ok(host)
 }
 
 #[cfg(test)]
@@ -408,18 +470,83 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_addresses_or_full_names() {
+    fn times_have_an_end() {
+        for (text, seconds) in [
+            ("90s", Some(90)),
+            ("1h30m", Some(5400)),
+            ("0s", Some(0)),
+            ("8760h", Some(8760 * 3600)),
+            ("8761h", None),
+            ("9223372036854775807s", None),
+            ("-5s", None),
+            ("30", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(duration(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn urls_are_checked() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8080", Some("http://127.0.0.1:8080")),
+            ("https://a.example/prod/", Some("https://a.example/prod")),
+            ("a.example", None),
+            ("ftp://a.example", None),
+            ("https://user:pw@a.example", None),
+            ("https://a.example/?x", None),
+            ("https://", None),
+            ("", None),
+        ] {
+            assert_eq!(url(text).ok().as_deref(), expected, "{text:?}");
+        }
+        assert!(!url("https://user:pw@a.example").unwrap_err().contains("pw"));
+    }
+
+    #[test]
+    fn clusters_have_names() {
+        let longest = "x".repeat(MAX_CLUSTER_ID_BYTES);
         for (text, valid) in [
-            ("10.0.0.1", true),
-            ("fd00::1", true),
-            ("couchbase-0.couchbase.default.svc.cluster.local", true),
-            ("couchbase-0", false),
-            ("https://10.0.0.1", false),
-            ("10.0.0.1:8091", false),
-            ("a b.c", false),
+            ("demo", true),
+            ("arn:aws:x:eu-west-1:1:group/a+b=", true),
+            (longest.as_str(), true),
+            (&format!("{longest}x"), false),
+            ("a b", false),
+            ("a\n", false),
             ("", false),
         ] {
-            assert_eq!(node(text).is_ok(), valid, "{text:?}");
+            assert_eq!(cluster_id(text).is_ok(), valid, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_are_addresses_or_full_names() {
+        for (text, expected) in [
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("127.5.0.9", Some("127.5.0.9")),
+            ("fd00:0::0001", Some("fd00::1")),
+            (
+                "cb-0.cb.default.svc.cluster.local",
+                Some("cb-0.cb.default.svc.cluster.local"),
+            ),
+            ("couchbase-0", None),
+            ("couchbase-0.", None),
+            (".example.com", None),
+            ("a..b", None),
+            ("https://10.0.0.1", None),
+            ("10.0.0.1:8091", None),
+            ("a b.c", None),
+            ("", None),
+            ("127.0.0.1", None),
+            ("::1", None),
+            ("0.0.0.0", None),
+            ("::", None),
+            ("localhost", None),
+            ("localhost.localdomain", None),
+        ] {
+            assert_eq!(node(text).ok().as_deref(), expected, "{text:?}");
         }
     }
 }

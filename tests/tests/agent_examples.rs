@@ -444,7 +444,7 @@ fn the_options_file_of_the_page_is_taken() {
     let user = User::default()
         .with("CB_REST_PASSWORD", LOGIN.1)
         .with("CBBOOTSTRAP_SERVER", "http://127.0.0.1:1")
-        .with("CBBOOTSTRAP_NODE", "127.0.0.1");
+        .with("CBBOOTSTRAP_NODE", "10.0.0.1");
     let path = user.home.path().join("agent.yaml");
     // What it names is not on this machine.
     let file = file.replace("ca_cert:", "#");

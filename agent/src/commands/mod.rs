@@ -16,7 +16,7 @@ use crate::{
     api::Unanswered,
     cli::{Cli, Command},
     failure::{Exit, Failure},
-    printer::Printer,
+    printer::{Printer, print},
     settings::Patience,
 };
 
@@ -30,7 +30,9 @@ pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Completions { shell } => {
             let mut command = Cli::command();
             let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, name, &mut script);
+            print(&String::from_utf8(script)?)?;
             Ok(Exit::Done)
         }
     }

@@ -1,6 +1,7 @@
 //! Every branch, in tables of what is seen and what is decided; and what must never be decided, whatever is seen.
 
-#![allow(clippy::too_many_lines, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
+#![expect(clippy::too_many_lines, reason = "tables are long")]
 
 use cbbootstrap_function::wire::Cluster;
 use proptest::{collection::vec, option, prelude::*, sample::select};
