@@ -18,6 +18,8 @@ use crate::{
     secret::Secret,
 };
 
+const WHICH: &str = "is that the endpoint that `cbbootstrap status` prints?";
+
 /// How requests are signed, where the API takes no others.
 #[derive(Debug)]
 struct Signing {
@@ -79,8 +81,10 @@ impl Api {
         let signing = if signed {
             let host = url.parse::<Uri>().ok();
             let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
-            let region = region
-                .or_else(|| aws::region_of(host).map(str::to_owned))
+            // The name knows better than an `AWS_REGION` that is set for other things.
+            let region = aws::region_of(host)
+                .map(str::to_owned)
+                .or(region)
                 .ok_or_else(|| {
                     Failure::usage(format!("the region of the API at {url} is not known"))
                         .hint("give it: `--region`, or `AWS_REGION`")
@@ -193,9 +197,12 @@ impl Api {
             Unanswered::Later(format!("{}: {}", self.url, http::reason(&error)))
         })?;
         if status.is_success() {
-            let cluster: Cluster = serde_json::from_str(&text)
-                .with_context(|| format!("{url} does not answer as the bootstrap service does"))
-                .map_err(Unanswered::Failed)?;
+            let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
+                let failure = Failure::new(format!(
+                    "{url} does not answer as the bootstrap service does: {error}"
+                ));
+                Unanswered::Failed(failure.hint(WHICH).into())
+            })?;
             let left = cluster.lease_expires_at.map(|end| end.duration_since(date));
             return Ok(Record {
                 lease_left: left.map(|left| left.try_into().unwrap_or_default()),
@@ -229,7 +236,7 @@ impl Api {
             (401 | 403, Some(_)) => failure.hint(
                 "the role needs `execute-api:Invoke` on the API; `--region` has to be the API's",
             ),
-            _ => failure.hint("is that the endpoint that `cbbootstrap status` prints?"),
+            _ => failure.hint(WHICH),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use aws_credential_types::Credentials;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -158,9 +158,13 @@ fn of_container() -> anyhow::Result<Option<String>> {
         .timeout_global(Some(PATIENCE))
         .build()
         .call();
-    let mut answer = asked.with_context(|| format!("no credentials from `{url}`"))?;
+    let none = |why: String| {
+        Failure::new(format!("no credentials from `{url}`: {why}"))
+            .hint("does the task or the pod have a role, and is the token that stands in its environment the right one?")
+    };
+    let mut answer = asked.map_err(|error| none(http::reason(&error)))?;
     if !answer.status().is_success() {
-        bail!("no credentials from `{url}`: status {}", answer.status());
+        return Err(none(format!("status {}", answer.status())).into());
     }
     Ok(Some(answer.body_mut().read_to_string()?))
 }

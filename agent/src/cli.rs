@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::BoolishValueParser,
+};
 use clap_complete::Shell;
 
 use crate::{
@@ -11,11 +14,11 @@ use crate::{
 };
 
 const EXIT_STATUSES: &str = "\
-Each option may stand in a YAML file (`--config`), by its name without the dashes before it and with `_` for those in it. An
-option beats its environment variable, and that beats the file.
+Each option may stand in a YAML file (`--config`), by its name without the dashes before it and with `_` for those in it. \
+An option beats its environment variable, and that beats the file.
 
-Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's), CBBOOTSTRAP_SECRET (the
-cluster's at the API).
+Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's), CBBOOTSTRAP_SECRET \
+(the cluster's at the API).
 
 Exit status:
   0  done, or nothing to do
@@ -151,7 +154,7 @@ pub struct ServerArgs {
     pub ca_cert: Option<PathBuf>,
     /// Trust whoever answers for another node: no certificate is checked, and the Community Edition is spoken to without TLS. The
     /// administrator's password goes to whoever that is
-    #[arg(long, env = "CBBOOTSTRAP_INSECURE")]
+    #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 }
 
@@ -250,7 +253,7 @@ pub struct ClusterArgs {
     )]
     pub settle: Duration,
     /// Make the cluster that this server belongs to already the one that the API tells of, if it tells of none
-    #[arg(long, env = "CBBOOTSTRAP_ADOPT")]
+    #[arg(long, env = "CBBOOTSTRAP_ADOPT", value_parser = BoolishValueParser::new())]
     pub adopt: bool,
 }
 

@@ -100,6 +100,10 @@ pub fn reason(error: &Error) -> String {
             std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
                 "the connection broke".to_owned()
             }
+            // It is there, and says something else.
+            _ if error.to_string().contains("InvalidContentType") => {
+                "it does not speak TLS".to_owned()
+            }
             _ => error.to_string(),
         },
         error => error.to_string(),

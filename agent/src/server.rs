@@ -160,9 +160,8 @@ pub struct Group {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPools {
-    #[serde(default)]
+    /// An empty list while the server belongs to no cluster. Whoever says nothing here is no Couchbase Server.
     uuid: Value,
-    #[serde(default)]
     implementation_version: String,
     #[serde(default)]
     is_enterprise: bool,
@@ -486,7 +485,17 @@ impl Server {
             status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => Err(
                 Error::Away(format!("{} answers with status {status}", self.url)),
             ),
-            status => Err(Error::Refused(status, words(&text))),
+            status => {
+                let said = words(&text);
+                // Another program's page, or nothing at all.
+                let is_strange = said.is_empty() || said.trim_start().starts_with('<');
+                let why = if is_strange {
+                    format!("{} answers with status {status}", self.url)
+                } else {
+                    said
+                };
+                Err(Error::Refused(status, why))
+            }
         }
     }
 }
