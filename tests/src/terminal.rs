@@ -1,8 +1,10 @@
-//! `cbbootstrap` in a terminal, for what a pipe never sees: moving lines, questions and Ctrl-C.
+//! The programs in a terminal, for what a pipe never sees: moving lines, questions and Ctrl-C.
 
 use std::{
     ffi::OsStr,
     io::{Read, Write},
+    path::Path,
+    process::Command,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle, sleep},
     time::{Duration, Instant},
@@ -25,7 +27,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A terminal with `cbbootstrap` in it. It is killed with the test.
+/// A terminal with a program in it, `cbbootstrap` mostly. It is killed with the test.
 pub struct Terminal {
     parser: Arc<Mutex<Parser>>,
     keyboard: Box<dyn Write + Send>,
@@ -41,7 +43,12 @@ impl Terminal {
     }
 
     /// Starts it in one of so many columns and rows.
-    pub fn sized<A: AsRef<OsStr>>(user: &User, args: &[A], (cols, rows): (u16, u16)) -> Self {
+    pub fn sized<A: AsRef<OsStr>>(user: &User, args: &[A], size: (u16, u16)) -> Self {
+        Self::of(&user.command(args), size)
+    }
+
+    /// Starts this command, with its arguments, environment and directory.
+    pub fn of(command: &Command, (cols, rows): (u16, u16)) -> Self {
         let pair = native_pty_system()
             .openpty(PtySize {
                 rows,
@@ -49,7 +56,6 @@ impl Terminal {
                 ..PtySize::default()
             })
             .expect("a terminal can be made");
-        let command = user.command(args);
         let mut builder = CommandBuilder::new(command.get_program());
         builder.args(command.get_args());
         builder.env_clear();
@@ -57,11 +63,11 @@ impl Terminal {
             builder.env(name, value.unwrap_or_default());
         }
         builder.env("TERM", "xterm-256color");
-        builder.cwd(user.home.path());
+        builder.cwd(command.get_current_dir().unwrap_or(Path::new("/")));
         let child = pair
             .slave
             .spawn_command(builder)
-            .expect("`cbbootstrap` can be run");
+            .expect("a program can be run");
         // With the last end of the slave, the program's, the output ends.
         drop(pair.slave);
         let mut output = pair
