@@ -25,7 +25,7 @@ Exit status:
   1  failed
   2  wrong usage
   3  the time was up; run again, it goes on where it stopped
-  5  a person has to decide: the server belongs to another cluster, say; nothing was changed";
+  5  a person has to decide: the server belongs to another cluster, say; it is left as it is";
 
 /// Brings the Couchbase Server beside it into one healthy cluster: as the first node, or as a member.
 #[derive(Debug, Parser)]

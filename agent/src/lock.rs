@@ -18,6 +18,7 @@ impl Lock {
             linux::net::SocketAddrExt,
             unix::net::{SocketAddr, UnixListener},
         };
+        let server = server.replace("localhost", "127.0.0.1");
         // The name has room for 107 bytes.
         let mut name = format!("cbbootstrap-agent {server}").into_bytes();
         name.truncate(107);

@@ -725,6 +725,22 @@ fn an_agent_may_be_killed_at_every_call_of_the_api() {
     }
 }
 
+/// A first node that cannot go on gives its claim up: nobody waits for its lease.
+#[test]
+fn a_first_node_that_cannot_begin_lets_others() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_LEASE", "never");
+    agents
+        .up(&servers[0], &["--services", "query"])
+        .failed(2, "the first needs the data service");
+    assert!(servers[0].is_blank());
+    let document = agents.up(&servers[1], &[]).document();
+    assert_eq!(document["generation"], 2);
+    agents.up(&servers[0], &["--services", "query"]).document();
+    assert_one_cluster(&agents, &servers, 2);
+}
+
 /// What the agent costs its node.
 #[test]
 #[ignore = "it builds the agent as it is released: cargo test --workspace --test agent -- --ignored --nocapture"]

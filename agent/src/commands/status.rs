@@ -16,7 +16,8 @@ use crate::{
 /// What they say.
 #[derive(Debug, Serialize)]
 struct Status {
-    /// Whether the node is an active, healthy member of the cluster that the API tells of, and that is ready and balanced.
+    /// Whether the node is an active, healthy member of the cluster that the API tells of and knows it in, and that is ready and
+    /// balanced.
     healthy: bool,
     node: String,
     server: ServerStatus,
@@ -71,7 +72,7 @@ pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
     };
     let (server, view) = look(&here);
     let status = Status {
-        healthy: is_healthy(view.as_ref(), cluster.as_ref()),
+        healthy: is_healthy(&here.node, view.as_ref(), cluster.as_ref()),
         node: here.node,
         server,
         api: ApiStatus {
@@ -117,7 +118,7 @@ fn look(here: &Here) -> (ServerStatus, Option<View>) {
     }
 }
 
-fn is_healthy(view: Option<&View>, cluster: Option<&Cluster>) -> bool {
+fn is_healthy(node: &str, view: Option<&View>, cluster: Option<&Cluster>) -> bool {
     let (Some(view), Some(cluster)) = (view, cluster) else {
         return false;
     };
@@ -132,6 +133,7 @@ fn is_healthy(view: Option<&View>, cluster: Option<&Cluster>) -> bool {
             .cluster_uuid
             .as_ref()
             .is_none_or(|uuid| *uuid == view.uuid)
+        && cluster.nodes.iter().any(|member| member == node)
 }
 
 impl From<&View> for ClusterStatus {

@@ -30,9 +30,6 @@ enum Joined {
 impl Run<'_> {
     /// Joins through the first member that will do.
     pub(super) fn join(&mut self, members: &[String]) -> anyhow::Result<Round> {
-        if let Some(why) = self.check_node()? {
-            return Ok(Round::Wait(why));
-        }
         let uuid = self
             .known()
             .and_then(|record| record.cluster.cluster_uuid.clone());
@@ -175,7 +172,7 @@ impl Run<'_> {
     }
 }
 
-fn untrusted(why: &str) -> Failure {
+pub(super) fn untrusted(why: &str) -> Failure {
     Failure::new(why).hint(
         "give the authority that signed the nodes' certificates (`--ca-cert`); `--insecure` trusts whoever answers",
     )

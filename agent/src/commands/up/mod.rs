@@ -210,7 +210,7 @@ impl<'r> Run<'r> {
 
     /// One look and what follows from it.
     fn round(&mut self) -> anyhow::Result<Round> {
-        let own = self.look();
+        let own = self.look()?;
         self.seen.own(&own);
         if let Own::Member(view) = &own {
             self.watch_rebalance(view)?;
@@ -266,12 +266,13 @@ impl<'r> Run<'r> {
         }
     }
 
-    fn look(&mut self) -> Own {
+    fn look(&mut self) -> Result<Own, Failure> {
         let server = &self.here.server;
         let pools = match server.pools() {
             Ok(pools) => pools,
-            Err(Error::Unauthorized) => return Own::Stranger,
-            Err(error) => return Own::Away(error.to_string()),
+            Err(Error::Unauthorized) => return Ok(Own::Stranger),
+            Err(Error::Untrusted(why)) => return Err(join::untrusted(&why)),
+            Err(error) => return Ok(Own::Away(error.to_string())),
         };
         self.is_enterprise = pools.enterprise;
         if !self.is_up {
@@ -285,18 +286,22 @@ impl<'r> Run<'r> {
                 .step(format_args!("server: {url} runs {version} and {state}"));
         }
         let Some(uuid) = pools.uuid else {
-            return Own::Blank;
+            return Ok(Own::Blank);
         };
-        match server.view(uuid) {
+        Ok(match server.view(uuid) {
             Ok(Some(view)) => Own::Member(view),
             Ok(None) => Own::Blank,
             Err(Error::Unauthorized) => Own::Stranger,
             Err(error) => Own::Away(error.to_string()),
-        }
+        })
     }
 
     /// Asks the API. Tells why to wait if it does not say.
     fn ask(&mut self, claim: bool) -> anyhow::Result<Option<String>> {
+        // Who claims must be able to go on.
+        if claim && let Some(why) = self.check_node()? {
+            return Ok(Some(why));
+        }
         let node = &self.here.node;
         let answer = if claim {
             self.api.claim(node, self.plan.lease.seconds()).map(Some)

@@ -3,6 +3,9 @@
 use super::Run;
 use crate::{decision::Refusal, failure::Failure};
 
+/// The way out of a second cluster.
+pub(super) const RESET: &str = "if nothing in it is needed, reset the server and run this again";
+
 impl Run<'_> {
     /// A decision for a person, in words.
     pub(super) fn refusal(&self, refusal: &Refusal) -> Failure {
@@ -18,9 +21,9 @@ impl Run<'_> {
             ))
             .hint("`--adopt` makes that cluster the one that others join"),
             Refusal::OtherCluster { own, recorded } => Failure::refused(format!(
-                "the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; {untouched}"
+                "the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; it is left as it is"
             ))
-            .hint("if nothing in it is needed, reset the server and run this again"),
+            .hint(RESET),
             Refusal::FailedOver => Failure::refused(format!(
                 "the cluster has failed `{node}` over; {untouched}"
             ))

@@ -5,9 +5,10 @@ use std::net::{ToSocketAddrs, UdpSocket};
 use super::{super::refused, Round, Run, count};
 use crate::{
     api::Unanswered,
-    decision::{Asked, Own, Refusal},
+    decision::{Asked, Own},
     failure::Failure,
     server::Error,
+    settings::buckets_too_big,
     values::Service,
 };
 
@@ -41,16 +42,22 @@ impl Run<'_> {
         ))
     }
 
+    /// Initialises the cluster. Where that cannot be, the claim is given up: another node need not wait until it lapses.
     pub(super) fn initialise(&mut self) -> anyhow::Result<Round> {
-        if let Some(why) = self.check_node()? {
-            return Ok(Round::Wait(why));
+        let round = self.try_to_initialise();
+        if round.is_err() {
+            // What cannot be told will lapse.
+            let _ = self.api.leave(&self.here.node);
         }
+        Ok(round?)
+    }
+
+    fn try_to_initialise(&mut self) -> Result<Round, Failure> {
         if !self.plan.services.has(Service::Data) {
             return Err(Failure::usage(
                 "this node is the first, and the first needs the data service",
             )
-            .hint("begin with a node that has `data` among its `--services`")
-            .into());
+            .hint("begin with a node that has `data` among its `--services`"));
         }
         let server = &self.here.server;
         let memory = match server.memory() {
@@ -61,14 +68,13 @@ impl Run<'_> {
             .plan
             .quota
             .megabytes(memory, &self.plan.services)
-            .map_err(|why| Failure::usage(format!("--memory-quota: {why}")))?;
+            .map_err(|why| {
+                Failure::usage(format!("--memory-quota: {why}"))
+                    .hint("`auto` takes what is right for the node")
+            })?;
         let buckets: u64 = self.plan.buckets.iter().map(|bucket| bucket.quota).sum();
         if buckets > quota {
-            return Err(Failure::usage(format!(
-                "the buckets need {buckets} MB on each node, and the data service has {quota} MB"
-            ))
-            .hint("give it more (`--memory-quota`), or them less (`--bucket`)")
-            .into());
+            return Err(buckets_too_big(buckets, quota));
         }
         let services = self.plan.services.codes();
         let name = self.plan.cluster_name.as_deref();
@@ -83,7 +89,7 @@ impl Run<'_> {
             Err(Error::Refused(status, why)) if status.is_client_error() => Err(Failure::new(
                 format!("the server does not initialise the cluster: {why}"),
             )
-            .into()),
+            .hint("these are the server's own words; nothing was changed")),
             // Whatever it was: the next look shows what came of it.
             Err(error) => Ok(Round::Wait(format!("initialise: {error}"))),
         }
@@ -162,7 +168,11 @@ impl Run<'_> {
                 if self.refusals < 3 {
                     return Ok(Round::Wait(why));
                 }
-                Err(Failure::new(format!("the bucket `{name}` cannot be made: {why}")).into())
+                Err(
+                    Failure::new(format!("the bucket `{name}` cannot be made: {why}"))
+                        .hint("these are the server's own words; the cluster is up without it")
+                        .into(),
+                )
             }
             Err(error) => Ok(Round::Wait(error.to_string())),
         }
@@ -176,7 +186,11 @@ impl Run<'_> {
                     .step(format_args!("alternate address: {address}")),
                 Err(Error::Refused(status, why)) if status.is_client_error() => {
                     return Err(
-                        Failure::new(format!("the alternate address is refused: {why}")).into(),
+                        Failure::new(format!("the alternate address is refused: {why}"))
+                            .hint(
+                                "these are the server's own words; the node is a member without it",
+                            )
+                            .into(),
                     );
                 }
                 Err(error) => return Ok(Round::Wait(error.to_string())),
@@ -205,12 +219,10 @@ impl Run<'_> {
                     self.record = Asked::NotYet;
                     Ok(Round::Wait(problem.detail))
                 }
-                "other_cluster" => Err(self
-                    .refusal(&Refusal::OtherCluster {
-                        own: uuid.to_owned(),
-                        recorded: problem.detail,
-                    })
-                    .into()),
+                "other_cluster" => {
+                    let why = format!("there is a second cluster: {}", problem.detail);
+                    Err(Failure::refused(why).hint(super::refusal::RESET).into())
+                }
                 "too_many_nodes" => {
                     self.printer.warning(problem.detail);
                     self.done.reported = true;
