@@ -12,7 +12,7 @@ use cbbootstrap_function::wire::State;
 
 use crate::{
     api::Record,
-    server::{Membership, View},
+    server::{Membership, Node, View},
 };
 
 /// So much of its lease must be left to the node that begins to initialise: it takes well under a second.
@@ -350,17 +350,23 @@ pub enum Through {
     Add,
     /// Not now: look again in a while.
     Later(String),
-    /// Not this one: the next, please.
-    Skip(String),
+    /// It belongs to another cluster: the next, please.
+    Other(String),
+    /// It is not well itself: the next, please.
+    Unfit,
 }
 
 /// Whether the node can join through a member that sees the cluster like this. The API knows its UUID, or does not.
 pub fn through(node: &str, view: &View, cluster_uuid: Option<&str>) -> Through {
     if cluster_uuid.is_some_and(|uuid| uuid != view.uuid) {
-        return Through::Skip(format!(
+        return Through::Other(format!(
             "it belongs to another cluster, the one with the UUID {}",
             view.uuid
         ));
+    }
+    let is_in = |this: &Node| this.membership == Membership::Active && this.healthy;
+    if !view.this().is_some_and(is_in) {
+        return Through::Unfit;
     }
     match view.node(node).map(|listed| listed.membership) {
         Some(Membership::Added) => {

@@ -89,7 +89,12 @@ impl Run<'_> {
         match decision::through(&self.here.node, &view, uuid) {
             Through::Add => {}
             Through::Later(why) => return Ok(Joined::Round(Round::Wait(why))),
-            Through::Skip(why) => return Ok(Joined::Other(why)),
+            Through::Other(why) => return Ok(Joined::Other(why)),
+            Through::Unfit => {
+                return Ok(Joined::No(
+                    "it is no active, healthy member itself".to_owned(),
+                ));
+            }
         }
         let path = match self.group_path(&server) {
             Ok(path) => path,
