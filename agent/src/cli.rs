@@ -51,6 +51,11 @@ pub enum Command {
     Leave(LeaveArgs),
     /// Show what the server, its cluster and the API say
     Status(StatusArgs),
+    /// Write the manual pages
+    ManPages {
+        /// The directory to write them to
+        directory: PathBuf,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -65,7 +70,7 @@ impl Command {
             Self::Up(args) => args.output.output,
             Self::Leave(args) => args.output.output,
             Self::Status(args) => args.output.output,
-            Self::Discover(_) | Self::Completions { .. } => Output::Text,
+            Self::Discover(_) | Self::ManPages { .. } | Self::Completions { .. } => Output::Text,
         }
     }
 }

@@ -80,7 +80,7 @@ pub enum Command {
     /// It works on the table itself, and asks for no cluster's secret: whoever may read the table may see the records.
     #[command(subcommand, disable_help_subcommand = true)]
     Cluster(ClusterCommand),
-    /// Build the function's zip
+    /// Write the function's zip, built from source unless this program carries it
     Package(PackageArgs),
     /// Delete the stack; the table stays unless told otherwise
     Destroy(DestroyArgs),
@@ -244,7 +244,7 @@ pub struct WaitArgs {
 #[command(next_help_heading = "Function")]
 pub struct FunctionArgs {
     /// Take this zip instead of building the function
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "from_source")]
     pub function_zip: Option<PathBuf>,
     #[command(flatten)]
     pub build: BuildArgs,
@@ -257,6 +257,9 @@ pub struct BuildArgs {
     /// The function's processor [default: x86_64]
     #[arg(long, value_enum)]
     pub arch: Option<Arch>,
+    /// Build it from source, also where this program carries it ready; `--source` does as well
+    #[arg(long = "build")]
+    pub from_source: bool,
     /// What builds it
     #[arg(long, value_enum, default_value_t)]
     pub builder: BuilderChoice,

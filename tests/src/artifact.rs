@@ -39,16 +39,17 @@ pub fn zip() -> &'static Path {
 
 /// Runs `package`: a cross-build without the optimisations that take minutes.
 pub fn package(out: &Path) -> Ended {
-    let (source, out) = (
-        programs::workspace().display().to_string(),
-        out.display().to_string(),
-    );
-    builder().run(&[
+    package_from(&builder(), programs::workspace(), out)
+}
+
+fn package_from(user: &User, source: &Path, out: &Path) -> Ended {
+    let (source, out) = (source.display().to_string(), out.display().to_string());
+    user.run(&[
         "package",
         "--builder",
         "zigbuild",
         "--cargo-profile",
-        "dev",
+        "test-artifact",
         "--source",
         &source,
         "--out",
@@ -60,9 +61,21 @@ pub fn package(out: &Path) -> Ended {
 
 /// The executable in it.
 pub fn executable() -> Vec<u8> {
+    executable_of(zip())
+}
+
+/// The executable that is built from a copy of the sources, with another home of cargo's.
+pub fn executable_built_in(source: &Path, cargo_home: &Path) -> Vec<u8> {
+    let user = builder().with("CARGO_HOME", cargo_home.display().to_string());
+    let zip = source.join("function.zip");
+    package_from(&user, source, &zip).ended_with(0);
+    executable_of(&zip)
+}
+
+fn executable_of(zip: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut archive =
-        ZipArchive::new(File::open(zip()).expect("the zip is there")).expect("it is a zip");
+    let file = File::open(zip).expect("the zip is there");
+    let mut archive = ZipArchive::new(file).expect("it is a zip");
     let mut entry = archive.by_name("bootstrap").expect("`bootstrap` is in it");
     entry.read_to_end(&mut bytes).expect("it can be unpacked");
     bytes

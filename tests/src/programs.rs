@@ -53,10 +53,27 @@ pub fn released_agent() -> PathBuf {
     target().join("lambda/cbbootstrap-agent")
 }
 
+/// The command `cbbootstrap` with this zip inside. The next test program builds it anew, without.
+pub fn carrying(zip: &str) -> PathBuf {
+    build_with(
+        &["--workspace", "--bins"],
+        &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)],
+    );
+    target().join("debug/cbbootstrap")
+}
+
 fn build(what: &[&str]) {
+    build_with(what, &[]);
+}
+
+fn build_with(what: &[&str], variables: &[(&str, &str)]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.arg("build").args(what).current_dir(workspace());
+    build
+        .arg("build")
+        .args(what)
+        .envs(variables.iter().copied())
+        .current_dir(workspace());
     // What `cargo test` says of this package, a build takes for a change: *ring* and all above it would be built again, now and
     // by the next build outside of a test.
     for (name, _) in std::env::vars_os() {

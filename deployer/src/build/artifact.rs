@@ -55,11 +55,14 @@ impl Artifact {
             Failure::new(format!("cannot read `{}`: {error}", path.display()))
                 .hint("`cbbootstrap package --out FILE` builds one")
         })?;
+        let checked = Self::checked(zip, arch);
+        Ok(checked.map_err(|failure| failure.about(format!("`{}`", path.display())))?)
+    }
+
+    /// The zip, if Lambda can run what it holds.
+    pub fn checked(zip: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
         let artifact = Self::new(zip);
-        let checked = artifact
-            .executable()
-            .and_then(|executable| elf::check(&executable, arch));
-        checked.map_err(|failure| failure.about(format!("`{}`", path.display())))?;
+        elf::check(&artifact.executable()?, arch)?;
         Ok(artifact)
     }
 

@@ -184,7 +184,8 @@ impl Compiler {
             "--profile",
             &self.profile,
         ]);
-        let target = format!("{}.{LAMBDA_GLIBC}", self.arch.target());
+        let triple = self.arch.target();
+        let target = format!("{triple}.{LAMBDA_GLIBC}");
         match self.builder {
             Some(Builder::Zigbuild) => {
                 command.args(["--target", &target, "--message-format", JSON])
@@ -192,10 +193,76 @@ impl Compiler {
             Some(Builder::CargoLambda) => command
                 .args(["--target", &target, "--lambda-dir"])
                 .arg(lambda_directory),
-            Some(Builder::Cargo) | None => command.args(["--message-format", JSON]),
+            Some(Builder::Cargo) => command.args(["--target", triple, "--message-format", JSON]),
+            None => command.args(["--message-format", JSON]),
         };
+        if self.builder.is_some() {
+            let moved = Moved::of(&self.source);
+            command.env("CARGO_ENCODED_RUSTFLAGS", moved.for_rust());
+            let variable = format!("CFLAGS_{}", triple.replace('-', "_"));
+            let flags = moved.for_c(std::env::var(&variable).ok());
+            command.env(variable, flags);
+            // What an incremental build makes depends on the builds before.
+            command.env("CARGO_INCREMENTAL", "0");
+        }
         command
     }
+}
+
+/// The directories whose paths compilers write into what they build, and what they are to write instead: the same sources
+/// then give the same function, wherever they and cargo's cache are.
+#[derive(Debug)]
+struct Moved(Vec<(PathBuf, &'static str)>);
+
+impl Moved {
+    fn of(source: &Path) -> Self {
+        let mut moved = Vec::new();
+        // Of several that fit, the last counts.
+        if let Some(home) = cargo_home() {
+            moved.push((home.clone(), "/cargo"));
+            // Each registry has a directory; which one a mirror has must not matter.
+            let registries = std::fs::read_dir(home.join("registry/src"));
+            let registries = registries.into_iter().flatten().flatten();
+            moved.extend(registries.map(|registry| (registry.path(), "/registry")));
+        }
+        let source = source.canonicalize().unwrap_or_else(|_| source.to_owned());
+        moved.push((source, "/cbbootstrap"));
+        Self(moved)
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = String> {
+        let pairs = self.0.iter();
+        pairs.map(|(from, to)| format!("{}={to}", from.display()))
+    }
+
+    /// Flags for rustc in the form of `CARGO_ENCODED_RUSTFLAGS`, after those of the environment. Those that stand in cargo's
+    /// configuration are for this machine's own programs, and not taken.
+    fn for_rust(&self) -> String {
+        let given: Vec<String> = if let Ok(flags) = std::env::var("CARGO_ENCODED_RUSTFLAGS") {
+            flags.split('\x1f').map(str::to_owned).collect()
+        } else {
+            let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+            flags.split_whitespace().map(str::to_owned).collect()
+        };
+        let given = given.into_iter().filter(|flag| !flag.is_empty());
+        let ours = self
+            .pairs()
+            .map(|pair| format!("--remap-path-prefix={pair}"));
+        given.chain(ours).collect::<Vec<_>>().join("\x1f")
+    }
+
+    /// Flags for the C compiler, after those of the environment.
+    fn for_c(&self, given: Option<String>) -> String {
+        let ours = self.pairs().map(|pair| format!("-ffile-prefix-map={pair}"));
+        given.into_iter().chain(ours).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Where cargo keeps what it downloads.
+fn cargo_home() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty());
+    home.map(PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
 
 /// How the variables begin by which cargo tells a program of its package.

@@ -1,17 +1,18 @@
 //! From source to the artifact: [`source`] finds the sources, [`compiler`] builds them, [`elf`] looks at what came out
-//! and [`artifact`] packs it.
+//! and [`artifact`] packs it. A program may carry it ready: [`bundle`].
 
 pub mod artifact;
+pub mod bundle;
 pub mod compiler;
 mod elf;
 pub mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::{
-    cli::{Arch, BuildArgs, FunctionArgs},
+    cli::{Arch, BuildArgs},
     printer::Step,
 };
 use artifact::Artifact;
@@ -27,14 +28,15 @@ pub enum Function {
 }
 
 impl Function {
-    /// Reads the zip, or looks for the sources and the tools.
-    pub async fn find(args: &FunctionArgs) -> anyhow::Result<Self> {
-        match &args.function_zip {
-            Some(zip) => Ok(Self::Ready(Artifact::read(
-                zip,
-                args.build.arch.unwrap_or_default(),
-            )?)),
-            None => Ok(Self::Source(Compiler::find(&args.build).await?)),
+    /// Reads the zip that is named, takes the one that this program carries, or looks for the sources and the tools.
+    pub async fn find(zip: Option<&Path>, args: &BuildArgs) -> anyhow::Result<Self> {
+        let arch = args.arch.unwrap_or_default();
+        if let Some(zip) = zip {
+            return Ok(Self::Ready(Artifact::read(zip, arch)?));
+        }
+        match bundle::find(args, arch)? {
+            Some(artifact) => Ok(Self::Ready(artifact)),
+            None => Ok(Self::Source(Compiler::find(args).await?)),
         }
     }
 

@@ -124,7 +124,8 @@ async fn deploy(
     let begin = async {
         // What can be wrong on this machine is found before anything is asked of AWS, and what can be wrong there before
         // anything is made.
-        let function = Function::find(&args.function).await?;
+        let function =
+            Function::find(args.function.function_zip.as_deref(), &args.function.build).await?;
         let aws = Aws::connect(&target.place.access).await?;
         let found = wanted::look(&aws, target).await?;
         anyhow::Ok((function, aws, found))

@@ -21,8 +21,8 @@ use crate::{
         self,
         dynamodb::{self, Place, Table},
     },
-    build::{self, artifact::Artifact},
-    cli::DeployArgs,
+    build::{self, artifact::Artifact, bundle},
+    cli::{DeployArgs, FunctionArgs},
     config::Environment,
     failure::{Exit, Failure},
     local::{self, Database, Event, Served, Service, ServiceOptions},
@@ -90,8 +90,8 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     };
     let function = async {
         let mut step = printer.step("build");
-        let bootstrap = match &args.function.function_zip {
-            Some(zip) => unpack(zip, unpacked.path())?,
+        let bootstrap = match ready(&args.function)? {
+            Some(artifact) => artifact.unpack(unpacked.path())?,
             None => build::for_this_machine(&args.function.build, &mut step).await?,
         };
         step.done("the function is ready");
@@ -162,15 +162,19 @@ impl Deployment {
     }
 }
 
-/// The function of a zip, as a file that this machine can run.
-fn unpack(zip: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
-    let arch = build::this_machine()
-        .filter(|_| cfg!(target_os = "linux"))
-        .ok_or_else(|| {
-            Failure::new("a function's zip is for Linux, and this machine is something else")
-                .hint("leave `--function-zip` out to have the function built for this machine")
-        })?;
-    Artifact::read(zip, arch)?.unpack(directory)
+/// The function of a zip, or the one that this program carries; none if it is to be built.
+fn ready(args: &FunctionArgs) -> anyhow::Result<Option<Artifact>> {
+    let arch = build::this_machine().filter(|_| cfg!(target_os = "linux"));
+    match (&args.function_zip, arch) {
+        (Some(zip), Some(arch)) => Ok(Some(Artifact::read(zip, arch)?)),
+        (Some(_), None) => Err(Failure::new(
+            "a function's zip is for Linux, and this machine is something else",
+        )
+        .hint("leave `--function-zip` out to have the function built for this machine")
+        .into()),
+        (None, Some(arch)) => Ok(bundle::find(&args.build, arch)?),
+        (None, None) => Ok(None),
+    }
 }
 
 fn cores() -> NonZeroUsize {

@@ -5,7 +5,7 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    build::{Function, compiler::Compiler},
+    build::Function,
     cli::{Arch, PackageArgs},
     failure::Failure,
     printer::Printer,
@@ -38,7 +38,7 @@ impl Display for Packaged {
 
 /// Builds the zip and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
-    let function = Function::Source(Compiler::find(&args.build).await?);
+    let function = Function::find(None, &args.build).await?;
     let mut step = printer.step("build");
     let artifact = function.artifact(&mut step).await?;
     step.done(format_args!("{} bytes", artifact.zip.len()));

@@ -120,7 +120,8 @@ async fn plan(
     signals: &mut Signals,
 ) -> anyhow::Result<Plan> {
     let prepare = async {
-        let function = Function::find(&args.function).await?;
+        let function =
+            Function::find(args.function.function_zip.as_deref(), &args.function.build).await?;
         let aws = Aws::connect(&target.place.access).await?;
         let build = async {
             let mut step = printer.step("build");

@@ -1,0 +1,50 @@
+//! The same sources give the same function, to the byte, wherever they are and whoever builds them.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, os::unix::fs::symlink, process::Command};
+
+use cbbootstrap_tests::{artifact, programs};
+
+#[test]
+fn two_places_build_the_same_function() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = elsewhere.path().join("a/copy");
+    fs::create_dir_all(&copy).unwrap();
+    // What is built from, and no more: `target/` stays behind.
+    let parts = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "swagger.yaml",
+        "function",
+        "deployer",
+        "agent",
+        "tests",
+        "templates",
+    ];
+    let copied = Command::new("cp")
+        .args(["-R"])
+        .args(parts.map(|part| programs::workspace().join(part)))
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
+    // Cargo's downloads under another name.
+    let home = std::env::var_os("CARGO_HOME")
+        .map_or_else(|| std::env::home_dir().unwrap().join(".cargo"), Into::into);
+    let other_home = elsewhere.path().join("cargo");
+    fs::create_dir(&other_home).unwrap();
+    for entry in fs::read_dir(home).unwrap().flatten() {
+        symlink(entry.path(), other_home.join(entry.file_name())).unwrap();
+    }
+
+    let here = artifact::executable();
+    let there = artifact::executable_built_in(&copy, &other_home);
+    assert!(here == there, "{} and {} bytes", here.len(), there.len());
+    for path in [programs::workspace(), copy.as_path()] {
+        let path = path.display().to_string();
+        let found = there
+            .windows(path.len())
+            .any(|part| part == path.as_bytes());
+        assert!(!found, "`{path}` is in it");
+    }
+}
