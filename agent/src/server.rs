@@ -105,8 +105,6 @@ pub struct Node {
     pub asked: bool,
     /// Its server group.
     pub group: String,
-    /// Its memory, in bytes.
-    pub memory: u64,
 }
 
 /// A cluster, as a member sees it.
@@ -190,8 +188,6 @@ struct RawNode {
     this_node: bool,
     #[serde(default)]
     server_group: String,
-    #[serde(default)]
-    memory_total: u64,
 }
 
 #[derive(Deserialize)]
@@ -236,7 +232,6 @@ impl From<RawNode> for Node {
             healthy: raw.status == "healthy",
             asked: raw.this_node,
             group: raw.server_group,
-            memory: raw.memory_total,
         }
     }
 }
@@ -296,6 +291,14 @@ impl Server {
                 .map(|b| b.bucket_name)
                 .collect(),
         }))
+    }
+
+    /// Its cluster, whichever that is; none if it is not provisioned.
+    pub fn cluster(&self) -> Result<Option<View>, Error> {
+        match self.pools()?.uuid {
+            Some(uuid) => self.view(uuid),
+            None => Ok(None),
+        }
     }
 
     /// The rebalance that runs, or how the last one ended.

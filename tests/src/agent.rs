@@ -7,15 +7,42 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::{
     cli::{Ended, User},
-    couchbase::{Node, Servers},
-    http, process, programs,
+    couchbase::{ClusterView, Membership, Node, Servers},
+    http,
+    local::Local,
+    process, programs,
 };
 
 /// The administrator's name and password.
 pub const LOGIN: (&str, &str) = ("Administrator", "correct horse");
+
+/// A local deployment of the API, with a table of its own.
+#[derive(Debug)]
+pub struct Api {
+    /// The deployment.
+    pub local: Local,
+    _data: TempDir,
+}
+
+impl Api {
+    /// Starts one.
+    pub fn start() -> Self {
+        let data = tempfile::tempdir().expect("temporary directories can be made");
+        Self {
+            local: Local::with(data.path(), &["--no-smoke"]),
+            _data: data,
+        }
+    }
+
+    /// Agents of these servers' nodes, for a cluster `demo`.
+    pub fn agents(&self, servers: &Servers) -> Agents {
+        Agents::new(&self.local.endpoint, "demo", servers)
+    }
+}
 
 /// The settings that all nodes share.
 #[derive(Debug)]
@@ -157,4 +184,21 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+/// The one cluster that there is: so many nodes, all of them active and healthy, balanced.
+#[track_caller]
+pub fn one_cluster(servers: &Servers, count: usize) -> ClusterView {
+    let mut clusters = servers.clusters();
+    assert_eq!(clusters.len(), 1, "{clusters:#?}");
+    let cluster = clusters.remove(0);
+    assert_eq!(cluster.nodes.len(), count, "{cluster:#?}");
+    assert!(cluster.is_balanced && !cluster.is_rebalancing);
+    for node in &cluster.nodes {
+        assert!(
+            node.membership == Membership::Active && node.is_healthy,
+            "{node:?}"
+        );
+    }
+    cluster
 }

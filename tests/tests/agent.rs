@@ -14,52 +14,18 @@ use std::{
 };
 
 use cbbootstrap_tests::{
-    agent::{Agents, LOGIN},
+    agent::{Agents, Api, LOGIN, one_cluster},
     cli::Ended,
-    couchbase::{Membership, Node, Servers, Then},
-    local::Local,
+    couchbase::{Node, Servers, Then},
     process, programs,
     proxy::{Fault, Proxy},
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A local deployment of the API.
-struct Api {
-    local: Local,
-    _data: TempDir,
-}
-
-impl Api {
-    fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
-        Self {
-            local: Local::with(data.path(), &["--no-smoke"]),
-            _data: data,
-        }
-    }
-
-    /// Agents of these servers' nodes.
-    fn agents(&self, servers: &Servers) -> Agents {
-        Agents::new(&self.local.endpoint, "demo", servers)
-    }
-}
 
 /// All nodes are active members of the one balanced cluster, and the API knows them.
 #[track_caller]
 fn assert_one_cluster(agents: &Agents, servers: &Servers, count: usize) {
-    let clusters = servers.clusters();
-    let [cluster] = clusters.as_slice() else {
-        panic!("{} clusters: {clusters:#?}", clusters.len());
-    };
-    assert_eq!(cluster.nodes.len(), count, "{cluster:#?}");
-    assert!(cluster.is_balanced && !cluster.is_rebalancing);
-    for node in &cluster.nodes {
-        assert!(
-            node.membership == Membership::Active && node.is_healthy,
-            "{node:?}"
-        );
-    }
+    let cluster = one_cluster(servers, count);
     let record = agents.record();
     assert_eq!(record["state"], "ready", "{record}");
     assert_eq!(record["cluster_uuid"], cluster.uuid.as_str(), "{record}");

@@ -23,34 +23,16 @@ use axum::{
     routing::{get, put},
 };
 use cbbootstrap_tests::{
-    agent::{Agents, LOGIN},
+    agent::{Agents, Api, LOGIN, one_cluster},
     cli::{Ended, User},
-    couchbase::{ClusterView, Membership, Node, Servers},
-    local::Local,
+    couchbase::{Node, Servers},
     ministack::MiniStack,
     process::{self, Guard, wait_until},
     programs, python,
 };
 use regex::Regex;
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::sync::oneshot;
-
-/// A local deployment of the API.
-struct Api {
-    local: Local,
-    _data: TempDir,
-}
-
-impl Api {
-    fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
-        Self {
-            local: Local::with(data.path(), &["--no-smoke"]),
-            _data: data,
-        }
-    }
-}
 
 /// The metadata service of an instance in this zone, version 2 alone.
 struct Metadata {
@@ -194,23 +176,6 @@ fn on_all(user: &User, servers: &Servers, metadata: &[Metadata]) -> Vec<Ended> {
             .collect();
         ends.into_iter().map(|end| end.join().unwrap()).collect()
     })
-}
-
-/// The one cluster, in which all of so many nodes are well.
-#[track_caller]
-fn one_cluster(servers: &Servers, count: usize) -> ClusterView {
-    let mut clusters = servers.clusters();
-    assert_eq!(clusters.len(), 1, "{clusters:#?}");
-    let cluster = clusters.remove(0);
-    assert_eq!(cluster.nodes.len(), count, "{cluster:#?}");
-    assert!(cluster.is_balanced && !cluster.is_rebalancing);
-    for node in &cluster.nodes {
-        assert!(
-            node.membership == Membership::Active && node.is_healthy,
-            "{node:?}"
-        );
-    }
-    cluster
 }
 
 #[test]

@@ -4,12 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Clock, refused};
+use super::{Clock, lock, refused};
 use crate::{
     api::{Api, Unanswered},
     cli::LeaveArgs,
     failure::{Exit, Failure},
-    lock::Lock,
     printer::Printer,
     server::{Error, Membership, View},
     settings::{self, Here},
@@ -50,12 +49,7 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let here = settings::here(args.server, args.api.secret_file.as_deref())?;
     let api = settings::api(args.api)?;
     let clock = Clock::new(args.wait.into());
-    let _lock = loop {
-        if let Some(lock) = Lock::take(&here.server.url)? {
-            break lock;
-        }
-        clock.pause(printer, "another agent works on this server")?;
-    };
+    let _lock = lock(&here.server, &clock, printer)?;
     take_out(&here, &api, &clock, printer)?;
     let initial_node = loop {
         match api.leave(&here.node) {
@@ -78,7 +72,7 @@ fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow:
     let mut has_looked = false;
     let mut is_on_its_way = false;
     loop {
-        let why = match look(here) {
+        let why = match here.server.cluster() {
             Ok(None) => {
                 printer.step("server: belongs to no cluster");
                 return Ok(());
@@ -121,13 +115,6 @@ fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow:
             }
         };
         clock.pause(printer, &why)?;
-    }
-}
-
-fn look(here: &Here) -> Result<Option<View>, Error> {
-    match here.server.pools()?.uuid {
-        Some(uuid) => here.server.view(uuid),
-        None => Ok(None),
     }
 }
 

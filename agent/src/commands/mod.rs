@@ -16,7 +16,9 @@ use crate::{
     api::Unanswered,
     cli::{Cli, Command},
     failure::{Exit, Failure},
+    lock::Lock,
     printer::{Printer, print},
+    server::Server,
     settings::Patience,
 };
 
@@ -79,6 +81,16 @@ impl Clock {
         printer.waiting(reason);
         thread::sleep(jitter(self.patience.interval).min(left));
         Ok(())
+    }
+}
+
+/// Waits for the server's lock, which another agent may hold.
+fn lock(server: &Server, clock: &Clock, printer: &Printer) -> anyhow::Result<Lock> {
+    loop {
+        if let Some(lock) = Lock::take(&server.url)? {
+            return Ok(lock);
+        }
+        clock.pause(printer, "another agent works on this server")?;
     }
 }
 

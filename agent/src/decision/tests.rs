@@ -66,7 +66,6 @@ fn member_of(name: &str, membership: Membership) -> Node {
         healthy: true,
         asked: name == ME,
         group: "Group 1".to_owned(),
-        memory: 0,
     }
 }
 

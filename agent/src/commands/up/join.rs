@@ -75,11 +75,7 @@ impl Run<'_> {
 
     fn join_through(&mut self, member: &str, uuid: Option<&str>) -> anyhow::Result<Joined> {
         let server = self.member(member)?;
-        let seen = server.pools().and_then(|pools| match pools.uuid {
-            Some(uuid) => server.view(uuid),
-            None => Ok(None),
-        });
-        let view = match seen {
+        let view = match server.cluster() {
             Ok(Some(view)) => view,
             Ok(None) => return Ok(Joined::No("it belongs to no cluster".to_owned())),
             Err(Error::Untrusted(why)) => return Err(untrusted(&why).into()),

@@ -13,13 +13,12 @@ use std::{
 use cbbootstrap_function::wire::State;
 use serde::Serialize;
 
-use super::{Clock, jitter, refused};
+use super::{Clock, jitter, lock, refused};
 use crate::{
     api::{Api, Record, Unanswered},
     cli::UpArgs,
     decision::{self, Asked, Memory, Next, Own, Wanted},
     failure::{Exit, Failure},
-    lock::Lock,
     printer::Printer,
     server::{Error, Membership, View},
     settings::{self, Here, Plan},
@@ -78,12 +77,7 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
             "--insecure: no certificate is checked. Whoever can answer for another node on this network gets the administrator's password",
         );
     }
-    let _lock = loop {
-        if let Some(lock) = Lock::take(&here.server.url)? {
-            break lock;
-        }
-        clock.pause(printer, "another agent works on this server")?;
-    };
+    let _lock = lock(&here.server, &clock, printer)?;
     let mut run = Run::new(&here, &api, &plan, printer);
     let (view, record) = loop {
         match run.round()? {
