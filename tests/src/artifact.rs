@@ -43,13 +43,17 @@ pub fn package(out: &Path) -> Ended {
 }
 
 fn package_from(user: &User, source: &Path, out: &Path) -> Ended {
+    package_as("test-artifact", user, source, out)
+}
+
+fn package_as(profile: &str, user: &User, source: &Path, out: &Path) -> Ended {
     let (source, out) = (source.display().to_string(), out.display().to_string());
     user.run(&[
         "package",
         "--builder",
         "zigbuild",
         "--cargo-profile",
-        "test-artifact",
+        profile,
         "--source",
         &source,
         "--out",
@@ -57,6 +61,14 @@ fn package_from(user: &User, source: &Path, out: &Path) -> Ended {
         "--output",
         "json",
     ])
+}
+
+/// The zip as it is released, which takes minutes to build: once for each benchmark.
+pub fn released_zip() -> PathBuf {
+    let path = programs::target().join("released-function.zip");
+    let (source, out) = (programs::workspace(), &path);
+    package_as("lambda", &builder(), source, out).ended_with(0);
+    path
 }
 
 /// The executable in it.
@@ -72,7 +84,8 @@ pub fn executable_built_in(source: &Path, cargo_home: &Path) -> Vec<u8> {
     executable_of(&zip)
 }
 
-fn executable_of(zip: &Path) -> Vec<u8> {
+/// The executable in this zip.
+pub fn executable_of(zip: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     let file = File::open(zip).expect("the zip is there");
     let mut archive = ZipArchive::new(file).expect("it is a zip");

@@ -15,12 +15,17 @@ pub fn workspace() -> &'static Path {
 
 /// Cargo's target directory, which this very program is in.
 pub fn target() -> PathBuf {
+    let directory = built_with_this();
+    let target = directory.parent().expect("it is three levels deep");
+    target.to_owned()
+}
+
+/// Where cargo puts programs that are built as this one is: `target/debug`, or of a benchmark `target/release`.
+fn built_with_this() -> PathBuf {
     let this = std::env::current_exe().expect("a program knows where it is");
     // target/debug/deps/this
-    this.ancestors()
-        .nth(3)
-        .expect("it is three levels deep")
-        .to_owned()
+    let directory = this.ancestors().nth(2);
+    directory.expect("it is three levels deep").to_owned()
 }
 
 /// The command `cbbootstrap`.
@@ -38,12 +43,17 @@ pub fn bootstrap() -> PathBuf {
     built().join("bootstrap")
 }
 
-/// The directory of the programs, which cargo builds unless they are up to date.
+/// The directory of the programs, which cargo builds unless they are up to date, as it built this one.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        build(&["--workspace", "--bins"]);
-        target().join("debug")
+        let directory = built_with_this();
+        let profile = match directory.ends_with("release") {
+            true => "release",
+            false => "dev",
+        };
+        build(&["--workspace", "--bins", "--profile", profile]);
+        directory
     })
 }
 

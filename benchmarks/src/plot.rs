@@ -1,0 +1,163 @@
+//! Plots, as SVG.
+
+use std::ops::Range;
+
+use plotters::prelude::*;
+
+const FONT: &str = "sans-serif";
+const WIDTH: u32 = 860;
+
+/// What is ours, and what it is compared with.
+const OURS: RGBColor = RGBColor(0xea, 0x23, 0x28);
+const OTHERS: RGBColor = RGBColor(0x8a, 0x93, 0xa6);
+const COLOURS: [RGBColor; 5] = [
+    OURS,
+    RGBColor(0x1f, 0x6f, 0xb4),
+    RGBColor(0x2e, 0x8b, 0x57),
+    RGBColor(0xd4, 0x8a, 0x0b),
+    RGBColor(0x7b, 0x52, 0xab),
+];
+
+/// One bar for each thing, on a logarithmic scale.
+#[derive(Debug)]
+pub struct Bars {
+    title: String,
+    bars: Vec<(String, f64, String, RGBColor)>,
+}
+
+impl Bars {
+    /// A plot without bars; the title says the unit.
+    pub fn new(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            bars: Vec::new(),
+        }
+    }
+
+    /// A bar of something of ours, with its value as it is written beside it.
+    pub fn ours(&mut self, label: impl Into<String>, value: f64, written: impl Into<String>) {
+        self.bars.push((label.into(), value, written.into(), OURS));
+    }
+
+    /// A bar of something else.
+    pub fn other(&mut self, label: impl Into<String>, value: f64, written: impl Into<String>) {
+        self.bars
+            .push((label.into(), value, written.into(), OTHERS));
+    }
+
+    /// The drawing.
+    pub fn svg(&self) -> String {
+        const BAR: i32 = 26;
+        const LABELS: i32 = 320;
+        let count = i32::try_from(self.bars.len()).expect("there are few");
+        let height = 50 + count * BAR + 10;
+        let values = || self.bars.iter().map(|bar| bar.1.max(f64::MIN_POSITIVE));
+        let least = values().fold(f64::INFINITY, f64::min) / 2.0;
+        let most = values().fold(0.0, f64::max);
+        let room = f64::from(WIDTH) - f64::from(LABELS) - 90.0;
+        draw(height, |root| {
+            root.draw_text(&self.title, &text(17, BLACK), (12, 14))?;
+            for (place, (label, value, written, colour)) in (0..).zip(&self.bars) {
+                let top = 46 + place * BAR;
+                #[expect(clippy::cast_possible_truncation, reason = "it is some pixels")]
+                let length = (room * (value / least).ln() / (most / least).ln()) as i32;
+                let bar = [(LABELS, top), (LABELS + length.max(2), top + BAR - 8)];
+                root.draw(&Rectangle::new(bar, colour.filled()))?;
+                root.draw_text(label, &text(14, BLACK), (12, top + 2))?;
+                let beside = (LABELS + length.max(2) + 8, top + 2);
+                root.draw_text(written, &text(14, BLACK), beside)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Lines over a logarithmic axis.
+#[derive(Debug)]
+pub struct Lines {
+    title: String,
+    x: String,
+    y: String,
+    lines: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+impl Lines {
+    /// A plot without lines, with what its axes say.
+    pub fn new(title: impl Into<String>, x: impl Into<String>, y: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            x: x.into(),
+            y: y.into(),
+            lines: Vec::new(),
+        }
+    }
+
+    /// A line through these points.
+    pub fn line(&mut self, label: impl Into<String>, points: Vec<(f64, f64)>) {
+        self.lines.push((label.into(), points));
+    }
+
+    /// The drawing.
+    pub fn svg(&self) -> String {
+        let points = || self.lines.iter().flat_map(|line| &line.1);
+        let across = range(points().map(|point| point.0));
+        let up = range(points().map(|point| point.1));
+        draw(340, |root| {
+            let mut chart = ChartBuilder::on(root)
+                .caption(&self.title, (FONT, 17))
+                .margin(12)
+                .x_label_area_size(44)
+                .y_label_area_size(64)
+                .build_cartesian_2d(across.clone().log_scale(), up.clone().log_scale())?;
+            chart
+                .configure_mesh()
+                .x_desc(&self.x)
+                .y_desc(&self.y)
+                .label_style((FONT, 13))
+                .x_label_formatter(&|value| crate::samples::number(*value))
+                .y_label_formatter(&|value| crate::samples::number(*value))
+                .draw()?;
+            for ((label, points), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
+                let style = colour.stroke_width(2);
+                let series = LineSeries::new(points.iter().copied(), style).point_size(3);
+                chart
+                    .draw_series(series)?
+                    .label(label)
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            }
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .label_font((FONT, 13))
+                .background_style(WHITE.mix(0.8))
+                .draw()?;
+            Ok(())
+        })
+    }
+}
+
+/// From a little below the least to a little above the most.
+fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let (least, most) = values.fold((f64::INFINITY, 0.0_f64), |(least, most), value| {
+        (least.min(value), most.max(value))
+    });
+    least * 0.8..most * 1.6
+}
+
+fn text(size: u32, colour: RGBColor) -> TextStyle<'static> {
+    (FONT, size).into_font().color(&colour)
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+fn draw(height: impl TryInto<u32>, on: impl FnOnce(&Area<'_>) -> Drawn) -> String {
+    let height = height.try_into().ok().expect("a plot has a height");
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+    root.fill(&WHITE).expect("an SVG can be drawn");
+    on(&root).expect("an SVG can be drawn");
+    root.present().expect("an SVG can be drawn");
+    drop(root);
+    svg
+}
