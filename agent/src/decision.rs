@@ -329,10 +329,7 @@ fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
         )));
     }
     if !memory.rest.is_zero() {
-        return Some(Next::Wait(format!(
-            "the last rebalance failed; the next begins in {} s",
-            memory.rest.as_secs() + 1
-        )));
+        return Some(Next::Wait(resting(memory.rest)));
     }
     Some(Next::Rebalance {
         known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
@@ -341,6 +338,14 @@ fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
             .map(|node| node.otp.clone())
             .collect(),
     })
+}
+
+/// Why no rebalance begins for so long.
+pub fn resting(rest: Duration) -> String {
+    format!(
+        "the last rebalance failed; the next begins in {} s",
+        rest.as_secs() + 1
+    )
 }
 
 /// What a member says to a node that wants to join through it.

@@ -539,6 +539,22 @@ fn a_node_leaves_and_its_data_stays() {
 }
 
 #[test]
+fn a_node_whose_rebalance_fails_says_why_and_leaves_with_the_next() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    servers.fail_rebalances(1);
+    let left = agents.run(&servers[1], &["leave"]).ended_with(0);
+    let warnings = left.stderr.matches("a rebalance failed: ").count();
+    assert_eq!(warnings, 1, "{left}");
+    assert!(servers[1].is_blank());
+    assert_one_cluster(&agents, &servers, 1);
+}
+
+#[test]
 fn the_last_node_does_not_leave() {
     let api = Api::start();
     let servers = Servers::start(2);

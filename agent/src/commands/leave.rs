@@ -1,13 +1,14 @@
 //! `leave`: moves the node's data to the others, takes it out of its cluster, and tells the API.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use super::{Clock, lock, refused};
+use super::{Clock, lock, rebalances::Rebalances, refused};
 use crate::{
     api::{Api, Unanswered},
     cli::LeaveArgs,
+    decision::resting,
     failure::{Exit, Failure},
     printer::Printer,
     server::{Error, Membership, View},
@@ -71,6 +72,7 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow::Result<()> {
     let mut has_looked = false;
     let mut is_on_its_way = false;
+    let mut rebalances = Rebalances::default();
     loop {
         let why = match here.server.cluster() {
             Ok(None) => {
@@ -91,7 +93,9 @@ fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow:
                     check(&view, api, here)?;
                     has_looked = true;
                 }
-                match next(&view) {
+                // Nothing but the node's absence will do.
+                rebalances.watch(&here.server, &view, false, printer)?;
+                match next(&view, rebalances.rest()) {
                     Next::Wait(why) => why,
                     Next::LastNode => {
                         return Err(Failure::refused(
@@ -104,6 +108,7 @@ fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow:
                         match here.server.start_rebalance(&known, &ejected) {
                             Ok(true) => {
                                 is_on_its_way = true;
+                                rebalances.begin();
                                 printer.step("rebalance: this node's data moves to the others");
                                 "a rebalance runs".to_owned()
                             }
@@ -139,7 +144,7 @@ fn check(view: &View, api: &Api, here: &Here) -> anyhow::Result<()> {
 }
 
 /// How the node gets out of what it sees.
-fn next(view: &View) -> Next {
+fn next(view: &View, rest: Duration) -> Next {
     let Some(this) = view.this() else {
         return Next::Wait("the server does not know itself yet".to_owned());
     };
@@ -152,6 +157,9 @@ fn next(view: &View) -> Next {
     }
     if view.rebalancing {
         return Next::Wait("a rebalance runs".to_owned());
+    }
+    if !rest.is_zero() {
+        return Next::Wait(resting(rest));
     }
     let known: Vec<_> = view.nodes.iter().map(|node| node.otp.as_str()).collect();
     Next::Rebalance(known.join(","), this.otp.clone())

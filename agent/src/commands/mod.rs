@@ -2,6 +2,7 @@
 
 mod discover;
 mod leave;
+mod rebalances;
 mod status;
 mod up;
 

@@ -13,7 +13,7 @@ use std::{
 use cbbootstrap_function::wire::State;
 use serde::Serialize;
 
-use super::{Clock, jitter, lock, refused};
+use super::{Clock, jitter, lock, rebalances::Rebalances, refused};
 use crate::{
     api::{Api, Record, Unanswered},
     cli::UpArgs,
@@ -24,14 +24,8 @@ use crate::{
     settings::{self, Here, Plan},
 };
 
-/// So often a rebalance or an addition may fail before that is enough.
+/// So often an addition may fail before that is enough.
 const TRIES: u32 = 10;
-
-/// After a rebalance that failed, the next one begins so much later, and ever later up to [`MOST_REST`].
-const REST: Duration = Duration::from_secs(5);
-
-/// The longest rest.
-const MOST_REST: Duration = Duration::from_secs(40);
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -121,11 +115,8 @@ struct Run<'r> {
     /// Whether the server has been heard.
     is_up: bool,
     is_enterprise: bool,
-    failures: u32,
+    rebalances: Rebalances,
     refusals: u32,
-    rest_until: Option<Instant>,
-    /// Whether a rebalance is known to have been under way.
-    rebalancing: bool,
     avoid: BTreeMap<String, Instant>,
     adding: Option<(String, Instant)>,
     done: Memory,
@@ -189,10 +180,8 @@ impl<'r> Run<'r> {
             told: None,
             is_up: false,
             is_enterprise: true,
-            failures: 0,
+            rebalances: Rebalances::default(),
             refusals: 0,
-            rest_until: None,
-            rebalancing: false,
             avoid: BTreeMap::new(),
             adding: None,
             done: Memory {
@@ -207,7 +196,9 @@ impl<'r> Run<'r> {
         let own = self.look()?;
         self.seen.own(&own);
         if let Own::Member(view) = &own {
-            self.watch_rebalance(view)?;
+            let server = &self.here.server;
+            self.rebalances
+                .watch(server, view, view.balanced, self.printer)?;
         }
         // A record that is not final may have changed.
         if self.known().is_none_or(|record| !is_final(record)) {
@@ -253,9 +244,7 @@ impl<'r> Run<'r> {
                 .iter()
                 .map(|(otp, time)| (otp.clone(), now - *time))
                 .collect(),
-            rest: self
-                .rest_until
-                .map_or(Duration::ZERO, |end| end.saturating_duration_since(now)),
+            rest: self.rebalances.rest(),
             ..self.done.clone()
         }
     }
@@ -330,46 +319,6 @@ impl<'r> Run<'r> {
         self.printer.step(format_args!(
             "claim: {first} is the first (generation {generation})"
         ));
-    }
-
-    /// A rebalance that was under way and has ended: well, or is it to be tried again?
-    fn watch_rebalance(&mut self, view: &View) -> anyhow::Result<()> {
-        if view.rebalancing {
-            self.rebalancing = true;
-            return Ok(());
-        }
-        if !std::mem::take(&mut self.rebalancing) {
-            return Ok(());
-        }
-        let error = self
-            .here
-            .server
-            .rebalance()
-            .ok()
-            .and_then(|last| last.error);
-        match error {
-            Some(why) if !view.balanced => self.rebalance_failed(&why),
-            _ => {
-                self.failures = 0;
-                self.rest_until = None;
-                self.printer.step("rebalance: done");
-                Ok(())
-            }
-        }
-    }
-
-    fn rebalance_failed(&mut self, why: &str) -> anyhow::Result<()> {
-        self.failures += 1;
-        if self.failures >= TRIES {
-            return Err(Failure::new(format!("{TRIES} rebalances have failed: {why}"))
-                .hint("the servers' logs say more (`/opt/couchbase/var/lib/couchbase/logs`); run this again once it is mended")
-                .into());
-        }
-        let rest = (REST * 2_u32.pow(self.failures - 1)).min(MOST_REST);
-        self.rest_until = Some(Instant::now() + jitter(rest));
-        self.printer
-            .warning(format_args!("a rebalance failed: {why}"));
-        Ok(())
     }
 
     /// Does what is next.

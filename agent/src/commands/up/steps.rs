@@ -108,7 +108,7 @@ impl Run<'_> {
             .start_rebalance(&names(known), &names(ejected))
         {
             Ok(started) => {
-                self.rebalancing = true;
+                self.rebalances.begin();
                 if started {
                     self.printer
                         .step(format_args!("rebalance: of {}", count(known.len(), "node")));
