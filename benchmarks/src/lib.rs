@@ -3,6 +3,7 @@
 //!
 //! Each benchmark is one command, `cargo bench --workspace --bench NAME`, and measures all that it compares in the same run.
 
+pub mod cold_start;
 pub mod machine;
 pub mod plot;
 pub mod report;

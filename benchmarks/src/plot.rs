@@ -102,10 +102,20 @@ impl Lines {
         let points = || self.lines.iter().flat_map(|line| &line.1);
         let across = range(points().map(|point| point.0));
         let up = range(points().map(|point| point.1));
-        draw(340, |root| {
+        draw(360, |root| {
+            root.draw_text(&self.title, &text(17, BLACK), (12, 14))?;
+            let mut left = 12;
+            for ((label, _), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
+                let style = text(13, BLACK);
+                let (width, _) = root.estimate_text_size(label, &style)?;
+                let line = [(left, 47), (left + 20, 47)];
+                root.draw(&PathElement::new(line, colour.stroke_width(2)))?;
+                root.draw_text(label, &style, (left + 26, 40))?;
+                left += 26 + i32::try_from(width)? + 28;
+            }
             let mut chart = ChartBuilder::on(root)
-                .caption(&self.title, (FONT, 17))
                 .margin(12)
+                .margin_top(64)
                 .x_label_area_size(44)
                 .y_label_area_size(64)
                 .build_cartesian_2d(across.clone().log_scale(), up.clone().log_scale())?;
@@ -114,25 +124,24 @@ impl Lines {
                 .x_desc(&self.x)
                 .y_desc(&self.y)
                 .label_style((FONT, 13))
-                .x_label_formatter(&|value| crate::samples::number(*value))
-                .y_label_formatter(&|value| crate::samples::number(*value))
+                .x_label_formatter(&|value| tick(*value))
+                .y_label_formatter(&|value| tick(*value))
                 .draw()?;
-            for ((label, points), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
-                let style = colour.stroke_width(2);
-                let series = LineSeries::new(points.iter().copied(), style).point_size(3);
-                chart
-                    .draw_series(series)?
-                    .label(label)
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            for ((_, points), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
+                let series = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
+                chart.draw_series(series.point_size(3))?;
             }
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::UpperLeft)
-                .label_font((FONT, 13))
-                .background_style(WHITE.mix(0.8))
-                .draw()?;
             Ok(())
         })
+    }
+}
+
+/// What stands at an axis: whole numbers as they are.
+fn tick(value: f64) -> String {
+    if value >= 1.0 {
+        format!("{value:.0}")
+    } else {
+        crate::samples::number(value)
     }
 }
 
@@ -141,7 +150,7 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (least, most) = values.fold((f64::INFINITY, 0.0_f64), |(least, most), value| {
         (least.min(value), most.max(value))
     });
-    least * 0.8..most * 1.6
+    least * 0.8..most * 1.25
 }
 
 fn text(size: u32, colour: RGBColor) -> TextStyle<'static> {

@@ -90,6 +90,15 @@ impl Agents {
         self
     }
 
+    /// With the agent's own patience, as its users have it, and not the tests'.
+    #[must_use]
+    pub fn patient(mut self) -> Self {
+        for name in ["INTERVAL", "SETTLE", "LEASE", "TIMEOUT"] {
+            self.user = self.user.without(&format!("CBBOOTSTRAP_{name}"));
+        }
+        self
+    }
+
     /// Another build of the agent.
     #[must_use]
     pub fn program(mut self, program: PathBuf) -> Self {

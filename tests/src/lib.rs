@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod artifact;
+pub mod boto;
 pub mod browser;
 pub mod cli;
 pub mod couchbase;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    boto::Boto,
     cli::User,
     http,
     process::{self, Guard, wait_until},
@@ -24,6 +25,7 @@ const ROOT: &str = "test";
 pub struct MiniStack {
     /// What `AWS_ENDPOINT_URL` is to be.
     pub url: String,
+    boto: Boto,
     process: Guard,
     /// What it unpacks, the functions among it. After the process, which writes there.
     _directory: TempDir,
@@ -59,6 +61,7 @@ impl MiniStack {
             .spawn()
             .expect("MiniStack can be run");
         let stack = Self {
+            boto: Boto::new(&url),
             url,
             process: Guard(process),
             _directory: directory,
@@ -74,11 +77,9 @@ impl MiniStack {
         user(&self.url)
     }
 
-    /// The value of a Python expression, in which `client(service)` is boto3's client of the root user, or of the account
-    /// whose number follows, and `tried(lambda: ...)` the value in it, or its error: status and code, or the exception's
-    /// name. No call is tried twice.
+    /// What boto3 finds: [`Boto::value`].
     pub fn boto(&self, expression: &str) -> Value {
-        boto(&self.url, expression)
+        self.boto.value(expression)
     }
 
     /// The function processes that run now.
@@ -109,31 +110,4 @@ pub(crate) fn user(url: &str) -> User {
         .with("AWS_REGION", "us-east-1")
         .with("AWS_ACCESS_KEY_ID", ROOT)
         .with("AWS_SECRET_ACCESS_KEY", ROOT)
-}
-
-/// [`MiniStack::boto`] at this URL.
-pub(crate) fn boto(url: &str, expression: &str) -> Value {
-    const PROGRAM: &str = "
-import boto3, botocore.config, botocore.exceptions, json, sys, time
-def client(service, key='test'):
-    return boto3.client(service, region_name='us-east-1', aws_access_key_id=key, aws_secret_access_key='test',
-                        config=botocore.config.Config(parameter_validation=False, retries={'total_max_attempts': 1}))
-def tried(call):
-    try:
-        return call()
-    except botocore.exceptions.ClientError as error:
-        return [error.response['ResponseMetadata']['HTTPStatusCode'], error.response['Error']['Code']]
-    except botocore.exceptions.BotoCoreError as error:
-        return type(error).__name__
-print(json.dumps(eval(sys.argv[1]), default=str))
-";
-    let output = Command::new(python::bin().join("python"))
-        .args(["-c", PROGRAM, expression])
-        .env_clear()
-        .env("AWS_ENDPOINT_URL", url)
-        .output()
-        .expect("Python can be run");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{expression} failed\n{said}");
-    serde_json::from_slice(&output.stdout).expect("JSON is printed")
 }

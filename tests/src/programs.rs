@@ -48,9 +48,10 @@ fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let directory = built_with_this();
-        let profile = match directory.ends_with("release") {
-            true => "release",
-            false => "dev",
+        let profile = if directory.ends_with("release") {
+            "release"
+        } else {
+            "dev"
         };
         build(&["--workspace", "--bins", "--profile", profile]);
         directory

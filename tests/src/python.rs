@@ -10,38 +10,43 @@ use std::{
 
 use crate::programs;
 
-const REQUIREMENTS: &str = include_str!("../requirements.txt");
-
 /// The environment's directory of programs.
 pub fn bin() -> &'static Path {
     static BIN: OnceLock<PathBuf> = OnceLock::new();
     BIN.get_or_init(|| {
-        let mut hash = DefaultHasher::new();
-        REQUIREMENTS.hash(&mut hash);
-        let directory = programs::target().join(format!("python-{:016x}", hash.finish()));
-        // Test programs may run side by side; one makes it, the others wait.
-        let lock = File::create(directory.with_extension("lock"))
-            .expect("the target directory can be written");
-        lock.lock().expect("files can be locked");
-        let complete = directory.join("complete");
-        if !complete.exists() {
-            let _ = fs::remove_dir_all(&directory);
-            run(Command::new("python3").args(["-m", "venv"]).arg(&directory));
-            let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/requirements.txt");
-            let pip = [
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "-r",
-                requirements,
-            ];
-            run(Command::new(directory.join("bin/python")).args(pip));
-            fs::write(complete, "").expect("the target directory can be written");
-        }
-        directory.join("bin")
+        let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/requirements.txt");
+        environment(Path::new(requirements))
     })
+}
+
+/// The directory of programs of an environment with the packages that this file names.
+pub fn environment(requirements: &Path) -> PathBuf {
+    let packages = fs::read_to_string(requirements).expect("the requirements can be read");
+    let mut hash = DefaultHasher::new();
+    packages.hash(&mut hash);
+    let directory = programs::target().join(format!("python-{:016x}", hash.finish()));
+    // Test programs may run side by side; one makes it, the others wait.
+    let lock = File::create(directory.with_extension("lock"))
+        .expect("the target directory can be written");
+    lock.lock().expect("files can be locked");
+    let complete = directory.join("complete");
+    if !complete.exists() {
+        let _ = fs::remove_dir_all(&directory);
+        run(Command::new("python3").args(["-m", "venv"]).arg(&directory));
+        let pip = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+        ];
+        run(Command::new(directory.join("bin/python"))
+            .args(pip)
+            .arg(requirements));
+        fs::write(complete, "").expect("the target directory can be written");
+    }
+    directory.join("bin")
 }
 
 fn run(command: &mut Command) {

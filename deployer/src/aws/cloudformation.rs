@@ -26,10 +26,13 @@ use crate::{
     failure::Failure,
     printer::{self, Step},
     signals::Signals,
-    stack::{Change, DESCRIPTION, Detail, Event, Stack, Status},
+    stack::{
+        Change, DESCRIPTION, Detail, Event, Progress, Stack, Status,
+        pace::{self, Distance},
+    },
 };
 
-/// Between two looks at a stack: soon at first, for much is done in a second, then less often.
+/// Between two looks at what is being made: soon at first, for much is done in a second, then less often.
 const FIRST_POLL: Duration = Duration::from_millis(250);
 const LAST_POLL: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,9 @@ const LOST_PATIENCE: Duration = Duration::from_mins(15);
 
 /// After this time at the latest a change that was asked for shows in the stack's status, which is then believed, too.
 const STATUS_DELAY: Duration = Duration::from_secs(10);
+
+/// So often the stack's status is asked for beside its events.
+const STATUS_POLL: Duration = Duration::from_secs(30);
 
 /// How long `CloudFormation` may take to make a change set.
 const CHANGE_SET_PATIENCE: Duration = Duration::from_mins(10);
@@ -835,8 +841,16 @@ pub struct Watch {
     /// The last event before, or the last that was seen.
     last: Option<String>,
     events: Vec<Event>,
+    progress: Progress,
+    /// How many resources the change comes to at least, where it is known what it is.
+    expected: Option<usize>,
+    began: Instant,
+    /// Since when the end has been near, if it is.
+    near: Option<Instant>,
     /// From when on the stack's status can no longer be the one from before; none until the watch is on.
     status_counts: Option<Instant>,
+    /// When the status was last asked for, or the watch began; none if it has never been, and counts at once.
+    asked: Option<Instant>,
     /// Whether only the stack's deletion is its end.
     deleting: bool,
     /// The settled status that was seen last, if it was.
@@ -871,7 +885,12 @@ impl Watch {
             stack_id: stack_id.to_owned(),
             last,
             events: Vec::new(),
+            progress: Progress::default(),
+            expected: None,
+            began: Instant::now(),
+            near: None,
             status_counts: None,
+            asked: Some(Instant::now()),
             deleting: false,
             settled: None,
             seen: Instant::now(),
@@ -883,8 +902,20 @@ impl Watch {
         let watch = Self::begin(client, stack_id).await?;
         Ok(watch.map(|watch| Self {
             status_counts: Some(Instant::now()),
+            asked: None,
             ..watch
         }))
+    }
+
+    /// Of these changes.
+    #[must_use]
+    pub fn of(self, changes: &[Change]) -> Self {
+        // The others may turn out to be none, or come after the end of the rest.
+        let sure = changes.iter().filter(|change| change.action == "Add");
+        Self {
+            expected: Some(sure.count()),
+            ..self
+        }
     }
 
     /// The stack's ARN.
@@ -900,6 +931,7 @@ impl Watch {
     /// From now on only the stack's deletion is its end: it was asked for in the middle of something else.
     pub fn expect_deletion(&mut self) {
         self.deleting = true;
+        self.expected = None;
         self.settled = None;
         self.status_counts = None;
     }
@@ -911,11 +943,12 @@ impl Watch {
     pub async fn settle(&mut self, step: &mut Step) -> Result<Status, Failure> {
         let (mut pause, mut looks) = (FIRST_POLL, 0);
         loop {
-            match self.look(looks % 5 == 0, step).await {
+            let at_status = looks % 5 == 0 && self.wants_status();
+            match self.look(at_status, step).await {
                 Ok(Some(status)) => return Ok(status),
                 Ok(None) => {
                     self.seen = Instant::now();
-                    pause = (pause * 7 / 5).min(LAST_POLL);
+                    pause = self.pause();
                     step.busy(self.last_status());
                 }
                 Err(Blind::ForNow(_)) if self.seen.elapsed() < LOST_PATIENCE => {
@@ -940,6 +973,7 @@ impl Watch {
             Ok(fresh) => {
                 for event in fresh {
                     step.event(&event);
+                    self.progress.see(&event);
                     self.last = Some(event.id.clone());
                     self.events.push(event);
                 }
@@ -955,6 +989,7 @@ impl Watch {
             .status_counts
             .get_or_insert_with(|| Instant::now() + STATUS_DELAY);
         if (at_status || refused) && Instant::now() >= status_counts {
+            self.asked = Some(Instant::now());
             return match describe(&self.client, &self.stack_id).await {
                 Ok(stack) => Ok(self.believe(stack)),
                 Err(error) => match unseen {
@@ -971,16 +1006,34 @@ impl Watch {
         }
     }
 
+    /// Whether the stack's status is to be asked for, too: once in a while, and to make sure of the end that it told.
+    fn wants_status(&self) -> bool {
+        let asked = self.asked.map(|asked| asked.elapsed());
+        self.settled.is_some() || asked.is_none_or(|ago| ago >= STATUS_POLL)
+    }
+
+    /// How long to wait before the next look.
+    fn pause(&mut self) -> Duration {
+        let distance = pace::distance(self.expected, &self.progress, self.last_of_stack());
+        self.near = (distance == Distance::Near).then(|| self.near.unwrap_or_else(Instant::now));
+        let since_near = self.near.map_or(Duration::ZERO, |near| near.elapsed());
+        pace::pause(distance, self.began.elapsed(), since_near)
+    }
+
+    fn last_of_stack(&self) -> Option<&Event> {
+        self.events.iter().rev().find(|event| event.is_stack())
+    }
+
     /// What is to be told while nothing happens.
     fn last_status(&self) -> String {
-        let last = self.events.iter().rev().find(|event| event.is_stack());
+        let last = self.last_of_stack();
         last.map_or("waiting for CloudFormation", |event| &event.status)
             .to_owned()
     }
 
     /// The status that the stack's own events end in.
     fn end(&self) -> Option<Status> {
-        let last = self.events.iter().rev().find(|event| event.is_stack())?;
+        let last = self.last_of_stack()?;
         Some(Status::from(last.status.as_str())).filter(|status| self.is_end(status))
     }
 

@@ -460,7 +460,8 @@ impl Deployment<'_> {
             );
             confirm(&question, self.args.yes, self.printer).await?;
         }
-        Watch::begin(&self.aws.cloudformation, &set.stack_id).await
+        let watch = Watch::begin(&self.aws.cloudformation, &set.stack_id).await?;
+        Ok(watch.map(|watch| watch.of(&set.changes)))
     }
 
     /// Brings the stack into a state in which it can be deployed.

@@ -3,6 +3,7 @@
 mod changes;
 mod decision;
 mod events;
+pub mod pace;
 
 use std::{collections::BTreeMap, fmt::Display};
 

@@ -1,6 +1,6 @@
 //! A call to AWS, and what it is named.
 
-use std::{fmt::Display, sync::LazyLock};
+use std::{fmt::Display, sync::LazyLock, time::Instant};
 
 use hyper::{HeaderMap, Method, http::request::Parts};
 use regex::Regex;
@@ -36,6 +36,8 @@ pub struct Call {
     pub access_key: String,
     /// The status that the caller was answered; none as long as it is not, and for good if the connection was closed.
     pub status: Option<u16>,
+    /// When it was answered; none in the same cases.
+    pub answered: Option<Instant>,
     /// What was done to it.
     pub fault: Option<Fault>,
     pub(super) protocol: Protocol,
@@ -78,6 +80,7 @@ impl Call {
             parameters: Value::Object(parameters),
             access_key: scope.access_key.to_owned(),
             status: None,
+            answered: None,
             fault: None,
             protocol,
             is_head: head.method == Method::HEAD,

@@ -31,7 +31,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fastrand::Rng;
@@ -56,6 +56,7 @@ use tokio::{
 use self::play::Stage;
 pub use self::{call::Call, fault::Fault, play::Play};
 use crate::{
+    boto::Boto,
     cli::User,
     ministack::{self, MiniStack},
     process::{kill, wait_until},
@@ -72,6 +73,7 @@ type Dropped = io::Error;
 pub struct Proxy {
     /// What `AWS_ENDPOINT_URL` is to be.
     pub url: String,
+    boto: Boto,
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -112,8 +114,10 @@ impl Proxy {
             };
             runtime.expect("a runtime can be made").block_on(serve);
         });
+        let url = format!("http://{address}");
         Self {
-            url: format!("http://{address}"),
+            boto: Boto::new(&url),
+            url,
             shared,
             stop: Some(stop),
             thread: Some(thread),
@@ -127,7 +131,7 @@ impl Proxy {
 
     /// [`MiniStack::boto`] through the proxy.
     pub fn boto(&self, expression: &str) -> Value {
-        ministack::boto(&self.url, expression)
+        self.boto.value(expression)
     }
 
     /// Decides from now on what is done to each call. It runs while the call waits, and must not use the proxy.
@@ -284,6 +288,7 @@ impl Shared {
         self.note(&call);
         let answer = self.act(&call, head, body).await?;
         call.status = Some(answer.status().as_u16());
+        call.answered = Some(Instant::now());
         self.note(&call);
         Ok(answer)
     }

@@ -1,0 +1,273 @@
+//! The functions, as they are built and started.
+
+use std::{
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{Cursor, Write},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Command,
+};
+
+use cbbootstrap_tests::{artifact, programs, python};
+use serde_json::Value;
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+
+use super::Database;
+use crate::machine;
+
+/// How a function comes to trust the database.
+#[derive(Clone, Copy, Debug)]
+enum Trust {
+    Rust,
+    Python,
+    Node,
+}
+
+/// A function that can be started.
+#[derive(Debug)]
+pub struct Function {
+    /// What it is called in the report.
+    pub name: &'static str,
+    /// Whether it is ours.
+    pub is_ours: bool,
+    /// Whether it asks the database.
+    pub asks: bool,
+    /// What runs it.
+    pub program: PathBuf,
+    /// With these arguments.
+    pub arguments: Vec<String>,
+    /// In this directory, where its code is.
+    pub directory: PathBuf,
+    /// What Lambda calls its handler.
+    pub handler: &'static str,
+    /// The size of its executable, in bytes.
+    pub binary: Option<u64>,
+    /// The size of its zip, in bytes, unless most of its code comes with Lambda.
+    pub zip: Option<u64>,
+    trust: Trust,
+}
+
+impl Function {
+    /// What makes it trust the database.
+    pub fn trust(&self, database: &Database) -> (&'static str, String) {
+        let (name, file) = match self.trust {
+            Trust::Rust => ("SSL_CERT_FILE", database.trusted()),
+            Trust::Python => ("AWS_CA_BUNDLE", database.trusted()),
+            Trust::Node => ("NODE_EXTRA_CA_CERTS", database.own_certificate()),
+        };
+        (name, file.display().to_string())
+    }
+}
+
+/// How many there are.
+pub const COUNT: usize = 5;
+
+/// Builds all of them, which takes many minutes the first time: ours, the bare one, the one with default features, Python's, Node's.
+pub fn functions() -> [Function; COUNT] {
+    [ours(), bare(), default_features(), in_python(), in_node()]
+}
+
+/// What they are built with.
+pub fn versions() -> Vec<String> {
+    let boto3 = ["-c", "import boto3; print('boto3', boto3.__version__)"];
+    let node = machine::version("node", &["--version"]);
+    vec![
+        machine::version(python(), &["--version"]),
+        machine::version(python(), &boto3),
+        format!("Node {}", node.trim_start_matches('v')),
+        format!("@aws-sdk/client-dynamodb {}", node_sdk()),
+    ]
+}
+
+fn ours() -> Function {
+    let zip = artifact::released_zip();
+    let directory = target("ours");
+    let program = directory.join("bootstrap");
+    let executable = artifact::executable_of(&zip);
+    // One that still runs could not be written to.
+    let _ = fs::remove_file(&program);
+    fs::write(&program, &executable).expect("the target directory can be written");
+    let executable_by_all = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&program, executable_by_all).expect("the target directory can be written");
+    let zip = fs::metadata(zip).expect("the zip is there").len();
+    Function {
+        is_ours: true,
+        zip: Some(zip),
+        ..in_rust("cbbootstrap", program, directory)
+    }
+}
+
+fn bare() -> Function {
+    Function {
+        asks: false,
+        ..built("bare lambda_http, no database: the limit", "bare")
+    }
+}
+
+fn default_features() -> Function {
+    built(
+        "cbbootstrap, the SDK's default features",
+        "default-features",
+    )
+}
+
+/// The executable of one of the packages beside this one, each with a workspace and features of its own.
+fn built(name: &'static str, package: &str) -> Function {
+    let target = target(package);
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build
+        .args(["build", "--release", "--locked", "--quiet"])
+        .current_dir(sources(package))
+        .env("CARGO_TARGET_DIR", &target);
+    // What `cargo bench` says of this package, a build takes for a change.
+    for (name, _) in std::env::vars_os() {
+        let of_the_package = ["CARGO_MANIFEST_", "CARGO_PKG_"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix));
+        if of_the_package {
+            build.env_remove(name);
+        }
+    }
+    run(&mut build);
+    let directory = target.join("release");
+    let program = directory.join("bootstrap");
+    let executable = fs::read(&program).expect("it has been built");
+    Function {
+        zip: Some(zipped("bootstrap", &executable)),
+        ..in_rust(name, program, directory)
+    }
+}
+
+fn in_rust(name: &'static str, program: PathBuf, directory: PathBuf) -> Function {
+    let binary = fs::metadata(&program).expect("it has been built").len();
+    Function {
+        name,
+        is_ours: false,
+        asks: true,
+        program,
+        arguments: Vec::new(),
+        directory,
+        handler: "bootstrap",
+        binary: Some(binary),
+        zip: None,
+        trust: Trust::Rust,
+    }
+}
+
+/// Python, in an environment that has boto3.
+fn python() -> PathBuf {
+    python::environment(&sources("python").join("requirements.txt")).join("python")
+}
+
+fn in_python() -> Function {
+    let arguments = ["-B", "-m", "awslambdaric", "handler.handler"];
+    Function {
+        name: "Python, boto3",
+        is_ours: false,
+        asks: true,
+        program: python(),
+        arguments: arguments.map(str::to_owned).into(),
+        directory: sources("python"),
+        handler: "handler.handler",
+        binary: None,
+        zip: None,
+        trust: Trust::Python,
+    }
+}
+
+fn in_node() -> Function {
+    let directory = bundle();
+    let code = fs::read(directory.join("index.cjs")).expect("it has been bundled");
+    let runtime = sources("node").join("runtime.mjs").display().to_string();
+    Function {
+        name: "Node, SDK v3, bundled",
+        is_ours: false,
+        asks: true,
+        program: found("node"),
+        arguments: vec![runtime],
+        directory,
+        handler: "index.handler",
+        binary: None,
+        zip: Some(zipped("index.js", &code)),
+        trust: Trust::Node,
+    }
+}
+
+/// The directory of the handler in JavaScript with the SDK in one file, as Lambda's users deploy it.
+fn bundle() -> PathBuf {
+    let files = ["package.json", "package-lock.json", ".npmrc", "index.mjs"];
+    let contents =
+        files.map(|file| fs::read(sources("node").join(file)).expect("the sources are there"));
+    let mut hash = DefaultHasher::new();
+    contents.hash(&mut hash);
+    let packages = target(&format!("node-{:016x}", hash.finish()));
+    let directory = packages.join("function");
+    if !directory.join("index.cjs").exists() {
+        for (file, content) in files.iter().zip(contents) {
+            fs::write(packages.join(file), content).expect("the target directory can be written");
+        }
+        let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
+        run(Command::new("npm").args(install).current_dir(&packages));
+        let bundle = [
+            "index.mjs",
+            "--bundle",
+            "--minify",
+            "--platform=node",
+            "--target=node20",
+            "--outfile=function/index.cjs",
+        ];
+        let esbuild = packages.join("node_modules/.bin/esbuild");
+        run(Command::new(esbuild).args(bundle).current_dir(&packages));
+    }
+    directory
+}
+
+fn node_sdk() -> String {
+    let package = fs::read(sources("node").join("package.json")).expect("the sources are there");
+    let package: Value = serde_json::from_slice(&package).expect("it is JSON");
+    let version = package["dependencies"]["@aws-sdk/client-dynamodb"].as_str();
+    version.expect("it needs the SDK").to_owned()
+}
+
+fn sources(name: &str) -> PathBuf {
+    programs::workspace()
+        .join("benchmarks/functions")
+        .join(name)
+}
+
+/// A directory for what is built.
+fn target(name: &str) -> PathBuf {
+    let directory = programs::target().join("benchmarks").join(name);
+    fs::create_dir_all(&directory).expect("the target directory can be written");
+    directory
+}
+
+/// Where a program is, for a process that does not have this one's `PATH`.
+fn found(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|directory| directory.join(program));
+    let place = places.find(|place| File::open(place).is_ok());
+    place.unwrap_or_else(|| panic!("`{program}` is needed"))
+}
+
+/// The size of a zip that is made as ours is.
+fn zipped(name: &str, content: &[u8]) -> u64 {
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Deflated)
+        .compression_level(Some(9));
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    writer.start_file(name, options).expect("memory takes it");
+    writer.write_all(content).expect("memory takes it");
+    let zip = writer.finish().expect("memory takes it");
+    zip.into_inner().len() as u64
+}
+
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed\n{said}");
+}

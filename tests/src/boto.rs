@@ -1,0 +1,103 @@
+//! boto3, the public client that knows AWS best, to look at the stand-in with.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use serde_json::Value;
+
+use crate::python;
+
+/// Evaluates one expression a line. Starting Python and making clients takes a second, which tests that look a hundred times
+/// should pay once.
+const PROGRAM: &str = "
+import boto3, botocore.config, botocore.exceptions, functools, json, sys, time, traceback
+@functools.cache
+def client(service, key='test'):
+    return boto3.client(service, region_name='us-east-1', aws_access_key_id=key, aws_secret_access_key='test',
+                        config=botocore.config.Config(parameter_validation=False, retries={'total_max_attempts': 1}))
+def tried(call):
+    try:
+        return call()
+    except botocore.exceptions.ClientError as error:
+        return [error.response['ResponseMetadata']['HTTPStatusCode'], error.response['Error']['Code']]
+    except botocore.exceptions.BotoCoreError as error:
+        return type(error).__name__
+for line in sys.stdin:
+    try:
+        answer = {'value': eval(json.loads(line))}
+    except Exception:
+        answer = {'error': traceback.format_exc()}
+    print(json.dumps(answer, default=str), flush=True)
+";
+
+/// boto3 for the stand-in at one URL; it starts with the first question.
+#[derive(Debug)]
+pub struct Boto {
+    url: String,
+    process: Mutex<Option<Process>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Boto {
+    /// One that was not asked yet.
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            process: Mutex::default(),
+        }
+    }
+
+    /// The value of a Python expression, in which `client(service)` is boto3's client of the root user, or of the account
+    /// whose number follows, and `tried(lambda: ...)` the value in it, or its error: status and code, or the exception's
+    /// name. No call is tried twice.
+    pub fn value(&self, expression: &str) -> Value {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = process.get_or_insert_with(|| Process::start(&self.url));
+        let question = Value::from(expression);
+        writeln!(process.questions, "{question}").expect("Python reads");
+        let mut answer = String::new();
+        process
+            .answers
+            .read_line(&mut answer)
+            .expect("Python writes UTF-8");
+        let mut answer: Value = serde_json::from_str(&answer).expect("JSON is printed");
+        if let Some(error) = answer["error"].as_str() {
+            panic!("{expression} failed\n{error}");
+        }
+        answer["value"].take()
+    }
+}
+
+impl Process {
+    fn start(url: &str) -> Self {
+        let mut child = Command::new(python::bin().join("python"))
+            .args(["-c", PROGRAM])
+            .env_clear()
+            .env("AWS_ENDPOINT_URL", url)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("Python can be run");
+        Self {
+            questions: child.stdin.take().expect("it is piped"),
+            answers: BufReader::new(child.stdout.take().expect("it is piped")),
+            child,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
