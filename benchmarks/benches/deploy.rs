@@ -3,6 +3,8 @@
 
 #[path = "deploy/end.rs"]
 mod end;
+#[path = "deploy/profile.rs"]
+mod profile;
 #[path = "deploy/tools.rs"]
 mod tools;
 
@@ -40,6 +42,7 @@ fn main() {
     let directory = tempfile::tempdir().expect("temporary directories can be made");
     let changed = code.changed(directory.path());
     let took = deployments(&code, &changed);
+    let profile = profile::table(&code, RUNS);
     let seen = end::measure(&code, &changed);
     let start = start();
     let size = fs::metadata(programs::cbbootstrap());
@@ -59,6 +62,13 @@ fn main() {
     ));
     report.table(&deployment_table(&took));
     report.plot("How long a deployment takes", plot(&took));
+    report.folded("Where the time of a first deployment goes", |report| {
+        report.say(
+            "The same through a proxy that keeps the time. Calls are under way from when the proxy has one until it has \
+             answered it; what is asked at once counts once.",
+        );
+        report.table(&profile);
+    });
     report.say(&format!(
         "How soon the end of a stack is noticed, where each call takes {} ms more and the stack {} s or a little more, {} s of \
          it after its last resource: medians of {} runs. Calls count from the one that begins the change.",

@@ -61,17 +61,23 @@ fn main() {
     report.table(&loads("clients", &over_clients));
     report.say(&verdict(&over_clients, sync, in_memory.as_ref()));
     report.plot("requests a second over clients", plot(&over_clients));
-    report.say(&format!(
-        "With {AT_A_SIZE} clients, over a table that has so many clusters at first:"
-    ));
-    report.table(&loads("clusters", &over_sizes));
-    report.say(
-        "What requests take of DynamoDB: calls as counted on their way there; capacity units by DynamoDB's rules for the \
-         items that were found there before and after (a write has one unit for each KB of the larger, also when its \
-         condition fails; a consistent read one for each 4 KB).",
-    );
-    report.table(&table::capacity(&requests));
-    cost::report(&mut report, &requests, &said);
+    report.folded("With up to a million clusters in the table", |report| {
+        report.say(&format!(
+            "With {AT_A_SIZE} clients, over a table that has so many clusters at first:"
+        ));
+        report.table(&loads("clusters", &over_sizes));
+    });
+    report.folded("What a request takes of DynamoDB", |report| {
+        report.say(
+            "Calls as counted on their way there; capacity units by DynamoDB's rules for the items that were found there \
+             before and after (a write has one unit for each KB of the larger, also when its condition fails; a consistent \
+             read one for each 4 KB).",
+        );
+        report.table(&table::capacity(&requests));
+    });
+    report.folded("What a million bootstraps cost", |report| {
+        cost::report(report, &requests, &said);
+    });
     report.finish();
 }
 

@@ -94,6 +94,13 @@ impl Report {
         self.figures.push(table.json());
     }
 
+    /// What is reported meanwhile stands folded under the title, for who wants to know.
+    pub fn folded(&mut self, title: &str, inside: impl FnOnce(&mut Self)) {
+        let _ = write!(self.text, "<details>\n<summary>{title}</summary>\n\n");
+        inside(self);
+        self.text.push_str("</details>\n\n");
+    }
+
     /// A drawing, as SVG.
     pub fn plot(&mut self, caption: &str, svg: String) {
         let _ = write!(

@@ -22,7 +22,11 @@ use aws_sdk_dynamodb::{
     primitives::Blob,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure},
 };
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_http_client::{
+    Connector,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 use jiff::Timestamp;
 
 use crate::{
@@ -472,11 +476,14 @@ impl Intercept for Counter {
 /// be a quarter of the function and a third of its start.
 ///
 /// TLS comes from *ring*: the SDK's default provider spends 38 ms of CPU on entropy before its first connection, half a
-/// second of a small function's cold start.
+/// second of a small function's cold start. And there is one connector, made here: left to itself, the SDK makes a first one, to
+/// see whether it can, and a second to use, each with all the certificates that are to be trusted.
 pub async fn client() -> Client {
-    let http = aws_smithy_http_client::Builder::new()
+    let connector = Connector::builder()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https();
+        .build();
+    let connector = SharedHttpConnector::new(connector);
+    let http = http_client_fn(move |_, _| connector.clone());
     let mut config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(EnvironmentVariableRegionProvider::new().region().await)

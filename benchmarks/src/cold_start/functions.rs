@@ -118,7 +118,7 @@ fn built(name: &'static str, package: &str) -> Function {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
-        .args(["build", "--release", "--locked", "--quiet"])
+        .args(["build", "--release", "--quiet"])
         .current_dir(sources(package))
         .env("CARGO_TARGET_DIR", &target);
     // What `cargo bench` says of this package, a build takes for a change.

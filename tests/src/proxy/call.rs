@@ -34,6 +34,8 @@ pub struct Call {
     pub parameters: Value,
     /// The access key that signed it; empty if none did.
     pub access_key: String,
+    /// When it had come.
+    pub asked: Instant,
     /// The status that the caller was answered; none as long as it is not, and for good if the connection was closed.
     pub status: Option<u16>,
     /// When it was answered; none in the same cases.
@@ -79,6 +81,7 @@ impl Call {
             name: format!("{}:{operation}", scope.service),
             parameters: Value::Object(parameters),
             access_key: scope.access_key.to_owned(),
+            asked: Instant::now(),
             status: None,
             answered: None,
             fault: None,
