@@ -90,7 +90,6 @@ fn deployments(code: &Code, changed: &Code) -> [Took; Tool::ALL.len()] {
     for round in 0..=RUNS {
         eprintln!("deployments: round {round} of {RUNS}");
         for (tool, took) in Tool::ALL.into_iter().zip(&mut took) {
-            aws.reset();
             tools::prepare(&aws);
             let directory = Directory::of(aws.user());
             for (code, took) in [code, code, changed].into_iter().zip(took) {

@@ -80,7 +80,6 @@ pub fn measure(code: &Code, changed: &Code) -> [Seen; 5] {
             let work = WORK + STEP * (round * LANES + lane);
             for turn in 0..Wait::TURNS.len() {
                 let turn = Wait::TURNS[(turn + lane as usize) % Wait::TURNS.len()];
-                aws.reset();
                 tools::prepare(&aws);
                 let scene = Scene::new(&aws);
                 seen.extend(

@@ -8,7 +8,10 @@ use cbbootstrap_tests::{
     proxy::{Call, Proxy},
 };
 
-use crate::tools::{self, Code, Directory, Tool};
+use crate::{
+    end,
+    tools::{self, Code, Directory, Tool},
+};
 
 /// Those of interest: ours, and the one that is quickest at it after ours.
 const TOOLS: [Tool; 2] = [Tool::Ours, Tool::CargoLambda];
@@ -24,30 +27,29 @@ pub fn table(code: &Code, runs: usize) -> Table {
         "none under way, s",
     ]);
     for tool in TOOLS {
-        let mut all = Samples::default();
-        let mut busy = Samples::default();
-        let mut idle = Samples::default();
-        let mut calls = 0;
+        let (mut took, mut busy, mut idle) =
+            (Samples::default(), Samples::default(), Samples::default());
+        let mut counts = Vec::new();
         // The first round brings everything into memory, and does not count.
         for round in 0..=runs {
-            aws.reset();
             tools::prepare(&aws);
             let proxy = Proxy::start(&aws);
             let directory = Directory::of(proxy.user());
             directory.put(code);
-            let took = directory.deploy(tool);
+            let time = directory.deploy(tool);
             if round > 0 {
-                let under_way = under_way(&proxy.calls());
-                calls = proxy.calls().len();
-                all.push(took);
+                let calls = proxy.calls();
+                let under_way = under_way(&calls);
+                counts.push(calls.len());
+                took.push(time);
                 busy.push(under_way);
-                idle.push(took.saturating_sub(under_way));
+                idle.push(time.saturating_sub(under_way));
             }
         }
         table.row([
             format!("`{}`", tool.name()),
-            seconds(all.median()),
-            calls.to_string(),
+            seconds(took.median()),
+            end::median(&counts).to_string(),
             seconds(busy.median()),
             seconds(idle.median()),
         ]);

@@ -249,8 +249,9 @@ impl Directory {
     }
 }
 
-/// Makes what the others' users make by hand before their first deployment.
+/// Empties the account, but for what the others' users make by hand before their first deployment.
 pub fn prepare(aws: &MiniStack) {
+    aws.reset();
     aws.boto(&format!(
         "[client('s3').create_bucket(Bucket='{BUCKET}'), client('iam').create_role(RoleName='function', \
          AssumeRolePolicyDocument=json.dumps({{'Version': '2012-10-17', 'Statement': [{{'Effect': 'Allow', \
