@@ -23,7 +23,8 @@ pub fn bin() -> &'static Path {
 pub fn environment(requirements: &Path) -> PathBuf {
     let packages = fs::read_to_string(requirements).expect("the requirements can be read");
     let mut hash = DefaultHasher::new();
-    packages.hash(&mut hash);
+    // An environment knows where it is, and does not work elsewhere.
+    (packages, programs::target()).hash(&mut hash);
     let directory = programs::target().join(format!("python-{:016x}", hash.finish()));
     // Test programs may run side by side; one makes it, the others wait.
     let lock = File::create(directory.with_extension("lock"))
