@@ -9,16 +9,19 @@ pub const MAX_CLUSTER_ID_BYTES: usize = 1024;
 /// A node's address or host name has 1 to this many bytes: the longest DNS name fits.
 pub const MAX_NODE_BYTES: usize = 255;
 
-/// A `cluster_uuid` has 1 to this many bytes; Couchbase Server's have 32.
-pub const MAX_CLUSTER_UUID_BYTES: usize = 64;
+/// A UUID has 1 to this many bytes; Couchbase Server's have 32.
+pub const MAX_UUID_BYTES: usize = 64;
 
-/// A cluster has at most this many nodes that reported ready.
-pub const MAX_NODES: usize = 1000;
+/// A cluster has at most this many members that reported ready.
+pub const MAX_MEMBERS: usize = 256;
+
+/// A claim names at most this many nodes whose claims were taken over.
+pub const MAX_PREVIOUS: usize = 8;
 
 /// A claim's lease has this many seconds.
 pub const LEASE_SECONDS: std::ops::RangeInclusive<u64> = 30..=86_400;
 
-/// A secret has 1 to this many bytes.
+/// A bearer token has 1 to this many bytes.
 pub const MAX_SECRET_BYTES: usize = 512;
 
 /// A request's body has at most this many bytes.
@@ -31,7 +34,10 @@ pub struct ClaimRequest {
     pub cluster_id: String,
     /// The asking node's address or host name, as the other nodes reach it.
     pub node_ip_addr_or_hostname: String,
-    /// The claim lapses after so many seconds unless the node reports ready; without it, never.
+    /// The UUID of the node's server: tells two machines of one name apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_uuid: Option<String>,
+    /// The claim may be taken over after this many seconds unless the node reports ready; without it, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
 }
@@ -49,15 +55,28 @@ pub struct ReadyRequest {
     /// The UUID of the cluster that the node is a member of: another one refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_uuid: Option<String>,
+    /// The UUID of the node's server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_uuid: Option<String>,
+    /// The SHA-256 hash of the certificate of the authority that has signed the certificate of the node's server, as 64
+    /// hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority_sha256: Option<String>,
+    /// The node's proof that it knows the cluster's secret, as 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<String>,
 }
 
-/// The body of `POST /cluster/leave`: the node is gone.
+/// The body of `POST /cluster/leave`: the node has left.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeaveRequest {
     /// The cluster.
     pub cluster_id: String,
-    /// The node that is gone.
+    /// The node that has left.
     pub node_ip_addr_or_hostname: String,
+    /// The generation that the node was told: a later one refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 /// The body of `POST /cluster/get_status`.
@@ -86,12 +105,43 @@ pub struct Cluster {
     /// When the claim lapses, unless the initial node reports ready before; while it has a lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_expires_at: Option<Timestamp>,
-    /// The members that reported ready, sorted.
+    /// The seconds that are left of the lease, by the service's clock. 0 once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds_left: Option<u64>,
+    /// While claimed: the nodes whose claims were taken over, the latest first. Each may have initialised its server without
+    /// reporting it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous_initial_nodes: Vec<String>,
+    /// The UUID of another server that tried to claim under the initial node's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rival_node_uuid: Option<String>,
+    /// The members that reported ready and did not leave, sorted. An answer to a claim does not have them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// The same members with what they reported. An answer to a claim does not have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
     /// The UUID that Couchbase Server gave the cluster, once reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_uuid: Option<String>,
+}
+
+/// A member of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its address or host name.
+    pub node: String,
+    /// When it last reported.
+    pub reported_at: Timestamp,
+    /// The UUID of its server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_uuid: Option<String>,
+    /// The SHA-256 hash of the certificate of the authority that has signed its server's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority_sha256: Option<String>,
+    /// Its proof that it knows the cluster's secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<String>,
 }
 
 /// How far a cluster is.
