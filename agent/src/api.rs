@@ -1,22 +1,30 @@
 //! The bootstrap service, as its clients call it.
 
-use std::{cell::RefCell, fmt, time::Duration};
+use std::{
+    cell::RefCell,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
-use cbbootstrap_function::{
-    signer::Signer,
-    wire::{ClaimRequest, Cluster, LeaveRequest, Problem, ReadyRequest, StatusRequest},
+use cbbootstrap_function::signer::Signer;
+use cbbootstrap_protocol::{
+    names::{ClusterId, Node, Uuid},
+    trust::{Attestation, Fingerprint},
+    wire::{ClaimRequest, Cluster, LeaveRequest, Problem, ReadyRequest, State, StatusRequest},
 };
-use jiff::Timestamp;
 use serde::Serialize;
 use ureq::{Agent, http::Uri};
 
 use crate::{
     aws,
     failure::Failure,
-    http::{self, Trust},
-    secret::Secret,
+    http::{self, Deadline, Trust},
+    record::Record,
 };
+
+/// The most of an answer that is read. A record with all its members has some 120 KB.
+const MOST_BYTES: u64 = 1024 * 1024;
 
 const WHICH: &str = "is that the endpoint that `cbbootstrap status` prints?";
 
@@ -28,15 +36,15 @@ struct Signing {
 }
 
 /// One cluster's record at the API.
-#[derive(Debug)]
 pub struct Api {
     /// Its URL, without a slash at the end.
     pub url: String,
     /// The cluster's name.
-    pub cluster_id: String,
+    pub cluster_id: ClusterId,
     client: Agent,
-    secret: Option<Secret>,
+    token: Option<String>,
     signing: Option<Signing>,
+    deadline: Deadline,
 }
 
 /// Why there is no record.
@@ -60,23 +68,77 @@ impl fmt::Display for Unanswered {
     }
 }
 
-/// What the API said of the cluster.
+/// A record, and when the lease in it ends by this node's clock.
 #[derive(Clone, Debug)]
-pub struct Record {
-    /// The answer.
-    pub cluster: Cluster,
-    /// What is left of the claim's lease, by the API's own clock.
-    pub lease_left: Option<Duration>,
+pub struct Answer {
+    record: Record,
+    lease_ends: Option<Instant>,
+}
+
+impl Answer {
+    /// The lease counts from before the request was sent, so the answer's way back takes nothing from it.
+    fn new(record: Record, sent: Instant) -> Self {
+        // A lease of centuries does not end.
+        let lease_ends = record.lease_left.and_then(|left| sent.checked_add(left));
+        Self { record, lease_ends }
+    }
+
+    /// The record as of now.
+    pub fn now(&self) -> Record {
+        let left = self.lease_ends.map(|end| end.saturating_duration_since(Instant::now()));
+        Record { lease_left: left.or(self.record.lease_left), ..self.record.clone() }
+    }
+
+    /// Whether nothing of it but the members can change any more.
+    pub fn is_final(&self) -> bool {
+        self.record.state == State::Ready
+    }
+
+    /// With a lease that ends no later than this node knows it to: within a generation, leases are not renewed.
+    pub fn bounded(mut self, generation: u64, lease_ends: Option<Instant>) -> Self {
+        if self.record.generation == generation && self.lease_ends.is_some() {
+            self.lease_ends = self.lease_ends.min(lease_ends.or(self.lease_ends));
+        }
+        self
+    }
+
+    /// The generation, and when the lease ends.
+    pub fn lease(&self) -> (u64, Option<Instant>) {
+        (self.record.generation, self.lease_ends)
+    }
+}
+
+/// What a node reports.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The generation that it was told.
+    pub generation: u64,
+    /// The cluster that it is a member of.
+    pub cluster_uuid: Uuid,
+    /// Its server's UUID.
+    pub node_uuid: Option<Uuid>,
+    /// The authority that has signed its server's certificate.
+    pub authority: Option<Fingerprint>,
+    /// Its proof that it knows the cluster's secret.
+    pub attestation: Option<Attestation>,
+}
+
+/// Hides the token.
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("url", &self.url).field("cluster_id", &self.cluster_id).finish_non_exhaustive()
+    }
 }
 
 impl Api {
     /// The cluster's record at this URL, which may take signed requests only.
     pub fn new(
         url: String,
-        cluster_id: String,
-        secret: Option<Secret>,
+        cluster_id: ClusterId,
+        token: Option<String>,
         signed: bool,
         region: Option<String>,
+        deadline: Deadline,
     ) -> anyhow::Result<Self> {
         let signing = if signed {
             let host = url.parse::<Uri>().ok();
@@ -100,74 +162,84 @@ impl Api {
             url,
             cluster_id,
             client: http::client(&Trust::System, true),
-            secret,
+            token: token.filter(|_| signing.is_none()),
             signing,
+            deadline,
         })
     }
 
     /// Claims the cluster for the node, or learns who has it.
-    pub fn claim(&self, node: &str, lease: Option<u64>) -> Result<Record, Unanswered> {
-        self.post(
-            "/cluster",
-            &ClaimRequest {
-                cluster_id: self.cluster_id.clone(),
-                node_ip_addr_or_hostname: node.to_owned(),
-                lease_seconds: lease,
-            },
-        )
+    pub fn claim(&self, node: &Node, node_uuid: Option<&Uuid>, lease: Option<u64>) -> Result<Answer, Unanswered> {
+        let request = ClaimRequest {
+            cluster_id: self.cluster_id.as_str().to_owned(),
+            node_ip_addr_or_hostname: node.as_str().to_owned(),
+            node_uuid: node_uuid.map(|uuid| uuid.as_str().to_owned()),
+            lease_seconds: lease,
+        };
+        let sent = Instant::now();
+        let mut answer = self.post("/cluster", &request, Some(node), sent)?;
+        // No claim of this node is longer than it asked for, whatever the API says.
+        if answer.record.is_initial && let (Some(end), Some(lease)) = (answer.lease_ends, lease) {
+            answer.lease_ends = Some(end.min(sent + Duration::from_secs(lease)));
+        }
+        Ok(answer)
     }
 
-    /// The record as it stands; none if nobody has claimed the cluster.
-    pub fn status(&self, node: Option<&str>) -> Result<Option<Record>, Unanswered> {
+    /// The record as it stands; `None` if nobody has claimed the cluster.
+    pub fn status(&self, node: Option<&Node>) -> Result<Option<Answer>, Unanswered> {
         let request = StatusRequest {
-            cluster_id: self.cluster_id.clone(),
-            node_ip_addr_or_hostname: node.map(str::to_owned),
+            cluster_id: self.cluster_id.as_str().to_owned(),
+            node_ip_addr_or_hostname: node.map(|node| node.as_str().to_owned()),
         };
-        match self.post("/cluster/get_status", &request) {
-            Ok(record) => Ok(Some(record)),
+        match self.post("/cluster/get_status", &request, node, Instant::now()) {
+            Ok(answer) => Ok(Some(answer)),
             Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// Reports the node ready.
-    pub fn ready(
+    pub fn ready(&self, node: &Node, report: &Report) -> Result<Answer, Unanswered> {
+        let request = ReadyRequest {
+            cluster_id: self.cluster_id.as_str().to_owned(),
+            node_ip_addr_or_hostname: node.as_str().to_owned(),
+            generation: Some(report.generation),
+            cluster_uuid: Some(report.cluster_uuid.as_str().to_owned()),
+            node_uuid: report.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
+            authority_sha256: report.authority.map(|authority| authority.to_string()),
+            attestation: report.attestation.map(|attestation| attestation.to_string()),
+        };
+        self.post("/cluster/ready", &request, Some(node), Instant::now())
+    }
+
+    /// Reports the node gone, or gives its claim up.
+    pub fn leave(&self, node: &Node, generation: Option<u64>) -> Result<Answer, Unanswered> {
+        let request = LeaveRequest {
+            cluster_id: self.cluster_id.as_str().to_owned(),
+            node_ip_addr_or_hostname: node.as_str().to_owned(),
+            generation,
+        };
+        self.post("/cluster/leave", &request, Some(node), Instant::now())
+    }
+
+    fn post(
         &self,
-        node: &str,
-        generation: u64,
-        cluster_uuid: &str,
-    ) -> Result<Record, Unanswered> {
-        self.post(
-            "/cluster/ready",
-            &ReadyRequest {
-                cluster_id: self.cluster_id.clone(),
-                node_ip_addr_or_hostname: node.to_owned(),
-                generation: Some(generation),
-                cluster_uuid: Some(cluster_uuid.to_owned()),
-            },
-        )
-    }
-
-    /// Reports the node gone.
-    pub fn leave(&self, node: &str) -> Result<Record, Unanswered> {
-        self.post(
-            "/cluster/leave",
-            &LeaveRequest {
-                cluster_id: self.cluster_id.clone(),
-                node_ip_addr_or_hostname: node.to_owned(),
-            },
-        )
-    }
-
-    fn post(&self, route: &str, request: &impl Serialize) -> Result<Record, Unanswered> {
+        route: &str,
+        request: &impl Serialize,
+        node: Option<&Node>,
+        sent: Instant,
+    ) -> Result<Answer, Unanswered> {
         let url = format!("{}{route}", self.url);
         let body = serde_json::to_string(request).map_err(|e| Unanswered::Failed(e.into()))?;
         let mut call = self
             .client
             .post(&url)
+            .config()
+            .timeout_global(Some(self.deadline.limit(http::ANSWER)))
+            .build()
             .header("Content-Type", "application/json");
-        if let Some(secret) = &self.secret {
-            call = call.header("Authorization", format!("Bearer {}", secret.expose()));
+        if let Some(token) = &self.token {
+            call = call.header("Authorization", format!("Bearer {token}"));
         }
         if let Some(signing) = &self.signing {
             let headers = signing.headers(&url, &body).map_err(Unanswered::Failed)?;
@@ -187,27 +259,18 @@ impl Api {
             }
         })?;
         let status = answer.status();
-        let date = answer
-            .headers()
-            .get("date")
-            .and_then(|date| date.to_str().ok())
-            .and_then(|date| jiff::fmt::rfc2822::parse(date).ok())
-            .map_or_else(Timestamp::now, |date| date.timestamp());
-        let text = answer.body_mut().read_to_string().map_err(|error| {
-            Unanswered::Later(format!("{}: {}", self.url, http::reason(&error)))
-        })?;
+        let body = answer.body_mut().with_config().limit(MOST_BYTES);
+        let text = body
+            .read_to_string()
+            .map_err(|error| Unanswered::Later(format!("{}: {}", self.url, http::reason(&error))))?;
         if status.is_success() {
+            let strange = |why: String| Unanswered::Failed(Failure::new(why).hint(WHICH).into());
             let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
-                let failure = Failure::new(format!(
-                    "{url} does not answer as the bootstrap service does: {error}"
-                ));
-                Unanswered::Failed(failure.hint(WHICH).into())
+                strange(format!("{url} does not answer as the bootstrap service does: {error}"))
             })?;
-            let left = cluster.lease_expires_at.map(|end| end.duration_since(date));
-            return Ok(Record {
-                lease_left: left.map(|left| left.try_into().unwrap_or_default()),
-                cluster,
-            });
+            let record = Record::new(cluster, &self.cluster_id, node);
+            let record = record.map_err(|why| strange(format!("{url} {why}")))?;
+            return Ok(Answer::new(record, sent));
         }
         match serde_json::from_str::<Problem>(&text) {
             Ok(problem) if !matches!(status.as_u16(), 429 | 500..) => {

@@ -6,6 +6,7 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::BoolishValueParser,
 };
+use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap_complete::Shell;
 
 use crate::{
@@ -24,8 +25,9 @@ Exit status:
   0  done, or nothing to do
   1  failed
   2  wrong usage
-  3  the time was up; run again, it goes on where it stopped
-  5  a person has to decide: the server belongs to another cluster, say; it is left as it is";
+  3  the time was up; run it again to go on
+  5  a person has to decide, for example because the server belongs to another cluster; nothing was changed
+  6  the node is a member of the cluster, but not all that was asked for could be done";
 
 /// Brings the Couchbase Server beside it into one healthy cluster: as the first node, or as a member.
 #[derive(Debug, Parser)]
@@ -113,8 +115,8 @@ pub struct ApiArgs {
     pub api: Option<String>,
     /// The name that all nodes of the cluster share
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
-    pub cluster_id: Option<String>,
-    /// A file with the cluster's secret; `-` is standard input
+    pub cluster_id: Option<ClusterId>,
+    /// A file with the cluster's secret, the same on all nodes: nodes trust each other by it; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Who may call the API: with `iam`, requests are signed
@@ -142,7 +144,7 @@ pub struct ServerArgs {
     pub server: String,
     /// This node's address or full host name, as the other nodes reach it [default: the host's full name, or what ECS or EC2 say]
     #[arg(long, env = "CBBOOTSTRAP_NODE", value_parser = values::node)]
-    pub node: Option<String>,
+    pub node: Option<Node>,
     /// The administrator's name
     #[arg(
         long,
@@ -154,11 +156,11 @@ pub struct ServerArgs {
     /// A file with the administrator's password; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// The authority that signed the servers' certificates, in PEM [default: those that the system trusts]
+    /// The authority that signed the servers' certificates, in PEM: other nodes are trusted by it where there is no secret
     #[arg(long, env = "CBBOOTSTRAP_CA_CERT", value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
-    /// Trust whoever answers for another node: no certificate is checked, and the Community Edition is spoken to without TLS. The
-    /// administrator's password goes to whoever that is
+    /// Skip TLS verification of other nodes, use Community Edition without TLS, and allow an API over http://. Whoever answers for
+    /// another node receives the administrator's password
     #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 }
@@ -236,7 +238,7 @@ pub struct ClusterArgs {
     pub server_group: Option<String>,
     /// The address that clients outside the nodes' network use
     #[arg(long, env = "CBBOOTSTRAP_ALTERNATE_ADDRESS", value_parser = values::host, value_name = "ADDRESS")]
-    pub alternate_address: Option<String>,
+    pub alternate_address: Option<Node>,
     /// The cluster's name in Couchbase Server
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_NAME", value_name = "NAME")]
     pub cluster_name: Option<String>,
@@ -281,6 +283,9 @@ pub struct DiscoverArgs {
     pub api: ApiArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
+    /// Allow an API over http:// that is not on this host
+    #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
+    pub insecure: bool,
     /// Wait until the cluster is ready
     #[arg(long = "wait")]
     pub until_ready: bool,

@@ -2,6 +2,7 @@
 
 use std::process::{ExitCode, Termination};
 
+use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
 
 /// The exit statuses, as `--help` and the documentation list them.
@@ -17,6 +18,8 @@ pub enum Exit {
     TimedOut = 3,
     /// Something is not as it should be, and a person has to decide. Nothing was changed.
     Refused = 5,
+    /// The node is a member of its cluster, but not all that was asked for could be done.
+    Partial = 6,
 }
 
 impl Termination for Exit {
@@ -77,11 +80,33 @@ pub fn of(error: &anyhow::Error) -> Option<&Failure> {
     error.chain().find_map(|cause| cause.downcast_ref())
 }
 
-/// A text on one line, with nothing in it that would command a terminal: a server's words may be part of it.
+/// A text on one line in which nothing commands a terminal or misleads a reader: the words of a server or of the API may be part
+/// of it.
 pub fn printable(text: &str) -> String {
-    text.split(|c: char| c.is_control())
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let shown = text.chars().map(|c| match c {
+        _ if c.is_control() => '\n',
+        _ if c.is_whitespace() => ' ',
+        _ if is_hidden(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    });
+    let shown: String = shown.collect();
+    shown.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_others_cannot_mislead() {
+        for (text, expected) in [
+            ("plain words", "plain words"),
+            ("two\nlines", "two lines"),
+            ("\u{1b}[2Jgone", "[2Jgone"),
+            ("a\u{202e}b\u{200b}c", "a\u{fffd}b\u{fffd}c"),
+            ("a\u{a0}b\u{2028}c", "a b c"),
+        ] {
+            assert_eq!(printable(text), expected, "{text:?}");
+        }
+    }
 }

@@ -1,11 +1,15 @@
 //! HTTP to Couchbase Servers and to the API: time-outs, certificates, and what went wrong in words.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use ureq::{
     Agent, Error, Timeout,
     config::Config,
-    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
 use crate::failure::Failure;
@@ -19,6 +23,28 @@ pub const ANSWER: Duration = Duration::from_secs(15);
 /// The most of an answer that is read. A cluster of a hundred nodes describes itself in some 200 KB.
 pub const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The time at which a command ends, whatever it is doing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// Ends after this time from now.
+    pub fn after(time: Duration) -> Self {
+        Self(Instant::now().checked_add(time))
+    }
+
+    /// How much time is left.
+    pub fn left(self) -> Duration {
+        self.0.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()))
+    }
+
+    /// How long a call may take that may take this long.
+    pub fn limit(self, limit: Duration) -> Duration {
+        // No time at all would mean no limit.
+        limit.min(self.left()).max(Duration::from_millis(50))
+    }
+}
+
 /// Whose certificates are taken.
 #[derive(Clone, Debug)]
 pub enum Trust {
@@ -31,40 +57,38 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// What `--ca-cert` and `--insecure` ask for.
-    pub fn of(ca_cert: Option<&Path>, insecure: bool) -> anyhow::Result<Self> {
-        if insecure {
-            return Ok(Self::Anyone);
-        }
-        let Some(file) = ca_cert else {
-            return Ok(Self::System);
-        };
+    /// The authority that `--ca-cert` names.
+    pub fn of_file(file: &Path) -> Result<Self, Failure> {
         let shown = file.display();
         let pem = fs::read(file).map_err(|error| {
             Failure::usage(format!("cannot read `{shown}`: {error}"))
                 .hint("`--ca-cert` is the file of the authority's certificate")
         })?;
-        let certificates = parse_pem(&pem).filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        });
-        let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|error| {
-            Failure::usage(format!("`{shown}` is no PEM file: {error}"))
+        let certificates = certificates(&pem).map_err(|error| {
+            Failure::usage(format!("`{shown}` is not a PEM file: {error}"))
                 .hint("give the authority's certificate in the PEM format")
         })?;
         if certificates.is_empty() {
-            return Err(Failure::usage(format!("`{shown}` holds no certificate"))
-                .hint("give the authority's certificate in the PEM format")
-                .into());
+            return Err(Failure::usage(format!("`{shown}` contains no certificate"))
+                .hint("give the authority's certificate in the PEM format"));
         }
         Ok(Self::Authorities(RootCerts::new_with_certs(&certificates)))
     }
 
-    /// Whether no certificate is checked.
-    pub fn is_anyone(&self) -> bool {
-        matches!(self, Self::Anyone)
+    /// One authority.
+    pub fn of_authority(certificate: Certificate<'static>) -> Self {
+        Self::Authorities(RootCerts::new_with_certs(&[certificate]))
     }
+}
+
+/// The certificates in a PEM text.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, Error> {
+    let items = parse_pem(pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    });
+    items.collect()
 }
 
 /// A client that hands every status on, follows no redirection, and takes no longer than it should.
@@ -94,7 +118,7 @@ pub fn reason(error: &Error) -> String {
     match error {
         Error::Timeout(Timeout::Resolve | Timeout::Connect) => "no connection in time".to_owned(),
         Error::Timeout(_) => "no answer in time".to_owned(),
-        Error::HostNotFound => "its name is not known".to_owned(),
+        Error::HostNotFound => "its name cannot be resolved".to_owned(),
         Error::Io(error) => match error.kind() {
             std::io::ErrorKind::ConnectionRefused => "the connection is refused".to_owned(),
             std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
@@ -117,14 +141,5 @@ pub fn is_certificate(error: &Error) -> bool {
         // A handshake's error is handed on in an I/O error.
         Error::Io(error) => error.to_string().contains("certificate"),
         _ => false,
-    }
-}
-
-/// An address for a URL: version 6 in brackets.
-pub fn host(node: &str) -> String {
-    if node.contains(':') {
-        format!("[{node}]")
-    } else {
-        node.to_owned()
     }
 }

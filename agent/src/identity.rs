@@ -1,5 +1,6 @@
 //! The node's own name, where none is given.
 
+use cbbootstrap_protocol::names::Node;
 use gethostname::gethostname;
 use serde::Deserialize;
 
@@ -30,7 +31,7 @@ struct Network {
 /// The host's fully qualified name; or what ECS says of the container, or EC2 of the machine.
 ///
 /// A container's task has a metadata service of its own, and a host name that means nothing to others: it goes first.
-pub fn node() -> anyhow::Result<String> {
+pub fn node() -> anyhow::Result<Node> {
     let host = gethostname().to_string_lossy().into_owned();
     let node = |name: String| values::node(&name).ok();
     let found = of_container()
@@ -39,7 +40,7 @@ pub fn node() -> anyhow::Result<String> {
         .or_else(|| Metadata::session()?.get("local-hostname").and_then(node));
     found.ok_or_else(|| {
         Failure::usage(format!(
-            "this host calls itself `{host}`, which is no name that other nodes can reach it by"
+            "this host calls itself `{host}`, which is not a name that other nodes can reach it by"
         ))
         .hint("give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`")
         .into()

@@ -3,7 +3,8 @@
 //!
 //! - [`commands`]: `up`, `discover`, `leave`, `status`
 //! - [`decision`]: what to do next, from what was seen, with no I/O
-//! - [`server`]: a Couchbase Server; [`api`]: the bootstrap service
+//! - [`server`]: a Couchbase Server; [`peers`]: those of other members, and what vouches for them
+//! - [`api`]: the bootstrap service; [`record`]: its answers, validated
 //! - [`cli`], [`config`], [`settings`]: what was asked for
 
 mod api;
@@ -16,7 +17,9 @@ mod failure;
 mod http;
 mod identity;
 mod lock;
+mod peers;
 mod printer;
+mod record;
 mod secret;
 mod server;
 mod settings;

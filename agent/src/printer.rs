@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     fmt::Display,
     io::{self, ErrorKind, IsTerminal, Write},
     time::{Duration, Instant},
@@ -28,6 +29,7 @@ pub struct Printer {
     /// The moving line; none where stderr is no terminal.
     bar: Option<ProgressBar>,
     waiting: RefCell<Option<Waiting>>,
+    warned: RefCell<BTreeSet<String>>,
 }
 
 /// What is waited for.
@@ -56,6 +58,7 @@ impl Printer {
             started: Instant::now(),
             bar,
             waiting: RefCell::default(),
+            warned: RefCell::default(),
         }
     }
 
@@ -72,6 +75,14 @@ impl Printer {
     /// Something to know, on a line that stays.
     pub fn warning(&self, what: impl Display) {
         self.line(format_args!("warning: {what}"));
+    }
+
+    /// Something to know that is said once, however often it is found again.
+    pub fn warning_once(&self, what: impl Display) {
+        let what = what.to_string();
+        if self.warned.borrow_mut().insert(what.clone()) {
+            self.warning(what);
+        }
     }
 
     /// What is waited for, and why. A plain log hears of it when it changes, not when only a number in it does, and now and then.
@@ -103,7 +114,15 @@ impl Printer {
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         self.clear();
         let text = match self.output {
-            Output::Text => result.to_string(),
+            Output::Text => {
+                let text = result.to_string();
+                // A line keeps its indentation.
+                let line = |line: &str| {
+                    let words = line.trim_start();
+                    format!("{}{}", &line[..line.len() - words.len()], failure::printable(words))
+                };
+                text.lines().map(line).collect::<Vec<_>>().join("\n")
+            }
             Output::Json => serde_json::to_string_pretty(result)?,
         };
         print(&text)
@@ -116,7 +135,7 @@ impl Printer {
         self.message(format_args!("error: {what}"));
         let failure = failure::of(error);
         if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
-            self.message(format_args!("hint: {hint}"));
+            self.message(format_args!("hint: {}", failure::printable(hint)));
         }
         failure.map_or(Exit::Failed, |failure| failure.exit)
     }

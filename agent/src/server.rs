@@ -6,12 +6,14 @@
 use std::{fmt, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
-use ureq::{Agent, http::StatusCode};
+use cbbootstrap_protocol::names::{self, Uuid};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use ureq::{Agent, RequestBuilder, http::StatusCode};
 
 use crate::{
-    http::{self, Trust},
+    decision::INITIALISE_LIMIT,
+    http::{self, Deadline, Trust},
     secret::Secret,
 };
 
@@ -33,13 +35,32 @@ pub struct Administrator {
     pub password: Secret,
 }
 
+/// What the first node of a cluster is to be.
+#[derive(Debug)]
+pub struct FirstNode<'a> {
+    /// Its host name or address.
+    pub node: &'a str,
+    /// Its services, by their names in the REST interface.
+    pub services: &'a str,
+    /// The data service's memory in MB.
+    pub quota: u64,
+    /// The cluster's name.
+    pub cluster_name: Option<&'a str>,
+    /// Who is to administer it.
+    pub administrator: &'a Administrator,
+    /// Its edition, which decides on the storage of indexes.
+    pub is_enterprise: bool,
+}
+
 /// One server, and how to talk to it.
 #[derive(Debug)]
 pub struct Server {
     /// Its URL.
     pub url: String,
     client: Agent,
-    administrator: Administrator,
+    /// `None` sends no credentials.
+    administrator: Option<Administrator>,
+    deadline: Deadline,
 }
 
 /// Why a call came to nothing.
@@ -51,10 +72,29 @@ pub enum Error {
     Untrusted(String),
     /// It has other credentials.
     Unauthorized,
-    /// It said no, with this status and these words.
+    /// It refused with this status and these words.
     Refused(StatusCode, String),
-    /// It said something that is not understood.
+    /// Its answer is not understood.
     Strange(String),
+}
+
+impl Error {
+    /// Whether the server will refuse the same call again. This is the one place that tells transient refusals from permanent
+    /// ones, by status: wording differs between the server's versions.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Refused(status, _) => {
+                const TRANSIENT: [StatusCode; 4] = [
+                    StatusCode::REQUEST_TIMEOUT,
+                    StatusCode::CONFLICT,
+                    StatusCode::LOCKED,
+                    StatusCode::TOO_MANY_REQUESTS,
+                ];
+                status.is_client_error() && !TRANSIENT.contains(status)
+            }
+            Self::Away(_) | Self::Untrusted(_) | Self::Unauthorized | Self::Strange(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -63,7 +103,7 @@ impl fmt::Display for Error {
             Self::Away(why) | Self::Untrusted(why) | Self::Strange(why) | Self::Refused(_, why) => {
                 f.write_str(why)
             }
-            Self::Unauthorized => f.write_str("it takes another user name or password"),
+            Self::Unauthorized => f.write_str("it has another user name or password"),
         }
     }
 }
@@ -71,12 +111,21 @@ impl fmt::Display for Error {
 /// What a server says of itself, to anyone while it belongs to no cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pools {
-    /// The UUID of its cluster; none if it is not provisioned.
-    pub uuid: Option<String>,
+    /// The UUID of its cluster; `None` if it is not provisioned.
+    pub uuid: Option<Uuid>,
     /// Its version.
     pub version: String,
     /// Whether it is the Enterprise Edition.
-    pub enterprise: bool,
+    pub is_enterprise: bool,
+}
+
+/// What a server says of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnInfo {
+    /// The server's UUID. It changes each time the node joins a cluster, leaves one or is reset.
+    pub uuid: Option<Uuid>,
+    /// The memory that it may use, in bytes: it knows its container's limit.
+    pub memory: u64,
 }
 
 /// How a node belongs to its cluster.
@@ -84,52 +133,69 @@ pub struct Pools {
 pub enum Membership {
     /// It is in.
     Active,
-    /// It was added, and waits for a rebalance.
+    /// It was added, or is marked for recovery, and waits for a rebalance.
     Added,
     /// It was failed over.
     Failed,
 }
 
+/// How well a node is, as the asked server sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It serves.
+    Healthy,
+    /// It answers, and loads its data.
+    WarmingUp,
+    /// It cannot be reached.
+    Unhealthy,
+}
+
 /// A node, as a member of its cluster sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Its address or host name.
+pub struct NodeInfo {
+    /// Its address or host name, without the port.
     pub name: String,
     /// Its name for rebalances.
     pub otp: String,
+    /// Its server's UUID.
+    pub uuid: Option<Uuid>,
     /// How it belongs to the cluster.
     pub membership: Membership,
-    /// Whether the asked server can reach it.
-    pub healthy: bool,
+    /// Whether it was failed over and is marked to be recovered by the next rebalance.
+    pub is_recovering: bool,
+    /// How well it is.
+    pub health: Health,
+    /// For how long its server has been running.
+    pub uptime: Duration,
     /// Whether it is the server that was asked.
-    pub asked: bool,
-    /// Its server group.
-    pub group: String,
+    pub is_asked: bool,
+    /// Its server group. Community Edition has none.
+    pub group: Option<String>,
 }
 
 /// A cluster, as a member sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// Its UUID.
-    pub uuid: String,
+    pub uuid: Uuid,
     /// Its nodes.
-    pub nodes: Vec<Node>,
-    /// Whether each node has its share.
-    pub balanced: bool,
+    pub nodes: Vec<NodeInfo>,
+    /// Whether each node has its share of the data.
+    pub is_balanced: bool,
     /// Whether a rebalance runs.
-    pub rebalancing: bool,
+    pub is_rebalancing: bool,
     /// The names of its buckets.
     pub buckets: Vec<String>,
 }
 
 impl View {
     /// The node that was asked.
-    pub fn this(&self) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.asked)
+    pub fn this(&self) -> Option<&NodeInfo> {
+        self.nodes.iter().find(|node| node.is_asked)
     }
 
     /// The node of this name.
-    pub fn node(&self, name: &str) -> Option<&Node> {
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
         self.nodes.iter().find(|node| node.name == name)
     }
 }
@@ -153,13 +219,35 @@ pub struct Group {
     /// The path to add a node to it.
     #[serde(rename = "addNodeURI")]
     pub add_node_uri: String,
+    /// Its nodes.
+    #[serde(default)]
+    pub nodes: Vec<GroupNode>,
+}
+
+/// A node of a server group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupNode {
+    /// Its name for rebalances.
+    #[serde(rename = "otpNode")]
+    pub otp: String,
+}
+
+/// All server groups of a cluster.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Groups {
+    /// The groups.
+    pub groups: Vec<Group>,
+    /// The path to change which nodes are in which: it names the revision that is changed.
+    pub uri: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPools {
-    /// An empty list while the server belongs to no cluster. Whoever says nothing here is no Couchbase Server.
+    /// An empty list while the server belongs to no cluster. A Couchbase Server always says something here.
     uuid: Value,
+    #[serde(default)]
+    pools: Vec<Value>,
     implementation_version: String,
     #[serde(default)]
     is_enterprise: bool,
@@ -186,8 +274,14 @@ struct RawNode {
     status: String,
     #[serde(default)]
     this_node: bool,
+    server_group: Option<String>,
+    #[serde(rename = "nodeUUID")]
+    node_uuid: Option<String>,
     #[serde(default)]
-    server_group: String,
+    recovery_type: String,
+    /// Seconds, as text.
+    #[serde(default)]
+    uptime: String,
 }
 
 #[derive(Deserialize)]
@@ -211,14 +305,17 @@ struct RawTask {
 #[serde(rename_all = "camelCase")]
 struct RawSelf {
     memory_total: u64,
+    #[serde(rename = "nodeUUID")]
+    node_uuid: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct RawGroups {
-    groups: Vec<Group>,
+struct RawAuthority {
+    #[serde(default)]
+    pem: String,
 }
 
-impl From<RawNode> for Node {
+impl From<RawNode> for NodeInfo {
     fn from(raw: RawNode) -> Self {
         let membership = match raw.cluster_membership.as_str() {
             "active" => Membership::Active,
@@ -226,78 +323,112 @@ impl From<RawNode> for Node {
             _ => Membership::Failed,
         };
         Self {
-            name: without_port(&raw.hostname).to_owned(),
+            name: host_of(&raw.hostname),
             otp: raw.otp_node,
+            uuid: uuid(raw.node_uuid),
             membership,
-            healthy: raw.status == "healthy",
-            asked: raw.this_node,
+            is_recovering: !matches!(raw.recovery_type.as_str(), "" | "none"),
+            health: match raw.status.as_str() {
+                "healthy" => Health::Healthy,
+                "warmup" => Health::WarmingUp,
+                _ => Health::Unhealthy,
+            },
+            // A server that does not say has run for long enough.
+            uptime: raw.uptime.parse().map_or(Duration::MAX, Duration::from_secs),
+            is_asked: raw.this_node,
             group: raw.server_group,
         }
     }
 }
 
-/// `10.0.0.1` of `10.0.0.1:8091`, and `::1` of `[::1]:8091`.
-fn without_port(hostname: &str) -> &str {
-    let host = hostname.rsplit_once(':').map_or(hostname, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
+/// `10.0.0.1` of `10.0.0.1:8091`, and `::1` of `[::1]:8091`, in the canonical form.
+fn host_of(hostname: &str) -> String {
+    let node = names::Node::new(hostname);
+    node.map_or_else(|_| hostname.to_owned(), |node| node.host().to_string())
+}
+
+fn uuid(text: Option<String>) -> Option<Uuid> {
+    text.and_then(|text| Uuid::new(text).ok())
 }
 
 impl Server {
-    /// The server at a URL.
-    pub fn at(url: String, trust: &Trust, administrator: Administrator) -> Self {
-        Self {
-            url,
-            client: http::client(trust, false),
-            administrator,
-        }
+    /// The server at a URL. Without an administrator, no credentials are sent.
+    pub fn at(url: String, trust: &Trust, administrator: Option<Administrator>, deadline: Deadline) -> Self {
+        Self { url, client: http::client(trust, false), administrator, deadline }
     }
 
-    /// Another server, over TLS.
-    pub fn of_node(node: &str, trust: &Trust, administrator: Administrator) -> Self {
-        let url = format!("https://{}:{TLS_PORT}", http::host(node));
-        Self::at(url, trust, administrator)
+    /// A node's server over TLS.
+    pub fn of_node(
+        node: &names::Node,
+        trust: &Trust,
+        administrator: Option<Administrator>,
+        deadline: Deadline,
+    ) -> Self {
+        let port = node.port().unwrap_or(TLS_PORT);
+        Self::at(format!("https://{}:{port}", node.host().in_url()), trust, administrator, deadline)
     }
 
-    /// Another server, without TLS.
-    pub fn of_node_in_the_clear(node: &str, trust: &Trust, administrator: Administrator) -> Self {
-        let url = format!("http://{}:{PORT}", http::host(node));
-        Self::at(url, trust, administrator)
+    /// A node's server without TLS.
+    pub fn of_node_without_tls(
+        node: &names::Node,
+        administrator: Option<Administrator>,
+        deadline: Deadline,
+    ) -> Self {
+        let port = node.port().unwrap_or(PORT);
+        Self::at(format!("http://{}:{port}", node.host().in_url()), &Trust::System, administrator, deadline)
     }
 
     /// What it says of itself.
     pub fn pools(&self) -> Result<Pools, Error> {
         let raw: RawPools = self.get("/pools")?;
+        let is_blank = raw.pools.is_empty() && raw.uuid.as_array().is_some_and(Vec::is_empty);
+        let cluster = raw.uuid.as_str().and_then(|text| Uuid::new(text).ok());
+        // A server that is neither surely blank nor surely provisioned must not be taken for blank.
+        if is_blank == cluster.is_some() {
+            return Err(Error::Strange(format!("{}/pools says neither that it belongs to a cluster nor that it does not", self.url)));
+        }
         Ok(Pools {
-            uuid: raw.uuid.as_str().map(str::to_owned),
+            uuid: cluster,
             version: raw.implementation_version,
-            enterprise: raw.is_enterprise,
+            is_enterprise: raw.is_enterprise,
         })
     }
 
-    /// Its cluster; none if it is not provisioned.
-    pub fn view(&self, uuid: String) -> Result<Option<View>, Error> {
+    /// Its cluster; `None` if it is not provisioned.
+    pub fn view(&self, uuid: Uuid) -> Result<Option<View>, Error> {
         let raw: RawPool = match self.get("/pools/default") {
             Err(Error::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
             other => other?,
         };
         Ok(Some(View {
             uuid,
-            nodes: raw.nodes.into_iter().map(Node::from).collect(),
-            balanced: raw.balanced,
-            rebalancing: !matches!(raw.rebalance_status.as_str(), "" | "none" | "notRunning"),
-            buckets: raw
-                .bucket_names
-                .into_iter()
-                .map(|b| b.bucket_name)
-                .collect(),
+            nodes: raw.nodes.into_iter().map(NodeInfo::from).collect(),
+            is_balanced: raw.balanced,
+            is_rebalancing: !matches!(raw.rebalance_status.as_str(), "" | "none" | "notRunning"),
+            buckets: raw.bucket_names.into_iter().map(|b| b.bucket_name).collect(),
         }))
     }
 
-    /// Its cluster, whichever that is; none if it is not provisioned.
+    /// Its cluster, whichever that is; `None` if it is not provisioned.
     pub fn cluster(&self) -> Result<Option<View>, Error> {
         match self.pools()?.uuid {
             Some(uuid) => self.view(uuid),
             None => Ok(None),
+        }
+    }
+
+    /// The certificates of the authorities that it trusts, its own one among them, in PEM. Anyone may ask.
+    pub fn authorities(&self) -> Result<Vec<String>, Error> {
+        let raw: Vec<RawAuthority> = self.get("/pools/default/trustedCAs")?;
+        Ok(raw.into_iter().map(|authority| authority.pem).collect())
+    }
+
+    /// Whether it belongs to a cluster, as it tells anyone.
+    pub fn is_provisioned(&self) -> Result<bool, Error> {
+        match self.pools() {
+            Ok(pools) => Ok(pools.uuid.is_some()),
+            Err(Error::Unauthorized) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
@@ -311,56 +442,40 @@ impl Server {
         }))
     }
 
-    /// The memory that it may use, in bytes: it knows its container's limit.
-    pub fn memory(&self) -> Result<u64, Error> {
-        self.get("/nodes/self").map(|raw: RawSelf| raw.memory_total)
+    /// What it says of its node.
+    pub fn own(&self) -> Result<OwnInfo, Error> {
+        let raw: RawSelf = self.get("/nodes/self")?;
+        Ok(OwnInfo { uuid: uuid(raw.node_uuid), memory: raw.memory_total })
     }
 
-    /// Makes it the first node of a cluster, with the agent's administrator. It checks everything before it does anything, and
-    /// sets the credentials last.
-    pub fn initialise(
-        &self,
-        node: &str,
-        services: &str,
-        quota: u64,
-        cluster_name: Option<&str>,
-    ) -> Result<(), Error> {
-        let quota = quota.to_string();
+    /// Makes it the first node of a cluster. It checks everything before it does anything, and sets the credentials last.
+    pub fn initialise(&self, first: &FirstNode<'_>) -> Result<(), Error> {
+        let quota = first.quota.to_string();
         let mut form = vec![
-            ("hostname", node),
-            ("services", services),
+            ("hostname", first.node),
+            ("services", first.services),
             ("memoryQuota", &quota),
-            ("username", &self.administrator.username),
-            ("password", self.administrator.password.expose()),
+            ("username", &first.administrator.username),
+            ("password", first.administrator.password.expose()),
             ("port", "SAME"),
             ("sendStats", "false"),
         ];
-        if let Some(name) = cluster_name {
+        if let Some(name) = first.cluster_name {
             form.push(("clusterName", name));
         }
-        if services.split(',').any(|service| service == "index") {
-            form.push(("indexerStorageMode", "plasma"));
+        if first.services.split(',').any(|service| service == "index") {
+            form.push(("indexerStorageMode", if first.is_enterprise { "plasma" } else { "forestdb" }));
         }
-        self.post("/clusterInit", &form).map(drop)
+        self.patient_post("/clusterInit", &form, INITIALISE_LIMIT).map(drop)
     }
 
     /// Adds a node that belongs to no cluster, by the path of a server group or the usual one.
     ///
-    /// Such a node takes any credentials. These are not the cluster's: a node that has become somebody else's meanwhile must
-    /// not be taken out of its cluster.
-    pub fn add(
-        &self,
-        node: &str,
-        services: &str,
-        path: Option<&str>,
-        tls: bool,
-    ) -> Result<(), Error> {
-        let host = http::host(node);
-        let hostname = if tls {
-            format!("https://{host}:{TLS_PORT}")
-        } else {
-            format!("{host}:{PORT}")
-        };
+    /// Such a node takes any credentials. These are not the cluster's: a node that has become somebody else's in the meantime
+    /// must not be taken out of its cluster.
+    pub fn add(&self, node: &names::Node, services: &str, path: Option<&str>, tls: bool) -> Result<(), Error> {
+        let host = node.host().in_url();
+        let hostname = if tls { format!("https://{host}:{TLS_PORT}") } else { format!("http://{host}:{PORT}") };
         let form = [
             ("hostname", hostname.as_str()),
             ("user", "cbbootstrap"),
@@ -369,6 +484,11 @@ impl Server {
         ];
         let path = path.unwrap_or("/controller/addNode");
         self.patient_post(path, &form, ADDING).map(drop)
+    }
+
+    /// Takes a node out that is not active, by its name for rebalances. Works also where the node is dead.
+    pub fn eject(&self, otp: &str) -> Result<(), Error> {
+        self.post("/controller/ejectNode", &[("otpNode", otp)]).map(drop)
     }
 
     /// Starts a rebalance of these nodes, by their names for rebalances and with commas between, the ejected among them. `false`
@@ -393,9 +513,23 @@ impl Server {
     }
 
     /// The server groups.
-    pub fn groups(&self) -> Result<Vec<Group>, Error> {
+    pub fn groups(&self) -> Result<Groups, Error> {
         self.get("/pools/default/serverGroups")
-            .map(|raw: RawGroups| raw.groups)
+    }
+
+    /// Moves a node into a server group, both as they were listed.
+    pub fn move_to_group(&self, groups: &Groups, otp: &str, into: &Group) -> Result<(), Error> {
+        let groups_after = groups.groups.iter().map(|group| {
+            let mut nodes: Vec<_> = group.nodes.iter().filter(|node| node.otp != otp).cloned().collect();
+            if group.uri == into.uri {
+                nodes.push(GroupNode { otp: otp.to_owned() });
+            }
+            json!({"name": group.name, "uri": group.uri, "nodes": nodes})
+        });
+        let body = json!({"groups": groups_after.collect::<Vec<_>>()}).to_string();
+        let asked = self.client.put(format!("{}{}", self.url, groups.uri));
+        let asked = self.authorized(self.timed(asked, http::ANSWER));
+        self.answer(asked.header("Content-Type", "application/json").send(body)).map(drop)
     }
 
     /// Creates a server group.
@@ -415,24 +549,23 @@ impl Server {
         self.put(path, &[("hostname", hostname)])
     }
 
-    fn authorization(&self) -> String {
-        let Administrator { username, password } = &self.administrator;
+    fn authorized<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        let Some(Administrator { username, password }) = &self.administrator else {
+            return request;
+        };
         let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose()));
-        format!("Basic {pair}")
+        request.header("Authorization", format!("Basic {pair}"))
+    }
+
+    fn timed<B>(&self, request: RequestBuilder<B>, limit: Duration) -> RequestBuilder<B> {
+        request.config().timeout_global(Some(self.deadline.limit(limit))).build()
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let asked = self
-            .client
-            .get(format!("{}{path}", self.url))
-            .header("Authorization", self.authorization())
-            .call();
-        let text = self.answer(asked)?;
+        let asked = self.client.get(format!("{}{path}", self.url));
+        let text = self.answer(self.authorized(self.timed(asked, http::ANSWER)).call())?;
         serde_json::from_str(&text).map_err(|error| {
-            Error::Strange(format!(
-                "{}{path} does not answer as Couchbase Server does: {error}",
-                self.url
-            ))
+            Error::Strange(format!("{}{path} does not answer as Couchbase Server does: {error}", self.url))
         })
     }
 
@@ -440,30 +573,14 @@ impl Server {
         self.patient_post(path, form, http::ANSWER)
     }
 
-    fn patient_post<V: AsRef<str>>(
-        &self,
-        path: &str,
-        form: &[(&str, V)],
-        patience: Duration,
-    ) -> Result<String, Error> {
-        let asked = self
-            .client
-            .post(format!("{}{path}", self.url))
-            .config()
-            .timeout_global(Some(patience))
-            .build()
-            .header("Authorization", self.authorization())
-            .send_form(form.iter().map(|(name, value)| (*name, value.as_ref())));
-        self.answer(asked)
+    fn patient_post<V: AsRef<str>>(&self, path: &str, form: &[(&str, V)], limit: Duration) -> Result<String, Error> {
+        let asked = self.authorized(self.timed(self.client.post(format!("{}{path}", self.url)), limit));
+        self.answer(asked.send_form(form.iter().map(|(name, value)| (*name, value.as_ref()))))
     }
 
     fn put(&self, path: &str, form: &[(&str, &str)]) -> Result<(), Error> {
-        let asked = self
-            .client
-            .put(format!("{}{path}", self.url))
-            .header("Authorization", self.authorization())
-            .send_form(form.iter().copied());
-        self.answer(asked).map(drop)
+        let asked = self.authorized(self.timed(self.client.put(format!("{}{path}", self.url)), http::ANSWER));
+        self.answer(asked.send_form(form.iter().copied())).map(drop)
     }
 
     fn answer(
@@ -536,19 +653,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_go() {
+    fn node_names_have_no_port() {
         for (hostname, name) in [
             ("10.0.0.1:8091", "10.0.0.1"),
             ("a.example:9000", "a.example"),
             ("[fd00::1]:8091", "fd00::1"),
+            ("Node1.CB.test:8091", "node1.cb.test"),
         ] {
-            assert_eq!(without_port(hostname), name);
+            assert_eq!(host_of(hostname), name);
         }
     }
 
     /// The forms that are in the recordings.
     #[test]
-    fn refusals_are_told_in_their_words() {
+    fn refusals_keep_the_words_of_the_server() {
         for (body, expected) in [
             (
                 r#"["Prepare join failed. Node is already part of cluster."]"#,

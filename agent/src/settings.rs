@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
-use cbbootstrap_function::wire::MAX_SECRET_BYTES;
+use cbbootstrap_protocol::{
+    names::{ClusterId, Node},
+    trust::ClusterKeys,
+};
 use ureq::http::Uri;
 
 use crate::{
@@ -10,8 +13,9 @@ use crate::{
     aws,
     cli::{ApiArgs, Auth, ClusterArgs, ServerArgs, WaitArgs},
     failure::Failure,
-    http::Trust,
+    http::{Deadline, Trust},
     identity,
+    peers::Peers,
     secret::Secret,
     server::{Administrator, Server},
     values::{self, Bucket, Lease, Quota, Services},
@@ -20,19 +24,23 @@ use crate::{
 /// The least time between two looks.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
+/// A cluster's secret has at least this many bytes: the API gets a token that is derived from it, and could guess a short one.
+const MIN_SECRET_BYTES: usize = 16;
+
+/// And at most this many.
+const MAX_SECRET_BYTES: usize = 512;
+
 /// This node, its server, and how to reach those of other nodes.
 #[derive(Debug)]
 pub struct Here {
     /// The node's name.
-    pub node: String,
+    pub node: Node,
     /// Its server.
     pub server: Server,
     /// Whether that runs on this host.
     pub is_local: bool,
-    /// Whose certificates are taken.
-    pub trust: Trust,
-    /// Who administers the cluster.
-    pub administrator: Administrator,
+    /// The other members.
+    pub peers: Peers,
 }
 
 /// How long to wait, and how often to look.
@@ -40,6 +48,8 @@ pub struct Here {
 pub struct Patience {
     /// All in all.
     pub timeout: Duration,
+    /// When that is over.
+    pub deadline: Deadline,
     /// Between two looks.
     pub interval: Duration,
 }
@@ -56,7 +66,7 @@ pub struct Plan {
     /// The node's server group.
     pub group: Option<String>,
     /// The address for clients outside.
-    pub alternate_address: Option<String>,
+    pub alternate_address: Option<Node>,
     /// The cluster's name in Couchbase Server.
     pub cluster_name: Option<String>,
     /// How long a claim stands.
@@ -67,84 +77,88 @@ pub struct Plan {
     pub adopt: bool,
 }
 
-/// The cluster's record at the API.
-pub fn api(args: ApiArgs) -> anyhow::Result<Api> {
+/// The cluster's record at the API, and the keys of its secret.
+pub fn api(args: ApiArgs, insecure: bool, deadline: Deadline) -> anyhow::Result<(Api, Option<ClusterKeys>)> {
     let missing = |option: &str, variable: &str| {
         Failure::usage(format!("`--{option}` is missing")).hint(format!(
-            "it may also stand in the environment (`{variable}`) or in a file (`--config`)"
+            "give it as an option, in the environment (`{variable}`) or in a file (`--config`)"
         ))
     };
     let url = args.api.ok_or_else(|| missing("api", "CBBOOTSTRAP_API"))?;
     let url = self::url("api", &url)?;
-    let cluster_id = args
-        .cluster_id
-        .ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
+    if !insecure && !url.starts_with("https://") && !is_local(&url) {
+        return Err(Failure::usage(format!("the API at {url} is not on this host, and `http://` is not encrypted"))
+            .hint("give an https:// URL; `--insecure` asks over http:// all the same")
+            .into());
+    }
+    let cluster_id = args.cluster_id.ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
     let secret = Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET")?;
-    // The API would say so as well, and a header cannot hold all of what else there may be.
-    let is_token = |secret: &Secret| {
-        let secret = secret.expose();
-        secret.len() <= MAX_SECRET_BYTES && secret.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    if secret.as_ref().is_some_and(|secret| !is_token(secret)) {
-        return Err(Failure::usage(format!(
-            "the cluster's secret is to have 1 to {MAX_SECRET_BYTES} printable ASCII characters, and no spaces"
-        ))
-        .hint("`openssl rand -base64 32` makes one")
-        .into());
-    }
-    let is_signed = args.auth == Auth::Iam;
-    if is_signed && secret.is_some() {
-        return Err(Failure::usage(
-            "an API that takes signed requests has no cluster secrets: the signature takes their place",
-        )
-        .hint("leave the secret or `--auth iam` out")
-        .into());
-    }
+    let keys = secret.map(|secret| keys(&secret, &cluster_id)).transpose()?;
+    let token = keys.as_ref().map(|keys| keys.token().to_owned());
     let region = args.region.or_else(|| aws::variable("AWS_DEFAULT_REGION"));
-    Api::new(url, cluster_id, secret, is_signed, region)
+    let api = Api::new(url, cluster_id, token, args.auth == Auth::Iam, region, deadline)?;
+    Ok((api, keys))
 }
 
-/// This node and its server.
-pub fn here(args: ServerArgs, secret_file: Option<&Path>) -> anyhow::Result<Here> {
+fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure> {
+    let secret = secret.expose().as_bytes();
+    if !(MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&secret.len()) {
+        return Err(Failure::usage(format!(
+            "the cluster's secret must have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes, and has {}",
+            secret.len()
+        ))
+        .hint("`openssl rand -base64 32` makes one"));
+    }
+    Ok(ClusterKeys::derive(secret, cluster_id))
+}
+
+/// This node, its server and the cluster's record.
+pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::Result<(Here, Api)> {
     let stdin = Some(Path::new("-"));
-    if args.password_file.as_deref() == stdin && secret_file == stdin {
-        return Err(Failure::usage(
-            "standard input holds one secret: the password or the cluster's",
-        )
-        .hint("put the other into a file or the environment")
-        .into());
+    if args.password_file.as_deref() == stdin && api_args.secret_file.as_deref() == stdin {
+        return Err(Failure::usage("standard input holds one secret: the password or the cluster's")
+            .hint("put the other into a file or the environment")
+            .into());
     }
     let url = self::url("server", &args.server)?;
     let is_local = is_local(&url);
     if !is_local && !args.insecure && !url.starts_with("https://") {
-        return Err(Failure::usage(format!(
-            "the password would go to {url} in the clear"
-        ))
-        .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it all the same")
-        .into());
+        return Err(Failure::usage(format!("the password would go to {url} in the clear"))
+            .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it all the same")
+            .into());
     }
     let password = Secret::read(args.password_file.as_deref(), "CB_REST_PASSWORD")?;
     let password = password.ok_or_else(|| {
-        Failure::usage("the administrator's password is missing").hint(
-            "give it in a file (`--password-file`) or in the environment (`CB_REST_PASSWORD`)",
-        )
+        Failure::usage("the administrator's password is missing")
+            .hint("give it in a file (`--password-file`) or in the environment (`CB_REST_PASSWORD`)")
     })?;
-    let administrator = Administrator {
-        username: args.username,
-        password,
-    };
-    let trust = Trust::of(args.ca_cert.as_deref(), args.insecure)?;
+    let administrator = Administrator { username: args.username, password };
+    let authority = args.ca_cert.as_deref().map(Trust::of_file).transpose()?;
+    let (api, keys) = self::api(api_args, args.insecure, deadline)?;
     let node = match args.node {
         Some(node) => node,
         None => identity::node()?,
     };
-    Ok(Here {
+    // The operator has named this server, so the system's authorities will do.
+    let trust = match &authority {
+        _ if args.insecure => Trust::Anyone,
+        Some(authority) => authority.clone(),
+        None => Trust::System,
+    };
+    let here = Here {
         node,
-        server: Server::at(url, &trust, administrator.clone()),
+        server: Server::at(url, &trust, Some(administrator.clone()), deadline),
         is_local,
-        trust,
-        administrator,
-    })
+        peers: Peers {
+            cluster_id: api.cluster_id.clone(),
+            keys,
+            authority,
+            is_insecure: args.insecure,
+            administrator,
+            deadline,
+        },
+    };
+    Ok((here, api))
 }
 
 /// The URL that an option gives.
@@ -170,6 +184,7 @@ impl From<WaitArgs> for Patience {
     fn from(args: WaitArgs) -> Self {
         Self {
             timeout: args.timeout,
+            deadline: Deadline::after(args.timeout),
             interval: args.interval.max(MIN_INTERVAL),
         }
     }

@@ -3,12 +3,15 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     str::FromStr,
     time::Duration,
 };
 
-use cbbootstrap_function::wire::{LEASE_SECONDS, MAX_CLUSTER_ID_BYTES, MAX_NODE_BYTES};
+use cbbootstrap_protocol::{
+    names::{ClusterId, Host, Node},
+    wire::LEASE_SECONDS,
+};
 use ureq::http::Uri;
 
 /// What a bucket must have at least, in MB.
@@ -101,6 +104,16 @@ impl Services {
     pub fn codes(&self) -> String {
         let codes: Vec<_> = self.0.iter().map(|service| service.code()).collect();
         codes.join(",")
+    }
+
+    /// Whether Community Edition has this combination, on any node.
+    pub fn are_of_community(&self) -> bool {
+        const COMBINATIONS: [&[Service]; 3] = [
+            &[Service::Data],
+            &[Service::Data, Service::Index, Service::Query],
+            &[Service::Data, Service::Index, Service::Query, Service::Search],
+        ];
+        COMBINATIONS.iter().any(|combination| self.0.iter().eq(combination.iter()))
     }
 
     /// Whether it is among them.
@@ -321,57 +334,39 @@ pub fn url(text: &str) -> Result<String, String> {
 }
 
 /// A cluster's name at the API.
-pub fn cluster_id(text: &str) -> Result<String, String> {
-    let is_name = (1..=MAX_CLUSTER_ID_BYTES).contains(&text.len())
-        && !text.chars().any(|c| c.is_whitespace() || c.is_control());
-    if is_name {
-        Ok(text.to_owned())
-    } else {
-        Err(format!(
-            "a cluster's name has 1 to {MAX_CLUSTER_ID_BYTES} bytes, and no white space"
-        ))
-    }
+pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
+    ClusterId::new(text).map_err(|why| format!("a cluster's name {why}"))
 }
 
-/// An IP address in its usual form, or a host name.
-pub fn host(text: &str) -> Result<String, String> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.to_string());
+/// An IP address or a host name, without a port.
+pub fn host(text: &str) -> Result<Node, String> {
+    let node = Node::new(text).map_err(|why| format!("`{text}` {why}"))?;
+    if node.port().is_some() {
+        return Err(format!("`{text}` has a port: give an IP address or a host name alone"));
     }
-    let is_label = |label: &str| {
-        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        !label.is_empty() && label.bytes().all(valid)
-    };
-    if text.len() <= MAX_NODE_BYTES && text.split('.').all(is_label) {
-        Ok(text.to_owned())
-    } else {
-        Err("give an IP address or a host name, without scheme and port".to_owned())
-    }
+    Ok(node)
 }
 
 /// A node's name, as the other nodes reach it.
-pub fn node(text: &str) -> Result<String, String> {
-    let host = host(text)?;
-    let is_own = match host.parse::<IpAddr>() {
-        // Only the usual ones: many nodes may run on one host's others.
-        Ok(address) => {
-            address == Ipv4Addr::LOCALHOST
-                || address == Ipv6Addr::LOCALHOST
-                || address.is_unspecified()
-        }
-        Err(_) => host == "localhost" || host.starts_with("localhost."),
+pub fn node(text: &str) -> Result<Node, String> {
+    let node = host(text)?;
+    let is_own = match node.host() {
+        // Only the usual ones: many nodes may run on one host's other loopback addresses.
+        Host::V4(address) => *address == Ipv4Addr::LOCALHOST || address.is_unspecified(),
+        Host::V6(address) => *address == Ipv6Addr::LOCALHOST || address.is_unspecified(),
+        Host::Name(name) => name == "localhost" || name.starts_with("localhost."),
     };
     if is_own {
         return Err(format!(
-            "`{host}` is every host for itself: give the address or the full name that the other nodes reach"
+            "`{node}` means another host on each host: give the address or the full name that the other nodes reach"
         ));
     }
-    if !host.contains(['.', ':']) {
+    if !node.as_str().contains(['.', ':']) {
         return Err(format!(
-            "`{host}` is a short name, and Couchbase Server takes full ones only: give the node's fully qualified domain name or its address"
+            "`{node}` is a short name, and Couchbase Server takes only full ones: give the node's fully qualified domain name or its address"
         ));
     }
-    Ok(host)
+    Ok(node)
 }
 
 #[cfg(test)]
@@ -507,7 +502,7 @@ mod tests {
 
     #[test]
     fn clusters_have_names() {
-        let longest = "x".repeat(MAX_CLUSTER_ID_BYTES);
+        let longest = "x".repeat(1024);
         for (text, valid) in [
             ("demo", true),
             ("arn:aws:x:eu-west-1:1:group/a+b=", true),
@@ -546,7 +541,7 @@ mod tests {
             ("localhost", None),
             ("localhost.localdomain", None),
         ] {
-            assert_eq!(node(text).ok().as_deref(), expected, "{text:?}");
+            assert_eq!(node(text).ok().as_ref().map(Node::as_str), expected, "{text:?}");
         }
     }
 }

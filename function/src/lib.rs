@@ -13,12 +13,9 @@
 //! (`default-features = false`). The feature `records` adds [`protocol`] and [`item`], and `signer` what callers sign requests with.
 
 pub mod table;
-pub mod wire;
 
 #[cfg(feature = "records")]
 pub mod item;
-#[cfg(feature = "records")]
-pub mod protocol;
 
 #[cfg(feature = "signer")]
 pub mod signer;

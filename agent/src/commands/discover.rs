@@ -1,62 +1,56 @@
 //! `discover`: the nodes to connect to.
 
 use anyhow::Context;
-use cbbootstrap_function::wire::{Cluster, State};
+use cbbootstrap_protocol::{names::Node, wire::State};
 use serde_json::json;
 
-use super::{Clock, refused};
+use super::{
+    clock::{Clock, Wait},
+    refused,
+};
 use crate::{
     api::Unanswered,
     cli::{DiscoverArgs, Format},
     failure::{Exit, Failure},
-    http,
     printer::{Printer, print},
-    settings,
+    record::Record,
+    settings::{self, Patience},
 };
 
 pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let api = settings::api(args.api)?;
-    let clock = Clock::new(args.wait.into());
+    let clock = Clock::new(Patience::from(args.wait));
+    let (api, _) = settings::api(args.api, args.insecure, clock.deadline())?;
+    let id = api.cluster_id.as_str();
     loop {
         let why = match api.status(None) {
-            Ok(Some(record)) if record.cluster.state == State::Ready => {
-                print(&shown(&record.cluster, args.format)?)?;
-                return Ok(Exit::Done);
+            Ok(Some(answer)) => {
+                let record = answer.now();
+                if record.state == State::Ready {
+                    print(&shown(id, &record, args.format)?)?;
+                    return Ok(Exit::Done);
+                }
+                format!("`{}` has not reported the cluster ready yet", record.initial_node)
             }
-            Ok(Some(record)) => format!(
-                "`{}` has not reported the cluster ready yet",
-                record.cluster.initial_node_ip_addr_or_hostname
-            ),
-            Ok(None) => format!("nobody has claimed the cluster `{}`", api.cluster_id),
+            Ok(None) => format!("nobody has claimed the cluster `{id}`"),
             Err(Unanswered::Later(why)) => why,
             Err(error) => return Err(refused(error)),
         };
         if !args.until_ready {
-            return Err(Failure::new(why)
-                .hint("`--wait` waits until it is ready")
-                .into());
+            return Err(Failure::new(why).hint("`--wait` waits until it is ready").into());
         }
-        clock.pause(printer, &why)?;
+        clock.pause(printer, &Wait::new(why))?;
     }
 }
 
-/// The node to join, and then the others.
-fn nodes(cluster: &Cluster) -> Vec<&str> {
-    let first = cluster.initial_node_ip_addr_or_hostname.as_str();
-    let others = cluster.nodes.iter().map(String::as_str);
-    std::iter::once(first)
-        .chain(others.filter(|node| *node != first))
-        .collect()
-}
-
-fn shown(cluster: &Cluster, format: Format) -> anyhow::Result<String> {
-    let nodes = nodes(cluster);
+fn shown(cluster_id: &str, record: &Record, format: Format) -> anyhow::Result<String> {
+    let nodes = record.nodes();
+    let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
     Ok(match format {
-        Format::Text => nodes.join("\n"),
+        Format::Text => names.join("\n"),
         Format::Json => serde_json::to_string_pretty(&json!({
-            "cluster_id": cluster.cluster_id,
-            "cluster_uuid": cluster.cluster_uuid,
-            "nodes": nodes,
+            "cluster_id": cluster_id,
+            "cluster_uuid": record.cluster_uuid.as_ref().map(|uuid| uuid.as_str()),
+            "nodes": names,
             "connection_string": connection_string(&nodes),
         }))
         .context("cannot write JSON")?,
@@ -64,7 +58,8 @@ fn shown(cluster: &Cluster, format: Format) -> anyhow::Result<String> {
     })
 }
 
-fn connection_string(nodes: &[&str]) -> String {
-    let hosts: Vec<_> = nodes.iter().map(|node| http::host(node)).collect();
+/// Without ports: a node's is that of the management interface, and connection strings have those of the data service.
+fn connection_string(nodes: &[&Node]) -> String {
+    let hosts: Vec<_> = nodes.iter().map(|node| node.host().in_url()).collect();
     format!("couchbases://{}", hosts.join(","))
 }

@@ -1,18 +1,25 @@
 //! `leave`: moves the node's data to the others, takes it out of its cluster, and tells the API.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Instant};
 
+use cbbootstrap_protocol::names::Uuid;
 use serde::Serialize;
 
-use super::{Clock, lock, rebalances::Rebalances, refused};
+use super::{
+    clock::{Clock, Wait},
+    lock,
+    rebalances::Rebalances,
+    refused,
+    up::note_unreachable,
+};
 use crate::{
     api::{Api, Unanswered},
     cli::LeaveArgs,
-    decision::resting,
+    decision::{self, Memory, obstacle, resting},
     failure::{Exit, Failure},
     printer::Printer,
     server::{Error, Membership, View},
-    settings::{self, Here},
+    settings::{self, Here, Patience},
 };
 
 /// What came of it.
@@ -20,15 +27,13 @@ use crate::{
 struct Outcome {
     cluster_id: String,
     node: String,
-    /// The node that others join now; none if the API knows of no cluster.
+    /// The node that others join now; `None` if the API knows of no cluster.
     initial_node: Option<String>,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            cluster_id, node, ..
-        } = self;
+        let Self { cluster_id, node, .. } = self;
         write!(f, "`{node}` has left `{cluster_id}`")?;
         match &self.initial_node {
             Some(next) => write!(f, "; the node to join is `{next}`"),
@@ -43,123 +48,176 @@ enum Next {
     Wait(String),
     /// Start a rebalance of these nodes, the first list, without the others.
     Rebalance(String, String),
+    /// Take a node out that was never rebalanced in.
+    Eject(String),
     LastNode,
 }
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let here = settings::here(args.server, args.api.secret_file.as_deref())?;
-    let api = settings::api(args.api)?;
-    let clock = Clock::new(args.wait.into());
+    let clock = Clock::new(Patience::from(args.wait));
+    let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
     let _lock = lock(&here.server, &clock, printer)?;
-    take_out(&here, &api, &clock, printer)?;
+    let generation = Leaving::new(&here, &api, printer).until_blank(&clock)?;
     let initial_node = loop {
-        match api.leave(&here.node) {
-            Ok(record) => break Some(record.cluster.initial_node_ip_addr_or_hostname),
-            Err(Unanswered::Later(why)) => clock.pause(printer, &why)?,
+        match api.leave(&here.node, generation) {
+            Ok(answer) => break Some(answer.now().initial_node.to_string()),
+            Err(Unanswered::Later(why)) => clock.pause(printer, &Wait::new(why))?,
             Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => break None,
             Err(error) => return Err(refused(error)),
         }
     };
     printer.result(&Outcome {
-        cluster_id: api.cluster_id,
-        node: here.node,
+        cluster_id: api.cluster_id.as_str().to_owned(),
+        node: here.node.to_string(),
         initial_node,
     })?;
     Ok(Exit::Done)
 }
 
-/// Until the server belongs to no cluster.
-fn take_out(here: &Here, api: &Api, clock: &Clock, printer: &Printer) -> anyhow::Result<()> {
-    let mut has_looked = false;
-    let mut is_on_its_way = false;
-    let mut rebalances = Rebalances::default();
-    loop {
-        let why = match here.server.cluster() {
-            Ok(None) => {
-                printer.step("server: belongs to no cluster");
-                return Ok(());
-            }
-            // While it is reset, it may have lost the password already.
-            Err(Error::Unauthorized) if !is_on_its_way => {
-                return Err(Failure::refused(
-                    "the server takes another user name or password than the given ones; nothing was changed",
-                )
-                .hint("give the right ones")
-                .into());
-            }
-            Err(error) => error.to_string(),
-            Ok(Some(view)) => {
-                if !has_looked {
-                    check(&view, api, here)?;
-                    has_looked = true;
-                }
-                // Nothing but the node's absence will do.
-                rebalances.watch(&here.server, &view, false, printer)?;
-                match next(&view, rebalances.rest()) {
-                    Next::Wait(why) => why,
-                    Next::LastNode => {
-                        return Err(Failure::refused(
-                            "it is the cluster's last active node, and without it the data is gone; nothing was changed",
-                        )
-                        .hint("if the whole cluster is to go, end its machines, and `cbbootstrap cluster forget` its record")
-                        .into());
-                    }
-                    Next::Rebalance(known, ejected) => {
-                        match here.server.start_rebalance(&known, &ejected) {
-                            Ok(true) => {
-                                is_on_its_way = true;
-                                rebalances.begin();
-                                printer.step("rebalance: this node's data moves to the others");
-                                "a rebalance runs".to_owned()
-                            }
-                            Ok(false) => "another rebalance runs".to_owned(),
-                            Err(error) => format!("the rebalance does not begin yet: {error}"),
-                        }
-                    }
-                }
-            }
-        };
-        clock.pause(printer, &why)?;
-    }
+/// What a run works with, and what it remembers.
+struct Leaving<'r> {
+    here: &'r Here,
+    api: &'r Api,
+    printer: &'r Printer,
+    /// The record's generation, once the API was asked.
+    generation: Option<u64>,
+    has_asked: bool,
+    is_on_its_way: bool,
+    rebalances: Rebalances,
+    unreachable: BTreeMap<String, Instant>,
 }
 
-/// The server must belong to the cluster that the API tells of, if it tells of one.
-fn check(view: &View, api: &Api, here: &Here) -> anyhow::Result<()> {
-    let record = match api.status(Some(&here.node)) {
-        Ok(record) => record,
-        // It can be told later; the data moves already.
-        Err(Unanswered::Later(_)) => None,
-        Err(error) => return Err(refused(error)),
-    };
-    let recorded = record.and_then(|record| record.cluster.cluster_uuid);
-    match recorded {
-        Some(uuid) if uuid != view.uuid => Err(Failure::refused(format!(
-            "the server belongs to the cluster {}, and that of `{}` is {uuid}; nothing was changed",
-            view.uuid, api.cluster_id
-        ))
-        .hint("is `--cluster-id` the one that this node came up with?")
-        .into()),
-        _ => Ok(()),
+impl<'r> Leaving<'r> {
+    fn new(here: &'r Here, api: &'r Api, printer: &'r Printer) -> Self {
+        Self {
+            here,
+            api,
+            printer,
+            generation: None,
+            has_asked: false,
+            is_on_its_way: false,
+            rebalances: Rebalances::default(),
+            unreachable: BTreeMap::new(),
+        }
+    }
+
+    /// Until the server belongs to no cluster. Returns the generation of the record, where it is known.
+    fn until_blank(&mut self, clock: &Clock) -> anyhow::Result<Option<u64>> {
+        loop {
+            let why = match self.here.server.cluster() {
+                Ok(None) => {
+                    self.printer.step("server: belongs to no cluster");
+                    if self.is_on_its_way {
+                        self.printer.step(
+                            "certificates: the server has a new one of its own; load yours again before the next `up`, if it had one of yours",
+                        );
+                    }
+                    return Ok(self.generation);
+                }
+                // While it is reset, it may have lost the password already.
+                Err(Error::Unauthorized) if !self.is_on_its_way => {
+                    return Err(Failure::refused(
+                        "the server has another user name or password; nothing was changed",
+                    )
+                    .hint("give the cluster's user name and password")
+                    .into());
+                }
+                Err(error) => error.to_string(),
+                Ok(Some(view)) => self.take_out(&view)?,
+            };
+            clock.pause(self.printer, &Wait::new(why))?;
+        }
+    }
+
+    /// One step on the way out. Returns why to wait.
+    fn take_out(&mut self, view: &View) -> anyhow::Result<String> {
+        if !self.has_asked {
+            self.check(&view.uuid)?;
+            self.has_asked = true;
+        }
+        note_unreachable(&mut self.unreachable, view);
+        // Nothing but the node's absence will do.
+        self.rebalances.watch(&self.here.server, view, false, self.printer)?;
+        let unreachable = self.unreachable.iter();
+        let memory = Memory {
+            unreachable_for: unreachable.map(|(otp, since)| (otp.clone(), since.elapsed())).collect(),
+            rest: self.rebalances.rest(),
+            ..Memory::default()
+        };
+        let server = &self.here.server;
+        Ok(match next(view, &memory) {
+            Next::Wait(why) => why,
+            Next::LastNode => {
+                return Err(Failure::refused(
+                    "it is the cluster's last active node, and without it the data is gone; nothing was changed",
+                )
+                .hint("if the whole cluster is to go, end its machines, and `cbbootstrap cluster forget` its record")
+                .into());
+            }
+            Next::Eject(otp) => match server.eject(&otp) {
+                Ok(()) => {
+                    self.is_on_its_way |= view.this().is_some_and(|this| this.otp == otp);
+                    self.printer.step(format_args!("eject: `{otp}`, which was never rebalanced in"));
+                    format!("`{otp}` is being removed")
+                }
+                Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
+            },
+            Next::Rebalance(known, ejected) => match server.start_rebalance(&known, &ejected) {
+                Ok(true) => {
+                    self.is_on_its_way = true;
+                    self.rebalances.begin();
+                    self.printer.step("rebalance: this node's data moves to the others");
+                    "a rebalance runs".to_owned()
+                }
+                Ok(false) => "another rebalance runs".to_owned(),
+                Err(error) => format!("the rebalance does not begin yet: {error}"),
+            },
+        })
+    }
+
+    /// The server must belong to the cluster that the API tells of, if it tells of one.
+    fn check(&mut self, uuid: &Uuid) -> anyhow::Result<()> {
+        let record = match self.api.status(Some(&self.here.node)) {
+            Ok(answer) => answer.map(|answer| answer.now()),
+            // It can be told later; the data moves already.
+            Err(Unanswered::Later(_)) => None,
+            Err(error) => return Err(refused(error)),
+        };
+        self.generation = record.as_ref().map(|record| record.generation);
+        match record.and_then(|record| record.cluster_uuid) {
+            Some(recorded) if recorded != *uuid => Err(Failure::refused(format!(
+                "the server belongs to the cluster {uuid}, and that of `{}` is {recorded}; nothing was changed",
+                self.api.cluster_id.as_str()
+            ))
+            .hint("is `--cluster-id` the one that this node came up with?")
+            .into()),
+            _ => Ok(()),
+        }
     }
 }
 
 /// How the node gets out of what it sees.
-fn next(view: &View, rest: Duration) -> Next {
+fn next(view: &View, memory: &Memory) -> Next {
     let Some(this) = view.this() else {
         return Next::Wait("the server does not know itself yet".to_owned());
     };
-    let others = view.nodes.iter().filter(|node| !node.asked);
-    let can_take_over = others
-        .clone()
-        .any(|node| node.membership == Membership::Active);
-    if !can_take_over {
+    let mut others = view.nodes.iter().filter(|node| !node.is_asked);
+    if !others.any(|node| node.membership == Membership::Active) {
         return Next::LastNode;
     }
-    if view.rebalancing {
+    if view.is_rebalancing {
         return Next::Wait("a rebalance runs".to_owned());
     }
-    if !rest.is_zero() {
-        return Next::Wait(resting(rest));
+    if this.membership == Membership::Added && !this.is_recovering {
+        return Next::Eject(this.otp.clone());
+    }
+    match obstacle(view, memory) {
+        Some(decision::Next::Eject(otp)) => return Next::Eject(otp),
+        Some(decision::Next::Wait(why)) => return Next::Wait(why),
+        _ => {}
+    }
+    if !memory.rest.is_zero() {
+        return Next::Wait(resting(memory.rest));
     }
     let known: Vec<_> = view.nodes.iter().map(|node| node.otp.as_str()).collect();
     Next::Rebalance(known.join(","), this.otp.clone())

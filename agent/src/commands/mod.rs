@@ -1,18 +1,15 @@
 //! The commands, one file each.
 
+mod clock;
 mod discover;
 mod leave;
 mod rebalances;
 mod status;
 mod up;
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
-
 use clap::CommandFactory;
 
+use self::clock::{Clock, Wait};
 use crate::{
     api::Unanswered,
     cli::{Cli, Command},
@@ -20,7 +17,6 @@ use crate::{
     lock::Lock,
     printer::{Printer, print},
     server::Server,
-    settings::Patience,
 };
 
 /// Does what was asked for.
@@ -53,51 +49,14 @@ pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     }
 }
 
-/// The time that a command has, and its pauses.
-struct Clock {
-    patience: Patience,
-    end: Instant,
-}
-
-impl Clock {
-    fn new(patience: Patience) -> Self {
-        Self {
-            patience,
-            end: Instant::now() + patience.timeout,
-        }
-    }
-
-    /// Waits until it is time to look again, and tells why; fails when the time is up.
-    ///
-    /// The pauses differ a little, so that nodes that boot together do not ask together for ever.
-    fn pause(&self, printer: &Printer, reason: &str) -> Result<(), Failure> {
-        let left = self.end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let seconds = self.patience.timeout.as_secs_f64();
-            return Err(Failure::timed_out(format!(
-                "not done after {seconds} s, still waiting: {reason}"
-            ))
-            .hint("run it again to go on from here; `--timeout` gives it longer"));
-        }
-        printer.waiting(reason);
-        thread::sleep(jitter(self.patience.interval).min(left));
-        Ok(())
-    }
-}
-
 /// Waits for the server's lock, which another agent may hold.
 fn lock(server: &Server, clock: &Clock, printer: &Printer) -> anyhow::Result<Lock> {
     loop {
         if let Some(lock) = Lock::take(&server.url)? {
             return Ok(lock);
         }
-        clock.pause(printer, "another agent works on this server")?;
+        clock.pause(printer, &Wait::new("another agent works on this server"))?;
     }
-}
-
-/// The time, a quarter less to a quarter more.
-fn jitter(time: Duration) -> Duration {
-    time.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
 /// What the API refuses for good, as the end of the program.
@@ -108,8 +67,8 @@ fn refused(error: Unanswered) -> anyhow::Error {
         Unanswered::Refused(problem) => {
             let message = format!("the API refuses: {}", problem.detail);
             match (problem.status, problem.code.as_str()) {
-                (403, _) => Failure::refused(message).hint(
-                    "give the secret that the cluster's first node gave: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
+                (401 | 403, _) => Failure::refused(message).hint(
+                    "give all nodes the same secret: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
                 ),
                 (409, "last_node") => Failure::refused(message).hint(
                     "the other members have not reported: run `cbbootstrap-agent up` on one of them, and this again",

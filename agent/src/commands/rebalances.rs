@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::jitter;
+use super::clock::jitter;
 use crate::{
     failure::Failure,
     printer::Printer,
@@ -41,8 +41,9 @@ impl Rebalances {
         })
     }
 
-    /// Looks whether the one that was under way has ended, and how. One that reported an error although it did what it was for
-    /// has done well enough. Fails after too many failures, with the server's reason.
+    /// Checks whether the one that was under way has ended, and how. One that reported an error although it did what it was for
+    /// has done well enough; one that reports none and did not was stopped, or its orchestrator died. Fails after too many
+    /// failures, with the server's reason.
     pub(super) fn watch(
         &mut self,
         server: &Server,
@@ -50,33 +51,32 @@ impl Rebalances {
         is_purpose_served: bool,
         printer: &Printer,
     ) -> Result<(), Failure> {
-        if view.rebalancing {
+        if view.is_rebalancing {
             self.under_way = true;
             return Ok(());
         }
         if !std::mem::take(&mut self.under_way) {
             return Ok(());
         }
-        let error = server.rebalance().ok().and_then(|last| last.error);
-        match error {
-            Some(why) if !is_purpose_served => self.failed(&why, printer),
-            _ => {
-                *self = Self::default();
-                printer.step("rebalance: done");
-                Ok(())
-            }
+        if is_purpose_served {
+            *self = Self::default();
+            printer.step("rebalance: done");
+            return Ok(());
         }
+        let error = server.rebalance().ok().and_then(|last| last.error);
+        let why = error.unwrap_or_else(|| "it ended early: somebody stopped it, or its orchestrator died".to_owned());
+        self.failed(&why, printer)
     }
 
     fn failed(&mut self, why: &str, printer: &Printer) -> Result<(), Failure> {
         self.failures += 1;
         if self.failures >= TRIES {
-            return Err(Failure::new(format!("{TRIES} rebalances have failed: {why}"))
-                .hint("the servers' logs say more (`/opt/couchbase/var/lib/couchbase/logs`); run this again once it is mended"));
+            return Err(Failure::new(format!("{TRIES} rebalances did not succeed: {why}"))
+                .hint("the servers' logs say more (`/opt/couchbase/var/lib/couchbase/logs`); run this again once the cause is fixed"));
         }
         let rest = (REST * 2_u32.pow(self.failures - 1)).min(MOST_REST);
         self.rest_until = Some(Instant::now() + jitter(rest));
-        printer.warning(format_args!("a rebalance failed: {why}"));
+        printer.warning(format_args!("a rebalance did not succeed: {why}"));
         Ok(())
     }
 }

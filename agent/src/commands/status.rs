@@ -1,15 +1,17 @@
 //! `status`: what the server, its cluster and the API say, and whether they agree.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use cbbootstrap_function::wire::{Cluster, State};
+use cbbootstrap_protocol::{names::Node, wire::State};
 use serde::Serialize;
 
 use crate::{
     cli::StatusArgs,
     failure::Exit,
+    http::Deadline,
     printer::Printer,
-    server::{Error, Membership, View},
+    record::Record,
+    server::{Error, Health, Membership, View},
     settings::{self, Here},
 };
 
@@ -49,8 +51,8 @@ struct ClusterStatus {
 struct NodeStatus {
     name: String,
     membership: &'static str,
-    healthy: bool,
-    group: String,
+    health: &'static str,
+    group: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,27 +61,56 @@ struct ApiStatus {
     cluster_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// The record; none if nobody has claimed the cluster.
-    cluster: Option<Cluster>,
+    /// The record; `None` if nobody has claimed the cluster.
+    cluster: Option<RecordStatus>,
 }
 
+#[derive(Debug, Serialize)]
+struct RecordStatus {
+    state: State,
+    generation: u64,
+    initial_node: String,
+    is_initial_node: bool,
+    cluster_uuid: Option<String>,
+    nodes: Vec<String>,
+    /// The UUID of another server that claims under this node's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rival_node_uuid: Option<String>,
+}
+
+impl From<&Record> for RecordStatus {
+    fn from(record: &Record) -> Self {
+        Self {
+            state: record.state,
+            generation: record.generation,
+            initial_node: record.initial_node.to_string(),
+            is_initial_node: record.is_initial,
+            cluster_uuid: record.cluster_uuid.as_ref().map(ToString::to_string),
+            nodes: record.members.iter().map(|member| member.node.to_string()).collect(),
+            rival_node_uuid: record.rival.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// The most time that all of it may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
 pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let here = settings::here(args.server, args.api.secret_file.as_deref())?;
-    let api = settings::api(args.api)?;
-    let (cluster, error) = match api.status(Some(&here.node)) {
-        Ok(record) => (record.map(|record| record.cluster), None),
+    let (here, api) = settings::here(args.api, args.server, Deadline::after(LIMIT))?;
+    let (record, error) = match api.status(Some(&here.node)) {
+        Ok(answer) => (answer.map(|answer| answer.now()), None),
         Err(error) => (None, Some(error.to_string())),
     };
     let (server, view) = look(&here);
     let status = Status {
-        healthy: is_healthy(&here.node, view.as_ref(), cluster.as_ref()),
-        node: here.node,
+        healthy: is_healthy(&here.node, view.as_ref(), record.as_ref()),
+        node: here.node.to_string(),
         server,
         api: ApiStatus {
             url: api.url,
-            cluster_id: api.cluster_id,
+            cluster_id: api.cluster_id.as_str().to_owned(),
             error,
-            cluster,
+            cluster: record.as_ref().map(RecordStatus::from),
         },
     };
     printer.result(&status)?;
@@ -109,7 +140,7 @@ fn look(here: &Here) -> (ServerStatus, Option<View>) {
         Err(error) => {
             status.error = Some(match error {
                 Error::Unauthorized => {
-                    "it takes another user name or password than the given ones".to_owned()
+                    "it has another user name or password".to_owned()
                 }
                 error => error.to_string(),
             });
@@ -118,30 +149,25 @@ fn look(here: &Here) -> (ServerStatus, Option<View>) {
     }
 }
 
-fn is_healthy(node: &str, view: Option<&View>, cluster: Option<&Cluster>) -> bool {
-    let (Some(view), Some(cluster)) = (view, cluster) else {
+fn is_healthy(node: &Node, view: Option<&View>, record: Option<&Record>) -> bool {
+    let (Some(view), Some(record)) = (view, record) else {
         return false;
     };
-    let is_in = view
-        .this()
-        .is_some_and(|this| this.membership == Membership::Active && this.healthy);
+    let is_in = view.this().is_some_and(|this| this.membership == Membership::Active && this.health == Health::Healthy);
     is_in
-        && view.balanced
-        && !view.rebalancing
-        && cluster.state == State::Ready
-        && cluster
-            .cluster_uuid
-            .as_ref()
-            .is_none_or(|uuid| *uuid == view.uuid)
-        && cluster.nodes.iter().any(|member| member == node)
+        && view.is_balanced
+        && !view.is_rebalancing
+        && record.state == State::Ready
+        && record.cluster_uuid.as_ref().is_none_or(|uuid| *uuid == view.uuid)
+        && record.member(node).is_some()
 }
 
 impl From<&View> for ClusterStatus {
     fn from(view: &View) -> Self {
         Self {
-            uuid: view.uuid.clone(),
-            balanced: view.balanced,
-            rebalancing: view.rebalancing,
+            uuid: view.uuid.to_string(),
+            balanced: view.is_balanced,
+            rebalancing: view.is_rebalancing,
             nodes: view
                 .nodes
                 .iter()
@@ -149,10 +175,15 @@ impl From<&View> for ClusterStatus {
                     name: node.name.clone(),
                     membership: match node.membership {
                         Membership::Active => "active",
+                        Membership::Added if node.is_recovering => "to be recovered",
                         Membership::Added => "added",
                         Membership::Failed => "failed over",
                     },
-                    healthy: node.healthy,
+                    health: match node.health {
+                        Health::Healthy => "healthy",
+                        Health::WarmingUp => "warming up",
+                        Health::Unhealthy => "unhealthy",
+                    },
                     group: node.group.clone(),
                 })
                 .collect(),
@@ -183,13 +214,16 @@ impl fmt::Display for Status {
             (Some(error), _) => writeln!(f, "         {error}")?,
             (None, None) => writeln!(f, "         nobody has claimed it")?,
             (None, Some(cluster)) => {
-                let first = &cluster.initial_node_ip_addr_or_hostname;
+                let first = &cluster.initial_node;
                 let (state, generation) = (cluster.state.as_str(), cluster.generation);
                 writeln!(
                     f,
                     "         {state}, generation {generation}, to join: {first}"
                 )?;
                 writeln!(f, "         reported ready: {}", list(&cluster.nodes))?;
+                if let Some(uuid) = &cluster.rival_node_uuid {
+                    writeln!(f, "         another server (UUID {uuid}) claims the cluster under the first node's name")?;
+                }
             }
         }
         let verdict = if self.healthy {
@@ -210,9 +244,10 @@ impl fmt::Display for ClusterStatus {
         };
         writeln!(f, "cluster  {}, {balanced}", self.uuid)?;
         for node in &self.nodes {
-            let health = if node.healthy { "" } else { ", unhealthy" };
-            let (name, membership, group) = (&node.name, node.membership, &node.group);
-            writeln!(f, "         {name}: {membership}{health}, {group}")?;
+            let NodeStatus { name, membership, health, group } = node;
+            let health = if *health == "healthy" { String::new() } else { format!(", {health}") };
+            let group = group.as_ref().map_or_else(String::new, |group| format!(", {group}"));
+            writeln!(f, "         {name}: {membership}{health}{group}")?;
         }
         writeln!(f, "         buckets: {}", list(&self.buckets))
     }

@@ -2,15 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Round, Run, TRIES};
+use cbbootstrap_protocol::names::Node;
+
+use super::{Known, Round, Run, TRIES};
 use crate::{
-    decision::{self, Asked, Through},
+    commands::clock::{Wait, since},
+    decision::{self, STRANGER_AFTER, Through},
     failure::Failure,
+    record::Record,
     server::{Error, Server},
-    settings::Here,
 };
 
-/// A member that did not answer is not asked again for so long.
+/// A member that did not answer is not asked again for this long.
 const AVOID: Duration = Duration::from_secs(30);
 
 /// A server that adds a node gives up after 30 s. While it may still be at it, no other is asked: both would fail.
@@ -23,32 +26,61 @@ enum Joined {
     Dead(String),
     /// It belongs to another cluster.
     Other(String),
-    /// It will not do, for another reason.
+    /// Nothing vouches for it.
+    Unproven(String),
+    /// It cannot add this node, for another reason.
     No(String),
 }
 
 impl Run<'_> {
     /// Joins through the first member that will do.
-    pub(super) fn join(&mut self, members: &[String]) -> anyhow::Result<Round> {
-        let uuid = self
-            .known()
-            .and_then(|record| record.cluster.cluster_uuid.clone());
+    pub(super) fn join(&mut self, members: &[Node]) -> anyhow::Result<Round> {
+        let Some(mut record) = self.record() else {
+            return Ok(Round::Again);
+        };
+        // An answer to a claim does not name the members.
+        if record.members.is_empty() {
+            match self.api.status(Some(&self.here.node)) {
+                Ok(Some(answer)) => {
+                    self.learn(answer);
+                    record = self.record().unwrap_or(record);
+                }
+                Ok(None) => {
+                    self.asked = Known::NotYet;
+                    return Ok(Round::Again);
+                }
+                Err(crate::api::Unanswered::Later(why)) => return Ok(Round::wait(why)),
+                Err(error) => return Err(crate::commands::refused(error)),
+            }
+            let own = super::Own::Blank(self.own_uuid.clone());
+            let asked = self.asked.as_of_now();
+            let next = decision::next(&self.wanted, &own, &asked, &self.memory());
+            return match next {
+                super::Next::Join(members) => self.join_one_of(&members, &record),
+                next => self.act(next, &own),
+            };
+        }
+        self.join_one_of(members, &record)
+    }
+
+    fn join_one_of(&mut self, members: &[Node], record: &Record) -> anyhow::Result<Round> {
         let now = Instant::now();
         self.avoid.retain(|_, since| now - *since < AVOID);
         self.adding.take_if(|(_, since)| now - *since >= ADDING);
-        let mut reasons = Vec::new();
-        let mut others = 0;
+        let (mut reasons, mut others, mut unproven, mut dead) = (Vec::new(), 0, 0, 0);
         for member in members {
             if self.avoid.contains_key(member) && self.avoid.len() < members.len() {
+                dead += 1;
                 continue;
             }
             if let Some((adding, _)) = self.adding.as_ref().filter(|(adding, _)| adding != member) {
                 reasons.push(format!("`{adding}` may still be adding this node"));
                 continue;
             }
-            let skipped = match self.join_through(member, uuid.as_deref())? {
+            let skipped = match self.join_through(member, record)? {
                 Joined::Round(round) => return Ok(round),
                 Joined::Dead(why) => {
+                    dead += 1;
                     self.avoid.insert(member.clone(), now);
                     why
                 }
@@ -56,9 +88,19 @@ impl Run<'_> {
                     others += 1;
                     why
                 }
+                Joined::Unproven(why) => {
+                    unproven += 1;
+                    why
+                }
                 Joined::No(why) => why,
             };
             reasons.push(format!("`{member}`: {skipped}"));
+        }
+        // More than a screen of reasons helps nobody.
+        let more = reasons.len().saturating_sub(5);
+        reasons.truncate(5);
+        if more > 0 {
+            reasons.push(format!("and {more} more"));
         }
         let reasons = reasons.join("; ");
         if others == members.len() {
@@ -66,107 +108,116 @@ impl Run<'_> {
                 .hint("decide which is to stay; `cbbootstrap cluster show` tells what the API knows")
                 .into());
         }
-        // Others may have become members meanwhile, or left.
-        self.record = Asked::NotYet;
-        Ok(Round::Wait(format!(
-            "no member can add this node: {reasons}"
-        )))
+        // Others may have become members in the meantime, or left.
+        self.asked = Known::NotYet;
+        let wait = Wait::new(format!("no member can add this node: {reasons}"));
+        let id = self.api.cluster_id.as_str();
+        Ok(Round::Wait(if unproven > 0 {
+            wait.hint("no password was sent to a server that nothing vouches for; do all nodes have the same secret (`--secret-file`)?")
+        } else if dead == members.len() {
+            wait.hint(format!(
+                "no recorded member answers; if they are gone for good, `cbbootstrap cluster forget {id}` lets a new cluster begin"
+            ))
+        } else {
+            wait
+        }))
     }
 
-    fn join_through(&mut self, member: &str, uuid: Option<&str>) -> anyhow::Result<Joined> {
-        let server = self.member(member)?;
-        let view = match server.cluster() {
-            Ok(Some(view)) => view,
-            Ok(None) => return Ok(Joined::No("it belongs to no cluster".to_owned())),
-            Err(Error::Untrusted(why)) => return Err(untrusted(&why).into()),
+    fn join_through(&mut self, member: &Node, record: &Record) -> anyhow::Result<Joined> {
+        if let Err(why) = self.here.peers.proof(member, record) {
+            return Ok(Joined::Unproven(why.to_owned()));
+        }
+        if !self.is_enterprise() && !self.here.peers.is_insecure {
+            return Err(Failure::refused(
+                "Community Edition has no TLS between nodes: the password would cross the network in the clear",
+            )
+            .hint("`--insecure` sends it all the same; Enterprise Edition does not need to")
+            .into());
+        }
+        let seen = self.here.peers.connect(member, record, self.is_enterprise());
+        let seen = seen.and_then(|server| server.cluster().map(|view| (server, view)));
+        let (server, view) = match seen {
+            Ok((server, Some(view))) => (server, view),
+            Ok((_, None)) => return Ok(Joined::No("it belongs to no cluster".to_owned())),
+            // The operator's authority is either right for all members or for none.
+            Err(Error::Untrusted(why)) if self.here.peers.keys.is_none() => return Err(untrusted(&why).into()),
+            Err(Error::Untrusted(why)) => return Ok(Joined::Unproven(why)),
             Err(Error::Away(why)) => return Ok(Joined::Dead(why)),
             Err(error) => return Ok(Joined::No(error.to_string())),
         };
-        match decision::through(&self.here.node, &view, uuid) {
+        match decision::through(&self.here.node, self.own_uuid.as_ref(), &view, record.cluster_uuid.as_ref()) {
             Through::Add => {}
-            Through::Later(why) => return Ok(Joined::Round(Round::Wait(why))),
+            Through::Later(why) => return Ok(Joined::Round(Round::wait(why))),
             Through::Other(why) => return Ok(Joined::Other(why)),
-            Through::Unfit => {
-                return Ok(Joined::No(
-                    "it is no active, healthy member itself".to_owned(),
-                ));
-            }
+            Through::Unfit => return Ok(Joined::No("it is not an active, healthy member itself".to_owned())),
+            Through::NameTaken(uuid) => return self.name_taken(&uuid),
         }
-        let path = match self.group_path(&server) {
+        self.seen.name_taken = None;
+        self.add(&server, member)
+    }
+
+    /// Another server is a healthy member under this node's name. While this one is being added that may be itself.
+    fn name_taken(&mut self, uuid: &cbbootstrap_protocol::names::Uuid) -> anyhow::Result<Joined> {
+        let since_when = *self.seen.name_taken.get_or_insert_with(Instant::now);
+        let node = &self.here.node;
+        let own = self.own_uuid.as_ref().map_or("unknown", |uuid| uuid.as_str());
+        let why = format!(
+            "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name"
+        );
+        if since(Some(since_when)) < STRANGER_AFTER {
+            return Ok(Joined::Round(Round::wait(why)));
+        }
+        Err(Failure::refused(why).hint("give each machine a `--node` of its own").into())
+    }
+
+    fn add(&mut self, server: &Server, member: &Node) -> anyhow::Result<Joined> {
+        let path = match self.group_path(server) {
             Ok(path) => path,
             Err(error) => return Ok(Joined::No(error.to_string())),
         };
         let services = self.plan.services.codes();
-        self.printer
-            .waiting(&format!("`{member}` is adding this node"));
-        self.adding = Some((member.to_owned(), Instant::now()));
-        match server.add(
-            &self.here.node,
-            &services,
-            path.as_deref(),
-            self.is_enterprise,
-        ) {
+        self.printer.waiting(&format!("`{member}` is adding this node"));
+        self.adding = Some((member.clone(), Instant::now()));
+        match server.add(&self.here.node, &services, path.as_deref(), self.is_enterprise()) {
             Ok(()) => {
                 self.refusals = 0;
                 self.adding = None;
                 self.printer.step(format_args!("join: added by `{member}`"));
                 Ok(Joined::Round(Round::Again))
             }
-            Err(Error::Away(why)) => Ok(Joined::Round(Round::Wait(why))),
+            Err(Error::Away(why)) => Ok(Joined::Round(Round::wait(why))),
             Err(error) => {
                 self.adding = None;
                 self.refusals += 1;
                 if self.refusals >= TRIES {
-                    return Err(Failure::new(format!(
-                        "`{member}` has refused {TRIES} times to add this node: {error}"
-                    ))
-                    .hint("the other nodes have to reach this one by its name on the ports 8091 and 18091, and more")
-                    .into());
+                    return Err(Failure::new(format!("`{member}` has refused {TRIES} times to add this node: {error}"))
+                        .hint(
+                            "the other nodes have to reach this one by its name on the ports 8091 and 18091, and to trust its certificate:                              after it has left a cluster, certificates of your own have to be loaded again (`loadTrustedCAs`,                              `reloadCertificate`)",
+                        )
+                        .into());
                 }
-                // A rebalance may have begun meanwhile: the next look shows it.
+                // A rebalance may have begun in the meantime: the next look shows it.
                 Ok(Joined::No(error.to_string()))
             }
         }
     }
 
-    /// The server of a member. Only Enterprise speaks TLS.
-    fn member(&self, node: &str) -> Result<Server, Failure> {
-        let Here {
-            trust,
-            administrator,
-            ..
-        } = self.here;
-        if self.is_enterprise {
-            return Ok(Server::of_node(node, trust, administrator.clone()));
-        }
-        if !trust.is_anyone() {
-            return Err(Failure::refused(
-                "the Community Edition has no TLS: the password would go to the other nodes in the clear",
-            )
-            .hint("`--insecure` sends it all the same; Enterprise does not need to"));
-        }
-        Ok(Server::of_node_in_the_clear(
-            node,
-            trust,
-            administrator.clone(),
-        ))
-    }
-
     /// The path that adds a node to the wanted server group, which is made if need be; none for the usual one.
     fn group_path(&self, server: &Server) -> Result<Option<String>, Error> {
-        let Some(wanted) = &self.plan.group else {
+        let Some(wanted) = self.plan.group.as_ref().filter(|_| self.is_enterprise()) else {
             return Ok(None);
         };
         let find = || {
-            let groups = server.groups()?;
+            let groups = server.groups()?.groups;
             Ok(groups.into_iter().find(|group| group.name == *wanted))
         };
         if let Some(group) = find()? {
             return Ok(Some(group.add_node_uri));
         }
         match server.create_group(wanted) {
-            // Or another node was quicker.
-            Ok(()) | Err(Error::Refused(..)) => {}
+            Ok(()) => {}
+            // Another node was quicker, or there cannot be such a group: then the node joins without, and says so as a member.
+            Err(error) if error.is_permanent() => {}
             Err(error) => return Err(error),
         }
         Ok(find()?.map(|group| group.add_node_uri))
@@ -175,6 +226,6 @@ impl Run<'_> {
 
 pub(super) fn untrusted(why: &str) -> Failure {
     Failure::new(why).hint(
-        "give the authority that signed the nodes' certificates (`--ca-cert`); `--insecure` trusts whoever answers",
+        "give the authority that signed the servers' certificates (`--ca-cert`), or all nodes the same secret (`--secret-file`)",
     )
 }
