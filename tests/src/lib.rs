@@ -14,6 +14,7 @@ pub mod dynamodb;
 pub mod front;
 pub mod history;
 pub mod http;
+pub mod liar;
 pub mod local;
 pub mod ministack;
 pub mod process;
