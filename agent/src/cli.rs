@@ -2,11 +2,11 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::BoolishValueParser,
 };
-use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap_complete::Shell;
 
 use crate::{

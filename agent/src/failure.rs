@@ -90,7 +90,12 @@ pub fn printable(text: &str) -> String {
         c => c,
     });
     let shown: String = shown.collect();
-    shown.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    shown
+        .split('\n')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
