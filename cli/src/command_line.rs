@@ -18,14 +18,16 @@ use clap::{
 
 use crate::environment;
 
+/// The value of a variable.
+type Lookup = Box<dyn Fn(&OsStr) -> Option<OsString>>;
+
 /// The arguments of a program, and the environment variables that stand in for options.
 pub struct CommandLine {
-    /// As defined, for `--help`.
-    defined: Command,
-    /// Without variables.
     command: Command,
+    /// The same without variables.
+    bare: Command,
     arguments: Vec<OsString>,
-    lookup: Box<dyn Fn(&OsStr) -> Option<OsString>>,
+    lookup: Lookup,
     added: Vec<OsString>,
 }
 
@@ -65,8 +67,8 @@ impl CommandLine {
     ) -> Self {
         let lookup = move |name: &OsStr| environment::clean(lookup(name)?);
         Self {
-            command: without_variables(command.clone(), &lookup),
-            defined: command,
+            bare: without_variables(command.clone(), &lookup),
+            command,
             arguments: arguments.into_iter().map(Into::into).collect(),
             lookup: Box::new(lookup),
             added: Vec::new(),
@@ -75,7 +77,7 @@ impl CommandLine {
 
     /// The definition of the options.
     pub fn command(&self) -> &Command {
-        &self.defined
+        &self.command
     }
 
     /// Adds options, from a file say, to the command that is called. They must not be given already.
@@ -93,7 +95,7 @@ impl CommandLine {
             // `--help` shows the variables.
             let is_help = !error.use_stderr()
                 || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-            let defined = || self.defined.clone().try_get_matches_from(&self.arguments);
+            let defined = || self.command.clone().try_get_matches_from(&self.arguments);
             match is_help.then(defined) {
                 Some(Err(help)) => help,
                 _ => error,
@@ -124,13 +126,13 @@ impl CommandLine {
     }
 
     fn matches(&self, arguments: &[OsString]) -> Result<ArgMatches, Error> {
-        self.command.clone().try_get_matches_from(arguments)
+        self.bare.clone().try_get_matches_from(arguments)
     }
 
     /// The command that is called.
     fn called<'c>(&'c self, typed: &'c ArgMatches) -> Called<'c> {
         let mut called = Called {
-            command: &self.defined,
+            command: &self.command,
             typed,
             position: self.arguments.len().min(1),
         };

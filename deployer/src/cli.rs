@@ -44,13 +44,13 @@ impl Cli {
         while let Some((_, inner)) = command.subcommand() {
             command = inner;
         }
-        if matches!(command.try_get_one("local"), Ok(Some(true))) {
-            if let Some(id) = NOT_LOCAL.iter().find(|id| parsed.is_typed(id)) {
-                let option = if *id == "environment" { "env" } else { id };
-                let option = option.replace('_', "-");
-                let message = format!("the argument '--local' cannot be used with '--{option}'");
-                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
-            }
+        if matches!(command.try_get_one("local"), Ok(Some(true)))
+            && let Some(id) = NOT_LOCAL.iter().find(|id| parsed.is_typed(id))
+        {
+            let option = if *id == "environment" { "env" } else { id };
+            let option = option.replace('_', "-");
+            let message = format!("the argument '--local' cannot be used with '--{option}'");
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
         }
         Ok((Self::from_arg_matches(&parsed.matches)?, parsed.variables))
     }
