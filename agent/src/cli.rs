@@ -1,7 +1,8 @@
 //! The command line: what may be said, and how `--help` explains it.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
+use cbbootstrap_cli::CommandLine;
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -318,17 +319,23 @@ pub struct StatusArgs {
     pub output: OutputArgs,
 }
 
-/// The command line with what its file adds to it, or the end of the program with clap's word on it.
+/// The command line with the variables and the file that add to it. Ends the program with clap's message if it is wrong.
 pub fn read() -> anyhow::Result<Command> {
-    let mut command = Cli::command();
-    let mut matches = command.get_matches_mut();
-    let added = config::arguments(&command, &matches)?;
+    let mut line = CommandLine::new(Cli::command());
+    let parsed = line.parse().unwrap_or_else(|error| error.exit());
+    let mut matches = parsed.matches;
+    let added = config::arguments(line.command(), &matches).map_err(|error| {
+        match parsed.variables.named_by(&error.to_string()) {
+            Some(variable) => error.context(format!("`{variable}`")),
+            None => error,
+        }
+    })?;
     if !added.is_empty() {
-        let given = std::env::args_os().chain(added.into_iter().map(OsString::from));
-        matches = Cli::command().get_matches_from(given);
+        line.add(added);
+        matches = line.parse().unwrap_or_else(|error| error.exit()).matches;
     }
     Ok(Cli::from_arg_matches(&matches)
-        .unwrap_or_else(|error| error.format(&mut command).exit())
+        .unwrap_or_else(|error| error.format(&mut Cli::command()).exit())
         .command)
 }
 

@@ -2,9 +2,10 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use cbbootstrap_cli::{CommandLine, command_line::Variables};
 use clap::{
-    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-    builder::NonEmptyStringValueParser, error::ErrorKind, parser::ValueSource,
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::NonEmptyStringValueParser, error::ErrorKind,
 };
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
@@ -31,31 +32,27 @@ pub struct Cli {
 const NOT_LOCAL: [&str; 4] = ["stack_name", "environment", "config", "bucket"];
 
 impl Cli {
-    /// The command line, or the end of the program with clap's word on it.
-    pub fn read() -> Self {
-        let mut command = Self::command();
-        Self::of(&command.get_matches_mut())
-            .unwrap_or_else(|error| error.format(&mut command).exit())
+    /// The command line, and the variables that stand in for options. Ends the program with clap's message if it is wrong.
+    pub fn read() -> (Self, Variables) {
+        Self::of(&CommandLine::new(Self::command()))
+            .unwrap_or_else(|error| error.format(&mut Self::command()).exit())
     }
 
-    fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut command = matches;
+    fn of(line: &CommandLine) -> Result<(Self, Variables), clap::Error> {
+        let parsed = line.parse()?;
+        let mut command = &parsed.matches;
         while let Some((_, inner)) = command.subcommand() {
             command = inner;
         }
-        if matches!(command.try_get_one("local"), Ok(Some(true))) {
-            let given = |id: &&&str| {
-                command.try_contains_id(id).is_ok()
-                    && command.value_source(id) == Some(ValueSource::CommandLine)
-            };
-            if let Some(id) = NOT_LOCAL.iter().find(given) {
-                let option = if *id == "environment" { "env" } else { id };
-                let option = option.replace('_', "-");
-                let message = format!("the argument '--local' cannot be used with '--{option}'");
-                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
-            }
+        if matches!(command.try_get_one("local"), Ok(Some(true)))
+            && let Some(id) = NOT_LOCAL.iter().find(|id| parsed.is_typed(id))
+        {
+            let option = if *id == "environment" { "env" } else { id };
+            let option = option.replace('_', "-");
+            let message = format!("the argument '--local' cannot be used with '--{option}'");
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
         }
-        Self::from_arg_matches(matches)
+        Ok((Self::from_arg_matches(&parsed.matches)?, parsed.variables))
     }
 }
 
@@ -744,13 +741,17 @@ pub fn table_name(name: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     #[test]
     fn a_local_deployment_knows_no_stack() {
         let read = |args: &[&str]| {
             let args = [&["cbbootstrap", "deploy", "--local"], args].concat();
-            Cli::of(&Cli::command().try_get_matches_from(args)?).map(drop)
+            // Variables that are about AWS do no harm.
+            let variables = |_: &OsStr| Some("name".into());
+            Cli::of(&CommandLine::with(Cli::command(), args, variables)).map(drop)
         };
         assert!(read(&[]).is_ok() && read(&["--table-name", "tab"]).is_ok());
         for option in ["--stack-name", "--env", "--config", "--bucket"] {
@@ -761,7 +762,7 @@ mod tests {
 
         let read = |args: &[&str]| {
             let args = [&["cbbootstrap", "cluster", "list"], args].concat();
-            Cli::of(&Cli::command().try_get_matches_from(args)?).map(drop)
+            Cli::of(&CommandLine::with(Cli::command(), args, |_| None)).map(drop)
         };
         assert!(read(&["--env", "name"]).is_ok());
         assert!(read(&["--local", "--data", "dir", "--table-name", "tab"]).is_ok());

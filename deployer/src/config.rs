@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     io::ErrorKind,
     time::Duration,
 };
 
+use cbbootstrap_cli::text;
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::{Mapping, Value};
 
@@ -90,7 +90,7 @@ pub struct Environment {
 pub fn environment(args: &ConfigArgs) -> anyhow::Result<Environment> {
     let (named, wanted) = (args.config.as_deref(), args.environment.as_deref());
     let path = named.unwrap_or(FILE.as_ref());
-    let environment = match fs::read_to_string(path) {
+    let environment = match text::read_text(path) {
         Ok(text) => File::parse(&text)
             .and_then(|file| file.choose(wanted))
             .map_err(|failure| failure.about(format_args!("`{}`", path.display()))),
@@ -101,10 +101,8 @@ pub fn environment(args: &ConfigArgs) -> anyhow::Result<Environment> {
             ))
             .hint("`cbbootstrap init` writes one, and `--config FILE` names another")),
         },
-        Err(error) => Err(
-            Failure::new(format!("cannot read `{}`: {error}", path.display()))
-                .hint("`--config FILE` names another, and `cbbootstrap init` writes one"),
-        ),
+        Err(error) => Err(Failure::new(error.to_string())
+            .hint("`--config FILE` names another, and `cbbootstrap init` writes one")),
     };
     Ok(environment.map_err(|failure| failure.exit(Exit::Usage))?)
 }
