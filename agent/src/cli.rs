@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use cbbootstrap_cli::CommandLine;
+use cbbootstrap_cli::{CommandLine, command_line::Variables};
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -12,6 +12,7 @@ use clap_complete::Shell;
 
 use crate::{
     config,
+    failure::{self, Exit},
     values::{self, Bucket, Lease, Quota, Services},
 };
 
@@ -320,23 +321,27 @@ pub struct StatusArgs {
 }
 
 /// The command line with the variables and the file that add to it. Ends the program with clap's message if it is wrong.
-pub fn read() -> anyhow::Result<Command> {
+pub fn read() -> anyhow::Result<(Command, Variables)> {
     let mut line = CommandLine::new(Cli::command());
     let parsed = line.parse().unwrap_or_else(|error| error.exit());
-    let mut matches = parsed.matches;
-    let added = config::arguments(line.command(), &matches).map_err(|error| {
-        match parsed.variables.named_by(&error.to_string()) {
-            Some(variable) => error.context(format!("`{variable}`")),
-            None => error,
-        }
-    })?;
+    let (mut matches, mut variables) = (parsed.matches, parsed.variables);
+    let added = config::arguments(line.command(), &matches).map_err(|error| naming(&variables, error))?;
     if !added.is_empty() {
         line.add(added);
-        matches = line.parse().unwrap_or_else(|error| error.exit()).matches;
+        let parsed = line.parse().unwrap_or_else(|error| error.exit());
+        (matches, variables) = (parsed.matches, parsed.variables);
     }
-    Ok(Cli::from_arg_matches(&matches)
-        .unwrap_or_else(|error| error.format(&mut Cli::command()).exit())
-        .command)
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
+    Ok((cli.command, variables))
+}
+
+/// The error, with the variable's name if it is about the value of a variable.
+pub fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
+    let is_usage = failure::of(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+    match variables.named_by(&error.to_string()) {
+        Some(variable) if is_usage => error.context(format!("`{variable}`")),
+        _ => error,
+    }
 }
 
 #[cfg(test)]

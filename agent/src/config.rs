@@ -19,13 +19,6 @@ const NOT_IN_FILES: [&str; 6] = [
     "until_ready",
 ];
 
-// Other users' files may hold `insecure: true`, or a secret that is not one any more.
-impl From<files::Unsafe> for Failure {
-    fn from(file: files::Unsafe) -> Self {
-        Self::usage(file.message).hint(file.hint)
-    }
-}
-
 /// The arguments that the file of these arguments adds to them.
 pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<String>> {
     let Some((name, matches)) = matches.subcommand() else {

@@ -2,6 +2,7 @@
 
 use std::process::{ExitCode, Termination};
 
+use cbbootstrap_cli::files::Unsafe;
 use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
 
@@ -72,6 +73,13 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+/// Other users' files may contain `insecure: true`, or a secret that is no longer one.
+impl From<Unsafe> for Failure {
+    fn from(file: Unsafe) -> Self {
+        Self::usage(file.message).hint(file.hint)
     }
 }
 
