@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     sync::LazyLock,
     time::Duration,
@@ -23,7 +23,7 @@ const LOGIN: Option<(&str, &str)> = Some(("Administrator", "asdasd-pw"));
 const REBALANCE: Duration = Duration::from_secs(1000);
 
 /// The exchanges that are not replayed, and why.
-const NOT_REPLAYED: [(&str, &str); 12] = [
+const NOT_REPLAYED: [(&str, &str); 11] = [
     (
         r"^(E8|E10b|E34c|F34|G15|G20|I24|J28b|J38b)#0$",
         "the log is not modelled",
@@ -49,14 +49,30 @@ const NOT_REPLAYED: [(&str, &str); 12] = [
         r"^(H26|H28|H31|H32|H33)#0$",
         "files in the inbox that the administrator got wrong",
     ),
-    (
-        r"^(J33|L7|L7e)#0$",
-        "the agent does not use /settings/rbac",
-    ),
+    (r"^(J33|L7|L7e)#0$", "the agent does not use /settings/rbac"),
     (r"^(L7b|L7c|L7d)#0$", "there are no other users"),
     (r"^K7#0$", "the agent does not use nodeServices"),
     (r"^L3\.(0|13)#0$", "the user interface"),
-    (r"^E37#8$", "a node that warms up for the second time"),
+];
+
+/// The entries of each story, first and last of each span, in the order of events.
+type Spans = &'static [(&'static str, &'static str)];
+const DEAD_ADDED_NODE: Spans = &[("E1", "E28"), ("G1", "G5"), ("M20", "M23"), ("G6", "G22b")];
+const FAILOVER: Spans = &[("F1", "F59c")];
+const LOST_MEMBERS: Spans = &[
+    ("F60", "F63d"),
+    ("E30", "E37"),
+    ("F70", "F76"),
+    ("M30", "M34b"),
+];
+const CERTIFICATES: Spans = &[("H1", "I43"), ("L1", "L8.3")];
+const COMMUNITY: Spans = &[("J1", "J16"), ("K1", "K3"), ("J17", "J39"), ("J40", "J49")];
+const SETTINGS: Spans = &[
+    ("N1", "N6"),
+    ("K4", "K7"),
+    ("N7", "N10e"),
+    ("N11", "N11e"),
+    ("M0", "M19d"),
 ];
 
 /// One request and its answer.
@@ -145,6 +161,8 @@ struct Place {
     servers: Servers,
     /// The recorded ids and authorities, and what they are here.
     known: RefCell<BTreeMap<String, String>>,
+    /// Whether the end of the answer that is compared was not recorded.
+    is_cut: Cell<bool>,
 }
 
 impl Place {
@@ -158,6 +176,7 @@ impl Place {
         Self {
             servers,
             known: RefCell::default(),
+            is_cut: Cell::new(false),
         }
     }
 
@@ -185,7 +204,12 @@ impl Place {
 
     fn eject(&self, through: usize, number: usize) {
         let otp = format!("ns_1@{}", self.node(number).address());
-        self.call(through, "POST", "/controller/ejectNode", &[("otpNode", &otp)]);
+        self.call(
+            through,
+            "POST",
+            "/controller/ejectNode",
+            &[("otpNode", &otp)],
+        );
     }
 
     /// Rebalances the nodes into one cluster.
@@ -233,9 +257,9 @@ impl Place {
             }
         });
         text.replace("My own CA", "Couchbase Server stand-in")
+            .replace("Node (127.0.0.1)", "Node (localhost)")
             .replace("127.0.0.1", &asked.address())
-            .replace(&format!("Node ({})", asked.address()), "Node (127.0.0.1)")
-            .replace("ns_1@@", "ns_1@")
+            .replace("Node (localhost)", "Node (127.0.0.1)")
     }
 
     /// What was recorded is always the same here, and nothing else is.
@@ -254,26 +278,33 @@ impl Place {
     fn replay(&self, exchange: &Exchange) {
         let id = &exchange.id;
         println!("{id} {}", exchange.request);
-        if let Some(shown) = exchange.request.strip_prefix("openssl s_client -connect node") {
+        if let Some(shown) = exchange
+            .request
+            .strip_prefix("openssl s_client -connect node")
+        {
             let number = shown[..1].parse().unwrap();
             return self.compare_certificate(exchange, number);
         }
-        static REQUEST: LazyLock<Regex> = LazyLock::new(|| {
-            Regex::new(r"^(\w+) node(\d):8091(\S*) (.*) auth=(\S+)$").unwrap()
-        });
+        static REQUEST: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new(r"^(\w+) node(\d):8091(\S*) (.*) auth=(\S+)$").unwrap());
         let parts = REQUEST.captures(&exchange.request);
         let parts = parts.unwrap_or_else(|| panic!("{id}: {}", exchange.request));
         let asked = self.node(parts[2].parse().unwrap());
         let form = self.here(&parts[4], asked);
         let fields: Vec<(String, String)> = match form.trim().strip_prefix("body: ") {
-            Some(body) => form_urlencoded::parse(body.as_bytes()).into_owned().collect(),
+            Some(body) => form_urlencoded::parse(body.as_bytes())
+                .into_owned()
+                .collect(),
             None => Regex::new("'([^']*)': '([^']*)'")
                 .unwrap()
                 .captures_iter(&form)
                 .map(|field| (field[1].to_owned(), field[2].to_owned()))
                 .collect(),
         };
-        let fields: Vec<_> = fields.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         let path = self.here(&parts[3], asked);
         let answer = asked.call(&parts[1], &path, &fields, parts[5].split_once(':'));
         if exchange.head.starts_with("no answer") {
@@ -307,9 +338,14 @@ impl Place {
         }
         match body.split_once("...[") {
             Some((body, _)) if body.starts_with(['{', '[']) => {
+                self.is_cut.set(true);
                 self.alike(id, &mended(body), &answer.json());
+                self.is_cut.set(false);
             }
-            Some(_) => assert!(answer.body.starts_with("-----BEGIN CERTIFICATE-----"), "{id}"),
+            Some(_) => assert!(
+                answer.body.starts_with("-----BEGIN CERTIFICATE-----"),
+                "{id}"
+            ),
             None => assert_eq!(answer.body, body, "{id}"),
         }
     }
@@ -320,7 +356,10 @@ impl Place {
         let shown = |name: &str| {
             let pattern = Regex::new(&format!(r"(?:^|\| ?){name} ?= ?CN = ([^|]*?) \|"));
             let line = format!("{} |{}", exchange.head, exchange.body.join("|"));
-            let found = pattern.unwrap().captures(&line).map(|found| found[1].to_owned());
+            let found = pattern
+                .unwrap()
+                .captures(&line)
+                .map(|found| found[1].to_owned());
             self.here(&found.unwrap(), node)
         };
         let (subject, issuer) = (shown("subject"), shown("issuer"));
@@ -392,7 +431,10 @@ impl Place {
                 }
             }
             (Value::Array(expected), Value::Array(told)) => {
-                if expected.iter().any(|text| text.as_str().is_some_and(|t| t.contains("(cut)"))) {
+                if expected
+                    .iter()
+                    .any(|text| text.as_str().is_some_and(|t| t.contains("(cut)")))
+                {
                     return assert!(!told.is_empty(), "{at}");
                 }
                 let [expected, told] = [expected, told].map(|all| {
@@ -405,7 +447,9 @@ impl Place {
                     }
                     all
                 });
-                assert_eq!(expected.len(), told.len(), "{at}: {told:?}");
+                let is_complete = expected.len() == told.len();
+                let is_cut = self.is_cut.get() && expected.len() < told.len();
+                assert!(is_complete || is_cut, "{at}: {told:?}");
                 for (index, (expected, told)) in expected.iter().zip(told).enumerate() {
                     self.alike(&format!("{at}[{index}]"), expected, told);
                 }
@@ -443,7 +487,11 @@ fn project(entry: &str, path: &str, told: Value) -> Value {
     match (entry, path) {
         ("I7", _) => told["nodes"].clone(),
         ("J34e", _) => list(&told["nodes"], &|node| {
-            json!([node["hostname"], node["services"], node["clusterMembership"]])
+            json!([
+                node["hostname"],
+                node["services"],
+                node["clusterMembership"]
+            ])
         }),
         ("M31", "/pools/default") => json!({
             "nodes": list(&told["nodes"], &|node| {
@@ -468,16 +516,21 @@ fn project(entry: &str, path: &str, told: Value) -> Value {
     }
 }
 
-/// Replays the entries of these spans, first and last, in this order. Before each entry or exchange, `prepare` does what
-/// was done to the nodes then. Returns how many exchanges were replayed.
-fn replay(place: &Place, spans: &[(&str, &str)], prepare: impl Fn(&Place, &str)) -> Vec<String> {
+/// The exchanges of a span.
+fn span<'a>(recording: &'a [Exchange], (first, last): (&str, &str)) -> &'a [Exchange] {
+    let from = recording.iter().position(|e| e.entry() == first).unwrap();
+    let to = recording.iter().rposition(|e| e.entry() == last).unwrap();
+    &recording[from..=to]
+}
+
+/// Replays a story. Before each entry or exchange, `prepare` does what was done to the nodes then. Returns how many
+/// exchanges were replayed.
+fn replay(place: &Place, spans: Spans, prepare: impl Fn(&Place, &str)) -> usize {
     let recording = recording();
-    let mut replayed = Vec::new();
-    for (first, last) in spans {
-        let from = recording.iter().position(|e| e.entry() == *first).unwrap();
-        let to = recording.iter().rposition(|e| e.entry() == *last).unwrap();
+    let mut replayed = 0;
+    for ends in spans {
         let (mut entry, mut recorded, mut at, mut polls) = ("", None, 0.0, 0);
-        for exchange in &recording[from..=to] {
+        for exchange in span(&recording, *ends) {
             if exchange.entry() != entry {
                 entry = exchange.entry();
                 (recorded, at, polls) = (None, 0.0, 0);
@@ -496,7 +549,7 @@ fn replay(place: &Place, spans: &[(&str, &str)], prepare: impl Fn(&Place, &str))
             prepare(place, &exchange.id);
             if reason_not_to_replay(&exchange.id).is_none() {
                 place.replay(exchange);
-                replayed.push(exchange.id.clone());
+                replayed += 1;
             }
         }
     }
@@ -504,29 +557,36 @@ fn replay(place: &Place, spans: &[(&str, &str)], prepare: impl Fn(&Place, &str))
 }
 
 /// A dead added node; how a rebalance is handled; buckets while one runs.
-fn replay_dead_added_node() -> Vec<String> {
+#[test]
+fn dead_added_node_is_answered_as_recorded() {
     let place = Place::new(Servers::start_generated(8));
     place.cluster(&[1, 2, 3], "256");
     place.bucket(1, "b1");
-    let spans = [("E1", "E28"), ("G1", "G5"), ("M20", "M23"), ("G6", "G22b")];
-    replay(&place, &spans, |place, event| match event {
+    let replayed = replay(&place, DEAD_ADDED_NODE, |place, event| match event {
+        // The others do not hear of it yet.
+        "E2" => place.node(4).hang(true),
         "E3" => place.node(4).kill(),
-        "E19" => place.node(4).restart(),
+        "E19" => {
+            place.node(4).hang(false);
+            place.node(4).restart();
+        }
         "E28" => place.skip(600),
         "G10" => place.servers.stop_takes(Duration::from_secs(30)),
         _ => {}
-    })
+    });
+    assert_eq!(replayed, 75);
 }
 
 /// Failover, recovery, automatic failover, and the loss of the majority.
-fn replay_failover() -> Vec<String> {
+#[test]
+fn failover_is_answered_as_recorded() {
     let place = Place::new(Servers::start_generated(8));
     place.cluster(&[1, 2, 3], "256");
     place.bucket(1, "b1");
     place.servers.bucket_warm_up_takes(Duration::from_secs(100));
     place.cluster(&[4], "256");
     place.node(4).warm_up_for(Duration::ZERO);
-    replay(&place, &[("F1", "F59c")], |place, event| match event {
+    let replayed = replay(&place, FAILOVER, |place, event| match event {
         "F22c" => {
             place.skip(600);
             place.servers.stop_takes(Duration::from_secs(30));
@@ -554,21 +614,17 @@ fn replay_failover() -> Vec<String> {
             place.node(3).restart();
         }
         _ => {}
-    })
+    });
+    assert_eq!(replayed, 217);
 }
 
 /// Members that come back, joiners and orchestrators that die in a rebalance, and the warm-up of a bucket.
-fn replay_lost_members() -> Vec<String> {
+#[test]
+fn lost_members_are_answered_as_recorded() {
     let place = Place::new(Servers::start_generated(8));
     place.cluster(&[4, 5, 6], "1024");
     place.bucket(4, "b1");
-    let spans = [
-        ("F60", "F63d"),
-        ("E30", "E37"),
-        ("F70", "F76"),
-        ("M30", "M34b"),
-    ];
-    replay(&place, &spans, |place, event| match event {
+    let replayed = replay(&place, LOST_MEMBERS, |place, event| match event {
         "F60" => place.node(6).kill(),
         "F61" => place.node(6).restart(),
         "F63d" => place.servers.end_rebalances(),
@@ -584,6 +640,7 @@ fn replay_lost_members() -> Vec<String> {
             place.servers.bucket_warm_up_takes(Duration::from_secs(11));
             place.node(7).restart();
         }
+        "E37#5" => place.node(7).warm_up_for(Duration::from_secs(10)),
         "F72" => place.node(4).kill(),
         "F74" => {
             place.node(4).restart();
@@ -591,9 +648,15 @@ fn replay_lost_members() -> Vec<String> {
             place.servers.end_rebalances();
         }
         "M30" => {
+            // The first node leads again.
+            place.node(5).kill();
+            place.node(5).restart();
+            place.skip(20);
             let long = Duration::from_secs(100_000);
             place.servers.bucket_warm_up_takes(long);
-            place.servers.bucket_nodes_appear_after(Duration::from_secs(10));
+            place
+                .servers
+                .bucket_nodes_appear_after(Duration::from_secs(10));
         }
         "M34#2" => place.node(5).warm_up_for(Duration::ZERO),
         "M34#3" => {
@@ -602,14 +665,15 @@ fn replay_lost_members() -> Vec<String> {
         }
         "M34#5" => place.servers.end_rebalances(),
         _ => {}
-    })
+    });
+    assert_eq!(replayed, 61);
 }
 
 /// Certificates, UUIDs, reset, and what is answered without credentials.
-fn replay_certificates() -> Vec<String> {
+#[test]
+fn certificates_and_reset_are_answered_as_recorded() {
     let place = Place::new(Servers::start_generated(8));
-    let spans = [("H1", "I43"), ("L1", "L8.3")];
-    replay(&place, &spans, |place, event| match event {
+    let replayed = replay(&place, CERTIFICATES, |place, event| match event {
         "H21" | "H41" | "I14" | "I32" => place.servers.end_rebalances(),
         "H27" => place.node(3).fill_inbox(),
         "I40" => {
@@ -630,20 +694,16 @@ fn replay_certificates() -> Vec<String> {
             place.call(8, "PUT", path, &form);
         }
         _ => {}
-    })
+    });
+    assert_eq!(replayed, 139);
 }
 
 /// The Community Edition.
-fn replay_community() -> Vec<String> {
+#[test]
+fn community_edition_is_answered_as_recorded() {
     let place = Place::new(Servers::start_community(8));
     place.servers.services_never_come_up(&["index", "n1ql"]);
-    let spans = [
-        ("J1", "J16"),
-        ("K1", "K3"),
-        ("J17", "J39"),
-        ("J40", "J49"),
-    ];
-    replay(&place, &spans, |place, event| match event {
+    let replayed = replay(&place, COMMUNITY, |place, event| match event {
         "J34d" | "J34f" => place.eject(6, 7),
         "J40" => {
             place.node(6).reset();
@@ -654,70 +714,56 @@ fn replay_community() -> Vec<String> {
             place.servers.bucket_nodes_appear_after(long);
         }
         _ => {}
-    })
+    });
+    assert_eq!(replayed, 82);
 }
 
 /// Quotas, paths, services that never come up, and buckets.
-fn replay_settings() -> Vec<String> {
+#[test]
+fn settings_and_buckets_are_answered_as_recorded() {
     let place = Place::new(Servers::start_generated(8));
     place.servers.services_never_come_up(&["index", "n1ql"]);
-    let spans = [
-        ("N1", "N6"),
-        ("K4", "K7"),
-        ("N7", "N10e"),
-        ("N11", "N11e"),
-        ("M0", "M19d"),
-    ];
-    replay(&place, &spans, |place, event| match event {
+    let replayed = replay(&place, SETTINGS, |place, event| match event {
         "N11" | "M0" => place.node(5).reset(),
         "M9" => {
             for name in ["mag", "_x", "memcached-config", "old", "mc", "r3"] {
                 let path = format!("/pools/default/buckets/{name}");
                 place.call(5, "DELETE", &path, &[]);
             }
-            place.servers.bucket_nodes_appear_after(Duration::from_secs(40));
+            place
+                .servers
+                .bucket_nodes_appear_after(Duration::from_secs(40));
             place.servers.bucket_warm_up_takes(Duration::from_secs(40));
         }
         "M13" => place.skip(90),
         "M15" => place.skip(20),
         "M19" => place.skip(30),
         _ => {}
-    })
+    });
+    assert_eq!(replayed, 108);
 }
 
 #[test]
-fn dead_added_node_is_answered_as_recorded() {
-    assert_eq!(replay_dead_added_node().len(), 0);
-}
-
-#[test]
-fn failover_is_answered_as_recorded() {
-    assert_eq!(replay_failover().len(), 0);
-}
-
-#[test]
-fn lost_members_are_answered_as_recorded() {
-    assert_eq!(replay_lost_members().len(), 0);
-}
-
-#[test]
-fn certificates_and_reset_are_answered_as_recorded() {
-    assert_eq!(replay_certificates().len(), 0);
-}
-
-#[test]
-fn community_edition_is_answered_as_recorded() {
-    assert_eq!(replay_community().len(), 0);
-}
-
-#[test]
-fn settings_and_buckets_are_answered_as_recorded() {
-    assert_eq!(replay_settings().len(), 0);
-}
-
-#[test]
-fn every_exchange_is_replayed_or_has_a_reason() {
-    let all: BTreeSet<_> = recording().into_iter().map(|e| e.id).collect();
+fn every_exchange_is_in_one_story() {
+    let recording = recording();
+    let all = recording.iter().map(|exchange| exchange.id.as_str());
+    let stories = [
+        DEAD_ADDED_NODE,
+        FAILOVER,
+        LOST_MEMBERS,
+        CERTIFICATES,
+        COMMUNITY,
+        SETTINGS,
+    ];
+    let told = stories
+        .concat()
+        .into_iter()
+        .flat_map(|ends| span(&recording, ends));
+    let mut told: Vec<_> = told.map(|exchange| exchange.id.as_str()).collect();
+    told.sort_unstable();
+    let mut all: Vec<_> = all.collect();
+    all.sort_unstable();
+    assert_eq!(told, all);
     let left_out = all.iter().filter(|id| reason_not_to_replay(id).is_some());
-    assert_eq!((all.len(), left_out.count()), (719, 0));
+    assert_eq!((all.len(), left_out.count()), (719, 37));
 }

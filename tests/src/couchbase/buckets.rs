@@ -9,8 +9,7 @@ use super::{
     show::DISK,
 };
 
-const TOO_FEW_NODES: &str =
-    "Warning: you do not have enough data servers or server groups to support this number of replicas.";
+const TOO_FEW_NODES: &str = "Warning: you do not have enough data servers or server groups to support this number of replicas.";
 const BAD_NAME: &str = "Bucket name can only contain characters in range A-Z, a-z, 0-9 as well as underscore, \
                         period, dash & percent. Consult the documentation.";
 /// The fields that the Community Edition refuses, and why.
@@ -81,7 +80,9 @@ impl Call<'_> {
     }
 
     pub fn create_bucket(&mut self) -> Result<Reply, Reply> {
-        let quota = self.number("ramQuota").or_else(|| self.number("ramQuotaMB"));
+        let quota = self
+            .number("ramQuota")
+            .or_else(|| self.number("ramQuotaMB"));
         let kind = match self.field("bucketType") {
             None | Some("couchbase") => "membase",
             Some(kind) => kind,
@@ -116,9 +117,12 @@ impl Call<'_> {
         }
         let is_trial = self.request.query.get("just_validate") == Some("1");
         let warns = self.request.query.get("ignore_warnings") != Some("1");
-        let data_nodes = cluster.members.iter().filter(|member| member.has_data_service());
-        let is_short = has_replicas && (1..=3).contains(&replicas)
-            && replicas >= data_nodes.count() as u64;
+        let data_nodes = cluster
+            .members
+            .iter()
+            .filter(|member| member.has_data_service());
+        let is_short =
+            has_replicas && (1..=3).contains(&replicas) && replicas >= data_nodes.count() as u64;
         // It is no more than a warning, which only a trial or a refusal shows.
         if is_short && warns && (is_trial || !errors.0.is_empty()) {
             errors.add("replicaNumber", TOO_FEW_NODES);
@@ -257,7 +261,10 @@ pub fn bucket_quota(cluster: &Cluster) -> u64 {
 
 /// What a bucket would take of the cluster.
 fn summaries(cluster: &Cluster, quota: u64) -> Value {
-    let nodes = cluster.members.iter().filter(|member: &&Member| member.is_active());
+    let nodes = cluster
+        .members
+        .iter()
+        .filter(|member: &&Member| member.is_active());
     let nodes = nodes.count() as u64;
     let of = |quota: u64| i64::try_from(quota * MIB * nodes).unwrap_or(i64::MAX);
     let (total, others, this) = (

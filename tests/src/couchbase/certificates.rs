@@ -114,10 +114,7 @@ impl Identity {
         let certificate = params
             .signed_by(&*NODE_KEY, &authority.issuer)
             .expect("certificates can be made");
-        let chain = vec![
-            certificate.der().clone(),
-            authority.issuer.der().clone(),
-        ];
+        let chain = vec![certificate.der().clone(), authority.issuer.der().clone()];
         let secret = PrivateKeyDer::try_from(NODE_KEY.serialize_der()).expect("it is a key");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -309,16 +306,20 @@ impl Call<'_> {
     /// The trusted authorities. Anybody may see them.
     pub fn authorities(&self) -> Result<Reply, Reply> {
         self.needs_enterprise()?;
-        let shown: Vec<_> = self.trusted().iter().map(|trusted| {
-            if !self.is_admin() {
-                return trusted.show();
-            }
-            let mut shown = trusted.show_all();
-            shown["warnings"] = trusted.warnings();
-            shown["nodes"] = json!(self.users(trusted));
-            shown["client_cert_nodes"] = json!(self.users(trusted));
-            shown
-        }).collect();
+        let shown: Vec<_> = self
+            .trusted()
+            .iter()
+            .map(|trusted| {
+                if !self.is_admin() {
+                    return trusted.show();
+                }
+                let mut shown = trusted.show_all();
+                shown["warnings"] = trusted.warnings();
+                shown["nodes"] = json!(self.users(trusted));
+                shown["client_cert_nodes"] = json!(self.users(trusted));
+                shown
+            })
+            .collect();
         Ok(Reply::ok(&json!(shown)))
     }
 
@@ -378,7 +379,10 @@ impl Call<'_> {
 
     pub fn delete_authority(&mut self, id: &str) -> Result<Reply, Reply> {
         self.needs_enterprise()?;
-        let trusted = self.trusted().iter().find(|trusted| trusted.id.to_string() == id);
+        let trusted = self
+            .trusted()
+            .iter()
+            .find(|trusted| trusted.id.to_string() == id);
         let trusted = trusted.ok_or_else(|| Reply::text(404, "Not found."))?;
         let users: Vec<_> = self
             .users(trusted)
@@ -399,9 +403,8 @@ impl Call<'_> {
     pub fn load_authorities(&mut self) -> Result<Reply, Reply> {
         self.needs_enterprise()?;
         if !self.world.nodes[self.node].has_inbox {
-            let why = format!(
-                "Couldn't load CA certificate from {INBOX}/CA. The file does not exist."
-            );
+            let why =
+                format!("Couldn't load CA certificate from {INBOX}/CA. The file does not exist.");
             return Err(Reply::json(400, &json!(why)));
         }
         let authority = Arc::clone(&self.world.administrator);

@@ -168,7 +168,9 @@ impl Call<'_> {
     fn check_quotas(&self, errors: &mut Errors) -> Option<Quotas> {
         let own = &self.world.nodes[self.node];
         let cluster = self.world.cluster(self.node);
-        let mut quotas = cluster.map_or(&own.quotas, |cluster| &cluster.quotas).clone();
+        let mut quotas = cluster
+            .map_or(&own.quotas, |cluster| &cluster.quotas)
+            .clone();
         let changes = self.read_quotas(errors)?;
         if changes.is_empty() {
             return Some(quotas);
@@ -205,13 +207,19 @@ impl Call<'_> {
         } else {
             &["plasma", "memory_optimized"]
         };
-        if self.field("indexerStorageMode").is_some_and(|mode| !modes.contains(&mode)) {
+        if self
+            .field("indexerStorageMode")
+            .is_some_and(|mode| !modes.contains(&mode))
+        {
             let modes = modes.join(",");
             let why = format!("The value must be one of the following: [{modes}]");
             errors.add("indexerStorageMode", &why);
         }
         if community && self.field("nodeEncryption").is_some_and(|on| on != "off") {
-            errors.add("nodeEncryption", "The value must be one of the following: [off]");
+            errors.add(
+                "nodeEncryption",
+                "The value must be one of the following: [off]",
+            );
         }
     }
 
@@ -220,7 +228,9 @@ impl Call<'_> {
         let community = self.world.knobs.community;
         let fields = QUOTAS.iter().map(|(field, ..)| *field);
         let is_foreign = |field: &&str| ["cbasMemoryQuota", "eventingMemoryQuota"].contains(field);
-        fields.filter(|field| !community || !is_foreign(field)).collect()
+        fields
+            .filter(|field| !community || !is_foreign(field))
+            .collect()
     }
 
     /// Checks all, then does all, the credentials last.
@@ -236,7 +246,10 @@ impl Call<'_> {
         ];
         let paths = PATHS.map(|(field, _)| field);
         let quota_fields = self.quota_fields();
-        self.check_keys(&[&more, &LOGIN, &paths, &NETWORK, &quota_fields], &mut errors);
+        self.check_keys(
+            &[&more, &LOGIN, &paths, &NETWORK, &quota_fields],
+            &mut errors,
+        );
         self.check_login(&mut errors);
         self.check_edition(&mut errors);
         let services = errors.check("services", self.check_services());
@@ -332,7 +345,8 @@ impl Call<'_> {
                 _ => &mut paths.java_home,
             };
             if own != path && self.world.nodes[self.node].cluster.is_some() {
-                let why = "Changing paths of nodes that are part of provisioned cluster is not supported";
+                let why =
+                    "Changing paths of nodes that are part of provisioned cluster is not supported";
                 return Err(why.to_owned());
             }
             path.clone_into(own);
@@ -362,7 +376,10 @@ impl Call<'_> {
             let silent = members.filter(|m| !self.world.is_healthy(cluster, m, self.now));
             let silent: Vec<_> = silent.map(|member| format!("'{}'", member.otp())).collect();
             let silent = silent.join(&format!(",\n{}", " ".repeat(45)));
-            Reply::text(500, &format!("Did not receive response in time from nodes [{silent}]"))
+            Reply::text(
+                500,
+                &format!("Did not receive response in time from nodes [{silent}]"),
+            )
         })?;
         let name = self.field("clusterName").map(str::to_owned);
         let quotas = quotas.unwrap_or_default();
@@ -506,14 +523,18 @@ impl Call<'_> {
     pub fn fail_over(&mut self) -> Result<Reply, Reply> {
         let otps = self.request.form.all("otpNode");
         let allow_unsafe = self.field("allowUnsafe") == Some("true");
-        let done = self.world.fail_over(self.node, &otps, allow_unsafe, self.now);
+        let done = self
+            .world
+            .fail_over(self.node, &otps, allow_unsafe, self.now);
         done.map_err(|why| self.not_failed_over(&why))?;
         Ok(Reply::empty(200))
     }
 
     pub fn start_graceful_failover(&mut self) -> Result<Reply, Reply> {
         let otps = self.request.form.all("otpNode");
-        let started = self.world.start_graceful_failover(self.node, &otps, self.now);
+        let started = self
+            .world
+            .start_graceful_failover(self.node, &otps, self.now);
         started.map_err(|why| self.not_failed_over(&why))?;
         Ok(Reply::empty(200))
     }
@@ -524,10 +545,13 @@ impl Call<'_> {
             NotFailedOver::Unknown(nodes) => (400, format!("Unknown server given: {nodes:?}")),
             NotFailedOver::Inactive => (400, "Inactive server given.".to_owned()),
             NotFailedOver::Rebalancing => (503, "Rebalance running.".to_owned()),
-            NotFailedOver::LastActive => (400, "Last active node cannot be failed over.".to_owned()),
-            NotFailedOver::NotSynchronized => {
-                (500, "Failed to synchronize config to other nodes".to_owned())
+            NotFailedOver::LastActive => {
+                (400, "Last active node cannot be failed over.".to_owned())
             }
+            NotFailedOver::NotSynchronized => (
+                500,
+                "Failed to synchronize config to other nodes".to_owned(),
+            ),
             NotFailedOver::LastOfBucket(bucket) => {
                 let why = format!("Last server for bucket \"{bucket}\" cannot be failed over.");
                 (400, why)

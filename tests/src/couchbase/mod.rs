@@ -47,14 +47,14 @@ use ureq::{
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-pub use self::{
-    model::{Membership, Recovery, Wiped},
-    rebalance::Rebalanced,
-};
 use self::{
     certificates::Authority,
     model::{Knobs, World},
     net::{Shared, Sockets},
+};
+pub use self::{
+    model::{Membership, Recovery, Wiped},
+    rebalance::Rebalanced,
 };
 use crate::http::Answer;
 

@@ -554,7 +554,9 @@ impl World {
     pub fn is_closed(&self, node: usize, now: Instant) -> bool {
         let own = &self.nodes[node];
         let loops = own.removed == Some(Removal::Unsafe) && own.silent_since.is_none();
-        let since = own.restarted.map_or(0, |at| now.saturating_duration_since(at).as_secs());
+        let since = own
+            .restarted
+            .map_or(0, |at| now.saturating_duration_since(at).as_secs());
         own.closed_until.is_some_and(|until| now < until) || loops && since % 11 == 10
     }
 
@@ -683,7 +685,9 @@ impl World {
         node.services.clone_from(&addition.services);
         node.authority = authority;
         let own = &node.identity.authority;
-        let is_trusted = trusted.iter().any(|known| Arc::ptr_eq(&known.authority, own));
+        let is_trusted = trusted
+            .iter()
+            .any(|known| Arc::ptr_eq(&known.authority, own));
         if own.is_generated || !is_trusted {
             node.generate_certificate();
         }
@@ -868,7 +872,11 @@ impl World {
             own.cluster = Some(self.clusters.len());
             self.clusters.push(*memory);
         }
-        if self.cluster(node).is_some_and(Cluster::has_data) {
+        let warms_up = self.cluster(node).is_some_and(|cluster| {
+            let mut members = cluster.members.iter();
+            cluster.has_data() && members.any(|member| member.node == node && member.is_active())
+        });
+        if warms_up {
             self.nodes[node].loading = Some((now, now + warm_up));
         }
     }

@@ -9,6 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    Seen, Then, lock,
+    model::World,
+    rest::{self, Form, HTTP, HTTPS, Reply},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -27,11 +32,6 @@ use tokio::{
     sync::{Mutex as Turn, watch},
     task::JoinSet,
     time::sleep,
-};
-use super::{
-    Seen, Then, lock,
-    model::World,
-    rest::{self, Form, HTTP, HTTPS, Reply},
 };
 
 type Hook = dyn FnMut(&Seen) -> Then + Send;
@@ -216,9 +216,7 @@ async fn answer(shared: &Shared, node: usize, head: &Parts, body: &Bytes) -> Opt
         Then::Drop => return None,
         Then::Refuse(status, body) => Reply::refuse_with(status, body),
         Then::Answer(status) => Reply::json(status, &json!(["This is a test."])),
-        Then::Handle | Then::Lose if fails => {
-            Reply::unexpected()
-        }
+        Then::Handle | Then::Lose if fails => Reply::unexpected(),
         Then::Handle | Then::Lose => rest::answer(shared, node, &request).await,
     };
     if let Some(seen) = lock(&shared.seen).get_mut(seen.number - 1) {

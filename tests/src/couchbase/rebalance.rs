@@ -184,7 +184,9 @@ impl World {
             return Start::NoQuorum;
         }
         // Those that are warming up make it wait before it does anything.
-        let loading = kept.iter().filter_map(|member| self.nodes[member.node].loading);
+        let loading = kept
+            .iter()
+            .filter_map(|member| self.nodes[member.node].loading);
         let began = loading.map(|(_, to)| to).max();
         let began = began.map_or(now, |warm| warm.max(now));
         let mut rebalance = Rebalance::new(Kind::Rebalance, began, self.knobs.rebalance_takes);
@@ -419,7 +421,9 @@ impl World {
         if otps.is_empty() {
             return Err(NotFailedOver::NotNamed);
         }
-        let members = self.cluster(node).map_or(&[][..], |cluster| &cluster.members);
+        let members = self
+            .cluster(node)
+            .map_or(&[][..], |cluster| &cluster.members);
         let find = |otp: &&str| members.iter().find(|member| member.otp() == *otp);
         let unknown = otps.iter().filter(|otp| find(otp).is_none());
         let unknown: Vec<_> = unknown.map(|otp| (*otp).to_owned()).collect();
@@ -430,7 +434,10 @@ impl World {
         if found.iter().any(|member| !member.is_active()) {
             return Err(NotFailedOver::Inactive);
         }
-        if self.cluster(node).is_some_and(|cluster| cluster.rebalance.is_some()) {
+        if self
+            .cluster(node)
+            .is_some_and(|cluster| cluster.rebalance.is_some())
+        {
             return Err(NotFailedOver::Rebalancing);
         }
         let nodes: Vec<_> = found.iter().map(|member| member.node).collect();
@@ -484,9 +491,8 @@ impl World {
         };
         let cluster = &self.clusters[index];
         let mut members = cluster.members.iter();
-        let is_lost = |member: &Member| {
-            nodes.contains(&member.node) && !self.is_healthy(index, member, now)
-        };
+        let is_lost =
+            |member: &Member| nodes.contains(&member.node) && !self.is_healthy(index, member, now);
         if members.any(is_lost) {
             return Err(NotFailedOver::NotSynchronized);
         }
@@ -531,22 +537,20 @@ impl World {
         }
     }
 
-    /// Members follow a leader while it is well, and then the first that is.
+    /// Members follow a leader while it is well, and then the first by name that is.
     fn elect(&mut self, index: usize, now: Instant) {
-        let leads =
-            |member: &&Member| member.is_active() && self.is_healthy(index, member, now);
+        let leads = |member: &&Member| member.is_active() && self.is_healthy(index, member, now);
         let cluster = &self.clusters[index];
         let mut members = cluster.members.iter();
         let is_well = cluster.leader.is_some_and(|leader| {
             let mut members = cluster.members.iter();
-            cluster.is_memory
-                || members.any(|member| member.node == leader && leads(&member))
+            cluster.is_memory || members.any(|member| member.node == leader && leads(&member))
         });
         // What a removed node remembers, it leads whatever it is.
         let next = if cluster.is_memory {
             members.find(|member| self.nodes[member.node].cluster == Some(index))
         } else {
-            members.find(leads)
+            members.filter(leads).min_by_key(|member| member.otp())
         };
         let next = next.map(|member| member.node);
         let since = cluster.leaderless.unwrap_or(now);

@@ -347,7 +347,10 @@ impl Call<'_> {
             ("GET", ["certificates"]) => self.certificates(),
             ("GET", ["certificate", "node", name]) => self.certificate(name)?,
             ("GET" | "POST" | "PUT", ["serverGroups", ..]) if self.world.knobs.community => {
-                return Err(self.needs_enterprise().err().unwrap_or_else(Reply::not_found));
+                return Err(self
+                    .needs_enterprise()
+                    .err()
+                    .unwrap_or_else(Reply::not_found));
             }
             _ if !is_provisioned => Reply::json(404, &json!("unknown pool")),
             ("GET", []) => self.pool()?,

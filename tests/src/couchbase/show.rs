@@ -234,6 +234,18 @@ impl Call<'_> {
         if !self.world.knobs.community {
             pool["serverGroupsUri"] = json!("/pools/default/serverGroups?v=1");
         }
+        let moves = cluster
+            .members
+            .iter()
+            .any(|m| !m.is_active() && m.has_data_service());
+        if moves && cluster.has_data() {
+            let names = cluster.buckets.iter().map(|bucket| &bucket.name);
+            pool["bucketsNeedRebalance"] = json!([{
+                "code": "servers_not_balanced",
+                "description": "Servers of bucket are not balanced.",
+                "buckets": names.collect::<Vec<_>>(),
+            }]);
+        }
         if !pending.is_empty() {
             pool["servicesNeedRebalance"] = json!([{
                 "code": "service_not_balanced",
@@ -273,7 +285,9 @@ impl Call<'_> {
         let percent = rebalance.percent(self.now);
         let nodes = cluster.members.iter();
         let nodes = nodes
-            .filter(|member| !member.is_failed_over() || rebalance.kind == Kind::Graceful(member.node))
+            .filter(|member| {
+                !member.is_failed_over() || rebalance.kind == Kind::Graceful(member.node)
+            })
             .map(|member| (member.otp(), json!({"progress": percent})))
             .collect();
         Some((percent, nodes))
