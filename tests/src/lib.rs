@@ -21,5 +21,6 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod python;
+pub mod recording;
 pub mod terminal;
 pub mod workload;
