@@ -204,6 +204,26 @@ pub struct TargetArgs {
     /// Who may call the API [default: none]
     #[arg(long, value_enum, value_name = "WHO", help_heading = "Stack")]
     pub auth: Option<Auth>,
+    /// Refuse calls without a cluster token; `--require-secret=false` accepts them again
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Stack"
+    )]
+    pub require_secret: Option<bool>,
+    /// Refuse claims without a lease; `--require-lease=false` accepts them again
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Stack"
+    )]
+    pub require_lease: Option<bool>,
     /// A parameter of the stack's template, such as `MemorySize=512`
     #[arg(long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
     pub parameters: Vec<(String, String)>,
@@ -336,7 +356,7 @@ pub struct DeployArgs {
     pub no_smoke: bool,
     /// Replace only the function's code, not touching the stack: a matter of seconds
     #[arg(long, conflicts_with_all = [
-        "express", "protect", "auth", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
+        "express", "protect", "auth", "require_secret", "require_lease", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
         "no_rollback_alarm", "rollback_minutes"
     ])]
     pub code_only: bool,
@@ -374,7 +394,7 @@ pub struct DeployArgs {
 pub struct LocalArgs {
     /// Run the API on this machine, without an AWS account, until Ctrl-C
     #[arg(long, conflicts_with_all = [
-        "region", "profile", "auth", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
+        "region", "profile", "auth", "require_secret", "require_lease", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
         "code_only", "express", "no_rollback_alarm", "rollback_minutes", "arch", "builder", "cargo_profile"
     ])]
     pub local: bool,
@@ -785,6 +805,9 @@ mod tests {
         for (args, good) in [
             (&["deploy", "--auth", "iam"][..], true),
             (&["plan", "--auth", "none"], true),
+            (&["plan", "--require-secret", "--require-lease=false"], true),
+            (&["deploy", "--local", "--require-secret"], false),
+            (&["deploy", "--code-only", "--require-lease"], false),
             (&["deploy", "--auth", "everyone"], false),
             (&["deploy", "--code-only", "--auth", "iam"], false),
             (&["smoke", "https://a.example", "--auth", "iam"], true),
