@@ -602,6 +602,19 @@ impl Node {
         self.send(&self.tls_url(), method, path, form, login)
     }
 
+    /// Sends a request with a JSON body to it by plain HTTP.
+    pub fn call_json(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        login: Option<(&str, &str)>,
+    ) -> Result<Answer, ureq::Error> {
+        let request = request(method, &self.url(), path, login);
+        let request = request.header("content-type", "application/json");
+        self.run(request.body(body.to_string())?)
+    }
+
     fn send(
         &self,
         base: &str,
@@ -610,26 +623,45 @@ impl Node {
         form: &[(&str, &str)],
         login: Option<(&str, &str)>,
     ) -> Result<Answer, ureq::Error> {
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{base}{path}"));
-        if let Some((user, password)) = login {
-            let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
-            request = request.header("authorization", format!("Basic {login}"));
-        }
         let mut fields = form_urlencoded::Serializer::new(String::new());
         let body = fields.extend_pairs(form).finish();
+        let request = request(method, base, path, login);
         let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let mut response = if method == "GET" {
-            self.agent.run(request.body(())?)?
+        if method == "GET" {
+            self.run(request.body(())?)
         } else {
-            self.agent.run(request.body(body)?)?
-        };
+            self.run(request.body(body)?)
+        }
+    }
+
+    fn run(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+    ) -> Result<Answer, ureq::Error> {
+        let mut response = self.agent.run(request)?;
         Ok(Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: response.body_mut().read_to_string()?,
         })
+    }
+}
+
+fn request(
+    method: &str,
+    base: &str,
+    path: &str,
+    login: Option<(&str, &str)>,
+) -> ureq::http::request::Builder {
+    let request = ureq::http::Request::builder()
+        .method(method)
+        .uri(format!("{base}{path}"));
+    match login {
+        Some((user, password)) => {
+            let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            request.header("authorization", format!("Basic {login}"))
+        }
+        None => request,
     }
 }
 
