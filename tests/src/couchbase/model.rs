@@ -872,11 +872,11 @@ impl World {
             own.cluster = Some(self.clusters.len());
             self.clusters.push(*memory);
         }
-        let warms_up = self.cluster(node).is_some_and(|cluster| {
+        let has_buckets = self.cluster(node).is_some_and(|cluster| {
             let mut members = cluster.members.iter();
             cluster.has_data() && members.any(|member| member.node == node && member.is_active())
         });
-        if warms_up {
+        if has_buckets {
             self.nodes[node].loading = Some((now, now + warm_up));
         }
     }

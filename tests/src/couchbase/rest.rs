@@ -165,7 +165,7 @@ fn is_public(method: &str, path: &[&str]) -> bool {
     method == "GET"
         && matches!(
             path,
-            [""] | ["whoami"] | ["ui", ..] | ["pools", "default", "trustedCAs" | "certificate"]
+            ["whoami"] | ["pools", "default", "trustedCAs" | "certificate"]
         )
 }
 
