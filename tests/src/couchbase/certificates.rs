@@ -18,7 +18,7 @@ use tokio_rustls::{
 };
 
 use super::{
-    model::{NO_NAME, Node},
+    node::{NO_NAME, Node},
     rest::{Call, HTTP, Reply},
 };
 

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! All nodes of a cluster see the same: the network between them never splits. What was not recorded with a real server
-//! (`tests/couchbase-rest`) is as its documentation and its source say. All of 127.0.0.0/8 must be this machine, as on
+//! (`tests/couchbase-rest`) is as its documentation and its source say. What takes long in reality is short here, or takes
+//! no time at first; a test sets it, or lets time pass with [`Servers::skip_time`]. All of 127.0.0.0/8 must be this machine, as on
 //! Linux.
 
 mod add;
@@ -24,6 +25,7 @@ mod change;
 mod groups;
 mod model;
 mod net;
+mod node;
 mod rebalance;
 mod rest;
 mod show;
@@ -319,7 +321,8 @@ impl Servers {
         turn(&mut lock(&self.shared.world).knobs);
     }
 
-    /// How long a rebalance takes; 200 ms at first. Halfway, the nodes that were added become active.
+    /// How long a rebalance takes; 200 ms at first. Halfway, the nodes that were added become active, and near its end
+    /// the cluster is balanced while it still runs.
     pub fn rebalance_takes(&self, time: Duration) {
         self.knobs(|knobs| knobs.rebalance_takes = time);
     }

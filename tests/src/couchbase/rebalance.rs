@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::model::{Cluster, Member, Membership, Recovery, Removal, World, id};
+use super::{
+    model::{Cluster, Member, Membership, Recovery, World, id},
+    node::Removal,
+};
 
 /// How long a rebalance runs that waits for services that never come up, unless it is stopped.
 const ENDLESS: Duration = Duration::from_hours(1);

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::{
-    model::{Cluster, MIB, Member, Membership, NO_NAME, QUOTAS, Quotas, Recovery, Removal, otp},
+    model::{Cluster, Member, Membership, Recovery, otp},
+    node::{MIB, NO_NAME, QUOTAS, Quotas, Removal},
     rebalance::{Kind, Rebalance},
     rest::{Call, HTTP, HTTPS, Reply, VERSION, allowed_services},
 };
