@@ -1,4 +1,4 @@
-//! A node as a value: what it is by itself, and what of it others learn.
+//! The state of a node that does not depend on its cluster.
 
 use std::{
     collections::BTreeMap,

@@ -301,8 +301,9 @@ impl World {
         let (answer, gives_up) = (rebalance.awaited.iter().all(answers), rebalance.gives_up);
         if answer {
             if let Some(rebalance) = &mut self.clusters[index].rebalance {
+                let all_takes = rebalance.ends - rebalance.began;
                 rebalance.awaited.clear();
-                rebalance.schedule(now, takes, takes);
+                rebalance.schedule(now, takes, all_takes);
             }
             return true;
         }
