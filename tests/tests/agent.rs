@@ -526,6 +526,8 @@ fn a_node_leaves_and_its_data_stays() {
     assert!(node.is_blank());
     // Once more is no harm, and it may come again.
     agents.run(node, &["leave"]).ended_with(0);
+    // It lost its certificate on leaving.
+    node.load_certificate();
     agents.up(node, &[]).document();
     assert_one_cluster(&agents, &servers, 3);
     assert_eq!(
