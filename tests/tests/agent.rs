@@ -353,7 +353,11 @@ fn a_node_that_dies_on_its_way_in_is_removed_again() {
     let document = up.document();
     let expected = [servers[0].address(), servers[2].address()];
     assert_eq!(document["nodes"], json!(expected), "{up}");
-    assert!(up.stderr.contains("cannot be reached: it was removed again"), "{up}");
+    assert!(
+        up.stderr
+            .contains("cannot be reached: it was removed again"),
+        "{up}"
+    );
 }
 
 #[test]
@@ -727,9 +731,10 @@ fn a_first_node_that_cannot_begin_lets_others() {
         }
         Then::Handle
     });
-    agents
-        .up(&servers[0], &[])
-        .failed(1, "the server refuses to initialise the cluster: services: no");
+    agents.up(&servers[0], &[]).failed(
+        1,
+        "the server refuses to initialise the cluster: services: no",
+    );
     assert!(servers[0].is_blank());
     let document = agents.up(&servers[1], &[]).document();
     assert_eq!(document["generation"], 2);

@@ -792,8 +792,14 @@ fn community_edition_joins_nobody_without_insecure() {
     let agents = with_secret(&api.local.endpoint, &servers);
     agents.up(&servers[0], &[]).document();
     let before = servers.requests().len();
-    agents.up(&servers[1], &[]).failed(5, "Community Edition has no TLS");
-    let to_member: Vec<_> = servers.requests()[before..].iter().filter(|seen| seen.node == 0).cloned().collect();
+    agents
+        .up(&servers[1], &[])
+        .failed(5, "Community Edition has no TLS");
+    let to_member: Vec<_> = servers.requests()[before..]
+        .iter()
+        .filter(|seen| seen.node == 0)
+        .cloned()
+        .collect();
     assert!(to_member.is_empty(), "{to_member:?}");
 }
 
