@@ -141,8 +141,8 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["--lease", "soon"], "a number and a unit"),
         (&["--timeout", "9223372036854775807s"], "at most a year"),
         (&["--interval=-1s"], "a number and a unit"),
-        (&["--cluster-id", ""], "a cluster's name has"),
-        (&["--cluster-id", "a b"], "no white space"),
+        (&["--cluster-id", ""], "a cluster's name must not be empty"),
+        (&["--cluster-id", "a b"], "must not contain white space"),
         (&["--auth", "basic"], "--auth"),
         (&["--frobnicate"], "--frobnicate"),
     ] {
