@@ -200,7 +200,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
             "cannot read `nowhere`",
             "authority's certificate",
         ),
-        (&["--ca-cert", &pem], "holds no certificate", "PEM"),
+        (&["--ca-cert", &pem], "contains no certificate", "PEM"),
         (&["--config", "nowhere"], "cannot read `nowhere`", "YAML"),
         (
             &["--api", "http://192.0.2.10:8080"],
