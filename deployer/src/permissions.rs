@@ -281,10 +281,8 @@ const PERMISSIONS: &[Permission] = &[
         On::Table,
         &[
             "dynamodb:Scan",
-            "dynamodb:GetItem",
             "dynamodb:BatchGetItem",
             "dynamodb:UpdateItem",
-            "dynamodb:DeleteItem",
         ],
         "lists, shows and forgets the clusters' records",
     ),
@@ -739,7 +737,6 @@ mod tests {
             ("dynamodb:CreateTable", &[Deploy, All]),
             ("dynamodb:DeleteTable", &[All]),
             ("dynamodb:Scan", &[All, Clusters]),
-            ("dynamodb:DeleteItem", &[All, Clusters]),
             ("dynamodb:UpdateItem", &[All, Clusters]),
             ("s3:DeleteBucket", &[All]),
             ("s3:PutObject", &[Deploy, All]),

@@ -158,7 +158,7 @@ async fn status_by_path(State(service): State<Service>, uri: Uri, headers: Heade
         .decode_utf8()
         .map_err(|_| Problem::InvalidField(CLUSTER_ID, "must be UTF-8".to_owned()))?;
     let cluster_id =
-        ClusterId::new(text).map_err(|reason| Problem::invalid_name(CLUSTER_ID, reason))?;
+        ClusterId::new(text).map_err(|reason| Problem::invalid_name(CLUSTER_ID, &reason))?;
     let secret = secret(&headers, &cluster_id)?;
     let record = service
         .store
@@ -285,7 +285,7 @@ impl Fields {
             None => Ok(None),
             Some(Value::String(text)) => valid(text.clone())
                 .map(Some)
-                .map_err(|reason| Problem::invalid_name(field, reason)),
+                .map_err(|reason| Problem::invalid_name(field, &reason)),
             Some(_) => Err(Problem::InvalidField(field, "must be a string".to_owned())),
         }
     }

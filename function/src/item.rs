@@ -21,7 +21,8 @@ use crate::table::{
 /// An item, as DynamoDB answers it.
 pub type Item = HashMap<String, AttributeValue>;
 
-const FORGOTTEN: &str = "forgotten";
+/// The state of a record that an operator has ended.
+pub const FORGOTTEN: &str = "forgotten";
 
 /// The item lacks an attribute that every item has, or has one of another type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -129,11 +130,8 @@ impl MembersItem {
     /// Reads an item. Its key is not the cluster's.
     pub fn read(mut item: Item) -> Result<Self, Unreadable> {
         let mut record = read_record(&mut item)?;
-        record.cluster_id = record
-            .cluster_id
-            .strip_prefix(MEMBERS_PREFIX)
-            .ok_or(Unreadable(CLUSTER_ID))?
-            .to_owned();
+        let cluster_id = record.cluster_id.strip_prefix(MEMBERS_PREFIX);
+        record.cluster_id = cluster_id.ok_or(Unreadable(CLUSTER_ID))?.into();
         record.members = match item.remove(MEMBERS) {
             Some(AttributeValue::M(members)) => members
                 .into_iter()

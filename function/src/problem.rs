@@ -42,7 +42,7 @@ pub enum Problem {
 
 impl Problem {
     /// A name that is out of its limits.
-    pub fn invalid_name(field: &'static str, reason: InvalidName) -> Self {
+    pub fn invalid_name(field: &'static str, reason: &InvalidName) -> Self {
         Self::InvalidField(field, reason.to_string())
     }
 

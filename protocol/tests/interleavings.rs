@@ -900,7 +900,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
         P::PreviousAreNamed => vec![
             // The last one alone.
             Makes(Claims, |_, _, after| {
-                after.previous_initial_nodes.truncate(1)
+                after.previous_initial_nodes.truncate(1);
             }),
             Makes(Claims, |_, _, after| after.previous_initial_nodes.clear()),
             Makes(Claims, |_, _, after| after.previous_initial_nodes.reverse()),
@@ -931,7 +931,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             Makes(Claims, |_, _, after| after.rival_node_uuid = None),
             // A rival of an earlier claim is told.
             Makes(Claims, |_, before, after| {
-                after.rival_node_uuid.clone_from(&before.rival_node_uuid)
+                after.rival_node_uuid.clone_from(&before.rival_node_uuid);
             }),
         ],
         P::LeaveIsFenced => vec![

@@ -355,7 +355,7 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
     assert_eq!(
         json!(actions),
         json!([
-            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
             "dynamodb:UpdateItem",
             "logs:CreateLogStream",
             "logs:PutLogEvents"
@@ -369,7 +369,7 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
     // Without the right to write, a claim is refused; so the policy is what allowed it before.
     aws.boto(
         "[client('iam').put_role_policy(RoleName=r['RoleName'], PolicyName=p, PolicyDocument=json.dumps({\
-         'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Action': 'dynamodb:GetItem', 'Resource': '*'}]})) \
+         'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Action': 'dynamodb:BatchGetItem', 'Resource': '*'}]})) \
          for r in client('iam').list_roles()['Roles'] \
          for p in client('iam').list_role_policies(RoleName=r['RoleName'])['PolicyNames']]",
     );

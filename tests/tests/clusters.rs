@@ -410,8 +410,11 @@ fn a_record_that_changes_before_it_is_forgotten_is_kept() {
              UpdateExpression='{change})"
         );
         let changing = Arc::clone(&aws);
+        let mut reads = 0;
         proxy.fault(move |call| {
-            if call.name == "dynamodb:BatchGetItem" {
+            reads += u8::from(call.name == "dynamodb:BatchGetItem");
+            // Between the read that is shown and the one that is acted on.
+            if call.name == "dynamodb:BatchGetItem" && reads == 2 {
                 changing.boto(&update);
             }
             None
@@ -423,8 +426,10 @@ fn a_record_that_changes_before_it_is_forgotten_is_kept() {
 
     // Somebody else forgets it, too; and an answer is lost.
     let deleting = Arc::clone(&aws);
+    let mut reads = 0;
     proxy.fault(move |call| {
-        if call.name == "dynamodb:BatchGetItem" {
+        reads += u8::from(call.name == "dynamodb:BatchGetItem");
+        if call.name == "dynamodb:BatchGetItem" && reads == 2 {
             deleting.boto("client('dynamodb').delete_item(TableName='cb-bootstrap', Key={'cluster_id': {'S': 'c'}})");
         }
         None
@@ -472,7 +477,10 @@ fn errors_name_their_cause() {
         0,
         "none is made"
     );
-    for (command, call) in commands.into_iter().zip(["Scan", "GetItem", "UpdateItem"]) {
+    for (command, call) in commands
+        .into_iter()
+        .zip(["Scan", "BatchGetItem", "UpdateItem"])
+    {
         let call = format!("dynamodb:{call}");
         let denied = call.clone();
         proxy.fault(move |call| (call.name == denied).then(|| Fault::denied(call)));

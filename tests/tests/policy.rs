@@ -273,7 +273,7 @@ fn told_to_github(user: User, directory: &Path) -> User {
 }
 
 #[test]
-fn an_operator_of_clusters_needs_five_permissions() {
+fn an_operator_of_clusters_needs_three_permissions() {
     let aws = MiniStack::start();
     let front = Front::before(&aws.url);
     aws.boto(
@@ -291,23 +291,17 @@ fn an_operator_of_clusters_needs_five_permissions() {
         json!([{
             "Sid": "Table",
             "Effect": "Allow",
-            "Action": [
-                "dynamodb:BatchGetItem",
-                "dynamodb:DeleteItem",
-                "dynamodb:GetItem",
-                "dynamodb:Scan",
-                "dynamodb:UpdateItem",
-            ],
+            "Action": ["dynamodb:BatchGetItem", "dynamodb:Scan", "dynamodb:UpdateItem"],
             "Resource": [format!("arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/cb-bootstrap")],
         }])
     );
     let commands = [
         (&["cluster", "list"][..], "dynamodb:Scan"),
-        (&["cluster", "show", "c"], "dynamodb:GetItem"),
+        (&["cluster", "show", "c"], "dynamodb:BatchGetItem"),
         (&["cluster", "forget", "--yes", "c"], "dynamodb:UpdateItem"),
         (
             &["cluster", "forget", "--yes", "odd"],
-            "dynamodb:DeleteItem",
+            "dynamodb:UpdateItem",
         ),
     ];
     let operator = someone(&aws, &front, "operator", &policy);

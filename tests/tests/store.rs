@@ -58,8 +58,8 @@ fn node(text: &str) -> Node {
     Node::new(text).unwrap()
 }
 
-fn uuid(text: &str) -> Option<Uuid> {
-    Some(Uuid::new(text).unwrap())
+fn uuid(text: &str) -> Uuid {
+    Uuid::new(text).unwrap()
 }
 
 fn at(seconds: i64) -> Timestamp {
@@ -83,7 +83,7 @@ fn ready(cluster: &str, member: &str) -> Ready {
         node: node(member),
         node_uuid: None,
         generation: None,
-        cluster_uuid: uuid("u"),
+        cluster_uuid: Some(uuid("u")),
         authority: None,
         attestation: None,
         secret: None,
@@ -413,7 +413,7 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
     assert_eq!(name(0).len(), 253);
     store.claim(&claim("full", &name(0))).await.unwrap();
     let attested = |member: &str| Ready {
-        node_uuid: uuid("0123456789abcdef0123456789abcdef"),
+        node_uuid: Some(uuid("0123456789abcdef0123456789abcdef")),
         authority: Some(Fingerprint::of_certificate(b"authority")),
         attestation: Attestation::from_bytes(&[7; 32]),
         ..ready("full", member)
@@ -616,12 +616,12 @@ fn story(cluster: &str) -> Vec<Request> {
         now: at(now),
         ..ready(cluster, node)
     };
-    let leave = |node: &str, now| Leave {
+    let left = |node: &str, now| Leave {
         now: at(now),
         ..leave(cluster, node)
     };
     let with_uuid = |claim: Claim, text: &str| Claim {
-        node_uuid: uuid(text),
+        node_uuid: Some(uuid(text)),
         ..claim
     };
     vec![
@@ -629,20 +629,20 @@ fn story(cluster: &str) -> Vec<Request> {
         // Another server of the same name.
         Request::Claim(with_uuid(claim("a", 1), "n2")),
         Request::Claim(claim("b", 40)),
-        Request::Leave(leave("b", 41)),
+        Request::Leave(left("b", 41)),
         Request::Claim(claim("c", 48)),
         Request::Ready(ready("c", None, 50)),
-        Request::Ready(ready("d", uuid("u"), 51)),
-        Request::Ready(ready("e", uuid("u"), 52)),
+        Request::Ready(ready("d", Some(uuid("u")), 51)),
+        Request::Ready(ready("e", Some(uuid("u")), 52)),
         Request::Status(53),
-        Request::Leave(leave("c", 54)),
-        Request::Leave(leave("e", 55)),
+        Request::Leave(left("c", 54)),
+        Request::Leave(left("e", 55)),
         Request::Claim(claim("f", 2 * DAY)),
         Request::Status(4 * DAY),
-        Request::Ready(ready("f", uuid("u"), 6 * DAY)),
+        Request::Ready(ready("f", Some(uuid("u")), 6 * DAY)),
         Request::Forget(7 * DAY),
         Request::Claim(claim("g", 7 * DAY + 1)),
-        Request::Ready(ready("g", uuid("v"), 7 * DAY + 2)),
+        Request::Ready(ready("g", Some(uuid("v")), 7 * DAY + 2)),
         // It has ended.
         Request::Claim(claim("h", 500 * DAY)),
     ]
@@ -802,8 +802,8 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
         let secret = secret.map(|secret| SecretHash::of(&id(&cluster), secret.as_bytes()));
         let current = before.as_ref().map_or(1, |record| record.generation);
         let node_uuid = match random.u8(..6) {
-            0 => uuid("other"),
-            1 | 2 => uuid(member),
+            0 => Some(uuid("other")),
+            1 | 2 => Some(uuid(member)),
             _ => None,
         };
         let mut generation = || {
@@ -850,7 +850,7 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
                 let ready = Ready {
                     node_uuid,
                     generation,
-                    cluster_uuid: uuid_given.and_then(uuid),
+                    cluster_uuid: uuid_given.map(uuid),
                     authority: is_attested.then(|| Fingerprint::of_certificate(member.as_bytes())),
                     attestation: is_attested
                         .then(|| Attestation::from_bytes(&[random.u8(..); 32]))
@@ -874,10 +874,13 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
                 assert_same(&format!("{what}, {leave:?}"), done)
             }
             17 => match before {
-                Some(seen) if !seen.is_forgotten => {
-                    assert!(store.forget(&seen, at(now)).await.unwrap(), "{what}");
-                    assert!(store.forget(&seen, at(now)).await.unwrap(), "{what}, again");
-                    Some(rules::forget(seen, at(now)))
+                Some(record) if !record.is_forgotten => {
+                    assert!(store.forget(&record, at(now)).await.unwrap(), "{what}");
+                    assert!(
+                        store.forget(&record, at(now)).await.unwrap(),
+                        "{what}, again"
+                    );
+                    Some(rules::forget(record, at(now)))
                 }
                 _ => None,
             },

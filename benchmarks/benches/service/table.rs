@@ -8,7 +8,11 @@ use aws_sdk_dynamodb::{
 };
 use axum::Router;
 use cbbootstrap_benchmarks::Table;
-use cbbootstrap_function::{api, event, store::Store, table::CLUSTER_ID};
+use cbbootstrap_function::{
+    api, event,
+    store::Store,
+    table::{CLUSTER_ID, MEMBERS_PREFIX, members_key},
+};
 use cbbootstrap_tests::{
     dynamodb::{self, Dynoxide, TABLE},
     proxy::{Call, Proxy},
@@ -70,11 +74,11 @@ impl Taken {
     /// has them, too, when its condition fails; a consistent read has one for each 4 KB, one at least.
     ///
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>
-    fn new(what: &'static str, item: (usize, usize), calls: &[Call]) -> Self {
+    fn new(what: &'static str, before: Sizes, after: Sizes, calls: &[Call]) -> Self {
         let of = |units: usize| units.max(1);
         let mut taken = Self {
             what,
-            item,
+            item: (before.iter().sum(), after.iter().sum()),
             calls: Vec::new(),
             writes: 0,
             reads: 0,
@@ -82,11 +86,18 @@ impl Taken {
         for call in calls {
             match call.name.as_str() {
                 "dynamodb:UpdateItem" | "dynamodb:PutItem" => {
-                    taken.writes += of(item.0.max(item.1).div_ceil(1024));
+                    let key = call.parameters["Key"][CLUSTER_ID]["S"].as_str();
+                    let item = usize::from(key.is_some_and(|key| key.starts_with(MEMBERS_PREFIX)));
+                    taken.writes += of(before[item].max(after[item]).div_ceil(1024));
                 }
                 "dynamodb:GetItem" => {
                     assert_eq!(call.parameters["ConsistentRead"], true);
-                    taken.reads += of(item.1.div_ceil(4096));
+                    taken.reads += of(after[0].div_ceil(4096));
+                }
+                // Each item has its units, there or not.
+                "dynamodb:BatchGetItem" => {
+                    let units = after.map(|size| of(size.div_ceil(4096)));
+                    taken.reads += units.iter().sum::<usize>();
                 }
                 other => panic!("nobody calls {other}"),
             }
@@ -215,7 +226,7 @@ impl Asked {
     }
 
     async fn ask(&mut self, what: &'static str, path: &str, body: serde_json::Value) {
-        let before = item_size(&self.table, CLUSTER).await;
+        let before = item_sizes(&self.table, CLUSTER).await;
         self.proxy.reset();
         let event = json!({
             "rawPath": path, "requestContext": {"http": {"method": "POST"}}, "body": body.to_string(),
@@ -224,8 +235,8 @@ impl Asked {
         let answer = serde_json::to_value(answer).expect("an answer is JSON");
         assert_eq!(answer["statusCode"], 200, "{what}: {answer}");
         let calls = self.proxy.calls();
-        let after = item_size(&self.table, CLUSTER).await;
-        self.all.push(Taken::new(what, (before, after), &calls));
+        let after = item_sizes(&self.table, CLUSTER).await;
+        self.all.push(Taken::new(what, before, after, &calls));
     }
 
     async fn lapse(&self) {
@@ -240,7 +251,7 @@ async fn theirs(table: &Client, proxy: &Proxy) -> Vec<Taken> {
     let cluster = CLUSTER.replace("couchbase", "original");
     let mut all = Vec::new();
     for (what, number) in [(ORIGINAL_FIRST, 1), (ORIGINAL_JOINER, 2)] {
-        let before = item_size(table, &cluster).await;
+        let before = item_sizes(table, &cluster).await;
         proxy.reset();
         let put = client
             .put_item()
@@ -260,13 +271,23 @@ async fn theirs(table: &Client, proxy: &Proxy) -> Vec<Taken> {
             assert!(read.item.is_some());
         }
         let calls = proxy.calls();
-        let after = item_size(table, &cluster).await;
-        all.push(Taken::new(what, (before, after), &calls));
+        let after = item_sizes(table, &cluster).await;
+        all.push(Taken::new(what, before, after, &calls));
     }
     all
 }
 
-/// The size of a cluster's item; 0 if it has none.
+/// The sizes of a cluster's claim item and members item.
+type Sizes = [usize; 2];
+
+async fn item_sizes(table: &Client, cluster: &str) -> Sizes {
+    [
+        item_size(table, cluster).await,
+        item_size(table, &members_key(cluster)).await,
+    ]
+}
+
+/// The size of an item; 0 if there is none.
 async fn item_size(table: &Client, cluster: &str) -> usize {
     let get = table
         .get_item()
@@ -284,10 +305,17 @@ fn size(item: &HashMap<String, AttributeValue>) -> usize {
         Value::S(text) => text.len(),
         Value::N(number) => number.len().div_ceil(2) + 1,
         Value::B(bytes) => bytes.as_ref().len(),
-        Value::Ss(texts) => texts.iter().map(String::len).sum(),
-        other => panic!("no record has {other:?}"),
+        // 3 bytes, and one for each element.
+        Value::M(values) => 3 + values.len() + size(values),
+        Value::L(values) => 3 + values.len() + values.iter().map(text_size).sum::<usize>(),
+        other => panic!("no record here has {other:?}"),
     };
     item.iter().map(|(name, of)| name.len() + value(of)).sum()
+}
+
+/// The lists here are of strings.
+fn text_size(value: &AttributeValue) -> usize {
+    value.as_s().map_or(0, String::len)
 }
 
 /// All requests.

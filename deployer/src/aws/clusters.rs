@@ -8,21 +8,18 @@ use anyhow::Context;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
-    types::{AttributeValue, KeysAndAttributes, ReturnValuesOnConditionCheckFailure as OnFailure},
+    types::{AttributeValue, KeysAndAttributes},
 };
 use cbbootstrap_function::{
     item::{self, ClaimItem, Item, Items, MembersItem, Unreadable},
     store::{self, Store},
-    table::{CLUSTER_ID, GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
+    table::{CLUSTER_ID, members_key},
 };
 use cbbootstrap_protocol::{rules::Record, wire::State};
 use jiff::Timestamp;
 
 use super::explain;
 use crate::failure::Failure;
-
-/// The attributes by which an unreadable item is recognised when it is deleted.
-const SEEN: [&str; 4] = [INITIAL_NODE, STATE, GENERATION, VERSION];
 
 /// DynamoDB answers for at most this many keys in one call.
 const BATCH: usize = 100;
@@ -116,26 +113,20 @@ impl Clusters {
 
     /// The record of a cluster; `None` if there is none.
     pub async fn find(&self, cluster_id: &str) -> anyhow::Result<Option<Row>> {
-        let got = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .set_key(Some(key(cluster_id)))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| self.explain("cannot read", &error))?;
-        let rows = self.with_members(got.item.into_iter().collect()).await?;
+        let mut items = self.batch(vec![cluster_id.to_owned()]).await?;
+        let item = items.remove(cluster_id);
+        let rows = self.with_members(item.into_iter().collect()).await?;
         Ok(rows.into_iter().next())
     }
 
     /// Ends a record, if it is still the one that was seen. Repeating it after a lost answer does no harm.
     pub async fn forget(&self, seen: &Row, now: Timestamp) -> anyhow::Result<Forgotten> {
-        let Ok(record) = &seen.record else {
-            return self.delete(seen).await;
-        };
         let store = Store::new(self.client.clone(), &self.table);
-        match store.forget(record, now).await {
+        let forgotten = match &seen.record {
+            Ok(record) => store.forget(record, now).await,
+            Err(_) => store.forget_unreadable(&seen.item, now).await,
+        };
+        match forgotten {
             Ok(true) => Ok(Forgotten::Ended),
             Ok(false) => Ok(Forgotten::Changed),
             Err(error @ store::Error::Unreadable(_)) => {
@@ -158,41 +149,6 @@ impl Clusters {
         }
     }
 
-    /// Deletes the claim item of a record that cannot be read, if it is still as it was.
-    async fn delete(&self, seen: &Row) -> anyhow::Result<Forgotten> {
-        let mut delete = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .set_key(Some(key(&seen.cluster_id)))
-            .return_values_on_condition_check_failure(OnFailure::AllOld);
-        let mut condition = Vec::new();
-        for (number, attribute) in SEEN.into_iter().enumerate() {
-            delete = delete.expression_attribute_names(format!("#{number}"), attribute);
-            condition.push(match seen.item.get(attribute) {
-                Some(value) => {
-                    delete =
-                        delete.expression_attribute_values(format!(":{number}"), value.clone());
-                    format!("#{number} = :{number}")
-                }
-                None => format!("attribute_not_exists(#{number})"),
-            });
-        }
-        let deleted = delete.condition_expression(condition.join(" AND ")).send();
-        match deleted.await {
-            Ok(_) => Ok(Forgotten::Ended),
-            Err(error) => match error.as_service_error() {
-                Some(aws_sdk_dynamodb::operation::delete_item::DeleteItemError::ConditionalCheckFailedException(failed)) => {
-                    Ok(match &failed.item {
-                        Some(item) if !item.is_empty() => Forgotten::Changed,
-                        _ => Forgotten::Ended,
-                    })
-                }
-                _ => Err(self.explain("cannot forget a cluster of", &error).into()),
-            },
-        }
-    }
-
     /// Claim items as rows, with the members of those that are ready.
     async fn with_members(&self, items: Vec<Item>) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
@@ -204,9 +160,10 @@ impl Clusters {
             rows.push((cluster_id.clone(), ClaimItem::read(item.clone()), item));
         }
         let is_ready = |claim: &ClaimItem| claim.record.state == State::Ready;
-        let ready = rows.iter().filter_map(|(id, claim, _)| {
-            claim.as_ref().is_ok_and(is_ready).then(|| members_key(id))
-        });
+        let ready = rows
+            .iter()
+            .filter(|(_, claim, _)| claim.as_ref().is_ok_and(is_ready))
+            .map(|(id, ..)| members_key(id));
         let mut members = self.batch(ready.collect()).await?;
         let with_members = |(cluster_id, claim, item): (String, Result<ClaimItem, _>, Item)| {
             let record = claim.and_then(|claim| {
@@ -281,6 +238,7 @@ fn key(cluster_id: &str) -> Item {
 mod tests {
     use std::collections::BTreeMap;
 
+    use cbbootstrap_function::table::{GENERATION, INITIAL_NODE, STATE, VERSION};
     use cbbootstrap_protocol::{
         names::{ClusterId, Node},
         rules::{Claim, Claimed, Ready},
@@ -432,13 +390,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unreadable_item_is_deleted_if_it_is_the_one_seen() {
+    async fn an_unreadable_item_is_forgotten_if_it_is_the_one_seen() {
         let unreadable = Item::from([
             (CLUSTER_ID.to_owned(), text("c")),
             (INITIAL_NODE.to_owned(), number(1)),
+            (GENERATION.to_owned(), number(7)),
         ]);
         let (clusters, client, database, _dir) = table(&[]).await;
-        for item in [unreadable, key("c")] {
+        for (item, generation) in [(unreadable, 7), (key("c"), 1)] {
             put(&client, &item).await;
             let seen = clusters.find("c").await.unwrap().unwrap();
             assert!(seen.record.is_err());
@@ -458,7 +417,9 @@ mod tests {
             for _ in ["once", "after a lost answer"] {
                 let forgotten = clusters.forget(&seen, at(0)).await.unwrap();
                 assert_eq!(forgotten, Forgotten::Ended);
-                assert!(clusters.find("c").await.unwrap().is_none());
+                let found = clusters.find("c").await.unwrap().unwrap();
+                let record = found.record.unwrap();
+                assert_eq!((record.is_forgotten, record.generation), (true, generation));
             }
         }
         database.shutdown().await;

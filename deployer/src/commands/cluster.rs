@@ -438,7 +438,7 @@ async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
         Failure::new(format!(
             "the record of cluster `{id}` cannot be read: {error}"
         ))
-        .hint("repair the item in DynamoDB, or delete it with `cbbootstrap cluster forget`")
+        .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
     })?;
     printer.result(&Found {
         table: records.table_name,
@@ -705,11 +705,11 @@ In the log:   2e7d2c03
             listed(rows, None),
             format!(
                 "\
-CLUSTER       STATE      GENERATION  INITIAL NODE  MEMBERS  CLAIMED AT            LEASE UNTIL
-mycluster     claimed  1           a             0      -                     -
-{long}  ready    3           a             2      2023-11-14T22:13:20Z  -
+CLUSTER       STATE    GENERATION  INITIAL NODE  MEMBERS  CLAIMED AT            LEASE UNTIL
+mycluster     claimed  1           a             0        -                     -
+{long}  ready    3           a             2        2023-11-14T22:13:20Z  -
 bad\\u{{1b}}[2J  unreadable: the item's attribute `state` is missing, or not of its type
-c\\n\\u{{9b}}1m   claimed  1           a             0      2023-11-14T22:13:20Z  2023-11-14T22:14:20Z (lapsed)
+c\\n\\u{{9b}}1m   claimed  1           a             0        2023-11-14T22:13:20Z  2023-11-14T22:14:20Z (lapsed)
 "
             )
         );

@@ -1,8 +1,10 @@
 //! Both items of a cluster: read together, kept in accordance, and renewed.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 use cbbootstrap_protocol::{
-    rules::{self, Record},
+    rules::{self, FIRST_GENERATION, Record},
     wire::State,
 };
 use jiff::Timestamp;
@@ -12,8 +14,11 @@ use super::{
     write::{Update, Written},
 };
 use crate::{
-    item::{ClaimItem, Item, Items, MembersItem, expires_at, seconds, string},
-    table::{CLUSTER_ID, EXPIRES_AT, INITIAL_NODE, members_key},
+    item::{
+        ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, expires_at, seconds,
+        string,
+    },
+    table::{CLUSTER_ID, EXPIRES_AT, GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
 };
 
 impl Store {
@@ -66,6 +71,42 @@ impl Store {
         let claim = take(&claim).map(ClaimItem::read).transpose()?;
         let members = take(&members).map(MembersItem::read).transpose()?;
         Ok(claim.map(|claim| Items::of(claim, members)))
+    }
+
+    /// Ends a cluster whose items cannot be read, if its claim item is still this one; `false` if it has changed since. The generation
+    /// is kept if it can be read. Repeating it does no harm.
+    pub async fn forget_unreadable(&self, seen: &Item, now: Timestamp) -> Result<bool, Error> {
+        const SEEN: [&str; 4] = [INITIAL_NODE, STATE, GENERATION, VERSION];
+        let number = |name: &str| seen.get(name)?.as_n().ok()?.parse().ok();
+        let cluster_id = seen.get(CLUSTER_ID).and_then(|id| id.as_s().ok());
+        let cluster_id = cluster_id.ok_or(Unreadable(CLUSTER_ID))?;
+        let forgotten = ClaimItem::new(tombstone(cluster_id, number(GENERATION), now));
+        let mark = Update::of(members_key(cluster_id))
+            .attribute(STATE, Some(string(FORGOTTEN)))
+            .only_if("attribute_exists(#cluster_id)");
+        self.update(mark).await?;
+        let mut update = Update::of(cluster_id.clone())
+            .attributes(forgotten.attributes())
+            .attribute(
+                VERSION,
+                Some(count(number(VERSION).unwrap_or_default() + 1)),
+            )
+            .only_if("attribute_exists(#cluster_id)");
+        for name in SEEN {
+            update = match seen.get(name) {
+                Some(value) => update
+                    .only_if(&format!("#{name} = :seen_{name}"))
+                    .value(&format!(":seen_{name}"), value.clone()),
+                None => update.only_if(&format!("attribute_not_exists(#{name})")),
+            };
+        }
+        match self.update(update).await? {
+            Written::Done(_) => Ok(true),
+            Written::Conflict(item) => {
+                let state = item.get(STATE).and_then(|state| state.as_s().ok());
+                Ok(item.is_empty() || state.is_some_and(|state| state == FORGOTTEN))
+            }
+        }
     }
 
     /// The record after a renewal, if it is time for one.
@@ -178,6 +219,26 @@ impl Store {
     }
 }
 
+/// What is left of a record of which nothing else can be read.
+fn tombstone(cluster_id: &str, generation: Option<u64>, now: Timestamp) -> Record {
+    Record {
+        cluster_id: cluster_id.to_owned(),
+        initial_node: "unknown".to_owned(),
+        initial_node_uuid: None,
+        previous_initial_nodes: Vec::new(),
+        rival_node_uuid: None,
+        state: State::Claimed,
+        generation: generation.unwrap_or(FIRST_GENERATION),
+        claimed_at: None,
+        lease_expires_at: None,
+        kept_until: Some(now),
+        is_forgotten: true,
+        members: BTreeMap::new(),
+        cluster_uuid: None,
+        secret: None,
+    }
+}
+
 /// The claim item as the members item has it, where the two differ.
 fn corrected(items: &Items) -> Option<ClaimItem> {
     let (claim, members) = (&items.claim, items.members.as_ref()?);
@@ -192,7 +253,7 @@ fn corrected(items: &Items) -> Option<ClaimItem> {
     let mut next = claim.clone();
     next.record.initial_node.clone_from(&known.initial_node);
     let is_newer = members.version > claim.copied_version;
-    (is_newer && next != *claim).then(|| ClaimItem {
+    (is_newer && next != *claim).then_some(ClaimItem {
         copied_version: members.version,
         first_member: None,
         ..next
