@@ -239,10 +239,16 @@ impl Api {
     }
 
     /// Reports the node gone, or gives its claim up.
-    pub fn leave(&self, node: &Node, generation: Option<u64>) -> Result<Answer, Unanswered> {
+    pub fn leave(
+        &self,
+        node: &Node,
+        node_uuid: Option<&Uuid>,
+        generation: Option<u64>,
+    ) -> Result<Answer, Unanswered> {
         let request = LeaveRequest {
             cluster_id: self.cluster_id.as_str().to_owned(),
             node_ip_addr_or_hostname: node.as_str().to_owned(),
+            node_uuid: node_uuid.map(|uuid| uuid.as_str().to_owned()),
             generation,
         };
         self.post("/cluster/leave", &request, Some(node), Instant::now())

@@ -196,6 +196,7 @@ async fn leave(State(service): State<Service>, headers: HeaderMap, body: Body) -
     let cluster_id = fields.cluster_id()?;
     let leave = Leave {
         node: fields.node()?,
+        node_uuid: fields.name(NODE_UUID, Uuid::new)?,
         generation: fields.generation()?,
         secret: secret(&headers, &cluster_id)?,
         now: Timestamp::now(),

@@ -190,6 +190,8 @@ pub struct Leave {
     pub cluster_id: ClusterId,
     /// The node.
     pub node: Node,
+    /// The UUID of its server, if it says.
+    pub node_uuid: Option<Uuid>,
     /// The generation that the node was told, if it says.
     pub generation: Option<u64>,
     /// The hash of the token that the caller brings.
@@ -225,13 +227,11 @@ pub enum Refusal {
         /// The one that was reported first.
         current: String,
     },
-    /// Another server has claimed the cluster under the same node name.
-    #[error("the node name `{node}` is in use by another server, which has the UUID {current}")]
+    /// Another server has claimed the cluster under the same node name. Its UUID is not told: who knows it speaks for the node.
+    #[error("the node name `{node}` is in use by another server")]
     NameTaken {
         /// The name.
         node: String,
-        /// The UUID of the server that has it.
-        current: String,
     },
     /// A joiner reports before the initial node has.
     #[error("`{initial_node}` has not reported the cluster ready yet")]
@@ -370,7 +370,6 @@ impl Claim {
             Some(current) if record.state == State::Claimed && self.is_rival_of(current) => {
                 Err(Refusal::NameTaken {
                     node: record.initial_node,
-                    current: current.clone(),
                 })
             }
             _ => Ok((Claimed::Again, record)),
@@ -435,14 +434,7 @@ impl Ready {
                     initial_node: record.initial_node,
                 });
             }
-            if let (Some(given), Some(current)) = (&self.node_uuid, &record.initial_node_uuid)
-                && given.as_str() != current
-            {
-                return Err(Refusal::NameTaken {
-                    node: record.initial_node,
-                    current: current.clone(),
-                });
-            }
+            check_server(self.node_uuid.as_ref(), &record)?;
             record.state = State::Ready;
             record.lease_expires_at = None;
             record.kept_until = Some(whole_seconds(self.now) + KEEP_UNASKED);
@@ -481,6 +473,7 @@ impl Leave {
         if record.initial_node == node {
             match record.state {
                 State::Claimed => {
+                    check_server(self.node_uuid.as_ref(), &record)?;
                     let lapsed = whole_seconds(self.now) - CLOCK_SKEW - Duration::from_secs(1);
                     record.lease_expires_at = Some(lapsed);
                     record.kept_until = Some(lapsed + KEEP_ABANDONED);
@@ -509,6 +502,19 @@ pub fn forget(record: Record, now: Timestamp) -> Record {
         cluster_uuid: None,
         secret: None,
         ..record
+    }
+}
+
+/// Whoever speaks for the initial node of a claim must know the UUID that it claimed with: without a cluster secret, nothing else
+/// tells the node from a stranger who has read the record.
+fn check_server(given: Option<&Uuid>, record: &Record) -> Result<(), Refusal> {
+    match &record.initial_node_uuid {
+        Some(current) if given.is_none_or(|given| given.as_str() != current) => {
+            Err(Refusal::NameTaken {
+                node: record.initial_node.clone(),
+            })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -563,6 +569,7 @@ mod tests {
         Leave {
             cluster_id: id(),
             node: Node::new(node).unwrap(),
+            node_uuid: None,
             generation: None,
             secret: None,
             now: at(now),
@@ -831,7 +838,6 @@ mod tests {
         let (_, record) = with_uuid("u1", 0).on(None).unwrap();
         let taken = || Refusal::NameTaken {
             node: "a".to_owned(),
-            current: "u1".to_owned(),
         };
         assert_eq!(
             with_uuid("u1", 1).on(Some(record.clone())).unwrap().0,
@@ -848,6 +854,17 @@ mod tests {
             ..ready("a", Some(1), None)
         };
         assert_eq!(report("u2").on(Some(record.clone())), Err(taken()));
+        // A stranger who has read the record neither reports for the node nor gives its claim up.
+        let anonymous = ready("a", Some(1), None);
+        assert_eq!(anonymous.on(Some(record.clone())), Err(taken()));
+        let leaving = |uuid: Option<&str>| Leave {
+            node_uuid: uuid.map(|uuid| Uuid::new(uuid).unwrap()),
+            ..leave("a", 1)
+        };
+        for uuid in [None, Some("u2")] {
+            assert_eq!(leaving(uuid).on(Some(record.clone())), Err(taken()));
+        }
+        assert!(leaving(Some("u1")).on(Some(record.clone())).is_ok());
         // The first is told of the second.
         let noted = with_uuid("u2", 1).noted_on(record);
         let asked = with_uuid("u1", 2).on(Some(noted.clone())).unwrap().1;

@@ -74,6 +74,9 @@ pub struct LeaveRequest {
     pub cluster_id: String,
     /// The node that has left.
     pub node_ip_addr_or_hostname: String,
+    /// The UUID of the node's server: a claim that was made with it is given up only with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_uuid: Option<String>,
     /// The generation that the node was told: a later one refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,

@@ -415,6 +415,7 @@ impl World<'_> {
             Action::Leave(caller, generation) => Request::Leave(Leave {
                 cluster_id: id(),
                 node: node(caller.node),
+                node_uuid: server_uuid(*caller),
                 generation: self.said(*caller, *generation),
                 secret: self.secret(*caller),
                 now: clock,
@@ -695,6 +696,12 @@ impl World<'_> {
         uuid.is_some_and(|uuid| known.is_some_and(|known| known != uuid.as_str()))
     }
 
+    /// Whether a caller with this UUID may speak for the initial node of a claim.
+    fn is_its_server(&self, uuid: Option<&Uuid>) -> bool {
+        let known = self.initial_uuid.as_deref();
+        known.is_none_or(|known| uuid.is_some_and(|uuid| known == uuid.as_str()))
+    }
+
     fn reported(&mut self, ready: &Ready, before: Option<&Record>, after: &Record) -> Verdict {
         let (node, standing) = (ready.node.as_str(), before.map(|before| before.generation));
         let fits = ready.generation.is_none() || ready.generation == standing;
@@ -704,7 +711,7 @@ impl World<'_> {
         hold(was_ready || node == self.initial, P::JoinersWait)?;
         hold(after.state == State::Ready, P::ReportIsAccepted)?;
         if !was_ready {
-            hold(!self.is_rival(ready.node_uuid.as_ref()), P::NameIsOne)?;
+            hold(self.is_its_server(ready.node_uuid.as_ref()), P::NameIsOne)?;
             self.previous.clear();
             self.lease_end = None;
             self.kept_until = Some(ready.now + KEEP_UNASKED);
@@ -772,13 +779,20 @@ impl World<'_> {
                 && is_claimed_by_it
                 && self.is_rival(uuid.as_ref())
         };
+        let is_not_its_server = |uuid: &Option<Uuid>| {
+            matches!(refusal, Refusal::NameTaken { .. })
+                && is_claimed_by_it
+                && !self.is_its_server(uuid.as_ref())
+        };
         match request {
             Request::Claim(claim) => hold(is_name_taken(&claim.node_uuid), P::ClaimIsAnswered),
             Request::Ready(ready) => {
                 let is_own = ready.generation.is_none_or(|own| own == before.generation);
                 let is_other = matches!(refusal, Refusal::OtherCluster { .. });
-                let must =
-                    node == self.initial && is_own && !is_other && !is_name_taken(&ready.node_uuid);
+                let must = node == self.initial
+                    && is_own
+                    && !is_other
+                    && !is_not_its_server(&ready.node_uuid);
                 let has_room =
                     before.members.contains_key(node) || before.members.len() < MAX_MEMBERS;
                 hold(!must || !has_room, P::ReportIsAccepted)
@@ -790,6 +804,9 @@ impl World<'_> {
                 let is_last = self.members.iter().eq([node]);
                 match refusal {
                     Refusal::StaleGeneration { .. } => hold(is_stale, P::LeaveIsFenced),
+                    Refusal::NameTaken { .. } => {
+                        hold(is_not_its_server(&leave.node_uuid), P::NameIsOne)
+                    }
                     refusal => hold(is_last && *refusal == Refusal::LastNode, P::LastStays),
                 }
             }

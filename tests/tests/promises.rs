@@ -14,6 +14,7 @@ use cbbootstrap_protocol::{
 use cbbootstrap_tests::{
     agent::{Agents, Api, LOGIN, SECRET, one_cluster},
     couchbase::{Node, Servers, Then},
+    http,
     liar::{Liar, record},
     process,
 };
@@ -325,6 +326,116 @@ fn two_machines_with_one_name_are_told_apart() {
     second.env("CBBOOTSTRAP_NODE", servers[0].address());
     let second = cbbootstrap_tests::cli::Ended::of(&mut second);
     second.failed(5, "two machines have the same name");
+}
+
+/// Without a secret anybody may call the API. Nobody but the first node's server speaks for it.
+#[test]
+fn a_stranger_cannot_break_a_boot() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    let held = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let hold = std::sync::Arc::clone(&held);
+    servers.on_request(move |seen| {
+        let is_held = hold.load(std::sync::atomic::Ordering::Relaxed);
+        if seen.path == "/clusterInit" && is_held {
+            Then::Answer(503)
+        } else {
+            Then::Handle
+        }
+    });
+    let first = agents.start(&servers[0], &[]);
+    process::wait_until("the first has claimed", || {
+        agents.record()["state"] == "claimed"
+    });
+    let node = servers[0].address();
+    for (path, more) in [
+        ("/cluster/leave", json!({})),
+        ("/cluster/leave", json!({"generation": 1})),
+        ("/cluster/ready", json!({"generation": 1})),
+        (
+            "/cluster/ready",
+            json!({"generation": 1, "cluster_uuid": "0123456789abcdef0123456789abcdef"}),
+        ),
+        (
+            "/cluster/ready",
+            json!({"node_uuid": "0123456789abcdef0123456789abcdef"}),
+        ),
+    ] {
+        let mut body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": node});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let answer = http::post(&api.local.endpoint, path, &body.to_string()).unwrap();
+        assert_eq!(answer.status, 409, "{path} {body}: {answer:?}");
+        assert_eq!(answer.json()["code"], "name_taken", "{answer:?}");
+        assert!(!answer.body.contains(&servers[0].uuid()), "{answer:?}");
+    }
+    assert!(!agents.record().to_string().contains(&servers[0].uuid()));
+    held.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(first.end().document()["generation"], 1);
+    agents.up(&servers[1], &[]).document();
+    one_cluster(&servers, 2);
+}
+
+/// The API's answer takes half of the lease: what is left is too little to initialise.
+#[test]
+fn a_lease_counts_from_before_the_request() {
+    let servers = Servers::start(1);
+    let liar = Liar::start(|_, body| {
+        let asking = body["node_ip_addr_or_hostname"]
+            .as_str()
+            .unwrap_or_default();
+        let lease = json!({"lease_expires_at": "2036-01-01T00:00:30Z", "lease_seconds_left": 30});
+        thread::sleep(Duration::from_millis(14_500));
+        (200, record(asking, asking, "claimed", &lease))
+    });
+    let agents = Agents::new(&liar.url, "demo", &servers);
+    let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "16s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("is about to expire"), "{up}");
+    assert_eq!(count(&servers, "/clusterInit"), 0);
+}
+
+/// An API that claims to have given a longer lease than the node asked for is not believed.
+#[test]
+fn a_lease_is_no_longer_than_it_was_asked_for() {
+    let servers = Servers::start(1);
+    servers.on_request(|seen| {
+        if seen.path == "/clusterInit" {
+            Then::Answer(503)
+        } else {
+            Then::Handle
+        }
+    });
+    let liar = Liar::start(|_, body| {
+        let asking = body["node_ip_addr_or_hostname"]
+            .as_str()
+            .unwrap_or_default();
+        let lease =
+            json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": 1_000_000});
+        (200, record(asking, asking, "claimed", &lease))
+    });
+    let agents = Agents::new(&liar.url, "demo", &servers);
+    let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("is about to expire"), "{up}");
+}
+
+/// The way out is named: the record outlived its cluster.
+#[test]
+fn members_that_are_gone_are_named_with_the_way_out() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    servers[0].kill();
+    let up = agents.up(&servers[1], &["--timeout", "2s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(
+        up.stderr.contains("`cbbootstrap cluster forget demo`"),
+        "{up}"
+    );
 }
 
 #[test]
@@ -801,6 +912,53 @@ fn community_edition_joins_nobody_without_insecure() {
         .cloned()
         .collect();
     assert!(to_member.is_empty(), "{to_member:?}");
+}
+
+/// No rebalance can succeed with a dead active member: the agent says so, and starts none.
+#[test]
+fn a_dead_active_member_is_named() {
+    let api = Api::start();
+    let servers = Servers::start(4);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(&servers.nodes()[..3], &[]) {
+        up.document();
+    }
+    let record = agents.record();
+    let is_other = |node: &&Node| record["initial_node_ip_addr_or_hostname"] != node.address();
+    let dead = servers.nodes()[..3].iter().find(is_other).unwrap();
+    dead.kill();
+    let before = count(&servers, "/controller/rebalance");
+    let up = agents.up(&servers[3], &["--timeout", "4s"]);
+    up.failed(3, "cannot be reached: no rebalance can succeed");
+    assert!(up.stderr.contains(&dead.address()), "{up}");
+    assert_eq!(count(&servers, "/controller/rebalance"), before);
+    // It is back, and the rebalance begins.
+    dead.restart();
+    agents.up(&servers[3], &[]).document();
+    one_cluster(&servers, 4);
+}
+
+/// After a leave a server has a certificate of its own: the agent says so, and names the cause when members refuse it.
+#[test]
+fn lost_certificates_are_explained() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let left = agents.run(&servers[1], &["leave"]).ended_with(0);
+    assert!(
+        left.stderr
+            .contains("load yours again before the next `up`"),
+        "{left}"
+    );
+    let up = agents.up(&servers[1], &[]);
+    up.failed(1, "has refused 10 times to add this node");
+    assert!(up.stderr.contains("`reloadCertificate`"), "{up}");
+    servers[1].load_certificate();
+    agents.up(&servers[1], &[]).document();
+    one_cluster(&servers, 2);
 }
 
 /// A rebalance that somebody stops is not called done.

@@ -95,6 +95,7 @@ fn leave(cluster: &str, member: &str) -> Leave {
     Leave {
         cluster_id: id(cluster),
         node: node(member),
+        node_uuid: None,
         generation: None,
         secret: None,
         now: at(0),

@@ -61,7 +61,7 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let _lock = lock(&here.server, &clock, printer)?;
     let generation = Leaving::new(&here, &api, printer).until_blank(&clock)?;
     let initial_node = loop {
-        match api.leave(&here.node, generation) {
+        match api.leave(&here.node, None, generation) {
             Ok(answer) => break Some(answer.now().initial_node.to_string()),
             Err(Unanswered::Later(why)) => clock.pause(printer, &Wait::new(why))?,
             Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => break None,

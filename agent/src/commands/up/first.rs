@@ -116,7 +116,10 @@ impl Run<'_> {
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
     pub(super) fn give_up(&mut self, node: &Node) -> Round {
         let generation = self.record().map(|record| record.generation);
-        if let Err(error) = self.api.leave(&self.here.node, generation) {
+        if let Err(error) = self
+            .api
+            .leave(&self.here.node, self.own_uuid.as_ref(), generation)
+        {
             return Round::wait(format!("the claim cannot be given up yet: {error}"));
         }
         self.printer.warning(format_args!(
@@ -167,7 +170,9 @@ impl Run<'_> {
             _ => return Ok(Round::wait(format!("initialise: {error}"))),
         }
         // What cannot be given up expires.
-        let _ = self.api.leave(&self.here.node, Some(generation));
+        let _ = self
+            .api
+            .leave(&self.here.node, self.own_uuid.as_ref(), Some(generation));
         Err(Failure::new(format!(
             "the server refuses to initialise the cluster: {error}"
         ))
