@@ -296,7 +296,10 @@ impl Record {
             lease_seconds_left: self.lease_expires_at.map(left),
             lease_expires_at: self.lease_expires_at,
             previous_initial_nodes: self.previous_initial_nodes,
-            rival_node_uuid: self.rival_node_uuid,
+            // Whoever knows the whole of it could speak for that server, should it take the claim over.
+            rival_node_uuid: self
+                .rival_node_uuid
+                .map(|uuid| uuid.chars().take(8).collect()),
             nodes: self.members.keys().cloned().collect(),
             members: self
                 .members
@@ -877,6 +880,13 @@ mod tests {
                 .as_deref(),
             Some("u2")
         );
+        // Not enough of it to speak for the second.
+        let long = Record {
+            rival_node_uuid: Some("0123456789abcdef".to_owned()),
+            ..noted.clone()
+        };
+        let told = long.answer(None, at(2)).rival_node_uuid;
+        assert_eq!(told.as_deref(), Some("01234567"));
         // After the lease the second may have the name.
         let (outcome, record) = with_uuid("u2", 100).on(Some(noted)).unwrap();
         assert_eq!((outcome, record.rival_node_uuid), (Claimed::Takeover, None));

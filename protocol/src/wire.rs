@@ -115,7 +115,7 @@ pub struct Cluster {
     /// reporting it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous_initial_nodes: Vec<String>,
-    /// The UUID of another server that tried to claim under the initial node's name.
+    /// The first 8 characters of the UUID of another server that tried to claim under the initial node's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rival_node_uuid: Option<String>,
     /// The members that reported ready and did not leave, sorted. An answer to a claim does not have them.

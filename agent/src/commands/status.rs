@@ -208,7 +208,7 @@ impl fmt::Display for Status {
                 if let Some(uuid) = &cluster.rival_node_uuid {
                     writeln!(
                         f,
-                        "         another server (UUID {uuid}) claims the cluster under the first node's name"
+                        "         another server (its UUID begins with {uuid}) claims the cluster under the first node's name"
                     )?;
                 }
             }

@@ -503,7 +503,7 @@ impl<'r> Run<'r> {
         if record.is_initial && record.rival.is_some() && record.rival != self.told_rival {
             self.told_rival.clone_from(&record.rival);
             self.printer.warning(format_args!(
-                "another server (UUID {}) claims `{}` under this node's name `{}`: give each machine a `--node` of its own",
+                "another server (its UUID begins with {}) claims `{}` under this node's name `{}`: give each machine a `--node` of its own",
                 record.rival.as_ref().map_or("", Uuid::as_str),
                 self.api.cluster_id.as_str(),
                 self.here.node
