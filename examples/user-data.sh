@@ -4,10 +4,10 @@
 #
 # Fill the settings in; each may come from the environment instead, and so may every other option of the agent
 # (`cbbootstrap-agent up --help` names the variables). The instance's role has to allow secretsmanager:GetSecretValue, or
-# ssm:GetParameter and kms:Decrypt, for the password, s3:GetObject for the agent, and with CBBOOTSTRAP_AUTH=iam
-# execute-api:Invoke. It may be run again after whatever went wrong: what is done already is not done again. cloud-init runs
-# it at an instance's first boot only; cbbootstrap-agent.service is for every boot. Its log is
-# /var/log/cloud-init-output.log, and the password is in no log, no argument, no environment and no file.
+# ssm:GetParameter and kms:Decrypt, for the password and the cluster's secret, s3:GetObject for the agent, and with
+# CBBOOTSTRAP_AUTH=iam execute-api:Invoke. It may be run again after any failure: what is done already is not done again.
+# cloud-init runs it at an instance's first boot only; cbbootstrap-agent.service is for every boot. Its log is
+# /var/log/cloud-init-output.log. Password and secret are in no log, argument, environment variable or file.
 set -euo pipefail
 
 # The API's endpoint, the name that all nodes of the cluster share, and `iam` if the API takes signed requests only.
@@ -15,15 +15,15 @@ export CBBOOTSTRAP_API="${CBBOOTSTRAP_API:-https://API-ID.execute-api.us-east-1.
 export CBBOOTSTRAP_CLUSTER_ID="${CBBOOTSTRAP_CLUSTER_ID:-mycluster}"
 export CBBOOTSTRAP_AUTH="${CBBOOTSTRAP_AUTH:-none}"
 export CBBOOTSTRAP_SERVICES="${CBBOOTSTRAP_SERVICES:-data,index,query}"
-# Who signed the servers' certificates. Servers with none of yours: docs/agent.md, "TLS and certificates".
-export CBBOOTSTRAP_CA_CERT="${CBBOOTSTRAP_CA_CERT:-/etc/cbbootstrap/ca.pem}"
 # The administrator's password: secretsmanager:NAME, the secret being the password itself, or ssm:NAME.
 PASSWORD_FROM="${PASSWORD_FROM:-secretsmanager:couchbase/administrator}"
+# The cluster's secret, by which the nodes trust each other: at least 16 random characters, the same for all nodes.
+SECRET_FROM="${SECRET_FROM:-secretsmanager:couchbase/cluster-secret}"
 # The agent, unless it is in the image: where it is, its `sha256sum`, and where it goes.
 AGENT_URL="${AGENT_URL:-s3://BUCKET/cbbootstrap-agent}"
 AGENT_SHA256="${AGENT_SHA256:-}"
 AGENT_DIRECTORY="${AGENT_DIRECTORY:-/usr/local/bin}"
-# So often AWS is asked, 5 s apart: a new role takes a moment until it counts everywhere.
+# How often to ask AWS, 5 s apart: a new role takes a moment until it works everywhere.
 TRIES="${TRIES:-12}"
 
 PATH="$AGENT_DIRECTORY:$PATH"
@@ -63,9 +63,9 @@ install_agent() {
     fi
 }
 
-password() {
-    local name="${PASSWORD_FROM#*:}"
-    case "$PASSWORD_FROM" in
+secret_from() {
+    local name="${1#*:}"
+    case "$1" in
     secretsmanager:*)
         aws --region "$region" secretsmanager get-secret-value --secret-id "$name" --query SecretString --output text
         ;;
@@ -73,7 +73,7 @@ password() {
         aws --region "$region" ssm get-parameter --name "$name" --with-decryption --query Parameter.Value --output text
         ;;
     *)
-        echo "PASSWORD_FROM is secretsmanager:NAME or ssm:NAME" >&2
+        echo "PASSWORD_FROM and SECRET_FROM are secretsmanager:NAME or ssm:NAME" >&2
         exit 2
         ;;
     esac
@@ -86,7 +86,12 @@ if [ -z "${CBBOOTSTRAP_SERVER_GROUP:-}" ]; then
 fi
 export CBBOOTSTRAP_SERVER_GROUP
 
-# The shell holds it, does not export it, and writes it into the pipe itself.
+# The shell keeps both, does not export them, and writes them into pipes itself.
 set +x
-administrator=$(with_patience password)
-printf '%s\n' "$administrator" | cbbootstrap-agent up --password-file -
+administrator=$(with_patience secret_from "$PASSWORD_FROM")
+secret=$(with_patience secret_from "$SECRET_FROM")
+status=0
+printf '%s\n' "$administrator" |
+    cbbootstrap-agent up --password-file - --secret-file <(printf '%s\n' "$secret") || status=$?
+# A member that lacks something that was asked for (6) is a member: the log says what the server refused.
+[ "$status" -eq 6 ] || exit "$status"

@@ -85,8 +85,13 @@ impl Answer {
 
     /// The record as of now.
     pub fn now(&self) -> Record {
-        let left = self.lease_ends.map(|end| end.saturating_duration_since(Instant::now()));
-        Record { lease_left: left.or(self.record.lease_left), ..self.record.clone() }
+        let left = self
+            .lease_ends
+            .map(|end| end.saturating_duration_since(Instant::now()));
+        Record {
+            lease_left: left.or(self.record.lease_left),
+            ..self.record.clone()
+        }
     }
 
     /// Whether nothing of it but the members can change any more.
@@ -126,7 +131,10 @@ pub struct Report {
 /// Hides the token.
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").field("url", &self.url).field("cluster_id", &self.cluster_id).finish_non_exhaustive()
+        f.debug_struct("Api")
+            .field("url", &self.url)
+            .field("cluster_id", &self.cluster_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,7 +177,12 @@ impl Api {
     }
 
     /// Claims the cluster for the node, or learns who has it.
-    pub fn claim(&self, node: &Node, node_uuid: Option<&Uuid>, lease: Option<u64>) -> Result<Answer, Unanswered> {
+    pub fn claim(
+        &self,
+        node: &Node,
+        node_uuid: Option<&Uuid>,
+        lease: Option<u64>,
+    ) -> Result<Answer, Unanswered> {
         let request = ClaimRequest {
             cluster_id: self.cluster_id.as_str().to_owned(),
             node_ip_addr_or_hostname: node.as_str().to_owned(),
@@ -179,7 +192,9 @@ impl Api {
         let sent = Instant::now();
         let mut answer = self.post("/cluster", &request, Some(node), sent)?;
         // No claim of this node is longer than it asked for, whatever the API says.
-        if answer.record.is_initial && let (Some(end), Some(lease)) = (answer.lease_ends, lease) {
+        if answer.record.is_initial
+            && let (Some(end), Some(lease)) = (answer.lease_ends, lease)
+        {
             answer.lease_ends = Some(end.min(sent + Duration::from_secs(lease)));
         }
         Ok(answer)
@@ -205,9 +220,14 @@ impl Api {
             node_ip_addr_or_hostname: node.as_str().to_owned(),
             generation: Some(report.generation),
             cluster_uuid: Some(report.cluster_uuid.as_str().to_owned()),
-            node_uuid: report.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
+            node_uuid: report
+                .node_uuid
+                .as_ref()
+                .map(|uuid| uuid.as_str().to_owned()),
             authority_sha256: report.authority.map(|authority| authority.to_string()),
-            attestation: report.attestation.map(|attestation| attestation.to_string()),
+            attestation: report
+                .attestation
+                .map(|attestation| attestation.to_string()),
         };
         self.post("/cluster/ready", &request, Some(node), Instant::now())
     }
@@ -260,13 +280,15 @@ impl Api {
         })?;
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(MOST_BYTES);
-        let text = body
-            .read_to_string()
-            .map_err(|error| Unanswered::Later(format!("{}: {}", self.url, http::reason(&error))))?;
+        let text = body.read_to_string().map_err(|error| {
+            Unanswered::Later(format!("{}: {}", self.url, http::reason(&error)))
+        })?;
         if status.is_success() {
             let strange = |why: String| Unanswered::Failed(Failure::new(why).hint(WHICH).into());
             let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
-                strange(format!("{url} does not answer as the bootstrap service does: {error}"))
+                strange(format!(
+                    "{url} does not answer as the bootstrap service does: {error}"
+                ))
             })?;
             let record = Record::new(cluster, &self.cluster_id, node);
             let record = record.map_err(|why| strange(format!("{url} {why}")))?;

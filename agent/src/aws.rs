@@ -1,12 +1,13 @@
 //! What AWS tells a machine or a container about itself, and the credentials it gives to sign requests with.
 
 use std::{
-    env, fs,
+    fs,
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
 use aws_credential_types::Credentials;
+pub use cbbootstrap_cli::environment::variable;
 use jiff::Timestamp;
 use serde::Deserialize;
 use ureq::Agent;
@@ -22,11 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Credentials are fetched anew so long before they expire.
 const RENEW_BEFORE: Duration = Duration::from_mins(5);
 
-/// An environment variable. One that is set to nothing is none, as in AWS's own libraries.
-pub fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 /// EC2's metadata service, version 2.
 #[derive(Debug)]
 pub struct Metadata {
@@ -38,8 +34,8 @@ pub struct Metadata {
 impl Metadata {
     /// A session with it; none where it is switched off or not there.
     pub fn session() -> Option<Self> {
-        let is_off = env::var("AWS_EC2_METADATA_DISABLED")
-            .is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+        let is_off = variable("AWS_EC2_METADATA_DISABLED")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if is_off {
             return None;
         }

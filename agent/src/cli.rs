@@ -1,16 +1,18 @@
 //! The command line: what may be said, and how `--help` explains it.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
+use cbbootstrap_cli::{CommandLine, command_line::Variables};
+use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::BoolishValueParser,
 };
-use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap_complete::Shell;
 
 use crate::{
     config,
+    failure::{self, Exit},
     values::{self, Bucket, Lease, Quota, Services},
 };
 
@@ -318,18 +320,28 @@ pub struct StatusArgs {
     pub output: OutputArgs,
 }
 
-/// The command line with what its file adds to it, or the end of the program with clap's word on it.
-pub fn read() -> anyhow::Result<Command> {
-    let mut command = Cli::command();
-    let mut matches = command.get_matches_mut();
-    let added = config::arguments(&command, &matches)?;
+/// The command line with the variables and the file that add to it. Ends the program with clap's message if it is wrong.
+pub fn read() -> anyhow::Result<(Command, Variables)> {
+    let mut line = CommandLine::new(Cli::command());
+    let parsed = line.parse().unwrap_or_else(|error| error.exit());
+    let (mut matches, mut variables) = (parsed.matches, parsed.variables);
+    let added = config::arguments(line.command(), &matches).map_err(|error| naming(&variables, error))?;
     if !added.is_empty() {
-        let given = std::env::args_os().chain(added.into_iter().map(OsString::from));
-        matches = Cli::command().get_matches_from(given);
+        line.add(added);
+        let parsed = line.parse().unwrap_or_else(|error| error.exit());
+        (matches, variables) = (parsed.matches, parsed.variables);
     }
-    Ok(Cli::from_arg_matches(&matches)
-        .unwrap_or_else(|error| error.format(&mut command).exit())
-        .command)
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
+    Ok((cli.command, variables))
+}
+
+/// The error, with the variable's name if it is about the value of a variable.
+pub fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
+    let is_usage = failure::of(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+    match variables.named_by(&error.to_string()) {
+        Some(variable) if is_usage => error.context(format!("`{variable}`")),
+        _ => error,
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! `--config`: a YAML file with options. What it says is said as if on the command line, after what is given there and in the
 //! environment, so that everything is checked in one place.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
+use cbbootstrap_cli::{files, text};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use serde_yaml::{Mapping, Value};
 
@@ -27,8 +28,9 @@ pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<Stri
         return Ok(Vec::new());
     };
     let shown = file.display();
-    let text = fs::read_to_string(file).map_err(|error| {
-        Failure::usage(format!("cannot read `{shown}`: {error}"))
+    files::check_trusted(file).map_err(Failure::from)?;
+    let text = text::read_text(file).map_err(|error| {
+        Failure::usage(error.to_string())
             .hint("`--config` is a YAML file with options, such as `cluster_id: NAME`")
     })?;
     let settings: Mapping = match serde_yaml::from_str(&text) {

@@ -224,7 +224,11 @@ fn blank(wanted: &Wanted, own: Option<&Uuid>, asked: &Asked, memory: &Memory) ->
         Asked::NotYet if may_claim => return Next::Claim,
         Asked::NotYet => return Next::Ask,
         Asked::Nothing if wanted.can_begin => return Next::Claim,
-        Asked::Nothing => return Next::Wait("no node with the data service has claimed the cluster yet".to_owned()),
+        Asked::Nothing => {
+            return Next::Wait(
+                "no node with the data service has claimed the cluster yet".to_owned(),
+            );
+        }
     };
     match record.state {
         State::Ready => ready(wanted, own, record),
@@ -235,9 +239,14 @@ fn blank(wanted: &Wanted, own: Option<&Uuid>, asked: &Asked, memory: &Memory) ->
                 let first = &record.initial_node;
                 Next::Wait(match record.lease_left {
                     Some(left) => {
-                        format!("`{first}` is to initialise the cluster; its claim expires in {} s", left.as_secs())
+                        format!(
+                            "`{first}` is to initialise the cluster; its claim expires in {} s",
+                            left.as_secs()
+                        )
                     }
-                    None => format!("`{first}` is to initialise the cluster; its claim never expires"),
+                    None => {
+                        format!("`{first}` is to initialise the cluster; its claim never expires")
+                    }
                 })
             }
         },
@@ -250,15 +259,23 @@ fn first(wanted: &Wanted, record: &Record, memory: &Memory) -> Next {
         return occupied_by(wanted, occupied);
     }
     if !wanted.can_begin {
-        return Next::Wait("this node's claim has to expire: it lacks the data service to begin a cluster".to_owned());
+        return Next::Wait(
+            "this node's claim has to expire: it lacks the data service to begin a cluster"
+                .to_owned(),
+        );
     }
     if memory.has_initialised {
-        return Next::Wait("the server has taken its initialisation and still belongs to no cluster".to_owned());
+        return Next::Wait(
+            "the server has taken its initialisation and still belongs to no cluster".to_owned(),
+        );
     }
     if record.lease_left.is_some_and(|left| left < LEASE_MARGIN) {
         return Next::Wait("this node's claim is about to expire; it claims again then".to_owned());
     }
-    let unseen = record.previous.iter().filter(|node| !memory.looks.contains_key(node));
+    let unseen = record
+        .previous
+        .iter()
+        .filter(|node| !memory.looks.contains_key(node));
     let unseen: Vec<_> = unseen.cloned().collect();
     if !unseen.is_empty() {
         return Next::LookAt(unseen);
@@ -282,11 +299,19 @@ fn occupied_by(wanted: &Wanted, (node, known_for): &(Node, Duration)) -> Next {
 
 /// A blank server, and a cluster to join.
 fn ready(wanted: &Wanted, own: Option<&Uuid>, record: &Record) -> Next {
-    let others = record.nodes().into_iter().filter(|node| **node != wanted.node);
+    let others = record
+        .nodes()
+        .into_iter()
+        .filter(|node| **node != wanted.node);
     let others: Vec<_> = others.cloned().collect();
     if others.is_empty() {
-        let recorded = record.member(&wanted.node).and_then(|member| member.node_uuid.clone());
-        return Next::Refuse(Refusal::Lost { recorded, own: own.cloned() });
+        let recorded = record
+            .member(&wanted.node)
+            .and_then(|member| member.node_uuid.clone());
+        return Next::Refuse(Refusal::Lost {
+            recorded,
+            own: own.cloned(),
+        });
     }
     if !wanted.trusts_members {
         return Next::Refuse(Refusal::NoTrust);
@@ -299,7 +324,11 @@ fn member(wanted: &Wanted, view: &View, asked: &Asked, memory: &Memory) -> Next 
     let record = match asked {
         Asked::NotYet => return Next::Ask,
         Asked::Nothing if wanted.adopt => return Next::Claim,
-        Asked::Nothing => return Next::Refuse(Refusal::Unknown { uuid: view.uuid.clone() }),
+        Asked::Nothing => {
+            return Next::Refuse(Refusal::Unknown {
+                uuid: view.uuid.clone(),
+            });
+        }
         Asked::Record(record) => record,
     };
     let first = &record.initial_node;
@@ -320,7 +349,10 @@ fn member(wanted: &Wanted, view: &View, asked: &Asked, memory: &Memory) -> Next 
                 Some(uuid) => format!("the one with the UUID {uuid}"),
                 None => format!("that of `{first}`"),
             };
-            return Next::Refuse(Refusal::OtherCluster { own: view.uuid.clone(), recorded });
+            return Next::Refuse(Refusal::OtherCluster {
+                own: view.uuid.clone(),
+                recorded,
+            });
         }
     }
     if record.state == State::Claimed {
@@ -343,7 +375,10 @@ fn settled(wanted: &Wanted, view: &View, record: &Record, memory: &Memory) -> Ne
         return Next::Refuse(Refusal::FailedOver);
     }
     if view.nodes.len() > 1 && this.uptime < BELIEVED_AFTER && !memory.is_confirmed {
-        let others = view.nodes.iter().filter(|node| !node.is_asked && node.membership == Membership::Active);
+        let others = view
+            .nodes
+            .iter()
+            .filter(|node| !node.is_asked && node.membership == Membership::Active);
         return Next::Confirm(others.map(|node| node.name.clone()).collect());
     }
     if view.is_rebalancing {
@@ -351,7 +386,9 @@ fn settled(wanted: &Wanted, view: &View, record: &Record, memory: &Memory) -> Ne
     }
     match this.health {
         Health::WarmingUp => return Next::Wait("the server loads its data (`warmup`)".to_owned()),
-        Health::Unhealthy => return Next::Wait("the server says that it is not healthy".to_owned()),
+        Health::Unhealthy => {
+            return Next::Wait("the server says that it is not healthy".to_owned());
+        }
         Health::Healthy => {}
     }
     if this.membership == Membership::Active && !memory.is_reported {
@@ -363,7 +400,10 @@ fn settled(wanted: &Wanted, view: &View, record: &Record, memory: &Memory) -> Ne
     if wanted.attests && !memory.is_attested {
         return Next::Report(view.uuid.clone());
     }
-    let extra = wanted.extras(view, record).into_iter().find(|extra| !memory.settled.contains(extra));
+    let extra = wanted
+        .extras(view, record)
+        .into_iter()
+        .find(|extra| !memory.settled.contains(extra));
     extra.map_or(Next::Done, Next::Settle)
 }
 
@@ -376,7 +416,10 @@ impl Wanted {
             extras.push(Extra::Group);
         }
         if record.is_initial {
-            let missing = self.buckets.iter().filter(|bucket| !view.buckets.contains(bucket));
+            let missing = self
+                .buckets
+                .iter()
+                .filter(|bucket| !view.buckets.contains(bucket));
             extras.extend(missing.cloned().map(Extra::Bucket));
         }
         if self.address {
@@ -392,8 +435,15 @@ impl Wanted {
 fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
     let this = view.this()?;
     let is_in = this.membership == Membership::Active;
-    let added = view.nodes.iter().filter(|node| node.membership == Membership::Added).count();
-    let has_failed = view.nodes.iter().any(|node| node.membership == Membership::Failed);
+    let added = view
+        .nodes
+        .iter()
+        .filter(|node| node.membership == Membership::Added)
+        .count();
+    let has_failed = view
+        .nodes
+        .iter()
+        .any(|node| node.membership == Membership::Failed);
     // Without added nodes a rebalance would only remove those that were failed over: that is for a person to decide.
     if is_in && added == 0 && (view.is_balanced || has_failed) {
         return None;
@@ -402,19 +452,28 @@ fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
         return Some(next);
     }
     // Nodes that were added look after themselves. A node that is in helps only if they do not.
-    let settle = if is_in { wanted.settle * 4 } else { wanted.settle };
+    let settle = if is_in {
+        wanted.settle * 4
+    } else {
+        wanted.settle
+    };
     if memory.same_for < settle {
         let who = match added {
             0 => "the cluster waits".to_owned(),
             1 => "1 node waits".to_owned(),
             _ => format!("{added} nodes wait"),
         };
-        return Some(Next::Wait(format!("{who} for a rebalance; other nodes may be on their way")));
+        return Some(Next::Wait(format!(
+            "{who} for a rebalance; other nodes may be on their way"
+        )));
     }
     if !memory.rest.is_zero() {
         return Some(Next::Wait(resting(memory.rest)));
     }
-    let removed = view.nodes.iter().filter(|node| node.membership == Membership::Failed);
+    let removed = view
+        .nodes
+        .iter()
+        .filter(|node| node.membership == Membership::Failed);
     Some(Next::Rebalance {
         known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
         removed: removed.map(|node| node.name.clone()).collect(),
@@ -455,7 +514,10 @@ pub fn obstacle(view: &View, memory: &Memory) -> Option<Next> {
 
 /// Why no rebalance begins for this long.
 pub fn resting(rest: Duration) -> String {
-    format!("the last rebalance did not succeed; the next begins in {} s", rest.as_secs() + 1)
+    format!(
+        "the last rebalance did not succeed; the next begins in {} s",
+        rest.as_secs() + 1
+    )
 }
 
 /// What a member says to a node that wants to join through it.
@@ -475,11 +537,20 @@ pub enum Through {
 
 /// Whether the node, whose server has this UUID, can join through a member that sees the cluster like this. The API knows the
 /// cluster's UUID, or does not.
-pub fn through(node: &Node, own: Option<&Uuid>, view: &View, cluster_uuid: Option<&Uuid>) -> Through {
+pub fn through(
+    node: &Node,
+    own: Option<&Uuid>,
+    view: &View,
+    cluster_uuid: Option<&Uuid>,
+) -> Through {
     if cluster_uuid.is_some_and(|uuid| *uuid != view.uuid) {
-        return Through::Other(format!("it belongs to another cluster, the one with the UUID {}", view.uuid));
+        return Through::Other(format!(
+            "it belongs to another cluster, the one with the UUID {}",
+            view.uuid
+        ));
     }
-    let is_in = |this: &NodeInfo| this.membership == Membership::Active && this.health != Health::Unhealthy;
+    let is_in =
+        |this: &NodeInfo| this.membership == Membership::Active && this.health != Health::Unhealthy;
     if !view.this().is_some_and(is_in) {
         return Through::Unfit;
     }
@@ -490,10 +561,13 @@ pub fn through(node: &Node, own: Option<&Uuid>, view: &View, cluster_uuid: Optio
             Through::Add
         };
     };
-    let is_other = listed.health != Health::Unhealthy && own.is_some() && listed.uuid.as_ref() != own;
+    let is_other =
+        listed.health != Health::Unhealthy && own.is_some() && listed.uuid.as_ref() != own;
     match (listed.membership, listed.uuid.clone()) {
         (_, Some(uuid)) if is_other => Through::NameTaken(uuid),
-        (Membership::Added, _) => Through::Later("it has been added; its server is still on its way".to_owned()),
+        (Membership::Added, _) => {
+            Through::Later("it has been added; its server is still on its way".to_owned())
+        }
         (Membership::Active, _) => Through::Later(format!(
             "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
         )),

@@ -2,6 +2,7 @@
 
 use std::process::{ExitCode, Termination};
 
+use cbbootstrap_cli::files::Unsafe;
 use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
 
@@ -75,6 +76,13 @@ impl Failure {
     }
 }
 
+/// Other users' files may contain `insecure: true`, or a secret that is no longer one.
+impl From<Unsafe> for Failure {
+    fn from(file: Unsafe) -> Self {
+        Self::usage(file.message).hint(file.hint)
+    }
+}
+
 /// The failure that the error is, below its context.
 pub fn of(error: &anyhow::Error) -> Option<&Failure> {
     error.chain().find_map(|cause| cause.downcast_ref())
@@ -90,7 +98,12 @@ pub fn printable(text: &str) -> String {
         c => c,
     });
     let shown: String = shown.collect();
-    shown.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    shown
+        .split('\n')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]

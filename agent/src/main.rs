@@ -28,15 +28,13 @@ mod values;
 use failure::Exit;
 
 fn main() -> Exit {
-    let (command, printer) = match cli::read() {
-        Ok(command) => {
-            let printer = printer::Printer::new(command.output());
-            (command, printer)
-        }
+    let (command, variables) = match cli::read() {
+        Ok(read) => read,
         Err(error) => return printer::Printer::default().failure(&error),
     };
+    let printer = printer::Printer::new(command.output());
     match commands::run(command, &printer) {
         Ok(exit) => exit,
-        Err(error) => printer.failure(&error),
+        Err(error) => printer.failure(&cli::naming(&variables, error)),
     }
 }

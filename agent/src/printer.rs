@@ -119,7 +119,11 @@ impl Printer {
                 // A line keeps its indentation.
                 let line = |line: &str| {
                     let words = line.trim_start();
-                    format!("{}{}", &line[..line.len() - words.len()], failure::printable(words))
+                    format!(
+                        "{}{}",
+                        &line[..line.len() - words.len()],
+                        failure::printable(words)
+                    )
                 };
                 text.lines().map(line).collect::<Vec<_>>().join("\n")
             }

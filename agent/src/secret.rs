@@ -2,11 +2,14 @@
 //! shown.
 
 use std::{
-    fmt::{self, Debug},
+    env,
+    fmt::{self, Debug, Display},
     fs,
     io::{self, Read},
     path::Path,
 };
+
+use cbbootstrap_cli::{environment, files, text};
 
 use crate::failure::Failure;
 
@@ -15,38 +18,35 @@ use crate::failure::Failure;
 pub struct Secret(String);
 
 impl Secret {
-    /// Reads it from where the file says, `-` being standard input, or else from the environment variable.
+    /// Reads it from the file, `-` being standard input, or else from the environment variable. A variable that is empty is absent.
     pub fn read(file: Option<&Path>, variable: &str) -> anyhow::Result<Option<Self>> {
-        let text = match file {
+        let (from, read) = match file {
             Some(file) if file == Path::new("-") => {
-                let mut text = String::new();
-                io::stdin()
-                    .read_to_string(&mut text)
-                    .map_err(|error| unreadable("standard input", &error))?;
-                text
+                let mut bytes = Vec::new();
+                let read = io::stdin().read_to_end(&mut bytes);
+                ("standard input".to_owned(), read.map(|_| bytes))
             }
-            Some(file) => fs::read_to_string(file)
-                .map_err(|error| unreadable(&format!("`{}`", file.display()), &error))?,
-            None => match std::env::var(variable) {
-                Ok(text) => text,
-                Err(std::env::VarError::NotPresent) => return Ok(None),
-                Err(std::env::VarError::NotUnicode(_)) => {
-                    return Err(Failure::usage(format!("`{variable}` is not UTF-8")).into());
+            Some(file) => {
+                files::check_private(file).map_err(Failure::from)?;
+                (format!("`{}`", file.display()), fs::read(file))
+            }
+            None => match env::var_os(variable) {
+                Some(value) if !environment::is_blank(variable) => {
+                    (format!("`{variable}`"), Ok(value.into_encoded_bytes()))
                 }
+                _ => return Ok(None),
             },
         };
-        // Editors and `echo` end a file with a line feed that nobody means.
-        let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() {
-            let from = file.map_or_else(
-                || format!("`{variable}`"),
-                |file| format!("`{}`", file.display()),
-            );
+        let bytes = read.map_err(|error| unreadable(&from, &error))?;
+        let text = text::decode(&bytes).map_err(|error| unreadable(&from, &error))?;
+        // Spaces may be meant, a byte-order mark and the line end of an editor or of `echo` are not.
+        let secret = text::clean(&text);
+        if secret.is_empty() {
             return Err(Failure::usage(format!("the secret in {from} is empty"))
                 .hint("give one, or leave it out")
                 .into());
         }
-        Ok(Some(Self(text.to_owned())))
+        Ok(Some(Self(secret.to_owned())))
     }
 
     /// The secret itself, to be sent where it belongs.
@@ -55,9 +55,9 @@ impl Secret {
     }
 }
 
-fn unreadable(from: &str, error: &io::Error) -> Failure {
+fn unreadable(from: &str, error: &dyn Display) -> Failure {
     Failure::usage(format!("cannot read the secret from {from}: {error}"))
-        .hint("it is to be there, in UTF-8, and the agent's user may read it")
+        .hint("it is to be there, as text, and the agent's user may read it")
 }
 
 impl Debug for Secret {

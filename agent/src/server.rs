@@ -334,7 +334,10 @@ impl From<RawNode> for NodeInfo {
                 _ => Health::Unhealthy,
             },
             // A server that does not say has run for long enough.
-            uptime: raw.uptime.parse().map_or(Duration::MAX, Duration::from_secs),
+            uptime: raw
+                .uptime
+                .parse()
+                .map_or(Duration::MAX, Duration::from_secs),
             is_asked: raw.this_node,
             group: raw.server_group,
         }
@@ -353,8 +356,18 @@ fn uuid(text: Option<String>) -> Option<Uuid> {
 
 impl Server {
     /// The server at a URL. Without an administrator, no credentials are sent.
-    pub fn at(url: String, trust: &Trust, administrator: Option<Administrator>, deadline: Deadline) -> Self {
-        Self { url, client: http::client(trust, false), administrator, deadline }
+    pub fn at(
+        url: String,
+        trust: &Trust,
+        administrator: Option<Administrator>,
+        deadline: Deadline,
+    ) -> Self {
+        Self {
+            url,
+            client: http::client(trust, false),
+            administrator,
+            deadline,
+        }
     }
 
     /// A node's server over TLS.
@@ -365,7 +378,12 @@ impl Server {
         deadline: Deadline,
     ) -> Self {
         let port = node.port().unwrap_or(TLS_PORT);
-        Self::at(format!("https://{}:{port}", node.host().in_url()), trust, administrator, deadline)
+        Self::at(
+            format!("https://{}:{port}", node.host().in_url()),
+            trust,
+            administrator,
+            deadline,
+        )
     }
 
     /// A node's server without TLS.
@@ -375,7 +393,12 @@ impl Server {
         deadline: Deadline,
     ) -> Self {
         let port = node.port().unwrap_or(PORT);
-        Self::at(format!("http://{}:{port}", node.host().in_url()), &Trust::System, administrator, deadline)
+        Self::at(
+            format!("http://{}:{port}", node.host().in_url()),
+            &Trust::System,
+            administrator,
+            deadline,
+        )
     }
 
     /// What it says of itself.
@@ -385,7 +408,10 @@ impl Server {
         let cluster = raw.uuid.as_str().and_then(|text| Uuid::new(text).ok());
         // A server that is neither surely blank nor surely provisioned must not be taken for blank.
         if is_blank == cluster.is_some() {
-            return Err(Error::Strange(format!("{}/pools says neither that it belongs to a cluster nor that it does not", self.url)));
+            return Err(Error::Strange(format!(
+                "{}/pools says neither that it belongs to a cluster nor that it does not",
+                self.url
+            )));
         }
         Ok(Pools {
             uuid: cluster,
@@ -405,7 +431,11 @@ impl Server {
             nodes: raw.nodes.into_iter().map(NodeInfo::from).collect(),
             is_balanced: raw.balanced,
             is_rebalancing: !matches!(raw.rebalance_status.as_str(), "" | "none" | "notRunning"),
-            buckets: raw.bucket_names.into_iter().map(|b| b.bucket_name).collect(),
+            buckets: raw
+                .bucket_names
+                .into_iter()
+                .map(|b| b.bucket_name)
+                .collect(),
         }))
     }
 
@@ -445,7 +475,10 @@ impl Server {
     /// What it says of its node.
     pub fn own(&self) -> Result<OwnInfo, Error> {
         let raw: RawSelf = self.get("/nodes/self")?;
-        Ok(OwnInfo { uuid: uuid(raw.node_uuid), memory: raw.memory_total })
+        Ok(OwnInfo {
+            uuid: uuid(raw.node_uuid),
+            memory: raw.memory_total,
+        })
     }
 
     /// Makes it the first node of a cluster. It checks everything before it does anything, and sets the credentials last.
@@ -464,18 +497,36 @@ impl Server {
             form.push(("clusterName", name));
         }
         if first.services.split(',').any(|service| service == "index") {
-            form.push(("indexerStorageMode", if first.is_enterprise { "plasma" } else { "forestdb" }));
+            form.push((
+                "indexerStorageMode",
+                if first.is_enterprise {
+                    "plasma"
+                } else {
+                    "forestdb"
+                },
+            ));
         }
-        self.patient_post("/clusterInit", &form, INITIALISE_LIMIT).map(drop)
+        self.patient_post("/clusterInit", &form, INITIALISE_LIMIT)
+            .map(drop)
     }
 
     /// Adds a node that belongs to no cluster, by the path of a server group or the usual one.
     ///
     /// Such a node takes any credentials. These are not the cluster's: a node that has become somebody else's in the meantime
     /// must not be taken out of its cluster.
-    pub fn add(&self, node: &names::Node, services: &str, path: Option<&str>, tls: bool) -> Result<(), Error> {
+    pub fn add(
+        &self,
+        node: &names::Node,
+        services: &str,
+        path: Option<&str>,
+        tls: bool,
+    ) -> Result<(), Error> {
         let host = node.host().in_url();
-        let hostname = if tls { format!("https://{host}:{TLS_PORT}") } else { format!("http://{host}:{PORT}") };
+        let hostname = if tls {
+            format!("https://{host}:{TLS_PORT}")
+        } else {
+            format!("http://{host}:{PORT}")
+        };
         let form = [
             ("hostname", hostname.as_str()),
             ("user", "cbbootstrap"),
@@ -488,7 +539,8 @@ impl Server {
 
     /// Takes a node out that is not active, by its name for rebalances. Works also where the node is dead.
     pub fn eject(&self, otp: &str) -> Result<(), Error> {
-        self.post("/controller/ejectNode", &[("otpNode", otp)]).map(drop)
+        self.post("/controller/ejectNode", &[("otpNode", otp)])
+            .map(drop)
     }
 
     /// Starts a rebalance of these nodes, by their names for rebalances and with commas between, the ejected among them. `false`
@@ -520,16 +572,24 @@ impl Server {
     /// Moves a node into a server group, both as they were listed.
     pub fn move_to_group(&self, groups: &Groups, otp: &str, into: &Group) -> Result<(), Error> {
         let groups_after = groups.groups.iter().map(|group| {
-            let mut nodes: Vec<_> = group.nodes.iter().filter(|node| node.otp != otp).cloned().collect();
+            let mut nodes: Vec<_> = group
+                .nodes
+                .iter()
+                .filter(|node| node.otp != otp)
+                .cloned()
+                .collect();
             if group.uri == into.uri {
-                nodes.push(GroupNode { otp: otp.to_owned() });
+                nodes.push(GroupNode {
+                    otp: otp.to_owned(),
+                });
             }
             json!({"name": group.name, "uri": group.uri, "nodes": nodes})
         });
         let body = json!({"groups": groups_after.collect::<Vec<_>>()}).to_string();
         let asked = self.client.put(format!("{}{}", self.url, groups.uri));
         let asked = self.authorized(self.timed(asked, http::ANSWER));
-        self.answer(asked.header("Content-Type", "application/json").send(body)).map(drop)
+        self.answer(asked.header("Content-Type", "application/json").send(body))
+            .map(drop)
     }
 
     /// Creates a server group.
@@ -558,14 +618,20 @@ impl Server {
     }
 
     fn timed<B>(&self, request: RequestBuilder<B>, limit: Duration) -> RequestBuilder<B> {
-        request.config().timeout_global(Some(self.deadline.limit(limit))).build()
+        request
+            .config()
+            .timeout_global(Some(self.deadline.limit(limit)))
+            .build()
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let asked = self.client.get(format!("{}{path}", self.url));
         let text = self.answer(self.authorized(self.timed(asked, http::ANSWER)).call())?;
         serde_json::from_str(&text).map_err(|error| {
-            Error::Strange(format!("{}{path} does not answer as Couchbase Server does: {error}", self.url))
+            Error::Strange(format!(
+                "{}{path} does not answer as Couchbase Server does: {error}",
+                self.url
+            ))
         })
     }
 
@@ -573,13 +639,20 @@ impl Server {
         self.patient_post(path, form, http::ANSWER)
     }
 
-    fn patient_post<V: AsRef<str>>(&self, path: &str, form: &[(&str, V)], limit: Duration) -> Result<String, Error> {
-        let asked = self.authorized(self.timed(self.client.post(format!("{}{path}", self.url)), limit));
+    fn patient_post<V: AsRef<str>>(
+        &self,
+        path: &str,
+        form: &[(&str, V)],
+        limit: Duration,
+    ) -> Result<String, Error> {
+        let asked =
+            self.authorized(self.timed(self.client.post(format!("{}{path}", self.url)), limit));
         self.answer(asked.send_form(form.iter().map(|(name, value)| (*name, value.as_ref()))))
     }
 
     fn put(&self, path: &str, form: &[(&str, &str)]) -> Result<(), Error> {
-        let asked = self.authorized(self.timed(self.client.put(format!("{}{path}", self.url)), http::ANSWER));
+        let asked = self
+            .authorized(self.timed(self.client.put(format!("{}{path}", self.url)), http::ANSWER));
         self.answer(asked.send_form(form.iter().copied())).map(drop)
     }
 

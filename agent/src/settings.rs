@@ -78,7 +78,11 @@ pub struct Plan {
 }
 
 /// The cluster's record at the API, and the keys of its secret.
-pub fn api(args: ApiArgs, insecure: bool, deadline: Deadline) -> anyhow::Result<(Api, Option<ClusterKeys>)> {
+pub fn api(
+    args: ApiArgs,
+    insecure: bool,
+    deadline: Deadline,
+) -> anyhow::Result<(Api, Option<ClusterKeys>)> {
     let missing = |option: &str, variable: &str| {
         Failure::usage(format!("`--{option}` is missing")).hint(format!(
             "give it as an option, in the environment (`{variable}`) or in a file (`--config`)"
@@ -87,16 +91,29 @@ pub fn api(args: ApiArgs, insecure: bool, deadline: Deadline) -> anyhow::Result<
     let url = args.api.ok_or_else(|| missing("api", "CBBOOTSTRAP_API"))?;
     let url = self::url("api", &url)?;
     if !insecure && !url.starts_with("https://") && !is_local(&url) {
-        return Err(Failure::usage(format!("the API at {url} is not on this host, and `http://` is not encrypted"))
-            .hint("give an https:// URL; `--insecure` asks over http:// all the same")
-            .into());
+        return Err(Failure::usage(format!(
+            "the API at {url} is not on this host, and `http://` is not encrypted"
+        ))
+        .hint("give an https:// URL; `--insecure` asks over http:// all the same")
+        .into());
     }
-    let cluster_id = args.cluster_id.ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
+    let cluster_id = args
+        .cluster_id
+        .ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
     let secret = Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET")?;
-    let keys = secret.map(|secret| keys(&secret, &cluster_id)).transpose()?;
+    let keys = secret
+        .map(|secret| keys(&secret, &cluster_id))
+        .transpose()?;
     let token = keys.as_ref().map(|keys| keys.token().to_owned());
     let region = args.region.or_else(|| aws::variable("AWS_DEFAULT_REGION"));
-    let api = Api::new(url, cluster_id, token, args.auth == Auth::Iam, region, deadline)?;
+    let api = Api::new(
+        url,
+        cluster_id,
+        token,
+        args.auth == Auth::Iam,
+        region,
+        deadline,
+    )?;
     Ok((api, keys))
 }
 
@@ -113,12 +130,18 @@ fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure>
 }
 
 /// This node, its server and the cluster's record.
-pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::Result<(Here, Api)> {
+pub fn here(
+    api_args: ApiArgs,
+    args: ServerArgs,
+    deadline: Deadline,
+) -> anyhow::Result<(Here, Api)> {
     let stdin = Some(Path::new("-"));
     if args.password_file.as_deref() == stdin && api_args.secret_file.as_deref() == stdin {
-        return Err(Failure::usage("standard input holds one secret: the password or the cluster's")
-            .hint("put the other into a file or the environment")
-            .into());
+        return Err(Failure::usage(
+            "standard input holds one secret: the password or the cluster's",
+        )
+        .hint("put the other into a file or the environment")
+        .into());
     }
     let url = self::url("server", &args.server)?;
     let is_local = is_local(&url);
@@ -129,10 +152,14 @@ pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::
     }
     let password = Secret::read(args.password_file.as_deref(), "CB_REST_PASSWORD")?;
     let password = password.ok_or_else(|| {
-        Failure::usage("the administrator's password is missing")
-            .hint("give it in a file (`--password-file`) or in the environment (`CB_REST_PASSWORD`)")
+        Failure::usage("the administrator's password is missing").hint(
+            "give it in a file (`--password-file`) or in the environment (`CB_REST_PASSWORD`)",
+        )
     })?;
-    let administrator = Administrator { username: args.username, password };
+    let administrator = Administrator {
+        username: args.username,
+        password,
+    };
     let authority = args.ca_cert.as_deref().map(Trust::of_file).transpose()?;
     let (api, keys) = self::api(api_args, args.insecure, deadline)?;
     let node = match args.node {

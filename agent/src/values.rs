@@ -111,9 +111,16 @@ impl Services {
         const COMBINATIONS: [&[Service]; 3] = [
             &[Service::Data],
             &[Service::Data, Service::Index, Service::Query],
-            &[Service::Data, Service::Index, Service::Query, Service::Search],
+            &[
+                Service::Data,
+                Service::Index,
+                Service::Query,
+                Service::Search,
+            ],
         ];
-        COMBINATIONS.iter().any(|combination| self.0.iter().eq(combination.iter()))
+        COMBINATIONS
+            .iter()
+            .any(|combination| self.0.iter().eq(combination.iter()))
     }
 
     /// Whether it is among them.
@@ -342,7 +349,9 @@ pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
 pub fn host(text: &str) -> Result<Node, String> {
     let node = Node::new(text).map_err(|why| format!("`{text}` {why}"))?;
     if node.port().is_some() {
-        return Err(format!("`{text}` has a port: give an IP address or a host name alone"));
+        return Err(format!(
+            "`{text}` has a port: give an IP address or a host name alone"
+        ));
     }
     Ok(node)
 }
@@ -541,7 +550,11 @@ mod tests {
             ("localhost", None),
             ("localhost.localdomain", None),
         ] {
-            assert_eq!(node(text).ok().as_ref().map(Node::as_str), expected, "{text:?}");
+            assert_eq!(
+                node(text).ok().as_ref().map(Node::as_str),
+                expected,
+                "{text:?}"
+            );
         }
     }
 }

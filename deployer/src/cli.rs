@@ -2,9 +2,10 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use cbbootstrap_cli::{CommandLine, command_line::Variables};
 use clap::{
-    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-    builder::NonEmptyStringValueParser, error::ErrorKind, parser::ValueSource,
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::NonEmptyStringValueParser, error::ErrorKind,
 };
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
@@ -31,31 +32,27 @@ pub struct Cli {
 const NOT_LOCAL: [&str; 4] = ["stack_name", "environment", "config", "bucket"];
 
 impl Cli {
-    /// The command line, or the end of the program with clap's word on it.
-    pub fn read() -> Self {
-        let mut command = Self::command();
-        Self::of(&command.get_matches_mut())
-            .unwrap_or_else(|error| error.format(&mut command).exit())
+    /// The command line, and the variables that stand in for options. Ends the program with clap's message if it is wrong.
+    pub fn read() -> (Self, Variables) {
+        Self::of(&CommandLine::new(Self::command()))
+            .unwrap_or_else(|error| error.format(&mut Self::command()).exit())
     }
 
-    fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut command = matches;
+    fn of(line: &CommandLine) -> Result<(Self, Variables), clap::Error> {
+        let parsed = line.parse()?;
+        let mut command = &parsed.matches;
         while let Some((_, inner)) = command.subcommand() {
             command = inner;
         }
-        if matches!(command.try_get_one("local"), Ok(Some(true))) {
-            let given = |id: &&&str| {
-                command.try_contains_id(id).is_ok()
-                    && command.value_source(id) == Some(ValueSource::CommandLine)
-            };
-            if let Some(id) = NOT_LOCAL.iter().find(given) {
-                let option = if *id == "environment" { "env" } else { id };
-                let option = option.replace('_', "-");
-                let message = format!("the argument '--local' cannot be used with '--{option}'");
-                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
-            }
+        if matches!(command.try_get_one("local"), Ok(Some(true)))
+            && let Some(id) = NOT_LOCAL.iter().find(|id| parsed.is_typed(id))
+        {
+            let option = if *id == "environment" { "env" } else { id };
+            let option = option.replace('_', "-");
+            let message = format!("the argument '--local' cannot be used with '--{option}'");
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
         }
-        Self::from_arg_matches(matches)
+        Ok((Self::from_arg_matches(&parsed.matches)?, parsed.variables))
     }
 }
 
@@ -207,6 +204,26 @@ pub struct TargetArgs {
     /// Who may call the API [default: none]
     #[arg(long, value_enum, value_name = "WHO", help_heading = "Stack")]
     pub auth: Option<Auth>,
+    /// Refuse calls without a cluster token; `--require-secret=false` accepts them again
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Stack"
+    )]
+    pub require_secret: Option<bool>,
+    /// Refuse claims without a lease; `--require-lease=false` accepts them again
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Stack"
+    )]
+    pub require_lease: Option<bool>,
     /// A parameter of the stack's template, such as `MemorySize=512`
     #[arg(long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
     pub parameters: Vec<(String, String)>,
@@ -339,7 +356,7 @@ pub struct DeployArgs {
     pub no_smoke: bool,
     /// Replace only the function's code, not touching the stack: a matter of seconds
     #[arg(long, conflicts_with_all = [
-        "express", "protect", "auth", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
+        "express", "protect", "auth", "require_secret", "require_lease", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
         "no_rollback_alarm", "rollback_minutes"
     ])]
     pub code_only: bool,
@@ -377,7 +394,7 @@ pub struct DeployArgs {
 pub struct LocalArgs {
     /// Run the API on this machine, without an AWS account, until Ctrl-C
     #[arg(long, conflicts_with_all = [
-        "region", "profile", "auth", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
+        "region", "profile", "auth", "require_secret", "require_lease", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
         "code_only", "express", "no_rollback_alarm", "rollback_minutes", "arch", "builder", "cargo_profile"
     ])]
     pub local: bool,
@@ -744,13 +761,17 @@ pub fn table_name(name: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     #[test]
     fn a_local_deployment_knows_no_stack() {
         let read = |args: &[&str]| {
             let args = [&["cbbootstrap", "deploy", "--local"], args].concat();
-            Cli::of(&Cli::command().try_get_matches_from(args)?).map(drop)
+            // Variables that are about AWS do no harm.
+            let variables = |_: &OsStr| Some("name".into());
+            Cli::of(&CommandLine::with(Cli::command(), args, variables)).map(drop)
         };
         assert!(read(&[]).is_ok() && read(&["--table-name", "tab"]).is_ok());
         for option in ["--stack-name", "--env", "--config", "--bucket"] {
@@ -761,7 +782,7 @@ mod tests {
 
         let read = |args: &[&str]| {
             let args = [&["cbbootstrap", "cluster", "list"], args].concat();
-            Cli::of(&Cli::command().try_get_matches_from(args)?).map(drop)
+            Cli::of(&CommandLine::with(Cli::command(), args, |_| None)).map(drop)
         };
         assert!(read(&["--env", "name"]).is_ok());
         assert!(read(&["--local", "--data", "dir", "--table-name", "tab"]).is_ok());
@@ -784,6 +805,9 @@ mod tests {
         for (args, good) in [
             (&["deploy", "--auth", "iam"][..], true),
             (&["plan", "--auth", "none"], true),
+            (&["plan", "--require-secret", "--require-lease=false"], true),
+            (&["deploy", "--local", "--require-secret"], false),
+            (&["deploy", "--code-only", "--require-lease"], false),
             (&["deploy", "--auth", "everyone"], false),
             (&["deploy", "--code-only", "--auth", "iam"], false),
             (&["smoke", "https://a.example", "--auth", "iam"], true),

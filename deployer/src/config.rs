@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     io::ErrorKind,
     time::Duration,
 };
 
+use cbbootstrap_cli::text;
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::{Mapping, Value};
 
@@ -32,7 +32,7 @@ const MOST_TOPICS: usize = 5;
 const FILE_KEYS: [&str; 2] = ["default_environment", "environments"];
 
 /// The fields of [`Environment`].
-const ENVIRONMENT_KEYS: [&str; 13] = [
+const ENVIRONMENT_KEYS: [&str; 15] = [
     "stack_name",
     "table_name",
     "bucket",
@@ -40,6 +40,8 @@ const ENVIRONMENT_KEYS: [&str; 13] = [
     "profile",
     "arch",
     "auth",
+    "require_secret",
+    "require_lease",
     "parameters",
     "tags",
     "role_arn",
@@ -71,6 +73,10 @@ pub struct Environment {
     pub arch: Option<Arch>,
     /// `--auth`
     pub auth: Option<Auth>,
+    /// `--require-secret`
+    pub require_secret: Option<bool>,
+    /// `--require-lease`
+    pub require_lease: Option<bool>,
     /// `--parameter`
     pub parameters: BTreeMap<String, String>,
     /// `--tag`
@@ -90,7 +96,7 @@ pub struct Environment {
 pub fn environment(args: &ConfigArgs) -> anyhow::Result<Environment> {
     let (named, wanted) = (args.config.as_deref(), args.environment.as_deref());
     let path = named.unwrap_or(FILE.as_ref());
-    let environment = match fs::read_to_string(path) {
+    let environment = match text::read_text(path) {
         Ok(text) => File::parse(&text)
             .and_then(|file| file.choose(wanted))
             .map_err(|failure| failure.about(format_args!("`{}`", path.display()))),
@@ -101,10 +107,8 @@ pub fn environment(args: &ConfigArgs) -> anyhow::Result<Environment> {
             ))
             .hint("`cbbootstrap init` writes one, and `--config FILE` names another")),
         },
-        Err(error) => Err(
-            Failure::new(format!("cannot read `{}`: {error}", path.display()))
-                .hint("`--config FILE` names another, and `cbbootstrap init` writes one"),
-        ),
+        Err(error) => Err(Failure::new(error.to_string())
+            .hint("`--config FILE` names another, and `cbbootstrap init` writes one")),
     };
     Ok(environment.map_err(|failure| failure.exit(Exit::Usage))?)
 }
@@ -334,6 +338,8 @@ environments:
     profile: prod
     arch: arm64
     auth: iam
+    require_secret: false
+    require_lease: true
     parameters: {MemorySize: 512, LogLevel: "debug"}
     tags: {team: data, version: 1.10, paid: true, number: 0123}
     role_arn: arn:aws:iam::123456789012:role/r
@@ -355,6 +361,8 @@ environments:
             profile: Some("prod".to_owned()),
             arch: Some(Arch::Arm64),
             auth: Some(Auth::Iam),
+            require_secret: Some(false),
+            require_lease: Some(true),
             parameters: texts(&[("MemorySize", "512"), ("LogLevel", "debug")]),
             tags: texts(&[
                 ("team", "data"),

@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use cbbootstrap_cli::environment;
 use uuid::Uuid;
 
 use crate::{failure, printer::Printer, smoke};
@@ -60,7 +61,7 @@ pub fn report(printer: &Printer, note: &Note) {
         ("GITHUB_OUTPUT", &outputs),
         ("GITHUB_STEP_SUMMARY", &note.summary),
     ] {
-        let Some(file) = std::env::var_os(variable).filter(|file| !file.is_empty()) else {
+        let Some(file) = environment::variable_os(variable) else {
             continue;
         };
         if let Err(error) = append(Path::new(&file), text) {

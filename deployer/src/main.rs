@@ -18,10 +18,11 @@ mod smoke;
 mod stack;
 mod template;
 
+use cbbootstrap_cli::command_line::Variables;
 use failure::Exit;
 
 fn main() -> Exit {
-    let command = cli::Cli::read().command;
+    let (cli::Cli { command }, variables) = cli::Cli::read();
     let printer = printer::Printer::new(command.output());
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -29,9 +30,18 @@ fn main() -> Exit {
     };
     let exit = match runtime.block_on(commands::run(command, &printer)) {
         Ok(exit) => exit,
-        Err(error) => printer.failure(&error),
+        Err(error) => printer.failure(&naming(&variables, error)),
     };
     // A thread that still waits, for an answer to a question say, must not hold up the end.
     runtime.shutdown_background();
     exit
+}
+
+/// The error, with the variable's name if it is about the value of a variable.
+fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
+    let is_usage = failure::of(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+    match variables.named_by(&failure::line(&error)) {
+        Some(variable) if is_usage => error.context(format!("`{variable}`")),
+        _ => error,
+    }
 }

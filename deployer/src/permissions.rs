@@ -279,7 +279,13 @@ const PERMISSIONS: &[Permission] = &[
     needs(
         By::Clusters,
         On::Table,
-        &["dynamodb:Scan", "dynamodb:GetItem", "dynamodb:DeleteItem"],
+        &[
+            "dynamodb:Scan",
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:UpdateItem",
+            "dynamodb:DeleteItem",
+        ],
         "lists, shows and forgets the clusters' records",
     ),
     needs(
@@ -734,6 +740,7 @@ mod tests {
             ("dynamodb:DeleteTable", &[All]),
             ("dynamodb:Scan", &[All, Clusters]),
             ("dynamodb:DeleteItem", &[All, Clusters]),
+            ("dynamodb:UpdateItem", &[All, Clusters]),
             ("s3:DeleteBucket", &[All]),
             ("s3:PutObject", &[Deploy, All]),
             ("s3:GetObject", &[Deploy, All, CloudFormation]),

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cbbootstrap_protocol::names::is_hidden;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -231,11 +232,12 @@ impl Step {
     }
 }
 
-/// The text with what would command a terminal made visible. A tab does no harm.
+/// The text with control, bidirectional and invisible characters escaped, so that it can neither command a terminal nor mislead a
+/// reader. A tab does no harm.
 pub fn harmless(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\t' {
+        if is_hidden(c) && c != ' ' && c != '\t' {
             harmless.extend(c.escape_default());
         } else {
             harmless.push(c);

@@ -11,6 +11,7 @@ use crate::{
         TableArgs, TargetArgs, WaitArgs,
     },
     config::{self, Environment},
+    failure::{Exit, Failure},
     template,
 };
 
@@ -40,6 +41,10 @@ pub struct Target {
     pub arch: Arch,
     /// Who may call the API.
     pub auth: Auth,
+    /// Whether every call must bring a cluster token.
+    pub require_secret: bool,
+    /// Whether every claim must have a lease.
+    pub require_lease: bool,
     /// Parameters of the template that are not the default.
     pub parameters: BTreeMap<String, String>,
     /// Tags, ours not among them.
@@ -150,6 +155,14 @@ impl Target {
             bucket: args.bucket.bucket.or(environment.bucket),
             arch,
             auth: args.auth.or(environment.auth).unwrap_or_default(),
+            require_secret: args
+                .require_secret
+                .or(environment.require_secret)
+                .unwrap_or_default(),
+            require_lease: args
+                .require_lease
+                .or(environment.require_lease)
+                .unwrap_or_default(),
             parameters: merged(environment.parameters, args.parameters),
             tags: merged(environment.tags, args.tags),
             role_arn: args.role_arn.or(environment.role_arn),
@@ -162,6 +175,15 @@ impl Target {
             wait_for_stack: wait.wait_for_stack.or(environment.wait_for_stack),
         };
         // The file's were checked with it. Here are the options, too, before anything is asked of AWS.
+        if target.require_secret && target.auth == Auth::Iam {
+            let message = "`--require-secret` cannot be combined with `--auth iam`";
+            return Err(Failure::new(message)
+                .hint(
+                    "signatures and tokens share the header `Authorization`; choose one of the two",
+                )
+                .exit(Exit::Usage)
+                .into());
+        }
         template::check(&target.parameters)?;
         config::check_tags(&target.tags)?;
         config::check_topics(&target.notification_arns)?;
@@ -295,6 +317,7 @@ environments:
     bucket: file-bucket
     arch: arm64
     auth: iam
+    require_lease: true
     parameters: {MemorySize: 512, LogLevel: debug}
     tags: {team: file, stage: dev}
     role_arn: arn:aws:iam::123456789012:role/file
@@ -335,6 +358,8 @@ environments:
             bucket,
             arch,
             auth,
+            require_secret,
+            require_lease,
             parameters,
             tags,
             role_arn,
@@ -351,6 +376,7 @@ environments:
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         vec![
             format!("{stack_name} {table_name} {} {arch} {auth:?}", text(bucket)),
+            format!("{require_secret} {require_lease}"),
             format!("{} or {}", text(region), text(fallback_region)),
             format!("{} or {}", text(profile), text(fallback_profile)),
             format!("{parameters:?}"),
@@ -365,6 +391,7 @@ environments:
         let (target, arch) = deploy(&[], None).unwrap();
         let defaults = [
             "cbbootstrap cb-bootstrap  x86_64 None",
+            "false false",
             " or ",
             " or ",
             "{}",
@@ -378,6 +405,7 @@ environments:
         let (target, arch) = deploy(&[], Some(FILE)).unwrap();
         let file = [
             "file-stack file-table file-bucket arm64 Iam",
+            "false true",
             " or eu-central-1",
             " or file-profile",
             r#"{"LogLevel": "debug", "MemorySize": "512"}"#,
@@ -394,6 +422,8 @@ environments:
             "--bucket=bucket",
             "--arch=x86_64",
             "--auth=none",
+            "--require-secret",
+            "--require-lease=false",
             "--region=us-west-2",
             "--profile=mine",
             "--parameter=MemorySize=1024",
@@ -406,6 +436,7 @@ environments:
         let (target, arch) = deploy(&options, Some(FILE)).unwrap();
         let options = [
             "stack table bucket x86_64 None",
+            "true false",
             "us-west-2 or eu-central-1",
             "mine or file-profile",
             r#"{"LogLevel": "debug", "MemorySize": "1024"}"#,
@@ -522,6 +553,11 @@ environments:
         for (option, message) in [
             ("--parameter=Memory=512", "no parameter `Memory`"),
             ("--parameter=TableName=t", "`TableName` is not set"),
+            ("--require-secret", "cannot be combined with `--auth iam`"),
+            (
+                "--parameter=RequireSecret=true",
+                "`RequireSecret` is not set",
+            ),
             (
                 "--parameter=AuthorizationType=NONE",
                 "`AuthorizationType` is not set",

@@ -14,7 +14,7 @@ use crate::{
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
 
 /// The parameters that a deployment sets itself, and how to have a say in them.
-const OURS: [(&str, &str); 5] = [
+const OURS: [(&str, &str); 7] = [
     ("ArtifactBucket", "`--bucket` names the bucket"),
     (
         "ArtifactKey",
@@ -23,6 +23,8 @@ const OURS: [(&str, &str); 5] = [
     ("TableName", "`--table-name` names the table"),
     ("Architecture", "`--arch` chooses the processor"),
     ("AuthorizationType", "`--auth` chooses who may call the API"),
+    ("RequireSecret", "`--require-secret` sets it"),
+    ("RequireLease", "`--require-lease` sets it"),
 ];
 
 /// A parameter, as the template declares it.

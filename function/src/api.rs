@@ -1,4 +1,4 @@
-//! The routes. Each reads its request, asks the [`Store`] once and answers with a pure function of the record.
+//! The routes. Each reads its request, calls the [`Store`] and answers with a pure function of the record.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,15 +15,18 @@ use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
+use cbbootstrap_protocol::{
+    names::{ClusterId, InvalidName, Node, Uuid},
+    rules::{Claim, Leave, Ready, Record, SecretHash},
+    trust::{Attestation, Fingerprint},
+    wire::{About, LEASE_SECONDS, MAX_BODY_BYTES, MAX_SECRET_BYTES},
+};
+
 use crate::{
     CONTRACT, docs,
     log::{self, Outcome},
     problem::Problem,
-    protocol::{
-        Claim, ClusterId, ClusterUuid, InvalidName, Leave, Node, Ready, Record, SecretHash,
-    },
     store::{self, Store},
-    wire::{About, LEASE_SECONDS, MAX_BODY_BYTES, MAX_SECRET_BYTES},
 };
 
 /// A request that takes longer is answered 503. The function itself has 6 s at the least.
@@ -32,25 +35,67 @@ pub const DEADLINE: Duration = Duration::from_millis(4500);
 type Answer = Result<Response, Problem>;
 type Body = Result<Bytes, BytesRejection>;
 
+/// What a deployment requires of its callers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Every call about a cluster must bring a token.
+    pub requires_secret: bool,
+    /// Every claim must have a lease.
+    pub requires_lease: bool,
+}
+
+impl Policy {
+    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`: `true` requires, `false` or nothing does not, and any other value is
+    /// an error, so that a misspelled policy does not open the API.
+    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let is_set = |name: &str| match variable(name).as_deref() {
+            Some("true") => Ok(true),
+            Some("false" | "") | None => Ok(false),
+            Some(_) => Err(format!("the variable {name} must be `true` or `false`")),
+        };
+        Ok(Self {
+            requires_secret: is_set("REQUIRE_SECRET")?,
+            requires_lease: is_set("REQUIRE_LEASE")?,
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    store: Store,
+    policy: Policy,
+}
+
 /// The whole API over one store.
-pub fn router(store: Store) -> Router {
+pub fn router(store: Store, policy: Policy) -> Router {
     // A cluster may be called as one of the routes is.
     let status_or = |route| get(status_by_path).merge(route);
     Router::new()
-        .route("/", get(about))
-        .route("/swagger.yaml", get(contract))
         .route("/cluster", post(claim))
         .route("/cluster/get_status", status_or(post(status)))
         .route("/cluster/ready", status_or(post(ready)))
         .route("/cluster/leave", status_or(post(leave)))
         // A wildcard, for API Gateway decodes `%2F`: an id with a slash arrives as several segments.
         .route("/cluster/{*cluster_id}", get(status_by_path))
+        .route_layer(middleware::from_fn_with_state(policy, require_secret))
+        .route("/", get(about))
+        .route("/swagger.yaml", get(contract))
         .merge(docs::router())
         .fallback(async || Problem::RouteNotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(deadline))
-        .with_state(store)
+        .with_state(Service { store, policy })
+}
+
+/// Refuses calls without a token where the policy requires one. A signature is not a token.
+async fn require_secret(State(policy): State<Policy>, request: Request, next: Next) -> Response {
+    let value = request.headers().get(header::AUTHORIZATION);
+    let has_token = value.is_some_and(|value| !value.as_bytes().starts_with(b"AWS4-"));
+    if policy.requires_secret && !has_token {
+        return Problem::SecretRequired.into_response();
+    }
+    next.run(request).await
 }
 
 /// Whatever happens, there is an answer in time.
@@ -75,68 +120,88 @@ async fn contract() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], CONTRACT)
 }
 
-async fn claim(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
+async fn claim(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let claim = Claim {
         node: fields.node()?,
+        node_uuid: fields.name(NODE_UUID, Uuid::new)?,
         lease: fields.lease()?,
         secret: secret(&headers, &cluster_id)?,
         now: Timestamp::now(),
         cluster_id,
     };
-    let claimed = store.claim(&claim).await;
+    if service.policy.requires_lease && claim.lease.is_none() {
+        return Err(Problem::MissingField(LEASE));
+    }
+    let claimed = service.store.claim(&claim).await;
     let claimed = claimed.map(|(claimed, record)| (claimed.into(), record));
     Ok(answer(&claim.cluster_id, Some(&claim.node), claimed))
 }
 
-async fn status(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
+async fn status(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
     let fields = Fields::parse(body)?;
     let (cluster_id, node) = (fields.cluster_id()?, fields.node_if_named()?);
     let secret = secret(&headers, &cluster_id)?;
-    let record = store.status(&cluster_id, secret.as_ref()).await;
+    let record = service
+        .store
+        .status(&cluster_id, secret.as_ref(), Timestamp::now())
+        .await;
     let read = record.map(|record| (Outcome::Read, record));
     Ok(answer(&cluster_id, node.as_ref(), read))
 }
 
-async fn status_by_path(State(store): State<Store>, uri: Uri, headers: HeaderMap) -> Answer {
-    let text = uri.path().trim_start_matches("/cluster/");
-    let text = percent_decode_str(text)
+async fn status_by_path(State(service): State<Service>, uri: Uri, headers: HeaderMap) -> Answer {
+    // Once: a cluster may be called `/cluster/x`.
+    let path = uri.path().strip_prefix("/cluster/").unwrap_or_default();
+    let text = percent_decode_str(path)
         .decode_utf8()
         .map_err(|_| Problem::InvalidField(CLUSTER_ID, "must be UTF-8".to_owned()))?;
     let cluster_id =
         ClusterId::new(text).map_err(|reason| Problem::invalid_name(CLUSTER_ID, reason))?;
     let secret = secret(&headers, &cluster_id)?;
-    let record = store.status(&cluster_id, secret.as_ref()).await;
+    let record = service
+        .store
+        .status(&cluster_id, secret.as_ref(), Timestamp::now())
+        .await;
     let read = record.map(|record| (Outcome::Read, record));
     Ok(answer(&cluster_id, None, read))
 }
 
-async fn ready(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
+async fn ready(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let ready = Ready {
         node: fields.node()?,
+        node_uuid: fields.name(NODE_UUID, Uuid::new)?,
         generation: fields.generation()?,
-        cluster_uuid: fields.name(CLUSTER_UUID, ClusterUuid::new)?,
-        secret: secret(&headers, &cluster_id)?,
-        cluster_id,
-    };
-    let record = store.ready(&ready).await;
-    let done = record.map(|record| (Outcome::Ready, record));
-    Ok(answer(&ready.cluster_id, Some(&ready.node), done))
-}
-
-async fn leave(State(store): State<Store>, headers: HeaderMap, body: Body) -> Answer {
-    let fields = Fields::parse(body)?;
-    let cluster_id = fields.cluster_id()?;
-    let leave = Leave {
-        node: fields.node()?,
+        cluster_uuid: fields.name(CLUSTER_UUID, Uuid::new)?,
+        authority: fields.hash(AUTHORITY, Fingerprint::from_hex)?,
+        attestation: fields.hash(ATTESTATION, Attestation::from_hex)?,
         secret: secret(&headers, &cluster_id)?,
         now: Timestamp::now(),
         cluster_id,
     };
-    let record = store.leave(&leave).await;
+    // Community Edition attests without an authority; an authority that nobody attests is of no use to a joiner.
+    if ready.authority.is_some() && ready.attestation.is_none() {
+        return Err(Problem::MissingField(ATTESTATION));
+    }
+    let record = service.store.ready(&ready).await;
+    let done = record.map(|record| (Outcome::Ready, record));
+    Ok(answer(&ready.cluster_id, Some(&ready.node), done))
+}
+
+async fn leave(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
+    let fields = Fields::parse(body)?;
+    let cluster_id = fields.cluster_id()?;
+    let leave = Leave {
+        node: fields.node()?,
+        generation: fields.generation()?,
+        secret: secret(&headers, &cluster_id)?,
+        now: Timestamp::now(),
+        cluster_id,
+    };
+    let record = service.store.leave(&leave).await;
     let done = record.map(|record| (Outcome::Left, record));
     Ok(answer(&leave.cluster_id, Some(&leave.node), done))
 }
@@ -149,9 +214,12 @@ fn answer(
 ) -> Response {
     let cluster = Extension(log::Cluster::of(cluster_id));
     match done {
-        Ok((outcome, record)) => {
-            (cluster, Extension(outcome), Json(record.answer(asking))).into_response()
-        }
+        Ok((outcome, record)) => (
+            cluster,
+            Extension(outcome),
+            Json(record.answer(asking, Timestamp::now())),
+        )
+            .into_response(),
         Err(error) => (cluster, Problem::from(error)).into_response(),
     }
 }
@@ -161,6 +229,9 @@ const NODE: &str = "node_ip_addr_or_hostname";
 const LEASE: &str = "lease_seconds";
 const GENERATION: &str = "generation";
 const CLUSTER_UUID: &str = "cluster_uuid";
+const NODE_UUID: &str = "node_uuid";
+const AUTHORITY: &str = "authority_sha256";
+const ATTESTATION: &str = "attestation";
 const AUTHORIZATION: &str = "Authorization";
 
 /// A request's body: a JSON object whatever `Content-Type` says, since `curl -d` calls it a form. Fields that we do not
@@ -200,7 +271,7 @@ impl Fields {
     }
 
     fn generation(&self) -> Result<Option<u64>, Problem> {
-        let rule = || "must be a whole number, and 1 at least".to_owned();
+        let rule = || "must be a whole number, at least 1".to_owned();
         self.number(GENERATION, |number| *number > 0, rule)
     }
 
@@ -216,6 +287,24 @@ impl Fields {
                 .map(Some)
                 .map_err(|reason| Problem::invalid_name(field, reason)),
             Some(_) => Err(Problem::InvalidField(field, "must be a string".to_owned())),
+        }
+    }
+
+    /// The field as 32 bytes in hexadecimal; `None` where there is no such field.
+    fn hash<T>(
+        &self,
+        field: &'static str,
+        valid: fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
+        match self.0.get(field) {
+            None => Ok(None),
+            Some(value) => match value.as_str().and_then(valid) {
+                Some(hash) => Ok(Some(hash)),
+                None => Err(Problem::InvalidField(
+                    field,
+                    "must be a string of 64 hexadecimal digits".to_owned(),
+                )),
+            },
         }
     }
 
@@ -251,7 +340,7 @@ fn whole(value: &Value) -> Option<u64> {
     })
 }
 
-/// The secret that the request brings, if it brings one.
+/// The hash of the token that the request brings, if it brings one.
 fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHash>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -262,7 +351,7 @@ fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHa
         .ok()
         .and_then(|text| text.trim().split_once(' '))
         .unwrap_or_default();
-    // A signature, which API Gateway has checked or nobody asked for.
+    // A signature. API Gateway has checked it, or the API is open to everyone.
     if scheme.starts_with("AWS4-") {
         return Ok(None);
     }
@@ -273,7 +362,7 @@ fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHa
         return Err(Problem::InvalidField(
             AUTHORIZATION,
             format!(
-                "must be `Bearer` and the cluster's secret, 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
+                "must be `Bearer` and the cluster's token, 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
             ),
         ));
     }
@@ -320,6 +409,41 @@ mod tests {
             let given = fields(&format!("{{\"generation\": {generation}}}")).generation();
             assert_eq!(given.ok().flatten(), expected, "{generation}");
         }
+    }
+
+    #[test]
+    fn hashes_are_64_hexadecimal_digits() {
+        let hash = |json: &str| fields(json).hash(AUTHORITY, Fingerprint::from_hex);
+        assert_eq!(hash("{}").unwrap(), None);
+        let digits = "0aF".repeat(22)[..64].to_owned();
+        let given = hash(&format!("{{\"authority_sha256\": \"{digits}\"}}")).unwrap();
+        assert_eq!(given.unwrap().to_string(), digits.to_lowercase());
+        for value in ["\"\"", "\"00\"", "1", "null", "[]"] {
+            let refused = hash(&format!("{{\"authority_sha256\": {value}}}")).unwrap_err();
+            assert!(matches!(refused, Problem::InvalidField(AUTHORITY, _)));
+        }
+    }
+
+    #[test]
+    fn a_policy_is_true_or_false() {
+        let read = |secret: Option<&str>, lease: Option<&str>| {
+            Policy::read(|name| {
+                let value = if name == "REQUIRE_SECRET" {
+                    secret
+                } else {
+                    lease
+                };
+                value.map(str::to_owned)
+            })
+        };
+        let policy = |requires_secret, requires_lease| Policy {
+            requires_secret,
+            requires_lease,
+        };
+        assert_eq!(read(None, None), Ok(policy(false, false)));
+        assert_eq!(read(Some("true"), Some("false")), Ok(policy(true, false)));
+        assert_eq!(read(Some(""), Some("true")), Ok(policy(false, true)));
+        assert!(read(Some("yes"), None).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What API Gateway hands to Lambda, to an HTTP request; and the answer back. HTTP APIs (payload 2.0) and REST APIs
-//! (1.0) alike.
+//! Lambda's events as HTTP requests, and the answers back: those of HTTP APIs (payload 2.0), REST APIs (1.0), function URLs and
+//! Application Load Balancers.
 //!
-//! `lambda_http` does this too, and panics where a path or header that anyone can send makes no valid URI. Nothing here
+//! `lambda_http` does this too, and panics on paths and headers that do not make a valid URI, which anyone can send. Nothing here
 //! can: an event becomes a request or an error.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use crate::{log::RequestId, problem::Problem};
 
-/// An invocation through API Gateway: the fields of both payloads that make a request.
+/// An invocation by HTTP: the fields of all payloads that make a request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
@@ -32,6 +32,8 @@ pub struct Event {
     #[serde(default)]
     request_context: Context,
     headers: Option<HashMap<String, Option<String>>>,
+    /// 1.0, and load balancers whose target group has `lambda.multi_value_headers.enabled`, which send no `headers`.
+    multi_value_headers: Option<HashMap<String, Option<Vec<String>>>>,
     body: Option<String>,
     #[serde(default)]
     is_base64_encoded: bool,
@@ -44,6 +46,8 @@ struct Context {
     http: Option<ContextHttp>,
     /// 1.0 only: the path as it was sent, stage and all.
     path: Option<String>,
+    /// Load balancers only.
+    elb: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,35 +55,42 @@ struct ContextHttp {
     method: String,
 }
 
-/// The answer, in the form that both payloads understand.
+/// The answer, in the form that all payloads understand.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
     status_code: u16,
-    headers: HashMap<String, String>,
+    /// A load balancer wants the form that its event had, and ignores the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<HashMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    multi_value_headers: Option<HashMap<String, Vec<String>>>,
+    /// A load balancer wants it, with the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_description: Option<String>,
     body: String,
     is_base64_encoded: bool,
 }
 
-/// Why an event is no request. It was not made by API Gateway.
+/// Why an event is not a request. Neither API Gateway nor a load balancer made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It names no method and path, or holds something that no event does.
-    #[error("the event is no HTTP request: call the function through its API")]
+    #[error("the event is not an HTTP request: call the function through its API")]
     NotHttp,
-    /// Its body says that it is base64, and is not.
+    /// Its body is marked as base64 and is not.
     #[error("the event's body is not base64")]
     NotBase64,
-    /// Its method is no HTTP method.
+    /// Its method is not an HTTP method.
     #[error("the event's method is not an HTTP method")]
     BadMethod,
 }
 
 /// The answer to an invocation, whatever came.
 pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Answer {
-    let request = serde_json::from_slice::<Event>(event)
-        .map_err(|_| Error::NotHttp)
-        .and_then(Event::into_request);
+    let event = serde_json::from_slice::<Event>(event).map_err(|_| Error::NotHttp);
+    let form = event.as_ref().map_or(Form::Plain, Event::form);
+    let request = event.and_then(Event::into_request);
     let response = match request {
         Ok(mut request) => {
             let id = RequestId(request_id.to_owned());
@@ -87,11 +98,11 @@ pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Answer {
             router.oneshot(request).await.into_response()
         }
         Err(error) => {
-            tracing::warn!(%error, "an invocation that is no request");
+            tracing::warn!(%error, "the invocation is not a request");
             Problem::InvalidRequest(error).into_response()
         }
     };
-    match Answer::read(response).await {
+    match Answer::read(response, form).await {
         Ok(answer) => answer,
         // Our responses are in memory.
         Err(error) => {
@@ -100,12 +111,32 @@ pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Answer {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 &[].into_iter().collect(),
                 Bytes::new(),
+                form,
             )
         }
     }
 }
 
+/// What an answer looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// For API Gateway and function URLs.
+    Plain,
+    /// For a load balancer.
+    LoadBalancer,
+    /// For a load balancer with multi-value headers.
+    MultiValue,
+}
+
 impl Event {
+    fn form(&self) -> Form {
+        match (&self.request_context.elb, &self.headers) {
+            (None, _) => Form::Plain,
+            (Some(_), None) if self.multi_value_headers.is_some() => Form::MultiValue,
+            (Some(_), _) => Form::LoadBalancer,
+        }
+    }
+
     /// The request that the event stands for. Headers that HTTP does not allow are left out.
     pub fn into_request(self) -> Result<Request<Body>, Error> {
         let method = self
@@ -136,9 +167,25 @@ impl Event {
         *request.method_mut() =
             Method::from_bytes(method.as_bytes()).map_err(|_| Error::BadMethod)?;
         *request.uri_mut() = uri(&path);
-        for (name, value) in self.headers.into_iter().flatten() {
-            let value = value.as_deref().map(HeaderValue::from_str);
-            if let (Ok(name), Some(Ok(value))) = (HeaderName::from_bytes(name.as_bytes()), value) {
+        // REST APIs send each header in both fields; the multi-value one has them all.
+        let headers: Vec<(String, String)> = match self.multi_value_headers {
+            Some(headers) if !headers.is_empty() => headers
+                .into_iter()
+                .flat_map(|(name, values)| {
+                    let values = values.into_iter().flatten();
+                    values.map(move |value| (name.clone(), value))
+                })
+                .collect(),
+            _ => {
+                let headers = self.headers.into_iter().flatten();
+                headers
+                    .filter_map(|(name, value)| Some((name, value?)))
+                    .collect()
+            }
+        };
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&value)) {
                 request.headers_mut().append(name, value);
             }
         }
@@ -194,34 +241,40 @@ fn uri(path: &str) -> Uri {
 }
 
 impl Answer {
-    /// The answer that stands for a response, whose body has been read.
-    fn new(status: StatusCode, headers: &axum::http::HeaderMap, body: Bytes) -> Self {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            })
-            .collect();
+    /// The answer for a response whose body has been read.
+    fn new(status: StatusCode, headers: &axum::http::HeaderMap, body: Bytes, form: Form) -> Self {
+        let headers = headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.to_string(), value)
+        });
+        let (single, multiple) = if form == Form::MultiValue {
+            let mut multiple: HashMap<_, Vec<_>> = HashMap::new();
+            for (name, value) in headers {
+                multiple.entry(name).or_default().push(value);
+            }
+            (None, Some(multiple))
+        } else {
+            (Some(headers.collect()), None)
+        };
         let (body, is_base64_encoded) = match String::from_utf8(body.into()) {
             Ok(text) => (text, false),
             Err(binary) => (BASE64_STANDARD.encode(binary.as_bytes()), true),
         };
         Self {
             status_code: status.as_u16(),
-            headers,
+            headers: single,
+            multi_value_headers: multiple,
+            status_description: (form != Form::Plain).then(|| status.to_string()),
             body,
             is_base64_encoded,
         }
     }
 
     /// Reads the response to its end.
-    async fn read(response: Response<Body>) -> Result<Self, axum::Error> {
+    async fn read(response: Response<Body>, form: Form) -> Result<Self, axum::Error> {
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await?;
-        Ok(Self::new(parts.status, &parts.headers, body))
+        Ok(Self::new(parts.status, &parts.headers, body, form))
     }
 }
 
@@ -266,6 +319,68 @@ mod tests {
         );
     }
 
+    /// Fields as in AWS's documentation of Lambda targets.
+    #[tokio::test]
+    async fn load_balancers_get_the_headers_in_the_form_of_their_event() {
+        let event = |headers: &str, value: serde_json::Value| {
+            json!({
+                "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/t/1"}},
+                "httpMethod": "POST", "path": "/echo", "queryStringParameters": {}, headers: value,
+                "body": "", "isBase64Encoded": false,
+            })
+        };
+        let router = || {
+            let echo = async |headers: axum::http::HeaderMap| {
+                let seen = headers
+                    .get_all("x-a")
+                    .iter()
+                    .map(|value| value.to_str().unwrap());
+                seen.collect::<Vec<_>>().join(",")
+            };
+            Router::new().route("/echo", axum::routing::post(echo))
+        };
+        let answer = async |event: serde_json::Value| {
+            let answer = respond(router(), event.to_string().as_bytes(), "id").await;
+            serde_json::to_value(answer).unwrap()
+        };
+        let single = answer(event("headers", json!({"x-a": "1"}))).await;
+        assert_eq!(
+            single["headers"]["content-type"],
+            "text/plain; charset=utf-8"
+        );
+        assert_eq!(
+            (
+                &single["multiValueHeaders"],
+                &single["body"],
+                &single["statusDescription"]
+            ),
+            (&json!(null), &json!("1"), &json!("200 OK"))
+        );
+        let multiple = answer(event("multiValueHeaders", json!({"x-a": ["1", "2"]}))).await;
+        assert_eq!(
+            (
+                &multiple["headers"],
+                &multiple["body"],
+                &multiple["multiValueHeaders"]["content-type"]
+            ),
+            (
+                &json!(null),
+                &json!("1,2"),
+                &json!(["text/plain; charset=utf-8"])
+            )
+        );
+    }
+
+    #[test]
+    fn headers_of_a_rest_api_are_not_doubled() {
+        let request = request(json!({
+            "path": "/", "httpMethod": "GET", "headers": {"a": "2"}, "multiValueHeaders": {"a": ["1", "2"], "b": null},
+        }));
+        let request = request.unwrap();
+        let values: Vec<_> = request.headers().get_all("a").iter().collect();
+        assert_eq!(values, ["1", "2"]);
+    }
+
     #[test]
     fn a_rest_api_event_loses_its_stage_once() {
         for (path, whole, expected) in [
@@ -285,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_an_error() {
+    fn other_events_are_errors() {
         let with = |method, body| {
             json!({
                 "rawPath": "/", "requestContext": {"http": {"method": method}}, "body": body, "isBase64Encoded": true,
@@ -338,6 +453,7 @@ mod tests {
                 StatusCode::OK,
                 &headers,
                 Bytes::from_static(body),
+                Form::Plain,
             ))
             .unwrap()
         };

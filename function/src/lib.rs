@@ -1,21 +1,23 @@
-//! The bootstrap service: a REST API over one `DynamoDB` table that tells the nodes of a new Couchbase cluster
+//! The bootstrap service: a REST API over one DynamoDB table that tells the nodes of a new Couchbase cluster
 //! which of them initialises it and whom the others join.
 //!
 //! A request goes through these files, outermost first:
 //!
-//! - [`event`]: what API Gateway hands to Lambda, to an HTTP request and back
-//! - [`api`]: the routes; [`docs`]: those of the contract's page; [`problem`]: how they say no
-//! - [`protocol`]: the rules, with no I/O in them
+//! - [`event`]: the event that API Gateway or a load balancer hands to Lambda, to an HTTP request and back
+//! - [`api`]: the routes; [`docs`]: those of the interactive documentation; [`problem`]: the refusals
+//! - `cbbootstrap_protocol`: the rules, with no I/O in them
 //! - [`store`]: the one table; [`item`]: its items as records
 //! - [`log`]: the line that is logged of it
 //!
-//! [`wire`] and [`table`] are what callers and deployers share with the service; they come without its dependencies
-//! (`default-features = false`). The feature `records` adds [`protocol`] and [`item`], and `signer` what callers sign requests with.
+//! [`table`] is what deployers share with the service; it comes without its dependencies (`default-features = false`). The feature
+//! `records` adds [`item`] and [`store`], and `signer` what callers sign requests with.
 
 pub mod table;
 
 #[cfg(feature = "records")]
 pub mod item;
+#[cfg(feature = "records")]
+pub mod store;
 
 #[cfg(feature = "signer")]
 pub mod signer;
@@ -30,8 +32,6 @@ pub mod event;
 pub mod log;
 #[cfg(feature = "service")]
 pub mod problem;
-#[cfg(feature = "service")]
-pub mod store;
 
 /// The API's contract (`OpenAPI` 3.0.3), as served at `/swagger.yaml`.
 pub const CONTRACT: &str = include_str!("../../swagger.yaml");

@@ -18,11 +18,9 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{
-    problem::Code,
-    protocol::{Claimed, ClusterId},
-    store,
-};
+use cbbootstrap_protocol::{names::ClusterId, rules::Claimed};
+
+use crate::{problem::Code, store};
 
 /// The metrics' namespace.
 pub const NAMESPACE: &str = "cbbootstrap";

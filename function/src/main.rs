@@ -1,7 +1,8 @@
 //! The Lambda function: the API's router behind API Gateway's events.
 
 use cbbootstrap_function::{
-    api, event, log,
+    api::{self, Policy},
+    event, log,
     store::{self, Store},
     table::DEFAULT_TABLE_NAME,
 };
@@ -25,11 +26,12 @@ async fn main() -> Result<(), Error> {
         .with(filter(std::env::var("RUST_LOG").ok().as_deref()))
         .init();
 
+    let policy = Policy::read(|name| std::env::var(name).ok())?;
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
     let store = Store::new(store::client().await, table);
     store.warm_up().await;
-    let router = log::logged(api::router(store), &function);
+    let router = log::logged(api::router(store, policy), &function);
 
     lambda_runtime::run(service_fn(|invocation: LambdaEvent<Box<RawValue>>| {
         let router = router.clone();
@@ -41,11 +43,74 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// What is logged. Lambda's runtime never tells more than `info`: further down it has whole requests, secrets and all.
+/// The levels to log at. `RUST_LOG` decides about this program alone: from `debug` on, the libraries log whole requests and answers,
+/// ids, nodes and tokens among them.
 fn filter(wanted: Option<&str>) -> Targets {
+    const OWN: [&str; 2] = ["bootstrap", "cbbootstrap_function"];
+    // Prefixes: the AWS SDK's crates, and the HTTP stack's.
+    const QUIET: [&str; 6] = ["aws_", "hyper", "h2", "rustls", "axum", "tower"];
     let wanted: Targets = wanted
         .and_then(|wanted| wanted.parse().ok())
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let level = wanted.default_level().unwrap_or(LevelFilter::OFF);
-    wanted.with_target("lambda_runtime", level.min(LevelFilter::INFO))
+    let own = |target: &'static str| {
+        let set = wanted
+            .iter()
+            .find_map(|(name, level)| (name == target).then_some(level));
+        (target, set.unwrap_or(level))
+    };
+    Targets::new()
+        .with_default(level.min(LevelFilter::INFO))
+        .with_targets(QUIET.map(|target| (target, level.min(LevelFilter::WARN))))
+        .with_targets(OWN.map(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::filter::LevelFilter as L;
+
+    use super::*;
+
+    #[test]
+    fn libraries_log_no_requests_whatever_the_level() {
+        for (wanted, own, runtime, sdk) in [
+            (None, L::INFO, L::INFO, L::WARN),
+            (Some("trace"), L::TRACE, L::INFO, L::WARN),
+            (Some("error"), L::ERROR, L::ERROR, L::ERROR),
+            (Some("off"), L::OFF, L::OFF, L::OFF),
+            (
+                Some("warn,aws_smithy_runtime=trace,lambda_runtime=trace,hyper_util=trace"),
+                L::WARN,
+                L::WARN,
+                L::WARN,
+            ),
+            (
+                Some("warn,cbbootstrap_function=debug"),
+                L::DEBUG,
+                L::WARN,
+                L::WARN,
+            ),
+            (Some("no = such = filter"), L::INFO, L::INFO, L::WARN),
+        ] {
+            let filter = filter(wanted);
+            let most = |target: &str| {
+                let levels = [L::ERROR, L::WARN, L::INFO, L::DEBUG, L::TRACE];
+                let enabled = levels
+                    .into_iter()
+                    .filter(|level| filter.would_enable(target, &level.into_level().unwrap()));
+                enabled.max().unwrap_or(L::OFF)
+            };
+            assert_eq!(most("cbbootstrap_function::api"), own, "{wanted:?}");
+            assert_eq!(most("lambda_runtime::runtime"), runtime, "{wanted:?}");
+            for target in [
+                "aws_smithy_runtime::client::http",
+                "aws_sdk_dynamodb",
+                "hyper_util::client",
+                "hyper::proto",
+                "rustls::client",
+            ] {
+                assert_eq!(most(target), sdk, "{wanted:?}, {target}");
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! How the API says no: problem documents (RFC 9457), each kind with a stable `code`.
+//! The API's refusals: problem documents (RFC 9457), each kind with a stable `code`.
 
 use axum::{
     Extension, Json,
@@ -6,28 +6,28 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{
-    event,
-    protocol::{InvalidName, Refusal},
-    store, wire,
-};
+use cbbootstrap_protocol::{names::InvalidName, rules::Refusal, wire};
+
+use crate::{event, store};
 
 /// Seconds after which a caller should try again when the table throttles or is away.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// A refusal, with what its message needs. The variants are the codes of the contract.
+/// A refusal, with the values of its message. The variants are the codes of the contract.
 #[derive(Debug)]
 pub enum Problem {
-    /// The body is no JSON object.
+    /// The body is not a JSON object.
     InvalidJson(String),
-    /// A required field is not there.
+    /// A required field is missing.
     MissingField(&'static str),
-    /// A field holds what it must not.
+    /// A field's value is invalid.
     InvalidField(&'static str, String),
-    /// The rules of the protocol say no.
+    /// The rules of the protocol refuse.
     Refused(Refusal),
-    /// What came is no HTTP request. API Gateway sends none such.
+    /// The event is not an HTTP request. API Gateway and load balancers send none such.
     InvalidRequest(event::Error),
+    /// The deployment requires a token.
+    SecretRequired,
     /// No such path.
     RouteNotFound,
     /// The path exists, for other methods.
@@ -70,6 +70,11 @@ impl Problem {
                 "invalid_request",
                 "Not an HTTP request",
             ),
+            Self::SecretRequired => (
+                StatusCode::UNAUTHORIZED,
+                "secret_required",
+                "A cluster token is required",
+            ),
             Self::Refused(R::Forbidden) => (
                 StatusCode::FORBIDDEN,
                 "forbidden",
@@ -95,6 +100,11 @@ impl Problem {
                 StatusCode::CONFLICT,
                 "other_cluster",
                 "There is a second cluster",
+            ),
+            Self::Refused(R::NameTaken { .. }) => (
+                StatusCode::CONFLICT,
+                "name_taken",
+                "Another server uses this node name",
             ),
             Self::Refused(R::NotReady { .. }) => (
                 StatusCode::CONFLICT,
@@ -129,45 +139,51 @@ impl Problem {
         }
     }
 
-    /// This problem, and what to do.
+    /// This problem, and the way out.
     fn detail(&self) -> String {
         match self {
             Self::InvalidJson(reason) => format!("the body must be a JSON object: {reason}"),
             Self::MissingField(field) => format!("`{field}` is required"),
             Self::InvalidField(field, reason) => format!("`{field}` {reason}"),
             Self::InvalidRequest(reason) => reason.to_string(),
+            Self::SecretRequired => {
+                "this API requires a cluster token: send `Authorization: Bearer TOKEN`".to_owned()
+            }
             Self::Refused(refusal) => match refusal {
                 Refusal::Forbidden => {
-                    "bring the secret with which the cluster was claimed as `Authorization: Bearer`, and none if it was claimed \
-                     without"
+                    "send the token of the cluster's first claim as `Authorization: Bearer TOKEN`, or no token if it was claimed \
+                     without one"
                         .to_owned()
                 }
-                Refusal::NotFound => "claim it with `POST /cluster`".to_owned(),
+                Refusal::NotFound => "claim the cluster with `POST /cluster`".to_owned(),
                 Refusal::StaleGeneration { .. } => {
-                    format!("{refusal}; ask `POST /cluster` whom to join")
+                    format!("{refusal}; ask `POST /cluster` for the node to join")
                 }
                 Refusal::OtherCluster { .. } => {
-                    format!("{refusal}; find out which one this node belongs to")
+                    format!("{refusal}; check which one this node belongs to")
+                }
+                Refusal::NameTaken { .. } => {
+                    format!("{refusal}; give each server a name of its own")
                 }
                 Refusal::NotReady { .. } => {
-                    format!("{refusal}; join it, and report after it has")
+                    format!("{refusal}; join the cluster first, then report ready")
                 }
-                Refusal::TooManyNodes => format!("{refusal}; let those leave that are gone"),
+                Refusal::TooManyNodes => {
+                    format!("{refusal}; send `POST /cluster/leave` for members that are gone")
+                }
                 Refusal::LastNode => {
-                    format!("{refusal}; `cbbootstrap cluster forget` lets the cluster begin anew")
+                    format!("{refusal}; `cbbootstrap cluster forget` ends the cluster's record")
                 }
             },
-            Self::RouteNotFound => "the routes are in `GET /swagger.yaml`".to_owned(),
+            Self::RouteNotFound => "`GET /swagger.yaml` lists the routes".to_owned(),
             Self::MethodNotAllowed => {
                 "the header `Allow` lists the methods of this route".to_owned()
             }
             Self::BodyTooLarge => {
                 format!("the body must be at most {} bytes long", wire::MAX_BODY_BYTES)
             }
-            Self::Unavailable => {
-                "nothing is known to have changed; try the same request again".to_owned()
-            }
-            Self::Internal => "the function's log says why".to_owned(),
+            Self::Unavailable => "the change may or may not have been made; send the same request again".to_owned(),
+            Self::Internal => "the function's log has the cause".to_owned(),
         }
     }
 
@@ -199,6 +215,9 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
@@ -215,7 +234,7 @@ impl From<store::Error> for Problem {
                 Self::Unavailable
             }
             store::Error::Failed(_) | store::Error::Unreadable(_) | store::Error::Contradiction => {
-                tracing::error!(%error, "the table is not as it should be");
+                tracing::error!(%error, "the table or its items are not usable");
                 Self::Internal
             }
         }

@@ -20,6 +20,9 @@ use crate::{
 /// The administrator's name and password.
 pub const LOGIN: (&str, &str) = ("Administrator", "correct horse");
 
+/// A cluster's secret.
+pub const SECRET: &str = "open/sesame+0123456789==";
+
 /// A local deployment of the API, with a table of its own.
 #[derive(Debug)]
 pub struct Api {
@@ -90,6 +93,13 @@ impl Agents {
         self
     }
 
+    /// Without an environment variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.user = self.user.without(name);
+        self
+    }
+
     /// With the agent's own patience, as its users have it, and not the tests'.
     #[must_use]
     pub fn patient(mut self) -> Self {
@@ -148,8 +158,17 @@ impl Agents {
 
     /// What the API says of the cluster; null if it knows of none.
     pub fn record(&self) -> Value {
+        self.record_as(None)
+    }
+
+    /// What the API says of the cluster to a caller with this token.
+    pub fn record_with(&self, token: &str) -> Value {
+        self.record_as(Some(&format!("Bearer {token}")))
+    }
+
+    fn record_as(&self, authorization: Option<&str>) -> Value {
         let body = serde_json::json!({"cluster_id": self.cluster_id}).to_string();
-        let answer = http::post(&self.api, "/cluster/get_status", &body);
+        let answer = http::post_as(&self.api, "/cluster/get_status", &body, authorization);
         let answer = answer.expect("the API answers");
         if answer.status == 404 {
             Value::Null

@@ -2,7 +2,9 @@
 
 use std::{
     ffi::OsStr,
+    fs::{self, Permissions},
     io::Read,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -16,6 +18,12 @@ use crate::{process::kill, programs};
 
 /// The longest that a command may take; a build is among them.
 const TIMEOUT: Duration = Duration::from_mins(20);
+
+/// Writes a file that nobody else may read, whatever the umask is.
+pub fn write_private(path: &Path, text: impl AsRef<[u8]>) {
+    fs::write(path, text).expect("the directory can be written");
+    fs::set_permissions(path, Permissions::from_mode(0o600)).expect("the file is ours");
+}
 
 /// A user: a home directory and environment variables.
 #[derive(Debug)]

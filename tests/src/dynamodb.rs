@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
         ScalarAttributeType,
     },
 };
-use cbbootstrap_function::table::{CLUSTER_ID, GENERATION, LEASE_EXPIRES_AT, STATE};
+use cbbootstrap_function::table::{CLUSTER_ID, GENERATION, LEASE_EXPIRES_AT, STATE, VERSION};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot};
 
@@ -117,10 +117,11 @@ pub async fn lapse(client: &Client, cluster: &str) -> Result<Option<u64>, aws_sd
         .update_item()
         .table_name(TABLE)
         .key(CLUSTER_ID, AttributeValue::S(cluster.to_owned()))
-        .update_expression("SET #lease = :then")
+        .update_expression("SET #lease = :then ADD #version :then")
         .condition_expression("#lease > :then AND #state = :claimed")
         .expression_attribute_names("#lease", LEASE_EXPIRES_AT)
         .expression_attribute_names("#state", STATE)
+        .expression_attribute_names("#version", VERSION)
         .expression_attribute_values(":then", number(1))
         .expression_attribute_values(":claimed", AttributeValue::S("claimed".to_owned()))
         .return_values(ReturnValue::AllNew)

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use cbbootstrap_function::wire::{Cluster, State};
+use cbbootstrap_protocol::wire::{Cluster, State};
 
 /// One request, as its client saw it.
 #[derive(Clone, Debug)]
@@ -47,7 +47,10 @@ pub enum Operation {
         uuid: Option<String>,
     },
     /// `POST /cluster/leave`.
-    Leave,
+    Leave {
+        /// The generation in the request.
+        generation: Option<u64>,
+    },
     /// `POST /cluster/get_status`.
     Status,
     /// The end of the standing claim's lease was put into the past, in the table.
@@ -88,7 +91,7 @@ pub enum Property {
     StaleIsRefused,
     /// It is the winner's report that makes a cluster ready.
     JoinersWait,
-    /// Members are those that reported ready and did not leave, sorted.
+    /// Members are those that reported ready and did not leave, sorted; answers to claims have none.
     MembersReported,
     /// The node to join of a ready cluster is a member.
     MemberToJoin,
@@ -210,7 +213,7 @@ impl<'a> History<'a> {
             (Operation::Ready { generation, .. }, _) => {
                 self.reports.push((node, *generation, invoked));
             }
-            (Operation::Leave, _) => {
+            (Operation::Leave { .. }, _) => {
                 self.leaves.entry(node).and_modify(first).or_insert(invoked);
             }
             (Operation::Lapse, Outcome::Lapsed(of)) => {
@@ -300,10 +303,19 @@ impl<'a> History<'a> {
             reports.any(|(reporter, _, sent)| *reporter == node && *sent < by)
         };
         let mut stayed = known.members.iter().filter(|node| !self.has_left(node, by));
-        let members = told.nodes.iter().all(|node| has_reported(node))
-            && told.nodes.is_sorted_by(|a, b| a < b)
-            && stayed.all(|node| is_member(node))
-            && (is_ready || told.nodes.is_empty());
+        let is_claim = event.operation == Operation::Claim;
+        let members = if is_claim {
+            told.nodes.is_empty() && told.members.is_empty()
+        } else {
+            told.nodes.iter().all(|node| has_reported(node))
+                && told.nodes.is_sorted_by(|a, b| a < b)
+                && stayed.all(|node| is_member(node))
+                && (is_ready || told.nodes.is_empty())
+                && told
+                    .nodes
+                    .iter()
+                    .eq(told.members.iter().map(|member| &member.node))
+        };
         let uuid = told.cluster_uuid.as_deref();
 
         let mut properties = vec![
@@ -344,7 +356,10 @@ impl<'a> History<'a> {
                 !is_ready || self.can_be_ready(told.generation, by),
             ),
             (Property::MembersReported, members),
-            (Property::MemberToJoin, !is_ready || is_member(initial)),
+            (
+                Property::MemberToJoin,
+                !is_ready || is_claim || is_member(initial),
+            ),
         ];
         match &event.operation {
             Operation::Ready { generation, .. } => {
@@ -353,7 +368,9 @@ impl<'a> History<'a> {
                 let fits = generation.is_none_or(|said| said == told.generation);
                 properties.push((Property::StaleIsRefused, fits));
             }
-            Operation::Leave => {
+            Operation::Leave { generation } => {
+                let fits = generation.is_none_or(|given| given == told.generation);
+                properties.push((Property::StaleIsRefused, fits));
                 properties.push((Property::MembersReported, !is_member(&event.node)));
             }
             Operation::Claim | Operation::Status | Operation::Lapse => {}
@@ -367,7 +384,10 @@ impl<'a> History<'a> {
         match (&event.operation, code) {
             (Operation::Claim | Operation::Lapse, _) => false,
             (_, "cluster_not_found") => known.generation == 0,
-            (Operation::Ready { generation, .. }, "stale_generation") => {
+            (
+                Operation::Ready { generation, .. } | Operation::Leave { generation },
+                "stale_generation",
+            ) => {
                 generation.is_some_and(|said| {
                     // That it stood before and stood afterwards means that it stood meanwhile.
                     let stood_after = self.answers.iter().any(|(answer, told)| {
@@ -383,7 +403,7 @@ impl<'a> History<'a> {
             (Operation::Ready { uuid, .. }, "other_cluster") => {
                 uuid.is_some() && uuid.as_deref() != self.uuid
             }
-            (Operation::Leave, "last_node") => {
+            (Operation::Leave { .. }, "last_node") => {
                 let mut others = known.members.iter().filter(|node| **node != event.node);
                 others.all(|node| self.has_left(node, event.completed))
             }
@@ -394,7 +414,11 @@ impl<'a> History<'a> {
 
 #[cfg(test)]
 mod tests {
+    use cbbootstrap_protocol::wire::Member;
+
     use super::*;
+
+    const LEAVE: Operation = Operation::Leave { generation: None };
 
     /// One node's request, from this to that second.
     fn event(times: (u64, u64), node: &str, operation: Operation, outcome: Outcome) -> Event {
@@ -424,7 +448,7 @@ mod tests {
     }
 
     fn leave(times: (u64, u64), node: &str, told: Cluster) -> Event {
-        event(times, node, Operation::Leave, tell(node, told))
+        event(times, node, LEAVE, tell(node, told))
     }
 
     fn lapse(times: (u64, u64), generation: u64) -> Event {
@@ -460,8 +484,22 @@ mod tests {
             state: State::Claimed,
             generation,
             lease_expires_at: None,
+            lease_seconds_left: None,
+            previous_initial_nodes: Vec::new(),
+            rival_node_uuid: None,
             nodes: Vec::new(),
+            members: Vec::new(),
             cluster_uuid: None,
+        }
+    }
+
+    fn member(node: &str) -> Member {
+        Member {
+            node: node.to_owned(),
+            reported_at: jiff::Timestamp::UNIX_EPOCH,
+            node_uuid: None,
+            authority_sha256: None,
+            attestation: None,
         }
     }
 
@@ -469,6 +507,7 @@ mod tests {
         Cluster {
             state: State::Ready,
             nodes: nodes.iter().map(|&node| node.to_owned()).collect(),
+            members: nodes.iter().map(|node| member(node)).collect(),
             cluster_uuid: Some("u".to_owned()),
             ..claimed(generation, initial)
         }
@@ -496,12 +535,20 @@ mod tests {
             leave((12, 13), "b", claimed(2, "b")),
             claim((13, 14), "c", claimed(3, "c")),
             lost((15, 16), "c", report(3)),
-            claim((17, 18), "a", made(3, "c", &["c"])),
+            claim((17, 18), "a", made(3, "c", &[])),
             ready((21, 22), "a", 3, made(3, "c", &["a", "c"])),
             // Nobody was told that the first has left.
-            lost((23, 24), "c", Operation::Leave),
+            lost((23, 24), "c", LEAVE),
             status((25, 26), "b", made(3, "a", &["a"])),
-            refused((27, 28), "a", Operation::Leave, "last_node"),
+            refused(
+                (27, 28),
+                "a",
+                Operation::Leave {
+                    generation: Some(2),
+                },
+                "stale_generation",
+            ),
+            refused((29, 30), "a", LEAVE, "last_node"),
         ]
     }
 
@@ -636,6 +683,30 @@ mod tests {
                 after(ready((30, 31), "b", 2, made(3, "a", &["a", "b"]))),
             ),
             (
+                P::StaleIsRefused,
+                after(event(
+                    (30, 31),
+                    "b",
+                    Operation::Leave {
+                        generation: Some(2),
+                    },
+                    tell("b", made(3, "a", &nodes)),
+                )),
+            ),
+            (
+                P::ReasonToRefuse,
+                after(refused(
+                    (30, 31),
+                    "b",
+                    Operation::Leave { generation: None },
+                    "stale_generation",
+                )),
+            ),
+            (
+                P::MembersReported,
+                after(claim((30, 31), "b", made(3, "a", &nodes))),
+            ),
+            (
                 P::JoinersWait,
                 vec![
                     claim((0, 1), "a", claimed(1, "a")),
@@ -673,7 +744,7 @@ mod tests {
                 P::SecretIsAsked,
                 after(Event {
                     is_intruder: true,
-                    ..refused((30, 31), "x", Operation::Leave, "cluster_not_found")
+                    ..refused((30, 31), "x", LEAVE, "cluster_not_found")
                 }),
             ),
             (
@@ -707,7 +778,7 @@ mod tests {
             ),
             (
                 P::ReasonToRefuse,
-                after(refused((30, 31), "c", Operation::Leave, "last_node")),
+                after(refused((30, 31), "c", LEAVE, "last_node")),
             ),
         ] {
             assert!(

@@ -16,10 +16,8 @@ use std::{
 
 use aws_sdk_dynamodb::Client;
 use axum::Router;
-use cbbootstrap_function::{
-    event,
-    wire::{Cluster, State},
-};
+use cbbootstrap_function::event;
+use cbbootstrap_protocol::wire::{Cluster, State};
 use fastrand::Rng;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Uri, body::Bytes, header::HOST};
@@ -310,25 +308,28 @@ impl Node {
             generation: (!chance.is_multiple_of(8)).then_some(told.generation),
             uuid,
         };
+        let leave = Operation::Leave {
+            generation: (!chance.is_multiple_of(4)).then_some(told.generation),
+        };
         match told.state {
             State::Claimed if told.is_initial_node => match chance {
                 ..50 => Operation::Claim,
                 50..60 => Operation::Status,
-                60..72 => Operation::Leave,
+                60..72 => leave,
                 72..86 => Operation::Lapse,
                 _ => report(Some(own)),
             },
             State::Claimed => match chance {
                 ..60 => Operation::Claim,
                 60..75 => Operation::Status,
-                75..80 => Operation::Leave,
+                75..80 => leave,
                 80..88 => Operation::Lapse,
                 _ => report(Some(own)),
             },
             State::Ready => match chance {
                 ..25 => Operation::Claim,
                 25..50 => Operation::Status,
-                50..65 => Operation::Leave,
+                50..65 => leave,
                 65..70 => report(Some(own)),
                 70..75 => Operation::Lapse,
                 _ => report(told.cluster_uuid.clone()),
@@ -354,7 +355,12 @@ impl Node {
                 }
                 "/cluster/ready"
             }
-            Operation::Leave => "/cluster/leave",
+            Operation::Leave { generation } => {
+                if let Some(generation) = generation {
+                    body["generation"] = json!(generation);
+                }
+                "/cluster/leave"
+            }
             Operation::Status | Operation::Lapse => "/cluster/get_status",
         };
         let secret = match cluster.starts_with("locked") {

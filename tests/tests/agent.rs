@@ -440,7 +440,7 @@ fn lost_answers_and_errors_are_survived() {
         // The first request of each kind to each node.
         servers.on_request(move |seen| {
             if seen_before.insert((seen.node, seen.method.clone(), seen.path.clone())) {
-                then
+                then.clone()
             } else {
                 Then::Handle
             }
@@ -477,13 +477,13 @@ fn an_agent_may_be_killed_at_every_step() {
                     &servers[1]
                 };
                 let victim = agents.start(node, &options);
-                let id = victim.id().to_string();
+                let (id, then) = (victim.id().to_string(), then.clone());
                 let mut number = 0;
                 servers.on_request(move |_| {
                     number += 1;
                     if number == at {
                         process::kill("KILL", &id);
-                        return then;
+                        return then.clone();
                     }
                     Then::Handle
                 });

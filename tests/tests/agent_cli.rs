@@ -14,7 +14,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use cbbootstrap_tests::{
     agent::{Agents, LOGIN},
     artifact,
-    cli::{Ended, User},
+    cli::{Ended, User, write_private},
     couchbase::{Node, Servers, Then},
     http,
     local::Local,
@@ -73,10 +73,10 @@ impl Scene {
         &self.servers[node]
     }
 
-    /// A file with this text.
+    /// A file with this text that nobody else may read.
     fn file(&self, name: &str, text: &str) -> String {
         let path = self.data.path().join(name);
-        fs::write(&path, text).unwrap();
+        write_private(&path, text);
         path.display().to_string()
     }
 
@@ -249,7 +249,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
         assert_fails(&ended, 2, error, hint);
     }
     let ended = Ended::of(scene.command(0, &["up"]).env("CB_REST_PASSWORD", ""));
-    assert_fails(&ended, 2, "the secret in `CB_REST_PASSWORD` is empty", "");
+    assert_fails(&ended, 2, "password is missing", "`CB_REST_PASSWORD`");
     scene.run(0, &["down"]).failed(2, "down");
     scene.run(0, &[]).ended_with(2);
     assert!(scene.servers.requests().is_empty());

@@ -24,7 +24,7 @@ use axum::{
 };
 use cbbootstrap_tests::{
     agent::{Agents, Api, LOGIN, one_cluster},
-    cli::{Ended, User},
+    cli::{Ended, User, write_private},
     couchbase::{Node, Servers},
     ministack::MiniStack,
     process::{self, Guard, wait_until},
@@ -413,7 +413,7 @@ fn the_options_file_of_the_page_is_taken() {
     let path = user.home.path().join("agent.yaml");
     // What it names is not on this machine.
     let file = file.replace("ca_cert:", "#");
-    fs::write(&path, file).unwrap();
+    write_private(&path, file);
     for command in ["up", "leave"] {
         let args = [
             command,
@@ -488,8 +488,8 @@ fn in_container(
         user.home.path().join("password"),
         user.home.path().join("secret"),
     );
-    fs::write(&password, format!("{}\n", LOGIN.1)).unwrap();
-    fs::write(&secret, "0123456789abcdef\n").unwrap();
+    write_private(&password, format!("{}\n", LOGIN.1));
+    write_private(&secret, "0123456789abcdef\n");
     for (name, value) in variables {
         let here = match name.as_str() {
             "CBBOOTSTRAP_API" | "CBBOOTSTRAP_CLUSTER_ID" | "CBBOOTSTRAP_CA_CERT" => continue,
@@ -571,6 +571,12 @@ fn the_kubernetes_objects_fit_together() {
         serde_json::json!(["cbbootstrap-agent", "status"])
     );
 
+    // The agent refuses a secret that everybody may read, and its user is not root: the file's group is `fsGroup`.
+    let volume = &volumes[0]["secret"];
+    // Octal for Kubernetes and Docker, and text for this parser.
+    assert_eq!(volume["defaultMode"], "0400");
+    assert!(pod["securityContext"]["fsGroup"].is_u64());
+
     // The secret of the comment is the pod's, and every file in it is named there.
     let secret = volumes[0]["secret"]["secretName"].as_str().unwrap();
     let text = read("examples/kubernetes.yaml");
@@ -635,6 +641,9 @@ fn the_swarm_stack_fits_together() {
     for secret in service["secrets"].as_array().unwrap() {
         let name = secret["source"].as_str().unwrap();
         assert_eq!(stack["secrets"][name]["external"], true);
+        // The agent refuses a secret that everybody may read. A certificate is not one.
+        let is_private = secret["mode"] == "0400";
+        assert_eq!(is_private, name != "couchbase_ca", "{secret}");
         assert!(
             text.contains(&format!("docker secret create {name} ")),
             "{name}"

@@ -22,7 +22,11 @@ fn respond(event: &[u8]) -> Value {
         let (runtime, database) = (Runtime::new().unwrap(), Dynoxide::start());
         let client = client(&database.url);
         runtime.block_on(create_table(&client));
-        (runtime, api::router(Store::new(client, TABLE)), database)
+        (
+            runtime,
+            api::router(Store::new(client, TABLE), api::Policy::default()),
+            database,
+        )
     });
     let answer = event::respond(router.clone(), event, "id");
     serde_json::to_value(runtime.block_on(answer)).unwrap()

@@ -162,7 +162,11 @@ async fn here(nodes: usize, requests: usize) {
     let store = Store::new(Client::from_conf(trying_again(&proxy.url).build()), TABLE);
     let plan = plan(nodes, requests);
     proxy.fault_at_random(plan.seed, SHARE);
-    let service = Service::here(api::router(store), plan.seed + 1, SHARE);
+    let service = Service::here(
+        api::router(store, api::Policy::default()),
+        plan.seed + 1,
+        SHARE,
+    );
     assert_none(&violations("here", &service, &table, plan, &[&proxy]).await);
 }
 
@@ -283,7 +287,7 @@ async fn broken(mistake: Mistake) -> BTreeSet<Property> {
     let client = trying_again(&database.url).interceptor(Broken { mistake, read });
     let store = Store::new(Client::from_conf(client.build()), TABLE);
     let plan = plan(64, 800);
-    let service = Service::here(api::router(store), plan.seed, SHARE);
+    let service = Service::here(api::router(store, api::Policy::default()), plan.seed, SHARE);
     let violations = violations(&format!("{mistake:?}"), &service, &table, plan, &[]).await;
     violations
         .into_iter()

@@ -19,6 +19,7 @@ fn two_places_build_the_same_function() {
         "function",
         "deployer",
         "agent",
+        "cli",
         "benchmarks",
         "tests",
         "templates",

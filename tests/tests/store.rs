@@ -5,18 +5,34 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use aws_sdk_dynamodb::{Client, types::AttributeValue};
-use cbbootstrap_function::{
-    protocol::{
-        Claim, Claimed, ClusterId, ClusterUuid, KEEP_ABANDONED, Leave, Node, Ready, Record,
-        Refusal, SecretHash,
+use aws_sdk_dynamodb::{
+    Client,
+    config::{
+        ConfigBag, Intercept, RuntimeComponents,
+        interceptors::{
+            AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+        },
     },
+    error::BoxError,
+    types::AttributeValue,
+};
+use cbbootstrap_function::{
+    item::{ClaimItem, Item, MembersItem},
     store::{Error, Store},
-    table::{CLUSTER_ID, EXPIRES_AT, INITIAL_NODE},
-    wire::{MAX_NODES, State},
+    table::{CLUSTER_ID, INITIAL_NODE, MEMBERS, members_key},
+};
+use cbbootstrap_protocol::{
+    names::{ClusterId, Node, Uuid},
+    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
+    trust::{Attestation, Fingerprint},
+    wire::{MAX_MEMBERS, State},
 };
 use cbbootstrap_tests::{
     dynamodb::{Dynoxide, TABLE, client, create_table},
@@ -25,6 +41,8 @@ use cbbootstrap_tests::{
 use fastrand::Rng;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
+
+const DAY: i64 = 86_400;
 
 /// A store on a table as the original's users have it.
 async fn store(client: &Client) -> Store {
@@ -40,6 +58,10 @@ fn node(text: &str) -> Node {
     Node::new(text).unwrap()
 }
 
+fn uuid(text: &str) -> Option<Uuid> {
+    Some(Uuid::new(text).unwrap())
+}
+
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).unwrap()
 }
@@ -48,6 +70,7 @@ fn claim(cluster: &str, claimant: &str) -> Claim {
     Claim {
         cluster_id: id(cluster),
         node: node(claimant),
+        node_uuid: None,
         lease: None,
         secret: None,
         now: at(0),
@@ -58,9 +81,13 @@ fn ready(cluster: &str, member: &str) -> Ready {
     Ready {
         cluster_id: id(cluster),
         node: node(member),
+        node_uuid: None,
         generation: None,
-        cluster_uuid: None,
+        cluster_uuid: uuid("u"),
+        authority: None,
+        attestation: None,
         secret: None,
+        now: at(0),
     }
 }
 
@@ -68,8 +95,25 @@ fn leave(cluster: &str, member: &str) -> Leave {
     Leave {
         cluster_id: id(cluster),
         node: node(member),
+        generation: None,
         secret: None,
         now: at(0),
+    }
+}
+
+async fn status(store: &Store, cluster: &str) -> Result<Record, Error> {
+    store.status(&id(cluster), None, at(0)).await
+}
+
+fn names(record: &Record) -> Vec<&str> {
+    record.members.keys().map(String::as_str).collect()
+}
+
+/// The part of a record that a claim is answered with.
+fn without_members(record: Record) -> Record {
+    Record {
+        members: BTreeMap::new(),
+        ..record
     }
 }
 
@@ -82,18 +126,22 @@ async fn suite(url: &str, walks: u64) {
     rows_of_the_original_are_claims(&client, &store).await;
     of_many_at_once_one_wins(&store).await;
     of_many_at_once_one_takes_over(&store).await;
-    a_cluster_has_room_for_so_many_nodes(&client, &store).await;
+    of_many_at_once_one_restarts_a_forgotten_cluster(&store).await;
+    many_joiners_report_at_once(&store).await;
+    a_claim_costs_the_same_however_many_members_there_are(&client).await;
     of_all_that_leave_at_once_one_stays(&store).await;
+    a_late_report_cannot_revive_a_forgotten_cluster(&client, &store).await;
+    a_late_correction_does_not_undo_a_later_one(&client, &store).await;
     a_missing_table_is_no_outage(&client).await;
+    every_write_may_be_the_last(&client).await;
     for seed in 0..walks {
-        it_does_what_the_rules_say(&client, &store, seed).await;
+        it_follows_the_rules(&client, &store, seed).await;
     }
 }
 
 async fn the_first_claim_stands(store: &Store) {
-    let status = |cluster| async move { store.status(&id(cluster), None).await };
     assert!(matches!(
-        status("c").await,
+        status(store, "c").await,
         Err(Error::Refused(Refusal::NotFound))
     ));
     let first = claim("c", "a").on(None).unwrap().1;
@@ -106,8 +154,8 @@ async fn the_first_claim_stands(store: &Store) {
         let claimed = store.claim(&claim("c", claimant)).await.unwrap();
         assert_eq!(claimed, (expected, first.clone()));
     }
-    assert_eq!(status("c").await.unwrap(), first);
-    let other_case = status("C").await;
+    assert_eq!(status(store, "c").await.unwrap(), first);
+    let other_case = status(store, "C").await;
     assert!(
         matches!(other_case, Err(Error::Refused(Refusal::NotFound))),
         "{other_case:?}"
@@ -116,7 +164,7 @@ async fn the_first_claim_stands(store: &Store) {
 
 async fn odd_ids_are_kept_as_they_are(store: &Store) {
     let longest = "x".repeat(1024);
-    let names = [
+    let odd = [
         "arn:aws:cloudformation:us-east-1:1:stack/a/b",
         "a+b=/==",
         "größe-東京-🛋",
@@ -125,65 +173,77 @@ async fn odd_ids_are_kept_as_they_are(store: &Store) {
         ":node",
         &longest,
     ];
-    for name in names {
-        let claim = claim(name, "ö");
+    for name in odd {
+        let claim = claim(name, "fd00::1");
         let (_, expected) = claim.on(None).unwrap();
         assert_eq!(
             store.claim(&claim).await.unwrap(),
             (Claimed::First, expected.clone())
         );
-        assert_eq!(store.status(&id(name), None).await.unwrap(), expected);
+        assert_eq!(status(store, name).await.unwrap(), expected);
+        for member in ["fd00::1", "a.b-c.example:9000"] {
+            let ready = ready(name, member);
+            assert!(store.ready(&ready).await.unwrap().members.contains_key(member));
+        }
+        let left = store.leave(&leave(name, "fd00::1")).await.unwrap();
+        assert_eq!(names(&left), ["a.b-c.example:9000"]);
     }
 }
 
+
+async fn put_original(client: &Client, cluster: &str, node: &str) {
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let put = client.put_item().table_name(TABLE);
+    let row = put.item(CLUSTER_ID, text(cluster)).item(INITIAL_NODE, text(node));
+    row.send().await.unwrap();
+}
+
 async fn rows_of_the_original_are_claims(client: &Client, store: &Store) {
-    let row = |cluster: &'static str| async move {
-        let text = |text: &str| AttributeValue::S(text.to_owned());
-        let row = client
-            .put_item()
-            .table_name(TABLE)
-            .item(CLUSTER_ID, text(cluster))
-            .item(INITIAL_NODE, text("first of old"));
-        row.send().await.unwrap();
-        let row = store.status(&id(cluster), None).await.unwrap();
-        assert_eq!(
-            (row.state, row.generation, row.claimed_at),
-            (State::Claimed, 1, None)
-        );
-        row
-    };
-    let old = row("old").await;
+    put_original(client, "old", "First.Of.OLD.").await;
     let far_away = Claim {
         now: at(1_000_000_000),
         ..claim("old", "late")
     };
-    let claimed = store.claim(&far_away).await.unwrap();
-    assert_eq!(claimed, (Claimed::Joined, old), "it never lapses");
+    let (claimed, old) = store.claim(&far_away).await.unwrap();
+    assert_eq!(claimed, Claimed::Joined, "it never lapses");
+    assert_eq!(
+        (old.state, old.generation, old.claimed_at, old.initial_node.as_str()),
+        (State::Claimed, 1, None, "first.of.old")
+    );
+    assert_eq!(
+        old.kept_until,
+        Some(at(1_000_000_000 + 400 * DAY)),
+        "it ends 400 days after somebody asked"
+    );
+    let own = Claim {
+        now: at(1_000_000_000),
+        ..claim("old", "first.of.old")
+    };
+    assert_eq!(store.claim(&own).await.unwrap().0, Claimed::Again);
 
     // It can go on in every way.
-    let put = client.put_item().table_name(TABLE);
     for (cluster, generation) in [("old-ready", None), ("old-ready-1", Some(1))] {
-        let row = put
-            .clone()
-            .item(CLUSTER_ID, AttributeValue::S(cluster.to_owned()))
-            .item(INITIAL_NODE, AttributeValue::S("a".to_owned()));
-        row.send().await.unwrap();
+        put_original(client, cluster, "A").await;
         let ready = Ready {
             generation,
             ..ready(cluster, "a")
         };
         assert_eq!(store.ready(&ready).await.unwrap().state, State::Ready);
+        assert_eq!(names(&status(store, cluster).await.unwrap()), ["a"]);
     }
-    let row = put
-        .item(CLUSTER_ID, AttributeValue::S("old-left".to_owned()))
-        .item(INITIAL_NODE, AttributeValue::S("a".to_owned()));
-    row.send().await.unwrap();
+    put_original(client, "old-left", "a").await;
     store.leave(&leave("old-left", "a")).await.unwrap();
     let (claimed, record) = store.claim(&claim("old-left", "b")).await.unwrap();
     assert_eq!((claimed, record.generation), (Claimed::Takeover, 2));
+    put_original(client, "old-forgotten", "a").await;
+    store.ready(&ready("old-forgotten", "a")).await.unwrap();
+    let seen = status(store, "old-forgotten").await.unwrap();
+    assert!(store.forget(&seen, at(1)).await.unwrap());
+    let (claimed, record) = store.claim(&claim("old-forgotten", "b")).await.unwrap();
+    assert_eq!((claimed, record.generation), (Claimed::First, 2));
 }
 
-/// So many at once as a big cluster has nodes.
+/// As many at once as a big cluster has nodes.
 async fn all_at_once(store: &Store, claims: impl Iterator<Item = Claim>) -> Vec<(Claimed, Record)> {
     let claims: Vec<_> = claims
         .map(|claim| {
@@ -232,37 +292,140 @@ async fn of_many_at_once_one_takes_over(store: &Store) {
         now: at(36),
         ..claim("dead", &format!("node-{number}"))
     });
-    assert_one_winner(&all_at_once(store, claims).await, Claimed::Takeover, 2);
+    let claimed = all_at_once(store, claims).await;
+    assert_one_winner(&claimed, Claimed::Takeover, 2);
+    for (_, record) in claimed {
+        assert_eq!(record.previous_initial_nodes, ["dead-node"]);
+    }
 }
 
-async fn a_cluster_has_room_for_so_many_nodes(client: &Client, store: &Store) {
-    store.claim(&claim("full", "node-0")).await.unwrap();
-    store.ready(&ready("full", "node-0")).await.unwrap();
-    // One by one would take its time.
-    let members = (1..MAX_NODES - 1).map(|number| format!("node-{number}"));
-    let fill = client
-        .update_item()
-        .table_name(TABLE)
-        .key(CLUSTER_ID, AttributeValue::S("full".to_owned()))
-        .update_expression("ADD #nodes :members")
-        .expression_attribute_names("#nodes", "nodes")
-        .expression_attribute_values(":members", AttributeValue::Ss(members.collect()));
-    fill.send().await.unwrap();
+async fn of_many_at_once_one_restarts_a_forgotten_cluster(store: &Store) {
+    let (_, record) = store.claim(&claim("again", "a")).await.unwrap();
+    assert!(store.forget(&record, at(1)).await.unwrap());
+    let claims = (0..100).map(|number| claim("again", &format!("node-{number}")));
+    assert_one_winner(&all_at_once(store, claims).await, Claimed::First, 2);
+}
 
-    let last = store.ready(&ready("full", "last")).await.unwrap();
-    assert_eq!(last.nodes.len(), MAX_NODES);
-    let refused = store.ready(&ready("full", "one-too-many")).await;
+/// All of them report a UUID that is not known yet, right after the cluster became ready.
+async fn many_joiners_report_at_once(store: &Store) {
+    store.claim(&claim("joined", "node-0")).await.unwrap();
+    let first = Ready {
+        cluster_uuid: None,
+        ..ready("joined", "node-0")
+    };
+    store.ready(&first).await.unwrap();
+    let reports: Vec<_> = (1..40)
+        .map(|number| {
+            let (store, ready) = (store.clone(), ready("joined", &format!("node-{number}")));
+            tokio::spawn(async move {
+                while let Err(error) = store.ready(&ready).await {
+                    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+                }
+            })
+        })
+        .collect();
+    for report in reports {
+        report.await.unwrap();
+    }
+    let record = status(store, "joined").await.unwrap();
+    assert_eq!((record.members.len(), record.cluster_uuid.as_deref()), (40, Some("u")));
+}
+
+/// Counts calls and the bytes of their answers, and fails the calls after some.
+#[derive(Clone, Debug, Default)]
+struct Meter {
+    calls: Arc<AtomicUsize>,
+    bytes: Arc<AtomicUsize>,
+    most_calls: Option<usize>,
+}
+
+impl Intercept for Meter {
+    fn name(&self) -> &'static str {
+        "Meter"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let before = self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.most_calls.is_some_and(|most| before >= most) {
+            return Err("the process has ended".into());
+        }
+        Ok(())
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response().body().bytes().map_or(0, <[u8]>::len);
+        self.bytes.fetch_add(body, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn metered(client: &Client, most_calls: Option<usize>) -> (Store, Meter) {
+    let meter = Meter {
+        most_calls,
+        ..Meter::default()
+    };
+    let config = client.config().to_builder().interceptor(meter.clone());
+    let store = Store::new(Client::from_conf(config.build()), TABLE);
+    (store, meter)
+}
+
+async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) {
+    let (store, meter) = metered(client, None);
+    let spent = || {
+        let bytes = meter.bytes.swap(0, Ordering::Relaxed);
+        (meter.calls.swap(0, Ordering::Relaxed), bytes)
+    };
+    let name = |number: usize| {
+        let labels = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(56)];
+        format!("{}.{number:03}x", labels.join("."))
+    };
+    assert_eq!(name(0).len(), 253);
+    store.claim(&claim("full", &name(0))).await.unwrap();
+    let attested = |member: &str| Ready {
+        node_uuid: uuid("0123456789abcdef0123456789abcdef"),
+        authority: Some(Fingerprint::of_certificate(b"authority")),
+        attestation: Attestation::from_bytes(&[7; 32]),
+        ..ready("full", member)
+    };
+    spent();
+    store.ready(&attested(&name(0))).await.unwrap();
+    assert_eq!(spent().0, 4, "the first report");
+    for number in 1..MAX_MEMBERS {
+        store.ready(&attested(&name(number))).await.unwrap();
+        assert_eq!(spent().0, 1, "a later report");
+    }
+    let refused = store.ready(&attested("one-too-many")).await;
     assert!(
         matches!(refused, Err(Error::Refused(Refusal::TooManyNodes))),
         "{refused:?}"
     );
-    assert_eq!(
-        store.ready(&ready("full", "last")).await.unwrap(),
-        last,
-        "again"
-    );
-    store.leave(&leave("full", "node-7")).await.unwrap();
-    assert!(store.ready(&ready("full", "one-too-many")).await.is_ok());
+    let again = store.ready(&attested(&name(7))).await.unwrap();
+    assert_eq!(again.members.len(), MAX_MEMBERS);
+    spent();
+    for (claimant, expected) in [(name(0), Claimed::Again), ("late".to_owned(), Claimed::Joined)] {
+        let (claimed, record) = store.claim(&claim("full", &claimant)).await.unwrap();
+        assert_eq!((claimed, record.members.len()), (expected, 0));
+        let (calls, bytes) = spent();
+        assert!(calls == 1 && bytes < 4096, "{calls} calls, {bytes} bytes");
+    }
+    assert_eq!(status(&store, "full").await.unwrap().members.len(), MAX_MEMBERS);
+    let (calls, bytes) = spent();
+    assert!(calls == 1 && bytes > 65_536, "{calls} calls, {bytes} bytes");
+    let [claim_item, members_item] = raw(client, "full").await;
+    assert!(!claim_item.unwrap().contains_key(MEMBERS));
+    assert!(members_item.unwrap().contains_key(MEMBERS));
+    store.leave(&leave("full", &name(7))).await.unwrap();
+    assert!(store.ready(&attested("one-too-many")).await.is_ok());
 }
 
 async fn of_all_that_leave_at_once_one_stays(store: &Store) {
@@ -294,9 +457,74 @@ async fn of_all_that_leave_at_once_one_stays(store: &Store) {
             Err(error) => panic!("{error:?}"),
         }
     }
-    let left = store.status(&id("shrinking"), None).await.unwrap();
-    assert_eq!((refused, left.nodes.len()), (1, 1), "{left:?}");
-    assert!(left.nodes.contains(&left.initial_node), "{left:?}");
+    let left = status(store, "shrinking").await.unwrap();
+    assert_eq!((refused, left.members.len()), (1, 1), "{left:?}");
+    assert!(left.members.contains_key(&left.initial_node), "{left:?}");
+    let (_, claimed) = store.claim(&claim("shrinking", "late")).await.unwrap();
+    assert_eq!(claimed.initial_node, left.initial_node, "the claim's copy");
+}
+
+/// Both items as they are in the table.
+async fn raw(client: &Client, cluster: &str) -> [Option<Item>; 2] {
+    let get = async |key: String| {
+        let get = client.get_item().table_name(TABLE).consistent_read(true);
+        let got = get.key(CLUSTER_ID, AttributeValue::S(key)).send().await;
+        got.unwrap().item
+    };
+    [get(cluster.to_owned()).await, get(members_key(cluster)).await]
+}
+
+async fn put(client: &Client, item: Item) {
+    let put = client.put_item().table_name(TABLE);
+    put.set_item(Some(item)).send().await.unwrap();
+}
+
+/// A process made the cluster ready and was held up before it made the members item.
+async fn a_late_report_cannot_revive_a_forgotten_cluster(client: &Client, store: &Store) {
+    store.claim(&claim("revived", "a")).await.unwrap();
+    let (stopped, _) = metered(client, Some(3));
+    stopped.ready(&ready("revived", "a")).await.unwrap_err();
+    let seen = status(store, "revived").await.unwrap();
+    assert_eq!((seen.state, names(&seen)), (State::Ready, vec!["a"]));
+    assert!(store.forget(&seen, at(1)).await.unwrap());
+    let late = Ready {
+        now: at(2),
+        ..ready("revived", "a")
+    };
+    let refused = store.ready(&late).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refusal::NotFound)), "{refused}");
+    let [_, marked] = raw(client, "revived").await;
+    assert!(MembersItem::read(marked.unwrap()).unwrap().record.is_forgotten);
+
+    let (_, record) = store.claim(&claim("revived", "b")).await.unwrap();
+    assert_eq!(record.generation, 2);
+    for generation in [None, Some(1)] {
+        let late = Ready {
+            generation,
+            ..late.clone()
+        };
+        store.ready(&late).await.unwrap_err();
+    }
+    store.ready(&ready("revived", "b")).await.unwrap();
+    assert_eq!(names(&status(store, "revived").await.unwrap()), ["b"]);
+}
+
+/// A process has read the members item and is held up before it corrects the claim item's copy.
+async fn a_late_correction_does_not_undo_a_later_one(client: &Client, store: &Store) {
+    store.claim(&claim("handed", "a")).await.unwrap();
+    for member in ["a", "b", "c"] {
+        store.ready(&ready("handed", member)).await.unwrap();
+    }
+    store.leave(&leave("handed", "a")).await.unwrap();
+    let [_, old_members] = raw(client, "handed").await;
+    store.leave(&leave("handed", "b")).await.unwrap();
+    let [_, members] = raw(client, "handed").await;
+    // As if the members item had been read before the second leave and the claim item after it.
+    put(client, old_members.unwrap()).await;
+    status(store, "handed").await.unwrap();
+    let (_, claimed) = store.claim(&claim("handed", "late")).await.unwrap();
+    assert_eq!(claimed.initial_node, "c");
+    put(client, members.unwrap()).await;
 }
 
 async fn a_missing_table_is_no_outage(client: &Client) {
@@ -307,7 +535,175 @@ async fn a_missing_table_is_no_outage(client: &Client) {
     assert!(matches!(error, Error::Failed(_)), "{error}");
 }
 
-/// What the store came to, and what the rules come to on the record that stood.
+/// One request of a story.
+#[derive(Clone, Debug)]
+enum Request {
+    Claim(Claim),
+    Ready(Ready),
+    Leave(Leave),
+    Status(i64),
+    Forget(i64),
+}
+
+impl Request {
+    /// Sends it; the record that it was answered with, or the refusal.
+    async fn send(&self, store: &Store, cluster: &str) -> Result<Option<Record>, Error> {
+        match self {
+            Self::Claim(claim) => store.claim(claim).await.map(|(_, record)| Some(record)),
+            Self::Ready(ready) => store.ready(ready).await.map(Some),
+            Self::Leave(leave) => store.leave(leave).await.map(Some),
+            Self::Status(now) => store.status(&id(cluster), None, at(*now)).await.map(Some),
+            Self::Forget(now) => {
+                let Some(items) = store.items(cluster).await? else {
+                    return Ok(None);
+                };
+                let forgotten = store.forget(&items.record(), at(*now)).await?;
+                assert!(forgotten, "nobody else has changed it");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A cluster's life in which every kind of write happens.
+fn story(cluster: &str) -> Vec<Request> {
+    let lease = Some(Duration::from_secs(30));
+    let claim = |node: &str, now| Claim {
+        lease,
+        now: at(now),
+        ..claim(cluster, node)
+    };
+    let ready = |node: &str, uuid: Option<Uuid>, now| Ready {
+        cluster_uuid: uuid,
+        now: at(now),
+        ..ready(cluster, node)
+    };
+    let leave = |node: &str, now| Leave {
+        now: at(now),
+        ..leave(cluster, node)
+    };
+    let with_uuid = |claim: Claim, text: &str| Claim {
+        node_uuid: uuid(text),
+        ..claim
+    };
+    vec![
+        Request::Claim(with_uuid(claim("a", 0), "n1")),
+        // Another server of the same name.
+        Request::Claim(with_uuid(claim("a", 1), "n2")),
+        Request::Claim(claim("b", 40)),
+        Request::Leave(leave("b", 41)),
+        Request::Claim(claim("c", 48)),
+        Request::Ready(ready("c", None, 50)),
+        Request::Ready(ready("d", uuid("u"), 51)),
+        Request::Ready(ready("e", uuid("u"), 52)),
+        Request::Status(53),
+        Request::Leave(leave("c", 54)),
+        Request::Leave(leave("e", 55)),
+        Request::Claim(claim("f", 2 * DAY)),
+        Request::Status(4 * DAY),
+        Request::Ready(ready("f", uuid("u"), 6 * DAY)),
+        Request::Forget(7 * DAY),
+        Request::Claim(claim("g", 7 * DAY + 1)),
+        Request::Ready(ready("g", uuid("v"), 7 * DAY + 2)),
+        // It has ended.
+        Request::Claim(claim("h", 500 * DAY)),
+    ]
+}
+
+/// Each request of the story is broken off before each of its calls, repeated by another process, and the story goes on as it
+/// would have. In between, whoever reads the record sees it as it was before or as it is afterwards.
+async fn every_write_may_be_the_last(client: &Client) {
+    let (whole, _) = metered(client, None);
+    let mut expected = Vec::new();
+    for request in story("whole") {
+        let answer = request.send(&whole, "whole").await;
+        expected.push((comparable(answer), standing(client, "whole").await));
+    }
+    let mut broken_off = 0;
+    for reads_between in [false, true] {
+        for calls in 0..8 {
+            let cluster = format!("broken-{calls}-{reads_between}");
+            let mut before = None;
+            for (request, (answer, after)) in story(&cluster).into_iter().zip(&expected) {
+                let what = format!("{cluster}, {request:?}");
+                let (stopped, meter) = metered(client, Some(calls));
+                let first = request.send(&stopped, &cluster).await;
+                if meter.calls.load(Ordering::Relaxed) > calls && first.is_err() {
+                    broken_off += 1;
+                    let (healthy, _) = metered(client, None);
+                    let now = standing(client, &cluster).await;
+                    // A new UUID is known before the member that reports it.
+                    let with_uuid = before.clone().map(|record| Record {
+                        cluster_uuid: after.as_ref().and_then(|it| it.cluster_uuid.clone()),
+                        ..record
+                    });
+                    let fits = |now: &Option<Record>| [&before, after, &with_uuid].contains(&now);
+                    assert!(fits(&now), "{what}: {now:?}, not {before:?} or {after:?}");
+                    if reads_between {
+                        let _ = healthy.status(&id(&cluster), None, at(0)).await;
+                        let read = standing(client, &cluster).await;
+                        assert!(fits(&read), "{what}: {read:?}");
+                    }
+                    let repeated = comparable(request.send(&healthy, &cluster).await);
+                    assert_eq!(&repeated, answer, "{what}");
+                }
+                let now = standing(client, &cluster).await;
+                assert_eq!(&now, after, "{what}");
+                before = now;
+            }
+        }
+    }
+    assert!(broken_off > 40, "{broken_off}");
+}
+
+/// An answer without the cluster's name.
+fn comparable(answer: Result<Option<Record>, Error>) -> Result<Option<Record>, String> {
+    let anonymous = |record| Record {
+        cluster_id: String::new(),
+        kept_until: None,
+        ..record
+    };
+    match answer {
+        Ok(record) => Ok(record.map(anonymous)),
+        Err(Error::Refused(refusal)) => Err(format!("{refusal:?}")),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The record that both items make, without the cluster's name and its end, which a renewal moves.
+async fn standing(client: &Client, cluster: &str) -> Option<Record> {
+    let items = Store::new(client.clone(), TABLE).items(cluster).await.unwrap()?;
+    let ends = [
+        items.members.as_ref().and_then(|members| members.record.kept_until),
+        items.claim.record.kept_until,
+    ];
+    assert!(ends[0] <= ends[1], "the members outlive their claim: {items:?}");
+    let record = items.record();
+    assert!(
+        record.state == State::Claimed || record.is_forgotten || record.members.contains_key(&record.initial_node),
+        "{record:?}"
+    );
+    let record = Record {
+        cluster_id: String::new(),
+        kept_until: None,
+        ..record
+    };
+    // Of a forgotten record only the generation counts.
+    Some(if record.is_forgotten {
+        Record {
+            state: State::Claimed,
+            initial_node: String::new(),
+            members: BTreeMap::new(),
+            cluster_uuid: None,
+            rival_node_uuid: None,
+            ..record
+        }
+    } else {
+        record
+    })
+}
+
+/// The store's outcome, and the rules' on the record that stood.
 type Both<T> = (Result<T, Error>, Result<T, Refusal>);
 
 #[track_caller]
@@ -321,15 +717,29 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(what: &str, (store, rules): Both<
     store.ok()
 }
 
+/// A record that somebody has asked about.
+fn asked_about(record: Record, now: Timestamp) -> Record {
+    Record {
+        kept_until: record.renewal(now).or(record.kept_until),
+        ..record
+    }
+}
+
 /// A walk through a few clusters: every answer is that of the rules, and so is every record.
-async fn it_does_what_the_rules_say(client: &Client, store: &Store, seed: u64) {
+#[expect(clippy::too_many_lines, reason = "one arm for each kind of request")]
+async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
     const CLUSTERS: usize = 3;
-    const STEPS: usize = 60;
+    const STEPS: usize = 80;
     let mut random = Rng::with_seed(seed);
     let mut records: BTreeMap<String, Record> = BTreeMap::new();
     let mut now = 0;
     for step in 0..STEPS {
-        now += *random.choice(&[0, 1, 5, 30, 35, 100]).unwrap();
+        now += match random.u8(..60) {
+            0 => DAY,
+            1 => 3 * DAY,
+            2 => 401 * DAY,
+            _ => *random.choice(&[0, 1, 5, 30, 35, 100]).unwrap(),
+        };
         let cluster = format!("walk-{seed}-{}", random.usize(..CLUSTERS));
         let before = records.get(&cluster).cloned();
         let member = *random.choice(&["a", "b", "c", "d"]).unwrap();
@@ -341,42 +751,64 @@ async fn it_does_what_the_rules_say(client: &Client, store: &Store, seed: u64) {
             _ => None,
         };
         let secret = secret.map(|secret| SecretHash::of(&id(&cluster), secret.as_bytes()));
-        let generation = before.as_ref().map_or(1, |record| record.generation);
+        let current = before.as_ref().map_or(1, |record| record.generation);
+        let node_uuid = match random.u8(..6) {
+            0 => uuid("other"),
+            1 | 2 => uuid(member),
+            _ => None,
+        };
+        let mut generation = || *random.choice(&[None, Some(current), Some(current), Some(current + 1)]).unwrap();
+        let generation = generation();
         let what = format!("seed {seed}, step {step}: {member} on {before:?}");
-        let after = match random.u8(..10) {
-            0..5 => {
+        let after = match random.u8(..20) {
+            0..9 => {
                 let lease = *random
                     .choice(&[None, Some(30), Some(30), Some(60)])
                     .unwrap();
-                let lease = lease.map(Duration::from_secs);
-                let claim = claim(&cluster, member);
                 let claim = Claim {
-                    lease,
+                    node_uuid,
+                    lease: lease.map(Duration::from_secs),
                     secret,
                     now: at(now),
-                    ..claim
+                    ..claim(&cluster, member)
                 };
-                let done = (store.claim(&claim).await, claim.on(before));
-                let after = assert_same(&format!("{what}, {claim:?}"), done);
-                after.map(|(_, record)| record)
+                let ruled = claim.on(before.clone()).map(|(outcome, after)| {
+                    let is_asked = matches!(outcome, Claimed::Again | Claimed::Joined);
+                    let after = if is_asked { asked_about(after, at(now)) } else { after };
+                    (outcome, after)
+                });
+                let noted = matches!(ruled, Err(Refusal::NameTaken { .. }))
+                    .then(|| claim.noted_on(before.unwrap()));
+                let whole = ruled.as_ref().ok().map(|(_, record)| record.clone());
+                let told = ruled.map(|(outcome, record)| (outcome, without_members(record)));
+                let done = (store.claim(&claim).await, told);
+                assert_same(&format!("{what}, {claim:?}"), done);
+                whole.or(noted)
             }
-            5..8 => {
-                let uuid = *random
+            9..15 => {
+                let uuid_given = *random
                     .choice(&[None, Some("u"), Some("u"), Some("v")])
                     .unwrap();
+                let is_attested = random.bool();
                 let ready = Ready {
-                    generation: random
-                        .choice([None, Some(generation), Some(generation + 1)])
+                    node_uuid,
+                    generation,
+                    cluster_uuid: uuid_given.and_then(uuid),
+                    authority: is_attested.then(|| Fingerprint::of_certificate(member.as_bytes())),
+                    attestation: is_attested
+                        .then(|| Attestation::from_bytes(&[random.u8(..); 32]))
                         .flatten(),
-                    cluster_uuid: uuid.map(|uuid| ClusterUuid::new(uuid).unwrap()),
                     secret,
+                    now: at(now),
                     ..ready(&cluster, member)
                 };
-                let done = (store.ready(&ready).await, ready.on(before));
+                let ruled = ready.on(before).map(|after| asked_about(after, at(now)));
+                let done = (store.ready(&ready).await, ruled);
                 assert_same(&format!("{what}, {ready:?}"), done)
             }
-            8 => {
+            15 | 16 => {
                 let leave = Leave {
+                    generation,
                     secret,
                     now: at(now),
                     ..leave(&cluster, member)
@@ -384,35 +816,39 @@ async fn it_does_what_the_rules_say(client: &Client, store: &Store, seed: u64) {
                 let done = (store.leave(&leave).await, leave.on(before));
                 assert_same(&format!("{what}, {leave:?}"), done)
             }
+            17 => match before {
+                Some(seen) if !seen.is_forgotten => {
+                    assert!(store.forget(&seen, at(now)).await.unwrap(), "{what}");
+                    assert!(store.forget(&seen, at(now)).await.unwrap(), "{what}, again");
+                    Some(rules::forget(seen, at(now)))
+                }
+                _ => None,
+            },
             _ => {
-                let read = store.status(&id(&cluster), secret.as_ref()).await;
-                let shown = before.ok_or(Refusal::NotFound);
-                let shown = shown.and_then(|record| record.shown_to(secret.as_ref()));
+                let read = store.status(&id(&cluster), secret.as_ref(), at(now)).await;
+                let shown = Record::shown_to(before, secret.as_ref(), at(now));
+                let shown = shown.map(|record| asked_about(record, at(now)));
                 assert_same(&format!("{what}, status"), (read, shown))
             }
         };
         if let Some(record) = after {
-            let expires = expiry(client, &cluster).await;
-            let lease = record.lease_expires_at;
-            assert_eq!(expires, lease.map(|end| end + KEEP_ABANDONED), "{what}");
+            let [claim_item, members_item] = raw(client, &cluster).await;
+            let kept = ClaimItem::read(claim_item.unwrap()).unwrap().record.kept_until;
+            assert_eq!(kept, record.kept_until, "{what}");
+            let members = members_item.map(|item| MembersItem::read(item).unwrap().record);
+            if let Some(members) = members.filter(|_| record.state == State::Ready) {
+                assert_eq!(members.kept_until, kept, "{what}");
+            }
             records.insert(cluster, record);
         }
     }
     for (cluster, record) in records {
-        let read = store.status(&id(&cluster), record.secret.as_ref()).await;
-        assert_eq!(read.unwrap(), record);
+        let (id, secret) = (id(&cluster), record.secret.as_ref());
+        let read = store.status(&id, secret, at(now)).await;
+        let shown = Record::shown_to(Some(record.clone()), record.secret.as_ref(), at(now));
+        let shown = shown.map(|record| asked_about(record, at(now)));
+        assert_same(&cluster, (read, shown));
     }
-}
-
-/// When DynamoDB may delete the cluster's item.
-async fn expiry(client: &Client, cluster: &str) -> Option<Timestamp> {
-    let get = client
-        .get_item()
-        .table_name(TABLE)
-        .key(CLUSTER_ID, AttributeValue::S(cluster.to_owned()));
-    let item = get.send().await.unwrap().item.unwrap();
-    let seconds = item.get(EXPIRES_AT)?.as_n().unwrap().parse().unwrap();
-    Some(Timestamp::from_second(seconds).unwrap())
 }
 
 #[tokio::test]
@@ -439,7 +875,7 @@ async fn a_database_that_is_away_is_an_outage() {
         Err(Error::Unavailable(_))
     ));
     assert!(matches!(
-        store.status(&id("c"), None).await,
+        status(&store, "c").await,
         Err(Error::Unavailable(_))
     ));
 }

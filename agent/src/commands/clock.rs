@@ -19,7 +19,10 @@ pub struct Wait {
 impl Wait {
     /// Waits for this reason.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), hint: None }
+        Self {
+            reason: reason.into(),
+            hint: None,
+        }
     }
 
     /// With what to do if it lasts too long.
@@ -51,8 +54,15 @@ impl Clock {
             return Ok(());
         }
         let seconds = self.patience.timeout.as_secs_f64();
-        let failure = Failure::timed_out(format!("not done after {seconds} s, still waiting: {}", wait.reason));
-        Err(failure.hint(wait.hint.as_deref().unwrap_or("run it again to go on from here; `--timeout` gives it longer")))
+        let failure = Failure::timed_out(format!(
+            "not done after {seconds} s, still waiting: {}",
+            wait.reason
+        ));
+        Err(failure.hint(
+            wait.hint
+                .as_deref()
+                .unwrap_or("run it again to go on from here; `--timeout` gives it longer"),
+        ))
     }
 
     /// Waits until it is time to look again, and says why; fails when the time is up.

@@ -33,7 +33,9 @@ struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cluster_id, node, .. } = self;
+        let Self {
+            cluster_id, node, ..
+        } = self;
         write!(f, "`{node}` has left `{cluster_id}`")?;
         match &self.initial_node {
             Some(next) => write!(f, "; the node to join is `{next}`"),
@@ -137,10 +139,13 @@ impl<'r> Leaving<'r> {
         }
         note_unreachable(&mut self.unreachable, view);
         // Nothing but the node's absence will do.
-        self.rebalances.watch(&self.here.server, view, false, self.printer)?;
+        self.rebalances
+            .watch(&self.here.server, view, false, self.printer)?;
         let unreachable = self.unreachable.iter();
         let memory = Memory {
-            unreachable_for: unreachable.map(|(otp, since)| (otp.clone(), since.elapsed())).collect(),
+            unreachable_for: unreachable
+                .map(|(otp, since)| (otp.clone(), since.elapsed()))
+                .collect(),
             rest: self.rebalances.rest(),
             ..Memory::default()
         };
@@ -157,7 +162,9 @@ impl<'r> Leaving<'r> {
             Next::Eject(otp) => match server.eject(&otp) {
                 Ok(()) => {
                     self.is_on_its_way |= view.this().is_some_and(|this| this.otp == otp);
-                    self.printer.step(format_args!("eject: `{otp}`, which was never rebalanced in"));
+                    self.printer.step(format_args!(
+                        "eject: `{otp}`, which was never rebalanced in"
+                    ));
                     format!("`{otp}` is being removed")
                 }
                 Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
@@ -166,7 +173,8 @@ impl<'r> Leaving<'r> {
                 Ok(true) => {
                     self.is_on_its_way = true;
                     self.rebalances.begin();
-                    self.printer.step("rebalance: this node's data moves to the others");
+                    self.printer
+                        .step("rebalance: this node's data moves to the others");
                     "a rebalance runs".to_owned()
                 }
                 Ok(false) => "another rebalance runs".to_owned(),

@@ -64,7 +64,9 @@ impl Rebalances {
             return Ok(());
         }
         let error = server.rebalance().ok().and_then(|last| last.error);
-        let why = error.unwrap_or_else(|| "it ended early: somebody stopped it, or its orchestrator died".to_owned());
+        let why = error.unwrap_or_else(|| {
+            "it ended early: somebody stopped it, or its orchestrator died".to_owned()
+        });
         self.failed(&why, printer)
     }
 

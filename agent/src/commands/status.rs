@@ -86,7 +86,11 @@ impl From<&Record> for RecordStatus {
             initial_node: record.initial_node.to_string(),
             is_initial_node: record.is_initial,
             cluster_uuid: record.cluster_uuid.as_ref().map(ToString::to_string),
-            nodes: record.members.iter().map(|member| member.node.to_string()).collect(),
+            nodes: record
+                .members
+                .iter()
+                .map(|member| member.node.to_string())
+                .collect(),
             rival_node_uuid: record.rival.as_ref().map(ToString::to_string),
         }
     }
@@ -139,9 +143,7 @@ fn look(here: &Here) -> (ServerStatus, Option<View>) {
         }
         Err(error) => {
             status.error = Some(match error {
-                Error::Unauthorized => {
-                    "it has another user name or password".to_owned()
-                }
+                Error::Unauthorized => "it has another user name or password".to_owned(),
                 error => error.to_string(),
             });
             (status, None)
@@ -153,12 +155,17 @@ fn is_healthy(node: &Node, view: Option<&View>, record: Option<&Record>) -> bool
     let (Some(view), Some(record)) = (view, record) else {
         return false;
     };
-    let is_in = view.this().is_some_and(|this| this.membership == Membership::Active && this.health == Health::Healthy);
+    let is_in = view.this().is_some_and(|this| {
+        this.membership == Membership::Active && this.health == Health::Healthy
+    });
     is_in
         && view.is_balanced
         && !view.is_rebalancing
         && record.state == State::Ready
-        && record.cluster_uuid.as_ref().is_none_or(|uuid| *uuid == view.uuid)
+        && record
+            .cluster_uuid
+            .as_ref()
+            .is_none_or(|uuid| *uuid == view.uuid)
         && record.member(node).is_some()
 }
 
@@ -222,7 +229,10 @@ impl fmt::Display for Status {
                 )?;
                 writeln!(f, "         reported ready: {}", list(&cluster.nodes))?;
                 if let Some(uuid) = &cluster.rival_node_uuid {
-                    writeln!(f, "         another server (UUID {uuid}) claims the cluster under the first node's name")?;
+                    writeln!(
+                        f,
+                        "         another server (UUID {uuid}) claims the cluster under the first node's name"
+                    )?;
                 }
             }
         }
@@ -244,9 +254,20 @@ impl fmt::Display for ClusterStatus {
         };
         writeln!(f, "cluster  {}, {balanced}", self.uuid)?;
         for node in &self.nodes {
-            let NodeStatus { name, membership, health, group } = node;
-            let health = if *health == "healthy" { String::new() } else { format!(", {health}") };
-            let group = group.as_ref().map_or_else(String::new, |group| format!(", {group}"));
+            let NodeStatus {
+                name,
+                membership,
+                health,
+                group,
+            } = node;
+            let health = if *health == "healthy" {
+                String::new()
+            } else {
+                format!(", {health}")
+            };
+            let group = group
+                .as_ref()
+                .map_or_else(String::new, |group| format!(", {group}"));
             writeln!(f, "         {name}: {membership}{health}{group}")?;
         }
         writeln!(f, "         buckets: {}", list(&self.buckets))

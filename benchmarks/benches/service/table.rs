@@ -147,7 +147,7 @@ async fn ask_everything() -> Requests {
     let proxy = Proxy::before(&database.url);
     let store = Store::new(dynamodb::client(&proxy.url), TABLE);
     let mut asked = Asked {
-        router: api::router(store),
+        router: api::router(store, api::Policy::default()),
         table,
         proxy,
         all: Vec::new(),

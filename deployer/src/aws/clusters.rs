@@ -1,36 +1,31 @@
-//! The clusters' records in the table, one by one: what an operator sees of them, and deletes.
+//! The clusters' records in the table, one by one, for an operator: read, listed and forgotten.
 //!
-//! The function's own way to them is its store, which changes them by the rules. This one only looks, and forgets.
+//! The function changes them through its store. Forgetting goes through the same store; everything else here only reads.
 
+use std::collections::HashMap;
+
+use anyhow::Context;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
-    types::{AttributeValue, ReturnValuesOnConditionCheckFailure as OnFailure},
+    types::{AttributeValue, KeysAndAttributes, ReturnValuesOnConditionCheckFailure as OnFailure},
 };
 use cbbootstrap_function::{
-    item::{self, Item, Unreadable},
-    protocol::Record,
-    table::{
-        CLAIMED_AT, CLUSTER_ID, CLUSTER_UUID, GENERATION, INITIAL_NODE, LEASE_EXPIRES_AT, NODES,
-        SECRET_HASH, STATE,
-    },
+    item::{self, ClaimItem, Item, Items, MembersItem, Unreadable},
+    store::{self, Store},
+    table::{CLUSTER_ID, GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
 };
+use cbbootstrap_protocol::{rules::Record, wire::State};
+use jiff::Timestamp;
 
 use super::explain;
 use crate::failure::Failure;
 
-/// What a record that is to be forgotten must still have as it was seen, or still not have: all that says whose it is, and
-/// how far it has come. `expires_at` says neither.
-const SEEN: [&str; 8] = [
-    INITIAL_NODE,
-    STATE,
-    GENERATION,
-    CLAIMED_AT,
-    LEASE_EXPIRES_AT,
-    NODES,
-    CLUSTER_UUID,
-    SECRET_HASH,
-];
+/// The attributes by which an unreadable item is recognised when it is deleted.
+const SEEN: [&str; 4] = [INITIAL_NODE, STATE, GENERATION, VERSION];
+
+/// DynamoDB answers for at most this many keys in one call.
+const BATCH: usize = 100;
 
 const OTHER_TABLE: &str =
     "it may be no table of this service; `--table-name` names another, and `--env` an environment";
@@ -44,12 +39,12 @@ pub struct Clusters {
     place: String,
 }
 
-/// An item of the table.
+/// A cluster of the table.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Its key.
+    /// The key of its claim item.
     pub cluster_id: String,
-    /// What it says, if it is a record.
+    /// Its record, if its items can be read.
     pub record: Result<Record, Unreadable>,
     item: Item,
 }
@@ -63,12 +58,12 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-/// What became of a record that was to be deleted.
+/// What became of a record that was to be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deleted {
-    /// It is gone. Somebody else may have been quicker.
-    Gone,
-    /// It is another now, and stands.
+pub enum Forgotten {
+    /// The record has ended. Somebody else may have been quicker.
+    Ended,
+    /// The record is another by now, and was left as it is.
     Changed,
 }
 
@@ -100,7 +95,9 @@ impl Clusters {
                 .await
                 .map_err(|error| self.explain("cannot list the clusters of", &error))?;
             for item in scanned.items.unwrap_or_default() {
-                rows.push(self.row(item)?);
+                if !item::is_members_item(&item) {
+                    rows.push(item);
+                }
             }
             start = scanned.last_evaluated_key.filter(|key| !key.is_empty());
             let is_full = limit.is_some_and(|limit| rows.len() > limit);
@@ -110,6 +107,7 @@ impl Clusters {
         }
         let more = limit.filter(|limit| rows.len() > *limit);
         rows.truncate(limit.unwrap_or(usize::MAX));
+        let rows = self.with_members(rows).await?;
         Ok(Page {
             next: more.and_then(|_| Some(rows.last()?.cluster_id.clone())),
             rows,
@@ -126,12 +124,32 @@ impl Clusters {
             .consistent_read(true)
             .send()
             .await
-            .map_err(|error| self.explain("cannot look into", &error))?;
-        got.item.map(|item| self.row(item)).transpose()
+            .map_err(|error| self.explain("cannot read", &error))?;
+        let rows = self.with_members(got.item.into_iter().collect()).await?;
+        Ok(rows.into_iter().next())
     }
 
-    /// Deletes a record, if it is still what it was when it was seen. It may be asked for again after a lost answer.
-    pub async fn delete(&self, seen: &Row) -> anyhow::Result<Deleted> {
+    /// Ends a record, if it is still the one that was seen. Repeating it after a lost answer does no harm.
+    pub async fn forget(&self, seen: &Row, now: Timestamp) -> anyhow::Result<Forgotten> {
+        let Ok(record) = &seen.record else {
+            return self.delete(seen).await;
+        };
+        let store = Store::new(self.client.clone(), &self.table);
+        match store.forget(record, now).await {
+            Ok(true) => Ok(Forgotten::Ended),
+            Ok(false) => Ok(Forgotten::Changed),
+            Err(error @ store::Error::Unreadable(_)) => {
+                Err(error).context("the record cannot be read any more")
+            }
+            Err(error) => {
+                let message = format!("cannot forget a cluster of table `{}`", self.table);
+                Err(Failure::new(format!("{message}: {error}")).into())
+            }
+        }
+    }
+
+    /// Deletes the claim item of a record that cannot be read, if it is still as it was.
+    async fn delete(&self, seen: &Row) -> anyhow::Result<Forgotten> {
         let mut delete = self
             .client
             .delete_item()
@@ -152,12 +170,12 @@ impl Clusters {
         }
         let deleted = delete.condition_expression(condition.join(" AND ")).send();
         match deleted.await {
-            Ok(_) => Ok(Deleted::Gone),
+            Ok(_) => Ok(Forgotten::Ended),
             Err(error) => match error.as_service_error() {
                 Some(aws_sdk_dynamodb::operation::delete_item::DeleteItemError::ConditionalCheckFailedException(failed)) => {
                     Ok(match &failed.item {
-                        Some(item) if !item.is_empty() => Deleted::Changed,
-                        _ => Deleted::Gone,
+                        Some(item) if !item.is_empty() => Forgotten::Changed,
+                        _ => Forgotten::Ended,
                     })
                 }
                 _ => Err(self.explain("cannot forget a cluster of", &error).into()),
@@ -165,16 +183,64 @@ impl Clusters {
         }
     }
 
-    fn row(&self, item: Item) -> anyhow::Result<Row> {
-        let Some(AttributeValue::S(cluster_id)) = item.get(CLUSTER_ID) else {
-            let message = format!("table `{}` has an item without a cluster's id", self.table);
-            return Err(Failure::new(message).hint(OTHER_TABLE).into());
+    /// Claim items as rows, with the members of those that are ready.
+    async fn with_members(&self, items: Vec<Item>) -> anyhow::Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        for item in items {
+            let Some(AttributeValue::S(cluster_id)) = item.get(CLUSTER_ID) else {
+                let message = format!("table `{}` has an item without a cluster's id", self.table);
+                return Err(Failure::new(message).hint(OTHER_TABLE).into());
+            };
+            rows.push((cluster_id.clone(), ClaimItem::read(item.clone()), item));
+        }
+        let is_ready = |claim: &ClaimItem| claim.record.state == State::Ready;
+        let ready = rows.iter().filter_map(|(id, claim, _)| {
+            claim.as_ref().is_ok_and(is_ready).then(|| members_key(id))
+        });
+        let mut members = self.batch(ready.collect()).await?;
+        let with_members = |(cluster_id, claim, item): (String, Result<ClaimItem, _>, Item)| {
+            let record = claim.and_then(|claim| {
+                let members = members.remove(&members_key(&cluster_id));
+                let members = members.map(MembersItem::read).transpose()?;
+                Ok(Items::of(claim, members).record())
+            });
+            Row {
+                cluster_id,
+                record,
+                item,
+            }
         };
-        Ok(Row {
-            cluster_id: cluster_id.clone(),
-            record: item::read(item.clone()),
-            item,
-        })
+        Ok(rows.into_iter().map(with_members).collect())
+    }
+
+    /// The items of these keys, as far as they are there.
+    async fn batch(&self, keys: Vec<String>) -> anyhow::Result<HashMap<String, Item>> {
+        let mut found = HashMap::new();
+        for keys in keys.chunks(BATCH) {
+            let keys = keys.iter().map(|text| key(text)).collect();
+            let request = KeysAndAttributes::builder()
+                .set_keys(Some(keys))
+                .consistent_read(true)
+                .build()?;
+            let mut requests = Some(HashMap::from([(self.table.clone(), request)]));
+            // An answer ends at 16 MB, and says what is left.
+            while let Some(left) = requests.filter(|left| !left.is_empty()) {
+                let output = self
+                    .client
+                    .batch_get_item()
+                    .set_request_items(Some(left))
+                    .send()
+                    .await
+                    .map_err(|error| self.explain("cannot read", &error))?;
+                let items = output.responses.unwrap_or_default().into_values().flatten();
+                found.extend(items.filter_map(|item| {
+                    let key = item.get(CLUSTER_ID)?.as_s().ok()?.clone();
+                    Some((key, item))
+                }));
+                requests = output.unprocessed_keys;
+            }
+        }
+        Ok(found)
     }
 
     fn explain<E>(&self, what: &str, error: &SdkError<E>) -> Failure
@@ -187,7 +253,7 @@ impl Clusters {
                 Failure::new(format!("there is no table `{table}` in {place}"))
                     .hint("`cbbootstrap deploy` makes it; `--table-name` names another")
             }
-            // Its key is another, mostly.
+            // Usually the table has another key.
             Some("ValidationException") => {
                 explain(format!("{what} table `{table}`"), error).hint(OTHER_TABLE)
             }
@@ -204,6 +270,11 @@ fn key(cluster_id: &str) -> Item {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use cbbootstrap_protocol::{
+        names::{ClusterId, Node},
+        rules::{Claim, Claimed, Ready},
+    };
 
     use super::*;
     use crate::{
@@ -244,14 +315,6 @@ mod tests {
         AttributeValue::N(number.to_string())
     }
 
-    fn nodes(nodes: &[&str]) -> AttributeValue {
-        AttributeValue::Ss(nodes.iter().map(|&node| node.to_owned()).collect())
-    }
-
-    fn hash(byte: u8) -> AttributeValue {
-        AttributeValue::B(vec![byte; 32].into())
-    }
-
     /// An item as the original service wrote it.
     fn original(id: &str) -> Item {
         let mut item = key(id);
@@ -259,21 +322,33 @@ mod tests {
         item
     }
 
-    /// One with everything.
-    fn full(id: &str) -> Item {
-        let mut item = original(id);
-        for (name, value) in [
-            (STATE, text("ready")),
-            (GENERATION, number(2)),
-            (CLAIMED_AT, number(1_700_000_000)),
-            (LEASE_EXPIRES_AT, number(1_700_000_060)),
-            (NODES, nodes(&["a", "b"])),
-            (CLUSTER_UUID, text("u")),
-            (SECRET_HASH, hash(7)),
-        ] {
-            item.insert(name.to_owned(), value);
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn claim(node: &str) -> Claim {
+        Claim {
+            cluster_id: ClusterId::new("c").unwrap(),
+            node: Node::new(node).unwrap(),
+            node_uuid: None,
+            lease: None,
+            secret: None,
+            now: at(0),
         }
-        item
+    }
+
+    fn ready(node: &str) -> Ready {
+        Ready {
+            cluster_id: ClusterId::new("c").unwrap(),
+            node: Node::new(node).unwrap(),
+            node_uuid: None,
+            generation: None,
+            cluster_uuid: None,
+            authority: None,
+            attestation: None,
+            secret: None,
+            now: at(1),
+        }
     }
 
     #[tokio::test]
@@ -313,51 +388,74 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_was_seen_is_deleted() {
+    async fn a_record_is_shown_with_its_members_and_forgotten_if_it_is_the_one_seen() {
+        let (clusters, client, database, _dir) = table(&[]).await;
+        let store = Store::new(client, TABLE);
+        store.claim(&claim("a")).await.unwrap();
+        let claimed = clusters.find("c").await.unwrap().unwrap();
+        store.ready(&ready("a")).await.unwrap();
+        store.ready(&ready("b")).await.unwrap();
+        let seen = clusters.find("c").await.unwrap().unwrap();
+        let record = seen.record.clone().unwrap();
+        assert_eq!(record.members.keys().collect::<Vec<_>>(), ["a", "b"]);
+        let page = clusters.page(None, None).await.unwrap();
+        assert_eq!(
+            page.rows.len(),
+            1,
+            "the members item is not a row: {page:?}"
+        );
+        assert_eq!(page.rows[0].record.as_ref().unwrap(), &record);
+
+        let forget = async |row: &Row| clusters.forget(row, at(2)).await.unwrap();
+        assert_eq!(forget(&claimed).await, Forgotten::Changed);
+        store.ready(&ready("c")).await.unwrap();
+        assert_eq!(forget(&seen).await, Forgotten::Changed);
+        let seen = clusters.find("c").await.unwrap().unwrap();
+        assert_eq!(forget(&seen).await, Forgotten::Ended);
+        assert_eq!(forget(&seen).await, Forgotten::Ended, "after a lost answer");
+        let tombstone = clusters.find("c").await.unwrap().unwrap().record.unwrap();
+        assert!(tombstone.is_forgotten && tombstone.members.is_empty());
+        let (outcome, record) = store.claim(&claim("d")).await.unwrap();
+        assert_eq!((outcome, record.generation), (Claimed::First, 2));
+        assert_eq!(forget(&seen).await, Forgotten::Changed);
+        database.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_item_is_deleted_if_it_is_the_one_seen() {
         let unreadable = Item::from([
             (CLUSTER_ID.to_owned(), text("c")),
             (INITIAL_NODE.to_owned(), number(1)),
         ]);
         let (clusters, client, database, _dir) = table(&[]).await;
-        for item in [original("c"), full("c"), unreadable, key("c")] {
+        for item in [unreadable, key("c")] {
             put(&client, &item).await;
             let seen = clusters.find("c").await.unwrap().unwrap();
+            assert!(seen.record.is_err());
             for (attribute, other) in [
                 (INITIAL_NODE, text("b")),
                 (STATE, text("claimed")),
                 (GENERATION, number(3)),
-                (CLAIMED_AT, number(1_700_000_001)),
-                (LEASE_EXPIRES_AT, number(1_700_000_061)),
-                (NODES, nodes(&["a", "b", "c"])),
-                (CLUSTER_UUID, text("v")),
-                (SECRET_HASH, hash(8)),
+                (VERSION, number(3)),
             ] {
                 let mut changed = item.clone();
                 changed.insert(attribute.to_owned(), other);
                 put(&client, &changed).await;
-                let deleted = clusters.delete(&seen).await.unwrap();
-                assert_eq!(deleted, Deleted::Changed, "{attribute}");
-                let mut changed = item.clone();
-                if changed.remove(attribute).is_some() {
-                    put(&client, &changed).await;
-                    let deleted = clusters.delete(&seen).await.unwrap();
-                    assert_eq!(deleted, Deleted::Changed, "without {attribute}");
-                }
+                let forgotten = clusters.forget(&seen, at(0)).await.unwrap();
+                assert_eq!(forgotten, Forgotten::Changed, "{attribute}");
             }
-            let mut same = item.clone();
-            same.insert("expires_at".to_owned(), number(1));
-            same.insert("of others".to_owned(), text("x"));
-            put(&client, &same).await;
-            assert_eq!(clusters.delete(&seen).await.unwrap(), Deleted::Gone);
-            assert!(clusters.find("c").await.unwrap().is_none());
-            let again = clusters.delete(&seen).await.unwrap();
-            assert_eq!(again, Deleted::Gone, "after a lost answer");
+            put(&client, &item).await;
+            for _ in ["once", "after a lost answer"] {
+                let forgotten = clusters.forget(&seen, at(0)).await.unwrap();
+                assert_eq!(forgotten, Forgotten::Ended);
+                assert!(clusters.find("c").await.unwrap().is_none());
+            }
         }
         database.shutdown().await;
     }
 
     #[tokio::test]
-    async fn what_is_no_table_of_records_is_said_so() {
+    async fn a_missing_table_is_named() {
         let (_, client, database, _dir) = table(&[]).await;
         let missing = Clusters::new(client, "other", "here");
         let error = missing.page(None, None).await.unwrap_err();

@@ -24,6 +24,7 @@ use aws_sdk_sts::{
 };
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_types::os_shim_internal::{Env, Fs};
+use cbbootstrap_cli::environment::variable;
 use thiserror::Error;
 
 use super::{Access, causes, chain, says};
@@ -124,11 +125,15 @@ impl Renewed {
                 .build();
             return provider.provide_credentials().await;
         }
+        // The SDK would sign with what does not belong to a key.
+        if let Some(credentials) = in_environment() {
+            return Ok(credentials);
+        }
         let mut provider = DefaultCredentialsChain::builder()
             .configure(sources)
             .region(region.clone());
-        if let Some(profile) = access.profile_of_the_file() {
-            provider = provider.profile_name(profile);
+        if let Some(profile) = access.profile() {
+            provider = provider.profile_name(&profile);
         }
         provider.build().await.provide_credentials().await
     }
@@ -227,15 +232,20 @@ fn says_expired(response: &HttpResponse) -> bool {
             .any(|code| says(response, code))
 }
 
+/// The keys in the environment.
+fn in_environment() -> Option<Credentials> {
+    let mut credentials = Credentials::builder()
+        .access_key_id(variable("AWS_ACCESS_KEY_ID")?)
+        .secret_access_key(variable("AWS_SECRET_ACCESS_KEY")?)
+        .provider_name("environment");
+    credentials.set_session_token(variable("AWS_SESSION_TOKEN"));
+    credentials.set_account_id(variable("AWS_ACCOUNT_ID").map(Into::into));
+    Some(credentials.build())
+}
+
 /// That the profile exists which is asked for. The SDK would look for credentials elsewhere.
 pub async fn check_profile(access: &Access) -> anyhow::Result<()> {
-    let from_environment = || {
-        std::env::var("AWS_PROFILE")
-            .ok()
-            .filter(|name| !name.is_empty())
-    };
-    let asked = access.profile.clone().or_else(from_environment);
-    let Some(name) = asked.or_else(|| access.profile_of_the_file().map(str::to_owned)) else {
+    let Some(name) = access.chosen_profile() else {
         return Ok(());
     };
     let profiles =

@@ -13,8 +13,9 @@ pub mod s3;
 use std::{error::Error, fmt::Display, time::Duration};
 
 use aws_config::{
-    BehaviorVersion, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig,
-    timeout::TimeoutConfig,
+    BehaviorVersion, Region, SdkConfig, identity::IdentityCache, imds::region::ImdsRegionProvider,
+    meta::region::RegionProviderChain, profile::region::ProfileFileRegionProvider,
+    provider_config::ProviderConfig, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::config::{
@@ -23,6 +24,7 @@ use aws_sdk_dynamodb::config::{
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use axum::http::Uri;
+use cbbootstrap_cli::environment::{is_blank, variable};
 use cbbootstrap_function::signer::Signer;
 
 use crate::{
@@ -44,6 +46,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one try of a call may take. Uploads have more.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The variables that may name the region; the first one counts.
+const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+
 /// Which account and region.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
@@ -58,29 +63,47 @@ pub struct Access {
 }
 
 impl Access {
-    /// The region, unless the environment or the profile has the word.
-    fn region(&self) -> Option<&str> {
-        let in_environment = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-            .map(is_set)
-            .contains(&true);
+    /// The region that the user, the environment or `cbbootstrap.yaml` names, in this order.
+    pub fn region(&self) -> Option<String> {
         self.region
-            .as_deref()
-            .or_else(|| self.fallback_region.as_deref().filter(|_| !in_environment))
+            .clone()
+            .or_else(|| REGION_VARIABLES.into_iter().find_map(variable))
+            .or_else(|| self.fallback_region.clone())
     }
 
-    /// The profile that `cbbootstrap.yaml` names, unless the environment has another or keys.
-    fn profile_of_the_file(&self) -> Option<&str> {
-        let in_environment = ["AWS_PROFILE", "AWS_ACCESS_KEY_ID"]
-            .map(is_set)
-            .contains(&true);
-        self.fallback_profile
-            .as_deref()
-            .filter(|_| self.profile.is_none() && !in_environment)
+    /// Checks the name of a region, which becomes a part of host names.
+    pub fn check_region(&self, region: &str) -> Result<String, Failure> {
+        region_name(region).map_err(|rule| {
+            let failure = Failure::new(format!("`{region}` is no AWS region"))
+                .hint(rule)
+                .exit(Exit::Usage);
+            let holds_it = |name: &&&str| variable(name).as_deref() == Some(region);
+            match REGION_VARIABLES.iter().find(holds_it) {
+                Some(name) if self.region.is_none() => failure.about(format_args!("`{name}`")),
+                _ => failure,
+            }
+        })
     }
-}
 
-fn is_set(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+    /// The profile that the user or the environment names.
+    pub fn named_profile(&self) -> Option<String> {
+        self.profile.clone().or_else(|| variable("AWS_PROFILE"))
+    }
+
+    /// The profile that the user, the environment or, unless the environment has keys, `cbbootstrap.yaml` names.
+    fn chosen_profile(&self) -> Option<String> {
+        self.named_profile().or_else(|| {
+            self.fallback_profile
+                .clone()
+                .filter(|_| variable("AWS_ACCESS_KEY_ID").is_none())
+        })
+    }
+
+    /// The profile that the SDK is told. Left to itself, it looks for one without a name if `AWS_PROFILE` is set to nothing.
+    pub fn profile(&self) -> Option<String> {
+        self.chosen_profile()
+            .or_else(|| is_blank("AWS_PROFILE").then(|| "default".to_owned()))
+    }
 }
 
 /// How long one try of an upload may take.
@@ -123,15 +146,20 @@ impl Aws {
             // The credentials below keep themselves.
             .identity_cache(IdentityCache::no_cache())
             .app_name(AppName::new(env!("CARGO_PKG_NAME"))?);
+        let profile = access.profile();
         if let Some(region) = access.region() {
-            loader = loader.region(Region::new(region.to_owned()));
+            loader = loader.region(Region::new(region));
+        } else if REGION_VARIABLES.into_iter().any(is_blank) {
+            loader = loader.region(region_without_variables(profile.as_deref(), &http));
         }
-        if let Some(profile) = access
-            .profile
-            .as_deref()
-            .or_else(|| access.profile_of_the_file())
-        {
+        if let Some(profile) = profile {
             loader = loader.profile_name(profile);
+        }
+        // The SDK drops what it cannot parse, and would turn to AWS itself.
+        if let Some(url) = variable("AWS_ENDPOINT_URL")
+            && std::env::var("AWS_ENDPOINT_URL").is_ok_and(|given| given != url)
+        {
+            loader = loader.endpoint_url(url);
         }
         let config = loader.load().await;
         let Some(region) = config.region().cloned() else {
@@ -139,11 +167,7 @@ impl Aws {
                 .hint("give `--region`, set `AWS_REGION`, or put `region` into the profile")
                 .into());
         };
-        region_name(region.as_ref()).map_err(|rule| {
-            Failure::new(format!("`{region}` is no AWS region"))
-                .hint(rule)
-                .exit(Exit::Usage)
-        })?;
+        access.check_region(region.as_ref())?;
         let credentials = Renewed::new(access, &region, http);
         // Before anything is done that would be in vain without.
         credentials.current().await?;
@@ -157,7 +181,7 @@ impl Aws {
     fn new(config: &SdkConfig, credentials: &Renewed, region: String) -> Self {
         // An endpoint of one's own has no host name for each bucket.
         let own_endpoint =
-            config.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
+            config.endpoint_url().is_some() || variable("AWS_ENDPOINT_URL_S3").is_some();
         macro_rules! client {
             ($service:ident $(, $option:ident($value:expr))*) => {
                 $service::Client::from_conf(
@@ -211,6 +235,17 @@ impl Aws {
     }
 }
 
+/// The region of the profile or the machine, as the SDK finds it, but for variables: it takes an empty one for a name.
+fn region_without_variables(profile: Option<&str>, http: &SharedHttpClient) -> RegionProviderChain {
+    let sources = ProviderConfig::default().with_http_client(http.clone());
+    let mut of_profile = ProfileFileRegionProvider::builder().configure(&sources);
+    if let Some(profile) = profile {
+        of_profile = of_profile.profile_name(profile);
+    }
+    let of_machine = ImdsRegionProvider::builder().configure(&sources);
+    RegionProviderChain::first_try(of_profile.build()).or_else(of_machine.build())
+}
+
 /// Whom credentials belong to.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -262,7 +297,7 @@ where
         )
         .about(what),
         SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
-            let endpoint = std::env::var("AWS_ENDPOINT_URL").ok();
+            let endpoint = variable("AWS_ENDPOINT_URL");
             let at = endpoint.map_or_else(
                 || "AWS".to_owned(),
                 |url| format!("`{}` (`AWS_ENDPOINT_URL`)", without_secrets(&url)),

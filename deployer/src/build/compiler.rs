@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use cbbootstrap_cli::environment;
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::{
@@ -260,7 +261,7 @@ impl Moved {
 
 /// Where cargo keeps what it downloads.
 fn cargo_home() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty());
+    let home = environment::variable_os("CARGO_HOME");
     home.map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
@@ -273,7 +274,7 @@ const JSON: &str = "json-render-diagnostics";
 
 /// The cargo that started this program, or the one on the path.
 fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+    environment::variable_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 fn no_cargo(error: &std::io::Error) -> Failure {

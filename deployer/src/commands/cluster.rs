@@ -5,8 +5,9 @@ use std::{
     path::PathBuf,
 };
 
-use cbbootstrap_function::{
-    protocol::{ClusterId, Record},
+use cbbootstrap_protocol::{
+    names::ClusterId,
+    rules::{Member, Record},
     wire::State,
 };
 use jiff::Timestamp;
@@ -16,7 +17,7 @@ use super::{confirm, local::data_directory, status::ago};
 use crate::{
     aws::{
         self, Aws,
-        clusters::{Clusters, Deleted, Page, Row},
+        clusters::{self, Clusters, Page, Row},
     },
     cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs, Output},
     failure::{Exit, Failure},
@@ -104,38 +105,93 @@ struct Cluster {
     cluster_id: String,
     /// The short name in the function's log; none for an id that the function does not take.
     digest: Option<String>,
-    state: State,
+    /// `claimed`, `ready` or `forgotten`.
+    state: &'static str,
     generation: u64,
     initial_node_ip_addr_or_hostname: String,
+    /// The nodes whose claims were taken over, the latest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    previous_initial_nodes: Vec<String>,
+    /// The UUID of another server that tried to claim under the initial node's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rival_node_uuid: Option<String>,
     claimed_at: Option<Timestamp>,
     lease_expires_at: Option<Timestamp>,
     /// Whether the next claim takes it over.
     lapsed: bool,
     /// The members that reported ready, sorted.
     nodes: Vec<String>,
+    /// The same members with what they reported.
+    members: Vec<ShownMember>,
     cluster_uuid: Option<String>,
     secret_required: bool,
+    /// When the record ends unless somebody asks about it.
+    kept_until: Option<Timestamp>,
     /// Which moment the ages are told from.
     #[serde(skip)]
     now: Timestamp,
 }
 
+/// A member of a cluster.
+#[derive(Debug, Serialize)]
+struct ShownMember {
+    node: String,
+    reported_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_uuid: Option<String>,
+    /// Whether it has sent an attestation. Only those who know the cluster's secret can verify it.
+    attested: bool,
+}
+
+impl ShownMember {
+    fn of((node, member): (String, Member)) -> Self {
+        Self {
+            node,
+            reported_at: member.reported_at,
+            node_uuid: member.node_uuid,
+            attested: member.attestation.is_some(),
+        }
+    }
+
+    /// A line of `show`.
+    fn line(&self, now: Timestamp) -> String {
+        let time = self.reported_at.to_string();
+        let attested = if self.attested { ", attested" } else { "" };
+        let node = harmless(&self.node);
+        format!(
+            "{node} (reported {time}{}{attested})",
+            ago(Some(&time), now)
+        )
+    }
+}
+
 impl Cluster {
     fn of(record: Record, now: Timestamp) -> Self {
+        let state = if record.is_forgotten {
+            "forgotten"
+        } else if record.is_gone(now) {
+            "expired"
+        } else {
+            record.state.as_str()
+        };
         Self {
-            lapsed: record.is_lapsed(now),
+            lapsed: !record.is_forgotten && record.is_lapsed(now),
             digest: ClusterId::new(record.cluster_id.as_str())
                 .ok()
                 .map(|id| id.digest()),
             cluster_id: record.cluster_id,
-            state: record.state,
+            state,
             generation: record.generation,
             initial_node_ip_addr_or_hostname: record.initial_node,
             claimed_at: record.claimed_at,
             lease_expires_at: record.lease_expires_at,
-            nodes: record.nodes.into_iter().collect(),
+            previous_initial_nodes: record.previous_initial_nodes,
+            rival_node_uuid: record.rival_node_uuid,
+            nodes: record.members.keys().cloned().collect(),
+            members: record.members.into_iter().map(ShownMember::of).collect(),
             cluster_uuid: record.cluster_uuid,
             secret_required: record.secret.is_some(),
+            kept_until: record.kept_until,
             now,
         }
     }
@@ -143,16 +199,17 @@ impl Cluster {
     /// Until when the claim stands.
     fn lease(&self) -> String {
         let Some(end) = self.lease_expires_at else {
-            return match self.state {
-                State::Claimed => "none, the claim never lapses".to_owned(),
-                State::Ready => "none, the cluster is ready".to_owned(),
+            return if self.state == State::Claimed.as_str() {
+                "none, the claim does not expire".to_owned()
+            } else {
+                format!("none, the cluster is {}", self.state)
             };
         };
         let ago = ago(Some(&end.to_string()), self.now);
         if self.lapsed {
-            format!("ended {end}{ago}, the next claim takes the cluster over")
+            format!("expired {end}{ago}; the next claim takes the cluster over")
         } else if end <= self.now {
-            format!("ended {end}{ago}")
+            format!("expired {end}{ago}")
         } else {
             format!("until {end}")
         }
@@ -164,12 +221,14 @@ impl Display for Cluster {
         let claimed = self.claimed_at.map(|time| time.to_string());
         let claimed = claimed.as_deref();
         let digest = self.digest.as_deref();
-        let nodes = self.nodes.iter().map(|node| harmless(node));
-        let nodes = nodes.collect::<Vec<_>>().join("\n              ");
+        let members = self.members.iter().map(|member| member.line(self.now));
+        let members = members.collect::<Vec<_>>().join("\n              ");
+        let previous = self.previous_initial_nodes.iter();
+        let previous = previous.map(|node| harmless(node)).collect::<Vec<_>>();
         let uuid = self.cluster_uuid.as_deref().map(harmless);
         for (name, value) in [
             ("Cluster:", harmless(&self.cluster_id)),
-            ("State:", self.state.as_str().to_owned()),
+            ("State:", self.state.to_owned()),
             ("Generation:", self.generation.to_string()),
             (
                 "Initial node:",
@@ -181,11 +240,11 @@ impl Display for Cluster {
             ),
             ("Lease:", self.lease()),
             (
-                "Nodes:",
-                if nodes.is_empty() {
+                "Members:",
+                if members.is_empty() {
                     "none reported ready".to_owned()
                 } else {
-                    nodes
+                    members
                 },
             ),
             (
@@ -204,11 +263,18 @@ impl Display for Cluster {
             (
                 "In the log:",
                 digest
-                    .unwrap_or("never, the function takes no such id")
+                    .unwrap_or("never, the API refuses this id")
                     .to_owned(),
             ),
         ] {
             writeln!(f, "{name:13} {value}")?;
+        }
+        if !previous.is_empty() {
+            writeln!(f, "Taken over:   from {}", previous.join(", "))?;
+        }
+        if let Some(uuid) = &self.rival_node_uuid {
+            let uuid = harmless(uuid);
+            writeln!(f, "Name in use:  by another server, with the UUID {uuid}")?;
         }
         Ok(())
     }
@@ -242,7 +308,7 @@ impl Shown {
                 let lapsed = if cluster.lapsed { " (lapsed)" } else { "" };
                 vec![
                     harmless(&cluster.cluster_id),
-                    cluster.state.as_str().to_owned(),
+                    cluster.state.to_owned(),
                     cluster.generation.to_string(),
                     harmless(&cluster.initial_node_ip_addr_or_hostname),
                     cluster.nodes.len().to_string(),
@@ -295,7 +361,7 @@ impl Display for Listed {
             "STATE",
             "GENERATION",
             "INITIAL NODE",
-            "NODES",
+            "MEMBERS",
             "CLAIMED AT",
             "LEASE UNTIL",
         ];
@@ -372,7 +438,7 @@ async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
         Failure::new(format!(
             "the record of cluster `{id}` cannot be read: {error}"
         ))
-        .hint("mend the item in DynamoDB, or delete it with `cbbootstrap cluster forget`")
+        .hint("repair the item in DynamoDB, or delete it with `cbbootstrap cluster forget`")
     })?;
     printer.result(&Found {
         table: records.table_name,
@@ -384,18 +450,19 @@ async fn find(reached: &Reached, records: &Records, cluster_id: &str) -> anyhow:
     let found = reached
         .call(async |clusters| clusters.find(cluster_id).await)
         .await?;
-    found.ok_or_else(|| {
-        Failure::new(format!(
-            "there is no cluster `{}` in table `{}`",
-            harmless(cluster_id),
-            records.table_name
-        ))
-        .hint(format!(
-            "`{}` lists those that there are",
-            records.command("list", &[])
-        ))
+    found.ok_or_else(|| not_found(records, cluster_id))
+}
+
+fn not_found(records: &Records, cluster_id: &str) -> anyhow::Error {
+    let id = harmless(cluster_id);
+    let message = format!(
+        "there is no cluster `{id}` in table `{}`",
+        records.table_name
+    );
+    let list = records.command("list", &[]);
+    Failure::new(message)
+        .hint(format!("`{list}` lists the clusters"))
         .into()
-    })
 }
 
 #[derive(Debug, Serialize)]
@@ -412,7 +479,7 @@ impl Display for Forgotten {
         let id = harmless(self.cluster.cluster_id());
         write!(
             f,
-            "Cluster {id} is forgotten: the next node that asks is the first of a new one"
+            "Cluster {id} is forgotten. The next node to ask starts a new cluster"
         )
     }
 }
@@ -421,24 +488,25 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
     let records = Records::of(args.records)?;
     let reached = Reached::new(&records).await?;
     let row = find(&reached, &records, &args.cluster_id).await?;
+    if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
+        return Err(not_found(&records, &args.cluster_id));
+    }
     let id = harmless(&args.cluster_id);
     let shown = Shown::of(row.clone(), Timestamp::now());
     if !args.yes {
         printer.message(shown.to_string().trim_end());
     }
-    let question = format!(
-        "Forget cluster `{id}`, so that the next node that asks is the first of a new one?"
-    );
+    let question = format!("Forget cluster `{id}`? The next node to ask starts a new cluster");
     confirm(&question, args.yes, printer).await?;
-    let deleted = reached
-        .call(async |clusters| clusters.delete(&row).await)
+    let forgotten = reached
+        .call(async |clusters| clusters.forget(&row, Timestamp::now()).await)
         .await?;
-    if deleted == Deleted::Changed {
+    if forgotten == clusters::Forgotten::Changed {
         let look = records.command("show", &["--".to_owned(), args.cluster_id]);
         return Err(Failure::new(format!(
-            "the record of cluster `{id}` has changed meanwhile, and is not deleted"
+            "the record of cluster `{id}` has changed since it was read; nothing was forgotten"
         ))
-        .hint(format!("look at it again: `{look}`"))
+        .hint(format!("read it again: `{look}`"))
         .exit(Exit::Stack)
         .into());
     }
@@ -451,7 +519,10 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
 
 #[cfg(test)]
 mod tests {
-    use cbbootstrap_function::{item::Unreadable, protocol::SecretHash};
+    use std::collections::BTreeMap;
+
+    use cbbootstrap_function::item::Unreadable;
+    use cbbootstrap_protocol::{rules::SecretHash, trust::Attestation};
 
     use super::*;
 
@@ -466,13 +537,27 @@ mod tests {
         Record {
             cluster_id: "c".to_owned(),
             initial_node: "a".to_owned(),
+            initial_node_uuid: None,
+            previous_initial_nodes: Vec::new(),
+            rival_node_uuid: None,
             state: State::Claimed,
             generation: 1,
             claimed_at: None,
             lease_expires_at: None,
-            nodes: [].into(),
+            kept_until: None,
+            is_forgotten: false,
+            members: BTreeMap::new(),
             cluster_uuid: None,
             secret: None,
+        }
+    }
+
+    fn member(attestation: Option<Attestation>) -> Member {
+        Member {
+            reported_at: at(CLAIMED_AT + 60),
+            node_uuid: None,
+            authority: None,
+            attestation,
         }
     }
 
@@ -490,7 +575,10 @@ mod tests {
             state: State::Ready,
             generation: 3,
             claimed_at: Some(at(CLAIMED_AT)),
-            nodes: ["a".to_owned(), "b".to_owned()].into(),
+            members: BTreeMap::from([
+                ("a".to_owned(), member(Attestation::from_bytes(&[7; 32]))),
+                ("b".to_owned(), member(None)),
+            ]),
             cluster_uuid: Some("u".to_owned()),
             secret: Some(SecretHash::of(&id, b"open sesame")),
             ..original()
@@ -512,8 +600,8 @@ Generation:   3
 Initial node: a
 Claimed:      2023-11-14T22:13:20Z (1 hour ago)
 Lease:        none, the cluster is ready
-Nodes:        a
-              b
+Members:      a (reported 2023-11-14T22:14:20Z (59 minutes ago), attested)
+              b (reported 2023-11-14T22:14:20Z (59 minutes ago))
 Cluster UUID: u
 Secret:       required
 In the log:   2e7d2c03
@@ -527,8 +615,8 @@ State:        claimed
 Generation:   1
 Initial node: a
 Claimed:      unknown
-Lease:        none, the claim never lapses
-Nodes:        none reported ready
+Lease:        none, the claim does not expire
+Members:      none reported ready
 Cluster UUID: none reported
 Secret:       none
 In the log:   2e7d2c03
@@ -540,13 +628,13 @@ In the log:   2e7d2c03
     fn a_lease_runs_ends_and_lapses() {
         for (seconds_later, lapsed, said) in [
             (0, false, "until 2023-11-14T22:14:20Z"),
-            (60, false, "ended 2023-11-14T22:14:20Z (just now)"),
+            (60, false, "expired 2023-11-14T22:14:20Z (just now)"),
             // Clocks differ.
-            (65, false, "ended 2023-11-14T22:14:20Z (5 seconds ago)"),
+            (65, false, "expired 2023-11-14T22:14:20Z (5 seconds ago)"),
             (
                 66,
                 true,
-                "ended 2023-11-14T22:14:20Z (6 seconds ago), the next claim takes the cluster over",
+                "expired 2023-11-14T22:14:20Z (6 seconds ago); the next claim takes the cluster over",
             ),
         ] {
             let cluster = cluster(leased(), seconds_later);
@@ -567,8 +655,13 @@ In the log:   2e7d2c03
             "lease_expires_at": null,
             "lapsed": false,
             "nodes": ["a", "b"],
+            "members": [
+                {"node": "a", "reported_at": "2023-11-14T22:14:20Z", "attested": true},
+                {"node": "b", "reported_at": "2023-11-14T22:14:20Z", "attested": false},
+            ],
             "cluster_uuid": "u",
             "secret_required": true,
+            "kept_until": null,
         });
         assert_eq!(json, expected);
         let odd = Record {
@@ -612,7 +705,7 @@ In the log:   2e7d2c03
             listed(rows, None),
             format!(
                 "\
-CLUSTER       STATE    GENERATION  INITIAL NODE  NODES  CLAIMED AT            LEASE UNTIL
+CLUSTER       STATE      GENERATION  INITIAL NODE  MEMBERS  CLAIMED AT            LEASE UNTIL
 mycluster     claimed  1           a             0      -                     -
 {long}  ready    3           a             2      2023-11-14T22:13:20Z  -
 bad\\u{{1b}}[2J  unreadable: the item's attribute `state` is missing, or not of its type

@@ -1,15 +1,13 @@
 //! `iam-policy`: the least policy that a deployment needs. It asks nothing of AWS, and takes no credentials.
 
 use aws_config::{
-    Region, environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
-    profile::region::ProfileFileRegionProvider,
+    Region, meta::region::RegionProviderChain, profile::region::ProfileFileRegionProvider,
 };
 
 use crate::{
     aws::Access,
-    cli::{IamPolicyArgs, region_name},
+    cli::IamPolicyArgs,
     config,
-    failure::{Exit, Failure},
     permissions::{self, Scope},
     printer::Printer,
     settings::{self, Place},
@@ -41,31 +39,21 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
 
 /// The region that a deployment would be made in, from options and files alone; `None` if none is named.
 async fn region(access: &Access) -> anyhow::Result<Option<String>> {
-    let named = |name: &Option<String>| name.clone().map(Region::new);
-    let mut profile = ProfileFileRegionProvider::builder();
-    let fallback = || {
-        let unnamed = std::env::var_os("AWS_PROFILE").is_none_or(|name| name.is_empty());
-        unnamed
-            .then_some(access.fallback_profile.as_ref())
-            .flatten()
-    };
-    if let Some(name) = access.profile.as_ref().or_else(fallback) {
-        profile = profile.profile_name(name);
+    // Keys in the environment do not matter here: they have no region.
+    let profile = access
+        .named_profile()
+        .or_else(|| access.fallback_profile.clone())
+        .or_else(|| access.profile());
+    let mut provider = ProfileFileRegionProvider::builder();
+    if let Some(name) = profile {
+        provider = provider.profile_name(name);
     }
-    let region = RegionProviderChain::first_try(named(&access.region))
-        .or_else(EnvironmentVariableRegionProvider::new())
-        .or_else(named(&access.fallback_region))
-        .or_else(profile.build())
+    let region = RegionProviderChain::first_try(access.region().map(Region::new))
+        .or_else(provider.build())
         .region()
         .await;
-    region
-        .map(|region| {
-            region_name(region.as_ref()).map_err(|rule| {
-                Failure::new(format!("`{region}` is no AWS region"))
-                    .hint(rule)
-                    .exit(Exit::Usage)
-                    .into()
-            })
-        })
-        .transpose()
+    match region {
+        Some(region) => Ok(Some(access.check_region(region.as_ref())?)),
+        None => Ok(None),
+    }
 }

@@ -126,6 +126,8 @@ pub fn parameters(
             "AuthorizationType",
             target.auth.authorization_type().to_owned(),
         ),
+        ("RequireSecret", target.require_secret.to_string()),
+        ("RequireLease", target.require_lease.to_string()),
     ];
     template::parameters(ours, &target.parameters)
 }

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use axum::body::Bytes;
+use cbbootstrap_cli::environment;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     process::{Child, Command},
@@ -77,7 +78,9 @@ impl Program {
             ("TABLE_NAME", &self.table_name),
             (
                 "RUST_LOG",
-                std::env::var("RUST_LOG").as_deref().unwrap_or("info"),
+                environment::variable("RUST_LOG")
+                    .as_deref()
+                    .unwrap_or("info"),
             ),
             ("LANG", "en_US.UTF-8"),
             ("TZ", ":UTC"),

@@ -1,6 +1,6 @@
 //! Nodes are added to clusters. It takes time, and others do things meanwhile.
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::net::Ipv4Addr;
 
 use serde_json::json;
 use tokio::time::sleep;
@@ -9,7 +9,7 @@ use super::{
     lock,
     model::{Addition, NO_NAME, NotAdded, World},
     net::Shared,
-    rest::{Form, HTTP, HTTPS, Reply, Request, parts, services},
+    rest::{Form, HTTP, HTTPS, Reply, Request, check_combination, parts, services},
 };
 
 /// A member adds the node that the request names.
@@ -132,6 +132,7 @@ impl Target {
         let mut nodes = world.nodes.iter();
         let node =
             nodes.position(|node| is_open && node.is_up && Some(node.address) == self.address);
+        let node = node.filter(|node| !world.is_closed(*node, world.now()));
         node.ok_or_else(|| {
             let Self {
                 scheme, host, port, ..
@@ -161,7 +162,8 @@ async fn add(
     let _turn = shared.turns[through].lock().await;
     let found = {
         let mut world = lock(&shared.world);
-        world.settle(Instant::now());
+        let now = world.now();
+        world.settle(now);
         find(&world, through, target, group)
     };
     let added = match found {
@@ -205,6 +207,8 @@ fn find(world: &World, through: usize, target: &Target, group: &str) -> Result<u
     if !groups.any(|known| known.id == group) {
         return Err(format!("Could not find group with uuid: {group}"));
     }
+    let combination = check_combination(world, &target.services);
+    combination.map_err(|why| format!("Prepare join failed. {why}"))?;
     Ok(joiner)
 }
 
@@ -218,13 +222,14 @@ impl Adding<'_> {
     async fn run(&self) -> Result<String, NotAdded> {
         let (takes, timeout) = {
             let mut world = lock(&self.shared.world);
-            world.begin_to_add(&self.addition, Instant::now())?;
+            let now = world.now();
+            world.begin_to_add(&self.addition, now)?;
             (world.knobs.add_takes, world.knobs.add_timeout)
         };
         sleep(takes).await;
         let added = {
             let mut world = lock(&self.shared.world);
-            let now = Instant::now();
+            let now = world.now();
             world.settle(now);
             world.add(&self.addition, now)
         };

@@ -5,35 +5,32 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::{
-    model::{Bucket, Cluster, Group, MIB, Start, id, otp},
-    rest::{Call, HTTP, Reply, services},
-    show::DISK,
+    buckets::bucket_quota,
+    model::{Cluster, Paths, QUOTAS, Quotas, Recovery, otp, total_quota},
+    rebalance::{NotFailedOver, Start},
+    rest::{Call, HTTP, Reply, check_combination, services},
 };
 
-const PATHS: [&str; 5] = [
-    "dataPath",
-    "indexPath",
-    "eventingPath",
-    "analyticsPath",
-    "javaHome",
+/// The fields of `/clusterInit` and `/nodeInit` with those of the node's settings.
+const PATHS: [(&str, &str); 5] = [
+    ("dataPath", "path"),
+    ("indexPath", "index_path"),
+    ("eventingPath", "eventing_path"),
+    ("analyticsPath", "cbas_path"),
+    ("javaHome", "java_home"),
 ];
 const NETWORK: [&str; 4] = ["afamily", "afamilyOnly", "nodeEncryption", "allowedHosts"];
 const LOGIN: [&str; 3] = ["password", "username", "port"];
-const QUOTAS: [&str; 6] = [
-    "memoryQuota",
-    "indexMemoryQuota",
-    "ftsMemoryQuota",
-    "cbasMemoryQuota",
-    "eventingMemoryQuota",
-    "queryMemoryQuota",
-];
+/// What must not be in a user's name.
+const SPECIAL: &str = "()<>,;:\\\"/[]?={}";
+const NO_RECOVERY: &str = "invalid node name or node can't be used for delta recovery";
 
 /// What is wrong, by field.
 #[derive(Default)]
-struct Errors(Map<String, Value>);
+pub struct Errors(pub Map<String, Value>);
 
 impl Errors {
-    fn add(&mut self, field: &str, why: &str) {
+    pub fn add(&mut self, field: &str, why: &str) {
         self.0.insert(field.to_owned(), json!(why));
     }
 
@@ -50,12 +47,26 @@ impl Errors {
 }
 
 impl Call<'_> {
-    fn field(&self, name: &str) -> Option<&str> {
+    pub fn field(&self, name: &str) -> Option<&str> {
         self.request.form.get(name)
     }
 
-    fn own_field(&self, name: &str) -> String {
+    pub fn own_field(&self, name: &str) -> String {
         self.field(name).unwrap_or_default().to_owned()
+    }
+
+    /// Writes wait for a majority of the nodes, and fail after some time.
+    pub fn needs_quorum(&self, refused: impl FnOnce() -> Reply) -> Result<(), Reply> {
+        let cluster = self.world.nodes[self.node].cluster;
+        if cluster.is_none_or(|cluster| self.world.has_quorum(cluster, self.now)) {
+            return Ok(());
+        }
+        Err(refused().after(self.world.knobs.quorum_timeout))
+    }
+
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        let cluster = self.world.cluster_mut(self.node);
+        cluster.expect("it was checked that the node is provisioned")
     }
 
     fn check_keys(&self, known: &[&[&str]], errors: &mut Errors) {
@@ -75,6 +86,17 @@ impl Call<'_> {
                     if name == "port" && value != "SAME" && value.parse::<u16>().is_err() =>
                 {
                     errors.add(name, "Port must be a positive integer less than 65536");
+                }
+                Some(value)
+                    if name == "username"
+                        && value.contains(|c: char| {
+                            c.is_whitespace() || c.is_control() || SPECIAL.contains(c)
+                        }) =>
+                {
+                    let why = format!(
+                        "Username must not contain spaces, control or any of {SPECIAL} characters and must be valid utf8"
+                    );
+                    errors.add(name, &why);
                 }
                 Some(_) => {}
             }
@@ -103,51 +125,112 @@ impl Call<'_> {
         if !services.iter().any(|service| service == "kv") {
             return Err("cannot setup first cluster node without kv service".to_owned());
         }
+        check_combination(self.world, &services)?;
         Ok(services)
     }
 
-    /// The data service's quota to be, in MB.
-    fn check_quota(&self, errors: &mut Errors) -> Option<u64> {
-        let cluster = self.world.cluster(self.node);
-        let least = cluster.map_or(0, bucket_quota).max(256);
-        let mut total = 0;
-        let mut data = None;
-        for name in QUOTAS {
-            let Some(quota) = self.field(name) else {
+    /// The quotas that the request sets. Only the first that is wrong is named.
+    fn read_quotas(&self, errors: &mut Errors) -> Option<Quotas> {
+        let buckets = self.world.cluster(self.node).map_or(0, bucket_quota);
+        let mut quotas = Quotas::new();
+        for (field, service, least) in QUOTAS {
+            let Some(value) = self.field(field) else {
                 continue;
             };
-            let quota = quota.parse::<u64>();
-            let quota = quota.map_err(|_| "The value must be an integer".to_owned());
-            let quota = errors.check(name, quota).unwrap_or_default();
-            total += quota;
-            if name != "memoryQuota" {
-                continue;
-            }
-            data = Some(quota);
-            if quota < least {
-                let why = format!(
-                    "The data service quota ({quota}MB) cannot be less than {least}MB (current total buckets quota, or \
-                     at least 256MB)."
-                );
-                errors.add(name, &why);
+            let Ok(quota) = value.parse::<i64>() else {
+                errors.add(field, "The value must be an integer");
+                return None;
+            };
+            let (word, least, reason) = match service {
+                "kv" => (
+                    "data",
+                    least.max(buckets),
+                    " (current total buckets quota, or at least 256MB)",
+                ),
+                "n1ql" => ("query", least, ""),
+                word => (word, least, ""),
+            };
+            match u64::try_from(quota) {
+                Ok(quota) if quota >= least => drop(quotas.insert(field, quota)),
+                _ => {
+                    let why = format!(
+                        "The {word} service quota ({quota}MB) cannot be less than {least}MB{reason}."
+                    );
+                    errors.add(field, &why);
+                    return None;
+                }
             }
         }
-        let members = cluster.map_or_else(Vec::new, |cluster| cluster.members.iter().collect());
-        let nodes = members.iter().map(|member| member.node);
-        let mut nodes = nodes.chain([self.node]).map(|node| &self.world.nodes[node]);
-        if let Some(node) = nodes.find(|node| total > node.quota_limit()) {
-            let (limit, otp) = (node.quota_limit(), otp(&node.name));
+        Some(quotas)
+    }
+
+    /// The quotas to be, if no node's services would take more than it has.
+    fn check_quotas(&self, errors: &mut Errors) -> Option<Quotas> {
+        let own = &self.world.nodes[self.node];
+        let cluster = self.world.cluster(self.node);
+        let mut quotas = cluster
+            .map_or(&own.quotas, |cluster| &cluster.quotas)
+            .clone();
+        let changes = self.read_quotas(errors)?;
+        if changes.is_empty() {
+            return Some(quotas);
+        }
+        quotas.extend(changes);
+        let members = cluster.map_or(&[][..], |cluster| &cluster.members);
+        let members = members.iter();
+        let nodes = members.map(|member| (member.node, &member.services));
+        let mut nodes = nodes.chain(cluster.is_none().then_some((self.node, &own.services)));
+        let full = nodes.find_map(|(node, services)| {
+            let node = &self.world.nodes[node];
+            let (total, limit) = (total_quota(&quotas, services), node.quota_limit());
+            (total > limit).then(|| (total, limit, otp(&node.name)))
+        });
+        if let Some((total, limit, otp)) = full {
             let why = format!(
                 "Total quota ({total}MB) exceeds the maximum allowed quota ({limit}MB) on node '{otp}'"
             );
             errors.add("_", &why);
         }
-        data
+        Some(quotas)
     }
 
     fn base_uri(&self) -> Reply {
         let address = self.world.nodes[self.node].address;
         Reply::ok(&json!({"newBaseUri": format!("http://{address}:{HTTP}/")}))
+    }
+
+    /// What the Community Edition has less of.
+    fn check_edition(&self, errors: &mut Errors) {
+        let community = self.world.knobs.community;
+        let modes: &[&str] = if community {
+            &["forestdb"]
+        } else {
+            &["plasma", "memory_optimized"]
+        };
+        if self
+            .field("indexerStorageMode")
+            .is_some_and(|mode| !modes.contains(&mode))
+        {
+            let modes = modes.join(",");
+            let why = format!("The value must be one of the following: [{modes}]");
+            errors.add("indexerStorageMode", &why);
+        }
+        if community && self.field("nodeEncryption").is_some_and(|on| on != "off") {
+            errors.add(
+                "nodeEncryption",
+                "The value must be one of the following: [off]",
+            );
+        }
+    }
+
+    /// The quota fields of the edition.
+    fn quota_fields(&self) -> Vec<&'static str> {
+        let community = self.world.knobs.community;
+        let fields = QUOTAS.iter().map(|(field, ..)| *field);
+        let is_foreign = |field: &&str| ["cbasMemoryQuota", "eventingMemoryQuota"].contains(field);
+        fields
+            .filter(|field| !community || !is_foreign(field))
+            .collect()
     }
 
     /// Checks all, then does all, the credentials last.
@@ -159,22 +242,40 @@ impl Call<'_> {
             "clusterName",
             "indexerStorageMode",
             "sendStats",
+            "setDefaultMemQuotas",
         ];
-        self.check_keys(&[&more, &LOGIN, &PATHS, &NETWORK, &QUOTAS], &mut errors);
+        let paths = PATHS.map(|(field, _)| field);
+        let quota_fields = self.quota_fields();
+        self.check_keys(
+            &[&more, &LOGIN, &paths, &NETWORK, &quota_fields],
+            &mut errors,
+        );
         self.check_login(&mut errors);
+        self.check_edition(&mut errors);
         let services = errors.check("services", self.check_services());
         let host = self.check_host(&mut errors);
-        let quota = self.check_quota(&mut errors);
+        let quotas = self.check_quotas(&mut errors);
         errors.refuse()?;
         if self.request.query.get("just_validate") == Some("1") {
             return Ok(Reply::ok(&json!({"errors": {}})));
         }
+        let (services, quotas) = (services.unwrap_or_default(), quotas.unwrap_or_default());
+        let limit = self.world.nodes[self.node].quota_limit();
+        let total = total_quota(&quotas, &services);
+        if total > limit {
+            let why = format!(
+                "insufficient memory to satisfy memory quota for the services (requested quota is {total}MB, maximum \
+                 allowed quota for the node is {limit}MB)"
+            );
+            return Err(Reply::error("_", &why));
+        }
+        let paths = self.read_paths(|(field, _)| field);
+        let paths = paths.map_err(|why| Reply::error("_", &why))?;
         if let Some(host) = host {
             self.world.rename(self.node, &host);
         }
         let node = &mut self.world.nodes[self.node];
-        node.services = services.unwrap_or_default();
-        node.quota = quota.unwrap_or(node.quota);
+        (node.services, node.quotas, node.paths) = (services, quotas, paths);
         let [name, user, password] =
             ["clusterName", "username", "password"].map(|name| self.own_field(name));
         self.world.provision(self.node, &name, &user, &password);
@@ -189,9 +290,12 @@ impl Call<'_> {
 
     pub fn node_init(&mut self) -> Result<Reply, Reply> {
         let mut errors = Errors::default();
-        self.check_keys(&[&["hostname"], &PATHS, &NETWORK], &mut errors);
+        let paths = PATHS.map(|(field, _)| field);
+        self.check_keys(&[&["hostname"], &paths, &NETWORK], &mut errors);
         let host = self.check_host(&mut errors);
+        let paths = errors.check("_", self.read_paths(|(field, _)| field));
         errors.refuse()?;
+        self.world.nodes[self.node].paths = paths.unwrap_or_default();
         if let Some(host) = host {
             self.world.rename(self.node, &host);
         }
@@ -211,33 +315,79 @@ impl Call<'_> {
         Ok(Reply::empty(200))
     }
 
-    pub fn set_paths(&self) -> Result<Reply, Reply> {
-        for name in [
-            "path",
-            "index_path",
-            "eventing_path",
-            "cbas_path",
-            "java_home",
-        ] {
-            if self.field(name).is_some_and(|path| !path.starts_with('/')) {
-                let why = format!("An absolute path is required for {name}");
-                return Err(Reply::refused(&why));
+    /// The node's paths to be; the fields have one name of the two.
+    fn read_paths(
+        &self,
+        field: impl Fn((&'static str, &'static str)) -> &'static str,
+    ) -> Result<Paths, String> {
+        let own = &self.world.nodes[self.node];
+        let mut paths = own.paths.clone();
+        for names in PATHS {
+            let Some(path) = self.field(field(names)) else {
+                continue;
+            };
+            let name = names.1;
+            if path.is_empty() {
+                return Err(format!("{name} cannot contain empty string"));
             }
+            if !path.starts_with('/') {
+                return Err(format!("An absolute path is required for {name}"));
+            }
+            if path.starts_with("/proc/") {
+                let why = "Could not set the storage path. It must be a directory writable by 'couchbase' user.";
+                return Err(why.to_owned());
+            }
+            let own = match name {
+                "path" => &mut paths.data,
+                "index_path" => &mut paths.index,
+                "eventing_path" => &mut paths.eventing,
+                "cbas_path" => &mut paths.analytics,
+                _ => &mut paths.java_home,
+            };
+            if own != path && self.world.nodes[self.node].cluster.is_some() {
+                let why =
+                    "Changing paths of nodes that are part of provisioned cluster is not supported";
+                return Err(why.to_owned());
+            }
+            path.clone_into(own);
         }
+        Ok(paths)
+    }
+
+    pub fn set_paths(&mut self) -> Result<Reply, Reply> {
+        let paths = self.read_paths(|(_, name)| name);
+        let paths = paths.map_err(|why| Reply::refused(&why))?;
+        self.world.nodes[self.node].paths = paths;
         Ok(Reply::empty(200))
     }
 
     pub fn set_quota(&mut self) -> Result<Reply, Reply> {
+        if self.request.form.0.is_empty() {
+            return Err(Reply::error("_", "Request should have parameters"));
+        }
         let mut errors = Errors::default();
-        self.check_keys(&[&["clusterName"], &QUOTAS], &mut errors);
-        let quota = self.check_quota(&mut errors);
+        let quota_fields = self.quota_fields();
+        self.check_keys(&[&["clusterName"], &quota_fields], &mut errors);
+        let quotas = self.check_quotas(&mut errors);
         errors.refuse()?;
+        self.needs_quorum(|| {
+            let cluster = self.world.nodes[self.node].cluster.unwrap_or_default();
+            let members = self.world.clusters[cluster].members.iter().rev();
+            let silent = members.filter(|m| !self.world.is_healthy(cluster, m, self.now));
+            let silent: Vec<_> = silent.map(|member| format!("'{}'", member.otp())).collect();
+            let silent = silent.join(&format!(",\n{}", " ".repeat(45)));
+            Reply::text(
+                500,
+                &format!("Did not receive response in time from nodes [{silent}]"),
+            )
+        })?;
         let name = self.field("clusterName").map(str::to_owned);
+        let quotas = quotas.unwrap_or_default();
         if let Some(cluster) = self.world.cluster_mut(self.node) {
-            cluster.quota = quota.unwrap_or(cluster.quota);
+            cluster.quotas = quotas;
             cluster.name = name.unwrap_or(cluster.name.clone());
-        } else if let Some(quota) = quota {
-            self.world.nodes[self.node].quota = quota;
+        } else {
+            self.world.nodes[self.node].quotas = quotas;
         }
         Ok(Reply::empty(200))
     }
@@ -256,18 +406,61 @@ impl Call<'_> {
     }
 
     pub fn set_auto_failover(&mut self) -> Result<Reply, Reply> {
-        let enabled = self.field("enabled").and_then(|word| word.parse().ok());
-        let why = "The value must be one of the following: [true,false]";
-        let enabled = enabled.ok_or_else(|| Reply::error("enabled", why))?;
+        let community = self.world.knobs.community;
+        let mut errors = Errors::default();
+        let mut known = vec!["enabled", "timeout"];
+        if !community {
+            known.extend([
+                "maxCount",
+                "canAbortRebalance",
+                "failoverPreserveDurabilityMajority",
+            ]);
+        }
+        self.check_keys(&[&known], &mut errors);
+        let enabled = match self.field("enabled") {
+            None => Err("The value must be supplied"),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => Err("The value must be one of the following: [true,false]"),
+        };
+        let enabled = errors.check("enabled", enabled.map_err(str::to_owned));
+        let least = if community { 30 } else { 1 };
+        let number = |name: &str, least: u64, most: u64| {
+            let value = self.field(name)?.parse().ok();
+            let value = value.filter(|value| (least..=most).contains(value));
+            let why = format!("The value must be in range from {least} to {most}");
+            Some(value.ok_or(why))
+        };
+        let timeout = number("timeout", least, 3600);
+        let timeout = timeout.and_then(|timeout| errors.check("timeout", timeout));
+        let max_count = number("maxCount", 1, 100).filter(|_| !community);
+        let max_count = max_count.and_then(|count| errors.check("maxCount", count));
+        if enabled == Some(true) && timeout.is_none() {
+            errors.add("_", "enabled is true. A value must be supplied for timeout");
+        } else if enabled.is_none() && timeout.is_some() {
+            errors.add("_", "enabled must be true for timeout to take effect");
+        }
+        errors.refuse()?;
         if let Some(cluster) = self.world.cluster_mut(self.node) {
-            cluster.auto_failover = enabled;
+            let settings = &mut cluster.auto_failover;
+            settings.enabled = enabled.unwrap_or_default();
+            settings.timeout = timeout.unwrap_or(settings.timeout);
+            let max_count = max_count.and_then(|count| usize::try_from(count).ok());
+            settings.max_count = max_count.unwrap_or(settings.max_count);
         }
         Ok(Reply::empty(200))
     }
 
+    pub fn reset_failovers(&mut self) -> Reply {
+        if let Some(cluster) = self.world.cluster_mut(self.node) {
+            cluster.failovers = 0;
+        }
+        Reply::empty(200)
+    }
+
     pub fn set_network(&self) -> Result<Reply, Reply> {
         let cluster = self.world.cluster(self.node);
-        if cluster.is_none_or(|cluster| cluster.auto_failover) {
+        if cluster.is_none_or(|cluster| cluster.auto_failover.enabled) {
             let why = "Can't change network configuration when auto-failover is enabled.";
             return Err(Reply::error("_", why));
         }
@@ -317,7 +510,101 @@ impl Call<'_> {
             Start::Mismatch => Reply::json(400, &json!({"mismatch": 1})),
             Start::NoActiveNodes => Reply::text(400, "No active nodes left"),
             Start::NoDataNodes => Reply::json(400, &json!({"noKVNodesLeft": 1})),
+            Start::NoQuorum => Reply::text(503, "Service is temporarily unavailable")
+                .after(self.world.knobs.quorum_timeout),
         }
+    }
+
+    pub fn stop_rebalance(&mut self) -> Reply {
+        self.world.stop_rebalance(self.node, self.now);
+        Reply::empty(200)
+    }
+
+    pub fn fail_over(&mut self) -> Result<Reply, Reply> {
+        let otps = self.request.form.all("otpNode");
+        let allow_unsafe = self.field("allowUnsafe") == Some("true");
+        let done = self
+            .world
+            .fail_over(self.node, &otps, allow_unsafe, self.now);
+        done.map_err(|why| self.not_failed_over(&why))?;
+        Ok(Reply::empty(200))
+    }
+
+    pub fn start_graceful_failover(&mut self) -> Result<Reply, Reply> {
+        let otps = self.request.form.all("otpNode");
+        let started = self
+            .world
+            .start_graceful_failover(self.node, &otps, self.now);
+        started.map_err(|why| self.not_failed_over(&why))?;
+        Ok(Reply::empty(200))
+    }
+
+    fn not_failed_over(&self, why: &NotFailedOver) -> Reply {
+        let (status, why) = match why {
+            NotFailedOver::NotNamed => (400, "No server specified.".to_owned()),
+            NotFailedOver::Unknown(nodes) => (400, format!("Unknown server given: {nodes:?}")),
+            NotFailedOver::Inactive => (400, "Inactive server given.".to_owned()),
+            NotFailedOver::Rebalancing => (503, "Rebalance running.".to_owned()),
+            NotFailedOver::LastActive => {
+                (400, "Last active node cannot be failed over.".to_owned())
+            }
+            NotFailedOver::NotSynchronized => (
+                500,
+                "Failed to synchronize config to other nodes".to_owned(),
+            ),
+            NotFailedOver::LastOfBucket(bucket) => {
+                let why = format!("Last server for bucket \"{bucket}\" cannot be failed over.");
+                (400, why)
+            }
+            NotFailedOver::WouldLoseData => {
+                let why = "Failover cannot be done gracefully (would lose vbuckets).";
+                (400, why.to_owned())
+            }
+            NotFailedOver::NoQuorum => {
+                let why = "Cannot safely perform a failover at the moment";
+                return Reply::text(504, why).after(self.world.knobs.quorum_timeout);
+            }
+        };
+        Reply::text(status, &why)
+    }
+
+    pub fn set_recovery_type(&mut self) -> Result<Reply, Reply> {
+        let recovery = match self.field("recoveryType") {
+            Some("delta") => Recovery::Delta,
+            Some("full") => Recovery::Full,
+            _ => {
+                let why = "recovery type must be either 'delta' or 'full'";
+                return Err(Reply::json(400, &json!({"recoveryType": why})));
+            }
+        };
+        self.recover(recovery)
+    }
+
+    pub fn add_again(&mut self) -> Result<Reply, Reply> {
+        self.recover(Recovery::Full)
+    }
+
+    fn recover(&mut self, recovery: Recovery) -> Result<Reply, Reply> {
+        let otp = self.own_field("otpNode");
+        let cluster = self.world.cluster_mut(self.node);
+        if !cluster.is_some_and(|cluster| cluster.set_recovery(&otp, recovery)) {
+            return Err(Reply::json(400, &json!({"otpNode": NO_RECOVERY})));
+        }
+        Ok(Reply::ok(&json!([])))
+    }
+
+    pub fn fail_over_again(&mut self) -> Result<Reply, Reply> {
+        let otp = self.own_field("otpNode");
+        let cluster = self.world.cluster_mut(self.node);
+        if !cluster.is_some_and(|cluster| cluster.undo_recovery(&otp)) {
+            return Err(Reply::json(400, &json!({"otpNode": NO_RECOVERY})));
+        }
+        Ok(Reply::empty(200))
+    }
+
+    pub fn hard_reset(&mut self) -> Reply {
+        self.world.hard_reset(self.node, self.now);
+        Reply::empty(200)
     }
 
     pub fn eject(&mut self) -> Result<Reply, Reply> {
@@ -327,116 +614,4 @@ impl Call<'_> {
         ejected.map_err(|why| Reply::text(400, why))?;
         Ok(Reply::empty(200))
     }
-
-    pub fn create_bucket(&mut self) -> Result<Reply, Reply> {
-        let number = |name| {
-            self.field(name)
-                .and_then(|number| number.parse::<u64>().ok())
-        };
-        let (quota, replicas) = (number("ramQuota"), number("replicaNumber").unwrap_or(1));
-        let name = self.own_field("name");
-        let kind = match self.field("bucketType") {
-            None | Some("couchbase") => "membase".to_owned(),
-            Some(kind) => kind.to_owned(),
-        };
-        let cluster = self.world.cluster_mut(self.node);
-        let cluster = cluster.expect("it was looked whether the node is provisioned");
-        if cluster.rebalance.is_some() {
-            let why = "Cannot create buckets during rebalance";
-            return Err(Reply::json(503, &json!({"_": why})));
-        }
-        let mut errors = Errors::default();
-        if name.is_empty() {
-            errors.add("name", "Bucket name needs to be specified");
-        } else if cluster.buckets.iter().any(|bucket| bucket.name == name) {
-            errors.add("name", "Bucket with given name already exists");
-        }
-        if !["membase", "ephemeral", "memcached"].contains(&kind.as_str()) {
-            errors.add("bucketType", "invalid bucket type");
-        }
-        if replicas > 3 {
-            errors.add(
-                "replicaNumber",
-                "Replica number must be equal to or between 0 and 3",
-            );
-        }
-        let wrong = match quota {
-            None => "The RAM quota must be specified and must be a positive integer.",
-            Some(quota) if quota < 100 => "RAM quota cannot be less than 100 MB",
-            Some(quota) if bucket_quota(cluster) + quota > cluster.quota => {
-                "RAM quota specified is too large to be provisioned into this cluster."
-            }
-            Some(_) => "",
-        };
-        if !wrong.is_empty() {
-            errors.add("ramQuota", wrong);
-        }
-        let quota = quota.unwrap_or_default();
-        if !errors.0.is_empty() {
-            let refused = json!({"errors": errors.0, "summaries": summaries(cluster, quota)});
-            return Err(Reply::json(400, &refused));
-        }
-        let location = format!("/pools/default/buckets/{name}");
-        cluster.buckets.push(Bucket {
-            name,
-            uuid: id(),
-            kind,
-            quota,
-            replicas,
-        });
-        let mut reply = Reply::empty(202);
-        reply.headers.push(("location", location));
-        Ok(reply)
-    }
-
-    /// Renames a group, or makes one.
-    pub fn name_group(&mut self, group: Option<&str>) -> Result<Reply, Reply> {
-        let name = self.own_field("name");
-        let cluster = self.world.cluster_mut(self.node);
-        let cluster = cluster.expect("it was looked whether the node is provisioned");
-        if name.is_empty() {
-            return Err(Reply::json(400, &json!({"name": "cannot be empty"})));
-        }
-        if cluster.groups.iter().any(|group| group.name == name) {
-            return Err(Reply::json(400, &json!({"name": "already exists"})));
-        }
-        if let Some(id) = group {
-            let mut groups = cluster.groups.iter_mut();
-            let group = groups.find(|group| group.id == id);
-            group.ok_or_else(|| Reply::text(404, "Not found."))?.name = name;
-        } else {
-            cluster.groups.push(Group { id: id(), name });
-        }
-        Ok(Reply::ok(&json!([])))
-    }
-}
-
-/// What the buckets take of each node's quota, in MB.
-fn bucket_quota(cluster: &Cluster) -> u64 {
-    cluster.buckets.iter().map(|bucket| bucket.quota).sum()
-}
-
-/// What a refused bucket would have done.
-fn summaries(cluster: &Cluster, quota: u64) -> Value {
-    let nodes = cluster.members.len() as u64;
-    let of = |quota: u64| i64::try_from(quota * MIB * nodes).unwrap_or(i64::MAX);
-    let (total, others, this) = (of(cluster.quota), of(bucket_quota(cluster)), of(quota));
-    json!({
-        "ramSummary": {
-            "total": total,
-            "otherBuckets": others,
-            "nodesCount": nodes,
-            "perNodeMegs": quota,
-            "thisAlloc": this,
-            "thisUsed": 0,
-            "free": total - others - this,
-        },
-        "hddSummary": {
-            "total": DISK.0 * nodes,
-            "otherData": DISK.1 * nodes,
-            "otherBuckets": 0,
-            "thisUsed": 0,
-            "free": (DISK.0 - DISK.1) * nodes,
-        },
-    })
 }

@@ -18,9 +18,13 @@
 //! Linux.
 
 mod add;
+mod buckets;
+mod certificates;
 mod change;
+mod groups;
 mod model;
 mod net;
+mod rebalance;
 mod rest;
 mod show;
 
@@ -31,7 +35,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle, ThreadId},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -43,10 +47,14 @@ use ureq::{
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-pub use self::model::{Membership, Rebalanced, Wiped};
 use self::{
+    certificates::Authority,
     model::{Knobs, World},
     net::{Shared, Sockets},
+};
+pub use self::{
+    model::{Membership, Recovery, Wiped},
+    rebalance::Rebalanced,
 };
 use crate::http::Answer;
 
@@ -87,29 +95,61 @@ pub struct Seen {
     pub path: String,
     /// The form's fields, without passwords.
     pub form: Vec<(String, String)>,
+    /// The user of its credentials; none without an `Authorization` header.
+    pub user: Option<String>,
     /// The answer's status, once it is there.
     pub status: Option<u16>,
+    passwords: Passwords,
+}
+
+/// The password of the credentials, and those in the form.
+#[derive(Clone, Default)]
+struct Passwords {
+    login: Option<String>,
+    form: Vec<String>,
+}
+
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 impl Seen {
     fn of(node: usize, request: &rest::Request) -> Self {
         let fields = request.form.0.iter();
+        let (passwords, fields): (Vec<_>, Vec<_>) =
+            fields.cloned().partition(|field| field.0 == "password");
+        let login = request.login();
         Self {
             number: 0,
             node,
             method: request.method.clone(),
             path: request.path.clone(),
-            form: fields
-                .filter(|field| field.0 != "password")
-                .cloned()
-                .collect(),
+            form: fields,
+            user: login.map(|(user, _)| user.to_owned()),
             status: None,
+            passwords: Passwords {
+                login: login.map(|(_, password)| password.to_owned()),
+                form: passwords.into_iter().map(|field| field.1).collect(),
+            },
         }
+    }
+
+    /// The password of its credentials.
+    pub fn password(&self) -> Option<&str> {
+        self.passwords.login.as_deref()
+    }
+
+    /// Whether the request gave this password to the node, as credentials or in its form.
+    pub fn carries_password(&self, password: &str) -> bool {
+        let mut form = self.passwords.form.iter();
+        self.password() == Some(password) || form.any(|given| given == password)
     }
 }
 
 /// What becomes of a request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Then {
     /// It is handled.
     Handle,
@@ -119,6 +159,8 @@ pub enum Then {
     Lose,
     /// It is answered with this status, and nothing else happens.
     Answer(u16),
+    /// It is answered with this status and body, and nothing else happens.
+    Refuse(u16, String),
 }
 
 /// A cluster, as all its nodes see it.
@@ -136,7 +178,7 @@ pub struct ClusterView {
     pub buckets: Vec<String>,
     /// The names of its server groups.
     pub groups: Vec<String>,
-    /// Whether all nodes are active and hold what they should.
+    /// Whether all nodes are active and hold what they should, and no rebalance runs.
     pub is_balanced: bool,
     /// Whether a rebalance runs.
     pub is_rebalancing: bool,
@@ -155,8 +197,12 @@ pub struct NodeView {
     pub name: String,
     /// What it is there.
     pub membership: Membership,
+    /// How it is to be recovered after a failover.
+    pub recovery: Recovery,
     /// Whether the others hear of it.
     pub is_healthy: bool,
+    /// The server's word for that: `healthy`, `warmup` or `unhealthy`.
+    pub status: String,
     /// Its services.
     pub services: Vec<String>,
     /// The name of its server group.
@@ -165,25 +211,51 @@ pub struct NodeView {
     pub alternate: Value,
 }
 
+/// What a node shows to those who connect by TLS.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateView {
+    /// The subject, `CN=…`.
+    pub subject: String,
+    /// The subject of the authority that issued it.
+    pub issuer: String,
+    /// The host name or address that it is for.
+    pub name: String,
+    /// The certificate as PEM.
+    pub pem: String,
+    /// The authority's certificate as PEM.
+    pub authority: String,
+    /// Whether a server made it, and not the administrator.
+    pub is_generated: bool,
+}
+
 impl Servers {
-    /// Starts so many blank nodes of the Enterprise Edition.
+    /// Starts so many blank nodes of the Enterprise Edition. The administrator has loaded certificates of their own
+    /// authority, [`Servers::ca_cert`], on all of them; a node that leaves a cluster loses its certificate.
     pub fn start(count: usize) -> Self {
-        Self::start_edition(count, false)
+        Self::start_edition(count, false, true)
+    }
+
+    /// Starts blank nodes with certificates that they generated, each of its own authority and for 127.0.0.1.
+    pub fn start_generated(count: usize) -> Self {
+        Self::start_edition(count, false, false)
     }
 
     /// Starts nodes of the Community Edition: they have no TLS, and add nodes by plain HTTP.
     pub fn start_community(count: usize) -> Self {
-        Self::start_edition(count, true)
+        Self::start_edition(count, true, false)
     }
 
-    fn start_edition(count: usize, community: bool) -> Self {
+    fn start_edition(count: usize, community: bool, has_custom_certificates: bool) -> Self {
         let (addresses, sockets) = bind(count, !community);
-        let (pem, acceptors) = net::certify(&addresses);
+        let world = World::new(&addresses, community, has_custom_certificates);
+        let authority: &Authority = match world.nodes.first() {
+            Some(first) if !has_custom_certificates => &first.authority,
+            _ => &world.administrator,
+        };
+        let pem = authority.pem();
         let directory = tempfile::tempdir().expect("temporary directories can be made");
         let ca_cert = directory.path().join("ca.pem");
         std::fs::write(&ca_cert, &pem).expect("a file can be written");
-        let acceptors = acceptors.into_iter().map(|tls| (!community).then_some(tls));
-        let world = World::new(&addresses, community);
         let shared = Arc::new(Shared {
             world: Mutex::new(world),
             seen: Mutex::default(),
@@ -194,7 +266,6 @@ impl Servers {
                 .collect(),
             switched: addresses.iter().map(|_| watch::Sender::new(0)).collect(),
             is_listening: addresses.iter().map(|_| watch::Sender::new(true)).collect(),
-            tls: acceptors.collect(),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&shared);
@@ -238,7 +309,8 @@ impl Servers {
         self.nodes[index].clone()
     }
 
-    /// The certificate of the authority that has signed the nodes' certificates, a PEM file.
+    /// The certificate of the authority that has signed the nodes' certificates, a PEM file. With generated
+    /// certificates it is the first node's, which becomes that of the cluster that this node is the first of.
     pub fn ca_cert(&self) -> &Path {
         &self.ca_cert
     }
@@ -254,7 +326,59 @@ impl Servers {
 
     /// Ends the rebalances that run, as if their time had come.
     pub fn end_rebalances(&self) {
-        lock(&self.shared.world).end_rebalances(Instant::now());
+        let mut world = lock(&self.shared.world);
+        let now = world.now();
+        world.end_rebalances(now);
+    }
+
+    /// Lets so much time pass at once, for everything that takes time but requests that are being answered.
+    pub fn skip_time(&self, time: Duration) {
+        let mut world = lock(&self.shared.world);
+        world.skipped += time;
+        let now = world.now();
+        world.settle(now);
+    }
+
+    /// How long a rebalance waits for nodes that do not answer until it fails; 300 ms at first, 30 s in reality.
+    pub fn prepare_takes(&self, time: Duration) {
+        self.knobs(|knobs| knobs.prepare_takes = time);
+    }
+
+    /// How long a rebalance runs on after it was stopped; no time at first.
+    pub fn stop_takes(&self, time: Duration) {
+        self.knobs(|knobs| knobs.stop_takes = time);
+    }
+
+    /// How long a cluster has no orchestrator after it was lost, and a restarted node knows none; no time at first.
+    pub fn election_takes(&self, time: Duration) {
+        self.knobs(|knobs| knobs.election_takes = time);
+    }
+
+    /// How long writes wait for a majority of the nodes until they are refused; 300 ms at first, 15 s in reality.
+    pub fn quorum_timeout(&self, time: Duration) {
+        self.knobs(|knobs| knobs.quorum_timeout = time);
+    }
+
+    /// How long nodes are `warmup` when they get a bucket, and when they restart with one; no time at first.
+    pub fn bucket_warm_up_takes(&self, time: Duration) {
+        self.knobs(|knobs| knobs.bucket_warm_up = time);
+    }
+
+    /// How long the `nodes` of a new bucket are empty, before they warm up; no time at first.
+    pub fn bucket_nodes_appear_after(&self, time: Duration) {
+        self.knobs(|knobs| knobs.bucket_appears = time);
+    }
+
+    /// For how long a node that was removed while it was down answers as a member after its start, and for how long it
+    /// accepts no connection then, before it is blank; no time at first, 10 s and 4 s in reality.
+    pub fn removed_nodes_remember_for(&self, answers: Duration, closed: Duration) {
+        self.knobs(|knobs| knobs.memory = (answers, closed));
+    }
+
+    /// Makes these services never come up: clusters with them are not balanced, and their rebalances take an hour.
+    pub fn services_never_come_up(&self, services: &[&str]) {
+        let services = services.iter().map(|service| (*service).to_owned());
+        self.knobs(|knobs| knobs.absent_services = services.collect());
     }
 
     /// How long it takes to add a node; 50 ms at first.
@@ -296,10 +420,11 @@ impl Servers {
     /// The clusters that there are.
     pub fn clusters(&self) -> Vec<ClusterView> {
         let mut world = lock(&self.shared.world);
-        let now = Instant::now();
+        let now = world.now();
         world.settle(now);
         let clusters = world.clusters.iter().enumerate();
-        let alive = clusters.filter(|(_, cluster)| !cluster.members.is_empty());
+        let alive =
+            clusters.filter(|(_, cluster)| !cluster.members.is_empty() && !cluster.is_memory);
         alive
             .map(|(index, cluster)| view(&world, index, cluster, now))
             .collect()
@@ -362,7 +487,7 @@ impl Node {
     /// Makes it accept requests and never answer, or answer again.
     pub fn hang(&self, hangs: bool) {
         let mut world = lock(&self.shared.world);
-        let (is_up, now) = (world.nodes[self.index].is_up, Instant::now());
+        let (is_up, now) = (world.nodes[self.index].is_up, world.now());
         world.settle(now);
         world.set_power(self.index, is_up, hangs, now);
     }
@@ -375,8 +500,9 @@ impl Node {
     /// Makes it a blank node, as a new machine at the same address. A cluster that it was in knows nothing of that.
     pub fn reset(&self) {
         let mut world = lock(&self.shared.world);
-        world.settle(Instant::now());
-        world.reset(self.index);
+        let now = world.now();
+        world.settle(now);
+        world.reset(self.index, now);
     }
 
     /// Sets how much memory it has, in bytes; 24 GB at first.
@@ -384,7 +510,52 @@ impl Node {
         let mut world = lock(&self.shared.world);
         let node = &mut world.nodes[self.index];
         node.memory_total = bytes;
-        node.quota = node.quota_limit() / 2;
+        let quota = node.quota_limit() / 2;
+        node.quotas.insert("memoryQuota", quota);
+    }
+
+    /// Sets for how long it has been up: 204 s at first, and nothing after a restart.
+    pub fn set_uptime(&self, time: Duration) {
+        let mut world = lock(&self.shared.world);
+        let now = world.now();
+        let node = &mut world.nodes[self.index];
+        (node.uptime, node.booted) = (time, now);
+    }
+
+    /// Makes it `warmup` for so long, if it is active.
+    pub fn warm_up_for(&self, time: Duration) {
+        let mut world = lock(&self.shared.world);
+        let now = world.now();
+        world.nodes[self.index].loading = Some((now, now + time));
+    }
+
+    /// The UUID that it has now; each join, leave and reset changes it.
+    pub fn uuid(&self) -> String {
+        lock(&self.shared.world).nodes[self.index].uuid.clone()
+    }
+
+    /// Puts the administrator's authority and a certificate for the node where it loads them from when it is told to.
+    pub fn fill_inbox(&self) {
+        lock(&self.shared.world).nodes[self.index].has_inbox = true;
+    }
+
+    /// Loads the administrator's authority and a certificate for its address, as the administrator may at any time.
+    pub fn load_certificate(&self) {
+        lock(&self.shared.world).load_certificate(self.index);
+    }
+
+    /// The certificate that it shows.
+    pub fn certificate(&self) -> CertificateView {
+        let world = lock(&self.shared.world);
+        let identity = &world.nodes[self.index].identity;
+        CertificateView {
+            subject: identity.subject.clone(),
+            issuer: identity.authority.subject.clone(),
+            name: identity.name.clone(),
+            pem: identity.pem.clone(),
+            authority: identity.authority.pem(),
+            is_generated: identity.authority.is_generated,
+        }
     }
 
     /// Makes it a cluster of its own, unless it is in one.
@@ -392,7 +563,7 @@ impl Node {
         let mut world = lock(&self.shared.world);
         if world.nodes[self.index].cluster.is_none() {
             world.rename(self.index, &self.address());
-            world.nodes[self.index].quota = 256;
+            world.nodes[self.index].quotas.insert("memoryQuota", 256);
             world.provision(self.index, "", user, password);
         }
     }
@@ -474,12 +645,19 @@ impl fmt::Debug for Node {
     }
 }
 
-fn view(world: &World, index: usize, cluster: &model::Cluster, now: Instant) -> ClusterView {
+fn view(
+    world: &World,
+    index: usize,
+    cluster: &model::Cluster,
+    now: std::time::Instant,
+) -> ClusterView {
     let node = |member: &model::Member| NodeView {
         index: member.node,
         name: member.name.clone(),
         membership: member.membership,
+        recovery: member.recovery,
         is_healthy: world.is_healthy(index, member, now),
+        status: world.status(index, member, now).to_owned(),
         services: member.services.clone(),
         group: cluster.group_of(member).to_owned(),
         alternate: world.nodes[member.node].alternate.clone(),
@@ -487,7 +665,7 @@ fn view(world: &World, index: usize, cluster: &model::Cluster, now: Instant) -> 
     ClusterView {
         uuid: cluster.uuid.clone(),
         name: cluster.name.clone(),
-        quota: cluster.quota,
+        quota: cluster.data_quota(),
         nodes: cluster.members.iter().map(node).collect(),
         buckets: cluster
             .buckets
@@ -499,7 +677,8 @@ fn view(world: &World, index: usize, cluster: &model::Cluster, now: Instant) -> 
             .iter()
             .map(|group| group.name.clone())
             .collect(),
-        is_balanced: cluster.is_balanced(),
+        is_balanced: cluster.is_balanced(&world.knobs.absent_services)
+            && cluster.rebalance.is_none(),
         is_rebalancing: cluster.rebalance.is_some(),
         rebalances: cluster.rebalanced.clone(),
         refused: cluster.refused.clone(),

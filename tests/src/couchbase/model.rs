@@ -2,12 +2,18 @@
 //! it is.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::Ipv4Addr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+use super::{
+    certificates::{Authority, Identity, Trusted},
+    rebalance::{Ended, Rebalance, Rebalanced},
+};
 
 /// The name of a node that was not given one yet.
 pub const NO_NAME: &str = "cb.local";
@@ -22,6 +28,15 @@ pub struct Knobs {
     pub warm_up: Duration,
     pub failing_rebalances: usize,
     pub auto_failover_after: Option<Duration>,
+    pub prepare_takes: Duration,
+    pub stop_takes: Duration,
+    pub election_takes: Duration,
+    pub quorum_timeout: Duration,
+    pub bucket_warm_up: Duration,
+    pub bucket_appears: Duration,
+    /// How long a node that was removed while it was down remembers, and is closed then.
+    pub memory: (Duration, Duration),
+    pub absent_services: Vec<String>,
 }
 
 impl Default for Knobs {
@@ -34,8 +49,61 @@ impl Default for Knobs {
             warm_up: Duration::ZERO,
             failing_rebalances: 0,
             auto_failover_after: None,
+            prepare_takes: Duration::from_millis(300),
+            stop_takes: Duration::ZERO,
+            election_takes: Duration::ZERO,
+            quorum_timeout: Duration::from_millis(300),
+            bucket_warm_up: Duration::ZERO,
+            bucket_appears: Duration::ZERO,
+            memory: (Duration::ZERO, Duration::ZERO),
+            absent_services: Vec::new(),
         }
     }
+}
+
+/// Each service's quota by the field that sets it, in MB.
+pub type Quotas = BTreeMap<&'static str, u64>;
+
+/// The fields of quotas with the services and their least values, in the order in which they are checked.
+pub const QUOTAS: [(&str, &str, u64); 6] = [
+    ("queryMemoryQuota", "n1ql", 0),
+    ("memoryQuota", "kv", 256),
+    ("indexMemoryQuota", "index", 256),
+    ("ftsMemoryQuota", "fts", 256),
+    ("cbasMemoryQuota", "cbas", 1024),
+    ("eventingMemoryQuota", "eventing", 256),
+];
+
+/// Where a node's services keep their files.
+#[derive(Clone)]
+pub struct Paths {
+    pub data: String,
+    pub index: String,
+    pub eventing: String,
+    pub analytics: String,
+    pub java_home: String,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        let path = || "/opt/couchbase/var/lib/couchbase/data".to_owned();
+        Self {
+            data: path(),
+            index: path(),
+            eventing: path(),
+            analytics: path(),
+            java_home: String::new(),
+        }
+    }
+}
+
+/// How a node left its cluster without noticing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Removal {
+    /// It learns of it after its start, and becomes blank.
+    Clean,
+    /// By an unsafe failover: it never finds a way out.
+    Unsafe,
 }
 
 /// A machine with a server on it.
@@ -45,48 +113,109 @@ pub struct Node {
     pub name: String,
     pub cluster: Option<usize>,
     pub services: Vec<String>,
-    /// The data service's quota before there is a cluster, in MB.
-    pub quota: u64,
+    /// The quotas before there is a cluster.
+    pub quotas: Quotas,
+    pub paths: Paths,
     pub memory_total: u64,
     pub alternate: Value,
     pub answers_500: bool,
     pub hangs: bool,
     pub is_up: bool,
+    /// How long it had been up at [`Node::booted`].
+    pub uptime: Duration,
+    pub booted: Instant,
+    pub restarted: Option<Instant>,
     /// Since when the others hear nothing of it.
     pub silent_since: Option<Instant>,
+    /// Until when the others do not hear of it.
     pub warm_at: Option<Instant>,
+    /// From when until when it warms up its buckets.
+    pub loading: Option<(Instant, Instant)>,
+    /// Its cluster when the others heard of it last.
+    pub remembers: Option<Box<Cluster>>,
+    pub removed: Option<Removal>,
+    /// When it becomes blank, because it was removed.
+    pub blank_at: Option<Instant>,
+    /// Until when it accepts no connection.
+    pub closed_until: Option<Instant>,
+    /// The generated authority that its generated certificates are from.
+    pub authority: Arc<Authority>,
+    /// What it trusts while it is blank.
+    pub trusted: Vec<Trusted>,
+    pub identity: Identity,
+    /// Whether the administrator's certificates are there to load.
+    pub has_inbox: bool,
 }
 
 impl Node {
-    pub fn new(address: Ipv4Addr) -> Self {
+    pub fn new(address: Ipv4Addr, now: Instant) -> Self {
+        let authority = Authority::generated();
         let mut node = Self {
             address,
-            uuid: String::new(),
-            name: String::new(),
+            uuid: id(),
+            name: NO_NAME.to_owned(),
             cluster: None,
             services: Vec::new(),
-            quota: 0,
+            quotas: Quotas::new(),
+            paths: Paths::default(),
             memory_total: 25_276_514_304,
             alternate: Value::Null,
             answers_500: false,
             hangs: false,
             is_up: true,
+            uptime: Duration::from_secs(204),
+            booted: now,
+            restarted: None,
             silent_since: None,
             warm_at: None,
+            loading: None,
+            remembers: None,
+            removed: None,
+            blank_at: None,
+            closed_until: None,
+            identity: Identity::issue(&authority, "127.0.0.1"),
+            trusted: vec![Trusted::generated(&authority)],
+            authority,
+            has_inbox: false,
         };
         node.forget();
         node
     }
 
-    /// Makes it blank.
-    pub fn forget(&mut self) {
+    /// Forgets its cluster; its name, its paths and its certificates stay.
+    fn forget(&mut self) {
         self.uuid = id();
-        NO_NAME.clone_into(&mut self.name);
         self.cluster = None;
         self.services = vec!["kv".to_owned()];
-        self.quota = self.quota_limit() / 2;
+        self.quotas = self.default_quotas();
         self.alternate = Value::Null;
         self.warm_at = None;
+        self.loading = None;
+        self.remembers = None;
+        self.removed = None;
+        self.blank_at = None;
+    }
+
+    /// Makes it blank after it was in a cluster: its certificates are new.
+    pub fn leave(&mut self) {
+        self.forget();
+        self.start_over();
+    }
+
+    pub fn default_quotas(&self) -> Quotas {
+        Quotas::from([
+            ("memoryQuota", self.quota_limit() / 2),
+            ("indexMemoryQuota", 512),
+            ("ftsMemoryQuota", 512),
+            ("cbasMemoryQuota", 2904),
+            ("eventingMemoryQuota", 256),
+            ("queryMemoryQuota", 0),
+        ])
+    }
+
+    /// For how long it has been up.
+    pub fn uptime(&self, now: Instant) -> Duration {
+        self.uptime + now.saturating_duration_since(self.booted)
     }
 
     /// The most that its services may be given, in MB.
@@ -119,25 +248,46 @@ impl Node {
 }
 
 /// A provisioned cluster.
+#[derive(Clone)]
 pub struct Cluster {
     pub uuid: String,
     pub name: String,
     pub user: String,
     pub password: String,
-    /// The data service's quota on each node, in MB.
-    pub quota: u64,
+    /// The quotas on each node.
+    pub quotas: Quotas,
     pub members: Vec<Member>,
     pub groups: Vec<Group>,
+    /// Counts the changes of the groups.
+    pub groups_rev: u64,
     pub buckets: Vec<Bucket>,
     pub rebalance: Option<Rebalance>,
     pub last_rebalance: Option<Ended>,
     pub rebalanced: Vec<Rebalanced>,
     pub refused: Vec<String>,
-    pub auto_failover: bool,
+    pub auto_failover: AutoFailover,
     pub failovers: usize,
     pub items: u64,
-    /// Nodes have become active, but their data is not where it belongs.
-    unbalanced: bool,
+    /// Data is not where it belongs.
+    pub unbalanced: bool,
+    /// The member that the others follow.
+    pub leader: Option<usize>,
+    /// Since when there is none.
+    pub leaderless: Option<Instant>,
+    /// Until when a rebalance seems to run whose leader was lost.
+    pub orphaned: Option<Instant>,
+    /// The first node's, which issues all generated certificates.
+    pub authority: Arc<Authority>,
+    pub trusted: Vec<Trusted>,
+    /// It is but what a removed node remembers.
+    pub is_memory: bool,
+}
+
+#[derive(Clone)]
+pub struct AutoFailover {
+    pub enabled: bool,
+    pub timeout: u64,
+    pub max_count: usize,
 }
 
 impl Cluster {
@@ -148,10 +298,29 @@ impl Cluster {
         group.map_or("", |group| &group.name)
     }
 
-    pub fn is_balanced(&self) -> bool {
-        let mut members = self.members.iter();
-        let are_active = members.all(|member| member.membership == Membership::Active);
-        are_active && !self.unbalanced && self.rebalance.is_none()
+    pub fn data_quota(&self) -> u64 {
+        self.quotas["memoryQuota"]
+    }
+
+    /// The services whose nodes are not all in use, or that do not come up.
+    pub fn pending_services(&self, absent: &[String]) -> Vec<&'static str> {
+        let order = ["kv", "n1ql", "index", "fts", "cbas", "eventing", "backup"];
+        let is_pending = |service: &&str| {
+            self.members.iter().any(|member| {
+                let has_it = member.services.iter().any(|own| own == service);
+                has_it && (!member.is_active() || absent.iter().any(|absent| absent == service))
+            })
+        };
+        order.into_iter().filter(is_pending).collect()
+    }
+
+    /// What the server says; it may be true while a rebalance runs.
+    pub fn is_balanced(&self, absent: &[String]) -> bool {
+        !self.unbalanced && self.pending_services(absent).is_empty()
+    }
+
+    pub fn has_data(&self) -> bool {
+        !self.buckets.is_empty()
     }
 }
 
@@ -163,11 +332,24 @@ pub struct Member {
     pub name: String,
     pub services: Vec<String>,
     pub membership: Membership,
+    pub recovery: Recovery,
     /// The id of its group.
     pub group: String,
 }
 
 impl Member {
+    pub fn is_active(&self) -> bool {
+        self.membership == Membership::Active
+    }
+
+    pub fn is_failed_over(&self) -> bool {
+        self.membership == Membership::InactiveFailed
+    }
+
+    pub fn has_data_service(&self) -> bool {
+        self.services.iter().any(|service| service == "kv")
+    }
+
     pub fn otp(&self) -> String {
         otp(&self.name)
     }
@@ -195,11 +377,35 @@ impl Membership {
     }
 }
 
+/// How a node that was failed over is to be taken in again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Recovery {
+    /// It is not.
+    None,
+    /// With the data that it still has.
+    Delta,
+    /// Without data.
+    Full,
+}
+
+impl Recovery {
+    /// The server's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Delta => "delta",
+            Self::Full => "full",
+        }
+    }
+}
+
+#[derive(Clone)]
 pub struct Group {
     pub id: String,
     pub name: String,
 }
 
+#[derive(Clone)]
 pub struct Bucket {
     pub name: String,
     pub uuid: String,
@@ -207,53 +413,8 @@ pub struct Bucket {
     /// On each node, in MB.
     pub quota: u64,
     pub replicas: u64,
-}
-
-/// A rebalance that runs. Halfway, the added nodes become active; at the end, the cluster is balanced.
-pub struct Rebalance {
-    pub id: String,
-    pub status_id: String,
-    pub ejected: Vec<usize>,
-    pub began: Instant,
-    pub ends: Instant,
-    takes_in: usize,
-    activated: bool,
-    /// It fails at its end.
-    fails: bool,
-    /// It fails halfway: a node cannot be reached.
-    is_broken: bool,
-}
-
-impl Rebalance {
-    fn middle(&self) -> Instant {
-        self.began + (self.ends - self.began) / 2
-    }
-}
-
-/// A rebalance that is over.
-pub struct Ended {
-    pub status_id: String,
-    pub report: String,
-    pub failed: bool,
-}
-
-/// A rebalance that was done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rebalanced {
-    /// How many nodes it took in.
-    pub added: usize,
-    /// How many it removed.
-    pub removed: usize,
-}
-
-/// What becomes of a request for a rebalance.
-pub enum Start {
-    Started(String),
-    AlreadyRunning,
-    NothingKnown,
-    Mismatch,
-    NoActiveNodes,
-    NoDataNodes,
+    pub backend: String,
+    pub created: Instant,
 }
 
 /// Which node is to be added through which.
@@ -287,9 +448,14 @@ pub struct Wiped {
 }
 
 /// All there is.
-#[derive(Default)]
 pub struct World {
     pub knobs: Knobs,
+    /// The administrator's authority.
+    pub administrator: Arc<Authority>,
+    /// Whether new machines have certificates of the administrator.
+    pub has_custom_certificates: bool,
+    /// How much time was skipped.
+    pub skipped: Duration,
     pub nodes: Vec<Node>,
     /// Those without members are no more.
     pub clusters: Vec<Cluster>,
@@ -300,17 +466,54 @@ pub struct World {
 
 impl World {
     /// Blank nodes at these addresses.
-    pub fn new(addresses: &[Ipv4Addr], community: bool) -> Self {
+    pub fn new(addresses: &[Ipv4Addr], community: bool, has_custom_certificates: bool) -> Self {
         let knobs = Knobs {
             community,
             ..Knobs::default()
         };
-        let nodes = addresses.iter().copied().map(Node::new).collect();
-        Self {
+        let now = Instant::now();
+        let nodes = addresses.iter().map(|address| Node::new(*address, now));
+        let mut world = Self {
             knobs,
-            nodes,
-            ..Self::default()
+            administrator: Authority::custom(),
+            has_custom_certificates,
+            skipped: Duration::ZERO,
+            nodes: nodes.collect(),
+            clusters: Vec::new(),
+            wiped: Vec::new(),
+            adding: Vec::new(),
+        };
+        for node in 0..world.nodes.len() {
+            world.equip(node);
         }
+        world
+    }
+
+    /// Gives a new machine the administrator's certificate, if new machines have it.
+    fn equip(&mut self, node: usize) {
+        if self.has_custom_certificates {
+            self.load_certificate(node);
+        }
+    }
+
+    /// As if the administrator had loaded the authority and a certificate for the node's address.
+    pub fn load_certificate(&mut self, node: usize) {
+        let authority = Arc::clone(&self.administrator);
+        let name = self.nodes[node].address.to_string();
+        self.nodes[node].use_custom_certificate(&authority, &name);
+        if let Some(cluster) = self.cluster_mut(node) {
+            let mut trusted = cluster.trusted.iter();
+            if !trusted.any(|trusted| Arc::ptr_eq(&trusted.authority, &authority)) {
+                cluster
+                    .trusted
+                    .insert(0, Trusted::custom(&authority, &name));
+            }
+        }
+    }
+
+    /// The time, which tests can make pass.
+    pub fn now(&self) -> Instant {
+        Instant::now() + self.skipped
     }
 
     pub fn cluster(&self, node: usize) -> Option<&Cluster> {
@@ -330,13 +533,34 @@ impl World {
     /// Whether the other nodes of the cluster hear of this member.
     pub fn is_healthy(&self, cluster: usize, member: &Member, now: Instant) -> bool {
         let node = &self.nodes[member.node];
-        node.silent_since.is_none()
-            && node.cluster == Some(cluster)
-            && node.uuid == member.uuid
-            && node.warm_at.is_none_or(|at| at <= now)
+        let is_heard = node.silent_since.is_none() && node.warm_at.is_none_or(|at| at <= now);
+        let is_memory = self.clusters[cluster].is_memory;
+        is_heard && (is_memory || node.cluster == Some(cluster) && node.uuid == member.uuid)
     }
 
-    fn has_quorum(&self, cluster: usize, now: Instant) -> bool {
+    /// The status of a member as the server puts it.
+    pub fn status(&self, cluster: usize, member: &Member, now: Instant) -> &'static str {
+        if !self.is_healthy(cluster, member, now) {
+            return "unhealthy";
+        }
+        let loading = self.nodes[member.node].loading;
+        if member.is_active() && loading.is_some_and(|(from, to)| from <= now && now < to) {
+            return "warmup";
+        }
+        "healthy"
+    }
+
+    /// Whether the node accepts no connection now: it is about to become blank, or restarts for ever.
+    pub fn is_closed(&self, node: usize, now: Instant) -> bool {
+        let own = &self.nodes[node];
+        let loops = own.removed == Some(Removal::Unsafe) && own.silent_since.is_none();
+        let since = own
+            .restarted
+            .map_or(0, |at| now.saturating_duration_since(at).as_secs());
+        own.closed_until.is_some_and(|until| now < until) || loops && since % 11 == 10
+    }
+
+    pub fn has_quorum(&self, cluster: usize, now: Instant) -> bool {
         let members = self.clusters[cluster].members.iter();
         let active = members.filter(|member| member.membership == Membership::Active);
         let (all, healthy) = active.fold((0, 0), |(all, healthy), member| {
@@ -351,6 +575,7 @@ impl World {
     /// The node's own name, once it is known.
     pub fn rename(&mut self, node: usize, name: &str) {
         name.clone_into(&mut self.nodes[node].name);
+        self.nodes[node].reissue();
         if let Some(cluster) = self.cluster_mut(node) {
             let own = cluster
                 .members
@@ -374,25 +599,37 @@ impl World {
             name: name.to_owned(),
             user: user.to_owned(),
             password: password.to_owned(),
-            quota: own.quota,
+            quotas: own.quotas.clone(),
             members: vec![Member {
                 node,
                 uuid: own.uuid.clone(),
                 name: own.name.clone(),
                 services: own.services.clone(),
                 membership: Membership::Active,
+                recovery: Recovery::None,
                 group: first.id.clone(),
             }],
             groups: vec![first],
+            groups_rev: 1,
             buckets: Vec::new(),
             rebalance: None,
             last_rebalance: None,
             rebalanced: Vec::new(),
             refused: Vec::new(),
-            auto_failover: true,
+            auto_failover: AutoFailover {
+                enabled: true,
+                timeout: 120,
+                max_count: 1,
+            },
             failovers: 0,
             items: 0,
             unbalanced: false,
+            leader: Some(node),
+            leaderless: None,
+            orphaned: None,
+            authority: Arc::clone(&own.authority),
+            trusted: own.trusted.clone(),
+            is_memory: false,
         });
     }
 
@@ -438,22 +675,35 @@ impl World {
             let address = self.nodes[addition.through].address.to_string();
             self.rename(addition.through, &address);
         }
+        let authority = Arc::clone(&self.clusters[cluster].authority);
+        let trusted = &self.clusters[cluster].trusted;
         let node = &mut self.nodes[addition.joiner];
         node.forget();
         node.cluster = Some(cluster);
         node.warm_at = warm_at;
         node.name.clone_from(&addition.host);
         node.services.clone_from(&addition.services);
+        node.authority = authority;
+        let own = &node.identity.authority;
+        let is_trusted = trusted
+            .iter()
+            .any(|known| Arc::ptr_eq(&known.authority, own));
+        if own.is_generated || !is_trusted {
+            node.generate_certificate();
+        }
         let member = Member {
             node: addition.joiner,
             uuid: node.uuid.clone(),
             name: node.name.clone(),
             services: node.services.clone(),
             membership: Membership::InactiveAdded,
+            recovery: Recovery::None,
             group: addition.group.clone(),
         };
         let otp = member.otp();
-        self.clusters[cluster].members.push(member);
+        let cluster = &mut self.clusters[cluster];
+        cluster.members.push(member);
+        cluster.groups_rev += 1;
         Ok(otp)
     }
 
@@ -479,6 +729,9 @@ impl World {
         let prepare = |why: &str| Err(format!("Prepare join failed. {why}"));
         let cluster = self.may_add(addition.through)?;
         let joiner = &self.nodes[addition.joiner];
+        if let Err(why) = self.check_certificate(addition, cluster) {
+            return prepare(&why);
+        }
         if !self.admits(addition.joiner, Some((&addition.user, &addition.password))) {
             return prepare("Authentication failed. Verify username and password.");
         }
@@ -495,11 +748,13 @@ impl World {
         if let Err(why) = joiner.check_name(&addition.host, resolved) {
             return prepare(&why);
         }
-        let (quota, limit) = (self.clusters[cluster].quota, joiner.quota_limit());
-        if addition.services.iter().any(|service| service == "kv") && quota > limit {
+        let quota = total_quota(&self.clusters[cluster].quotas, &addition.services);
+        let limit = joiner.quota_limit();
+        if quota > limit {
+            let services = addition.services.join(", ");
             return prepare(&format!(
                 "This server does not have sufficient memory to support requested memory quota. Total quota is \
-                 {quota}MB (services: kv), maximum allowed quota for the node is {limit}MB."
+                 {quota}MB (services: {services}), maximum allowed quota for the node is {limit}MB."
             ));
         }
         if !self.has_quorum(cluster, now) {
@@ -518,206 +773,157 @@ impl World {
         Ok(())
     }
 
+    /// A member with a certificate of the administrator trusts no joiner but those whose authority the cluster trusts.
+    fn check_certificate(&self, addition: &Addition, cluster: usize) -> Result<(), String> {
+        let through = &self.nodes[addition.through];
+        let authority = &self.nodes[addition.joiner].identity.authority;
+        let mut trusted = self.clusters[cluster].trusted.iter();
+        if self.knobs.community
+            || through.identity.authority.is_generated
+            || trusted.any(|known| Arc::ptr_eq(&known.authority, authority))
+        {
+            return Ok(());
+        }
+        let (host, through) = (&addition.host, otp(&through.name));
+        Err(format!(
+            "Failed to establish TLS connection to {host}:18091. The certificate is issued by unknown CA or some of \
+             the intermediate certificates are missing (TLS client: In state wait_cert_cr at ssl_handshake.erl:2111 \
+             generated CLIENT ALERT: Fatal - Unknown CA\n). Please review the CAs available on the cluster ({through}) \
+             and add a new one if required"
+        ))
+    }
+
     /// Removes a member that is not active, or says why not.
     pub fn eject(&mut self, node: usize, otp: &str) -> Result<(), &'static str> {
         let Some(cluster) = self.nodes[node].cluster else {
             return Err("Server does not exist.\n");
         };
         let mut members = self.clusters[cluster].members.iter();
-        match members.find(|member| member.otp() == otp) {
+        let is_meant =
+            |member: &&Member| member.otp() == otp || otp == "Self" && member.node == node;
+        match members.find(is_meant) {
             None => Err("Server does not exist.\n"),
             Some(member) if member.membership == Membership::Active => {
                 Err("Cannot remove active server.\n")
             }
             Some(member) => {
-                self.remove(cluster, &[member.node]);
+                self.remove(cluster, &[member.node], Removal::Clean);
                 Ok(())
             }
         }
     }
 
-    /// Removed nodes are blank again; one that is down learns of it when it is back.
-    fn remove(&mut self, cluster: usize, nodes: &[usize]) {
+    /// Removed nodes are blank again; one that is down learns of it some time after its start.
+    pub fn remove(&mut self, cluster: usize, nodes: &[usize], removal: Removal) {
         for member in &self.clusters[cluster].members {
             let node = &mut self.nodes[member.node];
-            if nodes.contains(&member.node) && node.uuid == member.uuid {
-                node.forget();
+            if !nodes.contains(&member.node) || node.uuid != member.uuid {
+                continue;
+            }
+            if node.silent_since.is_some() {
+                node.removed = Some(removal);
+            } else {
+                node.leave();
             }
         }
-        let members = &mut self.clusters[cluster].members;
-        members.retain(|member| !nodes.contains(&member.node));
+        let cluster = &mut self.clusters[cluster];
+        cluster
+            .members
+            .retain(|member| !nodes.contains(&member.node));
+        cluster.groups_rev += 1;
     }
 
-    pub fn start_rebalance(
-        &mut self,
-        node: usize,
-        known: &BTreeSet<String>,
-        ejected: &BTreeSet<String>,
-        now: Instant,
-    ) -> Start {
-        if known.is_empty() {
-            return Start::NothingKnown;
-        }
-        let Some(cluster) = self.nodes[node].cluster else {
-            return Start::Mismatch;
-        };
-        let members = &self.clusters[cluster].members;
-        let all: BTreeSet<_> = members.iter().map(Member::otp).collect();
-        if *known != all || !ejected.is_subset(known) {
-            return Start::Mismatch;
-        }
-        if self.clusters[cluster].rebalance.is_some() {
-            return Start::AlreadyRunning;
-        }
-        let (ejected, kept): (Vec<_>, Vec<_>) = members.iter().partition(|member| {
-            member.membership == Membership::InactiveFailed || ejected.contains(&member.otp())
-        });
-        if kept.is_empty() {
-            return Start::NoActiveNodes;
-        }
-        let has_data = |member: &&Member| member.services.iter().any(|service| service == "kv");
-        if !kept.iter().any(has_data) {
-            return Start::NoDataNodes;
-        }
-        let added = kept
-            .iter()
-            .filter(|m| m.membership == Membership::InactiveAdded);
-        let rebalance = Rebalance {
-            id: id(),
-            status_id: id(),
-            ejected: ejected.iter().map(|member| member.node).collect(),
-            began: now,
-            ends: now + self.knobs.rebalance_takes,
-            takes_in: added.count(),
-            activated: false,
-            fails: self.knobs.failing_rebalances > 0,
-            is_broken: !kept
-                .iter()
-                .all(|member| self.is_healthy(cluster, member, now)),
-        };
-        self.knobs.failing_rebalances = self.knobs.failing_rebalances.saturating_sub(1);
-        let id = rebalance.id.clone();
-        self.clusters[cluster].rebalance = Some(rebalance);
-        Start::Started(id)
-    }
-
-    /// Brings about what time has: rebalances go on and end, silent nodes are failed over.
-    pub fn settle(&mut self, now: Instant) {
-        for cluster in 0..self.clusters.len() {
-            self.go_on(cluster, now);
-            self.fail_over(cluster, now);
-        }
-    }
-
-    /// Ends the rebalances that run, as if their time had come.
-    pub fn end_rebalances(&mut self, now: Instant) {
-        for cluster in 0..self.clusters.len() {
-            if let Some(rebalance) = &mut self.clusters[cluster].rebalance {
-                (rebalance.began, rebalance.ends) = (now, now);
-            }
-            self.go_on(cluster, now);
-        }
-    }
-
-    fn go_on(&mut self, index: usize, now: Instant) {
-        let cluster = &mut self.clusters[index];
-        let Some(rebalance) = &mut cluster.rebalance else {
-            return;
-        };
-        if now < rebalance.middle() {
-            return;
-        }
-        if rebalance.is_broken {
-            return self.end_rebalance(index, false);
-        }
-        if !rebalance.activated {
-            rebalance.activated = true;
-            cluster.unbalanced |= rebalance.takes_in + rebalance.ejected.len() > 0;
-            for member in &mut cluster.members {
-                if !rebalance.ejected.contains(&member.node) {
-                    member.membership = Membership::Active;
-                }
-            }
-        }
-        if now >= rebalance.ends {
-            let well = !rebalance.fails;
-            self.end_rebalance(index, well);
-        }
-    }
-
-    fn end_rebalance(&mut self, index: usize, well: bool) {
-        let cluster = &mut self.clusters[index];
-        let Some(rebalance) = cluster.rebalance.take() else {
-            return;
-        };
-        cluster.last_rebalance = Some(Ended {
-            status_id: rebalance.status_id,
-            report: id(),
-            failed: !well,
-        });
-        if well {
-            cluster.unbalanced = false;
-            cluster.failovers = 0;
-            cluster.rebalanced.push(Rebalanced {
-                added: rebalance.takes_in,
-                removed: rebalance.ejected.len(),
-            });
-            self.remove(index, &rebalance.ejected);
-        }
-    }
-
-    /// At most one node, and only while most of the nodes agree on it.
-    fn fail_over(&mut self, index: usize, now: Instant) {
-        let Some(after) = self.knobs.auto_failover_after else {
-            return;
-        };
-        let cluster = &self.clusters[index];
-        if !cluster.auto_failover || cluster.failovers > 0 || !self.has_quorum(index, now) {
-            return;
-        }
-        let is_lost = |member: &Member| {
-            let since = self.nodes[member.node].silent_since;
-            member.membership == Membership::Active
-                && since.is_some_and(|since| now >= since + after)
-        };
-        let Some(lost) = cluster.members.iter().position(is_lost) else {
-            return;
-        };
-        self.end_rebalance(index, false);
-        let cluster = &mut self.clusters[index];
-        cluster.members[lost].membership = Membership::InactiveFailed;
-        cluster.failovers += 1;
-    }
-
-    /// Switches a node on or off, or makes it hang. A rebalance does not survive the loss of a node that is to stay.
+    /// Switches a node on or off, or makes it hang.
     pub fn set_power(&mut self, node: usize, is_up: bool, hangs: bool, now: Instant) {
         let state = &mut self.nodes[node];
+        if is_up && !state.is_up {
+            state.restarted = Some(now);
+            (state.uptime, state.booted) = (Duration::ZERO, now);
+        }
         (state.is_up, state.hangs) = (is_up, hangs);
         if is_up && !hangs {
-            state.silent_since = None;
-            return;
+            if state.silent_since.take().is_some() {
+                self.wake(node, now);
+            }
+        } else if state.silent_since.is_none() {
+            state.silent_since = Some(now);
+            self.nodes[node].remembers = self.cluster(node).cloned().map(Box::new);
+            self.lose(node, now);
         }
-        state.silent_since.get_or_insert(now);
-        let rebalance = self
-            .cluster_mut(node)
-            .and_then(|cluster| cluster.rebalance.as_mut());
-        if let Some(rebalance) = rebalance.filter(|rebalance| !rebalance.ejected.contains(&node)) {
-            rebalance.is_broken = true;
+        self.settle(now);
+    }
+
+    /// A node is back, and believes what it remembers.
+    fn wake(&mut self, node: usize, now: Instant) {
+        let answers = self.knobs.memory.0;
+        let warm_up = self.knobs.bucket_warm_up;
+        let own = &mut self.nodes[node];
+        let remembers = own.remembers.take();
+        if let (Some(removal), Some(mut memory)) = (own.removed, remembers) {
+            if removal == Removal::Clean && answers.is_zero() {
+                return own.leave();
+            }
+            if removal == Removal::Clean {
+                own.blank_at = Some(now + answers);
+            }
+            memory.is_memory = true;
+            memory.rebalance = None;
+            (memory.leader, memory.leaderless) = (None, Some(now));
+            own.cluster = Some(self.clusters.len());
+            self.clusters.push(*memory);
+        }
+        let warms_up = self.cluster(node).is_some_and(|cluster| {
+            let mut members = cluster.members.iter();
+            cluster.has_data() && members.any(|member| member.node == node && member.is_active())
+        });
+        if warms_up {
+            self.nodes[node].loading = Some((now, now + warm_up));
         }
     }
 
-    /// Makes a node blank behind its cluster's back.
-    pub fn reset(&mut self, node: usize) {
-        if let Some(cluster) = self.nodes[node].cluster {
-            let cluster = &mut self.clusters[cluster];
-            match &mut cluster.rebalance {
-                _ if cluster.members.len() == 1 => cluster.members.clear(),
-                Some(rebalance) => rebalance.is_broken = true,
-                None => {}
+    /// Removed nodes become blank when their time has come.
+    pub fn become_blank(&mut self, now: Instant) {
+        let closed = self.knobs.memory.1;
+        for node in &mut self.nodes {
+            if let Some(at) = node.blank_at.filter(|at| *at <= now) {
+                node.leave();
+                node.closed_until = Some(at + closed);
             }
         }
-        self.nodes[node].forget();
     }
+
+    /// Makes a node blank behind its cluster's back; its name and paths stay.
+    pub fn hard_reset(&mut self, node: usize, now: Instant) {
+        if let Some(cluster) = self.cluster_mut(node) {
+            if cluster.members.len() == 1 {
+                cluster.members.clear();
+                cluster.rebalance = None;
+            } else {
+                self.lose(node, now);
+            }
+        }
+        self.nodes[node].leave();
+        self.settle(now);
+    }
+
+    /// Puts a new machine in a node's place.
+    pub fn reset(&mut self, node: usize, now: Instant) {
+        self.hard_reset(node, now);
+        let own = &mut self.nodes[node];
+        NO_NAME.clone_into(&mut own.name);
+        own.paths = Paths::default();
+        (own.uptime, own.booted) = (Duration::ZERO, now);
+        own.start_over();
+        self.equip(node);
+    }
+}
+
+/// What these services may take of a node's memory together, in MB.
+pub fn total_quota(quotas: &Quotas, services: &[String]) -> u64 {
+    let own = QUOTAS
+        .iter()
+        .filter(|(_, service, _)| services.iter().any(|own| own == service));
+    own.filter_map(|(field, ..)| quotas.get(field)).sum()
 }
 
 /// A node's name as the cluster uses it.

@@ -9,20 +9,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    Seen, Then, lock,
+    model::World,
+    rest::{self, Form, HTTP, HTTPS, Reply},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
-    header::AUTHORIZATION,
+    header::{AUTHORIZATION, CONTENT_TYPE},
     http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-};
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -30,16 +32,6 @@ use tokio::{
     sync::{Mutex as Turn, watch},
     task::JoinSet,
     time::sleep,
-};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
-};
-
-use super::{
-    Seen, Then, lock,
-    model::World,
-    rest::{self, Form, HTTP, HTTPS, Reply},
 };
 
 type Hook = dyn FnMut(&Seen) -> Then + Send;
@@ -54,7 +46,6 @@ pub struct Shared {
     /// How often each node was switched on or off: it is on when the number is even.
     pub switched: Vec<watch::Sender<u32>>,
     pub is_listening: Vec<watch::Sender<bool>>,
-    pub tls: Vec<Option<TlsAcceptor>>,
 }
 
 impl Shared {
@@ -65,7 +56,7 @@ impl Shared {
         if world.nodes[node].is_up == on {
             return;
         }
-        let now = Instant::now();
+        let now = world.now();
         world.settle(now);
         world.set_power(node, on, hangs, now);
         drop(world);
@@ -98,36 +89,6 @@ impl Sockets {
     }
 }
 
-/// The PEM of a certificate authority, and what each address needs to be served by TLS.
-pub fn certify(addresses: &[Ipv4Addr]) -> (String, Vec<TlsAcceptor>) {
-    let key = || KeyPair::generate().expect("keys can be made");
-    let mut authority = CertificateParams::default();
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "Couchbase Server stand-in");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let authority = CertifiedIssuer::self_signed(authority, key());
-    let authority = authority.expect("certificates can be made");
-    let key = key();
-    let acceptor = |address: &Ipv4Addr| {
-        let names = CertificateParams::new([address.to_string()]);
-        let mut names = names.expect("an address is a name");
-        names.use_authority_key_identifier_extension = true;
-        let certificate = names
-            .signed_by(&key, &authority)
-            .expect("certificates can be made");
-        let secret = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("there are protocols")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], secret);
-        TlsAcceptor::from(Arc::new(config.expect("the key fits")))
-    };
-    (authority.pem(), addresses.iter().map(acceptor).collect())
-}
-
 /// Serves a node for good, while it is on.
 pub async fn serve(shared: Arc<Shared>, node: usize, first: Sockets) {
     let mut switched = shared.switched[node].subscribe();
@@ -135,17 +96,20 @@ pub async fn serve(shared: Arc<Shared>, node: usize, first: Sockets) {
     loop {
         let times = *switched.borrow_and_update();
         if times.is_multiple_of(2) {
-            let address = lock(&shared.world).nodes[node].address;
+            let (address, with_tls) = {
+                let world = lock(&shared.world);
+                (world.nodes[node].address, !world.knobs.community)
+            };
             let bound = sockets
                 .take()
-                .map_or_else(|| Sockets::bind(address, shared.tls[node].is_some()), Ok);
+                .map_or_else(|| Sockets::bind(address, with_tls), Ok);
             let Ok(Sockets(http, https)) = bound else {
                 sleep(Duration::from_millis(10)).await;
                 continue;
             };
             shared.is_listening[node].send_replace(true);
             tokio::select! {
-                () = accept(&shared, node, http, None) => {}
+                () = accept(&shared, node, http, false) => {}
                 () = accept_tls(&shared, node, https) => {}
                 _ = switched.changed() => {}
             }
@@ -161,13 +125,13 @@ pub async fn serve(shared: Arc<Shared>, node: usize, first: Sockets) {
 
 async fn accept_tls(shared: &Arc<Shared>, node: usize, socket: Option<TcpListener>) {
     match socket {
-        Some(socket) => accept(shared, node, socket, shared.tls[node].clone()).await,
+        Some(socket) => accept(shared, node, socket, true).await,
         None => std::future::pending().await,
     }
 }
 
 /// Accepts connections; they end with this.
-async fn accept(shared: &Arc<Shared>, node: usize, socket: TcpListener, tls: Option<TlsAcceptor>) {
+async fn accept(shared: &Arc<Shared>, node: usize, socket: TcpListener, with_tls: bool) {
     let socket = Listener::from_std(socket).expect("a socket can be used");
     let mut connections = JoinSet::new();
     loop {
@@ -175,7 +139,9 @@ async fn accept(shared: &Arc<Shared>, node: usize, socket: TcpListener, tls: Opt
             continue;
         };
         while connections.try_join_next().is_some() {}
-        let (shared, tls) = (Arc::clone(shared), tls.clone());
+        let shared = Arc::clone(shared);
+        // A node's certificate may change between two connections.
+        let tls = with_tls.then(|| lock(&shared.world).nodes[node].identity.acceptor.clone());
         connections.spawn(async move {
             match tls {
                 None => converse(shared, node, stream).await,
@@ -234,29 +200,40 @@ async fn answer(shared: &Shared, node: usize, head: &Parts, body: &Bytes) -> Opt
     }
     let then = lock(&shared.hook)(&seen);
     let (is_up, hangs, fails) = {
-        let node = &lock(&shared.world).nodes[node];
-        (node.is_up, node.hangs, node.answers_500)
+        let mut world = lock(&shared.world);
+        let now = world.now();
+        world.settle(now);
+        let is_open = !world.is_closed(node, now);
+        let node = &world.nodes[node];
+        (node.is_up && is_open, node.hangs, node.answers_500)
     };
     if hangs {
         return std::future::pending().await;
     }
+    let is_lost = then == Then::Lose;
     let reply = match then {
         _ if !is_up => return None,
         Then::Drop => return None,
+        Then::Refuse(status, body) => Reply::refuse_with(status, body),
         Then::Answer(status) => Reply::json(status, &json!(["This is a test."])),
-        Then::Handle | Then::Lose if fails => {
-            Reply::json(500, &json!(["Unexpected server error, request logged."]))
-        }
+        Then::Handle | Then::Lose if fails => Reply::unexpected(),
         Then::Handle | Then::Lose => rest::answer(shared, node, &request).await,
     };
     if let Some(seen) = lock(&shared.seen).get_mut(seen.number - 1) {
         seen.status = Some(reply.status);
     }
-    (!matches!(then, Then::Lose)).then_some(reply)
+    (!is_lost).then_some(reply)
 }
 
 async fn understand(head: &Parts, body: &Bytes) -> rest::Request {
-    let form = Form::parse(body);
+    let content_type = head.headers.get(CONTENT_TYPE);
+    let is_json = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let json = is_json.then(|| serde_json::from_slice(body).unwrap_or_default());
+    let form = if is_json {
+        Form::default()
+    } else {
+        Form::parse(body)
+    };
     let mut resolved = HashMap::new();
     if head.method == "POST" {
         for host in rest::hosts(&form) {
@@ -270,6 +247,7 @@ async fn understand(head: &Parts, body: &Bytes) -> rest::Request {
         path: head.uri.path().to_owned(),
         query: Form::parse(head.uri.query().unwrap_or_default().as_bytes()),
         form,
+        json,
         login: login(head),
         resolved,
     }

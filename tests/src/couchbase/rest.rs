@@ -1,8 +1,13 @@
 //! The management REST interface: what a request says, what the model makes of it, and how the server puts the answer.
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Instant};
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{add, lock, model::World, net::Shared};
 
@@ -26,6 +31,11 @@ impl Form {
             .map(|field| field.1.as_str())
     }
 
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let fields = self.0.iter().filter(|field| field.0 == name);
+        fields.map(|field| field.1.as_str()).collect()
+    }
+
     pub fn unknown(&self, known: &[&str]) -> Vec<&str> {
         let names = self.0.iter().map(|field| field.0.as_str());
         names.filter(|name| !known.contains(name)).collect()
@@ -38,13 +48,15 @@ pub struct Request {
     pub path: String,
     pub query: Form,
     pub form: Form,
+    /// The body, if it is JSON.
+    pub json: Option<Value>,
     pub login: Option<(String, String)>,
     /// The addresses of the hosts that the form names.
     pub resolved: HashMap<String, Ipv4Addr>,
 }
 
 impl Request {
-    fn login(&self) -> Option<(&str, &str)> {
+    pub fn login(&self) -> Option<(&str, &str)> {
         let login = self.login.as_ref();
         login.map(|(user, password)| (user.as_str(), password.as_str()))
     }
@@ -55,6 +67,8 @@ pub struct Reply {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
+    /// How long the server thinks about it.
+    pub delay: Duration,
 }
 
 impl Reply {
@@ -64,6 +78,7 @@ impl Reply {
             status,
             headers: headers.into_iter().collect(),
             body,
+            delay: Duration::ZERO,
         }
     }
 
@@ -98,6 +113,27 @@ impl Reply {
         Self::json(400, &json!({"errors": {field: why}}))
     }
 
+    /// A refusal in a test's words.
+    pub fn refuse_with(status: u16, body: String) -> Self {
+        let kind = match serde_json::from_str::<Value>(&body) {
+            Ok(_) => "application/json",
+            Err(_) => "text/plain",
+        };
+        Self::new(status, Some(("content-type", kind)), body)
+    }
+
+    pub fn unexpected() -> Self {
+        Self::json(500, &json!(["Unexpected server error, request logged."]))
+    }
+
+    pub fn after(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    fn not_found() -> Self {
+        Self::text(404, "Not found.")
+    }
+
     fn unauthorized() -> Self {
         let realm = "Basic realm=\"Couchbase Server Admin / REST\"";
         Self::new(401, Some(("www-authenticate", realm)), String::new())
@@ -124,13 +160,38 @@ pub fn hosts(form: &Form) -> impl Iterator<Item = &str> {
         .filter_map(|name| Some(parts(form.get(name)?).1))
 }
 
+/// What anybody may ask for.
+fn is_public(method: &str, path: &[&str]) -> bool {
+    method == "GET"
+        && matches!(
+            path,
+            [""] | ["whoami"] | ["ui", ..] | ["pools", "default", "trustedCAs" | "certificate"]
+        )
+}
+
+/// Whether there is no such path, which a server says before it asks for credentials.
+fn is_unknown(method: &str, path: &[&str]) -> bool {
+    method == "GET"
+        && matches!(
+            path,
+            ["uilogin" | "engageCluster2" | "isNodeProvisioned"]
+                | ["node", "controller", _]
+                | ["pools", "default", "b"]
+        )
+}
+
 /// Answers as the node.
 pub async fn answer(shared: &Shared, node: usize, request: &Request) -> Reply {
-    if !lock(&shared.world).admits(node, request.login()) {
+    let path: Vec<_> = request.path.trim_matches('/').split('/').collect();
+    let method = request.method.as_str();
+    if is_unknown(method, &path) {
+        return Reply::not_found();
+    }
+    let is_anonymous = is_public(method, &path) && request.login().is_none();
+    if !is_anonymous && !lock(&shared.world).admits(node, request.login()) {
         return Reply::unauthorized();
     }
-    let path: Vec<_> = request.path.trim_matches('/').split('/').collect();
-    let answered = match (request.method.as_str(), path.as_slice()) {
+    let answered = match (method, path.as_slice()) {
         ("POST", ["controller", "addNode" | "addNodeV2"]) => {
             add::to_cluster(shared, node, request, "0").await
         }
@@ -140,7 +201,7 @@ pub async fn answer(shared: &Shared, node: usize, request: &Request) -> Reply {
         ("POST", ["node", "controller", "doJoinCluster"]) => add::join(shared, node, request).await,
         (method, path) => {
             let mut world = lock(&shared.world);
-            let now = Instant::now();
+            let now = world.now();
             world.settle(now);
             let mut call = Call {
                 world: &mut world,
@@ -151,24 +212,40 @@ pub async fn answer(shared: &Shared, node: usize, request: &Request) -> Reply {
             call.answer(method, path)
         }
     };
-    answered.unwrap_or_else(|refused| refused)
+    let reply = answered.unwrap_or_else(|refused| refused);
+    sleep(reply.delay).await;
+    reply
 }
 
+/// The services of a list, in the order of their names.
 pub fn services(world: &World, list: &str) -> Result<Vec<String>, String> {
     let allowed = allowed_services(world);
-    let services: Vec<_> = list
-        .split(',')
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
-        .collect();
+    let mut services: Vec<_> = list.split(',').filter(|s| !s.is_empty()).collect();
     let unknown: Vec<_> = services.iter().filter(|s| !allowed.contains(s)).collect();
     if !unknown.is_empty() {
-        return Err(format!("Unknown services: {unknown:?}"));
+        return Err(format!("Unknown services: {unknown:?}").replace(", ", ","));
     }
     if services.is_empty() {
         return Err("At least one service has to be selected".to_owned());
     }
+    services.sort_unstable();
+    services.dedup();
     Ok(services.into_iter().map(str::to_owned).collect())
+}
+
+/// The Community Edition has few combinations of services.
+pub fn check_combination(world: &World, services: &[String]) -> Result<(), String> {
+    let services: Vec<_> = services.iter().map(String::as_str).collect();
+    let is_supported = matches!(
+        services.as_slice(),
+        ["kv"] | ["index", "kv", "n1ql"] | ["fts", "index", "kv", "n1ql"]
+    );
+    if world.knobs.community && !is_supported {
+        let why = "Unsupported service combination. Community edition supports only the following combinations: \
+                   \"data\", \"data, index, query\", \"data, index, query, full text search\"";
+        return Err(why.to_owned());
+    }
+    Ok(())
 }
 
 pub fn allowed_services(world: &World) -> &'static [&'static str] {
@@ -188,44 +265,106 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Whether the request may do all, as it is not only answered because anybody may ask.
+    pub fn is_admin(&self) -> bool {
+        self.world.admits(self.node, self.request.login())
+    }
+
     fn answer(&mut self, method: &str, path: &[&str]) -> Result<Reply, Reply> {
-        let is_provisioned = self.world.nodes[self.node].cluster.is_some();
-        let reply = match (method, path) {
+        let cluster = self.world.cluster(self.node);
+        let is_memory = cluster.is_some_and(|cluster| cluster.is_memory);
+        if is_memory && method != "GET" && path != ["controller", "hardResetNode"] {
+            return Err(Reply::unexpected());
+        }
+        match path {
+            ["pools", "default", rest @ ..] => self.answer_pool(method, rest),
+            ["controller", command] if method == "POST" => self.control(command),
+            ["node" | "nodes" | "nodeInit" | "clusterInit", ..] => self.answer_node(method, path),
+            _ => self.answer_other(method, path),
+        }
+    }
+
+    fn answer_other(&mut self, method: &str, path: &[&str]) -> Result<Reply, Reply> {
+        Ok(match (method, path) {
             ("GET", ["pools"]) => self.pools(),
-            ("GET", ["nodes", "self"]) => self.own(),
-            ("GET", ["pools", "default", "tasks"]) => self.tasks(),
-            ("GET", ["pools", "default", "rebalanceProgress"]) => self.progress(),
-            ("GET", ["pools", "default", "pendingRetryRebalance"]) => {
-                Reply::ok(&json!({"retry_rebalance": "not_pending"}))
-            }
+            ("GET", ["whoami"]) => self.whoami(),
             ("GET", ["settings", "autoFailover"]) => self.auto_failover(),
             ("POST", ["settings", "autoFailover"]) => self.set_auto_failover()?,
+            ("POST", ["settings", "autoFailover", "resetCount"]) => self.reset_failovers(),
+            ("POST", ["settings", "web"]) => self.set_credentials()?,
+            _ => Reply::not_found(),
+        })
+    }
+
+    /// What is below `/node`, `/nodes`, `/nodeInit` and `/clusterInit`.
+    fn answer_node(&mut self, method: &str, path: &[&str]) -> Result<Reply, Reply> {
+        Ok(match (method, path) {
+            ("GET", ["nodes", "self"]) => self.own(),
             ("POST", ["clusterInit"]) => self.cluster_init()?,
             ("POST", ["nodeInit"]) => self.node_init()?,
-            ("POST", ["settings", "web"]) => self.set_credentials()?,
-            ("POST", ["pools", "default"]) => self.set_quota()?,
             ("POST", ["nodes", "self", "controller", "settings"]) => self.set_paths()?,
             ("POST", ["node", "controller", "rename"]) => self.rename()?,
             ("POST", ["node", "controller", "setupServices"]) => self.set_services()?,
             ("POST", ["node", "controller", "setupNetConfig"]) => self.set_network()?,
+            ("POST", ["node", "controller", "loadTrustedCAs"]) => self.load_authorities()?,
+            ("POST", ["node", "controller", "reloadCertificate"]) => self.reload_certificate()?,
             ("PUT" | "DELETE", ["node", "controller", "setupAlternateAddresses", "external"]) => {
                 self.set_alternate(method == "PUT")?
             }
-            ("POST", ["controller", "rebalance"]) => self.rebalance(),
-            ("POST", ["controller", "ejectNode"]) => self.eject()?,
-            (_, ["pools", "default", ..]) if !is_provisioned => {
-                Reply::json(404, &json!("unknown pool"))
+            _ => Reply::not_found(),
+        })
+    }
+
+    /// What is below `/controller`.
+    fn control(&mut self, command: &str) -> Result<Reply, Reply> {
+        Ok(match command {
+            "rebalance" => self.rebalance(),
+            "stopRebalance" => self.stop_rebalance(),
+            "ejectNode" => self.eject()?,
+            "failOver" => self.fail_over()?,
+            "startGracefulFailover" => self.start_graceful_failover()?,
+            "setRecoveryType" => self.set_recovery_type()?,
+            "reAddNode" => self.add_again()?,
+            "reFailOver" => self.fail_over_again()?,
+            "hardResetNode" => self.hard_reset(),
+            _ => Reply::not_found(),
+        })
+    }
+
+    /// What is below `/pools/default`.
+    fn answer_pool(&mut self, method: &str, path: &[&str]) -> Result<Reply, Reply> {
+        let is_provisioned = self.world.nodes[self.node].cluster.is_some();
+        Ok(match (method, path) {
+            ("GET", ["tasks"]) => self.tasks(),
+            ("GET", ["rebalanceProgress"]) => self.progress(),
+            ("GET", ["pendingRetryRebalance"]) => {
+                Reply::ok(&json!({"retry_rebalance": "not_pending"}))
             }
-            ("GET", ["pools", "default"]) => self.pool(),
-            ("GET", ["pools", "default", "terseClusterInfo"]) => self.terse(),
-            ("GET", ["pools", "default", "buckets"]) => self.buckets(None),
-            ("GET", ["pools", "default", "buckets", name]) => self.buckets(Some(name)),
-            ("POST", ["pools", "default", "buckets"]) => self.create_bucket()?,
-            ("GET", ["pools", "default", "serverGroups"]) => self.groups(),
-            ("POST", ["pools", "default", "serverGroups"]) => self.name_group(None)?,
-            ("PUT", ["pools", "default", "serverGroups", group]) => self.name_group(Some(group))?,
-            _ => Reply::text(404, "Not found."),
-        };
-        Ok(reply)
+            ("POST", []) => self.set_quota()?,
+            ("GET", ["trustedCAs"]) => self.authorities()?,
+            ("DELETE", ["trustedCAs", id]) => self.delete_authority(id)?,
+            ("GET", ["certificate"]) => self.authority()?,
+            ("GET", ["certificates"]) => self.certificates(),
+            ("GET", ["certificate", "node", name]) => self.certificate(name)?,
+            ("GET" | "POST" | "PUT", ["serverGroups", ..]) if self.world.knobs.community => {
+                return Err(self
+                    .needs_enterprise()
+                    .err()
+                    .unwrap_or_else(Reply::not_found));
+            }
+            _ if !is_provisioned => Reply::json(404, &json!("unknown pool")),
+            ("GET", []) => self.pool()?,
+            ("GET", ["terseClusterInfo"]) => self.terse(),
+            ("GET", ["buckets"]) => self.buckets(None),
+            ("GET", ["buckets", name]) => self.buckets(Some(name)),
+            ("POST", ["buckets"]) => self.create_bucket()?,
+            ("POST", ["buckets", name]) => self.edit_bucket(name)?,
+            ("DELETE", ["buckets", name]) => self.delete_bucket(name)?,
+            ("GET", ["serverGroups"]) => self.groups(),
+            ("POST", ["serverGroups"]) => self.name_group(None)?,
+            ("PUT", ["serverGroups"]) => self.move_nodes()?,
+            ("PUT", ["serverGroups", group]) => self.name_group(Some(group))?,
+            _ => Reply::not_found(),
+        })
     }
 }

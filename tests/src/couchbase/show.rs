@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    model::{Bucket, Cluster, MIB, Member, Membership, NO_NAME, otp},
+    model::{Cluster, MIB, Member, Membership, NO_NAME, QUOTAS, Quotas, Recovery, Removal, otp},
+    rebalance::{Kind, Rebalance},
     rest::{Call, HTTP, HTTPS, Reply, VERSION, allowed_services},
 };
 
@@ -56,8 +57,21 @@ impl Call<'_> {
         Reply::ok(&shown)
     }
 
+    /// Who asks. A blank node takes everybody for its administrator.
+    pub fn whoami(&self) -> Reply {
+        let admin = json!([{"role": "admin"}]);
+        let is_blank = self.world.cluster(self.node).is_none();
+        Reply::ok(&match self.request.login() {
+            Some((user, _)) if !is_blank => json!({"roles": admin, "id": user, "domain": "admin"}),
+            _ => {
+                let roles = if is_blank { admin } else { json!([]) };
+                json!({"roles": roles, "id": "", "domain": "anonymous"})
+            }
+        })
+    }
+
     /// The node in the eyes of its cluster, or in its own while it has none.
-    fn node_info(&self, member: Option<&Member>) -> Value {
+    pub fn node_info(&self, member: Option<&Member>) -> Value {
         let index = member.map_or(self.node, |member| member.node);
         let node = &self.world.nodes[index];
         let name = member.map_or(&node.name, |member| &member.name);
@@ -66,8 +80,7 @@ impl Call<'_> {
             _ => name,
         };
         let seen_by = self.world.nodes[self.node].cluster.zip(member);
-        let is_healthy = seen_by
-            .is_none_or(|(cluster, member)| self.world.is_healthy(cluster, member, self.now));
+        let status = seen_by.map(|(cluster, member)| self.world.status(cluster, member, self.now));
         let group = seen_by.map(|(cluster, member)| self.world.clusters[cluster].group_of(member));
         let mut ports = json!({"direct": 11210, "distTCP": 21100, "distTLS": 21150});
         if !self.world.knobs.community {
@@ -77,8 +90,8 @@ impl Call<'_> {
         let membership = member.map_or(Membership::Active, |member| member.membership);
         let mut info = json!({
             "clusterMembership": membership.word(),
-            "recoveryType": "none",
-            "status": if is_healthy { "healthy" } else { "unhealthy" },
+            "recoveryType": member.map_or(Recovery::None, |member| member.recovery).word(),
+            "status": status.unwrap_or("healthy"),
             "otpNode": otp(name),
             "hostname": format!("{host}:{HTTP}"),
             "nodeUUID": member.map_or(&node.uuid, |member| &member.uuid),
@@ -94,7 +107,6 @@ impl Call<'_> {
             "configuredHostname": format!("{host}:{HTTP}"),
             "addressFamily": "inet",
             "externalListeners": [{"afamily": "inet", "nodeEncryption": false}],
-            "serverGroup": group.unwrap_or("Group 1"),
             "couchApiBase": format!("http://{host}:8092/"),
             "couchApiBaseHTTPS": format!("https://{host}:18092/"),
             "nodeHash": 42_141_283,
@@ -103,12 +115,15 @@ impl Call<'_> {
                 "mem_free": 0, "mem_limit": 0, "cpu_cores_available": 0, "allocstall": 0,
             },
             "interestingStats": {},
-            "uptime": "204",
+            "uptime": node.uptime(self.now).as_secs().to_string(),
             "memoryTotal": node.memory_total,
             "memoryFree": node.memory_total / 4 * 3,
             "mcdMemoryReserved": node.memory_total / MIB * 80 / 100,
             "mcdMemoryAllocated": node.memory_total / MIB * 80 / 100,
         });
+        if !self.world.knobs.community {
+            info["serverGroup"] = json!(group.unwrap_or("Group 1"));
+        }
         if index == self.node {
             info["thisNode"] = json!(true);
         }
@@ -120,12 +135,10 @@ impl Call<'_> {
 
     pub fn own(&self) -> Reply {
         let node = &self.world.nodes[self.node];
-        let quota = self
-            .world
-            .cluster(self.node)
-            .map_or(node.quota, |cluster| cluster.quota)
-            * MIB;
-        let data = "/opt/couchbase/var/lib/couchbase/data";
+        let cluster = self.world.cluster(self.node);
+        let quotas = cluster.map_or(&node.quotas, |cluster| &cluster.quotas);
+        let quota = quotas["memoryQuota"] * MIB;
+        let paths = &node.paths;
         let mut own = json!({
             "availableStorage": {"hdd": [
                 {"path": "/dev", "sizeKBytes": 12_334_524, "usagePercent": 0},
@@ -151,43 +164,46 @@ impl Call<'_> {
                 },
             },
             "storage": {"ssd": [], "hdd": [{
-                "path": data,
-                "index_path": data,
-                "cbas_dirs": [data],
-                "eventing_path": data,
-                "java_home": "",
+                "path": paths.data,
+                "index_path": paths.index,
+                "cbas_dirs": [paths.analytics],
+                "eventing_path": paths.eventing,
+                "java_home": paths.java_home,
                 "quotaMb": "none",
                 "state": "ok",
             }]},
-            "memoryQuota": quota / MIB,
         });
-        let member = self.world.cluster(self.node);
-        let member = member.and_then(|c| c.members.iter().find(|member| member.node == self.node));
+        show_quotas(quotas, &mut own);
+        let member = cluster.and_then(|c| c.members.iter().find(|member| member.node == self.node));
         if let (Value::Object(own), Value::Object(info)) = (&mut own, self.node_info(member)) {
             own.extend(info);
         }
         Reply::ok(&own)
     }
 
-    fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &Cluster {
         let cluster = self.world.cluster(self.node);
-        cluster.expect("it was looked whether the node is provisioned")
+        cluster.expect("it was checked that the node is provisioned")
     }
 
-    pub fn pool(&self) -> Reply {
+    pub fn pool(&self) -> Result<Reply, Reply> {
+        if self.world.nodes[self.node].removed == Some(Removal::Unsafe) {
+            return Err(Reply::unexpected());
+        }
         let cluster = self.cluster();
         let uuid = &cluster.uuid;
-        let nodes: Vec<_> = cluster
-            .members
-            .iter()
-            .map(|m| self.node_info(Some(m)))
-            .collect();
+        let mut members: Vec<_> = cluster.members.iter().collect();
+        members.sort_unstable_by_key(|member| member.otp());
+        let nodes = members.into_iter().map(|m| self.node_info(Some(m)));
+        let nodes: Vec<_> = nodes.collect();
         let names = cluster.buckets.iter();
         let names: Vec<_> = names
             .map(|bucket| json!({"bucketName": bucket.name, "uuid": bucket.uuid}))
             .collect();
-        let is_running = cluster.rebalance.is_some();
-        let is_balanced = cluster.is_balanced();
+        let is_orphaned = cluster.orphaned.is_some_and(|until| self.now < until);
+        let is_running = cluster.rebalance.is_some() || is_orphaned;
+        let absent = &self.world.knobs.absent_services;
+        let pending = cluster.pending_services(absent);
         let mut pool = json!({
             "name": "default",
             "nodes": nodes,
@@ -212,34 +228,45 @@ impl Call<'_> {
             "rebalanceProgressUri": format!("/pools/default/rebalanceProgress?uuid={uuid}"),
             "tasks": {"uri": format!("/pools/default/tasks?v=1&uuid={uuid}")},
             "clusterName": cluster.name,
-            "balanced": is_balanced,
-            "memoryQuota": cluster.quota,
+            "balanced": cluster.is_balanced(absent),
         });
+        show_quotas(&cluster.quotas, &mut pool);
         if !self.world.knobs.community {
             pool["serverGroupsUri"] = json!("/pools/default/serverGroups?v=1");
         }
-        if !is_balanced {
+        let moves = cluster
+            .members
+            .iter()
+            .any(|m| !m.is_active() && m.has_data_service());
+        if moves && cluster.has_data() {
+            let names = cluster.buckets.iter().map(|bucket| &bucket.name);
+            pool["bucketsNeedRebalance"] = json!([{
+                "code": "servers_not_balanced",
+                "description": "Servers of bucket are not balanced.",
+                "buckets": names.collect::<Vec<_>>(),
+            }]);
+        }
+        if !pending.is_empty() {
             pool["servicesNeedRebalance"] = json!([{
                 "code": "service_not_balanced",
                 "description": "Service needs rebalance.",
-                "services": ["kv"],
+                "services": pending,
             }]);
         }
-        Reply::ok(&pool)
+        Ok(Reply::ok(&pool))
     }
 
-    /// The member that the others follow: the first that is well.
+    /// The member that the others follow. A node that has just started does not know it.
     fn orchestrator(&self) -> String {
-        let index = self.world.nodes[self.node]
-            .cluster
-            .expect("it is provisioned");
-        let mut members = self.cluster().members.iter();
-        let leads = |member: &&Member| {
-            member.membership == Membership::Active
-                && self.world.is_healthy(index, member, self.now)
-        };
+        let cluster = self.cluster();
+        let restarted = self.world.nodes[self.node].restarted;
+        let election_takes = self.world.knobs.election_takes;
+        let leader = cluster
+            .leader
+            .filter(|_| restarted.is_none_or(|at| self.now >= at + election_takes));
+        let mut members = cluster.members.iter();
         members
-            .find(leads)
+            .find(|member| Some(member.node) == leader)
             .map_or("undefined".to_owned(), Member::otp)
     }
 
@@ -247,7 +274,7 @@ impl Call<'_> {
         Reply::ok(&json!({
             "clusterUUID": self.cluster().uuid,
             "orchestrator": self.orchestrator(),
-            "isBalanced": self.cluster().is_balanced(),
+            "isBalanced": self.cluster().is_balanced(&self.world.knobs.absent_services),
             "clusterCompatVersion": "7.6",
         }))
     }
@@ -255,11 +282,12 @@ impl Call<'_> {
     /// How far the rebalance is, in percent, for each node.
     fn per_node(&self, cluster: &Cluster) -> Option<(f64, Map<String, Value>)> {
         let rebalance = cluster.rebalance.as_ref()?;
-        let whole = (rebalance.ends - rebalance.began).as_secs_f64();
-        let part = (self.now - rebalance.began).as_secs_f64();
-        let percent = (part / whole * 100.0).floor();
+        let percent = rebalance.percent(self.now);
         let nodes = cluster.members.iter();
         let nodes = nodes
+            .filter(|member| {
+                !member.is_failed_over() || rebalance.kind == Kind::Graceful(member.node)
+            })
             .map(|member| (member.otp(), json!({"progress": percent})))
             .collect();
         Some((percent, nodes))
@@ -291,16 +319,11 @@ impl Call<'_> {
         };
         let running = cluster.and_then(|c| Some((c, c.rebalance.as_ref()?, self.per_node(c)?)));
         if let Some((cluster, rebalance, (progress, nodes))) = running {
-            let of = |keep: &dyn Fn(&Member) -> bool| {
-                let members = cluster.members.iter();
-                members
-                    .filter(|member| keep(member))
-                    .map(Member::otp)
-                    .collect::<Vec<_>>()
-            };
-            let is_failed = |m: &Member| m.membership == Membership::InactiveFailed;
-            let is_out = |m: &Member| rebalance.ejected.contains(&m.node);
             add(json!({
+                "subtype": match rebalance.kind {
+                    Kind::Rebalance => "rebalance",
+                    Kind::Graceful(_) => "gracefulFailover",
+                },
                 "statusId": rebalance.status_id,
                 "recommendedRefreshPeriod": 0.25,
                 "status": "running",
@@ -309,13 +332,7 @@ impl Call<'_> {
                 "detailedProgress": {},
                 "stageInfo": {"data": {"startTime": false, "completedTime": false, "timeTaken": false}},
                 "rebalanceId": rebalance.id,
-                "nodesInfo": {
-                    "active_nodes": of(&|m| !is_failed(m)),
-                    "keep_nodes": of(&|m| !is_out(m)),
-                    "eject_nodes": of(&|m| is_out(m) && !is_failed(m)),
-                    "delta_nodes": [],
-                    "failed_nodes": of(&is_failed),
-                },
+                "nodesInfo": self.nodes_info(cluster, rebalance),
                 "masterNode": self.orchestrator(),
             }));
         } else {
@@ -324,6 +341,7 @@ impl Call<'_> {
             );
             if let Some(last) = cluster.and_then(|c| c.last_rebalance.as_ref()) {
                 add(json!({
+                    "subtype": last.subtype,
                     "statusId": last.status_id,
                     "lastReportURI": format!("/logs/rebalanceReport?reportID={}", last.report),
                 }));
@@ -335,59 +353,54 @@ impl Call<'_> {
         Reply::ok(&json!([task]))
     }
 
-    pub fn buckets(&self, name: Option<&str>) -> Reply {
-        let cluster = self.cluster();
-        let nodes = cluster.members.len() as u64;
-        let show = |bucket: &Bucket| {
-            json!({
-                "name": bucket.name,
-                "uuid": bucket.uuid,
-                "bucketType": bucket.kind,
-                "replicaNumber": bucket.replicas,
-                "quota": {"ram": bucket.quota * MIB * nodes, "rawRAM": bucket.quota * MIB},
-                "basicStats": {"itemCount": cluster.items, "quotaPercentUsed": 0},
-            })
+    /// Which nodes a rebalance is about.
+    fn nodes_info(&self, cluster: &Cluster, rebalance: &Rebalance) -> Value {
+        let of = |keep: &dyn Fn(&Member) -> bool| {
+            let members = cluster.members.iter();
+            members
+                .filter(|member| keep(member))
+                .map(Member::otp)
+                .collect::<Vec<_>>()
         };
-        let Some(name) = name else {
-            return Reply::ok(&cluster.buckets.iter().map(show).collect());
-        };
-        match cluster.buckets.iter().find(|bucket| bucket.name == name) {
-            Some(bucket) => Reply::ok(&show(bucket)),
-            None => Reply::text(404, "Requested resource not found.\r\n"),
+        if let Kind::Graceful(node) = rebalance.kind {
+            return json!({
+                "active_nodes": of(&|_| true),
+                "failover_nodes": of(&|m| m.node == node),
+                "master_node": self.orchestrator(),
+            });
         }
-    }
-
-    pub fn groups(&self) -> Reply {
-        let cluster = self.cluster();
-        let show = |group: &super::model::Group| {
-            let uri = format!("/pools/default/serverGroups/{}", group.id);
-            let members = cluster
-                .members
-                .iter()
-                .filter(|member| member.group == group.id);
-            json!({
-                "name": group.name,
-                "uri": uri,
-                "addNodeURI": format!("{uri}/addNode"),
-                "nodes": members.map(|member| self.node_info(Some(member))).collect::<Vec<_>>(),
-            })
-        };
-        let groups: Vec<_> = cluster.groups.iter().map(show).collect();
-        Reply::ok(&json!({"groups": groups, "uri": "/pools/default/serverGroups?rev=1"}))
+        let is_out = |m: &Member| rebalance.ejected.contains(&m.node);
+        json!({
+            "active_nodes": of(&|m| !m.is_failed_over()),
+            "keep_nodes": of(&|m| !is_out(m)),
+            "eject_nodes": of(&|m| is_out(m) && !m.is_failed_over()),
+            "delta_nodes": of(&|m| m.recovery == Recovery::Delta),
+            "failed_nodes": of(&Member::is_failed_over),
+        })
     }
 
     pub fn auto_failover(&self) -> Reply {
         let cluster = self.world.cluster(self.node);
-        Reply::ok(&json!({
-            "enabled": cluster.is_none_or(|cluster| cluster.auto_failover),
-            "timeout": 120,
+        let settings = cluster.map(|cluster| &cluster.auto_failover);
+        let mut shown = json!({
+            "enabled": settings.is_none_or(|settings| settings.enabled),
+            "timeout": settings.map_or(120, |settings| settings.timeout),
             "count": cluster.map_or(0, |cluster| cluster.failovers),
-            "failoverOnDataDiskIssues": {"enabled": false, "timePeriod": 120},
-            "disableMaxCount": false,
-            "maxCount": 1,
-            "canAbortRebalance": true,
-            "failoverPreserveDurabilityMajority": false,
-        }))
+        });
+        if !self.world.knobs.community {
+            shown["failoverOnDataDiskIssues"] = json!({"enabled": false, "timePeriod": 120});
+            shown["disableMaxCount"] = json!(false);
+            shown["maxCount"] = json!(settings.map_or(1, |settings| settings.max_count));
+            shown["canAbortRebalance"] = json!(true);
+            shown["failoverPreserveDurabilityMajority"] = json!(false);
+        }
+        Reply::ok(&shown)
+    }
+}
+
+fn show_quotas(quotas: &Quotas, shown: &mut Value) {
+    for (field, ..) in QUOTAS {
+        shown[field] = json!(quotas.get(field));
     }
 }
 

@@ -20,11 +20,12 @@ impl Run<'_> {
         match done {
             Ok(done) => {
                 self.printer.step(done);
-                // A bucket appears a little later: the look shows it.
-                if !matches!(extra, Extra::Bucket(_)) {
+                let Extra::Bucket(name) = extra else {
                     self.done.settled.insert(extra.clone());
-                }
-                Round::Again
+                    return Round::Again;
+                };
+                self.created.insert(name.clone());
+                Round::wait(format!("the bucket `{name}` is to appear"))
             }
             Err(error) if error.is_permanent() => self.refuse(extra, &error),
             Err(error) => Round::wait(error.to_string()),
@@ -34,18 +35,26 @@ impl Run<'_> {
     /// A bucket may have appeared since the last look, so that one counts.
     fn refuse(&mut self, extra: &Extra, error: &Error) -> Round {
         let what = match extra {
-            Extra::Group => format!("server group `{}`", self.plan.group.as_deref().unwrap_or_default()),
+            Extra::Group => format!(
+                "server group `{}`",
+                self.plan.group.as_deref().unwrap_or_default()
+            ),
             Extra::Bucket(name) => format!("bucket `{name}`"),
             Extra::Address => "alternate address".to_owned(),
         };
         if let Extra::Bucket(name) = extra {
             match self.here.server.cluster() {
                 Ok(Some(view)) if view.buckets.contains(name) => return Round::Again,
+                Ok(_) if self.created.contains(name) => {
+                    return Round::wait(format!("the bucket `{name}` is to appear"));
+                }
                 Ok(_) => {}
                 Err(error) => return Round::wait(error.to_string()),
             }
         }
-        self.printer.warning(format_args!("the server refuses the {what}: {error}; the node is a member without it"));
+        self.printer.warning(format_args!(
+            "the server refuses the {what}: {error}; the node is a member without it"
+        ));
         self.refused.push(what);
         self.done.settled.insert(extra.clone());
         Round::Again
@@ -60,11 +69,16 @@ impl Run<'_> {
             return Err(refused("Community Edition has no server groups".to_owned()));
         }
         let Some(this) = view.this() else {
-            return Err(Error::Away("the server does not know itself yet".to_owned()));
+            return Err(Error::Away(
+                "the server does not know itself yet".to_owned(),
+            ));
         };
         let server = &self.here.server;
         let groups = server.groups()?;
-        let own = groups.groups.iter().find(|group| group.nodes.iter().any(|node| node.otp == this.otp));
+        let own = groups
+            .groups
+            .iter()
+            .find(|group| group.nodes.iter().any(|node| node.otp == this.otp));
         let named = groups.groups.iter().find(|group| group.name == wanted);
         match (own, named) {
             (Some(own), None) if own.nodes.len() == 1 && view.nodes.len() == 1 => {
@@ -73,7 +87,9 @@ impl Run<'_> {
             }
             _ if !self.done.has_initialised => {
                 let group = this.group.as_deref().unwrap_or("another one");
-                Err(refused(format!("it is in the server group `{group}`, and moving it is left to you")))
+                Err(refused(format!(
+                    "it is in the server group `{group}`, and moving it is left to you"
+                )))
             }
             (_, Some(named)) => {
                 server.move_to_group(&groups, &this.otp, named)?;
@@ -81,7 +97,9 @@ impl Run<'_> {
             }
             (_, None) => {
                 server.create_group(wanted)?;
-                Err(Error::Away(format!("the server group `{wanted}` is to appear")))
+                Err(Error::Away(format!(
+                    "the server group `{wanted}` is to appear"
+                )))
             }
         }
     }
@@ -91,11 +109,19 @@ impl Run<'_> {
             return Ok(format!("bucket: `{name}`"));
         };
         self.here.server.create_bucket(bucket)?;
-        Ok(format!("bucket: `{name}`, {} MB on each node", bucket.quota))
+        Ok(format!(
+            "bucket: `{name}`, {} MB on each node",
+            bucket.quota
+        ))
     }
 
     fn address(&self) -> Result<String, Error> {
-        let address = self.plan.alternate_address.as_ref().map(|address| address.host().to_string()).unwrap_or_default();
+        let address = self
+            .plan
+            .alternate_address
+            .as_ref()
+            .map(|address| address.host().to_string())
+            .unwrap_or_default();
         self.here.server.set_alternate_address(&address)?;
         Ok(format!("alternate address: {address}"))
     }

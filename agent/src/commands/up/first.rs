@@ -25,8 +25,10 @@ impl Run<'_> {
         }
         let services = &self.plan.services;
         if !self.is_enterprise() && !services.are_of_community() {
-            return Err(Failure::usage(format!("Community Edition does not have the services {services} on one node"))
-                .hint("it has `data`, `data,index,query` or `data,index,query,search`"));
+            return Err(Failure::usage(format!(
+                "Community Edition does not have the services {services} on one node"
+            ))
+            .hint("it has `data`, `data,index,query` or `data,index,query,search`"));
         }
         self.quota()?;
         Ok(None)
@@ -34,9 +36,14 @@ impl Run<'_> {
 
     /// The data service's memory in MB.
     fn quota(&self) -> Result<u64, Failure> {
-        let quota = self.plan.quota.megabytes(self.memory_bytes, &self.plan.services).map_err(|why| {
-            Failure::usage(format!("--memory-quota: {why}")).hint("`auto` takes what is right for the node")
-        })?;
+        let quota = self
+            .plan
+            .quota
+            .megabytes(self.memory_bytes, &self.plan.services)
+            .map_err(|why| {
+                Failure::usage(format!("--memory-quota: {why}"))
+                    .hint("`auto` takes what is right for the node")
+            })?;
         let buckets: u64 = self.plan.buckets.iter().map(|bucket| bucket.quota).sum();
         if buckets > quota {
             return Err(buckets_too_big(buckets, quota));
@@ -75,7 +82,8 @@ impl Run<'_> {
         let look = |node: &Node| {
             let by_tls = Server::of_node(node, &Trust::Anyone, None, deadline).is_provisioned();
             // Community Edition has no TLS.
-            let answer = by_tls.or_else(|_| Server::of_node_without_tls(node, None, deadline).is_provisioned());
+            let answer = by_tls
+                .or_else(|_| Server::of_node_without_tls(node, None, deadline).is_provisioned());
             match answer {
                 Ok(true) => Look::Provisioned,
                 Ok(false) => Look::Blank,
@@ -83,8 +91,14 @@ impl Run<'_> {
             }
         };
         let looks: Vec<_> = thread::scope(|scope| {
-            let looking: Vec<_> = nodes.iter().map(|node| scope.spawn(|| look(node))).collect();
-            looking.into_iter().map(|look| look.join().unwrap_or(Look::Unreachable)).collect()
+            let looking: Vec<_> = nodes
+                .iter()
+                .map(|node| scope.spawn(|| look(node)))
+                .collect();
+            looking
+                .into_iter()
+                .map(|look| look.join().unwrap_or(Look::Unreachable))
+                .collect()
         });
         for (node, look) in nodes.iter().zip(looks) {
             let is = match look {
@@ -92,7 +106,8 @@ impl Run<'_> {
                 Look::Provisioned => "belongs to a cluster",
                 Look::Unreachable => "does not answer",
             };
-            self.printer.step(format_args!("look: `{node}`, which lost its claim, {is}"));
+            self.printer
+                .step(format_args!("look: `{node}`, which lost its claim, {is}"));
             self.done.looks.insert(node.clone(), look);
         }
         Round::Again
@@ -134,7 +149,9 @@ impl Run<'_> {
             Ok(()) => {
                 self.done.has_initialised = true;
                 let services = &self.plan.services;
-                self.printer.step(format_args!("initialise: a cluster of one node, {quota} MB, {services}"));
+                self.printer.step(format_args!(
+                    "initialise: a cluster of one node, {quota} MB, {services}"
+                ));
                 Ok(Round::Again)
             }
             Err(error) if error.is_permanent() => self.not_initialised(&error, record.generation),
@@ -151,8 +168,10 @@ impl Run<'_> {
         }
         // What cannot be given up expires.
         let _ = self.api.leave(&self.here.node, Some(generation));
-        Err(Failure::new(format!("the server refuses to initialise the cluster: {error}"))
-            .hint("these are the server's own words; nothing was changed, and another node may begin")
-            .into())
+        Err(Failure::new(format!(
+            "the server refuses to initialise the cluster: {error}"
+        ))
+        .hint("these are the server's own words; nothing was changed, and another node may begin")
+        .into())
     }
 }

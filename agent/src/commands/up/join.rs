@@ -134,22 +134,36 @@ impl Run<'_> {
             .hint("`--insecure` sends it all the same; Enterprise Edition does not need to")
             .into());
         }
-        let seen = self.here.peers.connect(member, record, self.is_enterprise());
+        let seen = self
+            .here
+            .peers
+            .connect(member, record, self.is_enterprise());
         let seen = seen.and_then(|server| server.cluster().map(|view| (server, view)));
         let (server, view) = match seen {
             Ok((server, Some(view))) => (server, view),
             Ok((_, None)) => return Ok(Joined::No("it belongs to no cluster".to_owned())),
             // The operator's authority is either right for all members or for none.
-            Err(Error::Untrusted(why)) if self.here.peers.keys.is_none() => return Err(untrusted(&why).into()),
+            Err(Error::Untrusted(why)) if self.here.peers.keys.is_none() => {
+                return Err(untrusted(&why).into());
+            }
             Err(Error::Untrusted(why)) => return Ok(Joined::Unproven(why)),
             Err(Error::Away(why)) => return Ok(Joined::Dead(why)),
             Err(error) => return Ok(Joined::No(error.to_string())),
         };
-        match decision::through(&self.here.node, self.own_uuid.as_ref(), &view, record.cluster_uuid.as_ref()) {
+        match decision::through(
+            &self.here.node,
+            self.own_uuid.as_ref(),
+            &view,
+            record.cluster_uuid.as_ref(),
+        ) {
             Through::Add => {}
             Through::Later(why) => return Ok(Joined::Round(Round::wait(why))),
             Through::Other(why) => return Ok(Joined::Other(why)),
-            Through::Unfit => return Ok(Joined::No("it is not an active, healthy member itself".to_owned())),
+            Through::Unfit => {
+                return Ok(Joined::No(
+                    "it is not an active, healthy member itself".to_owned(),
+                ));
+            }
             Through::NameTaken(uuid) => return self.name_taken(&uuid),
         }
         self.seen.name_taken = None;
@@ -160,14 +174,19 @@ impl Run<'_> {
     fn name_taken(&mut self, uuid: &cbbootstrap_protocol::names::Uuid) -> anyhow::Result<Joined> {
         let since_when = *self.seen.name_taken.get_or_insert_with(Instant::now);
         let node = &self.here.node;
-        let own = self.own_uuid.as_ref().map_or("unknown", |uuid| uuid.as_str());
+        let own = self
+            .own_uuid
+            .as_ref()
+            .map_or("unknown", |uuid| uuid.as_str());
         let why = format!(
             "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name"
         );
         if since(Some(since_when)) < STRANGER_AFTER {
             return Ok(Joined::Round(Round::wait(why)));
         }
-        Err(Failure::refused(why).hint("give each machine a `--node` of its own").into())
+        Err(Failure::refused(why)
+            .hint("give each machine a `--node` of its own")
+            .into())
     }
 
     fn add(&mut self, server: &Server, member: &Node) -> anyhow::Result<Joined> {
@@ -176,9 +195,15 @@ impl Run<'_> {
             Err(error) => return Ok(Joined::No(error.to_string())),
         };
         let services = self.plan.services.codes();
-        self.printer.waiting(&format!("`{member}` is adding this node"));
+        self.printer
+            .waiting(&format!("`{member}` is adding this node"));
         self.adding = Some((member.clone(), Instant::now()));
-        match server.add(&self.here.node, &services, path.as_deref(), self.is_enterprise()) {
+        match server.add(
+            &self.here.node,
+            &services,
+            path.as_deref(),
+            self.is_enterprise(),
+        ) {
             Ok(()) => {
                 self.refusals = 0;
                 self.adding = None;

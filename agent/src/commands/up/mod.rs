@@ -7,7 +7,7 @@ mod refusal;
 mod report;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     time::{Duration, Instant},
 };
@@ -63,11 +63,27 @@ struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cluster_id, cluster_uuid, node, nodes, .. } = self;
-        let balanced = if self.balanced { "is balanced" } else { "is not balanced" };
+        let Self {
+            cluster_id,
+            cluster_uuid,
+            node,
+            nodes,
+            ..
+        } = self;
+        let balanced = if self.balanced {
+            "is balanced"
+        } else {
+            "is not balanced"
+        };
         let count = count(nodes.len(), "node");
-        write!(f, "`{node}` is an active member of `{cluster_id}` ({cluster_uuid}), which {balanced} and has {count}")?;
-        for (names, what) in [(&self.failed_over, "failed over"), (&self.unhealthy, "not reachable")] {
+        write!(
+            f,
+            "`{node}` is an active member of `{cluster_id}` ({cluster_uuid}), which {balanced} and has {count}"
+        )?;
+        for (names, what) in [
+            (&self.failed_over, "failed over"),
+            (&self.unhealthy, "not reachable"),
+        ] {
             if !names.is_empty() {
                 write!(f, "; {what}: {}", names.join(", "))?;
             }
@@ -93,7 +109,11 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let mut run = Run::new(&here, &api, &plan, printer);
     let (view, record) = run.to_the_end(&clock)?;
     let named = |keep: &dyn Fn(&crate::server::NodeInfo) -> bool| -> Vec<String> {
-        view.nodes.iter().filter(|node| keep(node)).map(|node| node.name.clone()).collect()
+        view.nodes
+            .iter()
+            .filter(|node| keep(node))
+            .map(|node| node.name.clone())
+            .collect()
     };
     let outcome = Outcome {
         cluster_id: api.cluster_id.as_str().to_owned(),
@@ -103,15 +123,22 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
         generation: record.generation,
         nodes: named(&|_| true),
         failed_over: named(&|node| node.membership == Membership::Failed),
-        unhealthy: named(&|node| node.health == Health::Unhealthy && node.membership == Membership::Active),
+        unhealthy: named(&|node| {
+            node.health == Health::Unhealthy && node.membership == Membership::Active
+        }),
         balanced: view.is_balanced,
         buckets: view.buckets,
         refused: run.refused,
         seconds: (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
     };
     printer.result(&outcome)?;
-    let is_all_well = outcome.refused.is_empty() && outcome.balanced && outcome.failed_over.is_empty();
-    Ok(if is_all_well { Exit::Done } else { Exit::Partial })
+    let is_all_well =
+        outcome.refused.is_empty() && outcome.balanced && outcome.failed_over.is_empty();
+    Ok(if is_all_well {
+        Exit::Done
+    } else {
+        Exit::Partial
+    })
 }
 
 /// How a round ended.
@@ -154,6 +181,10 @@ struct Run<'r> {
     /// The latest claim: its generation, and when its lease ends.
     lease: (u64, Option<Instant>),
     refused: Vec<String>,
+    /// The buckets that this run has created. Each appears a little later.
+    created: BTreeSet<String>,
+    /// How often the membership could not be attested.
+    unattested: u32,
     done: Memory,
     /// What was done in the round before.
     last: Option<Next>,
@@ -198,7 +229,10 @@ impl Seen {
             _ => self.stranger = None,
         }
         let Own::Member(view) = own else { return };
-        let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
+        let nodes = view
+            .nodes
+            .iter()
+            .map(|node| (node.otp.clone(), node.membership));
         let nodes: Vec<_> = nodes.collect();
         if self.nodes != nodes || view.is_rebalancing {
             self.nodes = nodes;
@@ -211,11 +245,19 @@ impl Seen {
 /// Notes since when each node has been unreachable.
 pub(super) fn note_unreachable(unreachable: &mut BTreeMap<String, Instant>, view: &View) {
     let is_away = |otp: &String| {
-        view.nodes.iter().any(|node| node.otp == *otp && node.health == Health::Unhealthy)
+        view.nodes
+            .iter()
+            .any(|node| node.otp == *otp && node.health == Health::Unhealthy)
     };
     unreachable.retain(|otp, _| is_away(otp));
-    for node in view.nodes.iter().filter(|node| node.health == Health::Unhealthy) {
-        unreachable.entry(node.otp.clone()).or_insert_with(Instant::now);
+    for node in view
+        .nodes
+        .iter()
+        .filter(|node| node.health == Health::Unhealthy)
+    {
+        unreachable
+            .entry(node.otp.clone())
+            .or_insert_with(Instant::now);
     }
 }
 
@@ -254,6 +296,8 @@ impl<'r> Run<'r> {
             adding: None,
             lease: (0, None),
             refused: Vec::new(),
+            created: BTreeSet::new(),
+            unattested: 0,
             done: Memory::default(),
             last: None,
         }
@@ -284,7 +328,8 @@ impl<'r> Run<'r> {
         let own = self.look()?;
         self.seen.own(&own);
         if let Own::Member(view) = &own {
-            self.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)?;
+            self.rebalances
+                .watch(&self.here.server, view, view.is_balanced, self.printer)?;
         }
         // An answer that is not final may have changed.
         if !matches!(&self.asked, Known::Answer(answer) if answer.is_final()) {
@@ -330,9 +375,18 @@ impl<'r> Run<'r> {
         Memory {
             stranger_for: since(self.seen.stranger),
             same_for: since(self.seen.same),
-            unreachable_for: self.seen.unreachable.iter().map(|(otp, time)| (otp.clone(), time.elapsed())).collect(),
+            unreachable_for: self
+                .seen
+                .unreachable
+                .iter()
+                .map(|(otp, time)| (otp.clone(), time.elapsed()))
+                .collect(),
             rest: self.rebalances.rest(),
-            occupied_by: self.seen.occupied.as_ref().map(|(node, time)| (node.clone(), time.elapsed())),
+            occupied_by: self
+                .seen
+                .occupied
+                .as_ref()
+                .map(|(node, time)| (node.clone(), time.elapsed())),
             ..self.done.clone()
         }
     }
@@ -355,7 +409,8 @@ impl<'r> Run<'r> {
                 Some(uuid) => format!("belongs to the cluster {uuid}"),
             };
             let (url, version) = (&server.url, &pools.version);
-            self.printer.step(format_args!("server: {url} runs {version} and {state}"));
+            self.printer
+                .step(format_args!("server: {url} runs {version} and {state}"));
         }
         let uuid = pools.uuid.clone();
         self.pools = Some(pools);
@@ -367,7 +422,9 @@ impl<'r> Run<'r> {
                 self.own_uuid = view.this().and_then(|this| this.uuid.clone());
                 Own::Member(view)
             }
-            Ok(None) => Own::Away("the server is on its way into a cluster or out of one".to_owned()),
+            Ok(None) => {
+                Own::Away("the server is on its way into a cluster or out of one".to_owned())
+            }
             Err(Error::Unauthorized) => Own::Stranger,
             Err(error) => Own::Away(error.to_string()),
         })
@@ -396,7 +453,9 @@ impl<'r> Run<'r> {
         }
         let node = &self.here.node;
         let answer = if claim {
-            self.api.claim(node, self.own_uuid.as_ref(), self.plan.lease.seconds()).map(Some)
+            self.api
+                .claim(node, self.own_uuid.as_ref(), self.plan.lease.seconds())
+                .map(Some)
         } else {
             self.api.status(Some(node))
         };
@@ -406,9 +465,14 @@ impl<'r> Run<'r> {
             Err(Unanswered::Later(why)) => return Ok(Some(why)),
             Err(Unanswered::Refused(problem)) if problem.code == "name_taken" => {
                 self.printer.warning_once(format_args!(
-                    "another machine claims `{}` under this node's name: {}", self.api.cluster_id.as_str(), problem.detail
+                    "another machine claims `{}` under this node's name: {}",
+                    self.api.cluster_id.as_str(),
+                    problem.detail
                 ));
-                return Ok(Some(format!("{}; give each machine a `--node` of its own", problem.detail)));
+                return Ok(Some(format!(
+                    "{}; give each machine a `--node` of its own",
+                    problem.detail
+                )));
             }
             Err(error) => return Err(refused(error)),
         }
@@ -426,8 +490,15 @@ impl<'r> Run<'r> {
         }
         self.lease = answer.lease();
         if self.told.replace(record.generation) != Some(record.generation) {
-            let first = if record.is_initial { "this node".to_owned() } else { record.initial_node.to_string() };
-            self.printer.step(format_args!("claim: {first} is the first (generation {})", record.generation));
+            let first = if record.is_initial {
+                "this node".to_owned()
+            } else {
+                record.initial_node.to_string()
+            };
+            self.printer.step(format_args!(
+                "claim: {first} is the first (generation {})",
+                record.generation
+            ));
         }
         if record.is_initial && record.rival.is_some() && record.rival != self.told_rival {
             self.told_rival.clone_from(&record.rival);
@@ -461,7 +532,9 @@ impl<'r> Run<'r> {
 
     fn with_progress(&self, why: String, own: &Own) -> String {
         let is_running = matches!(own, Own::Member(view) if view.is_rebalancing);
-        let progress = is_running.then(|| self.here.server.rebalance().ok()?.progress).flatten();
+        let progress = is_running
+            .then(|| self.here.server.rebalance().ok()?.progress)
+            .flatten();
         match progress {
             Some(percent) => format!("{why} ({percent:.0} %)"),
             None => why,
@@ -471,10 +544,14 @@ impl<'r> Run<'r> {
     fn eject(&mut self, otp: &str) -> Round {
         match self.here.server.eject(otp) {
             Ok(()) => {
-                self.printer.warning(format_args!("`{otp}` was added and cannot be reached: it was removed again"));
+                self.printer.warning(format_args!(
+                    "`{otp}` was added and cannot be reached: it was removed again"
+                ));
                 Round::Again
             }
-            Err(error) => Round::wait(format!("`{otp}` is dead and cannot be removed yet: {error}")),
+            Err(error) => Round::wait(format!(
+                "`{otp}` is dead and cannot be removed yet: {error}"
+            )),
         }
     }
 
@@ -483,7 +560,8 @@ impl<'r> Run<'r> {
             Ok(started) => {
                 self.rebalances.begin();
                 if started {
-                    self.printer.step(format_args!("rebalance: of {}", count(known.len(), "node")));
+                    self.printer
+                        .step(format_args!("rebalance: of {}", count(known.len(), "node")));
                 }
                 for node in removed {
                     self.printer.warning(format_args!(

@@ -2,7 +2,7 @@
 
 use cbbootstrap_protocol::names::{Node, Uuid};
 
-use super::{Known, Round, Run};
+use super::{Known, Round, Run, TRIES};
 use crate::{
     api::{Report, Unanswered},
     commands::refused,
@@ -18,12 +18,15 @@ impl Run<'_> {
         let (Some(record), Own::Member(view)) = (self.record(), own) else {
             return Ok(Round::Again);
         };
-        let attested = self.here.peers.attest(&self.here.node, &self.here.server, view, self.is_enterprise());
+        let attested = self.here.peers.attest(
+            &self.here.node,
+            &self.here.server,
+            view,
+            self.is_enterprise(),
+        );
         let attested = match attested {
             Ok(attested) => attested,
-            Err(error) if self.done.is_reported => {
-                return Ok(Round::wait(format!("this node cannot attest its membership yet: {error}")));
-            }
+            Err(error) if self.done.is_reported => return Ok(self.not_attested(&error)),
             Err(error) => {
                 self.printer.warning(format_args!(
                     "the report is not attested yet, and other nodes cannot join through this one: {error}"
@@ -41,7 +44,11 @@ impl Run<'_> {
         };
         match self.api.ready(&self.here.node, &report) {
             Ok(answer) => {
-                self.printer.step(if is_attested { "ready: reported and attested" } else { "ready: reported" });
+                self.printer.step(if is_attested {
+                    "ready: reported and attested"
+                } else {
+                    "ready: reported"
+                });
                 self.learn(answer);
                 self.done.is_reported = true;
                 self.done.is_attested = is_attested;
@@ -60,7 +67,8 @@ impl Run<'_> {
                 }
                 "too_many_nodes" => {
                     self.printer.warning(&problem.detail);
-                    self.refused.push("a place in the API's list of members".to_owned());
+                    self.refused
+                        .push("a place in the API's list of members".to_owned());
                     self.done.is_reported = true;
                     self.done.is_attested = true;
                     Ok(Round::Again)
@@ -71,6 +79,22 @@ impl Run<'_> {
         }
     }
 
+    /// The membership is reported, and could not be attested again.
+    fn not_attested(&mut self, error: &Error) -> Round {
+        self.unattested += 1;
+        if self.unattested < TRIES {
+            return Round::wait(format!(
+                "this node cannot attest its membership yet: {error}"
+            ));
+        }
+        self.printer.warning(format_args!(
+            "this node cannot attest its membership: {error}; nobody joins through it"
+        ));
+        self.refused.push("attestation".to_owned());
+        self.done.is_attested = true;
+        Round::Again
+    }
+
     /// Asks other members whether this node is one of them: a server that has just started may not know that it was removed.
     pub(super) fn confirm(&mut self, members: &[String], own: &Own) -> Round {
         let (Some(record), Own::Member(view)) = (self.record(), own) else {
@@ -79,7 +103,11 @@ impl Run<'_> {
         let mut reasons = Vec::new();
         for name in members {
             let Ok(node) = Node::new(name) else { continue };
-            let seen = self.here.peers.connect(&node, &record, self.is_enterprise()).and_then(|server| server.cluster());
+            let seen = self
+                .here
+                .peers
+                .connect(&node, &record, self.is_enterprise())
+                .and_then(|server| server.cluster());
             match seen {
                 Ok(Some(theirs)) if self.is_listed(view, &theirs) => {
                     self.done.is_confirmed = true;
@@ -95,7 +123,10 @@ impl Run<'_> {
                 Err(error) => reasons.push(format!("`{name}`: {error}")),
             }
         }
-        Round::wait(format!("the server has just started, and no other member has confirmed what it says: {}", reasons.join("; ")))
+        Round::wait(format!(
+            "the server has just started, and no other member has confirmed what it says: {}",
+            reasons.join("; ")
+        ))
     }
 
     /// Whether another member lists this very server.
@@ -103,6 +134,7 @@ impl Run<'_> {
         let own = ours.this().and_then(|this| this.uuid.as_ref());
         let listed = theirs.node(&self.here.node.host().to_string());
         let listed = listed.or_else(|| ours.this().and_then(|this| theirs.node(&this.name)));
-        theirs.uuid == ours.uuid && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)
+        theirs.uuid == ours.uuid
+            && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)
     }
 }

@@ -14,7 +14,7 @@ async fn main() -> Result<(), Error> {
     let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
     let store = Store::new(Client::new(&config), std::env::var("TABLE_NAME")?);
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME")?;
-    let router = log::logged(api::router(store), &function);
+    let router = log::logged(api::router(store, api::Policy::default()), &function);
 
     lambda_runtime::run(service_fn(|invocation: LambdaEvent<Box<RawValue>>| {
         let router = router.clone();

@@ -1,0 +1,54 @@
+//! Environment variables, read by the same rules everywhere: one that is empty or holds only white space is absent, and neither
+//! a byte-order mark nor the white space around a value is part of it.
+
+use std::{env, ffi::OsString};
+
+use crate::text;
+
+/// The value of a variable; none if it is absent, or not UTF-8.
+pub fn variable(name: &str) -> Option<String> {
+    variable_os(name)?.into_string().ok()
+}
+
+/// The same for a path, which may be something else than UTF-8.
+pub fn variable_os(name: &str) -> Option<OsString> {
+    clean(env::var_os(name)?)
+}
+
+/// Whether a variable is set, if to nothing: libraries may take it for a value.
+pub fn is_blank(name: &str) -> bool {
+    env::var_os(name).is_some_and(|value| clean(value).is_none())
+}
+
+/// A value without what does not belong to it; none if nothing is left.
+pub(crate) fn clean(value: OsString) -> Option<OsString> {
+    let cleaned = match value.to_str() {
+        Some(text) => text::clean_value(text).into(),
+        None => value,
+    };
+    (!cleaned.is_empty()).then_some(cleaned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    use super::*;
+
+    #[test]
+    fn blank_values_are_absent_and_others_cleaned() {
+        for (value, cleaned) in [
+            (&b""[..], None),
+            (b" \t\r\n", None),
+            (b"\xef\xbb\xbf", None),
+            (b"\xef\xbb\xbfvalue", Some(&b"value"[..])),
+            (b" value\r\n", Some(b"value")),
+            (b"a b", Some(b"a b")),
+            (b"\xff\r\n", Some(b"\xff\r\n")),
+        ] {
+            let cleaned = cleaned.map(|cleaned| OsStr::from_bytes(cleaned).to_owned());
+            assert_eq!(clean(OsStr::from_bytes(value).to_owned()), cleaned);
+        }
+        assert_eq!(variable("CBBOOTSTRAP_TEST_OF_AN_ABSENT_VARIABLE"), None);
+    }
+}

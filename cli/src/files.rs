@@ -1,0 +1,170 @@
+//! Whether others may read a secret or change a configuration file.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+use thiserror::Error;
+
+/// Others may change the file: its group, or everybody.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Everybody may read the file. Its group may: so Kubernetes gives a file to a container that does not run as root (`fsGroup`).
+const READABLE_BY_EVERYBODY: u32 = 0o004;
+
+/// A file that is not used, because others may read or change it. The program should end with the status of wrong usage.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Unsafe {
+    /// What is wrong with which file.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// Checks that other users can neither read nor change a file with a secret.
+///
+/// Links are followed. `-`, pipes and what is not there pass.
+pub fn check_private(path: &Path) -> Result<(), Unsafe> {
+    let Some(file) = regular(path) else {
+        return Ok(());
+    };
+    let what = if file.mode() & READABLE_BY_EVERYBODY != 0 {
+        "can be read by every user"
+    } else if file.mode() & WRITABLE_BY_OTHERS != 0 {
+        "can be changed by other users"
+    } else {
+        return Ok(());
+    };
+    let shown = path.display();
+    Err(Unsafe {
+        message: format!(
+            "the secret in `{shown}` {what} (mode {:04o})",
+            permissions(&file)
+        ),
+        hint: format!(
+            "`chmod 600 {shown}`; in Kubernetes set `defaultMode: 0400` for the volume, in Docker Swarm `mode: 0400` for the secret"
+        ),
+    })
+}
+
+/// Checks that only root and the current user can change a file with options.
+///
+/// Links are followed. Pipes and what is not there pass. The owner is checked on Linux only.
+pub fn check_trusted(path: &Path) -> Result<(), Unsafe> {
+    let Some(file) = regular(path) else {
+        return Ok(());
+    };
+    let user = current_user();
+    let shown = path.display();
+    if file.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(Unsafe {
+            message: format!(
+                "`{shown}` can be changed by other users (mode {:04o})",
+                permissions(&file)
+            ),
+            hint: format!("`chmod go-w {shown}`"),
+        });
+    }
+    if !is_trusted_owner(file.uid(), user) {
+        return Err(Unsafe {
+            message: format!("`{shown}` belongs to another user ({})", file.uid()),
+            hint: format!("it must belong to root or the current user: `chown root {shown}`"),
+        });
+    }
+    Ok(())
+}
+
+fn regular(path: &Path) -> Option<fs::Metadata> {
+    if path == Path::new("-") {
+        return None;
+    }
+    fs::metadata(path).ok().filter(fs::Metadata::is_file)
+}
+
+fn permissions(file: &fs::Metadata) -> u32 {
+    file.mode() & 0o7777
+}
+
+/// The user that this process runs as, where the system tells without a call to C.
+fn current_user() -> Option<u32> {
+    fs::metadata("/proc/self").ok().map(|process| process.uid())
+}
+
+fn is_trusted_owner(owner: u32, user: Option<u32>) -> bool {
+    owner == 0 || user.is_none_or(|user| user == owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::Permissions,
+        os::unix::{fs::PermissionsExt, fs::symlink},
+    };
+
+    use super::*;
+
+    #[test]
+    fn modes_decide_who_may_read_and_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (
+            directory.path().join("file"),
+            directory.path().join("..data"),
+        );
+        fs::write(&file, "text").unwrap();
+        symlink("file", &link).unwrap();
+        for (mode, is_private, is_trusted) in [
+            (0o400, true, true),
+            (0o600, true, true),
+            (0o640, true, true),
+            (0o440, true, true),
+            (0o700, true, true),
+            (0o644, false, true),
+            (0o604, false, true),
+            (0o444, false, true),
+            (0o660, false, false),
+            (0o620, false, false),
+            (0o602, false, false),
+            (0o666, false, false),
+        ] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            for path in [&file, &link] {
+                let private = check_private(path);
+                assert_eq!(private.is_ok(), is_private, "{mode:o} {private:?}");
+                let trusted = check_trusted(path);
+                assert_eq!(trusted.is_ok(), is_trusted, "{mode:o} {trusted:?}");
+                let refusals = [private.err(), trusted.err()];
+                for refusal in refusals.iter().flatten() {
+                    let shown = path.display().to_string();
+                    assert!(refusal.message.contains(&shown), "{refusal:?}");
+                    assert!(refusal.message.contains(&format!("{mode:04o}")));
+                    assert!(refusal.hint.contains("`chmod "), "{refusal:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_checked() {
+        for path in ["-", "/dev/null", "/dev", "/nowhere/at/all"] {
+            assert_eq!(check_private(path.as_ref()), Ok(()), "{path}");
+            assert_eq!(check_trusted(path.as_ref()), Ok(()), "{path}");
+        }
+    }
+
+    #[test]
+    fn files_of_root_and_of_the_current_user_are_trusted() {
+        for (owner, user, is_trusted) in [
+            (0, Some(0), true),
+            (0, Some(1000), true),
+            (1000, Some(1000), true),
+            (1000, Some(0), false),
+            (1001, Some(1000), false),
+            (1001, None, true),
+        ] {
+            assert_eq!(
+                is_trusted_owner(owner, user),
+                is_trusted,
+                "{owner} {user:?}"
+            );
+        }
+    }
+}

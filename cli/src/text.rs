@@ -1,0 +1,169 @@
+//! Text that people and tools write, with byte-order marks and Windows' line ends.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+/// U+FEFF at the beginning of a text says how the text is encoded, and is not part of it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Bytes that are not text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("it is neither UTF-8 nor UTF-16 with a byte-order mark")]
+pub struct NotText;
+
+/// Why a text file could not be read.
+#[derive(Debug, Error)]
+#[error("cannot read `{}`: {source}", path.display())]
+pub struct ReadError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl ReadError {
+    /// The kind of the error; [`io::ErrorKind::InvalidData`] if the file is not text.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// The text without a leading byte-order mark and without the line ends at its end. White space stays, as it may be part of a
+/// password.
+pub fn clean(text: &str) -> &str {
+    text.strip_prefix(BYTE_ORDER_MARK)
+        .unwrap_or(text)
+        .trim_end_matches(['\r', '\n'])
+}
+
+/// The value of a variable without a leading byte-order mark and without the white space around it.
+pub fn clean_value(value: &str) -> &str {
+    clean(value.trim_ascii()).trim_ascii()
+}
+
+/// The text in these bytes: UTF-8 with or without a byte-order mark, or UTF-16 with one, as PowerShell's `>` and Notepad write
+/// it. The mark is not part of the text.
+pub fn decode(bytes: &[u8]) -> Result<String, NotText> {
+    let text = match bytes {
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes)?,
+        [0xef, 0xbb, 0xbf, rest @ ..] | rest => {
+            str::from_utf8(rest).map_err(|_| NotText)?.to_owned()
+        }
+    };
+    // UTF-16 without a mark, for one.
+    if text.contains('\0') {
+        return Err(NotText);
+    }
+    Ok(text)
+}
+
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, NotText> {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(NotText);
+    }
+    char::decode_utf16(pairs.iter().map(|&pair| unit(pair)))
+        .collect::<Result<_, _>>()
+        .map_err(|_| NotText)
+}
+
+/// Reads a file that people edit. Its lines end with LF, whatever they end with in the file.
+pub fn read_text(path: &Path) -> Result<String, ReadError> {
+    let read = fs::read(path).and_then(|bytes| {
+        decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    });
+    match read {
+        Ok(text) => Ok(text.replace("\r\n", "\n")),
+        Err(source) => Err(ReadError {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_order_marks_and_line_ends_are_removed() {
+        for (text, cleaned, value) in [
+            ("", "", ""),
+            ("a", "a", "a"),
+            ("\u{feff}a", "a", "a"),
+            ("a\r\n", "a", "a"),
+            ("a\n\n", "a", "a"),
+            ("\u{feff}a b\r\n", "a b", "a b"),
+            (" a ", " a ", "a"),
+            ("\u{feff} a \r\n", " a ", "a"),
+            ("\n\u{feff}a", "\n\u{feff}a", "a"),
+            ("a\r\nb\r\n", "a\r\nb", "a\r\nb"),
+            ("a\u{feff}b", "a\u{feff}b", "a\u{feff}b"),
+            (" \t\r\n", " \t", ""),
+            ("\u{feff}", "", ""),
+            // A no-break space is not ASCII, and nobody types it by accident at the end of a value.
+            ("a\u{a0}", "a\u{a0}", "a\u{a0}"),
+        ] {
+            assert_eq!(clean(text), cleaned, "{text:?}");
+            assert_eq!(clean_value(text), value, "{text:?}");
+            assert_eq!(clean_value(value), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn utf8_and_marked_utf16_are_decoded() {
+        let little = |text: &str| -> Vec<u8> {
+            let units = text.encode_utf16().flat_map(u16::to_le_bytes);
+            [0xff, 0xfe].into_iter().chain(units).collect()
+        };
+        let big = |text: &str| -> Vec<u8> {
+            let units = text.encode_utf16().flat_map(u16::to_be_bytes);
+            [0xfe, 0xff].into_iter().chain(units).collect()
+        };
+        let text = "größe: 𝄞\r\n";
+        for bytes in [
+            text.as_bytes().to_vec(),
+            format!("\u{feff}{text}").into_bytes(),
+            little(text),
+            big(text),
+        ] {
+            assert_eq!(decode(&bytes).as_deref(), Ok(text), "{bytes:x?}");
+        }
+        assert_eq!(decode(b"").as_deref(), Ok(""));
+        assert_eq!(decode(&[0xff, 0xfe]).as_deref(), Ok(""));
+        for bytes in [
+            &b"gr\xf6\xdfe"[..],
+            &[0xff, 0xfe, b'a'],
+            &[0xff, 0xfe, 0x00, 0xd8],
+            &[b'a', 0, b'b', 0],
+        ] {
+            assert_eq!(decode(bytes), Err(NotText), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn files_are_read_with_lf_line_ends_and_errors_name_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("options.yaml");
+        let error = read_text(&file).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        for (bytes, text) in [
+            (&b"\xef\xbb\xbfa: 1\r\nb: 2\r\n"[..], Some("a: 1\nb: 2\n")),
+            (b"\xff\xfea\0\r\0\n\0", Some("a\n")),
+            (b"a\rb", Some("a\rb")),
+            (b"\xff", None),
+        ] {
+            fs::write(&file, bytes).unwrap();
+            let read = read_text(&file);
+            if let Err(error) = &read {
+                let message = error.to_string();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                assert!(message.contains("options.yaml") && message.contains("UTF-8"));
+            }
+            assert_eq!(read.ok().as_deref(), text, "{bytes:x?}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Conditional writes.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::{
+    operation::update_item::UpdateItemError,
+    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure},
+};
+use cbbootstrap_protocol::rules::{Record, SecretHash};
+
+use super::{Error, Store};
+use crate::{
+    item::{Item, binary, count, seconds, string},
+    table::{CLAIMED_AT, CLUSTER_ID},
+};
+
+/// What became of a conditional write.
+#[derive(Debug)]
+pub(super) enum Written<T, C> {
+    /// It is done.
+    Done(T),
+    /// The condition does not hold for this item.
+    Conflict(C),
+}
+
+/// An `UpdateItem` in the making. In its expressions `#NAME` is the attribute of that name unless there is an alias, for some names
+/// are DynamoDB's own words.
+#[derive(Debug)]
+pub(super) struct Update {
+    key: String,
+    set: Vec<String>,
+    remove: Vec<String>,
+    conditions: Vec<String>,
+    aliases: HashMap<&'static str, String>,
+    values: HashMap<String, AttributeValue>,
+}
+
+impl Update {
+    /// An update of the item of this key, without a condition.
+    pub fn of(key: String) -> Self {
+        Self {
+            key,
+            set: Vec::new(),
+            remove: Vec::new(),
+            conditions: Vec::new(),
+            aliases: HashMap::new(),
+            values: HashMap::new(),
+        }
+    }
+
+    /// Gives a name in the expressions to an attribute that may be called anything.
+    pub fn alias(mut self, alias: &'static str, attribute: &str) -> Self {
+        self.aliases.insert(alias, attribute.to_owned());
+        self
+    }
+
+    /// A value in the expressions.
+    pub fn value(mut self, name: &str, value: AttributeValue) -> Self {
+        self.values.insert(name.to_owned(), value);
+        self
+    }
+
+    /// An assignment.
+    pub fn set(mut self, assignment: &str) -> Self {
+        self.set.push(assignment.to_owned());
+        self
+    }
+
+    /// An attribute that is removed.
+    pub fn remove(mut self, path: &str) -> Self {
+        self.remove.push(path.to_owned());
+        self
+    }
+
+    /// An attribute that is set, or removed where it has no value.
+    pub fn attribute(self, name: &str, value: Option<AttributeValue>) -> Self {
+        match value {
+            Some(value) => self
+                .set(&format!("#{name} = :{name}"))
+                .value(&format!(":{name}"), value),
+            None => self.remove(&format!("#{name}")),
+        }
+    }
+
+    /// Attributes that are set or removed.
+    pub fn attributes(self, all: Vec<(&'static str, Option<AttributeValue>)>) -> Self {
+        all.into_iter()
+            .fold(self, |update, (name, value)| update.attribute(name, value))
+    }
+
+    /// A condition. All of them must hold.
+    pub fn only_if(mut self, condition: &str) -> Self {
+        self.conditions.push(condition.to_owned());
+        self
+    }
+
+    /// The condition that nobody has written the item since.
+    pub fn only_if_version(self, version: u64) -> Self {
+        self.only_if("#version = :seen")
+            .value(":seen", count(version))
+    }
+
+    /// The condition that a members item is one of this claim, and not ended.
+    pub fn of_claim(self, record: &Record) -> Self {
+        let update = self
+            .only_if("#state = :its_state AND #generation = :its_generation")
+            .value(":its_state", string(record.state.as_str()))
+            .value(":its_generation", count(record.generation));
+        match record.claimed_at {
+            Some(time) => update
+                .only_if(&format!("#{CLAIMED_AT} = :its_time"))
+                .value(":its_time", seconds(time)),
+            None => update.only_if(&format!("attribute_not_exists(#{CLAIMED_AT})")),
+        }
+    }
+
+    /// The condition that the caller's token is the cluster's.
+    pub fn admits(self, secret: Option<&SecretHash>) -> Self {
+        match secret {
+            None => self.only_if("attribute_not_exists(#secret_hash)"),
+            Some(secret) => self
+                .only_if("#secret_hash = :secret")
+                .value(":secret", binary(secret.as_bytes())),
+        }
+    }
+
+    /// Counts this write; from this number on where the item is new.
+    pub fn next_version(self, before: u64) -> Self {
+        self.set("#version = if_not_exists(#version, :before) + :one")
+            .value(":before", count(before))
+            .value(":one", count(1))
+    }
+
+    fn expression(&self) -> String {
+        let mut expression = format!("SET {}", self.set.join(", "));
+        if !self.remove.is_empty() {
+            expression.push_str(" REMOVE ");
+            expression.push_str(&self.remove.join(", "));
+        }
+        expression
+    }
+}
+
+/// The names that an expression uses.
+fn names(expression: &str) -> impl Iterator<Item = &str> {
+    expression
+        .split(|c: char| c != '#' && c != '_' && !c.is_ascii_alphanumeric())
+        .filter(|word| word.starts_with('#'))
+}
+
+impl Store {
+    /// Writes; the item as it is then, or the one for which the condition does not hold.
+    pub(super) async fn update(&self, update: Update) -> Result<Written<Item, Item>, Error> {
+        let (expression, condition) = (update.expression(), update.conditions.join(" AND "));
+        let mut call = self.client.update_item().table_name(&self.table);
+        for name in names(&expression).chain(names(&condition)) {
+            let attribute = update.aliases.get(name).map_or(&name[1..], String::as_str);
+            call = call.expression_attribute_names(name, attribute);
+        }
+        let outcome = call
+            .set_expression_attribute_values(Some(update.values))
+            .key(CLUSTER_ID, string(update.key))
+            .condition_expression(condition)
+            .update_expression(expression)
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .send()
+            .await;
+        match outcome {
+            Ok(output) => Ok(Written::Done(output.attributes.unwrap_or_default())),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(standing)) => {
+                    Ok(Written::Conflict(standing.item.clone().unwrap_or_default()))
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+}

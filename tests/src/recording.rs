@@ -1,0 +1,65 @@
+//! Answers of a real server that were recorded, and how those of the stand-in compare with them.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde_json::Value;
+
+/// As much of a JSON text that was cut as can be read.
+pub fn mended(text: &str) -> Value {
+    let ends = (1..=text.len())
+        .rev()
+        .filter(|end| text.is_char_boundary(*end));
+    let mut mended = ends.filter_map(|end| {
+        let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
+        for character in text[..end].chars() {
+            match character {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => in_string = !in_string,
+                '{' if !in_string => open.push('}'),
+                '[' if !in_string => open.push(']'),
+                '}' | ']' if !in_string => drop(open.pop()),
+                _ => {}
+            }
+        }
+        let closed = open.into_iter().rev().collect::<String>();
+        serde_json::from_str(&format!("{}{closed}", &text[..end])).ok()
+    });
+    mended.next().unwrap_or_default()
+}
+
+/// Without ids, which are never the same.
+pub fn masked(text: &str) -> String {
+    static ID: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("[0-9a-f]{32}").expect("it is an expression"));
+    ID.replace_all(text, "ID").into_owned()
+}
+
+/// What was recorded is there: the same strings and truths, and numbers where there were some.
+#[track_caller]
+pub fn alike(at: &str, expected: &Value, told: &Value) {
+    match (expected, told) {
+        (Value::Object(expected), Value::Object(told)) => {
+            for (key, expected) in expected.iter().filter(|(key, _)| *key != "uptime") {
+                let at = format!("{at}.{key}");
+                let told = told.get(key);
+                alike(&at, expected, told.unwrap_or_else(|| panic!("no {at}")));
+            }
+        }
+        (Value::Array(expected), Value::Array(told)) => {
+            // The recorded machine had more file systems.
+            let is_complete = expected.len() <= told.len() || at.ends_with("availableStorage.hdd");
+            assert!(is_complete, "{at}");
+            assert_eq!(expected.is_empty(), told.is_empty(), "{at}");
+            for (index, (expected, told)) in expected.iter().zip(told).enumerate() {
+                alike(&format!("{at}[{index}]"), expected, told);
+            }
+        }
+        (Value::String(expected), Value::String(told)) => {
+            assert_eq!(masked(expected), masked(told), "{at}");
+        }
+        (Value::Number(_), Value::Number(_)) => {}
+        _ => assert_eq!(expected, told, "{at}"),
+    }
+}
