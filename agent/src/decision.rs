@@ -217,8 +217,10 @@ pub enum Asked {
 
 /// A server that belongs to no cluster.
 fn blank(wanted: &Wanted, own: Option<&Uuid>, asked: &Asked, memory: &Memory) -> Next {
-    // A node that lost its claim has a cluster: it must be able to claim again.
-    let may_claim = wanted.can_begin && memory.occupied_by.is_none();
+    // A node that lost its claim has a cluster: it must be able to claim again. A server that has taken its initialisation without
+    // effect will not take another one in this run: it must not keep the claim from others.
+    let may_claim =
+        wanted.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
     let record = match asked {
         Asked::Record(record) => record,
         Asked::NotYet if may_claim => return Next::Claim,

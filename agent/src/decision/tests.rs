@@ -340,6 +340,22 @@ fn nodes_that_lost_the_claim_are_looked_at_before_the_server_is_initialised() {
 }
 
 #[test]
+fn server_that_was_initialised_without_effect_leaves_the_claim_to_others() {
+    let memory = Memory { has_initialised: true, ..Memory::default() };
+    let waits = || Waits("has taken its initialisation and still belongs to no cluster");
+    for (what, asked, expected) in [
+        ("not asked", Asked::NotYet, Then(Next::Ask)),
+        ("its own claim", Asked::Record(claimed_by(ME, Some(30))), waits()),
+        ("its own expired claim", Asked::Record(claimed_by(ME, Some(0))), waits()),
+        ("another's claim", Asked::Record(taken_over(FIRST, Some(30), &[ME])), Waits("expires in 30 s")),
+        ("ready", Asked::Record(ready(FIRST, &[FIRST], Some(UUID))), Then(Next::Join(nodes(&[FIRST])))),
+    ] {
+        let decided = next(&wanted(), &blank(), &asked, &memory);
+        assert_next(what, &decided, &expected);
+    }
+}
+
+#[test]
 fn node_that_gave_up_waits_for_the_cluster_it_has_seen_and_claims_no_more() {
     let occupied_for = |seconds| Memory {
         occupied_by: Some((node(FIRST), Duration::from_secs(seconds))),
@@ -1035,7 +1051,8 @@ proptest! {
         memory in any_memory(),
     ) {
         let decided = next(&wanted, &blank(), &asked, &memory);
-        let may_claim = wanted.can_begin && (memory.occupied_by.is_none() || matches!(asked, Asked::Nothing));
+        let is_free = memory.occupied_by.is_none() && !memory.has_initialised;
+        let may_claim = wanted.can_begin && (is_free || matches!(asked, Asked::Nothing));
         prop_assert!(may_claim || decided != Next::Claim, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         match decided {
