@@ -21,7 +21,10 @@ use jiff::Timestamp;
 use stateright::{Model, Property};
 
 use crate::{
-    decision::{self, Asked, Extra, INITIALISE_LIMIT, LEASE_MARGIN, Look, Memory, Next, Own, Refusal, Through, Wanted},
+    decision::{
+        self, Asked, Extra, INITIALISE_LIMIT, LEASE_MARGIN, Look, Memory, Next, Own, Refusal,
+        Through, Wanted,
+    },
     record::Record,
     server::{Health, Membership, NodeInfo, View},
 };
@@ -35,7 +38,13 @@ const LONG_AGO: i16 = -15;
 /// The lease of each claim in seconds: the shortest that the service takes.
 const LEASE: i16 = 30;
 
-const INITIALISE_TICKS: u8 = (INITIALISE_LIMIT.as_secs() / TICK as u64) as u8;
+/// [`INITIALISE_LIMIT`] in ticks.
+const INITIALISE_TICKS: u8 = 3;
+
+const _: () = assert!(INITIALISE_LIMIT.as_secs() == INITIALISE_TICKS as u64 * TICK as u64);
+
+/// The property that something happens at all.
+pub(super) const READY: &str = "a cluster is ready";
 
 /// A wrong variant of the agent or of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +74,12 @@ pub(super) enum Mutant {
 }
 
 /// What the agent did before the report came first.
-pub(super) const BEFORE: &[Mutant] =
-    &[Mutant::ExtrasFirst, Mutant::OnlyWhenBalanced, Mutant::ClaimsAgain, Mutant::NoLook];
+pub(super) const BEFORE: &[Mutant] = &[
+    Mutant::ExtrasFirst,
+    Mutant::OnlyWhenBalanced,
+    Mutant::ClaimsAgain,
+    Mutant::NoLook,
+];
 
 /// What must not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,6 +150,18 @@ pub(super) struct Setup {
     pub generations: u8,
     /// One in so many states is continued without faults to see where it leads; 0 for none.
     pub continue_one_in: u64,
+}
+
+impl Budgets {
+    pub(super) const NONE: Self = Self {
+        kills: 0,
+        copies: 0,
+        losses: 0,
+        refusals: 0,
+        ignores: 0,
+        forgets: 0,
+        resets: 0,
+    };
 }
 
 impl Default for Setup {
@@ -257,8 +282,16 @@ pub(super) enum End {
 pub(super) enum Request {
     Claim(u8, Option<Incarnation>),
     Status,
-    Ready { name: u8, server: Option<Incarnation>, generation: Option<u8>, cluster: Incarnation },
-    Leave { name: u8, generation: Option<u8> },
+    Ready {
+        name: u8,
+        server: Option<Incarnation>,
+        generation: Option<u8>,
+        cluster: Incarnation,
+    },
+    Leave {
+        name: u8,
+        generation: Option<u8>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -344,7 +377,11 @@ fn now() -> Timestamp {
 
 /// As an instance of the service knows it.
 fn clock(is_fast: bool) -> Timestamp {
-    if is_fast { now() + rules::CLOCK_SKEW } else { now() }
+    if is_fast {
+        now() + rules::CLOCK_SKEW
+    } else {
+        now()
+    }
 }
 
 fn seconds(time: i16) -> Duration {
@@ -353,32 +390,63 @@ fn seconds(time: i16) -> Duration {
 
 impl Row {
     fn to_record(&self) -> rules::Record {
-        let member = rules::Member { reported_at: now(), node_uuid: None, authority: None, attestation: None };
-        let names = |numbers: &[u8]| numbers.iter().map(|number| format!("n{number}")).collect::<Vec<_>>();
+        let member = rules::Member {
+            reported_at: now(),
+            node_uuid: None,
+            authority: None,
+            attestation: None,
+        };
+        let names = |numbers: &[u8]| {
+            numbers
+                .iter()
+                .map(|number| format!("n{number}"))
+                .collect::<Vec<_>>()
+        };
         rules::Record {
             cluster_id: id().as_str().to_owned(),
             initial_node: format!("n{}", self.first),
-            initial_node_uuid: self.first_server.map(|server| uuid(server).as_str().to_owned()),
+            initial_node_uuid: self
+                .first_server
+                .map(|server| uuid(server).as_str().to_owned()),
             previous_initial_nodes: names(&self.previous),
             rival_node_uuid: None,
-            state: if self.is_ready { State::Ready } else { State::Claimed },
+            state: if self.is_ready {
+                State::Ready
+            } else {
+                State::Claimed
+            },
             generation: u64::from(self.generation),
             claimed_at: None,
-            lease_expires_at: self.lease_left.map(|left| now() + jiff::SignedDuration::from_secs(i64::from(left))),
+            lease_expires_at: self
+                .lease_left
+                .map(|left| now() + jiff::SignedDuration::from_secs(i64::from(left))),
             kept_until: None,
             is_forgotten: self.is_forgotten,
-            members: names(&self.members).into_iter().map(|name| (name, member.clone())).collect(),
-            cluster_uuid: self.cluster.map(|cluster| uuid(cluster).as_str().to_owned()),
+            members: names(&self.members)
+                .into_iter()
+                .map(|name| (name, member.clone()))
+                .collect(),
+            cluster_uuid: self
+                .cluster
+                .map(|cluster| uuid(cluster).as_str().to_owned()),
             secret: None,
         }
     }
 
     fn of(record: &rules::Record) -> Self {
-        let left = |end: Timestamp| i16::try_from(end.as_second() - now().as_second()).unwrap().max(LONG_AGO);
+        let left = |end: Timestamp| {
+            i16::try_from(end.as_second() - now().as_second())
+                .unwrap()
+                .max(LONG_AGO)
+        };
         Self {
             first: number(&record.initial_node),
             first_server: record.initial_node_uuid.as_deref().map(incarnation),
-            previous: record.previous_initial_nodes.iter().map(|node| number(node)).collect(),
+            previous: record
+                .previous_initial_nodes
+                .iter()
+                .map(|node| number(node))
+                .collect(),
             is_ready: record.state == State::Ready,
             generation: u8::try_from(record.generation).unwrap(),
             lease_left: record.lease_expires_at.map(left),
@@ -420,12 +488,17 @@ impl Agent {
     }
 
     fn end(&mut self, end: End) {
-        *self = Self { phase: Phase::Ended(end), ..Self::default() };
+        *self = Self {
+            phase: Phase::Ended(end),
+            ..Self::default()
+        };
     }
 
     /// Keeps an answer, as `commands::up` does: within a generation the lease is not renewed, and looks count for one generation.
     fn learn(&mut self, row: Row, is_initial: bool, lease_left: Option<i16>) {
-        let known = self.claim.filter(|(generation, _)| *generation == row.generation);
+        let known = self
+            .claim
+            .filter(|(generation, _)| *generation == row.generation);
         if known.is_none() {
             self.looks.clear();
             self.was_blind = false;
@@ -444,7 +517,10 @@ impl Agent {
     fn record(&self, asking: u8) -> Option<Record> {
         let row = self.asked.as_ref()?;
         let lease_left = self.lease_left.map(seconds);
-        Some(Record { lease_left, ..row.answer(asking, false) })
+        Some(Record {
+            lease_left,
+            ..row.answer(asking, false)
+        })
     }
 }
 
@@ -458,7 +534,11 @@ impl Setup {
             node: name(self.names[node]),
             can_begin: !self.unfit.contains(&node),
             trusts_members: true,
-            buckets: if self.extras_refused { vec!["app".to_owned()] } else { Vec::new() },
+            buckets: if self.extras_refused {
+                vec!["app".to_owned()]
+            } else {
+                Vec::new()
+            },
             group: self.extras_refused.then(|| "zone".to_owned()),
             address: self.extras_refused,
             attests: false,
@@ -471,7 +551,11 @@ impl Setup {
     /// A cluster, as the server of one of its nodes sees it.
     fn view(&self, world: &World, node: usize) -> Option<View> {
         let cluster = world.servers[node].cluster?;
-        let members = world.servers.iter().enumerate().filter(|(_, server)| server.cluster == Some(cluster));
+        let members = world
+            .servers
+            .iter()
+            .enumerate()
+            .filter(|(_, server)| server.cluster == Some(cluster));
         let nodes = members.map(|(number, server)| NodeInfo {
             name: name(self.names[number]).host().to_string(),
             otp: format!("ns_1@{number}"),
@@ -499,17 +583,35 @@ impl Setup {
         }
     }
 
-    fn memory(&self, agent: &Agent) -> Memory {
+    fn memory(agent: &Agent) -> Memory {
         let looks = agent.looks.iter();
-        let look = |is_provisioned: bool| if is_provisioned { Look::Provisioned } else { Look::Unreachable };
-        let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::Address];
+        let look = |is_provisioned: bool| {
+            if is_provisioned {
+                Look::Provisioned
+            } else {
+                Look::Unreachable
+            }
+        };
+        let settled = [
+            Extra::Group,
+            Extra::Bucket("app".to_owned()),
+            Extra::Address,
+        ];
         Memory {
             same_for: Duration::from_hours(1),
             has_initialised: agent.has_initialised,
-            looks: looks.map(|(number, is_provisioned)| (name(*number), look(*is_provisioned))).collect(),
-            occupied_by: agent.occupied.map(|(number, time)| (name(number), seconds(time))),
+            looks: looks
+                .map(|(number, is_provisioned)| (name(*number), look(*is_provisioned)))
+                .collect(),
+            occupied_by: agent
+                .occupied
+                .map(|(number, time)| (name(number), seconds(time))),
             is_reported: agent.is_reported,
-            settled: if agent.are_extras_settled { settled.into() } else { BTreeSet::new() },
+            settled: if agent.are_extras_settled {
+                settled.into()
+            } else {
+                BTreeSet::new()
+            },
             ..Memory::default()
         }
     }
@@ -532,11 +634,26 @@ impl Setup {
                     return Next::Claim;
                 }
                 // What comes after the report.
-                let reported = Asked::Record(Record { state: State::Ready, ..record.clone() });
-                let after = decision::next(wanted, own, &reported, &Memory { is_reported: true, ..memory.clone() });
+                let reported = Asked::Record(Record {
+                    state: State::Ready,
+                    ..record.clone()
+                });
+                let after = decision::next(
+                    wanted,
+                    own,
+                    &reported,
+                    &Memory {
+                        is_reported: true,
+                        ..memory.clone()
+                    },
+                );
                 match after {
                     Next::Settle(_) if self.has(Mutant::ExtrasFirst) => return after,
-                    Next::Wait(_) | Next::Rebalance { .. } if self.has(Mutant::OnlyWhenBalanced) => return after,
+                    Next::Wait(_) | Next::Rebalance { .. }
+                        if self.has(Mutant::OnlyWhenBalanced) =>
+                    {
+                        return after;
+                    }
                     _ => {}
                 }
             }
@@ -549,11 +666,16 @@ impl Setup {
         let standing = record.as_ref().map(Row::to_record);
         let now = clock(is_fast);
         let server = |server: &Option<Incarnation>| {
-            server.filter(|_| self.tells_uuid && !self.has(Mutant::Nameless)).map(uuid)
+            server
+                .filter(|_| self.tells_uuid && !self.has(Mutant::Nameless))
+                .map(uuid)
         };
-        let generation = |given: Option<u8>, mutant| given.filter(|_| !self.has(mutant)).map(u64::from);
+        let generation =
+            |given: Option<u8>, mutant| given.filter(|_| !self.has(mutant)).map(u64::from);
         let ruled = match request {
-            Request::Status => rules::Record::shown_to(standing.clone(), None, now).map(|_| standing),
+            Request::Status => {
+                rules::Record::shown_to(standing.clone(), None, now).map(|_| standing)
+            }
             Request::Claim(node, by) => {
                 let claim = Claim {
                     cluster_id: id(),
@@ -570,7 +692,12 @@ impl Setup {
                     Some(record)
                 })
             }
-            Request::Ready { name: node, server: by, generation: given, cluster } => {
+            Request::Ready {
+                name: node,
+                server: by,
+                generation: given,
+                cluster,
+            } => {
                 let ready = Ready {
                     cluster_id: id(),
                     node: name(*node),
@@ -584,9 +711,18 @@ impl Setup {
                 };
                 ready.on(standing).map(Some)
             }
-            Request::Leave { name: node, generation: given } => {
+            Request::Leave {
+                name: node,
+                generation: given,
+            } => {
                 let generation = generation(*given, Mutant::UnfencedLeave);
-                let leave = Leave { cluster_id: id(), node: name(*node), generation, secret: None, now };
+                let leave = Leave {
+                    cluster_id: id(),
+                    node: name(*node),
+                    generation,
+                    secret: None,
+                    now,
+                };
                 leave.on(standing).map(Some)
             }
         };
@@ -602,7 +738,7 @@ impl Setup {
     }
 
     /// A call to the API, with what the network makes of it.
-    fn call(&self, world: &mut World, request: Request, call: Call) -> Option<Reply> {
+    fn call(&self, world: &mut World, request: &Request, call: Call) -> Option<Reply> {
         if call.is_copied || call.is_late {
             world.late.insert(request.clone());
             world.budgets.copies -= 1;
@@ -610,7 +746,7 @@ impl Setup {
         if call.is_late {
             return None;
         }
-        let reply = self.answer(&mut world.record, &request, call.is_fast);
+        let reply = self.answer(&mut world.record, request, call.is_fast);
         if call.is_lost {
             world.budgets.losses -= 1;
             return None;
@@ -624,7 +760,11 @@ impl Setup {
         if self.has(Mutant::LeaseFromAnswer) {
             return Some(left + 15);
         }
-        Some(if record.is_initial { left.min(LEASE) } else { left })
+        Some(if record.is_initial {
+            left.min(LEASE)
+        } else {
+            left
+        })
     }
 
     fn learn(&self, world: &mut World, node: usize, row: Row, is_fast: bool) {
@@ -646,9 +786,14 @@ impl Setup {
                 None if is_known_to_be_nothing => Asked::Nothing,
                 None => Asked::NotYet,
             };
-            let next = self.decide(&wanted, &own, &asked, &self.memory(&world.agents[node]));
+            let next = self.decide(&wanted, &own, &asked, &Self::memory(&world.agents[node]));
             let is_blank = matches!(own, Own::Blank(_));
-            if !is_blank && matches!(next, Next::Initialise | Next::Join(_) | Next::LookAt(_) | Next::GiveUp(_)) {
+            if !is_blank
+                && matches!(
+                    next,
+                    Next::Initialise | Next::Join(_) | Next::LookAt(_) | Next::GiveUp(_)
+                )
+            {
                 world.broken = Some(Broken::TouchedProvisioned);
             }
             if is_blank && !wanted.can_begin && next == Next::Claim {
@@ -658,10 +803,21 @@ impl Setup {
                 Next::Ask | Next::Claim if !has_claimed => {
                     has_claimed = next == Next::Claim;
                     let server = world.servers[node].incarnation(node);
-                    let request = if has_claimed { Request::Claim(this, Some(server)) } else { Request::Status };
+                    let request = if has_claimed {
+                        Request::Claim(this, Some(server))
+                    } else {
+                        Request::Status
+                    };
                     // An answer to a status that is lost or late changes nothing.
-                    let call = if has_claimed { call } else { Call { is_fast: call.is_fast, ..Call::default() } };
-                    match self.call(world, request, call) {
+                    let call = if has_claimed {
+                        call
+                    } else {
+                        Call {
+                            is_fast: call.is_fast,
+                            ..Call::default()
+                        }
+                    };
+                    match self.call(world, &request, call) {
                         Some(Reply::Row(row)) => self.learn(world, node, row, call.is_fast),
                         Some(Reply::NotFound) => is_known_to_be_nothing = true,
                         Some(Reply::Refused(rules::Refusal::NameTaken { .. })) | None => {
@@ -681,7 +837,9 @@ impl Setup {
                     continue;
                 }
                 Next::Done => {
-                    let Own::Member(view) = own else { unreachable!("only members are done") };
+                    let Own::Member(view) = own else {
+                        unreachable!("only members are done")
+                    };
                     let cluster = incarnation(view.uuid.as_str());
                     world.believe(cluster);
                     world.agents[node].end(End::Member(cluster));
@@ -695,7 +853,9 @@ impl Setup {
                     });
                     return true;
                 }
-                Next::LookAt(nodes) => Act::LookAt(nodes.iter().map(|node| number(node.as_str())).collect()),
+                Next::LookAt(nodes) => {
+                    Act::LookAt(nodes.iter().map(|node| number(node.as_str())).collect())
+                }
                 Next::GiveUp(node) => Act::GiveUp(number(node.as_str())),
                 Next::Initialise => Act::Initialise,
                 Next::Join(_) => Act::Join,
@@ -712,13 +872,17 @@ impl Setup {
 
     /// Does what was decided. Returns whether it waits afterwards.
     fn act(&self, world: &mut World, node: usize, call: Call, is_blind: bool) -> bool {
-        let Phase::Chosen(act) = world.agents[node].phase.clone() else { unreachable!("nothing was chosen") };
+        let Phase::Chosen(act) = world.agents[node].phase.clone() else {
+            unreachable!("nothing was chosen")
+        };
         match act {
             Act::LookAt(names) => {
                 for name in names {
                     let at = self.names.iter().position(|other| *other == name).unwrap();
                     let is_provisioned = world.servers[at].cluster.is_some();
-                    world.agents[node].looks.insert(name, is_provisioned && !is_blind);
+                    world.agents[node]
+                        .looks
+                        .insert(name, is_provisioned && !is_blind);
                     world.agents[node].was_blind |= is_provisioned && is_blind;
                 }
                 world.agents[node].rest();
@@ -726,8 +890,11 @@ impl Setup {
             }
             Act::GiveUp(name) => {
                 let generation = world.agents[node].asked.as_ref().map(|row| row.generation);
-                let request = Request::Leave { name: self.names[node], generation };
-                let reply = self.call(world, request, call);
+                let request = Request::Leave {
+                    name: self.names[node],
+                    generation,
+                };
+                let reply = self.call(world, &request, call);
                 if matches!(reply, Some(Reply::Row(_))) {
                     world.agents[node].occupied = Some((name, 0));
                 }
@@ -750,14 +917,31 @@ impl Setup {
 
     /// Joins through the first member that will do.
     fn join(&self, world: &mut World, node: usize) -> bool {
-        let Some(record) = world.agents[node].record(self.names[node]) else { unreachable!("a record says whom to join") };
+        let Some(record) = world.agents[node].record(self.names[node]) else {
+            unreachable!("a record says whom to join")
+        };
         let own = uuid(world.servers[node].incarnation(node));
         let mut others = 0;
-        let members: Vec<_> = record.nodes().into_iter().filter(|other| **other != name(self.names[node])).collect();
+        let members: Vec<_> = record
+            .nodes()
+            .into_iter()
+            .filter(|other| **other != name(self.names[node]))
+            .collect();
         for member in &members {
-            let at = self.names.iter().position(|other| name(*other) == **member).unwrap();
-            let Some(view) = self.view(world, at) else { continue };
-            match decision::through(&name(self.names[node]), Some(&own), &view, record.cluster_uuid.as_ref()) {
+            let at = self
+                .names
+                .iter()
+                .position(|other| name(*other) == **member)
+                .unwrap();
+            let Some(view) = self.view(world, at) else {
+                continue;
+            };
+            match decision::through(
+                &name(self.names[node]),
+                Some(&own),
+                &view,
+                record.cluster_uuid.as_ref(),
+            ) {
                 // The server takes part only while it belongs to no cluster.
                 Through::Add if world.servers[node].cluster.is_none() => {
                     world.servers[node].cluster = world.servers[at].cluster;
@@ -784,7 +968,7 @@ impl Setup {
             generation: world.agents[node].asked.as_ref().map(|row| row.generation),
             cluster,
         };
-        match self.call(world, request, call) {
+        match self.call(world, &request, call) {
             Some(Reply::Row(row)) => {
                 self.learn(world, node, row, call.is_fast);
                 world.believe(cluster);
@@ -831,13 +1015,20 @@ impl Setup {
     }
 
     fn take_effect(&self, world: &mut World, node: usize, is_answered: bool) {
-        let Some(flight) = world.servers[node].init.take() else { unreachable!("nothing is under way") };
+        let Some(flight) = world.servers[node].init.take() else {
+            unreachable!("nothing is under way")
+        };
         if world.servers[node].cluster.is_none() {
             let others = world.servers.iter().enumerate();
             let mut others = others.filter(|(other, server)| {
-                server.cluster.is_some_and(|cluster| usize::from(cluster.0) == *other) && Some(*other) != self.foreign
+                server
+                    .cluster
+                    .is_some_and(|cluster| usize::from(cluster.0) == *other)
+                    && Some(*other) != self.foreign
             });
-            let is_excused = flight.overslept || flight.was_blind || others.clone().any(|(_, server)| server.overslept);
+            let is_excused = flight.overslept
+                || flight.was_blind
+                || others.clone().any(|(_, server)| server.overslept);
             if others.next().is_some() && !is_excused {
                 world.broken = Some(Broken::SecondCluster);
             }
@@ -859,9 +1050,15 @@ impl Setup {
             Some(false) if world.servers[node].cluster.is_some() => {}
             Some(false) => {
                 let generation = world.agents[node].claim.map(|(generation, _)| generation);
-                let request = Request::Leave { name: self.names[node], generation };
-                let call = Call { is_copied: world.budgets.copies > 0, ..Call::default() };
-                let _ = self.call(world, request, call);
+                let request = Request::Leave {
+                    name: self.names[node],
+                    generation,
+                };
+                let call = Call {
+                    is_copied: world.budgets.copies > 0,
+                    ..Call::default()
+                };
+                let _ = self.call(world, &request, call);
                 world.agents[node].end(End::Failed);
                 return;
             }
@@ -875,11 +1072,19 @@ impl Setup {
             let left = agent.lease_left.unwrap_or(i16::MAX);
             agent.phase == Phase::Checked && seconds(left - TICK) < LEASE_MARGIN && !self.oversleeps
         };
-        let is_due = |server: &Server| server.init.is_some_and(|init| init.ticks >= INITIALISE_TICKS);
+        let is_due = |server: &Server| {
+            server
+                .init
+                .is_some_and(|init| init.ticks >= INITIALISE_TICKS)
+        };
         if world.agents.iter().any(must_be_sent) || world.servers.iter().any(is_due) {
             return false;
         }
-        if let Some(left) = world.record.as_mut().and_then(|row| row.lease_left.as_mut()) {
+        if let Some(left) = world
+            .record
+            .as_mut()
+            .and_then(|row| row.lease_left.as_mut())
+        {
             *left = (*left - TICK).max(LONG_AGO);
         }
         for server in &mut world.servers {
@@ -944,7 +1149,8 @@ impl Setup {
                     }
                 }
             }
-            if world.broken.is_some() || nodes.iter().all(|node| !world.agents[*node].is_running()) {
+            if world.broken.is_some() || nodes.iter().all(|node| !world.agents[*node].is_running())
+            {
                 break;
             }
             self.tick(&mut world);
@@ -953,34 +1159,48 @@ impl Setup {
     }
 
     /// Where the world leads without further faults: with one agent that has initialised its server, and with all.
-    fn lookahead(&self, world: &World) -> Option<Broken> {
+    pub(super) fn lookahead(&self, world: &World) -> Option<Broken> {
         for (node, server) in world.servers.iter().enumerate() {
             let own = server.incarnation(node);
-            if server.cluster != Some(own) || !world.agents[node].is_running() || self.foreign == Some(node) {
+            if server.cluster != Some(own)
+                || !world.agents[node].is_running()
+                || self.foreign == Some(node)
+            {
                 continue;
             }
             let after = self.continued(world.clone(), &[node]);
-            let recorded = after.record.filter(|row| row.is_ready).and_then(|row| row.cluster);
-            let is_well = match after.agents[node].phase {
-                Phase::Ended(End::Member(cluster)) => recorded == Some(cluster),
-                Phase::Ended(End::OtherCluster) => recorded.is_some_and(|cluster| cluster != own),
-                _ => false,
-            };
+            let recorded = after
+                .record
+                .filter(|row| row.is_ready)
+                .and_then(|row| row.cluster);
+            let is_refused = matches!(after.agents[node].phase, Phase::Ended(End::OtherCluster));
+            let is_well = recorded.is_some_and(|cluster| cluster == own || is_refused);
             if after.broken.is_some() || !is_well {
                 return after.broken.or(Some(Broken::NotReported));
             }
         }
         let all: Vec<_> = (0..world.agents.len()).collect();
         let after = self.continued(world.clone(), &all);
-        let recorded = after.record.as_ref().filter(|row| row.is_ready).and_then(|row| row.cluster);
-        let is_well = after.agents.iter().zip(&after.servers).all(|(agent, server)| match agent.phase {
-            Phase::Ended(End::Member(cluster)) => recorded == Some(cluster) && server.cluster == recorded,
-            Phase::Ended(End::OtherCluster) => server.cluster != recorded,
-            // Another node has a cluster, and its agent has ended.
-            Phase::Ended(End::Occupied) => server.cluster.is_none(),
-            Phase::Ended(_) => true,
-            _ => false,
-        });
+        let recorded = after
+            .record
+            .as_ref()
+            .filter(|row| row.is_ready)
+            .and_then(|row| row.cluster);
+        let is_well = after
+            .agents
+            .iter()
+            .zip(&after.servers)
+            .all(|(agent, server)| match agent.phase {
+                Phase::Ended(End::Member(cluster)) => {
+                    recorded == Some(cluster) && server.cluster == recorded
+                }
+                Phase::Ended(End::OtherCluster) => server.cluster != recorded,
+                // Another node has a cluster, and its agent has ended.
+                Phase::Ended(End::Occupied) => server.cluster.is_none(),
+                Phase::Ended(_) => true,
+                // It waits for its services.
+                _ => self.services_down && server.cluster.is_some() && server.cluster == recorded,
+            });
         after.broken.or_else(|| (!is_well).then_some(Broken::Stuck))
     }
 
@@ -996,14 +1216,32 @@ impl Setup {
 
     /// The calls that the network allows.
     fn calls(&self, world: &World) -> impl Iterator<Item = Call> {
-        let clocks = if self.skew { &[false, true][..] } else { &[false][..] };
+        let clocks = if self.skew {
+            &[false, true][..]
+        } else {
+            &[false][..]
+        };
         let (copies, losses) = (world.budgets.copies > 0, world.budgets.losses > 0);
         clocks.iter().flat_map(move |&is_fast| {
             let calls = [
-                Some(Call { is_fast, ..Call::default() }),
-                losses.then_some(Call { is_fast, is_lost: true, ..Call::default() }),
-                copies.then_some(Call { is_fast, is_copied: true, ..Call::default() }),
-                (copies && !is_fast).then_some(Call { is_late: true, ..Call::default() }),
+                Some(Call {
+                    is_fast,
+                    ..Call::default()
+                }),
+                losses.then_some(Call {
+                    is_fast,
+                    is_lost: true,
+                    ..Call::default()
+                }),
+                copies.then_some(Call {
+                    is_fast,
+                    is_copied: true,
+                    ..Call::default()
+                }),
+                (copies && !is_fast).then_some(Call {
+                    is_late: true,
+                    ..Call::default()
+                }),
             ];
             calls.into_iter().flatten()
         })
@@ -1024,7 +1262,12 @@ impl Model for Setup {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        let server = Server { cluster: None, resets: 0, init: None, overslept: false };
+        let server = Server {
+            cluster: None,
+            resets: 0,
+            init: None,
+            overslept: false,
+        };
         let mut world = World {
             record: None,
             servers: vec![server; self.names.len()],
@@ -1039,7 +1282,11 @@ impl Model for Setup {
         }
         if let Some(node) = self.abandoned {
             let server = world.servers[node].incarnation(node);
-            self.answer(&mut world.record, &Request::Claim(self.names[node], Some(server)), false);
+            self.answer(
+                &mut world.record,
+                &Request::Claim(self.names[node], Some(server)),
+                false,
+            );
             world.servers[node].cluster = Some(server);
             world.agents[node].end(End::Failed);
         }
@@ -1064,7 +1311,10 @@ impl Model for Setup {
                 Phase::Initialising if world.budgets.losses > 0 => steps.push(Step::Break(node)),
                 Phase::Initialising | Phase::Ended(_) => {}
             }
-            if world.budgets.kills > 0 && *agent != Agent::default() && !matches!(agent.phase, Phase::Ended(End::Member(_))) {
+            if world.budgets.kills > 0
+                && *agent != Agent::default()
+                && !matches!(agent.phase, Phase::Ended(End::Member(_)))
+            {
                 steps.push(Step::Kill(node));
             }
         }
@@ -1090,8 +1340,14 @@ impl Model for Setup {
                 steps.push(Step::Arrive(request.clone(), true));
             }
         }
-        let is_nothing_under_way = world.servers.iter().all(|server| server.cluster.is_none() && server.init.is_none())
-            && world.agents.iter().all(|agent| matches!(agent.phase, Phase::Idle | Phase::Ended(_)));
+        let is_nothing_under_way = world
+            .servers
+            .iter()
+            .all(|server| server.cluster.is_none() && server.init.is_none())
+            && world
+                .agents
+                .iter()
+                .all(|agent| matches!(agent.phase, Phase::Idle | Phase::Ended(_)));
         let is_lapsed = world.record.as_ref().is_some_and(Row::is_lapsed);
         if world.budgets.forgets > 0 && is_nothing_under_way && is_lapsed {
             steps.push(Step::Forget);
@@ -1150,7 +1406,12 @@ impl Model for Setup {
                 world.budgets.resets -= 1;
                 self.forget(&mut world);
                 for server in &mut world.servers {
-                    *server = Server { cluster: None, resets: server.resets + 1, init: None, overslept: false };
+                    *server = Server {
+                        cluster: None,
+                        resets: server.resets + 1,
+                        init: None,
+                        overslept: false,
+                    };
                 }
                 world.agents.fill(Agent::default());
                 world.believed = None;
@@ -1169,25 +1430,39 @@ impl Model for Setup {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("no second cluster", |_, world: &World| world.broken != Some(Broken::SecondCluster)),
-            Property::always("one cluster is believed", |_, world: &World| world.broken != Some(Broken::TwoBelieved)),
+            Property::always("no second cluster", |_, world: &World| {
+                world.broken != Some(Broken::SecondCluster)
+            }),
+            Property::always("one cluster is believed", |_, world: &World| {
+                world.broken != Some(Broken::TwoBelieved)
+            }),
             Property::always("provisioned servers are left alone", |_, world: &World| {
                 world.broken != Some(Broken::TouchedProvisioned)
             }),
-            Property::always("unfit nodes do not claim", |_, world: &World| world.broken != Some(Broken::ClaimedUnfit)),
+            Property::always("unfit nodes do not claim", |_, world: &World| {
+                world.broken != Some(Broken::ClaimedUnfit)
+            }),
             Property::always("an initialised server is reported", |_, world: &World| {
                 world.broken != Some(Broken::NotReported)
             }),
-            Property::always("all agents end well", |_, world: &World| world.broken != Some(Broken::Stuck)),
-            Property::always("no agent spins", |_, world: &World| world.broken != Some(Broken::Spins)),
-            Property::sometimes("a cluster is ready", |_, world: &World| {
+            Property::always("all agents end well", |_, world: &World| {
+                world.broken != Some(Broken::Stuck)
+            }),
+            Property::always("no agent spins", |_, world: &World| {
+                world.broken != Some(Broken::Spins)
+            }),
+            Property::sometimes(READY, |_, world: &World| {
                 world.record.as_ref().is_some_and(|row| row.is_ready)
             }),
         ]
     }
 
     fn within_boundary(&self, world: &World) -> bool {
-        world.broken.is_some() || world.record.as_ref().is_none_or(|row| row.generation <= self.generations)
+        world.broken.is_some()
+            || world
+                .record
+                .as_ref()
+                .is_none_or(|row| row.generation <= self.generations)
     }
 }
 
