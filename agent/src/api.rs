@@ -73,14 +73,20 @@ impl fmt::Display for Unanswered {
 pub struct Answer {
     record: Record,
     lease_ends: Option<Instant>,
+    /// The answer itself, which has been validated.
+    pub cluster: Cluster,
 }
 
 impl Answer {
     /// The lease counts from before the request was sent, so the answer's way back takes nothing from it.
-    fn new(record: Record, sent: Instant) -> Self {
+    fn new(record: Record, cluster: Cluster, sent: Instant) -> Self {
         // A lease of centuries does not end.
         let lease_ends = record.lease_left.and_then(|left| sent.checked_add(left));
-        Self { record, lease_ends }
+        Self {
+            record,
+            lease_ends,
+            cluster,
+        }
     }
 
     /// The record as of now.
@@ -290,9 +296,9 @@ impl Api {
                     "{url} does not answer as the bootstrap service does: {error}"
                 ))
             })?;
-            let record = Record::new(cluster, &self.cluster_id, node);
+            let record = Record::new(cluster.clone(), &self.cluster_id, node);
             let record = record.map_err(|why| strange(format!("{url} {why}")))?;
-            return Ok(Answer::new(record, sent));
+            return Ok(Answer::new(record, cluster, sent));
         }
         match serde_json::from_str::<Problem>(&text) {
             Ok(problem) if !matches!(status.as_u16(), 429 | 500..) => {

@@ -325,13 +325,15 @@ pub fn read() -> anyhow::Result<(Command, Variables)> {
     let mut line = CommandLine::new(Cli::command());
     let parsed = line.parse().unwrap_or_else(|error| error.exit());
     let (mut matches, mut variables) = (parsed.matches, parsed.variables);
-    let added = config::arguments(line.command(), &matches).map_err(|error| naming(&variables, error))?;
+    let added =
+        config::arguments(line.command(), &matches).map_err(|error| naming(&variables, error))?;
     if !added.is_empty() {
         line.add(added);
         let parsed = line.parse().unwrap_or_else(|error| error.exit());
         (matches, variables) = (parsed.matches, parsed.variables);
     }
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
+    let cli = Cli::from_arg_matches(&matches)
+        .unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
     Ok((cli.command, variables))
 }
 

@@ -204,7 +204,10 @@ fn is_local(url: &str) -> bool {
     let uri: Option<Uri> = url.parse().ok();
     let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    // Names below `localhost` never leave the host (RFC 6761).
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl From<WaitArgs> for Patience {
@@ -271,6 +274,7 @@ mod tests {
             ("http://127.0.0.1:8091", true),
             ("http://127.5.0.9:8091", true),
             ("http://localhost:8091", true),
+            ("http://a1.execute-api.localhost:4566", true),
             ("http://[::1]:8091", true),
             ("http://10.0.0.1:8091", false),
             ("http://localhost.example.com:8091", false),

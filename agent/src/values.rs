@@ -347,11 +347,13 @@ pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
 
 /// An IP address or a host name, without a port.
 pub fn host(text: &str) -> Result<Node, String> {
+    const RULE: &str = "give an IP address or a host name, without scheme and port";
+    if text.contains("://") {
+        return Err(RULE.to_owned());
+    }
     let node = Node::new(text).map_err(|why| format!("`{text}` {why}"))?;
     if node.port().is_some() {
-        return Err(format!(
-            "`{text}` has a port: give an IP address or a host name alone"
-        ));
+        return Err(RULE.to_owned());
     }
     Ok(node)
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
+use cbbootstrap_protocol::names::is_hidden;
 
 use crate::{
     aws::Access,
@@ -270,11 +271,13 @@ fn shell_word(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    if word.chars().any(char::is_control) {
+    // Such as nobody sees, or that command a terminal. A space is visible between quotes.
+    let is_hidden = |c: char| c != ' ' && is_hidden(c);
+    if word.chars().any(is_hidden) {
         // Bash and zsh know this.
         let escaped = word.chars().map(|c| match c {
             '\\' | '\'' => format!("\\{c}"),
-            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+            c if is_hidden(c) => format!("\\U{:08x}", u32::from(c)),
             c => c.to_string(),
         });
         return format!("$'{}'", escaped.collect::<String>());
@@ -539,7 +542,7 @@ environments:
             (
                 &["--local", "--data=/d", "--table-name=tab"],
                 "--after=a\u{1b}[1m'\\\u{9b}ü",
-                r"cbbootstrap cluster list --local --data /d --table-name tab $'--after=a\u001b[1m\'\\\u009bü'",
+                r"cbbootstrap cluster list --local --data /d --table-name tab $'--after=a\U0000001b[1m\'\\\U0000009bü'",
             ),
         ] {
             let command = records(options, None).command("list", &[rest.to_owned()]);

@@ -33,7 +33,7 @@ pub struct Event {
     request_context: Context,
     headers: Option<HashMap<String, Option<String>>>,
     /// 1.0, and load balancers whose target group has `lambda.multi_value_headers.enabled`, which send no `headers`.
-    multi_value_headers: Option<HashMap<String, Option<Vec<String>>>>,
+    multi_value_headers: Option<HashMap<String, Option<Vec<Option<String>>>>>,
     body: Option<String>,
     #[serde(default)]
     is_base64_encoded: bool,
@@ -172,7 +172,7 @@ impl Event {
             Some(headers) if !headers.is_empty() => headers
                 .into_iter()
                 .flat_map(|(name, values)| {
-                    let values = values.into_iter().flatten();
+                    let values = values.into_iter().flatten().flatten();
                     values.map(move |value| (name.clone(), value))
                 })
                 .collect(),
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn headers_of_a_rest_api_are_not_doubled() {
         let request = request(json!({
-            "path": "/", "httpMethod": "GET", "headers": {"a": "2"}, "multiValueHeaders": {"a": ["1", "2"], "b": null},
+            "path": "/", "httpMethod": "GET", "headers": {"a": "2"}, "multiValueHeaders": {"a": ["1", null, "2"], "b": null},
         }));
         let request = request.unwrap();
         let values: Vec<_> = request.headers().get_all("a").iter().collect();

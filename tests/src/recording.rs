@@ -38,28 +38,29 @@ pub fn masked(text: &str) -> String {
 
 /// What was recorded is there: the same strings and truths, and numbers where there were some.
 #[track_caller]
-pub fn alike(at: &str, expected: &Value, told: &Value) {
-    match (expected, told) {
-        (Value::Object(expected), Value::Object(told)) => {
+pub fn alike(at: &str, expected: &Value, actual: &Value) {
+    match (expected, actual) {
+        (Value::Object(expected), Value::Object(actual)) => {
             for (key, expected) in expected.iter().filter(|(key, _)| *key != "uptime") {
                 let at = format!("{at}.{key}");
-                let told = told.get(key);
-                alike(&at, expected, told.unwrap_or_else(|| panic!("no {at}")));
+                let actual = actual.get(key);
+                alike(&at, expected, actual.unwrap_or_else(|| panic!("no {at}")));
             }
         }
-        (Value::Array(expected), Value::Array(told)) => {
+        (Value::Array(expected), Value::Array(actual)) => {
             // The recorded machine had more file systems.
-            let is_complete = expected.len() <= told.len() || at.ends_with("availableStorage.hdd");
+            let is_complete =
+                expected.len() <= actual.len() || at.ends_with("availableStorage.hdd");
             assert!(is_complete, "{at}");
-            assert_eq!(expected.is_empty(), told.is_empty(), "{at}");
-            for (index, (expected, told)) in expected.iter().zip(told).enumerate() {
-                alike(&format!("{at}[{index}]"), expected, told);
+            assert_eq!(expected.is_empty(), actual.is_empty(), "{at}");
+            for (index, (expected, actual)) in expected.iter().zip(actual).enumerate() {
+                alike(&format!("{at}[{index}]"), expected, actual);
             }
         }
-        (Value::String(expected), Value::String(told)) => {
-            assert_eq!(masked(expected), masked(told), "{at}");
+        (Value::String(expected), Value::String(actual)) => {
+            assert_eq!(masked(expected), masked(actual), "{at}");
         }
         (Value::Number(_), Value::Number(_)) => {}
-        _ => assert_eq!(expected, told, "{at}"),
+        _ => assert_eq!(expected, actual, "{at}"),
     }
 }

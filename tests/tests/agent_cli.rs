@@ -11,8 +11,9 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys};
 use cbbootstrap_tests::{
-    agent::{Agents, LOGIN},
+    agent::{Agents, LOGIN, SECRET},
     artifact,
     cli::{Ended, User, write_private},
     couchbase::{Node, Servers, Then},
@@ -26,9 +27,6 @@ use cbbootstrap_tests::{
 use regex::Regex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-/// A cluster's secret.
-const SECRET: &str = "open/sesame+0123456789==";
 
 /// Some servers, a local deployment of the API, and the agents between them.
 struct Scene {
@@ -78,15 +76,6 @@ impl Scene {
         let path = self.data.path().join(name);
         write_private(&path, text);
         path.display().to_string()
-    }
-
-    /// The record of a cluster with a secret.
-    fn secret_record(&self, secret: &str) -> Value {
-        let bearer = format!("Bearer {secret}");
-        let path = "/cluster/get_status";
-        let asked = r#"{"cluster_id": "demo"}"#;
-        let answer = http::post_as(&self.local.endpoint, path, asked, Some(&bearer));
-        answer.unwrap().json()
     }
 
     /// No server was asked to change anything.
@@ -143,17 +132,17 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["--bucket", "a/b:256"], "`a/b` is no bucket's name"),
         (&["--node", "couchbase-0"], "is a short name"),
         (&["--node", "http://10.0.0.1"], "without scheme and port"),
-        (&["--node", "127.0.0.1"], "every host for itself"),
+        (&["--node", "127.0.0.1"], "means another host on each host"),
         (
             &["--node", "localhost.localdomain"],
-            "every host for itself",
+            "means another host on each host",
         ),
         (&["--lease", "29s"], "a lease is 30 s to 86400 s"),
         (&["--lease", "soon"], "a number and a unit"),
         (&["--timeout", "9223372036854775807s"], "at most a year"),
         (&["--interval=-1s"], "a number and a unit"),
-        (&["--cluster-id", ""], "a cluster's name has"),
-        (&["--cluster-id", "a b"], "no white space"),
+        (&["--cluster-id", ""], "a cluster's name must not be empty"),
+        (&["--cluster-id", "a b"], "must not contain white space"),
         (&["--auth", "basic"], "--auth"),
         (&["--frobnicate"], "--frobnicate"),
     ] {
@@ -203,7 +192,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["--secret-file", &empty], "is empty", "leave it out"),
         (
             &["--secret-file", &spaces],
-            "printable ASCII characters",
+            "must have 16 to 512 bytes, and has 11",
             "openssl rand",
         ),
         (
@@ -211,12 +200,12 @@ fn wrong_usage_is_told_before_anything_is_done() {
             "cannot read `nowhere`",
             "authority's certificate",
         ),
-        (&["--ca-cert", &pem], "holds no certificate", "PEM"),
+        (&["--ca-cert", &pem], "contains no certificate", "PEM"),
         (&["--config", "nowhere"], "cannot read `nowhere`", "YAML"),
         (
-            &["--auth=iam", "--secret-file", &pem, "--region=eu-west-1"],
-            "has no cluster secrets",
-            "leave the secret",
+            &["--api", "http://192.0.2.10:8080"],
+            "is not on this host, and `http://` is not encrypted",
+            "`--insecure`",
         ),
         (
             &["--auth=iam"],
@@ -263,13 +252,8 @@ fn a_first_node_that_cannot_be_is_left_blank() {
     for (options, error, hint) in [
         (
             &["--node", "192.0.2.10"][..],
-            "`192.0.2.10` is no address of this host",
+            "`192.0.2.10` is not an address of this host",
             "`--alternate-address`",
-        ),
-        (
-            &["--services", "query"],
-            "the first needs the data service",
-            "`--services`",
         ),
         (
             &["--memory-quota=100%"],
@@ -560,7 +544,8 @@ fn secrets_come_from_files_standard_input_and_the_environment() {
         assert_hides(&up);
     }
     assert_eq!(scene.servers.clusters().len(), 1);
-    let record = scene.secret_record(SECRET);
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &ClusterId::new("demo").unwrap());
+    let record = scene.agents.record_with(keys.token());
     assert_eq!(record["state"], "ready", "{record}");
 }
 
@@ -570,7 +555,7 @@ fn a_clusters_secret_keeps_others_out() {
     scene.run(0, &["up"]).ended_with(0);
     let before = scene.servers.requests().len();
     for (name, value) in [
-        ("CBBOOTSTRAP_SECRET", Some("wrong")),
+        ("CBBOOTSTRAP_SECRET", Some("a wrong one, and long enough")),
         ("CBBOOTSTRAP_SECRET", None),
     ] {
         for command in ["up", "discover", "leave"] {
@@ -586,7 +571,8 @@ fn a_clusters_secret_keeps_others_out() {
             assert_hides(&refused);
         }
         let mut status = scene.command(0, &["status"]);
-        let status = Ended::of(status.env(name, value.unwrap_or("none"))).ended_with(1);
+        let status =
+            Ended::of(status.env(name, value.unwrap_or("another wrong one"))).ended_with(1);
         assert!(status.stdout.contains("not well"), "{status}");
         assert_hides(&status);
     }
@@ -633,7 +619,7 @@ fn secrets_are_not_told_when_things_go_wrong() {
     assert!(
         refused
             .stderr
-            .contains("does not initialise the cluster: This is a test."),
+            .contains("refuses to initialise the cluster: This is a test."),
         "{refused}"
     );
     scene.servers.on_request(|seen| match seen.path.as_str() {
@@ -652,22 +638,18 @@ fn secrets_are_not_told_when_things_go_wrong() {
     ];
     let changed = first.call("POST", "/settings/web", &another, Some(LOGIN));
     assert_eq!(changed.unwrap().status, 200);
-    up(0, &[soon]).failed(3, "takes another user name or password");
+    up(0, &[soon]).failed(3, "the server has other credentials");
     let status = scene.run(0, &["status"]).ended_with(1);
-    assert!(
-        status
-            .stdout
-            .contains("takes another user name or password")
-    );
+    assert!(status.stdout.contains("has another user name or password"));
     assert_hides(&status);
 
     // Nor where more is asked for than there is.
-    let mut untrusting = scene.command(1, &["up"]);
+    let mut untrusting = scene.command(1, &["up", soon]);
     untrusting
         .env_remove("CBBOOTSTRAP_CA_CERT")
         .env("RUST_BACKTRACE", "1")
         .env("RUST_LOG", "trace");
-    let untrusting = Ended::of(&mut untrusting).ended_with(1);
+    let untrusting = Ended::of(&mut untrusting).ended_with(3);
     assert_hides(&untrusting);
 
     node.hang(true);
@@ -681,15 +663,18 @@ fn certificates_are_checked() {
     let before = scene.servers.requests().len();
     let strangers = Servers::start(1);
     let strange = strangers.ca_cert().display().to_string();
-    for ca_cert in [None, Some(&strange)] {
-        let mut up = scene.command(1, &["up"]);
-        match ca_cert {
-            Some(file) => up.env("CBBOOTSTRAP_CA_CERT", file),
-            None => up.env_remove("CBBOOTSTRAP_CA_CERT"),
-        };
-        let refused = Ended::of(&mut up);
-        assert_fails(&refused, 1, &scene.node(0).tls_url(), "`--ca-cert`");
-    }
+    let mut up = scene.command(1, &["up"]);
+    let refused = Ended::of(up.env("CBBOOTSTRAP_CA_CERT", strange));
+    assert_fails(&refused, 1, &scene.node(0).tls_url(), "`--ca-cert`");
+    // Without an authority or a secret, the system's authorities do not count.
+    let mut up = scene.command(1, &["up"]);
+    let refused = Ended::of(up.env_remove("CBBOOTSTRAP_CA_CERT"));
+    assert_fails(
+        &refused,
+        5,
+        "nothing tells its members from impostors",
+        "`--secret-file`",
+    );
     // The member got no password from them, nor anything else.
     let seen = scene.servers.requests().split_off(before);
     assert!(seen.iter().all(|seen| seen.node == 1), "{seen:?}");
@@ -705,7 +690,7 @@ fn certificates_are_checked() {
     assert!(
         insecure
             .stderr
-            .contains("warning: --insecure: no certificate is checked."),
+            .contains("warning: --insecure: TLS certificates are not verified."),
         "{insecure}"
     );
     assert_eq!(scene.servers.clusters()[0].nodes.len(), 3);
@@ -746,7 +731,7 @@ fn discover_tells_whom_to_connect_to() {
         "`10.0.0.9` has not reported the cluster ready yet",
         "`--wait`",
     );
-    discover(&["--wait", "--timeout=300ms"]).failed(3, "nobody has claimed the cluster `demo`");
+    discover(&["--wait", "--timeout=3s"]).failed(3, "nobody has claimed the cluster `demo`");
     discover(&["--format", "xml"]).failed(2, "--format");
 
     // It needs neither a server nor a password.
@@ -835,7 +820,7 @@ fn status_shows_both_sides() {
                     "uuid": uuid,
                     "balanced": true,
                     "rebalancing": false,
-                    "nodes": [{"name": first, "membership": "active", "healthy": true, "group": "Group 1"}],
+                    "nodes": [{"name": first, "membership": "active", "healthy": true, "status": "healthy", "group": "Group 1"}],
                     "buckets": ["app"],
                 },
             },
@@ -955,13 +940,13 @@ fn what_is_waited_for_is_told_when_the_time_is_up() {
     http::claim(&scene.local.endpoint, "demo", "10.0.0.9").unwrap();
     late(
         &up(&[]),
-        &["`10.0.0.9` is to initialise the cluster; its claim never lapses"],
+        &["`10.0.0.9` is to initialise the cluster; its claim never expires"],
     );
     let leased =
         r#"{"cluster_id": "leased", "node_ip_addr_or_hostname": "10.0.0.9", "lease_seconds": 600}"#;
     http::post(&scene.local.endpoint, "/cluster", leased).unwrap();
     let leased = up(&["--cluster-id", "leased"]);
-    late(&leased, &["its claim lapses in "]);
+    late(&leased, &["its claim expires in "]);
     // The seconds go by, and that is no news.
     let waiting = leased
         .stderr
@@ -1259,7 +1244,7 @@ fn a_nodes_name_is_what_ecs_or_ec2_say() {
     assert_fails(
         &ended,
         2,
-        "which is no name that other nodes can reach it by",
+        "which is not a name that other nodes can reach it by",
         "`--node`",
     );
     let instance = instance(

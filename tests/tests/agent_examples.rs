@@ -23,7 +23,7 @@ use axum::{
     routing::{get, put},
 };
 use cbbootstrap_tests::{
-    agent::{Agents, Api, LOGIN, one_cluster},
+    agent::{Agents, Api, LOGIN, SECRET, one_cluster},
     cli::{Ended, User, write_private},
     couchbase::{Node, Servers},
     ministack::MiniStack,
@@ -139,6 +139,7 @@ fn instance(api: &Api, stack: &MiniStack, servers: &Servers, has_agent: bool) ->
     let user = Agents::new(&api.local.endpoint, "demo", servers)
         .user
         .without("CB_REST_PASSWORD")
+        .without("CBBOOTSTRAP_CA_CERT")
         .without("AWS_EC2_METADATA_DISABLED")
         .with("AWS_ENDPOINT_URL", &stack.url)
         .with("AWS_ACCESS_KEY_ID", "test")
@@ -150,6 +151,13 @@ fn instance(api: &Api, stack: &MiniStack, servers: &Servers, has_agent: bool) ->
     } else {
         user
     }
+}
+
+/// The secret by which the nodes trust each other.
+fn create_cluster_secret(stack: &MiniStack) {
+    stack.boto(&format!(
+        "client('secretsmanager').create_secret(Name='couchbase/cluster-secret', SecretString='{SECRET}')"
+    ));
 }
 
 /// The user data as it stands, on this node in the zone of this metadata service.
@@ -181,13 +189,15 @@ fn on_all(user: &User, servers: &Servers, metadata: &[Metadata]) -> Vec<Ended> {
 #[test]
 fn user_data_on_three_instances_makes_one_cluster() {
     let (api, stack) = (Api::start(), MiniStack::start());
-    let servers = Servers::start(3);
+    // With the certificates that Couchbase Server makes itself.
+    let servers = Servers::start_generated(3);
     let zones = ["us-east-1a", "us-east-1b", "us-east-1c"];
     let metadata = zones.map(Metadata::of);
     let password = password();
     stack.boto(&format!(
         "client('secretsmanager').create_secret(Name='couchbase/administrator', SecretString='{password}')"
     ));
+    create_cluster_secret(&stack);
     let user = instance(&api, &stack, &servers, true);
     let watch = Watch::start(&password);
     for ended in on_all(&user, &servers, &metadata) {
@@ -229,6 +239,7 @@ fn user_data_installs_the_agent_that_it_was_promised() {
          client('ssm').put_parameter(Name='/couchbase/administrator', Type='SecureString', Value='{password}')]",
         agent.display()
     ));
+    create_cluster_secret(&stack);
     let sum = Command::new("sha256sum").arg(&agent).output().unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -275,7 +286,7 @@ fn user_data_without_a_password_changes_nothing() {
     for (from, status, why) in [
         ("secretsmanager:nowhere", None, "ResourceNotFoundException"),
         ("ssm:/nowhere", None, "ParameterNotFound"),
-        ("nowhere", Some(2), "PASSWORD_FROM is"),
+        ("nowhere", Some(2), "PASSWORD_FROM and SECRET_FROM are"),
     ] {
         let mut command = user_data(&user, &servers[0], &metadata);
         let ended = Ended::of(command.env("PASSWORD_FROM", from));
@@ -412,7 +423,7 @@ fn the_options_file_of_the_page_is_taken() {
         .with("CBBOOTSTRAP_NODE", "10.0.0.1");
     let path = user.home.path().join("agent.yaml");
     // What it names is not on this machine.
-    let file = file.replace("ca_cert:", "#");
+    let file = file.replace("secret_file:", "#");
     write_private(&path, file);
     for command in ["up", "leave"] {
         let args = [
@@ -434,7 +445,8 @@ fn the_unit_is_one_that_systemd_takes() {
     for line in [
         "After=network-online.target couchbase-server.service",
         "Restart=on-failure",
-        "RestartPreventExitStatus=2 5",
+        "RestartPreventExitStatus=2",
+        "SuccessExitStatus=6",
         "WantedBy=multi-user.target",
     ] {
         assert!(lines.contains(&line), "{line}");
@@ -492,7 +504,7 @@ fn in_container(
     write_private(&secret, "0123456789abcdef\n");
     for (name, value) in variables {
         let here = match name.as_str() {
-            "CBBOOTSTRAP_API" | "CBBOOTSTRAP_CLUSTER_ID" | "CBBOOTSTRAP_CA_CERT" => continue,
+            "CBBOOTSTRAP_API" | "CBBOOTSTRAP_CLUSTER_ID" => continue,
             "CBBOOTSTRAP_NODE" => servers[0].address(),
             "CBBOOTSTRAP_PASSWORD_FILE" => password.display().to_string(),
             "CBBOOTSTRAP_SECRET_FILE" => secret.display().to_string(),
@@ -643,7 +655,7 @@ fn the_swarm_stack_fits_together() {
         assert_eq!(stack["secrets"][name]["external"], true);
         // The agent refuses a secret that everybody may read. A certificate is not one.
         let is_private = secret["mode"] == "0400";
-        assert_eq!(is_private, name != "couchbase_ca", "{secret}");
+        assert!(is_private, "{secret}");
         assert!(
             text.contains(&format!("docker secret create {name} ")),
             "{name}"

@@ -97,6 +97,33 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
 }
 
+#[test]
+fn a_deployment_requires_tokens_and_leases() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let deployed = deploy(&user, &["--require-secret", "--require-lease"]);
+    assert_eq!(deployed["smoke"]["passed"], json!(true), "{deployed}");
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+    let refused = http::claim(endpoint, "c", "a").unwrap();
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (401, &json!("secret_required")),
+        "{refused:?}"
+    );
+    let claim = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"}).to_string();
+    let token = Some("Bearer correct-horse-battery-staple");
+    let refused = http::post_as(endpoint, "/cluster", &claim, token).unwrap();
+    assert_eq!(
+        refused.json()["field"],
+        json!("lease_seconds"),
+        "{refused:?}"
+    );
+
+    let opened = deploy(&user, &["--yes"]);
+    assert_eq!(opened["smoke"]["passed"], json!(true), "{opened}");
+    assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
+}
+
 fn who_smokes_it_signs(aws: &MiniStack, user: &User, endpoint: &str) {
     let status = user.run(&["status", "--output", "json"]).document();
     assert_eq!(status["auth"], json!("iam"), "{status}");
@@ -161,6 +188,9 @@ fn an_endpoint_takes_credentials_only_where_requests_are_signed() {
     nobody
         .run(&["smoke", "--auth", "iam"])
         .failed(2, "required arguments");
+    nobody
+        .run(&["deploy", "--auth", "iam", "--require-secret"])
+        .failed(2, "`--require-secret` cannot be combined with `--auth iam`");
     nobody
         .run(&["deploy", "--local", "--auth", "iam"])
         .failed(2, "--auth");

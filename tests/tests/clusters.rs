@@ -14,6 +14,7 @@ use std::{
     thread,
 };
 
+use cbbootstrap_protocol::names::is_hidden;
 use cbbootstrap_tests::{
     cli::{Ended, User},
     http,
@@ -26,7 +27,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 /// Ids that a shell, a URL or a terminal would take for something else.
-const ODD: [&str; 8] = [
+const ODD: [&str; 9] = [
     "arn:aws:ec2:us-east-1:123456789012:vpc/vpc-1?x=%2F",
     "it's",
     "$HOME`id`\"\\",
@@ -35,6 +36,7 @@ const ODD: [&str; 8] = [
     "two words",
     "bad\u{1b}[31m\n'red'\\",
     "\u{9b}2J",
+    "evil\u{202e}gnp.\u{200b}\u{2028}",
 ];
 
 /// The stand-in with a table and these items, each a Python expression.
@@ -70,8 +72,15 @@ fn original(id: &str) -> String {
 
 /// An item with everything.
 const FULL: &str = "{'cluster_id': {'S': 'full'}, 'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}, 'state': {'S': 'ready'}, \
-     'generation': {'N': '3'}, 'claimed_at': {'N': '1700000000'}, 'nodes': {'SS': ['10.0.0.2', '10.0.0.1']}, \
-     'cluster_uuid': {'S': 'uu-id'}, 'secret_hash': {'B': b'0123456789abcdef0123456789abcdef'}}";
+     'generation': {'N': '3'}, 'claimed_at': {'N': '1700000000'}, 'version': {'N': '2'}, 'cluster_uuid': {'S': 'uu-id'}, 'secret_hash': {'B': b'0123456789abcdef0123456789abcdef'}}";
+
+/// Its members.
+const MEMBERS: &str = "{'cluster_id': {'S': 'members full'}, 'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}, \
+     'state': {'S': 'ready'}, 'generation': {'N': '3'}, 'claimed_at': {'N': '1700000000'}, 'version': {'N': '2'}, \
+     'cluster_uuid': {'S': 'uu-id'}, 'secret_hash': {'B': b'0123456789abcdef0123456789abcdef'}, 'members': {'M': { \
+     '10.0.0.2': {'M': {'reported_at': {'N': '1700000030'}}}, \
+     '10.0.0.1': {'M': {'reported_at': {'N': '1700000020'}, 'node_uuid': {'S': 'n-1'}, \
+     'attestation': {'B': b'0123456789abcdef0123456789abcdef'}}}}}}";
 
 /// One whose lease ended long ago.
 const LAPSED: &str = "{'cluster_id': {'S': 'lapsed'}, 'initial_node_ip_addr_or_hostname': {'S': 'a'}, 'state': {'S': 'claimed'}, \
@@ -182,7 +191,7 @@ fn a_table_is_listed_page_by_page() {
 fn ids_and_rows_may_be_odd() {
     let rows: Vec<_> = ODD.iter().map(|id| original(id)).collect();
     let mut items: Vec<_> = rows.iter().map(String::as_str).collect();
-    items.extend([FULL, LAPSED, UNREADABLE]);
+    items.extend([FULL, MEMBERS, LAPSED, UNREADABLE]);
     let aws = stand_in(&items);
     let user = aws.user();
 
@@ -205,7 +214,10 @@ fn ids_and_rows_may_be_odd() {
     assert_eq!(of("full")["nodes"], json!(["10.0.0.1", "10.0.0.2"]));
 
     let text = cluster(&user, &["list"]).ended_with(0);
-    let harmless = |text: &str| text.chars().all(|c| c == '\n' || !c.is_control());
+    let harmless = |text: &str| {
+        let visible = |c: char| " \n".contains(c) || !is_hidden(c);
+        text.chars().all(visible)
+    };
     assert!(harmless(&text.stdout), "{text}");
     for line in [
         "unreadable: the item's attribute `state` is missing",
@@ -253,7 +265,7 @@ fn ids_and_rows_may_be_odd() {
 
 #[test]
 fn a_cluster_is_shown_with_everything_but_its_secret() {
-    let aws = stand_in(&[FULL, LAPSED, &original("old")]);
+    let aws = stand_in(&[FULL, MEMBERS, LAPSED, &original("old")]);
     let user = aws.user();
     let shown = |id: &str| cluster(&user, &["show", "--output", "json", id]).document();
     assert_eq!(
@@ -269,8 +281,13 @@ fn a_cluster_is_shown_with_everything_but_its_secret() {
             "lease_expires_at": null,
             "lapsed": false,
             "nodes": ["10.0.0.1", "10.0.0.2"],
+            "members": [
+                {"node": "10.0.0.1", "reported_at": "2023-11-14T22:13:40Z", "node_uuid": "n-1", "attested": true},
+                {"node": "10.0.0.2", "reported_at": "2023-11-14T22:13:50Z", "attested": false},
+            ],
             "cluster_uuid": "uu-id",
             "secret_required": true,
+            "kept_until": null,
         })
     );
     let lapsed = shown("lapsed");
@@ -290,7 +307,7 @@ fn a_cluster_is_shown_with_everything_but_its_secret() {
     let text = cluster(&user, &["show", "full"]).ended_with(0).stdout;
     for line in [
         "State:        ready",
-        "Nodes:        10.0.0.1\n              10.0.0.2\n",
+        "Members:      10.0.0.1 (reported 2023-11-14T22:13:40Z",
         "Secret:       required",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
@@ -302,14 +319,15 @@ fn a_cluster_is_shown_with_everything_but_its_secret() {
 
 fn stands(aws: &MiniStack, id: &str) -> bool {
     let got = format!(
-        "'Item' in client('dynamodb').get_item(TableName='cb-bootstrap', Key={{'cluster_id': {{'S': '{id}'}}}})"
+        "client('dynamodb').get_item(TableName='cb-bootstrap', Key={{'cluster_id': {{'S': '{id}'}}}})\
+         .get('Item', {{'state': {{'S': 'forgotten'}}}}).get('state', {{}}).get('S') != 'forgotten'"
     );
     aws.boto(&got) == json!(true)
 }
 
 #[test]
-fn forgetting_takes_a_yes() {
-    let aws = stand_in(&[FULL, LAPSED, &original("old")]);
+fn forgetting_asks_for_confirmation() {
+    let aws = stand_in(&[FULL, MEMBERS, LAPSED, &original("old")]);
     let user = aws.user();
     let ended = cluster(&user, &["forget", "full"]);
     ended.failed(2, "there is no terminal to ask on: Forget cluster `full`");
@@ -353,7 +371,7 @@ fn forgetting_takes_a_yes() {
 }
 
 #[test]
-fn what_changes_meanwhile_is_not_lost() {
+fn a_record_that_changes_before_it_is_forgotten_is_kept() {
     let aws = Arc::new(stand_in(&[]));
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
@@ -393,27 +411,27 @@ fn what_changes_meanwhile_is_not_lost() {
         );
         let changing = Arc::clone(&aws);
         proxy.fault(move |call| {
-            if call.name == "dynamodb:DeleteItem" {
+            if call.name == "dynamodb:BatchGetItem" {
                 changing.boto(&update);
             }
             None
         });
         let ended = cluster(&user, &forget);
-        ended.failed(5, "has changed meanwhile, and is not deleted");
+        ended.failed(5, "has changed since it was read; nothing was forgotten");
         assert!(stands(&aws, "c"), "{change}");
     }
 
     // Somebody else forgets it, too; and an answer is lost.
     let deleting = Arc::clone(&aws);
     proxy.fault(move |call| {
-        if call.name == "dynamodb:DeleteItem" {
+        if call.name == "dynamodb:BatchGetItem" {
             deleting.boto("client('dynamodb').delete_item(TableName='cb-bootstrap', Key={'cluster_id': {'S': 'c'}})");
         }
         None
     });
     cluster(&user, &forget).ended_with(0);
     put(&aws, &format!("[{}]", original("c")));
-    proxy.fault_on("dynamodb:DeleteItem", 1, Fault::DropAnswer);
+    proxy.fault_on("dynamodb:UpdateItem", 1, Fault::DropAnswer);
     cluster(&user, &forget).ended_with(0);
     assert!(!stands(&aws, "c"));
 }
@@ -423,8 +441,8 @@ fn with<'a>(command: &[&'a str], options: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
-    let aws = stand_in(&[FULL]);
+fn errors_name_their_cause() {
+    let aws = stand_in(&[FULL, MEMBERS]);
     make_table(&aws, "others", "id");
     let (proxy, place) = (Proxy::start(&aws), tempdir().unwrap());
     let user = || proxy.user();
@@ -454,7 +472,7 @@ fn what_is_wrong_is_named() {
         0,
         "none is made"
     );
-    for (command, call) in commands.into_iter().zip(["Scan", "GetItem", "DeleteItem"]) {
+    for (command, call) in commands.into_iter().zip(["Scan", "GetItem", "UpdateItem"]) {
         let call = format!("dynamodb:{call}");
         let denied = call.clone();
         proxy.fault(move |call| (call.name == denied).then(|| Fault::denied(call)));
@@ -547,7 +565,8 @@ fn a_local_deployment_is_asked_running_or_not() {
     let again = claim("b");
     assert_eq!(
         [&again["is_initial_node"], &again["generation"]],
-        [&json!(true), &json!(1)]
+        [&json!(true), &json!(2)],
+        "the generation does not go back"
     );
 
     let mut running = running;
@@ -560,7 +579,14 @@ fn a_local_deployment_is_asked_running_or_not() {
         }
     });
     locally(data, &["forget", "c2", "--yes"]).ended_with(0);
-    locally(data, &["show", "c2"]).failed(1, "there is no cluster `c2`");
+    locally(data, &["forget", "c2", "--yes"]).failed(1, "there is no cluster `c2`");
+    let shown = locally(data, &["show", "c2", "--output", "json"]).document();
+    assert_eq!(
+        [&shown["state"], &shown["generation"]],
+        [&json!("forgotten"), &json!(2)]
+    );
+    let text = locally(data, &["list"]).ended_with(0).stdout;
+    assert!(text.contains("forgotten"), "{text}");
 }
 
 fn locally_pasted(words: &[String]) -> Ended {
@@ -569,7 +595,7 @@ fn locally_pasted(words: &[String]) -> Ended {
 }
 
 #[test]
-fn a_question_keeps_no_local_deployment_from_starting() {
+fn a_local_deployment_starts_while_a_question_waits() {
     let data = tempdir().unwrap();
     let data = data.path();
     let mut running = Local::start(data);

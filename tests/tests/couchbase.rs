@@ -635,3 +635,275 @@ fn a_small_machine_has_a_small_quota() {
     let told = add(&servers[0], &servers[1]);
     assert!(told.body.contains("sufficient memory"), "{told:?}");
 }
+
+/// Ejects a node that is not active.
+fn eject(through: &Node, node: &Node) -> Answer {
+    let otp = format!("ns_1@{}", node.address());
+    let form = [("otpNode", otp.as_str())];
+    through
+        .call("POST", "/controller/ejectNode", &form, LOGIN)
+        .unwrap()
+}
+
+#[test]
+fn generated_certificates_are_reissued_by_the_cluster() {
+    let servers = Servers::start_generated(2);
+    servers.add_takes(Duration::ZERO);
+    let reach = |node: usize| servers[node].call_tls("GET", "/whoami", &[], None).is_ok();
+    let blank = servers[1].certificate();
+    assert_eq!(
+        (blank.name.as_str(), blank.is_generated),
+        ("127.0.0.1", true)
+    );
+    assert!(!reach(0) && !reach(1));
+
+    servers[0].provision("Administrator", "password");
+    assert!(reach(0) && !reach(1));
+    add(&servers[0], &servers[1]);
+    assert!(reach(1));
+    let joined = servers[1].certificate();
+    assert_eq!(joined.name, servers[1].address());
+    assert_eq!(joined.issuer, servers[0].certificate().issuer);
+
+    assert_eq!(eject(&servers[0], &servers[1]).status, 200);
+    let ejected = servers[1].certificate();
+    assert_eq!(ejected.name, servers[1].address());
+    assert!(ejected.issuer != joined.issuer && ejected.issuer != blank.issuer);
+    assert!(!reach(1));
+}
+
+#[test]
+fn trusted_authorities_are_shown_without_credentials() {
+    let servers = Servers::start_generated(1);
+    servers[0].provision("Administrator", "password");
+    let path = "/pools/default/trustedCAs";
+    let shown = servers[0].call("GET", path, &[], None).unwrap().json();
+    let keys: Vec<_> = shown[0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["id", "notAfter", "notBefore", "pem", "subject"]);
+    assert_eq!(shown[0]["pem"], servers[0].certificate().authority);
+    let wrong = Some(("Administrator", "wrong"));
+    assert_eq!(
+        servers[0].call("GET", path, &[], wrong).unwrap().status,
+        401
+    );
+    assert_eq!(get(&servers[0], path).json()[0]["type"], "generated");
+}
+
+#[test]
+fn custom_certificate_is_lost_on_leaving_and_needed_to_join() {
+    let servers = cluster(1, 2);
+    add(&servers[0], &servers[1]);
+    assert!(!servers[1].certificate().is_generated);
+    assert_eq!(eject(&servers[0], &servers[1]).status, 200);
+    assert!(servers[1].certificate().is_generated);
+    let refused = add(&servers[0], &servers[1]);
+    assert_eq!(refused.status, 400);
+    assert!(refused.body.contains("unknown CA"), "{refused:?}");
+    servers[1].load_certificate();
+    assert_eq!(add(&servers[0], &servers[1]).status, 200);
+}
+
+#[test]
+fn dead_added_node_is_ejected_while_a_rebalance_fails() {
+    let servers = cluster(2, 3);
+    servers.prepare_takes(Duration::from_secs(30));
+    add(&servers[0], &servers[2]);
+    servers[2].kill();
+    assert_eq!(rebalance(&servers[0], "").status, 200);
+    assert_eq!(eject(&servers[0], &servers[2]).status, 200);
+    let progress = || get(&servers[0], "/pools/default/rebalanceProgress").json();
+    assert_eq!(progress()["status"], "running");
+    servers.skip_time(Duration::from_secs(31));
+    assert_eq!(
+        progress()["errorMessage"],
+        "Rebalance failed. See logs for detailed reason. You can try again."
+    );
+    assert!(servers.clusters()[0].is_balanced);
+}
+
+#[test]
+fn rebalance_goes_on_when_a_dead_node_is_back_in_time() {
+    let servers = cluster(3, 3);
+    servers.prepare_takes(Duration::from_secs(30));
+    servers[2].kill();
+    rebalance(&servers[0], "");
+    servers[2].restart();
+    wait_until_done(&servers);
+    assert_eq!(servers.clusters()[0].rebalances.len(), 2);
+}
+
+#[test]
+fn node_removed_while_down_remembers_its_cluster_for_a_while() {
+    let servers = cluster(3, 3);
+    let (answers, closed) = (Duration::from_secs(10), Duration::from_secs(4));
+    servers.removed_nodes_remember_for(answers, closed);
+    servers[2].kill();
+    let otp = format!("ns_1@{}", servers[2].address());
+    let form = [("otpNode", otp.as_str())];
+    let failed_over = servers[0].call("POST", "/controller/failOver", &form, LOGIN);
+    assert_eq!(failed_over.unwrap().status, 200);
+    rebalance(&servers[0], "");
+    wait_until_done(&servers);
+    assert_eq!(servers.clusters()[0].nodes.len(), 2);
+
+    servers[2].restart();
+    let pool = get(&servers[2], "/pools/default").json();
+    assert_eq!(pool["balanced"], true);
+    assert_eq!(pool["nodes"][2]["clusterMembership"], "active");
+    let changed = rebalance(&servers[2], "");
+    assert_eq!(changed.status, 500, "{changed:?}");
+    assert_eq!(servers.clusters().len(), 1);
+    servers.skip_time(answers);
+    assert!(servers[2].call("GET", "/pools", &[], None).is_err());
+    servers.skip_time(closed);
+    let pools = servers[2].call("GET", "/pools", &[], None).unwrap();
+    assert_eq!(pools.json()["pools"], json!([]));
+}
+
+#[test]
+fn uptime_counts_from_the_restart() {
+    let servers = Servers::start(1);
+    let uptime = || {
+        let told = get(&servers[0], "/nodes/self").json()["uptime"].clone();
+        told.as_str().unwrap().parse::<u64>().unwrap()
+    };
+    assert!((204..300).contains(&uptime()));
+    servers.skip_time(Duration::from_secs(1000));
+    assert!(uptime() >= 1204);
+    servers[0].kill();
+    servers[0].restart();
+    assert!(uptime() < 100);
+    servers[0].set_uptime(Duration::from_secs(5000));
+    assert!(uptime() >= 5000);
+}
+
+#[test]
+fn each_join_and_leave_changes_the_uuid_of_a_node() {
+    let servers = cluster(1, 2);
+    let mut uuids = BTreeSet::from([servers[1].uuid()]);
+    let form = [("hostname", &*servers[1].address())];
+    servers[1].call("POST", "/nodeInit", &form, None).unwrap();
+    assert!(!uuids.insert(servers[1].uuid()));
+    add(&servers[0], &servers[1]);
+    assert!(uuids.insert(servers[1].uuid()));
+    eject(&servers[0], &servers[1]);
+    assert!(uuids.insert(servers[1].uuid()));
+    let reset = servers[1].call("POST", "/controller/hardResetNode", &[], None);
+    assert_eq!(reset.unwrap().status, 200);
+    assert!(uuids.insert(servers[1].uuid()));
+}
+
+#[test]
+fn requests_show_whose_password_they_carry() {
+    let servers = Servers::start(2);
+    get(&servers[0], "/pools");
+    servers[1].call("GET", "/pools", &[], None).unwrap();
+    let form = [("username", "x"), ("password", "in-the-form")];
+    servers[1]
+        .call("POST", "/settings/web", &form, None)
+        .unwrap();
+    let seen = servers.requests();
+    assert_eq!(seen[0].user.as_deref(), Some("Administrator"));
+    assert_eq!(seen[0].password(), LOGIN.map(|(_, password)| password));
+    assert_eq!((seen[1].user.as_deref(), seen[1].password()), (None, None));
+    let carries = |password| seen.iter().position(|seen| seen.carries_password(password));
+    assert_eq!(carries("password"), Some(0));
+    assert_eq!(carries("in-the-form"), Some(2));
+    assert!(!format!("{:?}", seen[2]).contains("in-the-form"));
+}
+
+#[test]
+fn test_refuses_a_request_in_its_own_words() {
+    let servers = Servers::start(1);
+    let mut is_first = true;
+    servers.on_request(move |_| {
+        if std::mem::take(&mut is_first) {
+            return Then::Refuse(400, r#"["No."]"#.to_owned());
+        }
+        Then::Handle
+    });
+    let refused = get(&servers[0], "/pools");
+    assert_eq!((refused.status, refused.json()), (400, json!(["No."])));
+    assert_eq!(get(&servers[0], "/pools").status, 200);
+}
+
+#[test]
+fn nodes_move_between_server_groups() {
+    let servers = cluster(2, 2);
+    let path = "/pools/default/serverGroups";
+    let form = [("name", "b")];
+    servers[0].call("POST", path, &form, LOGIN).unwrap();
+    let groups = get(&servers[0], path).json();
+    let nodes = [0, 1].map(|node| json!({"otpNode": format!("ns_1@{}", servers[node].address())}));
+    let [first, second] = [0, 1].map(|group| groups["groups"][group]["uri"].clone());
+    let body = |first_nodes: Value, second_nodes: Value| {
+        json!({"groups": [
+            {"uri": first, "name": "Group 1", "nodes": first_nodes},
+            {"uri": second, "nodes": second_nodes},
+        ]})
+    };
+    let put = |uri: &str, body: &Value| servers[0].call_json("PUT", uri, body, LOGIN).unwrap();
+    let uri = groups["uri"].as_str().unwrap();
+    // Every node has to be there, once.
+    let missing = body(json!([nodes[0]]), json!([]));
+    assert_eq!(put(uri, &missing).status, 400);
+    let twice = body(json!(nodes), json!([nodes[1]]));
+    assert_eq!(put(uri, &twice).status, 400);
+    let good = body(json!([nodes[0]]), json!([nodes[1]]));
+    assert_eq!(put(uri, &good).status, 200);
+    assert_eq!(servers.clusters()[0].nodes[1].group, "b");
+    assert_eq!(put(uri, &good).status, 409);
+
+    let servers = Servers::start_community(1);
+    servers[0].provision("Administrator", "password");
+    let refused = servers[0].call_json("PUT", uri, &good, LOGIN).unwrap();
+    assert_eq!(
+        (refused.status, refused.body.as_str()),
+        (400, "This http API endpoint requires enterprise edition")
+    );
+}
+
+#[test]
+fn new_bucket_makes_its_nodes_warm_up() {
+    let servers = cluster(2, 2);
+    servers.bucket_nodes_appear_after(Duration::from_secs(4));
+    servers.bucket_warm_up_takes(Duration::from_secs(10));
+    let form = [("name", "app"), ("ramQuota", "100")];
+    let made = servers[0].call("POST", "/pools/default/buckets", &form, LOGIN);
+    assert_eq!(made.unwrap().status, 202);
+    let bucket = || get(&servers[0], "/pools/default/buckets/app").json()["nodes"].clone();
+    let status = || servers.clusters()[0].nodes[1].status.clone();
+    assert_eq!((bucket(), status().as_str()), (json!([]), "healthy"));
+    servers.skip_time(Duration::from_secs(5));
+    assert_eq!(bucket()[1]["status"], "warmup");
+    assert_eq!(status(), "warmup");
+    assert!(servers.clusters()[0].is_balanced);
+    servers.skip_time(Duration::from_secs(10));
+    assert_eq!(
+        (bucket().as_array().unwrap().len(), status().as_str()),
+        (2, "healthy")
+    );
+}
+
+#[test]
+fn rebalance_does_not_help_services_that_never_come_up() {
+    let servers = Servers::start(1);
+    servers.services_never_come_up(&["index", "n1ql"]);
+    let form = [
+        ("services", "kv,index,n1ql"),
+        ("username", "Administrator"),
+        ("password", "password"),
+        ("port", "SAME"),
+    ];
+    let made = servers[0]
+        .call("POST", "/clusterInit", &form, None)
+        .unwrap();
+    assert_eq!(made.status, 200, "{made:?}");
+    let pending = || get(&servers[0], "/pools/default").json()["servicesNeedRebalance"].clone();
+    assert_eq!(pending()[0]["services"], json!(["n1ql", "index"]));
+    rebalance(&servers[0], "");
+    servers.skip_time(Duration::from_secs(100));
+    assert!(servers.clusters()[0].is_rebalancing);
+    servers.end_rebalances();
+    assert_eq!(pending()[0]["code"], "service_not_balanced");
+}

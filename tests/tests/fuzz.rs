@@ -82,10 +82,17 @@ fn json_value() -> impl Strategy<Value = Value> {
 /// A name that is good, or nearly.
 fn name() -> impl Strategy<Value = Value> {
     prop_oneof![
-        3 => sample::select(vec!["a", "b", "c", "ready", "größe", "a/b:c+d=="]).prop_map(Value::from),
+        3 => sample::select(vec!["a", "b", "c", "ready", "größe", "a/b:c+d==", "fd00::1", "A.Example."]).prop_map(Value::from),
         1 => any::<String>().prop_map(Value::from),
         1 => (1000..1100_usize).prop_map(|length| "x".repeat(length).into()),
         1 => json_value(),
+    ]
+}
+
+fn hash() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        2 => "[0-9a-fA-F]{64}".prop_map(Value::from),
+        1 => name(),
     ]
 }
 
@@ -99,22 +106,30 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
             prop_oneof![Just(json!(1)), Just(json!(2)), json_value()],
         ),
         option::weighted(0.3, name()),
+        option::weighted(0.3, name()),
+        option::weighted(0.2, hash()),
+        option::weighted(0.2, hash()),
     );
-    let object = fields.prop_map(|(cluster, node, lease, generation, uuid)| {
-        let fields = [
-            ("cluster_id", cluster),
-            ("node_ip_addr_or_hostname", node),
-            ("lease_seconds", lease),
-            ("generation", generation),
-            ("cluster_uuid", uuid),
-        ];
-        let given = fields
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        Value::Object(given.collect::<Map<_, _>>())
-            .to_string()
-            .into_bytes()
-    });
+    let object = fields.prop_map(
+        |(cluster, node, lease, generation, uuid, server, authority, proof)| {
+            let fields = [
+                ("cluster_id", cluster),
+                ("node_ip_addr_or_hostname", node),
+                ("lease_seconds", lease),
+                ("generation", generation),
+                ("cluster_uuid", uuid),
+                ("node_uuid", server),
+                ("authority_sha256", authority),
+                ("attestation", proof),
+            ];
+            let given = fields
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+            Value::Object(given.collect::<Map<_, _>>())
+                .to_string()
+                .into_bytes()
+        },
+    );
     prop_oneof![
         6 => object,
         1 => json_value().prop_map(|value| value.to_string().into_bytes()),
@@ -212,6 +227,25 @@ fn http_event() -> impl Strategy<Value = Value> {
     )
 }
 
+/// An event of a load balancer, with headers in one of its two forms.
+fn load_balancer_event() -> impl Strategy<Value = Value> {
+    let parts = (method(), path(), headers(), body(), any::<bool>());
+    parts.prop_map(|(method, path, headers, body, has_many)| {
+        let (name, headers) = if has_many {
+            let twice = |value: &Value| json!([value, value]);
+            let headers = headers.as_object().unwrap().iter();
+            let headers = headers.map(|(name, value)| (name.clone(), twice(value)));
+            ("multiValueHeaders", headers.collect::<Map<_, _>>().into())
+        } else {
+            ("headers", headers)
+        };
+        json!({
+            "requestContext": {"elb": {"targetGroupArn": "arn"}}, "httpMethod": method, "path": path,
+            "queryStringParameters": {}, name: headers, "body": BASE64_STANDARD.encode(body), "isBase64Encoded": true,
+        })
+    })
+}
+
 /// An event with a field too many, too few, or of another type.
 fn broken_event() -> impl Strategy<Value = Value> {
     let places = sample::select(vec![
@@ -219,6 +253,8 @@ fn broken_event() -> impl Strategy<Value = Value> {
         "/path",
         "/httpMethod",
         "/headers",
+        "/multiValueHeaders",
+        "/requestContext/elb",
         "/body",
         "/isBase64Encoded",
         "/requestContext",
@@ -242,6 +278,21 @@ proptest! {
     fn every_request_is_answered(event in http_event()) {
         let event = event.to_string();
         check(&event, &respond(event.as_bytes()))?;
+    }
+
+    #[test]
+    fn every_load_balancer_request_is_answered_in_its_form(event in load_balancer_event()) {
+        let has_many = event["multiValueHeaders"].is_object();
+        let event = event.to_string();
+        let mut answer = respond(event.as_bytes());
+        prop_assert_eq!(answer["headers"].is_object(), !has_many);
+        prop_assert!(answer["statusDescription"].is_string());
+        if has_many {
+            let values = answer["multiValueHeaders"]["content-type"].clone();
+            prop_assert_eq!(values.as_array().map(Vec::len).unwrap_or(1), 1);
+            answer["headers"] = json!({"content-type": values[0]});
+        }
+        check(&event, &answer)?;
     }
 
     #[test]

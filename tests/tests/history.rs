@@ -20,10 +20,14 @@ use aws_sdk_dynamodb::{
         retry::RetryConfig,
     },
     error::BoxError,
-    operation::{get_item::GetItemOutput, update_item::UpdateItemInput},
+    operation::{batch_get_item::BatchGetItemOutput, update_item::UpdateItemInput},
     types::AttributeValue,
 };
-use cbbootstrap_function::{api, store::Store, table::CLUSTER_ID};
+use cbbootstrap_function::{
+    api,
+    store::Store,
+    table::{CLUSTER_ID, LEASE_EXPIRES_AT},
+};
 use cbbootstrap_tests::{
     artifact,
     dynamodb::{Dynoxide, TABLE, client, create_table},
@@ -197,14 +201,14 @@ async fn a_hundred_thousand_requests_keep_the_protocol() {
     on_ministack(32, 5_000).await;
 }
 
-/// What is wrong between the function and its table.
+/// A mistake between the function and its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mistake {
-    /// Every write is done, whatever stands.
+    /// Every write is done, whatever its condition.
     WritesAlways,
-    /// A lease has ended before it began.
+    /// A lease ends before it begins.
     IgnoresLeases,
-    /// What is read is what stood a while ago.
+    /// Reads return an earlier state.
     ReadsLate,
 }
 
@@ -212,7 +216,7 @@ enum Mistake {
 struct Broken {
     mistake: Mistake,
     /// What was read of each cluster, and when.
-    read: Mutex<HashMap<String, (Instant, GetItemOutput)>>,
+    read: Mutex<HashMap<String, (Instant, BatchGetItemOutput)>>,
 }
 
 impl Intercept for Broken {
@@ -241,8 +245,8 @@ impl Intercept for Broken {
                 );
             }
             (Mistake::IgnoresLeases, _, Some(values)) => {
-                if let Some(lapsed) = values.get_mut(":lapsed") {
-                    *lapsed = AttributeValue::N(i64::MAX.to_string());
+                if let Some(end) = values.get_mut(&format!(":{LEASE_EXPIRES_AT}")) {
+                    *end = AttributeValue::N("1".to_owned());
                 }
             }
             _ => {}
@@ -259,11 +263,14 @@ impl Intercept for Broken {
         let Some(Ok(output)) = context.output_or_error_mut() else {
             return Ok(());
         };
-        let output = output.downcast_mut::<GetItemOutput>();
+        let output = output.downcast_mut::<BatchGetItemOutput>();
+        let id = |output: &BatchGetItemOutput| {
+            let items = output.responses()?.values().flatten();
+            let ids = items.filter_map(|item| item.get(CLUSTER_ID)?.as_s().ok().cloned());
+            ids.max_by_key(|id| !id.starts_with("members "))
+        };
         if let (Mistake::ReadsLate, Some(output)) = (self.mistake, output)
-            && let Some(id) = output
-                .item()
-                .and_then(|item| item.get(CLUSTER_ID)?.as_s().ok())
+            && let Some(id) = id(output)
         {
             let mut read = self.read.lock().unwrap();
             let (at, before) = read
@@ -299,7 +306,7 @@ async fn broken(mistake: Mistake) -> BTreeSet<Property> {
 async fn a_broken_service_shows_it() {
     print_header();
     for (mistake, property) in [
-        (Mistake::WritesAlways, Property::ReadyIsFinal),
+        (Mistake::WritesAlways, Property::OneInitialiser),
         (Mistake::IgnoresLeases, Property::LeaseIsKept),
         (Mistake::ReadsLate, Property::GenerationsGrow),
     ] {

@@ -273,7 +273,7 @@ fn told_to_github(user: User, directory: &Path) -> User {
 }
 
 #[test]
-fn who_looks_after_the_clusters_needs_three_permissions() {
+fn an_operator_of_clusters_needs_five_permissions() {
     let aws = MiniStack::start();
     let front = Front::before(&aws.url);
     aws.boto(
@@ -281,7 +281,8 @@ fn who_looks_after_the_clusters_needs_three_permissions() {
          KeySchema=[{'AttributeName': 'cluster_id', 'KeyType': 'HASH'}], \
          AttributeDefinitions=[{'AttributeName': 'cluster_id', 'AttributeType': 'S'}]), \
          client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'c'}, \
-         'initial_node_ip_addr_or_hostname': {'S': 'a'}})]",
+         'initial_node_ip_addr_or_hostname': {'S': 'a'}}), \
+         client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'odd'}})]",
     );
     let place = ["--region", "us-east-1", "--account", ACCOUNT];
     let policy = printed(&[&place[..], &["--for", "clusters"]].concat());
@@ -290,14 +291,24 @@ fn who_looks_after_the_clusters_needs_three_permissions() {
         json!([{
             "Sid": "Table",
             "Effect": "Allow",
-            "Action": ["dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Scan"],
+            "Action": [
+                "dynamodb:BatchGetItem",
+                "dynamodb:DeleteItem",
+                "dynamodb:GetItem",
+                "dynamodb:Scan",
+                "dynamodb:UpdateItem",
+            ],
             "Resource": [format!("arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/cb-bootstrap")],
         }])
     );
     let commands = [
         (&["cluster", "list"][..], "dynamodb:Scan"),
         (&["cluster", "show", "c"], "dynamodb:GetItem"),
-        (&["cluster", "forget", "--yes", "c"], "dynamodb:DeleteItem"),
+        (&["cluster", "forget", "--yes", "c"], "dynamodb:UpdateItem"),
+        (
+            &["cluster", "forget", "--yes", "odd"],
+            "dynamodb:DeleteItem",
+        ),
     ];
     let operator = someone(&aws, &front, "operator", &policy);
     for (number, (command, action)) in commands.iter().enumerate() {

@@ -683,9 +683,9 @@ fn an_api_in_the_clear_is_taken_on_this_host_only() {
 #[test]
 fn a_server_that_does_not_know_yet_that_it_was_removed_is_not_believed() {
     let api = Api::start();
-    let servers = Servers::start(3);
+    let servers = Servers::start_generated(3);
     servers.removed_nodes_remember_for(Duration::from_secs(2), Duration::from_millis(500));
-    let agents = api.agents(&servers);
+    let agents = with_secret(&api.local.endpoint, &servers);
     for up in agents.all_up(servers.nodes(), &[]) {
         up.document();
     }
@@ -792,8 +792,14 @@ fn community_edition_joins_nobody_without_insecure() {
     let agents = with_secret(&api.local.endpoint, &servers);
     agents.up(&servers[0], &[]).document();
     let before = servers.requests().len();
-    agents.up(&servers[1], &[]).failed(5, "Community Edition has no TLS");
-    let to_member: Vec<_> = servers.requests()[before..].iter().filter(|seen| seen.node == 0).cloned().collect();
+    agents
+        .up(&servers[1], &[])
+        .failed(5, "Community Edition has no TLS");
+    let to_member: Vec<_> = servers.requests()[before..]
+        .iter()
+        .filter(|seen| seen.node == 0)
+        .cloned()
+        .collect();
     assert!(to_member.is_empty(), "{to_member:?}");
 }
 

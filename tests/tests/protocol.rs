@@ -4,8 +4,20 @@
 
 use std::fs;
 
+use aws_sdk_dynamodb::types::AttributeValue;
+use cbbootstrap_function::{
+    api::{self, Policy},
+    event,
+    store::Store,
+};
+use cbbootstrap_protocol::{
+    names::{ClusterId, Node, Uuid},
+    trust::{Attestation, ClusterKeys, Fingerprint, Statement},
+    wire::Cluster,
+};
 use cbbootstrap_tests::{
     cli::User,
+    dynamodb::{self, Dynoxide},
     http::{self, Answer},
     local::Local,
     process::wait_until,
@@ -102,7 +114,7 @@ fn a_cluster_boots() {
     );
     assert_told(
         &ask(&local, "/cluster", "c", json!({})),
-        json!({"initial_node_ip_addr_or_hostname": "b"}),
+        json!({"initial_node_ip_addr_or_hostname": "b", "nodes": null, "members": null}),
     );
     assert_refused(
         &ask(&local, "/cluster/leave", "b", json!({})),
@@ -187,9 +199,9 @@ fn shown(answer: &Answer) -> (u16, String, Vec<String>) {
 }
 
 #[test]
-fn who_has_not_the_secret_learns_nothing() {
+fn callers_without_the_token_learn_nothing() {
     let data = tempdir().unwrap();
-    // The log says all that it can.
+    // Whatever level is asked for.
     let user = User::default().with("RUST_LOG", "trace");
     let local = Local::of(user, data.path(), &[]);
     let mut refusals = Vec::new();
@@ -256,7 +268,6 @@ fn who_has_not_the_secret_learns_nothing() {
     assert_eq!(&shown(&refused), first);
 
     let said = local.said();
-    assert!(said.contains("TRACE") || said.contains("DEBUG"), "{said}");
     let secret = SECRET.strip_prefix("Bearer ").unwrap();
     assert!(!said.contains(secret), "the secret is in the log");
     drop(local);
@@ -270,7 +281,7 @@ fn who_has_not_the_secret_learns_nothing() {
 }
 
 #[test]
-fn requests_are_told_once_it_serves() {
+fn requests_are_logged_once_it_serves() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     assert!(
@@ -285,4 +296,377 @@ fn requests_are_told_once_it_serves() {
         said.contains("200 POST /cluster: claimed (")
             && said.contains("400 GET /cluster/{cluster_id}: invalid_field (")
     });
+}
+
+#[test]
+fn node_names_are_hosts_and_addresses_in_one_form() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    for node in [
+        "10.0.0.1@evil",
+        "evil/any/path?x=1#",
+        "a,evil",
+        "a?tls_verify=none",
+        "$(id)",
+        "a;rm",
+        "a\u{1b}[2J",
+        "a\u{202e}b",
+        "größe.example",
+        "2130706433",
+        "user:pw@a",
+    ] {
+        for route in [
+            "/cluster",
+            "/cluster/ready",
+            "/cluster/leave",
+            "/cluster/get_status",
+        ] {
+            let refused = ask(&local, route, node, json!({}));
+            assert_refused(&refused, 400, "invalid_field");
+            assert_eq!(refused.json()["field"], "node_ip_addr_or_hostname");
+        }
+    }
+    assert_eq!(
+        http::get(&local.endpoint, "/cluster/c").unwrap().status,
+        404
+    );
+    for (cluster, claimed, canonical, again) in [
+        (
+            "case",
+            "CB-0.Example.COM.",
+            "cb-0.example.com",
+            "cb-0.EXAMPLE.com",
+        ),
+        ("ipv6", "[FD00:0::0001]", "fd00::1", "fd00:0:0::1"),
+        (
+            "port",
+            "[fd00:0::1]:9000",
+            "[fd00::1]:9000",
+            "[FD00::1]:9000",
+        ),
+    ] {
+        for node in [claimed, again] {
+            let told = http::claim(&local.endpoint, cluster, node).unwrap();
+            assert_told(
+                &told,
+                json!({"initial_node_ip_addr_or_hostname": canonical, "is_initial_node": true, "generation": 1}),
+            );
+        }
+    }
+    // The same name in two of Unicode's forms is one cluster.
+    let told = http::claim(&local.endpoint, "gro\u{308}ße", "a").unwrap();
+    assert_told(&told, json!({"cluster_id": "größe"}));
+    let told = http::claim(&local.endpoint, "größe", "b").unwrap();
+    assert_told(&told, json!({"is_initial_node": false}));
+    for hidden in ["a\u{200b}", "a\u{202e}b", "\u{feff}a"] {
+        assert_refused(
+            &http::claim(&local.endpoint, hidden, "a").unwrap(),
+            400,
+            "invalid_field",
+        );
+    }
+}
+
+#[test]
+fn a_path_loses_its_prefix_once() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    http::claim(&local.endpoint, "x", "a").unwrap();
+    let status = http::get(&local.endpoint, "/cluster/%2Fcluster%2Fx").unwrap();
+    assert_refused(&status, 404, "cluster_not_found");
+    http::claim(&local.endpoint, "/cluster/x", "b").unwrap();
+    for (path, node) in [("/cluster/%2Fcluster%2Fx", "b"), ("/cluster/x", "a")] {
+        let status = http::get(&local.endpoint, path).unwrap();
+        assert_told(&status, json!({"initial_node_ip_addr_or_hostname": node}));
+    }
+}
+
+#[test]
+fn a_record_stays_small_however_much_strangers_report() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    ask(&local, "/cluster", "a", json!({}));
+    ask(&local, "/cluster/ready", "a", json!({"cluster_uuid": "u"}));
+    let label = "x".repeat(60);
+    for number in 1..256 {
+        let node = format!("n{number}.{label}.{label}.{label}.{label}");
+        assert_eq!(ask(&local, "/cluster/ready", &node, json!({})).status, 200);
+    }
+    let refused = ask(&local, "/cluster/ready", "one-too-many", json!({}));
+    assert_refused(&refused, 409, "too_many_nodes");
+    let claimed = ask(&local, "/cluster", "late", json!({}));
+    assert_told(&claimed, json!({"state": "ready", "cluster_uuid": "u"}));
+    assert!(claimed.body.len() < 1024, "{claimed:?}");
+}
+
+#[test]
+fn late_copies_of_an_old_generation_change_nothing() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    let leased = json!({"lease_seconds": 30});
+    ask(&local, "/cluster", "a", leased.clone());
+    local.lapse("c");
+    let taken = ask(&local, "/cluster", "b", leased.clone());
+    assert_told(
+        &taken,
+        json!({"generation": 2, "previous_initial_nodes": ["a"]}),
+    );
+    local.lapse("c");
+    let taken = ask(&local, "/cluster", "a", leased);
+    assert_told(
+        &taken,
+        json!({"generation": 3, "previous_initial_nodes": ["b"]}),
+    );
+    assert!(taken.json()["lease_seconds_left"].as_u64().unwrap() <= 30);
+    let late = ask(&local, "/cluster/leave", "a", json!({"generation": 1}));
+    assert_refused(&late, 409, "stale_generation");
+    let status = ask(&local, "/cluster/get_status", "a", json!({}));
+    assert_told(&status, json!({"generation": 3, "is_initial_node": true}));
+    assert_told(
+        &ask(&local, "/cluster/leave", "a", json!({"generation": 3})),
+        json!({"generation": 3}),
+    );
+    assert_told(
+        &ask(&local, "/cluster", "b", json!({})),
+        json!({"generation": 4, "is_initial_node": true}),
+    );
+}
+
+#[test]
+fn two_servers_with_one_name_are_both_told() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    let claim = |uuid: &str| {
+        ask(
+            &local,
+            "/cluster",
+            "a",
+            json!({"node_uuid": uuid, "lease_seconds": 60}),
+        )
+    };
+    assert_told(
+        &claim("U-1"),
+        json!({"is_initial_node": true, "rival_node_uuid": null}),
+    );
+    let refused = claim("u-2");
+    assert_refused(&refused, 409, "name_taken");
+    assert!(refused.body.contains("u-1"), "{refused:?}");
+    let report = json!({"node_uuid": "u-2", "generation": 1});
+    assert_refused(
+        &ask(&local, "/cluster/ready", "a", report),
+        409,
+        "name_taken",
+    );
+    assert_told(
+        &claim("u-1"),
+        json!({"is_initial_node": true, "rival_node_uuid": "u-2"}),
+    );
+    let report = json!({"node_uuid": "u-1", "generation": 1});
+    assert_told(
+        &ask(&local, "/cluster/ready", "a", report),
+        json!({"rival_node_uuid": "u-2"}),
+    );
+    assert_refused(&claim("not a uuid"), 400, "invalid_field");
+}
+
+#[test]
+fn attestations_travel_as_they_were_made() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    let id = ClusterId::new("c").unwrap();
+    let keys = ClusterKeys::derive(b"a secret that the API never gets", &id);
+    let authorization = format!("Bearer {}", keys.token());
+    let ask = |route, node, more| ask_as(&local, route, node, more, Some(&authorization));
+    let statement = |node: &Node, authority| {
+        let (cluster_id, cluster_uuid) = (&id, &Uuid::new("5cb8a1d0").unwrap());
+        let statement = Statement {
+            cluster_id,
+            node,
+            cluster_uuid,
+            authority,
+        };
+        keys.attest(&statement).to_string()
+    };
+    let [a, b, c] = ["a", "b", "c"].map(|name| Node::new(name).unwrap());
+    let authority = Fingerprint::of_certificate(b"an authority");
+    ask("/cluster", "a", json!({}));
+    let attested = json!({
+        "cluster_uuid": "5CB8A1D0", "node_uuid": "n-1", "authority_sha256": authority.to_string(),
+        "attestation": statement(&a, Some(authority)),
+    });
+    ask("/cluster/ready", "a", attested);
+    // Community Edition has no authority.
+    let attested = json!({"cluster_uuid": "5cb8a1d0", "attestation": statement(&b, None)});
+    ask("/cluster/ready", "b", attested);
+    // Someone with the token, such as the API itself, repeats another member's attestation.
+    let stolen = json!({
+        "authority_sha256": Fingerprint::of_certificate(b"mine").to_string(),
+        "attestation": statement(&a, Some(authority)),
+    });
+    let told = ask("/cluster/ready", "c", stolen).json();
+    let told: Cluster = serde_json::from_value(told).unwrap();
+    assert_eq!(told.nodes, ["a", "b", "c"]);
+    let uuid = Uuid::new(told.cluster_uuid.unwrap()).unwrap();
+    let verified = told.members.iter().zip([&a, &b, &c]).map(|(member, node)| {
+        let hash = member.authority_sha256.as_deref();
+        let statement = Statement {
+            cluster_id: &id,
+            node,
+            cluster_uuid: &uuid,
+            authority: hash.map(|hash| Fingerprint::from_hex(hash).unwrap()),
+        };
+        let attestation = member.attestation.as_deref().unwrap();
+        keys.verify(&statement, &Attestation::from_hex(attestation).unwrap())
+    });
+    assert_eq!(verified.collect::<Vec<_>>(), [true, true, false]);
+
+    let alone = json!({"authority_sha256": authority.to_string()});
+    let refused = ask("/cluster/ready", "a", alone);
+    assert_refused(&refused, 400, "missing_field");
+    assert_eq!(refused.json()["field"], "attestation");
+    for wrong in [json!("00"), json!(1), json!(null), json!("g".repeat(64))] {
+        let refused = ask("/cluster/ready", "a", json!({"attestation": wrong}));
+        assert_refused(&refused, 400, "invalid_field");
+    }
+}
+
+/// Every line of the function, at the level that tells most.
+#[test]
+fn ids_nodes_and_tokens_are_in_no_log() {
+    const ID: &str = "cluster-that-nobody-logs";
+    const NODE: &str = "node-that-nobody-logs";
+    const TOKEN: &str = "token-that-nobody-logs";
+    let data = tempdir().unwrap();
+    let everything =
+        "trace,aws_smithy_runtime=trace,aws_sdk_dynamodb=trace,hyper=trace,lambda_runtime=trace";
+    let user = User::default().with("RUST_LOG", everything);
+    let mut local = Local::of(user, data.path(), &["--no-smoke"]);
+    let token = format!("Bearer {TOKEN}");
+    let ask = |route: &str, more: Value| {
+        let mut body = json!({"cluster_id": ID, "node_ip_addr_or_hostname": NODE});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        http::post_as(&local.endpoint, route, &body.to_string(), Some(&token))
+            .unwrap()
+            .status
+    };
+    assert_eq!(ask("/cluster", json!({"lease_seconds": 60})), 200);
+    assert_eq!(ask("/cluster", json!({"lease_seconds": 1})), 400);
+    assert_eq!(ask("/cluster/ready", json!({"generation": 2})), 409);
+    assert_eq!(ask("/cluster/ready", json!({"cluster_uuid": "u"})), 200);
+    assert_eq!(ask("/cluster/get_status", json!({})), 200);
+    assert_eq!(ask("/cluster/leave", json!({})), 409);
+    let path = format!("/cluster/{ID}");
+    assert_eq!(
+        http::get_as(&local.endpoint, &path, Some(&token))
+            .unwrap()
+            .status,
+        200
+    );
+    // An item that cannot be read.
+    let client = dynamodb::client(&local.database_url());
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let broken = client
+        .put_item()
+        .table_name(dynamodb::TABLE)
+        .item("cluster_id", text(ID))
+        .item("initial_node_ip_addr_or_hostname", text(NODE))
+        .item("state", text("half-ready"))
+        .send();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.unwrap();
+    runtime.block_on(broken).unwrap();
+    assert_eq!(ask("/cluster", json!({})), 500);
+    // No table at all.
+    let unprotected = client
+        .update_table()
+        .table_name(dynamodb::TABLE)
+        .deletion_protection_enabled(false)
+        .send();
+    runtime.block_on(unprotected).unwrap();
+    let gone = client.delete_table().table_name(dynamodb::TABLE).send();
+    runtime.block_on(gone).unwrap();
+    assert_eq!(ask("/cluster", json!({})), 500);
+    local.stop("TERM");
+    let said = local.said();
+    for logged in [
+        "500 POST /cluster: internal",
+        "are not usable",
+        "ResourceNotFoundException",
+    ] {
+        assert!(said.contains(logged), "{logged} is not in {said}");
+    }
+    for text in [ID, NODE, TOKEN] {
+        assert!(!said.contains(text), "{text} is in the log: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_may_require_tokens_and_leases() {
+    let database = Dynoxide::start();
+    let client = dynamodb::client(&database.url);
+    dynamodb::create_table(&client).await;
+    let policy = Policy {
+        requires_secret: true,
+        requires_lease: true,
+    };
+    let router = api::router(Store::new(client, dynamodb::TABLE), policy);
+    let ask = async |method: &str, path: &str, authorization: Option<&str>, body: Value| {
+        let headers = authorization.map(|value| json!({"authorization": value}));
+        let event = json!({
+            "rawPath": path, "requestContext": {"http": {"method": method}}, "headers": headers, "body": body.to_string(),
+        });
+        let answer = event::respond(router.clone(), event.to_string().as_bytes(), "id").await;
+        serde_json::to_value(answer).unwrap()
+    };
+    let code = |answer: &Value| {
+        let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        body["code"].as_str().map(str::to_owned)
+    };
+    let claim = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a", "lease_seconds": 60});
+    let token = Some("Bearer correct-horse-battery-staple");
+    for authorization in [None, Some("AWS4-HMAC-SHA256 Credential=x")] {
+        for (method, path) in [
+            ("POST", "/cluster"),
+            ("POST", "/cluster/get_status"),
+            ("POST", "/cluster/ready"),
+            ("POST", "/cluster/leave"),
+            ("GET", "/cluster/c"),
+            ("GET", "/cluster/ready"),
+        ] {
+            let refused = ask(method, path, authorization, claim.clone()).await;
+            assert_eq!(
+                (
+                    &refused["statusCode"],
+                    &refused["headers"]["www-authenticate"],
+                    code(&refused).as_deref()
+                ),
+                (&json!(401), &json!("Bearer"), Some("secret_required")),
+                "{method} {path}"
+            );
+        }
+    }
+    for path in ["/", "/swagger.yaml", "/docs"] {
+        assert_eq!(
+            ask("GET", path, None, json!({})).await["statusCode"],
+            200,
+            "{path}"
+        );
+    }
+    let without = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"});
+    let refused = ask("POST", "/cluster", token, without).await;
+    assert_eq!(code(&refused).as_deref(), Some("missing_field"));
+    let malformed = ask("POST", "/cluster", Some("Basic YTpi"), claim.clone()).await;
+    assert_eq!(code(&malformed).as_deref(), Some("invalid_field"));
+    assert_eq!(
+        ask("POST", "/cluster", token, claim).await["statusCode"],
+        200
+    );
+    assert_eq!(
+        ask("GET", "/cluster/c", token, json!({})).await["statusCode"],
+        200
+    );
 }

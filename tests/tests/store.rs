@@ -183,18 +183,26 @@ async fn odd_ids_are_kept_as_they_are(store: &Store) {
         assert_eq!(status(store, name).await.unwrap(), expected);
         for member in ["fd00::1", "a.b-c.example:9000"] {
             let ready = ready(name, member);
-            assert!(store.ready(&ready).await.unwrap().members.contains_key(member));
+            assert!(
+                store
+                    .ready(&ready)
+                    .await
+                    .unwrap()
+                    .members
+                    .contains_key(member)
+            );
         }
         let left = store.leave(&leave(name, "fd00::1")).await.unwrap();
         assert_eq!(names(&left), ["a.b-c.example:9000"]);
     }
 }
 
-
 async fn put_original(client: &Client, cluster: &str, node: &str) {
     let text = |text: &str| AttributeValue::S(text.to_owned());
     let put = client.put_item().table_name(TABLE);
-    let row = put.item(CLUSTER_ID, text(cluster)).item(INITIAL_NODE, text(node));
+    let row = put
+        .item(CLUSTER_ID, text(cluster))
+        .item(INITIAL_NODE, text(node));
     row.send().await.unwrap();
 }
 
@@ -207,7 +215,12 @@ async fn rows_of_the_original_are_claims(client: &Client, store: &Store) {
     let (claimed, old) = store.claim(&far_away).await.unwrap();
     assert_eq!(claimed, Claimed::Joined, "it never lapses");
     assert_eq!(
-        (old.state, old.generation, old.claimed_at, old.initial_node.as_str()),
+        (
+            old.state,
+            old.generation,
+            old.claimed_at,
+            old.initial_node.as_str()
+        ),
         (State::Claimed, 1, None, "first.of.old")
     );
     assert_eq!(
@@ -328,7 +341,10 @@ async fn many_joiners_report_at_once(store: &Store) {
         report.await.unwrap();
     }
     let record = status(store, "joined").await.unwrap();
-    assert_eq!((record.members.len(), record.cluster_uuid.as_deref()), (40, Some("u")));
+    assert_eq!(
+        (record.members.len(), record.cluster_uuid.as_deref()),
+        (40, Some("u"))
+    );
 }
 
 /// Counts calls and the bytes of their answers, and fails the calls after some.
@@ -386,7 +402,12 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
         (meter.calls.swap(0, Ordering::Relaxed), bytes)
     };
     let name = |number: usize| {
-        let labels = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(56)];
+        let labels = [
+            "a".repeat(63),
+            "b".repeat(63),
+            "c".repeat(63),
+            "d".repeat(56),
+        ];
         format!("{}.{number:03}x", labels.join("."))
     };
     assert_eq!(name(0).len(), 253);
@@ -412,13 +433,19 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
     let again = store.ready(&attested(&name(7))).await.unwrap();
     assert_eq!(again.members.len(), MAX_MEMBERS);
     spent();
-    for (claimant, expected) in [(name(0), Claimed::Again), ("late".to_owned(), Claimed::Joined)] {
+    for (claimant, expected) in [
+        (name(0), Claimed::Again),
+        ("late".to_owned(), Claimed::Joined),
+    ] {
         let (claimed, record) = store.claim(&claim("full", &claimant)).await.unwrap();
         assert_eq!((claimed, record.members.len()), (expected, 0));
         let (calls, bytes) = spent();
         assert!(calls == 1 && bytes < 4096, "{calls} calls, {bytes} bytes");
     }
-    assert_eq!(status(&store, "full").await.unwrap().members.len(), MAX_MEMBERS);
+    assert_eq!(
+        status(&store, "full").await.unwrap().members.len(),
+        MAX_MEMBERS
+    );
     let (calls, bytes) = spent();
     assert!(calls == 1 && bytes > 65_536, "{calls} calls, {bytes} bytes");
     let [claim_item, members_item] = raw(client, "full").await;
@@ -471,7 +498,10 @@ async fn raw(client: &Client, cluster: &str) -> [Option<Item>; 2] {
         let got = get.key(CLUSTER_ID, AttributeValue::S(key)).send().await;
         got.unwrap().item
     };
-    [get(cluster.to_owned()).await, get(members_key(cluster)).await]
+    [
+        get(cluster.to_owned()).await,
+        get(members_key(cluster)).await,
+    ]
 }
 
 async fn put(client: &Client, item: Item) {
@@ -492,9 +522,17 @@ async fn a_late_report_cannot_revive_a_forgotten_cluster(client: &Client, store:
         ..ready("revived", "a")
     };
     let refused = store.ready(&late).await.unwrap_err();
-    assert!(matches!(refused, Error::Refused(Refusal::NotFound)), "{refused}");
+    assert!(
+        matches!(refused, Error::Refused(Refusal::NotFound)),
+        "{refused}"
+    );
     let [_, marked] = raw(client, "revived").await;
-    assert!(MembersItem::read(marked.unwrap()).unwrap().record.is_forgotten);
+    assert!(
+        MembersItem::read(marked.unwrap())
+            .unwrap()
+            .record
+            .is_forgotten
+    );
 
     let (_, record) = store.claim(&claim("revived", "b")).await.unwrap();
     assert_eq!(record.generation, 2);
@@ -672,15 +710,26 @@ fn comparable(answer: Result<Option<Record>, Error>) -> Result<Option<Record>, S
 
 /// The record that both items make, without the cluster's name and its end, which a renewal moves.
 async fn standing(client: &Client, cluster: &str) -> Option<Record> {
-    let items = Store::new(client.clone(), TABLE).items(cluster).await.unwrap()?;
+    let items = Store::new(client.clone(), TABLE)
+        .items(cluster)
+        .await
+        .unwrap()?;
     let ends = [
-        items.members.as_ref().and_then(|members| members.record.kept_until),
+        items
+            .members
+            .as_ref()
+            .and_then(|members| members.record.kept_until),
         items.claim.record.kept_until,
     ];
-    assert!(ends[0] <= ends[1], "the members outlive their claim: {items:?}");
+    assert!(
+        ends[0] <= ends[1],
+        "the members outlive their claim: {items:?}"
+    );
     let record = items.record();
     assert!(
-        record.state == State::Claimed || record.is_forgotten || record.members.contains_key(&record.initial_node),
+        record.state == State::Claimed
+            || record.is_forgotten
+            || record.members.contains_key(&record.initial_node),
         "{record:?}"
     );
     let record = Record {
@@ -757,7 +806,11 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
             1 | 2 => uuid(member),
             _ => None,
         };
-        let mut generation = || *random.choice(&[None, Some(current), Some(current), Some(current + 1)]).unwrap();
+        let mut generation = || {
+            *random
+                .choice(&[None, Some(current), Some(current), Some(current + 1)])
+                .unwrap()
+        };
         let generation = generation();
         let what = format!("seed {seed}, step {step}: {member} on {before:?}");
         let after = match random.u8(..20) {
@@ -774,7 +827,11 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
                 };
                 let ruled = claim.on(before.clone()).map(|(outcome, after)| {
                     let is_asked = matches!(outcome, Claimed::Again | Claimed::Joined);
-                    let after = if is_asked { asked_about(after, at(now)) } else { after };
+                    let after = if is_asked {
+                        asked_about(after, at(now))
+                    } else {
+                        after
+                    };
                     (outcome, after)
                 });
                 let noted = matches!(ruled, Err(Refusal::NameTaken { .. }))
@@ -833,7 +890,10 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
         };
         if let Some(record) = after {
             let [claim_item, members_item] = raw(client, &cluster).await;
-            let kept = ClaimItem::read(claim_item.unwrap()).unwrap().record.kept_until;
+            let kept = ClaimItem::read(claim_item.unwrap())
+                .unwrap()
+                .record
+                .kept_until;
             assert_eq!(kept, record.kept_until, "{what}");
             let members = members_item.map(|item| MembersItem::read(item).unwrap().record);
             if let Some(members) = members.filter(|_| record.state == State::Ready) {

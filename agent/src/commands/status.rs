@@ -2,10 +2,14 @@
 
 use std::{fmt, time::Duration};
 
-use cbbootstrap_protocol::{names::Node, wire::State};
+use cbbootstrap_protocol::{
+    names::Node,
+    wire::{Cluster, State},
+};
 use serde::Serialize;
 
 use crate::{
+    api::Answer,
     cli::StatusArgs,
     failure::Exit,
     http::Deadline,
@@ -51,7 +55,9 @@ struct ClusterStatus {
 struct NodeStatus {
     name: String,
     membership: &'static str,
-    health: &'static str,
+    healthy: bool,
+    /// Couchbase Server's word for it.
+    status: &'static str,
     group: Option<String>,
 }
 
@@ -62,38 +68,7 @@ struct ApiStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// The record; `None` if nobody has claimed the cluster.
-    cluster: Option<RecordStatus>,
-}
-
-#[derive(Debug, Serialize)]
-struct RecordStatus {
-    state: State,
-    generation: u64,
-    initial_node: String,
-    is_initial_node: bool,
-    cluster_uuid: Option<String>,
-    nodes: Vec<String>,
-    /// The UUID of another server that claims under this node's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rival_node_uuid: Option<String>,
-}
-
-impl From<&Record> for RecordStatus {
-    fn from(record: &Record) -> Self {
-        Self {
-            state: record.state,
-            generation: record.generation,
-            initial_node: record.initial_node.to_string(),
-            is_initial_node: record.is_initial,
-            cluster_uuid: record.cluster_uuid.as_ref().map(ToString::to_string),
-            nodes: record
-                .members
-                .iter()
-                .map(|member| member.node.to_string())
-                .collect(),
-            rival_node_uuid: record.rival.as_ref().map(ToString::to_string),
-        }
-    }
+    cluster: Option<Cluster>,
 }
 
 /// The most time that all of it may take.
@@ -101,11 +76,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let (here, api) = settings::here(args.api, args.server, Deadline::after(LIMIT))?;
-    let (record, error) = match api.status(Some(&here.node)) {
-        Ok(answer) => (answer.map(|answer| answer.now()), None),
+    let (answer, error) = match api.status(Some(&here.node)) {
+        Ok(answer) => (answer, None),
         Err(error) => (None, Some(error.to_string())),
     };
     let (server, view) = look(&here);
+    let record = answer.as_ref().map(Answer::now);
     let status = Status {
         healthy: is_healthy(&here.node, view.as_ref(), record.as_ref()),
         node: here.node.to_string(),
@@ -114,7 +90,7 @@ pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
             url: api.url,
             cluster_id: api.cluster_id.as_str().to_owned(),
             error,
-            cluster: record.as_ref().map(RecordStatus::from),
+            cluster: answer.map(|answer| answer.cluster),
         },
     };
     printer.result(&status)?;
@@ -186,9 +162,10 @@ impl From<&View> for ClusterStatus {
                         Membership::Added => "added",
                         Membership::Failed => "failed over",
                     },
-                    health: match node.health {
+                    healthy: node.health == Health::Healthy,
+                    status: match node.health {
                         Health::Healthy => "healthy",
-                        Health::WarmingUp => "warming up",
+                        Health::WarmingUp => "warmup",
                         Health::Unhealthy => "unhealthy",
                     },
                     group: node.group.clone(),
@@ -221,7 +198,7 @@ impl fmt::Display for Status {
             (Some(error), _) => writeln!(f, "         {error}")?,
             (None, None) => writeln!(f, "         nobody has claimed it")?,
             (None, Some(cluster)) => {
-                let first = &cluster.initial_node;
+                let first = &cluster.initial_node_ip_addr_or_hostname;
                 let (state, generation) = (cluster.state.as_str(), cluster.generation);
                 writeln!(
                     f,
@@ -257,13 +234,14 @@ impl fmt::Display for ClusterStatus {
             let NodeStatus {
                 name,
                 membership,
-                health,
+                healthy,
+                status,
                 group,
             } = node;
-            let health = if *health == "healthy" {
+            let health = if *healthy {
                 String::new()
             } else {
-                format!(", {health}")
+                format!(", {status}")
             };
             let group = group
                 .as_ref()

@@ -22,6 +22,10 @@
 //! - Two machines have the same name, and the first does not report before its lease ends: nobody looks at a node of one's own
 //!   name. `ticks: false` keeps the model from it.
 //!
+//! Three gaps are known, each with a test that is ignored until it is closed: `MAX_PREVIOUS` forgets the node that has a cluster
+//! where nine others give up after it; the claim is given up after a refusal although an earlier `/clusterInit` may still be
+//! carried out; and an API that alternates keeps the agent from waiting.
+//!
 //! # How much is explored
 //!
 //! Debug build, two threads on two cores that nobody else uses. All states of two nodes and three claims, except where a depth
@@ -32,15 +36,16 @@
 //! | two nodes | 24,069 | 40 | 2 |
 //! | overslept | 32,831 | 42 | 3 |
 //! | partitioned | 23,627 | 43 | 2 |
-//! | an agent is killed and started again | 52,195 | 42 | 4 |
+//! | an agent is killed and started again | 52,579 | 42 | 4 |
 //! | a request arrives twice or late | 102,051 | 47 | 8 |
-//! | an answer is lost | 49,605 | 40 | 3 |
+//! | an answer is lost | 49,989 | 40 | 3 |
+//! | an answer is lost, and an initialisation refused | 63,733 | 44 | 5 |
 //! | an initialisation is refused, or ignored | 12,499 and 13,819 | 42 | 2 |
 //! | extras refused, services never up | 11,875 and 11,671 | 39 | 3 |
-//! | a foreign server, an unfit node, an agent that is dead | 3,568, 1,324 and 2,624 | 37 | 2 |
+//! | a foreign server, an unfit node, an agent that is dead | 3,676, 1,360 and 2,624 | 37 | 2 |
 //! | started over, with a late request | 25,207 | 36 | 3 |
 //! | three nodes, up to depth 24 | 27,301 | 24 | 3 |
-//! | three nodes, a kill, a copy and a loss, up to depth 13 | 27,433 | 13 | 4 |
+//! | three nodes, a kill, a copy and a loss, up to depth 13 | 28,498 | 13 | 4 |
 //! | an API that lies about members, or about the claim | 1,744 and 3,326 | 7 | 5 |
 //!
 //! Depths differ by a few from run to run, since two threads do not search strictly in breadth.
@@ -469,6 +474,40 @@ fn node_that_has_a_cluster_is_remembered_however_many_give_up() {
     };
     let world = many.init_states().remove(0);
     assert_eq!(many.lookahead(&world), None);
+}
+
+/// The first call breaks off and is carried out late, and the second is refused.
+#[test]
+fn two_nodes_with_a_call_that_breaks_off_and_one_that_is_refused() {
+    let budgets = Budgets {
+        losses: 1,
+        refusals: 1,
+        ..Budgets::NONE
+    };
+    let setup = Setup {
+        leaves_when_refused: false,
+        skew: false,
+        ..one(budgets)
+    };
+    assert_holds("two nodes, a loss and a refusal", &setup);
+}
+
+/// The same, and the claim is given up in between, although the first call may still be carried out.
+#[test]
+#[ignore = "a gap in `commands::up::first`: it gives the claim up while an earlier call may be under way"]
+fn claim_is_not_given_up_while_a_call_is_under_way() {
+    let budgets = Budgets {
+        losses: 1,
+        refusals: 1,
+        ..Budgets::NONE
+    };
+    assert_holds(
+        "two nodes, given up too early",
+        &Setup {
+            skew: false,
+            ..one(budgets)
+        },
+    );
 }
 
 /// What a leave may do to a later claim, and to a record that was forgotten: 715,573 states, depth 53, one minute in a debug build.

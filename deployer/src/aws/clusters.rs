@@ -142,8 +142,18 @@ impl Clusters {
                 Err(error).context("the record cannot be read any more")
             }
             Err(error) => {
+                let hint = match &error {
+                    store::Error::Unavailable(_) => {
+                        "run the command again; repeating it does no harm"
+                    }
+                    _ => {
+                        "`cbbootstrap iam-policy --for clusters` prints the permissions that it needs"
+                    }
+                };
                 let message = format!("cannot forget a cluster of table `{}`", self.table);
-                Err(Failure::new(format!("{message}: {error}")).into())
+                Err(Failure::new(format!("{message}: {error}"))
+                    .hint(hint)
+                    .into())
             }
         }
     }

@@ -69,7 +69,11 @@ impl Store {
     }
 
     /// The record after a renewal, if it is time for one.
-    pub(super) async fn renewed(&self, mut record: Record, now: Timestamp) -> Result<Record, Error> {
+    pub(super) async fn renewed(
+        &self,
+        mut record: Record,
+        now: Timestamp,
+    ) -> Result<Record, Error> {
         if record.renewal(now).is_some()
             && let Some(mut items) = self.settled(&record.cluster_id).await?
         {

@@ -7,8 +7,9 @@ use tokio::time::sleep;
 
 use super::{
     lock,
-    model::{Addition, NO_NAME, NotAdded, World},
+    model::{Addition, NotAdded, World},
     net::Shared,
+    node::NO_NAME,
     rest::{Form, HTTP, HTTPS, Reply, Request, check_combination, parts, services},
 };
 

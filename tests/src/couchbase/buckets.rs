@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     change::Errors,
-    model::{Bucket, Cluster, MIB, Member, id},
+    model::{Bucket, Cluster, Member, id},
+    node::MIB,
     rest::{Call, Reply},
     show::DISK,
 };

@@ -18,7 +18,7 @@ use tokio_rustls::{
 };
 
 use super::{
-    model::{NO_NAME, Node},
+    node::{NO_NAME, Node},
     rest::{Call, HTTP, Reply},
 };
 
@@ -326,13 +326,11 @@ impl Call<'_> {
     /// The only authority, as it was before there could be several.
     pub fn authority(&self) -> Result<Reply, Reply> {
         self.needs_enterprise()?;
-        match self.trusted() {
-            [only] => Ok(Reply::text(200, &only.authority.pem())),
-            _ => {
-                let why = "this API is disabled, please use GET /pools/default/trustedCAs, see documentation for details";
-                Err(Reply::text(400, why))
-            }
+        if let [only] = self.trusted() {
+            return Ok(Reply::text(200, &only.authority.pem()));
         }
+        let why = "this API is disabled, please use GET /pools/default/trustedCAs, see documentation for details";
+        Err(Reply::text(400, why))
     }
 
     fn show_certificate(node: &Node) -> Value {

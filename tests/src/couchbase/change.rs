@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     buckets::bucket_quota,
-    model::{Cluster, Paths, QUOTAS, Quotas, Recovery, otp, total_quota},
+    model::{Cluster, Recovery, otp},
+    node::{Paths, QUOTAS, Quotas, total_quota},
     rebalance::{NotFailedOver, Start},
     rest::{Call, HTTP, Reply, check_combination, services},
 };

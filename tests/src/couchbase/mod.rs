@@ -14,7 +14,8 @@
 //! ```
 //!
 //! All nodes of a cluster see the same: the network between them never splits. What was not recorded with a real server
-//! (`tests/couchbase-rest`) is as its documentation and its source say. All of 127.0.0.0/8 must be this machine, as on
+//! (`tests/couchbase-rest`) is as its documentation and its source say. What takes long in reality is short here, or takes
+//! no time at first; a test sets it, or lets time pass with [`Servers::skip_time`]. All of 127.0.0.0/8 must be this machine, as on
 //! Linux.
 
 mod add;
@@ -24,6 +25,7 @@ mod change;
 mod groups;
 mod model;
 mod net;
+mod node;
 mod rebalance;
 mod rest;
 mod show;
@@ -319,7 +321,8 @@ impl Servers {
         turn(&mut lock(&self.shared.world).knobs);
     }
 
-    /// How long a rebalance takes; 200 ms at first. Halfway, the nodes that were added become active.
+    /// How long a rebalance takes; 200 ms at first. Halfway, the nodes that were added become active, and near its end
+    /// the cluster is balanced while it still runs.
     pub fn rebalance_takes(&self, time: Duration) {
         self.knobs(|knobs| knobs.rebalance_takes = time);
     }
@@ -602,6 +605,19 @@ impl Node {
         self.send(&self.tls_url(), method, path, form, login)
     }
 
+    /// Sends a request with a JSON body to it by plain HTTP.
+    pub fn call_json(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        login: Option<(&str, &str)>,
+    ) -> Result<Answer, ureq::Error> {
+        let request = request(method, &self.url(), path, login);
+        let request = request.header("content-type", "application/json");
+        self.run(request.body(body.to_string())?)
+    }
+
     fn send(
         &self,
         base: &str,
@@ -610,26 +626,45 @@ impl Node {
         form: &[(&str, &str)],
         login: Option<(&str, &str)>,
     ) -> Result<Answer, ureq::Error> {
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{base}{path}"));
-        if let Some((user, password)) = login {
-            let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
-            request = request.header("authorization", format!("Basic {login}"));
-        }
         let mut fields = form_urlencoded::Serializer::new(String::new());
         let body = fields.extend_pairs(form).finish();
+        let request = request(method, base, path, login);
         let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let mut response = if method == "GET" {
-            self.agent.run(request.body(())?)?
+        if method == "GET" {
+            self.run(request.body(())?)
         } else {
-            self.agent.run(request.body(body)?)?
-        };
+            self.run(request.body(body)?)
+        }
+    }
+
+    fn run(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+    ) -> Result<Answer, ureq::Error> {
+        let mut response = self.agent.run(request)?;
         Ok(Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: response.body_mut().read_to_string()?,
         })
+    }
+}
+
+fn request(
+    method: &str,
+    base: &str,
+    path: &str,
+    login: Option<(&str, &str)>,
+) -> ureq::http::request::Builder {
+    let request = ureq::http::Request::builder()
+        .method(method)
+        .uri(format!("{base}{path}"));
+    match login {
+        Some((user, password)) => {
+            let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            request.header("authorization", format!("Basic {login}"))
+        }
+        None => request,
     }
 }
 

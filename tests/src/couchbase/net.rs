@@ -139,6 +139,14 @@ async fn accept(shared: &Arc<Shared>, node: usize, socket: TcpListener, with_tls
             continue;
         };
         while connections.try_join_next().is_some() {}
+        {
+            let mut world = lock(&shared.world);
+            let now = world.now();
+            world.settle(now);
+            if world.is_closed(node, now) {
+                continue;
+            }
+        }
         let shared = Arc::clone(shared);
         // A node's certificate may change between two connections.
         let tls = with_tls.then(|| lock(&shared.world).nodes[node].identity.acceptor.clone());

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::model::{Cluster, Member, Membership, Recovery, Removal, World, id};
+use super::{
+    model::{Cluster, Member, Membership, Recovery, World, id},
+    node::Removal,
+};
 
 /// How long a rebalance runs that waits for services that never come up, unless it is stopped.
 const ENDLESS: Duration = Duration::from_hours(1);
@@ -298,8 +301,9 @@ impl World {
         let (answer, gives_up) = (rebalance.awaited.iter().all(answers), rebalance.gives_up);
         if answer {
             if let Some(rebalance) = &mut self.clusters[index].rebalance {
+                let all_takes = rebalance.ends - rebalance.began;
                 rebalance.awaited.clear();
-                rebalance.schedule(now, takes, takes);
+                rebalance.schedule(now, takes, all_takes);
             }
             return true;
         }

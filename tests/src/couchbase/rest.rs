@@ -1,7 +1,7 @@
 //! The management REST interface: what a request says, what the model makes of it, and how the server puts the answer.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
@@ -165,7 +165,7 @@ fn is_public(method: &str, path: &[&str]) -> bool {
     method == "GET"
         && matches!(
             path,
-            [""] | ["whoami"] | ["ui", ..] | ["pools", "default", "trustedCAs" | "certificate"]
+            ["whoami"] | ["pools", "default", "trustedCAs" | "certificate"]
         )
 }
 
@@ -217,7 +217,7 @@ pub async fn answer(shared: &Shared, node: usize, request: &Request) -> Reply {
     reply
 }
 
-/// The services of a list, in the order of their names.
+/// The services of a list, each once.
 pub fn services(world: &World, list: &str) -> Result<Vec<String>, String> {
     let allowed = allowed_services(world);
     let mut services: Vec<_> = list.split(',').filter(|s| !s.is_empty()).collect();
@@ -228,14 +228,15 @@ pub fn services(world: &World, list: &str) -> Result<Vec<String>, String> {
     if services.is_empty() {
         return Err("At least one service has to be selected".to_owned());
     }
-    services.sort_unstable();
-    services.dedup();
+    let mut seen = BTreeSet::new();
+    services.retain(|service| seen.insert(*service));
     Ok(services.into_iter().map(str::to_owned).collect())
 }
 
 /// The Community Edition has few combinations of services.
 pub fn check_combination(world: &World, services: &[String]) -> Result<(), String> {
-    let services: Vec<_> = services.iter().map(String::as_str).collect();
+    let mut services: Vec<_> = services.iter().map(String::as_str).collect();
+    services.sort_unstable();
     let is_supported = matches!(
         services.as_slice(),
         ["kv"] | ["index", "kv", "n1ql"] | ["fts", "index", "kv", "n1ql"]

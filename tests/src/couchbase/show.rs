@@ -1,9 +1,12 @@
 //! What the server shows: the answers to GET.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{
-    model::{Cluster, MIB, Member, Membership, NO_NAME, QUOTAS, Quotas, Recovery, Removal, otp},
+    model::{Cluster, Member, Membership, Recovery, otp},
+    node::{MIB, NO_NAME, QUOTAS, Quotas, Removal},
     rebalance::{Kind, Rebalance},
     rest::{Call, HTTP, HTTPS, Reply, VERSION, allowed_services},
 };
@@ -82,6 +85,8 @@ impl Call<'_> {
         let seen_by = self.world.nodes[self.node].cluster.zip(member);
         let status = seen_by.map(|(cluster, member)| self.world.status(cluster, member, self.now));
         let group = seen_by.map(|(cluster, member)| self.world.clusters[cluster].group_of(member));
+        let services = member.map_or(&node.services, |member| &member.services);
+        let services: BTreeSet<_> = services.iter().collect();
         let mut ports = json!({"direct": 11210, "distTCP": 21100, "distTLS": 21150});
         if !self.world.knobs.community {
             ports["httpsMgmt"] = json!(HTTPS);
@@ -100,7 +105,7 @@ impl Call<'_> {
             "os": "x86_64-pc-linux-gnu",
             "cpuCount": 2,
             "ports": ports,
-            "services": member.map_or(&node.services, |member| &member.services),
+            "services": services,
             "nodeEncryption": false,
             "nodeEncryptionClientCertVerification": false,
             "addressFamilyOnly": false,

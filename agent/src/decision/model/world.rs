@@ -133,6 +133,8 @@ pub(super) struct Setup {
     pub mutants: &'static [Mutant],
     /// Whether servers say their UUIDs.
     pub tells_uuid: bool,
+    /// Whether an agent whose server refuses its initialisation gives the claim up at once, as `commands::up` does.
+    pub leaves_when_refused: bool,
     /// Whether buckets, groups and addresses are wanted, and all of them refused for good.
     pub extras_refused: bool,
     /// Whether the servers' services never come up.
@@ -173,6 +175,7 @@ impl Default for Setup {
             abandoned: None,
             mutants: &[],
             tells_uuid: true,
+            leaves_when_refused: true,
             extras_refused: false,
             services_down: false,
             budgets: Budgets::default(),
@@ -220,6 +223,8 @@ struct Flight {
     overslept: bool,
     /// Whether the agent could not see a server that had been initialised.
     was_blind: bool,
+    /// Whether it was sent again while it was under way.
+    is_doubled: bool,
 }
 
 /// An agent.
@@ -470,6 +475,16 @@ impl Row {
 impl Server {
     fn incarnation(&self, number: usize) -> Incarnation {
         (u8::try_from(number).unwrap(), self.resets)
+    }
+}
+
+impl Server {
+    /// One `/clusterInit` comes to nothing. One that was sent before is still under way.
+    fn drop_init(&mut self) {
+        self.init = self.init.filter(|init| init.is_doubled).map(|init| Flight {
+            is_doubled: false,
+            ..init
+        });
     }
 }
 
@@ -1003,6 +1018,7 @@ impl Setup {
             ticks: 0,
             overslept: seconds(left) < LEASE_MARGIN && !self.has(Mutant::NoMargin),
             was_blind: agent.was_blind,
+            is_doubled: false,
         };
         agent.phase = Phase::Initialising;
         agent.asked = None;
@@ -1011,6 +1027,7 @@ impl Setup {
             ticks: 0,
             overslept: flight.overslept || earlier.overslept,
             was_blind: flight.was_blind || earlier.was_blind,
+            is_doubled: true,
         }));
     }
 
@@ -1049,16 +1066,18 @@ impl Setup {
             Some(true) => world.agents[node].has_initialised = true,
             Some(false) if world.servers[node].cluster.is_some() => {}
             Some(false) => {
-                let generation = world.agents[node].claim.map(|(generation, _)| generation);
-                let request = Request::Leave {
-                    name: self.names[node],
-                    generation,
-                };
-                let call = Call {
-                    is_copied: world.budgets.copies > 0,
-                    ..Call::default()
-                };
-                let _ = self.call(world, &request, call);
+                if self.leaves_when_refused {
+                    let generation = world.agents[node].claim.map(|(generation, _)| generation);
+                    let request = Request::Leave {
+                        name: self.names[node],
+                        generation,
+                    };
+                    let call = Call {
+                        is_copied: world.budgets.copies > 0,
+                        ..Call::default()
+                    };
+                    let _ = self.call(world, &request, call);
+                }
                 world.agents[node].end(End::Failed);
                 return;
             }
@@ -1378,12 +1397,12 @@ impl Model for Setup {
             }
             Step::Refuse(node) => {
                 world.budgets.refusals -= 1;
-                world.servers[node].init = None;
+                world.servers[node].drop_init();
                 self.hear(&mut world, node, Some(false));
             }
             Step::Ignore(node) => {
                 world.budgets.ignores -= 1;
-                world.servers[node].init = None;
+                world.servers[node].drop_init();
                 self.hear(&mut world, node, Some(true));
             }
             Step::Break(node) => {
