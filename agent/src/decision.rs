@@ -217,8 +217,9 @@ pub enum Asked {
 
 /// A server that belongs to no cluster.
 fn blank(wanted: &Wanted, own: Option<&Uuid>, asked: &Asked, memory: &Memory) -> Next {
-    // A node that lost its claim has a cluster: it must be able to claim again.
-    let may_claim = wanted.can_begin && memory.occupied_by.is_none();
+    // A node that lost its claim has a cluster: it must be able to claim again. A server that has taken its initialisation without
+    // effect will not take another one in this run: it must not keep the claim from others.
+    let may_claim = wanted.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
     let record = match asked {
         Asked::Record(record) => record,
         Asked::NotYet if may_claim => return Next::Claim,
@@ -233,23 +234,23 @@ fn blank(wanted: &Wanted, own: Option<&Uuid>, asked: &Asked, memory: &Memory) ->
     match record.state {
         State::Ready => ready(wanted, own, record),
         State::Claimed if record.is_initial => first(wanted, record, memory),
-        State::Claimed => match &memory.occupied_by {
-            Some(occupied) => occupied_by(wanted, occupied),
-            None => {
-                let first = &record.initial_node;
-                Next::Wait(match record.lease_left {
-                    Some(left) => {
-                        format!(
-                            "`{first}` is to initialise the cluster; its claim expires in {} s",
-                            left.as_secs()
-                        )
-                    }
-                    None => {
-                        format!("`{first}` is to initialise the cluster; its claim never expires")
-                    }
-                })
+        State::Claimed => {
+            if let Some(occupied) = &memory.occupied_by {
+                return occupied_by(wanted, occupied);
             }
-        },
+            let first = &record.initial_node;
+            Next::Wait(match record.lease_left {
+                Some(left) => {
+                    format!(
+                        "`{first}` is to initialise the cluster; its claim expires in {} s",
+                        left.as_secs()
+                    )
+                }
+                None => {
+                    format!("`{first}` is to initialise the cluster; its claim never expires")
+                }
+            })
+        }
     }
 }
 

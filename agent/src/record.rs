@@ -170,3 +170,6 @@ impl Member {
             .is_some_and(|attestation| keys.verify(&statement, &attestation))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -315,6 +315,35 @@ struct RawAuthority {
     pem: String,
 }
 
+impl RawPools {
+    /// A server that is neither surely blank nor surely provisioned must not be taken for blank.
+    fn parse(self) -> Option<Pools> {
+        let is_blank = self.pools.is_empty() && self.uuid.as_array().is_some_and(Vec::is_empty);
+        let cluster = self.uuid.as_str().and_then(|text| Uuid::new(text).ok());
+        (is_blank != cluster.is_some()).then_some(Pools {
+            uuid: cluster,
+            version: self.implementation_version,
+            is_enterprise: self.is_enterprise,
+        })
+    }
+}
+
+impl RawPool {
+    fn view(self, uuid: Uuid) -> View {
+        View {
+            uuid,
+            nodes: self.nodes.into_iter().map(NodeInfo::from).collect(),
+            is_balanced: self.balanced,
+            is_rebalancing: !matches!(self.rebalance_status.as_str(), "" | "none" | "notRunning"),
+            buckets: self
+                .bucket_names
+                .into_iter()
+                .map(|b| b.bucket_name)
+                .collect(),
+        }
+    }
+}
+
 impl From<RawNode> for NodeInfo {
     fn from(raw: RawNode) -> Self {
         let membership = match raw.cluster_membership.as_str() {
@@ -404,19 +433,11 @@ impl Server {
     /// What it says of itself.
     pub fn pools(&self) -> Result<Pools, Error> {
         let raw: RawPools = self.get("/pools")?;
-        let is_blank = raw.pools.is_empty() && raw.uuid.as_array().is_some_and(Vec::is_empty);
-        let cluster = raw.uuid.as_str().and_then(|text| Uuid::new(text).ok());
-        // A server that is neither surely blank nor surely provisioned must not be taken for blank.
-        if is_blank == cluster.is_some() {
-            return Err(Error::Strange(format!(
+        raw.parse().ok_or_else(|| {
+            Error::Strange(format!(
                 "{}/pools says neither that it belongs to a cluster nor that it does not",
                 self.url
-            )));
-        }
-        Ok(Pools {
-            uuid: cluster,
-            version: raw.implementation_version,
-            is_enterprise: raw.is_enterprise,
+            ))
         })
     }
 
@@ -426,17 +447,7 @@ impl Server {
             Err(Error::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
             other => other?,
         };
-        Ok(Some(View {
-            uuid,
-            nodes: raw.nodes.into_iter().map(NodeInfo::from).collect(),
-            is_balanced: raw.balanced,
-            is_rebalancing: !matches!(raw.rebalance_status.as_str(), "" | "none" | "notRunning"),
-            buckets: raw
-                .bucket_names
-                .into_iter()
-                .map(|b| b.bucket_name)
-                .collect(),
-        }))
+        Ok(Some(raw.view(uuid)))
     }
 
     /// Its cluster, whichever that is; `None` if it is not provisioned.
@@ -720,6 +731,9 @@ fn words(text: &str) -> String {
     }
     messages.join("; ")
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

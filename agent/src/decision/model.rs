@@ -1,1 +1,693 @@
+//! The whole, model-checked with `stateright`: agents with the real decisions, the API with the real rules, and everything that
+//! may go wrong. [`world`] says what can happen, [`adversary`] is an API that lies.
+//!
+//! # What holds
+//!
+//! - No second server is initialised while one that was initialised before it can be seen, with the exceptions below.
+//! - At most one cluster is ever believed to be the recorded one: reported without an error, or the end of a successful run.
+//! - A server that belongs to a cluster is neither initialised nor joined elsewhere, and a node that cannot begin a cluster does
+//!   not claim while its server is blank.
+//! - From the states that are continued (one in `continue_one_in`): an agent that has initialised its server and runs on, all
+//!   others being dead, has its cluster recorded, or ends with exit status 5 because another one is. All agents together end, and
+//!   each ends as a member of the recorded cluster, or with a reason. Until then no agent acts more than 40 times between waits.
+//!
+//! # Where two servers are initialised
+//!
+//! A second cluster of one node may come into being in three ways, and only in these. It is never reported: its agent ends with
+//! exit status 5 (`OtherCluster`).
+//!
+//! - An agent is paused between its last look at the lease and `/clusterInit`, so long that less than `LEASE_MARGIN` is left
+//!   (`overslept`).
+//! - The server that was initialised first could not be reached by the agent that looked at it (`was_blind`).
+//! - Two machines have the same name, and the first does not report before its lease ends: nobody looks at a node of one's own
+//!   name. `ticks: false` keeps the model from it.
+//!
+//! Three gaps are known, each with a test that is ignored until it is closed: `MAX_PREVIOUS` forgets the node that has a cluster
+//! where nine others give up after it; the claim is given up after a refusal although an earlier `/clusterInit` may still be
+//! carried out; and an API that alternates keeps the agent from waiting.
+//!
+//! # How much is explored
+//!
+//! Debug build, two threads on two cores that nobody else uses. All states of two nodes and three claims, except where a depth
+//! is given; clocks of the service differ by up to 5 s in the first.
+//!
+//! | setup | states | depth | seconds |
+//! | --- | --- | --- | --- |
+//! | two nodes | 24,069 | 40 | 2 |
+//! | overslept | 32,831 | 42 | 3 |
+//! | partitioned | 23,627 | 43 | 2 |
+//! | an agent is killed and started again | 52,579 | 42 | 4 |
+//! | a request arrives twice or late | 102,051 | 47 | 8 |
+//! | an answer is lost | 49,989 | 40 | 3 |
+//! | an answer is lost, and an initialisation refused | 63,733 | 44 | 5 |
+//! | an initialisation is refused, or ignored | 12,499 and 13,819 | 42 | 2 |
+//! | extras refused, services never up | 11,875 and 11,671 | 39 | 3 |
+//! | a foreign server, an unfit node, an agent that is dead | 3,676, 1,360 and 2,624 | 37 | 2 |
+//! | started over, with a late request | 25,207 | 36 | 3 |
+//! | three nodes, up to depth 24 | 27,301 | 24 | 3 |
+//! | three nodes, a kill, a copy and a loss, up to depth 13 | 28,498 | 13 | 4 |
+//! | an API that lies about members, or about the claim | 1,744 and 3,326 | 7 | 5 |
+//!
+//! Depths differ by a few from run to run, since two threads do not search strictly in breadth.
+//!
+//! Left out: rebalances, failover and servers that answer with other credentials (the tables in `tests` have them), claims
+//! without a lease, `--adopt`, `leave` of members, and what `commands::up` does around the decisions, which the model repeats.
 
+mod adversary;
+mod world;
+
+use std::time::{Duration, Instant};
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use self::{
+    adversary::{Adversary, Pace},
+    world::{BEFORE, Broken, Budgets, Mutant, READY, Setup},
+};
+
+/// Explores all states, or those up to a depth, and prints how many there were. Returns what is broken first.
+fn explore(what: &str, setup: &Setup, depth: Option<usize>) -> Option<Broken> {
+    let started = Instant::now();
+    let mut checker = setup
+        .clone()
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures);
+    if let Some(depth) = depth {
+        checker = checker.target_max_depth(depth);
+    }
+    let checker = checker.spawn_bfs().join();
+    let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+    println!(
+        "{what}: {states} states, depth {depth}, {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    for (name, path) in checker.discoveries() {
+        if name != READY {
+            println!("{what}: `{name}` is violated by");
+            for step in path.clone().into_actions() {
+                println!("  {step:?}");
+            }
+            println!("  {:?}", path.last_state());
+            return path.last_state().broken;
+        }
+    }
+    assert!(
+        checker.discovery(READY).is_some(),
+        "{what}: no cluster ever becomes ready"
+    );
+    None
+}
+
+#[track_caller]
+fn assert_holds(what: &str, setup: &Setup) {
+    assert_eq!(explore(what, setup, None), None, "{what}");
+}
+
+/// The wrong variant breaks something. The right one is explored in the same setups by the other tests.
+#[track_caller]
+fn assert_caught(setup: &Setup, mutants: &'static [Mutant], expected: &[Broken]) {
+    let what = format!("{mutants:?}");
+    let broken = explore(
+        &what,
+        &Setup {
+            mutants,
+            ..setup.clone()
+        },
+        None,
+    );
+    assert!(
+        broken.is_some_and(|broken| expected.contains(&broken)),
+        "{what}: {broken:?}, not {expected:?}"
+    );
+}
+
+fn one(budgets: Budgets) -> Setup {
+    Setup {
+        budgets,
+        generations: 3,
+        continue_one_in: 1000,
+        ..Setup::default()
+    }
+}
+
+const KILL: Budgets = Budgets {
+    kills: 1,
+    ..Budgets::NONE
+};
+const COPY: Budgets = Budgets {
+    copies: 1,
+    ..Budgets::NONE
+};
+const LOSS: Budgets = Budgets {
+    losses: 1,
+    ..Budgets::NONE
+};
+
+const SECOND: &[Broken] = &[Broken::SecondCluster];
+const UNREPORTED: &[Broken] = &[Broken::NotReported, Broken::Stuck];
+
+#[test]
+fn two_nodes_begin_one_cluster_whatever_pauses_and_whoever_is_unreachable() {
+    let plain = Setup {
+        continue_one_in: 50,
+        ..one(Budgets::NONE)
+    };
+    assert_holds("two nodes", &plain);
+    assert_holds(
+        "two nodes, overslept",
+        &Setup {
+            oversleeps: true,
+            skew: false,
+            ..plain.clone()
+        },
+    );
+    assert_holds(
+        "two nodes, partitioned",
+        &Setup {
+            partitions: true,
+            skew: false,
+            ..plain
+        },
+    );
+}
+
+#[test]
+fn two_nodes_begin_one_cluster_though_an_agent_is_killed_and_started_again() {
+    assert_holds(
+        "two nodes, a kill",
+        &Setup {
+            skew: false,
+            ..one(KILL)
+        },
+    );
+}
+
+#[test]
+fn two_nodes_begin_one_cluster_though_a_request_arrives_late_or_twice() {
+    assert_holds(
+        "two nodes, a copy",
+        &Setup {
+            skew: false,
+            ..one(COPY)
+        },
+    );
+}
+
+#[test]
+fn two_nodes_begin_one_cluster_though_an_answer_is_lost() {
+    assert_holds(
+        "two nodes, a loss",
+        &Setup {
+            skew: false,
+            ..one(LOSS)
+        },
+    );
+}
+
+#[test]
+fn two_nodes_begin_one_cluster_though_a_server_refuses_or_ignores_its_initialisation() {
+    let plain = Setup {
+        skew: false,
+        ..one(Budgets::NONE)
+    };
+    let refusal = Budgets {
+        refusals: 1,
+        ..Budgets::NONE
+    };
+    let ignored = Budgets {
+        ignores: 1,
+        ..Budgets::NONE
+    };
+    assert_holds(
+        "two nodes, a refusal",
+        &Setup {
+            budgets: refusal,
+            ..plain.clone()
+        },
+    );
+    assert_holds(
+        "two nodes, an ignored call",
+        &Setup {
+            budgets: ignored,
+            ..plain
+        },
+    );
+}
+
+#[test]
+fn extras_refused_for_good_and_services_that_never_come_up_do_not_delay_the_report() {
+    let plain = Setup {
+        skew: false,
+        continue_one_in: 200,
+        ..one(Budgets::NONE)
+    };
+    assert_holds(
+        "extras refused",
+        &Setup {
+            extras_refused: true,
+            ..plain.clone()
+        },
+    );
+    assert_holds(
+        "services down",
+        &Setup {
+            services_down: true,
+            extras_refused: true,
+            ..plain
+        },
+    );
+}
+
+#[test]
+fn server_of_another_cluster_and_node_without_data_take_no_part_in_the_election() {
+    let plain = Setup {
+        skew: false,
+        continue_one_in: 50,
+        ..one(KILL)
+    };
+    assert_holds(
+        "a foreign server",
+        &Setup {
+            foreign: Some(1),
+            ..plain.clone()
+        },
+    );
+    assert_holds(
+        "an unfit node",
+        &Setup {
+            unfit: vec![1],
+            ..plain
+        },
+    );
+}
+
+#[test]
+fn node_whose_agent_died_before_the_report_keeps_others_from_a_second_cluster() {
+    let plain = Setup {
+        abandoned: Some(0),
+        skew: false,
+        ..one(KILL)
+    };
+    assert_holds("two nodes, one abandoned", &plain);
+}
+
+#[test]
+fn two_machines_of_one_name_are_told_apart_while_the_claim_lasts() {
+    let twins = Setup {
+        names: vec![0, 0],
+        ticks: false,
+        ..one(Budgets::NONE)
+    };
+    assert_holds("twins", &twins);
+    assert_caught(&twins, &[Mutant::Nameless], SECOND);
+}
+
+#[test]
+fn three_nodes_begin_one_cluster() {
+    let three = Setup {
+        names: vec![0, 1, 2],
+        skew: false,
+        ..one(Budgets::NONE)
+    };
+    let depth = |depth, setup: &Setup| assert_eq!(explore("three nodes", setup, Some(depth)), None);
+    depth(24, &three);
+    depth(
+        13,
+        &Setup {
+            budgets: Budgets {
+                kills: 1,
+                copies: 1,
+                losses: 1,
+                ..Budgets::NONE
+            },
+            ..three.clone()
+        },
+    );
+    depth(
+        16,
+        &Setup {
+            abandoned: Some(0),
+            budgets: KILL,
+            ..three
+        },
+    );
+}
+
+#[test]
+fn report_after_optional_work_is_caught() {
+    let plain = Setup {
+        skew: false,
+        ..one(Budgets::NONE)
+    };
+    let refused = Setup {
+        extras_refused: true,
+        ..plain.clone()
+    };
+    let down = Setup {
+        services_down: true,
+        ..plain
+    };
+    // As it was before: the clusters split.
+    assert_caught(
+        &Setup {
+            continue_one_in: 0,
+            ..refused.clone()
+        },
+        BEFORE,
+        SECOND,
+    );
+    assert_caught(
+        &Setup {
+            continue_one_in: 0,
+            ..down.clone()
+        },
+        BEFORE,
+        SECOND,
+    );
+    // Those who look do not begin a second cluster, and nobody ever learns of the first.
+    let all = Setup {
+        continue_one_in: 1,
+        ..refused
+    };
+    assert_caught(&all, &[Mutant::ExtrasFirst], UNREPORTED);
+    assert_caught(
+        &Setup {
+            continue_one_in: 1,
+            ..down
+        },
+        &[Mutant::OnlyWhenBalanced],
+        UNREPORTED,
+    );
+}
+
+#[test]
+fn takeover_without_a_look_is_caught() {
+    let plain = Setup {
+        skew: false,
+        continue_one_in: 0,
+        ..one(Budgets::NONE)
+    };
+    assert_caught(&plain, &[Mutant::NoLook], SECOND);
+    // B gives up and is itself the latest that lost the claim.
+    let three = Setup {
+        names: vec![0, 1, 2],
+        abandoned: Some(0),
+        ..plain
+    };
+    assert_caught(&three, &[Mutant::LatestPrevious], SECOND);
+}
+
+#[test]
+fn lease_without_a_margin_or_counted_from_the_answer_is_caught() {
+    let plain = Setup {
+        continue_one_in: 0,
+        ..one(Budgets::NONE)
+    };
+    assert_caught(&plain, &[Mutant::NoMargin], SECOND);
+    assert_caught(&plain, &[Mutant::LeaseFromAnswer], SECOND);
+}
+
+/// A server refuses, its agent gives the claim up and is started again with a new claim, and the leave arrives once more. With a
+/// tombstone the new claim has another generation, also where an operator has forgotten the record between the two.
+#[test]
+fn leave_without_a_generation_and_record_without_a_tombstone_are_caught() {
+    let budgets = Budgets {
+        kills: 1,
+        copies: 1,
+        refusals: 1,
+        ..Budgets::NONE
+    };
+    let plain = Setup {
+        budgets,
+        skew: false,
+        continue_one_in: 0,
+        ..one(Budgets::NONE)
+    };
+    assert_caught(&plain, &[Mutant::UnfencedLeave], SECOND);
+    let forgotten = Setup {
+        budgets: Budgets {
+            forgets: 1,
+            ..budgets
+        },
+        ..plain
+    };
+    assert_caught(&forgotten, &[Mutant::NoTombstone], SECOND);
+}
+
+/// An operator starts over, and a report of the cluster before arrives once more: nobody joins, and nobody begins. Where servers
+/// say their UUIDs, these fence the report as well.
+#[test]
+fn ready_without_a_generation_is_caught() {
+    let budgets = Budgets {
+        copies: 1,
+        resets: 1,
+        ..Budgets::NONE
+    };
+    let plain = Setup {
+        budgets,
+        tells_uuid: false,
+        skew: false,
+        continue_one_in: 10,
+        generations: 2,
+        ..one(budgets)
+    };
+    assert_holds(
+        "two nodes, started over",
+        &Setup {
+            continue_one_in: 1000,
+            ..plain.clone()
+        },
+    );
+    assert_caught(&plain, &[Mutant::UnfencedReady], &[Broken::Stuck]);
+}
+
+/// The record names the last eight nodes that lost the claim. Where nine give up after the one that has a cluster, it is forgotten.
+#[test]
+#[ignore = "a gap in the rules: `MAX_PREVIOUS`"]
+fn node_that_has_a_cluster_is_remembered_however_many_give_up() {
+    let many = Setup {
+        names: (0..12).collect(),
+        abandoned: Some(0),
+        skew: false,
+        ..one(Budgets::NONE)
+    };
+    let world = many.init_states().remove(0);
+    assert_eq!(many.lookahead(&world), None);
+}
+
+/// The first call breaks off and is carried out late, and the second is refused.
+#[test]
+fn two_nodes_with_a_call_that_breaks_off_and_one_that_is_refused() {
+    let budgets = Budgets {
+        losses: 1,
+        refusals: 1,
+        ..Budgets::NONE
+    };
+    let setup = Setup {
+        leaves_when_refused: false,
+        skew: false,
+        ..one(budgets)
+    };
+    assert_holds("two nodes, a loss and a refusal", &setup);
+}
+
+/// The same, and the claim is given up in between, although the first call may still be carried out.
+#[test]
+#[ignore = "a gap in `commands::up::first`: it gives the claim up while an earlier call may be under way"]
+fn claim_is_not_given_up_while_a_call_is_under_way() {
+    let budgets = Budgets {
+        losses: 1,
+        refusals: 1,
+        ..Budgets::NONE
+    };
+    assert_holds(
+        "two nodes, given up too early",
+        &Setup {
+            skew: false,
+            ..one(budgets)
+        },
+    );
+}
+
+/// What a leave may do to a later claim, and to a record that was forgotten: 715,573 states, depth 53, one minute in a debug build.
+#[test]
+#[ignore = "takes a minute"]
+fn two_nodes_with_a_refusal_a_kill_a_copy_and_a_forgotten_record() {
+    let budgets = Budgets {
+        kills: 1,
+        copies: 1,
+        refusals: 1,
+        forgets: 1,
+        ..Budgets::NONE
+    };
+    assert_holds(
+        "two nodes, forgotten",
+        &Setup {
+            skew: false,
+            continue_one_in: 0,
+            ..one(budgets)
+        },
+    );
+}
+
+/// All that can go wrong, as far as ten minutes reach.
+///
+/// `cargo test --release -p cbbootstrap-agent --bins model::two_nodes_with -- --ignored --nocapture`
+#[test]
+#[ignore = "takes ten minutes"]
+fn two_nodes_with_everything_that_goes_wrong() {
+    let budgets = Budgets {
+        kills: 1,
+        copies: 1,
+        losses: 1,
+        refusals: 1,
+        ignores: 1,
+        ..Budgets::NONE
+    };
+    let all = Setup {
+        oversleeps: true,
+        partitions: true,
+        continue_one_in: 10_000,
+        ..one(budgets)
+    };
+    let checker = all
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .timeout(Duration::from_mins(10));
+    let checker = checker.spawn_bfs().join();
+    println!(
+        "everything: {} states, depth {}",
+        checker.unique_state_count(),
+        checker.max_depth()
+    );
+    assert!(
+        checker.discoveries().keys().all(|name| *name == READY),
+        "{:?}",
+        checker.discoveries()
+    );
+}
+
+/// Walks at random, each of 400 steps.
+fn walk(setup: &Setup, walks: u64) {
+    for seed in 0..walks {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = setup.init_states().remove(0);
+        let mut steps = Vec::new();
+        for _ in 0..400 {
+            let mut possible = Vec::new();
+            setup.actions(&world, &mut possible);
+            let Some(step) = random.choice(possible) else {
+                break;
+            };
+            let Some(next) = setup.next_state(&world, step.clone()) else {
+                continue;
+            };
+            steps.push(step);
+            world = next;
+            assert_eq!(world.broken, None, "seed {seed}: {steps:?}");
+            if !setup.within_boundary(&world) {
+                break;
+            }
+        }
+    }
+}
+
+fn many(nodes: u8) -> Setup {
+    let budgets = Budgets {
+        kills: 3,
+        copies: 3,
+        losses: 3,
+        refusals: 1,
+        ignores: 1,
+        ..Budgets::NONE
+    };
+    let names = (0..nodes).collect();
+    Setup {
+        names,
+        oversleeps: true,
+        partitions: true,
+        generations: 8,
+        continue_one_in: 500,
+        ..one(budgets)
+    }
+}
+
+#[test]
+fn three_to_five_nodes_begin_one_cluster_on_random_walks() {
+    for nodes in 3..=5 {
+        walk(&many(nodes), 40);
+    }
+}
+
+/// `cargo test --release -p cbbootstrap-agent --bins model::long -- --ignored`
+#[test]
+#[ignore = "takes minutes"]
+fn long_random_walks_of_three_to_five_nodes() {
+    for nodes in 3..=5 {
+        walk(&many(nodes), 20_000);
+    }
+}
+
+fn face(what: &str, adversary: Adversary, depth: usize) -> Option<adversary::Broken> {
+    let started = Instant::now();
+    let checker = adversary
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .target_max_depth(depth);
+    let checker = checker.spawn_bfs().join();
+    let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+    println!(
+        "{what}: {states} states, depth {depth}, {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    let broken: Vec<_> = checker
+        .discoveries()
+        .into_iter()
+        .filter(|(_, path)| path.last_state().broken.is_some())
+        .collect();
+    for (name, path) in &broken {
+        println!(
+            "{what}: `{name}` is violated by {:?}",
+            path.clone().into_actions()
+        );
+    }
+    broken
+        .first()
+        .and_then(|(_, path)| path.last_state().broken)
+}
+
+#[test]
+fn api_that_lies_about_members_learns_no_password() {
+    assert_eq!(
+        face(
+            "lies about members",
+            Adversary::new(true, Pace::Counts(2)),
+            16
+        ),
+        None
+    );
+}
+
+#[test]
+fn api_that_lies_about_the_claim_delays_and_nothing_else() {
+    assert_eq!(
+        face(
+            "lies about the claim",
+            Adversary::new(false, Pace::Counts(2)),
+            16
+        ),
+        None
+    );
+}
+
+#[test]
+#[ignore = "a gap in `commands::up`: it waits only between two acts that are the same"]
+fn api_that_alternates_does_not_make_the_agent_spin() {
+    assert_eq!(
+        face("alternates", Adversary::new(false, Pace::Repeats), 20),
+        None
+    );
+}

@@ -1,0 +1,571 @@
+//! An API that answers anything: what it likes in every field, something else at every call.
+//!
+//! One agent with the cluster's secret, and its server. Two members exist, `b` and `c`; `evil` is a host of the adversary's. Whom
+//! the agent would sign in at is what the real [`Peers::proof`] accepts.
+
+use std::collections::BTreeMap;
+
+use cbbootstrap_protocol::{
+    names::{ClusterId, Node, Uuid},
+    trust::{ClusterKeys, Fingerprint, Statement},
+    wire::{self, Cluster, State},
+};
+use stateright::{Model, Property};
+
+use crate::{
+    decision::{self, Asked, Look, Memory, Next, Own, Through, Wanted},
+    http::Deadline,
+    peers::{Peers, Proof},
+    record::Record,
+    secret::Secret,
+    server::{Administrator, Health, Membership, NodeInfo, View},
+};
+
+const LEASE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// More acts than these without a wait are a spin.
+const MOST_ACTS: u8 = 12;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Broken {
+    /// The administrator's password would go to a host that no member vouches for.
+    Exposed,
+    /// A server was initialised that belongs to a cluster, or again after it had taken its initialisation.
+    InitialisedTwice,
+    /// The agent acts again and again without a wait.
+    Spins,
+}
+
+/// When the agent waits though it has something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// When it has just done the same.
+    Repeats,
+    /// After so many acts.
+    Counts(u8),
+}
+
+#[derive(Debug)]
+pub(super) struct Adversary {
+    answers: Vec<Record>,
+    /// What [`Peers::proof`] says of each node in each answer.
+    proofs: BTreeMap<(usize, String), Option<Proof>>,
+    wanted: Wanted,
+    pace: Pace,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Run {
+    /// The cluster of the server, once it has one.
+    cluster: Option<Uuid>,
+    /// The final answer.
+    asked: Option<usize>,
+    generation: u64,
+    looks: BTreeMap<String, bool>,
+    occupied: Option<String>,
+    has_initialised: bool,
+    is_reported: bool,
+    is_attested: bool,
+    /// What was done last without a wait.
+    last: Option<String>,
+    /// How much was done without a wait.
+    acts: u8,
+    has_ended: bool,
+    pub broken: Option<Broken>,
+}
+
+/// What the API answers, and whether what follows from it works, is answered without an effect, or fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Round {
+    answer: Option<usize>,
+    works: Works,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Works {
+    Yes,
+    WithoutEffect,
+    No,
+}
+
+fn node(text: &str) -> Node {
+    Node::new(text).unwrap()
+}
+
+fn uuid(text: &str) -> Uuid {
+    Uuid::new(text).unwrap()
+}
+
+fn id() -> ClusterId {
+    ClusterId::new("c").unwrap()
+}
+
+fn authority() -> Fingerprint {
+    Fingerprint::of_certificate(b"the cluster's authority")
+}
+
+/// What the members attested, in this cluster and in one that was forgotten.
+fn genuine() -> Vec<(&'static str, &'static str, Fingerprint)> {
+    vec![
+        ("b", "u1", authority()),
+        ("c", "u1", authority()),
+        ("b", "u2", authority()),
+    ]
+}
+
+/// Members as the adversary can present them: with what the real members attested, and with what it makes up.
+fn presented() -> Vec<Vec<wire::Member>> {
+    let (keys, others) = (
+        ClusterKeys::derive(b"secret", &id()),
+        ClusterKeys::derive(b"guessed", &id()),
+    );
+    let elsewhere = ClusterId::new("other").unwrap();
+    let keys_elsewhere = ClusterKeys::derive(b"secret", &elsewhere);
+    let evil = Fingerprint::of_certificate(b"the adversary's authority");
+    let attested =
+        |keys: &ClusterKeys, cluster_id: &ClusterId, name: &str, cluster: &str, authority| {
+            let (node, cluster_uuid) = (node(name), uuid(cluster));
+            keys.attest(&Statement {
+                cluster_id,
+                node: &node,
+                cluster_uuid: &cluster_uuid,
+                authority,
+            })
+            .to_string()
+        };
+    let member =
+        |name: &str, authority: Option<Fingerprint>, attestation: Option<String>| wire::Member {
+            node: name.to_owned(),
+            reported_at: jiff::Timestamp::UNIX_EPOCH,
+            node_uuid: None,
+            authority_sha256: authority.map(|authority| authority.to_string()),
+            attestation,
+        };
+    let by_b = attested(&keys, &id(), "b", "u1", Some(authority()));
+    vec![
+        vec![],
+        vec![member("b", Some(authority()), Some(by_b.clone()))],
+        // Of a cluster before.
+        vec![member(
+            "b",
+            Some(authority()),
+            Some(attested(&keys, &id(), "b", "u2", Some(authority()))),
+        )],
+        // Under another name.
+        vec![member("evil", Some(authority()), Some(by_b.clone()))],
+        // With another authority, without one, and with one that cannot be read.
+        vec![member("b", Some(evil), Some(by_b.clone()))],
+        vec![member("b", None, Some(by_b.clone()))],
+        vec![wire::Member {
+            authority_sha256: Some("zz".to_owned()),
+            ..member("b", None, Some(by_b.clone()))
+        }],
+        // Of another cluster of the same secret, and with a guessed secret.
+        vec![member(
+            "b",
+            Some(evil),
+            Some(attested(&keys_elsewhere, &elsewhere, "b", "u1", Some(evil))),
+        )],
+        vec![member(
+            "evil",
+            Some(evil),
+            Some(attested(&others, &id(), "evil", "u1", Some(evil))),
+        )],
+        // Without any.
+        vec![
+            member("evil", Some(evil), None),
+            member("b", Some(authority()), Some(by_b)),
+        ],
+    ]
+}
+
+/// Answers with anything in every field that matters for what is looked into. Those that contradict themselves, or hold what is
+/// not a name, never get past [`Record::new`].
+fn answers(is_about_members: bool) -> Vec<Record> {
+    let any = |generation,
+               lease_seconds_left,
+               previous: &str,
+               is_initial_node,
+               cluster_uuid: Option<&str>| Cluster {
+        cluster_id: "c".to_owned(),
+        initial_node_ip_addr_or_hostname: String::new(),
+        is_initial_node,
+        state: State::Claimed,
+        generation,
+        lease_expires_at: None,
+        lease_seconds_left,
+        previous_initial_nodes: previous.split_terminator(',').map(str::to_owned).collect(),
+        rival_node_uuid: None,
+        nodes: Vec::new(),
+        members: Vec::new(),
+        cluster_uuid: cluster_uuid.map(str::to_owned),
+    };
+    let mut answers = Vec::new();
+    for is_initial_node in [false, true] {
+        for cluster_uuid in [None, Some("u1"), Some("u2"), Some("u/")] {
+            for generation in [0, 1, 2] {
+                for lease in [None, Some(0), Some(30)] {
+                    for previous in ["", "b", "c", "-"] {
+                        answers.push(any(
+                            generation,
+                            lease,
+                            previous,
+                            is_initial_node,
+                            cluster_uuid,
+                        ));
+                    }
+                }
+            }
+            for members in presented() {
+                let state = State::Ready;
+                answers.push(Cluster {
+                    members,
+                    state,
+                    ..any(1, None, "", is_initial_node, cluster_uuid)
+                });
+            }
+        }
+    }
+    let is_relevant = |answer: &Cluster| match answer.state {
+        State::Ready => {
+            is_about_members
+                || (answer.members.len() == 1 && answer.cluster_uuid.as_deref() == Some("u1"))
+        }
+        State::Claimed if is_about_members => answer.previous_initial_nodes.is_empty(),
+        // Nothing but a lease that is over or long enough makes a difference, and no other cluster of the past.
+        State::Claimed => {
+            answer.lease_seconds_left.is_some() && answer.cluster_uuid.as_deref() != Some("u2")
+        }
+    };
+    let names = if is_about_members {
+        &["a", "b", "evil"][..]
+    } else {
+        &["a", "b"][..]
+    };
+    let asked = answers.into_iter().filter(is_relevant).flat_map(|answer| {
+        let with_name = move |name: &&str| Cluster {
+            initial_node_ip_addr_or_hostname: (*name).to_owned(),
+            ..answer.clone()
+        };
+        names.iter().map(with_name)
+    });
+    let records: Vec<_> = asked
+        .map(|answer| Record::new(answer, &id(), Some(&node("a"))))
+        .collect();
+    let all = records.len();
+    let records: Vec<_> = records.into_iter().flatten().collect();
+    println!("adversary: {} of {all} answers accepted", records.len());
+    records
+}
+
+impl Adversary {
+    pub(super) fn new(is_about_members: bool, pace: Pace) -> Self {
+        let password = Secret::read(None, "CARGO_PKG_NAME").unwrap().unwrap();
+        let peers = Peers {
+            cluster_id: id(),
+            keys: Some(ClusterKeys::derive(b"secret", &id())),
+            authority: None,
+            is_insecure: false,
+            administrator: Administrator {
+                username: "admin".to_owned(),
+                password,
+            },
+            deadline: Deadline::default(),
+        };
+        let answers = answers(is_about_members);
+        let mut proofs = BTreeMap::new();
+        for (number, record) in answers.iter().enumerate() {
+            for node in record.nodes() {
+                let key = (number, node.as_str().to_owned());
+                proofs.insert(key, peers.proof(node, record).ok());
+            }
+        }
+        Self {
+            answers,
+            proofs,
+            wanted: Wanted {
+                node: node("a"),
+                can_begin: true,
+                trusts_members: true,
+                buckets: Vec::new(),
+                group: None,
+                address: false,
+                attests: true,
+                adopt: false,
+                settle: std::time::Duration::ZERO,
+                lease: LEASE,
+            },
+            pace,
+        }
+    }
+
+    fn view(cluster: &Uuid, name: &str) -> View {
+        let node = NodeInfo {
+            name: name.to_owned(),
+            otp: format!("ns_1@{name}"),
+            uuid: None,
+            membership: Membership::Active,
+            is_recovering: false,
+            health: Health::Healthy,
+            uptime: std::time::Duration::from_hours(1),
+            is_asked: true,
+            group: None,
+        };
+        View {
+            uuid: cluster.clone(),
+            nodes: vec![node],
+            is_balanced: true,
+            is_rebalancing: false,
+            buckets: Vec::new(),
+        }
+    }
+
+    fn memory(run: &Run) -> Memory {
+        let look = |is_provisioned: bool| {
+            if is_provisioned {
+                Look::Provisioned
+            } else {
+                Look::Blank
+            }
+        };
+        Memory {
+            has_initialised: run.has_initialised,
+            looks: run
+                .looks
+                .iter()
+                .map(|(name, is)| (node(name), look(*is)))
+                .collect(),
+            occupied_by: run
+                .occupied
+                .as_deref()
+                .map(|name| (node(name), std::time::Duration::ZERO)),
+            is_reported: run.is_reported,
+            is_attested: run.is_attested,
+            ..Memory::default()
+        }
+    }
+
+    /// Signs in at a member, if anything vouches for it.
+    fn connect(&self, run: &mut Run, member: &Node, record: &Record) -> bool {
+        let answer = run.asked.unwrap();
+        match self.proofs[&(answer, member.as_str().to_owned())] {
+            Some(Proof::Attested(authority)) => {
+                let is_vouched_for = genuine().into_iter().any(|(name, cluster, genuine)| {
+                    name == member.as_str()
+                        && Some(uuid(cluster)) == record.cluster_uuid
+                        && Some(genuine) == authority
+                });
+                if !is_vouched_for {
+                    run.broken = Some(Broken::Exposed);
+                }
+                true
+            }
+            Some(_) => {
+                run.broken = Some(Broken::Exposed);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn learn(&self, run: &mut Run, answer: usize) {
+        let record = &self.answers[answer];
+        if record.generation != run.generation {
+            run.looks.clear();
+        }
+        run.generation = record.generation;
+        run.asked = Some(answer);
+    }
+
+    /// One round of `up`. Returns whether it waits.
+    fn round(&self, run: &mut Run, round: Round) -> bool {
+        let own = match &run.cluster {
+            Some(cluster) => Own::Member(Self::view(cluster, "a")),
+            None => Own::Blank(None),
+        };
+        let (mut has_claimed, mut is_nothing) = (false, false);
+        loop {
+            let asked = match run.asked {
+                Some(answer) => Asked::Record(self.answers[answer].clone()),
+                None if is_nothing => Asked::Nothing,
+                None => Asked::NotYet,
+            };
+            let next = decision::next(&self.wanted, &own, &asked, &Self::memory(run));
+            match (&next, round.answer) {
+                (Next::Claim, _) if has_claimed => return true,
+                // The API does not answer a claim, and says of a status that there is no record.
+                (Next::Claim, None) => return true,
+                (Next::Ask, None) => {
+                    is_nothing = true;
+                    continue;
+                }
+                (Next::Ask | Next::Claim, Some(answer)) => {
+                    has_claimed = next == Next::Claim;
+                    self.learn(run, answer);
+                    continue;
+                }
+                (Next::Done | Next::Refuse(_), _) => {
+                    run.has_ended = true;
+                    return true;
+                }
+                _ => {}
+            }
+            let Asked::Record(record) = asked else {
+                return true;
+            };
+            let does_wait = self.act(run, &next, &record, round);
+            let done = Some(format!("{next:?}"));
+            let is_repeated = run.last == done;
+            return does_wait
+                || match self.pace {
+                    Pace::Repeats => {
+                        run.last = done;
+                        is_repeated
+                    }
+                    Pace::Counts(most) => run.acts >= most,
+                };
+        }
+    }
+
+    fn act(&self, run: &mut Run, next: &Next, record: &Record, round: Round) -> bool {
+        match next {
+            Next::LookAt(nodes) => {
+                for node in nodes {
+                    run.looks
+                        .insert(node.as_str().to_owned(), round.works == Works::No);
+                }
+                false
+            }
+            Next::GiveUp(node) if round.works == Works::Yes => {
+                run.occupied = Some(node.as_str().to_owned());
+                false
+            }
+            Next::Initialise => {
+                if run.cluster.is_some() || run.has_initialised {
+                    run.broken = Some(Broken::InitialisedTwice);
+                }
+                match round.works {
+                    Works::Yes => {
+                        run.cluster = Some(uuid("mine"));
+                        run.has_initialised = true;
+                        false
+                    }
+                    Works::WithoutEffect => {
+                        run.has_initialised = true;
+                        false
+                    }
+                    Works::No => true,
+                }
+            }
+            Next::Join(members) => self.join(run, members, record, round.works),
+            Next::Report(_) => match (round.answer, round.works) {
+                (Some(answer), Works::Yes) => {
+                    self.learn(run, answer);
+                    run.is_reported = true;
+                    run.is_attested = true;
+                    false
+                }
+                (Some(answer), Works::WithoutEffect) => {
+                    self.learn(run, answer);
+                    run.is_reported = true;
+                    false
+                }
+                _ => {
+                    run.asked = None;
+                    true
+                }
+            },
+            _ => true,
+        }
+    }
+
+    fn join(&self, run: &mut Run, members: &[Node], record: &Record, works: Works) -> bool {
+        for member in members {
+            if !self.connect(run, member, record) {
+                continue;
+            }
+            let view = Self::view(&uuid("u1"), member.as_str());
+            match decision::through(&self.wanted.node, None, &view, record.cluster_uuid.as_ref()) {
+                Through::Add => {
+                    if works == Works::Yes {
+                        run.cluster = Some(uuid("u1"));
+                    }
+                    return works == Works::No;
+                }
+                Through::Other(_) if members.len() == 1 => {
+                    run.has_ended = true;
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        run.asked = None;
+        true
+    }
+}
+
+impl Model for Adversary {
+    type State = Run;
+    type Action = Round;
+
+    fn init_states(&self) -> Vec<Run> {
+        vec![Run::default()]
+    }
+
+    fn actions(&self, run: &Run, rounds: &mut Vec<Round>) {
+        if run.has_ended {
+            return;
+        }
+        let answers = (0..self.answers.len()).map(Some).chain([None]);
+        rounds.extend(answers.flat_map(|answer| {
+            [Works::Yes, Works::WithoutEffect, Works::No].map(|works| Round { answer, works })
+        }));
+    }
+
+    fn next_state(&self, last: &Run, round: Round) -> Option<Run> {
+        let mut run = last.clone();
+        if self.round(&mut run, round) {
+            run.acts = 0;
+            run.last = None;
+        } else {
+            run.acts += 1;
+        }
+        // Asked for again in the next round.
+        run.asked
+            .take_if(|answer| self.answers[*answer].state != State::Ready);
+        if run.acts > MOST_ACTS && run.broken.is_none() {
+            run.broken = Some(Broken::Spins);
+        }
+        if run.has_ended {
+            run = Run {
+                has_ended: true,
+                broken: run.broken,
+                ..Run::default()
+            };
+        }
+        (run != *last).then_some(run)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("the password goes to members only", |_, run: &Run| {
+                run.broken != Some(Broken::Exposed)
+            }),
+            Property::always("a server is initialised once", |_, run: &Run| {
+                run.broken != Some(Broken::InitialisedTwice)
+            }),
+            Property::always("no agent spins", |_, run: &Run| {
+                run.broken != Some(Broken::Spins)
+            }),
+            Property::sometimes("an agent joins", |_, run: &Run| {
+                run.cluster
+                    .as_ref()
+                    .is_some_and(|cluster| cluster.as_str() == "u1")
+            }),
+        ]
+    }
+
+    fn within_boundary(&self, run: &Run) -> bool {
+        run.acts <= MOST_ACTS + 1
+    }
+}
