@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::table::{
     ATTESTATION, AUTHORITY, CLAIMED_AT, CLUSTER_ID, CLUSTER_UUID, COPIED_VERSION, EXPIRES_AT,
-    FIRST_MEMBER, GENERATION, INITIAL_NODE, INITIAL_NODE_UUID, LEASE_EXPIRES_AT, MEMBERS,
+    FIRST_MEMBER, GIVEN_UP, GENERATION, INITIAL_NODE, INITIAL_NODE_UUID, LEASE_EXPIRES_AT, MEMBERS,
     MEMBERS_PREFIX, NODE_UUID, PREVIOUS_INITIAL_NODES, REPORTED_AT, RIVAL_NODE_UUID, SECRET_HASH,
     STATE, VERSION,
 };
@@ -87,6 +87,11 @@ impl ClaimItem {
         record.initial_node_uuid = text(INITIAL_NODE_UUID, take(INITIAL_NODE_UUID))?;
         record.previous_initial_nodes = texts(take(PREVIOUS_INITIAL_NODES))?;
         record.lease_expires_at = time(LEASE_EXPIRES_AT, take(LEASE_EXPIRES_AT))?;
+        record.is_given_up = match take(GIVEN_UP) {
+            None => false,
+            Some(AttributeValue::Bool(is_given_up)) => is_given_up,
+            Some(_) => return Err(Unreadable(GIVEN_UP)),
+        };
         let stored = std::mem::take(&mut record.initial_node);
         record.initial_node = Node::canonical(stored.clone());
         Ok(Self {
@@ -113,6 +118,10 @@ impl ClaimItem {
             ),
             (PREVIOUS_INITIAL_NODES, previous),
             (LEASE_EXPIRES_AT, record.lease_expires_at.map(seconds)),
+            (
+                GIVEN_UP,
+                record.is_given_up.then_some(AttributeValue::Bool(true)),
+            ),
             (
                 COPIED_VERSION,
                 (self.copied_version > 0).then(|| count(self.copied_version)),
@@ -200,6 +209,7 @@ fn read_record(item: &mut Item) -> Result<Record, Unreadable> {
         initial_node_uuid: None,
         previous_initial_nodes: Vec::new(),
         rival_node_uuid: text(RIVAL_NODE_UUID, take(RIVAL_NODE_UUID))?,
+        is_given_up: false,
         state: match state.as_deref() {
             Some("ready") => State::Ready,
             Some("claimed" | FORGOTTEN) | None => State::Claimed,
@@ -382,6 +392,7 @@ mod tests {
             initial_node_uuid: None,
             previous_initial_nodes: Vec::new(),
             rival_node_uuid: None,
+            is_given_up: false,
             state: State::Claimed,
             generation: 1,
             claimed_at: None,
@@ -413,6 +424,7 @@ mod tests {
             claimed_at: Some(at(0)),
             kept_until: Some(at(400 * 86_400)),
             rival_node_uuid: Some("r".to_owned()),
+            is_given_up: false,
             members: BTreeMap::from([("a".to_owned(), member), ("b.example".to_owned(), plain)]),
             cluster_uuid: Some("u".to_owned()),
             secret: SecretHash::from_bytes(&[9; 32]),

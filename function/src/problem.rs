@@ -101,6 +101,11 @@ impl Problem {
                 "other_cluster",
                 "There is a second cluster",
             ),
+            Self::Refused(R::TooManyTakeovers) => (
+                StatusCode::CONFLICT,
+                "too_many_takeovers",
+                "Too many nodes have failed to begin the cluster",
+            ),
             Self::Refused(R::NameTaken { .. }) => (
                 StatusCode::CONFLICT,
                 "name_taken",
@@ -162,6 +167,9 @@ impl Problem {
                 Refusal::OtherCluster { .. } => {
                     format!("{refusal}; check which one this node belongs to")
                 }
+                Refusal::TooManyTakeovers => format!(
+                    "{refusal}; when none of their servers belongs to a cluster, `cbbootstrap cluster forget` lets one begin"
+                ),
                 Refusal::NameTaken { .. } => {
                     format!("{refusal}; give each server a name of its own")
                 }

@@ -23,6 +23,9 @@ pub const PREVIOUS_INITIAL_NODES: &str = "previous_initial_nodes";
 /// The UUID of another server that tried to claim under the initial node's name (a string). Both items have it.
 pub const RIVAL_NODE_UUID: &str = "rival_node_uuid";
 
+/// Whether the initial node has given its claim up (a Boolean, claim item).
+pub const GIVEN_UP: &str = "given_up";
+
 /// `claimed`, `ready` or `forgotten` (a string); of the members item, `ready` or `forgotten`. Rows of the original have none and
 /// count as claimed.
 pub const STATE: &str = "state";

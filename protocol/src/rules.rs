@@ -92,11 +92,13 @@ pub struct Record {
     pub initial_node: String,
     /// The UUID of that node's server when it claimed, if it said.
     pub initial_node_uuid: Option<String>,
-    /// The nodes whose claims were taken over, the latest first, at most [`MAX_PREVIOUS`]. Each may have initialised its server
-    /// without reporting it.
+    /// The nodes whose claims were taken over and not given up, the latest first, at most [`MAX_PREVIOUS`]. Each may have
+    /// initialised its server without reporting it.
     pub previous_initial_nodes: Vec<String>,
     /// The UUID of another server that tried to claim under the initial node's name.
     pub rival_node_uuid: Option<String>,
+    /// Whether the initial node has given its claim up: it says that it has not initialised its server.
+    pub is_given_up: bool,
     /// How far the cluster is.
     pub state: State,
     /// Which claim it is, from [`FIRST_GENERATION`]. It only grows.
@@ -242,6 +244,12 @@ pub enum Refusal {
     /// The cluster has as many members as fit.
     #[error("the cluster has {MAX_MEMBERS} members, and there is no room for more")]
     TooManyNodes,
+    /// So many nodes have lost their claims, each perhaps with an initialised server, that no more can be remembered. One that is
+    /// forgotten could have a cluster.
+    #[error(
+        "{MAX_PREVIOUS} nodes have claimed the cluster one after the other and not reported it ready"
+    )]
+    TooManyTakeovers,
     /// The last member cannot leave: a ready cluster stays ready, and nobody could take its place.
     #[error("it is the last member of the cluster, and no other can take its place")]
     LastNode,
@@ -356,13 +364,16 @@ impl Claim {
         let record = admitted(Some(record), self.secret.as_ref(), self.now)?;
         if record.is_lapsed(self.now) {
             let mut taken_over = self.record(record.generation + 1);
-            let previous =
-                std::iter::once(record.initial_node).chain(record.previous_initial_nodes);
-            for node in previous.filter(|node| node != self.node.as_str()) {
-                let known = &mut taken_over.previous_initial_nodes;
-                if known.len() < MAX_PREVIOUS && !known.contains(&node) {
+            let last = (!record.is_given_up).then_some(record.initial_node);
+            let mut previous = last.into_iter().chain(record.previous_initial_nodes);
+            let known = &mut taken_over.previous_initial_nodes;
+            for node in previous.by_ref().filter(|node| node != self.node.as_str()) {
+                if !known.contains(&node) {
                     known.push(node);
                 }
+            }
+            if known.len() > MAX_PREVIOUS {
+                return Err(Refusal::TooManyTakeovers);
             }
             return Ok((Claimed::Takeover, taken_over));
         }
@@ -402,6 +413,7 @@ impl Claim {
             initial_node_uuid: self.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
             previous_initial_nodes: Vec::new(),
             rival_node_uuid: None,
+            is_given_up: false,
             state: State::Claimed,
             generation,
             claimed_at: Some(now),
@@ -477,6 +489,7 @@ impl Leave {
             match record.state {
                 State::Claimed => {
                     check_server(self.node_uuid.as_ref(), &record)?;
+                    record.is_given_up = true;
                     let lapsed = whole_seconds(self.now) - CLOCK_SKEW - Duration::from_secs(1);
                     record.lease_expires_at = Some(lapsed);
                     record.kept_until = Some(lapsed + KEEP_ABANDONED);
@@ -498,6 +511,7 @@ pub fn forget(record: Record, now: Timestamp) -> Record {
         initial_node_uuid: None,
         previous_initial_nodes: Vec::new(),
         rival_node_uuid: None,
+        is_given_up: false,
         lease_expires_at: None,
         kept_until: Some(whole_seconds(now)),
         is_forgotten: true,
@@ -824,11 +838,21 @@ mod tests {
         assert_eq!(record.previous_initial_nodes, ["b", "a"]);
         let record = take("a", 300, record);
         assert_eq!(record.previous_initial_nodes, ["c", "b"], "not itself");
-        let record = (0..20).fold(record, |record, number| {
+        // A node that gives its claim up has not initialised its server.
+        let given_up = leave("a", 301).on(Some(record.clone())).unwrap();
+        assert!(given_up.is_given_up);
+        let record = take("d", 302, given_up);
+        assert_eq!(record.previous_initial_nodes, ["c", "b"]);
+        assert!(!record.is_given_up);
+        // None is forgotten: there is an end to takeovers.
+        let full = (0..6).fold(record, |record, number| {
             take(&format!("n{number}"), 400 + 100 * number, record)
         });
-        assert_eq!(record.previous_initial_nodes.len(), MAX_PREVIOUS);
-        let ready = ready("n19", None, None).on(Some(record)).unwrap();
+        assert_eq!(full.previous_initial_nodes.len(), MAX_PREVIOUS);
+        let one_more = claim("n6", Some(30), 2000).on(Some(full.clone()));
+        assert_eq!(one_more, Err(Refusal::TooManyTakeovers));
+        assert!(claim("n5", Some(30), 2000).on(Some(full.clone())).is_ok());
+        let ready = ready("n5", None, None).on(Some(full)).unwrap();
         assert!(ready.previous_initial_nodes.is_empty());
     }
 

@@ -746,6 +746,7 @@ async fn standing(client: &Client, cluster: &str) -> Option<Record> {
             members: BTreeMap::new(),
             cluster_uuid: None,
             rival_node_uuid: None,
+            is_given_up: false,
             ..record
         }
     } else {

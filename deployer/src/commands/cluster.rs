@@ -540,6 +540,7 @@ mod tests {
             initial_node_uuid: None,
             previous_initial_nodes: Vec::new(),
             rival_node_uuid: None,
+            is_given_up: false,
             state: State::Claimed,
             generation: 1,
             claimed_at: None,

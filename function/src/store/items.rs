@@ -227,6 +227,7 @@ fn tombstone(cluster_id: &str, generation: Option<u64>, now: Timestamp) -> Recor
         initial_node_uuid: None,
         previous_initial_nodes: Vec::new(),
         rival_node_uuid: None,
+        is_given_up: false,
         state: State::Claimed,
         generation: generation.unwrap_or(FIRST_GENERATION),
         claimed_at: None,

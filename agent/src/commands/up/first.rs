@@ -158,8 +158,11 @@ impl Run<'_> {
                 Ok(Round::Again)
             }
             Err(error) if error.is_permanent() => self.not_initialised(&error, record.generation),
-            // Whatever it was: the next look shows what came of it.
-            Err(error) => Ok(Round::wait(format!("initialise: {error}"))),
+            // Whatever it was: the next look shows what came of it. It may also come of it later.
+            Err(error) => {
+                self.may_be_under_way = true;
+                Ok(Round::wait(format!("initialise: {error}")))
+            }
         }
     }
 
@@ -168,6 +171,11 @@ impl Run<'_> {
         match self.here.server.pools() {
             Ok(pools) if pools.uuid.is_none() => {}
             _ => return Ok(Round::wait(format!("initialise: {error}"))),
+        }
+        if self.may_be_under_way {
+            return Err(Failure::new(format!("the server refuses to initialise the cluster: {error}"))
+                .hint("an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then")
+                .into());
         }
         // What cannot be given up expires.
         let _ = self

@@ -36,6 +36,9 @@ use crate::{
 /// An addition may fail this often before the agent gives up.
 const TRIES: u32 = 10;
 
+/// After this many actions without a pause the agent pauses. A node needs fewer until it waits for something.
+const ACTIONS: u32 = 10;
+
 /// How long a node whose claim never expires waits for one that lost its claim but has a cluster.
 const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 
@@ -183,6 +186,8 @@ struct Run<'r> {
     refused: Vec<String>,
     /// The buckets that this run has created. Each appears a little later.
     created: BTreeSet<String>,
+    /// Whether a request to initialise the server broke off, and may be carried out later.
+    may_be_under_way: bool,
     /// How often the membership could not be attested.
     unattested: u32,
     done: Memory,
@@ -297,6 +302,7 @@ impl<'r> Run<'r> {
             lease: (0, None),
             refused: Vec::new(),
             created: BTreeSet::new(),
+            may_be_under_way: false,
             unattested: 0,
             done: Memory::default(),
             last: None,
@@ -307,13 +313,20 @@ impl<'r> Run<'r> {
     /// anything else, so whatever servers and the API answer, the agent never spins.
     fn to_the_end(&mut self, clock: &Clock) -> anyhow::Result<(View, Record)> {
         let mut before = None;
+        let mut actions = 0;
         loop {
             match self.round()? {
                 Round::Done(seen) => return Ok(*seen),
-                Round::Wait(wait) => clock.pause(self.printer, &wait)?,
+                Round::Wait(wait) => {
+                    actions = 0;
+                    clock.pause(self.printer, &wait)?;
+                }
                 Round::Again => {
+                    actions += 1;
                     let again = Wait::new("what was done last has no effect yet");
-                    if before.is_some() && before == self.last {
+                    let is_repeated = before.is_some() && before == self.last;
+                    if is_repeated || actions >= ACTIONS {
+                        actions = 0;
                         clock.pause(self.printer, &again)?;
                     }
                     clock.check(&again)?;

@@ -415,6 +415,7 @@ impl Row {
                 .map(|server| uuid(server).as_str().to_owned()),
             previous_initial_nodes: names(&self.previous),
             rival_node_uuid: None,
+            is_given_up: false,
             state: if self.is_ready {
                 State::Ready
             } else {
@@ -734,6 +735,7 @@ impl Setup {
                 let leave = Leave {
                     cluster_id: id(),
                     node: name(*node),
+                    node_uuid: standing_uuid,
                     generation,
                     secret: None,
                     now,
