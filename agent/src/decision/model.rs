@@ -608,6 +608,7 @@ fn many(nodes: u8) -> Setup {
         names,
         oversleeps: true,
         partitions: true,
+        leaves_when_refused: false,
         generations: 8,
         continue_one_in: 500,
         ..one(budgets)

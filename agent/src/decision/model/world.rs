@@ -1219,8 +1219,10 @@ impl Setup {
                 // Another node has a cluster, and its agent has ended.
                 Phase::Ended(End::Occupied) => server.cluster.is_none(),
                 Phase::Ended(_) => true,
-                // It waits for its services.
-                _ => self.services_down && server.cluster.is_some() && server.cluster == recorded,
+                // It waits until its time is up: for its services, or for another node, since its server took the initialisation
+                // without effect.
+                _ if server.cluster.is_none() => agent.has_initialised,
+                _ => self.services_down && server.cluster == recorded,
             });
         after.broken.or_else(|| (!is_well).then_some(Broken::Stuck))
     }
