@@ -88,10 +88,13 @@ pub fn of(error: &anyhow::Error) -> Option<&Failure> {
     error.chain().find_map(|cause| cause.downcast_ref())
 }
 
+/// The most of a text that is printed: a server may answer with megabytes.
+const MOST_CHARACTERS: usize = 2000;
+
 /// A text on one line in which nothing commands a terminal or misleads a reader: the words of a server or of the API may be part
 /// of it.
 pub fn printable(text: &str) -> String {
-    let shown = text.chars().map(|c| match c {
+    let shown = text.chars().take(MOST_CHARACTERS).map(|c| match c {
         _ if c.is_control() => '\n',
         _ if c.is_whitespace() => ' ',
         _ if is_hidden(c) => char::REPLACEMENT_CHARACTER,

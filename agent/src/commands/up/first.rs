@@ -79,16 +79,17 @@ impl Run<'_> {
     /// Looks at the servers of nodes that lost their claims, all at once and without credentials.
     pub(super) fn look_at(&mut self, nodes: &[Node]) -> Round {
         let deadline = self.here.peers.deadline;
-        let look = |node: &Node| {
-            let by_tls = Server::of_node(node, &Trust::Anyone, None, deadline).is_provisioned();
+        let see = |server: &Server| match server.is_provisioned() {
+            Ok(true) => Look::Provisioned,
+            Ok(false) => Look::Blank,
+            // It is there, and nobody knows what it is.
+            Err(Error::Failing(_) | Error::Refused(..)) => Look::Provisioned,
+            Err(_) => Look::Unreachable,
+        };
+        let look = |node: &Node| match see(&Server::of_node(node, &Trust::Anyone, None, deadline)) {
             // Community Edition has no TLS.
-            let answer = by_tls
-                .or_else(|_| Server::of_node_without_tls(node, None, deadline).is_provisioned());
-            match answer {
-                Ok(true) => Look::Provisioned,
-                Ok(false) => Look::Blank,
-                Err(_) => Look::Unreachable,
-            }
+            Look::Unreachable => see(&Server::of_node_without_tls(node, None, deadline)),
+            look => look,
         };
         let looks: Vec<_> = thread::scope(|scope| {
             let looking: Vec<_> = nodes

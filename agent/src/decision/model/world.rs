@@ -133,8 +133,8 @@ pub(super) struct Setup {
     pub mutants: &'static [Mutant],
     /// Whether servers say their UUIDs.
     pub tells_uuid: bool,
-    /// Whether an agent whose server refuses its initialisation gives the claim up at once, as `commands::up` does.
-    pub leaves_when_refused: bool,
+    /// Whether an agent whose server refuses its initialisation gives the claim up although an earlier call may be carried out.
+    pub leaves_too_early: bool,
     /// Whether buckets, groups and addresses are wanted, and all of them refused for good.
     pub extras_refused: bool,
     /// Whether the servers' services never come up.
@@ -175,7 +175,7 @@ impl Default for Setup {
             abandoned: None,
             mutants: &[],
             tells_uuid: true,
-            leaves_when_refused: true,
+            leaves_too_early: false,
             extras_refused: false,
             services_down: false,
             budgets: Budgets::default(),
@@ -202,6 +202,7 @@ pub(super) struct Row {
     pub generation: u8,
     /// Seconds.
     lease_left: Option<i16>,
+    is_given_up: bool,
     is_forgotten: bool,
     members: Vec<u8>,
     pub cluster: Option<Incarnation>,
@@ -241,6 +242,8 @@ pub(super) struct Agent {
     was_blind: bool,
     occupied: Option<(u8, i16)>,
     has_initialised: bool,
+    /// An earlier `/clusterInit` of this run was not answered.
+    may_be_under_way: bool,
     is_reported: bool,
     are_extras_settled: bool,
 }
@@ -295,6 +298,7 @@ pub(super) enum Request {
     },
     Leave {
         name: u8,
+        server: Option<Incarnation>,
         generation: Option<u8>,
     },
 }
@@ -415,7 +419,7 @@ impl Row {
                 .map(|server| uuid(server).as_str().to_owned()),
             previous_initial_nodes: names(&self.previous),
             rival_node_uuid: None,
-            is_given_up: false,
+            is_given_up: self.is_given_up,
             state: if self.is_ready {
                 State::Ready
             } else {
@@ -456,6 +460,7 @@ impl Row {
             is_ready: record.state == State::Ready,
             generation: u8::try_from(record.generation).unwrap(),
             lease_left: record.lease_expires_at.map(left),
+            is_given_up: record.is_given_up,
             is_forgotten: record.is_forgotten,
             members: record.members.keys().map(|node| number(node)).collect(),
             cluster: record.cluster_uuid.as_deref().map(incarnation),
@@ -729,13 +734,14 @@ impl Setup {
             }
             Request::Leave {
                 name: node,
+                server: by,
                 generation: given,
             } => {
                 let generation = generation(*given, Mutant::UnfencedLeave);
                 let leave = Leave {
                     cluster_id: id(),
                     node: name(*node),
-                    node_uuid: standing_uuid,
+                    node_uuid: server(by),
                     generation,
                     secret: None,
                     now,
@@ -909,6 +915,7 @@ impl Setup {
                 let generation = world.agents[node].asked.as_ref().map(|row| row.generation);
                 let request = Request::Leave {
                     name: self.names[node],
+                    server: Some(world.servers[node].incarnation(node)),
                     generation,
                 };
                 let reply = self.call(world, &request, call);
@@ -1064,14 +1071,16 @@ impl Setup {
             return;
         }
         match answer {
-            None => {}
+            None => world.agents[node].may_be_under_way = true,
             Some(true) => world.agents[node].has_initialised = true,
             Some(false) if world.servers[node].cluster.is_some() => {}
             Some(false) => {
-                if self.leaves_when_refused {
+                let may_leave = !world.agents[node].may_be_under_way;
+                if may_leave || self.leaves_too_early {
                     let generation = world.agents[node].claim.map(|(generation, _)| generation);
                     let request = Request::Leave {
                         name: self.names[node],
+                        server: Some(world.servers[node].incarnation(node)),
                         generation,
                     };
                     let call = Call {
