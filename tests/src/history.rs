@@ -487,7 +487,6 @@ mod tests {
             lease_seconds_left: None,
             previous_initial_nodes: Vec::new(),
             rival_node_uuid: None,
-            is_given_up: false,
             nodes: Vec::new(),
             members: Vec::new(),
             cluster_uuid: None,

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -287,11 +291,11 @@ fn two_machines_with_one_name_are_told_apart() {
     let servers = Servers::start(2);
     let agents = api.agents(&servers);
     let first = agents.start(&servers[0], &[]);
-    let held = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let hold = std::sync::Arc::clone(&held);
+    let is_held = Arc::new(AtomicBool::new(true));
+    let holds = Arc::clone(&is_held);
     servers.on_request(move |seen| {
-        let is_held = hold.load(std::sync::atomic::Ordering::Relaxed);
-        if seen.node == 0 && seen.path == "/clusterInit" && is_held {
+        let holds = holds.load(Ordering::Relaxed);
+        if seen.node == 0 && seen.path == "/clusterInit" && holds {
             Then::Answer(503)
         } else {
             Then::Handle
@@ -310,7 +314,7 @@ fn two_machines_with_one_name_are_told_apart() {
             .contains("another machine claims `demo` under this node's name"),
         "{second}"
     );
-    held.store(false, std::sync::atomic::Ordering::Relaxed);
+    is_held.store(false, Ordering::Relaxed);
     let first = first.end();
     first.document();
     assert!(
@@ -334,11 +338,11 @@ fn a_stranger_cannot_break_a_boot() {
     let api = Api::start();
     let servers = Servers::start(2);
     let agents = api.agents(&servers);
-    let held = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let hold = std::sync::Arc::clone(&held);
+    let is_held = Arc::new(AtomicBool::new(true));
+    let holds = Arc::clone(&is_held);
     servers.on_request(move |seen| {
-        let is_held = hold.load(std::sync::atomic::Ordering::Relaxed);
-        if seen.path == "/clusterInit" && is_held {
+        let holds = holds.load(Ordering::Relaxed);
+        if seen.path == "/clusterInit" && holds {
             Then::Answer(503)
         } else {
             Then::Handle
@@ -372,7 +376,7 @@ fn a_stranger_cannot_break_a_boot() {
         assert!(!answer.body.contains(&servers[0].uuid()), "{answer:?}");
     }
     assert!(!agents.record().to_string().contains(&servers[0].uuid()));
-    held.store(false, std::sync::atomic::Ordering::Relaxed);
+    is_held.store(false, Ordering::Relaxed);
     assert_eq!(first.end().document()["generation"], 1);
     agents.up(&servers[1], &[]).document();
     one_cluster(&servers, 2);
@@ -641,6 +645,9 @@ fn names_that_are_not_hosts_are_refused() {
     }
 }
 
+/// What an API answers besides to the node that asks.
+type Lie = fn(&str) -> Value;
+
 /// An API that contradicts itself, or answers about something else.
 #[test]
 fn answers_that_cannot_be_true_are_refused() {
@@ -650,7 +657,6 @@ fn answers_that_cannot_be_true_are_refused() {
             .unwrap_or_default()
             .to_owned()
     };
-    type Lie = fn(&str) -> Value;
     let lies: [(&str, Lie); 6] = [
         (
             "another cluster",

@@ -20,6 +20,7 @@ fn two_places_build_the_same_function() {
         "deployer",
         "agent",
         "cli",
+        "protocol",
         "benchmarks",
         "tests",
         "templates",

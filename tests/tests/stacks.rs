@@ -300,7 +300,7 @@ fn a_deployment_that_is_overtaken_looks_again() {
                 Play::now()
                     .then_real()
                     .stack("UPDATE_IN_PROGRESS")
-                    .after(Duration::from_millis(2500))
+                    .after(Duration::from_secs(5))
                     .stack("UPDATE_COMPLETE"),
             );
             deploy.join().unwrap().ended_with(0)

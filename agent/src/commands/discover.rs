@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use cbbootstrap_protocol::{
-    names::{ClusterId, Node},
+    names::{ClusterId, Node, Uuid},
     trust::ClusterKeys,
     wire::State,
 };
@@ -87,7 +87,7 @@ fn shown(
         Format::Text => names.join("\n"),
         Format::Json => serde_json::to_string_pretty(&json!({
             "cluster_id": cluster_id,
-            "cluster_uuid": record.cluster_uuid.as_ref().map(|uuid| uuid.as_str()),
+            "cluster_uuid": record.cluster_uuid.as_ref().map(Uuid::as_str),
             "nodes": names,
             "connection_string": connection_string(nodes),
         }))

@@ -72,7 +72,7 @@ struct ApiStatus {
 }
 
 /// The most time that all of it may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let (here, api) = settings::here(args.api, args.server, Deadline::after(LIMIT))?;

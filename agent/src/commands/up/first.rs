@@ -80,10 +80,9 @@ impl Run<'_> {
     pub(super) fn look_at(&mut self, nodes: &[Node]) -> Round {
         let deadline = self.here.peers.deadline;
         let see = |server: &Server| match server.is_provisioned() {
-            Ok(true) => Look::Provisioned,
             Ok(false) => Look::Blank,
-            // It is there, and nobody knows what it is.
-            Err(Error::Failing(_) | Error::Refused(..)) => Look::Provisioned,
+            // A server that fails or refuses to say is there, and may have a cluster.
+            Ok(true) | Err(Error::Failing(_) | Error::Refused(..)) => Look::Provisioned,
             Err(_) => Look::Unreachable,
         };
         let look = |node: &Node| match see(&Server::of_node(node, &Trust::Anyone, None, deadline)) {

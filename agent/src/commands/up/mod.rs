@@ -110,7 +110,7 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     }
     let _lock = lock(&here.server, &clock, printer)?;
     let mut run = Run::new(&here, &api, &plan, printer);
-    let (view, record) = run.to_the_end(&clock)?;
+    let (view, record) = run.until_done(&clock)?;
     let named = |keep: &dyn Fn(&crate::server::NodeInfo) -> bool| -> Vec<String> {
         view.nodes
             .iter()
@@ -199,7 +199,7 @@ struct Run<'r> {
 enum Known {
     NotYet,
     Nothing,
-    Answer(Answer),
+    Answer(Box<Answer>),
 }
 
 impl Known {
@@ -311,7 +311,7 @@ impl<'r> Run<'r> {
 
     /// Rounds until the node is a member and all is settled. An action that is decided on again although it was done waits like
     /// anything else, so whatever servers and the API answer, the agent never spins.
-    fn to_the_end(&mut self, clock: &Clock) -> anyhow::Result<(View, Record)> {
+    fn until_done(&mut self, clock: &Clock) -> anyhow::Result<(View, Record)> {
         let mut before = None;
         let mut actions = 0;
         loop {
@@ -522,7 +522,7 @@ impl<'r> Run<'r> {
                 self.here.node
             ));
         }
-        self.asked = Known::Answer(answer);
+        self.asked = Known::Answer(Box::new(answer));
     }
 
     /// Does what is next.
