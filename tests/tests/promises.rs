@@ -53,6 +53,34 @@ fn count(servers: &Servers, path: &str) -> usize {
         .count()
 }
 
+/// The first node initialises its server and dies before it reports that.
+fn die_unreported(agents: &Agents, servers: &Servers) {
+    let first = agents.start(&servers[0], &[]);
+    let id = first.id().to_string();
+    servers.on_request(move |seen| {
+        if seen.node == 0 && seen.path == "/clusterInit" {
+            process::kill("KILL", &id);
+        }
+        Then::Handle
+    });
+    assert_eq!(first.end().status, None);
+    servers.on_request(|_| Then::Handle);
+}
+
+/// The first node has the claim and does not get to initialise its server, until this is false.
+fn hold_initialisation(servers: &Servers) -> Arc<AtomicBool> {
+    let is_held = Arc::new(AtomicBool::new(true));
+    let holds = Arc::clone(&is_held);
+    servers.on_request(move |seen| {
+        if seen.node == 0 && seen.path == "/clusterInit" && holds.load(Ordering::Relaxed) {
+            Then::Answer(503)
+        } else {
+            Then::Handle
+        }
+    });
+    is_held
+}
+
 // Never two.
 
 /// What is refused for good after the initialisation is a warning; the cluster is one, on both editions.
@@ -195,17 +223,8 @@ fn a_takeover_sees_the_cluster_of_the_node_before() {
     let api = Api::start();
     let servers = Servers::start(3);
     let agents = api.agents(&servers);
-    let first = agents.start(&servers[0], &[]);
-    let id = first.id().to_string();
-    servers.on_request(move |seen| {
-        if seen.node == 0 && seen.path == "/clusterInit" {
-            process::kill("KILL", &id);
-        }
-        Then::Handle
-    });
-    assert_eq!(first.end().status, None);
+    die_unreported(&agents, &servers);
     assert_eq!(agents.record()["state"], "claimed");
-    servers.on_request(|_| Then::Handle);
     api.local.lapse("demo");
     let others: Vec<_> = (1..3)
         .map(|node| agents.start(&servers[node], &[]))
@@ -239,15 +258,7 @@ fn an_unreported_cluster_stops_the_others_after_a_lease() {
     let api = Api::start();
     let servers = Servers::start(2);
     let agents = api.agents(&servers);
-    let first = agents.start(&servers[0], &[]);
-    let id = first.id().to_string();
-    servers.on_request(move |seen| {
-        if seen.node == 0 && seen.path == "/clusterInit" {
-            process::kill("KILL", &id);
-        }
-        Then::Handle
-    });
-    assert_eq!(first.end().status, None);
+    die_unreported(&agents, &servers);
     api.local.lapse("demo");
     let up = agents.up(&servers[1], &[]);
     up.failed(
@@ -265,15 +276,7 @@ fn every_node_that_lost_its_claim_is_looked_at() {
     let api = Api::start();
     let servers = Servers::start(3);
     let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "4s");
-    let first = agents.start(&servers[0], &[]);
-    let id = first.id().to_string();
-    servers.on_request(move |seen| {
-        if seen.node == 0 && seen.path == "/clusterInit" {
-            process::kill("KILL", &id);
-        }
-        Then::Handle
-    });
-    assert_eq!(first.end().status, None);
+    die_unreported(&agents, &servers);
     for node in &servers.nodes()[1..] {
         api.local.lapse("demo");
         agents
@@ -291,16 +294,7 @@ fn two_machines_with_one_name_are_told_apart() {
     let servers = Servers::start(2);
     let agents = api.agents(&servers);
     let first = agents.start(&servers[0], &[]);
-    let is_held = Arc::new(AtomicBool::new(true));
-    let holds = Arc::clone(&is_held);
-    servers.on_request(move |seen| {
-        let holds = holds.load(Ordering::Relaxed);
-        if seen.node == 0 && seen.path == "/clusterInit" && holds {
-            Then::Answer(503)
-        } else {
-            Then::Handle
-        }
-    });
+    let is_held = hold_initialisation(&servers);
     process::wait_until("the first has claimed", || {
         agents.record()["state"] == "claimed"
     });
@@ -338,16 +332,7 @@ fn a_stranger_cannot_break_a_boot() {
     let api = Api::start();
     let servers = Servers::start(2);
     let agents = api.agents(&servers);
-    let is_held = Arc::new(AtomicBool::new(true));
-    let holds = Arc::clone(&is_held);
-    servers.on_request(move |seen| {
-        let holds = holds.load(Ordering::Relaxed);
-        if seen.path == "/clusterInit" && holds {
-            Then::Answer(503)
-        } else {
-            Then::Handle
-        }
-    });
+    let is_held = hold_initialisation(&servers);
     let first = agents.start(&servers[0], &[]);
     process::wait_until("the first has claimed", || {
         agents.record()["state"] == "claimed"
