@@ -666,6 +666,9 @@ impl World<'_> {
         if let Some(before) = stands {
             hold(before.state == State::Claimed, P::ReadyIsFinal)?;
             hold(ended(self.now), P::LeaseIsKept)?;
+        }
+        let was_unasked = stands.is_none() && self.generation > 0 && !self.is_forgotten;
+        if stands.is_some() || was_unasked {
             let mut previous = std::mem::take(&mut self.previous);
             previous.retain(|other| *other != self.initial);
             previous.insert(0, self.initial.clone());
