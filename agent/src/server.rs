@@ -670,7 +670,11 @@ impl Server {
         };
         let mut answer = asked.map_err(|error| away(&error))?;
         let status = answer.status();
-        let body = answer.body_mut().with_config().limit(http::MOST_BYTES);
+        let most = match self.administrator {
+            Some(_) => http::MOST_BYTES,
+            None => http::MOST_BYTES_UNPROVEN,
+        };
+        let body = answer.body_mut().with_config().limit(most);
         let text = body.read_to_string().map_err(|error| away(&error))?;
         match status {
             status if status.is_success() => Ok(text),
