@@ -408,18 +408,21 @@ fn a_lease_is_no_longer_than_it_was_asked_for() {
             Then::Handle
         }
     });
-    let liar = Liar::start(|_, body| {
-        let asking = body["node_ip_addr_or_hostname"]
-            .as_str()
-            .unwrap_or_default();
-        let lease =
-            json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": 1_000_000});
-        (200, record(asking, asking, "claimed", &lease))
-    });
-    let agents = Agents::new(&liar.url, "demo", &servers);
-    let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
-    assert_eq!(up.status, Some(3), "{up}");
-    assert!(up.stderr.contains("is about to expire"), "{up}");
+    // The second is more than a clock holds.
+    for seconds in [1_000_000, u64::MAX] {
+        let liar = Liar::start(move |_, body| {
+            let asking = body["node_ip_addr_or_hostname"]
+                .as_str()
+                .unwrap_or_default();
+            let lease =
+                json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": seconds});
+            (200, record(asking, asking, "claimed", &lease))
+        });
+        let agents = Agents::new(&liar.url, "demo", &servers);
+        let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
+        assert_eq!(up.status, Some(3), "{up}");
+        assert!(up.stderr.contains("is about to expire"), "{up}");
+    }
 }
 
 /// The way out is named: the record outlived its cluster.
