@@ -550,6 +550,25 @@ fn a_node_leaves_and_its_data_stays() {
     );
 }
 
+/// A claim whose node is to go is given up: others need not wait until it expires.
+#[test]
+fn a_blank_node_that_leaves_gives_its_claim_up() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    servers.on_request(|seen| {
+        if seen.path == "/clusterInit" && seen.node == 0 {
+            Then::Answer(503)
+        } else {
+            Then::Handle
+        }
+    });
+    let up = agents.up(&servers[0], &["--timeout", "2s", "--lease", "1h"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    agents.run(&servers[0], &["leave"]).ended_with(0);
+    agents.up(&servers[1], &[]).document();
+}
+
 #[test]
 fn a_node_whose_rebalance_fails_says_why_and_leaves_with_the_next() {
     let api = Api::start();

@@ -60,8 +60,10 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
     let _lock = lock(&here.server, &clock, printer)?;
     let generation = Leaving::new(&here, &api, printer).until_blank(&clock)?;
+    // A claim is given up only by the server that has made it.
+    let node_uuid = here.server.own().ok().and_then(|own| own.uuid);
     let initial_node = loop {
-        match api.leave(&here.node, None, generation) {
+        match api.leave(&here.node, node_uuid.as_ref(), generation) {
             Ok(answer) => break Some(answer.now().initial_node.to_string()),
             Err(Unanswered::Later(why)) => clock.pause(printer, &Wait::new(why))?,
             Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => break None,
