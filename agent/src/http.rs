@@ -139,6 +139,11 @@ pub fn reason(error: &Error) -> String {
     }
 }
 
+/// Whether there was a connection, and no answer in time.
+pub fn is_late(error: &Error) -> bool {
+    matches!(error, Error::Timeout(time) if !matches!(time, Timeout::Resolve | Timeout::Connect))
+}
+
 /// Whether it is the certificate that was not taken.
 pub fn is_certificate(error: &Error) -> bool {
     match error {

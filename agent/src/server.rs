@@ -68,6 +68,8 @@ pub struct Server {
 pub enum Error {
     /// There was no answer, or it broke off.
     Away(String),
+    /// It takes connections and does not answer in time, or answers that it fails.
+    Failing(String),
     /// Its certificate is not trusted.
     Untrusted(String),
     /// It has other credentials.
@@ -92,7 +94,11 @@ impl Error {
                 ];
                 status.is_client_error() && !TRANSIENT.contains(status)
             }
-            Self::Away(_) | Self::Untrusted(_) | Self::Unauthorized | Self::Strange(_) => false,
+            Self::Away(_)
+            | Self::Failing(_)
+            | Self::Untrusted(_)
+            | Self::Unauthorized
+            | Self::Strange(_) => false,
         }
     }
 }
@@ -100,9 +106,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Away(why) | Self::Untrusted(why) | Self::Strange(why) | Self::Refused(_, why) => {
-                f.write_str(why)
-            }
+            Self::Away(why)
+            | Self::Failing(why)
+            | Self::Untrusted(why)
+            | Self::Strange(why)
+            | Self::Refused(_, why) => f.write_str(why),
             Self::Unauthorized => f.write_str("it has another user name or password"),
         }
     }
@@ -664,6 +672,8 @@ impl Server {
             let why = format!("{} does not answer: {}", self.url, http::reason(error));
             if http::is_certificate(error) {
                 Error::Untrusted(why)
+            } else if http::is_late(error) {
+                Error::Failing(why)
             } else {
                 Error::Away(why)
             }
@@ -680,7 +690,7 @@ impl Server {
             status if status.is_success() => Ok(text),
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized),
             status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => Err(
-                Error::Away(format!("{} answers with status {status}", self.url)),
+                Error::Failing(format!("{} answers with status {status}", self.url)),
             ),
             status => {
                 let said = words(&text);

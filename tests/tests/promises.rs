@@ -280,6 +280,45 @@ fn every_node_that_lost_its_claim_is_looked_at() {
     assert_eq!(count(&servers, "/clusterInit"), 1);
 }
 
+/// The first node's server fails or hangs while it is looked at: that does not make it blank or gone.
+#[test]
+fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
+    let first = agents.start(&servers[0], &[]);
+    let id = first.id().to_string();
+    servers.on_request(move |seen| {
+        if seen.node == 0 && seen.path == "/clusterInit" {
+            process::kill("KILL", &id);
+        }
+        Then::Handle
+    });
+    assert_eq!(first.end().status, None);
+    servers.on_request(|seen| match seen.node {
+        0 => Then::Refuse(503, "not now".to_owned()),
+        _ => Then::Handle,
+    });
+    api.local.lapse("demo");
+    let unclear = "is there and does not say whether it belongs to a cluster";
+    let up = agents.up(&servers[1], &[]);
+    up.failed(3, unclear);
+    assert!(up.stderr.contains("cluster forget demo"), "{up}");
+    servers.on_request(|_| Then::Handle);
+    servers[0].answer_500(true);
+    agents.up(&servers[1], &[]).failed(3, unclear);
+    servers[0].answer_500(false);
+    servers[0].hang(true);
+    let up = agents.up(&servers[1], &[]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(servers[1].is_blank());
+    servers[0].hang(false);
+    agents
+        .up(&servers[1], &[])
+        .failed(3, "has initialised its server and not reported it");
+    one_cluster(&servers, 1);
+}
+
 /// Two machines with one name: the second is told so, and so is the first.
 #[test]
 fn two_machines_with_one_name_are_told_apart() {

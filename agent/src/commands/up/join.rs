@@ -147,7 +147,7 @@ impl Run<'_> {
                 return Err(untrusted(&why).into());
             }
             Err(Error::Untrusted(why)) => return Ok(Joined::Unproven(why)),
-            Err(Error::Away(why)) => return Ok(Joined::Dead(why)),
+            Err(Error::Away(why) | Error::Failing(why)) => return Ok(Joined::Dead(why)),
             Err(error) => return Ok(Joined::No(error.to_string())),
         };
         match decision::through(
@@ -210,7 +210,7 @@ impl Run<'_> {
                 self.printer.step(format_args!("join: added by `{member}`"));
                 Ok(Joined::Round(Round::Again))
             }
-            Err(Error::Away(why)) => Ok(Joined::Round(Round::wait(why))),
+            Err(Error::Away(why) | Error::Failing(why)) => Ok(Joined::Round(Round::wait(why))),
             Err(error) => {
                 self.adding = None;
                 self.refusals += 1;
