@@ -319,6 +319,40 @@ fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
     one_cluster(&servers, 1);
 }
 
+/// The record ended because nobody asked, and a new node has claimed and given up: any member of the living cluster may report it.
+#[test]
+fn a_member_of_the_cluster_before_takes_the_claim_back() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let first = servers[0].address();
+    let before = json!({
+        "previous_initial_nodes": [first],
+        "lease_expires_at": "2020-01-01T00:00:00Z",
+        "lease_seconds_left": 0,
+    });
+    let liar = Liar::start(move |path, body| {
+        let asking = body["node_ip_addr_or_hostname"]
+            .as_str()
+            .unwrap_or_default();
+        let answer = match path {
+            "/cluster/get_status" => record(asking, "10.0.0.9", "claimed", &before),
+            "/cluster" => record(asking, asking, "claimed", &before),
+            _ => record(asking, asking, "ready", &json!({"nodes": [asking]})),
+        };
+        (200, answer)
+    });
+    let agents = Agents::new(&liar.url, "demo", &servers);
+    agents.up(&servers[1], &[]).document();
+    let reported = liar.asked();
+    let reported = reported.iter().find(|asked| asked.path == "/cluster/ready");
+    let uuid = reported.map(|asked| asked.body["cluster_uuid"].clone());
+    assert_eq!(uuid, Some(json!(servers.clusters()[0].uuid)));
+}
+
 /// Two machines with one name: the second is told so, and so is the first.
 #[test]
 fn two_machines_with_one_name_are_told_apart() {
