@@ -971,6 +971,24 @@ fn community_edition_works_from_up_to_leave() {
     assert_eq!(agents.record(), Value::Null);
 }
 
+/// A member attests the authority of its certificate: a new certificate needs a new report, and `up` makes it.
+#[test]
+fn a_member_with_a_new_certificate_attests_it_again() {
+    let api = Api::start();
+    let servers = Servers::start_generated(2);
+    let agents = with_secret(&api.local.endpoint, &servers);
+    agents.up(&servers[0], &[]).document();
+    servers[0].load_certificate();
+    let up = agents.up(&servers[1], &["--timeout", "2s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("certificate has changed"), "{up}");
+    agents.up(&servers[0], &[]).document();
+    // A member with a certificate of its own adds only nodes with one of the same authority.
+    servers[1].load_certificate();
+    agents.up(&servers[1], &[]).document();
+    one_cluster(&servers, 2);
+}
+
 /// Without `--insecure` no password crosses the network in the clear, whether or not there is a secret.
 #[test]
 fn community_edition_joins_nobody_without_insecure() {
