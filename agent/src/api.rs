@@ -199,9 +199,14 @@ impl Api {
         let mut answer = self.post("/cluster", &request, Some(node), sent)?;
         // No claim of this node is longer than it asked for, whatever the API says.
         if answer.record.is_initial
-            && let (Some(end), Some(lease)) = (answer.lease_ends, lease)
+            && let (Some(_), Some(lease)) = (answer.record.lease_left, lease)
         {
-            answer.lease_ends = Some(end.min(sent + Duration::from_secs(lease)));
+            let asked_for = sent + Duration::from_secs(lease);
+            answer.lease_ends = Some(
+                answer
+                    .lease_ends
+                    .map_or(asked_for, |end| end.min(asked_for)),
+            );
         }
         Ok(answer)
     }

@@ -334,15 +334,21 @@ fn member(wanted: &Wanted, view: &View, asked: &Asked, memory: &Memory) -> Next 
     };
     let first = &record.initial_node;
     let has_expired = record.lease_left.is_some_and(|left| left.is_zero());
-    let has_first = view.node(&first.host().to_string()).is_some();
+    let is_in = |node: &Node| view.node(&node.host().to_string()).is_some();
+    let has_first = is_in(first);
+    // This node's cluster is that of a node that had the claim, or the record, before.
+    let is_of_previous = record
+        .previous
+        .iter()
+        .any(|node| *node == wanted.node || is_in(node));
     match &record.cluster_uuid {
         Some(uuid) if *uuid == view.uuid => {}
         // Nobody has said. It is the right one with the first node in it.
         None if record.is_initial || has_first => {}
-        None if record.previous.contains(&wanted.node) && has_expired => return Next::Claim,
-        None if record.previous.contains(&wanted.node) => {
+        None if is_of_previous && has_expired => return Next::Claim,
+        None if is_of_previous => {
             return Next::Wait(format!(
-                "`{first}` has taken this node's claim over; it gives the claim back when it sees this server"
+                "`{first}` has taken the claim of this node's cluster over; it gives it back when it sees that cluster"
             ));
         }
         recorded => {

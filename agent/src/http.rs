@@ -23,6 +23,9 @@ pub const ANSWER: Duration = Duration::from_secs(15);
 /// The most of an answer that is read. A cluster of a hundred nodes describes itself in some 200 KB.
 pub const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The same for a host that nothing vouches for yet: it may be anyone's. A list of authorities has some 5 KB for each.
+pub const MOST_BYTES_UNPROVEN: u64 = 1024 * 1024;
+
 /// The time at which a command ends, whatever it is doing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Deadline(Option<Instant>);
@@ -134,6 +137,11 @@ pub fn reason(error: &Error) -> String {
         },
         error => error.to_string(),
     }
+}
+
+/// Whether there was a connection, and no answer in time.
+pub fn is_late(error: &Error) -> bool {
+    matches!(error, Error::Timeout(time) if !matches!(time, Timeout::Resolve | Timeout::Connect))
 }
 
 /// Whether it is the certificate that was not taken.

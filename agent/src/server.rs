@@ -68,7 +68,7 @@ pub struct Server {
 pub enum Error {
     /// There was no answer, or it broke off.
     Away(String),
-    /// It answers with a failure of its own (status 5xx).
+    /// It takes connections and does not answer in time, or answers that it fails.
     Failing(String),
     /// Its certificate is not trusted.
     Untrusted(String),
@@ -683,13 +683,19 @@ impl Server {
             let why = format!("{} does not answer: {}", self.url, http::reason(error));
             if http::is_certificate(error) {
                 Error::Untrusted(why)
+            } else if http::is_late(error) {
+                Error::Failing(why)
             } else {
                 Error::Away(why)
             }
         };
         let mut answer = asked.map_err(|error| away(&error))?;
         let status = answer.status();
-        let body = answer.body_mut().with_config().limit(http::MOST_BYTES);
+        let most = match self.administrator {
+            Some(_) => http::MOST_BYTES,
+            None => http::MOST_BYTES_UNPROVEN,
+        };
+        let body = answer.body_mut().with_config().limit(most);
         let text = body.read_to_string().map_err(|error| away(&error))?;
         match status {
             status if status.is_success() => Ok(text),

@@ -92,8 +92,8 @@ pub struct Record {
     pub initial_node: String,
     /// The UUID of that node's server when it claimed, if it said.
     pub initial_node_uuid: Option<String>,
-    /// The nodes whose claims were taken over and not given up, the latest first, at most [`MAX_PREVIOUS`]. Each may have
-    /// initialised its server without reporting it.
+    /// The nodes that had the cluster before: those whose claims were taken over and not given up, the latest first, and the initial
+    /// node of a record that ended because nobody asked; at most [`MAX_PREVIOUS`]. The server of each may be a cluster.
     pub previous_initial_nodes: Vec<String>,
     /// The UUID of another server that tried to claim under the initial node's name.
     pub rival_node_uuid: Option<String>,
@@ -359,22 +359,17 @@ impl Claim {
             return Ok((Claimed::First, self.record(FIRST_GENERATION)));
         };
         if record.is_gone(self.now) {
-            return Ok((Claimed::First, self.record(record.generation + 1)));
+            let mut first = self.record(record.generation + 1);
+            // That nobody has asked does not mean that the cluster is gone.
+            if !record.is_forgotten {
+                self.note_previous(&mut first, record)?;
+            }
+            return Ok((Claimed::First, first));
         }
         let record = admitted(Some(record), self.secret.as_ref(), self.now)?;
         if record.is_lapsed(self.now) {
             let mut taken_over = self.record(record.generation + 1);
-            let last = (!record.is_given_up).then_some(record.initial_node);
-            let mut previous = last.into_iter().chain(record.previous_initial_nodes);
-            let known = &mut taken_over.previous_initial_nodes;
-            for node in previous.by_ref().filter(|node| node != self.node.as_str()) {
-                if !known.contains(&node) {
-                    known.push(node);
-                }
-            }
-            if known.len() > MAX_PREVIOUS {
-                return Err(Refusal::TooManyTakeovers);
-            }
+            self.note_previous(&mut taken_over, record)?;
             return Ok((Claimed::Takeover, taken_over));
         }
         if record.initial_node != self.node.as_str() {
@@ -396,6 +391,23 @@ impl Claim {
             record.rival_node_uuid = Some(uuid.as_str().to_owned());
         }
         record
+    }
+
+    /// Names in the claim's record the nodes that had the cluster before it. Rows of the original service may name what is not a
+    /// node. A node that gave its claim up has not initialised its server, and none that may have is forgotten for another.
+    fn note_previous(&self, claimed: &mut Record, before: Record) -> Result<(), Refusal> {
+        let last = (!before.is_given_up).then_some(before.initial_node);
+        let previous = last.into_iter().chain(before.previous_initial_nodes);
+        let known = &mut claimed.previous_initial_nodes;
+        for node in previous.filter(|node| node != self.node.as_str() && Node::new(node).is_ok()) {
+            if !known.contains(&node) {
+                known.push(node);
+            }
+        }
+        if known.len() > MAX_PREVIOUS {
+            return Err(Refusal::TooManyTakeovers);
+        }
+        Ok(())
     }
 
     fn is_rival_of(&self, current: &str) -> bool {
@@ -854,6 +866,27 @@ mod tests {
         assert!(claim("n5", Some(30), 2000).on(Some(full.clone())).is_ok());
         let ready = ready("n5", None, None).on(Some(full)).unwrap();
         assert!(ready.previous_initial_nodes.is_empty());
+    }
+
+    #[test]
+    fn a_claim_after_an_unasked_record_names_the_node_that_had_it() {
+        let late = 401 * 86_400;
+        for record in [claimed(None), with_members(&["a", "b"])] {
+            let (outcome, record) = claim("c", Some(30), late).on(Some(record)).unwrap();
+            assert_eq!((outcome, record.generation), (Claimed::First, 2));
+            assert_eq!(record.previous_initial_nodes, ["a"]);
+        }
+        let own = claim("a", Some(30), late).on(Some(claimed(None))).unwrap();
+        assert!(own.1.previous_initial_nodes.is_empty(), "not itself");
+        let odd = Record {
+            initial_node: "not a node".to_owned(),
+            ..claimed(None)
+        };
+        let (_, record) = claim("c", Some(30), late).on(Some(odd)).unwrap();
+        assert!(record.previous_initial_nodes.is_empty());
+        let forgotten = forget(with_members(&["a"]), at(10));
+        let (_, record) = claim("c", Some(30), 11).on(Some(forgotten)).unwrap();
+        assert!(record.previous_initial_nodes.is_empty());
     }
 
     #[test]

@@ -111,8 +111,8 @@ pub struct Cluster {
     /// The seconds that are left of the lease, by the service's clock. 0 once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds_left: Option<u64>,
-    /// While claimed: the nodes whose claims were taken over, the latest first. Each may have initialised its server without
-    /// reporting it.
+    /// While claimed: the nodes that had the cluster before, the latest first. The server of each may be a cluster: the claim was
+    /// taken over before it was reported, or the record ended because nobody asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous_initial_nodes: Vec<String>,
     /// The first 8 characters of the UUID of another server that tried to claim under the initial node's name.

@@ -17,7 +17,7 @@ use cbbootstrap_protocol::{
         SecretHash,
     },
     trust::{Attestation, ClusterKeys, Fingerprint, Statement},
-    wire::{Cluster, MAX_MEMBERS, State},
+    wire::{Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 use jiff::Timestamp;
 use proptest::{collection, prelude::*, sample, strategy::ValueTree, test_runner::TestRunner};
@@ -321,6 +321,8 @@ struct World<'a> {
     initial: String,
     initial_uuid: Option<String>,
     previous: Vec<String>,
+    /// Whether the initial node has given its claim up.
+    is_given_up: bool,
     rival: Option<String>,
     lease_end: Option<Timestamp>,
     kept_until: Option<Timestamp>,
@@ -372,6 +374,7 @@ fn play(mistake: Option<&Mistake>, (has_secret, steps): &(bool, Vec<Step>)) -> V
         initial: String::new(),
         initial_uuid: None,
         previous: Vec::new(),
+        is_given_up: false,
         rival: None,
         lease_end: None,
         kept_until: None,
@@ -666,11 +669,10 @@ impl World<'_> {
         if let Some(before) = stands {
             hold(before.state == State::Claimed, P::ReadyIsFinal)?;
             hold(ended(self.now), P::LeaseIsKept)?;
-            let mut previous = std::mem::take(&mut self.previous);
-            previous.retain(|other| *other != self.initial);
-            previous.insert(0, self.initial.clone());
-            previous.retain(|other| other != node);
-            self.previous = previous;
+        }
+        let was_unasked = stands.is_none() && self.generation > 0 && !self.is_forgotten;
+        if stands.is_some() || was_unasked {
+            self.previous = self.previous_to(node);
         } else {
             self.previous.clear();
         }
@@ -682,12 +684,24 @@ impl World<'_> {
             .as_ref()
             .map(|uuid| uuid.as_str().to_owned());
         self.rival = None;
+        self.is_given_up = false;
         self.lease_end = claim.lease.map(|lease| claim.now + lease);
         self.kept_until = Some(claim.now + KEEP_UNASKED);
         self.is_forgotten = false;
         self.members.clear();
         self.proven.clear();
         Ok(())
+    }
+
+    /// The nodes that had the cluster before a claim of this node, and may have initialised it.
+    fn previous_to(&self, node: &str) -> Vec<String> {
+        let mut previous = self.previous.clone();
+        if !self.is_given_up {
+            previous.retain(|other| *other != self.initial);
+            previous.insert(0, self.initial.clone());
+        }
+        previous.retain(|other| other != node);
+        previous
     }
 
     /// Whether it is another server than the one that has the claim, as far as both say.
@@ -755,6 +769,7 @@ impl World<'_> {
             } else {
                 let lapsed = leave.now - CLOCK_SKEW - Duration::from_secs(1);
                 self.lease_end = Some(lapsed);
+                self.is_given_up = true;
             }
         }
         Ok(())
@@ -785,6 +800,10 @@ impl World<'_> {
                 && !self.is_its_server(uuid.as_ref())
         };
         match request {
+            Request::Claim(_) if *refusal == Refusal::TooManyTakeovers => hold(
+                self.previous_to(node).len() > MAX_PREVIOUS,
+                P::PreviousAreNamed,
+            ),
             Request::Claim(claim) => hold(is_name_taken(&claim.node_uuid), P::ClaimIsAnswered),
             Request::Ready(ready) => {
                 let is_own = ready.generation.is_none_or(|own| own == before.generation);
@@ -927,6 +946,10 @@ fn mistakes(property: Property) -> Vec<Mistake> {
                     after.previous_initial_nodes.push(node.to_owned());
                 }
             }),
+            // One that gave its claim up, or not the one that did not.
+            Sees(Claims, |_, record| record.is_given_up = false),
+            Sees(Claims, |_, record| record.is_given_up = true),
+            Makes(Leaves, |_, _, after| after.is_given_up = false),
             // Those of a record that has ended.
             Makes(Claims, |_, before, after| {
                 if before.is_forgotten {

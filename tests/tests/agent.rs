@@ -17,7 +17,7 @@ use cbbootstrap_tests::{
     agent::{Agents, Api, LOGIN, one_cluster},
     cli::Ended,
     couchbase::{Node, Servers, Then},
-    process, programs,
+    http, process, programs,
     proxy::{Fault, Proxy},
 };
 use serde_json::{Value, json};
@@ -548,6 +548,66 @@ fn a_node_leaves_and_its_data_stays() {
             .sum::<usize>(),
         1
     );
+}
+
+/// A claim whose node is to go is given up: others need not wait until it expires.
+#[test]
+fn a_blank_node_that_leaves_gives_its_claim_up() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    servers.on_request(|seen| {
+        if seen.path == "/clusterInit" && seen.node == 0 {
+            Then::Answer(503)
+        } else {
+            Then::Handle
+        }
+    });
+    let up = agents.up(&servers[0], &["--timeout", "2s", "--lease", "1h"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    agents.run(&servers[0], &["leave"]).ended_with(0);
+    agents.up(&servers[1], &[]).document();
+}
+
+/// A second machine with the name of a member does not take that member's entry out of the record.
+#[test]
+fn a_blank_machine_with_a_members_name_does_not_leave_for_it() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(&servers.nodes()[..2], &[]) {
+        up.document();
+    }
+    let mut twin = agents.command(&servers[2], &["leave"]);
+    twin.env("CBBOOTSTRAP_NODE", servers[1].address());
+    let twin = Ended::of(&mut twin);
+    twin.failed(5, "two machines have the same name");
+    let nodes = &agents.record()["nodes"];
+    assert_eq!(nodes.as_array().map(Vec::len), Some(2), "{nodes}");
+    // Where the cluster lists it no more, the entry goes.
+    agents.run(&servers[1], &["leave"]).ended_with(0);
+    assert_eq!(agents.record()["nodes"], json!([servers[0].address()]));
+}
+
+/// The record would name a node that is gone as the only one to join: nothing is moved.
+#[test]
+fn the_only_recorded_member_does_not_leave() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let other = servers[1].address();
+    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": other});
+    let left = http::post(&api.local.endpoint, "/cluster/leave", &body.to_string()).unwrap();
+    assert_eq!(left.status, 200, "{left:?}");
+    let leave = agents.run(&servers[0], &["leave"]);
+    leave.failed(5, "the API knows of no other member");
+    assert!(leave.stderr.contains("cbbootstrap-agent up"), "{leave}");
+    assert!(!servers[0].is_blank());
+    agents.up(&servers[1], &[]).document();
+    agents.run(&servers[0], &["leave"]).ended_with(0);
 }
 
 #[test]

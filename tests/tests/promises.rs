@@ -287,6 +287,79 @@ fn every_node_that_lost_its_claim_is_looked_at() {
     assert_eq!(count(&servers, "/clusterInit"), 1);
 }
 
+/// The first node's server fails or hangs while it is looked at: that does not make it blank or gone.
+#[test]
+fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
+    let first = agents.start(&servers[0], &[]);
+    let id = first.id().to_string();
+    servers.on_request(move |seen| {
+        if seen.node == 0 && seen.path == "/clusterInit" {
+            process::kill("KILL", &id);
+        }
+        Then::Handle
+    });
+    assert_eq!(first.end().status, None);
+    servers.on_request(|seen| match seen.node {
+        0 => Then::Refuse(503, "not now".to_owned()),
+        _ => Then::Handle,
+    });
+    api.local.lapse("demo");
+    let unclear = "is there and does not say whether it belongs to a cluster";
+    let up = agents.up(&servers[1], &[]);
+    up.failed(3, unclear);
+    assert!(up.stderr.contains("cluster forget demo"), "{up}");
+    servers.on_request(|_| Then::Handle);
+    servers[0].answer_500(true);
+    agents.up(&servers[1], &[]).failed(3, unclear);
+    servers[0].answer_500(false);
+    servers[0].hang(true);
+    let up = agents.up(&servers[1], &[]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(servers[1].is_blank());
+    servers[0].hang(false);
+    agents
+        .up(&servers[1], &[])
+        .failed(3, "has initialised its server and not reported it");
+    one_cluster(&servers, 1);
+}
+
+/// The record ended because nobody asked, and a new node has claimed and given up: any member of the living cluster may report it.
+#[test]
+fn a_member_of_the_cluster_before_takes_the_claim_back() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let first = servers[0].address();
+    let before = json!({
+        "previous_initial_nodes": [first],
+        "lease_expires_at": "2020-01-01T00:00:00Z",
+        "lease_seconds_left": 0,
+    });
+    let liar = Liar::start(move |path, body| {
+        let asking = body["node_ip_addr_or_hostname"]
+            .as_str()
+            .unwrap_or_default();
+        let answer = match path {
+            "/cluster/get_status" => record(asking, "10.0.0.9", "claimed", &before),
+            "/cluster" => record(asking, asking, "claimed", &before),
+            _ => record(asking, asking, "ready", &json!({"nodes": [asking]})),
+        };
+        (200, answer)
+    });
+    let agents = Agents::new(&liar.url, "demo", &servers);
+    agents.up(&servers[1], &[]).document();
+    let reported = liar.asked();
+    let reported = reported.iter().find(|asked| asked.path == "/cluster/ready");
+    let uuid = reported.map(|asked| asked.body["cluster_uuid"].clone());
+    assert_eq!(uuid, Some(json!(servers.clusters()[0].uuid)));
+}
+
 /// Two machines with one name: the second is told so, and so is the first.
 #[test]
 fn two_machines_with_one_name_are_told_apart() {
@@ -397,18 +470,21 @@ fn a_lease_is_no_longer_than_it_was_asked_for() {
             Then::Handle
         }
     });
-    let liar = Liar::start(|_, body| {
-        let asking = body["node_ip_addr_or_hostname"]
-            .as_str()
-            .unwrap_or_default();
-        let lease =
-            json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": 1_000_000});
-        (200, record(asking, asking, "claimed", &lease))
-    });
-    let agents = Agents::new(&liar.url, "demo", &servers);
-    let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
-    assert_eq!(up.status, Some(3), "{up}");
-    assert!(up.stderr.contains("is about to expire"), "{up}");
+    // The second is more than a clock holds.
+    for seconds in [1_000_000, u64::MAX] {
+        let liar = Liar::start(move |_, body| {
+            let asking = body["node_ip_addr_or_hostname"]
+                .as_str()
+                .unwrap_or_default();
+            let lease =
+                json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": seconds});
+            (200, record(asking, asking, "claimed", &lease))
+        });
+        let agents = Agents::new(&liar.url, "demo", &servers);
+        let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
+        assert_eq!(up.status, Some(3), "{up}");
+        assert!(up.stderr.contains("is about to expire"), "{up}");
+    }
 }
 
 /// The way out is named: the record outlived its cluster.
@@ -884,6 +960,24 @@ fn community_edition_works_from_up_to_leave() {
         .up(&other[0], &["--services", "data,query"])
         .failed(2, "Community Edition does not have the services");
     assert_eq!(agents.record(), Value::Null);
+}
+
+/// A member attests the authority of its certificate: a new certificate needs a new report, and `up` makes it.
+#[test]
+fn a_member_with_a_new_certificate_attests_it_again() {
+    let api = Api::start();
+    let servers = Servers::start_generated(2);
+    let agents = with_secret(&api.local.endpoint, &servers);
+    agents.up(&servers[0], &[]).document();
+    servers[0].load_certificate();
+    let up = agents.up(&servers[1], &["--timeout", "2s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("certificate has changed"), "{up}");
+    agents.up(&servers[0], &[]).document();
+    // A member with a certificate of its own adds only nodes with one of the same authority.
+    servers[1].load_certificate();
+    agents.up(&servers[1], &[]).document();
+    one_cluster(&servers, 2);
 }
 
 /// Without `--insecure` no password crosses the network in the clear, whether or not there is a secret.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Instant};
 
-use cbbootstrap_protocol::names::Uuid;
+use cbbootstrap_protocol::wire::State;
 use serde::Serialize;
 
 use super::{
@@ -15,12 +15,15 @@ use super::{
 use crate::{
     api::{Api, Unanswered},
     cli::LeaveArgs,
-    decision::{self, Memory, obstacle, resting},
+    decision::{self, Memory, Through, obstacle, resting},
     failure::{Exit, Failure},
     printer::Printer,
     server::{Error, Membership, View},
     settings::{self, Here, Patience},
 };
+
+/// So many members are asked about the node's name: each may take a while not to answer.
+const MOST_ASKED: usize = 3;
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -59,9 +62,15 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(Patience::from(args.wait));
     let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
     let _lock = lock(&here.server, &clock, printer)?;
-    let generation = Leaving::new(&here, &api, printer).until_blank(&clock)?;
+    let mut leaving = Leaving::new(&here, &api, printer);
+    let generation = leaving.until_blank(&clock)?;
+    if !leaving.is_on_its_way {
+        leaving.check_name()?;
+    }
+    // A claim is given up only by the server that has made it.
+    let node_uuid = here.server.own().ok().and_then(|own| own.uuid);
     let initial_node = loop {
-        match api.leave(&here.node, None, generation) {
+        match api.leave(&here.node, node_uuid.as_ref(), generation) {
             Ok(answer) => break Some(answer.now().initial_node.to_string()),
             Err(Unanswered::Later(why)) => clock.pause(printer, &Wait::new(why))?,
             Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => break None,
@@ -134,7 +143,7 @@ impl<'r> Leaving<'r> {
     /// One step on the way out. Returns why to wait.
     fn take_out(&mut self, view: &View) -> anyhow::Result<String> {
         if !self.has_asked {
-            self.check(&view.uuid)?;
+            self.check(view)?;
             self.has_asked = true;
         }
         note_unreachable(&mut self.unreachable, view);
@@ -183,8 +192,45 @@ impl<'r> Leaving<'r> {
         })
     }
 
+    /// A server that is blank from the beginning may be that of a second machine with the name of a living member, whose entry must
+    /// stay. Members that cannot be asked do not keep a node from leaving.
+    fn check_name(&self) -> anyhow::Result<()> {
+        let Here {
+            node,
+            server,
+            peers,
+            ..
+        } = self.here;
+        let (Ok(pools), Ok(own)) = (server.pools(), server.own()) else {
+            return Ok(());
+        };
+        let Ok(Some(answer)) = self.api.status(Some(node)) else {
+            return Ok(());
+        };
+        let record = answer.now();
+        if record.state != State::Ready || record.member(node).is_none() {
+            return Ok(());
+        }
+        let others = record.nodes().into_iter().filter(|other| *other != node);
+        let seen = others.take(MOST_ASKED).find_map(|member| {
+            let member = peers.connect(member, &record, pools.is_enterprise).ok()?;
+            member.cluster().ok().flatten()
+        });
+        let Some(view) = seen else { return Ok(()) };
+        let through =
+            decision::through(node, own.uuid.as_ref(), &view, record.cluster_uuid.as_ref());
+        let Through::NameTaken(uuid) = through else {
+            return Ok(());
+        };
+        Err(Failure::refused(format!(
+            "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server is another one: two machines have the same name; nothing was changed"
+        ))
+        .hint("give each machine a `--node` of its own")
+        .into())
+    }
+
     /// The server must belong to the cluster that the API tells of, if it tells of one.
-    fn check(&mut self, uuid: &Uuid) -> anyhow::Result<()> {
+    fn check(&mut self, view: &View) -> anyhow::Result<()> {
         let record = match self.api.status(Some(&self.here.node)) {
             Ok(answer) => answer.map(|answer| answer.now()),
             // It can be told later; the data moves already.
@@ -192,12 +238,22 @@ impl<'r> Leaving<'r> {
             Err(error) => return Err(refused(error)),
         };
         self.generation = record.as_ref().map(|record| record.generation);
+        let is_only_member = record.as_ref().is_some_and(|record| {
+            let mut nodes = record.nodes().into_iter();
+            record.state == State::Ready && nodes.all(|node| *node == self.here.node)
+        });
+        let id = self.api.cluster_id.as_str();
         match record.and_then(|record| record.cluster_uuid) {
-            Some(recorded) if recorded != *uuid => Err(Failure::refused(format!(
-                "the server belongs to the cluster {uuid}, and that of `{}` is {recorded}; nothing was changed",
-                self.api.cluster_id.as_str()
+            Some(recorded) if recorded != view.uuid => Err(Failure::refused(format!(
+                "the server belongs to the cluster {}, and that of `{id}` is {recorded}; nothing was changed",
+                view.uuid
             ))
             .hint("is `--cluster-id` the one that this node came up with?")
+            .into()),
+            _ if is_only_member && view.nodes.len() > 1 => Err(Failure::refused(format!(
+                "the API knows of no other member of `{id}`, and without this one nobody could join; nothing was changed"
+            ))
+            .hint("run `cbbootstrap-agent up` on another member, and this again")
             .into()),
             _ => Ok(()),
         }

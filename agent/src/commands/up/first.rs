@@ -10,6 +10,7 @@ use cbbootstrap_protocol::names::{Host, Node};
 
 use super::{Round, Run};
 use crate::{
+    commands::clock::Wait,
     decision::{LEASE_MARGIN, Look},
     failure::Failure,
     http::Trust,
@@ -76,19 +77,26 @@ impl Run<'_> {
         ))
     }
 
-    /// Looks at the servers of nodes that lost their claims, all at once and without credentials.
+    /// Looks at the servers of nodes that lost their claims, all at once and without credentials. One that is there and does not say
+    /// what it is may be a cluster: it is looked at again.
     pub(super) fn look_at(&mut self, nodes: &[Node]) -> Round {
         let deadline = self.here.peers.deadline;
-        let see = |server: &Server| match server.is_provisioned() {
-            Ok(false) => Look::Blank,
-            // A server that fails or refuses to say is there, and may have a cluster.
-            Ok(true) | Err(Error::Failing(_) | Error::Refused(..)) => Look::Provisioned,
-            Err(_) => Look::Unreachable,
-        };
-        let look = |node: &Node| match see(&Server::of_node(node, &Trust::Anyone, None, deadline)) {
+        let look = |node: &Node| {
+            let by_tls = Server::of_node(node, &Trust::Anyone, None, deadline).is_provisioned();
             // Community Edition has no TLS.
-            Look::Unreachable => see(&Server::of_node_without_tls(node, None, deadline)),
-            look => look,
+            let answers = [by_tls].into_iter().chain(std::iter::once_with(|| {
+                Server::of_node_without_tls(node, None, deadline).is_provisioned()
+            }));
+            let mut unclear = None;
+            for answer in answers {
+                match answer {
+                    Ok(true) => return Ok(Look::Provisioned),
+                    Ok(false) => return Ok(Look::Blank),
+                    Err(Error::Away(_) | Error::Untrusted(_)) => {}
+                    Err(error) => unclear = Some(error.to_string()),
+                }
+            }
+            unclear.map_or(Ok(Look::Unreachable), Err)
         };
         let looks: Vec<_> = thread::scope(|scope| {
             let looking: Vec<_> = nodes
@@ -97,10 +105,21 @@ impl Run<'_> {
                 .collect();
             looking
                 .into_iter()
-                .map(|look| look.join().unwrap_or(Look::Unreachable))
+                .map(|look| {
+                    let look = look.join();
+                    look.unwrap_or_else(|_| Err("the look at it failed".to_owned()))
+                })
                 .collect()
         });
+        let mut unclear = None;
         for (node, look) in nodes.iter().zip(looks) {
+            let look = match look {
+                Ok(look) => look,
+                Err(why) => {
+                    unclear = Some((node, why));
+                    continue;
+                }
+            };
             let is = match look {
                 Look::Blank => "belongs to no cluster",
                 Look::Provisioned => "belongs to a cluster",
@@ -110,7 +129,18 @@ impl Run<'_> {
                 .step(format_args!("look: `{node}`, which lost its claim, {is}"));
             self.done.looks.insert(node.clone(), look);
         }
-        Round::Again
+        let Some((node, why)) = unclear else {
+            return Round::Again;
+        };
+        let id = self.api.cluster_id.as_str();
+        Round::Wait(
+            Wait::new(format!(
+                "`{node}`, which lost its claim, is there and does not say whether it belongs to a cluster: {why}"
+            ))
+            .hint(format!(
+                "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
+            )),
+        )
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.

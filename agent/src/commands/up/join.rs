@@ -113,7 +113,7 @@ impl Run<'_> {
         let wait = Wait::new(format!("no member can add this node: {reasons}"));
         let id = self.api.cluster_id.as_str();
         Ok(Round::Wait(if unproven > 0 {
-            wait.hint("no password was sent to a server that nothing vouches for; do all nodes have the same secret (`--secret-file`)?")
+            wait.hint("no password was sent to a server that nothing vouches for; do all nodes have the same secret (`--secret-file`)? A member whose certificate has changed needs `up` once more")
         } else if dead == members.len() {
             wait.hint(format!(
                 "no recorded member answers; if they are gone for good, `cbbootstrap cluster forget {id}` lets a new cluster begin"
