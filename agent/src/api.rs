@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     fmt,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -26,7 +27,7 @@ use crate::{
 /// The most of an answer that is read. A record with all its members has some 120 KB.
 const MOST_BYTES: u64 = 1024 * 1024;
 
-const WHICH: &str = "is that the endpoint that `cbbootstrap status` prints?";
+const WHICH: &str = "is that the endpoint that `cbbootstrap status` prints? `cbbootstrap cluster show` prints what it knows of the cluster";
 
 /// How requests are signed, where the API takes no others.
 #[derive(Debug)]
@@ -172,10 +173,16 @@ impl Api {
         } else {
             None
         };
+        // No proxy is asked for what does not leave this host.
+        let host = url.parse::<Uri>().ok();
+        let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let is_on_this_host = is_loopback || host == "localhost";
         Ok(Self {
             url,
             cluster_id,
-            client: http::client(&Trust::System, true),
+            client: http::client(&Trust::System, !is_on_this_host),
             token: token.filter(|_| signing.is_none()),
             signing,
             deadline,

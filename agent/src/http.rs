@@ -36,6 +36,15 @@ impl Deadline {
         Self(Instant::now().checked_add(time))
     }
 
+    /// This deadline, or an earlier one after this time from now.
+    pub fn or_after(self, time: Duration) -> Self {
+        let sooner = Self::after(time);
+        Self(match (self.0, sooner.0) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        })
+    }
+
     /// How much time is left.
     pub fn left(self) -> Duration {
         self.0.map_or(Duration::MAX, |end| {

@@ -133,12 +133,13 @@ impl Peers {
         own: &Server,
         view: &View,
         is_enterprise: bool,
+        deadline: Deadline,
     ) -> Result<Option<(Option<Fingerprint>, Attestation)>, Error> {
         let Some(keys) = &self.keys else {
             return Ok(None);
         };
         let authority = if is_enterprise {
-            Some(self.own_authority(node, own)?)
+            Some(own_authority(node, &own.anonymous(deadline), deadline)?)
         } else {
             None
         };
@@ -150,20 +151,20 @@ impl Peers {
         };
         Ok(Some((authority, keys.attest(&statement))))
     }
+}
 
-    /// The authority with which this node's certificate can be verified by other nodes: the one with which it can be from here.
-    fn own_authority(&self, node: &Node, own: &Server) -> Result<Fingerprint, Error> {
-        let mut last = Error::Strange(format!("{} names no certificate authority", own.url));
-        for pem in own.authorities()? {
-            for certificate in http::certificates(pem.as_bytes()).into_iter().flatten() {
-                let fingerprint = Fingerprint::of_certificate(certificate.der());
-                let trust = Trust::of_authority(certificate);
-                match Server::of_node(node, &trust, None, self.deadline).is_provisioned() {
-                    Ok(_) => return Ok(fingerprint),
-                    Err(error) => last = error,
-                }
+/// The authority with which this node's certificate can be verified by other nodes: the one with which it can be from here.
+fn own_authority(node: &Node, own: &Server, deadline: Deadline) -> Result<Fingerprint, Error> {
+    let mut last = Error::Strange(format!("{} names no certificate authority", own.url));
+    for pem in own.authorities()? {
+        for certificate in http::certificates(pem.as_bytes()).into_iter().flatten() {
+            let fingerprint = Fingerprint::of_certificate(certificate.der());
+            let trust = Trust::of_authority(certificate);
+            match Server::of_node(node, &trust, None, deadline).is_provisioned() {
+                Ok(_) => return Ok(fingerprint),
+                Err(error) => last = error,
             }
         }
-        Err(last)
     }
+    Err(last)
 }

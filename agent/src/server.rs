@@ -438,6 +438,16 @@ impl Server {
         )
     }
 
+    /// The same server for questions that anyone may ask, with another deadline.
+    pub fn anonymous(&self, deadline: Deadline) -> Self {
+        Self {
+            url: self.url.clone(),
+            client: self.client.clone(),
+            administrator: None,
+            deadline,
+        }
+    }
+
     /// What it says of itself.
     pub fn pools(&self) -> Result<Pools, Error> {
         let raw: RawPools = self.get("/pools")?;

@@ -180,7 +180,10 @@ impl Problem {
                     format!("{refusal}; send `POST /cluster/leave` for members that are gone")
                 }
                 Refusal::LastNode => {
-                    format!("{refusal}; `cbbootstrap cluster forget` ends the cluster's record")
+                    format!(
+                        "{refusal}; let another member report ready first, or end the record of a cluster that is gone with \
+                         `cbbootstrap cluster forget`"
+                    )
                 }
             },
             Self::RouteNotFound => "`GET /swagger.yaml` lists the routes".to_owned(),

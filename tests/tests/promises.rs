@@ -855,6 +855,19 @@ fn an_api_in_the_clear_is_taken_on_this_host_only() {
     assert_eq!(ended.status, Some(3), "{ended}");
 }
 
+/// What is for this host goes to no proxy, or the token would leave it unencrypted.
+#[test]
+fn an_api_on_this_host_is_asked_without_a_proxy() {
+    let api = Api::start();
+    let servers = Servers::start(1);
+    let mut agents = with_secret(&api.local.endpoint, &servers);
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        agents = agents.with(variable, "http://127.0.0.1:1");
+    }
+    agents.up(&servers[0], &[]).document();
+    agents.run(&servers[0], &["discover"]).ended_with(0);
+}
+
 // What a real server does.
 
 /// It was removed while it was down, and says for a while after its start that it is a member.

@@ -180,6 +180,15 @@ impl<'r> Leaving<'r> {
             },
             Next::Rebalance(known, ejected) => match server.start_rebalance(&known, &ejected) {
                 Ok(true) => {
+                    for node in view
+                        .nodes
+                        .iter()
+                        .filter(|node| node.membership == Membership::Failed && !node.is_asked)
+                    {
+                        self.printer.warning(format_args!(
+                            "`{}` has been failed over and cannot be reached: the rebalance removes it", node.name
+                        ));
+                    }
                     self.is_on_its_way = true;
                     self.rebalances.begin();
                     self.printer

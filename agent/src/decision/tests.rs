@@ -708,7 +708,7 @@ fn member_of_another_cluster_is_left_alone() {
             wanted(),
             alone(),
             Asked::Record(taken_over(FIRST, Some(1), &[ME])),
-            Waits("`10.0.0.2` has taken this node's claim over"),
+            Waits("`10.0.0.2` has taken the claim of this node's cluster over"),
         ),
         (
             "its own claim, taken over for good",

@@ -432,7 +432,9 @@ impl<'r> Run<'r> {
         };
         Ok(match server.view(uuid) {
             Ok(Some(view)) => {
-                self.own_uuid = view.this().and_then(|this| this.uuid.clone());
+                let uuid = view.this().and_then(|this| this.uuid.clone());
+                // A server that does not say here has said before.
+                self.own_uuid = uuid.or(self.own_uuid.take());
                 Own::Member(view)
             }
             Ok(None) => {

@@ -1,6 +1,11 @@
 //! What a member tells the API, and what it asks another member before.
 
-use cbbootstrap_protocol::names::{Node, Uuid};
+use std::time::Duration;
+
+use cbbootstrap_protocol::{
+    names::{Node, Uuid},
+    wire::State,
+};
 
 use super::{Known, Round, Run, TRIES};
 use crate::{
@@ -11,6 +16,9 @@ use crate::{
     server::{Error, View},
 };
 
+/// How long the first report of a cluster may wait for its attestation.
+const FIRST_ATTESTATION: Duration = Duration::from_secs(5);
+
 impl Run<'_> {
     /// Reports this node ready. The first report of a cluster does not wait for an attestation: others must not take the claim
     /// over because of it.
@@ -18,12 +26,17 @@ impl Run<'_> {
         let (Some(record), Own::Member(view)) = (self.record(), own) else {
             return Ok(Round::Again);
         };
-        let attested = self.here.peers.attest(
-            &self.here.node,
-            &self.here.server,
-            view,
-            self.is_enterprise(),
-        );
+        // Others wait for the first report, and its lease runs.
+        let deadline = match record.state {
+            State::Claimed => self.here.peers.deadline.or_after(FIRST_ATTESTATION),
+            State::Ready => self.here.peers.deadline,
+        };
+        let (node, server) = (&self.here.node, &self.here.server);
+        let is_enterprise = self.is_enterprise();
+        let attested = self
+            .here
+            .peers
+            .attest(node, server, view, is_enterprise, deadline);
         let attested = match attested {
             Ok(attested) => attested,
             Err(error) if self.done.is_reported => return Ok(self.not_attested(&error)),
@@ -38,7 +51,7 @@ impl Run<'_> {
         let report = Report {
             generation: record.generation,
             cluster_uuid: uuid.clone(),
-            node_uuid: view.this().and_then(|this| this.uuid.clone()),
+            node_uuid: self.own_uuid.clone(),
             authority: attested.and_then(|(authority, _)| authority),
             attestation: attested.map(|(_, attestation)| attestation),
         };
