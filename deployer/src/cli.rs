@@ -70,7 +70,7 @@ pub enum Command {
     Logs(LogsArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The names of the clusters that it claims begin with `cbbootstrap-smoke`; the table is rid of them after some seven days.
+    /// The names of the clusters that it claims begin with `cbbootstrap-smoke`; DynamoDB deletes them about 37 days later.
     Smoke(SmokeArgs),
     /// List, show and forget the clusters' records
     ///

@@ -715,7 +715,7 @@ fn member_of_another_cluster_is_left_alone() {
             wanted(),
             alone(),
             Asked::Record(taken_over(FIRST, None, &[THIRD, ME])),
-            Waits("gives the claim back when it sees this server"),
+            Waits("it gives it back when it sees that cluster"),
         ),
         (
             "its own claim, taken over, expired again",
