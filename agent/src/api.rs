@@ -79,7 +79,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The lease counts from before the request was sent, so the answer's way back takes nothing from it.
+    /// The lease starts before the request was sent: time that the answer spent on the network has already passed.
     fn new(record: Record, cluster: Cluster, sent: Instant) -> Self {
         // A lease of centuries does not end.
         let lease_ends = record.lease_left.and_then(|left| sent.checked_add(left));
@@ -123,7 +123,7 @@ impl Answer {
 /// What a node reports.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// The generation that it was told.
+    /// The generation from the API's answer.
     pub generation: u64,
     /// The cluster that it is a member of.
     pub cluster_uuid: Uuid,

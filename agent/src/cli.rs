@@ -161,8 +161,8 @@ pub struct ServerArgs {
     /// The authority that signed the servers' certificates, in PEM: other nodes are trusted by it where there is no secret
     #[arg(long, env = "CBBOOTSTRAP_CA_CERT", value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
-    /// Skip TLS verification of other nodes, use Community Edition without TLS, and allow an API over http://. Whoever answers for
-    /// another node receives the administrator's password
+    /// Skip TLS verification of other nodes, and allow Community Edition (no TLS) and an API over http://. Any host that can
+    /// impersonate another node receives the administrator's password
     #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 }

@@ -487,6 +487,27 @@ fn a_lease_is_no_longer_than_it_was_asked_for() {
     }
 }
 
+/// The first node has lost its disk. Other members live, so nobody is told that the cluster is lost.
+#[test]
+fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let record = agents.record();
+    let is_first = |node: &&Node| record["initial_node_ip_addr_or_hostname"] == node.address();
+    let first = servers.nodes().iter().find(is_first).unwrap();
+    first.reset();
+    let up = agents.up(first, &["--timeout", "3s"]);
+    up.failed(
+        3,
+        "as a member that it cannot reach, and its server is blank",
+    );
+    assert!(first.is_blank());
+}
+
 /// The way out is named: the record outlived its cluster.
 #[test]
 fn members_that_are_gone_are_named_with_the_way_out() {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Run<'_> {
-    /// What is slow or wrong must show before the claim: its lease is for the initialisation alone. Returns why to wait.
+    /// Runs slow checks and finds wrong options before the claim, because the lease only covers the initialisation. Returns why to wait.
     pub(super) fn check_before_claim(&mut self) -> Result<Option<String>, Failure> {
         if let Some(why) = self.check_node()? {
             return Ok(Some(why));

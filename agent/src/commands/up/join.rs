@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cbbootstrap_protocol::names::Node;
+use cbbootstrap_protocol::names::{Node, Uuid};
 
 use super::{Known, Round, Run, TRIES};
 use crate::{
@@ -35,35 +35,9 @@ enum Joined {
 impl Run<'_> {
     /// Joins through the first member that will do.
     pub(super) fn join(&mut self, members: &[Node]) -> anyhow::Result<Round> {
-        let Some(mut record) = self.record() else {
+        let Some(record) = self.record() else {
             return Ok(Round::Again);
         };
-        // An answer to a claim does not name the members.
-        if record.members.is_empty() {
-            match self.api.status(Some(&self.here.node)) {
-                Ok(Some(answer)) => {
-                    self.learn(answer);
-                    record = self.record().unwrap_or(record);
-                }
-                Ok(None) => {
-                    self.asked = Known::NotYet;
-                    return Ok(Round::Again);
-                }
-                Err(crate::api::Unanswered::Later(why)) => return Ok(Round::wait(why)),
-                Err(error) => return Err(crate::commands::refused(error)),
-            }
-            let own = super::Own::Blank(self.own_uuid.clone());
-            let asked = self.asked.as_of_now();
-            let next = decision::next(&self.wanted, &own, &asked, &self.memory());
-            return match next {
-                super::Next::Join(members) => self.join_one_of(&members, &record),
-                next => self.act(next, &own),
-            };
-        }
-        self.join_one_of(members, &record)
-    }
-
-    fn join_one_of(&mut self, members: &[Node], record: &Record) -> anyhow::Result<Round> {
         let now = Instant::now();
         self.avoid.retain(|_, since| now - *since < AVOID);
         self.adding.take_if(|(_, since)| now - *since >= ADDING);
@@ -77,7 +51,7 @@ impl Run<'_> {
                 reasons.push(format!("`{adding}` may still be adding this node"));
                 continue;
             }
-            let skipped = match self.join_through(member, record)? {
+            let skipped = match self.join_through(member, &record)? {
                 Joined::Round(round) => return Ok(round),
                 Joined::Dead(why) => {
                     dead += 1;
@@ -171,13 +145,10 @@ impl Run<'_> {
     }
 
     /// Another server is a healthy member under this node's name. While this one is being added that may be itself.
-    fn name_taken(&mut self, uuid: &cbbootstrap_protocol::names::Uuid) -> anyhow::Result<Joined> {
+    fn name_taken(&mut self, uuid: &Uuid) -> anyhow::Result<Joined> {
         let since_when = *self.seen.name_taken.get_or_insert_with(Instant::now);
         let node = &self.here.node;
-        let own = self
-            .own_uuid
-            .as_ref()
-            .map_or("unknown", |uuid| uuid.as_str());
+        let own = self.own_uuid.as_ref().map_or("unknown", Uuid::as_str);
         let why = format!(
             "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name"
         );
@@ -217,7 +188,7 @@ impl Run<'_> {
                 if self.refusals >= TRIES {
                     return Err(Failure::new(format!("`{member}` has refused {TRIES} times to add this node: {error}"))
                         .hint(
-                            "the other nodes have to reach this one by its name on the ports 8091 and 18091, and to trust its certificate:                              after it has left a cluster, certificates of your own have to be loaded again (`loadTrustedCAs`,                              `reloadCertificate`)",
+                            "the other nodes have to reach this one by its name on the ports 8091 and 18091, and to trust its certificate; after it has left a cluster, load certificates of your own again (`loadTrustedCAs`, `reloadCertificate`)",
                         )
                         .into());
                 }
@@ -241,7 +212,7 @@ impl Run<'_> {
         }
         match server.create_group(wanted) {
             Ok(()) => {}
-            // Another node was quicker, or there cannot be such a group: then the node joins without, and says so as a member.
+            // Another node has created it first, or the server refuses it: then the node joins without a group and warns later.
             Err(error) if error.is_permanent() => {}
             Err(error) => return Err(error),
         }

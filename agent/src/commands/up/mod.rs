@@ -105,7 +105,7 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let plan = Plan::try_from(args.cluster)?;
     if here.peers.is_insecure {
         printer.warning(
-            "--insecure: TLS certificates are not verified. Whoever answers for another node on this network receives the administrator's password",
+            "--insecure: TLS certificates are not verified. Any host that can impersonate another node receives the administrator's password",
         );
     }
     let _lock = lock(&here.server, &clock, printer)?;
@@ -168,9 +168,9 @@ struct Run<'r> {
     /// The API's answer, once it is final or was asked for in this round.
     asked: Known,
     seen: Seen,
-    /// The generation that was told last.
+    /// The generation that was last printed.
     told: Option<u64>,
-    /// The rival that was told last.
+    /// The rival that the user was last warned of.
     told_rival: Option<Uuid>,
     /// The server's own words of itself, once it has been heard.
     pools: Option<Pools>,
@@ -474,6 +474,11 @@ impl<'r> Run<'r> {
         } else {
             self.api.status(Some(node))
         };
+        let answer = match answer {
+            // An answer to a claim does not name the members.
+            Ok(Some(answer)) if claim && answer.is_final() => self.api.status(Some(node)),
+            answer => answer,
+        };
         match answer {
             Ok(None) => self.asked = Known::Nothing,
             Ok(Some(answer)) => self.learn(answer),
@@ -494,7 +499,7 @@ impl<'r> Run<'r> {
         Ok(None)
     }
 
-    /// Keeps an answer, and says what is new in it.
+    /// Stores an answer and prints what is new in it.
     fn learn(&mut self, answer: Answer) {
         let (generation, end) = self.lease;
         let answer = answer.bounded(generation, end);
