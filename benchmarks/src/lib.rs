@@ -1,5 +1,5 @@
 //! What the benchmarks share: figures out of samples, and a report of them that goes to the terminal, into `results/`, and into
-//! the README, so that no figure there is typed by hand.
+//! `docs/benchmarks.md`, so that no figure there is typed by hand.
 //!
 //! Each benchmark is one command, `cargo bench --workspace --bench NAME`, and measures all that it compares in the same run.
 

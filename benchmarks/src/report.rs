@@ -105,7 +105,7 @@ impl Report {
     pub fn plot(&mut self, caption: &str, svg: String) {
         let _ = write!(
             self.text,
-            "![{caption}](benchmarks/results/{})\n\n",
+            "![{caption}](../benchmarks/results/{})\n\n",
             self.svg_name(self.plots.len())
         );
         self.plots.push(svg);
@@ -118,7 +118,7 @@ impl Report {
         }
     }
 
-    /// Prints it, writes it to `benchmarks/results/`, and puts it into the README, between the comments that name the benchmark.
+    /// Prints it, writes it to `benchmarks/results/`, and puts it into `docs/benchmarks.md`, between the comments that name the benchmark.
     pub fn finish(self) {
         let command = format!("cargo bench --workspace --bench {}", self.name);
         let date = Timestamp::now().strftime("%F").to_string();
@@ -145,11 +145,11 @@ impl Report {
             write(self.svg_name(number), svg);
         }
 
-        let readme: PathBuf = programs::workspace().join("README.md");
-        let before = fs::read_to_string(&readme).expect("there is a README");
+        let page: PathBuf = programs::workspace().join("docs/benchmarks.md");
+        let before = fs::read_to_string(&page).expect("there is a page of benchmarks");
         let after = replaced(&before, self.name, &text)
-            .unwrap_or_else(|| panic!("the README has no place for `{}`", self.name));
-        fs::write(&readme, after).expect("a file can be written");
+            .unwrap_or_else(|| panic!("docs/benchmarks.md has no place for `{}`", self.name));
+        fs::write(&page, after).expect("a file can be written");
     }
 }
 

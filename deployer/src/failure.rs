@@ -7,7 +7,7 @@ use std::{
 
 use thiserror::Error;
 
-/// The exit statuses, as `--help` and the README list them.
+/// The exit statuses, as `--help` and `docs/operations.md` list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done, or nothing to do.
