@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use crate::local::LogFormat;
 use cbbootstrap_cli::{CommandLine, command_line::Variables};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -29,7 +30,13 @@ pub struct Cli {
 }
 
 /// What `--local` does not go with as an option, and does not mind as an environment variable.
-const NOT_LOCAL: [&str; 4] = ["stack_name", "environment", "config", "bucket"];
+const NOT_LOCAL: [&str; 5] = [
+    "stack_name",
+    "environment",
+    "config",
+    "bucket",
+    "table_name",
+];
 
 impl Cli {
     /// The command line, and the variables that stand in for options. Ends the program with clap's message if it is wrong.
@@ -62,6 +69,8 @@ impl Cli {
 pub enum Command {
     /// Build the function and put the API up, in AWS or on this machine
     Deploy(Box<DeployArgs>),
+    /// Serve the API from this machine, over a database of its own or over a DynamoDB table
+    Serve(Box<ServeArgs>),
     /// Show what `deploy` would change, and change nothing
     Plan(PlanArgs),
     /// Show the stack, the endpoint, the function and the table
@@ -72,6 +81,8 @@ pub enum Command {
     ///
     /// The names of the clusters that it claims begin with `cbbootstrap-smoke`; DynamoDB deletes them about 37 days later.
     Smoke(SmokeArgs),
+    /// Check that an API answers at a URL: a health check for containers
+    Ping(PingArgs),
     /// List, show and forget the clusters' records
     ///
     /// It works on the table itself, and asks for no cluster's secret: whoever may read the table may see the records.
@@ -102,6 +113,7 @@ impl Command {
     pub fn output(&self) -> Output {
         match self {
             Self::Deploy(args) => args.output.output,
+            Self::Serve(args) => args.output.output,
             Self::Plan(args) => args.output.output,
             Self::Status(args) => args.output.output,
             Self::Smoke(args) => args.output.output,
@@ -109,6 +121,7 @@ impl Command {
             Self::Package(args) => args.output.output,
             Self::Destroy(args) => args.output.output,
             Self::Logs(_)
+            | Self::Ping(_)
             | Self::Init(_)
             | Self::IamPolicy(_)
             | Self::Completions { .. }
@@ -395,7 +408,8 @@ pub struct LocalArgs {
     /// Run the API on this machine, without an AWS account, until Ctrl-C
     #[arg(long, conflicts_with_all = [
         "region", "profile", "auth", "require_secret", "require_lease", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
-        "code_only", "express", "no_rollback_alarm", "rollback_minutes", "arch", "builder", "cargo_profile"
+        "code_only", "express", "no_rollback_alarm", "rollback_minutes", "function_zip", "arch", "from_source", "builder",
+        "cargo_profile", "source"
     ])]
     pub local: bool,
     /// End after the smoke test
@@ -412,12 +426,87 @@ pub struct LocalArgs {
         requires = "local"
     )]
     pub host: IpAddr,
-    /// The directory that keeps the table; otherwise `cbbootstrap` in the user's data directory
+    /// The directory that keeps the clusters [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR", requires = "local")]
     pub data: Option<PathBuf>,
-    /// The most function processes; otherwise as many as there are processor cores
-    #[arg(long, value_name = "NUMBER", requires = "local")]
-    pub concurrency: Option<NonZeroUsize>,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The port; 0 picks one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// The address to listen on; `0.0.0.0` serves other machines, and anyone on them
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// The directory that keeps the clusters, on a local disk [default: `cbbootstrap` in your data directory]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Keep the clusters in this DynamoDB table instead, which any number of servers may share; `AWS_ENDPOINT_URL_DYNAMODB` names a
+    /// database that is compatible
+    #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
+    pub table: Option<String>,
+    /// The certificate of the server and those that signed it, in PEM; read again when the file changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        help_heading = "Security"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_cert",
+        help_heading = "Security"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// A name that requests may use for this server; with it, no other names but `localhost`. Without it, every name will do but on
+    /// the loopback address
+    #[arg(long = "allowed-host", value_name = "NAME", help_heading = "Security", value_parser = host_name)]
+    pub allowed_hosts: Vec<String>,
+    /// Refuse calls without a cluster token
+    #[arg(long, help_heading = "Security")]
+    pub require_secret: bool,
+    /// Refuse claims without a lease
+    #[arg(long, help_heading = "Security")]
+    pub require_lease: bool,
+    /// The most connections at once; others wait
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value = "10000",
+        help_heading = "Operation"
+    )]
+    pub max_connections: NonZeroUsize,
+    /// How requests are logged on stderr, one line each
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value_t,
+        help_heading = "Operation"
+    )]
+    pub log: LogFormat,
+    /// Serve `GET /metrics` for Prometheus
+    #[arg(long, help_heading = "Operation")]
+    pub metrics: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub aws: AwsArgs,
+}
+
+/// `ping`
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    /// The API's URL
+    pub url: String,
+    /// The authority that signed the API's certificate, in PEM, beside those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
 }
 
 /// `plan`
@@ -583,10 +672,10 @@ pub struct RecordsArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On this machine")]
 pub struct LocalTableArgs {
-    /// Take the table of a local deployment, whether that is running or not
+    /// The clusters of `serve` and `deploy --local` on this machine, whether it is running or not
     #[arg(long, conflicts_with_all = ["region", "profile"])]
     pub local: bool,
-    /// The directory that keeps it; otherwise `cbbootstrap` in the user's data directory
+    /// The directory that keeps them [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR", requires = "local")]
     pub data: Option<PathBuf>,
 }
@@ -759,6 +848,16 @@ pub fn table_name(name: &str) -> Result<String, String> {
     }
 }
 
+/// A host's name without a port.
+fn host_name(name: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !name.is_empty() && name.chars().all(is_plain) {
+        Ok(name.to_owned())
+    } else {
+        Err("a host's name has letters, digits, hyphens and dots, and no port".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -773,8 +872,14 @@ mod tests {
             let variables = |_: &OsStr| Some("name".into());
             Cli::of(&CommandLine::with(Cli::command(), args, variables)).map(drop)
         };
-        assert!(read(&[]).is_ok() && read(&["--table-name", "tab"]).is_ok());
-        for option in ["--stack-name", "--env", "--config", "--bucket"] {
+        assert!(read(&[]).is_ok());
+        for option in [
+            "--stack-name",
+            "--env",
+            "--config",
+            "--bucket",
+            "--table-name",
+        ] {
             let error = read(&[option, "name"]).unwrap_err();
             assert!(error.to_string().contains(option), "{error}");
         }
@@ -785,7 +890,7 @@ mod tests {
             Cli::of(&CommandLine::with(Cli::command(), args, |_| None)).map(drop)
         };
         assert!(read(&["--env", "name"]).is_ok());
-        assert!(read(&["--local", "--data", "dir", "--table-name", "tab"]).is_ok());
+        assert!(read(&["--local", "--data", "dir"]).is_ok());
         for wrong in [
             &["--local", "--env", "name"][..],
             &["--local", "--config", "name"],

@@ -14,8 +14,8 @@ use tokio::process::{Child, ChildStdin, Command};
 #[derive(Debug)]
 pub struct Leash {
     group: i32,
-    shell: Child,
-    input: ChildStdin,
+    _shell: Child,
+    _input: ChildStdin,
 }
 
 impl Leash {
@@ -37,19 +37,13 @@ impl Leash {
         let input = shell.stdin.take().context("`/bin/sh` has no input")?;
         Ok(Self {
             group,
-            shell,
-            input,
+            _shell: shell,
+            _input: input,
         })
     }
 
     /// The process group to join.
     pub fn group(&self) -> i32 {
         self.group
-    }
-
-    /// Kills the group, and waits for the shell.
-    pub async fn pull(mut self) {
-        drop(self.input);
-        let _ = self.shell.wait().await;
     }
 }

@@ -9,6 +9,7 @@ mod config;
 mod failure;
 mod github;
 mod leash;
+mod lines;
 mod local;
 mod permissions;
 mod printer;

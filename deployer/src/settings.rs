@@ -1,9 +1,15 @@
 //! What a command works from: an option beats the environment variable, that beats `cbbootstrap.yaml`, and that the default.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Formatter},
+    path::PathBuf,
+    time::Duration,
+};
 
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use cbbootstrap_protocol::names::is_hidden;
+use serde::Serialize;
 
 use crate::{
     aws::Access,
@@ -13,6 +19,7 @@ use crate::{
     },
     config::{self, Environment},
     failure::{Exit, Failure},
+    local::data,
     template,
 };
 
@@ -60,24 +67,41 @@ pub struct Target {
     pub wait_for_stack: Option<Duration>,
 }
 
-/// Whose records: those of a table in AWS, or of a local deployment.
+/// Whose records: those of a table in AWS, or of a server on this machine.
 #[derive(Clone, Debug)]
 pub struct Records {
-    /// The table's name.
-    pub table_name: String,
-    /// Where it is.
+    /// Where they are.
     pub keeper: Keeper,
     /// The environment that it was taken from.
     config: ConfigArgs,
 }
 
-/// Who keeps a table.
-#[derive(Clone, Debug)]
+/// Who keeps records.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
 pub enum Keeper {
-    /// AWS: account and region.
-    Aws(Access),
-    /// This machine: a local deployment's directory, if one is named.
-    ThisMachine(Option<PathBuf>),
+    /// A table in AWS.
+    Aws {
+        /// Its name.
+        table: String,
+        /// Account and region.
+        #[serde(skip)]
+        access: Access,
+    },
+    /// This machine.
+    ThisMachine {
+        /// The directory.
+        data: PathBuf,
+    },
+}
+
+impl Display for Keeper {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Aws { table, .. } => write!(f, "table `{table}`"),
+            Self::ThisMachine { data } => write!(f, "`{}`", data.display()),
+        }
+    }
 }
 
 /// What is to be destroyed, and how.
@@ -215,20 +239,17 @@ impl Records {
             aws,
         } = args;
         // As `deploy --local` has it: the file is about AWS, and the environment variables that choose from it.
-        let environment = if local.local {
-            Environment::default()
+        let keeper = if local.local {
+            let data = data::directory(local.data.as_deref())?;
+            Keeper::ThisMachine { data }
         } else {
-            config::environment(&config)?
+            let environment = config::environment(&config)?;
+            Keeper::Aws {
+                table: table_name(table, &environment),
+                access: access(aws, &environment),
+            }
         };
-        Ok(Self {
-            table_name: table_name(table, &environment),
-            keeper: if local.local {
-                Keeper::ThisMachine(local.data)
-            } else {
-                Keeper::Aws(access(aws, &environment))
-            },
-            config,
-        })
+        Ok(Self { keeper, config })
     }
 
     /// A command line about these very records, for hints. `rest` is what follows the command.
@@ -237,19 +258,19 @@ impl Records {
         let mut words = vec!["cbbootstrap".to_owned(), "cluster".to_owned()];
         words.push(command.to_owned());
         let options = match &self.keeper {
-            Keeper::Aws(access) => vec![
+            Keeper::Aws { access, table } => vec![
                 ("--config", self.config.config.as_ref().map(path)),
                 ("--env", self.config.environment.clone()),
                 ("--region", access.region.clone()),
                 ("--profile", access.profile.clone()),
+                ("--table-name", Some(table.clone())),
             ],
-            Keeper::ThisMachine(data) => {
+            Keeper::ThisMachine { data } => {
                 words.push("--local".to_owned());
-                vec![("--data", data.as_ref().map(path))]
+                vec![("--data", Some(path(data)))]
             }
         };
-        let table = ("--table-name", Some(self.table_name.clone()));
-        for (option, value) in options.into_iter().chain([table]) {
+        for (option, value) in options {
             words.extend(
                 value
                     .into_iter()
@@ -507,10 +528,14 @@ environments:
             ),
         ] {
             let records = records(options, file);
-            assert_eq!(records.table_name, table);
-            let Keeper::Aws(found) = records.keeper else {
+            let Keeper::Aws {
+                table: name,
+                access: found,
+            } = records.keeper
+            else {
                 panic!("{options:?} is in AWS");
             };
+            assert_eq!(name, table);
             let found = [
                 found.region.as_deref(),
                 found.fallback_region.as_deref(),
@@ -519,9 +544,8 @@ environments:
             assert_eq!(found, access, "{options:?}");
         }
         let local = records(&["--local", "--data=dir"], None);
-        assert_eq!(local.table_name, "cb-bootstrap");
         assert!(
-            matches!(&local.keeper, Keeper::ThisMachine(Some(data)) if data.ends_with("dir")),
+            matches!(&local.keeper, Keeper::ThisMachine { data } if data.ends_with("dir")),
             "{local:?}"
         );
     }
@@ -540,9 +564,9 @@ environments:
                 r"cbbootstrap cluster list --region eu-west-1 --profile 'a b' --table-name cb-bootstrap '--after=it'\''s $5'",
             ),
             (
-                &["--local", "--data=/d", "--table-name=tab"],
+                &["--local", "--data=/d"],
                 "--after=a\u{1b}[1m'\\\u{9b}ü",
-                r"cbbootstrap cluster list --local --data /d --table-name tab $'--after=a\U0000001b[1m\'\\\U0000009bü'",
+                r"cbbootstrap cluster list --local --data /d $'--after=a\U0000001b[1m\'\\\U0000009bü'",
             ),
         ] {
             let command = records(options, None).command("list", &[rest.to_owned()]);

@@ -61,22 +61,22 @@ impl Policy {
 }
 
 #[derive(Clone)]
-struct Service {
-    store: Store,
+struct Service<S> {
+    store: S,
     policy: Policy,
 }
 
 /// The whole API over one store.
-pub fn router(store: Store, policy: Policy) -> Router {
+pub fn router<S: Store>(store: S, policy: Policy) -> Router {
     // A cluster may be called as one of the routes is.
-    let status_or = |route| get(status_by_path).merge(route);
+    let status_or = |route| get(status_by_path::<S>).merge(route);
     Router::new()
-        .route("/cluster", post(claim))
-        .route("/cluster/get_status", status_or(post(status)))
-        .route("/cluster/ready", status_or(post(ready)))
-        .route("/cluster/leave", status_or(post(leave)))
+        .route("/cluster", post(claim::<S>))
+        .route("/cluster/get_status", status_or(post(status::<S>)))
+        .route("/cluster/ready", status_or(post(ready::<S>)))
+        .route("/cluster/leave", status_or(post(leave::<S>)))
         // A wildcard, for API Gateway decodes `%2F`: an id with a slash arrives as several segments.
-        .route("/cluster/{*cluster_id}", get(status_by_path))
+        .route("/cluster/{*cluster_id}", get(status_by_path::<S>))
         .route_layer(middleware::from_fn_with_state(policy, require_secret))
         .route("/", get(about))
         .route("/swagger.yaml", get(contract))
@@ -120,7 +120,11 @@ async fn contract() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], CONTRACT)
 }
 
-async fn claim(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
+async fn claim<S: Store>(
+    State(service): State<Service<S>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let claim = Claim {
@@ -139,7 +143,11 @@ async fn claim(State(service): State<Service>, headers: HeaderMap, body: Body) -
     Ok(answer(&claim.cluster_id, Some(&claim.node), claimed))
 }
 
-async fn status(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
+async fn status<S: Store>(
+    State(service): State<Service<S>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     let fields = Fields::parse(body)?;
     let (cluster_id, node) = (fields.cluster_id()?, fields.node_if_named()?);
     let secret = secret(&headers, &cluster_id)?;
@@ -151,7 +159,11 @@ async fn status(State(service): State<Service>, headers: HeaderMap, body: Body) 
     Ok(answer(&cluster_id, node.as_ref(), read))
 }
 
-async fn status_by_path(State(service): State<Service>, uri: Uri, headers: HeaderMap) -> Answer {
+async fn status_by_path<S: Store>(
+    State(service): State<Service<S>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answer {
     // Once: a cluster may be called `/cluster/x`.
     let path = uri.path().strip_prefix("/cluster/").unwrap_or_default();
     let text = percent_decode_str(path)
@@ -168,7 +180,11 @@ async fn status_by_path(State(service): State<Service>, uri: Uri, headers: Heade
     Ok(answer(&cluster_id, None, read))
 }
 
-async fn ready(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
+async fn ready<S: Store>(
+    State(service): State<Service<S>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let ready = Ready {
@@ -191,7 +207,11 @@ async fn ready(State(service): State<Service>, headers: HeaderMap, body: Body) -
     Ok(answer(&ready.cluster_id, Some(&ready.node), done))
 }
 
-async fn leave(State(service): State<Service>, headers: HeaderMap, body: Body) -> Answer {
+async fn leave<S: Store>(
+    State(service): State<Service<S>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let leave = Leave {

@@ -5,18 +5,20 @@
 //!
 //! - [`event`]: the event that API Gateway or a load balancer hands to Lambda, to an HTTP request and back
 //! - [`api`]: the routes; [`docs`]: those of the interactive documentation; [`problem`]: the refusals
+//! - [`connection`]: requests over a connection of a server of its own; [`guard`]: what that refuses before the routes
 //! - `cbbootstrap_protocol`: the rules, with no I/O in them
-//! - [`store`]: the one table; [`item`]: its items as records
+//! - [`store`]: the records: in one DynamoDB table, whose items are [`item`]s, or in SQLite
 //! - [`log`]: the line that is logged of it
 //!
-//! [`table`] is what deployers share with the service; it comes without its dependencies (`default-features = false`). The feature
-//! `records` adds [`item`] and [`store`], and `signer` what callers sign requests with.
+//! [`table`] is what deployers share with the service; it comes without its dependencies (`default-features = false`). The features
+//! `dynamodb` and `sqlite` add the stores, `service` the API, `lambda` what the function's binary needs, and `signer` what callers
+//! sign requests with.
 
 pub mod table;
 
-#[cfg(feature = "records")]
+#[cfg(feature = "dynamodb")]
 pub mod item;
-#[cfg(feature = "records")]
+#[cfg(any(feature = "dynamodb", feature = "sqlite"))]
 pub mod store;
 
 #[cfg(feature = "signer")]
@@ -24,10 +26,14 @@ pub mod signer;
 
 #[cfg(feature = "service")]
 pub mod api;
+#[cfg(feature = "sqlite")]
+pub mod connection;
 #[cfg(feature = "service")]
 pub mod docs;
 #[cfg(feature = "service")]
 pub mod event;
+#[cfg(feature = "service")]
+pub mod guard;
 #[cfg(feature = "service")]
 pub mod log;
 #[cfg(feature = "service")]

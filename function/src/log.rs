@@ -20,14 +20,13 @@ use serde::Serialize;
 
 use cbbootstrap_protocol::{names::ClusterId, rules::Claimed};
 
-use crate::{problem::Code, store};
+use crate::{problem::Code, store::dynamodb};
 
 /// The metrics' namespace.
 pub const NAMESPACE: &str = "cbbootstrap";
 
 /// What a request came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// The node is the first to claim the cluster.
     Claimed,
@@ -55,6 +54,23 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Repeated => "repeated",
+            Self::Joined => "joined",
+            Self::Takeover => "takeover",
+            Self::Ready => "ready",
+            Self::Left => "left",
+            Self::Read => "read",
+            Self::Served => "served",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+        }
+    }
+
     /// Of an answer that says nothing more.
     pub fn of(status: StatusCode) -> Self {
         match status.as_u16() {
@@ -63,6 +79,12 @@ impl Outcome {
             400.. => Self::Refused,
             _ => Self::Served,
         }
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -109,7 +131,7 @@ async fn log(State(function): State<Arc<str>>, request: Request, next: Next) -> 
     let extensions = request.extensions();
     let route = extensions.get::<MatchedPath>().cloned();
     let id = extensions.get::<RequestId>().cloned();
-    let (response, calls) = store::counting_calls(next.run(request)).await;
+    let (response, calls) = dynamodb::counting_calls(next.run(request)).await;
 
     let mut line = Line::new(&function, &method, response.status(), since.elapsed());
     let said = response.extensions();
@@ -203,8 +225,7 @@ impl<'a> Line<'a> {
             },
             function,
             outcome: Outcome::of(status),
-            // Thousandths are enough.
-            milliseconds: (took.as_secs_f64() * 1e6).round() / 1e3,
+            milliseconds: milliseconds(took),
             calls: 0,
             level: "INFO",
             request_id: "",
@@ -226,8 +247,13 @@ impl<'a> Line<'a> {
     }
 }
 
-/// A method's name is whatever the caller wants.
-fn known(method: &Method) -> &'static str {
+/// The milliseconds of a time, to a thousandth.
+pub fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The method's name, or `other`: a name can be whatever the caller wants.
+pub fn known(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "POST" => "POST",

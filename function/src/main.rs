@@ -3,7 +3,7 @@
 use cbbootstrap_function::{
     api::{self, Policy},
     event, log,
-    store::{self, Store},
+    store::dynamodb::{self, DynamoDb},
     table::DEFAULT_TABLE_NAME,
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -29,8 +29,11 @@ async fn main() -> Result<(), Error> {
     let policy = Policy::read(|name| std::env::var(name).ok())?;
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
-    let store = Store::new(store::client().await, table);
-    store.warm_up().await;
+    let store = DynamoDb::new(dynamodb::client().await, table);
+    // A failure only means that the first request waits for it.
+    if let Err(error) = store.warm_up().await {
+        tracing::warn!(%error, "the first call to the table failed");
+    }
     let router = log::logged(api::router(store, policy), &function);
 
     lambda_runtime::run(service_fn(|invocation: LambdaEvent<Box<RawValue>>| {

@@ -28,6 +28,12 @@ pub enum Problem {
     InvalidRequest(event::Error),
     /// The deployment requires a token.
     SecretRequired,
+    /// The request reached a server's loopback address under another machine's name.
+    HostNotAllowed,
+    /// A web page of another site sent the request.
+    OriginNotAllowed,
+    /// The body did not come in time.
+    BodyTimeout,
     /// No such path.
     RouteNotFound,
     /// The path exists, for other methods.
@@ -47,100 +53,53 @@ impl Problem {
     }
 
     /// The kind of problem: status, code and title.
-    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+    fn kind(&self) -> (u16, &'static str, &'static str) {
         use Refusal as R;
         match self {
-            Self::InvalidJson(_) => (
-                StatusCode::BAD_REQUEST,
-                "invalid_json",
-                "The body is not a JSON object",
+            Self::InvalidJson(_) => (400, "invalid_json", "The body is not a JSON object"),
+            Self::MissingField(_) => (400, "missing_field", "A required field is missing"),
+            Self::InvalidField(..) => (400, "invalid_field", "A field is invalid"),
+            Self::InvalidRequest(_) => (400, "invalid_request", "Not an HTTP request"),
+            Self::SecretRequired => (401, "secret_required", "A cluster token is required"),
+            Self::HostNotAllowed => (421, "host_not_allowed", "Not this server's name"),
+            Self::OriginNotAllowed => (
+                403,
+                "origin_not_allowed",
+                "Requests of other sites are refused",
             ),
-            Self::MissingField(_) => (
-                StatusCode::BAD_REQUEST,
-                "missing_field",
-                "A required field is missing",
-            ),
-            Self::InvalidField(..) => (
-                StatusCode::BAD_REQUEST,
-                "invalid_field",
-                "A field is invalid",
-            ),
-            Self::InvalidRequest(_) => (
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "Not an HTTP request",
-            ),
-            Self::SecretRequired => (
-                StatusCode::UNAUTHORIZED,
-                "secret_required",
-                "A cluster token is required",
-            ),
-            Self::Refused(R::Forbidden) => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
-                "The cluster's secret is missing or wrong",
-            ),
-            Self::Refused(R::NotFound) => (
-                StatusCode::NOT_FOUND,
-                "cluster_not_found",
-                "Nobody has claimed this cluster",
-            ),
-            Self::RouteNotFound => (StatusCode::NOT_FOUND, "route_not_found", "No such route"),
-            Self::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "Method not allowed",
-            ),
-            Self::Refused(R::StaleGeneration { .. }) => (
-                StatusCode::CONFLICT,
-                "stale_generation",
-                "The claim was taken over",
-            ),
-            Self::Refused(R::OtherCluster { .. }) => (
-                StatusCode::CONFLICT,
-                "other_cluster",
-                "There is a second cluster",
-            ),
+            Self::BodyTimeout => (408, "body_timeout", "The body did not arrive in time"),
+            Self::Refused(R::Forbidden) => {
+                (403, "forbidden", "The cluster's secret is missing or wrong")
+            }
+            Self::Refused(R::NotFound) => {
+                (404, "cluster_not_found", "Nobody has claimed this cluster")
+            }
+            Self::RouteNotFound => (404, "route_not_found", "No such route"),
+            Self::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed"),
+            Self::Refused(R::StaleGeneration { .. }) => {
+                (409, "stale_generation", "The claim was taken over")
+            }
+            Self::Refused(R::OtherCluster { .. }) => {
+                (409, "other_cluster", "There is a second cluster")
+            }
             Self::Refused(R::TooManyTakeovers) => (
-                StatusCode::CONFLICT,
+                409,
                 "too_many_takeovers",
                 "Too many nodes have failed to begin the cluster",
             ),
-            Self::Refused(R::NameTaken { .. }) => (
-                StatusCode::CONFLICT,
-                "name_taken",
-                "Another server uses this node name",
-            ),
+            Self::Refused(R::NameTaken { .. }) => {
+                (409, "name_taken", "Another server uses this node name")
+            }
             Self::Refused(R::NotReady { .. }) => (
-                StatusCode::CONFLICT,
+                409,
                 "initial_node_not_ready",
                 "The initial node is not ready",
             ),
-            Self::Refused(R::TooManyNodes) => (
-                StatusCode::CONFLICT,
-                "too_many_nodes",
-                "The cluster is full",
-            ),
-            Self::Refused(R::LastNode) => (
-                StatusCode::CONFLICT,
-                "last_node",
-                "The last node cannot leave",
-            ),
-            Self::BodyTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "The body is too large",
-            ),
-            Self::Unavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "The table is not available",
-            ),
-            Self::Internal => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "The service failed",
-            ),
+            Self::Refused(R::TooManyNodes) => (409, "too_many_nodes", "The cluster is full"),
+            Self::Refused(R::LastNode) => (409, "last_node", "The last node cannot leave"),
+            Self::BodyTooLarge => (413, "body_too_large", "The body is too large"),
+            Self::Unavailable => (503, "unavailable", "The table is not available"),
+            Self::Internal => (500, "internal", "The service failed"),
         }
     }
 
@@ -154,6 +113,14 @@ impl Problem {
             Self::SecretRequired => {
                 "this API requires a cluster token: send `Authorization: Bearer TOKEN`".to_owned()
             }
+            Self::HostNotAllowed => {
+                "this server answers to `localhost`, to addresses, and to the names of `--allowed-host NAME`"
+                    .to_owned()
+            }
+            Self::OriginNotAllowed => {
+                "a browser may send requests only from this API's own pages, at an address or a name of `--allowed-host NAME`".to_owned()
+            }
+            Self::BodyTimeout => "send the whole body at once".to_owned(),
             Self::Refused(refusal) => match refusal {
                 Refusal::Forbidden => {
                     "send the token of the cluster's first claim as `Authorization: Bearer TOKEN`, or no token if it was claimed \
@@ -213,6 +180,7 @@ pub struct Code(pub &'static str);
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, code, title) = self.kind();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let document = wire::Problem {
             status: status.as_u16(),
             title: title.to_owned(),
@@ -244,7 +212,7 @@ impl From<store::Error> for Problem {
                 tracing::warn!(%error, "the table is not available");
                 Self::Unavailable
             }
-            store::Error::Failed(_) | store::Error::Unreadable(_) | store::Error::Contradiction => {
+            _ => {
                 tracing::error!(%error, "the table or its items are not usable");
                 Self::Internal
             }

@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hmac::{Hmac, KeyInit, Mac};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
@@ -34,7 +34,7 @@ pub const KEEP_ABANDONED: Duration = Duration::from_hours(7 * 24);
 pub const KEEP_UNASKED: Duration = Duration::from_hours(400 * 24);
 
 /// The end of a record is moved at most this often.
-pub const RENEW_EVERY: Duration = Duration::from_hours(24);
+pub const RENEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long the generation of a record outlives it, so that the fencing token does not go back.
 pub const KEEP_GENERATION: Duration = Duration::from_hours(30 * 24);
@@ -278,7 +278,7 @@ impl Record {
         }
         let end = whole_seconds(now) + KEEP_UNASKED;
         self.kept_until
-            .is_none_or(|kept| kept + RENEW_EVERY <= end)
+            .is_none_or(|kept| end.duration_since(kept) >= RENEW_EVERY)
             .then_some(end)
     }
 

@@ -1,6 +1,6 @@
-//! A DynamoDB in the test's own process, the one that the local deployment embeds, and a table in it.
+//! A client for DynamoDB's stand-ins, and a table in them.
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::{
     Client,
@@ -11,67 +11,9 @@ use aws_sdk_dynamodb::{
     },
 };
 use cbbootstrap_function::table::{CLUSTER_ID, GENERATION, LEASE_EXPIRES_AT, STATE, VERSION};
-use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::oneshot};
 
 /// The table's name.
 pub const TABLE: &str = "cb-bootstrap";
-
-/// A database that ends with the test.
-#[derive(Debug)]
-pub struct Dynoxide {
-    /// What a client takes for DynamoDB's URL.
-    pub url: String,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-    _directory: TempDir,
-}
-
-impl Dynoxide {
-    /// Starts one on a free port, without a table.
-    pub fn start() -> Self {
-        let directory = tempfile::tempdir().expect("temporary directories can be made");
-        let file = directory.path().join("test.db");
-        let database = dynoxide::Database::new(file.to_str().expect("it is UTF-8"));
-        let database = database.expect("a database can be made");
-        let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let socket = socket.expect("there is a free port");
-        socket
-            .set_nonblocking(true)
-            .expect("a socket can be set up");
-        let address = socket.local_addr().expect("a socket has an address");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let serve = async {
-                let socket = TcpListener::from_std(socket).expect("a socket can be used");
-                // Dropped is as good as sent, and connections that are kept do not hold up the end.
-                tokio::select! {
-                    _ = dynoxide::server::serve_with_shutdown(socket, database, std::future::pending()) => {}
-                    _ = stopped => {}
-                }
-            };
-            runtime.expect("a runtime can be made").block_on(serve);
-        });
-        Self {
-            url: format!("http://{address}"),
-            stop: Some(stop),
-            thread: Some(thread),
-            _directory: directory,
-        }
-    }
-}
-
-impl Drop for Dynoxide {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
 
 /// A client for the DynamoDB at this URL, which tries once.
 pub fn client(url: &str) -> Client {

@@ -1,8 +1,9 @@
 //! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that makes it fail, Couchbase Servers and the
-//! agents beside them, a local deployment, a terminal, a browser, a clean environment to run all of them in, and a judge of what
-//! clients saw.
+//! agents beside them, a local deployment, machines with Docker, a terminal, a browser, a clean environment to run all of them in,
+//! and a judge of what clients saw.
 //!
-//! Everything talks to 127.0.0.1 alone, and every process that is started here is stopped by its id.
+//! Everything talks to 127.0.0.1 alone, but for containers, which have networks of their own. Every process that is started here is
+//! stopped by its id.
 
 pub mod agent;
 pub mod artifact;
@@ -10,6 +11,7 @@ pub mod boto;
 pub mod browser;
 pub mod cli;
 pub mod couchbase;
+pub mod docker;
 pub mod dynamodb;
 pub mod front;
 pub mod history;
@@ -17,6 +19,8 @@ pub mod http;
 pub mod liar;
 pub mod local;
 pub mod ministack;
+pub mod moto;
+pub mod pods;
 pub mod process;
 pub mod programs;
 pub mod proxy;

@@ -1,24 +1,23 @@
-//! A local deployment that runs beside the test.
+//! The API on this machine, beside the test: `deploy --local` or `serve`.
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Read},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
+use rusqlite::{Connection, OptionalExtension};
 use serde_json::Value;
 
 use crate::{
     cli::User,
-    dynamodb,
-    process::{self, Guard, wait_until},
-    programs,
+    process::{self, Guard},
 };
 
-/// `cbbootstrap deploy --local`, up.
+/// A server that is up.
 #[derive(Debug)]
 pub struct Local {
     /// Where the API is.
@@ -26,13 +25,12 @@ pub struct Local {
     /// What it wrote on stderr so far.
     pub messages: Arc<Mutex<String>>,
     guard: Guard,
-    /// The processes that it started.
-    pub children: Vec<u32>,
+    data: PathBuf,
     _user: User,
 }
 
 impl Local {
-    /// Starts one on this data directory and waits until it is up.
+    /// Starts `deploy --local` on this data directory and waits until it is up.
     pub fn start(data: &Path) -> Self {
         Self::with(data, &[])
     }
@@ -44,17 +42,27 @@ impl Local {
 
     /// This user's.
     pub fn of(user: User, data: &Path, options: &[&str]) -> Self {
-        let (data, source) = (
-            data.display().to_string(),
-            programs::workspace().display().to_string(),
-        );
-        let mut args = vec![
-            "deploy", "--local", "--port", "0", "--data", &data, "--source", &source, "--output",
-            "json",
-        ];
-        args.extend(options);
+        let directory = data.display().to_string();
+        let deploy = ["deploy", "--local", "--port", "0", "--data", &directory];
+        Self::run(user, data, &[&deploy, options].concat())
+    }
+
+    /// `serve` on this data directory.
+    pub fn serve(data: &Path, options: &[&str]) -> Self {
+        let directory = data.display().to_string();
+        let serve = ["serve", "--port", "0", "--data", &directory];
+        Self::run(User::default(), data, &[&serve, options].concat())
+    }
+
+    /// `serve` over a table, by this user.
+    pub fn over_table(user: User, table: &str, options: &[&str]) -> Self {
+        let serve = ["serve", "--port", "0", "--table", table];
+        Self::run(user, Path::new("/nowhere"), &[&serve, options].concat())
+    }
+
+    fn run(user: User, data: &Path, args: &[&str]) -> Self {
         let mut child = user
-            .command(&args)
+            .command(&[args, &["--output", "json"]].concat())
             .stdout(Stdio::piped())
             .spawn()
             .expect("`cbbootstrap` can be run");
@@ -73,7 +81,7 @@ impl Local {
                     .extend([line.as_str(), "\n"]);
             }
         });
-        // The document ends with the line `}`; the deployment goes on.
+        // The document ends with the line `}`; the server goes on.
         let mut stdout = BufReader::new(stdout);
         let mut document = String::new();
         while !document.ends_with("\n}\n") {
@@ -90,13 +98,11 @@ impl Local {
             .as_str()
             .expect("with an endpoint")
             .to_owned();
-        let children = process::children(guard.0.id());
-        assert!(!children.is_empty(), "the function is a child process");
         Self {
             endpoint,
             messages,
             guard,
-            children,
+            data: data.to_owned(),
             _user: user,
         }
     }
@@ -106,36 +112,19 @@ impl Local {
         self.guard.0.id()
     }
 
-    /// The function processes that run now.
-    pub fn functions(&self) -> Vec<u32> {
-        process::functions(self.id())
-    }
-
-    /// What a client takes for the URL of its database, as its function does.
-    pub fn database_url(&self) -> String {
-        let function = self.functions().pop().expect("a function runs");
-        let environment = fs::read_to_string(format!("/proc/{function}/environ"));
-        let environment = environment.expect("a process shows its environment to its user");
-        let url = environment
-            .split('\0')
-            .find_map(|variable| variable.strip_prefix("AWS_ENDPOINT_URL="));
-        url.expect("the function is told").to_owned()
+    /// The database's file.
+    pub fn database(&self) -> PathBuf {
+        self.data.join("clusters.db")
     }
 
     /// Makes the lease of a cluster's claim end long ago.
     pub fn lapse(&self, cluster_id: &str) {
-        let client = dynamodb::client(&self.database_url());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let runtime = runtime.expect("a runtime can be made");
-        let lapsed = runtime.block_on(dynamodb::lapse(&client, cluster_id));
+        let lapsed = lapse(&self.database(), cluster_id);
         assert!(matches!(lapsed, Ok(Some(_))), "no lease runs: {lapsed:?}");
     }
 
     /// Sends it a signal and waits for its end; the exit status, if it has one.
     pub fn stop(&mut self, signal: &str) -> Option<i32> {
-        self.children = process::children(self.id());
         process::kill(signal, &self.id().to_string());
         self.guard
             .0
@@ -144,15 +133,23 @@ impl Local {
             .code()
     }
 
-    /// Waits until none of its processes is left.
-    pub fn leaves_no_child(&self) {
-        wait_until("no child is left", || {
-            !self.children.iter().any(|child| process::is_alive(*child))
-        });
-    }
-
     /// What it said so far.
     pub fn said(&self) -> String {
         self.messages.lock().expect("nobody panics with it").clone()
     }
+}
+
+/// Makes the lease of the claim that stands in this database end long ago; the claim's generation, or none where no lease runs.
+pub fn lapse(database: &Path, cluster_id: &str) -> rusqlite::Result<Option<u64>> {
+    let connection = Connection::open(database)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection
+        .query_row(
+            "UPDATE clusters SET lease_expires_at = 1
+             WHERE cluster_id = ? AND state = 'claimed' AND lease_expires_at > 1 RETURNING generation",
+            [cluster_id],
+            |row| row.get::<_, i64>(0),
+        )
+        .optional()
+        .map(|generation| generation.map(i64::cast_unsigned))
 }

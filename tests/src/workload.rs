@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     future::Future,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -31,6 +32,7 @@ use tokio::{task::JoinSet, time};
 use crate::{
     dynamodb,
     history::{Event, Operation, Outcome},
+    local,
     proxy::{Fault, Proxy},
 };
 
@@ -56,6 +58,15 @@ pub struct Plan {
     pub requests: usize,
 }
 
+/// Where the service keeps its records, so that leases can be made to lapse.
+#[derive(Clone, Debug)]
+pub enum Table {
+    /// A table of a DynamoDB.
+    DynamoDb(Client),
+    /// A database's file.
+    Sqlite(PathBuf),
+}
+
 /// A service that is asked.
 #[derive(Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
@@ -70,8 +81,9 @@ pub enum Service {
 #[derive(Clone)]
 pub struct Http {
     client: legacy::Client<HttpConnector, Full<Bytes>>,
-    url: String,
-    host: String,
+    /// Each with the host that it is asked for. Requests take turns.
+    urls: Vec<(String, String)>,
+    next: Arc<AtomicUsize>,
 }
 
 /// The function's router, on a way there on which some requests and answers are lost, late or doubled.
@@ -86,13 +98,21 @@ pub struct Here {
 impl Service {
     /// An endpoint, behind a proxy.
     pub fn behind(proxy: &Proxy, endpoint: &str) -> Self {
-        let endpoint: Uri = endpoint.parse().expect("an endpoint is a URL");
-        let host = endpoint.authority().expect("with a host").to_string();
+        Self::at(vec![(proxy.url.clone(), host(endpoint))])
+    }
+
+    /// Endpoints of which each node asks now one, now another.
+    pub fn among(endpoints: &[&str]) -> Self {
+        let urls = endpoints.iter();
+        Self::at(urls.map(|url| ((*url).to_owned(), host(url))).collect())
+    }
+
+    fn at(urls: Vec<(String, String)>) -> Self {
         // A connection that is kept would have lost requests sent again.
         let mut client = legacy::Client::builder(TokioExecutor::new());
         let client = client.pool_max_idle_per_host(0).build_http();
-        let url = proxy.url.clone();
-        Self::Http(Http { client, url, host })
+        let next = Arc::default();
+        Self::Http(Http { client, urls, next })
     }
 
     /// The router, with something done to this share of the requests.
@@ -127,9 +147,17 @@ impl Service {
     }
 }
 
+/// The host and port of an endpoint.
+fn host(endpoint: &str) -> String {
+    let endpoint: Uri = endpoint.parse().expect("an endpoint is a URL");
+    endpoint.authority().expect("with a host").to_string()
+}
+
 impl Http {
     async fn ask(&self, path: &str, body: Value, secret: Option<&str>) -> Option<(u16, Value)> {
-        let mut request = Request::post(format!("{}{path}", self.url)).header(HOST, &self.host);
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.urls.len();
+        let (url, host) = &self.urls[turn];
+        let mut request = Request::post(format!("{url}{path}")).header(HOST, host);
         if let Some(secret) = secret {
             request = request.header("authorization", format!("Bearer {secret}"));
         }
@@ -200,7 +228,7 @@ impl Here {
 }
 
 /// Has the service asked as planned; what the nodes saw. The table is the one behind the service.
-pub async fn run(service: &Service, table: &Client, plan: Plan) -> Vec<Event> {
+pub async fn run(service: &Service, table: &Table, plan: Plan) -> Vec<Event> {
     let shared = Arc::new(Shared {
         service: service.clone(),
         table: table.clone(),
@@ -227,7 +255,7 @@ pub async fn run(service: &Service, table: &Client, plan: Plan) -> Vec<Event> {
 /// What all nodes share.
 struct Shared {
     service: Service,
-    table: Client,
+    table: Table,
     plan: Plan,
     begin: Instant,
     /// How much was asked about each cluster, and about those that had its place before.
@@ -382,9 +410,13 @@ impl Node {
     /// No event where there is no lease to end.
     async fn lapse(&self, cluster: &str) -> Option<Event> {
         let invoked = self.shared.begin.elapsed();
-        let outcome = match dynamodb::lapse(&self.shared.table, cluster).await {
-            Ok(generation) => Outcome::Lapsed(generation?),
-            Err(_) => Outcome::Lost,
+        let lapsed = match &self.shared.table {
+            Table::DynamoDb(client) => dynamodb::lapse(client, cluster).await.ok(),
+            Table::Sqlite(database) => local::lapse(database, cluster).ok(),
+        };
+        let outcome = match lapsed {
+            Some(generation) => Outcome::Lapsed(generation?),
+            None => Outcome::Lost,
         };
         Some(self.event(cluster, Operation::Lapse, false, invoked, outcome))
     }

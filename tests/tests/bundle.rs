@@ -45,12 +45,6 @@ fn it_needs_nothing_else() {
     alone(&user, &["package", "--out", &shown]).ended_with(0);
     assert!(fs::read(&out).unwrap() == expected, "it is another zip");
 
-    let data = user.home.path().join("data").display().to_string();
-    let local = [
-        "deploy", "--local", "--exit", "--port", "0", "--data", &data, "--output", "json",
-    ];
-    assert_eq!(alone(&user, &local).document()["smoke"]["passed"], true);
-
     let aws = MiniStack::start();
     let deployed = alone(&aws.user(), &["deploy", "--yes", "--output", "json"]).document();
     let packaged = alone(&user, &["package", "--out", &shown, "--output", "json"]).document();

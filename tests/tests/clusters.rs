@@ -136,7 +136,7 @@ fn a_table_is_listed_page_by_page() {
     let empty = cluster(&user, &["list"]).ended_with(0);
     assert_eq!(
         (empty.stdout.as_str(), empty.stderr.as_str()),
-        ("No clusters in table cb-bootstrap\n", "")
+        ("No clusters in table `cb-bootstrap`\n", "")
     );
     assert_eq!(
         listed(&user, &[]),
@@ -561,8 +561,7 @@ fn a_local_deployment_is_asked_running_or_not() {
         let rest = locally_pasted(&words);
         assert_eq!(rest.stdout.lines().count(), 3, "{rest}");
         locally(data, &["show", "nobody"]).failed(1, "there is no cluster `nobody`");
-        locally(data, &["list", "--table-name", "other"])
-            .failed(1, "there is no table `other` in `");
+        locally(data, &["list", "--table-name", "other"]).failed(2, "--table-name");
     };
     see();
     // Forgotten, it can be claimed anew.

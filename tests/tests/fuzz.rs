@@ -6,10 +6,10 @@ use std::{collections::BTreeSet, sync::OnceLock};
 
 use axum::Router;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cbbootstrap_function::{api, event, store::Store};
-use cbbootstrap_tests::dynamodb::{Dynoxide, TABLE, client, create_table};
+use cbbootstrap_function::{api, event, store::sqlite::Sqlite};
 use proptest::{collection, option, prelude::*, sample};
 use serde_json::{Map, Value, json};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// Longer than anything that comes about by chance.
@@ -17,16 +17,12 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// The answer to an event.
 fn respond(event: &[u8]) -> Value {
-    static SERVICE: OnceLock<(Runtime, Router, Dynoxide)> = OnceLock::new();
+    static SERVICE: OnceLock<(Runtime, Router, TempDir)> = OnceLock::new();
     let (runtime, router, _) = SERVICE.get_or_init(|| {
-        let (runtime, database) = (Runtime::new().unwrap(), Dynoxide::start());
-        let client = client(&database.url);
-        runtime.block_on(create_table(&client));
-        (
-            runtime,
-            api::router(Store::new(client, TABLE), api::Policy::default()),
-            database,
-        )
+        let data = tempfile::tempdir().unwrap();
+        let store = Sqlite::create(&data.path().join("clusters.db")).unwrap();
+        let router = api::router(store, api::Policy::default());
+        (Runtime::new().unwrap(), router, data)
     });
     let answer = event::respond(router.clone(), event, "id");
     serde_json::to_value(runtime.block_on(answer)).unwrap()

@@ -8,35 +8,30 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Mutex,
+    path::PathBuf,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use aws_sdk_dynamodb::{
-    Client,
-    config::{
-        ConfigBag, Intercept, RuntimeComponents,
-        interceptors::{BeforeSerializationInterceptorContextMut, FinalizerInterceptorContextMut},
-        retry::RetryConfig,
-    },
-    error::BoxError,
-    operation::{batch_get_item::BatchGetItemOutput, update_item::UpdateItemInput},
-    types::AttributeValue,
-};
 use cbbootstrap_function::{
     api,
-    store::Store,
-    table::{CLUSTER_ID, LEASE_EXPIRES_AT},
+    store::{Error, Store, sqlite::Sqlite},
+};
+use cbbootstrap_protocol::{
+    names::ClusterId,
+    rules::{Claim, Claimed, Leave, Ready, Record, SecretHash},
 };
 use cbbootstrap_tests::{
     artifact,
-    dynamodb::{Dynoxide, TABLE, client, create_table},
+    dynamodb::{TABLE, client, create_table},
     history::{Property, Violation, check},
-    local::Local,
+    local::{self, Local},
     ministack::MiniStack,
     proxy::Proxy,
-    workload::{Figures, Plan, Service, run},
+    workload::{Figures, Plan, Service, Table, run},
 };
+use jiff::Timestamp;
+use rusqlite::Connection;
 use tempfile::tempdir;
 
 /// Something is done to this share of the requests, wherever they pass.
@@ -77,7 +72,7 @@ fn print_header() {
 async fn violations(
     what: &str,
     service: &Service,
-    table: &Client,
+    table: &Table,
     plan: Plan,
     proxies: &[&Proxy],
 ) -> Vec<Violation> {
@@ -113,15 +108,31 @@ fn assert_none(violations: &[Violation]) {
     assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
-async fn on_a_local_deployment(nodes: usize, requests: usize) {
+async fn on_a_server(nodes: usize, requests: usize) {
     let data = tempdir().unwrap();
-    let local = Local::with(data.path(), &["--concurrency", "4"]);
-    let table = client(&local.database_url());
-    let proxy = Proxy::before(&local.endpoint);
-    let service = Service::behind(&proxy, &local.endpoint);
+    let server = Local::serve(data.path(), &[]);
+    let proxy = Proxy::before(&server.endpoint);
+    let service = Service::behind(&proxy, &server.endpoint);
     let plan = plan(nodes, requests);
     proxy.fault_at_random(plan.seed, SHARE);
-    assert_none(&violations("local", &service, &table, plan, &[&proxy]).await);
+    let table = Table::Sqlite(server.database());
+    assert_none(&violations("server", &service, &table, plan, &[&proxy]).await);
+}
+
+/// Three servers over one table, to which a tenth of their calls fail; each node asks now one, now another.
+async fn on_three_servers(nodes: usize, requests: usize) {
+    let aws = MiniStack::start();
+    let table = client(&aws.url);
+    create_table(&table).await;
+    let calls = Proxy::before(&aws.url);
+    let user = || aws.user().with("AWS_ENDPOINT_URL", &calls.url);
+    let servers = [(); 3].map(|()| Local::over_table(user(), TABLE, &[]));
+    let endpoints = servers.each_ref().map(|server| server.endpoint.as_str());
+    let plan = plan(nodes, requests);
+    calls.fault_at_random(plan.seed, SHARE);
+    let service = Service::among(&endpoints);
+    let table = Table::DynamoDb(table);
+    assert_none(&violations("three servers", &service, &table, plan, &[&calls]).await);
 }
 
 async fn on_ministack(nodes: usize, number: usize) {
@@ -149,35 +160,32 @@ async fn on_ministack(nodes: usize, number: usize) {
     requests.fault_at_random(plan.seed + 1, SHARE);
     let service = Service::behind(&requests, endpoint);
     let proxies = [&calls, &requests];
-    assert_none(&violations("MiniStack", &service, &client(&aws.url), plan, &proxies).await);
+    let table = Table::DynamoDb(client(&aws.url));
+    assert_none(&violations("MiniStack", &service, &table, plan, &proxies).await);
 }
 
-/// A client that tries again as the function's does.
-fn trying_again(url: &str) -> aws_sdk_dynamodb::config::Builder {
-    let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(20));
-    client(url).config().to_builder().retry_config(retries)
-}
-
+/// The router over a database, in this process.
 async fn here(nodes: usize, requests: usize) {
-    let database = Dynoxide::start();
-    let table = client(&database.url);
-    create_table(&table).await;
-    let proxy = Proxy::before(&database.url);
-    let store = Store::new(Client::from_conf(trying_again(&proxy.url).build()), TABLE);
+    let data = tempdir().unwrap();
+    let database = data.path().join("clusters.db");
+    let store = Sqlite::create(&database).unwrap();
     let plan = plan(nodes, requests);
-    proxy.fault_at_random(plan.seed, SHARE);
-    let service = Service::here(
-        api::router(store, api::Policy::default()),
-        plan.seed + 1,
-        SHARE,
-    );
-    assert_none(&violations("here", &service, &table, plan, &[&proxy]).await);
+    let router = api::router(store, api::Policy::default());
+    let service = Service::here(router, plan.seed, SHARE);
+    let table = Table::Sqlite(database);
+    assert_none(&violations("here", &service, &table, plan, &[]).await);
 }
 
 #[tokio::test]
-async fn what_nodes_of_a_local_deployment_see_keeps_the_protocol() {
+async fn nodes_of_a_server_see_the_protocol_kept() {
     print_header();
-    on_a_local_deployment(200, 1200).await;
+    on_a_server(200, 1200).await;
+}
+
+#[tokio::test]
+async fn nodes_of_three_servers_over_one_table_see_the_protocol_kept() {
+    print_header();
+    on_three_servers(64, 600).await;
 }
 
 #[tokio::test]
@@ -197,104 +205,94 @@ async fn what_nodes_see_here_keeps_the_protocol() {
 async fn a_hundred_thousand_requests_keep_the_protocol() {
     print_header();
     here(300, 85_000).await;
-    on_a_local_deployment(300, 20_000).await;
+    on_a_server(300, 85_000).await;
+    on_three_servers(64, 10_000).await;
     on_ministack(32, 5_000).await;
 }
 
-/// A mistake between the function and its table.
+/// A mistake of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mistake {
-    /// Every write is done, whatever its condition.
-    WritesAlways,
+    /// Every claim finds nothing.
+    ClaimsAlways,
     /// A lease ends before it begins.
     IgnoresLeases,
     /// Reads return an earlier state.
     ReadsLate,
 }
 
-#[derive(Debug)]
+/// A store that makes a mistake.
+#[derive(Clone)]
 struct Broken {
     mistake: Mistake,
+    store: Sqlite,
+    database: PathBuf,
     /// What was read of each cluster, and when.
-    read: Mutex<HashMap<String, (Instant, BatchGetItemOutput)>>,
+    read: Arc<Mutex<HashMap<String, (Instant, Record)>>>,
 }
 
-impl Intercept for Broken {
-    fn name(&self) -> &'static str {
-        "Broken"
+impl Store for Broken {
+    async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
+        let id = claim.cluster_id.as_str();
+        if self.mistake == Mistake::ClaimsAlways {
+            let connection = Connection::open(&self.database).unwrap();
+            connection.busy_timeout(Duration::from_secs(10)).unwrap();
+            let delete = "DELETE FROM clusters WHERE cluster_id = ?";
+            connection.execute(delete, [id]).unwrap();
+        }
+        let claimed = self.store.claim(claim).await;
+        if self.mistake == Mistake::IgnoresLeases {
+            local::lapse(&self.database, id).unwrap();
+        }
+        claimed
     }
 
-    fn modify_before_serialization(
-        &self,
-        context: &mut BeforeSerializationInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let Some(write) = context.input_mut().downcast_mut::<UpdateItemInput>() else {
-            return Ok(());
-        };
-        match (
-            self.mistake,
-            &mut write.condition_expression,
-            &mut write.expression_attribute_values,
-        ) {
-            (Mistake::WritesAlways, Some(condition), _) => {
-                // It still has to name all that comes with it.
-                *condition = format!(
-                    "({condition}) OR attribute_exists({CLUSTER_ID}) OR attribute_not_exists({CLUSTER_ID})"
-                );
-            }
-            (Mistake::IgnoresLeases, _, Some(values)) => {
-                if let Some(end) = values.get_mut(&format!(":{LEASE_EXPIRES_AT}")) {
-                    *end = AttributeValue::N("1".to_owned());
-                }
-            }
-            _ => {}
-        }
-        Ok(())
+    async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
+        self.store.ready(ready).await
     }
 
-    fn modify_before_completion(
+    async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
+        self.store.leave(leave).await
+    }
+
+    async fn status(
         &self,
-        context: &mut FinalizerInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let Some(Ok(output)) = context.output_or_error_mut() else {
-            return Ok(());
-        };
-        let output = output.downcast_mut::<BatchGetItemOutput>();
-        let id = |output: &BatchGetItemOutput| {
-            let items = output.responses()?.values().flatten();
-            let ids = items.filter_map(|item| item.get(CLUSTER_ID)?.as_s().ok().cloned());
-            ids.max_by_key(|id| !id.starts_with("members "))
-        };
-        if let (Mistake::ReadsLate, Some(output)) = (self.mistake, output)
-            && let Some(id) = id(output)
-        {
-            let mut read = self.read.lock().unwrap();
-            let (at, before) = read
-                .entry(id.clone())
-                .or_insert_with(|| (Instant::now(), output.clone()));
-            if at.elapsed() > Duration::from_secs(1) {
-                (*at, *before) = (Instant::now(), output.clone());
-            }
-            output.clone_from(before);
+        cluster_id: &ClusterId,
+        secret: Option<&SecretHash>,
+        now: Timestamp,
+    ) -> Result<Record, Error> {
+        let record = self.store.status(cluster_id, secret, now).await?;
+        if self.mistake != Mistake::ReadsLate {
+            return Ok(record);
         }
-        Ok(())
+        let mut read = self.read.lock().unwrap();
+        let (at, before) = read
+            .entry(record.cluster_id.clone())
+            .or_insert_with(|| (Instant::now(), record.clone()));
+        if at.elapsed() > Duration::from_secs(1) {
+            (*at, *before) = (Instant::now(), record);
+        }
+        Ok(before.clone())
+    }
+
+    async fn forget(&self, seen: &Record, now: Timestamp) -> Result<bool, Error> {
+        self.store.forget(seen, now).await
     }
 }
 
-/// Of a service with this mistake.
+/// What the check finds of a service with this mistake.
 async fn broken(mistake: Mistake) -> BTreeSet<Property> {
-    let database = Dynoxide::start();
-    let table = client(&database.url);
-    create_table(&table).await;
-    let read = Mutex::default();
-    let client = trying_again(&database.url).interceptor(Broken { mistake, read });
-    let store = Store::new(Client::from_conf(client.build()), TABLE);
+    let data = tempdir().unwrap();
+    let database = data.path().join("clusters.db");
+    let store = Broken {
+        mistake,
+        store: Sqlite::create(&database).unwrap(),
+        database: database.clone(),
+        read: Arc::default(),
+    };
     let plan = plan(64, 800);
     let service = Service::here(api::router(store, api::Policy::default()), plan.seed, SHARE);
+    let table = Table::Sqlite(database);
     let violations = violations(&format!("{mistake:?}"), &service, &table, plan, &[]).await;
     violations
         .into_iter()
@@ -306,7 +304,7 @@ async fn broken(mistake: Mistake) -> BTreeSet<Property> {
 async fn a_broken_service_shows_it() {
     print_header();
     for (mistake, property) in [
-        (Mistake::WritesAlways, Property::OneInitialiser),
+        (Mistake::ClaimsAlways, Property::OneInitialiser),
         (Mistake::IgnoresLeases, Property::LeaseIsKept),
         (Mistake::ReadsLate, Property::GenerationsGrow),
     ] {

@@ -1,4 +1,4 @@
-//! `deploy --local`: the API on this machine, as its users meet it, and when things go wrong.
+//! `deploy --local`: the API on this machine, as its users meet it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,18 +21,13 @@ use cbbootstrap_tests::{
 use serde_json::json;
 use tempfile::tempdir;
 
-fn source() -> String {
-    programs::workspace().display().to_string()
-}
-
 #[test]
 fn it_comes_up_passes_the_smoke_test_and_ends() {
-    // As a new user runs it; the data goes to the user's data directory.
-    let user = User::default();
-    let source = source();
-    let ended = user.run(&[
-        "deploy", "--local", "--exit", "--port", "0", "--source", &source,
-    ]);
+    // As a new user runs it, with nothing that could build a function; the data goes to the user's data directory.
+    let user = User::default()
+        .with("PATH", "/nowhere")
+        .with("CARGO", "/nowhere/cargo");
+    let ended = user.run(&["deploy", "--local", "--exit", "--port", "0"]);
     assert_eq!(ended.status, Some(0), "{ended}");
     assert!(
         ended.stdout.starts_with("Endpoint: http://127.0.0.1:"),
@@ -45,19 +40,16 @@ fn it_comes_up_passes_the_smoke_test_and_ends() {
         "{ended}"
     );
     assert!(ended.stderr.contains("23 of 23 steps passed"), "{ended}");
-    assert!(
-        user.home
-            .path()
-            .join(".local/share/cbbootstrap/cbbootstrap.db")
-            .exists()
-    );
+    let database = ".local/share/cbbootstrap/clusters.db";
+    assert!(user.home.path().join(database).exists());
 
-    let document = user.run(&[
-        "deploy", "--local", "--exit", "--port", "0", "--source", &source, "--output", "json",
-    ]);
-    let document = document.document();
+    let json = [
+        "deploy", "--local", "--exit", "--port", "0", "--output", "json",
+    ];
+    let document = user.run(&json).document();
     assert_eq!(document["smoke"]["passed"], json!(true), "{document}");
-    assert_eq!(document["table"], json!("cb-bootstrap"), "{document}");
+    let data = document["data"].as_str().unwrap();
+    assert!(data.ends_with(".local/share/cbbootstrap"), "{document}");
 }
 
 #[test]
@@ -101,16 +93,13 @@ fn of_five_hundred_nodes_one_is_the_first_even_after_a_crash() {
         1
     );
 
-    let children = local.children.len();
     local.stop("KILL");
-    local.leaves_no_child();
 
     let local = Local::start(data.path());
     let again = http::get(&local.endpoint, "/cluster/big").unwrap().json();
     assert_eq!(
         firsts,
-        HashSet::from([again["initial_node_ip_addr_or_hostname"].to_string()]),
-        "{children} children before"
+        HashSet::from([again["initial_node_ip_addr_or_hostname"].to_string()])
     );
 }
 
@@ -120,25 +109,7 @@ fn signals_end_it_well() {
         let data = tempdir().unwrap();
         let mut local = Local::start(data.path());
         assert_eq!(local.stop(signal), Some(0), "{signal}\n{}", local.said());
-        local.leaves_no_child();
     }
-}
-
-#[test]
-fn a_signal_during_the_start_stops_it() {
-    let (user, data) = (User::default(), tempdir().unwrap());
-    let data = data.path().display().to_string();
-    let source = source();
-    let child = user
-        .command(&[
-            "deploy", "--local", "--port", "0", "--data", &data, "--source", &source,
-        ])
-        .spawn()
-        .unwrap();
-    kill("TERM", &child.id().to_string());
-    let output = child.wait_with_output().unwrap();
-    // Too early for its handler, the signal itself ends it.
-    assert!(matches!(output.status.code(), Some(4) | None), "{output:?}");
 }
 
 /// A user whose cargo is this shell script.
@@ -154,13 +125,20 @@ fn a_build_does_not_depend_on_who_started_the_deployer() {
     let (directory, source) = (tempdir().unwrap(), source());
     let environment = directory.path().join("environment");
     let script = format!("env >{}; exit 1", environment.display());
-    let data = directory.path().join("data").display().to_string();
+    let zip = directory.path().join("zip").display().to_string();
     // As `cargo run` starts it.
     user_with_cargo(directory.path(), &script)
         .with("CARGO_MANIFEST_DIR", "/somewhere")
         .with("CARGO_PKG_NAME", "cbbootstrap")
+        .with("OUT_DIR", "/somewhere/out")
         .run(&[
-            "deploy", "--local", "--port", "0", "--data", &data, "--source", &source,
+            "package",
+            "--builder",
+            "cargo",
+            "--out",
+            &zip,
+            "--source",
+            &source,
         ])
         .failed(1, "the function was not built");
     let environment = fs::read_to_string(environment).unwrap();
@@ -175,14 +153,23 @@ fn a_build_does_not_depend_on_who_started_the_deployer() {
 fn a_build_ends_with_the_deployer() {
     for signal in ["TERM", "KILL"] {
         let (directory, source) = (tempdir().unwrap(), source());
-        let (data, started) = (directory.path().join("data"), directory.path().join("pid"));
+        let (zip, started) = (directory.path().join("zip"), directory.path().join("pid"));
         // A cargo that starts a compiler that takes for ever.
-        let script = format!("sleep 1000 & echo $! >{}; wait", started.display());
+        let script = format!(
+            "[ \"$1\" = build ] || exit 1; sleep 1000 & echo $! >{}; wait",
+            started.display()
+        );
         let user = user_with_cargo(directory.path(), &script);
-        let data = data.display().to_string();
+        let zip = zip.display().to_string();
         let mut child = user
             .command(&[
-                "deploy", "--local", "--port", "0", "--data", &data, "--source", &source,
+                "package",
+                "--builder",
+                "cargo",
+                "--out",
+                &zip,
+                "--source",
+                &source,
             ])
             .spawn()
             .unwrap();
@@ -195,28 +182,14 @@ fn a_build_ends_with_the_deployer() {
     }
 }
 
-#[test]
-fn a_killed_function_is_replaced_and_said_so() {
-    let data = tempdir().unwrap();
-    let local = Local::with(data.path(), &["--concurrency", "1"]);
-    assert_eq!(http::claim(&local.endpoint, "c", "a").unwrap().status, 200);
-    let function = local.functions().pop().unwrap();
-    kill("KILL", &function.to_string());
-    wait_until("the end is told", || local.said().contains("SIGKILL"));
-    let answer = http::claim(&local.endpoint, "c", "b").unwrap();
-    assert_eq!(
-        (answer.status, &answer.json()["is_initial_node"]),
-        (200, &json!(false)),
-        "{}",
-        local.said()
-    );
-    assert_ne!(local.functions(), [function]);
+fn source() -> String {
+    programs::workspace().display().to_string()
 }
 
 #[test]
 fn what_is_in_use_is_named() {
     let (user, data) = (User::default(), tempdir().unwrap());
-    let (data_option, source) = (data.path().display().to_string(), source());
+    let data_option = data.path().display().to_string();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let run = |port: &str| {
@@ -228,40 +201,12 @@ fn what_is_in_use_is_named() {
             port,
             "--data",
             &data_option,
-            "--source",
-            &source,
         ])
     };
     run(&port).failed(1, &format!("127.0.0.1:{port}"));
 
     let _local = Local::start(data.path());
     run("0").failed(1, &data_option);
-}
-
-#[test]
-fn a_broken_function_is_told_at_the_start() {
-    let (user, data) = (User::default(), tempdir().unwrap());
-    let zip = data.path().join("function.zip");
-    // An executable of this machine's that is no function.
-    let zip = cbbootstrap_tests::artifact::zip_of(
-        &zip,
-        "bootstrap",
-        0o755,
-        &std::fs::read("/bin/false").unwrap(),
-    );
-    let data = data.path().display().to_string();
-    let ended = user.run(&[
-        "deploy",
-        "--local",
-        "--exit",
-        "--port",
-        "0",
-        "--data",
-        &data,
-        "--function-zip",
-        &zip,
-    ]);
-    ended.failed(1, "the function does not start");
 }
 
 #[test]
@@ -272,9 +217,7 @@ fn the_limits_of_requests_hold() {
     for (length, status, code) in [
         (8 * 1024, 400, json!("invalid_field")),
         (8 * 1024 + 1, 413, json!("body_too_large")),
-        // Above this, the function is not asked: by the gateway's limit, and by Lambda's for an event with base64.
-        (5 * 1024 * 1024, 413, json!(null)),
-        (11 * 1024 * 1024, 413, json!(null)),
+        (1000 * 1024, 413, json!("body_too_large")),
     ] {
         let answer = http::post(&local.endpoint, "/cluster", &body(length)).unwrap();
         assert_eq!(

@@ -4,11 +4,10 @@
 
 use std::fs;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use cbbootstrap_function::{
     api::{self, Policy},
     event,
-    store::Store,
+    store::sqlite::Sqlite,
 };
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
@@ -17,11 +16,11 @@ use cbbootstrap_protocol::{
 };
 use cbbootstrap_tests::{
     cli::User,
-    dynamodb::{self, Dynoxide},
     http::{self, Answer},
     local::Local,
     process::wait_until,
 };
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -293,7 +292,7 @@ fn requests_are_logged_once_it_serves() {
     http::get(&local.endpoint, "/cluster/a%20b").unwrap();
     wait_until("both are told", || {
         let said = local.said();
-        said.contains("200 POST /cluster: claimed (")
+        said.contains("200 POST /cluster: claimed 2e7d2c03 (")
             && said.contains("400 GET /cluster/{cluster_id}: invalid_field (")
     });
 }
@@ -537,9 +536,7 @@ fn ids_nodes_and_tokens_are_in_no_log() {
     const NODE: &str = "node-that-nobody-logs";
     const TOKEN: &str = "token-that-nobody-logs";
     let data = tempdir().unwrap();
-    let everything =
-        "trace,aws_smithy_runtime=trace,aws_sdk_dynamodb=trace,hyper=trace,lambda_runtime=trace";
-    let user = User::default().with("RUST_LOG", everything);
+    let user = User::default().with("RUST_LOG", "trace,cbbootstrap_function=trace,hyper=trace");
     let mut local = Local::of(user, data.path(), &["--no-smoke"]);
     let token = format!("Bearer {TOKEN}");
     let ask = |route: &str, more: Value| {
@@ -564,38 +561,20 @@ fn ids_nodes_and_tokens_are_in_no_log() {
             .status,
         200
     );
-    // An item that cannot be read.
-    let client = dynamodb::client(&local.database_url());
-    let text = |text: &str| AttributeValue::S(text.to_owned());
-    let broken = client
-        .put_item()
-        .table_name(dynamodb::TABLE)
-        .item("cluster_id", text(ID))
-        .item("initial_node_ip_addr_or_hostname", text(NODE))
-        .item("state", text("half-ready"))
-        .send();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.unwrap();
-    runtime.block_on(broken).unwrap();
+    // A record that cannot be read.
+    let database = Connection::open(local.database()).unwrap();
+    let broken = "UPDATE clusters SET state = 'half-ready'";
+    assert_eq!(database.execute(broken, []).unwrap(), 1);
     assert_eq!(ask("/cluster", json!({})), 500);
     // No table at all.
-    let unprotected = client
-        .update_table()
-        .table_name(dynamodb::TABLE)
-        .deletion_protection_enabled(false)
-        .send();
-    runtime.block_on(unprotected).unwrap();
-    let gone = client.delete_table().table_name(dynamodb::TABLE).send();
-    runtime.block_on(gone).unwrap();
+    database.execute_batch("DROP TABLE clusters").unwrap();
     assert_eq!(ask("/cluster", json!({})), 500);
     local.stop("TERM");
     let said = local.said();
     for logged in [
         "500 POST /cluster: internal",
         "are not usable",
-        "ResourceNotFoundException",
+        "no such table",
     ] {
         assert!(said.contains(logged), "{logged} is not in {said}");
     }
@@ -606,14 +585,13 @@ fn ids_nodes_and_tokens_are_in_no_log() {
 
 #[tokio::test]
 async fn a_deployment_may_require_tokens_and_leases() {
-    let database = Dynoxide::start();
-    let client = dynamodb::client(&database.url);
-    dynamodb::create_table(&client).await;
+    let data = tempdir().unwrap();
+    let store = Sqlite::create(&data.path().join("clusters.db")).unwrap();
     let policy = Policy {
         requires_secret: true,
         requires_lease: true,
     };
-    let router = api::router(Store::new(client, dynamodb::TABLE), policy);
+    let router = api::router(store, policy);
     let ask = async |method: &str, path: &str, authorization: Option<&str>, body: Value| {
         let headers = authorization.map(|value| json!({"authorization": value}));
         let event = json!({

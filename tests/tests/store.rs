@@ -1,4 +1,5 @@
-//! The store, the same tests against two databases: MiniStack's DynamoDB, and the one embedded in the local deployment.
+//! The stores, held against the rules and against each other: DynamoDB by two stand-ins that have nothing in common, MiniStack and
+//! moto, and SQLite.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,7 +26,7 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_function::{
     item::{ClaimItem, Item, MembersItem},
-    store::{Error, Store},
+    store::{Error, Store, dynamodb::DynamoDb, sqlite::Sqlite},
     table::{CLUSTER_ID, INITIAL_NODE, MEMBERS, members_key},
 };
 use cbbootstrap_protocol::{
@@ -35,8 +36,9 @@ use cbbootstrap_protocol::{
     wire::{MAX_MEMBERS, State},
 };
 use cbbootstrap_tests::{
-    dynamodb::{Dynoxide, TABLE, client, create_table},
+    dynamodb::{TABLE, client, create_table},
     ministack::MiniStack,
+    moto::Moto,
 };
 use fastrand::Rng;
 use jiff::Timestamp;
@@ -45,9 +47,9 @@ use tokio::net::TcpListener;
 const DAY: i64 = 86_400;
 
 /// A store on a table as the original's users have it.
-async fn store(client: &Client) -> Store {
+async fn store(client: &Client) -> DynamoDb {
     create_table(client).await;
-    Store::new(client.clone(), TABLE)
+    DynamoDb::new(client.clone(), TABLE)
 }
 
 fn id(text: &str) -> ClusterId {
@@ -62,8 +64,9 @@ fn uuid(text: &str) -> Uuid {
     Uuid::new(text).unwrap()
 }
 
+/// Long from now, so that nothing here has ended when a store looks for what to delete.
 fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    Timestamp::from_second(4_000_000_000 + seconds).unwrap()
 }
 
 fn claim(cluster: &str, claimant: &str) -> Claim {
@@ -102,7 +105,7 @@ fn leave(cluster: &str, member: &str) -> Leave {
     }
 }
 
-async fn status(store: &Store, cluster: &str) -> Result<Record, Error> {
+async fn status(store: &impl Store, cluster: &str) -> Result<Record, Error> {
     store.status(&id(cluster), None, at(0)).await
 }
 
@@ -118,29 +121,37 @@ fn without_members(record: Record) -> Record {
     }
 }
 
-async fn suite(url: &str, walks: u64) {
-    let client = client(url);
-    let store = store(&client).await;
-    store.warm_up().await;
-    the_first_claim_stands(&store).await;
-    odd_ids_are_kept_as_they_are(&store).await;
-    rows_of_the_original_are_claims(&client, &store).await;
-    of_many_at_once_one_wins(&store).await;
-    of_many_at_once_one_takes_over(&store).await;
-    of_many_at_once_one_restarts_a_forgotten_cluster(&store).await;
-    many_joiners_report_at_once(&store).await;
-    a_claim_costs_the_same_however_many_members_there_are(&client).await;
-    of_all_that_leave_at_once_one_stays(&store).await;
-    a_late_report_cannot_revive_a_forgotten_cluster(&client, &store).await;
-    a_late_correction_does_not_undo_a_later_one(&client, &store).await;
-    a_missing_table_is_no_outage(&client).await;
-    every_write_may_be_the_last(&client).await;
-    for seed in 0..walks {
-        it_follows_the_rules(&client, &store, seed).await;
-    }
+/// What every store does.
+async fn every_store(store: &impl Store) {
+    the_first_claim_stands(store).await;
+    odd_ids_are_kept_as_they_are(store).await;
 }
 
-async fn the_first_claim_stands(store: &Store) {
+/// What every store does when it is asked many things at once.
+async fn every_store_at_once(store: &impl Store) {
+    of_many_at_once_one_wins(store).await;
+    of_many_at_once_one_takes_over(store).await;
+    of_many_at_once_one_restarts_a_forgotten_cluster(store).await;
+    many_joiners_report_at_once(store).await;
+    of_all_that_leave_at_once_one_stays(store).await;
+}
+
+/// A random walk, and after each step both items are what the rules say.
+async fn dynamodb_follows_the_rules(client: &Client, store: &DynamoDb, seed: u64) {
+    let as_ruled = async |what: &str, record: &Record| {
+        let [claim_item, members_item] = raw(client, &record.cluster_id).await;
+        let claim_item = ClaimItem::read(claim_item.unwrap()).unwrap();
+        let kept = claim_item.record.kept_until;
+        assert_eq!(kept, record.kept_until, "{what}");
+        let members = members_item.map(|item| MembersItem::read(item).unwrap().record);
+        if let Some(members) = members.filter(|_| record.state == State::Ready) {
+            assert_eq!(members.kept_until, kept, "{what}");
+        }
+    };
+    it_follows_the_rules(store, seed, as_ruled).await;
+}
+
+async fn the_first_claim_stands(store: &impl Store) {
     assert!(matches!(
         status(store, "c").await,
         Err(Error::Refused(Refusal::NotFound))
@@ -163,7 +174,7 @@ async fn the_first_claim_stands(store: &Store) {
     );
 }
 
-async fn odd_ids_are_kept_as_they_are(store: &Store) {
+async fn odd_ids_are_kept_as_they_are(store: &impl Store) {
     let longest = "x".repeat(1024);
     let odd = [
         "arn:aws:cloudformation:us-east-1:1:stack/a/b",
@@ -207,7 +218,7 @@ async fn put_original(client: &Client, cluster: &str, node: &str) {
     row.send().await.unwrap();
 }
 
-async fn rows_of_the_original_are_claims(client: &Client, store: &Store) {
+async fn rows_of_the_original_are_claims(client: &Client, store: &DynamoDb) {
     put_original(client, "old", "First.Of.OLD.").await;
     let far_away = Claim {
         now: at(1_000_000_000),
@@ -258,7 +269,10 @@ async fn rows_of_the_original_are_claims(client: &Client, store: &Store) {
 }
 
 /// As many at once as a big cluster has nodes.
-async fn all_at_once(store: &Store, claims: impl Iterator<Item = Claim>) -> Vec<(Claimed, Record)> {
+async fn all_at_once(
+    store: &impl Store,
+    claims: impl Iterator<Item = Claim>,
+) -> Vec<(Claimed, Record)> {
     let claims: Vec<_> = claims
         .map(|claim| {
             let store = store.clone();
@@ -289,12 +303,12 @@ fn assert_one_winner(claimed: &[(Claimed, Record)], how: Claimed, generation: u6
     );
 }
 
-async fn of_many_at_once_one_wins(store: &Store) {
+async fn of_many_at_once_one_wins(store: &impl Store) {
     let claims = (0..200).map(|number| claim("many", &format!("node-{number}")));
     assert_one_winner(&all_at_once(store, claims).await, Claimed::First, 1);
 }
 
-async fn of_many_at_once_one_takes_over(store: &Store) {
+async fn of_many_at_once_one_takes_over(store: &impl Store) {
     let lease = Some(Duration::from_secs(30));
     let dead = Claim {
         lease,
@@ -313,7 +327,7 @@ async fn of_many_at_once_one_takes_over(store: &Store) {
     }
 }
 
-async fn of_many_at_once_one_restarts_a_forgotten_cluster(store: &Store) {
+async fn of_many_at_once_one_restarts_a_forgotten_cluster(store: &impl Store) {
     let (_, record) = store.claim(&claim("again", "a")).await.unwrap();
     assert!(store.forget(&record, at(1)).await.unwrap());
     let claims = (0..100).map(|number| claim("again", &format!("node-{number}")));
@@ -321,7 +335,7 @@ async fn of_many_at_once_one_restarts_a_forgotten_cluster(store: &Store) {
 }
 
 /// All of them report a UUID that is not known yet, right after the cluster became ready.
-async fn many_joiners_report_at_once(store: &Store) {
+async fn many_joiners_report_at_once(store: &impl Store) {
     store.claim(&claim("joined", "node-0")).await.unwrap();
     let first = Ready {
         cluster_uuid: None,
@@ -386,13 +400,13 @@ impl Intercept for Meter {
     }
 }
 
-fn metered(client: &Client, most_calls: Option<usize>) -> (Store, Meter) {
+fn metered(client: &Client, most_calls: Option<usize>) -> (DynamoDb, Meter) {
     let meter = Meter {
         most_calls,
         ..Meter::default()
     };
     let config = client.config().to_builder().interceptor(meter.clone());
-    let store = Store::new(Client::from_conf(config.build()), TABLE);
+    let store = DynamoDb::new(Client::from_conf(config.build()), TABLE);
     (store, meter)
 }
 
@@ -456,7 +470,7 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
     assert!(store.ready(&attested("one-too-many")).await.is_ok());
 }
 
-async fn of_all_that_leave_at_once_one_stays(store: &Store) {
+async fn of_all_that_leave_at_once_one_stays(store: &impl Store) {
     let members: Vec<_> = (0..8).map(|number| format!("node-{number}")).collect();
     store.claim(&claim("shrinking", &members[0])).await.unwrap();
     for member in &members {
@@ -511,7 +525,7 @@ async fn put(client: &Client, item: Item) {
 }
 
 /// A process made the cluster ready and was held up before it made the members item.
-async fn a_late_report_cannot_revive_a_forgotten_cluster(client: &Client, store: &Store) {
+async fn a_late_report_cannot_revive_a_forgotten_cluster(client: &Client, store: &DynamoDb) {
     store.claim(&claim("revived", "a")).await.unwrap();
     let (stopped, _) = metered(client, Some(3));
     stopped.ready(&ready("revived", "a")).await.unwrap_err();
@@ -549,7 +563,7 @@ async fn a_late_report_cannot_revive_a_forgotten_cluster(client: &Client, store:
 }
 
 /// A process has read the members item and is held up before it corrects the claim item's copy.
-async fn a_late_correction_does_not_undo_a_later_one(client: &Client, store: &Store) {
+async fn a_late_correction_does_not_undo_a_later_one(client: &Client, store: &DynamoDb) {
     store.claim(&claim("handed", "a")).await.unwrap();
     for member in ["a", "b", "c"] {
         store.ready(&ready("handed", member)).await.unwrap();
@@ -567,7 +581,7 @@ async fn a_late_correction_does_not_undo_a_later_one(client: &Client, store: &St
 }
 
 async fn a_missing_table_is_no_outage(client: &Client) {
-    let error = Store::new(client.clone(), "no-such-table")
+    let error = DynamoDb::new(client.clone(), "no-such-table")
         .claim(&claim("c", "a"))
         .await
         .unwrap_err();
@@ -586,7 +600,7 @@ enum Request {
 
 impl Request {
     /// Sends it; the record that it was answered with, or the refusal.
-    async fn send(&self, store: &Store, cluster: &str) -> Result<Option<Record>, Error> {
+    async fn send(&self, store: &DynamoDb, cluster: &str) -> Result<Option<Record>, Error> {
         match self {
             Self::Claim(claim) => store.claim(claim).await.map(|(_, record)| Some(record)),
             Self::Ready(ready) => store.ready(ready).await.map(Some),
@@ -711,7 +725,7 @@ fn comparable(answer: Result<Option<Record>, Error>) -> Result<Option<Record>, S
 
 /// The record that both items make, without the cluster's name and its end, which a renewal moves.
 async fn standing(client: &Client, cluster: &str) -> Option<Record> {
-    let items = Store::new(client.clone(), TABLE)
+    let items = DynamoDb::new(client.clone(), TABLE)
         .items(cluster)
         .await
         .unwrap()?;
@@ -778,7 +792,11 @@ fn asked_about(record: Record, now: Timestamp) -> Record {
 
 /// A walk through a few clusters: every answer is that of the rules, and so is every record.
 #[expect(clippy::too_many_lines, reason = "one arm for each kind of request")]
-async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
+async fn it_follows_the_rules(
+    store: &impl Store,
+    seed: u64,
+    as_ruled: impl AsyncFn(&str, &Record),
+) {
     const CLUSTERS: usize = 3;
     const STEPS: usize = 80;
     let mut random = Rng::with_seed(seed);
@@ -894,16 +912,7 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
             }
         };
         if let Some(record) = after {
-            let [claim_item, members_item] = raw(client, &cluster).await;
-            let kept = ClaimItem::read(claim_item.unwrap())
-                .unwrap()
-                .record
-                .kept_until;
-            assert_eq!(kept, record.kept_until, "{what}");
-            let members = members_item.map(|item| MembersItem::read(item).unwrap().record);
-            if let Some(members) = members.filter(|_| record.state == State::Ready) {
-                assert_eq!(members.kept_until, kept, "{what}");
-            }
+            as_ruled(&what, &record).await;
             records.insert(cluster, record);
         }
     }
@@ -919,13 +928,59 @@ async fn it_follows_the_rules(client: &Client, store: &Store, seed: u64) {
 #[tokio::test]
 async fn on_ministack() {
     let aws = MiniStack::start();
-    suite(&aws.url, 3).await;
+    let client = client(&aws.url);
+    let store = store(&client).await;
+    store.warm_up().await.unwrap();
+    every_store(&store).await;
+    every_store_at_once(&store).await;
+    rows_of_the_original_are_claims(&client, &store).await;
+    a_claim_costs_the_same_however_many_members_there_are(&client).await;
+    a_late_report_cannot_revive_a_forgotten_cluster(&client, &store).await;
+    a_late_correction_does_not_undo_a_later_one(&client, &store).await;
+    a_missing_table_is_no_outage(&client).await;
+    every_write_may_be_the_last(&client).await;
+    for seed in 0..3 {
+        dynamodb_follows_the_rules(&client, &store, seed).await;
+    }
+}
+
+/// A second opinion on the expressions. Not at once: moto looks at a condition and writes in two steps, between which others write.
+#[tokio::test]
+async fn on_moto() {
+    let moto = Moto::start();
+    let client = client(&moto.url);
+    let store = store(&client).await;
+    store.warm_up().await.unwrap();
+    every_store(&store).await;
+    rows_of_the_original_are_claims(&client, &store).await;
+    a_late_report_cannot_revive_a_forgotten_cluster(&client, &store).await;
+    a_late_correction_does_not_undo_a_later_one(&client, &store).await;
+    a_missing_table_is_no_outage(&client).await;
+    every_write_may_be_the_last(&client).await;
+    for seed in 0..3 {
+        dynamodb_follows_the_rules(&client, &store, seed).await;
+    }
 }
 
 #[tokio::test]
-async fn on_dynoxide() {
-    let database = Dynoxide::start();
-    suite(&database.url, 30).await;
+async fn on_sqlite() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Sqlite::create(&directory.path().join("clusters.db")).unwrap();
+    every_store(&store).await;
+    every_store_at_once(&store).await;
+    for seed in 0..100 {
+        let as_ruled = async |what: &str, record: &Record| {
+            // Renewals that nobody waits for come before this.
+            let nobody = Record {
+                cluster_id: "nobody".to_owned(),
+                ..record.clone()
+            };
+            assert!(store.forget(&nobody, at(0)).await.unwrap());
+            let stands = store.find(&record.cluster_id).unwrap();
+            assert_eq!(stands.as_ref(), Some(record), "{what}");
+        };
+        it_follows_the_rules(&store, seed, as_ruled).await;
+    }
 }
 
 #[tokio::test]
@@ -933,8 +988,8 @@ async fn a_database_that_is_away_is_an_outage() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let store = Store::new(client(&url), TABLE);
-    store.warm_up().await;
+    let store = DynamoDb::new(client(&url), TABLE);
+    assert!(matches!(store.warm_up().await, Err(Error::Unavailable(_))));
     assert!(matches!(
         store.claim(&claim("c", "a")).await,
         Err(Error::Unavailable(_))

@@ -10,47 +10,32 @@ use axum::Router;
 use cbbootstrap_benchmarks::Table;
 use cbbootstrap_function::{
     api, event,
-    store::Store,
+    store::dynamodb::DynamoDb,
     table::{CLUSTER_ID, MEMBERS_PREFIX, members_key},
 };
 use cbbootstrap_tests::{
-    dynamodb::{self, Dynoxide, TABLE},
+    dynamodb::{self, TABLE},
+    ministack::MiniStack,
     proxy::{Call, Proxy},
 };
+use rusqlite::Connection;
 use serde_json::json;
 
-use crate::load::id;
-
-/// So many clusters are put in at a time.
-const BATCH: u64 = 50_000;
-
-/// Puts clusters with the numbers up to this one into the table of a local deployment that does not run: copies of the record
-/// of the first, which the service has made.
-pub fn fill(data: &Path, clusters: u64) {
+/// Puts clusters with the numbers up to this one into the database of a server that does not run: copies of the record of the first,
+/// which the server has made.
+pub fn fill(database: &Path, clusters: u64) {
+    const COPY: &str = "
+        WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number + 1 < ?)
+        INSERT INTO clusters SELECT 'cluster-' || number, initial_node, initial_node_uuid, previous_initial_nodes,
+            rival_node_uuid, is_given_up, state, generation, claimed_at, lease_expires_at, kept_until, is_forgotten,
+            cluster_uuid, secret_hash
+        FROM numbers, clusters WHERE cluster_id = 'cluster-0' ORDER BY 1";
     let since = Instant::now();
-    let file = data.join("cbbootstrap.db");
-    let database = dynoxide::Database::new(file.to_str().expect("it is UTF-8"));
-    let database = database.expect("the database can be opened");
-    let first = json!({"TableName": TABLE, "Key": {CLUSTER_ID: {"S": id(0)}}});
-    let first = serde_json::from_value(first).expect("it is a request");
-    let first = database.get_item(first).expect("the table can be read");
-    let first = first.item.expect("the first cluster was claimed");
-    database
-        .enable_bulk_loading()
-        .expect("the database can be set up");
-    for begin in (1..clusters).step_by(usize::try_from(BATCH).expect("it is small")) {
-        let copies = (begin..clusters.min(begin + BATCH)).map(|number| {
-            let mut copy = first.clone();
-            let id = dynoxide::AttributeValue::S(id(number));
-            copy.insert(CLUSTER_ID.to_owned(), id);
-            copy
-        });
-        let options = dynoxide::ImportOptions::default();
-        let imported = database.import_items(TABLE, copies.collect(), options);
-        imported.expect("the table can be filled");
-    }
-    drop(database);
-    let size = std::fs::metadata(file).map_or(0, |file| file.len()) / 1_000_000;
+    let connection = Connection::open(database).expect("the database can be opened");
+    let copied = connection.execute(COPY, [clusters.cast_signed()]);
+    assert_eq!(copied.ok(), usize::try_from(clusters - 1).ok());
+    drop(connection);
+    let size = std::fs::metadata(database).map_or(0, |file| file.len()) / 1_000_000;
     let took = since.elapsed().as_secs_f64();
     eprintln!("{clusters} clusters, {size} MB, filled in {took:.1} s");
 }
@@ -141,7 +126,7 @@ fn node(number: usize) -> String {
     format!("ip-10-0-12-{number}.us-east-1.compute.internal")
 }
 
-/// Asks the function's router, with the local deployment's DynamoDB behind it, and looks at what passes between the two.
+/// Asks the function's router, with a stand-in for DynamoDB behind it, and looks at what passes between the two.
 pub fn requests() -> Requests {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -152,11 +137,11 @@ pub fn requests() -> Requests {
 }
 
 async fn ask_everything() -> Requests {
-    let database = Dynoxide::start();
+    let database = MiniStack::start();
     let table = dynamodb::client(&database.url);
     dynamodb::create_table(&table).await;
     let proxy = Proxy::before(&database.url);
-    let store = Store::new(dynamodb::client(&proxy.url), TABLE);
+    let store = DynamoDb::new(dynamodb::client(&proxy.url), TABLE);
     let mut asked = Asked {
         router: api::router(store, api::Policy::default()),
         table,

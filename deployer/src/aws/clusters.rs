@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_function::{
     item::{self, ClaimItem, Item, Items, MembersItem, Unreadable},
-    store::{self, Store},
+    store::{self, Store, dynamodb::DynamoDb},
     table::{CLUSTER_ID, members_key},
 };
 use cbbootstrap_protocol::{rules::Record, wire::State};
@@ -44,6 +44,17 @@ pub struct Row {
     /// Its record, if its items can be read.
     pub record: Result<Record, Unreadable>,
     item: Item,
+}
+
+/// A row that is no item's.
+impl From<Record> for Row {
+    fn from(record: Record) -> Self {
+        Self {
+            cluster_id: record.cluster_id.clone(),
+            record: Ok(record),
+            item: Item::new(),
+        }
+    }
 }
 
 /// A part of the table.
@@ -121,7 +132,7 @@ impl Clusters {
 
     /// Ends a record, if it is still the one that was seen. Repeating it after a lost answer does no harm.
     pub async fn forget(&self, seen: &Row, now: Timestamp) -> anyhow::Result<Forgotten> {
-        let store = Store::new(self.client.clone(), &self.table);
+        let store = DynamoDb::new(self.client.clone(), &self.table);
         let forgotten = match &seen.record {
             Ok(record) => store.forget(record, now).await,
             Err(_) => store.forget_unreadable(&seen.item, now).await,
@@ -232,207 +243,4 @@ impl Clusters {
 fn key(cluster_id: &str) -> Item {
     let id = AttributeValue::S(cluster_id.to_owned());
     Item::from([(CLUSTER_ID.to_owned(), id)])
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use cbbootstrap_function::table::{GENERATION, INITIAL_NODE, STATE, VERSION};
-    use cbbootstrap_protocol::{
-        names::{ClusterId, Node},
-        rules::{Claim, Claimed, Ready},
-    };
-
-    use super::*;
-    use crate::{
-        aws::{
-            dynamodb::{self, Place},
-            local_dynamodb,
-        },
-        local::Database,
-    };
-
-    const TABLE: &str = "cb-bootstrap";
-
-    /// A table in an embedded database, with these items.
-    async fn table(items: &[Item]) -> (Clusters, Client, Database, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(dir.path()).await.unwrap();
-        let client = local_dynamodb(database.endpoint_url());
-        dynamodb::ensure(&client, TABLE, None, &BTreeMap::new(), Place::ThisMachine)
-            .await
-            .unwrap();
-        for item in items {
-            put(&client, item).await;
-        }
-        let clusters = Clusters::new(client.clone(), TABLE, "here");
-        (clusters, client, database, dir)
-    }
-
-    async fn put(client: &Client, item: &Item) {
-        let put = client.put_item().table_name(TABLE);
-        put.set_item(Some(item.clone())).send().await.unwrap();
-    }
-
-    fn text(text: &str) -> AttributeValue {
-        AttributeValue::S(text.to_owned())
-    }
-
-    fn number(number: i64) -> AttributeValue {
-        AttributeValue::N(number.to_string())
-    }
-
-    /// An item as the original service wrote it.
-    fn original(id: &str) -> Item {
-        let mut item = key(id);
-        item.insert(INITIAL_NODE.to_owned(), text("a"));
-        item
-    }
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
-    }
-
-    fn claim(node: &str) -> Claim {
-        Claim {
-            cluster_id: ClusterId::new("c").unwrap(),
-            node: Node::new(node).unwrap(),
-            node_uuid: None,
-            lease: None,
-            secret: None,
-            now: at(0),
-        }
-    }
-
-    fn ready(node: &str) -> Ready {
-        Ready {
-            cluster_id: ClusterId::new("c").unwrap(),
-            node: Node::new(node).unwrap(),
-            node_uuid: None,
-            generation: None,
-            cluster_uuid: None,
-            authority: None,
-            attestation: None,
-            secret: None,
-            now: at(1),
-        }
-    }
-
-    #[tokio::test]
-    async fn pages_end_where_the_table_ends() {
-        let items: Vec<_> = (0..5)
-            .map(|number| original(&format!("c{number}")))
-            .collect();
-        let (clusters, _, database, _dir) = table(&items).await;
-        let ids = |page: &Page| -> Vec<String> {
-            let ids = page.rows.iter().map(|row| row.cluster_id.clone());
-            ids.collect()
-        };
-        let all = clusters.page(None, None).await.unwrap();
-        assert_eq!((all.rows.len(), &all.next), (5, &None));
-        for limit in 1..=6 {
-            let (mut seen, mut after) = (Vec::new(), None);
-            loop {
-                let page = clusters.page(Some(limit), after.as_deref()).await.unwrap();
-                assert!(
-                    !page.rows.is_empty() && page.rows.len() <= limit,
-                    "{page:?}"
-                );
-                seen.extend(ids(&page));
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-                assert_eq!(after.as_ref(), seen.last());
-            }
-            assert_eq!(seen, ids(&all), "{limit}");
-        }
-        for limit in [None, Some(usize::MAX)] {
-            let page = clusters.page(limit, Some("c4")).await.unwrap();
-            assert!(page.rows.is_empty() && page.next.is_none());
-        }
-        database.shutdown().await;
-    }
-
-    #[tokio::test]
-    async fn a_record_is_shown_with_its_members_and_forgotten_if_it_is_the_one_seen() {
-        let (clusters, client, database, _dir) = table(&[]).await;
-        let store = Store::new(client, TABLE);
-        store.claim(&claim("a")).await.unwrap();
-        let claimed = clusters.find("c").await.unwrap().unwrap();
-        store.ready(&ready("a")).await.unwrap();
-        store.ready(&ready("b")).await.unwrap();
-        let seen = clusters.find("c").await.unwrap().unwrap();
-        let record = seen.record.clone().unwrap();
-        assert_eq!(record.members.keys().collect::<Vec<_>>(), ["a", "b"]);
-        let page = clusters.page(None, None).await.unwrap();
-        assert_eq!(
-            page.rows.len(),
-            1,
-            "the members item is not a row: {page:?}"
-        );
-        assert_eq!(page.rows[0].record.as_ref().unwrap(), &record);
-
-        let forget = async |row: &Row| clusters.forget(row, at(2)).await.unwrap();
-        assert_eq!(forget(&claimed).await, Forgotten::Changed);
-        store.ready(&ready("c")).await.unwrap();
-        assert_eq!(forget(&seen).await, Forgotten::Changed);
-        let seen = clusters.find("c").await.unwrap().unwrap();
-        assert_eq!(forget(&seen).await, Forgotten::Ended);
-        assert_eq!(forget(&seen).await, Forgotten::Ended, "after a lost answer");
-        let tombstone = clusters.find("c").await.unwrap().unwrap().record.unwrap();
-        assert!(tombstone.is_forgotten && tombstone.members.is_empty());
-        let (outcome, record) = store.claim(&claim("d")).await.unwrap();
-        assert_eq!((outcome, record.generation), (Claimed::First, 2));
-        assert_eq!(forget(&seen).await, Forgotten::Changed);
-        database.shutdown().await;
-    }
-
-    #[tokio::test]
-    async fn an_unreadable_item_is_forgotten_if_it_is_the_one_seen() {
-        let unreadable = Item::from([
-            (CLUSTER_ID.to_owned(), text("c")),
-            (INITIAL_NODE.to_owned(), number(1)),
-            (GENERATION.to_owned(), number(7)),
-        ]);
-        let (clusters, client, database, _dir) = table(&[]).await;
-        for (item, generation) in [(unreadable, 7), (key("c"), 1)] {
-            put(&client, &item).await;
-            let seen = clusters.find("c").await.unwrap().unwrap();
-            assert!(seen.record.is_err());
-            for (attribute, other) in [
-                (INITIAL_NODE, text("b")),
-                (STATE, text("claimed")),
-                (GENERATION, number(3)),
-                (VERSION, number(3)),
-            ] {
-                let mut changed = item.clone();
-                changed.insert(attribute.to_owned(), other);
-                put(&client, &changed).await;
-                let forgotten = clusters.forget(&seen, at(0)).await.unwrap();
-                assert_eq!(forgotten, Forgotten::Changed, "{attribute}");
-            }
-            put(&client, &item).await;
-            for _ in ["once", "after a lost answer"] {
-                let forgotten = clusters.forget(&seen, at(0)).await.unwrap();
-                assert_eq!(forgotten, Forgotten::Ended);
-                let found = clusters.find("c").await.unwrap().unwrap();
-                let record = found.record.unwrap();
-                assert_eq!((record.is_forgotten, record.generation), (true, generation));
-            }
-        }
-        database.shutdown().await;
-    }
-
-    #[tokio::test]
-    async fn a_missing_table_is_named() {
-        let (_, client, database, _dir) = table(&[]).await;
-        let missing = Clusters::new(client, "other", "here");
-        let error = missing.page(None, None).await.unwrap_err();
-        assert_eq!(error.to_string(), "there is no table `other` in here");
-        let error = missing.find("c").await.unwrap_err();
-        assert_eq!(error.to_string(), "there is no table `other` in here");
-        database.shutdown().await;
-    }
 }

@@ -59,13 +59,8 @@ impl Table {
     /// The table, seen to be one that the function can work with; `None` if there is none.
     ///
     /// All that can be asked at once is, before it is known whether there is a table.
-    pub async fn find(client: &Client, name: &str, place: Place) -> anyhow::Result<Option<Self>> {
-        let recovery = async {
-            match place {
-                Place::Aws => recovery(client, name).await.ok(),
-                Place::ThisMachine => Some(true),
-            }
-        };
+    pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
+        let recovery = async { recovery(client, name).await.ok() };
         let (description, expiry, recovery) =
             tokio::join!(describe(client, name), expiry(client, name), recovery);
         let Some(description) = description? else {
@@ -133,15 +128,6 @@ async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDes
     }
 }
 
-/// What the place where the table lives offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Everything.
-    Aws,
-    /// No backups.
-    ThisMachine,
-}
-
 /// Sees to it that the table is there and has its settings; says whether it had to be made. `found` is what
 /// [`Table::find`] saw before.
 ///
@@ -151,7 +137,6 @@ pub async fn ensure(
     name: &str,
     found: Option<Table>,
     tags: &BTreeMap<String, String>,
-    place: Place,
 ) -> anyhow::Result<bool> {
     if found.as_ref().is_some_and(Table::is_complete) {
         return Ok(false);
@@ -164,12 +149,8 @@ pub async fn ensure(
         wait_until_active(client, name).await?;
     }
     if found.as_ref().is_none_or(|table| table.ours) {
-        let (expiry, backups) = tokio::join!(enable_expiry(client, name), async {
-            match place {
-                Place::Aws => enable_backups(client, name).await,
-                Place::ThisMachine => Ok(()),
-            }
-        });
+        let (expiry, backups) =
+            tokio::join!(enable_expiry(client, name), enable_backups(client, name));
         expiry.and(backups)?;
     }
     Ok(found.is_none())
@@ -283,7 +264,7 @@ async fn within_patience(
 
 /// The table of this name, which must be one that this program made; `None` if there is none.
 pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Table>> {
-    let Some(table) = Table::find(client, name, Place::Aws).await? else {
+    let Some(table) = Table::find(client, name).await? else {
         return Ok(None);
     };
     if table.ours {

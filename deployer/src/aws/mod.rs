@@ -18,14 +18,18 @@ use aws_config::{
     provider_config::ProviderConfig, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_dynamodb::config::{
-    AppName, Credentials, SharedCredentialsProvider, SharedHttpClient, http::HttpResponse,
+use aws_sdk_dynamodb::{
+    Client,
+    config::{AppName, SharedCredentialsProvider, SharedHttpClient, http::HttpResponse},
 };
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use axum::http::Uri;
 use cbbootstrap_cli::environment::{is_blank, variable};
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_function::{
+    signer::Signer,
+    store::dynamodb::{DynamoDb, for_requests},
+};
 
 use crate::{
     advice,
@@ -209,6 +213,12 @@ impl Aws {
         }
     }
 
+    /// The records of a table, for an API that is served from here.
+    pub fn store(&self, table: &str) -> DynamoDb {
+        let config = self.dynamodb.config().to_builder();
+        DynamoDb::new(Client::from_conf(for_requests(config).build()), table)
+    }
+
     /// What signs requests to an API in this region; nothing where it takes requests without a signature.
     pub async fn signer(&self, auth: Auth) -> anyhow::Result<Option<Signer>> {
         Ok(match auth {
@@ -253,18 +263,6 @@ pub struct Identity {
     pub partition: String,
     /// The account's number.
     pub account: String,
-}
-
-/// A client for a `DynamoDB` on this machine, which takes any credentials.
-pub fn local_dynamodb(endpoint_url: &str) -> aws_sdk_dynamodb::Client {
-    let config = aws_sdk_dynamodb::Config::builder()
-        .behavior_version(BehaviorVersion::v2026_01_12())
-        .http_client(http_client())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("local", "local", None, None, "local"))
-        .endpoint_url(endpoint_url)
-        .build();
-    aws_sdk_dynamodb::Client::from_conf(config)
 }
 
 /// TLS by *ring*, as in the function.

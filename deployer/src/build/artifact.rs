@@ -2,7 +2,7 @@
 
 use std::{
     io::{Cursor, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::Context;
@@ -71,17 +71,6 @@ impl Artifact {
         Self { zip, sha256 }
     }
 
-    /// Writes the executable into the directory, ready to run.
-    pub fn unpack(&self, directory: &Path) -> anyhow::Result<PathBuf> {
-        let path = directory.join(BOOTSTRAP);
-        let write = || {
-            std::fs::write(&path, self.executable().map_err(std::io::Error::other)?)?;
-            make_executable(&path)
-        };
-        write().with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(path)
-    }
-
     /// The executable within.
     fn executable(&self) -> Result<Vec<u8>, Failure> {
         let way_out = "`cbbootstrap package --out FILE` builds a good one";
@@ -120,11 +109,6 @@ pub fn base16(bytes: &[u8]) -> String {
     })
 }
 
-fn make_executable(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -156,7 +140,7 @@ mod tests {
         std::fs::write(&path, &one.zip).unwrap();
         let read = Artifact::read(&path, arch).unwrap();
         assert_eq!(read.sha256, one.sha256);
-        let unpacked = std::fs::read(read.unpack(directory.path()).unwrap()).unwrap();
+        let unpacked = read.executable().unwrap();
         assert!(unpacked == executable);
     }
 

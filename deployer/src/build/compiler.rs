@@ -54,8 +54,7 @@ pub struct Compiler {
     source: PathBuf,
     profile: String,
     arch: Arch,
-    /// None for this machine.
-    builder: Option<Builder>,
+    builder: Builder,
 }
 
 /// What was built.
@@ -87,23 +86,7 @@ impl Compiler {
             source,
             profile: args.cargo_profile.clone(),
             arch,
-            builder: Some(builder),
-        })
-    }
-
-    /// A build for this machine, in the profile in which this program was built.
-    pub fn for_this_machine(args: &BuildArgs) -> anyhow::Result<Self> {
-        let source = source::find(args.source.as_deref())?;
-        let profile = if cfg!(debug_assertions) {
-            "dev"
-        } else {
-            "release"
-        };
-        Ok(Self {
-            source,
-            profile: profile.to_owned(),
-            arch: args.arch.unwrap_or_default(),
-            builder: None,
+            builder,
         })
     }
 
@@ -144,7 +127,7 @@ impl Compiler {
         }
         let path = match self.builder {
             // It tells no path, but takes a directory.
-            Some(Builder::CargoLambda) => Some(lambda_directory.path().join("bootstrap/bootstrap")),
+            Builder::CargoLambda => Some(lambda_directory.path().join("bootstrap/bootstrap")),
             _ => executable,
         };
         match path.filter(|path| path.is_file()) {
@@ -169,14 +152,10 @@ impl Compiler {
             }
         }
         match self.builder {
-            Some(Builder::Zigbuild) => command.arg("zigbuild"),
-            Some(Builder::CargoLambda) => command.args(["lambda", "build"]),
-            Some(Builder::Cargo) | None => command.arg("build"),
+            Builder::Zigbuild => command.arg("zigbuild"),
+            Builder::CargoLambda => command.args(["lambda", "build"]),
+            Builder::Cargo => command.arg("build"),
         };
-        if self.builder.is_none() {
-            // Together with this program, so that both take the same features of what they share.
-            command.args(["--package", env!("CARGO_PKG_NAME")]);
-        }
         command.args([
             "--package",
             "cbbootstrap-function",
@@ -188,24 +167,19 @@ impl Compiler {
         let triple = self.arch.target();
         let target = format!("{triple}.{LAMBDA_GLIBC}");
         match self.builder {
-            Some(Builder::Zigbuild) => {
-                command.args(["--target", &target, "--message-format", JSON])
-            }
-            Some(Builder::CargoLambda) => command
+            Builder::Zigbuild => command.args(["--target", &target, "--message-format", JSON]),
+            Builder::CargoLambda => command
                 .args(["--target", &target, "--lambda-dir"])
                 .arg(lambda_directory),
-            Some(Builder::Cargo) => command.args(["--target", triple, "--message-format", JSON]),
-            None => command.args(["--message-format", JSON]),
+            Builder::Cargo => command.args(["--target", triple, "--message-format", JSON]),
         };
-        if self.builder.is_some() {
-            let moved = Moved::of(&self.source);
-            command.env("CARGO_ENCODED_RUSTFLAGS", moved.for_rust());
-            let variable = format!("CFLAGS_{}", triple.replace('-', "_"));
-            let flags = moved.for_c(std::env::var(&variable).ok());
-            command.env(variable, flags);
-            // What an incremental build makes depends on the builds before.
-            command.env("CARGO_INCREMENTAL", "0");
-        }
+        let moved = Moved::of(&self.source);
+        command.env("CARGO_ENCODED_RUSTFLAGS", moved.for_rust());
+        let variable = format!("CFLAGS_{}", triple.replace('-', "_"));
+        let flags = moved.for_c(std::env::var(&variable).ok());
+        command.env(variable, flags);
+        // What an incremental build makes depends on the builds before.
+        command.env("CARGO_INCREMENTAL", "0");
         command
     }
 }
@@ -267,7 +241,7 @@ fn cargo_home() -> Option<PathBuf> {
 }
 
 /// How the variables begin by which cargo tells a program of its package.
-const OF_THE_PACKAGE: [&str; 2] = ["CARGO_MANIFEST_", "CARGO_PKG_"];
+const OF_THE_PACKAGE: [&str; 3] = ["CARGO_MANIFEST_", "CARGO_PKG_", "OUT_DIR"];
 
 /// Machine-readable on stdout, readable on stderr.
 const JSON: &str = "json-render-diagnostics";
@@ -553,7 +527,7 @@ mod tests {
             source: PathBuf::new(),
             profile: "lambda".to_owned(),
             arch: Arch::X86_64,
-            builder: Some(Builder::Zigbuild),
+            builder: Builder::Zigbuild,
         };
         assert_eq!(
             described(&compiler.command(Path::new("dir"))),

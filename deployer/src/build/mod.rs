@@ -7,14 +7,11 @@ pub mod compiler;
 mod elf;
 pub mod source;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{
-    cli::{Arch, BuildArgs},
-    printer::Step,
-};
+use crate::{cli::BuildArgs, printer::Step};
 use artifact::Artifact;
 use compiler::Compiler;
 
@@ -54,17 +51,12 @@ impl Function {
     }
 }
 
-/// Builds the function for this machine, the way that `cargo run` builds this program, so that both share what they
-/// have in common.
-pub async fn for_this_machine(args: &BuildArgs, step: &mut Step) -> anyhow::Result<PathBuf> {
-    Ok(Compiler::for_this_machine(args)?.build(step).await?.path)
-}
-
 /// This machine's processor, where Lambda offers it.
-pub fn this_machine() -> Option<Arch> {
+#[cfg(test)]
+fn this_machine() -> Option<crate::cli::Arch> {
     match std::env::consts::ARCH {
-        "x86_64" => Some(Arch::X86_64),
-        "aarch64" => Some(Arch::Arm64),
+        "x86_64" => Some(crate::cli::Arch::X86_64),
+        "aarch64" => Some(crate::cli::Arch::Arm64),
         _ => None,
     }
 }

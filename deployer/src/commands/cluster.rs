@@ -1,10 +1,8 @@
 //! `cluster`: the clusters' records, for an operator: lists them, shows one, forgets one.
 
-use std::{
-    fmt::{Display, Formatter},
-    path::PathBuf,
-};
+use std::fmt::{Display, Formatter};
 
+use cbbootstrap_function::store::{self, Store, sqlite::Sqlite};
 use cbbootstrap_protocol::{
     names::ClusterId,
     rules::{Member, Record},
@@ -13,15 +11,15 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{confirm, local::data_directory, status::ago};
+use super::{confirm, status::ago};
 use crate::{
     aws::{
-        self, Aws,
+        Aws,
         clusters::{self, Clusters, Page, Row},
     },
     cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs, Output},
     failure::{Exit, Failure},
-    local::Database,
+    local::data,
     printer::{Printer, harmless},
     settings::{Keeper, Records},
 };
@@ -38,57 +36,78 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
     }
 }
 
-/// How the records are reached.
+/// Where the records are.
 enum Reached {
     /// In AWS.
     Aws(Clusters),
-    /// In the database of a local deployment. It is opened for a call at a time, so that a question that waits for its
-    /// answer keeps no deployment from starting.
-    ThisMachine { data: PathBuf, table_name: String },
+    /// On this machine, where a server may be using them.
+    ThisMachine(Sqlite),
 }
 
 impl Reached {
     async fn new(records: &Records) -> anyhow::Result<Self> {
-        let table_name = records.table_name.clone();
-        Ok(match &records.keeper {
-            Keeper::Aws(access) => {
+        match &records.keeper {
+            Keeper::Aws { access, table } => {
                 let aws = Aws::connect(access).await?;
-                Self::Aws(Clusters::new(aws.dynamodb, table_name, aws.region))
+                Ok(Self::Aws(Clusters::new(aws.dynamodb, table, aws.region)))
             }
-            Keeper::ThisMachine(data) => Self::ThisMachine {
-                data: data_directory(data.as_deref())?,
-                table_name,
+            keeper @ Keeper::ThisMachine { data } => match data::open(data)? {
+                Some(store) => Ok(Self::ThisMachine(store)),
+                None => Err(Failure::new(format!("there is no database in {keeper}"))
+                    .hint("`cbbootstrap serve` makes one; `--data` names another directory")
+                    .into()),
             },
+        }
+    }
+
+    async fn page(&self, limit: Option<usize>, after: Option<&str>) -> anyhow::Result<Page> {
+        let store = match self {
+            Self::Aws(clusters) => return clusters.page(limit, after).await,
+            Self::ThisMachine(store) => store,
+        };
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut records = store
+            .list(limit.saturating_add(1), after)
+            .map_err(unreadable)?;
+        let more = records.len() > limit;
+        records.truncate(limit);
+        Ok(Page {
+            next: records
+                .last()
+                .filter(|_| more)
+                .map(|record| record.cluster_id.clone()),
+            rows: records.into_iter().map(Row::from).collect(),
         })
     }
 
-    /// Makes a call. It is made again where a local deployment ends under it.
-    async fn call<T>(
-        &self,
-        call: impl AsyncFn(&Clusters) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
-        let (data, table_name) = match self {
-            Self::Aws(clusters) => return call(clusters).await,
-            Self::ThisMachine { data, table_name } => (data, table_name),
-        };
-        let place = format!("`{}`", data.display());
-        loop {
-            let Some(database) = Database::open_or_join(data).await? else {
-                return Err(Failure::new(format!("there is no database in {place}"))
-                    .hint(
-                        "`cbbootstrap deploy --local` makes one; `--data` names another directory",
-                    )
-                    .into());
-            };
-            let client = aws::local_dynamodb(database.endpoint_url());
-            let result = call(&Clusters::new(client, table_name, place.as_str())).await;
-            if result.is_err() && database.is_gone().await {
-                continue;
+    async fn find(&self, cluster_id: &str) -> anyhow::Result<Option<Row>> {
+        match self {
+            Self::Aws(clusters) => clusters.find(cluster_id).await,
+            Self::ThisMachine(store) => {
+                Ok(store.find(cluster_id).map_err(unreadable)?.map(Row::from))
             }
-            database.shutdown().await;
-            return result;
         }
     }
+
+    async fn forget(&self, row: &Row) -> anyhow::Result<clusters::Forgotten> {
+        let now = Timestamp::now();
+        match (self, &row.record) {
+            (Self::Aws(clusters), _) => clusters.forget(row, now).await,
+            (Self::ThisMachine(store), Ok(record)) => {
+                let has_ended = store.forget(record, now).await.map_err(unreadable)?;
+                Ok(if has_ended {
+                    clusters::Forgotten::Ended
+                } else {
+                    clusters::Forgotten::Changed
+                })
+            }
+            (Self::ThisMachine(_), Err(error)) => Err((*error).into()),
+        }
+    }
+}
+
+fn unreadable(error: store::Error) -> anyhow::Error {
+    anyhow::Error::new(error).context("cannot use the database of the clusters")
 }
 
 /// A cluster, or what stands in its place.
@@ -338,7 +357,8 @@ impl Display for Shown {
 
 #[derive(Debug, Serialize)]
 struct Listed {
-    table: String,
+    #[serde(flatten)]
+    keeper: Keeper,
     clusters: Vec<Shown>,
     /// The cluster that the next page begins after.
     next: Option<String>,
@@ -350,7 +370,7 @@ struct Listed {
 impl Display for Listed {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         if self.clusters.is_empty() {
-            write!(f, "No clusters in table {}", self.table)?;
+            write!(f, "No clusters in {}", self.keeper)?;
             return match &self.after {
                 Some(after) => write!(f, " after {}", harmless(after)),
                 None => Ok(()),
@@ -392,13 +412,10 @@ async fn list(args: ClusterListArgs, printer: &Printer) -> anyhow::Result<()> {
     let records = Records::of(args.records)?;
     let limit = (!args.all).then_some(args.limit.get());
     let after = args.after.as_deref();
-    let Page { rows, next } = Reached::new(&records)
-        .await?
-        .call(async |clusters| clusters.page(limit, after).await)
-        .await?;
+    let Page { rows, next } = Reached::new(&records).await?.page(limit, after).await?;
     let now = Timestamp::now();
     let listed = Listed {
-        table: records.table_name.clone(),
+        keeper: records.keeper.clone(),
         clusters: rows.into_iter().map(|row| Shown::of(row, now)).collect(),
         next,
         after: args.after,
@@ -418,7 +435,8 @@ async fn list(args: ClusterListArgs, printer: &Printer) -> anyhow::Result<()> {
 
 #[derive(Debug, Serialize)]
 struct Found {
-    table: String,
+    #[serde(flatten)]
+    keeper: Keeper,
     #[serde(flatten)]
     cluster: Cluster,
 }
@@ -441,24 +459,19 @@ async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
         .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
     })?;
     printer.result(&Found {
-        table: records.table_name,
+        keeper: records.keeper,
         cluster: Cluster::of(record, Timestamp::now()),
     })
 }
 
 async fn find(reached: &Reached, records: &Records, cluster_id: &str) -> anyhow::Result<Row> {
-    let found = reached
-        .call(async |clusters| clusters.find(cluster_id).await)
-        .await?;
+    let found = reached.find(cluster_id).await?;
     found.ok_or_else(|| not_found(records, cluster_id))
 }
 
 fn not_found(records: &Records, cluster_id: &str) -> anyhow::Error {
     let id = harmless(cluster_id);
-    let message = format!(
-        "there is no cluster `{id}` in table `{}`",
-        records.table_name
-    );
+    let message = format!("there is no cluster `{id}` in {}", records.keeper);
     let list = records.command("list", &[]);
     Failure::new(message)
         .hint(format!("`{list}` lists the clusters"))
@@ -467,7 +480,8 @@ fn not_found(records: &Records, cluster_id: &str) -> anyhow::Error {
 
 #[derive(Debug, Serialize)]
 struct Forgotten {
-    table: String,
+    #[serde(flatten)]
+    keeper: Keeper,
     forgotten: bool,
     /// As it was.
     #[serde(flatten)]
@@ -498,10 +512,7 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
     }
     let question = format!("Forget cluster `{id}`? The next node to ask starts a new cluster");
     confirm(&question, args.yes, printer).await?;
-    let forgotten = reached
-        .call(async |clusters| clusters.forget(&row, Timestamp::now()).await)
-        .await?;
-    if forgotten == clusters::Forgotten::Changed {
+    if reached.forget(&row).await? == clusters::Forgotten::Changed {
         let look = records.command("show", &["--".to_owned(), args.cluster_id]);
         return Err(Failure::new(format!(
             "the record of cluster `{id}` has changed since it was read; nothing was forgotten"
@@ -511,7 +522,7 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
         .into());
     }
     printer.result(&Forgotten {
-        table: records.table_name,
+        keeper: records.keeper,
         forgotten: true,
         cluster: shown,
     })
@@ -525,6 +536,7 @@ mod tests {
     use cbbootstrap_protocol::{rules::SecretHash, trust::Attestation};
 
     use super::*;
+    use crate::aws::Access;
 
     const CLAIMED_AT: i64 = 1_700_000_000;
 
@@ -674,7 +686,10 @@ In the log:   2e7d2c03
 
     fn listed(clusters: Vec<Shown>, after: Option<&str>) -> String {
         let listed = Listed {
-            table: "t".to_owned(),
+            keeper: Keeper::Aws {
+                table: "t".to_owned(),
+                access: Access::default(),
+            },
             clusters,
             next: None,
             after: after.map(str::to_owned),
@@ -714,10 +729,10 @@ c\\n\\u{{9b}}1m   claimed  1           a             0        2023-11-14T22:13:2
 "
             )
         );
-        assert_eq!(listed(Vec::new(), None), "No clusters in table t");
+        assert_eq!(listed(Vec::new(), None), "No clusters in table `t`");
         assert_eq!(
             listed(Vec::new(), Some("c\u{1b}")),
-            "No clusters in table t after c\\u{1b}"
+            "No clusters in table `t` after c\\u{1b}"
         );
     }
 }

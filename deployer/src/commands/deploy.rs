@@ -14,8 +14,7 @@ use crate::{
     aws::{
         Aws,
         cloudformation::{self, ChangeSet, Execution, Mode, Prepared, Wanted, Watch},
-        dynamodb::{self, Place},
-        lambda,
+        dynamodb, lambda,
         s3::Bucket,
     },
     build::{Function, artifact::Artifact},
@@ -373,7 +372,7 @@ impl Deployment<'_> {
         let name = &self.target.table_name;
         let step = self.printer.step("table");
         let client = &self.aws.dynamodb;
-        let made = dynamodb::ensure(client, name, found, &self.target.tags, Place::Aws).await?;
+        let made = dynamodb::ensure(client, name, found, &self.target.tags).await?;
         step.done(format_args!(
             "`{name}` {}",
             if made { "created" } else { "is there" }

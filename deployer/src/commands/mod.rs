@@ -10,7 +10,9 @@ mod local;
 mod logs;
 mod man_pages;
 mod package;
+mod ping;
 mod plan;
+mod serve;
 mod smoke;
 mod status;
 mod wanted;
@@ -32,11 +34,18 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     match command {
         Command::Deploy(args) if args.local.local => {
             let deployment = signals.or_stopped(local::start(*args, printer)).await?;
-            return deployment.serve(&mut signals, printer).await;
+            return deployment.run(&mut signals).await;
+        }
+        Command::Serve(args) => {
+            let options = serve::Options::of(*args);
+            let serving = signals.or_stopped(serve::start(options, printer)).await?;
+            printer.result(&serving)?;
+            serving.run(&mut signals).await;
         }
         Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,
         Command::Plan(args) => return plan::run(args, printer, &mut signals).await,
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
+        Command::Ping(args) => signals.or_stopped(ping::run(args)).await?,
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
         Command::Cluster(command) => signals.or_stopped(cluster::run(command, printer)).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,

@@ -14,7 +14,7 @@ use crate::{
         Aws,
         cloudformation::{self, Watch},
         drift::{self, Drifted},
-        dynamodb::{self, Table},
+        dynamodb::Table,
         lambda::{self, Function},
     },
     cli::{Auth, StatusArgs},
@@ -349,9 +349,7 @@ async fn gather(
     let version = of(function_name, |name| {
         lambda::last_version(&aws.lambda, name)
     });
-    let table = of(table_name, |name| {
-        Table::find(&aws.dynamodb, name, dynamodb::Place::Aws)
-    });
+    let table = of(table_name, |name| Table::find(&aws.dynamodb, name));
     let cause = of(has_failed(&stack.status).then_some(&stack.id), async |id| {
         let events = cloudformation::last_events(&aws.cloudformation, id).await?;
         let events = last_change(events);

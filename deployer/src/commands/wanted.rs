@@ -6,7 +6,7 @@ use crate::{
     aws::{
         Aws,
         cloudformation::{self, Wanted},
-        dynamodb::{self, Table},
+        dynamodb::Table,
         lambda,
         s3::Bucket,
     },
@@ -53,7 +53,7 @@ pub async fn look(aws: &Aws, target: &Target) -> anyhow::Result<Found> {
     };
     let ((bucket, bucket_exists), table, stack) = tokio::try_join!(
         find_bucket,
-        Table::find(&aws.dynamodb, &target.table_name, dynamodb::Place::Aws),
+        Table::find(&aws.dynamodb, &target.table_name),
         FoundStack::look(aws, &target.place.stack_name),
     )?;
     Ok(Found {

@@ -1,393 +1,66 @@
-//! The table, through the AWS SDK.
-//!
-//! A cluster has two items (see [`table`](crate::table)). The *claim item* alone decides who initialises the cluster: a claim reads
-//! and writes nothing else. From the moment the cluster is ready, the *members item* decides who is a member, whom to join, and whether
-//! an operator has ended the record; the claim item keeps a copy of the node to join, for claims.
-//!
-//! No transaction spans the two items. Every write is one conditional `UpdateItem`, and a process may stop after each of them:
-//!
-//! - **Becoming ready** writes the claim item first, with the initial node's report in it, and then makes the members item. After the
-//!   first write the cluster is ready and its one member is known: whoever comes next makes the members item from it. A members item
-//!   carries the generation and the time of its claim and counts for that claim only; one that is made late, for a claim that has
-//!   ended, does not replace a newer one and is never looked at.
-//! - **A leave of the node to join** writes the members item first (the member goes, and the next one is the node to join, in one
-//!   write) and then the copy in the claim item. After the first write, claims name the node that has left until somebody reads both
-//!   items: every status, slow report and leave corrects the copy before it answers. The copy notes the version of the members item
-//!   that it was made from, so that a late correction cannot undo a later one.
-//! - **A UUID** that is not reported with the initial node's report goes into the claim item first and then into the members item.
-//!   After the first write everybody who reads the claim item knows it, and the one-call report waits for the second.
-//! - **Forgetting** a ready cluster marks the members item first, which ends all reports, and then makes the claim item a tombstone.
-//!   After the first write, whoever reads both items finishes the second before it answers. The marked members item stays as long as the
-//!   tombstone, so that no late report can make another one of its generation.
-//! - **A renewal** moves the end of the claim item first, then that of the members item, so that the members never outlive their claim.
-//!   After the first write the members' end is a day early, with 30 days of [`KEEP_GENERATION`] before DynamoDB deletes anything.
+//! Where the records of clusters are kept: a [`Store`] applies the protocol's rules to them. There are two: a [`dynamodb`] table, by
+//! one conditional write a call, and an embedded [`sqlite`] database, by the rules themselves inside a transaction.
 
-mod items;
-mod write;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
-#[cfg(feature = "service")]
-mod client;
-
-use std::{collections::BTreeMap, time::Duration};
-
-use aws_sdk_dynamodb::{
-    Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
-};
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{
-        self, Claim, Claimed, KEEP_GENERATION, Leave, Ready, Record, Refusal, SecretHash,
-        whole_seconds,
-    },
-    wire::{MAX_MEMBERS, State},
+    rules::{Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
 };
 use jiff::Timestamp;
 
-use self::write::{Update, Written};
-use crate::{
-    item::{ClaimItem, Items, MembersItem, Unreadable, count, member_attribute, seconds, string},
-    table::{CLUSTER_UUID, INITIAL_NODE, members_key},
-};
-
-#[cfg(feature = "service")]
-pub use client::{client, counting_calls};
-
-/// How many times a request tries to write while others change the same item.
-const ROUNDS: u32 = 10;
-
-/// The longest pause before the second try, doubled for each later one up to [`LONGEST_PAUSE_MILLIS`].
-const FIRST_PAUSE_MILLIS: u64 = 5;
-
-const LONGEST_PAUSE_MILLIS: u64 = 80;
-
-/// Why there is no record to answer with. The messages are for the log, never for a caller, and hold no id and no node.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The rules refuse.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The table throttles or cannot be reached: worth another try later.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The table refused: no such table, no permission.
-    #[error("{0}")]
-    Failed(String),
-    /// The item is not a record.
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    /// The table refused a write whose condition holds for the item that it answered with.
-    #[error("the table refused a write that the rules allow")]
-    Contradiction,
-}
-
-/// DynamoDB's errors that pass: throttling, and its own failures.
-const TRANSIENT: [&str; 6] = [
-    "InternalServerError",
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "ServiceUnavailable",
-    "ThrottlingException",
-    "TransactionConflictException",
-];
-
-impl<E> From<SdkError<E>> for Error
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    fn from(error: SdkError<E>) -> Self {
-        match &error {
-            SdkError::ServiceError(service) => {
-                let (status, error) = (service.raw().status().as_u16(), service.err());
-                let code = error.code().unwrap_or("unknown error");
-                let message = error.message().unwrap_or("no message");
-                let message = format!("HTTP status {status}, {code}: {message}");
-                if status >= 500 || TRANSIENT.contains(&code) {
-                    Self::Unavailable(message)
-                } else {
-                    Self::Failed(message)
-                }
-            }
-            // The answer's text may hold items.
-            SdkError::ResponseError(_) => Self::Unavailable("the answer cannot be read".to_owned()),
-            SdkError::TimeoutError(_) => Self::Unavailable("no answer in time".to_owned()),
-            SdkError::DispatchFailure(failure) => {
-                let cause = failure.as_connector_error();
-                let cause = cause.map(|cause| DisplayErrorContext(cause).to_string());
-                Self::Unavailable(format!(
-                    "no answer: {}",
-                    cause.as_deref().unwrap_or("unknown cause")
-                ))
-            }
-            _ => Self::Failed("the request cannot be made".to_owned()),
-        }
-    }
-}
-
-/// The records of all clusters.
-#[derive(Clone, Debug)]
-pub struct Store {
-    client: Client,
-    table: String,
-}
-
-impl Store {
-    /// The table of this name, through a client made by [`client()`] or otherwise.
-    pub fn new(client: Client, table: impl Into<String>) -> Self {
-        Self {
-            client,
-            table: table.into(),
-        }
-    }
-
+/// The records of all clusters. Every call may be repeated: one that was carried out although its answer got lost is carried out once.
+pub trait Store: Clone + Send + Sync + 'static {
     /// Claims the cluster for the node, and returns the record that stands afterwards: the node's own, or that of the node which
-    /// came first, without members. One call, two for a takeover, and one or two more once a day for the renewal.
-    pub async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
-        let (outcome, first) = claim.on(None)?;
-        let mut standing = match self
-            .write_claim(None, &ClaimItem::new(first.clone()))
-            .await?
-        {
-            Written::Done(()) => return Ok((outcome, first)),
-            Written::Conflict(standing) => standing,
-        };
-        for round in 0..ROUNDS {
-            let record = standing.as_ref().map(|item| item.record.clone());
-            let (next, answer) = match (claim.on(record.clone()), &standing) {
-                (Ok((outcome, after)), Some(item)) if after == item.record => {
-                    let mut items = Items {
-                        claim: item.clone(),
-                        members: None,
-                    };
-                    self.renew(&mut items, claim.now).await;
-                    return Ok((outcome, items.claim.record));
-                }
-                (Ok((outcome, after)), _) => (ClaimItem::new(after.clone()), Ok((outcome, after))),
-                (Err(refusal @ Refusal::NameTaken { .. }), Some(item)) => {
-                    let mut noted = item.clone();
-                    noted.record = claim.noted_on(noted.record);
-                    if noted == *item {
-                        return Err(refusal.into());
-                    }
-                    (noted, Err(refusal.into()))
-                }
-                (Err(refusal), _) => return Err(refusal.into()),
-            };
-            match self.write_claim(standing.as_ref(), &next).await? {
-                Written::Done(()) => return answer,
-                Written::Conflict(now_standing) => standing = now_standing,
-            }
-            pause(round).await;
-        }
-        Err(contended())
-    }
+    /// came first, without members.
+    fn claim(&self, claim: &Claim)
+    -> impl Future<Output = Result<(Claimed, Record), Error>> + Send;
 
-    /// Notes that the node is ready. One call for a joiner once the cluster's UUID is known; four for the initial
-    /// node's first report.
-    pub async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        let id = ready.cluster_id.as_str();
-        for round in 0..ROUNDS {
-            if let Some(record) = self.report(ready).await? {
-                return self.renewed(record, ready.now).await;
-            }
-            let items = self.settled(id).await?;
-            let after = ready.on(items.as_ref().map(Items::record))?;
-            let items = items.ok_or(Error::Contradiction)?;
-            if self.write_ready(ready, &items, &after).await? {
-                return self.renewed(after, ready.now).await;
-            }
-            pause(round).await;
-        }
-        Err(contended())
-    }
+    /// Notes that the node is ready.
+    fn ready(&self, ready: &Ready) -> impl Future<Output = Result<Record, Error>> + Send;
 
-    /// Adds the member to the members item in one conditional write. `None` where its condition does not hold.
-    async fn report(&self, ready: &Ready) -> Result<Option<Record>, Error> {
-        let alive = seconds(whole_seconds(ready.now) + KEEP_GENERATION);
-        let mut update = Update::of(members_key(ready.cluster_id.as_str()))
-            .alias("#node", ready.node.as_str())
-            .set("#members.#node = :member")
-            .value(":member", member_attribute(&ready.member()))
-            .only_if("#state = :ready AND #expires_at >= :alive")
-            .value(":ready", string(State::Ready.as_str()))
-            .value(":alive", alive)
-            .only_if("(size(#members) < :most OR attribute_exists(#members.#node))")
-            .value(":most", count(MAX_MEMBERS as u64))
-            .admits(ready.secret.as_ref());
-        if let Some(generation) = ready.generation {
-            update = update
-                .only_if("#generation = :generation")
-                .value(":generation", count(generation));
-        }
-        // A UUID that is new goes into the claim item first, and one that is there may be new.
-        update = match &ready.cluster_uuid {
-            Some(uuid) => update
-                .only_if("#cluster_uuid = :uuid")
-                .value(":uuid", string(uuid.as_str())),
-            None => update.only_if("attribute_exists(#cluster_uuid)"),
-        };
-        match self.update(update.next_version(0)).await? {
-            Written::Done(item) => Ok(Some(MembersItem::read(item)?.record)),
-            Written::Conflict(_) => Ok(None),
-        }
-    }
+    /// Notes that the node has left.
+    fn leave(&self, leave: &Leave) -> impl Future<Output = Result<Record, Error>> + Send;
 
-    /// Writes what the rules made of a report. `false` where somebody else has changed the items.
-    async fn write_ready(
-        &self,
-        ready: &Ready,
-        items: &Items,
-        after: &Record,
-    ) -> Result<bool, Error> {
-        let mut claim = items.claim.clone();
-        if claim.record.state == State::Claimed {
-            claim.first_member = Some(ready.member());
-            claim.copied_version = 0;
-        }
-        if claim.record.state == State::Claimed || claim.record.cluster_uuid != after.cluster_uuid {
-            claim.record = Record {
-                members: BTreeMap::new(),
-                ..after.clone()
-            };
-            if let Written::Conflict(_) = self.write_claim(Some(&items.claim), &claim).await? {
-                return Ok(false);
-            }
-        }
-        let written = match &items.members {
-            None => self.make_members(&claim, after, ready.now).await?,
-            Some(members) => {
-                let update = Update::of(members_key(&after.cluster_id))
-                    .alias("#node", ready.node.as_str())
-                    .set("#members.#node = :member")
-                    .value(":member", member_attribute(&ready.member()))
-                    .attribute(CLUSTER_UUID, after.cluster_uuid.as_ref().map(string))
-                    .only_if_version(members.version)
-                    .next_version(0);
-                self.update(update).await?
-            }
-        };
-        Ok(matches!(written, Written::Done(_)))
-    }
-
-    /// Notes that the node has left. Two calls, and two more if it is the node to join.
-    pub async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
-        let (id, node) = (leave.cluster_id.as_str(), leave.node.as_str());
-        for round in 0..ROUNDS {
-            let items = self.settled(id).await?;
-            let before = items.as_ref().map(Items::record);
-            let after = leave.on(before.clone())?;
-            let (Some(items), Some(before)) = (items, before) else {
-                return Err(Error::Contradiction);
-            };
-            if after == before {
-                return Ok(after);
-            }
-            let Some(members) = &items.members else {
-                let mut next = items.claim.clone();
-                next.record = after.clone();
-                match self.write_claim(Some(&items.claim), &next).await? {
-                    Written::Done(()) => return Ok(after),
-                    Written::Conflict(_) => pause(round).await,
-                }
-                continue;
-            };
-            let is_handed_over = after.initial_node != before.initial_node;
-            let update = Update::of(members_key(id))
-                .alias("#node", node)
-                .remove("#members.#node")
-                .next_version(0);
-            let update = if is_handed_over {
-                update
-                    .attribute(INITIAL_NODE, Some(string(&after.initial_node)))
-                    .only_if_version(members.version)
-            } else {
-                update
-                    .of_claim(&before)
-                    .only_if(&format!("#{INITIAL_NODE} <> :node"))
-                    .value(":node", string(node))
-            };
-            if let Written::Done(item) = self.update(update).await? {
-                if is_handed_over {
-                    self.settled(id).await?;
-                }
-                let left = MembersItem::read(item)?.record;
-                return Ok(Record {
-                    kept_until: after.kept_until,
-                    cluster_uuid: after.cluster_uuid,
-                    ..left
-                });
-            }
-            pause(round).await;
-        }
-        Err(contended())
-    }
-
-    /// Reads the cluster's record, consistently. One call, and one or two more once a day for the renewal.
-    pub async fn status(
+    /// Reads the cluster's record as it is after everything that was acknowledged.
+    fn status(
         &self,
         cluster_id: &ClusterId,
         secret: Option<&SecretHash>,
         now: Timestamp,
-    ) -> Result<Record, Error> {
-        let items = self.settled(cluster_id.as_str()).await?;
-        Record::shown_to(items.as_ref().map(Items::record), secret, now)?;
-        let mut items = items.ok_or(Error::Contradiction)?;
-        self.renew(&mut items, now).await;
-        Ok(items.record())
-    }
+    ) -> impl Future<Output = Result<Record, Error>> + Send;
 
     /// Ends the record of a cluster that an operator has seen, so that only its generation is left; `false` if it has changed since.
-    /// Repeating it does no harm.
-    pub async fn forget(&self, seen: &Record, now: Timestamp) -> Result<bool, Error> {
-        for round in 0..ROUNDS {
-            let Some(items) = self.settled(&seen.cluster_id).await? else {
-                return Ok(true);
-            };
-            let record = items.record();
-            if record.is_forgotten {
-                return Ok(true);
-            }
-            let kept_until = seen.kept_until;
-            if *seen
-                != (Record {
-                    kept_until,
-                    ..record.clone()
-                })
-            {
-                return Ok(false);
-            }
-            let forgotten = rules::forget(record.clone(), now);
-            if record.state == State::Ready {
-                let marked = match &items.members {
-                    None => self.make_members(&items.claim, &forgotten, now).await?,
-                    Some(members) => {
-                        let update = Update::of(members_key(&record.cluster_id))
-                            .attributes(MembersItem::attributes(&forgotten))
-                            .only_if_version(members.version)
-                            .next_version(0);
-                        self.update(update).await?
-                    }
-                };
-                if let Written::Conflict(_) = marked {
-                    pause(round).await;
-                    continue;
-                }
-            }
-            let tombstone = ClaimItem::new(forgotten);
-            match self.write_claim(Some(&items.claim), &tombstone).await? {
-                Written::Done(()) => return Ok(true),
-                Written::Conflict(_) => pause(round).await,
-            }
-        }
-        Err(contended())
-    }
+    fn forget(
+        &self,
+        seen: &Record,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 }
 
-async fn pause(round: u32) {
-    let most = (FIRST_PAUSE_MILLIS << round).min(LONGEST_PAUSE_MILLIS);
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(..=most))).await;
-}
-
-fn contended() -> Error {
-    Error::Unavailable(format!("others changed the record {ROUNDS} times"))
+/// Why there is no record to answer with. The messages are for the log, never for a caller, and hold no id and no node.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The rules refuse.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store throttles, is busy or cannot be reached, or its disk is full: worth another try later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The store refused: no such table, no permission, a damaged file.
+    #[error("{0}")]
+    Failed(String),
+    /// The item is not a record.
+    #[cfg(feature = "dynamodb")]
+    #[error(transparent)]
+    Unreadable(#[from] crate::item::Unreadable),
+    /// A record in the database cannot be read.
+    #[error("{0}")]
+    Damaged(String),
+    /// The table refused a write whose condition holds for the item that it answered with.
+    #[error("the table refused a write that the rules allow")]
+    Contradiction,
 }

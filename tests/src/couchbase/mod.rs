@@ -22,6 +22,7 @@ mod add;
 mod buckets;
 mod certificates;
 mod change;
+pub mod containers;
 mod groups;
 mod model;
 mod net;
@@ -43,7 +44,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use ureq::{
     Agent,
     tls::{Certificate, RootCerts, TlsConfig},
@@ -258,17 +259,7 @@ impl Servers {
         let directory = tempfile::tempdir().expect("temporary directories can be made");
         let ca_cert = directory.path().join("ca.pem");
         std::fs::write(&ca_cert, &pem).expect("a file can be written");
-        let shared = Arc::new(Shared {
-            world: Mutex::new(world),
-            seen: Mutex::default(),
-            hook: Mutex::new(Box::new(|_| Then::Handle)),
-            turns: addresses
-                .iter()
-                .map(|_| tokio::sync::Mutex::default())
-                .collect(),
-            switched: addresses.iter().map(|_| watch::Sender::new(0)).collect(),
-            is_listening: addresses.iter().map(|_| watch::Sender::new(true)).collect(),
-        });
+        let shared = Arc::new(Shared::new(world));
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&shared);
         let thread = thread::spawn(move || {
@@ -422,15 +413,7 @@ impl Servers {
 
     /// The clusters that there are.
     pub fn clusters(&self) -> Vec<ClusterView> {
-        let mut world = lock(&self.shared.world);
-        let now = world.now();
-        world.settle(now);
-        let clusters = world.clusters.iter().enumerate();
-        let alive =
-            clusters.filter(|(_, cluster)| !cluster.members.is_empty() && !cluster.is_memory);
-        alive
-            .map(|(index, cluster)| view(&world, index, cluster, now))
-            .collect()
+        views(&mut lock(&self.shared.world))
     }
 
     /// The clusters that were lost because their only node was added to another.
@@ -678,6 +661,17 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Node({}, {})", self.index, self.address)
     }
+}
+
+/// The clusters that there are.
+fn views(world: &mut World) -> Vec<ClusterView> {
+    let now = world.now();
+    world.settle(now);
+    let clusters = world.clusters.iter().enumerate();
+    let alive = clusters.filter(|(_, cluster)| !cluster.members.is_empty() && !cluster.is_memory);
+    alive
+        .map(|(index, cluster)| view(world, index, cluster, now))
+        .collect()
 }
 
 fn view(

@@ -28,7 +28,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener as Listener, lookup_host},
+    net::{TcpListener as Listener, TcpStream, lookup_host},
     sync::{Mutex as Turn, watch},
     task::JoinSet,
     time::sleep,
@@ -49,6 +49,20 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// The nodes of this world, each switched on or off as it is there.
+    pub fn new(world: World) -> Self {
+        let is_up: Vec<_> = world.nodes.iter().map(|node| node.is_up).collect();
+        let switched = |is_up: &bool| watch::Sender::new(u32::from(!is_up));
+        Self {
+            seen: Mutex::default(),
+            hook: Mutex::new(Box::new(|_| Then::Handle)),
+            turns: is_up.iter().map(|_| Turn::default()).collect(),
+            switched: is_up.iter().map(switched).collect(),
+            is_listening: is_up.iter().map(|_| watch::Sender::new(true)).collect(),
+            world: Mutex::new(world),
+        }
+    }
+
     /// Switches a node and, unless the nodes' own thread asks, waits until that has had its effect.
     pub fn switch(&self, node: usize, on: bool, thread: Option<ThreadId>) {
         let mut world = lock(&self.world);
@@ -139,27 +153,29 @@ async fn accept(shared: &Arc<Shared>, node: usize, socket: TcpListener, with_tls
             continue;
         };
         while connections.try_join_next().is_some() {}
-        {
-            let mut world = lock(&shared.world);
-            let now = world.now();
-            world.settle(now);
-            if world.is_closed(node, now) {
-                continue;
+        connections.spawn(receive(Arc::clone(shared), node, stream, with_tls));
+    }
+}
+
+/// Answers what comes over a connection to a node.
+pub async fn receive(shared: Arc<Shared>, node: usize, stream: TcpStream, with_tls: bool) {
+    // A node's certificate may change between two connections.
+    let tls = {
+        let mut world = lock(&shared.world);
+        let now = world.now();
+        world.settle(now);
+        if world.is_closed(node, now) {
+            return;
+        }
+        with_tls.then(|| world.nodes[node].identity.acceptor.clone())
+    };
+    match tls {
+        None => converse(shared, node, stream).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                converse(shared, node, stream).await;
             }
         }
-        let shared = Arc::clone(shared);
-        // A node's certificate may change between two connections.
-        let tls = with_tls.then(|| lock(&shared.world).nodes[node].identity.acceptor.clone());
-        connections.spawn(async move {
-            match tls {
-                None => converse(shared, node, stream).await,
-                Some(tls) => {
-                    if let Ok(stream) = tls.accept(stream).await {
-                        converse(shared, node, stream).await;
-                    }
-                }
-            }
-        });
     }
 }
 

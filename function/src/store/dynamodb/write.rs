@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_protocol::rules::{Record, SecretHash};
 
-use super::{Error, Store};
+use super::{DynamoDb, Error};
 use crate::{
     item::{Item, binary, count, seconds, string},
     table::{CLAIMED_AT, CLUSTER_ID},
@@ -148,7 +148,7 @@ fn names(expression: &str) -> impl Iterator<Item = &str> {
         .filter(|word| word.starts_with('#'))
 }
 
-impl Store {
+impl DynamoDb {
     /// Writes; the item as it is then, or the one for which the condition does not hold.
     pub(super) async fn update(&self, update: Update) -> Result<Written<Item, Item>, Error> {
         let (expression, condition) = (update.expression(), update.conditions.join(" AND "));

@@ -12,7 +12,8 @@ use aws_config::{
 use aws_sdk_dynamodb::{
     Client,
     config::{
-        ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextRef,
+        Builder, ConfigBag, Intercept, RuntimeComponents,
+        interceptors::BeforeTransmitInterceptorContextRef,
     },
     error::BoxError,
 };
@@ -22,7 +23,7 @@ use aws_smithy_http_client::{
 };
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
-use super::Store;
+use super::{DynamoDb, Error};
 
 /// One try of one call. A call to DynamoDB takes a few milliseconds, and a lost one is worth a quick second try.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1200);
@@ -37,16 +38,14 @@ const ATTEMPTS: u32 = 3;
 /// The longest pause before a second try; the third's is twice as long. The SDK's own is a second.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// The key of no item, for [`Store::warm_up`]: cluster ids have no white space.
+/// The key of no item, for [`DynamoDb::warm_up`]: cluster ids have no white space.
 const NO_CLUSTER: &str = " ";
 
-impl Store {
-    /// Does in advance what the first call would wait for: credentials, name resolution, connection, TLS. A failure only means
-    /// that the first call does it.
-    pub async fn warm_up(&self) {
-        if let Err(error) = self.items(NO_CLUSTER).await {
-            tracing::warn!(%error, "the first call to the table failed");
-        }
+impl DynamoDb {
+    /// Does in advance what the first call would wait for: credentials, name resolution, connection, TLS. The error says why the
+    /// table cannot be read.
+    pub async fn warm_up(&self) -> Result<(), Error> {
+        self.items(NO_CLUSTER).await.map(drop)
     }
 }
 
@@ -104,7 +103,17 @@ pub async fn client() -> Client {
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(EnvironmentVariableRegionProvider::new().region().await)
         .credentials_provider(EnvironmentVariableCredentialsProvider::new())
-        .http_client(http)
+        .http_client(http);
+    config.set_endpoint_url(
+        variable("AWS_ENDPOINT_URL_DYNAMODB").or_else(|| variable("AWS_ENDPOINT_URL")),
+    );
+    config.set_use_fips(variable("AWS_USE_FIPS_ENDPOINT").map(|wanted| wanted == "true"));
+    Client::from_conf(for_requests(config).build())
+}
+
+/// The time limits and retries that fit into a request's [deadline](crate::api::DEADLINE), and the count of calls for the log.
+pub fn for_requests(config: Builder) -> Builder {
+    config
         .retry_config(
             RetryConfig::standard()
                 .with_max_attempts(ATTEMPTS)
@@ -116,12 +125,7 @@ pub async fn client() -> Client {
                 .operation_timeout(OPERATION_TIMEOUT)
                 .build(),
         )
-        .interceptor(Counter);
-    config.set_endpoint_url(
-        variable("AWS_ENDPOINT_URL_DYNAMODB").or_else(|| variable("AWS_ENDPOINT_URL")),
-    );
-    config.set_use_fips(variable("AWS_USE_FIPS_ENDPOINT").map(|wanted| wanted == "true"));
-    Client::from_conf(config.build())
+        .interceptor(Counter)
 }
 
 fn variable(name: &str) -> Option<String> {

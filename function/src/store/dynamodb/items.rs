@@ -10,7 +10,7 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 
 use super::{
-    Error, ROUNDS, Store, contended, pause,
+    DynamoDb, Error, ROUNDS, contended, pause,
     write::{Update, Written},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     table::{CLUSTER_ID, EXPIRES_AT, GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
 };
 
-impl Store {
+impl DynamoDb {
     /// Both items of a cluster, and the claim item in accordance with the members item.
     pub(super) async fn settled(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
         for round in 0..ROUNDS {

@@ -1,0 +1,53 @@
+//! `ping`: whether an API answers.
+
+use std::{fs, time::Duration};
+
+use anyhow::Context;
+use cbbootstrap_protocol::wire::About;
+use ureq::{
+    Agent,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use crate::{cli::PingArgs, failure::Failure, smoke};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks what is there. No call of it reaches the clusters.
+pub async fn run(args: PingArgs) -> anyhow::Result<()> {
+    let endpoint = smoke::endpoint(&args.url)?;
+    let roots = match &args.ca_cert {
+        None => RootCerts::PlatformVerifier,
+        Some(file) => {
+            let unusable = || format!("cannot use the certificate `{}`", file.display());
+            let pem = fs::read(file).with_context(unusable)?;
+            RootCerts::new_with_certs(&[Certificate::from_pem(&pem).with_context(unusable)?])
+        }
+    };
+    let agent: Agent = Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .build()
+        .into();
+    let ask = move || {
+        let about = agent
+            .get(format!("{endpoint}/"))
+            .call()
+            .and_then(|mut answer| {
+                let text = answer.body_mut().read_to_string()?;
+                Ok(serde_json::from_str::<About>(&text).ok())
+            });
+        match about {
+            Ok(Some(about)) if about.name == "cbbootstrap" => Ok(()),
+            Ok(_) => Err(Failure::new(format!("{endpoint} is not an API of cbbootstrap"))
+                .hint("give the endpoint as `serve` or `status` prints it, without a path")),
+            Err(error) => Err(Failure::new(format!("{endpoint} does not answer: {error}")).hint(
+                "see that it is running there; `--ca-cert` names a private authority of its certificate",
+            )),
+        }
+    };
+    Ok(tokio::task::spawn_blocking(ask).await??)
+}

@@ -1,0 +1,122 @@
+//! The directory that keeps the clusters' records.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use cbbootstrap_function::store::{self, sqlite::Sqlite};
+
+use crate::failure::Failure;
+
+/// The SQLite file in the directory. SQLite keeps its log beside it.
+const FILE: &str = "clusters.db";
+
+/// Locked while a server uses the directory. It is never deleted: two servers could then lock two files.
+const LOCK: &str = "clusters.lock";
+
+/// A database that this process serves.
+#[derive(Debug)]
+pub struct Data {
+    /// The records.
+    pub store: Sqlite,
+    /// Where they are.
+    pub directory: PathBuf,
+    _lock: File,
+}
+
+impl Data {
+    /// Opens the database in a directory for a server. Both are made if missing, and belong to this user alone.
+    pub fn open(directory: &Path) -> anyhow::Result<Self> {
+        let unusable = |error: io::Error| unusable(directory, &error);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(unusable)?;
+        let lock = private(&directory.join(LOCK)).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => (),
+            Err(TryLockError::Error(error)) => return Err(unusable(error).into()),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!(
+                    "another server uses the directory `{}`",
+                    directory.display()
+                );
+                return Err(Failure::new(message)
+                    .hint("stop it, or choose another directory with `--data`")
+                    .into());
+            }
+        }
+        // SQLite gives new files beside it the same permissions.
+        private(&directory.join(FILE)).map_err(unusable)?;
+        for beside in ["-wal", "-shm"] {
+            let path = directory.join(format!("{FILE}{beside}"));
+            if path.exists() {
+                private(&path).map_err(unusable)?;
+            }
+        }
+        Ok(Self {
+            store: open_file(directory)?,
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
+    }
+}
+
+/// Opens the database in a directory for an operator's command, whether a server uses it or not; `None` if there is none.
+pub fn open(directory: &Path) -> anyhow::Result<Option<Sqlite>> {
+    match directory.join(FILE).try_exists() {
+        Ok(true) => open_file(directory).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => Err(unusable(directory, &error).into()),
+    }
+}
+
+/// The directory of that name, or the one that is used otherwise.
+pub fn directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let directory = named
+        .map(Path::to_owned)
+        .or_else(|| Some(dirs::data_dir()?.join("cbbootstrap")));
+    directory.ok_or_else(|| {
+        Failure::new("cannot tell your data directory")
+            .hint("name one with `--data DIR`")
+            .into()
+    })
+}
+
+fn open_file(directory: &Path) -> anyhow::Result<Sqlite> {
+    let path = directory.join(FILE);
+    Sqlite::open(&path).map_err(|error| {
+        let hint = match &error {
+            store::Error::Failed(_) => "stop the server, and move the files away to start without clusters; `--data` names another directory",
+            _ => "try again, or see whether you may write the file",
+        };
+        let path = path.display();
+        Failure::new(format!("cannot read the clusters in `{path}`: {error}")).hint(hint).into()
+    })
+}
+
+/// A file that is this user's alone, also where it was made otherwise.
+fn private(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
+    let permissions = fs::metadata(path)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+fn unusable(directory: &Path, error: &io::Error) -> Failure {
+    let directory = directory.display();
+    Failure::new(format!(
+        "cannot keep the clusters in the directory `{directory}`: {error}"
+    ))
+    .hint("choose another with `--data`")
+}

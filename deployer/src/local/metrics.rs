@@ -1,0 +1,80 @@
+//! Counts for Prometheus.
+
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
+
+use axum::{http::header, response::IntoResponse};
+use cbbootstrap_function::log::Outcome;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// The histogram's limits, in seconds: from a read in memory to the deadline of a request.
+const BUCKETS: [f64; 10] = [
+    0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0, 5.0,
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    outcome: &'static str,
+    status: u16,
+}
+
+/// What is counted; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    requests: Family<Labels, Counter>,
+    seconds: Histogram,
+    /// The connections that are open.
+    pub connections: Gauge<i64, AtomicI64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("cbbootstrap");
+        let (requests, connections) = (Family::default(), Gauge::default());
+        let seconds = Histogram::new(BUCKETS);
+        registry.register("requests", "Requests that were answered", requests.clone());
+        registry.register(
+            "request_duration_seconds",
+            "How long the answers took",
+            seconds.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections that are open",
+            connections.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            requests,
+            seconds,
+            connections,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a request.
+    pub fn count(&self, outcome: Outcome, status: u16, took: Duration) {
+        let outcome = outcome.as_str();
+        self.requests
+            .get_or_create(&Labels { outcome, status })
+            .inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// `GET /metrics`.
+    pub fn answer(&self) -> impl IntoResponse + use<> {
+        const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let mut text = String::new();
+        // It fails only where the text cannot be written to.
+        let _ = encode(&mut text, &self.registry);
+        ([(header::CONTENT_TYPE, TYPE)], text)
+    }
+}

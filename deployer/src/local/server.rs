@@ -1,0 +1,217 @@
+//! The HTTP server: connections, and what one client may take of it.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, middleware::from_fn_with_state, routing::get};
+use cbbootstrap_function::{
+    connection::answer,
+    guard::{self, Guard},
+    problem::Problem,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Metrics, RequestLog, log};
+use crate::failure::Failure;
+
+/// How long a client may take to read a part of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long clients may hold up the end: less than the 10 s after which Docker kills.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// After an error of `accept` that passes by itself, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// File descriptors that are not for connections, beside two for each thread that reads the database.
+const OTHER_FILES: usize = 56;
+
+/// How many connections can be served at once: as many as are wanted, or as the system's limit of open files allows, which is raised
+/// first. Others wait until one ends.
+pub fn max_connections(wanted: usize) -> anyhow::Result<usize> {
+    let others = OTHER_FILES + 2 * std::thread::available_parallelism()?.get();
+    let files = rlimit::increase_nofile_limit((wanted + others) as u64)?;
+    let most = usize::try_from(files)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(others);
+    if most == 0 {
+        let message = format!("only {files} files may be open, which leaves none for connections");
+        let hint = format!("allow more than {others}: `ulimit -n`");
+        return Err(Failure::new(message).hint(hint).into());
+    }
+    Ok(wanted.min(most).min(Semaphore::MAX_PERMITS))
+}
+
+/// Listens on an address. Port 0 picks a free one.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(format!("cannot listen on {address}: {error}"))
+            .hint("choose another with `--host` and `--port`; `--port 0` picks a free one")
+            .into()
+    })
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    url: String,
+    stop: watch::Sender<bool>,
+    connections: Arc<Semaphore>,
+    max_connections: usize,
+}
+
+impl Server {
+    /// Serves the API, over TLS if there is a certificate.
+    pub fn start(
+        listener: TcpListener,
+        api: Router,
+        guard: Guard,
+        log: RequestLog,
+        tls: Option<TlsAcceptor>,
+        max_connections: usize,
+        (metrics, shows_metrics): (Metrics, bool),
+    ) -> io::Result<Self> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", reachable(listener.local_addr()?));
+        let counted = metrics.clone();
+        let show = Router::new().route(
+            "/metrics",
+            get(async move || counted.answer()).fallback(async || Problem::MethodNotAllowed),
+        );
+        let api = if shows_metrics { api.merge(show) } else { api };
+        let api = api
+            .layer(from_fn_with_state(Arc::new(guard), guard::guard))
+            .layer(from_fn_with_state(log, log::log));
+        let (stop, stopping) = watch::channel(false);
+        let connections = Arc::new(Semaphore::new(max_connections));
+        let accepting = Accepting {
+            listener,
+            api,
+            tls,
+            metrics,
+            stopping,
+        };
+        tokio::spawn(accepting.run(Arc::clone(&connections)));
+        Ok(Self {
+            url,
+            stop,
+            connections,
+            max_connections,
+        })
+    }
+
+    /// Where the API is, as seen from this machine. It ends without a slash.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends it: no new connections, and some seconds for requests that run.
+    pub async fn shutdown(self) {
+        let _ = self.stop.send(true);
+        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
+        let _ = timeout(GRACE, self.connections.acquire_many(all)).await;
+    }
+}
+
+/// The address to call: a socket that listens on every address is reached through the loopback one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+struct Accepting {
+    listener: TcpListener,
+    api: Router,
+    tls: Option<TlsAcceptor>,
+    metrics: Metrics,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Accepting {
+    async fn run(self, connections: Arc<Semaphore>) {
+        let mut stopping = self.stopping.clone();
+        loop {
+            let accepted = async {
+                // First: what is not accepted holds no file.
+                let permit = Arc::clone(&connections).acquire_owned().await;
+                (permit, self.listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                accepted = accepted => accepted,
+                _ = stopping.wait_for(|stop| *stop) => return,
+            };
+            match (permit, accepted) {
+                (Ok(permit), Ok((stream, _))) => self.serve(stream, permit),
+                (_, Err(error)) if is_of_one_connection(&error) => (),
+                (_, Err(error)) => {
+                    tracing::warn!(%error, "no connection can be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+                (Err(_), _) => return,
+            }
+        }
+    }
+
+    /// Serves one connection on a task of its own.
+    fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let Ok(address) = stream.local_addr() else {
+            return;
+        };
+        let (api, stopping) = (self.api.clone(), self.stopping.clone());
+        let (tls, connections) = (self.tls.clone(), self.metrics.connections.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            connections.inc();
+            let _ = stream.set_nodelay(true);
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(WRITE_TIMEOUT));
+            let stream = Box::pin(stream);
+            match tls {
+                None => answer(Box::new(stream), api, address.ip(), stopping).await,
+                Some(tls) => {
+                    if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                        answer(Box::new(stream), api, address.ip(), stopping).await;
+                    }
+                }
+            }
+            connections.dec();
+        });
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_can_be_called() {
+        const URLS: [[&str; 2]; 2] = [["0.0.0.0:1", "127.0.0.1:1"], ["[::]:1", "[::1]:1"]];
+        for [address, expected] in URLS {
+            let reached = reachable(address.parse().unwrap());
+            assert_eq!(reached.to_string(), expected);
+        }
+    }
+}

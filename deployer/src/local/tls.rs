@@ -1,0 +1,115 @@
+//! TLS with a certificate that is read again when its file changes.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::ring::{default_provider, sign::any_supported_type},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::failure::{Exit, Failure};
+
+/// How often the files are looked at.
+const RELOAD_EVERY: Duration = Duration::from_secs(2);
+
+/// A certificate and its key, in two PEM files.
+#[derive(Debug)]
+pub struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    /// What the files held.
+    pem: (Vec<u8>, Vec<u8>),
+    current: Arc<Current>,
+}
+
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Failure> {
+        let unusable = |reason: String| {
+            Failure::new(format!("cannot use the TLS certificate: {reason}"))
+                .hint("`--tls-cert` and `--tls-key` take PEM files: the certificate with its chain, and its private key")
+                .exit(Exit::Usage)
+        };
+        let read = |file: &PathBuf| {
+            fs::read(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))
+        };
+        let pem = (read(&certificate)?, read(&key)?);
+        let certified = certified_key(&pem.0, &pem.1).map_err(unusable)?;
+        Ok(Self {
+            certificate,
+            key,
+            pem,
+            current: Arc::new(Current(ArcSwap::from_pointee(certified))),
+        })
+    }
+
+    /// What accepts connections with the certificate that is current.
+    pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    /// Reads the files again and again. Files that do not fit together are tried again: they are not replaced at one moment.
+    pub async fn reload(mut self, report: impl Fn(String)) {
+        let mut unusable = None;
+        loop {
+            tokio::time::sleep(RELOAD_EVERY).await;
+            let certificate = tokio::fs::read(&self.certificate).await;
+            let key = tokio::fs::read(&self.key).await;
+            // What cannot be read is as good as empty, and said once.
+            let pem = (certificate.unwrap_or_default(), key.unwrap_or_default());
+            if pem == self.pem || unusable.as_ref() == Some(&pem) {
+                continue;
+            }
+            match certified_key(&pem.0, &pem.1) {
+                Ok(certified) => {
+                    self.current.0.store(Arc::new(certified));
+                    self.pem = pem;
+                    report("the TLS certificate was replaced".to_owned());
+                }
+                Err(reason) => {
+                    report(format!(
+                        "the TLS certificate stays as it is: the new one cannot be used: {reason}"
+                    ));
+                    unusable = Some(pem);
+                }
+            }
+        }
+    }
+}
+
+fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {
+    let chain = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("the certificate is not PEM: {error}"))?;
+    if chain.is_empty() {
+        return Err("the certificate's file cannot be read, or has no certificate".to_owned());
+    }
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|_| "the key's file cannot be read, or has no private key in PEM".to_owned())?;
+    let key =
+        any_supported_type(&key).map_err(|_| "the kind of key is not supported".to_owned())?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) => Ok(certified),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,52 @@
+//! One connection of a server: its requests, one after the other.
+
+use std::{net::IpAddr, time::Duration};
+
+use axum::Router;
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+use tower::Service;
+
+use crate::guard::LocalAddress;
+
+/// How long a client may take to send a request's head, and how long a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The most bytes of a request's head, and of what is read ahead of a body.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// A connection.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Answers requests until the client ends, or the server: then the request that runs is the last.
+pub async fn answer(
+    stream: Box<dyn Stream>,
+    api: Router,
+    local_address: IpAddr,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(LocalAddress(local_address));
+        api.clone().call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        // A client may have nothing more to send, and still wait for its answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // What goes wrong with one connection ends that one.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stopping.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}

@@ -1,0 +1,418 @@
+//! Machines with Docker on them, each a daemon in namespaces of its own: what it does to networks, mounts and processes is invisible
+//! outside and ends with it.
+//!
+//! The daemon comes from the system, and no image is pulled: the base image is made of Debian's packages, under the tag that the
+//! Dockerfile names.
+
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    cli::{Ended, User},
+    process, programs,
+};
+
+/// The base image's tag.
+const BASE: &str = "debian:stable-slim";
+
+/// The image that the stand-in for Couchbase Server takes the place of.
+pub const COUCHBASE: &str = "couchbase:enterprise-7.6.8";
+
+/// How long a daemon may take to answer, or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A bridge for the machines' cables, and nothing behind it. It ends with the process that has its other end of the pipe.
+const SWITCH: &str =
+    "ip link add bridge type bridge && ip link set bridge up && echo up && read -r end";
+
+/// Plugs a machine in, and becomes its daemon: the first process of its namespace, with which all others end.
+const MACHINE: &str = r#"
+set -e
+ip link add eth0 type veth peer name "$NAME" netns "$SWITCH"
+ip address add "$ADDRESS/24" dev eth0
+ip link set lo up
+ip link set eth0 up
+nsenter --target "$SWITCH" --net ip link set "$NAME" master bridge up
+hostname "$NAME"
+mount -t tmpfs tmpfs /run
+exec unshare --pid --fork --kill-child --mount-proc dockerd --data-root "$HOME/data" --exec-root "$HOME/exec" \
+    --pidfile "$HOME/pid" --host "unix://$HOME/socket" --cgroup-parent "$CGROUP" --dns-opt timeout:1 --dns-opt attempts:1
+"#;
+
+/// What the stand-in's image is made of. The first process of a container ends on `SIGTERM` only if it says so.
+const STANDIN: [(&str, &str); 2] = [
+    (
+        "Dockerfile",
+        "FROM debian:stable-slim\n\
+         COPY couchbase-standin /usr/local/bin/\n\
+         COPY entrypoint.sh /\n\
+         RUN mkdir --parents /opt/couchbase/var\n\
+         VOLUME /opt/couchbase/var\n\
+         ENTRYPOINT [\"/entrypoint.sh\"]\n\
+         CMD [\"couchbase-server\"]\n",
+    ),
+    (
+        "entrypoint.sh",
+        "#!/bin/sh\ntrap 'exit 0' TERM\ncouchbase-standin \"$@\" &\nwait $!\n",
+    ),
+];
+
+/// Machines on one network, which end with the test.
+#[derive(Debug)]
+pub struct Machines {
+    list: Vec<Machine>,
+    switch: Child,
+    directory: TempDir,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its host name.
+    pub name: String,
+    /// Its address on the machines' network.
+    pub address: String,
+    /// Who uses its daemon.
+    pub user: User,
+    home: PathBuf,
+    cgroup: String,
+    daemon: Child,
+}
+
+impl Machines {
+    /// Starts machines with the images of the Dockerfile and the stand-in's on each; or says why there can be none.
+    pub fn start(count: usize) -> Result<Self, String> {
+        needs()?;
+        let base = base()?;
+        let directory = tempfile::tempdir().expect("temporary directories can be made");
+        let switch = switch()?;
+        let mut machines = Self {
+            list: Vec::new(),
+            switch,
+            directory,
+        };
+        for number in 1..=count {
+            let (switch, home) = (machines.switch.id(), machines.directory.path());
+            machines.list.push(Machine::start(number, home, switch)?);
+        }
+        for machine in &machines.list {
+            machine.wait_until_up()?;
+        }
+        let context = Contexts::new();
+        thread::scope(|scope| {
+            for machine in &machines.list {
+                scope.spawn(|| {
+                    machine.docker(&["import", &base.display().to_string(), BASE]);
+                    context.build_on(machine);
+                });
+            }
+        });
+        Ok(machines)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Machine] {
+        &self.list
+    }
+}
+
+impl Machine {
+    fn start(number: usize, directory: &Path, switch: u32) -> Result<Self, String> {
+        let name = format!("machine-{number}");
+        let home = directory.join(&name);
+        fs::create_dir(&home).expect("temporary directories can be written");
+        let address = format!("10.99.0.{number}");
+        let unique = directory.file_name().unwrap_or_default().display();
+        let cgroup = format!("/cbbootstrap-tests{unique}-{name}");
+        let log = File::create(home.join("log")).expect("temporary directories can be written");
+        let mut command = Command::new("setpriv");
+        // If this process is killed, the machine ends, too.
+        command
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--net",
+                "--uts",
+                "--mount",
+            ])
+            .args(["sh", "-c", MACHINE])
+            .env("NAME", &name)
+            .env("HOME", &home)
+            .env("ADDRESS", &address)
+            .env("SWITCH", switch.to_string())
+            .env("CGROUP", &cgroup)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("files can be shared"))
+            .stderr(log);
+        let daemon = command
+            .spawn()
+            .map_err(|error| format!("setpriv: {error}"))?;
+        let socket = format!("unix://{}", home.join("socket").display());
+        // The old builder, which needs no plugin and pulls nothing that is there.
+        let user = User::default()
+            .with("DOCKER_HOST", socket)
+            .with("DOCKER_BUILDKIT", "0");
+        Ok(Self {
+            name,
+            address,
+            user,
+            home,
+            cgroup,
+            daemon,
+        })
+    }
+
+    fn wait_until_up(&self) -> Result<(), String> {
+        let since = Instant::now();
+        while self.try_docker(&["version"]).status != Some(0) {
+            let has_ended = !process::is_alive(self.daemon.id());
+            if has_ended || since.elapsed() > PATIENCE {
+                let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
+                let last = log.lines().last().unwrap_or("it wrote nothing");
+                return Err(format!("dockerd does not run here: {last}"));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// `docker` with these arguments, to its end.
+    pub fn try_docker<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
+        Ended::of(&mut self.user.program(Path::new("docker"), args))
+    }
+
+    /// What `docker` prints with these arguments, without white space around it.
+    #[track_caller]
+    pub fn docker<A: AsRef<OsStr>>(&self, args: &[A]) -> String {
+        self.try_docker(args).ended_with(0).stdout.trim().to_owned()
+    }
+
+    /// Compose's command, the newer one if it is there.
+    pub fn compose(&self) -> Command {
+        if self.try_docker(&["compose", "version"]).status == Some(0) {
+            self.user.program(Path::new("docker"), &["compose"])
+        } else {
+            self.user.program::<&str>(Path::new("docker-compose"), &[])
+        }
+    }
+
+    /// The containers that this filter of `docker ps` finds running.
+    pub fn containers(&self, filter: &str) -> Vec<String> {
+        let ids = self.docker(&["ps", "--quiet", "--no-trunc", "--filter", filter]);
+        ids.lines().map(str::to_owned).collect()
+    }
+
+    /// Kills a container's processes, as the kernel may, and not by Docker, which would know that somebody wanted it.
+    pub fn crash(&self, container: &str) {
+        let first = self.docker(&["inspect", "--format", "{{.State.Pid}}", container]);
+        let [daemon] = process::children(self.daemon.id())[..] else {
+            panic!("{} has no daemon", self.name);
+        };
+        let killed = Command::new("nsenter")
+            .args(["--pid", "--mount", "--target", &daemon.to_string()])
+            .args(["kill", "-KILL", &first])
+            .status();
+        assert!(killed.is_ok_and(|status| status.success()), "{container}");
+    }
+}
+
+impl Machine {
+    /// Prints what there is, and the last lines that it wrote.
+    fn explain(&self) {
+        let all = [
+            "ps",
+            "--all",
+            "--no-trunc",
+            "--format",
+            "{{.ID}} {{.Image}} {{.Names}}: {{.Status}}",
+        ];
+        for container in self.try_docker(&all).stdout.lines() {
+            let id = container.split(' ').next().unwrap_or_default();
+            let logs = self.try_docker(&["logs", "--tail", "20", id]);
+            eprintln!("{}: {container}\n{logs}", self.name);
+        }
+    }
+}
+
+impl Drop for Machine {
+    /// Ends the daemon as it likes it, so that it removes its control groups, or else with all that it has started.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.explain();
+        }
+        for daemon in process::children(self.daemon.id()) {
+            process::kill("TERM", &daemon.to_string());
+        }
+        let since = Instant::now();
+        while since.elapsed() < PATIENCE && matches!(self.daemon.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        let cgroup = self.cgroup.trim_start_matches('/');
+        let top = Path::new("/sys/fs/cgroup");
+        let each = fs::read_dir(top).into_iter().flatten().flatten();
+        for hierarchy in each.map(|entry| entry.path()).chain([top.to_owned()]) {
+            let _ = fs::remove_dir(hierarchy.join(cgroup));
+        }
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        self.list.clear();
+        let _ = self.switch.kill();
+        let _ = self.switch.wait();
+    }
+}
+
+/// Says what is missing here, by the package of Debian that has it.
+fn needs() -> Result<(), String> {
+    let succeeds = |script: &str| {
+        let output = Command::new("sh").args(["-c", script]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !succeeds("[ $(id -u) = 0 ]") {
+        return Err("Docker's daemon needs root".to_owned());
+    }
+    for (check, package) in [
+        ("command -v dockerd", "docker.io"),
+        ("command -v docker", "docker.io or docker-cli"),
+        (
+            "docker compose version || docker-compose version",
+            "docker-compose",
+        ),
+        ("command -v mmdebstrap", "mmdebstrap"),
+        ("command -v ip", "iproute2"),
+        ("command -v openssl", "openssl"),
+    ] {
+        if !succeeds(check) {
+            return Err(format!("Debian's package {package} is not installed"));
+        }
+    }
+    Ok(())
+}
+
+/// The network that the machines are plugged into.
+fn switch() -> Result<Child, String> {
+    use std::io::{BufRead, BufReader};
+    let mut switch = Command::new("unshare")
+        .args(["--net", "sh", "-c", SWITCH])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("unshare: {error}"))?;
+    let mut line = String::new();
+    let output = switch.stdout.take().expect("it is piped");
+    let _ = BufReader::new(output).read_line(&mut line);
+    if line.trim() != "up" {
+        let _ = switch.wait();
+        return Err("networks cannot be made here".to_owned());
+    }
+    Ok(switch)
+}
+
+/// The file system of the base image, a file under `target/`, made on first use.
+fn base() -> Result<PathBuf, String> {
+    let file = programs::target().join("debian-stable-slim.tar");
+    // Test programs may run side by side; one makes it, the others wait.
+    let lock =
+        File::create(file.with_extension("lock")).expect("the target directory can be written");
+    lock.lock().expect("files can be locked");
+    if file.exists() {
+        return Ok(file);
+    }
+    let part = file.with_extension("part.tar");
+    let output = Command::new("mmdebstrap")
+        .args(["--quiet", "--variant=minbase", "--include=ca-certificates"])
+        // As in the image of this name, and only the packages count, however old their list is.
+        .args(
+            ["man", "doc", "locale"]
+                .map(|kind| format!("--dpkgopt=path-exclude=/usr/share/{kind}/*")),
+        )
+        .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
+        .arg("stable")
+        .arg(&part)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("mmdebstrap: {error}"))?;
+    if !output.status.success() {
+        let output = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("Debian's packages cannot be had: {output}"));
+    }
+    fs::rename(part, &file).expect("the target directory can be written");
+    Ok(file)
+}
+
+/// The directories that images are built from.
+struct Contexts {
+    /// A checkout with the built programs, as far as the Dockerfile needs it.
+    checkout: TempDir,
+    standin: TempDir,
+}
+
+impl Contexts {
+    fn new() -> Self {
+        let directory = || tempfile::tempdir().expect("temporary directories can be made");
+        let (checkout, standin) = (directory(), directory());
+        let copy = |from: &Path, to: PathBuf| {
+            fs::create_dir_all(to.parent().expect("it is in a directory")).expect("it can be made");
+            fs::copy(from, to).expect("it can be copied");
+        };
+        for file in ["Dockerfile", ".dockerignore"] {
+            copy(
+                &programs::workspace().join(file),
+                checkout.path().join(file),
+            );
+        }
+        for program in [programs::cbbootstrap(), programs::agent()] {
+            let name = program.file_name().expect("it is a file");
+            copy(&program, checkout.path().join("target/debug").join(name));
+        }
+        for (name, text) in STANDIN {
+            fs::write(standin.path().join(name), text).expect("it can be written");
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(standin.path().join("entrypoint.sh"), mode).expect("it is ours");
+        let program = programs::cbbootstrap().with_file_name("couchbase-standin");
+        copy(&program, standin.path().join("couchbase-standin"));
+        Self { checkout, standin }
+    }
+
+    /// Builds the stand-in's image, and those of the Dockerfile with the commands in its comment.
+    fn build_on(&self, machine: &Machine) {
+        let build = |directory: &TempDir, args: &[&str]| {
+            let mut command = machine
+                .user
+                .program(Path::new("docker"), &["build", "--quiet"]);
+            command.args(args).arg(".").current_dir(directory.path());
+            Ended::of(&mut command).ended_with(0);
+        };
+        build(&self.standin, &["--tag", COUCHBASE]);
+        let dockerfile = fs::read_to_string(self.checkout.path().join("Dockerfile"));
+        let dockerfile = dockerfile.expect("it was copied");
+        let mut targets = HashSet::new();
+        for line in dockerfile.lines() {
+            let Some(args) = line.strip_prefix("#   docker build ") else {
+                continue;
+            };
+            let args: Vec<_> = args.split(' ').filter(|arg| *arg != ".").collect();
+            targets.insert(args[1]);
+            build(
+                &self.checkout,
+                &[&args[..], &["--build-arg", "PROGRAMS=target/debug"]].concat(),
+            );
+        }
+        assert_eq!(targets, HashSet::from(["server", "agent", "couchbase"]));
+    }
+}

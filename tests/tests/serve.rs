@@ -1,0 +1,771 @@
+//! `serve` as a network meets it: slow, rude and far too many clients, files that run out, full disks, signals in the middle.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use cbbootstrap_tests::{
+    cli::User,
+    http::{self, Answer},
+    local::Local,
+    process::{Guard, kill, wait_until},
+    programs,
+};
+use rcgen::{CertificateParams, KeyPair};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+/// A request as bytes, and all that comes back until the connection ends.
+fn exchange(endpoint: &str, request: &str) -> String {
+    let mut stream = connect(endpoint);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    // A reset after the answer is an end, too.
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+fn connect(endpoint: &str) -> TcpStream {
+    let address = endpoint.split_once("://").unwrap().1;
+    let stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_mins(1)))
+        .unwrap();
+    stream
+}
+
+fn claim_of(cluster: &str, more: &str) -> String {
+    let body = format!(r#"{{"cluster_id":"{cluster}","node_ip_addr_or_hostname":"a"}}"#);
+    let length = body.len();
+    format!(
+        "POST /cluster HTTP/1.1\r\nConnection: close\r\n{more}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Memory that the process has in use, in MB.
+fn memory(process: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        / 1024
+}
+
+#[test]
+fn other_sites_and_other_names_are_refused() {
+    let data = tempdir().unwrap();
+    let server = Local::serve(data.path(), &["--allowed-host", "api.example.com"]);
+    User::default()
+        .run(&[
+            "serve",
+            "--port",
+            "0",
+            "--allowed-host",
+            "api.example.com:8443",
+        ])
+        .failed(2, "no port");
+    let port = server.endpoint.rsplit(':').next().unwrap();
+    let own = format!("127.0.0.1:{port}");
+    for (headers, expected) in [
+        (format!("Host: {own}\r\n"), "HTTP/1.1 200"),
+        (
+            format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}\r\n"),
+            "HTTP/1.1 200",
+        ),
+        ("Host: api.example.com\r\n".to_owned(), "HTTP/1.1 200"),
+        // A name that its owner has pointed at this machine.
+        (format!("Host: rebound.example:{port}\r\n"), "HTTP/1.1 421"),
+        // What a page of another site may send without asking.
+        (
+            format!("Host: {own}\r\nOrigin: http://evil.example\r\nContent-Type: text/plain\r\n"),
+            "HTTP/1.1 403",
+        ),
+        (format!("Host: {own}\r\nOrigin: null\r\n"), "HTTP/1.1 403"),
+    ] {
+        let answer = exchange(&server.endpoint, &claim_of("c", &headers));
+        assert!(answer.starts_with(expected), "{headers}{answer}");
+        assert!(
+            !answer.to_lowercase().contains("access-control-allow"),
+            "{answer}"
+        );
+    }
+    // A browser asks first whether it may send JSON.
+    let preflight = format!(
+        "OPTIONS /cluster HTTP/1.1\r\nHost: {own}\r\nOrigin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n\
+         Connection: close\r\n\r\n"
+    );
+    let answer = exchange(&server.endpoint, &preflight);
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    // The API's port is the only one.
+    let ports = Command::new("ss").args(["-Hltnp"]).output();
+    if let Ok(output) = ports {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let of_server = format!("pid={},", server.id());
+        let open: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains(&of_server))
+            .collect();
+        assert!(open.len() == 1 && open[0].contains(&own), "{open:?}");
+    }
+}
+
+#[test]
+fn the_database_belongs_to_its_user_and_to_one_server() {
+    let data = tempdir().unwrap();
+    let directory = data.path().join("new/data");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut server = Local::serve(&directory, &[]);
+    http::claim(&server.endpoint, "c", "a").unwrap();
+    assert_eq!(mode(&directory), 0o700);
+    let files = || {
+        fs::read_dir(&directory)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+    };
+    assert!(files().count() >= 3);
+    for file in files() {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    let shown = directory.display().to_string();
+    let user = User::default();
+    user.run(&["serve", "--port", "0", "--data", &shown])
+        .failed(1, "another server uses the directory");
+
+    server.stop("KILL");
+    // As somebody else left them.
+    for file in files() {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let server = Local::serve(&directory, &[]);
+    for file in files() {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    drop(server);
+    fs::write(directory.join("clusters.db"), "nonsense ".repeat(1000)).unwrap();
+    let _ = fs::remove_file(directory.join("clusters.db-wal"));
+    user.run(&["serve", "--port", "0", "--data", &shown])
+        .failed(1, "cannot read the clusters in");
+}
+
+#[test]
+fn a_policy_the_log_and_metrics_are_options() {
+    let data = tempdir().unwrap();
+    let options = [
+        "--require-secret",
+        "--require-lease",
+        "--metrics",
+        "--log",
+        "json",
+    ];
+    let server = Local::serve(data.path(), &options);
+    let ask = |more: Value, secret: Option<&str>| {
+        let mut body = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        http::post_as(&server.endpoint, "/cluster", &body.to_string(), secret).unwrap()
+    };
+    let code = |answer: &Answer| {
+        answer.json()["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let secret = Some("Bearer correct-horse-battery-staple");
+    assert_eq!(
+        code(&ask(json!({"lease_seconds": 60}), None)),
+        "secret_required"
+    );
+    assert_eq!(code(&ask(json!({}), secret)), "missing_field");
+    assert_eq!(ask(json!({"lease_seconds": 60}), secret).status, 200);
+    wait_until("all are logged", || {
+        server.said().matches("\"route\"").count() == 3
+    });
+    let said = server.said();
+    let lines = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines: Vec<_> = lines.filter(|line| line["outcome"].is_string()).collect();
+    assert_eq!(
+        lines
+            .iter()
+            .map(|line| line["outcome"].as_str().unwrap())
+            .collect::<Vec<_>>(),
+        ["refused", "refused", "claimed"]
+    );
+    assert_eq!(lines[0]["code"], "secret_required");
+    assert_eq!(lines[2]["cluster"], "2e7d2c03");
+    assert!(!said.contains("battery"), "{said}");
+
+    let metrics = http::get(&server.endpoint, "/metrics").unwrap().body;
+    for line in [
+        "cbbootstrap_requests_total{outcome=\"claimed\",status=\"200\"} 1",
+        "cbbootstrap_requests_total{outcome=\"refused\",status=\"401\"} 1",
+        "cbbootstrap_request_duration_seconds_count 3",
+        "cbbootstrap_connections ",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+
+    let data = tempdir().unwrap();
+    let silent = Local::serve(data.path(), &["--log", "none"]);
+    assert_eq!(http::get(&silent.endpoint, "/metrics").unwrap().status, 404);
+    http::claim(&silent.endpoint, "c", "a").unwrap();
+    assert!(!silent.said().contains("POST"), "{}", silent.said());
+}
+
+/// A certificate for `localhost` that signs itself, and its key.
+fn certificate(name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn certificates_are_replaced_while_it_serves() {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    let [first, second] = ["first", "second"].map(certificate);
+    write("cert", &first.0);
+    write("key", &first.1);
+    write("first", &first.0);
+    write("second", &second.0);
+    let (cert, key) = (path("cert"), path("key"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key];
+    let server = Local::serve(&directory.path().join("data"), &tls);
+    let user = User::default();
+    let endpoint = server.endpoint.replace("127.0.0.1", "localhost");
+    assert!(endpoint.starts_with("https://"));
+    let pings = |authority: &str| {
+        let authority = path(authority);
+        user.run(&["ping", &endpoint, "--ca-cert", &authority])
+            .status
+            == Some(0)
+    };
+    assert!(pings("first") && !pings("second"));
+    user.run(&["ping", &endpoint]).failed(1, "does not answer");
+    let plain = endpoint.replace("https", "http");
+    user.run(&["ping", &plain]).failed(1, "does not answer");
+
+    // A key that does not fit, as between two writes.
+    write("cert", &second.0);
+    wait_until("it is refused", || server.said().contains("stays as it is"));
+    assert!(pings("first"));
+    write("key", &second.1);
+    wait_until("it is taken", || server.said().contains("was replaced"));
+    assert!(pings("second") && !pings("first"));
+
+    write("key", "no key");
+    user.run(&[&["serve", "--port", "0"], &tls[..]].concat())
+        .failed(2, "no private key in PEM");
+    user.run(&["serve", "--tls-cert", &cert])
+        .failed(2, "required arguments");
+}
+
+#[test]
+fn slow_clients_lose_their_connections_and_disturb_nobody() {
+    let data = tempdir().unwrap();
+    let server = Local::serve(data.path(), &[]);
+    let begin = Instant::now();
+    let slow: Vec<_> = (0..300)
+        .map(|number| {
+            let mut stream = connect(&server.endpoint);
+            // Nothing, half a head, half a body, and a body that is announced to be huge.
+            let part = match number % 4 {
+                0 => "",
+                1 => "POST /cluster HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Sl",
+                2 => "POST /cluster HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{\"cluster",
+                _ => "POST /cluster HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 40000000\r\n\r\n{",
+            };
+            stream.write_all(part.as_bytes()).unwrap();
+            (number % 4, stream)
+        })
+        .collect();
+    for number in 0..50 {
+        let since = Instant::now();
+        assert_eq!(
+            http::claim(&server.endpoint, &format!("c{number}"), "a")
+                .unwrap()
+                .status,
+            200
+        );
+        assert!(since.elapsed() < Duration::from_secs(2));
+    }
+    for (kind, mut stream) in slow {
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        let expected = ["", "", "HTTP/1.1 408", "HTTP/1.1 413"][kind];
+        assert!(answer.starts_with(expected), "{kind}: {answer}");
+    }
+    assert!(
+        begin.elapsed() < Duration::from_secs(40),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn malformed_requests_are_refused() {
+    let data = tempdir().unwrap();
+    let server = Local::serve(data.path(), &[]);
+    let host = "Host: 127.0.0.1\r\n";
+    let long = "x".repeat(20_000);
+    for (request, expected) in [
+        ("nonsense\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        (format!("GET /{long} HTTP/1.1\r\n{host}\r\n"), "HTTP/1.1 4"),
+        (
+            format!("GET / HTTP/1.1\r\n{host}X: {long}\r\n\r\n"),
+            "HTTP/1.1 431",
+        ),
+        (
+            format!(
+                "POST /cluster HTTP/1.1\r\n{host}Content-Length: 5\r\nContent-Length: 6\r\n\r\n"
+            ),
+            "HTTP/1.1 400",
+        ),
+        (
+            format!(
+                "POST /cluster HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2401\r\n{}\r\n0\r\n\r\n",
+                "x".repeat(0x2401)
+            ),
+            "HTTP/1.1 413",
+        ),
+        (
+            "GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(),
+            "HTTP/1.1 421",
+        ),
+    ] {
+        let answer = exchange(&server.endpoint, &request);
+        assert!(
+            answer.starts_with(expected),
+            "{}: {answer}",
+            &request[..40.min(request.len())]
+        );
+    }
+    assert_eq!(http::claim(&server.endpoint, "c", "a").unwrap().status, 200);
+}
+
+#[test]
+fn ten_thousand_connections_are_served_in_bounded_memory() {
+    const MOST_MEGABYTES: usize = 300;
+    let wanted = 10_000;
+    let files = rlimit::increase_nofile_limit(wanted + 200).unwrap();
+    let number = usize::try_from(wanted.min(files.saturating_sub(200))).unwrap();
+    if number < 10_000 {
+        eprintln!("only {number} connections: no more files may be open here");
+    }
+    let data = tempdir().unwrap();
+    let server = Local::serve(data.path(), &[]);
+    let mut idle = Vec::new();
+    let request = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    for _ in 0..number - 100 {
+        let mut stream = connect(&server.endpoint);
+        stream.write_all(request.as_bytes()).unwrap();
+        idle.push(stream);
+    }
+    for stream in &mut idle {
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+    }
+    assert_eq!(http::claim(&server.endpoint, "c", "a").unwrap().status, 200);
+    let used = memory(server.id());
+    eprintln!("{} connections, {used} MB", idle.len());
+    assert!(used < MOST_MEGABYTES, "{used} MB");
+}
+
+/// The server with a limit of open files.
+fn with_files(data: &Path, most: usize) -> (Guard, String) {
+    let data = data.display().to_string();
+    let limit = format!("ulimit -n {most}; exec \"$0\" serve --port 0 --data \"$1\" --output json");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &limit])
+        .arg(programs::cbbootstrap())
+        .arg(&data);
+    started(command)
+}
+
+/// A server that a command starts, and its endpoint.
+fn started(mut command: Command) -> (Guard, String) {
+    let mut child = command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let endpoint = endpoint_of(&mut child);
+    (Guard(child), endpoint)
+}
+
+fn endpoint_of(child: &mut Child) -> String {
+    let mut document = String::new();
+    let stdout = child.stdout.as_mut().unwrap();
+    while !document.ends_with("}\n") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        document.push(byte[0].into());
+    }
+    let document: Value = serde_json::from_str(&document).unwrap();
+    document["endpoint"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn connections_wait_where_files_run_out() {
+    let data = tempdir().unwrap();
+    // 64 are kept for the database and the like.
+    let (_server, endpoint) = with_files(data.path(), 100);
+    assert_eq!(http::claim(&endpoint, "c", "a").unwrap().status, 200);
+    let mut idle: Vec<_> = (0..80).map(|_| connect(&endpoint)).collect();
+    thread::sleep(Duration::from_millis(300));
+    // Those that are open are served, and the rest when they are gone.
+    let request = "GET /cluster/c HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    for stream in &mut idle {
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    for mut stream in idle {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    let shown = data.path().join("other").display().to_string();
+    let limit = format!("ulimit -n 30; exec \"$0\" serve --port 0 --data {shown}");
+    let mut few = Command::new("sh");
+    let ended = few
+        .args(["-c", &limit])
+        .arg(programs::cbbootstrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(
+        ended.status.code() == Some(1) && said.contains("files may be open"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_is_survived() {
+    // A file system of our own, which goes with the process.
+    let directory = tempdir().unwrap();
+    let mount = directory.path().display().to_string();
+    let script = "mount -t tmpfs -o size=1m none \"$1\" && exec \"$0\" serve --port 0 --data \"$1\" --output json";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script])
+        .arg(programs::cbbootstrap())
+        .arg(&mount);
+    let can = Command::new("unshare").args(["--mount", "true"]).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    }
+    let (server, endpoint) = started(command);
+    let inside = format!("/proc/{}/root{mount}", server.0.id());
+    let claim = |number: usize| http::claim(&endpoint, &format!("c{number}"), "a").unwrap();
+    for number in 0..10 {
+        assert_eq!(claim(number).status, 200);
+    }
+    let filler = Path::new(&inside).join("filler");
+    let _ = fs::write(&filler, vec![1; 2 * 1024 * 1024]);
+    let mut acknowledged = 10;
+    let refused = loop {
+        let answer = claim(acknowledged);
+        if answer.status != 200 {
+            break answer;
+        }
+        acknowledged += 1;
+        assert!(acknowledged < 100_000, "the disk is never full");
+    };
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (503, &json!("unavailable"))
+    );
+    let stands = |number: usize| http::get(&endpoint, &format!("/cluster/c{number}")).unwrap();
+    for number in 0..acknowledged {
+        assert_eq!(
+            stands(number).status,
+            200,
+            "c{number} is read on a full disk"
+        );
+    }
+    fs::remove_file(&filler).unwrap();
+    let answer = claim(acknowledged);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    for number in 0..=acknowledged {
+        assert_eq!(stands(number).status, 200, "c{number}");
+    }
+}
+
+#[test]
+fn a_file_that_is_moved_and_moved_back_loses_nothing() {
+    let data = tempdir().unwrap();
+    let mut server = Local::serve(data.path(), &[]);
+    let claim = |number: usize| http::claim(&server.endpoint, &format!("c{number}"), "a").unwrap();
+    for number in 0..5 {
+        assert_eq!(claim(number).status, 200);
+    }
+    let (file, moved) = (server.database(), data.path().join("moved.db"));
+    fs::rename(&file, &moved).unwrap();
+    // Whatever they are answered: many, so that more readers are needed.
+    let acknowledged: Vec<_> = thread::scope(|scope| {
+        let claims = (5..45).map(|number| scope.spawn(move || (number, claim(number).status)));
+        let claims: Vec<_> = claims.collect();
+        let claims = claims.into_iter().map(|claim| claim.join().unwrap());
+        claims
+            .filter(|(_, status)| *status == 200)
+            .map(|(number, _)| number)
+            .collect()
+    });
+    assert!(!file.exists(), "an empty database in its place");
+    fs::rename(&moved, &file).unwrap();
+    server.stop("KILL");
+    let server = Local::serve(data.path(), &[]);
+    for number in (0..5).chain(acknowledged) {
+        let stands = http::get(&server.endpoint, &format!("/cluster/c{number}")).unwrap();
+        assert_eq!(stands.status, 200, "c{number}");
+    }
+}
+
+#[test]
+fn what_disturbs_one_request_does_not_disturb_others() {
+    let data = tempdir().unwrap();
+    let server = Local::serve(data.path(), &[]);
+    let claim = |cluster: &str, node: &str| http::claim(&server.endpoint, cluster, node).unwrap();
+    for cluster in ["broken", "old", "well"] {
+        assert_eq!(claim(cluster, "a").status, 200);
+    }
+    let database = Connection::open(server.database()).unwrap();
+    database.busy_timeout(Duration::from_secs(10)).unwrap();
+    let change = |sql: &str| assert_eq!(database.execute(sql, []).unwrap(), 1, "{sql}");
+    change("UPDATE clusters SET state = 'x' WHERE cluster_id = 'broken'");
+    change("UPDATE clusters SET kept_until = kept_until - 200000 WHERE cluster_id = 'old'");
+
+    // A record that cannot be read fails the requests about it, and no others that are carried out with them.
+    let ready = r#"{"cluster_id":"broken","node_ip_addr_or_hostname":"a"}"#;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let answer = http::post(&server.endpoint, "/cluster/ready", ready).unwrap();
+                    assert_eq!(answer.status, 500);
+                }
+            });
+        }
+        let statuses: Vec<_> = (0..60)
+            .map(|number| claim(&format!("n{number}"), "a").status)
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(statuses, [200; 60]);
+    });
+
+    // While somebody else writes, everything is answered that changes nothing, also if its end is to be moved.
+    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for cluster in ["old", "well"] {
+        let since = Instant::now();
+        assert_eq!(
+            http::get(&server.endpoint, &format!("/cluster/{cluster}"))
+                .unwrap()
+                .status,
+            200
+        );
+        assert_eq!(claim(cluster, "b").status, 200);
+        assert!(since.elapsed() < Duration::from_secs(2), "{cluster}");
+    }
+    let data = data.path().display().to_string();
+    let user = User::default();
+    user.run(&["cluster", "show", "well", "--local", "--data", &data])
+        .ended_with(0);
+    assert_eq!(claim("new", "a").status, 503);
+    database.execute_batch("COMMIT").unwrap();
+    assert_eq!(claim("newer", "a").status, 200);
+}
+
+/// Clients that claim one cluster after the other until the server is gone: which node each was told to be the first.
+fn claims_until_the_end(
+    endpoint: &str,
+    clients: usize,
+    end: impl FnOnce(),
+) -> BTreeMap<String, String> {
+    let (acknowledged, ended) = (Mutex::new(BTreeMap::new()), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for client in 0..clients {
+            let (acknowledged, ended) = (&acknowledged, &ended);
+            scope.spawn(move || {
+                // Every cluster is claimed by two clients.
+                for number in 0.. {
+                    let cluster = format!("c{}-{number}", client / 2);
+                    let node = format!("n{client}");
+                    match http::claim(endpoint, &cluster, &node) {
+                        Ok(answer) if answer.status == 200 => {
+                            let first = answer.json()["initial_node_ip_addr_or_hostname"].clone();
+                            let first = first.as_str().unwrap().to_owned();
+                            let mut acknowledged = acknowledged.lock().unwrap();
+                            let before = acknowledged.insert(cluster, first.clone());
+                            assert!(before.is_none_or(|before| before == first));
+                        }
+                        Ok(answer) => panic!("{answer:?}"),
+                        Err(_) if ended.load(Ordering::Relaxed) => return,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(1500));
+        ended.store(true, Ordering::Relaxed);
+        end();
+    });
+    acknowledged.into_inner().unwrap()
+}
+
+#[test]
+fn what_was_acknowledged_survives_every_end() {
+    for signal in ["TERM", "KILL", "INT"] {
+        let data = tempdir().unwrap();
+        let mut server = Local::serve(data.path(), &["--log", "none"]);
+        let (endpoint, id) = (server.endpoint.clone(), server.id().to_string());
+        let acknowledged = claims_until_the_end(&endpoint, 16, || kill(signal, &id));
+        let status = server.stop("CONT");
+        assert_eq!(
+            status,
+            (signal != "KILL").then_some(0),
+            "{signal}: {}",
+            server.said()
+        );
+        assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+
+        let server = Local::serve(data.path(), &[]);
+        for (cluster, first) in acknowledged {
+            let stands = http::get(&server.endpoint, &format!("/cluster/{cluster}")).unwrap();
+            assert_eq!(
+                stands.json()["initial_node_ip_addr_or_hostname"],
+                json!(first),
+                "{signal}, {cluster}: {stands:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_end_waits_for_requests_that_run() {
+    let data = tempdir().unwrap();
+    let mut server = Local::serve(data.path(), &[]);
+    let address = server.endpoint.strip_prefix("http://").unwrap().to_owned();
+    let request = claim_of("c", &format!("Host: {address}\r\n"));
+    let (head, tail) = request.split_at(request.len() - 5);
+    let mut half = connect(&server.endpoint);
+    half.write_all(head.as_bytes()).unwrap();
+    let _idle = connect(&server.endpoint);
+    thread::sleep(Duration::from_millis(200));
+    kill("TERM", &server.id().to_string());
+    wait_until("it listens no more", || {
+        TcpStream::connect(&address).is_err()
+    });
+    half.write_all(tail.as_bytes()).unwrap();
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let since = Instant::now();
+    assert_eq!(server.stop("CONT"), Some(0));
+    assert!(since.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let data = tempdir().unwrap();
+    let shown = data.path().display().to_string();
+    let mut command = Command::new(programs::cbbootstrap());
+    command.args(["serve", "--port", "0", "--output", "json", "--data", &shown]);
+    let mut child = command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let endpoint = endpoint_of(&mut child);
+    let mut guard = Guard(child);
+    let mut stream = connect(&endpoint);
+    let mut buffer = vec![0; 64 * 1024];
+    // Far more lines than the pipe and the queue hold.
+    for _ in 0..200 {
+        let request = "GET /no HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".repeat(100);
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answers = Vec::new();
+        while answers
+            .windows(12)
+            .filter(|part| part == b"HTTP/1.1 404")
+            .count()
+            < 100
+        {
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0);
+            answers.extend_from_slice(&buffer[..read]);
+        }
+    }
+    assert_eq!(http::claim(&endpoint, "c", "a").unwrap().status, 200);
+    drop(stream);
+    let since = Instant::now();
+    kill("TERM", &guard.0.id().to_string());
+    assert_eq!(guard.0.wait().unwrap().code(), Some(0));
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+#[test]
+fn a_table_is_named_where_it_cannot_be_read() {
+    let away = User::default()
+        .with("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        .with("AWS_REGION", "us-east-1")
+        .with("AWS_ACCESS_KEY_ID", "test")
+        .with("AWS_SECRET_ACCESS_KEY", "test");
+    let local = Local::over_table(away, "clusters", &[]);
+    let answer = http::claim(&local.endpoint, "c", "a").unwrap();
+    assert_eq!(
+        (answer.status, &answer.json()["code"]),
+        (503, &json!("unavailable"))
+    );
+    assert!(
+        local.said().contains("`clusters` does not answer yet"),
+        "{}",
+        local.said()
+    );
+    let user = User::default();
+    user.run(&["serve", "--table", "clusters", "--data", "x"])
+        .failed(2, "--data");
+    user.run(&["ping", "http://127.0.0.1:1"])
+        .failed(1, "does not answer");
+    let other = http::get(&local.endpoint, "/docs").unwrap();
+    assert_eq!(other.status, 200);
+    let docs = format!("{}/docs", local.endpoint);
+    user.run(&["ping", &docs])
+        .failed(1, "is not an API of cbbootstrap");
+}
