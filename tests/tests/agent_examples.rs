@@ -1,5 +1,5 @@
 //! The agent's examples: the user data as it stands, on an instance of our own making, and of the others what can be checked
-//! without Docker and Kubernetes.
+//! without Docker. `containers.rs` runs them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,6 +27,7 @@ use cbbootstrap_tests::{
     cli::{Ended, User, write_private},
     couchbase::{Node, Servers},
     ministack::MiniStack,
+    pods,
     process::{self, Guard, wait_until},
     programs, python,
 };
@@ -384,6 +385,7 @@ fn every_command_line_is_one_that_the_agent_takes() {
         "README.md",
         "docs/agent.md",
         "examples/cbbootstrap-agent.service",
+        "examples/compose.yaml",
         "examples/kubernetes.yaml",
         "examples/swarm.yaml",
         "examples/user-data.sh",
@@ -400,13 +402,14 @@ fn every_variable_and_option_is_known() {
     let known = ["", "up", "discover", "leave", "status"].map(help).concat();
     let variable = Regex::new(r"\bCB(?:BOOTSTRAP|_REST)_[A-Z_]+\b").unwrap();
     let option = Regex::new(r"`(--[a-z-]+)").unwrap();
-    let of_the_deployer = User::default().run(&["deploy", "--help"]).stdout;
+    let of_the_deployer =
+        ["deploy", "serve"].map(|command| User::default().run(&[command, "--help"]).stdout);
     for (path, text) in texts().iter().filter(|(path, _)| path != "README.md") {
         for name in variable.find_iter(text) {
             assert!(known.contains(name.as_str()), "{path}: {}", name.as_str());
         }
         for name in option.captures_iter(text) {
-            let is_known = known.contains(&name[1]) || of_the_deployer.contains(&name[1]);
+            let is_known = known.contains(&name[1]) || of_the_deployer.concat().contains(&name[1]);
             assert!(is_known, "{path}: {}", &name[1]);
         }
     }
@@ -504,7 +507,7 @@ fn in_container(
     write_private(&secret, "0123456789abcdef\n");
     for (name, value) in variables {
         let here = match name.as_str() {
-            "CBBOOTSTRAP_API" | "CBBOOTSTRAP_CLUSTER_ID" => continue,
+            "CBBOOTSTRAP_API" | "CBBOOTSTRAP_CLUSTER_ID" | "SSL_CERT_FILE" => continue,
             "CBBOOTSTRAP_NODE" => servers[0].address(),
             "CBBOOTSTRAP_PASSWORD_FILE" => password.display().to_string(),
             "CBBOOTSTRAP_SECRET_FILE" => secret.display().to_string(),
@@ -536,106 +539,114 @@ fn in_container(
 }
 
 #[test]
-fn the_kubernetes_objects_fit_together() {
-    let objects = documents("examples/kubernetes.yaml");
-    let find = |kind: &str| {
-        objects
-            .iter()
-            .find(|object| object["kind"] == kind)
-            .unwrap()
+fn kubernetes_schemas_take_the_example() {
+    let example = programs::workspace().join("examples/kubernetes.yaml");
+    let path = example.to_str().unwrap();
+    let validate = |version: &str, path: &str| {
+        let args = ["--strict", "--kubernetes-version", version, path];
+        let program = python::bin().join("kubernetes-validate");
+        Ended::of(&mut User::default().program(&program, &args))
     };
-    let (service, set) = (find("Service"), find("StatefulSet"));
-    let budget = find("PodDisruptionBudget");
-    let name = service["metadata"]["name"].as_str().unwrap();
-    assert_eq!(service["spec"]["clusterIP"], "None");
-    assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
-    assert_eq!(set["spec"]["serviceName"], name);
-    let labels = &set["spec"]["template"]["metadata"]["labels"];
-    assert!(labels.is_object());
-    for selector in [
-        &service["spec"]["selector"],
-        &set["spec"]["selector"]["matchLabels"],
-        &budget["spec"]["selector"]["matchLabels"],
-    ] {
-        assert_eq!(selector, labels);
+    for version in ["1.25", "1.37"] {
+        validate(version, path).ended_with(0);
     }
 
-    let pod = &set["spec"]["template"]["spec"];
-    let [server, agent] = pod["containers"].as_array().unwrap().as_slice() else {
-        panic!("{pod:#}");
+    let directory = tempfile::tempdir().unwrap();
+    let wrong = directory.path().join("wrong.yaml");
+    let text = read("examples/kubernetes.yaml");
+    fs::write(
+        &wrong,
+        text.replace("fsGroupChangePolicy:", "fsGroupPolicy:"),
+    )
+    .unwrap();
+    let ended = validate("1.37", wrong.to_str().unwrap());
+    assert!(ended.status != Some(0), "{ended}");
+}
+
+#[test]
+fn the_kubernetes_objects_fit_together() {
+    let objects = documents("examples/kubernetes.yaml");
+    let find = |kind: &str, name: &str| {
+        let mut objects = objects.iter();
+        let object =
+            objects.find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+        object.unwrap_or_else(|| panic!("no {kind} `{name}`"))
     };
-    let claims = set["spec"]["volumeClaimTemplates"].as_array().unwrap();
-    let volumes = pod["volumes"].as_array().unwrap();
-    let names: BTreeSet<_> = volumes
-        .iter()
-        .map(|volume| &volume["name"])
-        .chain(claims.iter().map(|claim| &claim["metadata"]["name"]))
-        .map(|name| name.as_str().unwrap())
-        .collect();
-    for mount in [server, agent]
-        .iter()
-        .flat_map(|c| c["volumeMounts"].as_array().unwrap())
-    {
-        assert!(names.contains(mount["name"].as_str().unwrap()), "{mount}");
+    let (service, set) = (
+        find("Service", "couchbase"),
+        find("StatefulSet", "couchbase"),
+    );
+    let budget = find("PodDisruptionBudget", "couchbase");
+    assert_eq!(service["spec"]["clusterIP"], "None");
+    assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
+    assert_eq!(set["spec"]["serviceName"], service["metadata"]["name"]);
+    let (api, deployment) = (
+        find("Service", "cbbootstrap"),
+        find("Deployment", "cbbootstrap"),
+    );
+    for (pods, selectors) in [
+        (
+            set,
+            vec![
+                &service["spec"]["selector"],
+                &set["spec"]["selector"]["matchLabels"],
+                &budget["spec"]["selector"]["matchLabels"],
+            ],
+        ),
+        (
+            deployment,
+            vec![
+                &api["spec"]["selector"],
+                &deployment["spec"]["selector"]["matchLabels"],
+            ],
+        ),
+    ] {
+        let labels = &pods["spec"]["template"]["metadata"]["labels"];
+        assert!(labels.is_object());
+        assert!(selectors.iter().all(|selector| *selector == labels));
     }
+
+    // One process at a time has the API's database.
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    let volume = &deployment["spec"]["template"]["spec"]["volumes"][0];
+    let claim = volume["persistentVolumeClaim"]["claimName"].as_str();
+    find("PersistentVolumeClaim", claim.unwrap());
+
+    let pod = &set["spec"]["template"]["spec"];
+    let agent = &pod["containers"][1];
     assert_eq!(
         agent["readinessProbe"]["exec"]["command"],
         serde_json::json!(["cbbootstrap-agent", "status"])
     );
-
     // The agent refuses a secret that everybody may read, and its user is not root: the file's group is `fsGroup`.
-    let volume = &volumes[0]["secret"];
-    // Octal for Kubernetes and Docker, and text for this parser.
-    assert_eq!(volume["defaultMode"], "0400");
+    // The mode is octal for Kubernetes, and text for this parser.
+    assert_eq!(pod["volumes"][0]["secret"]["defaultMode"], "0400");
     assert!(pod["securityContext"]["fsGroup"].is_u64());
+    // The agents get the API's certificate, and not its key.
+    let certificate = &pod["volumes"][1]["secret"]["items"];
+    assert_eq!(
+        certificate,
+        &serde_json::json!([{"key": "tls.crt", "path": "tls.crt"}])
+    );
+}
 
-    // The secret of the comment is the pod's, and every file in it is named there.
-    let secret = volumes[0]["secret"]["secretName"].as_str().unwrap();
-    let text = read("examples/kubernetes.yaml");
-    let create = format!("kubectl create secret generic {secret} ");
-    let create = text.lines().find(|line| line.contains(&create)).unwrap();
-    let mut variables = BTreeMap::new();
-    let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    for variable in agent["env"].as_array().unwrap() {
-        let name = variable["name"].as_str().unwrap();
-        let value = match (
-            variable["value"].as_str(),
-            variable["valueFrom"]["fieldRef"]["fieldPath"].as_str(),
-        ) {
-            (Some(value), _) => value.to_owned(),
-            (None, Some("metadata.name")) => "couchbase-0".to_owned(),
-            (None, Some("metadata.namespace")) => "default".to_owned(),
-            _ => panic!("{variable}"),
-        };
-        // Kubernetes puts in the variables that stand before.
-        let value = seen.iter().fold(value, |value, (name, earlier)| {
-            value.replace(&format!("$({name})"), earlier)
-        });
-        assert!(!value.contains("$("), "{name}: {value}");
-        if let Some(file) = value.strip_prefix("/etc/cbbootstrap/") {
-            assert!(
-                create.contains(&format!("--from-file={file}")),
-                "{file}: {create}"
-            );
-        }
-        seen.insert(name.to_owned(), value.clone());
-        if name.starts_with("CBBOOTSTRAP_") {
-            variables.insert(name.to_owned(), value);
-        }
-    }
+#[test]
+fn the_agents_container_in_kubernetes_waits_after_the_node_is_in() {
+    let objects = documents("examples/kubernetes.yaml");
+    let mut objects = objects.iter();
+    let set = objects.find(|object| object["kind"] == "StatefulSet");
+    let agent = &set.unwrap()["spec"]["template"]["spec"]["containers"][1];
+    let variables: BTreeMap<_, _> = pods::variables("couchbase-0", agent).into_iter().collect();
     assert_eq!(
         variables["CBBOOTSTRAP_NODE"],
-        format!("couchbase-0.{name}.default.svc.cluster.local")
+        "couchbase-0.couchbase.default.svc.cluster.local"
     );
-
-    // And the agent's container does as its comment says.
     let (api, servers) = (Api::start(), Servers::start(1));
     let directory = tempfile::tempdir().unwrap();
-    let command = agent["command"].as_array().unwrap();
-    assert_eq!(command, &["/bin/sh", "-c"]);
+    assert_eq!(agent["command"], serde_json::json!(["/bin/sh", "-c"]));
     let script = agent["args"][0].as_str().unwrap();
     let mut guard = in_container(&api, &servers, &variables, directory.path(), script);
-    // It only waits now.
     assert!(guard.0.try_wait().unwrap().is_none());
     process::kill("TERM", &guard.0.id().to_string());
     assert_eq!(guard.0.wait().unwrap().code(), Some(0));
@@ -644,40 +655,57 @@ fn the_kubernetes_objects_fit_together() {
 #[test]
 fn the_swarm_stack_fits_together() {
     let stack = documents("examples/swarm.yaml").remove(0);
+    let text = read("examples/swarm.yaml");
+    for service in ["cbbootstrap", "couchbase"] {
+        let service = &stack["services"][service];
+        assert_eq!(service["deploy"]["endpoint_mode"], "dnsrr");
+        for (kind, private) in [("secret", true), ("config", false)] {
+            for used in service[format!("{kind}s")].as_array().unwrap() {
+                let name = used["source"].as_str().unwrap();
+                assert_eq!(stack[format!("{kind}s")][name]["external"], true);
+                // The agent refuses a secret that everybody may read.
+                assert!(!private || used["mode"] == "0400", "{used}");
+                assert!(
+                    text.contains(&format!("docker {kind} create {name} ")),
+                    "{name}"
+                );
+            }
+        }
+    }
+    assert!(
+        !text.replace("$$", "").contains('$'),
+        "Docker would replace it"
+    );
     let service = &stack["services"]["couchbase"];
+    assert_eq!(service["deploy"]["mode"], "global");
     let variables: BTreeMap<String, String> =
         serde_json::from_value(service["environment"].clone()).unwrap();
     assert_eq!(service["hostname"], variables["CBBOOTSTRAP_NODE"].as_str());
-    assert_eq!(service["deploy"]["endpoint_mode"], "dnsrr");
-    let text = read("examples/swarm.yaml");
-    for secret in service["secrets"].as_array().unwrap() {
-        let name = secret["source"].as_str().unwrap();
-        assert_eq!(stack["secrets"][name]["external"], true);
-        // The agent refuses a secret that everybody may read. A certificate is not one.
-        let is_private = secret["mode"] == "0400";
-        assert!(is_private, "{secret}");
-        assert!(
-            text.contains(&format!("docker secret create {name} ")),
-            "{name}"
-        );
-        assert!(
-            variables
-                .values()
-                .any(|value| *value == format!("/run/secrets/{name}")),
-            "{name}"
-        );
-    }
-    for network in service["networks"].as_array().unwrap() {
-        assert!(stack["networks"][network.as_str().unwrap()].is_object());
-    }
 
-    // The entrypoint: with the image's own in its place.
+    // Compose has the same entrypoint and the same settings, but for where files are and how much there is of everything.
+    let compose = documents("examples/compose.yaml").remove(0);
+    let node = &compose["services"]["couchbase-1"];
+    for field in ["entrypoint", "command", "image"] {
+        assert_eq!(node[field], service[field], "{field}");
+    }
+    for (name, value) in [
+        ("CBBOOTSTRAP_API", "https://cbbootstrap:8080"),
+        ("CBBOOTSTRAP_SERVICES", "data,index,query"),
+    ] {
+        assert_eq!(node["environment"][name], value);
+        assert_eq!(variables[name], value);
+    }
+}
+
+#[test]
+fn the_entrypoint_tries_again_what_may_work() {
+    let stack = documents("examples/swarm.yaml").remove(0);
+    let service = &stack["services"]["couchbase"];
+    let variables: BTreeMap<String, String> =
+        serde_json::from_value(service["environment"].clone()).unwrap();
+    // With something else in place of the image's own entrypoint.
     assert_eq!(service["entrypoint"], serde_json::json!(["/bin/sh", "-c"]));
     let script = service["command"][0].as_str().unwrap().replace("$$", "$");
-    assert!(
-        !text.replace("$$", "").contains('$'),
-        "Docker would put something in"
-    );
     let image = "exec /entrypoint.sh couchbase-server";
     assert!(script.contains(image), "{script}");
     let script = script.replace(image, "exec sleep 600");
@@ -712,14 +740,6 @@ fn the_swarm_stack_fits_together() {
             tries,
             "{status}"
         );
-    }
-
-    let config = Command::new("docker")
-        .args(["stack", "config", "--compose-file"])
-        .arg(programs::workspace().join("examples/swarm.yaml"))
-        .output();
-    if let Ok(config) = config {
-        assert!(config.status.success(), "{config:?}");
     }
 }
 
