@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
+    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -29,8 +30,16 @@ const AGENT: &str = concat!("cbbootstrap-agent:", env!("CARGO_PKG_VERSION"));
 /// How long containers may take to do something, on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Machines with Docker; none, and the reason in the output, where it cannot be had. In the CI it has to be.
+/// Machines with Docker; none, and the reason in the output, where it cannot be had. In the CI it has to be, if that may make
+/// namespaces.
 fn machines(count: usize) -> Option<Machines> {
+    let unshare = Command::new("unshare")
+        .args(["--mount", "--net", "true"])
+        .output();
+    if !unshare.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not make namespaces");
+        return None;
+    }
     match Machines::start(count) {
         Ok(machines) => Some(machines),
         Err(reason) => {
