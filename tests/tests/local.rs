@@ -131,15 +131,7 @@ fn a_build_does_not_depend_on_who_started_the_deployer() {
         .with("CARGO_MANIFEST_DIR", "/somewhere")
         .with("CARGO_PKG_NAME", "cbbootstrap")
         .with("OUT_DIR", "/somewhere/out")
-        .run(&[
-            "package",
-            "--builder",
-            "cargo",
-            "--out",
-            &zip,
-            "--source",
-            &source,
-        ])
+        .run(&package(&zip, &source))
         .failed(1, "the function was not built");
     let environment = fs::read_to_string(environment).unwrap();
     assert!(
@@ -161,18 +153,7 @@ fn a_build_ends_with_the_deployer() {
         );
         let user = user_with_cargo(directory.path(), &script);
         let zip = zip.display().to_string();
-        let mut child = user
-            .command(&[
-                "package",
-                "--builder",
-                "cargo",
-                "--out",
-                &zip,
-                "--source",
-                &source,
-            ])
-            .spawn()
-            .unwrap();
+        let mut child = user.command(&package(&zip, &source)).spawn().unwrap();
         let compiler = || -> Option<u32> { fs::read_to_string(&started).ok()?.trim().parse().ok() };
         wait_until("the compiler runs", || compiler().is_some_and(is_alive));
         kill(signal, &child.id().to_string());
@@ -180,6 +161,19 @@ fn a_build_ends_with_the_deployer() {
         assert_eq!(status.code(), (signal == "TERM").then_some(4));
         wait_until("the compiler is gone", || !compiler().is_some_and(is_alive));
     }
+}
+
+/// Builds the function with cargo from these sources.
+fn package<'a>(zip: &'a str, source: &'a str) -> [&'a str; 7] {
+    [
+        "package",
+        "--builder",
+        "cargo",
+        "--out",
+        zip,
+        "--source",
+        source,
+    ]
 }
 
 fn source() -> String {

@@ -925,41 +925,36 @@ async fn it_follows_the_rules(
     }
 }
 
+/// What the store in DynamoDB does when it is asked one thing after the other.
+async fn dynamodb(client: &Client) -> DynamoDb {
+    let store = store(client).await;
+    store.warm_up().await.unwrap();
+    every_store(&store).await;
+    rows_of_the_original_are_claims(client, &store).await;
+    a_late_report_cannot_revive_a_forgotten_cluster(client, &store).await;
+    a_late_correction_does_not_undo_a_later_one(client, &store).await;
+    a_missing_table_is_no_outage(client).await;
+    every_write_may_be_the_last(client).await;
+    for seed in 0..3 {
+        dynamodb_follows_the_rules(client, &store, seed).await;
+    }
+    store
+}
+
 #[tokio::test]
 async fn on_ministack() {
     let aws = MiniStack::start();
     let client = client(&aws.url);
-    let store = store(&client).await;
-    store.warm_up().await.unwrap();
-    every_store(&store).await;
+    let store = dynamodb(&client).await;
     every_store_at_once(&store).await;
-    rows_of_the_original_are_claims(&client, &store).await;
     a_claim_costs_the_same_however_many_members_there_are(&client).await;
-    a_late_report_cannot_revive_a_forgotten_cluster(&client, &store).await;
-    a_late_correction_does_not_undo_a_later_one(&client, &store).await;
-    a_missing_table_is_no_outage(&client).await;
-    every_write_may_be_the_last(&client).await;
-    for seed in 0..3 {
-        dynamodb_follows_the_rules(&client, &store, seed).await;
-    }
 }
 
 /// A second opinion on the expressions. Not at once: moto looks at a condition and writes in two steps, between which others write.
 #[tokio::test]
 async fn on_moto() {
     let moto = Moto::start();
-    let client = client(&moto.url);
-    let store = store(&client).await;
-    store.warm_up().await.unwrap();
-    every_store(&store).await;
-    rows_of_the_original_are_claims(&client, &store).await;
-    a_late_report_cannot_revive_a_forgotten_cluster(&client, &store).await;
-    a_late_correction_does_not_undo_a_later_one(&client, &store).await;
-    a_missing_table_is_no_outage(&client).await;
-    every_write_may_be_the_last(&client).await;
-    for seed in 0..3 {
-        dynamodb_follows_the_rules(&client, &store, seed).await;
-    }
+    dynamodb(&client(&moto.url)).await;
 }
 
 #[tokio::test]
