@@ -1,4 +1,4 @@
-//! Lines on stderr that nobody waits for.
+//! Writes lines to stderr from a thread of its own, so that a reader that is slow or gone delays nobody.
 
 use std::{
     io::{self, Write},
@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-/// Lines wait so long for others to be written with.
+/// How long the thread collects lines before it writes them together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// So many bytes of lines wait at most. When nobody reads them, the rest is dropped: requests do not wait for the log.
+/// The most bytes that wait. Further lines are dropped and counted.
 const WAITING: usize = 4 * 1024 * 1024;
 
-/// How long the end waits for the last lines.
+/// The longest that [`Lines::flush`] waits.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Lines that wait to be written; cheap to clone.
@@ -25,6 +25,7 @@ pub struct Lines(Arc<(Mutex<Waiting>, Condvar)>);
 struct Waiting {
     text: Vec<u8>,
     is_writing: bool,
+    dropped: u64,
 }
 
 impl Lines {
@@ -32,11 +33,11 @@ impl Lines {
     pub fn to_stderr() -> Self {
         let lines = Self::default();
         let waiting = lines.clone();
-        thread::spawn(move || waiting.write_all_the_time());
+        thread::spawn(move || waiting.write_forever());
         lines
     }
 
-    /// Waits until all is written, but not for long: it may be that nobody reads.
+    /// Waits until all is written, but not for long: perhaps nobody reads.
     pub fn flush(&self) {
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.text.is_empty();
         let _ = self.0.1.wait_timeout_while(self.waiting(), FLUSH, is_busy);
@@ -49,31 +50,32 @@ impl Lines {
     /// Adds a line, with its end.
     pub fn push(&self, line: &[u8]) {
         let mut waiting = self.waiting();
-        if waiting.text.len() + line.len() <= WAITING {
-            waiting.text.extend_from_slice(line);
-            if waiting.text.len() == line.len() {
-                self.0.1.notify_all();
-            }
+        if waiting.text.len() + line.len() > WAITING {
+            waiting.dropped += 1;
+            return;
         }
+        waiting.text.extend_from_slice(line);
+        self.0.1.notify_all();
     }
 
-    fn write_all_the_time(&self) {
+    fn write_forever(&self) {
+        let Self(shared) = self;
+        let (_, changed) = &**shared;
         loop {
-            let waiting = self.waiting();
-            drop(
-                self.0
-                    .1
-                    .wait_while(waiting, |waiting| waiting.text.is_empty()),
-            );
+            drop(changed.wait_while(self.waiting(), |waiting| waiting.text.is_empty()));
             thread::sleep(TOGETHER);
             let mut waiting = self.waiting();
-            let text = mem::take(&mut waiting.text);
+            let mut text = mem::take(&mut waiting.text);
+            let dropped = mem::take(&mut waiting.dropped);
             waiting.is_writing = true;
             drop(waiting);
-            // Nobody is left to tell when stderr is gone.
+            if dropped > 0 {
+                text.extend(format!("{dropped} log lines were dropped\n").into_bytes());
+            }
+            // If stderr is closed, there is nowhere to report it.
             let _ = io::stderr().write_all(&text);
             self.waiting().is_writing = false;
-            self.0.1.notify_all();
+            changed.notify_all();
         }
     }
 }

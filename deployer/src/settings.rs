@@ -76,7 +76,7 @@ pub struct Records {
     config: ConfigArgs,
 }
 
-/// Who keeps records.
+/// Where records are kept.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Keeper {

@@ -88,6 +88,12 @@ pub fn router<S: Store>(store: S, policy: Policy) -> Router {
         .with_state(Service { store, policy })
 }
 
+/// The whole API over an embedded database. Not generic, so that it is compiled with this crate, which is optimised for speed.
+#[cfg(feature = "sqlite")]
+pub fn over_sqlite(store: crate::store::sqlite::Sqlite, policy: Policy) -> Router {
+    router(store, policy)
+}
+
 /// Refuses calls without a token where the policy requires one. A signature is not a token.
 async fn require_secret(State(policy): State<Policy>, request: Request, next: Next) -> Response {
     let value = request.headers().get(header::AUTHORIZATION);

@@ -24,7 +24,8 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Answers requests until the client ends, or the server: then the request that runs is the last.
+/// Answers requests until the client closes the connection or the server stops; the request that runs then is the last. Not generic, for
+/// the same reason as [`api::over_sqlite`](crate::api::over_sqlite).
 pub async fn answer(
     stream: Box<dyn Stream>,
     api: Router,

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{Request, State},
     http::{HeaderMap, header, uri::Authority},
     middleware::Next,
@@ -92,6 +92,9 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
     let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > MAX_DRAINED) {
         return Problem::BodyTooLarge.into_response();
+    }
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(head, body)).await;
     }
     let (mut whole, mut read) = (Vec::new(), 0);
     let receive = async {

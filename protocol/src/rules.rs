@@ -282,6 +282,23 @@ impl Record {
             .then_some(end)
     }
 
+    /// The record after somebody has asked about it: with a later end, if it is time for one.
+    #[must_use]
+    pub fn renewed(self, now: Timestamp) -> Self {
+        let kept_until = self.renewal(now).or(self.kept_until);
+        Self { kept_until, ..self }
+    }
+
+    /// Whether nothing but its end differs from the record that was seen.
+    pub fn is_as_seen(&self, seen: &Self) -> bool {
+        let kept_until = self.kept_until;
+        *self
+            == Self {
+                kept_until,
+                ..seen.clone()
+            }
+    }
+
     /// The record, for a status with this token's hash, or none.
     pub fn shown_to(
         standing: Option<Self>,

@@ -62,7 +62,7 @@ impl Load {
     }
 }
 
-/// What is asked.
+/// A service to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// cbbootstrap.

@@ -46,7 +46,7 @@ pub struct Row {
     item: Item,
 }
 
-/// A row that is no item's.
+/// A record from another store than DynamoDB has no item.
 impl From<Record> for Row {
     fn from(record: Record) -> Self {
         Self {

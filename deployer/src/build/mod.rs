@@ -50,13 +50,3 @@ impl Function {
         }
     }
 }
-
-/// This machine's processor, where Lambda offers it.
-#[cfg(test)]
-fn this_machine() -> Option<crate::cli::Arch> {
-    match std::env::consts::ARCH {
-        "x86_64" => Some(crate::cli::Arch::X86_64),
-        "aarch64" => Some(crate::cli::Arch::Arm64),
-        _ => None,
-    }
-}

@@ -41,7 +41,8 @@ impl Display for Deployment {
 /// Puts the API up on this machine.
 pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
     let address = SocketAddr::new(args.local.host, args.local.port);
-    let serving = serve::start(Options::local(address, args.local.data), printer).await?;
+    let options = Options::local(address, args.local.data.as_deref())?;
+    let serving = serve::start(options, printer).await?;
     let smoke = if args.no_smoke {
         None
     } else {

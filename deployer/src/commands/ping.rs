@@ -1,15 +1,18 @@
 //! `ping`: whether an API answers.
 
-use std::{fs, time::Duration};
+use std::{fmt::Display, fs, time::Duration};
 
-use anyhow::Context;
 use cbbootstrap_protocol::wire::About;
 use ureq::{
     Agent,
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-use crate::{cli::PingArgs, failure::Failure, smoke};
+use crate::{
+    cli::PingArgs,
+    failure::{Exit, Failure},
+    smoke,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -19,9 +22,17 @@ pub async fn run(args: PingArgs) -> anyhow::Result<()> {
     let roots = match &args.ca_cert {
         None => RootCerts::PlatformVerifier,
         Some(file) => {
-            let unusable = || format!("cannot use the certificate `{}`", file.display());
-            let pem = fs::read(file).with_context(unusable)?;
-            RootCerts::new_with_certs(&[Certificate::from_pem(&pem).with_context(unusable)?])
+            let unusable = |error: &dyn Display| {
+                Failure::new(format!(
+                    "cannot use the certificate `{}`: {error}",
+                    file.display()
+                ))
+                .hint("`--ca-cert` takes a PEM file")
+                .exit(Exit::Usage)
+            };
+            let pem = fs::read(file).map_err(|error| unusable(&error))?;
+            let certificate = Certificate::from_pem(&pem).map_err(|error| unusable(&error))?;
+            RootCerts::new_with_certs(&[certificate])
         }
     };
     let agent: Agent = Agent::config_builder()

@@ -3,13 +3,14 @@
 use std::{
     fmt::{Display, Formatter},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
 use cbbootstrap_function::{
     api::{self, Policy},
-    guard::Guard,
+    guard::{self, Guard},
     store,
 };
 use serde::Serialize;
@@ -18,8 +19,13 @@ use crate::{
     aws::{Access, Aws},
     cli::ServeArgs,
     failure::Failure,
-    local::{self, LogFormat, Metrics, RequestLog, Server, Tls, data},
+    local::{
+        self, LogFormat, Metrics, RequestLog, Server, Tls,
+        data::{self, Data},
+        log,
+    },
     printer::Printer,
+    settings::Keeper,
     signals::Signals,
 };
 
@@ -28,7 +34,7 @@ use crate::{
 pub struct Options {
     /// Where to listen.
     pub address: SocketAddr,
-    /// Who keeps the clusters.
+    /// Where the clusters are kept.
     pub keeper: Keeper,
     /// The files of the certificate and its key.
     pub tls: Option<(PathBuf, PathBuf)>,
@@ -44,29 +50,25 @@ pub struct Options {
     pub metrics: bool,
 }
 
-/// Who keeps the clusters.
-#[derive(Debug)]
-pub enum Keeper {
-    /// A directory on this machine; the user's own if none is named.
-    Directory(Option<PathBuf>),
-    /// A table.
-    Table(String, Access),
-}
-
 impl Options {
     /// As the command line has it.
-    pub fn of(args: ServeArgs) -> Self {
-        let access = Access {
-            region: args.aws.region,
-            profile: args.aws.profile,
-            ..Access::default()
-        };
-        Self {
-            address: SocketAddr::new(args.host, args.port),
-            keeper: match args.table {
-                Some(table) => Keeper::Table(table, access),
-                None => Keeper::Directory(args.data),
+    pub fn of(args: ServeArgs) -> anyhow::Result<Self> {
+        let keeper = match args.table {
+            Some(table) => Keeper::Aws {
+                table,
+                access: Access {
+                    region: args.aws.region,
+                    profile: args.aws.profile,
+                    ..Access::default()
+                },
             },
+            None => Keeper::ThisMachine {
+                data: data::directory(args.data.as_deref())?,
+            },
+        };
+        Ok(Self {
+            address: SocketAddr::new(args.host, args.port),
+            keeper,
             tls: args.tls_cert.zip(args.tls_key),
             allowed_hosts: args.allowed_hosts,
             policy: Policy {
@@ -76,21 +78,22 @@ impl Options {
             max_connections: args.max_connections.get(),
             log: args.log,
             metrics: args.metrics,
-        }
+        })
     }
 
     /// A server for this machine alone.
-    pub fn local(address: SocketAddr, data: Option<PathBuf>) -> Self {
-        Self {
+    pub fn local(address: SocketAddr, data: Option<&Path>) -> anyhow::Result<Self> {
+        let data = data::directory(data)?;
+        Ok(Self {
             address,
-            keeper: Keeper::Directory(data),
+            keeper: Keeper::ThisMachine { data },
             tls: None,
             allowed_hosts: Vec::new(),
             policy: Policy::default(),
             max_connections: 1000,
             log: LogFormat::Text,
             metrics: false,
-        }
+        })
     }
 }
 
@@ -100,35 +103,28 @@ pub struct Serving {
     /// Where the API is.
     pub endpoint: String,
     #[serde(flatten)]
-    kept: Kept,
+    keeper: Keeper,
+    /// Of a table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<String>,
+    /// Until the end: then the directory is free for others.
+    #[serde(skip)]
+    _data: Option<Data>,
     #[serde(skip)]
     server: Server,
     #[serde(skip)]
     log: RequestLog,
 }
 
-/// Where the clusters are kept.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Kept {
-    Here {
-        data: PathBuf,
-        /// Until the end: the directory is free for others when it is closed.
-        #[serde(skip)]
-        _open: data::Data,
-    },
-    Table {
-        table: String,
-        region: String,
-    },
-}
-
 impl Display for Serving {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "Endpoint: {}", self.endpoint)?;
-        match &self.kept {
-            Kept::Here { data, .. } => writeln!(f, "Data:     {}", data.display()),
-            Kept::Table { table, region } => writeln!(f, "Table:    {table} in {region}"),
+        match (&self.keeper, &self.region) {
+            (Keeper::ThisMachine { data }, _) => writeln!(f, "Data:     {}", data.display()),
+            (Keeper::Aws { table, .. }, Some(region)) => {
+                writeln!(f, "Table:    {table} in {region}")
+            }
+            (Keeper::Aws { table, .. }, None) => writeln!(f, "Table:    {table}"),
         }
     }
 }
@@ -149,46 +145,57 @@ pub async fn start(options: Options, printer: &Printer) -> anyhow::Result<Servin
         printer.message("Without `--tls-cert`, cluster tokens cross the network in clear text");
     }
     let listener = local::bind(options.address).await?;
-    let (api, kept) = open(options.keeper, options.policy, printer).await?;
-
     let metrics = Metrics::default();
+    let (api, region, data) = open(&options.keeper, options.policy, printer).await?;
+    let api = if options.metrics {
+        api.merge(metrics.route())
+    } else {
+        api
+    };
+    let guard = Arc::new(Guard {
+        allowed_hosts: options.allowed_hosts,
+    });
     let log = RequestLog::new(options.log, metrics.clone());
+    let api = api
+        .layer(from_fn_with_state(guard, guard::guard))
+        .layer(from_fn_with_state(log.clone(), log::log));
+
     let acceptor = tls.as_ref().map(Tls::acceptor).transpose()?;
     if let Some(tls) = tls {
         let log = log.clone();
         tokio::spawn(tls.reload(move |message| log.say(&message)));
     }
-    let guard = Guard {
-        allowed_hosts: options.allowed_hosts,
-    };
-    let metrics = (metrics, options.metrics);
-    let server = Server::start(listener, api, guard, log.clone(), acceptor, most, metrics)?;
+    let server = Server::start(listener, api, acceptor, most, metrics)?;
     Ok(Serving {
         endpoint: server.url().to_owned(),
-        kept,
+        keeper: options.keeper,
+        region,
+        _data: data,
         server,
         log,
     })
 }
 
-async fn open(keeper: Keeper, policy: Policy, printer: &Printer) -> anyhow::Result<(Router, Kept)> {
+/// The API over the clusters, the region of their table, and the database that is open.
+async fn open(
+    keeper: &Keeper,
+    policy: Policy,
+    printer: &Printer,
+) -> anyhow::Result<(Router, Option<String>, Option<Data>)> {
     let (table, access) = match keeper {
-        Keeper::Table(table, access) => (table, access),
-        Keeper::Directory(named) => {
-            let open = move || data::Data::open(&data::directory(named.as_deref())?);
-            let open = tokio::task::spawn_blocking(open).await??;
-            let api = open.store.clone().router(policy);
+        Keeper::Aws { table, access } => (table, access),
+        Keeper::ThisMachine { data } => {
+            let directory = data.clone();
+            let data = tokio::task::spawn_blocking(move || Data::open(&directory)).await??;
             return Ok((
-                api,
-                Kept::Here {
-                    data: open.directory.clone(),
-                    _open: open,
-                },
+                api::over_sqlite(data.store.clone(), policy),
+                None,
+                Some(data),
             ));
         }
     };
-    let aws = Aws::connect(&access).await?;
-    let (store, region) = (aws.store(&table), aws.region);
+    let aws = Aws::connect(access).await?;
+    let (store, region) = (aws.store(table), aws.region);
     match store.warm_up().await {
         Ok(()) => (),
         Err(error @ store::Error::Unavailable(_)) => {
@@ -200,7 +207,7 @@ async fn open(keeper: Keeper, policy: Policy, printer: &Printer) -> anyhow::Resu
                 .into());
         }
     }
-    Ok((api::router(store, policy), Kept::Table { table, region }))
+    Ok((api::router(store, policy), Some(region), None))
 }
 
 impl Serving {

@@ -22,8 +22,6 @@ const LOCK: &str = "clusters.lock";
 pub struct Data {
     /// The records.
     pub store: Sqlite,
-    /// Where they are.
-    pub directory: PathBuf,
     _lock: File,
 }
 
@@ -60,7 +58,6 @@ impl Data {
         }
         Ok(Self {
             store: open_file(directory)?,
-            directory: directory.to_owned(),
             _lock: lock,
         })
     }

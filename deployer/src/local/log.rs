@@ -24,7 +24,7 @@ use serde::Serialize;
 use super::metrics::Metrics;
 use crate::lines::Lines;
 
-/// What is logged of requests, on stderr.
+/// The format of the request log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// A line for people
@@ -66,7 +66,7 @@ struct Line<'a> {
 }
 
 impl RequestLog {
-    /// A log in this format, which begins when it is told to. The API's warnings go there, too.
+    /// A log in this format. It records requests after [`RequestLog::begin`], and the API's warnings at once.
     pub fn new(format: LogFormat, metrics: Metrics) -> Self {
         let lines = Lines::to_stderr();
         let waiting = lines.clone();
@@ -88,7 +88,7 @@ impl RequestLog {
         }
     }
 
-    /// Says something about the server, between the lines of the requests.
+    /// Logs a message about the server.
     pub fn say(&self, message: &str) {
         let line = match self.format {
             LogFormat::Json => {

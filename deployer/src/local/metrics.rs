@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{http::header, response::IntoResponse};
-use cbbootstrap_function::log::Outcome;
+use axum::{Router, http::header, routing::get};
+use cbbootstrap_function::{log::Outcome, problem::Problem};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -24,7 +24,7 @@ struct Labels {
     status: u16,
 }
 
-/// What is counted; cheap to clone.
+/// Counters of requests and connections; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -70,11 +70,18 @@ impl Metrics {
     }
 
     /// `GET /metrics`.
-    pub fn answer(&self) -> impl IntoResponse + use<> {
+    pub fn route(&self) -> Router {
         const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        let mut text = String::new();
-        // It fails only where the text cannot be written to.
-        let _ = encode(&mut text, &self.registry);
-        ([(header::CONTENT_TYPE, TYPE)], text)
+        let registry = Arc::clone(&self.registry);
+        let show = async move || {
+            let mut text = String::new();
+            // It fails only where the text cannot be written to.
+            let _ = encode(&mut text, &registry);
+            ([(header::CONTENT_TYPE, TYPE)], text)
+        };
+        Router::new().route(
+            "/metrics",
+            get(show).fallback(async || Problem::MethodNotAllowed),
+        )
     }
 }

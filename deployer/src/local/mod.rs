@@ -9,7 +9,7 @@
 //! [`data`] is the directory that keeps the database.
 
 pub mod data;
-mod log;
+pub mod log;
 mod metrics;
 mod server;
 mod tls;

@@ -7,12 +7,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, middleware::from_fn_with_state, routing::get};
-use cbbootstrap_function::{
-    connection::answer,
-    guard::{self, Guard},
-    problem::Problem,
-};
+use axum::Router;
+use cbbootstrap_function::connection::answer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -21,7 +17,7 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Metrics, RequestLog, log};
+use super::Metrics;
 use crate::failure::Failure;
 
 /// How long a client may take to read a part of an answer.
@@ -42,7 +38,7 @@ const OTHER_FILES: usize = 56;
 /// first. Others wait until one ends.
 pub fn max_connections(wanted: usize) -> anyhow::Result<usize> {
     let others = OTHER_FILES + 2 * std::thread::available_parallelism()?.get();
-    let files = rlimit::increase_nofile_limit((wanted + others) as u64)?;
+    let files = rlimit::increase_nofile_limit(wanted.saturating_add(others) as u64)?;
     let most = usize::try_from(files)
         .unwrap_or(usize::MAX)
         .saturating_sub(others);
@@ -77,23 +73,12 @@ impl Server {
     pub fn start(
         listener: TcpListener,
         api: Router,
-        guard: Guard,
-        log: RequestLog,
         tls: Option<TlsAcceptor>,
         max_connections: usize,
-        (metrics, shows_metrics): (Metrics, bool),
+        metrics: Metrics,
     ) -> io::Result<Self> {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", reachable(listener.local_addr()?));
-        let counted = metrics.clone();
-        let show = Router::new().route(
-            "/metrics",
-            get(async move || counted.answer()).fallback(async || Problem::MethodNotAllowed),
-        );
-        let api = if shows_metrics { api.merge(show) } else { api };
-        let api = api
-            .layer(from_fn_with_state(Arc::new(guard), guard::guard))
-            .layer(from_fn_with_state(log, log::log));
         let (stop, stopping) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(max_connections));
         let accepting = Accepting {

@@ -330,13 +330,7 @@ impl Store for DynamoDb {
             if record.is_forgotten {
                 return Ok(true);
             }
-            let kept_until = seen.kept_until;
-            if *seen
-                != (Record {
-                    kept_until,
-                    ..record.clone()
-                })
-            {
+            if !record.is_as_seen(seen) {
                 return Ok(false);
             }
             let forgotten = rules::forget(record.clone(), now);

@@ -26,7 +26,6 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use self::writer::{Change, Writer};
 use super::{Error, Store};
-use crate::api::{self, Policy};
 
 /// The version of the tables below, in the database's `user_version`.
 const VERSION: i32 = 1;
@@ -93,11 +92,6 @@ impl Sqlite {
         })))
     }
 
-    /// The API over this database.
-    pub fn router(self, policy: Policy) -> axum::Router {
-        api::router(self, policy)
-    }
-
     /// Up to this many records, in the order of their ids, after this one.
     pub fn list(&self, limit: usize, after: Option<&str>) -> Result<Vec<Record>, Error> {
         self.read(|connection| records::list(connection, limit, after))
@@ -109,12 +103,11 @@ impl Sqlite {
     }
 
     /// The record after a renewal, if it is time for one. Nobody waits for it: where it fails, the next request does it.
-    fn renewed(&self, mut record: Record, now: Timestamp) -> Record {
-        if let Some(end) = record.renewal(now) {
+    fn renewed(&self, record: Record, now: Timestamp) -> Record {
+        if record.renewal(now).is_some() {
             self.0.writer.renew(record.cluster_id.clone(), now);
-            record.kept_until = Some(end);
         }
-        record
+        record.renewed(now)
     }
 
     /// Reads on this thread: from the operating system's memory, as a rule.

@@ -171,8 +171,8 @@ fn claim(connection: &Connection, claim: &Claim) -> Result<(Claimed, Record), Er
     let standing = records::load_claim(connection, claim.cluster_id.as_str())?;
     let is_new = standing.is_none();
     match claim.on(standing.clone()) {
-        Ok((claimed, mut after)) => {
-            renewed(&mut after, claim.now);
+        Ok((claimed, after)) => {
+            let after = after.renewed(claim.now);
             if standing.as_ref() != Some(&after) {
                 records::save_claim(connection, &after)?;
             }
@@ -195,8 +195,7 @@ fn claim(connection: &Connection, claim: &Claim) -> Result<(Claimed, Record), Er
 
 fn ready(connection: &Connection, ready: &Ready) -> Result<Record, Error> {
     let standing = records::load(connection, ready.cluster_id.as_str())?;
-    let mut after = ready.on(standing.clone())?;
-    renewed(&mut after, ready.now);
+    let after = ready.on(standing.clone())?.renewed(ready.now);
     records::save(connection, standing.as_ref(), &after)?;
     Ok(after)
 }
@@ -209,24 +208,14 @@ fn leave(connection: &Connection, leave: &Leave) -> Result<Record, Error> {
 }
 
 fn renew(connection: &Connection, id: &str, now: Timestamp) -> Result<(), Error> {
-    let standing = records::load_claim(connection, id);
-    let Some(mut record) = standing
-        .ok()
-        .flatten()
-        .filter(|record| !record.is_gone(now))
-    else {
-        return Ok(());
-    };
-    if record.renewal(now).is_some() {
-        renewed(&mut record, now);
-        records::save_claim(connection, &record)?;
+    // Whoever asks about a record that cannot be read is told so.
+    let standing = records::load_claim(connection, id).ok().flatten();
+    if let Some(record) =
+        standing.filter(|record| !record.is_gone(now) && record.renewal(now).is_some())
+    {
+        records::save_claim(connection, &record.renewed(now))?;
     }
     Ok(())
-}
-
-/// Moves the end of a record that somebody asks about, if it is time to.
-fn renewed(record: &mut Record, now: Timestamp) {
-    record.kept_until = record.renewal(now).or(record.kept_until);
 }
 
 fn forget(connection: &Connection, seen: &Record, now: Timestamp) -> Result<bool, Error> {
@@ -234,13 +223,7 @@ fn forget(connection: &Connection, seen: &Record, now: Timestamp) -> Result<bool
     let Some(record) = standing.filter(|record| !record.is_forgotten) else {
         return Ok(true);
     };
-    let kept_until = seen.kept_until;
-    if *seen
-        != (Record {
-            kept_until,
-            ..record.clone()
-        })
-    {
+    if !record.is_as_seen(seen) {
         return Ok(false);
     }
     let forgotten = rules::forget(record.clone(), now);
