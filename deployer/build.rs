@@ -3,10 +3,8 @@
 use std::{env, fs, path::Path};
 
 /// Each processor's name, and the variable that names its zip.
-const ZIPS: [(&str, &str); 2] = [
-    ("x86_64", "CBBOOTSTRAP_FUNCTION_ZIP"),
-    ("arm64", "CBBOOTSTRAP_FUNCTION_ZIP_ARM64"),
-];
+const ZIPS: [(&str, &str); 2] =
+    [("x86_64", "CBBOOTSTRAP_FUNCTION_ZIP"), ("arm64", "CBBOOTSTRAP_FUNCTION_ZIP_ARM64")];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -17,10 +15,7 @@ fn main() {
         let zip = zip.map(|file| {
             println!("cargo::rerun-if-changed={}", Path::new(&file).display());
             let bytes = fs::read(&file).unwrap_or_else(|error| {
-                panic!(
-                    "{variable}: cannot read `{}`: {error}",
-                    Path::new(&file).display()
-                )
+                panic!("{variable}: cannot read `{}`: {error}", Path::new(&file).display())
             });
             assert!(
                 bytes.starts_with(b"PK\x03\x04"),

@@ -83,22 +83,13 @@ impl Answer {
     fn new(record: Record, cluster: Cluster, sent: Instant) -> Self {
         // A lease of centuries does not end.
         let lease_ends = record.lease_left.and_then(|left| sent.checked_add(left));
-        Self {
-            record,
-            lease_ends,
-            cluster,
-        }
+        Self { record, lease_ends, cluster }
     }
 
     /// The record as of now.
     pub fn now(&self) -> Record {
-        let left = self
-            .lease_ends
-            .map(|end| end.saturating_duration_since(Instant::now()));
-        Record {
-            lease_left: left.or(self.record.lease_left),
-            ..self.record.clone()
-        }
+        let left = self.lease_ends.map(|end| end.saturating_duration_since(Instant::now()));
+        Record { lease_left: left.or(self.record.lease_left), ..self.record.clone() }
     }
 
     /// Whether nothing of it but the members can change any more.
@@ -159,17 +150,11 @@ impl Api {
             let host = url.parse::<Uri>().ok();
             let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
             // The name knows better than an `AWS_REGION` that is set for other things.
-            let region = aws::region_of(host)
-                .map(str::to_owned)
-                .or(region)
-                .ok_or_else(|| {
-                    Failure::usage(format!("the region of the API at {url} is not known"))
-                        .hint("give it: `--region`, or `AWS_REGION`")
-                })?;
-            Some(Signing {
-                region,
-                signer: RefCell::new(None),
-            })
+            let region = aws::region_of(host).map(str::to_owned).or(region).ok_or_else(|| {
+                Failure::usage(format!("the region of the API at {url} is not known"))
+                    .hint("give it: `--region`, or `AWS_REGION`")
+            })?;
+            Some(Signing { region, signer: RefCell::new(None) })
         } else {
             None
         };
@@ -209,11 +194,7 @@ impl Api {
             && let (Some(_), Some(lease)) = (answer.record.lease_left, lease)
         {
             let asked_for = sent + Duration::from_secs(lease);
-            answer.lease_ends = Some(
-                answer
-                    .lease_ends
-                    .map_or(asked_for, |end| end.min(asked_for)),
-            );
+            answer.lease_ends = Some(answer.lease_ends.map_or(asked_for, |end| end.min(asked_for)));
         }
         Ok(answer)
     }
@@ -238,14 +219,9 @@ impl Api {
             node_ip_addr_or_hostname: node.as_str().to_owned(),
             generation: Some(report.generation),
             cluster_uuid: Some(report.cluster_uuid.as_str().to_owned()),
-            node_uuid: report
-                .node_uuid
-                .as_ref()
-                .map(|uuid| uuid.as_str().to_owned()),
+            node_uuid: report.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
             authority_sha256: report.authority.map(|authority| authority.to_string()),
-            attestation: report
-                .attestation
-                .map(|attestation| attestation.to_string()),
+            attestation: report.attestation.map(|attestation| attestation.to_string()),
         };
         self.post("/cluster/ready", &request, Some(node), Instant::now())
     }
@@ -310,9 +286,7 @@ impl Api {
         if status.is_success() {
             let strange = |why: String| Unanswered::Failed(Failure::new(why).hint(WHICH).into());
             let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
-                strange(format!(
-                    "{url} does not answer as the bootstrap service does: {error}"
-                ))
+                strange(format!("{url} does not answer as the bootstrap service does: {error}"))
             })?;
             let record = Record::new(cluster.clone(), &self.cluster_id, node);
             let record = record.map_err(|why| strange(format!("{url} {why}")))?;
@@ -324,10 +298,9 @@ impl Api {
             }
             Ok(problem) => Err(Unanswered::Later(problem.detail)),
             // API Gateway's own words.
-            Err(_) if matches!(status.as_u16(), 429 | 500..) => Err(Unanswered::Later(format!(
-                "{} answers with status {status}",
-                self.url
-            ))),
+            Err(_) if matches!(status.as_u16(), 429 | 500..) => {
+                Err(Unanswered::Later(format!("{} answers with status {status}", self.url)))
+            }
             Err(_) => Err(Unanswered::Failed(self.foreign(status.as_u16()).into())),
         }
     }
@@ -353,14 +326,9 @@ impl Api {
 impl Signing {
     fn headers(&self, url: &str, body: &str) -> anyhow::Result<Vec<(String, String)>> {
         let mut signer = self.signer.borrow_mut();
-        if signer
-            .as_ref()
-            .is_none_or(|signer| aws::expires_soon(&signer.credentials))
-        {
-            *signer = Some(Signer {
-                credentials: aws::credentials()?,
-                region: self.region.clone(),
-            });
+        if signer.as_ref().is_none_or(|signer| aws::expires_soon(&signer.credentials)) {
+            *signer =
+                Some(Signer { credentials: aws::credentials()?, region: self.region.clone() });
         }
         let signer = signer.as_ref().context("there is a signer")?;
         Ok(signer.headers("POST", url, body)?)

@@ -55,11 +55,7 @@ impl Metadata {
             return None;
         }
         let token = answer.body_mut().read_to_string().ok()?;
-        Some(Self {
-            client,
-            endpoint,
-            token,
-        })
+        Some(Self { client, endpoint, token })
     }
 
     /// What it says at this path below `latest/meta-data`; none if it knows nothing there.
@@ -91,10 +87,9 @@ struct Given {
 
 /// The credentials of the environment, the container or the machine, in this order.
 pub fn credentials() -> anyhow::Result<Credentials> {
-    if let (Some(key), Some(secret)) = (
-        variable("AWS_ACCESS_KEY_ID"),
-        variable("AWS_SECRET_ACCESS_KEY"),
-    ) {
+    if let (Some(key), Some(secret)) =
+        (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
+    {
         let token = variable("AWS_SESSION_TOKEN");
         return Ok(Credentials::new(key, secret, token, None, "environment"));
     }
@@ -123,9 +118,7 @@ pub fn credentials() -> anyhow::Result<Credentials> {
 
 /// Whether they have to be fetched anew.
 pub fn expires_soon(credentials: &Credentials) -> bool {
-    credentials
-        .expiry()
-        .is_some_and(|end| end < SystemTime::now() + RENEW_BEFORE)
+    credentials.expiry().is_some_and(|end| end < SystemTime::now() + RENEW_BEFORE)
 }
 
 /// ECS and EKS hand them out at an address that stands in the environment.
@@ -149,11 +142,7 @@ fn of_container() -> anyhow::Result<Option<String>> {
     if let Some(token) = token {
         request = request.header("Authorization", token.trim());
     }
-    let asked = request
-        .config()
-        .timeout_global(Some(PATIENCE))
-        .build()
-        .call();
+    let asked = request.config().timeout_global(Some(PATIENCE)).build().call();
     let none = |why: String| {
         Failure::new(format!("no credentials from `{url}`: {why}"))
             .hint("does the task or the pod have a role, and is the token that stands in its environment the right one?")
@@ -187,14 +176,8 @@ mod tests {
     #[test]
     fn an_apis_name_has_its_region() {
         for (host, region) in [
-            (
-                "a1b2.execute-api.eu-central-1.amazonaws.com",
-                Some("eu-central-1"),
-            ),
-            (
-                "a1b2.execute-api.cn-north-1.amazonaws.com.cn",
-                Some("cn-north-1"),
-            ),
+            ("a1b2.execute-api.eu-central-1.amazonaws.com", Some("eu-central-1")),
+            ("a1b2.execute-api.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
             ("bootstrap.example.com", None),
             ("a.execute-api.localhost", None),
         ] {

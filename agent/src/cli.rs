@@ -148,12 +148,7 @@ pub struct ServerArgs {
     #[arg(long, env = "CBBOOTSTRAP_NODE", value_parser = values::node)]
     pub node: Option<Node>,
     /// The administrator's name
-    #[arg(
-        long,
-        env = "CB_REST_USERNAME",
-        default_value = "Administrator",
-        value_name = "NAME"
-    )]
+    #[arg(long, env = "CB_REST_USERNAME", default_value = "Administrator", value_name = "NAME")]
     pub username: String,
     /// A file with the administrator's password; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_PASSWORD_FILE", value_name = "FILE")]
@@ -211,21 +206,11 @@ pub struct UpArgs {
 #[command(next_help_heading = "The node and the cluster")]
 pub struct ClusterArgs {
     /// The node's services: data, index, query, search, analytics, eventing, backup
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_SERVICES",
-        default_value = "data",
-        value_name = "NAME,..."
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_SERVICES", default_value = "data", value_name = "NAME,...")]
     pub services: Services,
     /// The data service's memory on each node: MB, a percentage of the node's, or `auto`, which is 80 % less what the other
     /// services have. The first node's counts
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_MEMORY_QUOTA",
-        default_value = "auto",
-        value_name = "QUOTA"
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_MEMORY_QUOTA", default_value = "auto", value_name = "QUOTA")]
     pub memory_quota: Quota,
     /// A bucket that is to be there, with its memory on each node in MB; may be given again. One that is there stays as it is
     #[arg(
@@ -245,12 +230,7 @@ pub struct ClusterArgs {
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_NAME", value_name = "NAME")]
     pub cluster_name: Option<String>,
     /// After so long another node takes the place of a first one that died before the cluster was up; `never` waits for it
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_LEASE",
-        default_value = "5m",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_LEASE", default_value = "5m", value_name = "TIME")]
     pub lease: Lease,
     /// How long the list of nodes has to stay as it is before a rebalance begins: so one serves all who boot together
     #[arg(

@@ -10,14 +10,7 @@ use serde_yaml::{Mapping, Value};
 use crate::failure::Failure;
 
 /// What a file may not hold: the commands' own switches, and itself.
-const NOT_IN_FILES: [&str; 6] = [
-    "help",
-    "version",
-    "config",
-    "output",
-    "format",
-    "until_ready",
-];
+const NOT_IN_FILES: [&str; 6] = ["help", "version", "config", "output", "format", "until_ready"];
 
 /// The arguments that the file of these arguments adds to them.
 pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<String>> {
@@ -42,11 +35,9 @@ pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<Stri
                 .into());
         }
         Err(error) => {
-            return Err(
-                Failure::usage(format!("`{shown}` is no valid YAML: {error}"))
-                    .hint("give each option a line, such as `cluster_id: NAME`")
-                    .into(),
-            );
+            return Err(Failure::usage(format!("`{shown}` is no valid YAML: {error}"))
+                .hint("give each option a line, such as `cluster_id: NAME`")
+                .into());
         }
     };
     let command = cli.find_subcommand(name).unwrap_or(cli);
@@ -59,35 +50,25 @@ pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<Stri
         let key = key.trim();
         let Some(option) = option(command, key) else {
             // One file serves all commands.
-            if cli
-                .get_subcommands()
-                .any(|other| option(other, key).is_some())
-            {
+            if cli.get_subcommands().any(|other| option(other, key).is_some()) {
                 continue;
             }
             return Err(unknown(cli, &shown.to_string(), key).into());
         };
         let source = matches.value_source(option.get_id().as_str());
-        if matches!(
-            source,
-            Some(ValueSource::CommandLine | ValueSource::EnvVariable)
-        ) {
+        if matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
             continue;
         }
         arguments.extend(said(option, value).map_err(|why| {
-            Failure::usage(format!("`{shown}`: `{key}` {why}")).hint(format!(
-                "`cbbootstrap-agent {name} --help` says what it takes"
-            ))
+            Failure::usage(format!("`{shown}`: `{key}` {why}"))
+                .hint(format!("`cbbootstrap-agent {name} --help` says what it takes"))
         })?);
     }
     Ok(arguments)
 }
 
 fn option<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
-    command
-        .get_arguments()
-        .filter(|arg| is_for_files(arg))
-        .find(|arg| arg.get_id() == key)
+    command.get_arguments().filter(|arg| is_for_files(arg)).find(|arg| arg.get_id() == key)
 }
 
 fn is_for_files(arg: &Arg) -> bool {

@@ -273,10 +273,7 @@ fn first(wanted: &Wanted, record: &Record, memory: &Memory) -> Next {
     if record.lease_left.is_some_and(|left| left < LEASE_MARGIN) {
         return Next::Wait("this node's claim is about to expire; it claims again then".to_owned());
     }
-    let unseen = record
-        .previous
-        .iter()
-        .filter(|node| !memory.looks.contains_key(node));
+    let unseen = record.previous.iter().filter(|node| !memory.looks.contains_key(node));
     let unseen: Vec<_> = unseen.cloned().collect();
     if !unseen.is_empty() {
         return Next::LookAt(unseen);
@@ -300,19 +297,11 @@ fn occupied_by(wanted: &Wanted, (node, known_for): &(Node, Duration)) -> Next {
 
 /// A blank server, and a cluster to join.
 fn ready(wanted: &Wanted, own: Option<&Uuid>, record: &Record) -> Next {
-    let others = record
-        .nodes()
-        .into_iter()
-        .filter(|node| **node != wanted.node);
+    let others = record.nodes().into_iter().filter(|node| **node != wanted.node);
     let others: Vec<_> = others.cloned().collect();
     if others.is_empty() {
-        let recorded = record
-            .member(&wanted.node)
-            .and_then(|member| member.node_uuid.clone());
-        return Next::Refuse(Refusal::Lost {
-            recorded,
-            own: own.cloned(),
-        });
+        let recorded = record.member(&wanted.node).and_then(|member| member.node_uuid.clone());
+        return Next::Refuse(Refusal::Lost { recorded, own: own.cloned() });
     }
     if !wanted.trusts_members {
         return Next::Refuse(Refusal::NoTrust);
@@ -326,9 +315,7 @@ fn member(wanted: &Wanted, view: &View, asked: &Asked, memory: &Memory) -> Next 
         Asked::NotYet => return Next::Ask,
         Asked::Nothing if wanted.adopt => return Next::Claim,
         Asked::Nothing => {
-            return Next::Refuse(Refusal::Unknown {
-                uuid: view.uuid.clone(),
-            });
+            return Next::Refuse(Refusal::Unknown { uuid: view.uuid.clone() });
         }
         Asked::Record(record) => record,
     };
@@ -337,10 +324,7 @@ fn member(wanted: &Wanted, view: &View, asked: &Asked, memory: &Memory) -> Next 
     let is_in = |node: &Node| view.node(&node.host().to_string()).is_some();
     let has_first = is_in(first);
     // This node's cluster is that of a node that had the claim, or the record, before.
-    let is_of_previous = record
-        .previous
-        .iter()
-        .any(|node| *node == wanted.node || is_in(node));
+    let is_of_previous = record.previous.iter().any(|node| *node == wanted.node || is_in(node));
     match &record.cluster_uuid {
         Some(uuid) if *uuid == view.uuid => {}
         // Nobody has said. It is the right one with the first node in it.
@@ -356,10 +340,7 @@ fn member(wanted: &Wanted, view: &View, asked: &Asked, memory: &Memory) -> Next 
                 Some(uuid) => format!("the one with the UUID {uuid}"),
                 None => format!("that of `{first}`"),
             };
-            return Next::Refuse(Refusal::OtherCluster {
-                own: view.uuid.clone(),
-                recorded,
-            });
+            return Next::Refuse(Refusal::OtherCluster { own: view.uuid.clone(), recorded });
         }
     }
     if record.state == State::Claimed {
@@ -407,10 +388,8 @@ fn settled(wanted: &Wanted, view: &View, record: &Record, memory: &Memory) -> Ne
     if wanted.attests && !memory.is_attested {
         return Next::Report(view.uuid.clone());
     }
-    let extra = wanted
-        .extras(view, record)
-        .into_iter()
-        .find(|extra| !memory.settled.contains(extra));
+    let extra =
+        wanted.extras(view, record).into_iter().find(|extra| !memory.settled.contains(extra));
     extra.map_or(Next::Done, Next::Settle)
 }
 
@@ -423,10 +402,7 @@ impl Wanted {
             extras.push(Extra::Group);
         }
         if record.is_initial {
-            let missing = self
-                .buckets
-                .iter()
-                .filter(|bucket| !view.buckets.contains(bucket));
+            let missing = self.buckets.iter().filter(|bucket| !view.buckets.contains(bucket));
             extras.extend(missing.cloned().map(Extra::Bucket));
         }
         if self.address {
@@ -442,15 +418,8 @@ impl Wanted {
 fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
     let this = view.this()?;
     let is_in = this.membership == Membership::Active;
-    let added = view
-        .nodes
-        .iter()
-        .filter(|node| node.membership == Membership::Added)
-        .count();
-    let has_failed = view
-        .nodes
-        .iter()
-        .any(|node| node.membership == Membership::Failed);
+    let added = view.nodes.iter().filter(|node| node.membership == Membership::Added).count();
+    let has_failed = view.nodes.iter().any(|node| node.membership == Membership::Failed);
     // Without added nodes a rebalance would only remove those that were failed over: that is for a person to decide.
     if is_in && added == 0 && (view.is_balanced || has_failed) {
         return None;
@@ -459,28 +428,19 @@ fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
         return Some(next);
     }
     // Nodes that were added look after themselves. A node that is in helps only if they do not.
-    let settle = if is_in {
-        wanted.settle * 4
-    } else {
-        wanted.settle
-    };
+    let settle = if is_in { wanted.settle * 4 } else { wanted.settle };
     if memory.same_for < settle {
         let who = match added {
             0 => "the cluster waits".to_owned(),
             1 => "1 node waits".to_owned(),
             _ => format!("{added} nodes wait"),
         };
-        return Some(Next::Wait(format!(
-            "{who} for a rebalance; other nodes may be on their way"
-        )));
+        return Some(Next::Wait(format!("{who} for a rebalance; other nodes may be on their way")));
     }
     if !memory.rest.is_zero() {
         return Some(Next::Wait(resting(memory.rest)));
     }
-    let removed = view
-        .nodes
-        .iter()
-        .filter(|node| node.membership == Membership::Failed);
+    let removed = view.nodes.iter().filter(|node| node.membership == Membership::Failed);
     Some(Next::Rebalance {
         known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
         removed: removed.map(|node| node.name.clone()).collect(),
@@ -521,10 +481,7 @@ pub fn obstacle(view: &View, memory: &Memory) -> Option<Next> {
 
 /// Why no rebalance begins for this long.
 pub fn resting(rest: Duration) -> String {
-    format!(
-        "the last rebalance did not succeed; the next begins in {} s",
-        rest.as_secs() + 1
-    )
+    format!("the last rebalance did not succeed; the next begins in {} s", rest.as_secs() + 1)
 }
 
 /// What a member says to a node that wants to join through it.

@@ -42,11 +42,7 @@ pub struct Failure {
 
 impl Failure {
     fn with(message: impl Into<String>, exit: Exit) -> Self {
-        Self {
-            message: message.into(),
-            hint: None,
-            exit,
-        }
+        Self { message: message.into(), hint: None, exit }
     }
 
     /// It failed.
@@ -101,12 +97,7 @@ pub fn printable(text: &str) -> String {
         c => c,
     });
     let shown: String = shown.collect();
-    shown
-        .split('\n')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    shown.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

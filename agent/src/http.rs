@@ -47,9 +47,7 @@ impl Deadline {
 
     /// How much time is left.
     pub fn left(self) -> Duration {
-        self.0.map_or(Duration::MAX, |end| {
-            end.saturating_duration_since(Instant::now())
-        })
+        self.0.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()))
     }
 
     /// How long a call may take that may take this long.

@@ -53,9 +53,7 @@ fn of_container() -> Option<String> {
     let text = answer.body_mut().read_to_string().ok()?;
     let container: Container = serde_json::from_str(&text).ok()?;
     let network = container.networks.into_iter().next()?;
-    network
-        .private_dns_name
-        .or_else(|| network.i_pv4_addresses.into_iter().next())
+    network.private_dns_name.or_else(|| network.i_pv4_addresses.into_iter().next())
 }
 
 /// The host's name, if it is a full one; or what the resolver makes of it, which `/etc/hosts` says in a Kubernetes pod.
@@ -79,10 +77,7 @@ fn full_name_in(hosts: &str, host: &str) -> Option<String> {
     let full = |names: Vec<&str>| {
         let mut names = names.into_iter();
         names
-            .find(|name| {
-                name.strip_prefix(host)
-                    .is_some_and(|rest| rest.starts_with('.'))
-            })
+            .find(|name| name.strip_prefix(host).is_some_and(|rest| rest.starts_with('.')))
             .map(str::to_owned)
     };
     lines.find_map(full)
@@ -96,10 +91,7 @@ mod tests {
     fn a_pods_full_name_stands_in_its_hosts_file() {
         let pod = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n\
                    10.244.1.7\tcb-0.cb.default.svc.cluster.local\tcb-0\n";
-        assert_eq!(
-            full_name_in(pod, "cb-0").as_deref(),
-            Some("cb-0.cb.default.svc.cluster.local")
-        );
+        assert_eq!(full_name_in(pod, "cb-0").as_deref(), Some("cb-0.cb.default.svc.cluster.local"));
         for (hosts, host) in [
             (pod, "cb"),
             ("127.0.1.1 laptop.lan laptop", "laptop"),

@@ -51,13 +51,9 @@ impl Peers {
     /// What vouches for a node that the API calls a member. The error continues a sentence that begins with the node.
     pub fn proof(&self, node: &Node, record: &Record) -> Result<Proof, &'static str> {
         if let Some(keys) = &self.keys {
-            let uuid = record
-                .cluster_uuid
-                .as_ref()
-                .ok_or("the API does not know the cluster's UUID")?;
-            let member = record
-                .member(node)
-                .ok_or("it has not reported to the API")?;
+            let uuid =
+                record.cluster_uuid.as_ref().ok_or("the API does not know the cluster's UUID")?;
+            let member = record.member(node).ok_or("it has not reported to the API")?;
             return if member.is_attested(keys, &self.cluster_id, uuid) {
                 Ok(Proof::Attested(member.authority))
             } else {
@@ -78,9 +74,7 @@ impl Peers {
         record: &Record,
         is_enterprise: bool,
     ) -> Result<Server, Error> {
-        let proof = self
-            .proof(node, record)
-            .map_err(|why| Error::Untrusted(why.to_owned()))?;
+        let proof = self.proof(node, record).map_err(|why| Error::Untrusted(why.to_owned()))?;
         let administrator = Some(self.administrator.clone());
         let trust = match proof {
             Proof::Attested(Some(authority)) if is_enterprise => {
@@ -95,11 +89,7 @@ impl Peers {
             }
             _ if is_enterprise => Trust::Anyone,
             _ => {
-                return Ok(Server::of_node_without_tls(
-                    node,
-                    administrator,
-                    self.deadline,
-                ));
+                return Ok(Server::of_node_without_tls(node, administrator, self.deadline));
             }
         };
         Ok(Server::of_node(node, &trust, administrator, self.deadline))
@@ -110,17 +100,12 @@ impl Peers {
     fn attested_authority(&self, node: &Node, fingerprint: Fingerprint) -> Result<Trust, Error> {
         let anyone = Server::of_node(node, &Trust::Anyone, None, self.deadline);
         let authorities = anyone.authorities()?;
-        let certificates = authorities
-            .iter()
-            .filter_map(|pem| http::certificates(pem.as_bytes()).ok())
-            .flatten();
+        let certificates =
+            authorities.iter().filter_map(|pem| http::certificates(pem.as_bytes()).ok()).flatten();
         let mut attested = certificates
             .filter(|certificate| Fingerprint::of_certificate(certificate.der()) == fingerprint);
         let attested = attested.next().ok_or_else(|| {
-            Error::Untrusted(format!(
-                "{} does not have the authority that it attested",
-                anyone.url
-            ))
+            Error::Untrusted(format!("{} does not have the authority that it attested", anyone.url))
         })?;
         Ok(Trust::of_authority(attested))
     }
@@ -143,12 +128,8 @@ impl Peers {
         } else {
             None
         };
-        let statement = Statement {
-            cluster_id: &self.cluster_id,
-            node,
-            cluster_uuid: &view.uuid,
-            authority,
-        };
+        let statement =
+            Statement { cluster_id: &self.cluster_id, node, cluster_uuid: &view.uuid, authority };
         Ok(Some((authority, keys.attest(&statement))))
     }
 }

@@ -101,10 +101,7 @@ impl Printer {
                 && waiting.said.elapsed() < HEARTBEAT
         });
         if !is_known {
-            *waiting = Some(Waiting {
-                reason: reason.to_owned(),
-                said: Instant::now(),
-            });
+            *waiting = Some(Waiting { reason: reason.to_owned(), said: Instant::now() });
             drop(waiting);
             self.line(format_args!("waiting: {reason}"));
         }
@@ -119,11 +116,7 @@ impl Printer {
                 // A line keeps its indentation.
                 let line = |line: &str| {
                     let words = line.trim_start();
-                    format!(
-                        "{}{}",
-                        &line[..line.len() - words.len()],
-                        failure::printable(words)
-                    )
+                    format!("{}{}", &line[..line.len() - words.len()], failure::printable(words))
                 };
                 text.lines().map(line).collect::<Vec<_>>().join("\n")
             }

@@ -61,14 +61,12 @@ impl Record {
         if answer.generation == 0 {
             return Err("answers with generation 0".to_owned());
         }
-        let initial_node = name(
-            "initial_node_ip_addr_or_hostname",
-            &answer.initial_node_ip_addr_or_hostname,
-        )?;
+        let initial_node =
+            name("initial_node_ip_addr_or_hostname", &answer.initial_node_ip_addr_or_hostname)?;
         let is_initial = node == Some(&initial_node);
         if node.is_some() && answer.is_initial_node != is_initial {
             return Err(
-                "contradicts itself: `is_initial_node` does not fit the initial node".to_owned(),
+                "contradicts itself: `is_initial_node` does not fit the initial node".to_owned()
             );
         }
         if answer.members.len().max(answer.nodes.len()) > MAX_MEMBERS
@@ -76,20 +74,12 @@ impl Record {
         {
             return Err("answers with more nodes than a cluster can have".to_owned());
         }
-        let previous = answer
-            .previous_initial_nodes
-            .iter()
-            .map(|text| name("previous_initial_nodes", text));
-        let members = answer
-            .members
-            .into_iter()
-            .map(|member| Member::new(member, name));
+        let previous =
+            answer.previous_initial_nodes.iter().map(|text| name("previous_initial_nodes", text));
+        let members = answer.members.into_iter().map(|member| Member::new(member, name));
         let mut members = members.collect::<Result<Vec<_>, _>>()?;
         if members.is_empty() {
-            let nodes = answer
-                .nodes
-                .iter()
-                .map(|text| name("nodes", text).map(Member::unattested));
+            let nodes = answer.nodes.iter().map(|text| name("nodes", text).map(Member::unattested));
             members = nodes.collect::<Result<_, _>>()?;
         }
         Ok(Self {
@@ -133,24 +123,13 @@ impl Member {
             node: name("members", &member.node)?,
             node_uuid: node_uuid.map_err(|why| format!("answers with a `node_uuid` that {why}"))?,
             // What cannot be read proves nothing.
-            authority: member
-                .authority_sha256
-                .as_deref()
-                .and_then(Fingerprint::from_hex),
-            attestation: member
-                .attestation
-                .as_deref()
-                .and_then(Attestation::from_hex),
+            authority: member.authority_sha256.as_deref().and_then(Fingerprint::from_hex),
+            attestation: member.attestation.as_deref().and_then(Attestation::from_hex),
         })
     }
 
     fn unattested(node: Node) -> Self {
-        Self {
-            node,
-            node_uuid: None,
-            authority: None,
-            attestation: None,
-        }
+        Self { node, node_uuid: None, authority: None, attestation: None }
     }
 
     /// Whether somebody who knows the cluster's secret has attested this member of this cluster.
@@ -160,14 +139,9 @@ impl Member {
         cluster_id: &ClusterId,
         cluster_uuid: &Uuid,
     ) -> bool {
-        let statement = Statement {
-            cluster_id,
-            node: &self.node,
-            cluster_uuid,
-            authority: self.authority,
-        };
-        self.attestation
-            .is_some_and(|attestation| keys.verify(&statement, &attestation))
+        let statement =
+            Statement { cluster_id, node: &self.node, cluster_uuid, authority: self.authority };
+        self.attestation.is_some_and(|attestation| keys.verify(&statement, &attestation))
     }
 }
 

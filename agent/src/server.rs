@@ -343,11 +343,7 @@ impl RawPool {
             nodes: self.nodes.into_iter().map(NodeInfo::from).collect(),
             is_balanced: self.balanced,
             is_rebalancing: !matches!(self.rebalance_status.as_str(), "" | "none" | "notRunning"),
-            buckets: self
-                .bucket_names
-                .into_iter()
-                .map(|b| b.bucket_name)
-                .collect(),
+            buckets: self.bucket_names.into_iter().map(|b| b.bucket_name).collect(),
         }
     }
 }
@@ -371,10 +367,7 @@ impl From<RawNode> for NodeInfo {
                 _ => Health::Unhealthy,
             },
             // A server that does not say has run for long enough.
-            uptime: raw
-                .uptime
-                .parse()
-                .map_or(Duration::MAX, Duration::from_secs),
+            uptime: raw.uptime.parse().map_or(Duration::MAX, Duration::from_secs),
             is_asked: raw.this_node,
             group: raw.server_group,
         }
@@ -399,12 +392,7 @@ impl Server {
         administrator: Option<Administrator>,
         deadline: Deadline,
     ) -> Self {
-        Self {
-            url,
-            client: http::client(trust, false),
-            administrator,
-            deadline,
-        }
+        Self { url, client: http::client(trust, false), administrator, deadline }
     }
 
     /// A node's server over TLS.
@@ -415,12 +403,7 @@ impl Server {
         deadline: Deadline,
     ) -> Self {
         let port = node.port().unwrap_or(TLS_PORT);
-        Self::at(
-            format!("https://{}:{port}", node.host().in_url()),
-            trust,
-            administrator,
-            deadline,
-        )
+        Self::at(format!("https://{}:{port}", node.host().in_url()), trust, administrator, deadline)
     }
 
     /// A node's server without TLS.
@@ -440,12 +423,7 @@ impl Server {
 
     /// The same server for questions that anyone may ask, with another deadline.
     pub fn anonymous(&self, deadline: Deadline) -> Self {
-        Self {
-            url: self.url.clone(),
-            client: self.client.clone(),
-            administrator: None,
-            deadline,
-        }
+        Self { url: self.url.clone(), client: self.client.clone(), administrator: None, deadline }
     }
 
     /// What it says of itself.
@@ -504,10 +482,7 @@ impl Server {
     /// What it says of its node.
     pub fn own(&self) -> Result<OwnInfo, Error> {
         let raw: RawSelf = self.get("/nodes/self")?;
-        Ok(OwnInfo {
-            uuid: uuid(raw.node_uuid),
-            memory: raw.memory_total,
-        })
+        Ok(OwnInfo { uuid: uuid(raw.node_uuid), memory: raw.memory_total })
     }
 
     /// Makes it the first node of a cluster. It checks everything before it does anything, and sets the credentials last.
@@ -528,15 +503,10 @@ impl Server {
         if first.services.split(',').any(|service| service == "index") {
             form.push((
                 "indexerStorageMode",
-                if first.is_enterprise {
-                    "plasma"
-                } else {
-                    "forestdb"
-                },
+                if first.is_enterprise { "plasma" } else { "forestdb" },
             ));
         }
-        self.patient_post("/clusterInit", &form, INITIALISE_LIMIT)
-            .map(drop)
+        self.patient_post("/clusterInit", &form, INITIALISE_LIMIT).map(drop)
     }
 
     /// Adds a node that belongs to no cluster, by the path of a server group or the usual one.
@@ -568,8 +538,7 @@ impl Server {
 
     /// Takes a node out that is not active, by its name for rebalances. Works also where the node is dead.
     pub fn eject(&self, otp: &str) -> Result<(), Error> {
-        self.post("/controller/ejectNode", &[("otpNode", otp)])
-            .map(drop)
+        self.post("/controller/ejectNode", &[("otpNode", otp)]).map(drop)
     }
 
     /// Starts a rebalance of these nodes, by their names for rebalances and with commas between, the ejected among them. `false`
@@ -601,30 +570,22 @@ impl Server {
     /// Moves a node into a server group, both as they were listed.
     pub fn move_to_group(&self, groups: &Groups, otp: &str, into: &Group) -> Result<(), Error> {
         let groups_after = groups.groups.iter().map(|group| {
-            let mut nodes: Vec<_> = group
-                .nodes
-                .iter()
-                .filter(|node| node.otp != otp)
-                .cloned()
-                .collect();
+            let mut nodes: Vec<_> =
+                group.nodes.iter().filter(|node| node.otp != otp).cloned().collect();
             if group.uri == into.uri {
-                nodes.push(GroupNode {
-                    otp: otp.to_owned(),
-                });
+                nodes.push(GroupNode { otp: otp.to_owned() });
             }
             json!({"name": group.name, "uri": group.uri, "nodes": nodes})
         });
         let body = json!({"groups": groups_after.collect::<Vec<_>>()}).to_string();
         let asked = self.client.put(format!("{}{}", self.url, groups.uri));
         let asked = self.authorized(self.timed(asked, http::ANSWER));
-        self.answer(asked.header("Content-Type", "application/json").send(body))
-            .map(drop)
+        self.answer(asked.header("Content-Type", "application/json").send(body)).map(drop)
     }
 
     /// Creates a server group.
     pub fn create_group(&self, name: &str) -> Result<(), Error> {
-        self.post("/pools/default/serverGroups", &[("name", name)])
-            .map(drop)
+        self.post("/pools/default/serverGroups", &[("name", name)]).map(drop)
     }
 
     /// Renames a server group.
@@ -647,10 +608,7 @@ impl Server {
     }
 
     fn timed<B>(&self, request: RequestBuilder<B>, limit: Duration) -> RequestBuilder<B> {
-        request
-            .config()
-            .timeout_global(Some(self.deadline.limit(limit)))
-            .build()
+        request.config().timeout_global(Some(self.deadline.limit(limit))).build()
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
@@ -710,9 +668,9 @@ impl Server {
         match status {
             status if status.is_success() => Ok(text),
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized),
-            status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => Err(
-                Error::Failing(format!("{} answers with status {status}", self.url)),
-            ),
+            status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
+                Err(Error::Failing(format!("{} answers with status {status}", self.url)))
+            }
             status => {
                 let said = words(&text);
                 // Another program's page, or nothing at all.

@@ -97,23 +97,13 @@ pub fn api(
         .hint("give an https:// URL; `--insecure` asks over http:// all the same")
         .into());
     }
-    let cluster_id = args
-        .cluster_id
-        .ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
+    let cluster_id =
+        args.cluster_id.ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
     let secret = Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET")?;
-    let keys = secret
-        .map(|secret| keys(&secret, &cluster_id))
-        .transpose()?;
+    let keys = secret.map(|secret| keys(&secret, &cluster_id)).transpose()?;
     let token = keys.as_ref().map(|keys| keys.token().to_owned());
     let region = args.region.or_else(|| aws::variable("AWS_DEFAULT_REGION"));
-    let api = Api::new(
-        url,
-        cluster_id,
-        token,
-        args.auth == Auth::Iam,
-        region,
-        deadline,
-    )?;
+    let api = Api::new(url, cluster_id, token, args.auth == Auth::Iam, region, deadline)?;
     Ok((api, keys))
 }
 
@@ -156,10 +146,7 @@ pub fn here(
             "give it in a file (`--password-file`) or in the environment (`CB_REST_PASSWORD`)",
         )
     })?;
-    let administrator = Administrator {
-        username: args.username,
-        password,
-    };
+    let administrator = Administrator { username: args.username, password };
     let authority = args.ca_cert.as_deref().map(Trust::of_file).transpose()?;
     let (api, keys) = self::api(api_args, args.insecure, deadline)?;
     let node = match args.node {
@@ -225,14 +212,9 @@ impl TryFrom<ClusterArgs> for Plan {
 
     fn try_from(args: ClusterArgs) -> Result<Self, Failure> {
         for (place, bucket) in args.bucket.iter().enumerate() {
-            if args.bucket[..place]
-                .iter()
-                .any(|other| other.name == bucket.name)
-            {
-                return Err(
-                    Failure::usage(format!("the bucket `{}` is given twice", bucket.name))
-                        .hint("give each `--bucket` once; one that is there stays as it is"),
-                );
+            if args.bucket[..place].iter().any(|other| other.name == bucket.name) {
+                return Err(Failure::usage(format!("the bucket `{}` is given twice", bucket.name))
+                    .hint("give each `--bucket` once; one that is there stays as it is"));
             }
         }
         // A quota in other forms depends on the node's memory: that is checked when it is known.

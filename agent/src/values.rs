@@ -111,16 +111,9 @@ impl Services {
         const COMBINATIONS: [&[Service]; 3] = [
             &[Service::Data],
             &[Service::Data, Service::Index, Service::Query],
-            &[
-                Service::Data,
-                Service::Index,
-                Service::Query,
-                Service::Search,
-            ],
+            &[Service::Data, Service::Index, Service::Query, Service::Search],
         ];
-        COMBINATIONS
-            .iter()
-            .any(|combination| self.0.iter().eq(combination.iter()))
+        COMBINATIONS.iter().any(|combination| self.0.iter().eq(combination.iter()))
     }
 
     /// Whether it is among them.
@@ -174,9 +167,7 @@ impl Quota {
         let most = (total.saturating_sub(1024)).max(total * 80 / 100);
         let others: u64 = services.0.iter().map(|service| service.default_mb()).sum();
         let quota = match self {
-            Self::Auto => (total * AUTO_PERCENT / 100)
-                .min(most)
-                .saturating_sub(others),
+            Self::Auto => (total * AUTO_PERCENT / 100).min(most).saturating_sub(others),
             Self::Megabytes(quota) => quota,
             Self::Percent(percent) => total * percent / 100,
         };
@@ -213,9 +204,9 @@ impl FromStr for Quota {
             return Ok(Self::Auto);
         }
         let quota = match text.strip_suffix('%') {
-            Some(percent) => number(percent)
-                .filter(|percent| (1..=100).contains(percent))
-                .map(Self::Percent),
+            Some(percent) => {
+                number(percent).filter(|percent| (1..=100).contains(percent)).map(Self::Percent)
+            }
             None => number(text)
                 .filter(|quota| (MIN_DATA_MB..=u64::from(u32::MAX)).contains(quota))
                 .map(Self::Megabytes),
@@ -267,11 +258,7 @@ impl FromStr for Bucket {
                     .ok_or_else(|| format!("`{text}` is no number of replicas: 0 to 3"))
             })
             .transpose()?;
-        Ok(Self {
-            name: name.to_owned(),
-            quota,
-            replicas,
-        })
+        Ok(Self { name: name.to_owned(), quota, replicas })
     }
 }
 
@@ -440,11 +427,8 @@ mod tests {
 
     #[test]
     fn buckets_are_checked() {
-        let bucket = |name: &str, quota, replicas| Bucket {
-            name: name.to_owned(),
-            quota,
-            replicas,
-        };
+        let bucket =
+            |name: &str, quota, replicas| Bucket { name: name.to_owned(), quota, replicas };
         for (text, expected) in [
             ("app:256", Some(bucket("app", 256, None))),
             ("my.app-1_%:100:2", Some(bucket("my.app-1_%", 100, Some(2)))),
@@ -533,10 +517,7 @@ mod tests {
             ("10.0.0.1", Some("10.0.0.1")),
             ("127.5.0.9", Some("127.5.0.9")),
             ("fd00:0::0001", Some("fd00::1")),
-            (
-                "cb-0.cb.default.svc.cluster.local",
-                Some("cb-0.cb.default.svc.cluster.local"),
-            ),
+            ("cb-0.cb.default.svc.cluster.local", Some("cb-0.cb.default.svc.cluster.local")),
             ("couchbase-0", None),
             ("couchbase-0.", None),
             (".example.com", None),
@@ -552,11 +533,7 @@ mod tests {
             ("localhost", None),
             ("localhost.localdomain", None),
         ] {
-            assert_eq!(
-                node(text).ok().as_ref().map(Node::as_str),
-                expected,
-                "{text:?}"
-            );
+            assert_eq!(node(text).ok().as_ref().map(Node::as_str), expected, "{text:?}");
         }
     }
 }

@@ -1,10 +1,7 @@
 //! How long blank nodes take to become one balanced cluster: with the agent as its users run it, and by the rules of the
 //! original service's node script, both against the stand-in of Couchbase Server.
 
-#![expect(
-    clippy::cast_precision_loss,
-    reason = "what is counted is far below 2^52"
-)]
+#![expect(clippy::cast_precision_loss, reason = "what is counted is far below 2^52")]
 
 use std::{
     collections::BTreeMap,
@@ -64,15 +61,10 @@ fn main() {
     }
     let line = |outcomes: &[Outcome]| {
         let points = SIZES.iter().zip(outcomes);
-        points
-            .map(|(size, outcome)| (*size as f64, outcome.took.as_secs_f64()))
-            .collect()
+        points.map(|(size, outcome)| (*size as f64, outcome.took.as_secs_f64())).collect()
     };
-    let mut plot = Lines::new(
-        "From blank nodes to the end of the last program",
-        "nodes",
-        "seconds",
-    );
+    let mut plot =
+        Lines::new("From blank nodes to the end of the last program", "nodes", "seconds");
     plot.line("cbbootstrap-agent", line(&by_agent));
     let last = by_script.last().expect("there are sizes");
     plot.line(
@@ -180,9 +172,7 @@ fn scripts(api: &str) -> Vec<Outcome> {
                 (size, run)
             })
             .collect();
-        runs.into_iter()
-            .map(|(size, run)| (size, run.join().expect("a run ends")))
-            .collect()
+        runs.into_iter().map(|(size, run)| (size, run.join().expect("a run ends"))).collect()
     });
     SIZES
         .map(|size| {
@@ -201,13 +191,8 @@ fn script_run(api: &str, cluster: &str, size: usize) -> Outcome {
             .nodes()
             .iter()
             .map(|node| {
-                let script = Script {
-                    api,
-                    cluster,
-                    node,
-                    nodes: servers.nodes(),
-                    until: since + LIMIT,
-                };
+                let script =
+                    Script { api, cluster, node, nodes: servers.nodes(), until: since + LIMIT };
                 scope.spawn(move || script.run())
             })
             .collect();
@@ -287,22 +272,12 @@ mod script {
             let answer = http::claim(self.api, self.cluster, &address);
             let answer = answer.map_err(|error| error.to_string())?.json();
             let first = answer["initial_node_ip_addr_or_hostname"].as_str();
-            let first = self
-                .nodes
-                .iter()
-                .find(|node| first == Some(&node.address()));
+            let first = self.nodes.iter().find(|node| first == Some(&node.address()));
             let first = first.ok_or(format!("the API says {answer}"))?;
             self.retry("server", || {
-                self.node
-                    .call("GET", "/", &[], None)
-                    .map(drop)
-                    .map_err(|error| error.to_string())
+                self.node.call("GET", "/", &[], None).map(drop).map_err(|error| error.to_string())
             })?;
-            if answer["is_initial_node"] == true {
-                self.create()
-            } else {
-                self.join(first)
-            }
+            if answer["is_initial_node"] == true { self.create() } else { self.join(first) }
         }
 
         fn create(&self) -> Result<(), String> {
@@ -320,9 +295,7 @@ mod script {
             sleep(WORKAROUND);
             let address = self.node.address();
             let name = [("hostname", address.as_str())];
-            self.retry("node-init", || {
-                post(self.node, "/node/controller/rename", &name)
-            })
+            self.retry("node-init", || post(self.node, "/node/controller/rename", &name))
         }
 
         fn join(&self, first: &Node) -> Result<(), String> {

@@ -14,9 +14,7 @@ const RUNS: usize = 10;
 
 fn main() {
     let functions = cold_start::functions();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be made");
     let (database, figures, round_trip) = runtime.block_on(measure(&functions));
 
@@ -34,10 +32,7 @@ fn main() {
         database.certificates(),
     ));
     report.table(&table(&functions, &figures));
-    report.plot(
-        "Init and first request of each function",
-        plot(&functions, &figures),
-    );
+    report.plot("Init and first request of each function", plot(&functions, &figures));
     report.table(&targets(&figures, round_trip));
     report.finish();
 }
@@ -156,19 +151,13 @@ fn targets(figures: &Of<Figures>, round_trip: Duration) -> Table {
             "at least 5 × faster than with the SDK's default features",
             at_least(cold(default_features) / cold(ours), 5.0),
         ),
-        (
-            "at least 50 × faster than Python",
-            at_least(cold(python) / cold(ours), 50.0),
-        ),
+        ("at least 50 × faster than Python", at_least(cold(python) / cold(ours), 50.0)),
         (
             "warm p50: at most 0.15 ms over bare and one call to the database",
             at_most(own, 0.15, " ms"),
         ),
         ("zip: at most 2.6 MB", at_most(zip, 2.6, " MB")),
-        (
-            "memory: at most 8 MB",
-            at_most(in_megabytes(ours.memory), 8.0, " MB"),
-        ),
+        ("memory: at most 8 MB", at_most(in_megabytes(ours.memory), 8.0, " MB")),
     ] {
         let met = if is_met { "yes" } else { "no" };
         table.row([target, &measured, met]);

@@ -1,10 +1,7 @@
 //! How many requests a second a server of one machine answers and how soon, beside etcd, with more clients and with more clusters in
 //! its database; what a request costs of DynamoDB; and what a million bootstraps cost in AWS.
 
-#![expect(
-    clippy::cast_precision_loss,
-    reason = "what is counted is far below 2^52"
-)]
+#![expect(clippy::cast_precision_loss, reason = "what is counted is far below 2^52")]
 
 #[path = "service/cost.rs"]
 mod cost;
@@ -104,10 +101,7 @@ struct Both {
 impl Both {
     fn measure(target: &Arc<Target>, clients: usize, what: &str) -> Self {
         let measured = |ask| load::load(target, ask, clients, MEASURED);
-        let both = Self {
-            claims: measured(Ask::Claims),
-            statuses: measured(Ask::Statuses),
-        };
+        let both = Self { claims: measured(Ask::Claims), statuses: measured(Ask::Statuses) };
         let (claims, statuses) = (both.claims.rate(), both.statuses.rate());
         eprintln!("{what}, {clients} clients: {claims:.0} claims, {statuses:.0} statuses a second");
         both
@@ -115,14 +109,9 @@ impl Both {
 
     /// The loads of several rounds as one.
     fn of(rounds: Vec<Self>) -> Self {
-        let (claims, statuses): (Vec<_>, Vec<_>) = rounds
-            .into_iter()
-            .map(|both| (both.claims, both.statuses))
-            .unzip();
-        Self {
-            claims: Load::of(claims),
-            statuses: Load::of(statuses),
-        }
+        let (claims, statuses): (Vec<_>, Vec<_>) =
+            rounds.into_iter().map(|both| (both.claims, both.statuses)).unzip();
+        Self { claims: Load::of(claims), statuses: Load::of(statuses) }
     }
 }
 
@@ -148,11 +137,7 @@ fn over_clients() -> Vec<Beside> {
             (ours, Both::measure(&theirs, clients, "etcd"))
         });
         let (ours, theirs) = rounds.unzip();
-        Beside {
-            clients,
-            ours: Both::of(ours),
-            etcd: Both::of(theirs),
-        }
+        Beside { clients, ours: Both::of(ours), etcd: Both::of(theirs) }
     };
     CLIENTS.map(measure).into()
 }
@@ -168,10 +153,7 @@ fn over_sizes() -> Vec<(u64, Both)> {
         }
         let local = server(data.path());
         let target = Target::new(&local.endpoint, Kind::Api, size);
-        (
-            size,
-            Both::measure(&target, AT_A_SIZE, &format!("{size} clusters")),
-        )
+        (size, Both::measure(&target, AT_A_SIZE, &format!("{size} clusters")))
     };
     SIZES.map(measure).into()
 }
@@ -190,17 +172,9 @@ fn beside(measured: &[Beside]) -> Table {
         "status: p99, ms",
         "etcd",
     ]);
-    for Beside {
-        clients,
-        ours,
-        etcd,
-    } in measured
-    {
+    for Beside { clients, ours, etcd } in measured {
         let mut row = vec![clients.to_string()];
-        for (ours, etcd) in [
-            (&ours.claims, &etcd.claims),
-            (&ours.statuses, &etcd.statuses),
-        ] {
+        for (ours, etcd) in [(&ours.claims, &etcd.claims), (&ours.statuses, &etcd.statuses)] {
             row.push(format!("{:.0}", ours.rate()));
             row.push(format!("{:.0}", etcd.rate()));
             row.push(format!("{:.1}", ours.rate() / etcd.rate()));
@@ -240,17 +214,13 @@ fn verdict(measured: &[Beside], sync: Duration) -> String {
     let mut words = Vec::new();
     for (clients, target) in CLAIMS_TARGET {
         let found = measured.iter().find(|beside| beside.clients == clients);
-        let ratio = found.map_or(0.0, |both| {
-            both.ours.claims.rate() / both.etcd.claims.rate()
-        });
+        let ratio = found.map_or(0.0, |both| both.ours.claims.rate() / both.etcd.claims.rate());
         words.push(format!(
             "{target} × etcd's claims at {clients} clients: {} ({ratio:.1})",
             met(ratio >= target)
         ));
     }
-    let ratios = measured
-        .iter()
-        .map(|both| both.ours.statuses.rate() / both.etcd.statuses.rate());
+    let ratios = measured.iter().map(|both| both.ours.statuses.rate() / both.etcd.statuses.rate());
     let least = ratios.fold(f64::INFINITY, f64::min);
     words.push(format!(
         "{STATUSES_TARGET} × its reads: {} ({least:.1} at the least)",
@@ -285,9 +255,7 @@ fn sync() -> Duration {
 fn plot(measured: &[Beside]) -> String {
     let line = |rate: fn(&Beside) -> f64| {
         let points = measured.iter();
-        points
-            .map(|beside| (beside.clients as f64, rate(beside)))
-            .collect()
+        points.map(|beside| (beside.clients as f64, rate(beside))).collect()
     };
     let mut plot = Lines::new("One machine", "clients", "requests a second");
     plot.line("claims", line(|both| both.ours.claims.rate()));

@@ -28,10 +28,7 @@ pub struct Bars {
 impl Bars {
     /// A plot without bars; the title says the unit.
     pub fn new(title: impl Into<String>) -> Self {
-        Self {
-            title: title.into(),
-            bars: Vec::new(),
-        }
+        Self { title: title.into(), bars: Vec::new() }
     }
 
     /// A bar of something of ours, with its value as it is written beside it.
@@ -41,8 +38,7 @@ impl Bars {
 
     /// A bar of something else.
     pub fn other(&mut self, label: impl Into<String>, value: f64, written: impl Into<String>) {
-        self.bars
-            .push((label.into(), value, written.into(), OTHERS));
+        self.bars.push((label.into(), value, written.into(), OTHERS));
     }
 
     /// The drawing.
@@ -84,12 +80,7 @@ pub struct Lines {
 impl Lines {
     /// A plot without lines, with what its axes say.
     pub fn new(title: impl Into<String>, x: impl Into<String>, y: impl Into<String>) -> Self {
-        Self {
-            title: title.into(),
-            x: x.into(),
-            y: y.into(),
-            lines: Vec::new(),
-        }
+        Self { title: title.into(), x: x.into(), y: y.into(), lines: Vec::new() }
     }
 
     /// A line through these points.
@@ -138,18 +129,13 @@ impl Lines {
 
 /// What stands at an axis: whole numbers as they are.
 fn tick(value: f64) -> String {
-    if value >= 1.0 {
-        format!("{value:.0}")
-    } else {
-        crate::samples::number(value)
-    }
+    if value >= 1.0 { format!("{value:.0}") } else { crate::samples::number(value) }
 }
 
 /// From a little below the least to a little above the most.
 fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (least, most) = values.fold((f64::INFINITY, 0.0_f64), |(least, most), value| {
-        (least.min(value), most.max(value))
-    });
+    let (least, most) = values
+        .fold((f64::INFINITY, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
     least * 0.8..most * 1.25
 }
 

@@ -18,10 +18,7 @@ pub struct Table {
 impl Table {
     /// One without rows.
     pub fn new<H: Into<String>>(headers: impl IntoIterator<Item = H>) -> Self {
-        Self {
-            headers: headers.into_iter().map(Into::into).collect(),
-            rows: Vec::new(),
-        }
+        Self { headers: headers.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
     /// Adds a row, as long as the header.
@@ -35,10 +32,7 @@ impl Table {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let rule: Vec<_> = self.headers.iter().map(|_| "---".to_owned()).collect();
         let rows = self.rows.iter().map(|row| line(row));
-        [line(&self.headers), line(&rule)]
-            .into_iter()
-            .chain(rows)
-            .collect()
+        [line(&self.headers), line(&rule)].into_iter().chain(rows).collect()
     }
 
     /// An object for each row; cells that are numbers are so there.
@@ -46,8 +40,7 @@ impl Table {
         let object = |row: &Vec<String>| {
             let fields = self.headers.iter().zip(row);
             let value = |cell: &str| {
-                cell.parse::<f64>()
-                    .map_or_else(|_| json!(cell), |number| json!(number))
+                cell.parse::<f64>().map_or_else(|_| json!(cell), |number| json!(number))
             };
             let fields = fields.map(|(name, cell)| (name.clone(), value(cell)));
             Value::Object(fields.collect::<Map<_, _>>())
@@ -157,9 +150,7 @@ impl Report {
 fn replaced(document: &str, name: &str, text: &str) -> Option<String> {
     let (before, rest) = document.split_once(&format!("<!-- benchmark: {name} -->\n"))?;
     let (_, after) = rest.split_once("<!-- end -->")?;
-    Some(format!(
-        "{before}<!-- benchmark: {name} -->\n{text}<!-- end -->{after}"
-    ))
+    Some(format!("{before}<!-- benchmark: {name} -->\n{text}<!-- end -->{after}"))
 }
 
 #[cfg(test)]
@@ -179,10 +170,7 @@ mod tests {
     fn a_table_is_markdown_and_objects() {
         let mut table = Table::new(["what", "ms"]);
         table.row(["start", "3.1"]);
-        assert_eq!(
-            table.markdown(),
-            "| what | ms |\n| --- | --- |\n| start | 3.1 |\n"
-        );
+        assert_eq!(table.markdown(), "| what | ms |\n| --- | --- |\n| start | 3.1 |\n");
         assert_eq!(table.json(), json!([{"what": "start", "ms": 3.1}]));
     }
 }

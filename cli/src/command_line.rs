@@ -104,11 +104,7 @@ impl CommandLine {
         let called = self.called(&typed);
         let variables = self.variables(&called);
         if variables.0.is_empty() && self.added.is_empty() {
-            return Ok(Parsed {
-                matches: typed.clone(),
-                variables,
-                typed,
-            });
+            return Ok(Parsed { matches: typed.clone(), variables, typed });
         }
         let (before, after) = self.arguments.split_at(called.position);
         let mut arguments = before.to_vec();
@@ -116,11 +112,7 @@ impl CommandLine {
         arguments.extend_from_slice(&self.added);
         arguments.extend_from_slice(after);
         match self.matches(&arguments) {
-            Ok(matches) => Ok(Parsed {
-                matches,
-                variables,
-                typed,
-            }),
+            Ok(matches) => Ok(Parsed { matches, variables, typed }),
             Err(error) => Err(variables.name_in(error)),
         }
     }
@@ -131,11 +123,8 @@ impl CommandLine {
 
     /// The command that is called.
     fn called<'c>(&'c self, typed: &'c ArgMatches) -> Called<'c> {
-        let mut called = Called {
-            command: &self.command,
-            typed,
-            position: self.arguments.len().min(1),
-        };
+        let mut called =
+            Called { command: &self.command, typed, position: self.arguments.len().min(1) };
         while let Some((name, typed)) = called.typed.subcommand() {
             let Some(command) = called.command.find_subcommand(name) else {
                 break;
@@ -146,11 +135,7 @@ impl CommandLine {
             // No command with commands below it has an option with a value, which could be of the same name.
             let rest = &self.arguments[called.position..];
             let position = rest.iter().position(is_name).map_or(0, |index| index + 1);
-            called = Called {
-                command,
-                typed,
-                position: called.position + position,
-            };
+            called = Called { command, typed, position: called.position + position };
         }
         called
     }
@@ -204,10 +189,7 @@ impl Variables {
             message.contains(&format!("`--{}`", variable.long))
                 || message.contains(&format!("`{value}`"))
         };
-        self.0
-            .iter()
-            .find(is_about)
-            .map(|found| found.name.as_str())
+        self.0.iter().find(is_about).map(|found| found.name.as_str())
     }
 
     /// Names the variable in an error about its value.
@@ -245,11 +227,7 @@ fn without_variables(command: Command, lookup: &impl Fn(&OsStr) -> Option<OsStri
                 return arg;
             };
             let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
-            let arg = if is_flag && lookup(name).is_some() {
-                with_value(arg)
-            } else {
-                arg
-            };
+            let arg = if is_flag && lookup(name).is_some() { with_value(arg) } else { arg };
             arg.env(Resettable::Reset)
         })
         .mut_subcommands(|command| without_variables(command, lookup))
@@ -332,19 +310,10 @@ mod tests {
             (&["run"][..], &[][..], default),
             (
                 &["run"],
-                &[
-                    ("NAME", ""),
-                    ("COUNT", " \r\n"),
-                    ("ITEMS", "\t"),
-                    ("FORCE", "\u{feff}"),
-                ],
+                &[("NAME", ""), ("COUNT", " \r\n"), ("ITEMS", "\t"), ("FORCE", "\u{feff}")],
                 default,
             ),
-            (
-                &["run"],
-                &[("NAME", "a b"), ("COUNT", "2")],
-                "Some(\"a b\") 2 [] false []",
-            ),
+            (&["run"], &[("NAME", "a b"), ("COUNT", "2")], "Some(\"a b\") 2 [] false []"),
             (
                 &["run"],
                 &[
@@ -355,17 +324,9 @@ mod tests {
                 ],
                 "Some(\"a\") 2 [\"a\", \"b\"] true []",
             ),
-            (
-                &["run"],
-                &[("NAME", "--count")],
-                "Some(\"--count\") 1 [] false []",
-            ),
+            (&["run"], &[("NAME", "--count")], "Some(\"--count\") 1 [] false []"),
             (&["run"], &[("FORCE", "off")], default),
-            (
-                &["run", "--force"],
-                &[("FORCE", "off")],
-                "None 1 [] true []",
-            ),
+            (&["run", "--force"], &[("FORCE", "off")], "None 1 [] true []"),
             (
                 &["run", "--name", "b", "--item=c", "--count=3"],
                 &[("NAME", "a"), ("ITEMS", "a,b"), ("COUNT", "none")],
@@ -390,33 +351,17 @@ mod tests {
     #[test]
     fn options_can_be_added_to_the_command() {
         let mut line = line(&["group", "run", "--", "x"], &[("NAME", "a")]);
-        line.add([
-            "--count=2".to_owned(),
-            "--item=b".to_owned(),
-            "--force".to_owned(),
-        ]);
+        line.add(["--count=2".to_owned(), "--item=b".to_owned(), "--force".to_owned()]);
         assert_eq!(shown(&line), "Some(\"a\") 2 [\"b\"] true [\"x\"]");
     }
 
     #[test]
     fn errors_name_the_variable_that_holds_the_value() {
         for (arguments, variables, part) in [
-            (
-                &["run"][..],
-                &[("COUNT", "many")][..],
-                "'--count <count> [env: COUNT]'",
-            ),
+            (&["run"][..], &[("COUNT", "many")][..], "'--count <count> [env: COUNT]'"),
             (&["run"], &[("FORCE", "perhaps")], "'--force [env: FORCE]'"),
-            (
-                &["run", "--count=many"],
-                &[("COUNT", "2")],
-                "'--count <count>'",
-            ),
-            (
-                &["run", "--count=many"],
-                &[("NAME", "a")],
-                "'--count <count>'",
-            ),
+            (&["run", "--count=many"], &[("COUNT", "2")], "'--count <count>'"),
+            (&["run", "--count=many"], &[("NAME", "a")], "'--count <count>'"),
             (&["run", "--force=yes"], &[("NAME", "a")], "'--force'"),
         ] {
             let error = line(arguments, variables).parse().unwrap_err();
@@ -447,18 +392,13 @@ mod tests {
     #[test]
     fn help_shows_the_variables() {
         for arguments in [&["run", "--help"][..], &["group", "run", "-h"]] {
-            let error = line(arguments, &[("NAME", "a"), ("FORCE", "")])
-                .parse()
-                .unwrap_err();
+            let error = line(arguments, &[("NAME", "a"), ("FORCE", "")]).parse().unwrap_err();
             let text = error.to_string();
             assert_eq!(error.kind(), ErrorKind::DisplayHelp);
             for name in ["NAME", "COUNT", "ITEMS", "FORCE"] {
                 assert!(text.contains(&format!("[env: {name}=")), "{text}");
             }
-            assert!(
-                !text.contains("--force[=") && !text.contains("--force <"),
-                "{text}"
-            );
+            assert!(!text.contains("--force[=") && !text.contains("--force <"), "{text}");
         }
     }
 }

@@ -36,10 +36,7 @@ pub fn check_private(path: &Path) -> Result<(), Unsafe> {
     };
     let shown = path.display();
     Err(Unsafe {
-        message: format!(
-            "the secret in `{shown}` {what} (mode {:04o})",
-            permissions(&file)
-        ),
+        message: format!("the secret in `{shown}` {what} (mode {:04o})", permissions(&file)),
         hint: format!(
             "`chmod 600 {shown}`; in Kubernetes set `defaultMode: 0400` for the volume, in Docker Swarm `mode: 0400` for the secret"
         ),
@@ -105,10 +102,7 @@ mod tests {
     #[test]
     fn modes_decide_who_may_read_and_change() {
         let directory = tempfile::tempdir().unwrap();
-        let (file, link) = (
-            directory.path().join("file"),
-            directory.path().join("..data"),
-        );
+        let (file, link) = (directory.path().join("file"), directory.path().join("..data"));
         fs::write(&file, "text").unwrap();
         symlink("file", &link).unwrap();
         for (mode, is_private, is_trusted) in [
@@ -160,11 +154,7 @@ mod tests {
             (1001, Some(1000), false),
             (1001, None, true),
         ] {
-            assert_eq!(
-                is_trusted_owner(owner, user),
-                is_trusted,
-                "{owner} {user:?}"
-            );
+            assert_eq!(is_trusted_owner(owner, user), is_trusted, "{owner} {user:?}");
         }
     }
 }

@@ -33,9 +33,7 @@ impl ReadError {
 /// The text without a leading byte-order mark and without the line ends at its end. White space stays, as it may be part of a
 /// password.
 pub fn clean(text: &str) -> &str {
-    text.strip_prefix(BYTE_ORDER_MARK)
-        .unwrap_or(text)
-        .trim_end_matches(['\r', '\n'])
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_end_matches(['\r', '\n'])
 }
 
 /// The value of a variable without a leading byte-order mark and without the white space around it.
@@ -77,10 +75,7 @@ pub fn read_text(path: &Path) -> Result<String, ReadError> {
     });
     match read {
         Ok(text) => Ok(text.replace("\r\n", "\n")),
-        Err(source) => Err(ReadError {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(ReadError { path: path.to_owned(), source }),
     }
 }
 

@@ -13,19 +13,9 @@ pub fn for_reason(reason: &str) -> Option<String> {
         "the role was too new for Lambda to see: deploy again"
     } else if has(&["already exists"]) {
         "something outside the stack has that name: delete it, or choose another `--stack-name`"
-    } else if has(&[
-        "limitexceeded",
-        "limit exceeded",
-        "quota",
-        "maximum number of",
-    ]) {
+    } else if has(&["limitexceeded", "limit exceeded", "quota", "maximum number of"]) {
         "ask for more in AWS Service Quotas, or delete what is no longer needed; then deploy again"
-    } else if has(&[
-        "rollback trigger",
-        "rollbacktrigger",
-        "to alarm",
-        "in alarm",
-    ]) {
+    } else if has(&["rollback trigger", "rollbacktrigger", "to alarm", "in alarm"]) {
         "requests failed meanwhile or just before: see `cbbootstrap logs`; `--no-rollback-alarm` deploys in spite of that"
     } else if has(&["throttling", "rate exceeded"]) {
         "AWS was too busy: deploy again"
@@ -95,14 +85,8 @@ mod tests {
                 Some("deploy again to upload it"),
             ),
             ("Function x already exists in stack y", Some("--stack-name")),
-            (
-                "The following alarm went to ALARM: [arn]",
-                Some("cbbootstrap logs"),
-            ),
-            (
-                "Rate exceeded (Service: Lambda, Status Code: 429)",
-                Some("deploy again"),
-            ),
+            ("The following alarm went to ALARM: [arn]", Some("cbbootstrap logs")),
+            ("Rate exceeded (Service: Lambda, Status Code: 429)", Some("deploy again")),
             ("something new", None),
         ] {
             let advice = for_reason(reason);

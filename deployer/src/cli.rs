@@ -30,13 +30,7 @@ pub struct Cli {
 }
 
 /// What `--local` does not go with as an option, and does not mind as an environment variable.
-const NOT_LOCAL: [&str; 5] = [
-    "stack_name",
-    "environment",
-    "config",
-    "bucket",
-    "table_name",
-];
+const NOT_LOCAL: [&str; 5] = ["stack_name", "environment", "config", "bucket", "table_name"];
 
 impl Cli {
     /// The command line, and the variables that stand in for options. Ends the program with clap's message if it is wrong.
@@ -419,12 +413,7 @@ pub struct LocalArgs {
     #[arg(long, value_name = "PORT", default_value_t = 8080, requires = "local")]
     pub port: u16,
     /// The address to listen on; `0.0.0.0` serves other machines, and anyone on them
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1",
-        requires = "local"
-    )]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "local")]
     pub host: IpAddr,
     /// The directory that keeps the clusters [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR", requires = "local")]
@@ -448,20 +437,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
     pub table: Option<String>,
     /// The certificate of the server and those that signed it, in PEM; read again when the file changes
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "tls_key",
-        help_heading = "Security"
-    )]
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Security")]
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key, in PEM
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "tls_cert",
-        help_heading = "Security"
-    )]
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Security")]
     pub tls_key: Option<PathBuf>,
     /// A name that requests may use for this server; with it, no other names but `localhost`. Without it, every name will do but on
     /// the loopback address
@@ -474,21 +453,10 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Security")]
     pub require_lease: bool,
     /// The most connections at once; others wait
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        default_value = "10000",
-        help_heading = "Operation"
-    )]
+    #[arg(long, value_name = "NUMBER", default_value = "10000", help_heading = "Operation")]
     pub max_connections: NonZeroUsize,
     /// How requests are logged on stderr, one line each
-    #[arg(
-        long,
-        value_enum,
-        value_name = "FORM",
-        default_value_t,
-        help_heading = "Operation"
-    )]
+    #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Operation")]
     pub log: LogFormat,
     /// Serve `GET /metrics` for Prometheus
     #[arg(long, help_heading = "Operation")]
@@ -802,10 +770,8 @@ pub fn stack_name(name: &str) -> Result<String, String> {
     {
         Ok(name.to_owned())
     } else {
-        Err(
-            "a stack's name is at most 128 letters, digits and hyphens, and starts with a letter"
-                .to_owned(),
-        )
+        Err("a stack's name is at most 128 letters, digits and hyphens, and starts with a letter"
+            .to_owned())
     }
 }
 
@@ -815,10 +781,8 @@ pub fn bucket_name(name: &str) -> Result<String, String> {
     if (3..=63).contains(&name.len()) && name.chars().all(good) {
         Ok(name.to_owned())
     } else {
-        Err(
-            "a bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and no ARN"
-                .to_owned(),
-        )
+        Err("a bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and no ARN"
+            .to_owned())
     }
 }
 
@@ -828,19 +792,15 @@ pub fn region_name(name: &str) -> Result<String, String> {
     if !name.is_empty() && name.len() <= 63 && name.chars().all(good) {
         Ok(name.to_owned())
     } else {
-        Err(
-            "a region's name is lower-case letters, digits and hyphens, such as us-east-1"
-                .to_owned(),
-        )
+        Err("a region's name is lower-case letters, digits and hyphens, such as us-east-1"
+            .to_owned())
     }
 }
 
 /// `DynamoDB`'s rule for a table's name.
 pub fn table_name(name: &str) -> Result<String, String> {
     if (3..=255).contains(&name.len())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     {
         Ok(name.to_owned())
     } else {
@@ -873,13 +833,7 @@ mod tests {
             Cli::of(&CommandLine::with(Cli::command(), args, variables)).map(drop)
         };
         assert!(read(&[]).is_ok());
-        for option in [
-            "--stack-name",
-            "--env",
-            "--config",
-            "--bucket",
-            "--table-name",
-        ] {
+        for option in ["--stack-name", "--env", "--config", "--bucket", "--table-name"] {
             let error = read(&[option, "name"]).unwrap_err();
             assert!(error.to_string().contains(option), "{error}");
         }

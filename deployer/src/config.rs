@@ -117,8 +117,7 @@ pub fn environment(args: &ConfigArgs) -> anyhow::Result<Environment> {
 pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     // That of IAM, whose roles are stricter than the other services, and get the stack's tags.
     let allowed = |text: &str| {
-        text.chars()
-            .all(|c| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c))
+        text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c))
     };
     let mut folded = BTreeSet::new();
     for (key, value) in tags {
@@ -142,10 +141,7 @@ pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     }
     if tags.len() >= MOST_TAGS {
         return Err(Failure::new(format!("{} tags are too many", tags.len()))
-            .hint(format!(
-                "AWS takes {MOST_TAGS}, and cbbootstrap's `{}` is one of them",
-                OURS.0
-            ))
+            .hint(format!("AWS takes {MOST_TAGS}, and cbbootstrap's `{}` is one of them", OURS.0))
             .exit(Exit::Usage));
     }
     Ok(())
@@ -156,11 +152,9 @@ pub fn check_topics(topics: &[String]) -> Result<(), Failure> {
     if topics.len() <= MOST_TOPICS {
         return Ok(());
     }
-    Err(
-        Failure::new(format!("{} topics are too many", topics.len()))
-            .hint(format!("a stack tells {MOST_TOPICS} at most"))
-            .exit(Exit::Usage),
-    )
+    Err(Failure::new(format!("{} topics are too many", topics.len()))
+        .hint(format!("a stack tells {MOST_TOPICS} at most"))
+        .exit(Exit::Usage))
 }
 
 /// The whole file.
@@ -183,8 +177,7 @@ impl File {
                 .map_err(|failure| failure.about(format_args!("environment `{name}`")))?;
         }
         if let Some(name) = &file.default_environment {
-            file.has(name)
-                .map_err(|failure| failure.about("`default_environment`"))?;
+            file.has(name).map_err(|failure| failure.about("`default_environment`"))?;
         }
         Ok(file)
     }
@@ -193,11 +186,10 @@ impl File {
     /// what is deployed where must not change because a second one is added.
     fn choose(mut self, wanted: Option<&str>) -> Result<Environment, Failure> {
         let Some(name) = wanted.or(self.default_environment.as_deref()) else {
-            return Err(
-                Failure::new(format!("no environment is chosen from {}", self.names())).hint(
+            return Err(Failure::new(format!("no environment is chosen from {}", self.names()))
+                .hint(
                     "choose one with `--env NAME`, or with `default_environment: NAME` in the file",
-                ),
-            );
+                ));
         };
         self.has(name)?;
         Ok(self.environments.remove(name).unwrap_or_default())
@@ -230,9 +222,8 @@ impl Environment {
             ("region", &self.region, cli::region_name),
             ("role_arn", &self.role_arn, cli::role_arn),
         ];
-        let single = rules
-            .into_iter()
-            .filter_map(|(key, value, rule)| Some((key, value.as_ref()?, rule)));
+        let single =
+            rules.into_iter().filter_map(|(key, value, rule)| Some((key, value.as_ref()?, rule)));
         let topics = self
             .notification_arns
             .iter()
@@ -262,10 +253,8 @@ fn check_keys(file: &Value) -> Result<(), Failure> {
         let good = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
         let name = text(name)?;
         if name.is_empty() || !name.chars().all(good) {
-            return Err(
-                Failure::new(format!("an environment cannot be called `{name}`"))
-                    .hint("its name is letters, digits, hyphens and underscores"),
-            );
+            return Err(Failure::new(format!("an environment cannot be called `{name}`"))
+                .hint("its name is letters, digits, hyphens and underscores"));
         }
         let place = format!("environment `{name}`");
         if let Some(environment) = mapping(environment, &place)? {
@@ -467,11 +456,7 @@ environments:
                 Some("staging"),
                 Err(("there is no environment `staging`", "there are: dev, prod")),
             ),
-            (
-                TWO,
-                Some(""),
-                Err(("there is no environment ``", "there are: dev, prod")),
-            ),
+            (TWO, Some(""), Err(("there is no environment ``", "there are: dev, prod"))),
             (
                 "{default_environment: de, environments: {dev: }}",
                 Some("dev"),
@@ -512,26 +497,14 @@ environments:
             ("dev", "it holds no `key: value`", EXPECTED),
             ("environments:", "it holds no environments", EXPECTED),
             ("environments: {}", "it holds no environments", EXPECTED),
-            (
-                "default_environment: dev",
-                "it holds no environments",
-                EXPECTED,
-            ),
-            (
-                "environments: [dev]",
-                "`environments` holds no `key: value`",
-                EXPECTED,
-            ),
+            ("default_environment: dev", "it holds no environments", EXPECTED),
+            ("environments: [dev]", "`environments` holds no `key: value`", EXPECTED),
             (
                 "environments: {dev: [stack_name]}",
                 "environment `dev` holds no `key: value`",
                 EXPECTED,
             ),
-            (
-                "environment: {dev: }",
-                "unknown key `environment`",
-                "did you mean `environments`?",
-            ),
+            ("environment: {dev: }", "unknown key `environment`", "did you mean `environments`?"),
             (
                 "dev: {stack_name: s}",
                 "unknown key `dev`",
@@ -558,11 +531,7 @@ environments:
                 "did not find expected ',' or '}' at line 3 column 1",
                 EXAMPLE,
             ),
-            (
-                "\tenvironments:",
-                "while scanning for the next token at line 1 column 1",
-                EXAMPLE,
-            ),
+            ("\tenvironments:", "while scanning for the next token at line 1 column 1", EXAMPLE),
             (
                 "environments:\n  dev:\n  dev:\n",
                 "environments: duplicate entry with key \"dev\" at line 2 column 3",
@@ -578,11 +547,7 @@ environments:
                 "environments.dev.tags: duplicate entry with key \"a\" at line 1",
                 EXAMPLE,
             ),
-            (
-                "environments: {dev: }\n---\na: b",
-                "more than one document",
-                EXAMPLE,
-            ),
+            ("environments: {dev: }\n---\na: b", "more than one document", EXAMPLE),
         ] {
             assert_wrong(text, message, hint);
         }
@@ -695,10 +660,7 @@ environments:
             assert_eq!(check_tags(&tags).is_ok(), good, "{key:?}: {value:?}");
         }
         let twice = ["team", "Team"].map(|key| (key.to_owned(), "v".to_owned()));
-        assert!(
-            check_tags(&twice.into()).is_err(),
-            "the role's would be one"
-        );
+        assert!(check_tags(&twice.into()).is_err(), "the role's would be one");
         let tags = |count: usize| {
             let tags = (0..count).map(|number| (format!("k{number}"), "v".to_owned()));
             tags.collect::<BTreeMap<_, _>>()

@@ -59,12 +59,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without a hint.
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: None,
-            exit: Exit::Failed,
-            denied: false,
-        }
+        Self { message: message.into(), hint: None, exit: Exit::Failed, denied: false }
     }
 
     /// With a way out.

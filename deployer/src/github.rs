@@ -52,15 +52,9 @@ pub fn or_failed<T>(
 /// Tells it, where GitHub asks for it. That it cannot be written is no reason to fail what has been done.
 pub fn report(printer: &Printer, note: &Note) {
     let delimiter = format!("cbbootstrap-{}", Uuid::new_v4());
-    let outputs: String = note
-        .outputs
-        .iter()
-        .map(|(name, value)| output(name, value, &delimiter))
-        .collect();
-    for (variable, text) in [
-        ("GITHUB_OUTPUT", &outputs),
-        ("GITHUB_STEP_SUMMARY", &note.summary),
-    ] {
+    let outputs: String =
+        note.outputs.iter().map(|(name, value)| output(name, value, &delimiter)).collect();
+    for (variable, text) in [("GITHUB_OUTPUT", &outputs), ("GITHUB_STEP_SUMMARY", &note.summary)] {
         let Some(file) = environment::variable_os(variable) else {
             continue;
         };
@@ -148,16 +142,8 @@ pub struct Failed<'a> {
 impl Deployed<'_> {
     /// Its outputs and its summary.
     pub fn note(&self) -> Note {
-        let Self {
-            endpoint,
-            stack_name,
-            region,
-            changed,
-            function_sha256,
-            table,
-            seconds,
-            smoke,
-        } = self;
+        let Self { endpoint, stack_name, region, changed, function_sha256, table, seconds, smoke } =
+            self;
         let mut outputs = vec![
             ("endpoint", (*endpoint).to_owned()),
             ("stack_name", (*stack_name).to_owned()),
@@ -166,31 +152,19 @@ impl Deployed<'_> {
             ("function_sha256", (*function_sha256).to_owned()),
             ("table", (*table).to_owned()),
         ];
-        let outcome = if *changed {
-            "deployed"
-        } else {
-            "nothing to change"
-        };
+        let outcome = if *changed { "deployed" } else { "nothing to change" };
         let mut rows = vec![
             ["Endpoint".to_owned(), (*endpoint).to_owned()],
-            [
-                "Stack".to_owned(),
-                format!("{} in {region}", code(stack_name)),
-            ],
-            [
-                "Function".to_owned(),
-                format!("sha256 {}", code(function_sha256)),
-            ],
+            ["Stack".to_owned(), format!("{} in {region}", code(stack_name))],
+            ["Function".to_owned(), format!("sha256 {}", code(function_sha256))],
             ["Table".to_owned(), code(table)],
         ];
         if let Some(smoke) = smoke {
             outputs.push(("smoke", smoke.word().to_owned()));
             rows.push(["Smoke test".to_owned(), smoke.summary.clone()]);
         }
-        let times: Vec<_> = seconds
-            .iter()
-            .map(|(step, seconds)| format!("{step} {seconds:.1} s"))
-            .collect();
+        let times: Vec<_> =
+            seconds.iter().map(|(step, seconds)| format!("{step} {seconds:.1} s")).collect();
         if !times.is_empty() {
             rows.push(["Time".to_owned(), times.join(", ")]);
         }
@@ -223,10 +197,7 @@ impl Tested<'_> {
         let mut summary = heading("cbbootstrap smoke", self.word());
         let _ = writeln!(summary, "{}: {}\n", self.endpoint, self.summary);
         summary += &self.failures();
-        Note {
-            outputs: vec![("smoke", self.word().to_owned())],
-            summary,
-        }
+        Note { outputs: vec![("smoke", self.word().to_owned())], summary }
     }
 
     fn word(&self) -> &'static str {
@@ -237,11 +208,7 @@ impl Tested<'_> {
         if self.failed.is_empty() {
             return String::new();
         }
-        let rows: Vec<_> = self
-            .failed
-            .iter()
-            .map(|row| row.map(str::to_owned))
-            .collect();
+        let rows: Vec<_> = self.failed.iter().map(|row| row.map(str::to_owned)).collect();
         table_of(["Step", "Expected", "Saw"], &rows)
     }
 }
@@ -249,11 +216,7 @@ impl Tested<'_> {
 impl Planned<'_> {
     /// Its output and its summary.
     pub fn note(&self) -> Note {
-        let Self {
-            stack_name,
-            region,
-            changes,
-        } = self;
+        let Self { stack_name, region, changes } = self;
         let outcome = match changes.len() {
             0 => "nothing to change".to_owned(),
             1 => "1 change".to_owned(),
@@ -264,10 +227,7 @@ impl Planned<'_> {
         if !changes.is_empty() {
             summary += &table_of(["", "What", "More"], changes);
         }
-        Note {
-            outputs: vec![("changed", (!changes.is_empty()).to_string())],
-            summary,
-        }
+        Note { outputs: vec![("changed", (!changes.is_empty()).to_string())], summary }
     }
 }
 
@@ -280,10 +240,7 @@ impl Failed<'_> {
         let text = format!("error: {}\n{}", self.error, hint.unwrap_or_default());
         let fence = fence(&text);
         let _ = writeln!(summary, "{fence}text\n{text}{fence}\n");
-        Note {
-            outputs: Vec::new(),
-            summary,
-        }
+        Note { outputs: Vec::new(), summary }
     }
 }
 
@@ -311,10 +268,7 @@ fn cell(text: &str) -> String {
     if short.len() < line.len() {
         short.push('…');
     }
-    short
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('|', "\\|")
+    short.replace('&', "&amp;").replace('<', "&lt;").replace('|', "\\|")
 }
 
 /// A name as code.
@@ -324,11 +278,7 @@ fn code(name: &str) -> String {
 
 /// More backticks than stand in a row in the text.
 fn fence(text: &str) -> String {
-    let longest = text
-        .split(|c| c != '`')
-        .map(str::len)
-        .max()
-        .unwrap_or_default();
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or_default();
     "`".repeat(longest.max(2) + 1)
 }
 
@@ -398,11 +348,8 @@ mod tests {
 
 "
         );
-        let outputs: Vec<_> = note
-            .outputs
-            .iter()
-            .map(|(name, value)| output(name, value, "END"))
-            .collect();
+        let outputs: Vec<_> =
+            note.outputs.iter().map(|(name, value)| output(name, value, "END")).collect();
         assert_eq!(
             outputs.concat(),
             "\

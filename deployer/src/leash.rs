@@ -35,11 +35,7 @@ impl Leash {
         let group = shell.id().and_then(|id| i32::try_from(id).ok());
         let group = group.context("`/bin/sh` has no process id")?;
         let input = shell.stdin.take().context("`/bin/sh` has no input")?;
-        Ok(Self {
-            group,
-            _shell: shell,
-            _input: input,
-        })
+        Ok(Self { group, _shell: shell, _input: input })
     }
 
     /// The process group to join.

@@ -77,12 +77,7 @@ struct Permission {
 }
 
 const fn needs(by: By, on: On, actions: &'static [&'static str], why: &'static str) -> Permission {
-    Permission {
-        by,
-        on,
-        actions,
-        why,
-    }
+    Permission { by, on, actions, why }
 }
 
 /// The list. What CloudFormation needs for a type of resource is what the type's own schema says (`aws cloudformation
@@ -97,10 +92,7 @@ const PERMISSIONS: &[Permission] = &[
     needs(
         By::Plan,
         On::Stack,
-        &[
-            "cloudformation:DescribeStacks",
-            "cloudformation:GetTemplate",
-        ],
+        &["cloudformation:DescribeStacks", "cloudformation:GetTemplate"],
         "compares the stack with what is wanted",
     ),
     needs(
@@ -161,12 +153,7 @@ const PERMISSIONS: &[Permission] = &[
         &["lambda:ListVersionsByFunction"],
         "shows the function's version",
     ),
-    needs(
-        By::Watch,
-        On::LogGroups,
-        &["logs:FilterLogEvents"],
-        "shows the function's log",
-    ),
+    needs(By::Watch, On::LogGroups, &["logs:FilterLogEvents"], "shows the function's log"),
     needs(
         By::Deploy,
         On::OwnBucket,
@@ -201,12 +188,7 @@ const PERMISSIONS: &[Permission] = &[
         &["s3:DeleteObject"],
         "deletes artifacts that are too old to go back to",
     ),
-    needs(
-        By::Deploy,
-        On::Stack,
-        &["cloudformation:ExecuteChangeSet"],
-        "makes the change",
-    ),
+    needs(By::Deploy, On::Stack, &["cloudformation:ExecuteChangeSet"], "makes the change"),
     needs(
         By::Deploy,
         On::Stack,
@@ -218,12 +200,7 @@ const PERMISSIONS: &[Permission] = &[
         ],
         "brings a stack back that is stuck, and deletes what a failed first deployment left",
     ),
-    needs(
-        By::Deploy,
-        On::Stack,
-        &["cloudformation:UpdateTerminationProtection"],
-        "`--protect`",
-    ),
+    needs(By::Deploy, On::Stack, &["cloudformation:UpdateTerminationProtection"], "`--protect`"),
     needs(
         By::Deploy,
         On::Stack,
@@ -252,24 +229,14 @@ const PERMISSIONS: &[Permission] = &[
         &["execute-api:Invoke"],
         "tests an API that takes signed requests only (`--auth iam`)",
     ),
-    needs(
-        By::Plan,
-        On::RoleToCloudFormation,
-        &["iam:PassRole"],
-        "`--role-arn`",
-    ),
+    needs(By::Plan, On::RoleToCloudFormation, &["iam:PassRole"], "`--role-arn`"),
     needs(
         By::Destroy,
         On::Table,
         &["dynamodb:UpdateTable", "dynamodb:DeleteTable"],
         "`--delete-table`: lifts the protection, and deletes",
     ),
-    needs(
-        By::Destroy,
-        On::Stack,
-        &["cloudformation:ListStackResources"],
-        "shows what goes",
-    ),
+    needs(By::Destroy, On::Stack, &["cloudformation:ListStackResources"], "shows what goes"),
     needs(
         By::Destroy,
         On::OwnBucket,
@@ -279,19 +246,10 @@ const PERMISSIONS: &[Permission] = &[
     needs(
         By::Clusters,
         On::Table,
-        &[
-            "dynamodb:Scan",
-            "dynamodb:BatchGetItem",
-            "dynamodb:UpdateItem",
-        ],
+        &["dynamodb:Scan", "dynamodb:BatchGetItem", "dynamodb:UpdateItem"],
         "lists, shows and forgets the clusters' records",
     ),
-    needs(
-        By::CloudFormation,
-        On::Artifacts,
-        &["s3:GetObject"],
-        "gives Lambda the function's zip",
-    ),
+    needs(By::CloudFormation, On::Artifacts, &["s3:GetObject"], "gives Lambda the function's zip"),
     needs(
         By::CloudFormation,
         On::Function,
@@ -314,11 +272,7 @@ const PERMISSIONS: &[Permission] = &[
     needs(
         By::CloudFormation,
         On::Function,
-        &[
-            "lambda:AddPermission",
-            "lambda:RemovePermission",
-            "lambda:GetPolicy",
-        ],
+        &["lambda:AddPermission", "lambda:RemovePermission", "lambda:GetPolicy"],
         "lets the API call the function",
     ),
     needs(
@@ -341,12 +295,7 @@ const PERMISSIONS: &[Permission] = &[
         ],
         "the function's role",
     ),
-    needs(
-        By::CloudFormation,
-        On::RoleToLambda,
-        &["iam:PassRole"],
-        "the function runs as its role",
-    ),
+    needs(By::CloudFormation, On::RoleToLambda, &["iam:PassRole"], "the function runs as its role"),
     needs(
         By::CloudFormation,
         On::LogGroups,
@@ -519,10 +468,7 @@ pub fn policy(scope: &Scope, policy_for: PolicyFor) -> Policy {
             }),
         }
     }
-    Policy {
-        version: "2012-10-17",
-        statement,
-    }
+    Policy { version: "2012-10-17", statement }
 }
 
 /// What each permission of that policy is for, for people.
@@ -553,13 +499,7 @@ struct Explained {
 
 impl Display for Explanation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for Explained {
-            by,
-            why,
-            actions,
-            resources,
-        } in &self.0
-        {
+        for Explained { by, why, actions, resources } in &self.0 {
             writeln!(f, "{by}: {why}")?;
             writeln!(f, "    {}", actions.join(" "))?;
             for resource in resources {
@@ -609,30 +549,18 @@ impl By {
 impl On {
     /// The ARNs, as narrow as names can make them. There are none where the scope has no such thing.
     fn resources(self, scope: &Scope) -> Vec<String> {
-        let Scope {
-            partition,
-            account,
-            region,
-            stack_name,
-            table_name,
-            bucket,
-            role_arn,
-        } = scope;
+        let Scope { partition, account, region, stack_name, table_name, bucket, role_arn } = scope;
         let here = |service: &str, resource: &str| {
             format!("arn:{partition}:{service}:{region}:{account}:{resource}")
         };
         let iam = |role: &str| format!("arn:{partition}:iam::{account}:role/{role}");
         let gateway = |path: &str| format!("arn:{partition}:apigateway:{region}::{path}");
         let own_bucket = format!("arn:{partition}:s3:::cbbootstrap-artifacts-{account}-{region}");
-        let any_bucket = bucket.as_ref().map_or(own_bucket.clone(), |name| {
-            format!("arn:{partition}:s3:::{name}")
-        });
+        let any_bucket = bucket
+            .as_ref()
+            .map_or(own_bucket.clone(), |name| format!("arn:{partition}:s3:::{name}"));
         let only_own = |arn: String| {
-            if bucket.is_none() {
-                vec![arn]
-            } else {
-                Vec::new()
-            }
+            if bucket.is_none() { vec![arn] } else { Vec::new() }
         };
         // A parameter of a template cannot be cut; the template limits its length.
         let start_of_name = if stack_name.len() > WHOLE_STACK_NAME && !stack_name.contains('$') {
@@ -717,19 +645,14 @@ mod tests {
     }
 
     fn allows(policy: &Policy, action: &str) -> bool {
-        policy
-            .statement
-            .iter()
-            .any(|statement| statement.action.contains(action))
+        policy.statement.iter().any(|statement| statement.action.contains(action))
     }
 
     #[test]
     fn each_command_gets_what_it_needs_and_no_more() {
         use PolicyFor::{All, CloudFormation, Clusters, Deploy, Plan};
-        let with_role = Scope {
-            role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()),
-            ..scope()
-        };
+        let with_role =
+            Scope { role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()), ..scope() };
         for (action, whose) in [
             ("cloudformation:CreateChangeSet", &[Plan, Deploy, All][..]),
             ("cloudformation:ExecuteChangeSet", &[Deploy, All]),
@@ -753,27 +676,19 @@ mod tests {
         }
         let caller = policy(&with_role, All);
         assert!(!allows(&caller, "lambda:CreateFunction") && !allows(&caller, "apigateway:POST"));
-        let passed = caller
-            .statement
-            .iter()
-            .find(|statement| statement.action.contains("iam:PassRole"));
+        let passed =
+            caller.statement.iter().find(|statement| statement.action.contains("iam:PassRole"));
         assert_eq!(
             passed.map(|statement| statement.resource.clone()),
             Some(with_role.role_arn.iter().cloned().collect()),
             "{caller}"
         );
-        assert!(allows(
-            &policy(&with_role, CloudFormation),
-            "lambda:CreateFunction"
-        ));
+        assert!(allows(&policy(&with_role, CloudFormation), "lambda:CreateFunction"));
     }
 
     #[test]
     fn a_bucket_that_the_user_brings_is_used_and_not_set_up() {
-        let theirs = Scope {
-            bucket: Some("theirs".to_owned()),
-            ..scope()
-        };
+        let theirs = Scope { bucket: Some("theirs".to_owned()), ..scope() };
         let policy = policy(&theirs, PolicyFor::All);
         for (action, allowed) in [
             ("s3:ListBucket", true),
@@ -798,21 +713,13 @@ mod tests {
             let wide = statement.resource.contains(&"*".to_owned());
             assert_eq!(wide, statement.sid == "Anything", "{statement:?}");
             assert!(
-                statement
-                    .sid
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric()),
+                statement.sid.bytes().all(|byte| byte.is_ascii_alphanumeric()),
                 "{statement:?}"
             );
-            assert!(
-                statement.action.iter().all(|action| !action.contains('*')),
-                "{statement:?}"
-            );
+            assert!(statement.action.iter().all(|action| !action.contains('*')), "{statement:?}");
         }
-        let passes = policy
-            .statement
-            .iter()
-            .filter(|statement| statement.action.contains("iam:PassRole"));
+        let passes =
+            policy.statement.iter().filter(|statement| statement.action.contains("iam:PassRole"));
         for statement in passes {
             assert!(statement.condition.is_some(), "{statement:?}");
         }
@@ -825,10 +732,7 @@ mod tests {
             ("s".repeat(40), format!("{}-*", "s".repeat(40))),
             ("s".repeat(41), format!("{}-*", "s".repeat(24))),
         ] {
-            let scope = Scope {
-                stack_name,
-                ..scope()
-            };
+            let scope = Scope { stack_name, ..scope() };
             for on in [On::Function, On::FunctionRole] {
                 let resources = on.resources(&scope);
                 assert!(resources[0].ends_with(&start), "{resources:?} {start}");
@@ -913,10 +817,7 @@ mod tests {
 
     #[test]
     fn the_roles_for_ci_have_these_policies() {
-        let file = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../templates/github-oidc-role.yaml"
-        );
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/github-oidc-role.yaml");
         let template = std::fs::read_to_string(file).unwrap();
         let made = regenerated(&template).unwrap();
         if std::env::var_os("UPDATE_TEMPLATES").is_some() {

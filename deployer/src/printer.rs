@@ -37,11 +37,7 @@ impl Printer {
     /// A printer for results of this form.
     pub fn new(output: Output) -> Self {
         let progress = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self {
-            output,
-            progress,
-            seconds: Arc::default(),
-        }
+        Self { output, progress, seconds: Arc::default() }
     }
 
     /// The command's result: text, or one JSON document.
@@ -108,10 +104,7 @@ impl Printer {
 
     /// How long each finished step took, and since when.
     pub fn seconds(&self) -> BTreeMap<&'static str, f64> {
-        self.seconds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.seconds.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
@@ -140,9 +133,7 @@ impl Step {
     pub fn expect(&mut self, resources: usize) {
         if let Some(bar) = &self.bar {
             bar.set_length(resources.try_into().unwrap_or(u64::MAX));
-            bar.set_style(style(
-                "{spinner} {prefix:8} [{bar:20}] {pos}/{len} {msg} {elapsed}",
-            ));
+            bar.set_style(style("{spinner} {prefix:8} [{bar:20}] {pos}/{len} {msg} {elapsed}"));
         }
     }
 
@@ -169,11 +160,7 @@ impl Step {
         }
         let row = &self.progress.rows()[place];
         let line = &self.rows[place];
-        line.set_style(style(if row.is_done() {
-            "  {msg}"
-        } else {
-            "  {msg} {elapsed}"
-        }));
+        line.set_style(style(if row.is_done() { "  {msg}" } else { "  {msg} {elapsed}" }));
         if begins {
             line.reset_elapsed();
             line.enable_steady_tick(Duration::from_secs(1));
@@ -214,8 +201,7 @@ impl Step {
     /// A line that stays.
     pub fn line(&mut self, line: impl Display) {
         self.said = Instant::now();
-        self.printer
-            .message(format_args!("  {:8} {line}", self.name));
+        self.printer.message(format_args!("  {:8} {line}", self.name));
     }
 
     /// Ends the step with what came of it.

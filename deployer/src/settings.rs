@@ -180,14 +180,8 @@ impl Target {
             bucket: args.bucket.bucket.or(environment.bucket),
             arch,
             auth: args.auth.or(environment.auth).unwrap_or_default(),
-            require_secret: args
-                .require_secret
-                .or(environment.require_secret)
-                .unwrap_or_default(),
-            require_lease: args
-                .require_lease
-                .or(environment.require_lease)
-                .unwrap_or_default(),
+            require_secret: args.require_secret.or(environment.require_secret).unwrap_or_default(),
+            require_lease: args.require_lease.or(environment.require_lease).unwrap_or_default(),
             parameters: merged(environment.parameters, args.parameters),
             tags: merged(environment.tags, args.tags),
             role_arn: args.role_arn.or(environment.role_arn),
@@ -232,12 +226,7 @@ impl Doomed {
 impl Records {
     /// Of `cluster`.
     pub fn of(args: RecordsArgs) -> anyhow::Result<Self> {
-        let RecordsArgs {
-            table,
-            config,
-            local,
-            aws,
-        } = args;
+        let RecordsArgs { table, config, local, aws } = args;
         // As `deploy --local` has it: the file is about AWS, and the environment variables that choose from it.
         let keeper = if local.local {
             let data = data::directory(local.data.as_deref())?;
@@ -271,18 +260,10 @@ impl Records {
             }
         };
         for (option, value) in options {
-            words.extend(
-                value
-                    .into_iter()
-                    .flat_map(|value| [option.to_owned(), value]),
-            );
+            words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
         }
         words.extend_from_slice(rest);
-        words
-            .iter()
-            .map(|word| shell_word(word))
-            .collect::<Vec<_>>()
-            .join(" ")
+        words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -375,9 +356,7 @@ environments:
     /// All that is settled, as one line each.
     fn lines(target: &Target) -> Vec<String> {
         let Target {
-            place: Place {
-                stack_name, access, ..
-            },
+            place: Place { stack_name, access, .. },
             table_name,
             bucket,
             arch,
@@ -391,12 +370,7 @@ environments:
             protect,
             wait_for_stack,
         } = target;
-        let Access {
-            region,
-            profile,
-            fallback_region,
-            fallback_profile,
-        } = access;
+        let Access { region, profile, fallback_region, fallback_profile } = access;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         vec![
             format!("{stack_name} {table_name} {} {arch} {auth:?}", text(bucket)),
@@ -510,29 +484,16 @@ environments:
     fn records_are_those_of_the_environment_or_of_this_machine() {
         for (options, file, table, access) in [
             (&[][..], None, "cb-bootstrap", [None, None, None]),
-            (
-                &[],
-                Some(FILE),
-                "file-table",
-                [None, Some("eu-central-1"), Some("file-profile")],
-            ),
+            (&[], Some(FILE), "file-table", [None, Some("eu-central-1"), Some("file-profile")]),
             (
                 &["--table-name=table", "--region=us-west-2"],
                 Some(FILE),
                 "table",
-                [
-                    Some("us-west-2"),
-                    Some("eu-central-1"),
-                    Some("file-profile"),
-                ],
+                [Some("us-west-2"), Some("eu-central-1"), Some("file-profile")],
             ),
         ] {
             let records = records(options, file);
-            let Keeper::Aws {
-                table: name,
-                access: found,
-            } = records.keeper
-            else {
+            let Keeper::Aws { table: name, access: found } = records.keeper else {
                 panic!("{options:?} is in AWS");
             };
             assert_eq!(name, table);
@@ -553,11 +514,7 @@ environments:
     #[test]
     fn a_command_about_the_same_records_can_be_pasted() {
         for (options, rest, expected) in [
-            (
-                &[][..],
-                "--after=c",
-                "cbbootstrap cluster list --table-name cb-bootstrap --after=c",
-            ),
+            (&[][..], "--after=c", "cbbootstrap cluster list --table-name cb-bootstrap --after=c"),
             (
                 &["--region=eu-west-1", "--profile=a b"],
                 "--after=it's $5",
@@ -581,14 +538,8 @@ environments:
             ("--parameter=Memory=512", "no parameter `Memory`"),
             ("--parameter=TableName=t", "`TableName` is not set"),
             ("--require-secret", "cannot be combined with `--auth iam`"),
-            (
-                "--parameter=RequireSecret=true",
-                "`RequireSecret` is not set",
-            ),
-            (
-                "--parameter=AuthorizationType=NONE",
-                "`AuthorizationType` is not set",
-            ),
+            ("--parameter=RequireSecret=true", "`RequireSecret` is not set"),
+            ("--parameter=AuthorizationType=NONE", "`AuthorizationType` is not set"),
             ("--parameter=MemorySize=1", "`MemorySize` cannot be `1`"),
             ("--tag=aws:x=1", "tag `aws:x`"),
             ("--tag=created-by=me", "tag `created-by`"),

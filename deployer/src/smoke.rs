@@ -101,13 +101,7 @@ impl Report {
 impl Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for step in &self.steps {
-            let Step {
-                name,
-                saw,
-                expected,
-                milliseconds,
-                ..
-            } = step;
+            let Step { name, saw, expected, milliseconds, .. } = step;
             if step.passed {
                 writeln!(f, "  ok      {name}: {saw} ({milliseconds:.0} ms)")?;
             } else {
@@ -131,12 +125,10 @@ pub fn endpoint(text: &str) -> anyhow::Result<String> {
         || text.starts_with("[::1]");
     // Not said again: it may hold a password.
     if text.contains('@') {
-        return Err(
-            Failure::new("an endpoint has no user name or password in it")
-                .hint("give it as `https://HOST` or `http://HOST:PORT`")
-                .exit(Exit::Usage)
-                .into(),
-        );
+        return Err(Failure::new("an endpoint has no user name or password in it")
+            .hint("give it as `https://HOST` or `http://HOST:PORT`")
+            .exit(Exit::Usage)
+            .into());
     }
     let with_scheme = match (text.contains("://"), is_here) {
         (true, _) => text.to_owned(),
@@ -148,9 +140,7 @@ pub fn endpoint(text: &str) -> anyhow::Result<String> {
             .hint("give it as `https://HOST` or `http://HOST:PORT`")
             .exit(Exit::Usage)
     };
-    let uri: Uri = with_scheme
-        .parse()
-        .map_err(|error| refuse(&format!("{error}")))?;
+    let uri: Uri = with_scheme.parse().map_err(|error| refuse(&format!("{error}")))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(refuse("it must be http or https").into());
     }
@@ -178,11 +168,7 @@ fn node(cluster: &str, node: &str) -> Value {
 
 /// A claim that will not last.
 fn claim(cluster: &str, name: &str) -> Value {
-    with(
-        node(cluster, name),
-        "lease_seconds",
-        *wire::LEASE_SECONDS.start(),
-    )
+    with(node(cluster, name), "lease_seconds", *wire::LEASE_SECONDS.start())
 }
 
 fn with(mut body: Value, field: &str, value: u64) -> Value {
@@ -217,9 +203,7 @@ impl Tester {
         Self {
             agent,
             endpoint,
-            token: signer
-                .is_none()
-                .then(|| Uuid::new_v4().simple().to_string()),
+            token: signer.is_none().then(|| Uuid::new_v4().simple().to_string()),
             signer,
             appears_until: Instant::now() + warm_up,
             steps: Vec::new(),
@@ -251,23 +235,13 @@ impl Tester {
         let expected = "200, the service's name";
         let since = Instant::now();
         let (passed, saw) = match self.settled(|tester| tester.send_get("/")) {
-            Ok((200, _, body)) if body["name"] == "cbbootstrap" => (
-                true,
-                format!(
-                    "200, cbbootstrap {}",
-                    body["version"].as_str().unwrap_or_default()
-                ),
-            ),
+            Ok((200, _, body)) if body["name"] == "cbbootstrap" => {
+                (true, format!("200, cbbootstrap {}", body["version"].as_str().unwrap_or_default()))
+            }
             Ok(answer) => (false, described(&answer)),
             Err(error) => (false, error),
         };
-        self.note(
-            "the service answers",
-            expected.to_owned(),
-            saw,
-            passed,
-            since,
-        );
+        self.note("the service answers", expected.to_owned(), saw, passed, since);
         passed
     }
 
@@ -297,24 +271,9 @@ impl Tester {
 
     /// Two nodes claim a cluster, and the first gives up.
     fn first_nodes(&mut self, cluster: &str) {
-        self.post(
-            "first node claims",
-            "/cluster",
-            &claim(cluster, FIRST),
-            &told(FIRST, true),
-        );
-        self.post(
-            "second node joins",
-            "/cluster",
-            &claim(cluster, SECOND),
-            &told(FIRST, false),
-        );
-        self.post(
-            "first node asks again",
-            "/cluster",
-            &claim(cluster, FIRST),
-            &told(FIRST, true),
-        );
+        self.post("first node claims", "/cluster", &claim(cluster, FIRST), &told(FIRST, true));
+        self.post("second node joins", "/cluster", &claim(cluster, SECOND), &told(FIRST, false));
+        self.post("first node asks again", "/cluster", &claim(cluster, FIRST), &told(FIRST, true));
         self.get("status", &format!("/cluster/{cluster}"), &told(FIRST, true));
         self.post(
             "status by POST",
@@ -349,17 +308,8 @@ impl Tester {
     }
 
     fn odd_ids(&mut self, cluster: &str) {
-        self.post(
-            "odd id is claimed",
-            "/cluster",
-            &claim(cluster, FIRST),
-            &told(FIRST, true),
-        );
-        self.get(
-            "odd id, status",
-            &format!("/cluster/{}", escaped(cluster)),
-            &told(FIRST, true),
-        );
+        self.post("odd id is claimed", "/cluster", &claim(cluster, FIRST), &told(FIRST, true));
+        self.get("odd id, status", &format!("/cluster/{}", escaped(cluster)), &told(FIRST, true));
         self.post(
             "odd id, status by POST",
             "/cluster/get_status",
@@ -380,11 +330,7 @@ impl Tester {
             &claim("a b", FIRST),
             &problem(400, "invalid_field"),
         );
-        self.get(
-            "id with a space, by GET",
-            "/cluster/a%20b",
-            &problem(400, "invalid_field"),
-        );
+        self.get("id with a space, by GET", "/cluster/a%20b", &problem(400, "invalid_field"));
         self.post(
             "lease too short",
             "/cluster",
@@ -415,11 +361,9 @@ impl Tester {
         self.step("with the secret", &told, |tester| {
             tester.send_post("/cluster/get_status", &status, tester.token.as_deref())
         });
-        self.step(
-            "with another secret",
-            &problem(403, "forbidden"),
-            |tester| tester.send_post("/cluster/get_status", &status, Some("another")),
-        );
+        self.step("with another secret", &problem(403, "forbidden"), |tester| {
+            tester.send_post("/cluster/get_status", &status, Some("another"))
+        });
         let since = Instant::now();
         let answer = self.settled(|tester| tester.send_post("/cluster", &claim, None));
         let saw = answer.map_or_else(|error| error, |answer| described(&answer));
@@ -454,9 +398,7 @@ impl Tester {
     /// As the README's `curl -d` does, with a content type that is not JSON's.
     fn post(&mut self, name: &'static str, path: &str, body: &Value, expected: &str) {
         let body = body.to_string();
-        self.step(name, expected, |tester| {
-            tester.send_post(path, &body, tester.token.as_deref())
-        });
+        self.step(name, expected, |tester| tester.send_post(path, &body, tester.token.as_deref()));
     }
 
     fn step(
@@ -466,9 +408,7 @@ impl Tester {
         send: impl Fn(&Self) -> Result<Answer, String>,
     ) {
         let since = Instant::now();
-        let saw = self
-            .settled(send)
-            .map_or_else(|error| error, |answer| described(&answer));
+        let saw = self.settled(send).map_or_else(|error| error, |answer| described(&answer));
         let passed = saw == expected;
         self.note(name, expected.to_owned(), saw, passed, since);
     }
@@ -482,13 +422,7 @@ impl Tester {
         since: Instant,
     ) {
         let milliseconds = (since.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-        self.steps.push(Step {
-            name,
-            expected,
-            saw,
-            passed,
-            milliseconds,
-        });
+        self.steps.push(Step { name, expected, saw, passed, milliseconds });
     }
 
     fn send_get(&self, path: &str) -> Result<Answer, String> {
@@ -506,11 +440,7 @@ impl Tester {
         if let Some(secret) = secret {
             request = request.header("authorization", format!("Bearer {secret}"));
         }
-        read(
-            request
-                .content_type("application/x-www-form-urlencoded")
-                .send(body),
-        )
+        read(request.content_type("application/x-www-form-urlencoded").send(body))
     }
 
     /// The request with a signature, where there is a signer.
@@ -524,12 +454,8 @@ impl Tester {
             return Ok(request);
         };
         let method = request.method_ref().map_or("GET", Method::as_str);
-        let headers = signer
-            .headers(method, url, body)
-            .map_err(|error| format!("{error:#}"))?;
-        Ok(headers.into_iter().fold(request, |request, (name, value)| {
-            request.header(name, value)
-        }))
+        let headers = signer.headers(method, url, body).map_err(|error| format!("{error:#}"))?;
+        Ok(headers.into_iter().fold(request, |request, (name, value)| request.header(name, value)))
     }
 }
 
@@ -541,10 +467,8 @@ fn read(answer: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, Str
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let content_type = content_type.to_owned();
-    let body = answer
-        .body_mut()
-        .read_to_string()
-        .map_err(|error| format!("half an answer ({error})"))?;
+    let body =
+        answer.body_mut().read_to_string().map_err(|error| format!("half an answer ({error})"))?;
     Ok((
         answer.status().as_u16(),
         content_type,
@@ -554,39 +478,24 @@ fn read(answer: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, Str
 
 /// What an answer says, in the words of [`told`] and [`problem`] where it is one of these.
 fn described((status, content_type, body): &Answer) -> String {
-    if let (200, Ok(cluster)) = (
-        status,
-        serde_json::from_value::<wire::Cluster>(body.clone()),
-    ) {
-        return told(
-            &cluster.initial_node_ip_addr_or_hostname,
-            cluster.is_initial_node,
-        );
+    if let (200, Ok(cluster)) = (status, serde_json::from_value::<wire::Cluster>(body.clone())) {
+        return told(&cluster.initial_node_ip_addr_or_hostname, cluster.is_initial_node);
     }
     match body["code"].as_str() {
         Some(code) if content_type.starts_with("application/problem+json") => {
             problem(*status, code)
         }
         _ => {
-            let body = body
-                .as_str()
-                .map_or_else(|| body.to_string(), str::to_owned);
-            let start: String = body
-                .chars()
-                .take(100)
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
+            let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+            let start: String =
+                body.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect();
             format!("{status}, `{start}`")
         }
     }
 }
 
 fn told(initial_node: &str, is_initial_node: bool) -> String {
-    let role = if is_initial_node {
-        "you are the first"
-    } else {
-        "join it"
-    };
+    let role = if is_initial_node { "you are the first" } else { "join it" };
     format!("200, {initial_node}, {role}")
 }
 
@@ -610,24 +519,14 @@ impl Resolver for Localhost {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let host = uri
-            .host()
-            .unwrap_or_default()
-            .trim_end_matches('.')
-            .to_ascii_lowercase();
+        let host = uri.host().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
         if !host.ends_with(".localhost") {
             return self.0.resolve(uri, config, timeout);
         }
-        let default_port = if uri.scheme_str() == Some("https") {
-            443
-        } else {
-            80
-        };
+        let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
         let mut addresses = self.empty();
-        addresses.push(SocketAddr::from((
-            Ipv4Addr::LOCALHOST,
-            uri.port_u16().unwrap_or(default_port),
-        )));
+        addresses
+            .push(SocketAddr::from((Ipv4Addr::LOCALHOST, uri.port_u16().unwrap_or(default_port))));
         Ok(addresses)
     }
 }
@@ -645,10 +544,7 @@ mod tests {
             ("a.example", Some("https://a.example")),
             ("localhost:8080", Some("http://localhost:8080")),
             ("127.0.0.1:8080", Some("http://127.0.0.1:8080")),
-            (
-                "http://x.execute-api.localhost:4566",
-                Some("http://x.execute-api.localhost:4566"),
-            ),
+            ("http://x.execute-api.localhost:4566", Some("http://x.execute-api.localhost:4566")),
             ("ftp://a.example", None),
             ("https://", None),
             ("https://a.example?x=y", None),
@@ -676,25 +572,14 @@ mod tests {
             described(&(404, json.clone(), refusal)),
             "404, `{\"code\":\"cluster_not_found\"}`"
         );
-        assert_eq!(
-            described(&(502, json, Value::String("<html>\n".to_owned()))),
-            "502, `<html> `"
-        );
+        assert_eq!(described(&(502, json, Value::String("<html>\n".to_owned()))), "502, `<html> `");
     }
 
     #[test]
     fn a_locked_endpoint_is_told_from_one_that_fails() {
         for (auth, saw, hint) in [
-            (
-                Auth::None,
-                "403, `{\"message\":\"Forbidden\"}`",
-                "--auth iam",
-            ),
-            (
-                Auth::Iam,
-                "403, `{\"message\":\"Forbidden\"}`",
-                "`execute-api:Invoke`",
-            ),
+            (Auth::None, "403, `{\"message\":\"Forbidden\"}`", "--auth iam"),
+            (Auth::Iam, "403, `{\"message\":\"Forbidden\"}`", "`execute-api:Invoke`"),
             (Auth::None, "403, wrong_secret", "log says more"),
             (Auth::None, "500, internal", "log says more"),
         ] {

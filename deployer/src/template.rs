@@ -16,10 +16,7 @@ pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
 /// The parameters that a deployment sets itself, and how to have a say in them.
 const OURS: [(&str, &str); 7] = [
     ("ArtifactBucket", "`--bucket` names the bucket"),
-    (
-        "ArtifactKey",
-        "`deploy` puts the function where this says; `--function-zip` brings one",
-    ),
+    ("ArtifactKey", "`deploy` puts the function where this says; `--function-zip` brings one"),
     ("TableName", "`--table-name` names the table"),
     ("Architecture", "`--arch` chooses the processor"),
     ("AuthorizationType", "`--auth` chooses who may call the API"),
@@ -62,9 +59,7 @@ pub fn parameters<const N: usize>(
         .into_iter()
         .filter_map(|(name, declaration)| Some((name, declaration.default?)));
     let users = users.clone().into_iter();
-    let ours = ours
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value));
+    let ours = ours.into_iter().map(|(name, value)| (name.to_owned(), value));
     Ok(defaults.chain(users).chain(ours).collect())
 }
 
@@ -120,14 +115,9 @@ impl Declaration {
         if self.r#type != "Number" {
             return None;
         }
-        let (min, max) = (
-            self.min_value.unwrap_or(i64::MIN),
-            self.max_value.unwrap_or(i64::MAX),
-        );
+        let (min, max) = (self.min_value.unwrap_or(i64::MIN), self.max_value.unwrap_or(i64::MAX));
         // `CloudFormation` takes fractions, too. None of these parameters is one.
-        let good = value
-            .parse::<i64>()
-            .is_ok_and(|number| (min..=max).contains(&number));
+        let good = value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number));
         (!good).then(|| match (self.min_value, self.max_value) {
             (Some(min), Some(max)) => format!("it is a whole number from {min} to {max}"),
             (Some(min), None) => format!("it is a whole number, and {min} at least"),
@@ -147,25 +137,14 @@ mod tests {
 
     #[test]
     fn defaults_are_filled_in() {
-        let ours = [
-            ("ArtifactKey", "k".to_owned()),
-            ("TableName", "t".to_owned()),
-        ];
+        let ours = [("ArtifactKey", "k".to_owned()), ("TableName", "t".to_owned())];
         let parameters = parameters(ours, &users("LogLevel", "debug")).unwrap();
         let value = |name| parameters.get(name).map(String::as_str);
         assert_eq!(value("ArtifactKey"), Some("k"));
         assert_eq!(value("TableName"), Some("t"), "a value beats the default");
         assert_eq!(value("LogLevel"), Some("debug"), "so does the user's");
-        assert_eq!(
-            value("MemorySize"),
-            Some("256"),
-            "numbers are text to CloudFormation"
-        );
-        assert_eq!(
-            value("ArtifactBucket"),
-            None,
-            "what has no default must be given"
-        );
+        assert_eq!(value("MemorySize"), Some("256"), "numbers are text to CloudFormation");
+        assert_eq!(value("ArtifactBucket"), None, "what has no default must be given");
     }
 
     #[test]
@@ -180,10 +159,7 @@ mod tests {
     fn assert_refused(name: &str, value: &str, message: &str, hint: &str) {
         let failure = check(&users(name, value)).unwrap_err();
         let said = failure.hint.as_deref().unwrap_or_default();
-        assert!(
-            failure.to_string().contains(message),
-            "{name}={value}: {failure}"
-        );
+        assert!(failure.to_string().contains(message), "{name}={value}: {failure}");
         assert!(said.contains(hint), "{name}={value}: {said}");
         assert_eq!(failure.exit, Exit::Usage, "{name}={value}");
     }
@@ -191,84 +167,24 @@ mod tests {
     #[test]
     fn what_the_template_would_refuse_is_refused_here() {
         for (name, value, message, hint) in [
-            (
-                "Memory",
-                "512",
-                "no parameter `Memory`",
-                "did you mean `MemorySize`?",
-            ),
-            (
-                "logLevel",
-                "info",
-                "no parameter `logLevel`",
-                "did you mean `LogLevel`?",
-            ),
+            ("Memory", "512", "no parameter `Memory`", "did you mean `MemorySize`?"),
+            ("logLevel", "info", "no parameter `logLevel`", "did you mean `LogLevel`?"),
             (
                 "Quorum",
                 "3",
                 "no parameter `Quorum`",
                 "there are: AlarmTopicArn, LogLevel, LogRetentionDays, ",
             ),
-            (
-                "TableName",
-                "t",
-                "`TableName` is not set as",
-                "`--table-name`",
-            ),
-            (
-                "Architecture",
-                "arm64",
-                "`Architecture` is not set as",
-                "`--arch`",
-            ),
-            (
-                "AuthorizationType",
-                "AWS_IAM",
-                "`AuthorizationType` is not set as",
-                "`--auth`",
-            ),
-            (
-                "ArtifactBucket",
-                "b",
-                "`ArtifactBucket` is not set as",
-                "`--bucket`",
-            ),
-            (
-                "ArtifactKey",
-                "k",
-                "`ArtifactKey` is not set as",
-                "`--function-zip`",
-            ),
-            (
-                "MemorySize",
-                "lots",
-                "`MemorySize` cannot be `lots`",
-                "number from 128 to 10240",
-            ),
-            (
-                "MemorySize",
-                "127",
-                "`MemorySize` cannot be `127`",
-                "from 128 to 10240",
-            ),
-            (
-                "MemorySize",
-                "10241",
-                "`MemorySize` cannot be `10241`",
-                "from 128 to 10240",
-            ),
-            (
-                "MemorySize",
-                "512.5",
-                "`MemorySize` cannot be `512.5`",
-                "whole number",
-            ),
-            (
-                "MemorySize",
-                "",
-                "`MemorySize` cannot be ``",
-                "whole number",
-            ),
+            ("TableName", "t", "`TableName` is not set as", "`--table-name`"),
+            ("Architecture", "arm64", "`Architecture` is not set as", "`--arch`"),
+            ("AuthorizationType", "AWS_IAM", "`AuthorizationType` is not set as", "`--auth`"),
+            ("ArtifactBucket", "b", "`ArtifactBucket` is not set as", "`--bucket`"),
+            ("ArtifactKey", "k", "`ArtifactKey` is not set as", "`--function-zip`"),
+            ("MemorySize", "lots", "`MemorySize` cannot be `lots`", "number from 128 to 10240"),
+            ("MemorySize", "127", "`MemorySize` cannot be `127`", "from 128 to 10240"),
+            ("MemorySize", "10241", "`MemorySize` cannot be `10241`", "from 128 to 10240"),
+            ("MemorySize", "512.5", "`MemorySize` cannot be `512.5`", "whole number"),
+            ("MemorySize", "", "`MemorySize` cannot be ``", "whole number"),
             ("ThrottlingRateLimit", "0", "cannot be `0`", "1 at least"),
             (
                 "LogLevel",
@@ -276,12 +192,7 @@ mod tests {
                 "`LogLevel` cannot be `verbose`",
                 "error, warn, info, debug, trace",
             ),
-            (
-                "LogRetentionDays",
-                "2",
-                "`LogRetentionDays` cannot be `2`",
-                "1, 3, 5",
-            ),
+            ("LogRetentionDays", "2", "`LogRetentionDays` cannot be `2`", "1, 3, 5"),
             ("AlarmTopicArn", "me", "cannot be `me`", "arn:aws:sns:"),
         ] {
             assert_refused(name, value, message, hint);
@@ -297,10 +208,7 @@ mod tests {
             ("LogLevel", "trace"),
             ("LogRetentionDays", "7"),
             ("AlarmTopicArn", ""),
-            (
-                "AlarmTopicArn",
-                "arn:aws:sns:eu-central-1:123456789012:alarms",
-            ),
+            ("AlarmTopicArn", "arn:aws:sns:eu-central-1:123456789012:alarms"),
         ] {
             assert!(check(&users(name, value)).is_ok(), "{name}={value}");
         }

@@ -157,10 +157,7 @@ async fn status<S: Store>(
     let fields = Fields::parse(body)?;
     let (cluster_id, node) = (fields.cluster_id()?, fields.node_if_named()?);
     let secret = secret(&headers, &cluster_id)?;
-    let record = service
-        .store
-        .status(&cluster_id, secret.as_ref(), Timestamp::now())
-        .await;
+    let record = service.store.status(&cluster_id, secret.as_ref(), Timestamp::now()).await;
     let read = record.map(|record| (Outcome::Read, record));
     Ok(answer(&cluster_id, node.as_ref(), read))
 }
@@ -178,10 +175,7 @@ async fn status_by_path<S: Store>(
     let cluster_id =
         ClusterId::new(text).map_err(|reason| Problem::invalid_name(CLUSTER_ID, &reason))?;
     let secret = secret(&headers, &cluster_id)?;
-    let record = service
-        .store
-        .status(&cluster_id, secret.as_ref(), Timestamp::now())
-        .await;
+    let record = service.store.status(&cluster_id, secret.as_ref(), Timestamp::now()).await;
     let read = record.map(|record| (Outcome::Read, record));
     Ok(answer(&cluster_id, None, read))
 }
@@ -241,12 +235,10 @@ fn answer(
 ) -> Response {
     let cluster = Extension(log::Cluster::of(cluster_id));
     match done {
-        Ok((outcome, record)) => (
-            cluster,
-            Extension(outcome),
-            Json(record.answer(asking, Timestamp::now())),
-        )
-            .into_response(),
+        Ok((outcome, record)) => {
+            (cluster, Extension(outcome), Json(record.answer(asking, Timestamp::now())))
+                .into_response()
+        }
         Err(error) => (cluster, Problem::from(error)).into_response(),
     }
 }
@@ -277,8 +269,7 @@ impl Fields {
     }
 
     fn cluster_id(&self) -> Result<ClusterId, Problem> {
-        self.name(CLUSTER_ID, ClusterId::new)?
-            .ok_or(Problem::MissingField(CLUSTER_ID))
+        self.name(CLUSTER_ID, ClusterId::new)?.ok_or(Problem::MissingField(CLUSTER_ID))
     }
 
     fn node(&self) -> Result<Node, Problem> {
@@ -358,11 +349,7 @@ fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let number = value.as_f64()?;
         let is_whole = number.fract() == 0.0 && (0.0..EXACT).contains(&number);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "seen to fit"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seen to fit")]
         is_whole.then_some(number as u64)
     })
 }
@@ -373,11 +360,8 @@ fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHa
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    let (scheme, secret) = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().split_once(' '))
-        .unwrap_or_default();
+    let (scheme, secret) =
+        value.to_str().ok().and_then(|text| text.trim().split_once(' ')).unwrap_or_default();
     // A signature. API Gateway has checked it, or the API is open to everyone.
     if scheme.starts_with("AWS4-") {
         return Ok(None);
@@ -455,18 +439,11 @@ mod tests {
     fn a_policy_is_true_or_false() {
         let read = |secret: Option<&str>, lease: Option<&str>| {
             Policy::read(|name| {
-                let value = if name == "REQUIRE_SECRET" {
-                    secret
-                } else {
-                    lease
-                };
+                let value = if name == "REQUIRE_SECRET" { secret } else { lease };
                 value.map(str::to_owned)
             })
         };
-        let policy = |requires_secret, requires_lease| Policy {
-            requires_secret,
-            requires_lease,
-        };
+        let policy = |requires_secret, requires_lease| Policy { requires_secret, requires_lease };
         assert_eq!(read(None, None), Ok(policy(false, false)));
         assert_eq!(read(Some("true"), Some("false")), Ok(policy(true, false)));
         assert_eq!(read(Some(""), Some("true")), Ok(policy(false, true)));
@@ -483,10 +460,7 @@ mod tests {
             ("bearer  secret ", hash(b"secret")),
             ("Bearer a:b/c+d==", hash(b"a:b/c+d==")),
             (&format!("Bearer {long}"), hash(long.as_bytes())),
-            (
-                "AWS4-HMAC-SHA256 Credential=a, SignedHeaders=b, Signature=c",
-                None,
-            ),
+            ("AWS4-HMAC-SHA256 Credential=a, SignedHeaders=b, Signature=c", None),
         ] {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
             assert_eq!(secret(&headers, &id).unwrap(), expected, "{value}");
@@ -504,10 +478,7 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
             let refused = secret(&headers, &id).unwrap_err();
-            assert!(
-                matches!(refused, Problem::InvalidField(AUTHORIZATION, _)),
-                "{value}"
-            );
+            assert!(matches!(refused, Problem::InvalidField(AUTHORIZATION, _)), "{value}");
         }
         let mut twice = HeaderMap::new();
         twice.append(header::AUTHORIZATION, "Bearer a".parse().unwrap());

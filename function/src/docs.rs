@@ -28,28 +28,19 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/docs", get(page))
         .route("/docs/init.js", get(async || file(JAVASCRIPT, INIT)))
         .route("/docs/swagger-ui.css", get(async || gzip(CSS, STYLE)))
-        .route(
-            "/docs/swagger-ui-bundle.js",
-            get(async || gzip(JAVASCRIPT, BUNDLE)),
-        )
+        .route("/docs/swagger-ui-bundle.js", get(async || gzip(JAVASCRIPT, BUNDLE)))
 }
 
 /// Its links are relative, for there may be a stage before the path.
 async fn page() -> impl IntoResponse {
     (
-        [
-            (header::CONTENT_SECURITY_POLICY, POLICY),
-            (header::REFERRER_POLICY, "no-referrer"),
-        ],
+        [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer")],
         file(HTML, PAGE),
     )
 }
 
 fn gzip(content_type: &'static str, body: &'static [u8]) -> impl IntoResponse {
-    (
-        [(header::CONTENT_ENCODING, "gzip")],
-        file(content_type, body),
-    )
+    ([(header::CONTENT_ENCODING, "gzip")], file(content_type, body))
 }
 
 fn file(content_type: &'static str, body: impl IntoResponse) -> impl IntoResponse {
@@ -89,13 +80,8 @@ mod tests {
     async fn the_page_stays_on_its_site_and_below_its_stage() {
         let answer = get("/docs").await;
         assert_eq!(answer["statusCode"], 200);
-        let policy = answer["headers"]["content-security-policy"]
-            .as_str()
-            .unwrap();
-        assert!(
-            policy.starts_with("default-src 'none'") && !policy.contains("unsafe"),
-            "{policy}"
-        );
+        let policy = answer["headers"]["content-security-policy"].as_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
         let page = answer["body"].as_str().unwrap();
         let links: Vec<_> = ["src=\"", "href=\""]
             .iter()
@@ -124,9 +110,7 @@ mod tests {
             assert_eq!(answer["isBase64Encoded"], true);
             let body = BASE64_STANDARD.decode(answer["body"].as_str().unwrap());
             let mut text = String::new();
-            GzDecoder::new(&*body.unwrap())
-                .read_to_string(&mut text)
-                .unwrap();
+            GzDecoder::new(&*body.unwrap()).read_to_string(&mut text).unwrap();
             assert!(text.contains(has), "{path}");
         }
     }

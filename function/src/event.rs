@@ -178,9 +178,7 @@ impl Event {
                 .collect(),
             _ => {
                 let headers = self.headers.into_iter().flatten();
-                headers
-                    .filter_map(|(name, value)| Some((name, value?)))
-                    .collect()
+                headers.filter_map(|(name, value)| Some((name, value?))).collect()
             }
         };
         for (name, value) in headers {
@@ -284,9 +282,7 @@ mod tests {
     use serde_json::json;
 
     fn request(event: serde_json::Value) -> Result<Request<Body>, Error> {
-        serde_json::from_value::<Event>(event)
-            .unwrap()
-            .into_request()
+        serde_json::from_value::<Event>(event).unwrap().into_request()
     }
 
     #[test]
@@ -298,10 +294,7 @@ mod tests {
             "body": "eyJhIjogMX0=", "isBase64Encoded": true,
         }))
         .unwrap();
-        assert_eq!(
-            (request.method(), request.uri().path()),
-            (&Method::POST, "/cluster")
-        );
+        assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/cluster"));
         assert_eq!(request.headers().len(), 1);
         assert_eq!(request.headers()["content-type"], "application/json");
     }
@@ -313,10 +306,7 @@ mod tests {
             "requestContext": {"stage": "Prod", "path": "/Prod/cluster/a%2Fb"}, "body": null,
         }))
         .unwrap();
-        assert_eq!(
-            (request.method(), request.uri().path()),
-            (&Method::GET, "/cluster/a%2Fb")
-        );
+        assert_eq!((request.method(), request.uri().path()), (&Method::GET, "/cluster/a%2Fb"));
     }
 
     /// Fields as in AWS's documentation of Lambda targets.
@@ -331,10 +321,7 @@ mod tests {
         };
         let router = || {
             let echo = async |headers: axum::http::HeaderMap| {
-                let seen = headers
-                    .get_all("x-a")
-                    .iter()
-                    .map(|value| value.to_str().unwrap());
+                let seen = headers.get_all("x-a").iter().map(|value| value.to_str().unwrap());
                 seen.collect::<Vec<_>>().join(",")
             };
             Router::new().route("/echo", axum::routing::post(echo))
@@ -344,16 +331,9 @@ mod tests {
             serde_json::to_value(answer).unwrap()
         };
         let single = answer(event("headers", json!({"x-a": "1"}))).await;
+        assert_eq!(single["headers"]["content-type"], "text/plain; charset=utf-8");
         assert_eq!(
-            single["headers"]["content-type"],
-            "text/plain; charset=utf-8"
-        );
-        assert_eq!(
-            (
-                &single["multiValueHeaders"],
-                &single["body"],
-                &single["statusDescription"]
-            ),
+            (&single["multiValueHeaders"], &single["body"], &single["statusDescription"]),
             (&json!(null), &json!("1"), &json!("200 OK"))
         );
         let multiple = answer(event("multiValueHeaders", json!({"x-a": ["1", "2"]}))).await;
@@ -363,11 +343,7 @@ mod tests {
                 &multiple["body"],
                 &multiple["multiValueHeaders"]["content-type"]
             ),
-            (
-                &json!(null),
-                &json!("1,2"),
-                &json!(["text/plain; charset=utf-8"])
-            )
+            (&json!(null), &json!("1,2"), &json!(["text/plain; charset=utf-8"]))
         );
     }
 

@@ -47,10 +47,7 @@ impl Guard {
             return Some(Problem::HostNotAllowed);
         }
         let origin = headers.get(header::ORIGIN)?;
-        let site = origin
-            .to_str()
-            .ok()
-            .and_then(|origin| origin.split_once("://"));
+        let site = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
         let site = site.and_then(|(_, authority)| authority.parse::<Authority>().ok());
         (!is_known || site.is_none() || site != host).then_some(Problem::OriginNotAllowed)
     }
@@ -61,10 +58,7 @@ impl Guard {
         host == "localhost"
             || host.ends_with(".localhost")
             || address.parse::<IpAddr>().is_ok()
-            || self
-                .allowed_hosts
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(&host))
+            || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(&host))
     }
 }
 
@@ -72,11 +66,7 @@ impl Guard {
 fn authority(headers: &HeaderMap) -> Option<Authority> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next().filter(|_| hosts.next().is_none())?;
-    host.to_str()
-        .ok()?
-        .parse()
-        .ok()
-        .filter(|host: &Authority| !host.as_str().contains('@'))
+    host.to_str().ok()?.parse().ok().filter(|host: &Authority| !host.as_str().contains('@'))
 }
 
 /// Refuses the request, or hands it on with its whole body.
@@ -110,11 +100,7 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
                 break;
             }
         }
-        if read > MAX_BODY_BYTES {
-            Err(Problem::BodyTooLarge)
-        } else {
-            Ok(())
-        }
+        if read > MAX_BODY_BYTES { Err(Problem::BodyTooLarge) } else { Ok(()) }
     };
     let received = timeout(BODY_TIMEOUT, receive).await;
     if let Err(problem) = received.unwrap_or(Err(Problem::BodyTimeout)) {
@@ -128,9 +114,7 @@ mod tests {
     use super::*;
 
     fn refused(allowed: &[&str], at: &str, host: &str, origin: Option<&str>) -> &'static str {
-        let guard = Guard {
-            allowed_hosts: allowed.iter().map(|&name| name.to_owned()).collect(),
-        };
+        let guard = Guard { allowed_hosts: allowed.iter().map(|&name| name.to_owned()).collect() };
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         if let Some(origin) = origin {

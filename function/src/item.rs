@@ -112,24 +112,12 @@ impl ClaimItem {
         let previous = (previous.len() > 0).then(|| AttributeValue::L(previous.collect()));
         let mut attributes = record_attributes(record);
         attributes.extend([
-            (
-                INITIAL_NODE_UUID,
-                record.initial_node_uuid.as_ref().map(string),
-            ),
+            (INITIAL_NODE_UUID, record.initial_node_uuid.as_ref().map(string)),
             (PREVIOUS_INITIAL_NODES, previous),
             (LEASE_EXPIRES_AT, record.lease_expires_at.map(seconds)),
-            (
-                GIVEN_UP,
-                record.is_given_up.then_some(AttributeValue::Bool(true)),
-            ),
-            (
-                COPIED_VERSION,
-                (self.copied_version > 0).then(|| count(self.copied_version)),
-            ),
-            (
-                FIRST_MEMBER,
-                self.first_member.as_ref().map(member_attribute),
-            ),
+            (GIVEN_UP, record.is_given_up.then_some(AttributeValue::Bool(true))),
+            (COPIED_VERSION, (self.copied_version > 0).then(|| count(self.copied_version))),
+            (FIRST_MEMBER, self.first_member.as_ref().map(member_attribute)),
         ]);
         attributes
     }
@@ -231,11 +219,7 @@ fn read_record(item: &mut Item) -> Result<Record, Unreadable> {
 }
 
 fn record_attributes(record: &Record) -> Vec<(&'static str, Option<AttributeValue>)> {
-    let state = if record.is_forgotten {
-        FORGOTTEN
-    } else {
-        record.state.as_str()
-    };
+    let state = if record.is_forgotten { FORGOTTEN } else { record.state.as_str() };
     vec![
         (INITIAL_NODE, Some(string(&record.initial_node))),
         (RIVAL_NODE_UUID, record.rival_node_uuid.as_ref().map(string)),
@@ -243,10 +227,7 @@ fn record_attributes(record: &Record) -> Vec<(&'static str, Option<AttributeValu
         (GENERATION, Some(count(record.generation))),
         (CLAIMED_AT, record.claimed_at.map(seconds)),
         (CLUSTER_UUID, record.cluster_uuid.as_ref().map(string)),
-        (
-            SECRET_HASH,
-            record.secret.as_ref().map(|hash| binary(hash.as_bytes())),
-        ),
+        (SECRET_HASH, record.secret.as_ref().map(|hash| binary(hash.as_bytes()))),
         (EXPIRES_AT, record.kept_until.map(expires_at)),
     ]
 }
@@ -275,18 +256,11 @@ pub fn member_attribute(member: &Member) -> AttributeValue {
     let attributes = [
         (REPORTED_AT, Some(seconds(member.reported_at))),
         (NODE_UUID, member.node_uuid.as_ref().map(string)),
-        (
-            AUTHORITY,
-            member.authority.map(|hash| binary(hash.as_bytes())),
-        ),
-        (
-            ATTESTATION,
-            member.attestation.map(|proof| binary(proof.as_bytes())),
-        ),
+        (AUTHORITY, member.authority.map(|hash| binary(hash.as_bytes()))),
+        (ATTESTATION, member.attestation.map(|proof| binary(proof.as_bytes()))),
     ];
-    let present = attributes
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let present =
+        attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     AttributeValue::M(present.collect())
 }
 
@@ -375,10 +349,7 @@ mod tests {
     use super::*;
 
     fn item(attributes: &[(&str, AttributeValue)]) -> Item {
-        attributes
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), value.clone()))
-            .collect()
+        attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
     }
 
     fn at(second: i64) -> Timestamp {
@@ -412,12 +383,8 @@ mod tests {
             authority: Some(Fingerprint::of_certificate(b"authority")),
             attestation: Attestation::from_bytes(&[7; 32]),
         };
-        let plain = Member {
-            node_uuid: None,
-            authority: None,
-            attestation: None,
-            ..member.clone()
-        };
+        let plain =
+            Member { node_uuid: None, authority: None, attestation: None, ..member.clone() };
         Record {
             state: State::Ready,
             generation: 3,
@@ -433,9 +400,8 @@ mod tests {
     }
 
     fn with_key(key: &str, attributes: Vec<(&'static str, Option<AttributeValue>)>) -> Item {
-        let present = attributes
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let present =
+            attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         let mut item: Item = present.collect();
         item.insert(CLUSTER_ID.to_owned(), string(key));
         item.insert(VERSION.to_owned(), count(5));
@@ -450,18 +416,9 @@ mod tests {
         ]);
         let claim = ClaimItem::read(row).unwrap();
         assert_eq!(claim.record, of_original("c", "node.example"));
-        assert_eq!(
-            (claim.version, claim.stored_initial_node.as_str()),
-            (None, "Node.Example.")
-        );
-        let odd = item(&[
-            (CLUSTER_ID, string("c")),
-            (INITIAL_NODE, string("not a node")),
-        ]);
-        assert_eq!(
-            ClaimItem::read(odd).unwrap().record.initial_node,
-            "not a node"
-        );
+        assert_eq!((claim.version, claim.stored_initial_node.as_str()), (None, "Node.Example."));
+        let odd = item(&[(CLUSTER_ID, string("c")), (INITIAL_NODE, string("not a node"))]);
+        assert_eq!(ClaimItem::read(odd).unwrap().record.initial_node, "not a node");
     }
 
     #[test]
@@ -503,36 +460,17 @@ mod tests {
             })
         };
         let merged = |members: Record| {
-            let members = MembersItem {
-                record: members,
-                version: 1,
-            };
+            let members = MembersItem { record: members, version: 1 };
             Items::of(claim(), Some(members)).record()
         };
         assert_eq!(merged(full()), full());
-        for other in [
-            Record {
-                generation: 2,
-                ..full()
-            },
-            Record {
-                claimed_at: Some(at(-1)),
-                ..full()
-            },
-        ] {
+        for other in
+            [Record { generation: 2, ..full() }, Record { claimed_at: Some(at(-1)), ..full() }]
+        {
             assert_eq!(merged(other), claim().record);
         }
-        assert!(
-            merged(Record {
-                is_forgotten: true,
-                ..full()
-            })
-            .is_forgotten
-        );
-        let first = ClaimItem {
-            first_member: Some(full().members["a"].clone()),
-            ..claim()
-        };
+        assert!(merged(Record { is_forgotten: true, ..full() }).is_forgotten);
+        let first = ClaimItem { first_member: Some(full().members["a"].clone()), ..claim() };
         let alone = Items::of(first, None).record();
         assert_eq!(alone.members.keys().collect::<Vec<_>>(), ["z"]);
     }
@@ -563,11 +501,9 @@ mod tests {
         let row = item(&[(CLUSTER_ID, string("c"))]);
         assert_eq!(ClaimItem::read(row), Err(Unreadable(INITIAL_NODE)));
 
-        for (name, wrong) in [
-            (MEMBERS, string("a")),
-            (VERSION, string("a")),
-            (CLUSTER_ID, string("c")),
-        ] {
+        for (name, wrong) in
+            [(MEMBERS, string("a")), (VERSION, string("a")), (CLUSTER_ID, string("c"))]
+        {
             let mut row = with_key("members c", MembersItem::attributes(&full()));
             row.insert(name.to_owned(), wrong);
             assert_eq!(MembersItem::read(row), Err(Unreadable(name)));

@@ -116,10 +116,7 @@ pub struct RequestId(pub String);
 
 /// Has a line logged of each request, if the log takes lines of this level, under this name of the function.
 pub fn logged(router: Router, function: &str) -> Router {
-    router.layer(middleware::from_fn_with_state(
-        Arc::<str>::from(function),
-        log,
-    ))
+    router.layer(middleware::from_fn_with_state(Arc::<str>::from(function), log))
 }
 
 async fn log(State(function): State<Arc<str>>, request: Request, next: Next) -> Response {
@@ -282,10 +279,7 @@ mod tests {
         line.calls = 1;
         let mut written = serde_json::to_value(&line).unwrap();
         let timestamp = written["_aws"]["Timestamp"].take();
-        assert!(
-            timestamp.as_u64().unwrap() > 1_700_000_000_000,
-            "{timestamp}"
-        );
+        assert!(timestamp.as_u64().unwrap() > 1_700_000_000_000, "{timestamp}");
         assert_eq!(
             written,
             json!({

@@ -57,9 +57,7 @@ fn filter(wanted: Option<&str>) -> Targets {
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let level = wanted.default_level().unwrap_or(LevelFilter::OFF);
     let own = |target: &'static str| {
-        let set = wanted
-            .iter()
-            .find_map(|(name, level)| (name == target).then_some(level));
+        let set = wanted.iter().find_map(|(name, level)| (name == target).then_some(level));
         (target, set.unwrap_or(level))
     };
     Targets::new()
@@ -87,12 +85,7 @@ mod tests {
                 L::WARN,
                 L::WARN,
             ),
-            (
-                Some("warn,cbbootstrap_function=debug"),
-                L::DEBUG,
-                L::WARN,
-                L::WARN,
-            ),
+            (Some("warn,cbbootstrap_function=debug"), L::DEBUG, L::WARN, L::WARN),
             (Some("no = such = filter"), L::INFO, L::INFO, L::WARN),
         ] {
             let filter = filter(wanted);

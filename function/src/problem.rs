@@ -62,11 +62,9 @@ impl Problem {
             Self::InvalidRequest(_) => (400, "invalid_request", "Not an HTTP request"),
             Self::SecretRequired => (401, "secret_required", "A cluster token is required"),
             Self::HostNotAllowed => (421, "host_not_allowed", "Not this server's name"),
-            Self::OriginNotAllowed => (
-                403,
-                "origin_not_allowed",
-                "Requests of other sites are refused",
-            ),
+            Self::OriginNotAllowed => {
+                (403, "origin_not_allowed", "Requests of other sites are refused")
+            }
             Self::BodyTimeout => (408, "body_timeout", "The body did not arrive in time"),
             Self::Refused(R::Forbidden) => {
                 (403, "forbidden", "The cluster's secret is missing or wrong")
@@ -82,19 +80,15 @@ impl Problem {
             Self::Refused(R::OtherCluster { .. }) => {
                 (409, "other_cluster", "There is a second cluster")
             }
-            Self::Refused(R::TooManyTakeovers) => (
-                409,
-                "too_many_takeovers",
-                "Too many nodes have failed to begin the cluster",
-            ),
+            Self::Refused(R::TooManyTakeovers) => {
+                (409, "too_many_takeovers", "Too many nodes have failed to begin the cluster")
+            }
             Self::Refused(R::NameTaken { .. }) => {
                 (409, "name_taken", "Another server uses this node name")
             }
-            Self::Refused(R::NotReady { .. }) => (
-                409,
-                "initial_node_not_ready",
-                "The initial node is not ready",
-            ),
+            Self::Refused(R::NotReady { .. }) => {
+                (409, "initial_node_not_ready", "The initial node is not ready")
+            }
             Self::Refused(R::TooManyNodes) => (409, "too_many_nodes", "The cluster is full"),
             Self::Refused(R::LastNode) => (409, "last_node", "The last node cannot leave"),
             Self::BodyTooLarge => (413, "body_too_large", "The body is too large"),
@@ -190,10 +184,7 @@ impl IntoResponse for Problem {
         };
         let mut response = (status, Extension(Code(code)), Json(document)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -71,10 +71,7 @@ impl Signer {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect())
         };
-        signed().map_err(|source| CannotSign {
-            url: url.to_owned(),
-            source,
-        })
+        signed().map_err(|source| CannotSign { url: url.to_owned(), source })
     }
 }
 
@@ -147,9 +144,6 @@ mod tests {
             region: "us-east-1".to_owned(),
         };
         let shown = format!("{signer:?}");
-        assert!(
-            !shown.contains("secret\"") && !shown.contains("\"token"),
-            "{shown}"
-        );
+        assert!(!shown.contains("secret\"") && !shown.contains("\"token"), "{shown}");
     }
 }

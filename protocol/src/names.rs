@@ -83,10 +83,7 @@ impl ClusterId {
         check_length(text, MAX_CLUSTER_ID_BYTES)?;
         let mut characters = text.char_indices();
         if let Some((position, character)) = characters.find(|(_, c)| is_hidden(*c)) {
-            return Err(InvalidName::Forbidden {
-                character,
-                position,
-            });
+            return Err(InvalidName::Forbidden { character, position });
         }
         let text: String = text.nfc().collect();
         // Composition seldom makes a text longer, but it may.
@@ -112,9 +109,8 @@ impl Node {
         check_length(text, MAX_NODE_BYTES)?;
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (host, port) = rest
-                    .split_once(']')
-                    .ok_or(InvalidName::NotANode("`]` is missing"))?;
+                let (host, port) =
+                    rest.split_once(']').ok_or(InvalidName::NotANode("`]` is missing"))?;
                 let host = host
                     .parse()
                     .map_err(|_| InvalidName::NotANode("not an IPv6 address in brackets"))?;
@@ -196,10 +192,7 @@ impl Uuid {
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
         let text = text.as_ref();
         check_length(text, MAX_UUID_BYTES)?;
-        if !text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        {
+        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(InvalidName::NotAUuid);
         }
         Ok(Self(text.to_ascii_lowercase()))
@@ -264,9 +257,7 @@ fn parse_port(text: &str) -> Result<u16, InvalidName> {
         && !text.starts_with('0')
         && text.bytes().all(|byte| byte.is_ascii_digit());
     let port = is_number.then(|| text.parse().ok()).flatten();
-    port.ok_or(InvalidName::NotANode(
-        "the port is not a number from 1 to 65535",
-    ))
+    port.ok_or(InvalidName::NotANode("the port is not a number from 1 to 65535"))
 }
 
 fn parse_host(text: &str) -> Result<Host, InvalidName> {
@@ -275,18 +266,14 @@ fn parse_host(text: &str) -> Result<Host, InvalidName> {
     }
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     if name.len() > 253 {
-        return Err(InvalidName::NotANode(
-            "a host name has at most 253 characters",
-        ));
+        return Err(InvalidName::NotANode("a host name has at most 253 characters"));
     }
     let mut last = "";
     for label in name.split('.') {
         let valid =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
         if !(1..=63).contains(&label.len()) {
-            return Err(InvalidName::NotANode(
-                "each part of a host name has 1 to 63 characters",
-            ));
+            return Err(InvalidName::NotANode("each part of a host name has 1 to 63 characters"));
         }
         if !label.bytes().all(valid) {
             return Err(InvalidName::NotANode(
@@ -294,9 +281,7 @@ fn parse_host(text: &str) -> Result<Host, InvalidName> {
             ));
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return Err(InvalidName::NotANode(
-                "no part of a host name begins or ends with `-`",
-            ));
+            return Err(InvalidName::NotANode("no part of a host name begins or ends with `-`"));
         }
         last = label;
     }
@@ -345,10 +330,7 @@ mod tests {
         assert!(ClusterId::new("c".repeat(1024)).is_ok());
         assert_eq!(
             ClusterId::new("é".repeat(513)),
-            Err(InvalidName::TooLong {
-                limit: 1024,
-                length: 1026
-            })
+            Err(InvalidName::TooLong { limit: 1024, length: 1026 })
         );
         assert_eq!(
             ClusterId::new("my cluster").unwrap_err().to_string(),
@@ -375,11 +357,7 @@ mod tests {
         ] {
             let node = Node::new(text).unwrap_or_else(|why| panic!("{text}: {why}"));
             assert_eq!(node.as_str(), expected, "{text}");
-            assert_eq!(
-                Node::new(node.as_str()).unwrap(),
-                node,
-                "the canonical form is canonical"
-            );
+            assert_eq!(Node::new(node.as_str()).unwrap(), node, "the canonical form is canonical");
         }
         assert_eq!(Node::new("fd00::1").unwrap().host().in_url(), "[fd00::1]");
         assert_eq!(Node::new("[fd00::1]:9000").unwrap().port(), Some(9000));

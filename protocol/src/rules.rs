@@ -266,9 +266,7 @@ impl Record {
     /// Whether the claim may be taken over.
     pub fn is_lapsed(&self, now: Timestamp) -> bool {
         self.state == State::Claimed
-            && self
-                .lease_expires_at
-                .is_some_and(|end| end < whole_seconds(now) - CLOCK_SKEW)
+            && self.lease_expires_at.is_some_and(|end| end < whole_seconds(now) - CLOCK_SKEW)
     }
 
     /// The later end that somebody's asking gives the record, if it is time to move it.
@@ -277,9 +275,7 @@ impl Record {
             return None;
         }
         let end = whole_seconds(now) + KEEP_UNASKED;
-        self.kept_until
-            .is_none_or(|kept| end.duration_since(kept) >= RENEW_EVERY)
-            .then_some(end)
+        self.kept_until.is_none_or(|kept| end.duration_since(kept) >= RENEW_EVERY).then_some(end)
     }
 
     /// The record after somebody has asked about it: with a later end, if it is time for one.
@@ -292,11 +288,7 @@ impl Record {
     /// Whether nothing but its end differs from the record that was seen.
     pub fn is_as_seen(&self, seen: &Self) -> bool {
         let kept_until = self.kept_until;
-        *self
-            == Self {
-                kept_until,
-                ..seen.clone()
-            }
+        *self == Self { kept_until, ..seen.clone() }
     }
 
     /// The record, for a status with this token's hash, or none.
@@ -322,15 +314,9 @@ impl Record {
             lease_expires_at: self.lease_expires_at,
             previous_initial_nodes: self.previous_initial_nodes,
             // Whoever knows the whole of it could speak for that server, should it take the claim over.
-            rival_node_uuid: self
-                .rival_node_uuid
-                .map(|uuid| uuid.chars().take(8).collect()),
+            rival_node_uuid: self.rival_node_uuid.map(|uuid| uuid.chars().take(8).collect()),
             nodes: self.members.keys().cloned().collect(),
-            members: self
-                .members
-                .into_iter()
-                .map(|(node, member)| member.answer(node))
-                .collect(),
+            members: self.members.into_iter().map(|(node, member)| member.answer(node)).collect(),
             cluster_uuid: self.cluster_uuid,
         }
     }
@@ -354,14 +340,8 @@ fn admitted(
     secret: Option<&SecretHash>,
     now: Timestamp,
 ) -> Result<Record, Refusal> {
-    let record = standing
-        .filter(|record| !record.is_gone(now))
-        .ok_or(Refusal::NotFound)?;
-    if record.secret.as_ref() == secret {
-        Ok(record)
-    } else {
-        Err(Refusal::Forbidden)
-    }
+    let record = standing.filter(|record| !record.is_gone(now)).ok_or(Refusal::NotFound)?;
+    if record.secret.as_ref() == secret { Ok(record) } else { Err(Refusal::Forbidden) }
 }
 
 /// Times are kept in whole seconds.
@@ -394,9 +374,7 @@ impl Claim {
         }
         match &record.initial_node_uuid {
             Some(current) if record.state == State::Claimed && self.is_rival_of(current) => {
-                Err(Refusal::NameTaken {
-                    node: record.initial_node,
-                })
+                Err(Refusal::NameTaken { node: record.initial_node })
             }
             _ => Ok((Claimed::Again, record)),
         }
@@ -428,9 +406,7 @@ impl Claim {
     }
 
     fn is_rival_of(&self, current: &str) -> bool {
-        self.node_uuid
-            .as_ref()
-            .is_some_and(|uuid| uuid.as_str() != current)
+        self.node_uuid.as_ref().is_some_and(|uuid| uuid.as_str() != current)
     }
 
     fn record(&self, generation: u64) -> Record {
@@ -474,9 +450,7 @@ impl Ready {
         }
         if record.state == State::Claimed {
             if record.initial_node != node {
-                return Err(Refusal::NotReady {
-                    initial_node: record.initial_node,
-                });
+                return Err(Refusal::NotReady { initial_node: record.initial_node });
             }
             check_server(self.node_uuid.as_ref(), &record)?;
             record.state = State::Ready;
@@ -556,9 +530,7 @@ pub fn forget(record: Record, now: Timestamp) -> Record {
 fn check_server(given: Option<&Uuid>, record: &Record) -> Result<(), Refusal> {
     match &record.initial_node_uuid {
         Some(current) if given.is_none_or(|given| given.as_str() != current) => {
-            Err(Refusal::NameTaken {
-                node: record.initial_node.clone(),
-            })
+            Err(Refusal::NameTaken { node: record.initial_node.clone() })
         }
         _ => Ok(()),
     }
@@ -566,10 +538,9 @@ fn check_server(given: Option<&Uuid>, record: &Record) -> Result<(), Refusal> {
 
 fn check_generation(given: Option<u64>, record: &Record) -> Result<(), Refusal> {
     match given {
-        Some(given) if given != record.generation => Err(Refusal::StaleGeneration {
-            given,
-            current: record.generation,
-        }),
+        Some(given) if given != record.generation => {
+            Err(Refusal::StaleGeneration { given, current: record.generation })
+        }
         _ => Ok(()),
     }
 }
@@ -696,15 +667,9 @@ mod tests {
     fn ready_is_final() {
         let record = ready("a", None, None).on(Some(claimed(Some(60)))).unwrap();
         assert_eq!(record.state, State::Ready);
-        let (outcome, after) = claim("b", Some(30), 1_000_000)
-            .on(Some(record.clone()))
-            .unwrap();
+        let (outcome, after) = claim("b", Some(30), 1_000_000).on(Some(record.clone())).unwrap();
         assert_eq!((outcome, &after), (Claimed::Joined, &record));
-        assert_eq!(
-            ready("a", None, None).on(Some(after)).unwrap(),
-            record,
-            "again"
-        );
+        assert_eq!(ready("a", None, None).on(Some(after)).unwrap(), record, "again");
         // Late, and nobody has taken it over.
         let late = ready("a", Some(1), None).on(Some(claimed(Some(30))));
         assert_eq!(late.unwrap().state, State::Ready);
@@ -713,51 +678,22 @@ mod tests {
     #[test]
     fn reports_that_do_not_fit_are_refused() {
         let (_, taken_over) = claim("b", None, 100).on(Some(claimed(Some(30)))).unwrap();
-        let stale = Refusal::StaleGeneration {
-            given: 1,
-            current: 2,
-        };
-        let not_ready = |node: &str| Refusal::NotReady {
-            initial_node: node.to_owned(),
-        };
-        let other = Refusal::OtherCluster {
-            given: "v".to_owned(),
-            current: "u".to_owned(),
-        };
+        let stale = Refusal::StaleGeneration { given: 1, current: 2 };
+        let not_ready = |node: &str| Refusal::NotReady { initial_node: node.to_owned() };
+        let other = Refusal::OtherCluster { given: "v".to_owned(), current: "u".to_owned() };
         let mut full = with_members(&["a"]);
         let member = full.members["a"].clone();
-        full.members
-            .extend((1..MAX_MEMBERS).map(|number| (format!("m{number}"), member.clone())));
+        full.members.extend((1..MAX_MEMBERS).map(|number| (format!("m{number}"), member.clone())));
         for (standing, report, expected) in [
             (None, ready("a", None, None), Refusal::NotFound),
             (Some(claimed(None)), ready("b", None, None), not_ready("a")),
-            (
-                Some(claimed(None)),
-                ready("b", Some(1), Some("u")),
-                not_ready("a"),
-            ),
-            (
-                Some(taken_over.clone()),
-                ready("a", Some(1), None),
-                stale.clone(),
-            ),
+            (Some(claimed(None)), ready("b", Some(1), Some("u")), not_ready("a")),
+            (Some(taken_over.clone()), ready("a", Some(1), None), stale.clone()),
             (Some(taken_over.clone()), ready("b", Some(1), None), stale),
             (Some(taken_over), ready("a", None, None), not_ready("b")),
-            (
-                Some(with_members(&["a"])),
-                ready("b", Some(1), Some("v")),
-                other.clone(),
-            ),
-            (
-                Some(with_members(&["a"])),
-                ready("a", None, Some("v")),
-                other,
-            ),
-            (
-                Some(full.clone()),
-                ready("b", None, None),
-                Refusal::TooManyNodes,
-            ),
+            (Some(with_members(&["a"])), ready("b", Some(1), Some("v")), other.clone()),
+            (Some(with_members(&["a"])), ready("a", None, Some("v")), other),
+            (Some(full.clone()), ready("b", None, None), Refusal::TooManyNodes),
         ] {
             assert_eq!(report.on(standing), Err(expected), "{report:?}");
         }
@@ -775,10 +711,7 @@ mod tests {
         assert_eq!(gone(left.clone(), "b"), Ok(left), "again");
 
         let left = gone(members(), "a").unwrap();
-        assert_eq!(
-            (left.initial_node.as_str(), left.state),
-            ("b", State::Ready)
-        );
+        assert_eq!((left.initial_node.as_str(), left.state), ("b", State::Ready));
         assert_eq!(names(&left), ["b", "c"]);
         assert_eq!(gone(left.clone(), "a"), Ok(left), "again");
 
@@ -801,10 +734,7 @@ mod tests {
     fn a_secret_is_asked_for_before_anything_is_told() {
         let hash = |secret: &str| Some(SecretHash::of(&id(), secret.as_bytes()));
         let mut open = claimed(Some(30));
-        let mut closed = Record {
-            secret: hash("right"),
-            ..open.clone()
-        };
+        let mut closed = Record { secret: hash("right"), ..open.clone() };
         for state in [State::Claimed, State::Ready] {
             (open.state, closed.state) = (state, state);
             for (record, secret) in [
@@ -816,21 +746,12 @@ mod tests {
                 let standing = || Some(record.clone());
                 // Lapsed or not.
                 for now in [0, 1_000_000] {
-                    let claim = Claim {
-                        secret: secret.clone(),
-                        ..claim("b", None, now)
-                    };
+                    let claim = Claim { secret: secret.clone(), ..claim("b", None, now) };
                     assert_eq!(claim.on(standing()), Err(Refusal::Forbidden));
                 }
-                let ready = Ready {
-                    secret: secret.clone(),
-                    ..ready("x", Some(9), Some("v"))
-                };
+                let ready = Ready { secret: secret.clone(), ..ready("x", Some(9), Some("v")) };
                 assert_eq!(ready.on(standing()), Err(Refusal::Forbidden));
-                let leave = Leave {
-                    secret: secret.clone(),
-                    ..leave("a", 0)
-                };
+                let leave = Leave { secret: secret.clone(), ..leave("a", 0) };
                 assert_eq!(leave.on(standing()), Err(Refusal::Forbidden));
                 let shown = Record::shown_to(standing(), secret.as_ref(), at(0));
                 assert_eq!(shown, Err(Refusal::Forbidden));
@@ -874,9 +795,8 @@ mod tests {
         assert_eq!(record.previous_initial_nodes, ["c", "b"]);
         assert!(!record.is_given_up);
         // None is forgotten: there is an end to takeovers.
-        let full = (0..6).fold(record, |record, number| {
-            take(&format!("n{number}"), 400 + 100 * number, record)
-        });
+        let full = (0..6)
+            .fold(record, |record, number| take(&format!("n{number}"), 400 + 100 * number, record));
         assert_eq!(full.previous_initial_nodes.len(), MAX_PREVIOUS);
         let one_more = claim("n6", Some(30), 2000).on(Some(full.clone()));
         assert_eq!(one_more, Err(Refusal::TooManyTakeovers));
@@ -895,10 +815,7 @@ mod tests {
         }
         let own = claim("a", Some(30), late).on(Some(claimed(None))).unwrap();
         assert!(own.1.previous_initial_nodes.is_empty(), "not itself");
-        let odd = Record {
-            initial_node: "not a node".to_owned(),
-            ..claimed(None)
-        };
+        let odd = Record { initial_node: "not a node".to_owned(), ..claimed(None) };
         let (_, record) = claim("c", Some(30), late).on(Some(odd)).unwrap();
         assert!(record.previous_initial_nodes.is_empty());
         let forgotten = forget(with_members(&["a"]), at(10));
@@ -913,19 +830,11 @@ mod tests {
             ..claim("a", Some(60), now)
         };
         let (_, record) = with_uuid("u1", 0).on(None).unwrap();
-        let taken = || Refusal::NameTaken {
-            node: "a".to_owned(),
-        };
-        assert_eq!(
-            with_uuid("u1", 1).on(Some(record.clone())).unwrap().0,
-            Claimed::Again
-        );
+        let taken = || Refusal::NameTaken { node: "a".to_owned() };
+        assert_eq!(with_uuid("u1", 1).on(Some(record.clone())).unwrap().0, Claimed::Again);
         assert_eq!(with_uuid("u2", 1).on(Some(record.clone())), Err(taken()));
         // A caller that does not say is believed, as the original's were.
-        assert_eq!(
-            claim("a", None, 1).on(Some(record.clone())).unwrap().0,
-            Claimed::Again
-        );
+        assert_eq!(claim("a", None, 1).on(Some(record.clone())).unwrap().0, Claimed::Again);
         let report = |uuid: &str| Ready {
             node_uuid: Some(Uuid::new(uuid).unwrap()),
             ..ready("a", Some(1), None)
@@ -947,18 +856,11 @@ mod tests {
         let asked = with_uuid("u1", 2).on(Some(noted.clone())).unwrap().1;
         assert_eq!(asked.rival_node_uuid.as_deref(), Some("u2"));
         assert_eq!(
-            report("u1")
-                .on(Some(noted.clone()))
-                .unwrap()
-                .rival_node_uuid
-                .as_deref(),
+            report("u1").on(Some(noted.clone())).unwrap().rival_node_uuid.as_deref(),
             Some("u2")
         );
         // Not enough of it to speak for the second.
-        let long = Record {
-            rival_node_uuid: Some("0123456789abcdef".to_owned()),
-            ..noted.clone()
-        };
+        let long = Record { rival_node_uuid: Some("0123456789abcdef".to_owned()), ..noted.clone() };
         let told = long.answer(None, at(2)).rival_node_uuid;
         assert_eq!(told.as_deref(), Some("01234567"));
         // After the lease the second may have the name.
@@ -968,25 +870,14 @@ mod tests {
 
     #[test]
     fn a_late_copy_of_a_leave_does_not_undo_a_newer_claim() {
-        let (_, record) = claim("a", Some(30), 100)
-            .on(Some(claimed(Some(30))))
-            .unwrap();
+        let (_, record) = claim("a", Some(30), 100).on(Some(claimed(Some(30)))).unwrap();
         assert_eq!(record.generation, 2);
-        let late = Leave {
-            generation: Some(1),
-            ..leave("a", 101)
-        };
+        let late = Leave { generation: Some(1), ..leave("a", 101) };
         assert_eq!(
             late.on(Some(record.clone())),
-            Err(Refusal::StaleGeneration {
-                given: 1,
-                current: 2
-            })
+            Err(Refusal::StaleGeneration { given: 1, current: 2 })
         );
-        let own = Leave {
-            generation: Some(2),
-            ..leave("a", 101)
-        };
+        let own = Leave { generation: Some(2), ..leave("a", 101) };
         assert!(own.on(Some(record)).unwrap().is_lapsed(at(101)));
     }
 
@@ -994,29 +885,12 @@ mod tests {
     fn a_forgotten_record_leaves_its_generation() {
         let gone = forget(with_members(&["a", "b"]), at(10));
         assert!(gone.is_gone(at(10)) && gone.members.is_empty() && gone.secret.is_none());
-        assert_eq!(
-            ready("a", Some(1), None).on(Some(gone.clone())),
-            Err(Refusal::NotFound)
-        );
-        assert_eq!(
-            leave("a", 11).on(Some(gone.clone())),
-            Err(Refusal::NotFound)
-        );
-        assert_eq!(
-            Record::shown_to(Some(gone.clone()), None, at(11)),
-            Err(Refusal::NotFound)
-        );
+        assert_eq!(ready("a", Some(1), None).on(Some(gone.clone())), Err(Refusal::NotFound));
+        assert_eq!(leave("a", 11).on(Some(gone.clone())), Err(Refusal::NotFound));
+        assert_eq!(Record::shown_to(Some(gone.clone()), None, at(11)), Err(Refusal::NotFound));
         let secret = Some(SecretHash::of(&id(), b"a new one"));
-        let (outcome, record) = Claim {
-            secret,
-            ..claim("c", None, 11)
-        }
-        .on(Some(gone))
-        .unwrap();
-        assert_eq!(
-            (outcome, record.generation, record.state),
-            (Claimed::First, 2, State::Claimed)
-        );
+        let (outcome, record) = Claim { secret, ..claim("c", None, 11) }.on(Some(gone)).unwrap();
+        assert_eq!((outcome, record.generation, record.state), (Claimed::First, 2, State::Claimed));
         // A holder of the old generation is not taken for one of the new.
         assert!(ready("c", Some(1), None).on(Some(record)).is_err());
     }
@@ -1031,18 +905,9 @@ mod tests {
             assert_eq!(record.renewal(at(day)), Some(at(401 * day)));
         }
         let leased = claimed(Some(30));
-        assert_eq!(
-            (leased.kept_until, leased.renewal(at(0))),
-            (Some(at(30 + 7 * day)), None)
-        );
-        let of_old = Record {
-            kept_until: None,
-            ..claimed(None)
-        };
-        assert!(
-            !of_old.is_gone(at(1_000_000_000)),
-            "rows of the original have no end"
-        );
+        assert_eq!((leased.kept_until, leased.renewal(at(0))), (Some(at(30 + 7 * day)), None));
+        let of_old = Record { kept_until: None, ..claimed(None) };
+        assert!(!of_old.is_gone(at(1_000_000_000)), "rows of the original have no end");
         assert_eq!(of_old.renewal(at(0)), Some(at(400 * day)));
         assert_eq!(forget(of_old, at(0)).renewal(at(0)), None);
     }
@@ -1051,32 +916,18 @@ mod tests {
     fn members_are_told_with_what_they_attest() {
         let authority = Fingerprint::of_certificate(b"authority");
         let attestation = Attestation::from_bytes(&[7; 32]);
-        let report = Ready {
-            authority: Some(authority),
-            attestation,
-            ..ready("a", Some(1), Some("u"))
-        };
+        let report =
+            Ready { authority: Some(authority), attestation, ..ready("a", Some(1), Some("u")) };
         let record = report.on(Some(claimed(None))).unwrap();
         let answer = record.answer(None, at(5));
-        assert_eq!(
-            answer.members[0].authority_sha256,
-            Some(authority.to_string())
-        );
+        assert_eq!(answer.members[0].authority_sha256, Some(authority.to_string()));
         assert_eq!(answer.members[0].attestation, Some("07".repeat(32)));
         assert_eq!(answer.members[0].reported_at, at(0));
         // A later report replaces the earlier one.
-        let again = Ready {
-            now: at(9),
-            ..ready("a", Some(1), Some("u"))
-        };
-        let record = again
-            .on(Some(report.on(Some(claimed(None))).unwrap()))
-            .unwrap();
+        let again = Ready { now: at(9), ..ready("a", Some(1), Some("u")) };
+        let record = again.on(Some(report.on(Some(claimed(None))).unwrap())).unwrap();
         assert_eq!(
-            (
-                record.members["a"].reported_at,
-                record.members["a"].attestation
-            ),
+            (record.members["a"].reported_at, record.members["a"].attestation),
             (at(9), None)
         );
     }

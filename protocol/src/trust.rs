@@ -49,8 +49,7 @@ impl ClusterKeys {
         let keys = Hkdf::<Sha256>::new(Some(cluster_id.as_str().as_bytes()), secret);
         let key = |purpose: &[u8]| {
             let mut key = [0; 32];
-            keys.expand(purpose, &mut key)
-                .expect("HKDF gives up to 8160 bytes");
+            keys.expand(purpose, &mut key).expect("HKDF gives up to 8160 bytes");
             key
         };
         Self {
@@ -69,10 +68,7 @@ impl ClusterKeys {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.proof).expect("HMAC takes keys of any length");
         mac.update(b"cbbootstrap member\0");
-        let authority = statement
-            .authority
-            .as_ref()
-            .map_or(&[][..], |Fingerprint(hash)| hash);
+        let authority = statement.authority.as_ref().map_or(&[][..], |Fingerprint(hash)| hash);
         let fields = [
             statement.cluster_id.as_str().as_bytes(),
             statement.node.as_str().as_bytes(),
@@ -193,39 +189,16 @@ mod tests {
         let [node, other_node] = ["a.example", "b.example"].map(|name| Node::new(name).unwrap());
         let [uuid, other_uuid] = ["u1", "u2"].map(|name| Uuid::new(name).unwrap());
         let authority = Some(Fingerprint::of_certificate(b"certificate"));
-        let statement = Statement {
-            cluster_id: &c,
-            node: &node,
-            cluster_uuid: &uuid,
-            authority,
-        };
+        let statement = Statement { cluster_id: &c, node: &node, cluster_uuid: &uuid, authority };
         let attestation = keys.attest(&statement);
         assert!(keys.verify(&statement, &attestation));
-        assert_eq!(
-            Attestation::from_hex(&attestation.to_string()),
-            Some(attestation)
-        );
+        assert_eq!(Attestation::from_hex(&attestation.to_string()), Some(attestation));
         for changed in [
-            Statement {
-                cluster_id: &other_c,
-                ..statement
-            },
-            Statement {
-                node: &other_node,
-                ..statement
-            },
-            Statement {
-                cluster_uuid: &other_uuid,
-                ..statement
-            },
-            Statement {
-                authority: None,
-                ..statement
-            },
-            Statement {
-                authority: Some(Fingerprint::of_certificate(b"other")),
-                ..statement
-            },
+            Statement { cluster_id: &other_c, ..statement },
+            Statement { node: &other_node, ..statement },
+            Statement { cluster_uuid: &other_uuid, ..statement },
+            Statement { authority: None, ..statement },
+            Statement { authority: Some(Fingerprint::of_certificate(b"other")), ..statement },
         ] {
             assert!(!keys.verify(&changed, &attestation), "{changed:?}");
         }

@@ -192,11 +192,7 @@ fn step(nodes: usize) -> impl Strategy<Value = Step> {
 fn action(nodes: usize) -> impl Strategy<Value = Action> {
     let server = sample::select(vec![None, Some(0), Some(0), Some(0), Some(1)]);
     let caller = (0..nodes, prop::bool::weighted(0.95), server);
-    let caller = caller.prop_map(|(node, has_secret, server)| Caller {
-        node,
-        has_secret,
-        server,
-    });
+    let caller = caller.prop_map(|(node, has_secret, server)| Caller { node, has_secret, server });
     let authority = || sample::select(vec![None, Some(0), Some(1)]);
     let proof = prop_oneof![
         1 => Just(Proof::Nothing),
@@ -456,12 +452,8 @@ impl World<'_> {
         match (proof, uuid) {
             (Proof::Own(number), Some(uuid)) => {
                 let authority = number.map(authority);
-                let statement = Statement {
-                    cluster_id: &id(),
-                    node,
-                    cluster_uuid: uuid,
-                    authority,
-                };
+                let statement =
+                    Statement { cluster_id: &id(), node, cluster_uuid: uuid, authority };
                 let [name, uuid] = [node.as_str(), uuid.as_str()].map(str::to_owned);
                 self.attested.insert((name, uuid, authority));
                 (authority, Some(keys().attest(&statement)))
@@ -478,10 +470,9 @@ impl World<'_> {
                 let (theirs, attestation) = *index.get(&reports);
                 (number.map(authority).or(theirs), Some(attestation))
             }
-            (Proof::Invented(byte), _) => (
-                Some(authority(*byte)),
-                Attestation::from_bytes(&[*byte; 32]),
-            ),
+            (Proof::Invented(byte), _) => {
+                (Some(authority(*byte)), Attestation::from_bytes(&[*byte; 32]))
+            }
             _ => (None, None),
         }
     }
@@ -508,10 +499,7 @@ impl World<'_> {
     fn renew(&mut self, record: &mut Record, clock: Timestamp) {
         record.kept_until = record.renewal(clock).or(record.kept_until);
         let end = clock + KEEP_UNASKED;
-        if self.lease_end.is_none()
-            && self
-                .kept_until
-                .is_some_and(|kept| kept + RENEW_EVERY <= end)
+        if self.lease_end.is_none() && self.kept_until.is_some_and(|kept| kept + RENEW_EVERY <= end)
         {
             self.kept_until = Some(end);
         }
@@ -556,10 +544,7 @@ impl World<'_> {
                 self.record = before;
                 if let (Refusal::NameTaken { .. }, Request::Claim(claim)) = (&refusal, request) {
                     self.record = self.record.take().map(|record| claim.noted_on(record));
-                    self.rival = claim
-                        .node_uuid
-                        .as_ref()
-                        .map(|uuid| uuid.as_str().to_owned());
+                    self.rival = claim.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned());
                 }
                 return verdict;
             }
@@ -569,10 +554,7 @@ impl World<'_> {
         let is_secret = is_admitted(&after) && stands.is_none_or(is_admitted);
         hold(is_secret, P::SecretIsAsked)?;
         let is_claim = matches!(request, Request::Claim(_));
-        hold(
-            is_claim || stands.is_some() || before.is_none(),
-            P::EndedIsEnded,
-        )?;
+        hold(is_claim || stands.is_some() || before.is_none(), P::EndedIsEnded)?;
         let stands = stands.cloned();
 
         let mut answer = after.clone().answer(Some(&Node::new(node).unwrap()), clock);
@@ -605,10 +587,7 @@ impl World<'_> {
         let is_claim = answer.state == State::Claimed;
         hold(is_claim || nodes.contains(to_join), P::MemberToJoin)?;
 
-        hold(
-            answer.previous_initial_nodes == self.previous,
-            P::PreviousAreNamed,
-        )?;
+        hold(answer.previous_initial_nodes == self.previous, P::PreviousAreNamed)?;
         hold(answer.rival_node_uuid == self.rival, P::NameIsOne)?;
         self.verify(&answer)?;
 
@@ -640,10 +619,7 @@ impl World<'_> {
             };
             let is_verified = attestation.is_some_and(|proof| verify(keys(), &statement, &proof));
             let attested = (member.node.clone(), uuid.clone(), authority);
-            hold(
-                !is_verified || self.attested.contains(&attested),
-                P::ForgedIsSeen,
-            )?;
+            hold(!is_verified || self.attested.contains(&attested), P::ForgedIsSeen)?;
             let is_proven = self.proven.contains(&member.node);
             hold(is_verified || !is_proven, P::AttestedIsSeen)?;
         }
@@ -679,10 +655,7 @@ impl World<'_> {
         hold(after.generation == self.generation + 1, P::GenerationsGrow)?;
         self.generation = after.generation;
         node.clone_into(&mut self.initial);
-        self.initial_uuid = claim
-            .node_uuid
-            .as_ref()
-            .map(|uuid| uuid.as_str().to_owned());
+        self.initial_uuid = claim.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned());
         self.rival = None;
         self.is_given_up = false;
         self.lease_end = claim.lease.map(|lease| claim.now + lease);
@@ -800,10 +773,9 @@ impl World<'_> {
                 && !self.is_its_server(uuid.as_ref())
         };
         match request {
-            Request::Claim(_) if *refusal == Refusal::TooManyTakeovers => hold(
-                self.previous_to(node).len() > MAX_PREVIOUS,
-                P::PreviousAreNamed,
-            ),
+            Request::Claim(_) if *refusal == Refusal::TooManyTakeovers => {
+                hold(self.previous_to(node).len() > MAX_PREVIOUS, P::PreviousAreNamed)
+            }
             Request::Claim(claim) => hold(is_name_taken(&claim.node_uuid), P::ClaimIsAnswered),
             Request::Ready(ready) => {
                 let is_own = ready.generation.is_none_or(|own| own == before.generation);
@@ -817,9 +789,7 @@ impl World<'_> {
                 hold(!must || !has_room, P::ReportIsAccepted)
             }
             Request::Leave(leave) => {
-                let is_stale = leave
-                    .generation
-                    .is_some_and(|given| given != self.generation);
+                let is_stale = leave.generation.is_some_and(|given| given != self.generation);
                 let is_last = self.members.iter().eq([node]);
                 match refusal {
                     Refusal::StaleGeneration { .. } => hold(is_stale, P::LeaveIsFenced),
@@ -925,13 +895,12 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             }),
             Sees(Reports, |_, record| record.kept_until = None),
             Sees(Leaves, |_, record| record.kept_until = None),
-            Comes(Claims, |_, before, done| {
-                if before.is_forgotten {
-                    Err(Refusal::NotFound)
-                } else {
-                    done
-                }
-            }),
+            Comes(
+                Claims,
+                |_, before, done| {
+                    if before.is_forgotten { Err(Refusal::NotFound) } else { done }
+                },
+            ),
         ],
         P::PreviousAreNamed => vec![
             // The last one alone.
@@ -953,15 +922,11 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             // Those of a record that has ended.
             Makes(Claims, |_, before, after| {
                 if before.is_forgotten {
-                    after
-                        .previous_initial_nodes
-                        .push(before.initial_node.clone());
+                    after.previous_initial_nodes.push(before.initial_node.clone());
                 }
             }),
             Makes(Reports, |_, before, after| {
-                after
-                    .previous_initial_nodes
-                    .clone_from(&before.previous_initial_nodes);
+                after.previous_initial_nodes.clone_from(&before.previous_initial_nodes);
             }),
         ],
         P::NameIsOne => vec![
@@ -982,10 +947,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             }),
             // Without a generation it is refused, too.
             Comes(Leaves, |_, before, _| {
-                Err(Refusal::StaleGeneration {
-                    given: 0,
-                    current: before.generation,
-                })
+                Err(Refusal::StaleGeneration { given: 0, current: before.generation })
             }),
         ],
         P::ForgedIsSeen => vec![
@@ -1000,26 +962,14 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             Verifies(|keys, statement, proof| {
                 ["u", "v"].into_iter().any(|uuid| {
                     let cluster_uuid = &Uuid::new(uuid).unwrap();
-                    keys.verify(
-                        &Statement {
-                            cluster_uuid,
-                            ..*statement
-                        },
-                        proof,
-                    )
+                    keys.verify(&Statement { cluster_uuid, ..*statement }, proof)
                 })
             }),
             // One about another authority.
             Verifies(|keys, statement, proof| {
                 [None, Some(0), Some(1)].into_iter().any(|number| {
                     let authority = number.map(authority);
-                    keys.verify(
-                        &Statement {
-                            authority,
-                            ..*statement
-                        },
-                        proof,
-                    )
+                    keys.verify(&Statement { authority, ..*statement }, proof)
                 })
             }),
             // Any.
@@ -1139,9 +1089,7 @@ fn mistakes_are_caught() {
     let mut missed = Vec::new();
     for property in PROPERTIES {
         for (mistake, number) in mistakes(property).iter().zip(1..) {
-            let caught = stories
-                .iter()
-                .filter_map(|story| play(Some(mistake), story).err());
+            let caught = stories.iter().filter_map(|story| play(Some(mistake), story).err());
             let caught: BTreeSet<_> = caught.collect();
             if !caught.contains(&property) {
                 missed.push(format!("{property:?}, mistake {number}: {caught:?}"));

@@ -35,10 +35,7 @@ impl Api {
     /// Starts one.
     pub fn start() -> Self {
         let data = tempfile::tempdir().expect("temporary directories can be made");
-        Self {
-            local: Local::with(data.path(), &["--no-smoke"]),
-            _data: data,
-        }
+        Self { local: Local::with(data.path(), &["--no-smoke"]), _data: data }
     }
 
     /// Agents of these servers' nodes, for a cluster `demo`.
@@ -70,10 +67,7 @@ impl Agents {
             .with("CBBOOTSTRAP_API", api)
             .with("CBBOOTSTRAP_CLUSTER_ID", cluster_id)
             .with("CB_REST_PASSWORD", LOGIN.1)
-            .with(
-                "CBBOOTSTRAP_CA_CERT",
-                servers.ca_cert().display().to_string(),
-            )
+            .with("CBBOOTSTRAP_CA_CERT", servers.ca_cert().display().to_string())
             .with("CBBOOTSTRAP_INTERVAL", "100ms")
             .with("CBBOOTSTRAP_SETTLE", "500ms")
             .with("CBBOOTSTRAP_LEASE", "30s")
@@ -119,9 +113,7 @@ impl Agents {
     /// The agent beside this node with these arguments, not started yet.
     pub fn command(&self, node: &Node, args: &[&str]) -> Command {
         let mut command = self.user.program(&self.program, args);
-        command
-            .env("CBBOOTSTRAP_SERVER", node.url())
-            .env("CBBOOTSTRAP_NODE", node.address());
+        command.env("CBBOOTSTRAP_SERVER", node.url()).env("CBBOOTSTRAP_NODE", node.address());
         command
     }
 
@@ -146,13 +138,9 @@ impl Agents {
     pub fn all_up(&self, nodes: &[Node], options: &[&str]) -> Vec<Ended> {
         let agents: Vec<_> = nodes.iter().map(|node| self.start(node, options)).collect();
         thread::scope(|scope| {
-            let ends: Vec<_> = agents
-                .into_iter()
-                .map(|agent| scope.spawn(|| agent.end()))
-                .collect();
-            ends.into_iter()
-                .map(|end| end.join().expect("an agent ends"))
-                .collect()
+            let ends: Vec<_> =
+                agents.into_iter().map(|agent| scope.spawn(|| agent.end())).collect();
+            ends.into_iter().map(|end| end.join().expect("an agent ends")).collect()
         })
     }
 
@@ -170,11 +158,7 @@ impl Agents {
         let body = serde_json::json!({"cluster_id": self.cluster_id}).to_string();
         let answer = http::post_as(&self.api, "/cluster/get_status", &body, authorization);
         let answer = answer.expect("the API answers");
-        if answer.status == 404 {
-            Value::Null
-        } else {
-            answer.json()
-        }
+        if answer.status == 404 { Value::Null } else { answer.json() }
     }
 }
 
@@ -198,10 +182,7 @@ impl Agent {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         let child = self.0.as_mut().expect("it is ended once");
-        child
-            .try_wait()
-            .expect("a child can be waited for")
-            .is_none()
+        child.try_wait().expect("a child can be waited for").is_none()
     }
 }
 
@@ -223,10 +204,7 @@ pub fn one_cluster(servers: &Servers, count: usize) -> ClusterView {
     assert_eq!(cluster.nodes.len(), count, "{cluster:#?}");
     assert!(cluster.is_balanced && !cluster.is_rebalancing);
     for node in &cluster.nodes {
-        assert!(
-            node.membership == Membership::Active && node.is_healthy,
-            "{node:?}"
-        );
+        assert!(node.membership == Membership::Active && node.is_healthy, "{node:?}");
     }
     cluster
 }

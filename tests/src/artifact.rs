@@ -98,21 +98,14 @@ pub fn executable_of(zip: &Path) -> Vec<u8> {
 pub fn changed_zip(directory: &Path) -> String {
     let mut executable = executable();
     executable.push(0);
-    zip_of(
-        &directory.join("changed.zip"),
-        "bootstrap",
-        0o755,
-        &executable,
-    )
+    zip_of(&directory.join("changed.zip"), "bootstrap", 0o755, &executable)
 }
 
 /// A zip with one file in it.
 pub fn zip_of(path: &Path, name: &str, mode: u32, content: &[u8]) -> String {
     let mut writer = ZipWriter::new(File::create(path).expect("a file can be made"));
     let options = SimpleFileOptions::default().unix_permissions(mode);
-    writer
-        .start_file(name, options)
-        .expect("a zip can be written");
+    writer.start_file(name, options).expect("a zip can be written");
     writer.write_all(content).expect("a zip can be written");
     writer.finish().expect("a zip can be written");
     path.display().to_string()

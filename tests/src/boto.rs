@@ -50,10 +50,7 @@ struct Process {
 impl Boto {
     /// One that was not asked yet.
     pub fn new(url: &str) -> Self {
-        Self {
-            url: url.to_owned(),
-            process: Mutex::default(),
-        }
+        Self { url: url.to_owned(), process: Mutex::default() }
     }
 
     /// The value of a Python expression, in which `client(service)` is boto3's client of the root user, or of the account
@@ -65,10 +62,7 @@ impl Boto {
         let question = Value::from(expression);
         writeln!(process.questions, "{question}").expect("Python reads");
         let mut answer = String::new();
-        process
-            .answers
-            .read_line(&mut answer)
-            .expect("Python writes UTF-8");
+        process.answers.read_line(&mut answer).expect("Python writes UTF-8");
         let mut answer: Value = serde_json::from_str(&answer).expect("JSON is printed");
         if let Some(error) = answer["error"].as_str() {
             panic!("{expression} failed\n{error}");

@@ -69,9 +69,7 @@ impl Browser {
             ]},
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         });
-        let Value::Object(capabilities) = capabilities else {
-            unreachable!("it is an object")
-        };
+        let Value::Object(capabilities) = capabilities else { unreachable!("it is an object") };
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities)
             .connect(&driver_url)
@@ -133,9 +131,7 @@ impl Browser {
         let answer = http::post(&self.driver_url, &path, &body).expect("the driver answers");
         let value = &answer.json()["value"];
         let entries = value.as_array();
-        entries
-            .unwrap_or_else(|| panic!("no log: {}", answer.body))
-            .clone()
+        entries.unwrap_or_else(|| panic!("no log: {}", answer.body)).clone()
     }
 }
 

@@ -47,19 +47,9 @@ pub struct Ended {
 impl Default for User {
     fn default() -> Self {
         let home = tempfile::tempdir().expect("temporary directories can be made");
-        let mut user = Self {
-            home,
-            variables: Vec::new(),
-        };
+        let mut user = Self { home, variables: Vec::new() };
         // Cargo and Rust are the machine's, and so are the proxies and registries that they are set up with.
-        for name in [
-            "PATH",
-            "CARGO",
-            "LANG",
-            "CARGO_HOME",
-            "RUSTUP_HOME",
-            "RUSTUP_TOOLCHAIN",
-        ] {
+        for name in ["PATH", "CARGO", "LANG", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
             if let Ok(value) = std::env::var(name) {
                 user = user.with(name, value);
             }
@@ -94,11 +84,8 @@ impl User {
     /// With programs on the path before the others.
     #[must_use]
     pub fn with_programs(self, directory: &Path) -> Self {
-        let path = self
-            .variables
-            .iter()
-            .find(|(name, _)| name == "PATH")
-            .map_or("", |(_, path)| path);
+        let path =
+            self.variables.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
         let path = format!("{}:{path}", directory.display());
         self.with("PATH", path)
     }
@@ -163,11 +150,7 @@ impl Ended {
             };
             let [stdout, stderr] =
                 [stdout, stderr].map(|reader| reader.join().expect("a pipe can be read"));
-            Self {
-                status: status.code(),
-                stdout,
-                stderr,
-            }
+            Self { status: status.code(), stdout, stderr }
         })
     }
 
@@ -181,10 +164,7 @@ impl Ended {
 
     /// Asserts that it ended with this status.
     #[track_caller]
-    #[expect(
-        clippy::return_self_not_must_use,
-        reason = "that it holds is often all"
-    )]
+    #[expect(clippy::return_self_not_must_use, reason = "that it holds is often all")]
     pub fn ended_with(self, status: i32) -> Self {
         assert_eq!(self.status, Some(status), "{self}");
         self
@@ -193,15 +173,8 @@ impl Ended {
     /// Asserts that it ended with this status, nothing on stdout, and an error in one line that holds this text.
     #[track_caller]
     pub fn failed(&self, status: i32, part: &str) {
-        assert_eq!(
-            (self.status, self.stdout.as_str()),
-            (Some(status), ""),
-            "{self}"
-        );
-        let mut lines = self
-            .stderr
-            .lines()
-            .skip_while(|line| !line.starts_with("error: "));
+        assert_eq!((self.status, self.stdout.as_str()), (Some(status), ""), "{self}");
+        let mut lines = self.stderr.lines().skip_while(|line| !line.starts_with("error: "));
         let error = lines.next().unwrap_or_else(|| panic!("no error\n{self}"));
         assert!(error.contains(part), "{part:?} is not in the error\n{self}");
         // clap says more of wrong usage.
@@ -210,10 +183,7 @@ impl Ended {
             status == 2 || hint.is_some_and(|line| line.starts_with("hint: ")),
             "no hint\n{self}"
         );
-        assert!(
-            status == 2 || lines.next().is_none(),
-            "more than error and hint\n{self}"
-        );
+        assert!(status == 2 || lines.next().is_none(), "more than error and hint\n{self}");
     }
 }
 

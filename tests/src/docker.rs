@@ -60,10 +60,7 @@ const STANDIN: [(&str, &str); 2] = [
          ENTRYPOINT [\"/entrypoint.sh\"]\n\
          CMD [\"couchbase-server\"]\n",
     ),
-    (
-        "entrypoint.sh",
-        "#!/bin/sh\ntrap 'exit 0' TERM\ncouchbase-standin \"$@\" &\nwait $!\n",
-    ),
+    ("entrypoint.sh", "#!/bin/sh\ntrap 'exit 0' TERM\ncouchbase-standin \"$@\" &\nwait $!\n"),
 ];
 
 /// Machines on one network, which end with the test.
@@ -95,11 +92,7 @@ impl Machines {
         let base = base()?;
         let directory = tempfile::tempdir().expect("temporary directories can be made");
         let switch = switch()?;
-        let mut machines = Self {
-            list: Vec::new(),
-            switch,
-            directory,
-        };
+        let mut machines = Self { list: Vec::new(), switch, directory };
         for number in 1..=count {
             let (switch, home) = (machines.switch.id(), machines.directory.path());
             machines.list.push(Machine::start(number, home, switch)?);
@@ -137,14 +130,7 @@ impl Machine {
         let mut command = Command::new("setpriv");
         // If this process is killed, the machine ends, too.
         command
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "unshare",
-                "--net",
-                "--uts",
-                "--mount",
-            ])
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "--uts", "--mount"])
             .args(["sh", "-c", MACHINE])
             .env("NAME", &name)
             .env("HOME", &home)
@@ -154,22 +140,11 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("files can be shared"))
             .stderr(log);
-        let daemon = command
-            .spawn()
-            .map_err(|error| format!("setpriv: {error}"))?;
+        let daemon = command.spawn().map_err(|error| format!("setpriv: {error}"))?;
         let socket = format!("unix://{}", home.join("socket").display());
         // The old builder, which needs no plugin and pulls nothing that is there.
-        let user = User::default()
-            .with("DOCKER_HOST", socket)
-            .with("DOCKER_BUILDKIT", "0");
-        Ok(Self {
-            name,
-            address,
-            user,
-            home,
-            cgroup,
-            daemon,
-        })
+        let user = User::default().with("DOCKER_HOST", socket).with("DOCKER_BUILDKIT", "0");
+        Ok(Self { name, address, user, home, cgroup, daemon })
     }
 
     fn wait_until_up(&self) -> Result<(), String> {
@@ -229,13 +204,8 @@ impl Machine {
 impl Machine {
     /// Prints what there is, and the last lines that it wrote.
     fn explain(&self) {
-        let all = [
-            "ps",
-            "--all",
-            "--no-trunc",
-            "--format",
-            "{{.ID}} {{.Image}} {{.Names}}: {{.Status}}",
-        ];
+        let all =
+            ["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Image}} {{.Names}}: {{.Status}}"];
         for container in self.try_docker(&all).stdout.lines() {
             let id = container.split(' ').next().unwrap_or_default();
             let logs = self.try_docker(&["logs", "--tail", "20", id]);
@@ -288,10 +258,7 @@ fn needs() -> Result<(), String> {
     for (check, package) in [
         ("command -v dockerd", "docker.io"),
         ("command -v docker", "docker.io or docker-cli"),
-        (
-            "docker compose version || docker-compose version",
-            "docker-compose",
-        ),
+        ("docker compose version || docker-compose version", "docker-compose"),
         ("command -v mmdebstrap", "mmdebstrap"),
         ("command -v ip", "iproute2"),
         ("command -v openssl", "openssl"),
@@ -370,10 +337,7 @@ impl Contexts {
             fs::copy(from, to).expect("it can be copied");
         };
         for file in ["Dockerfile", ".dockerignore"] {
-            copy(
-                &programs::workspace().join(file),
-                checkout.path().join(file),
-            );
+            copy(&programs::workspace().join(file), checkout.path().join(file));
         }
         for program in [programs::cbbootstrap(), programs::agent()] {
             let name = program.file_name().expect("it is a file");
@@ -392,9 +356,7 @@ impl Contexts {
     /// Builds the stand-in's image, and those of the Dockerfile with the commands in its comment.
     fn build_on(&self, machine: &Machine) {
         let build = |directory: &TempDir, args: &[&str]| {
-            let mut command = machine
-                .user
-                .program(Path::new("docker"), &["build", "--quiet"]);
+            let mut command = machine.user.program(Path::new("docker"), &["build", "--quiet"]);
             command.args(args).arg(".").current_dir(directory.path());
             Ended::of(&mut command).ended_with(0);
         };
@@ -408,10 +370,7 @@ impl Contexts {
             };
             let args: Vec<_> = args.split(' ').filter(|arg| *arg != ".").collect();
             targets.insert(args[1]);
-            build(
-                &self.checkout,
-                &[&args[..], &["--build-arg", "PROGRAMS=target/debug"]].concat(),
-            );
+            build(&self.checkout, &[&args[..], &["--build-arg", "PROGRAMS=target/debug"]].concat());
         }
         assert_eq!(targets, HashSet::from(["server", "agent", "couchbase"]));
     }

@@ -24,11 +24,7 @@ pub fn client(url: &str) -> Client {
         .credentials_provider(Credentials::new("test", "test", None, None, "test"))
         .endpoint_url(url)
         .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .operation_timeout(Duration::from_secs(30))
-                .build(),
-        )
+        .timeout_config(TimeoutConfig::builder().operation_timeout(Duration::from_secs(30)).build())
         .build();
     Client::from_conf(config)
 }
@@ -38,9 +34,7 @@ pub async fn create_table(client: &Client) {
     let attribute = AttributeDefinition::builder()
         .attribute_name(CLUSTER_ID)
         .attribute_type(ScalarAttributeType::S);
-    let key = KeySchemaElement::builder()
-        .attribute_name(CLUSTER_ID)
-        .key_type(KeyType::Hash);
+    let key = KeySchemaElement::builder().attribute_name(CLUSTER_ID).key_type(KeyType::Hash);
     client
         .create_table()
         .table_name(TABLE)

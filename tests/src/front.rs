@@ -32,9 +32,7 @@ impl Front {
     /// One whose paths begin with a stage (`/prod`), which the server's have not.
     pub fn with_stage(upstream: &str, stage: &'static str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        listener
-            .set_nonblocking(true)
-            .expect("a socket can be without blocking");
+        listener.set_nonblocking(true).expect("a socket can be without blocking");
         let address = listener.local_addr().expect("a socket has an address");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -50,10 +48,7 @@ impl Front {
                 }
             });
         });
-        Self {
-            url: format!("http://{address}{stage}"),
-            _stop: stop,
-        }
+        Self { url: format!("http://{address}{stage}"), _stop: stop }
     }
 }
 
@@ -63,10 +58,7 @@ async fn serve(listener: TcpListener, upstream: String, stage: &'static str) {
     while let Ok((stream, _)) = listener.accept().await {
         let (client, upstream) = (client.clone(), upstream.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let path = request
-                .uri()
-                .path_and_query()
-                .map_or("/", |path| path.as_str());
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
             let path = path.strip_prefix(stage).unwrap_or(path);
             let uri = format!("{upstream}{path}").parse::<Uri>();
             let client = client.clone();

@@ -141,10 +141,9 @@ fn check_cluster(mut events: Vec<&Event>) -> Vec<Violation> {
             known.learn(before);
         }
         let broken = history.broken_by(event, &known);
-        violations.extend(broken.into_iter().map(|property| Violation {
-            property,
-            event: event.clone(),
-        }));
+        violations.extend(
+            broken.into_iter().map(|property| Violation { property, event: event.clone() }),
+        );
     }
     violations
 }
@@ -271,17 +270,11 @@ impl<'a> History<'a> {
             Outcome::Refused(code) if event.is_intruder => {
                 let is_unclaimed = code == "cluster_not_found" && known.generation == 0;
                 let says_nothing = code == "forbidden" || is_unclaimed;
-                (!says_nothing)
-                    .then_some(Property::SecretIsAsked)
-                    .into_iter()
-                    .collect()
+                (!says_nothing).then_some(Property::SecretIsAsked).into_iter().collect()
             }
             Outcome::Refused(code) => {
                 let has_reason = self.has_reason(event, code, known);
-                (!has_reason)
-                    .then_some(Property::ReasonToRefuse)
-                    .into_iter()
-                    .collect()
+                (!has_reason).then_some(Property::ReasonToRefuse).into_iter().collect()
             }
             Outcome::Lapsed(_) if known.is_ready => [Property::ReadyIsFinal].into(),
             Outcome::Lapsed(generation) if *generation < known.generation => {
@@ -311,10 +304,7 @@ impl<'a> History<'a> {
                 && told.nodes.is_sorted_by(|a, b| a < b)
                 && stayed.all(|node| is_member(node))
                 && (is_ready || told.nodes.is_empty())
-                && told
-                    .nodes
-                    .iter()
-                    .eq(told.members.iter().map(|member| &member.node))
+                && told.nodes.iter().eq(told.members.iter().map(|member| &member.node))
         };
         let uuid = told.cluster_uuid.as_deref();
 
@@ -324,18 +314,12 @@ impl<'a> History<'a> {
                 Property::WinnerStays,
                 !is_ready || is_winner || winner.is_some_and(|winner| self.has_left(winner, by)),
             ),
-            (
-                Property::WinnerIsTold,
-                told.is_initial_node == (initial == event.node),
-            ),
+            (Property::WinnerIsTold, told.is_initial_node == (initial == event.node)),
             (
                 Property::LeaseIsKept,
                 (1..told.generation).all(|generation| self.can_be_taken(generation, by)),
             ),
-            (
-                Property::GenerationsGrow,
-                told.generation >= known.generation.max(1),
-            ),
+            (Property::GenerationsGrow, told.generation >= known.generation.max(1)),
             (
                 Property::ReadyIsFinal,
                 (is_ready || !known.is_ready)
@@ -345,21 +329,11 @@ impl<'a> History<'a> {
             ),
             (
                 Property::UuidIsFinal,
-                if uuid.is_some() {
-                    is_ready && uuid == self.uuid
-                } else {
-                    !known.has_uuid
-                },
+                if uuid.is_some() { is_ready && uuid == self.uuid } else { !known.has_uuid },
             ),
-            (
-                Property::JoinersWait,
-                !is_ready || self.can_be_ready(told.generation, by),
-            ),
+            (Property::JoinersWait, !is_ready || self.can_be_ready(told.generation, by)),
             (Property::MembersReported, members),
-            (
-                Property::MemberToJoin,
-                !is_ready || is_claim || is_member(initial),
-            ),
+            (Property::MemberToJoin, !is_ready || is_claim || is_member(initial)),
         ];
         match &event.operation {
             Operation::Ready { generation, .. } => {
@@ -424,15 +398,7 @@ mod tests {
     fn event(times: (u64, u64), node: &str, operation: Operation, outcome: Outcome) -> Event {
         let [invoked, completed] = [times.0, times.1].map(Duration::from_secs);
         let (cluster, node) = ("c".to_owned(), node.to_owned());
-        Event {
-            cluster,
-            node,
-            operation,
-            is_intruder: false,
-            invoked,
-            completed,
-            outcome,
-        }
+        Event { cluster, node, operation, is_intruder: false, invoked, completed, outcome }
     }
 
     fn claim(times: (u64, u64), node: &str, told: Cluster) -> Event {
@@ -470,10 +436,7 @@ mod tests {
 
     fn tell(node: &str, cluster: Cluster) -> Outcome {
         let is_initial_node = cluster.initial_node_ip_addr_or_hostname == node;
-        Outcome::Told(Cluster {
-            is_initial_node,
-            ..cluster
-        })
+        Outcome::Told(Cluster { is_initial_node, ..cluster })
     }
 
     fn claimed(generation: u64, initial: &str) -> Cluster {
@@ -514,10 +477,7 @@ mod tests {
     }
 
     fn broken(events: &[Event]) -> BTreeSet<Property> {
-        check(events)
-            .into_iter()
-            .map(|violation| violation.property)
-            .collect()
+        check(events).into_iter().map(|violation| violation.property).collect()
     }
 
     /// What a service does that keeps the protocol.
@@ -540,14 +500,7 @@ mod tests {
             // Nobody was told that the first has left.
             lost((23, 24), "c", LEAVE),
             status((25, 26), "b", made(3, "a", &["a"])),
-            refused(
-                (27, 28),
-                "a",
-                Operation::Leave {
-                    generation: Some(2),
-                },
-                "stale_generation",
-            ),
+            refused((27, 28), "a", Operation::Leave { generation: Some(2) }, "stale_generation"),
             refused((29, 30), "a", LEAVE, "last_node"),
         ]
     }
@@ -587,15 +540,9 @@ mod tests {
         for (property, events) in [
             (
                 P::OneInitialiser,
-                vec![
-                    claim((0, 3), "a", claimed(1, "a")),
-                    claim((1, 2), "b", claimed(1, "b")),
-                ],
+                vec![claim((0, 3), "a", claimed(1, "a")), claim((1, 2), "b", claimed(1, "b"))],
             ),
-            (
-                P::OneInitialiser,
-                after(status((3, 4), "b", claimed(3, "b"))),
-            ),
+            (P::OneInitialiser, after(status((3, 4), "b", claimed(3, "b")))),
             (
                 P::WinnerStays,
                 vec![
@@ -606,21 +553,11 @@ mod tests {
             ),
             (
                 P::WinnerIsTold,
-                vec![event(
-                    (0, 1),
-                    "a",
-                    Operation::Claim,
-                    Outcome::Told(claimed(1, "a")),
-                )],
+                vec![event((0, 1), "a", Operation::Claim, Outcome::Told(claimed(1, "a")))],
             ),
             (
                 P::WinnerIsTold,
-                vec![event(
-                    (0, 1),
-                    "a",
-                    Operation::Claim,
-                    tell("b", claimed(1, "b")),
-                )],
+                vec![event((0, 1), "a", Operation::Claim, tell("b", claimed(1, "b")))],
             ),
             (
                 P::LeaseIsKept,
@@ -630,10 +567,7 @@ mod tests {
                     claim((2, 4), "b", claimed(2, "b")),
                 ],
             ),
-            (
-                P::LeaseIsKept,
-                vec![lapse((0, 1), 1), claim((2, 3), "b", claimed(3, "b"))],
-            ),
+            (P::LeaseIsKept, vec![lapse((0, 1), 1), claim((2, 3), "b", claimed(3, "b"))]),
             (
                 P::GenerationsGrow,
                 vec![
@@ -643,28 +577,18 @@ mod tests {
                 ],
             ),
             (P::GenerationsGrow, after(lapse((15, 16), 2))),
-            (
-                P::ReadyIsFinal,
-                after(status((30, 31), "c", claimed(3, "c"))),
-            ),
+            (P::ReadyIsFinal, after(status((30, 31), "c", claimed(3, "c")))),
             (P::ReadyIsFinal, after(lapse((30, 31), 3))),
             (
                 P::ReadyIsFinal,
-                [
-                    after(lapse((14, 15), 3)),
-                    vec![claim((16, 29), "b", claimed(4, "b"))],
-                ]
-                .concat(),
+                [after(lapse((14, 15), 3)), vec![claim((16, 29), "b", claimed(4, "b"))]].concat(),
             ),
             (
                 P::UuidIsFinal,
                 after(status(
                     (30, 31),
                     "b",
-                    Cluster {
-                        cluster_uuid: Some("v".to_owned()),
-                        ..made(3, "a", &nodes)
-                    },
+                    Cluster { cluster_uuid: Some("v".to_owned()), ..made(3, "a", &nodes) },
                 )),
             ),
             (
@@ -672,24 +596,16 @@ mod tests {
                 after(status(
                     (30, 31),
                     "b",
-                    Cluster {
-                        cluster_uuid: None,
-                        ..made(3, "a", &nodes)
-                    },
+                    Cluster { cluster_uuid: None, ..made(3, "a", &nodes) },
                 )),
             ),
-            (
-                P::StaleIsRefused,
-                after(ready((30, 31), "b", 2, made(3, "a", &["a", "b"]))),
-            ),
+            (P::StaleIsRefused, after(ready((30, 31), "b", 2, made(3, "a", &["a", "b"])))),
             (
                 P::StaleIsRefused,
                 after(event(
                     (30, 31),
                     "b",
-                    Operation::Leave {
-                        generation: Some(2),
-                    },
+                    Operation::Leave { generation: Some(2) },
                     tell("b", made(3, "a", &nodes)),
                 )),
             ),
@@ -702,10 +618,7 @@ mod tests {
                     "stale_generation",
                 )),
             ),
-            (
-                P::MembersReported,
-                after(claim((30, 31), "b", made(3, "a", &nodes))),
-            ),
+            (P::MembersReported, after(claim((30, 31), "b", made(3, "a", &nodes)))),
             (
                 P::JoinersWait,
                 vec![
@@ -713,32 +626,14 @@ mod tests {
                     ready((2, 3), "b", 1, made(1, "b", &["b"])),
                 ],
             ),
-            (
-                P::MembersReported,
-                after(status((30, 31), "b", made(3, "a", &["a", "x"]))),
-            ),
-            (
-                P::MembersReported,
-                after(status((30, 31), "b", made(3, "c", &["c"]))),
-            ),
-            (
-                P::MembersReported,
-                after(status((30, 31), "b", made(3, "c", &["c", "a"]))),
-            ),
-            (
-                P::MembersReported,
-                after(leave((30, 31), "c", made(3, "c", &["a", "c"]))),
-            ),
-            (
-                P::MemberToJoin,
-                after(status((30, 31), "b", made(3, "c", &nodes))),
-            ),
+            (P::MembersReported, after(status((30, 31), "b", made(3, "a", &["a", "x"])))),
+            (P::MembersReported, after(status((30, 31), "b", made(3, "c", &["c"])))),
+            (P::MembersReported, after(status((30, 31), "b", made(3, "c", &["c", "a"])))),
+            (P::MembersReported, after(leave((30, 31), "c", made(3, "c", &["a", "c"])))),
+            (P::MemberToJoin, after(status((30, 31), "b", made(3, "c", &nodes)))),
             (
                 P::SecretIsAsked,
-                after(Event {
-                    is_intruder: true,
-                    ..status((30, 31), "x", made(3, "a", &nodes))
-                }),
+                after(Event { is_intruder: true, ..status((30, 31), "x", made(3, "a", &nodes)) }),
             ),
             (
                 P::SecretIsAsked,
@@ -747,44 +642,18 @@ mod tests {
                     ..refused((30, 31), "x", LEAVE, "cluster_not_found")
                 }),
             ),
+            (P::ReasonToRefuse, after(refused((30, 31), "a", Operation::Claim, "forbidden"))),
+            (P::ReasonToRefuse, after(refused((30, 31), "a", Operation::Status, "internal"))),
             (
                 P::ReasonToRefuse,
-                after(refused((30, 31), "a", Operation::Claim, "forbidden")),
+                after(refused((30, 31), "a", Operation::Status, "cluster_not_found")),
             ),
-            (
-                P::ReasonToRefuse,
-                after(refused((30, 31), "a", Operation::Status, "internal")),
-            ),
-            (
-                P::ReasonToRefuse,
-                after(refused(
-                    (30, 31),
-                    "a",
-                    Operation::Status,
-                    "cluster_not_found",
-                )),
-            ),
-            (
-                P::ReasonToRefuse,
-                after(refused((30, 31), "b", report(3), "initial_node_not_ready")),
-            ),
-            (
-                P::ReasonToRefuse,
-                after(refused((30, 31), "b", report(3), "other_cluster")),
-            ),
-            (
-                P::ReasonToRefuse,
-                after(refused((19, 20), "b", report(3), "stale_generation")),
-            ),
-            (
-                P::ReasonToRefuse,
-                after(refused((30, 31), "c", LEAVE, "last_node")),
-            ),
+            (P::ReasonToRefuse, after(refused((30, 31), "b", report(3), "initial_node_not_ready"))),
+            (P::ReasonToRefuse, after(refused((30, 31), "b", report(3), "other_cluster"))),
+            (P::ReasonToRefuse, after(refused((19, 20), "b", report(3), "stale_generation"))),
+            (P::ReasonToRefuse, after(refused((30, 31), "c", LEAVE, "last_node"))),
         ] {
-            assert!(
-                broken(&events).contains(&property),
-                "{property:?}: {events:#?}"
-            );
+            assert!(broken(&events).contains(&property), "{property:?}: {events:#?}");
         }
     }
 }

@@ -72,11 +72,7 @@ pub fn post_as(
     if let Some(authorization) = authorization {
         request = request.header("authorization", authorization);
     }
-    answer(
-        request
-            .content_type("application/x-www-form-urlencoded")
-            .send(body),
-    )
+    answer(request.content_type("application/x-www-form-urlencoded").send(body))
 }
 
 /// A node's claim.
@@ -89,10 +85,7 @@ pub fn claim(endpoint: &str, cluster: &str, node: &str) -> Result<Answer, ureq::
 fn here(endpoint: &str, path: &str) -> (String, String) {
     let uri: Uri = endpoint.parse().expect("an endpoint is a URL");
     let port = uri.port_u16().expect("an endpoint here has a port");
-    (
-        format!("http://127.0.0.1:{port}{path}"),
-        uri.authority().expect("and a host").to_string(),
-    )
+    (format!("http://127.0.0.1:{port}{path}"), uri.authority().expect("and a host").to_string())
 }
 
 fn answer(response: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, ureq::Error> {

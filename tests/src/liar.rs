@@ -44,27 +44,16 @@ pub struct Liar {
 impl Liar {
     /// Starts one that answers each path and body so.
     pub fn start(answer: impl FnMut(&str, &Value) -> (u16, Value) + Send + 'static) -> Self {
-        let shared = Arc::new(Shared {
-            answer: Mutex::new(Box::new(answer)),
-            asked: Mutex::default(),
-        });
+        let shared =
+            Arc::new(Shared { answer: Mutex::new(Box::new(answer)), asked: Mutex::default() });
         let socket =
             std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        socket
-            .set_nonblocking(true)
-            .expect("a socket can be set up");
-        let url = format!(
-            "http://{}",
-            socket.local_addr().expect("a socket has an address")
-        );
-        let router = Router::new()
-            .fallback(answer_to)
-            .with_state(Arc::clone(&shared));
+        socket.set_nonblocking(true).expect("a socket can be set up");
+        let url = format!("http://{}", socket.local_addr().expect("a socket has an address"));
+        let router = Router::new().fallback(answer_to).with_state(Arc::clone(&shared));
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let serve = async {
                 let socket =
                     tokio::net::TcpListener::from_std(socket).expect("a socket can be used");
@@ -75,21 +64,12 @@ impl Liar {
             };
             runtime.expect("a runtime can be made").block_on(serve);
         });
-        Self {
-            url,
-            shared,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Self { url, shared, stop: Some(stop), thread: Some(thread) }
     }
 
     /// All requests so far.
     pub fn asked(&self) -> Vec<Asked> {
-        self.shared
-            .asked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -108,29 +88,14 @@ async fn answer_to(
 ) -> (StatusCode, Json<Value>) {
     let path = request.uri().path().to_owned();
     let authorization = request.headers().get("authorization");
-    let authorization = authorization
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    let body = axum::body::to_bytes(request.into_body(), 1 << 20)
-        .await
-        .unwrap_or_default();
+    let authorization = authorization.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let (status, answer) =
         (shared.answer.lock().unwrap_or_else(PoisonError::into_inner))(&path, &body);
-    let asked = Asked {
-        path,
-        body,
-        authorization,
-    };
-    shared
-        .asked
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(asked);
-    (
-        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        Json(answer),
-    )
+    let asked = Asked { path, body, authorization };
+    shared.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(answer))
 }
 
 /// An answer of the API about the cluster `demo`, with these fields besides.

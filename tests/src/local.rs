@@ -66,19 +66,14 @@ impl Local {
             .stdout(Stdio::piped())
             .spawn()
             .expect("`cbbootstrap` can be run");
-        let (stdout, stderr) = (
-            child.stdout.take().expect("it is piped"),
-            child.stderr.take().expect("it is piped"),
-        );
+        let (stdout, stderr) =
+            (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
         let guard = Guard(child);
         let messages = Arc::new(Mutex::new(String::new()));
         let heard = Arc::clone(&messages);
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                heard
-                    .lock()
-                    .expect("nobody panics with it")
-                    .extend([line.as_str(), "\n"]);
+                heard.lock().expect("nobody panics with it").extend([line.as_str(), "\n"]);
             }
         });
         // The document ends with the line `}`; the server goes on.
@@ -94,17 +89,8 @@ impl Local {
         }
         thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
         let document: Value = serde_json::from_str(&document).expect("it prints JSON");
-        let endpoint = document["endpoint"]
-            .as_str()
-            .expect("with an endpoint")
-            .to_owned();
-        Self {
-            endpoint,
-            messages,
-            guard,
-            data: data.to_owned(),
-            _user: user,
-        }
+        let endpoint = document["endpoint"].as_str().expect("with an endpoint").to_owned();
+        Self { endpoint, messages, guard, data: data.to_owned(), _user: user }
     }
 
     /// Its process id.
@@ -126,11 +112,7 @@ impl Local {
     /// Sends it a signal and waits for its end; the exit status, if it has one.
     pub fn stop(&mut self, signal: &str) -> Option<i32> {
         process::kill(signal, &self.id().to_string());
-        self.guard
-            .0
-            .wait()
-            .expect("a child can be waited for")
-            .code()
+        self.guard.0.wait().expect("a child can be waited for").code()
     }
 
     /// What it said so far.

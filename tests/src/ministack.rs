@@ -60,12 +60,8 @@ impl MiniStack {
             .process_group(0)
             .spawn()
             .expect("MiniStack can be run");
-        let stack = Self {
-            boto: Boto::new(&url),
-            url,
-            process: Guard(process),
-            _directory: directory,
-        };
+        let stack =
+            Self { boto: Boto::new(&url), url, process: Guard(process), _directory: directory };
         wait_until("MiniStack answers", || {
             http::get(&stack.url, "/_ministack/health").is_ok_and(|answer| answer.status == 200)
         });

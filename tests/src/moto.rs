@@ -36,10 +36,7 @@ impl Moto {
             .process_group(0)
             .spawn()
             .expect("moto can be run");
-        let moto = Self {
-            url: format!("http://127.0.0.1:{port}"),
-            _process: Guard(process),
-        };
+        let moto = Self { url: format!("http://127.0.0.1:{port}"), _process: Guard(process) };
         wait_until("moto answers", || {
             http::get(&moto.url, "/moto-api/data.json").is_ok_and(|answer| answer.status == 200)
         });

@@ -44,11 +44,7 @@ impl<'a> Pods<'a> {
     pub fn new(machine: &'a Machine, secrets: Secrets) -> Self {
         machine.docker(&["network", "create", NETWORK]);
         let directory = tempfile::tempdir().expect("temporary directories can be made");
-        Self {
-            machine,
-            secrets,
-            directory,
-        }
+        Self { machine, secrets, directory }
     }
 
     /// The pod of a Deployment, by the name of its Service.
@@ -59,10 +55,7 @@ impl<'a> Pods<'a> {
         let ports = service["spec"]["ports"].as_array().expect("it has ports");
         for port in ports {
             // The service's own address is left out, and with it what it translates.
-            assert!(
-                known(port, &["name", "port"]),
-                "{port} has a target of its own"
-            );
+            assert!(known(port, &["name", "port"]), "{port} has a target of its own");
         }
         let service = text(&service["metadata"]["name"]);
         self.start(&format!("{service}-0"), service, None, &pod["spec"])
@@ -70,10 +63,7 @@ impl<'a> Pods<'a> {
 
     /// A pod of a StatefulSet. Its claimed volumes are its own, and stay.
     pub fn of_stateful_set(&self, set: &Value, ordinal: usize) -> Pod<'a> {
-        let (name, domain) = (
-            text(&set["metadata"]["name"]),
-            text(&set["spec"]["serviceName"]),
-        );
+        let (name, domain) = (text(&set["metadata"]["name"]), text(&set["spec"]["serviceName"]));
         let pod = format!("{name}-{ordinal}");
         let domain = format!("{domain}.{NAMESPACE}.svc.cluster.local");
         let mut spec = set["spec"]["template"]["spec"].clone();
@@ -121,19 +111,9 @@ impl<'a> Pods<'a> {
         let mut sandbox = vec!["run", "--detach", "--init", "--name", name];
         sandbox.extend(["--hostname", name, "--network", NETWORK]);
         sandbox.extend(["--network-alias", alias]);
-        sandbox.extend(
-            domain
-                .map(|domain| ["--domainname", domain])
-                .iter()
-                .flatten(),
-        );
-        self.machine
-            .docker(&[&sandbox[..], &["debian:stable-slim", "sleep", "infinity"]].concat());
-        let pod = Pod {
-            machine: self.machine,
-            name: name.to_owned(),
-            spec: spec.clone(),
-        };
+        sandbox.extend(domain.map(|domain| ["--domainname", domain]).iter().flatten());
+        self.machine.docker(&[&sandbox[..], &["debian:stable-slim", "sleep", "infinity"]].concat());
+        let pod = Pod { machine: self.machine, name: name.to_owned(), spec: spec.clone() };
         for container in pod.containers() {
             let args = self.arguments(&pod, container);
             self.machine.docker(&args);
@@ -162,9 +142,8 @@ impl<'a> Pods<'a> {
             ),
             "{container:#}"
         );
-        let mut args: Vec<_> = ["run", "--detach", "--restart", "always", "--name"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut args: Vec<_> =
+            ["run", "--detach", "--restart", "always", "--name"].map(str::to_owned).to_vec();
         args.push(pod.container(text(&container["name"])));
         args.push(format!("--network=container:{}", pod.name));
         if let Some(limit) = container["resources"]["limits"]["memory"].as_str() {
@@ -175,15 +154,10 @@ impl<'a> Pods<'a> {
         }
         args.extend(security(container));
         let group = &pod.spec["securityContext"]["fsGroup"];
-        let group = group
-            .as_u64()
-            .map(|id| u32::try_from(id).expect("it is a group"));
+        let group = group.as_u64().map(|id| u32::try_from(id).expect("it is a group"));
         args.extend(group.map(|group| format!("--group-add={group}")));
         for mount in container["volumeMounts"].as_array().into_iter().flatten() {
-            assert!(
-                known(mount, &["mountPath", "name", "readOnly"]),
-                "{mount:#}"
-            );
+            assert!(known(mount, &["mountPath", "name", "readOnly"]), "{mount:#}");
             let volumes = pod.spec["volumes"].as_array().expect("it has volumes");
             let mut volumes = volumes.iter();
             let volume = volumes.find(|volume| volume["name"] == mount["name"]);
@@ -202,10 +176,7 @@ impl<'a> Pods<'a> {
 
     /// A volume's directory, its files as a kubelet gives them to the group.
     fn volume(&self, pod: &str, volume: &Value, group: Option<u32>) -> PathBuf {
-        assert!(
-            known(volume, &["name", "persistentVolumeClaim", "secret"]),
-            "{volume:#}"
-        );
+        assert!(known(volume, &["name", "persistentVolumeClaim", "secret"]), "{volume:#}");
         if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
             let directory = self.claim(claim);
             let is_new = !directory.exists();
@@ -216,10 +187,7 @@ impl<'a> Pods<'a> {
             return directory;
         }
         let secret = &volume["secret"];
-        assert!(
-            known(secret, &["defaultMode", "items", "secretName"]),
-            "{secret:#}"
-        );
+        assert!(known(secret, &["defaultMode", "items", "secretName"]), "{secret:#}");
         let name = text(&secret["secretName"]);
         let files = self.secrets.get(name);
         let files = files.unwrap_or_else(|| panic!("there is no secret `{name}`"));
@@ -274,9 +242,8 @@ impl Pod<'_> {
     /// Deletes it; its claimed volumes stay.
     pub fn delete(self) {
         let names = self.containers().iter();
-        let names: Vec<_> = names
-            .map(|container| self.container(text(&container["name"])))
-            .collect();
+        let names: Vec<_> =
+            names.map(|container| self.container(text(&container["name"]))).collect();
         for name in &names {
             self.machine.docker(&["stop", name]);
         }
@@ -293,9 +260,7 @@ fn known(object: &Value, fields: &[&str]) -> bool {
 }
 
 fn text(value: &Value) -> &str {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("{value} is not a string"))
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a string"))
 }
 
 fn words(list: &Value) -> Vec<String> {

@@ -9,23 +9,16 @@ use std::{
 
 /// Sends a signal to a process, or with a minus before its id to its whole group.
 pub fn kill(signal: &str, process: &str) {
-    let status = Command::new("kill")
-        .args(["-s", signal, "--", process])
-        .stderr(Stdio::null())
-        .status();
+    let status =
+        Command::new("kill").args(["-s", signal, "--", process]).stderr(Stdio::null()).status();
     status.expect("`kill` can be run");
 }
 
 /// The processes that this one has started and that are still there.
 pub fn children(process: u32) -> Vec<u32> {
-    let output = Command::new("ps")
-        .args(["-o", "pid=", "--ppid", &process.to_string()])
-        .output();
+    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &process.to_string()]).output();
     let output = output.expect("`ps` can be run").stdout;
-    String::from_utf8_lossy(&output)
-        .split_whitespace()
-        .filter_map(|id| id.parse().ok())
-        .collect()
+    String::from_utf8_lossy(&output).split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
 /// The function's processes among those.
@@ -39,9 +32,7 @@ pub fn functions(process: u32) -> Vec<u32> {
 
 /// Whether the process is there and is no zombie.
 pub fn is_alive(process: u32) -> bool {
-    let output = Command::new("ps")
-        .args(["-o", "stat=", "-p", &process.to_string()])
-        .output();
+    let output = Command::new("ps").args(["-o", "stat=", "-p", &process.to_string()]).output();
     let state = output.expect("`ps` can be run").stdout;
     let state = String::from_utf8_lossy(&state).trim().to_owned();
     !state.is_empty() && !state.starts_with('Z')
@@ -51,10 +42,7 @@ pub fn is_alive(process: u32) -> bool {
 pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let since = Instant::now();
     while !holds() {
-        assert!(
-            since.elapsed() < Duration::from_mins(1),
-            "waited in vain until {what}"
-        );
+        assert!(since.elapsed() < Duration::from_mins(1), "waited in vain until {what}");
         sleep(Duration::from_millis(50));
     }
 }

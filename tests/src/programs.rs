@@ -8,9 +8,7 @@ use std::{
 
 /// The workspace.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests are in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the workspace")
 }
 
 /// Cargo's target directory, which this very program is in.
@@ -48,11 +46,7 @@ fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let directory = built_with_this();
-        let profile = if directory.ends_with("release") {
-            "release"
-        } else {
-            "dev"
-        };
+        let profile = if directory.ends_with("release") { "release" } else { "dev" };
         build(&["--workspace", "--bins", "--profile", profile]);
         directory
     })
@@ -66,10 +60,7 @@ pub fn released_agent() -> PathBuf {
 
 /// The command `cbbootstrap` with this zip inside. The next test program builds it anew, without.
 pub fn carrying(zip: &str) -> PathBuf {
-    build_with(
-        &["--workspace", "--bins"],
-        &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)],
-    );
+    build_with(&["--workspace", "--bins"], &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)]);
     target().join("debug/cbbootstrap")
 }
 
@@ -80,11 +71,7 @@ fn build(what: &[&str]) {
 fn build_with(what: &[&str], variables: &[(&str, &str)]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build
-        .arg("build")
-        .args(what)
-        .envs(variables.iter().copied())
-        .current_dir(workspace());
+    build.arg("build").args(what).envs(variables.iter().copied()).current_dir(workspace());
     // What `cargo test` says of this package, a build takes for a change: *ring* and all above it would be built again, now and
     // by the next build outside of a test.
     for (name, _) in std::env::vars_os() {
@@ -96,9 +83,5 @@ fn build_with(what: &[&str], variables: &[(&str, &str)]) {
         }
     }
     let build = build.output().expect("cargo can be run");
-    assert!(
-        build.status.success(),
-        "{}",
-        String::from_utf8_lossy(&build.stderr)
-    );
+    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
 }

@@ -34,26 +34,16 @@ pub fn environment(requirements: &Path) -> PathBuf {
     if !complete.exists() {
         let _ = fs::remove_dir_all(&directory);
         run(Command::new("python3").args(["-m", "venv"]).arg(&directory));
-        let pip = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ];
-        run(Command::new(directory.join("bin/python"))
-            .args(pip)
-            .arg(requirements));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+        run(Command::new(directory.join("bin/python")).args(pip).arg(requirements));
         fs::write(complete, "").expect("the target directory can be written");
     }
     directory.join("bin")
 }
 
 fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),

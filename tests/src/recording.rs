@@ -7,9 +7,7 @@ use serde_json::Value;
 
 /// As much of a JSON text that was cut as can be read.
 pub fn mended(text: &str) -> Value {
-    let ends = (1..=text.len())
-        .rev()
-        .filter(|end| text.is_char_boundary(*end));
+    let ends = (1..=text.len()).rev().filter(|end| text.is_char_boundary(*end));
     let mut mended = ends.filter_map(|end| {
         let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
         for character in text[..end].chars() {

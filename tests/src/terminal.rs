@@ -50,11 +50,7 @@ impl Terminal {
     /// Starts this command, with its arguments, environment and directory.
     pub fn of(command: &Command, (cols, rows): (u16, u16)) -> Self {
         let pair = native_pty_system()
-            .openpty(PtySize {
-                rows,
-                cols,
-                ..PtySize::default()
-            })
+            .openpty(PtySize { rows, cols, ..PtySize::default() })
             .expect("a terminal can be made");
         let mut builder = CommandBuilder::new(command.get_program());
         builder.args(command.get_args());
@@ -64,16 +60,10 @@ impl Terminal {
         }
         builder.env("TERM", "xterm-256color");
         builder.cwd(command.get_current_dir().unwrap_or(Path::new("/")));
-        let child = pair
-            .slave
-            .spawn_command(builder)
-            .expect("a program can be run");
+        let child = pair.slave.spawn_command(builder).expect("a program can be run");
         // With the last end of the slave, the program's, the output ends.
         drop(pair.slave);
-        let mut output = pair
-            .master
-            .try_clone_reader()
-            .expect("a terminal can be read");
+        let mut output = pair.master.try_clone_reader().expect("a terminal can be read");
         let keyboard = pair.master.take_writer();
         let parser = Arc::new(Mutex::new(Parser::new(rows, cols, SCROLLBACK)));
         let seen = Arc::clone(&parser);
@@ -126,10 +116,7 @@ impl Terminal {
             if transcript.contains(text) {
                 return;
             }
-            assert!(
-                !ended && since.elapsed() < PATIENCE,
-                "{text:?} does not appear\n{transcript}"
-            );
+            assert!(!ended && since.elapsed() < PATIENCE, "{text:?} does not appear\n{transcript}");
             sleep(PAUSE);
         }
     }
@@ -196,10 +183,7 @@ fn lock(parser: &Mutex<Parser>) -> MutexGuard<'_, Parser> {
 }
 
 fn text(rows: impl IntoIterator<Item = String>) -> String {
-    let rows: Vec<_> = rows
-        .into_iter()
-        .map(|row| row.trim_end().to_owned())
-        .collect();
+    let rows: Vec<_> = rows.into_iter().map(|row| row.trim_end().to_owned()).collect();
     rows.join("\n").trim_end().to_owned()
 }
 
@@ -223,11 +207,9 @@ pub fn settled(text: &str) -> String {
         .map(|(pattern, word)| (Regex::new(pattern).expect("it is a pattern"), word))
         .into()
     });
-    VARYING
-        .iter()
-        .fold(text.to_owned(), |text, (pattern, word)| {
-            pattern.replace_all(&text, *word).into_owned()
-        })
+    VARYING.iter().fold(text.to_owned(), |text, (pattern, word)| {
+        pattern.replace_all(&text, *word).into_owned()
+    })
 }
 
 #[cfg(test)]
@@ -249,10 +231,7 @@ mod tests {
             ),
             ("updated (1.2 s)".to_owned(), "updated (<n> s)"),
             ("7 passed in 35 ms".to_owned(), "7 passed in <n> s"),
-            (
-                "\u{2819} stack    waiting     12s".to_owned(),
-                "* stack    waiting <elapsed>",
-            ),
+            ("\u{2819} stack    waiting     12s".to_owned(), "* stack    waiting <elapsed>"),
             ("at 2026-01-02T03:04:05.678Z".to_owned(), "at <time>"),
             ("in /tmp/.tmpAb12/x.zip".to_owned(), "in <tmp>/x.zip"),
         ] {

@@ -119,12 +119,7 @@ impl Service {
     pub fn here(router: Router, seed: u64, share: f64) -> Self {
         let random = Arc::new(Rng::with_seed(seed).into());
         let faults = Arc::default();
-        Self::Here(Here {
-            router,
-            share,
-            random,
-            faults,
-        })
+        Self::Here(Here { router, share, random, faults })
     }
 
     /// To how many requests something was done on the way.
@@ -173,10 +168,7 @@ impl Here {
     async fn ask(&self, path: &str, body: Value, secret: Option<&str>) -> Option<(u16, Value)> {
         let mut headers = Map::new();
         if let Some(secret) = secret {
-            headers.insert(
-                "authorization".to_owned(),
-                json!(format!("Bearer {secret}")),
-            );
+            headers.insert("authorization".to_owned(), json!(format!("Bearer {secret}")));
         }
         let event = json!({
             "rawPath": path,
@@ -288,9 +280,7 @@ impl Node {
 
     async fn live(mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        let Plan {
-            clusters, requests, ..
-        } = self.shared.plan;
+        let Plan { clusters, requests, .. } = self.shared.plan;
         loop {
             let asked = self.shared.asked[self.place].fetch_add(1, Ordering::Relaxed);
             if asked >= requests.div_ceil(clusters) {
@@ -325,10 +315,7 @@ impl Node {
             return match chance {
                 ..85 => Operation::Claim,
                 85..95 => Operation::Status,
-                _ => Operation::Ready {
-                    generation: None,
-                    uuid: None,
-                },
+                _ => Operation::Ready { generation: None, uuid: None },
             };
         };
         let own = format!("uuid-of-{}", self.name);
@@ -336,9 +323,8 @@ impl Node {
             generation: (!chance.is_multiple_of(8)).then_some(told.generation),
             uuid,
         };
-        let leave = Operation::Leave {
-            generation: (!chance.is_multiple_of(4)).then_some(told.generation),
-        };
+        let leave =
+            Operation::Leave { generation: (!chance.is_multiple_of(4)).then_some(told.generation) };
         match told.state {
             State::Claimed if told.is_initial_node => match chance {
                 ..50 => Operation::Claim,
@@ -398,13 +384,7 @@ impl Node {
         };
         let invoked = self.shared.begin.elapsed();
         let answer = self.shared.service.ask(path, body, secret).await;
-        self.event(
-            cluster,
-            operation,
-            is_intruder,
-            invoked,
-            answer.map_or(Outcome::Lost, outcome),
-        )
+        self.event(cluster, operation, is_intruder, invoked, answer.map_or(Outcome::Lost, outcome))
     }
 
     /// No event where there is no lease to end.

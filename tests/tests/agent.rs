@@ -148,10 +148,7 @@ fn a_second_run_changes_nothing() {
         assert_eq!(document["is_initial_node"], json!(*first == node.address()));
     }
     let requests = servers.requests();
-    let changes: Vec<_> = requests[before..]
-        .iter()
-        .filter(|r| r.method != "GET")
-        .collect();
+    let changes: Vec<_> = requests[before..].iter().filter(|r| r.method != "GET").collect();
     assert!(changes.is_empty(), "{changes:?}");
 }
 
@@ -191,9 +188,7 @@ fn a_first_node_that_never_comes_back_is_taken_over() {
         Then::Handle
     });
     assert_eq!(dead.end().status, None);
-    let others: Vec<_> = (1..4)
-        .map(|node| agents.start(&servers[node], &[]))
-        .collect();
+    let others: Vec<_> = (1..4).map(|node| agents.start(&servers[node], &[])).collect();
     thread::sleep(Duration::from_secs(1));
     assert!(servers.clusters().is_empty());
     api.local.lapse("demo");
@@ -256,10 +251,7 @@ fn a_dead_node_to_join_is_passed_by() {
     let document = agents.up(&servers[3], &[]).document();
     let nodes = document["nodes"].as_array().unwrap();
     assert!(nodes.contains(&json!(servers[3].address())));
-    assert!(
-        !nodes.contains(&json!(first.unwrap().address())),
-        "{document}"
-    );
+    assert!(!nodes.contains(&json!(first.unwrap().address())), "{document}");
 }
 
 #[test]
@@ -272,10 +264,7 @@ fn an_unhealthy_member_elsewhere_does_not_block() {
     }
     let record = agents.record();
     let is_first = |node: &Node| record["initial_node_ip_addr_or_hostname"] == node.address();
-    let sick = servers.nodes()[..4]
-        .iter()
-        .find(|node| !is_first(node))
-        .unwrap();
+    let sick = servers.nodes()[..4].iter().find(|node| !is_first(node)).unwrap();
     sick.hang(true);
     servers.auto_failover_after(Duration::from_secs(3));
     agents.up(&servers[4], &[]).document();
@@ -344,20 +333,14 @@ fn a_node_that_dies_on_its_way_in_is_removed_again() {
     let agents = api.agents(&servers).with("CBBOOTSTRAP_SETTLE", "2s");
     agents.up(&servers[0], &[]).document();
     let dying = agents.start(&servers[1], &[]);
-    process::wait_until("the node is added", || {
-        servers.clusters()[0].nodes.len() == 2
-    });
+    process::wait_until("the node is added", || servers.clusters()[0].nodes.len() == 2);
     dying.kill();
     servers[1].kill();
     let up = agents.up(&servers[2], &[]);
     let document = up.document();
     let expected = [servers[0].address(), servers[2].address()];
     assert_eq!(document["nodes"], json!(expected), "{up}");
-    assert!(
-        up.stderr
-            .contains("cannot be reached: it was removed again"),
-        "{up}"
-    );
+    assert!(up.stderr.contains("cannot be reached: it was removed again"), "{up}");
 }
 
 #[test]
@@ -369,21 +352,13 @@ fn a_node_of_another_cluster_is_never_touched() {
     servers[1].holds_data(1000);
     servers[2].provision(LOGIN.0, "another password");
     // Nobody knows of a cluster yet, and this one is no beginning.
-    agents
-        .up(&servers[1], &[])
-        .failed(5, "the API knows of no cluster `demo`");
+    agents.up(&servers[1], &[]).failed(5, "the API knows of no cluster `demo`");
     assert_eq!(agents.record(), Value::Null);
     agents.up(&servers[0], &[]).document();
-    agents
-        .up(&servers[1], &[])
-        .failed(5, "belongs to another cluster");
-    agents
-        .up(&servers[2], &[])
-        .failed(5, "another user name or password");
+    agents.up(&servers[1], &[]).failed(5, "belongs to another cluster");
+    agents.up(&servers[2], &[]).failed(5, "another user name or password");
     let changes = servers.requests().into_iter();
-    let changes: Vec<_> = changes
-        .filter(|seen| seen.method != "GET" && seen.node != 0)
-        .collect();
+    let changes: Vec<_> = changes.filter(|seen| seen.method != "GET" && seen.node != 0).collect();
     assert!(changes.is_empty(), "{changes:?}");
     assert_eq!(servers.clusters().len(), 3);
     assert!(servers.wiped().is_empty());
@@ -399,9 +374,7 @@ fn a_second_cluster_is_not_joined() {
     servers[0].reset();
     agents.up(&servers[0], &[]).failed(5, "has lost its data");
     servers[0].provision(LOGIN.0, LOGIN.1);
-    agents
-        .up(&servers[1], &[])
-        .failed(5, "there is a second cluster");
+    agents.up(&servers[1], &[]).failed(5, "there is a second cluster");
     assert!(servers[1].is_blank());
 }
 
@@ -412,9 +385,7 @@ fn an_existing_cluster_is_adopted_only_on_demand() {
     let agents = api.agents(&servers);
     servers[0].provision(LOGIN.0, LOGIN.1);
     servers[0].holds_data(1000);
-    agents
-        .up(&servers[0], &[])
-        .failed(5, "the API knows of no cluster");
+    agents.up(&servers[0], &[]).failed(5, "the API knows of no cluster");
     agents.up(&servers[0], &["--adopt"]).document();
     agents.up(&servers[1], &[]).document();
     assert_one_cluster(&agents, &servers, 2);
@@ -433,10 +404,7 @@ fn two_agents_on_one_node_take_turns() {
     }
     assert_one_cluster(&agents, &servers, 2);
     let added = servers.requests().into_iter();
-    assert_eq!(
-        added.filter(|seen| seen.path.ends_with("/addNode")).count(),
-        1
-    );
+    assert_eq!(added.filter(|seen| seen.path.ends_with("/addNode")).count(), 1);
 }
 
 /// Where the answer of a member that adds a node is lost, another member is not asked while the first may still be at it.
@@ -460,10 +428,7 @@ fn lost_answers_and_errors_are_survived() {
         }
         assert_one_cluster(&agents, &servers, 3);
         let refused = &servers.clusters()[0].refused;
-        assert!(
-            !refused.iter().any(|why| why.contains("Timeout")),
-            "{refused:?}"
-        );
+        assert!(!refused.iter().any(|why| why.contains("Timeout")), "{refused:?}");
     }
 }
 
@@ -528,10 +493,7 @@ fn a_node_leaves_and_its_data_stays() {
     let node = node.unwrap();
     let left = agents.run(node, &["leave", "--output", "json"]).document();
     let record = agents.record();
-    assert_eq!(
-        left["initial_node"],
-        record["initial_node_ip_addr_or_hostname"]
-    );
+    assert_eq!(left["initial_node"], record["initial_node_ip_addr_or_hostname"]);
     assert_ne!(left["initial_node"], first);
     assert!(node.is_blank());
     // Once more is no harm, and it may come again.
@@ -540,14 +502,7 @@ fn a_node_leaves_and_its_data_stays() {
     node.load_certificate();
     agents.up(node, &[]).document();
     assert_one_cluster(&agents, &servers, 3);
-    assert_eq!(
-        servers.clusters()[0]
-            .rebalances
-            .iter()
-            .map(|r| r.removed)
-            .sum::<usize>(),
-        1
-    );
+    assert_eq!(servers.clusters()[0].rebalances.iter().map(|r| r.removed).sum::<usize>(), 1);
 }
 
 /// A claim whose node is to go is given up: others need not wait until it expires.
@@ -557,11 +512,7 @@ fn a_blank_node_that_leaves_gives_its_claim_up() {
     let servers = Servers::start(2);
     let agents = api.agents(&servers);
     servers.on_request(|seen| {
-        if seen.path == "/clusterInit" && seen.node == 0 {
-            Then::Answer(503)
-        } else {
-            Then::Handle
-        }
+        if seen.path == "/clusterInit" && seen.node == 0 { Then::Answer(503) } else { Then::Handle }
     });
     let up = agents.up(&servers[0], &["--timeout", "2s", "--lease", "1h"]);
     assert_eq!(up.status, Some(3), "{up}");
@@ -632,15 +583,11 @@ fn the_last_node_does_not_leave() {
     let servers = Servers::start(2);
     let agents = api.agents(&servers);
     agents.up(&servers[0], &[]).document();
-    agents
-        .run(&servers[0], &["leave"])
-        .failed(5, "the cluster's last active node");
+    agents.run(&servers[0], &["leave"]).failed(5, "the cluster's last active node");
     assert!(!servers[0].is_blank());
     // Nor does one leave that belongs to another cluster.
     servers[1].provision(LOGIN.0, LOGIN.1);
-    agents
-        .run(&servers[1], &["leave"])
-        .failed(5, "nothing was changed");
+    agents.run(&servers[1], &["leave"]).failed(5, "nothing was changed");
     assert_eq!(servers.clusters().len(), 2);
 }
 
@@ -687,17 +634,9 @@ fn a_server_that_is_not_well_is_waited_for() {
     let agents = api.agents(&servers);
     servers[0].kill();
     servers[1].answer_500(true);
-    let up: Vec<_> = servers
-        .nodes()
-        .iter()
-        .map(|node| agents.start(node, &[]))
-        .collect();
+    let up: Vec<_> = servers.nodes().iter().map(|node| agents.start(node, &[])).collect();
     thread::sleep(Duration::from_secs(2));
-    assert_eq!(
-        agents.record(),
-        Value::Null,
-        "nobody claims for a server that is down"
-    );
+    assert_eq!(agents.record(), Value::Null, "nobody claims for a server that is down");
     servers[0].hang(true);
     servers[0].restart();
     servers[1].answer_500(false);
@@ -791,10 +730,9 @@ fn a_first_node_that_cannot_begin_lets_others() {
         }
         Then::Handle
     });
-    agents.up(&servers[0], &[]).failed(
-        1,
-        "the server refuses to initialise the cluster: services: no",
-    );
+    agents
+        .up(&servers[0], &[])
+        .failed(1, "the server refuses to initialise the cluster: services: no");
     assert!(servers[0].is_blank());
     let document = agents.up(&servers[1], &[]).document();
     assert_eq!(document["generation"], 2);
@@ -811,10 +749,7 @@ fn figures() {
     let mut starts: Vec<_> = (0..101)
         .map(|_| {
             let since = Instant::now();
-            let status = Command::new(&program)
-                .arg("--help")
-                .stdout(Stdio::null())
-                .status();
+            let status = Command::new(&program).arg("--help").stdout(Stdio::null()).status();
             assert!(status.unwrap().success());
             since.elapsed()
         })

@@ -40,12 +40,7 @@ impl Scene {
     fn of(servers: Servers) -> Self {
         let data = tempfile::tempdir().unwrap();
         let local = Local::with(data.path(), &["--no-smoke"]);
-        Self {
-            agents: Agents::new(&local.endpoint, "demo", &servers),
-            servers,
-            local,
-            data,
-        }
+        Self { agents: Agents::new(&local.endpoint, "demo", &servers), servers, local, data }
     }
 
     fn start(count: usize) -> Self {
@@ -133,10 +128,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["--node", "couchbase-0"], "is a short name"),
         (&["--node", "http://10.0.0.1"], "without scheme and port"),
         (&["--node", "127.0.0.1"], "means another host on each host"),
-        (
-            &["--node", "localhost.localdomain"],
-            "means another host on each host",
-        ),
+        (&["--node", "localhost.localdomain"], "means another host on each host"),
         (&["--lease", "29s"], "a lease is 30 s to 86400 s"),
         (&["--lease", "soon"], "a number and a unit"),
         (&["--timeout", "9223372036854775807s"], "at most a year"),
@@ -159,47 +151,23 @@ fn wrong_usage_is_told_before_anything_is_done() {
             "the buckets need 400 MB on each node, and the data service has 300 MB",
             "--memory-quota",
         ),
-        (
-            &["--api", "api.example.com"],
-            "`--api`: a URL is",
-            "`cbbootstrap status`",
-        ),
-        (
-            &["--server", "ftp://127.0.0.1"],
-            "`--server`: a URL is",
-            "8091",
-        ),
+        (&["--api", "api.example.com"], "`--api`: a URL is", "`cbbootstrap status`"),
+        (&["--server", "ftp://127.0.0.1"], "`--server`: a URL is", "8091"),
         (
             &["--server", "http://192.0.2.10:8091"],
             "the password would go to http://192.0.2.10:8091 in the clear",
             "https://",
         ),
-        (
-            &["--server", "HTTP://192.0.2.10:8091"],
-            "in the clear",
-            "https://",
-        ),
+        (&["--server", "HTTP://192.0.2.10:8091"], "in the clear", "https://"),
         (
             &["--password-file", "-", "--secret-file", "-"],
             "standard input holds one secret",
             "a file or the environment",
         ),
-        (
-            &["--password-file", "nowhere"],
-            "cannot read the secret from `nowhere`",
-            "to be there",
-        ),
+        (&["--password-file", "nowhere"], "cannot read the secret from `nowhere`", "to be there"),
         (&["--secret-file", &empty], "is empty", "leave it out"),
-        (
-            &["--secret-file", &spaces],
-            "must have 16 to 512 bytes, and has 11",
-            "openssl rand",
-        ),
-        (
-            &["--ca-cert", "nowhere"],
-            "cannot read `nowhere`",
-            "authority's certificate",
-        ),
+        (&["--secret-file", &spaces], "must have 16 to 512 bytes, and has 11", "openssl rand"),
+        (&["--ca-cert", "nowhere"], "cannot read `nowhere`", "authority's certificate"),
         (&["--ca-cert", &pem], "contains no certificate", "PEM"),
         (&["--config", "nowhere"], "cannot read `nowhere`", "YAML"),
         (
@@ -207,11 +175,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
             "is not on this host, and `http://` is not encrypted",
             "`--insecure`",
         ),
-        (
-            &["--auth=iam"],
-            "the region of the API at",
-            "`--region`, or `AWS_REGION`",
-        ),
+        (&["--auth=iam"], "the region of the API at", "`--region`, or `AWS_REGION`"),
     ] {
         assert_fails(&up(options), 2, error, hint);
     }
@@ -223,16 +187,8 @@ fn wrong_usage_is_told_before_anything_is_done() {
     }
     for (variable, error, hint) in [
         ("CBBOOTSTRAP_API", "`--api` is missing", "CBBOOTSTRAP_API"),
-        (
-            "CBBOOTSTRAP_CLUSTER_ID",
-            "`--cluster-id` is missing",
-            "`--config`",
-        ),
-        (
-            "CB_REST_PASSWORD",
-            "password is missing",
-            "`--password-file`",
-        ),
+        ("CBBOOTSTRAP_CLUSTER_ID", "`--cluster-id` is missing", "`--config`"),
+        ("CB_REST_PASSWORD", "password is missing", "`--password-file`"),
     ] {
         let ended = Ended::of(scene.command(0, &["up"]).env_remove(variable));
         assert_fails(&ended, 2, error, hint);
@@ -255,11 +211,7 @@ fn a_first_node_that_cannot_be_is_left_blank() {
             "`192.0.2.10` is not an address of this host",
             "`--alternate-address`",
         ),
-        (
-            &["--memory-quota=100%"],
-            "--memory-quota: the data service would have",
-            "",
-        ),
+        (&["--memory-quota=100%"], "--memory-quota: the data service would have", ""),
         (
             &["--bucket=app:20000", "--bucket=cache:20000"],
             "the buckets need 40000 MB",
@@ -282,16 +234,11 @@ fn alone(user: &User, args: &[&str]) -> Ended {
 
 /// The options of a command, as its help lists them, each with its environment variable.
 fn options_of(command: &str) -> Vec<(String, Option<String>)> {
-    let help = alone(&User::default(), &[command, "--help"])
-        .ended_with(0)
-        .stdout;
+    let help = alone(&User::default(), &[command, "--help"]).ended_with(0).stdout;
     let option = Regex::new(r"(?m)^ +(?:-\w, )?--([a-z-]+)").unwrap();
     let variable = Regex::new(r"\[env: (\w+)=").unwrap();
     let starts: Vec<_> = option.captures_iter(&help).collect();
-    let ends = starts
-        .iter()
-        .skip(1)
-        .map(|next| next.get(0).unwrap().start());
+    let ends = starts.iter().skip(1).map(|next| next.get(0).unwrap().start());
     let ends: Vec<_> = ends.chain([help.len()]).collect();
     let options = starts.iter().zip(ends).map(|(start, end)| {
         let said = &help[start.get(0).unwrap().start()..end];
@@ -305,10 +252,8 @@ fn options_of(command: &str) -> Vec<(String, Option<String>)> {
 fn every_option_of_up_may_stand_in_a_file() {
     let scene = Scene::start(1);
     let (node, ca_cert) = (scene.node(0), scene.servers.ca_cert().display().to_string());
-    let (password, secret) = (
-        scene.file("password", &format!("{}\n", LOGIN.1)),
-        scene.file("secret", SECRET),
-    );
+    let (password, secret) =
+        (scene.file("password", &format!("{}\n", LOGIN.1)), scene.file("secret", SECRET));
     let settings = json!({
         "api": scene.local.endpoint,
         "cluster_id": "filed",
@@ -346,10 +291,7 @@ fn every_option_of_up_may_stand_in_a_file() {
         .map(|(long, _)| long.replace('-', "_"))
         .collect();
     let missing: Vec<_> = of_up.iter().filter(|key| !all.contains(key)).collect();
-    assert!(
-        missing.is_empty() && of_up.len() == all.len(),
-        "{missing:?}"
-    );
+    assert!(missing.is_empty() && of_up.len() == all.len(), "{missing:?}");
 
     let file = scene.file("agent.yaml", &serde_yaml::to_string(&settings).unwrap());
     let user = User::default();
@@ -383,27 +325,9 @@ fn an_option_beats_its_variable_and_that_the_file() {
     );
     // Whichever counts is told in the error.
     for (command, option, variable, error, status) in [
-        (
-            "discover",
-            "cluster-id",
-            "CBBOOTSTRAP_CLUSTER_ID",
-            "claimed the cluster `NAMEd`",
-            1,
-        ),
-        (
-            "status",
-            "node",
-            "CBBOOTSTRAP_NODE",
-            "`NAMEd` is a short name",
-            2,
-        ),
-        (
-            "up",
-            "services",
-            "CBBOOTSTRAP_SERVICES",
-            "`NAMEd` is no service",
-            2,
-        ),
+        ("discover", "cluster-id", "CBBOOTSTRAP_CLUSTER_ID", "claimed the cluster `NAMEd`", 1),
+        ("status", "node", "CBBOOTSTRAP_NODE", "`NAMEd` is a short name", 2),
+        ("up", "services", "CBBOOTSTRAP_SERVICES", "`NAMEd` is no service", 2),
     ] {
         let option = format!("--{option}=optioned");
         for (options, value, expected) in [
@@ -435,21 +359,9 @@ fn an_option_beats_its_variable_and_that_the_file() {
 fn what_is_wrong_with_the_file_is_told() {
     let scene = Scene::start(1);
     for (text, error, hint) in [
-        (
-            "clusterid: demo",
-            "there is no option `clusterid`",
-            "did you mean `cluster_id`?",
-        ),
-        (
-            "password: secret",
-            "there is no option `password`",
-            "did you mean `password_file`?",
-        ),
-        (
-            "colour: red",
-            "there is no option `colour`",
-            "`cbbootstrap-agent up --help`",
-        ),
+        ("clusterid: demo", "there is no option `clusterid`", "did you mean `cluster_id`?"),
+        ("password: secret", "there is no option `password`", "did you mean `password_file`?"),
+        ("colour: red", "there is no option `colour`", "`cbbootstrap-agent up --help`"),
         ("output: json", "there is no option `output`", ""),
         ("config: other.yaml", "there is no option `config`", ""),
         ("shell: bash", "there is no option `shell`", ""),
@@ -468,18 +380,14 @@ fn what_is_wrong_with_the_file_is_told() {
         let file = scene.file("agent.yaml", text);
         // Nothing that the file may say is said elsewhere.
         let mut command = scene.command(0, &["up", "--config", &file]);
-        command
-            .env_remove("CBBOOTSTRAP_CLUSTER_ID")
-            .env_remove("CBBOOTSTRAP_NODE");
+        command.env_remove("CBBOOTSTRAP_CLUSTER_ID").env_remove("CBBOOTSTRAP_NODE");
         let ended = Ended::of(&mut command);
         assert_fails(&ended, 2, error, hint);
         assert!(ended.stderr.contains(&format!("`{file}`")), "{ended}");
     }
     // What an option must hold holds for the file, too.
     let file = scene.file("agent.yaml", "memory_quota: 255");
-    scene
-        .run(0, &["up", "--config", &file])
-        .failed(2, "at least 256");
+    scene.run(0, &["up", "--config", &file]).failed(2, "at least 256");
     // An empty one is fine, and need not be named on the command line.
     let file = scene.file("agent.yaml", "# nothing yet\n");
     let mut discover = scene.command(0, &["discover"]);
@@ -507,34 +415,16 @@ fn secrets_come_from_files_standard_input_and_the_environment() {
     let secret = scene.file("secret", SECRET);
     let (by_password, by_secret) = ("--password-file", "--secret-file");
     for (options, variables, stdin) in [
-        (
-            vec![],
-            vec![
-                ("CB_REST_PASSWORD", LOGIN.1),
-                ("CBBOOTSTRAP_SECRET", SECRET),
-            ],
-            "",
-        ),
+        (vec![], vec![("CB_REST_PASSWORD", LOGIN.1), ("CBBOOTSTRAP_SECRET", SECRET)], ""),
         (vec![by_password, &password, by_secret, &secret], vec![], ""),
         (vec![by_password, "-", by_secret, &secret], vec![], LOGIN.1),
         (vec![by_password, &password, by_secret, "-"], vec![], SECRET),
-        (
-            vec![by_secret, "-"],
-            vec![("CBBOOTSTRAP_PASSWORD_FILE", password.as_str())],
-            SECRET,
-        ),
-        (
-            vec![by_password, "-"],
-            vec![("CBBOOTSTRAP_SECRET_FILE", secret.as_str())],
-            LOGIN.1,
-        ),
+        (vec![by_secret, "-"], vec![("CBBOOTSTRAP_PASSWORD_FILE", password.as_str())], SECRET),
+        (vec![by_password, "-"], vec![("CBBOOTSTRAP_SECRET_FILE", secret.as_str())], LOGIN.1),
         // A file beats the environment.
         (
             vec![by_password, &password, by_secret, &secret],
-            vec![
-                ("CB_REST_PASSWORD", "wrong"),
-                ("CBBOOTSTRAP_SECRET", "wrong"),
-            ],
+            vec![("CB_REST_PASSWORD", "wrong"), ("CBBOOTSTRAP_SECRET", "wrong")],
             "",
         ),
     ] {
@@ -554,10 +444,9 @@ fn a_clusters_secret_keeps_others_out() {
     let scene = Scene::start(2).with("CBBOOTSTRAP_SECRET", SECRET);
     scene.run(0, &["up"]).ended_with(0);
     let before = scene.servers.requests().len();
-    for (name, value) in [
-        ("CBBOOTSTRAP_SECRET", Some("a wrong one, and long enough")),
-        ("CBBOOTSTRAP_SECRET", None),
-    ] {
+    for (name, value) in
+        [("CBBOOTSTRAP_SECRET", Some("a wrong one, and long enough")), ("CBBOOTSTRAP_SECRET", None)]
+    {
         for command in ["up", "discover", "leave"] {
             // The first one's server: to leave, one must be in.
             let node = usize::from(command == "up");
@@ -577,10 +466,7 @@ fn a_clusters_secret_keeps_others_out() {
         assert_hides(&status);
     }
     let changes = scene.servers.requests().split_off(before);
-    assert!(
-        changes.iter().all(|seen| seen.method == "GET"),
-        "{changes:?}"
-    );
+    assert!(changes.iter().all(|seen| seen.method == "GET"), "{changes:?}");
     assert!(scene.node(1).is_blank());
     scene.run(1, &["up"]).ended_with(0);
     assert_eq!(scene.servers.clusters()[0].nodes.len(), 2);
@@ -617,9 +503,7 @@ fn secrets_are_not_told_when_things_go_wrong() {
     });
     let refused = up(0, &[]).ended_with(1);
     assert!(
-        refused
-            .stderr
-            .contains("refuses to initialise the cluster: This is a test."),
+        refused.stderr.contains("refuses to initialise the cluster: This is a test."),
         "{refused}"
     );
     scene.servers.on_request(|seen| match seen.path.as_str() {
@@ -631,11 +515,7 @@ fn secrets_are_not_told_when_things_go_wrong() {
     up(0, &[]).ended_with(0);
 
     // Its password is another one now.
-    let another = [
-        ("username", LOGIN.0),
-        ("password", "another"),
-        ("port", "SAME"),
-    ];
+    let another = [("username", LOGIN.0), ("password", "another"), ("port", "SAME")];
     let changed = first.call("POST", "/settings/web", &another, Some(LOGIN));
     assert_eq!(changed.unwrap().status, 200);
     up(0, &[soon]).failed(3, "the server has other credentials");
@@ -669,12 +549,7 @@ fn certificates_are_checked() {
     // Without an authority or a secret, the system's authorities do not count.
     let mut up = scene.command(1, &["up"]);
     let refused = Ended::of(up.env_remove("CBBOOTSTRAP_CA_CERT"));
-    assert_fails(
-        &refused,
-        5,
-        "nothing tells its members from impostors",
-        "`--secret-file`",
-    );
+    assert_fails(&refused, 5, "nothing tells its members from impostors", "`--secret-file`");
     // The member got no password from them, nor anything else.
     let seen = scene.servers.requests().split_off(before);
     assert!(seen.iter().all(|seen| seen.node == 1), "{seen:?}");
@@ -683,14 +558,10 @@ fn certificates_are_checked() {
 
     // As it often stands in the environment.
     let mut insecure = scene.command(2, &["up"]);
-    insecure
-        .env_remove("CBBOOTSTRAP_CA_CERT")
-        .env("CBBOOTSTRAP_INSECURE", "1");
+    insecure.env_remove("CBBOOTSTRAP_CA_CERT").env("CBBOOTSTRAP_INSECURE", "1");
     let insecure = Ended::of(&mut insecure).ended_with(0);
     assert!(
-        insecure
-            .stderr
-            .contains("warning: --insecure: TLS certificates are not verified."),
+        insecure.stderr.contains("warning: --insecure: TLS certificates are not verified."),
         "{insecure}"
     );
     assert_eq!(scene.servers.clusters()[0].nodes.len(), 3);
@@ -718,12 +589,7 @@ fn the_community_edition_has_no_tls() {
 fn discover_tells_whom_to_connect_to() {
     let scene = Scene::start(2);
     let discover = |options: &[&str]| scene.run(0, &[&["discover"], options].concat());
-    assert_fails(
-        &discover(&[]),
-        1,
-        "nobody has claimed the cluster `demo`",
-        "`--wait`",
-    );
+    assert_fails(&discover(&[]), 1, "nobody has claimed the cluster `demo`", "`--wait`");
     http::claim(&scene.local.endpoint, "claimed", "10.0.0.9").unwrap();
     assert_fails(
         &discover(&["--cluster-id", "claimed"]),
@@ -788,10 +654,7 @@ fn status_shows_both_sides() {
         }
     };
     let blank = status(0, &[]).ended_with(1);
-    says(
-        &blank,
-        &["belongs to no cluster", "nobody has claimed it", "not well"],
-    );
+    says(&blank, &["belongs to no cluster", "nobody has claimed it", "not well"]);
     scene.run(0, &["up", "--bucket=app:256"]).ended_with(0);
     let well = status(0, &[]).ended_with(0);
     let (first, second) = (scene.node(0).address(), scene.node(1).address());
@@ -834,21 +697,11 @@ fn status_shows_both_sides() {
 
     // Added by hand, and no rebalance since.
     let host = format!("https://{second}");
-    let form = [
-        ("hostname", host.as_str()),
-        ("user", ""),
-        ("password", ""),
-        ("services", "kv"),
-    ];
-    let added = scene
-        .node(0)
-        .call("POST", "/controller/addNode", &form, Some(LOGIN));
+    let form = [("hostname", host.as_str()), ("user", ""), ("password", ""), ("services", "kv")];
+    let added = scene.node(0).call("POST", "/controller/addNode", &form, Some(LOGIN));
     assert_eq!(added.unwrap().status, 200);
     let added = status(1, &[]).ended_with(1);
-    says(
-        &added,
-        &["not balanced", &format!("{second}: added"), "not well"],
-    );
+    says(&added, &["not balanced", &format!("{second}: added"), "not well"]);
     scene.run(1, &["up"]).ended_with(0);
     status(1, &[]).ended_with(0);
 
@@ -856,10 +709,7 @@ fn status_shows_both_sides() {
     let other = status(0, &["--cluster-id", "other"]).ended_with(1);
     says(&other, &["nobody has claimed it", "not well"]);
     let away = status(0, &["--api", "http://127.0.0.1:1"]).ended_with(1);
-    says(
-        &away,
-        &["the connection is refused", "balanced", "not well"],
-    );
+    says(&away, &["the connection is refused", "balanced", "not well"]);
     scene.node(0).kill();
     let down = status(0, &["--output", "json"]).ended_with(1);
     let down: Value = serde_json::from_str(&down.stdout).unwrap();
@@ -874,19 +724,9 @@ fn help_version_and_completions() {
     let user = User::default();
     let run = |args: &[&str]| alone(&user, args);
     let version = run(&["--version"]).ended_with(0).stdout;
-    assert_eq!(
-        version,
-        concat!("cbbootstrap-agent ", env!("CARGO_PKG_VERSION"), "\n")
-    );
+    assert_eq!(version, concat!("cbbootstrap-agent ", env!("CARGO_PKG_VERSION"), "\n"));
     let help = run(&["--help"]).ended_with(0).stdout;
-    for part in [
-        "up",
-        "discover",
-        "leave",
-        "status",
-        "Exit status:",
-        "CB_REST_PASSWORD",
-    ] {
+    for part in ["up", "discover", "leave", "status", "Exit status:", "CB_REST_PASSWORD"] {
         assert!(help.contains(part), "{part}\n{help}");
     }
     for shell in ["bash", "zsh", "fish"] {
@@ -894,9 +734,7 @@ fn help_version_and_completions() {
         assert!(script.contains("alternate-address"), "{script}");
         if shell == "bash" {
             let mut bash = Command::new("bash");
-            bash.args(["-n", "/dev/stdin"])
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
+            bash.args(["-n", "/dev/stdin"]).stdout(Stdio::piped()).stderr(Stdio::piped());
             let checked = with_stdin(bash, &script).ended_with(0);
             assert_eq!(checked.stderr, "");
         }
@@ -925,10 +763,7 @@ fn what_is_waited_for_is_told_when_the_time_is_up() {
     let down = up(&[]);
     late(&down, &[&scene.node(0).url(), "the connection is refused"]);
     // One line says it, however often it looked.
-    let waiting = down
-        .stderr
-        .lines()
-        .filter(|line| line.contains("waiting: "));
+    let waiting = down.stderr.lines().filter(|line| line.contains("waiting: "));
     assert_eq!(waiting.count(), 2, "{down}");
     assert!(!down.stderr.contains('\u{1b}'), "{down}");
     scene.node(0).restart();
@@ -938,20 +773,14 @@ fn what_is_waited_for_is_told_when_the_time_is_up() {
         &["http://127.0.0.1:1 does not answer: the connection is refused"],
     );
     http::claim(&scene.local.endpoint, "demo", "10.0.0.9").unwrap();
-    late(
-        &up(&[]),
-        &["`10.0.0.9` is to initialise the cluster; its claim never expires"],
-    );
+    late(&up(&[]), &["`10.0.0.9` is to initialise the cluster; its claim never expires"]);
     let leased =
         r#"{"cluster_id": "leased", "node_ip_addr_or_hostname": "10.0.0.9", "lease_seconds": 600}"#;
     http::post(&scene.local.endpoint, "/cluster", leased).unwrap();
     let leased = up(&["--cluster-id", "leased"]);
     late(&leased, &["its claim expires in "]);
     // The seconds go by, and that is no news.
-    let waiting = leased
-        .stderr
-        .lines()
-        .filter(|line| line.contains("  waiting: "));
+    let waiting = leased.stderr.lines().filter(|line| line.contains("  waiting: "));
     assert_eq!(waiting.count(), 1, "{leased}");
     scene.assert_nothing_changed();
 }
@@ -1010,10 +839,7 @@ fn tunnel(mut client: TcpStream) {
     let target = request.strip_prefix("CONNECT ").unwrap_or_default();
     let target = target.split(' ').next().unwrap_or_default();
     let (host, port) = target.rsplit_once(':').unwrap_or_default();
-    assert!(
-        host.ends_with(".execute-api.localhost"),
-        "only the API's: {request}"
-    );
+    assert!(host.ends_with(".execute-api.localhost"), "only the API's: {request}");
     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse().unwrap())).unwrap();
     client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").unwrap();
     let pipe = |mut from: TcpStream, mut to: TcpStream| {
@@ -1036,10 +862,7 @@ fn other_programs_are_told_from_couchbase_and_the_api() {
         status.stdout
     };
     let server = status("--server", &page);
-    assert!(
-        server.contains(&format!("{page} answers with status 404")),
-        "{server}"
-    );
+    assert!(server.contains(&format!("{page} answers with status 404")), "{server}");
     let api = status("--api", &page);
     assert!(api.contains("not as the bootstrap service does"), "{api}");
     let (node, endpoint) = (scene.node(0).url(), &scene.local.endpoint);
@@ -1048,12 +871,7 @@ fn other_programs_are_told_from_couchbase_and_the_api() {
         assert!(tls.contains("it does not speak TLS"), "{tls}");
     }
     let discovered = scene.run(0, &["discover", "--api", &page]);
-    assert_fails(
-        &discovered,
-        1,
-        "answers with status 404",
-        "`cbbootstrap status`",
-    );
+    assert_fails(&discovered, 1, "answers with status 404", "`cbbootstrap status`");
     let up = scene.run(0, &["up", "--timeout=300ms", "--server", &page]);
     assert_fails(&up, 3, &format!("{page} answers with status 404"), "");
     // Well-formed, and of another service.
@@ -1062,10 +880,7 @@ fn other_programs_are_told_from_couchbase_and_the_api() {
         .run(0, &["discover", "--api", &json])
         .failed(1, "does not answer as the bootstrap service does");
     let server = status("--server", &json);
-    assert!(
-        server.contains("does not answer as Couchbase Server does"),
-        "{server}"
-    );
+    assert!(server.contains("does not answer as Couchbase Server does"), "{server}");
     scene.assert_nothing_changed();
 }
 
@@ -1079,9 +894,7 @@ fn instance(paths: &'static [(&'static str, &'static str)], credentials: String)
         if !headers.contains("x-aws-ec2-metadata-token: a-token") {
             return (401, String::new());
         }
-        let path = request
-            .strip_prefix("GET /latest/meta-data/")
-            .unwrap_or_default();
+        let path = request.strip_prefix("GET /latest/meta-data/").unwrap_or_default();
         if path == "iam/security-credentials/the-role" {
             return (200, credentials.clone());
         }
@@ -1107,31 +920,18 @@ fn handed_out(credentials: &Value) -> String {
 fn requests_are_signed_with_what_aws_hands_out() {
     let aws = MiniStack::start();
     let zip = artifact::zip().display().to_string();
-    let deploy = [
-        "deploy",
-        "--no-smoke",
-        "--auth=iam",
-        "--output=json",
-        "--function-zip",
-        &zip,
-    ];
+    let deploy = ["deploy", "--no-smoke", "--auth=iam", "--output=json", "--function-zip", &zip];
     let endpoint = aws.user().run(&deploy).document()["endpoint"].clone();
     let endpoint = endpoint.as_str().unwrap();
     let credentials = aws.boto("client('sts').get_session_token()['Credentials']");
     let secret = credentials["SecretAccessKey"].as_str().unwrap();
-    let instance = instance(
-        &[("iam/security-credentials/", "the-role\n")],
-        handed_out(&credentials),
-    );
+    let instance =
+        instance(&[("iam/security-credentials/", "the-role\n")], handed_out(&credentials));
     let handed = handed_out(&credentials);
     let task = serve(move |request, headers| {
         let is_known =
             request == "GET /v2/credentials" && headers.contains("authorization: Bearer a\n");
-        if is_known {
-            (200, handed.clone())
-        } else {
-            (403, "no".to_owned())
-        }
+        if is_known { (200, handed.clone()) } else { (403, "no".to_owned()) }
     });
     let task = format!("{task}/v2/credentials");
     let token = tempfile::NamedTempFile::new().unwrap();
@@ -1161,23 +961,15 @@ fn requests_are_signed_with_what_aws_hands_out() {
             ("AWS_EC2_METADATA_DISABLED", "false"),
             ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &instance),
         ],
-        vec![
-            (full, in_full),
-            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer a"),
-        ],
-        vec![
-            (full, in_full),
-            ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token),
-        ],
+        vec![(full, in_full), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer a")],
+        vec![(full, in_full), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token)],
     ]
     .into_iter()
     .enumerate()
     {
         let agents = variables
             .iter()
-            .fold(agents(&format!("c{index}")), |agents, (name, value)| {
-                agents.with(name, value)
-            });
+            .fold(agents(&format!("c{index}")), |agents, (name, value)| agents.with(name, value));
         let up = agents.up(&servers[index], &[]);
         assert_eq!(up.document()["is_initial_node"], true, "{up}");
         assert!(!up.stderr.contains(secret), "{up}");
@@ -1186,12 +978,7 @@ fn requests_are_signed_with_what_aws_hands_out() {
 
     // Nobody's requests.
     let none = agents("c9").run(&servers[0], &["discover"]);
-    assert_fails(
-        &none,
-        1,
-        "there are no AWS credentials",
-        "AWS_ACCESS_KEY_ID",
-    );
+    assert_fails(&none, 1, "there are no AWS credentials", "AWS_ACCESS_KEY_ID");
     let unsigned = agents("c9").with("CBBOOTSTRAP_AUTH", "none");
     let unsigned = unsigned.run(&servers[0], &["discover"]);
     assert_fails(&unsigned, 1, "answers with status 403", "`--auth iam`");
@@ -1200,9 +987,8 @@ fn requests_are_signed_with_what_aws_hands_out() {
         .with("AWS_SECRET_ACCESS_KEY", "wrong");
     let wrong = wrong.run(&servers[0], &["discover"]);
     assert_fails(&wrong, 1, "answers with status 403", "`execute-api:Invoke`");
-    let denied = agents("c9")
-        .with(full, in_full)
-        .with("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer b");
+    let denied =
+        agents("c9").with(full, in_full).with("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer b");
     let denied = denied.run(&servers[0], &["discover"]);
     assert_fails(&denied, 1, "status 403", "task");
 }
@@ -1241,16 +1027,8 @@ fn a_nodes_name_is_what_ecs_or_ec2_say() {
     if own.is_some() {
         return;
     }
-    assert_fails(
-        &ended,
-        2,
-        "which is not a name that other nodes can reach it by",
-        "`--node`",
-    );
-    let instance = instance(
-        &[("local-hostname", "ip-10-0-0-2.ec2.internal")],
-        String::new(),
-    );
+    assert_fails(&ended, 2, "which is not a name that other nodes can reach it by", "`--node`");
+    let instance = instance(&[("local-hostname", "ip-10-0-0-2.ec2.internal")], String::new());
     let ec2 = [
         ("AWS_EC2_METADATA_DISABLED", "false"),
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT", instance.as_str()),

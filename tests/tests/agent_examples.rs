@@ -71,9 +71,7 @@ impl Metadata {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 tokio::select! {
@@ -147,11 +145,7 @@ fn instance(api: &Api, stack: &MiniStack, servers: &Servers, has_agent: bool) ->
         .with("AWS_SECRET_ACCESS_KEY", "test")
         .with("TRIES", "1")
         .with_programs(python::bin());
-    if has_agent {
-        user.with_programs(programs::agent().parent().unwrap())
-    } else {
-        user
-    }
+    if has_agent { user.with_programs(programs::agent().parent().unwrap()) } else { user }
 }
 
 /// The secret by which the nodes trust each other.
@@ -175,14 +169,11 @@ fn user_data(user: &User, node: &Node, metadata: &Metadata) -> Command {
 /// On all nodes at once, each to its end.
 fn on_all(user: &User, servers: &Servers, metadata: &[Metadata]) -> Vec<Ended> {
     let nodes = servers.nodes().iter().zip(metadata);
-    let running: Vec<Child> = nodes
-        .map(|(node, metadata)| user_data(user, node, metadata).spawn().unwrap())
-        .collect();
+    let running: Vec<Child> =
+        nodes.map(|(node, metadata)| user_data(user, node, metadata).spawn().unwrap()).collect();
     thread::scope(|scope| {
-        let ends: Vec<_> = running
-            .into_iter()
-            .map(|child| scope.spawn(|| Ended::of_child(child)))
-            .collect();
+        let ends: Vec<_> =
+            running.into_iter().map(|child| scope.spawn(|| Ended::of_child(child))).collect();
         ends.into_iter().map(|end| end.join().unwrap()).collect()
     })
 }
@@ -292,10 +283,7 @@ fn user_data_without_a_password_changes_nothing() {
         let mut command = user_data(&user, &servers[0], &metadata);
         let ended = Ended::of(command.env("PASSWORD_FROM", from));
         assert!(ended.status != Some(0), "{ended}");
-        assert!(
-            status.is_none_or(|status| ended.status == Some(status)),
-            "{ended}"
-        );
+        assert!(status.is_none_or(|status| ended.status == Some(status)), "{ended}");
         assert!(ended.stderr.contains(why), "{ended}");
     }
     assert!(servers[0].is_blank());
@@ -328,9 +316,7 @@ fn texts() -> Vec<(String, String)> {
 fn documents(path: &str) -> Vec<Value> {
     let text = read(path);
     let documents = text.split("\n---\n");
-    documents
-        .map(|document| serde_yaml::from_str(document).unwrap())
-        .collect()
+    documents.map(|document| serde_yaml::from_str(document).unwrap()).collect()
 }
 
 /// The agent's command lines in a text: after its name, up to what ends a command in a shell, in a list of YAML or in prose.
@@ -349,10 +335,7 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
 }
 
 fn help(command: &str) -> String {
-    let args: Vec<&str> = [command, "--help"]
-        .into_iter()
-        .filter(|arg| !arg.is_empty())
-        .collect();
+    let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
     let user = User::default();
     let mut command = user.program(&programs::agent(), &args);
     Ended::of(&mut command).ended_with(0).stdout
@@ -365,11 +348,7 @@ fn every_command_line_is_one_that_the_agent_takes() {
         let args: Vec<&str> = args.iter().map(String::as_str).chain(["--help"]).collect();
         Ended::of(&mut User::default().program(&programs::agent(), &args))
     };
-    for wrong in [
-        "up --nothing",
-        "leave --auth all",
-        "status --bucket app:100",
-    ] {
+    for wrong in ["up --nothing", "leave --auth all", "status --bucket app:100"] {
         let words: Vec<_> = wrong.split(' ').map(str::to_owned).collect();
         assert_eq!(status(&words).status, Some(2), "{wrong}");
     }
@@ -390,10 +369,7 @@ fn every_command_line_is_one_that_the_agent_takes() {
         "examples/swarm.yaml",
         "examples/user-data.sh",
     ] {
-        assert!(
-            count.contains_key(path),
-            "no command line in {path}: {count:?}"
-        );
+        assert!(count.contains_key(path), "no command line in {path}: {count:?}");
     }
 }
 
@@ -429,13 +405,7 @@ fn the_options_file_of_the_page_is_taken() {
     let file = file.replace("secret_file:", "#");
     write_private(&path, file);
     for command in ["up", "leave"] {
-        let args = [
-            command,
-            "--timeout",
-            "100ms",
-            "--config",
-            path.to_str().unwrap(),
-        ];
+        let args = [command, "--timeout", "100ms", "--config", path.to_str().unwrap()];
         let ended = Ended::of(&mut user.program(&programs::agent(), &args));
         assert_eq!(ended.status, Some(3), "{ended}");
     }
@@ -455,37 +425,21 @@ fn the_unit_is_one_that_systemd_takes() {
         assert!(lines.contains(&line), "{line}");
     }
     assert!(!lines.iter().any(|line| line.starts_with("ExecStop")));
-    if Command::new("systemd-analyze")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cbbootstrap-agent.service");
     let agent = programs::agent().display().to_string();
-    fs::write(
-        &path,
-        unit.replace(
-            "/usr/local/bin/cbbootstrap-agent up",
-            &format!("{agent} up"),
-        ),
-    )
-    .unwrap();
+    fs::write(&path, unit.replace("/usr/local/bin/cbbootstrap-agent up", &format!("{agent} up")))
+        .unwrap();
     let verified = Ended::of(
         User::default()
-            .program(
-                Path::new("systemd-analyze"),
-                &["verify", "--man=no", path.to_str().unwrap()],
-            )
+            .program(Path::new("systemd-analyze"), &["verify", "--man=no", path.to_str().unwrap()])
             .env("SYSTEMD_LOG_LEVEL", "warning"),
     );
     assert_eq!(verified.status, Some(0), "{verified}");
-    assert!(
-        !verified.stderr.contains("cbbootstrap-agent.service"),
-        "{verified}"
-    );
+    assert!(!verified.stderr.contains("cbbootstrap-agent.service"), "{verified}");
 }
 
 /// Runs the agent's container or entrypoint with the variables of an example, but for those that lead elsewhere here.
@@ -496,13 +450,9 @@ fn in_container(
     programs_before: &Path,
     script: &str,
 ) -> Guard {
-    let mut user = Agents::new(&api.local.endpoint, "demo", servers)
-        .user
-        .without("CB_REST_PASSWORD");
-    let (password, secret) = (
-        user.home.path().join("password"),
-        user.home.path().join("secret"),
-    );
+    let mut user =
+        Agents::new(&api.local.endpoint, "demo", servers).user.without("CB_REST_PASSWORD");
+    let (password, secret) = (user.home.path().join("password"), user.home.path().join("secret"));
     write_private(&password, format!("{}\n", LOGIN.1));
     write_private(&secret, "0123456789abcdef\n");
     for (name, value) in variables {
@@ -554,11 +504,7 @@ fn kubernetes_schemas_take_the_example() {
     let directory = tempfile::tempdir().unwrap();
     let wrong = directory.path().join("wrong.yaml");
     let text = read("examples/kubernetes.yaml");
-    fs::write(
-        &wrong,
-        text.replace("fsGroupChangePolicy:", "fsGroupPolicy:"),
-    )
-    .unwrap();
+    fs::write(&wrong, text.replace("fsGroupChangePolicy:", "fsGroupPolicy:")).unwrap();
     let ended = validate("1.37", wrong.to_str().unwrap());
     assert!(ended.status != Some(0), "{ended}");
 }
@@ -572,18 +518,12 @@ fn the_kubernetes_objects_fit_together() {
             objects.find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
         object.unwrap_or_else(|| panic!("no {kind} `{name}`"))
     };
-    let (service, set) = (
-        find("Service", "couchbase"),
-        find("StatefulSet", "couchbase"),
-    );
+    let (service, set) = (find("Service", "couchbase"), find("StatefulSet", "couchbase"));
     let budget = find("PodDisruptionBudget", "couchbase");
     assert_eq!(service["spec"]["clusterIP"], "None");
     assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
     assert_eq!(set["spec"]["serviceName"], service["metadata"]["name"]);
-    let (api, deployment) = (
-        find("Service", "cbbootstrap"),
-        find("Deployment", "cbbootstrap"),
-    );
+    let (api, deployment) = (find("Service", "cbbootstrap"), find("Deployment", "cbbootstrap"));
     for (pods, selectors) in [
         (
             set,
@@ -595,10 +535,7 @@ fn the_kubernetes_objects_fit_together() {
         ),
         (
             deployment,
-            vec![
-                &api["spec"]["selector"],
-                &deployment["spec"]["selector"]["matchLabels"],
-            ],
+            vec![&api["spec"]["selector"], &deployment["spec"]["selector"]["matchLabels"]],
         ),
     ] {
         let labels = &pods["spec"]["template"]["metadata"]["labels"];
@@ -625,10 +562,7 @@ fn the_kubernetes_objects_fit_together() {
     assert!(pod["securityContext"]["fsGroup"].is_u64());
     // The agents get the API's certificate, and not its key.
     let certificate = &pod["volumes"][1]["secret"]["items"];
-    assert_eq!(
-        certificate,
-        &serde_json::json!([{"key": "tls.crt", "path": "tls.crt"}])
-    );
+    assert_eq!(certificate, &serde_json::json!([{"key": "tls.crt", "path": "tls.crt"}]));
 }
 
 #[test]
@@ -638,10 +572,7 @@ fn the_agents_container_in_kubernetes_waits_after_the_node_is_in() {
     let set = objects.find(|object| object["kind"] == "StatefulSet");
     let agent = &set.unwrap()["spec"]["template"]["spec"]["containers"][1];
     let variables: BTreeMap<_, _> = pods::variables("couchbase-0", agent).into_iter().collect();
-    assert_eq!(
-        variables["CBBOOTSTRAP_NODE"],
-        "couchbase-0.couchbase.default.svc.cluster.local"
-    );
+    assert_eq!(variables["CBBOOTSTRAP_NODE"], "couchbase-0.couchbase.default.svc.cluster.local");
     let (api, servers) = (Api::start(), Servers::start(1));
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(agent["command"], serde_json::json!(["/bin/sh", "-c"]));
@@ -665,17 +596,11 @@ fn the_swarm_stack_fits_together() {
                 assert_eq!(stack[format!("{kind}s")][name]["external"], true);
                 // The agent refuses a secret that everybody may read.
                 assert!(!private || used["mode"] == "0400", "{used}");
-                assert!(
-                    text.contains(&format!("docker {kind} create {name} ")),
-                    "{name}"
-                );
+                assert!(text.contains(&format!("docker {kind} create {name} ")), "{name}");
             }
         }
     }
-    assert!(
-        !text.replace("$$", "").contains('$'),
-        "Docker would replace it"
-    );
+    assert!(!text.replace("$$", "").contains('$'), "Docker would replace it");
     let service = &stack["services"]["couchbase"];
     assert_eq!(service["deploy"]["mode"], "global");
     let variables: BTreeMap<String, String> =
@@ -735,11 +660,7 @@ fn the_entrypoint_tries_again_what_may_work() {
         let script = script.replace("exec sleep 600", "wait");
         let user = User::default().with_programs(directory.path());
         Ended::of(&mut user.program(Path::new("/bin/sh"), &["-c", &script])).ended_with(0);
-        assert_eq!(
-            fs::read_to_string(tried).unwrap().lines().count(),
-            tries,
-            "{status}"
-        );
+        assert_eq!(fs::read_to_string(tried).unwrap().lines().count(), tries, "{status}");
     }
 }
 
@@ -754,10 +675,7 @@ fn the_scripts_are_valid() {
                 .unwrap();
             assert!(checked.status.success(), "{path}: {checked:?}");
             // It would write what it holds into the log.
-            assert!(
-                !text.contains("set -x") && !text.contains("-ex\n"),
-                "{path}"
-            );
+            assert!(!text.contains("set -x") && !text.contains("-ex\n"), "{path}");
         }
     }
 }

@@ -88,8 +88,7 @@ fn an_api_is_locked_and_opened_again() {
     let loss = "opens the API to everyone, who had to sign their requests so far";
     let planned = plan(&[]);
     assert_eq!(planned["losses"], json!([loss]), "{planned}");
-    user.run(&["deploy", "--function-zip", &zip])
-        .failed(2, "without `--auth iam` everyone");
+    user.run(&["deploy", "--function-zip", &zip]).failed(2, "without `--auth iam` everyone");
     assert_eq!(routes(&aws), json!(["AWS_IAM"]), "not without a yes");
     let opened = deploy(&user, &["--yes"]);
     assert_eq!(routes(&aws), json!(["NONE"]));
@@ -113,11 +112,7 @@ fn a_deployment_requires_tokens_and_leases() {
     let claim = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"}).to_string();
     let token = Some("Bearer correct-horse-battery-staple");
     let refused = http::post_as(endpoint, "/cluster", &claim, token).unwrap();
-    assert_eq!(
-        refused.json()["field"],
-        json!("lease_seconds"),
-        "{refused:?}"
-    );
+    assert_eq!(refused.json()["field"], json!("lease_seconds"), "{refused:?}");
 
     let opened = deploy(&user, &["--yes"]);
     assert_eq!(opened["smoke"]["passed"], json!(true), "{opened}");
@@ -128,8 +123,7 @@ fn who_smokes_it_signs(aws: &MiniStack, user: &User, endpoint: &str) {
     let status = user.run(&["status", "--output", "json"]).document();
     assert_eq!(status["auth"], json!("iam"), "{status}");
     user.run(&["smoke"]).ended_with(0);
-    user.run(&["smoke", endpoint, "--auth", "iam"])
-        .ended_with(0);
+    user.run(&["smoke", endpoint, "--auth", "iam"]).ended_with(0);
     let refused = user.run(&["smoke", endpoint]).ended_with(3);
     assert!(
         refused.stderr.contains("hint: it may take signed requests")
@@ -155,9 +149,8 @@ fn who_smokes_it_signs(aws: &MiniStack, user: &User, endpoint: &str) {
 
 /// With curl, where there is one that can sign.
 fn the_line_to_try_signs(user: &User, zip: &str) {
-    let deployed = user
-        .run(&["deploy", "--auth=iam", "--no-smoke", "--function-zip", zip])
-        .ended_with(0);
+    let deployed =
+        user.run(&["deploy", "--auth=iam", "--no-smoke", "--function-zip", zip]).ended_with(0);
     let (_, line) = deployed.stdout.split_once("Try it:   ").unwrap();
     let help = Command::new("curl").args(["--help", "all"]).output();
     if !help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--aws-sigv4")) {
@@ -179,21 +172,15 @@ fn an_endpoint_takes_credentials_only_where_requests_are_signed() {
     let signed = ["smoke", "http://127.0.0.1:1", "--auth", "iam"];
     let nobody = User::default();
     nobody.run(&signed).failed(1, "no AWS region");
-    nobody
-        .run(&[&signed[..], &["--region", "us-east-1"]].concat())
-        .failed(1, "no AWS credentials");
+    nobody.run(&[&signed[..], &["--region", "us-east-1"]].concat()).failed(1, "no AWS credentials");
     // This one gets as far as the endpoint.
     let open = nobody.run(&signed[..2]).ended_with(3);
     assert!(open.stderr.contains("no answer"), "{open}");
-    nobody
-        .run(&["smoke", "--auth", "iam"])
-        .failed(2, "required arguments");
+    nobody.run(&["smoke", "--auth", "iam"]).failed(2, "required arguments");
     nobody
         .run(&["deploy", "--auth", "iam", "--require-secret"])
         .failed(2, "`--require-secret` cannot be combined with `--auth iam`");
-    nobody
-        .run(&["deploy", "--local", "--auth", "iam"])
-        .failed(2, "--auth");
+    nobody.run(&["deploy", "--local", "--auth", "iam"]).failed(2, "--auth");
     nobody
         .run(&["deploy", "--parameter", "AuthorizationType=AWS_IAM"])
         .failed(2, "`AuthorizationType` is not set as a parameter");
@@ -286,26 +273,16 @@ fn signatures_are_those_of_awss_own_library() {
     let (key, secret, region) = ("AKIDEXAMPLE", "secret/with+odd=characters", "eu-west-1");
     for token in ["", "a/token+with=odd//characters=="] {
         let (endpoint, requests) = recorder();
-        let mut user = User::default()
-            .with("AWS_ACCESS_KEY_ID", key)
-            .with("AWS_SECRET_ACCESS_KEY", secret);
+        let mut user =
+            User::default().with("AWS_ACCESS_KEY_ID", key).with("AWS_SECRET_ACCESS_KEY", secret);
         if !token.is_empty() {
             user = user.with("AWS_SESSION_TOKEN", token);
         }
         let endpoint = format!("{endpoint}/a%20stage~");
-        user.run(&["smoke", &endpoint, "--auth=iam", "--region", region])
-            .ended_with(3);
+        user.run(&["smoke", &endpoint, "--auth=iam", "--region", region]).ended_with(3);
         let requests = json!(*requests.lock().unwrap());
         let output = Command::new(python::bin().join("python"))
-            .args([
-                "-c",
-                JUDGE,
-                key,
-                secret,
-                token,
-                region,
-                &requests.to_string(),
-            ])
+            .args(["-c", JUDGE, key, secret, token, region, &requests.to_string()])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

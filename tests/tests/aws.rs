@@ -44,9 +44,7 @@ fn a_stack_from_its_plan_to_its_end() {
     let user = aws.user();
     let nothing = aws.inventory();
 
-    let plan = user
-        .run(&["plan", "--output", "json", "--function-zip", &zip()])
-        .document();
+    let plan = user.run(&["plan", "--output", "json", "--function-zip", &zip()]).document();
     assert_eq!(
         (&plan["changed"], &plan["creates_table"]),
         (&json!(true), &json!("cb-bootstrap")),
@@ -81,15 +79,9 @@ fn a_stack_from_its_plan_to_its_end() {
         (200, &json!(true)),
         "{answer:?}"
     );
-    let joiner = http::claim(endpoint, "mycluster", "another")
-        .unwrap()
-        .json();
+    let joiner = http::claim(endpoint, "mycluster", "another").unwrap().json();
     assert_eq!(joiner["is_initial_node"], json!(false), "{joiner}");
-    assert_eq!(
-        joiner["initial_node_ip_addr_or_hostname"],
-        json!("mynode_ip"),
-        "{joiner}"
-    );
+    assert_eq!(joiner["initial_node_ip_addr_or_hostname"], json!("mynode_ip"), "{joiner}");
 
     the_bucket_is_closed(&aws);
     the_table_is_safe(&aws);
@@ -102,14 +94,8 @@ fn a_stack_from_its_plan_to_its_end() {
         (&json!(false), &deployed["endpoint"]),
         "{again}"
     );
-    let plan = user
-        .run(&["plan", "--output", "json", "--function-zip", &zip()])
-        .document();
-    assert_eq!(
-        (&plan["changed"], &plan["changes"]),
-        (&json!(false), &json!([])),
-        "{plan}"
-    );
+    let plan = user.run(&["plan", "--output", "json", "--function-zip", &zip()]).document();
+    assert_eq!((&plan["changed"], &plan["changes"]), (&json!(false), &json!([])), "{plan}");
     assert_eq!(traces(&aws), before, "nothing to do leaves no trace");
 
     let status = user.run(&["status", "--output", "json"]).document();
@@ -123,9 +109,7 @@ fn a_stack_from_its_plan_to_its_end() {
 
     let changed = artifact::changed_zip(directory.path());
     let before = traces(&aws);
-    let plan = user
-        .run(&["plan", "--output", "json", "--function-zip", &changed])
-        .document();
+    let plan = user.run(&["plan", "--output", "json", "--function-zip", &changed]).document();
     assert!(
         plan["changes"]
             .as_array()
@@ -143,44 +127,23 @@ fn a_stack_from_its_plan_to_its_end() {
     );
     assert_ne!(updated["function_sha256"], deployed["function_sha256"]);
     let status = user.run(&["status", "--output", "json"]).document();
-    assert_eq!(
-        status["function"]["sha256"], updated["function_sha256"],
-        "{status}"
-    );
+    assert_eq!(status["function"]["sha256"], updated["function_sha256"], "{status}");
     let stands = http::get(endpoint, "/cluster/mycluster").unwrap().json();
-    assert_eq!(
-        stands["initial_node_ip_addr_or_hostname"],
-        json!("mynode_ip"),
-        "{stands}"
-    );
+    assert_eq!(stands["initial_node_ip_addr_or_hostname"], json!("mynode_ip"), "{stands}");
 
     user.run(&["destroy"]).failed(2, "no terminal");
     user.run(&["smoke"]).ended_with(0);
-    let destroyed = user
-        .run(&["destroy", "--yes", "--output", "json"])
-        .document();
+    let destroyed = user.run(&["destroy", "--yes", "--output", "json"]).document();
     assert_eq!(
         (&destroyed["stack_deleted"], &destroyed["table_deleted"]),
         (&json!(true), &json!(false)),
         "{destroyed}"
     );
-    assert_eq!(
-        aws.inventory(),
-        json!([[BUCKET], ["cb-bootstrap"], []]),
-        "the table is kept"
-    );
+    assert_eq!(aws.inventory(), json!([[BUCKET], ["cb-bootstrap"], []]), "the table is kept");
     // Which table it was, no stack tells any more.
-    user.run(&["destroy", "--yes", "--delete-table"])
-        .failed(2, "there is no stack `cbbootstrap`");
-    let destroy_table = [
-        "destroy",
-        "--yes",
-        "--delete-table",
-        "--table-name",
-        "cb-bootstrap",
-        "--output",
-        "json",
-    ];
+    user.run(&["destroy", "--yes", "--delete-table"]).failed(2, "there is no stack `cbbootstrap`");
+    let destroy_table =
+        ["destroy", "--yes", "--delete-table", "--table-name", "cb-bootstrap", "--output", "json"];
     let destroyed = user.run(&destroy_table).document();
     assert_eq!(
         (&destroyed["stack_deleted"], &destroyed["table_deleted"]),
@@ -189,11 +152,7 @@ fn a_stack_from_its_plan_to_its_end() {
     );
     assert_eq!(aws.inventory(), json!([[BUCKET], [], []]));
     let destroyed = user.run(&destroy_table).document();
-    assert_eq!(
-        destroyed["changed"],
-        json!(false),
-        "nothing left to do is no error: {destroyed}"
-    );
+    assert_eq!(destroyed["changed"], json!(false), "nothing left to do is no error: {destroyed}");
 }
 
 #[test]
@@ -213,19 +172,13 @@ fn what_belongs_to_others_is_not_touched() {
     let before = aws.inventory();
     let shop = ["--stack-name", "shop", "--yes"];
     let not_ours = "stack `shop` was made by something else";
-    user.run(&[&["deploy", "--function-zip", &zip()], &shop[..]].concat())
-        .failed(5, not_ours);
-    user.run(&[&["destroy"], &shop[..]].concat())
-        .failed(5, not_ours);
+    user.run(&[&["deploy", "--function-zip", &zip()], &shop[..]].concat()).failed(5, not_ours);
+    user.run(&[&["destroy"], &shop[..]].concat()).failed(5, not_ours);
     assert_eq!(aws.inventory(), before);
 
     // Two teams: each stack goes with its own table.
     let theirs = ["--stack-name", "b", "--table-name", "theirs"];
-    deploy(
-        &user,
-        &zip(),
-        &["--stack-name", "a", "--table-name", "team-a"],
-    );
+    deploy(&user, &zip(), &["--stack-name", "a", "--table-name", "team-a"]);
     deploy(&user, &zip(), &theirs);
     let destroy =
         |options: &[&str]| user.run(&[&["destroy", "--yes", "--delete-table"], options].concat());
@@ -233,10 +186,7 @@ fn what_belongs_to_others_is_not_touched() {
         .failed(2, "stack `a` keeps its clusters in table `team-a`");
     destroy(&["--stack-name", "a"]).ended_with(0);
     destroy(&["--stack-name", "b"]).failed(1, "table `theirs` was not made by cbbootstrap");
-    assert_eq!(
-        aws.inventory(),
-        json!([[BUCKET], ["theirs"], ["shop", "b"]])
-    );
+    assert_eq!(aws.inventory(), json!([[BUCKET], ["theirs"], ["shop", "b"]]));
 }
 
 fn the_bucket_is_closed(aws: &MiniStack) {
@@ -246,10 +196,7 @@ fn the_bucket_is_closed(aws: &MiniStack) {
     assert_eq!(rule["SSEAlgorithm"], json!("AES256"), "{encryption}");
     let block = s3("get_public_access_block");
     let block = block["PublicAccessBlockConfiguration"].as_object().unwrap();
-    assert!(
-        block.len() == 4 && block.values().all(|on| *on == json!(true)),
-        "{block:?}"
-    );
+    assert!(block.len() == 4 && block.values().all(|on| *on == json!(true)), "{block:?}");
     let policy: Value =
         serde_json::from_str(s3("get_bucket_policy")["Policy"].as_str().unwrap()).unwrap();
     let statement = &policy["Statement"][0];
@@ -278,16 +225,10 @@ fn the_dashboard_and_the_alarms_are_about_this_stack(aws: &MiniStack) {
         assert!(about.iter().any(|id| text.contains(id)), "{widget}");
         let properties = &widget["properties"];
         assert_eq!(properties["region"], json!("us-east-1"), "{widget}");
-        assert_eq!(
-            properties["metrics"].is_array(),
-            widget["type"] == json!("metric")
-        );
+        assert_eq!(properties["metrics"].is_array(), widget["type"] == json!("metric"));
     }
     let left = body.replace("${PROP('Dim.Outcome')}", "");
-    assert!(
-        !left.contains("${") && left.contains("cb-bootstrap"),
-        "{body}"
-    );
+    assert!(!left.contains("${") && left.contains("cb-bootstrap"), "{body}");
 
     let alarms = aws.boto(
         "[[a['Namespace'], a['MetricName'], a['Dimensions'][0]['Value'], a['AlarmActions']] \
@@ -305,28 +246,18 @@ fn the_dashboard_and_the_alarms_are_about_this_stack(aws: &MiniStack) {
 }
 
 fn the_table_is_safe(aws: &MiniStack) {
-    let dynamodb = |call: &str| {
-        aws.boto(&format!(
-            "client('dynamodb').{call}(TableName='cb-bootstrap')"
-        ))
-    };
+    let dynamodb =
+        |call: &str| aws.boto(&format!("client('dynamodb').{call}(TableName='cb-bootstrap')"));
     let table = dynamodb("describe_table")["Table"].clone();
     assert_eq!(table["DeletionProtectionEnabled"], json!(true), "{table}");
-    assert_eq!(
-        table["BillingModeSummary"]["BillingMode"],
-        json!("PAY_PER_REQUEST"),
-        "{table}"
-    );
+    assert_eq!(table["BillingModeSummary"]["BillingMode"], json!("PAY_PER_REQUEST"), "{table}");
     assert_eq!(
         table["KeySchema"],
         json!([{"AttributeName": "cluster_id", "KeyType": "HASH"}]),
         "{table}"
     );
     let expiry = dynamodb("describe_time_to_live")["TimeToLiveDescription"].clone();
-    assert_eq!(
-        expiry,
-        json!({"TimeToLiveStatus": "ENABLED", "AttributeName": "expires_at"})
-    );
+    assert_eq!(expiry, json!({"TimeToLiveStatus": "ENABLED", "AttributeName": "expires_at"}));
     let backups = dynamodb("describe_continuous_backups")["ContinuousBackupsDescription"].clone();
     assert_eq!(
         backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"],
@@ -348,10 +279,7 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
          for p in client('iam').list_role_policies(RoleName=r['RoleName'])['PolicyNames']]",
     );
     let statements = policies[0]["Statement"].as_array().unwrap();
-    let actions: Vec<_> = statements
-        .iter()
-        .flat_map(|s| s["Action"].as_array().unwrap())
-        .collect();
+    let actions: Vec<_> = statements.iter().flat_map(|s| s["Action"].as_array().unwrap()).collect();
     assert_eq!(
         json!(actions),
         json!([
@@ -361,10 +289,7 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
             "logs:PutLogEvents"
         ])
     );
-    assert!(
-        statements.iter().all(|s| s["Resource"] != json!("*")),
-        "{policies}"
-    );
+    assert!(statements.iter().all(|s| s["Resource"] != json!("*")), "{policies}");
 
     // Without the right to write, a claim is refused; so the policy is what allowed it before.
     aws.boto(
@@ -374,42 +299,25 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
          for p in client('iam').list_role_policies(RoleName=r['RoleName'])['PolicyNames']]",
     );
     let answer = http::claim(endpoint, "c", "a").unwrap();
-    assert_eq!(
-        (answer.status, &answer.json()["code"]),
-        (500, &json!("internal")),
-        "{answer:?}"
-    );
+    assert_eq!((answer.status, &answer.json()["code"]), (500, &json!("internal")), "{answer:?}");
     assert!(
         !answer.body.contains("dynamodb") && !answer.body.contains("arn:"),
         "nothing internal is told: {answer:?}"
     );
-    assert_eq!(
-        http::get(endpoint, "/cluster/c").unwrap().status,
-        404,
-        "reading is still allowed"
-    );
+    assert_eq!(http::get(endpoint, "/cluster/c").unwrap().status, 404, "reading is still allowed");
 
     let smoke = user.run(&["smoke"]).ended_with(3);
     assert!(smoke.stderr.contains("first node claims"), "{smoke}");
     // A deployment whose endpoint does not work has not gone well, though there is nothing to change.
-    let again = user
-        .run(&[
-            "deploy",
-            "--yes",
-            "--output",
-            "json",
-            "--function-zip",
-            &zip(),
-        ])
-        .ended_with(3);
+    let again =
+        user.run(&["deploy", "--yes", "--output", "json", "--function-zip", &zip()]).ended_with(3);
     let document: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(
         (&document["changed"], &document["smoke"]["passed"]),
         (&json!(false), &json!(false)),
         "{again}"
     );
-    user.run(&["deploy", "--yes", "--no-smoke", "--function-zip", &zip()])
-        .ended_with(0);
+    user.run(&["deploy", "--yes", "--no-smoke", "--function-zip", &zip()]).ended_with(0);
 }
 
 #[test]
@@ -423,9 +331,7 @@ fn what_a_failed_creation_left_is_replaced() {
     assert_eq!(aws.boto(status), json!("ROLLBACK_COMPLETE"));
 
     let user = aws.user();
-    let plan = user
-        .run(&["plan", "--output", "json", "--function-zip", &zip()])
-        .document();
+    let plan = user.run(&["plan", "--output", "json", "--function-zip", &zip()]).document();
     let first = plan["first"].as_str().unwrap();
     assert!(first.contains("is deleted"), "{plan}");
     assert_eq!(aws.boto(status), json!("ROLLBACK_COMPLETE"));
@@ -467,21 +373,13 @@ fn what_the_user_brings_is_used_as_it_is() {
         "client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'old'}, \
          'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}})",
     );
-    let deployed = deploy(
-        &aws.user(),
-        &zip(),
-        &["--bucket", "my-bucket", "--stack-name", "mine"],
-    );
+    let deployed = deploy(&aws.user(), &zip(), &["--bucket", "my-bucket", "--stack-name", "mine"]);
     assert_eq!(
         (&deployed["changed"], &deployed["stack_name"]),
         (&json!(true), &json!("mine")),
         "{deployed}"
     );
-    assert_eq!(
-        aws.inventory()[0],
-        json!(["my-bucket"]),
-        "no other bucket is made"
-    );
+    assert_eq!(aws.inventory()[0], json!(["my-bucket"]), "no other bucket is made");
     let expiry = aws.boto("client('dynamodb').describe_time_to_live(TableName='cb-bootstrap')['TimeToLiveDescription']");
     assert_eq!(
         expiry["TimeToLiveStatus"],
@@ -489,14 +387,9 @@ fn what_the_user_brings_is_used_as_it_is() {
         "someone else's table keeps its settings"
     );
     // A cluster that the original service knew.
-    let old = http::claim(deployed["endpoint"].as_str().unwrap(), "old", "10.0.0.2")
-        .unwrap()
-        .json();
-    assert_eq!(
-        old["initial_node_ip_addr_or_hostname"],
-        json!("10.0.0.1"),
-        "{old}"
-    );
+    let old =
+        http::claim(deployed["endpoint"].as_str().unwrap(), "old", "10.0.0.2").unwrap().json();
+    assert_eq!(old["initial_node_ip_addr_or_hostname"], json!("10.0.0.1"), "{old}");
 }
 
 #[test]
@@ -545,12 +438,7 @@ fn two_first_deployers_at_once_do_no_harm() {
     // To the stand-in, two change sets that create a stack of one name are about two stacks, one of which goes under.
     // CloudFormation keeps both in one stack, and executes one.
     let ended = two_at_once(&user, &zip());
-    assert!(
-        ended.iter().any(|ended| ended.status == Some(0)),
-        "{} {}",
-        ended[0],
-        ended[1]
-    );
+    assert!(ended.iter().any(|ended| ended.status == Some(0)), "{} {}", ended[0], ended[1]);
     for ended in &ended {
         assert!(matches!(ended.status, Some(0 | 1 | 5)), "{ended}");
     }
@@ -569,11 +457,7 @@ fn the_cross_build_gives_the_same_zip_each_time() {
         "{packaged}"
     );
     assert!(fs::read(&out).unwrap() == fs::read(artifact::zip()).unwrap());
-    let hash = std::process::Command::new("sha256sum")
-        .arg(&out)
-        .output()
-        .unwrap()
-        .stdout;
+    let hash = std::process::Command::new("sha256sum").arg(&out).output().unwrap().stdout;
     assert!(
         String::from_utf8_lossy(&hash).starts_with(packaged["function_sha256"].as_str().unwrap()),
         "{packaged}"

@@ -18,32 +18,16 @@ fn who_one_is_and_where() {
     let zip = artifact::zip().display().to_string();
     let deploy = ["deploy", "--yes", "--function-zip", &zip];
 
-    user()
-        .without("AWS_ACCESS_KEY_ID")
-        .run(&deploy)
-        .failed(1, "there are no AWS credentials");
-    user()
-        .without("AWS_REGION")
-        .run(&deploy)
-        .failed(1, "no AWS region is set");
-    user()
-        .with("AWS_PROFILE", "nobody")
-        .run(&deploy)
-        .failed(1, "there is no AWS profile `nobody`");
+    user().without("AWS_ACCESS_KEY_ID").run(&deploy).failed(1, "there are no AWS credentials");
+    user().without("AWS_REGION").run(&deploy).failed(1, "no AWS region is set");
+    user().with("AWS_PROFILE", "nobody").run(&deploy).failed(1, "there is no AWS profile `nobody`");
     user()
         .run(&[&deploy[..], &["--profile", "nobody"]].concat())
         .failed(1, "there is no AWS profile `nobody`");
-    user()
-        .run(&[&deploy[..], &["--region", "no where"]].concat())
-        .failed(2, "no where");
-    user()
-        .with("AWS_REGION", "no where")
-        .run(&deploy)
-        .failed(2, "`no where` is no AWS region");
+    user().run(&[&deploy[..], &["--region", "no where"]].concat()).failed(2, "no where");
+    user().with("AWS_REGION", "no where").run(&deploy).failed(2, "`no where` is no AWS region");
     for bucket in ["My Bucket", "a/b", "", "arn:aws:s3:::x"] {
-        user()
-            .run(&[&deploy[..], &["--bucket", bucket]].concat())
-            .failed(2, "a bucket's name is");
+        user().run(&[&deploy[..], &["--bucket", bucket]].concat()).failed(2, "a bucket's name is");
     }
     user()
         .with("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
@@ -67,12 +51,8 @@ fn who_one_is_and_where() {
     fs::create_dir(in_files.home.path().join(".aws")).unwrap();
     let credentials = "[mine]\naws_access_key_id = test\naws_secret_access_key = test\n";
     fs::write(in_files.home.path().join(".aws/credentials"), credentials).unwrap();
-    in_files
-        .run(&["status", "--profile", "mine"])
-        .failed(1, "there is no stack `cbbootstrap`");
-    in_files
-        .run(&["status", "--profile", "yours"])
-        .failed(1, "there is no AWS profile `yours`");
+    in_files.run(&["status", "--profile", "mine"]).failed(1, "there is no stack `cbbootstrap`");
+    in_files.run(&["status", "--profile", "yours"]).failed(1, "there is no AWS profile `yours`");
 
     assert_eq!(aws.inventory(), json!([[], [], []]), "nothing is made");
 }
@@ -85,18 +65,9 @@ fn credentials_that_have_expired() {
     let session = aws.boto("client('sts').get_session_token(DurationSeconds=1)['Credentials']");
     let user = aws
         .user()
-        .with(
-            "AWS_ACCESS_KEY_ID",
-            session["AccessKeyId"].as_str().unwrap(),
-        )
-        .with(
-            "AWS_SECRET_ACCESS_KEY",
-            session["SecretAccessKey"].as_str().unwrap(),
-        )
-        .with(
-            "AWS_SESSION_TOKEN",
-            session["SessionToken"].as_str().unwrap(),
-        );
+        .with("AWS_ACCESS_KEY_ID", session["AccessKeyId"].as_str().unwrap())
+        .with("AWS_SECRET_ACCESS_KEY", session["SecretAccessKey"].as_str().unwrap())
+        .with("AWS_SESSION_TOKEN", session["SessionToken"].as_str().unwrap());
     std::thread::sleep(std::time::Duration::from_millis(1500));
     user.run(&["deploy", "--yes", "--function-zip", &zip])
         .failed(1, "the AWS credentials have expired");
@@ -116,18 +87,14 @@ fn buckets_and_tables_that_will_not_do() {
          AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}])",
     );
     let before = aws.inventory();
-    user.run(&[&deploy[..], &["--bucket", "theirs"]].concat())
-        .failed(1, "`theirs`");
+    user.run(&[&deploy[..], &["--bucket", "theirs"]].concat()).failed(1, "`theirs`");
     user.run(&[&deploy[..], &["--bucket", "nobodys"]].concat())
         .failed(1, "there is no bucket `nobodys`");
     user.run(&[&deploy[..], &["--table-name", "wrong"]].concat())
         .failed(1, "table `wrong` has the key `id`");
-    user.run(&[&deploy[..], &["--table-name", "no good"]].concat())
-        .failed(2, "'no good'");
-    user.run(&[&deploy[..], &["--stack-name", "1st"]].concat())
-        .failed(2, "'1st'");
-    user.run(&[&deploy[..], &["--stack-name", &"s".repeat(129)]].concat())
-        .failed(2, "128");
+    user.run(&[&deploy[..], &["--table-name", "no good"]].concat()).failed(2, "'no good'");
+    user.run(&[&deploy[..], &["--stack-name", "1st"]].concat()).failed(2, "'1st'");
+    user.run(&[&deploy[..], &["--stack-name", &"s".repeat(129)]].concat()).failed(2, "128");
     assert_eq!(aws.inventory(), before, "nothing is made");
 }
 
@@ -146,54 +113,29 @@ fn zips_that_lambda_could_not_run() {
     let for_riscv = patched(&|bytes| bytes[18..20].copy_from_slice(&[243, 0]));
     let newer = patched(&|bytes| {
         let version = b"GLIBC_2.34\0";
-        let position = bytes
-            .windows(version.len())
-            .rposition(|window| window == version)
-            .unwrap();
+        let position = bytes.windows(version.len()).rposition(|window| window == version).unwrap();
         bytes[position..position + version.len()].copy_from_slice(b"GLIBC_2.99\0");
     });
     fs::write(path("text.zip"), "no zip at all").unwrap();
     for (zip, reason) in [
         (path("missing.zip").display().to_string(), "cannot read"),
         (path("text.zip").display().to_string(), "this is no zip"),
-        (
-            zip_of(&path("other.zip"), "main", 0o755, &executable),
-            "holds no file `bootstrap`",
-        ),
-        (
-            zip_of(&path("mode.zip"), "bootstrap", 0o644, &executable),
-            "is not executable",
-        ),
+        (zip_of(&path("other.zip"), "main", 0o755, &executable), "holds no file `bootstrap`"),
+        (zip_of(&path("mode.zip"), "bootstrap", 0o644, &executable), "is not executable"),
         (
             zip_of(&path("script.zip"), "bootstrap", 0o755, b"#!/bin/sh\n"),
             "no 64-bit Linux executable",
         ),
-        (
-            zip_of(&path("arm.zip"), "bootstrap", 0o755, &for_arm),
-            "built for arm64",
-        ),
-        (
-            zip_of(&path("riscv.zip"), "bootstrap", 0o755, &for_riscv),
-            "built for machine 243",
-        ),
-        (
-            zip_of(&path("glibc.zip"), "bootstrap", 0o755, &newer),
-            "needs GLIBC 2.99",
-        ),
+        (zip_of(&path("arm.zip"), "bootstrap", 0o755, &for_arm), "built for arm64"),
+        (zip_of(&path("riscv.zip"), "bootstrap", 0o755, &for_riscv), "built for machine 243"),
+        (zip_of(&path("glibc.zip"), "bootstrap", 0o755, &newer), "needs GLIBC 2.99"),
     ] {
         let ended = aws.user().run(&["deploy", "--yes", "--function-zip", &zip]);
         ended.failed(1, reason);
         ended.failed(1, &zip);
     }
     let good = artifact::zip().display().to_string();
-    let ended = aws.user().run(&[
-        "deploy",
-        "--yes",
-        "--arch",
-        "arm64",
-        "--function-zip",
-        &good,
-    ]);
+    let ended = aws.user().run(&["deploy", "--yes", "--arch", "arm64", "--function-zip", &good]);
     ended.failed(1, "built for x86_64, and the function is to run on arm64");
     assert_eq!(aws.inventory(), json!([[], [], []]), "nothing is made");
 }
@@ -217,11 +159,7 @@ fn tools_that_are_missing() {
         no_zig.path().join("cargo-zigbuild"),
     )
     .unwrap();
-    with(
-        aws.user().with_programs(no_zig.path()),
-        &["--builder", "zigbuild"],
-    )
-    .failed(1, "zig");
+    with(aws.user().with_programs(no_zig.path()), &["--builder", "zigbuild"]).failed(1, "zig");
 
     let elsewhere = tempdir().unwrap();
     let empty = elsewhere.path().display().to_string();
@@ -230,12 +168,7 @@ fn tools_that_are_missing() {
         .failed(1, "does not hold cbbootstrap's sources");
 
     let libraries = std::process::Command::new("rustc")
-        .args([
-            "--print",
-            "target-libdir",
-            "--target",
-            "aarch64-unknown-linux-gnu",
-        ])
+        .args(["--print", "target-libdir", "--target", "aarch64-unknown-linux-gnu"])
         .output()
         .unwrap();
     let libraries = String::from_utf8(libraries.stdout).unwrap();

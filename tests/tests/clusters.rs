@@ -108,16 +108,12 @@ fn listed(user: &User, options: &[&str]) -> Value {
 
 fn ids(listed: &Value) -> Vec<String> {
     let clusters = listed["clusters"].as_array().unwrap().iter();
-    clusters
-        .map(|cluster| cluster["cluster_id"].as_str().unwrap().to_owned())
-        .collect()
+    clusters.map(|cluster| cluster["cluster_id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The options of the command for the next page, as a shell reads what is on stderr.
 fn pasted(ended: &Ended) -> Vec<String> {
-    let command = ended
-        .stderr
-        .strip_prefix("There are more: cbbootstrap cluster ");
+    let command = ended.stderr.strip_prefix("There are more: cbbootstrap cluster ");
     let command = command.unwrap_or_else(|| panic!("no next page is named\n{ended}"));
     let output = Command::new("bash")
         .env_clear()
@@ -138,10 +134,7 @@ fn a_table_is_listed_page_by_page() {
         (empty.stdout.as_str(), empty.stderr.as_str()),
         ("No clusters in table `cb-bootstrap`\n", "")
     );
-    assert_eq!(
-        listed(&user, &[]),
-        json!({"table": "cb-bootstrap", "clusters": [], "next": null})
-    );
+    assert_eq!(listed(&user, &[]), json!({"table": "cb-bootstrap", "clusters": [], "next": null}));
 
     // More than a megabyte, which is what DynamoDB looks at in one call.
     put(
@@ -201,15 +194,10 @@ fn ids_and_rows_may_be_odd() {
     assert_eq!(found.len(), ODD.len() + 3);
     let of = |id: &str| {
         let mut clusters = list["clusters"].as_array().unwrap().iter();
-        clusters
-            .find(|cluster| cluster["cluster_id"] == id)
-            .unwrap()
+        clusters.find(|cluster| cluster["cluster_id"] == id).unwrap()
     };
     let error = "the item's attribute `state` is missing, or not of its type";
-    assert_eq!(
-        of("unreadable"),
-        &json!({"cluster_id": "unreadable", "error": error})
-    );
+    assert_eq!(of("unreadable"), &json!({"cluster_id": "unreadable", "error": error}));
     assert_eq!(of("lapsed")["lapsed"], json!(true), "{list}");
     assert_eq!(of("full")["nodes"], json!(["10.0.0.1", "10.0.0.2"]));
 
@@ -292,11 +280,7 @@ fn a_cluster_is_shown_with_everything_but_its_secret() {
     );
     let lapsed = shown("lapsed");
     assert_eq!(
-        [
-            &lapsed["lapsed"],
-            &lapsed["lease_expires_at"],
-            &lapsed["secret_required"]
-        ],
+        [&lapsed["lapsed"], &lapsed["lease_expires_at"], &lapsed["secret_required"]],
         [&json!(true), &json!("2023-11-14T22:14:20Z"), &json!(false)]
     );
     let old = shown("old");
@@ -331,10 +315,7 @@ fn forgetting_asks_for_confirmation() {
     let user = aws.user();
     let ended = cluster(&user, &["forget", "full"]);
     ended.failed(2, "there is no terminal to ask on: Forget cluster `full`");
-    assert!(
-        ended.stderr.contains("Generation:   3"),
-        "it is shown: {ended}"
-    );
+    assert!(ended.stderr.contains("Generation:   3"), "it is shown: {ended}");
     let mut terminal = Terminal::start(&user, &["cluster", "forget", "full"]);
     terminal.wait_for("[y/N]");
     terminal.type_line("n");
@@ -359,11 +340,7 @@ fn forgetting_asks_for_confirmation() {
     let forget = ["forget", "--yes", "--output", "json", "old"];
     let forgotten = cluster(&user, &forget).document();
     assert_eq!(
-        [
-            &forgotten["forgotten"],
-            &forgotten["cluster_id"],
-            &forgotten["generation"]
-        ],
+        [&forgotten["forgotten"], &forgotten["cluster_id"], &forgotten["generation"]],
         [&json!(true), &json!("old"), &json!(1)]
     );
     cluster(&user, &forget).failed(1, "there is no cluster `old`");
@@ -378,32 +355,19 @@ fn a_record_that_changes_before_it_is_forgotten_is_kept() {
     let forget = ["forget", "--yes", "c"];
     // A takeover, readiness, a new claim after somebody else forgot the cluster, and one of a row of the original service.
     for (item, change) in [
-        (
-            LAPSED,
-            "SET generation = :v', ExpressionAttributeValues={':v': {'N': '3'}}",
-        ),
+        (LAPSED, "SET generation = :v', ExpressionAttributeValues={':v': {'N': '3'}}"),
         (
             LAPSED,
             "SET #s = :v', ExpressionAttributeNames={'#s': 'state'}, ExpressionAttributeValues={':v': {'S': 'ready'}}",
         ),
-        (
-            LAPSED,
-            "SET claimed_at = :v', ExpressionAttributeValues={':v': {'N': '1700000001'}}",
-        ),
-        (
-            "",
-            "SET claimed_at = :v', ExpressionAttributeValues={':v': {'N': '1700000000'}}",
-        ),
+        (LAPSED, "SET claimed_at = :v', ExpressionAttributeValues={':v': {'N': '1700000001'}}"),
+        ("", "SET claimed_at = :v', ExpressionAttributeValues={':v': {'N': '1700000000'}}"),
         (
             "",
             "SET initial_node_ip_addr_or_hostname = :v', ExpressionAttributeValues={':v': {'S': 'b'}}",
         ),
     ] {
-        let item = if item.is_empty() {
-            original("c")
-        } else {
-            item.replace("'lapsed'", "'c'")
-        };
+        let item = if item.is_empty() { original("c") } else { item.replace("'lapsed'", "'c'") };
         put(&aws, &format!("[{item}]"));
         let update = format!(
             "client('dynamodb').update_item(TableName='cb-bootstrap', Key={{'cluster_id': {{'S': 'c'}}}}, \
@@ -451,11 +415,7 @@ fn errors_name_their_cause() {
     make_table(&aws, "others", "id");
     let (proxy, place) = (Proxy::start(&aws), tempdir().unwrap());
     let user = || proxy.user();
-    let commands = [
-        &["list"][..],
-        &["show", "full"],
-        &["forget", "--yes", "full"],
-    ];
+    let commands = [&["list"][..], &["show", "full"], &["forget", "--yes", "full"]];
     for command in commands {
         cluster(&user(), &with(command, &["--table-name", "missing"]))
             .failed(1, "there is no table `missing` in us-east-1");
@@ -463,24 +423,14 @@ fn errors_name_their_cause() {
             .failed(1, "there are no AWS credentials");
         cluster(&user(), &with(command, &["--table-name", "no good"])).failed(2, "'no good'");
         cluster(&user(), &with(command, &["--env", "prod"])).failed(2, "environment `prod`");
-        cluster(
-            &user(),
-            &with(command, &["--local", "--region", "us-east-1"]),
-        )
-        .failed(2, "--region");
+        cluster(&user(), &with(command, &["--local", "--region", "us-east-1"]))
+            .failed(2, "--region");
         cluster(&user(), &with(command, &["--local", "--env", "prod"])).failed(2, "--env");
         let nothing = place.path().display().to_string();
         cluster(&user(), &with(command, &["--local", "--data", &nothing])).failed(1, &nothing);
     }
-    assert_eq!(
-        fs::read_dir(place.path()).unwrap().count(),
-        0,
-        "none is made"
-    );
-    for (command, call) in commands
-        .into_iter()
-        .zip(["Scan", "BatchGetItem", "UpdateItem"])
-    {
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "none is made");
+    for (command, call) in commands.into_iter().zip(["Scan", "BatchGetItem", "UpdateItem"]) {
         let call = format!("dynamodb:{call}");
         let denied = call.clone();
         proxy.fault(move |call| (call.name == denied).then(|| Fault::denied(call)));
@@ -505,20 +455,13 @@ fn errors_name_their_cause() {
     cluster(&settled, &["list"]).failed(1, "there is no table `missing` in eu-central-1");
     let named = settled.with("CBBOOTSTRAP_TABLE_NAME", "gone");
     cluster(&named, &["list"]).failed(1, "there is no table `gone`");
-    let list = listed(
-        &named,
-        &["--table-name", "cb-bootstrap", "--region", "us-east-1"],
-    );
+    let list = listed(&named, &["--table-name", "cb-bootstrap", "--region", "us-east-1"]);
     assert_eq!(ids(&list), ["full"]);
 }
 
 /// Options for the deployment of a directory.
 fn local(data: &Path) -> Vec<String> {
-    vec![
-        "--local".to_owned(),
-        "--data".to_owned(),
-        data.display().to_string(),
-    ]
+    vec!["--local".to_owned(), "--data".to_owned(), data.display().to_string()]
 }
 
 fn locally(data: &Path, args: &[&str]) -> Ended {
@@ -552,10 +495,7 @@ fn a_local_deployment_is_asked_running_or_not() {
         found.sort();
         assert_eq!(found, ["c0", "c1", "c2", "closed"]);
         let shown = locally(data, &["show", "closed", "--output", "json"]).document();
-        assert_eq!(
-            [&shown["secret_required"], &shown["lapsed"]],
-            [&json!(true), &json!(false)]
-        );
+        assert_eq!([&shown["secret_required"], &shown["lapsed"]], [&json!(true), &json!(false)]);
         let text = locally(data, &["list", "--limit", "2"]).ended_with(0);
         let words = pasted(&text);
         let rest = locally_pasted(&words);
@@ -588,10 +528,7 @@ fn a_local_deployment_is_asked_running_or_not() {
     locally(data, &["forget", "c2", "--yes"]).ended_with(0);
     locally(data, &["forget", "c2", "--yes"]).failed(1, "there is no cluster `c2`");
     let shown = locally(data, &["show", "c2", "--output", "json"]).document();
-    assert_eq!(
-        [&shown["state"], &shown["generation"]],
-        [&json!("forgotten"), &json!(2)]
-    );
+    assert_eq!([&shown["state"], &shown["generation"]], [&json!("forgotten"), &json!(2)]);
     let text = locally(data, &["list"]).ended_with(0).stdout;
     assert!(text.contains("forgotten"), "{text}");
 }
@@ -610,11 +547,8 @@ fn a_local_deployment_starts_while_a_question_waits() {
     running.stop("TERM");
 
     let user = User::default();
-    let args: Vec<_> = ["cluster", "forget", "c"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(local(data))
-        .collect();
+    let args: Vec<_> =
+        ["cluster", "forget", "c"].map(str::to_owned).into_iter().chain(local(data)).collect();
     let mut terminal = Terminal::start(&user, &args);
     terminal.wait_for("[y/N]");
     let running = Local::start(data);

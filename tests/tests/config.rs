@@ -28,10 +28,7 @@ fn what_is_wrong_with_the_file_is_said_before_aws_is_asked() {
         let ended = user.run(args);
         ended.failed(2, message);
         assert!(
-            ended
-                .stderr
-                .lines()
-                .any(|line| line.starts_with("hint: ") && line.contains(hint)),
+            ended.stderr.lines().any(|line| line.starts_with("hint: ") && line.contains(hint)),
             "{hint:?} is not in the hint\n{ended}"
         );
     };
@@ -43,12 +40,7 @@ fn what_is_wrong_with_the_file_is_said_before_aws_is_asked() {
             "did you mean `stack_name`?",
         );
     }
-    fails(
-        FILE,
-        &["status"],
-        "no environment is chosen from dev, prod",
-        "`--env NAME`",
-    );
+    fails(FILE, &["status"], "no environment is chosen from dev, prod", "`--env NAME`");
     fails(
         FILE,
         &["status", "--env", "prdo"],
@@ -68,12 +60,7 @@ fn what_is_wrong_with_the_file_is_said_before_aws_is_asked() {
         "no parameter `Memory`",
         "did you mean `MemorySize`?",
     );
-    fails(
-        FILE,
-        &["plan", "--env=dev", "--tag=aws:x=1"],
-        "tag `aws:x`",
-        "AWS's own",
-    );
+    fails(FILE, &["plan", "--env=dev", "--tag=aws:x=1"], "tag `aws:x`", "AWS's own");
 }
 
 #[test]
@@ -82,15 +69,13 @@ fn files_that_are_not_there() {
     let ended = user.run(&["status", "--env", "prod"]);
     ended.failed(2, "there is no `cbbootstrap.yaml` here");
     assert!(ended.stderr.contains("`cbbootstrap init`"), "{ended}");
-    user.run(&["status", "--config", "mine.yaml"])
-        .failed(2, "cannot read `mine.yaml`");
+    user.run(&["status", "--config", "mine.yaml"]).failed(2, "cannot read `mine.yaml`");
     User::default()
         .with("CBBOOTSTRAP_CONFIG", "mine.yaml")
         .run(&["status"])
         .failed(2, "cannot read `mine.yaml`");
     // Without either, there need be none.
-    user.run(&["status", "--region", "us-east-1"])
-        .failed(1, "there are no AWS credentials");
+    user.run(&["status", "--region", "us-east-1"]).failed(1, "there are no AWS credentials");
 }
 
 #[test]
@@ -106,31 +91,17 @@ fn an_option_beats_the_variable_and_that_the_file() {
         );
         user
     };
-    let (stack, env, config) = (
-        "CBBOOTSTRAP_STACK_NAME",
-        "CBBOOTSTRAP_ENV",
-        "CBBOOTSTRAP_CONFIG",
-    );
+    let (stack, env, config) = ("CBBOOTSTRAP_STACK_NAME", "CBBOOTSTRAP_ENV", "CBBOOTSTRAP_CONFIG");
     for (variables, options, expected) in [
         (&[][..], &["--env=dev"][..], "dev-stack"),
         (&[(env, "prod")], &[], "prod-stack"),
         (&[(env, "prod")], &["--env=dev"], "dev-stack"),
         (&[(env, "dev"), (stack, "variable")], &[], "variable"),
-        (
-            &[(env, "dev"), (stack, "variable")],
-            &["--stack-name=option"],
-            "option",
-        ),
+        (&[(env, "dev"), (stack, "variable")], &["--stack-name=option"], "option"),
         (&[(config, "mine.yaml")], &[], "my-stack"),
-        (
-            &[(config, "mine.yaml")],
-            &["--config=cbbootstrap.yaml", "--env=prod"],
-            "prod-stack",
-        ),
+        (&[(config, "mine.yaml")], &["--config=cbbootstrap.yaml", "--env=prod"], "prod-stack"),
     ] {
-        let user = variables
-            .iter()
-            .fold(user(), |user, (name, value)| user.with(name, *value));
+        let user = variables.iter().fold(user(), |user, (name, value)| user.with(name, *value));
         let ended = user.run(&[&["status"], options].concat());
         // The region of the variable beats the one of the file.
         ended.failed(1, &format!("there is no stack `{expected}` in us-east-1"));
@@ -160,21 +131,15 @@ fn a_file_to_fill_in() {
     }
 
     fs::write(&path, "mine").unwrap();
-    user.run(&["init"])
-        .failed(1, "`cbbootstrap.yaml` is there already");
+    user.run(&["init"]).failed(1, "`cbbootstrap.yaml` is there already");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
 
     let another = user.run(&["init", "--config", "other.yaml"]).ended_with(0);
     assert!(
-        another
-            .stderr
-            .contains("`cbbootstrap plan --config other.yaml --env dev`"),
+        another.stderr.contains("`cbbootstrap plan --config other.yaml --env dev`"),
         "{another}"
     );
-    assert_eq!(
-        fs::read_to_string(user.home.path().join("other.yaml")).unwrap(),
-        sample
-    );
+    assert_eq!(fs::read_to_string(user.home.path().join("other.yaml")).unwrap(), sample);
     user.run(&["init", "--config", "nowhere/other.yaml"])
         .failed(1, "cannot write `nowhere/other.yaml`");
 }
@@ -189,13 +154,7 @@ fn parameters_reach_the_stack() {
         "environments: {dev: {stack_name: dev-stack, parameters: {MemorySize: 512, LogLevel: debug}}}",
     );
     let deploy = |options: &[&str]| {
-        let always = [
-            "deploy",
-            "--env=dev",
-            "--yes",
-            "--no-smoke",
-            "--output=json",
-        ];
+        let always = ["deploy", "--env=dev", "--yes", "--no-smoke", "--output=json"];
         let deployed = user.run(&[&always[..], &["--function-zip", &zip], options].concat());
         let parameters = aws.boto(
             "{p['ParameterKey']: p['ParameterValue'] for p in client('cloudformation')\
@@ -211,8 +170,5 @@ fn parameters_reach_the_stack() {
     let (half, whole, level) = (json!("512"), json!("1024"), json!("debug"));
     assert_eq!(deploy(&[]), (yes.clone(), half.clone(), level.clone()));
     assert_eq!(deploy(&[]), (no, half, level.clone()));
-    assert_eq!(
-        deploy(&["--parameter", "MemorySize=1024"]),
-        (yes, whole, level)
-    );
+    assert_eq!(deploy(&["--parameter", "MemorySize=1024"]), (yes, whole, level));
 }

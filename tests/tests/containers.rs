@@ -33,9 +33,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Machines with Docker; none, and the reason in the output, where it cannot be had. In the CI it has to be, if that may make
 /// namespaces.
 fn machines(count: usize) -> Option<Machines> {
-    let unshare = Command::new("unshare")
-        .args(["--mount", "--net", "true"])
-        .output();
+    let unshare = Command::new("unshare").args(["--mount", "--net", "true"]).output();
     if !unshare.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: this user may not make namespaces");
         return None;
@@ -55,10 +53,7 @@ fn machines(count: usize) -> Option<Machines> {
 fn wait_until(what: &str, reason: impl Fn() -> Option<String>) {
     let since = Instant::now();
     while let Some(reason) = reason() {
-        assert!(
-            since.elapsed() < PATIENCE,
-            "waited in vain until {what}: {reason}"
-        );
+        assert!(since.elapsed() < PATIENCE, "waited in vain until {what}: {reason}");
         sleep(Duration::from_millis(300));
     }
     println!("{:5.1} s until {what}", since.elapsed().as_secs_f64());
@@ -77,11 +72,7 @@ impl Example {
         let text = fs::read_to_string(example).unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(name), &text).unwrap();
-        Self {
-            name,
-            text,
-            directory,
-        }
+        Self { name, text, directory }
     }
 
     /// The commands in its comment, with what stands for a name in them replaced.
@@ -89,12 +80,8 @@ impl Example {
         let comment = self.text.lines().take_while(|line| line.starts_with('#'));
         let lines = comment.filter_map(|line| line.strip_prefix("#   "));
         let text = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
-        let text = names
-            .iter()
-            .fold(text, |text, (name, here)| text.replace(name, here));
-        let commands = text
-            .lines()
-            .map(|line| line.split("  #").next().unwrap().trim());
+        let text = names.iter().fold(text, |text, (name, here)| text.replace(name, here));
+        let commands = text.lines().map(|line| line.split("  #").next().unwrap().trim());
         commands.map(str::to_owned).collect()
     }
 
@@ -190,10 +177,7 @@ fn wait_until_healthy(machine: &Machine, container: &str) {
 /// Looks for the password and the secret that the example's comment made in what Docker shows of all containers.
 fn check_secrecy(machine: &Machine, example: &Example) {
     let read = |file: &str| fs::read_to_string(example.directory.path().join(file)).ok();
-    let secrets: Vec<_> = ["password", "cluster-secret"]
-        .into_iter()
-        .filter_map(read)
-        .collect();
+    let secrets: Vec<_> = ["password", "cluster-secret"].into_iter().filter_map(read).collect();
     assert!(!secrets.is_empty());
     let containers = machine.docker(&["ps", "--all", "--quiet"]);
     assert!(containers.lines().count() >= 3, "{containers}");
@@ -212,10 +196,7 @@ fn check_images(machine: &Machine) {
         machine.docker(&["image", "inspect", "--format", format, image])
     };
     let size = |image: &str| format(image, "{{.Size}}").parse::<u64>().unwrap();
-    for (image, program) in [
-        (SERVER, programs::cbbootstrap()),
-        (AGENT, programs::agent()),
-    ] {
+    for (image, program) in [(SERVER, programs::cbbootstrap()), (AGENT, programs::agent())] {
         assert_eq!(format(image, "{{.Config.User}}"), "10001:10001");
         assert_ne!(format(image, "{{.Config.Healthcheck}}"), "<nil>");
         let program = fs::metadata(program).unwrap().len();
@@ -262,10 +243,7 @@ fn compose_services_become_one_cluster() {
     };
     let container = |service: &str| compose(&["ps", "--quiet", service].map(str::to_owned));
     documented("up");
-    let model = Model {
-        machine,
-        container: container("model"),
-    };
+    let model = Model { machine, container: container("model") };
     let name = |number: usize| format!("couchbase-{number}.couchbase.internal");
     model.wait_for("three services are one cluster", &[1, 2, 3].map(name));
     let nodes = [1, 2, 3].map(|number| container(&format!("couchbase-{number}")));
@@ -310,13 +288,7 @@ fn deploy_stack(manager: &Machine, example: &Example) {
     let mut deploy = example.command("docker stack deploy", &[("swarm.yaml", &example.path())]);
     let name = deploy.pop().unwrap();
     // No registry is asked for what is there.
-    let more = [
-        "--compose-file",
-        &with_model,
-        "--resolve-image",
-        "never",
-        &name,
-    ];
+    let more = ["--compose-file", &with_model, "--resolve-image", "never", &name];
     deploy.extend(more.map(str::to_owned));
     manager.docker(&deploy[1..]);
 }
@@ -364,10 +336,7 @@ fn swarm_machines_become_one_cluster() {
         label("--label-add couchbase=true", machine);
     }
     deploy_stack(manager, &example);
-    let model = Model {
-        machine: manager,
-        container: task(manager, "model", ""),
-    };
+    let model = Model { machine: manager, container: task(manager, "model", "") };
     let name = |machine: &Machine| format!("{}.couchbase.internal", machine.name);
     let all = [manager, second, third].map(name);
     model.wait_for("three machines are one cluster", &all);
@@ -391,9 +360,7 @@ fn swarm_machines_become_one_cluster() {
     third.docker(&leave[1..]);
     label("--label-rm couchbase", third);
     model.wait_for("the third machine has left", &all[..2]);
-    wait_until("its task is gone", || {
-        third.containers("name=couchbase_couchbase").pop()
-    });
+    wait_until("its task is gone", || third.containers("name=couchbase_couchbase").pop());
     for start in ["docker rm", "docker volume rm"] {
         let remove = example.command(start, &[("CONTAINER", &last)]);
         third.docker(&remove[1..]);
@@ -450,24 +417,11 @@ fn kubernetes_pods_become_one_cluster() {
         object.unwrap_or_else(|| panic!("no {kind} {name}"))
     };
     let pods = Pods::new(machine, secrets(&example));
-    let model = [
-        "run",
-        "--detach",
-        "--network",
-        NETWORK,
-        "--network-alias",
-        HOST,
-    ];
-    let model = Model {
-        machine,
-        container: machine.docker(&[&model[..], &[COUCHBASE, "model"]].concat()),
-    };
-    let start_api = || {
-        pods.of_deployment(
-            find("Deployment", "cbbootstrap"),
-            find("Service", "cbbootstrap"),
-        )
-    };
+    let model = ["run", "--detach", "--network", NETWORK, "--network-alias", HOST];
+    let model =
+        Model { machine, container: machine.docker(&[&model[..], &[COUCHBASE, "model"]].concat()) };
+    let start_api =
+        || pods.of_deployment(find("Deployment", "cbbootstrap"), find("Service", "cbbootstrap"));
     let start = |ordinal| pods.of_stateful_set(find("StatefulSet", "couchbase"), ordinal);
     let name = |ordinal| format!("couchbase-{ordinal}.couchbase.default.svc.cluster.local");
 

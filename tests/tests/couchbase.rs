@@ -23,33 +23,21 @@ fn get(node: &Node, path: &str) -> Answer {
 fn add(through: &Node, joiner: &Node) -> Answer {
     let host = format!("https://{}", joiner.address());
     let form = [("hostname", host.as_str()), ("user", ""), ("password", "")];
-    through
-        .call("POST", "/controller/addNode", &form, LOGIN)
-        .unwrap()
+    through.call("POST", "/controller/addNode", &form, LOGIN).unwrap()
 }
 
 /// Starts a rebalance of all nodes that the member knows.
 fn rebalance(member: &Node, ejected: &str) -> Answer {
     let pool = get(member, "/pools/default").json();
     let nodes = pool["nodes"].as_array().unwrap();
-    let known: Vec<_> = nodes
-        .iter()
-        .map(|node| node["otpNode"].as_str().unwrap())
-        .collect();
-    let form = [
-        ("knownNodes", known.join(",")),
-        ("ejectedNodes", ejected.to_owned()),
-    ];
+    let known: Vec<_> = nodes.iter().map(|node| node["otpNode"].as_str().unwrap()).collect();
+    let form = [("knownNodes", known.join(",")), ("ejectedNodes", ejected.to_owned())];
     let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
-    member
-        .call("POST", "/controller/rebalance", &form, LOGIN)
-        .unwrap()
+    member.call("POST", "/controller/rebalance", &form, LOGIN).unwrap()
 }
 
 fn wait_until_done(servers: &Servers) {
-    wait_until("the rebalance has ended", || {
-        !servers.clusters()[0].is_rebalancing
-    });
+    wait_until("the rebalance has ended", || !servers.clusters()[0].is_rebalancing);
 }
 
 /// A cluster of the first so many nodes.
@@ -72,21 +60,10 @@ fn a_hundred_nodes_become_a_cluster() {
     let servers = cluster(100, 100);
     let clusters = servers.clusters();
     assert_eq!(clusters.len(), 1);
-    assert_eq!(
-        clusters[0].rebalances,
-        [Rebalanced {
-            added: 99,
-            removed: 0
-        }]
-    );
+    assert_eq!(clusters[0].rebalances, [Rebalanced { added: 99, removed: 0 }]);
     let pools = servers[99].call_tls("GET", "/pools", &[], LOGIN).unwrap();
     assert_eq!(pools.json()["uuid"], json!(clusters[0].uuid));
-    assert!(
-        clusters[0]
-            .nodes
-            .iter()
-            .all(|node| node.membership == Membership::Active)
-    );
+    assert!(clusters[0].nodes.iter().all(|node| node.membership == Membership::Active));
 }
 
 /// One entry of the recording.
@@ -135,10 +112,7 @@ impl Place {
             (r"127\.0\.0\.1:900(\d)", "@:8091"),
             (r"127\.0\.0\.1:1950(\d)", "@:18092"),
             (r"127\.0\.0\.1:950(\d)", "@:8092"),
-            (
-                r"127\.0\.0\.1(.{1,2}) on port 1900(\d)",
-                "@$1 on port 18091",
-            ),
+            (r"127\.0\.0\.1(.{1,2}) on port 1900(\d)", "@$1 on port 18091"),
             (r"n_(\d)@127\.0\.0\.1", "ns_1@@"),
         ];
         let mut text = text.replace("n_0@cb.local", "ns_1@cb.local");
@@ -171,31 +145,19 @@ impl Place {
             .map(|field| field.extract().1)
             .map(|[name, value]| (name, value))
             .collect();
-        let answer = asked
-            .call(&parts[1], &parts[3], &fields, parts[5].split_once(':'))
-            .unwrap();
+        let answer = asked.call(&parts[1], &parts[3], &fields, parts[5].split_once(':')).unwrap();
 
         let name = &entry.name;
-        let head = Regex::new(r"^< (\d+) (\{.*\})")
-            .unwrap()
-            .captures(head)
-            .unwrap();
+        let head = Regex::new(r"^< (\d+) (\{.*\})").unwrap().captures(head).unwrap();
         assert_eq!(answer.status.to_string(), head[1], "{name}: {answer:?}");
         let headers: Value = serde_json::from_str(&pythonic(&head[2])).unwrap();
         for (header, value) in headers.as_object().unwrap() {
-            let told = answer
-                .headers
-                .get(header)
-                .map(|told| told.to_str().unwrap());
+            let told = answer.headers.get(header).map(|told| told.to_str().unwrap());
             if header != "Connection" {
                 assert_eq!(told, value.as_str(), "{name}: {header}");
             }
         }
-        let body = body
-            .strip_prefix("< '")
-            .unwrap()
-            .strip_suffix('\'')
-            .unwrap();
+        let body = body.strip_prefix("< '").unwrap().strip_suffix('\'').unwrap();
         let body = body.replace(r"\'", "'").replace(r"\\", r"\");
         let (body, is_cut) = match body.split_once("...") {
             Some((body, _)) => (body, true),
@@ -221,15 +183,9 @@ impl Place {
         };
         let asked = &self.servers[0];
         let login = Some(("Administrator", "asdasd-pw"));
-        let told = asked
-            .call("GET", "/pools/default", &[], login)
-            .unwrap()
-            .json();
+        let told = asked.call("GET", "/pools/default", &[], login).unwrap().json();
         let nodes: Value = serde_json::from_str(&self.here(nodes, asked)).unwrap();
-        assert_eq!(
-            told["nodes"].as_array().unwrap().len(),
-            nodes.as_array().unwrap().len()
-        );
+        assert_eq!(told["nodes"].as_array().unwrap().len(), nodes.as_array().unwrap().len());
         alike(&entry.name, &nodes, &told["nodes"]);
         let state =
             Regex::new(r"^ rebalanceStatus=(\w+) balanced=(\w+) servicesNeedRebalance=(.*)$")
@@ -252,14 +208,9 @@ impl Place {
             let login = Some(("Administrator", "asdasd-pw"));
             let asked = asked.map(|node| scope.spawn(move || node.call("POST", path, form, login)));
             let asked: Vec<_> = asked.collect();
-            asked
-                .into_iter()
-                .map(|answer| answer.join().unwrap().unwrap())
-                .collect()
+            asked.into_iter().map(|answer| answer.join().unwrap().unwrap()).collect()
         });
-        let told = told
-            .iter()
-            .map(|answer| format!("{} {}", answer.status, masked(&answer.body)));
+        let told = told.iter().map(|answer| format!("{} {}", answer.status, masked(&answer.body)));
         let expected = entry.lines.iter().map(|line| {
             let line = line[5..].replace('\'', "");
             masked(&self.here(&line, &self.servers[2]))
@@ -313,11 +264,7 @@ fn everything_recorded_is_answered_the_same() {
             compared.push(entry.name);
         } else if entry.name == "C11" {
             let joiner = servers[2].address();
-            let form = [
-                ("hostname", joiner.as_str()),
-                ("user", ""),
-                ("password", ""),
-            ];
+            let form = [("hostname", joiner.as_str()), ("user", ""), ("password", "")];
             place.replay_together(&entry, "/controller/addNode", &form);
             together.push(entry.name);
         } else {
@@ -328,10 +275,7 @@ fn everything_recorded_is_answered_the_same() {
         }
     }
     assert_eq!(replayed, 94);
-    assert_eq!(
-        compared,
-        ["B11", "B21", "B31", "B34", "C6", "C12", "C16", "C19"]
-    );
+    assert_eq!(compared, ["B11", "B21", "B31", "B34", "C6", "C12", "C16", "C19"]);
     assert_eq!(together, ["C11", "C18"]);
     assert_eq!(servers.wiped().len(), 1);
 }
@@ -375,10 +319,7 @@ fn a_new_machine_at_an_old_address_is_blank() {
     let servers = cluster(3, 3);
     servers[1].reset();
     let told = add(&servers[0], &servers[1]);
-    assert!(
-        told.body.contains("Node already exists in cluster"),
-        "{told:?}"
-    );
+    assert!(told.body.contains("Node already exists in cluster"), "{told:?}");
     assert_eq!(servers.clusters()[0].refused.len(), 1);
 }
 
@@ -396,9 +337,7 @@ fn servers_fail_and_hang() {
     assert!(told.body.contains("Timeout connecting to"), "{told:?}");
     let hanging = servers.node(2);
     let waiting = thread::spawn(move || hanging.call("GET", "/pools", &[], None));
-    wait_until("the request is there", || {
-        servers.requests().iter().any(|seen| seen.node == 2)
-    });
+    wait_until("the request is there", || servers.requests().iter().any(|seen| seen.node == 2));
     assert!(!waiting.is_finished());
     servers[2].kill();
     assert!(waiting.join().unwrap().is_err());
@@ -431,19 +370,13 @@ fn dead_added_node_can_only_be_ejected_without_a_rebalance() {
     for ejected in ["", &otp] {
         assert_eq!(rebalance(&servers[0], ejected).status, 200);
         wait_until_done(&servers);
-        assert_eq!(
-            servers.clusters()[0].nodes[2].membership,
-            Membership::InactiveAdded
-        );
+        assert_eq!(servers.clusters()[0].nodes[2].membership, Membership::InactiveAdded);
     }
     let form = [("otpNode", otp.as_str())];
     let ejected = servers[0].call("POST", "/controller/ejectNode", &form, LOGIN);
     assert_eq!(ejected.unwrap().status, 200);
     let clusters = servers.clusters();
-    assert_eq!(
-        (clusters[0].nodes.len(), clusters[0].is_balanced),
-        (2, true)
-    );
+    assert_eq!((clusters[0].nodes.len(), clusters[0].is_balanced), (2, true));
     servers[2].restart();
     assert_eq!(get(&servers[2], "/pools").json()["pools"], json!([]));
 }
@@ -461,10 +394,7 @@ fn a_node_that_dies_in_a_rebalance_ends_it() {
     servers[1].kill();
     servers.end_rebalances();
     let clusters = servers.clusters();
-    assert_eq!(
-        (clusters[0].is_rebalancing, clusters[0].rebalances.len()),
-        (false, 1)
-    );
+    assert_eq!((clusters[0].is_rebalancing, clusters[0].rebalances.len()), (false, 1));
 }
 
 #[test]
@@ -535,9 +465,7 @@ fn one_member_adds_several_nodes_and_the_same_only_once() {
     assert_eq!(add_at_once([(0, 2), (0, 3)]), [200, 200]);
     let otp = format!("ns_1@{}", servers[2].address());
     let form = [("otpNode", otp.as_str())];
-    servers[0]
-        .call("POST", "/controller/ejectNode", &form, LOGIN)
-        .unwrap();
+    servers[0].call("POST", "/controller/ejectNode", &form, LOGIN).unwrap();
     servers[2].load_certificate();
     let mut told = add_at_once([(0, 2), (0, 2)]);
     told.sort_unstable();
@@ -550,57 +478,30 @@ fn what_a_node_held_is_lost_when_it_is_added() {
     servers[1].provision("Administrator", "password");
     servers[1].holds_data(42);
     let host = servers[1].address();
-    let form = [
-        ("hostname", &*host),
-        ("user", "Administrator"),
-        ("password", "password"),
-    ];
-    let added = servers[0]
-        .call("POST", "/controller/addNode", &form, LOGIN)
-        .unwrap();
+    let form = [("hostname", &*host), ("user", "Administrator"), ("password", "password")];
+    let added = servers[0].call("POST", "/controller/addNode", &form, LOGIN).unwrap();
     assert_eq!(added.status, 200);
     let wiped = servers.wiped();
-    assert_eq!(
-        (wiped[0].node.as_str(), wiped[0].items),
-        (host.as_str(), 42)
-    );
+    assert_eq!((wiped[0].node.as_str(), wiped[0].items), (host.as_str(), 42));
 }
 
 #[test]
 fn a_node_joins_by_itself_and_into_a_group() {
     let servers = cluster(1, 3);
     let host = servers[0].address();
-    let form = [
-        ("hostname", &*host),
-        ("user", "Administrator"),
-        ("password", "password"),
-    ];
-    let joined = servers[1]
-        .call("POST", "/node/controller/doJoinCluster", &form, None)
-        .unwrap();
+    let form = [("hostname", &*host), ("user", "Administrator"), ("password", "password")];
+    let joined = servers[1].call("POST", "/node/controller/doJoinCluster", &form, None).unwrap();
     assert_eq!((joined.status, joined.body.as_str()), (200, ""));
 
     let groups = "/pools/default/serverGroups";
-    servers[0]
-        .call("POST", groups, &[("name", "b")], LOGIN)
-        .unwrap();
+    servers[0].call("POST", groups, &[("name", "b")], LOGIN).unwrap();
     let uri = get(&servers[0], groups).json()["groups"][1]["addNodeURI"].clone();
     let host = servers[2].address();
-    let form = [
-        ("hostname", &*host),
-        ("user", ""),
-        ("password", ""),
-        ("services", "kv,n1ql"),
-    ];
-    let added = servers[0]
-        .call("POST", uri.as_str().unwrap(), &form, LOGIN)
-        .unwrap();
+    let form = [("hostname", &*host), ("user", ""), ("password", ""), ("services", "kv,n1ql")];
+    let added = servers[0].call("POST", uri.as_str().unwrap(), &form, LOGIN).unwrap();
     assert_eq!(added.status, 200, "{added:?}");
     let nodes = servers.clusters().remove(0).nodes;
-    assert_eq!(
-        (nodes[1].group.as_str(), nodes[2].group.as_str()),
-        ("Group 1", "b")
-    );
+    assert_eq!((nodes[1].group.as_str(), nodes[2].group.as_str()), ("Group 1", "b"));
     assert_eq!(nodes[2].services, ["kv", "n1ql"]);
 }
 
@@ -612,9 +513,7 @@ fn the_community_edition_has_no_tls() {
     assert!(servers[0].call_tls("GET", "/pools", &[], LOGIN).is_err());
     let host = servers[1].address();
     let form = [("hostname", &*host), ("user", ""), ("password", "")];
-    let added = servers[0]
-        .call("POST", "/controller/addNode", &form, LOGIN)
-        .unwrap();
+    let added = servers[0].call("POST", "/controller/addNode", &form, LOGIN).unwrap();
     assert_eq!(added.status, 200, "{added:?}");
 }
 
@@ -624,9 +523,7 @@ fn a_small_machine_has_a_small_quota() {
     servers[1].memory_total(4 << 30);
     let ask = |quota| {
         let form = [("memoryQuota", quota)];
-        servers[1]
-            .call("POST", "/pools/default", &form, None)
-            .unwrap()
+        servers[1].call("POST", "/pools/default", &form, None).unwrap()
     };
     assert_eq!(ask("3276").status, 200);
     let told = ask("3277");
@@ -640,9 +537,7 @@ fn a_small_machine_has_a_small_quota() {
 fn eject(through: &Node, node: &Node) -> Answer {
     let otp = format!("ns_1@{}", node.address());
     let form = [("otpNode", otp.as_str())];
-    through
-        .call("POST", "/controller/ejectNode", &form, LOGIN)
-        .unwrap()
+    through.call("POST", "/controller/ejectNode", &form, LOGIN).unwrap()
 }
 
 #[test]
@@ -651,10 +546,7 @@ fn generated_certificates_are_reissued_by_the_cluster() {
     servers.add_takes(Duration::ZERO);
     let reach = |node: usize| servers[node].call_tls("GET", "/whoami", &[], None).is_ok();
     let blank = servers[1].certificate();
-    assert_eq!(
-        (blank.name.as_str(), blank.is_generated),
-        ("127.0.0.1", true)
-    );
+    assert_eq!((blank.name.as_str(), blank.is_generated), ("127.0.0.1", true));
     assert!(!reach(0) && !reach(1));
 
     servers[0].provision("Administrator", "password");
@@ -682,10 +574,7 @@ fn trusted_authorities_are_shown_without_credentials() {
     assert_eq!(keys, ["id", "notAfter", "notBefore", "pem", "subject"]);
     assert_eq!(shown[0]["pem"], servers[0].certificate().authority);
     let wrong = Some(("Administrator", "wrong"));
-    assert_eq!(
-        servers[0].call("GET", path, &[], wrong).unwrap().status,
-        401
-    );
+    assert_eq!(servers[0].call("GET", path, &[], wrong).unwrap().status, 401);
     assert_eq!(get(&servers[0], path).json()[0]["type"], "generated");
 }
 
@@ -799,9 +688,7 @@ fn requests_show_whose_password_they_carry() {
     get(&servers[0], "/pools");
     servers[1].call("GET", "/pools", &[], None).unwrap();
     let form = [("username", "x"), ("password", "in-the-form")];
-    servers[1]
-        .call("POST", "/settings/web", &form, None)
-        .unwrap();
+    servers[1].call("POST", "/settings/web", &form, None).unwrap();
     let seen = servers.requests();
     assert_eq!(seen[0].user.as_deref(), Some("Administrator"));
     assert_eq!(seen[0].password(), LOGIN.map(|(_, password)| password));
@@ -879,10 +766,7 @@ fn new_bucket_makes_its_nodes_warm_up() {
     assert_eq!(status(), "warmup");
     assert!(servers.clusters()[0].is_balanced);
     servers.skip_time(Duration::from_secs(10));
-    assert_eq!(
-        (bucket().as_array().unwrap().len(), status().as_str()),
-        (2, "healthy")
-    );
+    assert_eq!((bucket().as_array().unwrap().len(), status().as_str()), (2, "healthy"));
 }
 
 #[test]
@@ -895,9 +779,7 @@ fn rebalance_does_not_help_services_that_never_come_up() {
         ("password", "password"),
         ("port", "SAME"),
     ];
-    let made = servers[0]
-        .call("POST", "/clusterInit", &form, None)
-        .unwrap();
+    let made = servers[0].call("POST", "/clusterInit", &form, None).unwrap();
     assert_eq!(made.status, 200, "{made:?}");
     let pending = || get(&servers[0], "/pools/default").json()["servicesNeedRebalance"].clone();
     assert_eq!(pending()[0]["services"], json!(["n1ql", "index"]));

@@ -28,31 +28,13 @@ const REBALANCE: Duration = Duration::from_secs(1000);
 
 /// The exchanges that are not replayed, and why.
 const NOT_REPLAYED: [(&str, &str); 11] = [
-    (
-        r"^(E8|E10b|E34c|F34|G15|G20|I24|J28b|J38b)#0$",
-        "the log is not modelled",
-    ),
+    (r"^(E8|E10b|E34c|F34|G15|G20|I24|J28b|J38b)#0$", "the log is not modelled"),
     (r"^F34b#0$", "reports are not modelled"),
-    (
-        r"^F33#3$",
-        "half a second in which a failover has begun and not ended",
-    ),
-    (
-        r"^F59c#0$",
-        "a node lost in an unsafe failover, long after: it restarts for ever here",
-    ),
-    (
-        r"^(G4|G22|G22b)#0$",
-        "the agent does not use /settings/retryRebalance",
-    ),
-    (
-        r"^(J17|J18|J19|N10|N10b|N10c|N10d|N10e)#0$",
-        "the agent does not use /settings/indexes",
-    ),
-    (
-        r"^(H26|H28|H31|H32|H33)#0$",
-        "files in the inbox that the administrator got wrong",
-    ),
+    (r"^F33#3$", "half a second in which a failover has begun and not ended"),
+    (r"^F59c#0$", "a node lost in an unsafe failover, long after: it restarts for ever here"),
+    (r"^(G4|G22|G22b)#0$", "the agent does not use /settings/retryRebalance"),
+    (r"^(J17|J18|J19|N10|N10b|N10c|N10d|N10e)#0$", "the agent does not use /settings/indexes"),
+    (r"^(H26|H28|H31|H32|H33)#0$", "files in the inbox that the administrator got wrong"),
     (r"^(J33|L7|L7e)#0$", "the agent does not use /settings/rbac"),
     (r"^(L7b|L7c|L7d)#0$", "there are no other users"),
     (r"^K7#0$", "the agent does not use nodeServices"),
@@ -63,21 +45,11 @@ const NOT_REPLAYED: [(&str, &str); 11] = [
 type Spans = &'static [(&'static str, &'static str)];
 const DEAD_ADDED_NODE: Spans = &[("E1", "E28"), ("G1", "G5"), ("M20", "M23"), ("G6", "G22b")];
 const FAILOVER: Spans = &[("F1", "F59c")];
-const LOST_MEMBERS: Spans = &[
-    ("F60", "F63d"),
-    ("E30", "E37"),
-    ("F70", "F76"),
-    ("M30", "M34b"),
-];
+const LOST_MEMBERS: Spans = &[("F60", "F63d"), ("E30", "E37"), ("F70", "F76"), ("M30", "M34b")];
 const CERTIFICATES: Spans = &[("H1", "I43"), ("L1", "L8.3")];
 const COMMUNITY: Spans = &[("J1", "J16"), ("K1", "K3"), ("J17", "J39"), ("J40", "J49")];
-const SETTINGS: Spans = &[
-    ("N1", "N6"),
-    ("K4", "K7"),
-    ("N7", "N10e"),
-    ("N11", "N11e"),
-    ("M0", "M19d"),
-];
+const SETTINGS: Spans =
+    &[("N1", "N6"), ("K4", "K7"), ("N7", "N10e"), ("N11", "N11e"), ("M0", "M19d")];
 
 /// One request and its answer.
 #[derive(Debug)]
@@ -182,11 +154,7 @@ impl Place {
         servers.quorum_timeout(Duration::from_millis(10));
         servers.election_takes(Duration::from_secs(8));
         servers.removed_nodes_remember_for(Duration::from_secs(11), Duration::from_secs(4));
-        Self {
-            servers,
-            known: RefCell::default(),
-            is_cut: Cell::new(false),
-        }
+        Self { servers, known: RefCell::default(), is_cut: Cell::new(false) }
     }
 
     /// The node of this number, as in the recording.
@@ -213,20 +181,13 @@ impl Place {
 
     fn eject(&self, through: usize, number: usize) {
         let otp = format!("ns_1@{}", self.node(number).address());
-        self.call(
-            through,
-            "POST",
-            "/controller/ejectNode",
-            &[("otpNode", &otp)],
-        );
+        self.call(through, "POST", "/controller/ejectNode", &[("otpNode", &otp)]);
     }
 
     /// Rebalances the nodes into one cluster.
     fn rebalance(&self, numbers: &[usize]) {
-        let known: Vec<_> = numbers
-            .iter()
-            .map(|number| format!("ns_1@{}", self.node(*number).address()))
-            .collect();
+        let known: Vec<_> =
+            numbers.iter().map(|number| format!("ns_1@{}", self.node(*number).address())).collect();
         let form = [("knownNodes", &*known.join(",")), ("ejectedNodes", "")];
         self.call(numbers[0], "POST", "/controller/rebalance", &form);
         self.servers.end_rebalances();
@@ -285,10 +246,7 @@ impl Place {
     fn replay(&self, exchange: &Exchange) {
         let id = &exchange.id;
         println!("{id} {}", exchange.request);
-        if let Some(shown) = exchange
-            .request
-            .strip_prefix("openssl s_client -connect node")
-        {
+        if let Some(shown) = exchange.request.strip_prefix("openssl s_client -connect node") {
             let number = shown[..1].parse().unwrap();
             return self.compare_certificate(exchange, number);
         }
@@ -297,19 +255,14 @@ impl Place {
         let asked = self.node(parts[2].parse().unwrap());
         let form = self.here(&parts[4], asked);
         let fields: Vec<(String, String)> = match form.trim().strip_prefix("body: ") {
-            Some(body) => form_urlencoded::parse(body.as_bytes())
-                .into_owned()
-                .collect(),
+            Some(body) => form_urlencoded::parse(body.as_bytes()).into_owned().collect(),
             None => Regex::new("'([^']*)': '([^']*)'")
                 .unwrap()
                 .captures_iter(&form)
                 .map(|field| (field[1].to_owned(), field[2].to_owned()))
                 .collect(),
         };
-        let fields: Vec<_> = fields
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
+        let fields: Vec<_> = fields.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let path = self.here(&parts[3], asked);
         let answer = asked.call(&parts[1], &path, &fields, parts[5].split_once(':'));
         if exchange.head.starts_with("no answer") {
@@ -329,10 +282,7 @@ impl Place {
         let headers = headers.replace('"', "\\\"").replace('\'', "\"");
         let headers: BTreeMap<String, String> = serde_json::from_str(&headers).unwrap();
         for (name, value) in headers.iter().filter(|(name, _)| *name != "Server") {
-            let actual = answer
-                .headers
-                .get(name)
-                .map(|actual| actual.to_str().unwrap());
+            let actual = answer.headers.get(name).map(|actual| actual.to_str().unwrap());
             assert_eq!(actual, Some(value.as_str()), "{id}: {name}");
         }
         let body = exchange.body.first().map_or("''", String::as_str);
@@ -350,10 +300,7 @@ impl Place {
                 self.alike(id, &mended(body), &answer.json());
                 self.is_cut.set(false);
             }
-            Some(_) => assert!(
-                answer.body.starts_with("-----BEGIN CERTIFICATE-----"),
-                "{id}"
-            ),
+            Some(_) => assert!(answer.body.starts_with("-----BEGIN CERTIFICATE-----"), "{id}"),
             None => assert_eq!(answer.body, body, "{id}"),
         }
     }
@@ -364,18 +311,11 @@ impl Place {
         let shown = |name: &str| {
             let pattern = Regex::new(&format!(r"(?:^|\| ?){name} ?= ?CN = ([^|]*?) \|"));
             let line = format!("{} |{}", exchange.head, exchange.body.join("|"));
-            let found = pattern
-                .unwrap()
-                .captures(&line)
-                .map(|found| found[1].to_owned());
+            let found = pattern.unwrap().captures(&line).map(|found| found[1].to_owned());
             self.here(&found.unwrap(), node)
         };
         let (subject, issuer) = (shown("subject"), shown("issuer"));
-        let CertificateView {
-            subject: own_subject,
-            issuer: own_issuer,
-            ..
-        } = &own;
+        let CertificateView { subject: own_subject, issuer: own_issuer, .. } = &own;
         self.same_text(&exchange.id, &format!("CN={issuer}"), own_issuer);
         if own.is_generated {
             assert_eq!(*own_subject, format!("CN={subject}"), "{}", exchange.id);
@@ -387,12 +327,7 @@ impl Place {
             _ => self.here(&name, node),
         };
         assert_eq!(own.name, name, "{}", exchange.id);
-        assert_eq!(
-            is_trusted(node, &own.authority),
-            name == node.address(),
-            "{}",
-            exchange.id
-        );
+        assert_eq!(is_trusted(node, &own.authority), name == node.address(), "{}", exchange.id);
     }
 
     /// Compares texts, but for times and ids.
@@ -447,10 +382,7 @@ impl Place {
                 }
             }
             (Value::Array(expected), Value::Array(actual)) => {
-                if expected
-                    .iter()
-                    .any(|text| text.as_str().is_some_and(|t| t.contains("(cut)")))
-                {
+                if expected.iter().any(|text| text.as_str().is_some_and(|t| t.contains("(cut)"))) {
                     return assert!(!actual.is_empty(), "{at}");
                 }
                 let [expected, actual] = [expected, actual].map(|all| {
@@ -486,10 +418,7 @@ fn is_trusted(node: &Node, authority: &str) -> bool {
     let roots = RootCerts::new_with_certs(&[authority]);
     let tls = TlsConfig::builder().root_certs(roots).build();
     let agent: Agent = Agent::config_builder().tls_config(tls).build().into();
-    agent
-        .get(format!("{}/whoami", node.tls_url()))
-        .call()
-        .is_ok()
+    agent.get(format!("{}/whoami", node.tls_url())).call().is_ok()
 }
 
 /// A Python string without its escapes.
@@ -516,11 +445,7 @@ fn project(entry: &str, path: &str, actual: Value) -> Value {
     };
     match (entry, path) {
         ("J34e", _) => list(&actual["nodes"], &|node| {
-            json!([
-                node["hostname"],
-                node["services"],
-                node["clusterMembership"]
-            ])
+            json!([node["hostname"], node["services"], node["clusterMembership"]])
         }),
         ("M31", "/pools/default") => json!({
             "nodes": list(&actual["nodes"], &|node| {
@@ -682,9 +607,7 @@ fn lost_members_are_answered_as_recorded() {
             place.skip(20);
             let long = Duration::from_secs(100_000);
             place.servers.bucket_warm_up_takes(long);
-            place
-                .servers
-                .bucket_nodes_appear_after(Duration::from_secs(10));
+            place.servers.bucket_nodes_appear_after(Duration::from_secs(10));
         }
         "M34#2" => place.node(5).warm_up_for(Duration::ZERO),
         "M34#3" => {
@@ -757,9 +680,7 @@ fn settings_and_buckets_are_answered_as_recorded() {
                 let path = format!("/pools/default/buckets/{name}");
                 place.call(5, "DELETE", &path, &[]);
             }
-            place
-                .servers
-                .bucket_nodes_appear_after(Duration::from_secs(40));
+            place.servers.bucket_nodes_appear_after(Duration::from_secs(40));
             place.servers.bucket_warm_up_takes(Duration::from_secs(40));
         }
         "M13" => place.skip(90),
@@ -774,18 +695,8 @@ fn settings_and_buckets_are_answered_as_recorded() {
 fn every_exchange_is_in_one_story() {
     let recording = recording();
     let all = recording.iter().map(|exchange| exchange.id.as_str());
-    let stories = [
-        DEAD_ADDED_NODE,
-        FAILOVER,
-        LOST_MEMBERS,
-        CERTIFICATES,
-        COMMUNITY,
-        SETTINGS,
-    ];
-    let actual = stories
-        .concat()
-        .into_iter()
-        .flat_map(|ends| span(&recording, ends));
+    let stories = [DEAD_ADDED_NODE, FAILOVER, LOST_MEMBERS, CERTIFICATES, COMMUNITY, SETTINGS];
+    let actual = stories.concat().into_iter().flat_map(|ends| span(&recording, ends));
     let mut actual: Vec<_> = actual.map(|exchange| exchange.id.as_str()).collect();
     actual.sort_unstable();
     let mut all: Vec<_> = all.collect();

@@ -27,14 +27,7 @@ fn zip() -> String {
 
 /// Deploys without a smoke test, and gives what it says.
 fn deploy(user: &User, zip: &str, options: &[&str]) -> Value {
-    let mut args = vec![
-        "deploy",
-        "--no-smoke",
-        "--output",
-        "json",
-        "--function-zip",
-        zip,
-    ];
+    let mut args = vec!["deploy", "--no-smoke", "--output", "json", "--function-zip", zip];
     args.extend(options);
     user.run(&args).document()
 }
@@ -72,16 +65,9 @@ fn nothing_to_do_takes_two_rounds_of_calls() {
     assert_eq!(again["changed"], json!(false), "{again}");
     let calls: Vec<_> = proxy.calls().into_iter().map(|call| call.name).collect();
     let arrivals = arrivals.lock().unwrap();
-    let rounds = 1 + arrivals
-        .windows(2)
-        .filter(|pair| pair[1] - pair[0] > round / 2)
-        .count();
+    let rounds = 1 + arrivals.windows(2).filter(|pair| pair[1] - pair[0] > round / 2).count();
     assert!(rounds <= 2, "{rounds} rounds: {calls:?}");
-    for call in [
-        "cloudformation:CreateChangeSet",
-        "s3:PutObject",
-        "s3:HeadObject",
-    ] {
+    for call in ["cloudformation:CreateChangeSet", "s3:PutObject", "s3:HeadObject"] {
         assert!(!calls.iter().any(|name| name == call), "{calls:?}");
     }
 }
@@ -92,32 +78,21 @@ fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
     let user = aws.user();
     let changed = artifact::changed_zip(directory.path());
     let code_only = ["deploy", "--code-only", "--function-zip", &changed];
-    user.run(&code_only)
-        .failed(5, "there is no stack `cbbootstrap` yet");
+    user.run(&code_only).failed(5, "there is no stack `cbbootstrap` yet");
 
     let deployed = deploy(&user, &zip(), &["--parameter", "LogLevel=debug"]);
     let (stack_before, before) = (stack(&aws), function(&aws));
-    let replaced = user
-        .run(&[&code_only[..], &["--output", "json"]].concat())
-        .document();
+    let replaced = user.run(&[&code_only[..], &["--output", "json"]].concat()).document();
     assert_eq!(replaced["changed"], json!(true), "{replaced}");
     assert_eq!(replaced["smoke"]["passed"], json!(true), "{replaced}");
     assert_eq!(replaced["function_version"], json!("1"), "{replaced}");
     assert_ne!(replaced["function_sha256"], deployed["function_sha256"]);
     let after = function(&aws);
-    assert_eq!(
-        after["Environment"], before["Environment"],
-        "the environment stays"
-    );
-    assert_eq!(
-        after["Environment"]["Variables"]["RUST_LOG"],
-        json!("debug")
-    );
+    assert_eq!(after["Environment"], before["Environment"], "the environment stays");
+    assert_eq!(after["Environment"]["Variables"]["RUST_LOG"], json!("debug"));
     assert_ne!(after["CodeSha256"], before["CodeSha256"]);
     assert_eq!(stack(&aws), stack_before, "the stack is not touched");
-    let again = user
-        .run(&[&code_only[..], &["--output", "json"]].concat())
-        .document();
+    let again = user.run(&[&code_only[..], &["--output", "json"]].concat()).document();
     assert_eq!(again["changed"], json!(false), "{again}");
     assert_eq!(again["function_version"], Value::Null, "{again}");
 
@@ -172,10 +147,7 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
     deploy(&user, &zip(), &options);
     let made = stack(&aws);
     assert!(
-        made["Tags"]
-            .as_array()
-            .unwrap()
-            .contains(&json!({"Key": "team", "Value": "data"})),
+        made["Tags"].as_array().unwrap().contains(&json!({"Key": "team", "Value": "data"})),
         "{made}"
     );
     assert_eq!(made["EnableTerminationProtection"], json!(true), "{made}");
@@ -191,21 +163,13 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
          ['Table']['TableArn'])['Tags']",
     );
     assert!(
-        table_tags
-            .as_array()
-            .unwrap()
-            .contains(&json!({"Key": "team", "Value": "data"})),
+        table_tags.as_array().unwrap().contains(&json!({"Key": "team", "Value": "data"})),
         "{table_tags}"
     );
     let create = proxy.wait_for("cloudformation:CreateChangeSet");
-    assert_eq!(
-        create.parameter("NotificationARNs.member.1"),
-        topic,
-        "{create}"
-    );
+    assert_eq!(create.parameter("NotificationARNs.member.1"), topic, "{create}");
 
-    user.run(&["destroy", "--yes"])
-        .failed(5, "protected against deletion");
+    user.run(&["destroy", "--yes"]).failed(5, "protected against deletion");
     // Another size, no tag, no protection.
     let options = ["--parameter", "MemorySize=1024", "--protect=false"];
     let planned = plan(&user, &zip(), &options);
@@ -227,14 +191,8 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
     assert_eq!(function(&aws)["MemorySize"], json!(1024));
     assert_eq!(alarms(), json!([[], []]));
     assert_eq!(stack(&aws)["EnableTerminationProtection"], json!(false));
-    let exit_code = [
-        "plan",
-        "--exit-code",
-        "--function-zip",
-        &zip(),
-        "--parameter",
-        "MemorySize=1024",
-    ];
+    let exit_code =
+        ["plan", "--exit-code", "--function-zip", &zip(), "--parameter", "MemorySize=1024"];
     user.run(&exit_code).ended_with(0);
     user.run(&exit_code[..4]).ended_with(2);
     user.run(&["destroy", "--yes"]).ended_with(0);
@@ -249,9 +207,7 @@ fn what_cloudformation_is_told() {
     let role = "arn:aws:iam::000000000000:role/deployer";
     let told = || -> Call {
         let calls = proxy.calls();
-        let made = calls
-            .iter()
-            .rfind(|call| call.name == "cloudformation:CreateChangeSet");
+        let made = calls.iter().rfind(|call| call.name == "cloudformation:CreateChangeSet");
         made.cloned().unwrap()
     };
     let trigger = "RollbackConfiguration.RollbackTriggers.member.1.Arn";
@@ -262,31 +218,14 @@ fn what_cloudformation_is_told() {
     deploy(&user, &changed, &["--rollback-minutes", "3"]);
     let update = told();
     assert!(update.parameter(trigger).contains(":alarm:"), "{update}");
-    assert_eq!(
-        update.parameter("RollbackConfiguration.MonitoringTimeInMinutes"),
-        "3"
-    );
-    assert_eq!(
-        update.parameter("StackPolicyBody"),
-        "",
-        "the stack policy is the user's"
-    );
+    assert_eq!(update.parameter("RollbackConfiguration.MonitoringTimeInMinutes"), "3");
+    assert_eq!(update.parameter("StackPolicyBody"), "", "the stack policy is the user's");
 
     deploy(&user, &zip(), &["--no-rollback-alarm"]);
     assert_eq!(told().parameter(trigger), "");
-    let express = user
-        .run(&[
-            "deploy",
-            "--no-smoke",
-            "--express",
-            "--function-zip",
-            &changed,
-        ])
-        .ended_with(0);
-    assert!(
-        express.stderr.contains("before the resources serve"),
-        "{express}"
-    );
+    let express =
+        user.run(&["deploy", "--no-smoke", "--express", "--function-zip", &changed]).ended_with(0);
+    assert!(express.stderr.contains("before the resources serve"), "{express}");
     assert_eq!(told().parameter("DeploymentConfig.Mode"), "EXPRESS");
     assert_eq!(told().parameter(trigger), "");
 }
@@ -300,10 +239,8 @@ fn a_resource_that_holds_something_is_not_replaced_without_a_yes() {
     let template =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../templates/stack.yaml"))
             .unwrap();
-    let older = template.replace(
-        "\nOutputs:\n",
-        "\n  OldLogs:\n    Type: AWS::Logs::LogGroup\n\nOutputs:\n",
-    );
+    let older = template
+        .replace("\nOutputs:\n", "\n  OldLogs:\n    Type: AWS::Logs::LogGroup\n\nOutputs:\n");
     deploy(&user, &zip(), &[]);
     let file = directory.path().join("older.yaml");
     fs::write(&file, &older).unwrap();
@@ -321,10 +258,7 @@ fn a_resource_that_holds_something_is_not_replaced_without_a_yes() {
     let left = aws.boto(
         "[c['ExecutionStatus'] for c in client('cloudformation').list_change_sets(StackName='cbbootstrap')['Summaries']]",
     );
-    assert!(
-        !left.as_array().unwrap().contains(&json!("AVAILABLE")),
-        "{left}"
-    );
+    assert!(!left.as_array().unwrap().contains(&json!("AVAILABLE")), "{left}");
     user.run(&[&args[..], &["--yes"]].concat()).ended_with(0);
     let again = deploy(&user, &zip(), &[]);
     assert_eq!(again["changed"], json!(false), "{again}");
@@ -345,9 +279,7 @@ fn artifacts_are_kept_by_count_and_by_name() {
     // Another stack's, and something that is nobody's.
     aws.boto("client('s3').create_bucket(Bucket='cbbootstrap-artifacts-000000000000-us-east-1')");
     for name in ["other/a.zip", "notes.txt"] {
-        aws.boto(&format!(
-            "client('s3').put_object(Bucket='{BUCKET}', Key='{name}', Body=b'x')"
-        ));
+        aws.boto(&format!("client('s3').put_object(Bucket='{BUCKET}', Key='{name}', Body=b'x')"));
     }
     let mut executable = artifact::executable();
     let mut deployed = Vec::new();
@@ -369,9 +301,8 @@ fn artifacts_are_kept_by_count_and_by_name() {
         kept.iter().any(|key| key == "other/a.zip") && kept.iter().any(|key| key == "notes.txt")
     );
 
-    let destroyed = user
-        .run(&["destroy", "--yes", "--delete-artifacts", "--output", "json"])
-        .document();
+    let destroyed =
+        user.run(&["destroy", "--yes", "--delete-artifacts", "--output", "json"]).document();
     assert_eq!(destroyed["artifacts_deleted"], json!(5), "{destroyed}");
     assert_eq!(destroyed["bucket_deleted"], json!(false), "{destroyed}");
     assert_eq!(keys(), ["notes.txt", "other/a.zip"]);
@@ -387,36 +318,14 @@ fn github_is_told() {
         .with("GITHUB_STEP_SUMMARY", file("summary"));
     let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap_or_default();
     plan(&user, &zip(), &[]);
-    assert!(
-        read("output").contains("changed=true\n"),
-        "{}",
-        read("output")
-    );
-    assert!(
-        read("summary").contains("table cb-bootstrap"),
-        "{}",
-        read("summary")
-    );
-    let deployed = user
-        .run(&["deploy", "--output", "json", "--function-zip", &zip()])
-        .document();
+    assert!(read("output").contains("changed=true\n"), "{}", read("output"));
+    assert!(read("summary").contains("table cb-bootstrap"), "{}", read("summary"));
+    let deployed = user.run(&["deploy", "--output", "json", "--function-zip", &zip()]).document();
     let endpoint = deployed["endpoint"].as_str().unwrap();
-    assert!(
-        read("output").contains(&format!("endpoint={endpoint}\n")),
-        "{}",
-        read("output")
-    );
-    assert!(
-        read("summary").contains("Smoke test"),
-        "{}",
-        read("summary")
-    );
+    assert!(read("output").contains(&format!("endpoint={endpoint}\n")), "{}", read("output"));
+    assert!(read("summary").contains("Smoke test"), "{}", read("summary"));
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
     user.run(&["deploy", "--table-name", "other", "--function-zip", &zip()])
         .failed(2, "`cb-bootstrap`");
-    assert!(
-        read("summary").contains("`--yes` says yes to it"),
-        "{}",
-        read("summary")
-    );
+    assert!(read("summary").contains("`--yes` says yes to it"), "{}", read("summary"));
 }

@@ -27,42 +27,22 @@ fn its_files_are_answered_as_browsers_take_them() {
     for (path, content_type, encoding) in [
         ("/docs", "text/html; charset=utf-8", None),
         ("/docs/init.js", "text/javascript; charset=utf-8", None),
-        (
-            "/docs/swagger-ui.css",
-            "text/css; charset=utf-8",
-            Some("gzip"),
-        ),
-        (
-            "/docs/swagger-ui-bundle.js",
-            "text/javascript; charset=utf-8",
-            Some("gzip"),
-        ),
+        ("/docs/swagger-ui.css", "text/css; charset=utf-8", Some("gzip")),
+        ("/docs/swagger-ui-bundle.js", "text/javascript; charset=utf-8", Some("gzip")),
     ] {
         let answer = http::get(&local.endpoint, path).unwrap();
-        let header = |name| {
-            answer
-                .headers
-                .get(name)
-                .map(|value| value.to_str().unwrap())
-        };
+        let header = |name| answer.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(header("content-type"), Some(content_type), "{path}");
         assert_eq!(header("content-encoding"), encoding, "{path}");
         assert_eq!(header("x-content-type-options"), Some("nosniff"), "{path}");
-        assert_eq!(
-            header("cache-control"),
-            Some("public, max-age=3600"),
-            "{path}"
-        );
+        assert_eq!(header("cache-control"), Some("public, max-age=3600"), "{path}");
         assert_eq!(header("content-security-policy").is_some(), path == "/docs");
     }
     let about = http::get(&local.endpoint, "/").unwrap().json();
     assert_eq!(about["links"]["docs"], json!("docs"));
     let answer = http::post(&local.endpoint, "/docs", "").unwrap();
-    assert_eq!(
-        (answer.status, &answer.headers["allow"]),
-        (405, &"GET,HEAD".parse().unwrap())
-    );
+    assert_eq!((answer.status, &answer.headers["allow"]), (405, &"GET,HEAD".parse().unwrap()));
 }
 
 #[tokio::test]
@@ -75,11 +55,7 @@ async fn a_browser_shows_it_and_tries_a_claim() {
     let stage = Front::with_stage(&local.endpoint, "/prod");
     for endpoint in [&local.endpoint, &stage.url] {
         browser.requests();
-        browser
-            .client
-            .goto(&format!("{endpoint}/docs"))
-            .await
-            .unwrap();
+        browser.client.goto(&format!("{endpoint}/docs")).await.unwrap();
         for (method, path) in routes() {
             let route = format!(".opblock-{method} .opblock-summary-path[data-path='{path}']");
             browser.element(&route).await;
@@ -91,15 +67,11 @@ async fn a_browser_shows_it_and_tries_a_claim() {
         }
 
         let claim = ".opblock[id$='-claim']";
-        browser
-            .click(&format!("{claim} .opblock-summary-control"))
-            .await;
+        browser.click(&format!("{claim} .opblock-summary-control")).await;
         browser.click(&format!("{claim} .try-out__btn")).await;
         browser.click(&format!("{claim} .execute")).await;
         let answer = format!("{claim} .live-responses-table");
-        let status = browser
-            .text(&format!("{answer} tbody .response-col_status"))
-            .await;
+        let status = browser.text(&format!("{answer} tbody .response-col_status")).await;
         assert!(status.starts_with("200"), "{status}");
         let body = browser.text(&format!("{answer} .highlight-code")).await;
         assert!(body.contains("\"is_initial_node\": true"), "{body}");
@@ -108,10 +80,7 @@ async fn a_browser_shows_it_and_tries_a_claim() {
 
         assert_eq!(browser.complaints(), Vec::<String>::new());
         let requests = browser.requests();
-        assert!(
-            requests.contains(&format!("{endpoint}/cluster")),
-            "{requests:?}"
-        );
+        assert!(requests.contains(&format!("{endpoint}/cluster")), "{requests:?}");
         let elsewhere: Vec<_> = requests
             .iter()
             .filter(|url| !url.starts_with(&format!("{endpoint}/")) && !url.starts_with("data:"))

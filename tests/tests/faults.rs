@@ -85,15 +85,7 @@ fn zip() -> String {
 }
 
 fn deploy(user: &User, zip: &str) -> Ended {
-    user.run(&[
-        "deploy",
-        "--yes",
-        "--no-smoke",
-        "--output",
-        "json",
-        "--function-zip",
-        zip,
-    ])
+    user.run(&["deploy", "--yes", "--no-smoke", "--output", "json", "--function-zip", zip])
 }
 
 /// What was done to the stack before.
@@ -131,11 +123,7 @@ fn killed(aws: &Aws, number: usize, args: &[&str]) -> bool {
     let mut child = user.command(args).spawn().unwrap();
     aws.proxy.target(child.id());
     let ended = child.wait().unwrap();
-    let call = aws
-        .proxy
-        .calls()
-        .into_iter()
-        .find(|call| call.number == number);
+    let call = aws.proxy.calls().into_iter().find(|call| call.number == number);
     match call {
         Some(call) => {
             assert_eq!(ended.code(), None, "{call} did not end it");
@@ -147,10 +135,7 @@ fn killed(aws: &Aws, number: usize, args: &[&str]) -> bool {
 
 /// The last call so far, in words.
 fn last_call(aws: &Aws) -> String {
-    aws.proxy
-        .calls()
-        .last()
-        .map_or_else(String::new, ToString::to_string)
+    aws.proxy.calls().last().map_or_else(String::new, ToString::to_string)
 }
 
 fn nothing(_: &Aws) {}
@@ -235,8 +220,7 @@ const PASSING: [Fault; 5] = [
 fn every_first_try(proxy: &Proxy, fault: &Fault) {
     let (fault, mut seen) = (fault.clone(), std::collections::BTreeSet::new());
     proxy.fault(move |call: &Call| {
-        seen.insert((call.name.clone(), call.parameters.to_string()))
-            .then(|| fault.clone())
+        seen.insert((call.name.clone(), call.parameters.to_string())).then(|| fault.clone())
     });
 }
 
@@ -283,10 +267,9 @@ fn at_each_call_of_a_deployment(
     let first = |aws: &Aws| {
         deploy(&aws.stack.user(), &zip).ended_with(0);
     };
-    for (before, wanted) in [
-        (&nothing as Before, (zip.as_str(), 1)),
-        (&first, (changed.as_str(), 2)),
-    ] {
+    for (before, wanted) in
+        [(&nothing as Before, (zip.as_str(), 1)), (&first, (changed.as_str(), 2))]
+    {
         let calls = at_each_call(before, |aws, number| {
             aws.proxy.fault_at(number, fault.clone());
             let ended = deploy(&aws.user(), wanted.0);
@@ -340,8 +323,7 @@ fn a_permission_that_is_missing_at_any_call_is_named() {
 #[test]
 fn slow_answers_are_waited_for() {
     let aws = Aws::start();
-    aws.proxy
-        .fault(|_| Some(Fault::Delay(Duration::from_millis(200))));
+    aws.proxy.fault(|_| Some(Fault::Delay(Duration::from_millis(200))));
     let deployed: Value = deploy(&aws.user(), &zip()).document();
     assert_eq!(deployed["changed"], json!(true));
     aws.is_complete(1, "slow");

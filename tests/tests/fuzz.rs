@@ -34,23 +34,12 @@ fn check(event: &str, answer: &Value) -> Result<(), TestCaseError> {
     prop_assert!((200..500).contains(&status), "{event} -> {answer}");
     let text = answer["body"].as_str().unwrap();
     prop_assert!(!text.contains(SECRET), "{event} -> {answer}");
-    let content_type = answer["headers"]["content-type"]
-        .as_str()
-        .unwrap_or_default();
+    let content_type = answer["headers"]["content-type"].as_str().unwrap_or_default();
     if status >= 400 {
-        prop_assert_eq!(
-            content_type,
-            "application/problem+json",
-            "{} -> {}",
-            event,
-            answer
-        );
+        prop_assert_eq!(content_type, "application/problem+json", "{} -> {}", event, answer);
         let document: Value = serde_json::from_str(text).unwrap_or_default();
         // The answer to a HEAD has no body.
-        prop_assert!(
-            text.is_empty() || document["code"].is_string(),
-            "{event} -> {answer}"
-        );
+        prop_assert!(text.is_empty() || document["code"].is_string(), "{event} -> {answer}");
     }
     Ok(())
 }
@@ -97,17 +86,14 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         option::weighted(0.95, name()),
         option::weighted(0.9, name()),
         option::weighted(0.5, prop_oneof![Just(json!(60)), json_value()]),
-        option::weighted(
-            0.5,
-            prop_oneof![Just(json!(1)), Just(json!(2)), json_value()],
-        ),
+        option::weighted(0.5, prop_oneof![Just(json!(1)), Just(json!(2)), json_value()]),
         option::weighted(0.3, name()),
         option::weighted(0.3, name()),
         option::weighted(0.2, hash()),
         option::weighted(0.2, hash()),
     );
-    let object = fields.prop_map(
-        |(cluster, node, lease, generation, uuid, server, authority, proof)| {
+    let object =
+        fields.prop_map(|(cluster, node, lease, generation, uuid, server, authority, proof)| {
             let fields = [
                 ("cluster_id", cluster),
                 ("node_ip_addr_or_hostname", node),
@@ -118,14 +104,10 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
                 ("authority_sha256", authority),
                 ("attestation", proof),
             ];
-            let given = fields
-                .into_iter()
-                .filter_map(|(name, value)| Some((name.to_owned(), value?)));
-            Value::Object(given.collect::<Map<_, _>>())
-                .to_string()
-                .into_bytes()
-        },
-    );
+            let given =
+                fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+            Value::Object(given.collect::<Map<_, _>>()).to_string().into_bytes()
+        });
     prop_oneof![
         6 => object,
         1 => json_value().prop_map(|value| value.to_string().into_bytes()),
@@ -173,10 +155,8 @@ fn headers() -> impl Strategy<Value = Value> {
     let others = collection::btree_map(any::<String>(), option::of(any::<String>()), 0..4);
     let name = sample::select(vec!["authorization", "Authorization", "AUTHORIZATION"]);
     (option::weighted(0.4, (name, authorization)), others).prop_map(|(authorization, others)| {
-        let mut headers: Map<_, _> = others
-            .into_iter()
-            .map(|(name, value)| (name, json!(value)))
-            .collect();
+        let mut headers: Map<_, _> =
+            others.into_iter().map(|(name, value)| (name, json!(value))).collect();
         if let Some((name, value)) = authorization {
             headers.insert(name.to_owned(), json!(value));
         }

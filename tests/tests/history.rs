@@ -41,12 +41,7 @@ const SHARE: f64 = 0.1;
 fn plan(nodes: usize, requests: usize) -> Plan {
     let seed = std::env::var("HISTORY_SEED").ok();
     let seed = seed.map_or_else(|| fastrand::u64(..1_000_000), |seed| seed.parse().unwrap());
-    Plan {
-        seed,
-        clusters: nodes.div_ceil(8),
-        nodes,
-        requests,
-    }
+    Plan { seed, clusters: nodes.div_ceil(8), nodes, requests }
 }
 
 fn print_header() {
@@ -82,16 +77,8 @@ async fn violations(
     let violations = check(&events);
     let calls = proxies.iter().flat_map(|proxy| proxy.calls());
     let faults = service.faults() + calls.filter(|call| call.fault.is_some()).count();
-    let Figures {
-        requests,
-        told,
-        refused,
-        lost,
-        clusters,
-        ready,
-        takeovers,
-        generation,
-    } = Figures::of(&events);
+    let Figures { requests, told, refused, lost, clusters, ready, takeovers, generation } =
+        Figures::of(&events);
     println!(
         "{what:>14} {requests:>8} {told:>8} {refused:>8} {lost:>6} {faults:>7} {clusters:>8} {ready:>6} {takeovers:>9} \
          {generation:>10} {:>10} {seconds:>7} {:>8}",
@@ -140,20 +127,10 @@ async fn on_ministack(nodes: usize, number: usize) {
     let aws = MiniStack::start_with(|url| proxy.insert(Proxy::before(url)).url.clone());
     let (calls, requests) = (proxy.unwrap(), Proxy::before(&aws.url));
     let zip = artifact::zip().display().to_string();
-    let deploy = [
-        "deploy",
-        "--yes",
-        "--output",
-        "json",
-        "--function-zip",
-        &zip,
-    ];
+    let deploy = ["deploy", "--yes", "--output", "json", "--function-zip", &zip];
     let deployed = aws.user().run(&deploy).document();
     let endpoint = deployed["endpoint"].as_str().unwrap();
-    assert!(
-        !calls.calls().is_empty(),
-        "the function calls through the proxy"
-    );
+    assert!(!calls.calls().is_empty(), "the function calls through the proxy");
 
     let plan = plan(nodes, number);
     calls.fault_at_random(plan.seed, SHARE);
@@ -294,10 +271,7 @@ async fn broken(mistake: Mistake) -> BTreeSet<Property> {
     let service = Service::here(api::router(store, api::Policy::default()), plan.seed, SHARE);
     let table = Table::Sqlite(database);
     let violations = violations(&format!("{mistake:?}"), &service, &table, plan, &[]).await;
-    violations
-        .into_iter()
-        .map(|violation| violation.property)
-        .collect()
+    violations.into_iter().map(|violation| violation.property).collect()
 }
 
 #[tokio::test]

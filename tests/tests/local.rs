@@ -24,28 +24,16 @@ use tempfile::tempdir;
 #[test]
 fn it_comes_up_passes_the_smoke_test_and_ends() {
     // As a new user runs it, with nothing that could build a function; the data goes to the user's data directory.
-    let user = User::default()
-        .with("PATH", "/nowhere")
-        .with("CARGO", "/nowhere/cargo");
+    let user = User::default().with("PATH", "/nowhere").with("CARGO", "/nowhere/cargo");
     let ended = user.run(&["deploy", "--local", "--exit", "--port", "0"]);
     assert_eq!(ended.status, Some(0), "{ended}");
-    assert!(
-        ended.stdout.starts_with("Endpoint: http://127.0.0.1:"),
-        "{ended}"
-    );
-    assert!(
-        ended
-            .stdout
-            .contains("curl -X POST -d '{\"cluster_id\": \"mycluster\""),
-        "{ended}"
-    );
+    assert!(ended.stdout.starts_with("Endpoint: http://127.0.0.1:"), "{ended}");
+    assert!(ended.stdout.contains("curl -X POST -d '{\"cluster_id\": \"mycluster\""), "{ended}");
     assert!(ended.stderr.contains("23 of 23 steps passed"), "{ended}");
     let database = ".local/share/cbbootstrap/clusters.db";
     assert!(user.home.path().join(database).exists());
 
-    let json = [
-        "deploy", "--local", "--exit", "--port", "0", "--output", "json",
-    ];
+    let json = ["deploy", "--local", "--exit", "--port", "0", "--output", "json"];
     let document = user.run(&json).document();
     assert_eq!(document["smoke"]["passed"], json!(true), "{document}");
     let data = document["data"].as_str().unwrap();
@@ -61,23 +49,13 @@ fn of_five_hundred_nodes_one_is_the_first_even_after_a_crash() {
         let nodes: Vec<_> = (0..500)
             .map(|number| {
                 scope.spawn(move || {
-                    http::claim(
-                        endpoint,
-                        "big",
-                        &format!("10.0.{}.{}", number / 250, number % 250),
-                    )
+                    http::claim(endpoint, "big", &format!("10.0.{}.{}", number / 250, number % 250))
                 })
             })
             .collect();
-        nodes
-            .into_iter()
-            .map(|node| node.join().unwrap().unwrap())
-            .collect()
+        nodes.into_iter().map(|node| node.join().unwrap().unwrap()).collect()
     });
-    let refused: Vec<_> = answers
-        .iter()
-        .filter(|answer| answer.status != 200)
-        .collect();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
     assert!(refused.is_empty(), "{refused:?}\n{}", local.said());
     let answers: Vec<_> = answers.iter().map(http::Answer::json).collect();
     let firsts: HashSet<_> = answers
@@ -85,22 +63,13 @@ fn of_five_hundred_nodes_one_is_the_first_even_after_a_crash() {
         .map(|answer| answer["initial_node_ip_addr_or_hostname"].to_string())
         .collect();
     assert_eq!(firsts.len(), 1, "everyone agrees: {firsts:?}");
-    assert_eq!(
-        answers
-            .iter()
-            .filter(|answer| answer["is_initial_node"] == json!(true))
-            .count(),
-        1
-    );
+    assert_eq!(answers.iter().filter(|answer| answer["is_initial_node"] == json!(true)).count(), 1);
 
     local.stop("KILL");
 
     let local = Local::start(data.path());
     let again = http::get(&local.endpoint, "/cluster/big").unwrap().json();
-    assert_eq!(
-        firsts,
-        HashSet::from([again["initial_node_ip_addr_or_hostname"].to_string()])
-    );
+    assert_eq!(firsts, HashSet::from([again["initial_node_ip_addr_or_hostname"].to_string()]));
 }
 
 #[test]
@@ -165,15 +134,7 @@ fn a_build_ends_with_the_deployer() {
 
 /// Builds the function with cargo from these sources.
 fn package<'a>(zip: &'a str, source: &'a str) -> [&'a str; 7] {
-    [
-        "package",
-        "--builder",
-        "cargo",
-        "--out",
-        zip,
-        "--source",
-        source,
-    ]
+    ["package", "--builder", "cargo", "--out", zip, "--source", source]
 }
 
 fn source() -> String {
@@ -187,15 +148,7 @@ fn what_is_in_use_is_named() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let run = |port: &str| {
-        user.run(&[
-            "deploy",
-            "--local",
-            "--exit",
-            "--port",
-            port,
-            "--data",
-            &data_option,
-        ])
+        user.run(&["deploy", "--local", "--exit", "--port", port, "--data", &data_option])
     };
     run(&port).failed(1, &format!("127.0.0.1:{port}"));
 
@@ -222,15 +175,9 @@ fn the_limits_of_requests_hold() {
         );
     }
     let answer = http::get(&local.endpoint, "/no/such/route").unwrap();
-    assert_eq!(
-        (answer.status, answer.json()["code"].clone()),
-        (404, json!("route_not_found"))
-    );
+    assert_eq!((answer.status, answer.json()["code"].clone()), (404, json!("route_not_found")));
     let answer = http::get(&local.endpoint, "/cluster").unwrap();
-    assert_eq!(
-        (answer.status, answer.headers["allow"].to_str().unwrap()),
-        (405, "POST")
-    );
+    assert_eq!((answer.status, answer.headers["allow"].to_str().unwrap()), (405, "POST"));
 }
 
 #[test]
@@ -238,32 +185,21 @@ fn smoke_tells_a_good_endpoint_from_others() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let user = User::default();
-    let report = user
-        .run(&["smoke", &local.endpoint, "--output", "json"])
-        .document();
+    let report = user.run(&["smoke", &local.endpoint, "--output", "json"]).document();
     assert_eq!(report["passed"], json!(true), "{report}");
     assert!(
-        report["steps"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|step| step["milliseconds"].is_number()),
+        report["steps"].as_array().unwrap().iter().all(|step| step["milliseconds"].is_number()),
         "{report}"
     );
     // RFC 6761: names under `.localhost` are this machine.
     let port = local.endpoint.rsplit(':').next().unwrap();
-    let text = user
-        .run(&["smoke", &format!("http://anything.localhost:{port}/")])
-        .ended_with(0)
-        .stdout;
+    let text =
+        user.run(&["smoke", &format!("http://anything.localhost:{port}/")]).ended_with(0).stdout;
     assert!(text.contains("23 of 23 steps passed"), "{text}");
 
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let dead = format!("http://{}", other.local_addr().unwrap());
     drop(other);
     let ended = user.run(&["smoke", &dead]).ended_with(3);
-    assert!(
-        ended.stderr.contains("no answer") && ended.stdout.contains("FAILED"),
-        "{ended}"
-    );
+    assert!(ended.stderr.contains("no answer") && ended.stdout.contains("FAILED"), "{ended}");
 }

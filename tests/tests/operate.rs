@@ -45,38 +45,22 @@ fn log(aws: &MiniStack, stream: &str, message: &str) {
 }
 
 fn status(user: &User, options: &[&str]) -> Value {
-    user.run(&[&["status", "--output", "json"], options].concat())
-        .document()
+    user.run(&[&["status", "--output", "json"], options].concat()).document()
 }
 
 #[test]
 fn a_deployment_shows_how_it_is_doing() {
     let aws = MiniStack::start();
     let user = aws.user();
-    user.run(&["logs"])
-        .failed(1, "there is no stack `cbbootstrap`");
-    user.run(&["status"])
-        .failed(1, "there is no stack `cbbootstrap`");
+    user.run(&["logs"]).failed(1, "there is no stack `cbbootstrap`");
+    user.run(&["status"]).failed(1, "there is no stack `cbbootstrap`");
 
     let zip = artifact::zip().display().to_string();
-    let deploy = [
-        "deploy",
-        "--yes",
-        "--no-smoke",
-        "--output",
-        "json",
-        "--function-zip",
-        &zip,
-    ];
+    let deploy = ["deploy", "--yes", "--no-smoke", "--output", "json", "--function-zip", &zip];
     let deployed = user.run(&deploy).document();
     let silent = user.run(&["logs", "--since", "1h 30m"]).ended_with(0);
     assert_eq!(silent.stdout, "");
-    assert!(
-        silent
-            .stderr
-            .contains("nothing was logged in the last 1h 30m"),
-        "{silent}"
-    );
+    assert!(silent.stderr.contains("nothing was logged in the last 1h 30m"), "{silent}");
 
     the_log_is_shown(&aws, &user, deployed["endpoint"].as_str().unwrap());
     the_log_is_followed(&aws, &user);
@@ -85,10 +69,7 @@ fn a_deployment_shows_how_it_is_doing() {
     drift_is_found(&aws, &user);
     replaced_code_is_noticed(&aws, &user, &zip);
 
-    boto(
-        &aws,
-        "client('logs').delete_log_group(logGroupName=output('LogGroupName'))",
-    );
+    boto(&aws, "client('logs').delete_log_group(logGroupName=output('LogGroupName'))");
     user.run(&["logs"]).failed(1, "there is no log group");
 }
 
@@ -126,10 +107,7 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
         .lines()
         .map(|line| {
             let (time, message) = line.split_once("  ").unwrap_or_else(|| panic!("{all}"));
-            assert!(
-                time.len() == 24 && time.ends_with('Z') && message == message.trim(),
-                "{line}"
-            );
+            assert!(time.len() == 24 && time.ends_with('Z') && message == message.trim(), "{line}");
             time
         })
         .collect();
@@ -149,10 +127,7 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
         assert_eq!(found.stderr.contains("nothing with"), lines == 0, "{found}");
     }
     let odd = user.run(&["logs", "--filter", "it said"]).stdout;
-    assert!(
-        odd.ends_with("  it said \"no\\yes\" \\u{1b}[31m\\nin two lines\n"),
-        "{odd}"
-    );
+    assert!(odd.ends_with("  it said \"no\\yes\" \\u{1b}[31m\\nin two lines\n"), "{odd}");
     user.run(&["logs", "--filter", ""]).failed(2, "--filter");
     user.run(&["logs", "--since", "10"]).failed(2, "--since");
     let later = user.run(&["logs", "--since", "0s"]).ended_with(0);
@@ -162,12 +137,7 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
     let mut child = user.command(&["logs"]).spawn().unwrap();
     drop(child.stdout.take());
     let mut said = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
 }
 
@@ -175,10 +145,7 @@ fn the_log_is_followed(aws: &MiniStack, user: &User) {
     for (signal, marker) in [("INT", "marker-1"), ("TERM", "marker-2")] {
         let before = format!("{marker} before");
         log(aws, "followed", &before);
-        let mut child = user
-            .command(&["logs", "--follow", "--filter", marker])
-            .spawn()
-            .unwrap();
+        let mut child = user.command(&["logs", "--follow", "--filter", marker]).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let mut guard = Guard(child);
         let (lines, shown) = mpsc::channel();
@@ -203,10 +170,7 @@ fn the_log_is_followed(aws: &MiniStack, user: &User) {
         let mut said = String::new();
         let mut stderr = guard.0.stderr.take().unwrap();
         stderr.read_to_string(&mut said).unwrap();
-        assert!(
-            said.starts_with("Following log group") && said.lines().count() == 1,
-            "{said}"
-        );
+        assert!(said.starts_with("Following log group") && said.lines().count() == 1, "{said}");
     }
 }
 
@@ -236,11 +200,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         assert_eq!(shown.pointer(pointer), Some(&expected), "{pointer} {shown}");
     }
     assert!(shown["age_seconds"].as_i64().unwrap() >= 0, "{shown}");
-    for time in [
-        &shown["created"],
-        &shown["updated"],
-        &shown["function"]["last_modified"],
-    ] {
+    for time in [&shown["created"], &shown["updated"], &shown["function"]["last_modified"]] {
         assert!(time.as_str().unwrap().ends_with('Z'), "{shown}");
     }
     assert!(shown["table"]["items"].as_i64().unwrap() >= 1, "{shown}");
@@ -279,10 +239,7 @@ fn who_may_see_less_is_shown_the_rest(aws: &MiniStack) {
     let reader = aws
         .user()
         .with("AWS_ACCESS_KEY_ID", key["AccessKeyId"].as_str().unwrap())
-        .with(
-            "AWS_SECRET_ACCESS_KEY",
-            key["SecretAccessKey"].as_str().unwrap(),
-        );
+        .with("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"].as_str().unwrap());
     let shown = status(&reader, &["--drift"]);
     assert_eq!(shown["function"]["state"], json!("active"), "{shown}");
     assert_eq!(shown["table"], Value::Null, "{shown}");
@@ -322,22 +279,14 @@ fn drift_is_found(aws: &MiniStack, user: &User) {
     );
     let drifted = user.run(&["status", "--drift"]).ended_with(0);
     assert!(
-        drifted
-            .stdout
-            .contains("Function (AWS::Lambda::Function) modified")
+        drifted.stdout.contains("Function (AWS::Lambda::Function) modified")
             && drifted.stdout.contains("/MemorySize: 512 instead of 256"),
         "{drifted}"
     );
-    assert!(
-        drifted.stderr.contains("one resource has drifted"),
-        "{drifted}"
-    );
+    assert!(drifted.stderr.contains("one resource has drifted"), "{drifted}");
     let remembered = status(user, &[]);
     assert_eq!(
-        (
-            &remembered["drift"]["status"],
-            &remembered["drift"]["resources"]
-        ),
+        (&remembered["drift"]["status"], &remembered["drift"]["resources"]),
         (&json!("DRIFTED"), &Value::Null),
         "{remembered}"
     );
@@ -346,12 +295,8 @@ fn drift_is_found(aws: &MiniStack, user: &User) {
 
 fn replaced_code_is_noticed(aws: &MiniStack, user: &User, zip: &str) {
     let directory = tempdir().unwrap();
-    let other = artifact::zip_of(
-        &directory.path().join("other.zip"),
-        "bootstrap",
-        0o755,
-        b"#!/bin/sh\n",
-    );
+    let other =
+        artifact::zip_of(&directory.path().join("other.zip"), "bootstrap", 0o755, b"#!/bin/sh\n");
     let replace = |zip: &str| {
         boto(
             aws,
@@ -390,40 +335,28 @@ fn a_stack_that_failed_says_why() {
     assert!(cause.starts_with("Broken CREATE_FAILED: "), "{shown}");
     let text = user.run(&["status"]).ended_with(0).stdout;
     assert!(text.contains("because of Broken CREATE_FAILED"), "{text}");
-    user.run(&["status", "--drift"])
-        .failed(1, "ROLLBACK_COMPLETE");
-    user.run(&["logs"])
-        .failed(1, "has no output `LogGroupName`");
+    user.run(&["status", "--drift"]).failed(1, "ROLLBACK_COMPLETE");
+    user.run(&["logs"]).failed(1, "has no output `LogGroupName`");
 }
 
 #[test]
 fn the_manual_has_a_page_for_each_command() {
     let (user, directory) = (User::default(), tempdir().unwrap());
     let pages = directory.path().join("share").join("man1");
-    let written = user
-        .run(&["man-pages", &pages.display().to_string()])
-        .ended_with(0);
+    let written = user.run(&["man-pages", &pages.display().to_string()]).ended_with(0);
     assert_eq!(written.stdout, "");
     let names = fs::read_dir(&pages)
         .unwrap()
         .map(|page| page.unwrap().file_name().into_string().unwrap())
         .collect::<Vec<_>>();
-    assert!(
-        written
-            .stderr
-            .starts_with(&format!("{} pages", names.len())),
-        "{written}"
-    );
+    assert!(written.stderr.starts_with(&format!("{} pages", names.len())), "{written}");
     for name in [
         "cbbootstrap.1",
         "cbbootstrap-deploy.1",
         "cbbootstrap-logs.1",
         "cbbootstrap-cluster-forget.1",
     ] {
-        assert!(
-            names.iter().any(|page| page == name),
-            "{name} is not in {names:?}"
-        );
+        assert!(names.iter().any(|page| page == name), "{name} is not in {names:?}");
     }
     for name in &names {
         let page = fs::read_to_string(pages.join(name)).unwrap();
@@ -444,8 +377,7 @@ fn the_manual_has_a_page_for_each_command() {
 
     fs::write(directory.path().join("file"), "").unwrap();
     let file = directory.path().join("file").display().to_string();
-    user.run(&["man-pages", &file])
-        .failed(1, "cannot write the manual");
+    user.run(&["man-pages", &file]).failed(1, "cannot write the manual");
 }
 
 #[test]
@@ -457,12 +389,7 @@ fn completions_for_nobody_end_quietly() {
         let mut child = user.command(&["completions", shell]).spawn().unwrap();
         drop(child.stdout.take());
         let mut said = String::new();
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut said)
-            .unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
     }
 }

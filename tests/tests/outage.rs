@@ -29,15 +29,7 @@ impl Deployment {
         let zip = artifact::zip().display().to_string();
         let deployed = aws
             .user()
-            .run(&[
-                "deploy",
-                "--yes",
-                "--no-smoke",
-                "--output",
-                "json",
-                "--function-zip",
-                &zip,
-            ])
+            .run(&["deploy", "--yes", "--no-smoke", "--output", "json", "--function-zip", &zip])
             .document();
         Self {
             endpoint: deployed["endpoint"].as_str().unwrap().to_owned(),
@@ -108,10 +100,7 @@ fn an_outage_is_answered_in_time_and_passes() {
         let status = deployment.ask("/cluster/get_status", &what.replace(' ', ""), "a");
         assert_eq!(status.status, 404, "{what}: {status:?}");
         let status = deployment.ask("/cluster/get_status", "c", "a").json();
-        assert_eq!(
-            (&status["state"], status["nodes"].clone()),
-            (&json!("claimed"), Value::Null)
-        );
+        assert_eq!((&status["state"], status["nodes"].clone()), (&json!("claimed"), Value::Null));
     }
 }
 
@@ -132,21 +121,9 @@ fn a_call_that_fails_once_is_made_again() {
     {
         let (what, cluster) = (format!("{fault:?}"), format!("c{number}"));
         for (route, node, expected) in [
-            (
-                "/cluster",
-                "a",
-                json!({"is_initial_node": true, "generation": 1}),
-            ),
-            (
-                "/cluster",
-                "b",
-                json!({"is_initial_node": false, "generation": 1}),
-            ),
-            (
-                "/cluster/ready",
-                "a",
-                json!({"state": "ready", "nodes": ["a"]}),
-            ),
+            ("/cluster", "a", json!({"is_initial_node": true, "generation": 1})),
+            ("/cluster", "b", json!({"is_initial_node": false, "generation": 1})),
+            ("/cluster/ready", "a", json!({"state": "ready", "nodes": ["a"]})),
             ("/cluster/ready", "b", json!({"nodes": ["a", "b"]})),
             (
                 "/cluster/leave",

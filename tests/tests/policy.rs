@@ -22,10 +22,7 @@ fn printed(options: &[&str]) -> Value {
 fn what_is_not_known_is_any() {
     let text = |options: &[&str]| printed(options).to_string();
     let anywhere = text(&[]);
-    assert!(
-        anywhere.contains("arn:aws:dynamodb:*:*:table/cb-bootstrap"),
-        "{anywhere}"
-    );
+    assert!(anywhere.contains("arn:aws:dynamodb:*:*:table/cb-bootstrap"), "{anywhere}");
     let known = text(&[
         "--region",
         "cn-north-1",
@@ -55,14 +52,9 @@ fn what_is_not_known_is_any() {
     let policy = home.run(&["iam-policy", "--profile", "team"]).document();
     assert!(policy.to_string().contains(":ap-south-1:"), "{policy}");
 
-    User::default()
-        .run(&["iam-policy", "--account", "me"])
-        .failed(2, "12 digits");
+    User::default().run(&["iam-policy", "--account", "me"]).failed(2, "12 digits");
     let explained = User::default().run(&["iam-policy", "--explain"]).stdout;
-    assert!(
-        explained.contains("plan: compares the stack"),
-        "{explained}"
-    );
+    assert!(explained.contains("plan: compares the stack"), "{explained}");
 }
 
 /// Judges the statements of a policy by AWS's list of actions and of the resources that each knows, which cfn-lint carries.
@@ -123,11 +115,7 @@ fn every_action_exists_and_is_limited_to_what_it_can_be() {
         {"Action": ["s3:PutObject"], "Resource": ["arn:aws:dynamodb:us-east-1:123456789012:table/t"]},
         {"Action": ["sts:GetCallerIdentity"], "Resource": ["arn:aws:s3:::b"]},
     ]});
-    assert_eq!(
-        judge(&wrong).as_array().map(Vec::len),
-        Some(4),
-        "the judge judges"
-    );
+    assert_eq!(judge(&wrong).as_array().map(Vec::len), Some(4), "the judge judges");
 }
 
 /// What the stand-in takes for a question about everything, and AWS for one about the table; and a log group that
@@ -146,9 +134,7 @@ fn someone(aws: &MiniStack, front: &Front, name: &str, policy: &Value) -> User {
          client('iam').put_user_policy(UserName='{name}', PolicyName='p', PolicyDocument='{policy}'), \
          client('iam').put_user_policy(UserName='{name}', PolicyName='s', PolicyDocument='''{STAND_IN}''')]"
     ));
-    let key = aws.boto(&format!(
-        "client('iam').create_access_key(UserName='{name}')['AccessKey']"
-    ));
+    let key = aws.boto(&format!("client('iam').create_access_key(UserName='{name}')['AccessKey']"));
     let part = |part: &str| key[part].as_str().unwrap();
     aws.user()
         .with("AWS_ENDPOINT_URL", &front.url)
@@ -196,24 +182,16 @@ fn a_user_with_the_printed_policy_can_do_everything() {
     assert_eq!(planned["changed"], json!(false), "{planned}");
     let status = user.run(&["status", "--output", "json"]).document();
     assert_eq!(status["endpoint"], deployed["endpoint"], "{status}");
-    assert!(
-        status["function"].is_object() && status["table"].is_object(),
-        "{status}"
-    );
-    let updated = user
-        .run(&deploy(&artifact::changed_zip(directory.path()), &[]))
-        .document();
+    assert!(status["function"].is_object() && status["table"].is_object(), "{status}");
+    let updated = user.run(&deploy(&artifact::changed_zip(directory.path()), &[])).document();
     assert_eq!(updated["changed"], json!(true), "{updated}");
     let locked = user.run(&deploy(&zip, &["--auth", "iam"])).document();
     assert_eq!(locked["smoke"]["passed"], json!(true), "{locked}");
     let user = told_to_github(user, directory.path());
-    user.run(&deploy(&zip, &["--code-only", "--no-smoke"]))
-        .ended_with(0);
+    user.run(&deploy(&zip, &["--code-only", "--no-smoke"])).ended_with(0);
     user.run(&deploy(&zip, &["--protect"])).ended_with(0);
     user.run(&deploy(&zip, &["--protect=false"])).ended_with(0);
-    let status = user
-        .run(&["status", "--drift", "--wait", "--output", "json"])
-        .document();
+    let status = user.run(&["status", "--drift", "--wait", "--output", "json"]).document();
     assert_eq!(status["unknown"], json!({}), "{status}");
     user.run(&["logs"]).ended_with(0);
     user.run(&["cluster", "list"]).ended_with(0);
@@ -222,21 +200,12 @@ fn a_user_with_the_printed_policy_can_do_everything() {
 
     // The policy is about one stack and one table.
     let other = ["--stack-name", "other"];
-    user.run(&[&["status"][..], &other].concat())
-        .failed(1, "cloudformation:DescribeStacks");
+    user.run(&[&["status"][..], &other].concat()).failed(1, "cloudformation:DescribeStacks");
     let other = ["--table-name", "other-table", "--no-smoke"];
-    user.run(&deploy(&zip, &other))
-        .failed(1, "dynamodb:DescribeTable");
+    user.run(&deploy(&zip, &other)).failed(1, "dynamodb:DescribeTable");
 
     let destroyed = user
-        .run(&[
-            "destroy",
-            "--yes",
-            "--delete-table",
-            "--delete-artifacts",
-            "--output",
-            "json",
-        ])
+        .run(&["destroy", "--yes", "--delete-table", "--delete-artifacts", "--output", "json"])
         .document();
     for part in ["stack_deleted", "table_deleted", "bucket_deleted"] {
         assert_eq!(destroyed[part], json!(true), "{destroyed}");
@@ -246,23 +215,14 @@ fn a_user_with_the_printed_policy_can_do_everything() {
 /// Runs the smoke test as a step of a workflow.
 fn told_to_github(user: User, directory: &Path) -> User {
     let file = |name: &str| directory.join(name).display().to_string();
-    let user = user
-        .with("GITHUB_OUTPUT", file("output"))
-        .with("GITHUB_STEP_SUMMARY", file("summary"));
+    let user =
+        user.with("GITHUB_OUTPUT", file("output")).with("GITHUB_STEP_SUMMARY", file("summary"));
     user.run(&["smoke"]).ended_with(0);
-    assert_eq!(
-        fs::read_to_string(file("output")).unwrap(),
-        "smoke=passed\n"
-    );
+    assert_eq!(fs::read_to_string(file("output")).unwrap(), "smoke=passed\n");
     let summary = fs::read_to_string(file("summary")).unwrap();
-    assert!(
-        summary.starts_with("### cbbootstrap smoke: passed\n"),
-        "{summary}"
-    );
+    assert!(summary.starts_with("### cbbootstrap smoke: passed\n"), "{summary}");
 
-    let user = user
-        .with("GITHUB_OUTPUT", "")
-        .with("GITHUB_STEP_SUMMARY", file("nowhere/summary"));
+    let user = user.with("GITHUB_OUTPUT", "").with("GITHUB_STEP_SUMMARY", file("nowhere/summary"));
     let ended = user.run(&["smoke"]).ended_with(0);
     assert!(
         ended.stderr.contains("warning: cannot write `")
@@ -299,17 +259,12 @@ fn an_operator_of_clusters_needs_three_permissions() {
         (&["cluster", "list"][..], "dynamodb:Scan"),
         (&["cluster", "show", "c"], "dynamodb:BatchGetItem"),
         (&["cluster", "forget", "--yes", "c"], "dynamodb:UpdateItem"),
-        (
-            &["cluster", "forget", "--yes", "odd"],
-            "dynamodb:UpdateItem",
-        ),
+        (&["cluster", "forget", "--yes", "odd"], "dynamodb:UpdateItem"),
     ];
     let operator = someone(&aws, &front, "operator", &policy);
     for (number, (command, action)) in commands.iter().enumerate() {
         let name = format!("lacks-{number}");
-        someone(&aws, &front, &name, &without(&policy, action))
-            .run(command)
-            .failed(1, action);
+        someone(&aws, &front, &name, &without(&policy, action)).run(command).failed(1, action);
         operator.run(command).ended_with(0);
     }
 }
@@ -331,21 +286,14 @@ fn a_missing_permission_is_named() {
     .into_iter()
     .enumerate()
     {
-        let user = someone(
-            &aws,
-            &front,
-            &format!("lacks-{number}"),
-            &without(&all, action),
-        );
+        let user = someone(&aws, &front, &format!("lacks-{number}"), &without(&all, action));
         user.run(&deploy(&zip, &["--no-smoke"])).failed(1, action);
     }
 
     // What only a locked API asks for, its smoke test finds missing.
     let policy = without(&all, "execute-api:Invoke");
     let caller = someone(&aws, &front, "lacks-call", &policy);
-    caller
-        .run(&deploy(&zip, &["--auth", "iam", "--no-smoke"]))
-        .ended_with(0);
+    caller.run(&deploy(&zip, &["--auth", "iam", "--no-smoke"])).ended_with(0);
     let locked = caller.run(&["smoke"]).ended_with(3);
     assert!(locked.stderr.contains("`execute-api:Invoke`"), "{locked}");
 
@@ -354,23 +302,13 @@ fn a_missing_permission_is_named() {
     let deployer = someone(&aws, &front, "deployer", &all);
     deployer.run(&deploy(&zip, &[])).document();
     let planner = someone(&aws, &front, "planner", &plan);
-    for (zip, changed) in [
-        (&zip, false),
-        (&artifact::changed_zip(directory.path()), true),
-    ] {
-        let plan = planner
-            .run(&["plan", "--output", "json", "--function-zip", zip])
-            .document();
+    for (zip, changed) in [(&zip, false), (&artifact::changed_zip(directory.path()), true)] {
+        let plan = planner.run(&["plan", "--output", "json", "--function-zip", zip]).document();
         assert_eq!(plan["changed"], json!(changed), "{plan}");
     }
     planner
-        .run(&deploy(
-            &artifact::changed_zip(directory.path()),
-            &["--no-smoke"],
-        ))
+        .run(&deploy(&artifact::changed_zip(directory.path()), &["--no-smoke"]))
         .failed(1, "access denied");
     // And who deploys cannot delete the table.
-    deployer
-        .run(&["destroy", "--yes", "--delete-table"])
-        .failed(1, "dynamodb:UpdateTable");
+    deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:UpdateTable");
 }

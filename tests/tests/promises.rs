@@ -34,23 +34,15 @@ fn with_secret(api: &str, servers: &Servers) -> Agents {
 /// No request to this node brought the administrator's password.
 #[track_caller]
 fn assert_no_password(servers: &Servers, node: &Node) {
-    let with_password = servers
-        .requests()
-        .into_iter()
-        .filter(|seen| seen.node == node.index());
-    let with_password: Vec<_> = with_password
-        .filter(|seen| seen.carries_password(LOGIN.1))
-        .collect();
+    let with_password = servers.requests().into_iter().filter(|seen| seen.node == node.index());
+    let with_password: Vec<_> =
+        with_password.filter(|seen| seen.carries_password(LOGIN.1)).collect();
     assert!(with_password.is_empty(), "{with_password:?}");
 }
 
 /// How many requests with this path a server has seen.
 fn count(servers: &Servers, path: &str) -> usize {
-    servers
-        .requests()
-        .iter()
-        .filter(|seen| seen.path.ends_with(path))
-        .count()
+    servers.requests().iter().filter(|seen| seen.path.ends_with(path)).count()
 }
 
 /// The first node initialises its server and dies before it reports that.
@@ -100,24 +92,9 @@ fn three_nodes_become_one_cluster_whatever_is_refused() {
     let address = ["--alternate-address", "203.0.113.6"];
     for is_community in [false, true] {
         for (what, options, refused, statuses) in [
-            (
-                "group",
-                &group[..],
-                None,
-                if is_community { [6, 6, 6] } else { [0, 0, 0] },
-            ),
-            (
-                "group refused",
-                &group,
-                Some("/pools/default/serverGroups/0"),
-                [6, 6, 6],
-            ),
-            (
-                "bucket refused",
-                &bucket,
-                Some("/pools/default/buckets"),
-                [6, 0, 0],
-            ),
+            ("group", &group[..], None, if is_community { [6, 6, 6] } else { [0, 0, 0] }),
+            ("group refused", &group, Some("/pools/default/serverGroups/0"), [6, 6, 6]),
+            ("bucket refused", &bucket, Some("/pools/default/buckets"), [6, 0, 0]),
             (
                 "address refused",
                 &address,
@@ -129,15 +106,11 @@ fn three_nodes_become_one_cluster_whatever_is_refused() {
                 continue;
             }
             let api = Api::start();
-            let servers = if is_community {
-                Servers::start_community(3)
-            } else {
-                Servers::start(3)
-            };
-            let agents = api.agents(&servers).with(
-                "CBBOOTSTRAP_INSECURE",
-                if is_community { "true" } else { "false" },
-            );
+            let servers =
+                if is_community { Servers::start_community(3) } else { Servers::start(3) };
+            let agents = api
+                .agents(&servers)
+                .with("CBBOOTSTRAP_INSECURE", if is_community { "true" } else { "false" });
             if let Some(path) = refused {
                 servers.on_request(refusing(path));
             }
@@ -150,18 +123,11 @@ fn three_nodes_become_one_cluster_whatever_is_refused() {
             statuses.sort_unstable();
             let is_first_only = what == "group refused";
             if !is_first_only {
-                assert_eq!(
-                    ended, statuses,
-                    "{what}, community: {is_community}\n{}",
-                    ups[0]
-                );
+                assert_eq!(ended, statuses, "{what}, community: {is_community}\n{}", ups[0]);
             }
             let record = agents.record();
             assert_eq!(record["state"], "ready", "{what}: {record}");
-            assert_eq!(
-                record["generation"], 1,
-                "{what}: nobody has taken the claim over"
-            );
+            assert_eq!(record["generation"], 1, "{what}: nobody has taken the claim over");
             assert!(
                 started.elapsed() < Duration::from_secs(25),
                 "{what}: nobody waits for a lease"
@@ -180,22 +146,11 @@ fn a_bucket_that_clashes_and_an_empty_variable_leave_one_cluster() {
         .agents(&servers)
         .with("CBBOOTSTRAP_SERVER_GROUP", "")
         .with("CBBOOTSTRAP_ALTERNATE_ADDRESS", " ");
-    let ups = agents.all_up(
-        servers.nodes(),
-        &["--bucket", "app:256", "--bucket", "APP:256"],
-    );
+    let ups = agents.all_up(servers.nodes(), &["--bucket", "app:256", "--bucket", "APP:256"]);
     let cluster = one_cluster(&servers, 3);
     assert_eq!(cluster.buckets, ["app"]);
-    let partial = ups
-        .iter()
-        .find(|up| up.status == Some(6))
-        .expect("the first node says so");
-    assert!(
-        partial
-            .stderr
-            .contains("the server refuses the bucket `APP`"),
-        "{partial}"
-    );
+    let partial = ups.iter().find(|up| up.status == Some(6)).expect("the first node says so");
+    assert!(partial.stderr.contains("the server refuses the bucket `APP`"), "{partial}");
     assert_eq!(ups.iter().filter(|up| up.status == Some(0)).count(), 2);
 }
 
@@ -207,9 +162,7 @@ fn services_that_never_come_up_do_not_delay_the_report() {
     servers.services_never_come_up(&["index", "n1ql"]);
     let agents = api.agents(&servers);
     let first = agents.start(&servers[0], &["--services", "data,index,query"]);
-    process::wait_until("the cluster is reported", || {
-        agents.record()["state"] == "ready"
-    });
+    process::wait_until("the cluster is reported", || agents.record()["state"] == "ready");
     let record = agents.record();
     assert_eq!(record["generation"], 1);
     assert_eq!(record["nodes"], json!([servers[0].address()]));
@@ -226,27 +179,17 @@ fn a_takeover_sees_the_cluster_of_the_node_before() {
     die_unreported(&agents, &servers);
     assert_eq!(agents.record()["state"], "claimed");
     api.local.lapse("demo");
-    let others: Vec<_> = (1..3)
-        .map(|node| agents.start(&servers[node], &[]))
-        .collect();
+    let others: Vec<_> = (1..3).map(|node| agents.start(&servers[node], &[])).collect();
     process::wait_until("the others have seen the first node's server", || {
         agents.record()["generation"].as_u64() > Some(1)
     });
     thread::sleep(Duration::from_secs(2));
-    assert_eq!(
-        servers.clusters().len(),
-        1,
-        "nobody begins a second cluster"
-    );
+    assert_eq!(servers.clusters().len(), 1, "nobody begins a second cluster");
     // The first node's machine boots again.
     agents.up(&servers[0], &[]).document();
     for other in others {
         let up = other.end();
-        assert_eq!(
-            up.document()["cluster_uuid"],
-            servers.clusters()[0].uuid.as_str(),
-            "{up}"
-        );
+        assert_eq!(up.document()["cluster_uuid"], servers.clusters()[0].uuid.as_str(), "{up}");
     }
     one_cluster(&servers, 3);
     assert_eq!(count(&servers, "/clusterInit"), 1);
@@ -261,10 +204,7 @@ fn an_unreported_cluster_stops_the_others_after_a_lease() {
     die_unreported(&agents, &servers);
     api.local.lapse("demo");
     let up = agents.up(&servers[1], &[]);
-    up.failed(
-        5,
-        "has initialised a cluster for `demo` and not reported it",
-    );
+    up.failed(5, "has initialised a cluster for `demo` and not reported it");
     assert!(up.stderr.contains("cbbootstrap-agent up"), "{up}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);
@@ -279,9 +219,7 @@ fn every_node_that_lost_its_claim_is_looked_at() {
     die_unreported(&agents, &servers);
     for node in &servers.nodes()[1..] {
         api.local.lapse("demo");
-        agents
-            .up(node, &[])
-            .failed(3, "has initialised its server and not reported it");
+        agents.up(node, &[]).failed(3, "has initialised its server and not reported it");
     }
     one_cluster(&servers, 1);
     assert_eq!(count(&servers, "/clusterInit"), 1);
@@ -320,9 +258,7 @@ fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
     assert_eq!(up.status, Some(3), "{up}");
     assert!(servers[1].is_blank());
     servers[0].hang(false);
-    agents
-        .up(&servers[1], &[])
-        .failed(3, "has initialised its server and not reported it");
+    agents.up(&servers[1], &[]).failed(3, "has initialised its server and not reported it");
     one_cluster(&servers, 1);
 }
 
@@ -342,9 +278,7 @@ fn a_member_of_the_cluster_before_takes_the_claim_back() {
         "lease_seconds_left": 0,
     });
     let liar = Liar::start(move |path, body| {
-        let asking = body["node_ip_addr_or_hostname"]
-            .as_str()
-            .unwrap_or_default();
+        let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
         let answer = match path {
             "/cluster/get_status" => record(asking, "10.0.0.9", "claimed", &before),
             "/cluster" => record(asking, asking, "claimed", &before),
@@ -368,28 +302,19 @@ fn two_machines_with_one_name_are_told_apart() {
     let agents = api.agents(&servers);
     let first = agents.start(&servers[0], &[]);
     let is_held = hold_initialisation(&servers);
-    process::wait_until("the first has claimed", || {
-        agents.record()["state"] == "claimed"
-    });
+    process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
     let mut second = agents.command(&servers[1], &["up", "--timeout", "3s"]);
     second.env("CBBOOTSTRAP_NODE", servers[0].address());
     let second = cbbootstrap_tests::cli::Ended::of(&mut second);
     second.failed(3, "in use by another server");
     assert!(
-        second
-            .stderr
-            .contains("another machine claims `demo` under this node's name"),
+        second.stderr.contains("another machine claims `demo` under this node's name"),
         "{second}"
     );
     is_held.store(false, Ordering::Relaxed);
     let first = first.end();
     first.document();
-    assert!(
-        first
-            .stderr
-            .contains("give each machine a `--node` of its own"),
-        "{first}"
-    );
+    assert!(first.stderr.contains("give each machine a `--node` of its own"), "{first}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);
     // Once the cluster is up, the second is told so for good: nobody is told to forget a living cluster.
@@ -407,9 +332,7 @@ fn a_stranger_cannot_break_a_boot() {
     let agents = api.agents(&servers);
     let is_held = hold_initialisation(&servers);
     let first = agents.start(&servers[0], &[]);
-    process::wait_until("the first has claimed", || {
-        agents.record()["state"] == "claimed"
-    });
+    process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
     let node = servers[0].address();
     for (path, more) in [
         ("/cluster/leave", json!({})),
@@ -419,15 +342,10 @@ fn a_stranger_cannot_break_a_boot() {
             "/cluster/ready",
             json!({"generation": 1, "cluster_uuid": "0123456789abcdef0123456789abcdef"}),
         ),
-        (
-            "/cluster/ready",
-            json!({"node_uuid": "0123456789abcdef0123456789abcdef"}),
-        ),
+        ("/cluster/ready", json!({"node_uuid": "0123456789abcdef0123456789abcdef"})),
     ] {
         let mut body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": node});
-        body.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let answer = http::post(&api.local.endpoint, path, &body.to_string()).unwrap();
         assert_eq!(answer.status, 409, "{path} {body}: {answer:?}");
         assert_eq!(answer.json()["code"], "name_taken", "{answer:?}");
@@ -445,9 +363,7 @@ fn a_stranger_cannot_break_a_boot() {
 fn a_lease_counts_from_before_the_request() {
     let servers = Servers::start(1);
     let liar = Liar::start(|_, body| {
-        let asking = body["node_ip_addr_or_hostname"]
-            .as_str()
-            .unwrap_or_default();
+        let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
         let lease = json!({"lease_expires_at": "2036-01-01T00:00:30Z", "lease_seconds_left": 30});
         thread::sleep(Duration::from_millis(14_500));
         (200, record(asking, asking, "claimed", &lease))
@@ -463,19 +379,15 @@ fn a_lease_counts_from_before_the_request() {
 #[test]
 fn a_lease_is_no_longer_than_it_was_asked_for() {
     let servers = Servers::start(1);
-    servers.on_request(|seen| {
-        if seen.path == "/clusterInit" {
-            Then::Answer(503)
-        } else {
-            Then::Handle
-        }
-    });
+    servers.on_request(
+        |seen| {
+            if seen.path == "/clusterInit" { Then::Answer(503) } else { Then::Handle }
+        },
+    );
     // The second is more than a clock holds.
     for seconds in [1_000_000, u64::MAX] {
         let liar = Liar::start(move |_, body| {
-            let asking = body["node_ip_addr_or_hostname"]
-                .as_str()
-                .unwrap_or_default();
+            let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
             let lease =
                 json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": seconds});
             (200, record(asking, asking, "claimed", &lease))
@@ -501,10 +413,7 @@ fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
     let first = servers.nodes().iter().find(is_first).unwrap();
     first.reset();
     let up = agents.up(first, &["--timeout", "3s"]);
-    up.failed(
-        3,
-        "as a member that it cannot reach, and its server is blank",
-    );
+    up.failed(3, "as a member that it cannot reach, and its server is blank");
     assert!(first.is_blank());
 }
 
@@ -518,10 +427,7 @@ fn members_that_are_gone_are_named_with_the_way_out() {
     servers[0].kill();
     let up = agents.up(&servers[1], &["--timeout", "2s"]);
     assert_eq!(up.status, Some(3), "{up}");
-    assert!(
-        up.stderr.contains("`cbbootstrap cluster forget demo`"),
-        "{up}"
-    );
+    assert!(up.stderr.contains("`cbbootstrap cluster forget demo`"), "{up}");
 }
 
 #[test]
@@ -607,22 +513,10 @@ fn a_host_that_the_api_names_gets_no_password() {
         ("no attestation", Value::Null),
         ("zeros", json!("0".repeat(64))),
         ("not hexadecimal", json!("z".repeat(64))),
-        (
-            "of another secret",
-            json!(attest(&id, &impostor, &uuid, &other_keys)),
-        ),
-        (
-            "replayed from another cluster id",
-            json!(attest(&other_id, &impostor, &uuid, &keys)),
-        ),
-        (
-            "replayed from another node",
-            json!(attest(&id, "10.0.0.1", &uuid, &keys)),
-        ),
-        (
-            "replayed from an earlier cluster",
-            json!(attest(&id, &impostor, &other_uuid, &keys)),
-        ),
+        ("of another secret", json!(attest(&id, &impostor, &uuid, &other_keys))),
+        ("replayed from another cluster id", json!(attest(&other_id, &impostor, &uuid, &keys))),
+        ("replayed from another node", json!(attest(&id, "10.0.0.1", &uuid, &keys))),
+        ("replayed from an earlier cluster", json!(attest(&id, &impostor, &other_uuid, &keys))),
         // A real one, of a server that has lost this address in the meantime.
         (
             "replayed, but the authority is not the host's",
@@ -632,9 +526,7 @@ fn a_host_that_the_api_names_gets_no_password() {
         let servers = Servers::start_generated(1);
         let (first, told) = (impostor.clone(), uuid.to_string());
         let liar = Liar::start(move |_, body| {
-            let asking = body["node_ip_addr_or_hostname"]
-                .as_str()
-                .unwrap_or_default();
+            let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
             let mut member = json!({
                 "node": first, "reported_at": "2026-01-01T00:00:00Z", "authority_sha256": authority.to_string(),
             });
@@ -652,10 +544,7 @@ fn a_host_that_the_api_names_gets_no_password() {
         // Neither does the API get it, nor the secret.
         for asked in liar.asked() {
             let sent = format!("{asked:?}");
-            assert!(
-                !sent.contains(SECRET) && !sent.contains(LOGIN.1),
-                "{what}: {sent}"
-            );
+            assert!(!sent.contains(SECRET) && !sent.contains(LOGIN.1), "{what}: {sent}");
         }
     }
 }
@@ -668,17 +557,10 @@ fn only_the_given_authority_vouches() {
     let servers = Servers::start(1);
     let (impostor, uuid) = (impostors[0].address(), impostors.clusters()[0].uuid.clone());
     let liar = Liar::start(move |_, body| {
-        let asking = body["node_ip_addr_or_hostname"]
-            .as_str()
-            .unwrap_or_default();
+        let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
         (
             200,
-            record(
-                asking,
-                &impostor,
-                "ready",
-                &json!({"cluster_uuid": uuid, "nodes": [impostor]}),
-            ),
+            record(asking, &impostor, "ready", &json!({"cluster_uuid": uuid, "nodes": [impostor]})),
         )
     });
     let agents = Agents::new(&liar.url, "demo", &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
@@ -703,13 +585,8 @@ fn names_that_are_not_hosts_are_refused() {
     ] {
         let servers = Servers::start(1);
         let liar = Liar::start(move |_, body| {
-            let asking = body["node_ip_addr_or_hostname"]
-                .as_str()
-                .unwrap_or_default();
-            (
-                200,
-                record(asking, name, "ready", &json!({"nodes": [name]})),
-            )
+            let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
+            (200, record(asking, name, "ready", &json!({"nodes": [name]})))
         });
         let agents = Agents::new(&liar.url, "demo", &servers);
         for args in [
@@ -733,12 +610,8 @@ type Lie = fn(&str) -> Value;
 /// An API that contradicts itself, or answers about something else.
 #[test]
 fn answers_that_cannot_be_true_are_refused() {
-    let me = |body: &Value| {
-        body["node_ip_addr_or_hostname"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let me =
+        |body: &Value| body["node_ip_addr_or_hostname"].as_str().unwrap_or_default().to_owned();
     let lies: [(&str, Lie); 6] = [
         (
             "another cluster",
@@ -749,10 +622,7 @@ fn answers_that_cannot_be_true_are_refused() {
             "the flag contradicts the name",
             |_| json!({"initial_node_ip_addr_or_hostname": "10.9.9.9", "is_initial_node": true}),
         ),
-        (
-            "a UUID with a path",
-            |_| json!({"cluster_uuid": "../../evil"}),
-        ),
+        ("a UUID with a path", |_| json!({"cluster_uuid": "../../evil"})),
         (
             "thousands of nodes",
             |_| json!({"nodes": (0..5000).map(|n| format!("n{n}")).collect::<Vec<_>>()}),
@@ -762,10 +632,7 @@ fn answers_that_cannot_be_true_are_refused() {
     for (what, lie) in lies {
         let servers = Servers::start(1);
         let liar = Liar::start(move |_, body| {
-            (
-                200,
-                record(&me(body), &me(body), "claimed", &lie(&me(body))),
-            )
+            (200, record(&me(body), &me(body), "claimed", &lie(&me(body))))
         });
         let up = Agents::new(&liar.url, "demo", &servers).up(&servers[0], &[]);
         assert_eq!(up.status, Some(1), "{what}: {up}");
@@ -780,23 +647,15 @@ fn answers_that_cannot_be_true_are_refused() {
 fn a_server_that_takes_every_initialisation_and_stays_blank_is_asked_once() {
     let api = Api::start();
     let servers = Servers::start(1);
-    servers.on_request(|seen| {
-        if seen.path == "/clusterInit" {
-            Then::Answer(200)
-        } else {
-            Then::Handle
-        }
-    });
-    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
-    agents
-        .up(&servers[0], &[])
-        .failed(3, "still belongs to no cluster");
-    assert_eq!(count(&servers, "/clusterInit"), 1);
-    assert!(
-        servers.requests().len() < 150,
-        "{} requests",
-        servers.requests().len()
+    servers.on_request(
+        |seen| {
+            if seen.path == "/clusterInit" { Then::Answer(200) } else { Then::Handle }
+        },
     );
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
+    agents.up(&servers[0], &[]).failed(3, "still belongs to no cluster");
+    assert_eq!(count(&servers, "/clusterInit"), 1);
+    assert!(servers.requests().len() < 150, "{} requests", servers.requests().len());
 }
 
 #[test]
@@ -806,21 +665,13 @@ fn an_addition_without_effect_is_not_repeated_at_once() {
     let agents = api.agents(&servers);
     agents.up(&servers[0], &[]).document();
     servers.on_request(|seen| {
-        if seen.path.ends_with("/addNode") {
-            Then::Answer(200)
-        } else {
-            Then::Handle
-        }
+        if seen.path.ends_with("/addNode") { Then::Answer(200) } else { Then::Handle }
     });
     let since = Instant::now();
     let up = agents.up(&servers[1], &["--timeout", "3s"]);
     assert_eq!(up.status, Some(3), "{up}");
     assert!(since.elapsed() < Duration::from_secs(6));
-    assert!(
-        count(&servers, "/addNode") < 45,
-        "{} additions",
-        count(&servers, "/addNode")
-    );
+    assert!(count(&servers, "/addNode") < 45, "{} additions", count(&servers, "/addNode"));
 }
 
 #[test]
@@ -838,27 +689,16 @@ fn every_command_ends_in_time() {
     ] {
         let since = Instant::now();
         agents.run(&servers[node], args).ended_with(3);
-        assert!(
-            since.elapsed() < Duration::from_secs(4),
-            "{args:?}: {:?}",
-            since.elapsed()
-        );
+        assert!(since.elapsed() < Duration::from_secs(4), "{args:?}: {:?}", since.elapsed());
     }
     // An API that never answers, too.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let agents = Agents::new(&url, "demo", &servers);
-    for args in [
-        &["discover", "--wait", "--timeout", "2s"][..],
-        &["up", "--timeout", "2s"],
-    ] {
+    for args in [&["discover", "--wait", "--timeout", "2s"][..], &["up", "--timeout", "2s"]] {
         let since = Instant::now();
         agents.run(&servers[1], args).ended_with(3);
-        assert!(
-            since.elapsed() < Duration::from_secs(4),
-            "{args:?}: {:?}",
-            since.elapsed()
-        );
+        assert!(since.elapsed() < Duration::from_secs(4), "{args:?}: {:?}", since.elapsed());
     }
 }
 
@@ -905,22 +745,16 @@ fn a_server_that_does_not_know_yet_that_it_was_removed_is_not_believed() {
     removed.kill();
     let login = Some(LOGIN);
     let otp = format!("ns_1@{}", removed.address());
-    let failed = servers[0]
-        .call("POST", "/controller/failOver", &[("otpNode", &otp)], login)
-        .unwrap();
+    let failed =
+        servers[0].call("POST", "/controller/failOver", &[("otpNode", &otp)], login).unwrap();
     assert_eq!(failed.status, 200, "{failed:?}");
-    let ejected = servers[0]
-        .call("POST", "/controller/ejectNode", &[("otpNode", &otp)], login)
-        .unwrap();
+    let ejected =
+        servers[0].call("POST", "/controller/ejectNode", &[("otpNode", &otp)], login).unwrap();
     assert_eq!(ejected.status, 200, "{ejected:?}");
     removed.restart();
     let up = agents.up(&removed, &[]);
     up.document();
-    assert_eq!(
-        servers.clusters()[0].nodes.len(),
-        3,
-        "it has joined again: {up}"
-    );
+    assert_eq!(servers.clusters()[0].nodes.len(), 3, "it has joined again: {up}");
     one_cluster(&servers, 3);
 }
 
@@ -935,9 +769,7 @@ fn a_failed_over_node_that_is_back_is_not_removed() {
     }
     let otp = format!("ns_1@{}", servers[2].address());
     let form = [("otpNode", otp.as_str())];
-    servers[0]
-        .call("POST", "/controller/failOver", &form, Some(LOGIN))
-        .unwrap();
+    servers[0].call("POST", "/controller/failOver", &form, Some(LOGIN)).unwrap();
     // A member says truly how its cluster is.
     let member = agents.run(&servers[1], &["up"]).ended_with(6);
     assert!(
@@ -950,14 +782,7 @@ fn a_failed_over_node_that_is_back_is_not_removed() {
     assert_eq!(servers.clusters()[0].nodes.len(), 4);
     // Marked for recovery, it comes back with the next rebalance.
     let recovery = [("otpNode", otp.as_str()), ("recoveryType", "full")];
-    servers[0]
-        .call(
-            "POST",
-            "/controller/setRecoveryType",
-            &recovery,
-            Some(LOGIN),
-        )
-        .unwrap();
+    servers[0].call("POST", "/controller/setRecoveryType", &recovery, Some(LOGIN)).unwrap();
     agents.up(&servers[3], &[]).document();
     one_cluster(&servers, 4);
 }
@@ -1022,14 +847,9 @@ fn community_edition_joins_nobody_without_insecure() {
     let agents = with_secret(&api.local.endpoint, &servers);
     agents.up(&servers[0], &[]).document();
     let before = servers.requests().len();
-    agents
-        .up(&servers[1], &[])
-        .failed(5, "Community Edition has no TLS");
-    let to_member: Vec<_> = servers.requests()[before..]
-        .iter()
-        .filter(|seen| seen.node == 0)
-        .cloned()
-        .collect();
+    agents.up(&servers[1], &[]).failed(5, "Community Edition has no TLS");
+    let to_member: Vec<_> =
+        servers.requests()[before..].iter().filter(|seen| seen.node == 0).cloned().collect();
     assert!(to_member.is_empty(), "{to_member:?}");
 }
 
@@ -1067,11 +887,7 @@ fn lost_certificates_are_explained() {
         up.document();
     }
     let left = agents.run(&servers[1], &["leave"]).ended_with(0);
-    assert!(
-        left.stderr
-            .contains("load yours again before the next `up`"),
-        "{left}"
-    );
+    assert!(left.stderr.contains("load yours again before the next `up`"), "{left}");
     let up = agents.up(&servers[1], &[]);
     up.failed(1, "has refused 10 times to add this node");
     assert!(up.stderr.contains("`reloadCertificate`"), "{up}");
@@ -1089,20 +905,13 @@ fn a_stopped_rebalance_is_not_called_done() {
     agents.up(&servers[0], &[]).document();
     servers.rebalance_takes(Duration::from_secs(30));
     let joiner = agents.start(&servers[1], &[]);
-    process::wait_until("the rebalance runs", || {
-        servers.clusters()[0].is_rebalancing
-    });
+    process::wait_until("the rebalance runs", || servers.clusters()[0].is_rebalancing);
     thread::sleep(Duration::from_millis(500));
-    servers[0]
-        .call("POST", "/controller/stopRebalance", &[], Some(LOGIN))
-        .unwrap();
+    servers[0].call("POST", "/controller/stopRebalance", &[], Some(LOGIN)).unwrap();
     servers.rebalance_takes(Duration::from_millis(200));
     let up = joiner.end();
     up.document();
-    assert!(
-        up.stderr.contains("it ended early: somebody stopped it"),
-        "{up}"
-    );
+    assert!(up.stderr.contains("it ended early: somebody stopped it"), "{up}");
     assert_eq!(up.stderr.matches("rebalance: done").count(), 1, "{up}");
     one_cluster(&servers, 2);
 }

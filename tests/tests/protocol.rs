@@ -33,9 +33,7 @@ fn ask(local: &Local, route: &str, node: &str, more: Value) -> Answer {
 
 fn ask_as(local: &Local, route: &str, node: &str, more: Value, secret: Option<&str>) -> Answer {
     let mut body = json!({"cluster_id": "c", "node_ip_addr_or_hostname": node});
-    let Value::Object(more) = more else {
-        panic!("{more} has no fields")
-    };
+    let Value::Object(more) = more else { panic!("{more} has no fields") };
     body.as_object_mut().unwrap().extend(more);
     http::post_as(&local.endpoint, route, &body.to_string(), secret).unwrap()
 }
@@ -44,9 +42,7 @@ fn ask_as(local: &Local, route: &str, node: &str, more: Value, secret: Option<&s
 fn assert_told(answer: &Answer, expected: Value) {
     assert_eq!(answer.status, 200, "{answer:?}");
     let told = answer.json();
-    let Value::Object(expected) = expected else {
-        panic!("{expected} has no fields")
-    };
+    let Value::Object(expected) = expected else { panic!("{expected} has no fields") };
     for (field, value) in expected {
         assert_eq!(told[&field], value, "{field} in {told}");
     }
@@ -55,11 +51,7 @@ fn assert_told(answer: &Answer, expected: Value) {
 #[track_caller]
 fn assert_refused(answer: &Answer, status: u16, code: &str) {
     let said = answer.json();
-    assert_eq!(
-        (answer.status, &said["code"]),
-        (status, &json!(code)),
-        "{answer:?}"
-    );
+    assert_eq!((answer.status, &said["code"]), (status, &json!(code)), "{answer:?}");
 }
 
 #[test]
@@ -68,21 +60,9 @@ fn a_cluster_boots() {
     let local = Local::start(data.path());
     let leased = json!({"lease_seconds": 60});
     let first = ask(&local, "/cluster", "a", leased.clone());
-    assert_told(
-        &first,
-        json!({"is_initial_node": true, "state": "claimed", "generation": 1}),
-    );
-    assert!(
-        first.json()["lease_expires_at"]
-            .as_str()
-            .unwrap()
-            .ends_with('Z'),
-        "{first:?}"
-    );
-    assert_told(
-        &ask(&local, "/cluster", "b", leased),
-        json!({"is_initial_node": false}),
-    );
+    assert_told(&first, json!({"is_initial_node": true, "state": "claimed", "generation": 1}));
+    assert!(first.json()["lease_expires_at"].as_str().unwrap().ends_with('Z'), "{first:?}");
+    assert_told(&ask(&local, "/cluster", "b", leased), json!({"is_initial_node": false}));
 
     let uuid = json!({"cluster_uuid": "u", "generation": 1});
     assert_refused(
@@ -95,11 +75,7 @@ fn a_cluster_boots() {
         json!({"state": "ready", "nodes": ["a"], "cluster_uuid": "u", "lease_expires_at": null});
     assert_told(&ready, expected);
     let other = json!({"cluster_uuid": "v"});
-    assert_refused(
-        &ask(&local, "/cluster/ready", "b", other),
-        409,
-        "other_cluster",
-    );
+    assert_refused(&ask(&local, "/cluster/ready", "b", other), 409, "other_cluster");
     assert_told(
         &ask(&local, "/cluster/ready", "b", uuid),
         json!({"nodes": ["a", "b"], "is_initial_node": false}),
@@ -107,24 +83,14 @@ fn a_cluster_boots() {
 
     // The first node goes, and the other is the one to join.
     let left = ask(&local, "/cluster/leave", "a", json!({}));
-    assert_told(
-        &left,
-        json!({"initial_node_ip_addr_or_hostname": "b", "is_initial_node": false}),
-    );
+    assert_told(&left, json!({"initial_node_ip_addr_or_hostname": "b", "is_initial_node": false}));
     assert_told(
         &ask(&local, "/cluster", "c", json!({})),
         json!({"initial_node_ip_addr_or_hostname": "b", "nodes": null, "members": null}),
     );
-    assert_refused(
-        &ask(&local, "/cluster/leave", "b", json!({})),
-        409,
-        "last_node",
-    );
+    assert_refused(&ask(&local, "/cluster/leave", "b", json!({})), 409, "last_node");
     let status = http::get(&local.endpoint, "/cluster/c").unwrap();
-    assert_told(
-        &status,
-        json!({"state": "ready", "nodes": ["b"], "generation": 1}),
-    );
+    assert_told(&status, json!({"state": "ready", "nodes": ["b"], "generation": 1}));
 }
 
 #[test]
@@ -132,16 +98,10 @@ fn a_first_node_that_dies_is_taken_over() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let leased = json!({"lease_seconds": 30});
-    assert_told(
-        &ask(&local, "/cluster", "a", leased.clone()),
-        json!({"is_initial_node": true}),
-    );
+    assert_told(&ask(&local, "/cluster", "a", leased.clone()), json!({"is_initial_node": true}));
     local.lapse("c");
     let taken = ask(&local, "/cluster", "b", leased);
-    assert_told(
-        &taken,
-        json!({"is_initial_node": true, "generation": 2, "state": "claimed"}),
-    );
+    assert_told(&taken, json!({"is_initial_node": true, "generation": 2, "state": "claimed"}));
 
     // It was only slow.
     let late = ask(&local, "/cluster/ready", "a", json!({"generation": 1}));
@@ -205,22 +165,12 @@ fn callers_without_the_token_learn_nothing() {
     let local = Local::of(user, data.path(), &[]);
     let mut refusals = Vec::new();
     let mut refuse_all = |state: &str| {
-        for secret in [
-            None,
-            Some("Bearer wrong"),
-            Some("Bearer correct-horse-battery-stapl"),
-        ] {
-            for route in [
-                "/cluster",
-                "/cluster/get_status",
-                "/cluster/ready",
-                "/cluster/leave",
-            ] {
+        for secret in [None, Some("Bearer wrong"), Some("Bearer correct-horse-battery-stapl")] {
+            for route in ["/cluster", "/cluster/get_status", "/cluster/ready", "/cluster/leave"] {
                 // The first node and another, with what does and does not fit.
-                for (node, more) in [
-                    ("a", json!({})),
-                    ("x", json!({"generation": 7, "cluster_uuid": "v"})),
-                ] {
+                for (node, more) in
+                    [("a", json!({})), ("x", json!({"generation": 7, "cluster_uuid": "v"}))]
+                {
                     let refused = ask_as(&local, route, node, more, secret);
                     assert_refused(&refused, 403, "forbidden");
                     refusals.push((format!("{state}, {route}"), shown(&refused)));
@@ -232,27 +182,18 @@ fn callers_without_the_token_learn_nothing() {
     };
     let good = |route, node, more| ask_as(&local, route, node, more, Some(SECRET));
     let leased = json!({"lease_seconds": 30});
-    assert_told(
-        &good("/cluster", "a", leased.clone()),
-        json!({"is_initial_node": true}),
-    );
+    assert_told(&good("/cluster", "a", leased.clone()), json!({"is_initial_node": true}));
     refuse_all("claimed");
     local.lapse("c");
     refuse_all("lapsed");
-    assert_told(
-        &good("/cluster", "b", leased),
-        json!({"is_initial_node": true, "generation": 2}),
-    );
+    assert_told(&good("/cluster", "b", leased), json!({"is_initial_node": true, "generation": 2}));
     refuse_all("taken over");
     assert_told(
         &good("/cluster/ready", "b", json!({"cluster_uuid": "u"})),
         json!({"state": "ready"}),
     );
     refuse_all("ready");
-    assert_told(
-        &good("/cluster/ready", "c", json!({})),
-        json!({"nodes": ["b", "c"]}),
-    );
+    assert_told(&good("/cluster/ready", "c", json!({})), json!({"nodes": ["b", "c"]}));
     refuse_all("with members");
     let (_, first) = &refusals[0];
     for (what, refused) in &refusals {
@@ -272,9 +213,7 @@ fn callers_without_the_token_learn_nothing() {
     drop(local);
     for file in fs::read_dir(data.path()).unwrap() {
         let content = fs::read(file.unwrap().path()).unwrap();
-        let found = content
-            .windows(secret.len())
-            .any(|part| part == secret.as_bytes());
+        let found = content.windows(secret.len()).any(|part| part == secret.as_bytes());
         assert!(!found, "the secret is in the table");
     }
 }
@@ -314,35 +253,17 @@ fn node_names_are_hosts_and_addresses_in_one_form() {
         "2130706433",
         "user:pw@a",
     ] {
-        for route in [
-            "/cluster",
-            "/cluster/ready",
-            "/cluster/leave",
-            "/cluster/get_status",
-        ] {
+        for route in ["/cluster", "/cluster/ready", "/cluster/leave", "/cluster/get_status"] {
             let refused = ask(&local, route, node, json!({}));
             assert_refused(&refused, 400, "invalid_field");
             assert_eq!(refused.json()["field"], "node_ip_addr_or_hostname");
         }
     }
-    assert_eq!(
-        http::get(&local.endpoint, "/cluster/c").unwrap().status,
-        404
-    );
+    assert_eq!(http::get(&local.endpoint, "/cluster/c").unwrap().status, 404);
     for (cluster, claimed, canonical, again) in [
-        (
-            "case",
-            "CB-0.Example.COM.",
-            "cb-0.example.com",
-            "cb-0.EXAMPLE.com",
-        ),
+        ("case", "CB-0.Example.COM.", "cb-0.example.com", "cb-0.EXAMPLE.com"),
         ("ipv6", "[FD00:0::0001]", "fd00::1", "fd00:0:0::1"),
-        (
-            "port",
-            "[fd00:0::1]:9000",
-            "[fd00::1]:9000",
-            "[FD00::1]:9000",
-        ),
+        ("port", "[fd00:0::1]:9000", "[fd00::1]:9000", "[FD00::1]:9000"),
     ] {
         for node in [claimed, again] {
             let told = http::claim(&local.endpoint, cluster, node).unwrap();
@@ -358,11 +279,7 @@ fn node_names_are_hosts_and_addresses_in_one_form() {
     let told = http::claim(&local.endpoint, "größe", "b").unwrap();
     assert_told(&told, json!({"is_initial_node": false}));
     for hidden in ["a\u{200b}", "a\u{202e}b", "\u{feff}a"] {
-        assert_refused(
-            &http::claim(&local.endpoint, hidden, "a").unwrap(),
-            400,
-            "invalid_field",
-        );
+        assert_refused(&http::claim(&local.endpoint, hidden, "a").unwrap(), 400, "invalid_field");
     }
 }
 
@@ -406,16 +323,10 @@ fn late_copies_of_an_old_generation_change_nothing() {
     ask(&local, "/cluster", "a", leased.clone());
     local.lapse("c");
     let taken = ask(&local, "/cluster", "b", leased.clone());
-    assert_told(
-        &taken,
-        json!({"generation": 2, "previous_initial_nodes": ["a"]}),
-    );
+    assert_told(&taken, json!({"generation": 2, "previous_initial_nodes": ["a"]}));
     local.lapse("c");
     let taken = ask(&local, "/cluster", "a", leased);
-    assert_told(
-        &taken,
-        json!({"generation": 3, "previous_initial_nodes": ["b"]}),
-    );
+    assert_told(&taken, json!({"generation": 3, "previous_initial_nodes": ["b"]}));
     assert!(taken.json()["lease_seconds_left"].as_u64().unwrap() <= 30);
     let late = ask(&local, "/cluster/leave", "a", json!({"generation": 1}));
     assert_refused(&late, 409, "stale_generation");
@@ -435,36 +346,17 @@ fn late_copies_of_an_old_generation_change_nothing() {
 fn two_servers_with_one_name_are_both_told() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
-    let claim = |uuid: &str| {
-        ask(
-            &local,
-            "/cluster",
-            "a",
-            json!({"node_uuid": uuid, "lease_seconds": 60}),
-        )
-    };
-    assert_told(
-        &claim("U-1"),
-        json!({"is_initial_node": true, "rival_node_uuid": null}),
-    );
+    let claim =
+        |uuid: &str| ask(&local, "/cluster", "a", json!({"node_uuid": uuid, "lease_seconds": 60}));
+    assert_told(&claim("U-1"), json!({"is_initial_node": true, "rival_node_uuid": null}));
     let refused = claim("u-2");
     assert_refused(&refused, 409, "name_taken");
     assert!(!refused.body.contains("u-1"), "{refused:?}");
     let report = json!({"node_uuid": "u-2", "generation": 1});
-    assert_refused(
-        &ask(&local, "/cluster/ready", "a", report),
-        409,
-        "name_taken",
-    );
-    assert_told(
-        &claim("u-1"),
-        json!({"is_initial_node": true, "rival_node_uuid": "u-2"}),
-    );
+    assert_refused(&ask(&local, "/cluster/ready", "a", report), 409, "name_taken");
+    assert_told(&claim("u-1"), json!({"is_initial_node": true, "rival_node_uuid": "u-2"}));
     let report = json!({"node_uuid": "u-1", "generation": 1});
-    assert_told(
-        &ask(&local, "/cluster/ready", "a", report),
-        json!({"rival_node_uuid": "u-2"}),
-    );
+    assert_told(&ask(&local, "/cluster/ready", "a", report), json!({"rival_node_uuid": "u-2"}));
     assert_refused(&claim("not a uuid"), 400, "invalid_field");
 }
 
@@ -478,12 +370,7 @@ fn attestations_travel_as_they_were_made() {
     let ask = |route, node, more| ask_as(&local, route, node, more, Some(&authorization));
     let statement = |node: &Node, authority| {
         let (cluster_id, cluster_uuid) = (&id, &Uuid::new("5cb8a1d0").unwrap());
-        let statement = Statement {
-            cluster_id,
-            node,
-            cluster_uuid,
-            authority,
-        };
+        let statement = Statement { cluster_id, node, cluster_uuid, authority };
         keys.attest(&statement).to_string()
     };
     let [a, b, c] = ["a", "b", "c"].map(|name| Node::new(name).unwrap());
@@ -541,12 +428,8 @@ fn ids_nodes_and_tokens_are_in_no_log() {
     let token = format!("Bearer {TOKEN}");
     let ask = |route: &str, more: Value| {
         let mut body = json!({"cluster_id": ID, "node_ip_addr_or_hostname": NODE});
-        body.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        http::post_as(&local.endpoint, route, &body.to_string(), Some(&token))
-            .unwrap()
-            .status
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        http::post_as(&local.endpoint, route, &body.to_string(), Some(&token)).unwrap().status
     };
     assert_eq!(ask("/cluster", json!({"lease_seconds": 60})), 200);
     assert_eq!(ask("/cluster", json!({"lease_seconds": 1})), 400);
@@ -555,12 +438,7 @@ fn ids_nodes_and_tokens_are_in_no_log() {
     assert_eq!(ask("/cluster/get_status", json!({})), 200);
     assert_eq!(ask("/cluster/leave", json!({})), 409);
     let path = format!("/cluster/{ID}");
-    assert_eq!(
-        http::get_as(&local.endpoint, &path, Some(&token))
-            .unwrap()
-            .status,
-        200
-    );
+    assert_eq!(http::get_as(&local.endpoint, &path, Some(&token)).unwrap().status, 200);
     // A record that cannot be read.
     let database = Connection::open(local.database()).unwrap();
     let broken = "UPDATE clusters SET state = 'half-ready'";
@@ -571,11 +449,7 @@ fn ids_nodes_and_tokens_are_in_no_log() {
     assert_eq!(ask("/cluster", json!({})), 500);
     local.stop("TERM");
     let said = local.said();
-    for logged in [
-        "500 POST /cluster: internal",
-        "are not usable",
-        "no such table",
-    ] {
+    for logged in ["500 POST /cluster: internal", "are not usable", "no such table"] {
         assert!(said.contains(logged), "{logged} is not in {said}");
     }
     for text in [ID, NODE, TOKEN] {
@@ -587,10 +461,7 @@ fn ids_nodes_and_tokens_are_in_no_log() {
 async fn a_deployment_may_require_tokens_and_leases() {
     let data = tempdir().unwrap();
     let store = Sqlite::create(&data.path().join("clusters.db")).unwrap();
-    let policy = Policy {
-        requires_secret: true,
-        requires_lease: true,
-    };
+    let policy = Policy { requires_secret: true, requires_lease: true };
     let router = api::router(store, policy);
     let ask = async |method: &str, path: &str, authorization: Option<&str>, body: Value| {
         let headers = authorization.map(|value| json!({"authorization": value}));
@@ -628,23 +499,13 @@ async fn a_deployment_may_require_tokens_and_leases() {
         }
     }
     for path in ["/", "/swagger.yaml", "/docs"] {
-        assert_eq!(
-            ask("GET", path, None, json!({})).await["statusCode"],
-            200,
-            "{path}"
-        );
+        assert_eq!(ask("GET", path, None, json!({})).await["statusCode"], 200, "{path}");
     }
     let without = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"});
     let refused = ask("POST", "/cluster", token, without).await;
     assert_eq!(code(&refused).as_deref(), Some("missing_field"));
     let malformed = ask("POST", "/cluster", Some("Basic YTpi"), claim.clone()).await;
     assert_eq!(code(&malformed).as_deref(), Some("invalid_field"));
-    assert_eq!(
-        ask("POST", "/cluster", token, claim).await["statusCode"],
-        200
-    );
-    assert_eq!(
-        ask("GET", "/cluster/c", token, json!({})).await["statusCode"],
-        200
-    );
+    assert_eq!(ask("POST", "/cluster", token, claim).await["statusCode"], 200);
+    assert_eq!(ask("GET", "/cluster/c", token, json!({})).await["statusCode"], 200);
 }

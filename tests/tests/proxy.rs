@@ -58,10 +58,7 @@ fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
     let seen: Vec<_> = ["CREATE_IN_PROGRESS", "Taking its time", "CREATE_COMPLETE"]
         .map(|text| deployed.stderr.find(text))
         .into();
-    assert!(
-        seen.iter().all(Option::is_some) && seen.is_sorted(),
-        "{deployed}"
-    );
+    assert!(seen.iter().all(Option::is_some) && seen.is_sorted(), "{deployed}");
     // The roles that the stand-in made meanwhile are the function's real ones, and yet no part of this story.
     assert!(!deployed.stderr.contains("AWS::IAM::Role"), "{deployed}");
     let took = document["seconds"]["stack"].as_f64().unwrap();
@@ -88,11 +85,7 @@ fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
     let calls = proxy.calls();
     for (call, number) in calls.iter().zip(1..) {
         assert!(!call.name.contains(' '), "{call} has no name");
-        assert_eq!(
-            (call.number, call.access_key.as_str()),
-            (number, "test"),
-            "{call}"
-        );
+        assert_eq!((call.number, call.access_key.as_str()), (number, "test"), "{call}");
         assert!(call.status.is_some_and(|status| status < 500), "{call}");
     }
     for name in [
@@ -198,14 +191,9 @@ fn a_fault_is_what_the_caller_sees() {
          client('dynamodb').list_tables()['TableNames']]",
     );
     assert_eq!(answers, json!(["ConnectionClosedError", ["table"]]));
-    let [create, list] = &proxy.calls()[..] else {
-        panic!("two calls were made")
-    };
+    let [create, list] = &proxy.calls()[..] else { panic!("two calls were made") };
     assert_eq!((create.number, create.parameter("TableName")), (1, "table"));
-    assert_eq!(
-        (create.status, &create.fault),
-        (None, &Some(Fault::DropAnswer))
-    );
+    assert_eq!((create.status, &create.fault), (None, &Some(Fault::DropAnswer)));
     assert_eq!((list.status, &list.fault), (Some(200), &None));
 }
 
@@ -225,9 +213,7 @@ fn any_server_can_be_behind_it() {
     assert_eq!(count().unwrap().body, "0");
     proxy.fault(|_| Some(Fault::Duplicate(Duration::from_millis(100))));
     assert_eq!(count().unwrap().body, "1");
-    wait_until("it comes once more", || {
-        requests.load(Ordering::SeqCst) == 3
-    });
+    wait_until("it comes once more", || requests.load(Ordering::SeqCst) == 3);
 
     proxy.fault_at_random(1, 1.0);
     let answers: Vec<_> = (0..50).map(|_| count().map(|a| a.status)).collect();
@@ -312,11 +298,7 @@ impl Seen {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), events.len(), "each has an id of its own");
-        assert!(
-            events
-                .iter()
-                .is_sorted_by_key(|event| Reverse(event.timestamp().copied()))
-        );
+        assert!(events.iter().is_sorted_by_key(|event| Reverse(event.timestamp().copied())));
         events
             .iter()
             .map(|event| {
@@ -370,10 +352,7 @@ async fn an_update_is_played_cancelled_and_forgotten() {
     assert_eq!(seen.status("s").await, "CREATE_COMPLETE");
     seen.update(1, "t1").await;
     let begun = ["Queue UPDATE_IN_PROGRESS  t1", "s UPDATE_IN_PROGRESS  t1"];
-    assert_eq!(
-        seen.events("s").await,
-        [strings(&begun), created.clone()].concat()
-    );
+    assert_eq!(seen.events("s").await, [strings(&begun), created.clone()].concat());
     for name in ["s", &id] {
         assert_eq!(seen.status(name).await, "UPDATE_IN_PROGRESS");
     }
@@ -381,17 +360,11 @@ async fn an_update_is_played_cancelled_and_forgotten() {
     seen.update(1, "t1").await;
     sleep(TICK).await;
     let done = [&["Queue UPDATE_COMPLETE  t1"], &begun[..]].concat();
-    assert_eq!(
-        seen.events(&id).await,
-        [strings(&done), created.clone()].concat()
-    );
+    assert_eq!(seen.events(&id).await, [strings(&done), created.clone()].concat());
 
     let cancel = seen.0.cancel_update_stack().stack_name("s");
     cancel.client_request_token("t2").send().await.unwrap();
-    assert_eq!(
-        seen.status("s").await,
-        "UPDATE_ROLLBACK_IN_PROGRESS User Initiated <&>"
-    );
+    assert_eq!(seen.status("s").await, "UPDATE_ROLLBACK_IN_PROGRESS User Initiated <&>");
     sleep(TICK).await;
     let cancelled = [
         &[
@@ -401,10 +374,7 @@ async fn an_update_is_played_cancelled_and_forgotten() {
         &done[..],
     ]
     .concat();
-    assert_eq!(
-        seen.events("s").await,
-        [strings(&cancelled), created.clone()].concat()
-    );
+    assert_eq!(seen.events("s").await, [strings(&cancelled), created.clone()].concat());
     assert_eq!(seen.status("s").await, "UPDATE_ROLLBACK_FAILED no way back");
 
     // The update has really been made.
@@ -416,10 +386,7 @@ async fn an_update_is_played_cancelled_and_forgotten() {
         sleep(TICK / 4).await;
     }
     let events = seen.events("s").await;
-    assert!(
-        events.ends_with(&history),
-        "what was shown stays: {events:?}"
-    );
+    assert!(events.ends_with(&history), "what was shown stays: {events:?}");
 
     proxy.stack_is_because("UPDATE_IN_PROGRESS", "somebody else");
     assert_eq!(seen.status("s").await, "UPDATE_IN_PROGRESS somebody else");
@@ -431,10 +398,7 @@ async fn an_update_is_played_cancelled_and_forgotten() {
             .because("at last")
             .then_real(),
     );
-    assert_eq!(
-        seen.status(&id).await,
-        "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"
-    );
+    assert_eq!(seen.status(&id).await, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS");
     sleep(TICK).await;
     assert_eq!(seen.status(&id).await, "UPDATE_COMPLETE");
     let names: Vec<_> = proxy.calls().into_iter().map(|call| call.name).collect();
@@ -466,10 +430,7 @@ async fn a_deletion_is_played_by_name_and_by_arn() {
     // Another of the same name has nothing to do with it.
     seen.create().await;
     let events = seen.events("s").await;
-    assert!(
-        events.iter().all(|event| event.contains("CREATE")),
-        "{events:?}"
-    );
+    assert!(events.iter().all(|event| event.contains("CREATE")), "{events:?}");
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {
@@ -491,22 +452,11 @@ fn a_reset_leaves_nothing() {
     let functions = aws.functions();
     assert!(!functions.is_empty(), "the smoke test has used one");
     let made = aws.boto(everything);
-    assert!(
-        made.as_array()
-            .unwrap()
-            .iter()
-            .all(|kind| *kind != json!([])),
-        "{made}"
-    );
+    assert!(made.as_array().unwrap().iter().all(|kind| *kind != json!([])), "{made}");
 
     aws.reset();
-    wait_until("no function runs", || {
-        !functions.iter().any(|function| is_alive(*function))
-    });
-    assert_eq!(
-        aws.boto(everything),
-        json!([[], [], [], [], [], [], [], []])
-    );
+    wait_until("no function runs", || !functions.iter().any(|function| is_alive(*function)));
+    assert_eq!(aws.boto(everything), json!([[], [], [], [], [], [], [], []]));
     let endpoint = first["endpoint"].as_str().unwrap();
     assert_ne!(http::get(endpoint, "/").unwrap().status, 200);
     let second = user.run(&deploy(&zip, &[])).document();

@@ -45,9 +45,7 @@ fn two_places_build_the_same_function() {
     assert!(here == there, "{} and {} bytes", here.len(), there.len());
     for path in [programs::workspace(), copy.as_path()] {
         let path = path.display().to_string();
-        let found = there
-            .windows(path.len())
-            .any(|part| part == path.as_bytes());
+        let found = there.windows(path.len()).any(|part| part == path.as_bytes());
         assert!(!found, "`{path}` is in it");
     }
 }

@@ -43,9 +43,7 @@ fn exchange(endpoint: &str, request: &str) -> String {
 fn connect(endpoint: &str) -> TcpStream {
     let address = endpoint.split_once("://").unwrap().1;
     let stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_mins(1)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     stream
 }
 
@@ -60,16 +58,8 @@ fn claim_of(cluster: &str, more: &str) -> String {
 /// Memory that the process has in use, in MB.
 fn memory(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<usize>()
-        .unwrap()
-        / 1024
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
 }
 
 #[test]
@@ -77,22 +67,13 @@ fn other_sites_and_other_names_are_refused() {
     let data = tempdir().unwrap();
     let server = Local::serve(data.path(), &["--allowed-host", "api.example.com"]);
     User::default()
-        .run(&[
-            "serve",
-            "--port",
-            "0",
-            "--allowed-host",
-            "api.example.com:8443",
-        ])
+        .run(&["serve", "--port", "0", "--allowed-host", "api.example.com:8443"])
         .failed(2, "no port");
     let port = server.endpoint.rsplit(':').next().unwrap();
     let own = format!("127.0.0.1:{port}");
     for (headers, expected) in [
         (format!("Host: {own}\r\n"), "HTTP/1.1 200"),
-        (
-            format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}\r\n"),
-            "HTTP/1.1 200",
-        ),
+        (format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}\r\n"), "HTTP/1.1 200"),
         ("Host: api.example.com\r\n".to_owned(), "HTTP/1.1 200"),
         // A name that its owner has pointed at this machine.
         (format!("Host: rebound.example:{port}\r\n"), "HTTP/1.1 421"),
@@ -105,10 +86,7 @@ fn other_sites_and_other_names_are_refused() {
     ] {
         let answer = exchange(&server.endpoint, &claim_of("c", &headers));
         assert!(answer.starts_with(expected), "{headers}{answer}");
-        assert!(
-            !answer.to_lowercase().contains("access-control-allow"),
-            "{answer}"
-        );
+        assert!(!answer.to_lowercase().contains("access-control-allow"), "{answer}");
     }
     // A browser asks first whether it may send JSON.
     let preflight = format!(
@@ -155,11 +133,7 @@ fn the_database_belongs_to_its_user_and_to_one_server() {
     let mut server = Local::serve(&directory, &[]);
     http::claim(&server.endpoint, "c", "a").unwrap();
     assert_eq!(mode(&directory), 0o700);
-    let files = || {
-        fs::read_dir(&directory)
-            .unwrap()
-            .map(|file| file.unwrap().path())
-    };
+    let files = || fs::read_dir(&directory).unwrap().map(|file| file.unwrap().path());
     assert!(files().count() >= 3);
     for file in files() {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
@@ -181,54 +155,30 @@ fn the_database_belongs_to_its_user_and_to_one_server() {
     drop(server);
     fs::write(directory.join("clusters.db"), "nonsense ".repeat(1000)).unwrap();
     let _ = fs::remove_file(directory.join("clusters.db-wal"));
-    user.run(&["serve", "--port", "0", "--data", &shown])
-        .failed(1, "cannot read the clusters in");
+    user.run(&["serve", "--port", "0", "--data", &shown]).failed(1, "cannot read the clusters in");
 }
 
 #[test]
 fn a_policy_the_log_and_metrics_are_options() {
     let data = tempdir().unwrap();
-    let options = [
-        "--require-secret",
-        "--require-lease",
-        "--metrics",
-        "--log",
-        "json",
-    ];
+    let options = ["--require-secret", "--require-lease", "--metrics", "--log", "json"];
     let server = Local::serve(data.path(), &options);
     let ask = |more: Value, secret: Option<&str>| {
         let mut body = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"});
-        body.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         http::post_as(&server.endpoint, "/cluster", &body.to_string(), secret).unwrap()
     };
-    let code = |answer: &Answer| {
-        answer.json()["code"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let code = |answer: &Answer| answer.json()["code"].as_str().unwrap_or_default().to_owned();
     let secret = Some("Bearer correct-horse-battery-staple");
-    assert_eq!(
-        code(&ask(json!({"lease_seconds": 60}), None)),
-        "secret_required"
-    );
+    assert_eq!(code(&ask(json!({"lease_seconds": 60}), None)), "secret_required");
     assert_eq!(code(&ask(json!({}), secret)), "missing_field");
     assert_eq!(ask(json!({"lease_seconds": 60}), secret).status, 200);
-    wait_until("all are logged", || {
-        server.said().matches("\"route\"").count() == 3
-    });
+    wait_until("all are logged", || server.said().matches("\"route\"").count() == 3);
     let said = server.said();
-    let lines = said
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let lines: Vec<_> = lines.filter(|line| line["outcome"].is_string()).collect();
     assert_eq!(
-        lines
-            .iter()
-            .map(|line| line["outcome"].as_str().unwrap())
-            .collect::<Vec<_>>(),
+        lines.iter().map(|line| line["outcome"].as_str().unwrap()).collect::<Vec<_>>(),
         ["refused", "refused", "claimed"]
     );
     assert_eq!(lines[0]["code"], "secret_required");
@@ -256,9 +206,7 @@ fn a_policy_the_log_and_metrics_are_options() {
 fn certificate(name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, name);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
@@ -280,9 +228,7 @@ fn certificates_are_replaced_while_it_serves() {
     assert!(endpoint.starts_with("https://"));
     let pings = |authority: &str| {
         let authority = path(authority);
-        user.run(&["ping", &endpoint, "--ca-cert", &authority])
-            .status
-            == Some(0)
+        user.run(&["ping", &endpoint, "--ca-cert", &authority]).status == Some(0)
     };
     assert!(pings("first") && !pings("second"));
     user.run(&["ping", &endpoint]).failed(1, "does not answer");
@@ -298,10 +244,8 @@ fn certificates_are_replaced_while_it_serves() {
     assert!(pings("second") && !pings("first"));
 
     write("key", "no key");
-    user.run(&[&["serve", "--port", "0"], &tls[..]].concat())
-        .failed(2, "no private key in PEM");
-    user.run(&["serve", "--tls-cert", &cert])
-        .failed(2, "required arguments");
+    user.run(&[&["serve", "--port", "0"], &tls[..]].concat()).failed(2, "no private key in PEM");
+    user.run(&["serve", "--tls-cert", &cert]).failed(2, "required arguments");
 }
 
 #[test]
@@ -325,12 +269,7 @@ fn slow_clients_lose_their_connections_and_disturb_nobody() {
         .collect();
     for number in 0..50 {
         let since = Instant::now();
-        assert_eq!(
-            http::claim(&server.endpoint, &format!("c{number}"), "a")
-                .unwrap()
-                .status,
-            200
-        );
+        assert_eq!(http::claim(&server.endpoint, &format!("c{number}"), "a").unwrap().status, 200);
         assert!(since.elapsed() < Duration::from_secs(2));
     }
     for (kind, mut stream) in slow {
@@ -339,11 +278,7 @@ fn slow_clients_lose_their_connections_and_disturb_nobody() {
         let expected = ["", "", "HTTP/1.1 408", "HTTP/1.1 413"][kind];
         assert!(answer.starts_with(expected), "{kind}: {answer}");
     }
-    assert!(
-        begin.elapsed() < Duration::from_secs(40),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -355,10 +290,7 @@ fn malformed_requests_are_refused() {
     for (request, expected) in [
         ("nonsense\r\n\r\n".to_owned(), "HTTP/1.1 400"),
         (format!("GET /{long} HTTP/1.1\r\n{host}\r\n"), "HTTP/1.1 4"),
-        (
-            format!("GET / HTTP/1.1\r\n{host}X: {long}\r\n\r\n"),
-            "HTTP/1.1 431",
-        ),
+        (format!("GET / HTTP/1.1\r\n{host}X: {long}\r\n\r\n"), "HTTP/1.1 431"),
         (
             format!(
                 "POST /cluster HTTP/1.1\r\n{host}Content-Length: 5\r\nContent-Length: 6\r\n\r\n"
@@ -372,17 +304,10 @@ fn malformed_requests_are_refused() {
             ),
             "HTTP/1.1 413",
         ),
-        (
-            "GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(),
-            "HTTP/1.1 421",
-        ),
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(), "HTTP/1.1 421"),
     ] {
         let answer = exchange(&server.endpoint, &request);
-        assert!(
-            answer.starts_with(expected),
-            "{}: {answer}",
-            &request[..40.min(request.len())]
-        );
+        assert!(answer.starts_with(expected), "{}: {answer}", &request[..40.min(request.len())]);
     }
     assert_eq!(http::claim(&server.endpoint, "c", "a").unwrap().status, 200);
 }
@@ -421,21 +346,14 @@ fn with_files(data: &Path, most: usize) -> (Guard, String) {
     let data = data.display().to_string();
     let limit = format!("ulimit -n {most}; exec \"$0\" serve --port 0 --data \"$1\" --output json");
     let mut command = Command::new("sh");
-    command
-        .args(["-c", &limit])
-        .arg(programs::cbbootstrap())
-        .arg(&data);
+    command.args(["-c", &limit]).arg(programs::cbbootstrap()).arg(&data);
     started(command)
 }
 
 /// A server that a command starts, and its endpoint.
 fn started(mut command: Command) -> (Guard, String) {
-    let mut child = command
-        .process_group(0)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let endpoint = endpoint_of(&mut child);
     (Guard(child), endpoint)
 }
@@ -474,16 +392,9 @@ fn connections_wait_where_files_run_out() {
     let shown = data.path().join("other").display().to_string();
     let limit = format!("ulimit -n 30; exec \"$0\" serve --port 0 --data {shown}");
     let mut few = Command::new("sh");
-    let ended = few
-        .args(["-c", &limit])
-        .arg(programs::cbbootstrap())
-        .output()
-        .unwrap();
+    let ended = few.args(["-c", &limit]).arg(programs::cbbootstrap()).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(
-        ended.status.code() == Some(1) && said.contains("files may be open"),
-        "{said}"
-    );
+    assert!(ended.status.code() == Some(1) && said.contains("files may be open"), "{said}");
 }
 
 #[test]
@@ -493,10 +404,7 @@ fn a_full_disk_loses_nothing_and_is_survived() {
     let mount = directory.path().display().to_string();
     let script = "mount -t tmpfs -o size=1m none \"$1\" && exec \"$0\" serve --port 0 --data \"$1\" --output json";
     let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "sh", "-c", script])
-        .arg(programs::cbbootstrap())
-        .arg(&mount);
+    command.args(["--mount", "sh", "-c", script]).arg(programs::cbbootstrap()).arg(&mount);
     let can = Command::new("unshare").args(["--mount", "true"]).output();
     if !can.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: this user may not mount a file system");
@@ -519,17 +427,10 @@ fn a_full_disk_loses_nothing_and_is_survived() {
         acknowledged += 1;
         assert!(acknowledged < 100_000, "the disk is never full");
     };
-    assert_eq!(
-        (refused.status, &refused.json()["code"]),
-        (503, &json!("unavailable"))
-    );
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("unavailable")));
     let stands = |number: usize| http::get(&endpoint, &format!("/cluster/c{number}")).unwrap();
     for number in 0..acknowledged {
-        assert_eq!(
-            stands(number).status,
-            200,
-            "c{number} is read on a full disk"
-        );
+        assert_eq!(stands(number).status, 200, "c{number} is read on a full disk");
     }
     fs::remove_file(&filler).unwrap();
     let answer = claim(acknowledged);
@@ -554,10 +455,7 @@ fn a_file_that_is_moved_and_moved_back_loses_nothing() {
         let claims = (5..45).map(|number| scope.spawn(move || (number, claim(number).status)));
         let claims: Vec<_> = claims.collect();
         let claims = claims.into_iter().map(|claim| claim.join().unwrap());
-        claims
-            .filter(|(_, status)| *status == 200)
-            .map(|(number, _)| number)
-            .collect()
+        claims.filter(|(_, status)| *status == 200).map(|(number, _)| number).collect()
     });
     assert!(!file.exists(), "an empty database in its place");
     fs::rename(&moved, &file).unwrap();
@@ -595,9 +493,8 @@ fn what_disturbs_one_request_does_not_disturb_others() {
                 }
             });
         }
-        let statuses: Vec<_> = (0..60)
-            .map(|number| claim(&format!("n{number}"), "a").status)
-            .collect();
+        let statuses: Vec<_> =
+            (0..60).map(|number| claim(&format!("n{number}"), "a").status).collect();
         done.store(true, Ordering::Relaxed);
         assert_eq!(statuses, [200; 60]);
     });
@@ -607,9 +504,7 @@ fn what_disturbs_one_request_does_not_disturb_others() {
     for cluster in ["old", "well"] {
         let since = Instant::now();
         assert_eq!(
-            http::get(&server.endpoint, &format!("/cluster/{cluster}"))
-                .unwrap()
-                .status,
+            http::get(&server.endpoint, &format!("/cluster/{cluster}")).unwrap().status,
             200
         );
         assert_eq!(claim(cluster, "b").status, 200);
@@ -617,8 +512,7 @@ fn what_disturbs_one_request_does_not_disturb_others() {
     }
     let data = data.path().display().to_string();
     let user = User::default();
-    user.run(&["cluster", "show", "well", "--local", "--data", &data])
-        .ended_with(0);
+    user.run(&["cluster", "show", "well", "--local", "--data", &data]).ended_with(0);
     assert_eq!(claim("new", "a").status, 503);
     database.execute_batch("COMMIT").unwrap();
     assert_eq!(claim("newer", "a").status, 200);
@@ -669,12 +563,7 @@ fn what_was_acknowledged_survives_every_end() {
         let (endpoint, id) = (server.endpoint.clone(), server.id().to_string());
         let acknowledged = claims_until_the_end(&endpoint, 16, || kill(signal, &id));
         let status = server.stop("CONT");
-        assert_eq!(
-            status,
-            (signal != "KILL").then_some(0),
-            "{signal}: {}",
-            server.said()
-        );
+        assert_eq!(status, (signal != "KILL").then_some(0), "{signal}: {}", server.said());
         assert!(acknowledged.len() > 100, "{}", acknowledged.len());
 
         let server = Local::serve(data.path(), &[]);
@@ -701,9 +590,7 @@ fn an_end_waits_for_requests_that_run() {
     let _idle = connect(&server.endpoint);
     thread::sleep(Duration::from_millis(200));
     kill("TERM", &server.id().to_string());
-    wait_until("it listens no more", || {
-        TcpStream::connect(&address).is_err()
-    });
+    wait_until("it listens no more", || TcpStream::connect(&address).is_err());
     half.write_all(tail.as_bytes()).unwrap();
     let mut answer = String::new();
     half.read_to_string(&mut answer).unwrap();
@@ -719,12 +606,8 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     let shown = data.path().display().to_string();
     let mut command = Command::new(programs::cbbootstrap());
     command.args(["serve", "--port", "0", "--output", "json", "--data", &shown]);
-    let mut child = command
-        .process_group(0)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let endpoint = endpoint_of(&mut child);
     let mut guard = Guard(child);
     let mut stream = connect(&endpoint);
@@ -734,12 +617,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
         let request = "GET /no HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".repeat(100);
         stream.write_all(request.as_bytes()).unwrap();
         let mut answers = Vec::new();
-        while answers
-            .windows(12)
-            .filter(|part| part == b"HTTP/1.1 404")
-            .count()
-            < 100
-        {
+        while answers.windows(12).filter(|part| part == b"HTTP/1.1 404").count() < 100 {
             let read = stream.read(&mut buffer).unwrap();
             assert!(read > 0);
             answers.extend_from_slice(&buffer[..read]);
@@ -750,11 +628,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     let since = Instant::now();
     kill("TERM", &guard.0.id().to_string());
     assert_eq!(guard.0.wait().unwrap().code(), Some(0));
-    assert!(
-        since.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        since.elapsed()
-    );
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
 }
 
 #[test]
@@ -766,23 +640,13 @@ fn a_table_is_named_where_it_cannot_be_read() {
         .with("AWS_SECRET_ACCESS_KEY", "test");
     let local = Local::over_table(away, "clusters", &[]);
     let answer = http::claim(&local.endpoint, "c", "a").unwrap();
-    assert_eq!(
-        (answer.status, &answer.json()["code"]),
-        (503, &json!("unavailable"))
-    );
-    assert!(
-        local.said().contains("`clusters` does not answer yet"),
-        "{}",
-        local.said()
-    );
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("unavailable")));
+    assert!(local.said().contains("`clusters` does not answer yet"), "{}", local.said());
     let user = User::default();
-    user.run(&["serve", "--table", "clusters", "--data", "x"])
-        .failed(2, "--data");
-    user.run(&["ping", "http://127.0.0.1:1"])
-        .failed(1, "does not answer");
+    user.run(&["serve", "--table", "clusters", "--data", "x"]).failed(2, "--data");
+    user.run(&["ping", "http://127.0.0.1:1"]).failed(1, "does not answer");
     let other = http::get(&local.endpoint, "/docs").unwrap();
     assert_eq!(other.status, 200);
     let docs = format!("{}/docs", local.endpoint);
-    user.run(&["ping", &docs])
-        .failed(1, "is not an API of cbbootstrap");
+    user.run(&["ping", &docs]).failed(1, "is not an API of cbbootstrap");
 }

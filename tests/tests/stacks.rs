@@ -38,12 +38,7 @@ impl Scene {
         let proxy = Proxy::start(&aws);
         let directory = tempdir().unwrap();
         let changed = artifact::changed_zip(directory.path());
-        Self {
-            aws,
-            proxy,
-            directory,
-            changed,
-        }
+        Self { aws, proxy, directory, changed }
     }
 
     /// The stack stands.
@@ -94,12 +89,8 @@ impl Running {
     fn start(user: &User, args: &[&str], directory: &Path) -> Self {
         let stderr = directory.join("stderr");
         let file = fs::File::create(&stderr).unwrap();
-        let child = user
-            .command(args)
-            .stdout(std::process::Stdio::null())
-            .stderr(file)
-            .spawn()
-            .unwrap();
+        let child =
+            user.command(args).stdout(std::process::Stdio::null()).stderr(file).spawn().unwrap();
         Self { child, stderr }
     }
 
@@ -132,10 +123,9 @@ impl Drop for Running {
 #[test]
 fn a_rollback_that_failed_is_continued_and_the_update_made() {
     let scene = Scene::deployed();
-    for (status, operation) in [
-        ("UPDATE_ROLLBACK_FAILED", "ContinueUpdateRollback"),
-        ("UPDATE_FAILED", "RollbackStack"),
-    ] {
+    for (status, operation) in
+        [("UPDATE_ROLLBACK_FAILED", "ContinueUpdateRollback"), ("UPDATE_FAILED", "RollbackStack")]
+    {
         scene.again();
         scene.proxy.stack_is(status);
         scene.proxy.play(
@@ -147,16 +137,8 @@ fn a_rollback_that_failed_is_continued_and_the_update_made() {
                 .stack("UPDATE_ROLLBACK_COMPLETE"),
         );
         let ended = scene.deploy(&[]).ended_with(0);
-        assert_eq!(
-            scene.proxy.count(&format!("cloudformation:{operation}")),
-            1,
-            "{ended}"
-        );
-        assert_eq!(
-            scene.proxy.count("cloudformation:ExecuteChangeSet"),
-            1,
-            "{ended}"
-        );
+        assert_eq!(scene.proxy.count(&format!("cloudformation:{operation}")), 1, "{ended}");
+        assert_eq!(scene.proxy.count("cloudformation:ExecuteChangeSet"), 1, "{ended}");
     }
     // It fails again: that takes a decision.
     scene.again();
@@ -181,11 +163,7 @@ fn what_a_failed_creation_left_is_replaced_without_asking_and_what_was_used_with
         scene.again();
         scene.proxy.stack_is(status);
         let ended = scene.deploy(&[]).ended_with(0);
-        assert_eq!(
-            scene.proxy.count("cloudformation:DeleteStack"),
-            1,
-            "{ended}"
-        );
+        assert_eq!(scene.proxy.count("cloudformation:DeleteStack"), 1, "{ended}");
         assert_eq!(scene.status(), json!(["CREATE_COMPLETE"]), "{status}");
     }
     scene.again();
@@ -209,10 +187,7 @@ fn a_stack_that_somebody_else_changes_is_waited_for() {
         .failed(5, "being changed already (UPDATE_IN_PROGRESS)");
     let ended = scene.deploy(&["--wait-for-stack", "1s"]);
     ended.failed(5, "after 1 s");
-    assert!(
-        ended.stderr.contains("cbbootstrap status --wait"),
-        "{ended}"
-    );
+    assert!(ended.stderr.contains("cbbootstrap status --wait"), "{ended}");
     scene
         .proxy
         .user()
@@ -235,15 +210,8 @@ fn a_stack_that_somebody_else_changes_is_waited_for() {
             .stack("UPDATE_COMPLETE"),
     );
     let ended = scene.deploy(&[]).ended_with(0);
-    assert!(
-        ended.stderr.contains("waiting until that is done"),
-        "{ended}"
-    );
-    assert_eq!(
-        scene.proxy.count("cloudformation:ExecuteChangeSet"),
-        1,
-        "{ended}"
-    );
+    assert!(ended.stderr.contains("waiting until that is done"), "{ended}");
+    assert_eq!(scene.proxy.count("cloudformation:ExecuteChangeSet"), 1, "{ended}");
     assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]));
     let again = scene.deploy(&["--output", "json"]).document();
     assert_eq!(again["changed"], json!(false), "{again}");
@@ -257,10 +225,7 @@ fn of_two_deployments_at_once_one_goes_first_and_the_other_finds_nothing_to_do()
     scene.proxy.wait_for("cloudformation:ExecuteChangeSet");
     let second = scene.deploy(&["--output", "json"]);
     assert_eq!(second.document()["changed"], json!(false), "{second}");
-    assert!(
-        second.stderr.contains("waiting until that is done"),
-        "{second}"
-    );
+    assert!(second.stderr.contains("waiting until that is done"), "{second}");
     let (status, said) = first.end();
     assert_eq!(status, Some(0), "{said}");
     let executed = scene.proxy.count("cloudformation:ExecuteChangeSet");
@@ -305,12 +270,7 @@ fn a_deployment_that_is_overtaken_looks_again() {
             );
             deploy.join().unwrap().ended_with(0)
         });
-        assert!(
-            ended
-                .stderr
-                .contains("somebody else changed the stack meanwhile"),
-            "{ended}"
-        );
+        assert!(ended.stderr.contains("somebody else changed the stack meanwhile"), "{ended}");
         assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]), "{ended}");
     }
 }
@@ -337,9 +297,7 @@ fn the_first_cause_is_told_and_what_to_do() {
     let ended = scene.deploy(&[]);
     ended.failed(1, &format!("Role UPDATE_FAILED: {denied}"));
     assert!(
-        ended
-            .stderr
-            .contains("allow `iam:PutRolePolicy` on `arn:aws:iam::1:role/x`"),
+        ended.stderr.contains("allow `iam:PutRolePolicy` on `arn:aws:iam::1:role/x`"),
         "{ended}"
     );
     assert!(ended.stderr.contains("as it was before"), "{ended}");
@@ -482,33 +440,17 @@ fn credentials_that_expire_meanwhile_are_renewed_or_named() {
     });
     let ended = user.run(&scene.update(&[]));
     assert_eq!(ended.status, Some(0), "{ended}");
-    assert!(
-        scene
-            .proxy
-            .calls()
-            .iter()
-            .any(|call| call.access_key == "000000000000")
-    );
+    assert!(scene.proxy.calls().iter().any(|call| call.access_key == "000000000000"));
 }
 
 #[test]
 fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
     let scene = Scene::deployed();
-    let hangs = Play::on("ExecuteChangeSet")
-        .instead()
-        .stack("UPDATE_IN_PROGRESS");
-    let rolls_back = Play::on("CancelUpdateStack")
-        .instead()
-        .stack("UPDATE_ROLLBACK_IN_PROGRESS");
+    let hangs = Play::on("ExecuteChangeSet").instead().stack("UPDATE_IN_PROGRESS");
+    let rolls_back = Play::on("CancelUpdateStack").instead().stack("UPDATE_ROLLBACK_IN_PROGRESS");
 
     scene.proxy.play(hangs.clone());
-    scene.proxy.play(
-        rolls_back
-            .clone()
-            .then_real()
-            .after(SOON)
-            .stack("UPDATE_ROLLBACK_COMPLETE"),
-    );
+    scene.proxy.play(rolls_back.clone().then_real().after(SOON).stack("UPDATE_ROLLBACK_COMPLETE"));
     let mut update = scene.begin();
     update.wait_for("UPDATE_IN_PROGRESS");
     update.signal("INT");
@@ -546,27 +488,17 @@ fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
     update.signal("TERM");
     let (status, said) = update.end();
     assert_eq!(status, Some(4), "{said}");
-    assert!(
-        said.contains("stopped by SIGTERM") && said.contains("goes on changing"),
-        "{said}"
-    );
+    assert!(said.contains("stopped by SIGTERM") && said.contains("goes on changing"), "{said}");
     assert_eq!(scene.proxy.count("cloudformation:CancelUpdateStack"), 0);
 
     // Too late: the update is done before it can be cancelled.
     scene.proxy.reset();
-    scene.proxy.play(
-        hangs
-            .then_real()
-            .after(Duration::from_secs(3))
-            .stack("UPDATE_COMPLETE"),
-    );
+    scene.proxy.play(hangs.then_real().after(Duration::from_secs(3)).stack("UPDATE_COMPLETE"));
     let late = Fault::refuse(
         "ValidationError",
         "CancelUpdateStack cannot be called from current stack status",
     );
-    scene
-        .proxy
-        .fault_on("cloudformation:CancelUpdateStack", 1, late);
+    scene.proxy.fault_on("cloudformation:CancelUpdateStack", 1, late);
     let mut update = scene.begin();
     update.wait_for("UPDATE_IN_PROGRESS");
     update.signal("INT");
@@ -578,18 +510,13 @@ fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
 #[test]
 fn ctrl_c_while_the_stack_is_created_deletes_it_again() {
     let scene = Scene::empty();
-    scene
-        .proxy
-        .play(Play::on("ExecuteChangeSet").stack("CREATE_IN_PROGRESS"));
+    scene.proxy.play(Play::on("ExecuteChangeSet").stack("CREATE_IN_PROGRESS"));
     let mut creation = scene.begin();
     creation.wait_for("CREATE_IN_PROGRESS");
     creation.signal("INT");
     let (status, said) = creation.end();
     assert_eq!(status, Some(4), "{said}");
-    assert!(
-        said.contains("cancelled by Ctrl-C: stack `cbbootstrap` is deleted again"),
-        "{said}"
-    );
+    assert!(said.contains("cancelled by Ctrl-C: stack `cbbootstrap` is deleted again"), "{said}");
     assert_eq!(scene.status(), json!([]));
 }
 
@@ -611,11 +538,7 @@ fn a_signal_before_the_change_leaves_no_change_set() {
         let (status, said) = creation.end();
         assert_eq!(status, Some(4), "{said}");
         assert!(since.elapsed() < Duration::from_secs(5), "{said}");
-        assert_eq!(
-            scene.status(),
-            json!([]),
-            "the stack that held it is gone: {said}"
-        );
+        assert_eq!(scene.status(), json!([]), "the stack that held it is gone: {said}");
         // With the stack there, the change set alone goes.
         scene.again();
         scene.proxy.fault_on(
@@ -641,24 +564,14 @@ fn a_signal_before_the_change_leaves_no_change_set() {
 #[test]
 fn a_deletion_goes_on_without_the_program() {
     let scene = Scene::deployed();
-    scene.proxy.play(
-        Play::on("DeleteStack")
-            .instead()
-            .stack("DELETE_IN_PROGRESS"),
-    );
-    let mut destruction = Running::start(
-        &scene.proxy.user(),
-        &["destroy", "--yes"],
-        scene.directory.path(),
-    );
+    scene.proxy.play(Play::on("DeleteStack").instead().stack("DELETE_IN_PROGRESS"));
+    let mut destruction =
+        Running::start(&scene.proxy.user(), &["destroy", "--yes"], scene.directory.path());
     destruction.wait_for("DELETE_IN_PROGRESS");
     destruction.signal("INT");
     let (status, said) = destruction.end();
     assert_eq!(status, Some(4), "{said}");
-    assert!(
-        said.contains("stopped by Ctrl-C") && said.contains("goes on changing"),
-        "{said}"
-    );
+    assert!(said.contains("stopped by Ctrl-C") && said.contains("goes on changing"), "{said}");
 
     scene.proxy.reset();
     scene.proxy.play(
@@ -688,24 +601,13 @@ fn a_status_can_wait_for_the_end() {
     };
     scene.proxy.play(update("UPDATE_COMPLETE"));
     let ended = user.run(&wait);
-    assert_eq!(
-        ended.document()["stack_status"],
-        json!("UPDATE_COMPLETE"),
-        "{ended}"
-    );
+    assert_eq!(ended.document()["stack_status"], json!("UPDATE_COMPLETE"), "{ended}");
 
     // It says how the change ended, and ends so.
     scene.proxy.reset();
     scene.proxy.play(update("UPDATE_ROLLBACK_COMPLETE"));
     let ended = user.run(&wait).ended_with(1);
-    assert!(
-        ended.stderr.contains("Function UPDATE_FAILED: no such key"),
-        "{ended}"
-    );
+    assert!(ended.stderr.contains("Function UPDATE_FAILED: no such key"), "{ended}");
     let document: Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_eq!(
-        document["stack_status"],
-        json!("UPDATE_ROLLBACK_COMPLETE"),
-        "{ended}"
-    );
+    assert_eq!(document["stack_status"], json!("UPDATE_ROLLBACK_COMPLETE"), "{ended}");
 }

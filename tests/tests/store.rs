@@ -115,10 +115,7 @@ fn names(record: &Record) -> Vec<&str> {
 
 /// The part of a record that a claim is answered with.
 fn without_members(record: Record) -> Record {
-    Record {
-        members: BTreeMap::new(),
-        ..record
-    }
+    Record { members: BTreeMap::new(), ..record }
 }
 
 /// What every store does.
@@ -152,10 +149,7 @@ async fn dynamodb_follows_the_rules(client: &Client, store: &DynamoDb, seed: u64
 }
 
 async fn the_first_claim_stands(store: &impl Store) {
-    assert!(matches!(
-        status(store, "c").await,
-        Err(Error::Refused(Refusal::NotFound))
-    ));
+    assert!(matches!(status(store, "c").await, Err(Error::Refused(Refusal::NotFound))));
     let first = claim("c", "a").on(None).unwrap().1;
     for (claimant, expected) in [
         ("a", Claimed::First),
@@ -168,10 +162,7 @@ async fn the_first_claim_stands(store: &impl Store) {
     }
     assert_eq!(status(store, "c").await.unwrap(), first);
     let other_case = status(store, "C").await;
-    assert!(
-        matches!(other_case, Err(Error::Refused(Refusal::NotFound))),
-        "{other_case:?}"
-    );
+    assert!(matches!(other_case, Err(Error::Refused(Refusal::NotFound))), "{other_case:?}");
 }
 
 async fn odd_ids_are_kept_as_they_are(store: &impl Store) {
@@ -188,21 +179,11 @@ async fn odd_ids_are_kept_as_they_are(store: &impl Store) {
     for name in odd {
         let claim = claim(name, "fd00::1");
         let (_, expected) = claim.on(None).unwrap();
-        assert_eq!(
-            store.claim(&claim).await.unwrap(),
-            (Claimed::First, expected.clone())
-        );
+        assert_eq!(store.claim(&claim).await.unwrap(), (Claimed::First, expected.clone()));
         assert_eq!(status(store, name).await.unwrap(), expected);
         for member in ["fd00::1", "a.b-c.example:9000"] {
             let ready = ready(name, member);
-            assert!(
-                store
-                    .ready(&ready)
-                    .await
-                    .unwrap()
-                    .members
-                    .contains_key(member)
-            );
+            assert!(store.ready(&ready).await.unwrap().members.contains_key(member));
         }
         let left = store.leave(&leave(name, "fd00::1")).await.unwrap();
         assert_eq!(names(&left), ["a.b-c.example:9000"]);
@@ -212,27 +193,17 @@ async fn odd_ids_are_kept_as_they_are(store: &impl Store) {
 async fn put_original(client: &Client, cluster: &str, node: &str) {
     let text = |text: &str| AttributeValue::S(text.to_owned());
     let put = client.put_item().table_name(TABLE);
-    let row = put
-        .item(CLUSTER_ID, text(cluster))
-        .item(INITIAL_NODE, text(node));
+    let row = put.item(CLUSTER_ID, text(cluster)).item(INITIAL_NODE, text(node));
     row.send().await.unwrap();
 }
 
 async fn rows_of_the_original_are_claims(client: &Client, store: &DynamoDb) {
     put_original(client, "old", "First.Of.OLD.").await;
-    let far_away = Claim {
-        now: at(1_000_000_000),
-        ..claim("old", "late")
-    };
+    let far_away = Claim { now: at(1_000_000_000), ..claim("old", "late") };
     let (claimed, old) = store.claim(&far_away).await.unwrap();
     assert_eq!(claimed, Claimed::Joined, "it never lapses");
     assert_eq!(
-        (
-            old.state,
-            old.generation,
-            old.claimed_at,
-            old.initial_node.as_str()
-        ),
+        (old.state, old.generation, old.claimed_at, old.initial_node.as_str()),
         (State::Claimed, 1, None, "first.of.old")
     );
     assert_eq!(
@@ -240,19 +211,13 @@ async fn rows_of_the_original_are_claims(client: &Client, store: &DynamoDb) {
         Some(at(1_000_000_000 + 400 * DAY)),
         "it ends 400 days after somebody asked"
     );
-    let own = Claim {
-        now: at(1_000_000_000),
-        ..claim("old", "first.of.old")
-    };
+    let own = Claim { now: at(1_000_000_000), ..claim("old", "first.of.old") };
     assert_eq!(store.claim(&own).await.unwrap().0, Claimed::Again);
 
     // It can go on in every way.
     for (cluster, generation) in [("old-ready", None), ("old-ready-1", Some(1))] {
         put_original(client, cluster, "A").await;
-        let ready = Ready {
-            generation,
-            ..ready(cluster, "a")
-        };
+        let ready = Ready { generation, ..ready(cluster, "a") };
         assert_eq!(store.ready(&ready).await.unwrap().state, State::Ready);
         assert_eq!(names(&status(store, cluster).await.unwrap()), ["a"]);
     }
@@ -288,19 +253,11 @@ async fn all_at_once(
 
 fn assert_one_winner(claimed: &[(Claimed, Record)], how: Claimed, generation: u64) {
     let winners = claimed.iter().filter(|(was, _)| *was == how).count();
-    let others = claimed
-        .iter()
-        .filter(|(was, _)| *was == Claimed::Joined)
-        .count();
+    let others = claimed.iter().filter(|(was, _)| *was == Claimed::Joined).count();
     assert_eq!((winners, others), (1, claimed.len() - 1));
-    let told: HashSet<_> = claimed
-        .iter()
-        .map(|(_, record)| (&record.initial_node, record.generation))
-        .collect();
-    assert!(
-        told.len() == 1 && told.iter().all(|(_, told)| *told == generation),
-        "{told:?}"
-    );
+    let told: HashSet<_> =
+        claimed.iter().map(|(_, record)| (&record.initial_node, record.generation)).collect();
+    assert!(told.len() == 1 && told.iter().all(|(_, told)| *told == generation), "{told:?}");
 }
 
 async fn of_many_at_once_one_wins(store: &impl Store) {
@@ -310,10 +267,7 @@ async fn of_many_at_once_one_wins(store: &impl Store) {
 
 async fn of_many_at_once_one_takes_over(store: &impl Store) {
     let lease = Some(Duration::from_secs(30));
-    let dead = Claim {
-        lease,
-        ..claim("dead", "dead-node")
-    };
+    let dead = Claim { lease, ..claim("dead", "dead-node") };
     store.claim(&dead).await.unwrap();
     let claims = (0..200).map(|number| Claim {
         lease,
@@ -337,10 +291,7 @@ async fn of_many_at_once_one_restarts_a_forgotten_cluster(store: &impl Store) {
 /// All of them report a UUID that is not known yet, right after the cluster became ready.
 async fn many_joiners_report_at_once(store: &impl Store) {
     store.claim(&claim("joined", "node-0")).await.unwrap();
-    let first = Ready {
-        cluster_uuid: None,
-        ..ready("joined", "node-0")
-    };
+    let first = Ready { cluster_uuid: None, ..ready("joined", "node-0") };
     store.ready(&first).await.unwrap();
     let reports: Vec<_> = (1..40)
         .map(|number| {
@@ -356,10 +307,7 @@ async fn many_joiners_report_at_once(store: &impl Store) {
         report.await.unwrap();
     }
     let record = status(store, "joined").await.unwrap();
-    assert_eq!(
-        (record.members.len(), record.cluster_uuid.as_deref()),
-        (40, Some("u"))
-    );
+    assert_eq!((record.members.len(), record.cluster_uuid.as_deref()), (40, Some("u")));
 }
 
 /// Counts calls and the bytes of their answers, and fails the calls after some.
@@ -401,10 +349,7 @@ impl Intercept for Meter {
 }
 
 fn metered(client: &Client, most_calls: Option<usize>) -> (DynamoDb, Meter) {
-    let meter = Meter {
-        most_calls,
-        ..Meter::default()
-    };
+    let meter = Meter { most_calls, ..Meter::default() };
     let config = client.config().to_builder().interceptor(meter.clone());
     let store = DynamoDb::new(Client::from_conf(config.build()), TABLE);
     (store, meter)
@@ -417,12 +362,7 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
         (meter.calls.swap(0, Ordering::Relaxed), bytes)
     };
     let name = |number: usize| {
-        let labels = [
-            "a".repeat(63),
-            "b".repeat(63),
-            "c".repeat(63),
-            "d".repeat(56),
-        ];
+        let labels = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(56)];
         format!("{}.{number:03}x", labels.join("."))
     };
     assert_eq!(name(0).len(), 253);
@@ -441,26 +381,17 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
         assert_eq!(spent().0, 1, "a later report");
     }
     let refused = store.ready(&attested("one-too-many")).await;
-    assert!(
-        matches!(refused, Err(Error::Refused(Refusal::TooManyNodes))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(Error::Refused(Refusal::TooManyNodes))), "{refused:?}");
     let again = store.ready(&attested(&name(7))).await.unwrap();
     assert_eq!(again.members.len(), MAX_MEMBERS);
     spent();
-    for (claimant, expected) in [
-        (name(0), Claimed::Again),
-        ("late".to_owned(), Claimed::Joined),
-    ] {
+    for (claimant, expected) in [(name(0), Claimed::Again), ("late".to_owned(), Claimed::Joined)] {
         let (claimed, record) = store.claim(&claim("full", &claimant)).await.unwrap();
         assert_eq!((claimed, record.members.len()), (expected, 0));
         let (calls, bytes) = spent();
         assert!(calls == 1 && bytes < 4096, "{calls} calls, {bytes} bytes");
     }
-    assert_eq!(
-        status(&store, "full").await.unwrap().members.len(),
-        MAX_MEMBERS
-    );
+    assert_eq!(status(&store, "full").await.unwrap().members.len(), MAX_MEMBERS);
     let (calls, bytes) = spent();
     assert!(calls == 1 && bytes > 65_536, "{calls} calls, {bytes} bytes");
     let [claim_item, members_item] = raw(client, "full").await;
@@ -513,10 +444,7 @@ async fn raw(client: &Client, cluster: &str) -> [Option<Item>; 2] {
         let got = get.key(CLUSTER_ID, AttributeValue::S(key)).send().await;
         got.unwrap().item
     };
-    [
-        get(cluster.to_owned()).await,
-        get(members_key(cluster)).await,
-    ]
+    [get(cluster.to_owned()).await, get(members_key(cluster)).await]
 }
 
 async fn put(client: &Client, item: Item) {
@@ -532,30 +460,16 @@ async fn a_late_report_cannot_revive_a_forgotten_cluster(client: &Client, store:
     let seen = status(store, "revived").await.unwrap();
     assert_eq!((seen.state, names(&seen)), (State::Ready, vec!["a"]));
     assert!(store.forget(&seen, at(1)).await.unwrap());
-    let late = Ready {
-        now: at(2),
-        ..ready("revived", "a")
-    };
+    let late = Ready { now: at(2), ..ready("revived", "a") };
     let refused = store.ready(&late).await.unwrap_err();
-    assert!(
-        matches!(refused, Error::Refused(Refusal::NotFound)),
-        "{refused}"
-    );
+    assert!(matches!(refused, Error::Refused(Refusal::NotFound)), "{refused}");
     let [_, marked] = raw(client, "revived").await;
-    assert!(
-        MembersItem::read(marked.unwrap())
-            .unwrap()
-            .record
-            .is_forgotten
-    );
+    assert!(MembersItem::read(marked.unwrap()).unwrap().record.is_forgotten);
 
     let (_, record) = store.claim(&claim("revived", "b")).await.unwrap();
     assert_eq!(record.generation, 2);
     for generation in [None, Some(1)] {
-        let late = Ready {
-            generation,
-            ..late.clone()
-        };
+        let late = Ready { generation, ..late.clone() };
         store.ready(&late).await.unwrap_err();
     }
     store.ready(&ready("revived", "b")).await.unwrap();
@@ -581,10 +495,8 @@ async fn a_late_correction_does_not_undo_a_later_one(client: &Client, store: &Dy
 }
 
 async fn a_missing_table_is_no_outage(client: &Client) {
-    let error = DynamoDb::new(client.clone(), "no-such-table")
-        .claim(&claim("c", "a"))
-        .await
-        .unwrap_err();
+    let error =
+        DynamoDb::new(client.clone(), "no-such-table").claim(&claim("c", "a")).await.unwrap_err();
     assert!(matches!(error, Error::Failed(_)), "{error}");
 }
 
@@ -621,24 +533,14 @@ impl Request {
 /// A cluster's life in which every kind of write happens.
 fn story(cluster: &str) -> Vec<Request> {
     let lease = Some(Duration::from_secs(30));
-    let claim = |node: &str, now| Claim {
-        lease,
-        now: at(now),
-        ..claim(cluster, node)
-    };
+    let claim = |node: &str, now| Claim { lease, now: at(now), ..claim(cluster, node) };
     let ready = |node: &str, uuid: Option<Uuid>, now| Ready {
         cluster_uuid: uuid,
         now: at(now),
         ..ready(cluster, node)
     };
-    let left = |node: &str, now| Leave {
-        now: at(now),
-        ..leave(cluster, node)
-    };
-    let with_uuid = |claim: Claim, text: &str| Claim {
-        node_uuid: Some(uuid(text)),
-        ..claim
-    };
+    let left = |node: &str, now| Leave { now: at(now), ..leave(cluster, node) };
+    let with_uuid = |claim: Claim, text: &str| Claim { node_uuid: Some(uuid(text)), ..claim };
     vec![
         Request::Claim(with_uuid(claim("a", 0), "n1")),
         // Another server of the same name.
@@ -711,11 +613,7 @@ async fn every_write_may_be_the_last(client: &Client) {
 
 /// An answer without the cluster's name.
 fn comparable(answer: Result<Option<Record>, Error>) -> Result<Option<Record>, String> {
-    let anonymous = |record| Record {
-        cluster_id: String::new(),
-        kept_until: None,
-        ..record
-    };
+    let anonymous = |record| Record { cluster_id: String::new(), kept_until: None, ..record };
     match answer {
         Ok(record) => Ok(record.map(anonymous)),
         Err(Error::Refused(refusal)) => Err(format!("{refusal:?}")),
@@ -725,21 +623,12 @@ fn comparable(answer: Result<Option<Record>, Error>) -> Result<Option<Record>, S
 
 /// The record that both items make, without the cluster's name and its end, which a renewal moves.
 async fn standing(client: &Client, cluster: &str) -> Option<Record> {
-    let items = DynamoDb::new(client.clone(), TABLE)
-        .items(cluster)
-        .await
-        .unwrap()?;
+    let items = DynamoDb::new(client.clone(), TABLE).items(cluster).await.unwrap()?;
     let ends = [
-        items
-            .members
-            .as_ref()
-            .and_then(|members| members.record.kept_until),
+        items.members.as_ref().and_then(|members| members.record.kept_until),
         items.claim.record.kept_until,
     ];
-    assert!(
-        ends[0] <= ends[1],
-        "the members outlive their claim: {items:?}"
-    );
+    assert!(ends[0] <= ends[1], "the members outlive their claim: {items:?}");
     let record = items.record();
     assert!(
         record.state == State::Claimed
@@ -747,11 +636,7 @@ async fn standing(client: &Client, cluster: &str) -> Option<Record> {
             || record.members.contains_key(&record.initial_node),
         "{record:?}"
     );
-    let record = Record {
-        cluster_id: String::new(),
-        kept_until: None,
-        ..record
-    };
+    let record = Record { cluster_id: String::new(), kept_until: None, ..record };
     // Of a forgotten record only the generation counts.
     Some(if record.is_forgotten {
         Record {
@@ -784,10 +669,7 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(what: &str, (store, rules): Both<
 
 /// A record that somebody has asked about.
 fn asked_about(record: Record, now: Timestamp) -> Record {
-    Record {
-        kept_until: record.renewal(now).or(record.kept_until),
-        ..record
-    }
+    Record { kept_until: record.renewal(now).or(record.kept_until), ..record }
 }
 
 /// A walk through a few clusters: every answer is that of the rules, and so is every record.
@@ -826,18 +708,13 @@ async fn it_follows_the_rules(
             1 | 2 => Some(uuid(member)),
             _ => None,
         };
-        let mut generation = || {
-            *random
-                .choice(&[None, Some(current), Some(current), Some(current + 1)])
-                .unwrap()
-        };
+        let mut generation =
+            || *random.choice(&[None, Some(current), Some(current), Some(current + 1)]).unwrap();
         let generation = generation();
         let what = format!("seed {seed}, step {step}: {member} on {before:?}");
         let after = match random.u8(..20) {
             0..9 => {
-                let lease = *random
-                    .choice(&[None, Some(30), Some(30), Some(60)])
-                    .unwrap();
+                let lease = *random.choice(&[None, Some(30), Some(30), Some(60)]).unwrap();
                 let claim = Claim {
                     node_uuid,
                     lease: lease.map(Duration::from_secs),
@@ -847,11 +724,7 @@ async fn it_follows_the_rules(
                 };
                 let ruled = claim.on(before.clone()).map(|(outcome, after)| {
                     let is_asked = matches!(outcome, Claimed::Again | Claimed::Joined);
-                    let after = if is_asked {
-                        asked_about(after, at(now))
-                    } else {
-                        after
-                    };
+                    let after = if is_asked { asked_about(after, at(now)) } else { after };
                     (outcome, after)
                 });
                 let noted = matches!(ruled, Err(Refusal::NameTaken { .. }))
@@ -863,9 +736,7 @@ async fn it_follows_the_rules(
                 whole.or(noted)
             }
             9..15 => {
-                let uuid_given = *random
-                    .choice(&[None, Some("u"), Some("u"), Some("v")])
-                    .unwrap();
+                let uuid_given = *random.choice(&[None, Some("u"), Some("u"), Some("v")]).unwrap();
                 let is_attested = random.bool();
                 let ready = Ready {
                     node_uuid,
@@ -884,22 +755,14 @@ async fn it_follows_the_rules(
                 assert_same(&format!("{what}, {ready:?}"), done)
             }
             15 | 16 => {
-                let leave = Leave {
-                    generation,
-                    secret,
-                    now: at(now),
-                    ..leave(&cluster, member)
-                };
+                let leave = Leave { generation, secret, now: at(now), ..leave(&cluster, member) };
                 let done = (store.leave(&leave).await, leave.on(before));
                 assert_same(&format!("{what}, {leave:?}"), done)
             }
             17 => match before {
                 Some(record) if !record.is_forgotten => {
                     assert!(store.forget(&record, at(now)).await.unwrap(), "{what}");
-                    assert!(
-                        store.forget(&record, at(now)).await.unwrap(),
-                        "{what}, again"
-                    );
+                    assert!(store.forget(&record, at(now)).await.unwrap(), "{what}, again");
                     Some(rules::forget(record, at(now)))
                 }
                 _ => None,
@@ -966,10 +829,7 @@ async fn on_sqlite() {
     for seed in 0..100 {
         let as_ruled = async |what: &str, record: &Record| {
             // Renewals that nobody waits for come before this.
-            let nobody = Record {
-                cluster_id: "nobody".to_owned(),
-                ..record.clone()
-            };
+            let nobody = Record { cluster_id: "nobody".to_owned(), ..record.clone() };
             assert!(store.forget(&nobody, at(0)).await.unwrap());
             let stands = store.find(&record.cluster_id).unwrap();
             assert_eq!(stands.as_ref(), Some(record), "{what}");
@@ -985,12 +845,6 @@ async fn a_database_that_is_away_is_an_outage() {
     drop(listener);
     let store = DynamoDb::new(client(&url), TABLE);
     assert!(matches!(store.warm_up().await, Err(Error::Unavailable(_))));
-    assert!(matches!(
-        store.claim(&claim("c", "a")).await,
-        Err(Error::Unavailable(_))
-    ));
-    assert!(matches!(
-        status(&store, "c").await,
-        Err(Error::Unavailable(_))
-    ));
+    assert!(matches!(store.claim(&claim("c", "a")).await, Err(Error::Unavailable(_))));
+    assert!(matches!(status(&store, "c").await, Err(Error::Unavailable(_))));
 }

@@ -9,15 +9,10 @@ use serde_yaml::Value;
 
 fn templates() -> Vec<(PathBuf, String)> {
     let directory = programs::workspace().join("templates");
-    let mut files: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    files
-        .into_iter()
-        .map(|file| (file.clone(), fs::read_to_string(file).unwrap()))
-        .collect()
+    files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
 }
 
 #[test]
@@ -32,11 +27,7 @@ fn cfn_lint_has_nothing_to_say() {
             .arg(&file)
             .output()
             .expect("cfn-lint can be run");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stdout)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         names.push(file.file_name().unwrap().to_owned());
     }
     assert_eq!(names, ["github-oidc-role.yaml", "stack.yaml"]);
@@ -49,9 +40,7 @@ fn workflow() -> Value {
 
 fn jobs(workflow: &Value) -> Vec<(&str, &Value)> {
     let jobs = workflow["jobs"].as_mapping().unwrap();
-    jobs.iter()
-        .map(|(name, job)| (name.as_str().unwrap(), job))
-        .collect()
+    jobs.iter().map(|(name, job)| (name.as_str().unwrap(), job)).collect()
 }
 
 fn steps(job: &Value) -> &[Value] {
@@ -61,11 +50,7 @@ fn steps(job: &Value) -> &[Value] {
 #[test]
 fn the_workflow_gives_each_job_what_it_needs() {
     let workflow = workflow();
-    assert_eq!(
-        workflow["permissions"].as_mapping().unwrap().len(),
-        0,
-        "nothing for all jobs"
-    );
+    assert_eq!(workflow["permissions"].as_mapping().unwrap().len(), 0, "nothing for all jobs");
     assert!(workflow["on"].get("pull_request").is_some());
     assert_eq!(workflow["on"]["push"]["branches"][0], "main");
     let permissions: Vec<_> = jobs(&workflow)
@@ -82,10 +67,7 @@ fn the_workflow_gives_each_job_what_it_needs() {
         permissions,
         [
             ("build", "contents: read"),
-            (
-                "plan",
-                "contents: read, id-token: write, pull-requests: write"
-            ),
+            ("plan", "contents: read, id-token: write, pull-requests: write"),
             ("deploy", "contents: read, id-token: write"),
         ]
         .map(|(name, permissions)| (name, permissions.to_owned()))
@@ -94,17 +76,10 @@ fn the_workflow_gives_each_job_what_it_needs() {
         let job = &workflow["jobs"][name];
         assert_eq!(job["needs"], "build", "{name}");
         assert_eq!(job["concurrency"]["cancel-in-progress"], false, "{name}");
-        let taken = steps(job)
-            .iter()
-            .find_map(|step| step["with"]["role-to-assume"].as_str());
+        let taken = steps(job).iter().find_map(|step| step["with"]["role-to-assume"].as_str());
         assert!(taken.is_some_and(|taken| taken.contains(role)), "{taken:?}");
     }
-    assert!(
-        workflow["jobs"]["deploy"]["if"]
-            .as_str()
-            .unwrap()
-            .contains("refs/heads/main")
-    );
+    assert!(workflow["jobs"]["deploy"]["if"].as_str().unwrap().contains("refs/heads/main"));
 }
 
 #[test]

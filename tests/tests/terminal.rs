@@ -43,26 +43,16 @@ fn a_deployment_on_a_terminal() {
     let mut terminal = wide(&user, &["plan", "--function-zip", &zip]);
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!("plan_of_everything", settled(&terminal.screen()));
-    user.run(&["deploy", "--no-smoke", "--function-zip", &zip])
-        .ended_with(0);
-    let plan = [
-        "plan",
-        "--function-zip",
-        &changed,
-        "--parameter",
-        "MemorySize=512",
-        "--tag",
-        "team=data",
-    ];
+    user.run(&["deploy", "--no-smoke", "--function-zip", &zip]).ended_with(0);
+    let plan =
+        ["plan", "--function-zip", &changed, "--parameter", "MemorySize=512", "--tag", "team=data"];
     let mut terminal = wide(&user, &plan);
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!("plan_of_an_update", settled(&terminal.screen()));
 
     let deploy = ["deploy", "--no-smoke", "--function-zip", &changed];
     proxy.play(
-        update()
-            .resource(FUNCTION.0, FUNCTION.1, "UPDATE_COMPLETE")
-            .stack("UPDATE_COMPLETE"),
+        update().resource(FUNCTION.0, FUNCTION.1, "UPDATE_COMPLETE").stack("UPDATE_COMPLETE"),
     );
     let mut terminal = wide(&user, &deploy);
     terminal.wait_for("1/3 UPDATE_IN_PROGRESS");
@@ -97,11 +87,7 @@ fn a_deployment_on_a_terminal() {
 
     // A person presses Ctrl-C.
     proxy.reset();
-    proxy.play(
-        Play::on("ExecuteChangeSet")
-            .instead()
-            .stack("UPDATE_IN_PROGRESS"),
-    );
+    proxy.play(Play::on("ExecuteChangeSet").instead().stack("UPDATE_IN_PROGRESS"));
     proxy.play(
         Play::on("CancelUpdateStack")
             .instead()

@@ -103,10 +103,7 @@ impl Program {
         for name in ["cbbootstrap.yaml", "other.yaml"] {
             fs::write(user.home.path().join(name), CONFIG).unwrap();
         }
-        Self {
-            path: programs::cbbootstrap(),
-            user,
-        }
+        Self { path: programs::cbbootstrap(), user }
     }
 
     fn agent() -> Self {
@@ -118,10 +115,7 @@ impl Program {
         ] {
             write_private(&user.home.path().join(name), text);
         }
-        Self {
-            path: programs::agent(),
-            user,
-        }
+        Self { path: programs::agent(), user }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -135,10 +129,7 @@ impl Program {
             Some((name, value)) => Ended::of(command.env(name, value)),
             None => Ended::of(&mut command),
         };
-        (
-            ended.status,
-            format!("--- stdout\n{}\n--- stderr\n{}", ended.stdout, ended.stderr),
-        )
+        (ended.status, format!("--- stdout\n{}\n--- stderr\n{}", ended.stdout, ended.stderr))
     }
 
     /// The variables that its help shows for a command.
@@ -169,11 +160,7 @@ impl Program {
             && args != ["init"]
         {
             let (status, output) = self.run(args, Some((variable, wrong)));
-            assert_eq!(
-                status,
-                Some(2),
-                "{args:?} with {variable}={wrong}: {output}"
-            );
+            assert_eq!(status, Some(2), "{args:?} with {variable}={wrong}: {output}");
             let is_named = output.contains(variable);
             assert!(is_named, "{args:?} with {variable}={wrong}: {output}");
         }
@@ -231,18 +218,9 @@ fn variables_of_a_node_have_their_effect() {
         ("CBBOOTSTRAP_API", api.local.endpoint.clone()),
         ("CBBOOTSTRAP_CLUSTER_ID", "demo".to_owned()),
         ("CBBOOTSTRAP_PASSWORD_FILE", file("password", LOGIN.1)),
-        (
-            "CBBOOTSTRAP_SECRET_FILE",
-            file("secret", "0123456789abcdef"),
-        ),
-        (
-            "CBBOOTSTRAP_AGENT_CONFIG",
-            file("agent.yaml", "bucket:\r\n- app:100"),
-        ),
-        (
-            "CBBOOTSTRAP_CA_CERT",
-            servers.ca_cert().display().to_string(),
-        ),
+        ("CBBOOTSTRAP_SECRET_FILE", file("secret", "0123456789abcdef")),
+        ("CBBOOTSTRAP_AGENT_CONFIG", file("agent.yaml", "bucket:\r\n- app:100")),
+        ("CBBOOTSTRAP_CA_CERT", servers.ca_cert().display().to_string()),
         ("CBBOOTSTRAP_SERVER", servers[0].url()),
         ("CBBOOTSTRAP_NODE", servers[0].address()),
         ("CBBOOTSTRAP_AUTH", "none".to_owned()),
@@ -258,8 +236,7 @@ fn variables_of_a_node_have_their_effect() {
         ("CB_REST_USERNAME", LOGIN.0.to_owned()),
     ];
     let mut up = agents.command(&servers[0], &["up"]);
-    up.env("CB_REST_PASSWORD", "")
-        .env("CBBOOTSTRAP_BUCKETS", " ");
+    up.env("CB_REST_PASSWORD", "").env("CBBOOTSTRAP_BUCKETS", " ");
     for (name, value) in &variables {
         up.env(name, format!("\u{feff}{value}\r\n"));
     }
@@ -269,12 +246,7 @@ fn variables_of_a_node_have_their_effect() {
     assert_eq!(cluster.buckets, ["app"]);
     assert_eq!(cluster.nodes[0].services, ["kv", "index"]);
     assert_eq!(cluster.nodes[0].group, "zone a");
-    assert!(
-        cluster.nodes[0]
-            .alternate
-            .to_string()
-            .contains("203.0.113.1")
-    );
+    assert!(cluster.nodes[0].alternate.to_string().contains("203.0.113.1"));
     // The password is the one without what was around it in the file.
     let status = |name: &str, value: &str| {
         let mut status = agents.command(&servers[0], &["status"]);
@@ -307,15 +279,9 @@ fn blank_regions_and_profiles_are_absent() {
     let region = |variables: &[(&str, &str)]| {
         let mut policy = program.command(&["iam-policy"]);
         let policy = Ended::of(policy.envs(variables.iter().copied())).ended_with(0);
-        let mut regions = [
-            "us-east-1",
-            "us-east-2",
-            "sa-east-1",
-            "ca-west-1",
-            "eu-west-1",
-        ]
-        .into_iter()
-        .filter(|region| policy.stdout.contains(region));
+        let mut regions = ["us-east-1", "us-east-2", "sa-east-1", "ca-west-1", "eu-west-1"]
+            .into_iter()
+            .filter(|region| policy.stdout.contains(region));
         let region = regions.next().unwrap_or("none");
         assert_eq!(regions.next(), None, "{policy}");
         region
@@ -323,25 +289,10 @@ fn blank_regions_and_profiles_are_absent() {
     for blank in BLANK {
         for (variables, expected) in [
             (&[("AWS_REGION", blank)][..], "sa-east-1"),
-            (
-                &[("AWS_REGION", blank), ("AWS_PROFILE", blank)],
-                "sa-east-1",
-            ),
-            (
-                &[("AWS_REGION", blank), ("AWS_PROFILE", "other\r\n")],
-                "ca-west-1",
-            ),
-            (
-                &[("AWS_REGION", blank), ("AWS_DEFAULT_REGION", "us-east-2")],
-                "us-east-2",
-            ),
-            (
-                &[
-                    ("AWS_REGION", "us-east-1\r\n"),
-                    ("AWS_DEFAULT_REGION", "us-east-2"),
-                ],
-                "us-east-1",
-            ),
+            (&[("AWS_REGION", blank), ("AWS_PROFILE", blank)], "sa-east-1"),
+            (&[("AWS_REGION", blank), ("AWS_PROFILE", "other\r\n")], "ca-west-1"),
+            (&[("AWS_REGION", blank), ("AWS_DEFAULT_REGION", "us-east-2")], "us-east-2"),
+            (&[("AWS_REGION", "us-east-1\r\n"), ("AWS_DEFAULT_REGION", "us-east-2")], "us-east-1"),
             (
                 &[
                     ("AWS_REGION", blank),
@@ -403,16 +354,9 @@ fn files_are_read_as_editors_on_windows_write_them() {
         |text: &str| text.as_bytes().to_vec(),
         utf16,
     ] {
-        fs::write(
-            deployer.user.home.path().join("cbbootstrap.yaml"),
-            encode(&crlf),
-        )
-        .unwrap();
+        fs::write(deployer.user.home.path().join("cbbootstrap.yaml"), encode(&crlf)).unwrap();
         let policy = Ended::of(&mut deployer.command(&["iam-policy", "--env=prod"]));
-        assert!(
-            policy.document().to_string().contains("prod-stack"),
-            "{policy}"
-        );
+        assert!(policy.document().to_string().contains("prod-stack"), "{policy}");
 
         write_private(&agent.user.home.path().join("agent.yaml"), encode(options));
         let mut up = agent.command(&["up", "--config=agent.yaml"]);
@@ -420,15 +364,11 @@ fn files_are_read_as_editors_on_windows_write_them() {
     }
     let wrong = b"gr\xf6\xdfe: 1";
     fs::write(deployer.user.home.path().join("cbbootstrap.yaml"), wrong).unwrap();
-    Ended::of(&mut deployer.command(&["iam-policy"])).failed(
-        2,
-        "cannot read `cbbootstrap.yaml`: it is neither UTF-8 nor UTF-16",
-    );
+    Ended::of(&mut deployer.command(&["iam-policy"]))
+        .failed(2, "cannot read `cbbootstrap.yaml`: it is neither UTF-8 nor UTF-16");
     write_private(&agent.user.home.path().join("agent.yaml"), wrong);
-    Ended::of(&mut agent.command(&["up", "--config=agent.yaml"])).failed(
-        2,
-        "cannot read `agent.yaml`: it is neither UTF-8 nor UTF-16",
-    );
+    Ended::of(&mut agent.command(&["up", "--config=agent.yaml"]))
+        .failed(2, "cannot read `agent.yaml`: it is neither UTF-8 nor UTF-16");
 }
 
 #[test]
@@ -480,23 +420,14 @@ fn files_that_others_may_read_or_change_are_refused() {
 
     for bits in [0o664, 0o646] {
         mode("agent.yaml", bits);
-        for (option, variable) in [
-            (Some("--config=agent.yaml"), None),
-            (None, Some("agent.yaml")),
-        ] {
+        for (option, variable) in [(Some("--config=agent.yaml"), None), (None, Some("agent.yaml"))]
+        {
             let args: Vec<_> = ["status"].into_iter().chain(option).collect();
             let mut status = program.command(&args);
             status.envs(variable.map(|file| ("CBBOOTSTRAP_AGENT_CONFIG", file)));
             let ended = Ended::of(&mut status);
-            refused(
-                &ended,
-                "`agent.yaml` can be changed by other users",
-                "`chmod go-w ",
-            );
-            assert_eq!(
-                ended.stderr.contains("CBBOOTSTRAP_AGENT_CONFIG"),
-                option.is_none()
-            );
+            refused(&ended, "`agent.yaml` can be changed by other users", "`chmod go-w ");
+            assert_eq!(ended.stderr.contains("CBBOOTSTRAP_AGENT_CONFIG"), option.is_none());
         }
     }
     mode("agent.yaml", 0o644);

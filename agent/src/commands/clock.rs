@@ -19,10 +19,7 @@ pub struct Wait {
 impl Wait {
     /// Waits for this reason.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            hint: None,
-        }
+        Self { reason: reason.into(), hint: None }
     }
 
     /// With what to do if it lasts too long.

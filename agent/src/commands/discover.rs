@@ -34,19 +34,14 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                     print(&shown(id, &record, &nodes, args.format)?)?;
                     return Ok(Exit::Done);
                 }
-                format!(
-                    "`{}` has not reported the cluster ready yet",
-                    record.initial_node
-                )
+                format!("`{}` has not reported the cluster ready yet", record.initial_node)
             }
             Ok(None) => format!("nobody has claimed the cluster `{id}`"),
             Err(Unanswered::Later(why)) => why,
             Err(error) => return Err(refused(error)),
         };
         if !args.until_ready {
-            return Err(Failure::new(why)
-                .hint("`--wait` waits until it is ready")
-                .into());
+            return Err(Failure::new(why).hint("`--wait` waits until it is ready").into());
         }
         clock.pause(printer, &Wait::new(why))?;
     }
@@ -68,10 +63,8 @@ fn trusted<'r>(
     };
     let nodes: Vec<_> = record.nodes().into_iter().filter(is_attested).collect();
     if nodes.is_empty() {
-        return Err(
-            Failure::refused("no member of the cluster is attested with this secret")
-                .hint("do the nodes have the same secret (`--secret-file`)?"),
-        );
+        return Err(Failure::refused("no member of the cluster is attested with this secret")
+            .hint("do the nodes have the same secret (`--secret-file`)?"));
     }
     Ok(nodes)
 }

@@ -36,9 +36,7 @@ struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            cluster_id, node, ..
-        } = self;
+        let Self { cluster_id, node, .. } = self;
         write!(f, "`{node}` has left `{cluster_id}`")?;
         match &self.initial_node {
             Some(next) => write!(f, "; the node to join is `{next}`"),
@@ -148,8 +146,7 @@ impl<'r> Leaving<'r> {
         }
         note_unreachable(&mut self.unreachable, view);
         // Nothing but the node's absence will do.
-        self.rebalances
-            .watch(&self.here.server, view, false, self.printer)?;
+        self.rebalances.watch(&self.here.server, view, false, self.printer)?;
         let unreachable = self.unreachable.iter();
         let memory = Memory {
             unreachable_for: unreachable
@@ -171,9 +168,8 @@ impl<'r> Leaving<'r> {
             Next::Eject(otp) => match server.eject(&otp) {
                 Ok(()) => {
                     self.is_on_its_way |= view.this().is_some_and(|this| this.otp == otp);
-                    self.printer.step(format_args!(
-                        "eject: `{otp}`, which was never rebalanced in"
-                    ));
+                    self.printer
+                        .step(format_args!("eject: `{otp}`, which was never rebalanced in"));
                     format!("`{otp}` is being removed")
                 }
                 Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
@@ -191,8 +187,7 @@ impl<'r> Leaving<'r> {
                     }
                     self.is_on_its_way = true;
                     self.rebalances.begin();
-                    self.printer
-                        .step("rebalance: this node's data moves to the others");
+                    self.printer.step("rebalance: this node's data moves to the others");
                     "a rebalance runs".to_owned()
                 }
                 Ok(false) => "another rebalance runs".to_owned(),
@@ -204,12 +199,7 @@ impl<'r> Leaving<'r> {
     /// A server that is blank from the beginning may be that of a second machine with the name of a living member, whose entry must
     /// stay. Members that cannot be asked do not keep a node from leaving.
     fn check_name(&self) -> anyhow::Result<()> {
-        let Here {
-            node,
-            server,
-            peers,
-            ..
-        } = self.here;
+        let Here { node, server, peers, .. } = self.here;
         let (Ok(pools), Ok(own)) = (server.pools(), server.own()) else {
             return Ok(());
         };

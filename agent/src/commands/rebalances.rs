@@ -36,9 +36,8 @@ impl Rebalances {
 
     /// For how long none is to begin, after ones that failed.
     pub(super) fn rest(&self) -> Duration {
-        self.rest_until.map_or(Duration::ZERO, |until| {
-            until.saturating_duration_since(Instant::now())
-        })
+        self.rest_until
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
     /// Checks whether the one that was under way has ended, and how. One that reported an error although it did what it was for

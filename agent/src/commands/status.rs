@@ -94,20 +94,12 @@ pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
         },
     };
     printer.result(&status)?;
-    Ok(if status.healthy {
-        Exit::Done
-    } else {
-        Exit::Failed
-    })
+    Ok(if status.healthy { Exit::Done } else { Exit::Failed })
 }
 
 fn look(here: &Here) -> (ServerStatus, Option<View>) {
-    let mut status = ServerStatus {
-        url: here.server.url.clone(),
-        error: None,
-        version: None,
-        cluster: None,
-    };
+    let mut status =
+        ServerStatus { url: here.server.url.clone(), error: None, version: None, cluster: None };
     let seen = here.server.pools().and_then(|pools| {
         status.version = Some(pools.version);
         pools.uuid.map_or(Ok(None), |uuid| here.server.view(uuid))
@@ -138,10 +130,7 @@ fn is_healthy(node: &Node, view: Option<&View>, record: Option<&Record>) -> bool
         && view.is_balanced
         && !view.is_rebalancing
         && record.state == State::Ready
-        && record
-            .cluster_uuid
-            .as_ref()
-            .is_none_or(|uuid| *uuid == view.uuid)
+        && record.cluster_uuid.as_ref().is_none_or(|uuid| *uuid == view.uuid)
         && record.member(node).is_some()
 }
 
@@ -187,12 +176,7 @@ impl fmt::Display for Status {
             (None, None) => writeln!(f, "         belongs to no cluster")?,
             (None, Some(cluster)) => write!(f, "{cluster}")?,
         }
-        let ApiStatus {
-            url,
-            cluster_id,
-            error,
-            cluster,
-        } = &self.api;
+        let ApiStatus { url, cluster_id, error, cluster } = &self.api;
         writeln!(f, "api      {url}, cluster `{cluster_id}`")?;
         match (error, cluster) {
             (Some(error), _) => writeln!(f, "         {error}")?,
@@ -200,10 +184,7 @@ impl fmt::Display for Status {
             (None, Some(cluster)) => {
                 let first = &cluster.initial_node_ip_addr_or_hostname;
                 let (state, generation) = (cluster.state.as_str(), cluster.generation);
-                writeln!(
-                    f,
-                    "         {state}, generation {generation}, to join: {first}"
-                )?;
+                writeln!(f, "         {state}, generation {generation}, to join: {first}")?;
                 writeln!(f, "         reported ready: {}", list(&cluster.nodes))?;
                 if let Some(uuid) = &cluster.rival_node_uuid {
                     writeln!(
@@ -213,11 +194,7 @@ impl fmt::Display for Status {
                 }
             }
         }
-        let verdict = if self.healthy {
-            "all is well"
-        } else {
-            "not well"
-        };
+        let verdict = if self.healthy { "all is well" } else { "not well" };
         write!(f, "{verdict}")
     }
 }
@@ -231,21 +208,9 @@ impl fmt::Display for ClusterStatus {
         };
         writeln!(f, "cluster  {}, {balanced}", self.uuid)?;
         for node in &self.nodes {
-            let NodeStatus {
-                name,
-                membership,
-                healthy,
-                status,
-                group,
-            } = node;
-            let health = if *healthy {
-                String::new()
-            } else {
-                format!(", {status}")
-            };
-            let group = group
-                .as_ref()
-                .map_or_else(String::new, |group| format!(", {group}"));
+            let NodeStatus { name, membership, healthy, status, group } = node;
+            let health = if *healthy { String::new() } else { format!(", {status}") };
+            let group = group.as_ref().map_or_else(String::new, |group| format!(", {group}"));
             writeln!(f, "         {name}: {membership}{health}{group}")?;
         }
         writeln!(f, "         buckets: {}", list(&self.buckets))
@@ -253,9 +218,5 @@ impl fmt::Display for ClusterStatus {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -64,20 +64,13 @@ use self::{
 /// Explores all states, or those up to a depth, and prints how many there were. Returns what is broken first.
 fn explore(what: &str, setup: &Setup, depth: Option<usize>) -> Option<Broken> {
     let started = Instant::now();
-    let mut checker = setup
-        .clone()
-        .checker()
-        .threads(2)
-        .finish_when(HasDiscoveries::AnyFailures);
+    let mut checker = setup.clone().checker().threads(2).finish_when(HasDiscoveries::AnyFailures);
     if let Some(depth) = depth {
         checker = checker.target_max_depth(depth);
     }
     let checker = checker.spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
-    println!(
-        "{what}: {states} states, depth {depth}, {:.1} s",
-        started.elapsed().as_secs_f64()
-    );
+    println!("{what}: {states} states, depth {depth}, {:.1} s", started.elapsed().as_secs_f64());
     for (name, path) in checker.discoveries() {
         if name != READY {
             println!("{what}: `{name}` is violated by");
@@ -88,10 +81,7 @@ fn explore(what: &str, setup: &Setup, depth: Option<usize>) -> Option<Broken> {
             return path.last_state().broken;
         }
     }
-    assert!(
-        checker.discovery(READY).is_some(),
-        "{what}: no cluster ever becomes ready"
-    );
+    assert!(checker.discovery(READY).is_some(), "{what}: no cluster ever becomes ready");
     None
 }
 
@@ -104,14 +94,7 @@ fn assert_holds(what: &str, setup: &Setup) {
 #[track_caller]
 fn assert_caught(setup: &Setup, mutants: &'static [Mutant], expected: &[Broken]) {
     let what = format!("{mutants:?}");
-    let broken = explore(
-        &what,
-        &Setup {
-            mutants,
-            ..setup.clone()
-        },
-        None,
-    );
+    let broken = explore(&what, &Setup { mutants, ..setup.clone() }, None);
     assert!(
         broken.is_some_and(|broken| expected.contains(&broken)),
         "{what}: {broken:?}, not {expected:?}"
@@ -119,287 +102,116 @@ fn assert_caught(setup: &Setup, mutants: &'static [Mutant], expected: &[Broken])
 }
 
 fn one(budgets: Budgets) -> Setup {
-    Setup {
-        budgets,
-        generations: 3,
-        continue_one_in: 1000,
-        ..Setup::default()
-    }
+    Setup { budgets, generations: 3, continue_one_in: 1000, ..Setup::default() }
 }
 
-const KILL: Budgets = Budgets {
-    kills: 1,
-    ..Budgets::NONE
-};
-const COPY: Budgets = Budgets {
-    copies: 1,
-    ..Budgets::NONE
-};
-const LOSS: Budgets = Budgets {
-    losses: 1,
-    ..Budgets::NONE
-};
+const KILL: Budgets = Budgets { kills: 1, ..Budgets::NONE };
+const COPY: Budgets = Budgets { copies: 1, ..Budgets::NONE };
+const LOSS: Budgets = Budgets { losses: 1, ..Budgets::NONE };
 
 const SECOND: &[Broken] = &[Broken::SecondCluster];
 const UNREPORTED: &[Broken] = &[Broken::NotReported, Broken::Stuck];
 
 #[test]
 fn two_nodes_begin_one_cluster_whatever_pauses_and_whoever_is_unreachable() {
-    let plain = Setup {
-        continue_one_in: 50,
-        ..one(Budgets::NONE)
-    };
+    let plain = Setup { continue_one_in: 50, ..one(Budgets::NONE) };
     assert_holds("two nodes", &plain);
-    assert_holds(
-        "two nodes, overslept",
-        &Setup {
-            oversleeps: true,
-            skew: false,
-            ..plain.clone()
-        },
-    );
-    assert_holds(
-        "two nodes, partitioned",
-        &Setup {
-            partitions: true,
-            skew: false,
-            ..plain
-        },
-    );
+    assert_holds("two nodes, overslept", &Setup { oversleeps: true, skew: false, ..plain.clone() });
+    assert_holds("two nodes, partitioned", &Setup { partitions: true, skew: false, ..plain });
 }
 
 #[test]
 fn two_nodes_begin_one_cluster_though_an_agent_is_killed_and_started_again() {
-    assert_holds(
-        "two nodes, a kill",
-        &Setup {
-            skew: false,
-            ..one(KILL)
-        },
-    );
+    assert_holds("two nodes, a kill", &Setup { skew: false, ..one(KILL) });
 }
 
 #[test]
 fn two_nodes_begin_one_cluster_though_a_request_arrives_late_or_twice() {
-    assert_holds(
-        "two nodes, a copy",
-        &Setup {
-            skew: false,
-            ..one(COPY)
-        },
-    );
+    assert_holds("two nodes, a copy", &Setup { skew: false, ..one(COPY) });
 }
 
 #[test]
 fn two_nodes_begin_one_cluster_though_an_answer_is_lost() {
-    assert_holds(
-        "two nodes, a loss",
-        &Setup {
-            skew: false,
-            ..one(LOSS)
-        },
-    );
+    assert_holds("two nodes, a loss", &Setup { skew: false, ..one(LOSS) });
 }
 
 #[test]
 fn two_nodes_begin_one_cluster_though_a_server_refuses_or_ignores_its_initialisation() {
-    let plain = Setup {
-        skew: false,
-        ..one(Budgets::NONE)
-    };
-    let refusal = Budgets {
-        refusals: 1,
-        ..Budgets::NONE
-    };
-    let ignored = Budgets {
-        ignores: 1,
-        ..Budgets::NONE
-    };
-    assert_holds(
-        "two nodes, a refusal",
-        &Setup {
-            budgets: refusal,
-            ..plain.clone()
-        },
-    );
-    assert_holds(
-        "two nodes, an ignored call",
-        &Setup {
-            budgets: ignored,
-            ..plain
-        },
-    );
+    let plain = Setup { skew: false, ..one(Budgets::NONE) };
+    let refusal = Budgets { refusals: 1, ..Budgets::NONE };
+    let ignored = Budgets { ignores: 1, ..Budgets::NONE };
+    assert_holds("two nodes, a refusal", &Setup { budgets: refusal, ..plain.clone() });
+    assert_holds("two nodes, an ignored call", &Setup { budgets: ignored, ..plain });
 }
 
 #[test]
 fn extras_refused_for_good_and_services_that_never_come_up_do_not_delay_the_report() {
-    let plain = Setup {
-        skew: false,
-        continue_one_in: 200,
-        ..one(Budgets::NONE)
-    };
-    assert_holds(
-        "extras refused",
-        &Setup {
-            extras_refused: true,
-            ..plain.clone()
-        },
-    );
-    assert_holds(
-        "services down",
-        &Setup {
-            services_down: true,
-            extras_refused: true,
-            ..plain
-        },
-    );
+    let plain = Setup { skew: false, continue_one_in: 200, ..one(Budgets::NONE) };
+    assert_holds("extras refused", &Setup { extras_refused: true, ..plain.clone() });
+    assert_holds("services down", &Setup { services_down: true, extras_refused: true, ..plain });
 }
 
 #[test]
 fn server_of_another_cluster_and_node_without_data_take_no_part_in_the_election() {
-    let plain = Setup {
-        skew: false,
-        continue_one_in: 50,
-        ..one(KILL)
-    };
-    assert_holds(
-        "a foreign server",
-        &Setup {
-            foreign: Some(1),
-            ..plain.clone()
-        },
-    );
-    assert_holds(
-        "an unfit node",
-        &Setup {
-            unfit: vec![1],
-            ..plain
-        },
-    );
+    let plain = Setup { skew: false, continue_one_in: 50, ..one(KILL) };
+    assert_holds("a foreign server", &Setup { foreign: Some(1), ..plain.clone() });
+    assert_holds("an unfit node", &Setup { unfit: vec![1], ..plain });
 }
 
 #[test]
 fn node_whose_agent_died_before_the_report_keeps_others_from_a_second_cluster() {
-    let plain = Setup {
-        abandoned: Some(0),
-        skew: false,
-        ..one(KILL)
-    };
+    let plain = Setup { abandoned: Some(0), skew: false, ..one(KILL) };
     assert_holds("two nodes, one abandoned", &plain);
 }
 
 #[test]
 fn two_machines_of_one_name_are_told_apart_while_the_claim_lasts() {
-    let twins = Setup {
-        names: vec![0, 0],
-        ticks: false,
-        ..one(Budgets::NONE)
-    };
+    let twins = Setup { names: vec![0, 0], ticks: false, ..one(Budgets::NONE) };
     assert_holds("twins", &twins);
     assert_caught(&twins, &[Mutant::Nameless], SECOND);
 }
 
 #[test]
 fn three_nodes_begin_one_cluster() {
-    let three = Setup {
-        names: vec![0, 1, 2],
-        skew: false,
-        ..one(Budgets::NONE)
-    };
+    let three = Setup { names: vec![0, 1, 2], skew: false, ..one(Budgets::NONE) };
     let depth = |depth, setup: &Setup| assert_eq!(explore("three nodes", setup, Some(depth)), None);
     depth(24, &three);
     depth(
         13,
         &Setup {
-            budgets: Budgets {
-                kills: 1,
-                copies: 1,
-                losses: 1,
-                ..Budgets::NONE
-            },
+            budgets: Budgets { kills: 1, copies: 1, losses: 1, ..Budgets::NONE },
             ..three.clone()
         },
     );
-    depth(
-        16,
-        &Setup {
-            abandoned: Some(0),
-            budgets: KILL,
-            ..three
-        },
-    );
+    depth(16, &Setup { abandoned: Some(0), budgets: KILL, ..three });
 }
 
 #[test]
 fn report_after_optional_work_is_caught() {
-    let plain = Setup {
-        skew: false,
-        ..one(Budgets::NONE)
-    };
-    let refused = Setup {
-        extras_refused: true,
-        ..plain.clone()
-    };
-    let down = Setup {
-        services_down: true,
-        ..plain
-    };
+    let plain = Setup { skew: false, ..one(Budgets::NONE) };
+    let refused = Setup { extras_refused: true, ..plain.clone() };
+    let down = Setup { services_down: true, ..plain };
     // As it was before: the clusters split.
-    assert_caught(
-        &Setup {
-            continue_one_in: 0,
-            ..refused.clone()
-        },
-        BEFORE,
-        SECOND,
-    );
-    assert_caught(
-        &Setup {
-            continue_one_in: 0,
-            ..down.clone()
-        },
-        BEFORE,
-        SECOND,
-    );
+    assert_caught(&Setup { continue_one_in: 0, ..refused.clone() }, BEFORE, SECOND);
+    assert_caught(&Setup { continue_one_in: 0, ..down.clone() }, BEFORE, SECOND);
     // Those who look do not begin a second cluster, and nobody ever learns of the first.
-    let all = Setup {
-        continue_one_in: 1,
-        ..refused
-    };
+    let all = Setup { continue_one_in: 1, ..refused };
     assert_caught(&all, &[Mutant::ExtrasFirst], UNREPORTED);
-    assert_caught(
-        &Setup {
-            continue_one_in: 1,
-            ..down
-        },
-        &[Mutant::OnlyWhenBalanced],
-        UNREPORTED,
-    );
+    assert_caught(&Setup { continue_one_in: 1, ..down }, &[Mutant::OnlyWhenBalanced], UNREPORTED);
 }
 
 #[test]
 fn takeover_without_a_look_is_caught() {
-    let plain = Setup {
-        skew: false,
-        continue_one_in: 0,
-        ..one(Budgets::NONE)
-    };
+    let plain = Setup { skew: false, continue_one_in: 0, ..one(Budgets::NONE) };
     assert_caught(&plain, &[Mutant::NoLook], SECOND);
     // B gives up and is itself the latest that lost the claim.
-    let three = Setup {
-        names: vec![0, 1, 2],
-        abandoned: Some(0),
-        ..plain
-    };
+    let three = Setup { names: vec![0, 1, 2], abandoned: Some(0), ..plain };
     assert_caught(&three, &[Mutant::LatestPrevious], SECOND);
 }
 
 #[test]
 fn lease_without_a_margin_or_counted_from_the_answer_is_caught() {
-    let plain = Setup {
-        continue_one_in: 0,
-        ..one(Budgets::NONE)
-    };
+    let plain = Setup { continue_one_in: 0, ..one(Budgets::NONE) };
     assert_caught(&plain, &[Mutant::NoMargin], SECOND);
     assert_caught(&plain, &[Mutant::LeaseFromAnswer], SECOND);
 }
@@ -408,26 +220,10 @@ fn lease_without_a_margin_or_counted_from_the_answer_is_caught() {
 /// tombstone the new claim has another generation, also where an operator has forgotten the record between the two.
 #[test]
 fn leave_without_a_generation_and_record_without_a_tombstone_are_caught() {
-    let budgets = Budgets {
-        kills: 1,
-        copies: 1,
-        refusals: 1,
-        ..Budgets::NONE
-    };
-    let plain = Setup {
-        budgets,
-        skew: false,
-        continue_one_in: 0,
-        ..one(Budgets::NONE)
-    };
+    let budgets = Budgets { kills: 1, copies: 1, refusals: 1, ..Budgets::NONE };
+    let plain = Setup { budgets, skew: false, continue_one_in: 0, ..one(Budgets::NONE) };
     assert_caught(&plain, &[Mutant::UnfencedLeave], SECOND);
-    let forgotten = Setup {
-        budgets: Budgets {
-            forgets: 1,
-            ..budgets
-        },
-        ..plain
-    };
+    let forgotten = Setup { budgets: Budgets { forgets: 1, ..budgets }, ..plain };
     assert_caught(&forgotten, &[Mutant::NoTombstone], SECOND);
 }
 
@@ -435,11 +231,7 @@ fn leave_without_a_generation_and_record_without_a_tombstone_are_caught() {
 /// say their UUIDs, these fence the report as well.
 #[test]
 fn ready_without_a_generation_is_caught() {
-    let budgets = Budgets {
-        copies: 1,
-        resets: 1,
-        ..Budgets::NONE
-    };
+    let budgets = Budgets { copies: 1, resets: 1, ..Budgets::NONE };
     let plain = Setup {
         budgets,
         tells_uuid: false,
@@ -448,25 +240,15 @@ fn ready_without_a_generation_is_caught() {
         generations: 2,
         ..one(budgets)
     };
-    assert_holds(
-        "two nodes, started over",
-        &Setup {
-            continue_one_in: 1000,
-            ..plain.clone()
-        },
-    );
+    assert_holds("two nodes, started over", &Setup { continue_one_in: 1000, ..plain.clone() });
     assert_caught(&plain, &[Mutant::UnfencedReady], &[Broken::Stuck]);
 }
 
 /// More nodes give up after the one that has a cluster than the record names.
 #[test]
 fn node_that_has_a_cluster_is_remembered_however_many_give_up() {
-    let many = Setup {
-        names: (0..12).collect(),
-        abandoned: Some(0),
-        skew: false,
-        ..one(Budgets::NONE)
-    };
+    let many =
+        Setup { names: (0..12).collect(), abandoned: Some(0), skew: false, ..one(Budgets::NONE) };
     let world = many.init_states().remove(0);
     assert_eq!(many.lookahead(&world), None);
 }
@@ -480,44 +262,24 @@ fn two_nodes_with_a_call_that_breaks_off_and_one_that_is_refused() {
 /// Giving the claim up in between, while the first call may still be carried out, would allow a second cluster.
 #[test]
 fn claim_given_up_while_a_call_is_under_way_is_caught() {
-    let setup = Setup {
-        leaves_too_early: true,
-        ..refused_after_a_loss()
-    };
+    let setup = Setup { leaves_too_early: true, ..refused_after_a_loss() };
     let broken = explore("two nodes, given up too early", &setup, None);
     assert_eq!(broken, Some(Broken::SecondCluster));
 }
 
 fn refused_after_a_loss() -> Setup {
-    let budgets = Budgets {
-        losses: 1,
-        refusals: 1,
-        ..Budgets::NONE
-    };
-    Setup {
-        skew: false,
-        ..one(budgets)
-    }
+    let budgets = Budgets { losses: 1, refusals: 1, ..Budgets::NONE };
+    Setup { skew: false, ..one(budgets) }
 }
 
 /// What a leave may do to a later claim, and to a record that was forgotten: 715,573 states, depth 53, one minute in a debug build.
 #[test]
 #[ignore = "takes a minute"]
 fn two_nodes_with_a_refusal_a_kill_a_copy_and_a_forgotten_record() {
-    let budgets = Budgets {
-        kills: 1,
-        copies: 1,
-        refusals: 1,
-        forgets: 1,
-        ..Budgets::NONE
-    };
+    let budgets = Budgets { kills: 1, copies: 1, refusals: 1, forgets: 1, ..Budgets::NONE };
     assert_holds(
         "two nodes, forgotten",
-        &Setup {
-            skew: false,
-            continue_one_in: 0,
-            ..one(budgets)
-        },
+        &Setup { skew: false, continue_one_in: 0, ..one(budgets) },
     );
 }
 
@@ -527,36 +289,17 @@ fn two_nodes_with_a_refusal_a_kill_a_copy_and_a_forgotten_record() {
 #[test]
 #[ignore = "takes ten minutes"]
 fn two_nodes_with_everything_that_goes_wrong() {
-    let budgets = Budgets {
-        kills: 1,
-        copies: 1,
-        losses: 1,
-        refusals: 1,
-        ignores: 1,
-        ..Budgets::NONE
-    };
-    let all = Setup {
-        oversleeps: true,
-        partitions: true,
-        continue_one_in: 10_000,
-        ..one(budgets)
-    };
+    let budgets =
+        Budgets { kills: 1, copies: 1, losses: 1, refusals: 1, ignores: 1, ..Budgets::NONE };
+    let all = Setup { oversleeps: true, partitions: true, continue_one_in: 10_000, ..one(budgets) };
     let checker = all
         .checker()
         .threads(2)
         .finish_when(HasDiscoveries::AnyFailures)
         .timeout(Duration::from_mins(10));
     let checker = checker.spawn_bfs().join();
-    println!(
-        "everything: {} states, depth {}",
-        checker.unique_state_count(),
-        checker.max_depth()
-    );
-    assert!(
-        checker.discoveries().keys().all(|name| *name == READY),
-        "{:?}",
-        checker.discoveries()
-    );
+    println!("everything: {} states, depth {}", checker.unique_state_count(), checker.max_depth());
+    assert!(checker.discoveries().keys().all(|name| *name == READY), "{:?}", checker.discoveries());
 }
 
 /// Walks at random, each of 400 steps.
@@ -585,14 +328,8 @@ fn walk(setup: &Setup, walks: u64) {
 }
 
 fn many(nodes: u8) -> Setup {
-    let budgets = Budgets {
-        kills: 3,
-        copies: 3,
-        losses: 3,
-        refusals: 1,
-        ignores: 1,
-        ..Budgets::NONE
-    };
+    let budgets =
+        Budgets { kills: 3, copies: 3, losses: 3, refusals: 1, ignores: 1, ..Budgets::NONE };
     let names = (0..nodes).collect();
     Setup {
         names,
@@ -629,48 +366,26 @@ fn face(what: &str, adversary: Adversary, depth: usize) -> Option<adversary::Bro
         .target_max_depth(depth);
     let checker = checker.spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
-    println!(
-        "{what}: {states} states, depth {depth}, {:.1} s",
-        started.elapsed().as_secs_f64()
-    );
+    println!("{what}: {states} states, depth {depth}, {:.1} s", started.elapsed().as_secs_f64());
     let broken: Vec<_> = checker
         .discoveries()
         .into_iter()
         .filter(|(_, path)| path.last_state().broken.is_some())
         .collect();
     for (name, path) in &broken {
-        println!(
-            "{what}: `{name}` is violated by {:?}",
-            path.clone().into_actions()
-        );
+        println!("{what}: `{name}` is violated by {:?}", path.clone().into_actions());
     }
-    broken
-        .first()
-        .and_then(|(_, path)| path.last_state().broken)
+    broken.first().and_then(|(_, path)| path.last_state().broken)
 }
 
 #[test]
 fn api_that_lies_about_members_learns_no_password() {
-    assert_eq!(
-        face(
-            "lies about members",
-            Adversary::new(true, Pace::Counts(2)),
-            16
-        ),
-        None
-    );
+    assert_eq!(face("lies about members", Adversary::new(true, Pace::Counts(2)), 16), None);
 }
 
 #[test]
 fn api_that_lies_about_the_claim_delays_and_nothing_else() {
-    assert_eq!(
-        face(
-            "lies about the claim",
-            Adversary::new(false, Pace::Counts(2)),
-            16
-        ),
-        None
-    );
+    assert_eq!(face("lies about the claim", Adversary::new(false, Pace::Counts(2)), 16), None);
 }
 
 /// Pausing only between two acts that are the same would not be enough.

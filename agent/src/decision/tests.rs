@@ -1,10 +1,6 @@
 //! Every branch, in tables of what is seen and what is decided; and what must never be decided, whatever is seen.
 
-#![expect(
-    clippy::too_many_lines,
-    clippy::large_stack_arrays,
-    reason = "tables are long"
-)]
+#![expect(clippy::too_many_lines, clippy::large_stack_arrays, reason = "tables are long")]
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -65,18 +61,11 @@ fn wanted() -> Wanted {
 
 /// Of a run that has seen the list of nodes for a while and has reported.
 fn memory() -> Memory {
-    Memory {
-        same_for: Duration::from_mins(1),
-        is_reported: true,
-        ..Memory::default()
-    }
+    Memory { same_for: Duration::from_mins(1), is_reported: true, ..Memory::default() }
 }
 
 fn unreported() -> Memory {
-    Memory {
-        is_reported: false,
-        ..memory()
-    }
+    Memory { is_reported: false, ..memory() }
 }
 
 fn otp(name: &str) -> String {
@@ -110,31 +99,19 @@ fn failed(name: &str) -> NodeInfo {
 }
 
 fn recovering(name: &str) -> NodeInfo {
-    NodeInfo {
-        is_recovering: true,
-        ..added(name)
-    }
+    NodeInfo { is_recovering: true, ..added(name) }
 }
 
 fn dead(node: NodeInfo) -> NodeInfo {
-    NodeInfo {
-        health: Health::Unhealthy,
-        ..node
-    }
+    NodeInfo { health: Health::Unhealthy, ..node }
 }
 
 fn warming_up(node: NodeInfo) -> NodeInfo {
-    NodeInfo {
-        health: Health::WarmingUp,
-        ..node
-    }
+    NodeInfo { health: Health::WarmingUp, ..node }
 }
 
 fn up_for(seconds: u64, node: NodeInfo) -> NodeInfo {
-    NodeInfo {
-        uptime: Duration::from_secs(seconds),
-        ..node
-    }
+    NodeInfo { uptime: Duration::from_secs(seconds), ..node }
 }
 
 /// A balanced cluster of these nodes.
@@ -149,17 +126,11 @@ fn cluster_of(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
 }
 
 fn unbalanced(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
-    View {
-        is_balanced: false,
-        ..cluster_of(nodes)
-    }
+    View { is_balanced: false, ..cluster_of(nodes) }
 }
 
 fn rebalancing(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
-    View {
-        is_rebalancing: true,
-        ..cluster_of(nodes)
-    }
+    View { is_rebalancing: true, ..cluster_of(nodes) }
 }
 
 /// The record of a cluster that this node has claimed, or the other.
@@ -180,11 +151,7 @@ fn claimed_by(first: &str, lease_left: Option<u64>) -> Record {
 /// The same, taken over from these nodes.
 fn taken_over(first: &str, lease_left: Option<u64>, previous: &[&str]) -> Record {
     let previous = nodes(previous);
-    Record {
-        generation: 1 + previous.len() as u64,
-        previous,
-        ..claimed_by(first, lease_left)
-    }
+    Record { generation: 1 + previous.len() as u64, previous, ..claimed_by(first, lease_left) }
 }
 
 /// The record of a cluster that is ready, with these members.
@@ -213,10 +180,7 @@ fn nodes(names: &[&str]) -> Vec<Node> {
 
 fn rebalance(known: &[&str], removed: &[&str]) -> Is {
     let known = known.iter().map(|name| otp(name)).collect();
-    Then(Next::Rebalance {
-        known,
-        removed: names(removed),
-    })
+    Then(Next::Rebalance { known, removed: names(removed) })
 }
 
 fn refusal(refusal: Refusal) -> Is {
@@ -224,10 +188,7 @@ fn refusal(refusal: Refusal) -> Is {
 }
 
 fn other_cluster(recorded: &str) -> Is {
-    refusal(Refusal::OtherCluster {
-        own: uuid(UUID),
-        recorded: recorded.to_owned(),
-    })
+    refusal(Refusal::OtherCluster { own: uuid(UUID), recorded: recorded.to_owned() })
 }
 
 fn report() -> Is {
@@ -240,37 +201,19 @@ fn blank() -> Own {
 
 fn looked_at(looks: &[(&str, Look)]) -> Memory {
     let looks = looks.iter().map(|(name, look)| (node(name), *look));
-    Memory {
-        looks: looks.collect(),
-        ..Memory::default()
-    }
+    Memory { looks: looks.collect(), ..Memory::default() }
 }
 
 #[test]
 fn server_that_is_away_or_has_other_credentials_is_waited_for_and_never_touched() {
-    let stranger_for = |time| Memory {
-        stranger_for: time,
-        ..memory()
-    };
+    let stranger_for = |time| Memory { stranger_for: time, ..memory() };
     let almost = STRANGER_AFTER.checked_sub(Duration::from_millis(1));
     let away = Own::Away("the connection is refused".to_owned());
     for (own, memory, expected) in [
         (away, memory(), Waits("the connection is refused")),
-        (
-            Own::Stranger,
-            stranger_for(Duration::ZERO),
-            Waits("the server has other credentials"),
-        ),
-        (
-            Own::Stranger,
-            stranger_for(almost.unwrap()),
-            Waits("may be on its way into the cluster"),
-        ),
-        (
-            Own::Stranger,
-            stranger_for(STRANGER_AFTER),
-            refusal(Refusal::Stranger),
-        ),
+        (Own::Stranger, stranger_for(Duration::ZERO), Waits("the server has other credentials")),
+        (Own::Stranger, stranger_for(almost.unwrap()), Waits("may be on its way into the cluster")),
+        (Own::Stranger, stranger_for(STRANGER_AFTER), refusal(Refusal::Stranger)),
     ] {
         // Whatever the API says.
         for asked in [
@@ -289,19 +232,12 @@ fn server_that_is_away_or_has_other_credentials_is_waited_for_and_never_touched(
 fn blank_server_becomes_the_first_or_joins() {
     let join = |members: &[&str]| Then(Next::Join(nodes(members)));
     let lost = |recorded: Option<&str>| {
-        refusal(Refusal::Lost {
-            recorded: recorded.map(uuid),
-            own: Some(uuid(OWN)),
-        })
+        refusal(Refusal::Lost { recorded: recorded.map(uuid), own: Some(uuid(OWN)) })
     };
     for (what, asked, expected) in [
         ("not asked", Asked::NotYet, Then(Next::Claim)),
         ("no record", Asked::Nothing, Then(Next::Claim)),
-        (
-            "claimed for good",
-            Asked::Record(claimed_by(ME, None)),
-            Then(Next::Initialise),
-        ),
+        ("claimed for good", Asked::Record(claimed_by(ME, None)), Then(Next::Initialise)),
         (
             "exactly the margin left",
             Asked::Record(claimed_by(ME, Some(16))),
@@ -337,11 +273,7 @@ fn blank_server_becomes_the_first_or_joins() {
             Asked::Record(ready(FIRST, &[FIRST], Some(UUID))),
             join(&[FIRST]),
         ),
-        (
-            "ready, no list",
-            Asked::Record(ready(FIRST, &[], None)),
-            join(&[FIRST]),
-        ),
+        ("ready, no list", Asked::Record(ready(FIRST, &[], None)), join(&[FIRST])),
         (
             "ready, the first before the others",
             Asked::Record(ready(THIRD, &[FIRST, THIRD], Some(UUID))),
@@ -371,27 +303,14 @@ fn blank_server_becomes_the_first_or_joins() {
         let decided = next(&wanted(), &blank(), &asked, &memory());
         assert_next(what, &decided, &expected);
     }
-    let unknown = next(
-        &wanted(),
-        &Own::Blank(None),
-        &Asked::Record(ready(ME, &[ME], None)),
-        &memory(),
-    );
-    assert_eq!(
-        unknown,
-        Next::Refuse(Refusal::Lost {
-            recorded: Some(uuid("c4")),
-            own: None
-        })
-    );
+    let unknown =
+        next(&wanted(), &Own::Blank(None), &Asked::Record(ready(ME, &[ME], None)), &memory());
+    assert_eq!(unknown, Next::Refuse(Refusal::Lost { recorded: Some(uuid("c4")), own: None }));
 }
 
 #[test]
 fn node_without_the_data_service_only_asks_and_waits_while_blank() {
-    let wanted = Wanted {
-        can_begin: false,
-        ..wanted()
-    };
+    let wanted = Wanted { can_begin: false, ..wanted() };
     for (what, asked, expected) in [
         ("not asked", Asked::NotYet, Then(Next::Ask)),
         (
@@ -409,11 +328,7 @@ fn node_without_the_data_service_only_asks_and_waits_while_blank() {
             Asked::Record(claimed_by(ME, None)),
             Waits("this node's claim has to expire"),
         ),
-        (
-            "another's claim",
-            Asked::Record(claimed_by(FIRST, Some(7))),
-            Waits("expires in 7 s"),
-        ),
+        ("another's claim", Asked::Record(claimed_by(FIRST, Some(7))), Waits("expires in 7 s")),
         (
             "another's expired claim",
             Asked::Record(claimed_by(FIRST, Some(0))),
@@ -433,10 +348,7 @@ fn node_without_the_data_service_only_asks_and_waits_while_blank() {
 #[test]
 fn nodes_that_lost_the_claim_are_looked_at_before_the_server_is_initialised() {
     use Look::{Blank, Provisioned, Unreachable};
-    let has_initialised = Memory {
-        has_initialised: true,
-        ..Memory::default()
-    };
+    let has_initialised = Memory { has_initialised: true, ..Memory::default() };
     for (what, record, memory, expected) in [
         (
             "nobody was looked at",
@@ -488,23 +400,12 @@ fn nodes_that_lost_the_claim_are_looked_at_before_the_server_is_initialised() {
 
 #[test]
 fn server_that_was_initialised_without_effect_leaves_the_claim_to_others() {
-    let memory = Memory {
-        has_initialised: true,
-        ..Memory::default()
-    };
+    let memory = Memory { has_initialised: true, ..Memory::default() };
     let waits = || Waits("has taken its initialisation and still belongs to no cluster");
     for (what, asked, expected) in [
         ("not asked", Asked::NotYet, Then(Next::Ask)),
-        (
-            "its own claim",
-            Asked::Record(claimed_by(ME, Some(30))),
-            waits(),
-        ),
-        (
-            "its own expired claim",
-            Asked::Record(claimed_by(ME, Some(0))),
-            waits(),
-        ),
+        ("its own claim", Asked::Record(claimed_by(ME, Some(30))), waits()),
+        ("its own expired claim", Asked::Record(claimed_by(ME, Some(0))), waits()),
         (
             "another's claim",
             Asked::Record(taken_over(FIRST, Some(30), &[ME])),
@@ -575,15 +476,9 @@ fn node_that_gave_up_waits_for_the_cluster_it_has_seen_and_claims_no_more() {
 
 #[test]
 fn nothing_is_joined_without_a_way_to_tell_members_from_impostors() {
-    let untrusting = Wanted {
-        trusts_members: false,
-        ..wanted()
-    };
+    let untrusting = Wanted { trusts_members: false, ..wanted() };
     for (asked, expected) in [
-        (
-            Asked::Record(ready(FIRST, &[FIRST], Some(UUID))),
-            refusal(Refusal::NoTrust),
-        ),
+        (Asked::Record(ready(FIRST, &[FIRST], Some(UUID))), refusal(Refusal::NoTrust)),
         // The first node needs nobody.
         (Asked::NotYet, Then(Next::Claim)),
         (Asked::Record(claimed_by(ME, None)), Then(Next::Initialise)),
@@ -595,41 +490,17 @@ fn nothing_is_joined_without_a_way_to_tell_members_from_impostors() {
 
 #[test]
 fn member_of_another_cluster_is_left_alone() {
-    let adopting = || Wanted {
-        adopt: true,
-        ..wanted()
-    };
-    let dataless = || Wanted {
-        can_begin: false,
-        ..wanted()
-    };
+    let adopting = || Wanted { adopt: true, ..wanted() };
+    let dataless = || Wanted { can_begin: false, ..wanted() };
     let alone = || cluster_of([active(ME)]);
     let both = || cluster_of([active(ME), active(FIRST)]);
     let unknown = || refusal(Refusal::Unknown { uuid: uuid(UUID) });
     let of_first = || other_cluster("that of `10.0.0.2`");
     for (what, wanted, view, asked, expected) in [
-        (
-            "not asked",
-            wanted(),
-            alone(),
-            Asked::NotYet,
-            Then(Next::Ask),
-        ),
+        ("not asked", wanted(), alone(), Asked::NotYet, Then(Next::Ask)),
         ("no record", wanted(), alone(), Asked::Nothing, unknown()),
-        (
-            "adopts, not asked",
-            adopting(),
-            alone(),
-            Asked::NotYet,
-            Then(Next::Ask),
-        ),
-        (
-            "adopts",
-            adopting(),
-            alone(),
-            Asked::Nothing,
-            Then(Next::Claim),
-        ),
+        ("adopts, not asked", adopting(), alone(), Asked::NotYet, Then(Next::Ask)),
+        ("adopts", adopting(), alone(), Asked::Nothing, Then(Next::Claim)),
         (
             "its own UUID",
             wanted(),
@@ -776,17 +647,8 @@ fn first_node_reports_before_everything_else() {
         ("loads its data", cluster_of([warming_up(active(ME))])),
         ("not healthy", unbalanced([dead(active(ME))])),
         ("does not know itself", cluster_of([])),
-        (
-            "Community Edition",
-            cluster_of([NodeInfo {
-                group: None,
-                ..active(ME)
-            }]),
-        ),
-        (
-            "has just started",
-            cluster_of([up_for(0, active(ME)), active(FIRST)]),
-        ),
+        ("Community Edition", cluster_of([NodeInfo { group: None, ..active(ME) }])),
+        ("has just started", cluster_of([up_for(0, active(ME)), active(FIRST)])),
     ] {
         for left in [None, Some(0), Some(1), Some(60)] {
             for memory in [Memory::default(), memory()] {
@@ -801,10 +663,7 @@ fn first_node_reports_before_everything_else() {
 #[test]
 fn member_that_has_just_started_is_believed_once_a_peer_confirms_it() {
     let confirm = |members: &[&str]| Then(Next::Confirm(names(members)));
-    let confirmed = Memory {
-        is_confirmed: true,
-        ..memory()
-    };
+    let confirmed = Memory { is_confirmed: true, ..memory() };
     for (what, view, memory, expected) in [
         (
             "just started",
@@ -824,12 +683,7 @@ fn member_that_has_just_started_is_believed_once_a_peer_confirms_it() {
             confirmed,
             Then(Next::Done),
         ),
-        (
-            "alone",
-            cluster_of([up_for(0, active(ME))]),
-            memory(),
-            Then(Next::Done),
-        ),
+        ("alone", cluster_of([up_for(0, active(ME))]), memory(), Then(Next::Done)),
         (
             "no other active member",
             cluster_of([up_for(0, active(ME)), failed(FIRST), added(THIRD)]),
@@ -864,15 +718,9 @@ fn member_that_has_just_started_is_believed_once_a_peer_confirms_it() {
 #[test]
 fn member_waits_for_the_balance_or_sees_to_it() {
     let settled = Duration::from_secs(5);
-    let same_for = |time| Memory {
-        same_for: time,
-        ..memory()
-    };
+    let same_for = |time| Memory { same_for: time, ..memory() };
     let just_before = |time: Duration| same_for(time.saturating_sub(Duration::from_millis(1)));
-    let resting = || Memory {
-        rest: Duration::from_millis(4500),
-        ..memory()
-    };
+    let resting = || Memory { rest: Duration::from_millis(4500), ..memory() };
     let done = || Then(Next::Done);
     for (what, view, memory, expected) in [
         (
@@ -889,10 +737,7 @@ fn member_waits_for_the_balance_or_sees_to_it() {
         ),
         (
             "failed over, while a rebalance runs",
-            View {
-                is_rebalancing: true,
-                ..unbalanced([failed(ME), active(FIRST)])
-            },
+            View { is_rebalancing: true, ..unbalanced([failed(ME), active(FIRST)]) },
             memory(),
             refusal(Refusal::FailedOver),
         ),
@@ -902,30 +747,10 @@ fn member_waits_for_the_balance_or_sees_to_it() {
             memory(),
             Waits("a rebalance runs"),
         ),
-        (
-            "it warms up",
-            cluster_of([warming_up(active(ME))]),
-            memory(),
-            Waits("`warmup`"),
-        ),
-        (
-            "it is not healthy",
-            cluster_of([dead(active(ME))]),
-            memory(),
-            Waits("it is not healthy"),
-        ),
-        (
-            "another warms up",
-            cluster_of([active(ME), warming_up(active(FIRST))]),
-            memory(),
-            done(),
-        ),
-        (
-            "balanced",
-            cluster_of([active(ME), active(FIRST)]),
-            same_for(Duration::ZERO),
-            done(),
-        ),
+        ("it warms up", cluster_of([warming_up(active(ME))]), memory(), Waits("`warmup`")),
+        ("it is not healthy", cluster_of([dead(active(ME))]), memory(), Waits("it is not healthy")),
+        ("another warms up", cluster_of([active(ME), warming_up(active(FIRST))]), memory(), done()),
+        ("balanced", cluster_of([active(ME), active(FIRST)]), same_for(Duration::ZERO), done()),
         (
             "balanced, and an active one is dead",
             cluster_of([active(ME), dead(active(FIRST))]),
@@ -1113,22 +938,10 @@ fn dead_nodes_are_ejected_named_or_removed_and_living_ones_stay() {
 
 #[test]
 fn member_reports_then_attests_then_settles_the_extras() {
-    let group = || Wanted {
-        group: Some("us-east-1a".to_owned()),
-        ..wanted()
-    };
-    let two_buckets = || Wanted {
-        buckets: names(&["app", "cache"]),
-        ..wanted()
-    };
-    let address = || Wanted {
-        address: true,
-        ..wanted()
-    };
-    let attests = || Wanted {
-        attests: true,
-        ..wanted()
-    };
+    let group = || Wanted { group: Some("us-east-1a".to_owned()), ..wanted() };
+    let two_buckets = || Wanted { buckets: names(&["app", "cache"]), ..wanted() };
+    let address = || Wanted { address: true, ..wanted() };
+    let attests = || Wanted { attests: true, ..wanted() };
     let wants_all = || Wanted {
         group: group().group,
         buckets: two_buckets().buckets,
@@ -1136,27 +949,11 @@ fn member_reports_then_attests_then_settles_the_extras() {
         attests: true,
         ..wanted()
     };
-    let holding = |buckets: &[&str]| View {
-        buckets: names(buckets),
-        ..cluster_of([active(ME)])
-    };
+    let holding = |buckets: &[&str]| View { buckets: names(buckets), ..cluster_of([active(ME)]) };
     let alone = || cluster_of([active(ME)]);
-    let in_group = || {
-        cluster_of([NodeInfo {
-            group: Some("us-east-1a".to_owned()),
-            ..active(ME)
-        }])
-    };
-    let without_groups = || {
-        cluster_of([NodeInfo {
-            group: None,
-            ..active(ME)
-        }])
-    };
-    let (first, joiner) = (
-        || ready(ME, &[ME], Some(UUID)),
-        || ready(FIRST, &[FIRST], Some(UUID)),
-    );
+    let in_group = || cluster_of([NodeInfo { group: Some("us-east-1a".to_owned()), ..active(ME) }]);
+    let without_groups = || cluster_of([NodeInfo { group: None, ..active(ME) }]);
+    let (first, joiner) = (|| ready(ME, &[ME], Some(UUID)), || ready(FIRST, &[FIRST], Some(UUID)));
     let bucket = |name: &str| Extra::Bucket(name.to_owned());
     let settle = |extra| Then(Next::Settle(extra));
     let settled = |extras: &[Extra]| Memory {
@@ -1166,30 +963,9 @@ fn member_reports_then_attests_then_settles_the_extras() {
     };
     let done = || Then(Next::Done);
     for (what, wanted, view, record, memory, expected) in [
-        (
-            "nothing wanted",
-            wanted(),
-            alone(),
-            joiner(),
-            memory(),
-            done(),
-        ),
-        (
-            "no report",
-            wants_all(),
-            alone(),
-            first(),
-            unreported(),
-            report(),
-        ),
-        (
-            "no report of a joiner",
-            wants_all(),
-            alone(),
-            joiner(),
-            unreported(),
-            report(),
-        ),
+        ("nothing wanted", wanted(), alone(), joiner(), memory(), done()),
+        ("no report", wants_all(), alone(), first(), unreported(), report()),
+        ("no report of a joiner", wants_all(), alone(), joiner(), unreported(), report()),
         (
             "no report, and services that never come up",
             wants_all(),
@@ -1206,22 +982,8 @@ fn member_reports_then_attests_then_settles_the_extras() {
             unreported(),
             rebalance(&[ME, FIRST], &[]),
         ),
-        (
-            "no attestation",
-            wants_all(),
-            alone(),
-            first(),
-            memory(),
-            report(),
-        ),
-        (
-            "attested",
-            attests(),
-            alone(),
-            first(),
-            settled(&[]),
-            done(),
-        ),
+        ("no attestation", wants_all(), alone(), first(), memory(), report()),
+        ("attested", attests(), alone(), first(), settled(&[]), done()),
         (
             "no attestation, and not balanced",
             attests(),
@@ -1230,46 +992,11 @@ fn member_reports_then_attests_then_settles_the_extras() {
             memory(),
             rebalance(&[ME, FIRST], &[]),
         ),
-        (
-            "another group",
-            group(),
-            alone(),
-            first(),
-            memory(),
-            settle(Extra::Group),
-        ),
-        (
-            "another group, as a joiner",
-            group(),
-            alone(),
-            joiner(),
-            memory(),
-            settle(Extra::Group),
-        ),
-        (
-            "another group, refused",
-            group(),
-            alone(),
-            joiner(),
-            settled(&[Extra::Group]),
-            done(),
-        ),
-        (
-            "the right group",
-            group(),
-            in_group(),
-            first(),
-            memory(),
-            done(),
-        ),
-        (
-            "Community Edition",
-            group(),
-            without_groups(),
-            first(),
-            memory(),
-            settle(Extra::Group),
-        ),
+        ("another group", group(), alone(), first(), memory(), settle(Extra::Group)),
+        ("another group, as a joiner", group(), alone(), joiner(), memory(), settle(Extra::Group)),
+        ("another group, refused", group(), alone(), joiner(), settled(&[Extra::Group]), done()),
+        ("the right group", group(), in_group(), first(), memory(), done()),
+        ("Community Edition", group(), without_groups(), first(), memory(), settle(Extra::Group)),
         (
             "Community Edition, refused",
             group(),
@@ -1286,14 +1013,7 @@ fn member_reports_then_attests_then_settles_the_extras() {
             memory(),
             done(),
         ),
-        (
-            "no bucket",
-            two_buckets(),
-            holding(&[]),
-            first(),
-            memory(),
-            settle(bucket("app")),
-        ),
+        ("no bucket", two_buckets(), holding(&[]), first(), memory(), settle(bucket("app"))),
         (
             "one of them",
             two_buckets(),
@@ -1318,46 +1038,11 @@ fn member_reports_then_attests_then_settles_the_extras() {
             settled(&[bucket("app")]),
             done(),
         ),
-        (
-            "all of them",
-            two_buckets(),
-            holding(&["cache", "app"]),
-            first(),
-            memory(),
-            done(),
-        ),
-        (
-            "no bucket, as a joiner",
-            two_buckets(),
-            holding(&[]),
-            joiner(),
-            memory(),
-            done(),
-        ),
-        (
-            "no address",
-            address(),
-            alone(),
-            joiner(),
-            memory(),
-            settle(Extra::Address),
-        ),
-        (
-            "address set",
-            address(),
-            alone(),
-            joiner(),
-            settled(&[Extra::Address]),
-            done(),
-        ),
-        (
-            "group before buckets",
-            wants_all(),
-            alone(),
-            first(),
-            settled(&[]),
-            settle(Extra::Group),
-        ),
+        ("all of them", two_buckets(), holding(&["cache", "app"]), first(), memory(), done()),
+        ("no bucket, as a joiner", two_buckets(), holding(&[]), joiner(), memory(), done()),
+        ("no address", address(), alone(), joiner(), memory(), settle(Extra::Address)),
+        ("address set", address(), alone(), joiner(), settled(&[Extra::Address]), done()),
+        ("group before buckets", wants_all(), alone(), first(), settled(&[]), settle(Extra::Group)),
         (
             "buckets before the address",
             wants_all(),
@@ -1398,19 +1083,11 @@ fn seen_by_first(mut view: View) -> View {
 
 #[test]
 fn member_that_is_not_in_itself_adds_nobody() {
-    for first in [
-        added(FIRST),
-        failed(FIRST),
-        recovering(FIRST),
-        dead(active(FIRST)),
-        active(THIRD),
-    ] {
+    for first in
+        [added(FIRST), failed(FIRST), recovering(FIRST), dead(active(FIRST)), active(THIRD)]
+    {
         let view = seen_by_first(cluster_of([first]));
-        assert_eq!(
-            through(&node(ME), None, &view, Some(&uuid(UUID))),
-            Through::Unfit,
-            "{view:?}"
-        );
+        assert_eq!(through(&node(ME), None, &view, Some(&uuid(UUID))), Through::Unfit, "{view:?}");
     }
 }
 
@@ -1421,18 +1098,8 @@ fn member_adds_a_node_that_is_new_to_it() {
     let (add, taken) = ((None, false), (None, true));
     for (what, view, own, expected) in [
         ("new", cluster_of([active(FIRST)]), Some(&own), add),
-        (
-            "new, and the member warms up",
-            cluster_of([warming_up(active(FIRST))]),
-            Some(&own),
-            add,
-        ),
-        (
-            "new, without a UUID",
-            cluster_of([active(FIRST)]),
-            None,
-            add,
-        ),
+        ("new, and the member warms up", cluster_of([warming_up(active(FIRST))]), Some(&own), add),
+        ("new, without a UUID", cluster_of([active(FIRST)]), None, add),
         (
             "while a rebalance runs",
             rebalancing([active(FIRST)]),
@@ -1483,13 +1150,7 @@ fn member_adds_a_node_that_is_new_to_it() {
         ),
         (
             "a server of the name that does not say its UUID",
-            cluster_of([
-                active(FIRST),
-                NodeInfo {
-                    uuid: None,
-                    ..active(ME)
-                },
-            ]),
+            cluster_of([active(FIRST), NodeInfo { uuid: None, ..active(ME) }]),
             Some(&own),
             later("lists `10.0.0.1` as a member that it cannot reach"),
         ),
@@ -1505,12 +1166,7 @@ fn member_adds_a_node_that_is_new_to_it() {
             assert!(is_so, "{what}: {through:?}, not {expected:?}");
         }
         // Of another cluster, whatever it says of the node.
-        let skipped = through(
-            &node(ME),
-            own,
-            &seen_by_first(view),
-            Some(&uuid(OTHER_UUID)),
-        );
+        let skipped = through(&node(ME), own, &seen_by_first(view), Some(&uuid(OTHER_UUID)));
         assert!(
             matches!(&skipped, Through::Other(why) if why.contains(UUID)),
             "{what}: {skipped:?}"
@@ -1519,11 +1175,7 @@ fn member_adds_a_node_that_is_new_to_it() {
 }
 
 fn any_node(name: &'static str) -> impl Strategy<Value = NodeInfo> {
-    let membership = select(vec![
-        Membership::Active,
-        Membership::Added,
-        Membership::Failed,
-    ]);
+    let membership = select(vec![Membership::Active, Membership::Added, Membership::Failed]);
     let health = select(vec![Health::Healthy, Health::WarmingUp, Health::Unhealthy]);
     (membership, health, any::<[bool; 2]>(), 0..120_u64).prop_map(
         move |(membership, health, [recovers, groups], up)| NodeInfo {

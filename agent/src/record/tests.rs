@@ -38,10 +38,7 @@ fn any_text() -> impl Strategy<Value = String> {
             "\u{feff}a",
         ])
         .prop_map(str::to_owned),
-        (
-            select(vec!["a", "a.", "\u{e9}", "\u{202e}"]),
-            250..3000_usize
-        )
+        (select(vec!["a", "a.", "\u{e9}", "\u{202e}"]), 250..3000_usize)
             .prop_map(|(part, times)| part.repeat(times)),
     ]
 }
@@ -76,9 +73,9 @@ fn any_value() -> impl Strategy<Value = Value> {
 fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     into.push(at.to_owned());
     match value {
-        Value::Object(fields) => fields
-            .iter()
-            .for_each(|(name, value)| pointers(value, &format!("{at}/{name}"), into)),
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, value)| pointers(value, &format!("{at}/{name}"), into))
+        }
         Value::Array(values) => {
             values
                 .iter()
@@ -141,9 +138,7 @@ fn valid() -> Value {
 
 #[track_caller]
 pub(crate) fn assert_plain(text: &str) {
-    let hidden = text
-        .chars()
-        .find(|c| (c.is_control() || is_hidden(*c)) && *c != ' ');
+    let hidden = text.chars().find(|c| (c.is_control() || is_hidden(*c)) && *c != ' ');
     assert_eq!(hidden, None, "{text:?}");
 }
 
@@ -153,11 +148,7 @@ fn assert_harmless(text: &str) {
         Ok(cluster) => cluster,
         Err(error) => return assert_plain(&printable(&error.to_string())),
     };
-    for asking in [
-        None,
-        Some(Node::new("a.example").unwrap()),
-        Some(Node::new("z").unwrap()),
-    ] {
+    for asking in [None, Some(Node::new("a.example").unwrap()), Some(Node::new("z").unwrap())] {
         let record = match Record::new(cluster.clone(), &id, asking.as_ref()) {
             Ok(record) => record,
             Err(why) => {
@@ -182,11 +173,7 @@ fn assert_harmless(text: &str) {
             assert_eq!(Node::new(node.as_str()).as_ref(), Ok(node), "not canonical");
         }
         for uuid in [&record.rival, &record.cluster_uuid].into_iter().flatten() {
-            assert!(
-                uuid.as_str()
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            );
+            assert!(uuid.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
             assert!(uuid.as_str().len() <= 64);
         }
     }
@@ -206,10 +193,7 @@ fn answer_with_thousands_of_nodes_is_refused() {
         answer[field] = (0..5000).map(|number| format!("n{number}")).collect();
         assert_harmless(&answer.to_string());
         let cluster = serde_json::from_value(answer).unwrap();
-        assert!(
-            Record::new(cluster, &ClusterId::new("c").unwrap(), None).is_err(),
-            "{field}"
-        );
+        assert!(Record::new(cluster, &ClusterId::new("c").unwrap(), None).is_err(), "{field}");
     }
 }
 
@@ -220,17 +204,12 @@ fn lease_is_what_is_left_and_nothing_where_that_is_unsaid() {
         answer["lease_seconds_left"] = left;
         answer["lease_expires_at"] = end;
         let cluster = serde_json::from_value(answer).unwrap();
-        Record::new(cluster, &ClusterId::new("c").unwrap(), None)
-            .unwrap()
-            .lease_left
+        Record::new(cluster, &ClusterId::new("c").unwrap(), None).unwrap().lease_left
     };
     let end = json!("2099-01-01T00:00:00Z");
     assert_eq!(left(json!(7), end.clone()), Some(Duration::from_secs(7)));
     assert_eq!(left(Value::Null, end), Some(Duration::ZERO));
-    assert_eq!(
-        left(json!(u64::MAX), Value::Null),
-        Some(Duration::from_secs(u64::MAX))
-    );
+    assert_eq!(left(json!(u64::MAX), Value::Null), Some(Duration::from_secs(u64::MAX)));
     assert_eq!(left(Value::Null, Value::Null), None);
 }
 

@@ -31,14 +31,9 @@ fn pool() -> Value {
 
 #[test]
 fn valid_answers_are_read() {
-    let parsed = serde_json::from_value::<RawPools>(pools())
-        .unwrap()
-        .parse()
-        .unwrap();
+    let parsed = serde_json::from_value::<RawPools>(pools()).unwrap().parse().unwrap();
     assert_eq!(parsed.uuid, Uuid::new("0f0f").ok());
-    let view = serde_json::from_value::<RawPool>(pool())
-        .unwrap()
-        .view(Uuid::new("0f0f").unwrap());
+    let view = serde_json::from_value::<RawPool>(pool()).unwrap().view(Uuid::new("0f0f").unwrap());
     assert_eq!(view.this().map(|this| this.name.as_str()), Some("10.0.0.1"));
     assert!(view.node("fd00::1").is_some());
 }

@@ -42,20 +42,12 @@ pub enum Wait {
 
 impl Wait {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::OursCreate,
-        Self::OursUpdate,
-        Self::Poller,
-        Self::Aws,
-        Self::Sam,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::OursCreate, Self::OursUpdate, Self::Poller, Self::Aws, Self::Sam];
 
     /// Those that need nothing of each other, in order: ours updates what it has created, and that is there for the poller.
-    const TURNS: [&[Self]; 3] = [
-        &[Self::OursCreate, Self::OursUpdate, Self::Poller],
-        &[Self::Aws],
-        &[Self::Sam],
-    ];
+    const TURNS: [&[Self]; 3] =
+        [&[Self::OursCreate, Self::OursUpdate, Self::Poller], &[Self::Aws], &[Self::Sam]];
 }
 
 /// What was seen of the runs of one of them.
@@ -83,8 +75,7 @@ pub fn measure(code: &Code, changed: &Code) -> [Seen; 5] {
                 tools::prepare(&aws);
                 let scene = Scene::new(&aws);
                 seen.extend(
-                    turn.iter()
-                        .map(|wait| (*wait, scene.run(*wait, work, [code, changed]))),
+                    turn.iter().map(|wait| (*wait, scene.run(*wait, work, [code, changed]))),
                 );
             }
         }
@@ -93,10 +84,7 @@ pub fn measure(code: &Code, changed: &Code) -> [Seen; 5] {
     let runs: Vec<_> = thread::scope(|scope| {
         let lane = &lane;
         let lanes: Vec<_> = (0..LANES).map(|n| scope.spawn(move || lane(n))).collect();
-        lanes
-            .into_iter()
-            .flat_map(|lane| lane.join().expect("every run goes well"))
-            .collect()
+        lanes.into_iter().flat_map(|lane| lane.join().expect("every run goes well")).collect()
     });
     Wait::ALL.map(|wait| {
         let mut seen = Seen::default();
@@ -220,10 +208,7 @@ fn creation(work: Duration) -> Play {
     let mut scenes: Vec<_> = RESOURCES
         .iter()
         .flat_map(|(name, kind, from, to)| {
-            [
-                (*from, *name, *kind, "CREATE_IN_PROGRESS"),
-                (*to, *name, *kind, "CREATE_COMPLETE"),
-            ]
+            [(*from, *name, *kind, "CREATE_IN_PROGRESS"), (*to, *name, *kind, "CREATE_COMPLETE")]
         })
         .collect();
     scenes.sort_by_key(|scene| scene.0);

@@ -19,13 +19,8 @@ const TOOLS: [Tool; 2] = [Tool::Ours, Tool::CargoLambda];
 /// A table of medians over so many first deployments, through a proxy that keeps the time.
 pub fn table(code: &Code, runs: usize) -> Table {
     let aws = MiniStack::start();
-    let mut table = Table::new([
-        "tool",
-        "first deploy, s",
-        "calls",
-        "calls under way, s",
-        "none under way, s",
-    ]);
+    let mut table =
+        Table::new(["tool", "first deploy, s", "calls", "calls under way, s", "none under way, s"]);
     for tool in TOOLS {
         let (mut took, mut busy, mut idle) =
             (Samples::default(), Samples::default(), Samples::default());
@@ -59,10 +54,8 @@ pub fn table(code: &Code, runs: usize) -> Table {
 
 /// How long at least one of them was under way.
 fn under_way(calls: &[Call]) -> Duration {
-    let mut spans: Vec<_> = calls
-        .iter()
-        .filter_map(|call| Some((call.asked, call.answered?)))
-        .collect();
+    let mut spans: Vec<_> =
+        calls.iter().filter_map(|call| Some((call.asked, call.answered?))).collect();
     spans.sort_unstable();
     let mut sum = Duration::ZERO;
     let mut until: Option<Instant> = None;

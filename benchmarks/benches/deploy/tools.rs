@@ -33,13 +33,7 @@ pub enum Tool {
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Ours,
-        Self::Tested,
-        Self::Aws,
-        Self::Sam,
-        Self::CargoLambda,
-    ];
+    pub const ALL: [Self; 5] = [Self::Ours, Self::Tested, Self::Aws, Self::Sam, Self::CargoLambda];
 
     /// The command, as it stands in the report.
     pub fn name(self) -> &'static str {
@@ -241,11 +235,7 @@ impl Directory {
             "[{has} for name, sha256 in [(f['FunctionName'], f['CodeSha256']) for f in \
              client('lambda').list_functions()['Functions']]]"
         ));
-        assert_eq!(
-            functions,
-            serde_json::json!([true]),
-            "{tool:?} has deployed something else"
-        );
+        assert_eq!(functions, serde_json::json!([true]), "{tool:?} has deployed something else");
     }
 }
 
@@ -263,12 +253,8 @@ pub fn prepare(aws: &MiniStack) {
 fn template() -> String {
     let path = programs::workspace().join("templates/stack.yaml");
     let template = fs::read_to_string(path).expect("there is a template");
-    let (before, rest) = template
-        .split_once("  ArtifactBucket:\n")
-        .expect("it has the parameter");
-    let (_, rest) = rest
-        .split_once("  TableName:\n")
-        .expect("it has the parameter after those");
+    let (before, rest) = template.split_once("  ArtifactBucket:\n").expect("it has the parameter");
+    let (_, rest) = rest.split_once("  TableName:\n").expect("it has the parameter after those");
     let code = "Code:\n        S3Bucket: !Ref ArtifactBucket\n        S3Key: !Ref ArtifactKey\n";
     assert!(rest.contains(code), "the function's code is elsewhere");
     format!("{before}  TableName:\n{rest}").replace(code, "Code: function.zip\n")

@@ -71,10 +71,8 @@ pub struct Said {
 /// Has the function of this zip claim clusters, as in Lambda but over the stand-in of the cold-start benchmark, and reads what it logs.
 pub fn said(zip: &Path) -> Said {
     const CLAIMS: usize = 200;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime can be made");
     let (database, address) = runtime.block_on(async {
         let database = Database::start(&cold_start::item()).await;
@@ -132,10 +130,7 @@ async fn runtime_api() -> String {
             "body": claim.to_string(),
         });
         let headers = [
-            (
-                "lambda-runtime-aws-request-id",
-                "8476a536-e9f4-11e8-9739-2dfe598c3fcd",
-            ),
+            ("lambda-runtime-aws-request-id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd"),
             ("lambda-runtime-deadline-ms", "9999999999999"),
             (
                 "lambda-runtime-invoked-function-arn",
@@ -146,10 +141,7 @@ async fn runtime_api() -> String {
     };
     let app = Router::new()
         .route("/2018-06-01/runtime/invocation/next", get(next))
-        .route(
-            "/2018-06-01/runtime/invocation/{id}/response",
-            post(async || StatusCode::ACCEPTED),
-        );
+        .route("/2018-06-01/runtime/invocation/{id}/response", post(async || StatusCode::ACCEPTED));
     tokio::spawn(async { axum::serve(listener, app).await });
     address.to_string()
 }
@@ -195,14 +187,7 @@ impl Design {
 
 impl Bill {
     fn of(self) -> [f64; 6] {
-        let Self {
-            gateway,
-            invocations,
-            duration,
-            writes,
-            reads,
-            log,
-        } = self;
+        let Self { gateway, invocations, duration, writes, reads, log } = self;
         [gateway, invocations, duration, writes, reads, log]
     }
 }
@@ -236,10 +221,8 @@ pub fn report(report: &mut Report, requests: &Requests, said: &Said) {
     let mut columns = Vec::new();
     for nodes in NODES {
         let (all, joiners) = (f64::from(nodes), f64::from(nodes - 1));
-        let claims = [
-            (1.0, ours.bill(requests.of(FIRST))),
-            (joiners, ours.bill(requests.of(JOINER))),
-        ];
+        let claims =
+            [(1.0, ours.bill(requests.of(FIRST))), (joiners, ours.bill(requests.of(JOINER)))];
         let ready = [(all, ours.bill(requests.of(READY)))];
         let original = [
             (1.0, theirs.bill(requests.of(ORIGINAL_FIRST))),
@@ -250,10 +233,7 @@ pub fn report(report: &mut Report, requests: &Requests, said: &Said) {
             format!("{nodes} nodes: claims and reports of ready"),
             million(&[&claims[..], &ready].concat()),
         ));
-        columns.push((
-            format!("{nodes} nodes: the original's design"),
-            million(&original),
-        ));
+        columns.push((format!("{nodes} nodes: the original's design"), million(&original)));
     }
     let headers = columns.iter().map(|(header, _)| header.as_str());
     let mut table = Table::new(["$ for a million bootstraps"].into_iter().chain(headers));
@@ -269,9 +249,7 @@ pub fn report(report: &mut Report, requests: &Requests, said: &Said) {
         let dollars = columns.iter().map(|(_, bill)| format!("{:.2}", bill[row]));
         table.row([item.to_owned()].into_iter().chain(dollars));
     }
-    let sums = columns
-        .iter()
-        .map(|(_, bill)| format!("{:.2}", bill.iter().sum::<f64>()));
+    let sums = columns.iter().map(|(_, bill)| format!("{:.2}", bill.iter().sum::<f64>()));
     table.row(["sum".to_owned()].into_iter().chain(sums));
 
     report.say(&format!(
@@ -291,12 +269,8 @@ pub fn report(report: &mut Report, requests: &Requests, said: &Said) {
 fn default_memory() -> f64 {
     let template = fs::read_to_string(programs::workspace().join("templates/stack.yaml"));
     let template = template.expect("there is a template");
-    let after = template
-        .split_once("  MemorySize:\n")
-        .map_or("", |(_, after)| after);
-    let default = after
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Default: "));
+    let after = template.split_once("  MemorySize:\n").map_or("", |(_, after)| after);
+    let default = after.lines().find_map(|line| line.trim().strip_prefix("Default: "));
     let memory = default.and_then(|memory| memory.parse().ok());
     memory.expect("the template has a default")
 }

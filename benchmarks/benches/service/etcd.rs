@@ -31,34 +31,16 @@ impl Etcd {
         let process = Command::new("etcd")
             .arg("--data-dir")
             .arg(data)
-            .args([
-                "--listen-client-urls",
-                &clients,
-                "--advertise-client-urls",
-                &clients,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peers,
-                "--initial-advertise-peer-urls",
-                &peers,
-            ])
-            .args([
-                "--initial-cluster",
-                &format!("default={peers}"),
-                "--log-level",
-                "error",
-            ])
+            .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
+            .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
+            .args(["--initial-cluster", &format!("default={peers}"), "--log-level", "error"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
             .expect("etcd can be run: it is Debian's package `etcd-server`");
-        let etcd = Self {
-            endpoint: clients,
-            _process: Guard(process),
-        };
+        let etcd = Self { endpoint: clients, _process: Guard(process) };
         wait_until("etcd is well", || {
             let health = http::get(&etcd.endpoint, "/health");
             health.is_ok_and(|answer| answer.body.contains("\"true\""))

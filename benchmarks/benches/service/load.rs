@@ -50,10 +50,7 @@ impl Load {
         for load in loads {
             latencies.extend(load.latencies);
         }
-        Self {
-            latencies,
-            rate: rates[rates.len() / 2],
-        }
+        Self { latencies, rate: rates[rates.len() / 2] }
     }
 
     /// Requests a second.
@@ -161,9 +158,7 @@ pub fn load(target: &Arc<Target>, ask: Ask, clients: usize, time: Duration) -> L
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime can be made")
 }
 

@@ -128,12 +128,8 @@ fn node(number: usize) -> String {
 
 /// Asks the function's router, with a stand-in for DynamoDB behind it, and looks at what passes between the two.
 pub fn requests() -> Requests {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime
-        .expect("a runtime can be made")
-        .block_on(ask_everything())
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime can be made").block_on(ask_everything())
 }
 
 async fn ask_everything() -> Requests {
@@ -142,24 +138,14 @@ async fn ask_everything() -> Requests {
     dynamodb::create_table(&table).await;
     let proxy = Proxy::before(&database.url);
     let store = DynamoDb::new(dynamodb::client(&proxy.url), TABLE);
-    let mut asked = Asked {
-        router: api::router(store, api::Policy::default()),
-        table,
-        proxy,
-        all: Vec::new(),
-    };
+    let mut asked =
+        Asked { router: api::router(store, api::Policy::default()), table, proxy, all: Vec::new() };
 
     let uuid = "0f8fad5bd9cb469fa16570867728950e";
     asked.claim(FIRST, 1).await;
     asked.claim("the same again", 1).await;
     asked.claim(JOINER, 2).await;
-    asked
-        .ask(
-            "status",
-            "/cluster/get_status",
-            json!({"cluster_id": CLUSTER}),
-        )
-        .await;
+    asked.ask("status", "/cluster/get_status", json!({"cluster_id": CLUSTER})).await;
     asked.lapse().await;
     asked.claim("takeover", 2).await;
     let ready = |number| {
@@ -172,26 +158,15 @@ async fn ask_everything() -> Requests {
     for number in 3..100 {
         asked.ask("", path, ready(number)).await;
     }
-    asked
-        .ask("ready, of the 99th member", path, ready(100))
-        .await;
-    asked
-        .ask(
-            "status, of 99 members",
-            "/cluster/get_status",
-            json!({"cluster_id": CLUSTER}),
-        )
-        .await;
+    asked.ask("ready, of the 99th member", path, ready(100)).await;
+    asked.ask("status, of 99 members", "/cluster/get_status", json!({"cluster_id": CLUSTER})).await;
     for (what, number) in [("leave", 100), ("leave, of the one to join", 2)] {
         let leave = json!({"cluster_id": CLUSTER, "node_ip_addr_or_hostname": node(number)});
         asked.ask(what, "/cluster/leave", leave).await;
     }
     let theirs = theirs(&asked.table, &asked.proxy).await;
     let all = asked.all.into_iter();
-    Requests {
-        all: all.filter(|taken| !taken.what.is_empty()).collect(),
-        theirs,
-    }
+    Requests { all: all.filter(|taken| !taken.what.is_empty()).collect(), theirs }
 }
 
 /// The service, and what it was asked.
@@ -266,18 +241,12 @@ async fn theirs(table: &Client, proxy: &Proxy) -> Vec<Taken> {
 type Sizes = [usize; 2];
 
 async fn item_sizes(table: &Client, cluster: &str) -> Sizes {
-    [
-        item_size(table, cluster).await,
-        item_size(table, &members_key(cluster)).await,
-    ]
+    [item_size(table, cluster).await, item_size(table, &members_key(cluster)).await]
 }
 
 /// The size of an item; 0 if there is none.
 async fn item_size(table: &Client, cluster: &str) -> usize {
-    let get = table
-        .get_item()
-        .table_name(TABLE)
-        .key(CLUSTER_ID, Value::S(cluster.to_owned()));
+    let get = table.get_item().table_name(TABLE).key(CLUSTER_ID, Value::S(cluster.to_owned()));
     let item = get.send().await.expect("the table can be read").item;
     item.map_or(0, |item| size(&item))
 }

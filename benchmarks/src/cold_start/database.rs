@@ -60,9 +60,7 @@ impl Database {
         let address = listener.local_addr().expect("a socket has an address");
         let (authority, tls) = certify();
         let trusted = tempfile::tempdir().expect("temporary directories can be made");
-        let roots = SYSTEMS
-            .iter()
-            .find_map(|path| fs::read_to_string(path).ok());
+        let roots = SYSTEMS.iter().find_map(|path| fs::read_to_string(path).ok());
         let write = |name, content: String| {
             fs::write(trusted.path().join(name), content).expect("a file can be written");
         };
@@ -70,12 +68,7 @@ impl Database {
         write("all.pem", roots.unwrap_or_default() + &authority.pem());
         let updates = Arc::default();
         tokio::spawn(serve(listener, tls, item.clone(), Arc::clone(&updates)));
-        Self {
-            address,
-            authority: authority.der().clone(),
-            trusted,
-            updates,
-        }
+        Self { address, authority: authority.der().clone(), trusted, updates }
     }
 
     /// For `AWS_ENDPOINT_URL`.
@@ -108,9 +101,7 @@ impl Database {
     pub async fn round_trips(&self, update: Bytes, count: usize) -> Vec<Duration> {
         let (address, authority) = (self.address, self.authority.clone());
         let client = tokio::task::spawn_blocking(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_io()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
             let runtime = runtime.expect("a runtime can be made");
             runtime.block_on(ask(address, authority, update, count))
         });
@@ -133,18 +124,13 @@ async fn ask(
         .expect("there are protocols")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let stream = TcpStream::connect(address)
-        .await
-        .expect("the database listens");
+    let stream = TcpStream::connect(address).await.expect("the database listens");
     stream.set_nodelay(true).expect("a socket can be set up");
     let name = ServerName::try_from(NAME).expect("it is a name");
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     let stream = TokioIo::new(stream.expect("the database is trusted"));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
-        .await
-        .expect("it speaks HTTP");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(stream).await.expect("it speaks HTTP");
     tokio::spawn(connection);
     let mut samples = Vec::with_capacity(count);
     for _ in 0..count {
@@ -155,15 +141,8 @@ async fn ask(
             .body(Full::new(update.clone()))
             .expect("it is a request");
         let since = Instant::now();
-        let response = sender
-            .send_request(request)
-            .await
-            .expect("the database answers");
-        response
-            .into_body()
-            .collect()
-            .await
-            .expect("the database answers");
+        let response = sender.send_request(request).await.expect("the database answers");
+        response.into_body().collect().await.expect("the database answers");
         samples.push(since.elapsed());
     }
     samples
@@ -173,9 +152,7 @@ async fn ask(
 fn certify() -> (CertifiedIssuer<'static, KeyPair>, TlsAcceptor) {
     let key = || KeyPair::generate().expect("keys can be made");
     let mut authority = CertificateParams::default();
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "DynamoDB stand-in");
+    authority.distinguished_name.push(DnType::CommonName, "DynamoDB stand-in");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority =
@@ -184,19 +161,14 @@ fn certify() -> (CertifiedIssuer<'static, KeyPair>, TlsAcceptor) {
     // Python insists on it.
     names.use_authority_key_identifier_extension = true;
     let key = key();
-    let certificate = names
-        .signed_by(&key, &authority)
-        .expect("certificates can be made");
+    let certificate = names.signed_by(&key, &authority).expect("certificates can be made");
     let secret = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("there are protocols")
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], secret);
-    (
-        authority,
-        TlsAcceptor::from(Arc::new(config.expect("the key fits"))),
-    )
+    (authority, TlsAcceptor::from(Arc::new(config.expect("the key fits"))))
 }
 
 async fn serve(
@@ -230,10 +202,7 @@ async fn respond(
     updates: &Mutex<Vec<Bytes>>,
     done: &Bytes,
 ) -> hyper::Result<Response<Full<Bytes>>> {
-    let is_update = request
-        .headers()
-        .get(TARGET)
-        .is_some_and(|target| target == UPDATE_ITEM);
+    let is_update = request.headers().get(TARGET).is_some_and(|target| target == UPDATE_ITEM);
     let body = request.into_body().collect().await?.to_bytes();
     let answer = if is_update {
         lock(updates).push(body);

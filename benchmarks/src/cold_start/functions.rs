@@ -91,25 +91,15 @@ fn ours() -> Function {
     let executable_by_all = fs::Permissions::from_mode(0o755);
     fs::set_permissions(&program, executable_by_all).expect("the target directory can be written");
     let zip = fs::metadata(zip).expect("the zip is there").len();
-    Function {
-        is_ours: true,
-        zip: Some(zip),
-        ..in_rust("cbbootstrap", program, directory)
-    }
+    Function { is_ours: true, zip: Some(zip), ..in_rust("cbbootstrap", program, directory) }
 }
 
 fn bare() -> Function {
-    Function {
-        asks: false,
-        ..built("bare lambda_http, no database: the limit", "bare")
-    }
+    Function { asks: false, ..built("bare lambda_http, no database: the limit", "bare") }
 }
 
 fn default_features() -> Function {
-    built(
-        "cbbootstrap, the SDK's default features",
-        "default-features",
-    )
+    built("cbbootstrap, the SDK's default features", "default-features")
 }
 
 /// The executable of one of the packages beside this one, each with a workspace and features of its own.
@@ -134,10 +124,7 @@ fn built(name: &'static str, package: &str) -> Function {
     let directory = target.join("release");
     let program = directory.join("bootstrap");
     let executable = fs::read(&program).expect("it has been built");
-    Function {
-        zip: Some(zipped("bootstrap", &executable)),
-        ..in_rust(name, program, directory)
-    }
+    Function { zip: Some(zipped("bootstrap", &executable)), ..in_rust(name, program, directory) }
 }
 
 fn in_rust(name: &'static str, program: PathBuf, directory: PathBuf) -> Function {
@@ -232,9 +219,7 @@ fn node_sdk() -> String {
 }
 
 fn sources(name: &str) -> PathBuf {
-    programs::workspace()
-        .join("benchmarks/functions")
-        .join(name)
+    programs::workspace().join("benchmarks/functions").join(name)
 }
 
 /// A directory for what is built.
@@ -265,9 +250,8 @@ fn zipped(name: &str, content: &[u8]) -> u64 {
 }
 
 fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed\n{said}");
 }

@@ -64,12 +64,10 @@ pub async fn run(function: &Function, database: &Database) -> Run {
     let child = command.spawn();
     let process = Guard(child.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}")));
     let id = process.0.id();
-    observe(&mut api, since, function, database, id)
-        .await
-        .unwrap_or_else(|problem| {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            panic!("{}: {problem}\n{said}", function.name)
-        })
+    observe(&mut api, since, function, database, id).await.unwrap_or_else(|problem| {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        panic!("{}: {problem}\n{said}", function.name)
+    })
 }
 
 async fn observe(
@@ -94,13 +92,7 @@ async fn observe(
         update = updates.into_iter().next();
     }
     let memory = peak_memory(process).ok_or("its memory is not known")?;
-    Ok(Run {
-        init,
-        first,
-        warm,
-        memory,
-        update,
-    })
+    Ok(Run { init, first, warm, memory, update })
 }
 
 /// What Lambda gives a function, and where the database is.
@@ -111,14 +103,8 @@ fn environment(
 ) -> Vec<(&'static str, String)> {
     let mut variables: Vec<_> = [
         ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
-        (
-            "AWS_SECRET_ACCESS_KEY",
-            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-        ),
-        (
-            "AWS_SESSION_TOKEN",
-            "AQoEXAMPLEH4aoAH0gNCAPyJxz4BlCFFxWNE1OPTgk5TthT+FvwqnKwRcOIfrRh3c",
-        ),
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+        ("AWS_SESSION_TOKEN", "AQoEXAMPLEH4aoAH0gNCAPyJxz4BlCFFxWNE1OPTgk5TthT+FvwqnKwRcOIfrRh3c"),
         ("AWS_REGION", "us-east-1"),
         ("AWS_DEFAULT_REGION", "us-east-1"),
         // Nothing may look for credentials in the network.
@@ -128,10 +114,7 @@ fn environment(
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
         ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),
         ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/cbbootstrap"),
-        (
-            "AWS_LAMBDA_LOG_STREAM_NAME",
-            "2026/01/01/[$LATEST]0123456789abcdef",
-        ),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", "2026/01/01/[$LATEST]0123456789abcdef"),
         ("LANG", "en_US.UTF-8"),
         ("TZ", ":UTC"),
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),
@@ -216,9 +199,7 @@ fn check(function: &Function, answer: &Value, updates: &[Bytes]) -> Result<(), S
 
 fn peak_memory(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kibibytes * 1024)
 }

@@ -65,20 +65,12 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/{id}/response", post(answer))
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .route("/2018-06-01/runtime/init/error", post(error))
-            .with_state(Arc::new(Desk {
-                events: Mutex::new(waiting),
-                steps: seen,
-            }));
+            .with_state(Arc::new(Desk { events: Mutex::new(waiting), steps: seen }));
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
         });
         let server = tokio::spawn(async move { axum::serve(listener, app).await });
-        Self {
-            address,
-            events,
-            steps,
-            server: server.abort_handle(),
-        }
+        Self { address, events, steps, server: server.abort_handle() }
     }
 
     /// For `AWS_LAMBDA_RUNTIME_API`.
@@ -140,14 +132,8 @@ async fn next(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     let deadline = now.unwrap_or_default() + PATIENCE;
     let headers = [
         ("content-type", "application/json".to_owned()),
-        (
-            "lambda-runtime-aws-request-id",
-            "8476a536-e9f4-11e8-9739-2dfe598c3fcd".to_owned(),
-        ),
-        (
-            "lambda-runtime-deadline-ms",
-            deadline.as_millis().to_string(),
-        ),
+        ("lambda-runtime-aws-request-id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd".to_owned()),
+        ("lambda-runtime-deadline-ms", deadline.as_millis().to_string()),
         (
             "lambda-runtime-invoked-function-arn",
             "arn:aws:lambda:us-east-1:123456789012:function:cbbootstrap".to_owned(),

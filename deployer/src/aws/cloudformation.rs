@@ -197,9 +197,7 @@ async fn describe(
             (p.parameter_key, p.parameter_value)
         }),
         tags: pairs(stack.tags.unwrap_or_default(), |tag| (tag.key, tag.value)),
-        outputs: pairs(stack.outputs.unwrap_or_default(), |o| {
-            (o.output_key, o.output_value)
-        }),
+        outputs: pairs(stack.outputs.unwrap_or_default(), |o| (o.output_key, o.output_value)),
         rollback_triggers: stack
             .rollback_configuration
             .and_then(|configuration| configuration.rollback_triggers)
@@ -210,10 +208,7 @@ async fn describe(
         notification_arns: stack.notification_arns.unwrap_or_default(),
         protected: stack.enable_termination_protection.unwrap_or_default(),
         created: stack.creation_time.map(|time| time.to_string()),
-        updated: stack
-            .last_updated_time
-            .or(stack.creation_time)
-            .map(|time| time.to_string()),
+        updated: stack.last_updated_time.or(stack.creation_time).map(|time| time.to_string()),
         drift: stack
             .drift_information
             .as_ref()
@@ -236,11 +231,7 @@ fn pairs<T>(
     items: Vec<T>,
     pair: impl Fn(T) -> (Option<String>, Option<String>),
 ) -> BTreeMap<String, String> {
-    items
-        .into_iter()
-        .map(pair)
-        .filter_map(|(key, value)| Some((key?, value?)))
-        .collect()
+    items.into_iter().map(pair).filter_map(|(key, value)| Some((key?, value?))).collect()
 }
 
 /// The text of the template that the stack was deployed with; `None` if there is no stack.
@@ -254,11 +245,9 @@ pub async fn template(client: &Client, name: &str) -> anyhow::Result<Option<Stri
     {
         Ok(output) => Ok(output.template_body),
         Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(explain(
-            format!("cannot read the template of stack `{name}`"),
-            &error,
-        )
-        .into()),
+        Err(error) => {
+            Err(explain(format!("cannot read the template of stack `{name}`"), &error).into())
+        }
     }
 }
 
@@ -290,23 +279,15 @@ pub async fn change_set(
     let set = ChangeSet {
         name: token(),
         stack: wanted.name.to_owned(),
-        kind: if creates {
-            ChangeSetType::Create
-        } else {
-            ChangeSetType::Update
-        },
+        kind: if creates { ChangeSetType::Create } else { ChangeSetType::Update },
         stack_id: String::new(),
         changes: Vec::new(),
     };
-    let outcome = signals
-        .or_stopped(set.make(client, wanted, mode, before))
-        .await;
+    let outcome = signals.or_stopped(set.make(client, wanted, mode, before)).await;
     match outcome {
-        Ok(Made::Changes(stack_id, changes)) => Ok(Prepared::Changes(ChangeSet {
-            stack_id,
-            changes,
-            ..set
-        })),
+        Ok(Made::Changes(stack_id, changes)) => {
+            Ok(Prepared::Changes(ChangeSet { stack_id, changes, ..set }))
+        }
         Ok(Made::Nothing) if !creates => {
             set.discard(client).await?;
             Ok(Prepared::Nothing)
@@ -341,10 +322,7 @@ impl ChangeSet {
     ) -> anyhow::Result<Made> {
         let what = format!("cannot prepare the change of stack `{}`", self.stack);
         let parameters = wanted.parameters.iter().map(|(key, value)| {
-            Parameter::builder()
-                .parameter_key(key)
-                .parameter_value(value)
-                .build()
+            Parameter::builder().parameter_key(key).parameter_value(value).build()
         });
         let tags = wanted
             .all_tags()
@@ -487,9 +465,7 @@ impl ChangeSet {
             Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(explain("cannot read the change set", &error).into()),
         };
-        let resources = changes
-            .into_iter()
-            .filter_map(|change| change.resource_change);
+        let resources = changes.into_iter().filter_map(|change| change.resource_change);
         let changes = resources
             .map(|change| {
                 let details = change.details.unwrap_or_default();
@@ -580,16 +556,14 @@ impl ChangeSet {
             }
             Ok(())
         };
-        tokio::time::timeout(DISCARD_PATIENCE, discard)
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::new(format!(
-                    "change set `{}` of stack `{}` is left",
-                    self.name, self.stack
-                ))
-                .hint("nothing was changed; the next deployment makes a new one")
-                .into())
-            })
+        tokio::time::timeout(DISCARD_PATIENCE, discard).await.unwrap_or_else(|_| {
+            Err(Failure::new(format!(
+                "change set `{}` of stack `{}` is left",
+                self.name, self.stack
+            ))
+            .hint("nothing was changed; the next deployment makes a new one")
+            .into())
+        })
     }
 
     async fn delete(&self, client: &Client) -> anyhow::Result<()> {
@@ -669,12 +643,7 @@ pub async fn request_deletion(
 
 /// Asks for the running update to be cancelled, which rolls it back; `false` if it is too late for that.
 pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bool> {
-    match client
-        .cancel_update_stack()
-        .stack_name(stack_id)
-        .send()
-        .await
-    {
+    match client.cancel_update_stack().stack_name(stack_id).send().await {
         Ok(_) => Ok(true),
         // It is no longer in UPDATE_IN_PROGRESS.
         Err(error) if error.code() == Some("ValidationError") => Ok(false),
@@ -746,22 +715,14 @@ pub async fn protect(client: &Client, name: &str, protect: bool) -> anyhow::Resu
         .send()
         .await;
     set.map_err(|error| {
-        explain(
-            format!("cannot set the termination protection of stack `{name}`"),
-            &error,
-        )
+        explain(format!("cannot set the termination protection of stack `{name}`"), &error)
     })?;
     Ok(())
 }
 
 /// The resources in the stack: name in the template, and type.
 pub async fn resources(client: &Client, stack_id: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let pages = client
-        .list_stack_resources()
-        .stack_name(stack_id)
-        .into_paginator()
-        .items()
-        .send();
+    let pages = client.list_stack_resources().stack_name(stack_id).into_paginator().items().send();
     let resources = pages.collect::<Result<Vec<_>, _>>().await;
     let resources =
         resources.map_err(|error| explain("cannot list the stack's resources", &error))?;
@@ -861,20 +822,13 @@ pub struct Watch {
 impl Watch {
     /// From now on. Begin it before what is to be watched is asked for. `None` if there is no such stack any more.
     pub async fn begin(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
-        let newest = client
-            .describe_stack_events()
-            .stack_name(stack_id)
-            .send()
-            .await;
+        let newest = client.describe_stack_events().stack_name(stack_id).send().await;
         let newest = match newest {
             Ok(newest) => newest,
             Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(explain("cannot read the stack's events", &error).into()),
         };
-        let last = newest
-            .stack_events()
-            .first()
-            .and_then(|event| event.event_id.clone());
+        let last = newest.stack_events().first().and_then(|event| event.event_id.clone());
         let quick = client
             .config()
             .to_builder()
@@ -900,11 +854,7 @@ impl Watch {
     /// Of a change that is under way already: the stack's status counts at once.
     pub async fn join(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
         let watch = Self::begin(client, stack_id).await?;
-        Ok(watch.map(|watch| Self {
-            status_counts: Some(Instant::now()),
-            asked: None,
-            ..watch
-        }))
+        Ok(watch.map(|watch| Self { status_counts: Some(Instant::now()), asked: None, ..watch }))
     }
 
     /// Of these changes.
@@ -912,10 +862,7 @@ impl Watch {
     pub fn of(self, changes: &[Change]) -> Self {
         // The others may turn out to be none, or come after the end of the rest.
         let sure = changes.iter().filter(|change| change.action == "Add");
-        Self {
-            expected: Some(sure.count()),
-            ..self
-        }
+        Self { expected: Some(sure.count()), ..self }
     }
 
     /// The stack's ARN.
@@ -985,9 +932,8 @@ impl Watch {
             Err(error) => Some(Blind::of(&error)),
         };
         let refused = matches!(unseen, Some(Blind::ForGood(_)));
-        let status_counts = *self
-            .status_counts
-            .get_or_insert_with(|| Instant::now() + STATUS_DELAY);
+        let status_counts =
+            *self.status_counts.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
         if (at_status || refused) && Instant::now() >= status_counts {
             self.asked = Some(Instant::now());
             return match describe(&self.client, &self.stack_id).await {
@@ -1027,8 +973,7 @@ impl Watch {
     /// What is to be told while nothing happens.
     fn last_status(&self) -> String {
         let last = self.last_of_stack();
-        last.map_or("waiting for CloudFormation", |event| &event.status)
-            .to_owned()
+        last.map_or("waiting for CloudFormation", |event| &event.status).to_owned()
     }
 
     /// The status that the stack's own events end in.
@@ -1081,11 +1026,7 @@ impl Watch {
 
 /// The last events of a stack, the newest first: as many as one call gives, which is far more than a deployment has.
 pub async fn last_events(client: &Client, stack_id: &str) -> anyhow::Result<Vec<Event>> {
-    let page = client
-        .describe_stack_events()
-        .stack_name(stack_id)
-        .send()
-        .await;
+    let page = client.describe_stack_events().stack_name(stack_id).send().await;
     let page = page.map_err(|error| explain("cannot read the stack's events", &error))?;
     let events = page.stack_events.unwrap_or_default().into_iter();
     Ok(events.map(plain).collect())
@@ -1096,13 +1037,8 @@ fn plain(event: StackEvent) -> Event {
         id: event.event_id.unwrap_or_default(),
         resource: event.logical_resource_id.unwrap_or_default(),
         kind: event.resource_type.unwrap_or_default(),
-        status: event
-            .resource_status
-            .map(|status| status.to_string())
-            .unwrap_or_default(),
-        reason: event
-            .resource_status_reason
-            .map(|reason| printer::harmless(&reason)),
+        status: event.resource_status.map(|status| status.to_string()).unwrap_or_default(),
+        reason: event.resource_status_reason.map(|reason| printer::harmless(&reason)),
         time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
     }
 }

@@ -49,11 +49,7 @@ pub struct Row {
 /// A record from another store than DynamoDB has no item.
 impl From<Record> for Row {
     fn from(record: Record) -> Self {
-        Self {
-            cluster_id: record.cluster_id.clone(),
-            record: Ok(record),
-            item: Item::new(),
-        }
+        Self { cluster_id: record.cluster_id.clone(), record: Ok(record), item: Item::new() }
     }
 }
 
@@ -78,11 +74,7 @@ pub enum Forgotten {
 impl Clusters {
     /// The records of the table of this name. `place` says where that is, for people: `us-east-1`, say.
     pub fn new(client: Client, table: impl Into<String>, place: impl Into<String>) -> Self {
-        Self {
-            client,
-            table: table.into(),
-            place: place.into(),
-        }
+        Self { client, table: table.into(), place: place.into() }
     }
 
     /// So many records, or all of them, from the one on that comes after this cluster, which need not be there any more.
@@ -116,10 +108,7 @@ impl Clusters {
         let more = limit.filter(|limit| rows.len() > *limit);
         rows.truncate(limit.unwrap_or(usize::MAX));
         let rows = self.with_members(rows).await?;
-        Ok(Page {
-            next: more.and_then(|_| Some(rows.last()?.cluster_id.clone())),
-            rows,
-        })
+        Ok(Page { next: more.and_then(|_| Some(rows.last()?.cluster_id.clone())), rows })
     }
 
     /// The record of a cluster; `None` if there is none.
@@ -153,9 +142,7 @@ impl Clusters {
                     }
                 };
                 let message = format!("cannot forget a cluster of table `{}`", self.table);
-                Err(Failure::new(format!("{message}: {error}"))
-                    .hint(hint)
-                    .into())
+                Err(Failure::new(format!("{message}: {error}")).hint(hint).into())
             }
         }
     }
@@ -182,11 +169,7 @@ impl Clusters {
                 let members = members.map(MembersItem::read).transpose()?;
                 Ok(Items::of(claim, members).record())
             });
-            Row {
-                cluster_id,
-                record,
-                item,
-            }
+            Row { cluster_id, record, item }
         };
         Ok(rows.into_iter().map(with_members).collect())
     }
@@ -196,10 +179,8 @@ impl Clusters {
         let mut found = HashMap::new();
         for keys in keys.chunks(BATCH) {
             let keys = keys.iter().map(|text| key(text)).collect();
-            let request = KeysAndAttributes::builder()
-                .set_keys(Some(keys))
-                .consistent_read(true)
-                .build()?;
+            let request =
+                KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build()?;
             let mut requests = Some(HashMap::from([(self.table.clone(), request)]));
             // An answer ends at 16 MB, and says what is left.
             while let Some(left) = requests.filter(|left| !left.is_empty()) {

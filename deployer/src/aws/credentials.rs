@@ -84,9 +84,7 @@ impl Renewed {
             })
         };
         let lasts = |credentials: &Credentials| {
-            credentials
-                .expiry()
-                .is_none_or(|end| end > std::time::SystemTime::now() + SPARE)
+            credentials.expiry().is_none_or(|end| end > std::time::SystemTime::now() + SPARE)
         };
         if let Some(known) = current.as_ref().filter(|c| lasts(c) && !is_refused(c)) {
             return Ok(known.clone());
@@ -107,12 +105,7 @@ impl Renewed {
     }
 
     async fn look(&self) -> Result<Credentials, CredentialsError> {
-        let Inner {
-            access,
-            region,
-            http,
-            ..
-        } = self.0.as_ref();
+        let Inner { access, region, http, .. } = self.0.as_ref();
         // It remembers the profiles that it has read, and is therefore made anew.
         let sources = ProviderConfig::default()
             .with_http_client(http.clone())
@@ -129,9 +122,8 @@ impl Renewed {
         if let Some(credentials) = in_environment() {
             return Ok(credentials);
         }
-        let mut provider = DefaultCredentialsChain::builder()
-            .configure(sources)
-            .region(region.clone());
+        let mut provider =
+            DefaultCredentialsChain::builder().configure(sources).region(region.clone());
         if let Some(profile) = access.profile() {
             provider = provider.profile_name(&profile);
         }
@@ -139,17 +131,12 @@ impl Renewed {
     }
 
     fn refused(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
-        self.0
-            .refused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn is_current(credentials: &Credentials) -> bool {
-    credentials
-        .expiry()
-        .is_none_or(|end| end > std::time::SystemTime::now())
+    credentials.expiry().is_none_or(|end| end > std::time::SystemTime::now())
 }
 
 impl ProvideCredentials for Renewed {
@@ -184,9 +171,7 @@ impl Intercept for Renewed {
     ) -> Result<(), BoxError> {
         let signature = context.request().headers().get("authorization");
         if let Some(signature) = signature {
-            config
-                .interceptor_state()
-                .store_put(SignedBy(signature.to_owned()));
+            config.interceptor_state().store_put(SignedBy(signature.to_owned()));
         }
         Ok(())
     }
@@ -227,9 +212,7 @@ impl ClassifyRetry for Renewed {
 
 fn says_expired(response: &HttpResponse) -> bool {
     response.status().is_client_error()
-        && ["ExpiredToken", "RequestExpired"]
-            .iter()
-            .any(|code| says(response, code))
+        && ["ExpiredToken", "RequestExpired"].iter().any(|code| says(response, code))
 }
 
 /// The keys in the environment.
@@ -263,9 +246,7 @@ pub async fn check_profile(access: &Access) -> anyhow::Result<()> {
         [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
         known => format!("there are: {}", known.join(", ")),
     };
-    Err(Failure::new(format!("there is no AWS profile `{name}`"))
-        .hint(way_out)
-        .into())
+    Err(Failure::new(format!("there is no AWS profile `{name}`")).hint(way_out).into())
 }
 
 /// That AWS refused the credentials as expired.

@@ -88,11 +88,7 @@ impl From<PropertyDifference> for Difference {
 
 /// Lets `CloudFormation` compare every resource of the stack with what it made.
 pub async fn detect(client: &Client, stack_id: &str, mut step: Step) -> anyhow::Result<Drift> {
-    let begun = client
-        .detect_stack_drift()
-        .stack_name(stack_id)
-        .send()
-        .await;
+    let begun = client.detect_stack_drift().stack_name(stack_id).send().await;
     let begun = begun.map_err(|error| {
         let failure = explain("cannot look for drift", &error);
         if failure.hint.is_some() {
@@ -105,10 +101,8 @@ pub async fn detect(client: &Client, stack_id: &str, mut step: Step) -> anyhow::
     let mut drift = tokio::time::timeout(PATIENCE, wait(client, &id, &mut step))
         .await
         .unwrap_or_else(|_| {
-            let message = format!(
-                "CloudFormation still looks for drift after {} s",
-                PATIENCE.as_secs()
-            );
+            let message =
+                format!("CloudFormation still looks for drift after {} s", PATIENCE.as_secs());
             Err(Failure::new(message)
                 .hint("`cbbootstrap status`, some time later, shows whether it found any")
                 .into())

@@ -77,19 +77,12 @@ impl Table {
 
     /// Its state in short.
     pub fn glance(&self) -> Glance {
-        let status = self
-            .description
-            .table_status
-            .as_ref()
-            .map_or("unknown", TableStatus::as_str);
+        let status = self.description.table_status.as_ref().map_or("unknown", TableStatus::as_str);
         Glance {
             status: status.to_lowercase(),
             items: self.description.item_count.unwrap_or_default(),
             size: self.description.table_size_bytes.unwrap_or_default(),
-            deletion_protection: self
-                .description
-                .deletion_protection_enabled
-                .unwrap_or_default(),
+            deletion_protection: self.description.deletion_protection_enabled.unwrap_or_default(),
             recovery: self.recovery,
         }
     }
@@ -103,10 +96,7 @@ impl Table {
 
 fn is_active(table: &TableDescription) -> bool {
     // A table in `Updating` serves requests, too.
-    matches!(
-        table.table_status,
-        Some(TableStatus::Active | TableStatus::Updating)
-    )
+    matches!(table.table_status, Some(TableStatus::Active | TableStatus::Updating))
 }
 
 /// The table; `None` if there is none.
@@ -168,10 +158,8 @@ async fn create(
         .chain([OURS])
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect::<Result<_, _>>()?;
-    let key = KeySchemaElement::builder()
-        .attribute_name(CLUSTER_ID)
-        .key_type(KeyType::Hash)
-        .build()?;
+    let key =
+        KeySchemaElement::builder().attribute_name(CLUSTER_ID).key_type(KeyType::Hash).build()?;
     let attribute = AttributeDefinition::builder()
         .attribute_name(CLUSTER_ID)
         .attribute_type(ScalarAttributeType::S)
@@ -211,11 +199,8 @@ fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
         attributes
             .any(|a| a.attribute_name == attribute && a.attribute_type == ScalarAttributeType::S)
     };
-    let keys: Vec<_> = table
-        .key_schema()
-        .iter()
-        .map(|key| (key.attribute_name.as_str(), &key.key_type))
-        .collect();
+    let keys: Vec<_> =
+        table.key_schema().iter().map(|key| (key.attribute_name.as_str(), &key.key_type)).collect();
     if keys == [(CLUSTER_ID, &KeyType::Hash)] && is_string(CLUSTER_ID) {
         return Ok(());
     }
@@ -252,14 +237,10 @@ async fn within_patience(
     work: impl Future<Output = anyhow::Result<()>>,
     what: String,
 ) -> anyhow::Result<()> {
-    tokio::time::timeout(PATIENCE, work)
-        .await
-        .unwrap_or_else(|_| {
-            let message = format!("{what} after {} s", PATIENCE.as_secs());
-            Err(Failure::new(message)
-                .hint("run the same command again to go on waiting")
-                .into())
-        })
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
+        let message = format!("{what} after {} s", PATIENCE.as_secs());
+        Err(Failure::new(message).hint("run the same command again to go on waiting").into())
+    })
 }
 
 /// The table of this name, which must be one that this program made; `None` if there is none.
@@ -282,17 +263,12 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
 /// Whether this program made the table, and therefore completes its settings. Who may not read its tags has brought one.
 async fn is_ours(client: &Client, table: &TableDescription) -> anyhow::Result<bool> {
     let arn = table.table_arn.clone().unwrap_or_default();
-    let tags = client
-        .list_tags_of_resource()
-        .resource_arn(&arn)
-        .send()
-        .await;
+    let tags = client.list_tags_of_resource().resource_arn(&arn).send().await;
     match tags {
         // A table has 50 tags at most, and the first answer holds them all.
-        Ok(tags) => Ok(tags
-            .tags()
-            .iter()
-            .any(|tag| (tag.key.as_str(), tag.value.as_str()) == OURS)),
+        Ok(tags) => {
+            Ok(tags.tags().iter().any(|tag| (tag.key.as_str(), tag.value.as_str()) == OURS))
+        }
         Err(error) if error.code() == Some("AccessDeniedException") => Ok(false),
         Err(error) => Err(explain(format!("cannot read the tags of `{arn}`"), &error).into()),
     }
@@ -300,18 +276,9 @@ async fn is_ours(client: &Client, table: &TableDescription) -> anyhow::Result<bo
 
 /// Whether abandoned claims expire.
 async fn expiry(client: &Client, name: &str) -> Result<bool, SdkError<DescribeTimeToLiveError>> {
-    let now = client
-        .describe_time_to_live()
-        .table_name(name)
-        .send()
-        .await?;
-    let status = now
-        .time_to_live_description
-        .and_then(|ttl| ttl.time_to_live_status);
-    Ok(matches!(
-        status,
-        Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
-    ))
+    let now = client.describe_time_to_live().table_name(name).send().await?;
+    let status = now.time_to_live_description.and_then(|ttl| ttl.time_to_live_status);
+    Ok(matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)))
 }
 
 async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
@@ -320,10 +287,8 @@ async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
     if now.map_err(|error| explain(what(), &error))? {
         return Ok(());
     }
-    let specification = TimeToLiveSpecification::builder()
-        .enabled(true)
-        .attribute_name(EXPIRES_AT)
-        .build()?;
+    let specification =
+        TimeToLiveSpecification::builder().enabled(true).attribute_name(EXPIRES_AT).build()?;
     let enabled = client
         .update_time_to_live()
         .table_name(name)
@@ -363,14 +328,9 @@ where
     E: aws_sdk_dynamodb::error::ProvideErrorMetadata + std::error::Error + 'static,
 {
     fn from(error: SdkError<E>) -> Self {
-        let code = error
-            .as_service_error()
-            .and_then(|e| e.code())
-            .unwrap_or_default();
-        if matches!(
-            code,
-            "ContinuousBackupsUnavailableException" | "TableNotFoundException"
-        ) || is_transient(&error)
+        let code = error.as_service_error().and_then(|e| e.code()).unwrap_or_default();
+        if matches!(code, "ContinuousBackupsUnavailableException" | "TableNotFoundException")
+            || is_transient(&error)
         {
             Self::NotYet
         } else {
@@ -384,11 +344,7 @@ async fn recovery(
     client: &Client,
     name: &str,
 ) -> Result<bool, SdkError<DescribeContinuousBackupsError>> {
-    let now = client
-        .describe_continuous_backups()
-        .table_name(name)
-        .send()
-        .await?;
+    let now = client.describe_continuous_backups().table_name(name).send().await?;
     let recovery = now.continuous_backups_description.and_then(|backups| {
         (backups.continuous_backups_status == ContinuousBackupsStatus::Enabled)
             .then_some(backups.point_in_time_recovery_description)?
@@ -402,9 +358,8 @@ async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> 
     if recovery(client, name).await? {
         return Ok(());
     }
-    let specification = PointInTimeRecoverySpecification::builder()
-        .point_in_time_recovery_enabled(true)
-        .build();
+    let specification =
+        PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build();
     let specification =
         specification.map_err(|error| Refused::For(Failure::new(error.to_string())))?;
     client
@@ -453,12 +408,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
                     .as_service_error()
                     .is_some_and(aws_sdk_dynamodb::operation::delete_table::DeleteTableError::is_resource_in_use_exception);
                 let failure = explain(what(), &error);
-                return Err(if busy {
-                    failure.exit(Exit::Stack)
-                } else {
-                    failure
-                }
-                .into());
+                return Err(if busy { failure.exit(Exit::Stack) } else { failure }.into());
             }
         }
     }

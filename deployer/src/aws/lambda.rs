@@ -53,18 +53,12 @@ pub struct Function {
 
 /// The function of this name; `None` if there is none.
 pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Function>> {
-    match client
-        .get_function_configuration()
-        .function_name(name)
-        .send()
-        .await
-    {
+    match client.get_function_configuration().function_name(name).send().await {
         Ok(function) => Ok(Some(Function {
             name: name.to_owned(),
-            state: function.state.map_or_else(
-                || "unknown".to_owned(),
-                |state| state.to_string().to_lowercase(),
-            ),
+            state: function
+                .state
+                .map_or_else(|| "unknown".to_owned(), |state| state.to_string().to_lowercase()),
             last_update: function
                 .last_update_status
                 .map(|status| status.to_string().to_lowercase()),
@@ -79,9 +73,7 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Function
                 .map(|hash| base16(&hash)),
             size: function.code_size,
             memory: function.memory_size.unwrap_or_default(),
-            arch: function
-                .architectures
-                .and_then(|archs| Some(archs.first()?.to_string())),
+            arch: function.architectures.and_then(|archs| Some(archs.first()?.to_string())),
         })),
         Err(SdkError::ServiceError(refused))
             if matches!(
@@ -97,18 +89,13 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Function
 
 /// The number of the function's last published version; `None` if none was published.
 pub async fn last_version(client: &Client, name: &str) -> anyhow::Result<Option<u64>> {
-    let versions = client
-        .list_versions_by_function()
-        .function_name(name)
-        .into_paginator()
-        .items()
-        .send();
+    let versions =
+        client.list_versions_by_function().function_name(name).into_paginator().items().send();
     match versions.collect::<Result<Vec<_>, _>>().await {
         // `$LATEST` stands among them, and is no number.
-        Ok(versions) => Ok(versions
-            .iter()
-            .filter_map(|version| version.version()?.parse().ok())
-            .max()),
+        Ok(versions) => {
+            Ok(versions.iter().filter_map(|version| version.version()?.parse().ok()).max())
+        }
         Err(SdkError::ServiceError(refused))
             if matches!(
                 refused.err(),
@@ -117,11 +104,9 @@ pub async fn last_version(client: &Client, name: &str) -> anyhow::Result<Option<
         {
             Ok(None)
         }
-        Err(error) => Err(explain(
-            format!("cannot list the versions of function `{name}`"),
-            &error,
-        )
-        .into()),
+        Err(error) => {
+            Err(explain(format!("cannot list the versions of function `{name}`"), &error).into())
+        }
     }
 }
 
@@ -134,9 +119,7 @@ pub async fn replace_code(
 ) -> anyhow::Result<Option<String>> {
     let what = || format!("cannot replace the code of function `{name}`");
     let since = Instant::now();
-    let patient = TimeoutConfig::builder()
-        .operation_attempt_timeout(UPLOAD_TIMEOUT)
-        .build();
+    let patient = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_TIMEOUT).build();
     let replaced = loop {
         let replaced = client
             .update_function_code()
@@ -163,11 +146,7 @@ pub async fn replace_code(
         }
     };
     loop {
-        let now = client
-            .get_function_configuration()
-            .function_name(name)
-            .send()
-            .await;
+        let now = client.get_function_configuration().function_name(name).send().await;
         match now {
             Ok(function) => match function.last_update_status {
                 Some(LastUpdateStatus::Failed) => {

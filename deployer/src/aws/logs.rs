@@ -156,18 +156,11 @@ struct Window {
 impl Window {
     fn new(now: i64, since: Duration) -> Self {
         let begin = now.saturating_sub(milliseconds(since)).max(0);
-        Self {
-            made: (now, Instant::now()),
-            begin,
-            from: begin,
-            given: HashMap::new(),
-        }
+        Self { made: (now, Instant::now()), begin, from: begin, given: HashMap::new() }
     }
 
     fn now(&self) -> i64 {
-        self.made
-            .0
-            .saturating_add(milliseconds(self.made.1.elapsed()))
+        self.made.0.saturating_add(milliseconds(self.made.1.elapsed()))
     }
 
     /// The first moment of the look after one that began then.
@@ -217,14 +210,8 @@ mod tests {
         for (text, expected) in [
             ("REPORT", Some(r#""REPORT""#)),
             ("two words ", Some(r#""two words""#)),
-            (
-                "-minus ?either %regex%",
-                Some(r#""-minus ?either %regex%""#),
-            ),
-            (
-                r#"{"level":"ERROR"}"#,
-                Some(r#""{" "level" ":" "ERROR" "}""#),
-            ),
+            ("-minus ?either %regex%", Some(r#""-minus ?either %regex%""#)),
+            (r#"{"level":"ERROR"}"#, Some(r#""{" "level" ":" "ERROR" "}""#)),
             (r"C:\dir", Some(r#""C:" "dir""#)),
             (r#"\ ""#, None),
             (" ", None),
@@ -234,11 +221,7 @@ mod tests {
     }
 
     fn line(id: &str, time: i64) -> Line {
-        Line {
-            id: id.to_owned(),
-            time,
-            message: String::new(),
-        }
+        Line { id: id.to_owned(), time, message: String::new() }
     }
 
     #[test]
@@ -257,11 +240,7 @@ mod tests {
         // The look took a while. What was logged meanwhile is the next one's, and what arrives late is, too.
         window.looked(now);
         assert_eq!(window.from, now - 120 * second);
-        assert_eq!(
-            window.given.len(),
-            2,
-            "what is not met again need not be known"
-        );
+        assert_eq!(window.given.len(), 2, "what is not met again need not be known");
         for (id, time, new) in [
             ("b", now - 119 * second, false),
             ("late", now - 118 * second, true),
@@ -280,11 +259,7 @@ mod tests {
         let mut window = Window::new(5000, Duration::ZERO);
         window.looked(8000);
         assert_eq!(window.from, 5000);
-        assert_eq!(
-            Window::new(5000, Duration::MAX).from,
-            0,
-            "1970 is far enough"
-        );
+        assert_eq!(Window::new(5000, Duration::MAX).from, 0, "1970 is far enough");
     }
 
     /// The answers of a `CloudWatch` Logs that reads from this script, and what it was asked.
@@ -321,23 +296,14 @@ mod tests {
         let now = Timestamp::now().as_millisecond();
         let event =
             |id: &str| json!({"eventId": id, "timestamp": now, "message": format!("so {id}")});
-        let throttled = (
-            400,
-            json!({"__type": "ThrottlingException", "message": "Rate exceeded"}),
-        );
+        let throttled = (400, json!({"__type": "ThrottlingException", "message": "Rate exceeded"}));
         let (client, asked) = scripted(vec![
-            (
-                200,
-                json!({"events": [event("a"), event("b")], "nextToken": "2"}),
-            ),
+            (200, json!({"events": [event("a"), event("b")], "nextToken": "2"})),
             throttled,
             // An empty page is not the last one.
             (200, json!({"events": [], "nextToken": "3"})),
             (200, json!({"events": [event("c")]})),
-            (
-                200,
-                json!({"events": [event("a"), event("b"), event("late"), event("c")]}),
-            ),
+            (200, json!({"events": [event("a"), event("b"), event("late"), event("c")]})),
         ])
         .await;
         let since = Duration::from_mins(10);
@@ -345,11 +311,9 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..7 {
             seen.push(match log.next().await {
-                Ok(Some(lines)) => lines
-                    .into_iter()
-                    .map(|line| line.id)
-                    .collect::<Vec<_>>()
-                    .join(" "),
+                Ok(Some(lines)) => {
+                    lines.into_iter().map(|line| line.id).collect::<Vec<_>>().join(" ")
+                }
                 Ok(None) => "no more".to_owned(),
                 Err(error) => {
                     assert!(is_transient(&error), "{error:?}");
@@ -357,31 +321,16 @@ mod tests {
                 }
             });
         }
-        assert_eq!(
-            seen,
-            ["a b", "throttled", "", "c", "no more", "late", "no more"]
-        );
+        assert_eq!(seen, ["a b", "throttled", "", "c", "no more", "late", "no more"]);
         let asked = asked.lock().unwrap();
-        let tokens: Vec<_> = asked
-            .iter()
-            .map(|question| &question["nextToken"])
-            .collect();
+        let tokens: Vec<_> = asked.iter().map(|question| &question["nextToken"]).collect();
         let none = Value::Null;
-        assert_eq!(
-            tokens,
-            [&none, &json!("2"), &json!("2"), &json!("3"), &none]
-        );
+        assert_eq!(tokens, [&none, &json!("2"), &json!("2"), &json!("3"), &none]);
         for question in &*asked {
             assert_eq!(question["filterPattern"], json!("\"so\""));
         }
         let from = |number: usize| asked[number]["startTime"].as_i64().unwrap();
-        assert!(
-            (from(0) - (now - milliseconds(since))).abs() < 10_000,
-            "{asked:?}"
-        );
-        assert!(
-            (from(4) - (now - milliseconds(OVERLAP))).abs() < 10_000,
-            "{asked:?}"
-        );
+        assert!((from(0) - (now - milliseconds(since))).abs() < 10_000, "{asked:?}");
+        assert!((from(4) - (now - milliseconds(OVERLAP))).abs() < 10_000, "{asked:?}");
     }
 }

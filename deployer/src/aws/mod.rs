@@ -78,9 +78,8 @@ impl Access {
     /// Checks the name of a region, which becomes a part of host names.
     pub fn check_region(&self, region: &str) -> Result<String, Failure> {
         region_name(region).map_err(|rule| {
-            let failure = Failure::new(format!("`{region}` is no AWS region"))
-                .hint(rule)
-                .exit(Exit::Usage);
+            let failure =
+                Failure::new(format!("`{region}` is no AWS region")).hint(rule).exit(Exit::Usage);
             let holds_it = |name: &&&str| variable(name).as_deref() == Some(region);
             match REGION_VARIABLES.iter().find(holds_it) {
                 Some(name) if self.region.is_none() => failure.about(format_args!("`{name}`")),
@@ -97,16 +96,13 @@ impl Access {
     /// The profile that the user, the environment or, unless the environment has keys, `cbbootstrap.yaml` names.
     fn chosen_profile(&self) -> Option<String> {
         self.named_profile().or_else(|| {
-            self.fallback_profile
-                .clone()
-                .filter(|_| variable("AWS_ACCESS_KEY_ID").is_none())
+            self.fallback_profile.clone().filter(|_| variable("AWS_ACCESS_KEY_ID").is_none())
         })
     }
 
     /// The profile that the SDK is told. Left to itself, it looks for one without a name if `AWS_PROFILE` is set to nothing.
     pub fn profile(&self) -> Option<String> {
-        self.chosen_profile()
-            .or_else(|| is_blank("AWS_PROFILE").then(|| "default".to_owned()))
+        self.chosen_profile().or_else(|| is_blank("AWS_PROFILE").then(|| "default".to_owned()))
     }
 }
 
@@ -203,11 +199,7 @@ impl Aws {
             dynamodb: client!(aws_sdk_dynamodb),
             lambda: client!(aws_sdk_lambda),
             logs: client!(aws_sdk_cloudwatchlogs),
-            s3: client!(
-                aws_sdk_s3,
-                force_path_style(own_endpoint),
-                retry_classifier(s3::Conflict)
-            ),
+            s3: client!(aws_sdk_s3, force_path_style(own_endpoint), retry_classifier(s3::Conflict)),
             sts: client!(aws_sdk_sts),
             credentials: credentials.clone(),
         }
@@ -236,10 +228,9 @@ impl Aws {
         let identity = identity.map_err(|error| explain("cannot sign in to AWS", &error))?;
         let partition = identity.arn().and_then(|arn| arn.split(':').nth(1));
         match (partition, identity.account()) {
-            (Some(partition), Some(account)) => Ok(Identity {
-                partition: partition.to_owned(),
-                account: account.to_owned(),
-            }),
+            (Some(partition), Some(account)) => {
+                Ok(Identity { partition: partition.to_owned(), account: account.to_owned() })
+            }
             _ => Err(Failure::new("AWS does not say whose the credentials are").into()),
         }
     }
@@ -289,11 +280,10 @@ where
         {
             credentials::probably_expired().about(what)
         }
-        SdkError::ServiceError(_) => refusal(
-            error.code().unwrap_or_default(),
-            error.message().unwrap_or_default(),
-        )
-        .about(what),
+        SdkError::ServiceError(_) => {
+            refusal(error.code().unwrap_or_default(), error.message().unwrap_or_default())
+                .about(what)
+        }
         SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
             let endpoint = variable("AWS_ENDPOINT_URL");
             let at = endpoint.map_or_else(
@@ -313,9 +303,7 @@ fn without_secrets(url: &str) -> String {
     url.parse::<Uri>()
         .ok()
         .and_then(|url| {
-            let port = url
-                .port()
-                .map_or_else(String::new, |port| format!(":{port}"));
+            let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
             Some(format!("{}://{}{port}", url.scheme_str()?, url.host()?))
         })
         .unwrap_or_else(|| "an address that is no URL".to_owned())
@@ -335,15 +323,9 @@ fn refusal(code: &str, message: &str) -> Failure {
         | "AuthFailure"
         | "IncompleteSignature" => credentials::not_accepted(said),
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" | "403" => {
-            Failure::new(format!("access denied: {said}"))
-                .hint(advice::permission(said))
-                .denied()
+            Failure::new(format!("access denied: {said}")).hint(advice::permission(said)).denied()
         }
-        "" => Failure::new(if said.is_empty() {
-            "AWS refused and does not say why"
-        } else {
-            said
-        }),
+        "" => Failure::new(if said.is_empty() { "AWS refused and does not say why" } else { said }),
         _ if message.is_empty() => Failure::new(code),
         _ => Failure::new(format!("{message} ({code})")),
     }
@@ -394,9 +376,7 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     chain(error).any(<dyn Error>::is::<CredentialsError>)
-        || error
-            .code()
-            .is_some_and(|code| code.contains("ExpiredToken"))
+        || error.code().is_some_and(|code| code.contains("ExpiredToken"))
 }
 
 fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {

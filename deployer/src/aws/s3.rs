@@ -64,12 +64,7 @@ impl Bucket {
             || format!("cbbootstrap-artifacts-{}-{region}", owner.account),
             str::to_owned,
         );
-        Self {
-            name,
-            stack: stack.to_owned(),
-            owner,
-            ours: asked.is_none(),
-        }
+        Self { name, stack: stack.to_owned(), owner, ours: asked.is_none() }
     }
 
     /// Whether the bucket is there. That it belongs to somebody else, or lies elsewhere, is an error.
@@ -87,14 +82,8 @@ impl Bucket {
             },
             Err(error) => error,
         };
-        let status = error
-            .raw_response()
-            .map(|response| response.status().as_u16());
-        let header = |name| {
-            error
-                .raw_response()
-                .and_then(|response| response.headers().get(name))
-        };
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        let header = |name| error.raw_response().and_then(|response| response.headers().get(name));
         match (status, header("x-amz-bucket-region")) {
             (Some(404), _) if self.ours => Ok(false),
             (Some(404), _) => Err(Failure::new(format!("there is no bucket `{}`", self.name))
@@ -179,9 +168,7 @@ impl Bucket {
         let rule = ServerSideEncryptionRule::builder()
             .apply_server_side_encryption_by_default(aes256)
             .build();
-        let encryption = ServerSideEncryptionConfiguration::builder()
-            .rules(rule)
-            .build()?;
+        let encryption = ServerSideEncryptionConfiguration::builder().rules(rule).build()?;
         let private = PublicAccessBlockConfiguration::builder()
             .block_public_acls(true)
             .block_public_policy(true)
@@ -217,10 +204,7 @@ impl Bucket {
             .send()
             .await;
         closed.map_err(|error| {
-            explain(
-                format!("cannot block public access to bucket `{bucket}`"),
-                &error,
-            )
+            explain(format!("cannot block public access to bucket `{bucket}`"), &error)
         })?;
         let policy = client
             .put_bucket_policy()
@@ -230,10 +214,7 @@ impl Bucket {
             .send()
             .await;
         policy.map_err(|error| {
-            explain(
-                format!("cannot set the policy of bucket `{bucket}`"),
-                &error,
-            )
+            explain(format!("cannot set the policy of bucket `{bucket}`"), &error)
         })?;
         Ok(())
     }
@@ -265,20 +246,17 @@ impl Bucket {
             {
                 Ok(false)
             }
-            Err(error) => Err(explain(
-                format!("cannot look for `{key}` in bucket `{}`", self.name),
-                &error,
-            )
-            .into()),
+            Err(error) => {
+                Err(explain(format!("cannot look for `{key}` in bucket `{}`", self.name), &error)
+                    .into())
+            }
         }
     }
 
     /// Uploads the artifact.
     pub async fn upload(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<()> {
         let key = self.key(artifact);
-        let patient = TimeoutConfig::builder()
-            .operation_attempt_timeout(UPLOAD_TIMEOUT)
-            .build();
+        let patient = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_TIMEOUT).build();
         let put = client
             .put_object()
             .bucket(&self.name)
@@ -291,10 +269,7 @@ impl Bucket {
             .send()
             .await;
         put.map_err(|error| {
-            explain(
-                format!("cannot upload `{key}` to bucket `{}`", self.name),
-                &error,
-            )
+            explain(format!("cannot upload `{key}` to bucket `{}`", self.name), &error)
         })?;
         Ok(())
     }
@@ -347,9 +322,7 @@ impl Bucket {
             .await;
         let pages = objects
             .map_err(|error| explain(format!("cannot list bucket `{}`", self.name), &error))?;
-        let objects = pages
-            .into_iter()
-            .flat_map(|page| page.contents.unwrap_or_default());
+        let objects = pages.into_iter().flat_map(|page| page.contents.unwrap_or_default());
         Ok(objects
             .filter_map(|object| {
                 let date = object.last_modified.map_or(0, |date| date.secs());
@@ -365,10 +338,7 @@ impl Bucket {
                 .iter()
                 .map(|key| ObjectIdentifier::builder().key(key).build())
                 .collect::<Result<_, _>>()?;
-            let objects = Delete::builder()
-                .set_objects(Some(objects))
-                .quiet(true)
-                .build()?;
+            let objects = Delete::builder().set_objects(Some(objects)).quiet(true).build()?;
             let deleted = client
                 .delete_objects()
                 .bucket(&self.name)
@@ -405,26 +375,15 @@ mod tests {
     #[test]
     fn old_artifacts_go_and_named_ones_stay() {
         let artifacts = |dates: &[i64]| {
-            dates
-                .iter()
-                .map(|date| (*date, format!("s/{date}.zip")))
-                .collect::<Vec<_>>()
+            dates.iter().map(|date| (*date, format!("s/{date}.zip"))).collect::<Vec<_>>()
         };
         for (dates, named, expected) in [
             (&[1, 2, 3, 4, 5][..], &[][..], &[][..]),
             (&[7, 1, 2, 3, 4, 5, 6], &[], &["s/2.zip", "s/1.zip"]),
-            (
-                &[7, 1, 2, 3, 4, 5, 6],
-                &["s/1.zip", "s/6.zip"],
-                &["s/2.zip"],
-            ),
+            (&[7, 1, 2, 3, 4, 5, 6], &["s/1.zip", "s/6.zip"], &["s/2.zip"]),
             (&[], &["s/1.zip"], &[]),
         ] {
-            assert_eq!(
-                outdated(artifacts(dates), named),
-                expected,
-                "{dates:?} {named:?}"
-            );
+            assert_eq!(outdated(artifacts(dates), named), expected, "{dates:?} {named:?}");
         }
     }
 }

@@ -38,15 +38,9 @@ impl Artifact {
             .last_modified_time(DateTime::DEFAULT)
             .unix_permissions(0o755);
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-        writer
-            .start_file(BOOTSTRAP, options)
-            .context("cannot make the zip")?;
-        writer
-            .write_all(executable)
-            .context("cannot make the zip")?;
-        Ok(Self::new(
-            writer.finish().context("cannot make the zip")?.into_inner(),
-        ))
+        writer.start_file(BOOTSTRAP, options).context("cannot make the zip")?;
+        writer.write_all(executable).context("cannot make the zip")?;
+        Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner()))
     }
 
     /// Reads a zip and sees that Lambda can run what it holds.
@@ -81,20 +75,13 @@ impl Artifact {
             .by_name(BOOTSTRAP)
             .map_err(|_| refuse(format!("the zip holds no file `{BOOTSTRAP}` at its top")))?;
         if entry.unix_mode().is_some_and(|mode| mode & 0o111 == 0) {
-            return Err(refuse(format!(
-                "`{BOOTSTRAP}` in the zip is not executable"
-            )));
+            return Err(refuse(format!("`{BOOTSTRAP}` in the zip is not executable")));
         }
         if entry.size() > MAX_UNPACKED {
-            return Err(refuse(format!(
-                "`{BOOTSTRAP}` in the zip is over Lambda's 250 MB"
-            )));
+            return Err(refuse(format!("`{BOOTSTRAP}` in the zip is over Lambda's 250 MB")));
         }
         let mut executable = Vec::new();
-        let read = entry
-            .by_ref()
-            .take(MAX_UNPACKED)
-            .read_to_end(&mut executable);
+        let read = entry.by_ref().take(MAX_UNPACKED).read_to_end(&mut executable);
         read.map_err(|error| refuse(format!("the zip is damaged ({error})")))?;
         Ok(executable)
     }
@@ -172,14 +159,9 @@ mod tests {
         ] {
             std::fs::write(&path, bytes).unwrap();
             let error = format!("{:#}", Artifact::read(&path, arch).unwrap_err());
-            assert!(
-                error.contains("bad.zip") && error.contains(reason),
-                "{error}"
-            );
+            assert!(error.contains("bad.zip") && error.contains(reason), "{error}");
         }
-        let error = Artifact::read(Path::new("no/such.zip"), arch)
-            .unwrap_err()
-            .to_string();
+        let error = Artifact::read(Path::new("no/such.zip"), arch).unwrap_err().to_string();
         assert!(error.contains("cannot read `no/such.zip`"), "{error}");
     }
 }

@@ -23,7 +23,5 @@ pub fn find(args: &BuildArgs, arch: Arch) -> Result<Option<Artifact>, Failure> {
         return Ok(None);
     }
     let artifact = Artifact::checked(zip.to_vec(), arch);
-    artifact
-        .map(Some)
-        .map_err(|failure| failure.about("the function that this program carries"))
+    artifact.map(Some).map_err(|failure| failure.about("the function that this program carries"))
 }

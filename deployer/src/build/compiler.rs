@@ -82,12 +82,7 @@ impl Compiler {
         let arch = args.arch.unwrap_or_default();
         let toolchain = Toolchain::look(arch, &source).await?;
         let builder = choose(args.builder, arch, &toolchain)?;
-        Ok(Self {
-            source,
-            profile: args.cargo_profile.clone(),
-            arch,
-            builder,
-        })
+        Ok(Self { source, profile: args.cargo_profile.clone(), arch, builder })
     }
 
     /// The processor that it builds for.
@@ -131,10 +126,7 @@ impl Compiler {
             _ => executable,
         };
         match path.filter(|path| path.is_file()) {
-            Some(path) => Ok(Built {
-                path,
-                _directory: lambda_directory,
-            }),
+            Some(path) => Ok(Built { path, _directory: lambda_directory }),
             None => Err(Failure::new("cargo built no executable `bootstrap`").into()),
         }
     }
@@ -144,10 +136,7 @@ impl Compiler {
         // `cargo run` tells this program which package it is, and a build that inherits that takes it for a change: *ring*
         // and all that depends on it would be built again, now and by the next `cargo run`.
         for (name, _) in std::env::vars_os() {
-            if OF_THE_PACKAGE
-                .iter()
-                .any(|prefix| name.to_string_lossy().starts_with(prefix))
-            {
+            if OF_THE_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
                 command.env_remove(name);
             }
         }
@@ -168,9 +157,9 @@ impl Compiler {
         let target = format!("{triple}.{LAMBDA_GLIBC}");
         match self.builder {
             Builder::Zigbuild => command.args(["--target", &target, "--message-format", JSON]),
-            Builder::CargoLambda => command
-                .args(["--target", &target, "--lambda-dir"])
-                .arg(lambda_directory),
+            Builder::CargoLambda => {
+                command.args(["--target", &target, "--lambda-dir"]).arg(lambda_directory)
+            }
             Builder::Cargo => command.args(["--target", triple, "--message-format", JSON]),
         };
         let moved = Moved::of(&self.source);
@@ -220,9 +209,7 @@ impl Moved {
             flags.split_whitespace().map(str::to_owned).collect()
         };
         let given = given.into_iter().filter(|flag| !flag.is_empty());
-        let ours = self
-            .pairs()
-            .map(|pair| format!("--remap-path-prefix={pair}"));
+        let ours = self.pairs().map(|pair| format!("--remap-path-prefix={pair}"));
         given.chain(ours).collect::<Vec<_>>().join("\x1f")
     }
 
@@ -236,8 +223,7 @@ impl Moved {
 /// Where cargo keeps what it downloads.
 fn cargo_home() -> Option<PathBuf> {
     let home = environment::variable_os("CARGO_HOME");
-    home.map(PathBuf::from)
-        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
+    home.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
 
 /// How the variables begin by which cargo tells a program of its package.
@@ -279,10 +265,8 @@ async fn executable(stdout: Option<impl AsyncRead + Unpin>) -> Option<PathBuf> {
     let mut lines = BufReader::new(stdout?).lines();
     let mut found = None;
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Ok(Message {
-            target: Some(target),
-            executable: Some(executable),
-        }) = serde_json::from_str(&line)
+        if let Ok(Message { target: Some(target), executable: Some(executable) }) =
+            serde_json::from_str(&line)
             && target.name == "bootstrap"
         {
             found = Some(executable);
@@ -310,9 +294,7 @@ async fn progress(stderr: Option<impl AsyncRead + Unpin>, step: &mut Step) -> Ve
         let words = line.trim_start();
         if let Some(crate_and_version) = words.strip_prefix("Compiling ") {
             compiled += 1;
-            step.busy(format!(
-                "compiling, {compiled} crates so far: {crate_and_version}"
-            ));
+            step.busy(format!("compiling, {compiled} crates so far: {crate_and_version}"));
         } else if words.starts_with("Downloading ") || words.starts_with("Blocking ") {
             step.note(line.trim().to_owned());
         }
@@ -351,10 +333,7 @@ impl Toolchain {
             Failure::new("there is no Rust compiler (`rustc -vV` fails)").hint(NO_RUST)
         })?;
         let version = String::from_utf8_lossy(&rustc.stdout);
-        let host = version
-            .lines()
-            .find_map(|line| line.strip_prefix("host: "))
-            .unwrap_or_default();
+        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
         let libdir =
             libdir.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
         Ok(Self {
@@ -382,7 +361,7 @@ fn choose(wish: BuilderChoice, arch: Arch, toolchain: &Toolchain) -> Result<Buil
             )
         };
         return Err(
-            Failure::new(format!("Rust's target `{target}` is not installed")).hint(way_out),
+            Failure::new(format!("Rust's target `{target}` is not installed")).hint(way_out)
         );
     }
     let native = toolchain.host == target;
@@ -432,31 +411,11 @@ mod tests {
         use BuilderChoice as Wish;
         for (wish, arch, parts, expected) in [
             (Wish::Auto, Arch::X86_64, "", Ok(Builder::Cargo)),
-            (
-                Wish::Auto,
-                Arch::X86_64,
-                "cargo-lambda",
-                Ok(Builder::CargoLambda),
-            ),
+            (Wish::Auto, Arch::X86_64, "cargo-lambda", Ok(Builder::CargoLambda)),
             (Wish::Auto, Arch::X86_64, "zigbuild", Ok(Builder::Cargo)),
-            (
-                Wish::Auto,
-                Arch::X86_64,
-                "zigbuild ziglang cargo-lambda",
-                Ok(Builder::Zigbuild),
-            ),
-            (
-                Wish::Auto,
-                Arch::X86_64,
-                "mac zigbuild ziglang",
-                Ok(Builder::Zigbuild),
-            ),
-            (
-                Wish::Auto,
-                Arch::X86_64,
-                "mac",
-                Err("nothing here can build"),
-            ),
+            (Wish::Auto, Arch::X86_64, "zigbuild ziglang cargo-lambda", Ok(Builder::Zigbuild)),
+            (Wish::Auto, Arch::X86_64, "mac zigbuild ziglang", Ok(Builder::Zigbuild)),
+            (Wish::Auto, Arch::X86_64, "mac", Err("nothing here can build")),
             (Wish::Auto, Arch::Arm64, "", Err("nothing here can build")),
             (
                 Wish::Auto,
@@ -464,48 +423,18 @@ mod tests {
                 "no-target rustup",
                 Err("rustup target add aarch64-unknown-linux-gnu"),
             ),
-            (
-                Wish::Zigbuild,
-                Arch::X86_64,
-                "",
-                Err("`cargo-zigbuild` is not installed"),
-            ),
-            (
-                Wish::Zigbuild,
-                Arch::X86_64,
-                "zigbuild",
-                Err("pip install ziglang"),
-            ),
-            (
-                Wish::Zigbuild,
-                Arch::Arm64,
-                "zigbuild ziglang",
-                Ok(Builder::Zigbuild),
-            ),
-            (
-                Wish::CargoLambda,
-                Arch::X86_64,
-                "cargo-lambda",
-                Ok(Builder::CargoLambda),
-            ),
+            (Wish::Zigbuild, Arch::X86_64, "", Err("`cargo-zigbuild` is not installed")),
+            (Wish::Zigbuild, Arch::X86_64, "zigbuild", Err("pip install ziglang")),
+            (Wish::Zigbuild, Arch::Arm64, "zigbuild ziglang", Ok(Builder::Zigbuild)),
+            (Wish::CargoLambda, Arch::X86_64, "cargo-lambda", Ok(Builder::CargoLambda)),
             (
                 Wish::CargoLambda,
                 Arch::X86_64,
                 "zigbuild ziglang",
                 Err("`cargo-lambda` is not installed"),
             ),
-            (
-                Wish::Cargo,
-                Arch::X86_64,
-                "zigbuild ziglang",
-                Ok(Builder::Cargo),
-            ),
-            (
-                Wish::Cargo,
-                Arch::Arm64,
-                "zigbuild ziglang",
-                Err("`cargo build` builds for"),
-            ),
+            (Wish::Cargo, Arch::X86_64, "zigbuild ziglang", Ok(Builder::Cargo)),
+            (Wish::Cargo, Arch::Arm64, "zigbuild ziglang", Err("`cargo build` builds for")),
         ] {
             let chosen = choose(wish, arch, &toolchain(parts));
             match (&chosen, expected) {

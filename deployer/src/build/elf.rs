@@ -36,10 +36,8 @@ struct Executable {
 /// That Lambda can run the executable on this processor.
 pub fn check(bytes: &[u8], arch: Arch) -> Result<(), Failure> {
     let executable = inspect(bytes).map_err(|error| {
-        Failure::new(format!(
-            "`bootstrap` is no 64-bit Linux executable ({error})"
-        ))
-        .hint("it must be built for Linux: `cbbootstrap package` does it")
+        Failure::new(format!("`bootstrap` is no 64-bit Linux executable ({error})"))
+            .hint("it must be built for Linux: `cbbootstrap package` does it")
     })?;
     judge(&executable, arch)
 }
@@ -56,10 +54,7 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
                 other.to_string(),
                 format!("deploy it with `--arch {other}`, or build it for {arch}"),
             ),
-            None => (
-                format!("machine {}", executable.machine.0),
-                format!("build it for {arch}"),
-            ),
+            None => (format!("machine {}", executable.machine.0), format!("build it for {arch}")),
         };
         return Err(Failure::new(format!(
             "`bootstrap` is built for {machine}, and the function is to run on {arch}"
@@ -104,11 +99,7 @@ fn inspect(bytes: &[u8]) -> anyhow::Result<Executable> {
     } else if loader.is_some() {
         anyhow::bail!("it does not say which libraries it needs");
     }
-    Ok(Executable {
-        machine: header.e_machine(endian),
-        loader,
-        glibc,
-    })
+    Ok(Executable { machine: header.e_machine(endian), loader, glibc })
 }
 
 /// `GLIBC_2.34` and `GLIBC_2.2.5`, but not `GLIBC_PRIVATE` or `GCC_3.0`. Relative relocations in the packed form have a
@@ -117,11 +108,8 @@ fn glibc_version(symbol: &[u8]) -> Option<Version> {
     if symbol == b"GLIBC_ABI_DT_RELR" {
         return Some(Version(2, 36));
     }
-    let mut numbers = std::str::from_utf8(symbol)
-        .ok()?
-        .strip_prefix("GLIBC_")?
-        .split('.')
-        .map(str::parse);
+    let mut numbers =
+        std::str::from_utf8(symbol).ok()?.strip_prefix("GLIBC_")?.split('.').map(str::parse);
     Some(Version(numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
@@ -148,15 +136,8 @@ mod tests {
     fn what_lambda_runs() {
         let judge = |machine, glibc: Option<Version>, arch| {
             let loader = glibc.map(|_| "/lib64/ld-linux-x86-64.so.2".to_owned());
-            super::judge(
-                &Executable {
-                    machine,
-                    loader,
-                    glibc,
-                },
-                arch,
-            )
-            .map_err(|failure| failure.to_string())
+            super::judge(&Executable { machine, loader, glibc }, arch)
+                .map_err(|failure| failure.to_string())
         };
         let new = Some(Version(2, 39));
         for (machine, glibc, arch, refusal) in [

@@ -11,10 +11,7 @@ pub fn find(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
         if is_workspace(directory) {
             return Ok(directory.to_owned());
         }
-        let message = format!(
-            "`{}` does not hold cbbootstrap's sources",
-            directory.display()
-        );
+        let message = format!("`{}` does not hold cbbootstrap's sources", directory.display());
         return Err(Failure::new(message)
             .hint("give `--source` the directory with `function/` and `Cargo.toml` in it")
             .into());
@@ -49,9 +46,6 @@ mod tests {
 
         let empty = tempfile::tempdir().unwrap();
         let error = find(Some(empty.path())).unwrap_err().to_string();
-        assert!(
-            error.contains("does not hold cbbootstrap's sources"),
-            "{error}"
-        );
+        assert!(error.contains("does not hold cbbootstrap's sources"), "{error}");
     }
 }

@@ -66,16 +66,11 @@ impl Reached {
             Self::ThisMachine(store) => store,
         };
         let limit = limit.unwrap_or(usize::MAX);
-        let mut records = store
-            .list(limit.saturating_add(1), after)
-            .map_err(unreadable)?;
+        let mut records = store.list(limit.saturating_add(1), after).map_err(unreadable)?;
         let more = records.len() > limit;
         records.truncate(limit);
         Ok(Page {
-            next: records
-                .last()
-                .filter(|_| more)
-                .map(|record| record.cluster_id.clone()),
+            next: records.last().filter(|_| more).map(|record| record.cluster_id.clone()),
             rows: records.into_iter().map(Row::from).collect(),
         })
     }
@@ -177,10 +172,7 @@ impl ShownMember {
         let time = self.reported_at.to_string();
         let attested = if self.attested { ", attested" } else { "" };
         let node = harmless(&self.node);
-        format!(
-            "{node} (reported {time}{}{attested})",
-            ago(Some(&time), now)
-        )
+        format!("{node} (reported {time}{}{attested})", ago(Some(&time), now))
     }
 }
 
@@ -195,9 +187,7 @@ impl Cluster {
         };
         Self {
             lapsed: !record.is_forgotten && record.is_lapsed(now),
-            digest: ClusterId::new(record.cluster_id.as_str())
-                .ok()
-                .map(|id| id.digest()),
+            digest: ClusterId::new(record.cluster_id.as_str()).ok().map(|id| id.digest()),
             cluster_id: record.cluster_id,
             state,
             generation: record.generation,
@@ -249,42 +239,16 @@ impl Display for Cluster {
             ("Cluster:", harmless(&self.cluster_id)),
             ("State:", self.state.to_owned()),
             ("Generation:", self.generation.to_string()),
-            (
-                "Initial node:",
-                harmless(&self.initial_node_ip_addr_or_hostname),
-            ),
-            (
-                "Claimed:",
-                format!("{}{}", claimed.unwrap_or("unknown"), ago(claimed, self.now)),
-            ),
+            ("Initial node:", harmless(&self.initial_node_ip_addr_or_hostname)),
+            ("Claimed:", format!("{}{}", claimed.unwrap_or("unknown"), ago(claimed, self.now))),
             ("Lease:", self.lease()),
             (
                 "Members:",
-                if members.is_empty() {
-                    "none reported ready".to_owned()
-                } else {
-                    members
-                },
+                if members.is_empty() { "none reported ready".to_owned() } else { members },
             ),
-            (
-                "Cluster UUID:",
-                uuid.unwrap_or_else(|| "none reported".to_owned()),
-            ),
-            (
-                "Secret:",
-                if self.secret_required {
-                    "required"
-                } else {
-                    "none"
-                }
-                .to_owned(),
-            ),
-            (
-                "In the log:",
-                digest
-                    .unwrap_or("never, the API refuses this id")
-                    .to_owned(),
-            ),
+            ("Cluster UUID:", uuid.unwrap_or_else(|| "none reported".to_owned())),
+            ("Secret:", if self.secret_required { "required" } else { "none" }.to_owned()),
+            ("In the log:", digest.unwrap_or("never, the API refuses this id").to_owned()),
         ] {
             writeln!(f, "{name:13} {value}")?;
         }
@@ -303,10 +267,7 @@ impl Shown {
     fn of(row: Row, now: Timestamp) -> Self {
         match row.record {
             Ok(record) => Self::Cluster(Box::new(Cluster::of(record, now))),
-            Err(error) => Self::Unreadable {
-                cluster_id: row.cluster_id,
-                error: error.to_string(),
-            },
+            Err(error) => Self::Unreadable { cluster_id: row.cluster_id, error: error.to_string() },
         }
     }
 
@@ -346,11 +307,9 @@ impl Display for Shown {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cluster(cluster) => cluster.fmt(f),
-            Self::Unreadable { cluster_id, error } => write!(
-                f,
-                "Cluster:      {}\nUnreadable:   {error}",
-                harmless(cluster_id)
-            ),
+            Self::Unreadable { cluster_id, error } => {
+                write!(f, "Cluster:      {}\nUnreadable:   {error}", harmless(cluster_id))
+            }
         }
     }
 }
@@ -398,10 +357,7 @@ impl Display for Listed {
         };
         let widths: Vec<_> = (0..header.len()).map(width).collect();
         for line in &lines {
-            let cells = line
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell:width$}"));
+            let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
             writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
         }
         Ok(())
@@ -425,10 +381,7 @@ async fn list(args: ClusterListArgs, printer: &Printer) -> anyhow::Result<()> {
         && args.output.output == Output::Text
     {
         let options = [format!("--limit={}", args.limit), format!("--after={next}")];
-        printer.message(format_args!(
-            "There are more: {}",
-            records.command("list", &options)
-        ));
+        printer.message(format_args!("There are more: {}", records.command("list", &options)));
     }
     Ok(())
 }
@@ -453,15 +406,11 @@ async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
     let row = find(&reached, &records, &args.cluster_id).await?;
     let record = row.record.map_err(|error| {
         let id = harmless(&args.cluster_id);
-        Failure::new(format!(
-            "the record of cluster `{id}` cannot be read: {error}"
-        ))
-        .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
+        Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
+            .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
     })?;
-    printer.result(&Found {
-        keeper: records.keeper,
-        cluster: Cluster::of(record, Timestamp::now()),
-    })
+    printer
+        .result(&Found { keeper: records.keeper, cluster: Cluster::of(record, Timestamp::now()) })
 }
 
 async fn find(reached: &Reached, records: &Records, cluster_id: &str) -> anyhow::Result<Row> {
@@ -473,9 +422,7 @@ fn not_found(records: &Records, cluster_id: &str) -> anyhow::Error {
     let id = harmless(cluster_id);
     let message = format!("there is no cluster `{id}` in {}", records.keeper);
     let list = records.command("list", &[]);
-    Failure::new(message)
-        .hint(format!("`{list}` lists the clusters"))
-        .into()
+    Failure::new(message).hint(format!("`{list}` lists the clusters")).into()
 }
 
 #[derive(Debug, Serialize)]
@@ -491,10 +438,7 @@ struct Forgotten {
 impl Display for Forgotten {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let id = harmless(self.cluster.cluster_id());
-        write!(
-            f,
-            "Cluster {id} is forgotten. The next node to ask starts a new cluster"
-        )
+        write!(f, "Cluster {id} is forgotten. The next node to ask starts a new cluster")
     }
 }
 
@@ -521,11 +465,7 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
         .exit(Exit::Stack)
         .into());
     }
-    printer.result(&Forgotten {
-        keeper: records.keeper,
-        forgotten: true,
-        cluster: shown,
-    })
+    printer.result(&Forgotten { keeper: records.keeper, forgotten: true, cluster: shown })
 }
 
 #[cfg(test)]
@@ -566,12 +506,7 @@ mod tests {
     }
 
     fn member(attestation: Option<Attestation>) -> Member {
-        Member {
-            reported_at: at(CLAIMED_AT + 60),
-            node_uuid: None,
-            authority: None,
-            attestation,
-        }
+        Member { reported_at: at(CLAIMED_AT + 60), node_uuid: None, authority: None, attestation }
     }
 
     fn leased() -> Record {
@@ -677,19 +612,13 @@ In the log:   2e7d2c03
             "kept_until": null,
         });
         assert_eq!(json, expected);
-        let odd = Record {
-            cluster_id: "two words".to_owned(),
-            ..original()
-        };
+        let odd = Record { cluster_id: "two words".to_owned(), ..original() };
         assert_eq!(cluster(odd, 0).digest, None);
     }
 
     fn listed(clusters: Vec<Shown>, after: Option<&str>) -> String {
         let listed = Listed {
-            keeper: Keeper::Aws {
-                table: "t".to_owned(),
-                access: Access::default(),
-            },
+            keeper: Keeper::Aws { table: "t".to_owned(), access: Access::default() },
             clusters,
             next: None,
             after: after.map(str::to_owned),
@@ -700,10 +629,7 @@ In the log:   2e7d2c03
     #[test]
     fn a_list_is_a_table_that_long_ids_and_odd_rows_leave_in_order() {
         let named = |id: &str, record: Record| {
-            let record = Record {
-                cluster_id: id.to_owned(),
-                ..record
-            };
+            let record = Record { cluster_id: id.to_owned(), ..record };
             Shown::Cluster(Box::new(cluster(record, 66)))
         };
         let long = "x".repeat(1024);
@@ -730,9 +656,6 @@ c\\n\\u{{9b}}1m   claimed  1           a             0        2023-11-14T22:13:2
             )
         );
         assert_eq!(listed(Vec::new(), None), "No clusters in table `t`");
-        assert_eq!(
-            listed(Vec::new(), Some("c\u{1b}")),
-            "No clusters in table `t` after c\\u{1b}"
-        );
+        assert_eq!(listed(Vec::new(), Some("c\u{1b}")), "No clusters in table `t` after c\\u{1b}");
     }
 }

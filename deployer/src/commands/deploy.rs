@@ -53,15 +53,7 @@ pub struct Deployed {
 
 impl Display for Deployed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            endpoint,
-            auth,
-            stack_name,
-            region,
-            function_sha256,
-            table,
-            ..
-        } = self;
+        let Self { endpoint, auth, stack_name, region, function_sha256, table, .. } = self;
         let changed = match &self.function_version {
             Some(_) => "its function's code replaced",
             None if self.changed => "deployed",
@@ -130,12 +122,7 @@ async fn deploy(
         anyhow::Ok((function, aws, found))
     };
     let (function, aws, found) = signals.or_stopped(begin).await?;
-    let deployment = Deployment {
-        aws,
-        args,
-        target,
-        printer,
-    };
+    let deployment = Deployment { aws, args, target, printer };
     let outcome = if args.code_only {
         let replaced = deployment.replace_code(function, found);
         signals.or_stopped(replaced).await?
@@ -199,12 +186,7 @@ impl Deployment<'_> {
         found: Found,
         signals: &mut Signals,
     ) -> anyhow::Result<Outcome> {
-        let Found {
-            bucket,
-            bucket_exists,
-            table,
-            stack: mut found,
-        } = found;
+        let Found { bucket, bucket_exists, table, stack: mut found } = found;
         let mut answered = Vec::new();
         signals.or_stopped(self.ask(&found, &mut answered)).await?;
         let prepare = self.prepare(function, table, &bucket, bucket_exists);
@@ -281,11 +263,7 @@ impl Deployment<'_> {
         let build = async {
             let mut step = self.printer.step("build");
             let artifact = function.artifact(&mut step).await?;
-            step.done(format_args!(
-                "{} bytes, sha256 {}",
-                artifact.zip.len(),
-                artifact.sha256
-            ));
+            step.done(format_args!("{} bytes, sha256 {}", artifact.zip.len(), artifact.sha256));
             anyhow::Ok(artifact)
         };
         let make_bucket = async {
@@ -300,11 +278,8 @@ impl Deployment<'_> {
         // All to their ends: a table or bucket must not be left half-made because a build fails.
         let (bucket_made, table_made, artifact) =
             tokio::join!(make_bucket, self.make_table(table), build);
-        let errors = [
-            bucket_made.as_ref().err(),
-            table_made.as_ref().err(),
-            artifact.as_ref().err(),
-        ];
+        let errors =
+            [bucket_made.as_ref().err(), table_made.as_ref().err(), artifact.as_ref().err()];
         // The first error ends the program, which tells it last; the others are told here.
         for error in errors.into_iter().flatten().skip(1) {
             self.printer.error(error);
@@ -373,10 +348,7 @@ impl Deployment<'_> {
         let step = self.printer.step("table");
         let client = &self.aws.dynamodb;
         let made = dynamodb::ensure(client, name, found, &self.target.tags).await?;
-        step.done(format_args!(
-            "`{name}` {}",
-            if made { "created" } else { "is there" }
-        ));
+        step.done(format_args!("`{name}` {}", if made { "created" } else { "is there" }));
         Ok(made)
     }
 
@@ -452,11 +424,8 @@ impl Deployment<'_> {
     async fn ready(&self, set: &ChangeSet) -> anyhow::Result<Option<Watch>> {
         let losses = stack::losses(&set.changes);
         if !losses.is_empty() {
-            let question = format!(
-                "This update of stack `{}` {}. Go on?",
-                self.name(),
-                losses.join(", ")
-            );
+            let question =
+                format!("This update of stack `{}` {}. Go on?", self.name(), losses.join(", "));
             confirm(&question, self.args.yes, self.printer).await?;
         }
         let watch = Watch::begin(&self.aws.cloudformation, &set.stack_id).await?;
@@ -517,15 +486,7 @@ impl Deployment<'_> {
         step: &mut Step,
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
-        follow::settled(
-            &self.aws,
-            &self.target.place,
-            operation,
-            watch,
-            step,
-            signals,
-        )
-        .await
+        follow::settled(&self.aws, &self.target.place, operation, watch, step, signals).await
     }
 
     /// Sees to it that the function has the code that the stack names, where the stack itself has nothing to change about it: the
@@ -610,18 +571,8 @@ impl Deployment<'_> {
         } else {
             None
         };
-        step.done(if changed {
-            "replaced"
-        } else {
-            "is the function's already"
-        });
-        Ok(Outcome {
-            stack,
-            changed,
-            fresh: changed,
-            artifact,
-            version,
-        })
+        step.done(if changed { "replaced" } else { "is the function's already" });
+        Ok(Outcome { stack, changed, fresh: changed, artifact, version })
     }
 }
 

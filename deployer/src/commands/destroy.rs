@@ -128,10 +128,7 @@ pub async fn run(
             step.done(if gone {
                 format!("`{}` deleted", bucket.name)
             } else {
-                format!(
-                    "{artifacts} artifacts deleted; others are in `{}`",
-                    bucket.name
-                )
+                format!("{artifacts} artifacts deleted; others are in `{}`", bucket.name)
             });
             anyhow::Ok((artifacts, gone))
         };
@@ -201,12 +198,12 @@ async fn look(
         match &table_name {
             _ if !args.delete_table => Ok(None),
             Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await,
-            None => Err(Failure::new(format!(
-                "there is no stack `{name}` that tells its table's name"
-            ))
-            .hint("give it with `--table-name`")
-            .exit(Exit::Usage)
-            .into()),
+            None => {
+                Err(Failure::new(format!("there is no stack `{name}` that tells its table's name"))
+                    .hint("give it with `--table-name`")
+                    .exit(Exit::Usage)
+                    .into())
+            }
         }
     };
     let bucket = async {
@@ -230,26 +227,14 @@ async fn look(
         }
     };
     let (table, bucket, resources) = tokio::try_join!(table, bucket, resources)?;
-    Ok(Doomed {
-        stack,
-        resources,
-        table_name,
-        table,
-        bucket,
-    })
+    Ok(Doomed { stack, resources, table_name, table, bucket })
 }
 
 fn question(name: &str, region: &str, doomed: &Doomed) -> Option<String> {
     let table = doomed.table_name.as_deref().unwrap_or_default();
     let parts = [
-        doomed
-            .stack
-            .as_ref()
-            .map(|_| format!("stack `{name}` with its endpoint")),
-        doomed
-            .table
-            .as_ref()
-            .map(|_| format!("table `{table}` with the record of every cluster")),
+        doomed.stack.as_ref().map(|_| format!("stack `{name}` with its endpoint")),
+        doomed.table.as_ref().map(|_| format!("table `{table}` with the record of every cluster")),
         doomed
             .bucket
             .as_ref()

@@ -123,16 +123,10 @@ fn lost(place: &Place, failure: Failure) -> Failure {
 }
 
 fn detached(place: &Place, signal: Signal) -> anyhow::Error {
-    Failure::new(format!(
-        "stopped by {signal}, and stack `{}` goes on changing",
-        place.stack_name
-    ))
-    .hint(format!(
-        "`{}` shows how it ends",
-        place.command("status --wait")
-    ))
-    .exit(Exit::Stopped)
-    .into()
+    Failure::new(format!("stopped by {signal}, and stack `{}` goes on changing", place.stack_name))
+        .hint(format!("`{}` shows how it ends", place.command("status --wait")))
+        .exit(Exit::Stopped)
+        .into()
 }
 
 /// How long to wait for this stack, which somebody else is changing. On a terminal that is asked, unless the user has
@@ -155,11 +149,7 @@ pub async fn patience(
                 "Stack `{name}` is being changed by somebody else ({}). Wait until that is done?",
                 stack.status
             );
-            if ask(&question, printer).await? {
-                Ok(DEFAULT_PATIENCE)
-            } else {
-                busy()
-            }
+            if ask(&question, printer).await? { Ok(DEFAULT_PATIENCE) } else { busy() }
         }
     }
 }
@@ -184,9 +174,7 @@ pub async fn wait(
     };
     let settled = tokio::time::timeout(patience, watch.settle(&mut step)).await;
     let Ok(status) = settled else {
-        return Err(busy(place, stack)
-            .about(format!("after {} s", patience.as_secs()))
-            .into());
+        return Err(busy(place, stack).about(format!("after {} s", patience.as_secs())).into());
     };
     step.done(format_args!("the stack is in {}", status?));
     Ok(())

@@ -52,10 +52,7 @@ mod tests {
 
         std::fs::write(&path, "mine").unwrap();
         let failure = write_new(&path).unwrap_err();
-        assert!(
-            failure.to_string().ends_with("is there already"),
-            "{failure}"
-        );
+        assert!(failure.to_string().ends_with("is there already"), "{failure}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     }
 }

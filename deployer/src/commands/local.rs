@@ -48,12 +48,8 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     } else {
         Some(run_smoke(&serving.endpoint, None, false, printer).await?)
     };
-    let deployment = Deployment {
-        serving,
-        smoke,
-        seconds: printer.seconds(),
-        exit: args.local.exit,
-    };
+    let deployment =
+        Deployment { serving, smoke, seconds: printer.seconds(), exit: args.local.exit };
     printer.result(&deployment)?;
     Ok(deployment)
 }

@@ -37,15 +37,10 @@ async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
     let place = Place::of(args.stack)?;
     let aws = Aws::connect(&place.access).await?;
     let name = &place.stack_name;
-    let stack = cloudformation::find(&aws.cloudformation, name)
-        .await?
-        .ok_or_else(|| {
-            Failure::new(format!(
-                "there is no stack `{name}` in {}, and so no log",
-                aws.region
-            ))
+    let stack = cloudformation::find(&aws.cloudformation, name).await?.ok_or_else(|| {
+        Failure::new(format!("there is no stack `{name}` in {}, and so no log", aws.region))
             .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
-        })?;
+    })?;
     let group = stack.output("LogGroupName")?.to_owned();
     if args.follow {
         printer.message(format_args!("Following log group `{group}` until Ctrl-C"));
@@ -124,9 +119,6 @@ mod tests {
             none_found(since, None),
             "nothing was logged in the last 1h 30m; `--since` goes further back"
         );
-        assert_eq!(
-            none_found(since, Some("x")),
-            "nothing with `x` was logged in the last 1h 30m"
-        );
+        assert_eq!(none_found(since, Some("x")), "nothing with `x` was logged in the last 1h 30m");
     }
 }

@@ -13,11 +13,8 @@ pub fn run(directory: &Path, printer: &Printer) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory)
         .and_then(|()| clap_mangen::generate_to(cli, directory))
         .map_err(|error| {
-            Failure::new(format!(
-                "cannot write the manual to `{}`: {error}",
-                directory.display()
-            ))
-            .hint("name a directory that you may write to, or one that is not there yet")
+            Failure::new(format!("cannot write the manual to `{}`: {error}", directory.display()))
+                .hint("name a directory that you may write to, or one that is not there yet")
         })?;
     printer.message(format_args!(
         "{pages} pages in `{}`; `man -l {}` shows the first",

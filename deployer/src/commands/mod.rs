@@ -74,22 +74,18 @@ async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Result
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(
-            Failure::new(format!("there is no terminal to ask on: {question}"))
-                .hint("`--yes` says yes to it")
-                .exit(Exit::Usage)
-                .into(),
-        );
+        return Err(Failure::new(format!("there is no terminal to ask on: {question}"))
+            .hint("`--yes` says yes to it")
+            .exit(Exit::Usage)
+            .into());
     }
     if ask(question, printer).await? {
         return Ok(());
     }
-    Err(
-        Failure::new("you did not say yes, and nothing was deleted or updated")
-            .hint("`--yes` says yes beforehand")
-            .exit(Exit::Stopped)
-            .into(),
-    )
+    Err(Failure::new("you did not say yes, and nothing was deleted or updated")
+        .hint("`--yes` says yes beforehand")
+        .exit(Exit::Stopped)
+        .into())
 }
 
 /// Asks on the terminal.
@@ -101,10 +97,7 @@ async fn ask(question: &str, printer: &Printer) -> anyhow::Result<bool> {
         std::io::stdin().read_line(&mut answer).map(|_| answer)
     })
     .await??;
-    Ok(matches!(
-        answer.trim().to_ascii_lowercase().as_str(),
-        "y" | "yes"
-    ))
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// A line of shell that makes a node's first call, signed for a region where that is needed.

@@ -22,17 +22,8 @@ struct Packaged {
 
 impl Display for Packaged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            file,
-            size,
-            function_sha256,
-            arch,
-        } = self;
-        write!(
-            f,
-            "{}: {size} bytes, {arch}, sha256 {function_sha256}",
-            file.display()
-        )
+        let Self { file, size, function_sha256, arch } = self;
+        write!(f, "{}: {size} bytes, {arch}, sha256 {function_sha256}", file.display())
     }
 }
 
@@ -56,9 +47,7 @@ pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
 
 /// Writes the file so that it is never seen half-written, and an older one stays until then.
 fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|directory| !directory.as_os_str().is_empty());
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     // A temporary file is its owner's alone; this one becomes an ordinary one, as the umask says.
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -23,12 +23,9 @@ pub async fn run(args: PingArgs) -> anyhow::Result<()> {
         None => RootCerts::PlatformVerifier,
         Some(file) => {
             let unusable = |error: &dyn Display| {
-                Failure::new(format!(
-                    "cannot use the certificate `{}`: {error}",
-                    file.display()
-                ))
-                .hint("`--ca-cert` takes a PEM file")
-                .exit(Exit::Usage)
+                Failure::new(format!("cannot use the certificate `{}`: {error}", file.display()))
+                    .hint("`--ca-cert` takes a PEM file")
+                    .exit(Exit::Usage)
             };
             let pem = fs::read(file).map_err(|error| unusable(&error))?;
             let certificate = Certificate::from_pem(&pem).map_err(|error| unusable(&error))?;
@@ -44,13 +41,10 @@ pub async fn run(args: PingArgs) -> anyhow::Result<()> {
         .build()
         .into();
     let ask = move || {
-        let about = agent
-            .get(format!("{endpoint}/"))
-            .call()
-            .and_then(|mut answer| {
-                let text = answer.body_mut().read_to_string()?;
-                Ok(serde_json::from_str::<About>(&text).ok())
-            });
+        let about = agent.get(format!("{endpoint}/")).call().and_then(|mut answer| {
+            let text = answer.body_mut().read_to_string()?;
+            Ok(serde_json::from_str::<About>(&text).ok())
+        });
         match about {
             Ok(Some(about)) if about.name == "cbbootstrap" => Ok(()),
             Ok(_) => Err(Failure::new(format!("{endpoint} is not an API of cbbootstrap"))

@@ -51,11 +51,7 @@ pub struct Plan {
 impl Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.changed {
-            return write!(
-                f,
-                "Nothing to change in stack {} in {}",
-                self.stack_name, self.region
-            );
+            return write!(f, "Nothing to change in stack {} in {}", self.stack_name, self.region);
         }
         writeln!(f, "Stack {} in {}:", self.stack_name, self.region)?;
         if let Some(table) = &self.creates_table {
@@ -77,10 +73,7 @@ impl Display for Plan {
             writeln!(f, "  ~ tag {tag}")?;
         }
         if self.restores_code {
-            writeln!(
-                f,
-                "  ~ the function's code, which was replaced behind the stack's back"
-            )?;
+            writeln!(f, "  ~ the function's code, which was replaced behind the stack's back")?;
         }
         match self.protect {
             Some(true) => writeln!(f, "  ~ protected against deletion")?,
@@ -106,11 +99,7 @@ pub async fn run(
     printer.result(&plan)?;
     github::report(printer, &plan.note());
     // The number is `git diff`'s way of saying so, shared with wrong usage.
-    Ok(if plan.changed && args.exit_code {
-        Exit::Usage
-    } else {
-        Exit::Done
-    })
+    Ok(if plan.changed && args.exit_code { Exit::Usage } else { Exit::Done })
 }
 
 async fn plan(
@@ -172,18 +161,14 @@ async fn plan(
         found.stack.artifact_key() == Some(key.as_str()) && !found.stack.has_code(&artifact);
     let creates_table = found.table.is_none().then(|| target.table_name.clone());
     let creates_bucket = (!found.bucket_exists).then(|| found.bucket.name.clone());
-    let protect = target
-        .protect
-        .filter(|protect| *protect != stack.is_some_and(|stack| stack.protected));
+    let protect =
+        target.protect.filter(|protect| *protect != stack.is_some_and(|stack| stack.protected));
     let none = std::collections::BTreeMap::new();
     let (now_parameters, now_tags) =
         before.map_or((&none, &none), |stack| (&stack.parameters, &stack.tags));
-    let parameters = before.map_or_else(Vec::new, |_| {
-        stack::value_changes(now_parameters, &parameters)
-    });
-    let tags = before.map_or_else(Vec::new, |_| {
-        stack::value_changes(now_tags, &wanted.all_tags())
-    });
+    let parameters =
+        before.map_or_else(Vec::new, |_| stack::value_changes(now_parameters, &parameters));
+    let tags = before.map_or_else(Vec::new, |_| stack::value_changes(now_tags, &wanted.all_tags()));
     // Some change sets list no resource: an output, say.
     let changes_stack = changes.is_some();
     let changes = changes.unwrap_or_default();
@@ -225,12 +210,9 @@ impl Plan {
         let row = |what: &str, to: &str, more: String| [what.to_owned(), to.to_owned(), more];
         let made = |kind: &str, name: &Option<String>| {
             let kept = || "kept outside the stack".to_owned();
-            name.as_ref()
-                .map(|name| row("Create", &format!("{kind} {name}"), kept()))
+            name.as_ref().map(|name| row("Create", &format!("{kind} {name}"), kept()))
         };
-        let first = self
-            .first
-            .map(|first| row("First", "stack", first.to_owned()));
+        let first = self.first.map(|first| row("First", "stack", first.to_owned()));
         let changes = self.changes.iter().map(|change| {
             let details = change.details.iter().map(ToString::to_string);
             let details = details.collect::<Vec<_>>().join(", ");
@@ -244,21 +226,15 @@ impl Plan {
         });
         let values = |kind: &'static str, values: &[ValueChange]| {
             let values = values.iter();
-            values
-                .map(|value| row("Modify", kind, value.to_string()))
-                .collect::<Vec<_>>()
+            values.map(|value| row("Modify", kind, value.to_string())).collect::<Vec<_>>()
         };
         let code = self.restores_code.then(|| {
             let why = "was replaced behind the stack's back".to_owned();
             row("Modify", "the function's code", why)
         });
-        let protect = self
-            .protect
-            .map(|on| row("Modify", "protection against deletion", on.to_string()));
-        let losses = self
-            .losses
-            .iter()
-            .map(|loss| row("Takes a yes", "", format!("it {loss}")));
+        let protect =
+            self.protect.map(|on| row("Modify", "protection against deletion", on.to_string()));
+        let losses = self.losses.iter().map(|loss| row("Takes a yes", "", format!("it {loss}")));
         made("table", &self.creates_table)
             .into_iter()
             .chain(made("bucket", &self.creates_bucket))
@@ -273,12 +249,8 @@ impl Plan {
     }
 
     fn note(&self) -> github::Note {
-        github::Planned {
-            stack_name: &self.stack_name,
-            region: &self.region,
-            changes: self.rows(),
-        }
-        .note()
+        github::Planned { stack_name: &self.stack_name, region: &self.region, changes: self.rows() }
+            .note()
     }
 }
 

@@ -62,9 +62,7 @@ impl Options {
                     ..Access::default()
                 },
             },
-            None => Keeper::ThisMachine {
-                data: data::directory(args.data.as_deref())?,
-            },
+            None => Keeper::ThisMachine { data: data::directory(args.data.as_deref())? },
         };
         Ok(Self {
             address: SocketAddr::new(args.host, args.port),
@@ -137,24 +135,15 @@ pub async fn start(options: Options, printer: &Printer) -> anyhow::Result<Servin
             "At most {most} connections: the system allows no more open files (`ulimit -Hn`)"
         ));
     }
-    let tls = options
-        .tls
-        .map(|(certificate, key)| Tls::open(certificate, key))
-        .transpose()?;
+    let tls = options.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
     if tls.is_none() && !options.address.ip().is_loopback() {
         printer.message("Without `--tls-cert`, cluster tokens cross the network in clear text");
     }
     let listener = local::bind(options.address).await?;
     let metrics = Metrics::default();
     let (api, region, data) = open(&options.keeper, options.policy, printer).await?;
-    let api = if options.metrics {
-        api.merge(metrics.route())
-    } else {
-        api
-    };
-    let guard = Arc::new(Guard {
-        allowed_hosts: options.allowed_hosts,
-    });
+    let api = if options.metrics { api.merge(metrics.route()) } else { api };
+    let guard = Arc::new(Guard { allowed_hosts: options.allowed_hosts });
     let log = RequestLog::new(options.log, metrics.clone());
     let api = api
         .layer(from_fn_with_state(guard, guard::guard))
@@ -187,11 +176,7 @@ async fn open(
         Keeper::ThisMachine { data } => {
             let directory = data.clone();
             let data = tokio::task::spawn_blocking(move || Data::open(&directory)).await??;
-            return Ok((
-                api::over_sqlite(data.store.clone(), policy),
-                None,
-                Some(data),
-            ));
+            return Ok((api::over_sqlite(data.store.clone(), policy), None, Some(data)));
         }
     };
     let aws = Aws::connect(access).await?;

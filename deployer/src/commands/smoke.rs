@@ -28,15 +28,13 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
             let place = Place::of(args.stack)?;
             (Aws::connect(&place.access).await?, place.stack_name)
         };
-        let stack = cloudformation::find(&aws.cloudformation, &name)
-            .await?
-            .ok_or_else(|| {
-                Failure::new(format!(
-                    "there is no stack `{name}` in {} to take the endpoint from",
-                    aws.region
-                ))
-                .hint("name the endpoint: `cbbootstrap smoke URL`")
-            })?;
+        let stack = cloudformation::find(&aws.cloudformation, &name).await?.ok_or_else(|| {
+            Failure::new(format!(
+                "there is no stack `{name}` in {} to take the endpoint from",
+                aws.region
+            ))
+            .hint("name the endpoint: `cbbootstrap smoke URL`")
+        })?;
         let endpoint = stack.output("Endpoint")?.to_owned();
         (endpoint, aws.signer(stack.auth()).await?)
     };

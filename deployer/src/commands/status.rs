@@ -110,11 +110,7 @@ impl Display for Status {
             None => (),
         }
         let ago = |time: &Option<String>| ago(time.as_deref(), self.now);
-        write!(
-            f,
-            "Stack:    {} in {}, {}",
-            self.stack_name, self.region, self.stack_status
-        )?;
+        write!(f, "Stack:    {} in {}, {}", self.stack_name, self.region, self.stack_status)?;
         if let Some(updated) = &self.updated {
             write!(f, " since {updated}{}", ago(&self.updated))?;
         }
@@ -127,11 +123,7 @@ impl Display for Status {
         if let Some(created) = &self.created {
             write!(f, "\n          created {created}{}", ago(&self.created))?;
         }
-        write!(
-            f,
-            "\n          termination protection {}",
-            on(self.termination_protection)
-        )?;
+        write!(f, "\n          termination protection {}", on(self.termination_protection))?;
         self.write_drift(f)?;
         self.write_function(f)?;
         self.write_table(f)?;
@@ -144,12 +136,7 @@ impl Display for Status {
 
 impl Status {
     fn write_drift(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let DriftStatus {
-            status,
-            checked,
-            reason,
-            resources,
-        } = &self.drift;
+        let DriftStatus { status, checked, reason, resources } = &self.drift;
         f.write_str("\nDrift:    ")?;
         if let Some(why) = self.unknown.get("drift") {
             return write!(f, "unknown: {why}");
@@ -168,17 +155,8 @@ impl Status {
             write!(f, ": {reason}")?;
         }
         for drifted in resources.iter().flatten() {
-            let Drifted {
-                resource,
-                kind,
-                status,
-                differences,
-            } = drifted;
-            write!(
-                f,
-                "\n          {resource} ({kind}) {}",
-                status.to_lowercase()
-            )?;
+            let Drifted { resource, kind, status, differences } = drifted;
+            write!(f, "\n          {resource} ({kind}) {}", status.to_lowercase())?;
             for difference in differences {
                 write!(
                     f,
@@ -202,12 +180,7 @@ impl Status {
         if let Some(modified) = &function.last_modified {
             write!(f, ", modified {modified}{}", ago(Some(modified), self.now))?;
         }
-        write!(
-            f,
-            "\n          {}, {} MB of memory",
-            bytes(function.size),
-            function.memory
-        )?;
+        write!(f, "\n          {}, {} MB of memory", bytes(function.size), function.memory)?;
         if let Some(arch) = &function.arch {
             write!(f, ", {arch}")?;
         }
@@ -284,20 +257,14 @@ pub fn ago(time: Option<&str>, now: Timestamp) -> String {
         3600..86400 => Unit::Hour,
         _ => Unit::Day,
     };
-    let round = SpanRound::new()
-        .largest(unit)
-        .smallest(unit)
-        .mode(RoundMode::Trunc)
-        .days_are_24_hours();
+    let round =
+        SpanRound::new().largest(unit).smallest(unit).mode(RoundMode::Trunc).days_are_24_hours();
     let span = Span::try_from(time - now).and_then(|span| span.round(round));
     let printer = SpanPrinter::new()
         .designator(Designator::Verbose)
         .spacing(Spacing::BetweenUnitsAndDesignators)
         .direction(Direction::Suffix);
-    span.map_or_else(
-        |_| String::new(),
-        |span| format!(" ({})", printer.span_to_string(&span)),
-    )
+    span.map_or_else(|_| String::new(), |span| format!(" ({})", printer.span_to_string(&span)))
 }
 
 /// Shows the status.
@@ -319,10 +286,7 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
         step.done(&settled);
         // By its ARN, for it may be deleted now.
         let found = cloudformation::find(client, &stack.id).await?;
-        stack = Stack {
-            status: settled,
-            ..found.unwrap_or(stack)
-        };
+        stack = Stack { status: settled, ..found.unwrap_or(stack) };
     }
     let verdict = if args.wait && has_failed(&stack.status) {
         let events = cloudformation::last_events(client, &stack.id).await?;
@@ -346,9 +310,7 @@ async fn gather(
     let output = |name: &str| stack.outputs.get(name).map(String::as_str);
     let (function_name, table_name) = (output("FunctionName"), output("TableName"));
     let function = of(function_name, |name| lambda::find(&aws.lambda, name));
-    let version = of(function_name, |name| {
-        lambda::last_version(&aws.lambda, name)
-    });
+    let version = of(function_name, |name| lambda::last_version(&aws.lambda, name));
     let table = of(table_name, |name| Table::find(&aws.dynamodb, name));
     let cause = of(has_failed(&stack.status).then_some(&stack.id), async |id| {
         let events = cloudformation::last_events(&aws.cloudformation, id).await?;
@@ -451,11 +413,7 @@ impl Unknown {
         found: anyhow::Result<Option<T>>,
     ) -> anyhow::Result<Option<T>> {
         match found {
-            Err(error)
-                if error
-                    .downcast_ref::<Failure>()
-                    .is_some_and(|failure| failure.denied) =>
-            {
+            Err(error) if error.downcast_ref::<Failure>().is_some_and(|failure| failure.denied) => {
                 self.0.insert(what, error.to_string());
                 Ok(None)
             }
@@ -528,11 +486,7 @@ mod tests {
     }
 
     fn event(resource: &str, status: &str) -> Event {
-        let kind = if resource == "stack" {
-            "AWS::CloudFormation::Stack"
-        } else {
-            "AWS::X::Y"
-        };
+        let kind = if resource == "stack" { "AWS::CloudFormation::Stack" } else { "AWS::X::Y" };
         Event {
             resource: resource.to_owned(),
             kind: kind.to_owned(),
@@ -555,10 +509,7 @@ mod tests {
         ];
         let newest_first = |events: &[Event]| events.iter().rev().cloned().collect();
         assert_eq!(last_change(newest_first(&oldest_first)), oldest_first[3..]);
-        assert_eq!(
-            last_change(newest_first(&oldest_first[..3])),
-            oldest_first[..3]
-        );
+        assert_eq!(last_change(newest_first(&oldest_first[..3])), oldest_first[..3]);
         assert_eq!(
             last_change(newest_first(&oldest_first[4..])),
             oldest_first[4..],
@@ -718,9 +669,6 @@ Watch it: https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-eas
         status.unknown = BTreeMap::from([("table", "access denied: no".to_owned())]);
         let text = status.to_string();
         assert!(text.contains("\nFunction: none\n"), "{text}");
-        assert!(
-            text.contains("\nTable:    unknown: access denied: no\n"),
-            "{text}"
-        );
+        assert!(text.contains("\nTable:    unknown: access denied: no\n"), "{text}");
     }
 }

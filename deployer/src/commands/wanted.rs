@@ -56,12 +56,7 @@ pub async fn look(aws: &Aws, target: &Target) -> anyhow::Result<Found> {
         Table::find(&aws.dynamodb, &target.table_name),
         FoundStack::look(aws, &target.place.stack_name),
     )?;
-    Ok(Found {
-        bucket,
-        bucket_exists,
-        table,
-        stack,
-    })
+    Ok(Found { bucket, bucket_exists, table, stack })
 }
 
 impl FoundStack {
@@ -69,9 +64,7 @@ impl FoundStack {
     pub async fn look(aws: &Aws, name: &str) -> anyhow::Result<Self> {
         let stack_and_function = async {
             let stack = cloudformation::find(&aws.cloudformation, name).await?;
-            let function = stack
-                .as_ref()
-                .and_then(|stack| stack.outputs.get("FunctionName"));
+            let function = stack.as_ref().and_then(|stack| stack.outputs.get("FunctionName"));
             let function = match function {
                 Some(function) => lambda::find(&aws.lambda, function).await?,
                 None => None,
@@ -82,19 +75,12 @@ impl FoundStack {
             stack_and_function,
             cloudformation::template(&aws.cloudformation, name),
         )?;
-        Ok(Self {
-            next: stack::next(name, stack.as_ref())?,
-            stack,
-            template,
-            function_sha256,
-        })
+        Ok(Self { next: stack::next(name, stack.as_ref())?, stack, template, function_sha256 })
     }
 
     /// The stack, if it is what is wanted already, its function's code apart.
     pub fn met(&self, wanted: &Wanted) -> Option<&Stack> {
-        self.stack
-            .as_ref()
-            .filter(|stack| wanted.is_met_by(stack, self.template.as_deref()))
+        self.stack.as_ref().filter(|stack| wanted.is_met_by(stack, self.template.as_deref()))
     }
 
     /// The artifact that the stack names.
@@ -105,9 +91,7 @@ impl FoundStack {
 
     /// Whether the function has the code of the artifact, as far as can be seen.
     pub fn has_code(&self, artifact: &Artifact) -> bool {
-        self.function_sha256
-            .as_ref()
-            .is_none_or(|sha256| *sha256 == artifact.sha256)
+        self.function_sha256.as_ref().is_none_or(|sha256| *sha256 == artifact.sha256)
     }
 }
 
@@ -122,10 +106,7 @@ pub fn parameters(
         ("ArtifactKey", bucket.key(artifact)),
         ("TableName", target.table_name.clone()),
         ("Architecture", target.arch.to_string()),
-        (
-            "AuthorizationType",
-            target.auth.authorization_type().to_owned(),
-        ),
+        ("AuthorizationType", target.auth.authorization_type().to_owned()),
         ("RequireSecret", target.require_secret.to_string()),
         ("RequireLease", target.require_lease.to_string()),
     ];

@@ -29,20 +29,14 @@ impl Data {
     /// Opens the database in a directory for a server. Both are made if missing, and belong to this user alone.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
         let unusable = |error: io::Error| unusable(directory, &error);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(unusable)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         let lock = private(&directory.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => (),
             Err(TryLockError::Error(error)) => return Err(unusable(error).into()),
             Err(TryLockError::WouldBlock) => {
-                let message = format!(
-                    "another server uses the directory `{}`",
-                    directory.display()
-                );
+                let message =
+                    format!("another server uses the directory `{}`", directory.display());
                 return Err(Failure::new(message)
                     .hint("stop it, or choose another directory with `--data`")
                     .into());
@@ -56,10 +50,7 @@ impl Data {
                 private(&path).map_err(unusable)?;
             }
         }
-        Ok(Self {
-            store: open_file(directory)?,
-            _lock: lock,
-        })
+        Ok(Self { store: open_file(directory)?, _lock: lock })
     }
 }
 
@@ -74,13 +65,10 @@ pub fn open(directory: &Path) -> anyhow::Result<Option<Sqlite>> {
 
 /// The directory of that name, or the one that is used otherwise.
 pub fn directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let directory = named
-        .map(Path::to_owned)
-        .or_else(|| Some(dirs::data_dir()?.join("cbbootstrap")));
+    let directory =
+        named.map(Path::to_owned).or_else(|| Some(dirs::data_dir()?.join("cbbootstrap")));
     directory.ok_or_else(|| {
-        Failure::new("cannot tell your data directory")
-            .hint("name one with `--data DIR`")
-            .into()
+        Failure::new("cannot tell your data directory").hint("name one with `--data DIR`").into()
     })
 }
 
@@ -98,11 +86,7 @@ fn open_file(directory: &Path) -> anyhow::Result<Sqlite> {
 
 /// A file that is this user's alone, also where it was made otherwise.
 fn private(path: &Path) -> io::Result<File> {
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
     let permissions = fs::metadata(path)?.permissions();
     if permissions.mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;
@@ -112,8 +96,6 @@ fn private(path: &Path) -> io::Result<File> {
 
 fn unusable(directory: &Path, error: &io::Error) -> Failure {
     let directory = directory.display();
-    Failure::new(format!(
-        "cannot keep the clusters in the directory `{directory}`: {error}"
-    ))
-    .hint("choose another with `--data`")
+    Failure::new(format!("cannot keep the clusters in the directory `{directory}`: {error}"))
+        .hint("choose another with `--data`")
 }

@@ -80,12 +80,7 @@ impl RequestLog {
             LogFormat::Json => warnings.json().flatten_event(true).try_init(),
             _ => warnings.try_init(),
         };
-        Self {
-            format,
-            lines,
-            is_on: Arc::default(),
-            metrics,
-        }
+        Self { format, lines, is_on: Arc::default(), metrics }
     }
 
     /// Logs a message about the server.
@@ -123,12 +118,7 @@ impl RequestLog {
 
 impl std::fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            method,
-            status,
-            milliseconds,
-            ..
-        } = self;
+        let Self { method, status, milliseconds, .. } = self;
         let route = self.route.unwrap_or("(no such route)");
         let outcome = self.code.unwrap_or_else(|| self.outcome.as_str());
         write!(f, "{status} {method} {route}: {outcome}")?;
@@ -184,19 +174,13 @@ mod tests {
             cluster: Some("0123abcd"),
             milliseconds: 2.345,
         };
-        assert_eq!(
-            line.to_string(),
-            "200 POST /cluster: joined 0123abcd (2.3 ms)"
-        );
+        assert_eq!(line.to_string(), "200 POST /cluster: joined 0123abcd (2.3 ms)");
         assert_eq!(
             serde_json::to_string(&line).unwrap(),
             r#"{"time":"1970-01-01T00:00:00Z","level":"INFO","method":"POST","route":"/cluster","status":200,"outcome":"joined","cluster":"0123abcd","milliseconds":2.345}"#
         );
         (line.route, line.status, line.code, line.cluster) =
             (None, 404, Some("route_not_found"), None);
-        assert_eq!(
-            line.to_string(),
-            "404 POST (no such route): route_not_found (2.3 ms)"
-        );
+        assert_eq!(line.to_string(), "404 POST (no such route): route_not_found (2.3 ms)");
     }
 }

@@ -14,9 +14,7 @@ use prometheus_client::{
 };
 
 /// The histogram's limits, in seconds: from a read in memory to the deadline of a request.
-const BUCKETS: [f64; 10] = [
-    0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0, 5.0,
-];
+const BUCKETS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0, 5.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -40,22 +38,9 @@ impl Default for Metrics {
         let (requests, connections) = (Family::default(), Gauge::default());
         let seconds = Histogram::new(BUCKETS);
         registry.register("requests", "Requests that were answered", requests.clone());
-        registry.register(
-            "request_duration_seconds",
-            "How long the answers took",
-            seconds.clone(),
-        );
-        registry.register(
-            "connections",
-            "Connections that are open",
-            connections.clone(),
-        );
-        Self {
-            registry: Arc::new(registry),
-            requests,
-            seconds,
-            connections,
-        }
+        registry.register("request_duration_seconds", "How long the answers took", seconds.clone());
+        registry.register("connections", "Connections that are open", connections.clone());
+        Self { registry: Arc::new(registry), requests, seconds, connections }
     }
 }
 
@@ -63,9 +48,7 @@ impl Metrics {
     /// Counts a request.
     pub fn count(&self, outcome: Outcome, status: u16, took: Duration) {
         let outcome = outcome.as_str();
-        self.requests
-            .get_or_create(&Labels { outcome, status })
-            .inc();
+        self.requests.get_or_create(&Labels { outcome, status }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
@@ -79,9 +62,6 @@ impl Metrics {
             let _ = encode(&mut text, &registry);
             ([(header::CONTENT_TYPE, TYPE)], text)
         };
-        Router::new().route(
-            "/metrics",
-            get(show).fallback(async || Problem::MethodNotAllowed),
-        )
+        Router::new().route("/metrics", get(show).fallback(async || Problem::MethodNotAllowed))
     }
 }

@@ -39,9 +39,7 @@ const OTHER_FILES: usize = 56;
 pub fn max_connections(wanted: usize) -> anyhow::Result<usize> {
     let others = OTHER_FILES + 2 * std::thread::available_parallelism()?.get();
     let files = rlimit::increase_nofile_limit(wanted.saturating_add(others) as u64)?;
-    let most = usize::try_from(files)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(others);
+    let most = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others);
     if most == 0 {
         let message = format!("only {files} files may be open, which leaves none for connections");
         let hint = format!("allow more than {others}: `ulimit -n`");
@@ -81,20 +79,9 @@ impl Server {
         let url = format!("{scheme}://{}", reachable(listener.local_addr()?));
         let (stop, stopping) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(max_connections));
-        let accepting = Accepting {
-            listener,
-            api,
-            tls,
-            metrics,
-            stopping,
-        };
+        let accepting = Accepting { listener, api, tls, metrics, stopping };
         tokio::spawn(accepting.run(Arc::clone(&connections)));
-        Ok(Self {
-            url,
-            stop,
-            connections,
-            max_connections,
-        })
+        Ok(Self { url, stop, connections, max_connections })
     }
 
     /// Where the API is, as seen from this machine. It ends without a slash.

@@ -73,9 +73,7 @@ impl Display for Change {
             let colon = if paths.is_empty() { "" } else { ": " };
             return write!(f, "{colon}{}", paths.join(", "));
         }
-        self.details
-            .iter()
-            .try_for_each(|detail| write!(f, "\n    {detail}"))
+        self.details.iter().try_for_each(|detail| write!(f, "\n    {detail}"))
     }
 }
 
@@ -144,9 +142,8 @@ pub fn losses(changes: &[Change]) -> Vec<String> {
     changes
         .iter()
         .filter_map(|change| {
-            let what = STATEFUL
-                .iter()
-                .find_map(|(kind, what)| (*kind == change.kind).then_some(*what))?;
+            let what =
+                STATEFUL.iter().find_map(|(kind, what)| (*kind == change.kind).then_some(*what))?;
             let how = match change.action.as_str() {
                 "Remove" => "removes",
                 _ if change.is_replaced() => "replaces",
@@ -189,17 +186,10 @@ mod tests {
             ),
             (change("Modify", api, Some("False")), None),
             (change("Add", api, None), None),
-            (
-                change("Modify", "AWS::Lambda::Function", Some("True")),
-                None,
-            ),
+            (change("Modify", "AWS::Lambda::Function", Some("True")), None),
             (change("Remove", "AWS::IAM::Role", None), None),
         ] {
-            assert_eq!(
-                losses(std::slice::from_ref(&change)),
-                Vec::from_iter(expected),
-                "{change}"
-            );
+            assert_eq!(losses(std::slice::from_ref(&change)), Vec::from_iter(expected), "{change}");
         }
     }
 
@@ -213,10 +203,7 @@ mod tests {
         };
         let mut function = change("Modify", "AWS::Lambda::Function", Some("False"));
         function.scope = vec!["Properties".to_owned()];
-        assert_eq!(
-            function.to_string(),
-            "~ R (AWS::Lambda::Function): Properties"
-        );
+        assert_eq!(function.to_string(), "~ R (AWS::Lambda::Function): Properties");
         function.details = vec![
             detail("Properties.MemorySize", Some("256"), Some("512")),
             detail("Tags", None, None),
@@ -231,10 +218,7 @@ mod tests {
         function.details.remove(0);
         assert_eq!(function.to_string(), "~ R (AWS::Lambda::Function): Tags");
         assert_eq!(change("Remove", "K", None).to_string(), "- R (K)");
-        assert_eq!(
-            change("Modify", "K", Some("True")).to_string(),
-            "~ R (K), replaced"
-        );
+        assert_eq!(change("Modify", "K", Some("True")).to_string(), "~ R (K), replaced");
     }
 
     #[test]

@@ -136,8 +136,7 @@ mod tests {
     fn table<const N: usize>(
         rows: [(&str, &[&'static str]); N],
     ) -> BTreeMap<String, Vec<&'static str>> {
-        rows.map(|(answer, statuses)| (answer.to_owned(), statuses.to_vec()))
-            .into()
+        rows.map(|(answer, statuses)| (answer.to_owned(), statuses.to_vec())).into()
     }
 
     const BUSY: &[&str] = &[
@@ -171,10 +170,7 @@ mod tests {
             table([
                 ("Create", &["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"]),
                 ("Update", GOOD),
-                (
-                    "Replace",
-                    &["CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"]
-                ),
+                ("Replace", &["CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"]),
                 ("ReplaceUsed", &["DELETE_FAILED"]),
                 ("ContinueRollback", &["UPDATE_ROLLBACK_FAILED"]),
                 ("RollBack", &["UPDATE_FAILED"]),
@@ -193,12 +189,7 @@ mod tests {
                 ("Update", GOOD),
                 (
                     "stack `s` is protected against deletion",
-                    &[
-                        "CREATE_FAILED",
-                        "DELETE_FAILED",
-                        "ROLLBACK_COMPLETE",
-                        "ROLLBACK_FAILED"
-                    ]
+                    &["CREATE_FAILED", "DELETE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"]
                 ),
                 ("ContinueRollback", &["UPDATE_ROLLBACK_FAILED"]),
                 ("RollBack", &["UPDATE_FAILED"]),

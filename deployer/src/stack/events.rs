@@ -99,11 +99,8 @@ impl Progress {
         if event.is_stack() {
             return None;
         }
-        let place = self
-            .rows
-            .iter()
-            .position(|row| row.resource == event.resource)
-            .unwrap_or_else(|| {
+        let place =
+            self.rows.iter().position(|row| row.resource == event.resource).unwrap_or_else(|| {
                 self.rows.push(Row {
                     resource: event.resource.clone(),
                     kind: event.kind.clone(),
@@ -169,10 +166,9 @@ pub fn root_cause(events: &[Event]) -> Option<&Event> {
 pub fn failed(name: &str, status: &Status, events: &[Event]) -> Failure {
     let cause = root_cause(events);
     let failure = match cause {
-        Some(event) => Failure::new(format!(
-            "stack `{name}` ended in {status}: {event} ({})",
-            event.kind
-        )),
+        Some(event) => {
+            Failure::new(format!("stack `{name}` ended in {status}: {event} ({})", event.kind))
+        }
         None => Failure::new(format!("stack `{name}` ended in {status}")),
     };
     let state = match status.0 {
@@ -197,11 +193,7 @@ mod tests {
     use super::*;
 
     fn event(resource: &str, status: &str, reason: &str) -> Event {
-        let kind = if resource == "stack" {
-            "AWS::CloudFormation::Stack"
-        } else {
-            "AWS::X::Y"
-        };
+        let kind = if resource == "stack" { "AWS::CloudFormation::Stack" } else { "AWS::X::Y" };
         Event {
             resource: resource.to_owned(),
             kind: kind.to_owned(),
@@ -268,48 +260,24 @@ mod tests {
 
     #[test]
     fn a_row_follows_its_resource() {
-        let at = |time, resource: &str, status: &str| Event {
-            time,
-            ..event(resource, status, "")
-        };
+        let at = |time, resource: &str, status: &str| Event { time, ..event(resource, status, "") };
         let mut progress = Progress::default();
         assert_eq!(progress.see(&at(1.0, "stack", "UPDATE_IN_PROGRESS")), None);
-        assert_eq!(
-            progress.see(&at(1.0, "Role", "UPDATE_IN_PROGRESS")),
-            Some((0, true))
-        );
-        assert_eq!(
-            progress.see(&at(1.5, "Api", "UPDATE_IN_PROGRESS")),
-            Some((1, true))
-        );
+        assert_eq!(progress.see(&at(1.0, "Role", "UPDATE_IN_PROGRESS")), Some((0, true)));
+        assert_eq!(progress.see(&at(1.5, "Api", "UPDATE_IN_PROGRESS")), Some((1, true)));
         assert_eq!(progress.done(), 0);
-        assert_eq!(
-            progress.see(&at(2.0, "Role", "UPDATE_IN_PROGRESS")),
-            Some((0, false))
-        );
-        assert_eq!(
-            progress.see(&at(3.5, "Role", "UPDATE_COMPLETE")),
-            Some((0, false))
-        );
+        assert_eq!(progress.see(&at(2.0, "Role", "UPDATE_IN_PROGRESS")), Some((0, false)));
+        assert_eq!(progress.see(&at(3.5, "Role", "UPDATE_COMPLETE")), Some((0, false)));
         assert_eq!(progress.done(), 1);
-        assert_eq!(
-            progress.rows()[0].to_string(),
-            "✓ Role AWS::X::Y UPDATE_COMPLETE 2.5 s"
-        );
+        assert_eq!(progress.rows()[0].to_string(), "✓ Role AWS::X::Y UPDATE_COMPLETE 2.5 s");
         let failed = event("Api", "UPDATE_FAILED", "no");
-        progress.see(&Event {
-            time: 2.0,
-            ..failed
-        });
+        progress.see(&Event { time: 2.0, ..failed });
         // The rollback begins anew.
         progress.see(&at(4.0, "Role", "UPDATE_IN_PROGRESS"));
         let rows: Vec<_> = progress.rows().iter().map(ToString::to_string).collect();
         assert_eq!(
             rows,
-            [
-                "… Role AWS::X::Y UPDATE_IN_PROGRESS",
-                "✗ Api AWS::X::Y UPDATE_FAILED 0.5 s: no"
-            ]
+            ["… Role AWS::X::Y UPDATE_IN_PROGRESS", "✗ Api AWS::X::Y UPDATE_FAILED 0.5 s: no"]
         );
     }
 }

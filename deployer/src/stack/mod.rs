@@ -124,11 +124,9 @@ impl Stack {
         if self.ours || self.status.0 == StackStatus::ReviewInProgress {
             return Ok(());
         }
-        Err(Failure::new(format!(
-            "stack `{name}` was made by something else than cbbootstrap"
-        ))
-        .hint("choose another name with `--stack-name`")
-        .exit(Exit::Stack))
+        Err(Failure::new(format!("stack `{name}` was made by something else than cbbootstrap"))
+            .hint("choose another name with `--stack-name`")
+            .exit(Exit::Stack))
     }
 
     /// That it may be deleted.
@@ -160,21 +158,14 @@ impl Stack {
 
 /// The refusal to touch a stack that `CloudFormation` is at work on. `watch` is the command that shows how that goes.
 pub fn busy(name: &str, status: &Status, watch: &str) -> Failure {
-    Failure::new(format!(
-        "stack `{name}` is being changed already ({status})"
-    ))
-    .hint(format!(
-        "`{watch}` shows how it goes; then run the same command again"
-    ))
-    .exit(Exit::Stack)
+    Failure::new(format!("stack `{name}` is being changed already ({status})"))
+        .hint(format!("`{watch}` shows how it goes; then run the same command again"))
+        .exit(Exit::Stack)
 }
 
 /// What to ask before the stack's API is given another table: it knows nothing of the clusters in the old one.
 pub fn question_about_table(name: &str, stack: Option<&Stack>, table: &str) -> Option<String> {
-    let current = stack?
-        .parameters
-        .get("TableName")
-        .filter(|current| *current != table)?;
+    let current = stack?.parameters.get("TableName").filter(|current| *current != table)?;
     Some(format!(
         "Stack `{name}` keeps its clusters in table `{current}`; with table `{table}` it would know none of them. Go on?"
     ))
@@ -197,9 +188,7 @@ pub fn table_to_delete(
     stack: Option<&Stack>,
     asked: Option<&str>,
 ) -> Result<Option<String>, Failure> {
-    let its_own = stack
-        .and_then(|stack| stack.parameters.get("TableName"))
-        .map(String::as_str);
+    let its_own = stack.and_then(|stack| stack.parameters.get("TableName")).map(String::as_str);
     match (its_own, asked) {
         (Some(its_own), Some(asked)) if its_own != asked => Err(Failure::new(format!(
             "stack `{name}` keeps its clusters in table `{its_own}`, not in `{asked}`"
@@ -229,11 +218,7 @@ pub(crate) mod tests {
         let stack = |table| stack("CREATE_COMPLETE", table);
         assert_eq!(question_about_table("s", None, "t"), None);
         assert_eq!(question_about_table("s", Some(&stack("t")), "t"), None);
-        assert!(
-            question_about_table("s", Some(&stack("old")), "t")
-                .unwrap()
-                .contains("`old`")
-        );
+        assert!(question_about_table("s", Some(&stack("old")), "t").unwrap().contains("`old`"));
     }
 
     #[test]
@@ -264,10 +249,7 @@ pub(crate) mod tests {
         let team_a = Ok(Some("team-a".to_owned()));
         assert_eq!(table(Some(&its_own), None), team_a);
         assert_eq!(table(Some(&its_own), Some("team-a")), team_a);
-        assert_eq!(
-            table(Some(&its_own), Some("cb-bootstrap")),
-            Err(Exit::Usage)
-        );
+        assert_eq!(table(Some(&its_own), Some("cb-bootstrap")), Err(Exit::Usage));
         assert_eq!(table(None, Some("team-a")), team_a);
         assert_eq!(table(None, None), Ok(None));
     }

@@ -59,11 +59,7 @@ mod tests {
     use super::*;
 
     fn event(resource: &str, status: &str) -> Event {
-        Event {
-            resource: resource.to_owned(),
-            status: status.to_owned(),
-            ..Event::default()
-        }
+        Event { resource: resource.to_owned(), status: status.to_owned(), ..Event::default() }
     }
 
     #[test]
@@ -94,18 +90,9 @@ mod tests {
             (4, Some(0), "UPDATE_IN_PROGRESS", Distance::Near),
             (6, None, "DELETE_IN_PROGRESS", Distance::Unknown),
             (6, Some(3), "ROLLBACK_IN_PROGRESS", Distance::Unknown),
-            (
-                2,
-                Some(3),
-                "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
-                Distance::Near,
-            ),
+            (2, Some(3), "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", Distance::Near),
         ] {
-            assert_eq!(
-                after(count, expected, status),
-                is,
-                "{count} {expected:?} {status}"
-            );
+            assert_eq!(after(count, expected, status), is, "{count} {expected:?} {status}");
         }
     }
 

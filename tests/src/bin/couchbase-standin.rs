@@ -9,8 +9,6 @@ fn main() -> io::Result<()> {
         Some("couchbase-server") => containers::pass_on(),
         Some("model") => containers::keep(),
         Some("show") => containers::show().map(|shown| println!("{shown}")),
-        _ => Err(io::Error::other(
-            "usage: couchbase-standin couchbase-server|model|show",
-        )),
+        _ => Err(io::Error::other("usage: couchbase-standin couchbase-server|model|show")),
     }
 }

@@ -58,12 +58,7 @@ fn joining(world: &World, node: usize, request: &Request) -> Result<(usize, Targ
         _ => (own.name.clone(), Some(own.address)),
     };
     let port = default_port(&target.scheme);
-    let own = Target {
-        host,
-        port,
-        address,
-        ..target
-    };
+    let own = Target { host, port, address, ..target };
     Ok((member, own))
 }
 
@@ -111,11 +106,7 @@ impl Target {
             return Err(Reply::json(400, &json!(wrong)));
         }
         let (scheme, host, port) = parts(hostname);
-        let usual = if world.knobs.community {
-            "http"
-        } else {
-            "https"
-        };
+        let usual = if world.knobs.community { "http" } else { "https" };
         let scheme = scheme.unwrap_or(usual);
         Ok(Self {
             scheme: scheme.to_owned(),
@@ -135,9 +126,7 @@ impl Target {
             nodes.position(|node| is_open && node.is_up && Some(node.address) == self.address);
         let node = node.filter(|node| !world.is_closed(*node, world.now()));
         node.ok_or_else(|| {
-            let Self {
-                scheme, host, port, ..
-            } = self;
+            let Self { scheme, host, port, .. } = self;
             let why = self.unreachable();
             format!("Failed to connect to {scheme}://{host}:{port}. Could not connect to {why}")
         })

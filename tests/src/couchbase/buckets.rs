@@ -15,26 +15,14 @@ const BAD_NAME: &str = "Bucket name can only contain characters in range A-Z, a-
                         period, dash & percent. Consult the documentation.";
 /// The fields that the Community Edition refuses, and why.
 const ENTERPRISE_FIELDS: [(&str, Option<&str>, &str); 4] = [
-    (
-        "storageBackend",
-        Some("magma"),
-        "Magma is supported in enterprise edition only",
-    ),
-    (
-        "compressionMode",
-        None,
-        "Compression mode is supported in enterprise edition only",
-    ),
+    ("storageBackend", Some("magma"), "Magma is supported in enterprise edition only"),
+    ("compressionMode", None, "Compression mode is supported in enterprise edition only"),
     (
         "conflictResolutionType",
         Some("lww"),
         "Conflict resolution type 'lww' is supported only in enterprise edition",
     ),
-    (
-        "maxTTL",
-        None,
-        "Max TTL is supported in enterprise edition only",
-    ),
+    ("maxTTL", None, "Max TTL is supported in enterprise edition only"),
 ];
 
 fn check_name(name: Option<&str>, cluster: &Cluster) -> Option<&'static str> {
@@ -50,11 +38,7 @@ fn check_name(name: Option<&str>, cluster: &Cluster) -> Option<&'static str> {
         Some("Bucket name cannot start with dot.")
     } else if name.len() > 100 {
         Some("Bucket name cannot exceed 100 characters")
-    } else if cluster
-        .buckets
-        .iter()
-        .any(|bucket| bucket.name.eq_ignore_ascii_case(name))
-    {
+    } else if cluster.buckets.iter().any(|bucket| bucket.name.eq_ignore_ascii_case(name)) {
         Some("Bucket with given name already exists")
     } else {
         None
@@ -81,9 +65,7 @@ impl Call<'_> {
     }
 
     pub fn create_bucket(&mut self) -> Result<Reply, Reply> {
-        let quota = self
-            .number("ramQuota")
-            .or_else(|| self.number("ramQuotaMB"));
+        let quota = self.number("ramQuota").or_else(|| self.number("ramQuotaMB"));
         let kind = match self.field("bucketType") {
             None | Some("couchbase") => "membase",
             Some(kind) => kind,
@@ -118,10 +100,7 @@ impl Call<'_> {
         }
         let is_trial = self.request.query.get("just_validate") == Some("1");
         let warns = self.request.query.get("ignore_warnings") != Some("1");
-        let data_nodes = cluster
-            .members
-            .iter()
-            .filter(|member| member.has_data_service());
+        let data_nodes = cluster.members.iter().filter(|member| member.has_data_service());
         let is_short =
             has_replicas && (1..=3).contains(&replicas) && replicas >= data_nodes.count() as u64;
         // It is no more than a warning, which only a trial or a refusal shows.
@@ -262,17 +241,10 @@ pub fn bucket_quota(cluster: &Cluster) -> u64 {
 
 /// What a bucket would take of the cluster.
 fn summaries(cluster: &Cluster, quota: u64) -> Value {
-    let nodes = cluster
-        .members
-        .iter()
-        .filter(|member: &&Member| member.is_active());
+    let nodes = cluster.members.iter().filter(|member: &&Member| member.is_active());
     let nodes = nodes.count() as u64;
     let of = |quota: u64| i64::try_from(quota * MIB * nodes).unwrap_or(i64::MAX);
-    let (total, others, this) = (
-        of(cluster.data_quota()),
-        of(bucket_quota(cluster)),
-        of(quota),
-    );
+    let (total, others, this) = (of(cluster.data_quota()), of(bucket_quota(cluster)), of(quota));
     let mut shown = Map::new();
     let ram = json!({
         "total": total,

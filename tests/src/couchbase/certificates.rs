@@ -106,14 +106,11 @@ impl Identity {
         };
         let mut params = CertificateParams::new([name.to_owned()]).expect("a host is a name");
         params.use_authority_key_identifier_extension = true;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, subject.clone());
+        params.distinguished_name.push(DnType::CommonName, subject.clone());
         let issued = SystemTime::now();
         set_validity(&mut params, (issued - DAY, issued + 822 * DAY));
-        let certificate = params
-            .signed_by(&*NODE_KEY, &authority.issuer)
-            .expect("certificates can be made");
+        let certificate =
+            params.signed_by(&*NODE_KEY, &authority.issuer).expect("certificates can be made");
         let chain = vec![certificate.der().clone(), authority.issuer.der().clone()];
         let secret = PrivateKeyDer::try_from(NODE_KEY.serialize_der()).expect("it is a key");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -159,19 +156,11 @@ pub struct Trusted {
 
 impl Trusted {
     pub fn generated(authority: &Arc<Authority>) -> Self {
-        Self {
-            id: 0,
-            authority: Arc::clone(authority),
-            host: None,
-        }
+        Self { id: 0, authority: Arc::clone(authority), host: None }
     }
 
     pub fn custom(authority: &Arc<Authority>, host: &str) -> Self {
-        Self {
-            id: 1,
-            authority: Arc::clone(authority),
-            host: Some(host.to_owned()),
-        }
+        Self { id: 1, authority: Arc::clone(authority), host: Some(host.to_owned()) }
     }
 
     /// What anybody may see of it.
@@ -377,10 +366,7 @@ impl Call<'_> {
 
     pub fn delete_authority(&mut self, id: &str) -> Result<Reply, Reply> {
         self.needs_enterprise()?;
-        let trusted = self
-            .trusted()
-            .iter()
-            .find(|trusted| trusted.id.to_string() == id);
+        let trusted = self.trusted().iter().find(|trusted| trusted.id.to_string() == id);
         let trusted = trusted.ok_or_else(|| Reply::text(404, "Not found."))?;
         let users: Vec<_> = self
             .users(trusted)

@@ -169,9 +169,7 @@ impl Call<'_> {
     fn check_quotas(&self, errors: &mut Errors) -> Option<Quotas> {
         let own = &self.world.nodes[self.node];
         let cluster = self.world.cluster(self.node);
-        let mut quotas = cluster
-            .map_or(&own.quotas, |cluster| &cluster.quotas)
-            .clone();
+        let mut quotas = cluster.map_or(&own.quotas, |cluster| &cluster.quotas).clone();
         let changes = self.read_quotas(errors)?;
         if changes.is_empty() {
             return Some(quotas);
@@ -203,24 +201,15 @@ impl Call<'_> {
     /// What the Community Edition has less of.
     fn check_edition(&self, errors: &mut Errors) {
         let community = self.world.knobs.community;
-        let modes: &[&str] = if community {
-            &["forestdb"]
-        } else {
-            &["plasma", "memory_optimized"]
-        };
-        if self
-            .field("indexerStorageMode")
-            .is_some_and(|mode| !modes.contains(&mode))
-        {
+        let modes: &[&str] =
+            if community { &["forestdb"] } else { &["plasma", "memory_optimized"] };
+        if self.field("indexerStorageMode").is_some_and(|mode| !modes.contains(&mode)) {
             let modes = modes.join(",");
             let why = format!("The value must be one of the following: [{modes}]");
             errors.add("indexerStorageMode", &why);
         }
         if community && self.field("nodeEncryption").is_some_and(|on| on != "off") {
-            errors.add(
-                "nodeEncryption",
-                "The value must be one of the following: [off]",
-            );
+            errors.add("nodeEncryption", "The value must be one of the following: [off]");
         }
     }
 
@@ -229,9 +218,7 @@ impl Call<'_> {
         let community = self.world.knobs.community;
         let fields = QUOTAS.iter().map(|(field, ..)| *field);
         let is_foreign = |field: &&str| ["cbasMemoryQuota", "eventingMemoryQuota"].contains(field);
-        fields
-            .filter(|field| !community || !is_foreign(field))
-            .collect()
+        fields.filter(|field| !community || !is_foreign(field)).collect()
     }
 
     /// Checks all, then does all, the credentials last.
@@ -247,10 +234,7 @@ impl Call<'_> {
         ];
         let paths = PATHS.map(|(field, _)| field);
         let quota_fields = self.quota_fields();
-        self.check_keys(
-            &[&more, &LOGIN, &paths, &NETWORK, &quota_fields],
-            &mut errors,
-        );
+        self.check_keys(&[&more, &LOGIN, &paths, &NETWORK, &quota_fields], &mut errors);
         self.check_login(&mut errors);
         self.check_edition(&mut errors);
         let services = errors.check("services", self.check_services());
@@ -377,10 +361,7 @@ impl Call<'_> {
             let silent = members.filter(|m| !self.world.is_healthy(cluster, m, self.now));
             let silent: Vec<_> = silent.map(|member| format!("'{}'", member.otp())).collect();
             let silent = silent.join(&format!(",\n{}", " ".repeat(45)));
-            Reply::text(
-                500,
-                &format!("Did not receive response in time from nodes [{silent}]"),
-            )
+            Reply::text(500, &format!("Did not receive response in time from nodes [{silent}]"))
         })?;
         let name = self.field("clusterName").map(str::to_owned);
         let quotas = quotas.unwrap_or_default();
@@ -411,11 +392,7 @@ impl Call<'_> {
         let mut errors = Errors::default();
         let mut known = vec!["enabled", "timeout"];
         if !community {
-            known.extend([
-                "maxCount",
-                "canAbortRebalance",
-                "failoverPreserveDurabilityMajority",
-            ]);
+            known.extend(["maxCount", "canAbortRebalance", "failoverPreserveDurabilityMajority"]);
         }
         self.check_keys(&[&known], &mut errors);
         let enabled = match self.field("enabled") {
@@ -476,13 +453,7 @@ impl Call<'_> {
             let host =
                 host.ok_or_else(|| Reply::error("hostname", "The value must be supplied"))?;
             let mut ports = Map::new();
-            for (name, port) in self
-                .request
-                .form
-                .0
-                .iter()
-                .filter(|field| field.0 != "hostname")
-            {
+            for (name, port) in self.request.form.0.iter().filter(|field| field.0 != "hostname") {
                 let port = port.parse::<u16>();
                 let port = port.map_err(|_| Reply::error(name, "The value must be an integer"))?;
                 ports.insert(name.clone(), json!(port));
@@ -496,15 +467,10 @@ impl Call<'_> {
     pub fn rebalance(&mut self) -> Reply {
         let list = |name| {
             let list = self.field(name).unwrap_or_default().split(',');
-            list.filter(|node| !node.is_empty())
-                .map(str::to_owned)
-                .collect::<BTreeSet<_>>()
+            list.filter(|node| !node.is_empty()).map(str::to_owned).collect::<BTreeSet<_>>()
         };
         let (known, ejected) = (list("knownNodes"), list("ejectedNodes"));
-        match self
-            .world
-            .start_rebalance(self.node, &known, &ejected, self.now)
-        {
+        match self.world.start_rebalance(self.node, &known, &ejected, self.now) {
             Start::Started(id) => Reply::ok(&json!({"rebalance_id": id})),
             Start::AlreadyRunning => Reply::empty(200),
             Start::NothingKnown => Reply::json(400, &json!({"empty_known_nodes": 1})),
@@ -524,18 +490,14 @@ impl Call<'_> {
     pub fn fail_over(&mut self) -> Result<Reply, Reply> {
         let otps = self.request.form.all("otpNode");
         let allow_unsafe = self.field("allowUnsafe") == Some("true");
-        let done = self
-            .world
-            .fail_over(self.node, &otps, allow_unsafe, self.now);
+        let done = self.world.fail_over(self.node, &otps, allow_unsafe, self.now);
         done.map_err(|why| self.not_failed_over(&why))?;
         Ok(Reply::empty(200))
     }
 
     pub fn start_graceful_failover(&mut self) -> Result<Reply, Reply> {
         let otps = self.request.form.all("otpNode");
-        let started = self
-            .world
-            .start_graceful_failover(self.node, &otps, self.now);
+        let started = self.world.start_graceful_failover(self.node, &otps, self.now);
         started.map_err(|why| self.not_failed_over(&why))?;
         Ok(Reply::empty(200))
     }
@@ -549,10 +511,9 @@ impl Call<'_> {
             NotFailedOver::LastActive => {
                 (400, "Last active node cannot be failed over.".to_owned())
             }
-            NotFailedOver::NotSynchronized => (
-                500,
-                "Failed to synchronize config to other nodes".to_owned(),
-            ),
+            NotFailedOver::NotSynchronized => {
+                (500, "Failed to synchronize config to other nodes".to_owned())
+            }
             NotFailedOver::LastOfBucket(bucket) => {
                 let why = format!("Last server for bucket \"{bucket}\" cannot be failed over.");
                 (400, why)

@@ -49,13 +49,8 @@ pub fn keep() -> io::Result<()> {
     for node in &mut world.nodes {
         node.is_up = false;
     }
-    let keeper = Arc::new(Keeper {
-        shared: Arc::new(Shared::new(world)),
-        ids: Mutex::default(),
-    });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let keeper = Arc::new(Keeper { shared: Arc::new(Shared::new(world)), ids: Mutex::default() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = Listener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
         loop {

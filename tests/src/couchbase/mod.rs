@@ -263,9 +263,7 @@ impl Servers {
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&shared);
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let serve = async {
                 for (node, sockets) in sockets.into_iter().enumerate() {
                     tokio::spawn(net::serve(Arc::clone(&serving), node, sockets));
@@ -613,11 +611,7 @@ impl Node {
         let body = fields.extend_pairs(form).finish();
         let request = request(method, base, path, login);
         let request = request.header("content-type", "application/x-www-form-urlencoded");
-        if method == "GET" {
-            self.run(request.body(())?)
-        } else {
-            self.run(request.body(body)?)
-        }
+        if method == "GET" { self.run(request.body(())?) } else { self.run(request.body(body)?) }
     }
 
     fn run(
@@ -639,9 +633,7 @@ fn request(
     path: &str,
     login: Option<(&str, &str)>,
 ) -> ureq::http::request::Builder {
-    let request = ureq::http::Request::builder()
-        .method(method)
-        .uri(format!("{base}{path}"));
+    let request = ureq::http::Request::builder().method(method).uri(format!("{base}{path}"));
     match login {
         Some((user, password)) => {
             let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
@@ -669,9 +661,7 @@ fn views(world: &mut World) -> Vec<ClusterView> {
     world.settle(now);
     let clusters = world.clusters.iter().enumerate();
     let alive = clusters.filter(|(_, cluster)| !cluster.members.is_empty() && !cluster.is_memory);
-    alive
-        .map(|(index, cluster)| view(world, index, cluster, now))
-        .collect()
+    alive.map(|(index, cluster)| view(world, index, cluster, now)).collect()
 }
 
 fn view(
@@ -696,16 +686,8 @@ fn view(
         name: cluster.name.clone(),
         quota: cluster.data_quota(),
         nodes: cluster.members.iter().map(node).collect(),
-        buckets: cluster
-            .buckets
-            .iter()
-            .map(|bucket| bucket.name.clone())
-            .collect(),
-        groups: cluster
-            .groups
-            .iter()
-            .map(|group| group.name.clone())
-            .collect(),
+        buckets: cluster.buckets.iter().map(|bucket| bucket.name.clone()).collect(),
+        groups: cluster.groups.iter().map(|group| group.name.clone()).collect(),
         is_balanced: cluster.is_balanced(&world.knobs.absent_services)
             && cluster.rebalance.is_none(),
         is_rebalancing: cluster.rebalance.is_some(),
@@ -720,9 +702,7 @@ fn bind(count: usize, with_tls: bool) -> (Vec<Ipv4Addr>, Vec<Sockets>) {
     for _ in 0..TRIES {
         let (a, b) = (fastrand::u8(1..255), fastrand::u8(..));
         let addresses: Vec<_> = (1..=last).map(|c| Ipv4Addr::new(127, a, b, c)).collect();
-        let sockets = addresses
-            .iter()
-            .map(|address| Sockets::bind(*address, with_tls));
+        let sockets = addresses.iter().map(|address| Sockets::bind(*address, with_tls));
         if let Ok(sockets) = sockets.collect() {
             return (addresses, sockets);
         }

@@ -275,10 +275,7 @@ pub struct World {
 impl World {
     /// Blank nodes at these addresses.
     pub fn new(addresses: &[Ipv4Addr], community: bool, has_custom_certificates: bool) -> Self {
-        let knobs = Knobs {
-            community,
-            ..Knobs::default()
-        };
+        let knobs = Knobs { community, ..Knobs::default() };
         let now = Instant::now();
         let nodes = addresses.iter().map(|address| Node::new(*address, now));
         let mut world = Self {
@@ -312,9 +309,7 @@ impl World {
         if let Some(cluster) = self.cluster_mut(node) {
             let mut trusted = cluster.trusted.iter();
             if !trusted.any(|trusted| Arc::ptr_eq(&trusted.authority, &authority)) {
-                cluster
-                    .trusted
-                    .insert(0, Trusted::custom(&authority, &name));
+                cluster.trusted.insert(0, Trusted::custom(&authority, &name));
             }
         }
     }
@@ -334,8 +329,7 @@ impl World {
 
     /// Whether these are the credentials of the node's cluster. A node without one takes any.
     pub fn admits(&self, node: usize, login: Option<(&str, &str)>) -> bool {
-        self.cluster(node)
-            .is_none_or(|cluster| login == Some((&cluster.user, &cluster.password)))
+        self.cluster(node).is_none_or(|cluster| login == Some((&cluster.user, &cluster.password)))
     }
 
     /// Whether the other nodes of the cluster hear of this member.
@@ -362,9 +356,7 @@ impl World {
     pub fn is_closed(&self, node: usize, now: Instant) -> bool {
         let own = &self.nodes[node];
         let loops = own.removed == Some(Removal::Unsafe) && own.silent_since.is_none();
-        let since = own
-            .restarted
-            .map_or(0, |at| now.saturating_duration_since(at).as_secs());
+        let since = own.restarted.map_or(0, |at| now.saturating_duration_since(at).as_secs());
         own.closed_until.is_some_and(|until| now < until) || loops && since % 11 == 10
     }
 
@@ -372,10 +364,7 @@ impl World {
         let members = self.clusters[cluster].members.iter();
         let active = members.filter(|member| member.membership == Membership::Active);
         let (all, healthy) = active.fold((0, 0), |(all, healthy), member| {
-            (
-                all + 1,
-                healthy + usize::from(self.is_healthy(cluster, member, now)),
-            )
+            (all + 1, healthy + usize::from(self.is_healthy(cluster, member, now)))
         });
         healthy * 2 > all
     }
@@ -385,10 +374,7 @@ impl World {
         name.clone_into(&mut self.nodes[node].name);
         self.nodes[node].reissue();
         if let Some(cluster) = self.cluster_mut(node) {
-            let own = cluster
-                .members
-                .iter_mut()
-                .find(|member| member.node == node);
+            let own = cluster.members.iter_mut().find(|member| member.node == node);
             name.clone_into(&mut own.expect("a cluster knows its nodes").name);
         }
     }
@@ -398,10 +384,7 @@ impl World {
         let cluster = self.clusters.len();
         let own = &mut self.nodes[node];
         own.cluster = Some(cluster);
-        let first = Group {
-            id: "0".to_owned(),
-            name: "Group 1".to_owned(),
-        };
+        let first = Group { id: "0".to_owned(), name: "Group 1".to_owned() };
         self.clusters.push(Cluster {
             uuid: id(),
             name: name.to_owned(),
@@ -424,11 +407,7 @@ impl World {
             last_rebalance: None,
             rebalanced: Vec::new(),
             refused: Vec::new(),
-            auto_failover: AutoFailover {
-                enabled: true,
-                timeout: 120,
-                max_count: 1,
-            },
+            auto_failover: AutoFailover { enabled: true, timeout: 120, max_count: 1 },
             failovers: 0,
             items: 0,
             unbalanced: false,
@@ -443,8 +422,7 @@ impl World {
 
     /// A node begins to be added: it takes some time until [`World::add`].
     pub fn begin_to_add(&mut self, addition: &Addition, now: Instant) -> Result<(), NotAdded> {
-        self.check_addition(addition, now)
-            .map_err(NotAdded::Refused)?;
+        self.check_addition(addition, now).map_err(NotAdded::Refused)?;
         let (joiner, through) = (addition.joiner, addition.through);
         let mut is_contended = false;
         for other in self.adding.iter_mut().filter(|other| other.0 == joiner) {
@@ -462,11 +440,8 @@ impl World {
         if is_silent || self.adding.contains(&ours) {
             return Err(NotAdded::TimedOut);
         }
-        self.check_addition(addition, now)
-            .map_err(NotAdded::Refused)?;
-        let cluster = self.nodes[addition.through]
-            .cluster
-            .expect("it was checked");
+        self.check_addition(addition, now).map_err(NotAdded::Refused)?;
+        let cluster = self.nodes[addition.through].cluster.expect("it was checked");
         let mut warm_at = None;
         if let Some(lost) = self.nodes[addition.joiner].cluster {
             let lost = &mut self.clusters[lost];
@@ -493,9 +468,7 @@ impl World {
         node.services.clone_from(&addition.services);
         node.authority = authority;
         let own = &node.identity.authority;
-        let is_trusted = trusted
-            .iter()
-            .any(|known| Arc::ptr_eq(&known.authority, own));
+        let is_trusted = trusted.iter().any(|known| Arc::ptr_eq(&known.authority, own));
         if own.is_generated || !is_trusted {
             node.generate_certificate();
         }
@@ -518,8 +491,7 @@ impl World {
     /// A node is no longer being added, for better or worse.
     pub fn end_to_add(&mut self, addition: &Addition) {
         let ours = (addition.joiner, addition.through);
-        self.adding
-            .retain(|(joiner, through, _)| (*joiner, *through) != ours);
+        self.adding.retain(|(joiner, through, _)| (*joiner, *through) != ours);
     }
 
     /// The cluster, if nodes can be added to it through this node now.
@@ -546,10 +518,7 @@ impl World {
         if addition.joiner == addition.through {
             return prepare("Joining node to itself is not allowed.");
         }
-        if self
-            .cluster(addition.joiner)
-            .is_some_and(|own| own.members.len() > 1)
-        {
+        if self.cluster(addition.joiner).is_some_and(|own| own.members.len() > 1) {
             return prepare("Node is already part of cluster.");
         }
         let resolved = Some(joiner.address);
@@ -566,17 +535,12 @@ impl World {
             ));
         }
         if !self.has_quorum(cluster, now) {
-            return Err(
-                "Operation temporarily cannot be performed possibly due to loss of quorum"
-                    .to_owned(),
-            );
+            return Err("Operation temporarily cannot be performed possibly due to loss of quorum"
+                .to_owned());
         }
         let mut members = self.clusters[cluster].members.iter();
         if members.any(|member| member.name == addition.host) {
-            return Err(format!(
-                "Node already exists in cluster: {}",
-                otp(&addition.host)
-            ));
+            return Err(format!("Node already exists in cluster: {}", otp(&addition.host)));
         }
         Ok(())
     }
@@ -635,9 +599,7 @@ impl World {
             }
         }
         let cluster = &mut self.clusters[cluster];
-        cluster
-            .members
-            .retain(|member| !nodes.contains(&member.node));
+        cluster.members.retain(|member| !nodes.contains(&member.node));
         cluster.groups_rev += 1;
     }
 

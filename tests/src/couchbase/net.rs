@@ -78,10 +78,7 @@ impl Shared {
         let since = Instant::now();
         while thread != Some(std::thread::current().id()) && *self.is_listening[node].borrow() != on
         {
-            assert!(
-                since.elapsed() < Duration::from_secs(30),
-                "node {node} cannot be switched"
-            );
+            assert!(since.elapsed() < Duration::from_secs(30), "node {node} cannot be switched");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -96,10 +93,7 @@ impl Sockets {
             let socket = TcpListener::bind((address, port))?;
             socket.set_nonblocking(true).map(|()| socket)
         };
-        Ok(Self(
-            bind(HTTP)?,
-            with_tls.then(|| bind(HTTPS)).transpose()?,
-        ))
+        Ok(Self(bind(HTTP)?, with_tls.then(|| bind(HTTPS)).transpose()?))
     }
 }
 
@@ -114,9 +108,7 @@ pub async fn serve(shared: Arc<Shared>, node: usize, first: Sockets) {
                 let world = lock(&shared.world);
                 (world.nodes[node].address, !world.knobs.community)
             };
-            let bound = sockets
-                .take()
-                .map_or_else(|| Sockets::bind(address, with_tls), Ok);
+            let bound = sockets.take().map_or_else(|| Sockets::bind(address, with_tls), Ok);
             let Ok(Sockets(http, https)) = bound else {
                 sleep(Duration::from_millis(10)).await;
                 continue;
@@ -208,9 +200,7 @@ async fn converse(
         }
     });
     // Its error is a connection that was closed, by the client or on purpose.
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// The answer; none if the connection is to be closed without one.
@@ -253,11 +243,7 @@ async fn understand(head: &Parts, body: &Bytes) -> rest::Request {
     let content_type = head.headers.get(CONTENT_TYPE);
     let is_json = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     let json = is_json.then(|| serde_json::from_slice(body).unwrap_or_default());
-    let form = if is_json {
-        Form::default()
-    } else {
-        Form::parse(body)
-    };
+    let form = if is_json { Form::default() } else { Form::parse(body) };
     let mut resolved = HashMap::new();
     if head.method == "POST" {
         for host in rest::hosts(&form) {
@@ -294,9 +280,7 @@ async fn resolve(host: &str) -> Option<Ipv4Addr> {
 
 fn login(head: &Parts) -> Option<(String, String)> {
     let header = head.headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let decoded = BASE64_STANDARD
-        .decode(header.strip_prefix("Basic ")?)
-        .ok()?;
+    let decoded = BASE64_STANDARD.decode(header.strip_prefix("Basic ")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
     Some((user.to_owned(), password.to_owned()))

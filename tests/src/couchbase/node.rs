@@ -194,20 +194,14 @@ impl Node {
         }
         match resolved {
             Some(address) if address == self.address => Ok(()),
-            Some(_) => Err(format!(
-                "Could not listen on address \"{name}\": eaddrnotavail"
-            )),
-            None => Err(format!(
-                "Unable to resolve IPv4 address for \"{name}\": nxdomain"
-            )),
+            Some(_) => Err(format!("Could not listen on address \"{name}\": eaddrnotavail")),
+            None => Err(format!("Unable to resolve IPv4 address for \"{name}\": nxdomain")),
         }
     }
 }
 
 /// What these services may take of a node's memory together, in MB.
 pub fn total_quota(quotas: &Quotas, services: &[String]) -> u64 {
-    let own = QUOTAS
-        .iter()
-        .filter(|(_, service, _)| services.iter().any(|own| own == service));
+    let own = QUOTAS.iter().filter(|(_, service, _)| services.iter().any(|own| own == service));
     own.filter_map(|(field, ..)| quotas.get(field)).sum()
 }

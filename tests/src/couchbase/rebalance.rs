@@ -108,12 +108,7 @@ pub struct Ended {
 
 impl Ended {
     fn new(subtype: &'static str, failed: bool) -> Self {
-        Self {
-            subtype,
-            status_id: id(),
-            report: id(),
-            failed,
-        }
+        Self { subtype, status_id: id(), report: id(), failed }
     }
 }
 
@@ -187,9 +182,7 @@ impl World {
             return Start::NoQuorum;
         }
         // Those that are warming up make it wait before it does anything.
-        let loading = kept
-            .iter()
-            .filter_map(|member| self.nodes[member.node].loading);
+        let loading = kept.iter().filter_map(|member| self.nodes[member.node].loading);
         let began = loading.map(|(_, to)| to).max();
         let began = began.map_or(now, |warm| warm.max(now));
         let mut rebalance = Rebalance::new(Kind::Rebalance, began, self.knobs.rebalance_takes);
@@ -367,10 +360,9 @@ impl World {
         }
         cluster.unbalanced = false;
         cluster.failovers = 0;
-        cluster.rebalanced.push(Rebalanced {
-            added: rebalance.takes_in,
-            removed: rebalance.ejected.len(),
-        });
+        cluster
+            .rebalanced
+            .push(Rebalanced { added: rebalance.takes_in, removed: rebalance.ejected.len() });
         self.remove(index, &rebalance.ejected, Removal::Clean);
         self.elect(index, now);
     }
@@ -385,11 +377,7 @@ impl World {
             return;
         };
         let is_graceful = rebalance.kind != Kind::Rebalance;
-        let subtype = if is_graceful {
-            "gracefulFailover"
-        } else {
-            "rebalance"
-        };
+        let subtype = if is_graceful { "gracefulFailover" } else { "rebalance" };
         cluster.last_rebalance = Some(Ended::new(subtype, false));
         cluster.unbalanced |= rebalance.activated && rebalance.changes_nodes();
     }
@@ -425,9 +413,7 @@ impl World {
         if otps.is_empty() {
             return Err(NotFailedOver::NotNamed);
         }
-        let members = self
-            .cluster(node)
-            .map_or(&[][..], |cluster| &cluster.members);
+        let members = self.cluster(node).map_or(&[][..], |cluster| &cluster.members);
         let find = |otp: &&str| members.iter().find(|member| member.otp() == *otp);
         let unknown = otps.iter().filter(|otp| find(otp).is_none());
         let unknown: Vec<_> = unknown.map(|otp| (*otp).to_owned()).collect();
@@ -438,16 +424,12 @@ impl World {
         if found.iter().any(|member| !member.is_active()) {
             return Err(NotFailedOver::Inactive);
         }
-        if self
-            .cluster(node)
-            .is_some_and(|cluster| cluster.rebalance.is_some())
-        {
+        if self.cluster(node).is_some_and(|cluster| cluster.rebalance.is_some()) {
             return Err(NotFailedOver::Rebalancing);
         }
         let nodes: Vec<_> = found.iter().map(|member| member.node).collect();
-        let mut left = members
-            .iter()
-            .filter(|member| member.is_active() && !nodes.contains(&member.node));
+        let mut left =
+            members.iter().filter(|member| member.is_active() && !nodes.contains(&member.node));
         if left.next().is_none() {
             return Err(NotFailedOver::LastActive);
         }
@@ -521,10 +503,8 @@ impl World {
             return;
         };
         let is_leader = cluster.leader == Some(node);
-        let is_failed = cluster
-            .members
-            .iter()
-            .any(|member| member.node == node && member.is_failed_over());
+        let is_failed =
+            cluster.members.iter().any(|member| member.node == node && member.is_failed_over());
         let Some(rebalance) = cluster.rebalance.as_mut().filter(|_| !is_failed) else {
             return;
         };

@@ -26,9 +26,7 @@ impl Form {
 
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut fields = self.0.iter();
-        fields
-            .find(|field| field.0 == name)
-            .map(|field| field.1.as_str())
+        fields.find(|field| field.0 == name).map(|field| field.1.as_str())
     }
 
     pub fn all(&self, name: &str) -> Vec<&str> {
@@ -74,12 +72,7 @@ pub struct Reply {
 impl Reply {
     fn new(status: u16, header: Option<(&'static str, &str)>, body: String) -> Self {
         let headers = header.map(|(name, value)| (name, value.to_owned()));
-        Self {
-            status,
-            headers: headers.into_iter().collect(),
-            body,
-            delay: Duration::ZERO,
-        }
+        Self { status, headers: headers.into_iter().collect(), body, delay: Duration::ZERO }
     }
 
     pub fn empty(status: u16) -> Self {
@@ -87,11 +80,7 @@ impl Reply {
     }
 
     pub fn text(status: u16, body: &str) -> Self {
-        Self::new(
-            status,
-            Some(("content-type", "text/plain")),
-            body.to_owned(),
-        )
+        Self::new(status, Some(("content-type", "text/plain")), body.to_owned())
     }
 
     pub fn json(status: u16, body: &Value) -> Self {
@@ -142,9 +131,7 @@ impl Reply {
 
 /// A URL's scheme, host and port, those that it has.
 pub fn parts(url: &str) -> (Option<&str>, &str, Option<u16>) {
-    let (scheme, rest) = url
-        .split_once("://")
-        .map_or((None, url), |(s, rest)| (Some(s), rest));
+    let (scheme, rest) = url.split_once("://").map_or((None, url), |(s, rest)| (Some(s), rest));
     let rest = rest.split('/').next().unwrap_or_default();
     match rest.split_once(':') {
         Some((host, port)) => (scheme, host, port.parse().ok()),
@@ -155,18 +142,13 @@ pub fn parts(url: &str) -> (Option<&str>, &str, Option<u16>) {
 /// The hosts that a form names.
 pub fn hosts(form: &Form) -> impl Iterator<Item = &str> {
     let names = ["hostname", "newNodeHostname"];
-    names
-        .into_iter()
-        .filter_map(|name| Some(parts(form.get(name)?).1))
+    names.into_iter().filter_map(|name| Some(parts(form.get(name)?).1))
 }
 
 /// What anybody may ask for.
 fn is_public(method: &str, path: &[&str]) -> bool {
     method == "GET"
-        && matches!(
-            path,
-            ["whoami"] | ["pools", "default", "trustedCAs" | "certificate"]
-        )
+        && matches!(path, ["whoami"] | ["pools", "default", "trustedCAs" | "certificate"])
 }
 
 /// Whether there is no such path, which a server says before it asks for credentials.
@@ -203,12 +185,7 @@ pub async fn answer(shared: &Shared, node: usize, request: &Request) -> Reply {
             let mut world = lock(&shared.world);
             let now = world.now();
             world.settle(now);
-            let mut call = Call {
-                world: &mut world,
-                node,
-                request,
-                now,
-            };
+            let mut call = Call { world: &mut world, node, request, now };
             call.answer(method, path)
         }
     };
@@ -348,10 +325,7 @@ impl Call<'_> {
             ("GET", ["certificates"]) => self.certificates(),
             ("GET", ["certificate", "node", name]) => self.certificate(name)?,
             ("GET" | "POST" | "PUT", ["serverGroups", ..]) if self.world.knobs.community => {
-                return Err(self
-                    .needs_enterprise()
-                    .err()
-                    .unwrap_or_else(Reply::not_found));
+                return Err(self.needs_enterprise().err().unwrap_or_else(Reply::not_found));
             }
             _ if !is_provisioned => Reply::json(404, &json!("unknown pool")),
             ("GET", []) => self.pool()?,

@@ -16,11 +16,7 @@ pub const DISK: (u64, u64) = (270_553_174_016, 59_521_698_283);
 
 impl Call<'_> {
     fn edition(&self) -> String {
-        let edition = if self.world.knobs.community {
-            "community"
-        } else {
-            "enterprise"
-        };
+        let edition = if self.world.knobs.community { "community" } else { "enterprise" };
         format!("{VERSION}-{edition}")
     }
 
@@ -202,9 +198,8 @@ impl Call<'_> {
         let nodes = members.into_iter().map(|m| self.node_info(Some(m)));
         let nodes: Vec<_> = nodes.collect();
         let names = cluster.buckets.iter();
-        let names: Vec<_> = names
-            .map(|bucket| json!({"bucketName": bucket.name, "uuid": bucket.uuid}))
-            .collect();
+        let names: Vec<_> =
+            names.map(|bucket| json!({"bucketName": bucket.name, "uuid": bucket.uuid})).collect();
         let is_orphaned = cluster.orphaned.is_some_and(|until| self.now < until);
         let is_running = cluster.rebalance.is_some() || is_orphaned;
         let absent = &self.world.knobs.absent_services;
@@ -239,10 +234,7 @@ impl Call<'_> {
         if !self.world.knobs.community {
             pool["serverGroupsUri"] = json!("/pools/default/serverGroups?v=1");
         }
-        let moves = cluster
-            .members
-            .iter()
-            .any(|m| !m.is_active() && m.has_data_service());
+        let moves = cluster.members.iter().any(|m| !m.is_active() && m.has_data_service());
         if moves && cluster.has_data() {
             let names = cluster.buckets.iter().map(|bucket| &bucket.name);
             pool["bucketsNeedRebalance"] = json!([{
@@ -266,9 +258,8 @@ impl Call<'_> {
         let cluster = self.cluster();
         let restarted = self.world.nodes[self.node].restarted;
         let election_takes = self.world.knobs.election_takes;
-        let leader = cluster
-            .leader
-            .filter(|_| restarted.is_none_or(|at| self.now >= at + election_takes));
+        let leader =
+            cluster.leader.filter(|_| restarted.is_none_or(|at| self.now >= at + election_takes));
         let mut members = cluster.members.iter();
         members
             .find(|member| Some(member.node) == leader)
@@ -305,10 +296,7 @@ impl Call<'_> {
             return Reply::ok(&json!(nodes));
         }
         let mut progress = json!({"status": "none"});
-        if cluster
-            .and_then(|c| c.last_rebalance.as_ref())
-            .is_some_and(|last| last.failed)
-        {
+        if cluster.and_then(|c| c.last_rebalance.as_ref()).is_some_and(|last| last.failed) {
             progress["errorMessage"] = json!(FAILED);
         }
         Reply::ok(&progress)
@@ -362,10 +350,7 @@ impl Call<'_> {
     fn nodes_info(&self, cluster: &Cluster, rebalance: &Rebalance) -> Value {
         let of = |keep: &dyn Fn(&Member) -> bool| {
             let members = cluster.members.iter();
-            members
-                .filter(|member| keep(member))
-                .map(Member::otp)
-                .collect::<Vec<_>>()
+            members.filter(|member| keep(member)).map(Member::otp).collect::<Vec<_>>()
         };
         if let Kind::Graceful(node) = rebalance.kind {
             return json!({

@@ -97,9 +97,7 @@ impl Call {
 
     /// The operation.
     pub fn operation(&self) -> &str {
-        self.name
-            .split_once(':')
-            .map_or("", |(_, operation)| operation)
+        self.name.split_once(':').map_or("", |(_, operation)| operation)
     }
 
     /// A parameter's value; empty if it has none, or none that is text.
@@ -139,10 +137,7 @@ fn scope(headers: &HeaderMap) -> Scope<'_> {
         let found = found.as_ref().and_then(|found| found.get(part));
         found.map_or("", |found| found.as_str())
     };
-    Scope {
-        access_key: part(1),
-        service: part(2),
-    }
+    Scope { access_key: part(1), service: part(2) }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -151,9 +146,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 }
 
 fn form(text: &[u8]) -> Map<String, Value> {
-    form_urlencoded::parse(text)
-        .map(|(name, value)| (name.into_owned(), json!(value)))
-        .collect()
+    form_urlencoded::parse(text).map(|(name, value)| (name.into_owned(), json!(value))).collect()
 }
 
 fn document(body: &[u8]) -> Map<String, Value> {
@@ -288,10 +281,8 @@ mod tests {
             let credential = format!(
                 "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/{service}/aws4_request, ..."
             );
-            let request = Request::builder()
-                .method(method)
-                .uri(uri)
-                .header("authorization", credential);
+            let request =
+                Request::builder().method(method).uri(uri).header("authorization", credential);
             let request = match target {
                 "" => request,
                 target => request.header("x-amz-target", target),
@@ -304,23 +295,11 @@ mod tests {
         let function = "/2015-03-31/functions/f";
         for (call, name) in [
             (
-                call(
-                    "sts",
-                    "POST",
-                    "/",
-                    "",
-                    "Action=GetCallerIdentity&Version=2011-06-15",
-                ),
+                call("sts", "POST", "/", "", "Action=GetCallerIdentity&Version=2011-06-15"),
                 "sts:GetCallerIdentity",
             ),
             (
-                call(
-                    "dynamodb",
-                    "POST",
-                    "/",
-                    "DynamoDB_20120810.DescribeTable",
-                    "{}",
-                ),
+                call("dynamodb", "POST", "/", "DynamoDB_20120810.DescribeTable", "{}"),
                 "dynamodb:DescribeTable",
             ),
             (
@@ -335,24 +314,15 @@ mod tests {
             (s3("DELETE", "/b?lifecycle"), "s3:DeleteBucketLifecycle"),
             (s3("GET", "/b?list-type=2&prefix=p"), "s3:ListObjectsV2"),
             (s3("POST", "/b?delete"), "s3:DeleteObjects"),
-            (
-                s3("PUT", "/b/functions/k.zip?x-id=PutObject"),
-                "s3:PutObject",
-            ),
+            (s3("PUT", "/b/functions/k.zip?x-id=PutObject"), "s3:PutObject"),
             (s3("PUT", "/b/k?tagging"), "s3:PutObjectTagging"),
             (s3("PATCH", "/b/k"), "s3:PATCH /b/k"),
             (
                 lambda("GET", &format!("{function}/configuration")),
                 "lambda:GetFunctionConfiguration",
             ),
-            (
-                lambda("PUT", &format!("{function}/code")),
-                "lambda:UpdateFunctionCode",
-            ),
-            (
-                lambda("POST", &format!("{function}/versions")),
-                "lambda:PublishVersion",
-            ),
+            (lambda("PUT", &format!("{function}/code")), "lambda:UpdateFunctionCode"),
+            (lambda("POST", &format!("{function}/versions")), "lambda:PublishVersion"),
             (lambda("GET", "/nothing"), "lambda:GET /nothing"),
         ] {
             assert_eq!(call.name, name);
@@ -371,24 +341,14 @@ mod tests {
             Call::of(&head, body.as_bytes())
         };
         let put = call("/b/functions/k.zip?x-id=PutObject", "s3", "...");
-        assert_eq!(
-            (put.parameter("Bucket"), put.parameter("Key")),
-            ("b", "functions/k.zip")
-        );
-        let form = call(
-            "/",
-            "cloudformation",
-            "Action=DeleteStack&StackName=a%2Fb+c",
-        );
+        assert_eq!((put.parameter("Bucket"), put.parameter("Key")), ("b", "functions/k.zip"));
+        let form = call("/", "cloudformation", "Action=DeleteStack&StackName=a%2Fb+c");
         assert_eq!(form.parameter("StackName"), "a/b c");
         let code = call(
             "/2015-03-31/functions/f/code",
             "lambda",
             r#"{"ZipFile": "...", "Publish": true}"#,
         );
-        assert_eq!(
-            code.parameters,
-            json!({"FunctionName": "f", "Publish": true})
-        );
+        assert_eq!(code.parameters, json!({"FunctionName": "f", "Publish": true}));
     }
 }

@@ -70,10 +70,7 @@ impl Fault {
 
     /// A refusal with this code and message.
     pub fn refuse(code: &str, message: &str) -> Self {
-        Self::Refuse {
-            code: code.to_owned(),
-            message: message.to_owned(),
-        }
+        Self::Refuse { code: code.to_owned(), message: message.to_owned() }
     }
 
     /// The refusal of a call that the caller's policies do not allow.
@@ -105,11 +102,7 @@ impl Fault {
                     P::Rest => "ServiceException",
                     P::S3 => "InternalError",
                 };
-                (
-                    500,
-                    code,
-                    "We encountered an internal error. Please try again.",
-                )
+                (500, code, "We encountered an internal error. Please try again.")
             }
             (Self::Unavailable, protocol) => {
                 let code = match protocol {
@@ -125,19 +118,11 @@ impl Fault {
                     P::Rest => (403, "ExpiredTokenException"),
                     P::S3 => (400, "ExpiredToken"),
                 };
-                (
-                    status,
-                    code,
-                    "The security token included in the request is expired",
-                )
+                (status, code, "The security token included in the request is expired")
             }
             (Self::Refuse { code, message }, protocol) => {
                 let denied = code.starts_with("AccessDenied");
-                let status = if denied && protocol != P::Json {
-                    403
-                } else {
-                    400
-                };
+                let status = if denied && protocol != P::Json { 403 } else { 400 };
                 (status, code.as_str(), message.as_str())
             }
             (
@@ -149,11 +134,7 @@ impl Fault {
                 _,
             ) => return None,
         };
-        let refusal = Refusal {
-            status,
-            code,
-            message,
-        };
+        let refusal = Refusal { status, code, message };
         Some(refusal.of(call))
     }
 }
@@ -161,11 +142,7 @@ impl Fault {
 impl Refusal<'_> {
     /// In the shape of the call's protocol.
     fn of(&self, call: &Call) -> Answer {
-        let Self {
-            status,
-            code,
-            message,
-        } = *self;
+        let Self { status, code, message } = *self;
         let (content_type, body) = match call.protocol {
             Protocol::Query => {
                 let sender = if status < 500 { "Sender" } else { "Receiver" };
@@ -178,15 +155,8 @@ impl Refusal<'_> {
                 ("text/xml", body)
             }
             Protocol::S3 => {
-                let error = [
-                    ("Code", code),
-                    ("Message", message),
-                    ("RequestId", REQUEST_ID),
-                ];
-                (
-                    "application/xml",
-                    format!("{XML}<Error>{}</Error>", elements(error)),
-                )
+                let error = [("Code", code), ("Message", message), ("RequestId", REQUEST_ID)];
+                ("application/xml", format!("{XML}<Error>{}</Error>", elements(error)))
             }
             Protocol::Json => (
                 "application/x-amz-json-1.0",
@@ -197,11 +167,7 @@ impl Refusal<'_> {
                 json!({"Type": "User", "message": message, "Message": message}).to_string(),
             ),
         };
-        let mut answer = Response::new(if call.is_head {
-            Bytes::new()
-        } else {
-            body.into()
-        });
+        let mut answer = Response::new(if call.is_head { Bytes::new() } else { body.into() });
         *answer.status_mut() = StatusCode::from_u16(status).expect("it is a status");
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -235,10 +201,7 @@ pub(super) fn success(call: &Call, result: &str) -> Answer {
 pub(super) fn elements<'a>(elements: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut xml = String::new();
     for (name, text) in elements {
-        let text = text
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
+        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         let _ = write!(xml, "<{name}>{text}</{name}>");
     }
     xml

@@ -89,9 +89,7 @@ impl Proxy {
     pub fn before(url: &str) -> Self {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
         let address = socket.local_addr().expect("a socket has an address");
-        socket
-            .set_nonblocking(true)
-            .expect("a socket can be set up");
+        socket.set_nonblocking(true).expect("a socket can be set up");
         let upstream = url.trim_start_matches("http://").parse();
         let shared = Arc::new(Shared {
             upstream: upstream.expect("a server has an address"),
@@ -103,9 +101,7 @@ impl Proxy {
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let serve = async {
                 tokio::select! {
                     () = serve(socket, serving) => {}
@@ -115,13 +111,7 @@ impl Proxy {
             runtime.expect("a runtime can be made").block_on(serve);
         });
         let url = format!("http://{address}");
-        Self {
-            boto: Boto::new(&url),
-            url,
-            shared,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Self { boto: Boto::new(&url), url, shared, stop: Some(stop), thread: Some(thread) }
     }
 
     /// A user who may do everything, and whose calls come here.

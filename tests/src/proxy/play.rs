@@ -56,14 +56,8 @@ impl Play {
     /// Begins with the next call of this operation, such as `ExecuteChangeSet`, which is carried out. A play that is on ends
     /// there; of several that wait for the same operation, each takes one call.
     pub fn on(operation: &str) -> Self {
-        assert!(
-            OPERATIONS.contains(&operation),
-            "no stack changes by {operation}"
-        );
-        Self {
-            trigger: Some(operation.to_owned()),
-            ..Self::now()
-        }
+        assert!(OPERATIONS.contains(&operation), "no stack changes by {operation}");
+        Self { trigger: Some(operation.to_owned()), ..Self::now() }
     }
 
     /// Begins at once: somebody else is at work on the stack.
@@ -233,10 +227,7 @@ impl Stage {
             return None;
         }
         let token = call.parameter("ClientRequestToken");
-        let trigger = self
-            .acting
-            .as_ref()
-            .and_then(|acting| acting.trigger.as_ref());
+        let trigger = self.acting.as_ref().and_then(|acting| acting.trigger.as_ref());
         let again = trigger.is_some_and(|(began, with)| began == operation && with == token);
         let waits = |play: &Play| !again && play.trigger.as_deref() == Some(operation);
         let play = self.waiting.iter().position(waits);
@@ -275,18 +266,10 @@ impl Stage {
     ) {
         let before = self.status(stack.as_deref());
         self.end(from);
-        self.hidden.push(Hidden {
-            stack: stack.clone(),
-            from,
-            until: None,
-        });
-        let mut statuses: Vec<_> = before
-            .map(|(status, reason)| (from, status, reason))
-            .into_iter()
-            .collect();
-        let token = trigger
-            .as_ref()
-            .map_or_else(String::new, |(_, token)| token.clone());
+        self.hidden.push(Hidden { stack: stack.clone(), from, until: None });
+        let mut statuses: Vec<_> =
+            before.map(|(status, reason)| (from, status, reason)).into_iter().collect();
+        let token = trigger.as_ref().map_or_else(String::new, |(_, token)| token.clone());
         let mut at = Timestamp::now();
         for scene in play.scenes {
             at += scene.after;
@@ -301,13 +284,7 @@ impl Stage {
                 scene,
             });
         }
-        self.acting = Some(Acting {
-            stack,
-            trigger,
-            statuses,
-            then_real: play.then_real,
-            end: at,
-        });
+        self.acting = Some(Acting { stack, trigger, statuses, then_real: play.then_real, end: at });
     }
 
     /// The status that was answered last.
@@ -455,22 +432,13 @@ impl Acting {
 impl Event {
     /// As the stand-in tells one.
     fn xml(&self, stack: &str) -> String {
-        let Scene {
-            resource,
-            kind,
-            status,
-            reason,
-            ..
-        } = &self.scene;
+        let Scene { resource, kind, status, reason, .. } = &self.scene;
         let name = name(stack);
         let (logical, physical) = match resource {
             Some(logical) => (logical.as_str(), format!("{name}-{logical}")),
             None => (name, stack.to_owned()),
         };
-        let (id, at) = (
-            format!("{logical}-{status}-{}", self.number),
-            format!("{:.3}", self.at),
-        );
+        let (id, at) = (format!("{logical}-{status}-{}", self.number), format!("{:.3}", self.at));
         let mut fields = vec![
             ("StackId", stack),
             ("StackName", name),

@@ -35,10 +35,9 @@ impl Run<'_> {
     /// A bucket may have appeared since the last look, so that one counts.
     fn refuse(&mut self, extra: &Extra, error: &Error) -> Round {
         let what = match extra {
-            Extra::Group => format!(
-                "server group `{}`",
-                self.plan.group.as_deref().unwrap_or_default()
-            ),
+            Extra::Group => {
+                format!("server group `{}`", self.plan.group.as_deref().unwrap_or_default())
+            }
             Extra::Bucket(name) => format!("bucket `{name}`"),
             Extra::Address => "alternate address".to_owned(),
         };
@@ -69,16 +68,12 @@ impl Run<'_> {
             return Err(refused("Community Edition has no server groups".to_owned()));
         }
         let Some(this) = view.this() else {
-            return Err(Error::Away(
-                "the server does not know itself yet".to_owned(),
-            ));
+            return Err(Error::Away("the server does not know itself yet".to_owned()));
         };
         let server = &self.here.server;
         let groups = server.groups()?;
-        let own = groups
-            .groups
-            .iter()
-            .find(|group| group.nodes.iter().any(|node| node.otp == this.otp));
+        let own =
+            groups.groups.iter().find(|group| group.nodes.iter().any(|node| node.otp == this.otp));
         let named = groups.groups.iter().find(|group| group.name == wanted);
         match (own, named) {
             (Some(own), None) if own.nodes.len() == 1 && view.nodes.len() == 1 => {
@@ -97,9 +92,7 @@ impl Run<'_> {
             }
             (_, None) => {
                 server.create_group(wanted)?;
-                Err(Error::Away(format!(
-                    "the server group `{wanted}` is to appear"
-                )))
+                Err(Error::Away(format!("the server group `{wanted}` is to appear")))
             }
         }
     }
@@ -109,10 +102,7 @@ impl Run<'_> {
             return Ok(format!("bucket: `{name}`"));
         };
         self.here.server.create_bucket(bucket)?;
-        Ok(format!(
-            "bucket: `{name}`, {} MB on each node",
-            bucket.quota
-        ))
+        Ok(format!("bucket: `{name}`, {} MB on each node", bucket.quota))
     }
 
     fn address(&self) -> Result<String, Error> {

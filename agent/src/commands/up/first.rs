@@ -37,11 +37,8 @@ impl Run<'_> {
 
     /// The data service's memory in MB.
     fn quota(&self) -> Result<u64, Failure> {
-        let quota = self
-            .plan
-            .quota
-            .megabytes(self.memory_bytes, &self.plan.services)
-            .map_err(|why| {
+        let quota =
+            self.plan.quota.megabytes(self.memory_bytes, &self.plan.services).map_err(|why| {
                 Failure::usage(format!("--memory-quota: {why}"))
                     .hint("`auto` takes what is right for the node")
             })?;
@@ -99,10 +96,7 @@ impl Run<'_> {
             unclear.map_or(Ok(Look::Unreachable), Err)
         };
         let looks: Vec<_> = thread::scope(|scope| {
-            let looking: Vec<_> = nodes
-                .iter()
-                .map(|node| scope.spawn(|| look(node)))
-                .collect();
+            let looking: Vec<_> = nodes.iter().map(|node| scope.spawn(|| look(node))).collect();
             looking
                 .into_iter()
                 .map(|look| {
@@ -125,8 +119,7 @@ impl Run<'_> {
                 Look::Provisioned => "belongs to a cluster",
                 Look::Unreachable => "does not answer",
             };
-            self.printer
-                .step(format_args!("look: `{node}`, which lost its claim, {is}"));
+            self.printer.step(format_args!("look: `{node}`, which lost its claim, {is}"));
             self.done.looks.insert(node.clone(), look);
         }
         let Some((node, why)) = unclear else {
@@ -146,10 +139,7 @@ impl Run<'_> {
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
     pub(super) fn give_up(&mut self, node: &Node) -> Round {
         let generation = self.record().map(|record| record.generation);
-        if let Err(error) = self
-            .api
-            .leave(&self.here.node, self.own_uuid.as_ref(), generation)
-        {
+        if let Err(error) = self.api.leave(&self.here.node, self.own_uuid.as_ref(), generation) {
             return Round::wait(format!("the claim cannot be given up yet: {error}"));
         }
         self.printer.warning(format_args!(
@@ -208,13 +198,11 @@ impl Run<'_> {
                 .into());
         }
         // What cannot be given up expires.
-        let _ = self
-            .api
-            .leave(&self.here.node, self.own_uuid.as_ref(), Some(generation));
-        Err(Failure::new(format!(
-            "the server refuses to initialise the cluster: {error}"
-        ))
-        .hint("these are the server's own words; nothing was changed, and another node may begin")
-        .into())
+        let _ = self.api.leave(&self.here.node, self.own_uuid.as_ref(), Some(generation));
+        Err(Failure::new(format!("the server refuses to initialise the cluster: {error}"))
+            .hint(
+                "these are the server's own words; nothing was changed, and another node may begin",
+            )
+            .into())
     }
 }

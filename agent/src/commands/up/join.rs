@@ -79,7 +79,9 @@ impl Run<'_> {
         let reasons = reasons.join("; ");
         if others == members.len() {
             return Err(Failure::refused(format!("there is a second cluster: {reasons}"))
-                .hint("decide which is to stay; `cbbootstrap cluster show` tells what the API knows")
+                .hint(
+                    "decide which is to stay; `cbbootstrap cluster show` tells what the API knows",
+                )
                 .into());
         }
         // Others may have become members in the meantime, or left.
@@ -108,10 +110,7 @@ impl Run<'_> {
             .hint("`--insecure` sends it all the same; Enterprise Edition does not need to")
             .into());
         }
-        let seen = self
-            .here
-            .peers
-            .connect(member, record, self.is_enterprise());
+        let seen = self.here.peers.connect(member, record, self.is_enterprise());
         let seen = seen.and_then(|server| server.cluster().map(|view| (server, view)));
         let (server, view) = match seen {
             Ok((server, Some(view))) => (server, view),
@@ -134,9 +133,7 @@ impl Run<'_> {
             Through::Later(why) => return Ok(Joined::Round(Round::wait(why))),
             Through::Other(why) => return Ok(Joined::Other(why)),
             Through::Unfit => {
-                return Ok(Joined::No(
-                    "it is not an active, healthy member itself".to_owned(),
-                ));
+                return Ok(Joined::No("it is not an active, healthy member itself".to_owned()));
             }
             Through::NameTaken(uuid) => return self.name_taken(&uuid),
         }
@@ -155,9 +152,7 @@ impl Run<'_> {
         if since(Some(since_when)) < STRANGER_AFTER {
             return Ok(Joined::Round(Round::wait(why)));
         }
-        Err(Failure::refused(why)
-            .hint("give each machine a `--node` of its own")
-            .into())
+        Err(Failure::refused(why).hint("give each machine a `--node` of its own").into())
     }
 
     fn add(&mut self, server: &Server, member: &Node) -> anyhow::Result<Joined> {
@@ -166,15 +161,9 @@ impl Run<'_> {
             Err(error) => return Ok(Joined::No(error.to_string())),
         };
         let services = self.plan.services.codes();
-        self.printer
-            .waiting(&format!("`{member}` is adding this node"));
+        self.printer.waiting(&format!("`{member}` is adding this node"));
         self.adding = Some((member.clone(), Instant::now()));
-        match server.add(
-            &self.here.node,
-            &services,
-            path.as_deref(),
-            self.is_enterprise(),
-        ) {
+        match server.add(&self.here.node, &services, path.as_deref(), self.is_enterprise()) {
             Ok(()) => {
                 self.refusals = 0;
                 self.adding = None;

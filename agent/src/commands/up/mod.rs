@@ -66,27 +66,16 @@ struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            cluster_id,
-            cluster_uuid,
-            node,
-            nodes,
-            ..
-        } = self;
-        let balanced = if self.balanced {
-            "is balanced"
-        } else {
-            "is not balanced"
-        };
+        let Self { cluster_id, cluster_uuid, node, nodes, .. } = self;
+        let balanced = if self.balanced { "is balanced" } else { "is not balanced" };
         let count = count(nodes.len(), "node");
         write!(
             f,
             "`{node}` is an active member of `{cluster_id}` ({cluster_uuid}), which {balanced} and has {count}"
         )?;
-        for (names, what) in [
-            (&self.failed_over, "failed over"),
-            (&self.unhealthy, "not reachable"),
-        ] {
+        for (names, what) in
+            [(&self.failed_over, "failed over"), (&self.unhealthy, "not reachable")]
+        {
             if !names.is_empty() {
                 write!(f, "; {what}: {}", names.join(", "))?;
             }
@@ -112,11 +101,7 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let mut run = Run::new(&here, &api, &plan, printer);
     let (view, record) = run.until_done(&clock)?;
     let named = |keep: &dyn Fn(&crate::server::NodeInfo) -> bool| -> Vec<String> {
-        view.nodes
-            .iter()
-            .filter(|node| keep(node))
-            .map(|node| node.name.clone())
-            .collect()
+        view.nodes.iter().filter(|node| keep(node)).map(|node| node.name.clone()).collect()
     };
     let outcome = Outcome {
         cluster_id: api.cluster_id.as_str().to_owned(),
@@ -137,11 +122,7 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     printer.result(&outcome)?;
     let is_all_well =
         outcome.refused.is_empty() && outcome.balanced && outcome.failed_over.is_empty();
-    Ok(if is_all_well {
-        Exit::Done
-    } else {
-        Exit::Partial
-    })
+    Ok(if is_all_well { Exit::Done } else { Exit::Partial })
 }
 
 /// How a round ended.
@@ -234,10 +215,7 @@ impl Seen {
             _ => self.stranger = None,
         }
         let Own::Member(view) = own else { return };
-        let nodes = view
-            .nodes
-            .iter()
-            .map(|node| (node.otp.clone(), node.membership));
+        let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
         let nodes: Vec<_> = nodes.collect();
         if self.nodes != nodes || view.is_rebalancing {
             self.nodes = nodes;
@@ -250,19 +228,11 @@ impl Seen {
 /// Notes since when each node has been unreachable.
 pub(super) fn note_unreachable(unreachable: &mut BTreeMap<String, Instant>, view: &View) {
     let is_away = |otp: &String| {
-        view.nodes
-            .iter()
-            .any(|node| node.otp == *otp && node.health == Health::Unhealthy)
+        view.nodes.iter().any(|node| node.otp == *otp && node.health == Health::Unhealthy)
     };
     unreachable.retain(|otp, _| is_away(otp));
-    for node in view
-        .nodes
-        .iter()
-        .filter(|node| node.health == Health::Unhealthy)
-    {
-        unreachable
-            .entry(node.otp.clone())
-            .or_insert_with(Instant::now);
+    for node in view.nodes.iter().filter(|node| node.health == Health::Unhealthy) {
+        unreachable.entry(node.otp.clone()).or_insert_with(Instant::now);
     }
 }
 
@@ -341,8 +311,7 @@ impl<'r> Run<'r> {
         let own = self.look()?;
         self.seen.own(&own);
         if let Own::Member(view) = &own {
-            self.rebalances
-                .watch(&self.here.server, view, view.is_balanced, self.printer)?;
+            self.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)?;
         }
         // An answer that is not final may have changed.
         if !matches!(&self.asked, Known::Answer(answer) if answer.is_final()) {
@@ -422,8 +391,7 @@ impl<'r> Run<'r> {
                 Some(uuid) => format!("belongs to the cluster {uuid}"),
             };
             let (url, version) = (&server.url, &pools.version);
-            self.printer
-                .step(format_args!("server: {url} runs {version} and {state}"));
+            self.printer.step(format_args!("server: {url} runs {version} and {state}"));
         }
         let uuid = pools.uuid.clone();
         self.pools = Some(pools);
@@ -468,9 +436,7 @@ impl<'r> Run<'r> {
         }
         let node = &self.here.node;
         let answer = if claim {
-            self.api
-                .claim(node, self.own_uuid.as_ref(), self.plan.lease.seconds())
-                .map(Some)
+            self.api.claim(node, self.own_uuid.as_ref(), self.plan.lease.seconds()).map(Some)
         } else {
             self.api.status(Some(node))
         };
@@ -552,9 +518,7 @@ impl<'r> Run<'r> {
 
     fn with_progress(&self, why: String, own: &Own) -> String {
         let is_running = matches!(own, Own::Member(view) if view.is_rebalancing);
-        let progress = is_running
-            .then(|| self.here.server.rebalance().ok()?.progress)
-            .flatten();
+        let progress = is_running.then(|| self.here.server.rebalance().ok()?.progress).flatten();
         match progress {
             Some(percent) => format!("{why} ({percent:.0} %)"),
             None => why,
@@ -569,9 +533,9 @@ impl<'r> Run<'r> {
                 ));
                 Round::Again
             }
-            Err(error) => Round::wait(format!(
-                "`{otp}` is dead and cannot be removed yet: {error}"
-            )),
+            Err(error) => {
+                Round::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))
+            }
         }
     }
 
@@ -580,8 +544,7 @@ impl<'r> Run<'r> {
             Ok(started) => {
                 self.rebalances.begin();
                 if started {
-                    self.printer
-                        .step(format_args!("rebalance: of {}", count(known.len(), "node")));
+                    self.printer.step(format_args!("rebalance: of {}", count(known.len(), "node")));
                 }
                 for node in removed {
                     self.printer.warning(format_args!(

@@ -33,10 +33,7 @@ impl Run<'_> {
         };
         let (node, server) = (&self.here.node, &self.here.server);
         let is_enterprise = self.is_enterprise();
-        let attested = self
-            .here
-            .peers
-            .attest(node, server, view, is_enterprise, deadline);
+        let attested = self.here.peers.attest(node, server, view, is_enterprise, deadline);
         let attested = match attested {
             Ok(attested) => attested,
             Err(error) if self.done.is_reported => return Ok(self.not_attested(&error)),
@@ -80,8 +77,7 @@ impl Run<'_> {
                 }
                 "too_many_nodes" => {
                     self.printer.warning(&problem.detail);
-                    self.refused
-                        .push("a place in the API's list of members".to_owned());
+                    self.refused.push("a place in the API's list of members".to_owned());
                     self.done.is_reported = true;
                     self.done.is_attested = true;
                     Ok(Round::Again)
@@ -96,9 +92,7 @@ impl Run<'_> {
     fn not_attested(&mut self, error: &Error) -> Round {
         self.unattested += 1;
         if self.unattested < TRIES {
-            return Round::wait(format!(
-                "this node cannot attest its membership yet: {error}"
-            ));
+            return Round::wait(format!("this node cannot attest its membership yet: {error}"));
         }
         self.printer.warning(format_args!(
             "this node cannot attest its membership: {error}; nobody joins through it"

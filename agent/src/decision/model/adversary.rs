@@ -106,33 +106,25 @@ fn authority() -> Fingerprint {
 
 /// What the members attested, in this cluster and in one that was forgotten.
 fn genuine() -> Vec<(&'static str, &'static str, Fingerprint)> {
-    vec![
-        ("b", "u1", authority()),
-        ("c", "u1", authority()),
-        ("b", "u2", authority()),
-    ]
+    vec![("b", "u1", authority()), ("c", "u1", authority()), ("b", "u2", authority())]
 }
 
 /// Members as the adversary can present them: with what the real members attested, and with what it makes up.
 fn presented() -> Vec<Vec<wire::Member>> {
-    let (keys, others) = (
-        ClusterKeys::derive(b"secret", &id()),
-        ClusterKeys::derive(b"guessed", &id()),
-    );
+    let (keys, others) =
+        (ClusterKeys::derive(b"secret", &id()), ClusterKeys::derive(b"guessed", &id()));
     let elsewhere = ClusterId::new("other").unwrap();
     let keys_elsewhere = ClusterKeys::derive(b"secret", &elsewhere);
     let evil = Fingerprint::of_certificate(b"the adversary's authority");
-    let attested =
-        |keys: &ClusterKeys, cluster_id: &ClusterId, name: &str, cluster: &str, authority| {
-            let (node, cluster_uuid) = (node(name), uuid(cluster));
-            keys.attest(&Statement {
-                cluster_id,
-                node: &node,
-                cluster_uuid: &cluster_uuid,
-                authority,
-            })
+    let attested = |keys: &ClusterKeys,
+                    cluster_id: &ClusterId,
+                    name: &str,
+                    cluster: &str,
+                    authority| {
+        let (node, cluster_uuid) = (node(name), uuid(cluster));
+        keys.attest(&Statement { cluster_id, node: &node, cluster_uuid: &cluster_uuid, authority })
             .to_string()
-        };
+    };
     let member =
         |name: &str, authority: Option<Fingerprint>, attestation: Option<String>| wire::Member {
             node: name.to_owned(),
@@ -166,16 +158,9 @@ fn presented() -> Vec<Vec<wire::Member>> {
             Some(evil),
             Some(attested(&keys_elsewhere, &elsewhere, "b", "u1", Some(evil))),
         )],
-        vec![member(
-            "evil",
-            Some(evil),
-            Some(attested(&others, &id(), "evil", "u1", Some(evil))),
-        )],
+        vec![member("evil", Some(evil), Some(attested(&others, &id(), "evil", "u1", Some(evil))))],
         // Without any.
-        vec![
-            member("evil", Some(evil), None),
-            member("b", Some(authority()), Some(by_b)),
-        ],
+        vec![member("evil", Some(evil), None), member("b", Some(authority()), Some(by_b))],
     ]
 }
 
@@ -237,11 +222,7 @@ fn answers(is_about_members: bool) -> Vec<Record> {
             answer.lease_seconds_left.is_some() && answer.cluster_uuid.as_deref() != Some("u2")
         }
     };
-    let names = if is_about_members {
-        &["a", "b", "evil"][..]
-    } else {
-        &["a", "b"][..]
-    };
+    let names = if is_about_members { &["a", "b", "evil"][..] } else { &["a", "b"][..] };
     let asked = answers.into_iter().filter(is_relevant).flat_map(|answer| {
         let with_name = move |name: &&str| Cluster {
             initial_node_ip_addr_or_hostname: (*name).to_owned(),
@@ -249,9 +230,8 @@ fn answers(is_about_members: bool) -> Vec<Record> {
         };
         names.iter().map(with_name)
     });
-    let records: Vec<_> = asked
-        .map(|answer| Record::new(answer, &id(), Some(&node("a"))))
-        .collect();
+    let records: Vec<_> =
+        asked.map(|answer| Record::new(answer, &id(), Some(&node("a")))).collect();
     let all = records.len();
     let records: Vec<_> = records.into_iter().flatten().collect();
     println!("adversary: {} of {all} answers accepted", records.len());
@@ -266,10 +246,7 @@ impl Adversary {
             keys: Some(ClusterKeys::derive(b"secret", &id())),
             authority: None,
             is_insecure: false,
-            administrator: Administrator {
-                username: "admin".to_owned(),
-                password,
-            },
+            administrator: Administrator { username: "admin".to_owned(), password },
             deadline: Deadline::default(),
         };
         let answers = answers(is_about_members);
@@ -322,19 +299,11 @@ impl Adversary {
 
     fn memory(run: &Run) -> Memory {
         let look = |is_provisioned: bool| {
-            if is_provisioned {
-                Look::Provisioned
-            } else {
-                Look::Blank
-            }
+            if is_provisioned { Look::Provisioned } else { Look::Blank }
         };
         Memory {
             has_initialised: run.has_initialised,
-            looks: run
-                .looks
-                .iter()
-                .map(|(name, is)| (node(name), look(*is)))
-                .collect(),
+            looks: run.looks.iter().map(|(name, is)| (node(name), look(*is))).collect(),
             occupied_by: run
                 .occupied
                 .as_deref()
@@ -431,8 +400,7 @@ impl Adversary {
         match next {
             Next::LookAt(nodes) => {
                 for node in nodes {
-                    run.looks
-                        .insert(node.as_str().to_owned(), round.works == Works::No);
+                    run.looks.insert(node.as_str().to_owned(), round.works == Works::No);
                 }
                 false
             }
@@ -531,17 +499,12 @@ impl Model for Adversary {
             run.acts += 1;
         }
         // Asked for again in the next round.
-        run.asked
-            .take_if(|answer| self.answers[*answer].state != State::Ready);
+        run.asked.take_if(|answer| self.answers[*answer].state != State::Ready);
         if run.acts > MOST_ACTS && run.broken.is_none() {
             run.broken = Some(Broken::Spins);
         }
         if run.has_ended {
-            run = Run {
-                has_ended: true,
-                broken: run.broken,
-                ..Run::default()
-            };
+            run = Run { has_ended: true, broken: run.broken, ..Run::default() };
         }
         (run != *last).then_some(run)
     }
@@ -554,13 +517,9 @@ impl Model for Adversary {
             Property::always("a server is initialised once", |_, run: &Run| {
                 run.broken != Some(Broken::InitialisedTwice)
             }),
-            Property::always("no agent spins", |_, run: &Run| {
-                run.broken != Some(Broken::Spins)
-            }),
+            Property::always("no agent spins", |_, run: &Run| run.broken != Some(Broken::Spins)),
             Property::sometimes("an agent joins", |_, run: &Run| {
-                run.cluster
-                    .as_ref()
-                    .is_some_and(|cluster| cluster.as_str() == "u1")
+                run.cluster.as_ref().is_some_and(|cluster| cluster.as_str() == "u1")
             }),
         ]
     }

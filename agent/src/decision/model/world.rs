@@ -74,12 +74,8 @@ pub(super) enum Mutant {
 }
 
 /// What the agent did before the report came first.
-pub(super) const BEFORE: &[Mutant] = &[
-    Mutant::ExtrasFirst,
-    Mutant::OnlyWhenBalanced,
-    Mutant::ClaimsAgain,
-    Mutant::NoLook,
-];
+pub(super) const BEFORE: &[Mutant] =
+    &[Mutant::ExtrasFirst, Mutant::OnlyWhenBalanced, Mutant::ClaimsAgain, Mutant::NoLook];
 
 /// What must not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,15 +151,8 @@ pub(super) struct Setup {
 }
 
 impl Budgets {
-    pub(super) const NONE: Self = Self {
-        kills: 0,
-        copies: 0,
-        losses: 0,
-        refusals: 0,
-        ignores: 0,
-        forgets: 0,
-        resets: 0,
-    };
+    pub(super) const NONE: Self =
+        Self { kills: 0, copies: 0, losses: 0, refusals: 0, ignores: 0, forgets: 0, resets: 0 };
 }
 
 impl Default for Setup {
@@ -290,17 +279,8 @@ pub(super) enum End {
 pub(super) enum Request {
     Claim(u8, Option<Incarnation>),
     Status,
-    Ready {
-        name: u8,
-        server: Option<Incarnation>,
-        generation: Option<u8>,
-        cluster: Incarnation,
-    },
-    Leave {
-        name: u8,
-        server: Option<Incarnation>,
-        generation: Option<u8>,
-    },
+    Ready { name: u8, server: Option<Incarnation>, generation: Option<u8>, cluster: Incarnation },
+    Leave { name: u8, server: Option<Incarnation>, generation: Option<u8> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -386,11 +366,7 @@ fn now() -> Timestamp {
 
 /// As an instance of the service knows it.
 fn clock(is_fast: bool) -> Timestamp {
-    if is_fast {
-        now() + rules::CLOCK_SKEW
-    } else {
-        now()
-    }
+    if is_fast { now() + rules::CLOCK_SKEW } else { now() }
 }
 
 fn seconds(time: i16) -> Duration {
@@ -405,26 +381,16 @@ impl Row {
             authority: None,
             attestation: None,
         };
-        let names = |numbers: &[u8]| {
-            numbers
-                .iter()
-                .map(|number| format!("n{number}"))
-                .collect::<Vec<_>>()
-        };
+        let names =
+            |numbers: &[u8]| numbers.iter().map(|number| format!("n{number}")).collect::<Vec<_>>();
         rules::Record {
             cluster_id: id().as_str().to_owned(),
             initial_node: format!("n{}", self.first),
-            initial_node_uuid: self
-                .first_server
-                .map(|server| uuid(server).as_str().to_owned()),
+            initial_node_uuid: self.first_server.map(|server| uuid(server).as_str().to_owned()),
             previous_initial_nodes: names(&self.previous),
             rival_node_uuid: None,
             is_given_up: self.is_given_up,
-            state: if self.is_ready {
-                State::Ready
-            } else {
-                State::Claimed
-            },
+            state: if self.is_ready { State::Ready } else { State::Claimed },
             generation: u64::from(self.generation),
             claimed_at: None,
             lease_expires_at: self
@@ -432,31 +398,20 @@ impl Row {
                 .map(|left| now() + jiff::SignedDuration::from_secs(i64::from(left))),
             kept_until: None,
             is_forgotten: self.is_forgotten,
-            members: names(&self.members)
-                .into_iter()
-                .map(|name| (name, member.clone()))
-                .collect(),
-            cluster_uuid: self
-                .cluster
-                .map(|cluster| uuid(cluster).as_str().to_owned()),
+            members: names(&self.members).into_iter().map(|name| (name, member.clone())).collect(),
+            cluster_uuid: self.cluster.map(|cluster| uuid(cluster).as_str().to_owned()),
             secret: None,
         }
     }
 
     fn of(record: &rules::Record) -> Self {
         let left = |end: Timestamp| {
-            i16::try_from(end.as_second() - now().as_second())
-                .unwrap()
-                .max(LONG_AGO)
+            i16::try_from(end.as_second() - now().as_second()).unwrap().max(LONG_AGO)
         };
         Self {
             first: number(&record.initial_node),
             first_server: record.initial_node_uuid.as_deref().map(incarnation),
-            previous: record
-                .previous_initial_nodes
-                .iter()
-                .map(|node| number(node))
-                .collect(),
+            previous: record.previous_initial_nodes.iter().map(|node| number(node)).collect(),
             is_ready: record.state == State::Ready,
             generation: u8::try_from(record.generation).unwrap(),
             lease_left: record.lease_expires_at.map(left),
@@ -487,10 +442,10 @@ impl Server {
 impl Server {
     /// One `/clusterInit` comes to nothing. One that was sent before is still under way.
     fn drop_init(&mut self) {
-        self.init = self.init.filter(|init| init.is_doubled).map(|init| Flight {
-            is_doubled: false,
-            ..init
-        });
+        self.init = self
+            .init
+            .filter(|init| init.is_doubled)
+            .map(|init| Flight { is_doubled: false, ..init });
     }
 }
 
@@ -509,17 +464,12 @@ impl Agent {
     }
 
     fn end(&mut self, end: End) {
-        *self = Self {
-            phase: Phase::Ended(end),
-            ..Self::default()
-        };
+        *self = Self { phase: Phase::Ended(end), ..Self::default() };
     }
 
     /// Keeps an answer, as `commands::up` does: within a generation the lease is not renewed, and looks count for one generation.
     fn learn(&mut self, row: Row, is_initial: bool, lease_left: Option<i16>) {
-        let known = self
-            .claim
-            .filter(|(generation, _)| *generation == row.generation);
+        let known = self.claim.filter(|(generation, _)| *generation == row.generation);
         if known.is_none() {
             self.looks.clear();
             self.was_blind = false;
@@ -538,10 +488,7 @@ impl Agent {
     fn record(&self, asking: u8) -> Option<Record> {
         let row = self.asked.as_ref()?;
         let lease_left = self.lease_left.map(seconds);
-        Some(Record {
-            lease_left,
-            ..row.answer(asking, false)
-        })
+        Some(Record { lease_left, ..row.answer(asking, false) })
     }
 }
 
@@ -555,11 +502,7 @@ impl Setup {
             node: name(self.names[node]),
             can_begin: !self.unfit.contains(&node),
             trusts_members: true,
-            buckets: if self.extras_refused {
-                vec!["app".to_owned()]
-            } else {
-                Vec::new()
-            },
+            buckets: if self.extras_refused { vec!["app".to_owned()] } else { Vec::new() },
             group: self.extras_refused.then(|| "zone".to_owned()),
             address: self.extras_refused,
             attests: false,
@@ -572,11 +515,8 @@ impl Setup {
     /// A cluster, as the server of one of its nodes sees it.
     fn view(&self, world: &World, node: usize) -> Option<View> {
         let cluster = world.servers[node].cluster?;
-        let members = world
-            .servers
-            .iter()
-            .enumerate()
-            .filter(|(_, server)| server.cluster == Some(cluster));
+        let members =
+            world.servers.iter().enumerate().filter(|(_, server)| server.cluster == Some(cluster));
         let nodes = members.map(|(number, server)| NodeInfo {
             name: name(self.names[number]).host().to_string(),
             otp: format!("ns_1@{number}"),
@@ -607,32 +547,18 @@ impl Setup {
     fn memory(agent: &Agent) -> Memory {
         let looks = agent.looks.iter();
         let look = |is_provisioned: bool| {
-            if is_provisioned {
-                Look::Provisioned
-            } else {
-                Look::Unreachable
-            }
+            if is_provisioned { Look::Provisioned } else { Look::Unreachable }
         };
-        let settled = [
-            Extra::Group,
-            Extra::Bucket("app".to_owned()),
-            Extra::Address,
-        ];
+        let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::Address];
         Memory {
             same_for: Duration::from_hours(1),
             has_initialised: agent.has_initialised,
             looks: looks
                 .map(|(number, is_provisioned)| (name(*number), look(*is_provisioned)))
                 .collect(),
-            occupied_by: agent
-                .occupied
-                .map(|(number, time)| (name(number), seconds(time))),
+            occupied_by: agent.occupied.map(|(number, time)| (name(number), seconds(time))),
             is_reported: agent.is_reported,
-            settled: if agent.are_extras_settled {
-                settled.into()
-            } else {
-                BTreeSet::new()
-            },
+            settled: if agent.are_extras_settled { settled.into() } else { BTreeSet::new() },
             ..Memory::default()
         }
     }
@@ -655,18 +581,12 @@ impl Setup {
                     return Next::Claim;
                 }
                 // What comes after the report.
-                let reported = Asked::Record(Record {
-                    state: State::Ready,
-                    ..record.clone()
-                });
+                let reported = Asked::Record(Record { state: State::Ready, ..record.clone() });
                 let after = decision::next(
                     wanted,
                     own,
                     &reported,
-                    &Memory {
-                        is_reported: true,
-                        ..memory.clone()
-                    },
+                    &Memory { is_reported: true, ..memory.clone() },
                 );
                 match after {
                     Next::Settle(_) if self.has(Mutant::ExtrasFirst) => return after,
@@ -687,9 +607,7 @@ impl Setup {
         let standing = record.as_ref().map(Row::to_record);
         let now = clock(is_fast);
         let server = |server: &Option<Incarnation>| {
-            server
-                .filter(|_| self.tells_uuid && !self.has(Mutant::Nameless))
-                .map(uuid)
+            server.filter(|_| self.tells_uuid && !self.has(Mutant::Nameless)).map(uuid)
         };
         let generation =
             |given: Option<u8>, mutant| given.filter(|_| !self.has(mutant)).map(u64::from);
@@ -713,12 +631,7 @@ impl Setup {
                     Some(record)
                 })
             }
-            Request::Ready {
-                name: node,
-                server: by,
-                generation: given,
-                cluster,
-            } => {
+            Request::Ready { name: node, server: by, generation: given, cluster } => {
                 let ready = Ready {
                     cluster_id: id(),
                     node: name(*node),
@@ -732,11 +645,7 @@ impl Setup {
                 };
                 ready.on(standing).map(Some)
             }
-            Request::Leave {
-                name: node,
-                server: by,
-                generation: given,
-            } => {
+            Request::Leave { name: node, server: by, generation: given } => {
                 let generation = generation(*given, Mutant::UnfencedLeave);
                 let leave = Leave {
                     cluster_id: id(),
@@ -783,11 +692,7 @@ impl Setup {
         if self.has(Mutant::LeaseFromAnswer) {
             return Some(left + 15);
         }
-        Some(if record.is_initial {
-            left.min(LEASE)
-        } else {
-            left
-        })
+        Some(if record.is_initial { left.min(LEASE) } else { left })
     }
 
     fn learn(&self, world: &mut World, node: usize, row: Row, is_fast: bool) {
@@ -835,10 +740,7 @@ impl Setup {
                     let call = if has_claimed {
                         call
                     } else {
-                        Call {
-                            is_fast: call.is_fast,
-                            ..Call::default()
-                        }
+                        Call { is_fast: call.is_fast, ..Call::default() }
                     };
                     match self.call(world, &request, call) {
                         Some(Reply::Row(row)) => self.learn(world, node, row, call.is_fast),
@@ -860,9 +762,7 @@ impl Setup {
                     continue;
                 }
                 Next::Done => {
-                    let Own::Member(view) = own else {
-                        unreachable!("only members are done")
-                    };
+                    let Own::Member(view) = own else { unreachable!("only members are done") };
                     let cluster = incarnation(view.uuid.as_str());
                     world.believe(cluster);
                     world.agents[node].end(End::Member(cluster));
@@ -903,9 +803,7 @@ impl Setup {
                 for name in names {
                     let at = self.names.iter().position(|other| *other == name).unwrap();
                     let is_provisioned = world.servers[at].cluster.is_some();
-                    world.agents[node]
-                        .looks
-                        .insert(name, is_provisioned && !is_blind);
+                    world.agents[node].looks.insert(name, is_provisioned && !is_blind);
                     world.agents[node].was_blind |= is_provisioned && is_blind;
                 }
                 world.agents[node].rest();
@@ -946,17 +844,10 @@ impl Setup {
         };
         let own = uuid(world.servers[node].incarnation(node));
         let mut others = 0;
-        let members: Vec<_> = record
-            .nodes()
-            .into_iter()
-            .filter(|other| **other != name(self.names[node]))
-            .collect();
+        let members: Vec<_> =
+            record.nodes().into_iter().filter(|other| **other != name(self.names[node])).collect();
         for member in &members {
-            let at = self
-                .names
-                .iter()
-                .position(|other| name(*other) == **member)
-                .unwrap();
+            let at = self.names.iter().position(|other| name(*other) == **member).unwrap();
             let Some(view) = self.view(world, at) else {
                 continue;
             };
@@ -1047,9 +938,7 @@ impl Setup {
         if world.servers[node].cluster.is_none() {
             let others = world.servers.iter().enumerate();
             let mut others = others.filter(|(other, server)| {
-                server
-                    .cluster
-                    .is_some_and(|cluster| usize::from(cluster.0) == *other)
+                server.cluster.is_some_and(|cluster| usize::from(cluster.0) == *other)
                     && Some(*other) != self.foreign
             });
             let is_excused = flight.overslept
@@ -1083,10 +972,7 @@ impl Setup {
                         server: Some(world.servers[node].incarnation(node)),
                         generation,
                     };
-                    let call = Call {
-                        is_copied: world.budgets.copies > 0,
-                        ..Call::default()
-                    };
+                    let call = Call { is_copied: world.budgets.copies > 0, ..Call::default() };
                     let _ = self.call(world, &request, call);
                 }
                 world.agents[node].end(End::Failed);
@@ -1102,19 +988,12 @@ impl Setup {
             let left = agent.lease_left.unwrap_or(i16::MAX);
             agent.phase == Phase::Checked && seconds(left - TICK) < LEASE_MARGIN && !self.oversleeps
         };
-        let is_due = |server: &Server| {
-            server
-                .init
-                .is_some_and(|init| init.ticks >= INITIALISE_TICKS)
-        };
+        let is_due =
+            |server: &Server| server.init.is_some_and(|init| init.ticks >= INITIALISE_TICKS);
         if world.agents.iter().any(must_be_sent) || world.servers.iter().any(is_due) {
             return false;
         }
-        if let Some(left) = world
-            .record
-            .as_mut()
-            .and_then(|row| row.lease_left.as_mut())
-        {
+        if let Some(left) = world.record.as_mut().and_then(|row| row.lease_left.as_mut()) {
             *left = (*left - TICK).max(LONG_AGO);
         }
         for server in &mut world.servers {
@@ -1199,10 +1078,7 @@ impl Setup {
                 continue;
             }
             let after = self.continued(world.clone(), &[node]);
-            let recorded = after
-                .record
-                .filter(|row| row.is_ready)
-                .and_then(|row| row.cluster);
+            let recorded = after.record.filter(|row| row.is_ready).and_then(|row| row.cluster);
             let is_refused = matches!(after.agents[node].phase, Phase::Ended(End::OtherCluster));
             let is_well = recorded.is_some_and(|cluster| cluster == own || is_refused);
             if after.broken.is_some() || !is_well {
@@ -1211,16 +1087,9 @@ impl Setup {
         }
         let all: Vec<_> = (0..world.agents.len()).collect();
         let after = self.continued(world.clone(), &all);
-        let recorded = after
-            .record
-            .as_ref()
-            .filter(|row| row.is_ready)
-            .and_then(|row| row.cluster);
-        let is_well = after
-            .agents
-            .iter()
-            .zip(&after.servers)
-            .all(|(agent, server)| match agent.phase {
+        let recorded = after.record.as_ref().filter(|row| row.is_ready).and_then(|row| row.cluster);
+        let is_well =
+            after.agents.iter().zip(&after.servers).all(|(agent, server)| match agent.phase {
                 Phase::Ended(End::Member(cluster)) => {
                     recorded == Some(cluster) && server.cluster == recorded
                 }
@@ -1248,32 +1117,14 @@ impl Setup {
 
     /// The calls that the network allows.
     fn calls(&self, world: &World) -> impl Iterator<Item = Call> {
-        let clocks = if self.skew {
-            &[false, true][..]
-        } else {
-            &[false][..]
-        };
+        let clocks = if self.skew { &[false, true][..] } else { &[false][..] };
         let (copies, losses) = (world.budgets.copies > 0, world.budgets.losses > 0);
         clocks.iter().flat_map(move |&is_fast| {
             let calls = [
-                Some(Call {
-                    is_fast,
-                    ..Call::default()
-                }),
-                losses.then_some(Call {
-                    is_fast,
-                    is_lost: true,
-                    ..Call::default()
-                }),
-                copies.then_some(Call {
-                    is_fast,
-                    is_copied: true,
-                    ..Call::default()
-                }),
-                (copies && !is_fast).then_some(Call {
-                    is_late: true,
-                    ..Call::default()
-                }),
+                Some(Call { is_fast, ..Call::default() }),
+                losses.then_some(Call { is_fast, is_lost: true, ..Call::default() }),
+                copies.then_some(Call { is_fast, is_copied: true, ..Call::default() }),
+                (copies && !is_fast).then_some(Call { is_late: true, ..Call::default() }),
             ];
             calls.into_iter().flatten()
         })
@@ -1294,12 +1145,7 @@ impl Model for Setup {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        let server = Server {
-            cluster: None,
-            resets: 0,
-            init: None,
-            overslept: false,
-        };
+        let server = Server { cluster: None, resets: 0, init: None, overslept: false };
         let mut world = World {
             record: None,
             servers: vec![server; self.names.len()],
@@ -1314,11 +1160,7 @@ impl Model for Setup {
         }
         if let Some(node) = self.abandoned {
             let server = world.servers[node].incarnation(node);
-            self.answer(
-                &mut world.record,
-                &Request::Claim(self.names[node], Some(server)),
-                false,
-            );
+            self.answer(&mut world.record, &Request::Claim(self.names[node], Some(server)), false);
             world.servers[node].cluster = Some(server);
             world.agents[node].end(End::Failed);
         }
@@ -1372,14 +1214,12 @@ impl Model for Setup {
                 steps.push(Step::Arrive(request.clone(), true));
             }
         }
-        let is_nothing_under_way = world
-            .servers
-            .iter()
-            .all(|server| server.cluster.is_none() && server.init.is_none())
-            && world
-                .agents
-                .iter()
-                .all(|agent| matches!(agent.phase, Phase::Idle | Phase::Ended(_)));
+        let is_nothing_under_way =
+            world.servers.iter().all(|server| server.cluster.is_none() && server.init.is_none())
+                && world
+                    .agents
+                    .iter()
+                    .all(|agent| matches!(agent.phase, Phase::Idle | Phase::Ended(_)));
         let is_lapsed = world.record.as_ref().is_some_and(Row::is_lapsed);
         if world.budgets.forgets > 0 && is_nothing_under_way && is_lapsed {
             steps.push(Step::Forget);
@@ -1491,10 +1331,7 @@ impl Model for Setup {
 
     fn within_boundary(&self, world: &World) -> bool {
         world.broken.is_some()
-            || world
-                .record
-                .as_ref()
-                .is_none_or(|row| row.generation <= self.generations)
+            || world.record.as_ref().is_none_or(|row| row.generation <= self.generations)
     }
 }
 

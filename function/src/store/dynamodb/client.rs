@@ -94,9 +94,7 @@ impl Intercept for Counter {
 /// second of a small function's cold start. And there is one connector, made here: left to itself, the SDK makes a first one, to
 /// see whether it can, and a second to use, each with all the certificates that are to be trusted.
 pub async fn client() -> Client {
-    let connector = Connector::builder()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build();
+    let connector = Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).build();
     let connector = SharedHttpConnector::new(connector);
     let http = http_client_fn(move |_, _| connector.clone());
     let mut config = aws_sdk_dynamodb::Config::builder()
@@ -115,9 +113,7 @@ pub async fn client() -> Client {
 pub fn for_requests(config: Builder) -> Builder {
     config
         .retry_config(
-            RetryConfig::standard()
-                .with_max_attempts(ATTEMPTS)
-                .with_initial_backoff(FIRST_BACKOFF),
+            RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_BACKOFF),
         )
         .timeout_config(
             TimeoutConfig::builder()

@@ -32,10 +32,7 @@ impl DynamoDb {
                 return Ok(Some(items));
             };
             if let Written::Done(()) = self.write_claim(Some(&items.claim), &next).await? {
-                items.claim = ClaimItem {
-                    version: Some(next_version(&items.claim)),
-                    ..next
-                };
+                items.claim = ClaimItem { version: Some(next_version(&items.claim)), ..next };
                 return Ok(Some(items));
             }
             pause(round).await;
@@ -62,8 +59,7 @@ impl DynamoDb {
         let mut items = found.remove(&self.table).unwrap_or_default();
         let mut take = |key: &str| {
             let has_key = |item: &Item| {
-                item.get(CLUSTER_ID)
-                    .is_some_and(|id| id.as_s().is_ok_and(|id| id == key))
+                item.get(CLUSTER_ID).is_some_and(|id| id.as_s().is_ok_and(|id| id == key))
             };
             let place = items.iter().position(has_key)?;
             Some(items.swap_remove(place))
@@ -87,10 +83,7 @@ impl DynamoDb {
         self.update(mark).await?;
         let mut update = Update::of(cluster_id.clone())
             .attributes(forgotten.attributes())
-            .attribute(
-                VERSION,
-                Some(count(number(VERSION).unwrap_or_default() + 1)),
-            )
+            .attribute(VERSION, Some(count(number(VERSION).unwrap_or_default() + 1)))
             .only_if("attribute_exists(#cluster_id)");
         for name in SEEN {
             update = match seen.get(name) {
@@ -163,23 +156,16 @@ impl DynamoDb {
         let update = Update::of(next.record.cluster_id.clone()).attributes(next.attributes());
         let update = match seen {
             None => update.only_if("attribute_not_exists(#cluster_id)"),
-            Some(ClaimItem {
-                version: Some(version),
-                ..
-            }) => update.only_if_version(*version),
+            Some(ClaimItem { version: Some(version), .. }) => update.only_if_version(*version),
             // A row of the original service.
             Some(item) => update
-                .only_if(&format!(
-                    "attribute_not_exists(#version) AND #{INITIAL_NODE} = :stored"
-                ))
+                .only_if(&format!("attribute_not_exists(#version) AND #{INITIAL_NODE} = :stored"))
                 .value(":stored", string(&item.stored_initial_node)),
         };
         match self.update(update.next_version(0)).await? {
             Written::Done(_) => Ok(Written::Done(())),
             Written::Conflict(item) => {
-                let standing = (!item.is_empty())
-                    .then(|| ClaimItem::read(item))
-                    .transpose()?;
+                let standing = (!item.is_empty()).then(|| ClaimItem::read(item)).transpose()?;
                 let is_seen = match (seen, &standing) {
                     (None, None) => true,
                     (Some(seen), Some(standing)) => {
@@ -188,11 +174,7 @@ impl DynamoDb {
                     }
                     _ => false,
                 };
-                if is_seen {
-                    Err(Error::Contradiction)
-                } else {
-                    Ok(Written::Conflict(standing))
-                }
+                if is_seen { Err(Error::Contradiction) } else { Ok(Written::Conflict(standing)) }
             }
         }
     }

@@ -115,10 +115,7 @@ pub struct DynamoDb {
 impl DynamoDb {
     /// The table of this name, through a client made by [`client()`] or otherwise.
     pub fn new(client: Client, table: impl Into<String>) -> Self {
-        Self {
-            client,
-            table: table.into(),
-        }
+        Self { client, table: table.into() }
     }
 
     /// Adds the member to the members item in one conditional write. `None` where its condition does not hold.
@@ -135,15 +132,14 @@ impl DynamoDb {
             .value(":most", count(MAX_MEMBERS as u64))
             .admits(ready.secret.as_ref());
         if let Some(generation) = ready.generation {
-            update = update
-                .only_if("#generation = :generation")
-                .value(":generation", count(generation));
+            update =
+                update.only_if("#generation = :generation").value(":generation", count(generation));
         }
         // A UUID that is new goes into the claim item first, and one that is there may be new.
         update = match &ready.cluster_uuid {
-            Some(uuid) => update
-                .only_if("#cluster_uuid = :uuid")
-                .value(":uuid", string(uuid.as_str())),
+            Some(uuid) => {
+                update.only_if("#cluster_uuid = :uuid").value(":uuid", string(uuid.as_str()))
+            }
             None => update.only_if("attribute_exists(#cluster_uuid)"),
         };
         match self.update(update.next_version(0)).await? {
@@ -165,10 +161,7 @@ impl DynamoDb {
             claim.copied_version = 0;
         }
         if claim.record.state == State::Claimed || claim.record.cluster_uuid != after.cluster_uuid {
-            claim.record = Record {
-                members: BTreeMap::new(),
-                ..after.clone()
-            };
+            claim.record = Record { members: BTreeMap::new(), ..after.clone() };
             if let Written::Conflict(_) = self.write_claim(Some(&items.claim), &claim).await? {
                 return Ok(false);
             }
@@ -195,10 +188,7 @@ impl Store for DynamoDb {
     /// came first, without members. One call, two for a takeover, and one or two more once a day for the renewal.
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
         let (outcome, first) = claim.on(None)?;
-        let mut standing = match self
-            .write_claim(None, &ClaimItem::new(first.clone()))
-            .await?
-        {
+        let mut standing = match self.write_claim(None, &ClaimItem::new(first.clone())).await? {
             Written::Done(()) => return Ok((outcome, first)),
             Written::Conflict(standing) => standing,
         };
@@ -206,10 +196,7 @@ impl Store for DynamoDb {
             let record = standing.as_ref().map(|item| item.record.clone());
             let (next, answer) = match (claim.on(record.clone()), &standing) {
                 (Ok((outcome, after)), Some(item)) if after == item.record => {
-                    let mut items = Items {
-                        claim: item.clone(),
-                        members: None,
-                    };
+                    let mut items = Items { claim: item.clone(), members: None };
                     self.renew(&mut items, claim.now).await;
                     return Ok((outcome, items.claim.record));
                 }

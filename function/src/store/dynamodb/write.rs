@@ -75,17 +75,16 @@ impl Update {
     /// An attribute that is set, or removed where it has no value.
     pub fn attribute(self, name: &str, value: Option<AttributeValue>) -> Self {
         match value {
-            Some(value) => self
-                .set(&format!("#{name} = :{name}"))
-                .value(&format!(":{name}"), value),
+            Some(value) => {
+                self.set(&format!("#{name} = :{name}")).value(&format!(":{name}"), value)
+            }
             None => self.remove(&format!("#{name}")),
         }
     }
 
     /// Attributes that are set or removed.
     pub fn attributes(self, all: Vec<(&'static str, Option<AttributeValue>)>) -> Self {
-        all.into_iter()
-            .fold(self, |update, (name, value)| update.attribute(name, value))
+        all.into_iter().fold(self, |update, (name, value)| update.attribute(name, value))
     }
 
     /// A condition. All of them must hold.
@@ -96,8 +95,7 @@ impl Update {
 
     /// The condition that nobody has written the item since.
     pub fn only_if_version(self, version: u64) -> Self {
-        self.only_if("#version = :seen")
-            .value(":seen", count(version))
+        self.only_if("#version = :seen").value(":seen", count(version))
     }
 
     /// The condition that a members item is one of this claim, and not ended.
@@ -118,9 +116,9 @@ impl Update {
     pub fn admits(self, secret: Option<&SecretHash>) -> Self {
         match secret {
             None => self.only_if("attribute_not_exists(#secret_hash)"),
-            Some(secret) => self
-                .only_if("#secret_hash = :secret")
-                .value(":secret", binary(secret.as_bytes())),
+            Some(secret) => {
+                self.only_if("#secret_hash = :secret").value(":secret", binary(secret.as_bytes()))
+            }
         }
     }
 

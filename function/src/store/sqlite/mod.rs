@@ -115,12 +115,7 @@ impl Sqlite {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, Error> {
-        let idle = || {
-            self.0
-                .readers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let idle = || self.0.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = idle().pop();
         let reader = match reader {
             Some(reader) => reader,
@@ -144,26 +139,17 @@ impl Store for Sqlite {
             return Ok((claimed, self.renewed(record, claim.now)));
         }
         let claim = claim.clone();
-        self.0
-            .writer
-            .write(|answer| Change::Claim(claim, answer))
-            .await
+        self.0.writer.write(|answer| Change::Claim(claim, answer)).await
     }
 
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
         let ready = ready.clone();
-        self.0
-            .writer
-            .write(|answer| Change::Ready(ready, answer))
-            .await
+        self.0.writer.write(|answer| Change::Ready(ready, answer)).await
     }
 
     async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
         let leave = leave.clone();
-        self.0
-            .writer
-            .write(|answer| Change::Leave(leave, answer))
-            .await
+        self.0.writer.write(|answer| Change::Leave(leave, answer)).await
     }
 
     async fn status(
@@ -231,14 +217,10 @@ fn set_up(connection: &mut Connection) -> Result<(), Error> {
         (VERSION, true) => return Ok(()),
         (0, false) => transaction.execute_batch(TABLES)?,
         (0, true) => {
-            return Err(Error::Failed(
-                "it is not a database of cbbootstrap".to_owned(),
-            ));
+            return Err(Error::Failed("it is not a database of cbbootstrap".to_owned()));
         }
         _ => {
-            return Err(Error::Failed(
-                "it was made by another version of cbbootstrap".to_owned(),
-            ));
+            return Err(Error::Failed("it was made by another version of cbbootstrap".to_owned()));
         }
     }
     transaction.pragma_update(None, "user_version", VERSION)?;

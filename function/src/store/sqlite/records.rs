@@ -21,11 +21,7 @@ macro_rules! columns {
 /// The record of a cluster without its members: all that a claim needs.
 pub fn load_claim(connection: &Connection, cluster_id: &str) -> Result<Option<Record>> {
     connection
-        .prepare_cached(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM clusters WHERE cluster_id = ?"
-        ))?
+        .prepare_cached(concat!("SELECT ", columns!(), " FROM clusters WHERE cluster_id = ?"))?
         .query_row([cluster_id], record)
         .optional()
 }
@@ -34,10 +30,7 @@ pub fn load_claim(connection: &Connection, cluster_id: &str) -> Result<Option<Re
 pub fn load(connection: &Connection, cluster_id: &str) -> Result<Option<Record>> {
     let record = load_claim(connection, cluster_id)?;
     // Only the members of a ready cluster are rows of their own, and both must be of one moment.
-    if record
-        .as_ref()
-        .is_none_or(|record| record.state != State::Ready)
-    {
+    if record.as_ref().is_none_or(|record| record.state != State::Ready) {
         return Ok(record);
     }
     if connection.is_autocommit() {
@@ -46,9 +39,7 @@ pub fn load(connection: &Connection, cluster_id: &str) -> Result<Option<Record>>
         transaction.commit()?;
         return Ok(record);
     }
-    record
-        .map(|record| with_members(connection, record))
-        .transpose()
+    record.map(|record| with_members(connection, record)).transpose()
 }
 
 fn with_members(connection: &Connection, mut record: Record) -> Result<Record> {
@@ -66,9 +57,7 @@ pub fn list(connection: &Connection, limit: usize, after: Option<&str>) -> Resul
         "SELECT cluster_id FROM clusters WHERE cluster_id > ? ORDER BY cluster_id LIMIT ?",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let ids = query.query_map((after.unwrap_or_default(), limit), |row| {
-        row.get::<_, String>(0)
-    })?;
+    let ids = query.query_map((after.unwrap_or_default(), limit), |row| row.get::<_, String>(0))?;
     let records = ids.map(|id| load(connection, &id?));
     records.filter_map(Result::transpose).collect()
 }
@@ -78,19 +67,13 @@ pub fn save(connection: &Connection, before: Option<&Record>, after: &Record) ->
     let none = BTreeMap::new();
     let members_before = before.map_or(&none, |record| &record.members);
     let differs = before.is_none_or(|before| {
-        let without_members = Record {
-            members: after.members.clone(),
-            ..before.clone()
-        };
+        let without_members = Record { members: after.members.clone(), ..before.clone() };
         without_members != *after
     });
     if differs {
         save_claim(connection, after)?;
     }
-    for node in members_before
-        .keys()
-        .filter(|node| !after.members.contains_key(*node))
-    {
+    for node in members_before.keys().filter(|node| !after.members.contains_key(*node)) {
         connection
             .prepare_cached("DELETE FROM members WHERE cluster_id = ? AND node = ?")?
             .execute((&after.cluster_id, node))?;
@@ -148,9 +131,7 @@ pub fn save_claim(connection: &Connection, record: &Record) -> Result<()> {
 
 /// Deletes the members of a cluster.
 pub fn delete_members(connection: &Connection, cluster_id: &str) -> Result<()> {
-    connection
-        .prepare_cached("DELETE FROM members WHERE cluster_id = ?")?
-        .execute([cluster_id])?;
+    connection.prepare_cached("DELETE FROM members WHERE cluster_id = ?")?.execute([cluster_id])?;
     Ok(())
 }
 
@@ -175,10 +156,7 @@ pub fn delete_ended(
             .prepare_cached("DELETE FROM clusters WHERE cluster_id = ?")?
             .execute([cluster_id])?;
     }
-    Ok(seen
-        .into_iter()
-        .next_back()
-        .map(|(cluster_id, _)| cluster_id))
+    Ok(seen.into_iter().next_back().map(|(cluster_id, _)| cluster_id))
 }
 
 fn record(row: &Row<'_>) -> Result<Record> {

@@ -29,19 +29,13 @@ async fn records_survive_and_are_listed_in_order() {
     let second = Sqlite::create(&file).unwrap();
     drop(first);
     let ids = |records: Vec<Record>| -> Vec<String> {
-        records
-            .into_iter()
-            .map(|record| record.cluster_id)
-            .collect()
+        records.into_iter().map(|record| record.cluster_id).collect()
     };
     assert_eq!(ids(second.list(10, None).unwrap()), ["a", "b", "c"]);
     assert_eq!(ids(second.list(1, Some("a")).unwrap()), ["b"]);
     assert_eq!(second.find("d").unwrap(), None);
     let (claimed, record) = second.claim(&claim("a", "other", now)).await.unwrap();
-    assert_eq!(
-        (claimed, record.initial_node.as_str()),
-        (Claimed::Joined, "n")
-    );
+    assert_eq!((claimed, record.initial_node.as_str()), (Claimed::Joined, "n"));
 }
 
 #[tokio::test]
@@ -50,16 +44,9 @@ async fn files_of_others_are_refused() {
     let file = directory.path().join("clusters.db");
     let refused = |what: &str| {
         let error = Sqlite::create(&file).unwrap_err();
-        assert!(
-            matches!(&error, Error::Failed(message) if message.contains(what)),
-            "{error:?}"
-        );
+        assert!(matches!(&error, Error::Failed(message) if message.contains(what)), "{error:?}");
     };
-    fs::write(
-        &file,
-        "not a database, and longer than the header of one is; ".repeat(20),
-    )
-    .unwrap();
+    fs::write(&file, "not a database, and longer than the header of one is; ".repeat(20)).unwrap();
     refused("not a database");
     fs::write(&file, "").unwrap();
     let other = Connection::open(&file).unwrap();
@@ -93,9 +80,6 @@ fn what_ended_long_ago_is_deleted() {
     }
     assert_eq!(rounds, 2);
     let left = records::list(&connection, 10, None).unwrap();
-    let left: Vec<_> = left
-        .iter()
-        .map(|record| record.cluster_id.as_str())
-        .collect();
+    let left: Vec<_> = left.iter().map(|record| record.cluster_id.as_str()).collect();
     assert_eq!(left, ["b", "d"]);
 }

@@ -240,10 +240,7 @@ struct Sweep {
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self {
-            next: Instant::now() + SWEEP_EVERY,
-            after: String::new(),
-        }
+        Self { next: Instant::now() + SWEEP_EVERY, after: String::new() }
     }
 }
 
@@ -263,11 +260,7 @@ impl Sweep {
             self.next = Instant::now() + SWEEP_AFTER_ERROR;
             return;
         };
-        let pause = if last.is_some() {
-            SWEEP_EVERY
-        } else {
-            SWEEP_AGAIN
-        };
+        let pause = if last.is_some() { SWEEP_EVERY } else { SWEEP_AGAIN };
         self.next = Instant::now() + pause;
         self.after = last.unwrap_or_default();
     }
