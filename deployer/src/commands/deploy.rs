@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_cli::signer::Signer;
 use serde::Serialize;
 
 use super::{
