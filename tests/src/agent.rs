@@ -38,11 +38,6 @@ impl Api {
         let data = tempfile::tempdir().expect("temporary directories can be made");
         Self { local: Local::with(data.path(), &["--no-smoke"]), _data: data }
     }
-
-    /// Agents of these servers' nodes, for a cluster `demo`.
-    pub fn agents(&self, servers: &Servers) -> Agents {
-        Agents::new(&self.local.endpoint, "demo", servers)
-    }
 }
 
 /// The settings that all nodes share.
@@ -51,7 +46,10 @@ pub struct Agents {
     /// Whose environment they run in.
     pub user: User,
     program: PathBuf,
-    api: String,
+    /// The API's endpoint.
+    pub api: String,
+    /// If nobody else uses it.
+    own_api: Option<Api>,
     cluster_id: String,
 }
 
@@ -77,8 +75,16 @@ impl Agents {
             user,
             program: programs::agent(),
             api: api.to_owned(),
+            own_api: None,
             cluster_id: cluster_id.to_owned(),
         }
+    }
+
+    /// Agents for a cluster `demo`, with a new API.
+    pub fn with_new_api(servers: &Servers) -> Self {
+        let api = Api::start();
+        let agents = Self::new(&api.local.endpoint, "demo", servers);
+        Self { own_api: Some(api), ..agents }
     }
 
     /// With an environment variable.
@@ -145,6 +151,26 @@ impl Agents {
         })
     }
 
+    /// Runs `up` on all of these nodes at once, and asserts that each succeeds.
+    #[track_caller]
+    pub fn join(&self, nodes: &[Node], options: &[&str]) -> Vec<Ended> {
+        self.all_up(nodes, options).into_iter().map(|up| up.ended_with(0)).collect()
+    }
+
+    /// Ends the lease of the first node's claim.
+    #[track_caller]
+    pub fn lapse(&self) {
+        let api = self.own_api.as_ref().expect("the agents have started their API");
+        api.local.lapse(&self.cluster_id);
+    }
+
+    /// The node that the API's record names as the first, of these servers.
+    pub fn first_node<'a>(&self, servers: &'a Servers) -> &'a Node {
+        let first = &self.record()["initial_node_ip_addr_or_hostname"];
+        let first = servers.nodes().iter().find(|node| *first == node.address());
+        first.expect("the record names one of the servers")
+    }
+
     /// What the API says of the cluster; null if it knows of none.
     pub fn record(&self) -> Value {
         self.record_as(None)
@@ -194,6 +220,13 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+/// So many blank servers, and agents with a new API beside them.
+pub fn scene(count: usize) -> (Servers, Agents) {
+    let servers = Servers::start(count);
+    let agents = Agents::with_new_api(&servers);
+    (servers, agents)
 }
 
 /// An API that answers whatever a test wants: each request by its path and the asking node.
