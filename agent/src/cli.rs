@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use cbbootstrap_cli::{CommandLine, command_line::Variables};
+use cbbootstrap_cli::{CommandLine, command_line::Variables, failure::Program};
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -12,28 +12,20 @@ use clap_complete::Shell;
 
 use crate::{
     config,
-    failure::{self, Exit},
+    failure::{Exit, Failure},
     values::{self, Bucket, Lease, Quota, Services},
 };
 
-const EXIT_STATUSES: &str = "\
-Each option may stand in a YAML file (`--config`), by its name without the dashes before it and with `_` for those in it. \
-An option beats its environment variable, and that beats the file.
+const OPTIONS_HELP: &str = "\
+Every option can be set in a YAML file (`--config`) under its name with `_` for `-`. \
+The command line takes precedence over environment variables, and these over the file.
 
-Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's), CBBOOTSTRAP_SECRET \
-(the cluster's at the API).
-
-Exit status:
-  0  done, or nothing to do
-  1  failed
-  2  wrong usage
-  3  the time was up; run it again to go on
-  5  a person has to decide, for example because the server belongs to another cluster; nothing was changed
-  6  the node is a member of the cluster, but not all that was asked for could be done";
+Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's password), \
+CBBOOTSTRAP_SECRET (the cluster's secret).";
 
 /// Brings the Couchbase Server beside it into one healthy cluster: as the first node, or as a member.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_STATUSES, propagate_version = true)]
+#[command(version, after_help = format!("{OPTIONS_HELP}\n\n{}", Program::Agent.exit_help()), propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -319,7 +311,7 @@ pub fn read() -> anyhow::Result<(Command, Variables)> {
 
 /// The error, with the variable's name if it is about the value of a variable.
 pub fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
-    let is_usage = failure::of(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+    let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
     match variables.named_by(&error.to_string()) {
         Some(variable) if is_usage => error.context(format!("`{variable}`")),
         _ => error,

@@ -13,7 +13,6 @@ mod cli;
 mod commands;
 mod config;
 mod decision;
-mod failure;
 mod http;
 mod identity;
 mod lock;
@@ -25,7 +24,7 @@ mod server;
 mod settings;
 mod values;
 
-use failure::Exit;
+use cbbootstrap_cli::failure::{self, Exit};
 
 fn main() -> Exit {
     let (command, variables) = match cli::read() {

@@ -10,12 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cbbootstrap_cli::text::printable;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::{
     cli::Output,
-    failure::{self, Exit},
+    failure::{Exit, Failure},
 };
 
 /// How often a plain log hears what is still waited for.
@@ -92,7 +93,7 @@ impl Printer {
                 bar.reset_elapsed();
                 bar.enable_steady_tick(Duration::from_millis(120));
             }
-            bar.set_message(failure::printable(reason));
+            bar.set_message(printable(reason));
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
@@ -116,7 +117,7 @@ impl Printer {
                 // A line keeps its indentation.
                 let line = |line: &str| {
                     let words = line.trim_start();
-                    format!("{}{}", &line[..line.len() - words.len()], failure::printable(words))
+                    format!("{}{}", &line[..line.len() - words.len()], printable(words))
                 };
                 text.lines().map(line).collect::<Vec<_>>().join("\n")
             }
@@ -128,18 +129,18 @@ impl Printer {
     /// The error that ends the program.
     pub fn failure(&self, error: &anyhow::Error) -> Exit {
         self.clear();
-        let what = failure::printable(&format!("{error:#}"));
+        let what = printable(&format!("{error:#}"));
         self.message(format_args!("error: {what}"));
-        let failure = failure::of(error);
+        let failure = Failure::find_in(error);
         if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
-            self.message(format_args!("hint: {}", failure::printable(hint)));
+            self.message(format_args!("hint: {}", printable(hint)));
         }
         failure.map_or(Exit::Failed, |failure| failure.exit)
     }
 
     fn line(&self, what: impl Display) {
         let seconds = self.started.elapsed().as_secs_f64();
-        let what = failure::printable(&what.to_string());
+        let what = printable(&what.to_string());
         self.message(format_args!("{seconds:7.1} s  {what}"));
     }
 

@@ -11,13 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_protocol::names::is_hidden;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::{
     cli::Output,
-    failure::{self, Exit},
+    failure::{self, Exit, Failure},
     stack::{Event, Progress},
 };
 
@@ -74,8 +73,8 @@ impl Printer {
 
     /// An error as one line and perhaps a hint, and how a program would end with it.
     pub fn error(&self, error: &anyhow::Error) -> Exit {
-        let failure = failure::of(error);
-        self.message(format_args!("error: {}", failure::line(error)));
+        let failure = Failure::find_in(error);
+        self.message(format_args!("error: {}", failure::one_line(error)));
         if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
             self.message(format_args!("hint: {hint}"));
         }
@@ -216,20 +215,6 @@ impl Step {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(self.name, seconds);
     }
-}
-
-/// The text with control, bidirectional and invisible characters escaped, so that it can neither command a terminal nor mislead a
-/// reader. A tab does no harm.
-pub fn harmless(text: &str) -> String {
-    let mut harmless = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_hidden(c) && c != ' ' && c != '\t' {
-            harmless.extend(c.escape_default());
-        } else {
-            harmless.push(c);
-        }
-    }
-    harmless
 }
 
 fn style(template: &str) -> ProgressStyle {

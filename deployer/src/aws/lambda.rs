@@ -20,8 +20,8 @@ use jiff::Timestamp;
 use super::{UPLOAD_TIMEOUT, explain, is_transient};
 use crate::{
     build::artifact::{Artifact, base16},
-    cli::Arch,
     failure::Failure,
+    values::Arch,
 };
 
 /// Between two looks at a function whose code is being replaced.

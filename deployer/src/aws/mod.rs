@@ -33,8 +33,8 @@ use cbbootstrap_function::{
 
 use crate::{
     advice,
-    cli::{Auth, region_name},
     failure::{Exit, Failure},
+    values::{Auth, region_name},
 };
 use credentials::Renewed;
 

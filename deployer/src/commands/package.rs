@@ -4,12 +4,7 @@ use std::{fmt::Display, path::PathBuf};
 
 use serde::Serialize;
 
-use crate::{
-    build::Function,
-    cli::{Arch, PackageArgs},
-    failure::Failure,
-    printer::Printer,
-};
+use crate::{build::Function, cli::PackageArgs, failure::Failure, printer::Printer, values::Arch};
 
 #[derive(Debug, Serialize)]
 struct Packaged {
