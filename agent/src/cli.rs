@@ -2,13 +2,18 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use cbbootstrap_cli::{CommandLine, command_line::Variables, failure::Program};
+use cbbootstrap_cli::{
+    CommandLine,
+    command_line::Variables,
+    console::{Output, OutputArgs},
+    failure::Program,
+    manuals::ManualCommand,
+};
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::BoolishValueParser,
 };
-use clap_complete::Shell;
 
 use crate::{
     config,
@@ -47,16 +52,8 @@ pub enum Command {
     Leave(LeaveArgs),
     /// Show what the server, its cluster and the API say
     Status(StatusArgs),
-    /// Write the manual pages
-    ManPages {
-        /// The directory to write them to
-        directory: PathBuf,
-    },
-    /// Print a completion script for a shell
-    Completions {
-        /// The shell
-        shell: Shell,
-    },
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 impl Command {
@@ -66,27 +63,9 @@ impl Command {
             Self::Up(args) => args.output.output,
             Self::Leave(args) => args.output.output,
             Self::Status(args) => args.output.output,
-            Self::Discover(_) | Self::ManPages { .. } | Self::Completions { .. } => Output::Text,
+            Self::Discover(_) | Self::Manual(_) => Output::Text,
         }
     }
-}
-
-/// The form of a result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON document on stdout, and nothing else there.
-    Json,
-}
-
-/// The form of the result.
-#[derive(Debug, Args)]
-pub struct OutputArgs {
-    /// The form of the result on stdout; progress and messages go to stderr
-    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
-    pub output: Output,
 }
 
 /// Who may call the API.

@@ -7,7 +7,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::files::Unsafe;
+use crate::{files::Unsafe, text::printable};
 
 /// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,10 +196,9 @@ impl From<Unsafe> for Failure {
     }
 }
 
-/// An error and its context, on one line.
+/// An error and its context, on one line that cannot mislead a reader: it may quote a server.
 pub fn one_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    printable(&format!("{error:#}"))
 }
 
 #[cfg(test)]

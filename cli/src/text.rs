@@ -95,7 +95,7 @@ pub fn escape_hidden(text: &str) -> String {
 }
 
 /// The most of a text that is printed: a server may answer with megabytes.
-const MOST_CHARACTERS: usize = 2000;
+const MOST_CHARACTERS: usize = 4000;
 
 /// A text on one line in which nothing commands a terminal or misleads a reader: the words of a server or of the API may be part
 /// of it.

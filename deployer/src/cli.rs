@@ -2,12 +2,18 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use cbbootstrap_cli::{CommandLine, command_line::Variables, failure::Program, values::duration};
+use cbbootstrap_cli::{
+    CommandLine,
+    command_line::Variables,
+    console::{Output, OutputArgs},
+    failure::Program,
+    manuals::ManualCommand,
+    values::duration,
+};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::NonEmptyStringValueParser, error::ErrorKind,
 };
-use clap_complete::Shell;
 
 use crate::{
     local::LogFormat,
@@ -87,16 +93,8 @@ pub enum Command {
     Init(InitArgs),
     /// Print the IAM policy that a deployment needs
     IamPolicy(IamPolicyArgs),
-    /// Print a completion script for a shell
-    Completions {
-        /// The shell
-        shell: Shell,
-    },
-    /// Write the manual pages
-    ManPages {
-        /// The directory to write them to
-        directory: PathBuf,
-    },
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 impl Command {
@@ -115,28 +113,9 @@ impl Command {
             | Self::Ping(_)
             | Self::Init(_)
             | Self::IamPolicy(_)
-            | Self::Completions { .. }
-            | Self::ManPages { .. } => Output::Text,
+            | Self::Manual(_) => Output::Text,
         }
     }
-}
-
-/// How results are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON document on stdout, and nothing else there.
-    Json,
-}
-
-/// The form of the result.
-#[derive(Debug, Args)]
-pub struct OutputArgs {
-    /// The form of the result on stdout; progress and messages go to stderr
-    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
-    pub output: Output,
 }
 
 /// Which AWS account and region.

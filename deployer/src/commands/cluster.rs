@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter};
 
-use cbbootstrap_cli::text::escape_hidden;
+use cbbootstrap_cli::{console::Output, text::escape_hidden};
 use cbbootstrap_function::store::{self, Store, sqlite::Sqlite};
 use cbbootstrap_protocol::{
     names::ClusterId,
@@ -18,7 +18,7 @@ use crate::{
         Aws,
         clusters::{self, Clusters, Page, Row},
     },
-    cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs, Output},
+    cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs},
     failure::{Exit, Failure},
     local::data,
     printer::Printer,
