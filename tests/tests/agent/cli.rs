@@ -130,7 +130,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["--node", "localhost.localdomain"], "means another host on each host"),
         (&["--lease", "29s"], "a lease is 30 s to 86400 s"),
         (&["--lease", "soon"], "a number and a unit"),
-        (&["--timeout", "9223372036854775807s"], "at most a year"),
+        (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number and a unit"),
         (&["--cluster-id", ""], "a cluster's name must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
