@@ -202,56 +202,47 @@ pub struct Leave {
     pub now: Timestamp,
 }
 
-/// Why nothing was changed.
+/// Why nothing was changed. The messages end with what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// Nobody has claimed the cluster.
-    #[error("nobody has claimed the cluster")]
+    #[error("nobody has claimed the cluster; claim it with `POST /cluster`")]
     NotFound,
-    /// The token is missing or wrong, or there is one where the cluster has none. Says nothing about the cluster.
-    #[error("the cluster has another secret")]
-    Forbidden,
-    /// The generation is not the current one.
+    /// The token is missing or wrong, or the call brings one and the cluster has none. Reveals nothing about the cluster.
     #[error(
-        "the cluster's generation is {current}, not {given}: another node has taken the claim over"
+        "send the token of the cluster's first claim as `Authorization: Bearer TOKEN`, or no token if it was claimed without one"
     )]
-    StaleGeneration {
-        /// The generation in the request.
-        given: u64,
-        /// The current one.
-        current: u64,
-    },
-    /// The UUID is not the cluster's: somebody has built a second cluster.
-    #[error("the cluster's UUID is {current}, not {given}: there are two clusters")]
-    OtherCluster {
-        /// The UUID in the request.
-        given: String,
-        /// The one that was reported first.
-        current: String,
-    },
-    /// Another server has claimed the cluster under the same node name. Its UUID is not told: who knows it speaks for the node.
-    #[error("the node name `{node}` is in use by another server")]
-    NameTaken {
-        /// The name.
-        node: String,
-    },
-    /// A joiner reports before the initial node has.
-    #[error("`{initial_node}` has not reported the cluster ready yet")]
-    NotReady {
-        /// The initial node.
-        initial_node: String,
-    },
-    /// The cluster has as many members as fit.
-    #[error("the cluster has {MAX_MEMBERS} members, and there is no room for more")]
-    TooManyNodes,
-    /// So many nodes have lost their claims, each perhaps with an initialised server, that no more can be remembered. One that is
-    /// forgotten could have a cluster.
+    Forbidden,
     #[error(
-        "{MAX_PREVIOUS} nodes have claimed the cluster one after the other and not reported it ready"
+        "the cluster's generation is {current}, not {given}: another node has taken the claim over; ask `POST /cluster` for the node to join"
+    )]
+    StaleGeneration { given: u64, current: u64 },
+    #[error(
+        "the cluster's UUID is {current}, not {given}: there are two clusters; check which one this node belongs to"
+    )]
+    OtherCluster { given: String, current: String },
+    /// Another server has claimed the cluster under the same node name. Its UUID is secret: it authorises calls for the node.
+    #[error("the node name `{node}` is in use by another server; give each server its own name")]
+    NameTaken { node: String },
+    /// A joiner reports before the initial node has.
+    #[error(
+        "`{initial_node}` has not reported the cluster ready yet; join the cluster first, then report ready"
+    )]
+    NotReady { initial_node: String },
+    #[error(
+        "the cluster has {MAX_MEMBERS} members, the most that a cluster can have; send `POST /cluster/leave` for members that are gone"
+    )]
+    TooManyNodes,
+    /// Each node that lost its claim may have an initialised server. If one were dropped from the list, its cluster could be missed.
+    #[error(
+        "{MAX_PREVIOUS} nodes have claimed the cluster one after the other and not reported it ready; if none of their servers \
+         belongs to a cluster, run `cbbootstrap cluster forget` to start again"
     )]
     TooManyTakeovers,
-    /// The last member cannot leave: a ready cluster stays ready, and nobody could take its place.
-    #[error("it is the last member of the cluster, and no other can take its place")]
+    /// A ready cluster stays ready, so another member must be there to join.
+    #[error(
+        "it is the last member of the cluster, and no other can take its place; let another member report ready first, or end the \
+         record of a cluster that is gone with `cbbootstrap cluster forget`"
+    )]
     LastNode,
 }
 
