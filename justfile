@@ -16,6 +16,12 @@ test:
 test-one program *name:
     cargo test --package cbbootstrap-tests --test {{ program }} {{ name }}
 
+# Run the long tests, which `just test` leaves out
+test-long:
+    cargo test --package cbbootstrap-agent -- --ignored --nocapture
+    cargo test --package cbbootstrap-tests --test service -- --ignored --nocapture
+    cargo test --package cbbootstrap-tests --test agent -- --ignored --nocapture
+
 # Run what CI runs
 ci:
     .ci/run
