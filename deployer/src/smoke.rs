@@ -9,14 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_cli::signer::Signer;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
-    cli::Auth,
     failure::{Exit, Failure},
+    values::Auth,
 };
 pub use client::parse_endpoint;
 use client::{Answer, Client};
@@ -75,7 +75,7 @@ impl Report {
             }
             _ => "if the request reached the function, its log says more: `cbbootstrap logs`",
         };
-        Err(Failure::new(message).hint(hint).exit(Exit::Smoke))
+        Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
     }
 
     pub fn summary(&self) -> String {
@@ -233,7 +233,7 @@ mod tests {
         let report = test(&endpoint, None, false).await.unwrap();
         assert!(!report.passed && report.steps.len() == 1, "{report}");
         let failure = report.verdict().unwrap_err();
-        assert_eq!(failure.exit, Exit::Smoke);
+        assert_eq!(failure.exit, Exit::SmokeFailed);
         assert!(failure.to_string().contains("no answer"), "{failure}");
     }
 }

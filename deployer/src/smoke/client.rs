@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_cli::{signer::Signer, values};
 use cbbootstrap_protocol::wire;
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,19 +19,8 @@ use crate::failure::{Exit, Failure};
 /// The most that one request may take; a cold start takes well under a second.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The endpoint as a base for paths: `http` or `https`, without a query and a slash at its end. The default scheme is
-/// `https`, and `http` for this machine.
+/// The endpoint as a base for paths. The default scheme is `https`, and `http` for this machine.
 pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
-    let usage = |message: String| {
-        Failure::new(message)
-            .hint("give it as `https://HOST` or `http://HOST:PORT`")
-            .exit(Exit::Usage)
-    };
-    // The message does not repeat the text, which may hold a password.
-    if text.contains('@') {
-        return Err(usage("an endpoint must not contain a user name or a password".to_owned()));
-    }
-    let refuse = |reason: &str| usage(format!("`{text}` is not an endpoint: {reason}"));
     let host = text.split(['/', ':']).next().unwrap_or_default();
     let is_this_machine = host == "localhost"
         || host.ends_with(".localhost")
@@ -42,14 +31,11 @@ pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
         (false, true) => format!("http://{text}"),
         (false, false) => format!("https://{text}"),
     };
-    let uri: Uri = url.parse().map_err(|error| refuse(&format!("{error}")))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(refuse("it must be http or https"));
-    }
-    if uri.query().is_some() || text.contains('#') {
-        return Err(refuse("it must have no query and no fragment"));
-    }
-    Ok(url.trim_end_matches('/').to_owned())
+    values::url(&url).map_err(|rule| {
+        Failure::new(format!("the endpoint is not a URL: {rule}"))
+            .hint("`cbbootstrap status` prints the endpoint of a deployment")
+            .exit(Exit::Usage)
+    })
 }
 
 pub struct Request {

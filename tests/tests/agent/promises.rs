@@ -1,0 +1,898 @@
+//! The promises, on real processes: never two clusters, never the password to a host that nothing vouches for.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use cbbootstrap_protocol::{
+    names::{ClusterId, Node as Name, Uuid},
+    trust::{ClusterKeys, Fingerprint, Statement},
+};
+use cbbootstrap_tests::{
+    agent::{Agents, Api, LOGIN, SECRET, fake_api, one_cluster, record},
+    couchbase::{Node, Servers, Then},
+    http, process,
+};
+use serde_json::{Value, json};
+
+/// Agents that share a secret, and know no authority.
+fn with_secret(api: &str, servers: &Servers) -> Agents {
+    Agents::new(api, "demo", servers)
+        .without("CBBOOTSTRAP_CA_CERT")
+        .with("CBBOOTSTRAP_SECRET", SECRET)
+}
+
+/// No request to this node brought the administrator's password.
+#[track_caller]
+fn assert_no_password(servers: &Servers, node: &Node) {
+    let with_password = servers.requests().into_iter().filter(|seen| seen.node == node.index());
+    let with_password: Vec<_> =
+        with_password.filter(|seen| seen.carries_password(LOGIN.1)).collect();
+    assert!(with_password.is_empty(), "{with_password:?}");
+}
+
+/// How many requests with this path a server has seen.
+fn count(servers: &Servers, path: &str) -> usize {
+    servers.requests().iter().filter(|seen| seen.path.ends_with(path)).count()
+}
+
+/// The first node initialises its server and dies before it reports that.
+fn die_unreported(agents: &Agents, servers: &Servers) {
+    let first = agents.start(&servers[0], &[]);
+    let id = first.id().to_string();
+    servers.on_request(move |seen| {
+        if seen.node == 0 && seen.path == "/clusterInit" {
+            process::kill("KILL", &id);
+        }
+        Then::Handle
+    });
+    assert_eq!(first.end().status, None);
+    servers.on_request(|_| Then::Handle);
+}
+
+/// The first node has the claim and does not get to initialise its server, until this is false.
+fn hold_initialisation(servers: &Servers) -> Arc<AtomicBool> {
+    let is_held = Arc::new(AtomicBool::new(true));
+    let holds = Arc::clone(&is_held);
+    servers.on_request(move |seen| {
+        if seen.node == 0 && seen.path == "/clusterInit" && holds.load(Ordering::Relaxed) {
+            Then::Answer(503)
+        } else {
+            Then::Handle
+        }
+    });
+    is_held
+}
+
+// Never two.
+
+/// What is refused for good after the initialisation is a warning; the cluster is one, on both editions.
+#[test]
+fn three_nodes_become_one_cluster_whatever_is_refused() {
+    let refusing = |path: &'static str| {
+        move |seen: &cbbootstrap_tests::couchbase::Seen| {
+            if seen.method != "GET" && seen.path == path {
+                Then::Refuse(400, r#"{"errors":{"_":"refused for good"}}"#.to_owned())
+            } else {
+                Then::Handle
+            }
+        }
+    };
+    let group = ["--server-group", "us-east-1a"];
+    let bucket = ["--bucket", "app:256"];
+    let address = ["--alternate-address", "203.0.113.6"];
+    for is_community in [false, true] {
+        for (what, options, refused, statuses) in [
+            ("group", &group[..], None, if is_community { [6, 6, 6] } else { [0, 0, 0] }),
+            ("group refused", &group, Some("/pools/default/serverGroups/0"), [6, 6, 6]),
+            ("bucket refused", &bucket, Some("/pools/default/buckets"), [6, 0, 0]),
+            (
+                "address refused",
+                &address,
+                Some("/node/controller/setupAlternateAddresses/external"),
+                [6, 6, 6],
+            ),
+        ] {
+            if is_community && what == "group refused" {
+                continue;
+            }
+            let api = Api::start();
+            let servers =
+                if is_community { Servers::start_community(3) } else { Servers::start(3) };
+            let agents = api
+                .agents(&servers)
+                .with("CBBOOTSTRAP_INSECURE", if is_community { "true" } else { "false" });
+            if let Some(path) = refused {
+                servers.on_request(refusing(path));
+            }
+            let started = Instant::now();
+            let ups = agents.all_up(servers.nodes(), options);
+            one_cluster(&servers, 3);
+            let mut ended: Vec<_> = ups.iter().map(|up| up.status.unwrap()).collect();
+            ended.sort_unstable();
+            let mut statuses = statuses.to_vec();
+            statuses.sort_unstable();
+            let is_first_only = what == "group refused";
+            if !is_first_only {
+                assert_eq!(ended, statuses, "{what}, community: {is_community}\n{}", ups[0]);
+            }
+            let record = agents.record();
+            assert_eq!(record["state"], "ready", "{what}: {record}");
+            assert_eq!(record["generation"], 1, "{what}: nobody has taken the claim over");
+            assert!(
+                started.elapsed() < Duration::from_secs(25),
+                "{what}: nobody waits for a lease"
+            );
+            assert_eq!(count(&servers, "/clusterInit"), 1, "{what}");
+        }
+    }
+}
+
+/// Names that differ in case only, a quota that is too small, a variable that is set to nothing.
+#[test]
+fn a_bucket_that_clashes_and_an_empty_variable_leave_one_cluster() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api
+        .agents(&servers)
+        .with("CBBOOTSTRAP_SERVER_GROUP", "")
+        .with("CBBOOTSTRAP_ALTERNATE_ADDRESS", " ");
+    let ups = agents.all_up(servers.nodes(), &["--bucket", "app:256", "--bucket", "APP:256"]);
+    let cluster = one_cluster(&servers, 3);
+    assert_eq!(cluster.buckets, ["app"]);
+    let partial = ups.iter().find(|up| up.status == Some(6)).expect("the first node says so");
+    assert!(partial.stderr.contains("the server refuses the bucket `APP`"), "{partial}");
+    assert_eq!(ups.iter().filter(|up| up.status == Some(0)).count(), 2);
+}
+
+/// The server says `balanced: false` from the beginning: that does not keep the cluster from being reported.
+#[test]
+fn services_that_never_come_up_do_not_delay_the_report() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    servers.services_never_come_up(&["index", "n1ql"]);
+    let agents = api.agents(&servers);
+    let first = agents.start(&servers[0], &["--services", "data,index,query"]);
+    process::wait_until("the cluster is reported", || agents.record()["state"] == "ready");
+    let record = agents.record();
+    assert_eq!(record["generation"], 1);
+    assert_eq!(record["nodes"], json!([servers[0].address()]));
+    drop(first);
+    assert_eq!(servers.clusters().len(), 1);
+}
+
+/// The first node has initialised and dies before it reports. Whoever takes over sees that, and waits for it.
+#[test]
+fn a_takeover_sees_the_cluster_of_the_node_before() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    die_unreported(&agents, &servers);
+    assert_eq!(agents.record()["state"], "claimed");
+    api.local.lapse("demo");
+    let others: Vec<_> = (1..3).map(|node| agents.start(&servers[node], &[])).collect();
+    process::wait_until("the others have seen the first node's server", || {
+        agents.record()["generation"].as_u64() > Some(1)
+    });
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(servers.clusters().len(), 1, "nobody begins a second cluster");
+    // The first node's machine boots again.
+    agents.up(&servers[0], &[]).document();
+    for other in others {
+        let up = other.end();
+        assert_eq!(up.document()["cluster_uuid"], servers.clusters()[0].uuid.as_str(), "{up}");
+    }
+    one_cluster(&servers, 3);
+    assert_eq!(count(&servers, "/clusterInit"), 1);
+}
+
+/// Nobody runs the agent on that node again: after the length of a lease a person is asked.
+#[test]
+fn an_unreported_cluster_stops_the_others_after_a_lease() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    die_unreported(&agents, &servers);
+    api.local.lapse("demo");
+    let up = agents.up(&servers[1], &[]);
+    up.failed(5, "has initialised a cluster for `demo` and not reported it");
+    assert!(up.stderr.contains("cbbootstrap-agent up"), "{up}");
+    assert!(servers[1].is_blank());
+    one_cluster(&servers, 1);
+}
+
+/// B takes over from A, which has a cluster, and gives up. C, which follows, must look at A as well.
+#[test]
+fn every_node_that_lost_its_claim_is_looked_at() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "4s");
+    die_unreported(&agents, &servers);
+    for node in &servers.nodes()[1..] {
+        api.local.lapse("demo");
+        agents.up(node, &[]).failed(3, "has initialised its server and not reported it");
+    }
+    one_cluster(&servers, 1);
+    assert_eq!(count(&servers, "/clusterInit"), 1);
+}
+
+/// The first node's server fails or hangs while it is looked at: that does not make it blank or gone.
+#[test]
+fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
+    let first = agents.start(&servers[0], &[]);
+    let id = first.id().to_string();
+    servers.on_request(move |seen| {
+        if seen.node == 0 && seen.path == "/clusterInit" {
+            process::kill("KILL", &id);
+        }
+        Then::Handle
+    });
+    assert_eq!(first.end().status, None);
+    servers.on_request(|seen| match seen.node {
+        0 => Then::Refuse(503, "not now".to_owned()),
+        _ => Then::Handle,
+    });
+    api.local.lapse("demo");
+    let unclear = "is there and does not say whether it belongs to a cluster";
+    let up = agents.up(&servers[1], &[]);
+    up.failed(3, unclear);
+    assert!(up.stderr.contains("cluster forget demo"), "{up}");
+    servers.on_request(|_| Then::Handle);
+    servers[0].answer_500(true);
+    agents.up(&servers[1], &[]).failed(3, unclear);
+    servers[0].answer_500(false);
+    servers[0].hang(true);
+    let up = agents.up(&servers[1], &[]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(servers[1].is_blank());
+    servers[0].hang(false);
+    agents.up(&servers[1], &[]).failed(3, "has initialised its server and not reported it");
+    one_cluster(&servers, 1);
+}
+
+/// The record ended because nobody asked, and a new node has claimed and given up: any member of the living cluster may report it.
+#[test]
+fn a_member_of_the_cluster_before_takes_the_claim_back() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let first = servers[0].address();
+    let before = json!({
+        "previous_initial_nodes": [first],
+        "lease_expires_at": "2020-01-01T00:00:00Z",
+        "lease_seconds_left": 0,
+    });
+    let api = fake_api(move |path, asking| match path {
+        "/cluster/get_status" => record(asking, "10.0.0.9", "claimed", &before),
+        "/cluster" => record(asking, asking, "claimed", &before),
+        _ => record(asking, asking, "ready", &json!({"nodes": [asking]})),
+    });
+    let agents = Agents::new(&api.url, "demo", &servers);
+    agents.up(&servers[1], &[]).document();
+    let reported = api.requests();
+    let reported = reported.iter().find(|asked| asked.path == "/cluster/ready");
+    let uuid = reported.map(|asked| asked.json()["cluster_uuid"].clone());
+    assert_eq!(uuid, Some(json!(servers.clusters()[0].uuid)));
+}
+
+/// Two machines with one name: the second is told so, and so is the first.
+#[test]
+fn two_machines_with_one_name_are_told_apart() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    let first = agents.start(&servers[0], &[]);
+    let is_held = hold_initialisation(&servers);
+    process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
+    let mut second = agents.command(&servers[1], &["up", "--timeout", "3s"]);
+    second.env("CBBOOTSTRAP_NODE", servers[0].address());
+    let second = cbbootstrap_tests::cli::Ended::of(&mut second);
+    second.failed(3, "in use by another server");
+    assert!(
+        second.stderr.contains("another machine claims `demo` under this node's name"),
+        "{second}"
+    );
+    is_held.store(false, Ordering::Relaxed);
+    let first = first.end();
+    first.document();
+    assert!(first.stderr.contains("give each machine a `--node` of its own"), "{first}");
+    assert!(servers[1].is_blank());
+    one_cluster(&servers, 1);
+    // Once the cluster is up, the second is told so for good: nobody is told to forget a living cluster.
+    let mut second = agents.command(&servers[1], &["up"]);
+    second.env("CBBOOTSTRAP_NODE", servers[0].address());
+    let second = cbbootstrap_tests::cli::Ended::of(&mut second);
+    second.failed(5, "two machines have the same name");
+}
+
+/// Without a secret anybody may call the API. Nobody but the first node's server speaks for it.
+#[test]
+fn a_stranger_cannot_break_a_boot() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    let is_held = hold_initialisation(&servers);
+    let first = agents.start(&servers[0], &[]);
+    process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
+    let node = servers[0].address();
+    for (path, more) in [
+        ("/cluster/leave", json!({})),
+        ("/cluster/leave", json!({"generation": 1})),
+        ("/cluster/ready", json!({"generation": 1})),
+        (
+            "/cluster/ready",
+            json!({"generation": 1, "cluster_uuid": "0123456789abcdef0123456789abcdef"}),
+        ),
+        ("/cluster/ready", json!({"node_uuid": "0123456789abcdef0123456789abcdef"})),
+    ] {
+        let mut body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": node});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = http::post(&api.local.endpoint, path, &body.to_string()).unwrap();
+        assert_eq!(answer.status, 409, "{path} {body}: {answer:?}");
+        assert_eq!(answer.json()["code"], "name_taken", "{answer:?}");
+        assert!(!answer.body.contains(&servers[0].uuid()), "{answer:?}");
+    }
+    assert!(!agents.record().to_string().contains(&servers[0].uuid()));
+    is_held.store(false, Ordering::Relaxed);
+    assert_eq!(first.end().document()["generation"], 1);
+    agents.up(&servers[1], &[]).document();
+    one_cluster(&servers, 2);
+}
+
+/// The API's answer takes half of the lease: what is left is too little to initialise.
+#[test]
+fn a_lease_counts_from_before_the_request() {
+    let servers = Servers::start(1);
+    let api = fake_api(|_, asking| {
+        let lease = json!({"lease_expires_at": "2036-01-01T00:00:30Z", "lease_seconds_left": 30});
+        thread::sleep(Duration::from_millis(14_500));
+        record(asking, asking, "claimed", &lease)
+    });
+    let agents = Agents::new(&api.url, "demo", &servers);
+    let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "16s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("is about to expire"), "{up}");
+    assert_eq!(count(&servers, "/clusterInit"), 0);
+}
+
+/// An API that claims to have given a longer lease than the node asked for is not believed.
+#[test]
+fn a_lease_is_no_longer_than_it_was_asked_for() {
+    let servers = Servers::start(1);
+    servers.on_request(
+        |seen| {
+            if seen.path == "/clusterInit" { Then::Answer(503) } else { Then::Handle }
+        },
+    );
+    // The second is more than a clock holds.
+    for seconds in [1_000_000, u64::MAX] {
+        let api = fake_api(move |_, asking| {
+            let lease =
+                json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": seconds});
+            record(asking, asking, "claimed", &lease)
+        });
+        let agents = Agents::new(&api.url, "demo", &servers);
+        let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
+        assert_eq!(up.status, Some(3), "{up}");
+        assert!(up.stderr.contains("is about to expire"), "{up}");
+    }
+}
+
+/// The first node has lost its disk. Other members live, so nobody is told that the cluster is lost.
+#[test]
+fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
+    let api = Api::start();
+    let servers = Servers::start(3);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let record = agents.record();
+    let is_first = |node: &&Node| record["initial_node_ip_addr_or_hostname"] == node.address();
+    let first = servers.nodes().iter().find(is_first).unwrap();
+    first.reset();
+    let up = agents.up(first, &["--timeout", "3s"]);
+    up.failed(3, "as a member that it cannot reach, and its server is blank");
+    assert!(first.is_blank());
+}
+
+/// The way out is named: the record outlived its cluster.
+#[test]
+fn members_that_are_gone_are_named_with_the_way_out() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    servers[0].kill();
+    let up = agents.up(&servers[1], &["--timeout", "2s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("`cbbootstrap cluster forget demo`"), "{up}");
+}
+
+#[test]
+fn a_node_without_the_data_service_waits_for_one_that_has_it() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    let query = agents.start(&servers[0], &["--services", "index,query"]);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(agents.record(), Value::Null, "it claims nothing");
+    agents.up(&servers[1], &[]).document();
+    query.end().document();
+    one_cluster(&servers, 2);
+}
+
+// Never the password.
+
+#[test]
+fn a_secret_alone_gives_verified_tls_between_generated_certificates() {
+    let api = Api::start();
+    let servers = Servers::start_generated(3);
+    let agents = with_secret(&api.local.endpoint, &servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+        assert!(!up.stderr.contains("--insecure"), "{up}");
+    }
+    one_cluster(&servers, 3);
+    // The API got a token, and never the secret.
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &ClusterId::new("demo").unwrap());
+    let record = agents.record_with(keys.token());
+    assert_eq!(record["members"].as_array().unwrap().len(), 3, "{record}");
+    for member in record["members"].as_array().unwrap() {
+        assert!(
+            member["attestation"].is_string() && member["authority_sha256"].is_string(),
+            "{member}"
+        );
+    }
+    // Again, and out and in again, with the certificate that the server has then.
+    agents.up(&servers[2], &[]).document();
+    agents.run(&servers[2], &["leave"]).ended_with(0);
+    agents.up(&servers[2], &[]).document();
+    one_cluster(&servers, 3);
+}
+
+#[test]
+fn without_anything_that_vouches_no_node_joins() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers).without("CBBOOTSTRAP_CA_CERT");
+    agents.up(&servers[0], &[]).document();
+    let up = agents.up(&servers[1], &[]);
+    up.failed(5, "nothing tells its members from impostors");
+    assert!(up.stderr.contains("--secret-file"), "{up}");
+    assert!(servers[1].is_blank());
+}
+
+/// Whatever the API says, and whatever certificate a host has, only one that the secret vouches for gets the password.
+#[test]
+fn a_host_that_the_api_names_gets_no_password() {
+    // The impostors serve TLS with certificates of their own authority, and would take any password.
+    let impostors = Servers::start_generated(2);
+    impostors[0].provision(LOGIN.0, LOGIN.1);
+    let impostor = impostors[0].address();
+    let id = ClusterId::new("demo").unwrap();
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &id);
+    let uuid = Uuid::new(impostors.clusters()[0].uuid.as_str()).unwrap();
+    let other_uuid = Uuid::new("0123456789abcdef0123456789abcdef").unwrap();
+    let name = |text: &str| Name::new(text).unwrap();
+    let authority = Fingerprint::of_certificate(b"not a certificate that anybody has");
+    let attest = |id: &ClusterId, node: &str, uuid: &Uuid, keys: &ClusterKeys| {
+        let node = name(node);
+        let statement = Statement {
+            cluster_id: id,
+            node: &node,
+            cluster_uuid: uuid,
+            authority: Some(authority),
+        };
+        keys.attest(&statement).to_string()
+    };
+    let other_id = ClusterId::new("other").unwrap();
+    let other_keys = ClusterKeys::derive(b"a secret of somebody else", &id);
+    for (what, attestation) in [
+        ("no attestation", Value::Null),
+        ("zeros", json!("0".repeat(64))),
+        ("not hexadecimal", json!("z".repeat(64))),
+        ("of another secret", json!(attest(&id, &impostor, &uuid, &other_keys))),
+        ("replayed from another cluster id", json!(attest(&other_id, &impostor, &uuid, &keys))),
+        ("replayed from another node", json!(attest(&id, "10.0.0.1", &uuid, &keys))),
+        ("replayed from an earlier cluster", json!(attest(&id, &impostor, &other_uuid, &keys))),
+        // A real one, of a server that has lost this address in the meantime.
+        (
+            "replayed, but the authority is not the host's",
+            json!(attest(&id, &impostor, &uuid, &keys)),
+        ),
+    ] {
+        let servers = Servers::start_generated(1);
+        let (first, told) = (impostor.clone(), uuid.to_string());
+        let api = fake_api(move |_, asking| {
+            let mut member = json!({
+                "node": first, "reported_at": "2026-01-01T00:00:00Z", "authority_sha256": authority.to_string(),
+            });
+            if !attestation.is_null() {
+                member["attestation"] = attestation.clone();
+            }
+            let more = json!({"cluster_uuid": told, "nodes": [first], "members": [member]});
+            record(asking, &first, "ready", &more)
+        });
+        let agents = with_secret(&api.url, &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
+        let up = agents.up(&servers[0], &[]);
+        assert_eq!(up.status, Some(3), "{what}: {up}");
+        assert_no_password(&impostors, &impostors[0]);
+        assert!(servers[0].is_blank(), "{what}");
+        // Neither does the API get it, nor the secret.
+        for asked in api.requests() {
+            let sent = format!("{asked:?}");
+            assert!(!sent.contains(SECRET) && !sent.contains(LOGIN.1), "{what}: {sent}");
+        }
+    }
+}
+
+/// With an authority of the operator's, its certificates count, and the system's do not.
+#[test]
+fn only_the_given_authority_vouches() {
+    let impostors = Servers::start_generated(1);
+    impostors[0].provision(LOGIN.0, LOGIN.1);
+    let servers = Servers::start(1);
+    let (impostor, uuid) = (impostors[0].address(), impostors.clusters()[0].uuid.clone());
+    let api = fake_api(move |_, asking| {
+        record(asking, &impostor, "ready", &json!({"cluster_uuid": uuid, "nodes": [impostor]}))
+    });
+    let agents = Agents::new(&api.url, "demo", &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
+    let up = agents.up(&servers[0], &[]);
+    assert_ne!(up.status, Some(0), "{up}");
+    assert_no_password(&impostors, &impostors[0]);
+}
+
+/// Names that would be more than a host in a URL or a connection string.
+#[test]
+fn names_that_are_not_hosts_are_refused() {
+    for name in [
+        "10.0.0.1@evil",
+        "evil/any/path?x=1#",
+        "a,evil",
+        "a?tls_verify=none",
+        "$(id)",
+        "a;rm",
+        "a\u{1b}[2J",
+        "a\u{202e}b",
+        "",
+    ] {
+        let servers = Servers::start(1);
+        let api =
+            fake_api(move |_, asking| record(asking, name, "ready", &json!({"nodes": [name]})));
+        let agents = Agents::new(&api.url, "demo", &servers);
+        for args in [
+            &["up"][..],
+            &["discover"],
+            &["discover", "--format", "connection-string"],
+            &["status"],
+        ] {
+            let ended = agents.run(&servers[0], args);
+            assert_eq!(ended.status, Some(1), "{name:?}: {ended}");
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+        }
+        assert!(servers[0].is_blank());
+    }
+}
+
+/// What an API answers besides to the node that asks.
+type Lie = fn(&str) -> Value;
+
+/// An API that contradicts itself, or answers about something else.
+#[test]
+fn answers_that_cannot_be_true_are_refused() {
+    let lies: [(&str, Lie); 6] = [
+        (
+            "another cluster",
+            |me| json!({"cluster_id": "other", "initial_node_ip_addr_or_hostname": me}),
+        ),
+        ("generation 0", |_| json!({"generation": 0})),
+        (
+            "the flag contradicts the name",
+            |_| json!({"initial_node_ip_addr_or_hostname": "10.9.9.9", "is_initial_node": true}),
+        ),
+        ("a UUID with a path", |_| json!({"cluster_uuid": "../../evil"})),
+        (
+            "thousands of nodes",
+            |_| json!({"nodes": (0..5000).map(|n| format!("n{n}")).collect::<Vec<_>>()}),
+        ),
+        ("a state that there is not", |_| json!({"state": "done"})),
+    ];
+    for (what, lie) in lies {
+        let servers = Servers::start(1);
+        let api = fake_api(move |_, asking| record(asking, asking, "claimed", &lie(asking)));
+        let up = Agents::new(&api.url, "demo", &servers).up(&servers[0], &[]);
+        assert_eq!(up.status, Some(1), "{what}: {up}");
+        assert!(servers[0].is_blank(), "{what}");
+        assert_eq!(count(&servers, "/clusterInit"), 0, "{what}");
+    }
+}
+
+// Never spinning, and always ending in time.
+
+#[test]
+fn a_server_that_takes_every_initialisation_and_stays_blank_is_asked_once() {
+    let api = Api::start();
+    let servers = Servers::start(1);
+    servers.on_request(
+        |seen| {
+            if seen.path == "/clusterInit" { Then::Answer(200) } else { Then::Handle }
+        },
+    );
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
+    agents.up(&servers[0], &[]).failed(3, "still belongs to no cluster");
+    assert_eq!(count(&servers, "/clusterInit"), 1);
+    assert!(servers.requests().len() < 150, "{} requests", servers.requests().len());
+}
+
+#[test]
+fn an_addition_without_effect_is_not_repeated_at_once() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    servers.on_request(|seen| {
+        if seen.path.ends_with("/addNode") { Then::Answer(200) } else { Then::Handle }
+    });
+    let since = Instant::now();
+    let up = agents.up(&servers[1], &["--timeout", "3s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(since.elapsed() < Duration::from_secs(6));
+    assert!(count(&servers, "/addNode") < 45, "{} additions", count(&servers, "/addNode"));
+}
+
+#[test]
+fn every_command_ends_in_time() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    servers[0].hang(true);
+    servers[1].hang(true);
+    for (node, args) in [
+        (0, &["up", "--timeout", "2s"][..]),
+        (1, &["up", "--timeout", "2s"]),
+        (0, &["leave", "--timeout", "2s"]),
+    ] {
+        let since = Instant::now();
+        agents.run(&servers[node], args).ended_with(3);
+        assert!(since.elapsed() < Duration::from_secs(4), "{args:?}: {:?}", since.elapsed());
+    }
+    // An API that never answers, too.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let agents = Agents::new(&url, "demo", &servers);
+    for args in [&["discover", "--wait", "--timeout", "2s"][..], &["up", "--timeout", "2s"]] {
+        let since = Instant::now();
+        agents.run(&servers[1], args).ended_with(3);
+        assert!(since.elapsed() < Duration::from_secs(4), "{args:?}: {:?}", since.elapsed());
+    }
+}
+
+#[test]
+fn an_api_in_the_clear_is_taken_on_this_host_only() {
+    let servers = Servers::start(1);
+    let agents =
+        Agents::new("http://192.0.2.1:8080", "demo", &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
+    for args in [&["up"][..], &["leave"], &["status"], &["discover"]] {
+        let ended = agents.run(&servers[0], args);
+        ended.failed(2, "is not on this host");
+        assert!(ended.stderr.contains("--insecure"), "{ended}");
+    }
+    let ended = agents.run(&servers[0], &["up", "--insecure"]);
+    assert_eq!(ended.status, Some(3), "{ended}");
+}
+
+/// What is for this host goes to no proxy, or the token would leave it unencrypted.
+#[test]
+fn an_api_on_this_host_is_asked_without_a_proxy() {
+    let api = Api::start();
+    let servers = Servers::start(1);
+    let mut agents = with_secret(&api.local.endpoint, &servers);
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        agents = agents.with(variable, "http://127.0.0.1:1");
+    }
+    agents.up(&servers[0], &[]).document();
+    agents.run(&servers[0], &["discover"]).ended_with(0);
+}
+
+// What a real server does.
+
+/// It was removed while it was down, and says for a while after its start that it is a member.
+#[test]
+fn a_server_that_does_not_know_yet_that_it_was_removed_is_not_believed() {
+    let api = Api::start();
+    let servers = Servers::start_generated(3);
+    servers.removed_nodes_remember_for(Duration::from_secs(2), Duration::from_millis(500));
+    let agents = with_secret(&api.local.endpoint, &servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let removed = servers.node(2);
+    removed.kill();
+    let login = Some(LOGIN);
+    let otp = format!("ns_1@{}", removed.address());
+    let failed =
+        servers[0].call("POST", "/controller/failOver", &[("otpNode", &otp)], login).unwrap();
+    assert_eq!(failed.status, 200, "{failed:?}");
+    let ejected =
+        servers[0].call("POST", "/controller/ejectNode", &[("otpNode", &otp)], login).unwrap();
+    assert_eq!(ejected.status, 200, "{ejected:?}");
+    removed.restart();
+    let up = agents.up(&removed, &[]);
+    up.document();
+    assert_eq!(servers.clusters()[0].nodes.len(), 3, "it has joined again: {up}");
+    one_cluster(&servers, 3);
+}
+
+/// A failed-over node that is back: no agent removes it.
+#[test]
+fn a_failed_over_node_that_is_back_is_not_removed() {
+    let api = Api::start();
+    let servers = Servers::start(4);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(&servers.nodes()[..3], &[]) {
+        up.document();
+    }
+    let otp = format!("ns_1@{}", servers[2].address());
+    let form = [("otpNode", otp.as_str())];
+    servers[0].call("POST", "/controller/failOver", &form, Some(LOGIN)).unwrap();
+    // A member says truly how its cluster is.
+    let member = agents.run(&servers[1], &["up"]).ended_with(6);
+    assert!(
+        member.stdout.contains("is not balanced") && member.stdout.contains("failed over"),
+        "{member}"
+    );
+    // A joiner waits, and says for what.
+    let joiner = agents.up(&servers[3], &["--timeout", "4s"]);
+    joiner.failed(3, "has been failed over and is back");
+    assert_eq!(servers.clusters()[0].nodes.len(), 4);
+    // Marked for recovery, it comes back with the next rebalance.
+    let recovery = [("otpNode", otp.as_str()), ("recoveryType", "full")];
+    servers[0].call("POST", "/controller/setRecoveryType", &recovery, Some(LOGIN)).unwrap();
+    agents.up(&servers[3], &[]).document();
+    one_cluster(&servers, 4);
+}
+
+#[test]
+fn a_bucket_that_warms_up_is_waited_for() {
+    let api = Api::start();
+    let servers = Servers::start(1);
+    servers.bucket_warm_up_takes(Duration::from_secs(2));
+    let agents = api.agents(&servers);
+    let up = agents.up(&servers[0], &["--bucket", "app:256"]);
+    up.document();
+    assert!(up.stderr.contains("warmup"), "{up}");
+    agents.run(&servers[0], &["status"]).ended_with(0);
+}
+
+#[test]
+fn community_edition_works_from_up_to_leave() {
+    let api = Api::start();
+    let servers = Servers::start_community(3);
+    let agents = api.agents(&servers).with("CBBOOTSTRAP_INSECURE", "true");
+    let options = ["--services", "data,index,query", "--bucket", "app:256"];
+    for up in agents.all_up(servers.nodes(), &options) {
+        up.document();
+    }
+    one_cluster(&servers, 3);
+    agents.run(&servers[1], &["status"]).ended_with(0);
+    agents.run(&servers[1], &["leave"]).ended_with(0);
+    one_cluster(&servers, 2);
+    // What it does not have is said before anything is claimed.
+    let other = Servers::start_community(1);
+    let agents = Agents::new(&api.local.endpoint, "other", &other);
+    agents
+        .up(&other[0], &["--services", "data,query"])
+        .failed(2, "Community Edition does not have the services");
+    assert_eq!(agents.record(), Value::Null);
+}
+
+/// A member attests the authority of its certificate: a new certificate needs a new report, and `up` makes it.
+#[test]
+fn a_member_with_a_new_certificate_attests_it_again() {
+    let api = Api::start();
+    let servers = Servers::start_generated(2);
+    let agents = with_secret(&api.local.endpoint, &servers);
+    agents.up(&servers[0], &[]).document();
+    servers[0].load_certificate();
+    let up = agents.up(&servers[1], &["--timeout", "2s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("certificate has changed"), "{up}");
+    agents.up(&servers[0], &[]).document();
+    // A member with a certificate of its own adds only nodes with one of the same authority.
+    servers[1].load_certificate();
+    agents.up(&servers[1], &[]).document();
+    one_cluster(&servers, 2);
+}
+
+/// Without `--insecure` no password crosses the network in the clear, whether or not there is a secret.
+#[test]
+fn community_edition_joins_nobody_without_insecure() {
+    let api = Api::start();
+    let servers = Servers::start_community(2);
+    let agents = with_secret(&api.local.endpoint, &servers);
+    agents.up(&servers[0], &[]).document();
+    let before = servers.requests().len();
+    agents.up(&servers[1], &[]).failed(5, "Community Edition has no TLS");
+    let to_member: Vec<_> =
+        servers.requests()[before..].iter().filter(|seen| seen.node == 0).cloned().collect();
+    assert!(to_member.is_empty(), "{to_member:?}");
+}
+
+/// No rebalance can succeed with a dead active member: the agent says so, and starts none.
+#[test]
+fn a_dead_active_member_is_named() {
+    let api = Api::start();
+    let servers = Servers::start(4);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(&servers.nodes()[..3], &[]) {
+        up.document();
+    }
+    let record = agents.record();
+    let is_other = |node: &&Node| record["initial_node_ip_addr_or_hostname"] != node.address();
+    let dead = servers.nodes()[..3].iter().find(is_other).unwrap();
+    dead.kill();
+    let before = count(&servers, "/controller/rebalance");
+    let up = agents.up(&servers[3], &["--timeout", "4s"]);
+    up.failed(3, "cannot be reached: no rebalance can succeed");
+    assert!(up.stderr.contains(&dead.address()), "{up}");
+    assert_eq!(count(&servers, "/controller/rebalance"), before);
+    // It is back, and the rebalance begins.
+    dead.restart();
+    agents.up(&servers[3], &[]).document();
+    one_cluster(&servers, 4);
+}
+
+/// After a leave a server has a certificate of its own: the agent says so, and names the cause when members refuse it.
+#[test]
+fn lost_certificates_are_explained() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    for up in agents.all_up(servers.nodes(), &[]) {
+        up.document();
+    }
+    let left = agents.run(&servers[1], &["leave"]).ended_with(0);
+    assert!(left.stderr.contains("load yours again before the next `up`"), "{left}");
+    let up = agents.up(&servers[1], &[]);
+    up.failed(1, "has refused 10 times to add this node");
+    assert!(up.stderr.contains("`reloadCertificate`"), "{up}");
+    servers[1].load_certificate();
+    agents.up(&servers[1], &[]).document();
+    one_cluster(&servers, 2);
+}
+
+/// A rebalance that somebody stops is not called done.
+#[test]
+fn a_stopped_rebalance_is_not_called_done() {
+    let api = Api::start();
+    let servers = Servers::start(2);
+    let agents = api.agents(&servers);
+    agents.up(&servers[0], &[]).document();
+    servers.rebalance_takes(Duration::from_secs(30));
+    let joiner = agents.start(&servers[1], &[]);
+    process::wait_until("the rebalance runs", || servers.clusters()[0].is_rebalancing);
+    thread::sleep(Duration::from_millis(500));
+    servers[0].call("POST", "/controller/stopRebalance", &[], Some(LOGIN)).unwrap();
+    servers.rebalance_takes(Duration::from_millis(200));
+    let up = joiner.end();
+    up.document();
+    assert!(up.stderr.contains("it ended early: somebody stopped it"), "{up}");
+    assert_eq!(up.stderr.matches("rebalance: done").count(), 1, "{up}");
+    one_cluster(&servers, 2);
+}

@@ -1,0 +1,40 @@
+//! The contract, `swagger.yaml`: the service keeps it, as Schemathesis sees.
+
+use std::process::Command;
+
+use cbbootstrap_tests::{http, local::Local, programs, python};
+use tempfile::tempdir;
+
+#[test]
+fn the_served_contract_is_the_file() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    let answer = http::get(&local.endpoint, "/swagger.yaml").unwrap();
+    let file = std::fs::read_to_string(programs::workspace().join("swagger.yaml")).unwrap();
+    assert!(answer.status == 200 && answer.body == file);
+    assert_eq!(answer.headers["content-type"], "application/yaml");
+}
+
+#[test]
+fn schemathesis_finds_nothing() {
+    let data = tempdir().unwrap();
+    let local = Local::start(data.path());
+    let output = Command::new(python::bin().join("schemathesis"))
+        .arg("--config-file")
+        .arg(programs::workspace().join("tests/schemathesis.toml"))
+        .arg("run")
+        .arg(programs::workspace().join("swagger.yaml"))
+        // All checks, but for what the file turns off; `--checks all` would turn that on again.
+        .args(["--url", &local.endpoint, "--max-examples", "60", "--seed", "20261123"])
+        .args(["--generation-database", "none", "--no-color"])
+        .current_dir(data.path())
+        .output()
+        .expect("Schemathesis can be run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}\n{}\n{}",
+        String::from_utf8_lossy(&output.stderr),
+        local.said()
+    );
+}
