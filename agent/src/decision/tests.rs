@@ -19,16 +19,16 @@ const OWN: &str = "e5";
 #[derive(Debug)]
 enum Is {
     /// This.
-    Next(Next),
+    Action(Action),
     /// A wait, for a reason that says this.
     Wait(&'static str),
 }
-use Is::{Next as Then, Wait as Waits};
+use Is::{Action as Then, Wait as Waits};
 
 #[track_caller]
-fn assert_next(what: &str, decided: &Next, expected: &Is) {
+fn assert_next(what: &str, decided: &Action, expected: &Is) {
     let is_so = match (decided, expected) {
-        (Next::Wait(why), Waits(part)) => why.contains(part),
+        (Action::Wait(why), Waits(part)) => why.contains(part),
         (decided, Then(expected)) => decided == expected,
         (_, Waits(_)) => false,
     };
@@ -44,14 +44,14 @@ fn uuid(text: &str) -> Uuid {
 }
 
 /// A node that can begin a cluster, tells members from impostors and wants nothing beside its membership.
-fn wanted() -> Wanted {
-    Wanted {
+fn goal() -> Goal {
+    Goal {
         node: node(ME),
         can_begin: true,
         trusts_members: true,
         buckets: Vec::new(),
         group: None,
-        address: false,
+        has_alternate_address: false,
         attests: false,
         adopt: false,
         settle: Duration::from_secs(5),
@@ -95,7 +95,7 @@ fn added(name: &str) -> NodeInfo {
 }
 
 fn failed(name: &str) -> NodeInfo {
-    member_of(name, Membership::Failed)
+    member_of(name, Membership::FailedOver)
 }
 
 fn recovering(name: &str) -> NodeInfo {
@@ -107,7 +107,7 @@ fn dead(node: NodeInfo) -> NodeInfo {
 }
 
 fn warming_up(node: NodeInfo) -> NodeInfo {
-    NodeInfo { health: Health::WarmingUp, ..node }
+    NodeInfo { health: Health::Warmup, ..node }
 }
 
 fn up_for(seconds: u64, node: NodeInfo) -> NodeInfo {
@@ -180,11 +180,11 @@ fn nodes(names: &[&str]) -> Vec<Node> {
 
 fn rebalance(known: &[&str], removed: &[&str]) -> Is {
     let known = known.iter().map(|name| otp(name)).collect();
-    Then(Next::Rebalance { known, removed: names(removed) })
+    Then(Action::Rebalance { known, removed: names(removed) })
 }
 
 fn refusal(refusal: Refusal) -> Is {
-    Then(Next::Refuse(refusal))
+    Then(Action::Refuse(refusal))
 }
 
 fn other_cluster(recorded: &str) -> Is {
@@ -192,37 +192,49 @@ fn other_cluster(recorded: &str) -> Is {
 }
 
 fn report() -> Is {
-    Then(Next::Report(uuid(UUID)))
+    Then(Action::Report(uuid(UUID)))
 }
 
-fn blank() -> Own {
-    Own::Blank(Some(uuid(OWN)))
+fn blank() -> OwnServer {
+    OwnServer::Blank(Some(uuid(OWN)))
 }
 
-fn looked_at(looks: &[(&str, Look)]) -> Memory {
-    let looks = looks.iter().map(|(name, look)| (node(name), *look));
-    Memory { looks: looks.collect(), ..Memory::default() }
+fn looked_at(inspections: &[(&str, Inspection)]) -> Memory {
+    let inspections = inspections.iter().map(|(name, look)| (node(name), *look));
+    Memory { inspections: inspections.collect(), ..Memory::default() }
 }
 
 #[test]
 fn server_that_is_away_or_has_other_credentials_is_waited_for_and_never_touched() {
-    let stranger_for = |time| Memory { stranger_for: time, ..memory() };
-    let almost = STRANGER_AFTER.checked_sub(Duration::from_millis(1));
-    let away = Own::Away("the connection is refused".to_owned());
+    let other_credentials_for = |time| Memory { other_credentials_for: time, ..memory() };
+    let almost = OTHER_CREDENTIALS_LIMIT.checked_sub(Duration::from_millis(1));
+    let away = OwnServer::Unreachable("the connection is refused".to_owned());
     for (own, memory, expected) in [
         (away, memory(), Waits("the connection is refused")),
-        (Own::Stranger, stranger_for(Duration::ZERO), Waits("the server has other credentials")),
-        (Own::Stranger, stranger_for(almost.unwrap()), Waits("may be on its way into the cluster")),
-        (Own::Stranger, stranger_for(STRANGER_AFTER), refusal(Refusal::Stranger)),
+        (
+            OwnServer::OtherCredentials,
+            other_credentials_for(Duration::ZERO),
+            Waits("the server has other credentials"),
+        ),
+        (
+            OwnServer::OtherCredentials,
+            other_credentials_for(almost.unwrap()),
+            Waits("may be on its way into the cluster"),
+        ),
+        (
+            OwnServer::OtherCredentials,
+            other_credentials_for(OTHER_CREDENTIALS_LIMIT),
+            refusal(Refusal::OtherCredentials),
+        ),
     ] {
         // Whatever the API says.
         for asked in [
             Asked::NotYet,
-            Asked::Nothing,
+            Asked::NoRecord,
             Asked::Record(claimed_by(ME, None)),
             Asked::Record(ready(FIRST, &[FIRST], Some(UUID))),
         ] {
-            let decided = next(&wanted(), &own, &asked, &memory);
+            let decided = next_action(&goal(), &own, &asked, &memory);
             assert_next(&format!("{own:?}, {asked:?}"), &decided, &expected);
         }
     }
@@ -230,18 +242,18 @@ fn server_that_is_away_or_has_other_credentials_is_waited_for_and_never_touched(
 
 #[test]
 fn blank_server_becomes_the_first_or_joins() {
-    let join = |members: &[&str]| Then(Next::Join(nodes(members)));
+    let join = |members: &[&str]| Then(Action::Join(nodes(members)));
     let lost = |recorded: Option<&str>| {
         refusal(Refusal::Lost { recorded: recorded.map(uuid), own: Some(uuid(OWN)) })
     };
     for (what, asked, expected) in [
-        ("not asked", Asked::NotYet, Then(Next::Claim)),
-        ("no record", Asked::Nothing, Then(Next::Claim)),
-        ("claimed for good", Asked::Record(claimed_by(ME, None)), Then(Next::Initialise)),
+        ("not asked", Asked::NotYet, Then(Action::Claim)),
+        ("no record", Asked::NoRecord, Then(Action::Claim)),
+        ("claimed for good", Asked::Record(claimed_by(ME, None)), Then(Action::Initialise)),
         (
             "exactly the margin left",
             Asked::Record(claimed_by(ME, Some(16))),
-            Then(Next::Initialise),
+            Then(Action::Initialise),
         ),
         (
             "less than the margin left",
@@ -300,22 +312,26 @@ fn blank_server_becomes_the_first_or_joins() {
             lost(None),
         ),
     ] {
-        let decided = next(&wanted(), &blank(), &asked, &memory());
+        let decided = next_action(&goal(), &blank(), &asked, &memory());
         assert_next(what, &decided, &expected);
     }
-    let unknown =
-        next(&wanted(), &Own::Blank(None), &Asked::Record(ready(ME, &[ME], None)), &memory());
-    assert_eq!(unknown, Next::Refuse(Refusal::Lost { recorded: Some(uuid("c4")), own: None }));
+    let unknown = next_action(
+        &goal(),
+        &OwnServer::Blank(None),
+        &Asked::Record(ready(ME, &[ME], None)),
+        &memory(),
+    );
+    assert_eq!(unknown, Action::Refuse(Refusal::Lost { recorded: Some(uuid("c4")), own: None }));
 }
 
 #[test]
 fn node_without_the_data_service_only_asks_and_waits_while_blank() {
-    let wanted = Wanted { can_begin: false, ..wanted() };
+    let goal = Goal { can_begin: false, ..goal() };
     for (what, asked, expected) in [
-        ("not asked", Asked::NotYet, Then(Next::Ask)),
+        ("not asked", Asked::NotYet, Then(Action::GetRecord)),
         (
             "no record",
-            Asked::Nothing,
+            Asked::NoRecord,
             Waits("no node with the data service has claimed the cluster yet"),
         ),
         (
@@ -337,48 +353,48 @@ fn node_without_the_data_service_only_asks_and_waits_while_blank() {
         (
             "ready",
             Asked::Record(ready(FIRST, &[FIRST], Some(UUID))),
-            Then(Next::Join(nodes(&[FIRST]))),
+            Then(Action::Join(nodes(&[FIRST]))),
         ),
     ] {
-        let decided = next(&wanted, &blank(), &asked, &memory());
+        let decided = next_action(&goal, &blank(), &asked, &memory());
         assert_next(what, &decided, &expected);
     }
 }
 
 #[test]
 fn nodes_that_lost_the_claim_are_looked_at_before_the_server_is_initialised() {
-    use Look::{Blank, Provisioned, Unreachable};
+    use Inspection::{Blank, Provisioned, Unreachable};
     let has_initialised = Memory { has_initialised: true, ..Memory::default() };
     for (what, record, memory, expected) in [
         (
             "nobody was looked at",
             taken_over(ME, Some(30), &[FIRST, THIRD]),
             looked_at(&[]),
-            Then(Next::LookAt(nodes(&[FIRST, THIRD]))),
+            Then(Action::Inspect(nodes(&[FIRST, THIRD]))),
         ),
         (
             "one was, though it has a cluster",
             taken_over(ME, Some(30), &[FIRST, THIRD]),
             looked_at(&[(THIRD, Provisioned)]),
-            Then(Next::LookAt(nodes(&[FIRST]))),
+            Then(Action::Inspect(nodes(&[FIRST]))),
         ),
         (
             "none has a cluster",
             taken_over(ME, Some(30), &[FIRST, THIRD]),
             looked_at(&[(FIRST, Blank), (THIRD, Unreachable)]),
-            Then(Next::Initialise),
+            Then(Action::Initialise),
         ),
         (
             "the earlier one has a cluster",
             taken_over(ME, Some(30), &[FIRST, THIRD]),
             looked_at(&[(FIRST, Blank), (THIRD, Provisioned)]),
-            Then(Next::GiveUp(node(THIRD))),
+            Then(Action::GiveUpClaim(node(THIRD))),
         ),
         (
             "a node that did not lose this claim has a cluster",
             taken_over(ME, Some(30), &[FIRST]),
             looked_at(&[(FIRST, Blank), (THIRD, Provisioned)]),
-            Then(Next::Initialise),
+            Then(Action::Initialise),
         ),
         (
             "too little time is left to look",
@@ -390,10 +406,10 @@ fn nodes_that_lost_the_claim_are_looked_at_before_the_server_is_initialised() {
             "the server took its initialisation before",
             taken_over(ME, Some(30), &[FIRST]),
             has_initialised,
-            Waits("has taken its initialisation and still belongs to no cluster"),
+            Waits("has accepted its initialisation and still belongs to no cluster"),
         ),
     ] {
-        let decided = next(&wanted(), &blank(), &Asked::Record(record), &memory);
+        let decided = next_action(&goal(), &blank(), &Asked::Record(record), &memory);
         assert_next(what, &decided, &expected);
     }
 }
@@ -401,9 +417,9 @@ fn nodes_that_lost_the_claim_are_looked_at_before_the_server_is_initialised() {
 #[test]
 fn server_that_was_initialised_without_effect_leaves_the_claim_to_others() {
     let memory = Memory { has_initialised: true, ..Memory::default() };
-    let waits = || Waits("has taken its initialisation and still belongs to no cluster");
+    let waits = || Waits("has accepted its initialisation and still belongs to no cluster");
     for (what, asked, expected) in [
-        ("not asked", Asked::NotYet, Then(Next::Ask)),
+        ("not asked", Asked::NotYet, Then(Action::GetRecord)),
         ("its own claim", Asked::Record(claimed_by(ME, Some(30))), waits()),
         ("its own expired claim", Asked::Record(claimed_by(ME, Some(0))), waits()),
         (
@@ -414,10 +430,10 @@ fn server_that_was_initialised_without_effect_leaves_the_claim_to_others() {
         (
             "ready",
             Asked::Record(ready(FIRST, &[FIRST], Some(UUID))),
-            Then(Next::Join(nodes(&[FIRST]))),
+            Then(Action::Join(nodes(&[FIRST]))),
         ),
     ] {
-        let decided = next(&wanted(), &blank(), &asked, &memory);
+        let decided = next_action(&goal(), &blank(), &asked, &memory);
         assert_next(what, &decided, &expected);
     }
 }
@@ -426,12 +442,12 @@ fn server_that_was_initialised_without_effect_leaves_the_claim_to_others() {
 fn node_that_gave_up_waits_for_the_cluster_it_has_seen_and_claims_no_more() {
     let occupied_for = |seconds| Memory {
         occupied_by: Some((node(FIRST), Duration::from_secs(seconds))),
-        ..looked_at(&[(FIRST, Look::Provisioned)])
+        ..looked_at(&[(FIRST, Inspection::Provisioned)])
     };
     let occupied = || refusal(Refusal::Occupied(node(FIRST)));
     for (what, asked, known_for, expected) in [
-        ("not asked", Asked::NotYet, 0, Then(Next::Ask)),
-        ("not asked, for long", Asked::NotYet, 40, Then(Next::Ask)),
+        ("not asked", Asked::NotYet, 0, Then(Action::GetRecord)),
+        ("not asked, for long", Asked::NotYet, 40, Then(Action::GetRecord)),
         (
             "its own claim",
             Asked::Record(taken_over(ME, Some(0), &[FIRST])),
@@ -466,58 +482,58 @@ fn node_that_gave_up_waits_for_the_cluster_it_has_seen_and_claims_no_more() {
             "reported",
             Asked::Record(ready(FIRST, &[FIRST], Some(UUID))),
             40,
-            Then(Next::Join(nodes(&[FIRST]))),
+            Then(Action::Join(nodes(&[FIRST]))),
         ),
     ] {
-        let decided = next(&wanted(), &blank(), &asked, &occupied_for(known_for));
+        let decided = next_action(&goal(), &blank(), &asked, &occupied_for(known_for));
         assert_next(what, &decided, &expected);
     }
 }
 
 #[test]
 fn nothing_is_joined_without_a_way_to_tell_members_from_impostors() {
-    let untrusting = Wanted { trusts_members: false, ..wanted() };
+    let untrusting = Goal { trusts_members: false, ..goal() };
     for (asked, expected) in [
         (Asked::Record(ready(FIRST, &[FIRST], Some(UUID))), refusal(Refusal::NoTrust)),
         // The first node needs nobody.
-        (Asked::NotYet, Then(Next::Claim)),
-        (Asked::Record(claimed_by(ME, None)), Then(Next::Initialise)),
+        (Asked::NotYet, Then(Action::Claim)),
+        (Asked::Record(claimed_by(ME, None)), Then(Action::Initialise)),
     ] {
-        let decided = next(&untrusting, &blank(), &asked, &memory());
+        let decided = next_action(&untrusting, &blank(), &asked, &memory());
         assert_next(&format!("{asked:?}"), &decided, &expected);
     }
 }
 
 #[test]
 fn member_of_another_cluster_is_left_alone() {
-    let adopting = || Wanted { adopt: true, ..wanted() };
-    let dataless = || Wanted { can_begin: false, ..wanted() };
+    let adopting = || Goal { adopt: true, ..goal() };
+    let dataless = || Goal { can_begin: false, ..goal() };
     let alone = || cluster_of([active(ME)]);
     let both = || cluster_of([active(ME), active(FIRST)]);
-    let unknown = || refusal(Refusal::Unknown { uuid: uuid(UUID) });
+    let unknown = || refusal(Refusal::Unregistered(uuid(UUID)));
     let of_first = || other_cluster("that of `10.0.0.2`");
-    for (what, wanted, view, asked, expected) in [
-        ("not asked", wanted(), alone(), Asked::NotYet, Then(Next::Ask)),
-        ("no record", wanted(), alone(), Asked::Nothing, unknown()),
-        ("adopts, not asked", adopting(), alone(), Asked::NotYet, Then(Next::Ask)),
-        ("adopts", adopting(), alone(), Asked::Nothing, Then(Next::Claim)),
+    for (what, goal, view, asked, expected) in [
+        ("not asked", goal(), alone(), Asked::NotYet, Then(Action::GetRecord)),
+        ("no record", goal(), alone(), Asked::NoRecord, unknown()),
+        ("adopts, not asked", adopting(), alone(), Asked::NotYet, Then(Action::GetRecord)),
+        ("adopts", adopting(), alone(), Asked::NoRecord, Then(Action::Claim)),
         (
             "its own UUID",
-            wanted(),
+            goal(),
             both(),
             Asked::Record(ready(FIRST, &[FIRST], Some(UUID))),
             report(),
         ),
         (
             "another UUID",
-            wanted(),
+            goal(),
             both(),
             Asked::Record(ready(FIRST, &[FIRST], Some(OTHER_UUID))),
             other_cluster("the one with the UUID b2"),
         ),
         (
             "another UUID, though it was the first",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(ready(ME, &[ME], Some(OTHER_UUID))),
             other_cluster("the one with the UUID b2"),
@@ -531,7 +547,7 @@ fn member_of_another_cluster_is_left_alone() {
         ),
         (
             "another UUID, after this node's claim",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(Record {
                 cluster_uuid: Some(uuid(OTHER_UUID)),
@@ -541,80 +557,80 @@ fn member_of_another_cluster_is_left_alone() {
         ),
         (
             "no UUID, with the first",
-            wanted(),
+            goal(),
             both(),
             Asked::Record(ready(FIRST, &[FIRST], None)),
             report(),
         ),
         (
             "no UUID, without the first",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(ready(FIRST, &[FIRST], None)),
             of_first(),
         ),
         (
             "a claim of a node elsewhere",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(claimed_by(FIRST, Some(20))),
             of_first(),
         ),
         (
             "the same, expired",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(claimed_by(FIRST, Some(0))),
             of_first(),
         ),
         (
             "the same, after a third node",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(taken_over(FIRST, Some(0), &[THIRD])),
             of_first(),
         ),
         (
             "its own claim, taken over",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(taken_over(FIRST, Some(1), &[ME])),
-            Waits("`10.0.0.2` has taken the claim of this node's cluster over"),
+            Waits("`10.0.0.2` has taken over the claim of this node's cluster"),
         ),
         (
             "its own claim, taken over for good",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(taken_over(FIRST, None, &[THIRD, ME])),
-            Waits("it gives it back when it sees that cluster"),
+            Waits("it gives the claim back when it sees that cluster"),
         ),
         (
             "its own claim, taken over, expired again",
-            wanted(),
+            goal(),
             alone(),
             Asked::Record(taken_over(FIRST, Some(0), &[THIRD, ME])),
-            Then(Next::Claim),
+            Then(Action::Claim),
         ),
         (
             "a claim of a node in it",
-            wanted(),
+            goal(),
             both(),
             Asked::Record(claimed_by(FIRST, Some(20))),
             Waits("`10.0.0.2` is to report the cluster ready"),
         ),
         (
             "a claim of a node in it, for good",
-            wanted(),
+            goal(),
             both(),
             Asked::Record(claimed_by(FIRST, None)),
             Waits("`10.0.0.2` is to report the cluster ready"),
         ),
         (
             "a claim of a node in it, expired",
-            wanted(),
+            goal(),
             both(),
             Asked::Record(claimed_by(FIRST, Some(0))),
-            Then(Next::Claim),
+            Then(Action::Claim),
         ),
         // It has begun already.
         (
@@ -622,10 +638,10 @@ fn member_of_another_cluster_is_left_alone() {
             dataless(),
             both(),
             Asked::Record(claimed_by(FIRST, Some(0))),
-            Then(Next::Claim),
+            Then(Action::Claim),
         ),
     ] {
-        let decided = next(&wanted, &Own::Member(view), &asked, &unreported());
+        let decided = next_action(&goal, &OwnServer::Member(view), &asked, &unreported());
         assert_next(what, &decided, &expected);
     }
 }
@@ -633,12 +649,12 @@ fn member_of_another_cluster_is_left_alone() {
 /// Others wait for nothing else, and the generation tells whether the report comes too late.
 #[test]
 fn first_node_reports_before_everything_else() {
-    let wants_all = Wanted {
+    let wants_all = Goal {
         buckets: names(&["app"]),
         group: Some("us-east-1a".to_owned()),
-        address: true,
+        has_alternate_address: true,
         attests: true,
-        ..wanted()
+        ..goal()
     };
     for (what, view) in [
         ("balanced", cluster_of([active(ME)])),
@@ -646,14 +662,15 @@ fn first_node_reports_before_everything_else() {
         ("a rebalance runs", rebalancing([active(ME)])),
         ("loads its data", cluster_of([warming_up(active(ME))])),
         ("not healthy", unbalanced([dead(active(ME))])),
-        ("does not know itself", cluster_of([])),
+        ("does not list itself", cluster_of([])),
         ("Community Edition", cluster_of([NodeInfo { group: None, ..active(ME) }])),
         ("has just started", cluster_of([up_for(0, active(ME)), active(FIRST)])),
     ] {
         for left in [None, Some(0), Some(1), Some(60)] {
             for memory in [Memory::default(), memory()] {
                 let asked = Asked::Record(claimed_by(ME, left));
-                let decided = next(&wants_all, &Own::Member(view.clone()), &asked, &memory);
+                let decided =
+                    next_action(&wants_all, &OwnServer::Member(view.clone()), &asked, &memory);
                 assert_next(what, &decided, &report());
             }
         }
@@ -662,7 +679,7 @@ fn first_node_reports_before_everything_else() {
 
 #[test]
 fn member_that_has_just_started_is_believed_once_a_peer_confirms_it() {
-    let confirm = |members: &[&str]| Then(Next::Confirm(names(members)));
+    let confirm = |members: &[&str]| Then(Action::Confirm(names(members)));
     let confirmed = Memory { is_confirmed: true, ..memory() };
     for (what, view, memory, expected) in [
         (
@@ -675,15 +692,15 @@ fn member_that_has_just_started_is_believed_once_a_peer_confirms_it() {
             "up for long enough",
             cluster_of([up_for(60, active(ME)), active(FIRST)]),
             memory(),
-            Then(Next::Done),
+            Then(Action::Done),
         ),
         (
             "confirmed",
             cluster_of([up_for(0, active(ME)), active(FIRST)]),
             confirmed,
-            Then(Next::Done),
+            Then(Action::Done),
         ),
-        ("alone", cluster_of([up_for(0, active(ME))]), memory(), Then(Next::Done)),
+        ("alone", cluster_of([up_for(0, active(ME))]), memory(), Then(Action::Done)),
         (
             "no other active member",
             cluster_of([up_for(0, active(ME)), failed(FIRST), added(THIRD)]),
@@ -710,7 +727,7 @@ fn member_that_has_just_started_is_believed_once_a_peer_confirms_it() {
         ),
     ] {
         let asked = Asked::Record(ready(FIRST, &[FIRST], Some(UUID)));
-        let decided = next(&wanted(), &Own::Member(view), &asked, &memory);
+        let decided = next_action(&goal(), &OwnServer::Member(view), &asked, &memory);
         assert_next(what, &decided, &expected);
     }
 }
@@ -721,13 +738,13 @@ fn member_waits_for_the_balance_or_sees_to_it() {
     let same_for = |time| Memory { same_for: time, ..memory() };
     let just_before = |time: Duration| same_for(time.saturating_sub(Duration::from_millis(1)));
     let resting = || Memory { rest: Duration::from_millis(4500), ..memory() };
-    let done = || Then(Next::Done);
+    let done = || Then(Action::Done);
     for (what, view, memory, expected) in [
         (
-            "it does not know itself",
+            "it does not list itself",
             cluster_of([active(FIRST)]),
             memory(),
-            Waits("does not know itself"),
+            Waits("does not list itself"),
         ),
         (
             "failed over",
@@ -809,7 +826,7 @@ fn member_waits_for_the_balance_or_sees_to_it() {
             "the last one failed",
             unbalanced([added(ME), active(FIRST)]),
             resting(),
-            Waits("the last rebalance did not succeed; the next begins in 5 s"),
+            Waits("the last rebalance failed; the next begins in 5 s"),
         ),
         (
             "it is to be recovered itself",
@@ -819,7 +836,7 @@ fn member_waits_for_the_balance_or_sees_to_it() {
         ),
     ] {
         let asked = Asked::Record(ready(FIRST, &[FIRST], Some(UUID)));
-        let decided = next(&wanted(), &Own::Member(view), &asked, &memory);
+        let decided = next_action(&goal(), &OwnServer::Member(view), &asked, &memory);
         assert_next(what, &decided, &expected);
     }
 }
@@ -831,7 +848,7 @@ fn dead_nodes_are_ejected_named_or_removed_and_living_ones_stay() {
         ..memory()
     };
     let with = |third: NodeInfo| unbalanced([added(ME), active(FIRST), third]);
-    let done = || Then(Next::Done);
+    let done = || Then(Action::Done);
     for (what, view, memory, expected) in [
         (
             "added, and not there yet",
@@ -849,13 +866,13 @@ fn dead_nodes_are_ejected_named_or_removed_and_living_ones_stay() {
             "added, and dead",
             with(dead(added(THIRD))),
             unreachable_for(THIRD, 60),
-            Then(Next::Eject(otp(THIRD))),
+            Then(Action::Eject(otp(THIRD))),
         ),
         (
             "added, and dead, seen by one that is in",
             unbalanced([active(ME), dead(added(THIRD))]),
             unreachable_for(THIRD, 60),
-            Then(Next::Eject(otp(THIRD))),
+            Then(Action::Eject(otp(THIRD))),
         ),
         (
             "to be recovered, and dead",
@@ -931,23 +948,23 @@ fn dead_nodes_are_ejected_named_or_removed_and_living_ones_stay() {
         ),
     ] {
         let asked = Asked::Record(ready(FIRST, &[FIRST], Some(UUID)));
-        let decided = next(&wanted(), &Own::Member(view), &asked, &memory);
+        let decided = next_action(&goal(), &OwnServer::Member(view), &asked, &memory);
         assert_next(what, &decided, &expected);
     }
 }
 
 #[test]
 fn member_reports_then_attests_then_settles_the_extras() {
-    let group = || Wanted { group: Some("us-east-1a".to_owned()), ..wanted() };
-    let two_buckets = || Wanted { buckets: names(&["app", "cache"]), ..wanted() };
-    let address = || Wanted { address: true, ..wanted() };
-    let attests = || Wanted { attests: true, ..wanted() };
-    let wants_all = || Wanted {
+    let group = || Goal { group: Some("us-east-1a".to_owned()), ..goal() };
+    let two_buckets = || Goal { buckets: names(&["app", "cache"]), ..goal() };
+    let address = || Goal { has_alternate_address: true, ..goal() };
+    let attests = || Goal { attests: true, ..goal() };
+    let wants_all = || Goal {
         group: group().group,
         buckets: two_buckets().buckets,
-        address: true,
+        has_alternate_address: true,
         attests: true,
-        ..wanted()
+        ..goal()
     };
     let holding = |buckets: &[&str]| View { buckets: names(buckets), ..cluster_of([active(ME)]) };
     let alone = || cluster_of([active(ME)]);
@@ -955,15 +972,15 @@ fn member_reports_then_attests_then_settles_the_extras() {
     let without_groups = || cluster_of([NodeInfo { group: None, ..active(ME) }]);
     let (first, joiner) = (|| ready(ME, &[ME], Some(UUID)), || ready(FIRST, &[FIRST], Some(UUID)));
     let bucket = |name: &str| Extra::Bucket(name.to_owned());
-    let settle = |extra| Then(Next::Settle(extra));
+    let settle = |extra| Then(Action::Settle(extra));
     let settled = |extras: &[Extra]| Memory {
         settled: extras.iter().cloned().collect(),
         is_attested: true,
         ..memory()
     };
-    let done = || Then(Next::Done);
-    for (what, wanted, view, record, memory, expected) in [
-        ("nothing wanted", wanted(), alone(), joiner(), memory(), done()),
+    let done = || Then(Action::Done);
+    for (what, goal, view, record, memory, expected) in [
+        ("nothing goal", goal(), alone(), joiner(), memory(), done()),
         ("no report", wants_all(), alone(), first(), unreported(), report()),
         ("no report of a joiner", wants_all(), alone(), joiner(), unreported(), report()),
         (
@@ -976,7 +993,7 @@ fn member_reports_then_attests_then_settles_the_extras() {
         ),
         (
             "no report, and not in yet",
-            wanted(),
+            goal(),
             unbalanced([added(ME), active(FIRST)]),
             joiner(),
             unreported(),
@@ -1005,14 +1022,7 @@ fn member_reports_then_attests_then_settles_the_extras() {
             settled(&[Extra::Group]),
             done(),
         ),
-        (
-            "Community Edition, no group wanted",
-            wanted(),
-            without_groups(),
-            first(),
-            memory(),
-            done(),
-        ),
+        ("Community Edition, no group goal", goal(), without_groups(), first(), memory(), done()),
         ("no bucket", two_buckets(), holding(&[]), first(), memory(), settle(bucket("app"))),
         (
             "one of them",
@@ -1040,8 +1050,8 @@ fn member_reports_then_attests_then_settles_the_extras() {
         ),
         ("all of them", two_buckets(), holding(&["cache", "app"]), first(), memory(), done()),
         ("no bucket, as a joiner", two_buckets(), holding(&[]), joiner(), memory(), done()),
-        ("no address", address(), alone(), joiner(), memory(), settle(Extra::Address)),
-        ("address set", address(), alone(), joiner(), settled(&[Extra::Address]), done()),
+        ("no address", address(), alone(), joiner(), memory(), settle(Extra::AlternateAddress)),
+        ("address set", address(), alone(), joiner(), settled(&[Extra::AlternateAddress]), done()),
         ("group before buckets", wants_all(), alone(), first(), settled(&[]), settle(Extra::Group)),
         (
             "buckets before the address",
@@ -1057,18 +1067,18 @@ fn member_reports_then_attests_then_settles_the_extras() {
             in_group(),
             first(),
             settled(&[bucket("app"), bucket("cache")]),
-            settle(Extra::Address),
+            settle(Extra::AlternateAddress),
         ),
         (
             "all",
             wants_all(),
             holding(&["app"]),
             first(),
-            settled(&[Extra::Group, bucket("cache"), Extra::Address]),
+            settled(&[Extra::Group, bucket("cache"), Extra::AlternateAddress]),
             done(),
         ),
     ] {
-        let decided = next(&wanted, &Own::Member(view), &Asked::Record(record), &memory);
+        let decided = next_action(&goal, &OwnServer::Member(view), &Asked::Record(record), &memory);
         assert_next(what, &decided, &expected);
     }
 }
@@ -1087,7 +1097,11 @@ fn member_that_is_not_in_itself_adds_nobody() {
         [added(FIRST), failed(FIRST), recovering(FIRST), dead(active(FIRST)), active(THIRD)]
     {
         let view = seen_by_first(cluster_of([first]));
-        assert_eq!(through(&node(ME), None, &view, Some(&uuid(UUID))), Through::Unfit, "{view:?}");
+        assert_eq!(
+            admission(&node(ME), None, &view, Some(&uuid(UUID))),
+            Admission::UnfitMember,
+            "{view:?}"
+        );
     }
 }
 
@@ -1110,13 +1124,13 @@ fn member_adds_a_node_that_is_new_to_it() {
             "added",
             cluster_of([active(FIRST), added(ME)]),
             Some(&own),
-            later("its server is still on its way"),
+            later("its server is still joining"),
         ),
         (
             "added, while a rebalance runs",
             rebalancing([active(FIRST), added(ME)]),
             None,
-            later("its server is still on its way"),
+            later("its server is still joining"),
         ),
         (
             "a member",
@@ -1156,27 +1170,27 @@ fn member_adds_a_node_that_is_new_to_it() {
         ),
     ] {
         for recorded in [None, Some(&cluster)] {
-            let through = through(&node(ME), own, &seen_by_first(view.clone()), recorded);
+            let through = admission(&node(ME), own, &seen_by_first(view.clone()), recorded);
             let is_so = match (&through, expected) {
-                (Through::Add, (None, false)) => true,
-                (Through::Later(why), (Some(part), _)) => why.contains(part),
-                (Through::NameTaken(uuid), (None, true)) => uuid.as_str() == OWN,
+                (Admission::Add, (None, false)) => true,
+                (Admission::Later(why), (Some(part), _)) => why.contains(part),
+                (Admission::NameTaken(uuid), (None, true)) => uuid.as_str() == OWN,
                 _ => false,
             };
             assert!(is_so, "{what}: {through:?}, not {expected:?}");
         }
         // Of another cluster, whatever it says of the node.
-        let skipped = through(&node(ME), own, &seen_by_first(view), Some(&uuid(OTHER_UUID)));
+        let skipped = admission(&node(ME), own, &seen_by_first(view), Some(&uuid(OTHER_UUID)));
         assert!(
-            matches!(&skipped, Through::Other(why) if why.contains(UUID)),
+            matches!(&skipped, Admission::OtherCluster(why) if why.contains(UUID)),
             "{what}: {skipped:?}"
         );
     }
 }
 
 fn any_node(name: &'static str) -> impl Strategy<Value = NodeInfo> {
-    let membership = select(vec![Membership::Active, Membership::Added, Membership::Failed]);
-    let health = select(vec![Health::Healthy, Health::WarmingUp, Health::Unhealthy]);
+    let membership = select(vec![Membership::Active, Membership::Added, Membership::FailedOver]);
+    let health = select(vec![Health::Healthy, Health::Warmup, Health::Unhealthy]);
     (membership, health, any::<[bool; 2]>(), 0..120_u64).prop_map(
         move |(membership, health, [recovers, groups], up)| NodeInfo {
             health,
@@ -1218,20 +1232,20 @@ prop_compose! {
     fn any_memory()(
         times in [0..100_u64, 0..100, 0..100, 0..100, 0..100, 0..100],
         done in any::<[bool; 4]>(),
-        looks in vec(option::of(select(vec![Look::Blank, Look::Provisioned, Look::Unreachable])), 3),
+        inspections in vec(option::of(select(vec![Inspection::Blank, Inspection::Provisioned, Inspection::Unreachable])), 3),
         occupied: bool,
         settled in any::<[bool; 3]>(),
     ) -> Memory {
         let [stranger, same, second, third, rest, occupied_for] = times.map(Duration::from_secs);
-        let looks = [ME, FIRST, THIRD].into_iter().zip(looks);
-        let extras = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::Address].into_iter().zip(settled);
+        let inspections = [ME, FIRST, THIRD].into_iter().zip(inspections);
+        let extras = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress].into_iter().zip(settled);
         Memory {
-            stranger_for: stranger,
+            other_credentials_for: stranger,
             same_for: same,
             unreachable_for: [(otp(FIRST), second), (otp(THIRD), third)].into(),
             rest,
             has_initialised: done[0],
-            looks: looks.filter_map(|(name, look)| Some((node(name), look?))).collect(),
+            inspections: inspections.filter_map(|(name, look)| Some((node(name), look?))).collect(),
             occupied_by: occupied.then(|| (node(FIRST), occupied_for)),
             is_confirmed: done[1],
             settled: extras.filter(|(_, is_settled)| *is_settled).map(|(extra, _)| extra).collect(),
@@ -1242,17 +1256,17 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_wanted()(flags in any::<[bool; 6]>(), buckets in 0..3_usize) -> Wanted {
+    fn any_wanted()(flags in any::<[bool; 6]>(), buckets in 0..3_usize) -> Goal {
         let [adopt, has_group, can_begin, trusts_members, address, attests] = flags;
-        Wanted {
+        Goal {
             adopt,
             can_begin,
             trusts_members,
-            address,
+            has_alternate_address: address,
             attests,
             group: has_group.then(|| "us-east-1a".to_owned()),
             buckets: names(&["app", "cache"][..buckets.min(2)]),
-            ..wanted()
+            ..goal()
         }
     }
 }
@@ -1261,7 +1275,7 @@ prop_compose! {
     fn any_asked()(record in option::of(any_record()), is_asked: bool) -> Asked {
         match record {
             Some(record) => Asked::Record(record),
-            None if is_asked => Asked::Nothing,
+            None if is_asked => Asked::NoRecord,
             None => Asked::NotYet,
         }
     }
@@ -1274,17 +1288,17 @@ proptest! {
     /// to another cluster than the recorded one is never touched.
     #[test]
     fn provisioned_server_is_never_initialised_and_joins_nobody(
-        wanted in any_wanted(),
+        goal in any_wanted(),
         view in any_view(),
         asked in any_asked(),
         memory in any_memory(),
     ) {
-        let decided = next(&wanted, &Own::Member(view.clone()), &asked, &memory);
-        let is_for_blank = matches!(decided, Next::Initialise | Next::Join(_) | Next::LookAt(_) | Next::GiveUp(_));
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory);
+        let is_for_blank = matches!(decided, Action::Initialise | Action::Join(_) | Action::Inspect(_) | Action::GiveUpClaim(_));
         prop_assert!(!is_for_blank, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         if record.cluster_uuid.is_some_and(|uuid| uuid != view.uuid) {
-            let is_refused = matches!(decided, Next::Refuse(Refusal::OtherCluster { .. }));
+            let is_refused = matches!(decided, Action::Refuse(Refusal::OtherCluster { .. }));
             prop_assert!(is_refused, "{decided:?}");
         }
     }
@@ -1293,34 +1307,34 @@ proptest! {
     /// ready; never through itself.
     #[test]
     fn blank_server_is_initialised_in_time_and_after_looking(
-        wanted in any_wanted(),
+        goal in any_wanted(),
         asked in any_asked(),
         memory in any_memory(),
     ) {
-        let decided = next(&wanted, &blank(), &asked, &memory);
+        let decided = next_action(&goal, &blank(), &asked, &memory);
         let is_free = memory.occupied_by.is_none() && !memory.has_initialised;
-        let may_claim = wanted.can_begin && (is_free || matches!(asked, Asked::Nothing));
-        prop_assert!(may_claim || decided != Next::Claim, "{decided:?}");
+        let may_claim = goal.can_begin && (is_free || matches!(asked, Asked::NoRecord));
+        prop_assert!(may_claim || decided != Action::Claim, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         match decided {
-            Next::Initialise => {
-                prop_assert!(record.is_initial && record.state == State::Claimed && wanted.can_begin);
+            Action::Initialise => {
+                prop_assert!(record.is_initial && record.state == State::Claimed && goal.can_begin);
                 prop_assert!(record.lease_left.is_none_or(|left| left >= LEASE_MARGIN));
                 prop_assert!(!memory.has_initialised && memory.occupied_by.is_none());
                 for node in &record.previous {
-                    let look = memory.looks.get(node);
-                    prop_assert!(matches!(look, Some(Look::Blank | Look::Unreachable)), "{node}: {look:?}");
+                    let look = memory.inspections.get(node);
+                    prop_assert!(matches!(look, Some(Inspection::Blank | Inspection::Unreachable)), "{node}: {look:?}");
                 }
             }
-            Next::Join(members) => {
-                prop_assert!(record.state == State::Ready && !members.is_empty() && wanted.trusts_members);
-                prop_assert!(!members.contains(&wanted.node), "{members:?}");
+            Action::Join(members) => {
+                prop_assert!(record.state == State::Ready && !members.is_empty() && goal.trusts_members);
+                prop_assert!(!members.contains(&goal.node), "{members:?}");
             }
-            Next::LookAt(nodes) => {
+            Action::Inspect(nodes) => {
                 prop_assert!(!nodes.is_empty() && nodes.iter().all(|node| record.previous.contains(node)));
             }
-            Next::GiveUp(node) => prop_assert_eq!(memory.looks.get(&node), Some(&Look::Provisioned)),
-            Next::Wait(_) | Next::Refuse(Refusal::Lost { .. } | Refusal::NoTrust | Refusal::Occupied(_)) => {}
+            Action::GiveUpClaim(node) => prop_assert_eq!(memory.inspections.get(&node), Some(&Inspection::Provisioned)),
+            Action::Wait(_) | Action::Refuse(Refusal::Lost { .. } | Refusal::NoTrust | Refusal::Occupied(_)) => {}
             other => prop_assert!(false, "{other:?}"),
         }
     }
@@ -1328,19 +1342,19 @@ proptest! {
     /// A rebalance knows all nodes, begins only where all but dead failed-over ones can take part, and names those that it removes.
     #[test]
     fn rebalance_removes_no_node_that_lives(
-        wanted in any_wanted(),
+        goal in any_wanted(),
         view in any_view(),
         record in any_record(),
         memory in any_memory(),
     ) {
-        let decided = next(&wanted, &Own::Member(view.clone()), &Asked::Record(record), &memory);
-        if let Next::Rebalance { known, removed } = decided {
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory);
+        if let Action::Rebalance { known, removed } = decided {
             let all: Vec<_> = view.nodes.iter().map(|node| node.otp.clone()).collect();
             prop_assert_eq!(known, all);
             prop_assert!(!view.is_rebalancing);
             for node in &view.nodes {
                 let is_removed = removed.contains(&node.name);
-                prop_assert_eq!(is_removed, node.membership == Membership::Failed, "{:?}", node);
+                prop_assert_eq!(is_removed, node.membership == Membership::FailedOver, "{:?}", node);
                 let unreachable_for = memory.unreachable_for.get(&node.otp).copied().unwrap_or_default();
                 let is_dead = node.health == Health::Unhealthy && unreachable_for >= DEAD_AFTER;
                 prop_assert!(if is_removed { is_dead } else { node.health != Health::Unhealthy }, "{node:?}");
@@ -1351,13 +1365,13 @@ proptest! {
     /// Only an added node that has been dead for a minute is ejected; never one that is active, failed over or to be recovered.
     #[test]
     fn only_dead_added_nodes_are_ejected(
-        wanted in any_wanted(),
+        goal in any_wanted(),
         view in any_view(),
         record in any_record(),
         memory in any_memory(),
     ) {
-        let decided = next(&wanted, &Own::Member(view.clone()), &Asked::Record(record), &memory);
-        if let Next::Eject(otp) = decided {
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory);
+        if let Action::Eject(otp) = decided {
             let node = view.nodes.iter().find(|node| node.otp == otp).unwrap();
             prop_assert!(node.membership == Membership::Added && !node.is_recovering, "{node:?}");
             prop_assert!(node.health == Health::Unhealthy && !node.is_asked, "{node:?}");
@@ -1368,26 +1382,26 @@ proptest! {
     /// While the record is claimed by this node, a member reports and does nothing else.
     #[test]
     fn nothing_comes_before_the_first_report(
-        wanted in any_wanted(),
+        goal in any_wanted(),
         view in any_view(),
         lease in option::of(0..60_u64),
         memory in any_memory(),
     ) {
         let asked = Asked::Record(claimed_by(ME, lease));
-        let decided = next(&wanted, &Own::Member(view.clone()), &asked, &memory);
-        prop_assert_eq!(decided, Next::Report(view.uuid));
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory);
+        prop_assert_eq!(decided, Action::Report(view.uuid));
     }
 
     /// A run ends well only as a reported, active, healthy member of the recorded cluster.
     #[test]
     fn done_means_reported_and_in(
-        wanted in any_wanted(),
+        goal in any_wanted(),
         view in any_view(),
         record in any_record(),
         memory in any_memory(),
     ) {
-        let decided = next(&wanted, &Own::Member(view.clone()), &Asked::Record(record.clone()), &memory);
-        if decided == Next::Done {
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record.clone()), &memory);
+        if decided == Action::Done {
             let this = view.this().unwrap();
             prop_assert!(memory.is_reported && record.state == State::Ready && !view.is_rebalancing);
             prop_assert!(this.membership == Membership::Active && this.health == Health::Healthy);
