@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
+pub use cbbootstrap_cli::values::{duration, url};
 use cbbootstrap_protocol::{
     names::{ClusterId, Host, Node},
     wire::LEASE_SECONDS,
 };
-use ureq::http::Uri;
 
 /// The smallest bucket, in MB.
 const MIN_BUCKET_MB: u64 = 100;
@@ -28,9 +28,6 @@ const MAX_MB: u64 = (1 << 32) - 1;
 const AUTO_PERCENT: u64 = 80;
 
 const MB: u64 = 1024 * 1024;
-
-/// The longest time that can be asked for: nothing overflows before.
-const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// A service of Couchbase Server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -235,32 +232,6 @@ impl FromStr for Lease {
         let (min, max) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
         Err(format!("a lease lasts {min} s to {max} s, or is `never`"))
     }
-}
-
-/// A time with its unit, as `90s` or `10m`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|span| Duration::try_from(span).ok())
-        .filter(|time| *time <= LONGEST)
-        .ok_or_else(|| {
-            "a time is a number and a unit, such as 90s, 10m or 2h, and at most a year".to_owned()
-        })
-}
-
-/// A URL: `http` or `https`, host and port, and perhaps a path, without a slash at the end.
-pub fn url(text: &str) -> Result<String, String> {
-    const RULE: &str = "a URL is https://HOST or http://HOST:PORT";
-    // Not said again: it may hold a password.
-    if text.contains('@') {
-        return Err(format!("{RULE}, with no user name or password in it"));
-    }
-    let uri: Uri = text.parse().map_err(|_| RULE.to_owned())?;
-    let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-    if !has_scheme || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
-        return Err(RULE.to_owned());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
 }
 
 /// A cluster's name at the API.

@@ -15,7 +15,7 @@ use crate::{
     api::ApiError,
     cli::{DiscoverArgs, Format},
     failure::{Exit, Failure},
-    printer::{Printer, print},
+    printer::Printer,
     record::Record,
     settings::{self, Patience},
 };
@@ -41,7 +41,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     })?;
     let nodes = trusted_nodes(&record, keys.as_ref(), id)?;
     let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
-    print(&match args.format {
+    printer.line(match args.format {
         Format::Text => names.join("\n"),
         Format::Json => serde_json::to_string_pretty(&json!({
             "cluster_id": id.as_str(),

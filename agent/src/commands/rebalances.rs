@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn repeated_failures_end_the_run_with_the_reason_of_the_server() {
-        let printer = Printer::default();
+        let printer = Printer::new(cbbootstrap_cli::console::Output::Text);
         let mut rebalances = Rebalances::default();
         assert_eq!(rebalances.memory().rest, Duration::ZERO);
         for _ in 1..MAX_FAILURES {

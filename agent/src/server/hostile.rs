@@ -1,5 +1,6 @@
 //! Servers with arbitrary answers: nothing panics, and no unclear answer counts as blank.
 
+use cbbootstrap_cli::text::printable;
 use cbbootstrap_protocol::names::Uuid;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,10 +10,7 @@ use super::{
     read::{Authority, ClusterAnswer, OwnInfo, PoolsAnswer, Task, host_in},
     *,
 };
-use crate::{
-    failure::printable,
-    record::tests::{assert_plain, mutated},
-};
+use crate::record::tests::{assert_plain, mutated};
 
 fn pools() -> Value {
     json!({"uuid": "0f0f", "pools": [{"name": "default"}], "implementationVersion": "7.6.8", "isEnterprise": true})

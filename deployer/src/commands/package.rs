@@ -5,10 +5,7 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    build::Function,
-    cli::{Arch, PackageArgs},
-    failure::Failure,
-    printer::Printer,
+    cli::PackageArgs, failure::Failure, package::Function, printer::Printer, values::Arch,
 };
 
 #[derive(Debug, Serialize)]

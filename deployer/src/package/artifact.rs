@@ -1,0 +1,167 @@
+//! The artifact: a zip that holds the executable `bootstrap`, and its SHA-256.
+
+use std::{
+    io::{Cursor, Read, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+use sha2::{Digest, Sha256};
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use super::elf;
+use crate::{failure::Failure, values::Arch};
+
+/// What Lambda's `provided` runtimes start.
+const BOOTSTRAP: &str = "bootstrap";
+
+/// Lambda's limit for an unpacked function, in bytes: 250 MB.
+const MAX_UNPACKED: u64 = 250 * 1024 * 1024;
+
+/// A function's zip.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// The zip itself.
+    pub zip: Vec<u8>,
+    /// Its SHA-256, in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl Artifact {
+    /// Packs an executable that Lambda can run on this processor. The same executable gives the same bytes, wherever and
+    /// whenever: name, date (1980-01-01), mode and order are fixed.
+    pub fn pack(executable: &[u8], arch: Arch) -> anyhow::Result<Self> {
+        elf::check(executable, arch)?;
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Deflated)
+            .compression_level(Some(9))
+            .last_modified_time(DateTime::DEFAULT)
+            .unix_permissions(0o755);
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        writer.start_file(BOOTSTRAP, options).context("cannot make the zip")?;
+        writer.write_all(executable).context("cannot make the zip")?;
+        Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner()))
+    }
+
+    /// Reads a zip and sees that Lambda can run what it holds.
+    pub fn read(path: &Path, arch: Arch) -> anyhow::Result<Self> {
+        let zip = std::fs::read(path).map_err(|error| {
+            Failure::new(format!("cannot read `{}`: {error}", path.display()))
+                .hint("`cbbootstrap package --out FILE` builds one")
+        })?;
+        let checked = Self::checked(zip, arch);
+        Ok(checked.map_err(|failure| failure.about(format!("`{}`", path.display())))?)
+    }
+
+    /// The zip, if Lambda can run what it holds.
+    pub fn checked(zip: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
+        let artifact = Self::new(zip);
+        elf::check(&artifact.executable()?, arch)?;
+        Ok(artifact)
+    }
+
+    fn new(zip: Vec<u8>) -> Self {
+        let sha256 = base16(&Sha256::digest(&zip));
+        Self { zip, sha256 }
+    }
+
+    /// The executable within.
+    fn executable(&self) -> Result<Vec<u8>, Failure> {
+        let way_out = "`cbbootstrap package --out FILE` builds a good one";
+        let refuse = |reason: String| Failure::new(reason).hint(way_out);
+        let mut archive = ZipArchive::new(Cursor::new(&self.zip))
+            .map_err(|error| refuse(format!("this is no zip ({error})")))?;
+        let mut entry = archive
+            .by_name(BOOTSTRAP)
+            .map_err(|_| refuse(format!("the zip holds no file `{BOOTSTRAP}` at its top")))?;
+        if entry.unix_mode().is_some_and(|mode| mode & 0o111 == 0) {
+            return Err(refuse(format!("`{BOOTSTRAP}` in the zip is not executable")));
+        }
+        if entry.size() > MAX_UNPACKED {
+            return Err(refuse(format!("`{BOOTSTRAP}` in the zip is over Lambda's 250 MB")));
+        }
+        let mut executable = Vec::new();
+        let read = entry.by_ref().take(MAX_UNPACKED).read_to_end(&mut executable);
+        read.map_err(|error| refuse(format!("the zip is damaged ({error})")))?;
+        Ok(executable)
+    }
+}
+
+/// In lower-case hexadecimal.
+pub fn base16(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// This machine's processor, where Lambda offers it.
+    fn this_machine() -> Option<Arch> {
+        match std::env::consts::ARCH {
+            "x86_64" => Some(Arch::X86_64),
+            "aarch64" => Some(Arch::Arm64),
+            _ => None,
+        }
+    }
+
+    /// A small executable of this machine's.
+    fn executable() -> Vec<u8> {
+        std::fs::read("/bin/sh").expect("every Linux has it")
+    }
+
+    fn zip(name: &str, mode: u32) -> Vec<u8> {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().unix_permissions(mode);
+        writer.start_file(name, options).expect("memory takes it");
+        writer.write_all(&executable()).expect("memory takes it");
+        writer.finish().expect("memory takes it").into_inner()
+    }
+
+    #[test]
+    fn the_same_executable_gives_the_same_zip() {
+        let Some(arch) = this_machine() else {
+            return;
+        };
+        let (executable, directory) = (executable(), tempfile::tempdir().unwrap());
+        let [one, two] = [(); 2].map(|()| Artifact::pack(&executable, arch).unwrap());
+        assert!(one.zip == two.zip);
+        assert_eq!((one.sha256.len(), &one.sha256), (64, &two.sha256));
+
+        let path = directory.path().join("a.zip");
+        std::fs::write(&path, &one.zip).unwrap();
+        let read = Artifact::read(&path, arch).unwrap();
+        assert_eq!(read.sha256, one.sha256);
+        let unpacked = read.executable().unwrap();
+        assert!(unpacked == executable);
+    }
+
+    #[test]
+    fn bad_zips_are_refused_by_name() {
+        let Some(arch) = this_machine() else {
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bad.zip");
+        let mut damaged = zip("bootstrap", 0o755);
+        damaged[200..400].fill(0xff);
+        for (bytes, reason) in [
+            (b"not a zip".to_vec(), "this is no zip"),
+            (Vec::new(), "this is no zip"),
+            (zip("main", 0o755), "holds no file `bootstrap`"),
+            (zip("bin/bootstrap", 0o755), "holds no file `bootstrap`"),
+            (zip("bootstrap", 0o644), "is not executable"),
+            (damaged, "is damaged"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = format!("{:#}", Artifact::read(&path, arch).unwrap_err());
+            assert!(error.contains("bad.zip") && error.contains(reason), "{error}");
+        }
+        let error = Artifact::read(Path::new("no/such.zip"), arch).unwrap_err().to_string();
+        assert!(error.contains("cannot read `no/such.zip`"), "{error}");
+    }
+}

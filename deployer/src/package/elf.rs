@@ -1,0 +1,185 @@
+//! Looks at an executable: what machine it is for, and how new a C library it needs.
+
+use object::{
+    Endianness, elf,
+    read::elf::{ElfFile64, FileHeader, ProgramHeader},
+};
+
+use crate::{failure::Failure, values::Arch};
+
+/// The C library of Amazon Linux 2023, on which `provided.al2023` runs.
+pub const LAMBDA_GLIBC: Version = Version(2, 34);
+
+const BUILD_FOR_LAMBDA: &str =
+    "build it with `--builder zigbuild`, for which `pip install cargo-zigbuild ziglang` is enough";
+
+/// A version of the GNU C library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// What Lambda needs to know of an executable.
+#[derive(Debug, PartialEq, Eq)]
+struct Executable {
+    machine: elf::Machine,
+    /// The program that loads it and its libraries; none where it is static.
+    loader: Option<String>,
+    /// The newest GLIBC symbol it asks for.
+    glibc: Option<Version>,
+}
+
+/// That Lambda can run the executable on this processor.
+pub fn check(bytes: &[u8], arch: Arch) -> Result<(), Failure> {
+    let executable = inspect(bytes).map_err(|error| {
+        Failure::new(format!("`bootstrap` is no 64-bit Linux executable ({error})"))
+            .hint("it must be built for Linux: `cbbootstrap package` does it")
+    })?;
+    judge(&executable, arch)
+}
+
+fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
+    let built_for = match executable.machine {
+        elf::EM_X86_64 => Some(Arch::X86_64),
+        elf::EM_AARCH64 => Some(Arch::Arm64),
+        _ => None,
+    };
+    if built_for != Some(arch) {
+        let (machine, way_out) = match built_for {
+            Some(other) => (
+                other.to_string(),
+                format!("deploy it with `--arch {other}`, or build it for {arch}"),
+            ),
+            None => (format!("machine {}", executable.machine.0), format!("build it for {arch}")),
+        };
+        return Err(Failure::new(format!(
+            "`bootstrap` is built for {machine}, and the function is to run on {arch}"
+        ))
+        .hint(way_out));
+    }
+    if let Some(loader) = executable.loader.as_deref()
+        && !loader.contains("/ld-linux-")
+    {
+        return Err(Failure::new(format!(
+            "`bootstrap` is loaded by `{loader}`, which Lambda's Amazon Linux 2023 does not have"
+        ))
+        .hint(BUILD_FOR_LAMBDA));
+    }
+    match executable.glibc {
+        Some(needed) if needed > LAMBDA_GLIBC => Err(Failure::new(format!(
+            "`bootstrap` needs GLIBC {needed}, and Lambda's Amazon Linux 2023 has {LAMBDA_GLIBC}"
+        ))
+        .hint(BUILD_FOR_LAMBDA)),
+        _ => Ok(()),
+    }
+}
+
+fn inspect(bytes: &[u8]) -> anyhow::Result<Executable> {
+    let file = ElfFile64::<Endianness>::parse(bytes)?;
+    let (endian, header) = (file.endian(), file.elf_header());
+    let mut loader = None;
+    for segment in header.program_headers(endian, bytes)? {
+        if let Some(path) = segment.interpreter(endian, bytes)? {
+            loader = Some(String::from_utf8_lossy(path).into_owned());
+        }
+    }
+    let sections = header.sections(endian, bytes)?;
+    let mut glibc = None;
+    if let Some((mut libraries, names)) = sections.gnu_verneed(endian, bytes)? {
+        let names = sections.strings(endian, bytes, names)?;
+        while let Some((_, mut symbols)) = libraries.next()? {
+            while let Some(symbol) = symbols.next()? {
+                glibc = glibc.max(glibc_version(symbol.name(endian, names)?));
+            }
+        }
+    } else if loader.is_some() {
+        anyhow::bail!("it does not say which libraries it needs");
+    }
+    Ok(Executable { machine: header.e_machine(endian), loader, glibc })
+}
+
+/// `GLIBC_2.34` and `GLIBC_2.2.5`, but not `GLIBC_PRIVATE` or `GCC_3.0`. Relative relocations in the packed form have a
+/// mark of their own, and came with 2.36.
+fn glibc_version(symbol: &[u8]) -> Option<Version> {
+    if symbol == b"GLIBC_ABI_DT_RELR" {
+        return Some(Version(2, 36));
+    }
+    let mut numbers =
+        std::str::from_utf8(symbol).ok()?.strip_prefix("GLIBC_")?.split('.').map(str::parse);
+    Some(Version(numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        for (symbol, expected) in [
+            ("GLIBC_2.2.5", Some(Version(2, 2))),
+            ("GLIBC_2.34", Some(Version(2, 34))),
+            ("GLIBC_ABI_DT_RELR", Some(Version(2, 36))),
+            ("GLIBC_PRIVATE", None),
+            ("GCC_3.0", None),
+            ("GLIBC_", None),
+        ] {
+            assert_eq!(glibc_version(symbol.as_bytes()), expected, "{symbol}");
+        }
+        assert!(Version(2, 4) < Version(2, 34));
+    }
+
+    #[test]
+    fn what_lambda_runs() {
+        let judge = |machine, glibc: Option<Version>, arch| {
+            let loader = glibc.map(|_| "/lib64/ld-linux-x86-64.so.2".to_owned());
+            super::judge(&Executable { machine, loader, glibc }, arch)
+                .map_err(|failure| failure.to_string())
+        };
+        let new = Some(Version(2, 39));
+        for (machine, glibc, arch, refusal) in [
+            (elf::EM_X86_64, None, Arch::X86_64, None),
+            (elf::EM_X86_64, Some(LAMBDA_GLIBC), Arch::X86_64, None),
+            (elf::EM_AARCH64, Some(Version(2, 17)), Arch::Arm64, None),
+            (elf::EM_AARCH64, None, Arch::X86_64, Some("built for arm64")),
+            (elf::EM_X86_64, None, Arch::Arm64, Some("to run on arm64")),
+            (elf::EM_RISCV, None, Arch::X86_64, Some("machine 243")),
+            (elf::EM_X86_64, new, Arch::X86_64, Some("needs GLIBC 2.39")),
+        ] {
+            match (judge(machine, glibc, arch), refusal) {
+                (Ok(()), None) => {}
+                (Err(message), Some(part)) => assert!(message.contains(part), "{message}"),
+                (outcome, _) => panic!("{machine:?} {glibc:?} {arch}: {outcome:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn another_c_library_is_refused() {
+        let musl = Executable {
+            machine: elf::EM_X86_64,
+            loader: Some("/lib/ld-musl-x86_64.so.1".to_owned()),
+            glibc: None,
+        };
+        let message = super::judge(&musl, Arch::X86_64).unwrap_err().to_string();
+        assert!(message.contains("ld-musl"), "{message}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_machines_executables_are_read() {
+        let bytes = std::fs::read("/bin/sh").unwrap();
+        assert!(inspect(&bytes).unwrap().glibc >= Some(Version(2, 2)));
+    }
+
+    #[test]
+    fn what_is_no_executable_is_refused() {
+        for bytes in [&b""[..], b"#!/bin/sh\n", b"\x7fELF", &[0; 4096]] {
+            let message = check(bytes, Arch::X86_64).unwrap_err().to_string();
+            assert!(message.contains("no 64-bit Linux executable"), "{message}");
+        }
+    }
+}

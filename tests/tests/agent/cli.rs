@@ -1,0 +1,1069 @@
+//! `cbbootstrap-agent` as its users call it: what may be said, where secrets may stand, and what it says itself.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    thread,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys};
+use cbbootstrap_tests::{
+    agent::{Agents, LOGIN, SECRET},
+    artifact,
+    cli::{Ended, User, write_private},
+    couchbase::{Node, Servers, Then},
+    http,
+    local::Local,
+    ministack::MiniStack,
+    process::wait_until,
+    programs,
+    terminal::{Terminal, settled},
+};
+use regex::Regex;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Some servers, a local deployment of the API, and the agents between them.
+struct Scene {
+    servers: Servers,
+    agents: Agents,
+    local: Local,
+    data: TempDir,
+}
+
+impl Scene {
+    fn of(servers: Servers) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let local = Local::with(data.path(), &["--no-smoke"]);
+        Self { agents: Agents::new(&local.endpoint, "demo", &servers), servers, local, data }
+    }
+
+    fn start(count: usize) -> Self {
+        Self::of(Servers::start(count))
+    }
+
+    /// With an environment variable of all agents.
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.agents = self.agents.with(name, value);
+        self
+    }
+
+    /// The agent beside a node with these arguments, to be changed before it runs.
+    fn command(&self, node: usize, args: &[&str]) -> Command {
+        self.agents.command(&self.servers[node], args)
+    }
+
+    fn run(&self, node: usize, args: &[&str]) -> Ended {
+        Ended::of(&mut self.command(node, args))
+    }
+
+    fn node(&self, node: usize) -> &Node {
+        &self.servers[node]
+    }
+
+    /// A file with this text that nobody else may read.
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.data.path().join(name);
+        write_private(&path, text);
+        path.display().to_string()
+    }
+
+    /// No server was asked to change anything.
+    #[track_caller]
+    fn assert_nothing_changed(&self) {
+        let changes = self.servers.requests();
+        let changes: Vec<_> = changes.iter().filter(|seen| seen.method != "GET").collect();
+        assert!(changes.is_empty(), "{changes:?}");
+    }
+
+    /// And nothing was claimed.
+    #[track_caller]
+    fn assert_nothing_claimed(&self) {
+        assert_eq!(self.agents.record(), Value::Null);
+    }
+}
+
+/// It failed, and its hint says this.
+#[track_caller]
+fn assert_fails(ended: &Ended, status: i32, error: &str, hint: &str) {
+    ended.failed(status, error);
+    let mut lines = ended.stderr.lines();
+    assert!(
+        lines.any(|line| line.starts_with("hint: ") && line.contains(hint)),
+        "{hint:?} is not in the hint\n{ended}"
+    );
+}
+
+fn with_stdin(mut command: Command, text: &str) -> Ended {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    Ended::of_child(child)
+}
+
+#[test]
+fn wrong_usage_is_told_before_anything_is_done() {
+    let scene = Scene::start(1);
+    let pem = scene.file("empty.pem", "nothing");
+    let empty = scene.file("empty", "\n");
+    let spaces = scene.file("spaces", "open sesame");
+    let up = |options: &[&str]| scene.run(0, &[&["up"], options].concat());
+    for (options, error) in [
+        (&["--memory-quota", "0%"][..], "a quota is"),
+        (&["--memory-quota", "101%"], "a quota is"),
+        (&["--memory-quota", "255"], "at least 256"),
+        (&["--services", "data,bogus"], "`bogus` is not a service"),
+        (&["--services", ""], "is not a service"),
+        (&["--bucket", "app"], "NAME:MB"),
+        (&["--bucket", "app:99"], "at least 100"),
+        (&["--bucket", "app:256:4"], "0 to 3"),
+        (&["--bucket", "a/b:256"], "`a/b` is not a bucket name"),
+        (&["--node", "couchbase-0"], "is a short name"),
+        (&["--node", "http://10.0.0.1"], "without scheme and port"),
+        (&["--node", "127.0.0.1"], "means another host on each host"),
+        (&["--node", "localhost.localdomain"], "means another host on each host"),
+        (&["--lease", "29s"], "a lease lasts 30 s to 86400 s"),
+        (&["--lease", "soon"], "a number and a unit"),
+        (&["--timeout", "9223372036854775807s"], "at most ten years"),
+        (&["--interval=-1s"], "a number and a unit"),
+        (&["--cluster-id", ""], "a cluster's name must not be empty"),
+        (&["--cluster-id", "a b"], "must not contain white space"),
+        (&["--auth", "basic"], "--auth"),
+        (&["--frobnicate"], "--frobnicate"),
+    ] {
+        up(options).failed(2, error);
+    }
+    for (options, error, hint) in [
+        (
+            &["--bucket", "app:256", "--bucket", "app:300"][..],
+            "the bucket `app` is given twice",
+            "--bucket",
+        ),
+        (
+            &["--bucket=a:200,b:200", "--memory-quota=300"],
+            "the buckets need 400 MB on each node, and the data service has 300 MB",
+            "--memory-quota",
+        ),
+        (&["--api", "api.example.com"], "`--api`: a URL is", "`cbbootstrap status`"),
+        (&["--server", "ftp://127.0.0.1"], "`--server`: a URL is", "8091"),
+        (
+            &["--server", "http://192.0.2.10:8091"],
+            "the password would go to http://192.0.2.10:8091 in the clear",
+            "https://",
+        ),
+        (&["--server", "HTTP://192.0.2.10:8091"], "in the clear", "https://"),
+        (
+            &["--password-file", "-", "--secret-file", "-"],
+            "standard input holds one secret",
+            "a file or the environment",
+        ),
+        (&["--password-file", "nowhere"], "cannot read the secret from `nowhere`", "to be there"),
+        (&["--secret-file", &empty], "is empty", "leave it out"),
+        (&["--secret-file", &spaces], "must have 16 to 512 bytes, and has 11", "openssl rand"),
+        (&["--ca-cert", "nowhere"], "cannot read `nowhere`", "authority's certificate"),
+        (&["--ca-cert", &pem], "contains no certificate", "PEM"),
+        (&["--config", "nowhere"], "cannot read `nowhere`", "YAML"),
+        (
+            &["--api", "http://192.0.2.10:8080"],
+            "is not on this host, and `http://` is not encrypted",
+            "`--insecure`",
+        ),
+        (&["--auth=iam"], "the region of the API at", "`--region`, or `AWS_REGION`"),
+    ] {
+        assert_fails(&up(options), 2, error, hint);
+    }
+    // A password in a URL is not repeated.
+    for option in ["--api", "--server"] {
+        let refused = up(&[option, "https://user:t0p-s3cret@10.0.0.1"]);
+        refused.failed(2, "no user name or password in it");
+        assert!(!refused.stderr.contains("t0p-s3cret"), "{refused}");
+    }
+    for (variable, error, hint) in [
+        ("CBBOOTSTRAP_API", "`--api` is missing", "CBBOOTSTRAP_API"),
+        ("CBBOOTSTRAP_CLUSTER_ID", "`--cluster-id` is missing", "`--config`"),
+        ("CB_REST_PASSWORD", "password is missing", "`--password-file`"),
+    ] {
+        let ended = Ended::of(scene.command(0, &["up"]).env_remove(variable));
+        assert_fails(&ended, 2, error, hint);
+    }
+    let ended = Ended::of(scene.command(0, &["up"]).env("CB_REST_PASSWORD", ""));
+    assert_fails(&ended, 2, "password is missing", "`CB_REST_PASSWORD`");
+    scene.run(0, &["down"]).failed(2, "down");
+    scene.run(0, &[]).ended_with(2);
+    assert!(scene.servers.requests().is_empty());
+    scene.assert_nothing_claimed();
+}
+
+/// This needs a look at the server, or the API's word that the node is the first.
+#[test]
+fn a_first_node_that_cannot_be_is_left_blank() {
+    let scene = Scene::start(1);
+    for (options, error, hint) in [
+        (
+            &["--node", "192.0.2.10"][..],
+            "`192.0.2.10` is not an address of this host",
+            "`--alternate-address`",
+        ),
+        (&["--memory-quota=100%"], "--memory-quota: the data service would have", ""),
+        (
+            &["--bucket=app:20000", "--bucket=cache:20000"],
+            "the buckets need 40000 MB",
+            "`--bucket`",
+        ),
+    ] {
+        let cluster = format!("--cluster-id={}", options[0].trim_start_matches('-'));
+        let ended = scene.run(0, &[&["up", &cluster], options].concat());
+        ended.failed(2, error);
+        assert!(ended.stderr.contains(hint), "{ended}");
+    }
+    scene.assert_nothing_changed();
+    assert!(scene.node(0).is_blank());
+}
+
+/// The agent of a user who has set nothing, with these arguments.
+fn alone(user: &User, args: &[&str]) -> Ended {
+    Ended::of(&mut user.program(&programs::agent(), args))
+}
+
+/// The options of a command, as its help lists them, each with its environment variable.
+fn options_of(command: &str) -> Vec<(String, Option<String>)> {
+    let help = alone(&User::default(), &[command, "--help"]).ended_with(0).stdout;
+    let option = Regex::new(r"(?m)^ +(?:-\w, )?--([a-z-]+)").unwrap();
+    let variable = Regex::new(r"\[env: (\w+)=").unwrap();
+    let starts: Vec<_> = option.captures_iter(&help).collect();
+    let ends = starts.iter().skip(1).map(|next| next.get(0).unwrap().start());
+    let ends: Vec<_> = ends.chain([help.len()]).collect();
+    let options = starts.iter().zip(ends).map(|(start, end)| {
+        let said = &help[start.get(0).unwrap().start()..end];
+        let variable = variable.captures(said).map(|found| found[1].to_owned());
+        (start[1].to_owned(), variable)
+    });
+    options.collect()
+}
+
+#[test]
+fn every_option_of_up_may_stand_in_a_file() {
+    let scene = Scene::start(1);
+    let (node, ca_cert) = (scene.node(0), scene.servers.ca_cert().display().to_string());
+    let (password, secret) =
+        (scene.file("password", &format!("{}\n", LOGIN.1)), scene.file("secret", SECRET));
+    let settings = json!({
+        "api": scene.local.endpoint,
+        "cluster_id": "filed",
+        "secret_file": secret,
+        "auth": "none",
+        "region": "eu-west-1",
+        "server": node.url(),
+        "node": node.address(),
+        "username": "admin",
+        "password_file": password,
+        "ca_cert": ca_cert,
+        "insecure": true,
+        "timeout": "1m",
+        "interval": "100ms",
+        "services": ["data", "query"],
+        "memory_quota": 1024,
+        "bucket": ["app:256:0", "cache:100"],
+        "server_group": "us-east-1a",
+        "alternate_address": "localhost",
+        "cluster_name": "demo",
+        "lease": "never",
+        "settle": "0s",
+        "adopt": false,
+    });
+    let all: Vec<_> = settings.as_object().unwrap().keys().cloned().collect();
+    let of_up: Vec<_> = options_of("up")
+        .into_iter()
+        .filter(|(long, variable)| {
+            assert!(
+                variable.is_some() || ["help", "version", "output"].contains(&long.as_str()),
+                "{long} has no environment variable"
+            );
+            !["help", "version", "output", "config"].contains(&long.as_str())
+        })
+        .map(|(long, _)| long.replace('-', "_"))
+        .collect();
+    let missing: Vec<_> = of_up.iter().filter(|key| !all.contains(key)).collect();
+    assert!(missing.is_empty() && of_up.len() == all.len(), "{missing:?}");
+
+    let file = scene.file("agent.yaml", &serde_yaml::to_string(&settings).unwrap());
+    let user = User::default();
+    let run = |args: &[&str]| alone(&user, &[args, &["--config", &file]].concat());
+    let up = run(&["up", "--output", "json"]);
+    let document = up.document();
+    assert_eq!(document["cluster_id"], "filed", "{document}");
+    assert_eq!(document["buckets"], json!(["app", "cache"]), "{document}");
+    assert!(up.stderr.contains("warning: --insecure"), "{up}");
+    let cluster = &scene.servers.clusters()[0];
+    assert_eq!((cluster.name.as_str(), cluster.quota), ("demo", 1024));
+    assert_eq!(cluster.groups, ["us-east-1a"]);
+    assert_eq!(cluster.nodes[0].services, ["kv", "n1ql"]);
+    assert_eq!(cluster.nodes[0].alternate["hostname"], "localhost");
+    let login = Some(("admin", LOGIN.1));
+    let pool = node.call("GET", "/pools/default", &[], login).unwrap();
+    assert_eq!(pool.status, 200);
+
+    // The other commands read what is theirs.
+    let discovered = run(&["discover"]).ended_with(0);
+    assert_eq!(discovered.stdout, format!("{}\n", node.address()));
+    run(&["status"]).ended_with(0);
+}
+
+#[test]
+fn an_option_beats_its_variable_and_that_the_file() {
+    let scene = Scene::start(1);
+    let file = scene.file(
+        "agent.yaml",
+        "{cluster_id: filed, node: filed, bucket: ['filed:100', 'filed:200'], services: [data, filed]}",
+    );
+    // Whichever counts is told in the error.
+    for (command, option, variable, error, status) in [
+        ("discover", "cluster-id", "CBBOOTSTRAP_CLUSTER_ID", "claimed the cluster `NAMEd`", 1),
+        ("status", "node", "CBBOOTSTRAP_NODE", "`NAMEd` is a short name", 2),
+        ("up", "services", "CBBOOTSTRAP_SERVICES", "`NAMEd` is not a service", 2),
+    ] {
+        let option = format!("--{option}=optioned");
+        for (options, value, expected) in [
+            (&[][..], None, "file"),
+            (&[], Some("varied"), "varie"),
+            (&[option.as_str()], None, "optione"),
+            (&[option.as_str()], Some("varied"), "optione"),
+        ] {
+            let args = [&[command, "--config", &file], options].concat();
+            let mut command = scene.command(0, &args);
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+            Ended::of(&mut command).failed(status, &error.replace("NAME", expected));
+        }
+    }
+    // A list is replaced, not added to.
+    let up = |options: &[&str]| scene.run(0, &[&["up", "--config", &file], options].concat());
+    let data = "--services=data";
+    up(&[data]).failed(2, "the bucket `filed` is given twice");
+    up(&[data, "--bucket=mine:100", "--bucket=mine:200"])
+        .failed(2, "the bucket `mine` is given twice");
+    scene.assert_nothing_changed();
+    scene.assert_nothing_claimed();
+}
+
+#[test]
+fn what_is_wrong_with_the_file_is_told() {
+    let scene = Scene::start(1);
+    for (text, error, hint) in [
+        ("clusterid: demo", "there is no option `clusterid`", "did you mean `cluster_id`?"),
+        ("password: secret", "there is no option `password`", "did you mean `password_file`?"),
+        ("colour: red", "there is no option `colour`", "`cbbootstrap-agent up --help`"),
+        ("output: json", "there is no option `output`", ""),
+        ("config: other.yaml", "there is no option `config`", ""),
+        ("shell: bash", "there is no option `shell`", ""),
+        ("1: 2", "there is no option `1`", ""),
+        ("a: [", "is no valid YAML", "cluster_id: NAME"),
+        ("[a, b]", "holds no options", "cluster_id: NAME"),
+        ("text", "holds no options", "cluster_id: NAME"),
+        ("insecure: 5", "`insecure` is `true` or `false`", "--help"),
+        ("cluster_id: 1.10", "`cluster_id` is a text", "--help"),
+        ("cluster_id: true", "`cluster_id` is a text", "--help"),
+        ("cluster_id:", "`cluster_id` has no value", "--help"),
+        ("node: [a, b]", "`node` is one value", "--help"),
+        ("bucket: {app: 256}", "`bucket` is one value", "--help"),
+        ("services: [1]", "`services` is a list of names", "--help"),
+    ] {
+        let file = scene.file("agent.yaml", text);
+        // Nothing that the file may say is said elsewhere.
+        let mut command = scene.command(0, &["up", "--config", &file]);
+        command.env_remove("CBBOOTSTRAP_CLUSTER_ID").env_remove("CBBOOTSTRAP_NODE");
+        let ended = Ended::of(&mut command);
+        assert_fails(&ended, 2, error, hint);
+        assert!(ended.stderr.contains(&format!("`{file}`")), "{ended}");
+    }
+    // What an option must hold holds for the file, too.
+    let file = scene.file("agent.yaml", "memory_quota: 255");
+    scene.run(0, &["up", "--config", &file]).failed(2, "at least 256");
+    // An empty one is fine, and need not be named on the command line.
+    let file = scene.file("agent.yaml", "# nothing yet\n");
+    let mut discover = scene.command(0, &["discover"]);
+    Ended::of(discover.env("CBBOOTSTRAP_AGENT_CONFIG", file))
+        .failed(1, "nobody has claimed the cluster `demo`");
+    scene.assert_nothing_changed();
+}
+
+/// Neither the password nor the cluster's secret is said, in whatever form.
+#[track_caller]
+fn assert_hides(ended: &Ended) {
+    let pair = format!("{}:{}", LOGIN.0, LOGIN.1);
+    let escaped: String = form_urlencoded::byte_serialize(LOGIN.1.as_bytes()).collect();
+    for secret in [LOGIN.1, SECRET, &escaped, &BASE64_STANDARD.encode(pair)] {
+        let said = ended.stdout.contains(secret) || ended.stderr.contains(secret);
+        assert!(!said, "it says {secret:?}\n{ended}");
+    }
+}
+
+#[test]
+fn secrets_come_from_files_standard_input_and_the_environment() {
+    let scene = Scene::start(1);
+    // As an editor and as `printf` end them.
+    let password = scene.file("password", &format!("{}\r\n", LOGIN.1));
+    let secret = scene.file("secret", SECRET);
+    let (by_password, by_secret) = ("--password-file", "--secret-file");
+    for (options, variables, stdin) in [
+        (vec![], vec![("CB_REST_PASSWORD", LOGIN.1), ("CBBOOTSTRAP_SECRET", SECRET)], ""),
+        (vec![by_password, &password, by_secret, &secret], vec![], ""),
+        (vec![by_password, "-", by_secret, &secret], vec![], LOGIN.1),
+        (vec![by_password, &password, by_secret, "-"], vec![], SECRET),
+        (vec![by_secret, "-"], vec![("CBBOOTSTRAP_PASSWORD_FILE", password.as_str())], SECRET),
+        (vec![by_password, "-"], vec![("CBBOOTSTRAP_SECRET_FILE", secret.as_str())], LOGIN.1),
+        // A file beats the environment.
+        (
+            vec![by_password, &password, by_secret, &secret],
+            vec![("CB_REST_PASSWORD", "wrong"), ("CBBOOTSTRAP_SECRET", "wrong")],
+            "",
+        ),
+    ] {
+        let mut command = scene.command(0, &[&["up"][..], &options].concat());
+        command.env_remove("CB_REST_PASSWORD").envs(variables);
+        let up = with_stdin(command, stdin).ended_with(0);
+        assert_hides(&up);
+    }
+    assert_eq!(scene.servers.clusters().len(), 1);
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &ClusterId::new("demo").unwrap());
+    let record = scene.agents.record_with(keys.token());
+    assert_eq!(record["state"], "ready", "{record}");
+}
+
+#[test]
+fn a_clusters_secret_keeps_others_out() {
+    let scene = Scene::start(2).with("CBBOOTSTRAP_SECRET", SECRET);
+    scene.run(0, &["up"]).ended_with(0);
+    let before = scene.servers.requests().len();
+    for (name, value) in
+        [("CBBOOTSTRAP_SECRET", Some("a wrong one, and long enough")), ("CBBOOTSTRAP_SECRET", None)]
+    {
+        for command in ["up", "discover", "leave"] {
+            // The first one's server: to leave, one must be in.
+            let node = usize::from(command == "up");
+            let mut command = scene.command(node, &[command]);
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+            let refused = Ended::of(&mut command);
+            assert_fails(&refused, 5, "the API refuses", "`--secret-file`");
+            assert_hides(&refused);
+        }
+        let mut status = scene.command(0, &["status"]);
+        let status =
+            Ended::of(status.env(name, value.unwrap_or("another wrong one"))).ended_with(1);
+        assert!(status.stdout.contains("not healthy"), "{status}");
+        assert_hides(&status);
+    }
+    let changes = scene.servers.requests().split_off(before);
+    assert!(changes.iter().all(|seen| seen.method == "GET"), "{changes:?}");
+    assert!(scene.node(1).is_blank());
+    scene.run(1, &["up"]).ended_with(0);
+    assert_eq!(scene.servers.clusters()[0].nodes.len(), 2);
+}
+
+#[test]
+fn secrets_are_not_told_when_things_go_wrong() {
+    let scene = Scene::start(2).with("CBBOOTSTRAP_SECRET", SECRET);
+    let (first, node) = (scene.node(0), scene.node(1));
+    let up = |node, options: &[&str]| {
+        let ended = scene.run(node, &[&["up"], options].concat());
+        assert_hides(&ended);
+        ended
+    };
+    // Not by a process that waits, either.
+    node.kill();
+    let waiting = scene.agents.start(node, &[]);
+    let command_line = || fs::read_to_string(format!("/proc/{}/cmdline", waiting.id())).unwrap();
+    wait_until("it runs", || command_line().contains("--output"));
+    let command_line = command_line();
+    assert!(!command_line.contains(SECRET) && !command_line.contains(LOGIN.1));
+    assert_hides(&waiting.kill());
+    let soon = "--timeout=1s";
+    up(1, &[soon]).failed(3, "still waiting");
+    node.restart();
+
+    node.answer_500(true);
+    up(1, &[soon]).failed(3, "answers with status 500");
+    node.answer_500(false);
+
+    scene.servers.on_request(|seen| match seen.path.as_str() {
+        "/clusterInit" => Then::Answer(400),
+        _ => Then::Handle,
+    });
+    let refused = up(0, &[]).ended_with(1);
+    assert!(
+        refused.stderr.contains("refuses to initialise the cluster: This is a test."),
+        "{refused}"
+    );
+    scene.servers.on_request(|seen| match seen.path.as_str() {
+        "/clusterInit" => Then::Drop,
+        _ => Then::Handle,
+    });
+    up(0, &[soon]).failed(3, "still waiting: initialise");
+    scene.servers.on_request(|_| Then::Handle);
+    up(0, &[]).ended_with(0);
+
+    // Its password is another one now.
+    let another = [("username", LOGIN.0), ("password", "another"), ("port", "SAME")];
+    let changed = first.call("POST", "/settings/web", &another, Some(LOGIN));
+    assert_eq!(changed.unwrap().status, 200);
+    up(0, &[soon]).failed(3, "the server has other credentials");
+    let status = scene.run(0, &["status"]).ended_with(1);
+    assert!(status.stdout.contains("has another user name or password"));
+    assert_hides(&status);
+
+    // Nor where more is asked for than there is.
+    let mut untrusting = scene.command(1, &["up", soon]);
+    untrusting
+        .env_remove("CBBOOTSTRAP_CA_CERT")
+        .env("RUST_BACKTRACE", "1")
+        .env("RUST_LOG", "trace");
+    let untrusting = Ended::of(&mut untrusting).ended_with(3);
+    assert_hides(&untrusting);
+
+    node.hang(true);
+    up(1, &[soon]).failed(3, "no answer in time");
+}
+
+#[test]
+fn certificates_are_checked() {
+    let scene = Scene::start(3);
+    scene.run(0, &["up"]).ended_with(0);
+    let before = scene.servers.requests().len();
+    let strangers = Servers::start(1);
+    let strange = strangers.ca_cert().display().to_string();
+    let mut up = scene.command(1, &["up"]);
+    let refused = Ended::of(up.env("CBBOOTSTRAP_CA_CERT", strange));
+    assert_fails(&refused, 1, &scene.node(0).tls_url(), "`--ca-cert`");
+    // Without an authority or a secret, the system's authorities do not count.
+    let mut up = scene.command(1, &["up"]);
+    let refused = Ended::of(up.env_remove("CBBOOTSTRAP_CA_CERT"));
+    assert_fails(&refused, 5, "nothing tells its members from impostors", "`--secret-file`");
+    // The member got no password from them, nor anything else.
+    let seen = scene.servers.requests().split_off(before);
+    assert!(seen.iter().all(|seen| seen.node == 1), "{seen:?}");
+    assert!(scene.node(1).is_blank());
+    scene.run(1, &["up"]).ended_with(0);
+
+    // As it often stands in the environment.
+    let mut insecure = scene.command(2, &["up"]);
+    insecure.env_remove("CBBOOTSTRAP_CA_CERT").env("CBBOOTSTRAP_INSECURE", "1");
+    let insecure = Ended::of(&mut insecure).ended_with(0);
+    assert!(
+        insecure.stderr.contains("warning: --insecure: TLS certificates are not verified."),
+        "{insecure}"
+    );
+    assert_eq!(scene.servers.clusters()[0].nodes.len(), 3);
+    // A node's own server may be spoken to with TLS, too.
+    let mut status = scene.command(1, &["status"]);
+    Ended::of(status.env("CBBOOTSTRAP_SERVER", scene.node(1).tls_url())).ended_with(0);
+}
+
+#[test]
+fn the_community_edition_has_no_tls() {
+    let scene = Scene::of(Servers::start_community(2));
+    scene.run(0, &["up"]).ended_with(0);
+    let before = scene.servers.requests().len();
+    let refused = scene.run(1, &["up"]);
+    assert_fails(&refused, 5, "Community Edition has no TLS", "`--insecure`");
+    let seen = scene.servers.requests().split_off(before);
+    assert!(seen.iter().all(|seen| seen.node == 1), "{seen:?}");
+    assert!(scene.node(1).is_blank());
+    let joined = scene.run(1, &["up", "--insecure"]).ended_with(0);
+    assert!(joined.stderr.contains("warning: --insecure"), "{joined}");
+    assert_eq!(scene.servers.clusters()[0].nodes.len(), 2);
+}
+
+#[test]
+fn discover_tells_whom_to_connect_to() {
+    let scene = Scene::start(2);
+    let discover = |options: &[&str]| scene.run(0, &[&["discover"], options].concat());
+    assert_fails(&discover(&[]), 1, "nobody has claimed the cluster `demo`", "`--wait`");
+    http::claim(&scene.local.endpoint, "claimed", "10.0.0.9").unwrap();
+    assert_fails(
+        &discover(&["--cluster-id", "claimed"]),
+        1,
+        "`10.0.0.9` has not reported the cluster ready yet",
+        "`--wait`",
+    );
+    discover(&["--wait", "--timeout=3s"]).failed(3, "nobody has claimed the cluster `demo`");
+    discover(&["--format", "xml"]).failed(2, "--format");
+
+    // It needs neither a server nor a password.
+    let mut waiting = scene.command(0, &["discover", "--wait"]);
+    waiting.env_remove("CB_REST_PASSWORD");
+    let waiting = waiting.spawn().unwrap();
+    for node in 0..2 {
+        scene.run(node, &["up"]).ended_with(0);
+    }
+    let (first, second) = (scene.node(0).address(), scene.node(1).address());
+    let waited = Ended::of_child(waiting).ended_with(0);
+    assert!(waited.stdout.starts_with(&first), "{waited}");
+    // For the claim, or if the first node was quicker, for its report.
+    assert!(waited.stderr.contains("waiting: "), "{waited}");
+
+    let text = discover(&[]).ended_with(0);
+    assert_eq!(text.stdout, format!("{first}\n{second}\n"));
+    assert_eq!(text.stderr, "");
+    let string = format!("couchbases://{first},{second}");
+    assert_eq!(
+        discover(&["--format", "json"]).document(),
+        json!({
+            "cluster_id": "demo",
+            "cluster_uuid": scene.servers.clusters()[0].uuid,
+            "nodes": [first, second],
+            "connection_string": string,
+        })
+    );
+    let connection = discover(&["--format", "connection-string"]).ended_with(0);
+    assert_eq!(connection.stdout, format!("{string}\n"));
+
+    // Addresses of version 6 stand in brackets.
+    http::claim(&scene.local.endpoint, "six", "fd00::1").unwrap();
+    let ready = r#"{"cluster_id": "six", "node_ip_addr_or_hostname": "fd00::1"}"#;
+    let ready = http::post(&scene.local.endpoint, "/cluster/ready", ready).unwrap();
+    assert_eq!(ready.status, 200, "{ready:?}");
+    let six = discover(&["--cluster-id=six", "--format=connection-string"]).ended_with(0);
+    assert_eq!(six.stdout, "couchbases://[fd00::1]\n");
+
+    // Whoever reads only the first line is no failure.
+    let mut piped = scene.command(0, &["discover"]);
+    let mut piped = piped.spawn().unwrap();
+    drop(piped.stdout.take());
+    Ended::of_child(piped).ended_with(0);
+}
+
+#[test]
+fn status_shows_both_sides() {
+    let scene = Scene::start(2);
+    let status = |node, options: &[&str]| scene.run(node, &[&["status"], options].concat());
+    let says = |ended: &Ended, parts: &[&str]| {
+        for part in parts {
+            assert!(ended.stdout.contains(part), "{part:?}\n{ended}");
+        }
+    };
+    let blank = status(0, &[]).ended_with(1);
+    says(&blank, &["belongs to no cluster", "nobody has claimed it", "not healthy"]);
+    scene.run(0, &["up", "--bucket=app:256"]).ended_with(0);
+    let well = status(0, &[]).ended_with(0);
+    let (first, second) = (scene.node(0).address(), scene.node(1).address());
+    let uuid = scene.servers.clusters()[0].uuid.clone();
+    says(
+        &well,
+        &[
+            &format!("cluster  {uuid}, balanced"),
+            &format!("{first}: active, Group 1"),
+            "buckets: app",
+            &format!("ready, generation 1, to join: {first}"),
+            &format!("reported ready: {first}"),
+            "healthy",
+        ],
+    );
+    assert_eq!(well.stderr, "");
+    assert_eq!(
+        status(0, &["--output", "json"]).document(),
+        json!({
+            "healthy": true,
+            "node": first,
+            "server": {
+                "url": scene.node(0).url(),
+                "version": "7.6.8-7151-enterprise",
+                "cluster": {
+                    "uuid": uuid,
+                    "balanced": true,
+                    "rebalancing": false,
+                    "nodes": [{"name": first, "membership": "active", "healthy": true, "status": "healthy", "group": "Group 1"}],
+                    "buckets": ["app"],
+                },
+            },
+            "api": {
+                "url": scene.local.endpoint,
+                "cluster_id": "demo",
+                "cluster": scene.agents.record(),
+            },
+        })
+    );
+
+    // Added by hand, and no rebalance since.
+    let host = format!("https://{second}");
+    let form = [("hostname", host.as_str()), ("user", ""), ("password", ""), ("services", "kv")];
+    let added = scene.node(0).call("POST", "/controller/addNode", &form, Some(LOGIN));
+    assert_eq!(added.unwrap().status, 200);
+    let added = status(1, &[]).ended_with(1);
+    says(&added, &["not balanced", &format!("{second}: added"), "not healthy"]);
+    scene.run(1, &["up"]).ended_with(0);
+    status(1, &[]).ended_with(0);
+
+    // Another cluster's record, and none that can be asked.
+    let other = status(0, &["--cluster-id", "other"]).ended_with(1);
+    says(&other, &["nobody has claimed it", "not healthy"]);
+    let away = status(0, &["--api", "http://127.0.0.1:1"]).ended_with(1);
+    says(&away, &["the connection is refused", "balanced", "not healthy"]);
+    scene.node(0).kill();
+    let down = status(0, &["--output", "json"]).ended_with(1);
+    let down: Value = serde_json::from_str(&down.stdout).unwrap();
+    assert_eq!(down["healthy"], false, "{down}");
+    let error = down["server"]["error"].as_str().unwrap();
+    assert!(error.contains("the connection is refused"), "{down}");
+    assert_eq!(down["api"]["cluster"]["state"], "ready", "{down}");
+}
+
+#[test]
+fn help_version_and_completions() {
+    let user = User::default();
+    let run = |args: &[&str]| alone(&user, args);
+    let version = run(&["--version"]).ended_with(0).stdout;
+    assert_eq!(version, concat!("cbbootstrap-agent ", env!("CARGO_PKG_VERSION"), "\n"));
+    let help = run(&["--help"]).ended_with(0).stdout;
+    for part in ["up", "discover", "leave", "status", "Exit status:", "CB_REST_PASSWORD"] {
+        assert!(help.contains(part), "{part}\n{help}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).ended_with(0).stdout;
+        assert!(script.contains("alternate-address"), "{script}");
+        if shell == "bash" {
+            let mut bash = Command::new("bash");
+            bash.args(["-n", "/dev/stdin"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let checked = with_stdin(bash, &script).ended_with(0);
+            assert_eq!(checked.stderr, "");
+        }
+    }
+    // A reader that has had enough of it.
+    let mut piped = user.program(&programs::agent(), &["completions", "bash"]);
+    let mut piped = piped.spawn().unwrap();
+    drop(piped.stdout.take());
+    let piped = Ended::of_child(piped).ended_with(0);
+    assert_eq!(piped.stderr, "");
+    run(&["completions", "tcsh"]).failed(2, "tcsh");
+}
+
+#[test]
+fn what_is_waited_for_is_told_when_the_time_is_up() {
+    let scene = Scene::start(1);
+    let soon = "--timeout=500ms";
+    let up = |options: &[&str]| scene.run(0, &[&["up", soon], options].concat());
+    let late = |ended: &Ended, parts: &[&str]| {
+        for part in parts {
+            assert_fails(ended, 3, part, "run it again to go on");
+        }
+        ended.failed(3, "not done after 0.5 s, still waiting: ");
+    };
+    scene.node(0).kill();
+    let down = up(&[]);
+    late(&down, &[&scene.node(0).url(), "the connection is refused"]);
+    // One line says it, however often it looked.
+    let waiting = down.stderr.lines().filter(|line| line.contains("waiting: "));
+    assert_eq!(waiting.count(), 2, "{down}");
+    assert!(!down.stderr.contains('\u{1b}'), "{down}");
+    scene.node(0).restart();
+
+    late(
+        &up(&["--api", "http://127.0.0.1:1"]),
+        &["http://127.0.0.1:1 does not answer: the connection is refused"],
+    );
+    http::claim(&scene.local.endpoint, "demo", "10.0.0.9").unwrap();
+    late(&up(&[]), &["`10.0.0.9` is to initialise the cluster; its claim never expires"]);
+    let leased =
+        r#"{"cluster_id": "leased", "node_ip_addr_or_hostname": "10.0.0.9", "lease_seconds": 600}"#;
+    http::post(&scene.local.endpoint, "/cluster", leased).unwrap();
+    let leased = up(&["--cluster-id", "leased"]);
+    late(&leased, &["its claim expires in "]);
+    // The seconds go by, and that is no news.
+    let waiting = leased.stderr.lines().filter(|line| line.contains("  waiting: "));
+    assert_eq!(waiting.count(), 1, "{leased}");
+    scene.assert_nothing_changed();
+}
+
+/// A service of the test's own, which answers each request: by its first line and its headers.
+fn serve(answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = BufReader::new(stream);
+            let (first, headers) = head(&mut stream);
+            let (status, body) = answer(&first, &headers);
+            let length = body.len();
+            let text = format!(
+                "HTTP/1.1 {status} Said\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            let _ = stream.get_mut().write_all(text.as_bytes());
+        }
+    });
+    url
+}
+
+/// A request's first line without the version, and its headers with their names in small letters.
+fn head(stream: &mut impl BufRead) -> (String, String) {
+    let mut lines = stream.lines().map_while(Result::ok);
+    let first = lines.next().unwrap_or_default();
+    let first = first.trim_end_matches(" HTTP/1.1").to_owned();
+    let headers = lines.take_while(|line| !line.is_empty()).map(|line| {
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        format!("{}:{value}\n", name.to_lowercase())
+    });
+    (first, headers.collect())
+}
+
+/// A proxy for an API on this machine, whose name not every C library knows.
+fn proxy() -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || tunnel(stream));
+        }
+    });
+    url
+}
+
+fn tunnel(mut client: TcpStream) {
+    // Byte by byte: what follows the head is the server's.
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") && client.read_exact(&mut byte).is_ok() {
+        request.push(byte[0]);
+    }
+    let request = String::from_utf8_lossy(&request);
+    let target = request.strip_prefix("CONNECT ").unwrap_or_default();
+    let target = target.split(' ').next().unwrap_or_default();
+    let (host, port) = target.rsplit_once(':').unwrap_or_default();
+    assert!(host.ends_with(".execute-api.localhost"), "only the API's: {request}");
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse().unwrap())).unwrap();
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").unwrap();
+    let pipe = |mut from: TcpStream, mut to: TcpStream| {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    };
+    let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    let back = thread::spawn(move || pipe(back.0, back.1));
+    pipe(client, server);
+    let _ = back.join();
+}
+
+#[test]
+fn other_programs_are_told_from_couchbase_and_the_api() {
+    let scene = Scene::start(1);
+    let page = serve(|_, _| (404, "<html>\n<title>Not here</title></html>".to_owned()));
+    let status = |option: &str, url: &str| {
+        let status = scene.run(0, &["status", option, url]).ended_with(1);
+        assert!(!status.stdout.contains("<html>"), "{status}");
+        status.stdout
+    };
+    let server = status("--server", &page);
+    assert!(server.contains(&format!("{page} answers with status 404")), "{server}");
+    let api = status("--api", &page);
+    assert!(api.contains("not as the bootstrap service does"), "{api}");
+    let (node, endpoint) = (scene.node(0).url(), &scene.local.endpoint);
+    for (option, plain) in [("--server", &node), ("--api", endpoint)] {
+        let tls = status(option, &plain.replace("http:", "https:"));
+        assert!(tls.contains("it does not speak TLS"), "{tls}");
+    }
+    let discovered = scene.run(0, &["discover", "--api", &page]);
+    assert_fails(&discovered, 1, "answers with status 404", "`cbbootstrap status`");
+    let up = scene.run(0, &["up", "--timeout=300ms", "--server", &page]);
+    assert_fails(&up, 3, &format!("{page} answers with status 404"), "");
+    // Well-formed, and of another service.
+    let json = serve(|_, _| (200, "{}".to_owned()));
+    scene
+        .run(0, &["discover", "--api", &json])
+        .failed(1, "does not answer as the bootstrap service does");
+    let server = status("--server", &json);
+    assert!(server.contains("does not answer as Couchbase Server does"), "{server}");
+    scene.assert_nothing_changed();
+}
+
+/// EC2's metadata service, version 2: without a token it says nothing.
+fn instance(paths: &'static [(&'static str, &'static str)], credentials: String) -> String {
+    serve(move |request, headers| {
+        if request == "PUT /latest/api/token" {
+            let asked = headers.contains("x-aws-ec2-metadata-token-ttl-seconds:");
+            return (if asked { 200 } else { 400 }, "a-token".to_owned());
+        }
+        if !headers.contains("x-aws-ec2-metadata-token: a-token") {
+            return (401, String::new());
+        }
+        let path = request.strip_prefix("GET /latest/meta-data/").unwrap_or_default();
+        if path == "iam/security-credentials/the-role" {
+            return (200, credentials.clone());
+        }
+        match paths.iter().find(|(known, _)| *known == path) {
+            Some((_, text)) => (200, (*text).to_owned()),
+            None => (404, String::new()),
+        }
+    })
+}
+
+/// Credentials as the metadata services hand them out.
+fn handed_out(credentials: &Value) -> String {
+    json!({
+        "AccessKeyId": credentials["AccessKeyId"],
+        "SecretAccessKey": credentials["SecretAccessKey"],
+        "Token": credentials["SessionToken"],
+        "Expiration": "2099-01-01T00:00:00Z",
+    })
+    .to_string()
+}
+
+#[test]
+fn requests_are_signed_with_what_aws_hands_out() {
+    let aws = MiniStack::start();
+    let zip = artifact::zip().display().to_string();
+    let deploy = ["deploy", "--no-smoke", "--auth=iam", "--output=json", "--function-zip", &zip];
+    let endpoint = aws.user().run(&deploy).document()["endpoint"].clone();
+    let endpoint = endpoint.as_str().unwrap();
+    let credentials = aws.boto("client('sts').get_session_token()['Credentials']");
+    let secret = credentials["SecretAccessKey"].as_str().unwrap();
+    let instance =
+        instance(&[("iam/security-credentials/", "the-role\n")], handed_out(&credentials));
+    let handed = handed_out(&credentials);
+    let task = serve(move |request, headers| {
+        let is_known =
+            request == "GET /v2/credentials" && headers.contains("authorization: Bearer a\n");
+        if is_known { (200, handed.clone()) } else { (403, "no".to_owned()) }
+    });
+    let task = format!("{task}/v2/credentials");
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "Bearer a\n").unwrap();
+    let token = token.path().display().to_string();
+    let servers = Servers::start(4);
+    let proxy = proxy();
+    let agents = |cluster: &str| {
+        Agents::new(endpoint, cluster, &servers)
+            .with("http_proxy", &proxy)
+            .with("CBBOOTSTRAP_AUTH", "iam")
+            .with("AWS_REGION", "us-east-1")
+            .with("CBBOOTSTRAP_TIMEOUT", "30s")
+    };
+    let part = |name: &str| credentials[name].as_str().unwrap();
+    let (full, in_full) = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", task.as_str());
+    for (index, variables) in [
+        vec![
+            ("AWS_ACCESS_KEY_ID", part("AccessKeyId")),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+            ("AWS_SESSION_TOKEN", part("SessionToken")),
+        ],
+        vec![
+            // Set to nothing is not set.
+            ("AWS_ACCESS_KEY_ID", ""),
+            ("AWS_SECRET_ACCESS_KEY", ""),
+            ("AWS_EC2_METADATA_DISABLED", "false"),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &instance),
+        ],
+        vec![(full, in_full), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer a")],
+        vec![(full, in_full), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let agents = variables
+            .iter()
+            .fold(agents(&format!("c{index}")), |agents, (name, value)| agents.with(name, value));
+        let up = agents.up(&servers[index], &[]);
+        assert_eq!(up.document()["is_initial_node"], true, "{up}");
+        assert!(!up.stderr.contains(secret), "{up}");
+        agents.run(&servers[index], &["discover"]).ended_with(0);
+    }
+
+    // Nobody's requests.
+    let none = agents("c9").run(&servers[0], &["discover"]);
+    assert_fails(&none, 1, "there are no AWS credentials", "AWS_ACCESS_KEY_ID");
+    let unsigned = agents("c9").with("CBBOOTSTRAP_AUTH", "none");
+    let unsigned = unsigned.run(&servers[0], &["discover"]);
+    assert_fails(&unsigned, 1, "answers with status 403", "`--auth iam`");
+    let wrong = agents("c9")
+        .with("AWS_ACCESS_KEY_ID", part("AccessKeyId"))
+        .with("AWS_SECRET_ACCESS_KEY", "wrong");
+    let wrong = wrong.run(&servers[0], &["discover"]);
+    assert_fails(&wrong, 1, "answers with status 403", "`execute-api:Invoke`");
+    let denied =
+        agents("c9").with(full, in_full).with("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer b");
+    let denied = denied.run(&servers[0], &["discover"]);
+    assert_fails(&denied, 1, "status 403", "task");
+}
+
+/// Its own address and the name that this host has for itself are of no use to others: AWS knows better.
+#[test]
+fn a_nodes_name_is_what_ecs_or_ec2_say() {
+    let named = |variables: &[(&str, &str)]| {
+        let user = User::default();
+        let mut command = user.program(&programs::agent(), &["status", "--output=json"]);
+        command
+            .env("CBBOOTSTRAP_API", "http://127.0.0.1:1")
+            .env("CBBOOTSTRAP_CLUSTER_ID", "demo")
+            .env("CB_REST_PASSWORD", LOGIN.1)
+            .env("CBBOOTSTRAP_SERVER", "http://127.0.0.1:1")
+            .envs(variables.iter().copied());
+        let ended = Ended::of(&mut command);
+        let status: Option<Value> = serde_json::from_str(&ended.stdout).ok();
+        (status.map(|status| status["node"].clone()), ended)
+    };
+    let task =
+        |networks: Value| serve(move |_, _| (200, json!({"Networks": networks}).to_string()));
+    let ecs = "ECS_CONTAINER_METADATA_URI_V4";
+    for (networks, expected) in [
+        (
+            json!([{"IPv4Addresses": ["127.9.0.1"], "PrivateDNSName": "ip-10-0-0-1.ec2.internal"}]),
+            "ip-10-0-0-1.ec2.internal",
+        ),
+        (json!([{"IPv4Addresses": ["127.9.0.1"]}]), "127.9.0.1"),
+    ] {
+        let (node, ended) = named(&[(ecs, &task(networks))]);
+        assert_eq!(node, Some(json!(expected)), "{ended}");
+    }
+    // Where the host has a full name, that is taken before EC2's.
+    let (own, ended) = named(&[]);
+    if own.is_some() {
+        return;
+    }
+    assert_fails(&ended, 2, "which is not a name that other nodes can reach it by", "`--node`");
+    let instance = instance(&[("local-hostname", "ip-10-0-0-2.ec2.internal")], String::new());
+    let ec2 = [
+        ("AWS_EC2_METADATA_DISABLED", "false"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", instance.as_str()),
+    ];
+    let (node, ended) = named(&ec2);
+    assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");
+    // A task that says nothing of use has a host that does.
+    let empty = task(json!([]));
+    let (node, ended) = named(&[ec2[0], ec2[1], (ecs, &empty)]);
+    assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");
+}
+
+#[test]
+fn on_a_terminal_a_line_moves() {
+    let scene = Scene::start(1);
+    scene.node(0).kill();
+    let up = scene.command(0, &["up", "--bucket=app:256"]);
+    let mut terminal = Terminal::of(&up, (220, 40));
+    terminal.wait_for("the connection is refused");
+    let waiting = terminal.screen();
+    assert_eq!(waiting.lines().count(), 1, "{waiting}");
+    scene.node(0).restart();
+    assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
+    let screen = settled(&terminal.screen())
+        .replace(&scene.node(0).address(), "<node>")
+        .replace(&scene.servers.clusters()[0].uuid, "<uuid>");
+    insta::assert_snapshot!("up", screen);
+
+    // The same in one that is too narrow for it.
+    scene.node(0).kill();
+    let up = scene.command(0, &["up"]);
+    let mut terminal = Terminal::of(&up, (40, 20));
+    terminal.wait_for("does not");
+    thread::sleep(std::time::Duration::from_secs(1));
+    let waiting = terminal.transcript();
+    assert_eq!(waiting.matches("does not").count(), 1, "{waiting}");
+    terminal.press_ctrl_c();
+    assert_eq!(terminal.wait(), None, "a signal ends it");
+}
