@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    fmt,
     time::{Duration, Instant},
 };
 
@@ -103,17 +102,6 @@ impl Answer {
 
     pub fn claim(&self) -> Claim {
         (self.record.generation, self.lease_end)
-    }
-}
-
-/// Hides the token.
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, cluster_id, .. } = self;
-        f.debug_struct("Api")
-            .field("url", url)
-            .field("cluster_id", cluster_id)
-            .finish_non_exhaustive()
     }
 }
 

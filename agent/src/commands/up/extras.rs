@@ -19,12 +19,12 @@ impl Run<'_> {
         match (done, extra) {
             (Ok(done), Extra::Bucket(name)) => {
                 self.printer.step(done);
-                self.created.insert(name.clone());
+                self.state.created.insert(name.clone());
                 wait_for_bucket(name)
             }
             (Ok(done), extra) => {
                 self.printer.step(done);
-                self.done.settled.insert(extra.clone());
+                self.state.done.settled.insert(extra.clone());
                 Attempt::Again
             }
             (Err(error), extra) if error.is_permanent() => self.note_refusal(extra, &error),
@@ -44,7 +44,7 @@ impl Run<'_> {
             // The bucket may have appeared.
             match self.here.server.cluster() {
                 Ok(Some(view)) if view.buckets.contains(name) => return Attempt::Again,
-                Ok(_) if self.created.contains(name) => return wait_for_bucket(name),
+                Ok(_) if self.state.created.contains(name) => return wait_for_bucket(name),
                 Ok(_) => {}
                 Err(error) => return Attempt::wait(error.to_string()),
             }
@@ -52,8 +52,8 @@ impl Run<'_> {
         self.printer.warning(format_args!(
             "the server refuses the {what}: {error}; the node is a member without it"
         ));
-        self.refused.push(what);
-        self.done.settled.insert(extra.clone());
+        self.state.refused.push(what);
+        self.state.done.settled.insert(extra.clone());
         Attempt::Again
     }
 
@@ -78,7 +78,7 @@ impl Run<'_> {
                 server.rename_group(own, wanted)?;
                 Ok(format!("group: `{wanted}`"))
             }
-            _ if !self.done.has_initialised => {
+            _ if !self.state.done.has_initialised => {
                 let group = this.group.as_deref().unwrap_or("another one");
                 refusal(format!(
                     "it is in the server group `{group}`, and only a person may move it"

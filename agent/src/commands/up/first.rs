@@ -39,10 +39,12 @@ impl Run<'_> {
     /// The data service's memory in MB.
     fn quota(&self) -> Result<u64, Failure> {
         let quota =
-            self.plan.quota.megabytes(self.memory_bytes, &self.plan.services).map_err(|why| {
-                Failure::usage(format!("--memory-quota: {why}"))
-                    .hint("`auto` chooses a quota that fits the node")
-            })?;
+            self.plan.quota.megabytes(self.state.memory_bytes, &self.plan.services).map_err(
+                |why| {
+                    Failure::usage(format!("--memory-quota: {why}"))
+                        .hint("`auto` chooses a quota that fits the node")
+                },
+            )?;
         let buckets: u64 = self.plan.buckets.iter().map(|bucket| bucket.quota).sum();
         if buckets > quota {
             return Err(buckets_too_big(buckets, quota));
@@ -98,7 +100,8 @@ impl Run<'_> {
                 }
             };
             self.printer.step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
-            self.done
+            self.state
+                .done
                 .inspections
                 .extend(inspection.ok().map(|inspection| (node.clone(), inspection)));
         }
@@ -119,13 +122,15 @@ impl Run<'_> {
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
     pub(super) fn give_up_claim(&mut self, node: &Node) -> Round {
         let generation = self.record().map(|record| record.generation);
-        if let Err(error) = self.api.leave(&self.here.node, self.own_uuid.as_ref(), generation) {
+        if let Err(error) =
+            self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), generation)
+        {
             return Attempt::wait(format!("the claim cannot be given up yet: {error}"));
         }
         self.printer.warning(format_args!(
             "`{node}` has initialised its server without reporting it: this node gives its claim up, so that `{node}` can report"
         ));
-        self.occupied = Some((node.clone(), Instant::now()));
+        self.state.occupied = Some((node.clone(), Instant::now()));
         Attempt::Again
     }
 
@@ -150,7 +155,7 @@ impl Run<'_> {
         };
         match self.here.server.initialise(&first) {
             Ok(()) => {
-                self.done.has_initialised = true;
+                self.state.done.has_initialised = true;
                 self.printer.step(format_args!(
                     "initialise: a cluster of one node, {quota} MB, {services}"
                 ));
@@ -159,7 +164,7 @@ impl Run<'_> {
             Err(error) if error.is_permanent() => self.end_refused(&error, record.generation),
             // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
-                self.may_be_under_way = true;
+                self.state.may_be_under_way = true;
                 Ok(Attempt::wait(format!("initialise: {error}")))
             }
         }
@@ -170,11 +175,11 @@ impl Run<'_> {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
             return Ok(Attempt::wait(format!("initialise: {error}")));
         }
-        let hint = if self.may_be_under_way {
+        let hint = if self.state.may_be_under_way {
             "an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then"
         } else {
             // A claim that cannot be given up expires.
-            let _ = self.api.leave(&self.here.node, self.own_uuid.as_ref(), Some(generation));
+            let _ = self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), Some(generation));
             "the message is the server's; nothing was changed, and another node may begin"
         };
         let why = format!("the server refuses to initialise the cluster: {error}");

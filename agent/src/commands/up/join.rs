@@ -68,11 +68,11 @@ impl Run<'_> {
     /// Joins through the first member that can add this node.
     pub(super) fn join(&mut self, members: &[Node], record: &Record) -> anyhow::Result<Round> {
         let now = Instant::now();
-        self.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
-        self.joining.adding.take_if(|(_, since)| now - *since >= ADD_TIME);
+        self.state.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
+        self.state.joining.adding.take_if(|(_, since)| now - *since >= ADD_TIME);
         let (mut reasons, mut skips) = (Vec::new(), Vec::new());
         for member in members {
-            let Joining { dead, adding, .. } = &self.joining;
+            let Joining { dead, adding, .. } = &self.state.joining;
             if dead.contains_key(member) && dead.len() < members.len() {
                 skips.push(Skip::Dead);
                 continue;
@@ -86,7 +86,7 @@ impl Run<'_> {
                 Joined::Skipped(skip, why) => (skip, why),
             };
             if skip == Skip::Dead {
-                self.joining.dead.insert(member.clone(), now);
+                self.state.joining.dead.insert(member.clone(), now);
             }
             skips.push(skip);
             reasons.push(format!("`{member}`: {why}"));
@@ -106,7 +106,7 @@ impl Run<'_> {
                 .into());
         }
         // The members may have changed.
-        self.answer = Known::NotYet;
+        self.state.answer = Known::NotYet;
         let wait = Wait::new(format!("no member can add this node: {reasons}"));
         let id = self.api.cluster_id.as_str();
         Ok(Attempt::Wait(if skips.contains(&Skip::Unproven) {
@@ -147,10 +147,10 @@ impl Run<'_> {
             }
             Err(error) => return Ok(Joined::skip(error.to_string())),
         };
-        let (node, own) = (&self.here.node, self.own_uuid.as_ref());
+        let (node, own) = (&self.here.node, self.state.own_uuid.as_ref());
         match decision::admission(node, own, &view, record.cluster_uuid.as_ref()) {
             Admission::Add => {
-                self.joining.name_taken_since = None;
+                self.state.joining.name_taken_since = None;
                 self.add(&server, member)
             }
             Admission::Later(why) => Ok(Joined::wait(why)),
@@ -164,8 +164,8 @@ impl Run<'_> {
 
     /// Another server is a healthy member under this node's name. It may be this one, while it is being added.
     fn wait_for_name(&mut self, uuid: &Uuid) -> anyhow::Result<Joined> {
-        let since = *self.joining.name_taken_since.get_or_insert_with(Instant::now);
-        let own = self.own_uuid.as_ref().map_or("unknown", Uuid::as_str);
+        let since = *self.state.joining.name_taken_since.get_or_insert_with(Instant::now);
+        let own = self.state.own_uuid.as_ref().map_or("unknown", Uuid::as_str);
         let why = format!(
             "the cluster has a healthy member `{}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name",
             self.here.node
@@ -183,20 +183,20 @@ impl Run<'_> {
         };
         let services = self.plan.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
-        self.joining.adding = Some((member.clone(), Instant::now()));
+        self.state.joining.adding = Some((member.clone(), Instant::now()));
         let (node, tls) = (&self.here.node, self.is_enterprise());
         match server.add(node, &services, group_path.as_deref(), tls) {
             Ok(()) => {
-                self.joining.refusals = 0;
-                self.joining.adding = None;
+                self.state.joining.refusals = 0;
+                self.state.joining.adding = None;
                 self.printer.step(format_args!("join: added by `{member}`"));
                 Ok(Joined::Ended(Attempt::Again))
             }
             Err(Error::Unreachable(why) | Error::Failing(why)) => Ok(Joined::wait(why)),
             Err(error) => {
-                self.joining.adding = None;
-                self.joining.refusals += 1;
-                if self.joining.refusals < MAX_REFUSALS {
+                self.state.joining.adding = None;
+                self.state.joining.refusals += 1;
+                if self.state.joining.refusals < MAX_REFUSALS {
                     // A rebalance may have begun: the next round shows it.
                     return Ok(Joined::skip(error.to_string()));
                 }

@@ -61,13 +61,19 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
 
 type Round = Attempt<Box<(View, Record)>>;
 
-/// A run: its settings, and its state from round to round.
+/// A run: its settings and its state.
 struct Run<'r> {
     here: &'r Here,
     api: &'r Api,
     plan: &'r Plan,
     printer: &'r Printer,
     goal: Goal,
+    state: State,
+}
+
+/// The state of a run from round to round.
+#[derive(Default)]
+struct State {
     /// The API's answer, if it is final or of this round.
     answer: Known,
     /// The latest claim.
@@ -97,20 +103,12 @@ struct Run<'r> {
     actions: u32,
 }
 
+#[derive(Default)]
 enum Known {
+    #[default]
     NotYet,
     NoRecord,
     Answer(Box<Answer>),
-}
-
-impl Known {
-    fn as_of_now(&self) -> Asked {
-        match self {
-            Self::NotYet => Asked::NotYet,
-            Self::NoRecord => Asked::NoRecord,
-            Self::Answer(answer) => Asked::Record(answer.record()),
-        }
-    }
 }
 
 impl<'r> Run<'r> {
@@ -135,37 +133,20 @@ impl<'r> Run<'r> {
                     Lease::Never => OCCUPIED_LIMIT,
                 },
             },
-            answer: Known::NotYet,
-            claim: (0, None),
-            pools: None,
-            own_uuid: None,
-            memory_bytes: 0,
-            rebalances: Rebalances::default(),
-            joining: Joining::default(),
-            other_credentials_since: None,
-            nodes: Vec::new(),
-            same_since: None,
-            occupied: None,
-            refused: Vec::new(),
-            created: BTreeSet::new(),
-            may_be_under_way: false,
-            failed_attestations: 0,
-            done: Memory::default(),
-            last: None,
-            actions: 0,
+            state: State::default(),
         }
     }
 
     /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
     /// the API answer, the agent never spins.
     fn round_with_pauses(&mut self) -> anyhow::Result<Round> {
-        let last = self.last.take();
+        let last = self.state.last.take();
         let round = self.round()?;
         let is_again = matches!(round, Attempt::Again);
-        self.actions = if is_again { self.actions + 1 } else { 0 };
-        let is_repeated = last.is_some() && last == self.last;
-        if is_again && (is_repeated || self.actions >= MAX_ACTIONS) {
-            self.actions = 0;
+        self.state.actions = if is_again { self.state.actions + 1 } else { 0 };
+        let is_repeated = last.is_some() && last == self.state.last;
+        if is_again && (is_repeated || self.state.actions >= MAX_ACTIONS) {
+            self.state.actions = 0;
             return Ok(Attempt::wait("the last step has no effect yet"));
         }
         Ok(round)
@@ -176,12 +157,12 @@ impl<'r> Run<'r> {
         let own = self.read_own_server()?;
         self.observe(&own)?;
         // An answer that is not final may have changed.
-        if !matches!(&self.answer, Known::Answer(answer) if answer.is_final()) {
-            self.answer = Known::NotYet;
+        if !matches!(&self.state.answer, Known::Answer(answer) if answer.is_final()) {
+            self.state.answer = Known::NotYet;
         }
         let mut has_claimed = false;
         loop {
-            let asked = self.answer.as_of_now();
+            let asked = self.asked();
             let action = decision::next_action(&self.goal, &own, &asked, &self.memory());
             match action {
                 Action::Claim if has_claimed => {
@@ -194,7 +175,7 @@ impl<'r> Run<'r> {
                     }
                 }
                 action => {
-                    self.last = Some(action.clone());
+                    self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
                     return self.act(action, view, self.record());
                 }
@@ -207,45 +188,50 @@ impl<'r> Run<'r> {
         let now = Instant::now();
         match own {
             OwnServer::OtherCredentials => {
-                self.other_credentials_since.get_or_insert(now);
+                self.state.other_credentials_since.get_or_insert(now);
             }
-            _ => self.other_credentials_since = None,
+            _ => self.state.other_credentials_since = None,
         }
         let OwnServer::Member(view) = own else {
             return Ok(());
         };
         let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
         let nodes: Vec<_> = nodes.collect();
-        if self.nodes != nodes || view.is_rebalancing {
-            self.nodes = nodes;
-            self.same_since = Some(now);
+        if self.state.nodes != nodes || view.is_rebalancing {
+            self.state.nodes = nodes;
+            self.state.same_since = Some(now);
         }
-        self.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)
+        self.state.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)
     }
 
-    /// The record, as of now.
-    fn record(&self) -> Option<Record> {
-        match &self.answer {
-            Known::Answer(answer) => Some(answer.record()),
-            Known::NotYet | Known::NoRecord => None,
+    /// The API's answer, as of now.
+    fn asked(&self) -> Asked {
+        match &self.state.answer {
+            Known::NotYet => Asked::NotYet,
+            Known::NoRecord => Asked::NoRecord,
+            Known::Answer(answer) => Asked::Record(answer.record()),
         }
+    }
+
+    fn record(&self) -> Option<Record> {
+        if let Asked::Record(record) = self.asked() { Some(record) } else { None }
     }
 
     fn memory(&self) -> Memory {
-        let Memory { rest, unreachable_for, .. } = self.rebalances.memory();
-        let occupied = self.occupied.as_ref();
+        let Memory { rest, unreachable_for, .. } = self.state.rebalances.memory();
+        let occupied = self.state.occupied.as_ref();
         Memory {
-            other_credentials_for: time_since(self.other_credentials_since),
-            same_for: time_since(self.same_since),
+            other_credentials_for: time_since(self.state.other_credentials_since),
+            same_for: time_since(self.state.same_since),
             unreachable_for,
             rest,
             occupied_by: occupied.map(|(node, since)| (node.clone(), since.elapsed())),
-            ..self.done.clone()
+            ..self.state.done.clone()
         }
     }
 
     fn is_enterprise(&self) -> bool {
-        self.pools.as_ref().is_none_or(|pools| pools.is_enterprise)
+        self.state.pools.as_ref().is_none_or(|pools| pools.is_enterprise)
     }
 
     fn read_own_server(&mut self) -> Result<OwnServer, Failure> {
@@ -255,7 +241,7 @@ impl<'r> Run<'r> {
             Err(error) => return Ok(unusable(error)),
             Ok(pools) => pools,
         };
-        if self.pools.is_none() {
+        if self.state.pools.is_none() {
             let state = match &pools.uuid {
                 None => "belongs to no cluster yet".to_owned(),
                 Some(uuid) => format!("belongs to the cluster {uuid}"),
@@ -264,13 +250,13 @@ impl<'r> Run<'r> {
             self.printer.step(format_args!("server: {url} runs {version} and {state}"));
         }
         let uuid = pools.uuid.clone();
-        self.pools = Some(pools);
+        self.state.pools = Some(pools);
         Ok(match uuid.map(|uuid| server.view(uuid)) {
             // Everything slow, or that may be refused, comes before a claim.
             None => match server.own_info() {
                 Ok(own) => {
-                    self.own_uuid.clone_from(&own.uuid);
-                    self.memory_bytes = own.memory_total;
+                    self.state.own_uuid.clone_from(&own.uuid);
+                    self.state.memory_bytes = own.memory_total;
                     OwnServer::Blank(own.uuid)
                 }
                 Err(error) => unusable(error),
@@ -278,7 +264,7 @@ impl<'r> Run<'r> {
             Some(Ok(Some(view))) => {
                 let uuid = view.this().and_then(|this| this.uuid.clone());
                 // This answer may lack the UUID of an earlier one.
-                self.own_uuid = uuid.or(self.own_uuid.take());
+                self.state.own_uuid = uuid.or(self.state.own_uuid.take());
                 OwnServer::Member(view)
             }
             Some(Ok(None)) => {
@@ -298,7 +284,7 @@ impl<'r> Run<'r> {
         }
         let node = &self.here.node;
         let answer = if claim {
-            self.api.claim(node, self.own_uuid.as_ref(), self.plan.lease.seconds()).map(Some)
+            self.api.claim(node, self.state.own_uuid.as_ref(), self.plan.lease.seconds()).map(Some)
         } else {
             self.api.status(Some(node))
         };
@@ -308,7 +294,7 @@ impl<'r> Run<'r> {
             answer => answer,
         };
         match answer {
-            Ok(None) => self.answer = Known::NoRecord,
+            Ok(None) => self.state.answer = Known::NoRecord,
             Ok(Some(answer)) => self.learn(answer),
             Err(ApiError::Temporary(why)) => return Ok(Some(why)),
             Err(ApiError::Refused(problem)) if problem.code == "name_taken" => {
@@ -325,24 +311,24 @@ impl<'r> Run<'r> {
 
     /// Stores an answer and prints what is new in it.
     fn learn(&mut self, answer: Answer) {
-        let answer = answer.bounded_by(self.claim);
+        let answer = answer.bounded_by(self.state.claim);
         let record = answer.record();
         let (id, node, generation) =
             (self.api.cluster_id.as_str(), &self.here.node, record.generation);
-        if generation != self.claim.0 {
+        if generation != self.state.claim.0 {
             // The node that lost this claim has not been inspected.
-            self.done.inspections.clear();
+            self.state.done.inspections.clear();
             let first = if record.is_initial { "this node" } else { record.initial_node.as_str() };
             self.printer
                 .step(format_args!("claim: {first} is the first (generation {generation})"));
         }
-        self.claim = answer.claim();
+        self.state.claim = answer.claim();
         if let (true, Some(rival)) = (record.is_initial, &record.rival) {
             self.printer.warning_once(format_args!(
                 "another server (its UUID begins with {rival}) claims `{id}` under this node's name `{node}`: give each machine its own `--node`"
             ));
         }
-        self.answer = Known::Answer(Box::new(answer));
+        self.state.answer = Known::Answer(Box::new(answer));
     }
 
     fn act(
@@ -384,7 +370,7 @@ impl<'r> Run<'r> {
             }),
             (Action::Rebalance { known, removed }, ..) => {
                 let (server, printer) = (&self.here.server, self.printer);
-                let started = self.rebalances.start(server, &known, "", &removed, printer);
+                let started = self.state.rebalances.start(server, &known, "", &removed, printer);
                 if started == Ok(true) {
                     printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
                 }

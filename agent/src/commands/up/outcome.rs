@@ -82,7 +82,7 @@ impl Run<'_> {
             }),
             balanced: view.is_balanced,
             buckets: view.buckets,
-            refused: std::mem::take(&mut self.refused),
+            refused: std::mem::take(&mut self.state.refused),
             seconds: (time.as_secs_f64() * 1000.0).round() / 1000.0,
         }
     }

@@ -28,7 +28,7 @@ impl Run<'_> {
         let (node, server) = (&self.here.node, &self.here.server);
         let attested = match peers.attest(node, server, view, self.is_enterprise(), deadline) {
             Ok(attested) => attested,
-            Err(error) if self.done.is_reported => return Ok(self.retry_attestation(&error)),
+            Err(error) if self.state.done.is_reported => return Ok(self.retry_attestation(&error)),
             Err(error) => {
                 self.printer.warning(format_args!(
                     "the report is not attested yet, and other nodes cannot join through this one: {error}"
@@ -36,21 +36,21 @@ impl Run<'_> {
                 None
             }
         };
-        let (generation, own_uuid) = (record.generation, self.own_uuid.as_ref());
+        let (generation, own_uuid) = (record.generation, self.state.own_uuid.as_ref());
         match self.api.report_ready(node, own_uuid, &view.uuid, generation, attested) {
             Ok(answer) => {
                 let and = if attested.is_some() { " and attested" } else { "" };
                 self.printer.step(format_args!("ready: reported{and}"));
                 self.learn(answer);
-                self.done.is_reported = true;
-                self.done.is_attested = attested.is_some();
+                self.state.done.is_reported = true;
+                self.state.done.is_attested = attested.is_some();
                 Ok(Attempt::Again)
             }
             Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
             Err(ApiError::Refused(problem)) => match problem.code.as_str() {
                 // The API's next answer names the node that has the cluster now.
                 "stale_generation" | "initial_node_not_ready" | "cluster_not_found" => {
-                    self.answer = Known::NotYet;
+                    self.state.answer = Known::NotYet;
                     Ok(Attempt::wait(problem.detail))
                 }
                 "other_cluster" => {
@@ -59,9 +59,9 @@ impl Run<'_> {
                 }
                 "too_many_nodes" => {
                     self.printer.warning(&problem.detail);
-                    self.refused.push("a place in the API's list of members".to_owned());
-                    self.done.is_reported = true;
-                    self.done.is_attested = true;
+                    self.state.refused.push("a place in the API's list of members".to_owned());
+                    self.state.done.is_reported = true;
+                    self.state.done.is_attested = true;
                     Ok(Attempt::Again)
                 }
                 _ => Err(api_failure(ApiError::Refused(problem))),
@@ -72,15 +72,15 @@ impl Run<'_> {
 
     /// The membership is reported, but its attestation failed.
     fn retry_attestation(&mut self, error: &Error) -> Round {
-        self.failed_attestations += 1;
-        if self.failed_attestations < MAX_REFUSALS {
+        self.state.failed_attestations += 1;
+        if self.state.failed_attestations < MAX_REFUSALS {
             return Attempt::wait(format!("this node cannot attest its membership yet: {error}"));
         }
         self.printer.warning(format_args!(
             "this node cannot attest its membership: {error}; other nodes do not join through it"
         ));
-        self.refused.push("attestation".to_owned());
-        self.done.is_attested = true;
+        self.state.refused.push("attestation".to_owned());
+        self.state.done.is_attested = true;
         Attempt::Again
     }
 
@@ -92,7 +92,7 @@ impl Run<'_> {
             let connected = self.here.peers.connect(&node, record, self.is_enterprise());
             reasons.push(match connected.and_then(|server| server.cluster()) {
                 Ok(Some(theirs)) if self.is_listed(view, &theirs) => {
-                    self.done.is_confirmed = true;
+                    self.state.done.is_confirmed = true;
                     return Attempt::Again;
                 }
                 Ok(Some(theirs)) if theirs.uuid == view.uuid => {
