@@ -888,7 +888,7 @@ fn handed_out(credentials: &Value) -> String {
 #[test]
 fn requests_are_signed_with_what_aws_hands_out() {
     let aws = MiniStack::start();
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--no-smoke", "--auth=iam", "--output=json", "--function-zip", &zip];
     let endpoint = aws.user().run(&deploy).document()["endpoint"].clone();
     let endpoint = endpoint.as_str().unwrap();
