@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
+pub use cbbootstrap_cli::values::{duration, url};
 use cbbootstrap_protocol::{
     names::{ClusterId, Host, Node},
     wire::LEASE_SECONDS,
 };
-use ureq::http::Uri;
 
 /// What a bucket must have at least, in MB.
 pub const MIN_BUCKET_MB: u64 = 100;
@@ -24,9 +24,6 @@ pub const MIN_DATA_MB: u64 = 256;
 const AUTO_PERCENT: u64 = 80;
 
 const MB: u64 = 1024 * 1024;
-
-/// The longest time that can be asked for: nothing overflows before.
-const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// A service of Couchbase Server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -301,32 +298,6 @@ impl FromStr for Lease {
     }
 }
 
-/// A time with its unit, as `90s` or `10m`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|span| Duration::try_from(span).ok())
-        .filter(|time| *time <= LONGEST)
-        .ok_or_else(|| {
-            "a time is a number and a unit, such as 90s, 10m or 2h, and at most a year".to_owned()
-        })
-}
-
-/// A URL: `http` or `https`, host and port, and perhaps a path, without a slash at the end.
-pub fn url(text: &str) -> Result<String, String> {
-    const RULE: &str = "a URL is https://HOST or http://HOST:PORT";
-    // Not said again: it may hold a password.
-    if text.contains('@') {
-        return Err(format!("{RULE}, with no user name or password in it"));
-    }
-    let uri: Uri = text.parse().map_err(|_| RULE.to_owned())?;
-    let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-    if !has_scheme || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
-        return Err(RULE.to_owned());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
 /// A cluster's name at the API.
 pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
     ClusterId::new(text).map_err(|why| format!("a cluster's name {why}"))
@@ -457,42 +428,6 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Lease>().ok(), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn times_have_an_end() {
-        for (text, seconds) in [
-            ("90s", Some(90)),
-            ("1h30m", Some(5400)),
-            ("0s", Some(0)),
-            ("8760h", Some(8760 * 3600)),
-            ("8761h", None),
-            ("9223372036854775807s", None),
-            ("-5s", None),
-            ("30", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            let expected = seconds.map(Duration::from_secs);
-            assert_eq!(duration(text).ok(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn urls_are_checked() {
-        for (text, expected) in [
-            ("http://127.0.0.1:8080", Some("http://127.0.0.1:8080")),
-            ("https://a.example/prod/", Some("https://a.example/prod")),
-            ("a.example", None),
-            ("ftp://a.example", None),
-            ("https://user:pw@a.example", None),
-            ("https://a.example/?x", None),
-            ("https://", None),
-            ("", None),
-        ] {
-            assert_eq!(url(text).ok().as_deref(), expected, "{text:?}");
-        }
-        assert!(!url("https://user:pw@a.example").unwrap_err().contains("pw"));
     }
 
     #[test]

@@ -22,8 +22,8 @@ use ureq::{
 use uuid::Uuid;
 
 use crate::{
-    cli::Auth,
     failure::{Exit, Failure},
+    values::Auth,
 };
 
 /// The most that one request may take; a cold start takes well under a second.
@@ -73,7 +73,7 @@ impl Report {
                 self.endpoint, step.name, step.expected, step.saw
             ))
             .hint(self.way_out(step))
-            .exit(Exit::Smoke)),
+            .exit(Exit::SmokeFailed)),
         }
     }
 
@@ -611,7 +611,7 @@ mod tests {
         let report = Tester::new(format!("http://nobody.localhost:{port}"), None, false).run();
         assert!(!report.passed && report.steps.len() == 1, "{report}");
         let failure = report.verdict().unwrap_err();
-        assert_eq!(failure.exit, Exit::Smoke);
+        assert_eq!(failure.exit, Exit::SmokeFailed);
         assert!(failure.to_string().contains("no answer"), "{failure}");
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     api::Unanswered,
     cli::{DiscoverArgs, Format},
     failure::{Exit, Failure},
-    printer::{Printer, print},
+    printer::Printer,
     record::Record,
     settings::{self, Patience},
 };
@@ -31,7 +31,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                 let record = answer.now();
                 if record.state == State::Ready {
                     let nodes = trusted(&record, keys.as_ref(), &api.cluster_id)?;
-                    print(&shown(id, &record, &nodes, args.format)?)?;
+                    printer.line(shown(id, &record, &nodes, args.format)?)?;
                     return Ok(Exit::Done);
                 }
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)

@@ -15,7 +15,7 @@ use crate::{
     cli::{Cli, Command},
     failure::{Exit, Failure},
     lock::Lock,
-    printer::{Printer, print},
+    printer::Printer,
     server::Server,
 };
 
@@ -26,24 +26,8 @@ pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Discover(args) => discover::run(args, printer),
         Command::Leave(args) => leave::run(args, printer),
         Command::Status(args) => status::run(args, printer),
-        Command::ManPages { directory } => {
-            std::fs::create_dir_all(&directory)
-                .and_then(|()| clap_mangen::generate_to(Cli::command(), &directory))
-                .map_err(|error| {
-                    Failure::new(format!(
-                        "cannot write the manual to `{}`: {error}",
-                        directory.display()
-                    ))
-                    .hint("name a directory that you may write to, or one that is not there yet")
-                })?;
-            Ok(Exit::Done)
-        }
-        Command::Completions { shell } => {
-            let mut command = Cli::command();
-            let name = command.get_name().to_owned();
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command, name, &mut script);
-            print(&String::from_utf8(script)?)?;
+        Command::Manual(command) => {
+            command.run(Cli::command(), printer)?;
             Ok(Exit::Done)
         }
     }

@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn one_that_always_fails_is_given_up_with_the_servers_reason() {
-        let printer = Printer::default();
+        let printer = Printer::new(cbbootstrap_cli::console::Output::Text);
         let mut rebalances = Rebalances::default();
         assert_eq!(rebalances.rest(), Duration::ZERO);
         for _ in 1..TRIES {

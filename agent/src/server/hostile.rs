@@ -1,13 +1,11 @@
 //! Servers that answer anything: nothing panics, and nothing unsure is taken for blank.
 
+use cbbootstrap_cli::text::printable;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::{
-    failure::printable,
-    record::tests::{assert_plain, mutated},
-};
+use crate::record::tests::{assert_plain, mutated};
 
 fn pools() -> Value {
     json!({"uuid": "0f0f", "pools": [{"name": "default"}], "implementationVersion": "7.6.8", "isEnterprise": true})

@@ -2,12 +2,13 @@
 
 use crate::{
     aws::{Aws, cloudformation},
-    cli::{Auth, SmokeArgs},
+    cli::SmokeArgs,
     failure::Failure,
     github::{self, Tested},
     printer::Printer,
     settings::Place,
     smoke,
+    values::Auth,
 };
 
 /// Tests the endpoint that is named, or the stack's.

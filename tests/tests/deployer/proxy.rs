@@ -4,7 +4,6 @@
 
 use std::{
     cmp::Reverse,
-    net::Ipv4Addr,
     os::unix::process::ExitStatusExt,
     sync::{
         Arc,
@@ -27,10 +26,11 @@ use cbbootstrap_tests::{
     ministack::MiniStack,
     process::{Guard, is_alive, wait_until},
     proxy::{Fault, Play, Proxy},
+    server::Server,
     terminal::{Terminal, settled},
 };
 use serde_json::json;
-use tokio::{net::TcpListener, runtime::Runtime, time::sleep};
+use tokio::time::sleep;
 
 fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
     let deploy = ["deploy", "--yes", "--output", "json", "--function-zip", zip];
@@ -202,12 +202,8 @@ fn any_server_can_be_behind_it() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&requests);
     let count = move || async move { counter.fetch_add(1, Ordering::SeqCst).to_string() };
-    let server = axum::Router::new().route("/count", get(count));
-    let runtime = Runtime::new().unwrap();
-    let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    let listener = listener.unwrap();
-    let proxy = Proxy::before(&format!("http://{}", listener.local_addr().unwrap()));
-    runtime.spawn(async { axum::serve(listener, server).await });
+    let server = Server::route(axum::Router::new().route("/count", get(count)));
+    let proxy = Proxy::before(&server.url);
 
     let count = || http::get(&proxy.url, "/count").ok();
     assert_eq!(count().unwrap().body, "0");
