@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::failure::printable;
+use cbbootstrap_cli::text::printable;
 
 /// A text that misleads a reader, a terminal, a URL or a parser, or is too long.
 fn any_text() -> impl Strategy<Value = String> {
@@ -74,7 +74,7 @@ fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     into.push(at.to_owned());
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(name, value)| pointers(value, &format!("{at}/{name}"), into))
+            fields.iter().for_each(|(name, value)| pointers(value, &format!("{at}/{name}"), into));
         }
         Value::Array(values) => {
             values

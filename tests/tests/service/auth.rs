@@ -113,7 +113,7 @@ fn who_smokes_it_signs(aws: &MiniStack, user: &User, endpoint: &str) {
     user.run(&["smoke", endpoint, "--auth", "iam"]).ended_with(0);
     let refused = user.run(&["smoke", endpoint]).ended_with(3);
     assert!(
-        refused.stderr.contains("hint: it may take signed requests")
+        refused.stderr.contains("hint: the API may require signed requests")
             && refused.stderr.contains("--auth iam"),
         "{refused}"
     );
