@@ -21,19 +21,16 @@ use crate::{
 /// The administrator's name and password.
 pub const LOGIN: (&str, &str) = ("Administrator", "correct horse");
 
-/// A cluster's secret.
 pub const SECRET: &str = "open/sesame+0123456789==";
 
 /// A local deployment of the API, with a table of its own.
 #[derive(Debug)]
 pub struct Api {
-    /// The deployment.
     pub local: Local,
     _data: TempDir,
 }
 
 impl Api {
-    /// Starts one.
     pub fn start() -> Self {
         let data = tempfile::tempdir().expect("temporary directories can be made");
         Self { local: Local::with(data.path(), &["--no-smoke"]), _data: data }
@@ -46,7 +43,6 @@ pub struct Agents {
     /// Whose environment they run in.
     pub user: User,
     program: PathBuf,
-    /// The API's endpoint.
     pub api: String,
     /// If nobody else uses it.
     own_api: Option<Api>,
@@ -87,14 +83,12 @@ impl Agents {
         Self { own_api: Some(api), ..agents }
     }
 
-    /// With an environment variable.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.user = self.user.with(name, value);
         self
     }
 
-    /// Without an environment variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.user = self.user.without(name);
@@ -190,7 +184,6 @@ impl Agents {
 }
 
 impl Agent {
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.0.as_ref().map_or(0, Child::id)
     }
@@ -206,7 +199,6 @@ impl Agent {
         self.end()
     }
 
-    /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         let child = self.0.as_mut().expect("it is ended once");
         child.try_wait().expect("a child can be waited for").is_none()

@@ -125,7 +125,6 @@ impl Browser {
         }
     }
 
-    /// Waits for an element.
     pub fn wait_for(&mut self, selector: &str) {
         self.element(selector, "true");
     }

@@ -1,7 +1,5 @@
 //! The promises, on real processes: never two clusters, never the password to a host that nothing vouches for.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     sync::{
         Arc,
@@ -162,7 +160,7 @@ fn services_that_never_come_up_do_not_delay_the_report() {
 
 /// The first node has initialised and dies before it reports. Whoever takes over sees that, and waits for it.
 #[test]
-fn a_takeover_sees_the_cluster_of_the_node_before() {
+fn a_takeover_detects_an_unreported_cluster() {
     let (servers, agents) = scene(3);
     die_unreported(&agents, &servers);
     assert_eq!(agents.record()["state"], "claimed");
@@ -198,7 +196,7 @@ fn an_unreported_cluster_stops_the_others_after_a_lease() {
 
 /// B takes over from A, which has a cluster, and gives up. C, which follows, must look at A as well.
 #[test]
-fn every_node_that_lost_its_claim_is_looked_at() {
+fn a_takeover_checks_every_earlier_claimant() {
     let (servers, agents) = scene(3);
     let agents = agents.with("CBBOOTSTRAP_TIMEOUT", "4s");
     die_unreported(&agents, &servers);
@@ -212,7 +210,7 @@ fn every_node_that_lost_its_claim_is_looked_at() {
 
 /// The first node's server fails or hangs while it is looked at: that does not make it blank or gone.
 #[test]
-fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
+fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     let (servers, agents) = scene(2);
     let agents = agents.with("CBBOOTSTRAP_TIMEOUT", "3s");
     let first = agents.start(&servers[0], &[]);
@@ -248,7 +246,7 @@ fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
 
 /// The record ended because nobody asked, and a new node has claimed and given up: any member of the living cluster may report it.
 #[test]
-fn a_member_of_the_cluster_before_takes_the_claim_back() {
+fn a_member_of_an_existing_cluster_reports_it_again() {
     let (servers, agents) = scene(2);
     agents.join(servers.nodes(), &[]);
     let first = servers[0].address();
@@ -272,7 +270,7 @@ fn a_member_of_the_cluster_before_takes_the_claim_back() {
 
 /// Two machines with one name: the second is told so, and so is the first.
 #[test]
-fn two_machines_with_one_name_are_told_apart() {
+fn two_machines_with_one_name_are_both_warned() {
     let (servers, agents) = scene(2);
     let first = agents.start(&servers[0], &[]);
     let is_held = hold_initialisation(&servers);
@@ -348,7 +346,7 @@ fn a_lease_counts_from_before_the_request() {
 
 /// An API that claims to have given a longer lease than the node asked for is not believed.
 #[test]
-fn a_lease_is_no_longer_than_it_was_asked_for() {
+fn a_longer_lease_than_requested_is_not_trusted() {
     let servers = Servers::start(1);
     servers.on_request(
         |seen| {
@@ -383,7 +381,7 @@ fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
 
 /// The way out is named: the record outlived its cluster.
 #[test]
-fn members_that_are_gone_are_named_with_the_way_out() {
+fn unreachable_members_are_named_with_a_hint() {
     let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     servers[0].kill();
@@ -431,7 +429,7 @@ fn a_secret_alone_gives_verified_tls_between_generated_certificates() {
 }
 
 #[test]
-fn without_anything_that_vouches_no_node_joins() {
+fn a_node_does_not_join_unverified_members() {
     let (servers, agents) = scene(2);
     let agents = agents.without("CBBOOTSTRAP_CA_CERT");
     agents.up(&servers[0], &[]).document();
@@ -508,7 +506,7 @@ fn a_host_that_the_api_names_gets_no_password() {
 
 /// With an authority of the operator's, its certificates count, and the system's do not.
 #[test]
-fn only_the_given_authority_vouches() {
+fn only_the_given_authority_is_trusted() {
     let impostors = Servers::start_generated(1);
     impostors[0].provision(LOGIN.0, LOGIN.1);
     let servers = Servers::start(1);
@@ -591,7 +589,7 @@ fn answers_that_cannot_be_true_are_refused() {
 // Never spinning, and always ending in time.
 
 #[test]
-fn a_server_that_takes_every_initialisation_and_stays_blank_is_asked_once() {
+fn an_initialisation_without_effect_is_not_repeated() {
     let servers = Servers::start(1);
     servers.on_request(
         |seen| {
@@ -619,7 +617,7 @@ fn an_addition_without_effect_is_not_repeated_at_once() {
 }
 
 #[test]
-fn every_command_ends_in_time() {
+fn every_command_ends_by_its_timeout() {
     let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     servers[0].hang(true);
@@ -645,7 +643,7 @@ fn every_command_ends_in_time() {
 }
 
 #[test]
-fn an_api_in_the_clear_is_taken_on_this_host_only() {
+fn plain_http_is_allowed_only_on_this_host() {
     let servers = Servers::start(1);
     let agents =
         Agents::new("http://192.0.2.1:8080", "demo", &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
@@ -660,7 +658,7 @@ fn an_api_in_the_clear_is_taken_on_this_host_only() {
 
 /// What is for this host goes to no proxy, or the token would leave it unencrypted.
 #[test]
-fn an_api_on_this_host_is_asked_without_a_proxy() {
+fn an_api_on_this_host_is_called_without_a_proxy() {
     let servers = Servers::start(1);
     let mut agents = with_secret(Agents::with_new_api(&servers));
     for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
@@ -674,7 +672,7 @@ fn an_api_on_this_host_is_asked_without_a_proxy() {
 
 /// It was removed while it was down, and says for a while after its start that it is a member.
 #[test]
-fn a_server_that_does_not_know_yet_that_it_was_removed_is_not_believed() {
+fn a_removed_server_that_still_reports_membership_joins_again() {
     let servers = Servers::start_generated(3);
     servers.removed_nodes_remember_for(Duration::from_secs(2), Duration::from_millis(500));
     let agents = with_secret(Agents::with_new_api(&servers));

@@ -1,6 +1,6 @@
 //! The agents of real clusters' nodes: they ask a local deployment of the API, and drive the stand-in of Couchbase Server.
 
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+#![allow(clippy::cast_precision_loss)]
 
 use std::{
     collections::BTreeSet,
@@ -137,7 +137,7 @@ fn a_second_run_changes_nothing() {
 
 /// A restarted first node is still the first, and one that is new at an old address is none.
 #[test]
-fn a_restarted_node_is_what_it_was() {
+fn a_restarted_node_keeps_its_role() {
     let (servers, agents) = scene(3);
     agents.join(servers.nodes(), &[]);
     for node in servers.nodes() {
@@ -210,7 +210,7 @@ fn a_first_node_that_sleeps_through_its_lease_still_reports_its_cluster() {
 }
 
 #[test]
-fn a_dead_node_to_join_is_passed_by() {
+fn a_joiner_skips_dead_members() {
     let (servers, agents) = scene(4);
     agents.join(&servers.nodes()[..3], &[]);
     let first = agents.first_node(&servers);
@@ -224,7 +224,7 @@ fn a_dead_node_to_join_is_passed_by() {
 }
 
 #[test]
-fn an_unhealthy_member_elsewhere_does_not_block() {
+fn an_unhealthy_member_does_not_block_a_joiner() {
     let (servers, agents) = scene(5);
     agents.join(&servers.nodes()[..4], &[]);
     let record = agents.record();
@@ -284,7 +284,7 @@ fn rebalances_that_fail_are_tried_again() {
 
 /// A node that was added and died before the rebalance would make every rebalance fail.
 #[test]
-fn a_node_that_dies_on_its_way_in_is_removed_again() {
+fn a_node_that_dies_while_joining_is_removed() {
     let (servers, agents) = scene(3);
     let agents = agents.with("CBBOOTSTRAP_SETTLE", "2s");
     agents.up(&servers[0], &[]).document();
@@ -300,7 +300,7 @@ fn a_node_that_dies_on_its_way_in_is_removed_again() {
 }
 
 #[test]
-fn a_node_of_another_cluster_is_never_touched() {
+fn nodes_of_other_clusters_are_never_changed() {
     let (servers, agents) = scene(4);
     servers[1].provision(LOGIN.0, LOGIN.1);
     servers[1].holds_data(1000);
@@ -458,7 +458,7 @@ fn a_blank_node_that_leaves_gives_its_claim_up() {
 
 /// A second machine with the name of a member does not take that member's entry out of the record.
 #[test]
-fn a_blank_machine_with_a_members_name_does_not_leave_for_it() {
+fn a_blank_machine_cannot_leave_under_a_members_name() {
     let (servers, agents) = scene(3);
     agents.join(&servers.nodes()[..2], &[]);
     let mut twin = agents.command(&servers[2], &["leave"]);
@@ -490,7 +490,7 @@ fn the_only_recorded_member_does_not_leave() {
 }
 
 #[test]
-fn a_node_whose_rebalance_fails_says_why_and_leaves_with_the_next() {
+fn a_failed_rebalance_is_explained_and_leaving_is_retried() {
     let (servers, agents) = scene(2);
     agents.join(servers.nodes(), &[]);
     servers.fail_rebalances(1);
@@ -582,7 +582,7 @@ fn an_api_that_is_away_is_waited_for() {
 
 /// The first node has initialised, dies before it reports, and comes back after its lease. Nobody has taken the claim over.
 #[test]
-fn a_first_node_that_comes_back_late_goes_on() {
+fn a_first_node_that_comes_back_late_continues() {
     let (servers, agents) = scene(2);
     let first = agents.start(&servers[0], &[]);
     let id = first.id().to_string();
@@ -634,7 +634,7 @@ fn an_agent_may_be_killed_at_every_call_of_the_api() {
 
 /// A first node that cannot go on gives its claim up: nobody waits for its lease.
 #[test]
-fn a_first_node_that_cannot_begin_lets_others() {
+fn a_first_node_that_cannot_start_gives_up_its_claim() {
     let (servers, agents) = scene(2);
     let agents = agents.with("CBBOOTSTRAP_LEASE", "never");
     servers.on_request(|seen| {

@@ -1,7 +1,5 @@
 //! The contract as a page, `GET /docs`: over plain HTTP and in a browser.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 
 use cbbootstrap_tests::{browser::Browser, front::Front, http, local::Local, programs};
@@ -21,7 +19,7 @@ fn routes() -> Vec<(String, String)> {
 }
 
 #[test]
-fn its_files_are_answered_as_browsers_take_them() {
+fn the_files_of_the_page_have_the_right_headers() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     for (path, content_type, encoding) in [
@@ -46,7 +44,7 @@ fn its_files_are_answered_as_browsers_take_them() {
 }
 
 #[test]
-fn a_browser_shows_it_and_tries_a_claim() {
+fn a_browser_shows_the_page_and_tries_a_claim() {
     let Some(mut browser) = Browser::start() else {
         return;
     };
