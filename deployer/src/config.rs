@@ -11,9 +11,9 @@ use serde::{Deserialize, Deserializer, de};
 use serde_yaml::{Mapping, Value};
 
 use crate::{
-    aws::OURS,
     cli::{self, Arch, Auth, ConfigArgs},
     failure::{Exit, Failure, did_you_mean},
+    stack::OWNER_TAG,
     template,
 };
 
@@ -122,7 +122,7 @@ pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     let mut folded = BTreeSet::new();
     for (key, value) in tags {
         let (key_length, value_length) = (key.chars().count(), value.chars().count());
-        let rule = if key.eq_ignore_ascii_case(OURS.0) {
+        let rule = if key.eq_ignore_ascii_case(OWNER_TAG.0) {
             "by this tag cbbootstrap knows what it made; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
             "keys that begin with `aws:` are AWS's own"
@@ -141,7 +141,10 @@ pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     }
     if tags.len() >= MOST_TAGS {
         return Err(Failure::new(format!("{} tags are too many", tags.len()))
-            .hint(format!("AWS takes {MOST_TAGS}, and cbbootstrap's `{}` is one of them", OURS.0))
+            .hint(format!(
+                "AWS takes {MOST_TAGS}, and cbbootstrap's `{}` is one of them",
+                OWNER_TAG.0
+            ))
             .exit(Exit::Usage));
     }
     Ok(())

@@ -80,11 +80,6 @@ impl Failure {
         self
     }
 
-    /// Whether the user or a signal stopped the program.
-    pub fn is_stop(&self) -> bool {
-        self.exit == Exit::Stopped
-    }
-
     /// With another exit status.
     pub fn exit(mut self, exit: Exit) -> Self {
         self.exit = exit;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::{
     cli::Output,
     failure::{self, Exit},
-    stack::{Event, Progress},
+    stack::{Progress, StackEvent},
 };
 
 /// How often a plain log hears of a step that is busy.
@@ -138,7 +138,7 @@ impl Step {
     }
 
     /// Something happened to a stack: a line that stays in a log, and on a terminal the resource's own line.
-    pub fn event(&mut self, event: &Event) {
+    pub fn event(&mut self, event: &StackEvent) {
         let place = self.progress.see(event);
         let (Some(bar), Some(progress)) = (&self.bar, &self.printer.progress) else {
             self.line(event);

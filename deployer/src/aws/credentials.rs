@@ -27,7 +27,10 @@ use aws_types::os_shim_internal::{Env, Fs};
 use cbbootstrap_cli::environment::variable;
 use thiserror::Error;
 
-use super::{Access, causes, chain, says};
+use super::{
+    Access,
+    error::{causes, chain, has_code},
+};
 use crate::failure::Failure;
 
 /// Credentials that end so soon are got anew before they are used.
@@ -183,7 +186,7 @@ impl Intercept for Renewed {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         // Where the lock is held, others are being looked for already.
-        if context.response().is_some_and(says_expired)
+        if context.response().is_some_and(is_expired)
             && let Some(SignedBy(signature)) = config.load::<SignedBy>()
             && let Ok(current) = self.0.current.try_lock()
             && let Some(current) = current.as_ref()
@@ -198,7 +201,7 @@ impl Intercept for Renewed {
 /// A call that AWS refused for its credentials' age is tried again, with others if there are.
 impl ClassifyRetry for Renewed {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        if context.response().is_some_and(says_expired) {
+        if context.response().is_some_and(is_expired) {
             RetryAction::server_error()
         } else {
             RetryAction::NoActionIndicated
@@ -210,9 +213,9 @@ impl ClassifyRetry for Renewed {
     }
 }
 
-fn says_expired(response: &HttpResponse) -> bool {
+fn is_expired(response: &HttpResponse) -> bool {
     response.status().is_client_error()
-        && ["ExpiredToken", "RequestExpired"].iter().any(|code| says(response, code))
+        && ["ExpiredToken", "RequestExpired"].iter().any(|code| has_code(response, code))
 }
 
 /// The keys in the environment.
