@@ -2,7 +2,6 @@
 
 mod advice;
 mod aws;
-mod build;
 mod cli;
 mod commands;
 mod config;
@@ -12,6 +11,7 @@ mod github;
 mod leash;
 mod lines;
 mod local;
+mod package;
 mod permissions;
 mod printer;
 mod prompt;

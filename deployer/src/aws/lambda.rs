@@ -13,9 +13,9 @@ use jiff::Timestamp;
 
 use super::{UPLOAD_TIMEOUT, error::Answer, poll::Poll};
 use crate::{
-    build::artifact::{Artifact, base16},
     cli::Arch,
     failure::Failure,
+    package::artifact::{Artifact, base16},
 };
 
 const UPDATE: Poll = Poll {

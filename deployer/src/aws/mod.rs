@@ -24,10 +24,8 @@ use aws_sdk_dynamodb::{
 };
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use cbbootstrap_cli::environment::{is_blank, variable};
-use cbbootstrap_function::{
-    signer::Signer,
-    store::dynamodb::{DynamoDb, for_requests},
-};
+use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 
 use crate::{
     cli::{Auth, region_name},

@@ -21,7 +21,7 @@ use super::{
     Identity, UPLOAD_TIMEOUT,
     error::{Answer, explain, has_code},
 };
-use crate::{build::artifact::Artifact, failure::Failure};
+use crate::{failure::Failure, package::artifact::Artifact};
 
 /// How many artifacts of a stack are kept, besides those that it uses or used last.
 const KEPT: usize = 5;

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_cli::signer::Signer;
 use serde::Serialize;
 
 use super::{curl, smoke::failures};
 use crate::{
     aws::{Aws, cloudformation::UpdateMode},
-    build::Function,
     cli::{Auth, DeployArgs},
     deployment::{self, Options},
     github::{self, code, heading, table},
+    package::Function,
     printer::Printer,
     report::{CommandReport, publish},
     settings::Target,

@@ -5,9 +5,9 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    build::Function,
     cli::{Arch, PackageArgs},
     failure::Failure,
+    package::Function,
     printer::Printer,
 };
 

@@ -3,8 +3,8 @@
 use super::{DeployedStack, StackSurvey, build};
 use crate::{
     aws::{Aws, lambda},
-    build::Function,
     failure::{Exit, Failure},
+    package::Function,
     printer::Printer,
     settings::Target,
     stack::{self, Stack},

@@ -21,8 +21,8 @@ pub use survey::{StackSurvey, Survey};
 
 use crate::{
     aws::{Aws, cloudformation::UpdateMode, s3::Bucket},
-    build::{Function, artifact::Artifact},
     failure::{Exit, Failure},
+    package::{Function, artifact::Artifact},
     printer::Printer,
     settings::Target,
     signals::Signals,

@@ -12,7 +12,7 @@ use crate::{
         dynamodb, lambda,
         s3::Bucket,
     },
-    build::{Function, artifact::Artifact},
+    package::{Function, artifact::Artifact},
     printer::{Printer, Step},
     prompt::confirm,
     settings::Target,

@@ -2,7 +2,7 @@
 
 use crate::{
     aws::{Aws, cloudformation, dynamodb::Table, lambda, s3::Bucket},
-    build::artifact::Artifact,
+    package::artifact::Artifact,
     stack::{self, DesiredStack, Stack, StackAction},
 };
 
