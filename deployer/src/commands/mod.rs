@@ -1,4 +1,4 @@
-//! One file a command.
+//! The commands, one file each.
 
 mod cluster;
 mod deploy;
@@ -65,9 +65,9 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// A line of shell that makes a node's first call, signed for a region where that is needed.
+/// A shell command that makes a node's first call, signed for a region if `signed_in` names one.
 fn curl(endpoint: &str, signed_in: Option<&str>) -> String {
-    // A header without a value is not sent: not all credentials have a token.
+    // curl does not send a header without a value: not all credentials have a token.
     let signed = signed_in.map_or_else(String::new, |region| {
         format!(
             " --aws-sigv4 aws:amz:{region}:execute-api --user \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\" \
