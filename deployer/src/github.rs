@@ -10,7 +10,10 @@ use std::{
 use cbbootstrap_cli::environment;
 use uuid::Uuid;
 
-use crate::{failure, printer::Printer};
+use crate::{
+    failure::{self, Failure},
+    printer::Printer,
+};
 
 /// Limits a comment on a pull request to a screen or two.
 const MOST_ROWS: usize = 40;
@@ -38,8 +41,8 @@ pub fn write(printer: &Printer, outputs: &[(&'static str, String)], summary: &st
 
 /// Writes a failure as the summary.
 pub fn write_failure(printer: &Printer, command: &str, stack_name: &str, error: &anyhow::Error) {
-    let hint = failure::of(error).and_then(|failure| failure.hint.as_deref());
-    write(printer, &[], &failure_summary(command, stack_name, &failure::line(error), hint));
+    let hint = Failure::find_in(error).and_then(|failure| failure.hint.as_deref());
+    write(printer, &[], &failure_summary(command, stack_name, &failure::one_line(error), hint));
 }
 
 fn failure_summary(command: &str, stack_name: &str, error: &str, hint: Option<&str>) -> String {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use cbbootstrap_cli::suggestion::did_you_mean;
 use serde::Deserialize;
 
 use crate::{
-    cli,
-    failure::{Exit, Failure, did_you_mean},
+    failure::{Exit, Failure},
+    values::topic_arn,
 };
 
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
@@ -41,8 +42,7 @@ fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
     struct Template {
         parameters: BTreeMap<String, Declaration>,
     }
-    let template: Template =
-        serde_yaml::from_str(TEMPLATE).context("cannot parse the template")?;
+    let template: Template = serde_yaml::from_str(TEMPLATE).context("cannot parse the template")?;
     Ok(template.parameters)
 }
 
@@ -92,7 +92,7 @@ fn check_one(
     };
     let broken_rule = match name {
         // The only one with a pattern.
-        "AlarmTopicArn" if !value.is_empty() => cli::topic_arn(value).err(),
+        "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
         _ => declaration.broken_rule(value),
     };
     match broken_rule {
@@ -108,7 +108,8 @@ impl Declaration {
     fn broken_rule(&self, value: &str) -> Option<String> {
         if !self.allowed_values.is_empty() {
             let allowed = self.allowed_values.iter().any(|allowed| allowed == value);
-            return (!allowed).then(|| format!("it must be one of: {}", self.allowed_values.join(", ")));
+            return (!allowed)
+                .then(|| format!("it must be one of: {}", self.allowed_values.join(", ")));
         }
         if self.r#type != "Number" {
             return None;

@@ -335,7 +335,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
             Err(error) => {
                 let is_busy = error.code() == Some("ResourceInUseException");
                 let failure = explain(what, &error);
-                return Err(if is_busy { failure.exit(Exit::Stack) } else { failure }.into());
+                return Err(if is_busy { failure.exit(Exit::Busy) } else { failure }.into());
             }
         }
     }

@@ -13,9 +13,9 @@ use jiff::Timestamp;
 
 use super::{UPLOAD_TIMEOUT, error::Answer, poll::Poll};
 use crate::{
-    cli::Arch,
     failure::Failure,
     package::artifact::{Artifact, base16},
+    values::Arch,
 };
 
 const UPDATE: Poll = Poll {

@@ -28,8 +28,8 @@ use cbbootstrap_cli::signer::Signer;
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 
 use crate::{
-    cli::{Auth, region_name},
     failure::{Exit, Failure},
+    values::{Auth, region_name},
 };
 use credentials::Renewed;
 use error::Answer;

@@ -86,6 +86,6 @@ mod tests {
         let overdue: anyhow::Result<()> = QUICK.until("it is not done", async || Ok(None)).await;
         let error = overdue.unwrap_err();
         assert_eq!(error.to_string(), "it is not done after 1 s");
-        assert_eq!(crate::failure::of(&error).unwrap().hint.as_deref(), Some("wait"));
+        assert_eq!(Failure::find_in(&error).unwrap().hint.as_deref(), Some("wait"));
     }
 }

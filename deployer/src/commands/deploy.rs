@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{curl, smoke::failures};
 use crate::{
     aws::{Aws, cloudformation::UpdateMode},
-    cli::{Auth, DeployArgs},
+    cli::DeployArgs,
     deployment::{self, Options},
     github::{self, code, heading, table},
     package::Function,
@@ -17,6 +17,7 @@ use crate::{
     settings::Target,
     signals::Signals,
     smoke,
+    values::Auth,
 };
 
 #[derive(Debug, Serialize)]
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_deployment_has_outputs_and_a_summary() {
-        let failed = smoke::Step {
+        let failed = smoke::StepResult {
             name: "a joiner",
             expected: "200".to_owned(),
             saw: "503 <html>|".to_owned(),

@@ -5,11 +5,8 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    cli::{Arch, PackageArgs},
-    deployment,
-    failure::Failure,
-    package::Function,
-    printer::Printer,
+    cli::PackageArgs, deployment, failure::Failure, package::Function, printer::Printer,
+    values::Arch,
 };
 
 #[derive(Debug, Serialize)]

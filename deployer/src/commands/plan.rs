@@ -144,8 +144,7 @@ pub async fn run(
         github::write_failure(printer, "plan", &target.place.stack_name, error);
     })?;
     publish(printer, &planned)?;
-    // As `git diff --exit-code` does, but with 2.
-    Ok(if planned.changed && args.exit_code { Exit::Usage } else { Exit::Done })
+    Ok(if planned.changed && args.exit_code { Exit::WouldChange } else { Exit::Done })
 }
 
 async fn plan(
@@ -180,7 +179,7 @@ async fn plan(
             Created::Empty => None,
             Created::Overtaken => {
                 let message = format!("stack `{name}` was changed by somebody else just now");
-                return Err(Failure::new(message).hint("plan again").exit(Exit::Stack).into());
+                return Err(Failure::new(message).hint("plan again").exit(Exit::Changed).into());
             }
         };
         step.done("change set created and read");

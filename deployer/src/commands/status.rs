@@ -17,13 +17,14 @@ use crate::{
         dynamodb::Table,
         lambda::{self, Function},
     },
-    cli::{Auth, StatusArgs},
+    cli::StatusArgs,
     deployment::settle,
     failure::Failure,
     permissions::partition,
     printer::Printer,
     settings::Place,
     stack::{self, Stack, StackEvent, StackStatus},
+    values::Auth,
 };
 
 #[derive(Debug, Serialize)]

@@ -21,8 +21,9 @@ pub async fn replace_code(
     let survey = StackSurvey::read(aws, name).await?;
     let parameters =
         [("TableName", target.table_name.clone()), ("Architecture", target.arch.to_string())];
-    let stack = check(&survey, name, &aws.region, &parameters)
-        .map_err(|it| it.hint("leave out `--code-only` to deploy the stack").exit(Exit::Stack))?;
+    let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
+        it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
+    })?;
     let artifact = build(function, printer).await?;
 
     let step = printer.step("code");

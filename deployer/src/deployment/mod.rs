@@ -92,7 +92,7 @@ pub async fn deploy(
     let name = &target.place.stack_name;
     Err(Failure::new(format!("others changed stack `{name}` {ROUNDS} times"))
         .hint("find out who deploys it, then run the same command again")
-        .exit(Exit::Stack)
+        .exit(Exit::Changed)
         .into())
 }
 

@@ -8,7 +8,7 @@ use crate::{
         dynamodb::{self, Table},
         s3::Bucket,
     },
-    failure::{self, Exit},
+    failure::{Exit, Failure},
     printer::Printer,
     prompt::confirm,
     settings,
@@ -98,7 +98,9 @@ impl Removal {
             };
             match cloudformation::resources(&aws.cloudformation, &stack.id).await {
                 // They are only shown.
-                Err(error) if failure::of(&error).is_some_and(|it| it.denied) => Ok(Vec::new()),
+                Err(error) if Failure::find_in(&error).is_some_and(|it| it.denied) => {
+                    Ok(Vec::new())
+                }
                 resources => resources,
             }
         };

@@ -6,9 +6,9 @@ use aws_sdk_cloudformation::types::StackStatus as S;
 
 use super::{DesiredStack, Stack, StackEvent, StackStatus, failed};
 use crate::{
-    cli::Auth,
     failure::{Exit, Failure},
     signals::Signal,
+    values::Auth,
 };
 
 /// What a deployment does next. Only `Create` and `Update` reach its goal; after the others it reads the stack again.
@@ -75,7 +75,7 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
             "stack `{name}` is in {status}, in which it cannot be deployed"
         ))
         .hint("see its events in the CloudFormation console, or choose another name with `--stack-name`")
-        .exit(Exit::Stack)),
+        .exit(Exit::NeedsDecision)),
     }
 }
 
@@ -267,7 +267,7 @@ pub fn verdict(
                 "fix the cause and deploy again, or skip resources: `aws cloudformation continue-update-rollback \
                  --stack-name {name} --resources-to-skip …`"
             ))
-            .exit(Exit::Stack)),
+            .exit(Exit::NeedsDecision)),
         _ => Err(failed(name, status, events)),
     }
 }

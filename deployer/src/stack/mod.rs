@@ -17,8 +17,8 @@ pub use decision::{
 pub use events::{Progress, StackEvent, failed, root_cause};
 
 use crate::{
-    cli::Auth,
     failure::{Exit, Failure},
+    values::Auth,
 };
 
 /// How the template's description begins. It marks stacks that were made from the template without this program.
@@ -152,7 +152,7 @@ impl Stack {
         }
         Err(Failure::new(format!("stack `{name}` was made by something else than cbbootstrap"))
             .hint("choose another name with `--stack-name`")
-            .exit(Exit::Stack))
+            .exit(Exit::NeedsDecision))
     }
 
     pub fn check_unprotected(&self, name: &str) -> Result<(), Failure> {
@@ -169,7 +169,7 @@ impl Stack {
             "aws cloudformation update-termination-protection --no-enable-termination-protection";
         Err(Failure::new(format!("stack `{name}` is protected against deletion"))
             .hint(format!("`{end} --stack-name {name}` ends that{deploy}"))
-            .exit(Exit::Stack))
+            .exit(Exit::NeedsDecision))
     }
 }
 
@@ -183,7 +183,7 @@ pub fn missing(name: &str, region: &str) -> Failure {
 pub fn busy(name: &str, status: &StackStatus, status_command: &str) -> Failure {
     Failure::new(format!("stack `{name}` is being changed already ({status})"))
         .hint(format!("`{status_command}` shows its progress; then run the same command again"))
-        .exit(Exit::Stack)
+        .exit(Exit::Busy)
 }
 
 /// The table that `destroy` deletes: the stack's own, or the one that the user names if there is no stack.

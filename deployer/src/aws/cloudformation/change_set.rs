@@ -23,7 +23,7 @@ use super::{
     token,
 };
 use crate::{
-    failure::{self, Failure},
+    failure::Failure,
     stack::{Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken},
 };
 
@@ -302,7 +302,7 @@ impl ChangeSet {
         }
         match request_deletion(&self.client, &stack.id, None).await {
             // With permissions for `plan` alone, the empty stack is left to the first deployment.
-            Err(error) if failure::of(&error).is_some_and(|failure| failure.denied) => {
+            Err(error) if Failure::find_in(&error).is_some_and(|failure| failure.denied) => {
                 return Ok(());
             }
             requested => requested?,

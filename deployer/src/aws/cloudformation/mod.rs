@@ -8,6 +8,7 @@ use aws_sdk_cloudformation::{
     error::{ProvideErrorMetadata, SdkError},
     types,
 };
+use cbbootstrap_cli::text;
 use uuid::Uuid;
 
 pub use change_set::{ChangeSet, Created, Execution, UpdateMode};
@@ -17,7 +18,7 @@ pub use stack::{
 };
 pub use watch::{Sighting, Watch};
 
-use crate::{printer, stack::StackEvent};
+use crate::stack::StackEvent;
 
 /// Whether the stack or the change set does not exist. CloudFormation has no error code for a missing stack.
 fn is_missing<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
@@ -42,7 +43,7 @@ impl From<types::StackEvent> for StackEvent {
             resource: event.logical_resource_id.unwrap_or_default(),
             kind: event.resource_type.unwrap_or_default(),
             status: event.resource_status.map(|status| status.to_string()).unwrap_or_default(),
-            reason: event.resource_status_reason.map(|reason| printer::harmless(&reason)),
+            reason: event.resource_status_reason.map(|reason| text::escape_hidden(&reason)),
             time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
         }
     }

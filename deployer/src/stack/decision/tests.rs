@@ -12,7 +12,7 @@ fn answers(change: impl Fn(&mut Stack)) -> BTreeMap<String, Vec<&'static str>> {
         let answer = match next_action("s", Some(&stack)) {
             Ok(action) => format!("{action:?}"),
             Err(failure) => {
-                assert_eq!(failure.exit, Exit::Stack, "{status}");
+                assert_eq!(failure.exit, Exit::NeedsDecision, "{status}");
                 assert!(failure.hint.is_some(), "{status}");
                 failure.to_string()
             }
@@ -141,7 +141,7 @@ fn an_operation_ends_as_it_was_cancelled_or_not() {
         (O::Create, C::None, "ROLLBACK_COMPLETE", Err((Exit::Failed, "ended in"))),
         (O::Delete, C::None, "DELETE_COMPLETE", Ok(())),
         (O::Rollback, C::None, "UPDATE_ROLLBACK_COMPLETE", Ok(())),
-        (O::Rollback, C::None, "UPDATE_ROLLBACK_FAILED", Err((Exit::Stack, "ended in"))),
+        (O::Rollback, C::None, "UPDATE_ROLLBACK_FAILED", Err((Exit::NeedsDecision, "ended in"))),
     ] {
         let case = format!("{operation:?} {cancellation:?} {status}");
         let ended = verdict("s", operation, cancellation, &StackStatus::from(status), &[]);
