@@ -39,20 +39,7 @@ const CHANGE: Poll = Poll {
 /// A table with the function's key.
 #[derive(Debug)]
 pub struct Table {
-    description: TableDescription,
-    /// Whether this program made it, and therefore completes its settings.
-    ours: bool,
-    /// Whether expired records are deleted; `None` without the permission to read that.
-    expiry: Option<bool>,
-    /// Whether point-in-time recovery is on; `None` without the permission to read that.
-    recovery: Option<bool>,
-}
-
-/// What `status` shows of a table.
-#[derive(Debug)]
-pub struct Glance {
-    /// DynamoDB's name in lower case.
-    pub status: String,
+    pub status: TableStatus,
     /// DynamoDB counts items and bytes every six hours.
     pub items: i64,
     /// In bytes.
@@ -60,6 +47,10 @@ pub struct Glance {
     pub deletion_protection: bool,
     /// Whether point-in-time recovery is on; `None` without the permission to read that.
     pub recovery: Option<bool>,
+    /// Whether expired records are deleted; `None` without the permission to read that.
+    expiry: Option<bool>,
+    /// Whether this program made it, and therefore completes its settings.
+    ours: bool,
 }
 
 impl Table {
@@ -67,41 +58,33 @@ impl Table {
     /// side.
     pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
         let recovery = async { recovery(client, name).await.ok() };
-        let (description, expiry, recovery) =
+        let (table, expiry, recovery) =
             tokio::join!(describe(client, name), expiry(client, name), recovery);
-        let Some(description) = description? else {
+        let Some(table) = table? else {
             return Ok(None);
         };
-        check_key(name, &description)?;
+        check_key(name, &table)?;
         Ok(Some(Self {
-            ours: is_ours(client, &description).await?,
-            description,
-            expiry: expiry.ok(),
+            ours: is_ours(client, &table).await?,
+            status: table.table_status.unwrap_or_else(|| "unknown".into()),
+            items: table.item_count.unwrap_or_default(),
+            size: table.table_size_bytes.unwrap_or_default(),
+            deletion_protection: table.deletion_protection_enabled.unwrap_or_default(),
             recovery,
+            expiry: expiry.ok(),
         }))
     }
 
-    pub fn glance(&self) -> Glance {
-        let status = self.description.table_status.as_ref().map_or("unknown", TableStatus::as_str);
-        Glance {
-            status: status.to_lowercase(),
-            items: self.description.item_count.unwrap_or_default(),
-            size: self.description.table_size_bytes.unwrap_or_default(),
-            deletion_protection: self.description.deletion_protection_enabled.unwrap_or_default(),
-            recovery: self.recovery,
-        }
-    }
-
     /// Whether [`ensure`] would not change it.
-    pub fn is_complete(&self) -> bool {
-        is_active(&self.description)
+    fn is_complete(&self) -> bool {
+        is_active(&self.status)
             && (!self.ours || (self.expiry, self.recovery) == (Some(true), Some(true)))
     }
 }
 
-fn is_active(table: &TableDescription) -> bool {
+fn is_active(status: &TableStatus) -> bool {
     // A table in `Updating` serves requests.
-    matches!(table.table_status, Some(TableStatus::Active | TableStatus::Updating))
+    matches!(status, TableStatus::Active | TableStatus::Updating)
 }
 
 async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDescription>> {
@@ -125,11 +108,10 @@ pub async fn ensure(
     if found.as_ref().is_some_and(Table::is_complete) {
         return Ok(false);
     }
-    let description = match &found {
-        Some(table) => &table.description,
-        None => &create(client, name, tags).await?,
-    };
-    if !is_active(description) {
+    if found.is_none() {
+        create(client, name, tags).await?;
+    }
+    if !found.as_ref().is_some_and(|table| is_active(&table.status)) {
         wait_until_active(client, name).await?;
     }
     if found.as_ref().is_none_or(|table| table.ours) {
@@ -144,8 +126,7 @@ async fn create(
     client: &Client,
     name: &str,
     tags: &BTreeMap<String, String>,
-) -> anyhow::Result<TableDescription> {
-    let what = format!("cannot create table `{name}`");
+) -> anyhow::Result<()> {
     let tags = tags
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_str()))
@@ -168,16 +149,9 @@ async fn create(
         .set_tags(Some(tags))
         .send()
         .await;
-    match created {
-        // Somebody else was faster, or the SDK repeated a request whose answer was lost.
-        Err(error) if error.code() == Some("ResourceInUseException") => {
-            describe(client, name).await?.ok_or_else(|| explain(what, &error).into())
-        }
-        created => {
-            let table = created.explain(what)?.table_description;
-            Ok(table.unwrap_or_else(|| TableDescription::builder().build()))
-        }
-    }
+    // Somebody else may have been faster, or the SDK repeated a request whose answer was lost.
+    created.absent_on("ResourceInUseException").explain(format!("cannot create table `{name}`"))?;
+    Ok(())
 }
 
 fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
@@ -202,9 +176,10 @@ fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
 async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
     CHANGE
         .until(&format!("table `{name}` is not active"), async || {
-            match describe(client, name).await? {
-                Some(table) if is_active(&table) => Ok(Some(())),
-                Some(table) if table.table_status == Some(TableStatus::Deleting) => {
+            let table = describe(client, name).await?;
+            match table.and_then(|table| table.table_status) {
+                Some(status) if is_active(&status) => Ok(Some(())),
+                Some(TableStatus::Deleting) => {
                     Err(Failure::new(format!("table `{name}` is being deleted"))
                         .hint("wait until it is gone, then deploy again")
                         .into())

@@ -373,16 +373,13 @@ async fn gather(
             memory: function.memory,
             arch: function.arch,
         }),
-        table: table_name.zip(table).map(|(name, table)| {
-            let glance = table.glance();
-            TableStatus {
-                name: name.to_owned(),
-                status: glance.status,
-                items: glance.items,
-                size: glance.size,
-                deletion_protection: glance.deletion_protection,
-                point_in_time_recovery: glance.recovery,
-            }
+        table: table_name.zip(table).map(|(name, table)| TableStatus {
+            name: name.to_owned(),
+            status: table.status.as_str().to_lowercase(),
+            items: table.items,
+            size: table.size,
+            deletion_protection: table.deletion_protection,
+            point_in_time_recovery: table.recovery,
         }),
         created: stack.created.clone(),
         updated: stack.updated.clone(),

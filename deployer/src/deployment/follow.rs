@@ -23,8 +23,8 @@ const CANCEL_ATTEMPTS: u32 = 8;
 /// A stack whose changes are followed.
 #[derive(Clone, Debug)]
 pub struct Follower {
-    client: Client,
-    stack_name: String,
+    pub client: Client,
+    pub stack_name: String,
     /// The command that shows the stack's progress, for hints.
     status_command: String,
 }
@@ -48,10 +48,6 @@ impl Follower {
             stack_name: place.stack_name.clone(),
             status_command: place.command("status --wait"),
         }
-    }
-
-    pub fn stack_name(&self) -> &str {
-        &self.stack_name
     }
 
     /// Follows a change of ours. The first Ctrl-C cancels it if possible; a second one, or SIGTERM, leaves it to CloudFormation.

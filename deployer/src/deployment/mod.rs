@@ -78,10 +78,6 @@ pub async fn deploy(
         let (stack, changed) = match prepared? {
             Round::UpToDate(stack) => (stack, false),
             Round::ReadAgain => continue,
-            Round::Recover(recovery) => {
-                recovery.apply(signals).await?;
-                continue;
-            }
             Round::Change(change) => match change.apply(signals).await? {
                 Some(stack) => (stack, true),
                 None => continue,

@@ -2,7 +2,7 @@
 
 use super::{
     DeployedStack, Follower, Options, StackSurvey, Survey,
-    apply::{Change, Recovery},
+    apply::{Change, Request},
     desired_stack,
 };
 use crate::{
@@ -49,8 +49,6 @@ pub enum Round {
     UpToDate(Stack),
     /// Somebody else has changed the stack.
     ReadAgain,
-    /// The stack must be brought into a state in which it can be deployed.
-    Recover(Recovery),
     Change(Change),
 }
 
@@ -143,17 +141,12 @@ impl<'a> Preparation<'a> {
             (_, Some(stack)) => {
                 let step = self.printer.step("stack");
                 let watch = Watch::begin(&self.aws.cloudformation, &stack.id).await?;
-                let Some(watch) = watch else {
-                    return Ok(Round::ReadAgain);
-                };
-                Ok(Round::Recover(Recovery {
-                    client: self.aws.cloudformation.clone(),
-                    stack: stack.clone(),
-                    action: self.survey.action,
-                    role_arn: self.target.role_arn.clone(),
-                    follower: self.follower.clone(),
-                    watch,
-                    step,
+                Ok(watch.map_or(Round::ReadAgain, |watch| {
+                    let (stack, action) = (stack.clone(), self.survey.action);
+                    let role_arn = self.target.role_arn.clone();
+                    let request = Request::Recover { stack, action, role_arn };
+                    let follower = self.follower.clone();
+                    Round::Change(Change { request, follower, watch, step })
                 }))
             }
         }
@@ -206,14 +199,8 @@ impl<'a> Preparation<'a> {
             return Ok(overtaken(&mut step));
         };
         watch.expect(&changes);
-        Ok(Round::Change(Change {
-            client: client.clone(),
-            change_set,
-            is_update: before.is_some(),
-            follower: self.follower.clone(),
-            watch,
-            step,
-        }))
+        let request = Request::Execute { change_set, is_update: before.is_some() };
+        Ok(Round::Change(Change { request, follower: self.follower.clone(), watch, step }))
     }
 
     /// What is left to do when the stack is up to date.
@@ -324,8 +311,11 @@ pub async fn draft(
 ) -> anyhow::Result<Created> {
     let change_set = slot.insert(ChangeSet::new(client, &desired.name, before));
     let created = change_set.create(desired, mode, before).await?;
-    if !matches!(created, Created::Changes { .. }) {
-        *slot = None;
+    match created {
+        Created::Changes { .. } => return Ok(created),
+        Created::Empty => change_set.discard().await?,
+        Created::Overtaken => change_set.discard_overtaken().await,
     }
+    *slot = None;
     Ok(created)
 }

@@ -1,5 +1,9 @@
 //! `destroy`: the stack, and its table and artifacts on request.
 
+use std::fmt::Display;
+
+use serde::Serialize;
+
 use super::Follower;
 use crate::{
     aws::{
@@ -33,15 +37,35 @@ pub struct Removal {
     destroy_command: String,
 }
 
-/// What has been deleted.
-pub struct Removed {
-    pub stack: bool,
-    /// The table's name, whether it was deleted or not.
-    pub table_name: Option<String>,
-    pub table: bool,
-    /// The number of artifacts.
-    pub artifacts: usize,
-    pub bucket: bool,
+/// The result of `destroy`.
+#[derive(Debug, Serialize)]
+pub struct DestroyReport {
+    stack_name: String,
+    region: String,
+    /// Whether anything had to be deleted.
+    changed: bool,
+    stack_deleted: bool,
+    /// The stack's, or the one that the user named.
+    table: Option<String>,
+    table_deleted: bool,
+    artifacts_deleted: usize,
+    bucket_deleted: bool,
+}
+
+impl Display for DestroyReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stack = if self.stack_deleted { "deleted" } else { "was not there" };
+        writeln!(f, "Stack: {} in {} {stack}", self.stack_name, self.region)?;
+        if let Some(table) = &self.table {
+            let outcome = if self.table_deleted { "deleted" } else { "not touched" };
+            writeln!(f, "Table: {table} {outcome}")?;
+        }
+        match (self.artifacts_deleted, self.bucket_deleted) {
+            (0, false) => Ok(()),
+            (artifacts, false) => write!(f, "Artifacts: {artifacts} deleted"),
+            (artifacts, true) => write!(f, "Artifacts: {artifacts} deleted, and their bucket"),
+        }
+    }
 }
 
 /// What to delete besides the stack, and whether the user has confirmed that in advance.
@@ -146,7 +170,7 @@ impl Removal {
         aws: &Aws,
         printer: &Printer,
         signals: &mut Signals,
-    ) -> anyhow::Result<Removed> {
+    ) -> anyhow::Result<DestroyReport> {
         if let Some(stack) = &self.stack {
             let mut step = printer.step("stack");
             step.expect(self.resources.len());
@@ -164,7 +188,7 @@ impl Removal {
         let artifacts = self.delete_artifacts(aws, printer);
         let rest = async { tokio::try_join!(table, artifacts) };
         let rest = signals.or_stopped(rest).await;
-        let (table, (artifacts, bucket)) = rest.map_err(|error| match &self.table_name {
+        let (table_deleted, (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
             // The stack, which named the table, is gone.
             Some(table) if self.table.is_some() => {
                 let command = &self.destroy_command;
@@ -174,8 +198,17 @@ impl Removal {
             }
             _ => error,
         })?;
-        let stack = self.stack.is_some();
-        Ok(Removed { stack, table_name: self.table_name, table, artifacts, bucket })
+        let stack_deleted = self.stack.is_some();
+        Ok(DestroyReport {
+            stack_name: self.follower.stack_name,
+            region: aws.region.clone(),
+            changed: stack_deleted || table_deleted || artifacts_deleted > 0 || bucket_deleted,
+            stack_deleted,
+            table: self.table_name,
+            table_deleted,
+            artifacts_deleted,
+            bucket_deleted,
+        })
     }
 
     async fn delete_table(&self, aws: &Aws, printer: &Printer) -> anyhow::Result<bool> {

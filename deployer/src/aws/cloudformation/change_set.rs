@@ -91,27 +91,8 @@ impl ChangeSet {
         Self { client: client.clone(), name: token(), stack: stack.to_owned(), kind }
     }
 
-    /// Creates it. Only one with changes is left; after an error, [`ChangeSet::discard`] removes it.
+    /// Creates it. Remove one without changes with [`ChangeSet::discard`], also after an error.
     pub async fn create(
-        &self,
-        desired: &DesiredStack,
-        mode: UpdateMode,
-        before: Option<&Stack>,
-    ) -> anyhow::Result<Created> {
-        let created = self.request(desired, mode, before).await?;
-        match created {
-            Created::Empty if self.kind == ChangeSetType::Update => self.discard().await?,
-            // A creation without changes is one that somebody else has made.
-            Created::Empty | Created::Overtaken => {
-                self.discard_overtaken().await;
-                return Ok(Created::Overtaken);
-            }
-            Created::Changes { .. } => (),
-        }
-        Ok(created)
-    }
-
-    async fn request(
         &self,
         desired: &DesiredStack,
         mode: UpdateMode,
@@ -167,7 +148,11 @@ impl ChangeSet {
                 Some(changes) => Created::Changes { stack_id, changes },
                 None => Created::Overtaken,
             }),
-            Some(reason) if is_no_change(&reason) => Ok(Created::Empty),
+            Some(reason) if is_no_change(&reason) => Ok(match self.kind {
+                ChangeSetType::Update => Created::Empty,
+                // Somebody else has created the stack.
+                _ => Created::Overtaken,
+            }),
             Some(reason) => Err(Failure::new(format!("{what}: {reason}"))
                 .hint("check the parameters; `cbbootstrap deploy --help` lists them")
                 .into()),

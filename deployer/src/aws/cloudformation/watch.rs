@@ -68,7 +68,6 @@ pub struct Watch {
     began: Instant,
     next_poll: Instant,
     pause: Duration,
-    polls: u32,
     /// From when on the stack's status is that of the change; `None` before the first poll.
     status_counts: Option<Instant>,
     /// When the status was last read; `None` reads it with the first poll.
@@ -135,7 +134,6 @@ impl Watch {
             began: now,
             next_poll: now,
             pause: FIRST_POLL,
-            polls: 0,
             status_counts: None,
             status_read: Some(now),
             near: None,
@@ -202,7 +200,6 @@ impl Watch {
                 Blind::Transient(failure) | Blind::Refused(failure) | Blind::SignedOut(failure),
             ) => return Err(failure),
         };
-        self.polls += 1;
         self.next_poll = Instant::now() + jittered(self.pause);
         Ok(sighting)
     }
@@ -229,8 +226,7 @@ impl Watch {
         let is_refused = matches!(unseen, Some(Blind::Refused(_)));
         let status_counts =
             *self.status_counts.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
-        let wants_status = is_refused || self.polls.is_multiple_of(5) && self.wants_status();
-        if !wants_status || Instant::now() < status_counts {
+        if !(is_refused || self.wants_status()) || Instant::now() < status_counts {
             return match unseen {
                 // The status will be read as soon as it counts.
                 None | Some(Blind::Refused(_)) => Ok(None),
