@@ -21,7 +21,7 @@ use crate::{
 const UPDATE: Poll = Poll {
     first: Duration::from_millis(300),
     longest: Duration::from_millis(300),
-    patience: Duration::from_mins(5),
+    patience: Duration::from_mins(10),
     hint: "`cbbootstrap status` shows how it ends",
 };
 

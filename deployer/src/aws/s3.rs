@@ -245,16 +245,14 @@ impl Bucket {
         Ok(())
     }
 
-    /// Deletes all but the newest artifacts of the stack and those that are named, if the bucket is ours; returns how many. Age
-    /// alone does not matter: a stack may return to its last artifact after a year.
-    pub async fn prune(&self, client: &Client, named: &[&str]) -> anyhow::Result<usize> {
+    /// Deletes all but the newest artifacts of the stack and those that are named, if the bucket is ours. Age alone does not
+    /// matter: a stack may return to its last artifact after a year.
+    pub async fn prune(&self, client: &Client, named: &[&str]) -> anyhow::Result<()> {
         if !self.ours {
-            return Ok(0);
+            return Ok(());
         }
         let artifacts = self.artifacts(client).await?;
-        let outdated = outdated(artifacts, named);
-        self.delete(client, &outdated).await?;
-        Ok(outdated.len())
+        self.delete(client, &outdated(artifacts, named)).await
     }
 
     /// Deletes all artifacts of the stack, and the bucket if that leaves it empty; returns how many artifacts it deleted, and

@@ -43,7 +43,7 @@ struct Consents {
     wait: bool,
 }
 
-/// What is left to do after the preparation of a round.
+/// How a round continues.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Round {
     UpToDate(Stack),
@@ -203,7 +203,7 @@ impl<'a> Preparation<'a> {
         Ok(Round::Change(Change { request, follower: self.follower.clone(), watch, step }))
     }
 
-    /// What is left to do when the stack is up to date.
+    /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
     pub async fn finish(
         self,
         stack: Stack,

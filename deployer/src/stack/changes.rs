@@ -231,7 +231,7 @@ mod tests {
             &map(&[("a", "1"), ("b", "2"), ("c", "3")]),
             &map(&[("b", "2"), ("c", "4"), ("d", "5")]),
         );
-        let said: Vec<_> = changes.iter().map(ToString::to_string).collect();
-        assert_eq!(said, ["a: 1 → none", "c: 3 → 4", "d: 5"]);
+        let texts: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["a: 1 → none", "c: 3 → 4", "d: 5"]);
     }
 }

@@ -49,12 +49,8 @@ pub struct Progress {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    resource: String,
-    kind: String,
-    /// The last status.
-    status: String,
-    reason: Option<String>,
-    /// In seconds since 1970.
+    last: StackEvent,
+    /// When the last operation began, in seconds since 1970.
     began: f64,
     /// How long the last operation took; `None` while one is in progress.
     seconds: Option<f64>,
@@ -68,17 +64,18 @@ impl Row {
 
 impl Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let StackEvent { resource, kind, status, reason, .. } = &self.last;
         let sign = match self.seconds {
             None => '…',
-            Some(_) if self.status.ends_with("_FAILED") => '✗',
+            Some(_) if self.last.is_failure() => '✗',
             Some(_) => '✓',
         };
-        write!(f, "{sign} {} {} {}", self.resource, self.kind, self.status)?;
+        write!(f, "{sign} {resource} {kind} {status}")?;
         if let Some(seconds) = self.seconds {
             write!(f, " {seconds:.1} s")?;
         }
-        match self.reason.as_deref() {
-            Some(reason) if self.status.ends_with("_FAILED") => write!(f, ": {reason}"),
+        match reason {
+            Some(reason) if self.last.is_failure() => write!(f, ": {reason}"),
             _ => Ok(()),
         }
     }
@@ -90,18 +87,11 @@ impl Progress {
         if event.is_stack() {
             return None;
         }
-        let index =
-            self.rows.iter().position(|row| row.resource == event.resource).unwrap_or_else(|| {
-                self.rows.push(Row {
-                    resource: event.resource.clone(),
-                    kind: event.kind.clone(),
-                    status: String::new(),
-                    reason: None,
-                    began: event.time,
-                    seconds: Some(0.0),
-                });
-                self.rows.len() - 1
-            });
+        let known = self.rows.iter().position(|row| row.last.resource == event.resource);
+        let index = known.unwrap_or_else(|| {
+            self.rows.push(Row { last: event.clone(), began: event.time, seconds: Some(0.0) });
+            self.rows.len() - 1
+        });
         let row = &mut self.rows[index];
         let in_progress = event.status.ends_with("_IN_PROGRESS");
         let begins = in_progress && row.is_done();
@@ -109,8 +99,7 @@ impl Progress {
             row.began = event.time;
         }
         row.seconds = (!in_progress).then(|| (event.time - row.began).max(0.0));
-        row.status.clone_from(&event.status);
-        row.reason.clone_from(&event.reason);
+        row.last.clone_from(event);
         Some((index, begins))
     }
 

@@ -77,7 +77,7 @@ pub struct Watch {
     last_seen: Instant,
 }
 
-/// What is known of the change.
+/// The state of the change, from events and statuses.
 #[derive(Debug, Default)]
 struct State {
     events: Vec<StackEvent>,
