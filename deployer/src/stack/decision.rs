@@ -33,9 +33,9 @@ impl StackAction {
     pub fn preparation(self) -> Option<&'static str> {
         match self {
             Self::Create | Self::Update | Self::Wait => None,
-            Self::Replace => {
-                Some("the remains of a failed creation are deleted, and the stack is created again")
-            }
+            Self::Replace => Some(
+                "what a failed creation left of the stack is deleted, and the stack is created again",
+            ),
             Self::ReplaceUsed => Some(
                 "what is left of the stack is deleted after confirmation, and the stack is created again",
             ),
