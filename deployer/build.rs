@@ -1,4 +1,4 @@
-//! Takes the function's zips into the program, where the environment names some: see `src/build/bundle.rs`.
+//! Takes the function's zips into the program, where the environment names some: see `src/package/bundle.rs`.
 
 use std::{env, fs, path::Path};
 

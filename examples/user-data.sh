@@ -1,34 +1,37 @@
 #!/bin/bash
-# EC2 user data for Amazon Linux 2023 with Couchbase Server in the image. Every instance of the group boots with this same
-# script, and together they become one cluster, one server group an availability zone.
+# EC2 user data for Amazon Linux 2023 with Couchbase Server in the AMI. All instances run this script and become one cluster, with
+# one server group for each Availability Zone.
 #
-# Fill the settings in; each may come from the environment instead, and so may every other option of the agent
-# (`cbbootstrap-agent up --help` names the variables). The instance's role has to allow secretsmanager:GetSecretValue, or
-# ssm:GetParameter and kms:Decrypt, for the password and the cluster's secret, s3:GetObject for the agent, and with
-# CBBOOTSTRAP_AUTH=iam execute-api:Invoke. It may be run again after any failure: what is done already is not done again.
-# cloud-init runs it at an instance's first boot only; cbbootstrap-agent.service is for every boot. Its log is
-# /var/log/cloud-init-output.log. Password and secret are in no log, argument, environment variable or file.
+# Fill in the settings below, or set them in the environment, like every other option of the agent (`cbbootstrap-agent up --help`
+# lists the variables). The instance's role needs
+#   secretsmanager:GetSecretValue, or ssm:GetParameter and kms:Decrypt   for the password and the cluster's secret
+#   s3:GetObject                                                         for the agent
+#   execute-api:Invoke                                                   with CBBOOTSTRAP_AUTH=iam
+#
+# cloud-init runs it at the first boot; use cbbootstrap-agent.service for later boots. You can run it again after a failure. The log
+# is /var/log/cloud-init-output.log. The password and the secret are never written to a log or a file, and never passed as an
+# argument or an environment variable.
 set -euo pipefail
 
-# The API's endpoint, the name that all nodes of the cluster share, and `iam` if the API takes signed requests only.
+# The API's endpoint, the cluster's name, and `iam` if the API requires signed requests.
 export CBBOOTSTRAP_API="${CBBOOTSTRAP_API:-https://API-ID.execute-api.us-east-1.amazonaws.com}"
 export CBBOOTSTRAP_CLUSTER_ID="${CBBOOTSTRAP_CLUSTER_ID:-mycluster}"
 export CBBOOTSTRAP_AUTH="${CBBOOTSTRAP_AUTH:-none}"
 export CBBOOTSTRAP_SERVICES="${CBBOOTSTRAP_SERVICES:-data,index,query}"
-# The administrator's password: secretsmanager:NAME, the secret being the password itself, or ssm:NAME.
+# The administrator's password: secretsmanager:NAME (the secret's value is the password) or ssm:NAME.
 PASSWORD_FROM="${PASSWORD_FROM:-secretsmanager:couchbase/administrator}"
-# The cluster's secret, by which the nodes trust each other: at least 16 random characters, the same for all nodes.
+# The cluster's secret: at least 16 random characters, the same on all nodes.
 SECRET_FROM="${SECRET_FROM:-secretsmanager:couchbase/cluster-secret}"
-# The agent, unless it is in the image: where it is, its `sha256sum`, and where it goes.
+# The agent, unless it is in the AMI: its location, its SHA-256, and the directory to install it in.
 AGENT_URL="${AGENT_URL:-s3://BUCKET/cbbootstrap-agent}"
 AGENT_SHA256="${AGENT_SHA256:-}"
 AGENT_DIRECTORY="${AGENT_DIRECTORY:-/usr/local/bin}"
-# How often to ask AWS, 5 s apart: a new role takes a moment until it works everywhere.
+# Attempts for each AWS call, 5 s apart: a new role takes a while to work everywhere.
 TRIES="${TRIES:-12}"
 
 PATH="$AGENT_DIRECTORY:$PATH"
 
-# The instance's metadata, version 2.
+# Instance metadata (IMDSv2).
 imds="${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}"
 imds="${imds%/}/latest"
 ask() {
@@ -86,12 +89,12 @@ if [ -z "${CBBOOTSTRAP_SERVER_GROUP:-}" ]; then
 fi
 export CBBOOTSTRAP_SERVER_GROUP
 
-# The shell keeps both, does not export them, and writes them into pipes itself.
+# Shell variables that are not exported, passed to the agent through pipes.
 set +x
 administrator=$(with_patience secret_from "$PASSWORD_FROM")
 secret=$(with_patience secret_from "$SECRET_FROM")
 status=0
 printf '%s\n' "$administrator" |
     cbbootstrap-agent up --password-file - --secret-file <(printf '%s\n' "$secret") || status=$?
-# A member that lacks something that was asked for (6) is a member: the log says what the server refused.
+# 6: the node is a member, and the log names the setting that was refused.
 [ "$status" -eq 6 ] || exit "$status"

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_cli::signer::Signer;
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
     trust::{Attestation, Fingerprint},

@@ -2,7 +2,6 @@
 
 mod advice;
 mod aws;
-mod build;
 mod cli;
 mod commands;
 mod config;
@@ -10,6 +9,7 @@ mod github;
 mod leash;
 mod lines;
 mod local;
+mod package;
 mod permissions;
 mod printer;
 mod settings;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_cli::signer::Signer;
 use cbbootstrap_protocol::wire;
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -10,33 +10,20 @@
 //! - [`store`]: the records: in one DynamoDB table, whose items are [`item`]s, or in SQLite
 //! - [`log`]: the line that is logged of it
 //!
-//! [`table`] is what deployers share with the service; it comes without its dependencies (`default-features = false`). The features
-//! `dynamodb` and `sqlite` add the stores, `service` the API, `lambda` what the function's binary needs, and `signer` what callers
-//! sign requests with.
+//! Feature `lambda` adds what the binary `bootstrap` needs, `sqlite` what `cbbootstrap serve` needs.
 
 pub mod table;
 
-#[cfg(feature = "dynamodb")]
 pub mod item;
-#[cfg(any(feature = "dynamodb", feature = "sqlite"))]
 pub mod store;
 
-#[cfg(feature = "signer")]
-pub mod signer;
-
-#[cfg(feature = "service")]
 pub mod api;
 #[cfg(feature = "sqlite")]
 pub mod connection;
-#[cfg(feature = "service")]
 pub mod docs;
-#[cfg(feature = "service")]
 pub mod event;
-#[cfg(feature = "service")]
 pub mod guard;
-#[cfg(feature = "service")]
 pub mod log;
-#[cfg(feature = "service")]
 pub mod problem;
 
 /// The API's contract (`OpenAPI` 3.0.3), as served at `/swagger.yaml`.

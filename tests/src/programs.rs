@@ -1,6 +1,7 @@
 //! The built programs.
 
 use std::{
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -42,14 +43,37 @@ pub fn bootstrap() -> PathBuf {
 }
 
 /// The directory of the programs, which cargo builds unless they are up to date, as it built this one.
+///
+/// They are copies: [`carrying`] has cargo replace its own.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let directory = built_with_this();
         let profile = if directory.ends_with("release") { "release" } else { "dev" };
+        let copies = directory.join("tested");
+        fs::create_dir_all(&copies).expect("the target directory can be written");
+        let _lock = lock();
         build(&["--workspace", "--bins", "--profile", profile]);
-        directory
+        for program in ["cbbootstrap", "cbbootstrap-agent", "bootstrap", "couchbase-standin"] {
+            copy(&directory.join(program), &copies.join(program));
+        }
+        copies
     })
+}
+
+/// Copies a program that may be running at the destination.
+fn copy(from: &Path, to: &Path) {
+    let new = to.with_extension(format!("{}", std::process::id()));
+    fs::copy(from, &new).expect("the program can be copied");
+    fs::rename(new, to).expect("the target directory can be written");
+}
+
+/// Holds what cargo builds still until it is copied. Test programs may run side by side.
+fn lock() -> File {
+    let lock = File::create(target().join("tested.lock"));
+    let lock = lock.expect("the target directory can be written");
+    lock.lock().expect("files can be locked");
+    lock
 }
 
 /// The node agent as it is released, which takes minutes to build.
@@ -58,10 +82,16 @@ pub fn released_agent() -> PathBuf {
     target().join("lambda/cbbootstrap-agent")
 }
 
-/// The command `cbbootstrap` with this zip inside. The next test program builds it anew, without.
+/// The command `cbbootstrap` with this zip inside.
 pub fn carrying(zip: &str) -> PathBuf {
-    build_with(&["--workspace", "--bins"], &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)]);
-    target().join("debug/cbbootstrap")
+    let program = built().join("cbbootstrap-carrying");
+    let _lock = lock();
+    // Another profile for this one package: cargo keeps both builds of it.
+    let bins = ["--workspace", "--bins", "--config", "profile.dev.package.cbbootstrap.debug=false"];
+    build_with(&bins, &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)]);
+    copy(&built_with_this().join("cbbootstrap"), &program);
+    build(&["--workspace", "--bins"]);
+    program
 }
 
 fn build(what: &[&str]) {

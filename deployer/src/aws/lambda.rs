@@ -19,8 +19,8 @@ use jiff::Timestamp;
 
 use super::{UPLOAD_TIMEOUT, explain, is_transient};
 use crate::{
-    build::artifact::{Artifact, base16},
     failure::Failure,
+    package::artifact::{Artifact, base16},
     values::Arch,
 };
 

@@ -26,10 +26,8 @@ use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use axum::http::Uri;
 use cbbootstrap_cli::environment::{is_blank, variable};
-use cbbootstrap_function::{
-    signer::Signer,
-    store::dynamodb::{DynamoDb, for_requests},
-};
+use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 
 use crate::{
     advice,

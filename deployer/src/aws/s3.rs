@@ -18,7 +18,7 @@ use aws_sdk_s3::{
 use serde_json::json;
 
 use super::{Identity, UPLOAD_TIMEOUT, explain, says};
-use crate::{build::artifact::Artifact, failure::Failure};
+use crate::{failure::Failure, package::artifact::Artifact};
 
 /// How many artifacts of a stack are kept, with those that it names or named last.
 const KEPT: usize = 5;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use cbbootstrap_function::signer::Signer;
+use cbbootstrap_cli::signer::Signer;
 use serde::Serialize;
 
 use super::{
@@ -17,10 +17,10 @@ use crate::{
         dynamodb, lambda,
         s3::Bucket,
     },
-    build::{Function, artifact::Artifact},
     cli::DeployArgs,
     failure::{Exit, Failure},
     github,
+    package::{Function, artifact::Artifact},
     printer::{Printer, Step},
     settings::Target,
     signals::Signals,

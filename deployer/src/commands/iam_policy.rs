@@ -31,7 +31,7 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
         role_arn: args.role_arn.or(environment.role_arn),
     };
     if args.explain {
-        printer.result(&permissions::explanation(&scope, args.policy_for))
+        printer.result(&permissions::explain(&scope, args.policy_for))
     } else {
         printer.result(&permissions::policy(&scope, args.policy_for))
     }

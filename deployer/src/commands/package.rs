@@ -4,7 +4,9 @@ use std::{fmt::Display, path::PathBuf};
 
 use serde::Serialize;
 
-use crate::{build::Function, cli::PackageArgs, failure::Failure, printer::Printer, values::Arch};
+use crate::{
+    cli::PackageArgs, failure::Failure, package::Function, printer::Printer, values::Arch,
+};
 
 #[derive(Debug, Serialize)]
 struct Packaged {

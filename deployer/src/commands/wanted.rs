@@ -10,7 +10,7 @@ use crate::{
         lambda,
         s3::Bucket,
     },
-    build::artifact::Artifact,
+    package::artifact::Artifact,
     settings::Target,
     stack::{self, Next, Stack},
     template::{self, TEMPLATE},

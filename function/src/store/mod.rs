@@ -1,7 +1,6 @@
 //! Where the records of clusters are kept: a [`Store`] applies the protocol's rules to them. There are two: a [`dynamodb`] table, by
 //! one conditional write a call, and an embedded [`sqlite`] database, by the rules themselves inside a transaction.
 
-#[cfg(feature = "dynamodb")]
 pub mod dynamodb;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -54,7 +53,6 @@ pub enum Error {
     #[error("{0}")]
     Failed(String),
     /// The item is not a record.
-    #[cfg(feature = "dynamodb")]
     #[error(transparent)]
     Unreadable(#[from] crate::item::Unreadable),
     /// A record in the database cannot be read.

@@ -3,7 +3,7 @@
 
 use aws_config::BehaviorVersion;
 use aws_sdk_dynamodb::Client;
-use cbbootstrap_function::{api, event, log, store::Store};
+use cbbootstrap_function::{api, event, log, store::dynamodb::DynamoDb};
 use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
 use serde_json::value::RawValue;
 
@@ -12,7 +12,7 @@ async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
 
     let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
-    let store = Store::new(Client::new(&config), std::env::var("TABLE_NAME")?);
+    let store = DynamoDb::new(Client::new(&config), std::env::var("TABLE_NAME")?);
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME")?;
     let router = log::logged(api::router(store, api::Policy::default()), &function);
 

@@ -25,7 +25,6 @@
 mod items;
 mod write;
 
-#[cfg(feature = "service")]
 mod client;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -51,7 +50,6 @@ use crate::{
     table::{CLUSTER_UUID, INITIAL_NODE, members_key},
 };
 
-#[cfg(feature = "service")]
 pub use client::{client, counting_calls, for_requests};
 
 /// How many times a request tries to write while others change the same item.

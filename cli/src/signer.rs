@@ -1,4 +1,4 @@
-//! Signs requests to an API that takes no others: AWS's Signature Version 4.
+//! Signatures for an API that requires AWS credentials (Signature Version 4).
 
 use std::time::SystemTime;
 
@@ -10,29 +10,24 @@ use aws_sigv4::{
 use http::Uri;
 use thiserror::Error;
 
-/// The service that API Gateway's own APIs belong to.
+/// The service name of APIs in API Gateway.
 const SERVICE: &str = "execute-api";
 
-/// A request cannot be signed.
 #[derive(Debug, Error)]
 #[error("cannot sign the request to `{url}`")]
 pub struct CannotSign {
-    /// Where it was to go.
     url: String,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Whose requests they are, and the region that they go to.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    /// Whose.
     pub credentials: Credentials,
-    /// The region.
     pub region: String,
 }
 
 impl Signer {
-    /// The headers that sign this request now. They hold for some minutes.
+    /// The headers that sign this request. They are valid for some minutes.
     pub fn headers(
         &self,
         method: &str,
@@ -40,6 +35,7 @@ impl Signer {
         body: &str,
     ) -> Result<Vec<(String, String)>, CannotSign> {
         self.headers_at(SystemTime::now(), method, url, body)
+            .map_err(|source| CannotSign { url: url.to_owned(), source })
     }
 
     fn headers_at(
@@ -48,30 +44,25 @@ impl Signer {
         method: &str,
         url: &str,
         body: &str,
-    ) -> Result<Vec<(String, String)>, CannotSign> {
-        let signed = || {
-            let identity = self.credentials.clone().into();
-            // The defaults are those of all services but S3: what is escaped in a path is escaped once more.
-            let parameters = v4::SigningParams::builder()
-                .identity(&identity)
-                .region(&self.region)
-                .name(SERVICE)
-                .time(time)
-                .settings(SigningSettings::default())
-                .build()?
-                .into();
-            // As it is sent: with its port, be that the scheme's own.
-            let uri: Uri = url.parse()?;
-            let host = uri.authority().map(|host| ("host", host.as_str()));
-            let body = SignableBody::Bytes(body.as_bytes());
-            let request = SignableRequest::new(method, url, host.into_iter(), body)?;
-            let (instructions, _) = sign(request, &parameters)?.into_parts();
-            Ok(instructions
-                .headers()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect())
-        };
-        signed().map_err(|source| CannotSign { url: url.to_owned(), source })
+    ) -> Result<Vec<(String, String)>, Box<dyn std::error::Error + Send + Sync>> {
+        let identity = self.credentials.clone().into();
+        // The defaults fit all services but S3: an escaped path is escaped once more.
+        let parameters = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&self.region)
+            .name(SERVICE)
+            .time(time)
+            .settings(SigningSettings::default())
+            .build()?
+            .into();
+        // As the client sends it: with the port, even the scheme's default one.
+        let uri: Uri = url.parse()?;
+        let host = uri.authority().map(|host| ("host", host.as_str()));
+        let body = SignableBody::Bytes(body.as_bytes());
+        let request = SignableRequest::new(method, url, host.into_iter(), body)?;
+        let (instructions, _) = sign(request, &parameters)?.into_parts();
+        let headers = instructions.headers();
+        Ok(headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 }
 
@@ -81,9 +72,9 @@ mod tests {
 
     use super::*;
 
-    /// What botocore's `SigV4Auth` computes for the same requests.
+    /// The expected signatures are those that botocore's `SigV4Auth` computes.
     #[test]
-    fn signatures_are_those_of_awss_own_libraries() {
+    fn signatures_equal_those_of_botocore() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_490_396);
         let aws = "https://a1b2c3.execute-api.eu-central-1.amazonaws.com";
         for (method, url, body, token, expected) in [
@@ -138,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_shown() {
+    fn debug_output_hides_the_credentials() {
         let signer = Signer {
             credentials: Credentials::new("AKID", "secret", Some("token".to_owned()), None, "a"),
             region: "us-east-1".to_owned(),

@@ -17,7 +17,7 @@ use cbbootstrap_tests::{
 };
 use tempfile::TempDir;
 
-/// `cbbootstrap` with the function's zip inside.
+/// `cbbootstrap` with the function's zip inside, away from the sources.
 fn carrier() -> &'static Path {
     static CARRIER: OnceLock<(PathBuf, TempDir)> = OnceLock::new();
     let (program, _) = CARRIER.get_or_init(|| {

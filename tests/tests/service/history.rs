@@ -2,7 +2,7 @@
 //! that keeps the protocol can show; and what broken ones show is not.
 //!
 //! `HISTORY_SEED` chooses the seed, which is printed. The long run is
-//! `cargo test --workspace --test history -- --ignored --nocapture`.
+//! `cargo test --workspace --test service -- --ignored --nocapture`.
 
 #![allow(clippy::unwrap_used)]
 

@@ -108,7 +108,6 @@ fn with_stdin(mut command: Command, text: &str) -> Ended {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "it is a list")]
 fn wrong_usage_is_told_before_anything_is_done() {
     let scene = Scene::start(1);
     let pem = scene.file("empty.pem", "nothing");

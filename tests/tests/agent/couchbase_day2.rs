@@ -70,7 +70,7 @@ impl Exchange {
 }
 
 fn recording() -> Vec<Exchange> {
-    let text = include_str!("../couchbase-rest/recorded-7.6.8-day2.txt");
+    let text = include_str!("../../couchbase-rest/recorded-7.6.8-day2.txt");
     let at = Regex::new(r" at t\+([0-9.]+)s").unwrap();
     let mut exchanges: Vec<Exchange> = Vec::new();
     for entry in text.split("\n## ").skip(1) {

@@ -74,7 +74,7 @@ struct Entry {
 }
 
 fn recording() -> Vec<Entry> {
-    let text = include_str!("../couchbase-rest/recorded-7.6.8.txt");
+    let text = include_str!("../../couchbase-rest/recorded-7.6.8.txt");
     let entries = text.split("\n## ").skip(1);
     let entry = |text: &str| {
         let mut lines = text.lines();

@@ -1,0 +1,224 @@
+use std::fmt::Write;
+
+use super::*;
+
+/// The most characters that a managed policy may have, white space apart.
+const MOST_CHARACTERS: usize = 6144;
+
+fn scope() -> Scope {
+    Scope {
+        partition: "aws".to_owned(),
+        account: "123456789012".to_owned(),
+        region: "eu-central-1".to_owned(),
+        stack_name: "cbbootstrap".to_owned(),
+        table_name: "cb-bootstrap".to_owned(),
+        bucket: None,
+        role_arn: None,
+    }
+}
+
+/// The scope of the template, which CloudFormation fills in.
+fn template_scope() -> Scope {
+    Scope {
+        partition: "${AWS::Partition}".to_owned(),
+        account: "${AWS::AccountId}".to_owned(),
+        region: "${AWS::Region}".to_owned(),
+        stack_name: "${StackName}".to_owned(),
+        table_name: "${TableName}".to_owned(),
+        bucket: None,
+        role_arn: None,
+    }
+}
+
+fn allows(policy: &Policy, action: &str) -> bool {
+    policy.statement.iter().any(|statement| statement.action.contains(action))
+}
+
+#[test]
+fn each_command_gets_only_the_permissions_it_needs() {
+    use PolicyFor::{All, CloudFormation, Clusters, Deploy, Plan};
+    let with_role =
+        Scope { role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()), ..scope() };
+    for (action, allowed_for) in [
+        ("cloudformation:CreateChangeSet", &[Plan, Deploy, All][..]),
+        ("cloudformation:ExecuteChangeSet", &[Deploy, All]),
+        ("cloudformation:DeleteStack", &[Deploy, All]),
+        ("dynamodb:CreateTable", &[Deploy, All]),
+        ("dynamodb:DeleteTable", &[All]),
+        ("dynamodb:Scan", &[All, Clusters]),
+        ("dynamodb:UpdateItem", &[All, Clusters]),
+        ("s3:DeleteBucket", &[All]),
+        ("s3:PutObject", &[Deploy, All]),
+        ("s3:GetObject", &[Deploy, All, CloudFormation]),
+        ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
+        ("cloudwatch:PutDashboard", &[Deploy, All, CloudFormation]),
+        ("execute-api:Invoke", &[Deploy, All]),
+        ("sts:GetCallerIdentity", &[Plan, Deploy, All]),
+    ] {
+        for policy_for in [Plan, Deploy, All, Clusters, CloudFormation] {
+            let allowed = allows(&policy(&scope(), policy_for), action);
+            assert_eq!(allowed, allowed_for.contains(&policy_for), "{action} for {policy_for:?}");
+        }
+    }
+    let caller = policy(&with_role, All);
+    assert!(!allows(&caller, "lambda:CreateFunction") && !allows(&caller, "apigateway:POST"));
+    let passed =
+        caller.statement.iter().find(|statement| statement.action.contains("iam:PassRole"));
+    assert_eq!(
+        passed.map(|statement| statement.resource.clone()),
+        Some(with_role.role_arn.iter().cloned().collect()),
+        "{caller}"
+    );
+    assert!(allows(&policy(&with_role, CloudFormation), "lambda:CreateFunction"));
+}
+
+#[test]
+fn a_bucket_of_the_user_is_used_but_not_changed() {
+    let theirs = Scope { bucket: Some("theirs".to_owned()), ..scope() };
+    let policy = policy(&theirs, PolicyFor::All);
+    for (action, allowed) in [
+        ("s3:ListBucket", true),
+        ("s3:PutObject", true),
+        ("s3:CreateBucket", false),
+        ("s3:PutBucketPolicy", false),
+        ("s3:DeleteObject", false),
+    ] {
+        assert_eq!(allows(&policy, action), allowed, "{action}");
+    }
+    let text = policy.to_string();
+    assert!(
+        text.contains("arn:aws:s3:::theirs/cbbootstrap/*") && !text.contains("artifacts"),
+        "{text}"
+    );
+}
+
+#[test]
+fn resources_are_narrow() {
+    let policy = policy(&scope(), PolicyFor::All);
+    for statement in &policy.statement {
+        let wide = statement.resource.contains(&"*".to_owned());
+        assert_eq!(wide, statement.sid == "Anything", "{statement:?}");
+        assert!(statement.sid.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{statement:?}");
+        assert!(statement.action.iter().all(|action| !action.contains('*')), "{statement:?}");
+    }
+    let passes =
+        policy.statement.iter().filter(|statement| statement.action.contains("iam:PassRole"));
+    for statement in passes {
+        assert!(statement.condition.is_some(), "{statement:?}");
+    }
+}
+
+#[test]
+fn shortened_names_are_matched_by_their_start() {
+    for (stack_name, start) in [
+        ("cbbootstrap".to_owned(), "cbbootstrap-*".to_owned()),
+        ("s".repeat(40), format!("{}-*", "s".repeat(40))),
+        ("s".repeat(41), format!("{}-*", "s".repeat(24))),
+    ] {
+        let scope = Scope { stack_name, ..scope() };
+        for resource in ["Function", "FunctionRole"] {
+            let arns = scope.arns(resource).unwrap();
+            assert!(arns[0].ends_with(&start), "{arns:?} {start}");
+        }
+    }
+}
+
+#[test]
+fn policies_with_the_longest_names_fit_the_limit() {
+    let long = Scope {
+        partition: "aws-us-gov".to_owned(),
+        region: "ap-southeast-99".to_owned(),
+        stack_name: "s".repeat(128),
+        table_name: "t".repeat(255),
+        ..scope()
+    };
+    for policy_for in [PolicyFor::All, PolicyFor::CloudFormation] {
+        let text = serde_json::to_string(&policy(&long, policy_for)).unwrap();
+        assert!(text.len() <= MOST_CHARACTERS, "{} characters", text.len());
+    }
+}
+
+#[test]
+fn a_region_has_its_partition() {
+    for (region, expected) in [
+        ("us-east-1", "aws"),
+        ("", "aws"),
+        ("cn-north-1", "aws-cn"),
+        ("us-gov-west-1", "aws-us-gov"),
+        ("us-iso-east-1", "aws-iso"),
+        ("us-isob-east-1", "aws-iso-b"),
+        ("eusc-de-east-1", "aws-eusc"),
+    ] {
+        assert_eq!(partition(region), expected, "{region}");
+    }
+}
+
+#[test]
+fn every_row_is_used_and_explained() {
+    let role_arn = Some("arn:aws:iam::123456789012:role/cfn".to_owned());
+    let with_role = explain(&Scope { role_arn, ..scope() }, PolicyFor::All);
+    let Explanation(reasons) = explain(&scope(), PolicyFor::All);
+    let only_with_role =
+        with_role.0.iter().filter(|reason| reason.resources[0].ends_with("role/cfn"));
+    assert_eq!(reasons.len() + only_with_role.count(), TABLE.permissions.len());
+    let text = Explanation(reasons).to_string();
+    for statement in policy(&scope(), PolicyFor::All).statement {
+        assert!(statement.action.iter().all(|action| text.contains(action)), "{statement:?}");
+    }
+    for resource in TABLE.resources.keys() {
+        let is_used = TABLE.permissions.iter().any(|permission| &permission.resource == resource);
+        assert!(is_used, "{resource}");
+    }
+}
+
+/// The template with its policies generated again. `None` if it has no place for one.
+fn regenerated(template: &str) -> Option<String> {
+    let mut text = template.to_owned();
+    for (mark, policy_for) in [("plan", PolicyFor::Plan), ("deploy", PolicyFor::Deploy)] {
+        let begin = text.find(&format!("# begin: {mark}\n"))?;
+        let indent = begin - text[..begin].rfind('\n')? - 1;
+        let begin = begin + text[begin..].find('\n')? + 1;
+        let end = begin + text[begin..].find(&format!("# end: {mark}\n"))? - indent;
+        let policy = policy(&template_scope(), policy_for);
+        let mut statements = serde_yaml::to_value(policy.statement).ok()?;
+        substitute(&mut statements);
+        let mut made = String::new();
+        for line in serde_yaml::to_string(&statements).ok()?.lines() {
+            let _ = writeln!(made, "{:indent$}{line}", "");
+        }
+        text.replace_range(begin..end, &made);
+    }
+    Some(text)
+}
+
+/// Marks the strings that CloudFormation is to fill in.
+fn substitute(value: &mut serde_yaml::Value) {
+    use serde_yaml::{Value, value::Tag, value::TaggedValue};
+    match value {
+        Value::String(text) if text.contains("${") => {
+            *value = Value::Tagged(Box::new(TaggedValue {
+                tag: Tag::new("Sub"),
+                value: Value::String(text.clone()),
+            }));
+        }
+        Value::Sequence(items) => items.iter_mut().for_each(substitute),
+        Value::Mapping(mapping) => mapping.values_mut().for_each(substitute),
+        _ => {}
+    }
+}
+
+#[test]
+fn roles_for_ci_have_the_current_policies() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/github-oidc-role.yaml");
+    let template = std::fs::read_to_string(file).unwrap();
+    let made = regenerated(&template).unwrap();
+    if std::env::var_os("UPDATE_TEMPLATES").is_some() {
+        std::fs::write(file, made).unwrap();
+        return;
+    }
+    assert!(
+        template == made,
+        "templates/github-oidc-role.yaml does not match deployer/permissions.yaml\n\
+         hint: UPDATE_TEMPLATES=1 cargo test --workspace --bin cbbootstrap permissions"
+    );
+}

@@ -1,0 +1,9 @@
+//! `cbbootstrap-agent` beside stand-ins for Couchbase Server, and the stand-ins themselves.
+
+mod cli;
+mod containers;
+mod couchbase;
+mod couchbase_day2;
+mod examples;
+mod promises;
+mod up;

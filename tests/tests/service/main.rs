@@ -1,0 +1,11 @@
+//! The API: its protocol, its stores, and `cbbootstrap serve`.
+
+mod auth;
+mod contract;
+mod docs;
+mod fuzz;
+mod history;
+mod outage;
+mod protocol;
+mod serve;
+mod store;
