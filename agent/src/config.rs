@@ -1,6 +1,6 @@
 //! `--config`: a YAML file with options for all commands.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use cbbootstrap_cli::{
     command_line::Parsed,
@@ -42,7 +42,9 @@ fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<FileOption>, Fai
         }
     };
     let commands = cli.get_subcommands();
-    let known: Vec<_> = commands.flat_map(options_of).map(|arg| arg.get_id().as_str()).collect();
+    let known: BTreeSet<_> =
+        commands.flat_map(options_of).map(|arg| arg.get_id().as_str()).collect();
+    let known: Vec<_> = known.into_iter().collect();
     check_keys(&settings, &known, "")?;
     let command = cli.find_subcommand(called).unwrap_or(cli);
     // One file serves all commands: each takes its own options.

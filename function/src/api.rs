@@ -24,7 +24,7 @@ use cbbootstrap_protocol::{
 
 use crate::{
     CONTRACT, docs,
-    log::{self, Outcome},
+    log::{ClusterDigest, Outcome},
     problem::Problem,
     store::{self, Store},
 };
@@ -172,8 +172,8 @@ async fn status_by_path<S: Store>(
     let text = percent_decode_str(path)
         .decode_utf8()
         .map_err(|_| Problem::InvalidField(CLUSTER_ID, "must be UTF-8".to_owned()))?;
-    let cluster_id =
-        ClusterId::new(text).map_err(|reason| Problem::invalid_name(CLUSTER_ID, &reason))?;
+    let cluster_id = ClusterId::new(text)
+        .map_err(|reason| Problem::InvalidField(CLUSTER_ID, reason.to_string()))?;
     let secret = secret(&headers, &cluster_id)?;
     let record = service.store.status(&cluster_id, secret.as_ref(), Timestamp::now()).await;
     let read = record.map(|record| (Outcome::Read, record));
@@ -233,7 +233,7 @@ fn answer(
     asking: Option<&Node>,
     done: Result<(Outcome, Record), store::Error>,
 ) -> Response {
-    let cluster = Extension(log::Cluster::of(cluster_id));
+    let cluster = Extension(ClusterDigest::from(cluster_id));
     match done {
         Ok((outcome, record)) => {
             (cluster, Extension(outcome), Json(record.answer(asking, Timestamp::now())))
@@ -303,7 +303,7 @@ impl Fields {
             None => Ok(None),
             Some(Value::String(text)) => valid(text.clone())
                 .map(Some)
-                .map_err(|reason| Problem::invalid_name(field, &reason)),
+                .map_err(|reason| Problem::InvalidField(field, reason.to_string())),
             Some(_) => Err(Problem::InvalidField(field, "must be a string".to_owned())),
         }
     }

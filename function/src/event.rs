@@ -1,15 +1,15 @@
-//! Lambda's events as HTTP requests, and the answers back: those of HTTP APIs (payload 2.0), REST APIs (1.0), function URLs and
-//! Application Load Balancers.
+//! Lambda's events as HTTP requests, and the responses: for HTTP APIs (payload 2.0), REST APIs (1.0), function URLs and Application
+//! Load Balancers.
 //!
-//! `lambda_http` does this too, and panics on paths and headers that do not make a valid URI, which anyone can send. Nothing here
-//! can: an event becomes a request or an error.
+//! `lambda_http` panics on paths and headers that do not make a valid URI, which anyone can send. Here an event becomes a request or
+//! an error.
 
 use std::collections::HashMap;
 
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri},
     response::IntoResponse,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -19,10 +19,10 @@ use tower::ServiceExt;
 
 use crate::{log::RequestId, problem::Problem};
 
-/// An invocation by HTTP: the fields of all payloads that make a request.
+/// The fields of all payloads that make a request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Event {
+struct Event {
     /// 2.0 only.
     raw_path: Option<String>,
     /// 1.0 only.
@@ -44,7 +44,7 @@ struct Context {
     stage: Option<String>,
     /// 2.0 only.
     http: Option<ContextHttp>,
-    /// 1.0 only: the path as it was sent, stage and all.
+    /// 1.0 only: the path as it was sent, with the stage.
     path: Option<String>,
     /// Load balancers only.
     elb: Option<serde::de::IgnoredAny>,
@@ -55,102 +55,83 @@ struct ContextHttp {
     method: String,
 }
 
-/// The answer, in the form that all payloads understand.
+/// The response to an event, in the form that all payloads understand.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer {
+pub struct EventResponse {
     status_code: u16,
-    /// A load balancer wants the form that its event had, and ignores the other.
     #[serde(skip_serializing_if = "Option::is_none")]
     headers: Option<HashMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     multi_value_headers: Option<HashMap<String, Vec<String>>>,
-    /// A load balancer wants it, with the reason.
+    /// For load balancers: the status with its reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     status_description: Option<String>,
     body: String,
     is_base64_encoded: bool,
 }
 
-/// Why an event is not a request. Neither API Gateway nor a load balancer made it.
+/// Why an event is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// It names no method and path, or holds something that no event does.
+enum Error {
     #[error("the event is not an HTTP request: call the function through its API")]
     NotHttp,
-    /// Its body is marked as base64 and is not.
     #[error("the event's body is not base64")]
     NotBase64,
-    /// Its method is not an HTTP method.
     #[error("the event's method is not an HTTP method")]
     BadMethod,
 }
 
-/// The answer to an invocation, whatever came.
-pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Answer {
+/// Answers any event.
+pub async fn respond(router: Router, event: &[u8], request_id: &str) -> EventResponse {
     let event = serde_json::from_slice::<Event>(event).map_err(|_| Error::NotHttp);
-    let form = event.as_ref().map_or(Form::Plain, Event::form);
-    let request = event.and_then(Event::into_request);
-    let response = match request {
+    let form = event.as_ref().map_or_else(|_| Form::default(), Event::form);
+    let response = match event.and_then(Event::into_request) {
         Ok(mut request) => {
-            let id = RequestId(request_id.to_owned());
-            request.extensions_mut().insert(id);
+            request.extensions_mut().insert(RequestId(request_id.to_owned()));
             router.oneshot(request).await.into_response()
         }
         Err(error) => {
             tracing::warn!(%error, "the invocation is not a request");
-            Problem::InvalidRequest(error).into_response()
+            Problem::InvalidRequest(error.to_string()).into_response()
         }
     };
-    match Answer::read(response, form).await {
-        Ok(answer) => answer,
-        // Our responses are in memory.
+    let (parts, body) = response.into_parts();
+    match axum::body::to_bytes(body, usize::MAX).await {
+        Ok(body) => EventResponse::new(parts.status, &parts.headers, body, form),
         Err(error) => {
             tracing::error!(%error, "a response could not be read");
-            Answer::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                &[].into_iter().collect(),
-                Bytes::new(),
-                form,
-            )
+            let headers = HeaderMap::new();
+            EventResponse::new(StatusCode::INTERNAL_SERVER_ERROR, &headers, Bytes::new(), form)
         }
     }
 }
 
-/// What an answer looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// For API Gateway and function URLs.
-    Plain,
-    /// For a load balancer.
-    LoadBalancer,
-    /// For a load balancer with multi-value headers.
-    MultiValue,
+/// What a response looks like. A load balancer requires the form of headers that its event has, and ignores the other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Form {
+    is_load_balancer: bool,
+    has_multi_value_headers: bool,
 }
 
 impl Event {
     fn form(&self) -> Form {
-        match (&self.request_context.elb, &self.headers) {
-            (None, _) => Form::Plain,
-            (Some(_), None) if self.multi_value_headers.is_some() => Form::MultiValue,
-            (Some(_), _) => Form::LoadBalancer,
-        }
+        let is_load_balancer = self.request_context.elb.is_some();
+        let is_multi_value = self.headers.is_none() && self.multi_value_headers.is_some();
+        Form { is_load_balancer, has_multi_value_headers: is_load_balancer && is_multi_value }
     }
 
-    /// The request that the event stands for. Headers that HTTP does not allow are left out.
-    pub fn into_request(self) -> Result<Request<Body>, Error> {
-        let method = self
-            .request_context
-            .http
-            .map(|http| http.method)
-            .or(self.http_method)
-            .ok_or(Error::NotHttp)?;
-        let stage = self.request_context.stage.as_deref();
+    /// The request of the event, without headers that HTTP does not allow.
+    fn into_request(self) -> Result<Request<Body>, Error> {
+        let context = self.request_context;
+        let method = context.http.map(|http| http.method).or(self.http_method);
+        let method = method.ok_or(Error::NotHttp)?;
+        let stage = context.stage.as_deref();
         let path = match (self.raw_path, self.path) {
             (Some(path), _) => without_stage(&path, stage).to_owned(),
-            // Under the API's own name the path has lost its stage already; under a domain with a base path of the
-            // stage's name it has not.
-            (None, Some(path)) => match (&self.request_context.path, stage) {
+            // Under the API's own name, the path is already without the stage. Under a domain with a base path of the stage's name,
+            // it is not.
+            (None, Some(path)) => match (&context.path, stage) {
                 (Some(whole), Some(stage)) if *whole == format!("/{stage}{path}") => path,
                 _ => without_stage(&path, stage).to_owned(),
             },
@@ -162,36 +143,35 @@ impl Event {
         } else {
             body.into_bytes()
         };
-
         let mut request = Request::new(Body::from(body));
         *request.method_mut() =
             Method::from_bytes(method.as_bytes()).map_err(|_| Error::BadMethod)?;
         *request.uri_mut() = uri(&path);
-        // REST APIs send each header in both fields; the multi-value one has them all.
-        let headers: Vec<(String, String)> = match self.multi_value_headers {
-            Some(headers) if !headers.is_empty() => headers
-                .into_iter()
-                .flat_map(|(name, values)| {
-                    let values = values.into_iter().flatten().flatten();
-                    values.map(move |value| (name.clone(), value))
-                })
-                .collect(),
-            _ => {
-                let headers = self.headers.into_iter().flatten();
-                headers.filter_map(|(name, value)| Some((name, value?))).collect()
+        let mut append = |name: &str, value: Option<String>| {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok();
+            let value = value.and_then(|value| HeaderValue::from_str(&value).ok());
+            if let (Some(name), Some(value)) = (name, value) {
+                request.headers_mut().append(name, value);
             }
         };
-        for (name, value) in headers {
-            let name = HeaderName::from_bytes(name.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&value)) {
-                request.headers_mut().append(name, value);
+        // REST APIs send each header in both fields, and every value in the multi-value one.
+        match self.multi_value_headers.filter(|headers| !headers.is_empty()) {
+            Some(headers) => {
+                for (name, values) in headers {
+                    values.into_iter().flatten().for_each(|value| append(&name, value));
+                }
+            }
+            None => {
+                for (name, value) in self.headers.into_iter().flatten() {
+                    append(&name, value);
+                }
             }
         }
         Ok(request)
     }
 }
 
-/// The path below the stage, which an HTTP API's events have in their path, unless it is `$default`.
+/// The path without the stage, which HTTP APIs put before it, unless the stage is `$default`.
 fn without_stage<'p>(path: &'p str, stage: Option<&str>) -> &'p str {
     let below = stage.and_then(|stage| path.strip_prefix('/')?.strip_prefix(stage));
     match below {
@@ -201,7 +181,7 @@ fn without_stage<'p>(path: &'p str, stage: Option<&str>) -> &'p str {
     }
 }
 
-/// What a URI's path cannot hold as it is. `%` is seen to by [`uri`].
+/// What must be escaped in a URI's path, except `%`, which [`uri`] handles.
 const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -216,43 +196,36 @@ const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// A path as API Gateway gives it, as a URI. HTTP APIs decode every escape but `%25`; REST APIs and function URLs leave
-/// the path as it was sent. So escapes stay, and what cannot stand in a URI is escaped again.
+/// The URI for a path as API Gateway sends it. HTTP APIs decode every escape but `%25`; REST APIs and function URLs decode none. So
+/// escapes stay, and what a URI cannot contain is escaped again.
 fn uri(path: &str) -> Uri {
     let mut encoded = String::with_capacity(path.len() + 16);
-    let mut rest = path;
-    while let Some(percent) = rest.find('%') {
-        let (before, after) = (&rest[..percent], &rest[percent + 1..]);
-        encoded.extend(utf8_percent_encode(before, NOT_IN_PATH));
-        let is_escape = after
-            .as_bytes()
-            .get(..2)
-            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        encoded.push_str(if is_escape { "%" } else { "%25" });
-        rest = after;
+    for (number, part) in path.split('%').enumerate() {
+        if number > 0 {
+            let digits = part.as_bytes().get(..2);
+            let is_escape = digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+            encoded.push_str(if is_escape { "%" } else { "%25" });
+        }
+        encoded.extend(utf8_percent_encode(part, NOT_IN_PATH));
     }
-    encoded.extend(utf8_percent_encode(rest, NOT_IN_PATH));
-    // What is still no path is one that no route has.
+    // A path that is still invalid gets one that matches no route.
     let path = Some(encoded).filter(|path| path.starts_with('/'));
     path.and_then(|path| Uri::try_from(path).ok())
         .unwrap_or_else(|| Uri::from_static("/no/such/path"))
 }
 
-impl Answer {
-    /// The answer for a response whose body has been read.
-    fn new(status: StatusCode, headers: &axum::http::HeaderMap, body: Bytes, form: Form) -> Self {
-        let headers = headers.iter().map(|(name, value)| {
+impl EventResponse {
+    fn new(status: StatusCode, headers: &HeaderMap, body: Bytes, form: Form) -> Self {
+        let mut values: HashMap<_, Vec<_>> = HashMap::new();
+        for (name, value) in headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.to_string(), value)
-        });
-        let (single, multiple) = if form == Form::MultiValue {
-            let mut multiple: HashMap<_, Vec<_>> = HashMap::new();
-            for (name, value) in headers {
-                multiple.entry(name).or_default().push(value);
-            }
-            (None, Some(multiple))
+            values.entry(name.to_string()).or_default().push(value);
+        }
+        let (single, multiple) = if form.has_multi_value_headers {
+            (None, Some(values))
         } else {
-            (Some(headers.collect()), None)
+            let last = |(name, mut values): (_, Vec<_>)| Some((name, values.pop()?));
+            (Some(values.into_iter().filter_map(last).collect()), None)
         };
         let (body, is_base64_encoded) = match String::from_utf8(body.into()) {
             Ok(text) => (text, false),
@@ -262,17 +235,10 @@ impl Answer {
             status_code: status.as_u16(),
             headers: single,
             multi_value_headers: multiple,
-            status_description: (form != Form::Plain).then(|| status.to_string()),
+            status_description: form.is_load_balancer.then(|| status.to_string()),
             body,
             is_base64_encoded,
         }
-    }
-
-    /// Reads the response to its end.
-    async fn read(response: Response<Body>, form: Form) -> Result<Self, axum::Error> {
-        let (parts, body) = response.into_parts();
-        let body = axum::body::to_bytes(body, usize::MAX).await?;
-        Ok(Self::new(parts.status, &parts.headers, body, form))
     }
 }
 
@@ -320,7 +286,7 @@ mod tests {
             })
         };
         let router = || {
-            let echo = async |headers: axum::http::HeaderMap| {
+            let echo = async |headers: HeaderMap| {
                 let seen = headers.get_all("x-a").iter().map(|value| value.to_str().unwrap());
                 seen.collect::<Vec<_>>().join(",")
             };
@@ -348,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_a_rest_api_are_not_doubled() {
+    fn headers_of_a_rest_api_are_not_repeated() {
         let request = request(json!({
             "path": "/", "httpMethod": "GET", "headers": {"a": "2"}, "multiValueHeaders": {"a": ["1", null, "2"], "b": null},
         }));
@@ -358,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_api_event_loses_its_stage_once() {
+    fn the_stage_of_a_rest_api_is_removed_once() {
         for (path, whole, expected) in [
             // The API's own name.
             ("/cluster", "/cluster/cluster", "/cluster"),
@@ -376,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_are_errors() {
+    fn invalid_events_are_errors() {
         let with = |method, body| {
             json!({
                 "rawPath": "/", "requestContext": {"http": {"method": method}}, "body": body, "isBase64Encoded": true,
@@ -388,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_lose_their_stage() {
+    fn the_stage_is_removed_from_the_path() {
         for (path, stage, expected) in [
             ("/cluster", None, "/cluster"),
             ("/cluster", Some("$default"), "/cluster"),
@@ -403,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn decoded_and_undecoded_paths_mean_the_same() {
+    fn decoded_and_encoded_paths_are_equivalent() {
         for (path, expected) in [
             ("/cluster/arn:aws:x+y=", "/cluster/arn:aws:x+y="),
             ("/cluster/a%2Fb", "/cluster/a%2Fb"),
@@ -422,16 +388,12 @@ mod tests {
     }
 
     #[test]
-    fn binary_answers_are_base64() {
-        let headers = axum::http::HeaderMap::new();
+    fn binary_bodies_are_base64() {
+        let headers = HeaderMap::new();
         let answer = |body: &'static [u8]| {
-            serde_json::to_value(Answer::new(
-                StatusCode::OK,
-                &headers,
-                Bytes::from_static(body),
-                Form::Plain,
-            ))
-            .unwrap()
+            let body = Bytes::from_static(body);
+            let response = EventResponse::new(StatusCode::OK, &headers, body, Form::default());
+            serde_json::to_value(response).unwrap()
         };
         let expected = |body, base64| json!({"statusCode": 200, "headers": {}, "body": body, "isBase64Encoded": base64});
         assert_eq!(answer(b"text"), expected("text", false));

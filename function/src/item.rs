@@ -1,4 +1,4 @@
-//! The items of the table, read and written, and the [`Record`] that both items of a cluster make.
+//! The items of the table, and the [`Record`] that both items of a cluster make.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,58 +18,56 @@ use crate::table::{
     STATE, VERSION,
 };
 
-/// An item, as DynamoDB answers it.
+/// An item as the SDK returns it.
 pub type Item = HashMap<String, AttributeValue>;
+
+/// Attributes to write, without the key and the version. `None` removes one.
+pub type Attributes = Vec<(&'static str, Option<AttributeValue>)>;
 
 /// The state of a record that an operator has ended.
 pub const FORGOTTEN: &str = "forgotten";
 
-/// The item lacks an attribute that every item has, or has one of another type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the item's attribute `{0}` is missing, or not of its type")]
+#[error("the item's attribute `{0}` is missing or has the wrong type")]
 pub struct Unreadable(pub &'static str);
 
-/// A claim item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimItem {
     /// The record without its members.
     pub record: Record,
-    /// How many times the item was written; `None` for a row of the original service.
+    /// The number of writes; `None` for a row of the original service.
     pub version: Option<u64>,
     /// The version of the members item that the initial node was copied from.
     pub copied_version: u64,
-    /// The initial node's report, until a copy was made from the members item.
+    /// The initial node's report, until a copy is made from the members item.
     pub first_member: Option<Member>,
-    /// The initial node as the item has it, in canonical form or not.
+    /// The initial node as stored, which may not be the canonical form.
     pub stored_initial_node: String,
 }
 
-/// A members item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MembersItem {
-    /// The record, but for what only a claim has.
+    /// The record without what only a claim item has.
     pub record: Record,
-    /// How many times the item was written.
     pub version: u64,
 }
 
-/// Both items of a cluster, as they were read. A members item without a claim item is nobody's.
+/// Both items of a cluster, read at the same time.
 #[derive(Clone, Debug)]
 pub struct Items {
-    /// The claim item.
     pub claim: ClaimItem,
-    /// The members item, if there is one that belongs to this claim.
+    /// The members item, if there is one and it belongs to this claim.
     pub members: Option<MembersItem>,
 }
 
-/// Whether the item is a members item. An id of the original service may begin as their keys do.
+/// Whether the item is a members item. An id of the original service may have the prefix of their keys.
 pub fn is_members_item(item: &Item) -> bool {
     let key = item.get(CLUSTER_ID).and_then(|key| key.as_s().ok());
     key.is_some_and(|key| key.starts_with(MEMBERS_PREFIX)) && item.contains_key(MEMBERS)
 }
 
 impl ClaimItem {
-    /// A claim item for this record, written for the first time.
+    /// A claim item that has not been written yet.
     pub fn new(record: Record) -> Self {
         Self {
             stored_initial_node: record.initial_node.clone(),
@@ -83,76 +81,54 @@ impl ClaimItem {
     /// Reads an item. Rows of the original service have only the cluster and the node.
     pub fn read(mut item: Item) -> Result<Self, Unreadable> {
         let mut record = read_record(&mut item)?;
-        let mut take = |name: &'static str| item.remove(name);
-        record.initial_node_uuid = text(INITIAL_NODE_UUID, take(INITIAL_NODE_UUID))?;
-        record.previous_initial_nodes = texts(take(PREVIOUS_INITIAL_NODES))?;
-        record.lease_expires_at = time(LEASE_EXPIRES_AT, take(LEASE_EXPIRES_AT))?;
-        record.is_given_up = match take(GIVEN_UP) {
-            None => false,
-            Some(AttributeValue::Bool(is_given_up)) => is_given_up,
-            Some(_) => return Err(Unreadable(GIVEN_UP)),
-        };
-        let stored = std::mem::take(&mut record.initial_node);
-        record.initial_node = Node::canonical(stored.clone());
+        record.initial_node_uuid = take(&mut item, INITIAL_NODE_UUID)?;
+        record.previous_initial_nodes = take(&mut item, PREVIOUS_INITIAL_NODES)?;
+        record.lease_expires_at = take(&mut item, LEASE_EXPIRES_AT)?;
+        record.is_given_up = take(&mut item, GIVEN_UP)?;
+        let stored_initial_node = record.initial_node;
+        record.initial_node = Node::canonical(stored_initial_node.clone());
         Ok(Self {
             record,
-            version: number(VERSION, take(VERSION))?,
-            copied_version: number(COPIED_VERSION, take(COPIED_VERSION))?.unwrap_or_default(),
-            first_member: take(FIRST_MEMBER)
-                .map(|value| member(FIRST_MEMBER, value))
-                .transpose()?,
-            stored_initial_node: stored,
+            version: take(&mut item, VERSION)?,
+            copied_version: take::<Option<_>>(&mut item, COPIED_VERSION)?.unwrap_or_default(),
+            first_member: take(&mut item, FIRST_MEMBER)?,
+            stored_initial_node,
         })
     }
 
-    /// The attributes but for the key and the version; `None` for those that the item must not have.
-    pub fn attributes(&self) -> Vec<(&'static str, Option<AttributeValue>)> {
+    pub fn attributes(&self) -> Attributes {
         let record = &self.record;
-        let previous = record.previous_initial_nodes.iter().map(string);
-        let previous = (previous.len() > 0).then(|| AttributeValue::L(previous.collect()));
+        let copied_version = Some(self.copied_version).filter(|version| *version > 0);
         let mut attributes = record_attributes(record);
         attributes.extend([
-            (INITIAL_NODE_UUID, record.initial_node_uuid.as_ref().map(string)),
-            (PREVIOUS_INITIAL_NODES, previous),
-            (LEASE_EXPIRES_AT, record.lease_expires_at.map(seconds)),
-            (GIVEN_UP, record.is_given_up.then_some(AttributeValue::Bool(true))),
-            (COPIED_VERSION, (self.copied_version > 0).then(|| count(self.copied_version))),
-            (FIRST_MEMBER, self.first_member.as_ref().map(member_attribute)),
+            (INITIAL_NODE_UUID, record.initial_node_uuid.to_value()),
+            (PREVIOUS_INITIAL_NODES, record.previous_initial_nodes.to_value()),
+            (LEASE_EXPIRES_AT, record.lease_expires_at.to_value()),
+            (GIVEN_UP, record.is_given_up.to_value()),
+            (COPIED_VERSION, copied_version.to_value()),
+            (FIRST_MEMBER, self.first_member.to_value()),
         ]);
         attributes
     }
 }
 
 impl MembersItem {
-    /// Reads an item. Its key is not the cluster's.
     pub fn read(mut item: Item) -> Result<Self, Unreadable> {
         let mut record = read_record(&mut item)?;
         let cluster_id = record.cluster_id.strip_prefix(MEMBERS_PREFIX);
         record.cluster_id = cluster_id.ok_or(Unreadable(CLUSTER_ID))?.into();
-        record.members = match item.remove(MEMBERS) {
-            Some(AttributeValue::M(members)) => members
-                .into_iter()
-                .map(|(node, value)| Ok((node, member(MEMBERS, value)?)))
-                .collect::<Result<_, _>>()?,
-            _ => return Err(Unreadable(MEMBERS)),
-        };
-        Ok(Self {
-            record,
-            version: number(VERSION, item.remove(VERSION))?.ok_or(Unreadable(VERSION))?,
-        })
+        record.members = take(&mut item, MEMBERS)?;
+        Ok(Self { record, version: take(&mut item, VERSION)? })
     }
 
-    /// The attributes but for the key and the version; `None` for those that the item must not have.
-    pub fn attributes(record: &Record) -> Vec<(&'static str, Option<AttributeValue>)> {
-        let members = record.members.iter();
-        let members = members.map(|(node, member)| (node.clone(), member_attribute(member)));
+    pub fn attributes(record: &Record) -> Attributes {
         let mut attributes = record_attributes(record);
-        attributes.push((MEMBERS, Some(AttributeValue::M(members.collect()))));
+        attributes.push((MEMBERS, record.members.to_value()));
         attributes
     }
 
-    /// Whether it belongs to this claim. A generation begins again with 1 where nothing is left of the one before; the time
-    /// of the claim tells the two apart.
+    /// Whether it belongs to this claim. Generations begin with 1 again when nothing is left of a record, so the time of the claim
+    /// must be the same, too.
     fn belongs_to(&self, claim: &Record) -> bool {
         let identity = |record: &Record| (record.generation, record.claimed_at);
         identity(&self.record) == identity(claim)
@@ -160,7 +136,7 @@ impl MembersItem {
 }
 
 impl Items {
-    /// A claim item, and a members item that may or may not belong to it.
+    /// A claim item, and the members item if it belongs to the claim.
     pub fn of(claim: ClaimItem, members: Option<MembersItem>) -> Self {
         let members = members.filter(|members| members.belongs_to(&claim.record));
         Self { claim, members }
@@ -187,342 +163,179 @@ impl Items {
     }
 }
 
-/// What both items have.
+/// Reads the attributes that both items have.
 fn read_record(item: &mut Item) -> Result<Record, Unreadable> {
-    let mut take = |name: &'static str| item.remove(name);
-    let state = text(STATE, take(STATE))?;
+    let state: Option<String> = take(item, STATE)?;
     Ok(Record {
-        cluster_id: text(CLUSTER_ID, take(CLUSTER_ID))?.ok_or(Unreadable(CLUSTER_ID))?,
-        initial_node: text(INITIAL_NODE, take(INITIAL_NODE))?.ok_or(Unreadable(INITIAL_NODE))?,
-        initial_node_uuid: None,
-        previous_initial_nodes: Vec::new(),
-        rival_node_uuid: text(RIVAL_NODE_UUID, take(RIVAL_NODE_UUID))?,
-        is_given_up: false,
+        cluster_id: take(item, CLUSTER_ID)?,
+        initial_node: take(item, INITIAL_NODE)?,
+        rival_node_uuid: take(item, RIVAL_NODE_UUID)?,
         state: match state.as_deref() {
             Some("ready") => State::Ready,
             Some("claimed" | FORGOTTEN) | None => State::Claimed,
             Some(_) => return Err(Unreadable(STATE)),
         },
-        generation: number(GENERATION, take(GENERATION))?.unwrap_or(FIRST_GENERATION),
-        claimed_at: time(CLAIMED_AT, take(CLAIMED_AT))?,
-        lease_expires_at: None,
-        kept_until: time(EXPIRES_AT, take(EXPIRES_AT))?.map(|end| end - KEEP_GENERATION),
+        generation: take::<Option<_>>(item, GENERATION)?.unwrap_or(FIRST_GENERATION),
+        claimed_at: take(item, CLAIMED_AT)?,
+        kept_until: take::<Option<Timestamp>>(item, EXPIRES_AT)?.map(|end| end - KEEP_GENERATION),
         is_forgotten: state.as_deref() == Some(FORGOTTEN),
-        members: BTreeMap::new(),
-        cluster_uuid: text(CLUSTER_UUID, take(CLUSTER_UUID))?,
-        // A hash that cannot be read must not let anyone in.
-        secret: match bytes(SECRET_HASH, take(SECRET_HASH))? {
-            None => None,
-            Some(hash) => Some(SecretHash::from_bytes(&hash).ok_or(Unreadable(SECRET_HASH))?),
-        },
+        cluster_uuid: take(item, CLUSTER_UUID)?,
+        secret: take(item, SECRET_HASH)?,
+        ..Record::default()
     })
 }
 
-fn record_attributes(record: &Record) -> Vec<(&'static str, Option<AttributeValue>)> {
+fn record_attributes(record: &Record) -> Attributes {
     let state = if record.is_forgotten { FORGOTTEN } else { record.state.as_str() };
     vec![
-        (INITIAL_NODE, Some(string(&record.initial_node))),
-        (RIVAL_NODE_UUID, record.rival_node_uuid.as_ref().map(string)),
+        (INITIAL_NODE, record.initial_node.to_value()),
+        (RIVAL_NODE_UUID, record.rival_node_uuid.to_value()),
         (STATE, Some(string(state))),
-        (GENERATION, Some(count(record.generation))),
-        (CLAIMED_AT, record.claimed_at.map(seconds)),
-        (CLUSTER_UUID, record.cluster_uuid.as_ref().map(string)),
-        (SECRET_HASH, record.secret.as_ref().map(|hash| binary(hash.as_bytes()))),
+        (GENERATION, record.generation.to_value()),
+        (CLAIMED_AT, record.claimed_at.to_value()),
+        (CLUSTER_UUID, record.cluster_uuid.to_value()),
+        (SECRET_HASH, record.secret.to_value()),
         (EXPIRES_AT, record.kept_until.map(expires_at)),
     ]
 }
 
-fn member(name: &'static str, value: AttributeValue) -> Result<Member, Unreadable> {
-    let AttributeValue::M(mut member) = value else {
-        return Err(Unreadable(name));
-    };
-    let mut hash = |name: &'static str| bytes(name, member.remove(name));
-    let (authority, attestation) = (hash(AUTHORITY)?, hash(ATTESTATION)?);
-    Ok(Member {
-        reported_at: time(REPORTED_AT, member.remove(REPORTED_AT))?
-            .ok_or(Unreadable(REPORTED_AT))?,
-        node_uuid: text(NODE_UUID, member.remove(NODE_UUID))?,
-        authority: authority
-            .map(|hash| Fingerprint::from_bytes(&hash).ok_or(Unreadable(AUTHORITY)))
-            .transpose()?,
-        attestation: attestation
-            .map(|proof| Attestation::from_bytes(&proof).ok_or(Unreadable(ATTESTATION)))
-            .transpose()?,
-    })
+/// The value of [`EXPIRES_AT`] for a record with this end.
+pub fn expires_at(kept_until: Timestamp) -> AttributeValue {
+    seconds(kept_until + KEEP_GENERATION)
 }
 
-/// A member as an attribute's value.
-pub fn member_attribute(member: &Member) -> AttributeValue {
+pub fn string(text: impl AsRef<str>) -> AttributeValue {
+    AttributeValue::S(text.as_ref().to_owned())
+}
+
+pub fn count(number: u64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+/// Seconds since 1970.
+pub fn seconds(time: Timestamp) -> AttributeValue {
+    AttributeValue::N(time.as_second().to_string())
+}
+
+pub fn binary(bytes: &[u8]) -> AttributeValue {
+    AttributeValue::B(Blob::new(bytes))
+}
+
+pub fn member_value(member: &Member) -> AttributeValue {
     let attributes = [
-        (REPORTED_AT, Some(seconds(member.reported_at))),
-        (NODE_UUID, member.node_uuid.as_ref().map(string)),
-        (AUTHORITY, member.authority.map(|hash| binary(hash.as_bytes()))),
-        (ATTESTATION, member.attestation.map(|proof| binary(proof.as_bytes()))),
+        (REPORTED_AT, member.reported_at.to_value()),
+        (NODE_UUID, member.node_uuid.to_value()),
+        (AUTHORITY, member.authority.to_value()),
+        (ATTESTATION, member.attestation.to_value()),
     ];
     let present =
         attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     AttributeValue::M(present.collect())
 }
 
-/// The time of [`EXPIRES_AT`] for a record that ends then.
-pub fn expires_at(kept_until: Timestamp) -> AttributeValue {
-    seconds(kept_until + KEEP_GENERATION)
-}
-
-/// A string.
-pub fn string(text: impl AsRef<str>) -> AttributeValue {
-    AttributeValue::S(text.as_ref().to_owned())
-}
-
-/// A number.
-pub fn count(number: u64) -> AttributeValue {
-    AttributeValue::N(number.to_string())
-}
-
-/// A time, as seconds since 1970.
-pub fn seconds(time: Timestamp) -> AttributeValue {
-    AttributeValue::N(time.as_second().to_string())
-}
-
-/// Bytes.
-pub fn binary(bytes: &[u8]) -> AttributeValue {
-    AttributeValue::B(Blob::new(bytes))
-}
-
-fn text(name: &'static str, value: Option<AttributeValue>) -> Result<Option<String>, Unreadable> {
-    match value {
-        None => Ok(None),
-        Some(AttributeValue::S(text)) => Ok(Some(text)),
-        Some(_) => Err(Unreadable(name)),
+/// Takes an attribute out of an item, or out of a map in one.
+fn take<T: Attribute>(item: &mut Item, name: &'static str) -> Result<T, Unreadable> {
+    match item.remove(name) {
+        Some(value) => T::from_value(value, name),
+        None => T::ABSENT.ok_or(Unreadable(name)),
     }
 }
 
-fn texts(value: Option<AttributeValue>) -> Result<Vec<String>, Unreadable> {
-    const NAME: &str = PREVIOUS_INITIAL_NODES;
-    match value {
-        None => Ok(Vec::new()),
-        Some(AttributeValue::L(values)) => values
-            .into_iter()
-            .map(|value| text(NAME, Some(value))?.ok_or(Unreadable(NAME)))
-            .collect(),
-        Some(_) => Err(Unreadable(NAME)),
+/// A type of attributes.
+trait Attribute: Sized {
+    /// The value where an item has no such attribute; `None` if it must have one.
+    const ABSENT: Option<Self> = None;
+
+    /// `None` where the item is to have no such attribute.
+    fn to_value(&self) -> Option<AttributeValue>;
+
+    fn from_value(value: AttributeValue, name: &'static str) -> Result<Self, Unreadable>;
+}
+
+impl<T: Attribute> Attribute for Option<T> {
+    const ABSENT: Option<Self> = Some(None);
+
+    fn to_value(&self) -> Option<AttributeValue> {
+        self.as_ref().and_then(T::to_value)
+    }
+
+    fn from_value(value: AttributeValue, name: &'static str) -> Result<Self, Unreadable> {
+        T::from_value(value, name).map(Some)
     }
 }
 
-fn bytes(name: &'static str, value: Option<AttributeValue>) -> Result<Option<Vec<u8>>, Unreadable> {
-    match value {
-        None => Ok(None),
-        Some(AttributeValue::B(bytes)) => Ok(Some(bytes.into_inner())),
-        Some(_) => Err(Unreadable(name)),
-    }
+/// Implements [`Attribute`] from the value that is absent, the conversion to a value, and the one from a value.
+macro_rules! attribute {
+    ($type:ty, $absent:expr, $to:expr, |$value:pat_param, $name:ident| $from:expr) => {
+        impl Attribute for $type {
+            const ABSENT: Option<Self> = $absent;
+
+            fn to_value(&self) -> Option<AttributeValue> {
+                let to: fn(&Self) -> Option<AttributeValue> = $to;
+                to(self)
+            }
+
+            fn from_value(value: AttributeValue, $name: &'static str) -> Result<Self, Unreadable> {
+                match value {
+                    $value => $from,
+                    _ => Err(Unreadable($name)),
+                }
+            }
+        }
+    };
 }
 
-fn number<N: std::str::FromStr>(
-    name: &'static str,
-    value: Option<AttributeValue>,
-) -> Result<Option<N>, Unreadable> {
-    match value {
-        None => Ok(None),
-        Some(AttributeValue::N(number)) => number.parse().map(Some).map_err(|_| Unreadable(name)),
-        Some(_) => Err(Unreadable(name)),
-    }
-}
+use AttributeValue as A;
 
-/// Times a little inside of what [`Timestamp`] holds, so that the rules can add to them.
-fn time(
-    name: &'static str,
-    value: Option<AttributeValue>,
-) -> Result<Option<Timestamp>, Unreadable> {
+attribute!(String, None, |text| Some(string(text)), |A::S(text), name| Ok(text));
+attribute!(bool, Some(false), |is_set| is_set.then_some(A::Bool(true)), |A::Bool(is_set), name| {
+    Ok(is_set)
+});
+attribute!(u64, None, |number| Some(count(*number)), |A::N(number), name| {
+    number.parse().map_err(|_| Unreadable(name))
+});
+// Within limits that let the rules add to a time without an overflow.
+attribute!(Timestamp, None, |time| Some(seconds(*time)), |A::N(number), name| {
     const LIMIT: i64 = 200_000_000_000;
-    let seconds: Option<i64> = number(name, value)?;
-    let valid = |seconds: i64| (-LIMIT..=LIMIT).contains(&seconds);
-    seconds
-        .map(|seconds| {
-            let time = valid(seconds).then(|| Timestamp::from_second(seconds).ok());
-            time.flatten().ok_or(Unreadable(name))
-        })
-        .transpose()
+    let seconds = number.parse().ok().filter(|seconds| (-LIMIT..=LIMIT).contains(seconds));
+    seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).ok_or(Unreadable(name))
+});
+attribute!(
+    Vec<String>,
+    Some(Vec::new()),
+    |texts| (!texts.is_empty()).then(|| A::L(texts.iter().map(string).collect())),
+    |A::L(values), name| values.into_iter().map(|text| String::from_value(text, name)).collect()
+);
+attribute!(Member, None, |member| Some(member_value(member)), |A::M(mut member), name| {
+    Ok(Self {
+        reported_at: take(&mut member, REPORTED_AT)?,
+        node_uuid: take(&mut member, NODE_UUID)?,
+        authority: take(&mut member, AUTHORITY)?,
+        attestation: take(&mut member, ATTESTATION)?,
+    })
+});
+attribute!(
+    BTreeMap<String, Member>,
+    None,
+    |members| {
+        let members = members.iter().map(|(node, member)| (node.clone(), member_value(member)));
+        Some(A::M(members.collect()))
+    },
+    |A::M(members), name| {
+        let member = |(node, value)| Ok((node, Member::from_value(value, name)?));
+        members.into_iter().map(member).collect()
+    }
+);
+// A hash that cannot be read is an error, because a record without one admits everyone.
+macro_rules! hash_attributes {
+    ($($type:ty)*) => {
+        $(attribute!($type, None, |hash| Some(binary(hash.as_bytes())), |A::B(bytes), name| {
+            Self::from_bytes(bytes.as_ref()).ok_or(Unreadable(name))
+        });)*
+    };
 }
+
+hash_attributes!(SecretHash Fingerprint Attestation);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn item(attributes: &[(&str, AttributeValue)]) -> Item {
-        attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_700_000_000 + second).unwrap()
-    }
-
-    fn of_original(cluster: &str, node: &str) -> Record {
-        Record {
-            cluster_id: cluster.to_owned(),
-            initial_node: node.to_owned(),
-            initial_node_uuid: None,
-            previous_initial_nodes: Vec::new(),
-            rival_node_uuid: None,
-            is_given_up: false,
-            state: State::Claimed,
-            generation: 1,
-            claimed_at: None,
-            lease_expires_at: None,
-            kept_until: None,
-            is_forgotten: false,
-            members: BTreeMap::new(),
-            cluster_uuid: None,
-            secret: None,
-        }
-    }
-
-    fn full() -> Record {
-        let member = Member {
-            reported_at: at(7),
-            node_uuid: Some("n1".to_owned()),
-            authority: Some(Fingerprint::of_certificate(b"authority")),
-            attestation: Attestation::from_bytes(&[7; 32]),
-        };
-        let plain =
-            Member { node_uuid: None, authority: None, attestation: None, ..member.clone() };
-        Record {
-            state: State::Ready,
-            generation: 3,
-            claimed_at: Some(at(0)),
-            kept_until: Some(at(400 * 86_400)),
-            rival_node_uuid: Some("r".to_owned()),
-            is_given_up: false,
-            members: BTreeMap::from([("a".to_owned(), member), ("b.example".to_owned(), plain)]),
-            cluster_uuid: Some("u".to_owned()),
-            secret: SecretHash::from_bytes(&[9; 32]),
-            ..of_original("c", "a")
-        }
-    }
-
-    fn with_key(key: &str, attributes: Vec<(&'static str, Option<AttributeValue>)>) -> Item {
-        let present =
-            attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        let mut item: Item = present.collect();
-        item.insert(CLUSTER_ID.to_owned(), string(key));
-        item.insert(VERSION.to_owned(), count(5));
-        item
-    }
-
-    #[test]
-    fn a_row_of_the_original_is_a_claim_without_an_end() {
-        let row = item(&[
-            ("cluster_id", string("c")),
-            ("initial_node_ip_addr_or_hostname", string("Node.Example.")),
-        ]);
-        let claim = ClaimItem::read(row).unwrap();
-        assert_eq!(claim.record, of_original("c", "node.example"));
-        assert_eq!((claim.version, claim.stored_initial_node.as_str()), (None, "Node.Example."));
-        let odd = item(&[(CLUSTER_ID, string("c")), (INITIAL_NODE, string("not a node"))]);
-        assert_eq!(ClaimItem::read(odd).unwrap().record.initial_node, "not a node");
-    }
-
-    #[test]
-    fn items_are_read_as_they_were_written() {
-        let record = Record {
-            state: State::Claimed,
-            initial_node_uuid: Some("n".to_owned()),
-            previous_initial_nodes: vec!["y".to_owned(), "x".to_owned()],
-            lease_expires_at: Some(at(60)),
-            members: BTreeMap::new(),
-            ..full()
-        };
-        let mut written = ClaimItem::new(record);
-        written.copied_version = 4;
-        written.first_member = Some(full().members["a"].clone());
-        let read = ClaimItem::read(with_key("c", written.attributes())).unwrap();
-        written.version = Some(5);
-        assert_eq!(read, written);
-
-        let item = with_key("members c", MembersItem::attributes(&full()));
-        assert!(is_members_item(&item));
-        let read = MembersItem::read(item).unwrap();
-        assert_eq!((read.record, read.version), (full(), 5));
-
-        let forgotten = cbbootstrap_protocol::rules::forget(full(), at(9));
-        let attributes = ClaimItem::new(forgotten.clone()).attributes();
-        let read = ClaimItem::read(with_key("c", attributes)).unwrap();
-        let state = State::Claimed;
-        assert_eq!(read.record, Record { state, ..forgotten });
-    }
-
-    #[test]
-    fn a_members_item_counts_for_its_own_claim_only() {
-        let claim = || {
-            ClaimItem::new(Record {
-                initial_node: "z".to_owned(),
-                members: BTreeMap::new(),
-                ..full()
-            })
-        };
-        let merged = |members: Record| {
-            let members = MembersItem { record: members, version: 1 };
-            Items::of(claim(), Some(members)).record()
-        };
-        assert_eq!(merged(full()), full());
-        for other in
-            [Record { generation: 2, ..full() }, Record { claimed_at: Some(at(-1)), ..full() }]
-        {
-            assert_eq!(merged(other), claim().record);
-        }
-        assert!(merged(Record { is_forgotten: true, ..full() }).is_forgotten);
-        let first = ClaimItem { first_member: Some(full().members["a"].clone()), ..claim() };
-        let alone = Items::of(first, None).record();
-        assert_eq!(alone.members.keys().collect::<Vec<_>>(), ["z"]);
-    }
-
-    #[test]
-    fn an_item_of_another_form_is_an_error() {
-        for (name, wrong) in [
-            (INITIAL_NODE, count(1)),
-            (STATE, string("half-ready")),
-            (GENERATION, string("1")),
-            (GENERATION, AttributeValue::N("-1".to_owned())),
-            (LEASE_EXPIRES_AT, AttributeValue::N("1e99".to_owned())),
-            (EXPIRES_AT, count(253_402_000_000)),
-            (PREVIOUS_INITIAL_NODES, string("a")),
-            (PREVIOUS_INITIAL_NODES, AttributeValue::L(vec![count(1)])),
-            (INITIAL_NODE_UUID, count(1)),
-            (RIVAL_NODE_UUID, count(1)),
-            (FIRST_MEMBER, string("a")),
-            (VERSION, string("1")),
-            (CLUSTER_UUID, count(1)),
-            (SECRET_HASH, string("hash")),
-            (SECRET_HASH, binary(&[7; 31])),
-        ] {
-            let mut row = item(&[(CLUSTER_ID, string("c")), (INITIAL_NODE, string("n"))]);
-            row.insert(name.to_owned(), wrong);
-            assert_eq!(ClaimItem::read(row), Err(Unreadable(name)));
-        }
-        let row = item(&[(CLUSTER_ID, string("c"))]);
-        assert_eq!(ClaimItem::read(row), Err(Unreadable(INITIAL_NODE)));
-
-        for (name, wrong) in
-            [(MEMBERS, string("a")), (VERSION, string("a")), (CLUSTER_ID, string("c"))]
-        {
-            let mut row = with_key("members c", MembersItem::attributes(&full()));
-            row.insert(name.to_owned(), wrong);
-            assert_eq!(MembersItem::read(row), Err(Unreadable(name)));
-        }
-        for (name, wrong) in [
-            (REPORTED_AT, string("a")),
-            (NODE_UUID, count(1)),
-            (AUTHORITY, binary(&[1])),
-            (ATTESTATION, binary(&[1])),
-        ] {
-            let AttributeValue::M(mut member) = member_attribute(&full().members["a"]) else {
-                unreachable!()
-            };
-            member.insert(name.to_owned(), wrong);
-            let members =
-                AttributeValue::M(HashMap::from([("a".to_owned(), AttributeValue::M(member))]));
-            let mut row = with_key("members c", MembersItem::attributes(&full()));
-            row.insert(MEMBERS.to_owned(), members);
-            assert_eq!(MembersItem::read(row), Err(Unreadable(name)));
-        }
-    }
-}
+mod tests;

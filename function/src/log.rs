@@ -1,55 +1,54 @@
-//! One line a request, for people, for queries and for metrics: JSON in CloudWatch's embedded metric format, from which
-//! CloudWatch makes the metrics of the namespace [`NAMESPACE`] without a call from here.
-//!
-//! A line never holds an id, a node, a secret or anything else that came with a request.
+//! One record for each request, without ids, nodes, secrets, or anything else that came with the request. [`observed`] passes it to
+//! whatever logs or counts it; [`logged`] writes it as CloudWatch's embedded metric format, from which CloudWatch makes the metrics of
+//! the namespace [`NAMESPACE`] without a call from here.
 
 use std::{
     io::Write,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
+    extract::{MatchedPath, Request},
     http::{Method, StatusCode},
     middleware::{self, Next},
-    response::Response,
 };
+use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use cbbootstrap_protocol::{names::ClusterId, rules::Claimed};
 
 use crate::{problem::Code, store::dynamodb};
 
-/// The metrics' namespace.
-pub const NAMESPACE: &str = "cbbootstrap";
+/// The namespace of the metrics.
+const NAMESPACE: &str = "cbbootstrap";
 
-/// What a request came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What became of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The node is the first to claim the cluster.
     Claimed,
     /// The initial node asked again.
     Repeated,
-    /// The node learned whom to join.
+    /// The node learned which one to join.
     Joined,
-    /// A lapsed claim was taken over.
+    /// The node took over an expired claim.
     Takeover,
-    /// A node reported ready.
     Ready,
-    /// A node left.
     Left,
     /// A status.
     Read,
-    /// Something that is no cluster's.
+    /// A route that is not about a cluster.
     Served,
-    /// The caller is wrong.
+    /// The caller made a mistake.
     #[default]
     Refused,
-    /// The table throttles or is away.
+    /// The table throttles or cannot be reached.
     Unavailable,
-    /// The service is broken or set up wrongly.
+    /// The service is broken or misconfigured.
     Failed,
 }
 
@@ -71,20 +70,14 @@ impl Outcome {
         }
     }
 
-    /// Of an answer that says nothing more.
-    pub fn of(status: StatusCode) -> Self {
+    /// The outcome of a response without an outcome of its own.
+    fn from_status(status: StatusCode) -> Self {
         match status.as_u16() {
             503 => Self::Unavailable,
             500.. => Self::Failed,
             400.. => Self::Refused,
             _ => Self::Served,
         }
-    }
-}
-
-impl Serialize for Outcome {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -99,13 +92,12 @@ impl From<Claimed> for Outcome {
     }
 }
 
-/// A response's extension: which cluster the request was about, in a form that may be logged.
+/// A response's extension: a short hash of the cluster's id.
 #[derive(Clone, Debug)]
-pub struct Cluster(pub String);
+pub struct ClusterDigest(pub String);
 
-impl Cluster {
-    /// The cluster of this id.
-    pub fn of(id: &ClusterId) -> Self {
+impl From<&ClusterId> for ClusterDigest {
+    fn from(id: &ClusterId) -> Self {
         Self(id.digest())
     }
 }
@@ -114,170 +106,164 @@ impl Cluster {
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
-/// Has a line logged of each request, if the log takes lines of this level, under this name of the function.
-pub fn logged(router: Router, function: &str) -> Router {
-    router.layer(middleware::from_fn_with_state(Arc::<str>::from(function), log))
+/// A request that was answered.
+#[derive(Debug)]
+pub struct RequestRecord<'a> {
+    /// `other` for methods that no API uses.
+    pub method: &'static str,
+    pub route: Option<MatchedPath>,
+    pub status: u16,
+    pub outcome: Outcome,
+    /// The problem's code, if the request was refused.
+    pub code: Option<&'static str>,
+    pub cluster: Option<&'a str>,
+    pub duration: Duration,
+    /// Calls to DynamoDB, including retries.
+    pub calls: u32,
+    /// Lambda's id of the invocation; empty elsewhere.
+    pub request_id: &'a str,
 }
 
-async fn log(State(function): State<Arc<str>>, request: Request, next: Next) -> Response {
-    if !tracing::enabled!(tracing::Level::INFO) {
-        return next.run(request).await;
+impl RequestRecord<'_> {
+    /// The route's path in the OpenAPI document.
+    pub fn route(&self) -> Option<String> {
+        self.route.as_ref().map(|route| route.as_str().replace("{*", "{"))
     }
-    let since = Instant::now();
-    let method = request.method().clone();
-    let extensions = request.extensions();
-    let route = extensions.get::<MatchedPath>().cloned();
-    let id = extensions.get::<RequestId>().cloned();
-    let (response, calls) = dynamodb::counting_calls(next.run(request)).await;
 
-    let mut line = Line::new(&function, &method, response.status(), since.elapsed());
-    let said = response.extensions();
-    line.calls = calls;
-    line.request_id = id.as_ref().map_or("", |RequestId(id)| id);
-    let route = route.map(|route| route.as_str().replace("{*", "{"));
-    line.route = route.as_deref();
-    line.outcome = said.get().copied().unwrap_or(line.outcome);
-    line.cluster = said.get().map(|Cluster(digest)| digest.as_str());
-    line.code = said.get().map(|Code(code)| *code);
-    line.write();
-    response
+    /// The duration, to a thousandth.
+    pub fn milliseconds(&self) -> f64 {
+        (self.duration.as_secs_f64() * 1e6).round() / 1e3
+    }
 }
 
-/// The line. What people look for comes first.
+/// The router, with every request passed to this observer after its response is known.
+pub fn observed(
+    router: Router,
+    observe: impl Fn(&RequestRecord<'_>) + Send + Sync + 'static,
+) -> Router {
+    let observe = Arc::new(observe);
+    router.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let observe = Arc::clone(&observe);
+        async move {
+            let start = Instant::now();
+            let method = method_name(request.method());
+            let route = request.extensions().get::<MatchedPath>().cloned();
+            let id = request.extensions().get::<RequestId>().cloned();
+            let (response, calls) = dynamodb::counting_calls(next.run(request)).await;
+            let (status, extensions) = (response.status(), response.extensions());
+            observe(&RequestRecord {
+                method,
+                route,
+                status: status.as_u16(),
+                outcome: extensions.get().copied().unwrap_or_else(|| Outcome::from_status(status)),
+                code: extensions.get().map(|Code(code)| *code),
+                cluster: extensions.get().map(|ClusterDigest(digest)| digest.as_str()),
+                duration: start.elapsed(),
+                calls,
+                request_id: id.as_ref().map_or("", |RequestId(id)| id),
+            });
+            response
+        }
+    }))
+}
+
+/// A caller can send any method: only the usual ones get into logs.
+fn method_name(method: &Method) -> &'static str {
+    const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"];
+    METHODS.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
+}
+
+/// The router, with a line on stdout for each request. `RUST_LOG` decides about this crate's `info` lines, and these are some.
+pub fn logged(router: Router, function: &str) -> Router {
+    let function: Arc<str> = function.into();
+    observed(router, move |record| {
+        if tracing::enabled!(tracing::Level::INFO)
+            && let Ok(mut line) = serde_json::to_vec(&EmbeddedMetrics::new(record, &function))
+        {
+            line.push(b'\n');
+            // Nobody reads the error when stdout is closed.
+            let _ = std::io::stdout().lock().write_all(&line);
+        }
+    })
+}
+
+/// A line in the embedded metric format. Names in capitals are those of metrics and dimensions. What people read first comes first.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
-    /// In capitals, as the other lines have it.
+struct EmbeddedMetrics<'a> {
     level: &'static str,
-    /// The method; of those that nobody uses, only that it is another.
     method: &'static str,
-    /// The route's path in the contract; none if it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<&'a str>,
-    /// The answer's HTTP status.
+    route: Option<String>,
     status: u16,
-    /// A dimension of the metrics.
     #[serde(rename = "Outcome")]
     outcome: Outcome,
-    /// Why the caller was refused: the problem's code.
     #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'a str>,
-    /// A short hash of the cluster's id.
+    code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<&'a str>,
-    /// How long the answer took, of which nothing is known before the function has the request. A metric.
     #[serde(rename = "Milliseconds")]
     milliseconds: f64,
-    /// Calls to the table, repeated ones among them. A metric.
     #[serde(rename = "DynamoDBCalls")]
     calls: u32,
-    /// Lambda's id of the invocation.
     request_id: &'a str,
-    /// The function's name in Lambda, a dimension, too.
     #[serde(rename = "FunctionName")]
     function: &'a str,
     #[serde(rename = "_aws")]
-    metadata: Metadata,
+    metadata: Value,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Metadata {
-    /// Milliseconds since 1970.
-    timestamp: u64,
-    cloud_watch_metrics: [Directive; 1],
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Directive {
-    namespace: &'static str,
-    dimensions: [[&'static str; 2]; 1],
-    metrics: [Metric; 2],
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Metric {
-    name: &'static str,
-    unit: &'static str,
-}
-
-impl<'a> Line<'a> {
-    /// A line of an answer with this status that took so long; what else there is to say is filled in.
-    fn new(function: &'a str, method: &Method, status: StatusCode, took: Duration) -> Self {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        let timestamp = since_1970.unwrap_or_default().as_millis();
-        let metric = |name, unit| Metric { name, unit };
+impl<'a> EmbeddedMetrics<'a> {
+    fn new(record: &'a RequestRecord<'_>, function: &'a str) -> Self {
+        let directive = json!({
+            "Namespace": NAMESPACE,
+            "Dimensions": [["FunctionName", "Outcome"]],
+            "Metrics": [
+                {"Name": "Milliseconds", "Unit": "Milliseconds"},
+                {"Name": "DynamoDBCalls", "Unit": "Count"},
+            ],
+        });
         Self {
-            metadata: Metadata {
-                timestamp: u64::try_from(timestamp).unwrap_or_default(),
-                cloud_watch_metrics: [Directive {
-                    namespace: NAMESPACE,
-                    dimensions: [["FunctionName", "Outcome"]],
-                    metrics: [
-                        metric("Milliseconds", "Milliseconds"),
-                        metric("DynamoDBCalls", "Count"),
-                    ],
-                }],
-            },
-            function,
-            outcome: Outcome::of(status),
-            milliseconds: milliseconds(took),
-            calls: 0,
             level: "INFO",
-            request_id: "",
-            method: known(method),
-            route: None,
-            status: status.as_u16(),
-            cluster: None,
-            code: None,
+            method: record.method,
+            route: record.route(),
+            status: record.status,
+            outcome: record.outcome,
+            code: record.code,
+            cluster: record.cluster,
+            milliseconds: record.milliseconds(),
+            calls: record.calls,
+            request_id: record.request_id,
+            function,
+            metadata: json!({
+                "Timestamp": Timestamp::now().as_millisecond(),
+                "CloudWatchMetrics": [directive],
+            }),
         }
-    }
-
-    /// Writes it to stdout, in one piece, where Lambda takes it for the log.
-    fn write(&self) {
-        if let Ok(mut line) = serde_json::to_vec(self) {
-            line.push(b'\n');
-            // Nobody is left to tell when stdout is gone.
-            let _ = std::io::stdout().lock().write_all(&line);
-        }
-    }
-}
-
-/// The milliseconds of a time, to a thousandth.
-pub fn milliseconds(took: Duration) -> f64 {
-    (took.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// The method's name, or `other`: a name can be whatever the caller wants.
-pub fn known(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        "HEAD" => "HEAD",
-        "OPTIONS" => "OPTIONS",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        _ => "other",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn a_line_is_in_the_embedded_metric_format() {
-        let took = Duration::from_micros(1234);
-        let mut line = Line::new("f", &Method::POST, StatusCode::OK, took);
-        line.outcome = Claimed::Takeover.into();
-        line.route = Some("/cluster");
-        line.cluster = Some("0123abcd");
-        line.request_id = "id";
-        line.calls = 1;
-        let mut written = serde_json::to_value(&line).unwrap();
+    fn lines_are_in_the_embedded_metric_format() {
+        let record = RequestRecord {
+            method: "POST",
+            route: None,
+            status: 200,
+            outcome: Claimed::Takeover.into(),
+            code: None,
+            cluster: Some("0123abcd"),
+            duration: Duration::from_micros(1234),
+            calls: 1,
+            request_id: "id",
+        };
+        let line = EmbeddedMetrics {
+            route: Some("/cluster".to_owned()),
+            ..EmbeddedMetrics::new(&record, "f")
+        };
+        let mut written = serde_json::to_value(line).unwrap();
         let timestamp = written["_aws"]["Timestamp"].take();
         assert!(timestamp.as_u64().unwrap() > 1_700_000_000_000, "{timestamp}");
         assert_eq!(
@@ -302,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_has_its_outcome() {
+    fn the_status_gives_the_outcome() {
         for (status, outcome) in [
             (200, Outcome::Served),
             (400, Outcome::Refused),
@@ -311,7 +297,7 @@ mod tests {
             (500, Outcome::Failed),
             (503, Outcome::Unavailable),
         ] {
-            assert_eq!(Outcome::of(StatusCode::from_u16(status).unwrap()), outcome);
+            assert_eq!(Outcome::from_status(StatusCode::from_u16(status).unwrap()), outcome);
         }
     }
 }

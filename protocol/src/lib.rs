@@ -1,9 +1,9 @@
 //! The protocol of cbbootstrap, shared by the API, the deployer and the agent. No I/O, no AWS, no HTTP framework.
 //!
-//! - [`names`]: what a cluster, a node and a UUID may be called, and the one form in which each is kept
-//! - [`rules`]: what a claim, a report and a leave make of a cluster's record
-//! - [`trust`]: the keys that a cluster's secret gives, and the attestations that members make with them
-//! - [`wire`]: what travels between the API and its callers
+//! - [`names`]: valid names of clusters, nodes and UUIDs, each in one canonical form
+//! - [`rules`]: what a claim, a report and a leave do to a cluster's record
+//! - [`trust`]: the keys derived from a cluster's secret, and the attestations made with them
+//! - [`wire`]: the bodies of requests and responses
 
 pub mod names;
 pub mod rules;

@@ -30,9 +30,7 @@ pub struct Node {
 /// The host part of a [`Node`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
-    /// An IPv4 address.
     V4(Ipv4Addr),
-    /// An IPv6 address.
     V6(Ipv6Addr),
     /// A host name in lower case, without a trailing dot.
     Name(String),
@@ -43,41 +41,25 @@ pub enum Host {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uuid(String);
 
-/// Why a text is not a valid name. The message continues a sentence that begins with the field.
+/// Why a text is not a valid name. The message continues a sentence whose subject is the field.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum InvalidName {
-    /// The text is empty.
     #[error("must not be empty")]
     Empty,
-    /// The text has more bytes than the limit.
     #[error("must be at most {limit} bytes long, and is {length}")]
-    TooLong {
-        /// The limit in bytes.
-        limit: usize,
-        /// The length in bytes.
-        length: usize,
-    },
-    /// The text contains a character that no name may contain.
+    TooLong { limit: usize, length: usize },
     #[error(
         "must not contain white space, control characters or invisible characters, and has U+{:04X} at byte {position}",
         u32::from(*character)
     )]
-    Forbidden {
-        /// The first such character.
-        character: char,
-        /// Its position in bytes, from 0.
-        position: usize,
-    },
-    /// The text is neither a host name nor an address.
+    Forbidden { character: char, position: usize },
     #[error("must be a host name, an IPv4 or an IPv6 address, with or without `:PORT`: {0}")]
     NotANode(&'static str),
-    /// The text is not a UUID.
     #[error("must consist of ASCII letters, digits and hyphens")]
     NotAUuid,
 }
 
 impl ClusterId {
-    /// Validates a cluster's name and brings it into its canonical form.
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
         let text = text.as_ref();
         check_length(text, MAX_CLUSTER_ID_BYTES)?;
@@ -86,50 +68,40 @@ impl ClusterId {
             return Err(InvalidName::Forbidden { character, position });
         }
         let text: String = text.nfc().collect();
-        // Composition seldom makes a text longer, but it may.
+        // Composition can make a text longer.
         check_length(&text, MAX_CLUSTER_ID_BYTES)?;
         Ok(Self(text))
     }
 
-    /// The canonical form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Eight hexadecimal digits for logs. They do not give the id away.
+    /// Eight hexadecimal digits for logs, which do not reveal the id.
     pub fn digest(&self) -> String {
         hex::encode(&Sha256::digest(self.0.as_bytes())[..4])
     }
 }
 
 impl Node {
-    /// Validates a node and brings it into its canonical form.
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
         let text = text.as_ref();
         check_length(text, MAX_NODE_BYTES)?;
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (host, port) =
-                    rest.split_once(']').ok_or(InvalidName::NotANode("`]` is missing"))?;
-                let host = host
-                    .parse()
-                    .map_err(|_| InvalidName::NotANode("not an IPv6 address in brackets"))?;
-                let port = match port {
-                    "" => None,
-                    port => Some(
-                        port.strip_prefix(':')
-                            .ok_or(InvalidName::NotANode("only `:PORT` may follow `]`"))?,
-                    ),
-                };
-                (Host::V6(host), port)
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) =
+                rest.split_once(']').ok_or(InvalidName::NotANode("`]` is missing"))?;
+            let not_an_address = |_| InvalidName::NotANode("not an IPv6 address in brackets");
+            let port = (!port.is_empty()).then(|| {
+                port.strip_prefix(':').ok_or(InvalidName::NotANode("only `:PORT` may follow `]`"))
+            });
+            (Host::V6(host.parse().map_err(not_an_address)?), port.transpose()?)
+        } else if let Ok(address) = text.parse() {
+            (Host::V6(address), None)
+        } else {
+            match text.split_once(':') {
+                Some((host, port)) => (parse_host(host)?, Some(port)),
+                None => (parse_host(text)?, None),
             }
-            None => match text.parse() {
-                Ok(address) => (Host::V6(address), None),
-                Err(_) => match text.split_once(':') {
-                    Some((host, port)) => (parse_host(host)?, Some(port)),
-                    None => (parse_host(text)?, None),
-                },
-            },
         };
         let port = port.map(parse_port).transpose()?;
         let text = match (&host, port) {
@@ -140,30 +112,21 @@ impl Node {
         Ok(Self { text, host, port })
     }
 
-    /// The canonical form of a valid node, and any other text as it is: rows of the original service may hold anything.
+    /// The canonical form of a valid node; any other text unchanged, because rows of the original service may contain anything.
     pub fn canonical(text: String) -> String {
         Self::new(&text).map_or(text, |node| node.text)
     }
 
-    /// The canonical form.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The host.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The port, if the node was given with one.
     pub fn port(&self) -> Option<u16> {
         self.port
-    }
-}
-
-impl fmt::Display for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
@@ -177,6 +140,18 @@ impl Host {
     }
 }
 
+macro_rules! display {
+    ($($name:ty)*) => {
+        $(impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        })*
+    };
+}
+
+display!(Node Uuid);
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -188,7 +163,6 @@ impl fmt::Display for Host {
 }
 
 impl Uuid {
-    /// Validates a UUID and brings it into its canonical form.
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
         let text = text.as_ref();
         check_length(text, MAX_UUID_BYTES)?;
@@ -198,15 +172,8 @@ impl Uuid {
         Ok(Self(text.to_ascii_lowercase()))
     }
 
-    /// The canonical form.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -219,7 +186,7 @@ fn check_length(text: &str, limit: usize) -> Result<(), InvalidName> {
 }
 
 /// Whether a character is white space, a control character, or invisible (Unicode's `Default_Ignorable_Code_Point` and format
-/// characters): text that contains one does not look like what it is.
+/// characters): text that contains one can look like other text.
 pub fn is_hidden(character: char) -> bool {
     character.is_whitespace()
         || character.is_control()
@@ -285,7 +252,7 @@ fn parse_host(text: &str) -> Result<Host, InvalidName> {
         }
         last = label;
     }
-    // Resolvers read such names as addresses: `10.1`, `0x7f000001` and `017700000001` are hosts, too.
+    // Resolvers read such names as addresses, for example `10.1`, `0x7f000001` and `017700000001`.
     let digits = last.strip_prefix("0x").unwrap_or(last);
     let is_hexadecimal =
         digits.len() < last.len() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -302,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cluster_ids_have_one_form_and_nothing_hidden() {
+    fn cluster_ids_are_normalised_and_have_no_hidden_characters() {
         for (text, expected) in [
             ("mycluster", Some("mycluster")),
             (
@@ -339,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_have_one_form() {
+    fn nodes_are_normalised() {
         for (text, expected) in [
             ("mynode_ip", "mynode_ip"),
             ("MyNode_IP.", "mynode_ip"),
@@ -364,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_a_host_nor_an_address_is_refused() {
+    fn other_texts_are_not_nodes() {
         for text in [
             "",
             ".",
@@ -418,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn uuids_are_letters_and_digits() {
+    fn uuids_are_letters_digits_and_hyphens() {
         assert_eq!(Uuid::new("5CB8a1d0-c1").unwrap().as_str(), "5cb8a1d0-c1");
         for text in ["", "a b", "a\u{202e}", "é", "a/b", &"a".repeat(65)] {
             assert!(Uuid::new(text).is_err(), "{text:?}");

@@ -1,17 +1,16 @@
-//! What one secret, given to all nodes of a cluster, proves.
+//! What nodes prove to each other with a secret that all nodes of a cluster have.
 //!
 //! The API elects the first node and keeps the list of members, and nodes trust it for nothing more. From the cluster's secret
 //! each node derives two keys (HKDF with SHA-256, RFC 5869, salted with the cluster's id): a *bearer token*, which the API gets,
 //! and a *proof key*, which never leaves the nodes. With the proof key a member attests which certificate authority has signed
-//! its server's certificate. A joiner that knows the secret verifies this, and so needs no certificate made by hand: whoever
-//! lies about members, the API included, cannot attest.
+//! its server's certificate. A joiner that knows the secret verifies this, so nobody has to distribute certificates: without the secret,
+//! nobody can forge an attestation, not even the API.
 
 use std::fmt;
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use crate::names::{ClusterId, Node, Uuid};
 
@@ -26,25 +25,22 @@ pub struct ClusterKeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// A member's proof that it knows the cluster's secret, bound to what it states: 64 hexadecimal digits as text.
+/// A member's proof that it knows the cluster's secret, bound to a [`Statement`]: 64 hexadecimal digits as text.
 #[derive(Clone, Copy)]
 pub struct Attestation([u8; 32]);
 
 /// What a member attests.
 #[derive(Clone, Copy, Debug)]
 pub struct Statement<'a> {
-    /// The cluster's name at the API.
     pub cluster_id: &'a ClusterId,
-    /// The member.
     pub node: &'a Node,
     /// The cluster's UUID in Couchbase Server.
     pub cluster_uuid: &'a Uuid,
-    /// The authority that has signed the certificate of the member's server. Community Edition has none.
+    /// The authority that signed the certificate of the member's server. Community Edition has none.
     pub authority: Option<Fingerprint>,
 }
 
 impl ClusterKeys {
-    /// Derives the keys from a cluster's secret.
     pub fn derive(secret: &[u8], cluster_id: &ClusterId) -> Self {
         let keys = Hkdf::<Sha256>::new(Some(cluster_id.as_str().as_bytes()), secret);
         let key = |purpose: &[u8]| {
@@ -63,7 +59,6 @@ impl ClusterKeys {
         &self.token
     }
 
-    /// Attests a statement.
     pub fn attest(&self, statement: &Statement<'_>) -> Attestation {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.proof).expect("HMAC takes keys of any length");
@@ -75,7 +70,7 @@ impl ClusterKeys {
             statement.cluster_uuid.as_str().as_bytes(),
             authority,
         ];
-        // With its length before it, no field can continue in the next.
+        // The length before each field keeps it apart from the next.
         for field in fields {
             mac.update(&(field.len() as u64).to_be_bytes());
             mac.update(field);
@@ -83,9 +78,9 @@ impl ClusterKeys {
         Attestation(mac.finalize().into_bytes().into())
     }
 
-    /// Whether somebody who knows the cluster's secret has attested the statement. Takes the same time whatever the answer.
+    /// Whether a node with the cluster's secret has attested the statement. Compares in constant time.
     pub fn verify(&self, statement: &Statement<'_>, attestation: &Attestation) -> bool {
-        self.attest(statement).0.ct_eq(&attestation.0).into()
+        self.attest(statement) == *attestation
     }
 }
 
@@ -103,47 +98,69 @@ impl Fingerprint {
     }
 }
 
-/// Text and bytes of 32 bytes.
-macro_rules! thirty_two_bytes {
+/// A type of 32 bytes in binary, in hexadecimal and in JSON.
+macro_rules! hash32 {
     ($name:ident) => {
         impl $name {
-            /// Reads 64 hexadecimal digits; `None` for any other text.
+            /// Reads 64 hexadecimal digits.
             pub fn from_hex(text: &str) -> Option<Self> {
                 let mut bytes = [0; 32];
                 hex::decode_to_slice(text, &mut bytes).ok()?;
                 Some(Self(bytes))
             }
 
-            /// Takes 32 bytes; `None` for any other number.
+            /// Reads exactly 32 bytes.
             pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
                 bytes.try_into().ok().map(Self)
             }
 
-            /// The 32 bytes.
             pub fn as_bytes(&self) -> &[u8] {
                 &self.0
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&hex::encode(self.0))
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                Self::from_hex(&text)
+                    .ok_or_else(|| serde::de::Error::custom("not 64 hexadecimal digits"))
             }
         }
     };
+    ($name:ident, compared in constant time) => {
+        $crate::trust::hash32!($name);
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                subtle::ConstantTimeEq::ct_eq(&self.0[..], &other.0[..]).into()
+            }
+        }
+
+        impl Eq for $name {}
+    };
 }
+pub(crate) use hash32;
 
-thirty_two_bytes!(Fingerprint);
-thirty_two_bytes!(Attestation);
+hash32!(Fingerprint);
+hash32!(Attestation, compared in constant time);
 
-/// In constant time.
-impl PartialEq for Attestation {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
     }
 }
 
-impl Eq for Attestation {}
+impl fmt::Display for Attestation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
 
 impl fmt::Debug for Attestation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cluster_has_keys_of_its_own() {
+    fn each_cluster_has_its_own_keys() {
         let [one, other] = ["a", "b"].map(|name| ClusterKeys::derive(b"secret", &id(name)));
         assert_ne!(one.token(), other.token());
         assert_ne!(one.proof, other.proof);
@@ -183,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attestation_holds_for_its_statement_only() {
+    fn an_attestation_verifies_only_its_statement() {
         let keys = ClusterKeys::derive(b"secret", &id("c"));
         let (c, other_c) = (id("c"), id("c2"));
         let [node, other_node] = ["a.example", "b.example"].map(|name| Node::new(name).unwrap());

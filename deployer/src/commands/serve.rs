@@ -11,6 +11,7 @@ use axum::{Router, middleware::from_fn_with_state};
 use cbbootstrap_function::{
     api::{self, Policy},
     guard::{self, Guard},
+    log::observed,
     store,
 };
 use serde::Serialize;
@@ -22,7 +23,6 @@ use crate::{
     local::{
         self, LogFormat, Metrics, RequestLog, Server, Tls,
         data::{self, Data},
-        log,
     },
     printer::Printer,
     settings::Keeper,
@@ -137,15 +137,18 @@ pub async fn start(options: Options, printer: &Printer) -> anyhow::Result<Servin
     let (api, region, data) = open(&options.keeper, options.policy, printer).await?;
     let api = if options.metrics { api.merge(metrics.route()) } else { api };
     let guard = Arc::new(Guard { allowed_hosts: options.allowed_hosts });
-    let log = RequestLog::new(options.log, metrics.clone());
-    let api = api
-        .layer(from_fn_with_state(guard, guard::guard))
-        .layer(from_fn_with_state(log.clone(), log::log));
+    let api = api.layer(from_fn_with_state(guard, guard::guard));
+    let log = RequestLog::new(options.log);
+    let (counts, lines) = (metrics.clone(), log.clone());
+    let api = observed(api, move |record| {
+        counts.count(record);
+        lines.request(record);
+    });
 
     let acceptor = tls.as_ref().map(Tls::acceptor).transpose()?;
     if let Some(tls) = tls {
         let log = log.clone();
-        tokio::spawn(tls.reload(move |message| log.say(&message)));
+        tokio::spawn(tls.reload(move |message| log.message(&message)));
     }
     let server = Server::start(listener, api, acceptor, most, metrics)?;
     Ok(Serving {
@@ -192,9 +195,9 @@ impl Serving {
     /// Serves until Ctrl-C or SIGTERM, which are its good end. A second one does not wait for requests that run.
     pub async fn run(self, signals: &mut Signals) {
         self.log.begin();
-        self.log.say("Serving until Ctrl-C");
+        self.log.message("Serving until Ctrl-C");
         let signal = signals.next().await;
-        self.log.say(&format!("{signal}: stopping"));
+        self.log.message(&format!("{signal}: stopping"));
         tokio::select! {
             () = self.shutdown() => {}
             _ = signals.next() => {}

@@ -1,12 +1,9 @@
 //! Counts for Prometheus.
 
-use std::{
-    sync::{Arc, atomic::AtomicI64},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicI64};
 
 use axum::{Router, http::header, routing::get};
-use cbbootstrap_function::{log::Outcome, problem::Problem};
+use cbbootstrap_function::{log::RequestRecord, problem::Problem};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -45,11 +42,10 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a request.
-    pub fn count(&self, outcome: Outcome, status: u16, took: Duration) {
-        let outcome = outcome.as_str();
+    pub fn count(&self, record: &RequestRecord<'_>) {
+        let (outcome, status) = (record.outcome.as_str(), record.status);
         self.requests.get_or_create(&Labels { outcome, status }).inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe(record.duration.as_secs_f64());
     }
 
     /// `GET /metrics`.

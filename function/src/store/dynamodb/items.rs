@@ -1,7 +1,5 @@
 //! Both items of a cluster: read together, kept in accordance, and renewed.
 
-use std::collections::BTreeMap;
-
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 use cbbootstrap_protocol::{
     rules::{self, FIRST_GENERATION, Record},
@@ -76,7 +74,14 @@ impl DynamoDb {
         let number = |name: &str| seen.get(name)?.as_n().ok()?.parse().ok();
         let cluster_id = seen.get(CLUSTER_ID).and_then(|id| id.as_s().ok());
         let cluster_id = cluster_id.ok_or(Unreadable(CLUSTER_ID))?;
-        let forgotten = ClaimItem::new(tombstone(cluster_id, number(GENERATION), now));
+        let forgotten = ClaimItem::new(Record {
+            cluster_id: cluster_id.clone(),
+            initial_node: "unknown".to_owned(),
+            generation: number(GENERATION).unwrap_or(FIRST_GENERATION),
+            kept_until: Some(now),
+            is_forgotten: true,
+            ..Record::default()
+        });
         let mark = Update::of(members_key(cluster_id))
             .attribute(STATE, Some(string(FORGOTTEN)))
             .only_if("attribute_exists(#cluster_id)");
@@ -198,27 +203,6 @@ impl DynamoDb {
             .value(":now", seconds(now))
             .next_version(claim.copied_version);
         self.update(update).await
-    }
-}
-
-/// What is left of a record of which nothing else can be read.
-fn tombstone(cluster_id: &str, generation: Option<u64>, now: Timestamp) -> Record {
-    Record {
-        cluster_id: cluster_id.to_owned(),
-        initial_node: "unknown".to_owned(),
-        initial_node_uuid: None,
-        previous_initial_nodes: Vec::new(),
-        rival_node_uuid: None,
-        is_given_up: false,
-        state: State::Claimed,
-        generation: generation.unwrap_or(FIRST_GENERATION),
-        claimed_at: None,
-        lease_expires_at: None,
-        kept_until: Some(now),
-        is_forgotten: true,
-        members: BTreeMap::new(),
-        cluster_uuid: None,
-        secret: None,
     }
 }
 

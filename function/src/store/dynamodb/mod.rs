@@ -46,7 +46,7 @@ use jiff::Timestamp;
 use self::write::{Update, Written};
 use super::{Error, Store};
 use crate::{
-    item::{ClaimItem, Items, MembersItem, count, member_attribute, seconds, string},
+    item::{ClaimItem, Items, MembersItem, count, member_value, seconds, string},
     table::{CLUSTER_UUID, INITIAL_NODE, members_key},
 };
 
@@ -122,7 +122,7 @@ impl DynamoDb {
         let mut update = Update::of(members_key(ready.cluster_id.as_str()))
             .alias("#node", ready.node.as_str())
             .set("#members.#node = :member")
-            .value(":member", member_attribute(&ready.member()))
+            .value(":member", member_value(&ready.member()))
             .only_if("#state = :ready AND #expires_at >= :alive")
             .value(":ready", string(State::Ready.as_str()))
             .value(":alive", alive)
@@ -170,7 +170,7 @@ impl DynamoDb {
                 let update = Update::of(members_key(&after.cluster_id))
                     .alias("#node", ready.node.as_str())
                     .set("#members.#node = :member")
-                    .value(":member", member_attribute(&ready.member()))
+                    .value(":member", member_value(&ready.member()))
                     .attribute(CLUSTER_UUID, after.cluster_uuid.as_ref().map(string))
                     .only_if_version(members.version)
                     .next_version(0);
