@@ -3,7 +3,7 @@
 //! One agent with the cluster's secret, and its server. Two members exist, `b` and `c`; `evil` is a host of the adversary's. The
 //! agent signs in where the real [`Peers::proof`] accepts the host.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
@@ -21,7 +21,7 @@ use crate::{
     server::{Administrator, Health, Membership, NodeInfo, View},
 };
 
-const LEASE: std::time::Duration = std::time::Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(30);
 
 /// More actions than this without a wait are a spin.
 const MOST_ACTS: u8 = 12;
@@ -133,34 +133,28 @@ fn presented() -> Vec<Vec<wire::Member>> {
             authority_sha256: authority.map(|authority| authority.to_string()),
             attestation,
         };
-    let by_b = attested(&keys, &id(), "b", "u1", Some(authority()));
+    let genuine = attested(&keys, &id(), "b", "u1", Some(authority()));
+    let previous = attested(&keys, &id(), "b", "u2", Some(authority()));
+    let other_cluster = attested(&keys_elsewhere, &elsewhere, "b", "u1", Some(evil));
+    let guessed = attested(&others, &id(), "evil", "u1", Some(evil));
+    let by_b = || Some(genuine.clone());
+    let unreadable = Some("zz".to_owned());
     vec![
         vec![],
-        vec![member("b", Some(authority()), Some(by_b.clone()))],
+        vec![member("b", Some(authority()), by_b())],
         // Of a previous cluster.
-        vec![member(
-            "b",
-            Some(authority()),
-            Some(attested(&keys, &id(), "b", "u2", Some(authority()))),
-        )],
+        vec![member("b", Some(authority()), Some(previous))],
         // Under another name.
-        vec![member("evil", Some(authority()), Some(by_b.clone()))],
+        vec![member("evil", Some(authority()), by_b())],
         // With another authority, without one, and with an unreadable one.
-        vec![member("b", Some(evil), Some(by_b.clone()))],
-        vec![member("b", None, Some(by_b.clone()))],
-        vec![wire::Member {
-            authority_sha256: Some("zz".to_owned()),
-            ..member("b", None, Some(by_b.clone()))
-        }],
+        vec![member("b", Some(evil), by_b())],
+        vec![member("b", None, by_b())],
+        vec![wire::Member { authority_sha256: unreadable, ..member("b", None, by_b()) }],
         // Of another cluster of the same secret, and with a guessed secret.
-        vec![member(
-            "b",
-            Some(evil),
-            Some(attested(&keys_elsewhere, &elsewhere, "b", "u1", Some(evil))),
-        )],
-        vec![member("evil", Some(evil), Some(attested(&others, &id(), "evil", "u1", Some(evil))))],
+        vec![member("b", Some(evil), Some(other_cluster))],
+        vec![member("evil", Some(evil), Some(guessed))],
         // Without any.
-        vec![member("evil", Some(evil), None), member("b", Some(authority()), Some(by_b))],
+        vec![member("evil", Some(evil), None), member("b", Some(authority()), by_b())],
     ]
 }
 
@@ -268,7 +262,7 @@ impl Adversary {
                 has_alternate_address: false,
                 attests: true,
                 adopt: false,
-                settle: std::time::Duration::ZERO,
+                settle: Duration::ZERO,
                 lease: LEASE,
             },
             pace,
@@ -283,7 +277,7 @@ impl Adversary {
             membership: Membership::Active,
             is_recovering: false,
             health: Health::Healthy,
-            uptime: std::time::Duration::from_hours(1),
+            uptime: Duration::from_hours(1),
             is_asked: true,
             group: None,
         };
@@ -303,10 +297,7 @@ impl Adversary {
         Memory {
             has_initialised: run.has_initialised,
             inspections: run.inspections.iter().map(|(name, is)| (node(name), look(*is))).collect(),
-            occupied_by: run
-                .occupied
-                .as_deref()
-                .map(|name| (node(name), std::time::Duration::ZERO)),
+            occupied_by: run.occupied.as_deref().map(|name| (node(name), Duration::ZERO)),
             is_reported: run.is_reported,
             is_attested: run.is_attested,
             ..Memory::default()
