@@ -291,12 +291,16 @@ impl Adversary {
     }
 
     fn memory(run: &Run) -> Memory {
-        let look = |is_provisioned: bool| {
+        let inspection = |is_provisioned: bool| {
             if is_provisioned { Inspection::Provisioned } else { Inspection::Blank }
         };
         Memory {
             has_initialised: run.has_initialised,
-            inspections: run.inspections.iter().map(|(name, is)| (node(name), look(*is))).collect(),
+            inspections: run
+                .inspections
+                .iter()
+                .map(|(name, is)| (node(name), inspection(*is)))
+                .collect(),
             occupied_by: run.occupied.as_deref().map(|name| (node(name), Duration::ZERO)),
             is_reported: run.is_reported,
             is_attested: run.is_attested,

@@ -53,7 +53,7 @@ fn member_adds_only_a_new_node() {
             later("lists `10.0.0.1` as a member that it cannot reach"),
         ),
         (
-            "a server of the name that does not say its UUID",
+            "a server of the name without a UUID",
             cluster_of([active(FIRST), NodeInfo { uuid: None, ..active(ME) }]),
             Some(&own),
             later("lists `10.0.0.1` as a member that it cannot reach"),

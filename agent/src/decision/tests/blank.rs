@@ -99,7 +99,7 @@ fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
             inspected(&[(FIRST, Blank), (THIRD, Provisioned)]),
             Then(Initialise),
         ),
-        ("too little time is left to look", taken_over(ME, 15, &[FIRST]), inspected(&[]), Waits("is about to expire")),
+        ("too little time is left", taken_over(ME, 15, &[FIRST]), inspected(&[]), Waits("is about to expire")),
         (
             "the server took its initialisation before",
             taken_over(ME, 30, &[FIRST]),

@@ -22,7 +22,7 @@ fn member_of_another_cluster_is_not_touched() {
         ("its own UUID", goal(), both(), joinable(), report()),
         ("another UUID", goal(), both(), other(ready(FIRST, &[FIRST])), of_other()),
         ("another UUID, though it was the first", goal(), alone(), other(ready(ME, &[ME])), of_other()),
-        ("another UUID, and to be adopted", adopting(), alone(), other(ready(FIRST, &[FIRST])), of_other()),
+        ("another UUID, though it adopts", adopting(), alone(), other(ready(FIRST, &[FIRST])), of_other()),
         ("another UUID, after its own claim", goal(), alone(), other(taken_over(FIRST, 0, &[ME])), of_other()),
         ("no UUID, with the first", goal(), both(), Has(of_cluster(None, ready(FIRST, &[FIRST]))), report()),
         ("no UUID, without the first", goal(), alone(), Has(of_cluster(None, ready(FIRST, &[FIRST]))), of_first()),
@@ -150,7 +150,7 @@ fn member_waits_for_a_rebalance_or_starts_it() {
         ),
         ("none was added, and it is not balanced", unbalanced([active(ME), active(FIRST)]), same_for(4 * settled), starts()),
         ("the last one failed", this_added(), resting(), Waits("the last rebalance failed; the next begins in 5 s")),
-        ("it is to be recovered itself", unbalanced([recovering(ME), active(FIRST)]), same_for(settled), starts()),
+        ("it is marked for recovery itself", unbalanced([recovering(ME), active(FIRST)]), same_for(settled), starts()),
     ];
     for (what, view, memory, expected) in cases {
         assert_next(what, &goal(), &OwnServer::Member(view), &joinable(), &memory, &expected);
@@ -171,7 +171,7 @@ fn dead_nodes_are_removed_and_living_ones_stay() {
     #[rustfmt::skip]
     let cases = [
         ("added, and not there yet", with(dead(added(THIRD))), away_for(59), added_away()),
-        ("added, and just seen to be away", with(dead(added(THIRD))), memory(), added_away()),
+        ("added, and just gone", with(dead(added(THIRD))), memory(), added_away()),
         ("added, and dead", with(dead(added(THIRD))), away_for(60), Then(Eject(otp(THIRD)))),
         (
             "added, and dead, seen by one that is in",
@@ -180,13 +180,13 @@ fn dead_nodes_are_removed_and_living_ones_stay() {
             Then(Eject(otp(THIRD))),
         ),
         (
-            "to be recovered, and dead",
+            "marked for recovery, and dead",
             with(dead(recovering(THIRD))),
             away_for(3600),
             Waits("`10.0.0.3` is marked for recovery and cannot be reached"),
         ),
-        ("to be recovered, and well", with(recovering(THIRD)), memory(), starts()),
-        ("active, and just seen to be away", with(dead(active(THIRD))), memory(), away()),
+        ("marked for recovery, and well", with(recovering(THIRD)), memory(), starts()),
+        ("active, and just gone", with(dead(active(THIRD))), memory(), away()),
         ("active, and dead", with(dead(active(THIRD))), away_for(3600), away()),
         ("failed over, and back", with(failed(THIRD)), memory(), back()),
         ("failed over, and back in warm-up", with(warming_up(failed(THIRD))), away_for(3600), back()),

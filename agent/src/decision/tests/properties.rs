@@ -61,7 +61,7 @@ prop_compose! {
             unreachable_for: [(otp(FIRST), second), (otp(THIRD), third)].into(),
             rest,
             has_initialised: done[0],
-            inspections: inspections.filter_map(|(name, look)| Some((node(name), look?))).collect(),
+            inspections: inspections.filter_map(|(name, state)| Some((node(name), state?))).collect(),
             occupied_by: occupied.then(|| (node(FIRST), occupied_for)),
             is_confirmed: done[1],
             settled: extras.filter(|(_, is_settled)| *is_settled).map(|(extra, _)| extra).collect(),
@@ -138,8 +138,8 @@ proptest! {
                 prop_assert!(record.lease_left.is_none_or(|left| left >= LEASE_MARGIN));
                 prop_assert!(!memory.has_initialised && memory.occupied_by.is_none());
                 for node in &record.previous {
-                    let look = memory.inspections.get(node);
-                    prop_assert!(matches!(look, Some(Inspection::Blank | Inspection::Unreachable)), "{node}: {look:?}");
+                    let inspection = memory.inspections.get(node);
+                    prop_assert!(matches!(inspection, Some(Inspection::Blank | Inspection::Unreachable)), "{node}: {inspection:?}");
                 }
             }
             Action::Join(members) => {

@@ -95,7 +95,7 @@ impl Setup {
 
     pub(super) fn memory(agent: &Agent) -> Memory {
         let inspections = agent.inspections.iter();
-        let look = |is_provisioned: bool| {
+        let inspection = |is_provisioned: bool| {
             if is_provisioned { Inspection::Provisioned } else { Inspection::Unreachable }
         };
         let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress];
@@ -103,7 +103,7 @@ impl Setup {
             same_for: Duration::from_hours(1),
             has_initialised: agent.has_initialised,
             inspections: inspections
-                .map(|(number, is_provisioned)| (name(*number), look(*is_provisioned)))
+                .map(|(number, is_provisioned)| (name(*number), inspection(*is_provisioned)))
                 .collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), seconds(time))),
             is_reported: agent.is_reported,
@@ -308,7 +308,7 @@ impl Setup {
     /// Joins through the first member that can add the node.
     pub(super) fn join(&self, world: &mut World, node: usize) -> bool {
         let Some(record) = world.agents[node].record(self.names[node]) else {
-            unreachable!("a record says whom to join")
+            unreachable!("a record names the members")
         };
         let own = uuid(world.servers[node].incarnation(node));
         let mut others = 0;

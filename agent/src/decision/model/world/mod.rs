@@ -88,7 +88,7 @@ pub(super) enum Broken {
     SecondCluster,
     /// Two clusters are believed to be the recorded one.
     TwoBelieved,
-    /// A server that belongs to a cluster was to be initialised, or to join another.
+    /// An agent decided to initialise a server of a cluster, or to let it join another.
     TouchedProvisioned,
     /// A blank server that cannot begin a cluster was claimed for.
     ClaimedUnfit,

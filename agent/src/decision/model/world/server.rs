@@ -57,11 +57,11 @@ impl Setup {
             server.cluster = Some(server.incarnation(node));
             server.overslept = flight.overslept || flight.was_blind;
         }
-        self.hear(world, node, is_answered.then_some(true));
+        self.receive_answer(world, node, is_answered.then_some(true));
     }
 
     /// The agent gets the answer to its `/clusterInit`: accepted, refused, or none.
-    pub(super) fn hear(&self, world: &mut World, node: usize, answer: Option<bool>) {
+    pub(super) fn receive_answer(&self, world: &mut World, node: usize, answer: Option<bool>) {
         if world.agents[node].phase != Phase::Initialising {
             return;
         }

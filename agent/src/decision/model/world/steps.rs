@@ -286,16 +286,16 @@ impl Model for Setup {
             Step::Refuse(node) => {
                 world.budgets.refusals -= 1;
                 world.servers[node].drop_init();
-                self.hear(&mut world, node, Some(false));
+                self.receive_answer(&mut world, node, Some(false));
             }
             Step::Ignore(node) => {
                 world.budgets.ignores -= 1;
                 world.servers[node].drop_init();
-                self.hear(&mut world, node, Some(true));
+                self.receive_answer(&mut world, node, Some(true));
             }
             Step::Break(node) => {
                 world.budgets.losses -= 1;
-                self.hear(&mut world, node, None);
+                self.receive_answer(&mut world, node, None);
             }
             Step::Kill(node) => {
                 world.budgets.kills -= 1;
