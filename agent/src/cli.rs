@@ -2,38 +2,35 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use cbbootstrap_cli::{CommandLine, command_line::Variables};
+use cbbootstrap_cli::{
+    CommandLine,
+    command_line::Variables,
+    console::{Output, OutputArgs},
+    failure::Program,
+    manuals::ManualCommand,
+};
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::BoolishValueParser,
 };
-use clap_complete::Shell;
 
 use crate::{
     config,
-    failure::{self, Exit},
+    failure::{Exit, Failure},
     values::{self, Bucket, Lease, Quota, Services},
 };
 
-const EXIT_STATUSES: &str = "\
-Each option may stand in a YAML file (`--config`), by its name without the dashes before it and with `_` for those in it. \
-An option beats its environment variable, and that beats the file.
+const OPTIONS_HELP: &str = "\
+Every option can be set in a YAML file (`--config`) under its name with `_` for `-`. \
+The command line takes precedence over environment variables, and these over the file.
 
-Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's), CBBOOTSTRAP_SECRET \
-(the cluster's at the API).
-
-Exit status:
-  0  done, or nothing to do
-  1  failed
-  2  wrong usage
-  3  the time was up; run it again to go on
-  5  a person has to decide, for example because the server belongs to another cluster; nothing was changed
-  6  the node is a member of the cluster, but not all that was asked for could be done";
+Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's password), \
+CBBOOTSTRAP_SECRET (the cluster's secret).";
 
 /// Brings the Couchbase Server beside it into one healthy cluster: as the first node, or as a member.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_STATUSES, propagate_version = true)]
+#[command(version, after_help = format!("{OPTIONS_HELP}\n\n{}", Program::Agent.exit_help()), propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -55,16 +52,8 @@ pub enum Command {
     Leave(LeaveArgs),
     /// Show what the server, its cluster and the API say
     Status(StatusArgs),
-    /// Write the manual pages
-    ManPages {
-        /// The directory to write them to
-        directory: PathBuf,
-    },
-    /// Print a completion script for a shell
-    Completions {
-        /// The shell
-        shell: Shell,
-    },
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 impl Command {
@@ -74,27 +63,9 @@ impl Command {
             Self::Up(args) => args.output.output,
             Self::Leave(args) => args.output.output,
             Self::Status(args) => args.output.output,
-            Self::Discover(_) | Self::ManPages { .. } | Self::Completions { .. } => Output::Text,
+            Self::Discover(_) | Self::Manual(_) => Output::Text,
         }
     }
-}
-
-/// The form of a result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON document on stdout, and nothing else there.
-    Json,
-}
-
-/// The form of the result.
-#[derive(Debug, Args)]
-pub struct OutputArgs {
-    /// The form of the result on stdout; progress and messages go to stderr
-    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
-    pub output: Output,
 }
 
 /// Who may call the API.
@@ -319,7 +290,7 @@ pub fn read() -> anyhow::Result<(Command, Variables)> {
 
 /// The error, with the variable's name if it is about the value of a variable.
 pub fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
-    let is_usage = failure::of(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+    let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
     match variables.named_by(&error.to_string()) {
         Some(variable) if is_usage => error.context(format!("`{variable}`")),
         _ => error,

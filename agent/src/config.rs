@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cbbootstrap_cli::{files, text};
+use cbbootstrap_cli::{files, suggestion::did_you_mean, text};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use serde_yaml::{Mapping, Value};
 
@@ -107,18 +107,11 @@ fn said(option: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
 }
 
 fn unknown(cli: &Command, file: &str, key: &str) -> Failure {
-    /// As in clap's own suggestions.
-    const NEAR: f64 = 0.7;
     let known = cli.get_subcommands().flat_map(Command::get_arguments);
     let known = known.filter(|arg| is_for_files(arg));
-    let known = known.map(|arg| arg.get_id().as_str());
-    let near = known
-        .map(|known| (strsim::jaro_winkler(known, key), known))
-        .max_by(|(one, _), (other, _)| one.total_cmp(other))
-        .filter(|(nearness, _)| *nearness >= NEAR);
     let failure = Failure::usage(format!("`{file}`: there is no option `{key}`"));
-    match near {
-        Some((_, known)) => failure.hint(format!("did you mean `{known}`?")),
-        None => failure.hint("`cbbootstrap-agent up --help` lists them"),
-    }
+    failure.hint(
+        did_you_mean(key, known.map(|arg| arg.get_id().as_str()))
+            .unwrap_or_else(|| "`cbbootstrap-agent up --help` lists them".to_owned()),
+    )
 }

@@ -13,7 +13,6 @@ mod cli;
 mod commands;
 mod config;
 mod decision;
-mod failure;
 mod http;
 mod identity;
 mod lock;
@@ -25,12 +24,15 @@ mod server;
 mod settings;
 mod values;
 
-use failure::Exit;
+use cbbootstrap_cli::{
+    console::Output,
+    failure::{self, Exit},
+};
 
 fn main() -> Exit {
     let (command, variables) = match cli::read() {
         Ok(read) => read,
-        Err(error) => return printer::Printer::default().failure(&error),
+        Err(error) => return printer::Printer::new(Output::Text).failure(&error),
     };
     let printer = printer::Printer::new(command.output());
     match commands::run(command, &printer) {

@@ -1,60 +1,54 @@
-//! The one place that prints. Results go to stdout; progress, messages and errors to stderr.
-//!
-//! On a terminal a line moves with what is waited for and since when; elsewhere (a node's boot log) there are plain lines.
+//! Progress of the agent: on a terminal a line moves with what it waits for and since when; elsewhere (a node's boot log)
+//! there are plain lines.
 
 use std::{
     cell::RefCell,
     collections::BTreeSet,
     fmt::Display,
-    io::{self, ErrorKind, IsTerminal, Write},
+    ops::Deref,
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use cbbootstrap_cli::{
+    console::{Console, HEARTBEAT, Output},
+    failure::Exit,
+    text::printable,
+};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::{
-    cli::Output,
-    failure::{self, Exit},
-};
-
-/// How often a plain log hears what is still waited for.
-const HEARTBEAT: Duration = Duration::from_secs(30);
-
-/// Prints.
+/// Prints results, and log lines with the seconds since the start.
 #[derive(Debug)]
 pub struct Printer {
-    output: Output,
+    console: Console,
     started: Instant,
-    /// The moving line; none where stderr is no terminal.
+    /// The moving line; `None` where stderr is not a terminal.
     bar: Option<ProgressBar>,
     waiting: RefCell<Option<Waiting>>,
     warned: RefCell<BTreeSet<String>>,
 }
 
-/// What is waited for.
 #[derive(Debug)]
 struct Waiting {
     reason: String,
-    said: Instant,
+    /// When it was last printed.
+    reported: Instant,
 }
 
-impl Default for Printer {
-    fn default() -> Self {
-        Self::new(Output::Text)
+impl Deref for Printer {
+    type Target = Console;
+
+    fn deref(&self) -> &Console {
+        &self.console
     }
 }
 
 impl Printer {
-    /// A printer for results of this form.
     pub fn new(output: Output) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
-            let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
-            ProgressBar::new_spinner().with_style(style)
-        });
+        let console = Console::new(output);
+        let bar = console.spinner("{spinner} {msg} {elapsed}", None);
         Self {
-            output,
+            console,
             started: Instant::now(),
             bar,
             waiting: RefCell::default(),
@@ -62,22 +56,21 @@ impl Printer {
         }
     }
 
-    /// Something happened: a line that stays, with the seconds since the start.
+    /// Prints what happened.
     pub fn step(&self, what: impl Display) {
         if let Some(bar) = &self.bar {
             bar.set_message("");
             bar.disable_steady_tick();
         }
         self.waiting.replace(None);
-        self.line(what);
+        self.log(what);
     }
 
-    /// Something to know, on a line that stays.
     pub fn warning(&self, what: impl Display) {
-        self.line(format_args!("warning: {what}"));
+        self.log(format_args!("warning: {what}"));
     }
 
-    /// Something to know that is said once, however often it is found again.
+    /// Prints a warning the first time only.
     pub fn warning_once(&self, what: impl Display) {
         let what = what.to_string();
         if self.warned.borrow_mut().insert(what.clone()) {
@@ -85,86 +78,50 @@ impl Printer {
         }
     }
 
-    /// What is waited for, and why. A plain log hears of it when it changes, not when only a number in it does, and now and then.
+    /// Shows what the agent waits for. In a plain log it is printed when more than a number in it changes, and at each heartbeat.
     pub fn waiting(&self, reason: &str) {
         if let Some(bar) = &self.bar {
             if bar.message().is_empty() {
                 bar.reset_elapsed();
                 bar.enable_steady_tick(Duration::from_millis(120));
             }
-            bar.set_message(failure::printable(reason));
+            bar.set_message(printable(reason));
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
         let is_known = waiting.as_ref().is_some_and(|waiting| {
             without_numbers(&waiting.reason) == without_numbers(reason)
-                && waiting.said.elapsed() < HEARTBEAT
+                && waiting.reported.elapsed() < HEARTBEAT
         });
         if !is_known {
-            *waiting = Some(Waiting { reason: reason.to_owned(), said: Instant::now() });
+            *waiting = Some(Waiting { reason: reason.to_owned(), reported: Instant::now() });
             drop(waiting);
-            self.line(format_args!("waiting: {reason}"));
+            self.log(format_args!("waiting: {reason}"));
         }
     }
 
-    /// The command's result: text, or one JSON document.
+    /// Prints the command's result: text, or one JSON document.
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         self.clear();
-        let text = match self.output {
-            Output::Text => {
-                let text = result.to_string();
-                // A line keeps its indentation.
-                let line = |line: &str| {
-                    let words = line.trim_start();
-                    format!("{}{}", &line[..line.len() - words.len()], failure::printable(words))
-                };
-                text.lines().map(line).collect::<Vec<_>>().join("\n")
-            }
-            Output::Json => serde_json::to_string_pretty(result)?,
-        };
-        print(&text)
+        self.console.result(result)
     }
 
-    /// The error that ends the program.
+    /// Prints the error that ends the program.
     pub fn failure(&self, error: &anyhow::Error) -> Exit {
         self.clear();
-        let what = failure::printable(&format!("{error:#}"));
-        self.message(format_args!("error: {what}"));
-        let failure = failure::of(error);
-        if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
-            self.message(format_args!("hint: {}", failure::printable(hint)));
-        }
-        failure.map_or(Exit::Failed, |failure| failure.exit)
+        self.console.failure(error)
     }
 
-    fn line(&self, what: impl Display) {
+    fn log(&self, what: impl Display) {
         let seconds = self.started.elapsed().as_secs_f64();
-        let what = failure::printable(&what.to_string());
+        let what = printable(&what.to_string());
         self.message(format_args!("{seconds:7.1} s  {what}"));
-    }
-
-    fn message(&self, what: impl Display) {
-        let print = || writeln!(io::stderr(), "{what}");
-        // Nobody is left to tell when stderr is gone.
-        let _ = match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        };
     }
 
     fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-    }
-}
-
-/// A result, on stdout.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(io::stdout(), "{}", text.trim_end()) {
-        // A reader that has had enough of it is no failure.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
     }
 }
 

@@ -3,13 +3,23 @@
 //! - [`text`]: text that people and tools write, with byte-order marks and Windows' line ends
 //! - [`environment`]: environment variables, read by the same rules everywhere
 //! - [`command_line`]: options from the command line, the environment and a file
+//! - [`console`]: what is printed, and where
+//! - [`failure`]: exit statuses, and errors that tell the reader what to do next
 //! - [`files`]: whether others may read a secret or change a configuration file
 //! - [`signer`]: signatures for an API that requires AWS credentials
+//! - [`manuals`]: completion scripts and manual pages
+//! - [`suggestion`]: "did you mean"
+//! - [`values`]: values of options, and their rules
 
 pub mod command_line;
+pub mod console;
 pub mod environment;
+pub mod failure;
 pub mod files;
+pub mod manuals;
 pub mod signer;
+pub mod suggestion;
 pub mod text;
+pub mod values;
 
 pub use command_line::CommandLine;

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
 
 /// U+FEFF at the beginning of a text says how the text is encoded, and is not part of it.
@@ -79,9 +80,52 @@ pub fn read_text(path: &Path) -> Result<String, ReadError> {
     }
 }
 
+/// The text with control, bidirectional and invisible characters escaped, so that it can neither command a terminal nor mislead a
+/// reader. A tab does no harm.
+pub fn escape_hidden(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) && c != ' ' && c != '\t' {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
+/// The most of a text that is printed: a server may answer with megabytes.
+const MOST_CHARACTERS: usize = 4000;
+
+/// A text on one line in which nothing commands a terminal or misleads a reader: the words of a server or of the API may be part
+/// of it.
+pub fn printable(text: &str) -> String {
+    let shown = text.chars().take(MOST_CHARACTERS).map(|c| match c {
+        _ if c.is_control() => '\n',
+        _ if c.is_whitespace() => ' ',
+        _ if is_hidden(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    });
+    let shown: String = shown.collect();
+    shown.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_others_cannot_mislead() {
+        for (text, expected) in [
+            ("plain words", "plain words"),
+            ("two\nlines", "two lines"),
+            ("\u{1b}[2Jgone", "[2Jgone"),
+            ("a\u{202e}b\u{200b}c", "a\u{fffd}b\u{fffd}c"),
+            ("a\u{a0}b\u{2028}c", "a b c"),
+        ] {
+            assert_eq!(printable(text), expected, "{text:?}");
+        }
+    }
 
     #[test]
     fn byte_order_marks_and_line_ends_are_removed() {

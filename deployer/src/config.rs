@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
-use cbbootstrap_cli::text;
+use cbbootstrap_cli::{suggestion::did_you_mean, text};
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::{Mapping, Value};
 
 use crate::{
     aws::OURS,
-    cli::{self, Arch, Auth, ConfigArgs},
-    failure::{Exit, Failure, did_you_mean},
+    cli::ConfigArgs,
+    failure::{Exit, Failure},
     template,
+    values::{self, Arch, Auth},
 };
 
 /// The file that is read where none is named.
@@ -216,18 +217,18 @@ impl Environment {
     fn check(&self) -> Result<(), Failure> {
         type Rule = fn(&str) -> Result<String, String>;
         let rules: [(_, _, Rule); 5] = [
-            ("stack_name", &self.stack_name, cli::stack_name),
-            ("table_name", &self.table_name, cli::table_name),
-            ("bucket", &self.bucket, cli::bucket_name),
-            ("region", &self.region, cli::region_name),
-            ("role_arn", &self.role_arn, cli::role_arn),
+            ("stack_name", &self.stack_name, values::stack_name),
+            ("table_name", &self.table_name, values::table_name),
+            ("bucket", &self.bucket, values::bucket_name),
+            ("region", &self.region, values::region_name),
+            ("role_arn", &self.role_arn, values::role_arn),
         ];
         let single =
             rules.into_iter().filter_map(|(key, value, rule)| Some((key, value.as_ref()?, rule)));
         let topics = self
             .notification_arns
             .iter()
-            .map(|arn| ("notification_arns", arn, cli::topic_arn as Rule));
+            .map(|arn| ("notification_arns", arn, values::topic_arn as Rule));
         for (key, value, rule) in single.chain(topics) {
             rule(value)
                 .map_err(|rule| Failure::new(format!("`{key}` cannot be `{value}`")).hint(rule))?;
@@ -303,7 +304,7 @@ fn unreadable(error: &serde_yaml::Error) -> Failure {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
-    let duration = text.as_deref().map(cli::duration).transpose();
+    let duration = text.as_deref().map(cbbootstrap_cli::values::duration).transpose();
     duration.map_err(|rule| de::Error::custom(format_args!("`wait_for_stack`: {rule}")))
 }
 

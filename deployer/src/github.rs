@@ -13,7 +13,11 @@ use std::{
 use cbbootstrap_cli::environment;
 use uuid::Uuid;
 
-use crate::{failure, printer::Printer, smoke};
+use crate::{
+    failure::{self, Failure},
+    printer::Printer,
+    smoke,
+};
 
 /// So many rows of a table are shown; a comment on a pull request stays within a screen or two.
 const MOST_ROWS: usize = 40;
@@ -41,8 +45,8 @@ pub fn or_failed<T>(
         let failed = Failed {
             command,
             stack_name,
-            error: &failure::line(error),
-            hint: failure::of(error).and_then(|failure| failure.hint.as_deref()),
+            error: &failure::one_line(error),
+            hint: Failure::find_in(error).and_then(|failure| failure.hint.as_deref()),
         };
         report(printer, &failed.note());
     }

@@ -5,7 +5,6 @@ mod aws;
 mod cli;
 mod commands;
 mod config;
-mod failure;
 mod github;
 mod leash;
 mod lines;
@@ -18,9 +17,12 @@ mod signals;
 mod smoke;
 mod stack;
 mod template;
+mod values;
 
-use cbbootstrap_cli::command_line::Variables;
-use failure::Exit;
+use cbbootstrap_cli::{
+    command_line::Variables,
+    failure::{self, Exit, Failure},
+};
 
 fn main() -> Exit {
     let (cli::Cli { command }, variables) = cli::Cli::read();
@@ -40,8 +42,8 @@ fn main() -> Exit {
 
 /// The error, with the variable's name if it is about the value of a variable.
 fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
-    let is_usage = failure::of(&error).is_some_and(|failure| failure.exit == Exit::Usage);
-    match variables.named_by(&failure::line(&error)) {
+    let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+    match variables.named_by(&failure::one_line(&error)) {
         Some(variable) if is_usage => error.context(format!("`{variable}`")),
         _ => error,
     }

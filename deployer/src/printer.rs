@@ -1,117 +1,61 @@
-//! The one place that prints. Results go to stdout; progress, messages and errors to stderr.
-//!
-//! On a terminal each running step has a line that moves; elsewhere (CI, a file) a step is plain lines.
+//! Steps of a command: on a terminal each running one has a line that moves; elsewhere (CI, a file) a step is plain lines.
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt::Display,
-    io::{ErrorKind, IsTerminal, Write},
+    ops::Deref,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use cbbootstrap_protocol::names::is_hidden;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde::Serialize;
+pub use cbbootstrap_cli::console::HEARTBEAT;
+use cbbootstrap_cli::console::{Console, Output, style};
+use indicatif::ProgressBar;
 
-use crate::{
-    cli::Output,
-    failure::{self, Exit},
-    stack::{Event, Progress},
-};
+use crate::stack::{Event, Progress};
 
-/// How often a plain log hears of a step that is busy.
-pub const HEARTBEAT: Duration = Duration::from_secs(30);
-
-/// Prints; cheap to clone.
+/// Prints results, messages and steps; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Printer {
-    output: Output,
-    /// The moving lines; none where stderr is no terminal.
-    progress: Option<MultiProgress>,
+    console: Console,
     seconds: Arc<Mutex<BTreeMap<&'static str, f64>>>,
 }
 
+impl Deref for Printer {
+    type Target = Console;
+
+    fn deref(&self) -> &Console {
+        &self.console
+    }
+}
+
 impl Printer {
-    /// A printer for results of this form.
     pub fn new(output: Output) -> Self {
-        let progress = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { output, progress, seconds: Arc::default() }
+        Self { console: Console::new(output), seconds: Arc::default() }
     }
 
-    /// The command's result: text, or one JSON document.
-    pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
-        let text = match self.output {
-            Output::Text => result.to_string(),
-            Output::Json => serde_json::to_string_pretty(result)?,
-        };
-        // A reader that has had enough of it is no failure.
-        self.line(text.trim_end()).map(drop)
-    }
-
-    /// A line of a result that comes bit by bit; `false` when nobody reads any more.
-    pub fn line(&self, line: impl Display) -> anyhow::Result<bool> {
-        match self.suspend(|| writeln!(std::io::stdout(), "{line}")) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-            written => Ok(written.map(|()| true)?),
-        }
-    }
-
-    /// A message, on a line of its own.
-    pub fn message(&self, message: impl Display) {
-        // Nobody is left to tell when stderr is gone.
-        let _ = self.suspend(|| writeln!(std::io::stderr(), "{message}"));
-    }
-
-    /// The error that ends the program.
-    pub fn failure(&self, error: &anyhow::Error) -> Exit {
-        if let Some(progress) = &self.progress {
-            let _ = progress.clear();
-        }
-        self.error(error)
-    }
-
-    /// An error as one line and perhaps a hint, and how a program would end with it.
-    pub fn error(&self, error: &anyhow::Error) -> Exit {
-        let failure = failure::of(error);
-        self.message(format_args!("error: {}", failure::line(error)));
-        if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
-            self.message(format_args!("hint: {hint}"));
-        }
-        failure.map_or(Exit::Failed, |failure| failure.exit)
-    }
-
-    /// Begins a step. Its name stands in the result's `seconds`.
+    /// Begins a step. Its name is a key in the result's `seconds`.
     pub fn step(&self, name: &'static str) -> Step {
-        let bar = self.progress.as_ref().map(|progress| {
-            let bar = progress.add(ProgressBar::new_spinner());
-            bar.set_style(style("{spinner} {prefix:8} {msg} {elapsed}"));
+        let bar = self.spinner("{spinner} {prefix:8} {msg} {elapsed}", None);
+        if let Some(bar) = &bar {
             bar.set_prefix(name);
             bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
+        }
         Step {
             name,
             printer: self.clone(),
             bar,
             started: Instant::now(),
-            said: Instant::now(),
+            reported: Instant::now(),
             progress: Progress::default(),
             rows: Vec::new(),
         }
     }
 
-    /// How long each finished step took, and since when.
+    /// How long each finished step took.
     pub fn seconds(&self) -> BTreeMap<&'static str, f64> {
         self.seconds.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
-        match &self.progress {
-            Some(progress) => progress.suspend(print),
-            None => print(),
-        }
     }
 }
 
@@ -122,7 +66,8 @@ pub struct Step {
     printer: Printer,
     bar: Option<ProgressBar>,
     started: Instant,
-    said: Instant,
+    /// When a line was last printed.
+    reported: Instant,
     progress: Progress,
     /// A line for each resource of the stack, on a terminal.
     rows: Vec<ProgressBar>,
@@ -140,7 +85,7 @@ impl Step {
     /// Something happened to a stack: a line that stays in a log, and on a terminal the resource's own line.
     pub fn event(&mut self, event: &Event) {
         let place = self.progress.see(event);
-        let (Some(bar), Some(progress)) = (&self.bar, &self.printer.progress) else {
+        let Some(bar) = &self.bar else {
             self.line(event);
             return;
         };
@@ -155,8 +100,8 @@ impl Step {
         };
         if place == self.rows.len() {
             let last = self.rows.last().unwrap_or(bar);
-            let row = progress.insert_after(last, ProgressBar::new_spinner());
-            self.rows.push(row);
+            let row = self.printer.spinner("  {msg}", Some(last));
+            self.rows.extend(row);
         }
         let row = &self.progress.rows()[place];
         let line = &self.rows[place];
@@ -193,14 +138,14 @@ impl Step {
 
     /// What the step does now, where that changes many times a second: a plain log hears of it now and then.
     pub fn busy(&mut self, note: impl Into<Cow<'static, str>>) {
-        if self.bar.is_some() || self.said.elapsed() >= HEARTBEAT {
+        if self.bar.is_some() || self.reported.elapsed() >= HEARTBEAT {
             self.note(note);
         }
     }
 
     /// A line that stays.
     pub fn line(&mut self, line: impl Display) {
-        self.said = Instant::now();
+        self.reported = Instant::now();
         self.printer.message(format_args!("  {:8} {line}", self.name));
     }
 
@@ -216,26 +161,6 @@ impl Step {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(self.name, seconds);
     }
-}
-
-/// The text with control, bidirectional and invisible characters escaped, so that it can neither command a terminal nor mislead a
-/// reader. A tab does no harm.
-pub fn harmless(text: &str) -> String {
-    let mut harmless = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_hidden(c) && c != ' ' && c != '\t' {
-            harmless.extend(c.escape_default());
-        } else {
-            harmless.push(c);
-        }
-    }
-    harmless
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_spinner())
-        .progress_chars("=> ")
 }
 
 impl Drop for Step {

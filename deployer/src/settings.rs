@@ -14,13 +14,14 @@ use serde::Serialize;
 use crate::{
     aws::Access,
     cli::{
-        Arch, Auth, AwsArgs, ConfigArgs, DestroyArgs, FunctionArgs, RecordsArgs, StackArgs,
-        TableArgs, TargetArgs, WaitArgs,
+        AwsArgs, ConfigArgs, DestroyArgs, FunctionArgs, RecordsArgs, StackArgs, TableArgs,
+        TargetArgs, WaitArgs,
     },
     config::{self, Environment},
     failure::{Exit, Failure},
     local::data,
     template,
+    values::{Arch, Auth},
 };
 
 const DEFAULT_STACK_NAME: &str = "cbbootstrap";

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use cbbootstrap_cli::suggestion::did_you_mean;
 use serde::Deserialize;
 
 use crate::{
-    cli,
-    failure::{Exit, Failure, did_you_mean},
+    failure::{Exit, Failure},
+    values::topic_arn,
 };
 
 /// The template's text, sent to `CloudFormation` as it is.
@@ -94,7 +95,7 @@ fn check_one(
     };
     let broken_rule = match name {
         // The one with a pattern; it may be empty.
-        "AlarmTopicArn" if !value.is_empty() => cli::topic_arn(value).err(),
+        "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
         _ => declaration.broken_rule(value),
     };
     match broken_rule {

@@ -15,6 +15,7 @@ use crate::{
     http,
     local::Local,
     process, programs,
+    server::Stub,
 };
 
 /// The administrator's name and password.
@@ -193,6 +194,30 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+/// An API that answers whatever a test wants: each request by its path and the asking node.
+pub fn fake_api(mut answer: impl FnMut(&str, &str) -> Value + Send + 'static) -> Stub {
+    Stub::start(move |request| {
+        let body = request.json();
+        let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
+        (200, answer(&request.path, asking).to_string())
+    })
+}
+
+/// The API's answer to a node about the cluster `demo`, with more fields.
+pub fn record(asking: &str, first: &str, state: &str, more: &Value) -> Value {
+    let mut answer = serde_json::json!({
+        "cluster_id": "demo",
+        "initial_node_ip_addr_or_hostname": first,
+        "is_initial_node": asking == first,
+        "state": state,
+        "generation": 1,
+    });
+    if let (Value::Object(answer), Value::Object(more)) = (&mut answer, more) {
+        answer.extend(more.clone());
+    }
+    answer
 }
 
 /// The one cluster that there is: so many nodes, all of them active and healthy, balanced.

@@ -1,10 +1,5 @@
-//! A front before a server. Before the AWS stand-in it tells that requests came by TLS, as those to AWS do: without it our
-//! bucket's own policy, which refuses anything else, would be enforced against us. Before an API it can be its stage.
-
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    thread,
-};
+//! A front before a server. Before the AWS stand-in it marks requests as sent over TLS, as those to AWS are: the artifact bucket's
+//! policy refuses any others. Before an API it plays a stage.
 
 use hyper::{
     Request, Uri, body::Incoming, header::HeaderValue, server::conn::http1, service::service_fn,
@@ -13,14 +8,16 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
 };
-use tokio::sync::oneshot;
+use tokio::net::TcpListener;
+
+use crate::server::Server;
 
 /// A running front; it ends when dropped.
 #[derive(Debug)]
 pub struct Front {
-    /// Where it is, without a slash at the end: what `AWS_ENDPOINT_URL` is to be.
+    /// Where it is, without a slash at the end: the value of `AWS_ENDPOINT_URL`.
     pub url: String,
-    _stop: oneshot::Sender<()>,
+    _server: Server,
 }
 
 impl Front {
@@ -29,31 +26,15 @@ impl Front {
         Self::with_stage(upstream, "")
     }
 
-    /// One whose paths begin with a stage (`/prod`), which the server's have not.
+    /// Starts one that takes a stage (`/prod`) off the beginning of each path.
     pub fn with_stage(upstream: &str, stage: &'static str) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        listener.set_nonblocking(true).expect("a socket can be without blocking");
-        let address = listener.local_addr().expect("a socket has an address");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime can be made");
-        let (stop, stopped) = oneshot::channel();
         let upstream = upstream.to_owned();
-        thread::spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = serve(listener, upstream, stage) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        Self { url: format!("http://{address}{stage}"), _stop: stop }
+        let server = Server::start(move |listener| serve(listener, upstream, stage));
+        Self { url: format!("{}{stage}", server.url), _server: server }
     }
 }
 
 async fn serve(listener: TcpListener, upstream: String, stage: &'static str) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime runs");
     let client = Client::builder(TokioExecutor::new()).build_http::<Incoming>();
     while let Ok((stream, _)) = listener.accept().await {
         let (client, upstream) = (client.clone(), upstream.clone());

@@ -1,9 +1,10 @@
-//! MiniStack, an AWS stand-in that runs a function as a process and, told so, enforces signatures and policies.
+//! MiniStack, an AWS stand-in that runs a function as a process and enforces signatures and policies.
+//!
+//! It takes seconds to start, and milliseconds to reset. So tests take one from a pool and give it back.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
-    os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use serde_json::Value;
@@ -13,18 +14,32 @@ use crate::{
     boto::Boto,
     cli::User,
     http,
-    process::{self, Guard, wait_until},
+    process::{self, Guard, free_port, spawn_leashed, wait_until},
     python,
 };
+
+/// The bucket for artifacts that a deployment makes.
+pub const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
 
 /// The key of the stand-in's root user.
 const ROOT: &str = "test";
 
+/// Those that no test uses now, as good as new. They end with the test program.
+static IDLE: Mutex<Vec<Server>> = Mutex::new(Vec::new());
+
 /// A running stand-in.
 #[derive(Debug)]
 pub struct MiniStack {
-    /// What `AWS_ENDPOINT_URL` is to be.
+    /// The value of `AWS_ENDPOINT_URL`.
     pub url: String,
+    /// None only while it is dropped.
+    server: Option<Server>,
+    is_pooled: bool,
+}
+
+#[derive(Debug)]
+struct Server {
+    url: String,
     boto: Boto,
     process: Guard,
     /// What it unpacks, the functions among it. After the process, which writes there.
@@ -32,62 +47,43 @@ pub struct MiniStack {
 }
 
 impl MiniStack {
-    /// Starts one on a free port.
+    /// An empty one: one that another test has used before, or else a new one.
     pub fn start() -> Self {
-        Self::start_with(str::to_owned)
+        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self::with(idle.unwrap_or_else(|| Server::start(str::to_owned)), true)
     }
 
-    /// Starts one whose functions make their own calls elsewhere: at what this makes of the stand-in's URL.
+    /// Starts one whose functions send their calls elsewhere: to what this makes of the stand-in's URL.
     pub fn start_with(functions_call: impl FnOnce(&str) -> String) -> Self {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        let port = socket.local_addr().expect("a socket has an address").port();
-        drop(socket);
-        let url = format!("http://127.0.0.1:{port}");
-        let directory = tempfile::tempdir().expect("temporary directories can be made");
-        let process = Command::new(python::bin().join("ministack"))
-            .env_clear()
-            .env("TMPDIR", directory.path())
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("GATEWAY_PORT", port.to_string())
-            .env("BIND_HOST", "127.0.0.1")
-            .env("MINISTACK_HOST", "localhost")
-            // The functions that it runs take this from it.
-            .env("AWS_ENDPOINT_URL", functions_call(&url))
-            .env("AUTH", "true")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("MiniStack can be run");
-        let stack =
-            Self { boto: Boto::new(&url), url, process: Guard(process), _directory: directory };
-        wait_until("MiniStack answers", || {
-            http::get(&stack.url, "/_ministack/health").is_ok_and(|answer| answer.status == 200)
-        });
-        stack
+        Self::with(Server::start(functions_call), false)
     }
 
-    /// A user of it who may do everything.
+    fn with(server: Server, is_pooled: bool) -> Self {
+        Self { url: server.url.clone(), server: Some(server), is_pooled }
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("it is not dropped yet")
+    }
+
+    /// A user who may do everything.
     pub fn user(&self) -> User {
         user(&self.url)
     }
 
-    /// What boto3 finds: [`Boto::value`].
+    /// The value of a Python expression: [`Boto::value`].
     pub fn boto(&self, expression: &str) -> Value {
-        self.boto.value(expression)
+        self.server().boto.value(expression)
     }
 
     /// The function processes that run now.
     pub fn functions(&self) -> Vec<u32> {
-        process::functions(self.process.0.id())
+        process::functions(self.server().process.0.id())
     }
 
-    /// Forgets everything, and ends the functions that run: as good as a new one, and sooner there.
+    /// Removes everything, and ends the functions that run: as good as a new one.
     pub fn reset(&self) {
-        let reset = http::post(&self.url, "/_ministack/reset", "");
-        let reset = reset.expect("MiniStack answers");
-        assert_eq!(reset.status, 200, "{reset:?}");
+        assert!(self.server().reset(), "MiniStack cannot be reset");
     }
 
     /// Everything that a deployment could have made: buckets, tables and stacks.
@@ -96,6 +92,46 @@ impl MiniStack {
             "[[b['Name'] for b in client('s3').list_buckets()['Buckets']], client('dynamodb').list_tables()['TableNames'], \
              [s['StackName'] for s in client('cloudformation').describe_stacks()['Stacks']]]",
         )
+    }
+}
+
+impl Drop for MiniStack {
+    /// After a failure nobody knows what it is doing.
+    fn drop(&mut self) {
+        let server = self.server.take().filter(|_| self.is_pooled && !thread::panicking());
+        if let Some(server) = server.filter(Server::reset) {
+            IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(server);
+        }
+    }
+}
+
+impl Server {
+    fn start(functions_call: impl FnOnce(&str) -> String) -> Self {
+        let port = free_port().to_string();
+        let url = format!("http://127.0.0.1:{port}");
+        let directory = tempfile::tempdir().expect("temporary directories can be made");
+        let process = spawn_leashed(
+            &python::bin().join("ministack"),
+            &[],
+            [
+                ("TMPDIR", directory.path().to_str().expect("its name is UTF-8")),
+                ("GATEWAY_PORT", &port),
+                ("BIND_HOST", "127.0.0.1"),
+                ("MINISTACK_HOST", "localhost"),
+                // Inherited by the functions.
+                ("AWS_ENDPOINT_URL", &functions_call(&url)),
+                ("AUTH", "true"),
+            ],
+        );
+        wait_until("MiniStack answers", || {
+            http::get(&url, "/_ministack/health").is_ok_and(|answer| answer.status == 200)
+        });
+        Self { boto: Boto::new(&url), url, process, _directory: directory }
+    }
+
+    /// Whether it could be reset.
+    fn reset(&self) -> bool {
+        http::post(&self.url, "/_ministack/reset", "").is_ok_and(|answer| answer.status == 200)
     }
 }
 

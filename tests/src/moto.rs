@@ -1,45 +1,28 @@
-//! moto, an AWS stand-in that has nothing in common with MiniStack: a second opinion on DynamoDB.
-
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    os::unix::process::CommandExt,
-    process::{Command, Stdio},
-};
+//! moto, an AWS stand-in that shares no code with MiniStack: a second opinion on DynamoDB.
 
 use crate::{
     http,
-    process::{Guard, wait_until},
+    process::{Guard, free_port, spawn_leashed, wait_until},
     python,
 };
 
 /// A running stand-in.
 #[derive(Debug)]
 pub struct Moto {
-    /// What `AWS_ENDPOINT_URL` is to be.
+    /// The value of `AWS_ENDPOINT_URL`.
     pub url: String,
     _process: Guard,
 }
 
 impl Moto {
-    /// Starts one on a free port.
     pub fn start() -> Self {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        let port = socket.local_addr().expect("a socket has an address").port();
-        drop(socket);
-        let process = Command::new(python::bin().join("moto_server"))
-            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("moto can be run");
-        let moto = Self { url: format!("http://127.0.0.1:{port}"), _process: Guard(process) };
+        let port = free_port().to_string();
+        let url = format!("http://127.0.0.1:{port}");
+        let args = ["--host", "127.0.0.1", "--port", &port];
+        let process = spawn_leashed(&python::bin().join("moto_server"), &args, []);
         wait_until("moto answers", || {
-            http::get(&moto.url, "/moto-api/data.json").is_ok_and(|answer| answer.status == 200)
+            http::get(&url, "/moto-api/data.json").is_ok_and(|answer| answer.status == 200)
         });
-        moto
+        Self { url, _process: process }
     }
 }

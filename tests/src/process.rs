@@ -2,6 +2,9 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt,
+    path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -45,6 +48,41 @@ pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
         assert!(since.elapsed() < Duration::from_mins(1), "waited in vain until {what}");
         sleep(Duration::from_millis(50));
     }
+}
+
+/// A port that nothing listens on now.
+pub fn free_port() -> u16 {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+    socket.local_addr().expect("a socket has an address").port()
+}
+
+/// Becomes the program, and leaves a process behind that waits for the end of the pipe's other end, this program. Then it kills the
+/// group, and removes what that kept in `TMPDIR`.
+const LEASHED: &str = r#"
+exec 3<&0 </dev/null
+{ read -r end <&3; kill -KILL $$; rm -rf "$TMPDIR"; kill -KILL 0; } &
+exec "$@" 3<&-
+"#;
+
+/// Starts a program in a process group, which never outlives this program, even one that is killed. It gets only this environment.
+pub fn spawn_leashed<'a>(
+    program: &Path,
+    args: &[&str],
+    variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Guard {
+    let child = Command::new("sh")
+        .args(["-c", LEASHED, "sh"])
+        .arg(program)
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .envs(variables)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    Guard(child.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display())))
 }
 
 /// A process that ends with the test, its group with it.

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::failure::printable;
+use cbbootstrap_cli::text::printable;
 
 /// A text that misleads a reader, a terminal, a URL or a parser, or is too long.
 fn any_text() -> impl Strategy<Value = String> {

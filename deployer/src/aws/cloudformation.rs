@@ -19,12 +19,13 @@ use aws_sdk_cloudformation::{
         StackStatus, Tag, TemplateStage,
     },
 };
+use cbbootstrap_cli::text;
 use uuid::Uuid;
 
 use super::{OURS, explain, is_signed_out, is_transient};
 use crate::{
     failure::Failure,
-    printer::{self, Step},
+    printer::Step,
     signals::Signals,
     stack::{
         Change, DESCRIPTION, Detail, Event, Progress, Stack, Status,
@@ -1038,7 +1039,7 @@ fn plain(event: StackEvent) -> Event {
         resource: event.logical_resource_id.unwrap_or_default(),
         kind: event.resource_type.unwrap_or_default(),
         status: event.resource_status.map(|status| status.to_string()).unwrap_or_default(),
-        reason: event.resource_status_reason.map(|reason| printer::harmless(&reason)),
+        reason: event.resource_status_reason.map(|reason| text::escape_hidden(&reason)),
         time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
     }
 }

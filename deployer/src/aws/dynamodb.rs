@@ -408,7 +408,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
                     .as_service_error()
                     .is_some_and(aws_sdk_dynamodb::operation::delete_table::DeleteTableError::is_resource_in_use_exception);
                 let failure = explain(what(), &error);
-                return Err(if busy { failure.exit(Exit::Stack) } else { failure }.into());
+                return Err(if busy { failure.exit(Exit::Busy) } else { failure }.into());
             }
         }
     }

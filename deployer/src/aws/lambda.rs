@@ -19,9 +19,9 @@ use jiff::Timestamp;
 
 use super::{UPLOAD_TIMEOUT, explain, is_transient};
 use crate::{
-    cli::Arch,
     failure::Failure,
     package::artifact::{Artifact, base16},
+    values::Arch,
 };
 
 /// Between two looks at a function whose code is being replaced.

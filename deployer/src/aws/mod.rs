@@ -31,8 +31,8 @@ use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 
 use crate::{
     advice,
-    cli::{Auth, region_name},
     failure::{Exit, Failure},
+    values::{Auth, region_name},
 };
 use credentials::Renewed;
 

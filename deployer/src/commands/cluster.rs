@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Formatter};
 
+use cbbootstrap_cli::{console::Output, text::escape_hidden};
 use cbbootstrap_function::store::{self, Store, sqlite::Sqlite};
 use cbbootstrap_protocol::{
     names::ClusterId,
@@ -17,10 +18,10 @@ use crate::{
         Aws,
         clusters::{self, Clusters, Page, Row},
     },
-    cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs, Output},
+    cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs},
     failure::{Exit, Failure},
     local::data,
-    printer::{Printer, harmless},
+    printer::Printer,
     settings::{Keeper, Records},
 };
 
@@ -171,7 +172,7 @@ impl ShownMember {
     fn line(&self, now: Timestamp) -> String {
         let time = self.reported_at.to_string();
         let attested = if self.attested { ", attested" } else { "" };
-        let node = harmless(&self.node);
+        let node = escape_hidden(&self.node);
         format!("{node} (reported {time}{}{attested})", ago(Some(&time), now))
     }
 }
@@ -233,13 +234,13 @@ impl Display for Cluster {
         let members = self.members.iter().map(|member| member.line(self.now));
         let members = members.collect::<Vec<_>>().join("\n              ");
         let previous = self.previous_initial_nodes.iter();
-        let previous = previous.map(|node| harmless(node)).collect::<Vec<_>>();
-        let uuid = self.cluster_uuid.as_deref().map(harmless);
+        let previous = previous.map(|node| escape_hidden(node)).collect::<Vec<_>>();
+        let uuid = self.cluster_uuid.as_deref().map(escape_hidden);
         for (name, value) in [
-            ("Cluster:", harmless(&self.cluster_id)),
+            ("Cluster:", escape_hidden(&self.cluster_id)),
             ("State:", self.state.to_owned()),
             ("Generation:", self.generation.to_string()),
-            ("Initial node:", harmless(&self.initial_node_ip_addr_or_hostname)),
+            ("Initial node:", escape_hidden(&self.initial_node_ip_addr_or_hostname)),
             ("Claimed:", format!("{}{}", claimed.unwrap_or("unknown"), ago(claimed, self.now))),
             ("Lease:", self.lease()),
             (
@@ -256,7 +257,7 @@ impl Display for Cluster {
             writeln!(f, "Taken over:   from {}", previous.join(", "))?;
         }
         if let Some(uuid) = &self.rival_node_uuid {
-            let uuid = harmless(uuid);
+            let uuid = escape_hidden(uuid);
             writeln!(f, "Name in use:  by another server, with the UUID {uuid}")?;
         }
         Ok(())
@@ -287,17 +288,17 @@ impl Shown {
                 };
                 let lapsed = if cluster.lapsed { " (lapsed)" } else { "" };
                 vec![
-                    harmless(&cluster.cluster_id),
+                    escape_hidden(&cluster.cluster_id),
                     cluster.state.to_owned(),
                     cluster.generation.to_string(),
-                    harmless(&cluster.initial_node_ip_addr_or_hostname),
+                    escape_hidden(&cluster.initial_node_ip_addr_or_hostname),
                     cluster.nodes.len().to_string(),
                     time(cluster.claimed_at),
                     time(cluster.lease_expires_at) + lapsed,
                 ]
             }
             Self::Unreadable { cluster_id, error } => {
-                vec![harmless(cluster_id), format!("unreadable: {error}")]
+                vec![escape_hidden(cluster_id), format!("unreadable: {error}")]
             }
         }
     }
@@ -308,7 +309,7 @@ impl Display for Shown {
         match self {
             Self::Cluster(cluster) => cluster.fmt(f),
             Self::Unreadable { cluster_id, error } => {
-                write!(f, "Cluster:      {}\nUnreadable:   {error}", harmless(cluster_id))
+                write!(f, "Cluster:      {}\nUnreadable:   {error}", escape_hidden(cluster_id))
             }
         }
     }
@@ -331,7 +332,7 @@ impl Display for Listed {
         if self.clusters.is_empty() {
             write!(f, "No clusters in {}", self.keeper)?;
             return match &self.after {
-                Some(after) => write!(f, " after {}", harmless(after)),
+                Some(after) => write!(f, " after {}", escape_hidden(after)),
                 None => Ok(()),
             };
         }
@@ -405,7 +406,7 @@ async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
     let reached = Reached::new(&records).await?;
     let row = find(&reached, &records, &args.cluster_id).await?;
     let record = row.record.map_err(|error| {
-        let id = harmless(&args.cluster_id);
+        let id = escape_hidden(&args.cluster_id);
         Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
             .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
     })?;
@@ -419,7 +420,7 @@ async fn find(reached: &Reached, records: &Records, cluster_id: &str) -> anyhow:
 }
 
 fn not_found(records: &Records, cluster_id: &str) -> anyhow::Error {
-    let id = harmless(cluster_id);
+    let id = escape_hidden(cluster_id);
     let message = format!("there is no cluster `{id}` in {}", records.keeper);
     let list = records.command("list", &[]);
     Failure::new(message).hint(format!("`{list}` lists the clusters")).into()
@@ -437,7 +438,7 @@ struct Forgotten {
 
 impl Display for Forgotten {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let id = harmless(self.cluster.cluster_id());
+        let id = escape_hidden(self.cluster.cluster_id());
         write!(f, "Cluster {id} is forgotten. The next node to ask starts a new cluster")
     }
 }
@@ -449,7 +450,7 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
     if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
         return Err(not_found(&records, &args.cluster_id));
     }
-    let id = harmless(&args.cluster_id);
+    let id = escape_hidden(&args.cluster_id);
     let shown = Shown::of(row.clone(), Timestamp::now());
     if !args.yes {
         printer.message(shown.to_string().trim_end());
@@ -462,7 +463,7 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
             "the record of cluster `{id}` has changed since it was read; nothing was forgotten"
         ))
         .hint(format!("read it again: `{look}`"))
-        .exit(Exit::Stack)
+        .exit(Exit::Changed)
         .into());
     }
     printer.result(&Forgotten { keeper: records.keeper, forgotten: true, cluster: shown })

@@ -17,8 +17,8 @@ use crate::{
         dynamodb, lambda,
         s3::Bucket,
     },
-    cli::{Auth, DeployArgs},
-    failure::{self, Exit, Failure},
+    cli::DeployArgs,
+    failure::{Exit, Failure},
     github,
     package::{Function, artifact::Artifact},
     printer::{Printer, Step},
@@ -26,6 +26,7 @@ use crate::{
     signals::Signals,
     smoke,
     stack::{self, Next, Operation, Stack},
+    values::Auth,
 };
 
 /// So often the stack is looked at again because of others, before that is enough.
@@ -223,7 +224,10 @@ impl Deployment<'_> {
                     let named = [Some(key.as_str()), found.artifact_key()];
                     let named: Vec<_> = named.into_iter().flatten().collect();
                     match signals.or_stopped(bucket.prune(&self.aws.s3, &named)).await {
-                        Err(error) if failure::of(&error).is_some_and(Failure::is_stop) => {
+                        Err(error)
+                            if Failure::find_in(&error)
+                                .is_some_and(|failure| failure.exit == Exit::Stopped) =>
+                        {
                             return Err(error);
                         }
                         // The deployment is done: what is left over takes nothing from it.
@@ -248,7 +252,7 @@ impl Deployment<'_> {
             self.name()
         ))
         .hint("see who deploys it, then run the same command again")
-        .exit(Exit::Stack)
+        .exit(Exit::Changed)
         .into())
     }
 
@@ -533,7 +537,7 @@ impl Deployment<'_> {
         let deploy_first = |message: String| {
             Failure::new(message)
                 .hint("leave `--code-only` out to deploy the stack")
-                .exit(Exit::Stack)
+                .exit(Exit::NeedsDecision)
         };
         let FoundStack { stack, next, .. } = &found.stack;
         let stack = match (next, stack) {

@@ -13,7 +13,7 @@ use crate::{
         s3::Bucket,
     },
     cli::DestroyArgs,
-    failure::{self, Exit, Failure},
+    failure::{Exit, Failure},
     printer::Printer,
     settings,
     signals::Signals,
@@ -218,7 +218,7 @@ async fn look(
         match &stack {
             Some(stack) => match cloudformation::resources(&aws.cloudformation, &stack.id).await {
                 // They are only shown.
-                Err(error) if failure::of(&error).is_some_and(|failure| failure.denied) => {
+                Err(error) if Failure::find_in(&error).is_some_and(|failure| failure.denied) => {
                     Ok(Vec::new())
                 }
                 resources => resources,

@@ -91,7 +91,7 @@ pub async fn settled(
                 "mend what the reason says and deploy again, or leave resources out: `aws cloudformation \
                  continue-update-rollback --stack-name {name} --resources-to-skip …`"
             ))
-            .exit(Exit::Stack)
+            .exit(Exit::NeedsDecision)
             .into()),
         _ => Err(stack::failed(name, &status, watch.events()).into()),
     }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use cbbootstrap_cli::text;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     aws::{Aws, cloudformation, is_transient, logs::Log},
     cli::LogsArgs,
     failure::Failure,
-    printer::{self, Printer},
+    printer::Printer,
     settings::Place,
     signals::Signals,
 };
@@ -89,7 +90,7 @@ fn none_found(since: Duration, filter: Option<&str>) -> String {
 /// The line as it is printed.
 fn entry(time: i64, message: &str) -> String {
     let time = Timestamp::from_millisecond(time).unwrap_or_default();
-    format!("{time:.3}  {}", printer::harmless(message.trim()))
+    format!("{time:.3}  {}", text::escape_hidden(message.trim()))
 }
 
 #[cfg(test)]

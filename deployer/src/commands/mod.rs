@@ -8,7 +8,6 @@ mod iam_policy;
 mod init;
 mod local;
 mod logs;
-mod man_pages;
 mod package;
 mod ping;
 mod plan;
@@ -53,17 +52,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Logs(args) => logs::run(args, printer, &mut signals).await?,
         Command::Init(args) => init::run(&args, printer)?,
         Command::IamPolicy(args) => iam_policy::run(args, printer).await?,
-        Command::ManPages { directory } => man_pages::run(&directory, printer)?,
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                env!("CARGO_PKG_NAME"),
-                &mut script,
-            );
-            printer.line(String::from_utf8_lossy(&script).trim_end())?;
-        }
+        Command::Manual(command) => command.run(Cli::command(), printer)?,
     }
     Ok(Exit::Done)
 }

@@ -5,10 +5,7 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    cli::{Arch, PackageArgs},
-    failure::Failure,
-    package::Function,
-    printer::Printer,
+    cli::PackageArgs, failure::Failure, package::Function, printer::Printer, values::Arch,
 };
 
 #[derive(Debug, Serialize)]

@@ -98,8 +98,7 @@ pub async fn run(
     let plan = github::or_failed(printer, "plan", &target.place.stack_name, plan)?;
     printer.result(&plan)?;
     github::report(printer, &plan.note());
-    // The number is `git diff`'s way of saying so, shared with wrong usage.
-    Ok(if plan.changed && args.exit_code { Exit::Usage } else { Exit::Done })
+    Ok(if plan.changed && args.exit_code { Exit::WouldChange } else { Exit::Done })
 }
 
 async fn plan(
@@ -149,7 +148,7 @@ async fn plan(
                     "stack `{name}` was changed by somebody else meanwhile"
                 ))
                 .hint("plan again")
-                .exit(Exit::Stack)
+                .exit(Exit::Changed)
                 .into());
             }
         };

@@ -2,18 +2,19 @@
 
 use crate::{
     aws::{Aws, cloudformation},
-    cli::{Auth, SmokeArgs},
+    cli::SmokeArgs,
     failure::Failure,
     github::{self, Tested},
     printer::Printer,
     settings::Place,
     smoke,
+    values::Auth,
 };
 
 /// Tests the endpoint that is named, or the stack's.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let (endpoint, signer) = if let Some(url) = args.url {
-        let endpoint = smoke::endpoint(&url)?;
+        let endpoint = smoke::parse_endpoint(&url)?;
         // An endpoint for everyone takes neither a region nor credentials, nor a file that is in order.
         let signer = match args.auth {
             Some(auth @ Auth::Iam) => {

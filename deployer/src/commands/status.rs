@@ -17,12 +17,13 @@ use crate::{
         dynamodb::Table,
         lambda::{self, Function},
     },
-    cli::{Auth, StatusArgs},
+    cli::StatusArgs,
     failure::Failure,
     permissions::partition,
     printer::Printer,
     settings::Place,
     stack::{self, Event, Stack, Status as StackStatus},
+    values::Auth,
 };
 
 #[derive(Debug, Serialize)]

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use super::elf;
-use crate::{cli::Arch, failure::Failure};
+use crate::{failure::Failure, values::Arch};
 
 /// What Lambda's `provided` runtimes start.
 const BOOTSTRAP: &str = "bootstrap";

@@ -17,10 +17,11 @@ use tokio::{
 
 use super::{elf::LAMBDA_GLIBC, source};
 use crate::{
-    cli::{Arch, BuildArgs, BuilderChoice},
+    cli::{BuildArgs, BuilderChoice},
     failure::Failure,
     leash::Leash,
     printer::{HEARTBEAT, Step},
+    values::Arch,
 };
 
 /// The lines of cargo's that are kept for when it fails.

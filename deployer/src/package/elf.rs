@@ -5,7 +5,7 @@ use object::{
     read::elf::{ElfFile64, FileHeader, ProgramHeader},
 };
 
-use crate::{cli::Arch, failure::Failure};
+use crate::{failure::Failure, values::Arch};
 
 /// The C library of Amazon Linux 2023, on which `provided.al2023` runs.
 pub const LAMBDA_GLIBC: Version = Version(2, 34);

@@ -56,7 +56,7 @@ pub fn next(name: &str, stack: Option<&Stack>) -> Result<Next, Failure> {
             "stack `{name}` is in {status}, in which it cannot be deployed"
         ))
         .hint("look at its events in the CloudFormation console, or choose another name with `--stack-name`")
-        .exit(Exit::Stack)),
+        .exit(Exit::NeedsDecision)),
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
             let answer = match next("s", Some(&stack)) {
                 Ok(next) => format!("{next:?}"),
                 Err(failure) => {
-                    assert_eq!(failure.exit, Exit::Stack, "{status}");
+                    assert_eq!(failure.exit, Exit::NeedsDecision, "{status}");
                     assert!(failure.hint.is_some(), "{status}");
                     failure.to_string()
                 }

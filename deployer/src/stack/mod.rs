@@ -14,8 +14,8 @@ pub use decision::{Next, Operation, Reaction, next, reaction};
 pub use events::{Event, Progress, failed, root_cause};
 
 use crate::{
-    cli::Auth,
     failure::{Exit, Failure},
+    values::Auth,
 };
 
 /// How the template's description begins, by which a stack is known that was made from it without this program.
@@ -126,7 +126,7 @@ impl Stack {
         }
         Err(Failure::new(format!("stack `{name}` was made by something else than cbbootstrap"))
             .hint("choose another name with `--stack-name`")
-            .exit(Exit::Stack))
+            .exit(Exit::NeedsDecision))
     }
 
     /// That it may be deleted.
@@ -146,7 +146,7 @@ impl Stack {
                     "`aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name {name}` \
                      ends that{deploy}"
                 ))
-                .exit(Exit::Stack),
+                .exit(Exit::NeedsDecision),
         )
     }
 
@@ -160,7 +160,7 @@ impl Stack {
 pub fn busy(name: &str, status: &Status, watch: &str) -> Failure {
     Failure::new(format!("stack `{name}` is being changed already ({status})"))
         .hint(format!("`{watch}` shows how it goes; then run the same command again"))
-        .exit(Exit::Stack)
+        .exit(Exit::Busy)
 }
 
 /// What to ask before the stack's API is given another table: it knows nothing of the clusters in the old one.

@@ -28,9 +28,8 @@ mod play;
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -48,10 +47,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::{
-    net::{TcpListener as Listener, TcpStream},
-    sync::oneshot,
-};
+use tokio::net::{TcpListener, TcpStream};
 
 use self::play::Stage;
 pub use self::{call::Call, fault::Fault, play::Play};
@@ -60,6 +56,7 @@ use crate::{
     cli::User,
     ministack::{self, MiniStack},
     process::{kill, wait_until},
+    server::Server,
 };
 
 type Answer = Response<Bytes>;
@@ -75,8 +72,7 @@ pub struct Proxy {
     pub url: String,
     boto: Boto,
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _server: Server,
 }
 
 impl Proxy {
@@ -87,9 +83,6 @@ impl Proxy {
 
     /// Starts one before any server that speaks plain HTTP, by its URL. The server need not be up yet.
     pub fn before(url: &str) -> Self {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        let address = socket.local_addr().expect("a socket has an address");
-        socket.set_nonblocking(true).expect("a socket can be set up");
         let upstream = url.trim_start_matches("http://").parse();
         let shared = Arc::new(Shared {
             upstream: upstream.expect("a server has an address"),
@@ -98,20 +91,10 @@ impl Proxy {
             stage: Mutex::default(),
             target: Mutex::default(),
         });
-        let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let serve = async {
-                tokio::select! {
-                    () = serve(socket, serving) => {}
-                    _ = stopped => {}
-                }
-            };
-            runtime.expect("a runtime can be made").block_on(serve);
-        });
-        let url = format!("http://{address}");
-        Self { boto: Boto::new(&url), url, shared, stop: Some(stop), thread: Some(thread) }
+        let server = Server::start(move |socket| serve(socket, serving));
+        let url = server.url.clone();
+        Self { boto: Boto::new(&url), url, shared, _server: server }
     }
 
     /// A user who may do everything, and whose calls come here.
@@ -212,15 +195,6 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// What the proxy's thread and the test share.
 struct Shared {
     upstream: SocketAddr,
@@ -245,7 +219,6 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn serve(socket: TcpListener, shared: Arc<Shared>) {
-    let socket = Listener::from_std(socket).expect("a socket can be used");
     while let Ok((stream, _)) = socket.accept().await {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     process::{Command, Stdio},
     thread,
@@ -22,6 +22,7 @@ use cbbootstrap_tests::{
     ministack::MiniStack,
     process::wait_until,
     programs,
+    server::Stub,
     terminal::{Terminal, settled},
 };
 use regex::Regex;
@@ -118,19 +119,19 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["--memory-quota", "0%"][..], "a quota is"),
         (&["--memory-quota", "101%"], "a quota is"),
         (&["--memory-quota", "255"], "at least 256"),
-        (&["--services", "data,bogus"], "`bogus` is no service"),
-        (&["--services", ""], "is no service"),
+        (&["--services", "data,bogus"], "`bogus` is not a service"),
+        (&["--services", ""], "is not a service"),
         (&["--bucket", "app"], "NAME:MB"),
         (&["--bucket", "app:99"], "at least 100"),
         (&["--bucket", "app:256:4"], "0 to 3"),
-        (&["--bucket", "a/b:256"], "`a/b` is no bucket's name"),
+        (&["--bucket", "a/b:256"], "`a/b` is not a bucket name"),
         (&["--node", "couchbase-0"], "is a short name"),
         (&["--node", "http://10.0.0.1"], "without scheme and port"),
         (&["--node", "127.0.0.1"], "means another host on each host"),
         (&["--node", "localhost.localdomain"], "means another host on each host"),
-        (&["--lease", "29s"], "a lease is 30 s to 86400 s"),
+        (&["--lease", "29s"], "a lease lasts 30 s to 86400 s"),
         (&["--lease", "soon"], "a number and a unit"),
-        (&["--timeout", "9223372036854775807s"], "at most a year"),
+        (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number and a unit"),
         (&["--cluster-id", ""], "a cluster's name must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
@@ -326,7 +327,7 @@ fn an_option_beats_its_variable_and_that_the_file() {
     for (command, option, variable, error, status) in [
         ("discover", "cluster-id", "CBBOOTSTRAP_CLUSTER_ID", "claimed the cluster `NAMEd`", 1),
         ("status", "node", "CBBOOTSTRAP_NODE", "`NAMEd` is a short name", 2),
-        ("up", "services", "CBBOOTSTRAP_SERVICES", "`NAMEd` is no service", 2),
+        ("up", "services", "CBBOOTSTRAP_SERVICES", "`NAMEd` is not a service", 2),
     ] {
         let option = format!("--{option}=optioned");
         for (options, value, expected) in [
@@ -461,7 +462,7 @@ fn a_clusters_secret_keeps_others_out() {
         let mut status = scene.command(0, &["status"]);
         let status =
             Ended::of(status.env(name, value.unwrap_or("another wrong one"))).ended_with(1);
-        assert!(status.stdout.contains("not well"), "{status}");
+        assert!(status.stdout.contains("not healthy"), "{status}");
         assert_hides(&status);
     }
     let changes = scene.servers.requests().split_off(before);
@@ -653,7 +654,7 @@ fn status_shows_both_sides() {
         }
     };
     let blank = status(0, &[]).ended_with(1);
-    says(&blank, &["belongs to no cluster", "nobody has claimed it", "not well"]);
+    says(&blank, &["belongs to no cluster", "nobody has claimed it", "not healthy"]);
     scene.run(0, &["up", "--bucket=app:256"]).ended_with(0);
     let well = status(0, &[]).ended_with(0);
     let (first, second) = (scene.node(0).address(), scene.node(1).address());
@@ -666,7 +667,7 @@ fn status_shows_both_sides() {
             "buckets: app",
             &format!("ready, generation 1, to join: {first}"),
             &format!("reported ready: {first}"),
-            "all is well",
+            "healthy",
         ],
     );
     assert_eq!(well.stderr, "");
@@ -700,15 +701,15 @@ fn status_shows_both_sides() {
     let added = scene.node(0).call("POST", "/controller/addNode", &form, Some(LOGIN));
     assert_eq!(added.unwrap().status, 200);
     let added = status(1, &[]).ended_with(1);
-    says(&added, &["not balanced", &format!("{second}: added"), "not well"]);
+    says(&added, &["not balanced", &format!("{second}: added"), "not healthy"]);
     scene.run(1, &["up"]).ended_with(0);
     status(1, &[]).ended_with(0);
 
     // Another cluster's record, and none that can be asked.
     let other = status(0, &["--cluster-id", "other"]).ended_with(1);
-    says(&other, &["nobody has claimed it", "not well"]);
+    says(&other, &["nobody has claimed it", "not healthy"]);
     let away = status(0, &["--api", "http://127.0.0.1:1"]).ended_with(1);
-    says(&away, &["the connection is refused", "balanced", "not well"]);
+    says(&away, &["the connection is refused", "balanced", "not healthy"]);
     scene.node(0).kill();
     let down = status(0, &["--output", "json"]).ended_with(1);
     let down: Value = serde_json::from_str(&down.stdout).unwrap();
@@ -784,37 +785,6 @@ fn what_is_waited_for_is_told_when_the_time_is_up() {
     scene.assert_nothing_changed();
 }
 
-/// A service of the test's own, which answers each request: by its first line and its headers.
-fn serve(answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static) -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let mut stream = BufReader::new(stream);
-            let (first, headers) = head(&mut stream);
-            let (status, body) = answer(&first, &headers);
-            let length = body.len();
-            let text = format!(
-                "HTTP/1.1 {status} Said\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-            );
-            let _ = stream.get_mut().write_all(text.as_bytes());
-        }
-    });
-    url
-}
-
-/// A request's first line without the version, and its headers with their names in small letters.
-fn head(stream: &mut impl BufRead) -> (String, String) {
-    let mut lines = stream.lines().map_while(Result::ok);
-    let first = lines.next().unwrap_or_default();
-    let first = first.trim_end_matches(" HTTP/1.1").to_owned();
-    let headers = lines.take_while(|line| !line.is_empty()).map(|line| {
-        let (name, value) = line.split_once(':').unwrap_or_default();
-        format!("{}:{value}\n", name.to_lowercase())
-    });
-    (first, headers.collect())
-}
-
 /// A proxy for an API on this machine, whose name not every C library knows.
 fn proxy() -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -854,46 +824,46 @@ fn tunnel(mut client: TcpStream) {
 #[test]
 fn other_programs_are_told_from_couchbase_and_the_api() {
     let scene = Scene::start(1);
-    let page = serve(|_, _| (404, "<html>\n<title>Not here</title></html>".to_owned()));
+    let page = Stub::start(|_| (404, "<html>\n<title>Not here</title></html>".to_owned()));
     let status = |option: &str, url: &str| {
         let status = scene.run(0, &["status", option, url]).ended_with(1);
         assert!(!status.stdout.contains("<html>"), "{status}");
         status.stdout
     };
-    let server = status("--server", &page);
-    assert!(server.contains(&format!("{page} answers with status 404")), "{server}");
-    let api = status("--api", &page);
+    let server = status("--server", &page.url);
+    assert!(server.contains(&format!("{} answers with status 404", page.url)), "{server}");
+    let api = status("--api", &page.url);
     assert!(api.contains("not as the bootstrap service does"), "{api}");
     let (node, endpoint) = (scene.node(0).url(), &scene.local.endpoint);
     for (option, plain) in [("--server", &node), ("--api", endpoint)] {
         let tls = status(option, &plain.replace("http:", "https:"));
         assert!(tls.contains("it does not speak TLS"), "{tls}");
     }
-    let discovered = scene.run(0, &["discover", "--api", &page]);
+    let discovered = scene.run(0, &["discover", "--api", &page.url]);
     assert_fails(&discovered, 1, "answers with status 404", "`cbbootstrap status`");
-    let up = scene.run(0, &["up", "--timeout=300ms", "--server", &page]);
-    assert_fails(&up, 3, &format!("{page} answers with status 404"), "");
+    let up = scene.run(0, &["up", "--timeout=300ms", "--server", &page.url]);
+    assert_fails(&up, 3, &format!("{} answers with status 404", page.url), "");
     // Well-formed, and of another service.
-    let json = serve(|_, _| (200, "{}".to_owned()));
+    let json = Stub::start(|_| (200, "{}".to_owned()));
     scene
-        .run(0, &["discover", "--api", &json])
+        .run(0, &["discover", "--api", &json.url])
         .failed(1, "does not answer as the bootstrap service does");
-    let server = status("--server", &json);
+    let server = status("--server", &json.url);
     assert!(server.contains("does not answer as Couchbase Server does"), "{server}");
     scene.assert_nothing_changed();
 }
 
-/// EC2's metadata service, version 2: without a token it says nothing.
-fn instance(paths: &'static [(&'static str, &'static str)], credentials: String) -> String {
-    serve(move |request, headers| {
-        if request == "PUT /latest/api/token" {
-            let asked = headers.contains("x-aws-ec2-metadata-token-ttl-seconds:");
+/// EC2's metadata service, version 2: without a token it refuses.
+fn instance(paths: &'static [(&'static str, &'static str)], credentials: String) -> Stub {
+    Stub::start(move |request| {
+        if request.method == "PUT" && request.path == "/latest/api/token" {
+            let asked = request.header("x-aws-ec2-metadata-token-ttl-seconds").is_some();
             return (if asked { 200 } else { 400 }, "a-token".to_owned());
         }
-        if !headers.contains("x-aws-ec2-metadata-token: a-token") {
+        if request.header("x-aws-ec2-metadata-token") != Some("a-token") {
             return (401, String::new());
         }
-        let path = request.strip_prefix("GET /latest/meta-data/").unwrap_or_default();
+        let path = request.path.strip_prefix("/latest/meta-data/").unwrap_or_default();
         if path == "iam/security-credentials/the-role" {
             return (200, credentials.clone());
         }
@@ -918,7 +888,7 @@ fn handed_out(credentials: &Value) -> String {
 #[test]
 fn requests_are_signed_with_what_aws_hands_out() {
     let aws = MiniStack::start();
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--no-smoke", "--auth=iam", "--output=json", "--function-zip", &zip];
     let endpoint = aws.user().run(&deploy).document()["endpoint"].clone();
     let endpoint = endpoint.as_str().unwrap();
@@ -927,12 +897,12 @@ fn requests_are_signed_with_what_aws_hands_out() {
     let instance =
         instance(&[("iam/security-credentials/", "the-role\n")], handed_out(&credentials));
     let handed = handed_out(&credentials);
-    let task = serve(move |request, headers| {
-        let is_known =
-            request == "GET /v2/credentials" && headers.contains("authorization: Bearer a\n");
+    let task = Stub::start(move |request| {
+        let is_known = request.path == "/v2/credentials"
+            && request.header("authorization") == Some("Bearer a");
         if is_known { (200, handed.clone()) } else { (403, "no".to_owned()) }
     });
-    let task = format!("{task}/v2/credentials");
+    let task_url = format!("{}/v2/credentials", task.url);
     let token = tempfile::NamedTempFile::new().unwrap();
     fs::write(token.path(), "Bearer a\n").unwrap();
     let token = token.path().display().to_string();
@@ -946,7 +916,7 @@ fn requests_are_signed_with_what_aws_hands_out() {
             .with("CBBOOTSTRAP_TIMEOUT", "30s")
     };
     let part = |name: &str| credentials[name].as_str().unwrap();
-    let (full, in_full) = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", task.as_str());
+    let (full, in_full) = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", task_url.as_str());
     for (index, variables) in [
         vec![
             ("AWS_ACCESS_KEY_ID", part("AccessKeyId")),
@@ -958,7 +928,7 @@ fn requests_are_signed_with_what_aws_hands_out() {
             ("AWS_ACCESS_KEY_ID", ""),
             ("AWS_SECRET_ACCESS_KEY", ""),
             ("AWS_EC2_METADATA_DISABLED", "false"),
-            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &instance),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &instance.url),
         ],
         vec![(full, in_full), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer a")],
         vec![(full, in_full), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token)],
@@ -1009,7 +979,7 @@ fn a_nodes_name_is_what_ecs_or_ec2_say() {
         (status.map(|status| status["node"].clone()), ended)
     };
     let task =
-        |networks: Value| serve(move |_, _| (200, json!({"Networks": networks}).to_string()));
+        |networks: Value| Stub::start(move |_| (200, json!({"Networks": networks}).to_string()));
     let ecs = "ECS_CONTAINER_METADATA_URI_V4";
     for (networks, expected) in [
         (
@@ -1018,7 +988,7 @@ fn a_nodes_name_is_what_ecs_or_ec2_say() {
         ),
         (json!([{"IPv4Addresses": ["127.9.0.1"]}]), "127.9.0.1"),
     ] {
-        let (node, ended) = named(&[(ecs, &task(networks))]);
+        let (node, ended) = named(&[(ecs, &task(networks).url)]);
         assert_eq!(node, Some(json!(expected)), "{ended}");
     }
     // Where the host has a full name, that is taken before EC2's.
@@ -1030,13 +1000,13 @@ fn a_nodes_name_is_what_ecs_or_ec2_say() {
     let instance = instance(&[("local-hostname", "ip-10-0-0-2.ec2.internal")], String::new());
     let ec2 = [
         ("AWS_EC2_METADATA_DISABLED", "false"),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", instance.as_str()),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", instance.url.as_str()),
     ];
     let (node, ended) = named(&ec2);
     assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");
     // A task that says nothing of use has a host that does.
     let empty = task(json!([]));
-    let (node, ended) = named(&[ec2[0], ec2[1], (ecs, &empty)]);
+    let (node, ended) = named(&[ec2[0], ec2[1], (ecs, &empty.url)]);
     assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");
 }
 

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::{
@@ -30,16 +29,13 @@ use cbbootstrap_tests::{
     pods,
     process::{self, Guard, wait_until},
     programs, python,
+    server::Server,
 };
 use regex::Regex;
 use serde_json::Value;
-use tokio::sync::oneshot;
 
 /// The metadata service of an instance in this zone, version 2 alone.
-struct Metadata {
-    url: String,
-    _stop: oneshot::Sender<()>,
-}
+struct Metadata(Server);
 
 impl Metadata {
     fn of(zone: &'static str) -> Self {
@@ -66,21 +62,7 @@ impl Metadata {
             .route("/latest/api/token", put(token))
             .route("/latest/meta-data/placement/availability-zone", at(zone))
             .route("/latest/meta-data/placement/region", at(region));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (stop, stopped) = oneshot::channel::<()>();
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                tokio::select! {
-                    _ = axum::serve(listener, service) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        Self { url, _stop: stop }
+        Self(Server::route(service))
     }
 }
 
@@ -162,7 +144,7 @@ fn user_data(user: &User, node: &Node, metadata: &Metadata) -> Command {
     command
         .env("CBBOOTSTRAP_SERVER", node.url())
         .env("CBBOOTSTRAP_NODE", node.address())
-        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata.url);
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata.0.url);
     command
 }
 
@@ -302,7 +284,9 @@ fn texts() -> Vec<(String, String)> {
         .map(|entry| format!("examples/{}", entry.unwrap().file_name().display()))
         .collect();
     paths.sort();
-    paths.extend(["docs/agent.md".to_owned(), "README.md".to_owned()]);
+    paths.extend(
+        ["docs/agent.md", "docs/kubernetes.md", "docs/swarm.md", "README.md"].map(str::to_owned),
+    );
     paths
         .into_iter()
         .map(|path| {

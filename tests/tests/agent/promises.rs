@@ -16,11 +16,9 @@ use cbbootstrap_protocol::{
     trust::{ClusterKeys, Fingerprint, Statement},
 };
 use cbbootstrap_tests::{
-    agent::{Agents, Api, LOGIN, SECRET, one_cluster},
+    agent::{Agents, Api, LOGIN, SECRET, fake_api, one_cluster, record},
     couchbase::{Node, Servers, Then},
-    http,
-    liar::{Liar, record},
-    process,
+    http, process,
 };
 use serde_json::{Value, json};
 
@@ -277,20 +275,16 @@ fn a_member_of_the_cluster_before_takes_the_claim_back() {
         "lease_expires_at": "2020-01-01T00:00:00Z",
         "lease_seconds_left": 0,
     });
-    let liar = Liar::start(move |path, body| {
-        let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
-        let answer = match path {
-            "/cluster/get_status" => record(asking, "10.0.0.9", "claimed", &before),
-            "/cluster" => record(asking, asking, "claimed", &before),
-            _ => record(asking, asking, "ready", &json!({"nodes": [asking]})),
-        };
-        (200, answer)
+    let api = fake_api(move |path, asking| match path {
+        "/cluster/get_status" => record(asking, "10.0.0.9", "claimed", &before),
+        "/cluster" => record(asking, asking, "claimed", &before),
+        _ => record(asking, asking, "ready", &json!({"nodes": [asking]})),
     });
-    let agents = Agents::new(&liar.url, "demo", &servers);
+    let agents = Agents::new(&api.url, "demo", &servers);
     agents.up(&servers[1], &[]).document();
-    let reported = liar.asked();
+    let reported = api.requests();
     let reported = reported.iter().find(|asked| asked.path == "/cluster/ready");
-    let uuid = reported.map(|asked| asked.body["cluster_uuid"].clone());
+    let uuid = reported.map(|asked| asked.json()["cluster_uuid"].clone());
     assert_eq!(uuid, Some(json!(servers.clusters()[0].uuid)));
 }
 
@@ -314,7 +308,7 @@ fn two_machines_with_one_name_are_told_apart() {
     is_held.store(false, Ordering::Relaxed);
     let first = first.end();
     first.document();
-    assert!(first.stderr.contains("give each machine a `--node` of its own"), "{first}");
+    assert!(first.stderr.contains("give each machine its own `--node`"), "{first}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);
     // Once the cluster is up, the second is told so for good: nobody is told to forget a living cluster.
@@ -362,13 +356,12 @@ fn a_stranger_cannot_break_a_boot() {
 #[test]
 fn a_lease_counts_from_before_the_request() {
     let servers = Servers::start(1);
-    let liar = Liar::start(|_, body| {
-        let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
+    let api = fake_api(|_, asking| {
         let lease = json!({"lease_expires_at": "2036-01-01T00:00:30Z", "lease_seconds_left": 30});
         thread::sleep(Duration::from_millis(14_500));
-        (200, record(asking, asking, "claimed", &lease))
+        record(asking, asking, "claimed", &lease)
     });
-    let agents = Agents::new(&liar.url, "demo", &servers);
+    let agents = Agents::new(&api.url, "demo", &servers);
     let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "16s"]);
     assert_eq!(up.status, Some(3), "{up}");
     assert!(up.stderr.contains("is about to expire"), "{up}");
@@ -386,13 +379,12 @@ fn a_lease_is_no_longer_than_it_was_asked_for() {
     );
     // The second is more than a clock holds.
     for seconds in [1_000_000, u64::MAX] {
-        let liar = Liar::start(move |_, body| {
-            let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
+        let api = fake_api(move |_, asking| {
             let lease =
                 json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": seconds});
-            (200, record(asking, asking, "claimed", &lease))
+            record(asking, asking, "claimed", &lease)
         });
-        let agents = Agents::new(&liar.url, "demo", &servers);
+        let agents = Agents::new(&api.url, "demo", &servers);
         let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
         assert_eq!(up.status, Some(3), "{up}");
         assert!(up.stderr.contains("is about to expire"), "{up}");
@@ -525,8 +517,7 @@ fn a_host_that_the_api_names_gets_no_password() {
     ] {
         let servers = Servers::start_generated(1);
         let (first, told) = (impostor.clone(), uuid.to_string());
-        let liar = Liar::start(move |_, body| {
-            let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
+        let api = fake_api(move |_, asking| {
             let mut member = json!({
                 "node": first, "reported_at": "2026-01-01T00:00:00Z", "authority_sha256": authority.to_string(),
             });
@@ -534,15 +525,15 @@ fn a_host_that_the_api_names_gets_no_password() {
                 member["attestation"] = attestation.clone();
             }
             let more = json!({"cluster_uuid": told, "nodes": [first], "members": [member]});
-            (200, record(asking, &first, "ready", &more))
+            record(asking, &first, "ready", &more)
         });
-        let agents = with_secret(&liar.url, &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
+        let agents = with_secret(&api.url, &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
         let up = agents.up(&servers[0], &[]);
         assert_eq!(up.status, Some(3), "{what}: {up}");
         assert_no_password(&impostors, &impostors[0]);
         assert!(servers[0].is_blank(), "{what}");
         // Neither does the API get it, nor the secret.
-        for asked in liar.asked() {
+        for asked in api.requests() {
             let sent = format!("{asked:?}");
             assert!(!sent.contains(SECRET) && !sent.contains(LOGIN.1), "{what}: {sent}");
         }
@@ -556,14 +547,10 @@ fn only_the_given_authority_vouches() {
     impostors[0].provision(LOGIN.0, LOGIN.1);
     let servers = Servers::start(1);
     let (impostor, uuid) = (impostors[0].address(), impostors.clusters()[0].uuid.clone());
-    let liar = Liar::start(move |_, body| {
-        let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
-        (
-            200,
-            record(asking, &impostor, "ready", &json!({"cluster_uuid": uuid, "nodes": [impostor]})),
-        )
+    let api = fake_api(move |_, asking| {
+        record(asking, &impostor, "ready", &json!({"cluster_uuid": uuid, "nodes": [impostor]}))
     });
-    let agents = Agents::new(&liar.url, "demo", &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
+    let agents = Agents::new(&api.url, "demo", &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
     let up = agents.up(&servers[0], &[]);
     assert_ne!(up.status, Some(0), "{up}");
     assert_no_password(&impostors, &impostors[0]);
@@ -584,11 +571,9 @@ fn names_that_are_not_hosts_are_refused() {
         "",
     ] {
         let servers = Servers::start(1);
-        let liar = Liar::start(move |_, body| {
-            let asking = body["node_ip_addr_or_hostname"].as_str().unwrap_or_default();
-            (200, record(asking, name, "ready", &json!({"nodes": [name]})))
-        });
-        let agents = Agents::new(&liar.url, "demo", &servers);
+        let api =
+            fake_api(move |_, asking| record(asking, name, "ready", &json!({"nodes": [name]})));
+        let agents = Agents::new(&api.url, "demo", &servers);
         for args in [
             &["up"][..],
             &["discover"],
@@ -610,8 +595,6 @@ type Lie = fn(&str) -> Value;
 /// An API that contradicts itself, or answers about something else.
 #[test]
 fn answers_that_cannot_be_true_are_refused() {
-    let me =
-        |body: &Value| body["node_ip_addr_or_hostname"].as_str().unwrap_or_default().to_owned();
     let lies: [(&str, Lie); 6] = [
         (
             "another cluster",
@@ -631,10 +614,8 @@ fn answers_that_cannot_be_true_are_refused() {
     ];
     for (what, lie) in lies {
         let servers = Servers::start(1);
-        let liar = Liar::start(move |_, body| {
-            (200, record(&me(body), &me(body), "claimed", &lie(&me(body))))
-        });
-        let up = Agents::new(&liar.url, "demo", &servers).up(&servers[0], &[]);
+        let api = fake_api(move |_, asking| record(asking, asking, "claimed", &lie(asking)));
+        let up = Agents::new(&api.url, "demo", &servers).up(&servers[0], &[]);
         assert_eq!(up.status, Some(1), "{what}: {up}");
         assert!(servers[0].is_blank(), "{what}");
         assert_eq!(count(&servers, "/clusterInit"), 0, "{what}");

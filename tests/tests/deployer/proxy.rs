@@ -4,7 +4,6 @@
 
 use std::{
     cmp::Reverse,
-    net::Ipv4Addr,
     os::unix::process::ExitStatusExt,
     sync::{
         Arc,
@@ -27,10 +26,11 @@ use cbbootstrap_tests::{
     ministack::MiniStack,
     process::{Guard, is_alive, wait_until},
     proxy::{Fault, Play, Proxy},
+    server::Server,
     terminal::{Terminal, settled},
 };
 use serde_json::json;
-use tokio::{net::TcpListener, runtime::Runtime, time::sleep};
+use tokio::time::sleep;
 
 fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
     let deploy = ["deploy", "--yes", "--output", "json", "--function-zip", zip];
@@ -41,7 +41,7 @@ fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
 fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
-    let (user, zip) = (proxy.user(), artifact::zip().display().to_string());
+    let (user, zip) = (proxy.user(), artifact::zip().to_owned());
     proxy.play(
         Play::on("ExecuteChangeSet")
             .stack("CREATE_IN_PROGRESS")
@@ -202,12 +202,8 @@ fn any_server_can_be_behind_it() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&requests);
     let count = move || async move { counter.fetch_add(1, Ordering::SeqCst).to_string() };
-    let server = axum::Router::new().route("/count", get(count));
-    let runtime = Runtime::new().unwrap();
-    let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    let listener = listener.unwrap();
-    let proxy = Proxy::before(&format!("http://{}", listener.local_addr().unwrap()));
-    runtime.spawn(async { axum::serve(listener, server).await });
+    let server = Server::route(axum::Router::new().route("/count", get(count)));
+    let proxy = Proxy::before(&server.url);
 
     let count = || http::get(&proxy.url, "/count").ok();
     assert_eq!(count().unwrap().body, "0");
@@ -237,7 +233,7 @@ fn any_server_can_be_behind_it() {
 fn a_deployer_is_killed_between_a_call_and_its_answer() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
-    let (user, zip) = (proxy.user(), artifact::zip().display().to_string());
+    let (user, zip) = (proxy.user(), artifact::zip().to_owned());
     proxy.fault_on("dynamodb:CreateTable", 1, Fault::Kill);
     let mut deployer = Guard(user.command(&deploy(&zip, &[])).spawn().unwrap());
     proxy.target(deployer.0.id());
@@ -411,6 +407,8 @@ async fn a_deletion_is_played_by_name_and_by_arn() {
     let proxy = Proxy::start(&aws);
     let seen = Seen::through(&proxy);
     let id = seen.create().await;
+    // So that boto3 has started before time counts.
+    aws.inventory();
     proxy.play(
         Play::on("DeleteStack")
             .stack("DELETE_IN_PROGRESS")
@@ -440,7 +438,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
 #[test]
 fn a_reset_leaves_nothing() {
     let aws = MiniStack::start();
-    let (user, zip) = (aws.user(), artifact::zip().display().to_string());
+    let (user, zip) = (aws.user(), artifact::zip().to_owned());
     // What a deployment and its function make, and what is not theirs.
     let everything = "[client('s3').list_buckets()['Buckets'], client('dynamodb').list_tables()['TableNames'], \
                       client('cloudformation').list_stacks()['StackSummaries'], \

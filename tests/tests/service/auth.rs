@@ -3,26 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    process::Command,
-    sync::{Arc, Mutex},
-    thread,
-};
+use std::{fs, process::Command};
 
-use cbbootstrap_tests::{artifact, cli::User, http, ministack::MiniStack, python};
+use cbbootstrap_tests::{artifact, cli::User, http, ministack::MiniStack, python, server::Stub};
 use serde_json::{Value, json};
 
-fn zip() -> String {
-    artifact::zip().display().to_string()
-}
-
 fn deploy(user: &User, options: &[&str]) -> Value {
-    let zip = zip();
-    let deploy = ["deploy", "--output", "json", "--function-zip", &zip];
-    user.run(&[&deploy, options].concat()).document()
+    user.deploy_and_smoke(artifact::zip(), options).document()
 }
 
 /// Whom the gateway's routes let through.
@@ -50,9 +37,9 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(step(&deployed, "no signature"), None, "{deployed}");
     let endpoint = deployed["endpoint"].as_str().unwrap();
 
-    let zip = zip();
+    let zip = artifact::zip();
     let plan = |options: &[&str]| {
-        let plan = ["plan", "--output", "json", "--function-zip", &zip];
+        let plan = ["plan", "--output", "json", "--function-zip", zip];
         user.run(&[&plan, options].concat()).document()
     };
     let planned = plan(&["--auth", "iam"]);
@@ -74,7 +61,7 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(step(&locked, "no signature"), Some(true), "{locked}");
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 403);
     who_smokes_it_signs(&aws, &user, endpoint);
-    the_line_to_try_signs(&user, &zip);
+    the_line_to_try_signs(&user, zip);
 
     // The code alone changes nothing about that, and is tested in the same way.
     let code_only = deploy(&user, &["--code-only"]);
@@ -88,7 +75,7 @@ fn an_api_is_locked_and_opened_again() {
     let loss = "opens the API to everyone, who had to sign their requests so far";
     let planned = plan(&[]);
     assert_eq!(planned["losses"], json!([loss]), "{planned}");
-    user.run(&["deploy", "--function-zip", &zip]).failed(2, "without `--auth iam` everyone");
+    user.run(&["deploy", "--function-zip", zip]).failed(2, "without `--auth iam` everyone");
     assert_eq!(routes(&aws), json!(["AWS_IAM"]), "not without a yes");
     let opened = deploy(&user, &["--yes"]);
     assert_eq!(routes(&aws), json!(["NONE"]));
@@ -126,7 +113,7 @@ fn who_smokes_it_signs(aws: &MiniStack, user: &User, endpoint: &str) {
     user.run(&["smoke", endpoint, "--auth", "iam"]).ended_with(0);
     let refused = user.run(&["smoke", endpoint]).ended_with(3);
     assert!(
-        refused.stderr.contains("hint: it may take signed requests")
+        refused.stderr.contains("hint: the API may require signed requests")
             && refused.stderr.contains("--auth iam"),
         "{refused}"
     );
@@ -186,54 +173,6 @@ fn an_endpoint_takes_credentials_only_where_requests_are_signed() {
         .failed(2, "`AuthorizationType` is not set as a parameter");
 }
 
-/// Takes note of every request, and answers as the service would to whoever only says hello.
-fn recorder() -> (String, Arc<Mutex<Vec<Value>>>) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let requests = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&requests);
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            seen.lock().unwrap().push(record(stream));
-        }
-    });
-    (endpoint, requests)
-}
-
-fn record(stream: TcpStream) -> Value {
-    let mut stream = BufReader::new(stream);
-    let mut line = || {
-        let mut line = String::new();
-        stream.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    };
-    let first = line();
-    let head: Vec<_> = std::iter::repeat_with(line)
-        .take_while(|line| !line.is_empty())
-        .map(|line| {
-            let (name, value) = line.split_once(':').unwrap();
-            (name.to_lowercase(), value.trim().to_owned())
-        })
-        .collect();
-    let length = head.iter().find(|(name, _)| name == "content-length");
-    let length = length.map_or(0, |(_, length)| length.parse().unwrap());
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).unwrap();
-    let hello = r#"{"name":"cbbootstrap"}"#;
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{hello}",
-        hello.len()
-    );
-    stream.get_mut().write_all(answer.as_bytes()).unwrap();
-    let mut words = first.split(' ');
-    json!({
-        "method": words.next(),
-        "path": words.next(),
-        "headers": head,
-        "body": String::from_utf8(body).unwrap(),
-    })
-}
-
 /// What is wrong with each recorded request's signature: botocore signs it anew, at the time that it names.
 const JUDGE: &str = r#"
 import datetime, json, sys
@@ -272,15 +211,21 @@ print(json.dumps(said))
 fn signatures_are_those_of_awss_own_library() {
     let (key, secret, region) = ("AKIDEXAMPLE", "secret/with+odd=characters", "eu-west-1");
     for token in ["", "a/token+with=odd//characters=="] {
-        let (endpoint, requests) = recorder();
+        let api = Stub::start(|_| (200, r#"{"name":"cbbootstrap"}"#.to_owned()));
         let mut user =
             User::default().with("AWS_ACCESS_KEY_ID", key).with("AWS_SECRET_ACCESS_KEY", secret);
         if !token.is_empty() {
             user = user.with("AWS_SESSION_TOKEN", token);
         }
-        let endpoint = format!("{endpoint}/a%20stage~");
+        let endpoint = format!("{}/a%20stage~", api.url);
         user.run(&["smoke", &endpoint, "--auth=iam", "--region", region]).ended_with(3);
-        let requests = json!(*requests.lock().unwrap());
+        let recorded = api.requests().into_iter().map(|request| {
+            let headers = request.headers.iter();
+            let headers: Vec<_> =
+                headers.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            json!({"method": request.method, "path": request.path, "headers": headers, "body": request.body})
+        });
+        let requests: Value = recorded.collect();
         let output = Command::new(python::bin().join("python"))
             .args(["-c", JUDGE, key, secret, token, region, &requests.to_string()])
             .output()

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -39,10 +38,10 @@ use cbbootstrap_tests::{
     dynamodb::{TABLE, client, create_table},
     ministack::MiniStack,
     moto::Moto,
+    process,
 };
 use fastrand::Rng;
 use jiff::Timestamp;
-use tokio::net::TcpListener;
 
 const DAY: i64 = 86_400;
 
@@ -840,9 +839,7 @@ async fn on_sqlite() {
 
 #[tokio::test]
 async fn a_database_that_is_away_is_an_outage() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let url = format!("http://127.0.0.1:{}", process::free_port());
     let store = DynamoDb::new(client(&url), TABLE);
     assert!(matches!(store.warm_up().await, Err(Error::Unavailable(_))));
     assert!(matches!(store.claim(&claim("c", "a")).await, Err(Error::Unavailable(_))));

@@ -1,0 +1,119 @@
+//! Where everything is printed: results go to stdout; progress, messages and errors to stderr.
+
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, IsTerminal, Write},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::{
+    failure::{Exit, Failure, one_line},
+    text::{escape_hidden, printable},
+};
+
+/// How often a log without moving lines reports what is still going on.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// The form of a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Text for people
+    #[default]
+    Text,
+    /// One JSON document on stdout and nothing else
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OutputArgs {
+    /// Format of the result on stdout; progress and messages go to stderr
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// Stdout and stderr; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Console {
+    output: Output,
+    /// The moving lines; `None` where stderr is not a terminal.
+    progress: Option<MultiProgress>,
+}
+
+impl Console {
+    pub fn new(output: Output) -> Self {
+        Self { output, progress: io::stderr().is_terminal().then(MultiProgress::new) }
+    }
+
+    /// Prints the command's result: text, or one JSON document.
+    pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
+        let text = match self.output {
+            Output::Text => {
+                result.to_string().lines().map(escape_hidden).collect::<Vec<_>>().join("\n")
+            }
+            Output::Json => serde_json::to_string_pretty(result)?,
+        };
+        // A reader that closed the pipe wants no more, which is not an error.
+        self.line(text.trim_end()).map(drop)
+    }
+
+    /// Prints a line of a result that arrives line by line; `false` when nobody reads any more.
+    pub fn line(&self, line: impl Display) -> anyhow::Result<bool> {
+        match self.suspend(|| writeln!(io::stdout(), "{line}")) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            written => Ok(written.map(|()| true)?),
+        }
+    }
+
+    /// Prints a message on a line of its own.
+    pub fn message(&self, message: impl Display) {
+        // If stderr is closed, there is nowhere to report it.
+        let _ = self.suspend(|| writeln!(io::stderr(), "{message}"));
+    }
+
+    /// Prints an error as one line and perhaps a hint; returns how a program ends with it.
+    pub fn error(&self, error: &anyhow::Error) -> Exit {
+        self.message(format_args!("error: {}", one_line(error)));
+        let failure = Failure::find_in(error);
+        if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
+            self.message(format_args!("hint: {}", printable(hint)));
+        }
+        failure.map_or(Exit::Failed, |failure| failure.exit)
+    }
+
+    /// Prints the error that ends the program.
+    pub fn failure(&self, error: &anyhow::Error) -> Exit {
+        if let Some(progress) = &self.progress {
+            let _ = progress.clear();
+        }
+        self.error(error)
+    }
+
+    /// Adds a moving line of this template after another, or at the end; `None` where stderr is not a terminal.
+    pub fn spinner(&self, template: &str, after: Option<&ProgressBar>) -> Option<ProgressBar> {
+        let (progress, bar) = (self.progress.as_ref()?, ProgressBar::new_spinner());
+        let bar = match after {
+            Some(after) => progress.insert_after(after, bar),
+            None => progress.add(bar),
+        };
+        bar.set_style(style(template));
+        Some(bar)
+    }
+
+    fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
+        match &self.progress {
+            Some(progress) => progress.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+/// The style of a moving line.
+pub fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("=> ")
+}

@@ -1,0 +1,221 @@
+//! How a program ends: exit statuses, and errors that tell the reader what to do next.
+
+use std::{
+    fmt::{Display, Write},
+    process::{ExitCode, Termination},
+};
+
+use thiserror::Error;
+
+use crate::{files::Unsafe, text::printable};
+
+/// How a program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    Failed,
+    /// clap exits with the same status.
+    Usage,
+    /// Shares its status with wrong usage.
+    WouldChange,
+    SmokeFailed,
+    TimedOut,
+    Stopped,
+    /// Somebody else is changing the stack.
+    Busy,
+    /// Somebody else changed the stack or the record since it was read.
+    Changed,
+    /// The stack is in a state that this program does not change without a person's decision.
+    NeedsDecision,
+    /// The agent changes nothing without a person's decision.
+    Refused,
+    /// The node is a member, but not everything that was requested was done.
+    Partial,
+}
+
+/// The programs that this crate serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    Deployer,
+    Agent,
+}
+
+/// Every exit status: its number, which programs exit with it, and what it means there.
+const STATUSES: [(Exit, u8, &[Program], &str); 12] = {
+    use Program::{Agent, Deployer};
+    [
+        (Exit::Done, 0, &[Deployer, Agent], "success, or nothing to do"),
+        (
+            Exit::Failed,
+            1,
+            &[Deployer, Agent],
+            "failed; for the agent's `status`: something is wrong",
+        ),
+        (Exit::Usage, 2, &[Deployer, Agent], "wrong usage"),
+        (Exit::WouldChange, 2, &[Deployer], "with `plan --exit-code`: something would change"),
+        (Exit::SmokeFailed, 3, &[Deployer], "the smoke test failed"),
+        (Exit::TimedOut, 3, &[Agent], "timed out; run the command again to continue"),
+        (
+            Exit::Stopped,
+            4,
+            &[Deployer],
+            "stopped by the user or a signal (`serve`, `deploy --local` and `logs --follow` exit with 0)",
+        ),
+        (Exit::Busy, 5, &[Deployer], "another deployment is changing the stack"),
+        (
+            Exit::Changed,
+            5,
+            &[Deployer],
+            "the stack or the cluster's record changed while the command ran",
+        ),
+        (Exit::NeedsDecision, 5, &[Deployer], "the stack is in a state that needs a decision"),
+        (
+            Exit::Refused,
+            5,
+            &[Agent],
+            "someone must decide, for example because the server belongs to another cluster; nothing was changed",
+        ),
+        (
+            Exit::Partial,
+            6,
+            &[Agent],
+            "the node is a member of the cluster, but not everything that was requested could be done",
+        ),
+    ]
+};
+
+impl Exit {
+    /// The exit status.
+    pub fn status(self) -> u8 {
+        STATUSES.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, status, ..)| *status)
+    }
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(self.status())
+    }
+}
+
+impl Program {
+    /// The statuses that it exits with, and what each means.
+    pub fn exit_statuses(self) -> Vec<(u8, String)> {
+        let mut statuses: Vec<(u8, String)> = Vec::new();
+        for (_, status, programs, meaning) in STATUSES {
+            match statuses.last_mut() {
+                _ if !programs.contains(&self) => (),
+                Some((last, meanings)) if *last == status => {
+                    let _ = write!(meanings, "; {meaning}");
+                }
+                _ => statuses.push((status, meaning.to_owned())),
+            }
+        }
+        statuses
+    }
+
+    /// The same as a section of `--help`.
+    pub fn exit_help(self) -> String {
+        let lines = self.exit_statuses().into_iter();
+        let lines = lines.map(|(status, meaning)| format!("\n  {status}  {meaning}"));
+        format!("Exit status:{}", lines.collect::<String>())
+    }
+}
+
+/// An error for people: one line that says what happened to which thing, and one that says what to do.
+///
+/// It ends the program with [`Exit::Failed`] by default. Context around it is printed before it.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct Failure {
+    message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    pub exit: Exit,
+    /// Whether the credentials lack a permission, and nothing else is wrong.
+    pub denied: bool,
+}
+
+impl Failure {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, exit: Exit::Failed, denied: false }
+    }
+
+    /// A failure of [`Exit::Usage`].
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(message).exit(Exit::Usage)
+    }
+
+    /// A failure of [`Exit::TimedOut`].
+    pub fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(message).exit(Exit::TimedOut)
+    }
+
+    /// A failure of [`Exit::Refused`].
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(message).exit(Exit::Refused)
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Puts the thing that it is about before the message.
+    #[must_use]
+    pub fn about(mut self, thing: impl Display) -> Self {
+        self.message = format!("{thing}: {}", self.message);
+        self
+    }
+
+    /// Marks it as caused by a missing permission alone.
+    #[must_use]
+    pub fn denied(mut self) -> Self {
+        self.denied = true;
+        self
+    }
+
+    /// Changes how the program ends.
+    #[must_use]
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// The failure in an error, below its context.
+    pub fn find_in(error: &anyhow::Error) -> Option<&Self> {
+        error.chain().find_map(|cause| cause.downcast_ref())
+    }
+}
+
+/// Other users' files may contain `insecure: true`, or a secret that others know.
+impl From<Unsafe> for Failure {
+    fn from(file: Unsafe) -> Self {
+        Self::usage(file.message).hint(file.hint)
+    }
+}
+
+/// An error and its context, on one line that cannot mislead a reader: it may quote a server.
+pub fn one_line(error: &anyhow::Error) -> String {
+    printable(&format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_program_lists_its_own_statuses_once() {
+        for (program, expected) in [
+            (Program::Deployer, [0, 1, 2, 3, 4, 5].as_slice()),
+            (Program::Agent, &[0, 1, 2, 3, 5, 6]),
+        ] {
+            let statuses = program.exit_statuses();
+            assert!(statuses.iter().map(|(status, _)| status).eq(expected), "{statuses:?}");
+        }
+        let help = Program::Deployer.exit_help();
+        let usage = "\n  2  wrong usage; with `plan --exit-code`: something would change\n";
+        assert!(help.contains(usage) && !help.contains("timed out"), "{help}");
+    }
+}

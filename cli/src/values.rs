@@ -1,0 +1,80 @@
+//! Values that options of both programs take, and their rules.
+
+use std::time::Duration;
+
+use http::Uri;
+
+/// The longest time that an option takes: a deadline that far away overflows nothing, and a log may be kept for ten years.
+const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
+
+/// A time with its unit, such as `90s`, `10m` or `1h 30m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|time| Duration::try_from(time).ok())
+        .filter(|time| *time <= LONGEST)
+        .ok_or_else(|| {
+            "a time is a number and a unit, such as 90s, 10m or 2h, and at most ten years"
+                .to_owned()
+        })
+}
+
+/// A URL: `http` or `https`, host and port, and perhaps a path, without a slash at the end.
+///
+/// The error never repeats the URL, as it may hold a password.
+pub fn url(text: &str) -> Result<String, String> {
+    const RULE: &str = "a URL is https://HOST or http://HOST:PORT";
+    if text.contains('@') {
+        return Err(format!("{RULE}, with no user name or password in it"));
+    }
+    let uri: Uri = text.parse().map_err(|_| RULE.to_owned())?;
+    let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+    let is_base = uri.query().is_none() && !text.contains('#');
+    if !has_scheme || uri.host().is_none_or(str::is_empty) || !is_base {
+        return Err(RULE.to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_a_limit() {
+        for (text, seconds) in [
+            ("90s", Some(90)),
+            ("1h30m", Some(5400)),
+            ("1h 30m", Some(5400)),
+            ("0s", Some(0)),
+            ("87840h", Some(87_840 * 3600)),
+            ("87841h", None),
+            ("9223372036854775807s", None),
+            ("-5s", None),
+            ("30", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(duration(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn urls_have_a_scheme_and_a_host_and_no_password() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8080", Some("http://127.0.0.1:8080")),
+            ("https://a.example/prod/", Some("https://a.example/prod")),
+            ("a.example", None),
+            ("ftp://a.example", None),
+            ("https://user:pw@a.example", None),
+            ("https://a.example/?x", None),
+            ("https://a.example/#x", None),
+            ("https://", None),
+            ("", None),
+        ] {
+            assert_eq!(url(text).ok().as_deref(), expected, "{text:?}");
+        }
+        assert!(!url("https://user:pw@a.example").unwrap_err().contains("pw"));
+    }
+}

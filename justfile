@@ -1,0 +1,47 @@
+# Commands for people who work on cbbootstrap; CONTRIBUTING.md describes them.
+
+_default:
+    @{{ just_executable() }} --list --unsorted
+
+# Check the formatting and run clippy
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Run all tests
+test:
+    scripts/timed test cargo test --workspace
+
+# Run end-to-end tests by name: `just test-one deployer config::`
+test-one program *name:
+    cargo test --package cbbootstrap-tests --test {{ program }} {{ name }}
+
+# Run the long tests, which `just test` leaves out
+test-long:
+    cargo test --package cbbootstrap-agent -- --ignored --nocapture
+    cargo test --package cbbootstrap-tests --test service -- --ignored --nocapture
+    cargo test --package cbbootstrap-tests --test agent -- --ignored --nocapture
+
+# Run what CI runs
+ci:
+    .ci/run
+
+# Run a benchmark (cold_start, deploy, service or agent) and write its results to docs/benchmarks.md
+bench name:
+    cargo bench --workspace --bench {{ name }}
+
+# Print the size of the code and the duration of its tests, with their limits
+figures:
+    cargo run --quiet --package cbbootstrap-figures
+
+# Check licenses, advisories and duplicate versions of dependencies
+deny:
+    cargo deny check
+
+# Check words, shell scripts and workflows
+lint:
+    scripts/lint
+
+# Build a release in target/release-VERSION
+release:
+    scripts/release
