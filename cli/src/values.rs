@@ -29,7 +29,8 @@ pub fn url(text: &str) -> Result<String, String> {
     }
     let uri: Uri = text.parse().map_err(|_| RULE.to_owned())?;
     let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-    if !has_scheme || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+    let is_base = uri.query().is_none() && !text.contains('#');
+    if !has_scheme || uri.host().is_none_or(str::is_empty) || !is_base {
         return Err(RULE.to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
@@ -68,6 +69,7 @@ mod tests {
             ("ftp://a.example", None),
             ("https://user:pw@a.example", None),
             ("https://a.example/?x", None),
+            ("https://a.example/#x", None),
             ("https://", None),
             ("", None),
         ] {

@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asks what is there. No call of it reaches the clusters.
 pub async fn run(args: PingArgs) -> anyhow::Result<()> {
-    let endpoint = smoke::endpoint(&args.url)?;
+    let endpoint = smoke::parse_endpoint(&args.url)?;
     let roots = match &args.ca_cert {
         None => RootCerts::PlatformVerifier,
         Some(file) => {

@@ -14,7 +14,7 @@ use crate::{
 /// Tests the endpoint that is named, or the stack's.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let (endpoint, signer) = if let Some(url) = args.url {
-        let endpoint = smoke::endpoint(&url)?;
+        let endpoint = smoke::parse_endpoint(&url)?;
         // An endpoint for everyone takes neither a region nor credentials, nor a file that is in order.
         let signer = match args.auth {
             Some(auth @ Auth::Iam) => {

@@ -1,0 +1,224 @@
+//! The HTTP client of the smoke test, and its answers.
+
+use std::time::Duration;
+
+use cbbootstrap_cli::{signer::Signer, values};
+use cbbootstrap_protocol::wire;
+use serde::Deserialize;
+use serde_json::Value;
+use ureq::{
+    Agent,
+    config::Config,
+    http::{self, Uri},
+};
+use uuid::Uuid;
+
+use super::CONCURRENCY;
+use crate::failure::{Exit, Failure};
+
+/// The most that one request may take; a cold start takes well under a second.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The endpoint as a base for paths. The default scheme is `https`, and `http` for this machine.
+pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
+    let host = text.split(['/', ':']).next().unwrap_or_default();
+    let is_this_machine = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.starts_with("127.")
+        || text.starts_with("[::1]");
+    let url = match (text.contains("://"), is_this_machine) {
+        (true, _) => text.to_owned(),
+        (false, true) => format!("http://{text}"),
+        (false, false) => format!("https://{text}"),
+    };
+    values::url(&url).map_err(|rule| {
+        Failure::new(format!("the endpoint is not a URL: {rule}"))
+            .hint("`cbbootstrap status` prints the endpoint of a deployment")
+            .exit(Exit::Usage)
+    })
+}
+
+pub struct Request {
+    pub path: String,
+    /// `POST` if there is one.
+    pub body: Option<String>,
+    pub authorization: Authorization,
+}
+
+pub enum Authorization {
+    /// A signature if there is a signer, otherwise the token of the test's clusters, as an API may require one.
+    Caller,
+    Token(String),
+    None,
+}
+
+pub struct Client {
+    agent: Agent,
+    /// The endpoint.
+    url: String,
+    signer: Option<Signer>,
+    token: String,
+}
+
+impl Client {
+    pub fn new(endpoint: &str, signer: Option<Signer>) -> Self {
+        let config = Config::builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_idle_connections_per_host(CONCURRENCY)
+            .user_agent(concat!("cbbootstrap/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let token = Uuid::new_v4().simple().to_string();
+        Self { agent: config.into(), url: endpoint.to_owned(), signer, token }
+    }
+
+    /// Sends the request; an error says that there is no answer.
+    pub fn send(&self, request: &Request) -> Result<Answer, String> {
+        let Request { path, body, authorization } = request;
+        let url = format!("{}{path}", self.url);
+        let (connect_to, host) = resolve_localhost(&url);
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let mut builder = http::Request::builder().method(method).uri(connect_to);
+        if let Some(host) = host {
+            builder = builder.header("host", host);
+        }
+        let token = match (authorization, &self.signer) {
+            (Authorization::None, _) => None,
+            (Authorization::Token(token), _) => Some(token),
+            (Authorization::Caller, None) => Some(&self.token),
+            (Authorization::Caller, Some(signer)) => {
+                let headers = signer.headers(method, &url, body.as_deref().unwrap_or_default());
+                for (name, value) in headers.map_err(|error| format!("{error:#}"))? {
+                    builder = builder.header(name, value);
+                }
+                None
+            }
+        };
+        if let Some(token) = token {
+            builder = builder.header("authorization", format!("Bearer {token}"));
+        }
+        let sent = if let Some(body) = body {
+            // The content type of the README's `curl -d`.
+            builder = builder.header("content-type", "application/x-www-form-urlencoded");
+            let request = builder.body(body.as_str()).map_err(ureq::Error::from);
+            request.and_then(|request| self.agent.run(request))
+        } else {
+            let request = builder.body(()).map_err(ureq::Error::from);
+            request.and_then(|request| self.agent.run(request))
+        };
+        let answer = sent.map_err(|error| format!("no answer ({error})"))?;
+        Answer::read(answer).map_err(|error| format!("incomplete answer ({error})"))
+    }
+}
+
+/// The address of `http://NAME.localhost`, and the `Host` header for it. RFC 6761 gives these names to this machine, but
+/// not every C library resolves them.
+fn resolve_localhost(url: &str) -> (String, Option<String>) {
+    let Ok(uri) = url.parse::<Uri>() else { return (url.to_owned(), None) };
+    let host = uri.host().unwrap_or_default();
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    if uri.scheme_str() != Some("http") || !name.ends_with(".localhost") {
+        return (url.to_owned(), None);
+    }
+    (url.replacen(host, "127.0.0.1", 1), uri.authority().map(ToString::to_string))
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Whether it is a refusal by the function, and not one by API Gateway.
+    pub has_code: bool,
+    /// The answer as people read it.
+    pub description: String,
+}
+
+impl Answer {
+    fn read(mut answer: http::Response<ureq::Body>) -> Result<Self, ureq::Error> {
+        let status = answer.status().as_u16();
+        let content_type = answer.headers().get("content-type");
+        let is_problem = content_type
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/problem+json"));
+        let text = answer.body_mut().read_to_string()?;
+        Ok(Self::new(status, is_problem, &text))
+    }
+
+    fn new(status: u16, is_problem: bool, text: &str) -> Self {
+        let body: Value = serde_json::from_str(text).unwrap_or_default();
+        let code = body["code"].as_str();
+        let is_service = status == 200 && body["name"] == "cbbootstrap";
+        let cluster = wire::Cluster::deserialize(&body).ok().filter(|_| status == 200);
+        let description = match (cluster, code) {
+            (Some(cluster), _) => {
+                let role = if cluster.is_initial_node { "you are the first" } else { "join it" };
+                format!("200, {}, {role}", cluster.initial_node_ip_addr_or_hostname)
+            }
+            (_, Some(code)) if is_problem => format!("{status}, {code}"),
+            _ if is_service => {
+                format!("200, cbbootstrap {}", body["version"].as_str().unwrap_or_default())
+            }
+            _ => {
+                let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+                format!("{status}, `{}`", printable.take(100).collect::<String>())
+            }
+        };
+        Self { status, has_code: code.is_some(), description }
+    }
+}
+
+/// The id as one segment of a path.
+pub fn escape(id: &str) -> String {
+    percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_parsed() {
+        for (text, expected) in [
+            ("https://a.example", Some("https://a.example")),
+            ("https://a.example/", Some("https://a.example")),
+            ("https://a.example/prod/", Some("https://a.example/prod")),
+            ("a.example", Some("https://a.example")),
+            ("localhost:8080", Some("http://localhost:8080")),
+            ("127.0.0.1:8080", Some("http://127.0.0.1:8080")),
+            ("http://x.execute-api.localhost:4566", Some("http://x.execute-api.localhost:4566")),
+            ("ftp://a.example", None),
+            ("https://", None),
+            ("https://a.example?x=y", None),
+            ("a b", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_endpoint(text).ok().as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_below_localhost_are_this_machine() {
+        for (url, address, host) in [
+            ("http://a.localhost:80/a.localhost", "http://127.0.0.1:80/a.localhost", true),
+            ("http://A.Localhost./", "http://127.0.0.1/", true),
+            ("http://localhost:80/", "http://localhost:80/", false),
+            ("http://a.localhost.example/", "http://a.localhost.example/", false),
+            ("https://a.localhost/", "https://a.localhost/", false),
+        ] {
+            let (actual, header) = resolve_localhost(url);
+            assert_eq!((actual.as_str(), header.is_some()), (address, host), "{url}");
+        }
+    }
+
+    #[test]
+    fn answers_are_described() {
+        let described =
+            |status, is_problem, text| Answer::new(status, is_problem, text).description;
+        let cluster = r#"{"cluster_id": "c", "initial_node_ip_addr_or_hostname": "n", "is_initial_node": false,
+            "state": "claimed", "generation": 1}"#;
+        let refusal = r#"{"code":"cluster_not_found"}"#;
+        assert_eq!(described(200, false, cluster), "200, n, join it");
+        assert_eq!(described(404, true, refusal), "404, cluster_not_found");
+        assert_eq!(described(404, false, refusal), format!("404, `{refusal}`"));
+        assert_eq!(described(502, false, "<html>\n"), "502, `<html> `");
+    }
+}
