@@ -26,6 +26,7 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use cbbootstrap_cli::environment::{is_blank, variable};
 use cbbootstrap_cli::signer::Signer;
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
+use clap::Args;
 
 use crate::{
     failure::{Exit, Failure},
@@ -50,16 +51,21 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 /// In order of precedence.
 const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 
-/// How to find the account and the region.
-#[derive(Clone, Debug, Default)]
+/// Which account and region.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "AWS")]
 pub struct Access {
-    /// The region that the user names.
+    /// AWS region [default: AWS_REGION, `cbbootstrap.yaml` or the profile]
+    #[arg(long, value_name = "REGION", value_parser = region_name)]
     pub region: Option<String>,
-    /// The profile that the user names. It takes precedence over keys in the environment.
+    /// AWS profile [default: AWS_PROFILE, `cbbootstrap.yaml` or the default credentials]
+    #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
-    /// The region if neither the user nor the environment names one.
+    /// The region in `cbbootstrap.yaml`: AWS_REGION and AWS_DEFAULT_REGION take precedence.
+    #[arg(long, hide = true, value_parser = region_name)]
     pub fallback_region: Option<String>,
-    /// The profile if neither the user nor the environment names one. Keys in the environment take precedence over it.
+    /// The profile in `cbbootstrap.yaml`: AWS_PROFILE and keys in the environment take precedence.
+    #[arg(long, hide = true)]
     pub fallback_profile: Option<String>,
 }
 

@@ -100,12 +100,8 @@ impl CommandReport for DeployReport {
 }
 
 /// Deploys to AWS.
-pub async fn run(
-    mut args: DeployArgs,
-    printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<()> {
-    let target = Target::of(args.target.clone(), args.wait, &mut args.function)?;
+pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
+    let target = Target::new(args.target.clone(), args.wait, args.function.build.arch)?;
     let deployed = deploy(&args, &target, printer, signals).await;
     let deployed = deployed.inspect_err(|error| {
         github::write_failure(printer, "deploy", &target.place.stack_name, error);

@@ -5,7 +5,6 @@ use crate::{
     cli::DestroyArgs,
     deployment::{Removal, RemovalScope},
     printer::Printer,
-    settings::Doomed,
     signals::Signals,
 };
 
@@ -15,7 +14,7 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let settings = Doomed::of(&args)?;
+    let settings = args.doomed;
     let (table, artifacts) = (args.delete_table, args.delete_artifacts);
     let scope = RemovalScope { table, artifacts, yes: args.yes };
     let prepare = async {

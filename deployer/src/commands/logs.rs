@@ -9,7 +9,6 @@ use crate::{
     aws::{Aws, cloudformation, is_transient, logs::Log},
     cli::LogsArgs,
     printer::Printer,
-    settings::Place,
     signals::Signals,
 };
 
@@ -34,7 +33,7 @@ pub async fn run(args: LogsArgs, printer: &Printer, signals: &mut Signals) -> an
 }
 
 async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
-    let place = Place::of(args.stack)?;
+    let place = args.stack;
     let aws = Aws::connect(&place.access).await?;
     let name = &place.stack_name;
     let stack = cloudformation::require(&aws.cloudformation, name, &aws.region).await?;

@@ -9,14 +9,14 @@ use crate::{
         Aws,
         cloudformation::{ChangeSet, Created, UpdateMode},
     },
-    cli::{PlanArgs, WaitArgs},
+    cli::PlanArgs,
     deployment::{self, Follower, Survey},
     failure::{Exit, Failure},
     github::{self, code, heading, table},
     package::{Function, artifact::Artifact},
     printer::Printer,
     report::{CommandReport, publish},
-    settings::Target,
+    settings::{Target, WaitArgs},
     signals::Signals,
     stack::{self, Change, DesiredStack, Risk, StackAction, ValueChange, value_changes},
 };
@@ -127,12 +127,8 @@ impl CommandReport for PlanReport {
 }
 
 /// Shows the changes. Nothing is uploaded, and the change set is removed.
-pub async fn run(
-    mut args: PlanArgs,
-    printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<Exit> {
-    let target = Target::of(args.target.clone(), WaitArgs::default(), &mut args.function)?;
+pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<Exit> {
+    let target = Target::new(args.target.clone(), WaitArgs::default(), args.function.build.arch)?;
     let mut change_set = None;
     let planned = signals.or_stopped(plan(&args, &target, &mut change_set, printer)).await;
     let discarded = match change_set {
