@@ -130,7 +130,7 @@ impl Code {
     /// Builds the released function; in a development build of the benchmark the tests' one, which is faster.
     pub fn build() -> Self {
         let zip = if cfg!(debug_assertions) {
-            artifact::zip().to_owned()
+            PathBuf::from(artifact::zip())
         } else {
             artifact::released_zip()
         };
