@@ -28,6 +28,7 @@ use axum::http::Uri;
 use cbbootstrap_cli::environment::{is_blank, variable};
 use cbbootstrap_cli::signer::Signer;
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
+use clap::Args;
 
 use crate::{
     advice,
@@ -52,15 +53,20 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 
 /// Which account and region.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "AWS")]
 pub struct Access {
-    /// The region, if the user names one.
+    /// AWS region [default: AWS_REGION, `cbbootstrap.yaml` or the profile]
+    #[arg(long, value_name = "REGION", value_parser = region_name)]
     pub region: Option<String>,
-    /// The profile, if the user names one. It beats the keys in the environment.
+    /// AWS profile [default: AWS_PROFILE, `cbbootstrap.yaml` or the default credentials]
+    #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
-    /// The region where neither the user nor the environment names one.
+    /// The region in `cbbootstrap.yaml`: AWS_REGION and AWS_DEFAULT_REGION take precedence.
+    #[arg(long, hide = true, value_parser = region_name)]
     pub fallback_region: Option<String>,
-    /// The profile where neither the user nor the environment names one. Keys in the environment beat it.
+    /// The profile in `cbbootstrap.yaml`: AWS_PROFILE and keys in the environment take precedence.
+    #[arg(long, hide = true)]
     pub fallback_profile: Option<String>,
 }
 

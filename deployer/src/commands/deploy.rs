@@ -93,12 +93,8 @@ struct Deployment<'a> {
 }
 
 /// Deploys to AWS.
-pub async fn run(
-    mut args: DeployArgs,
-    printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<()> {
-    let target = Target::of(args.target.clone(), args.wait, &mut args.function)?;
+pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
+    let target = Target::new(args.target.clone(), args.wait, args.function.build.arch)?;
     let deployed = deploy(&args, &target, printer, signals).await;
     let deployed = github::or_failed(printer, "deploy", &target.place.stack_name, deployed)?;
     printer.result(&deployed)?;

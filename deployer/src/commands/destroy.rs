@@ -77,7 +77,7 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let settings = settings::Doomed::of(&args)?;
+    let settings = args.doomed.clone();
     let place = &settings.place;
     let name = place.stack_name.as_str();
     let aws = signals.or_stopped(Aws::connect(&place.access)).await?;

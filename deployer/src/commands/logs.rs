@@ -10,7 +10,6 @@ use crate::{
     cli::LogsArgs,
     failure::Failure,
     printer::Printer,
-    settings::Place,
     signals::Signals,
 };
 
@@ -35,7 +34,7 @@ pub async fn run(args: LogsArgs, printer: &Printer, signals: &mut Signals) -> an
 }
 
 async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
-    let place = Place::of(args.stack)?;
+    let place = args.stack;
     let aws = Aws::connect(&place.access).await?;
     let name = &place.stack_name;
     let stack = cloudformation::find(&aws.cloudformation, name).await?.ok_or_else(|| {

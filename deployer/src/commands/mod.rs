@@ -36,7 +36,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
             return deployment.run(&mut signals).await;
         }
         Command::Serve(args) => {
-            let options = serve::Options::of(*args)?;
+            let options = serve::Options::from_args(*args)?;
             let serving = signals.or_stopped(serve::start(options, printer)).await?;
             printer.result(&serving)?;
             serving.run(&mut signals).await;

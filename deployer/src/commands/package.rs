@@ -38,7 +38,7 @@ pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
         file: args.out,
         size: artifact.zip.len(),
         function_sha256: artifact.sha256,
-        arch: args.build.arch.unwrap_or_default(),
+        arch: args.build.arch,
     })
 }
 

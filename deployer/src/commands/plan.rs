@@ -10,12 +10,12 @@ use crate::{
         Aws,
         cloudformation::{self, Mode, Prepared},
     },
-    cli::{PlanArgs, WaitArgs},
+    cli::PlanArgs,
     failure::{Exit, Failure},
     github,
     package::Function,
     printer::Printer,
-    settings::{Place, Target},
+    settings::{Place, Target, WaitArgs},
     signals::Signals,
     stack::{self, Change, Next, ValueChange},
 };
@@ -88,12 +88,8 @@ impl Display for Plan {
 }
 
 /// Shows the changes. Nothing is uploaded, and the change set is removed.
-pub async fn run(
-    mut args: PlanArgs,
-    printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<Exit> {
-    let target = Target::of(args.target.clone(), WaitArgs::default(), &mut args.function)?;
+pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<Exit> {
+    let target = Target::new(args.target.clone(), WaitArgs::default(), args.function.build.arch)?;
     let plan = plan(&args, &target, printer, signals).await;
     let plan = github::or_failed(printer, "plan", &target.place.stack_name, plan)?;
     printer.result(&plan)?;

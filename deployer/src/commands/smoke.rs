@@ -6,7 +6,6 @@ use crate::{
     failure::Failure,
     github::{self, Tested},
     printer::Printer,
-    settings::Place,
     smoke,
     values::Auth,
 };
@@ -16,19 +15,13 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let (endpoint, signer) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
         // An endpoint for everyone takes neither a region nor credentials, nor a file that is in order.
-        let signer = match args.auth {
-            Some(auth @ Auth::Iam) => {
-                let place = Place::of(args.stack)?;
-                Aws::connect(&place.access).await?.signer(auth).await?
-            }
+        let signer = match args.endpoint_auth {
+            Some(auth @ Auth::Iam) => Aws::connect(&args.stack.access).await?.signer(auth).await?,
             _ => None,
         };
         (endpoint, signer)
     } else {
-        let (aws, name) = {
-            let place = Place::of(args.stack)?;
-            (Aws::connect(&place.access).await?, place.stack_name)
-        };
+        let (aws, name) = { (Aws::connect(&args.stack.access).await?, args.stack.stack_name) };
         let stack = cloudformation::find(&aws.cloudformation, &name).await?.ok_or_else(|| {
             Failure::new(format!(
                 "there is no stack `{name}` in {} to take the endpoint from",

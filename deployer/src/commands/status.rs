@@ -21,7 +21,6 @@ use crate::{
     failure::Failure,
     permissions::partition,
     printer::Printer,
-    settings::Place,
     stack::{self, Event, Stack, Status as StackStatus},
     values::Auth,
 };
@@ -270,7 +269,7 @@ pub fn ago(time: Option<&str>, now: Timestamp) -> String {
 
 /// Shows the status.
 pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
-    let place = Place::of(args.stack)?;
+    let place = args.stack;
     let aws = Aws::connect(&place.access).await?;
     let name = place.stack_name;
     let client = &aws.cloudformation;
