@@ -15,9 +15,10 @@ use clap::{ArgAction, Args, ValueEnum};
 use serde::Serialize;
 
 use crate::{
-    aws::{Access, OURS},
+    aws::Access,
     failure::{Exit, Failure},
     local::data,
+    stack::OWNER_TAG,
     template,
     values::{Arch, Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
 };
@@ -254,7 +255,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     let mut folded = BTreeSet::new();
     for (key, value) in tags {
         let (key_length, value_length) = (key.chars().count(), value.chars().count());
-        let rule = if key.eq_ignore_ascii_case(OURS.0) {
+        let rule = if key.eq_ignore_ascii_case(OWNER_TAG.0) {
             "by this tag cbbootstrap knows what it made; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
             "keys that begin with `aws:` are AWS's own"
@@ -273,7 +274,10 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     }
     if tags.len() >= MOST_TAGS {
         return Err(Failure::new(format!("{} tags are too many", tags.len()))
-            .hint(format!("AWS takes {MOST_TAGS}, and cbbootstrap's `{}` is one of them", OURS.0))
+            .hint(format!(
+                "AWS takes {MOST_TAGS}, and cbbootstrap's `{}` is one of them",
+                OWNER_TAG.0
+            ))
             .exit(Exit::Usage));
     }
     Ok(())
