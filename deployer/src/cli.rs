@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 use crate::{
     aws::Access,
     local::LogFormat,
-    settings::{BuildArgs, Doomed, FunctionArgs, Place, RecordsArgs, TargetArgs, WaitArgs},
+    settings::{BuildArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, TargetArgs, WaitArgs},
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 
@@ -420,7 +420,7 @@ pub struct DestroyArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub doomed: Doomed,
+    pub removal: RemovalArgs,
 }
 
 #[cfg(test)]
