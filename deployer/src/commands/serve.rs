@@ -17,7 +17,7 @@ use cbbootstrap_function::{
 use serde::Serialize;
 
 use crate::{
-    aws::{Access, Aws},
+    aws::Aws,
     cli::ServeArgs,
     failure::Failure,
     local::{
@@ -45,14 +45,7 @@ pub struct Options {
 impl Options {
     pub fn from_args(args: ServeArgs) -> anyhow::Result<Self> {
         let keeper = match args.table {
-            Some(table) => Keeper::Aws {
-                table,
-                access: Access {
-                    region: args.aws.region,
-                    profile: args.aws.profile,
-                    ..Access::default()
-                },
-            },
+            Some(table) => Keeper::Aws { table, access: args.access },
             None => Keeper::ThisMachine { data: data::directory(args.data.as_deref())? },
         };
         Ok(Self {
