@@ -427,7 +427,7 @@ pub struct DestroyArgs {
 mod tests {
     use std::ffi::OsStr;
 
-    use cbbootstrap_cli::CommandLine;
+    use cbbootstrap_cli::{CommandLine, reference};
     use clap::CommandFactory;
 
     use super::*;
@@ -487,7 +487,8 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn definition_is_consistent_and_reference_up_to_date() {
         Cli::command().debug_assert();
+        reference::check(Program::Deployer, Cli::command());
     }
 }
