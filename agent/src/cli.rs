@@ -264,12 +264,14 @@ pub struct StatusArgs {
 
 #[cfg(test)]
 mod tests {
+    use cbbootstrap_cli::reference;
     use clap::CommandFactory;
 
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn definition_is_consistent_and_reference_up_to_date() {
         Cli::command().debug_assert();
+        reference::check(Program::Agent, Cli::command());
     }
 }

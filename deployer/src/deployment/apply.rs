@@ -75,20 +75,16 @@ async fn recover(
     step: &mut Step,
 ) -> anyhow::Result<(Execution, Operation, &'static str)> {
     let (client, status) = (&follower.client, &stack.status);
-    let execution = match action {
-        StackAction::ContinueRollback => {
-            step.line(format_args!("{status}: continuing the rollback"));
-            cloudformation::continue_rollback(client, stack, role_arn).await?
-        }
-        StackAction::RollBack => {
-            step.line(format_args!("{status}: rolling back first"));
-            cloudformation::roll_back(client, stack, role_arn).await?
-        }
+    let recovers = match action {
+        StackAction::ContinueRollback => "continuing the rollback",
+        StackAction::RollBack => "rolling back first",
         _ => {
             step.line(format_args!("{status} after an earlier failure; deleting what is left"));
             cloudformation::request_deletion(client, &stack.id, role_arn).await?;
             return Ok((Execution::Begun, Operation::Delete, "deleted"));
         }
     };
+    step.line(format_args!("{status}: {recovers}"));
+    let execution = cloudformation::roll_back(client, stack, role_arn).await?;
     Ok((execution, Operation::Rollback, "rolled back"))
 }

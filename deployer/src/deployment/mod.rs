@@ -34,7 +34,6 @@ use prepare::{Preparation, Round};
 /// How often others may change the stack before a deployment gives up.
 const ROUNDS: usize = 10;
 
-/// How to deploy.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Whether the user has confirmed everything in advance.

@@ -43,7 +43,6 @@ struct Consents {
     wait: bool,
 }
 
-/// How a round continues.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Round {
     UpToDate(Stack),
@@ -293,7 +292,6 @@ async fn ask(
     Ok(())
 }
 
-/// Builds the artifact.
 pub async fn build(function: Function, printer: &Printer) -> anyhow::Result<Artifact> {
     let mut step = printer.step("build");
     let artifact = function.artifact(&mut step).await?;

@@ -80,7 +80,7 @@ impl Removal {
     /// Reads everything that is to be deleted, and asks. Dropping it harms nothing.
     pub async fn prepare(
         aws: &Aws,
-        settings: &settings::Doomed,
+        settings: &settings::RemovalArgs,
         scope: RemovalScope,
         printer: &Printer,
     ) -> anyhow::Result<Self> {
