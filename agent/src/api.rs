@@ -81,7 +81,7 @@ impl Answer {
         Self { record, lease_end, cluster }
     }
 
-    /// The record as of now.
+    /// The current record.
     pub fn record(&self) -> Record {
         let left = self.lease_end.map(|end| end.saturating_duration_since(Instant::now()));
         Record { lease_left: left.or(self.record.lease_left), ..self.record.clone() }
@@ -273,7 +273,7 @@ impl Api {
         failure.hint(match (status, &self.signing) {
             (401 | 403, None) => "the API may require signed requests: `--auth iam` signs them",
             (401 | 403, Some(_)) => {
-                "the role needs `execute-api:Invoke` on the API; `--region` has to be the API's"
+                "the role needs `execute-api:Invoke` on the API; `--region` must be the API's"
             }
             _ => CHECK_ENDPOINT,
         })

@@ -13,7 +13,7 @@ pub use cbbootstrap_cli::console::HEARTBEAT;
 use cbbootstrap_cli::console::{Console, Output, style};
 use indicatif::ProgressBar;
 
-use crate::stack::{Event, Progress};
+use crate::stack::{Progress, StackEvent};
 
 /// Prints results, messages and steps; cheap to clone.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Step {
     }
 
     /// Something happened to a stack: a line that stays in a log, and on a terminal the resource's own line.
-    pub fn event(&mut self, event: &Event) {
+    pub fn event(&mut self, event: &StackEvent) {
         let place = self.progress.see(event);
         let Some(bar) = &self.bar else {
             self.line(event);
@@ -136,7 +136,7 @@ impl Step {
         }
     }
 
-    /// What the step does now, where that changes many times a second: a plain log hears of it now and then.
+    /// Like [`Self::note`], for notes that change many times a second: a plain log shows only some of them.
     pub fn busy(&mut self, note: impl Into<Cow<'static, str>>) {
         if self.bar.is_some() || self.reported.elapsed() >= HEARTBEAT {
             self.note(note);

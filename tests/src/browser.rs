@@ -157,9 +157,9 @@ impl Browser {
                     let url = event["params"]["request"]["url"].as_str();
                     requests.extend(url.map(str::to_owned));
                 }
-                Some(
-                    "Log.entryAdded" | "Runtime.exceptionThrown" | "Runtime.consoleAPICalled",
-                ) => complaints.push(event["params"].to_string()),
+                Some("Log.entryAdded" | "Runtime.exceptionThrown" | "Runtime.consoleAPICalled") => {
+                    complaints.push(event["params"].to_string());
+                }
                 _ => {}
             }
         }

@@ -18,11 +18,11 @@ use crate::{
         lambda::{self, Function},
     },
     cli::StatusArgs,
+    deployment::settle,
     failure::Failure,
     permissions::partition,
     printer::Printer,
-    settings::Place,
-    stack::{self, Event, Stack, Status as StackStatus},
+    stack::{self, Stack, StackEvent, StackStatus},
     values::Auth,
 };
 
@@ -270,20 +270,17 @@ pub fn ago(time: Option<&str>, now: Timestamp) -> String {
 
 /// Shows the status.
 pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
-    let place = Place::of(args.stack)?;
+    let place = args.stack;
     let aws = Aws::connect(&place.access).await?;
     let name = place.stack_name;
     let client = &aws.cloudformation;
-    let mut stack = cloudformation::find(client, &name).await?.ok_or_else(|| {
-        Failure::new(format!("there is no stack `{name}` in {}", aws.region))
-            .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
-    })?;
+    let mut stack = cloudformation::require(client, &name, &aws.region).await?;
     if args.wait
         && stack.status.is_busy()
         && let Some(mut watch) = Watch::join(client, &stack.id).await?
     {
         let mut step = printer.step("stack");
-        let settled = watch.settle(&mut step).await?;
+        let settled = settle(&mut watch, &mut step).await?;
         step.done(&settled);
         // By its ARN, for it may be deleted now.
         let found = cloudformation::find(client, &stack.id).await?;
@@ -319,8 +316,11 @@ async fn gather(
         Ok(stack::root_cause(&events).map(ToString::to_string))
     });
     let drift = of(look_for_drift.then_some(&stack.id), async |id| {
-        let step = printer.step("drift");
-        drift::detect(&aws.cloudformation, id, step).await.map(Some)
+        let mut step = printer.step("drift");
+        step.note("CloudFormation checks each resource");
+        let drift = drift::detect(&aws.cloudformation, id).await?;
+        step.done(drift.summary());
+        Ok(Some(drift))
     });
     let (function, version, table, cause, drift) =
         tokio::join!(function, version, table, cause, drift);
@@ -372,16 +372,13 @@ async fn gather(
             memory: function.memory,
             arch: function.arch,
         }),
-        table: table_name.zip(table).map(|(name, table)| {
-            let glance = table.glance();
-            TableStatus {
-                name: name.to_owned(),
-                status: glance.status,
-                items: glance.items,
-                size: glance.size,
-                deletion_protection: glance.deletion_protection,
-                point_in_time_recovery: glance.recovery,
-            }
+        table: table_name.zip(table).map(|(name, table)| TableStatus {
+            name: name.to_owned(),
+            status: table.status.as_str().to_lowercase(),
+            items: table.items,
+            size: table.size,
+            deletion_protection: table.deletion_protection,
+            point_in_time_recovery: table.recovery,
         }),
         created: stack.created.clone(),
         updated: stack.updated.clone(),
@@ -430,8 +427,8 @@ fn has_failed(status: &StackStatus) -> bool {
 }
 
 /// Of the last events of a stack, the newest first, those of its last change, the oldest first.
-fn last_change(newest_first: Vec<Event>) -> Vec<Event> {
-    let begins = |event: &Event| {
+fn last_change(newest_first: Vec<StackEvent>) -> Vec<StackEvent> {
+    let begins = |event: &StackEvent| {
         event.is_stack()
             && matches!(
                 event.status.as_str(),
@@ -486,13 +483,13 @@ mod tests {
         }
     }
 
-    fn event(resource: &str, status: &str) -> Event {
+    fn event(resource: &str, status: &str) -> StackEvent {
         let kind = if resource == "stack" { "AWS::CloudFormation::Stack" } else { "AWS::X::Y" };
-        Event {
+        StackEvent {
             resource: resource.to_owned(),
             kind: kind.to_owned(),
             status: status.to_owned(),
-            ..Event::default()
+            ..StackEvent::default()
         }
     }
 
@@ -508,7 +505,7 @@ mod tests {
             event("Role", "UPDATE_COMPLETE"),
             event("stack", "UPDATE_ROLLBACK_COMPLETE"),
         ];
-        let newest_first = |events: &[Event]| events.iter().rev().cloned().collect();
+        let newest_first = |events: &[StackEvent]| events.iter().rev().cloned().collect();
         assert_eq!(last_change(newest_first(&oldest_first)), oldest_first[3..]);
         assert_eq!(last_change(newest_first(&oldest_first[..3])), oldest_first[..3]);
         assert_eq!(

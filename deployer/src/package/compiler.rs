@@ -17,10 +17,10 @@ use tokio::{
 
 use super::{elf::LAMBDA_GLIBC, source};
 use crate::{
-    cli::{BuildArgs, BuilderChoice},
     failure::Failure,
     leash::Leash,
     printer::{HEARTBEAT, Step},
+    settings::{BuildArgs, BuilderChoice},
     values::Arch,
 };
 
@@ -80,7 +80,7 @@ impl Compiler {
     /// Finds the sources, looks at the tools and chooses among them.
     pub async fn find(args: &BuildArgs) -> anyhow::Result<Self> {
         let source = source::find(args.source.as_deref())?;
-        let arch = args.arch.unwrap_or_default();
+        let arch = args.arch;
         let toolchain = Toolchain::look(arch, &source).await?;
         let builder = choose(args.builder, arch, &toolchain)?;
         Ok(Self { source, profile: args.cargo_profile.clone(), arch, builder })

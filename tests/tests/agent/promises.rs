@@ -227,7 +227,7 @@ fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
         _ => Then::Handle,
     });
     agents.lapse();
-    let unclear = "is there and does not say whether it belongs to a cluster";
+    let unclear = "does not answer whether it belongs to a cluster";
     let up = agents.up(&servers[1], &[]);
     up.failed(3, unclear);
     assert!(up.stderr.contains("cluster forget demo"), "{up}");
@@ -745,7 +745,7 @@ fn community_edition_works_from_up_to_leave() {
     let agents = Agents::new(&agents.api, "other", &other);
     agents
         .up(&other[0], &["--services", "data,query"])
-        .failed(2, "Community Edition does not have the services");
+        .failed(2, "Community Edition does not support the services");
     assert_eq!(agents.record(), Value::Null);
 }
 

@@ -265,7 +265,7 @@ fn an_overtaken_deployment_reads_the_stack_again() {
             );
             deploy.join().unwrap().ended_with(0)
         });
-        assert!(ended.stderr.contains("somebody else changed the stack meanwhile"), "{ended}");
+        assert!(ended.stderr.contains("somebody else changed the stack"), "{ended}");
         assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]), "{ended}");
     }
 }

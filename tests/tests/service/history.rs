@@ -120,7 +120,7 @@ async fn on_three_servers(nodes: usize, requests: usize) {
     assert_none(&violations("three servers", &service, &table, plan, &[&calls]).await);
 }
 
-async fn ministack_follows_the_rules(nodes: usize, number: usize) {
+async fn on_ministack(nodes: usize, number: usize) {
     let mut proxy = None;
     let aws = MiniStack::start_with(|url| proxy.insert(Proxy::before(url)).url.clone());
     let (calls, requests) = (proxy.unwrap(), Proxy::before(&aws.url));
