@@ -167,7 +167,7 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--secret-file", &spaces], "must have 16 to 512 bytes, and has 11", "openssl rand"),
         (&["--ca-cert", "nowhere"], "cannot read `nowhere`", "authority's certificate"),
         (&["--ca-cert", &pem], "contains no certificate", "PEM"),
-        (&["--config", "nowhere"], "cannot read `nowhere`", "YAML"),
+        (&["--config", "nowhere"], "cannot read `nowhere`", "`cluster_id: NAME`"),
         (
             &["--api", "http://192.0.2.10:8080"],
             "is not on this host, and `http://` is not encrypted",
