@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 use crate::{
     aws::Access,
     local::LogFormat,
-    settings::{BuildArgs, Doomed, FunctionArgs, Place, RecordsArgs, TargetArgs, WaitArgs},
+    settings::{BuildArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, TargetArgs, WaitArgs},
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 
@@ -420,7 +420,7 @@ pub struct DestroyArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub doomed: Doomed,
+    pub removal: RemovalArgs,
 }
 
 #[cfg(test)]
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_call_is_the_stacks_to_say() {
+    fn access_options_are_accepted_only_where_they_apply() {
         for (args, good) in [
             (&["deploy", "--auth", "iam"][..], true),
             (&["plan", "--auth", "none"], true),

@@ -196,7 +196,7 @@ fn ids_and_rows_may_be_odd() {
         let mut clusters = list["clusters"].as_array().unwrap().iter();
         clusters.find(|cluster| cluster["cluster_id"] == id).unwrap()
     };
-    let error = "the item's attribute `state` is missing, or not of its type";
+    let error = "the item's attribute `state` is missing or has the wrong type";
     assert_eq!(of("unreadable"), &json!({"cluster_id": "unreadable", "error": error}));
     assert_eq!(of("lapsed")["lapsed"], json!(true), "{list}");
     assert_eq!(of("full")["nodes"], json!(["10.0.0.1", "10.0.0.2"]));
