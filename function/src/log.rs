@@ -66,7 +66,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a response without an outcome of its own.
+    /// The outcome of a response without an [`Outcome`] among its extensions.
     fn from_status(status: StatusCode) -> Self {
         match status.as_u16() {
             503 => Self::Unavailable,
