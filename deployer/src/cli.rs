@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_call_is_the_stacks_to_say() {
+    fn access_options_are_accepted_only_where_they_apply() {
         for (args, good) in [
             (&["deploy", "--auth", "iam"][..], true),
             (&["plan", "--auth", "none"], true),

@@ -66,7 +66,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a response without an [`Outcome`] among its extensions.
+    /// The outcome of a response that has none.
     fn from_status(status: StatusCode) -> Self {
         match status.as_u16() {
             503 => Self::Unavailable,

@@ -651,7 +651,7 @@ In the log:   2e7d2c03
 CLUSTER       STATE    GENERATION  INITIAL NODE  MEMBERS  CLAIMED AT            LEASE UNTIL
 mycluster     claimed  1           a             0        -                     -
 {long}  ready    3           a             2        2023-11-14T22:13:20Z  -
-bad\\u{{1b}}[2J  unreadable: the item's attribute `state` is missing, or not of its type
+bad\\u{{1b}}[2J  unreadable: the item's attribute `state` is missing or has the wrong type
 c\\n\\u{{9b}}1m   claimed  1           a             0        2023-11-14T22:13:20Z  2023-11-14T22:14:20Z (lapsed)
 "
             )
