@@ -529,7 +529,7 @@ mod tests {
                 ("b".to_owned(), member(None)),
             ]),
             cluster_uuid: Some("u".to_owned()),
-            secret: Some(SecretHash::of(&id, b"open sesame")),
+            secret: Some(SecretHash::new(&id, b"open sesame")),
             ..original()
         }
     }
