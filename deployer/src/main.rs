@@ -12,6 +12,7 @@ mod local;
 mod package;
 mod permissions;
 mod printer;
+mod report;
 mod settings;
 mod signals;
 mod smoke;

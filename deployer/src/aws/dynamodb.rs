@@ -18,6 +18,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
+use serde::Serialize;
 
 use super::{OURS, explain, is_transient};
 use crate::failure::{Exit, Failure};
@@ -41,7 +42,7 @@ pub struct Table {
 }
 
 /// What `status` shows of a table.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Glance {
     /// As `DynamoDB` names it, in lower case.
     pub status: String,
@@ -52,6 +53,7 @@ pub struct Glance {
     /// Whether it refuses to be deleted.
     pub deletion_protection: bool,
     /// Whether it can be restored to any point in time; none where that may not be seen.
+    #[serde(rename = "point_in_time_recovery")]
     pub recovery: Option<bool>,
 }
 

@@ -16,6 +16,7 @@ use aws_sdk_lambda::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::{UPLOAD_TIMEOUT, explain, is_transient};
 use crate::{
@@ -31,7 +32,7 @@ const POLL: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A deployed function.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Function {
     /// Its name.
     pub name: String,

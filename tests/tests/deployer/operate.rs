@@ -219,7 +219,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         "CREATE_COMPLETE since 20",
         " ago)",
         "termination protection on",
-        "not looked for; `--drift` does",
+        "not checked; `--drift` checks",
         "version 1",
         "point-in-time recovery on",
         "for everyone who knows it",
