@@ -2,8 +2,6 @@
 
 use std::{
     cell::RefCell,
-    fmt,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -15,32 +13,29 @@ use cbbootstrap_protocol::{
     wire::{ClaimRequest, Cluster, LeaveRequest, Problem, ReadyRequest, State, StatusRequest},
 };
 use serde::Serialize;
-use ureq::{Agent, http::Uri};
+use thiserror::Error;
+use ureq::Agent;
 
 use crate::{
     aws,
     failure::Failure,
-    http::{self, Deadline, Trust},
+    http::{self, Deadline, NoAnswer, Trust},
     record::Record,
 };
 
-/// The most of an answer that is read. A record with all its members has some 120 KB.
-const MOST_BYTES: u64 = 1024 * 1024;
+const CHECK_ENDPOINT: &str = "is that the endpoint that `cbbootstrap status` prints? `cbbootstrap cluster show` prints what it knows of the cluster";
 
-const WHICH: &str = "is that the endpoint that `cbbootstrap status` prints? `cbbootstrap cluster show` prints what it knows of the cluster";
-
-/// How requests are signed, where the API takes no others.
+/// Signs requests, for an API that accepts no others. Credentials are fetched when they are first needed.
 #[derive(Debug)]
 struct Signing {
     region: String,
     signer: RefCell<Option<Signer>>,
 }
 
-/// One cluster's record at the API.
+/// The API, for one cluster.
 pub struct Api {
-    /// Its URL, without a slash at the end.
+    /// Without a slash at the end.
     pub url: String,
-    /// The cluster's name.
     pub cluster_id: ClusterId,
     client: Agent,
     token: Option<String>,
@@ -48,96 +43,70 @@ pub struct Api {
     deadline: Deadline,
 }
 
-/// Why there is no record.
-#[derive(Debug)]
-pub enum Unanswered {
-    /// It may work when asked again.
-    Later(String),
-    /// It says no, and will say so again.
+/// Why a call to the API failed.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// The same call may succeed later.
+    #[error("{0}")]
+    Temporary(String),
+    #[error("{}", .0.detail)]
     Refused(Problem),
-    /// The request could not be made, or the answer is none of this API's.
+    /// The request could not be made, or something else than the API answers.
+    #[error("{0:#}")]
     Failed(anyhow::Error),
 }
 
-impl fmt::Display for Unanswered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Later(why) => f.write_str(why),
-            Self::Refused(problem) => f.write_str(&problem.detail),
-            Self::Failed(error) => write!(f, "{error:#}"),
-        }
+impl ApiError {
+    fn unexpected_answer(why: String) -> Self {
+        Self::Failed(Failure::new(why).hint(CHECK_ENDPOINT).into())
     }
 }
 
-/// A record, and when the lease in it ends by this node's clock.
+/// A claim: its generation, and when its lease ends by this node's clock.
+pub type Claim = (u64, Option<Instant>);
+
+/// A validated answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     record: Record,
-    lease_ends: Option<Instant>,
-    /// The answer itself, which has been validated.
+    lease_end: Option<Instant>,
     pub cluster: Cluster,
 }
 
 impl Answer {
-    /// The lease starts before the request was sent: time that the answer spent on the network has already passed.
+    /// The lease counts from before the request was sent: the time on the network has already passed.
     fn new(record: Record, cluster: Cluster, sent: Instant) -> Self {
-        // A lease of centuries does not end.
-        let lease_ends = record.lease_left.and_then(|left| sent.checked_add(left));
-        Self { record, lease_ends, cluster }
+        // A lease of centuries never ends.
+        let lease_end = record.lease_left.and_then(|left| sent.checked_add(left));
+        Self { record, lease_end, cluster }
     }
 
     /// The record as of now.
-    pub fn now(&self) -> Record {
-        let left = self.lease_ends.map(|end| end.saturating_duration_since(Instant::now()));
+    pub fn record(&self) -> Record {
+        let left = self.lease_end.map(|end| end.saturating_duration_since(Instant::now()));
         Record { lease_left: left.or(self.record.lease_left), ..self.record.clone() }
     }
 
-    /// Whether nothing of it but the members can change any more.
+    /// Whether nothing but the members can change any more.
     pub fn is_final(&self) -> bool {
         self.record.state == State::Ready
     }
 
-    /// With a lease that ends no later than this node knows it to: within a generation, leases are not renewed.
-    pub fn bounded(mut self, generation: u64, lease_ends: Option<Instant>) -> Self {
-        if self.record.generation == generation && self.lease_ends.is_some() {
-            self.lease_ends = self.lease_ends.min(lease_ends.or(self.lease_ends));
+    /// Keeps the end of the lease at the earliest that is known: leases are not renewed within a generation.
+    pub fn bounded_by(mut self, (generation, lease_end): Claim) -> Self {
+        if self.record.generation == generation && self.lease_end.is_some() {
+            self.lease_end = self.lease_end.into_iter().chain(lease_end).min();
         }
         self
     }
 
-    /// The generation, and when the lease ends.
-    pub fn lease(&self) -> (u64, Option<Instant>) {
-        (self.record.generation, self.lease_ends)
-    }
-}
-
-/// What a node reports.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The generation from the API's answer.
-    pub generation: u64,
-    /// The cluster that it is a member of.
-    pub cluster_uuid: Uuid,
-    /// Its server's UUID.
-    pub node_uuid: Option<Uuid>,
-    /// The authority that has signed its server's certificate.
-    pub authority: Option<Fingerprint>,
-    /// Its proof that it knows the cluster's secret.
-    pub attestation: Option<Attestation>,
-}
-
-/// Hides the token.
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api")
-            .field("url", &self.url)
-            .field("cluster_id", &self.cluster_id)
-            .finish_non_exhaustive()
+    pub fn claim(&self) -> Claim {
+        (self.record.generation, self.lease_end)
     }
 }
 
 impl Api {
-    /// The cluster's record at this URL, which may take signed requests only.
+    /// The API at this URL. With `signed`, requests carry a signature instead of the token.
     pub fn new(
         url: String,
         cluster_id: ClusterId,
@@ -147,10 +116,9 @@ impl Api {
         deadline: Deadline,
     ) -> anyhow::Result<Self> {
         let signing = if signed {
-            let host = url.parse::<Uri>().ok();
-            let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
-            // The name knows better than an `AWS_REGION` that is set for other things.
-            let region = aws::region_of(host).map(str::to_owned).or(region).ok_or_else(|| {
+            // The host name takes precedence over an `AWS_REGION` that is set for other purposes.
+            let region = aws::region_in(&http::host(&url)).map(str::to_owned).or(region);
+            let region = region.ok_or_else(|| {
                 Failure::usage(format!("the region of the API at {url} is not known"))
                     .hint("give it: `--region`, or `AWS_REGION`")
             })?;
@@ -158,85 +126,82 @@ impl Api {
         } else {
             None
         };
-        // No proxy is asked for what does not leave this host.
-        let host = url.parse::<Uri>().ok();
-        let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        let is_loopback = address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let is_on_this_host = is_loopback || host == "localhost";
-        Ok(Self {
-            url,
-            cluster_id,
-            client: http::client(&Trust::System, !is_on_this_host),
-            token: token.filter(|_| signing.is_none()),
-            signing,
-            deadline,
-        })
+        let client = http::client(&Trust::System, !http::is_loopback(&url), http::ANSWER_LIMIT);
+        let token = token.filter(|_| !signed);
+        Ok(Self { url, cluster_id, client, token, signing, deadline })
     }
 
-    /// Claims the cluster for the node, or learns who has it.
+    /// Claims the cluster for the node. The answer names the node that has the claim.
     pub fn claim(
         &self,
         node: &Node,
         node_uuid: Option<&Uuid>,
         lease: Option<u64>,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<Answer, ApiError> {
         let request = ClaimRequest {
             cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.as_str().to_owned(),
-            node_uuid: node_uuid.map(|uuid| uuid.as_str().to_owned()),
+            node_ip_addr_or_hostname: node.to_string(),
+            node_uuid: node_uuid.map(Uuid::to_string),
             lease_seconds: lease,
         };
         let sent = Instant::now();
         let mut answer = self.post("/cluster", &request, Some(node), sent)?;
-        // No claim of this node is longer than it asked for, whatever the API says.
+        // This node's claim never lasts longer than it asked for, whatever the API answers.
         if answer.record.is_initial
             && let (Some(_), Some(lease)) = (answer.record.lease_left, lease)
         {
-            let asked_for = sent + Duration::from_secs(lease);
-            answer.lease_ends = Some(answer.lease_ends.map_or(asked_for, |end| end.min(asked_for)));
+            let requested_end = sent + Duration::from_secs(lease);
+            answer.lease_end = answer.lease_end.into_iter().chain([requested_end]).min();
         }
         Ok(answer)
     }
 
-    /// The record as it stands; `None` if nobody has claimed the cluster.
-    pub fn status(&self, node: Option<&Node>) -> Result<Option<Answer>, Unanswered> {
+    /// The cluster's record; `None` if nobody has claimed the cluster.
+    pub fn status(&self, node: Option<&Node>) -> Result<Option<Answer>, ApiError> {
         let request = StatusRequest {
             cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.map(|node| node.as_str().to_owned()),
+            node_ip_addr_or_hostname: node.map(Node::to_string),
         };
         match self.post("/cluster/get_status", &request, node, Instant::now()) {
             Ok(answer) => Ok(Some(answer)),
-            Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
+            Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Reports the node ready.
-    pub fn ready(&self, node: &Node, report: &Report) -> Result<Answer, Unanswered> {
+    /// Reports the node as a member of a cluster, with its attestation if it has one.
+    pub fn report_ready(
+        &self,
+        node: &Node,
+        node_uuid: Option<&Uuid>,
+        cluster_uuid: &Uuid,
+        generation: u64,
+        attested: Option<(Option<Fingerprint>, Attestation)>,
+    ) -> Result<Answer, ApiError> {
+        let (authority, attestation) = attested.unzip();
         let request = ReadyRequest {
             cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.as_str().to_owned(),
-            generation: Some(report.generation),
-            cluster_uuid: Some(report.cluster_uuid.as_str().to_owned()),
-            node_uuid: report.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
-            authority_sha256: report.authority.map(|authority| authority.to_string()),
-            attestation: report.attestation.map(|attestation| attestation.to_string()),
+            node_ip_addr_or_hostname: node.to_string(),
+            generation: Some(generation),
+            cluster_uuid: Some(cluster_uuid.to_string()),
+            node_uuid: node_uuid.map(Uuid::to_string),
+            authority_sha256: authority.flatten().map(|authority| authority.to_string()),
+            attestation: attestation.map(|attestation| attestation.to_string()),
         };
         self.post("/cluster/ready", &request, Some(node), Instant::now())
     }
 
-    /// Reports the node gone, or gives its claim up.
+    /// Reports that the node has left, or gives its claim up.
     pub fn leave(
         &self,
         node: &Node,
         node_uuid: Option<&Uuid>,
         generation: Option<u64>,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<Answer, ApiError> {
         let request = LeaveRequest {
             cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.as_str().to_owned(),
-            node_uuid: node_uuid.map(|uuid| uuid.as_str().to_owned()),
+            node_ip_addr_or_hostname: node.to_string(),
+            node_uuid: node_uuid.map(Uuid::to_string),
             generation,
         };
         self.post("/cluster/leave", &request, Some(node), Instant::now())
@@ -248,78 +213,70 @@ impl Api {
         request: &impl Serialize,
         node: Option<&Node>,
         sent: Instant,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<Answer, ApiError> {
         let url = format!("{}{route}", self.url);
-        let body = serde_json::to_string(request).map_err(|e| Unanswered::Failed(e.into()))?;
-        let mut call = self
-            .client
-            .post(&url)
-            .config()
-            .timeout_global(Some(self.deadline.limit(http::ANSWER)))
-            .build()
-            .header("Content-Type", "application/json");
+        let (status, text) = self.send(&url, request)?;
+        if (200..300).contains(&status) {
+            let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
+                ApiError::unexpected_answer(format!(
+                    "{url} does not answer as the bootstrap service does: {error}"
+                ))
+            })?;
+            let record = Record::new(cluster.clone(), &self.cluster_id, node);
+            let record =
+                record.map_err(|why| ApiError::unexpected_answer(format!("{url} {why}")))?;
+            return Ok(Answer::new(record, cluster, sent));
+        }
+        let is_temporary = matches!(status, 429 | 500..);
+        Err(match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) if is_temporary => ApiError::Temporary(problem.detail),
+            Ok(problem) => ApiError::Refused(problem),
+            // API Gateway answers, not the function.
+            Err(_) if is_temporary => {
+                ApiError::Temporary(format!("{} answers with status {status}", self.url))
+            }
+            Err(_) => ApiError::Failed(self.explain_foreign_answer(status).into()),
+        })
+    }
+
+    fn send(&self, url: &str, request: &impl Serialize) -> Result<(u16, String), ApiError> {
+        let body =
+            serde_json::to_string(request).map_err(|error| ApiError::Failed(error.into()))?;
+        let limit = self.deadline.cut(http::ANSWER_LIMIT);
+        let mut call = self.client.post(url).config().timeout_global(Some(limit)).build();
+        call = call.header("Content-Type", "application/json");
         if let Some(token) = &self.token {
             call = call.header("Authorization", format!("Bearer {token}"));
         }
         if let Some(signing) = &self.signing {
-            let headers = signing.headers(&url, &body).map_err(Unanswered::Failed)?;
-            for (name, value) in headers {
+            for (name, value) in signing.headers(url, &body).map_err(ApiError::Failed)? {
                 call = call.header(name, value);
             }
         }
-        let mut answer = call.send(&body).map_err(|error| {
-            let why = format!("{} does not answer: {}", self.url, http::reason(&error));
-            if http::is_certificate(&error) {
+        match http::read(&self.url, call.send(&body), http::MAX_BYTES) {
+            Ok((status, text)) => Ok((status.as_u16(), text)),
+            Err(NoAnswer::UntrustedCertificate(why)) => {
                 let failure = Failure::new(why).hint(
-                    "the API's certificate has to be one that the system trusts; `SSL_CERT_FILE` names another authority's",
+                    "the system must trust the API's certificate; `SSL_CERT_FILE` can name another authority",
                 );
-                Unanswered::Failed(failure.into())
-            } else {
-                Unanswered::Later(why)
+                Err(ApiError::Failed(failure.into()))
             }
-        })?;
-        let status = answer.status();
-        let body = answer.body_mut().with_config().limit(MOST_BYTES);
-        let text = body.read_to_string().map_err(|error| {
-            Unanswered::Later(format!("{}: {}", self.url, http::reason(&error)))
-        })?;
-        if status.is_success() {
-            let strange = |why: String| Unanswered::Failed(Failure::new(why).hint(WHICH).into());
-            let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
-                strange(format!("{url} does not answer as the bootstrap service does: {error}"))
-            })?;
-            let record = Record::new(cluster.clone(), &self.cluster_id, node);
-            let record = record.map_err(|why| strange(format!("{url} {why}")))?;
-            return Ok(Answer::new(record, cluster, sent));
-        }
-        match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) if !matches!(status.as_u16(), 429 | 500..) => {
-                Err(Unanswered::Refused(problem))
-            }
-            Ok(problem) => Err(Unanswered::Later(problem.detail)),
-            // API Gateway's own words.
-            Err(_) if matches!(status.as_u16(), 429 | 500..) => {
-                Err(Unanswered::Later(format!("{} answers with status {status}", self.url)))
-            }
-            Err(_) => Err(Unanswered::Failed(self.foreign(status.as_u16()).into())),
+            Err(error) => Err(ApiError::Temporary(error.to_string())),
         }
     }
 
-    /// An answer that is not the function's.
-    fn foreign(&self, status: u16) -> Failure {
+    fn explain_foreign_answer(&self, status: u16) -> Failure {
         let failure = Failure::new(format!(
             "{} answers with status {status}, and not as the bootstrap service does",
             self.url
         ));
-        match (status, &self.signing) {
-            (401 | 403, None) => {
-                failure.hint("it may take signed requests only: `--auth iam` signs them")
+        failure.hint(match (status, &self.signing) {
+            (401 | 403, None) => "the API may require signed requests: `--auth iam` signs them",
+            (401 | 403, Some(_)) => {
+                "the role needs `execute-api:Invoke` on the API; `--region` has to be the API's"
             }
-            (401 | 403, Some(_)) => failure.hint(
-                "the role needs `execute-api:Invoke` on the API; `--region` has to be the API's",
-            ),
-            _ => failure.hint(WHICH),
-        }
+            _ => CHECK_ENDPOINT,
+        })
     }
 }
 
@@ -327,8 +284,8 @@ impl Signing {
     fn headers(&self, url: &str, body: &str) -> anyhow::Result<Vec<(String, String)>> {
         let mut signer = self.signer.borrow_mut();
         if signer.as_ref().is_none_or(|signer| aws::expires_soon(&signer.credentials)) {
-            *signer =
-                Some(Signer { credentials: aws::credentials()?, region: self.region.clone() });
+            let credentials = aws::find_credentials()?;
+            *signer = Some(Signer { credentials, region: self.region.clone() });
         }
         let signer = signer.as_ref().context("there is a signer")?;
         Ok(signer.headers("POST", url, body)?)

@@ -1,6 +1,6 @@
-//! What to do next on the way into the cluster, from what was seen. No I/O, no clock.
+//! Decides the next step on the way into the cluster. No I/O, no clock.
 //!
-//! Every round begins with a look at the server, so a run that is killed is simply started again, and agents of different nodes
+//! Each round begins with the server's state, so an agent that is killed is simply started again, and agents of different nodes
 //! need not know of each other. A node that belongs to another cluster is never touched.
 
 use std::{
@@ -15,530 +15,467 @@ use cbbootstrap_protocol::{
 
 use crate::{
     record::Record,
-    server::{Health, Membership, NodeInfo, View},
+    server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, View},
 };
 
-/// The most time that the call which initialises the cluster may take.
-pub const INITIALISE_LIMIT: Duration = Duration::from_secs(15);
-
-/// What must be left of the lease right before that call: the call ends before the lease does.
+/// The part of the lease that must be left right before the call that initialises the cluster: the call ends before the lease.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(INITIALISE_LIMIT.as_secs() + 1);
 
-/// A server that is being added has other credentials for a moment. After this time they are somebody else's.
-pub const STRANGER_AFTER: Duration = Duration::from_secs(30);
+/// A server that is being added has other credentials for a moment. After this time it belongs to another cluster.
+pub const OTHER_CREDENTIALS_LIMIT: Duration = Duration::from_secs(30);
 
-/// A node that cannot be reached for this long is taken for dead.
+/// A node that is unreachable for this long counts as dead.
 pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 
-/// A server that has just started may say for 10 to 18 s that it is a member of a cluster which has removed it. After this time
-/// it is believed without the word of another member.
-pub const BELIEVED_AFTER: Duration = Duration::from_mins(1);
+/// For 10 to 18 s after its start, a server may report membership in a cluster that has removed it. After this time no other
+/// member needs to confirm it.
+pub const TRUSTED_AFTER: Duration = Duration::from_mins(1);
 
-/// The node's own server.
+/// The state of the node's own server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Own {
+pub enum OwnServer {
     /// It does not answer, for this reason.
-    Away(String),
+    Unreachable(String),
     /// It belongs to a cluster with other credentials.
-    Stranger,
-    /// It belongs to no cluster. The UUID is that of the server.
+    OtherCredentials,
+    /// It belongs to no cluster. The UUID is the server's.
     Blank(Option<Uuid>),
     /// It belongs to this cluster.
     Member(View),
 }
 
-/// What the node is to be.
+/// The state that the node is to reach.
 #[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Its name.
+pub struct Goal {
     pub node: Node,
-    /// Whether it can begin a cluster: it has the data service.
+    /// Whether the node has the data service and so can begin a cluster.
     pub can_begin: bool,
-    /// Whether it has a way to tell members from impostors, or was told to trust anyone.
+    /// Whether members can be told from impostors, or `--insecure` is set.
     pub trusts_members: bool,
-    /// The buckets that the cluster is to have.
     pub buckets: Vec<String>,
-    /// The node's server group.
     pub group: Option<String>,
-    /// Whether it is to have an alternate address.
-    pub address: bool,
-    /// Whether its membership is to be attested.
+    pub has_alternate_address: bool,
+    /// Whether the membership is to be attested.
     pub attests: bool,
-    /// Whether a cluster that exists may become the one that the API names.
+    /// Whether an existing cluster may be registered at the API.
     pub adopt: bool,
-    /// How long the list of nodes has to stay the same before a rebalance begins.
+    /// How long the list of nodes must stay the same before a rebalance.
     pub settle: Duration,
-    /// How long the agent waits for a node that lost its claim but has initialised its server.
+    /// How long to wait for a node that lost its claim but has initialised its server.
     pub lease: Duration,
 }
 
-/// What this run has seen and done so far. Nothing of it is needed to go on after a kill.
+/// What this run has observed and done. A run that starts without it reaches the same goal.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// For how long the server has taken other credentials.
-    pub stranger_for: Duration,
-    /// For how long the list of nodes has been the same.
+    /// How long the server has had other credentials.
+    pub other_credentials_for: Duration,
+    /// How long the list of nodes has been the same.
     pub same_for: Duration,
-    /// For how long each node has been unreachable for its cluster, by its name for rebalances.
+    /// How long the cluster has not reached a node, by the node's name for rebalances.
     pub unreachable_for: BTreeMap<String, Duration>,
-    /// For how long no rebalance is to begin, after ones that failed.
+    /// How long to wait until the next rebalance after a failed one.
     pub rest: Duration,
-    /// Whether this run has initialised the server.
     pub has_initialised: bool,
-    /// What the servers of nodes that lost their claims are, as looked at in this generation.
-    pub looks: BTreeMap<Node, Look>,
-    /// A node that lost its claim and has initialised its server, and for how long this is known.
+    /// The servers of nodes that lost their claims, as inspected in this generation.
+    pub inspections: BTreeMap<Node, Inspection>,
+    /// A node that lost its claim and has initialised its server, and how long this is known.
     pub occupied_by: Option<(Node, Duration)>,
-    /// Whether another member has confirmed that this node is one.
+    /// Whether another member has confirmed this node's membership.
     pub is_confirmed: bool,
-    /// What was asked for and is done, or refused for good.
+    /// Extras that are done, or refused for good.
     pub settled: BTreeSet<Extra>,
-    /// Whether the API has the node's report.
     pub is_reported: bool,
-    /// Whether the report was attested.
     pub is_attested: bool,
 }
 
-/// What the server of a node that lost its claim looks like to somebody without credentials.
+/// The server of a node that lost its claim, as seen without credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum Inspection {
     /// It belongs to no cluster.
     Blank,
     /// It belongs to a cluster.
     Provisioned,
-    /// It does not answer.
     Unreachable,
 }
 
-/// What a member may have beside its membership.
+/// An option of a member that comes after its membership.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extra {
-    /// A server group.
     Group,
-    /// This bucket.
     Bucket(String),
-    /// An alternate address.
-    Address,
+    AlternateAddress,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Look again in a while. The reason is for people.
+pub enum Action {
+    /// Try again in a while, for this reason.
     Wait(String),
-    /// Ask the API for the record without claiming.
-    Ask,
-    /// Claim the cluster, or learn who has.
+    /// Get the record from the API without claiming.
+    GetRecord,
     Claim,
-    /// Look at the servers of these nodes, which lost their claims.
-    LookAt(Vec<Node>),
+    /// Inspect the servers of these nodes, which lost their claims.
+    Inspect(Vec<Node>),
     /// Give the claim up: this node may have initialised the cluster.
-    GiveUp(Node),
-    /// Initialise the cluster.
+    GiveUpClaim(Node),
     Initialise,
-    /// Join through one of these members, the first that will do.
+    /// Join through the first of these members that can add the node.
     Join(Vec<Node>),
     /// Ask these members whether this node is one of them.
     Confirm(Vec<String>),
-    /// Take a dead node out that was added and never rebalanced in, by its name for rebalances.
+    /// Remove a dead node that was added and never rebalanced in, by its name for rebalances.
     Eject(String),
-    /// Start a rebalance.
     Rebalance {
         /// All nodes, by their names for rebalances.
         known: Vec<String>,
         /// The names of failed-over nodes that the rebalance removes.
         removed: Vec<String>,
     },
-    /// Tell the API that the node is a member of the cluster of this UUID.
+    /// Report to the API that the node is a member of this cluster.
     Report(Uuid),
-    /// Do something beside the membership.
     Settle(Extra),
-    /// The node is a member, and everything is settled.
+    /// The goal is reached.
     Done,
-    /// A person has to decide.
     Refuse(Refusal),
 }
 
-/// Why the node stays as it is.
+/// Why the node stays as it is until a person decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Its server belongs to a cluster with other credentials.
-    Stranger,
-    /// Its server belongs to a cluster, and the API knows of none.
-    Unknown {
-        /// The cluster of the server.
-        uuid: Uuid,
-    },
+    OtherCredentials,
+    /// Its server belongs to this cluster, and the API knows of none.
+    Unregistered(Uuid),
     /// Its server belongs to another cluster than the API's.
     OtherCluster {
-        /// The cluster of the server.
         own: Uuid,
-        /// The cluster of the API, if it is known, or else its first node.
+        /// The API's cluster, or its first node.
         recorded: String,
     },
-    /// The cluster has failed it over.
     FailedOver,
     /// The cluster's only member is a server of this name, and this server is blank.
     Lost {
-        /// The UUID of the member's server, if it is known.
+        /// The UUID of the member's server.
         recorded: Option<Uuid>,
         /// The UUID of this server.
         own: Option<Uuid>,
     },
     /// This node lost its claim and did not report, but has initialised its server.
     Occupied(Node),
-    /// Nothing tells members from impostors.
+    /// Members cannot be told from impostors.
     NoTrust,
 }
 
-/// What to do next.
-pub fn next(wanted: &Wanted, own: &Own, asked: &Asked, memory: &Memory) -> Next {
-    match own {
-        Own::Away(why) => Next::Wait(why.clone()),
-        Own::Stranger if memory.stranger_for < STRANGER_AFTER => Next::Wait(
-            "the server has other credentials; it may be on its way into the cluster".to_owned(),
-        ),
-        Own::Stranger => Next::Refuse(Refusal::Stranger),
-        Own::Blank(uuid) => blank(wanted, uuid.as_ref(), asked, memory),
-        Own::Member(view) => member(wanted, view, asked, memory),
-    }
-}
-
-/// What is known of the API's record.
+/// The API's record, as far as it is known.
 #[derive(Clone, Debug)]
 pub enum Asked {
-    /// It was not asked for yet, or has to be asked for again.
     NotYet,
-    /// There is none.
-    Nothing,
-    /// This is it.
+    NoRecord,
     Record(Record),
 }
 
-/// A server that belongs to no cluster.
-fn blank(wanted: &Wanted, own: Option<&Uuid>, asked: &Asked, memory: &Memory) -> Next {
-    // A node that lost its claim has a cluster: it must be able to claim again. A server that has taken its initialisation without
-    // effect will not take another one in this run: it must not keep the claim from others.
-    let may_claim = wanted.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
+fn wait(reason: impl Into<String>) -> Action {
+    Action::Wait(reason.into())
+}
+
+/// Decides the next step.
+pub fn next_action(goal: &Goal, own: &OwnServer, asked: &Asked, memory: &Memory) -> Action {
+    match own {
+        OwnServer::Unreachable(why) => wait(why),
+        OwnServer::OtherCredentials if memory.other_credentials_for < OTHER_CREDENTIALS_LIMIT => {
+            wait("the server has other credentials; it may be on its way into the cluster")
+        }
+        OwnServer::OtherCredentials => Action::Refuse(Refusal::OtherCredentials),
+        OwnServer::Blank(uuid) => blank(goal, uuid.as_ref(), asked, memory),
+        OwnServer::Member(view) => member(goal, view, asked, memory),
+    }
+}
+
+/// For a server that belongs to no cluster.
+fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory) -> Action {
+    // A node that lost its claim has a cluster: it must be able to claim again. A server that was initialised without effect is
+    // not initialised again in this run: it must not keep the claim from others.
+    let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
     let record = match asked {
         Asked::Record(record) => record,
-        Asked::NotYet if may_claim => return Next::Claim,
-        Asked::NotYet => return Next::Ask,
-        Asked::Nothing if wanted.can_begin => return Next::Claim,
-        Asked::Nothing => {
-            return Next::Wait(
-                "no node with the data service has claimed the cluster yet".to_owned(),
-            );
+        Asked::NotYet if may_claim => return Action::Claim,
+        Asked::NotYet => return Action::GetRecord,
+        Asked::NoRecord if goal.can_begin => return Action::Claim,
+        Asked::NoRecord => {
+            return wait("no node with the data service has claimed the cluster yet");
         }
     };
-    match record.state {
-        State::Ready => ready(wanted, own, record),
-        State::Claimed if record.is_initial => first(wanted, record, memory),
-        State::Claimed => {
-            if let Some(occupied) = &memory.occupied_by {
-                return occupied_by(wanted, occupied);
-            }
+    match (record.state, &memory.occupied_by) {
+        (State::Ready, _) => join(goal, own, record),
+        (State::Claimed, Some((node, known_for))) if *known_for < goal.lease => wait(format!(
+            "`{node}` has initialised its server and not reported it; this node does not begin a second cluster"
+        )),
+        (State::Claimed, Some((node, _))) => Action::Refuse(Refusal::Occupied(node.clone())),
+        (State::Claimed, None) if record.is_initial => begin(goal, record, memory),
+        (State::Claimed, None) => {
             let first = &record.initial_node;
-            Next::Wait(match record.lease_left {
-                Some(left) => {
-                    format!(
-                        "`{first}` is to initialise the cluster; its claim expires in {} s",
-                        left.as_secs()
-                    )
-                }
-                None => {
-                    format!("`{first}` is to initialise the cluster; its claim never expires")
-                }
+            wait(match record.lease_left {
+                Some(left) => format!(
+                    "`{first}` is to initialise the cluster; its claim expires in {} s",
+                    left.as_secs()
+                ),
+                None => format!("`{first}` is to initialise the cluster; its claim never expires"),
             })
         }
     }
 }
 
-/// A blank server whose node has the claim.
-fn first(wanted: &Wanted, record: &Record, memory: &Memory) -> Next {
-    if let Some(occupied) = &memory.occupied_by {
-        return occupied_by(wanted, occupied);
-    }
-    if !wanted.can_begin {
-        return Next::Wait(
-            "this node's claim has to expire: it lacks the data service to begin a cluster"
-                .to_owned(),
+/// For a blank server whose node has the claim.
+fn begin(goal: &Goal, record: &Record, memory: &Memory) -> Action {
+    if !goal.can_begin {
+        return wait(
+            "this node's claim has to expire: it lacks the data service to begin a cluster",
         );
     }
     if memory.has_initialised {
-        return Next::Wait(
-            "the server has taken its initialisation and still belongs to no cluster".to_owned(),
-        );
+        return wait("the server has accepted its initialisation and still belongs to no cluster");
     }
     if record.lease_left.is_some_and(|left| left < LEASE_MARGIN) {
-        return Next::Wait("this node's claim is about to expire; it claims again then".to_owned());
+        return wait("this node's claim is about to expire; it claims again then");
     }
-    let unseen = record.previous.iter().filter(|node| !memory.looks.contains_key(node));
-    let unseen: Vec<_> = unseen.cloned().collect();
+    let inspection = |node: &Node| memory.inspections.get(node).copied();
+    let (seen, unseen): (Vec<_>, Vec<_>) =
+        record.previous.iter().cloned().partition(|node| inspection(node).is_some());
     if !unseen.is_empty() {
-        return Next::LookAt(unseen);
+        return Action::Inspect(unseen);
     }
-    let is_provisioned = |node: &&Node| memory.looks.get(node) == Some(&Look::Provisioned);
-    match record.previous.iter().find(is_provisioned) {
-        Some(node) => Next::GiveUp(node.clone()),
-        None => Next::Initialise,
-    }
-}
-
-fn occupied_by(wanted: &Wanted, (node, known_for): &(Node, Duration)) -> Next {
-    if *known_for < wanted.lease {
-        Next::Wait(format!(
-            "`{node}` has initialised its server and not reported it; this node does not begin a second cluster"
-        ))
-    } else {
-        Next::Refuse(Refusal::Occupied(node.clone()))
+    let mut seen = seen.into_iter();
+    match seen.find(|node| inspection(node) == Some(Inspection::Provisioned)) {
+        Some(node) => Action::GiveUpClaim(node),
+        None => Action::Initialise,
     }
 }
 
-/// A blank server, and a cluster to join.
-fn ready(wanted: &Wanted, own: Option<&Uuid>, record: &Record) -> Next {
-    let others = record.nodes().into_iter().filter(|node| **node != wanted.node);
+/// For a blank server, and a cluster that is ready.
+fn join(goal: &Goal, own: Option<&Uuid>, record: &Record) -> Action {
+    let others = record.nodes().into_iter().filter(|node| **node != goal.node);
     let others: Vec<_> = others.cloned().collect();
     if others.is_empty() {
-        let recorded = record.member(&wanted.node).and_then(|member| member.node_uuid.clone());
-        return Next::Refuse(Refusal::Lost { recorded, own: own.cloned() });
+        let recorded = record.member(&goal.node).and_then(|member| member.node_uuid.clone());
+        return Action::Refuse(Refusal::Lost { recorded, own: own.cloned() });
     }
-    if !wanted.trusts_members {
-        return Next::Refuse(Refusal::NoTrust);
+    if !goal.trusts_members {
+        return Action::Refuse(Refusal::NoTrust);
     }
-    Next::Join(others)
+    Action::Join(others)
 }
 
-/// A server that belongs to a cluster: is it the right one, and is all done?
-fn member(wanted: &Wanted, view: &View, asked: &Asked, memory: &Memory) -> Next {
+/// For a server that belongs to a cluster.
+fn member(goal: &Goal, view: &View, asked: &Asked, memory: &Memory) -> Action {
     let record = match asked {
-        Asked::NotYet => return Next::Ask,
-        Asked::Nothing if wanted.adopt => return Next::Claim,
-        Asked::Nothing => {
-            return Next::Refuse(Refusal::Unknown { uuid: view.uuid.clone() });
-        }
+        Asked::NotYet => return Action::GetRecord,
+        Asked::NoRecord if goal.adopt => return Action::Claim,
+        Asked::NoRecord => return Action::Refuse(Refusal::Unregistered(view.uuid.clone())),
         Asked::Record(record) => record,
     };
     let first = &record.initial_node;
     let has_expired = record.lease_left.is_some_and(|left| left.is_zero());
     let is_in = |node: &Node| view.node(&node.host().to_string()).is_some();
-    let has_first = is_in(first);
-    // This node's cluster is that of a node that had the claim, or the record, before.
-    let is_of_previous = record.previous.iter().any(|node| *node == wanted.node || is_in(node));
+    // The record, or the claim, was taken over from a node of this cluster.
+    let is_of_previous = record.previous.iter().any(|node| *node == goal.node || is_in(node));
+    let refuse =
+        |recorded| Action::Refuse(Refusal::OtherCluster { own: view.uuid.clone(), recorded });
     match &record.cluster_uuid {
         Some(uuid) if *uuid == view.uuid => {}
-        // Nobody has said. It is the right one with the first node in it.
-        None if record.is_initial || has_first => {}
-        None if is_of_previous && has_expired => return Next::Claim,
+        // Without a recorded UUID, the cluster that contains the first node is the right one.
+        None if record.is_initial || is_in(first) => {}
+        None if is_of_previous && has_expired => return Action::Claim,
         None if is_of_previous => {
-            return Next::Wait(format!(
-                "`{first}` has taken the claim of this node's cluster over; it gives it back when it sees that cluster"
+            return wait(format!(
+                "`{first}` has taken over the claim of this node's cluster; it gives the claim back when it sees that cluster"
             ));
         }
-        recorded => {
-            let recorded = match recorded {
-                Some(uuid) => format!("the one with the UUID {uuid}"),
-                None => format!("that of `{first}`"),
-            };
-            return Next::Refuse(Refusal::OtherCluster { own: view.uuid.clone(), recorded });
-        }
+        Some(uuid) => return refuse(format!("the one with the UUID {uuid}")),
+        None => return refuse(format!("that of `{first}`")),
     }
-    if record.state == State::Claimed {
-        return match (record.is_initial, has_expired) {
-            // Others wait for nothing else. The generation says whether it comes too late.
-            (true, _) => Next::Report(view.uuid.clone()),
-            (false, true) => Next::Claim,
-            (false, false) => Next::Wait(format!("`{first}` is to report the cluster ready")),
-        };
+    match record.state {
+        // Nothing comes before it, because others wait for it. The API refuses it by its generation if it is too late.
+        State::Claimed if record.is_initial => Action::Report(view.uuid.clone()),
+        State::Claimed if has_expired => Action::Claim,
+        State::Claimed => wait(format!("`{first}` is to report the cluster ready")),
+        State::Ready => complete(goal, view, record, memory),
     }
-    settled(wanted, view, record, memory)
 }
 
-/// A member of the right cluster: what is missing?
-fn settled(wanted: &Wanted, view: &View, record: &Record, memory: &Memory) -> Next {
+/// For a member of the right cluster.
+fn complete(goal: &Goal, view: &View, record: &Record, memory: &Memory) -> Action {
     let Some(this) = view.this() else {
-        return Next::Wait("the server does not know itself yet".to_owned());
+        return wait("the server does not list itself yet");
     };
-    if this.membership == Membership::Failed {
-        return Next::Refuse(Refusal::FailedOver);
+    if this.membership == Membership::FailedOver {
+        return Action::Refuse(Refusal::FailedOver);
     }
-    if view.nodes.len() > 1 && this.uptime < BELIEVED_AFTER && !memory.is_confirmed {
-        let others = view
-            .nodes
-            .iter()
-            .filter(|node| !node.is_asked && node.membership == Membership::Active);
-        return Next::Confirm(others.map(|node| node.name.clone()).collect());
+    if view.nodes.len() > 1 && this.uptime < TRUSTED_AFTER && !memory.is_confirmed {
+        let is_other = |node: &&NodeInfo| !node.is_asked && node.membership == Membership::Active;
+        let others = view.nodes.iter().filter(is_other);
+        return Action::Confirm(others.map(|node| node.name.clone()).collect());
     }
     if view.is_rebalancing {
-        return Next::Wait("a rebalance runs".to_owned());
+        return wait("a rebalance runs");
     }
     match this.health {
-        Health::WarmingUp => return Next::Wait("the server loads its data (`warmup`)".to_owned()),
-        Health::Unhealthy => {
-            return Next::Wait("the server says that it is not healthy".to_owned());
-        }
+        Health::Warmup => return wait("the server loads its data (`warmup`)"),
+        Health::Unhealthy => return wait("the server reports that it is not healthy"),
         Health::Healthy => {}
     }
     if this.membership == Membership::Active && !memory.is_reported {
-        return Next::Report(view.uuid.clone());
+        return Action::Report(view.uuid.clone());
     }
-    if let Some(next) = balance(wanted, view, memory) {
-        return next;
+    if let Some(action) = balance(goal, this, view, memory) {
+        return action;
     }
-    if wanted.attests && !memory.is_attested {
-        return Next::Report(view.uuid.clone());
+    if goal.attests && !memory.is_attested {
+        return Action::Report(view.uuid.clone());
     }
-    let extra =
-        wanted.extras(view, record).into_iter().find(|extra| !memory.settled.contains(extra));
-    extra.map_or(Next::Done, Next::Settle)
+    let mut extras = goal.missing_extras(this, view, record).into_iter();
+    extras.find(|extra| !memory.settled.contains(extra)).map_or(Action::Done, Action::Settle)
 }
 
-impl Wanted {
-    /// What is missing beside the membership.
-    fn extras(&self, view: &View, record: &Record) -> Vec<Extra> {
+impl Goal {
+    fn missing_extras(&self, this: &NodeInfo, view: &View, record: &Record) -> Vec<Extra> {
         let mut extras = Vec::new();
-        let group = view.this().and_then(|this| this.group.as_ref());
-        if self.group.is_some() && self.group.as_ref() != group {
+        if self.group.is_some() && self.group != this.group {
             extras.push(Extra::Group);
         }
         if record.is_initial {
             let missing = self.buckets.iter().filter(|bucket| !view.buckets.contains(bucket));
             extras.extend(missing.cloned().map(Extra::Bucket));
         }
-        if self.address {
-            extras.push(Extra::Address);
+        if self.has_alternate_address {
+            extras.push(Extra::AlternateAddress);
         }
         extras
     }
 }
 
-/// What the cluster needs until it is balanced with this node in it; `None` if it needs nothing, or nothing that an agent may do.
+/// The next step until the cluster is balanced with this node in it; `None` if it is, or if a person has to decide.
 ///
-/// Any node that waits may start the rebalance: one serves all that were added by then.
-fn balance(wanted: &Wanted, view: &View, memory: &Memory) -> Option<Next> {
-    let this = view.this()?;
+/// Any waiting node may start the rebalance, which serves all nodes that were added by then.
+fn balance(goal: &Goal, this: &NodeInfo, view: &View, memory: &Memory) -> Option<Action> {
     let is_in = this.membership == Membership::Active;
     let added = view.nodes.iter().filter(|node| node.membership == Membership::Added).count();
-    let has_failed = view.nodes.iter().any(|node| node.membership == Membership::Failed);
-    // Without added nodes a rebalance would only remove those that were failed over: that is for a person to decide.
-    if is_in && added == 0 && (view.is_balanced || has_failed) {
+    let failed_over = view.nodes.iter().filter(|node| node.membership == Membership::FailedOver);
+    let removed: Vec<_> = failed_over.map(|node| node.name.clone()).collect();
+    // Without added nodes a rebalance would only remove failed-over ones, which is for a person to decide.
+    if is_in && added == 0 && (view.is_balanced || !removed.is_empty()) {
         return None;
     }
-    if let Some(next) = obstacle(view, memory) {
-        return Some(next);
+    if let Some(action) = obstacle(view, memory) {
+        return Some(action);
     }
-    // Nodes that were added look after themselves. A node that is in helps only if they do not.
-    let settle = if is_in { wanted.settle * 4 } else { wanted.settle };
+    // Added nodes start their rebalance themselves. An active node helps only if they do not.
+    let settle = if is_in { goal.settle * 4 } else { goal.settle };
     if memory.same_for < settle {
-        let who = match added {
+        let waiting = match added {
             0 => "the cluster waits".to_owned(),
             1 => "1 node waits".to_owned(),
             _ => format!("{added} nodes wait"),
         };
-        return Some(Next::Wait(format!("{who} for a rebalance; other nodes may be on their way")));
+        return Some(wait(format!("{waiting} for a rebalance; other nodes may be on their way")));
     }
     if !memory.rest.is_zero() {
-        return Some(Next::Wait(resting(memory.rest)));
+        return Some(rest(memory.rest));
     }
-    let removed = view.nodes.iter().filter(|node| node.membership == Membership::Failed);
-    Some(Next::Rebalance {
-        known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
-        removed: removed.map(|node| node.name.clone()).collect(),
-    })
+    let known = view.nodes.iter().map(|node| node.otp.clone()).collect();
+    Some(Action::Rebalance { known, removed })
 }
 
-/// What keeps a rebalance from beginning, or from doing only what it is for.
+/// What keeps a rebalance from starting, or would make it remove a node that works.
 ///
-/// The server prepares every node but those that were failed over, and fails after 30 s where one does not answer. It removes
-/// nodes that were failed over and not marked for recovery, also those that are well again.
-pub fn obstacle(view: &View, memory: &Memory) -> Option<Next> {
-    let is_dead = |node: &NodeInfo| {
-        let unreachable = memory.unreachable_for.get(&node.otp);
-        unreachable.is_some_and(|time| *time >= DEAD_AFTER)
-    };
-    for node in view.nodes.iter().filter(|node| !node.is_asked) {
+/// The server prepares every node except failed-over ones, and fails after 30 s if one does not answer. It removes failed-over
+/// nodes that are not marked for recovery, even if they are healthy again.
+pub fn obstacle(view: &View, memory: &Memory) -> Option<Action> {
+    view.nodes.iter().filter(|node| !node.is_asked).find_map(|node| {
         let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
+        let unreachable_for = memory.unreachable_for.get(&node.otp);
+        let is_dead = unreachable_for.is_some_and(|time| *time >= DEAD_AFTER);
         let why = match node.membership {
-            Membership::Failed if is_well => format!(
+            Membership::FailedOver if is_well => format!(
                 "`{name}` has been failed over and is back: recover it or remove it in Couchbase Server; a rebalance now would remove it"
             ),
-            Membership::Failed if is_dead(node) => continue,
-            Membership::Failed => format!("`{name}` has been failed over; it may come back"),
-            Membership::Added | Membership::Active if is_well => continue,
+            Membership::FailedOver if is_dead => return None,
+            Membership::FailedOver => format!("`{name}` has been failed over; it may come back"),
+            Membership::Added | Membership::Active if is_well => return None,
             Membership::Added if node.is_recovering => {
                 format!("`{name}` is marked for recovery and cannot be reached")
             }
-            Membership::Added if is_dead(node) => return Some(Next::Eject(node.otp.clone())),
+            Membership::Added if is_dead => return Some(Action::Eject(node.otp.clone())),
             Membership::Added => format!("`{name}` was added and cannot be reached yet"),
             Membership::Active => format!(
                 "`{name}` cannot be reached: no rebalance can succeed until it is back or has been failed over"
             ),
         };
-        return Some(Next::Wait(why));
-    }
-    None
+        Some(Action::Wait(why))
+    })
 }
 
-/// Why no rebalance begins for this long.
-pub fn resting(rest: Duration) -> String {
-    format!("the last rebalance did not succeed; the next begins in {} s", rest.as_secs() + 1)
+/// Waits for the next rebalance after a failed one.
+pub fn rest(time: Duration) -> Action {
+    let seconds = time.as_secs() + 1;
+    wait(format!("the last rebalance failed; the next begins in {seconds} s"))
 }
 
-/// What a member says to a node that wants to join through it.
+/// Whether a node can join through a member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Through {
-    /// It can add the node.
+pub enum Admission {
+    /// The member can add the node.
     Add,
-    /// Not now: look again in a while.
+    /// Not now: try again in a while.
     Later(String),
     /// Another server, with this UUID, is a healthy member under the node's name.
     NameTaken(Uuid),
-    /// It belongs to another cluster: try the next member.
-    Other(String),
-    /// It is not a healthy, active member itself: try the next one.
-    Unfit,
+    /// The member belongs to another cluster: try the next one.
+    OtherCluster(String),
+    /// The member is not healthy and active itself: try the next one.
+    UnfitMember,
 }
 
-/// Whether the node, whose server has this UUID, can join through a member that sees the cluster like this. The API knows the
-/// cluster's UUID, or does not.
-pub fn through(
+/// Decides whether the node, with this server UUID, can join through a member with this view of the cluster. The API may know the
+/// cluster's UUID.
+pub fn admission(
     node: &Node,
     own: Option<&Uuid>,
     view: &View,
     cluster_uuid: Option<&Uuid>,
-) -> Through {
+) -> Admission {
     if cluster_uuid.is_some_and(|uuid| *uuid != view.uuid) {
-        return Through::Other(format!(
-            "it belongs to another cluster, the one with the UUID {}",
-            view.uuid
+        let uuid = &view.uuid;
+        return Admission::OtherCluster(format!(
+            "it belongs to another cluster, the one with the UUID {uuid}"
         ));
     }
     let is_in =
         |this: &NodeInfo| this.membership == Membership::Active && this.health != Health::Unhealthy;
     if !view.this().is_some_and(is_in) {
-        return Through::Unfit;
+        return Admission::UnfitMember;
     }
     let Some(listed) = view.node(&node.host().to_string()) else {
         return if view.is_rebalancing {
-            Through::Later("a rebalance runs; no node can be added until it ends".to_owned())
+            Admission::Later("a rebalance runs; no node can be added until it ends".to_owned())
         } else {
-            Through::Add
+            Admission::Add
         };
     };
     let is_other =
         listed.health != Health::Unhealthy && own.is_some() && listed.uuid.as_ref() != own;
-    match (listed.membership, listed.uuid.clone()) {
-        (_, Some(uuid)) if is_other => Through::NameTaken(uuid),
-        (Membership::Added, _) => {
-            Through::Later("it has been added; its server is still on its way".to_owned())
-        }
-        (Membership::Active, _) => Through::Later(format!(
+    Admission::Later(match (listed.membership, listed.uuid.clone()) {
+        (_, Some(uuid)) if is_other => return Admission::NameTaken(uuid),
+        (Membership::Added, _) => "it has been added; its server is still joining".to_owned(),
+        (Membership::Active, _) => format!(
             "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
-        )),
-        (Membership::Failed, _) => Through::Later(format!(
-            "the cluster has failed `{node}` over: once it has been removed, it can join again"
-        )),
-    }
+        ),
+        (Membership::FailedOver, _) => {
+            format!(
+                "the cluster has failed `{node}` over: once it has been removed, it can join again"
+            )
+        }
+    })
 }
 
 #[cfg(test)]

@@ -1,100 +1,94 @@
-//! HTTP to Couchbase Servers and to the API: time-outs, certificates, and what went wrong in words.
+//! The HTTP client for Couchbase Servers, the API and AWS's metadata services: time limits, trust, and bounded answers.
 
 use std::{
-    fs,
+    fs, io,
+    net::IpAddr,
     path::Path,
     time::{Duration, Instant},
 };
 
+use thiserror::Error;
 use ureq::{
-    Agent, Error, Timeout,
+    Agent, Body, Timeout,
     config::Config,
+    http::{Response, StatusCode, Uri},
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
 use crate::failure::Failure;
 
-/// How long a connection may take. A host that is gone does not answer at all.
-const CONNECT: Duration = Duration::from_secs(5);
+/// Time limit for a connection: a host that is gone does not answer at all.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take, where nothing else is said.
-pub const ANSWER: Duration = Duration::from_secs(15);
+/// The usual time limit for an answer.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
-/// The most of an answer that is read. A cluster of a hundred nodes describes itself in some 200 KB.
-pub const MOST_BYTES: u64 = 16 * 1024 * 1024;
-
-/// The same for a host that nothing vouches for yet: it may be anyone's. A list of authorities has some 5 KB for each.
-pub const MOST_BYTES_UNPROVEN: u64 = 1024 * 1024;
+/// The usual size limit for an answer. A record with 256 members has some 120 KB.
+pub const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The time at which a command ends, whatever it is doing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// Ends after this time from now.
     pub fn after(time: Duration) -> Self {
         Self(Instant::now().checked_add(time))
     }
 
-    /// This deadline, or an earlier one after this time from now.
+    /// The earlier of this deadline and one after this time from now.
     pub fn or_after(self, time: Duration) -> Self {
-        let sooner = Self::after(time);
-        Self(match (self.0, sooner.0) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        })
+        let ends = [self.0, Self::after(time).0];
+        Self(ends.into_iter().flatten().min())
     }
 
-    /// How much time is left.
-    pub fn left(self) -> Duration {
+    pub fn time_left(self) -> Duration {
         self.0.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()))
     }
 
-    /// How long a call may take that may take this long.
-    pub fn limit(self, limit: Duration) -> Duration {
-        // No time at all would mean no limit.
-        limit.min(self.left()).max(Duration::from_millis(50))
+    /// The limit of a call, cut to the time that is left.
+    pub fn cut(self, limit: Duration) -> Duration {
+        // To ureq, zero means no limit.
+        limit.min(self.time_left()).max(Duration::from_millis(50))
     }
 }
 
-/// Whose certificates are taken.
+/// The certificates that are accepted.
 #[derive(Clone, Debug)]
 pub enum Trust {
     /// Those that the system trusts.
     System,
-    /// Those of these authorities.
+    /// Those that these authorities have signed.
     Authorities(RootCerts),
-    /// Anyone's.
     Anyone,
 }
 
 impl Trust {
-    /// The authority that `--ca-cert` names.
-    pub fn of_file(file: &Path) -> Result<Self, Failure> {
+    /// Trusts the authorities in the file that `--ca-cert` names.
+    pub fn from_file(file: &Path) -> Result<Self, Failure> {
         let shown = file.display();
+        let format_hint = "give the authority's certificate in the PEM format";
         let pem = fs::read(file).map_err(|error| {
             Failure::usage(format!("cannot read `{shown}`: {error}"))
                 .hint("`--ca-cert` is the file of the authority's certificate")
         })?;
-        let certificates = certificates(&pem).map_err(|error| {
-            Failure::usage(format!("`{shown}` is not a PEM file: {error}"))
-                .hint("give the authority's certificate in the PEM format")
+        let certificates = parse_certificates(&pem).map_err(|error| {
+            Failure::usage(format!("`{shown}` is not a PEM file: {error}")).hint(format_hint)
         })?;
         if certificates.is_empty() {
-            return Err(Failure::usage(format!("`{shown}` contains no certificate"))
-                .hint("give the authority's certificate in the PEM format"));
+            return Err(
+                Failure::usage(format!("`{shown}` contains no certificate")).hint(format_hint)
+            );
         }
         Ok(Self::Authorities(RootCerts::new_with_certs(&certificates)))
     }
 
-    /// One authority.
-    pub fn of_authority(certificate: Certificate<'static>) -> Self {
+    pub fn from_authority(certificate: Certificate<'static>) -> Self {
         Self::Authorities(RootCerts::new_with_certs(&[certificate]))
     }
 }
 
-/// The certificates in a PEM text.
-pub fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, Error> {
+/// The certificates in a PEM text. Keys in it are skipped.
+pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq::Error> {
     let items = parse_pem(pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
         Ok(_) => None,
@@ -103,60 +97,119 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, Error> {
     items.collect()
 }
 
-/// A client that hands every status on, follows no redirection, and takes no longer than it should.
-pub fn client(trust: &Trust, proxied: bool) -> Agent {
+/// A client that returns answers of every status, follows no redirect, and gives up after the limit.
+pub fn client(trust: &Trust, use_proxy: bool, limit: Duration) -> Agent {
     let tls = TlsConfig::builder();
     let tls = match trust {
         Trust::System => tls.root_certs(RootCerts::PlatformVerifier),
         Trust::Authorities(roots) => tls.root_certs(roots.clone()),
         Trust::Anyone => tls.disable_verification(true),
     };
-    let mut config = Config::builder()
+    let config = Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .timeout_connect(Some(CONNECT))
-        .timeout_global(Some(ANSWER))
+        .timeout_connect(Some(CONNECT_LIMIT.min(limit)))
+        .timeout_global(Some(limit))
         .tls_config(tls.build())
         .user_agent(concat!("cbbootstrap-agent/", env!("CARGO_PKG_VERSION")));
-    if !proxied {
-        config = config.proxy(None);
-    }
+    let config = if use_proxy { config } else { config.proxy(None) };
     config.build().new_agent()
 }
 
-/// Why there was no answer, in a few words.
-pub fn reason(error: &Error) -> String {
-    match error {
-        Error::Timeout(Timeout::Resolve | Timeout::Connect) => "no connection in time".to_owned(),
-        Error::Timeout(_) => "no answer in time".to_owned(),
-        Error::HostNotFound => "its name cannot be resolved".to_owned(),
-        Error::Io(error) => match error.kind() {
-            std::io::ErrorKind::ConnectionRefused => "the connection is refused".to_owned(),
-            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
-                "the connection broke".to_owned()
+/// Why a request got no answer.
+#[derive(Debug, Error)]
+pub enum NoAnswer {
+    /// There was no connection, or it broke.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The server accepted the connection and did not answer in time.
+    #[error("{0}")]
+    Late(String),
+    #[error("{0}")]
+    UntrustedCertificate(String),
+}
+
+impl NoAnswer {
+    fn new(url: &str, error: &ureq::Error) -> Self {
+        let why = format!("{url} does not answer: {}", reason(error));
+        match error {
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => Self::Unreachable(why),
+            ureq::Error::Timeout(_) => Self::Late(why),
+            ureq::Error::Rustls(_) => Self::UntrustedCertificate(why),
+            // An I/O error carries the error of a TLS handshake.
+            ureq::Error::Io(error) if error.to_string().contains("certificate") => {
+                Self::UntrustedCertificate(why)
             }
-            // It is there, and says something else.
-            _ if error.to_string().contains("InvalidContentType") => {
-                "it does not speak TLS".to_owned()
-            }
-            _ => error.to_string(),
-        },
-        error => error.to_string(),
+            _ => Self::Unreachable(why),
+        }
     }
 }
 
-/// Whether there was a connection, and no answer in time.
-pub fn is_late(error: &Error) -> bool {
-    matches!(error, Error::Timeout(time) if !matches!(time, Timeout::Resolve | Timeout::Connect))
+/// Reads the answer of a server at this URL, up to this many bytes.
+pub fn read(
+    url: &str,
+    sent: Result<Response<Body>, ureq::Error>,
+    max_bytes: u64,
+) -> Result<(StatusCode, String), NoAnswer> {
+    let read = sent.and_then(|mut answer| {
+        let body = answer.body_mut().with_config().limit(max_bytes);
+        let text = body.read_to_string()?;
+        Ok((answer.status(), text))
+    });
+    read.map_err(|error| NoAnswer::new(url, &error))
 }
 
-/// Whether it is the certificate that was not taken.
-pub fn is_certificate(error: &Error) -> bool {
-    match error {
-        Error::Rustls(_) => true,
-        // A handshake's error is handed on in an I/O error.
-        Error::Io(error) => error.to_string().contains("certificate"),
-        _ => false,
+fn reason(error: &ureq::Error) -> String {
+    let reason = match error {
+        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => "no connection in time",
+        ureq::Error::Timeout(_) => "no answer in time",
+        ureq::Error::HostNotFound => "its name cannot be resolved",
+        ureq::Error::Io(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => "the connection is refused",
+            io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => "the connection broke",
+            _ if error.to_string().contains("InvalidContentType") => "it does not speak TLS",
+            _ => return error.to_string(),
+        },
+        error => return error.to_string(),
+    };
+    reason.to_owned()
+}
+
+/// The host in a URL; IPv6 in brackets.
+pub fn host(url: &str) -> String {
+    let uri = url.parse::<Uri>().ok();
+    uri.as_ref().and_then(Uri::host).unwrap_or_default().to_owned()
+}
+
+/// Whether a URL names this host as `localhost` or by a loopback address.
+pub fn is_loopback(url: &str) -> bool {
+    let host = host(url);
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether requests to a URL stay on this host: those to names below `localhost` do as well (RFC 6761).
+pub fn is_local(url: &str) -> bool {
+    is_loopback(url) || host(url).ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_addresses_and_localhost_are_local() {
+        for (url, expected) in [
+            ("http://127.0.0.1:8091", true),
+            ("http://127.5.0.9:8091", true),
+            ("http://localhost:8091", true),
+            ("http://a1.execute-api.localhost:4566", true),
+            ("http://[::1]:8091", true),
+            ("http://10.0.0.1:8091", false),
+            ("http://localhost.example.com:8091", false),
+        ] {
+            assert_eq!(is_local(url), expected, "{url}");
+        }
     }
 }

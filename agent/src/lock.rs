@@ -1,6 +1,6 @@
-//! One agent at a time works on a server.
+//! Keeps two agents from working on the same server at a time.
 
-/// Held while an agent works on a server; whatever ends the agent sets it free.
+/// The lock of a server, released when the agent ends in any way.
 #[derive(Debug)]
 pub struct Lock {
     #[cfg(target_os = "linux")]
@@ -8,18 +8,18 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of the server at this URL; none while another agent holds it.
+    /// Acquires the lock of the server at this URL; `None` while another agent holds it.
     ///
-    /// It is a socket in Linux's abstract namespace: nothing of it stays behind, and like the server's loopback address it
-    /// is the same for all processes of a host or of a pod, and for no others.
+    /// It is a socket in Linux's abstract namespace: nothing stays behind, and its scope is that of the server's loopback address,
+    /// the host or the pod.
     #[cfg(target_os = "linux")]
-    pub fn take(server: &str) -> std::io::Result<Option<Self>> {
+    pub fn acquire(server: &str) -> std::io::Result<Option<Self>> {
         use std::os::{
             linux::net::SocketAddrExt,
             unix::net::{SocketAddr, UnixListener},
         };
         let server = server.replace("localhost", "127.0.0.1");
-        // The name has room for 107 bytes.
+        // The longest name of a socket.
         let mut name = format!("cbbootstrap-agent {server}").into_bytes();
         name.truncate(107);
         let address = SocketAddr::from_abstract_name(name)?;
@@ -30,9 +30,9 @@ impl Lock {
         }
     }
 
-    /// Other systems have no such socket, and no Couchbase clusters that boot by themselves.
+    /// Other systems have no such socket, and Couchbase clusters rarely run there.
     #[cfg(not(target_os = "linux"))]
-    pub fn take(_server: &str) -> std::io::Result<Option<Self>> {
+    pub fn acquire(_server: &str) -> std::io::Result<Option<Self>> {
         Ok(Some(Self {}))
     }
 }

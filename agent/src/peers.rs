@@ -1,12 +1,13 @@
-//! Other members of the cluster: who is one, and a connection that may carry the administrator's password.
+//! Connections to other members of the cluster that may carry the administrator's password.
 //!
-//! The API names the members, and is not trusted to: no credentials leave before the member's certificate was verified against
-//! what the cluster's secret or `--ca-cert` vouches for.
+//! The API names the members, but is not trusted to: credentials are sent only after the member's certificate was verified against
+//! an authority that the cluster's secret or `--ca-cert` vouches for.
 
 use cbbootstrap_protocol::{
     names::{ClusterId, Node},
     trust::{Attestation, ClusterKeys, Fingerprint, Statement},
 };
+use ureq::tls::Certificate;
 
 use crate::{
     http::{self, Deadline, Trust},
@@ -17,38 +18,35 @@ use crate::{
 /// How members are told from impostors.
 #[derive(Debug)]
 pub struct Peers {
-    /// The cluster.
     pub cluster_id: ClusterId,
     /// The keys of the cluster's secret.
     pub keys: Option<ClusterKeys>,
     /// The authority that the operator named.
     pub authority: Option<Trust>,
-    /// Whether the operator said to trust anyone.
+    /// Whether the operator trusts any server.
     pub is_insecure: bool,
-    /// Who administers the cluster.
     pub administrator: Administrator,
-    /// When the command ends.
     pub deadline: Deadline,
 }
 
 /// What vouches for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// The cluster's secret: the member's certificate is signed by this authority. Community Edition has none.
+    /// The cluster's secret: this authority has signed the member's certificate. Community Edition has none.
     Attested(Option<Fingerprint>),
-    /// The operator's authority, which has to have signed the member's certificate.
+    /// The operator's authority, which must have signed the member's certificate.
     Authority,
-    /// Nothing: the operator said to trust anyone.
+    /// Nothing, with `--insecure`.
     Anyone,
 }
 
 impl Peers {
-    /// Whether there is a way to tell members from impostors, or none is wanted.
+    /// Whether members can be told from impostors, or need not be.
     pub fn are_distinguishable(&self) -> bool {
         self.keys.is_some() || self.authority.is_some() || self.is_insecure
     }
 
-    /// What vouches for a node that the API calls a member. The error continues a sentence that begins with the node.
+    /// What vouches for a node that the API calls a member. The error is a predicate of the node.
     pub fn proof(&self, node: &Node, record: &Record) -> Result<Proof, &'static str> {
         if let Some(keys) = &self.keys {
             let uuid =
@@ -74,44 +72,38 @@ impl Peers {
         record: &Record,
         is_enterprise: bool,
     ) -> Result<Server, Error> {
-        let proof = self.proof(node, record).map_err(|why| Error::Untrusted(why.to_owned()))?;
-        let administrator = Some(self.administrator.clone());
-        let trust = match proof {
-            Proof::Attested(Some(authority)) if is_enterprise => {
-                self.attested_authority(node, authority)?
+        let untrusted = |why: &str| Error::Untrusted(why.to_owned());
+        let proof = self.proof(node, record).map_err(untrusted)?;
+        let trust = match (proof, &self.authority) {
+            (Proof::Attested(Some(fingerprint)), _) if is_enterprise => {
+                Some(self.fetch_authority(node, fingerprint)?)
             }
-            Proof::Authority if is_enterprise => self.authority.clone().unwrap_or(Trust::System),
+            (Proof::Authority, Some(authority)) if is_enterprise => Some(authority.clone()),
             _ if !self.is_insecure => {
-                return Err(Error::Untrusted(
-                    "its edition has no TLS: the password would cross the network in the clear"
-                        .to_owned(),
+                return Err(untrusted(
+                    "its edition has no TLS: the password would cross the network unencrypted",
                 ));
             }
-            _ if is_enterprise => Trust::Anyone,
-            _ => {
-                return Ok(Server::of_node_without_tls(node, administrator, self.deadline));
-            }
+            _ => is_enterprise.then_some(Trust::Anyone),
         };
-        Ok(Server::of_node(node, &trust, administrator, self.deadline))
+        let administrator = Some(self.administrator.clone());
+        Ok(Server::on_node(node, trust.as_ref(), administrator, self.deadline))
     }
 
-    /// Fetches the attested authority from the member itself. Nothing is sent but the question, so anyone may answer it: the
-    /// fingerprint tells.
-    fn attested_authority(&self, node: &Node, fingerprint: Fingerprint) -> Result<Trust, Error> {
-        let anyone = Server::of_node(node, &Trust::Anyone, None, self.deadline);
-        let authorities = anyone.authorities()?;
-        let certificates =
-            authorities.iter().filter_map(|pem| http::certificates(pem.as_bytes()).ok()).flatten();
-        let mut attested = certificates
-            .filter(|certificate| Fingerprint::of_certificate(certificate.der()) == fingerprint);
-        let attested = attested.next().ok_or_else(|| {
+    /// Fetches the attested authority from the member itself. The connection needs no trust: no credentials are sent, and the
+    /// fingerprint proves the answer.
+    fn fetch_authority(&self, node: &Node, fingerprint: Fingerprint) -> Result<Trust, Error> {
+        let anyone = Server::on_node(node, Some(&Trust::Anyone), None, self.deadline);
+        let mut certificates = certificates(&anyone)?.into_iter();
+        let attested =
+            certificates.find(|one| Fingerprint::of_certificate(one.der()) == fingerprint);
+        attested.map(Trust::from_authority).ok_or_else(|| {
             Error::Untrusted(format!("{} does not have the authority that it attested", anyone.url))
-        })?;
-        Ok(Trust::of_authority(attested))
+        })
     }
 
-    /// This node's attestation that it is a member of the cluster that its server sees, and the authority that has signed its
-    /// server's certificate; `None` where the cluster has no secret.
+    /// Attests that this node is a member of the cluster that its server sees. Returns the authority that has signed the server's
+    /// certificate as well; `None` where the cluster has no secret.
     pub fn attest(
         &self,
         node: &Node,
@@ -128,24 +120,29 @@ impl Peers {
         } else {
             None
         };
-        let statement =
-            Statement { cluster_id: &self.cluster_id, node, cluster_uuid: &view.uuid, authority };
+        let (cluster_id, cluster_uuid) = (&self.cluster_id, &view.uuid);
+        let statement = Statement { cluster_id, node, cluster_uuid, authority };
         Ok(Some((authority, keys.attest(&statement))))
     }
 }
 
-/// The authority with which this node's certificate can be verified by other nodes: the one with which it can be from here.
+/// The authority by which other nodes can verify this node's certificate: the one by which this node can.
 fn own_authority(node: &Node, own: &Server, deadline: Deadline) -> Result<Fingerprint, Error> {
-    let mut last = Error::Strange(format!("{} names no certificate authority", own.url));
-    for pem in own.authorities()? {
-        for certificate in http::certificates(pem.as_bytes()).into_iter().flatten() {
-            let fingerprint = Fingerprint::of_certificate(certificate.der());
-            let trust = Trust::of_authority(certificate);
-            match Server::of_node(node, &trust, None, deadline).is_provisioned() {
-                Ok(_) => return Ok(fingerprint),
-                Err(error) => last = error,
-            }
+    let mut last = Error::Unexpected(format!("{} names no certificate authority", own.url));
+    for certificate in certificates(own)? {
+        let fingerprint = Fingerprint::of_certificate(certificate.der());
+        let trust = Trust::from_authority(certificate);
+        match Server::on_node(node, Some(&trust), None, deadline).is_provisioned() {
+            Ok(_) => return Ok(fingerprint),
+            Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// The authorities that a server trusts. Unreadable ones are skipped.
+fn certificates(server: &Server) -> Result<Vec<Certificate<'static>>, Error> {
+    let authorities = server.authorities()?;
+    let parsed = authorities.iter().map(|pem| http::parse_certificates(pem.as_bytes()));
+    Ok(parsed.flatten().flatten().collect())
 }

@@ -1,19 +1,18 @@
 //! What a command works from: the options, checked together, and the secrets.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use cbbootstrap_protocol::{
     names::{ClusterId, Node},
     trust::ClusterKeys,
 };
-use ureq::http::Uri;
 
 use crate::{
     api::Api,
     aws,
     cli::{ApiArgs, Auth, ClusterArgs, ServerArgs, WaitArgs},
     failure::Failure,
-    http::{Deadline, Trust},
+    http::{self, Deadline, Trust},
     identity,
     peers::Peers,
     secret::Secret,
@@ -90,7 +89,7 @@ pub fn api(
     };
     let url = args.api.ok_or_else(|| missing("api", "CBBOOTSTRAP_API"))?;
     let url = self::url("api", &url)?;
-    if !insecure && !url.starts_with("https://") && !is_local(&url) {
+    if !insecure && !url.starts_with("https://") && !http::is_local(&url) {
         return Err(Failure::usage(format!(
             "the API at {url} is not on this host, and `http://` is not encrypted"
         ))
@@ -134,7 +133,7 @@ pub fn here(
         .into());
     }
     let url = self::url("server", &args.server)?;
-    let is_local = is_local(&url);
+    let is_local = http::is_local(&url);
     if !is_local && !args.insecure && !url.starts_with("https://") {
         return Err(Failure::usage(format!("the password would go to {url} in the clear"))
             .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it all the same")
@@ -147,11 +146,11 @@ pub fn here(
         )
     })?;
     let administrator = Administrator { username: args.username, password };
-    let authority = args.ca_cert.as_deref().map(Trust::of_file).transpose()?;
+    let authority = args.ca_cert.as_deref().map(Trust::from_file).transpose()?;
     let (api, keys) = self::api(api_args, args.insecure, deadline)?;
     let node = match args.node {
         Some(node) => node,
-        None => identity::node()?,
+        None => identity::find_node()?,
     };
     // The operator has named this server, so the system's authorities will do.
     let trust = match &authority {
@@ -161,7 +160,7 @@ pub fn here(
     };
     let here = Here {
         node,
-        server: Server::at(url, &trust, Some(administrator.clone()), deadline),
+        server: Server::new(url, &trust, Some(administrator.clone()), deadline),
         is_local,
         peers: Peers {
             cluster_id: api.cluster_id.clone(),
@@ -184,17 +183,6 @@ fn url(option: &str, text: &str) -> Result<String, Failure> {
             _ => failure.hint("Couchbase Server listens on 8091, and on 18091 with TLS"),
         }
     })
-}
-
-/// Whether the URL names this host by a loopback address.
-fn is_local(url: &str) -> bool {
-    let uri: Option<Uri> = url.parse().ok();
-    let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    // Names below `localhost` never leave the host (RFC 6761).
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl From<WaitArgs> for Patience {
@@ -244,24 +232,4 @@ pub fn buckets_too_big(buckets: u64, quota: u64) -> Failure {
         "the buckets need {buckets} MB on each node, and the data service has {quota} MB"
     ))
     .hint("give it more (`--memory-quota`), or them less (`--bucket`)")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_host_has_loopback_addresses() {
-        for (url, expected) in [
-            ("http://127.0.0.1:8091", true),
-            ("http://127.5.0.9:8091", true),
-            ("http://localhost:8091", true),
-            ("http://a1.execute-api.localhost:4566", true),
-            ("http://[::1]:8091", true),
-            ("http://10.0.0.1:8091", false),
-            ("http://localhost.example.com:8091", false),
-        ] {
-            assert_eq!(is_local(url), expected, "{url}");
-        }
-    }
 }

@@ -1,9 +1,10 @@
-//! What the options hold: services, quotas, buckets, times. Checked before anything is done.
+//! The values of options and their rules: services, quotas, buckets, times, names.
 
 use std::{
     collections::BTreeSet,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     str::FromStr,
     time::Duration,
 };
@@ -14,13 +15,16 @@ use cbbootstrap_protocol::{
     wire::LEASE_SECONDS,
 };
 
-/// What a bucket must have at least, in MB.
-pub const MIN_BUCKET_MB: u64 = 100;
+/// The smallest bucket, in MB.
+const MIN_BUCKET_MB: u64 = 100;
 
-/// What the data service must have at least, in MB, as Couchbase Server 7.6 says.
-pub const MIN_DATA_MB: u64 = 256;
+/// The smallest quota of the data service that Couchbase Server 7.6 accepts, in MB.
+const MIN_DATA_MB: u64 = 256;
 
-/// What is left of the memory for everything else where the quota is left to the agent, in percent: as the original.
+/// The largest quota, in MB.
+const MAX_MB: u64 = (1 << 32) - 1;
+
+/// The part of the node's memory that [`Quota::Auto`] gives to all services, in percent, as the original did.
 const AUTO_PERCENT: u64 = 80;
 
 const MB: u64 = 1024 * 1024;
@@ -28,92 +32,46 @@ const MB: u64 = 1024 * 1024;
 /// A service of Couchbase Server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
-    /// Data.
     Data,
-    /// Index.
     Index,
-    /// Query.
     Query,
-    /// Search.
     Search,
-    /// Analytics.
     Analytics,
-    /// Eventing.
     Eventing,
-    /// Backup.
     Backup,
 }
 
-impl Service {
-    const ALL: [Self; 7] = [
-        Self::Data,
-        Self::Index,
-        Self::Query,
-        Self::Search,
-        Self::Analytics,
-        Self::Eventing,
-        Self::Backup,
-    ];
-
-    /// Its name in Couchbase Server's REST interface.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Data => "kv",
-            Self::Index => "index",
-            Self::Query => "n1ql",
-            Self::Search => "fts",
-            Self::Analytics => "cbas",
-            Self::Eventing => "eventing",
-            Self::Backup => "backup",
-        }
-    }
-
-    /// Its name for people.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Data => "data",
-            Self::Index => "index",
-            Self::Query => "query",
-            Self::Search => "search",
-            Self::Analytics => "analytics",
-            Self::Eventing => "eventing",
-            Self::Backup => "backup",
-        }
-    }
-
-    /// The quota that the server gives it, beside that of the data service, in MB.
-    fn default_mb(self) -> u64 {
-        match self {
-            Self::Index | Self::Search => 512,
-            Self::Analytics => 1024,
-            Self::Eventing => 256,
-            Self::Data | Self::Query | Self::Backup => 0,
-        }
-    }
-}
+/// Each service with its name, its name in the REST interface, and the quota in MB that the server gives it beside the data
+/// service's. In the order of the variants.
+const SERVICES: [(Service, &str, &str, u64); 7] = [
+    (Service::Data, "data", "kv", 0),
+    (Service::Index, "index", "index", 512),
+    (Service::Query, "query", "n1ql", 0),
+    (Service::Search, "search", "fts", 512),
+    (Service::Analytics, "analytics", "cbas", 1024),
+    (Service::Eventing, "eventing", "eventing", 256),
+    (Service::Backup, "backup", "backup", 0),
+];
 
 /// The services of a node: at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Services(BTreeSet<Service>);
 
 impl Services {
-    /// As Couchbase Server takes them.
+    fn rows(&self) -> impl Iterator<Item = &'static (Service, &'static str, &'static str, u64)> {
+        SERVICES.iter().filter(|(service, ..)| self.has(*service))
+    }
+
+    /// Their names in the REST interface.
     pub fn codes(&self) -> String {
-        let codes: Vec<_> = self.0.iter().map(|service| service.code()).collect();
-        codes.join(",")
+        self.rows().map(|(_, _, code, _)| *code).collect::<Vec<_>>().join(",")
     }
 
-    /// Whether Community Edition has this combination, on any node.
-    pub fn are_of_community(&self) -> bool {
-        const COMBINATIONS: [&[Service]; 3] = [
-            &[Service::Data],
-            &[Service::Data, Service::Index, Service::Query],
-            &[Service::Data, Service::Index, Service::Query, Service::Search],
-        ];
-        COMBINATIONS.iter().any(|combination| self.0.iter().eq(combination.iter()))
+    /// Whether Community Edition supports this combination on a node.
+    pub fn exist_in_community(&self) -> bool {
+        matches!(self.to_string().as_str(), "data" | "data,index,query" | "data,index,query,search")
     }
 
-    /// Whether it is among them.
     pub fn has(&self, service: Service) -> bool {
         self.0.contains(&service)
     }
@@ -125,13 +83,11 @@ impl FromStr for Services {
     fn from_str(text: &str) -> Result<Self, String> {
         let services = text.split(',').map(|part| {
             let part = part.trim();
-            Service::ALL
-                .into_iter()
-                .find(|service| part == service.name() || part == service.code())
-                .ok_or_else(|| {
-                    let names: Vec<_> = Service::ALL.into_iter().map(Service::name).collect();
-                    format!("`{part}` is no service; there are {}", names.join(", "))
-                })
+            let row = SERVICES.iter().find(|(_, name, code, _)| part == *name || part == *code);
+            row.map(|(service, ..)| *service).ok_or_else(|| {
+                let names = SERVICES.map(|(_, name, ..)| name).join(", ");
+                format!("`{part}` is not a service; the services are {names}")
+            })
         });
         services.collect::<Result<_, _>>().map(Self)
     }
@@ -139,32 +95,30 @@ impl FromStr for Services {
 
 impl fmt::Display for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.0.iter().map(|service| service.name()).collect();
-        f.write_str(&names.join(","))
+        f.write_str(&self.rows().map(|(_, name, ..)| *name).collect::<Vec<_>>().join(","))
     }
 }
 
-/// How much memory the data service of each node is to have.
+/// The memory of the data service on each node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quota {
-    /// Most of what there is.
+    /// [`AUTO_PERCENT`] of the node's memory, less the other services' quotas.
     Auto,
-    /// So many MB.
     Megabytes(u64),
-    /// So many percent of what there is.
+    /// Of the node's memory.
     Percent(u64),
 }
 
 impl Quota {
-    /// In MB, of a node with so many bytes of memory and these services.
+    /// In MB, on a node with this memory and these services.
     ///
-    /// Of the node's memory the server takes no more than all but 1024 MB, or 80 % where that is more.
+    /// The server allows all of the node's memory but 1024 MB, or 80 % of it where that is more.
     pub fn megabytes(self, memory_bytes: u64, services: &Services) -> Result<u64, String> {
         let total = memory_bytes / MB;
-        let most = (total.saturating_sub(1024)).max(total * 80 / 100);
-        let others: u64 = services.0.iter().map(|service| service.default_mb()).sum();
+        let allowed = (total.saturating_sub(1024)).max(total * 80 / 100);
+        let others: u64 = services.rows().map(|(.., quota)| quota).sum();
         let quota = match self {
-            Self::Auto => (total * AUTO_PERCENT / 100).min(most).saturating_sub(others),
+            Self::Auto => (total * AUTO_PERCENT / 100).min(allowed).saturating_sub(others),
             Self::Megabytes(quota) => quota,
             Self::Percent(percent) => total * percent / 100,
         };
@@ -173,14 +127,14 @@ impl Quota {
                 "the data service would have {quota} MB of the node's {total} MB, and it needs {MIN_DATA_MB} MB"
             ));
         }
-        if quota + others > most {
+        if quota + others > allowed {
             let beside = if others == 0 {
                 String::new()
             } else {
                 format!(" and the other services {others} MB")
             };
             return Err(format!(
-                "the data service would have {quota} MB{beside}, and the server allows {most} MB of the node's {total} MB"
+                "the data service would have {quota} MB{beside}, and the server allows {allowed} MB of the node's {total} MB"
             ));
         }
         Ok(quota)
@@ -191,85 +145,71 @@ impl FromStr for Quota {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const RULE: &str = "a quota is a number of MB (at least 256), a percentage (1% to 100%) of the node's memory, or `auto`";
-        let number = |digits: &str| {
-            let digits = digits.trim();
-            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| digits.parse::<u64>().ok()).flatten()
-        };
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
         let quota = match text.strip_suffix('%') {
-            Some(percent) => {
-                number(percent).filter(|percent| (1..=100).contains(percent)).map(Self::Percent)
-            }
-            None => number(text)
-                .filter(|quota| (MIN_DATA_MB..=u64::from(u32::MAX)).contains(quota))
-                .map(Self::Megabytes),
+            _ if text == "auto" => Some(Self::Auto),
+            Some(percent) => parse_number(percent.trim(), 1..=100).map(Self::Percent),
+            None => parse_number(text.trim(), MIN_DATA_MB..=MAX_MB).map(Self::Megabytes),
         };
-        quota.ok_or_else(|| RULE.to_owned())
+        quota.ok_or_else(|| {
+            "a quota is a number of MB (at least 256), a percentage (1% to 100%) of the node's memory, or `auto`".to_owned()
+        })
     }
 }
 
-/// A bucket that is to be there.
+/// A number in digits only, within these limits.
+fn parse_number(text: &str, limits: RangeInclusive<u64>) -> Option<u64> {
+    let has_only_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| has_only_digits && limits.contains(number))
+}
+
+/// A bucket to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// Its name.
     pub name: String,
     /// Its memory on each node, in MB.
     pub quota: u64,
-    /// How many copies of its data there are beside the first; none leaves it to the server (1).
-    pub replicas: Option<u8>,
+    /// The number of copies beside the first; `None` leaves it to the server (1).
+    pub replicas: Option<u64>,
 }
 
 impl FromStr for Bucket {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(':');
-        let (Some(name), Some(quota), replicas, None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err("a bucket is NAME:MB or NAME:MB:REPLICAS".to_owned());
+        let parts: Vec<_> = text.split(':').collect();
+        let (name, quota, replicas) = match parts[..] {
+            [name, quota] => (name, quota, None),
+            [name, quota, replicas] => (name, quota, Some(replicas)),
+            _ => return Err("a bucket is NAME:MB or NAME:MB:REPLICAS".to_owned()),
         };
-        let valid = |c: char| c.is_ascii_alphanumeric() || "._%-".contains(c);
-        if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(valid)
-        {
+        let is_valid = |c: char| c.is_ascii_alphanumeric() || "._%-".contains(c);
+        let has_valid_length = (1..=100).contains(&name.len());
+        if !has_valid_length || name.starts_with('.') || !name.chars().all(is_valid) {
             return Err(format!(
-                "`{name}` is no bucket's name: 1 to 100 of A-Z a-z 0-9 . _ % -, and no dot at its beginning"
+                "`{name}` is not a bucket name: 1 to 100 of A-Z a-z 0-9 . _ % -, and no dot at its beginning"
             ));
         }
-        let quota = quota
-            .parse()
-            .ok()
-            .filter(|quota| (MIN_BUCKET_MB..=u64::from(u32::MAX)).contains(quota))
-            .ok_or_else(|| {
-                format!("`{quota}` is no bucket's quota: a number of MB, at least {MIN_BUCKET_MB}")
-            })?;
-        let replicas = replicas
-            .map(|text| {
-                text.parse()
-                    .ok()
-                    .filter(|replicas| *replicas <= 3)
-                    .ok_or_else(|| format!("`{text}` is no number of replicas: 0 to 3"))
-            })
-            .transpose()?;
-        Ok(Self { name: name.to_owned(), quota, replicas })
+        let quota = parse_number(quota, MIN_BUCKET_MB..=MAX_MB).ok_or_else(|| {
+            format!("`{quota}` is not a bucket quota: a number of MB, at least {MIN_BUCKET_MB}")
+        })?;
+        let replicas = replicas.map(|text| {
+            parse_number(text, 0..=3)
+                .ok_or_else(|| format!("`{text}` is not a number of replicas: 0 to 3"))
+        });
+        Ok(Self { name: name.to_owned(), quota, replicas: replicas.transpose()? })
     }
 }
 
-/// How long a claim stands while the cluster is not ready.
+/// How long a claim is valid while the cluster is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// For ever: nobody takes the place of a first node that dies.
+    /// The claim never expires: no node replaces a first node that dies.
     Never,
-    /// So long.
     For(Duration),
 }
 
 impl Lease {
-    /// As the API takes it.
+    /// In a claim.
     pub fn seconds(self) -> Option<u64> {
         match self {
             Self::Never => None,
@@ -287,14 +227,10 @@ impl FromStr for Lease {
         }
         let lease = duration(text)?;
         if LEASE_SECONDS.contains(&lease.as_secs()) {
-            Ok(Self::For(lease))
-        } else {
-            Err(format!(
-                "a lease is {} s to {} s long, or `never` ends",
-                LEASE_SECONDS.start(),
-                LEASE_SECONDS.end()
-            ))
+            return Ok(Self::For(lease));
         }
+        let (min, max) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
+        Err(format!("a lease lasts {min} s to {max} s, or is `never`"))
     }
 }
 
@@ -305,22 +241,19 @@ pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
 
 /// An IP address or a host name, without a port.
 pub fn host(text: &str) -> Result<Node, String> {
-    const RULE: &str = "give an IP address or a host name, without scheme and port";
+    let rule = || "give an IP address or a host name, without scheme and port".to_owned();
     if text.contains("://") {
-        return Err(RULE.to_owned());
+        return Err(rule());
     }
     let node = Node::new(text).map_err(|why| format!("`{text}` {why}"))?;
-    if node.port().is_some() {
-        return Err(RULE.to_owned());
-    }
-    Ok(node)
+    if node.port().is_some() { Err(rule()) } else { Ok(node) }
 }
 
 /// A node's name, as the other nodes reach it.
 pub fn node(text: &str) -> Result<Node, String> {
     let node = host(text)?;
     let is_own = match node.host() {
-        // Only the usual ones: many nodes may run on one host's other loopback addresses.
+        // Only the usual one: many nodes may run on a host's other loopback addresses.
         Host::V4(address) => *address == Ipv4Addr::LOCALHOST || address.is_unspecified(),
         Host::V6(address) => *address == Ipv6Addr::LOCALHOST || address.is_unspecified(),
         Host::Name(name) => name == "localhost" || name.starts_with("localhost."),
@@ -332,143 +265,11 @@ pub fn node(text: &str) -> Result<Node, String> {
     }
     if !node.as_str().contains(['.', ':']) {
         return Err(format!(
-            "`{node}` is a short name, and Couchbase Server takes only full ones: give the node's fully qualified domain name or its address"
+            "`{node}` is a short name, and Couchbase Server accepts only full ones: give the node's fully qualified domain name or its address"
         ));
     }
     Ok(node)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn services_have_two_names() {
-        let services: Services = "n1ql, data,index,kv".parse().unwrap();
-        assert_eq!(services.codes(), "kv,index,n1ql");
-        assert_eq!(services.to_string(), "data,index,query");
-        for bad in ["", "data,", "bogus", "Data"] {
-            assert!(bad.parse::<Services>().is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn quotas_are_checked() {
-        for (text, expected) in [
-            ("auto", Some(Quota::Auto)),
-            ("256", Some(Quota::Megabytes(256))),
-            ("80%", Some(Quota::Percent(80))),
-            ("100%", Some(Quota::Percent(100))),
-            ("255", None),
-            ("0%", None),
-            ("101%", None),
-            ("-5%", None),
-            ("+80%", None),
-            ("80 percent", None),
-            ("", None),
-            ("%", None),
-            ("8000000000000000000000", None),
-        ] {
-            assert_eq!(text.parse::<Quota>().ok(), expected, "{text:?}");
-        }
-    }
-
-    /// The server of the recordings has 25276514304 bytes, and allowed 23081 MB.
-    #[test]
-    fn a_quota_fits_into_the_node() {
-        let memory = 25_276_514_304;
-        let data: Services = "data".parse().unwrap();
-        let more: Services = "data,index,search".parse().unwrap();
-        assert_eq!(Quota::Auto.megabytes(memory, &data), Ok(19284));
-        assert_eq!(Quota::Auto.megabytes(memory, &more), Ok(19284 - 1024));
-        assert_eq!(Quota::Percent(50).megabytes(memory, &data), Ok(12052));
-        assert_eq!(Quota::Megabytes(23081).megabytes(memory, &data), Ok(23081));
-        for (quota, services, memory) in [
-            (Quota::Megabytes(23082), &data, memory),
-            (Quota::Megabytes(23081), &more, memory),
-            (Quota::Percent(100), &data, memory),
-            (Quota::Percent(1), &data, 1 << 30),
-            (Quota::Auto, &more, 1 << 30),
-        ] {
-            assert!(quota.megabytes(memory, services).is_err(), "{quota:?}");
-        }
-        // A small node: 80 % of it.
-        assert_eq!(Quota::Auto.megabytes(1 << 30, &data), Ok(819));
-    }
-
-    #[test]
-    fn buckets_are_checked() {
-        let bucket =
-            |name: &str, quota, replicas| Bucket { name: name.to_owned(), quota, replicas };
-        for (text, expected) in [
-            ("app:256", Some(bucket("app", 256, None))),
-            ("my.app-1_%:100:2", Some(bucket("my.app-1_%", 100, Some(2)))),
-            ("app", None),
-            ("app:99", None),
-            ("app:256:4", None),
-            ("app:256:1:1", None),
-            (":256", None),
-            (".app:256", None),
-            ("a b:256", None),
-            ("app:lots", None),
-        ] {
-            assert_eq!(text.parse::<Bucket>().ok(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn leases_are_the_apis() {
-        for (text, expected) in [
-            ("never", Some(Lease::Never)),
-            ("30s", Some(Lease::For(Duration::from_secs(30)))),
-            ("24h", Some(Lease::For(Duration::from_hours(24)))),
-            ("29s", None),
-            ("25h", None),
-            ("30", None),
-        ] {
-            assert_eq!(text.parse::<Lease>().ok(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn clusters_have_names() {
-        let longest = "x".repeat(1024);
-        for (text, valid) in [
-            ("demo", true),
-            ("arn:aws:x:eu-west-1:1:group/a+b=", true),
-            (longest.as_str(), true),
-            (&format!("{longest}x"), false),
-            ("a b", false),
-            ("a\n", false),
-            ("", false),
-        ] {
-            assert_eq!(cluster_id(text).is_ok(), valid, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn nodes_are_addresses_or_full_names() {
-        for (text, expected) in [
-            ("10.0.0.1", Some("10.0.0.1")),
-            ("127.5.0.9", Some("127.5.0.9")),
-            ("fd00:0::0001", Some("fd00::1")),
-            ("cb-0.cb.default.svc.cluster.local", Some("cb-0.cb.default.svc.cluster.local")),
-            ("couchbase-0", None),
-            ("couchbase-0.", None),
-            (".example.com", None),
-            ("a..b", None),
-            ("https://10.0.0.1", None),
-            ("10.0.0.1:8091", None),
-            ("a b.c", None),
-            ("", None),
-            ("127.0.0.1", None),
-            ("::1", None),
-            ("0.0.0.0", None),
-            ("::", None),
-            ("localhost", None),
-            ("localhost.localdomain", None),
-        ] {
-            assert_eq!(node(text).ok().as_ref().map(Node::as_str), expected, "{text:?}");
-        }
-    }
-}
+mod tests;

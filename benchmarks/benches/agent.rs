@@ -1,7 +1,7 @@
-//! How long blank nodes take to become one balanced cluster: with the agent as its users run it, and by the rules of the
-//! original service's node script, both against the stand-in of Couchbase Server.
+//! How long new nodes take to become one balanced cluster, with the agent and with the original's node script, on stand-ins for
+//! Couchbase Server.
 
-#![expect(clippy::cast_precision_loss, reason = "what is counted is far below 2^52")]
+#![expect(clippy::cast_precision_loss, reason = "all counts are far below 2^52")]
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_benchmarks::{Lines, Report, Samples, Table, machine, samples::seconds};
+use anyhow::Result;
+use cbbootstrap_benchmarks::{
+    Lines, Report, Table, machine,
+    samples::{median, seconds},
+};
 use cbbootstrap_tests::{
     agent::{Agents, Api, one_cluster},
     couchbase::{Membership, Servers},
@@ -18,32 +22,32 @@ use cbbootstrap_tests::{
 
 use self::script::Script;
 
-/// So many nodes are to become a cluster.
+/// Nodes of a cluster.
 const SIZES: [usize; 3] = [1, 10, 100];
 
-/// How long a rebalance of a cluster without data takes.
+/// The duration of a rebalance without data.
 const REBALANCE: Duration = Duration::from_secs(5);
 
-/// How long a member takes to add a node. It adds one after the other.
+/// How long a member takes to add a node. It adds one at a time.
 const ADDITION: Duration = Duration::from_millis(200);
 
-/// The longest that the original's rules are followed.
+/// A script stops after this time.
 const LIMIT: Duration = Duration::from_mins(12);
 
-fn main() {
+fn main() -> Result<()> {
     let api = Api::start();
-    let by_agent: Vec<_> = SIZES.map(|size| agents(&api, size)).into();
-    let by_script = scripts(&api.local.endpoint);
+    let by_agent: Vec<_> = SIZES.map(|size| measure_agents(&api, size)).into();
+    let by_script = measure_scripts(&api.local.endpoint);
 
     let mut table = Table::new([
         "nodes",
         "runs",
         "agent: s",
-        "its rebalances",
-        "its requests of the API a node",
-        "original's rules: s",
-        "their rebalances",
-        "their members",
+        "rebalances",
+        "API requests per node",
+        "original script: s",
+        "rebalances",
+        "members",
         "gave up",
     ]);
     for ((size, ours), theirs) in SIZES.iter().zip(&by_agent).zip(&by_script) {
@@ -63,55 +67,52 @@ fn main() {
         let points = SIZES.iter().zip(outcomes);
         points.map(|(size, outcome)| (*size as f64, outcome.took.as_secs_f64())).collect()
     };
-    let mut plot =
-        Lines::new("From blank nodes to the end of the last program", "nodes", "seconds");
+    let mut plot = Lines::new("From new nodes to one cluster", "nodes", "seconds");
     plot.line("cbbootstrap-agent", line(&by_agent));
     let last = by_script.last().expect("there are sizes");
     plot.line(
         format!(
-            "the original's rules ({} of {} nodes became members)",
+            "original script ({} of {} nodes became members)",
             last.members,
             SIZES[SIZES.len() - 1]
         ),
         line(&by_script),
     );
 
-    let mut report = Report::new("agent");
-    report.version(machine::version(programs::agent(), &["--version"]));
-    report.say(&format!(
-        "Blank nodes that all boot at once, to the end of the last program; medians of the runs. A rebalance takes {} s, \
-         adding a node {} s, and a member adds one node at a time. The agent has its defaults, and each run of it ends as one \
-         balanced cluster of all nodes. The original's rules are those of its node script: each joiner adds itself through the \
-         first node and then rebalances, and each step is tried ten times, 10 s apart; whoever fails so often gives up.",
+    let mut report = Report::new("agent", [machine::version(programs::agent(), &["--version"])]);
+    report.text(format!(
+        "Seconds from the start of all nodes at once to the end of the last program, medians. A rebalance takes {} s, and adding a \
+         node {} s; a member adds one node at a time. Each run of the agent, with its default options, ends as one balanced cluster of \
+         all nodes. In the original's node script, each joiner adds itself through the first node and then rebalances; it tries each \
+         step ten times, 10 s apart, and then gives up.",
         seconds(REBALANCE),
         seconds(ADDITION)
     ));
-    report.table(&table);
-    report.plot("seconds over nodes, on logarithmic scales", plot.svg());
-    report.finish();
+    report.table(table);
+    report.plot("Seconds by the number of nodes, on logarithmic scales", &plot.svg());
+    report.finish()
 }
 
-/// What came of so many nodes.
+/// The result of one run.
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
     took: Duration,
     rebalances: usize,
-    /// Active ones of the first node's cluster.
+    /// Active members of the first node's cluster.
     members: usize,
     gave_up: usize,
-    /// At the API.
+    /// To the API.
     requests: usize,
 }
 
-/// How often a size is measured.
+/// Runs of a size.
 fn runs(size: usize) -> usize {
     if size < 100 { 3 } else { 1 }
 }
 
-/// The run whose time is in the middle.
-fn median(outcomes: &[Outcome]) -> Outcome {
-    let middle = outcomes.iter().map(|outcome| outcome.took);
-    let middle = middle.collect::<Samples>().median();
+/// The run with the median time.
+fn median_run(outcomes: &[Outcome]) -> Outcome {
+    let middle = median(outcomes.iter().map(|outcome| outcome.took));
     let mut outcomes = outcomes.iter().filter(|outcome| outcome.took == middle);
     *outcomes.next().expect("the median is one of them")
 }
@@ -123,8 +124,8 @@ fn servers(size: usize) -> Servers {
     servers
 }
 
-/// The agents of so many nodes, run after run.
-fn agents(api: &Api, size: usize) -> Outcome {
+/// Runs the agents of all nodes, one run after the other.
+fn measure_agents(api: &Api, size: usize) -> Outcome {
     let run = |run| {
         let servers = servers(size);
         let cluster = format!("agents-{size}-{run}");
@@ -150,16 +151,16 @@ fn agents(api: &Api, size: usize) -> Outcome {
         eprintln!("agents of {size}: {outcome:?}");
         outcome
     };
-    median(&(0..runs(size)).map(run).collect::<Vec<_>>())
+    median_run(&(0..runs(size)).map(run).collect::<Vec<_>>())
 }
 
-/// How many requests the API has answered: it says a line of each.
+/// Requests that the API has answered, from its log.
 fn requests(api: &Api) -> usize {
     api.local.said().matches(" /cluster").count()
 }
 
-/// The scripts of all sizes. They sleep most of the time, so all runs go on at once.
-fn scripts(api: &str) -> Vec<Outcome> {
+/// Runs the scripts of all sizes in parallel: they sleep most of the time.
+fn measure_scripts(api: &str) -> Vec<Outcome> {
     let all_runs = SIZES.iter().flat_map(|size| {
         let runs = 0..runs(*size);
         runs.map(|run| (*size, run))
@@ -168,7 +169,7 @@ fn scripts(api: &str) -> Vec<Outcome> {
         let runs: Vec<_> = all_runs
             .map(|(size, run)| {
                 let run =
-                    scope.spawn(move || script_run(api, &format!("scripts-{size}-{run}"), size));
+                    scope.spawn(move || run_scripts(api, &format!("scripts-{size}-{run}"), size));
                 (size, run)
             })
             .collect();
@@ -177,13 +178,13 @@ fn scripts(api: &str) -> Vec<Outcome> {
     SIZES
         .map(|size| {
             let same = outcomes.iter().filter(|(of, _)| *of == size);
-            median(&same.map(|(_, outcome)| *outcome).collect::<Vec<_>>())
+            median_run(&same.map(|(_, outcome)| *outcome).collect::<Vec<_>>())
         })
         .into()
 }
 
-/// The scripts of so many nodes, each on a thread.
-fn script_run(api: &str, cluster: &str, size: usize) -> Outcome {
+/// Runs the scripts of all nodes, each on a thread.
+fn run_scripts(api: &str, cluster: &str, size: usize) -> Outcome {
     let servers = servers(size);
     let since = Instant::now();
     let ends: Vec<_> = thread::scope(|scope| {
@@ -235,45 +236,41 @@ mod script {
     use cbbootstrap_tests::{agent::LOGIN, couchbase::Node, http};
     use serde_json::Value;
 
-    /// So often each step is tried.
+    /// Tries of each step.
     const TRIES: usize = 10;
 
-    /// So often it looks whether a rebalance runs.
-    const LOOKS: usize = 200;
+    /// Polls for a running rebalance.
+    const POLLS: usize = 200;
 
-    /// Between two tries or looks.
+    /// Between two tries or polls.
     const PAUSE: Duration = Duration::from_secs(10);
 
-    /// Before it names the node, for a bug of the server's.
+    /// Before it renames the node: works around a bug of Couchbase Server.
     const WORKAROUND: Duration = Duration::from_secs(2);
 
-    /// Between two looks of `couchbase-cli rebalance`.
+    /// Between two polls of `couchbase-cli rebalance`.
     const PROGRESS: Duration = Duration::from_secs(1);
 
-    /// A script that runs.
     pub struct Script<'a> {
-        /// The API.
         pub api: &'a str,
-        /// The cluster's id there.
         pub cluster: &'a str,
-        /// Where it runs.
         pub node: &'a Node,
-        /// All nodes, to find the first by its address.
+        /// All nodes, to find the first one by its address.
         pub nodes: &'a [Node],
-        /// When to give up whatever the rules say.
+        /// When to give up in any case.
         pub until: Instant,
     }
 
     impl Script<'_> {
-        /// Creates the cluster or joins it; the error says at which step it gave up.
+        /// Creates or joins the cluster. The error names the step at which it gave up.
         pub fn run(&self) -> Result<(), String> {
             let address = self.node.address();
-            // It asks once.
+            // It asks only once.
             let answer = http::claim(self.api, self.cluster, &address);
             let answer = answer.map_err(|error| error.to_string())?.json();
             let first = answer["initial_node_ip_addr_or_hostname"].as_str();
             let first = self.nodes.iter().find(|node| first == Some(&node.address()));
-            let first = first.ok_or(format!("the API says {answer}"))?;
+            let first = first.ok_or(format!("the API answered {answer}"))?;
             self.retry("server", || {
                 self.node.call("GET", "/", &[], None).map(drop).map_err(|error| error.to_string())
             })?;
@@ -309,7 +306,7 @@ mod script {
                 ("services", "kv"),
             ];
             self.retry("server-add", || post(first, "/controller/addNode", &add))?;
-            for _ in 0..LOOKS {
+            for _ in 0..POLLS {
                 if !rebalance(first)?.0 {
                     break;
                 }
@@ -318,7 +315,7 @@ mod script {
             self.retry("rebalance", || self.rebalance(first))
         }
 
-        /// Starts a rebalance of all nodes, or finds one that runs, and waits for its end.
+        /// Starts a rebalance of all nodes, and waits for its end.
         fn rebalance(&self, first: &Node) -> Result<(), String> {
             let known = healthy(first, "")?.join(",");
             let form = [("knownNodes", known.as_str()), ("ejectedNodes", "")];
@@ -330,7 +327,7 @@ mod script {
                     (false, Some(error)) => return Err(error),
                 }
             }
-            Err("it takes too long".to_owned())
+            Err("timed out waiting for the rebalance".to_owned())
         }
 
         fn retry(
@@ -351,7 +348,7 @@ mod script {
 
         fn pause(&self, step: &str) -> Result<(), String> {
             if Instant::now() >= self.until {
-                return Err(format!("the time was up at {step}"));
+                return Err(format!("ran out of time at {step}"));
             }
             sleep(PAUSE);
             Ok(())
@@ -376,10 +373,10 @@ mod script {
         }
     }
 
-    /// The nodes' names for rebalances, if this address is in one and no node is unhealthy.
+    /// The nodes' names for rebalances, if one contains this address and no node is unhealthy.
     ///
-    /// The script takes any mention of the address for it, and so may come between the first node's `cluster-init` and its
-    /// `node-init`, which then fails. The stand-in initialises at once and would make that the rule.
+    /// The script accepts any mention of the address, so it can add a node between the first node's `cluster-init` and `node-init`,
+    /// which then fails. On the stand-in, which initialises at once, that would happen every time.
     fn healthy(node: &Node, address: &str) -> Result<Vec<String>, String> {
         let pool = get(node, "/pools/default")?;
         let nodes = pool["nodes"].as_array().ok_or("there are no nodes")?;
@@ -394,7 +391,7 @@ mod script {
         Ok(names)
     }
 
-    /// Whether a rebalance runs, and how the last failed.
+    /// Whether a rebalance is running, and the error of the last one.
     fn rebalance(node: &Node) -> Result<(bool, Option<String>), String> {
         let tasks = get(node, "/pools/default/tasks")?;
         let mut tasks = tasks.as_array().into_iter().flatten();

@@ -1,5 +1,4 @@
-//! How long a deployment takes with `cbbootstrap` and with what people would use instead, and how soon each notices that the
-//! stack is done.
+//! Deployments with `cbbootstrap` and with other tools: how long they take, and how soon each notices the end of the stack's change.
 
 #[path = "deploy/end.rs"]
 mod end;
@@ -14,98 +13,94 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Result;
 use cbbootstrap_benchmarks::{
     Bars, Report, Samples, Table, machine,
-    samples::{ms, number, seconds},
+    samples::{median, megabytes, ms, number, seconds},
 };
 use cbbootstrap_tests::{ministack::MiniStack, programs, python};
 
 use self::{
-    end::{Seen, Wait, median},
+    end::{EndOfStack, Waiter},
     tools::{Code, Directory, Tool},
 };
 
-/// Runs of each tool, one of each in turn.
+/// Runs of each tool, in turn.
 const RUNS: usize = 7;
 
-/// Starts of the program alone.
+/// Runs of `cbbootstrap --help`.
 const STARTS: usize = 50;
 
-/// What is deployed: to an empty account, the same once more, and changed code.
+/// To an empty account, the same again, and with changed code.
 const KINDS: [&str; 3] = ["first deploy", "nothing to do", "code change"];
 
-/// What one tool took, by [`KINDS`].
-type Took = [Samples; KINDS.len()];
+/// The durations of one tool, by [`KINDS`].
+type Durations = [Samples; KINDS.len()];
 
-fn main() {
+fn main() -> Result<()> {
     let code = Code::build();
-    let directory = tempfile::tempdir().expect("temporary directories can be made");
+    let directory = tempfile::tempdir().expect("temporary directories can be created");
     let changed = code.changed(directory.path());
-    let took = deployments(&code, &changed);
+    let durations = deploy_with_all(&code, &changed);
     let profile = profile::table(&code, RUNS);
-    let seen = end::measure(&code, &changed);
+    let ends = end::measure(&code, &changed);
     let start = start();
-    let size = fs::metadata(programs::cbbootstrap());
-    let size = size.expect("the program is there").len();
+    let size = fs::metadata(programs::cbbootstrap())?.len();
 
-    let mut report = Report::new("deploy");
-    for version in versions() {
-        report.version(version);
-    }
-    report.say(&format!(
-        "Deployments of a ready zip ({} MB) to [MiniStack](https://pypi.org/project/ministack/), an AWS stand-in on the same \
-         machine, from the start of the process to its end, in seconds: to an empty account, the same once more, and changed \
-         code. Medians of {RUNS} runs of each in turn. The others deploy the same template and find the bucket there, \
-         which `cbbootstrap` makes, with the table; `cargo lambda` deploys the function alone, packs it itself, and finds \
-         bucket and role there. None of them tests what it has deployed.",
+    let mut report = Report::new("deploy", versions());
+    report.text(format!(
+        "Seconds from the start of a command to its end, medians of {RUNS} runs, in turn: a deployment to an empty account, the same \
+         again, and with changed code. All tools deploy the same zip ({} MB) to a local AWS stand-in, \
+         [MiniStack](https://pypi.org/project/ministack/). The other tools deploy the same template and find the bucket; \
+         `cbbootstrap` also creates bucket and table. `cargo lambda` deploys only the function, packs it itself, and finds bucket and \
+         role. Only `cbbootstrap deploy` without `--no-smoke` tests the result.",
         number(megabytes(code.zip_bytes())),
     ));
-    report.table(&deployment_table(&took));
-    report.plot("How long a deployment takes", plot(&took));
-    report.folded("Where the time of a first deployment goes", |report| {
-        report.say(
-            "The same through a proxy that keeps the time. Calls are under way from when the proxy has one until it has \
-             answered it; what is asked at once counts once.",
+    report.table(deployment_table(&durations));
+    report.plot("Duration of a deployment", &plot(&durations));
+    report.details("Where the time of a first deployment goes", |report| {
+        report.text(
+            "Medians through a proxy that records when it receives and answers each call. Parallel calls count once.",
         );
-        report.table(&profile);
+        report.table(profile);
     });
-    report.say(&format!(
-        "How soon the end of a stack is noticed, where each call takes {} ms more and the stack {} s or a little more, {} s of \
-         it after its last resource: medians of {} runs. Calls count from the one that begins the change.",
+    report.text(format!(
+        "How soon each tool notices the end of a stack's change, medians of {} runs. Each call takes {} ms more, and the change {} s \
+         or a little more, of which {} s follow the last resource. Calls are counted from the one that starts the change.",
+        ends[0].polls.len(),
         end::DELAY.as_millis(),
         (end::WORK + end::TAIL).as_secs(),
         end::TAIL.as_secs(),
-        seen[0].looks.len(),
     ));
-    report.table(&end_table(&seen));
-    report.table(&targets(&took, &seen, start, size));
-    report.finish();
+    report.table(end_table(&ends));
+    report.targets(targets(&durations, &ends, start, size));
+    report.finish()
 }
 
-/// Every tool's deployments, in the order of [`Tool::ALL`].
-fn deployments(code: &Code, changed: &Code) -> [Took; Tool::ALL.len()] {
+/// The durations of each tool, in the order of [`Tool::ALL`].
+fn deploy_with_all(code: &Code, changed: &Code) -> [Durations; Tool::ALL.len()] {
     let aws = MiniStack::start();
-    let mut took: [Took; Tool::ALL.len()] = Default::default();
-    // The first round brings the programs into memory, and does not count.
+    let mut durations: [Durations; Tool::ALL.len()] = Default::default();
+    // The first round loads the programs into memory and does not count.
     for round in 0..=RUNS {
         eprintln!("deployments: round {round} of {RUNS}");
-        for (tool, took) in Tool::ALL.into_iter().zip(&mut took) {
+        for (tool, durations) in Tool::ALL.into_iter().zip(&mut durations) {
             tools::prepare(&aws);
-            let directory = Directory::of(aws.user());
-            for (code, took) in [code, code, changed].into_iter().zip(took) {
+            let directory = Directory::new(aws.user());
+            for (code, durations) in [code, code, changed].into_iter().zip(durations) {
                 directory.put(code);
                 let time = directory.deploy(tool);
                 directory.check(&aws, tool);
                 if round > 0 {
-                    took.push(time);
+                    durations.push(time);
                 }
             }
         }
     }
-    took
+    durations
 }
 
-/// How long the program alone takes.
+/// How long the program takes to start.
 fn start() -> Duration {
     let program = programs::cbbootstrap();
     let starts = (0..STARTS).map(|_| {
@@ -131,105 +126,96 @@ fn versions() -> [String; 4] {
     ]
 }
 
-fn deployment_table(took: &[Took]) -> Table {
+fn deployment_table(durations: &[Durations]) -> Table {
     let mut table = Table::new(["tool"].iter().chain(&KINDS).copied());
-    for (tool, took) in Tool::ALL.into_iter().zip(took) {
-        let times = took.iter().map(|samples| seconds(samples.median()));
+    for (tool, durations) in Tool::ALL.into_iter().zip(durations) {
+        let times = durations.iter().map(|samples| seconds(samples.median()));
         table.row([format!("`{}`", tool.name())].into_iter().chain(times));
     }
     table
 }
 
-fn plot(took: &[Took]) -> String {
-    let mut bars = Bars::new("A deployment to a stand-in on the same machine, seconds");
+fn plot(durations: &[Durations]) -> String {
+    let mut bars = Bars::new("Deployment to a local stand-in, seconds (logarithmic)");
     for (number, kind) in KINDS.into_iter().enumerate() {
-        for (tool, took) in Tool::ALL.into_iter().zip(took) {
-            let time = took[number].median();
+        for (tool, durations) in Tool::ALL.into_iter().zip(durations) {
+            let time = durations[number].median();
             let label = format!("{kind}: {}", tool.name());
-            if tool.is_ours() {
-                bars.ours(label, time.as_secs_f64(), seconds(time));
-            } else {
-                bars.other(label, time.as_secs_f64(), seconds(time));
-            }
+            bars.bar(tool.is_ours(), label, time.as_secs_f64(), seconds(time));
         }
     }
     bars.svg()
 }
 
-fn end_table(seen: &[Seen]) -> Table {
+fn end_table(ends: &[EndOfStack]) -> Table {
     let mut table = Table::new([
-        "who waits",
-        "noticed after, s",
-        "process ends after, s",
-        "calls until noticed",
-        "calls until the process ends",
+        "tool",
+        "notices after, s",
+        "ends after, s",
+        "calls until it notices",
+        "calls until it ends",
     ]);
-    for (wait, seen) in Wait::ALL.into_iter().zip(seen) {
-        let name = match wait {
-            Wait::OursCreate => "`cbbootstrap deploy`, creation",
-            Wait::OursUpdate => "`cbbootstrap deploy`, update",
-            Wait::Poller => "boto3's waiter, every 2 s",
-            Wait::Aws => "`aws cloudformation deploy`, creation",
-            Wait::Sam => "`sam deploy`, creation",
+    for (waiter, end) in Waiter::ALL.into_iter().zip(ends) {
+        let name = match waiter {
+            Waiter::OursCreate => "`cbbootstrap deploy`, creation",
+            Waiter::OursUpdate => "`cbbootstrap deploy`, update",
+            Waiter::Boto => "boto3's waiter, every 2 s",
+            Waiter::Aws => "`aws cloudformation deploy`, creation",
+            Waiter::Sam => "`sam deploy`, creation",
         };
         table.row([
             name.to_owned(),
-            seconds(seen.noticed.median()),
-            seconds(seen.ended.median()),
-            median(&seen.looks).to_string(),
-            median(&seen.calls).to_string(),
+            seconds(end.noticed.median()),
+            seconds(end.ended.median()),
+            median(end.polls.iter().copied()).to_string(),
+            median(end.calls.iter().copied()).to_string(),
         ]);
     }
     table
 }
 
-fn targets(took: &[Took], seen: &[Seen], start: Duration, size: u64) -> Table {
-    let mut table = Table::new(["target", "measured", "met"]);
-    let mut target = |what: &str, measured: String, met: bool| {
-        let met = if met { "yes" } else { "no" };
-        table.row([what.to_owned(), measured, met.to_owned()]);
-    };
-    for (kind_number, kind) in KINDS.into_iter().enumerate().take(2) {
-        let median_of = |took: &Took| took[kind_number].median().as_secs_f64();
-        let others = Tool::ALL.into_iter().zip(took);
-        let others = others.filter(|(tool, _)| !tool.is_ours());
-        let fastest = others.map(|(_, took)| median_of(took)).reduce(f64::min);
-        let ratio = fastest.expect("there are others") / median_of(&took[0]);
-        target(
-            &format!("{kind}: 5 times as fast as the fastest of the others"),
-            format!("{} times", number(ratio)),
+fn targets(
+    durations: &[Durations],
+    ends: &[EndOfStack],
+    start: Duration,
+    size: u64,
+) -> Vec<(String, String, bool)> {
+    let mut targets = Vec::new();
+    for (number_of_kind, kind) in KINDS.into_iter().enumerate().take(2) {
+        let median_of = |durations: &Durations| durations[number_of_kind].median().as_secs_f64();
+        let others = Tool::ALL.into_iter().zip(durations).filter(|(tool, _)| !tool.is_ours());
+        let fastest = others.map(|(_, durations)| median_of(durations)).reduce(f64::min);
+        let ratio = fastest.expect("there are others") / median_of(&durations[0]);
+        targets.push((
+            format!("{kind}: 5 × as fast as the fastest other tool"),
+            format!("{} ×", number(ratio)),
             ratio >= 5.0,
-        );
+        ));
     }
-    let poller = median(&seen[2].looks);
-    for (seen, kind) in seen.iter().zip(["creation", "update"]) {
-        let noticed = seen.noticed.median();
-        target(
-            &format!("{kind}: its end noticed within 1 s"),
+    let boto = median(ends[2].polls.iter().copied());
+    for (end, kind) in ends.iter().zip(["creation", "update"]) {
+        let noticed = end.noticed.median();
+        targets.push((
+            format!("{kind}: end noticed within 1 s"),
             format!("{} s", seconds(noticed)),
             noticed <= Duration::from_secs(1),
-        );
-        let looks = median(&seen.looks);
-        target(
-            &format!("{kind}: fewer calls until then than by looking every 2 s"),
-            format!("{looks}, and {poller} by looking every 2 s"),
-            looks < poller,
-        );
+        ));
+        let polls = median(end.polls.iter().copied());
+        targets.push((
+            format!("{kind}: fewer calls until then than polling every 2 s"),
+            format!("{polls}, and {boto} when polling every 2 s"),
+            polls < boto,
+        ));
     }
-    target(
-        "`cbbootstrap --help` in less than 10 ms",
+    targets.push((
+        "`cbbootstrap --help`: less than 10 ms".to_owned(),
         format!("{} ms", ms(start)),
         start < Duration::from_millis(10),
-    );
-    target(
-        "the program smaller than 20 MB",
+    ));
+    targets.push((
+        "program smaller than 20 MB".to_owned(),
         format!("{} MB", number(megabytes(size))),
         size < 20_000_000,
-    );
-    table
-}
-
-#[expect(clippy::cast_precision_loss, reason = "it is rounded anyway")]
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
+    ));
+    targets
 }

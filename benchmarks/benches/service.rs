@@ -1,5 +1,4 @@
-//! How many requests a second a server of one machine answers and how soon, beside etcd, with more clients and with more clusters in
-//! its database; what a request costs of DynamoDB; and what a million bootstraps cost in AWS.
+//! `cbbootstrap serve` compared with etcd; the DynamoDB capacity that requests use; and the price of a million bootstraps in AWS.
 
 #![expect(clippy::cast_precision_loss, reason = "what is counted is far below 2^52")]
 
@@ -14,151 +13,148 @@ mod table;
 
 use std::{
     io::Write,
-    path::Path,
     sync::Arc,
     thread::available_parallelism,
     time::{Duration, Instant},
 };
 
-use cbbootstrap_benchmarks::{Lines, Report, Samples, Table, machine, samples::ms};
-use cbbootstrap_tests::{artifact, local::Local, programs};
+use anyhow::Result;
+use cbbootstrap_benchmarks::{
+    Lines, Report, Samples, Table, machine,
+    samples::{ms, number},
+};
+use cbbootstrap_tests::{local::Local, programs};
 use tempfile::tempdir;
 
 use self::{
     etcd::Etcd,
-    load::{Ask, Kind, Load, Target},
+    load::{Kind, Load, Operation, Target},
 };
 
-/// Clients that ask at once.
+/// Parallel clients.
 const CLIENTS: [usize; 4] = [1, 16, 64, 256];
 
-/// How often both are measured, in turn. The median of the rates counts.
+/// Measurements of each server, in turn.
 const ROUNDS: usize = 3;
 
-/// Clusters in the database, before requests are measured.
+/// Clusters in the database before the measurement.
 const SIZES: [u64; 4] = [0, 10_000, 100_000, 1_000_000];
 
-/// Clients that ask while the database grows.
-const AT_A_SIZE: usize = 16;
+/// Clients of each database size.
+const SIZE_CLIENTS: usize = 16;
 
-/// How long each kind of request is measured.
+/// The duration of a measurement.
 const MEASURED: Duration = Duration::from_secs(5);
 
-/// How many times as many claims a second as etcd the server is to make, with so many clients.
-const CLAIMS_TARGET: [(usize, f64); 3] = [(1, 1.5), (16, 4.0), (64, 4.0)];
+/// Targets for the ratio to etcd's claims a second, by the number of clients.
+const CLAIM_TARGETS: [(usize, f64); 3] = [(1, 1.5), (16, 4.0), (64, 4.0)];
 
-/// How many times as many statuses as etcd's reads.
-const STATUSES_TARGET: f64 = 5.0;
+/// The target for the ratio to etcd's reads a second.
+const STATUS_TARGET: f64 = 5.0;
 
-fn main() {
-    let over_clients = over_clients();
-    let over_sizes = over_sizes();
-    let sync = sync();
+fn main() -> Result<()> {
+    let comparisons = compare_with_etcd();
+    let sizes = measure_sizes();
+    let sync = sync_time();
     let requests = table::requests();
-    let said = cost::said(&artifact::released_zip());
+    let log = cost::RequestLog::measure();
 
-    let mut report = Report::new("service");
-    report.version(machine::version(programs::cbbootstrap(), &["--version"]));
-    report.version(machine::version("etcd", &["--version"]));
-    report.say(&format!(
-        "`cbbootstrap serve`, logging each request, beside etcd, both with their data on this disk and synced before they answer, \
-         {ROUNDS} times in turn for {} s each; the rate is the median of those, the latency that of all requests. The load generator \
-         shares these {} cores. Each client waits for its answer before it asks again, over a connection that it keeps. A claim is \
-         one of a new cluster, for etcd one transaction that puts a key unless it is there; a status is one of any cluster that is \
-         there, for etcd a linearizable read.",
+    let versions = [
+        machine::version(programs::cbbootstrap(), &["--version"]),
+        machine::version("etcd", &["--version"]),
+    ];
+    let mut report = Report::new("service", versions);
+    report.text(format!(
+        "`cbbootstrap serve` with its request log, and etcd. Both keep their data on this disk and sync it before they answer; a sync \
+         takes {} ms (median), and waiting claims share one. The load generator runs on the same {} cores. Each client sends the next \
+         request on its connection when it has the answer. A claim is of a new cluster; in etcd, a transaction puts a key unless it \
+         exists. A status is of a random cluster; in etcd, a linearizable read. Each measurement takes {} s and is repeated {ROUNDS} \
+         times, in turn: rates are medians, latencies are of all requests.",
+        ms(sync),
+        available_parallelism().map_or(1, usize::from),
         MEASURED.as_secs(),
-        available_parallelism().map_or(1, usize::from)
     ));
-    report.table(&beside(&over_clients));
-    report.say(&verdict(&over_clients, sync));
-    report.plot("requests a second over clients", plot(&over_clients));
-    report.folded("With up to a million clusters in the database", |report| {
-        report.say(&format!(
-            "With {AT_A_SIZE} clients, over a database that has so many clusters at first:"
-        ));
-        report.table(&loads(&over_sizes));
+    report.table(comparison_table(&comparisons));
+    report.plot("Requests a second by the number of clients", &plot(&comparisons));
+    report.targets(targets(&comparisons));
+    report.details("Up to a million clusters in the database", |report| {
+        report.text(format!("With {SIZE_CLIENTS} clients."));
+        report.table(size_table(&sizes));
     });
-    report.folded("What a request takes of DynamoDB", |report| {
-        report.say(
-            "Calls as counted on their way there; capacity units by DynamoDB's rules for the items that were found there \
-             before and after (a write has one unit for each KB of the larger, also when its condition fails; a consistent \
-             read one for each 4 KB).",
+    report.details("DynamoDB capacity of a request", |report| {
+        report.text(
+            "Calls are counted by a proxy. Capacity units follow DynamoDB's rules for the size of the items before and after: a write \
+             takes one for each KB of the larger item, even if its condition fails, and a consistent read one for each 4 KB.",
         );
-        report.table(&table::capacity(&requests));
+        report.table(table::capacity(&requests));
     });
-    report.folded("What a million bootstraps cost", |report| {
-        cost::report(report, &requests, &said);
-    });
-    report.finish();
+    report.details("Price of a million bootstraps", |report| cost::report(report, &requests, &log));
+    report.finish()
 }
 
-/// Both kinds of requests, measured in the same situation.
-struct Both {
+/// The loads of one server.
+struct Loads {
     claims: Load,
     statuses: Load,
 }
 
-impl Both {
+impl Loads {
     fn measure(target: &Arc<Target>, clients: usize, what: &str) -> Self {
-        let measured = |ask| load::load(target, ask, clients, MEASURED);
-        let both = Self { claims: measured(Ask::Claims), statuses: measured(Ask::Statuses) };
+        let measured = |operation| load::load(target, operation, clients, MEASURED);
+        let both =
+            Self { claims: measured(Operation::Claim), statuses: measured(Operation::Status) };
         let (claims, statuses) = (both.claims.rate(), both.statuses.rate());
         eprintln!("{what}, {clients} clients: {claims:.0} claims, {statuses:.0} statuses a second");
         both
     }
 
-    /// The loads of several rounds as one.
-    fn of(rounds: Vec<Self>) -> Self {
+    fn merge(rounds: Vec<Self>) -> Self {
         let (claims, statuses): (Vec<_>, Vec<_>) =
             rounds.into_iter().map(|both| (both.claims, both.statuses)).unzip();
-        Self { claims: Load::of(claims), statuses: Load::of(statuses) }
+        Self { claims: Load::merge(claims), statuses: Load::merge(statuses) }
     }
 }
 
-/// So many clients of both.
-struct Beside {
+/// The loads of both servers with the same number of clients.
+struct Comparison {
     clients: usize,
-    ours: Both,
-    etcd: Both,
+    ours: Loads,
+    etcd: Loads,
 }
 
-fn server(data: &Path) -> Local {
-    Local::serve(data, &[])
-}
-
-fn over_clients() -> Vec<Beside> {
-    let data = [(); 2].map(|()| tempdir().expect("temporary directories can be made"));
-    let (local, etcd) = (server(data[0].path()), Etcd::start(data[1].path()));
+fn compare_with_etcd() -> Vec<Comparison> {
+    let data = [(); 2].map(|()| tempdir().expect("temporary directories can be created"));
+    let (local, etcd) = (Local::serve(data[0].path(), &[]), Etcd::start(data[1].path()));
     let ours = Target::new(&local.endpoint, Kind::Api, 0);
     let theirs = Target::new(&etcd.endpoint, Kind::Etcd, 0);
     let measure = |clients| {
         let rounds = (0..ROUNDS).map(|_| {
-            let ours = Both::measure(&ours, clients, "cbbootstrap");
-            (ours, Both::measure(&theirs, clients, "etcd"))
+            let ours = Loads::measure(&ours, clients, "cbbootstrap");
+            (ours, Loads::measure(&theirs, clients, "etcd"))
         });
         let (ours, theirs) = rounds.unzip();
-        Beside { clients, ours: Both::of(ours), etcd: Both::of(theirs) }
+        Comparison { clients, ours: Loads::merge(ours), etcd: Loads::merge(theirs) }
     };
     CLIENTS.map(measure).into()
 }
 
-fn over_sizes() -> Vec<(u64, Both)> {
+fn measure_sizes() -> Vec<(u64, Loads)> {
     let measure = |size| {
-        let data = tempdir().expect("temporary directories can be made");
+        let data = tempdir().expect("temporary directories can be created");
         if size > 0 {
-            let mut local = server(data.path());
-            load::one(&Target::new(&local.endpoint, Kind::Api, 0), Ask::Claims);
+            let mut local = Local::serve(data.path(), &[]);
+            load::send_one(&Target::new(&local.endpoint, Kind::Api, 0), Operation::Claim);
             local.stop("TERM");
             table::fill(&local.database(), size);
         }
-        let local = server(data.path());
+        let local = Local::serve(data.path(), &[]);
         let target = Target::new(&local.endpoint, Kind::Api, size);
-        (size, Both::measure(&target, AT_A_SIZE, &format!("{size} clusters")))
+        (size, Loads::measure(&target, SIZE_CLIENTS, &format!("{size} clusters")))
     };
     SIZES.map(measure).into()
 }
 
-fn beside(measured: &[Beside]) -> Table {
+fn comparison_table(measured: &[Comparison]) -> Table {
     let mut table = Table::new([
         "clients",
         "claims a second",
@@ -172,7 +168,7 @@ fn beside(measured: &[Beside]) -> Table {
         "status: p99, ms",
         "etcd",
     ]);
-    for Beside { clients, ours, etcd } in measured {
+    for Comparison { clients, ours, etcd } in measured {
         let mut row = vec![clients.to_string()];
         for (ours, etcd) in [(&ours.claims, &etcd.claims), (&ours.statuses, &etcd.statuses)] {
             row.push(format!("{:.0}", ours.rate()));
@@ -186,7 +182,7 @@ fn beside(measured: &[Beside]) -> Table {
     table
 }
 
-fn loads(measured: &[(u64, Both)]) -> Table {
+fn size_table(measured: &[(u64, Loads)]) -> Table {
     let mut table = Table::new([
         "clusters",
         "claims a second",
@@ -208,41 +204,42 @@ fn loads(measured: &[(u64, Both)]) -> Table {
     table
 }
 
-/// Which targets are met.
-fn verdict(measured: &[Beside], sync: Duration) -> String {
-    let met = |is_met: bool| if is_met { "met" } else { "missed" };
-    let mut words = Vec::new();
-    for (clients, target) in CLAIMS_TARGET {
-        let found = measured.iter().find(|beside| beside.clients == clients);
-        let ratio = found.map_or(0.0, |both| both.ours.claims.rate() / both.etcd.claims.rate());
-        words.push(format!(
-            "{target} × etcd's claims at {clients} clients: {} ({ratio:.1})",
-            met(ratio >= target)
-        ));
-    }
-    let ratios = measured.iter().map(|both| both.ours.statuses.rate() / both.etcd.statuses.rate());
-    let least = ratios.fold(f64::INFINITY, f64::min);
-    words.push(format!(
-        "{STATUSES_TARGET} × its reads: {} ({least:.1} at the least)",
-        met(least >= STATUSES_TARGET)
-    ));
+fn targets(comparisons: &[Comparison]) -> Vec<(String, String, bool)> {
+    let claims = CLAIM_TARGETS.iter().map(|(clients, target)| {
+        let comparison = comparisons.iter().find(|comparison| comparison.clients == *clients);
+        let ratio =
+            comparison.map_or(0.0, |both| both.ours.claims.rate() / both.etcd.claims.rate());
+        let noun = if *clients == 1 { "client" } else { "clients" };
+        let name = format!("claims with {clients} {noun}: {target} × etcd's");
+        (name, format!("{} ×", number(ratio)), ratio >= *target)
+    });
+    let ratios =
+        comparisons.iter().map(|both| both.ours.statuses.rate() / both.etcd.statuses.rate());
+    let (least, most) = ratios
+        .fold((f64::INFINITY, 0.0_f64), |(least, most), ratio| (least.min(ratio), most.max(ratio)));
+    let statuses = (
+        format!("statuses: {STATUS_TARGET} × etcd's reads"),
+        format!("{} to {} ×", number(least), number(most)),
+        least >= STATUS_TARGET,
+    );
     let p99 = |load: &Load| load.latencies.percentile(99);
-    let is_sooner = measured.iter().all(|both| {
+    let is_lower = |both: &Comparison| {
         p99(&both.ours.claims) < p99(&both.etcd.claims)
             && p99(&both.ours.statuses) < p99(&both.etcd.statuses)
-    });
-    words.push(format!("a lower p99: {}", met(is_sooner)));
-    format!(
-        "Targets: {}. Claims that wait together share one sync; this disk takes {} ms for one (median).",
-        words.join("; "),
-        ms(sync)
-    )
+    };
+    let lower = comparisons.iter().filter(|both| is_lower(both)).count();
+    let latency = (
+        "p99 lower than etcd's".to_owned(),
+        format!("in {lower} of {} cases", comparisons.len()),
+        lower == comparisons.len(),
+    );
+    claims.chain([statuses, latency]).collect()
 }
 
-/// How long it takes until what was written is on the disk: the median of as much as a claim writes.
-fn sync() -> Duration {
+/// How long a sync of as many bytes as a claim writes takes (median).
+fn sync_time() -> Duration {
     const PAGES: [u8; 2 * 4096] = [1; 2 * 4096];
-    let mut file = tempfile::tempfile().expect("temporary files can be made");
+    let mut file = tempfile::tempfile().expect("temporary files can be created");
     let mut sync = || {
         file.write_all(&PAGES).expect("a file can be written");
         let since = Instant::now();
@@ -252,15 +249,15 @@ fn sync() -> Duration {
     (0..200).map(|_| sync()).collect::<Samples>().median()
 }
 
-fn plot(measured: &[Beside]) -> String {
-    let line = |rate: fn(&Beside) -> f64| {
+fn plot(measured: &[Comparison]) -> String {
+    let line = |rate: fn(&Comparison) -> f64| {
         let points = measured.iter();
-        points.map(|beside| (beside.clients as f64, rate(beside))).collect()
+        points.map(|comparison| (comparison.clients as f64, rate(comparison))).collect()
     };
     let mut plot = Lines::new("One machine", "clients", "requests a second");
-    plot.line("claims", line(|both| both.ours.claims.rate()));
-    plot.line("statuses", line(|both| both.ours.statuses.rate()));
-    plot.line("etcd: claims", line(|both| both.etcd.claims.rate()));
-    plot.line("etcd: reads", line(|both| both.etcd.statuses.rate()));
+    plot.line("claims", line(|comparison| comparison.ours.claims.rate()));
+    plot.line("statuses", line(|comparison| comparison.ours.statuses.rate()));
+    plot.line("etcd: claims", line(|comparison| comparison.etcd.claims.rate()));
+    plot.line("etcd: reads", line(|comparison| comparison.etcd.statuses.rate()));
     plot.svg()
 }

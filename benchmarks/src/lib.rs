@@ -1,7 +1,6 @@
-//! What the benchmarks share: figures out of samples, and a report of them that goes to the terminal, into `results/`, and into
-//! `docs/benchmarks.md`, so that no figure there is typed by hand.
+//! What the benchmarks share: statistics, plots and reports.
 //!
-//! Each benchmark is one command, `cargo bench --workspace --bench NAME`, and measures all that it compares in the same run.
+//! Each benchmark is one command, `just bench NAME`, and measures all that it compares in the same run.
 
 pub mod cold_start;
 pub mod machine;
@@ -14,3 +13,11 @@ pub use self::{
     report::{Report, Table},
     samples::Samples,
 };
+
+pub const BENCHMARKS: [&str; 4] = ["cold_start", "deploy", "service", "agent"];
+
+/// Runs a future on this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime can be created").block_on(future)
+}

@@ -1,31 +1,31 @@
-//! What was measured on, and with what.
+//! The machine and the programs that a benchmark ran on.
 
 use std::{fs, path::Path, process::Command, thread::available_parallelism};
 
-/// The processor, how many of it, and the system.
+/// The processor, the number of cores and the operating system.
 pub fn machine() -> String {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown processor", |(_, model)| model);
+    let value = |file, key| {
+        let content = fs::read_to_string(file).unwrap_or_default();
+        let mut lines = content.lines();
+        lines.find_map(|line| {
+            Some(line.strip_prefix(key)?.trim_matches([' ', '\t', ':', '=', '"']).to_owned())
+        })
+    };
+    let model =
+        value("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".to_owned());
+    let system =
+        value("/etc/os-release", "PRETTY_NAME").unwrap_or_else(|| std::env::consts::OS.to_owned());
     let cores = available_parallelism().map_or(1, usize::from);
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let system = release
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
-        .map_or(std::env::consts::OS, |name| name.trim_matches('"'));
     format!("{cores} cores of {model}, {system}")
 }
 
-/// What a program says of its version: its first line; or that it says nothing.
+/// The first line that a program prints.
 pub fn version(program: impl AsRef<Path>, args: &[&str]) -> String {
     let program = program.as_ref();
     let output = Command::new(program).args(args).output();
-    let said = output.map(|output| [output.stdout, output.stderr].concat());
-    let said = said.unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    match said.lines().find(|line| !line.trim().is_empty()) {
+    let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    match text.lines().find(|line| !line.trim().is_empty()) {
         Some(line) => line.trim().to_owned(),
         None => format!("{} of unknown version", program.display()),
     }
@@ -34,6 +34,5 @@ pub fn version(program: impl AsRef<Path>, args: &[&str]) -> String {
 /// The compiler's version.
 pub fn rust() -> String {
     let version = version("rustc", &["--version"]);
-    let words: Vec<_> = version.split(' ').take(2).collect();
-    words.join(" ")
+    version.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }

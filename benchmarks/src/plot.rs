@@ -1,4 +1,4 @@
-//! Plots, as SVG.
+//! Plots in SVG.
 
 use std::ops::Range;
 
@@ -7,7 +7,6 @@ use plotters::prelude::*;
 const FONT: &str = "sans-serif";
 const WIDTH: u32 = 860;
 
-/// What is ours, and what it is compared with.
 const OURS: RGBColor = RGBColor(0xea, 0x23, 0x28);
 const OTHERS: RGBColor = RGBColor(0x8a, 0x93, 0xa6);
 const COLOURS: [RGBColor; 5] = [
@@ -18,7 +17,7 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(0x7b, 0x52, 0xab),
 ];
 
-/// One bar for each thing, on a logarithmic scale.
+/// Horizontal bars on a logarithmic scale.
 #[derive(Debug)]
 pub struct Bars {
     title: String,
@@ -26,26 +25,26 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// A plot without bars; the title says the unit.
+    /// The title names the unit.
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), bars: Vec::new() }
     }
 
-    /// A bar of something of ours, with its value as it is written beside it.
-    pub fn ours(&mut self, label: impl Into<String>, value: f64, written: impl Into<String>) {
-        self.bars.push((label.into(), value, written.into(), OURS));
+    /// Adds a bar with a label and the value as text.
+    pub fn bar(
+        &mut self,
+        is_ours: bool,
+        label: impl Into<String>,
+        value: f64,
+        text: impl Into<String>,
+    ) {
+        self.bars.push((label.into(), value, text.into(), if is_ours { OURS } else { OTHERS }));
     }
 
-    /// A bar of something else.
-    pub fn other(&mut self, label: impl Into<String>, value: f64, written: impl Into<String>) {
-        self.bars.push((label.into(), value, written.into(), OTHERS));
-    }
-
-    /// The drawing.
     pub fn svg(&self) -> String {
         const BAR: i32 = 26;
         const LABELS: i32 = 320;
-        let count = i32::try_from(self.bars.len()).expect("there are few");
+        let count = i32::try_from(self.bars.len()).expect("few bars");
         let height = 50 + count * BAR + 10;
         let values = || self.bars.iter().map(|bar| bar.1.max(f64::MIN_POSITIVE));
         let least = values().fold(f64::INFINITY, f64::min) / 2.0;
@@ -53,22 +52,22 @@ impl Bars {
         let room = f64::from(WIDTH) - f64::from(LABELS) - 90.0;
         draw(height, |root| {
             root.draw_text(&self.title, &text(17, BLACK), (12, 14))?;
-            for (place, (label, value, written, colour)) in (0..).zip(&self.bars) {
-                let top = 46 + place * BAR;
-                #[expect(clippy::cast_possible_truncation, reason = "it is some pixels")]
+            for (number, (label, value, value_text, colour)) in (0..).zip(&self.bars) {
+                let top = 46 + number * BAR;
+                #[expect(clippy::cast_possible_truncation, reason = "a number of pixels")]
                 let length = (room * (value / least).ln() / (most / least).ln()) as i32;
                 let bar = [(LABELS, top), (LABELS + length.max(2), top + BAR - 8)];
                 root.draw(&Rectangle::new(bar, colour.filled()))?;
                 root.draw_text(label, &text(14, BLACK), (12, top + 2))?;
                 let beside = (LABELS + length.max(2) + 8, top + 2);
-                root.draw_text(written, &text(14, BLACK), beside)?;
+                root.draw_text(value_text, &text(14, BLACK), beside)?;
             }
             Ok(())
         })
     }
 }
 
-/// Lines over a logarithmic axis.
+/// Lines over two logarithmic axes.
 #[derive(Debug)]
 pub struct Lines {
     title: String,
@@ -78,17 +77,14 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// A plot without lines, with what its axes say.
     pub fn new(title: impl Into<String>, x: impl Into<String>, y: impl Into<String>) -> Self {
         Self { title: title.into(), x: x.into(), y: y.into(), lines: Vec::new() }
     }
 
-    /// A line through these points.
     pub fn line(&mut self, label: impl Into<String>, points: Vec<(f64, f64)>) {
         self.lines.push((label.into(), points));
     }
 
-    /// The drawing.
     pub fn svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| &line.1);
         let across = range(points().map(|point| point.0));
@@ -127,12 +123,12 @@ impl Lines {
     }
 }
 
-/// What stands at an axis: whole numbers as they are.
+/// The label of a value on an axis.
 fn tick(value: f64) -> String {
     if value >= 1.0 { format!("{value:.0}") } else { crate::samples::number(value) }
 }
 
-/// From a little below the least to a little above the most.
+/// From a little below the lowest value to a little above the highest.
 fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (least, most) = values
         .fold((f64::INFINITY, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
@@ -144,15 +140,15 @@ fn text(size: u32, colour: RGBColor) -> TextStyle<'static> {
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+type DrawResult = Result<(), Box<dyn std::error::Error>>;
 
-fn draw(height: impl TryInto<u32>, on: impl FnOnce(&Area<'_>) -> Drawn) -> String {
-    let height = height.try_into().ok().expect("a plot has a height");
+fn draw(height: impl TryInto<u32>, on: impl FnOnce(&Area<'_>) -> DrawResult) -> String {
+    let height = height.try_into().ok().expect("the height is positive");
     let mut svg = String::new();
     let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-    root.fill(&WHITE).expect("an SVG can be drawn");
-    on(&root).expect("an SVG can be drawn");
-    root.present().expect("an SVG can be drawn");
+    root.fill(&WHITE).expect("drawing into memory works");
+    on(&root).expect("drawing into memory works");
+    root.present().expect("drawing into memory works");
     drop(root);
     svg
 }

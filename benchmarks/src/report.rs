@@ -1,176 +1,204 @@
-//! What a benchmark found, for people and for programs.
+//! The report of a benchmark: recorded in `benchmarks/results/`, and shown in `docs/benchmarks.md`.
 
 use std::{fmt::Write, fs, path::PathBuf};
 
+use anyhow::{Context, Result};
 use cbbootstrap_tests::programs;
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::machine;
 
-/// A table of Markdown.
-#[derive(Debug)]
+/// A Markdown table.
+#[derive(Debug, Deserialize, Serialize)]
 pub struct Table {
-    headers: Vec<String>,
+    columns: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// One without rows.
-    pub fn new<H: Into<String>>(headers: impl IntoIterator<Item = H>) -> Self {
-        Self { headers: headers.into_iter().map(Into::into).collect(), rows: Vec::new() }
+    pub fn new<C: Into<String>>(columns: impl IntoIterator<Item = C>) -> Self {
+        Self { columns: columns.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
-    /// Adds a row, as long as the header.
+    /// Adds a row with a cell for each column.
     pub fn row<C: Into<String>>(&mut self, cells: impl IntoIterator<Item = C>) {
         let cells: Vec<_> = cells.into_iter().map(Into::into).collect();
-        assert_eq!(cells.len(), self.headers.len(), "{cells:?}");
+        assert_eq!(cells.len(), self.columns.len(), "{cells:?}");
         self.rows.push(cells);
     }
 
     fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let rule: Vec<_> = self.headers.iter().map(|_| "---".to_owned()).collect();
-        let rows = self.rows.iter().map(|row| line(row));
-        [line(&self.headers), line(&rule)].into_iter().chain(rows).collect()
-    }
-
-    /// An object for each row; cells that are numbers are so there.
-    fn json(&self) -> Value {
-        let object = |row: &Vec<String>| {
-            let fields = self.headers.iter().zip(row);
-            let value = |cell: &str| {
-                cell.parse::<f64>().map_or_else(|_| json!(cell), |number| json!(number))
-            };
-            let fields = fields.map(|(name, cell)| (name.clone(), value(cell)));
-            Value::Object(fields.collect::<Map<_, _>>())
-        };
-        self.rows.iter().map(object).collect()
+        let rule = vec!["---".to_owned(); self.columns.len()];
+        [&self.columns, &rule].into_iter().chain(&self.rows).map(|row| line(row)).collect()
     }
 }
 
-/// The report of one benchmark.
-#[derive(Debug)]
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Section {
+    Text(String),
+    Table(Table),
+    Plot { caption: String, file: String },
+    Details { title: String, sections: Vec<Section> },
+}
+
+impl Section {
+    fn markdown(&self) -> String {
+        match self {
+            Self::Text(text) => format!("{text}\n\n"),
+            Self::Table(table) => format!("{}\n", table.markdown()),
+            Self::Plot { caption, file } => {
+                format!("![{caption}](../benchmarks/results/{file})\n\n")
+            }
+            Self::Details { title, sections } => {
+                let content: String = sections.iter().map(Self::markdown).collect();
+                format!("<details>\n<summary>{title}</summary>\n\n{content}</details>\n\n")
+            }
+        }
+    }
+}
+
+/// The results of one run of a benchmark.
+#[derive(Debug, Deserialize, Serialize)]
 pub struct Report {
-    name: &'static str,
+    benchmark: String,
+    date: String,
+    machine: String,
     versions: Vec<String>,
-    text: String,
-    figures: Vec<Value>,
-    plots: Vec<String>,
+    sections: Vec<Section>,
 }
 
 impl Report {
-    /// One of the benchmark of this name, which `cargo bench --workspace --bench NAME` runs.
-    pub fn new(name: &'static str) -> Self {
+    /// An empty report of the benchmark that `cargo bench --workspace --bench NAME` runs.
+    pub fn new(name: &str, versions: impl IntoIterator<Item = String>) -> Self {
         Self {
-            name,
-            versions: vec![machine::rust()],
-            text: String::new(),
-            figures: Vec::new(),
-            plots: Vec::new(),
+            benchmark: name.to_owned(),
+            date: Timestamp::now().strftime("%F").to_string(),
+            machine: machine::machine(),
+            versions: [machine::rust()].into_iter().chain(versions).collect(),
+            sections: Vec::new(),
         }
     }
 
-    /// Says with which version of something it was measured.
-    pub fn version(&mut self, version: impl Into<String>) {
-        self.versions.push(version.into());
+    /// Reads the results of the last run.
+    pub fn read(name: &str) -> Result<Self> {
+        let path = results().join(format!("{name}.json"));
+        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(serde_json::from_slice(&content)?)
     }
 
-    /// A paragraph.
-    pub fn say(&mut self, text: &str) {
-        let _ = write!(self.text, "{}\n\n", text.trim());
+    /// Adds a paragraph.
+    pub fn text(&mut self, text: impl Into<String>) {
+        self.sections.push(Section::Text(text.into()));
     }
 
-    /// A table.
-    pub fn table(&mut self, table: &Table) {
-        let _ = writeln!(self.text, "{}", table.markdown());
-        self.figures.push(table.json());
+    pub fn table(&mut self, table: Table) {
+        self.sections.push(Section::Table(table));
     }
 
-    /// What is reported meanwhile stands folded under the title, for who wants to know.
-    pub fn folded(&mut self, title: &str, inside: impl FnOnce(&mut Self)) {
-        let _ = write!(self.text, "<details>\n<summary>{title}</summary>\n\n");
-        inside(self);
-        self.text.push_str("</details>\n\n");
+    /// Adds a table of targets: what was to be reached, what was measured, and whether that is enough.
+    pub fn targets<T: Into<String>>(
+        &mut self,
+        targets: impl IntoIterator<Item = (T, String, bool)>,
+    ) {
+        let mut table = Table::new(["target", "measured", "met"]);
+        for (target, measured, is_met) in targets {
+            table.row([target.into(), measured, if is_met { "yes" } else { "no" }.to_owned()]);
+        }
+        self.table(table);
     }
 
-    /// A drawing, as SVG.
-    pub fn plot(&mut self, caption: &str, svg: String) {
-        let _ = write!(
-            self.text,
-            "![{caption}](../benchmarks/results/{})\n\n",
-            self.svg_name(self.plots.len())
+    /// Adds a part that readers unfold.
+    pub fn details(&mut self, title: &str, add: impl FnOnce(&mut Self)) {
+        let before = std::mem::take(&mut self.sections);
+        add(self);
+        let sections = std::mem::replace(&mut self.sections, before);
+        self.sections.push(Section::Details { title: title.to_owned(), sections });
+    }
+
+    /// Adds the benchmark's drawing, and writes it.
+    pub fn plot(&mut self, caption: &str, svg: &str) {
+        let file = format!("{}.svg", self.benchmark);
+        fs::write(results().join(&file), svg).expect("results can be written");
+        self.sections.push(Section::Plot { caption: caption.to_owned(), file });
+    }
+
+    /// Prints the report, records it, and shows it in `docs/benchmarks.md`.
+    pub fn finish(&self) -> Result<()> {
+        println!("{}", self.markdown());
+        let path = results().join(format!("{}.json", self.benchmark));
+        fs::write(path, serde_json::to_string_pretty(self)? + "\n")?;
+        fs::write(page(), self.shown_in(&fs::read_to_string(page())?)?)?;
+        Ok(())
+    }
+
+    fn markdown(&self) -> String {
+        let mut text: String = self.sections.iter().map(Section::markdown).collect();
+        let Self { benchmark, date, machine, versions, .. } = self;
+        let _ = writeln!(
+            text,
+            "Measured on {date} by `just bench {benchmark}` on {machine}, with {}.",
+            versions.join(", ")
         );
-        self.plots.push(svg);
+        text
     }
 
-    fn svg_name(&self, number: usize) -> String {
-        match number {
-            0 => format!("{}.svg", self.name),
-            more => format!("{}-{}.svg", self.name, more + 1),
-        }
-    }
-
-    /// Prints it, writes it to `benchmarks/results/`, and puts it into `docs/benchmarks.md`, between the comments that name the benchmark.
-    pub fn finish(self) {
-        let command = format!("cargo bench --workspace --bench {}", self.name);
-        let date = Timestamp::now().strftime("%F").to_string();
-        let machine = machine::machine();
-        let versions = self.versions.join(", ");
-        let text = format!(
-            "{}Measured on {date} by `{command}` on {machine}, with {versions}.\n",
-            self.text
-        );
-        println!("{text}");
-
-        let results = programs::workspace().join("benchmarks/results");
-        fs::create_dir_all(&results).expect("a directory can be made");
-        let document = json!({
-            "benchmark": self.name, "command": command, "date": date, "machine": machine, "versions": self.versions,
-            "tables": self.figures,
-        });
-        let document = serde_json::to_string_pretty(&document).expect("it is JSON");
-        let write = |name: String, content: &str| {
-            fs::write(results.join(name), content).expect("a file can be written");
-        };
-        write(format!("{}.json", self.name), &(document + "\n"));
-        for (number, svg) in self.plots.iter().enumerate() {
-            write(self.svg_name(number), svg);
-        }
-
-        let page: PathBuf = programs::workspace().join("docs/benchmarks.md");
-        let before = fs::read_to_string(&page).expect("there is a page of benchmarks");
-        let after = replaced(&before, self.name, &text)
-            .unwrap_or_else(|| panic!("docs/benchmarks.md has no place for `{}`", self.name));
-        fs::write(&page, after).expect("a file can be written");
+    /// The page with this report between `<!-- benchmark: NAME -->` and `<!-- end -->`.
+    pub fn shown_in(&self, page: &str) -> Result<String> {
+        let start = format!("<!-- benchmark: {} -->\n", self.benchmark);
+        let end = "<!-- end -->";
+        let place = page
+            .split_once(&start)
+            .and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+        let (before, after) =
+            place.with_context(|| format!("docs/benchmarks.md has no `{}`", start.trim()))?;
+        Ok(format!("{before}{start}{}{end}{after}", self.markdown()))
     }
 }
 
-/// The document with this text between `<!-- benchmark: NAME -->` and `<!-- end -->`.
-fn replaced(document: &str, name: &str, text: &str) -> Option<String> {
-    let (before, rest) = document.split_once(&format!("<!-- benchmark: {name} -->\n"))?;
-    let (_, after) = rest.split_once("<!-- end -->")?;
-    Some(format!("{before}<!-- benchmark: {name} -->\n{text}<!-- end -->{after}"))
+fn results() -> PathBuf {
+    programs::workspace().join("benchmarks/results")
+}
+
+/// The page that shows all results.
+pub fn page() -> PathBuf {
+    programs::workspace().join("docs/benchmarks.md")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BENCHMARKS;
 
     #[test]
-    fn a_report_takes_the_place_of_the_last() {
-        let document =
+    fn report_replaces_the_last_one() {
+        let mut report = Report::new("x", []);
+        let mut table = Table::new(["what", "ms"]);
+        table.row(["start", "3.1"]);
+        report.table(table);
+        let page =
             "a\n<!-- benchmark: x -->\nold\n<!-- end -->\nb\n<!-- benchmark: y -->\n<!-- end -->\n";
-        let after = replaced(document, "x", "new\n").expect("it has a place");
-        assert_eq!(after, document.replace("old", "new"));
-        assert_eq!(replaced(document, "z", "new"), None);
+        let shown = report.shown_in(page).unwrap();
+        let markdown = report.markdown();
+        assert!(
+            markdown.starts_with("| what | ms |\n| --- | --- |\n| start | 3.1 |\n\nMeasured on "),
+            "{markdown}"
+        );
+        assert_eq!(shown, page.replace("old\n", &markdown));
+        assert!(report.shown_in("no place").is_err());
     }
 
     #[test]
-    fn a_table_is_markdown_and_objects() {
-        let mut table = Table::new(["what", "ms"]);
-        table.row(["start", "3.1"]);
-        assert_eq!(table.markdown(), "| what | ms |\n| --- | --- |\n| start | 3.1 |\n");
-        assert_eq!(table.json(), json!([{"what": "start", "ms": 3.1}]));
+    fn page_shows_the_recorded_results() {
+        let page = fs::read_to_string(page()).unwrap();
+        for name in BENCHMARKS {
+            let shown = Report::read(name).unwrap().shown_in(&page).unwrap();
+            assert_eq!(
+                shown, page,
+                "`cargo run -p cbbootstrap-benchmarks` updates docs/benchmarks.md"
+            );
+        }
     }
 }

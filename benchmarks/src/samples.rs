@@ -1,33 +1,29 @@
-//! Figures out of repeated measurements.
+//! Statistics of repeated measurements.
 
 use std::time::Duration;
 
-/// Durations of the same thing, measured again and again.
+/// Durations of one operation.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
-    /// With one more.
     pub fn push(&mut self, sample: Duration) {
         self.0.push(sample);
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The one in the middle.
     pub fn median(&self) -> Duration {
         self.percentile(50)
     }
 
-    /// The smallest that so many percent of the samples do not exceed (nearest rank); zero of none.
+    /// The smallest sample that at least this many percent of all do not exceed (nearest rank), or zero without samples.
     pub fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -57,23 +53,36 @@ impl Extend<Duration> for Samples {
     }
 }
 
-/// Milliseconds with as many digits as tell something: `0.24`, `3.1`, `342`.
+/// Milliseconds as [`number`] formats them.
 pub fn ms(duration: Duration) -> String {
     number(duration.as_secs_f64() * 1000.0)
 }
 
-/// Seconds, in the same way.
+/// Seconds as [`number`] formats them.
 pub fn seconds(duration: Duration) -> String {
     number(duration.as_secs_f64())
 }
 
-/// A number with two digits behind the point below 1, one below 100, and none from there on.
+/// Two decimals below 1, one below 100, none from there on: `0.24`, `3.1`, `342`.
 pub fn number(value: f64) -> String {
     match value {
         small if small < 0.995 => format!("{small:.2}"),
         medium if medium < 99.5 => format!("{medium:.1}"),
         large => format!("{large:.0}"),
     }
+}
+
+/// The middle value, or the lower one of the two in the middle.
+pub fn median<T: Copy + Ord>(values: impl IntoIterator<Item = T>) -> T {
+    let mut sorted: Vec<_> = values.into_iter().collect();
+    sorted.sort_unstable();
+    sorted[(sorted.len() - 1) / 2]
+}
+
+/// In units of 10⁶ bytes.
+#[expect(clippy::cast_precision_loss, reason = "it is rounded anyway")]
+pub fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 #[cfg(test)]
@@ -90,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_the_digits_that_tell() {
+    fn numbers_have_two_or_three_digits() {
         let shown = [0.0, 0.237, 0.996, 3.16, 99.4, 99.6, 341.7].map(number);
         assert_eq!(shown, ["0.00", "0.24", "1.0", "3.2", "99.4", "100", "342"]);
     }

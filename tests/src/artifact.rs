@@ -26,15 +26,48 @@ fn builder() -> User {
 }
 
 /// The zip that [`package`] builds, once for all tests.
-pub fn zip() -> &'static Path {
-    static ZIP: OnceLock<PathBuf> = OnceLock::new();
+pub fn zip() -> &'static str {
+    static ZIP: OnceLock<String> = OnceLock::new();
+    ZIP.get_or_init(|| make("function.zip", |path| drop(package(path).ended_with(0))))
+}
+
+/// The zip of changed code: the same executable, one byte longer.
+pub fn changed_zip() -> &'static str {
+    static ZIP: OnceLock<String> = OnceLock::new();
     ZIP.get_or_init(|| {
-        let path = programs::target().join(format!("function-{}.zip", std::process::id()));
-        package(&path).ended_with(0);
-        let shared = programs::target().join("function.zip");
-        fs::rename(&path, &shared).expect("the target directory can be written");
-        shared
+        let mut executable = executable();
+        executable.push(0);
+        make("changed-function.zip", |path| drop(zip_of(path, "bootstrap", 0o755, &executable)))
     })
+}
+
+/// A zip that deploys in no time, because its executable is nothing but a header. No function runs it.
+pub fn small_zip() -> &'static str {
+    small_zip_number(0)
+}
+
+/// One of 256 different zips like [`small_zip`].
+pub fn small_zip_number(number: u8) -> &'static str {
+    static ZIPS: [OnceLock<String>; 256] = [const { OnceLock::new() }; 256];
+    ZIPS[usize::from(number)].get_or_init(|| {
+        // 64 bits, little-endian, version 1; x86-64; no segments and no sections.
+        let mut header = [0; 65];
+        header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        header[16..21].copy_from_slice(&[2, 0, 62, 0, 1]);
+        header[52] = 64;
+        header[64] = number;
+        let name = format!("small-function-{number}.zip");
+        make(&name, |path| drop(zip_of(path, "bootstrap", 0o755, &header)))
+    })
+}
+
+/// Makes a file under `target/`. Test programs may run side by side.
+fn make(name: &str, write: impl FnOnce(&Path)) -> String {
+    let path = programs::target().join(name);
+    let new = path.with_extension(format!("{}.zip", std::process::id()));
+    write(&new);
+    fs::rename(&new, &path).expect("the target directory can be written");
+    path.display().to_string()
 }
 
 /// Runs `package`: a cross-build without the optimisations that take minutes.
@@ -73,7 +106,7 @@ pub fn released_zip() -> PathBuf {
 
 /// The executable in it.
 pub fn executable() -> Vec<u8> {
-    executable_of(zip())
+    executable_of(Path::new(zip()))
 }
 
 /// The executable that is built from a copy of the sources, with another home of cargo's.
@@ -92,13 +125,6 @@ pub fn executable_of(zip: &Path) -> Vec<u8> {
     let mut entry = archive.by_name("bootstrap").expect("`bootstrap` is in it");
     entry.read_to_end(&mut bytes).expect("it can be unpacked");
     bytes
-}
-
-/// The zip of changed code: the same executable, one byte longer.
-pub fn changed_zip(directory: &Path) -> String {
-    let mut executable = executable();
-    executable.push(0);
-    zip_of(&directory.join("changed.zip"), "bootstrap", 0o755, &executable)
 }
 
 /// A zip with one file in it.

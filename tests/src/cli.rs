@@ -120,6 +120,23 @@ impl User {
     pub fn run<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
         Ended::of(&mut self.command(args))
     }
+
+    /// Deploys this zip without a smoke test.
+    pub fn deploy(&self, zip: &str, options: &[&str]) -> Ended {
+        self.deploy_and_smoke(zip, &[&["--no-smoke"], options].concat())
+    }
+
+    /// Deploys this zip, and tests what serves then.
+    pub fn deploy_and_smoke(&self, zip: &str, options: &[&str]) -> Ended {
+        self.run(&[&["deploy", "--output", "json", "--function-zip", zip], options].concat())
+    }
+
+    /// The plan of a deployment of this zip.
+    #[track_caller]
+    pub fn plan(&self, zip: &str, options: &[&str]) -> Value {
+        let plan = ["plan", "--output", "json", "--function-zip", zip];
+        self.run(&[&plan, options].concat()).document()
+    }
 }
 
 impl Ended {

@@ -127,8 +127,9 @@ pub fn lapse(database: &Path, cluster_id: &str) -> rusqlite::Result<Option<u64>>
     connection.busy_timeout(Duration::from_secs(10))?;
     connection
         .query_row(
-            "UPDATE clusters SET lease_expires_at = 1
-             WHERE cluster_id = ? AND state = 'claimed' AND lease_expires_at > 1 RETURNING generation",
+            "UPDATE clusters SET record = json_set(record, '$.lease_expires_at', '1970-01-01T00:00:01Z')
+             WHERE cluster_id = ? AND record ->> 'state' = 'claimed'
+             AND record ->> 'lease_expires_at' > '1970-01-01T00:00:01Z' RETURNING record ->> 'generation'",
             [cluster_id],
             |row| row.get::<_, i64>(0),
         )

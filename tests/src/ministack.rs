@@ -18,6 +18,9 @@ use crate::{
     python,
 };
 
+/// The bucket for artifacts that a deployment makes.
+pub const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
+
 /// The key of the stand-in's root user.
 const ROOT: &str = "test";
 

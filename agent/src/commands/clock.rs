@@ -1,4 +1,4 @@
-//! The time that a command has, and its pauses.
+//! The one wait loop: a command tries until it is done, pauses between attempts, and ends at its deadline.
 
 use std::{
     thread,
@@ -10,66 +10,83 @@ use crate::{failure::Failure, http::Deadline, printer::Printer, settings::Patien
 /// Why a command waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// The reason.
-    pub reason: String,
-    /// What to do if it lasts too long; without it, to run the command again.
-    pub hint: Option<String>,
+    reason: String,
+    /// The way out if it lasts too long; without it, to run the command again.
+    hint: Option<String>,
 }
 
 impl Wait {
-    /// Waits for this reason.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), hint: None }
     }
 
-    /// With what to do if it lasts too long.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 }
 
-/// The time that a command has.
-#[derive(Debug)]
-pub struct Clock {
-    patience: Patience,
+/// The result of an attempt.
+pub enum Attempt<T> {
+    Done(T),
+    /// Try again after a pause.
+    Wait(Wait),
+    /// Try again at once: something was done.
+    Again,
 }
 
-impl Clock {
-    pub fn new(patience: Patience) -> Self {
-        Self { patience }
+impl<T> Attempt<T> {
+    pub fn wait(reason: impl Into<String>) -> Self {
+        Self::Wait(Wait::new(reason))
+    }
+}
+
+/// The time limits of a command.
+#[derive(Debug)]
+pub struct Clock<'p> {
+    patience: Patience,
+    printer: &'p Printer,
+}
+
+impl<'p> Clock<'p> {
+    pub fn new(patience: Patience, printer: &'p Printer) -> Self {
+        Self { patience, printer }
     }
 
-    /// When the command ends.
     pub fn deadline(&self) -> Deadline {
         self.patience.deadline
     }
 
-    /// Fails if the time is up.
-    pub fn check(&self, wait: &Wait) -> Result<(), Failure> {
-        if !self.deadline().left().is_zero() {
+    /// Repeats the attempt until it is done or fails. Fails itself when the time is up.
+    ///
+    /// The pauses vary, so that nodes that boot together do not stay in step.
+    pub fn repeat<T>(
+        &self,
+        mut attempt: impl FnMut() -> anyhow::Result<Attempt<T>>,
+    ) -> anyhow::Result<T> {
+        loop {
+            match attempt()? {
+                Attempt::Done(result) => return Ok(result),
+                Attempt::Again => self.check(&Wait::new("the last step has no effect yet"))?,
+                Attempt::Wait(wait) => {
+                    self.check(&wait)?;
+                    self.printer.waiting(&wait.reason);
+                    let pause = jitter(self.patience.interval);
+                    thread::sleep(pause.min(self.deadline().time_left()));
+                }
+            }
+        }
+    }
+
+    fn check(&self, wait: &Wait) -> Result<(), Failure> {
+        if !self.deadline().time_left().is_zero() {
             return Ok(());
         }
         let seconds = self.patience.timeout.as_secs_f64();
-        let failure = Failure::timed_out(format!(
-            "not done after {seconds} s, still waiting: {}",
-            wait.reason
-        ));
-        Err(failure.hint(
-            wait.hint
-                .as_deref()
-                .unwrap_or("run it again to go on from here; `--timeout` gives it longer"),
-        ))
-    }
-
-    /// Waits until it is time to look again, and says why; fails when the time is up.
-    ///
-    /// The pauses differ a little, so that nodes that boot together do not ask together for ever.
-    pub fn pause(&self, printer: &Printer, wait: &Wait) -> Result<(), Failure> {
-        self.check(wait)?;
-        printer.waiting(&wait.reason);
-        thread::sleep(jitter(self.patience.interval).min(self.deadline().left()));
-        Ok(())
+        let reason = &wait.reason;
+        let hint = "run it again to go on from here; `--timeout` gives it longer";
+        Err(Failure::timed_out(format!("not done after {seconds} s, still waiting: {reason}"))
+            .hint(wait.hint.as_deref().unwrap_or(hint)))
     }
 }
 
@@ -78,7 +95,7 @@ pub fn jitter(time: Duration) -> Duration {
     time.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
-/// Since when something is so.
-pub fn since(time: Option<Instant>) -> Duration {
-    time.map_or(Duration::ZERO, |time| time.elapsed())
+/// The time that has passed since an event; zero without one.
+pub fn time_since(event: Option<Instant>) -> Duration {
+    event.map_or(Duration::ZERO, |event| event.elapsed())
 }

@@ -1,6 +1,5 @@
-//! `discover`: the nodes to connect to.
+//! `discover`: prints the nodes to connect to.
 
-use anyhow::Context;
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
     trust::ClusterKeys,
@@ -9,11 +8,11 @@ use cbbootstrap_protocol::{
 use serde_json::json;
 
 use super::{
-    clock::{Clock, Wait},
-    refused,
+    api_failure,
+    clock::{Attempt, Clock},
 };
 use crate::{
-    api::Unanswered,
+    api::ApiError,
     cli::{DiscoverArgs, Format},
     failure::{Exit, Failure},
     printer::Printer,
@@ -22,46 +21,53 @@ use crate::{
 };
 
 pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let clock = Clock::new(Patience::from(args.wait));
+    let clock = Clock::new(Patience::from(args.wait), printer);
     let (api, keys) = settings::api(args.api, args.insecure, clock.deadline())?;
-    let id = api.cluster_id.as_str();
-    loop {
-        let why = match api.status(None) {
-            Ok(Some(answer)) => {
-                let record = answer.now();
-                if record.state == State::Ready {
-                    let nodes = trusted(&record, keys.as_ref(), &api.cluster_id)?;
-                    printer.line(shown(id, &record, &nodes, args.format)?)?;
-                    return Ok(Exit::Done);
-                }
+    let id = &api.cluster_id;
+    let record = clock.repeat(|| {
+        let why = match api.status(None).map(|answer| answer.map(|answer| answer.record())) {
+            Ok(Some(record)) if record.state == State::Ready => return Ok(Attempt::Done(record)),
+            Ok(Some(record)) => {
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)
             }
-            Ok(None) => format!("nobody has claimed the cluster `{id}`"),
-            Err(Unanswered::Later(why)) => why,
-            Err(error) => return Err(refused(error)),
+            Ok(None) => format!("nobody has claimed the cluster `{}`", id.as_str()),
+            Err(ApiError::Temporary(why)) => why,
+            Err(error) => return Err(api_failure(error)),
         };
         if !args.until_ready {
             return Err(Failure::new(why).hint("`--wait` waits until it is ready").into());
         }
-        clock.pause(printer, &Wait::new(why))?;
-    }
+        Ok(Attempt::wait(why))
+    })?;
+    let nodes = trusted_nodes(&record, keys.as_ref(), id)?;
+    let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
+    printer.line(match args.format {
+        Format::Text => names.join("\n"),
+        Format::Json => serde_json::to_string_pretty(&json!({
+            "cluster_id": id.as_str(),
+            "cluster_uuid": record.cluster_uuid.as_ref().map(Uuid::as_str),
+            "nodes": names,
+            "connection_string": connection_string(&nodes),
+        }))?,
+        Format::ConnectionString => connection_string(&nodes),
+    })?;
+    Ok(Exit::Done)
 }
 
-/// The nodes that are told: with a secret, only those that are attested with it.
-fn trusted<'r>(
+/// The nodes of the record; with a secret, only those that are attested with it.
+fn trusted_nodes<'r>(
     record: &'r Record,
     keys: Option<&ClusterKeys>,
     id: &ClusterId,
 ) -> Result<Vec<&'r Node>, Failure> {
+    let mut nodes = record.nodes();
     let Some(keys) = keys else {
-        return Ok(record.nodes());
+        return Ok(nodes);
     };
-    let is_attested = |node: &&Node| {
-        let uuid = record.cluster_uuid.as_ref();
-        let member = record.member(node).zip(uuid);
+    nodes.retain(|node| {
+        let member = record.member(node).zip(record.cluster_uuid.as_ref());
         member.is_some_and(|(member, uuid)| member.is_attested(keys, id, uuid))
-    };
-    let nodes: Vec<_> = record.nodes().into_iter().filter(is_attested).collect();
+    });
     if nodes.is_empty() {
         return Err(Failure::refused("no member of the cluster is attested with this secret")
             .hint("do the nodes have the same secret (`--secret-file`)?"));
@@ -69,27 +75,7 @@ fn trusted<'r>(
     Ok(nodes)
 }
 
-fn shown(
-    cluster_id: &str,
-    record: &Record,
-    nodes: &[&Node],
-    format: Format,
-) -> anyhow::Result<String> {
-    let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
-    Ok(match format {
-        Format::Text => names.join("\n"),
-        Format::Json => serde_json::to_string_pretty(&json!({
-            "cluster_id": cluster_id,
-            "cluster_uuid": record.cluster_uuid.as_ref().map(Uuid::as_str),
-            "nodes": names,
-            "connection_string": connection_string(nodes),
-        }))
-        .context("cannot write JSON")?,
-        Format::ConnectionString => connection_string(nodes),
-    })
-}
-
-/// Without ports: a node's is that of the management interface, and connection strings have those of the data service.
+/// Without ports: a node's is that of the management interface, a connection string's that of the data service.
 fn connection_string(nodes: &[&Node]) -> String {
     let hosts: Vec<_> = nodes.iter().map(|node| node.host().in_url()).collect();
     format!("couchbases://{}", hosts.join(","))

@@ -1,287 +1,250 @@
-//! `leave`: moves the node's data to the others, takes it out of its cluster, and tells the API.
+//! `leave`: moves the node's data to the others, takes the node out of its cluster, and tells the API.
 
-use std::{collections::BTreeMap, fmt, time::Instant};
+use std::fmt;
 
 use cbbootstrap_protocol::wire::State;
 use serde::Serialize;
 
 use super::{
-    clock::{Clock, Wait},
+    api_failure,
+    clock::{Attempt, Clock},
     lock,
     rebalances::Rebalances,
-    refused,
-    up::note_unreachable,
 };
 use crate::{
-    api::{Api, Unanswered},
+    api::{Api, ApiError},
     cli::LeaveArgs,
-    decision::{self, Memory, Through, obstacle, resting},
+    decision::{self, Action, Admission, Memory, obstacle},
     failure::{Exit, Failure},
     printer::Printer,
     server::{Error, Membership, View},
     settings::{self, Here, Patience},
 };
 
-/// So many members are asked about the node's name: each may take a while not to answer.
-const MOST_ASKED: usize = 3;
+/// This many members are asked about the node's name: each may take a while not to answer.
+const MAX_ASKED: usize = 3;
 
-/// What came of it.
 #[derive(Debug, Serialize)]
-struct Outcome {
+struct LeaveOutcome {
     cluster_id: String,
     node: String,
-    /// The node that others join now; `None` if the API knows of no cluster.
+    /// The node that others join now; `None` if the API has no such cluster.
     initial_node: Option<String>,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for LeaveOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cluster_id, node, .. } = self;
         write!(f, "`{node}` has left `{cluster_id}`")?;
         match &self.initial_node {
             Some(next) => write!(f, "; the node to join is `{next}`"),
-            None => write!(f, "; the API knows of no such cluster"),
+            None => write!(f, "; the API has no such cluster"),
         }
     }
-}
-
-/// What to do next about the server.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    Wait(String),
-    /// Start a rebalance of these nodes, the first list, without the others.
-    Rebalance(String, String),
-    /// Take a node out that was never rebalanced in.
-    Eject(String),
-    LastNode,
 }
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let clock = Clock::new(Patience::from(args.wait));
+    let clock = Clock::new(Patience::from(args.wait), printer);
     let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
-    let _lock = lock(&here.server, &clock, printer)?;
-    let mut leaving = Leaving::new(&here, &api, printer);
-    let generation = leaving.until_blank(&clock)?;
+    let _lock = lock(&here.server, &clock)?;
+    let mut leaving = Leaving {
+        here: &here,
+        api: &api,
+        printer,
+        is_checked: false,
+        generation: None,
+        is_on_its_way: false,
+        rebalances: Rebalances::default(),
+    };
+    clock.repeat(|| leaving.round())?;
     if !leaving.is_on_its_way {
         leaving.check_name()?;
     }
-    // A claim is given up only by the server that has made it.
-    let node_uuid = here.server.own().ok().and_then(|own| own.uuid);
-    let initial_node = loop {
-        match api.leave(&here.node, node_uuid.as_ref(), generation) {
-            Ok(answer) => break Some(answer.now().initial_node.to_string()),
-            Err(Unanswered::Later(why)) => clock.pause(printer, &Wait::new(why))?,
-            Err(Unanswered::Refused(problem)) if problem.code == "cluster_not_found" => break None,
-            Err(error) => return Err(refused(error)),
-        }
-    };
-    printer.result(&Outcome {
-        cluster_id: api.cluster_id.as_str().to_owned(),
-        node: here.node.to_string(),
-        initial_node,
-    })?;
+    // Only the server that made a claim can give it up.
+    let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
+    let initial_node =
+        clock.repeat(|| match api.leave(&here.node, node_uuid.as_ref(), leaving.generation) {
+            Ok(answer) => Ok(Attempt::Done(Some(answer.record().initial_node.to_string()))),
+            Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
+            Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => {
+                Ok(Attempt::Done(None))
+            }
+            Err(error) => Err(api_failure(error)),
+        })?;
+    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), here.node.to_string());
+    printer.result(&LeaveOutcome { cluster_id, node, initial_node })?;
     Ok(Exit::Done)
 }
 
-/// What a run works with, and what it remembers.
 struct Leaving<'r> {
     here: &'r Here,
     api: &'r Api,
     printer: &'r Printer,
-    /// The record's generation, once the API was asked.
+    is_checked: bool,
+    /// The record's generation, where it is known.
     generation: Option<u64>,
-    has_asked: bool,
     is_on_its_way: bool,
     rebalances: Rebalances,
-    unreachable: BTreeMap<String, Instant>,
 }
 
-impl<'r> Leaving<'r> {
-    fn new(here: &'r Here, api: &'r Api, printer: &'r Printer) -> Self {
-        Self {
-            here,
-            api,
-            printer,
-            generation: None,
-            has_asked: false,
-            is_on_its_way: false,
-            rebalances: Rebalances::default(),
-            unreachable: BTreeMap::new(),
-        }
-    }
-
-    /// Until the server belongs to no cluster. Returns the generation of the record, where it is known.
-    fn until_blank(&mut self, clock: &Clock) -> anyhow::Result<Option<u64>> {
-        loop {
-            let why = match self.here.server.cluster() {
-                Ok(None) => {
-                    self.printer.step("server: belongs to no cluster");
-                    if self.is_on_its_way {
-                        self.printer.step(
-                            "certificates: the server has a new one of its own; load yours again before the next `up`, if it had one of yours",
-                        );
-                    }
-                    return Ok(self.generation);
+impl Leaving<'_> {
+    /// One step; done when the server belongs to no cluster.
+    fn round(&mut self) -> anyhow::Result<Attempt<()>> {
+        let view = match self.here.server.cluster() {
+            Ok(Some(view)) => view,
+            Ok(None) => {
+                self.printer.step("server: belongs to no cluster");
+                if self.is_on_its_way {
+                    self.printer.step(
+                        "certificates: the server has generated a new one; if it had one of yours, load yours again before the next `up`",
+                    );
                 }
-                // While it is reset, it may have lost the password already.
-                Err(Error::Unauthorized) if !self.is_on_its_way => {
-                    return Err(Failure::refused(
-                        "the server has another user name or password; nothing was changed",
-                    )
-                    .hint("give the cluster's user name and password")
-                    .into());
-                }
-                Err(error) => error.to_string(),
-                Ok(Some(view)) => self.take_out(&view)?,
-            };
-            clock.pause(self.printer, &Wait::new(why))?;
-        }
-    }
-
-    /// One step on the way out. Returns why to wait.
-    fn take_out(&mut self, view: &View) -> anyhow::Result<String> {
-        if !self.has_asked {
-            self.check(view)?;
-            self.has_asked = true;
-        }
-        note_unreachable(&mut self.unreachable, view);
-        // Nothing but the node's absence will do.
-        self.rebalances.watch(&self.here.server, view, false, self.printer)?;
-        let unreachable = self.unreachable.iter();
-        let memory = Memory {
-            unreachable_for: unreachable
-                .map(|(otp, since)| (otp.clone(), since.elapsed()))
-                .collect(),
-            rest: self.rebalances.rest(),
-            ..Memory::default()
-        };
-        let server = &self.here.server;
-        Ok(match next(view, &memory) {
-            Next::Wait(why) => why,
-            Next::LastNode => {
+                return Ok(Attempt::Done(()));
+            }
+            // While it is reset, it may already have lost the password.
+            Err(Error::Unauthorized) if !self.is_on_its_way => {
                 return Err(Failure::refused(
-                    "it is the cluster's last active node, and without it the data is gone; nothing was changed",
+                    "the server has another user name or password; nothing was changed",
                 )
-                .hint("if the whole cluster is to go, end its machines, and `cbbootstrap cluster forget` its record")
+                .hint("give the cluster's user name and password")
                 .into());
             }
-            Next::Eject(otp) => match server.eject(&otp) {
+            Err(error) => return Ok(Attempt::wait(error.to_string())),
+        };
+        if !self.is_checked {
+            self.check(&view)?;
+            self.is_checked = true;
+        }
+        // The purpose is reached only when the node is out.
+        self.rebalances.watch(&self.here.server, &view, false, self.printer)?;
+        let action = next_action(&view, &self.rebalances.memory());
+        self.act(action, &view).map(Attempt::wait)
+    }
+
+    /// Returns why to wait afterwards.
+    fn act(&mut self, action: Action, view: &View) -> anyhow::Result<String> {
+        let server = &self.here.server;
+        let this = view.this().map(|this| this.otp.as_str()).unwrap_or_default();
+        Ok(match action {
+            Action::Wait(why) => why,
+            Action::Eject(otp) => match server.eject(&otp) {
                 Ok(()) => {
-                    self.is_on_its_way |= view.this().is_some_and(|this| this.otp == otp);
+                    self.is_on_its_way |= this == otp;
                     self.printer
                         .step(format_args!("eject: `{otp}`, which was never rebalanced in"));
                     format!("`{otp}` is being removed")
                 }
                 Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
             },
-            Next::Rebalance(known, ejected) => match server.start_rebalance(&known, &ejected) {
-                Ok(true) => {
-                    for node in view
-                        .nodes
-                        .iter()
-                        .filter(|node| node.membership == Membership::Failed && !node.is_asked)
-                    {
-                        self.printer.warning(format_args!(
-                            "`{}` has been failed over and cannot be reached: the rebalance removes it", node.name
-                        ));
+            Action::Rebalance { known, removed } => {
+                match self.rebalances.start(server, &known, this, &removed, self.printer) {
+                    Ok(true) => {
+                        self.is_on_its_way = true;
+                        self.printer.step("rebalance: this node's data moves to the others");
+                        "a rebalance runs".to_owned()
                     }
-                    self.is_on_its_way = true;
-                    self.rebalances.begin();
-                    self.printer.step("rebalance: this node's data moves to the others");
-                    "a rebalance runs".to_owned()
+                    Ok(false) => "another rebalance runs".to_owned(),
+                    Err(why) => why,
                 }
-                Ok(false) => "another rebalance runs".to_owned(),
-                Err(error) => format!("the rebalance does not begin yet: {error}"),
-            },
+            }
+            _ => {
+                return Err(Failure::refused(
+                    "it is the cluster's last active node, and without it the data is gone; nothing was changed",
+                )
+                .hint("if the whole cluster is to go, end its machines, and `cbbootstrap cluster forget` its record")
+                .into());
+            }
         })
     }
 
-    /// A server that is blank from the beginning may be that of a second machine with the name of a living member, whose entry must
-    /// stay. Members that cannot be asked do not keep a node from leaving.
+    /// A server that is blank from the beginning may have the name of a living member, whose entry must stay. Members that cannot
+    /// be asked do not keep a node from leaving.
     fn check_name(&self) -> anyhow::Result<()> {
-        let Here { node, server, peers, .. } = self.here;
-        let (Ok(pools), Ok(own)) = (server.pools(), server.own()) else {
+        let Some(uuid) = self.same_name_member() else {
             return Ok(());
         };
-        let Ok(Some(answer)) = self.api.status(Some(node)) else {
-            return Ok(());
-        };
-        let record = answer.now();
-        if record.state != State::Ready || record.member(node).is_none() {
-            return Ok(());
-        }
-        let others = record.nodes().into_iter().filter(|other| *other != node);
-        let seen = others.take(MOST_ASKED).find_map(|member| {
-            let member = peers.connect(member, &record, pools.is_enterprise).ok()?;
-            member.cluster().ok().flatten()
-        });
-        let Some(view) = seen else { return Ok(()) };
-        let through =
-            decision::through(node, own.uuid.as_ref(), &view, record.cluster_uuid.as_ref());
-        let Through::NameTaken(uuid) = through else {
-            return Ok(());
-        };
+        let node = &self.here.node;
         Err(Failure::refused(format!(
             "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server is another one: two machines have the same name; nothing was changed"
         ))
-        .hint("give each machine a `--node` of its own")
+        .hint("give each machine its own `--node`")
         .into())
     }
 
-    /// The server must belong to the cluster that the API tells of, if it tells of one.
+    /// The server UUID of another, healthy member under this node's name.
+    fn same_name_member(&self) -> Option<cbbootstrap_protocol::names::Uuid> {
+        let Here { node, server, peers, .. } = self.here;
+        let (pools, own) = (server.pools().ok()?, server.own_info().ok()?);
+        let record = self.api.status(Some(node)).ok()??.record();
+        if record.state != State::Ready || record.member(node).is_none() {
+            return None;
+        }
+        let others = record.nodes().into_iter().filter(|other| *other != node);
+        let view = others.take(MAX_ASKED).find_map(|member| {
+            let member = peers.connect(member, &record, pools.is_enterprise).ok()?;
+            member.cluster().ok().flatten()
+        })?;
+        let (own, cluster_uuid) = (own.uuid.as_ref(), record.cluster_uuid.as_ref());
+        match decision::admission(node, own, &view, cluster_uuid) {
+            Admission::NameTaken(uuid) => Some(uuid),
+            _ => None,
+        }
+    }
+
+    /// The server must belong to the API's cluster, if the API has one, and another member must remain.
     fn check(&mut self, view: &View) -> anyhow::Result<()> {
         let record = match self.api.status(Some(&self.here.node)) {
-            Ok(answer) => answer.map(|answer| answer.now()),
-            // It can be told later; the data moves already.
-            Err(Unanswered::Later(_)) => None,
-            Err(error) => return Err(refused(error)),
+            Ok(Some(answer)) => answer.record(),
+            // The API is told at the end; the data can already move.
+            Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
+            Err(error) => return Err(api_failure(error)),
         };
-        self.generation = record.as_ref().map(|record| record.generation);
-        let is_only_member = record.as_ref().is_some_and(|record| {
-            let mut nodes = record.nodes().into_iter();
-            record.state == State::Ready && nodes.all(|node| *node == self.here.node)
-        });
-        let id = self.api.cluster_id.as_str();
-        match record.and_then(|record| record.cluster_uuid) {
-            Some(recorded) if recorded != view.uuid => Err(Failure::refused(format!(
-                "the server belongs to the cluster {}, and that of `{id}` is {recorded}; nothing was changed",
-                view.uuid
+        self.generation = Some(record.generation);
+        let is_only_member = record.state == State::Ready
+            && record.nodes().into_iter().all(|node| *node == self.here.node);
+        let (id, own) = (self.api.cluster_id.as_str(), &view.uuid);
+        let failure = match &record.cluster_uuid {
+            Some(recorded) if recorded != own => Failure::refused(format!(
+                "the server belongs to the cluster {own}, and that of `{id}` is {recorded}; nothing was changed"
             ))
-            .hint("is `--cluster-id` the one that this node came up with?")
-            .into()),
-            _ if is_only_member && view.nodes.len() > 1 => Err(Failure::refused(format!(
-                "the API knows of no other member of `{id}`, and without this one nobody could join; nothing was changed"
+            .hint("check `--cluster-id`: it must be that of this node's `up`"),
+            _ if is_only_member && view.nodes.len() > 1 => Failure::refused(format!(
+                "the API has no other member of `{id}`, and without this one no node could join; nothing was changed"
             ))
-            .hint("run `cbbootstrap-agent up` on another member, and this again")
-            .into()),
-            _ => Ok(()),
-        }
+            .hint("run `cbbootstrap-agent up` on another member, and this again"),
+            _ => return Ok(()),
+        };
+        Err(failure.into())
     }
 }
 
-/// How the node gets out of what it sees.
-fn next(view: &View, memory: &Memory) -> Next {
+/// Decides the next step out of the cluster. The last active node is done: it cannot leave.
+fn next_action(view: &View, memory: &Memory) -> Action {
     let Some(this) = view.this() else {
-        return Next::Wait("the server does not know itself yet".to_owned());
+        return Action::Wait("the server does not list itself yet".to_owned());
     };
     let mut others = view.nodes.iter().filter(|node| !node.is_asked);
     if !others.any(|node| node.membership == Membership::Active) {
-        return Next::LastNode;
+        return Action::Done;
     }
     if view.is_rebalancing {
-        return Next::Wait("a rebalance runs".to_owned());
+        return Action::Wait("a rebalance runs".to_owned());
     }
     if this.membership == Membership::Added && !this.is_recovering {
-        return Next::Eject(this.otp.clone());
+        return Action::Eject(this.otp.clone());
     }
-    match obstacle(view, memory) {
-        Some(decision::Next::Eject(otp)) => return Next::Eject(otp),
-        Some(decision::Next::Wait(why)) => return Next::Wait(why),
-        _ => {}
+    if let Some(action) = obstacle(view, memory) {
+        return action;
     }
     if !memory.rest.is_zero() {
-        return Next::Wait(resting(memory.rest));
+        return decision::rest(memory.rest);
     }
-    let known: Vec<_> = view.nodes.iter().map(|node| node.otp.as_str()).collect();
-    Next::Rebalance(known.join(","), this.otp.clone())
+    let removed = view
+        .nodes
+        .iter()
+        .filter(|node| node.membership == Membership::FailedOver && !node.is_asked);
+    Action::Rebalance {
+        known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
+        removed: removed.map(|node| node.name.clone()).collect(),
+    }
 }

@@ -9,9 +9,9 @@ mod up;
 
 use clap::CommandFactory;
 
-use self::clock::{Clock, Wait};
+use self::clock::{Attempt, Clock};
 use crate::{
-    api::Unanswered,
+    api::ApiError,
     cli::{Cli, Command},
     failure::{Exit, Failure},
     lock::Lock,
@@ -19,7 +19,6 @@ use crate::{
     server::Server,
 };
 
-/// Does what was asked for.
 pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     match command {
         Command::Up(args) => up::run(*args, printer),
@@ -34,35 +33,34 @@ pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
 }
 
 /// Waits for the server's lock, which another agent may hold.
-fn lock(server: &Server, clock: &Clock, printer: &Printer) -> anyhow::Result<Lock> {
-    loop {
-        if let Some(lock) = Lock::take(&server.url)? {
-            return Ok(lock);
-        }
-        clock.pause(printer, &Wait::new("another agent works on this server"))?;
-    }
+fn lock(server: &Server, clock: &Clock<'_>) -> anyhow::Result<Lock> {
+    clock.repeat(|| {
+        let lock = Lock::acquire(&server.url)?;
+        Ok(lock.map_or_else(|| Attempt::wait("another agent works on this server"), Attempt::Done))
+    })
 }
 
-/// What the API refuses for good, as the end of the program.
-fn refused(error: Unanswered) -> anyhow::Error {
-    match error {
-        Unanswered::Later(why) => Failure::new(why).into(),
-        Unanswered::Failed(error) => error,
-        Unanswered::Refused(problem) => {
-            let message = format!("the API refuses: {}", problem.detail);
-            match (problem.status, problem.code.as_str()) {
-                (401 | 403, _) => Failure::refused(message).hint(
-                    "give all nodes the same secret: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
-                ),
-                (409, "last_node") => Failure::refused(message).hint(
-                    "the other members have not reported: run `cbbootstrap-agent up` on one of them, and this again",
-                ),
-                (409, _) => Failure::refused(message).hint("`cbbootstrap-agent status` shows both sides"),
-                (404, _) => Failure::new(message)
-                    .hint("is `--api` the endpoint that `cbbootstrap status` prints?"),
-                _ => Failure::new(message).hint("`cbbootstrap-agent up --help` explains the options"),
-            }
-            .into()
+/// A permanent error of the API, with its way out.
+fn api_failure(error: ApiError) -> anyhow::Error {
+    let problem = match error {
+        ApiError::Temporary(why) => return Failure::new(why).into(),
+        ApiError::Failed(error) => return error,
+        ApiError::Refused(problem) => problem,
+    };
+    let message = format!("the API refuses: {}", problem.detail);
+    let (new, refused) = (Failure::new, Failure::refused);
+    let (failure, hint): (fn(String) -> Failure, _) = match (problem.status, problem.code.as_str())
+    {
+        (401 | 403, _) => {
+            (refused, "give all nodes the same secret: `--secret-file`, or `CBBOOTSTRAP_SECRET`")
         }
-    }
+        (409, "last_node") => (
+            refused,
+            "the other members have not reported: run `cbbootstrap-agent up` on one of them, and this again",
+        ),
+        (409, _) => (refused, "`cbbootstrap-agent status` shows both sides"),
+        (404, _) => (new, "is `--api` the endpoint that `cbbootstrap status` prints?"),
+        _ => (new, "`cbbootstrap-agent up --help` explains the options"),
+    };
+    failure(message).hint(hint).into()
 }

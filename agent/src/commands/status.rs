@@ -1,4 +1,4 @@
-//! `status`: what the server, its cluster and the API say, and whether they agree.
+//! `status`: shows the state of the server, its cluster and the API's record, and whether they agree.
 
 use std::{fmt, time::Duration};
 
@@ -15,25 +15,25 @@ use crate::{
     http::Deadline,
     printer::Printer,
     record::Record,
-    server::{Error, Health, Membership, View},
-    settings::{self, Here},
+    server::{Health, Membership, NodeInfo, Server, View},
+    settings,
 };
 
-/// What they say.
+/// The time limit of the whole command.
+const LIMIT: Duration = Duration::from_mins(1);
+
 #[derive(Debug, Serialize)]
 struct Status {
-    /// Whether the node is an active, healthy member of the cluster that the API tells of and knows it in, and that is ready and
-    /// balanced.
+    /// Whether the node is an active, healthy member of the recorded cluster, which is ready and balanced and lists it.
     healthy: bool,
     node: String,
     server: ServerStatus,
     api: ApiStatus,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct ServerStatus {
     url: String,
-    /// Why it says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,8 +56,7 @@ struct NodeStatus {
     name: String,
     membership: &'static str,
     healthy: bool,
-    /// Couchbase Server's word for it.
-    status: &'static str,
+    status: Health,
     group: Option<String>,
 }
 
@@ -67,12 +66,9 @@ struct ApiStatus {
     cluster_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// The record; `None` if nobody has claimed the cluster.
+    /// `None` if nobody has claimed the cluster.
     cluster: Option<Cluster>,
 }
-
-/// The most time that all of it may take.
-const LIMIT: Duration = Duration::from_mins(1);
 
 pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let (here, api) = settings::here(args.api, args.server, Deadline::after(LIMIT))?;
@@ -80,8 +76,8 @@ pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
         Ok(answer) => (answer, None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let (server, view) = look(&here);
-    let record = answer.as_ref().map(Answer::now);
+    let (server, view) = read_server(&here.server);
+    let record = answer.as_ref().map(Answer::record);
     let status = Status {
         healthy: is_healthy(&here.node, view.as_ref(), record.as_ref()),
         node: here.node.to_string(),
@@ -97,26 +93,18 @@ pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(if status.healthy { Exit::Done } else { Exit::Failed })
 }
 
-fn look(here: &Here) -> (ServerStatus, Option<View>) {
-    let mut status =
-        ServerStatus { url: here.server.url.clone(), error: None, version: None, cluster: None };
-    let seen = here.server.pools().and_then(|pools| {
+fn read_server(server: &Server) -> (ServerStatus, Option<View>) {
+    let mut status = ServerStatus { url: server.url.clone(), ..ServerStatus::default() };
+    let read = server.pools().and_then(|pools| {
         status.version = Some(pools.version);
-        pools.uuid.map_or(Ok(None), |uuid| here.server.view(uuid))
+        pools.uuid.map_or(Ok(None), |uuid| server.view(uuid))
     });
-    match seen {
-        Ok(view) => {
-            status.cluster = view.as_ref().map(ClusterStatus::from);
-            (status, view)
-        }
-        Err(error) => {
-            status.error = Some(match error {
-                Error::Unauthorized => "it has another user name or password".to_owned(),
-                error => error.to_string(),
-            });
-            (status, None)
-        }
-    }
+    let view = read.unwrap_or_else(|error| {
+        status.error = Some(error.to_string());
+        None
+    });
+    status.cluster = view.as_ref().map(ClusterStatus::from);
+    (status, view)
 }
 
 fn is_healthy(node: &Node, view: Option<&View>, record: Option<&Record>) -> bool {
@@ -140,38 +128,35 @@ impl From<&View> for ClusterStatus {
             uuid: view.uuid.to_string(),
             balanced: view.is_balanced,
             rebalancing: view.is_rebalancing,
-            nodes: view
-                .nodes
-                .iter()
-                .map(|node| NodeStatus {
-                    name: node.name.clone(),
-                    membership: match node.membership {
-                        Membership::Active => "active",
-                        Membership::Added if node.is_recovering => "to be recovered",
-                        Membership::Added => "added",
-                        Membership::Failed => "failed over",
-                    },
-                    healthy: node.health == Health::Healthy,
-                    status: match node.health {
-                        Health::Healthy => "healthy",
-                        Health::WarmingUp => "warmup",
-                        Health::Unhealthy => "unhealthy",
-                    },
-                    group: node.group.clone(),
-                })
-                .collect(),
+            nodes: view.nodes.iter().map(NodeStatus::from).collect(),
             buckets: view.buckets.clone(),
+        }
+    }
+}
+
+impl From<&NodeInfo> for NodeStatus {
+    fn from(node: &NodeInfo) -> Self {
+        Self {
+            name: node.name.clone(),
+            membership: match node.membership {
+                Membership::Active => "active",
+                Membership::Added if node.is_recovering => "to be recovered",
+                Membership::Added => "added",
+                Membership::FailedOver => "failed over",
+            },
+            healthy: node.health == Health::Healthy,
+            status: node.health,
+            group: node.group.clone(),
         }
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ServerStatus { url, version, .. } = &self.server;
-        let version = version.as_deref().unwrap_or("");
+        let ServerStatus { url, error, version, cluster } = &self.server;
         writeln!(f, "node     {}", self.node)?;
-        writeln!(f, "server   {url} {version}")?;
-        match (&self.server.error, &self.server.cluster) {
+        writeln!(f, "server   {url} {}", version.as_deref().unwrap_or_default())?;
+        match (error, cluster) {
             (Some(error), _) => writeln!(f, "         {error}")?,
             (None, None) => writeln!(f, "         belongs to no cluster")?,
             (None, Some(cluster)) => write!(f, "{cluster}")?,
@@ -194,8 +179,7 @@ impl fmt::Display for Status {
                 }
             }
         }
-        let verdict = if self.healthy { "all is well" } else { "not well" };
-        write!(f, "{verdict}")
+        f.write_str(if self.healthy { "healthy" } else { "not healthy" })
     }
 }
 
@@ -207,10 +191,13 @@ impl fmt::Display for ClusterStatus {
             (false, false) => "not balanced",
         };
         writeln!(f, "cluster  {}, {balanced}", self.uuid)?;
-        for node in &self.nodes {
-            let NodeStatus { name, membership, healthy, status, group } = node;
-            let health = if *healthy { String::new() } else { format!(", {status}") };
-            let group = group.as_ref().map_or_else(String::new, |group| format!(", {group}"));
+        for NodeStatus { name, membership, status, group, .. } in &self.nodes {
+            let health = match status {
+                Health::Healthy => "",
+                Health::Warmup => ", warmup",
+                Health::Unhealthy => ", unhealthy",
+            };
+            let group = group.as_ref().map(|group| format!(", {group}")).unwrap_or_default();
             writeln!(f, "         {name}: {membership}{health}{group}")?;
         }
         writeln!(f, "         buckets: {}", list(&self.buckets))

@@ -19,7 +19,7 @@
 //! - An agent is paused between its last look at the lease and `/clusterInit`, so long that less than `LEASE_MARGIN` is left
 //!   (`overslept`).
 //! - The server that was initialised first could not be reached by the agent that looked at it (`was_blind`).
-//! - Two machines have the same name, and the first does not report before its lease ends: nobody looks at a node of one's own
+//! - Two machines have the same name, and the first does not report before its lease ends: nobody inspections at a node of one's own
 //!   name. `ticks: false` keeps the model from it.
 //!
 //! # How much is explored

@@ -1,10 +1,15 @@
-//! Servers that answer anything: nothing panics, and nothing unsure is taken for blank.
+//! Servers with arbitrary answers: nothing panics, and no unclear answer counts as blank.
 
 use cbbootstrap_cli::text::printable;
+use cbbootstrap_protocol::names::Uuid;
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    error::message_in,
+    read::{Authority, ClusterAnswer, OwnInfo, PoolsAnswer, Task, host_in},
+    *,
+};
 use crate::record::tests::{assert_plain, mutated};
 
 fn pools() -> Value {
@@ -29,9 +34,10 @@ fn pool() -> Value {
 
 #[test]
 fn valid_answers_are_read() {
-    let parsed = serde_json::from_value::<RawPools>(pools()).unwrap().parse().unwrap();
+    let parsed = serde_json::from_value::<PoolsAnswer>(pools()).unwrap().pools().unwrap();
     assert_eq!(parsed.uuid, Uuid::new("0f0f").ok());
-    let view = serde_json::from_value::<RawPool>(pool()).unwrap().view(Uuid::new("0f0f").unwrap());
+    let view =
+        serde_json::from_value::<ClusterAnswer>(pool()).unwrap().view(Uuid::new("0f0f").unwrap());
     assert_eq!(view.this().map(|this| this.name.as_str()), Some("10.0.0.1"));
     assert!(view.node("fd00::1").is_some());
 }
@@ -39,24 +45,24 @@ fn valid_answers_are_read() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// A server is blank only if it says so in two ways, and belongs to a cluster only with a UUID.
+    /// A server is blank only if two fields agree on it, and belongs to a cluster only with a UUID.
     #[test]
-    fn unsure_server_is_not_taken_for_blank(text in mutated(&pools())) {
-        let Ok(raw) = serde_json::from_str::<RawPools>(&text) else { return Ok(()) };
+    fn unclear_answer_is_not_taken_for_blank(text in mutated(&pools())) {
+        let Ok(raw) = serde_json::from_str::<PoolsAnswer>(&text) else { return Ok(()) };
         let (uuid, has_no_pools) = (raw.uuid.clone(), raw.pools.is_empty());
-        let Some(pools) = raw.parse() else { return Ok(()) };
+        let Some(pools) = raw.pools() else { return Ok(()) };
         prop_assert_eq!(pools.uuid.is_none(), has_no_pools && uuid == json!([]));
         assert_plain(&printable(&pools.version));
     }
 
     #[test]
-    fn mutated_view_is_read_without_a_panic(text in mutated(&pool())) {
-        let Ok(raw) = serde_json::from_str::<RawPool>(&text) else { return Ok(()) };
+    fn mutated_cluster_is_read_without_a_panic(text in mutated(&pool())) {
+        let Ok(raw) = serde_json::from_str::<ClusterAnswer>(&text) else { return Ok(()) };
         let view = raw.view(Uuid::new("0f0f").unwrap());
         let _ = view.this();
         for node in &view.nodes {
             assert_plain(&printable(&node.name));
-            // Unknown words never make a node healthy or active.
+            // An unknown status never makes a node healthy.
             prop_assert!(node.health != Health::Healthy || text.contains("\"healthy\""));
         }
     }
@@ -70,23 +76,23 @@ proptest! {
         own in mutated(&json!({"memoryTotal": 1_000_000_u64, "nodeUUID": "aa"})),
         authorities in mutated(&json!([{"pem": "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----"}])),
     ) {
-        let _ = serde_json::from_str::<Vec<RawTask>>(&tasks);
+        let _ = serde_json::from_str::<Vec<Task>>(&tasks);
         let _ = serde_json::from_str::<Groups>(&groups);
-        let _ = serde_json::from_str::<RawSelf>(&own).map(|raw| uuid(raw.node_uuid));
-        for authority in serde_json::from_str::<Vec<RawAuthority>>(&authorities).into_iter().flatten() {
-            let _ = http::certificates(authority.pem.as_bytes());
+        let _ = serde_json::from_str::<OwnInfo>(&own);
+        for authority in serde_json::from_str::<Vec<Authority>>(&authorities).into_iter().flatten() {
+            let _ = http::parse_certificates(authority.pem.as_bytes());
         }
     }
 
     #[test]
-    fn words_of_a_refusal_are_printed_plainly(text in mutated(&json!({
+    fn message_of_a_refusal_is_printed_plainly(text in mutated(&json!({
         "errors": {"name": "taken", "_": "too much"}, "summaries": {"ram": 5}, "mismatch": 1, "more": ["a", ["b"]]
     }))) {
-        assert_plain(&printable(&words(&text)));
+        assert_plain(&printable(&message_in(&text)));
     }
 
     #[test]
-    fn host_of_anything_is_printed_plainly(hostname in ".{0,40}") {
-        assert_plain(&printable(&host_of(&hostname)));
+    fn host_in_any_hostname_is_printed_plainly(hostname in ".{0,40}") {
+        assert_plain(&printable(&host_in(hostname)));
     }
 }

@@ -1,5 +1,5 @@
-//! How soon the end of a stack's change is noticed, and with how many calls, where each call takes as long as one over the
-//! internet, and the stack as long as one in AWS.
+//! How soon tools notice the end of a stack's change, and with how many calls. Each call takes as long as over the internet, and the
+//! change as long as in AWS.
 
 use std::{
     thread,
@@ -14,102 +14,96 @@ use cbbootstrap_tests::{
 
 use crate::tools::{self, Code, Directory, NAME, Tool};
 
-/// What each call takes longer.
+/// The delay of each call.
 pub const DELAY: Duration = Duration::from_millis(40);
 
-/// What a stack's resources take at least; each run has one that takes a little longer than the last, over all nine as much as
-/// the longest steps of a tool that looks in equal ones, so that none fit by chance.
+/// The minimal duration of a stack's resources. Each run takes one step longer than the last. All nine together cover the longest
+/// polling interval, so that no tool polls at the right moment by chance.
 pub const WORK: Duration = Duration::from_secs(18);
 const STEP: Duration = Duration::from_millis(550);
 
-/// Between the last resource's end and the stack's: 2.0 s in the example of events in AWS's documentation.
+/// From the end of the last resource to the end of the stack: 2.0 s in the example in AWS's documentation.
 pub const TAIL: Duration = Duration::from_secs(2);
 
-/// So many at once, each with a stand-in of its own, for they mostly wait; and so often each.
+/// Parallel lanes, each with its own stand-in: runs mostly wait.
 const LANES: u32 = 3;
+/// Runs of each lane.
 const ROUNDS: u32 = 3;
 
-/// Who waits for what.
+/// A tool, and the change that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub enum Waiter {
     OursCreate,
     OursUpdate,
-    /// boto3's waiter, two seconds apart.
-    Poller,
+    /// boto3's waiter, which polls every two seconds.
+    Boto,
     Aws,
     Sam,
 }
 
-impl Wait {
-    /// All of them.
+impl Waiter {
     pub const ALL: [Self; 5] =
-        [Self::OursCreate, Self::OursUpdate, Self::Poller, Self::Aws, Self::Sam];
+        [Self::OursCreate, Self::OursUpdate, Self::Boto, Self::Aws, Self::Sam];
 
-    /// Those that need nothing of each other, in order: ours updates what it has created, and that is there for the poller.
+    /// Independent sequences: `cbbootstrap` updates the stack that it created, and the poller needs that stack.
     const TURNS: [&[Self]; 3] =
-        [&[Self::OursCreate, Self::OursUpdate, Self::Poller], &[Self::Aws], &[Self::Sam]];
+        [&[Self::OursCreate, Self::OursUpdate, Self::Boto], &[Self::Aws], &[Self::Sam]];
 }
 
-/// What was seen of the runs of one of them.
+/// The runs of one waiter.
 #[derive(Debug, Default)]
-pub struct Seen {
-    /// From the stack's end to the answer that tells it.
+pub struct EndOfStack {
+    /// From the end of the change to the answer that shows it.
     pub noticed: Samples,
-    /// From the stack's end to the end of the process.
+    /// From the end of the change to the end of the process.
     pub ended: Samples,
-    /// Calls from the beginning of the stack's change on: to that answer, and to the end of the process.
-    pub looks: Vec<usize>,
+    /// Calls from the start of the change to the answer that shows its end.
+    pub polls: Vec<usize>,
+    /// Calls from the start of the change to the end of the process.
     pub calls: Vec<usize>,
 }
 
-/// All runs, in the order of [`Wait::ALL`].
-pub fn measure(code: &Code, changed: &Code) -> [Seen; 5] {
+/// All runs, in the order of [`Waiter::ALL`].
+pub fn measure(code: &Code, changed: &Code) -> [EndOfStack; 5] {
     let lane = |lane: u32| {
         let aws = MiniStack::start();
-        let mut seen: Vec<(Wait, Run)> = Vec::new();
+        let mut runs: Vec<(Waiter, Run)> = Vec::new();
         for round in 0..ROUNDS {
             eprintln!("end of a stack: lane {lane}, round {round}");
             let work = WORK + STEP * (round * LANES + lane);
-            for turn in 0..Wait::TURNS.len() {
-                let turn = Wait::TURNS[(turn + lane as usize) % Wait::TURNS.len()];
+            for turn in 0..Waiter::TURNS.len() {
+                let turn = Waiter::TURNS[(turn + lane as usize) % Waiter::TURNS.len()];
                 tools::prepare(&aws);
                 let scene = Scene::new(&aws);
-                seen.extend(
-                    turn.iter().map(|wait| (*wait, scene.run(*wait, work, [code, changed]))),
+                runs.extend(
+                    turn.iter().map(|waiter| (*waiter, scene.run(*waiter, work, [code, changed]))),
                 );
             }
         }
-        seen
+        runs
     };
     let runs: Vec<_> = thread::scope(|scope| {
         let lane = &lane;
         let lanes: Vec<_> = (0..LANES).map(|n| scope.spawn(move || lane(n))).collect();
         lanes.into_iter().flat_map(|lane| lane.join().expect("every run goes well")).collect()
     });
-    Wait::ALL.map(|wait| {
-        let mut seen = Seen::default();
-        for (_, run) in runs.iter().filter(|(of, _)| *of == wait) {
-            seen.noticed.push(run.noticed);
-            seen.ended.push(run.ended);
-            seen.looks.push(run.looks);
-            seen.calls.push(run.calls);
+    Waiter::ALL.map(|waiter| {
+        let mut end = EndOfStack::default();
+        for (_, run) in runs.iter().filter(|(of, _)| *of == waiter) {
+            end.noticed.push(run.noticed);
+            end.ended.push(run.ended);
+            end.polls.push(run.polls);
+            end.calls.push(run.calls);
         }
-        seen
+        end
     })
-}
-
-/// The number in the middle.
-pub fn median(counts: &[usize]) -> usize {
-    let mut sorted = counts.to_vec();
-    sorted.sort_unstable();
-    sorted[(sorted.len() - 1) / 2]
 }
 
 #[derive(Debug)]
 struct Run {
     noticed: Duration,
     ended: Duration,
-    looks: usize,
+    polls: usize,
     calls: usize,
 }
 
@@ -123,30 +117,30 @@ impl Scene {
     fn new(aws: &MiniStack) -> Self {
         let proxy = Proxy::start(aws);
         proxy.fault(|_| Some(Fault::Delay(DELAY)));
-        let directory = Directory::of(proxy.user());
+        let directory = Directory::new(proxy.user());
         Self { proxy, directory }
     }
 
-    fn run(&self, wait: Wait, work: Duration, [code, changed]: [&Code; 2]) -> Run {
+    fn run(&self, waiter: Waiter, work: Duration, [code, changed]: [&Code; 2]) -> Run {
         let before = self.proxy.calls().len();
-        let trigger = match wait {
-            Wait::OursCreate | Wait::Aws | Wait::Sam => {
+        let trigger = match waiter {
+            Waiter::OursCreate | Waiter::Aws | Waiter::Sam => {
                 self.proxy.play(creation(work));
                 self.directory.put(code);
-                self.directory.deploy(match wait {
-                    Wait::Aws => Tool::Aws,
-                    Wait::Sam => Tool::Sam,
+                self.directory.deploy(match waiter {
+                    Waiter::Aws => Tool::Aws,
+                    Waiter::Sam => Tool::Sam,
                     _ => Tool::Ours,
                 });
                 "ExecuteChangeSet"
             }
-            Wait::OursUpdate => {
+            Waiter::OursUpdate => {
                 self.proxy.play(update("ExecuteChangeSet", work));
                 self.directory.put(changed);
                 self.directory.deploy(Tool::Ours);
                 "ExecuteChangeSet"
             }
-            Wait::Poller => {
+            Waiter::Boto => {
                 self.proxy.play(update("UpdateStack", work).instead());
                 self.proxy.boto(&format!(
                     "(lambda c: [c.update_stack(StackName='{NAME}', UsePreviousTemplate=True), \
@@ -157,37 +151,36 @@ impl Scene {
             }
         };
         let ended = Instant::now();
-        self.seen(before, trigger, work + TAIL, ended)
+        self.read_calls(before, trigger, work + TAIL, ended)
     }
 
-    /// What the proxy saw since so many calls.
-    fn seen(&self, before: usize, trigger: &str, length: Duration, ended: Instant) -> Run {
+    /// Evaluates the calls that the proxy received after the first `before` ones.
+    fn read_calls(&self, before: usize, trigger: &str, length: Duration, ended: Instant) -> Run {
         let calls = self.proxy.calls().split_off(before);
         let trigger = format!("cloudformation:{trigger}");
         let begun = calls.iter().position(|call| call.name == trigger);
         let begun = begun.expect("the stack's change was begun");
         let answered = calls[begun].answered.expect("it was answered");
-        // The play begins with that answer.
+        // The play starts with that answer.
         let complete = answered + length;
         let after = &calls[begun + 1..];
-        let tells = after.iter().position(|call| {
-            let looks = ["DescribeStacks", "DescribeStackEvents"]
-                .map(|look| format!("cloudformation:{look}"));
-            looks.contains(&call.name) && call.answered.is_some_and(|at| at >= complete)
+        let polls = after.iter().position(|call| {
+            let reads = ["DescribeStacks", "DescribeStackEvents"]
+                .map(|read| format!("cloudformation:{read}"));
+            reads.contains(&call.name) && call.answered.is_some_and(|at| at >= complete)
         });
-        let tells = tells.expect("an answer told the end");
-        let told = after[tells].answered.expect("it was answered");
+        let polls = polls.expect("an answer shows the end");
+        let noticed = after[polls].answered.expect("it was answered");
         Run {
-            noticed: told - complete,
+            noticed: noticed - complete,
             ended: ended - complete,
-            looks: tells + 1,
+            polls: polls + 1,
             calls: after.len(),
         }
     }
 }
 
-/// Our stack's resources as they come into being: name, type, and from and to which part of the time, in percent. The role takes
-/// by far the longest.
+/// The stack's resources: name, type, and the start and end of their creation in percent of the time. The role takes longest.
 const RESOURCES: [(&str, &str, u32, u32); 12] = [
     ("HttpApi", "AWS::ApiGatewayV2::Api", 2, 7),
     ("FunctionLogs", "AWS::Logs::LogGroup", 2, 9),
@@ -203,7 +196,7 @@ const RESOURCES: [(&str, &str, u32, u32); 12] = [
     ("Route", "AWS::ApiGatewayV2::Route", 94, 100),
 ];
 
-/// The creation of our stack, whose resources take so long.
+/// The events of a creation that takes `work` and [`TAIL`].
 fn creation(work: Duration) -> Play {
     let mut scenes: Vec<_> = RESOURCES
         .iter()
@@ -222,7 +215,7 @@ fn creation(work: Duration) -> Play {
     play.after(TAIL).stack("CREATE_COMPLETE")
 }
 
-/// The update of its function, which takes so long.
+/// The events of an update of the function that takes `work` and [`TAIL`].
 fn update(operation: &str, work: Duration) -> Play {
     let (name, kind) = ("Function", "AWS::Lambda::Function");
     Play::on(operation)

@@ -1,50 +1,50 @@
-//! Where the time of a first deployment goes: to the stand-in, or to the tool.
+//! How a first deployment divides its time between calls and its own work.
 
 use std::time::{Duration, Instant};
 
-use cbbootstrap_benchmarks::{Samples, Table, samples::seconds};
+use cbbootstrap_benchmarks::{
+    Samples, Table,
+    samples::{median, seconds},
+};
 use cbbootstrap_tests::{
     ministack::MiniStack,
     proxy::{Call, Proxy},
 };
 
-use crate::{
-    end,
-    tools::{self, Code, Directory, Tool},
-};
+use crate::tools::{self, Code, Directory, Tool};
 
-/// Those of interest: ours, and the one that is quickest at it after ours.
+/// The two fastest tools.
 const TOOLS: [Tool; 2] = [Tool::Ours, Tool::CargoLambda];
 
-/// A table of medians over so many first deployments, through a proxy that keeps the time.
+/// Deploys through a proxy that records the times of calls.
 pub fn table(code: &Code, runs: usize) -> Table {
     let aws = MiniStack::start();
     let mut table =
-        Table::new(["tool", "first deploy, s", "calls", "calls under way, s", "none under way, s"]);
+        Table::new(["tool", "first deploy, s", "calls", "with a pending call, s", "without, s"]);
     for tool in TOOLS {
         let (mut took, mut busy, mut idle) =
             (Samples::default(), Samples::default(), Samples::default());
         let mut counts = Vec::new();
-        // The first round brings everything into memory, and does not count.
+        // The first round loads everything into memory and does not count.
         for round in 0..=runs {
             tools::prepare(&aws);
             let proxy = Proxy::start(&aws);
-            let directory = Directory::of(proxy.user());
+            let directory = Directory::new(proxy.user());
             directory.put(code);
             let time = directory.deploy(tool);
             if round > 0 {
                 let calls = proxy.calls();
-                let under_way = under_way(&calls);
+                let pending = pending_time(&calls);
                 counts.push(calls.len());
                 took.push(time);
-                busy.push(under_way);
-                idle.push(time.saturating_sub(under_way));
+                busy.push(pending);
+                idle.push(time.saturating_sub(pending));
             }
         }
         table.row([
             format!("`{}`", tool.name()),
             seconds(took.median()),
-            end::median(&counts).to_string(),
+            median(counts).to_string(),
             seconds(busy.median()),
             seconds(idle.median()),
         ]);
@@ -52,8 +52,8 @@ pub fn table(code: &Code, runs: usize) -> Table {
     table
 }
 
-/// How long at least one of them was under way.
-fn under_way(calls: &[Call]) -> Duration {
+/// How long at least one call was pending.
+fn pending_time(calls: &[Call]) -> Duration {
     let mut spans: Vec<_> =
         calls.iter().filter_map(|call| Some((call.asked, call.answered?))).collect();
     spans.sort_unstable();

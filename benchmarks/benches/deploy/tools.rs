@@ -1,4 +1,4 @@
-//! What people deploy a function with, and `cbbootstrap`, each as its documentation says.
+//! The tools that deploy a function, used as their documentation describes.
 
 use std::{
     fs,
@@ -12,34 +12,34 @@ use jiff::Timestamp;
 /// The name of the stack, or of the function.
 pub const NAME: &str = "cbbootstrap";
 
-/// The bucket that the others' users have made, and the role that cargo lambda's have.
+/// The bucket that the other tools need, and the role that `cargo lambda` needs.
 const BUCKET: &str = "artifacts";
 const ROLE: &str = "arn:aws:iam::000000000000:role/function";
 
-/// One way to deploy.
+/// A tool with its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
     /// `cbbootstrap deploy --no-smoke`.
     Ours,
-    /// The same with the smoke test, as it is by default.
-    Tested,
+    /// `cbbootstrap deploy`.
+    WithSmokeTest,
     /// `aws cloudformation package` and `deploy`.
     Aws,
     /// `sam deploy`.
     Sam,
-    /// `cargo lambda deploy`, of the function alone.
+    /// `cargo lambda deploy`, which deploys only the function.
     CargoLambda,
 }
 
 impl Tool {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ours, Self::Tested, Self::Aws, Self::Sam, Self::CargoLambda];
+    pub const ALL: [Self; 5] =
+        [Self::Ours, Self::WithSmokeTest, Self::Aws, Self::Sam, Self::CargoLambda];
 
-    /// The command, as it stands in the report.
+    /// The command in the report.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "cbbootstrap deploy --no-smoke",
-            Self::Tested => "cbbootstrap deploy",
+            Self::WithSmokeTest => "cbbootstrap deploy",
             Self::Aws => "aws cloudformation package, deploy",
             Self::Sam => "sam deploy",
             Self::CargoLambda => "cargo lambda deploy",
@@ -47,24 +47,24 @@ impl Tool {
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::Tested)
+        matches!(self, Self::Ours | Self::WithSmokeTest)
     }
 
     fn program(self) -> PathBuf {
         match self {
-            Self::Ours | Self::Tested => programs::cbbootstrap(),
+            Self::Ours | Self::WithSmokeTest => programs::cbbootstrap(),
             Self::Aws => bin().join("aws"),
             Self::Sam => bin().join("sam"),
             Self::CargoLambda => bin().join("cargo-lambda"),
         }
     }
 
-    /// The arguments of its commands, one after the other, in a directory as [`Directory`] is.
+    /// The arguments of its commands, in this order, in a [`Directory`].
     fn commands(self) -> Vec<Vec<&'static str>> {
         let ours = ["deploy", "--yes", "--function-zip", "function.zip"];
         match self {
             Self::Ours => vec![[ours.as_slice(), &["--no-smoke"]].concat()],
-            Self::Tested => vec![ours.to_vec()],
+            Self::WithSmokeTest => vec![ours.to_vec()],
             Self::Aws => vec![
                 vec![
                     "cloudformation",
@@ -114,12 +114,12 @@ impl Tool {
     }
 }
 
-/// Where the others' programs are.
+/// The directory of the other tools' programs.
 pub fn bin() -> PathBuf {
     python::environment(&programs::workspace().join("benchmarks/deployers/requirements.txt"))
 }
 
-/// Code to deploy: the function as it is, and after a change.
+/// A version of the function.
 #[derive(Debug)]
 pub struct Code {
     zip: PathBuf,
@@ -127,10 +127,10 @@ pub struct Code {
 }
 
 impl Code {
-    /// Builds it: as it is released, or in a development build of the benchmark as the tests do, which is sooner.
+    /// Builds the released function; in a development build of the benchmark the tests' one, which is faster.
     pub fn build() -> Self {
         let zip = if cfg!(debug_assertions) {
-            artifact::zip().to_owned()
+            PathBuf::from(artifact::zip())
         } else {
             artifact::released_zip()
         };
@@ -138,7 +138,7 @@ impl Code {
         Self { zip, executable }
     }
 
-    /// The same executable, one byte longer.
+    /// The same executable plus one byte.
     pub fn changed(&self, directory: &Path) -> Self {
         let executable = [self.executable.as_slice(), &[0]].concat();
         let zip = directory.join("changed.zip");
@@ -146,22 +146,21 @@ impl Code {
         Self { zip, executable }
     }
 
-    /// How long its zip is, in bytes.
     pub fn zip_bytes(&self) -> u64 {
         let zip = fs::metadata(&self.zip);
         zip.expect("the zip is there").len()
     }
 }
 
-/// A user in a directory with all that the tools read.
+/// A home directory with the files that the tools read.
 #[derive(Debug)]
 pub struct Directory {
     user: User,
 }
 
 impl Directory {
-    /// One of this user, a user of the stand-in or of a proxy before it.
-    pub fn of(user: User) -> Self {
+    /// Writes the files to the home directory of a user of the stand-in or of a proxy in front of it.
+    pub fn new(user: User) -> Self {
         let user = user
             .with("AWS_DEFAULT_REGION", "us-east-1")
             .with("SAM_CLI_TELEMETRY", "0")
@@ -170,17 +169,17 @@ impl Directory {
         let write = |path: &str, content: &str| {
             let path = home.join(path);
             let parent = path.parent().expect("it is in the home directory");
-            fs::create_dir_all(parent).expect("a directory can be made");
+            fs::create_dir_all(parent).expect("a directory can be created");
             fs::write(path, content).expect("a file can be written");
         };
         write("template.yaml", &template());
-        // cargo lambda deploys from a package only.
+        // cargo lambda deploys only from a package.
         write(
             "Cargo.toml",
             "[package]\nname = \"bootstrap\"\nversion = \"0.1.0\"\nedition = \"2024\"\n",
         );
         write("src/main.rs", "fn main() {}\n");
-        // sam asks the network once a week whether there is a newer version.
+        // SAM asks the network once a week for a newer version.
         write(
             ".aws-sam/metadata.json",
             &format!("{{\"lastVersionCheck\": {}}}", Timestamp::now().as_second()),
@@ -188,7 +187,7 @@ impl Directory {
         Self { user }
     }
 
-    /// Puts the code there.
+    /// Writes the code to the directory.
     pub fn put(&self, code: &Code) {
         use std::os::unix::fs::PermissionsExt;
         let home = self.user.home.path();
@@ -199,7 +198,7 @@ impl Directory {
         fs::set_permissions(executable, mode).expect("a file can be made executable");
     }
 
-    /// Deploys with this tool, and says how long that took.
+    /// Deploys with this tool; returns how long it took.
     pub fn deploy(&self, tool: Tool) -> Duration {
         let program = tool.program();
         let mut time = Duration::ZERO;
@@ -219,9 +218,9 @@ impl Directory {
         time
     }
 
-    /// Asserts that there is one function, and that it has the code that is here.
+    /// Asserts that exactly one function exists, with the code of this directory.
     pub fn check(&self, aws: &MiniStack, tool: Tool) {
-        // cargo lambda packs the executable itself, with its own compression and time.
+        // cargo lambda packs the executable itself.
         let has = if tool == Tool::CargoLambda {
             "__import__('zipfile').ZipFile(__import__('io').BytesIO(__import__('urllib.request').request.urlopen(\
              client('lambda').get_function(FunctionName=name)['Code']['Location']).read())).read('bootstrap') == \
@@ -239,7 +238,7 @@ impl Directory {
     }
 }
 
-/// Empties the account, but for what the others' users make by hand before their first deployment.
+/// Empties the account, except for the bucket and role that the other tools need.
 pub fn prepare(aws: &MiniStack) {
     aws.reset();
     aws.boto(&format!(
@@ -249,7 +248,7 @@ pub fn prepare(aws: &MiniStack) {
     ));
 }
 
-/// Our template as the others want it: the function's code is a file, which they upload, and no parameter.
+/// The template as the other tools need it: the function's code is a file instead of parameters.
 fn template() -> String {
     let path = programs::workspace().join("templates/stack.yaml");
     let template = fs::read_to_string(path).expect("there is a template");

@@ -1,4 +1,4 @@
-//! etcd, which people would use instead to agree on one node.
+//! etcd, an alternative for agreeing on one node.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -12,16 +12,15 @@ use cbbootstrap_tests::{
     process::{Guard, wait_until},
 };
 
-/// A cluster of one member, as durable as ours: it syncs its log before it answers.
+/// A cluster of one member. Like `serve`, it syncs its log before it answers.
 #[derive(Debug)]
 pub struct Etcd {
-    /// Where its JSON gateway is.
+    /// Of the JSON gateway.
     pub endpoint: String,
     _process: Guard,
 }
 
 impl Etcd {
-    /// Starts one with its data in this directory.
     pub fn start(data: &Path) -> Self {
         let [clients, peers] = [(); 2].map(|()| {
             let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
@@ -39,9 +38,9 @@ impl Etcd {
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
-            .expect("etcd can be run: it is Debian's package `etcd-server`");
+            .expect("etcd is installed (Debian's package `etcd-server`)");
         let etcd = Self { endpoint: clients, _process: Guard(process) };
-        wait_until("etcd is well", || {
+        wait_until("etcd is healthy", || {
             let health = http::get(&etcd.endpoint, "/health");
             health.is_ok_and(|answer| answer.body.contains("\"true\""))
         });

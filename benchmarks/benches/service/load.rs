@@ -1,4 +1,4 @@
-//! Many clients that ask an endpoint, each over a connection of its own, all on one thread.
+//! Parallel clients of an endpoint, each with its own connection, on one thread.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cbbootstrap_benchmarks::Samples;
+use cbbootstrap_benchmarks::{Samples, block_on};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,33 +17,30 @@ use tokio::{
     task::JoinSet,
 };
 
-/// How long clients ask before what they see counts: connections are new, and processes may be.
+/// Requests in this time do not count: connections are new, and processes may be.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Who claims.
 const NODE: &str = "ip-10-0-12-34.ec2.internal";
 
-/// A kind of request.
 #[derive(Clone, Copy, Debug)]
-pub enum Ask {
-    /// Claims, each of a new cluster.
-    Claims,
-    /// Statuses, each of any cluster that is there.
-    Statuses,
+pub enum Operation {
+    /// Claims a new cluster.
+    Claim,
+    /// Reads the status of a random cluster.
+    Status,
 }
 
-/// What clients saw.
+/// The measurements of all clients.
 #[derive(Debug)]
 pub struct Load {
-    /// How long each request took.
     pub latencies: Samples,
     /// Requests a second.
     rate: f64,
 }
 
 impl Load {
-    /// Several loads as one: the median of the rates, and all requests.
-    pub fn of(loads: Vec<Self>) -> Self {
+    /// The median of the rates, and all latencies.
+    pub fn merge(loads: Vec<Self>) -> Self {
         let mut rates: Vec<_> = loads.iter().map(Self::rate).collect();
         rates.sort_by(f64::total_cmp);
         let mut latencies = Samples::default();
@@ -53,22 +50,20 @@ impl Load {
         Self { latencies, rate: rates[rates.len() / 2] }
     }
 
-    /// Requests a second.
     pub fn rate(&self) -> f64 {
         self.rate
     }
 }
 
-/// A service to load.
+/// The protocol of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// cbbootstrap.
     Api,
-    /// etcd, through its JSON gateway: a claim is one transaction that puts a key unless it is there.
+    /// etcd's JSON gateway: a claim is a transaction that puts a key unless it exists.
     Etcd,
 }
 
-/// An endpoint, and the clusters that it knows: those whose number is below this one.
+/// An endpoint, and the number of its clusters.
 #[derive(Debug)]
 pub struct Target {
     host: String,
@@ -77,32 +72,30 @@ pub struct Target {
 }
 
 impl Target {
-    /// An endpoint with so many clusters.
     pub fn new(endpoint: &str, kind: Kind, clusters: u64) -> Arc<Self> {
         let host = endpoint.strip_prefix("http://");
         Arc::new(Self {
-            host: host.expect("it is here").to_owned(),
+            host: host.expect("the endpoint is local HTTP").to_owned(),
             kind,
             clusters: clusters.into(),
         })
     }
 
-    /// The request's bytes.
-    fn request(&self, ask: Ask) -> String {
-        let id = id(match ask {
-            Ask::Claims => self.clusters.fetch_add(1, Ordering::Relaxed),
-            Ask::Statuses => fastrand::u64(..self.clusters.load(Ordering::Relaxed)),
+    fn request(&self, operation: Operation) -> String {
+        let id = id(match operation {
+            Operation::Claim => self.clusters.fetch_add(1, Ordering::Relaxed),
+            Operation::Status => fastrand::u64(..self.clusters.load(Ordering::Relaxed)),
         });
         let base64 = |text: &str| BASE64_STANDARD.encode(text);
-        match (self.kind, ask) {
-            (Kind::Api, Ask::Claims) => {
+        match (self.kind, operation) {
+            (Kind::Api, Operation::Claim) => {
                 let claim = json!({"cluster_id": id, "node_ip_addr_or_hostname": NODE});
                 self.post("/cluster", &claim)
             }
-            (Kind::Api, Ask::Statuses) => {
+            (Kind::Api, Operation::Status) => {
                 format!("GET /cluster/{id} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host)
             }
-            (Kind::Etcd, Ask::Claims) => {
+            (Kind::Etcd, Operation::Claim) => {
                 let (key, value) = (base64(&id), base64(NODE));
                 let claim = json!({
                     "compare": [{"target": "CREATE", "key": key, "create_revision": "0"}],
@@ -111,7 +104,9 @@ impl Target {
                 });
                 self.post("/v3/kv/txn", &claim)
             }
-            (Kind::Etcd, Ask::Statuses) => self.post("/v3/kv/range", &json!({"key": base64(&id)})),
+            (Kind::Etcd, Operation::Status) => {
+                self.post("/v3/kv/range", &json!({"key": base64(&id)}))
+            }
         }
     }
 
@@ -122,34 +117,33 @@ impl Target {
     }
 
     /// What the right answer holds: the node that asks is the first, as it is where none asks.
-    fn expected(&self, ask: Ask) -> &'static str {
-        match (self.kind, ask) {
+    fn expected(&self, operation: Operation) -> &'static str {
+        match (self.kind, operation) {
             (Kind::Api, _) => r#""is_initial_node":true"#,
-            (Kind::Etcd, Ask::Claims) => r#""succeeded":true"#,
-            (Kind::Etcd, Ask::Statuses) => r#""count":"1""#,
+            (Kind::Etcd, Operation::Claim) => r#""succeeded":true"#,
+            (Kind::Etcd, Operation::Status) => r#""count":"1""#,
         }
     }
 }
 
-/// The id of the cluster of this number.
 pub fn id(number: u64) -> String {
     format!("cluster-{number}")
 }
 
-/// One request.
-pub fn one(target: &Target, ask: Ask) {
-    runtime().block_on(async {
-        Client::connect(target).await.ask(target, ask).await;
+/// Sends one request.
+pub fn send_one(target: &Target, operation: Operation) {
+    block_on(async {
+        Client::connect(target).await.send(target, operation).await;
     });
 }
 
-/// So many clients that ask for so long, each again as soon as it is answered.
-pub fn load(target: &Arc<Target>, ask: Ask, clients: usize, time: Duration) -> Load {
+/// Runs clients for some time; each sends the next request when it has the answer.
+pub fn load(target: &Arc<Target>, operation: Operation, clients: usize, time: Duration) -> Load {
     let begin = Instant::now() + WARM_UP;
-    let latencies: Samples = runtime().block_on(async {
+    let latencies: Samples = block_on(async {
         let mut tasks = JoinSet::new();
         for _ in 0..clients {
-            tasks.spawn(client(Arc::clone(target), ask, begin, begin + time));
+            tasks.spawn(client(Arc::clone(target), operation, begin, begin + time));
         }
         tasks.join_all().await.into_iter().flatten().collect()
     });
@@ -157,18 +151,18 @@ pub fn load(target: &Arc<Target>, ask: Ask, clients: usize, time: Duration) -> L
     Load { latencies, rate }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime can be made")
-}
-
-/// How long each request took that was answered between these times.
-async fn client(target: Arc<Target>, ask: Ask, begin: Instant, end: Instant) -> Vec<Duration> {
+/// The latencies of the requests that are answered between these times.
+async fn client(
+    target: Arc<Target>,
+    operation: Operation,
+    begin: Instant,
+    end: Instant,
+) -> Vec<Duration> {
     let mut client = Client::connect(&target).await;
     let mut latencies = Vec::new();
     loop {
         let since = Instant::now();
-        client.ask(&target, ask).await;
+        client.send(&target, operation).await;
         let now = Instant::now();
         if now > end {
             return latencies;
@@ -179,7 +173,7 @@ async fn client(target: Arc<Target>, ask: Ask, begin: Instant, end: Instant) -> 
     }
 }
 
-/// A connection that is kept. It does as little as it can, for it takes its time from the server's.
+/// A connection. It does little, because it shares the cores with the server.
 struct Client {
     stream: TcpStream,
     answer: Vec<u8>,
@@ -194,9 +188,9 @@ impl Client {
         Self { stream, answer }
     }
 
-    /// Sends a request, and sees that the answer is the right one.
-    async fn ask(&mut self, target: &Target, ask: Ask) {
-        let request = target.request(ask);
+    /// Sends a request and checks the answer.
+    async fn send(&mut self, target: &Target, operation: Operation) {
+        let request = target.request(operation);
         let sent = self.stream.write_all(request.as_bytes()).await;
         sent.expect("connections are kept");
         self.answer.clear();
@@ -205,12 +199,13 @@ impl Client {
             assert!(read.is_ok_and(|read| read > 0), "connections are kept");
         }
         let answer = std::str::from_utf8(&self.answer).expect("answers are text");
-        let is_right = answer.starts_with("HTTP/1.1 200") && answer.contains(target.expected(ask));
+        let is_right =
+            answer.starts_with("HTTP/1.1 200") && answer.contains(target.expected(operation));
         assert!(is_right, "{answer}");
     }
 }
 
-/// Whether the answer's body is as long as its head says.
+/// Whether the body has its `Content-Length`.
 fn is_whole(answer: &[u8]) -> bool {
     let answer = std::str::from_utf8(answer).expect("answers are text");
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {

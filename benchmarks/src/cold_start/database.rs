@@ -1,4 +1,4 @@
-//! DynamoDB with a fixed answer, behind TLS.
+//! DynamoDB over TLS, with a fixed answer.
 
 use std::{
     fs,
@@ -36,14 +36,14 @@ const JSON: &str = "application/x-amz-json-1.0";
 const TARGET: &str = "x-amz-target";
 const UPDATE_ITEM: &str = "DynamoDB_20120810.UpdateItem";
 
-/// Where Linux distributions, Lambda's first, keep the certificates that they trust.
-const SYSTEMS: [&str; 3] = [
+/// The trusted certificates of Linux distributions; the first is Lambda's.
+const SYSTEM_BUNDLES: [&str; 3] = [
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// A database in which every cluster is claimed by the node that asks.
+/// A database in which each claim succeeds.
 #[derive(Debug)]
 pub struct Database {
     address: SocketAddr,
@@ -53,14 +53,14 @@ pub struct Database {
 }
 
 impl Database {
-    /// Starts one, with this item in it, for good.
+    /// Starts a database that answers each update with this item.
     pub async fn start(item: &Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("there is a free port");
         let address = listener.local_addr().expect("a socket has an address");
         let (authority, tls) = certify();
-        let trusted = tempfile::tempdir().expect("temporary directories can be made");
-        let roots = SYSTEMS.iter().find_map(|path| fs::read_to_string(path).ok());
+        let trusted = tempfile::tempdir().expect("temporary directories can be created");
+        let roots = SYSTEM_BUNDLES.iter().find_map(|path| fs::read_to_string(path).ok());
         let write = |name, content: String| {
             fs::write(trusted.path().join(name), content).expect("a file can be written");
         };
@@ -76,34 +76,32 @@ impl Database {
         format!("https://{NAME}:{}", self.address.port())
     }
 
-    /// The system's certificates and the database's, in a file: a function in Lambda has as many to read.
+    /// A file with the system's certificates and the database's: as many as a function in Lambda reads.
     pub fn trusted(&self) -> PathBuf {
         self.trusted.path().join("all.pem")
     }
 
-    /// The database's certificate alone, for who has the others built in.
+    /// A file with the database's certificate only, for runtimes with built-in certificates.
     pub fn own_certificate(&self) -> PathBuf {
         self.trusted.path().join("own.pem")
     }
 
-    /// How many certificates those are.
+    /// The number of certificates in [`Self::trusted`].
     pub fn certificates(&self) -> usize {
         let pem = fs::read_to_string(self.trusted()).unwrap_or_default();
         pem.matches("BEGIN CERTIFICATE").count()
     }
 
-    /// The `UpdateItem` calls since the last time.
+    /// Takes the bodies of the `UpdateItem` calls since the last call of this function.
     pub fn updates(&self) -> Vec<Bytes> {
         std::mem::take(&mut lock(&self.updates))
     }
 
-    /// How long `UpdateItem` takes a client that does nothing else, over a connection that it keeps.
+    /// How long `UpdateItem` takes a minimal client on one connection.
     pub async fn round_trips(&self, update: Bytes, count: usize) -> Vec<Duration> {
         let (address, authority) = (self.address, self.authority.clone());
         let client = tokio::task::spawn_blocking(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-            let runtime = runtime.expect("a runtime can be made");
-            runtime.block_on(ask(address, authority, update, count))
+            crate::block_on(measure_updates(address, authority, update, count))
         });
         let samples = client.await.expect("the client does not panic");
         self.updates();
@@ -111,7 +109,7 @@ impl Database {
     }
 }
 
-async fn ask(
+async fn measure_updates(
     address: SocketAddr,
     authority: CertificateDer<'static>,
     update: Bytes,
@@ -148,7 +146,7 @@ async fn ask(
     samples
 }
 
-/// An authority, and what is served by TLS with a certificate of its.
+/// An authority, and a TLS acceptor with a certificate that it signed.
 fn certify() -> (CertifiedIssuer<'static, KeyPair>, TlsAcceptor) {
     let key = || KeyPair::generate().expect("keys can be made");
     let mut authority = CertificateParams::default();
@@ -158,7 +156,7 @@ fn certify() -> (CertifiedIssuer<'static, KeyPair>, TlsAcceptor) {
     let authority =
         CertifiedIssuer::self_signed(authority, key()).expect("certificates can be made");
     let mut names = CertificateParams::new([NAME.to_owned()]).expect("it is a name");
-    // Python insists on it.
+    // Python requires it.
     names.use_authority_key_identifier_extension = true;
     let key = key();
     let certificate = names.signed_by(&key, &authority).expect("certificates can be made");
@@ -189,7 +187,7 @@ async fn serve(
                 return;
             };
             let service = service_fn(|request| respond(request, &updates, &done));
-            // It ends when the function does.
+            // The connection ends with the function.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -208,7 +206,7 @@ async fn respond(
         lock(updates).push(body);
         done.clone()
     } else {
-        // There is no such item.
+        // An item that does not exist.
         Bytes::from_static(b"{}")
     };
     let mut response = Response::new(Full::new(answer));

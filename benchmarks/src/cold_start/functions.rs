@@ -1,4 +1,4 @@
-//! The functions, as they are built and started.
+//! How each function is built and started.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use super::Database;
 use crate::machine;
 
-/// How a function comes to trust the database.
+/// Decides which variable makes a function trust the database.
 #[derive(Clone, Copy, Debug)]
 enum Trust {
     Rust,
@@ -27,29 +27,24 @@ enum Trust {
 /// A function that can be started.
 #[derive(Debug)]
 pub struct Function {
-    /// What it is called in the report.
     pub name: &'static str,
-    /// Whether it is ours.
     pub is_ours: bool,
-    /// Whether it asks the database.
-    pub asks: bool,
-    /// What runs it.
+    pub calls_database: bool,
     pub program: PathBuf,
-    /// With these arguments.
     pub arguments: Vec<String>,
-    /// In this directory, where its code is.
+    /// The working directory, which has the code.
     pub directory: PathBuf,
-    /// What Lambda calls its handler.
+    /// The value of `_HANDLER`.
     pub handler: &'static str,
-    /// The size of its executable, in bytes.
+    /// The size of the executable, in bytes.
     pub binary: Option<u64>,
-    /// The size of its zip, in bytes, unless most of its code comes with Lambda.
+    /// The size of the zip, in bytes, if it contains most of the code.
     pub zip: Option<u64>,
     trust: Trust,
 }
 
 impl Function {
-    /// What makes it trust the database.
+    /// The variable that makes the function trust the database.
     pub fn trust(&self, database: &Database) -> (&'static str, String) {
         let (name, file) = match self.trust {
             Trust::Rust => ("SSL_CERT_FILE", database.trusted()),
@@ -60,15 +55,14 @@ impl Function {
     }
 }
 
-/// How many there are.
 pub const COUNT: usize = 5;
 
-/// Builds all of them, which takes many minutes the first time: ours, the bare one, the one with default features, Python's, Node's.
+/// Builds all functions, which takes many minutes the first time.
 pub fn functions() -> [Function; COUNT] {
     [ours(), bare(), default_features(), in_python(), in_node()]
 }
 
-/// What they are built with.
+/// The versions of what the functions are built with.
 pub fn versions() -> Vec<String> {
     let boto3 = ["-c", "import boto3; print('boto3', boto3.__version__)"];
     let node = machine::version("node", &["--version"]);
@@ -80,12 +74,13 @@ pub fn versions() -> Vec<String> {
     ]
 }
 
-fn ours() -> Function {
+/// The released function.
+pub fn ours() -> Function {
     let zip = artifact::released_zip();
     let directory = target("ours");
     let program = directory.join("bootstrap");
     let executable = artifact::executable_of(&zip);
-    // One that still runs could not be written to.
+    // A file that still runs cannot be overwritten.
     let _ = fs::remove_file(&program);
     fs::write(&program, &executable).expect("the target directory can be written");
     let executable_by_all = fs::Permissions::from_mode(0o755);
@@ -95,15 +90,15 @@ fn ours() -> Function {
 }
 
 fn bare() -> Function {
-    Function { asks: false, ..built("bare lambda_http, no database: the limit", "bare") }
+    Function { calls_database: false, ..build("bare lambda_http, no database: the limit", "bare") }
 }
 
 fn default_features() -> Function {
-    built("cbbootstrap, the SDK's default features", "default-features")
+    build("cbbootstrap, the SDK's default features", "default-features")
 }
 
-/// The executable of one of the packages beside this one, each with a workspace and features of its own.
-fn built(name: &'static str, package: &str) -> Function {
+/// Builds a package of `benchmarks/functions`. Each is a separate workspace with its own features.
+fn build(name: &'static str, package: &str) -> Function {
     let target = target(package);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
@@ -111,7 +106,7 @@ fn built(name: &'static str, package: &str) -> Function {
         .args(["build", "--release", "--quiet"])
         .current_dir(sources(package))
         .env("CARGO_TARGET_DIR", &target);
-    // What `cargo bench` says of this package, a build takes for a change.
+    // With these variables of `cargo bench`, each build would recompile everything.
     for (name, _) in std::env::vars_os() {
         let of_the_package = ["CARGO_MANIFEST_", "CARGO_PKG_"]
             .iter()
@@ -124,7 +119,7 @@ fn built(name: &'static str, package: &str) -> Function {
     let directory = target.join("release");
     let program = directory.join("bootstrap");
     let executable = fs::read(&program).expect("it has been built");
-    Function { zip: Some(zipped("bootstrap", &executable)), ..in_rust(name, program, directory) }
+    Function { zip: Some(zip_size("bootstrap", &executable)), ..in_rust(name, program, directory) }
 }
 
 fn in_rust(name: &'static str, program: PathBuf, directory: PathBuf) -> Function {
@@ -132,7 +127,7 @@ fn in_rust(name: &'static str, program: PathBuf, directory: PathBuf) -> Function
     Function {
         name,
         is_ours: false,
-        asks: true,
+        calls_database: true,
         program,
         arguments: Vec::new(),
         directory,
@@ -143,7 +138,7 @@ fn in_rust(name: &'static str, program: PathBuf, directory: PathBuf) -> Function
     }
 }
 
-/// Python, in an environment that has boto3.
+/// Python in an environment with boto3.
 fn python() -> PathBuf {
     python::environment(&sources("python").join("requirements.txt")).join("python")
 }
@@ -153,7 +148,7 @@ fn in_python() -> Function {
     Function {
         name: "Python, boto3",
         is_ours: false,
-        asks: true,
+        calls_database: true,
         program: python(),
         arguments: arguments.map(str::to_owned).into(),
         directory: sources("python"),
@@ -171,18 +166,18 @@ fn in_node() -> Function {
     Function {
         name: "Node, SDK v3, bundled",
         is_ours: false,
-        asks: true,
-        program: found("node"),
+        calls_database: true,
+        program: find_program("node"),
         arguments: vec![runtime],
         directory,
         handler: "index.handler",
         binary: None,
-        zip: Some(zipped("index.js", &code)),
+        zip: Some(zip_size("index.js", &code)),
         trust: Trust::Node,
     }
 }
 
-/// The directory of the handler in JavaScript with the SDK in one file, as Lambda's users deploy it.
+/// Bundles the JavaScript handler with the SDK into one file, as is usual for Lambda; returns its directory.
 fn bundle() -> PathBuf {
     let files = ["package.json", "package-lock.json", ".npmrc", "index.mjs"];
     let contents =
@@ -222,30 +217,30 @@ fn sources(name: &str) -> PathBuf {
     programs::workspace().join("benchmarks/functions").join(name)
 }
 
-/// A directory for what is built.
+/// A directory below `target/`, created if missing.
 fn target(name: &str) -> PathBuf {
     let directory = programs::target().join("benchmarks").join(name);
     fs::create_dir_all(&directory).expect("the target directory can be written");
     directory
 }
 
-/// Where a program is, for a process that does not have this one's `PATH`.
-fn found(program: &str) -> PathBuf {
+/// The path of a program, for a process with another `PATH`.
+fn find_program(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path).map(|directory| directory.join(program));
     let place = places.find(|place| File::open(place).is_ok());
     place.unwrap_or_else(|| panic!("`{program}` is needed"))
 }
 
-/// The size of a zip that is made as ours is.
-fn zipped(name: &str, content: &[u8]) -> u64 {
+/// The size of a zip with the compression of ours.
+fn zip_size(name: &str, content: &[u8]) -> u64 {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
         .compression_level(Some(9));
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-    writer.start_file(name, options).expect("memory takes it");
-    writer.write_all(content).expect("memory takes it");
-    let zip = writer.finish().expect("memory takes it");
+    writer.start_file(name, options).expect("it fits in memory");
+    writer.write_all(content).expect("it fits in memory");
+    let zip = writer.finish().expect("it fits in memory");
     zip.into_inner().len() as u64
 }
 

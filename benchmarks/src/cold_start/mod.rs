@@ -1,6 +1,6 @@
-//! What the benchmark `cold_start` compares, and what it plays to it: Lambda's runtime API, and DynamoDB over TLS.
+//! Functions to compare, and what they run against: Lambda's runtime API, and DynamoDB over TLS.
 //!
-//! All of that runs on one thread, so that of two cores one is the function's.
+//! Both run on one thread, so that on two cores the function has one.
 
 mod database;
 mod functions;
@@ -9,6 +9,6 @@ mod runtime_api;
 
 pub use self::{
     database::Database,
-    functions::{COUNT, Function, functions, versions},
+    functions::{COUNT, Function, functions, ours, versions},
     run::{Run, WARM, item, run},
 };

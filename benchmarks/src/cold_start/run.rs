@@ -15,28 +15,31 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use super::{Database, Function, runtime_api::RuntimeApi};
+
 /// Requests after the first.
 pub const WARM: usize = 1000;
 
 const CLUSTER: &str = "couchbase-production";
 const NODE: &str = "ip-10-0-1-17.ec2.internal";
 
-/// What was measured.
+/// The measurements of one run.
 #[derive(Debug)]
 pub struct Run {
-    /// From the start of the process until it asked for an event.
+    /// From the start of the process to its request for an event.
     pub init: Duration,
-    /// From the event to the answer.
+    /// From the first event to the answer.
     pub first: Duration,
-    /// The same, of the requests after that.
+    /// The same for each later event.
     pub warm: Vec<Duration>,
-    /// The most memory that was resident at a time, in bytes.
+    /// Peak resident memory, in bytes.
     pub memory: u64,
-    /// A call as the database got it.
+    /// The body of an `UpdateItem` call.
     pub update: Option<Bytes>,
+    /// What the function printed.
+    pub log: String,
 }
 
-/// The item that the claim leaves in the table.
+/// The item that a claim writes to the table.
 pub fn item() -> Value {
     json!({
         CLUSTER_ID: {"S": CLUSTER}, INITIAL_NODE: {"S": NODE}, STATE: {"S": "claimed"},
@@ -47,9 +50,9 @@ pub fn item() -> Value {
 /// Runs the function once.
 pub async fn run(function: &Function, database: &Database) -> Run {
     let mut api = RuntimeApi::start().await;
-    let directory = tempfile::tempdir().expect("temporary directories can be made");
+    let directory = tempfile::tempdir().expect("temporary directories can be created");
     let log = directory.path().join("log");
-    let output = File::create(&log).expect("a file can be made");
+    let output = File::create(&log).expect("a file can be created");
     let mut command = Command::new(&function.program);
     command
         .args(&function.arguments)
@@ -63,14 +66,15 @@ pub async fn run(function: &Function, database: &Database) -> Run {
     let since = Instant::now();
     let child = command.spawn();
     let process = Guard(child.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}")));
-    let id = process.0.id();
-    observe(&mut api, since, function, database, id).await.unwrap_or_else(|problem| {
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        panic!("{}: {problem}\n{said}", function.name)
-    })
+    let run = measure(&mut api, since, function, database, process.0.id()).await;
+    let log = fs::read_to_string(&log).unwrap_or_default();
+    match run {
+        Ok(run) => Run { log, ..run },
+        Err(problem) => panic!("{}: {problem}\n{log}", function.name),
+    }
 }
 
-async fn observe(
+async fn measure(
     api: &mut RuntimeApi,
     since: Instant,
     function: &Function,
@@ -78,13 +82,13 @@ async fn observe(
     process: u32,
 ) -> Result<Run, String> {
     let event = event().to_string();
-    let init = api.asked().await? - since;
+    let init = api.wait_for_next().await? - since;
     let (first, answer) = api.invoke(event.clone()).await?;
     check(function, &answer, &database.updates())?;
     let mut warm = Vec::with_capacity(WARM);
     let mut update = None;
     for _ in 0..WARM {
-        api.asked().await?;
+        api.wait_for_next().await?;
         let (took, answer) = api.invoke(event.clone()).await?;
         let updates = database.updates();
         check(function, &answer, &updates)?;
@@ -92,10 +96,10 @@ async fn observe(
         update = updates.into_iter().next();
     }
     let memory = peak_memory(process).ok_or("its memory is not known")?;
-    Ok(Run { init, first, warm, memory, update })
+    Ok(Run { init, first, warm, memory, update, log: String::new() })
 }
 
-/// What Lambda gives a function, and where the database is.
+/// The variables that Lambda sets, and the database's endpoint.
 fn environment(
     function: &Function,
     database: &Database,
@@ -107,7 +111,7 @@ fn environment(
         ("AWS_SESSION_TOKEN", "AQoEXAMPLEH4aoAH0gNCAPyJxz4BlCFFxWNE1OPTgk5TthT+FvwqnKwRcOIfrRh3c"),
         ("AWS_REGION", "us-east-1"),
         ("AWS_DEFAULT_REGION", "us-east-1"),
-        // Nothing may look for credentials in the network.
+        // No request to EC2's metadata.
         ("AWS_EC2_METADATA_DISABLED", "true"),
         ("AWS_LAMBDA_FUNCTION_NAME", "cbbootstrap"),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
@@ -132,7 +136,7 @@ fn environment(
     variables
 }
 
-/// A node's claim, as an HTTP API hands it on.
+/// The event of an HTTP API for a node's claim.
 fn event() -> Value {
     let claim = json!({"cluster_id": CLUSTER, "node_ip_addr_or_hostname": NODE});
     json!({
@@ -174,7 +178,7 @@ fn event() -> Value {
     })
 }
 
-/// Whether the function has claimed the cluster, and not only said so.
+/// Checks that the function answered the claim and wrote it to the table.
 fn check(function: &Function, answer: &Value, updates: &[Bytes]) -> Result<(), String> {
     let body = answer["body"].as_str().unwrap_or_default();
     let body: Value = serde_json::from_str(body).unwrap_or_default();
@@ -191,7 +195,7 @@ fn check(function: &Function, answer: &Value, updates: &[Bytes]) -> Result<(), S
             && update["ConditionExpression"].is_string()
             && update["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
     };
-    if updates.len() != usize::from(function.asks) || !updates.iter().all(claims) {
+    if updates.len() != usize::from(function.calls_database) || !updates.iter().all(claims) {
         return Err(format!("it called the database with {updates:?}"));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Lambda's runtime API, as one process sees it.
+//! Lambda's runtime API for one process.
 
 use std::{
     net::SocketAddr,
@@ -23,27 +23,24 @@ use tokio::{
     time::timeout,
 };
 
-/// The longest that a process may take for anything.
+/// A process must take each step within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a process does.
+/// A request of the process.
 #[derive(Debug)]
 enum Step {
-    /// It asks for an event.
-    Asked,
-    /// It answers.
-    Answered(Bytes),
-    /// It reports an error.
-    Failed(Bytes),
+    NextEvent,
+    Answer(Bytes),
+    Error(Bytes),
 }
 
 #[derive(Debug)]
-struct Desk {
+struct Shared {
     events: Mutex<mpsc::Receiver<String>>,
     steps: mpsc::UnboundedSender<(Instant, Step)>,
 }
 
-/// The API for one process, which ends with it.
+/// Stops when dropped.
 #[derive(Debug)]
 pub struct RuntimeApi {
     address: SocketAddr,
@@ -53,7 +50,6 @@ pub struct RuntimeApi {
 }
 
 impl RuntimeApi {
-    /// Starts one.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("there is a free port");
@@ -65,7 +61,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/{id}/response", post(answer))
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .route("/2018-06-01/runtime/init/error", post(error))
-            .with_state(Arc::new(Desk { events: Mutex::new(waiting), steps: seen }));
+            .with_state(Arc::new(Shared { events: Mutex::new(waiting), steps: seen }));
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
         });
@@ -78,21 +74,21 @@ impl RuntimeApi {
         self.address
     }
 
-    /// When the process asked for an event; otherwise, what it said instead.
-    pub async fn asked(&mut self) -> Result<Instant, String> {
+    /// Waits until the process asks for an event; returns when it did.
+    pub async fn wait_for_next(&mut self) -> Result<Instant, String> {
         match self.step().await? {
-            (at, Step::Asked) => Ok(at),
+            (at, Step::NextEvent) => Ok(at),
             (_, other) => Err(format!("{other:?} instead of asking for an event")),
         }
     }
 
-    /// Hands an event to the process, which has asked for it: the answer, and how long it took.
+    /// Sends an event to the process, which must have asked for one; returns how long the answer took, and the answer.
     pub async fn invoke(&mut self, event: String) -> Result<(Duration, Value), String> {
         let since = Instant::now();
         let sent = self.events.send(event).await;
-        sent.map_err(|_| "nobody asks for events".to_owned())?;
+        sent.map_err(|_| "the process does not ask for events".to_owned())?;
         match self.step().await? {
-            (at, Step::Answered(answer)) => {
+            (at, Step::Answer(answer)) => {
                 let answer = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
                 Ok((at - since, answer))
             }
@@ -102,7 +98,7 @@ impl RuntimeApi {
 
     async fn step(&mut self) -> Result<(Instant, Step), String> {
         match timeout(PATIENCE, self.steps.recv()).await {
-            Ok(Some((_, Step::Failed(report)))) => {
+            Ok(Some((_, Step::Error(report)))) => {
                 Err(format!("it reported {}", String::from_utf8_lossy(&report)))
             }
             Ok(Some(step)) => Ok(step),
@@ -118,16 +114,16 @@ impl Drop for RuntimeApi {
     }
 }
 
-impl Desk {
-    fn saw(&self, step: Step) -> (StatusCode, &'static str) {
+impl Shared {
+    fn record(&self, step: Step) -> (StatusCode, &'static str) {
         let _ = self.steps.send((Instant::now(), step));
         (StatusCode::ACCEPTED, r#"{"status":"OK"}"#)
     }
 }
 
-async fn next(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
-    desk.saw(Step::Asked);
-    let event = desk.events.lock().await.recv().await;
+async fn next(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    shared.record(Step::NextEvent);
+    let event = shared.events.lock().await.recv().await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let deadline = now.unwrap_or_default() + PATIENCE;
     let headers = [
@@ -146,10 +142,10 @@ async fn next(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     (headers, event.unwrap_or_default())
 }
 
-async fn answer(State(desk): State<Arc<Desk>>, body: Bytes) -> impl IntoResponse {
-    desk.saw(Step::Answered(body))
+async fn answer(State(shared): State<Arc<Shared>>, body: Bytes) -> impl IntoResponse {
+    shared.record(Step::Answer(body))
 }
 
-async fn error(State(desk): State<Arc<Desk>>, body: Bytes) -> impl IntoResponse {
-    desk.saw(Step::Failed(body))
+async fn error(State(shared): State<Arc<Shared>>, body: Bytes) -> impl IntoResponse {
+    shared.record(Step::Error(body))
 }

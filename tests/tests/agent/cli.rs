@@ -119,17 +119,17 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["--memory-quota", "0%"][..], "a quota is"),
         (&["--memory-quota", "101%"], "a quota is"),
         (&["--memory-quota", "255"], "at least 256"),
-        (&["--services", "data,bogus"], "`bogus` is no service"),
-        (&["--services", ""], "is no service"),
+        (&["--services", "data,bogus"], "`bogus` is not a service"),
+        (&["--services", ""], "is not a service"),
         (&["--bucket", "app"], "NAME:MB"),
         (&["--bucket", "app:99"], "at least 100"),
         (&["--bucket", "app:256:4"], "0 to 3"),
-        (&["--bucket", "a/b:256"], "`a/b` is no bucket's name"),
+        (&["--bucket", "a/b:256"], "`a/b` is not a bucket name"),
         (&["--node", "couchbase-0"], "is a short name"),
         (&["--node", "http://10.0.0.1"], "without scheme and port"),
         (&["--node", "127.0.0.1"], "means another host on each host"),
         (&["--node", "localhost.localdomain"], "means another host on each host"),
-        (&["--lease", "29s"], "a lease is 30 s to 86400 s"),
+        (&["--lease", "29s"], "a lease lasts 30 s to 86400 s"),
         (&["--lease", "soon"], "a number and a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number and a unit"),
@@ -327,7 +327,7 @@ fn an_option_beats_its_variable_and_that_the_file() {
     for (command, option, variable, error, status) in [
         ("discover", "cluster-id", "CBBOOTSTRAP_CLUSTER_ID", "claimed the cluster `NAMEd`", 1),
         ("status", "node", "CBBOOTSTRAP_NODE", "`NAMEd` is a short name", 2),
-        ("up", "services", "CBBOOTSTRAP_SERVICES", "`NAMEd` is no service", 2),
+        ("up", "services", "CBBOOTSTRAP_SERVICES", "`NAMEd` is not a service", 2),
     ] {
         let option = format!("--{option}=optioned");
         for (options, value, expected) in [
@@ -462,7 +462,7 @@ fn a_clusters_secret_keeps_others_out() {
         let mut status = scene.command(0, &["status"]);
         let status =
             Ended::of(status.env(name, value.unwrap_or("another wrong one"))).ended_with(1);
-        assert!(status.stdout.contains("not well"), "{status}");
+        assert!(status.stdout.contains("not healthy"), "{status}");
         assert_hides(&status);
     }
     let changes = scene.servers.requests().split_off(before);
@@ -654,7 +654,7 @@ fn status_shows_both_sides() {
         }
     };
     let blank = status(0, &[]).ended_with(1);
-    says(&blank, &["belongs to no cluster", "nobody has claimed it", "not well"]);
+    says(&blank, &["belongs to no cluster", "nobody has claimed it", "not healthy"]);
     scene.run(0, &["up", "--bucket=app:256"]).ended_with(0);
     let well = status(0, &[]).ended_with(0);
     let (first, second) = (scene.node(0).address(), scene.node(1).address());
@@ -667,7 +667,7 @@ fn status_shows_both_sides() {
             "buckets: app",
             &format!("ready, generation 1, to join: {first}"),
             &format!("reported ready: {first}"),
-            "all is well",
+            "healthy",
         ],
     );
     assert_eq!(well.stderr, "");
@@ -701,15 +701,15 @@ fn status_shows_both_sides() {
     let added = scene.node(0).call("POST", "/controller/addNode", &form, Some(LOGIN));
     assert_eq!(added.unwrap().status, 200);
     let added = status(1, &[]).ended_with(1);
-    says(&added, &["not balanced", &format!("{second}: added"), "not well"]);
+    says(&added, &["not balanced", &format!("{second}: added"), "not healthy"]);
     scene.run(1, &["up"]).ended_with(0);
     status(1, &[]).ended_with(0);
 
     // Another cluster's record, and none that can be asked.
     let other = status(0, &["--cluster-id", "other"]).ended_with(1);
-    says(&other, &["nobody has claimed it", "not well"]);
+    says(&other, &["nobody has claimed it", "not healthy"]);
     let away = status(0, &["--api", "http://127.0.0.1:1"]).ended_with(1);
-    says(&away, &["the connection is refused", "balanced", "not well"]);
+    says(&away, &["the connection is refused", "balanced", "not healthy"]);
     scene.node(0).kill();
     let down = status(0, &["--output", "json"]).ended_with(1);
     let down: Value = serde_json::from_str(&down.stdout).unwrap();
@@ -888,7 +888,7 @@ fn handed_out(credentials: &Value) -> String {
 #[test]
 fn requests_are_signed_with_what_aws_hands_out() {
     let aws = MiniStack::start();
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--no-smoke", "--auth=iam", "--output=json", "--function-zip", &zip];
     let endpoint = aws.user().run(&deploy).document()["endpoint"].clone();
     let endpoint = endpoint.as_str().unwrap();

@@ -284,7 +284,9 @@ fn texts() -> Vec<(String, String)> {
         .map(|entry| format!("examples/{}", entry.unwrap().file_name().display()))
         .collect();
     paths.sort();
-    paths.extend(["docs/agent.md".to_owned(), "README.md".to_owned()]);
+    paths.extend(
+        ["docs/agent.md", "docs/kubernetes.md", "docs/swarm.md", "README.md"].map(str::to_owned),
+    );
     paths
         .into_iter()
         .map(|path| {

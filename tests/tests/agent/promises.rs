@@ -308,7 +308,7 @@ fn two_machines_with_one_name_are_told_apart() {
     is_held.store(false, Ordering::Relaxed);
     let first = first.end();
     first.document();
-    assert!(first.stderr.contains("give each machine a `--node` of its own"), "{first}");
+    assert!(first.stderr.contains("give each machine its own `--node`"), "{first}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);
     // Once the cluster is up, the second is told so for good: nobody is told to forget a living cluster.

@@ -571,7 +571,7 @@ fn a_node_whose_rebalance_fails_says_why_and_leaves_with_the_next() {
     }
     servers.fail_rebalances(1);
     let left = agents.run(&servers[1], &["leave"]).ended_with(0);
-    let warnings = left.stderr.matches("a rebalance did not succeed: ").count();
+    let warnings = left.stderr.matches("a rebalance failed: ").count();
     assert_eq!(warnings, 1, "{left}");
     assert!(servers[1].is_blank());
     assert_one_cluster(&agents, &servers, 1);

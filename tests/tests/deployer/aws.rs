@@ -8,21 +8,13 @@ use cbbootstrap_tests::{
     artifact,
     cli::{Ended, User},
     http,
-    ministack::MiniStack,
+    ministack::{BUCKET, MiniStack},
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
-
-fn zip() -> String {
-    artifact::zip().display().to_string()
-}
-
 fn deploy(user: &User, zip: &str, options: &[&str]) -> Value {
-    let mut args = vec!["deploy", "--yes", "--output", "json", "--function-zip", zip];
-    args.extend(options);
-    user.run(&args).document()
+    user.deploy_and_smoke(zip, &[&["--yes"], options].concat()).document()
 }
 
 /// What an update would leave its mark on: the stack's events and the bucket's objects.
@@ -40,11 +32,11 @@ fn traces(aws: &MiniStack) -> Value {
 #[test]
 #[expect(clippy::too_many_lines, reason = "one story")]
 fn a_stack_from_its_plan_to_its_end() {
-    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let aws = MiniStack::start();
     let user = aws.user();
     let nothing = aws.inventory();
 
-    let plan = user.run(&["plan", "--output", "json", "--function-zip", &zip()]).document();
+    let plan = user.plan(artifact::zip(), &[]);
     assert_eq!(
         (&plan["changed"], &plan["creates_table"]),
         (&json!(true), &json!("cb-bootstrap")),
@@ -57,7 +49,7 @@ fn a_stack_from_its_plan_to_its_end() {
     );
     assert_eq!(aws.inventory(), nothing, "a plan makes nothing");
 
-    let deployed = deploy(&user, &zip(), &[]);
+    let deployed = deploy(&user, artifact::zip(), &[]);
     for (field, expected) in [
         ("changed", json!(true)),
         ("stack_name", json!("cbbootstrap")),
@@ -88,13 +80,13 @@ fn a_stack_from_its_plan_to_its_end() {
     the_dashboard_and_the_alarms_are_about_this_stack(&aws);
 
     let before = traces(&aws);
-    let again = deploy(&user, &zip(), &[]);
+    let again = deploy(&user, artifact::zip(), &[]);
     assert_eq!(
         (&again["changed"], &again["endpoint"]),
         (&json!(false), &deployed["endpoint"]),
         "{again}"
     );
-    let plan = user.run(&["plan", "--output", "json", "--function-zip", &zip()]).document();
+    let plan = user.plan(artifact::zip(), &[]);
     assert_eq!((&plan["changed"], &plan["changes"]), (&json!(false), &json!([])), "{plan}");
     assert_eq!(traces(&aws), before, "nothing to do leaves no trace");
 
@@ -107,9 +99,9 @@ fn a_stack_from_its_plan_to_its_end() {
     );
     user.run(&["smoke"]).ended_with(0);
 
-    let changed = artifact::changed_zip(directory.path());
+    let changed = artifact::changed_zip();
     let before = traces(&aws);
-    let plan = user.run(&["plan", "--output", "json", "--function-zip", &changed]).document();
+    let plan = user.plan(changed, &[]);
     assert!(
         plan["changes"]
             .as_array()
@@ -119,7 +111,7 @@ fn a_stack_from_its_plan_to_its_end() {
         "{plan}"
     );
     assert_eq!(traces(&aws), before, "a plan changes nothing");
-    let updated = deploy(&user, &changed, &[]);
+    let updated = deploy(&user, changed, &[]);
     assert_eq!(
         (&updated["changed"], &updated["endpoint"]),
         (&json!(true), &deployed["endpoint"]),
@@ -172,14 +164,15 @@ fn what_belongs_to_others_is_not_touched() {
     let before = aws.inventory();
     let shop = ["--stack-name", "shop", "--yes"];
     let not_ours = "stack `shop` was made by something else";
-    user.run(&[&["deploy", "--function-zip", &zip()], &shop[..]].concat()).failed(5, not_ours);
+    user.run(&[&["deploy", "--function-zip", artifact::zip()], &shop[..]].concat())
+        .failed(5, not_ours);
     user.run(&[&["destroy"], &shop[..]].concat()).failed(5, not_ours);
     assert_eq!(aws.inventory(), before);
 
     // Two teams: each stack goes with its own table.
     let theirs = ["--stack-name", "b", "--table-name", "theirs"];
-    deploy(&user, &zip(), &["--stack-name", "a", "--table-name", "team-a"]);
-    deploy(&user, &zip(), &theirs);
+    deploy(&user, artifact::zip(), &["--stack-name", "a", "--table-name", "team-a"]);
+    deploy(&user, artifact::zip(), &theirs);
     let destroy =
         |options: &[&str]| user.run(&[&["destroy", "--yes", "--delete-table"], options].concat());
     destroy(&["--stack-name", "a", "--table-name", "theirs"])
@@ -270,7 +263,7 @@ fn the_table_is_safe(aws: &MiniStack) {
 fn the_functions_role_allows_what_it_needs_and_no_more() {
     let aws = MiniStack::start();
     let user = aws.user();
-    let deployed = deploy(&user, &zip(), &[]);
+    let deployed = deploy(&user, artifact::zip(), &[]);
     let endpoint = deployed["endpoint"].as_str().unwrap();
 
     let policies = aws.boto(
@@ -309,15 +302,16 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
     let smoke = user.run(&["smoke"]).ended_with(3);
     assert!(smoke.stderr.contains("first node claims"), "{smoke}");
     // A deployment whose endpoint does not work has not gone well, though there is nothing to change.
-    let again =
-        user.run(&["deploy", "--yes", "--output", "json", "--function-zip", &zip()]).ended_with(3);
+    let again = user
+        .run(&["deploy", "--yes", "--output", "json", "--function-zip", artifact::zip()])
+        .ended_with(3);
     let document: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(
         (&document["changed"], &document["smoke"]["passed"]),
         (&json!(false), &json!(false)),
         "{again}"
     );
-    user.run(&["deploy", "--yes", "--no-smoke", "--function-zip", &zip()]).ended_with(0);
+    user.run(&["deploy", "--yes", "--no-smoke", "--function-zip", artifact::zip()]).ended_with(0);
 }
 
 #[test]
@@ -331,11 +325,11 @@ fn what_a_failed_creation_left_is_replaced() {
     assert_eq!(aws.boto(status), json!("ROLLBACK_COMPLETE"));
 
     let user = aws.user();
-    let plan = user.run(&["plan", "--output", "json", "--function-zip", &zip()]).document();
+    let plan = user.plan(artifact::zip(), &[]);
     let first = plan["first"].as_str().unwrap();
     assert!(first.contains("is deleted"), "{plan}");
     assert_eq!(aws.boto(status), json!("ROLLBACK_COMPLETE"));
-    let deployed = deploy(&user, &zip(), &[]);
+    let deployed = deploy(&user, artifact::zip(), &[]);
     assert_eq!(
         (&deployed["changed"], &deployed["smoke"]["passed"]),
         (&json!(true), &json!(true)),
@@ -355,7 +349,7 @@ fn what_was_left_half_made_is_completed() {
          Tags=[{'Key': 'created-by', 'Value': 'cbbootstrap'}])",
     );
     aws.boto(&format!("client('s3').create_bucket(Bucket='{BUCKET}')"));
-    deploy(&aws.user(), &zip(), &[]);
+    deploy(&aws.user(), artifact::zip(), &[]);
     the_table_is_safe(&aws);
     the_bucket_is_closed(&aws);
 }
@@ -373,7 +367,8 @@ fn what_the_user_brings_is_used_as_it_is() {
         "client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'old'}, \
          'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}})",
     );
-    let deployed = deploy(&aws.user(), &zip(), &["--bucket", "my-bucket", "--stack-name", "mine"]);
+    let deployed =
+        deploy(&aws.user(), artifact::zip(), &["--bucket", "my-bucket", "--stack-name", "mine"]);
     assert_eq!(
         (&deployed["changed"], &deployed["stack_name"]),
         (&json!(true), &json!("mine")),
@@ -396,12 +391,12 @@ fn what_the_user_brings_is_used_as_it_is() {
 fn another_table_takes_a_yes() {
     let aws = MiniStack::start();
     let user = aws.user();
-    deploy(&user, &zip(), &["--no-smoke"]);
+    deploy(&user, artifact::zip(), &["--no-smoke"]);
     let before = aws.inventory();
-    user.run(&["deploy", "--table-name", "other", "--function-zip", &zip()])
+    user.run(&["deploy", "--table-name", "other", "--function-zip", artifact::zip()])
         .failed(2, "`cb-bootstrap`");
     assert_eq!(aws.inventory(), before, "nothing is made without the yes");
-    deploy(&user, &zip(), &["--no-smoke", "--table-name", "other"]);
+    deploy(&user, artifact::zip(), &["--no-smoke", "--table-name", "other"]);
 }
 
 /// Runs two deployments of this zip at once.
@@ -415,15 +410,15 @@ fn two_at_once(user: &User, zip: &str) -> [Ended; 2] {
 
 #[test]
 fn of_two_deployers_at_once_the_second_waits() {
-    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let aws = MiniStack::start();
     let user = aws.user();
-    let changed = artifact::changed_zip(directory.path());
-    deploy(&user, &zip(), &["--no-smoke"]);
+    let changed = artifact::changed_zip();
+    deploy(&user, artifact::zip(), &["--no-smoke"]);
     // One goes first; the other waits for it, and finds nothing to do.
-    for ended in two_at_once(&user, &changed) {
+    for ended in two_at_once(&user, changed) {
         assert_eq!(ended.status, Some(0), "{ended}");
     }
-    let settled = deploy(&user, &changed, &[]);
+    let settled = deploy(&user, changed, &[]);
     assert_eq!(
         (&settled["changed"], &settled["smoke"]["passed"]),
         (&json!(false), &json!(true)),
@@ -437,12 +432,12 @@ fn two_first_deployers_at_once_do_no_harm() {
     let user = aws.user();
     // To the stand-in, two change sets that create a stack of one name are about two stacks, one of which goes under.
     // CloudFormation keeps both in one stack, and executes one.
-    let ended = two_at_once(&user, &zip());
+    let ended = two_at_once(&user, artifact::zip());
     assert!(ended.iter().any(|ended| ended.status == Some(0)), "{} {}", ended[0], ended[1]);
     for ended in &ended {
         assert!(matches!(ended.status, Some(0 | 1 | 5)), "{ended}");
     }
-    let settled = deploy(&user, &zip(), &[]);
+    let settled = deploy(&user, artifact::zip(), &[]);
     assert_eq!(settled["smoke"]["passed"], json!(true), "{settled}");
 }
 

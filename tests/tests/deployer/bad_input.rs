@@ -15,7 +15,7 @@ use tempfile::tempdir;
 fn who_one_is_and_where() {
     let aws = MiniStack::start();
     let user = || aws.user();
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--yes", "--function-zip", &zip];
 
     user().without("AWS_ACCESS_KEY_ID").run(&deploy).failed(1, "there are no AWS credentials");
@@ -60,7 +60,7 @@ fn who_one_is_and_where() {
 #[test]
 fn credentials_that_have_expired() {
     let aws = MiniStack::start();
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     // The stand-in lets a session be shorter than AWS does.
     let session = aws.boto("client('sts').get_session_token(DurationSeconds=1)['Credentials']");
     let user = aws
@@ -76,7 +76,7 @@ fn credentials_that_have_expired() {
 #[test]
 fn buckets_and_tables_that_will_not_do() {
     let aws = MiniStack::start();
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--yes", "--function-zip", &zip];
     let user = aws.user();
     // The bucket that would be made is somebody else's already; names are everybody's.
@@ -134,7 +134,7 @@ fn zips_that_lambda_could_not_run() {
         ended.failed(1, reason);
         ended.failed(1, &zip);
     }
-    let good = artifact::zip().display().to_string();
+    let good = artifact::zip().to_owned();
     let ended = aws.user().run(&["deploy", "--yes", "--arch", "arm64", "--function-zip", &good]);
     ended.failed(1, "built for x86_64, and the function is to run on arm64");
     assert_eq!(aws.inventory(), json!([[], [], []]), "nothing is made");

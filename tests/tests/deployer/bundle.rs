@@ -23,7 +23,7 @@ fn carrier() -> &'static Path {
     let (program, _) = CARRIER.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("cbbootstrap");
-        let zip = artifact::zip().display().to_string();
+        let zip = artifact::zip().to_owned();
         fs::copy(programs::carrying(&zip), &program).unwrap();
         (program, directory)
     });

@@ -146,7 +146,7 @@ fn a_file_to_fill_in() {
 
 #[test]
 fn parameters_reach_the_stack() {
-    let (aws, zip) = (MiniStack::start(), artifact::zip().display().to_string());
+    let (aws, zip) = (MiniStack::start(), artifact::zip().to_owned());
     let user = aws.user();
     write(
         &user,

@@ -10,33 +10,12 @@ use std::{
 };
 
 use cbbootstrap_tests::{
-    artifact,
-    cli::User,
-    http,
-    ministack::MiniStack,
+    artifact, http,
+    ministack::{BUCKET, MiniStack},
     proxy::{Call, Fault, Proxy},
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
-
-const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
-
-fn zip() -> String {
-    artifact::zip().display().to_string()
-}
-
-/// Deploys without a smoke test, and gives what it says.
-fn deploy(user: &User, zip: &str, options: &[&str]) -> Value {
-    let mut args = vec!["deploy", "--no-smoke", "--output", "json", "--function-zip", zip];
-    args.extend(options);
-    user.run(&args).document()
-}
-
-fn plan(user: &User, zip: &str, options: &[&str]) -> Value {
-    let mut args = vec!["plan", "--output", "json", "--function-zip", zip];
-    args.extend(options);
-    user.run(&args).document()
-}
 
 fn stack(aws: &MiniStack) -> Value {
     aws.boto("client('cloudformation').describe_stacks(StackName='cbbootstrap')['Stacks'][0]")
@@ -53,7 +32,7 @@ fn function(aws: &MiniStack) -> Value {
 fn nothing_to_do_takes_two_rounds_of_calls() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
-    deploy(&aws.user(), &zip(), &[]);
+    aws.user().deploy(artifact::small_zip(), &[]).document();
     // Every answer takes its time: calls that come together are a round.
     let (round, arrivals) = (Duration::from_secs(1), Arc::new(Mutex::new(Vec::new())));
     let seen = Arc::clone(&arrivals);
@@ -61,7 +40,7 @@ fn nothing_to_do_takes_two_rounds_of_calls() {
         seen.lock().unwrap().push(Instant::now());
         Some(Fault::Delay(round))
     });
-    let again = deploy(&proxy.user(), &zip(), &[]);
+    let again = proxy.user().deploy(artifact::small_zip(), &[]).document();
     assert_eq!(again["changed"], json!(false), "{again}");
     let calls: Vec<_> = proxy.calls().into_iter().map(|call| call.name).collect();
     let arrivals = arrivals.lock().unwrap();
@@ -74,13 +53,13 @@ fn nothing_to_do_takes_two_rounds_of_calls() {
 
 #[test]
 fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
-    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let aws = MiniStack::start();
     let user = aws.user();
-    let changed = artifact::changed_zip(directory.path());
-    let code_only = ["deploy", "--code-only", "--function-zip", &changed];
+    let changed = artifact::changed_zip();
+    let code_only = ["deploy", "--code-only", "--function-zip", changed];
     user.run(&code_only).failed(5, "there is no stack `cbbootstrap` yet");
 
-    let deployed = deploy(&user, &zip(), &["--parameter", "LogLevel=debug"]);
+    let deployed = user.deploy(artifact::zip(), &["--parameter", "LogLevel=debug"]).document();
     let (stack_before, before) = (stack(&aws), function(&aws));
     let replaced = user.run(&[&code_only[..], &["--output", "json"]].concat()).document();
     assert_eq!(replaced["changed"], json!(true), "{replaced}");
@@ -98,26 +77,26 @@ fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
 
     // The stack still names the old code: a full deployment of it sees that, and settles it.
     let options = ["--parameter", "LogLevel=debug"];
-    let plan_of_old = plan(&user, &zip(), &options);
+    let plan_of_old = user.plan(artifact::zip(), &options);
     assert_eq!(
         (&plan_of_old["changed"], &plan_of_old["restores_code"]),
         (&json!(true), &json!(true)),
         "{plan_of_old}"
     );
-    let settled = deploy(&user, &zip(), &options);
+    let settled = user.deploy(artifact::zip(), &options).document();
     assert_eq!(settled["changed"], json!(true), "{settled}");
     assert_eq!(function(&aws)["CodeSha256"], before["CodeSha256"]);
-    assert_eq!(deploy(&user, &zip(), &options)["changed"], json!(false));
+    assert_eq!(user.deploy(artifact::zip(), &options).document()["changed"], json!(false));
     // Even where the stack changes otherwise: CloudFormation itself leaves code alone that the template did not change.
     user.run(&code_only).ended_with(0);
-    let settled = deploy(&user, &zip(), &["--parameter", "LogLevel=info"]);
+    let settled = user.deploy(artifact::zip(), &["--parameter", "LogLevel=info"]).document();
     assert_eq!(settled["changed"], json!(true), "{settled}");
     let now = function(&aws);
     assert_eq!(now["CodeSha256"], before["CodeSha256"]);
     assert_eq!(now["Environment"]["Variables"]["RUST_LOG"], json!("info"));
     // So does one of the new code, through the stack.
     user.run(&code_only).ended_with(0);
-    let settled = deploy(&user, &changed, &options);
+    let settled = user.deploy(changed, &options).document();
     assert_eq!(settled["changed"], json!(true), "{settled}");
     assert_eq!(function(&aws)["CodeSha256"], after["CodeSha256"]);
 
@@ -144,7 +123,7 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
         "--notification-arn",
         topic,
     ];
-    deploy(&user, &zip(), &options);
+    user.deploy(artifact::small_zip(), &options).document();
     let made = stack(&aws);
     assert!(
         made["Tags"].as_array().unwrap().contains(&json!({"Key": "team", "Value": "data"})),
@@ -172,7 +151,7 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
     user.run(&["destroy", "--yes"]).failed(5, "protected against deletion");
     // Another size, no tag, no protection.
     let options = ["--parameter", "MemorySize=1024", "--protect=false"];
-    let planned = plan(&user, &zip(), &options);
+    let planned = user.plan(artifact::small_zip(), &options);
     assert_eq!(
         planned["parameters"],
         json!([
@@ -187,12 +166,18 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
         "{planned}"
     );
     assert_eq!(planned["protect"], json!(false), "{planned}");
-    deploy(&user, &zip(), &options);
+    user.deploy(artifact::small_zip(), &options).document();
     assert_eq!(function(&aws)["MemorySize"], json!(1024));
     assert_eq!(alarms(), json!([[], []]));
     assert_eq!(stack(&aws)["EnableTerminationProtection"], json!(false));
-    let exit_code =
-        ["plan", "--exit-code", "--function-zip", &zip(), "--parameter", "MemorySize=1024"];
+    let exit_code = [
+        "plan",
+        "--exit-code",
+        "--function-zip",
+        artifact::small_zip(),
+        "--parameter",
+        "MemorySize=1024",
+    ];
     user.run(&exit_code).ended_with(0);
     user.run(&exit_code[..4]).ended_with(2);
     user.run(&["destroy", "--yes"]).ended_with(0);
@@ -200,10 +185,10 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
 
 #[test]
 fn what_cloudformation_is_told() {
-    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
-    let changed = artifact::changed_zip(directory.path());
+    let changed = artifact::small_zip_number(1);
     let role = "arn:aws:iam::000000000000:role/deployer";
     let told = || -> Call {
         let calls = proxy.calls();
@@ -211,20 +196,20 @@ fn what_cloudformation_is_told() {
         made.cloned().unwrap()
     };
     let trigger = "RollbackConfiguration.RollbackTriggers.member.1.Arn";
-    deploy(&user, &zip(), &["--role-arn", role]);
+    user.deploy(artifact::small_zip(), &["--role-arn", role]).document();
     assert_eq!(told().parameter("RoleARN"), role);
     assert_eq!(told().parameter(trigger), "", "there is no alarm yet");
 
-    deploy(&user, &changed, &["--rollback-minutes", "3"]);
+    user.deploy(changed, &["--rollback-minutes", "3"]).document();
     let update = told();
     assert!(update.parameter(trigger).contains(":alarm:"), "{update}");
     assert_eq!(update.parameter("RollbackConfiguration.MonitoringTimeInMinutes"), "3");
     assert_eq!(update.parameter("StackPolicyBody"), "", "the stack policy is the user's");
 
-    deploy(&user, &zip(), &["--no-rollback-alarm"]);
+    user.deploy(artifact::small_zip(), &["--no-rollback-alarm"]).document();
     assert_eq!(told().parameter(trigger), "");
     let express =
-        user.run(&["deploy", "--no-smoke", "--express", "--function-zip", &changed]).ended_with(0);
+        user.run(&["deploy", "--no-smoke", "--express", "--function-zip", changed]).ended_with(0);
     assert!(express.stderr.contains("before the resources serve"), "{express}");
     assert_eq!(told().parameter("DeploymentConfig.Mode"), "EXPRESS");
     assert_eq!(told().parameter(trigger), "");
@@ -241,7 +226,7 @@ fn a_resource_that_holds_something_is_not_replaced_without_a_yes() {
             .unwrap();
     let older = template
         .replace("\nOutputs:\n", "\n  OldLogs:\n    Type: AWS::Logs::LogGroup\n\nOutputs:\n");
-    deploy(&user, &zip(), &[]);
+    user.deploy(artifact::small_zip(), &[]).document();
     let file = directory.path().join("older.yaml");
     fs::write(&file, &older).unwrap();
     aws.boto(&format!(
@@ -251,22 +236,22 @@ fn a_resource_that_holds_something_is_not_replaced_without_a_yes() {
         file.display()
     ));
     let lost = "removes `OldLogs` and with it the logs in it";
-    let planned = plan(&user, &zip(), &[]);
+    let planned = user.plan(artifact::small_zip(), &[]);
     assert_eq!(planned["losses"], json!([lost]), "{planned}");
-    let args = ["deploy", "--no-smoke", "--function-zip", &zip()];
+    let args = ["deploy", "--no-smoke", "--function-zip", artifact::small_zip()];
     user.run(&args).failed(2, lost);
     let left = aws.boto(
         "[c['ExecutionStatus'] for c in client('cloudformation').list_change_sets(StackName='cbbootstrap')['Summaries']]",
     );
     assert!(!left.as_array().unwrap().contains(&json!("AVAILABLE")), "{left}");
     user.run(&[&args[..], &["--yes"]].concat()).ended_with(0);
-    let again = deploy(&user, &zip(), &[]);
+    let again = user.deploy(artifact::small_zip(), &[]).document();
     assert_eq!(again["changed"], json!(false), "{again}");
 }
 
 #[test]
 fn artifacts_are_kept_by_count_and_by_name() {
-    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let aws = MiniStack::start();
     let user = aws.user();
     let keys = || {
         let objects = aws.boto(&format!(
@@ -281,17 +266,10 @@ fn artifacts_are_kept_by_count_and_by_name() {
     for name in ["other/a.zip", "notes.txt"] {
         aws.boto(&format!("client('s3').put_object(Bucket='{BUCKET}', Key='{name}', Body=b'x')"));
     }
-    let mut executable = artifact::executable();
     let mut deployed = Vec::new();
     for number in 0..7 {
-        executable.push(0);
-        let zip = artifact::zip_of(
-            &directory.path().join(format!("{number}.zip")),
-            "bootstrap",
-            0o755,
-            &executable,
-        );
-        deployed.push(key(&deploy(&user, &zip, &[])["function_sha256"]));
+        let zip = artifact::small_zip_number(number);
+        deployed.push(key(&user.deploy(zip, &[]).document()["function_sha256"]));
     }
     let kept = keys();
     for (number, key) in deployed.iter().enumerate() {
@@ -317,15 +295,16 @@ fn github_is_told() {
         .with("GITHUB_OUTPUT", file("output"))
         .with("GITHUB_STEP_SUMMARY", file("summary"));
     let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap_or_default();
-    plan(&user, &zip(), &[]);
+    user.plan(artifact::zip(), &[]);
     assert!(read("output").contains("changed=true\n"), "{}", read("output"));
     assert!(read("summary").contains("table cb-bootstrap"), "{}", read("summary"));
-    let deployed = user.run(&["deploy", "--output", "json", "--function-zip", &zip()]).document();
+    let deployed =
+        user.run(&["deploy", "--output", "json", "--function-zip", artifact::zip()]).document();
     let endpoint = deployed["endpoint"].as_str().unwrap();
     assert!(read("output").contains(&format!("endpoint={endpoint}\n")), "{}", read("output"));
     assert!(read("summary").contains("Smoke test"), "{}", read("summary"));
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
-    user.run(&["deploy", "--table-name", "other", "--function-zip", &zip()])
+    user.run(&["deploy", "--table-name", "other", "--function-zip", artifact::zip()])
         .failed(2, "`cb-bootstrap`");
     assert!(read("summary").contains("`--yes` says yes to it"), "{}", read("summary"));
 }

@@ -13,13 +13,10 @@ use cbbootstrap_tests::{
     artifact,
     cli::{Ended, User},
     http,
-    ministack::MiniStack,
+    ministack::{BUCKET, MiniStack},
     proxy::{Call, Fault, Proxy},
 };
 use serde_json::{Value, json};
-use tempfile::tempdir;
-
-const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
 
 /// So many stand-ins work side by side.
 const WORKERS: usize = 2;
@@ -80,12 +77,8 @@ impl Aws {
     }
 }
 
-fn zip() -> String {
-    artifact::zip().display().to_string()
-}
-
 fn deploy(user: &User, zip: &str) -> Ended {
-    user.run(&["deploy", "--yes", "--no-smoke", "--output", "json", "--function-zip", zip])
+    user.deploy(zip, &["--yes"])
 }
 
 /// What was done to the stack before.
@@ -142,14 +135,14 @@ fn nothing(_: &Aws) {}
 
 #[test]
 fn killed_after_any_call_of_the_first_deployment_the_next_completes_it() {
-    let zip = zip();
-    let args = ["deploy", "--yes", "--no-smoke", "--function-zip", &zip];
+    let zip = artifact::small_zip();
+    let args = ["deploy", "--yes", "--no-smoke", "--function-zip", zip];
     let calls = at_each_call(&nothing, |aws, number| {
         let was_killed = killed(aws, number, &args);
         let call = last_call(aws);
         aws.proxy.reset();
         let what = format!("killed after {call}");
-        let next = deploy(&aws.user(), &zip);
+        let next = deploy(&aws.user(), zip);
         assert_eq!(next.status, Some(0), "{what}: {next}");
         aws.is_complete(1, &what);
         was_killed
@@ -159,18 +152,17 @@ fn killed_after_any_call_of_the_first_deployment_the_next_completes_it() {
 
 #[test]
 fn killed_after_any_call_of_an_update_the_next_deployment_completes_it() {
-    let (zip, directory) = (zip(), tempdir().unwrap());
-    let changed = artifact::changed_zip(directory.path());
-    let args = ["deploy", "--yes", "--no-smoke", "--function-zip", &changed];
+    let (zip, changed) = (artifact::small_zip(), artifact::small_zip_number(1));
+    let args = ["deploy", "--yes", "--no-smoke", "--function-zip", changed];
     let first = |aws: &Aws| {
-        deploy(&aws.stack.user(), &zip).ended_with(0);
+        deploy(&aws.stack.user(), zip).ended_with(0);
     };
     let calls = at_each_call(&first, |aws, number| {
         let was_killed = killed(aws, number, &args);
         let call = last_call(aws);
         aws.proxy.reset();
         let what = format!("killed after {call}");
-        let next = deploy(&aws.user(), &changed).document();
+        let next = deploy(&aws.user(), changed).document();
         aws.is_complete(2, &what);
         let served = aws.stack.boto(
             "__import__('base64').b64decode(client('lambda').list_functions()['Functions'][0]['CodeSha256']).hex()",
@@ -183,7 +175,7 @@ fn killed_after_any_call_of_an_update_the_next_deployment_completes_it() {
 
 #[test]
 fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
-    let zip = zip();
+    let zip = artifact::small_zip();
     let args = [
         "destroy",
         "--yes",
@@ -193,7 +185,7 @@ fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
         "cb-bootstrap",
     ];
     let first = |aws: &Aws| {
-        deploy(&aws.stack.user(), &zip).ended_with(0);
+        deploy(&aws.stack.user(), zip).ended_with(0);
     };
     let calls = at_each_call(&first, |aws, number| {
         let was_killed = killed(aws, number, &args);
@@ -226,8 +218,7 @@ fn every_first_try(proxy: &Proxy, fault: &Fault) {
 
 #[test]
 fn a_deployment_survives_that_every_call_goes_wrong_once() {
-    let (zip, directory) = (zip(), tempdir().unwrap());
-    let changed = artifact::changed_zip(directory.path());
+    let (zip, changed) = (artifact::small_zip(), artifact::small_zip_number(1));
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..WORKERS {
@@ -236,7 +227,7 @@ fn a_deployment_survives_that_every_call_goes_wrong_once() {
                 while let Some(fault) = PASSING.get(next.fetch_add(1, Ordering::SeqCst)) {
                     aws.reset();
                     for (round, (zip, artifacts)) in
-                        [(&zip, 1), (&changed, 2)].into_iter().enumerate()
+                        [(zip, 1), (changed, 2)].into_iter().enumerate()
                     {
                         aws.proxy.reset();
                         every_first_try(&aws.proxy, fault);
@@ -262,14 +253,11 @@ fn at_each_call_of_a_deployment(
     fault: &Fault,
     judge: impl Fn(&Aws, &Ended, (&str, usize), &str) + Sync,
 ) {
-    let (zip, directory) = (zip(), tempdir().unwrap());
-    let changed = artifact::changed_zip(directory.path());
+    let (zip, changed) = (artifact::small_zip(), artifact::small_zip_number(1));
     let first = |aws: &Aws| {
-        deploy(&aws.stack.user(), &zip).ended_with(0);
+        deploy(&aws.stack.user(), zip).ended_with(0);
     };
-    for (before, wanted) in
-        [(&nothing as Before, (zip.as_str(), 1)), (&first, (changed.as_str(), 2))]
-    {
+    for (before, wanted) in [(&nothing as Before, (zip, 1)), (&first, (changed, 2))] {
         let calls = at_each_call(before, |aws, number| {
             aws.proxy.fault_at(number, fault.clone());
             let ended = deploy(&aws.user(), wanted.0);
@@ -324,7 +312,7 @@ fn a_permission_that_is_missing_at_any_call_is_named() {
 fn slow_answers_are_waited_for() {
     let aws = Aws::start();
     aws.proxy.fault(|_| Some(Fault::Delay(Duration::from_millis(200))));
-    let deployed: Value = deploy(&aws.user(), &zip()).document();
+    let deployed: Value = deploy(&aws.user(), artifact::zip()).document();
     assert_eq!(deployed["changed"], json!(true));
     aws.is_complete(1, "slow");
     let endpoint = deployed["endpoint"].as_str().unwrap();

@@ -55,7 +55,7 @@ fn a_deployment_shows_how_it_is_doing() {
     user.run(&["logs"]).failed(1, "there is no stack `cbbootstrap`");
     user.run(&["status"]).failed(1, "there is no stack `cbbootstrap`");
 
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--yes", "--no-smoke", "--output", "json", "--function-zip", &zip];
     let deployed = user.run(&deploy).document();
     let silent = user.run(&["logs", "--since", "1h 30m"]).ended_with(0);

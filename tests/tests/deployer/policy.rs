@@ -171,7 +171,7 @@ fn a_user_with_the_printed_policy_can_do_everything() {
     let front = Front::before(&aws.url);
     let policy = printed(&["--region", "us-east-1", "--account", ACCOUNT]);
     let user = someone(&aws, &front, "operator", &policy);
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let plan = ["plan", "--output", "json", "--function-zip", &zip];
 
     let planned = user.run(&plan).document();
@@ -183,7 +183,7 @@ fn a_user_with_the_printed_policy_can_do_everything() {
     let status = user.run(&["status", "--output", "json"]).document();
     assert_eq!(status["endpoint"], deployed["endpoint"], "{status}");
     assert!(status["function"].is_object() && status["table"].is_object(), "{status}");
-    let updated = user.run(&deploy(&artifact::changed_zip(directory.path()), &[])).document();
+    let updated = user.run(&deploy(artifact::changed_zip(), &[])).document();
     assert_eq!(updated["changed"], json!(true), "{updated}");
     let locked = user.run(&deploy(&zip, &["--auth", "iam"])).document();
     assert_eq!(locked["smoke"]["passed"], json!(true), "{locked}");
@@ -271,9 +271,9 @@ fn an_operator_of_clusters_needs_three_permissions() {
 
 #[test]
 fn a_missing_permission_is_named() {
-    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let aws = MiniStack::start();
     let front = Front::before(&aws.url);
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let place = ["--region", "us-east-1", "--account", ACCOUNT];
     let all = printed(&[&place[..], &["--for", "deploy"]].concat());
     for (number, action) in [
@@ -302,13 +302,11 @@ fn a_missing_permission_is_named() {
     let deployer = someone(&aws, &front, "deployer", &all);
     deployer.run(&deploy(&zip, &[])).document();
     let planner = someone(&aws, &front, "planner", &plan);
-    for (zip, changed) in [(&zip, false), (&artifact::changed_zip(directory.path()), true)] {
+    for (zip, changed) in [(zip.as_str(), false), (artifact::changed_zip(), true)] {
         let plan = planner.run(&["plan", "--output", "json", "--function-zip", zip]).document();
         assert_eq!(plan["changed"], json!(changed), "{plan}");
     }
-    planner
-        .run(&deploy(&artifact::changed_zip(directory.path()), &["--no-smoke"]))
-        .failed(1, "access denied");
+    planner.run(&deploy(artifact::changed_zip(), &["--no-smoke"])).failed(1, "access denied");
     // And who deploys cannot delete the table.
     deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:UpdateTable");
 }

@@ -41,7 +41,7 @@ fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
 fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
-    let (user, zip) = (proxy.user(), artifact::zip().display().to_string());
+    let (user, zip) = (proxy.user(), artifact::zip().to_owned());
     proxy.play(
         Play::on("ExecuteChangeSet")
             .stack("CREATE_IN_PROGRESS")
@@ -233,7 +233,7 @@ fn any_server_can_be_behind_it() {
 fn a_deployer_is_killed_between_a_call_and_its_answer() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
-    let (user, zip) = (proxy.user(), artifact::zip().display().to_string());
+    let (user, zip) = (proxy.user(), artifact::zip().to_owned());
     proxy.fault_on("dynamodb:CreateTable", 1, Fault::Kill);
     let mut deployer = Guard(user.command(&deploy(&zip, &[])).spawn().unwrap());
     proxy.target(deployer.0.id());
@@ -407,6 +407,8 @@ async fn a_deletion_is_played_by_name_and_by_arn() {
     let proxy = Proxy::start(&aws);
     let seen = Seen::through(&proxy);
     let id = seen.create().await;
+    // So that boto3 has started before time counts.
+    aws.inventory();
     proxy.play(
         Play::on("DeleteStack")
             .stack("DELETE_IN_PROGRESS")
@@ -436,7 +438,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
 #[test]
 fn a_reset_leaves_nothing() {
     let aws = MiniStack::start();
-    let (user, zip) = (aws.user(), artifact::zip().display().to_string());
+    let (user, zip) = (aws.user(), artifact::zip().to_owned());
     // What a deployment and its function make, and what is not theirs.
     let everything = "[client('s3').list_buckets()['Buckets'], client('dynamodb').list_tables()['TableNames'], \
                       client('cloudformation').list_stacks()['StackSummaries'], \

@@ -8,10 +8,10 @@ use cbbootstrap_tests::{artifact, programs};
 
 #[test]
 fn two_places_build_the_same_function() {
-    let elsewhere = tempfile::tempdir().unwrap();
-    let copy = elsewhere.path().join("a/copy");
+    // The dependencies that were built there stay, as those here do.
+    let elsewhere = programs::target().join("reproducible");
+    let copy = elsewhere.join("a/copy");
     fs::create_dir_all(&copy).unwrap();
-    // What is built from, and no more: `target/` stays behind.
     let parts = [
         "Cargo.toml",
         "Cargo.lock",
@@ -25,8 +25,11 @@ fn two_places_build_the_same_function() {
         "tests",
         "templates",
     ];
+    for part in parts {
+        let _ = fs::remove_dir_all(copy.join(part));
+    }
     let copied = Command::new("cp")
-        .args(["-R"])
+        .args(["-R", "--preserve=timestamps"])
         .args(parts.map(|part| programs::workspace().join(part)))
         .arg(&copy)
         .status();
@@ -34,10 +37,12 @@ fn two_places_build_the_same_function() {
     // Cargo's downloads under another name.
     let home = std::env::var_os("CARGO_HOME")
         .map_or_else(|| std::env::home_dir().unwrap().join(".cargo"), Into::into);
-    let other_home = elsewhere.path().join("cargo");
-    fs::create_dir(&other_home).unwrap();
+    let other_home = elsewhere.join("cargo");
+    fs::create_dir_all(&other_home).unwrap();
     for entry in fs::read_dir(home).unwrap().flatten() {
-        symlink(entry.path(), other_home.join(entry.file_name())).unwrap();
+        let link = other_home.join(entry.file_name());
+        let _ = fs::remove_file(&link);
+        symlink(entry.path(), link).unwrap();
     }
 
     let here = artifact::executable();

@@ -23,12 +23,16 @@ use tempfile::{TempDir, tempdir};
 
 const SOON: Duration = Duration::from_millis(300);
 
-/// A stack that stands, and changed code to deploy.
+/// What the changed code of an update is.
+fn changed() -> &'static str {
+    artifact::small_zip_number(1)
+}
+
+/// A stack and a proxy before it.
 struct Scene {
     aws: MiniStack,
     proxy: Proxy,
     directory: TempDir,
-    changed: String,
 }
 
 impl Scene {
@@ -37,8 +41,7 @@ impl Scene {
         let aws = MiniStack::start();
         let proxy = Proxy::start(&aws);
         let directory = tempdir().unwrap();
-        let changed = artifact::changed_zip(directory.path());
-        Self { aws, proxy, directory, changed }
+        Self { aws, proxy, directory }
     }
 
     /// The stack stands.
@@ -51,25 +54,23 @@ impl Scene {
     /// The stack stands as at first, and nothing was asked of it yet.
     fn again(&self) {
         self.proxy.reset();
-        let zip = artifact::zip().display().to_string();
-        let deploy = ["deploy", "--no-smoke", "--function-zip", &zip];
-        self.aws.user().run(&deploy).ended_with(0);
+        self.aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
     }
 
     /// The command line that deploys the changed code, with more options.
-    fn update<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
-        let mut args = vec!["deploy", "--no-smoke", "--function-zip", &self.changed];
+    fn update<'a>(options: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["deploy", "--no-smoke", "--function-zip", changed()];
         args.extend(options);
         args
     }
 
     fn deploy(&self, options: &[&str]) -> Ended {
-        self.proxy.user().run(&self.update(options))
+        self.proxy.user().run(&Self::update(options))
     }
 
     /// Begins to deploy the changed code.
     fn begin(&self) -> Running {
-        Running::start(&self.proxy.user(), &self.update(&[]), self.directory.path())
+        Running::start(&self.proxy.user(), &Self::update(&[]), self.directory.path())
     }
 
     fn status(&self) -> Value {
@@ -193,11 +194,7 @@ fn a_stack_that_somebody_else_changes_is_waited_for() {
         .user()
         .run(&["destroy", "--yes", "--wait-for-stack", "0s"])
         .failed(5, "UPDATE_IN_PROGRESS");
-    scene
-        .proxy
-        .user()
-        .run(&["plan", "--function-zip", &scene.changed])
-        .failed(5, "UPDATE_IN_PROGRESS");
+    scene.proxy.user().run(&["plan", "--function-zip", changed()]).failed(5, "UPDATE_IN_PROGRESS");
 
     // In a pipeline nobody is asked: it waits, and goes on from what it finds.
     scene.proxy.reset();
@@ -438,7 +435,7 @@ fn credentials_that_expire_meanwhile_are_renewed_or_named() {
         }
         fault
     });
-    let ended = user.run(&scene.update(&[]));
+    let ended = user.run(&Scene::update(&[]));
     assert_eq!(ended.status, Some(0), "{ended}");
     assert!(scene.proxy.calls().iter().any(|call| call.access_key == "000000000000"));
 }

@@ -11,7 +11,6 @@ use cbbootstrap_tests::{
     proxy::{Play, Proxy},
     terminal::{Terminal, settled},
 };
-use tempfile::tempdir;
 
 const FUNCTION: (&str, &str) = ("Function", "AWS::Lambda::Function");
 const ROLE: (&str, &str) = ("Role", "AWS::IAM::Role");
@@ -35,22 +34,22 @@ fn update() -> Play {
 
 #[test]
 fn a_deployment_on_a_terminal() {
-    let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
+    let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
-    let (user, zip) = (proxy.user(), artifact::zip().display().to_string());
-    let changed = artifact::changed_zip(directory.path());
+    let (user, zip) = (proxy.user(), artifact::small_zip());
+    let changed = artifact::small_zip_number(1);
 
-    let mut terminal = wide(&user, &["plan", "--function-zip", &zip]);
+    let mut terminal = wide(&user, &["plan", "--function-zip", zip]);
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!("plan_of_everything", settled(&terminal.screen()));
-    user.run(&["deploy", "--no-smoke", "--function-zip", &zip]).ended_with(0);
+    user.run(&["deploy", "--no-smoke", "--function-zip", zip]).ended_with(0);
     let plan =
-        ["plan", "--function-zip", &changed, "--parameter", "MemorySize=512", "--tag", "team=data"];
+        ["plan", "--function-zip", changed, "--parameter", "MemorySize=512", "--tag", "team=data"];
     let mut terminal = wide(&user, &plan);
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!("plan_of_an_update", settled(&terminal.screen()));
 
-    let deploy = ["deploy", "--no-smoke", "--function-zip", &changed];
+    let deploy = ["deploy", "--no-smoke", "--function-zip", changed];
     proxy.play(
         update().resource(FUNCTION.0, FUNCTION.1, "UPDATE_COMPLETE").stack("UPDATE_COMPLETE"),
     );
@@ -71,7 +70,7 @@ fn a_deployment_on_a_terminal() {
             .resource(ROLE.0, ROLE.1, "UPDATE_COMPLETE")
             .stack("UPDATE_ROLLBACK_COMPLETE"),
     );
-    let deploy = ["deploy", "--no-smoke", "--function-zip", &zip];
+    let deploy = ["deploy", "--no-smoke", "--function-zip", zip];
     let mut terminal = wide(&user, &deploy);
     assert_eq!(terminal.wait(), Some(1), "{}", terminal.screen());
     insta::assert_snapshot!("failure", settled(&terminal.screen()));
@@ -97,7 +96,7 @@ fn a_deployment_on_a_terminal() {
             .after(Duration::from_millis(500))
             .stack("UPDATE_ROLLBACK_COMPLETE"),
     );
-    let deploy = ["deploy", "--no-smoke", "--function-zip", &changed];
+    let deploy = ["deploy", "--no-smoke", "--function-zip", changed];
     let mut terminal = wide(&user, &deploy);
     terminal.wait_for("UPDATE_IN_PROGRESS");
     terminal.press_ctrl_c();

@@ -8,14 +8,8 @@ use std::{fs, process::Command};
 use cbbootstrap_tests::{artifact, cli::User, http, ministack::MiniStack, python, server::Stub};
 use serde_json::{Value, json};
 
-fn zip() -> String {
-    artifact::zip().display().to_string()
-}
-
 fn deploy(user: &User, options: &[&str]) -> Value {
-    let zip = zip();
-    let deploy = ["deploy", "--output", "json", "--function-zip", &zip];
-    user.run(&[&deploy, options].concat()).document()
+    user.deploy_and_smoke(artifact::zip(), options).document()
 }
 
 /// Whom the gateway's routes let through.
@@ -43,9 +37,9 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(step(&deployed, "no signature"), None, "{deployed}");
     let endpoint = deployed["endpoint"].as_str().unwrap();
 
-    let zip = zip();
+    let zip = artifact::zip();
     let plan = |options: &[&str]| {
-        let plan = ["plan", "--output", "json", "--function-zip", &zip];
+        let plan = ["plan", "--output", "json", "--function-zip", zip];
         user.run(&[&plan, options].concat()).document()
     };
     let planned = plan(&["--auth", "iam"]);
@@ -67,7 +61,7 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(step(&locked, "no signature"), Some(true), "{locked}");
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 403);
     who_smokes_it_signs(&aws, &user, endpoint);
-    the_line_to_try_signs(&user, &zip);
+    the_line_to_try_signs(&user, zip);
 
     // The code alone changes nothing about that, and is tested in the same way.
     let code_only = deploy(&user, &["--code-only"]);
@@ -81,7 +75,7 @@ fn an_api_is_locked_and_opened_again() {
     let loss = "opens the API to everyone, who had to sign their requests so far";
     let planned = plan(&[]);
     assert_eq!(planned["losses"], json!([loss]), "{planned}");
-    user.run(&["deploy", "--function-zip", &zip]).failed(2, "without `--auth iam` everyone");
+    user.run(&["deploy", "--function-zip", zip]).failed(2, "without `--auth iam` everyone");
     assert_eq!(routes(&aws), json!(["AWS_IAM"]), "not without a yes");
     let opened = deploy(&user, &["--yes"]);
     assert_eq!(routes(&aws), json!(["NONE"]));

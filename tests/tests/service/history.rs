@@ -126,7 +126,7 @@ async fn on_ministack(nodes: usize, number: usize) {
     let mut proxy = None;
     let aws = MiniStack::start_with(|url| proxy.insert(Proxy::before(url)).url.clone());
     let (calls, requests) = (proxy.unwrap(), Proxy::before(&aws.url));
-    let zip = artifact::zip().display().to_string();
+    let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--yes", "--output", "json", "--function-zip", &zip];
     let deployed = aws.user().run(&deploy).document();
     let endpoint = deployed["endpoint"].as_str().unwrap();

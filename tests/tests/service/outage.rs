@@ -26,7 +26,7 @@ impl Deployment {
     fn start() -> Self {
         let mut table = None;
         let aws = MiniStack::start_with(|url| table.insert(Proxy::before(url)).url.clone());
-        let zip = artifact::zip().display().to_string();
+        let zip = artifact::zip().to_owned();
         let deployed = aws
             .user()
             .run(&["deploy", "--yes", "--no-smoke", "--output", "json", "--function-zip", &zip])

@@ -441,7 +441,7 @@ fn ids_nodes_and_tokens_are_in_no_log() {
     assert_eq!(http::get_as(&local.endpoint, &path, Some(&token)).unwrap().status, 200);
     // A record that cannot be read.
     let database = Connection::open(local.database()).unwrap();
-    let broken = "UPDATE clusters SET state = 'half-ready'";
+    let broken = "UPDATE clusters SET record = json_set(record, '$.state', 'half-ready')";
     assert_eq!(database.execute(broken, []).unwrap(), 1);
     assert_eq!(ask("/cluster", json!({})), 500);
     // No table at all.

@@ -478,8 +478,13 @@ fn what_disturbs_one_request_does_not_disturb_others() {
     let database = Connection::open(server.database()).unwrap();
     database.busy_timeout(Duration::from_secs(10)).unwrap();
     let change = |sql: &str| assert_eq!(database.execute(sql, []).unwrap(), 1, "{sql}");
-    change("UPDATE clusters SET state = 'x' WHERE cluster_id = 'broken'");
-    change("UPDATE clusters SET kept_until = kept_until - 200000 WHERE cluster_id = 'old'");
+    change(
+        "UPDATE clusters SET record = json_set(record, '$.state', 'x') WHERE cluster_id = 'broken'",
+    );
+    change(
+        "UPDATE clusters SET record = json_set(record, '$.kept_until', \
+         strftime('%Y-%m-%dT%H:%M:%SZ', record ->> 'kept_until', '-200000 seconds')) WHERE cluster_id = 'old'",
+    );
 
     // A record that cannot be read fails the requests about it, and no others that are carried out with them.
     let ready = r#"{"cluster_id":"broken","node_ip_addr_or_hostname":"a"}"#;

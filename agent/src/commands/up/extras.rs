@@ -1,74 +1,72 @@
-//! What a member may have beside its membership: none of it delays the report or ends the run. What the server refuses for good
-//! is a warning, and an exit status of its own.
+//! Options of a member beside its membership. None delays the report or ends the run: a permanent refusal is a warning, and an
+//! exit status of its own.
 
-use super::{Round, Run};
+use ureq::http::StatusCode;
+
+use super::{Attempt, Round, Run};
 use crate::{
-    decision::{Extra, Own},
+    decision::Extra,
     server::{Error, View},
 };
 
 impl Run<'_> {
-    pub(super) fn settle(&mut self, extra: &Extra, own: &Own) -> Round {
-        let Own::Member(view) = own else {
-            return Round::Again;
-        };
+    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> Round {
         let done = match extra {
-            Extra::Group => self.group(view),
-            Extra::Bucket(name) => self.bucket(name),
-            Extra::Address => self.address(),
+            Extra::Group => self.set_group(view),
+            Extra::Bucket(name) => self.create_bucket(name),
+            Extra::AlternateAddress => self.set_alternate_address(),
         };
-        match done {
-            Ok(done) => {
+        match (done, extra) {
+            (Ok(done), Extra::Bucket(name)) => {
                 self.printer.step(done);
-                let Extra::Bucket(name) = extra else {
-                    self.done.settled.insert(extra.clone());
-                    return Round::Again;
-                };
-                self.created.insert(name.clone());
-                Round::wait(format!("the bucket `{name}` is to appear"))
+                self.state.created.insert(name.clone());
+                wait_for_bucket(name)
             }
-            Err(error) if error.is_permanent() => self.refuse(extra, &error),
-            Err(error) => Round::wait(error.to_string()),
+            (Ok(done), extra) => {
+                self.printer.step(done);
+                self.state.done.settled.insert(extra.clone());
+                Attempt::Again
+            }
+            (Err(error), extra) if error.is_permanent() => self.note_refusal(extra, &error),
+            (Err(error), _) => Attempt::wait(error.to_string()),
         }
     }
 
-    /// A bucket may have appeared since the last look, so that one counts.
-    fn refuse(&mut self, extra: &Extra, error: &Error) -> Round {
+    fn note_refusal(&mut self, extra: &Extra, error: &Error) -> Round {
         let what = match extra {
             Extra::Group => {
                 format!("server group `{}`", self.plan.group.as_deref().unwrap_or_default())
             }
             Extra::Bucket(name) => format!("bucket `{name}`"),
-            Extra::Address => "alternate address".to_owned(),
+            Extra::AlternateAddress => "alternate address".to_owned(),
         };
         if let Extra::Bucket(name) = extra {
+            // The bucket may have appeared.
             match self.here.server.cluster() {
-                Ok(Some(view)) if view.buckets.contains(name) => return Round::Again,
-                Ok(_) if self.created.contains(name) => {
-                    return Round::wait(format!("the bucket `{name}` is to appear"));
-                }
+                Ok(Some(view)) if view.buckets.contains(name) => return Attempt::Again,
+                Ok(_) if self.state.created.contains(name) => return wait_for_bucket(name),
                 Ok(_) => {}
-                Err(error) => return Round::wait(error.to_string()),
+                Err(error) => return Attempt::wait(error.to_string()),
             }
         }
         self.printer.warning(format_args!(
             "the server refuses the {what}: {error}; the node is a member without it"
         ));
-        self.refused.push(what);
-        self.done.settled.insert(extra.clone());
-        Round::Again
+        self.state.refused.push(what);
+        self.state.done.settled.insert(extra.clone());
+        Attempt::Again
     }
 
-    /// The first node begins in a group of the server's own, which is given the name. Where another node was quicker and has made
-    /// the group, this one moves into it. A node that is not new stays where its operators have put it.
-    fn group(&self, view: &View) -> Result<String, Error> {
+    /// The first node renames the group that its server begins in, or moves if another node has created the wanted one. A node
+    /// that was not initialised by this run stays where its operators have put it.
+    fn set_group(&self, view: &View) -> Result<String, Error> {
         let wanted = self.plan.group.as_deref().unwrap_or_default();
-        let refused = |why: String| Error::Refused(ureq::http::StatusCode::BAD_REQUEST, why);
+        let refusal = |why: String| Err(Error::Refused(StatusCode::BAD_REQUEST, why));
         if !self.is_enterprise() {
-            return Err(refused("Community Edition has no server groups".to_owned()));
+            return refusal("Community Edition has no server groups".to_owned());
         }
         let Some(this) = view.this() else {
-            return Err(Error::Away("the server does not know itself yet".to_owned()));
+            return Err(Error::Unreachable("the server does not list itself yet".to_owned()));
         };
         let server = &self.here.server;
         let groups = server.groups()?;
@@ -80,11 +78,11 @@ impl Run<'_> {
                 server.rename_group(own, wanted)?;
                 Ok(format!("group: `{wanted}`"))
             }
-            _ if !self.done.has_initialised => {
+            _ if !self.state.done.has_initialised => {
                 let group = this.group.as_deref().unwrap_or("another one");
-                Err(refused(format!(
-                    "it is in the server group `{group}`, and moving it is left to you"
-                )))
+                refusal(format!(
+                    "it is in the server group `{group}`, and only a person may move it"
+                ))
             }
             (_, Some(named)) => {
                 server.move_to_group(&groups, &this.otp, named)?;
@@ -92,12 +90,12 @@ impl Run<'_> {
             }
             (_, None) => {
                 server.create_group(wanted)?;
-                Err(Error::Away(format!("the server group `{wanted}` is to appear")))
+                Err(Error::Unreachable(format!("the server group `{wanted}` is being created")))
             }
         }
     }
 
-    fn bucket(&self, name: &str) -> Result<String, Error> {
+    fn create_bucket(&self, name: &str) -> Result<String, Error> {
         let Some(bucket) = self.plan.buckets.iter().find(|bucket| bucket.name == name) else {
             return Ok(format!("bucket: `{name}`"));
         };
@@ -105,14 +103,14 @@ impl Run<'_> {
         Ok(format!("bucket: `{name}`, {} MB on each node", bucket.quota))
     }
 
-    fn address(&self) -> Result<String, Error> {
-        let address = self
-            .plan
-            .alternate_address
-            .as_ref()
-            .map(|address| address.host().to_string())
-            .unwrap_or_default();
-        self.here.server.set_alternate_address(&address)?;
-        Ok(format!("alternate address: {address}"))
+    fn set_alternate_address(&self) -> Result<String, Error> {
+        let address = self.plan.alternate_address.as_ref();
+        let host = address.map(|address| address.host().to_string()).unwrap_or_default();
+        self.here.server.set_alternate_address(&host)?;
+        Ok(format!("alternate address: {host}"))
     }
+}
+
+fn wait_for_bucket(name: &str) -> Round {
+    Attempt::wait(format!("the bucket `{name}` is being created"))
 }

@@ -1,4 +1,4 @@
-//! The first node: what it checks before it claims, what it looks at after, and its initialisation.
+//! The first node: checks before the claim, inspections after it, and the initialisation.
 
 use std::{
     net::{ToSocketAddrs, UdpSocket},
@@ -8,28 +8,29 @@ use std::{
 
 use cbbootstrap_protocol::names::{Host, Node};
 
-use super::{Round, Run};
+use super::{Attempt, Round, Run};
 use crate::{
     commands::clock::Wait,
-    decision::{LEASE_MARGIN, Look},
+    decision::{Inspection, LEASE_MARGIN},
     failure::Failure,
-    http::Trust,
+    http::{Deadline, Trust},
     server::{Error, FirstNode, Server},
     settings::buckets_too_big,
 };
 
 impl Run<'_> {
-    /// Runs slow checks and finds wrong options before the claim, because the lease only covers the initialisation. Returns why to wait.
-    pub(super) fn check_before_claim(&mut self) -> Result<Option<String>, Failure> {
+    /// Makes slow checks and finds wrong options before the claim, because the lease only covers the initialisation. Returns why
+    /// to wait.
+    pub(super) fn check_before_claim(&self) -> Result<Option<String>, Failure> {
         if let Some(why) = self.check_node()? {
             return Ok(Some(why));
         }
         let services = &self.plan.services;
-        if !self.is_enterprise() && !services.are_of_community() {
+        if !self.is_enterprise() && !services.exist_in_community() {
             return Err(Failure::usage(format!(
-                "Community Edition does not have the services {services} on one node"
+                "Community Edition does not support the services {services} on one node"
             ))
-            .hint("it has `data`, `data,index,query` or `data,index,query,search`"));
+            .hint("it supports `data`, `data,index,query` or `data,index,query,search`"));
         }
         self.quota()?;
         Ok(None)
@@ -38,10 +39,12 @@ impl Run<'_> {
     /// The data service's memory in MB.
     fn quota(&self) -> Result<u64, Failure> {
         let quota =
-            self.plan.quota.megabytes(self.memory_bytes, &self.plan.services).map_err(|why| {
-                Failure::usage(format!("--memory-quota: {why}"))
-                    .hint("`auto` takes what is right for the node")
-            })?;
+            self.plan.quota.megabytes(self.state.memory_bytes, &self.plan.services).map_err(
+                |why| {
+                    Failure::usage(format!("--memory-quota: {why}"))
+                        .hint("`auto` chooses a quota that fits the node")
+                },
+            )?;
         let buckets: u64 = self.plan.buckets.iter().map(|bucket| bucket.quota).sum();
         if buckets > quota {
             return Err(buckets_too_big(buckets, quota));
@@ -49,7 +52,7 @@ impl Run<'_> {
         Ok(quota)
     }
 
-    /// Couchbase Server takes a name only if it leads to the host. Returns why to wait if the name cannot be resolved yet.
+    /// Couchbase Server accepts a name only if it leads to the host. Returns why to wait if the name cannot be resolved yet.
     fn check_node(&self) -> Result<Option<String>, Failure> {
         if !self.here.is_local {
             return Ok(None);
@@ -64,71 +67,51 @@ impl Run<'_> {
         if addresses.iter().any(|ip| UdpSocket::bind((*ip, 0)).is_ok()) {
             return Ok(None);
         }
-        let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        let is = match node.host() {
-            Host::Name(_) => format!("`{node}` resolves to {}, which", shown.join(", ")),
+        let subject = match node.host() {
+            Host::Name(_) => {
+                let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                format!("`{node}` resolves to {}, which", shown.join(", "))
+            }
             Host::V4(_) | Host::V6(_) => format!("`{node}`"),
         };
-        Err(Failure::usage(format!("{is} is not an address of this host")).hint(
+        Err(Failure::usage(format!("{subject} is not an address of this host")).hint(
             "give the host's own, which the other nodes reach; a public one behind NAT goes into `--alternate-address`",
         ))
     }
 
-    /// Looks at the servers of nodes that lost their claims, all at once and without credentials. One that is there and does not say
-    /// what it is may be a cluster: it is looked at again.
-    pub(super) fn look_at(&mut self, nodes: &[Node]) -> Round {
+    /// Inspects the servers of nodes that lost their claims, all at once. An unclear one may be a cluster: it is inspected again.
+    pub(super) fn inspect(&mut self, nodes: &[Node]) -> Round {
         let deadline = self.here.peers.deadline;
-        let look = |node: &Node| {
-            let by_tls = Server::of_node(node, &Trust::Anyone, None, deadline).is_provisioned();
-            // Community Edition has no TLS.
-            let answers = [by_tls].into_iter().chain(std::iter::once_with(|| {
-                Server::of_node_without_tls(node, None, deadline).is_provisioned()
-            }));
-            let mut unclear = None;
-            for answer in answers {
-                match answer {
-                    Ok(true) => return Ok(Look::Provisioned),
-                    Ok(false) => return Ok(Look::Blank),
-                    Err(Error::Away(_) | Error::Untrusted(_)) => {}
-                    Err(error) => unclear = Some(error.to_string()),
-                }
-            }
-            unclear.map_or(Ok(Look::Unreachable), Err)
-        };
-        let looks: Vec<_> = thread::scope(|scope| {
-            let looking: Vec<_> = nodes.iter().map(|node| scope.spawn(|| look(node))).collect();
-            looking
-                .into_iter()
-                .map(|look| {
-                    let look = look.join();
-                    look.unwrap_or_else(|_| Err("the look at it failed".to_owned()))
-                })
-                .collect()
+        let inspections: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                nodes.iter().map(|node| scope.spawn(move || inspect(node, deadline))).collect();
+            let failed = |_| Err("the inspection failed".to_owned());
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
         });
         let mut unclear = None;
-        for (node, look) in nodes.iter().zip(looks) {
-            let look = match look {
-                Ok(look) => look,
+        for (node, inspection) in nodes.iter().zip(inspections) {
+            let state = match inspection {
+                Ok(Inspection::Blank) => "belongs to no cluster",
+                Ok(Inspection::Provisioned) => "belongs to a cluster",
+                Ok(Inspection::Unreachable) => "does not answer",
                 Err(why) => {
                     unclear = Some((node, why));
                     continue;
                 }
             };
-            let is = match look {
-                Look::Blank => "belongs to no cluster",
-                Look::Provisioned => "belongs to a cluster",
-                Look::Unreachable => "does not answer",
-            };
-            self.printer.step(format_args!("look: `{node}`, which lost its claim, {is}"));
-            self.done.looks.insert(node.clone(), look);
+            self.printer.step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
+            self.state
+                .done
+                .inspections
+                .extend(inspection.ok().map(|inspection| (node.clone(), inspection)));
         }
         let Some((node, why)) = unclear else {
-            return Round::Again;
+            return Attempt::Again;
         };
         let id = self.api.cluster_id.as_str();
-        Round::Wait(
+        Attempt::Wait(
             Wait::new(format!(
-                "`{node}`, which lost its claim, is there and does not say whether it belongs to a cluster: {why}"
+                "`{node}`, which lost its claim, does not answer whether it belongs to a cluster: {why}"
             ))
             .hint(format!(
                 "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
@@ -137,32 +120,34 @@ impl Run<'_> {
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
-    pub(super) fn give_up(&mut self, node: &Node) -> Round {
+    pub(super) fn give_up_claim(&mut self, node: &Node) -> Round {
         let generation = self.record().map(|record| record.generation);
-        if let Err(error) = self.api.leave(&self.here.node, self.own_uuid.as_ref(), generation) {
-            return Round::wait(format!("the claim cannot be given up yet: {error}"));
+        if let Err(error) =
+            self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), generation)
+        {
+            return Attempt::wait(format!("the claim cannot be given up yet: {error}"));
         }
         self.printer.warning(format_args!(
             "`{node}` has initialised its server without reporting it: this node gives its claim up, so that `{node}` can report"
         ));
-        self.seen.occupied = Some((node.clone(), Instant::now()));
-        Round::Again
+        self.state.occupied = Some((node.clone(), Instant::now()));
+        Attempt::Again
     }
 
-    /// Initialises the cluster. Where that cannot be, the claim is given up: another node need not wait until it expires.
+    /// Initialises the cluster. If the server refuses, the claim is given up: other nodes need not wait until it expires.
     pub(super) fn initialise(&mut self) -> anyhow::Result<Round> {
         let Some(record) = self.record() else {
-            return Ok(Round::Again);
+            return Ok(Attempt::Again);
         };
         // Right before the call: it must end before the lease does.
         if record.lease_left.is_some_and(|left| left < LEASE_MARGIN) {
-            return Ok(Round::Again);
+            return Ok(Attempt::Again);
         }
         let quota = self.quota()?;
-        let services = self.plan.services.codes();
+        let services = &self.plan.services;
         let first = FirstNode {
             node: &self.here.node.host().to_string(),
-            services: &services,
+            services: &services.codes(),
             quota,
             cluster_name: self.plan.cluster_name.as_deref(),
             administrator: &self.here.peers.administrator,
@@ -170,39 +155,49 @@ impl Run<'_> {
         };
         match self.here.server.initialise(&first) {
             Ok(()) => {
-                self.done.has_initialised = true;
-                let services = &self.plan.services;
+                self.state.done.has_initialised = true;
                 self.printer.step(format_args!(
                     "initialise: a cluster of one node, {quota} MB, {services}"
                 ));
-                Ok(Round::Again)
+                Ok(Attempt::Again)
             }
-            Err(error) if error.is_permanent() => self.not_initialised(&error, record.generation),
-            // Whatever it was: the next look shows what came of it. It may also come of it later.
+            Err(error) if error.is_permanent() => self.end_refused(&error, record.generation),
+            // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
-                self.may_be_under_way = true;
-                Ok(Round::wait(format!("initialise: {error}")))
+                self.state.may_be_under_way = true;
+                Ok(Attempt::wait(format!("initialise: {error}")))
             }
         }
     }
 
-    /// The server has refused. An earlier request, whose answer was lost, may have been carried out all the same.
-    fn not_initialised(&self, error: &Error, generation: u64) -> anyhow::Result<Round> {
-        match self.here.server.pools() {
-            Ok(pools) if pools.uuid.is_none() => {}
-            _ => return Ok(Round::wait(format!("initialise: {error}"))),
+    /// The server has refused. It may still have carried out an earlier request with a lost answer.
+    fn end_refused(&self, error: &Error, generation: u64) -> anyhow::Result<Round> {
+        if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
+            return Ok(Attempt::wait(format!("initialise: {error}")));
         }
-        if self.may_be_under_way {
-            return Err(Failure::new(format!("the server refuses to initialise the cluster: {error}"))
-                .hint("an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then")
-                .into());
-        }
-        // What cannot be given up expires.
-        let _ = self.api.leave(&self.here.node, self.own_uuid.as_ref(), Some(generation));
-        Err(Failure::new(format!("the server refuses to initialise the cluster: {error}"))
-            .hint(
-                "these are the server's own words; nothing was changed, and another node may begin",
-            )
-            .into())
+        let hint = if self.state.may_be_under_way {
+            "an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then"
+        } else {
+            // A claim that cannot be given up expires.
+            let _ = self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), Some(generation));
+            "the message is the server's; nothing was changed, and another node may begin"
+        };
+        let why = format!("the server refuses to initialise the cluster: {error}");
+        Err(Failure::new(why).hint(hint).into())
     }
+}
+
+/// Finds out without credentials whether a node's server belongs to a cluster. The error says why that is unclear.
+fn inspect(node: &Node, deadline: Deadline) -> Result<Inspection, String> {
+    let mut unclear = None;
+    // Community Edition has no TLS.
+    for trust in [Some(&Trust::Anyone), None] {
+        match Server::on_node(node, trust, None, deadline).is_provisioned() {
+            Ok(true) => return Ok(Inspection::Provisioned),
+            Ok(false) => return Ok(Inspection::Blank),
+            Err(Error::Unreachable(_) | Error::Untrusted(_)) => {}
+            Err(error) => unclear = Some(error.to_string()),
+        }
+    }
+    unclear.map_or(Ok(Inspection::Unreachable), Err)
 }

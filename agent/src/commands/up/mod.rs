@@ -1,95 +1,49 @@
-//! `up`: looks, does what is missing, looks again, until the node is a member of the one cluster and all is well.
+//! `up`: makes the node a member of the one cluster, round by round.
 
 mod extras;
 mod first;
 mod join;
-mod refusal;
+mod outcome;
 mod report;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
 use cbbootstrap_protocol::names::{Node, Uuid};
-use serde::Serialize;
 
+use self::join::Joining;
 use super::{
-    clock::{Clock, Wait, jitter, since},
+    api_failure,
+    clock::{Attempt, Clock, jitter, time_since},
     lock,
     rebalances::Rebalances,
-    refused,
 };
 use crate::{
-    api::{Answer, Api, Unanswered},
+    api::{Answer, Api, ApiError, Claim},
     cli::UpArgs,
-    decision::{self, Asked, Memory, Next, Own, Wanted},
+    decision::{self, Action, Asked, Goal, Memory, OwnServer},
     failure::{Exit, Failure},
     printer::Printer,
     record::Record,
-    server::{Error, Health, Membership, Pools, View},
+    server::{Error, Membership, Pools, View},
     settings::{self, Here, Patience, Plan},
     values::{Lease, Service},
 };
 
-/// An addition may fail this often before the agent gives up.
-const TRIES: u32 = 10;
+/// This many refusals in a row end the command.
+const MAX_REFUSALS: u32 = 10;
 
 /// After this many actions without a pause the agent pauses. A node needs fewer until it waits for something.
-const ACTIONS: u32 = 10;
+const MAX_ACTIONS: u32 = 10;
 
 /// How long a node whose claim never expires waits for one that lost its claim but has a cluster.
 const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 
-/// What came of it.
-#[derive(Debug, Serialize)]
-struct Outcome {
-    cluster_id: String,
-    cluster_uuid: String,
-    node: String,
-    /// Whether it is the one that others join.
-    is_initial_node: bool,
-    generation: u64,
-    /// All nodes of the cluster.
-    nodes: Vec<String>,
-    /// Those among them that were failed over.
-    failed_over: Vec<String>,
-    /// Those that cannot be reached.
-    unhealthy: Vec<String>,
-    balanced: bool,
-    buckets: Vec<String>,
-    /// What was asked for and refused.
-    refused: Vec<String>,
-    seconds: f64,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cluster_id, cluster_uuid, node, nodes, .. } = self;
-        let balanced = if self.balanced { "is balanced" } else { "is not balanced" };
-        let count = count(nodes.len(), "node");
-        write!(
-            f,
-            "`{node}` is an active member of `{cluster_id}` ({cluster_uuid}), which {balanced} and has {count}"
-        )?;
-        for (names, what) in
-            [(&self.failed_over, "failed over"), (&self.unhealthy, "not reachable")]
-        {
-            if !names.is_empty() {
-                write!(f, "; {what}: {}", names.join(", "))?;
-            }
-        }
-        if !self.refused.is_empty() {
-            write!(f, "; refused: {}", self.refused.join(", "))?;
-        }
-        Ok(())
-    }
-}
-
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let started = Instant::now();
-    let clock = Clock::new(Patience::from(args.wait));
+    let clock = Clock::new(Patience::from(args.wait), printer);
     let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
     let plan = Plan::try_from(args.cluster)?;
     if here.peers.is_insecure {
@@ -97,143 +51,64 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
             "--insecure: TLS certificates are not verified. Any host that can impersonate another node receives the administrator's password",
         );
     }
-    let _lock = lock(&here.server, &clock, printer)?;
+    let _lock = lock(&here.server, &clock)?;
     let mut run = Run::new(&here, &api, &plan, printer);
-    let (view, record) = run.until_done(&clock)?;
-    let named = |keep: &dyn Fn(&crate::server::NodeInfo) -> bool| -> Vec<String> {
-        view.nodes.iter().filter(|node| keep(node)).map(|node| node.name.clone()).collect()
-    };
-    let outcome = Outcome {
-        cluster_id: api.cluster_id.as_str().to_owned(),
-        cluster_uuid: view.uuid.as_str().to_owned(),
-        node: here.node.to_string(),
-        is_initial_node: record.is_initial,
-        generation: record.generation,
-        nodes: named(&|_| true),
-        failed_over: named(&|node| node.membership == Membership::Failed),
-        unhealthy: named(&|node| {
-            node.health == Health::Unhealthy && node.membership == Membership::Active
-        }),
-        balanced: view.is_balanced,
-        buckets: view.buckets,
-        refused: run.refused,
-        seconds: (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
-    };
+    let (view, record) = *clock.repeat(|| run.round_with_pauses())?;
+    let outcome = run.outcome(view, &record, started.elapsed());
     printer.result(&outcome)?;
-    let is_all_well =
-        outcome.refused.is_empty() && outcome.balanced && outcome.failed_over.is_empty();
-    Ok(if is_all_well { Exit::Done } else { Exit::Partial })
+    Ok(if outcome.is_complete() { Exit::Done } else { Exit::Partial })
 }
 
-/// How a round ended.
-enum Round {
-    Wait(Wait),
-    /// Something was done.
-    Again,
-    Done(Box<(View, Record)>),
-}
+type Round = Attempt<Box<(View, Record)>>;
 
-impl Round {
-    fn wait(reason: impl Into<String>) -> Self {
-        Self::Wait(Wait::new(reason))
-    }
-}
-
-/// A run: what it works with, and what it remembers from round to round.
+/// A run: its settings and its state.
 struct Run<'r> {
     here: &'r Here,
     api: &'r Api,
     plan: &'r Plan,
     printer: &'r Printer,
-    wanted: Wanted,
-    /// The API's answer, once it is final or was asked for in this round.
-    asked: Known,
-    seen: Seen,
-    /// The generation that was last printed.
-    told: Option<u64>,
-    /// The rival that the user was last warned of.
-    told_rival: Option<Uuid>,
-    /// The server's own words of itself, once it has been heard.
+    goal: Goal,
+    state: State,
+}
+
+/// The state of a run from round to round.
+#[derive(Default)]
+struct State {
+    /// The API's answer, if it is final or of this round.
+    answer: Known,
+    /// The latest claim.
+    claim: Claim,
     pools: Option<Pools>,
     own_uuid: Option<Uuid>,
-    /// The memory that the server may use, in bytes.
+    /// The memory in bytes that the server may use.
     memory_bytes: u64,
     rebalances: Rebalances,
-    refusals: u32,
-    avoid: BTreeMap<Node, Instant>,
-    adding: Option<(Node, Instant)>,
-    /// The latest claim: its generation, and when its lease ends.
-    lease: (u64, Option<Instant>),
+    joining: Joining,
+    other_credentials_since: Option<Instant>,
+    nodes: Vec<(String, Membership)>,
+    same_since: Option<Instant>,
+    /// A node that lost its claim and has initialised its server.
+    occupied: Option<(Node, Instant)>,
+    /// What was requested and refused for good.
     refused: Vec<String>,
     /// The buckets that this run has created. Each appears a little later.
     created: BTreeSet<String>,
-    /// Whether a request to initialise the server broke off, and may be carried out later.
+    /// Whether a request to initialise the server broke off, and may still be carried out.
     may_be_under_way: bool,
-    /// How often the membership could not be attested.
-    unattested: u32,
+    failed_attestations: u32,
+    /// The parts of the memory that have no duration.
     done: Memory,
-    /// What was done in the round before.
-    last: Option<Next>,
+    last: Option<Action>,
+    /// Without a pause.
+    actions: u32,
 }
 
-/// The API's answer.
-enum Known {
-    NotYet,
-    Nothing,
-    Answer(Box<Answer>),
-}
-
-impl Known {
-    fn as_of_now(&self) -> Asked {
-        match self {
-            Self::NotYet => Asked::NotYet,
-            Self::Nothing => Asked::Nothing,
-            Self::Answer(answer) => Asked::Record(answer.now()),
-        }
-    }
-}
-
-/// Since when things are as they are.
 #[derive(Default)]
-struct Seen {
-    stranger: Option<Instant>,
-    nodes: Vec<(String, Membership)>,
-    same: Option<Instant>,
-    unreachable: BTreeMap<String, Instant>,
-    occupied: Option<(Node, Instant)>,
-    /// Since when a member has listed another server under this node's name.
-    name_taken: Option<Instant>,
-}
-
-impl Seen {
-    fn own(&mut self, own: &Own) {
-        let now = Instant::now();
-        match own {
-            Own::Stranger => {
-                self.stranger.get_or_insert(now);
-            }
-            _ => self.stranger = None,
-        }
-        let Own::Member(view) = own else { return };
-        let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
-        let nodes: Vec<_> = nodes.collect();
-        if self.nodes != nodes || view.is_rebalancing {
-            self.nodes = nodes;
-            self.same = Some(now);
-        }
-        note_unreachable(&mut self.unreachable, view);
-    }
-}
-
-/// Notes since when each node has been unreachable.
-pub(super) fn note_unreachable(unreachable: &mut BTreeMap<String, Instant>, view: &View) {
-    let is_away = |otp: &String| {
-        view.nodes.iter().any(|node| node.otp == *otp && node.health == Health::Unhealthy)
-    };
-    unreachable.retain(|otp, _| is_away(otp));
-    for node in view.nodes.iter().filter(|node| node.health == Health::Unhealthy) {
-        unreachable.entry(node.otp.clone()).or_insert_with(Instant::now);
-    }
+enum Known {
+    #[default]
+    NotYet,
+    NoRecord,
+    Answer(Box<Answer>),
 }
 
 impl<'r> Run<'r> {
@@ -243,13 +118,13 @@ impl<'r> Run<'r> {
             api,
             plan,
             printer,
-            wanted: Wanted {
+            goal: Goal {
                 node: here.node.clone(),
                 can_begin: plan.services.has(Service::Data),
                 trusts_members: here.peers.are_distinguishable(),
-                buckets: plan.buckets.iter().map(|b| b.name.clone()).collect(),
+                buckets: plan.buckets.iter().map(|bucket| bucket.name.clone()).collect(),
                 group: plan.group.clone(),
-                address: plan.alternate_address.is_some(),
+                has_alternate_address: plan.alternate_address.is_some(),
                 attests: here.peers.keys.is_some(),
                 adopt: plan.adopt,
                 settle: jitter(plan.settle),
@@ -258,134 +133,115 @@ impl<'r> Run<'r> {
                     Lease::Never => OCCUPIED_LIMIT,
                 },
             },
-            asked: Known::NotYet,
-            seen: Seen::default(),
-            told: None,
-            told_rival: None,
-            pools: None,
-            own_uuid: None,
-            memory_bytes: 0,
-            rebalances: Rebalances::default(),
-            refusals: 0,
-            avoid: BTreeMap::new(),
-            adding: None,
-            lease: (0, None),
-            refused: Vec::new(),
-            created: BTreeSet::new(),
-            may_be_under_way: false,
-            unattested: 0,
-            done: Memory::default(),
-            last: None,
+            state: State::default(),
         }
     }
 
-    /// Rounds until the node is a member and all is settled. An action that is decided on again although it was done waits like
-    /// anything else, so whatever servers and the API answer, the agent never spins.
-    fn until_done(&mut self, clock: &Clock) -> anyhow::Result<(View, Record)> {
-        let mut before = None;
-        let mut actions = 0;
-        loop {
-            match self.round()? {
-                Round::Done(seen) => return Ok(*seen),
-                Round::Wait(wait) => {
-                    actions = 0;
-                    clock.pause(self.printer, &wait)?;
-                }
-                Round::Again => {
-                    actions += 1;
-                    let again = Wait::new("what was done last has no effect yet");
-                    let is_repeated = before.is_some() && before == self.last;
-                    if is_repeated || actions >= ACTIONS {
-                        actions = 0;
-                        clock.pause(self.printer, &again)?;
-                    }
-                    clock.check(&again)?;
-                }
-            }
-            before = self.last.take();
+    /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
+    /// the API answer, the agent never spins.
+    fn round_with_pauses(&mut self) -> anyhow::Result<Round> {
+        let last = self.state.last.take();
+        let round = self.round()?;
+        let is_again = matches!(round, Attempt::Again);
+        self.state.actions = if is_again { self.state.actions + 1 } else { 0 };
+        let is_repeated = last.is_some() && last == self.state.last;
+        if is_again && (is_repeated || self.state.actions >= MAX_ACTIONS) {
+            self.state.actions = 0;
+            return Ok(Attempt::wait("the last step has no effect yet"));
         }
+        Ok(round)
     }
 
-    /// One look and what follows from it.
+    /// Reads the state, decides, and acts.
     fn round(&mut self) -> anyhow::Result<Round> {
-        let own = self.look()?;
-        self.seen.own(&own);
-        if let Own::Member(view) = &own {
-            self.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)?;
-        }
+        let own = self.read_own_server()?;
+        self.observe(&own)?;
         // An answer that is not final may have changed.
-        if !matches!(&self.asked, Known::Answer(answer) if answer.is_final()) {
-            self.asked = Known::NotYet;
+        if !matches!(&self.state.answer, Known::Answer(answer) if answer.is_final()) {
+            self.state.answer = Known::NotYet;
         }
         let mut has_claimed = false;
         loop {
-            let asked = self.asked.as_of_now();
-            let next = decision::next(&self.wanted, &own, &asked, &self.memory());
-            match next {
-                Next::Claim if has_claimed => {
-                    return Ok(Round::wait("the claim before is about to expire"));
+            let asked = self.asked();
+            let action = decision::next_action(&self.goal, &own, &asked, &self.memory());
+            match action {
+                Action::Claim if has_claimed => {
+                    return Ok(Attempt::wait("the previous claim is about to expire"));
                 }
-                Next::Ask | Next::Claim => {
-                    has_claimed = next == Next::Claim;
+                Action::GetRecord | Action::Claim => {
+                    has_claimed = action == Action::Claim;
                     if let Some(why) = self.ask(has_claimed, &own)? {
-                        return Ok(Round::wait(why));
+                        return Ok(Attempt::wait(why));
                     }
                 }
-                Next::Done => {
-                    let (Own::Member(view), Asked::Record(record)) = (own, asked) else {
-                        return Ok(Round::Again);
-                    };
-                    return Ok(Round::Done(Box::new((view, record))));
-                }
-                next => {
-                    self.last = Some(next.clone());
-                    return self.act(next, &own);
+                action => {
+                    self.state.last = Some(action.clone());
+                    let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
+                    return self.act(action, view, self.record());
                 }
             }
         }
     }
 
-    /// The record, as of now.
-    fn record(&self) -> Option<Record> {
-        match &self.asked {
-            Known::Answer(answer) => Some(answer.now()),
-            Known::NotYet | Known::Nothing => None,
+    /// Notes since when the state is as it is.
+    fn observe(&mut self, own: &OwnServer) -> Result<(), Failure> {
+        let now = Instant::now();
+        match own {
+            OwnServer::OtherCredentials => {
+                self.state.other_credentials_since.get_or_insert(now);
+            }
+            _ => self.state.other_credentials_since = None,
+        }
+        let OwnServer::Member(view) = own else {
+            return Ok(());
+        };
+        let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
+        let nodes: Vec<_> = nodes.collect();
+        if self.state.nodes != nodes || view.is_rebalancing {
+            self.state.nodes = nodes;
+            self.state.same_since = Some(now);
+        }
+        self.state.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)
+    }
+
+    /// The API's answer, as of now.
+    fn asked(&self) -> Asked {
+        match &self.state.answer {
+            Known::NotYet => Asked::NotYet,
+            Known::NoRecord => Asked::NoRecord,
+            Known::Answer(answer) => Asked::Record(answer.record()),
         }
     }
 
+    fn record(&self) -> Option<Record> {
+        if let Asked::Record(record) = self.asked() { Some(record) } else { None }
+    }
+
     fn memory(&self) -> Memory {
+        let Memory { rest, unreachable_for, .. } = self.state.rebalances.memory();
+        let occupied = self.state.occupied.as_ref();
         Memory {
-            stranger_for: since(self.seen.stranger),
-            same_for: since(self.seen.same),
-            unreachable_for: self
-                .seen
-                .unreachable
-                .iter()
-                .map(|(otp, time)| (otp.clone(), time.elapsed()))
-                .collect(),
-            rest: self.rebalances.rest(),
-            occupied_by: self
-                .seen
-                .occupied
-                .as_ref()
-                .map(|(node, time)| (node.clone(), time.elapsed())),
-            ..self.done.clone()
+            other_credentials_for: time_since(self.state.other_credentials_since),
+            same_for: time_since(self.state.same_since),
+            unreachable_for,
+            rest,
+            occupied_by: occupied.map(|(node, since)| (node.clone(), since.elapsed())),
+            ..self.state.done.clone()
         }
     }
 
     fn is_enterprise(&self) -> bool {
-        self.pools.as_ref().is_none_or(|pools| pools.is_enterprise)
+        self.state.pools.as_ref().is_none_or(|pools| pools.is_enterprise)
     }
 
-    fn look(&mut self) -> Result<Own, Failure> {
+    fn read_own_server(&mut self) -> Result<OwnServer, Failure> {
         let server = &self.here.server;
         let pools = match server.pools() {
+            Err(Error::Untrusted(why)) => return Err(untrusted(&why)),
+            Err(error) => return Ok(unusable(error)),
             Ok(pools) => pools,
-            Err(Error::Unauthorized) => return Ok(Own::Stranger),
-            Err(Error::Untrusted(why)) => return Err(join::untrusted(&why)),
-            Err(error) => return Ok(Own::Away(error.to_string())),
         };
-        if self.pools.is_none() {
+        if self.state.pools.is_none() {
             let state = match &pools.uuid {
                 None => "belongs to no cluster yet".to_owned(),
                 Some(uuid) => format!("belongs to the cluster {uuid}"),
@@ -394,49 +250,41 @@ impl<'r> Run<'r> {
             self.printer.step(format_args!("server: {url} runs {version} and {state}"));
         }
         let uuid = pools.uuid.clone();
-        self.pools = Some(pools);
-        let Some(uuid) = uuid else {
-            return Ok(self.look_at_blank());
-        };
-        Ok(match server.view(uuid) {
-            Ok(Some(view)) => {
+        self.state.pools = Some(pools);
+        Ok(match uuid.map(|uuid| server.view(uuid)) {
+            // Everything slow, or that may be refused, comes before a claim.
+            None => match server.own_info() {
+                Ok(own) => {
+                    self.state.own_uuid.clone_from(&own.uuid);
+                    self.state.memory_bytes = own.memory_total;
+                    OwnServer::Blank(own.uuid)
+                }
+                Err(error) => unusable(error),
+            },
+            Some(Ok(Some(view))) => {
                 let uuid = view.this().and_then(|this| this.uuid.clone());
-                // A server that does not say here has said before.
-                self.own_uuid = uuid.or(self.own_uuid.take());
-                Own::Member(view)
+                // This answer may lack the UUID of an earlier one.
+                self.state.own_uuid = uuid.or(self.state.own_uuid.take());
+                OwnServer::Member(view)
             }
-            Ok(None) => {
-                Own::Away("the server is on its way into a cluster or out of one".to_owned())
+            Some(Ok(None)) => {
+                OwnServer::Unreachable("the server is joining or leaving a cluster".to_owned())
             }
-            Err(Error::Unauthorized) => Own::Stranger,
-            Err(error) => Own::Away(error.to_string()),
+            Some(Err(error)) => unusable(error),
         })
     }
 
-    /// All that is slow or may be refused is looked at here, before a claim.
-    fn look_at_blank(&mut self) -> Own {
-        match self.here.server.own() {
-            Ok(own) => {
-                self.own_uuid.clone_from(&own.uuid);
-                self.memory_bytes = own.memory;
-                Own::Blank(own.uuid)
-            }
-            Err(Error::Unauthorized) => Own::Stranger,
-            Err(error) => Own::Away(error.to_string()),
-        }
-    }
-
-    /// Asks the API. Returns why to wait if it does not answer.
-    fn ask(&mut self, claim: bool, own: &Own) -> anyhow::Result<Option<String>> {
+    /// Asks the API. Returns why to wait if it has no answer.
+    fn ask(&mut self, claim: bool, own: &OwnServer) -> anyhow::Result<Option<String>> {
         if claim
-            && matches!(own, Own::Blank(_))
+            && matches!(own, OwnServer::Blank(_))
             && let Some(why) = self.check_before_claim()?
         {
             return Ok(Some(why));
         }
         let node = &self.here.node;
         let answer = if claim {
-            self.api.claim(node, self.own_uuid.as_ref(), self.plan.lease.seconds()).map(Some)
+            self.api.claim(node, self.state.own_uuid.as_ref(), self.plan.lease.seconds()).map(Some)
         } else {
             self.api.status(Some(node))
         };
@@ -446,121 +294,106 @@ impl<'r> Run<'r> {
             answer => answer,
         };
         match answer {
-            Ok(None) => self.asked = Known::Nothing,
+            Ok(None) => self.state.answer = Known::NoRecord,
             Ok(Some(answer)) => self.learn(answer),
-            Err(Unanswered::Later(why)) => return Ok(Some(why)),
-            Err(Unanswered::Refused(problem)) if problem.code == "name_taken" => {
+            Err(ApiError::Temporary(why)) => return Ok(Some(why)),
+            Err(ApiError::Refused(problem)) if problem.code == "name_taken" => {
+                let (id, why) = (self.api.cluster_id.as_str(), problem.detail);
                 self.printer.warning_once(format_args!(
-                    "another machine claims `{}` under this node's name: {}",
-                    self.api.cluster_id.as_str(),
-                    problem.detail
+                    "another machine claims `{id}` under this node's name: {why}"
                 ));
-                return Ok(Some(format!(
-                    "{}; give each machine a `--node` of its own",
-                    problem.detail
-                )));
+                return Ok(Some(format!("{why}; give each machine its own `--node`")));
             }
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(api_failure(error)),
         }
         Ok(None)
     }
 
     /// Stores an answer and prints what is new in it.
     fn learn(&mut self, answer: Answer) {
-        let (generation, end) = self.lease;
-        let answer = answer.bounded(generation, end);
-        let record = answer.now();
-        if answer.lease().0 != generation {
-            // Whoever lost the claim now was not looked at yet.
-            self.done.looks.clear();
+        let answer = answer.bounded_by(self.state.claim);
+        let record = answer.record();
+        let (id, node, generation) =
+            (self.api.cluster_id.as_str(), &self.here.node, record.generation);
+        if generation != self.state.claim.0 {
+            // The node that lost this claim has not been inspected.
+            self.state.done.inspections.clear();
+            let first = if record.is_initial { "this node" } else { record.initial_node.as_str() };
+            self.printer
+                .step(format_args!("claim: {first} is the first (generation {generation})"));
         }
-        self.lease = answer.lease();
-        if self.told.replace(record.generation) != Some(record.generation) {
-            let first = if record.is_initial {
-                "this node".to_owned()
-            } else {
-                record.initial_node.to_string()
-            };
-            self.printer.step(format_args!(
-                "claim: {first} is the first (generation {})",
-                record.generation
+        self.state.claim = answer.claim();
+        if let (true, Some(rival)) = (record.is_initial, &record.rival) {
+            self.printer.warning_once(format_args!(
+                "another server (its UUID begins with {rival}) claims `{id}` under this node's name `{node}`: give each machine its own `--node`"
             ));
         }
-        if record.is_initial && record.rival.is_some() && record.rival != self.told_rival {
-            self.told_rival.clone_from(&record.rival);
-            self.printer.warning(format_args!(
-                "another server (its UUID begins with {}) claims `{}` under this node's name `{}`: give each machine a `--node` of its own",
-                record.rival.as_ref().map_or("", Uuid::as_str),
-                self.api.cluster_id.as_str(),
-                self.here.node
-            ));
-        }
-        self.asked = Known::Answer(Box::new(answer));
+        self.state.answer = Known::Answer(Box::new(answer));
     }
 
-    /// Does what is next.
-    fn act(&mut self, next: Next, own: &Own) -> anyhow::Result<Round> {
-        match next {
-            Next::Wait(why) => Ok(Round::wait(self.with_progress(why, own))),
-            Next::Refuse(refusal) => Err(self.refusal(&refusal).into()),
-            Next::LookAt(nodes) => Ok(self.look_at(&nodes)),
-            Next::GiveUp(node) => Ok(self.give_up(&node)),
-            Next::Initialise => self.initialise(),
-            Next::Join(members) => self.join(&members),
-            Next::Confirm(members) => Ok(self.confirm(&members, own)),
-            Next::Eject(otp) => Ok(self.eject(&otp)),
-            Next::Rebalance { known, removed } => Ok(self.rebalance(&known, &removed)),
-            Next::Report(uuid) => self.report(&uuid, own),
-            Next::Settle(extra) => Ok(self.settle(&extra, own)),
-            Next::Ask | Next::Claim | Next::Done => Ok(Round::Again),
-        }
-    }
-
-    fn with_progress(&self, why: String, own: &Own) -> String {
-        let is_running = matches!(own, Own::Member(view) if view.is_rebalancing);
-        let progress = is_running.then(|| self.here.server.rebalance().ok()?.progress).flatten();
-        match progress {
-            Some(percent) => format!("{why} ({percent:.0} %)"),
-            None => why,
-        }
-    }
-
-    fn eject(&mut self, otp: &str) -> Round {
-        match self.here.server.eject(otp) {
-            Ok(()) => {
-                self.printer.warning(format_args!(
-                    "`{otp}` was added and cannot be reached: it was removed again"
-                ));
-                Round::Again
+    fn act(
+        &mut self,
+        action: Action,
+        view: Option<View>,
+        record: Option<Record>,
+    ) -> anyhow::Result<Round> {
+        match (action, view, record) {
+            (Action::Wait(why), view, _) => {
+                let is_running = view.is_some_and(|view| view.is_rebalancing);
+                let rebalance = if is_running { self.here.server.rebalance().ok() } else { None };
+                Ok(Attempt::wait(match rebalance.and_then(|rebalance| rebalance.progress) {
+                    Some(percent) => format!("{why} ({percent:.0} %)"),
+                    None => why,
+                }))
             }
-            Err(error) => {
-                Round::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))
+            (Action::Refuse(refusal), ..) => Err(self.explain(&refusal).into()),
+            (Action::Done, Some(view), Some(record)) => Ok(Attempt::Done(Box::new((view, record)))),
+            (Action::Inspect(nodes), ..) => Ok(self.inspect(&nodes)),
+            (Action::GiveUpClaim(node), ..) => Ok(self.give_up_claim(&node)),
+            (Action::Initialise, ..) => self.initialise(),
+            (Action::Join(members), _, Some(record)) => self.join(&members, &record),
+            (Action::Confirm(members), Some(view), Some(record)) => {
+                Ok(self.confirm(&members, &view, &record))
             }
-        }
-    }
-
-    fn rebalance(&mut self, known: &[String], removed: &[String]) -> Round {
-        match self.here.server.start_rebalance(&known.join(","), "") {
-            Ok(started) => {
-                self.rebalances.begin();
-                if started {
-                    self.printer.step(format_args!("rebalance: of {}", count(known.len(), "node")));
-                }
-                for node in removed {
+            (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record),
+            (Action::Settle(extra), Some(view), _) => Ok(self.settle(&extra, &view)),
+            (Action::Eject(otp), ..) => Ok(match self.here.server.eject(&otp) {
+                Ok(()) => {
                     self.printer.warning(format_args!(
-                        "`{node}` has been failed over and cannot be reached: the rebalance removes it"
+                        "`{otp}` was added and cannot be reached: it was removed again"
                     ));
+                    Attempt::Again
                 }
-                Round::wait("a rebalance runs")
+                Err(error) => {
+                    Attempt::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))
+                }
+            }),
+            (Action::Rebalance { known, removed }, ..) => {
+                let (server, printer) = (&self.here.server, self.printer);
+                let started = self.state.rebalances.start(server, &known, "", &removed, printer);
+                if started == Ok(true) {
+                    printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
+                }
+                Ok(Attempt::wait(started.err().unwrap_or_else(|| "a rebalance runs".to_owned())))
             }
-            // The list has changed, or another rebalance is about to begin.
-            Err(error) => Round::wait(format!("the rebalance does not begin yet: {error}")),
+            _ => Ok(Attempt::Again),
         }
     }
 }
 
-/// `1 node`, `2 nodes`.
-fn count(number: usize, what: &str) -> String {
-    let s = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{s}")
+fn unusable(error: Error) -> OwnServer {
+    match error {
+        Error::Unauthorized => OwnServer::OtherCredentials,
+        error => OwnServer::Unreachable(error.to_string()),
+    }
+}
+
+fn untrusted(why: &str) -> Failure {
+    Failure::new(why).hint(
+        "give the authority that signed the servers' certificates (`--ca-cert`), or all nodes the same secret (`--secret-file`)",
+    )
+}
+
+fn count_nodes(number: usize) -> String {
+    format!("{number} node{}", if number == 1 { "" } else { "s" })
 }

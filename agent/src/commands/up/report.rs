@@ -1,42 +1,34 @@
-//! What a member tells the API, and what it asks another member before.
+//! A member confirms its membership with other members, and reports it to the API.
 
 use std::time::Duration;
 
-use cbbootstrap_protocol::{
-    names::{Node, Uuid},
-    wire::State,
-};
+use cbbootstrap_protocol::{names::Node, wire::State};
 
-use super::{Known, Round, Run, TRIES};
+use super::{Attempt, Known, MAX_REFUSALS, Round, Run, outcome::RESET};
 use crate::{
-    api::{Report, Unanswered},
-    commands::refused,
-    decision::Own,
+    api::ApiError,
+    commands::api_failure,
     failure::Failure,
+    record::Record,
     server::{Error, View},
 };
 
-/// How long the first report of a cluster may wait for its attestation.
-const FIRST_ATTESTATION: Duration = Duration::from_secs(5);
+/// How long the first report of a cluster may wait for its attestation: other nodes wait for the report, and its lease runs.
+const FIRST_ATTESTATION_LIMIT: Duration = Duration::from_secs(5);
 
 impl Run<'_> {
-    /// Reports this node ready. The first report of a cluster does not wait for an attestation: others must not take the claim
-    /// over because of it.
-    pub(super) fn report(&mut self, uuid: &Uuid, own: &Own) -> anyhow::Result<Round> {
-        let (Some(record), Own::Member(view)) = (self.record(), own) else {
-            return Ok(Round::Again);
-        };
-        // Others wait for the first report, and its lease runs.
+    /// Reports this node ready. The first report does not need the attestation, which a later one adds: otherwise another node
+    /// could take the claim over.
+    pub(super) fn report(&mut self, view: &View, record: &Record) -> anyhow::Result<Round> {
+        let peers = &self.here.peers;
         let deadline = match record.state {
-            State::Claimed => self.here.peers.deadline.or_after(FIRST_ATTESTATION),
-            State::Ready => self.here.peers.deadline,
+            State::Claimed => peers.deadline.or_after(FIRST_ATTESTATION_LIMIT),
+            State::Ready => peers.deadline,
         };
         let (node, server) = (&self.here.node, &self.here.server);
-        let is_enterprise = self.is_enterprise();
-        let attested = self.here.peers.attest(node, server, view, is_enterprise, deadline);
-        let attested = match attested {
+        let attested = match peers.attest(node, server, view, self.is_enterprise(), deadline) {
             Ok(attested) => attested,
-            Err(error) if self.done.is_reported => return Ok(self.not_attested(&error)),
+            Err(error) if self.state.done.is_reported => return Ok(self.retry_attestation(&error)),
             Err(error) => {
                 self.printer.warning(format_args!(
                     "the report is not attested yet, and other nodes cannot join through this one: {error}"
@@ -44,103 +36,87 @@ impl Run<'_> {
                 None
             }
         };
-        let is_attested = attested.is_some();
-        let report = Report {
-            generation: record.generation,
-            cluster_uuid: uuid.clone(),
-            node_uuid: self.own_uuid.clone(),
-            authority: attested.and_then(|(authority, _)| authority),
-            attestation: attested.map(|(_, attestation)| attestation),
-        };
-        match self.api.ready(&self.here.node, &report) {
+        let (generation, own_uuid) = (record.generation, self.state.own_uuid.as_ref());
+        match self.api.report_ready(node, own_uuid, &view.uuid, generation, attested) {
             Ok(answer) => {
-                self.printer.step(if is_attested {
-                    "ready: reported and attested"
-                } else {
-                    "ready: reported"
-                });
+                let and = if attested.is_some() { " and attested" } else { "" };
+                self.printer.step(format_args!("ready: reported{and}"));
                 self.learn(answer);
-                self.done.is_reported = true;
-                self.done.is_attested = is_attested;
-                Ok(Round::Again)
+                self.state.done.is_reported = true;
+                self.state.done.is_attested = attested.is_some();
+                Ok(Attempt::Again)
             }
-            Err(Unanswered::Later(why)) => Ok(Round::wait(why)),
-            Err(Unanswered::Refused(problem)) => match problem.code.as_str() {
-                // Asked again, the API says who has the cluster now.
+            Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
+            Err(ApiError::Refused(problem)) => match problem.code.as_str() {
+                // The API's next answer names the node that has the cluster now.
                 "stale_generation" | "initial_node_not_ready" | "cluster_not_found" => {
-                    self.asked = Known::NotYet;
-                    Ok(Round::wait(problem.detail))
+                    self.state.answer = Known::NotYet;
+                    Ok(Attempt::wait(problem.detail))
                 }
                 "other_cluster" => {
                     let why = format!("there is a second cluster: {}", problem.detail);
-                    Err(Failure::refused(why).hint(super::refusal::RESET).into())
+                    Err(Failure::refused(why).hint(RESET).into())
                 }
                 "too_many_nodes" => {
                     self.printer.warning(&problem.detail);
-                    self.refused.push("a place in the API's list of members".to_owned());
-                    self.done.is_reported = true;
-                    self.done.is_attested = true;
-                    Ok(Round::Again)
+                    self.state.refused.push("a place in the API's list of members".to_owned());
+                    self.state.done.is_reported = true;
+                    self.state.done.is_attested = true;
+                    Ok(Attempt::Again)
                 }
-                _ => Err(refused(Unanswered::Refused(problem))),
+                _ => Err(api_failure(ApiError::Refused(problem))),
             },
-            Err(error) => Err(refused(error)),
+            Err(error) => Err(api_failure(error)),
         }
     }
 
-    /// The membership is reported, and could not be attested again.
-    fn not_attested(&mut self, error: &Error) -> Round {
-        self.unattested += 1;
-        if self.unattested < TRIES {
-            return Round::wait(format!("this node cannot attest its membership yet: {error}"));
+    /// The membership is reported, but its attestation failed.
+    fn retry_attestation(&mut self, error: &Error) -> Round {
+        self.state.failed_attestations += 1;
+        if self.state.failed_attestations < MAX_REFUSALS {
+            return Attempt::wait(format!("this node cannot attest its membership yet: {error}"));
         }
         self.printer.warning(format_args!(
-            "this node cannot attest its membership: {error}; nobody joins through it"
+            "this node cannot attest its membership: {error}; other nodes do not join through it"
         ));
-        self.refused.push("attestation".to_owned());
-        self.done.is_attested = true;
-        Round::Again
+        self.state.refused.push("attestation".to_owned());
+        self.state.done.is_attested = true;
+        Attempt::Again
     }
 
     /// Asks other members whether this node is one of them: a server that has just started may not know that it was removed.
-    pub(super) fn confirm(&mut self, members: &[String], own: &Own) -> Round {
-        let (Some(record), Own::Member(view)) = (self.record(), own) else {
-            return Round::Again;
-        };
+    pub(super) fn confirm(&mut self, members: &[String], view: &View, record: &Record) -> Round {
         let mut reasons = Vec::new();
         for name in members {
             let Ok(node) = Node::new(name) else { continue };
-            let seen = self
-                .here
-                .peers
-                .connect(&node, &record, self.is_enterprise())
-                .and_then(|server| server.cluster());
-            match seen {
+            let connected = self.here.peers.connect(&node, record, self.is_enterprise());
+            reasons.push(match connected.and_then(|server| server.cluster()) {
                 Ok(Some(theirs)) if self.is_listed(view, &theirs) => {
-                    self.done.is_confirmed = true;
-                    return Round::Again;
+                    self.state.done.is_confirmed = true;
+                    return Attempt::Again;
                 }
                 Ok(Some(theirs)) if theirs.uuid == view.uuid => {
-                    return Round::wait(format!(
-                        "`{name}` does not list this node any more: its server has just started and does not know yet"
+                    return Attempt::wait(format!(
+                        "`{name}` no longer lists this node; this server has just started and does not know yet"
                     ));
                 }
-                Ok(_) => reasons.push(format!("`{name}` belongs to another cluster or to none")),
-                Err(Error::Unauthorized) => reasons.push(format!("`{name}` has other credentials")),
-                Err(error) => reasons.push(format!("`{name}`: {error}")),
-            }
+                Ok(_) => format!("`{name}` belongs to another cluster or to none"),
+                Err(Error::Unauthorized) => format!("`{name}` has other credentials"),
+                Err(error) => format!("`{name}`: {error}"),
+            });
         }
-        Round::wait(format!(
-            "the server has just started, and no other member has confirmed what it says: {}",
+        Attempt::wait(format!(
+            "the server has just started, and no other member has confirmed its membership: {}",
             reasons.join("; ")
         ))
     }
 
     /// Whether another member lists this very server.
     fn is_listed(&self, ours: &View, theirs: &View) -> bool {
-        let own = ours.this().and_then(|this| this.uuid.as_ref());
+        let this = ours.this();
+        let own = this.and_then(|this| this.uuid.as_ref());
         let listed = theirs.node(&self.here.node.host().to_string());
-        let listed = listed.or_else(|| ours.this().and_then(|this| theirs.node(&this.name)));
+        let listed = listed.or_else(|| this.and_then(|this| theirs.node(&this.name)));
         theirs.uuid == ours.uuid
             && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)
     }

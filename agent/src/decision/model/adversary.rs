@@ -13,7 +13,7 @@ use cbbootstrap_protocol::{
 use stateright::{Model, Property};
 
 use crate::{
-    decision::{self, Asked, Look, Memory, Next, Own, Through, Wanted},
+    decision::{self, Action, Admission, Asked, Goal, Inspection, Memory, OwnServer},
     http::Deadline,
     peers::{Peers, Proof},
     record::Record,
@@ -50,7 +50,7 @@ pub(super) struct Adversary {
     answers: Vec<Record>,
     /// What [`Peers::proof`] says of each node in each answer.
     proofs: BTreeMap<(usize, String), Option<Proof>>,
-    wanted: Wanted,
+    goal: Goal,
     pace: Pace,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Run {
     /// The final answer.
     asked: Option<usize>,
     generation: u64,
-    looks: BTreeMap<String, bool>,
+    inspections: BTreeMap<String, bool>,
     occupied: Option<String>,
     has_initialised: bool,
     is_reported: bool,
@@ -260,13 +260,13 @@ impl Adversary {
         Self {
             answers,
             proofs,
-            wanted: Wanted {
+            goal: Goal {
                 node: node("a"),
                 can_begin: true,
                 trusts_members: true,
                 buckets: Vec::new(),
                 group: None,
-                address: false,
+                has_alternate_address: false,
                 attests: true,
                 adopt: false,
                 settle: std::time::Duration::ZERO,
@@ -299,11 +299,11 @@ impl Adversary {
 
     fn memory(run: &Run) -> Memory {
         let look = |is_provisioned: bool| {
-            if is_provisioned { Look::Provisioned } else { Look::Blank }
+            if is_provisioned { Inspection::Provisioned } else { Inspection::Blank }
         };
         Memory {
             has_initialised: run.has_initialised,
-            looks: run.looks.iter().map(|(name, is)| (node(name), look(*is))).collect(),
+            inspections: run.inspections.iter().map(|(name, is)| (node(name), look(*is))).collect(),
             occupied_by: run
                 .occupied
                 .as_deref()
@@ -340,7 +340,7 @@ impl Adversary {
     fn learn(&self, run: &mut Run, answer: usize) {
         let record = &self.answers[answer];
         if record.generation != run.generation {
-            run.looks.clear();
+            run.inspections.clear();
         }
         run.generation = record.generation;
         run.asked = Some(answer);
@@ -349,31 +349,31 @@ impl Adversary {
     /// One round of `up`. Returns whether it waits.
     fn round(&self, run: &mut Run, round: Round) -> bool {
         let own = match &run.cluster {
-            Some(cluster) => Own::Member(Self::view(cluster, "a")),
-            None => Own::Blank(None),
+            Some(cluster) => OwnServer::Member(Self::view(cluster, "a")),
+            None => OwnServer::Blank(None),
         };
         let (mut has_claimed, mut is_nothing) = (false, false);
         loop {
             let asked = match run.asked {
                 Some(answer) => Asked::Record(self.answers[answer].clone()),
-                None if is_nothing => Asked::Nothing,
+                None if is_nothing => Asked::NoRecord,
                 None => Asked::NotYet,
             };
-            let next = decision::next(&self.wanted, &own, &asked, &Self::memory(run));
+            let next = decision::next_action(&self.goal, &own, &asked, &Self::memory(run));
             match (&next, round.answer) {
-                (Next::Claim, _) if has_claimed => return true,
+                (Action::Claim, _) if has_claimed => return true,
                 // The API does not answer a claim, and says of a status that there is no record.
-                (Next::Claim, None) => return true,
-                (Next::Ask, None) => {
+                (Action::Claim, None) => return true,
+                (Action::GetRecord, None) => {
                     is_nothing = true;
                     continue;
                 }
-                (Next::Ask | Next::Claim, Some(answer)) => {
-                    has_claimed = next == Next::Claim;
+                (Action::GetRecord | Action::Claim, Some(answer)) => {
+                    has_claimed = next == Action::Claim;
                     self.learn(run, answer);
                     continue;
                 }
-                (Next::Done | Next::Refuse(_), _) => {
+                (Action::Done | Action::Refuse(_), _) => {
                     run.has_ended = true;
                     return true;
                 }
@@ -396,19 +396,19 @@ impl Adversary {
         }
     }
 
-    fn act(&self, run: &mut Run, next: &Next, record: &Record, round: Round) -> bool {
+    fn act(&self, run: &mut Run, next: &Action, record: &Record, round: Round) -> bool {
         match next {
-            Next::LookAt(nodes) => {
+            Action::Inspect(nodes) => {
                 for node in nodes {
-                    run.looks.insert(node.as_str().to_owned(), round.works == Works::No);
+                    run.inspections.insert(node.as_str().to_owned(), round.works == Works::No);
                 }
                 false
             }
-            Next::GiveUp(node) if round.works == Works::Yes => {
+            Action::GiveUpClaim(node) if round.works == Works::Yes => {
                 run.occupied = Some(node.as_str().to_owned());
                 false
             }
-            Next::Initialise => {
+            Action::Initialise => {
                 if run.cluster.is_some() || run.has_initialised {
                     run.broken = Some(Broken::InitialisedTwice);
                 }
@@ -425,8 +425,8 @@ impl Adversary {
                     Works::No => true,
                 }
             }
-            Next::Join(members) => self.join(run, members, record, round.works),
-            Next::Report(_) => match (round.answer, round.works) {
+            Action::Join(members) => self.join(run, members, record, round.works),
+            Action::Report(_) => match (round.answer, round.works) {
                 (Some(answer), Works::Yes) => {
                     self.learn(run, answer);
                     run.is_reported = true;
@@ -453,14 +453,14 @@ impl Adversary {
                 continue;
             }
             let view = Self::view(&uuid("u1"), member.as_str());
-            match decision::through(&self.wanted.node, None, &view, record.cluster_uuid.as_ref()) {
-                Through::Add => {
+            match decision::admission(&self.goal.node, None, &view, record.cluster_uuid.as_ref()) {
+                Admission::Add => {
                     if works == Works::Yes {
                         run.cluster = Some(uuid("u1"));
                     }
                     return works == Works::No;
                 }
-                Through::Other(_) if members.len() == 1 => {
+                Admission::OtherCluster(_) if members.len() == 1 => {
                     run.has_ended = true;
                     return true;
                 }

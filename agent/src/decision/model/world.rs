@@ -1,6 +1,6 @@
 //! The model: the API's record, the nodes' servers and their agents, and everything that can happen to them.
 //!
-//! [`decision::next`], [`Record::new`], [`decision::through`] and the rules of the protocol are the real ones. What
+//! [`decision::next_action`], [`Record::new`], [`decision::admission`] and the rules of the protocol are the real ones. What
 //! `commands::up` does around them is repeated here in small, as [`Setup::round`] and [`Setup::act`].
 //!
 //! Time is relative to the present and passes in ticks of [`TICK`] seconds, at any point: an agent that does nothing while time
@@ -22,11 +22,11 @@ use stateright::{Model, Property};
 
 use crate::{
     decision::{
-        self, Asked, Extra, INITIALISE_LIMIT, LEASE_MARGIN, Look, Memory, Next, Own, Refusal,
-        Through, Wanted,
+        self, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory, OwnServer,
+        Refusal,
     },
     record::Record,
-    server::{Health, Membership, NodeInfo, View},
+    server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, View},
 };
 
 /// Seconds. As much as the clocks of two instances of the service may differ by.
@@ -131,14 +131,14 @@ pub(super) struct Setup {
     pub tells_uuid: bool,
     /// Whether an agent whose server refuses its initialisation gives the claim up although an earlier call may be carried out.
     pub leaves_too_early: bool,
-    /// Whether buckets, groups and addresses are wanted, and all of them refused for good.
+    /// Whether buckets, groups and addresses are goal, and all of them refused for good.
     pub extras_refused: bool,
     /// Whether the servers' services never come up.
     pub services_down: bool,
     pub budgets: Budgets,
     /// Whether agents may be paused between the last look at the lease and the initialisation for longer than the margin.
     pub oversleeps: bool,
-    /// Whether a server may be unreachable for the node that looks at it.
+    /// Whether a server may be unreachable for the node that inspections at it.
     pub partitions: bool,
     /// Whether the clocks of the service's instances differ.
     pub skew: bool,
@@ -223,11 +223,11 @@ pub(super) struct Agent {
     pub phase: Phase,
     /// The record that the phase follows from, or the final one.
     asked: Option<Row>,
-    /// The claim that looks and deadlines belong to: its generation, and its end in seconds from now by this node's clock.
+    /// The claim that inspections and deadlines belong to: its generation, and its end in seconds from now by this node's clock.
     claim: Option<(u8, Option<i16>)>,
     /// What is left of the lease of `asked`.
     lease_left: Option<i16>,
-    looks: BTreeMap<u8, bool>,
+    inspections: BTreeMap<u8, bool>,
     was_blind: bool,
     occupied: Option<(u8, i16)>,
     has_initialised: bool,
@@ -254,8 +254,8 @@ pub(super) enum Phase {
 /// What is done in a step of its own, with names as numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Act {
-    LookAt(Vec<u8>),
-    GiveUp(u8),
+    Inspect(Vec<u8>),
+    GiveUpClaim(u8),
     Initialise,
     Join,
     Report(Incarnation),
@@ -467,11 +467,11 @@ impl Agent {
         *self = Self { phase: Phase::Ended(end), ..Self::default() };
     }
 
-    /// Keeps an answer, as `commands::up` does: within a generation the lease is not renewed, and looks count for one generation.
+    /// Keeps an answer, as `commands::up` does: within a generation the lease is not renewed, and inspections count for one generation.
     fn learn(&mut self, row: Row, is_initial: bool, lease_left: Option<i16>) {
         let known = self.claim.filter(|(generation, _)| *generation == row.generation);
         if known.is_none() {
-            self.looks.clear();
+            self.inspections.clear();
             self.was_blind = false;
         }
         let ends = match (lease_left, known) {
@@ -479,7 +479,7 @@ impl Agent {
             (left, _) => left,
         };
         // The lease of another node's claim is only asked for again.
-        self.claim = (is_initial || !self.looks.is_empty()).then_some((row.generation, ends));
+        self.claim = (is_initial || !self.inspections.is_empty()).then_some((row.generation, ends));
         self.lease_left = ends;
         self.asked = Some(row);
     }
@@ -497,14 +497,14 @@ impl Setup {
         self.mutants.contains(&mutant)
     }
 
-    fn wanted(&self, node: usize) -> Wanted {
-        Wanted {
+    fn goal(&self, node: usize) -> Goal {
+        Goal {
             node: name(self.names[node]),
             can_begin: !self.unfit.contains(&node),
             trusts_members: true,
             buckets: if self.extras_refused { vec!["app".to_owned()] } else { Vec::new() },
             group: self.extras_refused.then(|| "zone".to_owned()),
-            address: self.extras_refused,
+            has_alternate_address: self.extras_refused,
             attests: false,
             adopt: false,
             settle: Duration::from_secs(5),
@@ -537,23 +537,23 @@ impl Setup {
         })
     }
 
-    fn own(&self, world: &World, node: usize) -> Own {
+    fn own(&self, world: &World, node: usize) -> OwnServer {
         match self.view(world, node) {
-            Some(view) => Own::Member(view),
-            None => Own::Blank(Some(uuid(world.servers[node].incarnation(node)))),
+            Some(view) => OwnServer::Member(view),
+            None => OwnServer::Blank(Some(uuid(world.servers[node].incarnation(node)))),
         }
     }
 
     fn memory(agent: &Agent) -> Memory {
-        let looks = agent.looks.iter();
+        let inspections = agent.inspections.iter();
         let look = |is_provisioned: bool| {
-            if is_provisioned { Look::Provisioned } else { Look::Unreachable }
+            if is_provisioned { Inspection::Provisioned } else { Inspection::Unreachable }
         };
-        let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::Address];
+        let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress];
         Memory {
             same_for: Duration::from_hours(1),
             has_initialised: agent.has_initialised,
-            looks: looks
+            inspections: inspections
                 .map(|(number, is_provisioned)| (name(*number), look(*is_provisioned)))
                 .collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), seconds(time))),
@@ -564,7 +564,7 @@ impl Setup {
     }
 
     /// The real decision, with what the mutants do to it.
-    fn decide(&self, wanted: &Wanted, own: &Own, asked: &Asked, memory: &Memory) -> Next {
+    fn decide(&self, goal: &Goal, own: &OwnServer, asked: &Asked, memory: &Memory) -> Action {
         let mut asked = asked.clone();
         if let Asked::Record(record) = &mut asked {
             if self.has(Mutant::NoLook) {
@@ -573,24 +573,24 @@ impl Setup {
             if self.has(Mutant::NoMargin) && record.is_initial {
                 record.lease_left = record.lease_left.map(|left| left + LEASE_MARGIN);
             }
-            if let Own::Member(_) = own
+            if let OwnServer::Member(_) = own
                 && record.is_initial
                 && record.state == State::Claimed
             {
                 if self.has(Mutant::ClaimsAgain) && record.lease_left == Some(Duration::ZERO) {
-                    return Next::Claim;
+                    return Action::Claim;
                 }
                 // What comes after the report.
                 let reported = Asked::Record(Record { state: State::Ready, ..record.clone() });
-                let after = decision::next(
-                    wanted,
+                let after = decision::next_action(
+                    goal,
                     own,
                     &reported,
                     &Memory { is_reported: true, ..memory.clone() },
                 );
                 match after {
-                    Next::Settle(_) if self.has(Mutant::ExtrasFirst) => return after,
-                    Next::Wait(_) | Next::Rebalance { .. }
+                    Action::Settle(_) if self.has(Mutant::ExtrasFirst) => return after,
+                    Action::Wait(_) | Action::Rebalance { .. }
                         if self.has(Mutant::OnlyWhenBalanced) =>
                     {
                         return after;
@@ -599,7 +599,7 @@ impl Setup {
                 }
             }
         }
-        decision::next(wanted, own, &asked, memory)
+        decision::next_action(goal, own, &asked, memory)
     }
 
     /// What the API makes of a request, by the real rules, with what the mutants do to them.
@@ -704,32 +704,35 @@ impl Setup {
     /// One round of `up`, up to what is done next. Returns whether something was done already.
     fn round(&self, world: &mut World, node: usize, call: Call) -> bool {
         let own = self.own(world, node);
-        let wanted = self.wanted(node);
+        let goal = self.goal(node);
         let this = self.names[node];
         let mut is_known_to_be_nothing = false;
         let (mut has_claimed, mut has_acted) = (false, false);
         loop {
             let asked = match world.agents[node].record(this) {
                 Some(record) => Asked::Record(record),
-                None if is_known_to_be_nothing => Asked::Nothing,
+                None if is_known_to_be_nothing => Asked::NoRecord,
                 None => Asked::NotYet,
             };
-            let next = self.decide(&wanted, &own, &asked, &Self::memory(&world.agents[node]));
-            let is_blank = matches!(own, Own::Blank(_));
+            let next = self.decide(&goal, &own, &asked, &Self::memory(&world.agents[node]));
+            let is_blank = matches!(own, OwnServer::Blank(_));
             if !is_blank
                 && matches!(
                     next,
-                    Next::Initialise | Next::Join(_) | Next::LookAt(_) | Next::GiveUp(_)
+                    Action::Initialise
+                        | Action::Join(_)
+                        | Action::Inspect(_)
+                        | Action::GiveUpClaim(_)
                 )
             {
                 world.broken = Some(Broken::TouchedProvisioned);
             }
-            if is_blank && !wanted.can_begin && next == Next::Claim {
+            if is_blank && !goal.can_begin && next == Action::Claim {
                 world.broken = Some(Broken::ClaimedUnfit);
             }
             let act = match next {
-                Next::Ask | Next::Claim if !has_claimed => {
-                    has_claimed = next == Next::Claim;
+                Action::GetRecord | Action::Claim if !has_claimed => {
+                    has_claimed = next == Action::Claim;
                     let server = world.servers[node].incarnation(node);
                     let request = if has_claimed {
                         Request::Claim(this, Some(server))
@@ -756,19 +759,21 @@ impl Setup {
                     }
                     continue;
                 }
-                Next::Settle(_) if !self.has(Mutant::ExtrasFirst) => {
+                Action::Settle(_) if !self.has(Mutant::ExtrasFirst) => {
                     world.agents[node].are_extras_settled = true;
                     has_acted = true;
                     continue;
                 }
-                Next::Done => {
-                    let Own::Member(view) = own else { unreachable!("only members are done") };
+                Action::Done => {
+                    let OwnServer::Member(view) = own else {
+                        unreachable!("only members are done")
+                    };
                     let cluster = incarnation(view.uuid.as_str());
                     world.believe(cluster);
                     world.agents[node].end(End::Member(cluster));
                     return true;
                 }
-                Next::Refuse(refusal) => {
+                Action::Refuse(refusal) => {
                     world.agents[node].end(match refusal {
                         Refusal::OtherCluster { .. } => End::OtherCluster,
                         Refusal::Occupied(_) => End::Occupied,
@@ -776,13 +781,13 @@ impl Setup {
                     });
                     return true;
                 }
-                Next::LookAt(nodes) => {
-                    Act::LookAt(nodes.iter().map(|node| number(node.as_str())).collect())
+                Action::Inspect(nodes) => {
+                    Act::Inspect(nodes.iter().map(|node| number(node.as_str())).collect())
                 }
-                Next::GiveUp(node) => Act::GiveUp(number(node.as_str())),
-                Next::Initialise => Act::Initialise,
-                Next::Join(_) => Act::Join,
-                Next::Report(uuid) => Act::Report(incarnation(uuid.as_str())),
+                Action::GiveUpClaim(node) => Act::GiveUpClaim(number(node.as_str())),
+                Action::Initialise => Act::Initialise,
+                Action::Join(_) => Act::Join,
+                Action::Report(uuid) => Act::Report(incarnation(uuid.as_str())),
                 _ => {
                     world.agents[node].rest();
                     return has_acted;
@@ -799,17 +804,17 @@ impl Setup {
             unreachable!("nothing was chosen")
         };
         match act {
-            Act::LookAt(names) => {
+            Act::Inspect(names) => {
                 for name in names {
                     let at = self.names.iter().position(|other| *other == name).unwrap();
                     let is_provisioned = world.servers[at].cluster.is_some();
-                    world.agents[node].looks.insert(name, is_provisioned && !is_blind);
+                    world.agents[node].inspections.insert(name, is_provisioned && !is_blind);
                     world.agents[node].was_blind |= is_provisioned && is_blind;
                 }
                 world.agents[node].rest();
                 false
             }
-            Act::GiveUp(name) => {
+            Act::GiveUpClaim(name) => {
                 let generation = world.agents[node].asked.as_ref().map(|row| row.generation);
                 let request = Request::Leave {
                     name: self.names[node],
@@ -851,19 +856,19 @@ impl Setup {
             let Some(view) = self.view(world, at) else {
                 continue;
             };
-            match decision::through(
+            match decision::admission(
                 &name(self.names[node]),
                 Some(&own),
                 &view,
                 record.cluster_uuid.as_ref(),
             ) {
                 // The server takes part only while it belongs to no cluster.
-                Through::Add if world.servers[node].cluster.is_none() => {
+                Admission::Add if world.servers[node].cluster.is_none() => {
                     world.servers[node].cluster = world.servers[at].cluster;
                     world.agents[node].phase = Phase::Idle;
                     return false;
                 }
-                Through::Other(_) => others += 1,
+                Admission::OtherCluster(_) => others += 1,
                 _ => {}
             }
         }
@@ -1171,13 +1176,13 @@ impl Model for Setup {
         for (node, agent) in world.agents.iter().enumerate() {
             match &agent.phase {
                 Phase::Idle => steps.extend(self.calls(world).map(|call| Step::Round(node, call))),
-                Phase::Chosen(Act::LookAt(_)) => {
+                Phase::Chosen(Act::Inspect(_)) => {
                     steps.push(Step::Do(node, Call::default(), false));
                     if self.partitions {
                         steps.push(Step::Do(node, Call::default(), true));
                     }
                 }
-                Phase::Chosen(Act::GiveUp(_) | Act::Report(_)) => {
+                Phase::Chosen(Act::GiveUpClaim(_) | Act::Report(_)) => {
                     steps.extend(self.calls(world).map(|call| Step::Do(node, call, false)));
                 }
                 Phase::Chosen(_) => steps.push(Step::Do(node, Call::default(), false)),

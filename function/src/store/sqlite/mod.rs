@@ -1,11 +1,11 @@
-//! An embedded SQLite database: the rules of the protocol, applied to the record inside a transaction.
+//! An embedded SQLite database: the protocol's rules, applied to the record inside a transaction.
 //!
 //! One thread writes. It takes all requests that wait, carries them out in one transaction, and answers when that is on the disk:
-//! requests that arrive while the disk is busy share the next sync. Reads go beside it, each over a connection of its own, and see
-//! what was acknowledged before they began (SQLite's write-ahead log).
+//! requests that arrive while the disk is busy share the next sync. Reads run beside it, each over its own connection, and see
+//! everything that was acknowledged before they began (SQLite's write-ahead log).
 //!
-//! The log is synced on every commit (`synchronous=FULL`): what was acknowledged survives the end of the process and of the machine.
-//! Other processes of this machine may open the same database; a network file system cannot hold it.
+//! The log is synced on every commit (`synchronous=FULL`), so acknowledged changes survive a crash of the process or the machine.
+//! Other processes on this machine may open the same database; it must not be on a network file system.
 
 mod records;
 mod writer;
@@ -19,49 +19,21 @@ use std::{
 
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{Claim, Claimed, Leave, Ready, Record, SecretHash},
+    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
 };
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use self::writer::{Change, Writer};
+use self::{
+    records::{TABLES, VERSION},
+    writer::Writer,
+};
 use super::{Error, Store};
-
-/// The version of the tables below, in the database's `user_version`.
-const VERSION: i32 = 1;
-
-const TABLES: &str = "
-    CREATE TABLE clusters (
-        cluster_id TEXT PRIMARY KEY,
-        initial_node TEXT NOT NULL,
-        initial_node_uuid TEXT,
-        previous_initial_nodes TEXT, -- a JSON array
-        rival_node_uuid TEXT,
-        is_given_up INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        generation INTEGER NOT NULL,
-        claimed_at INTEGER, -- times are seconds since 1970
-        lease_expires_at INTEGER,
-        kept_until INTEGER,
-        is_forgotten INTEGER NOT NULL,
-        cluster_uuid TEXT,
-        secret_hash BLOB
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE members (
-        cluster_id TEXT NOT NULL,
-        node TEXT NOT NULL,
-        reported_at INTEGER NOT NULL,
-        node_uuid TEXT,
-        authority BLOB,
-        attestation BLOB,
-        PRIMARY KEY (cluster_id, node)
-    ) STRICT, WITHOUT ROWID;
-";
 
 /// How long a connection waits for another process that writes. Shorter than a request's [deadline](crate::api::DEADLINE).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A database. Its writer ends when the last copy of this is dropped.
+/// A database; cheap to clone. Its writer ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Sqlite(Arc<Database>);
 
@@ -69,19 +41,19 @@ pub struct Sqlite(Arc<Database>);
 struct Database {
     path: PathBuf,
     writer: Writer,
-    /// Connections that nobody is reading with.
+    /// Idle connections.
     readers: Mutex<Vec<Connection>>,
 }
 
 impl Sqlite {
-    /// Opens the database in this file, which is made if missing.
+    /// Opens the database in this file, and creates it if it is missing.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let made = File::options().create(true).append(true).open(path);
         made.map_err(|error| Error::Failed(error.to_string()))?;
         Self::open(path)
     }
 
-    /// Opens the database in this file, which is there, empty or not.
+    /// Opens the database in this file, which must exist but may be empty.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut connection = connect(path)?;
         set_up(&mut connection)?;
@@ -92,25 +64,50 @@ impl Sqlite {
         })))
     }
 
-    /// Up to this many records, in the order of their ids, after this one.
+    /// Up to `limit` records of the clusters after this one, in the order of their ids.
     pub fn list(&self, limit: usize, after: Option<&str>) -> Result<Vec<Record>, Error> {
         self.read(|connection| records::list(connection, limit, after))
     }
 
-    /// The record of a cluster, whatever its id is.
+    /// The record of a cluster. Any text may be its id.
     pub fn find(&self, cluster_id: &str) -> Result<Option<Record>, Error> {
         self.read(|connection| records::load(connection, cluster_id))
     }
 
-    /// The record after a renewal, if it is time for one. Nobody waits for it: where it fails, the next request does it.
+    /// Applies a rule to the record of a cluster, in a transaction.
+    async fn change(
+        &self,
+        cluster_id: ClusterId,
+        rule: impl FnOnce(Option<Record>) -> Result<Record, Refusal> + Send + 'static,
+    ) -> Result<Record, Error> {
+        let change = move |connection: &Connection| {
+            let standing = records::load(connection, cluster_id.as_str())?;
+            let after = rule(standing.clone())?;
+            records::save(connection, standing.as_ref(), &after)?;
+            Ok(after)
+        };
+        self.0.writer.write(change).await
+    }
+
+    /// The record after a renewal. The request does not wait for the write: if it fails, the next request repeats it.
     fn renewed(&self, record: Record, now: Timestamp) -> Record {
         if record.renewal(now).is_some() {
-            self.0.writer.renew(record.cluster_id.clone(), now);
+            let cluster_id = record.cluster_id.clone();
+            self.0.writer.write_later(move |connection| {
+                // Requests about a record that cannot be read log the error.
+                let standing = records::load_claim(connection, &cluster_id).ok().flatten();
+                let is_due =
+                    |record: &Record| !record.is_gone(now) && record.renewal(now).is_some();
+                if let Some(record) = standing.filter(is_due) {
+                    records::save_claim(connection, &record.renewed(now))?;
+                }
+                Ok(())
+            });
         }
         record.renewed(now)
     }
 
-    /// Reads on this thread: from the operating system's memory, as a rule.
+    /// Reads on this thread, because the data is usually in the operating system's cache.
     fn read<T>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
@@ -121,9 +118,9 @@ impl Sqlite {
             Some(reader) => reader,
             None => connect(&self.0.path)?,
         };
-        let found = read(&reader)?;
+        let result = read(&reader)?;
         idle().push(reader);
-        Ok(found)
+        Ok(result)
     }
 }
 
@@ -139,17 +136,18 @@ impl Store for Sqlite {
             return Ok((claimed, self.renewed(record, claim.now)));
         }
         let claim = claim.clone();
-        self.0.writer.write(|answer| Change::Claim(claim, answer)).await
+        self.0.writer.write(move |connection| apply_claim(connection, &claim)).await
     }
 
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        let ready = ready.clone();
-        self.0.writer.write(|answer| Change::Ready(ready, answer)).await
+        let (cluster_id, ready) = (ready.cluster_id.clone(), ready.clone());
+        let rule = move |standing| Ok(ready.on(standing)?.renewed(ready.now));
+        self.change(cluster_id, rule).await
     }
 
     async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
-        let leave = leave.clone();
-        self.0.writer.write(|answer| Change::Leave(leave, answer)).await
+        let (cluster_id, leave) = (leave.cluster_id.clone(), leave.clone());
+        self.change(cluster_id, move |standing| leave.on(standing)).await
     }
 
     async fn status(
@@ -158,15 +156,49 @@ impl Store for Sqlite {
         secret: Option<&SecretHash>,
         now: Timestamp,
     ) -> Result<Record, Error> {
-        let standing = self.find(cluster_id.as_str())?;
-        let record = Record::shown_to(standing, secret, now)?;
+        let record = Record::shown_to(self.find(cluster_id.as_str())?, secret, now)?;
         Ok(self.renewed(record, now))
     }
 
     async fn forget(&self, seen: &Record, now: Timestamp) -> Result<bool, Error> {
-        let seen = Box::new(seen.clone());
-        let forget = |answer| Change::Forget(seen, now, answer);
+        let seen = seen.clone();
+        let forget = move |connection: &Connection| {
+            let standing = records::load(connection, &seen.cluster_id)?;
+            let Some(record) = standing.filter(|record| !record.is_forgotten) else {
+                return Ok(true);
+            };
+            let is_as_seen = record.is_as_seen(&seen);
+            if is_as_seen {
+                records::save(connection, Some(&record), &rules::forget(record.clone(), now))?;
+            }
+            Ok(is_as_seen)
+        };
         self.0.writer.write(forget).await
+    }
+}
+
+/// Applies a claim. It reads and writes no members, of which a new claim has none.
+fn apply_claim(connection: &Connection, claim: &Claim) -> Result<(Claimed, Record), Error> {
+    let standing = records::load_claim(connection, claim.cluster_id.as_str())?;
+    match (claim.on(standing.clone()), standing) {
+        (Ok((claimed, after)), standing) => {
+            let after = after.renewed(claim.now);
+            if standing.as_ref() != Some(&after) {
+                records::save_claim(connection, &after)?;
+            }
+            if claimed == Claimed::First && standing.is_some() {
+                records::delete_members(connection, &after.cluster_id)?;
+            }
+            Ok((claimed, after))
+        }
+        (Err(refusal @ Refusal::NameTaken { .. }), Some(record)) => {
+            let noted = claim.noted_on(record.clone());
+            if noted != record {
+                records::save_claim(connection, &noted)?;
+            }
+            Err(refusal.into())
+        }
+        (Err(refusal), _) => Err(refusal.into()),
     }
 }
 
@@ -190,8 +222,8 @@ impl From<rusqlite::Error> for Error {
 }
 
 fn connect(path: &Path) -> Result<Connection, Error> {
-    // It does not create: where somebody has moved the file away, a new one beside the log of the old one would lose both. A connection
-    // is used by one thread at a time.
+    // This does not create the file: if it was moved away, a new file beside the log of the old one would lose both. Each connection is
+    // used by one thread at a time.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -200,13 +232,13 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Makes the tables in a new database, and refuses one that has others.
+/// Creates the tables in a new database, and refuses a database with other tables.
 fn set_up(connection: &mut Connection) -> Result<(), Error> {
     let version = |connection: &Connection| {
         connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))
     };
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // Without a lock, for another process may be writing.
+    // Without a lock, because another process may be writing.
     if version(connection)? == VERSION {
         return Ok(());
     }

@@ -25,7 +25,6 @@ async fn records_survive_and_are_listed_in_order() {
     for cluster in ["c", "a", "b"] {
         first.claim(&claim(cluster, "n", now)).await.unwrap();
     }
-    // Another process's, say.
     let second = Sqlite::create(&file).unwrap();
     drop(first);
     let ids = |records: Vec<Record>| -> Vec<String> {
@@ -39,7 +38,7 @@ async fn records_survive_and_are_listed_in_order() {
 }
 
 #[tokio::test]
-async fn files_of_others_are_refused() {
+async fn other_files_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("clusters.db");
     let refused = |what: &str| {
@@ -52,12 +51,12 @@ async fn files_of_others_are_refused() {
     let other = Connection::open(&file).unwrap();
     other.execute_batch("CREATE TABLE t (a)").unwrap();
     refused("not a database of cbbootstrap");
-    other.execute_batch("PRAGMA user_version = 2").unwrap();
+    other.execute_batch("PRAGMA user_version = 3").unwrap();
     refused("another version");
 }
 
 #[test]
-fn what_ended_long_ago_is_deleted() {
+fn records_that_ended_long_ago_are_deleted() {
     let directory = tempfile::tempdir().unwrap();
     let mut connection = {
         let file = directory.path().join("clusters.db");

@@ -1,0 +1,135 @@
+//! The result of `up`, and its refusals.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use super::{Run, count_nodes};
+use crate::{
+    decision::Refusal,
+    failure::Failure,
+    record::Record,
+    server::{Health, Membership, NodeInfo, View},
+};
+
+/// The way out of a second cluster.
+pub(super) const RESET: &str = "if nothing in it is needed, reset the server and run this again";
+
+#[derive(Debug, Serialize)]
+pub(super) struct UpOutcome {
+    cluster_id: String,
+    cluster_uuid: String,
+    node: String,
+    /// Whether the node is the one that others join.
+    is_initial_node: bool,
+    generation: u64,
+    /// All nodes of the cluster.
+    nodes: Vec<String>,
+    failed_over: Vec<String>,
+    /// Active nodes that cannot be reached.
+    unhealthy: Vec<String>,
+    balanced: bool,
+    buckets: Vec<String>,
+    /// What was requested and refused.
+    refused: Vec<String>,
+    seconds: f64,
+}
+
+impl UpOutcome {
+    pub(super) fn is_complete(&self) -> bool {
+        self.refused.is_empty() && self.balanced && self.failed_over.is_empty()
+    }
+}
+
+impl fmt::Display for UpOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster_id, cluster_uuid, node, nodes, .. } = self;
+        let balanced = if self.balanced { "is balanced" } else { "is not balanced" };
+        let nodes = count_nodes(nodes.len());
+        write!(
+            f,
+            "`{node}` is an active member of `{cluster_id}` ({cluster_uuid}), which {balanced} and has {nodes}"
+        )?;
+        for (names, what) in [
+            (&self.failed_over, "failed over"),
+            (&self.unhealthy, "not reachable"),
+            (&self.refused, "refused"),
+        ] {
+            if !names.is_empty() {
+                write!(f, "; {what}: {}", names.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    pub(super) fn outcome(&mut self, view: View, record: &Record, time: Duration) -> UpOutcome {
+        let names = |is_listed: fn(&NodeInfo) -> bool| -> Vec<String> {
+            let nodes = view.nodes.iter().filter(|node| is_listed(node));
+            nodes.map(|node| node.name.clone()).collect()
+        };
+        UpOutcome {
+            cluster_id: self.api.cluster_id.as_str().to_owned(),
+            cluster_uuid: view.uuid.to_string(),
+            node: self.here.node.to_string(),
+            is_initial_node: record.is_initial,
+            generation: record.generation,
+            nodes: names(|_| true),
+            failed_over: names(|node| node.membership == Membership::FailedOver),
+            unhealthy: names(|node| {
+                node.health == Health::Unhealthy && node.membership == Membership::Active
+            }),
+            balanced: view.is_balanced,
+            buckets: view.buckets,
+            refused: std::mem::take(&mut self.state.refused),
+            seconds: (time.as_secs_f64() * 1000.0).round() / 1000.0,
+        }
+    }
+
+    pub(super) fn explain(&self, refusal: &Refusal) -> Failure {
+        let (node, id) = (&self.here.node, self.api.cluster_id.as_str());
+        let untouched = "nothing on this server was changed";
+        match refusal {
+            Refusal::OtherCredentials => Failure::refused(format!(
+                "the server belongs to a cluster with another user name or password; {untouched}"
+            ))
+            .hint("give that cluster's user name and password, or use a server that belongs to no cluster"),
+            Refusal::Unregistered(uuid) => Failure::refused(format!(
+                "the server already belongs to the cluster {uuid}, and the API has no cluster `{id}`; {untouched}"
+            ))
+            .hint("`--adopt` makes that cluster the one that others join"),
+            Refusal::OtherCluster { own, recorded } => Failure::refused(format!(
+                "the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; {untouched}"
+            ))
+            .hint(RESET),
+            Refusal::FailedOver => Failure::refused(format!("the cluster has failed `{node}` over; {untouched}"))
+                .hint("recover it, or rebalance it out, in Couchbase Server; then run this again"),
+            Refusal::Lost { recorded, own } => {
+                let [recorded, own] = [recorded, own].map(|uuid| {
+                    uuid.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string)
+                });
+                Failure::refused(format!(
+                    "`{id}` is ready, and its only member is a server named `{node}` (UUID {recorded}); this server is blank \
+                     (UUID {own}): either it has lost its data, or two machines have the same name"
+                ))
+                .hint(
+                    "give each machine its own `--node`; if the data is lost, restore it, or run `cbbootstrap cluster forget` to \
+                     begin a new cluster",
+                )
+            }
+            Refusal::Occupied(first) => Failure::refused(format!(
+                "`{first}` has initialised a cluster for `{id}` and not reported it, and this node does not begin a second one; {untouched}"
+            ))
+            .hint(format!(
+                "run `cbbootstrap-agent up` on `{first}`, or reset its server if nothing in it is needed"
+            )),
+            Refusal::NoTrust => Failure::refused(
+                "there is a cluster to join, and nothing tells its members from impostors; no password was sent",
+            )
+            .hint(
+                "give all nodes the same secret (`--secret-file`), or the authority that signed the servers' certificates (`--ca-cert`)",
+            ),
+        }
+    }
+}

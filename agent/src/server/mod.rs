@@ -1,0 +1,136 @@
+//! A Couchbase Server's management REST interface: the calls that the agent makes.
+
+mod change;
+mod error;
+mod read;
+
+use std::time::Duration;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use cbbootstrap_protocol::names::Node;
+use serde::de::DeserializeOwned;
+use ureq::{Agent, RequestBuilder, http::Response};
+
+pub use self::{
+    change::{FirstNode, INITIALISE_LIMIT},
+    error::Error,
+    read::{Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, View},
+};
+use crate::{
+    http::{self, ANSWER_LIMIT, Deadline, Trust},
+    secret::Secret,
+};
+
+/// The port of the management interface.
+pub const PORT: u16 = 8091;
+
+/// The same with TLS.
+pub const TLS_PORT: u16 = 18091;
+
+/// The size limit for answers of servers that get credentials. A cluster of a hundred nodes describes itself in some 200 KB. A
+/// server that nothing vouches for yet may send [`http::MAX_BYTES`]: a list of authorities has some 5 KB for each.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The credentials of the cluster's administrator.
+#[derive(Clone, Debug)]
+pub struct Administrator {
+    pub username: String,
+    pub password: Secret,
+}
+
+/// One server, and how to reach it.
+#[derive(Debug)]
+pub struct Server {
+    pub url: String,
+    client: Agent,
+    /// `None` sends no credentials.
+    administrator: Option<Administrator>,
+    deadline: Deadline,
+}
+
+#[derive(Clone, Copy)]
+enum Method {
+    Post,
+    Put,
+}
+
+enum Body<'a> {
+    Form(&'a [(&'a str, &'a str)]),
+    Json(String),
+}
+
+impl Server {
+    /// The server at a URL. Without an administrator, no credentials are sent.
+    pub fn new(
+        url: String,
+        trust: &Trust,
+        administrator: Option<Administrator>,
+        deadline: Deadline,
+    ) -> Self {
+        Self { url, client: http::client(trust, false, ANSWER_LIMIT), administrator, deadline }
+    }
+
+    /// A node's server over TLS; without `trust`, over plain HTTP.
+    pub fn on_node(
+        node: &Node,
+        trust: Option<&Trust>,
+        administrator: Option<Administrator>,
+        deadline: Deadline,
+    ) -> Self {
+        let (scheme, port) = if trust.is_some() { ("https", TLS_PORT) } else { ("http", PORT) };
+        let port = node.port().unwrap_or(port);
+        let url = format!("{scheme}://{}:{port}", node.host().in_url());
+        Self::new(url, trust.unwrap_or(&Trust::System), administrator, deadline)
+    }
+
+    /// The same server without credentials, with another deadline.
+    pub fn anonymous(&self, deadline: Deadline) -> Self {
+        Self { url: self.url.clone(), client: self.client.clone(), administrator: None, deadline }
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let url = format!("{}{path}", self.url);
+        let text = self.read(self.prepare(self.client.get(&url), ANSWER_LIMIT).call())?;
+        serde_json::from_str(&text).map_err(|error| {
+            Error::Unexpected(format!("{url} does not answer as Couchbase Server does: {error}"))
+        })
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+        limit: Duration,
+    ) -> Result<String, Error> {
+        let url = format!("{}{path}", self.url);
+        let request = match method {
+            Method::Post => self.client.post(url),
+            Method::Put => self.client.put(url),
+        };
+        let request = self.prepare(request, limit);
+        self.read(match body {
+            Body::Form(form) => request.send_form(form.iter().copied()),
+            Body::Json(text) => request.header("Content-Type", "application/json").send(text),
+        })
+    }
+
+    fn prepare<B>(&self, request: RequestBuilder<B>, limit: Duration) -> RequestBuilder<B> {
+        let limit = self.deadline.cut(limit);
+        let request = request.config().timeout_global(Some(limit)).build();
+        let Some(Administrator { username, password }) = &self.administrator else {
+            return request;
+        };
+        let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose()));
+        request.header("Authorization", format!("Basic {pair}"))
+    }
+
+    fn read(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<String, Error> {
+        let max_bytes = if self.administrator.is_some() { MAX_BYTES } else { http::MAX_BYTES };
+        let (status, text) = http::read(&self.url, sent, max_bytes)?;
+        Error::in_answer(&self.url, status, &text).map_or(Ok(text), Err)
+    }
+}
+
+#[cfg(test)]
+mod hostile;

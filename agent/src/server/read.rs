@@ -1,0 +1,313 @@
+//! Reading a server's state.
+
+use std::time::Duration;
+
+use cbbootstrap_protocol::names::{Node, Uuid};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use ureq::http::StatusCode;
+
+use super::{Error, Server};
+
+/// A server's answer to anyone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pools {
+    /// The UUID of its cluster; `None` if it is not provisioned.
+    pub uuid: Option<Uuid>,
+    pub version: String,
+    pub is_enterprise: bool,
+}
+
+/// A node's own server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnInfo {
+    /// Changes each time the node joins a cluster, leaves one or is reset.
+    #[serde(rename = "nodeUUID", default, deserialize_with = "valid_uuid")]
+    pub uuid: Option<Uuid>,
+    /// The memory in bytes that the server may use: it knows its container's limit.
+    pub memory_total: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Membership {
+    #[serde(rename = "active")]
+    Active,
+    /// The node was added, or is marked for recovery, and waits for a rebalance.
+    #[serde(rename = "inactiveAdded")]
+    Added,
+    #[serde(other)]
+    FailedOver,
+}
+
+/// A node's health, as the asked server sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    Healthy,
+    /// It answers, and loads its data.
+    Warmup,
+    #[serde(other)]
+    Unhealthy,
+}
+
+/// A node, as a member of its cluster sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    /// Its address or host name, without the port.
+    #[serde(rename = "hostname", deserialize_with = "host")]
+    pub name: String,
+    /// Its name for rebalances.
+    #[serde(rename = "otpNode")]
+    pub otp: String,
+    #[serde(rename = "nodeUUID", default, deserialize_with = "valid_uuid")]
+    pub uuid: Option<Uuid>,
+    #[serde(rename = "clusterMembership")]
+    pub membership: Membership,
+    /// Whether it was failed over and is marked to be recovered by the next rebalance.
+    #[serde(rename = "recoveryType", default, deserialize_with = "is_recovery")]
+    pub is_recovering: bool,
+    #[serde(rename = "status")]
+    pub health: Health,
+    /// A server that does not report it counts as up for long.
+    #[serde(default = "unknown_uptime", deserialize_with = "seconds")]
+    pub uptime: Duration,
+    /// Whether it is the server that was asked.
+    #[serde(rename = "thisNode", default)]
+    pub is_asked: bool,
+    /// Community Edition has no server groups.
+    #[serde(rename = "serverGroup")]
+    pub group: Option<String>,
+}
+
+/// A cluster, as a member sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    pub uuid: Uuid,
+    pub nodes: Vec<NodeInfo>,
+    /// Whether each node has its share of the data.
+    pub is_balanced: bool,
+    pub is_rebalancing: bool,
+    pub buckets: Vec<String>,
+}
+
+impl View {
+    /// The node that was asked.
+    pub fn this(&self) -> Option<&NodeInfo> {
+        self.nodes.iter().find(|node| node.is_asked)
+    }
+
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rebalance {
+    /// In percent, while it runs.
+    pub progress: Option<f64>,
+    /// Why the last one failed.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Group {
+    pub name: String,
+    /// The path to rename it.
+    pub uri: String,
+    /// The path to add a node to it.
+    #[serde(rename = "addNodeURI")]
+    pub add_node_uri: String,
+    #[serde(default)]
+    pub nodes: Vec<GroupNode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupNode {
+    /// Its name for rebalances.
+    #[serde(rename = "otpNode")]
+    pub otp: String,
+}
+
+/// All server groups of a cluster.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Groups {
+    pub groups: Vec<Group>,
+    /// The path to change which nodes are in which group. It names the revision that is changed.
+    pub uri: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PoolsAnswer {
+    /// An empty list while the server belongs to no cluster.
+    pub uuid: Value,
+    #[serde(default)]
+    pub pools: Vec<Value>,
+    implementation_version: String,
+    #[serde(default)]
+    is_enterprise: bool,
+}
+
+impl PoolsAnswer {
+    /// `None` unless the answer is clear: a server that may be provisioned must not be taken for blank.
+    pub fn pools(self) -> Option<Pools> {
+        let is_blank = self.pools.is_empty() && self.uuid.as_array().is_some_and(Vec::is_empty);
+        let uuid = self.uuid.as_str().and_then(|text| Uuid::new(text).ok());
+        let (version, is_enterprise) = (self.implementation_version, self.is_enterprise);
+        (is_blank != uuid.is_some()).then_some(Pools { uuid, version, is_enterprise })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ClusterAnswer {
+    nodes: Vec<NodeInfo>,
+    #[serde(default)]
+    balanced: bool,
+    #[serde(default)]
+    rebalance_status: String,
+    #[serde(default)]
+    bucket_names: Vec<BucketName>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BucketName {
+    bucket_name: String,
+}
+
+impl ClusterAnswer {
+    pub fn view(self, uuid: Uuid) -> View {
+        View {
+            uuid,
+            nodes: self.nodes,
+            is_balanced: self.balanced,
+            is_rebalancing: !matches!(self.rebalance_status.as_str(), "" | "none" | "notRunning"),
+            buckets: self.bucket_names.into_iter().map(|bucket| bucket.bucket_name).collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Task {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    status: String,
+    progress: Option<f64>,
+    error_message: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Authority {
+    #[serde(default)]
+    pub pem: String,
+}
+
+fn valid_uuid<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Uuid>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.and_then(|text| Uuid::new(text).ok()))
+}
+
+fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    String::deserialize(from).map(host_in)
+}
+
+fn is_recovery<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    Ok(!matches!(String::deserialize(from)?.as_str(), "" | "none"))
+}
+
+/// The server writes the number as text.
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let seconds = String::deserialize(from)?.parse();
+    Ok(seconds.map_or_else(|_| unknown_uptime(), Duration::from_secs))
+}
+
+fn unknown_uptime() -> Duration {
+    Duration::MAX
+}
+
+/// `10.0.0.1` for `10.0.0.1:8091`, and `::1` for `[::1]:8091`, in the canonical form.
+pub(super) fn host_in(hostname: String) -> String {
+    Node::new(&hostname).map_or(hostname, |node| node.host().to_string())
+}
+
+impl Server {
+    pub fn pools(&self) -> Result<Pools, Error> {
+        let answer: PoolsAnswer = self.get("/pools")?;
+        answer.pools().ok_or_else(|| {
+            let url = &self.url;
+            Error::Unexpected(format!("{url}/pools does not say whether it belongs to a cluster"))
+        })
+    }
+
+    /// The server's cluster; `None` if it is not provisioned.
+    pub fn cluster(&self) -> Result<Option<View>, Error> {
+        match self.pools()?.uuid {
+            Some(uuid) => self.view(uuid),
+            None => Ok(None),
+        }
+    }
+
+    /// The same for a cluster whose UUID is known.
+    pub fn view(&self, uuid: Uuid) -> Result<Option<View>, Error> {
+        let answer: ClusterAnswer = match self.get("/pools/default") {
+            Err(Error::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
+            other => other?,
+        };
+        Ok(Some(answer.view(uuid)))
+    }
+
+    /// Whether the server belongs to a cluster. Needs no credentials.
+    pub fn is_provisioned(&self) -> Result<bool, Error> {
+        match self.pools() {
+            Ok(pools) => Ok(pools.uuid.is_some()),
+            Err(Error::Unauthorized) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The certificates of the authorities that the server trusts, its own among them, in PEM. Needs no credentials.
+    pub fn authorities(&self) -> Result<Vec<String>, Error> {
+        let answer: Vec<Authority> = self.get("/pools/default/trustedCAs")?;
+        Ok(answer.into_iter().map(|authority| authority.pem).collect())
+    }
+
+    /// The rebalance that runs, or the result of the last one.
+    pub fn rebalance(&self) -> Result<Rebalance, Error> {
+        let tasks: Vec<Task> = self.get("/pools/default/tasks")?;
+        let task = tasks.into_iter().find(|task| task.kind == "rebalance");
+        Ok(task.map_or_else(Rebalance::default, |task| Rebalance {
+            progress: (task.status == "running").then(|| task.progress.unwrap_or_default()),
+            error: task.error_message,
+        }))
+    }
+
+    pub fn own_info(&self) -> Result<OwnInfo, Error> {
+        self.get("/nodes/self")
+    }
+
+    pub fn groups(&self) -> Result<Groups, Error> {
+        self.get("/pools/default/serverGroups")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_in_a_hostname_has_no_port() {
+        for (hostname, name) in [
+            ("10.0.0.1:8091", "10.0.0.1"),
+            ("a.example:9000", "a.example"),
+            ("[fd00::1]:8091", "fd00::1"),
+            ("Node1.CB.test:8091", "node1.cb.test"),
+        ] {
+            assert_eq!(host_in(hostname.to_owned()), name);
+        }
+    }
+}
