@@ -60,7 +60,7 @@ fn a_deployment_shows_how_it_is_doing() {
     let deployed = user.run(&deploy).document();
     let silent = user.run(&["logs", "--since", "1h 30m"]).ended_with(0);
     assert_eq!(silent.stdout, "");
-    assert!(silent.stderr.contains("nothing was logged in the last 1h 30m"), "{silent}");
+    assert!(silent.stderr.contains("no log lines in the last 1h 30m"), "{silent}");
 
     the_log_is_shown(&aws, &user, deployed["endpoint"].as_str().unwrap());
     the_log_is_followed(&aws, &user);
@@ -124,7 +124,7 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
     ] {
         let found = user.run(&["logs", "--filter", filter]).ended_with(0);
         assert_eq!(found.stdout.lines().count(), lines, "{filter}: {found}");
-        assert_eq!(found.stderr.contains("nothing with"), lines == 0, "{found}");
+        assert_eq!(found.stderr.contains("no log lines with"), lines == 0, "{found}");
     }
     let odd = user.run(&["logs", "--filter", "it said"]).stdout;
     assert!(odd.ends_with("  it said \"no\\yes\" \\u{1b}[31m\\nin two lines\n"), "{odd}");
