@@ -273,7 +273,7 @@ impl Api {
         failure.hint(match (status, &self.signing) {
             (401 | 403, None) => "the API may require signed requests: `--auth iam` signs them",
             (401 | 403, Some(_)) => {
-                "the role needs `execute-api:Invoke` on the API; `--region` has to be the API's"
+                "the role needs `execute-api:Invoke` on the API; `--region` must be the API's"
             }
             _ => CHECK_ENDPOINT,
         })

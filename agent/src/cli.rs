@@ -3,23 +3,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
-    CommandLine,
-    command_line::Variables,
     console::{Output, OutputArgs},
     failure::Program,
     manuals::ManualCommand,
 };
 use cbbootstrap_protocol::names::{ClusterId, Node};
-use clap::{
-    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-    builder::BoolishValueParser,
-};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
-use crate::{
-    config,
-    failure::{Exit, Failure},
-    values::{self, Bucket, Lease, Quota, Services},
-};
+use crate::values::{self, Bucket, Lease, Quota, Services};
 
 const OPTIONS_HELP: &str = "\
 Every option can be set in a YAML file (`--config`) under its name with `_` for `-`. \
@@ -271,34 +262,10 @@ pub struct StatusArgs {
     pub output: OutputArgs,
 }
 
-/// The command line with the variables and the file that add to it. Ends the program with clap's message if it is wrong.
-pub fn read() -> anyhow::Result<(Command, Variables)> {
-    let mut line = CommandLine::new(Cli::command());
-    let parsed = line.parse().unwrap_or_else(|error| error.exit());
-    let (mut matches, mut variables) = (parsed.matches, parsed.variables);
-    let added =
-        config::arguments(line.command(), &matches).map_err(|error| naming(&variables, error))?;
-    if !added.is_empty() {
-        line.add(added);
-        let parsed = line.parse().unwrap_or_else(|error| error.exit());
-        (matches, variables) = (parsed.matches, parsed.variables);
-    }
-    let cli = Cli::from_arg_matches(&matches)
-        .unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
-    Ok((cli.command, variables))
-}
-
-/// The error, with the variable's name if it is about the value of a variable.
-pub fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
-    let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
-    match variables.named_by(&error.to_string()) {
-        Some(variable) if is_usage => error.context(format!("`{variable}`")),
-        _ => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

@@ -1,117 +1,66 @@
-//! `--config`: a YAML file with options. What it says is said as if on the command line, after what is given there and in the
-//! environment, so that everything is checked in one place.
+//! `--config`: a YAML file with options for all commands.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
-use cbbootstrap_cli::{files, suggestion::did_you_mean, text};
-use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use cbbootstrap_cli::{
+    command_line::Parsed,
+    files,
+    options_file::{FileOption, FileOptions, check_keys},
+    text,
+};
+use clap::{Arg, Command};
 use serde_yaml::{Mapping, Value};
 
 use crate::failure::Failure;
 
-/// What a file may not hold: the commands' own switches, and itself.
+/// What a file cannot set: itself, and what belongs to one call of a command.
 const NOT_IN_FILES: [&str; 6] = ["help", "version", "config", "output", "format", "until_ready"];
 
-/// The arguments that the file of these arguments adds to them.
-pub fn arguments(cli: &Command, matches: &ArgMatches) -> anyhow::Result<Vec<String>> {
-    let Some((name, matches)) = matches.subcommand() else {
-        return Ok(Vec::new());
+const EXAMPLE: &str = "give each option a line, such as `cluster_id: NAME`";
+
+/// The options in the file that `--config` names, for the command that is called.
+pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
+    let Some(file) = parsed.value::<PathBuf>("config") else {
+        return Ok(FileOptions::default());
     };
-    let Ok(Some(file)) = matches.try_get_one::<PathBuf>("config") else {
-        return Ok(Vec::new());
-    };
-    let shown = file.display();
     files::check_trusted(file).map_err(Failure::from)?;
-    let text = text::read_text(file).map_err(|error| {
-        Failure::usage(error.to_string())
-            .hint("`--config` is a YAML file with options, such as `cluster_id: NAME`")
-    })?;
-    let settings: Mapping = match serde_yaml::from_str(&text) {
+    let text =
+        text::read_text(file).map_err(|error| Failure::usage(error.to_string()).hint(EXAMPLE))?;
+    let name = file.display().to_string();
+    let options = parse(cli, parsed.called().0, &text)
+        .map_err(|failure| failure.about(format_args!("`{name}`")))?;
+    Ok(FileOptions { name, options })
+}
+
+fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<FileOption>, Failure> {
+    let settings = match serde_yaml::from_str(text) {
         Ok(Value::Mapping(settings)) => settings,
         Ok(Value::Null) => Mapping::new(),
-        Ok(_) => {
-            return Err(Failure::usage(format!("`{shown}` holds no options"))
-                .hint("give each a line, such as `cluster_id: NAME`")
-                .into());
-        }
+        Ok(_) => return Err(Failure::usage("it holds no options").hint(EXAMPLE)),
         Err(error) => {
-            return Err(Failure::usage(format!("`{shown}` is no valid YAML: {error}"))
-                .hint("give each option a line, such as `cluster_id: NAME`")
-                .into());
+            return Err(Failure::usage(format!("invalid YAML: {error}")).hint(EXAMPLE));
         }
     };
-    let command = cli.find_subcommand(name).unwrap_or(cli);
-    let mut arguments = Vec::new();
-    for (key, value) in &settings {
-        let key = match key {
-            Value::String(key) => key.clone(),
-            other => serde_yaml::to_string(other).unwrap_or_default(),
-        };
-        let key = key.trim();
-        let Some(option) = option(command, key) else {
-            // One file serves all commands.
-            if cli.get_subcommands().any(|other| option(other, key).is_some()) {
-                continue;
-            }
-            return Err(unknown(cli, &shown.to_string(), key).into());
-        };
-        let source = matches.value_source(option.get_id().as_str());
-        if matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
-            continue;
-        }
-        arguments.extend(said(option, value).map_err(|why| {
-            Failure::usage(format!("`{shown}`: `{key}` {why}"))
-                .hint(format!("`cbbootstrap-agent {name} --help` says what it takes"))
-        })?);
-    }
-    Ok(arguments)
-}
-
-fn option<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
-    command.get_arguments().filter(|arg| is_for_files(arg)).find(|arg| arg.get_id() == key)
-}
-
-fn is_for_files(arg: &Arg) -> bool {
-    arg.get_long().is_some() && !NOT_IN_FILES.contains(&arg.get_id().as_str())
-}
-
-/// The arguments that give an option its value.
-fn said(option: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
-    let long = option.get_long().unwrap_or_default();
-    if matches!(option.get_action(), ArgAction::SetTrue) {
-        return match value {
-            Value::Bool(true) => Ok(vec![format!("--{long}")]),
-            Value::Bool(false) => Ok(Vec::new()),
-            _ => Err("is `true` or `false`"),
-        };
-    }
-    let one = |value: &Value| match value {
-        Value::String(text) => Ok(format!("--{long}={text}")),
-        // `1.10` would be 1.1.
-        Value::Number(number) if !number.is_f64() => Ok(format!("--{long}={number}")),
-        Value::Number(_) | Value::Bool(_) => Err("is a text: put it into quotes"),
-        Value::Null => Err("has no value"),
-        _ => Err("is one value"),
+    let commands = cli.get_subcommands();
+    let known: BTreeSet<_> =
+        commands.flat_map(options_of).map(|arg| arg.get_id().as_str()).collect();
+    let known: Vec<_> = known.into_iter().collect();
+    check_keys(&settings, &known, "")?;
+    let command = cli.find_subcommand(called).unwrap_or(cli);
+    // One file serves all commands: each takes its own options.
+    let settings =
+        options_of(command).filter_map(|arg| Some((arg, settings.get(arg.get_id().as_str())?)));
+    let option = |(arg, value): (&Arg, &Value)| {
+        FileOption::new(arg, value).map_err(|rule| {
+            Failure::usage(format!("`{}` {rule}", arg.get_id()))
+                .hint(format!("`cbbootstrap-agent {called} --help` shows its form"))
+        })
     };
-    match value {
-        Value::Sequence(values) if matches!(option.get_action(), ArgAction::Append) => {
-            values.iter().map(one).collect()
-        }
-        Value::Sequence(values) if option.get_id() == "services" => {
-            let names = values.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
-            let names = names.ok_or("is a list of names")?;
-            Ok(vec![format!("--{long}={}", names.join(","))])
-        }
-        value => one(value).map(|argument| vec![argument]),
-    }
+    settings.map(option).collect()
 }
 
-fn unknown(cli: &Command, file: &str, key: &str) -> Failure {
-    let known = cli.get_subcommands().flat_map(Command::get_arguments);
-    let known = known.filter(|arg| is_for_files(arg));
-    let failure = Failure::usage(format!("`{file}`: there is no option `{key}`"));
-    failure.hint(
-        did_you_mean(key, known.map(|arg| arg.get_id().as_str()))
-            .unwrap_or_else(|| "`cbbootstrap-agent up --help` lists them".to_owned()),
-    )
+fn options_of(command: &Command) -> impl Iterator<Item = &Arg> {
+    command
+        .get_arguments()
+        .filter(|arg| arg.get_long().is_some() && !NOT_IN_FILES.contains(&arg.get_id().as_str()))
 }

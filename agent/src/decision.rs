@@ -55,7 +55,7 @@ pub struct Goal {
     pub buckets: Vec<String>,
     pub group: Option<String>,
     pub has_alternate_address: bool,
-    /// Whether the membership is to be attested.
+    /// Whether the report needs an attestation.
     pub attests: bool,
     /// Whether an existing cluster may be registered at the API.
     pub adopt: bool,

@@ -5,7 +5,7 @@
 //! - [`decision`]: what to do next, from what was seen, with no I/O
 //! - [`server`]: a Couchbase Server; [`peers`]: those of other members, and what vouches for them
 //! - [`api`]: the bootstrap service; [`record`]: its answers, validated
-//! - [`cli`], [`config`], [`settings`]: what was asked for
+//! - [`cli`], [`config`], [`settings`]: the options, those of a file, and what they come to
 
 mod api;
 mod aws;
@@ -25,18 +25,19 @@ mod settings;
 mod values;
 
 use cbbootstrap_cli::{
-    console::Output,
+    command_line,
+    console::Console,
     failure::{self, Exit},
 };
+use cli::Cli;
+use printer::Printer;
 
 fn main() -> Exit {
-    let (command, variables) = match cli::read() {
+    let (Cli { command }, variables) = match command_line::read(config::options) {
         Ok(read) => read,
-        Err(error) => return printer::Printer::new(Output::Text).failure(&error),
+        Err(error) => return Console::default().failure(&error),
     };
-    let printer = printer::Printer::new(command.output());
-    match commands::run(command, &printer) {
-        Ok(exit) => exit,
-        Err(error) => printer.failure(&cli::naming(&variables, error)),
-    }
+    let printer = Printer::new(command.output());
+    commands::run(command, &printer)
+        .unwrap_or_else(|error| printer.failure(&variables.explain(error)))
 }

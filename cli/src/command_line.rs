@@ -1,8 +1,10 @@
 //! Options from the command line, the environment and a file, in this order of precedence.
 //!
 //! clap reads environment variables itself, but takes an empty one for a value, and does not name a variable in an error about
-//! what it holds. So variables are turned into arguments here, by the rules of [`environment`](crate::environment). clap's own
-//! definition of the options (`env = "NAME"`) says which, and `--help` shows them.
+//! its value. So variables become arguments here, by the rules of [`environment`](crate::environment), and so do the options of a
+//! [file](crate::options_file): clap validates all of them alike. Its definition of an option (`env = "NAME"`) names the variable.
+//!
+//! A variable or a file may set an option that conflicts with one on the command line. Such a value does not apply.
 
 use std::{
     env,
@@ -10,36 +12,38 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command, Error,
+    Arg, ArgAction, ArgMatches, Command, CommandFactory, Error, FromArgMatches,
     builder::Resettable,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
 
-use crate::environment;
+use crate::{
+    environment,
+    failure::{Exit, Failure, one_line},
+    options_file::FileOptions,
+};
 
 /// The value of a variable.
 type Lookup = Box<dyn Fn(&OsStr) -> Option<OsString>>;
 
-/// The arguments of a program, and the environment variables that stand in for options.
+/// The arguments of a program, and what else sets its options.
 pub struct CommandLine {
     command: Command,
     /// The same without variables.
     bare: Command,
     arguments: Vec<OsString>,
     lookup: Lookup,
-    added: Vec<OsString>,
+    file: FileOptions,
 }
 
-/// What the arguments and variables say.
+/// The options of the command that is called.
 #[derive(Debug)]
 pub struct Parsed {
-    /// All options.
     pub matches: ArgMatches,
-    /// The options that variables gave.
     pub variables: Variables,
-    /// Those that were typed.
-    typed: ArgMatches,
+    /// Those options whose conflict with a typed option keeps variables and files from setting them.
+    excluded: Vec<String>,
 }
 
 /// The variables that gave an option its value.
@@ -49,17 +53,36 @@ pub struct Variables(Vec<Variable>);
 #[derive(Clone, Debug)]
 struct Variable {
     name: String,
+    id: String,
     long: String,
     value: OsString,
 }
 
+/// Reads the options of this process. Ends it with clap's message if they are wrong.
+///
+/// `options_file` reads the file, which the options so far choose.
+pub fn read<P: CommandFactory + FromArgMatches>(
+    options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
+) -> anyhow::Result<(P, Variables)> {
+    let mut line = CommandLine::new(P::command());
+    let mut parsed = line.parse().unwrap_or_else(|error| error.exit());
+    line.file =
+        options_file(&line.command, &parsed).map_err(|error| parsed.variables.explain(error))?;
+    if !line.file.options.is_empty() {
+        parsed = line.parse().unwrap_or_else(|error| error.exit());
+    }
+    let program = P::from_arg_matches(&parsed.matches)
+        .unwrap_or_else(|error| error.format(&mut P::command()).exit());
+    Ok((program, parsed.variables))
+}
+
 impl CommandLine {
-    /// Of this process.
+    /// The command line of this process.
     pub fn new(command: Command) -> Self {
         Self::with(command, env::args_os(), |name| env::var_os(name))
     }
 
-    /// With other arguments and variables.
+    /// A command line of other arguments and variables.
     pub fn with<A: Into<OsString>>(
         command: Command,
         arguments: impl IntoIterator<Item = A>,
@@ -71,25 +94,22 @@ impl CommandLine {
             command,
             arguments: arguments.into_iter().map(Into::into).collect(),
             lookup: Box::new(lookup),
-            added: Vec::new(),
+            file: FileOptions::default(),
         }
     }
 
-    /// The definition of the options.
-    pub fn command(&self) -> &Command {
-        &self.command
+    /// Adds the options of a file.
+    #[must_use]
+    pub fn with_file(mut self, file: FileOptions) -> Self {
+        self.file = file;
+        self
     }
 
-    /// Adds options, from a file say, to the command that is called. They must not be given already.
-    pub fn add(&mut self, options: impl IntoIterator<Item = String>) {
-        self.added.extend(options.into_iter().map(OsString::from));
-    }
-
-    /// Reads the arguments, and variables for the options that are not among them.
+    /// Reads the arguments, and variables and the file for the options that are not among them.
     ///
     /// # Errors
     ///
-    /// clap's, `--help` and `--version` among them. An error about the value of a variable names the variable.
+    /// clap's, `--help` and `--version` among them. An error about the value of a variable or a file names it.
     pub fn parse(&self) -> Result<Parsed, Error> {
         let typed = self.matches(&self.arguments).map_err(|error| {
             // `--help` shows the variables.
@@ -102,19 +122,51 @@ impl CommandLine {
             }
         })?;
         let called = self.called(&typed);
-        let variables = self.variables(&called);
-        if variables.0.is_empty() && self.added.is_empty() {
-            return Ok(Parsed { matches: typed.clone(), variables, typed });
-        }
+        let excluded = called.excluded();
+        let is_free = |id: &str| !excluded.iter().any(|excluded| excluded == id);
+        let variables = self.variables(&called, is_free);
+        let is_set =
+            |id: &str| is_typed(called.matches, id) || variables.0.iter().any(|set| set.id == id);
+        let of_file = self.file.options.iter().filter(|option| {
+            let is_known = called.command.get_arguments().any(|arg| *arg.get_id() == option.id);
+            is_known && is_free(&option.id) && (option.adds || !is_set(&option.id))
+        });
         let (before, after) = self.arguments.split_at(called.position);
         let mut arguments = before.to_vec();
         arguments.extend(variables.0.iter().map(Variable::argument));
-        arguments.extend_from_slice(&self.added);
+        arguments.extend(of_file.flat_map(|option| &option.arguments).map(OsString::from));
         arguments.extend_from_slice(after);
         match self.matches(&arguments) {
-            Ok(matches) => Ok(Parsed { matches, variables, typed }),
-            Err(error) => Err(variables.name_in(error)),
+            Ok(matches) => Ok(Parsed { matches, variables, excluded }),
+            Err(error) => Err(self.name_source(error, &variables)),
         }
+    }
+
+    /// Names the variable or the file in an error about its value.
+    fn name_source(&self, mut error: Error, variables: &Variables) -> Error {
+        let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+            return error;
+        };
+        // `--name <VALUE>`
+        let end = option.find([' ', '[', '=']).unwrap_or(option.len());
+        let variable = variables
+            .0
+            .iter()
+            .find(|variable| option[..end].strip_prefix("--") == Some(variable.long.as_str()));
+        let argument = format!("{}=", &option[..end]);
+        let of_file = self.file.options.iter().flat_map(|option| &option.arguments);
+        let source = match variable {
+            Some(variable) => format!("env: {}", variable.name),
+            None if of_file.into_iter().any(|of_file| of_file.starts_with(&argument)) => {
+                format!("file: {}", self.file.name)
+            }
+            None => return error,
+        };
+        // Flags have no value on the command line.
+        let option = option.split("[=").next().unwrap_or_default();
+        let named = format!("{option} [{source}]");
+        error.insert(ContextKind::InvalidArg, ContextValue::String(named));
+        error
     }
 
     fn matches(&self, arguments: &[OsString]) -> Result<ArgMatches, Error> {
@@ -122,10 +174,10 @@ impl CommandLine {
     }
 
     /// The command that is called.
-    fn called<'c>(&'c self, typed: &'c ArgMatches) -> Called<'c> {
+    fn called<'c>(&'c self, matches: &'c ArgMatches) -> Called<'c> {
         let mut called =
-            Called { command: &self.command, typed, position: self.arguments.len().min(1) };
-        while let Some((name, typed)) = called.typed.subcommand() {
+            Called { command: &self.command, matches, position: self.arguments.len().min(1) };
+        while let Some((name, matches)) = called.matches.subcommand() {
             let Some(command) = called.command.find_subcommand(name) else {
                 break;
             };
@@ -135,20 +187,21 @@ impl CommandLine {
             // No command with commands below it has an option with a value, which could be of the same name.
             let rest = &self.arguments[called.position..];
             let position = rest.iter().position(is_name).map_or(0, |index| index + 1);
-            called = Called { command, typed, position: called.position + position };
+            called = Called { command, matches, position: called.position + position };
         }
         called
     }
 
     /// The variables for those options of a command that were not typed.
-    fn variables(&self, called: &Called) -> Variables {
+    fn variables(&self, called: &Called, is_free: impl Fn(&str) -> bool) -> Variables {
         let given = called.command.get_arguments().filter_map(|arg| {
-            let name = arg.get_env()?;
-            if is_typed(called.typed, arg.get_id().as_str()) {
+            let (name, id) = (arg.get_env()?, arg.get_id().as_str());
+            if is_typed(called.matches, id) || !is_free(id) {
                 return None;
             }
             Some(Variable {
                 value: (self.lookup)(name)?,
+                id: id.to_owned(),
                 name: name.to_string_lossy().into_owned(),
                 long: arg.get_long()?.to_owned(),
             })
@@ -160,19 +213,47 @@ impl CommandLine {
 /// The command that is called.
 struct Called<'c> {
     command: &'c Command,
-    typed: &'c ArgMatches,
+    /// Its typed options.
+    matches: &'c ArgMatches,
     /// Where its options begin among the arguments.
     position: usize,
 }
 
+impl Called<'_> {
+    /// The options that conflict with a typed one.
+    fn excluded(&self) -> Vec<String> {
+        let conflict = |one: &Arg, other: &Arg| {
+            let conflicts = self.command.get_arg_conflicts_with(one);
+            conflicts.iter().any(|arg| arg.get_id() == other.get_id())
+        };
+        let typed = |arg: &&Arg| is_typed(self.matches, arg.get_id().as_str());
+        let all = || self.command.get_arguments();
+        let excluded = all().filter(|arg| {
+            all().filter(typed).any(|typed| conflict(typed, arg) || conflict(arg, typed))
+        });
+        excluded.map(|arg| arg.get_id().to_string()).collect()
+    }
+}
+
 impl Parsed {
-    /// Whether the option was typed: it comes neither from a variable nor from a file, and is not the default.
-    pub fn is_typed(&self, id: &str) -> bool {
-        let mut typed = &self.typed;
-        while let Some((_, inner)) = typed.subcommand() {
-            typed = inner;
+    /// The options of the command that is called, and its name.
+    pub fn called(&self) -> (&str, &ArgMatches) {
+        let mut called = ("", &self.matches);
+        while let Some(inner) = called.1.subcommand() {
+            called = inner;
         }
-        is_typed(typed, id)
+        called
+    }
+
+    /// The value of an option of the command that is called; `None` if it has no such option, or the option no value.
+    pub fn value<T: Clone + Send + Sync + 'static>(&self, id: &str) -> Option<&T> {
+        self.called().1.try_get_one(id).ok().flatten()
+    }
+
+    /// Whether the command that is called has this option, and no conflict with a typed option excludes it.
+    pub fn takes(&self, id: &str) -> bool {
+        let (_, matches) = self.called();
+        matches.try_contains_id(id).is_ok() && !self.excluded.iter().any(|excluded| excluded == id)
     }
 }
 
@@ -182,32 +263,23 @@ fn is_typed(matches: &ArgMatches, id: &str) -> bool {
 }
 
 impl Variables {
-    /// The variable that a message is about: it names the option that the variable stands in for, or quotes its value.
-    pub fn named_by(&self, message: &str) -> Option<&str> {
+    /// Names the variable in an error that is about its value.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+        match self.named_by(&one_line(&error)) {
+            Some(variable) if is_usage => error.context(format!("`{variable}`")),
+            _ => error,
+        }
+    }
+
+    /// The variable that a message is about: it names the option that the variable sets, or quotes its value.
+    fn named_by(&self, message: &str) -> Option<&str> {
         let is_about = |variable: &&Variable| {
             let value = variable.value.to_string_lossy();
             message.contains(&format!("`--{}`", variable.long))
                 || message.contains(&format!("`{value}`"))
         };
         self.0.iter().find(is_about).map(|found| found.name.as_str())
-    }
-
-    /// Names the variable in an error about its value.
-    fn name_in(&self, mut error: Error) -> Error {
-        let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
-            return error;
-        };
-        // `--name <VALUE>`
-        let end = option.find([' ', '[', '=']).unwrap_or(option.len());
-        let is_it =
-            |variable: &&Variable| option[..end].strip_prefix("--") == Some(variable.long.as_str());
-        if let Some(variable) = self.0.iter().find(is_it) {
-            // Flags have no value on the command line.
-            let option = option.split("[=").next().unwrap_or_default();
-            let named = format!("{option} [env: {}]", variable.name);
-            error.insert(ContextKind::InvalidArg, ContextValue::String(named));
-        }
-        error
     }
 }
 
@@ -246,6 +318,7 @@ mod tests {
     use clap::{builder::BoolishValueParser, value_parser};
 
     use super::*;
+    use crate::options_file::FileOption;
 
     fn defined() -> Command {
         let run = Command::new("run")
@@ -271,7 +344,7 @@ mod tests {
                     .action(ArgAction::SetTrue)
                     .value_parser(BoolishValueParser::new()),
             )
-            .arg(Arg::new("plain").long("plain"))
+            .arg(Arg::new("plain").long("plain").conflicts_with("name"))
             .arg(Arg::new("rest").num_args(0..));
         let group = Command::new("group").subcommand(run.clone());
         Command::new("program").subcommands([run, group])
@@ -304,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_stand_in_for_options_that_are_not_typed() {
+    fn variables_set_options_that_are_not_typed() {
         let default = "None 1 [] false []";
         for (arguments, variables, options) in [
             (&["run"][..], &[][..], default),
@@ -349,10 +422,38 @@ mod tests {
     }
 
     #[test]
-    fn options_can_be_added_to_the_command() {
-        let mut line = line(&["group", "run", "--", "x"], &[("NAME", "a")]);
-        line.add(["--count=2".to_owned(), "--item=b".to_owned(), "--force".to_owned()]);
-        assert_eq!(shown(&line), "Some(\"a\") 2 [\"b\"] true [\"x\"]");
+    fn files_set_what_neither_arguments_nor_variables_set() {
+        let option = |id: &str, argument: &str, adds| FileOption {
+            id: id.to_owned(),
+            arguments: vec![argument.to_owned()],
+            adds,
+        };
+        let file = |adds| FileOptions {
+            name: "f.yaml".to_owned(),
+            options: vec![
+                option("name", "--name=f", false),
+                option("count", "--count=2", false),
+                option("item", "--item=f", adds),
+                option("force", "--force", false),
+                option("unknown", "--unknown=f", false),
+            ],
+        };
+        for (arguments, adds, options) in [
+            (&["group", "run", "--", "x"][..], false, "Some(\"a\") 2 [\"f\"] true [\"x\"]"),
+            (&["run", "--item=b", "--count=3"], false, "Some(\"a\") 3 [\"b\"] true []"),
+            (&["run", "--item=b"], true, "Some(\"a\") 2 [\"f\", \"b\"] true []"),
+            // A conflict with what was typed keeps the variable and the file out.
+            (&["run", "--plain=p"], false, "None 2 [\"f\"] true []"),
+        ] {
+            let line = line(arguments, &[("NAME", "a")]).with_file(file(adds));
+            assert_eq!(shown(&line), options, "{arguments:?}");
+        }
+        let wrong = FileOptions {
+            name: "f.yaml".to_owned(),
+            options: vec![option("count", "--count=many", false)],
+        };
+        let error = line(&["run"], &[]).with_file(wrong).parse().unwrap_err();
+        assert!(error.to_string().contains("'--count <count> [file: f.yaml]'"), "{error}");
     }
 
     #[test]
@@ -371,12 +472,11 @@ mod tests {
     }
 
     #[test]
-    fn typed_options_are_told_from_those_of_variables() {
+    fn messages_about_a_variable_are_recognized() {
         let line = line(&["run", "--count=2"], &[("NAME", "a"), ("COUNT", "3")]);
         let parsed = line.parse().unwrap();
-        assert!(
-            parsed.is_typed("count") && !parsed.is_typed("name") && !parsed.is_typed("nothing")
-        );
+        assert!(parsed.takes("name") && !parsed.takes("plain_text"));
+        assert_eq!(parsed.value::<u8>("count"), Some(&2));
         let variables = parsed.variables;
         for (message, variable) in [
             ("`--name` must be a URL", Some("NAME")),

@@ -6,8 +6,9 @@
 //! - [`console`]: what is printed, and where
 //! - [`failure`]: exit statuses, and errors that tell the reader what to do next
 //! - [`files`]: whether others may read a secret or change a configuration file
-//! - [`signer`]: signatures for an API that requires AWS credentials
 //! - [`manuals`]: completion scripts and manual pages
+//! - [`options_file`]: options that a YAML file sets
+//! - [`signer`]: signatures for an API that requires AWS credentials
 //! - [`suggestion`]: "did you mean"
 //! - [`values`]: values of options, and their rules
 
@@ -17,6 +18,7 @@ pub mod environment;
 pub mod failure;
 pub mod files;
 pub mod manuals;
+pub mod options_file;
 pub mod signer;
 pub mod suggestion;
 pub mod text;

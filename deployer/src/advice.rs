@@ -1,9 +1,9 @@
-//! What to do about what AWS says, where that is known.
+//! Hints for AWS's errors.
 
-/// What to do about the reason that `CloudFormation` gives for a failure; none where that is not known.
+/// The hint for CloudFormation's reason of a failure, if it is a known one.
 pub fn for_reason(reason: &str) -> Option<String> {
-    let said = reason.to_lowercase();
-    let has = |parts: &[&str]| parts.iter().any(|part| said.contains(part));
+    let text = reason.to_lowercase();
+    let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     if missing_permission(reason).is_some() || has(&["accessdenied", "access denied"]) {
         return Some(permission(reason));
     }
@@ -16,7 +16,7 @@ pub fn for_reason(reason: &str) -> Option<String> {
     } else if has(&["limitexceeded", "limit exceeded", "quota", "maximum number of"]) {
         "ask for more in AWS Service Quotas, or delete what is no longer needed; then deploy again"
     } else if has(&["rollback trigger", "rollbacktrigger", "to alarm", "in alarm"]) {
-        "requests failed meanwhile or just before: see `cbbootstrap logs`; `--no-rollback-alarm` deploys in spite of that"
+        "requests failed during the update or just before: see `cbbootstrap logs`; `--no-rollback-alarm` ignores that"
     } else if has(&["throttling", "rate exceeded"]) {
         "AWS was too busy: deploy again"
     } else {
@@ -25,20 +25,20 @@ pub fn for_reason(reason: &str) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// What to do about a missing permission.
-pub fn permission(said: &str) -> String {
+/// The hint for a missing permission, from the message that denies it.
+pub fn permission(message: &str) -> String {
     let all = "`cbbootstrap iam-policy` prints all that a deployment needs";
-    match missing_permission(said) {
+    match missing_permission(message) {
         Some((action, Some(resource))) => format!("allow `{action}` on `{resource}`; {all}"),
         Some((action, None)) => format!("allow `{action}`; {all}"),
         None => format!("ask for the permission, or sign in as someone who has it; {all}"),
     }
 }
 
-/// The action that is not allowed, and on what.
-fn missing_permission(said: &str) -> Option<(&str, Option<&str>)> {
-    let action = word_after(said, "perform: ")?;
-    Some((action, word_after(said, "on resource: ")))
+/// The action that is not allowed, and its resource.
+fn missing_permission(message: &str) -> Option<(&str, Option<&str>)> {
+    let action = word_after(message, "perform: ")?;
+    Some((action, word_after(message, "on resource: ")))
 }
 
 fn word_after<'t>(text: &'t str, before: &str) -> Option<&'t str> {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_missing_permission_is_named() {
-        for (said, expected) in [
+        for (message, expected) in [
             (
                 "User: arn:aws:iam::1:user/ci is not authorized to perform: iam:CreateRole on resource: arn:aws:iam::1:role/x-Role because no identity-based policy allows it",
                 Some(("iam:CreateRole", Some("arn:aws:iam::1:role/x-Role"))),
@@ -69,12 +69,12 @@ mod tests {
             ),
             ("Access Denied", None),
         ] {
-            assert_eq!(missing_permission(said), expected, "{said}");
+            assert_eq!(missing_permission(message), expected, "{message}");
         }
     }
 
     #[test]
-    fn known_reasons_have_an_answer() {
+    fn known_reasons_have_a_hint() {
         for (reason, expected) in [
             (
                 "API: iam:CreateRole User: arn is not authorized to perform: iam:CreateRole on resource: r",

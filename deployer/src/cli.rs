@@ -1,93 +1,59 @@
-//! The command line: what may be said, and how `--help` explains it.
+//! The commands and their options, with what `--help` says of each. Shared options are in [`settings`](crate::settings).
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
-    CommandLine,
-    command_line::Variables,
     console::{Output, OutputArgs},
     failure::Program,
     manuals::ManualCommand,
     values::duration,
 };
-use clap::{
-    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-    builder::NonEmptyStringValueParser, error::ErrorKind,
-};
+use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::{
+    aws::Access,
     local::LogFormat,
-    values::{
-        Arch, Auth, account, bucket_name, host_name, pair, region_name, role_arn, stack_name,
-        table_name, topic_arn,
-    },
+    settings::{BuildArgs, Doomed, FunctionArgs, Place, RecordsArgs, TargetArgs, WaitArgs},
+    values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
 #[derive(Debug, Parser)]
 #[command(version, after_help = Program::Deployer.exit_help(), propagate_version = true)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// What `--local` does not go with as an option, and does not mind as an environment variable.
-const NOT_LOCAL: [&str; 5] = ["stack_name", "environment", "config", "bucket", "table_name"];
-
-impl Cli {
-    /// The command line, and the variables that stand in for options. Ends the program with clap's message if it is wrong.
-    pub fn read() -> (Self, Variables) {
-        Self::of(&CommandLine::new(Self::command()))
-            .unwrap_or_else(|error| error.format(&mut Self::command()).exit())
-    }
-
-    fn of(line: &CommandLine) -> Result<(Self, Variables), clap::Error> {
-        let parsed = line.parse()?;
-        let mut command = &parsed.matches;
-        while let Some((_, inner)) = command.subcommand() {
-            command = inner;
-        }
-        if matches!(command.try_get_one("local"), Ok(Some(true)))
-            && let Some(id) = NOT_LOCAL.iter().find(|id| parsed.is_typed(id))
-        {
-            let option = if *id == "environment" { "env" } else { id };
-            let option = option.replace('_', "-");
-            let message = format!("the argument '--local' cannot be used with '--{option}'");
-            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
-        }
-        Ok((Self::from_arg_matches(&parsed.matches)?, parsed.variables))
-    }
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Command {
-    /// Build the function and put the API up, in AWS or on this machine
+    /// Build the function and deploy the API, in AWS or on this machine
     Deploy(Box<DeployArgs>),
-    /// Serve the API from this machine, over a database of its own or over a DynamoDB table
+    /// Serve the API from this machine, over a local database or a DynamoDB table
     Serve(Box<ServeArgs>),
-    /// Show what `deploy` would change, and change nothing
+    /// Show what `deploy` would change
     Plan(PlanArgs),
-    /// Show the stack, the endpoint, the function and the table
+    /// Show stack, endpoint, function and table
     Status(StatusArgs),
     /// Show the function's log
     Logs(LogsArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The names of the clusters that it claims begin with `cbbootstrap-smoke`; DynamoDB deletes them about 37 days later.
+    /// The test's clusters have names that begin with `cbbootstrap-smoke`; DynamoDB deletes them after about 37 days.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
     Ping(PingArgs),
     /// List, show and forget the clusters' records
     ///
-    /// It works on the table itself, and asks for no cluster's secret: whoever may read the table may see the records.
+    /// The commands read and write the table directly, so they need access to the table and no cluster secret.
     #[command(subcommand, disable_help_subcommand = true)]
     Cluster(ClusterCommand),
-    /// Write the function's zip, built from source unless this program carries it
+    /// Write the function's zip
     Package(PackageArgs),
-    /// Delete the stack; the table stays unless told otherwise
+    /// Delete the stack and, with `--delete-table`, the table
     Destroy(DestroyArgs),
     /// Write a `cbbootstrap.yaml` to fill in
     Init(InitArgs),
@@ -118,193 +84,28 @@ impl Command {
     }
 }
 
-/// Which AWS account and region.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "AWS")]
-pub struct AwsArgs {
-    /// The AWS region; otherwise that of the environment, of `cbbootstrap.yaml` or of the profile
-    #[arg(long, value_name = "REGION", value_parser = region_name)]
-    pub region: Option<String>,
-    /// The AWS profile; otherwise `AWS_PROFILE`, that of `cbbootstrap.yaml`, or the default credentials
-    #[arg(long, value_name = "NAME")]
-    pub profile: Option<String>,
-}
-
-/// Which of the environments in `cbbootstrap.yaml`.
-#[derive(Clone, Debug, Default, Args)]
-pub struct ConfigArgs {
-    /// The environment in `cbbootstrap.yaml` that options not given here are taken from
-    #[arg(long = "env", env = "CBBOOTSTRAP_ENV", value_name = "NAME")]
-    pub environment: Option<String>,
-    /// The file of environments [default: cbbootstrap.yaml, where there is one]
-    #[arg(long, env = "CBBOOTSTRAP_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
-/// Which stack.
-#[derive(Clone, Debug, Default, Args)]
-pub struct StackArgs {
-    /// The CloudFormation stack [default: cbbootstrap]
-    #[arg(long, env = "CBBOOTSTRAP_STACK_NAME", value_name = "NAME", value_parser = stack_name)]
-    pub stack_name: Option<String>,
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    #[command(flatten)]
-    pub aws: AwsArgs,
-}
-
-/// Where the function's zip goes.
-#[derive(Clone, Debug, Default, Args)]
-pub struct BucketArgs {
-    /// Upload the function to this bucket, which must exist; otherwise to one made for the purpose
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_BUCKET",
-        value_name = "NAME",
-        help_heading = "AWS",
-        value_parser = bucket_name
-    )]
-    pub bucket: Option<String>,
-}
-
-/// Which table.
-#[derive(Clone, Debug, Default, Args)]
-pub struct TableArgs {
-    /// The DynamoDB table that keeps the clusters [default: cb-bootstrap]
-    #[arg(long, env = "CBBOOTSTRAP_TABLE_NAME", value_name = "NAME", value_parser = table_name)]
-    pub table_name: Option<String>,
-}
-
-/// What is to stand in AWS, the function apart.
-#[derive(Clone, Debug, Default, Args)]
-pub struct TargetArgs {
-    #[command(flatten)]
-    pub table: TableArgs,
-    #[command(flatten)]
-    pub stack: StackArgs,
-    #[command(flatten)]
-    pub bucket: BucketArgs,
-    /// Who may call the API [default: none]
-    #[arg(long, value_enum, value_name = "WHO", help_heading = "Stack")]
-    pub auth: Option<Auth>,
-    /// Refuse calls without a cluster token; `--require-secret=false` accepts them again
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        help_heading = "Stack"
-    )]
-    pub require_secret: Option<bool>,
-    /// Refuse claims without a lease; `--require-lease=false` accepts them again
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        help_heading = "Stack"
-    )]
-    pub require_lease: Option<bool>,
-    /// A parameter of the stack's template, such as `MemorySize=512`
-    #[arg(long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
-    pub parameters: Vec<(String, String)>,
-    /// A tag for the stack and all that is in it
-    #[arg(long = "tag", value_name = "KEY=VALUE", help_heading = "Stack", value_parser = pair)]
-    pub tags: Vec<(String, String)>,
-    /// The role with which CloudFormation makes the changes; otherwise it uses these credentials
-    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
-    pub role_arn: Option<String>,
-    /// An SNS topic that hears of the stack's events
-    #[arg(long = "notification-arn", value_name = "ARN", help_heading = "Stack", value_parser = topic_arn)]
-    pub notification_arns: Vec<String>,
-    /// Protect the stack against deletion; `--protect=false` ends that
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        help_heading = "Stack"
-    )]
-    pub protect: Option<bool>,
-}
-
-/// How long to wait for a stack that somebody else is changing.
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub struct WaitArgs {
-    /// Wait so long for a stack that somebody else is changing; 0s does not wait [default: 30m, and on a terminal it asks]
-    #[arg(long, value_name = "TIME", help_heading = "Stack", value_parser = duration)]
-    pub wait_for_stack: Option<Duration>,
-}
-
-/// Which function: built from source, or a zip.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Function")]
-pub struct FunctionArgs {
-    /// Take this zip instead of building the function
-    #[arg(long, value_name = "FILE", conflicts_with = "from_source")]
-    pub function_zip: Option<PathBuf>,
-    #[command(flatten)]
-    pub build: BuildArgs,
-}
-
-/// How the function is built.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Function")]
-pub struct BuildArgs {
-    /// The function's processor [default: x86_64]
-    #[arg(long, value_enum)]
-    pub arch: Option<Arch>,
-    /// Build it from source, also where this program carries it ready; `--source` does as well
-    #[arg(long = "build")]
-    pub from_source: bool,
-    /// What builds it
-    #[arg(long, value_enum, default_value_t)]
-    pub builder: BuilderChoice,
-    /// The cargo profile: `lambda` is small and starts fast, `dev` is built fast
-    #[arg(long, value_name = "NAME", default_value = "lambda")]
-    pub cargo_profile: String,
-    /// The directory of cbbootstrap's sources; otherwise found from the current directory or this program's
-    #[arg(long, value_name = "DIR")]
-    pub source: Option<PathBuf>,
-}
-
-/// What may build the function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum BuilderChoice {
-    /// `zigbuild` if it is installed, otherwise `cargo` on a machine like Lambda's
-    #[default]
-    Auto,
-    /// `cargo zigbuild`
-    Zigbuild,
-    /// `cargo build`, for which this machine's glibc must not be newer than Lambda's
-    Cargo,
-}
-
 /// `deploy`
 #[derive(Debug, Args)]
 pub struct DeployArgs {
-    /// Ask nothing
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
-    /// Do not test the endpoint afterwards
+    /// Skip the smoke test of the endpoint
     #[arg(long)]
     pub no_smoke: bool,
-    /// Replace only the function's code, not touching the stack: a matter of seconds
+    /// Replace only the function's code, in seconds, and leave the stack unchanged
     #[arg(long, conflicts_with_all = [
         "express", "protect", "auth", "require_secret", "require_lease", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
         "no_rollback_alarm", "rollback_minutes"
     ])]
     pub code_only: bool,
-    /// Let CloudFormation report completion before the resources serve traffic, and name no rollback alarm
+    /// Do not wait until the resources are ready; updates have no rollback alarm
     #[arg(long, help_heading = "Stack")]
     pub express: bool,
-    /// Do not roll an update back when the alarm on failed requests goes off meanwhile
+    /// Do not roll an update back when requests fail during it
     #[arg(long, help_heading = "Stack")]
     pub no_rollback_alarm: bool,
-    /// Go on watching that alarm so many minutes after an update
+    /// Minutes to keep watching for failed requests after an update
     #[arg(
         long,
         value_name = "MINUTES",
@@ -330,23 +131,24 @@ pub struct DeployArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On this machine")]
 pub struct LocalArgs {
-    /// Run the API on this machine, without an AWS account, until Ctrl-C
+    /// Run the API on this machine until Ctrl-C, without an AWS account
     #[arg(long, conflicts_with_all = [
+        "stack_name", "environment", "config", "bucket", "table_name",
         "region", "profile", "auth", "require_secret", "require_lease", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
         "code_only", "express", "no_rollback_alarm", "rollback_minutes", "function_zip", "arch", "from_source", "builder",
         "cargo_profile", "source"
     ])]
     pub local: bool,
-    /// End after the smoke test
+    /// Exit after the smoke test
     #[arg(long, requires = "local")]
     pub exit: bool,
-    /// The port; 0 picks one
+    /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080, requires = "local")]
     pub port: u16,
-    /// The address to listen on; `0.0.0.0` serves other machines, and anyone on them
+    /// Address to listen on; `0.0.0.0` serves other machines, and anyone on them
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "local")]
     pub host: IpAddr,
-    /// The directory that keeps the clusters [default: `cbbootstrap` in your data directory]
+    /// Directory of the database [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR", requires = "local")]
     pub data: Option<PathBuf>,
 }
@@ -354,27 +156,25 @@ pub struct LocalArgs {
 /// `serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The port; 0 picks one
+    /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
-    /// The address to listen on; `0.0.0.0` serves other machines, and anyone on them
+    /// Address to listen on; `0.0.0.0` serves other machines, and anyone on them
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: IpAddr,
-    /// The directory that keeps the clusters, on a local disk [default: `cbbootstrap` in your data directory]
+    /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Keep the clusters in this DynamoDB table instead, which any number of servers may share; `AWS_ENDPOINT_URL_DYNAMODB` names a
-    /// database that is compatible
+    /// Use this DynamoDB table, which servers can share; AWS_ENDPOINT_URL_DYNAMODB names a compatible database
     #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
     pub table: Option<String>,
-    /// The certificate of the server and those that signed it, in PEM; read again when the file changes
+    /// PEM file of the server's certificate chain; reloaded when it changes
     #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Security")]
     pub tls_cert: Option<PathBuf>,
-    /// The certificate's private key, in PEM
+    /// PEM file of the certificate's private key
     #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Security")]
     pub tls_key: Option<PathBuf>,
-    /// A name that requests may use for this server; with it, no other names but `localhost`. Without it, every name will do but on
-    /// the loopback address
+    /// Host name that requests can use besides `localhost`; can be repeated [default: any, unless on a loopback address]
     #[arg(long = "allowed-host", value_name = "NAME", help_heading = "Security", value_parser = host_name)]
     pub allowed_hosts: Vec<String>,
     /// Refuse calls without a cluster token
@@ -383,10 +183,10 @@ pub struct ServeArgs {
     /// Refuse claims without a lease
     #[arg(long, help_heading = "Security")]
     pub require_lease: bool,
-    /// The most connections at once; others wait
+    /// Limit on simultaneous connections; others wait
     #[arg(long, value_name = "NUMBER", default_value = "10000", help_heading = "Operation")]
     pub max_connections: NonZeroUsize,
-    /// How requests are logged on stderr, one line each
+    /// Format of the request log on stderr
     #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Operation")]
     pub log: LogFormat,
     /// Serve `GET /metrics` for Prometheus
@@ -395,15 +195,15 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub aws: AwsArgs,
+    pub access: Access,
 }
 
 /// `ping`
 #[derive(Debug, Args)]
 pub struct PingArgs {
-    /// The API's URL
+    /// URL of the API
     pub url: String,
-    /// The authority that signed the API's certificate, in PEM, beside those that the system trusts
+    /// PEM file of a certificate authority to trust in addition to the system's
     #[arg(long, value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
 }
@@ -411,7 +211,7 @@ pub struct PingArgs {
 /// `plan`
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// Exit with 2 when something would change, as `git diff --exit-code` does with 1
+    /// Exit with 2 if something would change
     #[arg(long)]
     pub exit_code: bool,
     #[command(flatten)]
@@ -425,38 +225,38 @@ pub struct PlanArgs {
 /// `status`
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// First wait until a change of the stack that is under way has ended, and show its events
+    /// First wait for a change of the stack to end, and show its events
     #[arg(long)]
     pub wait: bool,
-    /// Let CloudFormation find out whether somebody changed the stack's resources behind its back
+    /// Detect changes that were made to the stack's resources outside of CloudFormation
     #[arg(long)]
     pub drift: bool,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub stack: StackArgs,
+    pub stack: Place,
 }
 
 /// `logs`
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Go on showing what is logged, until Ctrl-C
+    /// Show new lines until Ctrl-C
     #[arg(long, short)]
     pub follow: bool,
-    /// Begin so long ago
+    /// How far back to begin
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub since: Duration,
-    /// Show only lines that hold this text
+    /// Show only lines that contain this text
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub filter: Option<String>,
     #[command(flatten)]
-    pub stack: StackArgs,
+    pub stack: Place,
 }
 
 /// `init`
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// The file to write, which must not exist
+    /// File to write; it must not exist
     #[arg(long, env = "CBBOOTSTRAP_CONFIG", value_name = "FILE", default_value = crate::config::FILE)]
     pub config: PathBuf,
 }
@@ -464,38 +264,45 @@ pub struct InitArgs {
 /// `iam-policy`
 #[derive(Debug, Args)]
 pub struct IamPolicyArgs {
-    /// What the policy is to allow
+    /// What the policy allows
     #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t)]
     pub policy_for: PolicyFor,
-    /// The account's number [default: any account]
+    /// AWS account number [default: any account]
     #[arg(long, value_name = "NUMBER", value_parser = account)]
     pub account: Option<String>,
-    /// Say what each permission is for, in place of the policy
+    /// Show what each permission is for instead of the policy
     #[arg(long)]
     pub explain: bool,
-    /// The role that `deploy` is told to give to CloudFormation; whoever deploys then needs much less
+    /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
     #[arg(long, value_name = "ARN", value_parser = role_arn)]
     pub role_arn: Option<String>,
     #[command(flatten)]
-    pub stack: StackArgs,
-    #[command(flatten)]
-    pub table: TableArgs,
-    #[command(flatten)]
-    pub bucket: BucketArgs,
+    pub stack: Place,
+    /// DynamoDB table with the records of the clusters
+    #[arg(
+        long,
+        env = "CBBOOTSTRAP_TABLE_NAME",
+        value_name = "NAME",
+        value_parser = table_name,
+        default_value = DEFAULT_TABLE_NAME
+    )]
+    pub table_name: String,
+    /// Bucket for the function's zip [default: a bucket that `deploy` creates]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    pub bucket: Option<String>,
 }
 
 /// `cluster`
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// List the clusters, in the table's own order
+    /// List the clusters in the order of the table
     List(ClusterListArgs),
-    /// Show all that is known of a cluster
+    /// Show a cluster's record
     Show(ClusterShowArgs),
     /// Delete a cluster's record
     ///
-    /// The next node that asks is told that it is the first, whatever nodes the cluster has, and builds a new cluster; its
-    /// generations begin at 1 again. So forget only clusters that are gone, or whose first node died before it was ready.
-    /// A record that changes between the question and the deletion stays.
+    /// The next node to ask starts a new cluster, even if nodes of the old one still run. Forget only clusters that are gone, or
+    /// whose first node died before it was ready. A record that changes after the question is not deleted.
     Forget(ClusterForgetArgs),
 }
 
@@ -512,13 +319,13 @@ impl ClusterCommand {
 /// `cluster list`
 #[derive(Debug, Args)]
 pub struct ClusterListArgs {
-    /// The most clusters to list
+    /// Number of clusters to list
     #[arg(long, value_name = "NUMBER", default_value = "100")]
     pub limit: NonZeroUsize,
-    /// Begin with the cluster that comes after this one
+    /// List the clusters after this one
     #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub after: Option<String>,
-    /// List every cluster
+    /// List all clusters
     #[arg(long, conflicts_with = "limit")]
     pub all: bool,
     #[command(flatten)]
@@ -530,7 +337,7 @@ pub struct ClusterListArgs {
 /// `cluster show`
 #[derive(Debug, Args)]
 pub struct ClusterShowArgs {
-    /// The cluster
+    /// Cluster id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub cluster_id: String,
     #[command(flatten)]
@@ -542,41 +349,16 @@ pub struct ClusterShowArgs {
 /// `cluster forget`
 #[derive(Debug, Args)]
 pub struct ClusterForgetArgs {
-    /// The cluster
+    /// Cluster id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub cluster_id: String,
-    /// Ask nothing
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
     pub records: RecordsArgs,
-}
-
-/// Which table of records.
-#[derive(Debug, Args)]
-pub struct RecordsArgs {
-    #[command(flatten)]
-    pub table: TableArgs,
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    #[command(flatten)]
-    pub local: LocalTableArgs,
-    #[command(flatten)]
-    pub aws: AwsArgs,
-}
-
-/// The table of a local deployment.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "On this machine")]
-pub struct LocalTableArgs {
-    /// The clusters of `serve` and `deploy --local` on this machine, whether it is running or not
-    #[arg(long, conflicts_with_all = ["region", "profile"])]
-    pub local: bool,
-    /// The directory that keeps them [default: `cbbootstrap` in your data directory]
-    #[arg(long, value_name = "DIR", requires = "local")]
-    pub data: Option<PathBuf>,
 }
 
 /// What a policy is to allow.
@@ -599,21 +381,22 @@ pub enum PolicyFor {
 /// `smoke`
 #[derive(Debug, Args)]
 pub struct SmokeArgs {
-    /// The endpoint; otherwise that of the stack
+    /// URL of the endpoint [default: the stack's]
     pub url: Option<String>,
-    /// Whom the endpoint serves: `iam` signs the requests; the stack's own tells that itself [default: none]
-    #[arg(long, value_enum, value_name = "WHO", requires = "url")]
-    pub auth: Option<Auth>,
+    /// Who can call the endpoint: `iam` signs the requests [default: as the stack says]
+    // Its id is not `auth`: that of an environment in the file is about its own stack.
+    #[arg(long = "auth", value_enum, value_name = "WHO", requires = "url")]
+    pub endpoint_auth: Option<Auth>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub stack: StackArgs,
+    pub stack: Place,
 }
 
 /// `package`
 #[derive(Debug, Args)]
 pub struct PackageArgs {
-    /// Where to write the zip
+    /// File to write
     #[arg(long, value_name = "FILE", default_value = "bootstrap.zip")]
     pub out: PathBuf,
     #[command(flatten)]
@@ -625,32 +408,27 @@ pub struct PackageArgs {
 /// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// Delete the stack's table and the record of every cluster, too
+    /// Also delete the table and every cluster's record
     #[arg(long)]
     pub delete_table: bool,
-    /// Delete the stack's artifacts from the bucket that `deploy` made, and the bucket where that leaves it empty
+    /// Also delete the stack's zips, and the bucket that `deploy` created if it is empty then
     #[arg(long)]
     pub delete_artifacts: bool,
-    /// Ask nothing
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
-    /// The role with which CloudFormation deletes; otherwise the one of the last change
-    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
-    pub role_arn: Option<String>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
     #[command(flatten)]
     pub output: OutputArgs,
-    /// The DynamoDB table, where the stack that names it is gone already
-    #[arg(long, env = "CBBOOTSTRAP_TABLE_NAME", value_name = "NAME", value_parser = table_name)]
-    pub table_name: Option<String>,
     #[command(flatten)]
-    pub stack: StackArgs,
+    pub doomed: Doomed,
 }
 
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
+
+    use cbbootstrap_cli::CommandLine;
+    use clap::CommandFactory;
 
     use super::*;
 
@@ -660,7 +438,7 @@ mod tests {
             let args = [&["cbbootstrap", "deploy", "--local"], args].concat();
             // Variables that are about AWS do no harm.
             let variables = |_: &OsStr| Some("name".into());
-            Cli::of(&CommandLine::with(Cli::command(), args, variables)).map(drop)
+            CommandLine::with(Cli::command(), args, variables).parse().map(drop)
         };
         assert!(read(&[]).is_ok());
         for option in ["--stack-name", "--env", "--config", "--bucket", "--table-name"] {
@@ -671,7 +449,7 @@ mod tests {
 
         let read = |args: &[&str]| {
             let args = [&["cbbootstrap", "cluster", "list"], args].concat();
-            Cli::of(&CommandLine::with(Cli::command(), args, |_| None)).map(drop)
+            CommandLine::with(Cli::command(), args, |_| None).parse().map(drop)
         };
         assert!(read(&["--env", "name"]).is_ok());
         assert!(read(&["--local", "--data", "dir"]).is_ok());

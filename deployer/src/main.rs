@@ -5,6 +5,8 @@ mod aws;
 mod cli;
 mod commands;
 mod config;
+mod deployment;
+mod fields;
 mod github;
 mod leash;
 mod lines;
@@ -12,6 +14,7 @@ mod local;
 mod package;
 mod permissions;
 mod printer;
+mod prompt;
 mod report;
 mod settings;
 mod signals;
@@ -20,32 +23,27 @@ mod stack;
 mod template;
 mod values;
 
+use anyhow::{Context, Error};
 use cbbootstrap_cli::{
-    command_line::Variables,
-    failure::{self, Exit, Failure},
+    command_line,
+    console::Console,
+    failure::{self, Exit},
 };
+use cli::Cli;
+use printer::Printer;
+use tokio::runtime::Runtime;
 
 fn main() -> Exit {
-    let (cli::Cli { command }, variables) = cli::Cli::read();
-    let printer = printer::Printer::new(command.output());
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return printer.failure(&anyhow::Error::new(error).context("cannot start")),
+    let (Cli { command }, variables) = match command_line::read(config::options) {
+        Ok(read) => read,
+        Err(error) => return Console::default().failure(&error),
     };
-    let exit = match runtime.block_on(commands::run(command, &printer)) {
-        Ok(exit) => exit,
-        Err(error) => printer.failure(&naming(&variables, error)),
-    };
-    // A thread that still waits, for an answer to a question say, must not hold up the end.
-    runtime.shutdown_background();
-    exit
-}
-
-/// The error, with the variable's name if it is about the value of a variable.
-fn naming(variables: &Variables, error: anyhow::Error) -> anyhow::Error {
-    let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
-    match variables.named_by(&failure::one_line(&error)) {
-        Some(variable) if is_usage => error.context(format!("`{variable}`")),
-        _ => error,
-    }
+    let printer = Printer::new(command.output());
+    let run = Runtime::new().context("cannot start").and_then(|runtime| {
+        let exit = runtime.block_on(commands::run(command, &printer));
+        // A thread that still waits, for an answer to a question for example, must not delay the end.
+        runtime.shutdown_background();
+        exit
+    });
+    run.unwrap_or_else(|error: Error| printer.failure(&variables.explain(error)))
 }

@@ -13,7 +13,7 @@ pub use cbbootstrap_cli::console::HEARTBEAT;
 use cbbootstrap_cli::console::{Console, Output, style};
 use indicatif::ProgressBar;
 
-use crate::stack::{Event, Progress};
+use crate::stack::{Progress, StackEvent};
 
 /// Prints results, messages and steps; cheap to clone.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Step {
     }
 
     /// Something happened to a stack: a line that stays in a log, and on a terminal the resource's own line.
-    pub fn event(&mut self, event: &Event) {
+    pub fn event(&mut self, event: &StackEvent) {
         let place = self.progress.see(event);
         let Some(bar) = &self.bar else {
             self.line(event);

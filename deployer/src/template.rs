@@ -1,4 +1,4 @@
-//! The stack's template, which this program carries.
+//! The stack's template, which is part of this program.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,12 @@ use crate::{
     values::topic_arn,
 };
 
-/// The template's text, sent to `CloudFormation` as it is.
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
 
-/// The parameters that a deployment sets itself, and how to have a say in them.
+/// The parameters that a deployment sets itself, and the options that choose their values.
 const OURS: [(&str, &str); 7] = [
     ("ArtifactBucket", "`--bucket` names the bucket"),
-    ("ArtifactKey", "`deploy` puts the function where this says; `--function-zip` brings one"),
+    ("ArtifactKey", "`deploy` uploads the function there; `--function-zip` chooses it"),
     ("TableName", "`--table-name` names the table"),
     ("Architecture", "`--arch` chooses the processor"),
     ("AuthorizationType", "`--auth` chooses who may call the API"),
@@ -25,12 +24,11 @@ const OURS: [(&str, &str); 7] = [
     ("RequireLease", "`--require-lease` sets it"),
 ];
 
-/// A parameter, as the template declares it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Declaration {
     r#type: String,
-    /// Numbers are text to `CloudFormation`.
+    /// A string even for a number.
     default: Option<String>,
     #[serde(default)]
     allowed_values: Vec<String>,
@@ -44,14 +42,13 @@ fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
     struct Template {
         parameters: BTreeMap<String, Declaration>,
     }
-    let template: Template =
-        serde_yaml::from_str(TEMPLATE).context("the template is not understood")?;
+    let template: Template = serde_yaml::from_str(TEMPLATE).context("cannot parse the template")?;
     Ok(template.parameters)
 }
 
-/// The value of every parameter: the template's defaults, the user's over them, and over those what a deployment sets.
+/// The value of every parameter: the deployment's own, else the user's, else the template's default.
 ///
-/// All of them are always said, for `CloudFormation` keeps an old value where none is given.
+/// None is left out, as CloudFormation would keep the old value of that one.
 pub fn parameters<const N: usize>(
     ours: [(&str, String); N],
     users: &BTreeMap<String, String>,
@@ -64,7 +61,7 @@ pub fn parameters<const N: usize>(
     Ok(defaults.chain(users).chain(ours).collect())
 }
 
-/// That the user may set these parameters to these values, as `CloudFormation` would find out only after the build.
+/// Checks the user's parameters, which CloudFormation would do only after the build.
 pub fn check(users: &BTreeMap<String, String>) -> Result<(), Failure> {
     let declarations = declarations().map_err(|error| Failure::new(format!("{error:#}")))?;
     for (name, value) in users {
@@ -78,9 +75,9 @@ fn check_one(
     name: &str,
     value: &str,
 ) -> Result<(), Failure> {
-    if let Some((_, way_out)) = OURS.iter().find(|(ours, _)| *ours == name) {
+    if let Some((_, hint)) = OURS.iter().find(|(ours, _)| *ours == name) {
         let message = format!("`{name}` is not set as a parameter of the template");
-        return Err(Failure::new(message).hint(*way_out));
+        return Err(Failure::new(message).hint(*hint));
     }
     let Some(declaration) = declarations.get(name) else {
         let known = || {
@@ -94,7 +91,7 @@ fn check_one(
         return Err(Failure::new(format!("the template has no parameter `{name}`")).hint(hint));
     };
     let broken_rule = match name {
-        // The one with a pattern; it may be empty.
+        // The only one with a pattern.
         "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
         _ => declaration.broken_rule(value),
     };
@@ -107,23 +104,24 @@ fn check_one(
 }
 
 impl Declaration {
-    /// What the value is to be, and is not.
+    /// What the value must be, if it is not.
     fn broken_rule(&self, value: &str) -> Option<String> {
         if !self.allowed_values.is_empty() {
             let allowed = self.allowed_values.iter().any(|allowed| allowed == value);
-            return (!allowed).then(|| format!("it is one of: {}", self.allowed_values.join(", ")));
+            return (!allowed)
+                .then(|| format!("it must be one of: {}", self.allowed_values.join(", ")));
         }
         if self.r#type != "Number" {
             return None;
         }
         let (min, max) = (self.min_value.unwrap_or(i64::MIN), self.max_value.unwrap_or(i64::MAX));
-        // `CloudFormation` takes fractions, too. None of these parameters is one.
+        // CloudFormation accepts fractions, but none of these parameters is one.
         let good = value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number));
         (!good).then(|| match (self.min_value, self.max_value) {
-            (Some(min), Some(max)) => format!("it is a whole number from {min} to {max}"),
-            (Some(min), None) => format!("it is a whole number, and {min} at least"),
-            (None, Some(max)) => format!("it is a whole number, and {max} at most"),
-            (None, None) => "it is a whole number".to_owned(),
+            (Some(min), Some(max)) => format!("it must be a whole number from {min} to {max}"),
+            (Some(min), None) => format!("it must be a whole number, at least {min}"),
+            (None, Some(max)) => format!("it must be a whole number, at most {max}"),
+            (None, None) => "it must be a whole number".to_owned(),
         })
     }
 }
@@ -137,19 +135,19 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_filled_in() {
+    fn every_parameter_has_a_value() {
         let ours = [("ArtifactKey", "k".to_owned()), ("TableName", "t".to_owned())];
         let parameters = parameters(ours, &users("LogLevel", "debug")).unwrap();
         let value = |name| parameters.get(name).map(String::as_str);
         assert_eq!(value("ArtifactKey"), Some("k"));
         assert_eq!(value("TableName"), Some("t"), "a value beats the default");
-        assert_eq!(value("LogLevel"), Some("debug"), "so does the user's");
-        assert_eq!(value("MemorySize"), Some("256"), "numbers are text to CloudFormation");
-        assert_eq!(value("ArtifactBucket"), None, "what has no default must be given");
+        assert_eq!(value("LogLevel"), Some("debug"), "so does the user's value");
+        assert_eq!(value("MemorySize"), Some("256"), "a number is a string");
+        assert_eq!(value("ArtifactBucket"), None, "it has no default");
     }
 
     #[test]
-    fn what_a_deployment_sets_is_declared() {
+    fn our_parameters_are_declared() {
         let declarations = declarations().unwrap();
         for (name, _) in OURS {
             assert!(declarations.contains_key(name), "{name}");
@@ -159,14 +157,14 @@ mod tests {
     #[track_caller]
     fn assert_refused(name: &str, value: &str, message: &str, hint: &str) {
         let failure = check(&users(name, value)).unwrap_err();
-        let said = failure.hint.as_deref().unwrap_or_default();
+        let text = failure.hint.as_deref().unwrap_or_default();
         assert!(failure.to_string().contains(message), "{name}={value}: {failure}");
-        assert!(said.contains(hint), "{name}={value}: {said}");
+        assert!(text.contains(hint), "{name}={value}: {text}");
         assert_eq!(failure.exit, Exit::Usage, "{name}={value}");
     }
 
     #[test]
-    fn what_the_template_would_refuse_is_refused_here() {
+    fn invalid_parameters_are_refused() {
         for (name, value, message, hint) in [
             ("Memory", "512", "no parameter `Memory`", "did you mean `MemorySize`?"),
             ("logLevel", "info", "no parameter `logLevel`", "did you mean `LogLevel`?"),
@@ -186,7 +184,7 @@ mod tests {
             ("MemorySize", "10241", "`MemorySize` cannot be `10241`", "from 128 to 10240"),
             ("MemorySize", "512.5", "`MemorySize` cannot be `512.5`", "whole number"),
             ("MemorySize", "", "`MemorySize` cannot be ``", "whole number"),
-            ("ThrottlingRateLimit", "0", "cannot be `0`", "1 at least"),
+            ("ThrottlingRateLimit", "0", "cannot be `0`", "at least 1"),
             (
                 "LogLevel",
                 "verbose",
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_template_takes_is_taken() {
+    fn valid_parameters_are_accepted() {
         for (name, value) in [
             ("MemorySize", "128"),
             ("MemorySize", "10240"),

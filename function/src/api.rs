@@ -29,7 +29,7 @@ use crate::{
     store::{self, Store},
 };
 
-/// A request that takes longer is answered 503. The function itself has 6 s at the least.
+/// A request that takes longer is answered 503. The function's time limit is at least 6 s.
 pub const DEADLINE: Duration = Duration::from_millis(4500);
 
 type Answer = Result<Response, Problem>;
@@ -38,15 +38,15 @@ type Body = Result<Bytes, BytesRejection>;
 /// What a deployment requires of its callers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Every call about a cluster must bring a token.
+    /// Every call about a cluster must have a token.
     pub requires_secret: bool,
     /// Every claim must have a lease.
     pub requires_lease: bool,
 }
 
 impl Policy {
-    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`: `true` requires, `false` or nothing does not, and any other value is
-    /// an error, so that a misspelled policy does not open the API.
+    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`. Any value but `true`, `false` and nothing is an error, so that a
+    /// misspelled policy does not open the API.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let is_set = |name: &str| match variable(name).as_deref() {
             Some("true") => Ok(true),
@@ -68,14 +68,14 @@ struct Service<S> {
 
 /// The whole API over one store.
 pub fn router<S: Store>(store: S, policy: Policy) -> Router {
-    // A cluster may be called as one of the routes is.
+    // A cluster may have the name of one of the routes.
     let status_or = |route| get(status_by_path::<S>).merge(route);
     Router::new()
         .route("/cluster", post(claim::<S>))
         .route("/cluster/get_status", status_or(post(status::<S>)))
         .route("/cluster/ready", status_or(post(ready::<S>)))
         .route("/cluster/leave", status_or(post(leave::<S>)))
-        // A wildcard, for API Gateway decodes `%2F`: an id with a slash arrives as several segments.
+        // A wildcard, because API Gateway decodes `%2F`: an id with a slash arrives as several segments.
         .route("/cluster/{*cluster_id}", get(status_by_path::<S>))
         .route_layer(middleware::from_fn_with_state(policy, require_secret))
         .route("/", get(about))
@@ -104,10 +104,9 @@ async fn require_secret(State(policy): State<Policy>, request: Request, next: Ne
     next.run(request).await
 }
 
-/// Whatever happens, there is an answer in time.
 async fn deadline(request: Request, next: Next) -> Response {
-    let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
-    answered.unwrap_or_else(|_| {
+    let response = tokio::time::timeout(DEADLINE, next.run(request)).await;
+    response.unwrap_or_else(|_| {
         tracing::warn!("the table took too long");
         Problem::Unavailable.into_response()
     })
@@ -134,8 +133,8 @@ async fn claim<S: Store>(
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let claim = Claim {
-        node: fields.node()?,
-        node_uuid: fields.name(NODE_UUID, Uuid::new)?,
+        node: fields.required_node()?,
+        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
         lease: fields.lease()?,
         secret: secret(&headers, &cluster_id)?,
         now: Timestamp::now(),
@@ -155,11 +154,7 @@ async fn status<S: Store>(
     body: Body,
 ) -> Answer {
     let fields = Fields::parse(body)?;
-    let (cluster_id, node) = (fields.cluster_id()?, fields.node_if_named()?);
-    let secret = secret(&headers, &cluster_id)?;
-    let record = service.store.status(&cluster_id, secret.as_ref(), Timestamp::now()).await;
-    let read = record.map(|record| (Outcome::Read, record));
-    Ok(answer(&cluster_id, node.as_ref(), read))
+    read_status(&service, &headers, &fields.cluster_id()?, fields.node()?).await
 }
 
 async fn status_by_path<S: Store>(
@@ -167,17 +162,25 @@ async fn status_by_path<S: Store>(
     uri: Uri,
     headers: HeaderMap,
 ) -> Answer {
-    // Once: a cluster may be called `/cluster/x`.
+    // Once, because the name of a cluster may be `/cluster/x`.
     let path = uri.path().strip_prefix("/cluster/").unwrap_or_default();
-    let text = percent_decode_str(path)
-        .decode_utf8()
-        .map_err(|_| Problem::InvalidField(CLUSTER_ID, "must be UTF-8".to_owned()))?;
-    let cluster_id = ClusterId::new(text)
-        .map_err(|reason| Problem::InvalidField(CLUSTER_ID, reason.to_string()))?;
-    let secret = secret(&headers, &cluster_id)?;
-    let record = service.store.status(&cluster_id, secret.as_ref(), Timestamp::now()).await;
+    let invalid = |reason: String| Problem::InvalidField(CLUSTER_ID, reason);
+    let text = percent_decode_str(path).decode_utf8();
+    let text = text.map_err(|_| invalid("must be UTF-8".to_owned()))?;
+    let cluster_id = ClusterId::new(text).map_err(|reason| invalid(reason.to_string()))?;
+    read_status(&service, &headers, &cluster_id, None).await
+}
+
+async fn read_status<S: Store>(
+    service: &Service<S>,
+    headers: &HeaderMap,
+    cluster_id: &ClusterId,
+    asking: Option<Node>,
+) -> Answer {
+    let secret = secret(headers, cluster_id)?;
+    let record = service.store.status(cluster_id, secret.as_ref(), Timestamp::now()).await;
     let read = record.map(|record| (Outcome::Read, record));
-    Ok(answer(&cluster_id, None, read))
+    Ok(answer(cluster_id, asking.as_ref(), read))
 }
 
 async fn ready<S: Store>(
@@ -188,17 +191,17 @@ async fn ready<S: Store>(
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let ready = Ready {
-        node: fields.node()?,
-        node_uuid: fields.name(NODE_UUID, Uuid::new)?,
+        node: fields.required_node()?,
+        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
         generation: fields.generation()?,
-        cluster_uuid: fields.name(CLUSTER_UUID, Uuid::new)?,
-        authority: fields.hash(AUTHORITY, Fingerprint::from_hex)?,
-        attestation: fields.hash(ATTESTATION, Attestation::from_hex)?,
+        cluster_uuid: fields.get("cluster_uuid", name(Uuid::new))?,
+        authority: fields.get(AUTHORITY, hash(Fingerprint::from_hex))?,
+        attestation: fields.get(ATTESTATION, hash(Attestation::from_hex))?,
         secret: secret(&headers, &cluster_id)?,
         now: Timestamp::now(),
         cluster_id,
     };
-    // Community Edition attests without an authority; an authority that nobody attests is of no use to a joiner.
+    // Community Edition attests without an authority. Without an attestation, an authority is useless to joiners.
     if ready.authority.is_some() && ready.attestation.is_none() {
         return Err(Problem::MissingField(ATTESTATION));
     }
@@ -215,8 +218,8 @@ async fn leave<S: Store>(
     let fields = Fields::parse(body)?;
     let cluster_id = fields.cluster_id()?;
     let leave = Leave {
-        node: fields.node()?,
-        node_uuid: fields.name(NODE_UUID, Uuid::new)?,
+        node: fields.required_node()?,
+        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
         generation: fields.generation()?,
         secret: secret(&headers, &cluster_id)?,
         now: Timestamp::now(),
@@ -227,7 +230,7 @@ async fn leave<S: Store>(
     Ok(answer(&leave.cluster_id, Some(&leave.node), done))
 }
 
-/// The answer, and what may be logged of it.
+/// The response, with extensions for the log.
 fn answer(
     cluster_id: &ClusterId,
     asking: Option<&Node>,
@@ -246,15 +249,12 @@ fn answer(
 const CLUSTER_ID: &str = "cluster_id";
 const NODE: &str = "node_ip_addr_or_hostname";
 const LEASE: &str = "lease_seconds";
-const GENERATION: &str = "generation";
-const CLUSTER_UUID: &str = "cluster_uuid";
-const NODE_UUID: &str = "node_uuid";
 const AUTHORITY: &str = "authority_sha256";
 const ATTESTATION: &str = "attestation";
 const AUTHORIZATION: &str = "Authorization";
 
-/// A request's body: a JSON object whatever `Content-Type` says, since `curl -d` calls it a form. Fields that we do not
-/// know are let through, as the original did.
+/// A request's body: a JSON object whatever `Content-Type` says, because `curl -d` sends that of a form. Unknown fields are ignored, as
+/// in the original service.
 struct Fields(Map<String, Value>);
 
 impl Fields {
@@ -268,93 +268,75 @@ impl Fields {
             .map_err(|error| Problem::InvalidJson(error.to_string()))
     }
 
+    /// The field's value, if there is one.
+    fn get<T>(
+        &self,
+        field: &'static str,
+        read: impl FnOnce(&Value) -> Result<T, String>,
+    ) -> Result<Option<T>, Problem> {
+        let value = self.0.get(field).map(read).transpose();
+        value.map_err(|reason| Problem::InvalidField(field, reason))
+    }
+
     fn cluster_id(&self) -> Result<ClusterId, Problem> {
-        self.name(CLUSTER_ID, ClusterId::new)?.ok_or(Problem::MissingField(CLUSTER_ID))
+        self.get(CLUSTER_ID, name(ClusterId::new))?.ok_or(Problem::MissingField(CLUSTER_ID))
     }
 
-    fn node(&self) -> Result<Node, Problem> {
-        self.node_if_named()?.ok_or(Problem::MissingField(NODE))
+    fn node(&self) -> Result<Option<Node>, Problem> {
+        self.get(NODE, name(Node::new))
     }
 
-    fn node_if_named(&self) -> Result<Option<Node>, Problem> {
-        self.name(NODE, Node::new)
+    fn required_node(&self) -> Result<Node, Problem> {
+        self.node()?.ok_or(Problem::MissingField(NODE))
     }
 
     fn lease(&self) -> Result<Option<Duration>, Problem> {
-        let (least, most) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
-        let rule = || format!("must be a whole number from {least} to {most}");
-        let valid = |seconds: &u64| LEASE_SECONDS.contains(seconds);
-        let seconds = self.number(LEASE, valid, rule)?;
+        let seconds = self.get(LEASE, |value| {
+            let seconds = whole(value).filter(|seconds| LEASE_SECONDS.contains(seconds));
+            let (least, most) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
+            seconds.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
+        })?;
         Ok(seconds.map(Duration::from_secs))
     }
 
     fn generation(&self) -> Result<Option<u64>, Problem> {
-        let rule = || "must be a whole number, at least 1".to_owned();
-        self.number(GENERATION, |number| *number > 0, rule)
-    }
-
-    /// The field as a valid name; `None` where there is no such field.
-    fn name<T>(
-        &self,
-        field: &'static str,
-        valid: fn(String) -> Result<T, InvalidName>,
-    ) -> Result<Option<T>, Problem> {
-        match self.0.get(field) {
-            None => Ok(None),
-            Some(Value::String(text)) => valid(text.clone())
-                .map(Some)
-                .map_err(|reason| Problem::InvalidField(field, reason.to_string())),
-            Some(_) => Err(Problem::InvalidField(field, "must be a string".to_owned())),
-        }
-    }
-
-    /// The field as 32 bytes in hexadecimal; `None` where there is no such field.
-    fn hash<T>(
-        &self,
-        field: &'static str,
-        valid: fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, Problem> {
-        match self.0.get(field) {
-            None => Ok(None),
-            Some(value) => match value.as_str().and_then(valid) {
-                Some(hash) => Ok(Some(hash)),
-                None => Err(Problem::InvalidField(
-                    field,
-                    "must be a string of 64 hexadecimal digits".to_owned(),
-                )),
-            },
-        }
-    }
-
-    /// The field as a number that keeps the rule; `None` where there is no such field.
-    fn number(
-        &self,
-        field: &'static str,
-        valid: impl Fn(&u64) -> bool,
-        rule: impl Fn() -> String,
-    ) -> Result<Option<u64>, Problem> {
-        match self.0.get(field) {
-            None => Ok(None),
-            Some(value) => match whole(value).filter(valid) {
-                Some(number) => Ok(Some(number)),
-                None => Err(Problem::InvalidField(field, rule())),
-            },
-        }
+        self.get("generation", |value| {
+            let generation = whole(value).filter(|generation| *generation > 0);
+            generation.ok_or_else(|| "must be a whole number, at least 1".to_owned())
+        })
     }
 }
 
-/// JSON has one kind of number: `60.0` is whole, too.
+/// Reads a name.
+fn name<T>(
+    valid: fn(String) -> Result<T, InvalidName>,
+) -> impl FnOnce(&Value) -> Result<T, String> {
+    move |value| match value {
+        Value::String(text) => valid(text.clone()).map_err(|reason| reason.to_string()),
+        _ => Err("must be a string".to_owned()),
+    }
+}
+
+/// Reads 32 bytes in hexadecimal.
+fn hash<T>(valid: fn(&str) -> Option<T>) -> impl FnOnce(&Value) -> Result<T, String> {
+    move |value| {
+        let hash = value.as_str().and_then(valid);
+        hash.ok_or_else(|| "must be a string of 64 hexadecimal digits".to_owned())
+    }
+}
+
+/// Reads a whole number. JSON has one kind of number, so `60.0` is whole, too.
 fn whole(value: &Value) -> Option<u64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     value.as_u64().or_else(|| {
         let number = value.as_f64()?;
         let is_whole = number.fract() == 0.0 && (0.0..EXACT).contains(&number);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seen to fit")]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it fits")]
         is_whole.then_some(number as u64)
     })
 }
 
-/// The hash of the token that the request brings, if it brings one.
+/// The hash of the request's token, if it has one.
 fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHash>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -367,17 +349,19 @@ fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHa
         return Ok(None);
     }
     let secret = secret.trim_start();
-    let valid = (1..=MAX_SECRET_BYTES).contains(&secret.len())
-        && secret.bytes().all(|byte| byte.is_ascii_graphic());
-    if !scheme.eq_ignore_ascii_case("Bearer") || !valid || values.next().is_some() {
-        return Err(Problem::InvalidField(
-            AUTHORIZATION,
-            format!(
-                "must be `Bearer` and the cluster's token, 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
-            ),
-        ));
+    let is_valid = scheme.eq_ignore_ascii_case("Bearer")
+        && (1..=MAX_SECRET_BYTES).contains(&secret.len())
+        && secret.bytes().all(|byte| byte.is_ascii_graphic())
+        && values.next().is_none();
+    if is_valid {
+        return Ok(Some(SecretHash::of(cluster_id, secret.as_bytes())));
     }
-    Ok(Some(SecretHash::of(cluster_id, secret.as_bytes())))
+    Err(Problem::InvalidField(
+        AUTHORIZATION,
+        format!(
+            "must be `Bearer` and the cluster's token, 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
+        ),
+    ))
 }
 
 #[cfg(test)]
@@ -424,7 +408,7 @@ mod tests {
 
     #[test]
     fn hashes_are_64_hexadecimal_digits() {
-        let hash = |json: &str| fields(json).hash(AUTHORITY, Fingerprint::from_hex);
+        let hash = |json: &str| fields(json).get(AUTHORITY, hash(Fingerprint::from_hex));
         assert_eq!(hash("{}").unwrap(), None);
         let digits = "0aF".repeat(22)[..64].to_owned();
         let given = hash(&format!("{{\"authority_sha256\": \"{digits}\"}}")).unwrap();

@@ -1,4 +1,4 @@
-//! One connection of a server: its requests, one after the other.
+//! One HTTP connection: its requests, one after the other.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,19 +13,18 @@ use tower::Service;
 
 use crate::guard::LocalAddress;
 
-/// How long a client may take to send a request's head, and how long a connection may be idle.
+/// The time limit for a request's head, and for an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The most bytes of a request's head, and of what is read ahead of a body.
+/// The most bytes of a request's head, and of a body's read buffer.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// A connection.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Answers requests until the client closes the connection or the server stops; the request that runs then is the last. Not generic, for
-/// the same reason as [`api::over_sqlite`](crate::api::over_sqlite).
+/// Answers requests until the client closes the connection or the server stops, after the running request. Not generic, for the same
+/// reason as [`api::over_sqlite`](crate::api::over_sqlite).
 pub async fn answer(
     stream: Box<dyn Stream>,
     api: Router,
@@ -40,11 +39,11 @@ pub async fn answer(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        // A client may have nothing more to send, and still wait for its answer.
+        // A client may close its side and still wait for the response.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    // What goes wrong with one connection ends that one.
+    // An error ends this connection only.
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = stopping.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),

@@ -1,28 +1,27 @@
-//! `GET /docs`: Swagger UI over the contract. All of it is in the binary, so that it works where nothing but the API can
-//! be reached, and no other site learns of it. No route here calls the table.
+//! `GET /docs`: Swagger UI for the OpenAPI document. All files are in the binary, so it works without access to other sites, and no other
+//! site learns of it. No route here calls the table.
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
 
 const PAGE: &str = include_str!("docs/index.html");
 const INIT: &str = include_str!("docs/init.js");
 
-/// Swagger UI's own files as gzip (see `build.rs`), whatever the client takes: every browser does, and unpacked they
-/// would make the function's zip no larger but each answer four times as large.
+/// Swagger UI's files as gzip (see `build.rs`), which every browser accepts. Unpacked, they would make each response four times as
+/// large.
 const STYLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz"));
 const BUNDLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz"));
 
-/// What the page may do: run and show this site's files, and call this API. Swagger UI's icons are `data:` URLs.
+/// The page may load this site's files and call this API. Swagger UI's icons are `data:` URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// An hour: long enough to look around in, and after an update of the function the page's files are soon of one version.
+/// An hour: long enough for a visit, and short enough that the files have one version soon after an update.
 const CACHE: &str = "public, max-age=3600";
 
 const CSS: &str = "text/css; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// The page and its files.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route("/docs", get(page))
@@ -31,7 +30,7 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/docs/swagger-ui-bundle.js", get(async || gzip(JAVASCRIPT, BUNDLE)))
 }
 
-/// Its links are relative, for there may be a stage before the path.
+/// Its links are relative because a stage may come before the path.
 async fn page() -> impl IntoResponse {
     (
         [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer")],
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
     use crate::event::respond;
 
-    /// What an HTTP API gets for a `GET` of this path below a stage.
+    /// The response to a `GET` of this path through an HTTP API with a stage.
     async fn get(path: &str) -> Value {
         let event = json!({
             "version": "2.0", "rawPath": format!("/prod{path}"),
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_stays_on_its_site_and_below_its_stage() {
+    async fn the_page_loads_only_files_of_its_site_and_stage() {
         let answer = get("/docs").await;
         assert_eq!(answer["statusCode"], 200);
         let policy = answer["headers"]["content-security-policy"].as_str().unwrap();
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn swagger_ui_comes_as_gzip() {
+    async fn swagger_ui_is_sent_as_gzip() {
         for (path, content_type, has) in [
             ("/docs/swagger-ui.css", CSS, ".swagger-ui"),
             ("/docs/swagger-ui-bundle.js", JAVASCRIPT, "SwaggerUIBundle"),

@@ -1,4 +1,4 @@
-//! What is refused before the API is asked: requests that a web page of another site sends, and bodies that are too large or too slow.
+//! Requests that are refused before the API: from web pages of other sites, and with bodies that are too large or too slow.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -15,30 +15,29 @@ use tokio::time::timeout;
 
 use crate::problem::Problem;
 
-/// How long a client may take to send a body, which fits into one or two packets.
+/// The time limit for a body, which fits into a few packets.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// So many bytes of a body that is too large are read, and dropped. Otherwise the connection would be reset under a client that still
-/// sends, and the answer lost.
+/// Up to this many bytes of a body that is too large are read and dropped. Otherwise the connection would be reset while the client still
+/// sends, and the response lost.
 const MAX_DRAINED: usize = 1024 * 1024;
 
-/// A connection's address at this end, an extension of each request.
+/// A request's extension: the local address of the connection.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalAddress(pub IpAddr);
 
-/// Who may ask.
 #[derive(Debug, Default)]
 pub struct Guard {
-    /// Names that `Host` may have, beside `localhost` and addresses. Without any, every name will do but on the loopback address.
+    /// Valid values of `Host`, besides `localhost` and addresses. Without any, all names are valid except on the loopback address.
     pub allowed_hosts: Vec<String>,
 }
 
 impl Guard {
-    /// Why the request is refused, if it is.
+    /// Why the request is refused.
     ///
-    /// A browser lets every page send requests to every address, the loopback address among them. It says where the page is from
-    /// (`Origin`), and under which name it reached the server (`Host`): a name that resolves to this server although it is not the
-    /// server's is one that the page's author has rebound. An address cannot be rebound.
+    /// Browsers let every page send requests to every address, including the loopback address. `Origin` is the page's site, and `Host`
+    /// the name of the server in the request: another name that resolves to this server was rebound by the page's author (DNS
+    /// rebinding). An address cannot be rebound.
     fn refusal(&self, at: IpAddr, headers: &HeaderMap) -> Option<Problem> {
         let host = authority(headers);
         let is_known = host.as_ref().is_some_and(|host| self.is_known(host.host()));
@@ -62,14 +61,14 @@ impl Guard {
     }
 }
 
-/// The host that the request names, once and without a user.
+/// The `Host` of the request, if there is exactly one and it has no user.
 fn authority(headers: &HeaderMap) -> Option<Authority> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next().filter(|_| hosts.next().is_none())?;
     host.to_str().ok()?.parse().ok().filter(|host: &Authority| !host.as_str().contains('@'))
 }
 
-/// Refuses the request, or hands it on with its whole body.
+/// Refuses the request, or passes it on with its whole body.
 pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let at = request.extensions().get::<LocalAddress>();
     if let Some(LocalAddress(at)) = at

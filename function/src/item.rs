@@ -137,7 +137,7 @@ impl MembersItem {
 
 impl Items {
     /// A claim item, and the members item if it belongs to the claim.
-    pub fn of(claim: ClaimItem, members: Option<MembersItem>) -> Self {
+    pub fn new(claim: ClaimItem, members: Option<MembersItem>) -> Self {
         let members = members.filter(|members| members.belongs_to(&claim.record));
         Self { claim, members }
     }

@@ -1,21 +1,15 @@
-//! The bootstrap service: a REST API over one DynamoDB table that tells the nodes of a new Couchbase cluster
-//! which of them initialises it and whom the others join.
+//! The bootstrap service: a REST API that tells the nodes of a new Couchbase cluster which one initialises it, and which one to join.
 //!
-//! A request goes through these files, outermost first:
+//! A request passes these modules, outermost first:
 //!
-//! - [`event`]: the event that API Gateway or a load balancer hands to Lambda, to an HTTP request and back
-//! - [`api`]: the routes; [`docs`]: those of the interactive documentation; [`problem`]: the refusals
-//! - [`connection`]: requests over a connection of a server of its own; [`guard`]: what that refuses before the routes
-//! - `cbbootstrap_protocol`: the rules, with no I/O in them
-//! - [`store`]: the records: in one DynamoDB table, whose items are [`item`]s, or in SQLite
-//! - [`log`]: the line that is logged of it
+//! - [`event`]: a Lambda event becomes an HTTP request
+//! - `connection`, [`guard`]: requests to a server, and which of them are refused
+//! - [`log`]: the record of the request
+//! - [`api`]: the routes; [`docs`]: those of the interactive documentation; [`problem`]: the errors
+//! - [`store`]: the records, in a DynamoDB [`table`] of [`item`]s or in SQLite
 //!
-//! Feature `lambda` adds what the binary `bootstrap` needs, `sqlite` what `cbbootstrap serve` needs.
-
-pub mod table;
-
-pub mod item;
-pub mod store;
+//! The rules are in `cbbootstrap_protocol`. Feature `lambda` adds what the binary `bootstrap` needs, `sqlite` what `cbbootstrap serve`
+//! needs.
 
 pub mod api;
 #[cfg(feature = "sqlite")]
@@ -23,8 +17,11 @@ pub mod connection;
 pub mod docs;
 pub mod event;
 pub mod guard;
+pub mod item;
 pub mod log;
 pub mod problem;
+pub mod store;
+pub mod table;
 
-/// The API's contract (`OpenAPI` 3.0.3), as served at `/swagger.yaml`.
+/// The OpenAPI 3.0.3 document of the API, served at `/swagger.yaml`.
 pub const CONTRACT: &str = include_str!("../../swagger.yaml");

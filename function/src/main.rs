@@ -1,4 +1,4 @@
-//! The Lambda function: the API's router behind API Gateway's events.
+//! The Lambda function: API Gateway's events, answered by the API's router.
 
 use cbbootstrap_function::{
     api::{self, Policy},
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Error> {
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
     let store = DynamoDb::new(dynamodb::client().await, table);
-    // A failure only means that the first request waits for it.
+    // If this fails, the first request has to wait.
     if let Err(error) = store.warm_up().await {
         tracing::warn!(%error, "the first call to the table failed");
     }
@@ -46,14 +46,14 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// The levels to log at. `RUST_LOG` decides about this program alone: from `debug` on, the libraries log whole requests and answers,
-/// ids, nodes and tokens among them.
-fn filter(wanted: Option<&str>) -> Targets {
+/// The log levels. `RUST_LOG` applies to this program only: at `debug`, libraries log whole requests and responses, with ids, nodes and
+/// tokens.
+fn filter(directives: Option<&str>) -> Targets {
     const OWN: [&str; 2] = ["bootstrap", "cbbootstrap_function"];
-    // Prefixes: the AWS SDK's crates, and the HTTP stack's.
+    // Prefixes of crates: the AWS SDK and the HTTP libraries.
     const QUIET: [&str; 6] = ["aws_", "hyper", "h2", "rustls", "axum", "tower"];
-    let wanted: Targets = wanted
-        .and_then(|wanted| wanted.parse().ok())
+    let wanted: Targets = directives
+        .and_then(|directives| directives.parse().ok())
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let level = wanted.default_level().unwrap_or(LevelFilter::OFF);
     let own = |target: &'static str| {

@@ -157,7 +157,7 @@ impl Leaving<'_> {
         })
     }
 
-    /// A server that is blank from the beginning may have the name of a living member, whose entry must stay. Members that cannot
+    /// A server that is blank from the start may have the name of a living member, which must stay in the record. Members that cannot
     /// be asked do not keep a node from leaving.
     fn check_name(&self) -> anyhow::Result<()> {
         let Some(uuid) = self.same_name_member() else {
@@ -195,7 +195,7 @@ impl Leaving<'_> {
     fn check(&mut self, view: &View) -> anyhow::Result<()> {
         let record = match self.api.status(Some(&self.here.node)) {
             Ok(Some(answer)) => answer.record(),
-            // The API is told at the end; the data can already move.
+            // The last step needs the API; the data can already move.
             Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
             Err(error) => return Err(api_failure(error)),
         };

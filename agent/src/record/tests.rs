@@ -1,4 +1,4 @@
-//! Answers that are no answers: nothing panics, and what is accepted is bounded, canonical and plain.
+//! Arbitrary answers: nothing panics, and accepted ones are bounded, canonical and plain.
 
 use cbbootstrap_protocol::{names::is_hidden, wire::MAX_NODE_BYTES};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -69,7 +69,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// All places in a value.
+/// Pointers to all values in a document.
 fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     into.push(at.to_owned());
     match value {
@@ -86,7 +86,7 @@ fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     }
 }
 
-/// A valid document with up to three of its places replaced, and its text now and then cut or doubled.
+/// A valid document with up to three replaced values, and sometimes a truncated or doubled text.
 pub(crate) fn mutated(valid: &Value) -> impl Strategy<Value = String> + use<> {
     let (valid, mut places) = (valid.clone(), Vec::new());
     pointers(&valid, "", &mut places);
@@ -107,7 +107,7 @@ pub(crate) fn mutated(valid: &Value) -> impl Strategy<Value = String> + use<> {
             match damage {
                 0 => text[..cut].to_owned(),
                 1 => format!("{text}{text}"),
-                // A field that stands twice.
+                // A field that occurs twice.
                 2 => text.replacen('{', r#"{"state":"ready","state":"claimed","nodes":[],"#, 1),
                 _ => text,
             }
@@ -198,7 +198,7 @@ fn answer_with_thousands_of_nodes_is_refused() {
 }
 
 #[test]
-fn lease_is_what_is_left_and_nothing_where_that_is_unsaid() {
+fn lease_without_the_time_left_counts_as_ended() {
     let left = |left: Value, end: Value| {
         let mut answer = valid();
         answer["lease_seconds_left"] = left;

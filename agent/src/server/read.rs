@@ -9,7 +9,7 @@ use ureq::http::StatusCode;
 
 use super::{Error, Server};
 
-/// A server's answer to anyone.
+/// A server's description of itself, which needs no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pools {
     /// The UUID of its cluster; `None` if it is not provisioned.
@@ -240,7 +240,9 @@ impl Server {
         let answer: PoolsAnswer = self.get("/pools")?;
         answer.pools().ok_or_else(|| {
             let url = &self.url;
-            Error::Unexpected(format!("{url}/pools does not say whether it belongs to a cluster"))
+            Error::Unexpected(format!(
+                "{url}/pools does not tell whether the server belongs to a cluster"
+            ))
         })
     }
 
@@ -252,7 +254,7 @@ impl Server {
         }
     }
 
-    /// The same for a cluster whose UUID is known.
+    /// The same, for a known UUID of the cluster.
     pub fn view(&self, uuid: Uuid) -> Result<Option<View>, Error> {
         let answer: ClusterAnswer = match self.get("/pools/default") {
             Err(Error::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),

@@ -60,57 +60,32 @@ impl Tool {
     }
 
     /// The arguments of its commands, in this order, in a [`Directory`].
-    fn commands(self) -> Vec<Vec<&'static str>> {
-        let ours = ["deploy", "--yes", "--function-zip", "function.zip"];
-        match self {
-            Self::Ours => vec![[ours.as_slice(), &["--no-smoke"]].concat()],
-            Self::WithSmokeTest => vec![ours.to_vec()],
+    fn commands(self) -> Vec<Vec<String>> {
+        let ours = "deploy --yes --function-zip function.zip";
+        let commands = match self {
+            Self::Ours => vec![format!("{ours} --no-smoke")],
+            Self::WithSmokeTest => vec![ours.to_owned()],
             Self::Aws => vec![
-                vec![
-                    "cloudformation",
-                    "package",
-                    "--template-file",
-                    "template.yaml",
-                    "--s3-bucket",
-                    BUCKET,
-                    "--output-template-file",
-                    "packaged.yaml",
-                ],
-                vec![
-                    "cloudformation",
-                    "deploy",
-                    "--template-file",
-                    "packaged.yaml",
-                    "--stack-name",
-                    NAME,
-                    "--capabilities",
-                    "CAPABILITY_IAM",
-                    "--no-fail-on-empty-changeset",
-                ],
+                format!(
+                    "cloudformation package --template-file template.yaml --s3-bucket {BUCKET} --output-template-file packaged.yaml"
+                ),
+                format!(
+                    "cloudformation deploy --template-file packaged.yaml --stack-name {NAME} --capabilities CAPABILITY_IAM \
+                     --no-fail-on-empty-changeset"
+                ),
             ],
-            Self::Sam => vec![vec![
-                "deploy",
-                "--template-file",
-                "template.yaml",
-                "--stack-name",
-                NAME,
-                "--s3-bucket",
-                BUCKET,
-                "--capabilities",
-                "CAPABILITY_IAM",
-                "--no-confirm-changeset",
-                "--no-fail-on-empty-changeset",
-            ]],
-            Self::CargoLambda => vec![vec![
-                "lambda",
-                "deploy",
-                "--binary-path",
-                "bootstrap",
-                "--iam-role",
-                ROLE,
-                NAME,
-            ]],
-        }
+            Self::Sam => vec![format!(
+                "deploy --template-file template.yaml --stack-name {NAME} --s3-bucket {BUCKET} --capabilities CAPABILITY_IAM \
+                 --no-confirm-changeset --no-fail-on-empty-changeset"
+            )],
+            Self::CargoLambda => {
+                vec![format!("lambda deploy --binary-path bootstrap --iam-role {ROLE} {NAME}")]
+            }
+        };
+        commands
+            .iter()
+            .map(|command| command.split_whitespace().map(str::to_owned).collect())
+            .collect()
     }
 }
 

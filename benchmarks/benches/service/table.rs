@@ -25,9 +25,7 @@ use serde_json::json;
 pub fn fill(database: &Path, clusters: u64) {
     const COPY: &str = "
         WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number + 1 < ?)
-        INSERT INTO clusters SELECT 'cluster-' || number, initial_node, initial_node_uuid, previous_initial_nodes,
-            rival_node_uuid, is_given_up, state, generation, claimed_at, lease_expires_at, kept_until, is_forgotten,
-            cluster_uuid, secret_hash
+        INSERT INTO clusters SELECT 'cluster-' || number, json_set(record, '$.cluster_id', 'cluster-' || number)
         FROM numbers, clusters WHERE cluster_id = 'cluster-0' ORDER BY 1";
     let since = Instant::now();
     let connection = Connection::open(database).expect("the database can be opened");

@@ -159,7 +159,7 @@ impl Clusters {
             let record = claim.and_then(|claim| {
                 let members = members.remove(&members_key(&cluster_id));
                 let members = members.map(MembersItem::read).transpose()?;
-                Ok(Items::of(claim, members).record())
+                Ok(Items::new(claim, members).record())
             });
             Row { cluster_id, record, item }
         };

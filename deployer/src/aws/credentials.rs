@@ -1,4 +1,4 @@
-//! Whose credentials, and what is done when they expire in the middle of a deployment.
+//! The credentials, and their renewal when they expire during a deployment.
 
 use std::sync::{Arc, PoisonError};
 
@@ -27,22 +27,25 @@ use aws_types::os_shim_internal::{Env, Fs};
 use cbbootstrap_cli::environment::variable;
 use thiserror::Error;
 
-use super::{Access, causes, chain, says};
+use super::{
+    Access,
+    error::{causes, chain, has_code},
+};
 use crate::failure::Failure;
 
-/// Credentials that end so soon are got anew before they are used.
+/// Credentials that expire within this time are renewed before they are used.
 const SPARE: std::time::Duration = std::time::Duration::from_mins(2);
 
 const SIGN_IN: &str = "sign in (`aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
      `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`";
 
-/// AWS refused credentials as expired, and looking for others gave the same.
+/// AWS refused credentials as expired, and their sources have no others.
 #[derive(Debug, Error)]
 #[error("they have expired")]
 struct Expired;
 
-/// Credentials that are looked for again, from the beginning, when AWS says that they have expired: somebody may have
-/// signed in meanwhile, or a tool may have renewed them in the profile. Left to itself, the SDK would go on with the old.
+/// Credentials that are read again from their sources when AWS refuses them as expired: somebody may have signed in again, or a
+/// tool may have renewed them in the profile. The SDK would go on with the old ones.
 #[derive(Clone, Debug)]
 pub struct Renewed(Arc<Inner>);
 
@@ -51,14 +54,13 @@ struct Inner {
     access: Access,
     region: Region,
     http: SharedHttpClient,
-    /// Those in use. The lock is held while others are looked for, so that parallel calls look once.
+    /// Those in use. The lock is held while they are renewed, so that parallel calls renew them once.
     current: tokio::sync::Mutex<Option<Credentials>>,
-    /// Those that AWS refused.
+    /// Those that AWS refused as expired.
     refused: std::sync::Mutex<Option<Credentials>>,
 }
 
 impl Renewed {
-    /// The credentials that belong to this choice.
     pub fn new(access: &Access, region: &Region, http: SharedHttpClient) -> Self {
         Self(Arc::new(Inner {
             access: access.clone(),
@@ -69,7 +71,7 @@ impl Renewed {
         }))
     }
 
-    /// Those to use now, for some minutes at least.
+    /// Credentials that are valid for some minutes at least.
     pub async fn current(&self) -> Result<Credentials, Failure> {
         self.get().await.map_err(|error| failure(&error))
     }
@@ -83,15 +85,15 @@ impl Renewed {
                     == (credentials.access_key_id(), credentials.session_token())
             })
         };
-        let lasts = |credentials: &Credentials| {
+        let is_valid = |credentials: &Credentials| {
             credentials.expiry().is_none_or(|end| end > std::time::SystemTime::now() + SPARE)
         };
-        if let Some(known) = current.as_ref().filter(|c| lasts(c) && !is_refused(c)) {
+        if let Some(known) = current.as_ref().filter(|c| is_valid(c) && !is_refused(c)) {
             return Ok(known.clone());
         }
-        let found = match (self.look().await, current.as_ref()) {
+        let found = match (self.load().await, current.as_ref()) {
             (Ok(found), _) => found,
-            // They still hold for a moment, and the next call looks again.
+            // They are valid for another moment, and the next call tries again.
             (Err(_), Some(known)) if is_current(known) && !is_refused(known) => {
                 return Ok(known.clone());
             }
@@ -104,13 +106,13 @@ impl Renewed {
         Ok(found)
     }
 
-    async fn look(&self) -> Result<Credentials, CredentialsError> {
+    async fn load(&self) -> Result<Credentials, CredentialsError> {
         let Inner { access, region, http, .. } = self.0.as_ref();
-        // It remembers the profiles that it has read, and is therefore made anew.
+        // A new one each time, as it caches the profiles.
         let sources = ProviderConfig::default()
             .with_http_client(http.clone())
             .with_region(Some(region.clone()));
-        // A profile that was named beats the keys in the environment. Left to itself, the SDK takes these.
+        // A profile that the user names takes precedence over keys in the environment; the SDK does it the other way round.
         if let Some(profile) = &access.profile {
             let provider = ProfileFileCredentialsProvider::builder()
                 .profile_name(profile)
@@ -118,7 +120,7 @@ impl Renewed {
                 .build();
             return provider.provide_credentials().await;
         }
-        // The SDK would sign with what does not belong to a key.
+        // The SDK would use a key with a byte-order mark or white space as it is.
         if let Some(credentials) = in_environment() {
             return Ok(credentials);
         }
@@ -148,7 +150,7 @@ impl ProvideCredentials for Renewed {
     }
 }
 
-/// The signature of an attempt, which names the access key.
+/// The signature of an attempt, which contains the access key.
 #[derive(Debug)]
 struct SignedBy(String);
 
@@ -156,8 +158,7 @@ impl Storable for SignedBy {
     type Storer = StoreReplace<Self>;
 }
 
-/// Takes note of credentials that AWS refuses as expired. Those of the very attempt: while it was under way, others may have
-/// been found.
+/// Notes credentials that AWS refuses as expired. It compares them with those of the attempt, as they may have been renewed since.
 impl Intercept for Renewed {
     fn name(&self) -> &'static str {
         "expired credentials"
@@ -182,8 +183,8 @@ impl Intercept for Renewed {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // Where the lock is held, others are being looked for already.
-        if context.response().is_some_and(says_expired)
+        // If the lock is held, they are being renewed already.
+        if context.response().is_some_and(is_expired)
             && let Some(SignedBy(signature)) = config.load::<SignedBy>()
             && let Ok(current) = self.0.current.try_lock()
             && let Some(current) = current.as_ref()
@@ -195,10 +196,10 @@ impl Intercept for Renewed {
     }
 }
 
-/// A call that AWS refused for its credentials' age is tried again, with others if there are.
+/// Retries a call whose credentials AWS refused as expired.
 impl ClassifyRetry for Renewed {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        if context.response().is_some_and(says_expired) {
+        if context.response().is_some_and(is_expired) {
             RetryAction::server_error()
         } else {
             RetryAction::NoActionIndicated
@@ -210,12 +211,11 @@ impl ClassifyRetry for Renewed {
     }
 }
 
-fn says_expired(response: &HttpResponse) -> bool {
+fn is_expired(response: &HttpResponse) -> bool {
     response.status().is_client_error()
-        && ["ExpiredToken", "RequestExpired"].iter().any(|code| says(response, code))
+        && ["ExpiredToken", "RequestExpired"].iter().any(|code| has_code(response, code))
 }
 
-/// The keys in the environment.
 fn in_environment() -> Option<Credentials> {
     let mut credentials = Credentials::builder()
         .access_key_id(variable("AWS_ACCESS_KEY_ID")?)
@@ -226,7 +226,7 @@ fn in_environment() -> Option<Credentials> {
     Some(credentials.build())
 }
 
-/// That the profile exists which is asked for. The SDK would look for credentials elsewhere.
+/// The profile that is chosen must exist; the SDK would use other credentials.
 pub async fn check_profile(access: &Access) -> anyhow::Result<()> {
     let Some(name) = access.chosen_profile() else {
         return Ok(());
@@ -242,32 +242,27 @@ pub async fn check_profile(access: &Access) -> anyhow::Result<()> {
     }
     let mut known = profiles.profiles().collect::<Vec<_>>();
     known.sort_unstable();
-    let way_out = match known.as_slice() {
+    let hint = match known.as_slice() {
         [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
         known => format!("there are: {}", known.join(", ")),
     };
-    Err(Failure::new(format!("there is no AWS profile `{name}`")).hint(way_out).into())
+    Err(Failure::new(format!("there is no AWS profile `{name}`")).hint(hint).into())
 }
 
-/// That AWS refused the credentials as expired.
 pub fn expired() -> Failure {
     Failure::new("the AWS credentials have expired").hint(SIGN_IN)
 }
 
-/// That AWS refused, and did not say why.
+/// For a refusal without a reason.
 pub fn probably_expired() -> Failure {
-    Failure::new(
-        "AWS refused it and does not say why; most likely, the AWS credentials have expired",
-    )
-    .hint(SIGN_IN)
+    Failure::new("AWS refused it without a reason; most likely, the AWS credentials have expired")
+        .hint(SIGN_IN)
 }
 
-/// That AWS does not know the credentials.
-pub fn not_accepted(said: &str) -> Failure {
-    Failure::new(format!("AWS does not accept the credentials ({said})")).hint(SIGN_IN)
+pub fn not_accepted(reason: &str) -> Failure {
+    Failure::new(format!("AWS does not accept the credentials ({reason})")).hint(SIGN_IN)
 }
 
-/// Why there are no credentials.
 pub fn failure(error: &CredentialsError) -> Failure {
     if chain(error).any(<dyn std::error::Error>::is::<Expired>) {
         return expired();

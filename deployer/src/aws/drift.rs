@@ -1,4 +1,4 @@
-//! What somebody changed of a stack's resources behind `CloudFormation`'s back, as it finds out when asked.
+//! Drift: resources of a stack that were changed outside CloudFormation.
 
 use std::time::Duration;
 
@@ -10,54 +10,44 @@ use aws_sdk_cloudformation::{
 };
 use serde::Serialize;
 
-use super::{explain, is_transient};
-use crate::{failure::Failure, printer::Step};
+use super::{error::Answer, poll::Poll};
 
-/// Between two looks at a detection: soon at first, then less often.
-const FIRST_POLL: Duration = Duration::from_millis(300);
-const LAST_POLL: Duration = Duration::from_secs(3);
+/// It takes about a minute for a stack like this.
+const DETECTION: Poll = Poll {
+    first: Duration::from_millis(300),
+    longest: Duration::from_secs(3),
+    patience: Duration::from_mins(5),
+    hint: "`cbbootstrap status`, some time later, shows whether it found any",
+};
 
-/// How long a detection may take; it is about a minute for a stack like this.
-const PATIENCE: Duration = Duration::from_mins(5);
-
-/// So many looks in a row may fail before the detection is given up.
-const LOST_POLLS: u32 = 30;
-
-/// What a detection found.
 #[derive(Debug)]
 pub struct Drift {
-    /// `IN_SYNC`, `DRIFTED`, …, as `CloudFormation` names it.
+    /// CloudFormation's name: `IN_SYNC`, `DRIFTED`, …
     pub status: String,
-    /// When, RFC 3339.
+    /// RFC 3339.
     pub checked: Option<String>,
-    /// Why not every resource could be looked at.
+    /// Why not every resource could be checked.
     pub reason: Option<String>,
-    /// The resources that are not as the stack made them.
     pub resources: Vec<Drifted>,
 }
 
-/// A resource that is not as the stack made it.
+/// A resource that differs from the stack's template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drifted {
-    /// The resource's name in the template.
+    /// Its name in the template.
     pub resource: String,
-    /// The resource's type.
     #[serde(rename = "type")]
     pub kind: String,
     /// `MODIFIED` or `DELETED`.
     pub status: String,
-    /// What is different of it.
     pub differences: Vec<Difference>,
 }
 
-/// A property that is not as the stack made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Its path, such as `/MemorySize`.
+    /// A path such as `/MemorySize`.
     pub property: String,
-    /// As the stack made it.
     pub expected: String,
-    /// As it is.
     pub actual: String,
 }
 
@@ -86,27 +76,34 @@ impl From<PropertyDifference> for Difference {
     }
 }
 
-/// Lets `CloudFormation` compare every resource of the stack with what it made.
-pub async fn detect(client: &Client, stack_id: &str, mut step: Step) -> anyhow::Result<Drift> {
-    let begun = client.detect_stack_drift().stack_name(stack_id).send().await;
-    let begun = begun.map_err(|error| {
-        let failure = explain("cannot look for drift", &error);
-        if failure.hint.is_some() {
-            return failure;
+impl Drift {
+    /// The number of drifted resources in words.
+    pub fn summary(&self) -> String {
+        match self.resources.len() {
+            0 => "none found".to_owned(),
+            1 => "one resource has drifted".to_owned(),
+            number => format!("{number} resources have drifted"),
         }
-        failure
-            .hint("leave `--drift` out; CloudFormation looks only at stacks that have settled well")
+    }
+}
+
+/// Lets CloudFormation compare every resource of the stack with its template.
+pub async fn detect(client: &Client, stack_id: &str) -> anyhow::Result<Drift> {
+    let begun = client.detect_stack_drift().stack_name(stack_id).send().await;
+    let begun = begun.explain("cannot check for drift").map_err(|failure| {
+        let hint =
+            "leave out `--drift`; CloudFormation checks only stacks whose last change succeeded";
+        if failure.hint.is_some() { failure } else { failure.hint(hint) }
     })?;
     let id = begun.stack_drift_detection_id.unwrap_or_default();
-    let mut drift = tokio::time::timeout(PATIENCE, wait(client, &id, &mut step))
-        .await
-        .unwrap_or_else(|_| {
-            let message =
-                format!("CloudFormation still looks for drift after {} s", PATIENCE.as_secs());
-            Err(Failure::new(message)
-                .hint("`cbbootstrap status`, some time later, shows whether it found any")
-                .into())
-        })?;
+    let detection = DETECTION.until("CloudFormation still checks for drift", async || {
+        let detection = client.describe_stack_drift_detection_status();
+        let detection = detection.stack_drift_detection_id(&id).send().await;
+        let detection = detection.unless_transient("cannot follow the check for drift")?;
+        let in_progress = Some(StackDriftDetectionStatus::DetectionInProgress);
+        Ok(detection.filter(|detection| detection.detection_status != in_progress))
+    });
+    let detection = detection.await?;
     let pages = client
         .describe_stack_resource_drifts()
         .stack_name(stack_id)
@@ -115,49 +112,16 @@ pub async fn detect(client: &Client, stack_id: &str, mut step: Step) -> anyhow::
         .into_paginator()
         .send();
     let pages = pages.collect::<Result<Vec<_>, _>>().await;
-    let pages = pages.map_err(|error| explain("cannot read what has drifted", &error))?;
-    drift.resources = pages
-        .into_iter()
-        .flat_map(|page| page.stack_resource_drifts.unwrap_or_default())
-        .map(Drifted::from)
-        .collect();
-    step.done(match drift.resources.len() {
-        0 => "none found".to_owned(),
-        1 => "one resource has drifted".to_owned(),
-        number => format!("{number} resources have drifted"),
-    });
-    Ok(drift)
-}
-
-/// Waits until the detection has ended.
-async fn wait(client: &Client, id: &str, step: &mut Step) -> anyhow::Result<Drift> {
-    let (mut pause, mut lost) = (FIRST_POLL, 0);
-    loop {
-        let detection = client
-            .describe_stack_drift_detection_status()
-            .stack_drift_detection_id(id)
-            .send()
-            .await;
-        match detection {
-            Ok(detection)
-                if detection.detection_status
-                    != Some(StackDriftDetectionStatus::DetectionInProgress) =>
-            {
-                return Ok(Drift {
-                    status: detection
-                        .stack_drift_status
-                        .map_or_else(|| "UNKNOWN".to_owned(), |status| status.to_string()),
-                    checked: detection.timestamp.map(|time| time.to_string()),
-                    reason: detection.detection_status_reason,
-                    resources: Vec::new(),
-                });
-            }
-            Ok(_) => lost = 0,
-            Err(error) if is_transient(&error) && lost < LOST_POLLS => lost += 1,
-            Err(error) => return Err(explain("cannot see the search for drift", &error).into()),
-        }
-        step.busy("CloudFormation looks at each resource");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 3 / 2).min(LAST_POLL);
-    }
+    let pages = pages.explain("cannot read what has drifted")?.into_iter();
+    Ok(Drift {
+        status: detection
+            .stack_drift_status
+            .map_or_else(|| "UNKNOWN".to_owned(), |status| status.to_string()),
+        checked: detection.timestamp.map(|time| time.to_string()),
+        reason: detection.detection_status_reason,
+        resources: pages
+            .flat_map(|page| page.stack_resource_drifts.unwrap_or_default())
+            .map(Drifted::from)
+            .collect(),
+    })
 }

@@ -1,6 +1,6 @@
-//! The table: made once, with what makes it safe to keep, and then left alone.
+//! The clusters' table: created once with the settings that keep it safe, and not touched afterwards.
 //!
-//! It is not part of the stack, so that no update and no deletion of the stack can lose the clusters' records.
+//! It is not part of the stack, so that no update and no deletion of the stack loses the clusters' records.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,112 +18,87 @@ use aws_sdk_dynamodb::{
     },
 };
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
-use serde::Serialize;
 
-use super::{OURS, explain, is_transient};
-use crate::failure::{Exit, Failure};
+use super::{
+    error::{Answer, explain, is_transient},
+    poll::Poll,
+};
+use crate::{
+    failure::{Exit, Failure},
+    stack::OWNER_TAG,
+};
 
-/// Between two looks at a table that is being made; it takes AWS some ten seconds.
-const POLL: Duration = Duration::from_millis(500);
+/// Creating a table takes about ten seconds.
+const CHANGE: Poll = Poll {
+    first: Duration::from_millis(500),
+    longest: Duration::from_millis(500),
+    patience: Duration::from_mins(5),
+    hint: "run the same command again to go on waiting",
+};
 
-/// How long a table may take to be made or deleted.
-const PATIENCE: Duration = Duration::from_mins(5);
-
-/// A table that can be used, or will be soon.
+/// A table with the function's key.
 #[derive(Debug)]
 pub struct Table {
-    description: TableDescription,
+    pub status: TableStatus,
+    /// DynamoDB counts items and bytes every six hours.
+    pub items: i64,
+    /// In bytes.
+    pub size: i64,
+    pub deletion_protection: bool,
+    /// Whether point-in-time recovery is on; `None` without the permission to read that.
+    pub recovery: Option<bool>,
+    /// Whether expired records are deleted; `None` without the permission to read that.
+    expiry: Option<bool>,
     /// Whether this program made it, and therefore completes its settings.
     ours: bool,
-    /// Whether abandoned claims expire; none where that may not be seen.
-    expiry: Option<bool>,
-    /// Whether it can be restored to any point in time; none where that may not be seen.
-    recovery: Option<bool>,
-}
-
-/// What `status` shows of a table.
-#[derive(Debug, Serialize)]
-pub struct Glance {
-    /// As `DynamoDB` names it, in lower case.
-    pub status: String,
-    /// Items; `DynamoDB` counts them every six hours.
-    pub items: i64,
-    /// Bytes; counted with the items.
-    pub size: i64,
-    /// Whether it refuses to be deleted.
-    pub deletion_protection: bool,
-    /// Whether it can be restored to any point in time; none where that may not be seen.
-    #[serde(rename = "point_in_time_recovery")]
-    pub recovery: Option<bool>,
 }
 
 impl Table {
-    /// The table, seen to be one that the function can work with; `None` if there is none.
-    ///
-    /// All that can be asked at once is, before it is known whether there is a table.
+    /// The table, which must have the function's key; `None` if there is none. Calls that need no answer of another run side by
+    /// side.
     pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
         let recovery = async { recovery(client, name).await.ok() };
-        let (description, expiry, recovery) =
+        let (table, expiry, recovery) =
             tokio::join!(describe(client, name), expiry(client, name), recovery);
-        let Some(description) = description? else {
+        let Some(table) = table? else {
             return Ok(None);
         };
-        check_key(name, &description)?;
+        check_key(name, &table)?;
         Ok(Some(Self {
-            ours: is_ours(client, &description).await?,
-            description,
-            expiry: expiry.ok(),
+            ours: is_ours(client, &table).await?,
+            status: table.table_status.unwrap_or_else(|| "unknown".into()),
+            items: table.item_count.unwrap_or_default(),
+            size: table.table_size_bytes.unwrap_or_default(),
+            deletion_protection: table.deletion_protection_enabled.unwrap_or_default(),
             recovery,
+            expiry: expiry.ok(),
         }))
     }
 
-    /// Its state in short.
-    pub fn glance(&self) -> Glance {
-        let status = self.description.table_status.as_ref().map_or("unknown", TableStatus::as_str);
-        Glance {
-            status: status.to_lowercase(),
-            items: self.description.item_count.unwrap_or_default(),
-            size: self.description.table_size_bytes.unwrap_or_default(),
-            deletion_protection: self.description.deletion_protection_enabled.unwrap_or_default(),
-            recovery: self.recovery,
-        }
-    }
-
-    /// Whether [`ensure`] would leave it as it is.
-    pub fn is_complete(&self) -> bool {
-        is_active(&self.description)
+    /// Whether [`ensure`] would not change it.
+    fn is_complete(&self) -> bool {
+        is_active(&self.status)
             && (!self.ours || (self.expiry, self.recovery) == (Some(true), Some(true)))
     }
 }
 
-fn is_active(table: &TableDescription) -> bool {
-    // A table in `Updating` serves requests, too.
-    matches!(table.table_status, Some(TableStatus::Active | TableStatus::Updating))
+fn is_active(status: &TableStatus) -> bool {
+    // A table in `Updating` serves requests.
+    matches!(status, TableStatus::Active | TableStatus::Updating)
 }
 
-/// The table; `None` if there is none.
 async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDescription>> {
-    match client.describe_table().table_name(name).send().await {
-        Ok(output) => Ok(Some(
-            output
-                .table
-                .unwrap_or_else(|| TableDescription::builder().build()),
-        )),
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(aws_sdk_dynamodb::operation::describe_table::DescribeTableError::is_resource_not_found_exception) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(explain(format!("cannot look at table `{name}`"), &error).into()),
-    }
+    let table = client.describe_table().table_name(name).send().await;
+    let table = table
+        .absent_on("ResourceNotFoundException")
+        .explain(format!("cannot read table `{name}`"))?;
+    Ok(table.map(|table| table.table.unwrap_or_else(|| TableDescription::builder().build())))
 }
 
-/// Sees to it that the table is there and has its settings; says whether it had to be made. `found` is what
-/// [`Table::find`] saw before.
+/// Makes sure that the table exists and has its settings; returns whether it was created. `found` is the result of
+/// [`Table::find`].
 ///
-/// A table that somebody else made is used as it is. One of ours that was left half-made is completed.
+/// A table that somebody else made is used as it is. An incomplete one of ours is completed.
 pub async fn ensure(
     client: &Client,
     name: &str,
@@ -133,11 +108,10 @@ pub async fn ensure(
     if found.as_ref().is_some_and(Table::is_complete) {
         return Ok(false);
     }
-    let description = match &found {
-        Some(table) => &table.description,
-        None => &create(client, name, tags).await?,
-    };
-    if !is_active(description) {
+    if found.is_none() {
+        create(client, name, tags).await?;
+    }
+    if !found.as_ref().is_some_and(|table| is_active(&table.status)) {
         wait_until_active(client, name).await?;
     }
     if found.as_ref().is_none_or(|table| table.ours) {
@@ -152,12 +126,11 @@ async fn create(
     client: &Client,
     name: &str,
     tags: &BTreeMap<String, String>,
-) -> anyhow::Result<TableDescription> {
-    let what = format!("cannot create table `{name}`");
+) -> anyhow::Result<()> {
     let tags = tags
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_str()))
-        .chain([OURS])
+        .chain([OWNER_TAG])
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect::<Result<_, _>>()?;
     let key =
@@ -176,25 +149,11 @@ async fn create(
         .set_tags(Some(tags))
         .send()
         .await;
-    match created {
-        Ok(output) => Ok(output
-            .table_description
-            .unwrap_or_else(|| TableDescription::builder().build())),
-        // Somebody else was quicker, or an answer was lost and the SDK asked again.
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception) =>
-        {
-            describe(client, name)
-                .await?
-                .ok_or_else(|| explain(what, &error).into())
-        }
-        Err(error) => Err(explain(what, &error).into()),
-    }
+    // Somebody else may have been faster, or the SDK repeated a request whose answer was lost.
+    created.absent_on("ResourceInUseException").explain(format!("cannot create table `{name}`"))?;
+    Ok(())
 }
 
-/// The table's key must be the function's.
 fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
     let is_string = |attribute: &str| {
         let mut attributes = table.attribute_definitions().iter();
@@ -206,77 +165,58 @@ fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
     if keys == [(CLUSTER_ID, &KeyType::Hash)] && is_string(CLUSTER_ID) {
         return Ok(());
     }
-    let has = keys
-        .iter()
-        .map(|(attribute, kind)| format!("`{attribute}` ({kind})"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let keys: Vec<_> = keys.iter().map(|(name, kind)| format!("`{name}` ({kind})")).collect();
     Err(Failure::new(format!(
-        "table `{name}` has the key {has}, and the service needs `{CLUSTER_ID}` (HASH, a string)"
+        "table `{name}` has the key {}, and the service needs `{CLUSTER_ID}` (HASH, a string)",
+        keys.join(", ")
     ))
     .hint("choose another table with `--table-name`"))
 }
 
 async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
-    let wait = async {
-        loop {
-            match describe(client, name).await? {
-                Some(table) if is_active(&table) => return Ok(()),
-                Some(table) if table.table_status == Some(TableStatus::Deleting) => {
-                    return Err(Failure::new(format!("table `{name}` is being deleted"))
+    CHANGE
+        .until(&format!("table `{name}` is not active"), async || {
+            let table = describe(client, name).await?;
+            match table.and_then(|table| table.table_status) {
+                Some(status) if is_active(&status) => Ok(Some(())),
+                Some(TableStatus::Deleting) => {
+                    Err(Failure::new(format!("table `{name}` is being deleted"))
                         .hint("wait until it is gone, then deploy again")
-                        .into());
+                        .into())
                 }
-                // Just created, it may not be seen everywhere at once.
-                _ => tokio::time::sleep(POLL).await,
+                // A new table may not be visible everywhere at once.
+                _ => Ok(None),
             }
-        }
-    };
-    within_patience(wait, format!("table `{name}` is not active")).await
+        })
+        .await
 }
 
-async fn within_patience(
-    work: impl Future<Output = anyhow::Result<()>>,
-    what: String,
-) -> anyhow::Result<()> {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
-        let message = format!("{what} after {} s", PATIENCE.as_secs());
-        Err(Failure::new(message).hint("run the same command again to go on waiting").into())
-    })
-}
-
-/// The table of this name, which must be one that this program made; `None` if there is none.
+/// The table, which this program must have made; `None` if there is none.
 pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Table>> {
-    let Some(table) = Table::find(client, name).await? else {
-        return Ok(None);
-    };
-    if table.ours {
-        return Ok(Some(table));
+    let table = Table::find(client, name).await?;
+    if table.as_ref().is_none_or(|table| table.ours) {
+        return Ok(table);
     }
-    Err(
-        Failure::new(format!("table `{name}` was not made by cbbootstrap"))
-            .hint(format!(
-                "leave `--delete-table` out, and delete it with `aws dynamodb delete-table --table-name {name}`"
-            ))
-            .into(),
-    )
+    let delete = format!("aws dynamodb delete-table --table-name {name}");
+    Err(Failure::new(format!("table `{name}` was not made by cbbootstrap"))
+        .hint(format!("leave out `--delete-table`, and delete it with `{delete}`"))
+        .into())
 }
 
-/// Whether this program made the table, and therefore completes its settings. Who may not read its tags has brought one.
+/// A table whose tags may not be read counts as somebody else's.
 async fn is_ours(client: &Client, table: &TableDescription) -> anyhow::Result<bool> {
     let arn = table.table_arn.clone().unwrap_or_default();
     let tags = client.list_tags_of_resource().resource_arn(&arn).send().await;
-    match tags {
-        // A table has 50 tags at most, and the first answer holds them all.
-        Ok(tags) => {
-            Ok(tags.tags().iter().any(|tag| (tag.key.as_str(), tag.value.as_str()) == OURS))
-        }
-        Err(error) if error.code() == Some("AccessDeniedException") => Ok(false),
-        Err(error) => Err(explain(format!("cannot read the tags of `{arn}`"), &error).into()),
-    }
+    let tags = tags
+        .absent_on("AccessDeniedException")
+        .explain(format!("cannot read the tags of `{arn}`"))?;
+    // A table has at most 50 tags, which fit on the first page.
+    Ok(tags.is_some_and(|tags| {
+        tags.tags().iter().any(|tag| (tag.key.as_str(), tag.value.as_str()) == OWNER_TAG)
+    }))
 }
 
-/// Whether abandoned claims expire.
+/// Whether expired records are deleted.
 async fn expiry(client: &Client, name: &str) -> Result<bool, SdkError<DescribeTimeToLiveError>> {
     let now = client.describe_time_to_live().table_name(name).send().await?;
     let status = now.time_to_live_description.and_then(|ttl| ttl.time_to_live_status);
@@ -284,9 +224,8 @@ async fn expiry(client: &Client, name: &str) -> Result<bool, SdkError<DescribeTi
 }
 
 async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
-    let what = || format!("cannot let abandoned claims in table `{name}` expire");
-    let now = expiry(client, name).await;
-    if now.map_err(|error| explain(what(), &error))? {
+    let what = format!("cannot enable the expiry of records in table `{name}`");
+    if expiry(client, name).await.explain(&what)? {
         return Ok(());
     }
     let specification =
@@ -298,50 +237,47 @@ async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
         .send()
         .await;
     match enabled {
-        Ok(_) => Ok(()),
-        // An answer was lost and the SDK asked again, or somebody else was quicker: DynamoDB refuses to do it twice.
+        // DynamoDB refuses to do it twice, after a lost answer or for somebody else.
         Err(_) if expiry(client, name).await.is_ok_and(|enabled| enabled) => Ok(()),
-        Err(error) => Err(explain(what(), &error).into()),
+        enabled => Ok(enabled.explain(what).map(drop)?),
     }
 }
 
 async fn enable_backups(client: &Client, name: &str) -> anyhow::Result<()> {
     let what = format!("cannot turn on point-in-time recovery for table `{name}`");
-    let enable = async {
-        loop {
-            // Until shortly after its creation a table's backups are neither described nor changed.
-            match try_enable_backups(client, name).await {
-                Err(Refused::NotYet) => tokio::time::sleep(POLL).await,
-                Err(Refused::For(failure)) => return Err(failure.about(&what).into()),
-                Ok(()) => return Ok(()),
+    let specification =
+        PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build()?;
+    CHANGE
+        .until(&what, async || {
+            match recovery(client, name).await {
+                Ok(true) => return Ok(Some(())),
+                Ok(false) => (),
+                Err(error) => return unless_too_new(&what, &error),
             }
-        }
-    };
-    within_patience(enable, what.clone()).await
+            let enabled = client
+                .update_continuous_backups()
+                .table_name(name)
+                .point_in_time_recovery_specification(specification.clone())
+                .send()
+                .await;
+            enabled.map_or_else(|error| unless_too_new(&what, &error), |_| Ok(Some(())))
+        })
+        .await
 }
 
-enum Refused {
-    NotYet,
-    For(Failure),
-}
-
-impl<E> From<SdkError<E>> for Refused
+/// The backups of a new table can be neither read nor changed for a moment.
+fn unless_too_new<E>(what: &str, error: &SdkError<E>) -> anyhow::Result<Option<()>>
 where
-    E: aws_sdk_dynamodb::error::ProvideErrorMetadata + std::error::Error + 'static,
+    E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    fn from(error: SdkError<E>) -> Self {
-        let code = error.as_service_error().and_then(|e| e.code()).unwrap_or_default();
-        if matches!(code, "ContinuousBackupsUnavailableException" | "TableNotFoundException")
-            || is_transient(&error)
-        {
-            Self::NotYet
-        } else {
-            Self::For(explain("AWS refuses", &error))
-        }
+    match error.code() {
+        Some("ContinuousBackupsUnavailableException" | "TableNotFoundException") => Ok(None),
+        _ if is_transient(error) => Ok(None),
+        _ => Err(explain(what, error).into()),
     }
 }
 
-/// Whether the table can be restored to any point in time.
+/// Whether point-in-time recovery is on.
 async fn recovery(
     client: &Client,
     name: &str,
@@ -356,79 +292,52 @@ async fn recovery(
     }))
 }
 
-async fn try_enable_backups(client: &Client, name: &str) -> Result<(), Refused> {
-    if recovery(client, name).await? {
-        return Ok(());
-    }
-    let specification =
-        PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build();
-    let specification =
-        specification.map_err(|error| Refused::For(Failure::new(error.to_string())))?;
-    client
-        .update_continuous_backups()
-        .table_name(name)
-        .point_in_time_recovery_specification(specification)
-        .send()
-        .await?;
-    Ok(())
-}
-
 /// Deletes the table and every record in it; `false` if there is none.
 pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
-    let what = || format!("cannot delete table `{name}`");
+    let what = format!("cannot delete table `{name}`");
     let Some(table) = describe(client, name).await? else {
         return Ok(false);
     };
     if table.table_status != Some(TableStatus::Deleting) {
         if table.deletion_protection_enabled == Some(true) {
-            let unprotected = client
-                .update_table()
-                .table_name(name)
-                .deletion_protection_enabled(false)
-                .send()
-                .await;
-            unprotected.map_err(|error| explain(what(), &error))?;
-            // That takes a moment, in which the table cannot be deleted.
-            let active = async {
-                while describe(client, name)
-                    .await?
-                    .is_some_and(|table| table.table_status == Some(TableStatus::Updating))
-                {
-                    tokio::time::sleep(POLL).await;
-                }
-                Ok(())
-            };
-            within_patience(active, format!("table `{name}` is still being updated")).await?;
+            unprotect(client, name, &what).await?;
         }
         let deleted = client.delete_table().table_name(name).send().await;
         match deleted {
             Ok(_) => (),
-            // An answer was lost, and the SDK asked again.
-            Err(error) if is_being_deleted(client, name).await => drop(error),
+            // The SDK repeated a request whose answer was lost.
+            Err(_) if is_being_deleted(client, name).await => (),
             Err(error) => {
-                let busy = error
-                    .as_service_error()
-                    .is_some_and(aws_sdk_dynamodb::operation::delete_table::DeleteTableError::is_resource_in_use_exception);
-                let failure = explain(what(), &error);
-                return Err(if busy { failure.exit(Exit::Busy) } else { failure }.into());
+                let is_busy = error.code() == Some("ResourceInUseException");
+                let failure = explain(what, &error);
+                return Err(if is_busy { failure.exit(Exit::Busy) } else { failure }.into());
             }
         }
     }
-    let gone = async {
-        while describe(client, name).await?.is_some() {
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
-    };
-    within_patience(gone, format!("table `{name}` is still being deleted")).await?;
+    CHANGE
+        .until(&format!("table `{name}` is still being deleted"), async || {
+            Ok(describe(client, name).await?.is_none().then_some(()))
+        })
+        .await?;
     Ok(true)
 }
 
+/// Turns deletion protection off. That takes a moment in which the table cannot be deleted.
+async fn unprotect(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
+    let update = client.update_table().table_name(name).deletion_protection_enabled(false);
+    update.send().await.explain(what)?;
+    CHANGE
+        .until(&format!("table `{name}` is still being updated"), async || {
+            let updating = Some(TableStatus::Updating);
+            let table = describe(client, name).await?;
+            Ok(table.is_none_or(|table| table.table_status != updating).then_some(()))
+        })
+        .await
+}
+
 async fn is_being_deleted(client: &Client, name: &str) -> bool {
-    match describe(client, name).await {
-        Ok(table) => table.is_none_or(|table| table.table_status == Some(TableStatus::Deleting)),
-        Err(_) => false,
-    }
+    let table = describe(client, name).await;
+    table.is_ok_and(|it| it.is_none_or(|it| it.table_status == Some(TableStatus::Deleting)))
 }
 
 #[cfg(test)]
@@ -454,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_functions_key_will_do() {
+    fn a_table_needs_the_functions_key() {
         use {
             KeyType::{Hash, Range},
             ScalarAttributeType::{N, S},

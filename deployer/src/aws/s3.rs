@@ -1,4 +1,4 @@
-//! The bucket that hands the function's zip to `CloudFormation`.
+//! The bucket from which CloudFormation takes the function's zip.
 
 use aws_sdk_s3::{
     Client,
@@ -17,13 +17,16 @@ use aws_sdk_s3::{
 };
 use serde_json::json;
 
-use super::{Identity, UPLOAD_TIMEOUT, explain, says};
+use super::{
+    Identity, UPLOAD_TIMEOUT,
+    error::{Answer, explain, has_code},
+};
 use crate::{failure::Failure, package::artifact::Artifact};
 
-/// How many artifacts of a stack are kept, with those that it names or named last.
+/// How many artifacts of a stack are kept, besides those that it uses or used last.
 const KEPT: usize = 5;
 
-/// S3's refusal of one of two changes of a bucket at a time, which means: try again.
+/// Retries S3's refusal to make two changes of a bucket at the same time.
 #[derive(Debug)]
 pub struct Conflict;
 
@@ -31,7 +34,7 @@ impl ClassifyRetry for Conflict {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         match context.response() {
             Some(response)
-                if response.status().as_u16() == 409 && says(response, "OperationAborted") =>
+                if response.status().as_u16() == 409 && has_code(response, "OperationAborted") =>
             {
                 RetryAction::transient_error()
             }
@@ -44,16 +47,14 @@ impl ClassifyRetry for Conflict {
     }
 }
 
-/// Where the artifacts of a stack go.
+/// The bucket of a stack's artifacts. Several stacks share it, each with its own prefix.
 #[derive(Clone, Debug)]
 pub struct Bucket {
-    /// Its name.
     pub name: String,
-    /// The stack's name. Several stacks share the bucket, and each has its own artifacts in it.
     stack: String,
-    /// Whom it must belong to.
+    /// The account that it must belong to.
     owner: Identity,
-    /// Whether it is this program's to make and to set up; a bucket that the user brings is not.
+    /// Whether this program creates and configures it, as it does unless the user names one.
     ours: bool,
 }
 
@@ -67,15 +68,10 @@ impl Bucket {
         Self { name, stack: stack.to_owned(), owner, ours: asked.is_none() }
     }
 
-    /// Whether the bucket is there. That it belongs to somebody else, or lies elsewhere, is an error.
+    /// Whether the bucket exists. One of somebody else, or in another region, is an error.
     pub async fn exists(&self, client: &Client, region: &str) -> anyhow::Result<bool> {
-        let head = client
-            .head_bucket()
-            .bucket(&self.name)
-            .expected_bucket_owner(&self.owner.account)
-            .send()
-            .await;
-        let error = match head {
+        let head = client.head_bucket().bucket(&self.name).expected_bucket_owner(self.owner());
+        let error = match head.send().await {
             Ok(output) => match output.bucket_region.as_deref() {
                 Some(other) if other != region => return Err(self.elsewhere(other, region).into()),
                 _ => return Ok(true),
@@ -87,17 +83,21 @@ impl Bucket {
         match (status, header("x-amz-bucket-region")) {
             (Some(404), _) if self.ours => Ok(false),
             (Some(404), _) => Err(Failure::new(format!("there is no bucket `{}`", self.name))
-                .hint("create it first, or leave `--bucket` out to have one made")
+                .hint("create it first, or leave out `--bucket` to have one made")
                 .into()),
             (Some(301 | 400), Some(other)) if other != region => {
                 Err(self.elsewhere(other, region).into())
             }
-            // A HEAD has no body that would say more.
+            // The answer to a HEAD request has no body with a reason.
             (Some(403), _) if error.code().is_none_or(|code| !code.contains("Token")) => {
                 Err(self.not_yours().into())
             }
-            _ => Err(explain(format!("cannot look at bucket `{}`", self.name), &error).into()),
+            _ => Err(explain(format!("cannot read bucket `{}`", self.name), &error).into()),
         }
+    }
+
+    fn owner(&self) -> &str {
+        &self.owner.account
     }
 
     fn elsewhere(&self, other: &str, region: &str) -> Failure {
@@ -111,7 +111,8 @@ impl Bucket {
     fn not_yours(&self) -> Failure {
         Failure::new(format!(
             "bucket `{}` belongs to another account than {}, or these credentials may not use it",
-            self.name, self.owner.account
+            self.name,
+            self.owner()
         ))
         .hint(
             "name one of your own with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints all \
@@ -119,49 +120,33 @@ impl Bucket {
         )
     }
 
-    /// Makes the bucket, in this region.
     pub async fn create(&self, client: &Client, region: &str) -> anyhow::Result<()> {
-        // The first region is the one that must not be named.
-        let place = (region != "us-east-1").then(|| {
+        // S3 does not accept `us-east-1` as a location.
+        let location = (region != "us-east-1").then(|| {
             CreateBucketConfiguration::builder()
                 .location_constraint(BucketLocationConstraint::from(region))
                 .build()
         });
-        let created = client
-            .create_bucket()
-            .bucket(&self.name)
-            .set_create_bucket_configuration(place)
-            .send()
-            .await;
-        match created {
-            Ok(_) => Ok(()),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(aws_sdk_s3::operation::create_bucket::CreateBucketError::is_bucket_already_owned_by_you) =>
-            {
-                Ok(())
-            }
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(aws_sdk_s3::operation::create_bucket::CreateBucketError::is_bucket_already_exists) =>
-            {
+        let create = client.create_bucket().bucket(&self.name);
+        match create.set_create_bucket_configuration(location).send().await {
+            Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => Ok(()),
+            Err(error) if error.code() == Some("BucketAlreadyExists") => {
                 Err(self.not_yours().into())
             }
-            Err(error) => {
-                Err(explain(format!("cannot create bucket `{}`", self.name), &error).into())
+            created => {
+                created.explain(format!("cannot create bucket `{}`", self.name))?;
+                Ok(())
             }
         }
     }
 
-    /// Sees to it that our bucket is encrypted, private, and reached by TLS alone. Each is said anew with an upload, which
-    /// heals a bucket that was left half-made.
+    /// Makes sure that a bucket of ours is encrypted, private, and accessible by TLS only. Repeated with each upload, it completes
+    /// a bucket whose creation was interrupted.
     pub async fn protect(&self, client: &Client) -> anyhow::Result<()> {
         if !self.ours {
             return Ok(());
         }
-        let (bucket, owner) = (self.name.as_str(), self.owner.account.as_str());
+        let (bucket, owner) = (self.name.as_str(), self.owner());
         let aes256 = ServerSideEncryptionByDefault::builder()
             .sse_algorithm(ServerSideEncryption::Aes256)
             .build()?;
@@ -187,7 +172,7 @@ impl Bucket {
                 "Condition": {"Bool": {"aws:SecureTransport": "false"}},
             }],
         });
-        // One after the other: S3 refuses two changes of one bucket at a time. Another deployer's are tried again.
+        // In sequence: S3 refuses two changes of a bucket at the same time, and `Conflict` retries only another deployer's.
         let encrypted = client
             .put_bucket_encryption()
             .bucket(bucket)
@@ -195,7 +180,7 @@ impl Bucket {
             .server_side_encryption_configuration(encryption)
             .send()
             .await;
-        encrypted.map_err(|error| explain(format!("cannot encrypt bucket `{bucket}`"), &error))?;
+        encrypted.explain(format!("cannot encrypt bucket `{bucket}`"))?;
         let closed = client
             .put_public_access_block()
             .bucket(bucket)
@@ -203,9 +188,7 @@ impl Bucket {
             .public_access_block_configuration(private)
             .send()
             .await;
-        closed.map_err(|error| {
-            explain(format!("cannot block public access to bucket `{bucket}`"), &error)
-        })?;
+        closed.explain(format!("cannot block public access to bucket `{bucket}`"))?;
         let policy = client
             .put_bucket_policy()
             .bucket(bucket)
@@ -213,9 +196,7 @@ impl Bucket {
             .policy(policy.to_string())
             .send()
             .await;
-        policy.map_err(|error| {
-            explain(format!("cannot set the policy of bucket `{bucket}`"), &error)
-        })?;
+        policy.explain(format!("cannot set the policy of bucket `{bucket}`"))?;
         Ok(())
     }
 
@@ -223,37 +204,29 @@ impl Bucket {
         format!("{}/", self.stack)
     }
 
-    /// The key of the artifact: its content, so that what is there need not be uploaded again.
+    /// The artifact's key, made of its content, so that it is uploaded only once.
     pub fn key(&self, artifact: &Artifact) -> String {
         format!("{}{}.zip", self.prefix(), artifact.sha256)
     }
 
-    /// Whether the artifact is in the bucket.
     pub async fn holds(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<bool> {
         let key = self.key(artifact);
-        let head = client
-            .head_object()
-            .bucket(&self.name)
-            .key(&key)
-            .expected_bucket_owner(&self.owner.account)
-            .send()
-            .await;
-        match head {
+        let head = client.head_object().bucket(&self.name).key(&key);
+        match head.expected_bucket_owner(self.owner()).send().await {
             Ok(object) => Ok(object.content_length == i64::try_from(artifact.zip.len()).ok()),
-            // 403 is what S3 says of a missing key to someone who may not list the bucket.
+            // Without the permission to list the bucket, a missing key is a 403.
             Err(SdkError::ServiceError(refused))
                 if [403, 404].contains(&refused.raw().status().as_u16()) =>
             {
                 Ok(false)
             }
             Err(error) => {
-                Err(explain(format!("cannot look for `{key}` in bucket `{}`", self.name), &error)
-                    .into())
+                let what = format!("cannot read `{key}` in bucket `{}`", self.name);
+                Err(explain(what, &error).into())
             }
         }
     }
 
-    /// Uploads the artifact.
     pub async fn upload(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<()> {
         let key = self.key(artifact);
         let patient = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_TIMEOUT).build();
@@ -261,50 +234,41 @@ impl Bucket {
             .put_object()
             .bucket(&self.name)
             .key(&key)
-            .expected_bucket_owner(&self.owner.account)
+            .expected_bucket_owner(self.owner())
             .content_type("application/zip")
             .body(ByteStream::from(artifact.zip.clone()))
             .customize()
             .config_override(aws_sdk_s3::config::Builder::new().timeout_config(patient))
             .send()
             .await;
-        put.map_err(|error| {
-            explain(format!("cannot upload `{key}` to bucket `{}`", self.name), &error)
-        })?;
+        put.explain(format!("cannot upload `{key}` to bucket `{}`", self.name))?;
         Ok(())
     }
 
-    /// Deletes all but the newest artifacts of the stack and those that are named, where the bucket is ours; says how many
-    /// went. Age alone is no reason: a stack may go back to its last artifact after a year.
-    pub async fn prune(&self, client: &Client, named: &[&str]) -> anyhow::Result<usize> {
+    /// Deletes all but the newest artifacts of the stack and those that are named, if the bucket is ours. Age alone does not
+    /// matter: a stack may return to its last artifact after a year.
+    pub async fn prune(&self, client: &Client, named: &[&str]) -> anyhow::Result<()> {
         if !self.ours {
-            return Ok(0);
+            return Ok(());
         }
         let artifacts = self.artifacts(client).await?;
-        let outdated = outdated(artifacts, named);
-        self.delete(client, &outdated).await?;
-        Ok(outdated.len())
+        self.delete(client, &outdated(artifacts, named)).await
     }
 
-    /// Deletes all artifacts of the stack where the bucket is ours, and the bucket if nothing else is in it; says how many
-    /// artifacts went, and whether the bucket did.
+    /// Deletes all artifacts of the stack, and the bucket if that leaves it empty; returns how many artifacts it deleted, and
+    /// whether it deleted the bucket.
     pub async fn empty(&self, client: &Client) -> anyhow::Result<(usize, bool)> {
         let artifacts = self.artifacts(client).await?;
         let keys: Vec<_> = artifacts.into_iter().map(|(_, key)| key).collect();
         self.delete(client, &keys).await?;
-        let deleted = client
-            .delete_bucket()
-            .bucket(&self.name)
-            .expected_bucket_owner(&self.owner.account)
-            .send()
-            .await;
-        match deleted {
-            Ok(_) => Ok((keys.len(), true)),
+        let delete = client.delete_bucket().bucket(&self.name).expected_bucket_owner(self.owner());
+        match delete.send().await {
             Err(error) if error.code() == Some("BucketNotEmpty") => Ok((keys.len(), false)),
-            // An answer was lost, and the SDK asked again.
+            // The SDK repeated a request whose answer was lost.
             Err(error) if error.code() == Some("NoSuchBucket") => Ok((keys.len(), true)),
-            Err(error) => {
-                Err(explain(format!("cannot delete bucket `{}`", self.name), &error).into())
+            deleted => {
+                deleted.explain(format!("cannot delete bucket `{}`", self.name))?;
+                Ok((keys.len(), true))
             }
         }
     }
@@ -315,13 +279,12 @@ impl Bucket {
             .list_objects_v2()
             .bucket(&self.name)
             .prefix(self.prefix())
-            .expected_bucket_owner(&self.owner.account)
+            .expected_bucket_owner(self.owner())
             .into_paginator()
             .send()
             .collect::<Result<Vec<_>, _>>()
             .await;
-        let pages = objects
-            .map_err(|error| explain(format!("cannot list bucket `{}`", self.name), &error))?;
+        let pages = objects.explain(format!("cannot list bucket `{}`", self.name))?;
         let objects = pages.into_iter().flat_map(|page| page.contents.unwrap_or_default());
         Ok(objects
             .filter_map(|object| {
@@ -332,7 +295,7 @@ impl Bucket {
     }
 
     async fn delete(&self, client: &Client, keys: &[String]) -> anyhow::Result<()> {
-        // As many as one call takes.
+        // The limit of one call.
         for keys in keys.chunks(1000) {
             let objects = keys
                 .iter()
@@ -342,22 +305,21 @@ impl Bucket {
             let deleted = client
                 .delete_objects()
                 .bucket(&self.name)
-                .expected_bucket_owner(&self.owner.account)
+                .expected_bucket_owner(self.owner())
                 .delete(objects)
                 .send()
                 .await;
-            let what = || format!("cannot delete artifacts in bucket `{}`", self.name);
-            let deleted = deleted.map_err(|error| explain(what(), &error))?;
-            if let Some(error) = deleted.errors().first() {
-                let why = error.message().or(error.code()).unwrap_or("refused");
-                return Err(Failure::new(format!("{}: {why}", what())).into());
+            let what = format!("cannot delete artifacts in bucket `{}`", self.name);
+            if let Some(error) = deleted.explain(&what)?.errors().first() {
+                let reason = error.message().or(error.code()).unwrap_or("refused");
+                return Err(Failure::new(format!("{what}: {reason}")).into());
             }
         }
         Ok(())
     }
 }
 
-/// The artifacts to delete: neither named nor among the newest.
+/// The artifacts that are neither named nor among the newest.
 fn outdated(mut artifacts: Vec<(i64, String)>, named: &[&str]) -> Vec<String> {
     artifacts.sort_by(|one, other| other.cmp(one));
     artifacts
@@ -373,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_artifacts_go_and_named_ones_stay() {
+    fn old_artifacts_are_outdated_unless_named() {
         let artifacts = |dates: &[i64]| {
             dates.iter().map(|date| (*date, format!("s/{date}.zip"))).collect::<Vec<_>>()
         };

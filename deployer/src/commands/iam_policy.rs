@@ -7,27 +7,23 @@ use aws_config::{
 use crate::{
     aws::Access,
     cli::IamPolicyArgs,
-    config,
     permissions::{self, Scope},
     printer::Printer,
-    settings::{self, Place},
 };
 
 /// An unknown part of an ARN.
 const ANY: &str = "*";
 
 pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
-    let environment = config::environment(&args.stack.config)?;
-    let place = Place::with(args.stack, &environment);
-    let region = region(&place.access).await?;
+    let region = region(&args.stack.access).await?;
     let scope = Scope {
         partition: permissions::partition(region.as_deref().unwrap_or_default()).to_owned(),
         account: args.account.unwrap_or_else(|| ANY.to_owned()),
         region: region.unwrap_or_else(|| ANY.to_owned()),
-        stack_name: place.stack_name,
-        table_name: settings::table_name(args.table, &environment),
-        bucket: args.bucket.bucket.or(environment.bucket),
-        role_arn: args.role_arn.or(environment.role_arn),
+        stack_name: args.stack.stack_name,
+        table_name: args.table_name,
+        bucket: args.bucket,
+        role_arn: args.role_arn,
     };
     if args.explain {
         printer.result(&permissions::explain(&scope, args.policy_for))

@@ -17,16 +17,15 @@ use crate::{
     smoke,
 };
 
-/// A local deployment that is up.
+/// A running local deployment.
 #[derive(Debug, Serialize)]
 pub struct Deployment {
     #[serde(flatten)]
     serving: Serving,
-    /// The smoke test's result; none where it was left out.
+    /// None without a smoke test.
     smoke: Option<smoke::Report>,
-    /// How long each step took.
+    /// The duration of each step.
     seconds: BTreeMap<&'static str, f64>,
-    /// Whether to end now.
     #[serde(skip)]
     exit: bool,
 }
@@ -38,7 +37,7 @@ impl Display for Deployment {
     }
 }
 
-/// Puts the API up on this machine.
+/// Starts the API on this machine, and tests it.
 pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
     let address = SocketAddr::new(args.local.host, args.local.port);
     let options = Options::local(address, args.local.data.as_deref())?;
@@ -55,7 +54,7 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
 }
 
 impl Deployment {
-    /// Keeps it up until Ctrl-C or SIGTERM, which are its good end.
+    /// Serves until Ctrl-C or SIGTERM.
     pub async fn run(self, signals: &mut Signals) -> anyhow::Result<Exit> {
         let verdict: Result<(), Failure> =
             self.smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);

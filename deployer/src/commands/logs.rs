@@ -8,9 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     aws::{Aws, cloudformation, is_transient, logs::Log},
     cli::LogsArgs,
-    failure::Failure,
     printer::Printer,
-    settings::Place,
     signals::Signals,
 };
 
@@ -35,13 +33,10 @@ pub async fn run(args: LogsArgs, printer: &Printer, signals: &mut Signals) -> an
 }
 
 async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
-    let place = Place::of(args.stack)?;
+    let place = args.stack;
     let aws = Aws::connect(&place.access).await?;
     let name = &place.stack_name;
-    let stack = cloudformation::find(&aws.cloudformation, name).await?.ok_or_else(|| {
-        Failure::new(format!("there is no stack `{name}` in {}, and so no log", aws.region))
-            .hint("`cbbootstrap deploy` creates one; `--stack-name` and `--region` choose another")
-    })?;
+    let stack = cloudformation::require(&aws.cloudformation, name, &aws.region).await?;
     let group = stack.output("LogGroupName")?.to_owned();
     if args.follow {
         printer.message(format_args!("Following log group `{group}` until Ctrl-C"));

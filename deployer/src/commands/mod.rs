@@ -1,9 +1,8 @@
-//! One file a command.
+//! The commands, one file each.
 
 mod cluster;
 mod deploy;
 mod destroy;
-mod follow;
 mod iam_policy;
 mod init;
 mod local;
@@ -14,16 +13,14 @@ mod plan;
 mod serve;
 mod smoke;
 mod status;
-mod wanted;
-
-use std::io::IsTerminal;
 
 use clap::CommandFactory;
 
 use crate::{
     cli::{Cli, Command},
-    failure::{Exit, Failure},
+    failure::Exit,
     printer::Printer,
+    prompt::confirm,
     signals::Signals,
 };
 
@@ -36,7 +33,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
             return deployment.run(&mut signals).await;
         }
         Command::Serve(args) => {
-            let options = serve::Options::of(*args)?;
+            let options = serve::Options::from_args(*args)?;
             let serving = signals.or_stopped(serve::start(options, printer)).await?;
             printer.result(&serving)?;
             serving.run(&mut signals).await;
@@ -57,41 +54,9 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Asks for a yes. Where nobody can be asked, that is a failure that names `--yes`.
-async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(format!("there is no terminal to ask on: {question}"))
-            .hint("`--yes` says yes to it")
-            .exit(Exit::Usage)
-            .into());
-    }
-    if ask(question, printer).await? {
-        return Ok(());
-    }
-    Err(Failure::new("you did not say yes, and nothing was deleted or updated")
-        .hint("`--yes` says yes beforehand")
-        .exit(Exit::Stopped)
-        .into())
-}
-
-/// Asks on the terminal.
-async fn ask(question: &str, printer: &Printer) -> anyhow::Result<bool> {
-    printer.message(format_args!("{question} [y/N]"));
-    let mut answer = String::new();
-    // On a thread of its own: an answer that never comes must not keep Ctrl-C from ending the program.
-    let answer = tokio::task::spawn_blocking(move || {
-        std::io::stdin().read_line(&mut answer).map(|_| answer)
-    })
-    .await??;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
-}
-
-/// A line of shell that makes a node's first call, signed for a region where that is needed.
+/// A shell command that makes a node's first call, signed for a region if `signed_in` names one.
 fn curl(endpoint: &str, signed_in: Option<&str>) -> String {
-    // A header without a value is not sent: not all credentials have a token.
+    // curl does not send a header without a value: not all credentials have a token.
     let signed = signed_in.map_or_else(String::new, |region| {
         format!(
             " --aws-sigv4 aws:amz:{region}:execute-api --user \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\" \

@@ -5,11 +5,12 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    cli::PackageArgs, failure::Failure, package::Function, printer::Printer, values::Arch,
+    cli::PackageArgs, deployment, failure::Failure, package::Function, printer::Printer,
+    values::Arch,
 };
 
 #[derive(Debug, Serialize)]
-struct Packaged {
+struct PackageReport {
     file: PathBuf,
     /// In bytes.
     size: usize,
@@ -17,7 +18,7 @@ struct Packaged {
     arch: Arch,
 }
 
-impl Display for Packaged {
+impl Display for PackageReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { file, size, function_sha256, arch } = self;
         write!(f, "{}: {size} bytes, {arch}, sha256 {function_sha256}", file.display())
@@ -27,26 +28,24 @@ impl Display for Packaged {
 /// Builds the zip and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
     let function = Function::find(None, &args.build).await?;
-    let mut step = printer.step("build");
-    let artifact = function.artifact(&mut step).await?;
-    step.done(format_args!("{} bytes", artifact.zip.len()));
+    let artifact = deployment::build(function, printer).await?;
     write_whole(&args.out, &artifact.zip).map_err(|error| {
         Failure::new(format!("cannot write `{}`: {error}", args.out.display()))
             .hint("choose another file with `--out`")
     })?;
-    printer.result(&Packaged {
+    printer.result(&PackageReport {
         file: args.out,
         size: artifact.zip.len(),
         function_sha256: artifact.sha256,
-        arch: args.build.arch.unwrap_or_default(),
+        arch: args.build.arch,
     })
 }
 
-/// Writes the file so that it is never seen half-written, and an older one stays until then.
+/// Replaces the file in one step, so that nobody reads an incomplete one.
 fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
-    // A temporary file is its owner's alone; this one becomes an ordinary one, as the umask says.
+    // By default only its owner can read a temporary file; the umask applies to this mode.
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(directory.unwrap_or_else(|| ".".as_ref()))?;
     std::io::Write::write_all(&mut file, bytes)?;

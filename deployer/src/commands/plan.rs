@@ -4,273 +4,299 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
-use super::{follow, wanted};
 use crate::{
     aws::{
         Aws,
-        cloudformation::{self, Mode, Prepared},
+        cloudformation::{ChangeSet, Created, UpdateMode},
     },
-    cli::{PlanArgs, WaitArgs},
+    cli::PlanArgs,
+    deployment::{self, Follower, Survey},
     failure::{Exit, Failure},
-    github,
-    package::Function,
+    github::{self, code, heading, table},
+    package::{Function, artifact::Artifact},
     printer::Printer,
-    settings::{Place, Target},
+    report::{CommandReport, publish},
+    settings::{Target, WaitArgs},
     signals::Signals,
-    stack::{self, Change, Next, ValueChange},
+    stack::{self, Change, DesiredStack, Risk, StackAction, ValueChange, value_changes},
 };
 
-/// What a deployment would do.
-#[derive(Debug, Serialize)]
-pub struct Plan {
+#[derive(Debug, Default, Serialize)]
+struct PlanReport {
     stack_name: String,
     region: String,
     /// Whether anything would change.
     changed: bool,
     function_sha256: String,
-    /// The table, if it would be made.
+    /// The table, if it would be created.
     creates_table: Option<String>,
-    /// The bucket, if it would be made.
+    /// The bucket, if it would be created.
     creates_bucket: Option<String>,
-    /// What would be done to the stack before it can be changed.
+    /// What would happen to the stack before it can be changed.
     first: Option<&'static str>,
-    /// The resources of the stack that would change.
+    /// Of the stack's resources.
     changes: Vec<Change>,
-    /// The parameters of the stack that would change.
+    /// Of the stack's parameters.
     parameters: Vec<ValueChange>,
-    /// The tags of the stack that would change.
+    /// Of the stack's tags.
     tags: Vec<ValueChange>,
-    /// Whether the function's code, replaced behind the stack's back, would be the stack's again.
+    /// Whether the function's code, replaced outside the stack, would be restored.
     restores_code: bool,
-    /// Whether the stack would be protected against deletion, or no longer; none if that stays as it is.
+    /// The new termination protection, if it would change.
     protect: Option<bool>,
-    /// What would be lost for good, which takes a yes.
+    /// What would be lost, and therefore needs confirmation.
     losses: Vec<String>,
 }
 
-impl Display for Plan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if !self.changed {
-            return write!(f, "Nothing to change in stack {} in {}", self.stack_name, self.region);
+/// A change as a line of text, and as cells of a table: action, thing, details.
+type Row = (String, [String; 3]);
+
+impl PlanReport {
+    fn rows(&self) -> Vec<Row> {
+        let row = |text: String, action: &str, thing: &str, details: &str| {
+            (format!("  {text}"), [action, thing, details].map(str::to_owned))
+        };
+        let mut rows = Vec::new();
+        for (kind, name) in [("table", &self.creates_table), ("bucket", &self.creates_bucket)] {
+            rows.extend(name.iter().map(|name| {
+                let (thing, details) = (format!("{kind} {name}"), "kept outside the stack");
+                row(format!("+ {thing} ({details})"), "Create", &thing, details)
+            }));
         }
-        writeln!(f, "Stack {} in {}:", self.stack_name, self.region)?;
-        if let Some(table) = &self.creates_table {
-            writeln!(f, "  + table {table} (kept outside the stack)")?;
-        }
-        if let Some(bucket) = &self.creates_bucket {
-            writeln!(f, "  + bucket {bucket} (kept outside the stack)")?;
-        }
-        if let Some(first) = self.first {
-            writeln!(f, "  ! {first}")?;
-        }
-        for change in &self.changes {
-            writeln!(f, "  {}", change.to_string().replace('\n', "\n  "))?;
-        }
-        for parameter in &self.parameters {
-            writeln!(f, "  ~ parameter {parameter}")?;
-        }
-        for tag in &self.tags {
-            writeln!(f, "  ~ tag {tag}")?;
+        rows.extend(self.first.map(|first| row(format!("! {first}"), "First", "stack", first)));
+        rows.extend(self.changes.iter().map(|change| {
+            let details: Vec<_> = change.details.iter().map(ToString::to_string).collect();
+            let details = format!("{} {}", change.replaced(), details.join(", "));
+            let thing = format!("{} ({})", change.resource, change.kind);
+            let text = change.to_string().replace('\n', "\n  ");
+            row(text, &change.action, &thing, details.trim())
+        }));
+        for (kind, changes) in [("parameter", &self.parameters), ("tag", &self.tags)] {
+            rows.extend(changes.iter().map(|change| {
+                row(format!("~ {kind} {change}"), "Modify", kind, &change.to_string())
+            }));
         }
         if self.restores_code {
-            writeln!(f, "  ~ the function's code, which was replaced behind the stack's back")?;
+            let (thing, details) = ("the function's code", "was replaced outside the stack");
+            rows.push(row(format!("~ {thing}, which {details}"), "Modify", thing, details));
         }
-        match self.protect {
-            Some(true) => writeln!(f, "  ~ protected against deletion")?,
-            Some(false) => writeln!(f, "  ~ no longer protected against deletion")?,
-            None => (),
+        rows.extend(self.protect.map(|on| {
+            let text = if on { "~ protected" } else { "~ no longer protected" };
+            let text = format!("{text} against deletion");
+            row(text, "Modify", "protection against deletion", &on.to_string())
+        }));
+        rows.extend(self.losses.iter().map(|loss| {
+            let (action, details) = ("Needs confirmation", format!("it {loss}"));
+            (format!("{action}: {details}"), [action.to_owned(), String::new(), details])
+        }));
+        rows
+    }
+}
+
+impl Display for PlanReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stack_name, region, .. } = self;
+        if !self.changed {
+            return write!(f, "Nothing to change in stack {stack_name} in {region}");
         }
-        for loss in &self.losses {
-            writeln!(f, "Takes a yes: it {loss}")?;
+        writeln!(f, "Stack {stack_name} in {region}:")?;
+        for (text, _) in self.rows() {
+            writeln!(f, "{text}")?;
         }
         write!(f, "Nothing was changed")
     }
 }
 
+impl CommandReport for PlanReport {
+    fn outputs(&self) -> Vec<(&'static str, String)> {
+        vec![("changed", self.changed.to_string())]
+    }
+
+    fn summary(&self) -> String {
+        let rows: Vec<_> = self.rows().into_iter().map(|(_, cells)| cells).collect();
+        let outcome = match rows.len() {
+            0 => "nothing to change".to_owned(),
+            1 => "1 change".to_owned(),
+            number => format!("{number} changes"),
+        };
+        let stack = format!("Stack {} in {}\n\n", code(&self.stack_name), self.region);
+        let table =
+            if rows.is_empty() { String::new() } else { table(["", "What", "More"], &rows) };
+        heading("plan", &outcome) + &stack + &table
+    }
+}
+
 /// Shows the changes. Nothing is uploaded, and the change set is removed.
-pub async fn run(
-    mut args: PlanArgs,
-    printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<Exit> {
-    let target = Target::of(args.target.clone(), WaitArgs::default(), &mut args.function)?;
-    let plan = plan(&args, &target, printer, signals).await;
-    let plan = github::or_failed(printer, "plan", &target.place.stack_name, plan)?;
-    printer.result(&plan)?;
-    github::report(printer, &plan.note());
-    Ok(if plan.changed && args.exit_code { Exit::WouldChange } else { Exit::Done })
+pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<Exit> {
+    let target = Target::new(args.target.clone(), WaitArgs::default(), args.function.build.arch)?;
+    let mut change_set = None;
+    let planned = signals.or_stopped(plan(&args, &target, &mut change_set, printer)).await;
+    let discarded = match change_set {
+        Some(change_set) => change_set.discard().await,
+        None => Ok(()),
+    };
+    let planned = planned.and_then(|planned| discarded.map(|()| planned));
+    let planned = planned.inspect_err(|error| {
+        github::write_failure(printer, "plan", &target.place.stack_name, error);
+    })?;
+    publish(printer, &planned)?;
+    Ok(if planned.changed && args.exit_code { Exit::WouldChange } else { Exit::Done })
 }
 
 async fn plan(
     args: &PlanArgs,
     target: &Target,
+    change_set: &mut Option<ChangeSet>,
     printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<Plan> {
-    let prepare = async {
-        let function =
-            Function::find(args.function.function_zip.as_deref(), &args.function.build).await?;
-        let aws = Aws::connect(&target.place.access).await?;
-        let build = async {
-            let mut step = printer.step("build");
-            let artifact = function.artifact(&mut step).await?;
-            step.done(format_args!("sha256 {}", artifact.sha256));
-            anyhow::Ok(artifact)
-        };
-        let (artifact, found) = tokio::try_join!(build, wanted::look(&aws, target))?;
-        anyhow::Ok((aws, artifact, found))
-    };
-    let (aws, artifact, found) = signals.or_stopped(prepare).await?;
-    let name = target.place.stack_name.as_str();
-    let parameters = wanted::parameters(target, &found.bucket, &artifact)?;
-    let wanted = wanted::wanted(target, &parameters);
-
-    let stack = found.stack.stack.as_ref();
-    let first = first_step(&target.place, stack, found.stack.next)?;
-    let before = stack.filter(|_| found.stack.next == Next::Update);
-    let met = found.stack.met(&wanted).is_some();
-    // While the stack is in the way of its own change set, what would change is not known in detail.
-    let changes = if met || first.is_some() {
+) -> anyhow::Result<PlanReport> {
+    let function =
+        Function::find(args.function.function_zip.as_deref(), &args.function.build).await?;
+    let aws = Aws::connect(&target.place.access).await?;
+    let (name, bucket) = (&target.place.stack_name, target.bucket.as_deref());
+    let (artifact, survey) = tokio::try_join!(
+        deployment::build(function, printer),
+        Survey::read(&aws, name, &target.table_name, bucket),
+    )?;
+    let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;
+    let first = survey.stack.action.preparation();
+    if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
+        return Err(Follower::new(&aws.cloudformation, &target.place).busy(stack).into());
+    }
+    // A stack that has to be recovered first is in the way of its own change set: the changes are not known in detail.
+    let changes = if survey.stack.up_to_date(&desired).is_some() || first.is_some() {
         None
     } else {
         let step = printer.step("plan");
-        let client = &aws.cloudformation;
-        let mode = Mode::default();
-        let prepared = cloudformation::change_set(client, &wanted, &mode, before, signals).await?;
-        let changes = match prepared {
-            Prepared::Changes(mut set) => {
-                set.discard(client).await?;
-                Some(std::mem::take(&mut set.changes))
-            }
-            Prepared::Nothing => None,
-            Prepared::Overtaken => {
-                return Err(Failure::new(format!(
-                    "stack `{name}` was changed by somebody else meanwhile"
-                ))
-                .hint("plan again")
-                .exit(Exit::Changed)
-                .into());
+        let (client, before) = (&aws.cloudformation, survey.stack.updatable());
+        let mode = UpdateMode::default();
+        let created = deployment::draft(change_set, client, &desired, mode, before).await?;
+        let changes = match created {
+            Created::Changes { changes, .. } => Some(changes),
+            Created::Empty => None,
+            Created::Overtaken => {
+                let message = format!("stack `{name}` was changed by somebody else just now");
+                return Err(Failure::new(message).hint("plan again").exit(Exit::Changed).into());
             }
         };
-        step.done("change set made, read and deleted");
+        step.done("change set created and read");
         changes
     };
-    let key = found.bucket.key(&artifact);
-    let restores_code =
-        found.stack.artifact_key() == Some(key.as_str()) && !found.stack.has_code(&artifact);
-    let creates_table = found.table.is_none().then(|| target.table_name.clone());
-    let creates_bucket = (!found.bucket_exists).then(|| found.bucket.name.clone());
-    let protect =
-        target.protect.filter(|protect| *protect != stack.is_some_and(|stack| stack.protected));
-    let none = std::collections::BTreeMap::new();
-    let (now_parameters, now_tags) =
-        before.map_or((&none, &none), |stack| (&stack.parameters, &stack.tags));
-    let parameters =
-        before.map_or_else(Vec::new, |_| stack::value_changes(now_parameters, &parameters));
-    let tags = before.map_or_else(Vec::new, |_| stack::value_changes(now_tags, &wanted.all_tags()));
-    // Some change sets list no resource: an output, say.
+    Ok(report(target, aws.region, &survey, artifact, &desired, changes))
+}
+
+/// `changes` are those of the stack; `None` if it stays as it is, or they are not known.
+fn report(
+    target: &Target,
+    region: String,
+    survey: &Survey,
+    artifact: Artifact,
+    desired: &DesiredStack,
+    changes: Option<Vec<Change>>,
+) -> PlanReport {
+    let Survey { bucket, bucket_exists, table, stack: survey } = survey;
+    let key = bucket.key(&artifact);
+    let is_protected = survey.stack.as_ref().is_some_and(|stack| stack.protected);
+    // A change set may list no resource: an output may change.
     let changes_stack = changes.is_some();
-    let changes = changes.unwrap_or_default();
-    let about_table = stack::question_about_table(name, before, &target.table_name);
-    let about_access = stack::question_about_access(name, before, target.auth);
-    Ok(Plan {
-        changed: changes_stack
-            || first.is_some()
-            || restores_code
-            || protect.is_some()
-            || creates_table.is_some()
-            || creates_bucket.is_some(),
-        losses: stack::losses(&changes)
-            .into_iter()
-            .chain(about_table.map(|_| {
-                "gives the API another table, which knows none of its clusters".to_owned()
-            }))
-            .chain(about_access.map(|_| {
-                "opens the API to everyone, who had to sign their requests so far".to_owned()
-            }))
-            .collect(),
-        stack_name: name.to_owned(),
-        region: aws.region,
+    let mut report = PlanReport {
+        stack_name: desired.name.clone(),
+        region,
+        first: survey.action.preparation(),
+        restores_code: survey.artifact_key() == Some(&key) && !survey.has_code(&artifact),
         function_sha256: artifact.sha256,
-        creates_table,
-        creates_bucket,
-        first,
-        changes,
-        parameters,
-        tags,
-        restores_code,
-        protect,
-    })
+        creates_table: table.is_none().then(|| target.table_name.clone()),
+        creates_bucket: (!bucket_exists).then(|| bucket.name.clone()),
+        protect: target.protect.filter(|protect| *protect != is_protected),
+        changes: changes.unwrap_or_default(),
+        ..PlanReport::default()
+    };
+    report.losses = stack::losses(&report.changes);
+    if let Some(before) = survey.updatable() {
+        report.parameters = value_changes(&before.parameters, &desired.parameters);
+        report.tags = value_changes(&before.tags, &desired.all_tags());
+        let risks = stack::risks(Some(before), survey.action, &target.table_name, target.auth);
+        report.losses.extend(risks.iter().map(Risk::effect));
+    }
+    report.changed = changes_stack
+        || report.first.is_some()
+        || report.restores_code
+        || report.protect.is_some()
+        || report.creates_table.is_some()
+        || report.creates_bucket.is_some();
+    report
 }
 
-impl Plan {
-    /// What would be done, to what, and more about it: a row each.
-    fn rows(&self) -> Vec<[String; 3]> {
-        let row = |what: &str, to: &str, more: String| [what.to_owned(), to.to_owned(), more];
-        let made = |kind: &str, name: &Option<String>| {
-            let kept = || "kept outside the stack".to_owned();
-            name.as_ref().map(|name| row("Create", &format!("{kind} {name}"), kept()))
-        };
-        let first = self.first.map(|first| row("First", "stack", first.to_owned()));
-        let changes = self.changes.iter().map(|change| {
-            let details = change.details.iter().map(ToString::to_string);
-            let details = details.collect::<Vec<_>>().join(", ");
-            let replaced = match change.replacement.as_deref() {
-                Some("True") => "replaced ",
-                Some("Conditional") => "perhaps replaced ",
-                _ => "",
-            };
-            let to = format!("{} ({})", change.resource, change.kind);
-            row(&change.action, &to, format!("{replaced}{details}"))
-        });
-        let values = |kind: &'static str, values: &[ValueChange]| {
-            let values = values.iter();
-            values.map(|value| row("Modify", kind, value.to_string())).collect::<Vec<_>>()
-        };
-        let code = self.restores_code.then(|| {
-            let why = "was replaced behind the stack's back".to_owned();
-            row("Modify", "the function's code", why)
-        });
-        let protect =
-            self.protect.map(|on| row("Modify", "protection against deletion", on.to_string()));
-        let losses = self.losses.iter().map(|loss| row("Takes a yes", "", format!("it {loss}")));
-        made("table", &self.creates_table)
-            .into_iter()
-            .chain(made("bucket", &self.creates_bucket))
-            .chain(first)
-            .chain(changes)
-            .chain(values("parameter", &self.parameters))
-            .chain(values("tag", &self.tags))
-            .chain(code)
-            .chain(protect)
-            .chain(losses)
-            .collect()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn note(&self) -> github::Note {
-        github::Planned { stack_name: &self.stack_name, region: &self.region, changes: self.rows() }
-            .note()
-    }
-}
+    #[test]
+    fn a_plan_is_the_same_as_text_and_as_a_summary() {
+        let mut report = PlanReport {
+            stack_name: "cbbootstrap".to_owned(),
+            region: "us-east-1".to_owned(),
+            changed: true,
+            creates_table: Some("cb-bootstrap".to_owned()),
+            changes: vec![Change {
+                action: "Modify".to_owned(),
+                resource: "Function".to_owned(),
+                kind: "AWS::Lambda::Function".to_owned(),
+                replacement: Some("True".to_owned()),
+                scope: vec!["Properties".to_owned()],
+                details: Vec::new(),
+            }],
+            parameters: vec![ValueChange {
+                name: "MemorySize".to_owned(),
+                before: Some("256".to_owned()),
+                after: Some("512".to_owned()),
+            }],
+            restores_code: true,
+            protect: Some(false),
+            losses: vec!["opens the API".to_owned()],
+            ..PlanReport::default()
+        };
+        assert_eq!(
+            report.to_string(),
+            "\
+Stack cbbootstrap in us-east-1:
+  + table cb-bootstrap (kept outside the stack)
+  ~ Function (AWS::Lambda::Function), replaced: Properties
+  ~ parameter MemorySize: 256 → 512
+  ~ the function's code, which was replaced outside the stack
+  ~ no longer protected against deletion
+Needs confirmation: it opens the API
+Nothing was changed"
+        );
+        assert_eq!(
+            report.summary(),
+            "\
+### cbbootstrap plan: 6 changes
 
-/// What a deployment would have to do to the stack before it can change it.
-fn first_step(
-    place: &Place,
-    stack: Option<&stack::Stack>,
-    next: Next,
-) -> Result<Option<&'static str>, Failure> {
-    Ok(match (next, stack) {
-        (Next::Wait, Some(stack)) => return Err(follow::busy(place, stack)),
-        (Next::Replace, _) => {
-            Some("what an earlier failure left of the stack is deleted, and the stack created anew")
-        }
-        (Next::ReplaceUsed, _) => Some(
-            "what is left of the stack is deleted, which takes a yes, and the stack created anew",
-        ),
-        (Next::ContinueRollback, _) => {
-            Some("the failed rollback is continued, and the stack then updated")
-        }
-        (Next::RollBack, _) => Some("the failed update is rolled back, and the stack then updated"),
-        _ => None,
-    })
+Stack `cbbootstrap` in us-east-1
+
+|  | What | More |
+| --- | --- | --- |
+| Create | table cb-bootstrap | kept outside the stack |
+| Modify | Function (AWS::Lambda::Function) | replaced |
+| Modify | parameter | MemorySize: 256 → 512 |
+| Modify | the function's code | was replaced outside the stack |
+| Modify | protection against deletion | false |
+| Needs confirmation |  | it opens the API |
+
+"
+        );
+        assert_eq!(report.outputs(), [("changed", "true".to_owned())]);
+
+        report = PlanReport {
+            stack_name: report.stack_name,
+            region: report.region,
+            ..Default::default()
+        };
+        assert_eq!(report.to_string(), "Nothing to change in stack cbbootstrap in us-east-1");
+        assert_eq!(
+            report.summary(),
+            "### cbbootstrap plan: nothing to change\n\nStack `cbbootstrap` in us-east-1\n\n"
+        );
+        assert_eq!(report.outputs(), [("changed", "false".to_owned())]);
+    }
 }

@@ -17,7 +17,7 @@ use cbbootstrap_function::{
 use serde::Serialize;
 
 use crate::{
-    aws::{Access, Aws},
+    aws::Aws,
     cli::ServeArgs,
     failure::Failure,
     local::{
@@ -29,39 +29,23 @@ use crate::{
     signals::Signals,
 };
 
-/// What to serve, and how.
 #[derive(Debug)]
 pub struct Options {
-    /// Where to listen.
     pub address: SocketAddr,
-    /// Where the clusters are kept.
     pub keeper: Keeper,
     /// The files of the certificate and its key.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// Names that requests to the loopback address may use.
     pub allowed_hosts: Vec<String>,
-    /// What callers must bring.
     pub policy: Policy,
-    /// The most connections.
     pub max_connections: usize,
-    /// How requests are logged.
     pub log: LogFormat,
-    /// Whether `GET /metrics` is served.
     pub metrics: bool,
 }
 
 impl Options {
-    /// As the command line has it.
-    pub fn of(args: ServeArgs) -> anyhow::Result<Self> {
+    pub fn from_args(args: ServeArgs) -> anyhow::Result<Self> {
         let keeper = match args.table {
-            Some(table) => Keeper::Aws {
-                table,
-                access: Access {
-                    region: args.aws.region,
-                    profile: args.aws.profile,
-                    ..Access::default()
-                },
-            },
+            Some(table) => Keeper::Aws { table, access: args.access },
             None => Keeper::ThisMachine { data: data::directory(args.data.as_deref())? },
         };
         Ok(Self {
@@ -79,12 +63,11 @@ impl Options {
         })
     }
 
-    /// A server for this machine alone.
+    /// The options of `deploy --local`.
     pub fn local(address: SocketAddr, data: Option<&Path>) -> anyhow::Result<Self> {
-        let data = data::directory(data)?;
         Ok(Self {
             address,
-            keeper: Keeper::ThisMachine { data },
+            keeper: Keeper::ThisMachine { data: data::directory(data)? },
             tls: None,
             allowed_hosts: Vec::new(),
             policy: Policy::default(),
@@ -95,17 +78,16 @@ impl Options {
     }
 }
 
-/// A server that is up.
+/// A running server.
 #[derive(Debug, Serialize)]
 pub struct Serving {
-    /// Where the API is.
     pub endpoint: String,
     #[serde(flatten)]
     keeper: Keeper,
-    /// Of a table.
+    /// The region of the table.
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String>,
-    /// Until the end: then the directory is free for others.
+    /// Locks the directory.
     #[serde(skip)]
     _data: Option<Data>,
     #[serde(skip)]
@@ -168,7 +150,7 @@ pub async fn start(options: Options, printer: &Printer) -> anyhow::Result<Servin
     })
 }
 
-/// The API over the clusters, the region of their table, and the database that is open.
+/// The API over the store, the region of a table, and the open database.
 async fn open(
     keeper: &Keeper,
     policy: Policy,
@@ -191,7 +173,7 @@ async fn open(
         }
         Err(error) => {
             return Err(Failure::new(format!("cannot read table `{table}` in {region}: {error}"))
-                .hint("docs/server.md says how to make a table for `serve --table`, and what the server must be allowed")
+                .hint("docs/server.md describes the table and the permissions that `serve --table` needs")
                 .into());
         }
     }
@@ -199,7 +181,7 @@ async fn open(
 }
 
 impl Serving {
-    /// Serves until Ctrl-C or SIGTERM, which are its good end. A second one does not wait for requests that run.
+    /// Serves until Ctrl-C or SIGTERM. A second signal does not wait for running requests.
     pub async fn run(self, signals: &mut Signals) {
         self.log.begin();
         self.log.message("Serving until Ctrl-C");
@@ -211,10 +193,9 @@ impl Serving {
         }
     }
 
-    /// Ends it, when requests that run have been answered.
+    /// Ends the server after running requests.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
-        let flush = move || self.log.flush();
-        let _ = tokio::task::spawn_blocking(flush).await;
+        let _ = tokio::task::spawn_blocking(move || self.log.flush()).await;
     }
 }

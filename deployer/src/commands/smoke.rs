@@ -3,11 +3,10 @@
 use crate::{
     aws::{Aws, cloudformation},
     cli::SmokeArgs,
-    failure::Failure,
-    github::{self, Tested},
+    github::{heading, table},
     printer::Printer,
-    settings::Place,
-    smoke,
+    report::{CommandReport, publish},
+    smoke, stack,
     values::Auth,
 };
 
@@ -15,32 +14,45 @@ use crate::{
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let (endpoint, signer) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
-        // Only a signature needs a region, credentials and the configuration file.
-        let signer = match args.auth {
-            Some(auth @ Auth::Iam) => {
-                let place = Place::of(args.stack)?;
-                Aws::connect(&place.access).await?.signer(auth).await?
-            }
+        // Only a signature needs a region and credentials.
+        let signer = match args.endpoint_auth {
+            Some(auth @ Auth::Iam) => Aws::connect(&args.stack.access).await?.signer(auth).await?,
             _ => None,
         };
         (endpoint, signer)
     } else {
-        let (aws, name) = {
-            let place = Place::of(args.stack)?;
-            (Aws::connect(&place.access).await?, place.stack_name)
-        };
+        let (aws, name) = (Aws::connect(&args.stack.access).await?, args.stack.stack_name);
         let stack = cloudformation::find(&aws.cloudformation, &name).await?.ok_or_else(|| {
-            Failure::new(format!(
-                "there is no stack `{name}` in {} to take the endpoint from",
-                aws.region
-            ))
-            .hint("name the endpoint: `cbbootstrap smoke URL`")
+            stack::missing(&name, &aws.region).hint("name the endpoint: `cbbootstrap smoke URL`")
         })?;
         let endpoint = stack.output("Endpoint")?.to_owned();
         (endpoint, aws.signer(stack.auth()).await?)
     };
     let report = smoke::test(&endpoint, signer, false).await?;
-    printer.result(&report)?;
-    github::report(printer, &Tested::from(&report).note());
+    publish(printer, &report)?;
     Ok(report.verdict()?)
+}
+
+impl CommandReport for smoke::Report {
+    fn outputs(&self) -> Vec<(&'static str, String)> {
+        vec![("smoke", outcome(self).to_owned())]
+    }
+
+    fn summary(&self) -> String {
+        let result = format!("{}: {}\n\n", self.endpoint, smoke::Report::summary(self));
+        heading("smoke", outcome(self)) + &result + &failures(self)
+    }
+}
+
+fn outcome(report: &smoke::Report) -> &'static str {
+    if report.passed { "passed" } else { "failed" }
+}
+
+/// The failed steps as a table.
+pub fn failures(report: &smoke::Report) -> String {
+    let failed = report.steps.iter().filter(|step| !step.passed);
+    let rows: Vec<_> = failed
+        .map(|step| [step.name.to_owned(), step.expected.clone(), step.saw.clone()])
+        .collect();
+    if rows.is_empty() { String::new() } else { table(["Step", "Expected", "Saw"], &rows) }
 }

@@ -12,14 +12,14 @@ use crate::{
         Aws,
         cloudformation::{self, Watch},
         drift::{self, Drifted},
-        dynamodb::{Glance, Table},
+        dynamodb::Table,
         lambda::{self, Function},
     },
     cli::StatusArgs,
+    deployment::settle,
     failure::Failure,
     printer::Printer,
-    settings::Place,
-    stack::{self, Event, Stack, Status as StackStatus},
+    stack::{self, Stack, StackEvent, StackStatus},
     values::Auth,
 };
 
@@ -77,25 +77,27 @@ struct FunctionStatus {
 #[derive(Debug, Serialize)]
 struct TableStatus {
     name: String,
-    #[serde(flatten)]
-    glance: Glance,
+    status: String,
+    /// DynamoDB counts items and bytes every six hours.
+    items: i64,
+    /// In bytes.
+    size: i64,
+    deletion_protection: bool,
+    point_in_time_recovery: Option<bool>,
 }
 
 pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
-    let place = Place::of(args.stack)?;
+    let place = args.stack;
     let aws = Aws::connect(&place.access).await?;
     let name = place.stack_name;
     let client = &aws.cloudformation;
-    let mut stack = cloudformation::find(client, &name).await?.ok_or_else(|| {
-        Failure::new(format!("there is no stack `{name}` in {}", aws.region))
-            .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
-    })?;
+    let mut stack = cloudformation::require(client, &name, &aws.region).await?;
     if args.wait
         && stack.status.is_busy()
         && let Some(mut watch) = Watch::join(client, &stack.id).await?
     {
         let mut step = printer.step("stack");
-        let settled = watch.settle(&mut step).await?;
+        let settled = settle(&mut watch, &mut step).await?;
         step.done(&settled);
         // By its ARN, because it may be deleted now.
         let current = cloudformation::find(client, &stack.id).await?;
@@ -131,8 +133,11 @@ async fn read(
         Ok(stack::root_cause(&events).map(ToString::to_string))
     });
     let drift = read_if(detect_drift.then_some(&stack.id), async |id| {
-        let step = printer.step("drift");
-        drift::detect(&aws.cloudformation, id, step).await.map(Some)
+        let mut step = printer.step("drift");
+        step.note("CloudFormation checks each resource");
+        let drift = drift::detect(&aws.cloudformation, id).await?;
+        step.done(drift.summary());
+        Ok(Some(drift))
     });
     let (function, version, table, cause, drift) =
         tokio::join!(function, version, table, cause, drift);
@@ -174,9 +179,14 @@ async fn read(
             version,
             function,
         }),
-        table: table_name
-            .zip(table)
-            .map(|(name, table)| TableStatus { name: name.to_owned(), glance: table.glance() }),
+        table: table_name.zip(table).map(|(name, table)| TableStatus {
+            name: name.to_owned(),
+            status: table.status.as_str().to_lowercase(),
+            items: table.items,
+            size: table.size,
+            deletion_protection: table.deletion_protection,
+            point_in_time_recovery: table.recovery,
+        }),
         created: stack.created,
         updated: stack.updated,
         unknown: unknown.0,
@@ -223,8 +233,8 @@ fn has_failed(status: &StackStatus) -> bool {
 }
 
 /// The events of the stack's last change, oldest first.
-fn last_change(newest_first: Vec<Event>) -> Vec<Event> {
-    let begins = |event: &Event| {
+fn last_change(newest_first: Vec<StackEvent>) -> Vec<StackEvent> {
+    let begins = |event: &StackEvent| {
         event.is_stack()
             && matches!(
                 event.status.as_str(),

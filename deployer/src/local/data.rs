@@ -1,4 +1,4 @@
-//! The directory that keeps the clusters' records.
+//! The directory of the clusters' records.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},
@@ -14,19 +14,18 @@ use crate::failure::Failure;
 /// The SQLite file in the directory. SQLite keeps its log beside it.
 const FILE: &str = "clusters.db";
 
-/// Locked while a server uses the directory. It is never deleted: two servers could then lock two files.
+/// Locked while a server uses the directory. It is never deleted, because two servers could then lock two files.
 const LOCK: &str = "clusters.lock";
 
 /// A database that this process serves.
 #[derive(Debug)]
 pub struct Data {
-    /// The records.
     pub store: Sqlite,
     _lock: File,
 }
 
 impl Data {
-    /// Opens the database in a directory for a server. Both are made if missing, and belong to this user alone.
+    /// Opens the database in a directory for a server. Creates both if missing, readable by this user only.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
         let unusable = |error: io::Error| unusable(directory, &error);
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
@@ -63,7 +62,7 @@ pub fn open(directory: &Path) -> anyhow::Result<Option<Sqlite>> {
     }
 }
 
-/// The directory of that name, or the one that is used otherwise.
+/// The directory of this name, or the default one.
 pub fn directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let directory =
         named.map(Path::to_owned).or_else(|| Some(dirs::data_dir()?.join("cbbootstrap")));
@@ -84,7 +83,7 @@ fn open_file(directory: &Path) -> anyhow::Result<Sqlite> {
     })
 }
 
-/// A file that is this user's alone, also where it was made otherwise.
+/// A file that only this user may read, also if it existed with other permissions.
 fn private(path: &Path) -> io::Result<File> {
     let file = File::options().create(true).append(true).mode(0o600).open(path)?;
     let permissions = fs::metadata(path)?.permissions();

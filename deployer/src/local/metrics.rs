@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// The histogram's limits, in seconds: from a read in memory to the deadline of a request.
+/// The histogram's buckets in seconds, from a read in memory to the deadline of a request.
 const BUCKETS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0, 5.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,7 +25,6 @@ pub struct Metrics {
     registry: Arc<Registry>,
     requests: Family<Labels, Counter>,
     seconds: Histogram,
-    /// The connections that are open.
     pub connections: Gauge<i64, AtomicI64>,
 }
 
@@ -54,7 +53,7 @@ impl Metrics {
         let registry = Arc::clone(&self.registry);
         let show = async move || {
             let mut text = String::new();
-            // It fails only where the text cannot be written to.
+            // Writing to a string does not fail.
             let _ = encode(&mut text, &registry);
             ([(header::CONTENT_TYPE, TYPE)], text)
         };

@@ -1,12 +1,8 @@
-//! The API on this machine, in this process: the function's router over an embedded database, or over a DynamoDB table.
-//!
-//! A request goes through these files:
+//! The API as a server in this process: the function's router over an embedded database or a DynamoDB table.
 //!
 //! - [`server`]: connections and their limits; [`tls`]: certificates
-//! - [`log`]: the line that is logged of it, and the [`metrics`]
-//! - `cbbootstrap_function::guard`: what is refused before the API is asked
-//!
-//! [`data`] is the directory that keeps the database.
+//! - [`log`]: the request log; [`metrics`]: the counts for Prometheus
+//! - [`data`]: the directory of the database
 
 pub mod data;
 pub mod log;

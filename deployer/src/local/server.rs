@@ -1,4 +1,4 @@
-//! The HTTP server: connections, and what one client may take of it.
+//! The HTTP server: connections, and their limits.
 
 use std::{
     io::{self, ErrorKind},
@@ -20,28 +20,28 @@ use tokio_rustls::TlsAcceptor;
 use super::Metrics;
 use crate::failure::Failure;
 
-/// How long a client may take to read a part of an answer.
+/// The time limit for a client to read a part of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long clients may hold up the end: less than the 10 s after which Docker kills.
+/// The time limit for running requests at the end: less than the 10 s after which Docker kills a container.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// After an error of `accept` that passes by itself, such as too many open files.
+/// The pause after a temporary error of `accept`, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// File descriptors that are not for connections, beside two for each thread that reads the database.
+/// File descriptors for other purposes than connections, besides two for each thread that reads the database.
 const OTHER_FILES: usize = 56;
 
-/// How many connections can be served at once: as many as are wanted, or as the system's limit of open files allows, which is raised
-/// first. Others wait until one ends.
+/// The number of connections to serve at once: as many as wanted, or as the system's limit on open files allows, which is raised if
+/// possible. Further connections wait until one ends.
 pub fn max_connections(wanted: usize) -> anyhow::Result<usize> {
     let others = OTHER_FILES + 2 * std::thread::available_parallelism()?.get();
     let files = rlimit::increase_nofile_limit(wanted.saturating_add(others) as u64)?;
     let most = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others);
     if most == 0 {
-        let message = format!("only {files} files may be open, which leaves none for connections");
+        let message = format!("only {files} files may be open, so no connection can be served");
         let hint = format!("allow more than {others}: `ulimit -n`");
         return Err(Failure::new(message).hint(hint).into());
     }
@@ -67,7 +67,6 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the API, over TLS if there is a certificate.
     pub fn start(
         listener: TcpListener,
         api: Router,
@@ -84,12 +83,12 @@ impl Server {
         Ok(Self { url, stop, connections, max_connections })
     }
 
-    /// Where the API is, as seen from this machine. It ends without a slash.
+    /// The URL of the API for programs on this machine, without a slash at the end.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Ends it: no new connections, and some seconds for requests that run.
+    /// Stops accepting connections, and waits for running requests up to [`GRACE`].
     pub async fn shutdown(self) {
         let _ = self.stop.send(true);
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
@@ -97,7 +96,7 @@ impl Server {
     }
 }
 
-/// The address to call: a socket that listens on every address is reached through the loopback one.
+/// The address to call: the loopback address if the server listens on all addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -120,7 +119,7 @@ impl Accepting {
         let mut stopping = self.stopping.clone();
         loop {
             let accepted = async {
-                // First: what is not accepted holds no file.
+                // First, because a connection that is not accepted needs no file descriptor.
                 let permit = Arc::clone(&connections).acquire_owned().await;
                 (permit, self.listener.accept().await)
             };
@@ -140,7 +139,7 @@ impl Accepting {
         }
     }
 
-    /// Serves one connection on a task of its own.
+    /// Serves one connection in its own task.
     fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
         let Ok(address) = stream.local_addr() else {
             return;
@@ -179,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_url_can_be_called() {
+    fn the_url_has_a_reachable_address() {
         const URLS: [[&str; 2]; 2] = [["0.0.0.0:1", "127.0.0.1:1"], ["[::]:1", "[::1]:1"]];
         for [address, expected] in URLS {
             let reached = reachable(address.parse().unwrap());

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
-    crypto::ring::{default_provider, sign::any_supported_type},
+    crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::failure::{Exit, Failure};
 
-/// How often the files are looked at.
+/// How often the files are read.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 
 /// A certificate and its key, in two PEM files.
@@ -22,7 +22,7 @@ const RELOAD_EVERY: Duration = Duration::from_secs(2);
 pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
-    /// What the files held.
+    /// The contents of the files.
     pem: (Vec<u8>, Vec<u8>),
     current: Arc<Current>,
 }
@@ -37,7 +37,6 @@ impl ResolvesServerCert for Current {
 }
 
 impl Tls {
-    /// Reads the files.
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Failure> {
         let unusable = |reason: String| {
             Failure::new(format!("cannot use the TLS certificate: {reason}"))
@@ -49,32 +48,28 @@ impl Tls {
         };
         let pem = (read(&certificate)?, read(&key)?);
         let certified = certified_key(&pem.0, &pem.1).map_err(unusable)?;
-        Ok(Self {
-            certificate,
-            key,
-            pem,
-            current: Arc::new(Current(ArcSwap::from_pointee(certified))),
-        })
+        let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
+        Ok(Self { certificate, key, pem, current })
     }
 
-    /// What accepts connections with the certificate that is current.
+    /// Accepts connections with the current certificate.
     pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
+            .with_cert_resolver(Arc::clone(&self.current) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// Reads the files again and again. Files that do not fit together are tried again: they are not replaced at one moment.
+    /// Reads the files from time to time. The two are not replaced at the same moment, so files that do not match are read again.
     pub async fn reload(mut self, report: impl Fn(String)) {
         let mut unusable = None;
         loop {
             tokio::time::sleep(RELOAD_EVERY).await;
             let certificate = tokio::fs::read(&self.certificate).await;
             let key = tokio::fs::read(&self.key).await;
-            // What cannot be read is as good as empty, and said once.
+            // A file that cannot be read counts as empty, and is reported once.
             let pem = (certificate.unwrap_or_default(), key.unwrap_or_default());
             if pem == self.pem || unusable.as_ref() == Some(&pem) {
                 continue;
@@ -87,7 +82,7 @@ impl Tls {
                 }
                 Err(reason) => {
                     report(format!(
-                        "the TLS certificate stays as it is: the new one cannot be used: {reason}"
+                        "the new TLS certificate cannot be used, and the current one stays: {reason}"
                     ));
                     unusable = Some(pem);
                 }
@@ -105,11 +100,5 @@ fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, String>
     }
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| "the key's file cannot be read, or has no private key in PEM".to_owned())?;
-    let key =
-        any_supported_type(&key).map_err(|_| "the kind of key is not supported".to_owned())?;
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Ok(()) => Ok(certified),
-        Err(error) => Err(error.to_string()),
-    }
+    CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| error.to_string())
 }

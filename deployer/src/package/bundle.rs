@@ -2,7 +2,7 @@
 //! `CBBOOTSTRAP_FUNCTION_ZIP_ARM64`.
 
 use super::artifact::Artifact;
-use crate::{cli::BuildArgs, failure::Failure, values::Arch};
+use crate::{failure::Failure, settings::BuildArgs, values::Arch};
 
 const X86_64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/function-x86_64.zip"));
 const ARM64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/function-arm64.zip"));

@@ -16,10 +16,10 @@ use tokio::{
 
 use super::{elf::LAMBDA_GLIBC, source};
 use crate::{
-    cli::{BuildArgs, BuilderChoice},
     failure::Failure,
     leash::Leash,
     printer::{HEARTBEAT, Step},
+    settings::{BuildArgs, BuilderChoice},
     values::Arch,
 };
 
@@ -69,7 +69,7 @@ impl Compiler {
     /// Finds the sources and the tools.
     pub async fn find(args: &BuildArgs) -> anyhow::Result<Self> {
         let source = source::find(args.source.as_deref())?;
-        let arch = args.arch.unwrap_or_default();
+        let arch = args.arch;
         let toolchain = Toolchain::detect(arch, &source).await?;
         let builder = choose(args.builder, arch, &toolchain)?;
         Ok(Self { source, profile: args.cargo_profile.clone(), arch, builder })

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{cli::BuildArgs, printer::Step};
+use crate::{printer::Step, settings::BuildArgs};
 use artifact::Artifact;
 use compiler::Compiler;
 
@@ -25,7 +25,7 @@ pub enum Function {
 impl Function {
     /// Reads this zip, or takes the one that this program carries, or finds the sources and the tools.
     pub async fn find(zip: Option<&Path>, args: &BuildArgs) -> anyhow::Result<Self> {
-        let arch = args.arch.unwrap_or_default();
+        let arch = args.arch;
         if let Some(zip) = zip {
             return Ok(Self::Ready(Artifact::read(zip, arch)?));
         }

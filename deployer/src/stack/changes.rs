@@ -1,10 +1,10 @@
-//! What a change set would change, and what of it cannot be undone.
+//! The changes of a change set, and which of them cannot be undone.
 
 use std::{collections::BTreeMap, fmt::Display};
 
 use serde::Serialize;
 
-/// The kinds of resources that hold something which goes with them, and what that is.
+/// Types of resources whose deletion loses something, and what that is.
 const STATEFUL: &[(&str, &str)] = &[
     ("AWS::ApiGatewayV2::Api", "the endpoint that nodes call"),
     ("AWS::Logs::LogGroup", "the logs in it"),
@@ -14,40 +14,42 @@ const STATEFUL: &[(&str, &str)] = &[
     ("AWS::KMS::Key", "all that is encrypted with it"),
 ];
 
-/// A change that a change set would make.
+/// A change of a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `Add`, `Modify`, `Remove`, …, as `CloudFormation` names it.
+    /// CloudFormation's name: `Add`, `Modify`, `Remove`, …
     pub action: String,
     /// The resource's name in the template.
     pub resource: String,
-    /// The resource's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Whether the resource is replaced by a new one: `True`, `False`, `Conditional`; none where it does not apply.
+    /// Whether a new resource replaces it: `True`, `False` or `Conditional`; `None` where that does not apply.
     pub replacement: Option<String>,
-    /// What of it changes.
+    /// Which kinds of settings change, such as `Properties`.
     pub scope: Vec<String>,
-    /// What of it changes, one by one.
     pub details: Vec<Detail>,
 }
 
-/// One property, tag or attribute of a resource that would change.
+/// A change of one property, tag or attribute of a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Detail {
-    /// Where it stands in the resource, such as `Properties.MemorySize`.
+    /// Such as `Properties.MemorySize`.
     pub path: String,
-    /// Its value, where `CloudFormation` says.
+    /// The values, where CloudFormation gives them.
     pub before: Option<String>,
-    /// Its new value, where `CloudFormation` says.
     pub after: Option<String>,
-    /// Whether that replaces the resource: `Always`, `Never`, `Conditionally`.
+    /// Whether it replaces the resource: `Always`, `Never` or `Conditionally`.
     pub recreation: Option<String>,
 }
 
 impl Change {
-    fn is_replaced(&self) -> bool {
-        matches!(self.replacement.as_deref(), Some("True" | "Conditional"))
+    /// Whether the resource is replaced, in words; empty if it is not.
+    pub fn replaced(&self) -> &'static str {
+        match self.replacement.as_deref() {
+            Some("True") => "replaced",
+            Some("Conditional") => "perhaps replaced",
+            _ => "",
+        }
     }
 }
 
@@ -59,15 +61,13 @@ impl Display for Change {
             _ => '~',
         };
         write!(f, "{sign} {} ({})", self.resource, self.kind)?;
-        match self.replacement.as_deref() {
-            Some("True") => f.write_str(", replaced")?,
-            Some("Conditional") => f.write_str(", perhaps replaced")?,
-            _ => (),
+        if !self.replaced().is_empty() {
+            write!(f, ", {}", self.replaced())?;
         }
         if self.details.is_empty() && !self.scope.is_empty() {
             write!(f, ": {}", self.scope.join(", "))?;
         }
-        // Where CloudFormation gives no values, names in a row say as much.
+        // Names without values fit on one line.
         if self.details.iter().all(Detail::is_bare) {
             let paths: Vec<_> = self.details.iter().map(|d| d.path.as_str()).collect();
             let colon = if paths.is_empty() { "" } else { ": " };
@@ -93,14 +93,13 @@ impl Display for Detail {
     }
 }
 
-/// A parameter or a tag that would change.
+/// A change of a parameter or a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ValueChange {
-    /// Its name.
     pub name: String,
-    /// Its value; none if it is new.
+    /// `None` if it is new.
     pub before: Option<String>,
-    /// Its new value; none if it goes.
+    /// `None` if it is removed.
     pub after: Option<String>,
 }
 
@@ -120,7 +119,6 @@ fn arrow(before: Option<&str>, after: Option<&str>) -> String {
     }
 }
 
-/// What changes between two sets of names and values.
 pub fn value_changes(
     before: &BTreeMap<String, String>,
     after: &BTreeMap<String, String>,
@@ -137,7 +135,7 @@ pub fn value_changes(
         .collect()
 }
 
-/// What would be lost for good with resources that the changes remove or replace.
+/// What is lost with the resources that are removed or replaced, as predicates.
 pub fn losses(changes: &[Change]) -> Vec<String> {
     changes
         .iter()
@@ -146,7 +144,7 @@ pub fn losses(changes: &[Change]) -> Vec<String> {
                 STATEFUL.iter().find_map(|(kind, what)| (*kind == change.kind).then_some(*what))?;
             let how = match change.action.as_str() {
                 "Remove" => "removes",
-                _ if change.is_replaced() => "replaces",
+                _ if !change.replaced().is_empty() => "replaces",
                 _ => return None,
             };
             Some(format!("{how} `{}` and with it {what}", change.resource))
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_lost_is_known() {
+    fn removed_and_replaced_resources_are_losses() {
         let (api, group) = ("AWS::ApiGatewayV2::Api", "AWS::Logs::LogGroup");
         for (change, expected) in [
             (
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_read_well() {
+    fn a_change_lists_its_details() {
         let detail = |path: &str, before: Option<&str>, after: Option<&str>| Detail {
             path: path.to_owned(),
             before: before.map(str::to_owned),
@@ -233,7 +231,7 @@ mod tests {
             &map(&[("a", "1"), ("b", "2"), ("c", "3")]),
             &map(&[("b", "2"), ("c", "4"), ("d", "5")]),
         );
-        let said: Vec<_> = changes.iter().map(ToString::to_string).collect();
-        assert_eq!(said, ["a: 1 → none", "c: 3 → 4", "d: 5"]);
+        let texts: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["a: 1 → none", "c: 3 → 4", "d: 5"]);
     }
 }

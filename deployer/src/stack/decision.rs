@@ -1,237 +1,276 @@
-//! What to do next: every status of a stack, and every signal while it changes, has an answer here.
+//! What to do about a stack, for every status, question and signal.
 
-use aws_sdk_cloudformation::types::StackStatus;
+use std::collections::BTreeSet;
 
-use super::{Stack, Status};
+use aws_sdk_cloudformation::types::StackStatus as S;
+
+use super::{DesiredStack, Stack, StackEvent, StackStatus, failed};
 use crate::{
     failure::{Exit, Failure},
     signals::Signal,
+    values::Auth,
 };
 
-/// What a deployment does next about a stack.
+/// What a deployment does next. Only `Create` and `Update` reach its goal; after the others it reads the stack again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Create it.
+pub enum StackAction {
     Create,
-    /// Update it.
     Update,
-    /// Delete what a failed creation left; no user ever had anything of it. Then look again.
+    /// Delete what a failed creation left. Nobody ever used it.
     Replace,
-    /// The same of a stack that was in use once, which takes a yes.
+    /// Delete what is left of a stack that was in use, after the user has confirmed it.
     ReplaceUsed,
-    /// Have `CloudFormation` continue a rollback that failed. Then look again.
+    /// Continue a rollback that failed.
     ContinueRollback,
-    /// Have `CloudFormation` roll an update back that failed and was left as it was. Then look again.
+    /// Roll back a failed update.
     RollBack,
-    /// Wait until somebody else's change is done. Then look again.
+    /// Wait for somebody else's change.
     Wait,
 }
 
-/// How to deploy over this stack, or why not.
-pub fn next(name: &str, stack: Option<&Stack>) -> Result<Next, Failure> {
-    use StackStatus as S;
+impl StackAction {
+    /// What precedes the creation or the update, for a plan.
+    pub fn preparation(self) -> Option<&'static str> {
+        match self {
+            Self::Create | Self::Update | Self::Wait => None,
+            Self::Replace => Some(
+                "what a failed creation left of the stack is deleted, and the stack is created again",
+            ),
+            Self::ReplaceUsed => Some(
+                "what is left of the stack is deleted after confirmation, and the stack is created again",
+            ),
+            Self::ContinueRollback => {
+                Some("the failed rollback is continued, and the stack then updated")
+            }
+            Self::RollBack => Some("the failed update is rolled back, and the stack then updated"),
+        }
+    }
+}
+
+/// How to deploy over this stack, or why that is not possible.
+pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Failure> {
     let Some(stack) = stack else {
-        return Ok(Next::Create);
+        return Ok(StackAction::Create);
     };
     if stack.status.0 == S::DeleteComplete {
-        return Ok(Next::Create);
+        return Ok(StackAction::Create);
     }
     stack.check_ours(name)?;
     match &stack.status.0 {
-        // Nothing is in it but a change set that nobody executed.
-        S::ReviewInProgress => Ok(Next::Create),
-        _ if stack.status.is_good() => Ok(Next::Update),
+        // It is empty but for a change set that nobody executed.
+        S::ReviewInProgress => Ok(StackAction::Create),
+        _ if stack.status.is_good() => Ok(StackAction::Update),
         S::CreateFailed | S::RollbackComplete | S::RollbackFailed => {
             stack.check_unprotected(name)?;
-            Ok(Next::Replace)
+            Ok(StackAction::Replace)
         }
         S::DeleteFailed => {
             stack.check_unprotected(name)?;
-            Ok(Next::ReplaceUsed)
+            Ok(StackAction::ReplaceUsed)
         }
-        S::UpdateRollbackFailed => Ok(Next::ContinueRollback),
-        S::UpdateFailed => Ok(Next::RollBack),
-        _ if stack.status.is_busy() => Ok(Next::Wait),
+        S::UpdateRollbackFailed => Ok(StackAction::ContinueRollback),
+        S::UpdateFailed => Ok(StackAction::RollBack),
+        _ if stack.status.is_busy() => Ok(StackAction::Wait),
         status => Err(Failure::new(format!(
             "stack `{name}` is in {status}, in which it cannot be deployed"
         ))
-        .hint("look at its events in the CloudFormation console, or choose another name with `--stack-name`")
+        .hint("see its events in the CloudFormation console, or choose another name with `--stack-name`")
         .exit(Exit::NeedsDecision)),
     }
 }
 
-/// What is under way on a stack.
+/// Whether there is nothing to change in the stack. `template` is the one that it was deployed with. The function's code is not
+/// compared: it may have been replaced outside the stack.
+pub fn is_up_to_date(stack: &Stack, template: Option<&str>, desired: &DesiredStack) -> bool {
+    let topics = |arns: &[String]| arns.iter().cloned().collect::<BTreeSet<_>>();
+    template.is_some_and(|template| is_same_template(template, desired.template))
+        && stack.parameters == desired.parameters
+        && stack.tags == desired.all_tags()
+        && (desired.notification_arns.is_empty()
+            || topics(&stack.notification_arns) == topics(&desired.notification_arns))
+        && stack.status.is_good()
+}
+
+/// Comments are ignored: CloudFormation does not update a stack for them.
+fn is_same_template(one: &str, other: &str) -> bool {
+    let read = serde_yaml::from_str::<serde_yaml::Value>;
+    one == other || matches!((read(one), read(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether the reason why a change set failed is that it is empty. CloudFormation has no error code for that.
+pub fn is_no_change(reason: &str) -> bool {
+    reason.contains("didn't contain changes") || reason.contains("No updates are to be performed")
+}
+
+/// Whether somebody else has changed a stack since it was read as `before`.
+pub fn is_overtaken(before: Option<&Stack>, now: Option<&Stack>) -> bool {
+    match (before, now) {
+        (None, None) => false,
+        // A lost request of ours may have created it.
+        (None, Some(now)) => now.status.0 != S::ReviewInProgress,
+        (Some(_), None) => true,
+        (Some(before), Some(now)) => {
+            now.status.is_busy()
+                || (&before.id, &before.status, &before.updated)
+                    != (&now.id, &now.status, &now.updated)
+        }
+    }
+}
+
+/// A step that needs the user's consent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Risk {
+    OtherTable {
+        current: String,
+        desired: String,
+    },
+    OpenApi,
+    ReplaceUsedStack {
+        status: StackStatus,
+    },
+    /// As [`losses`](super::losses) lists them.
+    Losses(Vec<String>),
+}
+
+impl Risk {
+    pub fn question(&self, stack: &str) -> String {
+        match self {
+            Self::OtherTable { current, desired } => format!(
+                "Stack `{stack}` keeps its clusters in table `{current}`; with table `{desired}` it would know none of them. Go on?"
+            ),
+            Self::OpenApi => format!(
+                "The API of stack `{stack}` accepts only signed requests; without `--auth iam` everyone who knows its address \
+                 could call it. Go on?"
+            ),
+            Self::ReplaceUsedStack { status } => format!(
+                "Stack `{stack}` is in {status}: what is left of it, perhaps with its endpoint and its logs, must be deleted \
+                 before it can be deployed again. Go on?"
+            ),
+            Self::Losses(losses) => {
+                format!("This update of stack `{stack}` {}. Go on?", losses.join(", "))
+            }
+        }
+    }
+
+    /// What the step does, as a predicate.
+    pub fn effect(&self) -> String {
+        match self {
+            Self::OtherTable { .. } => {
+                "gives the API another table, which knows none of its clusters".to_owned()
+            }
+            Self::OpenApi => {
+                "opens the API to everyone; so far it accepts only signed requests".to_owned()
+            }
+            Self::ReplaceUsedStack { .. } => "deletes what is left of the stack".to_owned(),
+            Self::Losses(losses) => losses.join(", "),
+        }
+    }
+}
+
+/// What a deployment must ask about before it changes anything.
+pub fn risks(stack: Option<&Stack>, action: StackAction, table: &str, auth: Auth) -> Vec<Risk> {
+    let Some(stack) = stack else {
+        return Vec::new();
+    };
+    let mut risks = Vec::new();
+    if let Some(current) = stack.parameters.get("TableName").filter(|current| *current != table) {
+        risks.push(Risk::OtherTable { current: current.clone(), desired: table.to_owned() });
+    }
+    if (stack.auth(), auth) == (Auth::Iam, Auth::None) {
+        risks.push(Risk::OpenApi);
+    }
+    if action == StackAction::ReplaceUsed {
+        risks.push(Risk::ReplaceUsedStack { status: stack.status.clone() });
+    }
+    risks
+}
+
+/// A change of a stack that is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Its creation.
     Create,
-    /// An update.
     Update,
-    /// Its deletion.
     Delete,
-    /// A rollback.
     Rollback,
 }
 
 impl Operation {
-    /// Whether this is the status in which it ends well.
-    pub fn ends_well_in(self, status: &Status) -> bool {
+    pub fn succeeds_in(self, status: &StackStatus) -> bool {
         matches!(
             (self, &status.0),
-            (Self::Create, StackStatus::CreateComplete)
-                | (Self::Update, StackStatus::UpdateComplete)
-                | (Self::Delete, StackStatus::DeleteComplete)
-                | (Self::Rollback, StackStatus::UpdateRollbackComplete)
+            (Self::Create, S::CreateComplete)
+                | (Self::Update, S::UpdateComplete)
+                | (Self::Delete, S::DeleteComplete)
+                | (Self::Rollback, S::UpdateRollbackComplete)
         )
     }
 }
 
-/// What a signal does to what is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
     /// Cancel the update, which rolls it back, and go on watching.
-    Cancel,
+    CancelUpdate,
     /// Delete the stack that is being created, and go on watching.
-    Delete,
-    /// Leave it to `CloudFormation` and end.
+    DeleteStack,
+    /// Leave the rest to CloudFormation and exit.
     Detach,
 }
 
-/// What to do about a signal; `cancelled` says that there was one before. `CloudFormation` cannot cancel a deletion, nor a
-/// rollback. SIGTERM comes from a supervisor that soon kills: there is no time to cancel anything.
-pub fn reaction(operation: Operation, cancelled: bool, signal: Signal) -> Reaction {
+/// What a signal does to an operation. CloudFormation cannot cancel a deletion or a rollback. SIGTERM comes from a supervisor that
+/// soon kills: there is no time to cancel.
+pub fn reaction(operation: Operation, cancellation: Cancellation, signal: Signal) -> Reaction {
     match (signal, operation) {
-        (Signal::CtrlC, Operation::Update) if !cancelled => Reaction::Cancel,
-        (Signal::CtrlC, Operation::Create) if !cancelled => Reaction::Delete,
+        _ if cancellation != Cancellation::None => Reaction::Detach,
+        (Signal::CtrlC, Operation::Update) => Reaction::CancelUpdate,
+        (Signal::CtrlC, Operation::Create) => Reaction::DeleteStack,
         _ => Reaction::Detach,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
+/// Whether the user has cancelled an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancellation {
+    None,
+    /// It was too late, or CloudFormation refused.
+    Refused,
+    Accepted,
+}
 
-    use super::{super::tests::stack, *};
-
-    /// The answers, by status.
-    fn answers(change: impl Fn(&mut Stack)) -> BTreeMap<String, Vec<&'static str>> {
-        let mut answers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        // All of CloudFormation's statuses: a new one in the SDK shows here.
-        for status in StackStatus::values().iter().copied() {
-            let mut stack = stack(status, "t");
-            change(&mut stack);
-            let answer = match next("s", Some(&stack)) {
-                Ok(next) => format!("{next:?}"),
-                Err(failure) => {
-                    assert_eq!(failure.exit, Exit::NeedsDecision, "{status}");
-                    assert!(failure.hint.is_some(), "{status}");
-                    failure.to_string()
-                }
-            };
-            answers.entry(answer).or_default().push(status);
+/// The result of an operation that has ended in this status.
+pub fn verdict(
+    name: &str,
+    operation: Operation,
+    cancellation: Cancellation,
+    status: &StackStatus,
+    events: &[StackEvent],
+) -> Result<(), Failure> {
+    let cancelled = |state| {
+        let message = format!("cancelled by Ctrl-C: stack `{name}` is {state}");
+        Err(Failure::new(message).exit(Exit::Stopped))
+    };
+    if operation.succeeds_in(status) {
+        return match cancellation {
+            Cancellation::None => Ok(()),
+            _ => Err(Failure::new(format!("Ctrl-C came too late: stack `{name}` is in {status}"))
+                .exit(Exit::Stopped)),
+        };
+    }
+    match (operation, cancellation) {
+        (Operation::Update, Cancellation::Accepted) if Operation::Rollback.succeeds_in(status) => {
+            cancelled("as it was before")
         }
-        answers
-    }
-
-    fn table<const N: usize>(
-        rows: [(&str, &[&'static str]); N],
-    ) -> BTreeMap<String, Vec<&'static str>> {
-        rows.map(|(answer, statuses)| (answer.to_owned(), statuses.to_vec())).into()
-    }
-
-    const BUSY: &[&str] = &[
-        "CREATE_IN_PROGRESS",
-        "DELETE_IN_PROGRESS",
-        "IMPORT_IN_PROGRESS",
-        "IMPORT_ROLLBACK_IN_PROGRESS",
-        "ROLLBACK_IN_PROGRESS",
-        "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
-        "UPDATE_IN_PROGRESS",
-        "UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS",
-        "UPDATE_ROLLBACK_IN_PROGRESS",
-    ];
-    const GOOD: &[&str] = &[
-        "CREATE_COMPLETE",
-        "IMPORT_COMPLETE",
-        "IMPORT_ROLLBACK_COMPLETE",
-        "UPDATE_COMPLETE",
-        "UPDATE_ROLLBACK_COMPLETE",
-    ];
-    const STUCK: (&str, &[&str]) = (
-        "stack `s` is in IMPORT_ROLLBACK_FAILED, in which it cannot be deployed",
-        &["IMPORT_ROLLBACK_FAILED"],
-    );
-
-    #[test]
-    fn every_status_has_an_answer() {
-        assert_eq!(next("s", None).unwrap(), Next::Create);
-        assert_eq!(
-            answers(|_| ()),
-            table([
-                ("Create", &["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"]),
-                ("Update", GOOD),
-                ("Replace", &["CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"]),
-                ("ReplaceUsed", &["DELETE_FAILED"]),
-                ("ContinueRollback", &["UPDATE_ROLLBACK_FAILED"]),
-                ("RollBack", &["UPDATE_FAILED"]),
-                ("Wait", BUSY),
-                STUCK,
-            ])
-        );
-    }
-
-    #[test]
-    fn a_protected_stack_is_not_replaced() {
-        assert_eq!(
-            answers(|stack| stack.protected = true),
-            table([
-                ("Create", &["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"]),
-                ("Update", GOOD),
-                (
-                    "stack `s` is protected against deletion",
-                    &["CREATE_FAILED", "DELETE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"]
-                ),
-                ("ContinueRollback", &["UPDATE_ROLLBACK_FAILED"]),
-                ("RollBack", &["UPDATE_FAILED"]),
-                ("Wait", BUSY),
-                STUCK,
-            ])
-        );
-    }
-
-    #[test]
-    fn only_our_own_stacks_are_touched() {
-        assert!(crate::template::TEMPLATE.contains(super::super::DESCRIPTION));
-        let answers = answers(|stack| stack.ours = false);
-        assert_eq!(
-            answers["Create"],
-            ["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"],
-            "there is nothing in these"
-        );
-        assert_eq!(answers.len(), 2, "{answers:?}");
-        assert!(answers.contains_key("stack `s` was made by something else than cbbootstrap"));
-    }
-
-    #[test]
-    fn signals_cancel_what_can_be_cancelled() {
-        use {Operation as O, Reaction as R, Signal as S};
-        for (operation, signal, first, second) in [
-            (O::Create, S::CtrlC, R::Delete, R::Detach),
-            (O::Update, S::CtrlC, R::Cancel, R::Detach),
-            (O::Delete, S::CtrlC, R::Detach, R::Detach),
-            (O::Rollback, S::CtrlC, R::Detach, R::Detach),
-            (O::Create, S::Terminate, R::Detach, R::Detach),
-            (O::Update, S::Terminate, R::Detach, R::Detach),
-            (O::Delete, S::Terminate, R::Detach, R::Detach),
-            (O::Rollback, S::Terminate, R::Detach, R::Detach),
-        ] {
-            for (cancelled, expected) in [(false, first), (true, second)] {
-                assert_eq!(
-                    reaction(operation, cancelled, signal),
-                    expected,
-                    "{operation:?} {signal:?} {cancelled}"
-                );
-            }
+        (Operation::Create, Cancellation::Accepted) if Operation::Delete.succeeds_in(status) => {
+            cancelled("deleted again")
         }
+        (Operation::Rollback, _) => Err(failed(name, status, events)
+            .hint(format!(
+                "fix the cause and deploy again, or skip resources: `aws cloudformation continue-update-rollback \
+                 --stack-name {name} --resources-to-skip …`"
+            ))
+            .exit(Exit::NeedsDecision)),
+        _ => Err(failed(name, status, events)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,31 +1,27 @@
-//! What happens to a stack: its events, how far they are, and which of them caused a failure.
+//! A stack's events: progress by resource, and the cause of a failure.
 
 use std::fmt::Display;
 
-use aws_sdk_cloudformation::types::StackStatus;
+use aws_sdk_cloudformation::types::StackStatus as S;
 
-use super::Status;
+use super::StackStatus;
 use crate::{advice, failure::Failure};
 
-/// Something that happened to a stack.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Event {
+pub struct StackEvent {
     /// Unique.
     pub id: String,
-    /// The resource's name in the template; the stack's own for the stack itself.
+    /// The resource's name in the template, or the stack's name.
     pub resource: String,
-    /// The resource's type.
     pub kind: String,
-    /// The resource's new status.
     pub status: String,
-    /// Why, in `CloudFormation`'s words.
     pub reason: Option<String>,
-    /// When, in seconds since 1970.
+    /// In seconds since 1970.
     pub time: f64,
 }
 
-impl Event {
-    /// Whether it is about the stack as a whole.
+impl StackEvent {
+    /// Whether it is about the stack itself, and not one of its resources.
     pub fn is_stack(&self) -> bool {
         self.kind == "AWS::CloudFormation::Stack"
     }
@@ -35,7 +31,7 @@ impl Event {
     }
 }
 
-impl Display for Event {
+impl Display for StackEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.resource, self.status)?;
         match self.reason.as_deref() {
@@ -45,31 +41,22 @@ impl Display for Event {
     }
 }
 
-/// How far a change is: a row for each resource that it has come to, in that order.
+/// The progress of a change: a row for each resource so far, in order of first appearance.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     rows: Vec<Row>,
 }
 
-/// One resource.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Its name in the template.
-    pub resource: String,
-    /// Its type.
-    pub kind: String,
-    /// Its last status.
-    pub status: String,
-    /// Why, in `CloudFormation`'s words.
-    pub reason: Option<String>,
-    /// When what is under way began, in seconds since 1970.
+    last: StackEvent,
+    /// When the last operation began, in seconds since 1970.
     began: f64,
-    /// How long it took, in seconds, once it is done.
-    pub seconds: Option<f64>,
+    /// How long the last operation took; `None` while one is in progress.
+    seconds: Option<f64>,
 }
 
 impl Row {
-    /// Whether nothing is under way.
     pub fn is_done(&self) -> bool {
         self.seconds.is_some()
     }
@@ -77,93 +64,85 @@ impl Row {
 
 impl Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let StackEvent { resource, kind, status, reason, .. } = &self.last;
         let sign = match self.seconds {
             None => '…',
-            Some(_) if self.status.ends_with("_FAILED") => '✗',
+            Some(_) if self.last.is_failure() => '✗',
             Some(_) => '✓',
         };
-        write!(f, "{sign} {} {} {}", self.resource, self.kind, self.status)?;
+        write!(f, "{sign} {resource} {kind} {status}")?;
         if let Some(seconds) = self.seconds {
             write!(f, " {seconds:.1} s")?;
         }
-        match self.reason.as_deref() {
-            Some(reason) if self.status.ends_with("_FAILED") => write!(f, ": {reason}"),
+        match reason {
+            Some(reason) if self.last.is_failure() => write!(f, ": {reason}"),
             _ => Ok(()),
         }
     }
 }
 
 impl Progress {
-    /// Takes an event in, and gives the place of its row and whether something begins there; none for the stack itself.
-    pub fn see(&mut self, event: &Event) -> Option<(usize, bool)> {
+    /// Adds an event. Returns the index of its resource's row, and whether an operation begins there; `None` for the stack itself.
+    pub fn see(&mut self, event: &StackEvent) -> Option<(usize, bool)> {
         if event.is_stack() {
             return None;
         }
-        let place =
-            self.rows.iter().position(|row| row.resource == event.resource).unwrap_or_else(|| {
-                self.rows.push(Row {
-                    resource: event.resource.clone(),
-                    kind: event.kind.clone(),
-                    status: String::new(),
-                    reason: None,
-                    began: event.time,
-                    seconds: Some(0.0),
-                });
-                self.rows.len() - 1
-            });
-        let row = &mut self.rows[place];
+        let known = self.rows.iter().position(|row| row.last.resource == event.resource);
+        let index = known.unwrap_or_else(|| {
+            self.rows.push(Row { last: event.clone(), began: event.time, seconds: Some(0.0) });
+            self.rows.len() - 1
+        });
+        let row = &mut self.rows[index];
         let in_progress = event.status.ends_with("_IN_PROGRESS");
         let begins = in_progress && row.is_done();
         if begins {
             row.began = event.time;
         }
         row.seconds = (!in_progress).then(|| (event.time - row.began).max(0.0));
-        row.status.clone_from(&event.status);
-        row.reason.clone_from(&event.reason);
-        Some((place, begins))
+        row.last.clone_from(event);
+        Some((index, begins))
     }
 
-    /// The resources.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// How many resources have nothing under way.
+    /// The number of resources without an operation in progress.
     pub fn done(&self) -> usize {
         self.rows.iter().filter(|row| row.is_done()).count()
     }
 }
 
-/// The event that caused the others: of the failures the first that is no mere consequence of another's. Oldest first.
+/// The event that caused a failure: the first failure that is not a consequence of another. `events` are the oldest first.
 ///
-/// What fails after the rollback has begun is not what began it.
-pub fn root_cause(events: &[Event]) -> Option<&Event> {
+/// A failure after the rollback began did not cause the rollback.
+pub fn root_cause(events: &[StackEvent]) -> Option<&StackEvent> {
     let rolls_back =
-        |event: &&Event| event.is_stack() && event.status.contains("ROLLBACK_IN_PROGRESS");
+        |event: &&StackEvent| event.is_stack() && event.status.contains("ROLLBACK_IN_PROGRESS");
     let begun = events.iter().position(|event| rolls_back(&event));
     let before = &events[..begun.unwrap_or(events.len())];
-    let is_consequence = |event: &&Event| {
+    let is_consequence = |event: &&StackEvent| {
         event.is_stack()
             || event
                 .reason
                 .as_deref()
                 .is_some_and(|reason| reason.to_lowercase().contains("cancelled"))
     };
-    let failures = |events| <[Event]>::iter(events).filter(|event| event.is_failure());
+    let failures = |events| <[StackEvent]>::iter(events).filter(|event| event.is_failure());
     failures(before)
         .find(|event| !is_consequence(event))
         .or_else(|| {
-            // A rollback that no resource's failure explains: the stack's own reason does.
+            // Without a failed resource, the stack's own reason explains the rollback.
             let has_reason =
-                |event: &&Event| event.reason.as_deref().is_some_and(|r| !r.is_empty());
+                |event: &&StackEvent| event.reason.as_deref().is_some_and(|r| !r.is_empty());
             events.iter().filter(rolls_back).find(has_reason)
         })
         .or_else(|| failures(events).find(|event| !is_consequence(event)))
         .or_else(|| failures(events).next())
 }
 
-/// The failure that a stack's bad end is.
-pub fn failed(name: &str, status: &Status, events: &[Event]) -> Failure {
+/// The error that a change of a stack failed.
+pub fn failed(name: &str, status: &StackStatus, events: &[StackEvent]) -> Failure {
     let cause = root_cause(events);
     let failure = match cause {
         Some(event) => {
@@ -172,19 +151,19 @@ pub fn failed(name: &str, status: &Status, events: &[Event]) -> Failure {
         None => Failure::new(format!("stack `{name}` ended in {status}")),
     };
     let state = match status.0 {
-        StackStatus::UpdateRollbackComplete => "the stack is as it was before",
-        StackStatus::RollbackComplete | StackStatus::CreateFailed | StackStatus::RollbackFailed => {
+        S::UpdateRollbackComplete => "the stack is as it was before",
+        S::RollbackComplete | S::CreateFailed | S::RollbackFailed => {
             "the next deployment replaces what is left of the stack"
         }
-        StackStatus::UpdateRollbackFailed => "the next deployment continues the rollback first",
-        StackStatus::UpdateFailed => "the next deployment rolls it back first",
-        StackStatus::DeleteFailed => "the rest of the stack is still there",
-        _ => "look at it with `cbbootstrap status`",
+        S::UpdateRollbackFailed => "the next deployment continues the rollback first",
+        S::UpdateFailed => "the next deployment rolls it back first",
+        S::DeleteFailed => "the rest of the stack is still there",
+        _ => "`cbbootstrap status` shows it",
     };
     let advice = cause
         .and_then(|event| event.reason.as_deref())
         .and_then(advice::for_reason)
-        .unwrap_or_else(|| "mend the cause and run the same command again".to_owned());
+        .unwrap_or_else(|| "fix the cause and run the same command again".to_owned());
     failure.hint(format!("{advice} ({state})"))
 }
 
@@ -192,14 +171,14 @@ pub fn failed(name: &str, status: &Status, events: &[Event]) -> Failure {
 mod tests {
     use super::*;
 
-    fn event(resource: &str, status: &str, reason: &str) -> Event {
+    fn event(resource: &str, status: &str, reason: &str) -> StackEvent {
         let kind = if resource == "stack" { "AWS::CloudFormation::Stack" } else { "AWS::X::Y" };
-        Event {
+        StackEvent {
             resource: resource.to_owned(),
             kind: kind.to_owned(),
             status: status.to_owned(),
             reason: (!reason.is_empty()).then(|| reason.to_owned()),
-            ..Event::default()
+            ..StackEvent::default()
         }
     }
 
@@ -220,7 +199,7 @@ mod tests {
             event("Api", "DELETE_FAILED", "too late"),
         ];
         assert_eq!(root_cause(&events).unwrap().resource, "Role");
-        let failure = failed("s", &Status::from("ROLLBACK_COMPLETE"), &events);
+        let failure = failed("s", &StackStatus::from("ROLLBACK_COMPLETE"), &events);
         assert_eq!(
             failure.to_string(),
             format!(
@@ -242,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_end_says_what_comes_next() {
+    fn every_failed_status_has_a_next_step() {
         for status in [
             "ROLLBACK_COMPLETE",
             "ROLLBACK_FAILED",
@@ -252,15 +231,16 @@ mod tests {
             "UPDATE_ROLLBACK_FAILED",
             "DELETE_FAILED",
         ] {
-            let failure = failed("s", &Status::from(status), &[]);
+            let failure = failed("s", &StackStatus::from(status), &[]);
             let hint = failure.hint.unwrap();
-            assert!(!hint.contains("look at it"), "{status}: {hint}");
+            assert!(!hint.contains("cbbootstrap status"), "{status}: {hint}");
         }
     }
 
     #[test]
     fn a_row_follows_its_resource() {
-        let at = |time, resource: &str, status: &str| Event { time, ..event(resource, status, "") };
+        let at =
+            |time, resource: &str, status: &str| StackEvent { time, ..event(resource, status, "") };
         let mut progress = Progress::default();
         assert_eq!(progress.see(&at(1.0, "stack", "UPDATE_IN_PROGRESS")), None);
         assert_eq!(progress.see(&at(1.0, "Role", "UPDATE_IN_PROGRESS")), Some((0, true)));
@@ -271,8 +251,8 @@ mod tests {
         assert_eq!(progress.done(), 1);
         assert_eq!(progress.rows()[0].to_string(), "✓ Role AWS::X::Y UPDATE_COMPLETE 2.5 s");
         let failed = event("Api", "UPDATE_FAILED", "no");
-        progress.see(&Event { time: 2.0, ..failed });
-        // The rollback begins anew.
+        progress.see(&StackEvent { time: 2.0, ..failed });
+        // The rollback begins another operation.
         progress.see(&at(4.0, "Role", "UPDATE_IN_PROGRESS"));
         let rows: Vec<_> = progress.rows().iter().map(ToString::to_string).collect();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A stack, and what to do about it: pure functions of what `CloudFormation` says.
+//! A stack, and what to do about it: pure functions of CloudFormation's answers.
 
 mod changes;
 mod decision;
@@ -7,84 +7,106 @@ pub mod pace;
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use aws_sdk_cloudformation::types::StackStatus;
+use aws_sdk_cloudformation::types::StackStatus as S;
 
 pub use changes::{Change, Detail, ValueChange, losses, value_changes};
-pub use decision::{Next, Operation, Reaction, next, reaction};
-pub use events::{Event, Progress, failed, root_cause};
+pub use decision::{
+    Cancellation, Operation, Reaction, Risk, StackAction, is_no_change, is_overtaken,
+    is_up_to_date, next_action, reaction, risks, verdict,
+};
+pub use events::{Progress, StackEvent, failed, root_cause};
 
 use crate::{
     failure::{Exit, Failure},
     values::Auth,
 };
 
-/// How the template's description begins, by which a stack is known that was made from it without this program.
+/// How the template's description begins. It marks stacks that were made from the template without this program.
 pub const DESCRIPTION: &str = "cbbootstrap:";
 
-/// A stack as it stands.
+/// The tag of everything that this program makes.
+pub const OWNER_TAG: (&str, &str) = ("created-by", "cbbootstrap");
+
+/// The output that holds the ARN of the alarm on failed requests.
+pub const ERROR_ALARM: &str = "ErrorAlarmArn";
+
+/// A stack as CloudFormation describes it.
 #[derive(Clone, Debug, Default)]
 pub struct Stack {
-    /// Its ARN, by which it is found even when deleted.
+    /// The ARN, which also finds a deleted stack.
     pub id: String,
-    /// Whether it is the service's, and no other stack of the same name.
+    /// Whether it is a stack of this service, and not another one of the same name.
     pub ours: bool,
-    /// Its status.
-    pub status: Status,
-    /// Why it is in that status, where `CloudFormation` says.
+    pub status: StackStatus,
     pub reason: Option<String>,
-    /// The values of its parameters.
     pub parameters: BTreeMap<String, String>,
-    /// Its tags.
     pub tags: BTreeMap<String, String>,
-    /// Its outputs.
     pub outputs: BTreeMap<String, String>,
-    /// The alarms that roll an update of it back: ARN and type.
+    /// The alarms that roll back an update: ARN and type.
     pub rollback_triggers: Vec<(String, String)>,
-    /// The topics that hear of its events.
     pub notification_arns: Vec<String>,
-    /// Whether it refuses to be deleted.
     pub protected: bool,
-    /// When it was created, RFC 3339.
+    /// RFC 3339, as are the other times.
     pub created: Option<String>,
-    /// When it was last created or updated, RFC 3339.
+    /// When it was last created or updated.
     pub updated: Option<String>,
-    /// Whether its resources were changed behind its back, as `CloudFormation` last knew.
+    /// The last known drift status.
     pub drift: Option<String>,
-    /// When `CloudFormation` last looked for that, RFC 3339.
     pub drift_checked: Option<String>,
 }
 
-/// A stack's status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status(pub StackStatus);
+/// What a deployment wants a stack to be.
+#[derive(Clone, Debug, Default)]
+pub struct DesiredStack {
+    pub name: String,
+    pub template: &'static str,
+    /// A value for every parameter of the template.
+    pub parameters: BTreeMap<String, String>,
+    /// The user's tags; [`DesiredStack::all_tags`] adds [`OWNER_TAG`].
+    pub tags: BTreeMap<String, String>,
+    /// Topics for the stack's events. An empty list leaves the current ones.
+    pub notification_arns: Vec<String>,
+    /// The role that CloudFormation assumes; `None` leaves the current one. A different role alone is not a change: it
+    /// takes effect with the next one.
+    pub role_arn: Option<String>,
+}
 
-impl Default for Status {
+impl DesiredStack {
+    pub fn all_tags(&self) -> BTreeMap<String, String> {
+        let (key, value) = OWNER_TAG;
+        self.tags.clone().into_iter().chain([(key.to_owned(), value.to_owned())]).collect()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackStatus(pub S);
+
+impl Default for StackStatus {
     fn default() -> Self {
         Self::from("UNKNOWN")
     }
 }
 
-impl From<&str> for Status {
+impl From<&str> for StackStatus {
     fn from(status: &str) -> Self {
-        Self(StackStatus::from(status))
+        Self(S::from(status))
     }
 }
 
-impl Display for Status {
+impl Display for StackStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0.as_str())
     }
 }
 
-impl Status {
-    /// Whether `CloudFormation` is at work on the stack.
+impl StackStatus {
+    /// Whether CloudFormation is changing the stack.
     pub fn is_busy(&self) -> bool {
-        self.0.as_str().ends_with("_IN_PROGRESS") && self.0 != StackStatus::ReviewInProgress
+        self.0.as_str().ends_with("_IN_PROGRESS") && self.0 != S::ReviewInProgress
     }
 
-    /// Whether the stack stands, as it was or as it was to become.
+    /// Whether the stack is complete, either changed or rolled back, and can be updated.
     pub fn is_good(&self) -> bool {
-        use StackStatus as S;
         matches!(
             self.0,
             S::CreateComplete
@@ -108,20 +130,24 @@ impl Stack {
         })
     }
 
-    /// Who may call its API. Those of an older template have no such parameter, and are public.
+    /// Who may call its API. A stack of an older template has no such parameter, and is public.
     pub fn auth(&self) -> Auth {
-        let named = self.parameters.get("AuthorizationType");
-        if named.is_some_and(|named| named == Auth::Iam.authorization_type()) {
+        let parameter = self.parameters.get("AuthorizationType");
+        if parameter.is_some_and(|value| value == Auth::Iam.authorization_type()) {
             Auth::Iam
         } else {
             Auth::None
         }
     }
 
-    /// That it is the service's.
+    /// The S3 key of the function's zip.
+    pub fn artifact_key(&self) -> Option<&str> {
+        self.parameters.get("ArtifactKey").map(String::as_str)
+    }
+
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
-        // What only waits for a first change set has nothing in it yet.
-        if self.ours || self.status.0 == StackStatus::ReviewInProgress {
+        // A stack that only waits for its first change set is empty.
+        if self.ours || self.status.0 == S::ReviewInProgress {
             return Ok(());
         }
         Err(Failure::new(format!("stack `{name}` was made by something else than cbbootstrap"))
@@ -129,73 +155,51 @@ impl Stack {
             .exit(Exit::NeedsDecision))
     }
 
-    /// That it may be deleted.
     pub fn check_unprotected(&self, name: &str) -> Result<(), Failure> {
         if !self.protected {
             return Ok(());
         }
-        // What cannot be deployed cannot be deployed without protection either.
+        // A stack that cannot be deployed cannot be deployed without protection either.
         let deploy = if self.status.is_good() {
             ", as `cbbootstrap deploy --protect=false` does"
         } else {
             ""
         };
-        Err(
-            Failure::new(format!("stack `{name}` is protected against deletion"))
-                .hint(format!(
-                    "`aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name {name}` \
-                     ends that{deploy}"
-                ))
-                .exit(Exit::NeedsDecision),
-        )
-    }
-
-    /// Whether somebody has touched the stack since it was seen like this; `now` is how it is seen now.
-    pub fn is_overtaken_by(&self, now: &Self) -> bool {
-        (&self.id, &self.status, &self.updated) != (&now.id, &now.status, &now.updated)
+        let end =
+            "aws cloudformation update-termination-protection --no-enable-termination-protection";
+        Err(Failure::new(format!("stack `{name}` is protected against deletion"))
+            .hint(format!("`{end} --stack-name {name}` ends that{deploy}"))
+            .exit(Exit::NeedsDecision))
     }
 }
 
-/// The refusal to touch a stack that `CloudFormation` is at work on. `watch` is the command that shows how that goes.
-pub fn busy(name: &str, status: &Status, watch: &str) -> Failure {
+/// The error that there is no such stack.
+pub fn missing(name: &str, region: &str) -> Failure {
+    Failure::new(format!("there is no stack `{name}` in {region}"))
+        .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
+}
+
+/// The refusal to touch a stack that CloudFormation is changing. `status_command` shows its progress.
+pub fn busy(name: &str, status: &StackStatus, status_command: &str) -> Failure {
     Failure::new(format!("stack `{name}` is being changed already ({status})"))
-        .hint(format!("`{watch}` shows how it goes; then run the same command again"))
+        .hint(format!("`{status_command}` shows its progress; then run the same command again"))
         .exit(Exit::Busy)
 }
 
-/// What to ask before the stack's API is given another table: it knows nothing of the clusters in the old one.
-pub fn question_about_table(name: &str, stack: Option<&Stack>, table: &str) -> Option<String> {
-    let current = stack?.parameters.get("TableName").filter(|current| *current != table)?;
-    Some(format!(
-        "Stack `{name}` keeps its clusters in table `{current}`; with table `{table}` it would know none of them. Go on?"
-    ))
-}
-
-/// What to ask before the stack's API is opened to everyone: so far, callers had to sign their requests.
-pub fn question_about_access(name: &str, stack: Option<&Stack>, auth: Auth) -> Option<String> {
-    let opens = stack?.auth() == Auth::Iam && auth == Auth::None;
-    opens.then(|| {
-        format!(
-            "The API of stack `{name}` takes signed requests only; without `--auth iam` everyone who knows its address could \
-             call it. Go on?"
-        )
-    })
-}
-
-/// The table that `destroy` is about: the stack's own, or the one that is named where there is no stack.
+/// The table that `destroy` deletes: the stack's own, or the one that the user names if there is no stack.
 pub fn table_to_delete(
     name: &str,
     stack: Option<&Stack>,
     asked: Option<&str>,
 ) -> Result<Option<String>, Failure> {
-    let its_own = stack.and_then(|stack| stack.parameters.get("TableName")).map(String::as_str);
-    match (its_own, asked) {
-        (Some(its_own), Some(asked)) if its_own != asked => Err(Failure::new(format!(
-            "stack `{name}` keeps its clusters in table `{its_own}`, not in `{asked}`"
+    let own = stack.and_then(|stack| stack.parameters.get("TableName")).map(String::as_str);
+    match (own, asked) {
+        (Some(own), Some(asked)) if own != asked => Err(Failure::new(format!(
+            "stack `{name}` keeps its clusters in table `{own}`, not in `{asked}`"
         ))
-        .hint("leave `--table-name` out, and see what CBBOOTSTRAP_TABLE_NAME and `cbbootstrap.yaml` say")
+        .hint("leave out `--table-name`, and check CBBOOTSTRAP_TABLE_NAME and `cbbootstrap.yaml`")
         .exit(Exit::Usage)),
-        _ => Ok(its_own.or(asked).map(str::to_owned)),
+        _ => Ok(own.or(asked).map(str::to_owned)),
     }
 }
 
@@ -207,49 +211,20 @@ pub(crate) mod tests {
         Stack {
             id: "arn".to_owned(),
             ours: true,
-            status: Status::from(status),
+            status: StackStatus::from(status),
             parameters: BTreeMap::from([("TableName".to_owned(), table.to_owned())]),
             ..Stack::default()
         }
     }
 
     #[test]
-    fn another_table_is_asked_about() {
-        let stack = |table| stack("CREATE_COMPLETE", table);
-        assert_eq!(question_about_table("s", None, "t"), None);
-        assert_eq!(question_about_table("s", Some(&stack("t")), "t"), None);
-        assert!(question_about_table("s", Some(&stack("old")), "t").unwrap().contains("`old`"));
-    }
-
-    #[test]
-    fn an_api_is_not_opened_unasked() {
-        let stack = |authorization: Option<&str>| {
-            let mut stack = stack("CREATE_COMPLETE", "t");
-            let parameter = authorization.map(|it| ("AuthorizationType".to_owned(), it.to_owned()));
-            stack.parameters.extend(parameter);
-            stack
-        };
-        for (now, wanted, asks) in [
-            (Some("AWS_IAM"), Auth::None, true),
-            (Some("AWS_IAM"), Auth::Iam, false),
-            (Some("NONE"), Auth::None, false),
-            (Some("NONE"), Auth::Iam, false),
-            (None, Auth::None, false),
-        ] {
-            let question = question_about_access("s", Some(&stack(now)), wanted);
-            assert_eq!(question.is_some(), asks, "{now:?} to {wanted:?}");
-        }
-        assert_eq!(question_about_access("s", None, Auth::None), None);
-    }
-
-    #[test]
-    fn a_stack_goes_with_its_own_table() {
-        let its_own = stack("CREATE_COMPLETE", "team-a");
+    fn only_the_stacks_own_table_is_deleted() {
+        let own = stack("CREATE_COMPLETE", "team-a");
         let table = |stack, asked| table_to_delete("s", stack, asked).map_err(|no| no.exit);
         let team_a = Ok(Some("team-a".to_owned()));
-        assert_eq!(table(Some(&its_own), None), team_a);
-        assert_eq!(table(Some(&its_own), Some("team-a")), team_a);
-        assert_eq!(table(Some(&its_own), Some("cb-bootstrap")), Err(Exit::Usage));
+        assert_eq!(table(Some(&own), None), team_a);
+        assert_eq!(table(Some(&own), Some("team-a")), team_a);
+        assert_eq!(table(Some(&own), Some("cb-bootstrap")), Err(Exit::Usage));
         assert_eq!(table(None, Some("team-a")), team_a);
         assert_eq!(table(None, None), Ok(None));
     }

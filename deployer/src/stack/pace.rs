@@ -1,38 +1,40 @@
-//! When to look at a changing stack again: seldom while its resources are at work, and often once they are done, for then it
-//! is a matter of a second or two. So its end is noticed sooner, and with fewer calls, than by looking in equal steps.
+//! When to poll a changing stack: rarely while its resources change, and often once they are done, as the stack then follows
+//! within a second or two. That notices the end sooner, and with fewer calls, than a fixed interval.
 
 use std::time::Duration;
 
-use super::{Event, Progress};
+use super::{Progress, StackEvent};
 
-/// The least between two looks: much is done in a moment.
 const FIRST: Duration = Duration::from_millis(250);
 
-/// The most between two looks.
 const FAR: Duration = Duration::from_millis(3250);
 const UNKNOWN: Duration = Duration::from_secs(2);
 
-/// The least between two looks near the end. `CloudFormation` takes some two seconds from the last resource to the stack.
+/// CloudFormation takes about two seconds from the last resource to the stack.
 const NEAR: Duration = Duration::from_millis(750);
 
-/// How far the end is, as far as the events tell.
+/// How far the end of a change is, judged by its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distance {
-    /// Nobody knows what there is to do.
+    /// The number of changing resources is not known.
     Unknown,
-    /// Resources are at work, or are still to come.
+    /// Resources are in progress, or have yet to begin.
     Far,
-    /// All that was to be done is done, as it seems.
+    /// All expected resources are done.
     Near,
 }
 
-/// How far the end is of a change that comes to so many resources at least, after these events of the stack and its resources.
-pub fn distance(expected: Option<usize>, progress: &Progress, stack: Option<&Event>) -> Distance {
+/// `expected` is the least number of resources that change, `stack` the last event of the stack itself.
+pub fn distance(
+    expected: Option<usize>,
+    progress: &Progress,
+    stack: Option<&StackEvent>,
+) -> Distance {
     let status = stack.map_or("", |event| event.status.as_str());
     let done = progress.done();
     match expected {
         _ if status.ends_with("_CLEANUP_IN_PROGRESS") => Distance::Near,
-        // On the way back, other resources are done than on the way there.
+        // A rollback changes other resources than the update did.
         _ if status.contains("ROLLBACK") => Distance::Unknown,
         None => Distance::Unknown,
         Some(expected) if done >= expected.max(1) && done == progress.rows().len() => {
@@ -42,10 +44,9 @@ pub fn distance(expected: Option<usize>, progress: &Progress, stack: Option<&Eve
     }
 }
 
-/// How long to wait before the next look, with the time since the watch began, and since the end has been near.
+/// The pause before the next poll, by the time since the watch began and since the end has been near.
 ///
-/// The pauses grow from the beginning on, and from where the end is near anew: a stack that then takes its time, as one whose
-/// alarms are watched first, is not asked many times in vain.
+/// Pauses also grow near the end: a stack may wait there for its rollback alarms.
 pub fn pause(distance: Distance, since_begin: Duration, since_near: Duration) -> Duration {
     match distance {
         Distance::Unknown => (since_begin * 2).clamp(FIRST, UNKNOWN),
@@ -58,8 +59,12 @@ pub fn pause(distance: Distance, since_begin: Duration, since_near: Duration) ->
 mod tests {
     use super::*;
 
-    fn event(resource: &str, status: &str) -> Event {
-        Event { resource: resource.to_owned(), status: status.to_owned(), ..Event::default() }
+    fn event(resource: &str, status: &str) -> StackEvent {
+        StackEvent {
+            resource: resource.to_owned(),
+            status: status.to_owned(),
+            ..StackEvent::default()
+        }
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn a_members_item_counts_for_its_own_claim_only() {
     };
     let merged = |members: Record| {
         let members = MembersItem { record: members, version: 1 };
-        Items::of(claim(), Some(members)).record()
+        Items::new(claim(), Some(members)).record()
     };
     assert_eq!(merged(full()), full());
     for other in [Record { generation: 2, ..full() }, Record { claimed_at: Some(at(-1)), ..full() }]
@@ -106,7 +106,7 @@ fn a_members_item_counts_for_its_own_claim_only() {
     }
     assert!(merged(Record { is_forgotten: true, ..full() }).is_forgotten);
     let first = ClaimItem { first_member: Some(full().members["a"].clone()), ..claim() };
-    let alone = Items::of(first, None).record();
+    let alone = Items::new(first, None).record();
     assert_eq!(alone.members.keys().collect::<Vec<_>>(), ["z"]);
 }
 

@@ -1,5 +1,5 @@
-//! Where the records of clusters are kept: a [`Store`] applies the protocol's rules to them. There are two: a [`dynamodb`] table, by
-//! one conditional write a call, and an embedded [`sqlite`] database, by the rules themselves inside a transaction.
+//! A [`Store`] keeps the records of clusters and applies the protocol's rules to them. [`dynamodb`] does so with one conditional write
+//! for each call, [`sqlite`] with the rules themselves inside a transaction.
 
 pub mod dynamodb;
 #[cfg(feature = "sqlite")]
@@ -11,20 +11,17 @@ use cbbootstrap_protocol::{
 };
 use jiff::Timestamp;
 
-/// The records of all clusters. Every call may be repeated: one that was carried out although its answer got lost is carried out once.
+/// The records of all clusters. Every call may be repeated: one that was carried out although its answer was lost has no further effect.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Claims the cluster for the node, and returns the record that stands afterwards: the node's own, or that of the node which
-    /// came first, without members.
+    /// Claims the cluster for the node. Returns the resulting record without members: the node's own, or that of an earlier node.
     fn claim(&self, claim: &Claim)
     -> impl Future<Output = Result<(Claimed, Record), Error>> + Send;
 
-    /// Notes that the node is ready.
     fn ready(&self, ready: &Ready) -> impl Future<Output = Result<Record, Error>> + Send;
 
-    /// Notes that the node has left.
     fn leave(&self, leave: &Leave) -> impl Future<Output = Result<Record, Error>> + Send;
 
-    /// Reads the cluster's record as it is after everything that was acknowledged.
+    /// Reads the cluster's record with every acknowledged change.
     fn status(
         &self,
         cluster_id: &ClusterId,
@@ -32,7 +29,7 @@ pub trait Store: Clone + Send + Sync + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Record, Error>> + Send;
 
-    /// Ends the record of a cluster that an operator has seen, so that only its generation is left; `false` if it has changed since.
+    /// Ends the record that an operator has seen, so that only its generation is left. Returns `false` if it has changed.
     fn forget(
         &self,
         seen: &Record,
@@ -40,25 +37,23 @@ pub trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 }
 
-/// Why there is no record to answer with. The messages are for the log, never for a caller, and hold no id and no node.
+/// The messages are for the log, never for a caller, and contain no ids and no nodes.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The rules refuse.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The store throttles, is busy or cannot be reached, or its disk is full: worth another try later.
+    /// The store throttles, is busy, cannot be reached, or its disk is full. A retry may succeed.
     #[error("{0}")]
     Unavailable(String),
     /// The store refused: no such table, no permission, a damaged file.
     #[error("{0}")]
     Failed(String),
-    /// The item is not a record.
     #[error(transparent)]
     Unreadable(#[from] crate::item::Unreadable),
     /// A record in the database cannot be read.
     #[error("{0}")]
     Damaged(String),
-    /// The table refused a write whose condition holds for the item that it answered with.
+    /// The table refused a write although the item that it returned satisfies the condition.
     #[error("the table refused a write that the rules allow")]
     Contradiction,
 }

@@ -317,7 +317,7 @@ fn every_option_of_up_may_stand_in_a_file() {
 }
 
 #[test]
-fn an_option_beats_its_variable_and_that_the_file() {
+fn options_take_precedence_over_variables_and_these_over_the_file() {
     let scene = Scene::start(1);
     let file = scene.file(
         "agent.yaml",
@@ -356,17 +356,17 @@ fn an_option_beats_its_variable_and_that_the_file() {
 }
 
 #[test]
-fn what_is_wrong_with_the_file_is_told() {
+fn errors_name_what_is_wrong_with_the_file() {
     let scene = Scene::start(1);
     for (text, error, hint) in [
-        ("clusterid: demo", "there is no option `clusterid`", "did you mean `cluster_id`?"),
-        ("password: secret", "there is no option `password`", "did you mean `password_file`?"),
-        ("colour: red", "there is no option `colour`", "`cbbootstrap-agent up --help`"),
-        ("output: json", "there is no option `output`", ""),
-        ("config: other.yaml", "there is no option `config`", ""),
-        ("shell: bash", "there is no option `shell`", ""),
-        ("1: 2", "there is no option `1`", ""),
-        ("a: [", "is no valid YAML", "cluster_id: NAME"),
+        ("clusterid: demo", "unknown key `clusterid`", "did you mean `cluster_id`?"),
+        ("password: secret", "unknown key `password`", "did you mean `password_file`?"),
+        ("colour: red", "unknown key `colour`", "the keys are: adopt, alternate_address"),
+        ("output: json", "unknown key `output`", ""),
+        ("config: other.yaml", "unknown key `config`", ""),
+        ("shell: bash", "unknown key `shell`", ""),
+        ("1: 2", "key `1` must be a string", "quotes"),
+        ("a: [", "invalid YAML", "cluster_id: NAME"),
         ("[a, b]", "holds no options", "cluster_id: NAME"),
         ("text", "holds no options", "cluster_id: NAME"),
         ("insecure: 5", "`insecure` is `true` or `false`", "--help"),

@@ -243,7 +243,7 @@ fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
         _ => Then::Handle,
     });
     api.local.lapse("demo");
-    let unclear = "is there and does not say whether it belongs to a cluster";
+    let unclear = "does not answer whether it belongs to a cluster";
     let up = agents.up(&servers[1], &[]);
     up.failed(3, unclear);
     assert!(up.stderr.contains("cluster forget demo"), "{up}");
@@ -798,7 +798,7 @@ fn community_edition_works_from_up_to_leave() {
     let agents = Agents::new(&api.local.endpoint, "other", &other);
     agents
         .up(&other[0], &["--services", "data,query"])
-        .failed(2, "Community Edition does not have the services");
+        .failed(2, "Community Edition does not support the services");
     assert_eq!(agents.record(), Value::Null);
 }
 

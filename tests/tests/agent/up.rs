@@ -352,7 +352,7 @@ fn a_node_of_another_cluster_is_never_touched() {
     servers[1].holds_data(1000);
     servers[2].provision(LOGIN.0, "another password");
     // Nobody knows of a cluster yet, and this one is no beginning.
-    agents.up(&servers[1], &[]).failed(5, "the API knows of no cluster `demo`");
+    agents.up(&servers[1], &[]).failed(5, "the API has no cluster `demo`");
     assert_eq!(agents.record(), Value::Null);
     agents.up(&servers[0], &[]).document();
     agents.up(&servers[1], &[]).failed(5, "belongs to another cluster");
@@ -385,7 +385,7 @@ fn an_existing_cluster_is_adopted_only_on_demand() {
     let agents = api.agents(&servers);
     servers[0].provision(LOGIN.0, LOGIN.1);
     servers[0].holds_data(1000);
-    agents.up(&servers[0], &[]).failed(5, "the API knows of no cluster");
+    agents.up(&servers[0], &[]).failed(5, "the API has no cluster");
     agents.up(&servers[0], &["--adopt"]).document();
     agents.up(&servers[1], &[]).document();
     assert_one_cluster(&agents, &servers, 2);
@@ -554,7 +554,7 @@ fn the_only_recorded_member_does_not_leave() {
     let left = http::post(&api.local.endpoint, "/cluster/leave", &body.to_string()).unwrap();
     assert_eq!(left.status, 200, "{left:?}");
     let leave = agents.run(&servers[0], &["leave"]);
-    leave.failed(5, "the API knows of no other member");
+    leave.failed(5, "the API has no other member");
     assert!(leave.stderr.contains("cbbootstrap-agent up"), "{leave}");
     assert!(!servers[0].is_blank());
     agents.up(&servers[1], &[]).document();

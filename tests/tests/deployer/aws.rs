@@ -123,7 +123,7 @@ fn a_stack_from_its_plan_to_its_end() {
     let stands = http::get(endpoint, "/cluster/mycluster").unwrap().json();
     assert_eq!(stands["initial_node_ip_addr_or_hostname"], json!("mynode_ip"), "{stands}");
 
-    user.run(&["destroy"]).failed(2, "no terminal");
+    user.run(&["destroy"]).failed(2, "not a terminal");
     user.run(&["smoke"]).ended_with(0);
     let destroyed = user.run(&["destroy", "--yes", "--output", "json"]).document();
     assert_eq!(

@@ -25,7 +25,7 @@ fn who_one_is_and_where() {
         .run(&[&deploy[..], &["--profile", "nobody"]].concat())
         .failed(1, "there is no AWS profile `nobody`");
     user().run(&[&deploy[..], &["--region", "no where"]].concat()).failed(2, "no where");
-    user().with("AWS_REGION", "no where").run(&deploy).failed(2, "`no where` is no AWS region");
+    user().with("AWS_REGION", "no where").run(&deploy).failed(2, "`no where` is not an AWS region");
     for bucket in ["My Bucket", "a/b", "", "arn:aws:s3:::x"] {
         user().run(&[&deploy[..], &["--bucket", bucket]].concat()).failed(2, "a bucket's name is");
     }

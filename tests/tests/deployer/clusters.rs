@@ -196,7 +196,7 @@ fn ids_and_rows_may_be_odd() {
         let mut clusters = list["clusters"].as_array().unwrap().iter();
         clusters.find(|cluster| cluster["cluster_id"] == id).unwrap()
     };
-    let error = "the item's attribute `state` is missing, or not of its type";
+    let error = "the item's attribute `state` is missing or has the wrong type";
     assert_eq!(of("unreadable"), &json!({"cluster_id": "unreadable", "error": error}));
     assert_eq!(of("lapsed")["lapsed"], json!(true), "{list}");
     assert_eq!(of("full")["nodes"], json!(["10.0.0.1", "10.0.0.2"]));
@@ -314,7 +314,7 @@ fn forgetting_asks_for_confirmation() {
     let aws = stand_in(&[FULL, MEMBERS, LAPSED, &original("old")]);
     let user = aws.user();
     let ended = cluster(&user, &["forget", "full"]);
-    ended.failed(2, "there is no terminal to ask on: Forget cluster `full`");
+    ended.failed(2, "stdin is not a terminal: Forget cluster `full`");
     assert!(ended.stderr.contains("Generation:   3"), "it is shown: {ended}");
     let mut terminal = Terminal::start(&user, &["cluster", "forget", "full"]);
     terminal.wait_for("[y/N]");
@@ -507,7 +507,7 @@ fn a_local_deployment_is_asked_running_or_not() {
     // Forgotten, it can be claimed anew.
     let claim = |node: &str| http::claim(&running.endpoint, "c2", node).unwrap().json();
     assert_eq!(claim("b")["is_initial_node"], json!(false));
-    locally(data, &["forget", "c2"]).failed(2, "no terminal");
+    locally(data, &["forget", "c2"]).failed(2, "not a terminal");
     locally(data, &["forget", "c2", "--yes"]).ended_with(0);
     let again = claim("b");
     assert_eq!(

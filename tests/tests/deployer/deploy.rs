@@ -57,7 +57,7 @@ fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
     let user = aws.user();
     let changed = artifact::changed_zip();
     let code_only = ["deploy", "--code-only", "--function-zip", changed];
-    user.run(&code_only).failed(5, "there is no stack `cbbootstrap` yet");
+    user.run(&code_only).failed(5, "there is no stack `cbbootstrap`");
 
     let deployed = user.deploy(artifact::zip(), &["--parameter", "LogLevel=debug"]).document();
     let (stack_before, before) = (stack(&aws), function(&aws));
@@ -306,5 +306,5 @@ fn github_is_told() {
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
     user.run(&["deploy", "--table-name", "other", "--function-zip", artifact::zip()])
         .failed(2, "`cb-bootstrap`");
-    assert!(read("summary").contains("`--yes` says yes to it"), "{}", read("summary"));
+    assert!(read("summary").contains("pass `--yes` to confirm"), "{}", read("summary"));
 }

@@ -267,7 +267,7 @@ fn a_deployment_that_is_overtaken_looks_again() {
             );
             deploy.join().unwrap().ended_with(0)
         });
-        assert!(ended.stderr.contains("somebody else changed the stack meanwhile"), "{ended}");
+        assert!(ended.stderr.contains("somebody else changed the stack"), "{ended}");
         assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]), "{ended}");
     }
 }

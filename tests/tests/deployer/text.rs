@@ -315,7 +315,7 @@ fn blank_regions_and_profiles_are_absent() {
             Ended::of(status.envs(variables.iter().copied()))
         };
         status(&[("AWS_DEFAULT_REGION", "no where")])
-            .failed(2, "`AWS_DEFAULT_REGION`: `no where` is no AWS region");
+            .failed(2, "`AWS_DEFAULT_REGION`: `no where` is not an AWS region");
         status(&[]).failed(1, "there are no AWS credentials");
         status(&[("AWS_ACCESS_KEY_ID", blank), ("AWS_SESSION_TOKEN", "x")])
             .failed(1, "there are no AWS credentials");

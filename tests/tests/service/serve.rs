@@ -237,7 +237,7 @@ fn certificates_are_replaced_while_it_serves() {
 
     // A key that does not fit, as between two writes.
     write("cert", &second.0);
-    wait_until("it is refused", || server.said().contains("stays as it is"));
+    wait_until("it is refused", || server.said().contains("the current one stays"));
     assert!(pings("first"));
     write("key", &second.1);
     wait_until("it is taken", || server.said().contains("was replaced"));

@@ -1,5 +1,5 @@
-//! Options of a member beside its membership. None delays the report or ends the run: a permanent refusal is a warning, and an
-//! exit status of its own.
+//! Server group, buckets and alternate address. None delays the report or ends the run: a permanent refusal is a warning, and the
+//! run ends as [`Exit::Partial`](crate::failure::Exit::Partial).
 
 use ureq::http::StatusCode;
 

@@ -38,12 +38,8 @@ pub(super) struct Joining {
     name_taken_since: Option<Instant>,
 }
 
-/// The result of joining through one member.
-enum Joined {
-    Ended(Round),
-    /// The member cannot add this node, for this reason.
-    Skipped(Skip, String),
-}
+/// The result of joining through one member: the end of the round, or why the member cannot add this node.
+type Joined = Result<Round, (Skip, String)>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Skip {
@@ -54,14 +50,8 @@ enum Skip {
     Other,
 }
 
-impl Joined {
-    fn wait(reason: impl Into<String>) -> Self {
-        Self::Ended(Attempt::wait(reason))
-    }
-
-    fn skip(reason: impl Into<String>) -> Self {
-        Self::Skipped(Skip::Other, reason.into())
-    }
+fn skip(reason: impl Into<String>) -> Joined {
+    Err((Skip::Other, reason.into()))
 }
 
 impl Run<'_> {
@@ -82,8 +72,8 @@ impl Run<'_> {
                 continue;
             }
             let (skip, why) = match self.join_through(member, record)? {
-                Joined::Ended(round) => return Ok(round),
-                Joined::Skipped(skip, why) => (skip, why),
+                Ok(round) => return Ok(round),
+                Err(skipped) => skipped,
             };
             if skip == Skip::Dead {
                 self.state.joining.dead.insert(member.clone(), now);
@@ -123,7 +113,7 @@ impl Run<'_> {
     fn join_through(&mut self, member: &Node, record: &Record) -> anyhow::Result<Joined> {
         let peers = &self.here.peers;
         if let Err(why) = peers.proof(member, record) {
-            return Ok(Joined::Skipped(Skip::Unproven, why.to_owned()));
+            return Ok(Err((Skip::Unproven, why.to_owned())));
         }
         if !self.is_enterprise() && !peers.is_insecure {
             return Err(Failure::refused(
@@ -136,16 +126,16 @@ impl Run<'_> {
         let read = connected.and_then(|server| server.cluster().map(|view| (server, view)));
         let (server, view) = match read {
             Ok((server, Some(view))) => (server, view),
-            Ok((_, None)) => return Ok(Joined::skip("it belongs to no cluster")),
+            Ok((_, None)) => return Ok(skip("it belongs to no cluster")),
             // The operator's authority is either right for all members or for none.
             Err(Error::Untrusted(why)) if peers.keys.is_none() => {
                 return Err(untrusted(&why).into());
             }
-            Err(Error::Untrusted(why)) => return Ok(Joined::Skipped(Skip::Unproven, why)),
+            Err(Error::Untrusted(why)) => return Ok(Err((Skip::Unproven, why))),
             Err(Error::Unreachable(why) | Error::Failing(why)) => {
-                return Ok(Joined::Skipped(Skip::Dead, why));
+                return Ok(Err((Skip::Dead, why)));
             }
-            Err(error) => return Ok(Joined::skip(error.to_string())),
+            Err(error) => return Ok(skip(error.to_string())),
         };
         let (node, own) = (&self.here.node, self.state.own_uuid.as_ref());
         match decision::admission(node, own, &view, record.cluster_uuid.as_ref()) {
@@ -153,11 +143,9 @@ impl Run<'_> {
                 self.state.joining.name_taken_since = None;
                 self.add(&server, member)
             }
-            Admission::Later(why) => Ok(Joined::wait(why)),
-            Admission::OtherCluster(why) => Ok(Joined::Skipped(Skip::OtherCluster, why)),
-            Admission::UnfitMember => {
-                Ok(Joined::skip("it is not an active, healthy member itself"))
-            }
+            Admission::Later(why) => Ok(Ok(Attempt::wait(why))),
+            Admission::OtherCluster(why) => Ok(Err((Skip::OtherCluster, why))),
+            Admission::UnfitMember => Ok(skip("it is not an active, healthy member itself")),
             Admission::NameTaken(uuid) => self.wait_for_name(&uuid),
         }
     }
@@ -171,7 +159,7 @@ impl Run<'_> {
             self.here.node
         );
         if time_since(Some(since)) < OTHER_CREDENTIALS_LIMIT {
-            return Ok(Joined::wait(why));
+            return Ok(Ok(Attempt::wait(why)));
         }
         Err(Failure::refused(why).hint("give each machine its own `--node`").into())
     }
@@ -179,7 +167,7 @@ impl Run<'_> {
     fn add(&mut self, server: &Server, member: &Node) -> anyhow::Result<Joined> {
         let group_path = match self.group_path(server) {
             Ok(path) => path,
-            Err(error) => return Ok(Joined::skip(error.to_string())),
+            Err(error) => return Ok(skip(error.to_string())),
         };
         let services = self.plan.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
@@ -190,15 +178,15 @@ impl Run<'_> {
                 self.state.joining.refusals = 0;
                 self.state.joining.adding = None;
                 self.printer.step(format_args!("join: added by `{member}`"));
-                Ok(Joined::Ended(Attempt::Again))
+                Ok(Ok(Attempt::Again))
             }
-            Err(Error::Unreachable(why) | Error::Failing(why)) => Ok(Joined::wait(why)),
+            Err(Error::Unreachable(why) | Error::Failing(why)) => Ok(Ok(Attempt::wait(why))),
             Err(error) => {
                 self.state.joining.adding = None;
                 self.state.joining.refusals += 1;
                 if self.state.joining.refusals < MAX_REFUSALS {
                     // A rebalance may have begun: the next round shows it.
-                    return Ok(Joined::skip(error.to_string()));
+                    return Ok(skip(error.to_string()));
                 }
                 Err(Failure::new(format!("`{member}` has refused {MAX_REFUSALS} times to add this node: {error}"))
                     .hint(

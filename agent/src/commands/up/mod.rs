@@ -38,7 +38,7 @@ const MAX_REFUSALS: u32 = 10;
 /// After this many actions without a pause the agent pauses. A node needs fewer until it waits for something.
 const MAX_ACTIONS: u32 = 10;
 
-/// How long a node whose claim never expires waits for one that lost its claim but has a cluster.
+/// How long a node waits for one that lost its claim but has a cluster, if claims never expire.
 const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {

@@ -7,7 +7,7 @@ use cbbootstrap_protocol::wire::State;
 use jiff::Timestamp;
 
 use super::{Cluster, Entry, ForgetResult, ListResult, MemberReport, ShowResult};
-use crate::report::{ago, write_fields};
+use crate::fields::{ago, write_fields};
 
 /// The most that a long value widens its column.
 const WIDEST: usize = 40;

@@ -5,13 +5,13 @@ use crate::aws::drift::Difference;
 
 const NOW: &str = "2026-11-24T03:19:56Z";
 
-fn event(resource: &str, status: &str) -> Event {
+fn event(resource: &str, status: &str) -> StackEvent {
     let kind = if resource == "stack" { "AWS::CloudFormation::Stack" } else { "AWS::X::Y" };
-    Event {
+    StackEvent {
         resource: resource.to_owned(),
         kind: kind.to_owned(),
         status: status.to_owned(),
-        ..Event::default()
+        ..StackEvent::default()
     }
 }
 
@@ -27,7 +27,7 @@ fn only_events_of_the_last_change_are_kept() {
         event("Role", "UPDATE_COMPLETE"),
         event("stack", "UPDATE_ROLLBACK_COMPLETE"),
     ];
-    let newest_first = |events: &[Event]| events.iter().rev().cloned().collect();
+    let newest_first = |events: &[StackEvent]| events.iter().rev().cloned().collect();
     assert_eq!(last_change(newest_first(&oldest_first)), oldest_first[3..]);
     assert_eq!(last_change(newest_first(&oldest_first[..3])), oldest_first[..3]);
     assert_eq!(
@@ -156,13 +156,11 @@ fn status_is_readable() {
         }),
         table: Some(TableStatus {
             name: "t".to_owned(),
-            glance: Glance {
-                status: "active".to_owned(),
-                items: 3,
-                size: 310,
-                deletion_protection: true,
-                recovery: Some(false),
-            },
+            status: "active".to_owned(),
+            items: 3,
+            size: 310,
+            deletion_protection: true,
+            point_in_time_recovery: Some(false),
         }),
         unknown: BTreeMap::new(),
         now: NOW.parse().unwrap(),

@@ -4,11 +4,11 @@ use std::fmt::{Display, Formatter, Write};
 
 use indicatif::HumanBytes;
 
-use super::{DriftStatus, FunctionStatus, Status, TableStatus};
+use super::{DriftStatus, FunctionStatus, Status};
 use crate::{
     aws::drift::Drifted,
+    fields::{ago, write_fields},
     permissions::partition,
-    report::{ago, write_fields},
     values::Auth,
 };
 
@@ -111,16 +111,17 @@ impl Status {
     }
 
     fn table_text(&self) -> String {
-        let Some(TableStatus { name, glance }) = &self.table else {
+        let Some(table) = &self.table else {
             return self.absence_text("table");
         };
         format!(
-            "{name}, {}, about {} clusters in {}\ndeletion protection {}, point-in-time recovery {}",
-            glance.status,
-            glance.items,
-            bytes(glance.size),
-            on_or_off(glance.deletion_protection),
-            glance.recovery.map_or("unknown", on_or_off),
+            "{}, {}, about {} clusters in {}\ndeletion protection {}, point-in-time recovery {}",
+            table.name,
+            table.status,
+            table.items,
+            bytes(table.size),
+            on_or_off(table.deletion_protection),
+            table.point_in_time_recovery.map_or("unknown", on_or_off),
         )
     }
 

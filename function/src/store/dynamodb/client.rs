@@ -1,4 +1,4 @@
-//! The client of the service, and what is counted of its calls.
+//! The SDK client with its time limits, and the count of its calls.
 
 use std::{cell::Cell, time::Duration};
 
@@ -25,25 +25,24 @@ use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
 use super::{DynamoDb, Error};
 
-/// One try of one call. A call to DynamoDB takes a few milliseconds, and a lost one is worth a quick second try.
+/// The time limit of one attempt. A call to DynamoDB takes a few milliseconds, so a lost one is soon repeated.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// A call with its retries: inside the [deadline](crate::api::DEADLINE) of a request, so that the caller gets an answer.
+/// The time limit of a call with its retries: within the [deadline](crate::api::DEADLINE) of a request.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Tries of one call. Every call is safe to repeat: a write that was carried out although its answer got lost fails its condition
-/// on the second try, and the rules then find what it has done.
+/// Every call is safe to repeat: after a lost answer, the condition of the repeated write fails, and the rules recognise the first one's
+/// effect.
 const ATTEMPTS: u32 = 3;
 
-/// The longest pause before a second try; the third's is twice as long. The SDK's own is a second.
+/// The longest pause before the second attempt; twice as long before the third. The SDK's default is a second.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// The key of no item, for [`DynamoDb::warm_up`]: cluster ids have no white space.
+/// A key without an item, for [`DynamoDb::warm_up`]: cluster ids have no white space.
 const NO_CLUSTER: &str = " ";
 
 impl DynamoDb {
-    /// Does in advance what the first call would wait for: credentials, name resolution, connection, TLS. The error says why the
-    /// table cannot be read.
+    /// Does in advance what the first call would wait for: credentials, name resolution, connection, TLS.
     pub async fn warm_up(&self) -> Result<(), Error> {
         self.items(NO_CLUSTER).await.map(drop)
     }
@@ -53,7 +52,7 @@ tokio::task_local! {
     static CALLS: Cell<u32>;
 }
 
-/// What the work comes to, and how many calls to the table it took, repeated ones among them.
+/// The result of the work, and the number of calls to the table it made, including retries.
 pub async fn counting_calls<T>(work: impl Future<Output = T>) -> (T, u32) {
     CALLS
         .scope(Cell::new(0), async {
@@ -63,7 +62,6 @@ pub async fn counting_calls<T>(work: impl Future<Output = T>) -> (T, u32) {
         .await
 }
 
-/// Counts the calls, as they are sent.
 #[derive(Debug)]
 struct Counter;
 
@@ -78,21 +76,20 @@ impl Intercept for Counter {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // Outside of a request nobody counts.
+        // Calls outside of a request are not counted.
         let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
         Ok(())
     }
 }
 
-/// A client for DynamoDB, set up as the environment says: `AWS_REGION`, the credentials' variables, `AWS_ENDPOINT_URL_DYNAMODB` or
+/// A client for DynamoDB, configured by the environment: `AWS_REGION`, the variables of credentials, `AWS_ENDPOINT_URL_DYNAMODB` or
 /// `AWS_ENDPOINT_URL`, and `AWS_USE_FIPS_ENDPOINT`.
 ///
-/// Lambda gives a function all of them there. The SDK's whole chain (profiles, instance metadata, STS, …) would find the same, and
-/// be a quarter of the function and a third of its start.
+/// Lambda sets all of them. The SDK's whole chain (profiles, instance metadata, STS, …) would find the same, and take a quarter of the
+/// function's size and a third of its start.
 ///
-/// TLS comes from *ring*: the SDK's default provider spends 38 ms of CPU on entropy before its first connection, half a
-/// second of a small function's cold start. And there is one connector, made here: left to itself, the SDK makes a first one, to
-/// see whether it can, and a second to use, each with all the certificates that are to be trusted.
+/// TLS comes from *ring*: the SDK's default provider spends 38 ms of CPU on entropy before its first connection, half a second of a
+/// small function's cold start. The connector is made here because the SDK would make two, each with all trusted certificates.
 pub async fn client() -> Client {
     let connector = Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).build();
     let connector = SharedHttpConnector::new(connector);
@@ -105,11 +102,11 @@ pub async fn client() -> Client {
     config.set_endpoint_url(
         variable("AWS_ENDPOINT_URL_DYNAMODB").or_else(|| variable("AWS_ENDPOINT_URL")),
     );
-    config.set_use_fips(variable("AWS_USE_FIPS_ENDPOINT").map(|wanted| wanted == "true"));
+    config.set_use_fips(variable("AWS_USE_FIPS_ENDPOINT").map(|value| value == "true"));
     Client::from_conf(for_requests(config).build())
 }
 
-/// The time limits and retries that fit into a request's [deadline](crate::api::DEADLINE), and the count of calls for the log.
+/// Sets the time limits and retries that fit into a request's [deadline](crate::api::DEADLINE), and counts the calls for the log.
 pub fn for_requests(config: Builder) -> Builder {
     config
         .retry_config(

@@ -1,4 +1,4 @@
-//! Both items of a cluster: read together, kept in accordance, and renewed.
+//! Both items of a cluster: read together, made consistent, and renewed.
 
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 use cbbootstrap_protocol::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl DynamoDb {
-    /// Both items of a cluster, and the claim item in accordance with the members item.
+    /// Both items of a cluster, after the claim item was made consistent with the members item.
     pub(super) async fn settled(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
         for round in 0..ROUNDS {
             let Some(mut items) = self.items(cluster_id).await? else {
@@ -38,7 +38,7 @@ impl DynamoDb {
         Err(contended())
     }
 
-    /// Both items of a cluster, read consistently in one call. Its key may be any text.
+    /// Both items of a cluster, read in one consistent call. Any text may be its key.
     pub async fn items(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
         let [claim, members] = [cluster_id.to_owned(), members_key(cluster_id)];
         let key = |key: &str| Item::from([(CLUSTER_ID.to_owned(), string(key))]);
@@ -64,11 +64,11 @@ impl DynamoDb {
         };
         let claim = take(&claim).map(ClaimItem::read).transpose()?;
         let members = take(&members).map(MembersItem::read).transpose()?;
-        Ok(claim.map(|claim| Items::of(claim, members)))
+        Ok(claim.map(|claim| Items::new(claim, members)))
     }
 
-    /// Ends a cluster whose items cannot be read, if its claim item is still this one; `false` if it has changed since. The generation
-    /// is kept if it can be read. Repeating it does no harm.
+    /// Ends a cluster whose items cannot be read, if its claim item is still this one; `false` if it has changed. The generation is kept
+    /// if it can be read. May be repeated.
     pub async fn forget_unreadable(&self, seen: &Item, now: Timestamp) -> Result<bool, Error> {
         const SEEN: [&str; 4] = [INITIAL_NODE, STATE, GENERATION, VERSION];
         let number = |name: &str| seen.get(name)?.as_n().ok()?.parse().ok();
@@ -82,11 +82,11 @@ impl DynamoDb {
             is_forgotten: true,
             ..Record::default()
         });
-        let mark = Update::of(members_key(cluster_id))
+        let mark = Update::new(members_key(cluster_id))
             .attribute(STATE, Some(string(FORGOTTEN)))
             .only_if("attribute_exists(#cluster_id)");
         self.update(mark).await?;
-        let mut update = Update::of(cluster_id.clone())
+        let mut update = Update::new(cluster_id.clone())
             .attributes(forgotten.attributes())
             .attribute(VERSION, Some(count(number(VERSION).unwrap_or_default() + 1)))
             .only_if("attribute_exists(#cluster_id)");
@@ -107,7 +107,7 @@ impl DynamoDb {
         }
     }
 
-    /// The record after a renewal, if it is time for one.
+    /// The record after its renewal.
     pub(super) async fn renewed(
         &self,
         mut record: Record,
@@ -122,7 +122,7 @@ impl DynamoDb {
         Ok(record)
     }
 
-    /// Moves the end of both items if it is time to. A failure only means that the next request does it.
+    /// Moves the end of both items if necessary. If that fails, the next request repeats it.
     pub(super) async fn renew(&self, items: &mut Items, now: Timestamp) {
         if let Some(end) = items.claim.record.renewal(now) {
             let mut next = items.claim.clone();
@@ -143,22 +143,22 @@ impl DynamoDb {
         };
         let is_earlier = |members: &MembersItem| members.record.kept_until < Some(end);
         if items.members.as_ref().is_none_or(is_earlier) {
-            let update = Update::of(members_key(&record.cluster_id))
+            let update = Update::new(members_key(&record.cluster_id))
                 .attribute(EXPIRES_AT, Some(expires_at(end)))
-                .of_claim(record)
+                .only_if_claim(record)
                 .only_if("#expires_at < :expires_at")
                 .next_version(0);
             let _ = self.update(update).await;
         }
     }
 
-    /// Writes the whole claim item in place of the one that was seen.
+    /// Replaces the claim item that was read.
     pub(super) async fn write_claim(
         &self,
         seen: Option<&ClaimItem>,
         next: &ClaimItem,
     ) -> Result<Written<(), Option<ClaimItem>>, Error> {
-        let update = Update::of(next.record.cluster_id.clone()).attributes(next.attributes());
+        let update = Update::new(next.record.cluster_id.clone()).attributes(next.attributes());
         let update = match seen {
             None => update.only_if("attribute_not_exists(#cluster_id)"),
             Some(ClaimItem { version: Some(version), .. }) => update.only_if_version(*version),
@@ -184,7 +184,7 @@ impl DynamoDb {
         }
     }
 
-    /// Makes the members item for a claim that is ready, unless there is one of it or of a later claim.
+    /// Makes the members item of a ready claim, unless there is one of the same claim or a later one.
     pub(super) async fn make_members(
         &self,
         claim: &ClaimItem,
@@ -197,7 +197,7 @@ impl DynamoDb {
         if record.claimed_at.is_some() {
             older.push_str(" OR #claimed_at < :claimed_at");
         }
-        let update = Update::of(members_key(&record.cluster_id))
+        let update = Update::new(members_key(&record.cluster_id))
             .attributes(MembersItem::attributes(record))
             .only_if(&format!("({older})"))
             .value(":now", seconds(now))
@@ -206,7 +206,7 @@ impl DynamoDb {
     }
 }
 
-/// The claim item as the members item has it, where the two differ.
+/// The claim item that is consistent with the members item, if it must change.
 fn corrected(items: &Items) -> Option<ClaimItem> {
     let (claim, members) = (&items.claim, items.members.as_ref()?);
     if claim.record.state != State::Ready || claim.record.is_forgotten {

@@ -1,26 +1,18 @@
 //! The DynamoDB table, through the AWS SDK.
 //!
-//! A cluster has two items (see [`table`](crate::table)). The *claim item* alone decides who initialises the cluster: a claim reads
-//! and writes nothing else. From the moment the cluster is ready, the *members item* decides who is a member, whom to join, and whether
-//! an operator has ended the record; the claim item keeps a copy of the node to join, for claims.
+//! A cluster has two items (see [`table`](crate::table)). The *claim item* alone decides which node initialises the cluster: a claim reads
+//! and writes nothing else. Once the cluster is ready, the *members item* decides who is a member, which node to join, and whether an
+//! operator has ended the record; the claim item has a copy of the node to join, for claims.
 //!
-//! No transaction spans the two items. Every write is one conditional `UpdateItem`, and a process may stop after each of them:
+//! No transaction spans the two items. Every write is one conditional `UpdateItem`, and the process may stop after each of them. "Writes"
+//! in `docs/protocol.md` says, for each call, which item comes first and who completes the second write. What makes that safe:
 //!
-//! - **Becoming ready** writes the claim item first, with the initial node's report in it, and then makes the members item. After the
-//!   first write the cluster is ready and its one member is known: whoever comes next makes the members item from it. A members item
-//!   carries the generation and the time of its claim and counts for that claim only; one that is made late, for a claim that has
-//!   ended, does not replace a newer one and is never looked at.
-//! - **A leave of the node to join** writes the members item first (the member goes, and the next one is the node to join, in one
-//!   write) and then the copy in the claim item. After the first write, claims name the node that has left until somebody reads both
-//!   items: every status, slow report and leave corrects the copy before it answers. The copy notes the version of the members item
-//!   that it was made from, so that a late correction cannot undo a later one.
-//! - **A UUID** that is not reported with the initial node's report goes into the claim item first and then into the members item.
-//!   After the first write everybody who reads the claim item knows it, and the one-call report waits for the second.
-//! - **Forgetting** a ready cluster marks the members item first, which ends all reports, and then makes the claim item a tombstone.
-//!   After the first write, whoever reads both items finishes the second before it answers. The marked members item stays as long as the
-//!   tombstone, so that no late report can make another one of its generation.
-//! - **A renewal** moves the end of the claim item first, then that of the members item, so that the members never outlive their claim.
-//!   After the first write the members' end is a day early, with 30 days of [`KEEP_GENERATION`] before DynamoDB deletes anything.
+//! - A members item has the generation and the time of its claim and counts for that claim only. One that is made late, for a claim that
+//!   has ended, does not replace a newer one and is never read.
+//! - The claim item's copy of the node to join has the version of the members item that it was made from, so a late copy does not undo a
+//!   newer one.
+//! - The members item of a forgotten cluster stays as long as the tombstone, so no late report can make another one of its generation.
+//! - The end of the claim item moves before that of the members item, so members never outlive their claim.
 
 mod items;
 mod write;
@@ -46,21 +38,20 @@ use jiff::Timestamp;
 use self::write::{Update, Written};
 use super::{Error, Store};
 use crate::{
-    item::{ClaimItem, Items, MembersItem, count, member_value, seconds, string},
+    item::{ClaimItem, Items, MembersItem, count, seconds, string},
     table::{CLUSTER_UUID, INITIAL_NODE, members_key},
 };
 
 pub use client::{client, counting_calls, for_requests};
 
-/// How many times a request tries to write while others change the same item.
+/// How often a request tries to write while others change the same item.
 const ROUNDS: u32 = 10;
 
-/// The longest pause before the second try, doubled for each later one up to [`LONGEST_PAUSE_MILLIS`].
+/// The longest pause before the second try. It doubles for each later one, up to [`LONGEST_PAUSE_MILLIS`].
 const FIRST_PAUSE_MILLIS: u64 = 5;
-
 const LONGEST_PAUSE_MILLIS: u64 = 80;
 
-/// DynamoDB's errors that pass: throttling, and its own failures.
+/// Temporary errors of DynamoDB: throttling and internal failures.
 const TRANSIENT: [&str; 6] = [
     "InternalServerError",
     "ProvisionedThroughputExceededException",
@@ -87,7 +78,7 @@ where
                     Self::Failed(message)
                 }
             }
-            // The answer's text may hold items.
+            // The response may contain items.
             SdkError::ResponseError(_) => Self::Unavailable("the answer cannot be read".to_owned()),
             SdkError::TimeoutError(_) => Self::Unavailable("no answer in time".to_owned()),
             SdkError::DispatchFailure(failure) => {
@@ -103,7 +94,7 @@ where
     }
 }
 
-/// The records of all clusters in a DynamoDB table, or in one of a database with the same API.
+/// A table in DynamoDB, or in a database with the same API.
 #[derive(Clone, Debug)]
 pub struct DynamoDb {
     client: Client,
@@ -111,29 +102,26 @@ pub struct DynamoDb {
 }
 
 impl DynamoDb {
-    /// The table of this name, through a client made by [`client()`] or otherwise.
     pub fn new(client: Client, table: impl Into<String>) -> Self {
         Self { client, table: table.into() }
     }
 
-    /// Adds the member to the members item in one conditional write. `None` where its condition does not hold.
+    /// Adds the member to the members item in one conditional write. `None` if its condition fails.
     async fn report(&self, ready: &Ready) -> Result<Option<Record>, Error> {
         let alive = seconds(whole_seconds(ready.now) + KEEP_GENERATION);
-        let mut update = Update::of(members_key(ready.cluster_id.as_str()))
-            .alias("#node", ready.node.as_str())
-            .set("#members.#node = :member")
-            .value(":member", member_value(&ready.member()))
+        let mut update = Update::new(members_key(ready.cluster_id.as_str()))
+            .member(ready.node.as_str(), &ready.member())
             .only_if("#state = :ready AND #expires_at >= :alive")
             .value(":ready", string(State::Ready.as_str()))
             .value(":alive", alive)
             .only_if("(size(#members) < :most OR attribute_exists(#members.#node))")
             .value(":most", count(MAX_MEMBERS as u64))
-            .admits(ready.secret.as_ref());
+            .only_if_secret(ready.secret.as_ref());
         if let Some(generation) = ready.generation {
             update =
                 update.only_if("#generation = :generation").value(":generation", count(generation));
         }
-        // A UUID that is new goes into the claim item first, and one that is there may be new.
+        // A new UUID goes into the claim item first, so this write requires one that the members item has.
         update = match &ready.cluster_uuid {
             Some(uuid) => {
                 update.only_if("#cluster_uuid = :uuid").value(":uuid", string(uuid.as_str()))
@@ -146,7 +134,7 @@ impl DynamoDb {
         }
     }
 
-    /// Writes what the rules made of a report. `false` where somebody else has changed the items.
+    /// Writes the record after a report. `false` if the items have changed since they were read.
     async fn write_ready(
         &self,
         ready: &Ready,
@@ -167,10 +155,8 @@ impl DynamoDb {
         let written = match &items.members {
             None => self.make_members(&claim, after, ready.now).await?,
             Some(members) => {
-                let update = Update::of(members_key(&after.cluster_id))
-                    .alias("#node", ready.node.as_str())
-                    .set("#members.#node = :member")
-                    .value(":member", member_value(&ready.member()))
+                let update = Update::new(members_key(&after.cluster_id))
+                    .member(ready.node.as_str(), &ready.member())
                     .attribute(CLUSTER_UUID, after.cluster_uuid.as_ref().map(string))
                     .only_if_version(members.version)
                     .next_version(0);
@@ -182,8 +168,7 @@ impl DynamoDb {
 }
 
 impl Store for DynamoDb {
-    /// Claims the cluster for the node, and returns the record that stands afterwards: the node's own, or that of the node which
-    /// came first, without members. One call, two for a takeover, and one or two more once a day for the renewal.
+    /// One call, two for a takeover, and one or two more once a day for the renewal.
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
         let (outcome, first) = claim.on(None)?;
         let mut standing = match self.write_claim(None, &ClaimItem::new(first.clone())).await? {
@@ -218,8 +203,7 @@ impl Store for DynamoDb {
         Err(contended())
     }
 
-    /// Notes that the node is ready. One call for a joiner once the cluster's UUID is known; four for the initial
-    /// node's first report.
+    /// One call for a joiner once the cluster's UUID is known; four for the initial node's first report.
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
         let id = ready.cluster_id.as_str();
         for round in 0..ROUNDS {
@@ -237,7 +221,7 @@ impl Store for DynamoDb {
         Err(contended())
     }
 
-    /// Notes that the node has left. Two calls, and two more if it is the node to join.
+    /// Two calls, and two more if it is the node to join.
     async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
         let (id, node) = (leave.cluster_id.as_str(), leave.node.as_str());
         for round in 0..ROUNDS {
@@ -260,7 +244,7 @@ impl Store for DynamoDb {
                 continue;
             };
             let is_handed_over = after.initial_node != before.initial_node;
-            let update = Update::of(members_key(id))
+            let update = Update::new(members_key(id))
                 .alias("#node", node)
                 .remove("#members.#node")
                 .next_version(0);
@@ -270,7 +254,7 @@ impl Store for DynamoDb {
                     .only_if_version(members.version)
             } else {
                 update
-                    .of_claim(&before)
+                    .only_if_claim(&before)
                     .only_if(&format!("#{INITIAL_NODE} <> :node"))
                     .value(":node", string(node))
             };
@@ -290,7 +274,7 @@ impl Store for DynamoDb {
         Err(contended())
     }
 
-    /// Reads the cluster's record, consistently. One call, and one or two more once a day for the renewal.
+    /// One call, and one or two more once a day for the renewal.
     async fn status(
         &self,
         cluster_id: &ClusterId,
@@ -304,8 +288,6 @@ impl Store for DynamoDb {
         Ok(items.record())
     }
 
-    /// Ends the record of a cluster that an operator has seen, so that only its generation is left; `false` if it has changed since.
-    /// Repeating it does no harm.
     async fn forget(&self, seen: &Record, now: Timestamp) -> Result<bool, Error> {
         for round in 0..ROUNDS {
             let Some(items) = self.settled(&seen.cluster_id).await? else {
@@ -323,7 +305,7 @@ impl Store for DynamoDb {
                 let marked = match &items.members {
                     None => self.make_members(&items.claim, &forgotten, now).await?,
                     Some(members) => {
-                        let update = Update::of(members_key(&record.cluster_id))
+                        let update = Update::new(members_key(&record.cluster_id))
                             .attributes(MembersItem::attributes(&forgotten))
                             .only_if_version(members.version)
                             .next_version(0);

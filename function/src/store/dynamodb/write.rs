@@ -6,26 +6,25 @@ use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure},
 };
-use cbbootstrap_protocol::rules::{Record, SecretHash};
+use cbbootstrap_protocol::rules::{Member, Record, SecretHash};
 
 use super::{DynamoDb, Error};
 use crate::{
-    item::{Item, binary, count, seconds, string},
+    item::{Attributes, Item, binary, count, member_value, seconds, string},
     table::{CLAIMED_AT, CLUSTER_ID},
 };
 
-/// What became of a conditional write.
+/// The result of a conditional write.
 #[derive(Debug)]
 pub(super) enum Written<T, C> {
-    /// It is done.
     Done(T),
     /// The condition does not hold for this item.
     Conflict(C),
 }
 
-/// An `UpdateItem` in the making. In its expressions `#NAME` is the attribute of that name unless there is an alias, for some names
-/// are DynamoDB's own words.
-#[derive(Debug)]
+/// An `UpdateItem` call. In its expressions, `#NAME` is the attribute of that name or of that alias: some names are reserved words of
+/// DynamoDB.
+#[derive(Debug, Default)]
 pub(super) struct Update {
     key: String,
     set: Vec<String>,
@@ -36,43 +35,32 @@ pub(super) struct Update {
 }
 
 impl Update {
-    /// An update of the item of this key, without a condition.
-    pub fn of(key: String) -> Self {
-        Self {
-            key,
-            set: Vec::new(),
-            remove: Vec::new(),
-            conditions: Vec::new(),
-            aliases: HashMap::new(),
-            values: HashMap::new(),
-        }
+    /// An update of the item with this key, without a condition.
+    pub fn new(key: String) -> Self {
+        Self { key, ..Self::default() }
     }
 
-    /// Gives a name in the expressions to an attribute that may be called anything.
     pub fn alias(mut self, alias: &'static str, attribute: &str) -> Self {
         self.aliases.insert(alias, attribute.to_owned());
         self
     }
 
-    /// A value in the expressions.
     pub fn value(mut self, name: &str, value: AttributeValue) -> Self {
         self.values.insert(name.to_owned(), value);
         self
     }
 
-    /// An assignment.
     pub fn set(mut self, assignment: &str) -> Self {
         self.set.push(assignment.to_owned());
         self
     }
 
-    /// An attribute that is removed.
     pub fn remove(mut self, path: &str) -> Self {
         self.remove.push(path.to_owned());
         self
     }
 
-    /// An attribute that is set, or removed where it has no value.
+    /// Sets the attribute, or removes it if there is no value.
     pub fn attribute(self, name: &str, value: Option<AttributeValue>) -> Self {
         match value {
             Some(value) => {
@@ -82,24 +70,30 @@ impl Update {
         }
     }
 
-    /// Attributes that are set or removed.
-    pub fn attributes(self, all: Vec<(&'static str, Option<AttributeValue>)>) -> Self {
+    pub fn attributes(self, all: Attributes) -> Self {
         all.into_iter().fold(self, |update, (name, value)| update.attribute(name, value))
     }
 
-    /// A condition. All of them must hold.
+    /// Sets a member of a members item.
+    pub fn member(self, node: &str, member: &Member) -> Self {
+        self.alias("#node", node)
+            .set("#members.#node = :member")
+            .value(":member", member_value(member))
+    }
+
+    /// Adds a condition. All of them must hold.
     pub fn only_if(mut self, condition: &str) -> Self {
         self.conditions.push(condition.to_owned());
         self
     }
 
-    /// The condition that nobody has written the item since.
+    /// The item was not written since.
     pub fn only_if_version(self, version: u64) -> Self {
         self.only_if("#version = :seen").value(":seen", count(version))
     }
 
-    /// The condition that a members item is one of this claim, and not ended.
-    pub fn of_claim(self, record: &Record) -> Self {
+    /// A members item belongs to this claim and is not forgotten.
+    pub fn only_if_claim(self, record: &Record) -> Self {
         let update = self
             .only_if("#state = :its_state AND #generation = :its_generation")
             .value(":its_state", string(record.state.as_str()))
@@ -112,8 +106,8 @@ impl Update {
         }
     }
 
-    /// The condition that the caller's token is the cluster's.
-    pub fn admits(self, secret: Option<&SecretHash>) -> Self {
+    /// The cluster has this token.
+    pub fn only_if_secret(self, secret: Option<&SecretHash>) -> Self {
         match secret {
             None => self.only_if("attribute_not_exists(#secret_hash)"),
             Some(secret) => {
@@ -122,7 +116,7 @@ impl Update {
         }
     }
 
-    /// Counts this write; from this number on where the item is new.
+    /// Counts the write, after `before` of them if the item is new.
     pub fn next_version(self, before: u64) -> Self {
         self.set("#version = if_not_exists(#version, :before) + :one")
             .value(":before", count(before))
@@ -139,7 +133,7 @@ impl Update {
     }
 }
 
-/// The names that an expression uses.
+/// The names in an expression.
 fn names(expression: &str) -> impl Iterator<Item = &str> {
     expression
         .split(|c: char| c != '#' && c != '_' && !c.is_ascii_alphanumeric())
@@ -147,7 +141,7 @@ fn names(expression: &str) -> impl Iterator<Item = &str> {
 }
 
 impl DynamoDb {
-    /// Writes; the item as it is then, or the one for which the condition does not hold.
+    /// Writes, and returns the new item, or the one for which the condition does not hold.
     pub(super) async fn update(&self, update: Update) -> Result<Written<Item, Item>, Error> {
         let (expression, condition) = (update.expression(), update.conditions.join(" AND "));
         let mut call = self.client.update_item().table_name(&self.table);

@@ -2,13 +2,9 @@
 
 #![expect(clippy::cast_precision_loss, reason = "what is counted is far below 2^52")]
 
-#[path = "service/cost.rs"]
 mod cost;
-#[path = "service/etcd.rs"]
 mod etcd;
-#[path = "service/load.rs"]
 mod load;
-#[path = "service/table.rs"]
 mod table;
 
 use std::{

@@ -1,10 +1,7 @@
 //! Deployments with `cbbootstrap` and with other tools: how long they take, and how soon each notices the end of the stack's change.
 
-#[path = "deploy/end.rs"]
 mod end;
-#[path = "deploy/profile.rs"]
 mod profile;
-#[path = "deploy/tools.rs"]
 mod tools;
 
 use std::{

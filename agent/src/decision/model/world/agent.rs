@@ -1,0 +1,387 @@
+//! An agent: what `commands::up` does around the decisions, in small.
+
+use super::{api::Reply, *};
+
+impl Agent {
+    pub(super) fn is_running(&self) -> bool {
+        !matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// Waits, or begins the next round.
+    pub(super) fn rest(&mut self) {
+        self.phase = Phase::Idle;
+        self.asked.take_if(|row| !row.is_ready);
+        if self.asked.is_none() {
+            self.lease_left = None;
+        }
+    }
+
+    pub(super) fn end(&mut self, end: End) {
+        *self = Self { phase: Phase::Ended(end), ..Self::default() };
+    }
+
+    /// Stores an answer. Within a generation the lease is not renewed, and inspections count for one generation.
+    pub(super) fn learn(&mut self, row: Row, is_initial: bool, lease_left: Option<i16>) {
+        let known = self.claim.filter(|(generation, _)| *generation == row.generation);
+        if known.is_none() {
+            self.inspections.clear();
+            self.was_blind = false;
+        }
+        let ends = match (lease_left, known) {
+            (Some(left), Some((_, Some(end)))) => Some(left.min(end)),
+            (left, _) => left,
+        };
+        // The next answer has the lease of another node's claim.
+        self.claim = (is_initial || !self.inspections.is_empty()).then_some((row.generation, ends));
+        self.lease_left = ends;
+        self.asked = Some(row);
+    }
+
+    /// The record, as of now.
+    pub(super) fn record(&self, asking: u8) -> Option<Record> {
+        let row = self.asked.as_ref()?;
+        let lease_left = self.lease_left.map(seconds);
+        Some(Record { lease_left, ..row.answer(asking, false) })
+    }
+}
+
+impl Setup {
+    pub(super) fn goal(&self, node: usize) -> Goal {
+        Goal {
+            node: name(self.names[node]),
+            can_begin: !self.unfit.contains(&node),
+            trusts_members: true,
+            buckets: if self.extras_refused { vec!["app".to_owned()] } else { Vec::new() },
+            group: self.extras_refused.then(|| "zone".to_owned()),
+            has_alternate_address: self.extras_refused,
+            attests: false,
+            adopt: false,
+            settle: Duration::from_secs(5),
+            lease: seconds(LEASE),
+        }
+    }
+
+    /// A cluster, as the server of one of its nodes sees it.
+    pub(super) fn view(&self, world: &World, node: usize) -> Option<View> {
+        let cluster = world.servers[node].cluster?;
+        let members =
+            world.servers.iter().enumerate().filter(|(_, server)| server.cluster == Some(cluster));
+        let nodes = members.map(|(number, server)| NodeInfo {
+            name: name(self.names[number]).host().to_string(),
+            otp: format!("ns_1@{number}"),
+            uuid: Some(uuid(server.incarnation(number))),
+            membership: Membership::Active,
+            is_recovering: false,
+            health: Health::Healthy,
+            uptime: Duration::from_hours(1),
+            is_asked: number == node,
+            group: None,
+        });
+        Some(View {
+            uuid: uuid(cluster),
+            nodes: nodes.collect(),
+            is_balanced: !self.services_down,
+            is_rebalancing: false,
+            buckets: Vec::new(),
+        })
+    }
+
+    pub(super) fn own(&self, world: &World, node: usize) -> OwnServer {
+        match self.view(world, node) {
+            Some(view) => OwnServer::Member(view),
+            None => OwnServer::Blank(Some(uuid(world.servers[node].incarnation(node)))),
+        }
+    }
+
+    pub(super) fn memory(agent: &Agent) -> Memory {
+        let inspections = agent.inspections.iter();
+        let inspection = |is_provisioned: bool| {
+            if is_provisioned { Inspection::Provisioned } else { Inspection::Unreachable }
+        };
+        let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress];
+        Memory {
+            same_for: Duration::from_hours(1),
+            has_initialised: agent.has_initialised,
+            inspections: inspections
+                .map(|(number, is_provisioned)| (name(*number), inspection(*is_provisioned)))
+                .collect(),
+            occupied_by: agent.occupied.map(|(number, time)| (name(number), seconds(time))),
+            is_reported: agent.is_reported,
+            settled: if agent.are_extras_settled { settled.into() } else { BTreeSet::new() },
+            ..Memory::default()
+        }
+    }
+
+    /// The real decision, as the mutants change it.
+    pub(super) fn decide(
+        &self,
+        goal: &Goal,
+        own: &OwnServer,
+        asked: &Asked,
+        memory: &Memory,
+    ) -> Action {
+        let mut asked = asked.clone();
+        if let Asked::Record(record) = &mut asked {
+            if self.has(Mutant::NoLook) {
+                record.previous.clear();
+            }
+            if self.has(Mutant::NoMargin) && record.is_initial {
+                record.lease_left = record.lease_left.map(|left| left + LEASE_MARGIN);
+            }
+            if let OwnServer::Member(_) = own
+                && record.is_initial
+                && record.state == State::Claimed
+            {
+                if self.has(Mutant::ClaimsAgain) && record.lease_left == Some(Duration::ZERO) {
+                    return Action::Claim;
+                }
+                // What comes after the report.
+                let reported = Asked::Record(Record { state: State::Ready, ..record.clone() });
+                let after = decision::next_action(
+                    goal,
+                    own,
+                    &reported,
+                    &Memory { is_reported: true, ..memory.clone() },
+                );
+                match after {
+                    Action::Settle(_) if self.has(Mutant::ExtrasFirst) => return after,
+                    Action::Wait(_) | Action::Rebalance { .. }
+                        if self.has(Mutant::OnlyWhenBalanced) =>
+                    {
+                        return after;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        decision::next_action(goal, own, &asked, memory)
+    }
+
+    /// The deadline of an answer's lease, in seconds from now.
+    pub(super) fn lease_left(&self, record: &Record) -> Option<i16> {
+        let left = i16::try_from(record.lease_left?.as_secs()).unwrap();
+        if self.has(Mutant::LeaseFromAnswer) {
+            return Some(left + 15);
+        }
+        Some(if record.is_initial { left.min(LEASE) } else { left })
+    }
+
+    pub(super) fn learn(&self, world: &mut World, node: usize, row: Row, is_fast: bool) {
+        let record = row.answer(self.names[node], is_fast);
+        let left = self.lease_left(&record);
+        world.agents[node].learn(row, record.is_initial, left);
+    }
+
+    /// One round of `up`, up to the next action. Returns whether something was done already.
+    pub(super) fn round(&self, world: &mut World, node: usize, call: Call) -> bool {
+        let (own, goal) = (self.own(world, node), self.goal(node));
+        let mut is_unclaimed = false;
+        let (mut has_claimed, mut has_acted) = (false, false);
+        loop {
+            let asked = match world.agents[node].record(self.names[node]) {
+                Some(record) => Asked::Record(record),
+                None if is_unclaimed => Asked::NoRecord,
+                None => Asked::NotYet,
+            };
+            let action = self.decide(&goal, &own, &asked, &Self::memory(&world.agents[node]));
+            world.check_decision(&goal, &own, &action);
+            match action {
+                Action::GetRecord | Action::Claim if !has_claimed => {
+                    has_claimed = action == Action::Claim;
+                    match self.ask(world, node, call, has_claimed) {
+                        Some(is_claimed) => is_unclaimed = !is_claimed,
+                        None => return !world.agents[node].is_running(),
+                    }
+                }
+                Action::Settle(_) if !self.has(Mutant::ExtrasFirst) => {
+                    world.agents[node].are_extras_settled = true;
+                    has_acted = true;
+                }
+                action => return Self::choose(world, node, action) || has_acted,
+            }
+        }
+    }
+
+    /// Asks the API whether the cluster is claimed. `None` ends the round.
+    fn ask(&self, world: &mut World, node: usize, call: Call, claims: bool) -> Option<bool> {
+        let server = world.servers[node].incarnation(node);
+        let (request, call) = if claims {
+            (Request::Claim(self.names[node], Some(server)), call)
+        } else {
+            // A lost or late answer to a status changes nothing.
+            (Request::Status, Call { is_fast: call.is_fast, ..Call::default() })
+        };
+        match self.call(world, &request, call) {
+            Some(Reply::Row(row)) => {
+                self.learn(world, node, row, call.is_fast);
+                Some(true)
+            }
+            Some(Reply::NotFound) => Some(false),
+            Some(Reply::Refused(rules::Refusal::NameTaken { .. })) | None => {
+                world.agents[node].rest();
+                None
+            }
+            Some(Reply::Refused(_)) => {
+                world.agents[node].end(End::Refused);
+                None
+            }
+        }
+    }
+
+    /// Takes an action as the next step, ends, or waits. Returns whether the agent does not wait.
+    fn choose(world: &mut World, node: usize, action: Action) -> bool {
+        let act = match action {
+            Action::Done => {
+                let cluster = world.servers[node].cluster.unwrap();
+                world.believe(cluster);
+                world.agents[node].end(End::Member(cluster));
+                return true;
+            }
+            Action::Refuse(refusal) => {
+                world.agents[node].end(match refusal {
+                    Refusal::OtherCluster { .. } => End::OtherCluster,
+                    Refusal::Occupied(_) => End::Occupied,
+                    _ => End::Refused,
+                });
+                return true;
+            }
+            Action::Inspect(nodes) => {
+                Act::Inspect(nodes.iter().map(|node| number(node.as_str())).collect())
+            }
+            Action::GiveUpClaim(node) => Act::GiveUpClaim(number(node.as_str())),
+            Action::Initialise => Act::Initialise,
+            Action::Join(_) => Act::Join,
+            Action::Report(uuid) => Act::Report(incarnation(uuid.as_str())),
+            _ => {
+                world.agents[node].rest();
+                return false;
+            }
+        };
+        world.agents[node].phase = Phase::Chosen(act);
+        true
+    }
+
+    /// Acts on the decision. Returns whether the agent waits afterwards.
+    pub(super) fn act(&self, world: &mut World, node: usize, call: Call, is_blind: bool) -> bool {
+        let Phase::Chosen(act) = world.agents[node].phase.clone() else {
+            unreachable!("nothing was chosen")
+        };
+        match act {
+            Act::Inspect(names) => {
+                for name in names {
+                    let at = self.names.iter().position(|other| *other == name).unwrap();
+                    let is_provisioned = world.servers[at].cluster.is_some();
+                    world.agents[node].inspections.insert(name, is_provisioned && !is_blind);
+                    world.agents[node].was_blind |= is_provisioned && is_blind;
+                }
+                world.agents[node].rest();
+                false
+            }
+            Act::GiveUpClaim(name) => {
+                let generation = world.agents[node].asked.as_ref().map(|row| row.generation);
+                let request = Request::Leave {
+                    name: self.names[node],
+                    server: Some(world.servers[node].incarnation(node)),
+                    generation,
+                };
+                let reply = self.call(world, &request, call);
+                if matches!(reply, Some(Reply::Row(_))) {
+                    world.agents[node].occupied = Some((name, 0));
+                }
+                world.agents[node].rest();
+                !matches!(reply, Some(Reply::Row(_)))
+            }
+            Act::Initialise => {
+                let left = world.agents[node].lease_left.unwrap_or(i16::MAX);
+                if seconds(left) < LEASE_MARGIN && !self.has(Mutant::NoMargin) {
+                    world.agents[node].rest();
+                } else {
+                    world.agents[node].phase = Phase::Checked;
+                }
+                false
+            }
+            Act::Join => self.join(world, node),
+            Act::Report(cluster) => self.report(world, node, cluster, call),
+        }
+    }
+
+    /// Joins through the first member that can add the node.
+    pub(super) fn join(&self, world: &mut World, node: usize) -> bool {
+        let Some(record) = world.agents[node].record(self.names[node]) else {
+            unreachable!("a record names the members")
+        };
+        let own = uuid(world.servers[node].incarnation(node));
+        let mut others = 0;
+        let members: Vec<_> =
+            record.nodes().into_iter().filter(|other| **other != name(self.names[node])).collect();
+        for member in &members {
+            let at = self.names.iter().position(|other| name(*other) == **member).unwrap();
+            let Some(view) = self.view(world, at) else {
+                continue;
+            };
+            match decision::admission(
+                &name(self.names[node]),
+                Some(&own),
+                &view,
+                record.cluster_uuid.as_ref(),
+            ) {
+                // The server takes part only while it belongs to no cluster.
+                Admission::Add if world.servers[node].cluster.is_none() => {
+                    world.servers[node].cluster = world.servers[at].cluster;
+                    world.agents[node].phase = Phase::Idle;
+                    return false;
+                }
+                Admission::OtherCluster(_) => others += 1,
+                _ => {}
+            }
+        }
+        if others == members.len() {
+            world.agents[node].end(End::OtherCluster);
+        } else {
+            world.agents[node].asked = None;
+            world.agents[node].rest();
+        }
+        true
+    }
+
+    pub(super) fn report(
+        &self,
+        world: &mut World,
+        node: usize,
+        cluster: Incarnation,
+        call: Call,
+    ) -> bool {
+        let request = Request::Ready {
+            name: self.names[node],
+            server: Some(world.servers[node].incarnation(node)),
+            generation: world.agents[node].asked.as_ref().map(|row| row.generation),
+            cluster,
+        };
+        match self.call(world, &request, call) {
+            Some(Reply::Row(row)) => {
+                self.learn(world, node, row, call.is_fast);
+                world.believe(cluster);
+                world.agents[node].is_reported = true;
+                world.agents[node].rest();
+                false
+            }
+            Some(Reply::Refused(rules::Refusal::OtherCluster { .. })) => {
+                world.agents[node].end(End::OtherCluster);
+                true
+            }
+            Some(Reply::Refused(rules::Refusal::NameTaken { .. })) => {
+                world.agents[node].end(End::Refused);
+                true
+            }
+            Some(Reply::NotFound | Reply::Refused(_)) => {
+                world.agents[node].asked = None;
+                world.agents[node].rest();
+                true
+            }
+            None => {
+                world.agents[node].rest();
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Servers that belong to no cluster, or cannot be read.
+
+use super::*;
+
+#[test]
+fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
+    let other_credentials_for = |time| Memory { other_credentials_for: time, ..memory() };
+    let almost = OTHER_CREDENTIALS_LIMIT.checked_sub(Duration::from_millis(1));
+    let away = OwnServer::Unreachable("the connection is refused".to_owned());
+    #[rustfmt::skip]
+    let cases = [
+        (away, memory(), Waits("the connection is refused")),
+        (OwnServer::OtherCredentials, other_credentials_for(Duration::ZERO), Waits("the server has other credentials")),
+        (OwnServer::OtherCredentials, other_credentials_for(almost.unwrap()), Waits("may be on its way into the cluster")),
+        (OwnServer::OtherCredentials, other_credentials_for(OTHER_CREDENTIALS_LIMIT), refusal(Refusal::OtherCredentials)),
+    ];
+    for (own, memory, expected) in cases {
+        // Independent of the API.
+        for asked in [NotYet, NoRecord, Has(claimed_by(ME, None)), joinable()] {
+            assert_next(&format!("{own:?}, {asked:?}"), &goal(), &own, &asked, &memory, &expected);
+        }
+    }
+}
+
+#[test]
+fn blank_server_begins_the_cluster_or_joins() {
+    let join = |members: &[&str]| Then(Join(nodes(members)));
+    let lost = |recorded: Option<&str>| {
+        refusal(Refusal::Lost { recorded: recorded.map(uuid), own: Some(uuid(OWN)) })
+    };
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", NotYet, Then(Claim)),
+        ("no record", NoRecord, Then(Claim)),
+        ("claimed for good", Has(claimed_by(ME, None)), Then(Initialise)),
+        ("exactly the margin left", Has(claimed_by(ME, 16)), Then(Initialise)),
+        ("less than the margin left", Has(claimed_by(ME, 15)), Waits("is about to expire")),
+        ("an expired claim", Has(claimed_by(ME, 0)), Waits("this node's claim is about to expire")),
+        (
+            "another's claim",
+            Has(claimed_by(FIRST, 42)),
+            Waits("`10.0.0.2` is to initialise the cluster; its claim expires in 42 s"),
+        ),
+        ("another's for good", Has(claimed_by(FIRST, None)), Waits("its claim never expires")),
+        ("another's, after this node's", Has(taken_over(FIRST, 20, &[ME])), Waits("expires in 20 s")),
+        ("ready, of the first alone", joinable(), join(&[FIRST])),
+        ("ready, no list", Has(of_cluster(None, ready(FIRST, &[]))), join(&[FIRST])),
+        ("ready, the first before the others", Has(ready(THIRD, &[FIRST, THIRD])), join(&[THIRD, FIRST])),
+        ("a member that is blank again", Has(ready(FIRST, &[ME, FIRST, THIRD])), join(&[FIRST, THIRD])),
+        ("the first that is blank again", Has(ready(ME, &[ME, FIRST])), join(&[FIRST])),
+        ("the only one that is blank again", Has(ready(ME, &[ME])), lost(Some("c4"))),
+        ("the same, and its UUID was not recorded", Has(ready(ME, &[])), lost(None)),
+    ];
+    for (what, asked, expected) in cases {
+        assert_next(what, &goal(), &blank(), &asked, &memory(), &expected);
+    }
+    let unknown = refusal(Refusal::Lost { recorded: Some(uuid("c4")), own: None });
+    let asked = Has(ready(ME, &[ME]));
+    assert_next("no UUID", &goal(), &OwnServer::Blank(None), &asked, &memory(), &unknown);
+}
+
+#[test]
+fn blank_node_without_the_data_service_never_claims() {
+    let goal = Goal { can_begin: false, ..goal() };
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", NotYet, Then(GetRecord)),
+        ("no record", NoRecord, Waits("no node with the data service has claimed the cluster yet")),
+        ("its claim from before", Has(claimed_by(ME, 60)), Waits("this node's claim has to expire")),
+        ("its claim for good", Has(claimed_by(ME, None)), Waits("this node's claim has to expire")),
+        ("another's claim", Has(claimed_by(FIRST, 7)), Waits("expires in 7 s")),
+        ("another's expired claim", Has(claimed_by(FIRST, 0)), Waits("expires in 0 s")),
+        ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
+    ];
+    for (what, asked, expected) in cases {
+        assert_next(what, &goal, &blank(), &asked, &memory(), &expected);
+    }
+}
+
+#[test]
+fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
+    use Inspection::{Blank, Provisioned, Unreachable};
+    let of_both = || taken_over(ME, 30, &[FIRST, THIRD]);
+    let has_initialised = Memory { has_initialised: true, ..Memory::default() };
+    #[rustfmt::skip]
+    let cases = [
+        ("no node was inspected", of_both(), inspected(&[]), Then(Inspect(nodes(&[FIRST, THIRD])))),
+        ("one was, though it has a cluster", of_both(), inspected(&[(THIRD, Provisioned)]), Then(Inspect(nodes(&[FIRST])))),
+        ("none has a cluster", of_both(), inspected(&[(FIRST, Blank), (THIRD, Unreachable)]), Then(Initialise)),
+        (
+            "the earlier one has a cluster",
+            of_both(),
+            inspected(&[(FIRST, Blank), (THIRD, Provisioned)]),
+            Then(GiveUpClaim(node(THIRD))),
+        ),
+        (
+            "a node outside the list has a cluster",
+            taken_over(ME, 30, &[FIRST]),
+            inspected(&[(FIRST, Blank), (THIRD, Provisioned)]),
+            Then(Initialise),
+        ),
+        ("too little time is left", taken_over(ME, 15, &[FIRST]), inspected(&[]), Waits("is about to expire")),
+        (
+            "the server took its initialisation before",
+            taken_over(ME, 30, &[FIRST]),
+            has_initialised,
+            Waits("has accepted its initialisation and still belongs to no cluster"),
+        ),
+    ];
+    for (what, record, memory, expected) in cases {
+        assert_next(what, &goal(), &blank(), &Has(record), &memory, &expected);
+    }
+}
+
+#[test]
+fn server_initialised_without_effect_leaves_the_claim_to_others() {
+    let memory = Memory { has_initialised: true, ..Memory::default() };
+    let waits = || Waits("has accepted its initialisation and still belongs to no cluster");
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", NotYet, Then(GetRecord)),
+        ("its own claim", Has(claimed_by(ME, 30)), waits()),
+        ("its own expired claim", Has(claimed_by(ME, 0)), waits()),
+        ("another's claim", Has(taken_over(FIRST, 30, &[ME])), Waits("expires in 30 s")),
+        ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
+    ];
+    for (what, asked, expected) in cases {
+        assert_next(what, &goal(), &blank(), &asked, &memory, &expected);
+    }
+}
+
+#[test]
+fn node_that_gave_its_claim_up_waits_for_the_other_cluster() {
+    let occupied_for = |seconds| Memory {
+        occupied_by: Some((node(FIRST), Duration::from_secs(seconds))),
+        ..inspected(&[(FIRST, Inspection::Provisioned)])
+    };
+    let occupied = || refusal(Refusal::Occupied(node(FIRST)));
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", NotYet, 0, Then(GetRecord)),
+        ("not asked, for long", NotYet, 40, Then(GetRecord)),
+        ("its own claim", Has(taken_over(ME, 0, &[FIRST])), 39, Waits("`10.0.0.2` has initialised")),
+        ("its own claim, for long", Has(taken_over(ME, 0, &[FIRST])), 40, occupied()),
+        ("its new claim", Has(taken_over(ME, 60, &[FIRST])), 0, Waits("`10.0.0.2` has initialised")),
+        ("another's", Has(taken_over(THIRD, 30, &[ME, FIRST])), 39, Waits("does not begin a second")),
+        ("another's, for long", Has(taken_over(THIRD, 30, &[ME, FIRST])), 40, occupied()),
+        ("reported", joinable(), 40, Then(Join(nodes(&[FIRST])))),
+    ];
+    for (what, asked, known_for, expected) in cases {
+        assert_next(what, &goal(), &blank(), &asked, &occupied_for(known_for), &expected);
+    }
+}
+
+#[test]
+fn node_joins_only_if_members_can_be_told_from_impostors() {
+    let untrusting = Goal { trusts_members: false, ..goal() };
+    #[rustfmt::skip]
+    let cases = [
+        (joinable(), refusal(Refusal::NoTrust)),
+        // The first node needs no other.
+        (NotYet, Then(Claim)),
+        (Has(claimed_by(ME, None)), Then(Initialise)),
+    ];
+    for (asked, expected) in cases {
+        assert_next(&format!("{asked:?}"), &untrusting, &blank(), &asked, &memory(), &expected);
+    }
+}

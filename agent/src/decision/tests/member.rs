@@ -1,0 +1,292 @@
+//! Servers that belong to a cluster.
+
+use super::*;
+
+#[test]
+fn member_of_another_cluster_is_not_touched() {
+    let adopting = || Goal { adopt: true, ..goal() };
+    let dataless = || Goal { can_begin: false, ..goal() };
+    let alone = || cluster_of([active(ME)]);
+    let both = || cluster_of([active(ME), active(FIRST)]);
+    let unknown = || refusal(Refusal::Unregistered(uuid(UUID)));
+    let other = |record| Has(of_cluster(Some(OTHER_UUID), record));
+    let of_other = || other_cluster("the one with the UUID b2");
+    let waits_for_report = || Waits("`10.0.0.2` is to report the cluster ready");
+    let of_first = || other_cluster("that of `10.0.0.2`");
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", goal(), alone(), NotYet, Then(GetRecord)),
+        ("no record", goal(), alone(), NoRecord, unknown()),
+        ("adopts, not asked", adopting(), alone(), NotYet, Then(GetRecord)),
+        ("adopts", adopting(), alone(), NoRecord, Then(Claim)),
+        ("its own UUID", goal(), both(), joinable(), report()),
+        ("another UUID", goal(), both(), other(ready(FIRST, &[FIRST])), of_other()),
+        ("another UUID, though it was the first", goal(), alone(), other(ready(ME, &[ME])), of_other()),
+        ("another UUID, though it adopts", adopting(), alone(), other(ready(FIRST, &[FIRST])), of_other()),
+        ("another UUID, after its own claim", goal(), alone(), other(taken_over(FIRST, 0, &[ME])), of_other()),
+        ("no UUID, with the first", goal(), both(), Has(of_cluster(None, ready(FIRST, &[FIRST]))), report()),
+        ("no UUID, without the first", goal(), alone(), Has(of_cluster(None, ready(FIRST, &[FIRST]))), of_first()),
+        ("a claim of a node elsewhere", goal(), alone(), Has(claimed_by(FIRST, 20)), of_first()),
+        ("the same, expired", goal(), alone(), Has(claimed_by(FIRST, 0)), of_first()),
+        ("the same, after a third node", goal(), alone(), Has(taken_over(FIRST, 0, &[THIRD])), of_first()),
+        (
+            "its own claim, taken over",
+            goal(),
+            alone(),
+            Has(taken_over(FIRST, 1, &[ME])),
+            Waits("`10.0.0.2` has taken over the claim of this node's cluster"),
+        ),
+        (
+            "its own claim, taken over for good",
+            goal(),
+            alone(),
+            Has(taken_over(FIRST, None, &[THIRD, ME])),
+            Waits("it gives the claim back when it sees that cluster"),
+        ),
+        ("its own claim, taken over, expired again", goal(), alone(), Has(taken_over(FIRST, 0, &[THIRD, ME])), Then(Claim)),
+        ("a claim of a node in it", goal(), both(), Has(claimed_by(FIRST, 20)), waits_for_report()),
+        ("a claim of a node in it, for good", goal(), both(), Has(claimed_by(FIRST, None)), waits_for_report()),
+        ("a claim of a node in it, expired", goal(), both(), Has(claimed_by(FIRST, 0)), Then(Claim)),
+        // It has already begun the cluster.
+        ("the same, of a node without data", dataless(), both(), Has(claimed_by(FIRST, 0)), Then(Claim)),
+    ];
+    for (what, goal, view, asked, expected) in cases {
+        assert_next(what, &goal, &OwnServer::Member(view), &asked, &unreported(), &expected);
+    }
+}
+
+/// Other nodes wait for the report, and its generation fences it.
+#[test]
+fn first_node_reports_before_everything_else() {
+    let wants_all = Goal {
+        buckets: names(&["app"]),
+        group: Some("us-east-1a".to_owned()),
+        has_alternate_address: true,
+        attests: true,
+        ..goal()
+    };
+    #[rustfmt::skip]
+    let cases = [
+        ("balanced", cluster_of([active(ME)])),
+        ("services that never come up", unbalanced([active(ME)])),
+        ("a rebalance runs", rebalancing([active(ME)])),
+        ("loads its data", cluster_of([warming_up(active(ME))])),
+        ("not healthy", unbalanced([dead(active(ME))])),
+        ("does not list itself", cluster_of([])),
+        ("Community Edition", cluster_of([NodeInfo { group: None, ..active(ME) }])),
+        ("has just started", cluster_of([up_for(0, active(ME)), active(FIRST)])),
+    ];
+    for (what, view) in cases {
+        for left in [None, Some(0), Some(1), Some(60)] {
+            for memory in [Memory::default(), memory()] {
+                let own = OwnServer::Member(view.clone());
+                assert_next(what, &wants_all, &own, &Has(claimed_by(ME, left)), &memory, &report());
+            }
+        }
+    }
+}
+
+#[test]
+fn restarted_member_needs_a_confirmation() {
+    let confirm = |members: &[&str]| Then(Confirm(names(members)));
+    let confirmed = Memory { is_confirmed: true, ..memory() };
+    #[rustfmt::skip]
+    let cases = [
+        ("just started", cluster_of([up_for(59, active(ME)), active(FIRST)]), memory(), confirm(&[FIRST])),
+        ("up for long enough", cluster_of([up_for(60, active(ME)), active(FIRST)]), memory(), Then(Done)),
+        ("confirmed", cluster_of([up_for(0, active(ME)), active(FIRST)]), confirmed, Then(Done)),
+        ("alone", cluster_of([up_for(0, active(ME))]), memory(), Then(Done)),
+        ("no other active member", cluster_of([up_for(0, active(ME)), failed(FIRST), added(THIRD)]), memory(), confirm(&[])),
+        ("a rebalance runs", rebalancing([up_for(0, added(ME)), active(FIRST)]), memory(), confirm(&[FIRST])),
+        ("warms up", cluster_of([up_for(0, warming_up(active(ME))), active(FIRST)]), memory(), confirm(&[FIRST])),
+        ("failed over", cluster_of([up_for(0, failed(ME)), active(FIRST)]), memory(), refusal(Refusal::FailedOver)),
+    ];
+    for (what, view, memory, expected) in cases {
+        assert_next(what, &goal(), &OwnServer::Member(view), &joinable(), &memory, &expected);
+    }
+}
+
+#[test]
+fn member_waits_for_a_rebalance_or_starts_it() {
+    let settled = Duration::from_secs(5);
+    let same_for = |time| Memory { same_for: time, ..memory() };
+    let just_before = |time: Duration| same_for(time.saturating_sub(Duration::from_millis(1)));
+    let starts = || rebalance(&[ME, FIRST], &[]);
+    let this_added = || unbalanced([added(ME), active(FIRST)]);
+    let other_added = || unbalanced([active(ME), added(FIRST)]);
+    let resting = || Memory { rest: Duration::from_millis(4500), ..memory() };
+    #[rustfmt::skip]
+    let cases = [
+        ("it does not list itself", cluster_of([active(FIRST)]), memory(), Waits("does not list itself")),
+        ("failed over", cluster_of([failed(ME), active(FIRST)]), memory(), refusal(Refusal::FailedOver)),
+        (
+            "failed over, while a rebalance runs",
+            View { is_rebalancing: true, ..unbalanced([failed(ME), active(FIRST)]) },
+            memory(),
+            refusal(Refusal::FailedOver),
+        ),
+        ("a rebalance runs", rebalancing([added(ME), active(FIRST)]), memory(), Waits("a rebalance runs")),
+        ("it warms up", cluster_of([warming_up(active(ME))]), memory(), Waits("`warmup`")),
+        ("it is not healthy", cluster_of([dead(active(ME))]), memory(), Waits("it is not healthy")),
+        ("another warms up", cluster_of([active(ME), warming_up(active(FIRST))]), memory(), Then(Done)),
+        ("balanced", cluster_of([active(ME), active(FIRST)]), same_for(Duration::ZERO), Then(Done)),
+        ("balanced, and an active one is dead", cluster_of([active(ME), dead(active(FIRST))]), memory(), Then(Done)),
+        ("added, and others may come", this_added(), just_before(settled), Waits("1 node waits for a rebalance")),
+        ("added", this_added(), same_for(settled), starts()),
+        ("another was added, and may start it", other_added(), just_before(4 * settled), Waits("1 node waits for a rebalance")),
+        ("another was added, and does not", other_added(), same_for(4 * settled), starts()),
+        ("another was added to a balanced cluster", cluster_of([active(ME), added(FIRST)]), same_for(4 * settled), starts()),
+        (
+            "none was added, and others may come",
+            unbalanced([active(ME), active(FIRST)]),
+            same_for(settled),
+            Waits("the cluster waits for a rebalance"),
+        ),
+        (
+            "two were added, and others may come",
+            unbalanced([added(ME), active(FIRST), added(THIRD)]),
+            same_for(Duration::ZERO),
+            Waits("2 nodes wait for a rebalance"),
+        ),
+        ("none was added, and it is not balanced", unbalanced([active(ME), active(FIRST)]), same_for(4 * settled), starts()),
+        ("the last one failed", this_added(), resting(), Waits("the last rebalance failed; the next begins in 5 s")),
+        ("it is marked for recovery itself", unbalanced([recovering(ME), active(FIRST)]), same_for(settled), starts()),
+    ];
+    for (what, view, memory, expected) in cases {
+        assert_next(what, &goal(), &OwnServer::Member(view), &joinable(), &memory, &expected);
+    }
+}
+
+#[test]
+fn dead_nodes_are_removed_and_living_ones_stay() {
+    let away_for = |seconds| Memory {
+        unreachable_for: BTreeMap::from([(otp(THIRD), Duration::from_secs(seconds))]),
+        ..memory()
+    };
+    let away = || Waits("`10.0.0.3` cannot be reached: no rebalance can succeed");
+    let back = || Waits("`10.0.0.3` has been failed over and is back");
+    let added_away = || Waits("`10.0.0.3` was added and cannot be reached yet");
+    let starts = || rebalance(&[ME, FIRST, THIRD], &[]);
+    let with = |third: NodeInfo| unbalanced([added(ME), active(FIRST), third]);
+    #[rustfmt::skip]
+    let cases = [
+        ("added, and not there yet", with(dead(added(THIRD))), away_for(59), added_away()),
+        ("added, and just gone", with(dead(added(THIRD))), memory(), added_away()),
+        ("added, and dead", with(dead(added(THIRD))), away_for(60), Then(Eject(otp(THIRD)))),
+        (
+            "added, and dead, seen by one that is in",
+            unbalanced([active(ME), dead(added(THIRD))]),
+            away_for(60),
+            Then(Eject(otp(THIRD))),
+        ),
+        (
+            "marked for recovery, and dead",
+            with(dead(recovering(THIRD))),
+            away_for(3600),
+            Waits("`10.0.0.3` is marked for recovery and cannot be reached"),
+        ),
+        ("marked for recovery, and well", with(recovering(THIRD)), memory(), starts()),
+        ("active, and just gone", with(dead(active(THIRD))), memory(), away()),
+        ("active, and dead", with(dead(active(THIRD))), away_for(3600), away()),
+        ("failed over, and back", with(failed(THIRD)), memory(), back()),
+        ("failed over, and back in warm-up", with(warming_up(failed(THIRD))), away_for(3600), back()),
+        (
+            "failed over, and away for a moment",
+            with(dead(failed(THIRD))),
+            away_for(59),
+            Waits("`10.0.0.3` has been failed over; it may come back"),
+        ),
+        ("failed over, and dead", with(dead(failed(THIRD))), away_for(60), rebalance(&[ME, FIRST, THIRD], &[THIRD])),
+        (
+            "failed over, and dead, and none was added",
+            unbalanced([active(ME), active(FIRST), dead(failed(THIRD))]),
+            away_for(60),
+            Then(Done),
+        ),
+        (
+            "failed over, and back, and none was added",
+            unbalanced([active(ME), active(FIRST), failed(THIRD)]),
+            memory(),
+            Then(Done),
+        ),
+        (
+            "failed over, and dead, beside a dead active one",
+            unbalanced([added(ME), dead(failed(THIRD)), dead(active(FIRST))]),
+            away_for(60),
+            Waits("`10.0.0.2` cannot be reached"),
+        ),
+        ("warming up", with(warming_up(active(THIRD))), memory(), starts()),
+    ];
+    for (what, view, memory, expected) in cases {
+        assert_next(what, &goal(), &OwnServer::Member(view), &joinable(), &memory, &expected);
+    }
+}
+
+#[test]
+fn member_reports_then_attests_then_settles_the_extras() {
+    use Extra::{AlternateAddress, Group};
+    let group = || Goal { group: Some("us-east-1a".to_owned()), ..goal() };
+    let two_buckets = || Goal { buckets: names(&["app", "cache"]), ..goal() };
+    let address = || Goal { has_alternate_address: true, ..goal() };
+    let attests = || Goal { attests: true, ..goal() };
+    let wants_all = || Goal {
+        group: group().group,
+        buckets: two_buckets().buckets,
+        has_alternate_address: true,
+        attests: true,
+        ..goal()
+    };
+    let holding = |buckets: &[&str]| View { buckets: names(buckets), ..cluster_of([active(ME)]) };
+    let alone = || cluster_of([active(ME)]);
+    let in_group = || cluster_of([NodeInfo { group: Some("us-east-1a".to_owned()), ..active(ME) }]);
+    let without_groups = || cluster_of([NodeInfo { group: None, ..active(ME) }]);
+    let (first, joiner) = (|| ready(ME, &[ME]), || ready(FIRST, &[FIRST]));
+    let bucket = |name: &str| Extra::Bucket(name.to_owned());
+    let starts = || rebalance(&[ME, FIRST], &[]);
+    let settle = |extra| Then(Settle(extra));
+    let settled = |extras: &[Extra]| Memory {
+        settled: extras.iter().cloned().collect(),
+        is_attested: true,
+        ..memory()
+    };
+    #[rustfmt::skip]
+    let cases = [
+        ("no extras", goal(), alone(), joiner(), memory(), Then(Done)),
+        ("no report", wants_all(), alone(), first(), unreported(), report()),
+        ("no report of a joiner", wants_all(), alone(), joiner(), unreported(), report()),
+        ("no report, and services that stay down", wants_all(), unbalanced([active(ME)]), first(), unreported(), report()),
+        ("no report, and not in yet", goal(), unbalanced([added(ME), active(FIRST)]), joiner(), unreported(), starts()),
+        ("no attestation", wants_all(), alone(), first(), memory(), report()),
+        ("attested", attests(), alone(), first(), settled(&[]), Then(Done)),
+        ("no attestation, and not balanced", attests(), unbalanced([active(ME), active(FIRST)]), joiner(), memory(), starts()),
+        ("another group", group(), alone(), first(), memory(), settle(Group)),
+        ("another group, as a joiner", group(), alone(), joiner(), memory(), settle(Group)),
+        ("another group, refused", group(), alone(), joiner(), settled(&[Group]), Then(Done)),
+        ("the right group", group(), in_group(), first(), memory(), Then(Done)),
+        ("Community Edition", group(), without_groups(), first(), memory(), settle(Group)),
+        ("Community Edition, refused", group(), without_groups(), first(), settled(&[Group]), Then(Done)),
+        ("Community Edition, no group wanted", goal(), without_groups(), first(), memory(), Then(Done)),
+        ("no bucket", two_buckets(), holding(&[]), first(), memory(), settle(bucket("app"))),
+        ("one of them", two_buckets(), holding(&["app", "mine"]), first(), memory(), settle(bucket("cache"))),
+        ("one refused", two_buckets(), holding(&[]), first(), settled(&[bucket("app")]), settle(bucket("cache"))),
+        ("one refused, the other there", two_buckets(), holding(&["cache"]), first(), settled(&[bucket("app")]), Then(Done)),
+        ("all of them", two_buckets(), holding(&["cache", "app"]), first(), memory(), Then(Done)),
+        ("no bucket, as a joiner", two_buckets(), holding(&[]), joiner(), memory(), Then(Done)),
+        ("no address", address(), alone(), joiner(), memory(), settle(AlternateAddress)),
+        ("address set", address(), alone(), joiner(), settled(&[AlternateAddress]), Then(Done)),
+        ("group before buckets", wants_all(), alone(), first(), settled(&[]), settle(Group)),
+        ("buckets before the address", wants_all(), alone(), first(), settled(&[Group]), settle(bucket("app"))),
+        (
+            "the address last",
+            wants_all(),
+            in_group(),
+            first(),
+            settled(&[bucket("app"), bucket("cache")]),
+            settle(AlternateAddress),
+        ),
+        ("all", wants_all(), holding(&["app"]), first(), settled(&[Group, bucket("cache"), AlternateAddress]), Then(Done)),
+    ];
+    for (what, goal, view, record, memory, expected) in cases {
+        assert_next(what, &goal, &OwnServer::Member(view), &Has(record), &memory, &expected);
+    }
+}

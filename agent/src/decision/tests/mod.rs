@@ -1,0 +1,229 @@
+//! Tables of every branch, and properties of all decisions.
+
+#![expect(clippy::large_stack_arrays, reason = "tables are long")]
+
+mod admission;
+mod blank;
+mod member;
+mod properties;
+
+use super::*;
+use crate::record::Member;
+
+const ME: &str = "10.0.0.1";
+const FIRST: &str = "10.0.0.2";
+const THIRD: &str = "10.0.0.3";
+const UUID: &str = "a1";
+const OTHER_UUID: &str = "b2";
+/// The UUID of this node's server.
+const OWN: &str = "e5";
+
+/// The expected decision.
+#[derive(Debug)]
+enum Expected {
+    Action(Action),
+    /// A wait for a reason that contains this text.
+    Wait(&'static str),
+}
+use Action::{
+    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Refuse, Settle,
+};
+use Asked::{NoRecord, NotYet, Record as Has};
+use Expected::{Action as Then, Wait as Waits};
+
+#[track_caller]
+fn assert_next(
+    what: &str,
+    goal: &Goal,
+    own: &OwnServer,
+    asked: &Asked,
+    memory: &Memory,
+    expected: &Expected,
+) {
+    let decided = next_action(goal, own, asked, memory);
+    let is_expected = match (&decided, expected) {
+        (Action::Wait(why), Waits(part)) => why.contains(part),
+        (decided, Then(expected)) => decided == expected,
+        (_, Waits(_)) => false,
+    };
+    assert!(is_expected, "{what}: {decided:?}, not {expected:?}");
+}
+
+fn node(name: &str) -> Node {
+    Node::new(name).unwrap()
+}
+
+fn uuid(text: &str) -> Uuid {
+    Uuid::new(text).unwrap()
+}
+
+/// A node that can begin a cluster, can tell members from impostors and wants no extras.
+fn goal() -> Goal {
+    Goal {
+        node: node(ME),
+        can_begin: true,
+        trusts_members: true,
+        buckets: Vec::new(),
+        group: None,
+        has_alternate_address: false,
+        attests: false,
+        adopt: false,
+        settle: Duration::from_secs(5),
+        lease: Duration::from_secs(40),
+    }
+}
+
+/// A run that has observed the same nodes for a minute, and has reported.
+fn memory() -> Memory {
+    Memory { same_for: Duration::from_mins(1), is_reported: true, ..Memory::default() }
+}
+
+fn unreported() -> Memory {
+    Memory { is_reported: false, ..memory() }
+}
+
+fn otp(name: &str) -> String {
+    format!("ns_1@{name}")
+}
+
+fn member_of(name: &str, membership: Membership) -> NodeInfo {
+    NodeInfo {
+        name: name.to_owned(),
+        otp: otp(name),
+        uuid: Some(uuid(if name == ME { OWN } else { "0ff" })),
+        membership,
+        is_recovering: false,
+        health: Health::Healthy,
+        uptime: Duration::from_hours(1),
+        is_asked: name == ME,
+        group: Some("Group 1".to_owned()),
+    }
+}
+
+fn active(name: &str) -> NodeInfo {
+    member_of(name, Membership::Active)
+}
+
+fn added(name: &str) -> NodeInfo {
+    member_of(name, Membership::Added)
+}
+
+fn failed(name: &str) -> NodeInfo {
+    member_of(name, Membership::FailedOver)
+}
+
+fn recovering(name: &str) -> NodeInfo {
+    NodeInfo { is_recovering: true, ..added(name) }
+}
+
+fn dead(node: NodeInfo) -> NodeInfo {
+    NodeInfo { health: Health::Unhealthy, ..node }
+}
+
+fn warming_up(node: NodeInfo) -> NodeInfo {
+    NodeInfo { health: Health::Warmup, ..node }
+}
+
+fn up_for(seconds: u64, node: NodeInfo) -> NodeInfo {
+    NodeInfo { uptime: Duration::from_secs(seconds), ..node }
+}
+
+/// A balanced cluster of these nodes.
+fn cluster_of(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
+    View {
+        uuid: uuid(UUID),
+        nodes: nodes.into_iter().collect(),
+        is_balanced: true,
+        is_rebalancing: false,
+        buckets: Vec::new(),
+    }
+}
+
+fn unbalanced(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
+    View { is_balanced: false, ..cluster_of(nodes) }
+}
+
+fn rebalancing(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
+    View { is_rebalancing: true, ..cluster_of(nodes) }
+}
+
+/// The record of a cluster that this node or another has claimed.
+fn claimed_by(first: &str, lease_left: impl Into<Option<u64>>) -> Record {
+    Record {
+        initial_node: node(first),
+        is_initial: first == ME,
+        state: State::Claimed,
+        generation: 1,
+        lease_left: lease_left.into().map(Duration::from_secs),
+        previous: Vec::new(),
+        rival: None,
+        cluster_uuid: None,
+        members: Vec::new(),
+    }
+}
+
+/// The same, taken over from these nodes.
+fn taken_over(first: &str, lease_left: impl Into<Option<u64>>, previous: &[&str]) -> Record {
+    let previous = nodes(previous);
+    Record { generation: 1 + previous.len() as u64, previous, ..claimed_by(first, lease_left) }
+}
+
+/// The record of a cluster that is ready, with these members.
+fn ready(first: &str, members: &[&str]) -> Record {
+    let members = members.iter().map(|name| Member {
+        node: node(name),
+        node_uuid: Some(uuid(if *name == ME { "c4" } else { "0ff" })),
+        authority: None,
+        attestation: None,
+    });
+    Record {
+        state: State::Ready,
+        cluster_uuid: Some(uuid(UUID)),
+        members: members.collect(),
+        ..claimed_by(first, None)
+    }
+}
+
+/// The record, with this UUID of the cluster.
+fn of_cluster(cluster_uuid: Option<&str>, record: Record) -> Record {
+    Record { cluster_uuid: cluster_uuid.map(uuid), ..record }
+}
+
+/// The record of a cluster that this node may join, or has joined.
+fn joinable() -> Asked {
+    Has(ready(FIRST, &[FIRST]))
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn nodes(names: &[&str]) -> Vec<Node> {
+    names.iter().map(|name| node(name)).collect()
+}
+
+fn rebalance(known: &[&str], removed: &[&str]) -> Expected {
+    let known = known.iter().map(|name| otp(name)).collect();
+    Then(Action::Rebalance { known, removed: names(removed) })
+}
+
+fn refusal(refusal: Refusal) -> Expected {
+    Then(Refuse(refusal))
+}
+
+fn other_cluster(recorded: &str) -> Expected {
+    refusal(Refusal::OtherCluster { own: uuid(UUID), recorded: recorded.to_owned() })
+}
+
+fn report() -> Expected {
+    Then(Action::Report(uuid(UUID)))
+}
+
+fn blank() -> OwnServer {
+    OwnServer::Blank(Some(uuid(OWN)))
+}
+
+fn inspected(inspections: &[(&str, Inspection)]) -> Memory {
+    let inspections = inspections.iter().map(|(name, state)| (node(name), *state));
+    Memory { inspections: inspections.collect(), ..Memory::default() }
+}

@@ -1,0 +1,133 @@
+//! Options that a YAML file sets: each becomes arguments, which clap validates like typed ones.
+
+use std::error::Error as _;
+
+use clap::{
+    Arg, ArgAction, Command,
+    error::{ContextKind, ContextValue, Error},
+};
+use serde_yaml::{Mapping, Value};
+
+use crate::{failure::Failure, suggestion::did_you_mean};
+
+/// The options that a file sets.
+#[derive(Clone, Debug, Default)]
+pub struct FileOptions {
+    /// The file, for messages.
+    pub name: String,
+    pub options: Vec<FileOption>,
+}
+
+/// An option that a file sets.
+#[derive(Clone, Debug)]
+pub struct FileOption {
+    pub id: String,
+    pub arguments: Vec<String>,
+    /// Whether the option's values on the command line are added to these instead of replacing them.
+    pub adds: bool,
+}
+
+impl FileOption {
+    /// The option that sets this key to this value.
+    ///
+    /// # Errors
+    ///
+    /// What the value must be and is not.
+    pub fn new(arg: &Arg, value: &Value) -> Result<Self, &'static str> {
+        Ok(Self {
+            id: arg.get_id().to_string(),
+            arguments: arguments(arg, value)?,
+            adds: value.is_mapping(),
+        })
+    }
+
+    /// Checks the value of a key by the rules of its option in `command`.
+    pub fn check(&self, command: &Command, key: &str) -> Result<(), Failure> {
+        let arguments =
+            [command.get_name()].into_iter().chain(self.arguments.iter().map(String::as_str));
+        let Err(error) = command.clone().try_get_matches_from(arguments) else {
+            return Ok(());
+        };
+        let value = match error.get(ContextKind::InvalidValue) {
+            Some(ContextValue::String(value)) => value.as_str(),
+            _ => "",
+        };
+        Err(Failure::usage(format!("`{key}` cannot be `{value}`")).hint(rule(&error)))
+    }
+}
+
+/// Checks that every key of a mapping is known. `place` follows the key in the message.
+pub fn check_keys(mapping: &Mapping, known: &[&str], place: &str) -> Result<(), Failure> {
+    for key in mapping.keys() {
+        let key = key_text(key)?;
+        if !known.contains(&key) {
+            let hint = did_you_mean(key, known.iter().copied())
+                .unwrap_or_else(|| format!("the keys are: {}", known.join(", ")));
+            return Err(Failure::usage(format!("unknown key `{key}`{place}")).hint(hint));
+        }
+    }
+    Ok(())
+}
+
+/// A key as text.
+pub fn key_text(key: &Value) -> Result<&str, Failure> {
+    key.as_str().ok_or_else(|| {
+        let shown = serde_yaml::to_string(key).unwrap_or_default();
+        Failure::usage(format!("key `{}` must be a string", shown.trim())).hint("put it in quotes")
+    })
+}
+
+/// What clap says of a wrong value.
+fn rule(error: &Error) -> String {
+    match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) => format!("possible values: {}", values.join(", ")),
+        _ => error.source().map_or_else(|| error.kind().to_string(), ToString::to_string),
+    }
+}
+
+fn arguments(arg: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
+    let long = arg.get_long().unwrap_or_default();
+    if matches!(arg.get_action(), ArgAction::SetTrue) {
+        return match value {
+            Value::Bool(true) => Ok(vec![format!("--{long}")]),
+            Value::Bool(false) => Ok(Vec::new()),
+            _ => Err("is `true` or `false`"),
+        };
+    }
+    // As in `NAME=VALUE` and `NAME,...`.
+    let value_has = |part: char| {
+        arg.get_value_names().unwrap_or_default().iter().any(|name| name.contains(part))
+    };
+    let one = |value: &Value| match value {
+        Value::String(text) => Ok(format!("--{long}={text}")),
+        // `1.10` would be 1.1.
+        Value::Number(number) if !number.is_f64() => Ok(format!("--{long}={number}")),
+        Value::Bool(yes)
+            if arg.get_possible_values().iter().any(|value| value.matches("true", false)) =>
+        {
+            Ok(format!("--{long}={yes}"))
+        }
+        Value::Number(_) | Value::Bool(_) => Err("is a text: put it into quotes"),
+        Value::Null => Err("has no value"),
+        _ => Err("is one value"),
+    };
+    match value {
+        Value::Sequence(values) if matches!(arg.get_action(), ArgAction::Append) => {
+            values.iter().map(one).collect()
+        }
+        Value::Sequence(values) if value_has(',') => {
+            let names = values.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+            let names = names.ok_or("is a list of names")?;
+            Ok(vec![format!("--{long}={}", names.join(","))])
+        }
+        Value::Mapping(pairs) if value_has('=') => {
+            let pair = |(key, value): (&Value, &Value)| {
+                let pair = key.as_str().zip(value.as_str());
+                let (key, value) = pair.ok_or("is a mapping of text to text")?;
+                Ok(format!("--{long}={key}={value}"))
+            };
+            pairs.iter().map(pair).collect()
+        }
+        value => one(value).map(|argument| vec![argument]),
+    }
+}

@@ -1,0 +1,398 @@
+//! Change sets: created, read, executed, and removed again.
+
+use std::time::Duration;
+
+use aws_sdk_cloudformation::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::describe_change_set::{DescribeChangeSetError, DescribeChangeSetOutput},
+    types::{
+        Capability, ChangeSetStatus, ChangeSetType, DeploymentConfig, DeploymentConfigMode,
+        ExecutionStatus as E, Parameter, ResourceChange, ResourceChangeDetail,
+        RollbackConfiguration, RollbackTrigger, StackStatus, Tag,
+    },
+};
+
+use super::{
+    super::{
+        error::{Answer, explain},
+        poll::Poll,
+    },
+    is_missing,
+    stack::{find, request_deletion},
+    token,
+};
+use crate::{
+    failure::Failure,
+    stack::{Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken},
+};
+
+const CREATION: Poll = Poll {
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(2),
+    patience: Duration::from_mins(10),
+    hint: "nothing was changed; deploy again",
+};
+
+/// Short: the program is about to end, perhaps after Ctrl-C.
+const REMOVAL: Poll = Poll {
+    first: Duration::from_millis(250),
+    longest: Duration::from_millis(500),
+    patience: Duration::from_secs(15),
+    hint: "nothing was changed; the next deployment makes a new one",
+};
+
+/// How CloudFormation updates a stack.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UpdateMode {
+    /// Whether an update is complete before its resources are ready.
+    pub express: bool,
+    /// How many minutes after an update the alarm on failed requests still rolls it back; `None` does without the alarm.
+    pub rollback_minutes: Option<u8>,
+}
+
+/// A change set of this program's, which CloudFormation may not have seen yet.
+///
+/// It is named before it is created, so that it can be removed again if its creation is interrupted.
+#[derive(Debug)]
+pub struct ChangeSet {
+    client: Client,
+    name: String,
+    stack: String,
+    kind: ChangeSetType,
+}
+
+/// The result of creating a change set.
+#[derive(Debug)]
+pub enum Created {
+    Changes {
+        stack_id: String,
+        changes: Vec<Change>,
+    },
+    /// Nothing would change.
+    Empty,
+    /// Somebody else has changed the stack.
+    Overtaken,
+}
+
+/// The result of executing a change set, or of rolling a stack back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    Begun,
+    /// Somebody else has changed the stack.
+    Overtaken,
+}
+
+impl ChangeSet {
+    /// A change set that updates the stack `before`, or creates one without it.
+    pub fn new(client: &Client, stack: &str, before: Option<&Stack>) -> Self {
+        let is_update = before.is_some_and(|stack| stack.status.is_good());
+        let kind = if is_update { ChangeSetType::Update } else { ChangeSetType::Create };
+        Self { client: client.clone(), name: token(), stack: stack.to_owned(), kind }
+    }
+
+    /// Creates it. Remove one without changes with [`ChangeSet::discard`], also after an error.
+    pub async fn create(
+        &self,
+        desired: &DesiredStack,
+        mode: UpdateMode,
+        before: Option<&Stack>,
+    ) -> anyhow::Result<Created> {
+        let what = format!("cannot prepare the change of stack `{}`", self.stack);
+        let parameters = desired.parameters.iter().map(|(key, value)| {
+            Parameter::builder().parameter_key(key).parameter_value(value).build()
+        });
+        let tags = desired.all_tags().into_iter();
+        let tags = tags.map(|(key, value)| Tag::builder().key(key).value(value).build());
+        let topics = Some(desired.notification_arns.clone()).filter(|topics| !topics.is_empty());
+        let express = mode.express.then(|| {
+            let express = DeploymentConfig::builder().mode(DeploymentConfigMode::Express);
+            express.disable_rollback(false).build()
+        });
+        let created = self
+            .client
+            .create_change_set()
+            .stack_name(&self.stack)
+            .change_set_name(&self.name)
+            .client_token(&self.name)
+            .change_set_type(self.kind.clone())
+            .template_body(desired.template)
+            .set_parameters(Some(parameters.collect()))
+            .capabilities(Capability::CapabilityIam)
+            .set_tags(Some(tags.collect()))
+            .set_notification_arns(topics)
+            .set_role_arn(desired.role_arn.clone())
+            .set_rollback_configuration(before.map(|stack| rollback(stack, mode.rollback_minutes)))
+            .set_deployment_config(express)
+            .send()
+            .await;
+        if let Err(error) = created {
+            // The SDK repeats a request whose answer was lost. Nobody else uses this name.
+            let exists = error.code() == Some("AlreadyExistsException");
+            if !exists {
+                let is_refused = matches!(error, SdkError::ServiceError(_));
+                if is_refused
+                    && is_overtaken(before, find(&self.client, &self.stack).await?.as_ref())
+                {
+                    return Ok(Created::Overtaken);
+                }
+                return Err(explain(&what, &error).into());
+            }
+        }
+        // A change set that somebody else executes removes all others of the stack.
+        let Some((stack_id, refusal)) = self.wait(&what).await? else {
+            return Ok(Created::Overtaken);
+        };
+        match refusal {
+            None => Ok(match self.changes().await? {
+                Some(changes) => Created::Changes { stack_id, changes },
+                None => Created::Overtaken,
+            }),
+            Some(reason) if is_no_change(&reason) => Ok(match self.kind {
+                ChangeSetType::Update => Created::Empty,
+                // Somebody else has created the stack.
+                _ => Created::Overtaken,
+            }),
+            Some(reason) => Err(Failure::new(format!("{what}: {reason}"))
+                .hint("check the parameters; `cbbootstrap deploy --help` lists them")
+                .into()),
+        }
+    }
+
+    /// Waits for its creation. Returns the stack's ARN, and the reason if CloudFormation refuses it; `None` if it is gone.
+    async fn wait(&self, what: &str) -> anyhow::Result<Option<(String, Option<String>)>> {
+        let overdue = format!("{what}: CloudFormation has not finished it");
+        CREATION
+            .until(&overdue, async || {
+                let set = match self.describe().await {
+                    Err(error) if is_missing(&error) => return Ok(Some(None)),
+                    set => set.unless_transient(what)?,
+                };
+                Ok(set.and_then(|set| {
+                    let refusal = match set.status? {
+                        ChangeSetStatus::CreateComplete => None,
+                        ChangeSetStatus::Failed => Some(set.status_reason.unwrap_or_default()),
+                        _ => return None,
+                    };
+                    Some(Some((set.stack_id.unwrap_or_default(), refusal)))
+                }))
+            })
+            .await
+    }
+
+    async fn describe(&self) -> Result<DescribeChangeSetOutput, SdkError<DescribeChangeSetError>> {
+        let describe = self.client.describe_change_set();
+        describe.stack_name(&self.stack).change_set_name(&self.name).send().await
+    }
+
+    /// `None` if it is gone.
+    async fn changes(&self) -> anyhow::Result<Option<Vec<Change>>> {
+        let pages = self
+            .client
+            .describe_change_set()
+            .stack_name(&self.stack)
+            .change_set_name(&self.name)
+            .include_property_values(true)
+            .into_paginator()
+            .items()
+            .send();
+        match pages.collect::<Result<Vec<_>, _>>().await {
+            Err(error) if is_missing(&error) => Ok(None),
+            changes => {
+                let changes = changes.explain("cannot read the change set")?.into_iter();
+                let resources = changes.filter_map(|change| change.resource_change);
+                Ok(Some(resources.map(Change::from).collect()))
+            }
+        }
+    }
+
+    /// Makes the changes. Begin a [`Watch`](super::Watch) first.
+    pub async fn execute(&self) -> anyhow::Result<Execution> {
+        let executed = self
+            .client
+            .execute_change_set()
+            .stack_name(&self.stack)
+            .change_set_name(&self.name)
+            .client_request_token(&self.name)
+            .send()
+            .await;
+        let Err(error) = executed else {
+            return Ok(Execution::Begun);
+        };
+        // If only the answer was lost, the change set itself shows that it is executed.
+        match self.describe().await {
+            Ok(set) => match set.execution_status {
+                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => {
+                    return Ok(Execution::Begun);
+                }
+                Some(E::Obsolete | E::Unavailable) => return Ok(Execution::Overtaken),
+                _ if self.stack_is_busy().await => return Ok(Execution::Overtaken),
+                _ => (),
+            },
+            Err(error) if is_missing(&error) => return Ok(Execution::Overtaken),
+            Err(_) => (),
+        }
+        Err(explain("cannot execute the change set", &error).into())
+    }
+
+    async fn stack_is_busy(&self) -> bool {
+        let stack = find(&self.client, &self.stack).await;
+        stack.is_ok_and(|stack| stack.is_some_and(|stack| stack.status.is_busy()))
+    }
+
+    /// Removes it after somebody else has changed the stack, which stays.
+    pub async fn discard_overtaken(&self) {
+        let _ = self.delete().await;
+    }
+
+    /// Removes it, and the empty stack that CloudFormation made for it.
+    pub async fn discard(&self) -> anyhow::Result<()> {
+        self.delete().await?;
+        if self.kind == ChangeSetType::Create {
+            self.delete_empty_stack().await?;
+        }
+        Ok(())
+    }
+
+    fn is_left(&self) -> String {
+        format!("change set `{}` of stack `{}` is left", self.name, self.stack)
+    }
+
+    async fn delete(&self) -> anyhow::Result<()> {
+        REMOVAL
+            .until(&self.is_left(), async || {
+                let delete = self.client.delete_change_set();
+                match delete.stack_name(&self.stack).change_set_name(&self.name).send().await {
+                    Err(error) if is_missing(&error) => Ok(Some(())),
+                    // It is still being created.
+                    Err(error) if error.code() == Some("InvalidChangeSetStatus") => Ok(None),
+                    deleted => {
+                        deleted.explain("cannot delete the change set")?;
+                        Ok(Some(()))
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Deletes the stack if it was made for the change set, and holds no other.
+    async fn delete_empty_stack(&self) -> anyhow::Result<()> {
+        let stack = find(&self.client, &self.stack).await?;
+        let Some(stack) = stack.filter(|it| it.status.0 == StackStatus::ReviewInProgress) else {
+            return Ok(());
+        };
+        let others = self.client.list_change_sets().stack_name(&stack.id).send().await;
+        if !others.explain("cannot list the change sets")?.summaries().is_empty() {
+            return Ok(());
+        }
+        match request_deletion(&self.client, &stack.id, None).await {
+            // With permissions for `plan` alone, the empty stack is left to the first deployment.
+            Err(error) if Failure::find_in(&error).is_some_and(|failure| failure.denied) => {
+                return Ok(());
+            }
+            requested => requested?,
+        }
+        REMOVAL
+            .until(&self.is_left(), async || {
+                let stack = find(&self.client, &self.stack).await?;
+                let is_gone = stack.is_none_or(|it| it.status.0 == StackStatus::DeleteComplete);
+                Ok(is_gone.then_some(()))
+            })
+            .await
+    }
+}
+
+/// The rollback triggers of an update: the alarm on failed requests if it is to be used, and those that others have set.
+fn rollback(before: &Stack, minutes: Option<u8>) -> RollbackConfiguration {
+    let alarm = before.outputs.get(ERROR_ALARM);
+    let others = before.rollback_triggers.iter().filter(|(arn, _)| Some(arn) != alarm);
+    let others = others.map(|(arn, kind)| (arn.as_str(), kind.as_str()));
+    let alarm = alarm.zip(minutes).map(|(arn, _)| (arn.as_str(), "AWS::CloudWatch::Alarm"));
+    let monitored = alarm.and(minutes).unwrap_or_default();
+    let triggers = others
+        .chain(alarm)
+        .map(|(arn, kind)| RollbackTrigger::builder().arn(arn).r#type(kind).build());
+    RollbackConfiguration::builder()
+        .set_rollback_triggers(Some(triggers.collect()))
+        .monitoring_time_in_minutes(i32::from(monitored))
+        .build()
+}
+
+impl From<ResourceChange> for Change {
+    fn from(change: ResourceChange) -> Self {
+        let mut details: Vec<_> = change.details.into_iter().flatten().filter_map(detail).collect();
+        // A detail that both a parameter and a resource cause is listed twice.
+        details.sort_by(|one, other| one.path.cmp(&other.path));
+        details.dedup_by(|one, other| one.path == other.path);
+        Self {
+            action: change.action.map(|action| action.to_string()).unwrap_or_default(),
+            resource: change.logical_resource_id.unwrap_or_default(),
+            kind: change.resource_type.unwrap_or_default(),
+            replacement: change.replacement.map(|replacement| replacement.to_string()),
+            scope: change.scope.into_iter().flatten().map(|scope| scope.to_string()).collect(),
+            details,
+        }
+    }
+}
+
+fn detail(detail: ResourceChangeDetail) -> Option<Detail> {
+    let target = detail.target?;
+    let attribute = target.attribute.map(|attribute| attribute.to_string());
+    let name = || [attribute, target.name].into_iter().flatten().collect::<Vec<_>>().join(".");
+    let path = target.path.map(|path| path.trim_start_matches('/').replace('/', "."));
+    let path = path.unwrap_or_else(name);
+    Some(Detail {
+        path,
+        before: target.before_value,
+        after: target.after_value,
+        recreation: target.requires_recreation.map(|recreation| recreation.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_cloudformation::types::{ResourceAttribute, ResourceTargetDefinition};
+
+    use super::*;
+
+    #[test]
+    fn an_update_keeps_the_triggers_of_others() {
+        let before = Stack {
+            outputs: [(ERROR_ALARM.to_owned(), "ours".to_owned())].into(),
+            rollback_triggers: ["ours", "theirs"]
+                .map(|arn| (arn.to_owned(), "T".to_owned()))
+                .into(),
+            ..Stack::default()
+        };
+        let without_alarm = Stack { outputs: [].into(), ..before.clone() };
+        for (before, minutes, expected, monitored) in [
+            (&before, Some(3), &["theirs", "ours"][..], 3),
+            (&before, Some(0), &["theirs", "ours"], 0),
+            (&before, None, &["theirs"], 0),
+            (&without_alarm, Some(3), &["ours", "theirs"], 0),
+        ] {
+            let configuration = rollback(before, minutes);
+            let triggers = configuration.rollback_triggers().iter();
+            let arns: Vec<_> = triggers.filter_map(|trigger| trigger.arn()).collect();
+            assert_eq!(arns, expected, "{minutes:?}");
+            assert_eq!(configuration.monitoring_time_in_minutes(), Some(monitored), "{minutes:?}");
+        }
+    }
+
+    #[test]
+    fn a_detail_is_listed_once_by_its_path() {
+        let target = || ResourceTargetDefinition::builder();
+        let details = [
+            target().path("/Properties/MemorySize").before_value("256").after_value("512"),
+            target().path("/Properties/MemorySize").before_value("256").after_value("512"),
+            target().attribute(ResourceAttribute::Properties).name("Code"),
+            target().attribute(ResourceAttribute::Tags),
+        ];
+        let details = details.map(|it| ResourceChangeDetail::builder().target(it.build()).build());
+        let change = ResourceChange::builder().set_details(Some(details.into())).build();
+        let details = Change::from(change).details;
+        let paths: Vec<_> = details.iter().map(|detail| detail.path.as_str()).collect();
+        assert_eq!(paths, ["Properties.Code", "Properties.MemorySize", "Tags"]);
+        assert_eq!(details[1].after.as_deref(), Some("512"));
+    }
+}

@@ -1,0 +1,50 @@
+//! CloudFormation: stacks, change sets, and the progress of a change.
+
+mod change_set;
+mod stack;
+mod watch;
+
+use aws_sdk_cloudformation::{
+    error::{ProvideErrorMetadata, SdkError},
+    types,
+};
+use cbbootstrap_cli::text;
+use uuid::Uuid;
+
+pub use change_set::{ChangeSet, Created, Execution, UpdateMode};
+pub use stack::{
+    cancel_update, continue_rollback, find, find_changed, last_events, protect, request_deletion,
+    require, resources, roll_back, template,
+};
+pub use watch::{Sighting, Watch};
+
+use crate::stack::StackEvent;
+
+/// Whether the stack or the change set does not exist. CloudFormation has no error code for a missing stack.
+fn is_missing<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    match error.code() {
+        Some("ChangeSetNotFound") => true,
+        Some("ValidationError") => {
+            error.message().is_some_and(|message| message.contains("does not exist"))
+        }
+        _ => false,
+    }
+}
+
+/// A unique name, by which CloudFormation recognises a request that the SDK repeats.
+fn token() -> String {
+    format!("cbbootstrap-{}", Uuid::new_v4())
+}
+
+impl From<types::StackEvent> for StackEvent {
+    fn from(event: types::StackEvent) -> Self {
+        Self {
+            id: event.event_id.unwrap_or_default(),
+            resource: event.logical_resource_id.unwrap_or_default(),
+            kind: event.resource_type.unwrap_or_default(),
+            status: event.resource_status.map(|status| status.to_string()).unwrap_or_default(),
+            reason: event.resource_status_reason.map(|reason| text::escape_hidden(&reason)),
+            time: event.timestamp.map_or(0.0, |time| time.as_secs_f64()),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Stacks: described, deleted, rolled back, protected.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_cloudformation::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::describe_stacks::DescribeStacksError,
+    types::{self, TemplateStage},
+};
+
+use super::{
+    super::{
+        error::{Answer, explain},
+        poll::Poll,
+    },
+    Execution, is_missing, token,
+};
+use crate::{
+    failure::Failure,
+    stack::{self, DESCRIPTION, OWNER_TAG, Stack, StackEvent, StackStatus},
+};
+
+/// For a stack whose change is over: its status can lag behind its events, and AWS may throttle.
+const CHANGED: Poll = Poll {
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(2),
+    patience: Duration::from_mins(15),
+    hint: "`cbbootstrap status` shows it",
+};
+
+/// How long a stack's status may lag behind its events.
+const STATUS_LAG: Duration = Duration::from_secs(30);
+
+/// The stack of this name or ARN.
+pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> {
+    Ok(describe(client, name).await.explain(format!("cannot read stack `{name}`"))?)
+}
+
+/// The stack of this name, which must exist. `region` is for the error.
+pub async fn require(client: &Client, name: &str, region: &str) -> anyhow::Result<Stack> {
+    Ok(find(client, name).await?.ok_or_else(|| stack::missing(name, region))?)
+}
+
+/// The stack after a change of it. Throttling must not make a failure of a change that is done.
+pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> {
+    let overdue = format!("stack `{name}` has changed, but its status does not show that");
+    let since = Instant::now();
+    CHANGED
+        .until(&overdue, async || {
+            let what = format!("stack `{name}` has changed, but cannot be read");
+            let Some(stack) = describe(client, name).await.unless_transient(what)? else {
+                return Ok(None);
+            };
+            let stack = stack.ok_or_else(|| {
+                Failure::new(format!("stack `{name}` no longer exists: somebody else deleted it"))
+                    .hint("deploy again to create it")
+            })?;
+            // A stack that is still busy then is changed by somebody else.
+            let is_settled = !stack.status.is_busy() || since.elapsed() > STATUS_LAG;
+            Ok(is_settled.then_some(stack))
+        })
+        .await
+}
+
+pub(super) async fn describe(
+    client: &Client,
+    name: &str,
+) -> Result<Option<Stack>, SdkError<DescribeStacksError>> {
+    match client.describe_stacks().stack_name(name).send().await {
+        Ok(output) => Ok(output.stacks.unwrap_or_default().into_iter().next().map(Stack::from)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl From<types::Stack> for Stack {
+    fn from(stack: types::Stack) -> Self {
+        let tags = pairs(stack.tags, |tag| (tag.key, tag.value));
+        let drift = stack.drift_information;
+        let has_description = stack.description.is_some_and(|text| text.starts_with(DESCRIPTION));
+        Self {
+            ours: has_description || tags.get(OWNER_TAG.0).is_some_and(|tag| tag == OWNER_TAG.1),
+            id: stack.stack_id.or(stack.stack_name).unwrap_or_default(),
+            status: stack.stack_status.map(StackStatus).unwrap_or_default(),
+            reason: stack.stack_status_reason,
+            parameters: pairs(stack.parameters, |it| (it.parameter_key, it.parameter_value)),
+            tags,
+            outputs: pairs(stack.outputs, |it| (it.output_key, it.output_value)),
+            rollback_triggers: stack
+                .rollback_configuration
+                .and_then(|configuration| configuration.rollback_triggers)
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|trigger| Some((trigger.arn?, trigger.r#type?)))
+                .collect(),
+            notification_arns: stack.notification_arns.unwrap_or_default(),
+            protected: stack.enable_termination_protection.unwrap_or_default(),
+            created: stack.creation_time.map(|time| time.to_string()),
+            updated: stack.last_updated_time.or(stack.creation_time).map(|time| time.to_string()),
+            drift_checked: drift
+                .as_ref()
+                .and_then(|drift| Some(drift.last_check_timestamp?.to_string())),
+            drift: drift.and_then(|drift| Some(drift.stack_drift_status?.to_string())),
+        }
+    }
+}
+
+fn pairs<T>(
+    items: Option<Vec<T>>,
+    pair: impl Fn(T) -> (Option<String>, Option<String>),
+) -> BTreeMap<String, String> {
+    let pairs = items.into_iter().flatten().map(pair);
+    pairs.filter_map(|(key, value)| Some((key?, value?))).collect()
+}
+
+/// The template that the stack was deployed with; `None` if there is no stack.
+pub async fn template(client: &Client, name: &str) -> anyhow::Result<Option<String>> {
+    let template = client.get_template().stack_name(name).template_stage(TemplateStage::Original);
+    match template.send().await {
+        Err(error) if is_missing(&error) => Ok(None),
+        template => {
+            let what = format!("cannot read the template of stack `{name}`");
+            Ok(template.explain(what)?.template_body)
+        }
+    }
+}
+
+/// The newest events first: one page, which is far more than a deployment has.
+pub async fn last_events(client: &Client, stack_id: &str) -> anyhow::Result<Vec<StackEvent>> {
+    let page = client.describe_stack_events().stack_name(stack_id).send().await;
+    let page = page.explain("cannot read the stack's events")?;
+    Ok(page.stack_events.into_iter().flatten().map(StackEvent::from).collect())
+}
+
+/// The stack's resources: name in the template, and type.
+pub async fn resources(client: &Client, stack_id: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let pages = client.list_stack_resources().stack_name(stack_id).into_paginator().items().send();
+    let resources = pages.collect::<Result<Vec<_>, _>>().await;
+    let resources = resources.explain("cannot list the stack's resources")?.into_iter();
+    let exists = |resource: &types::StackResourceSummary| {
+        resource.resource_status != Some(types::ResourceStatus::DeleteComplete)
+    };
+    let name_and_type = |resource: types::StackResourceSummary| {
+        (
+            resource.logical_resource_id.unwrap_or_default(),
+            resource.resource_type.unwrap_or_default(),
+        )
+    };
+    Ok(resources.filter(exists).map(name_and_type).collect())
+}
+
+/// Requests the deletion of the stack. A [`Watch`](super::Watch) follows it.
+pub async fn request_deletion(
+    client: &Client,
+    stack_id: &str,
+    role_arn: Option<&str>,
+) -> anyhow::Result<()> {
+    let role_arn = role_arn.map(str::to_owned);
+    let deleted = client.delete_stack().stack_name(stack_id).set_role_arn(role_arn).send().await;
+    deleted.explain(format!("cannot delete stack `{stack_id}`"))?;
+    Ok(())
+}
+
+/// Requests that the running update be cancelled, which rolls it back; `false` if it is too late.
+pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bool> {
+    let cancelled = client.cancel_update_stack().stack_name(stack_id).send().await;
+    // A stack that is no longer in UPDATE_IN_PROGRESS is a validation error.
+    let cancelled = cancelled.absent_on("ValidationError").explain("cannot cancel the update")?;
+    Ok(cancelled.is_some())
+}
+
+/// Requests that a failed rollback be continued.
+pub async fn continue_rollback(
+    client: &Client,
+    stack: &Stack,
+    role_arn: Option<&str>,
+) -> anyhow::Result<Execution> {
+    let continued = client
+        .continue_update_rollback()
+        .stack_name(&stack.id)
+        .client_request_token(token())
+        .set_role_arn(role_arn.map(str::to_owned))
+        .send()
+        .await;
+    execution(client, stack, continued, "cannot continue the rollback").await
+}
+
+/// Requests the rollback of an update that failed without one.
+pub async fn roll_back(
+    client: &Client,
+    stack: &Stack,
+    role_arn: Option<&str>,
+) -> anyhow::Result<Execution> {
+    let rolled_back = client
+        .rollback_stack()
+        .stack_name(&stack.id)
+        .client_request_token(token())
+        .set_role_arn(role_arn.map(str::to_owned))
+        .send()
+        .await;
+    execution(client, stack, rolled_back, "cannot roll back the failed update").await
+}
+
+/// An error may mean that somebody else was faster.
+async fn execution<T, E>(
+    client: &Client,
+    before: &Stack,
+    answer: Result<T, SdkError<E>>,
+    what: &str,
+) -> anyhow::Result<Execution>
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let Err(error) = answer else {
+        return Ok(Execution::Begun);
+    };
+    if error.code() == Some("ValidationError") {
+        let now = find(client, &before.id).await?;
+        if now.is_none_or(|now| now.status != before.status) {
+            return Ok(Execution::Overtaken);
+        }
+    }
+    Err(explain(what, &error).into())
+}
+
+/// Turns termination protection on or off.
+pub async fn protect(client: &Client, name: &str, protect: bool) -> anyhow::Result<()> {
+    let set = client
+        .update_termination_protection()
+        .stack_name(name)
+        .enable_termination_protection(protect)
+        .send()
+        .await;
+    set.explain(format!("cannot set the termination protection of stack `{name}`"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_cloudformation::types::Tag;
+
+    use super::*;
+
+    #[test]
+    fn our_stacks_are_known_by_tag_or_description() {
+        let described = |text: &str| types::Stack::builder().description(text);
+        let tag = |value: &str| Tag::builder().key("created-by").value(value).build();
+        for (stack, ours) in [
+            (described("cbbootstrap: the API"), true),
+            (described("A shop"), false),
+            (described("A shop").tags(tag("cbbootstrap")), true),
+            (described("A shop").tags(tag("somebody")), false),
+            (types::Stack::builder(), false),
+        ] {
+            let stack = stack.build();
+            assert_eq!(Stack::from(stack.clone()).ours, ours, "{stack:?}");
+        }
+    }
+}

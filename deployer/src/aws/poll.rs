@@ -1,0 +1,91 @@
+//! Polling: asking AWS again and again until something is done.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::failure::Failure;
+
+/// How often to ask, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Poll {
+    /// The first pause. Each of the next is half as long again.
+    pub first: Duration,
+    pub longest: Duration,
+    pub patience: Duration,
+    /// What to do when patience ends.
+    pub hint: &'static str,
+}
+
+impl Poll {
+    /// Calls `attempt` until it gives a value. `overdue` begins the error when patience ends: ``table `t` is not active``.
+    pub async fn until<T>(
+        &self,
+        overdue: &str,
+        mut attempt: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
+        let done = async {
+            let mut pause = self.first;
+            loop {
+                if let Some(done) = attempt().await? {
+                    return Ok(done);
+                }
+                sleep(jittered(pause)).await;
+                pause = (pause * 3 / 2).min(self.longest);
+            }
+        };
+        timeout(self.patience, done).await.unwrap_or_else(|_| {
+            let message = format!("{overdue} after {} s", self.patience.as_secs());
+            Err(Failure::new(message).hint(self.hint).into())
+        })
+    }
+}
+
+/// Keeps several deployers from asking in step.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f32(0.75 + 0.5 * fastrand::f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Poll = Poll {
+        first: Duration::from_millis(1),
+        longest: Duration::from_millis(4),
+        patience: Duration::from_secs(1),
+        hint: "wait",
+    };
+
+    #[tokio::test]
+    async fn attempts_go_on_until_one_gives_a_value() {
+        let mut attempts = 0;
+        let done = QUICK.until("it is not done", async || {
+            attempts += 1;
+            Ok((attempts == 5).then_some("done"))
+        });
+        assert_eq!(done.await.unwrap(), "done");
+        assert_eq!(attempts, 5);
+    }
+
+    #[tokio::test]
+    async fn an_error_ends_the_attempts() {
+        let mut attempts = 0;
+        let failed: anyhow::Result<()> = QUICK
+            .until("it is not done", async || {
+                attempts += 1;
+                anyhow::bail!("refused")
+            })
+            .await;
+        assert_eq!(failed.unwrap_err().to_string(), "refused");
+        assert_eq!(attempts, 1);
+    }
+
+    #[tokio::test]
+    async fn patience_ends() {
+        let overdue: anyhow::Result<()> = QUICK.until("it is not done", async || Ok(None)).await;
+        let error = overdue.unwrap_err();
+        assert_eq!(error.to_string(), "it is not done after 1 s");
+        assert_eq!(Failure::find_in(&error).unwrap().hint.as_deref(), Some("wait"));
+    }
+}

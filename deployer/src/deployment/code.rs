@@ -1,0 +1,61 @@
+//! `deploy --code-only`: the function's code without the stack.
+
+use super::{DeployedStack, StackSurvey, build};
+use crate::{
+    aws::{Aws, lambda},
+    failure::{Exit, Failure},
+    package::Function,
+    printer::Printer,
+    settings::Target,
+    stack::{self, Stack},
+};
+
+/// Replaces the code of the function. Dropping it harms nothing.
+pub async fn replace_code(
+    aws: &Aws,
+    target: &Target,
+    function: Function,
+    printer: &Printer,
+) -> anyhow::Result<DeployedStack> {
+    let name = &target.place.stack_name;
+    let survey = StackSurvey::read(aws, name).await?;
+    let parameters =
+        [("TableName", target.table_name.clone()), ("Architecture", target.arch.to_string())];
+    let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
+        it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
+    })?;
+    let artifact = build(function, printer).await?;
+
+    let step = printer.step("code");
+    let changed = survey.function_sha256.as_deref() != Some(artifact.sha256.as_str());
+    let mut version = None;
+    if changed {
+        let function = stack.output("FunctionName")?;
+        version = lambda::replace_code(&aws.lambda, function, &artifact, target.arch).await?;
+    }
+    step.done(if changed { "replaced" } else { "the function has it already" });
+    Ok(DeployedStack { stack: stack.clone(), changed, is_fresh: changed, artifact, version })
+}
+
+/// The stack, if nothing but the code has to change.
+fn check<'s>(
+    survey: &'s StackSurvey,
+    name: &str,
+    region: &str,
+    parameters: &[(&str, String)],
+) -> Result<&'s Stack, Failure> {
+    let stack = survey.stack.as_ref().ok_or_else(|| stack::missing(name, region))?;
+    if survey.updatable().is_none() {
+        let message = format!("stack `{name}` is in {}; its code cannot be replaced", stack.status);
+        return Err(Failure::new(message));
+    }
+    let changes = |(parameter, desired): &&(&str, String)| {
+        stack.parameters.get(*parameter).is_some_and(|current| current != desired)
+    };
+    match parameters.iter().find(changes) {
+        None => Ok(stack),
+        Some((parameter, desired)) => Err(Failure::new(format!(
+            "parameter `{parameter}` of stack `{name}` would change to `{desired}`, and `--code-only` replaces nothing but the code"
+        ))),
+    }
+}

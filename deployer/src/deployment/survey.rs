@@ -1,0 +1,89 @@
+//! What a deployment starts from: everything in AWS that it may change.
+
+use crate::{
+    aws::{Aws, cloudformation, dynamodb::Table, lambda, s3::Bucket},
+    package::artifact::Artifact,
+    stack::{self, DesiredStack, Stack, StackAction},
+};
+
+/// Everything is read before anything is changed.
+#[derive(Debug)]
+pub struct Survey {
+    pub bucket: Bucket,
+    pub bucket_exists: bool,
+    pub table: Option<Table>,
+    pub stack: StackSurvey,
+}
+
+#[derive(Debug)]
+pub struct StackSurvey {
+    pub stack: Option<Stack>,
+    /// The template that it was deployed with.
+    pub template: Option<String>,
+    /// Of the function's code, which may have been replaced outside the stack.
+    pub function_sha256: Option<String>,
+    pub action: StackAction,
+}
+
+impl Survey {
+    /// Makes the calls side by side, in two rounds: the second reads what the first has named. `bucket` is the user's own.
+    pub async fn read(
+        aws: &Aws,
+        stack_name: &str,
+        table_name: &str,
+        bucket: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let find_bucket = async {
+            let bucket = Bucket::new(bucket, aws.identity().await?, &aws.region, stack_name);
+            let exists = bucket.exists(&aws.s3, &aws.region).await?;
+            anyhow::Ok((bucket, exists))
+        };
+        let ((bucket, bucket_exists), table, stack) = tokio::try_join!(
+            find_bucket,
+            Table::find(&aws.dynamodb, table_name),
+            StackSurvey::read(aws, stack_name),
+        )?;
+        Ok(Self { bucket, bucket_exists, table, stack })
+    }
+}
+
+impl StackSurvey {
+    pub async fn read(aws: &Aws, name: &str) -> anyhow::Result<Self> {
+        let stack_and_function = async {
+            let stack = cloudformation::find(&aws.cloudformation, name).await?;
+            let function = stack.as_ref().and_then(|stack| stack.outputs.get("FunctionName"));
+            let function = match function {
+                Some(function) => lambda::find(&aws.lambda, function).await?,
+                None => None,
+            };
+            anyhow::Ok((stack, function.and_then(|function| function.sha256)))
+        };
+        let ((stack, function_sha256), template) = tokio::try_join!(
+            stack_and_function,
+            cloudformation::template(&aws.cloudformation, name),
+        )?;
+        let action = stack::next_action(name, stack.as_ref())?;
+        Ok(Self { stack, template, function_sha256, action })
+    }
+
+    /// The stack, if there is nothing to change about it but perhaps its function's code.
+    pub fn up_to_date(&self, desired: &DesiredStack) -> Option<&Stack> {
+        let template = self.template.as_deref();
+        self.stack.as_ref().filter(|stack| stack::is_up_to_date(stack, template, desired))
+    }
+
+    /// The stack, if it can be updated.
+    pub fn updatable(&self) -> Option<&Stack> {
+        self.stack.as_ref().filter(|_| self.action == StackAction::Update)
+    }
+
+    /// The key of the artifact that the stack names.
+    pub fn artifact_key(&self) -> Option<&str> {
+        self.stack.as_ref().and_then(Stack::artifact_key)
+    }
+
+    /// Whether the function has the artifact's code, as far as that can be read.
+    pub fn has_code(&self, artifact: &Artifact) -> bool {
+        self.function_sha256.as_ref().is_none_or(|sha256| *sha256 == artifact.sha256)
+    }
+}

@@ -1,0 +1,247 @@
+use std::collections::BTreeMap;
+
+use super::{super::tests::stack, *};
+
+/// The answers, by status.
+fn answers(change: impl Fn(&mut Stack)) -> BTreeMap<String, Vec<&'static str>> {
+    let mut answers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    // All of CloudFormation's statuses: a new one in the SDK shows here.
+    for status in S::values().iter().copied() {
+        let mut stack = stack(status, "t");
+        change(&mut stack);
+        let answer = match next_action("s", Some(&stack)) {
+            Ok(action) => format!("{action:?}"),
+            Err(failure) => {
+                assert_eq!(failure.exit, Exit::NeedsDecision, "{status}");
+                assert!(failure.hint.is_some(), "{status}");
+                failure.to_string()
+            }
+        };
+        answers.entry(answer).or_default().push(status);
+    }
+    answers
+}
+
+fn table<const N: usize>(
+    rows: [(&str, &[&'static str]); N],
+) -> BTreeMap<String, Vec<&'static str>> {
+    rows.map(|(answer, statuses)| (answer.to_owned(), statuses.to_vec())).into()
+}
+
+const BUSY: &[&str] = &[
+    "CREATE_IN_PROGRESS",
+    "DELETE_IN_PROGRESS",
+    "IMPORT_IN_PROGRESS",
+    "IMPORT_ROLLBACK_IN_PROGRESS",
+    "ROLLBACK_IN_PROGRESS",
+    "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
+    "UPDATE_IN_PROGRESS",
+    "UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS",
+    "UPDATE_ROLLBACK_IN_PROGRESS",
+];
+const GOOD: &[&str] = &[
+    "CREATE_COMPLETE",
+    "IMPORT_COMPLETE",
+    "IMPORT_ROLLBACK_COMPLETE",
+    "UPDATE_COMPLETE",
+    "UPDATE_ROLLBACK_COMPLETE",
+];
+const STUCK: (&str, &[&str]) = (
+    "stack `s` is in IMPORT_ROLLBACK_FAILED, in which it cannot be deployed",
+    &["IMPORT_ROLLBACK_FAILED"],
+);
+
+#[test]
+fn every_status_has_an_action() {
+    assert_eq!(next_action("s", None).unwrap(), StackAction::Create);
+    assert_eq!(
+        answers(|_| ()),
+        table([
+            ("Create", &["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"]),
+            ("Update", GOOD),
+            ("Replace", &["CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"]),
+            ("ReplaceUsed", &["DELETE_FAILED"]),
+            ("ContinueRollback", &["UPDATE_ROLLBACK_FAILED"]),
+            ("RollBack", &["UPDATE_FAILED"]),
+            ("Wait", BUSY),
+            STUCK,
+        ])
+    );
+}
+
+#[test]
+fn a_protected_stack_is_not_replaced() {
+    assert_eq!(
+        answers(|stack| stack.protected = true),
+        table([
+            ("Create", &["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"]),
+            ("Update", GOOD),
+            (
+                "stack `s` is protected against deletion",
+                &["CREATE_FAILED", "DELETE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"]
+            ),
+            ("ContinueRollback", &["UPDATE_ROLLBACK_FAILED"]),
+            ("RollBack", &["UPDATE_FAILED"]),
+            ("Wait", BUSY),
+            STUCK,
+        ])
+    );
+}
+
+#[test]
+fn only_our_own_stacks_are_touched() {
+    assert!(crate::template::TEMPLATE.contains(super::super::DESCRIPTION));
+    let answers = answers(|stack| stack.ours = false);
+    assert_eq!(
+        answers["Create"],
+        ["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"],
+        "there is nothing in these"
+    );
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    assert!(answers.contains_key("stack `s` was made by something else than cbbootstrap"));
+}
+
+#[test]
+fn signals_cancel_what_can_be_cancelled() {
+    use {Cancellation as C, Operation as O, Reaction as R, Signal::CtrlC, Signal::Terminate};
+    for (operation, signal, expected) in [
+        (O::Create, CtrlC, R::DeleteStack),
+        (O::Update, CtrlC, R::CancelUpdate),
+        (O::Delete, CtrlC, R::Detach),
+        (O::Rollback, CtrlC, R::Detach),
+        (O::Create, Terminate, R::Detach),
+        (O::Update, Terminate, R::Detach),
+        (O::Delete, Terminate, R::Detach),
+        (O::Rollback, Terminate, R::Detach),
+    ] {
+        let case = format!("{operation:?} {signal:?}");
+        assert_eq!(reaction(operation, C::None, signal), expected, "{case}");
+        for second in [C::Refused, C::Accepted] {
+            assert_eq!(reaction(operation, second, signal), R::Detach, "second {case}");
+        }
+    }
+}
+
+#[test]
+fn an_operation_ends_as_it_was_cancelled_or_not() {
+    use {Cancellation as C, Operation as O};
+    for (operation, cancellation, status, expected) in [
+        (O::Update, C::None, "UPDATE_COMPLETE", Ok(())),
+        (O::Update, C::Refused, "UPDATE_COMPLETE", Err((Exit::Stopped, "came too late"))),
+        (O::Update, C::Accepted, "UPDATE_COMPLETE", Err((Exit::Stopped, "came too late"))),
+        (
+            O::Update,
+            C::Accepted,
+            "UPDATE_ROLLBACK_COMPLETE",
+            Err((Exit::Stopped, "is as it was before")),
+        ),
+        (O::Update, C::Refused, "UPDATE_ROLLBACK_COMPLETE", Err((Exit::Failed, "ended in"))),
+        (O::Create, C::Accepted, "DELETE_COMPLETE", Err((Exit::Stopped, "is deleted again"))),
+        (O::Create, C::Accepted, "DELETE_FAILED", Err((Exit::Failed, "ended in"))),
+        (O::Create, C::None, "ROLLBACK_COMPLETE", Err((Exit::Failed, "ended in"))),
+        (O::Delete, C::None, "DELETE_COMPLETE", Ok(())),
+        (O::Rollback, C::None, "UPDATE_ROLLBACK_COMPLETE", Ok(())),
+        (O::Rollback, C::None, "UPDATE_ROLLBACK_FAILED", Err((Exit::NeedsDecision, "ended in"))),
+    ] {
+        let case = format!("{operation:?} {cancellation:?} {status}");
+        let ended = verdict("s", operation, cancellation, &StackStatus::from(status), &[]);
+        match (ended, expected) {
+            (Ok(()), Ok(())) => (),
+            (Err(failure), Err((exit, message))) => {
+                assert_eq!(failure.exit, exit, "{case}");
+                assert!(failure.to_string().contains(message), "{case}: {failure}");
+            }
+            (ended, _) => panic!("{case}: {ended:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_stack_is_up_to_date_if_nothing_but_comments_differs() {
+    let topics = |arns: &[&str]| arns.iter().map(|&arn| arn.to_owned()).collect::<Vec<_>>();
+    let desired = || DesiredStack {
+        template: "Resources: {}",
+        parameters: BTreeMap::from([("TableName".to_owned(), "t".to_owned())]),
+        tags: BTreeMap::from([("team".to_owned(), "data".to_owned())]),
+        notification_arns: topics(&["a", "b"]),
+        ..DesiredStack::default()
+    };
+    let deployed = || Stack {
+        tags: desired().all_tags(),
+        notification_arns: topics(&["b", "a"]),
+        ..stack("UPDATE_COMPLETE", "t")
+    };
+    let template = Some("# a comment\nResources: {}\n");
+    assert!(is_up_to_date(&deployed(), template, &desired()));
+    assert!(!is_up_to_date(&deployed(), None, &desired()));
+    assert!(!is_up_to_date(&deployed(), Some("Resources: {A: {}}"), &desired()));
+    let keeps_topics = DesiredStack { notification_arns: Vec::new(), ..desired() };
+    assert!(is_up_to_date(&deployed(), template, &keeps_topics));
+    let edits: [fn(&mut Stack); 4] = [
+        |stack| stack.status = StackStatus::from("UPDATE_ROLLBACK_FAILED"),
+        |stack| drop(stack.tags.remove("team")),
+        |stack| stack.notification_arns.truncate(1),
+        |stack| drop(stack.parameters.insert("More".to_owned(), String::new())),
+    ];
+    for (number, edit) in edits.into_iter().enumerate() {
+        let mut stack = deployed();
+        edit(&mut stack);
+        assert!(!is_up_to_date(&stack, template, &desired()), "edit {number}");
+    }
+}
+
+#[test]
+fn another_table_needs_consent() {
+    let risks = |stack, table| risks(stack, StackAction::Update, table, Auth::None);
+    let deployed = stack("CREATE_COMPLETE", "old");
+    assert_eq!(risks(None, "t"), []);
+    assert_eq!(risks(Some(&deployed), "old"), []);
+    let [risk] = &risks(Some(&deployed), "t")[..] else { panic!("one risk expected") };
+    assert!(risk.question("s").contains("`old`"), "{risk:?}");
+}
+
+#[test]
+fn opening_an_api_needs_consent() {
+    for (current, desired, asks) in [
+        (Some("AWS_IAM"), Auth::None, true),
+        (Some("AWS_IAM"), Auth::Iam, false),
+        (Some("NONE"), Auth::None, false),
+        (Some("NONE"), Auth::Iam, false),
+        (None, Auth::None, false),
+    ] {
+        let mut stack = stack("CREATE_COMPLETE", "t");
+        let parameter = current.map(|it| ("AuthorizationType".to_owned(), it.to_owned()));
+        stack.parameters.extend(parameter);
+        let risks = risks(Some(&stack), StackAction::Update, "t", desired);
+        assert_eq!(risks == [Risk::OpenApi], asks, "{current:?} to {desired:?}");
+    }
+}
+
+#[test]
+fn replacing_a_used_stack_needs_consent() {
+    let stack = stack("DELETE_FAILED", "t");
+    let status = stack.status.clone();
+    let risks = |action| risks(Some(&stack), action, "t", Auth::None);
+    assert_eq!(risks(StackAction::ReplaceUsed), [Risk::ReplaceUsedStack { status }]);
+    assert_eq!(risks(StackAction::Replace), []);
+}
+
+#[test]
+fn a_stack_that_somebody_else_touched_is_overtaken() {
+    let at = |status: &str, updated: &str| Stack {
+        updated: Some(updated.to_owned()),
+        ..stack(status, "t")
+    };
+    let before = at("UPDATE_COMPLETE", "1");
+    for (before, now, overtaken) in [
+        (None, None, false),
+        (None, Some(at("REVIEW_IN_PROGRESS", "1")), false),
+        (None, Some(at("CREATE_IN_PROGRESS", "1")), true),
+        (Some(&before), None, true),
+        (Some(&before), Some(before.clone()), false),
+        (Some(&before), Some(at("UPDATE_COMPLETE", "2")), true),
+        (Some(&before), Some(at("UPDATE_IN_PROGRESS", "1")), true),
+    ] {
+        assert_eq!(is_overtaken(before, now.as_ref()), overtaken, "{now:?}");
+    }
+}
