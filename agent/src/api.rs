@@ -81,7 +81,7 @@ impl Answer {
         Self { record, lease_end, cluster }
     }
 
-    /// The record as of now.
+    /// The current record.
     pub fn record(&self) -> Record {
         let left = self.lease_end.map(|end| end.saturating_duration_since(Instant::now()));
         Record { lease_left: left.or(self.record.lease_left), ..self.record.clone() }

@@ -17,7 +17,7 @@ use crate::{
     http::{self, Trust},
 };
 
-/// The services run on the same host: they answer at once, or they are not there.
+/// EC2's service, and those that hand out credentials, answer at once or are not there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 const RENEW_BEFORE_EXPIRY: Duration = Duration::from_mins(5);
@@ -74,7 +74,9 @@ impl Metadata {
 /// A document about this container from its task's metadata service.
 pub fn container_metadata<T: DeserializeOwned>() -> Option<T> {
     let url = variable("ECS_CONTAINER_METADATA_URI_V4")?;
-    serde_json::from_str(&read(&url, client().get(&url).call()).ok()?).ok()
+    // Where the variable is set, the service is there, and worth waiting for.
+    let client = http::client(&Trust::System, false, http::ANSWER_LIMIT);
+    serde_json::from_str(&read(&url, client.get(&url).call()).ok()?).ok()
 }
 
 /// The credentials of the environment, the container or the machine, in this order.

@@ -65,7 +65,7 @@ pub enum Auth {
     /// Anyone; a cluster's secret keeps others from its record.
     #[default]
     None,
-    /// Who signs: AWS Signature Version 4, with the role of the instance or the task.
+    /// Signed requests: AWS Signature Version 4, with the role of the instance or the task.
     Iam,
 }
 
@@ -137,7 +137,7 @@ pub struct WaitArgs {
         value_name = "TIME"
     )]
     pub timeout: Duration,
-    /// How long to wait between two looks; what fails is tried again so often
+    /// How long to wait between two checks, and before a failed step is retried
     #[arg(
         long,
         env = "CBBOOTSTRAP_INTERVAL",
@@ -264,12 +264,14 @@ pub struct StatusArgs {
 
 #[cfg(test)]
 mod tests {
+    use cbbootstrap_cli::reference;
     use clap::CommandFactory;
 
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn definition_is_consistent_and_reference_up_to_date() {
         Cli::command().debug_assert();
+        reference::check(Program::Agent, Cli::command());
     }
 }

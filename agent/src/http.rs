@@ -23,7 +23,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The usual time limit for an answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
-/// The usual size limit for an answer. A record with 256 members has some 120 KB.
+/// The usual size limit for an answer. A record with 256 members has about 120 KB.
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The time at which a command ends, whatever it is doing.

@@ -20,7 +20,7 @@ use crate::{
     values::{self, Bucket, Lease, Quota, Services},
 };
 
-/// The least time between two looks.
+/// The least time between two checks.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A cluster's secret has at least this many bytes: the API gets a token that is derived from it, and could guess a short one.
@@ -49,7 +49,7 @@ pub struct Patience {
     pub timeout: Duration,
     /// When that is over.
     pub deadline: Deadline,
-    /// Between two looks.
+    /// Between two checks.
     pub interval: Duration,
 }
 
@@ -93,7 +93,7 @@ pub fn api(
         return Err(Failure::usage(format!(
             "the API at {url} is not on this host, and `http://` is not encrypted"
         ))
-        .hint("give an https:// URL; `--insecure` asks over http:// all the same")
+        .hint("give an https:// URL; `--insecure` sends requests over http:// anyway")
         .into());
     }
     let cluster_id =
@@ -136,7 +136,7 @@ pub fn here(
     let is_local = http::is_local(&url);
     if !is_local && !args.insecure && !url.starts_with("https://") {
         return Err(Failure::usage(format!("the password would go to {url} in the clear"))
-            .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it all the same")
+            .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it anyway")
             .into());
     }
     let password = Secret::read(args.password_file.as_deref(), "CB_REST_PASSWORD")?;

@@ -68,7 +68,7 @@ impl Console {
         }
     }
 
-    /// Prints a message on a line of its own.
+    /// Prints a message on a separate line.
     pub fn message(&self, message: impl Display) {
         // If stderr is closed, there is nowhere to report it.
         let _ = self.suspend(|| writeln!(io::stderr(), "{message}"));

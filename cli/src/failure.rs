@@ -41,16 +41,12 @@ pub enum Program {
 }
 
 /// Every exit status: its number, which programs exit with it, and what it means there.
-const STATUSES: [(Exit, u8, &[Program], &str); 12] = {
+const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
     use Program::{Agent, Deployer};
     [
         (Exit::Done, 0, &[Deployer, Agent], "success, or nothing to do"),
-        (
-            Exit::Failed,
-            1,
-            &[Deployer, Agent],
-            "failed; for the agent's `status`: something is wrong",
-        ),
+        (Exit::Failed, 1, &[Deployer], "failed"),
+        (Exit::Failed, 1, &[Agent], "failed; for `status`: the node is not healthy"),
         (Exit::Usage, 2, &[Deployer, Agent], "wrong usage"),
         (Exit::WouldChange, 2, &[Deployer], "with `plan --exit-code`: something would change"),
         (Exit::SmokeFailed, 3, &[Deployer], "the smoke test failed"),

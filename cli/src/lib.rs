@@ -8,6 +8,7 @@
 //! - [`files`]: whether others may read a secret or change a configuration file
 //! - [`manuals`]: completion scripts and manual pages
 //! - [`options_file`]: options that a YAML file sets
+//! - [`reference`]: the options as a page of the documentation
 //! - [`signer`]: signatures for an API that requires AWS credentials
 //! - [`suggestion`]: "did you mean"
 //! - [`values`]: values of options, and their rules
@@ -19,6 +20,7 @@ pub mod failure;
 pub mod files;
 pub mod manuals;
 pub mod options_file;
+pub mod reference;
 pub mod signer;
 pub mod suggestion;
 pub mod text;

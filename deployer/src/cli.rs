@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 use crate::{
     aws::Access,
     local::LogFormat,
-    settings::{BuildArgs, Doomed, FunctionArgs, Place, RecordsArgs, TargetArgs, WaitArgs},
+    settings::{BuildArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, TargetArgs, WaitArgs},
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 
@@ -420,14 +420,14 @@ pub struct DestroyArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub doomed: Doomed,
+    pub removal: RemovalArgs,
 }
 
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
 
-    use cbbootstrap_cli::CommandLine;
+    use cbbootstrap_cli::{CommandLine, reference};
     use clap::CommandFactory;
 
     use super::*;
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_call_is_the_stacks_to_say() {
+    fn access_options_are_accepted_only_where_they_apply() {
         for (args, good) in [
             (&["deploy", "--auth", "iam"][..], true),
             (&["plan", "--auth", "none"], true),
@@ -487,7 +487,8 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn definition_is_consistent_and_reference_up_to_date() {
         Cli::command().debug_assert();
+        reference::check(Program::Deployer, Cli::command());
     }
 }

@@ -9,7 +9,7 @@ use tokio::process::{Child, ChildStdin, Command};
 ///
 /// A shell leads the process group that they join, and waits for the end of its input, the other side of which
 /// only this program holds. The kernel closes that when the program is gone, and the shell kills the group: also a
-/// child that hangs, is just starting, or has children of its own. Linux's parent death signal would need a step in
+/// child that hangs, is just starting, or has children. Linux's parent death signal would need a step in
 /// the child between `fork` and `exec`, which is unsafe code or another program, and does not cover its children.
 #[derive(Debug)]
 pub struct Leash {

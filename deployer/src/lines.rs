@@ -1,4 +1,4 @@
-//! Writes lines to stderr from a thread of its own, so that a reader that is slow or gone delays nobody.
+//! Writes lines to stderr from a separate thread, so that a slow or closed reader delays nothing.
 
 use std::{
     io::{self, Write},

@@ -136,7 +136,7 @@ impl Step {
         }
     }
 
-    /// What the step does now, where that changes many times a second: a plain log hears of it now and then.
+    /// Like [`Self::note`], for notes that change many times a second: a plain log shows only some of them.
     pub fn busy(&mut self, note: impl Into<Cow<'static, str>>) {
         if self.bar.is_some() || self.reported.elapsed() >= HEARTBEAT {
             self.note(note);

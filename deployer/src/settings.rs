@@ -293,7 +293,7 @@ fn check_topics(topics: &[String]) -> Result<(), Failure> {
 
 /// What `destroy` deletes, and how.
 #[derive(Clone, Debug, Args)]
-pub struct Doomed {
+pub struct RemovalArgs {
     /// Role with which CloudFormation deletes [default: that of the last change]
     #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
     pub role_arn: Option<String>,

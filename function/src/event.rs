@@ -4,7 +4,7 @@
 //! `lambda_http` panics on paths and headers that do not make a valid URI, which anyone can send. Here an event becomes a request or
 //! an error.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, slice};
 
 use axum::{
     Router,
@@ -14,46 +14,11 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::{log::RequestId, problem::Problem};
-
-/// The fields of all payloads that make a request.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Event {
-    /// 2.0 only.
-    raw_path: Option<String>,
-    /// 1.0 only.
-    path: Option<String>,
-    /// 1.0 only.
-    http_method: Option<String>,
-    #[serde(default)]
-    request_context: Context,
-    headers: Option<HashMap<String, Option<String>>>,
-    /// 1.0, and load balancers whose target group has `lambda.multi_value_headers.enabled`, which send no `headers`.
-    multi_value_headers: Option<HashMap<String, Option<Vec<Option<String>>>>>,
-    body: Option<String>,
-    #[serde(default)]
-    is_base64_encoded: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Context {
-    stage: Option<String>,
-    /// 2.0 only.
-    http: Option<ContextHttp>,
-    /// 1.0 only: the path as it was sent, with the stage.
-    path: Option<String>,
-    /// Load balancers only.
-    elb: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ContextHttp {
-    method: String,
-}
 
 /// The response to an event, in the form that all payloads understand.
 #[derive(Debug, Serialize)]
@@ -84,9 +49,8 @@ enum Error {
 
 /// Answers any event.
 pub async fn respond(router: Router, event: &[u8], request_id: &str) -> EventResponse {
-    let event = serde_json::from_slice::<Event>(event).map_err(|_| Error::NotHttp);
-    let form = event.as_ref().map_or_else(|_| Form::default(), Event::form);
-    let response = match event.and_then(Event::into_request) {
+    let event = serde_json::from_slice(event).unwrap_or(Value::Null);
+    let response = match into_request(&event) {
         Ok(mut request) => {
             request.extensions_mut().insert(RequestId(request_id.to_owned()));
             router.oneshot(request).await.into_response()
@@ -97,6 +61,7 @@ pub async fn respond(router: Router, event: &[u8], request_id: &str) -> EventRes
         }
     };
     let (parts, body) = response.into_parts();
+    let form = Form::from_event(&event);
     match axum::body::to_bytes(body, usize::MAX).await {
         Ok(body) => EventResponse::new(parts.status, &parts.headers, body, form),
         Err(error) => {
@@ -114,61 +79,57 @@ struct Form {
     has_multi_value_headers: bool,
 }
 
-impl Event {
-    fn form(&self) -> Form {
-        let is_load_balancer = self.request_context.elb.is_some();
-        let is_multi_value = self.headers.is_none() && self.multi_value_headers.is_some();
-        Form { is_load_balancer, has_multi_value_headers: is_load_balancer && is_multi_value }
+impl Form {
+    fn from_event(event: &Value) -> Self {
+        let is_load_balancer = !event["requestContext"]["elb"].is_null();
+        // Those of a target group with `lambda.multi_value_headers.enabled` send no `headers`.
+        let has_multi_value_headers = is_load_balancer
+            && event["headers"].is_null()
+            && event["multiValueHeaders"].is_object();
+        Self { is_load_balancer, has_multi_value_headers }
     }
+}
 
-    /// The request of the event, without headers that HTTP does not allow.
-    fn into_request(self) -> Result<Request<Body>, Error> {
-        let context = self.request_context;
-        let method = context.http.map(|http| http.method).or(self.http_method);
-        let method = method.ok_or(Error::NotHttp)?;
-        let stage = context.stage.as_deref();
-        let path = match (self.raw_path, self.path) {
-            (Some(path), _) => without_stage(&path, stage).to_owned(),
-            // Under the API's own name, the path is already without the stage. Under a domain with a base path of the stage's name,
-            // it is not.
-            (None, Some(path)) => match (&context.path, stage) {
-                (Some(whole), Some(stage)) if *whole == format!("/{stage}{path}") => path,
-                _ => without_stage(&path, stage).to_owned(),
-            },
-            (None, None) => return Err(Error::NotHttp),
-        };
-        let body = self.body.unwrap_or_default();
-        let body = if self.is_base64_encoded {
+/// The request of an event, without headers that HTTP does not allow.
+fn into_request(event: &Value) -> Result<Request<Body>, Error> {
+    let context = &event["requestContext"];
+    // Payload 2.0 has the first of each pair, 1.0 and load balancers the second.
+    let method = context["http"]["method"].as_str().or(event["httpMethod"].as_str());
+    let method = method.ok_or(Error::NotHttp)?;
+    let stage = context["stage"].as_str();
+    let path = match (event["rawPath"].as_str(), event["path"].as_str()) {
+        (Some(path), _) => without_stage(path, stage),
+        // Under the API's own name, the path is already without the stage. Under a domain with a base path of the stage's name, it is
+        // not. The context's path is always the whole one.
+        (None, Some(path)) => match (context["path"].as_str(), stage) {
+            (Some(whole), Some(stage)) if *whole == format!("/{stage}{path}") => path,
+            _ => without_stage(path, stage),
+        },
+        (None, None) => return Err(Error::NotHttp),
+    };
+    let body = match (&event["body"], &event["isBase64Encoded"]) {
+        (Value::String(body), Value::Bool(true)) => {
             BASE64_STANDARD.decode(body).map_err(|_| Error::NotBase64)?
-        } else {
-            body.into_bytes()
-        };
-        let mut request = Request::new(Body::from(body));
-        *request.method_mut() =
-            Method::from_bytes(method.as_bytes()).map_err(|_| Error::BadMethod)?;
-        *request.uri_mut() = uri(&path);
-        let mut append = |name: &str, value: Option<String>| {
-            let name = HeaderName::from_bytes(name.as_bytes()).ok();
-            let value = value.and_then(|value| HeaderValue::from_str(&value).ok());
-            if let (Some(name), Some(value)) = (name, value) {
+        }
+        (Value::String(body), _) => body.clone().into_bytes(),
+        (Value::Null, _) => Vec::new(),
+        _ => return Err(Error::NotHttp),
+    };
+    let mut request = Request::new(Body::from(body));
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| Error::BadMethod)?;
+    *request.uri_mut() = uri(path);
+    // REST APIs send each header in both fields, and every value in the multi-value one.
+    let headers = event["multiValueHeaders"].as_object().filter(|headers| !headers.is_empty());
+    for (name, values) in headers.or(event["headers"].as_object()).into_iter().flatten() {
+        let values = values.as_array().map_or(slice::from_ref(values), Vec::as_slice);
+        for value in values.iter().filter_map(Value::as_str) {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
                 request.headers_mut().append(name, value);
             }
-        };
-        // REST APIs send each header in both fields, and every value in the multi-value one.
-        match self.multi_value_headers.filter(|headers| !headers.is_empty()) {
-            Some(headers) => {
-                for (name, values) in headers {
-                    values.into_iter().flatten().for_each(|value| append(&name, value));
-                }
-            }
-            None => {
-                for (name, value) in self.headers.into_iter().flatten() {
-                    append(&name, value);
-                }
-            }
         }
-        Ok(request)
     }
+    Ok(request)
 }
 
 /// The path without the stage, which HTTP APIs put before it, unless the stage is `$default`.
@@ -247,8 +208,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn request(event: serde_json::Value) -> Result<Request<Body>, Error> {
-        serde_json::from_value::<Event>(event).unwrap().into_request()
+    #[expect(clippy::needless_pass_by_value, reason = "the tests are shorter")]
+    fn request(event: Value) -> Result<Request<Body>, Error> {
+        into_request(&event)
     }
 
     #[test]
@@ -278,7 +240,7 @@ mod tests {
     /// Fields as in AWS's documentation of Lambda targets.
     #[tokio::test]
     async fn load_balancers_get_the_headers_in_the_form_of_their_event() {
-        let event = |headers: &str, value: serde_json::Value| {
+        let event = |headers: &str, value: Value| {
             json!({
                 "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/t/1"}},
                 "httpMethod": "POST", "path": "/echo", "queryStringParameters": {}, headers: value,
@@ -292,7 +254,7 @@ mod tests {
             };
             Router::new().route("/echo", axum::routing::post(echo))
         };
-        let answer = async |event: serde_json::Value| {
+        let answer = async |event: Value| {
             let answer = respond(router(), event.to_string().as_bytes(), "id").await;
             serde_json::to_value(answer).unwrap()
         };

@@ -2,11 +2,7 @@
 //! whatever logs or counts it; [`logged`] writes it as CloudWatch's embedded metric format, from which CloudWatch makes the metrics of
 //! the namespace [`NAMESPACE`] without a call from here.
 
-use std::{
-    io::Write,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io::Write, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -70,7 +66,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a response without an outcome of its own.
+    /// The outcome of a response that has none.
     fn from_status(status: StatusCode) -> Self {
         match status.as_u16() {
             503 => Self::Unavailable,
@@ -107,33 +103,28 @@ impl From<&ClusterId> for ClusterDigest {
 pub struct RequestId(pub String);
 
 /// A request that was answered.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct RequestRecord<'a> {
     /// `other` for methods that no API uses.
     pub method: &'static str,
-    pub route: Option<MatchedPath>,
+    /// The route's path in the OpenAPI document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
     pub status: u16,
     pub outcome: Outcome,
     /// The problem's code, if the request was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<&'a str>,
-    pub duration: Duration,
+    /// The duration, to a thousandth.
+    pub milliseconds: f64,
     /// Calls to DynamoDB, including retries.
+    #[serde(skip)]
     pub calls: u32,
     /// Lambda's id of the invocation; empty elsewhere.
+    #[serde(skip)]
     pub request_id: &'a str,
-}
-
-impl RequestRecord<'_> {
-    /// The route's path in the OpenAPI document.
-    pub fn route(&self) -> Option<String> {
-        self.route.as_ref().map(|route| route.as_str().replace("{*", "{"))
-    }
-
-    /// The duration, to a thousandth.
-    pub fn milliseconds(&self) -> f64 {
-        (self.duration.as_secs_f64() * 1e6).round() / 1e3
-    }
 }
 
 /// The router, with every request passed to this observer after its response is known.
@@ -147,7 +138,8 @@ pub fn observed(
         async move {
             let start = Instant::now();
             let method = method_name(request.method());
-            let route = request.extensions().get::<MatchedPath>().cloned();
+            let route = request.extensions().get::<MatchedPath>();
+            let route = route.map(|route| route.as_str().replace("{*", "{"));
             let id = request.extensions().get::<RequestId>().cloned();
             let (response, calls) = dynamodb::counting_calls(next.run(request)).await;
             let (status, extensions) = (response.status(), response.extensions());
@@ -158,7 +150,7 @@ pub fn observed(
                 outcome: extensions.get().copied().unwrap_or_else(|| Outcome::from_status(status)),
                 code: extensions.get().map(|Code(code)| *code),
                 cluster: extensions.get().map(|ClusterDigest(digest)| digest.as_str()),
-                duration: start.elapsed(),
+                milliseconds: (start.elapsed().as_secs_f64() * 1e6).round() / 1e3,
                 calls,
                 request_id: id.as_ref().map_or("", |RequestId(id)| id),
             });
@@ -193,7 +185,7 @@ struct EmbeddedMetrics<'a> {
     level: &'static str,
     method: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<String>,
+    route: Option<&'a str>,
     status: u16,
     #[serde(rename = "Outcome")]
     outcome: Outcome,
@@ -225,12 +217,12 @@ impl<'a> EmbeddedMetrics<'a> {
         Self {
             level: "INFO",
             method: record.method,
-            route: record.route(),
+            route: record.route.as_deref(),
             status: record.status,
             outcome: record.outcome,
             code: record.code,
             cluster: record.cluster,
-            milliseconds: record.milliseconds(),
+            milliseconds: record.milliseconds,
             calls: record.calls,
             request_id: record.request_id,
             function,
@@ -250,20 +242,16 @@ mod tests {
     fn lines_are_in_the_embedded_metric_format() {
         let record = RequestRecord {
             method: "POST",
-            route: None,
+            route: Some("/cluster".to_owned()),
             status: 200,
             outcome: Claimed::Takeover.into(),
             code: None,
             cluster: Some("0123abcd"),
-            duration: Duration::from_micros(1234),
+            milliseconds: 1.234,
             calls: 1,
             request_id: "id",
         };
-        let line = EmbeddedMetrics {
-            route: Some("/cluster".to_owned()),
-            ..EmbeddedMetrics::new(&record, "f")
-        };
-        let mut written = serde_json::to_value(line).unwrap();
+        let mut written = serde_json::to_value(EmbeddedMetrics::new(&record, "f")).unwrap();
         let timestamp = written["_aws"]["Timestamp"].take();
         assert!(timestamp.as_u64().unwrap() > 1_700_000_000_000, "{timestamp}");
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cbbootstrap_protocol::wire::State;
+use cbbootstrap_protocol::{names::Uuid, wire::State};
 use serde::Serialize;
 
 use super::{
@@ -172,7 +172,7 @@ impl Leaving<'_> {
     }
 
     /// The server UUID of another, healthy member under this node's name.
-    fn same_name_member(&self) -> Option<cbbootstrap_protocol::names::Uuid> {
+    fn same_name_member(&self) -> Option<Uuid> {
         let Here { node, server, peers, .. } = self.here;
         let (pools, own) = (server.pools().ok()?, server.own_info().ok()?);
         let record = self.api.status(Some(node)).ok()??.record();

@@ -47,20 +47,18 @@ fn api_failure(error: ApiError) -> anyhow::Error {
         ApiError::Failed(error) => return error,
         ApiError::Refused(problem) => problem,
     };
-    let message = format!("the API refuses: {}", problem.detail);
-    let (new, refused) = (Failure::new, Failure::refused);
-    let (failure, hint): (fn(String) -> Failure, _) = match (problem.status, problem.code.as_str())
-    {
-        (401 | 403, _) => {
-            (refused, "give all nodes the same secret: `--secret-file`, or `CBBOOTSTRAP_SECRET`")
-        }
+    let (exit, hint) = match (problem.status, problem.code.as_str()) {
+        (401 | 403, _) => (
+            Exit::Refused,
+            "give all nodes the same secret: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
+        ),
         (409, "last_node") => (
-            refused,
+            Exit::Refused,
             "the other members have not reported: run `cbbootstrap-agent up` on one of them, and this again",
         ),
-        (409, _) => (refused, "`cbbootstrap-agent status` shows both sides"),
-        (404, _) => (new, "is `--api` the endpoint that `cbbootstrap status` prints?"),
-        _ => (new, "`cbbootstrap-agent up --help` explains the options"),
+        (409, _) => (Exit::Refused, "`cbbootstrap-agent status` shows both sides"),
+        (404, _) => (Exit::Failed, "is `--api` the endpoint that `cbbootstrap status` prints?"),
+        _ => (Exit::Failed, "`cbbootstrap-agent up --help` explains the options"),
     };
-    failure(message).hint(hint).into()
+    Failure::new(format!("the API refuses: {}", problem.detail)).exit(exit).hint(hint).into()
 }

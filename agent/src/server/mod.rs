@@ -27,8 +27,8 @@ pub const PORT: u16 = 8091;
 /// The same with TLS.
 pub const TLS_PORT: u16 = 18091;
 
-/// The size limit for answers of servers that get credentials. A cluster of a hundred nodes describes itself in some 200 KB. A
-/// server that nothing vouches for yet may send [`http::MAX_BYTES`]: a list of authorities has some 5 KB for each.
+/// The size limit for answers of servers that get credentials. A cluster of a hundred nodes describes itself in about 200 KB. A
+/// server that nothing vouches for yet may send [`http::MAX_BYTES`]: a list of authorities has about 5 KB for each.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The credentials of the cluster's administrator.

@@ -191,7 +191,9 @@ fn check(function: &Function, answer: &Value, updates: &[Bytes]) -> Result<(), S
     let claims = |update: &Bytes| {
         let update: Value = serde_json::from_slice(update).unwrap_or_default();
         update["Key"][CLUSTER_ID]["S"] == CLUSTER
-            && update["ExpressionAttributeValues"][":node"]["S"] == NODE
+            && update["ExpressionAttributeValues"]
+                .as_object()
+                .is_some_and(|values| values.values().any(|value| value["S"] == NODE))
             && update["ConditionExpression"].is_string()
             && update["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
     };

@@ -57,14 +57,6 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forgotten {
-    /// This call or another one has ended the record.
-    Ended,
-    /// The record has changed since it was read, and was left as it is.
-    Changed,
-}
-
 impl Clusters {
     pub fn new(client: Client, table: impl Into<String>, region: impl Into<String>) -> Self {
         Self { client, table: table.into(), region: region.into() }
@@ -111,16 +103,16 @@ impl Clusters {
         Ok(rows.into_iter().next())
     }
 
-    /// Ends a record unless it has changed. Repeating this after a lost answer does no harm.
-    pub async fn forget(&self, row: &Row, now: Timestamp) -> anyhow::Result<Forgotten> {
+    /// Ends a record and returns `true`, unless it has changed since it was read. Repeating this after a lost answer does no
+    /// harm.
+    pub async fn forget(&self, row: &Row, now: Timestamp) -> anyhow::Result<bool> {
         let store = DynamoDb::new(self.client.clone(), &self.table);
         let forgotten = match &row.record {
             Ok(record) => store.forget(record, now).await,
             Err(_) => store.forget_unreadable(&row.item, now).await,
         };
         match forgotten {
-            Ok(true) => Ok(Forgotten::Ended),
-            Ok(false) => Ok(Forgotten::Changed),
+            Ok(has_ended) => Ok(has_ended),
             Err(error @ store::Error::Unreadable(_)) => {
                 Err(error).context("the record cannot be read any more")
             }

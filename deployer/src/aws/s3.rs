@@ -115,7 +115,7 @@ impl Bucket {
             self.owner()
         ))
         .hint(
-            "name one of your own with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints all \
+            "name your own bucket with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints all \
              that a deployment needs",
         )
     }

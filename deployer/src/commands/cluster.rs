@@ -14,7 +14,7 @@ use serde::Serialize;
 use self::store::RecordStore;
 use super::confirm;
 use crate::{
-    aws::clusters::{self, Page, Row},
+    aws::clusters::{Page, Row},
     cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs},
     failure::{Exit, Failure},
     printer::Printer,
@@ -226,7 +226,7 @@ async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()
     }
     let question = format!("Forget cluster `{id}`? The next node to ask starts a new cluster");
     confirm(&question, args.yes, printer).await?;
-    if store.forget(&row).await? == clusters::Forgotten::Changed {
+    if !store.forget(&row).await? {
         let show = records.command("show", &["--".to_owned(), args.cluster_id]);
         return Err(Failure::new(format!(
             "the record of cluster `{id}` has changed since it was read; nothing was forgotten"

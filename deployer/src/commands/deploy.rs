@@ -23,7 +23,6 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct DeployReport {
     endpoint: String,
-    /// Who may call it.
     auth: Auth,
     stack_name: String,
     region: String,
@@ -33,7 +32,6 @@ struct DeployReport {
     /// The version that `--code-only` published.
     function_version: Option<String>,
     table: String,
-    /// `None` with `--no-smoke`.
     smoke: Option<smoke::Report>,
     /// How long each step took.
     seconds: BTreeMap<&'static str, f64>,
@@ -99,7 +97,6 @@ impl CommandReport for DeployReport {
     }
 }
 
-/// Deploys to AWS.
 pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
     let target = Target::new(args.target.clone(), args.wait, args.function.build.arch)?;
     let deployed = deploy(&args, &target, printer, signals).await;

@@ -14,7 +14,7 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let settings = args.doomed;
+    let settings = args.removal;
     let (table, artifacts) = (args.delete_table, args.delete_artifacts);
     let scope = RemovalScope { table, artifacts, yes: args.yes };
     let prepare = async {

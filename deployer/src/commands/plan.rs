@@ -25,20 +25,14 @@ use crate::{
 struct PlanReport {
     stack_name: String,
     region: String,
-    /// Whether anything would change.
     changed: bool,
     function_sha256: String,
-    /// The table, if it would be created.
     creates_table: Option<String>,
-    /// The bucket, if it would be created.
     creates_bucket: Option<String>,
     /// What would happen to the stack before it can be changed.
     first: Option<&'static str>,
-    /// Of the stack's resources.
     changes: Vec<Change>,
-    /// Of the stack's parameters.
     parameters: Vec<ValueChange>,
-    /// Of the stack's tags.
     tags: Vec<ValueChange>,
     /// Whether the function's code, replaced outside the stack, would be restored.
     restores_code: bool,

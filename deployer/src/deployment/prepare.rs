@@ -43,7 +43,6 @@ struct Consents {
     wait: bool,
 }
 
-/// How a round continues.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Round {
     UpToDate(Stack),
@@ -206,10 +205,16 @@ impl<'a> Preparation<'a> {
     /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
     pub async fn finish(
         self,
-        stack: Stack,
-        changed: bool,
+        unchanged: Option<Stack>,
         round: usize,
     ) -> anyhow::Result<DeployedStack> {
+        let changed = unchanged.is_none();
+        let stack = match unchanged {
+            Some(stack) => stack,
+            None => {
+                cloudformation::find_changed(&self.aws.cloudformation, &self.desired.name).await?
+            }
+        };
         let code_changed = self.restore_code(&stack, changed).await?;
         let protection_changed = self.protect(&stack).await?;
         if changed {
@@ -293,7 +298,6 @@ async fn ask(
     Ok(())
 }
 
-/// Builds the artifact.
 pub async fn build(function: Function, printer: &Printer) -> anyhow::Result<Artifact> {
     let mut step = printer.step("build");
     let artifact = function.artifact(&mut step).await?;

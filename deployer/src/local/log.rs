@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use cbbootstrap_function::log::{Outcome, RequestRecord};
+use cbbootstrap_function::log::RequestRecord;
 use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -38,16 +38,8 @@ pub struct RequestLog {
 struct Line<'a> {
     time: Timestamp,
     level: &'static str,
-    method: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<String>,
-    status: u16,
-    outcome: Outcome,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cluster: Option<&'a str>,
-    milliseconds: f64,
+    #[serde(flatten)]
+    record: &'a RequestRecord<'a>,
 }
 
 impl RequestLog {
@@ -94,17 +86,7 @@ impl RequestLog {
         if !self.is_on.load(Ordering::Relaxed) {
             return;
         }
-        let line = Line {
-            time: Timestamp::now(),
-            level: "INFO",
-            method: record.method,
-            route: record.route(),
-            status: record.status,
-            outcome: record.outcome,
-            code: record.code,
-            cluster: record.cluster,
-            milliseconds: record.milliseconds(),
-        };
+        let line = Line { time: Timestamp::now(), level: "INFO", record };
         let mut text = match self.format {
             LogFormat::Json => serde_json::to_string(&line).unwrap_or_default(),
             _ => line.to_string(),
@@ -116,11 +98,11 @@ impl RequestLog {
 
 impl Display for Line<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { method, status, milliseconds, .. } = self;
-        let route = self.route.as_deref().unwrap_or("(no such route)");
-        let outcome = self.code.unwrap_or_else(|| self.outcome.as_str());
+        let RequestRecord { method, status, milliseconds, .. } = self.record;
+        let route = self.record.route.as_deref().unwrap_or("(no such route)");
+        let outcome = self.record.code.unwrap_or_else(|| self.record.outcome.as_str());
         write!(f, "{status} {method} {route}: {outcome}")?;
-        if let Some(cluster) = self.cluster {
+        if let Some(cluster) = self.record.cluster {
             write!(f, " {cluster}")?;
         }
         write!(f, " ({milliseconds:.1} ms)")
@@ -129,13 +111,16 @@ impl Display for Line<'_> {
 
 #[cfg(test)]
 mod tests {
+    use cbbootstrap_function::log::Outcome;
+
     use super::*;
 
     #[test]
     fn a_line_names_the_route_and_the_outcome() {
-        let mut line = Line {
-            time: Timestamp::UNIX_EPOCH,
-            level: "INFO",
+        fn line<'a>(record: &'a RequestRecord<'a>) -> Line<'a> {
+            Line { time: Timestamp::UNIX_EPOCH, level: "INFO", record }
+        }
+        let mut record = RequestRecord {
             method: "POST",
             route: Some("/cluster".to_owned()),
             status: 200,
@@ -143,14 +128,16 @@ mod tests {
             code: None,
             cluster: Some("0123abcd"),
             milliseconds: 2.345,
+            calls: 1,
+            request_id: "",
         };
-        assert_eq!(line.to_string(), "200 POST /cluster: joined 0123abcd (2.3 ms)");
+        assert_eq!(line(&record).to_string(), "200 POST /cluster: joined 0123abcd (2.3 ms)");
         assert_eq!(
-            serde_json::to_string(&line).unwrap(),
+            serde_json::to_string(&line(&record)).unwrap(),
             r#"{"time":"1970-01-01T00:00:00Z","level":"INFO","method":"POST","route":"/cluster","status":200,"outcome":"joined","cluster":"0123abcd","milliseconds":2.345}"#
         );
-        (line.route, line.status, line.code, line.cluster) =
+        (record.route, record.status, record.code, record.cluster) =
             (None, 404, Some("route_not_found"), None);
-        assert_eq!(line.to_string(), "404 POST (no such route): route_not_found (2.3 ms)");
+        assert_eq!(line(&record).to_string(), "404 POST (no such route): route_not_found (2.3 ms)");
     }
 }

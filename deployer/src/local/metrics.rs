@@ -44,7 +44,7 @@ impl Metrics {
     pub fn count(&self, record: &RequestRecord<'_>) {
         let (outcome, status) = (record.outcome.as_str(), record.status);
         self.requests.get_or_create(&Labels { outcome, status }).inc();
-        self.seconds.observe(record.duration.as_secs_f64());
+        self.seconds.observe(record.milliseconds / 1e3);
     }
 
     /// `GET /metrics`.

@@ -42,7 +42,6 @@ struct Toolchain {
     host: String,
     /// Whether Rust's standard library is installed for the function's target.
     has_target: bool,
-    has_rustup: bool,
     has_zigbuild: bool,
     has_zig: bool,
 }
@@ -283,10 +282,9 @@ impl Toolchain {
             Some(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let libraries = ["--print", "target-libdir", "--target", arch.target()];
-        let (rustc, libraries, rustup, zigbuild, zig) = tokio::join!(
+        let (rustc, libraries, zigbuild, zig) = tokio::join!(
             output("rustc", &["-vV"]),
             output("rustc", &libraries),
-            output("rustup", &["--version"]),
             output("cargo-zigbuild", &["--version"]),
             // It finds zig outside the path, too, and this is the only way to ask for it.
             output("cargo-zigbuild", &["zig", "cc", "--", "--version"]),
@@ -298,7 +296,6 @@ impl Toolchain {
         Ok(Self {
             host: host.unwrap_or_default().to_owned(),
             has_target: libraries.is_some_and(|directory| Path::new(directory.trim()).is_dir()),
-            has_rustup: rustup.is_some(),
             has_zigbuild: zigbuild.is_some(),
             has_zig: zig.is_some(),
         })
@@ -309,15 +306,9 @@ fn choose(choice: BuilderChoice, arch: Arch, tools: &Toolchain) -> Result<Builde
     const INSTALL: &str = "`pip install cargo-zigbuild ziglang` installs it";
     let (target, host) = (arch.target(), &tools.host);
     if !tools.has_target {
-        let hint = if tools.has_rustup {
-            format!(
-                "`rustup target add {target}` installs it; or bring a zip with `--function-zip FILE`"
-            )
-        } else {
-            format!(
-                "install Rust's standard library for it the way that Rust was installed; with rustup it is `rustup target add {target}`"
-            )
-        };
+        let hint = format!(
+            "`rustup target add {target}` installs it, or without rustup the way that Rust was installed; or bring a zip with `--function-zip FILE`"
+        );
         return Err(Failure::new(format!("Rust's target `{target}` is not installed")).hint(hint));
     }
     match choice {
@@ -349,7 +340,6 @@ mod tests {
         Toolchain {
             host: mac.unwrap_or("x86_64-unknown-linux-gnu").to_owned(),
             has_target: !tools.contains("no-target"),
-            has_rustup: tools.contains("rustup"),
             has_zigbuild: tools.contains("zigbuild"),
             has_zig: tools.contains("ziglang"),
         }
@@ -367,7 +357,7 @@ mod tests {
             (Auto, Arch::X86_64, "mac zigbuild ziglang", Ok(Builder::Zigbuild)),
             (Auto, Arch::X86_64, "mac", no_zigbuild),
             (Auto, Arch::Arm64, "", no_zigbuild),
-            (Auto, Arch::Arm64, "no-target rustup", no_target),
+            (Auto, Arch::Arm64, "no-target", no_target),
             (Zigbuild, Arch::X86_64, "", no_zigbuild),
             (Zigbuild, Arch::X86_64, "zigbuild", Err("pip install ziglang")),
             (Auto, Arch::Arm64, "zigbuild", Err("pip install ziglang")),

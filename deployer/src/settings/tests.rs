@@ -139,14 +139,14 @@ fn options_take_precedence_over_the_file_and_this_over_defaults() {
 #[test]
 fn other_commands_read_the_file_too() {
     let destroy = |file| match parsed(&["destroy"], file) {
-        Command::Destroy(args) => args.doomed,
+        Command::Destroy(args) => args.removal,
         command => panic!("{command:?}"),
     };
-    let doomed = destroy(Some(FILE));
-    assert_eq!(doomed.place.stack_name, "file-stack");
-    assert_eq!(doomed.table_name.as_deref(), Some("file-table"));
-    assert!(doomed.role_arn.is_some_and(|arn| arn.ends_with("file")));
-    assert_eq!(doomed.wait_for_stack, Some(Duration::from_mins(5)));
+    let removal = destroy(Some(FILE));
+    assert_eq!(removal.place.stack_name, "file-stack");
+    assert_eq!(removal.table_name.as_deref(), Some("file-table"));
+    assert!(removal.role_arn.is_some_and(|arn| arn.ends_with("file")));
+    assert_eq!(removal.wait_for_stack, Some(Duration::from_mins(5)));
     assert_eq!(destroy(None).table_name, None, "none is deleted by its default name");
 
     let Command::Status(args) = parsed(&["status", "--stack-name=stack"], Some(FILE)) else {

@@ -33,7 +33,6 @@ pub struct Change {
 /// A change of one property, tag or attribute of a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Detail {
-    /// Such as `Properties.MemorySize`.
     pub path: String,
     /// The values, where CloudFormation gives them.
     pub before: Option<String>,

@@ -9,7 +9,6 @@ use crate::{advice, failure::Failure};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StackEvent {
-    /// Unique.
     pub id: String,
     /// The resource's name in the template, or the stack's name.
     pub resource: String,

@@ -119,7 +119,7 @@ impl Run<'_> {
             return Err(Failure::refused(
                 "Community Edition has no TLS between nodes: the password would cross the network unencrypted",
             )
-            .hint("`--insecure` sends it all the same; Enterprise Edition does not need to")
+            .hint("`--insecure` sends it anyway; Enterprise Edition does not need to")
             .into());
         }
         let connected = peers.connect(member, record, self.is_enterprise());

@@ -204,7 +204,7 @@ impl<'r> Run<'r> {
         self.state.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)
     }
 
-    /// The API's answer, as of now.
+    /// The API's last answer.
     fn asked(&self) -> Asked {
         match &self.state.answer {
             Known::NotYet => Asked::NotYet,

@@ -90,46 +90,45 @@ impl Run<'_> {
     pub(super) fn explain(&self, refusal: &Refusal) -> Failure {
         let (node, id) = (&self.here.node, self.api.cluster_id.as_str());
         let untouched = "nothing on this server was changed";
-        match refusal {
-            Refusal::OtherCredentials => Failure::refused(format!(
-                "the server belongs to a cluster with another user name or password; {untouched}"
-            ))
-            .hint("give that cluster's user name and password, or use a server that belongs to no cluster"),
-            Refusal::Unregistered(uuid) => Failure::refused(format!(
-                "the server already belongs to the cluster {uuid}, and the API has no cluster `{id}`; {untouched}"
-            ))
-            .hint("`--adopt` makes that cluster the one that others join"),
-            Refusal::OtherCluster { own, recorded } => Failure::refused(format!(
-                "the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; {untouched}"
-            ))
-            .hint(RESET),
-            Refusal::FailedOver => Failure::refused(format!("the cluster has failed `{node}` over; {untouched}"))
-                .hint("recover it, or rebalance it out, in Couchbase Server; then run this again"),
+        let (why, hint) = match refusal {
+            Refusal::OtherCredentials => (
+                format!("the server belongs to a cluster with another user name or password; {untouched}"),
+                "give that cluster's user name and password, or use a server that belongs to no cluster",
+            ),
+            Refusal::Unregistered(uuid) => (
+                format!("the server already belongs to the cluster {uuid}, and the API has no cluster `{id}`; {untouched}"),
+                "`--adopt` makes that cluster the one that others join",
+            ),
+            Refusal::OtherCluster { own, recorded } => (
+                format!("the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; {untouched}"),
+                RESET,
+            ),
+            Refusal::FailedOver => (
+                format!("the cluster has failed `{node}` over; {untouched}"),
+                "recover it, or rebalance it out, in Couchbase Server; then run this again",
+            ),
             Refusal::Lost { recorded, own } => {
                 let [recorded, own] = [recorded, own].map(|uuid| {
                     uuid.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string)
                 });
-                Failure::refused(format!(
-                    "`{id}` is ready, and its only member is a server named `{node}` (UUID {recorded}); this server is blank \
-                     (UUID {own}): either it has lost its data, or two machines have the same name"
-                ))
-                .hint(
+                (
+                    format!(
+                        "`{id}` is ready, and its only member is a server named `{node}` (UUID {recorded}); this server is blank \
+                         (UUID {own}): either it has lost its data, or two machines have the same name"
+                    ),
                     "give each machine its own `--node`; if the data is lost, restore it, or run `cbbootstrap cluster forget` to \
                      begin a new cluster",
                 )
             }
-            Refusal::Occupied(first) => Failure::refused(format!(
-                "`{first}` has initialised a cluster for `{id}` and not reported it, and this node does not begin a second one; {untouched}"
-            ))
-            .hint(format!(
-                "run `cbbootstrap-agent up` on `{first}`, or reset its server if nothing in it is needed"
-            )),
-            Refusal::NoTrust => Failure::refused(
-                "there is a cluster to join, and nothing tells its members from impostors; no password was sent",
-            )
-            .hint(
+            Refusal::Occupied(first) => (
+                format!("`{first}` has initialised a cluster for `{id}` and not reported it, and this node does not begin a second one; {untouched}"),
+                &*format!("run `cbbootstrap-agent up` on `{first}`, or reset its server if nothing in it is needed"),
+            ),
+            Refusal::NoTrust => (
+                "there is a cluster to join, and nothing tells its members from impostors; no password was sent".to_owned(),
                 "give all nodes the same secret (`--secret-file`), or the authority that signed the servers' certificates (`--ca-cert`)",
             ),
-        }
+        };
+        Failure::refused(why).hint(hint)
     }
 }

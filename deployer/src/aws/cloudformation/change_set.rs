@@ -69,7 +69,6 @@ pub enum Created {
         stack_id: String,
         changes: Vec<Change>,
     },
-    /// Nothing would change.
     Empty,
     /// Somebody else has changed the stack.
     Overtaken,

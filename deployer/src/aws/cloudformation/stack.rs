@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    error::Error,
     time::{Duration, Instant},
 };
 
@@ -174,58 +173,37 @@ pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bo
     Ok(cancelled.is_some())
 }
 
-/// Requests that a failed rollback be continued.
-pub async fn continue_rollback(
-    client: &Client,
-    stack: &Stack,
-    role_arn: Option<&str>,
-) -> anyhow::Result<Execution> {
-    let continued = client
-        .continue_update_rollback()
-        .stack_name(&stack.id)
-        .client_request_token(token())
-        .set_role_arn(role_arn.map(str::to_owned))
-        .send()
-        .await;
-    execution(client, stack, continued, "cannot continue the rollback").await
-}
-
-/// Requests the rollback of an update that failed without one.
+/// Requests that a failed rollback be continued, or that a failed update be rolled back.
 pub async fn roll_back(
     client: &Client,
     stack: &Stack,
     role_arn: Option<&str>,
 ) -> anyhow::Result<Execution> {
-    let rolled_back = client
-        .rollback_stack()
-        .stack_name(&stack.id)
-        .client_request_token(token())
-        .set_role_arn(role_arn.map(str::to_owned))
-        .send()
-        .await;
-    execution(client, stack, rolled_back, "cannot roll back the failed update").await
+    let (id, token, role) = (&stack.id, token(), role_arn.map(str::to_owned));
+    let refused = if stack.status.0 == types::StackStatus::UpdateRollbackFailed {
+        let request = client.continue_update_rollback().stack_name(id);
+        let answer = request.client_request_token(token).set_role_arn(role).send().await;
+        answer
+            .err()
+            .map(|error| (is_invalid(&error), explain("cannot continue the rollback", &error)))
+    } else {
+        let request = client.rollback_stack().stack_name(id);
+        let answer = request.client_request_token(token).set_role_arn(role).send().await;
+        answer
+            .err()
+            .map(|error| (is_invalid(&error), explain("cannot roll back the update", &error)))
+    };
+    match refused {
+        None => Ok(Execution::Begun),
+        Some((true, _)) if find(client, id).await?.is_none_or(|now| now.status != stack.status) => {
+            Ok(Execution::Overtaken)
+        }
+        Some((_, failure)) => Err(failure.into()),
+    }
 }
 
-/// An error may mean that somebody else was faster.
-async fn execution<T, E>(
-    client: &Client,
-    before: &Stack,
-    answer: Result<T, SdkError<E>>,
-    what: &str,
-) -> anyhow::Result<Execution>
-where
-    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
-{
-    let Err(error) = answer else {
-        return Ok(Execution::Begun);
-    };
-    if error.code() == Some("ValidationError") {
-        let now = find(client, &before.id).await?;
-        if now.is_none_or(|now| now.status != before.status) {
-            return Ok(Execution::Overtaken);
-        }
-    }
-    Err(explain(what, &error).into())
+fn is_invalid<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    error.code() == Some("ValidationError")
 }
 
 /// Turns termination protection on or off.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use crate::{
     aws::{
         Aws,
-        clusters::{Clusters, Forgotten, Page, Row},
+        clusters::{Clusters, Page, Row},
     },
     failure::Failure,
     local::data,
@@ -57,13 +57,13 @@ impl RecordStore {
         }
     }
 
-    pub async fn forget(&self, row: &Row) -> anyhow::Result<Forgotten> {
+    /// Ends a record and returns `true`, unless it has changed since it was read.
+    pub async fn forget(&self, row: &Row) -> anyhow::Result<bool> {
         let now = Timestamp::now();
         match (self, &row.record) {
             (Self::Aws(clusters), _) => clusters.forget(row, now).await,
             (Self::ThisMachine(store), Ok(record)) => {
-                let has_ended = store.forget(record, now).await.map_err(explain)?;
-                Ok(if has_ended { Forgotten::Ended } else { Forgotten::Changed })
+                store.forget(record, now).await.map_err(explain)
             }
             (Self::ThisMachine(_), Err(error)) => Err((*error).into()),
         }

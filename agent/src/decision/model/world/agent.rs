@@ -37,7 +37,7 @@ impl Agent {
         self.asked = Some(row);
     }
 
-    /// The record, as of now.
+    /// The current record.
     pub(super) fn record(&self, asking: u8) -> Option<Record> {
         let row = self.asked.as_ref()?;
         let lease_left = self.lease_left.map(seconds);
