@@ -173,14 +173,12 @@ pub struct BuildArgs {
 /// The tools that can build the function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum BuilderChoice {
-    /// The first of the following that is installed and can build for the processor
+    /// `zigbuild` if it is installed, otherwise `cargo` on a machine like Lambda's
     #[default]
     Auto,
     /// `cargo zigbuild`
     Zigbuild,
-    /// `cargo lambda build`
-    CargoLambda,
-    /// `cargo build`, on a host like Lambda's
+    /// `cargo build`, for which this machine's glibc must not be newer than Lambda's
     Cargo,
 }
 
