@@ -119,12 +119,12 @@ fn zips_that_lambda_cannot_run_are_rejected() {
     fs::write(path("text.zip"), "no zip at all").unwrap();
     for (zip, reason) in [
         (path("missing.zip").display().to_string(), "cannot read"),
-        (path("text.zip").display().to_string(), "this is no zip"),
+        (path("text.zip").display().to_string(), "this is not a zip"),
         (zip_of(&path("other.zip"), "main", 0o755, &executable), "holds no file `bootstrap`"),
         (zip_of(&path("mode.zip"), "bootstrap", 0o644, &executable), "is not executable"),
         (
             zip_of(&path("script.zip"), "bootstrap", 0o755, b"#!/bin/sh\n"),
-            "no 64-bit Linux executable",
+            "not a 64-bit Linux executable",
         ),
         (zip_of(&path("arm.zip"), "bootstrap", 0o755, &for_arm), "built for arm64"),
         (zip_of(&path("riscv.zip"), "bootstrap", 0o755, &for_riscv), "built for machine 243"),
@@ -149,7 +149,6 @@ fn missing_tools_are_reported() {
     // A path with Rust on it and nothing else that builds.
     let bare = aws.user();
     with(bare, &["--builder", "zigbuild"]).failed(1, "`cargo-zigbuild` is not installed");
-    with(aws.user(), &["--builder", "cargo-lambda"]).failed(1, "`cargo-lambda` is not installed");
     with(aws.user().without("CARGO").with("PATH", "/nowhere"), &[])
         .failed(1, "there is no Rust compiler");
 

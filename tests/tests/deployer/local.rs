@@ -99,7 +99,7 @@ fn a_build_does_not_inherit_the_environment_of_cargo() {
         .with("CARGO_PKG_NAME", "cbbootstrap")
         .with("OUT_DIR", "/somewhere/out")
         .run(&package(&zip, &source))
-        .failed(1, "the function was not built");
+        .failed(1, "cannot build the function");
     let environment = fs::read_to_string(environment).unwrap();
     assert!(
         environment.contains("CARGO_HOME=") && !environment.contains("/somewhere"),

@@ -58,7 +58,7 @@ fn logs_and_status_show_the_state_of_a_deployment() {
     let deployed = user.run(&deploy).document();
     let silent = user.run(&["logs", "--since", "1h 30m"]).ended_with(0);
     assert_eq!(silent.stdout, "");
-    assert!(silent.stderr.contains("nothing was logged in the last 1h 30m"), "{silent}");
+    assert!(silent.stderr.contains("no log lines in the last 1h 30m"), "{silent}");
 
     the_log_is_shown(&aws, &user, deployed["endpoint"].as_str().unwrap());
     the_log_is_followed(&aws, &user);
@@ -122,7 +122,7 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
     ] {
         let found = user.run(&["logs", "--filter", filter]).ended_with(0);
         assert_eq!(found.stdout.lines().count(), lines, "{filter}: {found}");
-        assert_eq!(found.stderr.contains("nothing with"), lines == 0, "{found}");
+        assert_eq!(found.stderr.contains("no log lines with"), lines == 0, "{found}");
     }
     let odd = user.run(&["logs", "--filter", "it said"]).stdout;
     assert!(odd.ends_with("  it said \"no\\yes\" \\u{1b}[31m\\nin two lines\n"), "{odd}");
@@ -217,7 +217,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         "CREATE_COMPLETE since 20",
         " ago)",
         "termination protection on",
-        "not looked for; `--drift` does",
+        "not checked; `--drift` checks",
         "version 1",
         "point-in-time recovery on",
         "for everyone who knows it",

@@ -698,7 +698,7 @@ async fn it_follows_the_rules(
             _ if cluster.ends_with('0') => Some("right"),
             _ => None,
         };
-        let secret = secret.map(|secret| SecretHash::of(&id(&cluster), secret.as_bytes()));
+        let secret = secret.map(|secret| SecretHash::new(&id(&cluster), secret.as_bytes()));
         let current = before.as_ref().map_or(1, |record| record.generation);
         let node_uuid = match random.u8(..6) {
             0 => Some(uuid("other")),
