@@ -19,7 +19,7 @@ fn main() {
             });
             assert!(
                 bytes.starts_with(b"PK\x03\x04"),
-                "{variable}: `{}` is no zip; `cbbootstrap package --out FILE` builds one",
+                "{variable}: `{}` is not a zip; `cbbootstrap package --out FILE` builds one",
                 Path::new(&file).display()
             );
             bytes

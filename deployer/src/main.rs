@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod config;
 mod deployment;
+mod fields;
 mod github;
 mod leash;
 mod lines;

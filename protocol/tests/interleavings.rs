@@ -1,6 +1,6 @@
-//! The rules under any interleaving of claims, reports, leaves and forgetting, late copies of requests and forged attestations among
-//! them, by nodes whose requests reach function instances with different clocks. Each [`Property`] is checked at each step, and for
-//! each there are mistakes in the rules that break it.
+//! The rules with any order of claims, reports, leaves and forgetting, including late copies of requests and forged attestations, from
+//! nodes whose requests reach instances with different clocks. Each [`Property`] is checked after each step, and for each property there
+//! are mistakes in the rules that violate it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,32 +22,32 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 use proptest::{collection, prelude::*, sample, strategy::ValueTree, test_runner::TestRunner};
 
-/// A property that holds at each step.
+/// A property that holds after each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Property {
-    /// In a generation one node at most is told to initialise.
+    /// In each generation, at most one node is to initialise.
     OneInitialiser,
-    /// Whom to join is who won the claim; of a ready cluster, whom those that left made way for.
+    /// The node to join won the claim, or took the place of a member that left.
     WinnerStays,
-    /// That node, and no other, is told that it is the one, however often it asks.
-    WinnerIsTold,
-    /// A claim is never refused, unless another server has the name.
+    /// That node, and no other, is answered that it is the initial node, however often it asks.
+    WinnerIsAnswered,
+    /// A claim is refused only if another server has the name.
     ClaimIsAnswered,
-    /// A claim without a lease is never taken over, and no other before its lease has ended by every clock.
+    /// A claim without a lease is never taken over, and others not before the lease has ended by every clock.
     LeaseIsKept,
-    /// It is taken over by who asks after its lease has lapsed by every clock.
+    /// The next node to ask after the lease has expired by every clock takes the claim over.
     LapsedIsTaken,
-    /// Generations begin with 1 and grow by 1, over the end of records as well.
+    /// Generations begin with 1 and grow by 1, even after the end of a record.
     GenerationsGrow,
-    /// A record that was forgotten or has expired is claimed by the next node that asks, and is not there for anything else.
+    /// A record that was forgotten or has expired can be claimed, and does not exist for other requests.
     EndedIsEnded,
-    /// The nodes whose claims were taken over are named, the latest first, until the cluster is ready.
+    /// The nodes whose claims were taken over are listed, the latest first, until the cluster is ready.
     PreviousAreNamed,
-    /// While a cluster is claimed, another server of the initial node's name is refused, and the initial node is told.
+    /// While a cluster is claimed, another server with the initial node's name is refused, and the initial node learns of it.
     NameIsOne,
-    /// A leave of another generation than the one that stands is refused.
+    /// A leave of another generation than the current one is refused.
     LeaveIsFenced,
-    /// An attestation verifies for nothing but the statement that a holder of the secret has attested.
+    /// An attestation verifies only the statement that a node with the secret has attested.
     ForgedIsSeen,
     /// The attestation of a member's last report verifies.
     AttestedIsSeen,
@@ -55,19 +55,19 @@ enum Property {
     ReadyIsFinal,
     /// A ready cluster's UUID stays.
     UuidIsFinal,
-    /// A report of another generation than the one that stands is refused.
+    /// A report of another generation than the current one is refused.
     StaleIsRefused,
     /// A joiner's report is refused before the initial node's.
     JoinersWait,
     /// The initial node's report is accepted, with its own generation or none.
     ReportIsAccepted,
-    /// Members are those that reported ready and did not leave, sorted, and no more than fit.
+    /// Members are the nodes that reported ready and did not leave, sorted, up to the limit.
     MembersReported,
     /// The node to join of a ready cluster is a member.
     MemberToJoin,
-    /// The last member cannot leave, and everybody else can.
+    /// The last member cannot leave, and all others can.
     LastStays,
-    /// Who has not the secret changes nothing and learns nothing.
+    /// Without the secret, a caller changes nothing and learns nothing.
     SecretIsAsked,
 }
 use Property as P;
@@ -75,7 +75,7 @@ use Property as P;
 const PROPERTIES: [Property; 22] = [
     P::OneInitialiser,
     P::WinnerStays,
-    P::WinnerIsTold,
+    P::WinnerIsAnswered,
     P::ClaimIsAnswered,
     P::LeaseIsKept,
     P::LapsedIsTaken,
@@ -100,29 +100,28 @@ const PROPERTIES: [Property; 22] = [
 type Done = Result<Record, Refusal>;
 type Verdict = Result<(), Property>;
 
-/// A mistake in the rules for one kind of request, or in what is told.
+/// A mistake in the rules for one kind of request, or in the answer.
 enum Mistake {
-    /// The rules see something else.
+    /// Changes the input of the rules.
     Sees(Kind, fn(&mut Request, &mut Record)),
-    /// What stood before becomes something else.
+    /// Changes the resulting record.
     Makes(Kind, fn(&str, &Record, &mut Record)),
-    /// They come to something else.
+    /// Changes the whole result.
     Comes(Kind, fn(&str, &Record, Done) -> Done),
-    /// The node is told something else; whether its request has changed the record.
+    /// Changes the answer, given whether the request has changed the record.
     Tells(fn(bool, &mut Cluster)),
-    /// A forgotten record becomes something else.
+    /// Changes a forgotten record.
     Forgets(fn(&mut Option<Record>)),
-    /// A joiner verifies something else.
+    /// Changes the verification by a joiner.
     Verifies(fn(&ClusterKeys, &Statement<'_>, &Attestation) -> bool),
 }
 use Mistake::{Comes, Forgets, Makes, Sees, Tells, Verifies};
 
-/// One thing that happens.
 #[derive(Clone, Debug)]
 struct Step {
-    /// The seconds that pass before it.
+    /// The seconds before the action.
     wait: u64,
-    /// By how many seconds the clock of the instance that serves it is fast.
+    /// The seconds by which the clock of the instance is fast.
     fast: u64,
     action: Action,
 }
@@ -136,7 +135,7 @@ enum Action {
     Forget,
     /// An earlier request arrives once more.
     Again(sample::Index),
-    /// Others report ready, if it is, until there is room for one more.
+    /// Other nodes report ready until there is room for one more.
     Crowd,
 }
 
@@ -144,7 +143,7 @@ enum Action {
 struct Caller {
     node: usize,
     has_secret: bool,
-    /// The number of its server among those of its name; some do not say.
+    /// The number of its server among those with its name; some do not send it.
     server: Option<u8>,
 }
 
@@ -152,25 +151,24 @@ struct Caller {
 #[derive(Clone, Debug)]
 enum Proof {
     Nothing,
-    /// Its own, about this authority or none.
+    /// Its own, for this authority or none.
     Own(Option<u8>),
     /// That of an earlier report, with the authority of that report or another.
     Replayed(sample::Index, Option<u8>),
     Invented(u8),
 }
 
-/// What a node says of its generation.
+/// The generation in a request.
 #[derive(Clone, Copy, Debug)]
 enum Generation {
-    /// Nothing.
-    Untold,
-    /// The one that it heard of last.
-    Told,
-    /// One that nobody was told.
+    Missing,
+    /// The last one that the node got.
+    Known,
+    /// One that no node got.
     Invented,
 }
 
-/// Up to eight nodes and some steps; whether the cluster has a secret.
+/// The steps of up to eight nodes, and whether the cluster has a secret.
 fn story() -> impl Strategy<Value = (bool, Vec<Step>)> {
     let steps = (2..=8_usize).prop_flat_map(|nodes| collection::vec(step(nodes), 1..80));
     (any::<bool>(), steps)
@@ -203,8 +201,8 @@ fn action(nodes: usize) -> impl Strategy<Value = Action> {
     ];
     let lease = sample::select(vec![None, Some(30), Some(30), Some(60)]);
     let generation = prop_oneof![
-        2 => Just(Generation::Untold),
-        6 => Just(Generation::Told),
+        2 => Just(Generation::Missing),
+        6 => Just(Generation::Known),
         1 => Just(Generation::Invented),
     ];
     let uuid = sample::select(vec![None, Some("u"), Some("u"), Some("v")]);
@@ -219,7 +217,6 @@ fn action(nodes: usize) -> impl Strategy<Value = Action> {
     ]
 }
 
-/// A request as the function sees it.
 #[derive(Clone, Debug)]
 enum Request {
     Claim(Claim),
@@ -260,7 +257,7 @@ impl Request {
         self.parts().2
     }
 
-    /// The same, as an instance with this clock sees it.
+    /// The same request at an instance with this clock.
     fn at(mut self, clock: Timestamp) -> Self {
         match &mut self {
             Self::Claim(claim) => claim.now = clock,
@@ -278,7 +275,7 @@ impl Request {
         }
     }
 
-    /// What the rules with this mistake make of what stands.
+    /// The result of the rules with this mistake.
     fn mistaken(&self, mistake: Option<&Mistake>, standing: Option<&Record>) -> Done {
         let (kind, node, _) = self.parts();
         let Some(before) = standing else {
@@ -301,7 +298,8 @@ impl Request {
     }
 }
 
-/// A cluster, and what is expected of it.
+/// A cluster, and its expected state.
+#[derive(Default)]
 struct World<'a> {
     mistake: Option<&'a Mistake>,
     secret: Option<SecretHash>,
@@ -309,9 +307,9 @@ struct World<'a> {
     now: Timestamp,
     record: Option<Record>,
     requests: Vec<Request>,
-    /// The generation that each node was told last.
-    told: BTreeMap<String, u64>,
-    /// Who was told to initialise, in each generation.
+    /// The last generation that each node got.
+    known_generations: BTreeMap<String, u64>,
+    /// The node that was to initialise in each generation.
     initialisers: BTreeMap<u64, String>,
     generation: u64,
     initial: String,
@@ -324,9 +322,9 @@ struct World<'a> {
     kept_until: Option<Timestamp>,
     is_forgotten: bool,
     members: BTreeSet<String>,
-    /// All that holders of the secret have attested: node, UUID and authority.
+    /// All statements of nodes with the secret: node, UUID and authority.
     attested: BTreeSet<(String, String, Option<Fingerprint>)>,
-    /// The members whose last report has an attestation of its own.
+    /// The members whose last report has their own attestation.
     proven: BTreeSet<String>,
 }
 
@@ -356,28 +354,13 @@ fn hold(holds: bool, property: Property) -> Verdict {
     if holds { Ok(()) } else { Err(property) }
 }
 
-/// Plays the story, with this mistake in the rules or none, up to the first property that does not hold.
+/// Takes the steps, with this mistake in the rules or none, up to the first property that does not hold.
 fn play(mistake: Option<&Mistake>, (has_secret, steps): &(bool, Vec<Step>)) -> Verdict {
     let mut world = World {
         mistake,
-        secret: has_secret.then(|| SecretHash::of(&id(), b"right")),
+        secret: has_secret.then(|| SecretHash::new(&id(), b"right")),
         now: Timestamp::from_second(1_700_000_000).unwrap(),
-        record: None,
-        requests: Vec::new(),
-        told: BTreeMap::new(),
-        initialisers: BTreeMap::new(),
-        generation: 0,
-        initial: String::new(),
-        initial_uuid: None,
-        previous: Vec::new(),
-        is_given_up: false,
-        rival: None,
-        lease_end: None,
-        kept_until: None,
-        is_forgotten: false,
-        members: BTreeSet::new(),
-        attested: BTreeSet::new(),
-        proven: BTreeSet::new(),
+        ..World::default()
     };
     steps.iter().try_for_each(|step| world.take(step))
 }
@@ -403,7 +386,7 @@ impl World<'_> {
                     cluster_id: id(),
                     node: node(caller.node),
                     node_uuid: server_uuid(*caller),
-                    generation: self.said(*caller, *generation),
+                    generation: self.generation_of(*caller, *generation),
                     cluster_uuid,
                     authority,
                     attestation,
@@ -415,7 +398,7 @@ impl World<'_> {
                 cluster_id: id(),
                 node: node(caller.node),
                 node_uuid: server_uuid(*caller),
-                generation: self.said(*caller, *generation),
+                generation: self.generation_of(*caller, *generation),
                 secret: self.secret(*caller),
                 now: clock,
             }),
@@ -434,12 +417,12 @@ impl World<'_> {
         self.deliver(&request)
     }
 
-    fn said(&self, caller: Caller, generation: Generation) -> Option<u64> {
-        let told = self.told.get(node(caller.node).as_str()).copied();
+    fn generation_of(&self, caller: Caller, generation: Generation) -> Option<u64> {
+        let known = self.known_generations.get(node(caller.node).as_str()).copied();
         match generation {
-            Generation::Untold => None,
-            Generation::Told => told,
-            Generation::Invented => Some(told.unwrap_or_default() + 1),
+            Generation::Missing => None,
+            Generation::Known => known,
+            Generation::Invented => Some(known.unwrap_or_default() + 1),
         }
     }
 
@@ -495,7 +478,7 @@ impl World<'_> {
         }
     }
 
-    /// Somebody has asked about a record that stands.
+    /// A request renews the record.
     fn renew(&mut self, record: &mut Record, clock: Timestamp) {
         record.kept_until = record.renewal(clock).or(record.kept_until);
         let end = clock + KEEP_UNASKED;
@@ -509,7 +492,7 @@ impl World<'_> {
         match &self.secret {
             secret if caller.has_secret => secret.clone(),
             Some(_) => None,
-            None => Some(SecretHash::of(&id(), b"wrong")),
+            None => Some(SecretHash::new(&id(), b"wrong")),
         }
     }
 
@@ -550,12 +533,12 @@ impl World<'_> {
             }
         };
         let is_admitted = |record: &Record| record.secret.as_ref() == request.secret();
-        let stands = before.as_ref().filter(|_| !self.has_ended(clock));
-        let is_secret = is_admitted(&after) && stands.is_none_or(is_admitted);
+        let current = before.as_ref().filter(|_| !self.has_ended(clock));
+        let is_secret = is_admitted(&after) && current.is_none_or(is_admitted);
         hold(is_secret, P::SecretIsAsked)?;
         let is_claim = matches!(request, Request::Claim(_));
-        hold(is_claim || stands.is_some() || before.is_none(), P::EndedIsEnded)?;
-        let stands = stands.cloned();
+        hold(is_claim || current.is_some() || before.is_none(), P::EndedIsEnded)?;
+        let current = current.cloned();
 
         let mut answer = after.clone().answer(Some(&Node::new(node).unwrap()), clock);
         if let Some(Tells(change)) = self.mistake {
@@ -567,11 +550,11 @@ impl World<'_> {
             hold(initialiser == node, P::OneInitialiser)?;
         }
         match request {
-            Request::Claim(claim) => self.claimed(claim, stands.as_ref(), &mut after)?,
-            Request::Ready(ready) => self.reported(ready, stands.as_ref(), &after)?,
-            Request::Leave(leave) => self.left(leave, stands.as_ref(), &after)?,
+            Request::Claim(claim) => self.claimed(claim, current.as_ref(), &mut after)?,
+            Request::Ready(ready) => self.reported(ready, current.as_ref(), &after)?,
+            Request::Leave(leave) => self.left(leave, current.as_ref(), &after)?,
         }
-        if let Some(before) = &stands {
+        if let Some(before) = &current {
             let stays = before.state == State::Claimed || after.state == State::Ready;
             hold(stays, P::ReadyIsFinal)?;
             let uuid = &before.cluster_uuid;
@@ -580,7 +563,7 @@ impl World<'_> {
         }
         hold(after.initial_node == self.initial, P::WinnerStays)?;
         let is_initial = node == self.initial;
-        hold(answer.is_initial_node == is_initial, P::WinnerIsTold)?;
+        hold(answer.is_initial_node == is_initial, P::WinnerIsAnswered)?;
         let (nodes, to_join) = (&answer.nodes, &answer.initial_node_ip_addr_or_hostname);
         let fit = nodes.len() <= MAX_MEMBERS;
         hold(fit && nodes.iter().eq(&self.members), P::MembersReported)?;
@@ -591,12 +574,12 @@ impl World<'_> {
         hold(answer.rival_node_uuid == self.rival, P::NameIsOne)?;
         self.verify(&answer)?;
 
-        self.told.insert(node.to_owned(), answer.generation);
+        self.known_generations.insert(node.to_owned(), answer.generation);
         self.record = Some(after);
         Ok(())
     }
 
-    /// What a joiner sees of the members, which knows the secret.
+    /// Verifies the members as a joiner with the secret does.
     fn verify(&self, answer: &Cluster) -> Verdict {
         let Some(uuid) = &answer.cluster_uuid else {
             return Ok(());
@@ -626,12 +609,12 @@ impl World<'_> {
         Ok(())
     }
 
-    fn claimed(&mut self, claim: &Claim, stands: Option<&Record>, after: &mut Record) -> Verdict {
+    fn claimed(&mut self, claim: &Claim, current: Option<&Record>, after: &mut Record) -> Verdict {
         let node = claim.node.as_str();
         let lease_end = self.lease_end;
         let ended = |by| lease_end.is_some_and(|end| end < by);
         if after.generation == self.generation {
-            let Some(before) = stands else {
+            let Some(before) = current else {
                 return Err(P::EndedIsEnded);
             };
             let is_claimed = before.state == State::Claimed;
@@ -642,12 +625,12 @@ impl World<'_> {
             let has_lapsed = is_claimed && ended(self.now - CLOCK_SKEW);
             return hold(!has_lapsed, P::LapsedIsTaken);
         }
-        if let Some(before) = stands {
+        if let Some(before) = current {
             hold(before.state == State::Claimed, P::ReadyIsFinal)?;
             hold(ended(self.now), P::LeaseIsKept)?;
         }
-        let was_unasked = stands.is_none() && self.generation > 0 && !self.is_forgotten;
-        if stands.is_some() || was_unasked {
+        let has_expired = current.is_none() && self.generation > 0 && !self.is_forgotten;
+        if current.is_some() || has_expired {
             self.previous = self.previous_to(node);
         } else {
             self.previous.clear();
@@ -666,7 +649,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The nodes that had the cluster before a claim of this node, and may have initialised it.
+    /// The nodes that had the cluster before a claim of this node and may have initialised it.
     fn previous_to(&self, node: &str) -> Vec<String> {
         let mut previous = self.previous.clone();
         if !self.is_given_up {
@@ -677,13 +660,13 @@ impl World<'_> {
         previous
     }
 
-    /// Whether it is another server than the one that has the claim, as far as both say.
+    /// Whether this is another server than the one with the claim, if both have a UUID.
     fn is_rival(&self, uuid: Option<&Uuid>) -> bool {
         let known = self.initial_uuid.as_deref();
         uuid.is_some_and(|uuid| known.is_some_and(|known| known != uuid.as_str()))
     }
 
-    /// Whether a caller with this UUID may speak for the initial node of a claim.
+    /// Whether a call with this UUID is valid for the initial node of a claim.
     fn is_its_server(&self, uuid: Option<&Uuid>) -> bool {
         let known = self.initial_uuid.as_deref();
         known.is_none_or(|known| uuid.is_some_and(|uuid| known == uuid.as_str()))
@@ -807,14 +790,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_properties_hold(story in story()) {
+    fn properties_hold_in_any_order_of_requests(story in story()) {
         prop_assert_eq!(play(None, &story), Ok(()));
     }
 }
 
 const LONG_AGO: Option<Timestamp> = Some(Timestamp::UNIX_EPOCH);
 
-/// Mistakes that break the property.
+/// Mistakes that violate the property.
 #[expect(clippy::too_many_lines, reason = "it is a list")]
 fn mistakes(property: Property) -> Vec<Mistake> {
     match property {
@@ -833,8 +816,8 @@ fn mistakes(property: Property) -> Vec<Mistake> {
                 node.clone_into(&mut after.initial_node);
             }),
         ],
-        P::WinnerIsTold => vec![
-            // Once, and not when it asks again.
+        P::WinnerIsAnswered => vec![
+            // Only once.
             Tells(|is_new, cluster| cluster.is_initial_node &= is_new),
             Tells(|_, cluster| cluster.is_initial_node &= cluster.state == State::Claimed),
         ],
@@ -844,7 +827,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
         })],
         P::LeaseIsKept => vec![
             Sees(Claims, |_, record| record.lease_expires_at = LONG_AGO),
-            // Who has no lease has the least one.
+            // Claims without a lease have the shortest one.
             Sees(Claims, |_, record| {
                 let least = record.claimed_at.map(|at| at + Duration::from_secs(30));
                 record.lease_expires_at = record.lease_expires_at.or(least);
@@ -856,11 +839,11 @@ fn mistakes(property: Property) -> Vec<Mistake> {
         ],
         P::LapsedIsTaken => vec![
             Sees(Claims, |_, record| record.lease_expires_at = None),
-            // Who asks extends the lease.
+            // A claim extends the lease.
             Makes(Claims, |_, _, after| {
                 after.lease_expires_at = after.lease_expires_at.map(|end| end + CLOCK_SKEW);
             }),
-            // Who leaves keeps its claim.
+            // A leave keeps the claim.
             Makes(Leaves, |_, before, after| {
                 after.lease_expires_at = before.lease_expires_at;
             }),
@@ -903,7 +886,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             ),
         ],
         P::PreviousAreNamed => vec![
-            // The last one alone.
+            // Only the last one.
             Makes(Claims, |_, _, after| {
                 after.previous_initial_nodes.truncate(1);
             }),
@@ -915,7 +898,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
                     after.previous_initial_nodes.push(node.to_owned());
                 }
             }),
-            // One that gave its claim up, or not the one that did not.
+            // Nodes that gave their claims up, or none of the others.
             Sees(Claims, |_, record| record.is_given_up = false),
             Sees(Claims, |_, record| record.is_given_up = true),
             Makes(Leaves, |_, _, after| after.is_given_up = false),
@@ -932,9 +915,9 @@ fn mistakes(property: Property) -> Vec<Mistake> {
         P::NameIsOne => vec![
             Sees(Claims, |_, record| record.initial_node_uuid = None),
             Sees(Reports, |_, record| record.initial_node_uuid = None),
-            // The first is not told.
+            // The first does not learn of it.
             Makes(Claims, |_, _, after| after.rival_node_uuid = None),
-            // A rival of an earlier claim is told.
+            // A rival of an earlier claim is kept.
             Makes(Claims, |_, before, after| {
                 after.rival_node_uuid.clone_from(&before.rival_node_uuid);
             }),
@@ -982,13 +965,13 @@ fn mistakes(property: Property) -> Vec<Mistake> {
                     member.attestation = None;
                 }
             }),
-            // The first report's stays.
+            // The first report stays.
             Makes(Reports, |node, before, after| {
                 if let Some(member) = before.members.get(node) {
                     after.members.insert(node.to_owned(), member.clone());
                 }
             }),
-            // A report takes those of the others.
+            // A report removes the attestations of the others.
             Makes(Reports, |node, _, after| {
                 for (name, member) in &mut after.members {
                     if name != node {
@@ -1021,7 +1004,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
         P::JoinersWait => vec![Sees(Reports, |_, record| record.state = State::Ready)],
         P::ReportIsAccepted => vec![
             Makes(Reports, |_, before, after| after.state = before.state),
-            // Of the first generation alone.
+            // Only of the first generation.
             Comes(Reports, |_, before, done| match before.generation {
                 1 => done,
                 _ => Err(Refusal::TooManyNodes),
@@ -1034,7 +1017,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             Makes(Leaves, |_, before, after| {
                 after.members.clone_from(&before.members);
             }),
-            // There is always room for one more.
+            // There is no limit.
             Comes(Reports, |node, before, done| match done {
                 Err(Refusal::TooManyNodes) => {
                     let mut after = before.clone();
@@ -1053,7 +1036,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
                 Err(Refusal::LastNode) => Ok(before.clone()),
                 done => done,
             }),
-            // As if it were the last.
+            // Every member counts as the last.
             Comes(Leaves, |_, _, _| Err(Refusal::LastNode)),
         ],
         P::SecretIsAsked => vec![
@@ -1072,7 +1055,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
                     after.secret = None;
                 }
             }),
-            // A stale report is told so first.
+            // The generation is checked before the secret.
             Comes(Reports, |_, before, done| match before.generation {
                 1 => done,
                 current => Err(Refusal::StaleGeneration { given: 1, current }),

@@ -64,15 +64,18 @@ impl<'p> Clock<'p> {
         &self,
         mut attempt: impl FnMut() -> anyhow::Result<Attempt<T>>,
     ) -> anyhow::Result<T> {
+        let mut previous = None;
         loop {
             match attempt()? {
                 Attempt::Done(result) => return Ok(result),
                 Attempt::Again => self.check(&Wait::new("the last step has no effect yet"))?,
                 Attempt::Wait(wait) => {
-                    self.check(&wait)?;
+                    // The deadline may have cut the last attempt short, so its reason may be misleading.
+                    self.check(previous.as_ref().unwrap_or(&wait))?;
                     self.printer.waiting(&wait.reason);
                     let pause = jitter(self.patience.interval);
                     thread::sleep(pause.min(self.deadline().time_left()));
+                    previous = Some(wait);
                 }
             }
         }

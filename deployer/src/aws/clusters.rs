@@ -1,6 +1,4 @@
-//! The clusters' records in the table, one by one, for an operator: read, listed and forgotten.
-//!
-//! The function changes them through its store. Forgetting goes through the same store; everything else here only reads.
+//! Reads, lists and forgets the clusters' records in the table, the last by the function's store.
 
 use std::collections::HashMap;
 
@@ -21,27 +19,25 @@ use jiff::Timestamp;
 use super::explain;
 use crate::failure::Failure;
 
-/// DynamoDB answers for at most this many keys in one call.
+/// The most keys that DynamoDB reads in one call.
 const BATCH: usize = 100;
 
 const OTHER_TABLE: &str =
-    "it may be no table of this service; `--table-name` names another, and `--env` an environment";
+    "this may be another service's table; `--table-name` names a table, and `--env` an environment";
 
-/// The records of a table.
 #[derive(Clone, Debug)]
 pub struct Clusters {
     client: Client,
     table: String,
-    /// Where the table is, for people.
-    place: String,
+    /// Of the table, for messages.
+    region: String,
 }
 
-/// A cluster of the table.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The key of its claim item.
     pub cluster_id: String,
-    /// Its record, if its items can be read.
+    /// `Err` if its items cannot be read.
     pub record: Result<Record, Unreadable>,
     item: Item,
 }
@@ -53,36 +49,25 @@ impl From<Record> for Row {
     }
 }
 
-/// A part of the table.
 #[derive(Debug)]
 pub struct Page {
-    /// In the table's own order.
+    /// In the table's order.
     pub rows: Vec<Row>,
-    /// The cluster that the next page begins after; none where there is no more.
+    /// The cluster that the next page begins after.
     pub next: Option<String>,
 }
 
-/// What became of a record that was to be forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forgotten {
-    /// The record has ended. Somebody else may have been quicker.
-    Ended,
-    /// The record is another by now, and was left as it is.
-    Changed,
-}
-
 impl Clusters {
-    /// The records of the table of this name. `place` says where that is, for people: `us-east-1`, say.
-    pub fn new(client: Client, table: impl Into<String>, place: impl Into<String>) -> Self {
-        Self { client, table: table.into(), place: place.into() }
+    pub fn new(client: Client, table: impl Into<String>, region: impl Into<String>) -> Self {
+        Self { client, table: table.into(), region: region.into() }
     }
 
-    /// So many records, or all of them, from the one on that comes after this cluster, which need not be there any more.
+    /// Lists at most `limit` records, beginning after a cluster, which need not exist any more.
     pub async fn page(&self, limit: Option<usize>, after: Option<&str>) -> anyhow::Result<Page> {
         let mut rows = Vec::new();
         let mut start = after.map(key);
         loop {
-            // One more than is wanted tells whether there is more: DynamoDB says so at a limit even where it has seen all.
+            // One more than the limit shows whether there are more: at its own limit, DynamoDB always answers that there are.
             let missing = limit.map(|limit| limit.saturating_add(1) - rows.len());
             let scanned = self
                 .client
@@ -111,7 +96,6 @@ impl Clusters {
         Ok(Page { next: more.and_then(|_| Some(rows.last()?.cluster_id.clone())), rows })
     }
 
-    /// The record of a cluster; `None` if there is none.
     pub async fn find(&self, cluster_id: &str) -> anyhow::Result<Option<Row>> {
         let mut items = self.batch(vec![cluster_id.to_owned()]).await?;
         let item = items.remove(cluster_id);
@@ -119,16 +103,16 @@ impl Clusters {
         Ok(rows.into_iter().next())
     }
 
-    /// Ends a record, if it is still the one that was seen. Repeating it after a lost answer does no harm.
-    pub async fn forget(&self, seen: &Row, now: Timestamp) -> anyhow::Result<Forgotten> {
+    /// Ends a record and returns `true`, unless it has changed since it was read. Repeating this after a lost answer does no
+    /// harm.
+    pub async fn forget(&self, row: &Row, now: Timestamp) -> anyhow::Result<bool> {
         let store = DynamoDb::new(self.client.clone(), &self.table);
-        let forgotten = match &seen.record {
+        let forgotten = match &row.record {
             Ok(record) => store.forget(record, now).await,
-            Err(_) => store.forget_unreadable(&seen.item, now).await,
+            Err(_) => store.forget_unreadable(&row.item, now).await,
         };
         match forgotten {
-            Ok(true) => Ok(Forgotten::Ended),
-            Ok(false) => Ok(Forgotten::Changed),
+            Ok(has_ended) => Ok(has_ended),
             Err(error @ store::Error::Unreadable(_)) => {
                 Err(error).context("the record cannot be read any more")
             }
@@ -147,7 +131,7 @@ impl Clusters {
         }
     }
 
-    /// Claim items as rows, with the members of those that are ready.
+    /// Reads the members of the ready clusters.
     async fn with_members(&self, items: Vec<Item>) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
         for item in items {
@@ -174,15 +158,15 @@ impl Clusters {
         Ok(rows.into_iter().map(with_members).collect())
     }
 
-    /// The items of these keys, as far as they are there.
+    /// Reads the items with these keys that exist.
     async fn batch(&self, keys: Vec<String>) -> anyhow::Result<HashMap<String, Item>> {
-        let mut found = HashMap::new();
+        let mut all = HashMap::new();
         for keys in keys.chunks(BATCH) {
             let keys = keys.iter().map(|text| key(text)).collect();
             let request =
                 KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build()?;
             let mut requests = Some(HashMap::from([(self.table.clone(), request)]));
-            // An answer ends at 16 MB, and says what is left.
+            // An answer ends at 16 MB and lists the keys that are left.
             while let Some(left) = requests.filter(|left| !left.is_empty()) {
                 let output = self
                     .client
@@ -192,27 +176,27 @@ impl Clusters {
                     .await
                     .map_err(|error| self.explain("cannot read", &error))?;
                 let items = output.responses.unwrap_or_default().into_values().flatten();
-                found.extend(items.filter_map(|item| {
+                all.extend(items.filter_map(|item| {
                     let key = item.get(CLUSTER_ID)?.as_s().ok()?.clone();
                     Some((key, item))
                 }));
                 requests = output.unprocessed_keys;
             }
         }
-        Ok(found)
+        Ok(all)
     }
 
     fn explain<E>(&self, what: &str, error: &SdkError<E>) -> Failure
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let Self { table, place, .. } = self;
+        let Self { table, region, .. } = self;
         match error.code() {
             Some("ResourceNotFoundException") => {
-                Failure::new(format!("there is no table `{table}` in {place}"))
-                    .hint("`cbbootstrap deploy` makes it; `--table-name` names another")
+                Failure::new(format!("there is no table `{table}` in {region}"))
+                    .hint("`cbbootstrap deploy` creates it; `--table-name` names another")
             }
-            // Usually the table has another key.
+            // The usual reason: the table has another key.
             Some("ValidationException") => {
                 explain(format!("{what} table `{table}`"), error).hint(OTHER_TABLE)
             }

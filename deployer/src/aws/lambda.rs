@@ -10,6 +10,7 @@ use aws_sdk_lambda::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::{UPLOAD_TIMEOUT, error::Answer, poll::Poll};
 use crate::{
@@ -25,7 +26,7 @@ const UPDATE: Poll = Poll {
     hint: "`cbbootstrap status` shows how it ends",
 };
 
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Function {
     pub name: String,
     /// Lambda's name in lower case, as is `last_update`.

@@ -14,17 +14,14 @@ use jiff::Timestamp;
 use super::explain;
 use crate::failure::Failure;
 
-/// Each look goes back so far behind the last: lines arrive late, and this machine's clock may be ahead of AWS's.
+/// How far each read goes back behind the last one: lines arrive late, and this machine's clock may be ahead of AWS's.
 const OVERLAP: Duration = Duration::from_mins(2);
 
-/// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Unique.
     id: String,
-    /// When it was logged, in milliseconds since 1970.
+    /// In milliseconds since 1970.
     pub time: i64,
-    /// As it was logged.
     pub message: String,
 }
 
@@ -32,7 +29,7 @@ impl From<FilteredLogEvent> for Line {
     fn from(event: FilteredLogEvent) -> Self {
         let time = event.timestamp.unwrap_or_default();
         let message = event.message.unwrap_or_default();
-        // AWS numbers every event, what stands in for it does not.
+        // AWS gives every event an id, its stand-ins do not.
         let id = event.event_id.unwrap_or_else(|| {
             let stream = event.log_stream_name.unwrap_or_default();
             format!("{stream} {time} {message}")
@@ -41,53 +38,52 @@ impl From<FilteredLogEvent> for Line {
     }
 }
 
-/// A log group, read from a moment on.
+/// A reader of a log group.
 #[derive(Debug)]
 pub struct Log {
     client: Client,
     group: String,
-    /// What a line must hold to be shown.
+    /// A line without this text is left out.
     text: Option<String>,
     window: Window,
-    /// The look at the group that has begun.
-    look: Option<Look>,
+    /// The read that has begun.
+    scan: Option<Scan>,
 }
 
 #[derive(Debug)]
-struct Look {
-    /// When, as [`Window::now`] tells.
+struct Scan {
+    /// In the time of [`Window::now`].
     began: i64,
-    /// Of the next page; none before the first.
+    /// Of the next page; `None` before the first.
     token: Option<String>,
     ended: bool,
 }
 
 impl Log {
-    /// The log from so long ago on. `text` is searched for as it is.
+    /// Reads the lines of the last `since`. `text` is not a pattern.
     pub fn new(client: Client, group: String, text: Option<String>, since: Duration) -> Self {
         Self {
             client,
             group,
             text,
             window: Window::new(Timestamp::now().as_millisecond(), since),
-            look: None,
+            scan: None,
         }
     }
 
-    /// The next page of lines, the oldest first, of which no line was given before. It may be empty.
+    /// Reads the next page of new lines, oldest first. It may be empty.
     ///
-    /// `None` says that there are no more at the moment; the next call looks again. After an error it goes on with the
-    /// same page.
+    /// `None` means that there are no more at the moment; the next call reads again. After an error, it reads the same page.
     pub async fn next(&mut self) -> Result<Option<Vec<Line>>, SdkError<FilterLogEventsError>> {
         let window = &mut self.window;
-        let look = self.look.get_or_insert_with(|| Look {
+        let scan = self.scan.get_or_insert_with(|| Scan {
             began: window.now(),
             token: None,
             ended: false,
         });
-        if look.ended {
-            window.looked(look.began);
-            self.look = None;
+        if scan.ended {
+            window.advance(scan.began);
+            self.scan = None;
             return Ok(None);
         }
         let page = self
@@ -96,22 +92,22 @@ impl Log {
             .log_group_name(&self.group)
             .start_time(window.from)
             .set_filter_pattern(self.text.as_deref().and_then(pattern))
-            .set_next_token(look.token.clone())
+            .set_next_token(scan.token.clone())
             .send()
             .await?;
-        look.ended = page.next_token.is_none();
-        look.token = page.next_token;
+        scan.ended = page.next_token.is_none();
+        scan.token = page.next_token;
         let lines = page.events.unwrap_or_default().into_iter().map(Line::from);
-        // The pattern spares what need not be sent. That a line holds the text is seen here.
+        // The pattern only saves transfer, and may match more lines.
         let text = self.text.as_deref().unwrap_or_default();
         Ok(Some(
             lines
-                .filter(|line| line.message.contains(text) && window.is_new(line, look.began))
+                .filter(|line| line.message.contains(text) && window.is_new(line, scan.began))
                 .collect(),
         ))
     }
 
-    /// What an error of [`Log::next`] means.
+    /// Explains an error of [`Log::next`].
     pub fn explain(&self, error: &SdkError<FilterLogEventsError>) -> Failure {
         let group = &self.group;
         let is_gone = error
@@ -119,17 +115,17 @@ impl Log {
             .is_some_and(FilterLogEventsError::is_resource_not_found_exception);
         if is_gone {
             return Failure::new(format!("there is no log group `{group}`")).hint(
-                "`cbbootstrap status` shows whether the stack still stands; `cbbootstrap destroy` and `deploy` make it anew",
+                "`cbbootstrap status` shows whether the stack exists; `cbbootstrap destroy` and `deploy` create it again",
             );
         }
         explain(format!("cannot read log group `{group}`"), error)
     }
 }
 
-/// A filter pattern that every line with this text matches, whatever the text means to `CloudWatch` otherwise.
+/// A filter pattern that every line with this text matches; `None` if there is none.
 ///
-/// Quoted, all characters stand for themselves but for two, and how these would be escaped AWS does not say. So it is
-/// asked for what stands between them, and [`Log::next`] sees to the rest.
+/// In quotes, all characters but two are literal, and AWS does not document how to escape these. So the pattern has only the
+/// text between them, and [`Log::next`] compares the whole text.
 fn pattern(text: &str) -> Option<String> {
     let phrases = text
         .split(['"', '\\'])
@@ -140,46 +136,46 @@ fn pattern(text: &str) -> Option<String> {
     (!phrases.is_empty()).then(|| phrases.join(" "))
 }
 
-/// Which lines are asked for, and which of them were given: looks overlap. Moments are milliseconds since 1970.
+/// The range of a read, and the lines that were returned, because reads overlap. Times are milliseconds since 1970.
 #[derive(Debug)]
 struct Window {
-    /// When it was made, by the clock and by one that is never set.
-    made: (i64, Instant),
-    /// The first moment that is wanted at all.
+    /// When the reader was created, by the system clock and by the monotonic one.
+    created: (i64, Instant),
+    /// No read goes back further.
     begin: i64,
-    /// The first moment of this look.
+    /// The start of this read.
     from: i64,
-    /// The lines given that the next look meets again, with their times.
-    given: HashMap<String, i64>,
+    /// The ids and times of returned lines that the next read finds again.
+    returned: HashMap<String, i64>,
 }
 
 impl Window {
     fn new(now: i64, since: Duration) -> Self {
         let begin = now.saturating_sub(milliseconds(since)).max(0);
-        Self { made: (now, Instant::now()), begin, from: begin, given: HashMap::new() }
+        Self { created: (now, Instant::now()), begin, from: begin, returned: HashMap::new() }
     }
 
     fn now(&self) -> i64 {
-        self.made.0.saturating_add(milliseconds(self.made.1.elapsed()))
+        self.created.0.saturating_add(milliseconds(self.created.1.elapsed()))
     }
 
-    /// The first moment of the look after one that began then.
+    /// The start of the read after one that began then.
     fn next_from(&self, began: i64) -> i64 {
         self.begin.max(began.saturating_sub(milliseconds(OVERLAP)))
     }
 
-    /// Whether the line was not given before, in a look that began then.
+    /// Whether this line has not been returned. `began` is when this read began.
     fn is_new(&mut self, line: &Line, began: i64) -> bool {
         if line.time < self.next_from(began) {
-            return !self.given.contains_key(&line.id);
+            return !self.returned.contains_key(&line.id);
         }
-        self.given.insert(line.id.clone(), line.time).is_none()
+        self.returned.insert(line.id.clone(), line.time).is_none()
     }
 
-    /// A look that began then has seen everything, but for what arrives late.
-    fn looked(&mut self, began: i64) {
+    /// Ends a read that began then.
+    fn advance(&mut self, began: i64) {
         self.from = self.next_from(began);
-        self.given.retain(|_, time| *time >= self.from);
+        self.returned.retain(|_, time| *time >= self.from);
     }
 }
 
@@ -206,7 +202,7 @@ mod tests {
     use crate::aws::is_transient;
 
     #[test]
-    fn what_the_user_types_is_what_is_searched() {
+    fn filter_text_is_literal() {
         for (text, expected) in [
             ("REPORT", Some(r#""REPORT""#)),
             ("two words ", Some(r#""two words""#)),
@@ -225,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_given_twice_and_none_is_lost() {
+    fn each_line_is_returned_once() {
         let (now, second) = (1_000_000_000, 1000);
         let mut window = Window::new(now, Duration::from_mins(10));
         assert_eq!(window.from, now - 600 * second);
@@ -237,10 +233,10 @@ mod tests {
         ] {
             assert_eq!(window.is_new(&line(id, time), now), new, "{id}");
         }
-        // The look took a while. What was logged meanwhile is the next one's, and what arrives late is, too.
-        window.looked(now);
+        // The next read returns the lines that were logged during this one or arrive late.
+        window.advance(now);
         assert_eq!(window.from, now - 120 * second);
-        assert_eq!(window.given.len(), 2, "what is not met again need not be known");
+        assert_eq!(window.returned.len(), 2, "only lines of the overlap are kept");
         for (id, time, new) in [
             ("b", now - 119 * second, false),
             ("late", now - 118 * second, true),
@@ -250,19 +246,19 @@ mod tests {
             let began = now + 30 * second;
             assert_eq!(window.is_new(&line(id, time), began), new, "{id}");
         }
-        window.looked(now + 600 * second);
-        assert_eq!((window.from, window.given.len()), (now + 480 * second, 0));
+        window.advance(now + 600 * second);
+        assert_eq!((window.from, window.returned.len()), (now + 480 * second, 0));
     }
 
     #[test]
-    fn a_window_never_reaches_back_before_its_begin() {
+    fn reads_never_go_back_before_the_beginning() {
         let mut window = Window::new(5000, Duration::ZERO);
-        window.looked(8000);
+        window.advance(8000);
         assert_eq!(window.from, 5000);
         assert_eq!(Window::new(5000, Duration::MAX).from, 0, "1970 is far enough");
     }
 
-    /// The answers of a `CloudWatch` Logs that reads from this script, and what it was asked.
+    /// A client of a CloudWatch Logs with these answers, and the requests that it gets.
     async fn scripted(answers: Vec<(u16, Value)>) -> (Client, Arc<Mutex<Vec<Value>>>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -292,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_throttled_page_is_asked_for_again_and_nothing_else_is() {
+    async fn only_a_throttled_page_is_read_again() {
         let now = Timestamp::now().as_millisecond();
         let event =
             |id: &str| json!({"eventId": id, "timestamp": now, "message": format!("so {id}")});

@@ -1,4 +1,4 @@
-//! `iam-policy`: the least policy that a deployment needs. It asks nothing of AWS, and takes no credentials.
+//! `iam-policy`: prints the least policy that a deployment needs, without a call to AWS.
 
 use aws_config::{
     Region, meta::region::RegionProviderChain, profile::region::ProfileFileRegionProvider,
@@ -11,10 +11,9 @@ use crate::{
     printer::Printer,
 };
 
-/// What stands for a thing that is not known.
+/// An unknown part of an ARN.
 const ANY: &str = "*";
 
-/// Prints it.
 pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
     let region = region(&args.stack.access).await?;
     let scope = Scope {
@@ -33,9 +32,9 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
     }
 }
 
-/// The region that a deployment would be made in, from options and files alone; `None` if none is named.
+/// The region of a deployment, from options and files alone.
 async fn region(access: &Access) -> anyhow::Result<Option<String>> {
-    // Keys in the environment do not matter here: they have no region.
+    // Not the keys in the environment: these have no region.
     let profile = access
         .named_profile()
         .or_else(|| access.fallback_profile.clone())

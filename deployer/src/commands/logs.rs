@@ -1,4 +1,4 @@
-//! `logs`: the function's log, as it is and as it grows.
+//! `logs`: prints or follows the function's log.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::{
     signals::Signals,
 };
 
-/// Between two looks at the log: soon while lines come, less often while none do.
+/// Between two reads of the log: short while lines come, longer while none do.
 const FIRST_POLL: Duration = Duration::from_secs(1);
 const LAST_POLL: Duration = Duration::from_secs(3);
 
-/// Shows the log. Following it has a good end only by a signal, or when nobody reads any more.
+/// Follows the log until a signal, or until stdout is closed.
 pub async fn run(args: LogsArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
     let follow = args.follow;
-    // A task of its own: a reader that stops reading without going away must not keep Ctrl-C from ending the program.
+    // On another task: a full pipe must not keep Ctrl-C from ending the program.
     let reading = tokio::spawn(read(args, printer.clone()));
     let reading = async { reading.await? };
     if follow {
@@ -69,20 +69,19 @@ async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
         pause = (pause * 3 / 2).min(LAST_POLL);
     }
     if !shown {
-        printer.message(none_found(args.since, args.filter.as_deref()));
+        printer.message(no_lines_message(args.since, args.filter.as_deref()));
     }
     Ok(())
 }
 
-fn none_found(since: Duration, filter: Option<&str>) -> String {
+fn no_lines_message(since: Duration, filter: Option<&str>) -> String {
     let since = SignedDuration::try_from(since).unwrap_or(SignedDuration::MAX);
     match filter {
-        Some(text) => format!("nothing with `{text}` was logged in the last {since:#}"),
-        None => format!("nothing was logged in the last {since:#}; `--since` goes further back"),
+        Some(text) => format!("no log lines with `{text}` in the last {since:#}"),
+        None => format!("no log lines in the last {since:#}; `--since` goes further back"),
     }
 }
 
-/// The line as it is printed.
 fn entry(time: i64, message: &str) -> String {
     let time = Timestamp::from_millisecond(time).unwrap_or_default();
     format!("{time:.3}  {}", text::escape_hidden(message.trim()))
@@ -93,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_line_with_its_time() {
+    fn line_is_printed_with_its_time() {
         for (message, expected) in [
             ("START RequestId: 1\n", "START RequestId: 1"),
             ("REPORT\tDuration: 2 ms\t\n", "REPORT\tDuration: 2 ms"),
@@ -109,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn that_nothing_was_found_is_said_in_the_users_words() {
+    fn message_without_lines_repeats_the_options() {
         let since = Duration::from_mins(90);
         assert_eq!(
-            none_found(since, None),
-            "nothing was logged in the last 1h 30m; `--since` goes further back"
+            no_lines_message(since, None),
+            "no log lines in the last 1h 30m; `--since` goes further back"
         );
-        assert_eq!(none_found(since, Some("x")), "nothing with `x` was logged in the last 1h 30m");
+        assert_eq!(no_lines_message(since, Some("x")), "no log lines with `x` in the last 1h 30m");
     }
 }

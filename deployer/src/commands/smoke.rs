@@ -10,11 +10,11 @@ use crate::{
     values::Auth,
 };
 
-/// Tests the endpoint that is named, or the stack's.
+/// Tests the given endpoint, or that of the stack.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let (endpoint, signer) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
-        // An endpoint for everyone takes neither a region nor credentials, nor a file that is in order.
+        // Only a signature needs a region and credentials.
         let signer = match args.endpoint_auth {
             Some(auth @ Auth::Iam) => Aws::connect(&args.stack.access).await?.signer(auth).await?,
             _ => None,

@@ -25,8 +25,8 @@ pub enum Request {
 }
 
 impl Change {
-    /// Makes the change. Returns the stack once it is deployed; `None` if it must be read again.
-    pub async fn apply(self, signals: &mut Signals) -> anyhow::Result<Option<Stack>> {
+    /// Makes the change. Returns whether the stack is deployed; otherwise it must be read again.
+    pub async fn apply(self, signals: &mut Signals) -> anyhow::Result<bool> {
         let Self { request, follower, watch, mut step } = self;
         let (execution, operation, outcome) = match &request {
             Request::Execute { change_set, is_update: true } => {
@@ -41,18 +41,11 @@ impl Change {
         };
         if execution == Execution::Overtaken {
             step.line("somebody else changed the stack; reading it again");
-            return Ok(None);
+            return Ok(false);
         }
         follower.follow(operation, watch, &mut step, signals).await?;
-        let stack = match request {
-            Request::Execute { .. } => {
-                let find = cloudformation::find_changed(&follower.client, &follower.stack_name);
-                Some(signals.or_stopped(find).await?)
-            }
-            Request::Recover { .. } => None,
-        };
         step.done(outcome);
-        Ok(stack)
+        Ok(matches!(request, Request::Execute { .. }))
     }
 }
 

@@ -74,15 +74,17 @@ pub async fn deploy(
             // The first error is the one to report.
             let _ = change_set.discard().await;
         }
-        let (stack, changed) = match prepared? {
-            Round::UpToDate(stack) => (stack, false),
+        let unchanged = match prepared? {
+            Round::UpToDate(stack) => Some(stack),
             Round::ReadAgain => continue,
-            Round::Change(change) => match change.apply(signals).await? {
-                Some(stack) => (stack, true),
-                None => continue,
-            },
+            Round::Change(change) => {
+                if !change.apply(signals).await? {
+                    continue;
+                }
+                None
+            }
         };
-        return signals.or_stopped(preparation.finish(stack, changed, round)).await;
+        return signals.or_stopped(preparation.finish(unchanged, round)).await;
     }
     let name = &target.place.stack_name;
     Err(Failure::new(format!("others changed stack `{name}` {ROUNDS} times"))

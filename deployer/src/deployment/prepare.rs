@@ -205,10 +205,16 @@ impl<'a> Preparation<'a> {
     /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
     pub async fn finish(
         self,
-        stack: Stack,
-        changed: bool,
+        unchanged: Option<Stack>,
         round: usize,
     ) -> anyhow::Result<DeployedStack> {
+        let changed = unchanged.is_none();
+        let stack = match unchanged {
+            Some(stack) => stack,
+            None => {
+                cloudformation::find_changed(&self.aws.cloudformation, &self.desired.name).await?
+            }
+        };
         let code_changed = self.restore_code(&stack, changed).await?;
         let protection_changed = self.protect(&stack).await?;
         if changed {

@@ -23,6 +23,8 @@ use crate::{
 /// What is going to be deleted.
 pub struct Removal {
     stack: Option<Stack>,
+    /// Follows the stack's deletion.
+    watch: Option<Watch>,
     /// Name in the template, and type.
     resources: Vec<(String, String)>,
     /// The stack's table, or the one that the user names if there is no stack.
@@ -129,8 +131,9 @@ impl Removal {
             }
         };
         let (table, bucket, resources) = tokio::try_join!(table, bucket, resources)?;
-        let removal = Self {
+        let mut removal = Self {
             stack,
+            watch: None,
             resources,
             table_name,
             table,
@@ -146,6 +149,9 @@ impl Removal {
                 }
             }
             confirm(&question, scope.yes, printer).await?;
+        }
+        if let Some(stack) = &removal.stack {
+            removal.watch = Watch::begin(&aws.cloudformation, &stack.id).await?;
         }
         Ok(removal)
     }
@@ -166,7 +172,7 @@ impl Removal {
 
     /// Deletes it.
     pub async fn apply(
-        self,
+        mut self,
         aws: &Aws,
         printer: &Printer,
         signals: &mut Signals,
@@ -174,10 +180,9 @@ impl Removal {
         if let Some(stack) = &self.stack {
             let mut step = printer.step("stack");
             step.expect(self.resources.len());
-            let client = &aws.cloudformation;
-            // Otherwise somebody else has deleted it.
-            if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
-                let role = self.role_arn.as_deref();
+            // Without a watch, somebody else has deleted it.
+            if let Some(watch) = self.watch.take() {
+                let (client, role) = (&aws.cloudformation, self.role_arn.as_deref());
                 cloudformation::request_deletion(client, &stack.id, role).await?;
                 self.follower.follow(Operation::Delete, watch, &mut step, signals).await?;
             }

@@ -12,24 +12,22 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileO
 use super::elf;
 use crate::{failure::Failure, values::Arch};
 
-/// What Lambda's `provided` runtimes start.
+/// The name of the executable that Lambda's `provided` runtimes start.
 const BOOTSTRAP: &str = "bootstrap";
 
 /// Lambda's limit for an unpacked function, in bytes: 250 MB.
 const MAX_UNPACKED: u64 = 250 * 1024 * 1024;
 
-/// A function's zip.
 #[derive(Clone, Debug)]
 pub struct Artifact {
-    /// The zip itself.
     pub zip: Vec<u8>,
-    /// Its SHA-256, in lower-case hexadecimal.
+    /// Of the zip, in lower-case hexadecimal.
     pub sha256: String,
 }
 
 impl Artifact {
-    /// Packs an executable that Lambda can run on this processor. The same executable gives the same bytes, wherever and
-    /// whenever: name, date (1980-01-01), mode and order are fixed.
+    /// Packs an executable that Lambda can run on this processor. The same executable always gives the same
+    /// bytes: name, date (1980-01-01), mode and order are fixed.
     pub fn pack(executable: &[u8], arch: Arch) -> anyhow::Result<Self> {
         elf::check(executable, arch)?;
         let options = SimpleFileOptions::default()
@@ -43,18 +41,18 @@ impl Artifact {
         Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner()))
     }
 
-    /// Reads a zip and sees that Lambda can run what it holds.
+    /// Reads a zip and checks its executable.
     pub fn read(path: &Path, arch: Arch) -> anyhow::Result<Self> {
         let zip = std::fs::read(path).map_err(|error| {
             Failure::new(format!("cannot read `{}`: {error}", path.display()))
                 .hint("`cbbootstrap package --out FILE` builds one")
         })?;
-        let checked = Self::checked(zip, arch);
+        let checked = Self::check(zip, arch);
         Ok(checked.map_err(|failure| failure.about(format!("`{}`", path.display())))?)
     }
 
-    /// The zip, if Lambda can run what it holds.
-    pub fn checked(zip: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
+    /// Checks the zip's executable.
+    pub fn check(zip: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
         let artifact = Self::new(zip);
         elf::check(&artifact.executable()?, arch)?;
         Ok(artifact)
@@ -65,12 +63,11 @@ impl Artifact {
         Self { zip, sha256 }
     }
 
-    /// The executable within.
     fn executable(&self) -> Result<Vec<u8>, Failure> {
-        let way_out = "`cbbootstrap package --out FILE` builds a good one";
-        let refuse = |reason: String| Failure::new(reason).hint(way_out);
+        let hint = "`cbbootstrap package --out FILE` builds a valid one";
+        let refuse = |reason: String| Failure::new(reason).hint(hint);
         let mut archive = ZipArchive::new(Cursor::new(&self.zip))
-            .map_err(|error| refuse(format!("this is no zip ({error})")))?;
+            .map_err(|error| refuse(format!("this is not a zip ({error})")))?;
         let mut entry = archive
             .by_name(BOOTSTRAP)
             .map_err(|_| refuse(format!("the zip holds no file `{BOOTSTRAP}` at its top")))?;
@@ -100,7 +97,6 @@ pub fn base16(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// This machine's processor, where Lambda offers it.
     fn this_machine() -> Option<Arch> {
         match std::env::consts::ARCH {
             "x86_64" => Some(Arch::X86_64),
@@ -109,7 +105,7 @@ mod tests {
         }
     }
 
-    /// A small executable of this machine's.
+    /// A small executable.
     fn executable() -> Vec<u8> {
         std::fs::read("/bin/sh").expect("every Linux has it")
     }
@@ -141,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_zips_are_refused_by_name() {
+    fn bad_zips_are_refused_with_their_names() {
         let Some(arch) = this_machine() else {
             return;
         };
@@ -150,8 +146,8 @@ mod tests {
         let mut damaged = zip("bootstrap", 0o755);
         damaged[200..400].fill(0xff);
         for (bytes, reason) in [
-            (b"not a zip".to_vec(), "this is no zip"),
-            (Vec::new(), "this is no zip"),
+            (b"not a zip".to_vec(), "this is not a zip"),
+            (Vec::new(), "this is not a zip"),
             (zip("main", 0o755), "holds no file `bootstrap`"),
             (zip("bin/bootstrap", 0o755), "holds no file `bootstrap`"),
             (zip("bootstrap", 0o644), "is not executable"),

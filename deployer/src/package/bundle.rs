@@ -1,5 +1,5 @@
-//! The function's zips that this program carries. A build takes them from the files that `CBBOOTSTRAP_FUNCTION_ZIP` and
-//! `CBBOOTSTRAP_FUNCTION_ZIP_ARM64` name; without these, there are none.
+//! The function's zips in this program. A build takes them from the files named by `CBBOOTSTRAP_FUNCTION_ZIP` and
+//! `CBBOOTSTRAP_FUNCTION_ZIP_ARM64`.
 
 use super::artifact::Artifact;
 use crate::{failure::Failure, settings::BuildArgs, values::Arch};
@@ -7,7 +7,7 @@ use crate::{failure::Failure, settings::BuildArgs, values::Arch};
 const X86_64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/function-x86_64.zip"));
 const ARM64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/function-arm64.zip"));
 
-/// The zip for this processor; none if the program carries none, or if the options ask for a build.
+/// The zip for this processor; `None` if there is none, or if the options ask for a build.
 pub fn find(args: &BuildArgs, arch: Arch) -> Result<Option<Artifact>, Failure> {
     if args.from_source || args.source.is_some() {
         return Ok(None);
@@ -19,6 +19,6 @@ pub fn find(args: &BuildArgs, arch: Arch) -> Result<Option<Artifact>, Failure> {
     if zip.is_empty() {
         return Ok(None);
     }
-    let artifact = Artifact::checked(zip.to_vec(), arch);
+    let artifact = Artifact::check(zip.to_vec(), arch);
     artifact.map(Some).map_err(|failure| failure.about("the function that this program carries"))
 }

@@ -1,4 +1,4 @@
-//! Looks at an executable: what machine it is for, and how new a C library it needs.
+//! Checks that Lambda can run an executable: its machine, its loader and the glibc that it needs.
 
 use object::{
     Endianness, elf,
@@ -13,7 +13,6 @@ pub const LAMBDA_GLIBC: Version = Version(2, 34);
 const BUILD_FOR_LAMBDA: &str =
     "build it with `--builder zigbuild`, for which `pip install cargo-zigbuild ziglang` is enough";
 
-/// A version of the GNU C library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32);
 
@@ -23,21 +22,20 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// What Lambda needs to know of an executable.
 #[derive(Debug, PartialEq, Eq)]
 struct Executable {
     machine: elf::Machine,
-    /// The program that loads it and its libraries; none where it is static.
+    /// The program that loads it and its libraries; `None` if it is static.
     loader: Option<String>,
-    /// The newest GLIBC symbol it asks for.
+    /// The newest version that one of its symbols needs.
     glibc: Option<Version>,
 }
 
-/// That Lambda can run the executable on this processor.
+/// Checks that Lambda can run the executable on this processor.
 pub fn check(bytes: &[u8], arch: Arch) -> Result<(), Failure> {
     let executable = inspect(bytes).map_err(|error| {
-        Failure::new(format!("`bootstrap` is no 64-bit Linux executable ({error})"))
-            .hint("it must be built for Linux: `cbbootstrap package` does it")
+        Failure::new(format!("`bootstrap` is not a 64-bit Linux executable ({error})"))
+            .hint("`cbbootstrap package` builds one for Linux")
     })?;
     judge(&executable, arch)
 }
@@ -49,7 +47,7 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
         _ => None,
     };
     if built_for != Some(arch) {
-        let (machine, way_out) = match built_for {
+        let (machine, hint) = match built_for {
             Some(other) => (
                 other.to_string(),
                 format!("deploy it with `--arch {other}`, or build it for {arch}"),
@@ -59,7 +57,7 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
         return Err(Failure::new(format!(
             "`bootstrap` is built for {machine}, and the function is to run on {arch}"
         ))
-        .hint(way_out));
+        .hint(hint));
     }
     if let Some(loader) = executable.loader.as_deref()
         && !loader.contains("/ld-linux-")
@@ -97,13 +95,13 @@ fn inspect(bytes: &[u8]) -> anyhow::Result<Executable> {
             }
         }
     } else if loader.is_some() {
-        anyhow::bail!("it does not say which libraries it needs");
+        anyhow::bail!("it does not list the libraries that it needs");
     }
     Ok(Executable { machine: header.e_machine(endian), loader, glibc })
 }
 
-/// `GLIBC_2.34` and `GLIBC_2.2.5`, but not `GLIBC_PRIVATE` or `GCC_3.0`. Relative relocations in the packed form have a
-/// mark of their own, and came with 2.36.
+/// `GLIBC_2.34` and `GLIBC_2.2.5`, but not `GLIBC_PRIVATE` or `GCC_3.0`. Packed relative relocations are marked by
+/// another symbol and need 2.36.
 fn glibc_version(symbol: &[u8]) -> Option<Version> {
     if symbol == b"GLIBC_ABI_DT_RELR" {
         return Some(Version(2, 36));
@@ -133,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lambda_runs() {
+    fn executables_for_lambda_are_accepted() {
         let judge = |machine, glibc: Option<Version>, arch| {
             let loader = glibc.map(|_| "/lib64/ld-linux-x86-64.so.2".to_owned());
             super::judge(&Executable { machine, loader, glibc }, arch)
@@ -170,16 +168,16 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn this_machines_executables_are_read() {
+    fn executables_of_this_machine_are_read() {
         let bytes = std::fs::read("/bin/sh").unwrap();
         assert!(inspect(&bytes).unwrap().glibc >= Some(Version(2, 2)));
     }
 
     #[test]
-    fn what_is_no_executable_is_refused() {
+    fn other_files_are_refused() {
         for bytes in [&b""[..], b"#!/bin/sh\n", b"\x7fELF", &[0; 4096]] {
             let message = check(bytes, Arch::X86_64).unwrap_err().to_string();
-            assert!(message.contains("no 64-bit Linux executable"), "{message}");
+            assert!(message.contains("not a 64-bit Linux executable"), "{message}");
         }
     }
 }

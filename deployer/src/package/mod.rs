@@ -1,5 +1,5 @@
-//! From source to the artifact: [`source`] finds the sources, [`compiler`] builds them, [`elf`] looks at what came out
-//! and [`artifact`] packs it. A program may carry it ready: [`bundle`].
+//! From source to the artifact: [`source`] finds the sources, [`compiler`] builds them, [`elf`] checks the executable and
+//! [`artifact`] packs it. A program may carry the artifact: [`bundle`].
 
 pub mod artifact;
 pub mod bundle;
@@ -15,17 +15,15 @@ use crate::{printer::Step, settings::BuildArgs};
 use artifact::Artifact;
 use compiler::Compiler;
 
-/// Where the function comes from, checked as far as can be without building.
+/// Where the function comes from, checked as far as possible without building.
 #[derive(Debug)]
 pub enum Function {
-    /// A zip, read and found good.
     Ready(Artifact),
-    /// Sources, and what can build them.
     Source(Compiler),
 }
 
 impl Function {
-    /// Reads the zip that is named, takes the one that this program carries, or looks for the sources and the tools.
+    /// Reads this zip, or takes the one that this program carries, or finds the sources and the tools.
     pub async fn find(zip: Option<&Path>, args: &BuildArgs) -> anyhow::Result<Self> {
         let arch = args.arch;
         if let Some(zip) = zip {
@@ -37,15 +35,15 @@ impl Function {
         }
     }
 
-    /// The artifact, built if it must be.
+    /// Builds the artifact unless it is ready.
     pub async fn artifact(self, step: &mut Step) -> anyhow::Result<Artifact> {
         match self {
             Self::Ready(artifact) => Ok(artifact),
             Self::Source(compiler) => {
-                let (arch, built) = (compiler.arch(), compiler.build(step).await?);
-                let bytes = std::fs::read(&built.path)
-                    .with_context(|| format!("cannot read `{}`", built.path.display()))?;
-                Artifact::pack(&bytes, arch)
+                let path = compiler.build(step).await?;
+                let executable = std::fs::read(&path)
+                    .with_context(|| format!("cannot read `{}`", path.display()))?;
+                Artifact::pack(&executable, compiler.arch())
             }
         }
     }

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
-/// The directory of the workspace: the one that was asked for, or the nearest above the current directory or above this
-/// program.
-pub fn find(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(directory) = asked {
+/// The given workspace, or the nearest one above the current directory or this program.
+pub fn find(directory: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(directory) = directory {
         if is_workspace(directory) {
             return Ok(directory.to_owned());
         }
@@ -17,12 +16,12 @@ pub fn find(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
             .into());
     }
     let starts = [std::env::current_dir(), std::env::current_exe()];
-    let found = starts
+    let nearest = starts
         .iter()
         .flatten()
         .flat_map(|start| start.ancestors())
         .find(|directory| is_workspace(directory));
-    found.map(Path::to_owned).ok_or_else(|| {
+    nearest.map(Path::to_owned).ok_or_else(|| {
         Failure::new("cannot find cbbootstrap's sources to build the function from")
             .hint("run it inside a clone, name one with `--source DIR`, or bring a zip with `--function-zip FILE`")
             .into()
@@ -40,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_are_found_or_missed_clearly() {
+    fn sources_are_found_or_refused() {
         let above = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         assert_eq!(find(Some(above)).unwrap(), above);
 

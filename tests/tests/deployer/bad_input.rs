@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 #[test]
-fn who_one_is_and_where() {
+fn missing_credentials_and_regions_are_reported() {
     let aws = MiniStack::start();
     let user = || aws.user();
     let zip = artifact::zip().to_owned();
@@ -58,7 +58,7 @@ fn who_one_is_and_where() {
 }
 
 #[test]
-fn credentials_that_have_expired() {
+fn expired_credentials_are_reported() {
     let aws = MiniStack::start();
     let zip = artifact::zip().to_owned();
     // The stand-in lets a session be shorter than AWS does.
@@ -74,7 +74,7 @@ fn credentials_that_have_expired() {
 }
 
 #[test]
-fn buckets_and_tables_that_will_not_do() {
+fn unusable_buckets_and_tables_are_reported() {
     let aws = MiniStack::start();
     let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--yes", "--function-zip", &zip];
@@ -99,7 +99,7 @@ fn buckets_and_tables_that_will_not_do() {
 }
 
 #[test]
-fn zips_that_lambda_could_not_run() {
+fn zips_that_lambda_cannot_run_are_rejected() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let path = |name: &str| directory.path().join(name);
     let executable = artifact::executable();
@@ -119,12 +119,12 @@ fn zips_that_lambda_could_not_run() {
     fs::write(path("text.zip"), "no zip at all").unwrap();
     for (zip, reason) in [
         (path("missing.zip").display().to_string(), "cannot read"),
-        (path("text.zip").display().to_string(), "this is no zip"),
+        (path("text.zip").display().to_string(), "this is not a zip"),
         (zip_of(&path("other.zip"), "main", 0o755, &executable), "holds no file `bootstrap`"),
         (zip_of(&path("mode.zip"), "bootstrap", 0o644, &executable), "is not executable"),
         (
             zip_of(&path("script.zip"), "bootstrap", 0o755, b"#!/bin/sh\n"),
-            "no 64-bit Linux executable",
+            "not a 64-bit Linux executable",
         ),
         (zip_of(&path("arm.zip"), "bootstrap", 0o755, &for_arm), "built for arm64"),
         (zip_of(&path("riscv.zip"), "bootstrap", 0o755, &for_riscv), "built for machine 243"),
@@ -141,7 +141,7 @@ fn zips_that_lambda_could_not_run() {
 }
 
 #[test]
-fn tools_that_are_missing() {
+fn missing_tools_are_reported() {
     let aws = MiniStack::start();
     let source = programs::workspace().display().to_string();
     let deploy = ["deploy", "--yes", "--source", &source];
@@ -149,7 +149,6 @@ fn tools_that_are_missing() {
     // A path with Rust on it and nothing else that builds.
     let bare = aws.user();
     with(bare, &["--builder", "zigbuild"]).failed(1, "`cargo-zigbuild` is not installed");
-    with(aws.user(), &["--builder", "cargo-lambda"]).failed(1, "`cargo-lambda` is not installed");
     with(aws.user().without("CARGO").with("PATH", "/nowhere"), &[])
         .failed(1, "there is no Rust compiler");
 

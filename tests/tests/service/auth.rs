@@ -1,8 +1,6 @@
 //! An API that takes signed requests only: the stack's, which the stand-in guards, and the signatures themselves, which AWS's
 //! own library computes anew.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, process::Command};
 
 use cbbootstrap_tests::{artifact, cli::User, http, ministack::MiniStack, python, server::Stub};

@@ -1,0 +1,162 @@
+//! Clusters as text. Nodes chose the names in it, so that hidden characters are escaped.
+
+use std::fmt::{Display, Formatter};
+
+use cbbootstrap_cli::text::escape_hidden;
+use cbbootstrap_protocol::wire::State;
+use jiff::Timestamp;
+
+use super::{Cluster, Entry, ForgetResult, ListResult, MemberReport, ShowResult};
+use crate::fields::{ago, write_fields};
+
+/// The most that a long value widens its column.
+const WIDEST: usize = 40;
+
+const HEADER: [&str; 7] =
+    ["CLUSTER", "STATE", "GENERATION", "INITIAL NODE", "MEMBERS", "CLAIMED AT", "LEASE UNTIL"];
+
+fn with_age(time: Timestamp, now: Timestamp) -> String {
+    let time = time.to_string();
+    let age = ago(Some(&time), now);
+    time + &age
+}
+
+impl MemberReport {
+    fn line(&self, now: Timestamp) -> String {
+        let attested = if self.attested { ", attested" } else { "" };
+        let reported = with_age(self.reported_at, now);
+        format!("{} (reported {reported}{attested})", escape_hidden(&self.node))
+    }
+}
+
+impl Cluster {
+    pub(super) fn lease(&self) -> String {
+        let Some(end) = self.lease_expires_at else {
+            return if self.state == State::Claimed.as_str() {
+                "none, the claim does not expire".to_owned()
+            } else {
+                format!("none, the cluster is {}", self.state)
+            };
+        };
+        if end > self.now {
+            format!("until {end}")
+        } else {
+            let next = if self.lapsed { "; the next claim takes the cluster over" } else { "" };
+            format!("expired {}{next}", with_age(end, self.now))
+        }
+    }
+}
+
+impl Display for Cluster {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let or = |value: Option<String>, other: &str| value.unwrap_or_else(|| other.to_owned());
+        let members: Vec<_> = self.members.iter().map(|member| member.line(self.now)).collect();
+        let members = Some(members.join("\n")).filter(|members| !members.is_empty());
+        let previous = self.previous_initial_nodes.iter().map(|node| escape_hidden(node));
+        let previous = previous.collect::<Vec<_>>().join(", ");
+        let previous = Some(previous).filter(|nodes| !nodes.is_empty());
+        let rival = self.rival_node_uuid.as_deref().map(escape_hidden);
+        let claimed = self.claimed_at.map(|time| with_age(time, self.now));
+        let uuid = self.cluster_uuid.as_deref().map(escape_hidden);
+        let secret = if self.secret_required { "required" } else { "none" };
+        let fields = [
+            ("Cluster:", escape_hidden(&self.cluster_id)),
+            ("State:", self.state.to_owned()),
+            ("Generation:", self.generation.to_string()),
+            ("Initial node:", escape_hidden(&self.initial_node_ip_addr_or_hostname)),
+            ("Claimed:", or(claimed, "unknown")),
+            ("Lease:", self.lease()),
+            ("Members:", or(members, "none reported ready")),
+            ("Cluster UUID:", or(uuid, "none reported")),
+            ("Secret:", secret.to_owned()),
+            ("In the log:", or(self.digest.clone(), "never, the API refuses this id")),
+            ("Taken over:", or(previous.map(|nodes| format!("from {nodes}")), "")),
+            (
+                "Name in use:",
+                or(rival.map(|uuid| format!("by another server, with the UUID {uuid}")), ""),
+            ),
+        ];
+        write_fields(f, 13, fields)
+    }
+}
+
+impl Entry {
+    /// A line of the list.
+    fn columns(&self) -> Vec<String> {
+        match self {
+            Self::Cluster(cluster) => {
+                let time = |time: Option<Timestamp>| {
+                    time.map_or_else(|| "-".to_owned(), |time| time.to_string())
+                };
+                let lapsed = if cluster.lapsed { " (lapsed)" } else { "" };
+                vec![
+                    escape_hidden(&cluster.cluster_id),
+                    cluster.state.to_owned(),
+                    cluster.generation.to_string(),
+                    escape_hidden(&cluster.initial_node_ip_addr_or_hostname),
+                    cluster.nodes.len().to_string(),
+                    time(cluster.claimed_at),
+                    time(cluster.lease_expires_at) + lapsed,
+                ]
+            }
+            Self::Unreadable { cluster_id, error } => {
+                vec![escape_hidden(cluster_id), format!("unreadable: {error}")]
+            }
+        }
+    }
+}
+
+impl Display for Entry {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cluster(cluster) => cluster.fmt(f),
+            Self::Unreadable { cluster_id, error } => write_fields(
+                f,
+                13,
+                [("Cluster:", escape_hidden(cluster_id)), ("Unreadable:", error.clone())],
+            ),
+        }
+    }
+}
+
+impl Display for ListResult {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        if self.clusters.is_empty() {
+            write!(f, "No clusters in {}", self.keeper)?;
+            return match &self.after {
+                Some(after) => write!(f, " after {}", escape_hidden(after)),
+                None => Ok(()),
+            };
+        }
+        let header = HEADER.map(str::to_owned).to_vec();
+        let lines: Vec<Vec<String>> =
+            std::iter::once(header).chain(self.clusters.iter().map(Entry::columns)).collect();
+        let width = |column: usize| {
+            // The last value of a line may be longer than its column.
+            let cells = lines
+                .iter()
+                .filter(|line| column + 1 < line.len())
+                .map(|line| line[column].chars().count());
+            cells.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..HEADER.len()).map(width).collect();
+        for line in &lines {
+            let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for ShowResult {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        self.cluster.fmt(f)
+    }
+}
+
+impl Display for ForgetResult {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let id = escape_hidden(self.cluster.cluster_id());
+        write!(f, "Cluster {id} is forgotten. The next node to ask starts a new cluster")
+    }
+}
