@@ -30,6 +30,11 @@ ci:
 bench name:
     cargo bench --workspace --bench {{ name }}
 
+# Rewrite the generated parts of docs/commands.md and docs/benchmarks.md
+docs:
+    UPDATE_DOCS=1 cargo test --workspace --bins reference
+    cargo run --quiet --package cbbootstrap-benchmarks
+
 # Print the size of the code and the duration of its tests, with their limits
 figures:
     cargo run --quiet --package cbbootstrap-figures

@@ -1,4 +1,4 @@
-//! The agents of a cluster's nodes: one program beside each Couchbase Server, all with the same settings but for the node.
+//! The agents of a cluster's nodes: one program beside each Couchbase Server, with the same settings except for the node.
 
 use std::{
     path::PathBuf,
@@ -23,7 +23,7 @@ pub const LOGIN: (&str, &str) = ("Administrator", "correct horse");
 
 pub const SECRET: &str = "open/sesame+0123456789==";
 
-/// A local deployment of the API, with a table of its own.
+/// A local deployment of the API with its own table.
 #[derive(Debug)]
 pub struct Api {
     pub local: Local,

@@ -16,7 +16,7 @@ use crate::{
 
 /// Someone who has the tools to cross-build.
 fn builder() -> User {
-    // Zig keeps what it builds; a home of its own would have it do that each time.
+    // Shared, because Zig would otherwise rebuild its libraries each time.
     let cache = programs::target().join("zig-cache").display().to_string();
     User::default()
         .with_programs(python::bin())

@@ -90,7 +90,7 @@ impl User {
         self.variables.iter().any(|(other, _)| other == name)
     }
 
-    /// `cbbootstrap` with these arguments, not started yet, in a process group of its own.
+    /// `cbbootstrap` with these arguments, not started yet, in its own process group.
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         self.program(&programs::cbbootstrap(), args)
     }

@@ -1,4 +1,4 @@
-//! Machines with Docker on them, each a daemon in namespaces of its own: what it does to networks, mounts and processes is invisible
+//! Machines with Docker, each a daemon in its own namespaces: what it does to networks, mounts and processes is invisible
 //! outside and ends with it.
 //!
 //! The daemon comes from the system, and no image is pulled: the base image is made of Debian's packages, under the tag that the
@@ -76,7 +76,7 @@ pub struct Machine {
     pub name: String,
     /// Its address on the machines' network.
     pub address: String,
-    /// Who uses its daemon.
+    /// A user of the machine's daemon.
     pub user: User,
     home: PathBuf,
     cgroup: String,
@@ -199,7 +199,7 @@ impl Machine {
 }
 
 impl Machine {
-    /// Prints what there is, and the last lines that it wrote.
+    /// Prints the containers and the last lines that they wrote.
     fn explain(&self) {
         let all =
             ["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Image}} {{.Names}}: {{.Status}}"];

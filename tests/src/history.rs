@@ -90,7 +90,7 @@ pub enum Property {
     MembersReported,
     /// The node to join of a ready cluster is a member.
     MemberToJoin,
-    /// Who has not the secret is told nothing.
+    /// A caller without the secret learns nothing.
     SecretIsAsked,
     /// What was refused was refused for a reason.
     ReasonToRefuse,
@@ -148,7 +148,7 @@ struct Known<'a> {
     generation: u64,
     is_ready: bool,
     has_uuid: bool,
-    /// Who was told that its report was accepted.
+    /// The nodes whose report was accepted.
     members: BTreeSet<&'a str>,
 }
 
@@ -357,7 +357,7 @@ impl<'a> History<'a> {
                 "stale_generation",
             ) => {
                 generation.is_some_and(|said| {
-                    // That it stood before and stood afterwards means that it stood meanwhile.
+                    // A generation before and after the event also existed during it.
                     let stood_after = self.answers.iter().any(|(answer, told)| {
                         answer.invoked > event.completed && told.generation == said
                     });
@@ -482,7 +482,7 @@ mod tests {
             claim((6, 7), "a", claimed(1, "a")),
             refused((7, 8), "b", report(1), "initial_node_not_ready"),
             lapse((8, 9), 1),
-            // One asks before the takeover and hears of it later.
+            // One sends its claim before the takeover and gets the answer later.
             claim((9, 20), "c", claimed(1, "a")),
             claim((9, 10), "b", claimed(2, "b")),
             refused((11, 12), "a", report(1), "stale_generation"),
@@ -500,10 +500,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_good_service_shows_is_no_violation() {
+    fn correct_history_has_no_violation() {
         assert_eq!(broken(&good()), BTreeSet::new(), "{:#?}", check(&good()));
         for left_out in 0..good().len() {
-            // An answer that was lost is no violation either.
+            // A lost answer is not a violation either.
             let mut events = good();
             events[left_out].outcome = Outcome::Lost;
             assert_eq!(broken(&events), BTreeSet::new(), "without {left_out}");
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_at_once_may_come_in_any_order() {
+    fn concurrent_events_may_take_effect_in_any_order() {
         let events = [
             lapse((0, 1), 1),
             claim((2, 9), "b", claimed(2, "b")),

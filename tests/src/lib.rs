@@ -2,7 +2,7 @@
 //! agents beside them, a local deployment, machines with Docker, a terminal, a browser, a clean environment to run all of them in,
 //! and a judge of what clients saw.
 //!
-//! Everything talks to 127.0.0.1 alone, but for containers, which have networks of their own. Every process that is started here is
+//! Everything uses only 127.0.0.1, except for containers, which have their own networks. Every process that is started here is
 //! stopped by its id.
 
 pub mod agent;

@@ -119,7 +119,7 @@ impl Local {
     }
 }
 
-/// Makes the lease of the claim that stands in this database end long ago; the claim's generation, or none where no lease runs.
+/// Ends the lease of the claim in this database; returns the claim's generation, or none without a lease.
 pub fn lapse(database: &Path, cluster_id: &str) -> rusqlite::Result<Option<u64>> {
     let connection = Connection::open(database)?;
     connection.busy_timeout(Duration::from_secs(10))?;

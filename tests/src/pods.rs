@@ -54,7 +54,7 @@ impl<'a> Pods<'a> {
         let ports = service["spec"]["ports"].as_array().expect("it has ports");
         for port in ports {
             // The service's own address is left out, and with it what it translates.
-            assert!(known(port, &["name", "port"]), "{port} has a target of its own");
+            assert!(known(port, &["name", "port"]), "{port} has a separate target");
         }
         let service = text(&service["metadata"]["name"]);
         self.start(&format!("{service}-0"), service, None, &pod["spec"])

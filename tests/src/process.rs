@@ -33,7 +33,7 @@ pub fn functions(process: u32) -> Vec<u32> {
     children(process).into_iter().filter(is_function).collect()
 }
 
-/// Whether the process is there and is no zombie.
+/// Whether the process exists and is not a zombie.
 pub fn is_alive(process: u32) -> bool {
     let output = Command::new("ps").args(["-o", "stat=", "-p", &process.to_string()]).output();
     let state = output.expect("`ps` can be run").stdout;
@@ -45,7 +45,7 @@ pub fn is_alive(process: u32) -> bool {
 pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let since = Instant::now();
     while !holds() {
-        assert!(since.elapsed() < Duration::from_mins(1), "waited in vain until {what}");
+        assert!(since.elapsed() < Duration::from_mins(1), "timed out waiting until {what}");
         sleep(Duration::from_millis(50));
     }
 }

@@ -157,7 +157,7 @@ impl Terminal {
             }
             sleep(PAUSE);
         };
-        // Its last lines may still be on the way; a child of its own may hold the terminal open for longer.
+        // Its last lines may still be on the way; a child process may hold the terminal open for longer.
         let ended = Instant::now();
         while !self.reader.is_finished() && ended.elapsed() < Duration::from_secs(2) {
             sleep(PAUSE);
@@ -198,7 +198,7 @@ pub fn settled(text: &str) -> String {
             (r"(127\.0\.0\.1|localhost):\d+", "$1:<port>"),
             (r"/tmp/[.\w-]+", "<tmp>"),
             (r"\b\d+ bytes\b", "<n> bytes"),
-            // A moving line's clock stands at its right end.
+            // A progress line ends with its clock.
             (r"(?m) *\b\d+(s|m|h)$", " <elapsed>"),
             (r"\b\d+(\.\d+)? (s|ms|seconds?)\b", "<n> s"),
             // Every glyph of a spinner is of this block, and its last a blank one.
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_varies_is_settled() {
+    fn varying_values_are_replaced() {
         let sha256 = "0123456789abcdef".repeat(4);
         for (text, expected) in [
             (format!("sha256 {sha256}"), "sha256 <sha256>"),

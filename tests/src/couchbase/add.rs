@@ -1,4 +1,4 @@
-//! Nodes are added to clusters. It takes time, and others do things meanwhile.
+//! Adding nodes to clusters, which takes time in which other requests are served.
 
 use std::net::Ipv4Addr;
 

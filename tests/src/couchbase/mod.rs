@@ -1,5 +1,5 @@
-//! Many Couchbase Servers in the test's process, as far as their management REST interface goes. Each has a loopback
-//! address of its own with the real ports, 8091 and 18091 for TLS, and they answer and refuse as 7.6.8 does.
+//! Many Couchbase Servers in the test's process, as far as their management REST interface goes. Each has its own
+//! loopback address with the real ports, 8091 and 18091 for TLS, and they answer and refuse as 7.6.8 does.
 //!
 //! ```no_run
 //! # use cbbootstrap_tests::couchbase::Servers;
@@ -195,7 +195,7 @@ pub struct NodeView {
     pub membership: Membership,
     /// How it is to be recovered after a failover.
     pub recovery: Recovery,
-    /// Whether the others hear of it.
+    /// Whether the other nodes receive its heartbeats.
     pub is_healthy: bool,
     /// The server's word for that: `healthy`, `warmup` or `unhealthy`.
     pub status: String,
@@ -223,7 +223,7 @@ pub struct CertificateView {
 }
 
 impl Servers {
-    /// Starts so many blank nodes of the Enterprise Edition. The administrator has loaded certificates of their own
+    /// Starts this many blank nodes of the Enterprise Edition. The administrator has loaded certificates of a separate
     /// authority, [`Servers::ca_cert`], on all of them; a node that leaves a cluster loses its certificate.
     pub fn start(count: usize) -> Self {
         Self::start_edition(count, false, true)
@@ -373,7 +373,7 @@ impl Servers {
         self.knobs(|knobs| knobs.add_timeout = time);
     }
 
-    /// How long a node is unhealthy that was a cluster of its own and is added to another; no time at first.
+    /// How long a node is unhealthy that was a separate cluster and is added to another; no time at first.
     pub fn warm_up_takes(&self, time: Duration) {
         self.knobs(|knobs| knobs.warm_up = time);
     }
@@ -531,7 +531,7 @@ impl Node {
         }
     }
 
-    /// Makes it a cluster of its own, unless it is in one.
+    /// Makes it a separate cluster, unless it is in one.
     pub fn provision(&self, user: &str, password: &str) {
         let mut world = lock(&self.shared.world);
         if world.nodes[self.index].cluster.is_none() {

@@ -1,4 +1,4 @@
-//! Clusters as values, and what becomes of them. It knows no network and no clock: whoever asks says what time
+//! Clusters as values, and how they change. It has no network and no clock: the caller passes what time
 //! it is.
 
 use std::{
@@ -330,7 +330,7 @@ impl World {
         self.cluster(node).is_none_or(|cluster| login == Some((&cluster.user, &cluster.password)))
     }
 
-    /// Whether the other nodes of the cluster hear of this member.
+    /// Whether the other nodes of the cluster receive this member's heartbeats.
     pub fn is_healthy(&self, cluster: usize, member: &Member, now: Instant) -> bool {
         let node = &self.nodes[member.node];
         let is_heard = node.silent_since.is_none() && node.warm_at.is_none_or(|at| at <= now);
@@ -350,7 +350,7 @@ impl World {
         "healthy"
     }
 
-    /// Whether the node accepts no connection now: it is about to become blank, or restarts for ever.
+    /// Whether the node accepts no connection now: it is about to become blank, or restarts again and again.
     pub fn is_closed(&self, node: usize, now: Instant) -> bool {
         let own = &self.nodes[node];
         let loops = own.removed == Some(Removal::Unsafe) && own.silent_since.is_none();

@@ -84,7 +84,7 @@ pub struct Node {
     pub restarted: Option<Instant>,
     /// Since when the others hear nothing of it.
     pub silent_since: Option<Instant>,
-    /// Until when the others do not hear of it.
+    /// Until when the other nodes receive no heartbeats from it.
     pub warm_at: Option<Instant>,
     /// From when until when it warms up its buckets.
     pub loading: Option<(Instant, Instant)>,

@@ -56,7 +56,7 @@ impl Call<'_> {
         Reply::ok(&shown)
     }
 
-    /// Who asks. A blank node takes everybody for its administrator.
+    /// The user of the request. A blank node treats everybody as its administrator.
     pub fn whoami(&self) -> Reply {
         let admin = json!([{"role": "admin"}]);
         let is_blank = self.world.cluster(self.node).is_none();

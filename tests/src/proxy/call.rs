@@ -154,7 +154,7 @@ fn document(body: &[u8]) -> Map<String, Value> {
     document
 }
 
-/// Of a path, for an endpoint of one's own has no host name for each bucket.
+/// The bucket and key of a path. A custom endpoint has no host name for each bucket.
 fn bucket_and_key(path: &str) -> (&str, &str) {
     let path = path.trim_start_matches('/');
     path.split_once('/').unwrap_or((path, ""))
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_is_told() {
+    fn calls_are_recognized() {
         let call = |uri: &str, service: &str, body: &str| {
             let request = Request::put(uri).header(
                 "authorization",

@@ -20,7 +20,7 @@ use super::{
 pub enum Fault {
     /// Carried out, only later; not at all if the caller has given up by then.
     Delay(Duration),
-    /// Carried out and answered, and carried out once more so much later.
+    /// Carried out and answered, and carried out once more after this time.
     Duplicate(Duration),
     /// Not carried out: too many calls.
     Throttle,

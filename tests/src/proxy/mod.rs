@@ -20,7 +20,7 @@
 //! ```
 //!
 //! The function's own calls, and calls of the API that it serves, do not go through it: the stand-in gives both its own
-//! address. A second proxy can stand before each of these, see [`MiniStack::start_with`] and [`Proxy::before`].
+//! address. A second proxy can be placed in front of each of these, see [`MiniStack::start_with`] and [`Proxy::before`].
 
 mod call;
 mod fault;
@@ -291,7 +291,7 @@ impl Shared {
         Err(io::Error::other("the answer is dropped"))
     }
 
-    /// Carries it out so much later, and tells nobody.
+    /// Carries it out after this time, and discards the answer.
     fn repeat(self: &Arc<Self>, call: Call, later: Duration, head: Parts, body: Bytes) {
         let shared = Arc::clone(self);
         tokio::spawn(async move {

@@ -86,7 +86,7 @@ impl Play {
         self
     }
 
-    /// Each of the scenes that follow comes so long after the one before it; without this, at once.
+    /// The pause before each of the following scenes; without it, there is none.
     #[must_use]
     pub fn after(mut self, pause: Duration) -> Self {
         self.pause = pause;
