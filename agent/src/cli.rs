@@ -1,4 +1,4 @@
-//! The command line: what may be said, and how `--help` explains it.
+//! The commands and their options, with what `--help` says of each.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,11 +19,10 @@ The command line takes precedence over environment variables, and these over the
 Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's password), \
 CBBOOTSTRAP_SECRET (the cluster's secret).";
 
-/// Brings the Couchbase Server beside it into one healthy cluster: as the first node, or as a member.
+/// Brings the Couchbase Server on its node into one healthy cluster: as the first node, or as a member.
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{OPTIONS_HELP}\n\n{}", Program::Agent.exit_help()), propagate_version = true)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -32,16 +31,16 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Command {
-    /// Make this node the first of the cluster or a member of it, and wait until all is well
+    /// Make this node the first of the cluster or a member, and wait until the cluster is healthy
     ///
-    /// It looks at what is there and does what is missing, so it may be run at every boot, and again after whatever went wrong. It
-    /// is done when the node is active, the cluster balanced, and the API told.
+    /// It does only what is missing, so run it at every boot, and again after an error. It is done when the node is active, the
+    /// cluster is balanced and the API has recorded the node.
     Up(Box<UpArgs>),
     /// Print the nodes to connect to, for Sync Gateway and applications
     Discover(DiscoverArgs),
-    /// Take this node out of the cluster: its data moves to the others first
+    /// Take this node out of the cluster after its data has moved to the other nodes
     Leave(LeaveArgs),
-    /// Show what the server, its cluster and the API say
+    /// Show the state of the server, its cluster and the API's record
     Status(StatusArgs),
     #[command(flatten)]
     Manual(ManualCommand),
@@ -62,10 +61,10 @@ impl Command {
 /// Who may call the API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
-    /// Anyone; a cluster's secret keeps others from its record.
+    /// Anyone; a cluster's secret protects its record
     #[default]
     None,
-    /// Signed requests: AWS Signature Version 4, with the role of the instance or the task.
+    /// Callers with AWS credentials, such as the role of the instance or the task (Signature Version 4)
     Iam,
 }
 
@@ -73,23 +72,23 @@ pub enum Auth {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The bootstrap service")]
 pub struct ApiArgs {
-    /// Its endpoint, as `cbbootstrap status` prints it
+    /// URL of the API, as `cbbootstrap status` prints it
     // clap would say what is wrong with the value, and the value with it: there may be a password in it.
     #[arg(long, env = "CBBOOTSTRAP_API", value_name = "URL")]
     pub api: Option<String>,
-    /// The name that all nodes of the cluster share
+    /// Name that all nodes of the cluster share
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
     pub cluster_id: Option<ClusterId>,
-    /// A file with the cluster's secret, the same on all nodes: nodes trust each other by it; `-` is standard input
+    /// File with the cluster's secret, by which its nodes trust each other; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Who may call the API: with `iam`, requests are signed
+    /// Who can call the API; with `iam`, requests are signed
     #[arg(long, env = "CBBOOTSTRAP_AUTH", value_enum, default_value_t)]
     pub auth: Auth,
-    /// The region of an API that takes signed requests, where its host name does not say
+    /// AWS region of an API with signed requests, if its host name does not contain it
     #[arg(long, env = "AWS_REGION")]
     pub region: Option<String>,
-    /// A YAML file with options
+    /// YAML file with options
     #[arg(long, env = "CBBOOTSTRAP_AGENT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -98,7 +97,7 @@ pub struct ApiArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Couchbase Server")]
 pub struct ServerArgs {
-    /// The URL of this node's server; without TLS only on this host
+    /// URL of this node's server; `http://` only on this host
     #[arg(
         long,
         env = "CBBOOTSTRAP_SERVER",
@@ -106,29 +105,29 @@ pub struct ServerArgs {
         value_name = "URL"
     )]
     pub server: String,
-    /// This node's address or full host name, as the other nodes reach it [default: the host's full name, or what ECS or EC2 say]
+    /// Address or full host name of this node for the other nodes [default: the host's full name, or that of ECS or EC2]
     #[arg(long, env = "CBBOOTSTRAP_NODE", value_parser = values::node)]
     pub node: Option<Node>,
-    /// The administrator's name
+    /// Name of the administrator
     #[arg(long, env = "CB_REST_USERNAME", default_value = "Administrator", value_name = "NAME")]
     pub username: String,
-    /// A file with the administrator's password; `-` is standard input
+    /// File with the administrator's password; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// The authority that signed the servers' certificates, in PEM: other nodes are trusted by it where there is no secret
+    /// PEM file of the authority of the servers' certificates, to trust other nodes without a secret
     #[arg(long, env = "CBBOOTSTRAP_CA_CERT", value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
-    /// Skip TLS verification of other nodes, and allow Community Edition (no TLS) and an API over http://. Any host that can
-    /// impersonate another node receives the administrator's password
+    /// Skip TLS verification of other nodes, which receive the administrator's password; also allows Community Edition, which has no
+    /// TLS, and an API over `http://`
     #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 }
 
-/// How long to wait, and how often to look.
+/// How long to wait, and how often to try.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Patience")]
+#[command(next_help_heading = "Waiting")]
 pub struct WaitArgs {
-    /// How long all of it may take
+    /// Limit on the whole run
     #[arg(
         long,
         env = "CBBOOTSTRAP_TIMEOUT",
@@ -137,7 +136,7 @@ pub struct WaitArgs {
         value_name = "TIME"
     )]
     pub timeout: Duration,
-    /// How long to wait between two checks, and before a failed step is retried
+    /// Pause between two reads, and before a retry
     #[arg(
         long,
         env = "CBBOOTSTRAP_INTERVAL",
@@ -167,14 +166,14 @@ pub struct UpArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The node and the cluster")]
 pub struct ClusterArgs {
-    /// The node's services: data, index, query, search, analytics, eventing, backup
+    /// Services of the node: data, index, query, search, analytics, eventing, backup
     #[arg(long, env = "CBBOOTSTRAP_SERVICES", default_value = "data", value_name = "NAME,...")]
     pub services: Services,
-    /// The data service's memory on each node: MB, a percentage of the node's, or `auto`, which is 80 % less what the other
-    /// services have. The first node's counts
+    /// Memory of the data service on each node, as the first node sets it: MB, a percentage of the node's memory, or `auto`: 80 %
+    /// minus the other services' quotas
     #[arg(long, env = "CBBOOTSTRAP_MEMORY_QUOTA", default_value = "auto", value_name = "QUOTA")]
     pub memory_quota: Quota,
-    /// A bucket that is to be there, with its memory on each node in MB; may be given again. One that is there stays as it is
+    /// Bucket to create unless it exists, with its memory on each node in MB; can be repeated
     #[arg(
         long = "bucket",
         env = "CBBOOTSTRAP_BUCKETS",
@@ -182,19 +181,19 @@ pub struct ClusterArgs {
         value_name = "NAME:MB[:REPLICAS]"
     )]
     pub bucket: Vec<Bucket>,
-    /// The node's server group, which is made if need be: its availability zone, say
+    /// Server group of the node, such as its availability zone; created if missing
     #[arg(long, env = "CBBOOTSTRAP_SERVER_GROUP", value_name = "NAME")]
     pub server_group: Option<String>,
-    /// The address that clients outside the nodes' network use
+    /// Address for clients outside the nodes' network
     #[arg(long, env = "CBBOOTSTRAP_ALTERNATE_ADDRESS", value_parser = values::host, value_name = "ADDRESS")]
     pub alternate_address: Option<Node>,
-    /// The cluster's name in Couchbase Server
+    /// Name of the cluster in Couchbase Server
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_NAME", value_name = "NAME")]
     pub cluster_name: Option<String>,
-    /// After so long another node takes the place of a first one that died before the cluster was up; `never` waits for it
+    /// Time after which another node replaces a first node that died before the cluster was up; `never` waits for it
     #[arg(long, env = "CBBOOTSTRAP_LEASE", default_value = "5m", value_name = "TIME")]
     pub lease: Lease,
-    /// How long the list of nodes has to stay as it is before a rebalance begins: so one serves all who boot together
+    /// Time without a new node before a rebalance begins, so that one rebalance serves nodes that boot together
     #[arg(
         long,
         env = "CBBOOTSTRAP_SETTLE",
@@ -203,7 +202,7 @@ pub struct ClusterArgs {
         value_name = "TIME"
     )]
     pub settle: Duration,
-    /// Make the cluster that this server belongs to already the one that the API tells of, if it tells of none
+    /// Record the cluster that this server already belongs to, if the API has no record
     #[arg(long, env = "CBBOOTSTRAP_ADOPT", value_parser = BoolishValueParser::new())]
     pub adopt: bool,
 }
@@ -211,12 +210,12 @@ pub struct ClusterArgs {
 /// The form of a list of nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// One node a line, the one to join first.
+    /// One node per line; the first one is the node to join
     #[default]
     Text,
-    /// One JSON document.
+    /// One JSON document
     Json,
-    /// What Couchbase's SDKs and Sync Gateway connect to, with TLS.
+    /// Connection string with TLS for Couchbase SDKs and Sync Gateway
     ConnectionString,
 }
 
@@ -227,13 +226,13 @@ pub struct DiscoverArgs {
     pub api: ApiArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
-    /// Allow an API over http:// that is not on this host
+    /// Allow an API over `http://` on another host
     #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
     /// Wait until the cluster is ready
     #[arg(long = "wait")]
     pub until_ready: bool,
-    /// The form of the list
+    /// Format of the list
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }

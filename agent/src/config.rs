@@ -24,8 +24,9 @@ pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
         return Ok(FileOptions::default());
     };
     files::check_trusted(file).map_err(Failure::from)?;
-    let text =
-        text::read_text(file).map_err(|error| Failure::usage(error.to_string()).hint(EXAMPLE))?;
+    let text = text::read_text(file).map_err(|error| {
+        Failure::usage(error.to_string()).hint("`--config` names a YAML file with options")
+    })?;
     let name = file.display().to_string();
     let options = parse(cli, parsed.called().0, &text)
         .map_err(|failure| failure.about(format_args!("`{name}`")))?;

@@ -38,9 +38,8 @@ fn reference(program: Program, definition: Command) -> String {
     let mut page = String::from("\n");
     section(&mut definition, &mut page);
     page += "### Exit statuses\n\n| status | meaning |\n| --- | --- |\n";
-    for (status, meaning) in program.exit_statuses() {
-        page += &format!("| {status} | {meaning} |\n");
-    }
+    let statuses = program.exit_statuses().into_iter();
+    page.extend(statuses.map(|(status, meaning)| format!("| {status} | {meaning} |\n")));
     page + "\n"
 }
 
@@ -50,7 +49,8 @@ fn section(command: &mut Command, page: &mut String) {
         let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
         let usage = command.render_usage().to_string();
         let usage = usage.trim_start_matches("Usage: ");
-        *page += &format!("### `{name}`\n\n{}\n\n`{usage}`\n\n", about.unwrap_or_default());
+        let about = about.unwrap_or_default();
+        page.extend([format!("### `{name}`\n\n{about}\n\n`{usage}`\n\n")]);
         let rows: Vec<_> = command.get_arguments().filter_map(row).collect();
         if !rows.is_empty() {
             *page += "| option | | default | variable |\n| --- | --- | --- | --- |\n";

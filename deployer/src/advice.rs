@@ -18,7 +18,7 @@ pub fn for_reason(reason: &str) -> Option<String> {
     } else if has(&["rollback trigger", "rollbacktrigger", "to alarm", "in alarm"]) {
         "requests failed during the update or just before: see `cbbootstrap logs`; `--no-rollback-alarm` ignores that"
     } else if has(&["throttling", "rate exceeded"]) {
-        "AWS was too busy: deploy again"
+        "AWS throttled the requests: deploy again"
     } else {
         return None;
     };

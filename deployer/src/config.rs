@@ -12,7 +12,7 @@ use cbbootstrap_cli::{
     suggestion::did_you_mean,
     text,
 };
-use clap::{Args, Command, FromArgMatches};
+use clap::{Args, Command, FromArgMatches, builder::Resettable};
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
@@ -74,7 +74,9 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
 fn environment_options() -> Command {
     let build = BuildArgs::augment_args(Command::new("build"));
     let arch = build.get_arguments().filter(|arg| arg.get_id() == "arch").cloned();
-    WaitArgs::augment_args(TargetArgs::augment_args(Command::new("environment"))).args(arch)
+    let options = WaitArgs::augment_args(TargetArgs::augment_args(Command::new("environment")));
+    // The file alone counts here, not the variables.
+    options.args(arch).mut_args(|arg| arg.env(Resettable::Reset))
 }
 
 /// The keys of an environment.

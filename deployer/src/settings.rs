@@ -244,9 +244,9 @@ fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
     pairs.iter().cloned().collect()
 }
 
-/// That AWS takes these tags beside ours.
+/// Checks that AWS accepts these tags next to cbbootstrap's own.
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
-    // That of IAM, whose roles are stricter than the other services, and get the stack's tags.
+    // The rule of IAM: roles get the stack's tags, and IAM is stricter than other services.
     let allowed = |text: &str| {
         text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c))
     };
@@ -254,7 +254,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     for (key, value) in tags {
         let (key_length, value_length) = (key.chars().count(), value.chars().count());
         let rule = if key.eq_ignore_ascii_case(OWNER_TAG.0) {
-            "by this tag cbbootstrap knows what it made; choose another key"
+            "cbbootstrap marks what it made with this tag; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
             "keys that begin with `aws:` are AWS's own"
         } else if !(1..=128).contains(&key_length) || !(1..=256).contains(&value_length) {
@@ -273,7 +273,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     if tags.len() >= MOST_TAGS {
         return Err(Failure::new(format!("{} tags are too many", tags.len()))
             .hint(format!(
-                "AWS takes {MOST_TAGS}, and cbbootstrap's `{}` is one of them",
+                "AWS allows {MOST_TAGS}, and cbbootstrap's `{}` is one of them",
                 OWNER_TAG.0
             ))
             .exit(Exit::Usage));
@@ -281,13 +281,13 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// That a stack may tell so many topics.
+/// Checks the number of notification topics.
 fn check_topics(topics: &[String]) -> Result<(), Failure> {
     if topics.len() <= MOST_TOPICS {
         return Ok(());
     }
     Err(Failure::new(format!("{} topics are too many", topics.len()))
-        .hint(format!("a stack tells {MOST_TOPICS} at most"))
+        .hint(format!("CloudFormation allows at most {MOST_TOPICS} notification topics per stack"))
         .exit(Exit::Usage))
 }
 
@@ -339,7 +339,7 @@ pub struct LocalTableArgs {
     pub data: Option<PathBuf>,
 }
 
-/// Whose records: those of a table in AWS, or of a server on this machine.
+/// The records of a table in AWS, or of a server on this machine.
 #[derive(Clone, Debug)]
 pub struct Records {
     /// Where they are.

@@ -1,13 +1,15 @@
-//! Ctrl-C and SIGTERM, which stop what runs, and not always in the same way.
+//! Ctrl-C and SIGTERM: what the first stops, and what a second one does.
 
 use std::fmt::Display;
 
 use anyhow::Context;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    stack::{Cancellation, Operation},
+};
 
-/// What was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGINT, from the keyboard.
@@ -25,7 +27,7 @@ impl Display for Signal {
     }
 }
 
-/// The signals from now on. They no longer end the program by themselves.
+/// The signals that arrive from now on. They no longer end the program by themselves.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: unix::Signal,
@@ -33,7 +35,6 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen.
     pub fn listen() -> anyhow::Result<Self> {
         let listen = |kind| unix::signal(kind).context("cannot listen to signals");
         Ok(Self {
@@ -42,7 +43,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::CtrlC,
@@ -50,7 +51,7 @@ impl Signals {
         }
     }
 
-    /// What the work gives, unless a signal comes first: then the work is dropped.
+    /// Does the work unless a signal comes first: then the work is dropped.
     pub async fn or_stopped<T>(
         &mut self,
         work: impl Future<Output = anyhow::Result<T>>,
@@ -58,9 +59,57 @@ impl Signals {
         tokio::select! {
             result = work => result,
             signal = self.next() => Err(Failure::new(format!("stopped by {signal}"))
-                .hint("run the same command again to go on")
+                .hint("run the same command again to continue")
                 .exit(Exit::Stopped)
                 .into()),
+        }
+    }
+}
+
+/// What a signal does to a change of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// Cancel the update, which rolls it back, and go on watching.
+    CancelUpdate,
+    /// Delete the stack that is being created, and go on watching.
+    DeleteStack,
+    /// Leave the rest to CloudFormation and exit.
+    Detach,
+}
+
+/// What a signal does to an operation. CloudFormation cannot cancel a deletion or a rollback. SIGTERM comes from a supervisor that
+/// soon kills: there is no time to cancel.
+pub fn reaction(operation: Operation, cancellation: Cancellation, signal: Signal) -> Reaction {
+    match (signal, operation) {
+        _ if cancellation != Cancellation::None => Reaction::Detach,
+        (Signal::CtrlC, Operation::Update) => Reaction::CancelUpdate,
+        (Signal::CtrlC, Operation::Create) => Reaction::DeleteStack,
+        _ => Reaction::Detach,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_cancel_what_can_be_cancelled() {
+        use {Cancellation as C, Operation as O, Reaction as R, Signal::CtrlC, Signal::Terminate};
+        for (operation, signal, expected) in [
+            (O::Create, CtrlC, R::DeleteStack),
+            (O::Update, CtrlC, R::CancelUpdate),
+            (O::Delete, CtrlC, R::Detach),
+            (O::Rollback, CtrlC, R::Detach),
+            (O::Create, Terminate, R::Detach),
+            (O::Update, Terminate, R::Detach),
+            (O::Delete, Terminate, R::Detach),
+            (O::Rollback, Terminate, R::Detach),
+        ] {
+            let case = format!("{operation:?} {signal:?}");
+            assert_eq!(reaction(operation, C::None, signal), expected, "{case}");
+            for second in [C::Refused, C::Accepted] {
+                assert_eq!(reaction(operation, second, signal), R::Detach, "second {case}");
+            }
         }
     }
 }

@@ -354,7 +354,7 @@ fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHa
         && secret.bytes().all(|byte| byte.is_ascii_graphic())
         && values.next().is_none();
     if is_valid {
-        return Ok(Some(SecretHash::of(cluster_id, secret.as_bytes())));
+        return Ok(Some(SecretHash::new(cluster_id, secret.as_bytes())));
     }
     Err(Problem::InvalidField(
         AUTHORIZATION,
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn secrets_come_as_bearer_tokens() {
         let id = ClusterId::new("c").unwrap();
-        let hash = |secret: &[u8]| Some(SecretHash::of(&id, secret));
+        let hash = |secret: &[u8]| Some(SecretHash::new(&id, secret));
         let long = "s".repeat(MAX_SECRET_BYTES);
         for (value, expected) in [
             ("Bearer secret", hash(b"secret")),

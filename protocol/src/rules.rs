@@ -47,7 +47,7 @@ pub struct SecretHash([u8; 32]);
 hash32!(SecretHash, compared in constant time);
 
 impl SecretHash {
-    pub fn of(cluster_id: &ClusterId, token: &[u8]) -> Self {
+    pub fn new(cluster_id: &ClusterId, token: &[u8]) -> Self {
         let mut mac = Hmac::<Sha256>::new_from_slice(token).expect("HMAC takes keys of any length");
         mac.update(b"cbbootstrap cluster secret\0");
         mac.update(cluster_id.as_str().as_bytes());

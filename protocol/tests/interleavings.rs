@@ -358,7 +358,7 @@ fn hold(holds: bool, property: Property) -> Verdict {
 fn play(mistake: Option<&Mistake>, (has_secret, steps): &(bool, Vec<Step>)) -> Verdict {
     let mut world = World {
         mistake,
-        secret: has_secret.then(|| SecretHash::of(&id(), b"right")),
+        secret: has_secret.then(|| SecretHash::new(&id(), b"right")),
         now: Timestamp::from_second(1_700_000_000).unwrap(),
         ..World::default()
     };
@@ -492,7 +492,7 @@ impl World<'_> {
         match &self.secret {
             secret if caller.has_secret => secret.clone(),
             Some(_) => None,
-            None => Some(SecretHash::of(&id(), b"wrong")),
+            None => Some(SecretHash::new(&id(), b"wrong")),
         }
     }
 

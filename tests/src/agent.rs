@@ -21,27 +21,19 @@ use crate::{
 /// The administrator's name and password.
 pub const LOGIN: (&str, &str) = ("Administrator", "correct horse");
 
-/// A cluster's secret.
 pub const SECRET: &str = "open/sesame+0123456789==";
 
 /// A local deployment of the API, with a table of its own.
 #[derive(Debug)]
 pub struct Api {
-    /// The deployment.
     pub local: Local,
     _data: TempDir,
 }
 
 impl Api {
-    /// Starts one.
     pub fn start() -> Self {
         let data = tempfile::tempdir().expect("temporary directories can be made");
         Self { local: Local::with(data.path(), &["--no-smoke"]), _data: data }
-    }
-
-    /// Agents of these servers' nodes, for a cluster `demo`.
-    pub fn agents(&self, servers: &Servers) -> Agents {
-        Agents::new(&self.local.endpoint, "demo", servers)
     }
 }
 
@@ -51,7 +43,9 @@ pub struct Agents {
     /// Whose environment they run in.
     pub user: User,
     program: PathBuf,
-    api: String,
+    pub api: String,
+    /// If nobody else uses it.
+    own_api: Option<Api>,
     cluster_id: String,
 }
 
@@ -77,18 +71,24 @@ impl Agents {
             user,
             program: programs::agent(),
             api: api.to_owned(),
+            own_api: None,
             cluster_id: cluster_id.to_owned(),
         }
     }
 
-    /// With an environment variable.
+    /// Agents for a cluster `demo`, with a new API.
+    pub fn with_new_api(servers: &Servers) -> Self {
+        let api = Api::start();
+        let agents = Self::new(&api.local.endpoint, "demo", servers);
+        Self { own_api: Some(api), ..agents }
+    }
+
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.user = self.user.with(name, value);
         self
     }
 
-    /// Without an environment variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.user = self.user.without(name);
@@ -145,6 +145,26 @@ impl Agents {
         })
     }
 
+    /// Runs `up` on all of these nodes at once, and asserts that each succeeds.
+    #[track_caller]
+    pub fn join(&self, nodes: &[Node], options: &[&str]) -> Vec<Ended> {
+        self.all_up(nodes, options).into_iter().map(|up| up.ended_with(0)).collect()
+    }
+
+    /// Ends the lease of the first node's claim.
+    #[track_caller]
+    pub fn lapse(&self) {
+        let api = self.own_api.as_ref().expect("the agents have started their API");
+        api.local.lapse(&self.cluster_id);
+    }
+
+    /// The node that the API's record names as the first, of these servers.
+    pub fn first_node<'a>(&self, servers: &'a Servers) -> &'a Node {
+        let first = &self.record()["initial_node_ip_addr_or_hostname"];
+        let first = servers.nodes().iter().find(|node| *first == node.address());
+        first.expect("the record names one of the servers")
+    }
+
     /// What the API says of the cluster; null if it knows of none.
     pub fn record(&self) -> Value {
         self.record_as(None)
@@ -164,7 +184,6 @@ impl Agents {
 }
 
 impl Agent {
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.0.as_ref().map_or(0, Child::id)
     }
@@ -180,7 +199,6 @@ impl Agent {
         self.end()
     }
 
-    /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         let child = self.0.as_mut().expect("it is ended once");
         child.try_wait().expect("a child can be waited for").is_none()
@@ -194,6 +212,13 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+/// So many blank servers, and agents with a new API beside them.
+pub fn scene(count: usize) -> (Servers, Agents) {
+    let servers = Servers::start(count);
+    let agents = Agents::with_new_api(&servers);
+    (servers, agents)
 }
 
 /// An API that answers whatever a test wants: each request by its path and the asking node.

@@ -1,160 +1,168 @@
-//! Chromium without a window, for the one page there is. Debian's packages are `chromium` and `chromium-driver`.
+//! Chromium without a window, driven over its DevTools protocol, for the one page there is.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::process::CommandExt,
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
+    process::{ChildStdin, ChildStdout, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
-use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
-use hyper_util::client::legacy::connect::HttpConnector;
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{http, process::Guard};
+use crate::process::Guard;
 
-/// How long an element may be waited for, on a loaded machine.
+/// How long an element may take to appear, on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A running browser with one empty tab. When dropped, it ends with its driver, in whose process group it is.
+/// Chromium takes commands from descriptor 3 and answers on 4.
+const START: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#;
+
+/// A running browser with one tab. It ends when dropped.
 #[derive(Debug)]
 pub struct Browser {
-    /// What drives it.
-    pub client: Client,
-    session: String,
-    driver_url: String,
-    _driver: Guard,
+    commands: ChildStdin,
+    messages: BufReader<ChildStdout>,
+    session: Option<String>,
+    last_id: u64,
+    events: Vec<Value>,
+    _process: Guard,
     _home: TempDir,
 }
 
 impl Browser {
-    /// Starts one; `None`, with a word about it, where it is not installed. A CI must have it.
-    pub async fn start() -> Option<Self> {
-        let installed = ["chromium", "chromedriver"].iter().all(|program| {
-            let version = Command::new(program).arg("--version").output();
-            version.is_ok_and(|output| output.status.success())
-        });
-        if !installed {
-            let install = "apt-get install --yes --no-install-recommends chromium chromium-driver";
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "there is no Chromium: `{install}` installs it"
-            );
-            eprintln!("there is no Chromium, and nothing was tested: `{install}` installs it");
+    /// Starts one; `None` with a message where it is not installed. A CI must have it.
+    pub fn start() -> Option<Self> {
+        let version = Command::new("chromium").arg("--version").output();
+        if !version.is_ok_and(|output| output.status.success()) {
+            let missing = "there is no Chromium; `apt-get install chromium` installs it";
+            assert!(std::env::var_os("CI").is_none(), "{missing}");
+            eprintln!("skipped: {missing}");
             return None;
         }
-
         let home = tempfile::tempdir().expect("temporary directories can be made");
-        let (driver, driver_url) = start_driver(home.path());
-        let capabilities = json!({
-            "goog:chromeOptions": {"args": [
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--disable-crash-reporter",
-                "--hide-scrollbars",
-                "--window-size=1200,1500",
-                // Nothing but this machine is there.
-                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-                format!("--user-data-dir={}", home.path().join("profile").display()),
-            ]},
-            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
-        });
-        let Value::Object(capabilities) = capabilities else { unreachable!("it is an object") };
-        let client = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities)
-            .connect(&driver_url)
-            .await
-            .expect("Chromium starts");
-        let session = client.session_id().await.expect("there is a session");
-        Some(Self {
-            client,
-            session: session.expect("with an id"),
-            driver_url,
-            _driver: driver,
+        let mut process = Command::new("sh")
+            .args(["-c", START, "sh", "chromium"])
+            .args(["--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu"])
+            .args(["--disable-dev-shm-usage", "--disable-quic", "--no-first-run"])
+            .args(["--disable-background-networking", "--disable-component-update"])
+            .args(["--disable-sync", "--disable-crash-reporter", "--hide-scrollbars"])
+            .args(["--window-size=1200,1500"])
+            // Only this machine can be reached.
+            .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+            .arg(format!("--user-data-dir={}", home.path().join("profile").display()))
+            .env("HOME", home.path())
+            .env("TMPDIR", home.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("`sh` can be run");
+        let mut browser = Self {
+            commands: process.stdin.take().expect("it is piped"),
+            messages: BufReader::new(process.stdout.take().expect("it is piped")),
+            session: None,
+            last_id: 0,
+            events: Vec::new(),
+            _process: Guard(process),
             _home: home,
-        })
+        };
+        let tab = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
+        let tab = json!({"targetId": tab["targetId"], "flatten": true});
+        let session = browser.call("Target.attachToTarget", &tab);
+        browser.session = session["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page", "Runtime", "Network", "Log"] {
+            browser.call(&format!("{domain}.enable"), &json!({}));
+        }
+        Some(browser)
     }
 
-    /// Waits for the first element that this CSS selector means.
-    pub async fn element(&self, selector: &str) -> Element {
-        let wait = self.client.wait().at_most(PATIENCE);
-        let element = wait.for_element(Locator::Css(selector)).await;
-        element.unwrap_or_else(|error| panic!("there is no `{selector}`: {error}"))
+    /// The result of a command. Events that come before it are kept.
+    fn call(&mut self, method: &str, params: &Value) -> Value {
+        self.last_id += 1;
+        let mut command = json!({"id": self.last_id, "method": method, "params": params});
+        if let Some(session) = &self.session {
+            command["sessionId"] = json!(session);
+        }
+        write!(self.commands, "{command}\0").expect("Chromium reads");
+        loop {
+            let mut message = Vec::new();
+            self.messages.read_until(0, &mut message).expect("Chromium writes");
+            assert_eq!(message.pop(), Some(0), "Chromium ended");
+            let mut message: Value = serde_json::from_slice(&message).expect("it writes JSON");
+            if message["id"] == self.last_id {
+                assert!(message["error"].is_null(), "{method}: {message}");
+                return message["result"].take();
+            }
+            self.events.push(message);
+        }
     }
 
-    /// Waits for the element and clicks on it.
-    pub async fn click(&self, selector: &str) {
-        let clicked = self.element(selector).await.click().await;
-        clicked.unwrap_or_else(|error| panic!("`{selector}` cannot be clicked on: {error}"));
+    /// Begins to load a page.
+    pub fn open(&mut self, url: &str) {
+        self.call("Page.navigate", &json!({"url": url}));
     }
 
-    /// Waits for the element; its text.
-    pub async fn text(&self, selector: &str) -> String {
-        let text = self.element(selector).await.text().await;
-        text.unwrap_or_else(|error| panic!("`{selector}` has no text: {error}"))
+    /// Waits for the first element that matches this CSS selector; the value of the expression, in which it is `element`.
+    fn element(&mut self, selector: &str, expression: &str) -> Value {
+        let selector = json!(selector);
+        let script = format!(
+            "(element => element && [{expression} ?? null])(document.querySelector({selector}))"
+        );
+        let since = Instant::now();
+        loop {
+            let evaluate = json!({"expression": script, "returnByValue": true});
+            let mut result = self.call("Runtime.evaluate", &evaluate);
+            assert!(result["exceptionDetails"].is_null(), "{result}");
+            if let Some(value) = result["result"]["value"].get_mut(0) {
+                return value.take();
+            }
+            assert!(since.elapsed() < PATIENCE, "there is no `{selector}`");
+            sleep(Duration::from_millis(50));
+        }
     }
 
-    /// What it complained of since the last call, broken policies and failed requests among it.
-    pub fn complaints(&self) -> Vec<String> {
-        let entries = self.log("browser");
-        let messages = entries.iter().map(|entry| entry["message"].to_string());
-        messages.collect()
+    pub fn wait_for(&mut self, selector: &str) {
+        self.element(selector, "true");
     }
 
-    /// The URLs of all requests that it made since the last call, those for its own empty tab left out.
-    pub fn requests(&self) -> Vec<String> {
-        let entries = self.log("performance");
-        let events = entries.iter().filter_map(|entry| {
-            let event: Value = serde_json::from_str(entry["message"].as_str()?).ok()?;
-            let message = &event["message"];
-            let url = message["params"]["request"]["url"].as_str()?;
-            let is_request = message["method"] == "Network.requestWillBeSent";
-            (is_request && !url.starts_with("chrome://")).then(|| url.to_owned())
-        });
-        events.collect()
+    /// Waits for an element and clicks on it.
+    pub fn click(&mut self, selector: &str) {
+        self.element(selector, "element.click()");
     }
 
-    /// A log's new entries, in the driver's own addition to WebDriver.
-    fn log(&self, kind: &str) -> Vec<Value> {
-        let path = format!("/session/{}/se/log", self.session);
-        let body = json!({"type": kind}).to_string();
-        let answer = http::post(&self.driver_url, &path, &body).expect("the driver answers");
-        let value = &answer.json()["value"];
-        let entries = value.as_array();
-        entries.unwrap_or_else(|| panic!("no log: {}", answer.body)).clone()
+    /// Waits for an element; its text.
+    pub fn text(&mut self, selector: &str) -> String {
+        self.element(selector, "element.innerText").as_str().unwrap_or_default().to_owned()
     }
-}
 
-/// The driver on a port that it picks, and its URL. It and the browser keep what they write in this directory.
-fn start_driver(home: &Path) -> (Guard, String) {
-    let mut driver = Command::new("chromedriver")
-        .arg("--port=0")
-        .env("HOME", home)
-        .env("TMPDIR", home)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .expect("`chromedriver` can be run");
-    let stdout = driver.stdout.take().expect("it is piped");
-    let driver = Guard(driver);
-    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    let port = lines.find_map(|line| {
-        let port = line.split_once("successfully on port ")?.1;
-        Some(port.trim_end_matches('.').to_owned())
-    });
-    let port = port.expect("`chromedriver` starts and says where");
-    thread::spawn(move || lines.for_each(drop));
-    (driver, format!("http://127.0.0.1:{port}"))
+    /// The page as PNG.
+    pub fn screenshot(&mut self) -> Vec<u8> {
+        let picture = self.call("Page.captureScreenshot", &json!({}));
+        let picture = picture["data"].as_str().expect("there is a picture");
+        BASE64_STANDARD.decode(picture).expect("it is Base64")
+    }
+
+    /// What happened since the last call: the URLs of all requests, and what the page or the browser complained of, such as broken
+    /// policies, failed requests and exceptions.
+    pub fn requests_and_complaints(&mut self) -> (Vec<String>, Vec<String>) {
+        self.element("html", "true");
+        let (mut requests, mut complaints) = (Vec::new(), Vec::new());
+        for event in self.events.drain(..) {
+            match event["method"].as_str() {
+                Some("Network.requestWillBeSent") => {
+                    let url = event["params"]["request"]["url"].as_str();
+                    requests.extend(url.map(str::to_owned));
+                }
+                Some("Log.entryAdded" | "Runtime.exceptionThrown" | "Runtime.consoleAPICalled") => {
+                    complaints.push(event["params"].to_string());
+                }
+                _ => {}
+            }
+        }
+        (requests, complaints)
+    }
 }

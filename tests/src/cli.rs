@@ -38,9 +38,7 @@ pub struct User {
 pub struct Ended {
     /// The exit status; none if a signal ended it.
     pub status: Option<i32>,
-    /// All of stdout.
     pub stdout: String,
-    /// All of stderr.
     pub stderr: String,
 }
 
@@ -66,7 +64,6 @@ impl Default for User {
 }
 
 impl User {
-    /// With an environment variable.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.retain(|(other, _)| other != name);
@@ -74,7 +71,6 @@ impl User {
         self
     }
 
-    /// Without an environment variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.variables.retain(|(other, _)| other != name);

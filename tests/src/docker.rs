@@ -21,7 +21,6 @@ use crate::{
     process, programs,
 };
 
-/// The base image's tag.
 const BASE: &str = "debian:stable-slim";
 
 /// The image that the stand-in for Couchbase Server takes the place of.
@@ -74,7 +73,6 @@ pub struct Machines {
 /// One of them.
 #[derive(Debug)]
 pub struct Machine {
-    /// Its host name.
     pub name: String,
     /// Its address on the machines' network.
     pub address: String,
@@ -112,7 +110,6 @@ impl Machines {
         Ok(machines)
     }
 
-    /// All of them.
     pub fn all(&self) -> &[Machine] {
         &self.list
     }

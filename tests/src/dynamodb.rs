@@ -12,7 +12,6 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_function::table::{CLUSTER_ID, GENERATION, LEASE_EXPIRES_AT, STATE, VERSION};
 
-/// The table's name.
 pub const TABLE: &str = "cb-bootstrap";
 
 /// A client for the DynamoDB at this URL, which tries once.

@@ -20,9 +20,7 @@ use cbbootstrap_protocol::wire::{Cluster, State};
 pub struct Event {
     /// The cluster that it was about.
     pub cluster: String,
-    /// The node that asked.
     pub node: String,
-    /// What it asked.
     pub operation: Operation,
     /// Whether it brought another secret than the cluster's.
     pub is_intruder: bool,
@@ -30,7 +28,6 @@ pub struct Event {
     pub invoked: Duration,
     /// When the outcome was known.
     pub completed: Duration,
-    /// What came back.
     pub outcome: Outcome,
 }
 
@@ -57,10 +54,8 @@ pub enum Operation {
     Lapse,
 }
 
-/// What came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The cluster.
     Told(Cluster),
     /// A refusal with this code. Only a late copy may yet be carried out.
     Refused(String),
@@ -104,7 +99,6 @@ pub enum Property {
 /// Where a history shows that a property does not hold.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// The property.
     pub property: Property,
     /// The event that shows it.
     pub event: Event,

@@ -11,9 +11,7 @@ use ureq::{
 /// An answer, whatever its status.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
     pub status: u16,
-    /// The headers.
     pub headers: HeaderMap,
     /// The body as it came.
     pub body: String,
@@ -36,7 +34,6 @@ static AGENT: LazyLock<Agent> = LazyLock::new(|| {
     config.into()
 });
 
-/// `GET`s the path.
 pub fn get(endpoint: &str, path: &str) -> Result<Answer, ureq::Error> {
     get_as(endpoint, path, None)
 }
@@ -75,7 +72,6 @@ pub fn post_as(
     answer(request.content_type("application/x-www-form-urlencoded").send(body))
 }
 
-/// A node's claim.
 pub fn claim(endpoint: &str, cluster: &str, node: &str) -> Result<Answer, ureq::Error> {
     let body = serde_json::json!({"cluster_id": cluster, "node_ip_addr_or_hostname": node});
     post(endpoint, "/cluster", &body.to_string())

@@ -93,12 +93,10 @@ impl Local {
         Self { endpoint, messages, guard, data: data.to_owned(), _user: user }
     }
 
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.guard.0.id()
     }
 
-    /// The database's file.
     pub fn database(&self) -> PathBuf {
         self.data.join("clusters.db")
     }

@@ -27,7 +27,6 @@ const ROOT: &str = "test";
 /// Those that no test uses now, as good as new. They end with the test program.
 static IDLE: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 
-/// A running stand-in.
 #[derive(Debug)]
 pub struct MiniStack {
     /// The value of `AWS_ENDPOINT_URL`.

@@ -6,7 +6,6 @@ use crate::{
     python,
 };
 
-/// A running stand-in.
 #[derive(Debug)]
 pub struct Moto {
     /// The value of `AWS_ENDPOINT_URL`.

@@ -40,7 +40,6 @@ pub struct Pod<'a> {
 }
 
 impl<'a> Pods<'a> {
-    /// None yet.
     pub fn new(machine: &'a Machine, secrets: Secrets) -> Self {
         machine.docker(&["network", "create", NETWORK]);
         let directory = tempfile::tempdir().expect("temporary directories can be made");

@@ -7,7 +7,6 @@ use std::{
     sync::OnceLock,
 };
 
-/// The workspace.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the workspace")
 }
@@ -27,12 +26,10 @@ fn built_with_this() -> PathBuf {
     directory.expect("it is three levels deep").to_owned()
 }
 
-/// The command `cbbootstrap`.
 pub fn cbbootstrap() -> PathBuf {
     built().join("cbbootstrap")
 }
 
-/// The node agent.
 pub fn agent() -> PathBuf {
     built().join("cbbootstrap-agent")
 }

@@ -47,7 +47,6 @@ impl Server {
         Self { url, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Serves these routes.
     pub fn route(router: Router) -> Self {
         Self::start(async |socket| drop(axum::serve(socket, router).await))
     }

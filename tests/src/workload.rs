@@ -54,7 +54,6 @@ pub struct Plan {
     pub clusters: usize,
     /// Nodes, which ask at once.
     pub nodes: usize,
-    /// Requests.
     pub requests: usize,
 }
 
@@ -63,7 +62,6 @@ pub struct Plan {
 pub enum Table {
     /// A table of a DynamoDB.
     DynamoDb(Client),
-    /// A database's file.
     Sqlite(PathBuf),
 }
 
@@ -71,9 +69,7 @@ pub enum Table {
 #[derive(Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Service {
-    /// By HTTP.
     Http(Http),
-    /// In this process.
     Here(Here),
 }
 
@@ -244,7 +240,6 @@ pub async fn run(service: &Service, table: &Table, plan: Plan) -> Vec<Event> {
     events
 }
 
-/// What all nodes share.
 struct Shared {
     service: Service,
     table: Table,
@@ -436,26 +431,21 @@ fn outcome((status, body): (u16, Value)) -> Outcome {
 /// What a history came to.
 #[derive(Debug)]
 pub struct Figures {
-    /// Requests.
     pub requests: usize,
     /// Those that were told the cluster.
     pub told: usize,
-    /// Those that were refused.
     pub refused: usize,
     /// Those of which the outcome is not known.
     pub lost: usize,
-    /// Clusters that were claimed.
     pub clusters: usize,
     /// Those of them that became ready.
     pub ready: usize,
     /// Takeovers that somebody was told of.
     pub takeovers: u64,
-    /// The highest generation.
     pub generation: u64,
 }
 
 impl Figures {
-    /// Of a history.
     pub fn of(events: &[Event]) -> Self {
         let mut clusters: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
         for event in events {

@@ -10,8 +10,8 @@ use crate::{
     printer::{Printer, Step},
     prompt,
     settings::Place,
-    signals::{Signal, Signals},
-    stack::{self, Cancellation, Operation, Reaction, Stack, StackEvent, StackStatus},
+    signals::{self, Reaction, Signal, Signals},
+    stack::{self, Cancellation, Operation, Stack, StackEvent, StackStatus},
 };
 
 /// How long to wait for somebody else's change by default.
@@ -64,7 +64,7 @@ impl Follower {
                 status = settle(&mut watch, step) => break status.map_err(|it| self.lost(it))?,
                 signal = signals.next() => signal,
             };
-            let reaction = stack::reaction(operation, cancellation, signal);
+            let reaction = signals::reaction(operation, cancellation, signal);
             let cancels = match reaction {
                 Reaction::Detach => return Err(self.detached(signal)),
                 Reaction::CancelUpdate => "cancelling the update",

@@ -18,12 +18,12 @@ use crate::lines::Lines;
 /// The format of the request log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// A line for people
+    /// Readable text
     #[default]
     Text,
-    /// A JSON document a line
+    /// One JSON document per line
     Json,
-    /// Nothing
+    /// No log
     None,
 }
 

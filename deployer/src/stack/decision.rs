@@ -7,7 +7,6 @@ use aws_sdk_cloudformation::types::StackStatus as S;
 use super::{DesiredStack, Stack, StackEvent, StackStatus, failed};
 use crate::{
     failure::{Exit, Failure},
-    signals::Signal,
     values::Auth,
 };
 
@@ -203,27 +202,6 @@ impl Operation {
                 | (Self::Delete, S::DeleteComplete)
                 | (Self::Rollback, S::UpdateRollbackComplete)
         )
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reaction {
-    /// Cancel the update, which rolls it back, and go on watching.
-    CancelUpdate,
-    /// Delete the stack that is being created, and go on watching.
-    DeleteStack,
-    /// Leave the rest to CloudFormation and exit.
-    Detach,
-}
-
-/// What a signal does to an operation. CloudFormation cannot cancel a deletion or a rollback. SIGTERM comes from a supervisor that
-/// soon kills: there is no time to cancel.
-pub fn reaction(operation: Operation, cancellation: Cancellation, signal: Signal) -> Reaction {
-    match (signal, operation) {
-        _ if cancellation != Cancellation::None => Reaction::Detach,
-        (Signal::CtrlC, Operation::Update) => Reaction::CancelUpdate,
-        (Signal::CtrlC, Operation::Create) => Reaction::DeleteStack,
-        _ => Reaction::Detach,
     }
 }
 

@@ -11,8 +11,8 @@ use aws_sdk_cloudformation::types::StackStatus as S;
 
 pub use changes::{Change, Detail, ValueChange, losses, value_changes};
 pub use decision::{
-    Cancellation, Operation, Reaction, Risk, StackAction, is_no_change, is_overtaken,
-    is_up_to_date, next_action, reaction, risks, verdict,
+    Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
+    next_action, risks, verdict,
 };
 pub use events::{Progress, StackEvent, failed, root_cause};
 

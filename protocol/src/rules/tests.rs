@@ -181,7 +181,7 @@ fn a_leave_before_ready_gives_the_claim_up() {
 
 #[test]
 fn the_secret_is_checked_first() {
-    let hash = |secret: &str| Some(SecretHash::of(&id(), secret.as_bytes()));
+    let hash = |secret: &str| Some(SecretHash::new(&id(), secret.as_bytes()));
     let mut open = claimed(Some(30));
     let mut closed = Record { secret: hash("right"), ..open.clone() };
     for state in [State::Claimed, State::Ready] {
@@ -210,10 +210,10 @@ fn the_secret_is_checked_first() {
 #[test]
 fn secret_hashes_are_salted_with_the_cluster() {
     let [one, other] = ["c", "d"].map(|id| ClusterId::new(id).unwrap());
-    let hash = SecretHash::of(&one, b"secret");
-    assert_eq!(hash, SecretHash::of(&one, b"secret"));
-    assert_ne!(hash, SecretHash::of(&other, b"secret"));
-    assert_ne!(hash, SecretHash::of(&one, b"Secret"));
+    let hash = SecretHash::new(&one, b"secret");
+    assert_eq!(hash, SecretHash::new(&one, b"secret"));
+    assert_ne!(hash, SecretHash::new(&other, b"secret"));
+    assert_ne!(hash, SecretHash::new(&one, b"Secret"));
     assert_eq!(SecretHash::from_bytes(hash.as_bytes()), Some(hash.clone()));
     assert_eq!(SecretHash::from_bytes(b"short"), None);
     assert_eq!(format!("{hash:?}"), "SecretHash(..)");
@@ -307,8 +307,8 @@ fn two_servers_with_one_name_are_distinguished() {
     );
     // Not the whole UUID, which would authorise calls for the second.
     let long = Record { rival_node_uuid: Some("0123456789abcdef".to_owned()), ..noted.clone() };
-    let told = long.answer(None, at(2)).rival_node_uuid;
-    assert_eq!(told.as_deref(), Some("01234567"));
+    let shown = long.answer(None, at(2)).rival_node_uuid;
+    assert_eq!(shown.as_deref(), Some("01234567"));
     // After the lease the second may have the name.
     let (outcome, record) = with_uuid("u2", 100).on(Some(noted)).unwrap();
     assert_eq!((outcome, record.rival_node_uuid), (Claimed::Takeover, None));
@@ -334,7 +334,7 @@ fn a_forgotten_record_leaves_its_generation() {
     assert_eq!(ready("a", Some(1), None).on(Some(gone.clone())), Err(Refusal::NotFound));
     assert_eq!(leave("a", 11).on(Some(gone.clone())), Err(Refusal::NotFound));
     assert_eq!(Record::shown_to(Some(gone.clone()), None, at(11)), Err(Refusal::NotFound));
-    let secret = Some(SecretHash::of(&id(), b"a new one"));
+    let secret = Some(SecretHash::new(&id(), b"a new one"));
     let (outcome, record) = Claim { secret, ..claim("c", None, 11) }.on(Some(gone)).unwrap();
     assert_eq!((outcome, record.generation, record.state), (Claimed::First, 2, State::Claimed));
     // The old generation is refused.

@@ -38,7 +38,6 @@ fn new_key() -> KeyPair {
     KeyPair::generate().expect("keys can be made")
 }
 
-/// A certificate authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     pub subject: String,
@@ -49,7 +48,6 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A server's own.
     pub fn generated() -> Arc<Self> {
         let name = format!("Couchbase Server {:08x}", fastrand::u32(..));
         // From 2013 to 2049.

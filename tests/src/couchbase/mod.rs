@@ -90,9 +90,7 @@ pub struct Node {
 pub struct Seen {
     /// Counted over all nodes, from 1.
     pub number: usize,
-    /// The node's index.
     pub node: usize,
-    /// The method.
     pub method: String,
     /// The path, without a query.
     pub path: String,
@@ -154,7 +152,6 @@ impl Seen {
 /// What becomes of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Then {
-    /// It is handled.
     Handle,
     /// The connection is closed, and nothing happens.
     Drop,
@@ -169,9 +166,7 @@ pub enum Then {
 /// A cluster, as all its nodes see it.
 #[derive(Clone, Debug)]
 pub struct ClusterView {
-    /// Its UUID.
     pub uuid: String,
-    /// Its name.
     pub name: String,
     /// The data service's quota on each node, in MB.
     pub quota: u64,
@@ -183,7 +178,6 @@ pub struct ClusterView {
     pub groups: Vec<String>,
     /// Whether all nodes are active and hold what they should, and no rebalance runs.
     pub is_balanced: bool,
-    /// Whether a rebalance runs.
     pub is_rebalancing: bool,
     /// The rebalances that were done.
     pub rebalances: Vec<Rebalanced>,
@@ -194,7 +188,6 @@ pub struct ClusterView {
 /// A node of a cluster.
 #[derive(Clone, Debug)]
 pub struct NodeView {
-    /// Its index.
     pub index: usize,
     /// The host name that the cluster knows it by.
     pub name: String,
@@ -206,7 +199,6 @@ pub struct NodeView {
     pub is_healthy: bool,
     /// The server's word for that: `healthy`, `warmup` or `unhealthy`.
     pub status: String,
-    /// Its services.
     pub services: Vec<String>,
     /// The name of its server group.
     pub group: String,
@@ -223,7 +215,6 @@ pub struct CertificateView {
     pub issuer: String,
     /// The host name or address that it is for.
     pub name: String,
-    /// The certificate as PEM.
     pub pem: String,
     /// The authority's certificate as PEM.
     pub authority: String,
@@ -290,7 +281,6 @@ impl Servers {
         }
     }
 
-    /// All nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -438,7 +428,6 @@ impl Drop for Servers {
 }
 
 impl Node {
-    /// Its index.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -559,7 +548,6 @@ impl Node {
         cluster.expect("only a cluster holds data").items = items;
     }
 
-    /// Whether it is blank.
     pub fn is_blank(&self) -> bool {
         lock(&self.shared.world).nodes[self.index].cluster.is_none()
     }

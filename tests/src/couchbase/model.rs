@@ -247,7 +247,6 @@ pub enum NotAdded {
 /// A cluster that was lost when its only node was added to another.
 #[derive(Clone, Debug)]
 pub struct Wiped {
-    /// The node's address.
     pub node: String,
     /// The lost cluster.
     pub uuid: String,
@@ -258,7 +257,6 @@ pub struct Wiped {
 /// All there is.
 pub struct World {
     pub knobs: Knobs,
-    /// The administrator's authority.
     pub administrator: Arc<Authority>,
     /// Whether new machines have certificates of the administrator.
     pub has_custom_certificates: bool,

@@ -60,7 +60,6 @@ impl Request {
     }
 }
 
-/// An answer.
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,

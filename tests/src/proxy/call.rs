@@ -95,7 +95,6 @@ impl Call {
         self.name.split_once(':').map_or("", |(service, _)| service)
     }
 
-    /// The operation.
     pub fn operation(&self) -> &str {
         self.name.split_once(':').map_or("", |(_, operation)| operation)
     }

@@ -34,7 +34,6 @@ pub enum Fault {
     Refuse {
         /// The error's code, as the service spells it.
         code: String,
-        /// Its message.
         message: String,
     },
     /// Not carried out, and the connection closed.

@@ -65,7 +65,6 @@ type Faults = dyn FnMut(&Call) -> Option<Fault> + Send;
 /// The connection is closed and nothing is answered.
 type Dropped = io::Error;
 
-/// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
     /// What `AWS_ENDPOINT_URL` is to be.

@@ -1,7 +1,5 @@
 //! `cbbootstrap-agent` as its users call it: what may be said, where secrets may stand, and what it says itself.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     fs,
     io::{Read, Write},
@@ -109,7 +107,7 @@ fn with_stdin(mut command: Command, text: &str) -> Ended {
 }
 
 #[test]
-fn wrong_usage_is_told_before_anything_is_done() {
+fn wrong_usage_is_reported_before_anything_changes() {
     let scene = Scene::start(1);
     let pem = scene.file("empty.pem", "nothing");
     let empty = scene.file("empty", "\n");
@@ -203,7 +201,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
 
 /// This needs a look at the server, or the API's word that the node is the first.
 #[test]
-fn a_first_node_that_cannot_be_is_left_blank() {
+fn an_impossible_first_node_stays_blank() {
     let scene = Scene::start(1);
     for (options, error, hint) in [
         (
@@ -249,7 +247,7 @@ fn options_of(command: &str) -> Vec<(String, Option<String>)> {
 }
 
 #[test]
-fn every_option_of_up_may_stand_in_a_file() {
+fn a_file_can_set_every_option_of_up() {
     let scene = Scene::start(1);
     let (node, ca_cert) = (scene.node(0), scene.servers.ca_cert().display().to_string());
     let (password, secret) =
@@ -440,7 +438,7 @@ fn secrets_come_from_files_standard_input_and_the_environment() {
 }
 
 #[test]
-fn a_clusters_secret_keeps_others_out() {
+fn requests_without_the_cluster_secret_are_refused() {
     let scene = Scene::start(2).with("CBBOOTSTRAP_SECRET", SECRET);
     scene.run(0, &["up"]).ended_with(0);
     let before = scene.servers.requests().len();
@@ -473,7 +471,7 @@ fn a_clusters_secret_keeps_others_out() {
 }
 
 #[test]
-fn secrets_are_not_told_when_things_go_wrong() {
+fn errors_do_not_print_secrets() {
     let scene = Scene::start(2).with("CBBOOTSTRAP_SECRET", SECRET);
     let (first, node) = (scene.node(0), scene.node(1));
     let up = |node, options: &[&str]| {
@@ -586,7 +584,7 @@ fn the_community_edition_has_no_tls() {
 }
 
 #[test]
-fn discover_tells_whom_to_connect_to() {
+fn discover_prints_the_nodes_to_connect_to() {
     let scene = Scene::start(2);
     let discover = |options: &[&str]| scene.run(0, &[&["discover"], options].concat());
     assert_fails(&discover(&[]), 1, "nobody has claimed the cluster `demo`", "`--wait`");
@@ -645,7 +643,7 @@ fn discover_tells_whom_to_connect_to() {
 }
 
 #[test]
-fn status_shows_both_sides() {
+fn status_shows_the_server_and_the_api() {
     let scene = Scene::start(2);
     let status = |node, options: &[&str]| scene.run(node, &[&["status"], options].concat());
     let says = |ended: &Ended, parts: &[&str]| {
@@ -749,7 +747,7 @@ fn help_version_and_completions() {
 }
 
 #[test]
-fn what_is_waited_for_is_told_when_the_time_is_up() {
+fn a_timeout_reports_what_the_agent_waits_for() {
     let scene = Scene::start(1);
     let soon = "--timeout=500ms";
     let up = |options: &[&str]| scene.run(0, &[&["up", soon], options].concat());
@@ -822,7 +820,7 @@ fn tunnel(mut client: TcpStream) {
 }
 
 #[test]
-fn other_programs_are_told_from_couchbase_and_the_api() {
+fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
     let scene = Scene::start(1);
     let page = Stub::start(|_| (404, "<html>\n<title>Not here</title></html>".to_owned()));
     let status = |option: &str, url: &str| {
@@ -886,7 +884,7 @@ fn handed_out(credentials: &Value) -> String {
 }
 
 #[test]
-fn requests_are_signed_with_what_aws_hands_out() {
+fn requests_are_signed_with_every_kind_of_aws_credentials() {
     let aws = MiniStack::start();
     let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--no-smoke", "--auth=iam", "--output=json", "--function-zip", &zip];
@@ -964,7 +962,7 @@ fn requests_are_signed_with_what_aws_hands_out() {
 
 /// Its own address and the name that this host has for itself are of no use to others: AWS knows better.
 #[test]
-fn a_nodes_name_is_what_ecs_or_ec2_say() {
+fn the_node_name_defaults_to_the_ecs_or_ec2_name() {
     let named = |variables: &[(&str, &str)]| {
         let user = User::default();
         let mut command = user.program(&programs::agent(), &["status", "--output=json"]);
@@ -1011,7 +1009,7 @@ fn a_nodes_name_is_what_ecs_or_ec2_say() {
 }
 
 #[test]
-fn on_a_terminal_a_line_moves() {
+fn a_terminal_shows_progress_in_one_line() {
     let scene = Scene::start(1);
     scene.node(0).kill();
     let up = scene.command(0, &["up", "--bucket=app:256"]);

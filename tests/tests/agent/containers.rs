@@ -1,8 +1,6 @@
 //! The images of the Dockerfile and the examples for Compose, Swarm and Kubernetes, on Docker daemons that the tests start. Couchbase
 //! Server is the stand-in.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::BTreeMap,
     fs,

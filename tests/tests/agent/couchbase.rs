@@ -1,7 +1,5 @@
 //! The stand-in for Couchbase Server is like the real one.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use cbbootstrap_tests::{
@@ -235,7 +233,7 @@ fn pythonic(literal: &str) -> String {
 }
 
 #[test]
-fn everything_recorded_is_answered_the_same() {
+fn recorded_requests_get_the_recorded_answers() {
     let servers = Servers::start_generated(3);
     let place = Place { servers };
     let servers = &place.servers;
@@ -423,7 +421,7 @@ fn one_silent_node_is_failed_over() {
 }
 
 #[test]
-fn a_test_decides_what_becomes_of_a_request() {
+fn a_test_can_decide_how_a_request_ends() {
     let servers = cluster(1, 3);
     servers.on_request(|seen| match (seen.path.as_str(), seen.node) {
         ("/pools", 0) => Then::Answer(503),
@@ -473,7 +471,7 @@ fn one_member_adds_several_nodes_and_the_same_only_once() {
 }
 
 #[test]
-fn what_a_node_held_is_lost_when_it_is_added() {
+fn adding_a_node_deletes_its_data() {
     let servers = cluster(1, 2);
     servers[1].provision("Administrator", "password");
     servers[1].holds_data(42);

@@ -1,8 +1,6 @@
 //! The stand-in for Couchbase Server answers as the real one did on day two: dead nodes, failover and recovery,
 //! certificates, reset, the Community Edition, services that never come up, missing credentials, buckets and quotas.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -692,7 +690,7 @@ fn settings_and_buckets_are_answered_as_recorded() {
 }
 
 #[test]
-fn every_exchange_is_in_one_story() {
+fn every_recorded_exchange_is_replayed_once() {
     let recording = recording();
     let all = recording.iter().map(|exchange| exchange.id.as_str());
     let stories = [DEAD_ADDED_NODE, FAILOVER, LOST_MEMBERS, CERTIFICATES, COMMUNITY, SETTINGS];

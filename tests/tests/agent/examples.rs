@@ -1,8 +1,6 @@
 //! The agent's examples: the user data as it stands, on an instance of our own making, and of the others what can be checked
 //! without Docker. `containers.rs` runs them.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -202,7 +200,7 @@ fn user_data_on_three_instances_makes_one_cluster() {
 }
 
 #[test]
-fn user_data_installs_the_agent_that_it_was_promised() {
+fn user_data_installs_only_the_agent_with_the_given_checksum() {
     let (api, stack) = (Api::start(), MiniStack::start());
     let servers = Servers::start(1);
     let metadata = Metadata::of("us-east-1b");
@@ -326,7 +324,7 @@ fn help(command: &str) -> String {
 }
 
 #[test]
-fn every_command_line_is_one_that_the_agent_takes() {
+fn the_agent_accepts_every_command_line_in_the_examples() {
     // With `--help` at its end, a command line is read, its values are checked, and nothing is done.
     let status = |args: &[String]| {
         let args: Vec<&str> = args.iter().map(String::as_str).chain(["--help"]).collect();
@@ -358,7 +356,7 @@ fn every_command_line_is_one_that_the_agent_takes() {
 }
 
 #[test]
-fn every_variable_and_option_is_known() {
+fn the_examples_use_only_known_variables_and_options() {
     let known = ["", "up", "discover", "leave", "status"].map(help).concat();
     let variable = Regex::new(r"\bCB(?:BOOTSTRAP|_REST)_[A-Z_]+\b").unwrap();
     let option = Regex::new(r"`(--[a-z-]+)").unwrap();
@@ -376,7 +374,7 @@ fn every_variable_and_option_is_known() {
 }
 
 #[test]
-fn the_options_file_of_the_page_is_taken() {
+fn the_agent_accepts_the_documented_options_file() {
     let page = read("docs/agent.md");
     let file = Regex::new(r"(?s)```yaml\n(.*?)```").unwrap();
     let file = &file.captures(&page).unwrap()[1];
@@ -396,7 +394,7 @@ fn the_options_file_of_the_page_is_taken() {
 }
 
 #[test]
-fn the_unit_is_one_that_systemd_takes() {
+fn systemd_accepts_the_unit() {
     let unit = read("examples/cbbootstrap-agent.service");
     let lines: Vec<_> = unit.lines().collect();
     for line in [
@@ -473,7 +471,7 @@ fn in_container(
 }
 
 #[test]
-fn kubernetes_schemas_take_the_example() {
+fn the_kubernetes_example_matches_the_schemas() {
     let example = programs::workspace().join("examples/kubernetes.yaml");
     let path = example.to_str().unwrap();
     let validate = |version: &str, path: &str| {
@@ -607,7 +605,7 @@ fn the_swarm_stack_fits_together() {
 }
 
 #[test]
-fn the_entrypoint_tries_again_what_may_work() {
+fn the_entrypoint_retries_only_what_can_succeed() {
     let stack = documents("examples/swarm.yaml").remove(0);
     let service = &stack["services"]["couchbase"];
     let variables: BTreeMap<String, String> =

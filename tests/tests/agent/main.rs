@@ -1,5 +1,7 @@
 //! `cbbootstrap-agent` beside stand-ins for Couchbase Server, and the stand-ins themselves.
 
+#![allow(clippy::unwrap_used)]
+
 mod cli;
 mod containers;
 mod couchbase;

@@ -1,7 +1,5 @@
 //! The promises, on real processes: never two clusters, never the password to a host that nothing vouches for.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     sync::{
         Arc,
@@ -16,17 +14,15 @@ use cbbootstrap_protocol::{
     trust::{ClusterKeys, Fingerprint, Statement},
 };
 use cbbootstrap_tests::{
-    agent::{Agents, Api, LOGIN, SECRET, fake_api, one_cluster, record},
+    agent::{Agents, LOGIN, SECRET, fake_api, one_cluster, record, scene},
     couchbase::{Node, Servers, Then},
     http, process,
 };
 use serde_json::{Value, json};
 
-/// Agents that share a secret, and know no authority.
-fn with_secret(api: &str, servers: &Servers) -> Agents {
-    Agents::new(api, "demo", servers)
-        .without("CBBOOTSTRAP_CA_CERT")
-        .with("CBBOOTSTRAP_SECRET", SECRET)
+/// These agents with a secret that they share, and without an authority.
+fn with_secret(agents: Agents) -> Agents {
+    agents.without("CBBOOTSTRAP_CA_CERT").with("CBBOOTSTRAP_SECRET", SECRET)
 }
 
 /// No request to this node brought the administrator's password.
@@ -103,11 +99,9 @@ fn three_nodes_become_one_cluster_whatever_is_refused() {
             if is_community && what == "group refused" {
                 continue;
             }
-            let api = Api::start();
             let servers =
                 if is_community { Servers::start_community(3) } else { Servers::start(3) };
-            let agents = api
-                .agents(&servers)
+            let agents = Agents::with_new_api(&servers)
                 .with("CBBOOTSTRAP_INSECURE", if is_community { "true" } else { "false" });
             if let Some(path) = refused {
                 servers.on_request(refusing(path));
@@ -138,12 +132,9 @@ fn three_nodes_become_one_cluster_whatever_is_refused() {
 /// Names that differ in case only, a quota that is too small, a variable that is set to nothing.
 #[test]
 fn a_bucket_that_clashes_and_an_empty_variable_leave_one_cluster() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api
-        .agents(&servers)
-        .with("CBBOOTSTRAP_SERVER_GROUP", "")
-        .with("CBBOOTSTRAP_ALTERNATE_ADDRESS", " ");
+    let (servers, agents) = scene(3);
+    let agents =
+        agents.with("CBBOOTSTRAP_SERVER_GROUP", "").with("CBBOOTSTRAP_ALTERNATE_ADDRESS", " ");
     let ups = agents.all_up(servers.nodes(), &["--bucket", "app:256", "--bucket", "APP:256"]);
     let cluster = one_cluster(&servers, 3);
     assert_eq!(cluster.buckets, ["app"]);
@@ -155,10 +146,9 @@ fn a_bucket_that_clashes_and_an_empty_variable_leave_one_cluster() {
 /// The server says `balanced: false` from the beginning: that does not keep the cluster from being reported.
 #[test]
 fn services_that_never_come_up_do_not_delay_the_report() {
-    let api = Api::start();
     let servers = Servers::start(2);
     servers.services_never_come_up(&["index", "n1ql"]);
-    let agents = api.agents(&servers);
+    let agents = Agents::with_new_api(&servers);
     let first = agents.start(&servers[0], &["--services", "data,index,query"]);
     process::wait_until("the cluster is reported", || agents.record()["state"] == "ready");
     let record = agents.record();
@@ -170,13 +160,11 @@ fn services_that_never_come_up_do_not_delay_the_report() {
 
 /// The first node has initialised and dies before it reports. Whoever takes over sees that, and waits for it.
 #[test]
-fn a_takeover_sees_the_cluster_of_the_node_before() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
+fn a_takeover_detects_an_unreported_cluster() {
+    let (servers, agents) = scene(3);
     die_unreported(&agents, &servers);
     assert_eq!(agents.record()["state"], "claimed");
-    api.local.lapse("demo");
+    agents.lapse();
     let others: Vec<_> = (1..3).map(|node| agents.start(&servers[node], &[])).collect();
     process::wait_until("the others have seen the first node's server", || {
         agents.record()["generation"].as_u64() > Some(1)
@@ -196,11 +184,9 @@ fn a_takeover_sees_the_cluster_of_the_node_before() {
 /// Nobody runs the agent on that node again: after the length of a lease a person is asked.
 #[test]
 fn an_unreported_cluster_stops_the_others_after_a_lease() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     die_unreported(&agents, &servers);
-    api.local.lapse("demo");
+    agents.lapse();
     let up = agents.up(&servers[1], &[]);
     up.failed(5, "has initialised a cluster for `demo` and not reported it");
     assert!(up.stderr.contains("cbbootstrap-agent up"), "{up}");
@@ -210,13 +196,12 @@ fn an_unreported_cluster_stops_the_others_after_a_lease() {
 
 /// B takes over from A, which has a cluster, and gives up. C, which follows, must look at A as well.
 #[test]
-fn every_node_that_lost_its_claim_is_looked_at() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "4s");
+fn a_takeover_checks_every_earlier_claimant() {
+    let (servers, agents) = scene(3);
+    let agents = agents.with("CBBOOTSTRAP_TIMEOUT", "4s");
     die_unreported(&agents, &servers);
     for node in &servers.nodes()[1..] {
-        api.local.lapse("demo");
+        agents.lapse();
         agents.up(node, &[]).failed(3, "has initialised its server and not reported it");
     }
     one_cluster(&servers, 1);
@@ -225,10 +210,9 @@ fn every_node_that_lost_its_claim_is_looked_at() {
 
 /// The first node's server fails or hangs while it is looked at: that does not make it blank or gone.
 #[test]
-fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
+fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
+    let (servers, agents) = scene(2);
+    let agents = agents.with("CBBOOTSTRAP_TIMEOUT", "3s");
     let first = agents.start(&servers[0], &[]);
     let id = first.id().to_string();
     servers.on_request(move |seen| {
@@ -242,7 +226,7 @@ fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
         0 => Then::Refuse(503, "not now".to_owned()),
         _ => Then::Handle,
     });
-    api.local.lapse("demo");
+    agents.lapse();
     let unclear = "does not answer whether it belongs to a cluster";
     let up = agents.up(&servers[1], &[]);
     up.failed(3, unclear);
@@ -262,13 +246,9 @@ fn a_server_that_does_not_say_what_it_is_is_not_taken_for_dead() {
 
 /// The record ended because nobody asked, and a new node has claimed and given up: any member of the living cluster may report it.
 #[test]
-fn a_member_of_the_cluster_before_takes_the_claim_back() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+fn a_member_of_an_existing_cluster_reports_it_again() {
+    let (servers, agents) = scene(2);
+    agents.join(servers.nodes(), &[]);
     let first = servers[0].address();
     let before = json!({
         "previous_initial_nodes": [first],
@@ -290,10 +270,8 @@ fn a_member_of_the_cluster_before_takes_the_claim_back() {
 
 /// Two machines with one name: the second is told so, and so is the first.
 #[test]
-fn two_machines_with_one_name_are_told_apart() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+fn two_machines_with_one_name_are_both_warned() {
+    let (servers, agents) = scene(2);
     let first = agents.start(&servers[0], &[]);
     let is_held = hold_initialisation(&servers);
     process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
@@ -321,9 +299,7 @@ fn two_machines_with_one_name_are_told_apart() {
 /// Without a secret anybody may call the API. Nobody but the first node's server speaks for it.
 #[test]
 fn a_stranger_cannot_break_a_boot() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     let is_held = hold_initialisation(&servers);
     let first = agents.start(&servers[0], &[]);
     process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
@@ -340,7 +316,7 @@ fn a_stranger_cannot_break_a_boot() {
     ] {
         let mut body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": node});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let answer = http::post(&api.local.endpoint, path, &body.to_string()).unwrap();
+        let answer = http::post(&agents.api, path, &body.to_string()).unwrap();
         assert_eq!(answer.status, 409, "{path} {body}: {answer:?}");
         assert_eq!(answer.json()["code"], "name_taken", "{answer:?}");
         assert!(!answer.body.contains(&servers[0].uuid()), "{answer:?}");
@@ -370,7 +346,7 @@ fn a_lease_counts_from_before_the_request() {
 
 /// An API that claims to have given a longer lease than the node asked for is not believed.
 #[test]
-fn a_lease_is_no_longer_than_it_was_asked_for() {
+fn a_longer_lease_than_requested_is_not_trusted() {
     let servers = Servers::start(1);
     servers.on_request(
         |seen| {
@@ -394,15 +370,9 @@ fn a_lease_is_no_longer_than_it_was_asked_for() {
 /// The first node has lost its disk. Other members live, so nobody is told that the cluster is lost.
 #[test]
 fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
-    let record = agents.record();
-    let is_first = |node: &&Node| record["initial_node_ip_addr_or_hostname"] == node.address();
-    let first = servers.nodes().iter().find(is_first).unwrap();
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
+    let first = agents.first_node(&servers);
     first.reset();
     let up = agents.up(first, &["--timeout", "3s"]);
     up.failed(3, "as a member that it cannot reach, and its server is blank");
@@ -411,10 +381,8 @@ fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
 
 /// The way out is named: the record outlived its cluster.
 #[test]
-fn members_that_are_gone_are_named_with_the_way_out() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+fn unreachable_members_are_named_with_a_hint() {
+    let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     servers[0].kill();
     let up = agents.up(&servers[1], &["--timeout", "2s"]);
@@ -424,9 +392,7 @@ fn members_that_are_gone_are_named_with_the_way_out() {
 
 #[test]
 fn a_node_without_the_data_service_waits_for_one_that_has_it() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     let query = agents.start(&servers[0], &["--services", "index,query"]);
     thread::sleep(Duration::from_secs(1));
     assert_eq!(agents.record(), Value::Null, "it claims nothing");
@@ -439,11 +405,9 @@ fn a_node_without_the_data_service_waits_for_one_that_has_it() {
 
 #[test]
 fn a_secret_alone_gives_verified_tls_between_generated_certificates() {
-    let api = Api::start();
     let servers = Servers::start_generated(3);
-    let agents = with_secret(&api.local.endpoint, &servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
+    let agents = with_secret(Agents::with_new_api(&servers));
+    for up in agents.join(servers.nodes(), &[]) {
         assert!(!up.stderr.contains("--insecure"), "{up}");
     }
     one_cluster(&servers, 3);
@@ -465,10 +429,9 @@ fn a_secret_alone_gives_verified_tls_between_generated_certificates() {
 }
 
 #[test]
-fn without_anything_that_vouches_no_node_joins() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers).without("CBBOOTSTRAP_CA_CERT");
+fn a_node_does_not_join_unverified_members() {
+    let (servers, agents) = scene(2);
+    let agents = agents.without("CBBOOTSTRAP_CA_CERT");
     agents.up(&servers[0], &[]).document();
     let up = agents.up(&servers[1], &[]);
     up.failed(5, "nothing tells its members from impostors");
@@ -527,7 +490,8 @@ fn a_host_that_the_api_names_gets_no_password() {
             let more = json!({"cluster_uuid": told, "nodes": [first], "members": [member]});
             record(asking, &first, "ready", &more)
         });
-        let agents = with_secret(&api.url, &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
+        let agents =
+            with_secret(Agents::new(&api.url, "demo", &servers)).with("CBBOOTSTRAP_TIMEOUT", "1s");
         let up = agents.up(&servers[0], &[]);
         assert_eq!(up.status, Some(3), "{what}: {up}");
         assert_no_password(&impostors, &impostors[0]);
@@ -542,7 +506,7 @@ fn a_host_that_the_api_names_gets_no_password() {
 
 /// With an authority of the operator's, its certificates count, and the system's do not.
 #[test]
-fn only_the_given_authority_vouches() {
+fn only_the_given_authority_is_trusted() {
     let impostors = Servers::start_generated(1);
     impostors[0].provision(LOGIN.0, LOGIN.1);
     let servers = Servers::start(1);
@@ -625,15 +589,14 @@ fn answers_that_cannot_be_true_are_refused() {
 // Never spinning, and always ending in time.
 
 #[test]
-fn a_server_that_takes_every_initialisation_and_stays_blank_is_asked_once() {
-    let api = Api::start();
+fn an_initialisation_without_effect_is_not_repeated() {
     let servers = Servers::start(1);
     servers.on_request(
         |seen| {
             if seen.path == "/clusterInit" { Then::Answer(200) } else { Then::Handle }
         },
     );
-    let agents = api.agents(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
+    let agents = Agents::with_new_api(&servers).with("CBBOOTSTRAP_TIMEOUT", "3s");
     agents.up(&servers[0], &[]).failed(3, "still belongs to no cluster");
     assert_eq!(count(&servers, "/clusterInit"), 1);
     assert!(servers.requests().len() < 150, "{} requests", servers.requests().len());
@@ -641,9 +604,7 @@ fn a_server_that_takes_every_initialisation_and_stays_blank_is_asked_once() {
 
 #[test]
 fn an_addition_without_effect_is_not_repeated_at_once() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     servers.on_request(|seen| {
         if seen.path.ends_with("/addNode") { Then::Answer(200) } else { Then::Handle }
@@ -656,10 +617,8 @@ fn an_addition_without_effect_is_not_repeated_at_once() {
 }
 
 #[test]
-fn every_command_ends_in_time() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+fn every_command_ends_by_its_timeout() {
+    let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     servers[0].hang(true);
     servers[1].hang(true);
@@ -684,7 +643,7 @@ fn every_command_ends_in_time() {
 }
 
 #[test]
-fn an_api_in_the_clear_is_taken_on_this_host_only() {
+fn plain_http_is_allowed_only_on_this_host() {
     let servers = Servers::start(1);
     let agents =
         Agents::new("http://192.0.2.1:8080", "demo", &servers).with("CBBOOTSTRAP_TIMEOUT", "1s");
@@ -699,10 +658,9 @@ fn an_api_in_the_clear_is_taken_on_this_host_only() {
 
 /// What is for this host goes to no proxy, or the token would leave it unencrypted.
 #[test]
-fn an_api_on_this_host_is_asked_without_a_proxy() {
-    let api = Api::start();
+fn an_api_on_this_host_is_called_without_a_proxy() {
     let servers = Servers::start(1);
-    let mut agents = with_secret(&api.local.endpoint, &servers);
+    let mut agents = with_secret(Agents::with_new_api(&servers));
     for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
         agents = agents.with(variable, "http://127.0.0.1:1");
     }
@@ -714,14 +672,11 @@ fn an_api_on_this_host_is_asked_without_a_proxy() {
 
 /// It was removed while it was down, and says for a while after its start that it is a member.
 #[test]
-fn a_server_that_does_not_know_yet_that_it_was_removed_is_not_believed() {
-    let api = Api::start();
+fn a_removed_server_that_still_reports_membership_joins_again() {
     let servers = Servers::start_generated(3);
     servers.removed_nodes_remember_for(Duration::from_secs(2), Duration::from_millis(500));
-    let agents = with_secret(&api.local.endpoint, &servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+    let agents = with_secret(Agents::with_new_api(&servers));
+    agents.join(servers.nodes(), &[]);
     let removed = servers.node(2);
     removed.kill();
     let login = Some(LOGIN);
@@ -742,12 +697,8 @@ fn a_server_that_does_not_know_yet_that_it_was_removed_is_not_believed() {
 /// A failed-over node that is back: no agent removes it.
 #[test]
 fn a_failed_over_node_that_is_back_is_not_removed() {
-    let api = Api::start();
-    let servers = Servers::start(4);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(&servers.nodes()[..3], &[]) {
-        up.document();
-    }
+    let (servers, agents) = scene(4);
+    agents.join(&servers.nodes()[..3], &[]);
     let otp = format!("ns_1@{}", servers[2].address());
     let form = [("otpNode", otp.as_str())];
     servers[0].call("POST", "/controller/failOver", &form, Some(LOGIN)).unwrap();
@@ -770,10 +721,9 @@ fn a_failed_over_node_that_is_back_is_not_removed() {
 
 #[test]
 fn a_bucket_that_warms_up_is_waited_for() {
-    let api = Api::start();
     let servers = Servers::start(1);
     servers.bucket_warm_up_takes(Duration::from_secs(2));
-    let agents = api.agents(&servers);
+    let agents = Agents::with_new_api(&servers);
     let up = agents.up(&servers[0], &["--bucket", "app:256"]);
     up.document();
     assert!(up.stderr.contains("warmup"), "{up}");
@@ -782,20 +732,17 @@ fn a_bucket_that_warms_up_is_waited_for() {
 
 #[test]
 fn community_edition_works_from_up_to_leave() {
-    let api = Api::start();
     let servers = Servers::start_community(3);
-    let agents = api.agents(&servers).with("CBBOOTSTRAP_INSECURE", "true");
+    let agents = Agents::with_new_api(&servers).with("CBBOOTSTRAP_INSECURE", "true");
     let options = ["--services", "data,index,query", "--bucket", "app:256"];
-    for up in agents.all_up(servers.nodes(), &options) {
-        up.document();
-    }
+    agents.join(servers.nodes(), &options);
     one_cluster(&servers, 3);
     agents.run(&servers[1], &["status"]).ended_with(0);
     agents.run(&servers[1], &["leave"]).ended_with(0);
     one_cluster(&servers, 2);
     // What it does not have is said before anything is claimed.
     let other = Servers::start_community(1);
-    let agents = Agents::new(&api.local.endpoint, "other", &other);
+    let agents = Agents::new(&agents.api, "other", &other);
     agents
         .up(&other[0], &["--services", "data,query"])
         .failed(2, "Community Edition does not support the services");
@@ -805,9 +752,8 @@ fn community_edition_works_from_up_to_leave() {
 /// A member attests the authority of its certificate: a new certificate needs a new report, and `up` makes it.
 #[test]
 fn a_member_with_a_new_certificate_attests_it_again() {
-    let api = Api::start();
     let servers = Servers::start_generated(2);
-    let agents = with_secret(&api.local.endpoint, &servers);
+    let agents = with_secret(Agents::with_new_api(&servers));
     agents.up(&servers[0], &[]).document();
     servers[0].load_certificate();
     let up = agents.up(&servers[1], &["--timeout", "2s"]);
@@ -823,9 +769,8 @@ fn a_member_with_a_new_certificate_attests_it_again() {
 /// Without `--insecure` no password crosses the network in the clear, whether or not there is a secret.
 #[test]
 fn community_edition_joins_nobody_without_insecure() {
-    let api = Api::start();
     let servers = Servers::start_community(2);
-    let agents = with_secret(&api.local.endpoint, &servers);
+    let agents = with_secret(Agents::with_new_api(&servers));
     agents.up(&servers[0], &[]).document();
     let before = servers.requests().len();
     agents.up(&servers[1], &[]).failed(5, "Community Edition has no TLS");
@@ -837,12 +782,8 @@ fn community_edition_joins_nobody_without_insecure() {
 /// No rebalance can succeed with a dead active member: the agent says so, and starts none.
 #[test]
 fn a_dead_active_member_is_named() {
-    let api = Api::start();
-    let servers = Servers::start(4);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(&servers.nodes()[..3], &[]) {
-        up.document();
-    }
+    let (servers, agents) = scene(4);
+    agents.join(&servers.nodes()[..3], &[]);
     let record = agents.record();
     let is_other = |node: &&Node| record["initial_node_ip_addr_or_hostname"] != node.address();
     let dead = servers.nodes()[..3].iter().find(is_other).unwrap();
@@ -861,12 +802,8 @@ fn a_dead_active_member_is_named() {
 /// After a leave a server has a certificate of its own: the agent says so, and names the cause when members refuse it.
 #[test]
 fn lost_certificates_are_explained() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+    let (servers, agents) = scene(2);
+    agents.join(servers.nodes(), &[]);
     let left = agents.run(&servers[1], &["leave"]).ended_with(0);
     assert!(left.stderr.contains("load yours again before the next `up`"), "{left}");
     let up = agents.up(&servers[1], &[]);
@@ -880,9 +817,7 @@ fn lost_certificates_are_explained() {
 /// A rebalance that somebody stops is not called done.
 #[test]
 fn a_stopped_rebalance_is_not_called_done() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     servers.rebalance_takes(Duration::from_secs(30));
     let joiner = agents.start(&servers[1], &[]);

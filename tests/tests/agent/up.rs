@@ -1,6 +1,6 @@
 //! The agents of real clusters' nodes: they ask a local deployment of the API, and drive the stand-in of Couchbase Server.
 
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+#![allow(clippy::cast_precision_loss)]
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use cbbootstrap_tests::{
-    agent::{Agents, Api, LOGIN, one_cluster},
+    agent::{Agents, Api, LOGIN, one_cluster, scene},
     cli::Ended,
     couchbase::{Node, Servers, Then},
     http, process, programs,
@@ -35,9 +35,7 @@ fn assert_one_cluster(agents: &Agents, servers: &Servers, count: usize) {
 
 #[test]
 fn a_blank_node_becomes_a_cluster() {
-    let api = Api::start();
-    let servers = Servers::start(1);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(1);
     let node = &servers[0];
     let options = [
         "--services",
@@ -84,11 +82,8 @@ fn a_blank_node_becomes_a_cluster() {
 
 #[test]
 fn three_nodes_become_one_cluster() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &["--bucket", "app:256"]) {
-        up.document();
+    let (servers, agents) = scene(3);
+    for up in agents.join(servers.nodes(), &["--bucket", "app:256"]) {
         println!("{up}");
     }
     assert_one_cluster(&agents, &servers, 3);
@@ -96,12 +91,8 @@ fn three_nodes_become_one_cluster() {
 
 #[test]
 fn twenty_nodes_share_rebalances() {
-    let api = Api::start();
-    let servers = Servers::start(20);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+    let (servers, agents) = scene(20);
+    agents.join(servers.nodes(), &[]);
     assert_one_cluster(&agents, &servers, 20);
     let rebalances = &servers.clusters()[0].rebalances;
     assert!(rebalances.len() <= 5, "{rebalances:?}");
@@ -110,17 +101,13 @@ fn twenty_nodes_share_rebalances() {
 /// Others got two clusters out of as many, or lost some.
 #[test]
 fn a_hundred_nodes_become_one_cluster() {
-    let api = Api::start();
     let servers = Servers::start(100);
     servers.rebalance_takes(Duration::from_secs(3));
-    let agents = api
-        .agents(&servers)
+    let agents = Agents::with_new_api(&servers)
         .with("CBBOOTSTRAP_INTERVAL", "1s")
         .with("CBBOOTSTRAP_SETTLE", "3s")
         .with("CBBOOTSTRAP_TIMEOUT", "10m");
-    for up in agents.all_up(servers.nodes(), &["--bucket", "app:256"]) {
-        up.document();
-    }
+    agents.join(servers.nodes(), &["--bucket", "app:256"]);
     assert_one_cluster(&agents, &servers, 100);
     let cluster = &servers.clusters()[0];
     assert_eq!(cluster.buckets, ["app"]);
@@ -133,13 +120,9 @@ fn a_hundred_nodes_become_one_cluster() {
 
 #[test]
 fn a_second_run_changes_nothing() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     let options = ["--bucket", "app:256", "--server-group", "rack"];
-    for up in agents.all_up(servers.nodes(), &options) {
-        up.document();
-    }
+    agents.join(servers.nodes(), &options);
     let before = servers.requests().len();
     for node in servers.nodes() {
         let document = agents.up(node, &options).document();
@@ -154,13 +137,9 @@ fn a_second_run_changes_nothing() {
 
 /// A restarted first node is still the first, and one that is new at an old address is none.
 #[test]
-fn a_restarted_node_is_what_it_was() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+fn a_restarted_node_keeps_its_role() {
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
     for node in servers.nodes() {
         node.kill();
         let agent = agents.start(node, &[]);
@@ -173,9 +152,7 @@ fn a_restarted_node_is_what_it_was() {
 
 #[test]
 fn a_first_node_that_never_comes_back_is_taken_over() {
-    let api = Api::start();
-    let servers = Servers::start(4);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(4);
     // It claims, and is killed before its server does anything.
     let first = servers.node(0);
     let dead = agents.start(&first, &[]);
@@ -191,7 +168,7 @@ fn a_first_node_that_never_comes_back_is_taken_over() {
     let others: Vec<_> = (1..4).map(|node| agents.start(&servers[node], &[])).collect();
     thread::sleep(Duration::from_secs(1));
     assert!(servers.clusters().is_empty());
-    api.local.lapse("demo");
+    agents.lapse();
     for up in others {
         assert_eq!(up.end().document()["generation"], 2);
     }
@@ -206,9 +183,7 @@ fn a_first_node_that_never_comes_back_is_taken_over() {
 /// It sleeps from its initialisation on until its lease has expired. The node that takes over sees its server, and lets it report.
 #[test]
 fn a_first_node_that_sleeps_through_its_lease_still_reports_its_cluster() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     let sleeper = agents.start(&servers[0], &[]);
     let id = sleeper.id().to_string();
     let asleep = id.clone();
@@ -222,7 +197,7 @@ fn a_first_node_that_sleeps_through_its_lease_still_reports_its_cluster() {
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
         stat.is_ok_and(|stat| stat.contains(") T "))
     });
-    api.local.lapse("demo");
+    agents.lapse();
     let other = agents.start(&servers[1], &[]);
     process::wait_until("the other node has given the claim up", || {
         let record = agents.record();
@@ -235,33 +210,23 @@ fn a_first_node_that_sleeps_through_its_lease_still_reports_its_cluster() {
 }
 
 #[test]
-fn a_dead_node_to_join_is_passed_by() {
-    let api = Api::start();
-    let servers = Servers::start(4);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(&servers.nodes()[..3], &[]) {
-        up.document();
-    }
-    let record = agents.record();
-    let first = record["initial_node_ip_addr_or_hostname"].as_str().unwrap();
-    let first = servers.nodes().iter().find(|node| node.address() == first);
-    first.unwrap().kill();
+fn a_joiner_skips_dead_members() {
+    let (servers, agents) = scene(4);
+    agents.join(&servers.nodes()[..3], &[]);
+    let first = agents.first_node(&servers);
+    first.kill();
     servers.auto_failover_after(Duration::from_secs(3));
     // The dead node keeps the first rebalances from succeeding, until it is failed over.
     let document = agents.up(&servers[3], &[]).document();
     let nodes = document["nodes"].as_array().unwrap();
     assert!(nodes.contains(&json!(servers[3].address())));
-    assert!(!nodes.contains(&json!(first.unwrap().address())), "{document}");
+    assert!(!nodes.contains(&json!(first.address())), "{document}");
 }
 
 #[test]
-fn an_unhealthy_member_elsewhere_does_not_block() {
-    let api = Api::start();
-    let servers = Servers::start(5);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(&servers.nodes()[..4], &[]) {
-        up.document();
-    }
+fn an_unhealthy_member_does_not_block_a_joiner() {
+    let (servers, agents) = scene(5);
+    agents.join(&servers.nodes()[..4], &[]);
     let record = agents.record();
     let is_first = |node: &Node| record["initial_node_ip_addr_or_hostname"] == node.address();
     let sick = servers.nodes()[..4].iter().find(|node| !is_first(node)).unwrap();
@@ -276,12 +241,8 @@ fn an_unhealthy_member_elsewhere_does_not_block() {
 
 #[test]
 fn a_rebalance_that_runs_is_waited_for() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(&servers.nodes()[..2], &[]) {
-        up.document();
-    }
+    let (servers, agents) = scene(3);
+    agents.join(&servers.nodes()[..2], &[]);
     servers.rebalance_takes(Duration::from_hours(1));
     let known = servers.clusters()[0]
         .nodes
@@ -297,9 +258,7 @@ fn a_rebalance_that_runs_is_waited_for() {
     assert!(agent.is_running());
     assert_eq!(servers.clusters()[0].nodes.len(), 2);
     // A new bucket has to wait, too.
-    let record = agents.record();
-    let is_first = |node: &&Node| record["initial_node_ip_addr_or_hostname"] == node.address();
-    let first = servers.nodes().iter().find(is_first).unwrap();
+    let first = agents.first_node(&servers);
     let bucket = agents.start(first, &["--bucket", "app:256"]);
     thread::sleep(Duration::from_secs(1));
     assert!(servers.clusters()[0].buckets.is_empty());
@@ -313,9 +272,7 @@ fn a_rebalance_that_runs_is_waited_for() {
 
 #[test]
 fn rebalances_that_fail_are_tried_again() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(3);
     agents.up(&servers[0], &[]).document();
     servers.fail_rebalances(2);
     for up in agents.all_up(&servers.nodes()[1..], &[]) {
@@ -327,10 +284,9 @@ fn rebalances_that_fail_are_tried_again() {
 
 /// A node that was added and died before the rebalance would make every rebalance fail.
 #[test]
-fn a_node_that_dies_on_its_way_in_is_removed_again() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers).with("CBBOOTSTRAP_SETTLE", "2s");
+fn a_node_that_dies_while_joining_is_removed() {
+    let (servers, agents) = scene(3);
+    let agents = agents.with("CBBOOTSTRAP_SETTLE", "2s");
     agents.up(&servers[0], &[]).document();
     let dying = agents.start(&servers[1], &[]);
     process::wait_until("the node is added", || servers.clusters()[0].nodes.len() == 2);
@@ -344,10 +300,8 @@ fn a_node_that_dies_on_its_way_in_is_removed_again() {
 }
 
 #[test]
-fn a_node_of_another_cluster_is_never_touched() {
-    let api = Api::start();
-    let servers = Servers::start(4);
-    let agents = api.agents(&servers);
+fn nodes_of_other_clusters_are_never_changed() {
+    let (servers, agents) = scene(4);
     servers[1].provision(LOGIN.0, LOGIN.1);
     servers[1].holds_data(1000);
     servers[2].provision(LOGIN.0, "another password");
@@ -367,9 +321,7 @@ fn a_node_of_another_cluster_is_never_touched() {
 /// All members that the API knows belong to another cluster now: somebody built a second one in their place.
 #[test]
 fn a_second_cluster_is_not_joined() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     servers[0].reset();
     agents.up(&servers[0], &[]).failed(5, "has lost its data");
@@ -380,9 +332,7 @@ fn a_second_cluster_is_not_joined() {
 
 #[test]
 fn an_existing_cluster_is_adopted_only_on_demand() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     servers[0].provision(LOGIN.0, LOGIN.1);
     servers[0].holds_data(1000);
     agents.up(&servers[0], &[]).failed(5, "the API has no cluster");
@@ -393,9 +343,7 @@ fn an_existing_cluster_is_adopted_only_on_demand() {
 
 #[test]
 fn two_agents_on_one_node_take_turns() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     for node in servers.nodes() {
         let both = [agents.start(node, &[]), agents.start(node, &[])];
         for agent in both {
@@ -411,9 +359,7 @@ fn two_agents_on_one_node_take_turns() {
 #[test]
 fn lost_answers_and_errors_are_survived() {
     for then in [Then::Lose, Then::Drop, Then::Answer(500), Then::Answer(503)] {
-        let api = Api::start();
-        let servers = Servers::start(3);
-        let agents = api.agents(&servers);
+        let (servers, agents) = scene(3);
         let mut seen_before = BTreeSet::new();
         // The first request of each kind to each node.
         servers.on_request(move |seen| {
@@ -423,9 +369,7 @@ fn lost_answers_and_errors_are_survived() {
                 Then::Handle
             }
         });
-        for up in agents.all_up(servers.nodes(), &["--bucket", "app:256"]) {
-            up.document();
-        }
+        agents.join(servers.nodes(), &["--bucket", "app:256"]);
         assert_one_cluster(&agents, &servers, 3);
         let refused = &servers.clusters()[0].refused;
         assert!(!refused.iter().any(|why| why.contains("Timeout")), "{refused:?}");
@@ -482,19 +426,13 @@ fn an_agent_may_be_killed_at_every_step() {
 
 #[test]
 fn a_node_leaves_and_its_data_stays() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
-    let first = agents.record()["initial_node_ip_addr_or_hostname"].clone();
-    let node = servers.nodes().iter().find(|node| first == node.address());
-    let node = node.unwrap();
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
+    let node = agents.first_node(&servers);
     let left = agents.run(node, &["leave", "--output", "json"]).document();
     let record = agents.record();
     assert_eq!(left["initial_node"], record["initial_node_ip_addr_or_hostname"]);
-    assert_ne!(left["initial_node"], first);
+    assert_ne!(left["initial_node"], node.address());
     assert!(node.is_blank());
     // Once more is no harm, and it may come again.
     agents.run(node, &["leave"]).ended_with(0);
@@ -508,9 +446,7 @@ fn a_node_leaves_and_its_data_stays() {
 /// A claim whose node is to go is given up: others need not wait until it expires.
 #[test]
 fn a_blank_node_that_leaves_gives_its_claim_up() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     servers.on_request(|seen| {
         if seen.path == "/clusterInit" && seen.node == 0 { Then::Answer(503) } else { Then::Handle }
     });
@@ -522,13 +458,9 @@ fn a_blank_node_that_leaves_gives_its_claim_up() {
 
 /// A second machine with the name of a member does not take that member's entry out of the record.
 #[test]
-fn a_blank_machine_with_a_members_name_does_not_leave_for_it() {
-    let api = Api::start();
-    let servers = Servers::start(3);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(&servers.nodes()[..2], &[]) {
-        up.document();
-    }
+fn a_blank_machine_cannot_leave_under_a_members_name() {
+    let (servers, agents) = scene(3);
+    agents.join(&servers.nodes()[..2], &[]);
     let mut twin = agents.command(&servers[2], &["leave"]);
     twin.env("CBBOOTSTRAP_NODE", servers[1].address());
     let twin = Ended::of(&mut twin);
@@ -543,15 +475,11 @@ fn a_blank_machine_with_a_members_name_does_not_leave_for_it() {
 /// The record would name a node that is gone as the only one to join: nothing is moved.
 #[test]
 fn the_only_recorded_member_does_not_leave() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+    let (servers, agents) = scene(2);
+    agents.join(servers.nodes(), &[]);
     let other = servers[1].address();
     let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": other});
-    let left = http::post(&api.local.endpoint, "/cluster/leave", &body.to_string()).unwrap();
+    let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
     assert_eq!(left.status, 200, "{left:?}");
     let leave = agents.run(&servers[0], &["leave"]);
     leave.failed(5, "the API has no other member");
@@ -562,13 +490,9 @@ fn the_only_recorded_member_does_not_leave() {
 }
 
 #[test]
-fn a_node_whose_rebalance_fails_says_why_and_leaves_with_the_next() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+fn a_failed_rebalance_is_explained_and_leaving_is_retried() {
+    let (servers, agents) = scene(2);
+    agents.join(servers.nodes(), &[]);
     servers.fail_rebalances(1);
     let left = agents.run(&servers[1], &["leave"]).ended_with(0);
     let warnings = left.stderr.matches("a rebalance failed: ").count();
@@ -579,9 +503,7 @@ fn a_node_whose_rebalance_fails_says_why_and_leaves_with_the_next() {
 
 #[test]
 fn the_last_node_does_not_leave() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     agents.up(&servers[0], &[]).document();
     agents.run(&servers[0], &["leave"]).failed(5, "the cluster's last active node");
     assert!(!servers[0].is_blank());
@@ -600,9 +522,7 @@ fn an_agent_may_be_killed_at_every_step_of_leaving() {
         let servers = Servers::start(2);
         let cluster_id = format!("leaver-{at}");
         let agents = Agents::new(&api.local.endpoint, &cluster_id, &servers);
-        for up in agents.all_up(servers.nodes(), &[]) {
-            up.document();
-        }
+        agents.join(servers.nodes(), &[]);
         let victim = agents.command(&servers[1], &["leave"]).spawn().unwrap();
         let id = victim.id().to_string();
         let mut number = 0;
@@ -629,9 +549,7 @@ fn an_agent_may_be_killed_at_every_step_of_leaving() {
 /// A server that starts late, hangs, or fails for a while is waited for.
 #[test]
 fn a_server_that_is_not_well_is_waited_for() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+    let (servers, agents) = scene(2);
     servers[0].kill();
     servers[1].answer_500(true);
     let up: Vec<_> = servers.nodes().iter().map(|node| agents.start(node, &[])).collect();
@@ -656,9 +574,7 @@ fn an_api_that_is_away_is_waited_for() {
     let proxy = Proxy::before(&api.local.endpoint);
     let agents = Agents::new(&proxy.url, "demo", &servers);
     proxy.fault_at_random(7, 0.6);
-    for up in agents.all_up(servers.nodes(), &[]) {
-        up.document();
-    }
+    agents.join(servers.nodes(), &[]);
     proxy.reset();
     assert!(proxy.calls().is_empty());
     assert_one_cluster(&agents, &servers, 2);
@@ -666,10 +582,8 @@ fn an_api_that_is_away_is_waited_for() {
 
 /// The first node has initialised, dies before it reports, and comes back after its lease. Nobody has taken the claim over.
 #[test]
-fn a_first_node_that_comes_back_late_goes_on() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers);
+fn a_first_node_that_comes_back_late_continues() {
+    let (servers, agents) = scene(2);
     let first = agents.start(&servers[0], &[]);
     let id = first.id().to_string();
     servers.on_request(move |seen| {
@@ -681,7 +595,7 @@ fn a_first_node_that_comes_back_late_goes_on() {
     assert_eq!(first.end().status, None);
     assert_eq!(agents.record()["state"], "claimed");
     servers.on_request(|_| Then::Handle);
-    api.local.lapse("demo");
+    agents.lapse();
     let document = agents.up(&servers[0], &[]).document();
     assert_eq!(document["generation"], 1);
     agents.up(&servers[1], &[]).document();
@@ -720,10 +634,9 @@ fn an_agent_may_be_killed_at_every_call_of_the_api() {
 
 /// A first node that cannot go on gives its claim up: nobody waits for its lease.
 #[test]
-fn a_first_node_that_cannot_begin_lets_others() {
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers).with("CBBOOTSTRAP_LEASE", "never");
+fn a_first_node_that_cannot_start_gives_up_its_claim() {
+    let (servers, agents) = scene(2);
+    let agents = agents.with("CBBOOTSTRAP_LEASE", "never");
     servers.on_request(|seen| {
         if seen.node == 0 && seen.path == "/clusterInit" {
             return Then::Refuse(400, r#"{"errors":{"services":"no"}}"#.to_owned());
@@ -756,9 +669,8 @@ fn figures() {
         .collect();
     starts.sort();
 
-    let api = Api::start();
-    let servers = Servers::start(2);
-    let agents = api.agents(&servers).program(program);
+    let (servers, agents) = scene(2);
+    let agents = agents.program(program);
     agents.up(&servers[0], &[]).document();
     // The most memory that a joiner had, TLS and all, whenever it asked its server for something.
     let most = Arc::new(AtomicU64::new(0));

@@ -1,7 +1,5 @@
 //! `deploy` and its companions against an AWS stand-in that enforces signatures and policies.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, thread};
 
 use cbbootstrap_tests::{
@@ -31,7 +29,7 @@ fn traces(aws: &MiniStack) -> Value {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one story")]
-fn a_stack_from_its_plan_to_its_end() {
+fn a_stack_goes_from_plan_to_destroy() {
     let aws = MiniStack::start();
     let user = aws.user();
     let nothing = aws.inventory();
@@ -148,7 +146,7 @@ fn a_stack_from_its_plan_to_its_end() {
 }
 
 #[test]
-fn what_belongs_to_others_is_not_touched() {
+fn foreign_resources_are_not_changed() {
     let aws = MiniStack::start();
     let user = aws.user();
     // A stack of the same name, and a table like ours that is somebody else's.
@@ -260,7 +258,7 @@ fn the_table_is_safe(aws: &MiniStack) {
 }
 
 #[test]
-fn the_functions_role_allows_what_it_needs_and_no_more() {
+fn the_function_role_allows_only_what_it_needs() {
     let aws = MiniStack::start();
     let user = aws.user();
     let deployed = deploy(&user, artifact::zip(), &[]);
@@ -315,7 +313,7 @@ fn the_functions_role_allows_what_it_needs_and_no_more() {
 }
 
 #[test]
-fn what_a_failed_creation_left_is_replaced() {
+fn the_remains_of_a_failed_creation_are_replaced() {
     let aws = MiniStack::start();
     aws.boto(
         "client('cloudformation').create_stack(StackName='cbbootstrap', TemplateBody=json.dumps({\
@@ -339,7 +337,7 @@ fn what_a_failed_creation_left_is_replaced() {
 }
 
 #[test]
-fn what_was_left_half_made_is_completed() {
+fn a_half_made_deployment_is_completed() {
     let aws = MiniStack::start();
     // A deployment that was killed after these two calls.
     aws.boto(
@@ -355,7 +353,7 @@ fn what_was_left_half_made_is_completed() {
 }
 
 #[test]
-fn what_the_user_brings_is_used_as_it_is() {
+fn an_existing_bucket_and_table_are_used_unchanged() {
     let aws = MiniStack::start();
     aws.boto("client('s3').create_bucket(Bucket='my-bucket')");
     aws.boto(
@@ -388,7 +386,7 @@ fn what_the_user_brings_is_used_as_it_is() {
 }
 
 #[test]
-fn another_table_takes_a_yes() {
+fn another_table_needs_confirmation() {
     let aws = MiniStack::start();
     let user = aws.user();
     deploy(&user, artifact::zip(), &["--no-smoke"]);
@@ -409,7 +407,7 @@ fn two_at_once(user: &User, zip: &str) -> [Ended; 2] {
 }
 
 #[test]
-fn of_two_deployers_at_once_the_second_waits() {
+fn the_second_of_two_deployers_waits() {
     let aws = MiniStack::start();
     let user = aws.user();
     let changed = artifact::changed_zip();

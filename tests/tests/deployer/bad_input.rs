@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 #[test]
-fn who_one_is_and_where() {
+fn missing_credentials_and_regions_are_reported() {
     let aws = MiniStack::start();
     let user = || aws.user();
     let zip = artifact::zip().to_owned();
@@ -58,7 +58,7 @@ fn who_one_is_and_where() {
 }
 
 #[test]
-fn credentials_that_have_expired() {
+fn expired_credentials_are_reported() {
     let aws = MiniStack::start();
     let zip = artifact::zip().to_owned();
     // The stand-in lets a session be shorter than AWS does.
@@ -74,7 +74,7 @@ fn credentials_that_have_expired() {
 }
 
 #[test]
-fn buckets_and_tables_that_will_not_do() {
+fn unusable_buckets_and_tables_are_reported() {
     let aws = MiniStack::start();
     let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--yes", "--function-zip", &zip];
@@ -99,7 +99,7 @@ fn buckets_and_tables_that_will_not_do() {
 }
 
 #[test]
-fn zips_that_lambda_could_not_run() {
+fn zips_that_lambda_cannot_run_are_rejected() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let path = |name: &str| directory.path().join(name);
     let executable = artifact::executable();
@@ -141,7 +141,7 @@ fn zips_that_lambda_could_not_run() {
 }
 
 #[test]
-fn tools_that_are_missing() {
+fn missing_tools_are_reported() {
     let aws = MiniStack::start();
     let source = programs::workspace().display().to_string();
     let deploy = ["deploy", "--yes", "--source", &source];

@@ -1,7 +1,5 @@
 //! A deployer that carries its function needs nothing else: no Rust, no zig, no sources.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -37,7 +35,7 @@ fn alone(user: &User, args: &[&str]) -> Ended {
 }
 
 #[test]
-fn it_needs_nothing_else() {
+fn a_bundled_deployer_needs_no_other_tools() {
     let expected = fs::read(artifact::zip()).unwrap();
     let user = User::default();
     let out = user.home.path().join("function.zip");

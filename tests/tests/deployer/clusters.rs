@@ -1,7 +1,5 @@
 //! `cluster`: the records of a table in AWS and of a local deployment, listed, shown and forgotten.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -181,7 +179,7 @@ fn a_table_is_listed_page_by_page() {
 }
 
 #[test]
-fn ids_and_rows_may_be_odd() {
+fn unusual_ids_and_rows_are_listed() {
     let rows: Vec<_> = ODD.iter().map(|id| original(id)).collect();
     let mut items: Vec<_> = rows.iter().map(String::as_str).collect();
     items.extend([FULL, MEMBERS, LAPSED, UNREADABLE]);
@@ -473,7 +471,7 @@ fn locally(data: &Path, args: &[&str]) -> Ended {
 }
 
 #[test]
-fn a_local_deployment_is_asked_running_or_not() {
+fn local_clusters_are_listed_whether_or_not_the_server_runs() {
     let data = tempdir().unwrap();
     let data = data.path();
     let running = Local::with(data, &["--no-smoke"]);
@@ -539,7 +537,7 @@ fn locally_pasted(words: &[String]) -> Ended {
 }
 
 #[test]
-fn a_local_deployment_starts_while_a_question_waits() {
+fn a_local_deployment_can_start_during_a_confirmation() {
     let data = tempdir().unwrap();
     let data = data.path();
     let mut running = Local::start(data);
@@ -562,7 +560,7 @@ fn a_local_deployment_starts_while_a_question_waits() {
 }
 
 #[test]
-fn deployments_come_and_go_while_it_looks() {
+fn listing_survives_deployments_that_start_and_stop() {
     let data = tempdir().unwrap();
     let data = data.path();
     let mut running = Local::start(data);

@@ -1,7 +1,5 @@
 //! `cbbootstrap.yaml`, as a user writes it and gets it wrong.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 
 use cbbootstrap_tests::{artifact, cli::User, ministack::MiniStack};
@@ -21,7 +19,7 @@ fn write(user: &User, name: &str, text: &str) {
 }
 
 #[test]
-fn what_is_wrong_with_the_file_is_said_before_aws_is_asked() {
+fn errors_in_the_file_are_reported_before_aws_is_called() {
     let user = User::default();
     let fails = |text: &str, args: &[&str], message: &str, hint: &str| {
         write(&user, "cbbootstrap.yaml", text);
@@ -64,7 +62,7 @@ fn what_is_wrong_with_the_file_is_said_before_aws_is_asked() {
 }
 
 #[test]
-fn files_that_are_not_there() {
+fn missing_files_are_reported() {
     let user = User::default();
     let ended = user.run(&["status", "--env", "prod"]);
     ended.failed(2, "there is no `cbbootstrap.yaml` here");
@@ -79,7 +77,7 @@ fn files_that_are_not_there() {
 }
 
 #[test]
-fn an_option_beats_the_variable_and_that_the_file() {
+fn options_override_variables_and_variables_override_the_file() {
     let aws = MiniStack::start();
     let user = || {
         let user = aws.user();
@@ -111,7 +109,7 @@ fn an_option_beats_the_variable_and_that_the_file() {
 }
 
 #[test]
-fn a_file_to_fill_in() {
+fn a_template_file_is_printed() {
     let user = User::default();
     let written = user.run(&["init"]).ended_with(0);
     assert_eq!(written.stdout, "", "{written}");

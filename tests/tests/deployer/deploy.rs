@@ -1,7 +1,5 @@
 //! What a deployment can be told: how little it does, what it changes, and what it leaves alone.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     fs,
     path::Path,
@@ -29,7 +27,7 @@ fn function(aws: &MiniStack) -> Value {
 }
 
 #[test]
-fn nothing_to_do_takes_two_rounds_of_calls() {
+fn an_unchanged_deployment_takes_two_rounds_of_calls() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
     aws.user().deploy(artifact::small_zip(), &[]).document();
@@ -52,7 +50,7 @@ fn nothing_to_do_takes_two_rounds_of_calls() {
 }
 
 #[test]
-fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
+fn code_only_is_settled_by_the_next_deployment() {
     let aws = MiniStack::start();
     let user = aws.user();
     let changed = artifact::changed_zip();
@@ -106,7 +104,7 @@ fn code_alone_is_replaced_and_settled_by_the_next_deployment() {
 }
 
 #[test]
-fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
+fn stack_options_apply_and_return_to_their_defaults() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
@@ -184,7 +182,7 @@ fn what_a_stack_is_told_it_keeps_until_it_is_told_otherwise() {
 }
 
 #[test]
-fn what_cloudformation_is_told() {
+fn options_reach_cloudformation() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
@@ -216,7 +214,7 @@ fn what_cloudformation_is_told() {
 }
 
 #[test]
-fn a_resource_that_holds_something_is_not_replaced_without_a_yes() {
+fn losing_stored_data_needs_confirmation() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
@@ -287,7 +285,7 @@ fn artifacts_are_kept_by_count_and_by_name() {
 }
 
 #[test]
-fn github_is_told() {
+fn results_are_written_for_github_actions() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let file = |name: &str| directory.path().join(name).display().to_string();
     let user = aws

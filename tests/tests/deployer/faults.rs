@@ -1,8 +1,6 @@
 //! Deployments that are killed, and calls that go wrong: whatever happens, nothing is claimed that is not so, and the next
 //! deployment completes what this one left.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -217,7 +215,7 @@ fn every_first_try(proxy: &Proxy, fault: &Fault) {
 }
 
 #[test]
-fn a_deployment_survives_that_every_call_goes_wrong_once() {
+fn a_deployment_survives_one_failure_of_every_call() {
     let (zip, changed) = (artifact::small_zip(), artifact::small_zip_number(1));
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -272,7 +270,7 @@ fn at_each_call_of_a_deployment(
 }
 
 #[test]
-fn an_answer_that_is_lost_after_any_call_harms_nothing() {
+fn a_lost_answer_to_any_call_does_no_harm() {
     at_each_call_of_a_deployment(&Fault::DropAnswer, |aws, ended, (_, artifacts), what| {
         assert_eq!(ended.status, Some(0), "{what}: {ended}");
         aws.is_complete(artifacts, what);

@@ -1,7 +1,5 @@
 //! `deploy --local`: the API on this machine, as its users meet it.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::HashSet,
     fs,
@@ -22,7 +20,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 #[test]
-fn it_comes_up_passes_the_smoke_test_and_ends() {
+fn it_starts_passes_the_smoke_test_and_ends() {
     // As a new user runs it, with nothing that could build a function; the data goes to the user's data directory.
     let user = User::default().with("PATH", "/nowhere").with("CARGO", "/nowhere/cargo");
     let ended = user.run(&["deploy", "--local", "--exit", "--port", "0"]);
@@ -41,7 +39,7 @@ fn it_comes_up_passes_the_smoke_test_and_ends() {
 }
 
 #[test]
-fn of_five_hundred_nodes_one_is_the_first_even_after_a_crash() {
+fn one_of_five_hundred_nodes_is_first_even_after_a_crash() {
     let data = tempdir().unwrap();
     let mut local = Local::start(data.path());
     let answers: Vec<_> = thread::scope(|scope| {
@@ -73,7 +71,7 @@ fn of_five_hundred_nodes_one_is_the_first_even_after_a_crash() {
 }
 
 #[test]
-fn signals_end_it_well() {
+fn signals_end_it_cleanly() {
     for signal in ["TERM", "INT"] {
         let data = tempdir().unwrap();
         let mut local = Local::start(data.path());
@@ -90,7 +88,7 @@ fn user_with_cargo(directory: &Path, script: &str) -> User {
 }
 
 #[test]
-fn a_build_does_not_depend_on_who_started_the_deployer() {
+fn a_build_does_not_inherit_the_environment_of_cargo() {
     let (directory, source) = (tempdir().unwrap(), source());
     let environment = directory.path().join("environment");
     let script = format!("env >{}; exit 1", environment.display());
@@ -142,7 +140,7 @@ fn source() -> String {
 }
 
 #[test]
-fn what_is_in_use_is_named() {
+fn a_used_port_or_directory_is_named() {
     let (user, data) = (User::default(), tempdir().unwrap());
     let data_option = data.path().display().to_string();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -157,7 +155,7 @@ fn what_is_in_use_is_named() {
 }
 
 #[test]
-fn the_limits_of_requests_hold() {
+fn request_limits_are_enforced() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let body = |length: usize| format!("{{\"cluster_id\": \"{}\"}}", "x".repeat(length - 18));
@@ -181,7 +179,7 @@ fn the_limits_of_requests_hold() {
 }
 
 #[test]
-fn smoke_tells_a_good_endpoint_from_others() {
+fn smoke_recognises_a_working_endpoint() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let user = User::default();

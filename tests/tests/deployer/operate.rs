@@ -1,7 +1,5 @@
 //! What shows how a deployment is doing: `logs`, `status`, and the manual.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
@@ -49,7 +47,7 @@ fn status(user: &User, options: &[&str]) -> Value {
 }
 
 #[test]
-fn a_deployment_shows_how_it_is_doing() {
+fn logs_and_status_show_the_state_of_a_deployment() {
     let aws = MiniStack::start();
     let user = aws.user();
     user.run(&["logs"]).failed(1, "there is no stack `cbbootstrap`");
@@ -317,7 +315,7 @@ fn replaced_code_is_noticed(aws: &MiniStack, user: &User, zip: &str) {
 }
 
 #[test]
-fn a_stack_that_failed_says_why() {
+fn a_failed_stack_shows_its_cause() {
     let aws = MiniStack::start();
     aws.boto(
         "client('cloudformation').create_stack(StackName='cbbootstrap', TemplateBody=json.dumps({\
@@ -381,7 +379,7 @@ fn the_manual_has_a_page_for_each_command() {
 }
 
 #[test]
-fn completions_for_nobody_end_quietly() {
+fn completions_end_quietly_when_the_reader_closes_the_pipe() {
     let user = User::default();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = user.run(&["completions", shell]).ended_with(0).stdout;

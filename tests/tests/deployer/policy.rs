@@ -1,7 +1,5 @@
 //! The policy that `iam-policy` prints: by AWS's own list of actions, and by a stand-in that enforces it.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, path::Path, process::Command};
 
 use cbbootstrap_tests::{artifact, cli::User, front::Front, ministack::MiniStack, python};
@@ -19,7 +17,7 @@ fn printed(options: &[&str]) -> Value {
 }
 
 #[test]
-fn what_is_not_known_is_any() {
+fn unknown_accounts_and_regions_are_wildcards() {
     let text = |options: &[&str]| printed(options).to_string();
     let anywhere = text(&[]);
     assert!(anywhere.contains("arn:aws:dynamodb:*:*:table/cb-bootstrap"), "{anywhere}");
@@ -88,7 +86,7 @@ print(json.dumps(said))
 "#;
 
 #[test]
-fn every_action_exists_and_is_limited_to_what_it_can_be() {
+fn every_action_exists_and_is_scoped() {
     let judge = |policy: &Value| -> Value {
         let output = Command::new(python::bin().join("python"))
             .args(["-c", JUDGE, &policy.to_string()])
@@ -166,7 +164,7 @@ fn deploy<'a>(zip: &'a str, options: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_user_with_the_printed_policy_can_do_everything() {
+fn the_printed_policy_allows_every_command() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let front = Front::before(&aws.url);
     let policy = printed(&["--region", "us-east-1", "--account", ACCOUNT]);

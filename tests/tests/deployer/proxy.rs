@@ -1,7 +1,5 @@
 //! The proxy, the terminal and the stand-in's reset, on which other tests rely.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     cmp::Reverse,
     os::unix::process::ExitStatusExt,
@@ -104,7 +102,7 @@ fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
 }
 
 #[test]
-fn a_fault_is_what_the_caller_sees() {
+fn the_caller_sees_each_fault() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
     // Each once for each service; from there on, what a HEAD sees.
@@ -198,7 +196,7 @@ fn a_fault_is_what_the_caller_sees() {
 }
 
 #[test]
-fn any_server_can_be_behind_it() {
+fn a_proxy_works_before_any_server() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&requests);
     let count = move || async move { counter.fetch_add(1, Ordering::SeqCst).to_string() };
@@ -230,7 +228,7 @@ fn any_server_can_be_behind_it() {
 }
 
 #[test]
-fn a_deployer_is_killed_between_a_call_and_its_answer() {
+fn the_proxy_can_kill_a_deployer_between_call_and_answer() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
     let (user, zip) = (proxy.user(), artifact::zip().to_owned());
@@ -436,7 +434,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_reset_leaves_nothing() {
+fn a_reset_stand_in_is_empty() {
     let aws = MiniStack::start();
     let (user, zip) = (aws.user(), artifact::zip().to_owned());
     // What a deployment and its function make, and what is not theirs.

@@ -1,7 +1,5 @@
 //! The same sources give the same function, to the byte, wherever they are and whoever builds them.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, os::unix::fs::symlink, process::Command};
 
 use cbbootstrap_tests::{artifact, programs};

@@ -1,8 +1,6 @@
 //! Stacks in every state, stacks that fail, and signals in the middle: played to the deployer, for the stand-in is done
 //! with everything in 30 ms.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     fs,
     path::Path,
@@ -122,7 +120,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn a_rollback_that_failed_is_continued_and_the_update_made() {
+fn a_failed_rollback_is_continued_before_the_update() {
     let scene = Scene::deployed();
     for (status, operation) in
         [("UPDATE_ROLLBACK_FAILED", "ContinueUpdateRollback"), ("UPDATE_FAILED", "RollbackStack")]
@@ -158,7 +156,7 @@ fn a_rollback_that_failed_is_continued_and_the_update_made() {
 }
 
 #[test]
-fn what_a_failed_creation_left_is_replaced_without_asking_and_what_was_used_with_a_yes() {
+fn only_a_used_stack_needs_confirmation_to_be_replaced() {
     let scene = Scene::deployed();
     for status in ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED"] {
         scene.again();
@@ -180,7 +178,7 @@ fn what_a_failed_creation_left_is_replaced_without_asking_and_what_was_used_with
 }
 
 #[test]
-fn a_stack_that_somebody_else_changes_is_waited_for() {
+fn a_deployment_waits_for_a_change_in_progress() {
     let scene = Scene::deployed();
     scene.proxy.stack_is("UPDATE_IN_PROGRESS");
     scene
@@ -215,7 +213,7 @@ fn a_stack_that_somebody_else_changes_is_waited_for() {
 }
 
 #[test]
-fn of_two_deployments_at_once_one_goes_first_and_the_other_finds_nothing_to_do() {
+fn the_second_of_two_deployments_finds_nothing_to_change() {
     let scene = Scene::deployed();
     scene.proxy.play(slow_update(Duration::from_secs(3)));
     let mut first = scene.begin();
@@ -231,7 +229,7 @@ fn of_two_deployments_at_once_one_goes_first_and_the_other_finds_nothing_to_do()
 }
 
 #[test]
-fn a_deployment_that_is_overtaken_looks_again() {
+fn an_overtaken_deployment_reads_the_stack_again() {
     let scene = Scene::deployed();
     // Somebody else executes a change set between ours being made and executed.
     for (name, code, message) in [
@@ -273,7 +271,7 @@ fn a_deployment_that_is_overtaken_looks_again() {
 }
 
 #[test]
-fn the_first_cause_is_told_and_what_to_do() {
+fn the_first_cause_is_reported_with_a_hint() {
     let scene = Scene::deployed();
     let denied = "User: arn:aws:iam::1:user/ci is not authorized to perform: iam:PutRolePolicy on resource: arn:aws:iam::1:role/x";
     scene.proxy.play(
@@ -352,22 +350,22 @@ fn failed_calls(proxy: &Proxy) -> usize {
 }
 
 #[test]
-fn looks_that_are_throttled_decide_nothing() {
+fn throttled_polls_decide_nothing() {
     assert_found_out_though_looks_fail(Fault::Throttle);
 }
 
 #[test]
-fn looks_that_fail_decide_nothing() {
+fn failed_polls_decide_nothing() {
     assert_found_out_though_looks_fail(Fault::InternalError);
 }
 
 #[test]
-fn looks_whose_answers_are_lost_decide_nothing() {
+fn polls_with_lost_answers_decide_nothing() {
     assert_found_out_though_looks_fail(Fault::DropAnswer);
 }
 
 #[test]
-fn without_events_the_stacks_status_tells() {
+fn the_stack_status_decides_without_events() {
     let scene = Scene::empty();
     for (status, expected) in [("UPDATE_COMPLETE", 0), ("UPDATE_ROLLBACK_COMPLETE", 1)] {
         scene.again();
@@ -387,7 +385,7 @@ fn without_events_the_stacks_status_tells() {
 }
 
 #[test]
-fn credentials_that_expire_meanwhile_are_renewed_or_named() {
+fn credentials_that_expire_during_an_update_are_renewed_or_reported() {
     let scene = Scene::deployed();
     let expired = |key: &'static str| {
         once_executed(move |call| (call.access_key == key).then_some(Fault::ExpireToken))
@@ -559,7 +557,7 @@ fn a_signal_before_the_change_leaves_no_change_set() {
 }
 
 #[test]
-fn a_deletion_goes_on_without_the_program() {
+fn a_deletion_continues_after_an_interrupt() {
     let scene = Scene::deployed();
     scene.proxy.play(Play::on("DeleteStack").instead().stack("DELETE_IN_PROGRESS"));
     let mut destruction =
@@ -584,7 +582,7 @@ fn a_deletion_goes_on_without_the_program() {
 }
 
 #[test]
-fn a_status_can_wait_for_the_end() {
+fn status_can_wait_for_the_end_of_a_change() {
     let scene = Scene::deployed();
     let user = scene.proxy.user();
     let wait = ["status", "--wait", "--output", "json"];

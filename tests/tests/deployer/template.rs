@@ -1,7 +1,5 @@
 //! The templates: those of CloudFormation, judged by cfn-lint, and the workflow for GitHub Actions, by its shape.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, path::PathBuf, process::Command};
 
 use cbbootstrap_tests::{cli::User, programs, python};
@@ -17,7 +15,7 @@ fn templates() -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn cfn_lint_has_nothing_to_say() {
+fn cfn_lint_accepts_the_templates() {
     let mut names = Vec::new();
     for (file, text) in templates() {
         if !text.contains("AWSTemplateFormatVersion") {
@@ -96,7 +94,7 @@ fn the_workflow_pins_actions_to_commits() {
 }
 
 #[test]
-fn the_command_understands_what_the_workflow_says() {
+fn the_command_accepts_the_options_of_the_workflow() {
     let mut commands = Vec::new();
     for (_, job) in jobs(&workflow()) {
         let runs = steps(job).iter().filter_map(|step| step["run"].as_str());

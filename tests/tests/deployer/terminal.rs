@@ -1,7 +1,5 @@
 //! What a person sees: on a terminal each resource has its line, and nothing scrolls away.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use cbbootstrap_tests::{

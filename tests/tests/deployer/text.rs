@@ -1,8 +1,6 @@
 //! Empty variables, byte-order marks and Windows' line ends, in every option of both programs that has a variable, and in the
 //! files that people write.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::BTreeSet,
     fs::{self, Permissions},
@@ -205,7 +203,7 @@ fn variables_of_the_agent_are_cleaned() {
 }
 
 #[test]
-fn variables_of_a_node_have_their_effect() {
+fn variables_of_a_node_take_effect() {
     let (api, servers) = (Api::start(), Servers::start(1));
     let agents = Agents::new(&api.local.endpoint, "other", &servers);
     let user = &agents.user;

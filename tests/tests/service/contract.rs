@@ -16,7 +16,7 @@ fn the_served_contract_is_the_file() {
 }
 
 #[test]
-fn schemathesis_finds_nothing() {
+fn the_service_passes_schemathesis() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let output = Command::new(python::bin().join("schemathesis"))

@@ -1,7 +1,5 @@
 //! The contract as a page, `GET /docs`: over plain HTTP and in a browser.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 
 use cbbootstrap_tests::{browser::Browser, front::Front, http, local::Local, programs};
@@ -21,7 +19,7 @@ fn routes() -> Vec<(String, String)> {
 }
 
 #[test]
-fn its_files_are_answered_as_browsers_take_them() {
+fn the_files_of_the_page_have_the_right_headers() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     for (path, content_type, encoding) in [
@@ -45,41 +43,40 @@ fn its_files_are_answered_as_browsers_take_them() {
     assert_eq!((answer.status, &answer.headers["allow"]), (405, &"GET,HEAD".parse().unwrap()));
 }
 
-#[tokio::test]
-async fn a_browser_shows_it_and_tries_a_claim() {
-    let Some(browser) = Browser::start().await else {
+#[test]
+fn a_browser_shows_the_page_and_tries_a_claim() {
+    let Some(mut browser) = Browser::start() else {
         return;
     };
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let stage = Front::with_stage(&local.endpoint, "/prod");
     for endpoint in [&local.endpoint, &stage.url] {
-        browser.requests();
-        browser.client.goto(&format!("{endpoint}/docs")).await.unwrap();
+        browser.open(&format!("{endpoint}/docs"));
         for (method, path) in routes() {
             let route = format!(".opblock-{method} .opblock-summary-path[data-path='{path}']");
-            browser.element(&route).await;
+            browser.wait_for(&route);
         }
 
         if std::env::var_os("UPDATE_SCREENSHOTS").is_some() {
-            let picture = browser.client.screenshot().await.unwrap();
+            let picture = browser.screenshot();
             fs::write(programs::workspace().join("docs/swagger-ui.png"), picture).unwrap();
         }
 
         let claim = ".opblock[id$='-claim']";
-        browser.click(&format!("{claim} .opblock-summary-control")).await;
-        browser.click(&format!("{claim} .try-out__btn")).await;
-        browser.click(&format!("{claim} .execute")).await;
+        browser.click(&format!("{claim} .opblock-summary-control"));
+        browser.click(&format!("{claim} .try-out__btn"));
+        browser.click(&format!("{claim} .execute"));
         let answer = format!("{claim} .live-responses-table");
-        let status = browser.text(&format!("{answer} tbody .response-col_status")).await;
+        let status = browser.text(&format!("{answer} tbody .response-col_status"));
         assert!(status.starts_with("200"), "{status}");
-        let body = browser.text(&format!("{answer} .highlight-code")).await;
+        let body = browser.text(&format!("{answer} .highlight-code"));
         assert!(body.contains("\"is_initial_node\": true"), "{body}");
-        let url = browser.text(&format!("{claim} .request-url")).await;
+        let url = browser.text(&format!("{claim} .request-url"));
         assert!(url.contains(&format!("{endpoint}/cluster")), "{url}");
 
-        assert_eq!(browser.complaints(), Vec::<String>::new());
-        let requests = browser.requests();
+        let (requests, complaints) = browser.requests_and_complaints();
+        assert_eq!(complaints, Vec::<String>::new());
         assert!(requests.contains(&format!("{endpoint}/cluster")), "{requests:?}");
         let elsewhere: Vec<_> = requests
             .iter()

@@ -1,7 +1,5 @@
 //! Whatever comes, the function answers, and what is wrong with a request is the request's fault: no panic, no 500.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{collections::BTreeSet, sync::OnceLock};
 
 use axum::Router;
@@ -278,7 +276,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_no_event_is_answered(bytes in collection::vec(any::<u8>(), 0..300)) {
+    fn input_that_is_not_an_event_is_answered(bytes in collection::vec(any::<u8>(), 0..300)) {
         let answer = respond(&bytes);
         check(&format!("{bytes:?}"), &answer)?;
         prop_assert_eq!(&answer["statusCode"], 400);
@@ -288,7 +286,7 @@ proptest! {
 /// The requests above are not all refused for the same reason. How soon each kind comes depends on what the tests beside this
 /// one do to the same clusters.
 #[test]
-fn the_requests_are_of_all_kinds() {
+fn the_generated_requests_cover_all_outcomes() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut missing = BTreeSet::from([
         "claimed",

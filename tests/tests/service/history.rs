@@ -4,8 +4,6 @@
 //! `HISTORY_SEED` chooses the seed, which is printed. The long run is
 //! `cargo test --workspace --test service -- --ignored --nocapture`.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
@@ -154,25 +152,25 @@ async fn here(nodes: usize, requests: usize) {
 }
 
 #[tokio::test]
-async fn nodes_of_a_server_see_the_protocol_kept() {
+async fn one_server_keeps_the_protocol() {
     print_header();
     on_a_server(200, 1200).await;
 }
 
 #[tokio::test]
-async fn nodes_of_three_servers_over_one_table_see_the_protocol_kept() {
+async fn three_servers_over_one_table_keep_the_protocol() {
     print_header();
     on_three_servers(64, 600).await;
 }
 
 #[tokio::test]
-async fn what_nodes_of_a_deployment_see_keeps_the_protocol() {
+async fn a_deployment_keeps_the_protocol() {
     print_header();
     on_ministack(24, 300).await;
 }
 
 #[tokio::test]
-async fn what_nodes_see_here_keeps_the_protocol() {
+async fn the_router_keeps_the_protocol() {
     print_header();
     here(200, 1200).await;
 }
@@ -275,7 +273,7 @@ async fn broken(mistake: Mistake) -> BTreeSet<Property> {
 }
 
 #[tokio::test]
-async fn a_broken_service_shows_it() {
+async fn a_broken_service_is_detected() {
     print_header();
     for (mistake, property) in [
         (Mistake::ClaimsAlways, Property::OneInitialiser),

@@ -1,5 +1,7 @@
 //! The API: its protocol, its stores, and `cbbootstrap serve`.
 
+#![allow(clippy::unwrap_used)]
+
 mod auth;
 mod contract;
 mod docs;

@@ -1,7 +1,5 @@
 //! The protocol over HTTP, on a local deployment: what the nodes of a cluster go through.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 
 use cbbootstrap_function::{
@@ -219,7 +217,7 @@ fn callers_without_the_token_learn_nothing() {
 }
 
 #[test]
-fn requests_are_logged_once_it_serves() {
+fn requests_are_logged_after_the_start() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     assert!(
@@ -343,7 +341,7 @@ fn late_copies_of_an_old_generation_change_nothing() {
 }
 
 #[test]
-fn two_servers_with_one_name_are_both_told() {
+fn two_servers_with_one_name_are_both_warned() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let claim =
@@ -361,7 +359,7 @@ fn two_servers_with_one_name_are_both_told() {
 }
 
 #[test]
-fn attestations_travel_as_they_were_made() {
+fn attestations_are_returned_unchanged() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let id = ClusterId::new("c").unwrap();

@@ -1,7 +1,5 @@
 //! `serve` as a network meets it: slow, rude and far too many clients, files that run out, full disks, signals in the middle.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -159,7 +157,7 @@ fn the_database_belongs_to_its_user_and_to_one_server() {
 }
 
 #[test]
-fn a_policy_the_log_and_metrics_are_options() {
+fn policy_log_and_metrics_are_options() {
     let data = tempdir().unwrap();
     let options = ["--require-secret", "--require-lease", "--metrics", "--log", "json"];
     let server = Local::serve(data.path(), &options);
@@ -468,7 +466,7 @@ fn a_file_that_is_moved_and_moved_back_loses_nothing() {
 }
 
 #[test]
-fn what_disturbs_one_request_does_not_disturb_others() {
+fn a_broken_request_does_not_disturb_others() {
     let data = tempdir().unwrap();
     let server = Local::serve(data.path(), &[]);
     let claim = |cluster: &str, node: &str| http::claim(&server.endpoint, cluster, node).unwrap();
@@ -561,7 +559,7 @@ fn claims_until_the_end(
 }
 
 #[test]
-fn what_was_acknowledged_survives_every_end() {
+fn acknowledged_writes_survive_every_end() {
     for signal in ["TERM", "KILL", "INT"] {
         let data = tempdir().unwrap();
         let mut server = Local::serve(data.path(), &["--log", "none"]);
@@ -584,7 +582,7 @@ fn what_was_acknowledged_survives_every_end() {
 }
 
 #[test]
-fn an_end_waits_for_requests_that_run() {
+fn shutdown_waits_for_running_requests() {
     let data = tempdir().unwrap();
     let mut server = Local::serve(data.path(), &[]);
     let address = server.endpoint.strip_prefix("http://").unwrap().to_owned();
@@ -606,7 +604,7 @@ fn an_end_waits_for_requests_that_run() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_nobody_up() {
+fn an_unread_log_does_not_block_requests() {
     let data = tempdir().unwrap();
     let shown = data.path().display().to_string();
     let mut command = Command::new(programs::cbbootstrap());
@@ -637,7 +635,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
 }
 
 #[test]
-fn a_table_is_named_where_it_cannot_be_read() {
+fn an_unreadable_table_is_named() {
     let away = User::default()
         .with("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         .with("AWS_REGION", "us-east-1")

@@ -1,8 +1,6 @@
 //! The stores, held against the rules and against each other: DynamoDB by two stand-ins that have nothing in common, MiniStack and
 //! moto, and SQLite.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
@@ -700,7 +698,7 @@ async fn it_follows_the_rules(
             _ if cluster.ends_with('0') => Some("right"),
             _ => None,
         };
-        let secret = secret.map(|secret| SecretHash::of(&id(&cluster), secret.as_bytes()));
+        let secret = secret.map(|secret| SecretHash::new(&id(&cluster), secret.as_bytes()));
         let current = before.as_ref().map_or(1, |record| record.generation);
         let node_uuid = match random.u8(..6) {
             0 => Some(uuid("other")),
@@ -804,7 +802,7 @@ async fn dynamodb(client: &Client) -> DynamoDb {
 }
 
 #[tokio::test]
-async fn on_ministack() {
+async fn ministack_follows_the_rules() {
     let aws = MiniStack::start();
     let client = client(&aws.url);
     let store = dynamodb(&client).await;
@@ -814,13 +812,13 @@ async fn on_ministack() {
 
 /// A second opinion on the expressions. Not at once: moto looks at a condition and writes in two steps, between which others write.
 #[tokio::test]
-async fn on_moto() {
+async fn moto_follows_the_rules() {
     let moto = Moto::start();
     dynamodb(&client(&moto.url)).await;
 }
 
 #[tokio::test]
-async fn on_sqlite() {
+async fn sqlite_follows_the_rules() {
     let directory = tempfile::tempdir().unwrap();
     let store = Sqlite::create(&directory.path().join("clusters.db")).unwrap();
     every_store(&store).await;
@@ -838,7 +836,7 @@ async fn on_sqlite() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_an_outage() {
+async fn an_unreachable_database_is_an_outage() {
     let url = format!("http://127.0.0.1:{}", process::free_port());
     let store = DynamoDb::new(client(&url), TABLE);
     assert!(matches!(store.warm_up().await, Err(Error::Unavailable(_))));

@@ -56,7 +56,7 @@ fn ready() -> Record {
             ("b".to_owned(), member(None)),
         ]),
         cluster_uuid: Some("u".to_owned()),
-        secret: Some(SecretHash::of(&id, b"open sesame")),
+        secret: Some(SecretHash::new(&id, b"open sesame")),
         ..original()
     }
 }

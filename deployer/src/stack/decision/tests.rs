@@ -102,27 +102,6 @@ fn only_our_own_stacks_are_touched() {
 }
 
 #[test]
-fn signals_cancel_what_can_be_cancelled() {
-    use {Cancellation as C, Operation as O, Reaction as R, Signal::CtrlC, Signal::Terminate};
-    for (operation, signal, expected) in [
-        (O::Create, CtrlC, R::DeleteStack),
-        (O::Update, CtrlC, R::CancelUpdate),
-        (O::Delete, CtrlC, R::Detach),
-        (O::Rollback, CtrlC, R::Detach),
-        (O::Create, Terminate, R::Detach),
-        (O::Update, Terminate, R::Detach),
-        (O::Delete, Terminate, R::Detach),
-        (O::Rollback, Terminate, R::Detach),
-    ] {
-        let case = format!("{operation:?} {signal:?}");
-        assert_eq!(reaction(operation, C::None, signal), expected, "{case}");
-        for second in [C::Refused, C::Accepted] {
-            assert_eq!(reaction(operation, second, signal), R::Detach, "second {case}");
-        }
-    }
-}
-
-#[test]
 fn an_operation_ends_as_it_was_cancelled_or_not() {
     use {Cancellation as C, Operation as O};
     for (operation, cancellation, status, expected) in [
