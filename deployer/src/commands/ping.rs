@@ -1,4 +1,4 @@
-//! `ping`: checks that an API answers.
+//! `ping`: whether an API answers.
 
 use std::{fmt::Display, fs, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads the description of the service, which needs no database.
+/// Calls `GET /`, which does not read the clusters.
 pub async fn run(args: PingArgs) -> anyhow::Result<()> {
     let endpoint = smoke::parse_endpoint(&args.url)?;
     let roots = match &args.ca_cert {
@@ -50,7 +50,7 @@ pub async fn run(args: PingArgs) -> anyhow::Result<()> {
             Ok(_) => Err(Failure::new(format!("{endpoint} is not an API of cbbootstrap"))
                 .hint("give the endpoint as `serve` or `status` prints it, without a path")),
             Err(error) => Err(Failure::new(format!("{endpoint} does not answer: {error}")).hint(
-                "check that it is running; `--ca-cert` names a private authority of its certificate",
+                "check that it runs there; if a private authority signed its certificate, pass `--ca-cert`",
             )),
         }
     };

@@ -70,7 +70,7 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(deploy(&user, &[])["changed"], json!(false));
     fs::remove_file(user.home.path().join("cbbootstrap.yaml")).unwrap();
 
-    let loss = "opens the API to everyone, who had to sign their requests so far";
+    let loss = "opens the API to everyone; so far it accepts only signed requests";
     let planned = plan(&[]);
     assert_eq!(planned["losses"], json!([loss]), "{planned}");
     user.run(&["deploy", "--function-zip", zip]).failed(2, "without `--auth iam` everyone");
