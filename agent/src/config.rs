@@ -25,7 +25,8 @@ pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     };
     files::check_trusted(file).map_err(Failure::from)?;
     let text = text::read_text(file).map_err(|error| {
-        Failure::usage(error.to_string()).hint("`--config` names a YAML file with options")
+        Failure::usage(error.to_string())
+            .hint("`--config` names a YAML file with options, such as `cluster_id: NAME`")
     })?;
     let name = file.display().to_string();
     let options = parse(cli, parsed.called().0, &text)

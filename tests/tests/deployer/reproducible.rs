@@ -19,6 +19,7 @@ fn two_places_build_the_same_function() {
         "agent",
         "cli",
         "protocol",
+        "scripts",
         "benchmarks",
         "tests",
         "templates",
