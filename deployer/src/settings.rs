@@ -80,7 +80,7 @@ impl Place {
     }
 }
 
-/// The stack that `deploy` and `plan` compare with, but for the function.
+/// The stack that `deploy` and `plan` compare with, except for the function.
 #[derive(Clone, Debug, Args)]
 pub struct TargetArgs {
     /// DynamoDB table with the records of the clusters
@@ -182,7 +182,7 @@ pub enum BuilderChoice {
     Cargo,
 }
 
-/// The stack as it is wanted, but for the function.
+/// The desired stack, except for the function.
 #[derive(Clone, Debug)]
 pub struct Target {
     options: TargetArgs,

@@ -6,9 +6,9 @@ use regex::Regex;
 use serde_json::Value;
 
 /// As much of a JSON text that was cut as can be read.
-pub fn mended(text: &str) -> Value {
+pub fn repaired(text: &str) -> Value {
     let ends = (1..=text.len()).rev().filter(|end| text.is_char_boundary(*end));
-    let mut mended = ends.filter_map(|end| {
+    let mut repaired = ends.filter_map(|end| {
         let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
         for character in text[..end].chars() {
             match character {
@@ -24,7 +24,7 @@ pub fn mended(text: &str) -> Value {
         let closed = open.into_iter().rev().collect::<String>();
         serde_json::from_str(&format!("{}{closed}", &text[..end])).ok()
     });
-    mended.next().unwrap_or_default()
+    repaired.next().unwrap_or_default()
 }
 
 /// Without ids, which are never the same.

@@ -164,7 +164,7 @@ impl Aws {
         };
         access.check_region(region.as_ref())?;
         let credentials = Renewed::new(access, &region, http);
-        // Fail now, before a build that would be in vain.
+        // Fail now, before a useless build.
         credentials.current().await?;
         let config = config
             .into_builder()

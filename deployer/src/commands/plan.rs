@@ -156,7 +156,7 @@ async fn plan(
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
         return Err(Follower::new(&aws.cloudformation, &target.place).busy(stack).into());
     }
-    // A stack that has to be recovered first is in the way of its own change set: the changes are not known in detail.
+    // A stack that has to be recovered first cannot have a change set: the changes are not known in detail.
     let changes = if survey.stack.up_to_date(&desired).is_some() || first.is_some() {
         None
     } else {

@@ -56,7 +56,7 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
     }
     stack.check_ours(name)?;
     match &stack.status.0 {
-        // It is empty but for a change set that nobody executed.
+        // It is empty except for a change set that nobody executed.
         S::ReviewInProgress => Ok(StackAction::Create),
         _ if stack.status.is_good() => Ok(StackAction::Update),
         S::CreateFailed | S::RollbackComplete | S::RollbackFailed => {

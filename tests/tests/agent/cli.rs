@@ -554,7 +554,7 @@ fn certificates_are_checked() {
     assert!(scene.node(1).is_blank());
     scene.run(1, &["up"]).ended_with(0);
 
-    // As it often stands in the environment.
+    // As environments often contain it.
     let mut insecure = scene.command(2, &["up"]);
     insecure.env_remove("CBBOOTSTRAP_CA_CERT").env("CBBOOTSTRAP_INSECURE", "1");
     let insecure = Ended::of(&mut insecure).ended_with(0);
@@ -627,7 +627,7 @@ fn discover_prints_the_nodes_to_connect_to() {
     let connection = discover(&["--format", "connection-string"]).ended_with(0);
     assert_eq!(connection.stdout, format!("{string}\n"));
 
-    // Addresses of version 6 stand in brackets.
+    // IPv6 addresses are written in brackets.
     http::claim(&scene.local.endpoint, "six", "fd00::1").unwrap();
     let ready = r#"{"cluster_id": "six", "node_ip_addr_or_hostname": "fd00::1"}"#;
     let ready = http::post(&scene.local.endpoint, "/cluster/ready", ready).unwrap();
@@ -635,7 +635,7 @@ fn discover_prints_the_nodes_to_connect_to() {
     let six = discover(&["--cluster-id=six", "--format=connection-string"]).ended_with(0);
     assert_eq!(six.stdout, "couchbases://[fd00::1]\n");
 
-    // Whoever reads only the first line is no failure.
+    // A reader that closes the pipe after the first line does not cause a failure.
     let mut piped = scene.command(0, &["discover"]);
     let mut piped = piped.spawn().unwrap();
     drop(piped.stdout.take());
@@ -777,7 +777,7 @@ fn a_timeout_reports_what_the_agent_waits_for() {
     http::post(&scene.local.endpoint, "/cluster", leased).unwrap();
     let leased = up(&["--cluster-id", "leased"]);
     late(&leased, &["its claim expires in "]);
-    // The seconds go by, and that is no news.
+    // Only the seconds differ, so nothing new is logged.
     let waiting = leased.stderr.lines().filter(|line| line.contains("  waiting: "));
     assert_eq!(waiting.count(), 1, "{leased}");
     scene.assert_nothing_changed();

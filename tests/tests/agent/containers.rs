@@ -51,7 +51,7 @@ fn machines(count: usize) -> Option<Machines> {
 fn wait_until(what: &str, reason: impl Fn() -> Option<String>) {
     let since = Instant::now();
     while let Some(reason) = reason() {
-        assert!(since.elapsed() < PATIENCE, "waited in vain until {what}: {reason}");
+        assert!(since.elapsed() < PATIENCE, "timed out waiting until {what}: {reason}");
         sleep(Duration::from_millis(300));
     }
     println!("{:5.1} s until {what}", since.elapsed().as_secs_f64());

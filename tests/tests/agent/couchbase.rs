@@ -6,7 +6,7 @@ use cbbootstrap_tests::{
     couchbase::{Membership, Node, Rebalanced, Servers, Then},
     http::Answer,
     process::wait_until,
-    recording::{alike, masked, mended},
+    recording::{alike, masked, repaired},
 };
 use regex::{Captures, Regex};
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ impl Place {
     /// Sends the entry's request and compares the answers.
     fn replay(&self, entry: &Entry) {
         let [request, head, body] = entry.lines.as_slice() else {
-            panic!("{} is no request and its answer", entry.name);
+            panic!("{} is not a request with its answer", entry.name);
         };
         let pattern = r"^> (\w+) :(\d+)(\S*) (.*) auth=(\S+)$";
         let parts = Regex::new(pattern).unwrap();
@@ -163,7 +163,7 @@ impl Place {
         };
         let body = self.here(body, asked);
         if is_cut {
-            alike(name, &mended(&body), &answer.json());
+            alike(name, &repaired(&body), &answer.json());
         } else if let Ok(expected) = serde_json::from_str(&body) {
             if answer.status >= 400 {
                 assert_eq!(answer.json(), expected, "{name}");
@@ -177,7 +177,7 @@ impl Place {
     /// Compares the nodes that were listed, and the state of the cluster.
     fn compare_nodes(&self, entry: &Entry) {
         let [nodes, state] = entry.lines.as_slice() else {
-            panic!("{} is no list of nodes and its state", entry.name);
+            panic!("{} is not a list of nodes with its state", entry.name);
         };
         let asked = &self.servers[0];
         let login = Some(("Administrator", "asdasd-pw"));
@@ -199,7 +199,7 @@ impl Place {
         assert_eq!(told["servicesNeedRebalance"], services, "{}", entry.name);
     }
 
-    /// Sends a request to several nodes at once. The answers are those that were recorded, whoever got which.
+    /// Sends a request to several nodes at once. The answers are the recorded ones, in any order.
     fn replay_together(&self, entry: &Entry, path: &str, form: &[(&str, &str)]) {
         let told: Vec<_> = thread::scope(|scope| {
             let asked = entry.lines.iter().map(|line| self.node(&line[..4]));

@@ -11,7 +11,7 @@ use std::{
 use cbbootstrap_tests::{
     couchbase::{CertificateView, Node, Servers},
     http::Answer,
-    recording::{masked, mended},
+    recording::{masked, repaired},
 };
 use regex::{Captures, Regex};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ const NOT_REPLAYED: [(&str, &str); 11] = [
     (r"^(E8|E10b|E34c|F34|G15|G20|I24|J28b|J38b)#0$", "the log is not modelled"),
     (r"^F34b#0$", "reports are not modelled"),
     (r"^F33#3$", "half a second in which a failover has begun and not ended"),
-    (r"^F59c#0$", "a node lost in an unsafe failover, long after: it restarts for ever here"),
+    (r"^F59c#0$", "a node lost in an unsafe failover, long after: it restarts indefinitely here"),
     (r"^(G4|G22|G22b)#0$", "the agent does not use /settings/retryRebalance"),
     (r"^(J17|J18|J19|N10|N10b|N10c|N10d|N10e)#0$", "the agent does not use /settings/indexes"),
     (r"^(H26|H28|H31|H32|H33)#0$", "files in the inbox that the administrator got wrong"),
@@ -118,7 +118,7 @@ fn times(entry: &str) -> Option<&'static [f64]> {
         "F22d" | "G11" => &[0.0, 40.0],
         // A removed node remembers its cluster for 11 s and is closed for 4 s.
         "E20" | "F45" => &[0.0, 9.0, 12.0, 17.0],
-        // It restarts for ever, and is closed for each eleventh second.
+        // It restarts indefinitely, and is closed for one second in eleven.
         "F57" => &[0.0, 10.05, 11.05, 21.05, 22.05, 32.05, 33.05, 43.05, 44.05],
         // A cluster has no orchestrator for 8 s.
         "F61" | "F72" | "I33" => &[0.0, 9.0],
@@ -295,7 +295,7 @@ impl Place {
         match body.split_once("...[") {
             Some((body, _)) if body.starts_with(['{', '[']) => {
                 self.is_cut.set(true);
-                self.alike(id, &mended(body), &answer.json());
+                self.alike(id, &repaired(body), &answer.json());
                 self.is_cut.set(false);
             }
             Some(_) => assert!(answer.body.starts_with("-----BEGIN CERTIFICATE-----"), "{id}"),
@@ -328,7 +328,7 @@ impl Place {
         assert_eq!(is_trusted(node, &own.authority), name == node.address(), "{}", exchange.id);
     }
 
-    /// Compares texts, but for times and ids.
+    /// Compares texts, except for times and ids.
     fn same_text(&self, at: &str, recorded: &str, actual: &str) {
         if recorded.contains("(cut)") || recorded == "-----BEGIN CERTIFICATE-----" {
             return;
@@ -515,7 +515,7 @@ fn dead_added_node_is_answered_as_recorded() {
     place.cluster(&[1, 2, 3], "256");
     place.bucket(1, "b1");
     let replayed = replay(&place, DEAD_ADDED_NODE, |place, event| match event {
-        // The others do not hear of it yet.
+        // The others do not know it yet.
         "E2" => place.node(4).hang(true),
         "E3" => place.node(4).kill(),
         "E19" => {

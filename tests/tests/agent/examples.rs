@@ -1,4 +1,4 @@
-//! The agent's examples: the user data as it stands, on an instance of our own making, and of the others what can be checked
+//! The agent's examples: the unchanged user data, on an instance of our own making, and of the others what can be checked
 //! without Docker. `containers.rs` runs them.
 
 use std::{
@@ -135,7 +135,7 @@ fn create_cluster_secret(stack: &MiniStack) {
     ));
 }
 
-/// The user data as it stands, on this node in the zone of this metadata service.
+/// Runs the unchanged user data on this node in the zone of this metadata service.
 fn user_data(user: &User, node: &Node, metadata: &Metadata) -> Command {
     let script = programs::workspace().join("examples/user-data.sh");
     let mut command = user.program(Path::new("bash"), &[script]);
@@ -424,7 +424,7 @@ fn systemd_accepts_the_unit() {
     assert!(!verified.stderr.contains("cbbootstrap-agent.service"), "{verified}");
 }
 
-/// Runs the agent's container or entrypoint with the variables of an example, but for those that lead elsewhere here.
+/// Runs the agent's container or entrypoint with the variables of an example, except those that this machine needs to replace.
 fn in_container(
     api: &Api,
     servers: &Servers,
@@ -589,7 +589,7 @@ fn the_swarm_stack_fits_together() {
         serde_json::from_value(service["environment"].clone()).unwrap();
     assert_eq!(service["hostname"], variables["CBBOOTSTRAP_NODE"].as_str());
 
-    // Compose has the same entrypoint and the same settings, but for where files are and how much there is of everything.
+    // Compose has the same entrypoint and settings, except for file locations and sizes.
     let compose = documents("examples/compose.yaml").remove(0);
     let node = &compose["services"]["couchbase-1"];
     for field in ["entrypoint", "command", "image"] {

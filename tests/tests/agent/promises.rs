@@ -158,7 +158,7 @@ fn services_that_never_come_up_do_not_delay_the_report() {
     assert_eq!(servers.clusters().len(), 1);
 }
 
-/// The first node has initialised and dies before it reports. Whoever takes over sees that, and waits for it.
+/// The first node has initialised and dies before it reports. The node that takes over sees that, and waits for it.
 #[test]
 fn a_takeover_detects_an_unreported_cluster() {
     let (servers, agents) = scene(3);
@@ -268,7 +268,7 @@ fn a_member_of_an_existing_cluster_reports_it_again() {
     assert_eq!(uuid, Some(json!(servers.clusters()[0].uuid)));
 }
 
-/// Two machines with one name: the second is told so, and so is the first.
+/// Two machines with one name: both report it.
 #[test]
 fn two_machines_with_one_name_are_both_warned() {
     let (servers, agents) = scene(2);
@@ -289,7 +289,7 @@ fn two_machines_with_one_name_are_both_warned() {
     assert!(first.stderr.contains("give each machine its own `--node`"), "{first}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);
-    // Once the cluster is up, the second is told so for good: nobody is told to forget a living cluster.
+    // Once the cluster is up, the second one fails for good: no hint says to forget a living cluster.
     let mut second = agents.command(&servers[1], &["up"]);
     second.env("CBBOOTSTRAP_NODE", servers[0].address());
     let second = cbbootstrap_tests::cli::Ended::of(&mut second);
@@ -760,7 +760,7 @@ fn a_member_with_a_new_certificate_attests_it_again() {
     assert_eq!(up.status, Some(3), "{up}");
     assert!(up.stderr.contains("certificate has changed"), "{up}");
     agents.up(&servers[0], &[]).document();
-    // A member with a certificate of its own adds only nodes with one of the same authority.
+    // A member with its own certificate adds only nodes with one of the same authority.
     servers[1].load_certificate();
     agents.up(&servers[1], &[]).document();
     one_cluster(&servers, 2);
@@ -799,7 +799,7 @@ fn a_dead_active_member_is_named() {
     one_cluster(&servers, 4);
 }
 
-/// After a leave a server has a certificate of its own: the agent says so, and names the cause when members refuse it.
+/// After `leave`, a server has its own certificate: the agent says so, and names the cause when members refuse it.
 #[test]
 fn lost_certificates_are_explained() {
     let (servers, agents) = scene(2);

@@ -112,7 +112,7 @@ fn a_hundred_nodes_become_one_cluster() {
     let cluster = &servers.clusters()[0];
     assert_eq!(cluster.buckets, ["app"]);
     println!(
-        "{} rebalances, {} additions refused meanwhile",
+        "{} rebalances, {} additions refused during them",
         cluster.rebalances.len(),
         cluster.refused.len()
     );
@@ -305,7 +305,7 @@ fn nodes_of_other_clusters_are_never_changed() {
     servers[1].provision(LOGIN.0, LOGIN.1);
     servers[1].holds_data(1000);
     servers[2].provision(LOGIN.0, "another password");
-    // Nobody knows of a cluster yet, and this one is no beginning.
+    // No node knows a cluster yet, and this one cannot begin one.
     agents.up(&servers[1], &[]).failed(5, "the API has no cluster `demo`");
     assert_eq!(agents.record(), Value::Null);
     agents.up(&servers[0], &[]).document();
@@ -379,7 +379,7 @@ fn lost_answers_and_errors_are_survived() {
 /// An agent that is killed at whichever request, and run again, comes to the same end.
 #[test]
 fn an_agent_may_be_killed_at_every_step() {
-    // Before the request is handled, and after: nobody hears of it in both cases.
+    // Before the request is handled, and after: the caller gets no answer in both cases.
     for then in [Then::Drop, Then::Handle] {
         let api = Api::start();
         let options = ["--bucket", "app:256", "--server-group", "rack"];
@@ -434,7 +434,7 @@ fn a_node_leaves_and_its_data_stays() {
     assert_eq!(left["initial_node"], record["initial_node_ip_addr_or_hostname"]);
     assert_ne!(left["initial_node"], node.address());
     assert!(node.is_blank());
-    // Once more is no harm, and it may come again.
+    // A second run does no harm.
     agents.run(node, &["leave"]).ended_with(0);
     // It lost its certificate on leaving.
     node.load_certificate();
@@ -602,7 +602,7 @@ fn a_first_node_that_comes_back_late_continues() {
     assert_one_cluster(&agents, &servers, 2);
 }
 
-/// As above, but at the calls of the API: done there, and the agent dead before it hears of it.
+/// As above, but at the calls of the API: the API handles them, and the agent dies before it gets the answer.
 #[test]
 fn an_agent_may_be_killed_at_every_call_of_the_api() {
     let api = Api::start();

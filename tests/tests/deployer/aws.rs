@@ -142,7 +142,11 @@ fn a_stack_goes_from_plan_to_destroy() {
     );
     assert_eq!(aws.inventory(), json!([[BUCKET], [], []]));
     let destroyed = user.run(&destroy_table).document();
-    assert_eq!(destroyed["changed"], json!(false), "nothing left to do is no error: {destroyed}");
+    assert_eq!(
+        destroyed["changed"],
+        json!(false),
+        "nothing left to do is not an error: {destroyed}"
+    );
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn zips_that_lambda_cannot_run_are_rejected() {
         change(&mut bytes);
         bytes
     };
-    // The machine stands at offset 18 of every ELF header: 183 is AArch64, 243 RISC-V.
+    // The machine is at offset 18 of every ELF header: 183 is AArch64, 243 RISC-V.
     let for_arm = patched(&|bytes| bytes[18..20].copy_from_slice(&[183, 0]));
     let for_riscv = patched(&|bytes| bytes[18..20].copy_from_slice(&[243, 0]));
     let newer = patched(&|bytes| {

@@ -48,7 +48,7 @@ fn a_bundled_deployer_needs_no_other_tools() {
     let packaged = alone(&user, &["package", "--out", &shown, "--output", "json"]).document();
     assert_eq!(deployed["function_sha256"], packaged["function_sha256"]);
 
-    // Who asks for a build, or for another processor, needs what a build needs.
+    // A build on request, or for another processor, needs the build tools.
     for (options, missing) in [
         (&["--build"][..], "cannot find cbbootstrap's sources"),
         (&["--source", &workspace()], "there is no Rust compiler"),

@@ -84,7 +84,7 @@ const MEMBERS: &str = "{'cluster_id': {'S': 'members full'}, 'initial_node_ip_ad
 const LAPSED: &str = "{'cluster_id': {'S': 'lapsed'}, 'initial_node_ip_addr_or_hostname': {'S': 'a'}, 'state': {'S': 'claimed'}, \
      'generation': {'N': '2'}, 'claimed_at': {'N': '1700000000'}, 'lease_expires_at': {'N': '1700000060'}}";
 
-/// One that is no record.
+/// An item that is not a record.
 const UNREADABLE: &str = "{'cluster_id': {'S': 'unreadable'}, 'state': {'S': 'half-ready'}, \
      'initial_node_ip_addr_or_hostname': {'S': '\\x1b]0;owned\\x07'}}";
 
@@ -148,7 +148,7 @@ fn a_table_is_listed_page_by_page() {
     assert_eq!(order.iter().cloned().collect::<BTreeSet<_>>(), expected);
 
     let first = listed(&user, &[]);
-    assert_eq!(ids(&first), order[..100], "a hundred unless told otherwise");
+    assert_eq!(ids(&first), order[..100], "a hundred by default");
     assert_eq!(first["next"], json!(order[99]));
     let second = listed(&user, &["--limit", "150", "--after", &order[99]]);
     assert_eq!(ids(&second), order[100..]);
@@ -236,7 +236,7 @@ fn unusual_ids_and_rows_are_listed() {
     }
     assert_eq!(seen, found);
 
-    // A row that is no record can still be got rid of.
+    // An item that is not a record can still be deleted.
     let ended = cluster(&user, &["show", "unreadable"]);
     ended.failed(1, error);
     let ended = cluster(&user, &["forget", "unreadable"]).ended_with(2);
@@ -502,7 +502,7 @@ fn local_clusters_are_listed_whether_or_not_the_server_runs() {
         locally(data, &["list", "--table-name", "other"]).failed(2, "--table-name");
     };
     see();
-    // Forgotten, it can be claimed anew.
+    // A forgotten cluster can be claimed again.
     let claim = |node: &str| http::claim(&running.endpoint, "c2", node).unwrap().json();
     assert_eq!(claim("b")["is_initial_node"], json!(false));
     locally(data, &["forget", "c2"]).failed(2, "not a terminal");

@@ -122,7 +122,7 @@ fn a_template_file_is_printed() {
     let sample = fs::read_to_string(&path).unwrap();
     assert!(sample.starts_with("# "), "it is commented\n{sample}");
 
-    // Both of its environments are good as they stand: what is missing are the credentials.
+    // Both of its environments are valid: only the credentials are missing.
     for options in [&[][..], &["--env=dev"], &["--env=prod"]] {
         user.run(&[&["status", "--region=us-east-1"], options].concat())
             .failed(1, "there are no AWS credentials");

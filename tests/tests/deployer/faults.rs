@@ -197,7 +197,7 @@ fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
     assert!(calls > 8, "{calls}");
 }
 
-/// Faults that a second try mends.
+/// Faults that a second try gets past.
 const PASSING: [Fault; 5] = [
     Fault::Throttle,
     Fault::InternalError,

@@ -113,7 +113,7 @@ fn a_build_ends_with_the_deployer() {
     for signal in ["TERM", "KILL"] {
         let (directory, source) = (tempdir().unwrap(), source());
         let (zip, started) = (directory.path().join("zip"), directory.path().join("pid"));
-        // A cargo that starts a compiler that takes for ever.
+        // A cargo that starts a compiler that never ends.
         let script = format!(
             "[ \"$1\" = build ] || exit 1; sleep 1000 & echo $! >{}; wait",
             started.display()

@@ -63,7 +63,7 @@ fn logs_and_status_show_the_state_of_a_deployment() {
     the_log_is_shown(&aws, &user, deployed["endpoint"].as_str().unwrap());
     the_log_is_followed(&aws, &user);
     the_status_tells_all(&aws, &user);
-    who_may_see_less_is_shown_the_rest(&aws);
+    status_shows_what_the_permissions_allow(&aws);
     drift_is_found(&aws, &user);
     replaced_code_is_noticed(&aws, &user, &zip);
 
@@ -227,7 +227,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
     }
 }
 
-fn who_may_see_less_is_shown_the_rest(aws: &MiniStack) {
+fn status_shows_what_the_permissions_allow(aws: &MiniStack) {
     let key = aws.boto(
         "[client('iam').create_user(UserName='reader'), client('iam').put_user_policy(UserName='reader', \
          PolicyName='p', PolicyDocument=json.dumps({'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', \

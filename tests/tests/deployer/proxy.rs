@@ -57,7 +57,7 @@ fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
         .map(|text| deployed.stderr.find(text))
         .into();
     assert!(seen.iter().all(Option::is_some) && seen.is_sorted(), "{deployed}");
-    // The roles that the stand-in made meanwhile are the function's real ones, and yet no part of this story.
+    // The roles that the stand-in created are the function's, and not part of this test.
     assert!(!deployed.stderr.contains("AWS::IAM::Role"), "{deployed}");
     let took = document["seconds"]["stack"].as_f64().unwrap();
     assert!(took > 1.2, "{deployed}");
@@ -291,7 +291,7 @@ impl Seen {
         let mut ids: Vec<_> = events.iter().map(|event| event.event_id()).collect();
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!(ids.len(), events.len(), "each has an id of its own");
+        assert_eq!(ids.len(), events.len(), "each has its own id");
         assert!(events.iter().is_sorted_by_key(|event| Reverse(event.timestamp().copied())));
         events
             .iter()

@@ -1,4 +1,4 @@
-//! The same sources give the same function, to the byte, wherever they are and whoever builds them.
+//! The same sources give the same function, to the byte, in any directory and with any cargo home.
 
 use std::{fs, os::unix::fs::symlink, process::Command};
 

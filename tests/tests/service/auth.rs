@@ -1,5 +1,5 @@
 //! An API that takes signed requests only: the stack's, which the stand-in guards, and the signatures themselves, which AWS's
-//! own library computes anew.
+//! own library computes again.
 
 use std::{fs, process::Command};
 
@@ -58,13 +58,13 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(locked["smoke"]["passed"], json!(true), "{locked}");
     assert_eq!(step(&locked, "no signature"), Some(true), "{locked}");
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 403);
-    who_smokes_it_signs(&aws, &user, endpoint);
+    smoke_signs_its_requests(&aws, &user, endpoint);
     the_line_to_try_signs(&user, zip);
 
     // The code alone changes nothing about that, and is tested in the same way.
     let code_only = deploy(&user, &["--code-only"]);
     assert_eq!(code_only["smoke"]["passed"], json!(true), "{code_only}");
-    // Nor does the same again, be it that the file says it.
+    // The same setting changes nothing, also if the file contains it.
     let file = "{default_environment: e, environments: {e: {auth: iam}}}";
     fs::write(user.home.path().join("cbbootstrap.yaml"), file).unwrap();
     assert_eq!(deploy(&user, &[])["changed"], json!(false));
@@ -104,7 +104,7 @@ fn a_deployment_requires_tokens_and_leases() {
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
 }
 
-fn who_smokes_it_signs(aws: &MiniStack, user: &User, endpoint: &str) {
+fn smoke_signs_its_requests(aws: &MiniStack, user: &User, endpoint: &str) {
     let status = user.run(&["status", "--output", "json"]).document();
     assert_eq!(status["auth"], json!("iam"), "{status}");
     user.run(&["smoke"]).ended_with(0);
@@ -115,7 +115,7 @@ fn who_smokes_it_signs(aws: &MiniStack, user: &User, endpoint: &str) {
             && refused.stderr.contains("--auth iam"),
         "{refused}"
     );
-    // Someone with credentials of their own, and no permission.
+    // Valid credentials without the permission.
     let key = aws.boto(
         "[client('iam').create_user(UserName='stranger'), \
          client('iam').create_access_key(UserName='stranger')['AccessKey']][1]",
@@ -171,7 +171,7 @@ fn an_endpoint_takes_credentials_only_where_requests_are_signed() {
         .failed(2, "`AuthorizationType` is not set as a parameter");
 }
 
-/// What is wrong with each recorded request's signature: botocore signs it anew, at the time that it names.
+/// What is wrong with each recorded request's signature: botocore signs it again, at the time that it names.
 const JUDGE: &str = r#"
 import datetime, json, sys
 import botocore.auth
@@ -189,17 +189,17 @@ for request in json.loads(requests):
     time = datetime.datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ")
     botocore.auth.get_current_datetime = lambda: time
     names = authorization.split("SignedHeaders=")[1].split(",")[0].split(";")
-    anew = AWSRequest(
+    repeated = AWSRequest(
         method=request["method"],
         url="http://" + headers["host"] + request["path"],
         headers={name: headers[name] for name in names},
         data=request["body"].encode(),
     )
-    botocore.auth.SigV4Auth(Credentials(key, secret, token or None), "execute-api", region).add_auth(anew)
+    botocore.auth.SigV4Auth(Credentials(key, secret, token or None), "execute-api", region).add_auth(repeated)
     if headers.get("x-amz-security-token", "") != token:
         said.append("another token")
-    elif anew.headers["Authorization"] != authorization:
-        said.append(f"{request['path']}: {authorization}, not {anew.headers['Authorization']}")
+    elif repeated.headers["Authorization"] != authorization:
+        said.append(f"{request['path']}: {authorization}, not {repeated.headers['Authorization']}")
     else:
         said.append("good")
 print(json.dumps(said))

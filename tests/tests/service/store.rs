@@ -563,7 +563,7 @@ fn story(cluster: &str) -> Vec<Request> {
 }
 
 /// Each request of the story is broken off before each of its calls, repeated by another process, and the story goes on as it
-/// would have. In between, whoever reads the record sees it as it was before or as it is afterwards.
+/// would have. In between, a reader sees the record as it was before or as it is afterwards.
 async fn every_write_may_be_the_last(client: &Client) {
     let (whole, _) = metered(client, None);
     let mut expected = Vec::new();

@@ -33,7 +33,7 @@ fn only_events_of_the_last_change_are_kept() {
     assert_eq!(
         last_change(newest_first(&oldest_first[4..])),
         oldest_first[4..],
-        "all there is, where its begin is not among them"
+        "all events, if the beginning is missing"
     );
     assert_eq!(last_change(Vec::new()), []);
 }
