@@ -14,7 +14,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 use crate::{
     aws::Access,
     local::LogFormat,
-    settings::{BuildArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, TargetArgs, WaitArgs},
+    package::BuildArgs,
+    settings::{FunctionArgs, Place, RecordsArgs, RemovalArgs, TargetArgs, WaitArgs},
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 

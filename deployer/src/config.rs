@@ -18,7 +18,8 @@ use serde_yaml::{Mapping, Value};
 
 use crate::{
     failure::{Exit, Failure},
-    settings::{BuildArgs, TargetArgs, WaitArgs},
+    package::BuildArgs,
+    settings::{TargetArgs, WaitArgs},
     values::Auth,
 };
 

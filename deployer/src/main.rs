@@ -1,4 +1,12 @@
 //! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
+//!
+//! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to
+//! - [`commands`]: a file for each command
+//! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls
+//! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
+//! - [`smoke`]: tests an endpoint; [`local`]: serves one
+//! - [`printer`], [`prompt`], [`report`], [`fields`], [`lines`], [`github`]: progress, questions and results
+//! - [`signals`], [`leash`]: how a command and its child processes end; [`advice`]: hints for refused calls
 
 mod advice;
 mod aws;

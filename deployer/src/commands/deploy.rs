@@ -11,7 +11,7 @@ use crate::{
     cli::DeployArgs,
     deployment::{self, Options},
     github::{self, code, heading, table},
-    package::Function,
+    package::FunctionSource,
     printer::Printer,
     report::{CommandReport, publish},
     settings::Target,
@@ -117,7 +117,8 @@ async fn deploy(
     let begin = async {
         // Errors on this machine are found before any call to AWS.
         let function =
-            Function::find(args.function.function_zip.as_deref(), &args.function.build).await?;
+            FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build)
+                .await?;
         anyhow::Ok((function, Aws::connect(&target.place.access).await?))
     };
     let (function, aws) = signals.or_stopped(begin).await?;

@@ -5,7 +5,7 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    cli::PackageArgs, deployment, failure::Failure, package::Function, printer::Printer,
+    cli::PackageArgs, deployment, failure::Failure, package::FunctionSource, printer::Printer,
     values::Arch,
 };
 
@@ -27,7 +27,7 @@ impl Display for PackageReport {
 
 /// Builds the zip and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
-    let function = Function::find(None, &args.build).await?;
+    let function = FunctionSource::find(None, &args.build).await?;
     let artifact = deployment::build(function, printer).await?;
     write_whole(&args.out, &artifact.zip).map_err(|error| {
         Failure::new(format!("cannot write `{}`: {error}", args.out.display()))

@@ -13,7 +13,7 @@ use crate::{
     deployment::{self, Follower, Survey},
     failure::{Exit, Failure},
     github::{self, code, heading, table},
-    package::{Function, artifact::Artifact},
+    package::{FunctionSource, artifact::Artifact},
     printer::Printer,
     report::{CommandReport, publish},
     settings::{Target, WaitArgs},
@@ -144,7 +144,7 @@ async fn plan(
     printer: &Printer,
 ) -> anyhow::Result<PlanReport> {
     let function =
-        Function::find(args.function.function_zip.as_deref(), &args.function.build).await?;
+        FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build).await?;
     let aws = Aws::connect(&target.place.access).await?;
     let (name, bucket) = (&target.place.stack_name, target.bucket.as_deref());
     let (artifact, survey) = tokio::try_join!(

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A change of the stack that is ready to be requested.
-pub struct Change {
+pub struct PendingChange {
     pub request: Request,
     pub follower: Follower,
     pub watch: Watch,
@@ -24,7 +24,7 @@ pub enum Request {
     Recover { stack: Stack, action: StackAction, role_arn: Option<String> },
 }
 
-impl Change {
+impl PendingChange {
     /// Makes the change. Returns whether the stack is deployed; otherwise it must be read again.
     pub async fn apply(self, signals: &mut Signals) -> anyhow::Result<bool> {
         let Self { request, follower, watch, mut step } = self;

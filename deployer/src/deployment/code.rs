@@ -4,7 +4,7 @@ use super::{DeployedStack, StackSurvey, build};
 use crate::{
     aws::{Aws, lambda},
     failure::{Exit, Failure},
-    package::Function,
+    package::FunctionSource,
     printer::Printer,
     settings::Target,
     stack::{self, Stack},
@@ -14,7 +14,7 @@ use crate::{
 pub async fn replace_code(
     aws: &Aws,
     target: &Target,
-    function: Function,
+    function: FunctionSource,
     printer: &Printer,
 ) -> anyhow::Result<DeployedStack> {
     let name = &target.place.stack_name;

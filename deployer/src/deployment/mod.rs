@@ -22,7 +22,7 @@ pub use survey::{StackSurvey, Survey};
 use crate::{
     aws::{Aws, cloudformation::UpdateMode, s3::Bucket},
     failure::{Exit, Failure},
-    package::{Function, artifact::Artifact},
+    package::{FunctionSource, artifact::Artifact},
     printer::Printer,
     settings::Target,
     signals::Signals,
@@ -59,7 +59,7 @@ pub async fn deploy(
     aws: &Aws,
     target: &Target,
     options: Options,
-    function: Function,
+    function: FunctionSource,
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<DeployedStack> {

@@ -2,7 +2,7 @@
 
 use super::{
     DeployedStack, Follower, Options, StackSurvey, Survey,
-    apply::{Change, Request},
+    apply::{PendingChange, Request},
     desired_stack,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         dynamodb, lambda,
         s3::Bucket,
     },
-    package::{Function, artifact::Artifact},
+    package::{FunctionSource, artifact::Artifact},
     printer::{Printer, Step},
     prompt::confirm,
     settings::Target,
@@ -48,7 +48,7 @@ pub enum Round {
     UpToDate(Stack),
     /// Somebody else has changed the stack.
     ReadAgain,
-    Change(Change),
+    Change(PendingChange),
 }
 
 impl<'a> Preparation<'a> {
@@ -57,7 +57,7 @@ impl<'a> Preparation<'a> {
         aws: &'a Aws,
         target: &'a Target,
         options: Options,
-        function: Function,
+        function: FunctionSource,
         printer: &'a Printer,
     ) -> anyhow::Result<Self> {
         let name = &target.place.stack_name;
@@ -145,7 +145,7 @@ impl<'a> Preparation<'a> {
                     let role_arn = self.target.role_arn.clone();
                     let request = Request::Recover { stack, action, role_arn };
                     let follower = self.follower.clone();
-                    Round::Change(Change { request, follower, watch, step })
+                    Round::Change(PendingChange { request, follower, watch, step })
                 }))
             }
         }
@@ -199,7 +199,7 @@ impl<'a> Preparation<'a> {
         };
         watch.expect(&changes);
         let request = Request::Execute { change_set, is_update: before.is_some() };
-        Ok(Round::Change(Change { request, follower: self.follower.clone(), watch, step }))
+        Ok(Round::Change(PendingChange { request, follower: self.follower.clone(), watch, step }))
     }
 
     /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
@@ -298,7 +298,7 @@ async fn ask(
     Ok(())
 }
 
-pub async fn build(function: Function, printer: &Printer) -> anyhow::Result<Artifact> {
+pub async fn build(function: FunctionSource, printer: &Printer) -> anyhow::Result<Artifact> {
     let mut step = printer.step("build");
     let artifact = function.artifact(&mut step).await?;
     step.done(format_args!("{} bytes, sha256 {}", artifact.zip.len(), artifact.sha256));

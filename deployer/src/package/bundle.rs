@@ -1,8 +1,8 @@
 //! The function's zips in this program. A build takes them from the files named by `CBBOOTSTRAP_FUNCTION_ZIP` and
 //! `CBBOOTSTRAP_FUNCTION_ZIP_ARM64`.
 
-use super::artifact::Artifact;
-use crate::{failure::Failure, settings::BuildArgs, values::Arch};
+use super::{BuildArgs, artifact::Artifact};
+use crate::{failure::Failure, values::Arch};
 
 const X86_64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/function-x86_64.zip"));
 const ARM64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/function-arm64.zip"));

@@ -14,12 +14,11 @@ use tokio::{
     process::Command,
 };
 
-use super::{elf::LAMBDA_GLIBC, source};
+use super::{BuildArgs, BuilderChoice, elf::LAMBDA_GLIBC, source};
 use crate::{
     failure::Failure,
     leash::Leash,
     printer::{HEARTBEAT, Step},
-    settings::{BuildArgs, BuilderChoice},
     values::Arch,
 };
 

@@ -5,24 +5,27 @@ pub mod artifact;
 pub mod bundle;
 pub mod compiler;
 mod elf;
+mod options;
 pub mod source;
 
 use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{printer::Step, settings::BuildArgs};
+pub use options::{BuildArgs, BuilderChoice};
+
+use crate::printer::Step;
 use artifact::Artifact;
 use compiler::Compiler;
 
 /// Where the function comes from, checked as far as possible without building.
 #[derive(Debug)]
-pub enum Function {
+pub enum FunctionSource {
     Ready(Artifact),
     Source(Compiler),
 }
 
-impl Function {
+impl FunctionSource {
     /// Reads this zip, or takes the one that this program carries, or finds the sources and the tools.
     pub async fn find(zip: Option<&Path>, args: &BuildArgs) -> anyhow::Result<Self> {
         let arch = args.arch;
