@@ -147,7 +147,6 @@ pub struct WaitArgs {
     pub interval: Duration,
 }
 
-/// `up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
     #[command(flatten)]
@@ -219,7 +218,6 @@ pub enum Format {
     ConnectionString,
 }
 
-/// `discover`.
 #[derive(Debug, Args)]
 pub struct DiscoverArgs {
     #[command(flatten)]
@@ -237,7 +235,6 @@ pub struct DiscoverArgs {
     pub format: Format,
 }
 
-/// `leave`.
 #[derive(Debug, Args)]
 pub struct LeaveArgs {
     #[command(flatten)]
@@ -250,7 +247,6 @@ pub struct LeaveArgs {
     pub output: OutputArgs,
 }
 
-/// `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     #[command(flatten)]

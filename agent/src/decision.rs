@@ -31,7 +31,6 @@ pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// member needs to confirm it.
 pub const TRUSTED_AFTER: Duration = Duration::from_mins(1);
 
-/// The state of the node's own server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnServer {
     /// It does not answer, for this reason.
@@ -40,7 +39,6 @@ pub enum OwnServer {
     OtherCredentials,
     /// It belongs to no cluster. The UUID is the server's.
     Blank(Option<Uuid>),
-    /// It belongs to this cluster.
     Member(View),
 }
 
@@ -94,7 +92,6 @@ pub struct Memory {
 pub enum Inspection {
     /// It belongs to no cluster.
     Blank,
-    /// It belongs to a cluster.
     Provisioned,
     Unreachable,
 }
@@ -107,7 +104,6 @@ pub enum Extra {
     AlternateAddress,
 }
 
-/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Try again in a while, for this reason.
@@ -132,10 +128,8 @@ pub enum Action {
         /// The names of failed-over nodes that the rebalance removes.
         removed: Vec<String>,
     },
-    /// Report to the API that the node is a member of this cluster.
     Report(Uuid),
     Settle(Extra),
-    /// The goal is reached.
     Done,
     Refuse(Refusal),
 }
@@ -156,7 +150,6 @@ pub enum Refusal {
     FailedOver,
     /// The cluster's only member is a server of this name, and this server is blank.
     Lost {
-        /// The UUID of the member's server.
         recorded: Option<Uuid>,
         /// The UUID of this server.
         own: Option<Uuid>,
@@ -179,7 +172,6 @@ fn wait(reason: impl Into<String>) -> Action {
     Action::Wait(reason.into())
 }
 
-/// Decides the next step.
 pub fn next_action(goal: &Goal, own: &OwnServer, asked: &Asked, memory: &Memory) -> Action {
     match own {
         OwnServer::Unreachable(why) => wait(why),
@@ -424,7 +416,6 @@ pub fn rest(time: Duration) -> Action {
 /// Whether a node can join through a member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The member can add the node.
     Add,
     /// Not now: try again in a while.
     Later(String),

@@ -29,7 +29,6 @@ const AUTO_PERCENT: u64 = 80;
 
 const MB: u64 = 1024 * 1024;
 
-/// A service of Couchbase Server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
     Data,
@@ -162,7 +161,6 @@ fn parse_number(text: &str, limits: RangeInclusive<u64>) -> Option<u64> {
     text.parse().ok().filter(|number| has_only_digits && limits.contains(number))
 }
 
-/// A bucket to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     pub name: String,

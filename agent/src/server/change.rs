@@ -14,10 +14,8 @@ pub const INITIALISE_LIMIT: Duration = Duration::from_secs(15);
 /// A server that adds a node gives up after 30 s by itself.
 const ADD_LIMIT: Duration = Duration::from_secs(90);
 
-/// The first node of a cluster.
 #[derive(Debug)]
 pub struct FirstNode<'a> {
-    /// Its host name or address.
     pub node: &'a str,
     /// By their names in the REST interface.
     pub services: &'a str,

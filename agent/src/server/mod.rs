@@ -21,7 +21,6 @@ use crate::{
     secret::Secret,
 };
 
-/// The port of the management interface.
 pub const PORT: u16 = 8091;
 
 /// The same with TLS.
@@ -31,7 +30,6 @@ pub const TLS_PORT: u16 = 18091;
 /// server that nothing vouches for yet may send [`http::MAX_BYTES`]: a list of authorities has about 5 KB for each.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The credentials of the cluster's administrator.
 #[derive(Clone, Debug)]
 pub struct Administrator {
     pub username: String,

@@ -18,7 +18,6 @@ pub struct Pools {
     pub is_enterprise: bool,
 }
 
-/// A node's own server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OwnInfo {
@@ -93,7 +92,6 @@ pub struct View {
 }
 
 impl View {
-    /// The node that was asked.
     pub fn this(&self) -> Option<&NodeInfo> {
         self.nodes.iter().find(|node| node.is_asked)
     }
@@ -130,7 +128,6 @@ pub struct GroupNode {
     pub otp: String,
 }
 
-/// All server groups of a cluster.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Groups {
     pub groups: Vec<Group>,
