@@ -69,7 +69,7 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
             Exit::Refused,
             5,
             &[Agent],
-            "someone must decide, for example because the server belongs to another cluster; nothing was changed",
+            "someone must decide, for example because the server belongs to another cluster",
         ),
         (
             Exit::Partial,
