@@ -384,7 +384,7 @@ impl<'a> History<'a> {
 mod tests {
     use cbbootstrap_protocol::wire::Member;
 
-    use super::*;
+    use super::{Property as P, *};
 
     const LEAVE: Operation = Operation::Leave { generation: None };
 
@@ -524,14 +524,20 @@ mod tests {
         assert_eq!(broken(&events), BTreeSet::new());
     }
 
+    /// The history before another node than the first asks to leave, and one more event.
+    fn after(event: Event) -> Vec<Event> {
+        [&good()[..15], &[event]].concat()
+    }
+
+    fn assert_seen(violations: impl IntoIterator<Item = (Property, Vec<Event>)>) {
+        for (property, events) in violations {
+            assert!(broken(&events).contains(&property), "{property:?}: {events:#?}");
+        }
+    }
+
     #[test]
-    #[expect(clippy::too_many_lines, reason = "it is a list")]
-    fn each_violation_is_seen() {
-        use Property as P;
-        // Before anybody but the first asks to leave.
-        let after = |event: Event| [&good()[..15], &[event]].concat();
-        let nodes = ["a"];
-        for (property, events) in [
+    fn violations_of_claims_and_leases_are_seen() {
+        assert_seen([
             (
                 P::OneInitialiser,
                 vec![claim((0, 3), "a", claimed(1, "a")), claim((1, 2), "b", claimed(1, "b"))],
@@ -582,7 +588,7 @@ mod tests {
                 after(status(
                     (30, 31),
                     "b",
-                    Cluster { cluster_uuid: Some("v".to_owned()), ..made(3, "a", &nodes) },
+                    Cluster { cluster_uuid: Some("v".to_owned()), ..made(3, "a", &["a"]) },
                 )),
             ),
             (
@@ -590,9 +596,16 @@ mod tests {
                 after(status(
                     (30, 31),
                     "b",
-                    Cluster { cluster_uuid: None, ..made(3, "a", &nodes) },
+                    Cluster { cluster_uuid: None, ..made(3, "a", &["a"]) },
                 )),
             ),
+        ]);
+    }
+
+    #[test]
+    fn violations_of_records_and_refusals_are_seen() {
+        let nodes = ["a"];
+        assert_seen([
             (P::StaleIsRefused, after(ready((30, 31), "b", 2, made(3, "a", &["a", "b"])))),
             (
                 P::StaleIsRefused,
@@ -646,8 +659,6 @@ mod tests {
             (P::ReasonToRefuse, after(refused((30, 31), "b", report(3), "other_cluster"))),
             (P::ReasonToRefuse, after(refused((19, 20), "b", report(3), "stale_generation"))),
             (P::ReasonToRefuse, after(refused((30, 31), "c", LEAVE, "last_node"))),
-        ] {
-            assert!(broken(&events).contains(&property), "{property:?}: {events:#?}");
-        }
+        ]);
     }
 }

@@ -261,6 +261,14 @@ fn a_wrong_value_is_named_with_its_key_and_environment() {
             "environments.dev.parameters.MemorySize: invalid type: sequence",
             EXAMPLE,
         ),
+    ] {
+        assert_wrong(text, message, hint);
+    }
+}
+
+#[test]
+fn a_value_that_aws_refuses_is_named_with_its_key_and_environment() {
+    for (text, message, hint) in [
         (
             "environments: {dev: {stack_name: 1st}}",
             "environment `dev`: `stack_name` cannot be `1st`",

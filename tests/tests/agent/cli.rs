@@ -1,4 +1,4 @@
-//! `cbbootstrap-agent` as its users call it: what may be said, where secrets may stand, and what it says itself.
+//! The command line of `cbbootstrap-agent`: options, files, variables, errors and output.
 
 use std::{
     fs,
@@ -109,9 +109,6 @@ fn with_stdin(mut command: Command, text: &str) -> Ended {
 #[test]
 fn wrong_usage_is_reported_before_anything_changes() {
     let scene = Scene::start(1);
-    let pem = scene.file("empty.pem", "nothing");
-    let empty = scene.file("empty", "\n");
-    let spaces = scene.file("spaces", "open sesame");
     let up = |options: &[&str]| scene.run(0, &[&["up"], options].concat());
     for (options, error) in [
         (&["--memory-quota", "0%"][..], "a quota is"),
@@ -138,6 +135,19 @@ fn wrong_usage_is_reported_before_anything_changes() {
     ] {
         up(options).failed(2, error);
     }
+    scene.run(0, &["down"]).failed(2, "down");
+    scene.run(0, &[]).ended_with(2);
+    assert!(scene.servers.requests().is_empty());
+    scene.assert_nothing_claimed();
+}
+
+#[test]
+fn wrong_usage_gets_a_hint() {
+    let scene = Scene::start(1);
+    let pem = scene.file("empty.pem", "nothing");
+    let empty = scene.file("empty", "\n");
+    let spaces = scene.file("spaces", "open sesame");
+    let up = |options: &[&str]| scene.run(0, &[&["up"], options].concat());
     for (options, error, hint) in [
         (
             &["--bucket", "app:256", "--bucket", "app:300"][..],
@@ -193,8 +203,6 @@ fn wrong_usage_is_reported_before_anything_changes() {
     }
     let ended = Ended::of(scene.command(0, &["up"]).env("CB_REST_PASSWORD", ""));
     assert_fails(&ended, 2, "password is missing", "`CB_REST_PASSWORD`");
-    scene.run(0, &["down"]).failed(2, "down");
-    scene.run(0, &[]).ended_with(2);
     assert!(scene.servers.requests().is_empty());
     scene.assert_nothing_claimed();
 }
@@ -1022,7 +1030,14 @@ fn a_terminal_shows_progress_in_one_line() {
     let screen = settled(&terminal.screen())
         .replace(&scene.node(0).address(), "<node>")
         .replace(&scene.servers.clusters()[0].uuid, "<uuid>");
-    insta::assert_snapshot!("up", screen);
+    insta::assert_snapshot!(screen, @r"
+        <n> s  server: http://<node>:8091 runs 7.6.8-7151-enterprise and belongs to no cluster yet
+        <n> s  claim: this node is the first (generation 1)
+        <n> s  initialise: a cluster of one node, 19284 MB, data
+        <n> s  ready: reported
+        <n> s  bucket: `app`, 256 MB on each node
+    `<node>` is an active member of `demo` (<uuid>), which is balanced and has 1 node
+    ");
 
     // The same in one that is too narrow for it.
     scene.node(0).kill();

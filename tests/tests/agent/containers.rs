@@ -1,5 +1,5 @@
-//! The images of the Dockerfile and the examples for Compose, Swarm and Kubernetes, on Docker daemons that the tests start. Couchbase
-//! Server is the stand-in.
+//! The Dockerfile's images and the examples for Compose, Swarm and Kubernetes, on Docker daemons that the tests start, with the
+//! stand-in for Couchbase Server.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! The stand-in for Couchbase Server is like the real one.
+//! The stand-in for Couchbase Server answers as the recorded server does.
 
 use std::{collections::BTreeSet, thread, time::Duration};
 

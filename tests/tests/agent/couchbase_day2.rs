@@ -1,5 +1,5 @@
-//! The stand-in for Couchbase Server answers as the real one did on day two: dead nodes, failover and recovery,
-//! certificates, reset, the Community Edition, services that never come up, missing credentials, buckets and quotas.
+//! The stand-in for Couchbase Server answers as the recorded server did after the first day: dead nodes, failover, recovery,
+//! certificates, reset, the Community Edition, services that do not start, missing credentials, buckets and quotas.
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,5 +1,4 @@
-//! The agent's examples: the unchanged user data, on an instance of our own making, and of the others what can be checked
-//! without Docker. `containers.rs` runs them.
+//! The agent's examples: runs the unchanged EC2 user data, and checks the others without Docker. `containers.rs` runs them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! The promises, on real processes: never two clusters, never the password to a host that nothing vouches for.
+//! The promises on real processes: never two clusters, and no password to a host that nothing vouches for.
 
 use std::{
     sync::{

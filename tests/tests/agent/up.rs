@@ -1,4 +1,4 @@
-//! The agents of real clusters' nodes: they ask a local deployment of the API, and drive the stand-in of Couchbase Server.
+//! `up` and `leave` on 1 to 100 nodes, with faults and kills at every request.
 
 #![allow(clippy::cast_precision_loss)]
 

@@ -1,4 +1,4 @@
-//! `deploy` and its companions against an AWS stand-in that enforces signatures and policies.
+//! `deploy`, `plan`, `status` and `destroy` against an AWS stand-in that enforces signatures and policies.
 
 use std::{fs, thread};
 
@@ -28,12 +28,21 @@ fn traces(aws: &MiniStack) -> Value {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 fn a_stack_goes_from_plan_to_destroy() {
     let aws = MiniStack::start();
     let user = aws.user();
-    let nothing = aws.inventory();
+    plan_makes_nothing(&aws, &user);
+    let deployed = deploy_all(&user);
+    the_bucket_is_closed(&aws);
+    the_table_is_safe(&aws);
+    the_dashboard_and_the_alarms_are_about_this_stack(&aws);
+    deploy_again_changes_nothing(&aws, &user, &deployed);
+    deploy_replaces_the_code(&aws, &user, &deployed);
+    destroy_keeps_the_table_until_it_is_named(&aws, &user);
+}
 
+fn plan_makes_nothing(aws: &MiniStack, user: &User) {
+    let nothing = aws.inventory();
     let plan = user.plan(artifact::zip(), &[]);
     assert_eq!(
         (&plan["changed"], &plan["creates_table"]),
@@ -46,8 +55,10 @@ fn a_stack_goes_from_plan_to_destroy() {
         "{plan}"
     );
     assert_eq!(aws.inventory(), nothing, "a plan makes nothing");
+}
 
-    let deployed = deploy(&user, artifact::zip(), &[]);
+fn deploy_all(user: &User) -> Value {
+    let deployed = deploy(user, artifact::zip(), &[]);
     for (field, expected) in [
         ("changed", json!(true)),
         ("stack_name", json!("cbbootstrap")),
@@ -58,7 +69,6 @@ fn a_stack_goes_from_plan_to_destroy() {
     }
     assert_eq!(deployed["smoke"]["passed"], json!(true), "{deployed}");
     assert!(deployed["seconds"]["stack"].is_number(), "{deployed}");
-    let sha256 = deployed["function_sha256"].as_str().unwrap();
 
     // The README's call, word for word, and a second node's.
     let endpoint = deployed["endpoint"].as_str().unwrap();
@@ -72,13 +82,12 @@ fn a_stack_goes_from_plan_to_destroy() {
     let joiner = http::claim(endpoint, "mycluster", "another").unwrap().json();
     assert_eq!(joiner["is_initial_node"], json!(false), "{joiner}");
     assert_eq!(joiner["initial_node_ip_addr_or_hostname"], json!("mynode_ip"), "{joiner}");
+    deployed
+}
 
-    the_bucket_is_closed(&aws);
-    the_table_is_safe(&aws);
-    the_dashboard_and_the_alarms_are_about_this_stack(&aws);
-
-    let before = traces(&aws);
-    let again = deploy(&user, artifact::zip(), &[]);
+fn deploy_again_changes_nothing(aws: &MiniStack, user: &User, deployed: &Value) {
+    let before = traces(aws);
+    let again = deploy(user, artifact::zip(), &[]);
     assert_eq!(
         (&again["changed"], &again["endpoint"]),
         (&json!(false), &deployed["endpoint"]),
@@ -86,30 +95,26 @@ fn a_stack_goes_from_plan_to_destroy() {
     );
     let plan = user.plan(artifact::zip(), &[]);
     assert_eq!((&plan["changed"], &plan["changes"]), (&json!(false), &json!([])), "{plan}");
-    assert_eq!(traces(&aws), before, "nothing to do leaves no trace");
+    assert_eq!(traces(aws), before, "nothing to do leaves no trace");
 
     let status = user.run(&["status", "--output", "json"]).document();
-    assert_eq!(status["function"]["sha256"], json!(sha256), "{status}");
+    assert_eq!(status["function"]["sha256"], deployed["function_sha256"], "{status}");
     assert_eq!(
         (&status["endpoint"], &status["table"]["status"]),
         (&deployed["endpoint"], &json!("active")),
         "{status}"
     );
     user.run(&["smoke"]).ended_with(0);
+}
 
+fn deploy_replaces_the_code(aws: &MiniStack, user: &User, deployed: &Value) {
     let changed = artifact::changed_zip();
-    let before = traces(&aws);
+    let before = traces(aws);
     let plan = user.plan(changed, &[]);
-    assert!(
-        plan["changes"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|change| change["resource"] == json!("Function")),
-        "{plan}"
-    );
-    assert_eq!(traces(&aws), before, "a plan changes nothing");
-    let updated = deploy(&user, changed, &[]);
+    let mut rows = plan["changes"].as_array().unwrap().iter();
+    assert!(rows.any(|change| change["resource"] == json!("Function")), "{plan}");
+    assert_eq!(traces(aws), before, "a plan changes nothing");
+    let updated = deploy(user, changed, &[]);
     assert_eq!(
         (&updated["changed"], &updated["endpoint"]),
         (&json!(true), &deployed["endpoint"]),
@@ -118,9 +123,12 @@ fn a_stack_goes_from_plan_to_destroy() {
     assert_ne!(updated["function_sha256"], deployed["function_sha256"]);
     let status = user.run(&["status", "--output", "json"]).document();
     assert_eq!(status["function"]["sha256"], updated["function_sha256"], "{status}");
-    let stands = http::get(endpoint, "/cluster/mycluster").unwrap().json();
-    assert_eq!(stands["initial_node_ip_addr_or_hostname"], json!("mynode_ip"), "{stands}");
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+    let cluster = http::get(endpoint, "/cluster/mycluster").unwrap().json();
+    assert_eq!(cluster["initial_node_ip_addr_or_hostname"], json!("mynode_ip"), "{cluster}");
+}
 
+fn destroy_keeps_the_table_until_it_is_named(aws: &MiniStack, user: &User) {
     user.run(&["destroy"]).failed(2, "not a terminal");
     user.run(&["smoke"]).ended_with(0);
     let destroyed = user.run(&["destroy", "--yes", "--output", "json"]).document();
@@ -130,7 +138,7 @@ fn a_stack_goes_from_plan_to_destroy() {
         "{destroyed}"
     );
     assert_eq!(aws.inventory(), json!([[BUCKET], ["cb-bootstrap"], []]), "the table is kept");
-    // Which table it was, no stack tells any more.
+    // Without a stack, the table's name is not known.
     user.run(&["destroy", "--yes", "--delete-table"]).failed(2, "there is no stack `cbbootstrap`");
     let destroy_table =
         ["destroy", "--yes", "--delete-table", "--table-name", "cb-bootstrap", "--output", "json"];

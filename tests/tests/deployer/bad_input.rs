@@ -1,4 +1,4 @@
-//! What is wrong is named in one line with the way out, and nothing is half-made.
+//! Wrong input: one error line and a hint, and nothing half-made.
 
 use std::fs;
 

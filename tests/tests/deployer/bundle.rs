@@ -1,4 +1,4 @@
-//! A deployer that carries its function needs nothing else: no Rust, no zig, no sources.
+//! A deployer that carries its function needs no Rust, zig or sources.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! `deploy --local`: the API on this machine, as its users meet it.
+//! `deploy --local`: the API on this machine.
 
 use std::{
     collections::HashSet,

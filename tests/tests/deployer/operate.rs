@@ -1,4 +1,4 @@
-//! What shows how a deployment is doing: `logs`, `status`, and the manual.
+//! `logs`, `status` and the manual pages.
 
 use std::{
     fs,

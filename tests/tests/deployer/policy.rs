@@ -1,4 +1,4 @@
-//! The policy that `iam-policy` prints: by AWS's own list of actions, and by a stand-in that enforces it.
+//! The policy that `iam-policy` prints, checked by AWS's list of actions and by a stand-in that enforces it.
 
 use std::{fs, path::Path, process::Command};
 

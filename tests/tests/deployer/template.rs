@@ -1,4 +1,4 @@
-//! The templates: those of CloudFormation, judged by cfn-lint, and the workflow for GitHub Actions, by its shape.
+//! The CloudFormation templates, checked by cfn-lint, and the workflow for GitHub Actions.
 
 use std::{fs, path::PathBuf, process::Command};
 

@@ -1,4 +1,4 @@
-//! What a person sees: on a terminal each resource has its line, and nothing scrolls away.
+//! Output on a terminal: each resource has one line, which is updated in place.
 
 use std::time::Duration;
 
@@ -30,36 +30,122 @@ fn update() -> Play {
         .after(Duration::from_secs(3))
 }
 
+/// A deployed stack, and the zip of its next version.
+struct Scene {
+    _aws: MiniStack,
+    proxy: Proxy,
+    user: User,
+    changed: &'static str,
+}
+
+impl Scene {
+    fn deployed() -> Self {
+        let aws = MiniStack::start();
+        let proxy = Proxy::start(&aws);
+        let user = proxy.user();
+        user.deploy(artifact::small_zip(), &[]).ended_with(0);
+        Self { _aws: aws, proxy, user, changed: artifact::small_zip_number(1) }
+    }
+
+    /// A terminal in which the next version is deployed.
+    fn deploy(&self) -> Terminal {
+        wide(&self.user, &["deploy", "--no-smoke", "--function-zip", self.changed])
+    }
+}
+
 #[test]
-fn a_deployment_on_a_terminal() {
+fn plan_lists_everything_that_a_first_deployment_makes() {
     let aws = MiniStack::start();
-    let proxy = Proxy::start(&aws);
-    let (user, zip) = (proxy.user(), artifact::small_zip());
-    let changed = artifact::small_zip_number(1);
-
-    let mut terminal = wide(&user, &["plan", "--function-zip", zip]);
+    let mut terminal = wide(&aws.user(), &["plan", "--function-zip", artifact::small_zip()]);
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
-    insta::assert_snapshot!("plan_of_everything", settled(&terminal.screen()));
-    user.run(&["deploy", "--no-smoke", "--function-zip", zip]).ended_with(0);
-    let plan =
-        ["plan", "--function-zip", changed, "--parameter", "MemorySize=512", "--tag", "team=data"];
-    let mut terminal = wide(&user, &plan);
-    assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
-    insta::assert_snapshot!("plan_of_an_update", settled(&terminal.screen()));
+    insta::assert_snapshot!(settled(&terminal.screen()), @r"
+      build    <n> bytes, sha256 <sha256> (<n> s)
+      plan     change set created and read (<n> s)
+    Stack cbbootstrap in us-east-1:
+      + table cb-bootstrap (kept outside the stack)
+      + bucket cbbootstrap-artifacts-000000000000-us-east-1 (kept outside the stack)
+      + AccessLogs (AWS::Logs::LogGroup)
+      + Dashboard (AWS::CloudWatch::Dashboard)
+      + ErrorAlarm (AWS::CloudWatch::Alarm)
+      + Function (AWS::Lambda::Function)
+      + FunctionLogs (AWS::Logs::LogGroup)
+      + HttpApi (AWS::ApiGatewayV2::Api)
+      + Integration (AWS::ApiGatewayV2::Integration)
+      + Permission (AWS::Lambda::Permission)
+      + Role (AWS::IAM::Role)
+      + Route (AWS::ApiGatewayV2::Route)
+      + Stage (AWS::ApiGatewayV2::Stage)
+      + ThrottleAlarm (AWS::CloudWatch::Alarm)
+    Nothing was changed
+    ");
+}
 
-    let deploy = ["deploy", "--no-smoke", "--function-zip", changed];
-    proxy.play(
+#[test]
+fn plan_lists_what_an_update_changes() {
+    let scene = Scene::deployed();
+    let plan = ["plan", "--parameter", "MemorySize=512", "--tag", "team=data", "--function-zip"];
+    let mut terminal = wide(&scene.user, &[&plan[..], &[scene.changed]].concat());
+    assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
+    insta::assert_snapshot!(settled(&terminal.screen()), @r"
+      build    <n> bytes, sha256 <sha256> (<n> s)
+      plan     change set created and read (<n> s)
+    Stack cbbootstrap in us-east-1:
+      ~ AccessLogs (AWS::Logs::LogGroup): Tags
+      ~ Dashboard (AWS::CloudWatch::Dashboard): Tags
+      ~ ErrorAlarm (AWS::CloudWatch::Alarm): Tags
+      ~ Function (AWS::Lambda::Function): Properties.Code, Properties.MemorySize, Tags
+      ~ FunctionLogs (AWS::Logs::LogGroup): Tags
+      ~ HttpApi (AWS::ApiGatewayV2::Api): Tags
+      ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri, Tags
+      ~ Permission (AWS::Lambda::Permission): Tags
+      ~ Role (AWS::IAM::Role): Tags
+      ~ Route (AWS::ApiGatewayV2::Route), perhaps replaced: Properties.Target, Tags
+      ~ Stage (AWS::ApiGatewayV2::Stage): Tags
+      ~ ThrottleAlarm (AWS::CloudWatch::Alarm): Tags
+      ~ parameter ArtifactKey: cbbootstrap/<sha256>.zip → cbbootstrap/<sha256>.zip
+      ~ parameter MemorySize: 256 → 512
+      ~ tag team: data
+    Nothing was changed
+    ");
+}
+
+#[test]
+fn deploy_shows_each_resource_on_its_line() {
+    let scene = Scene::deployed();
+    scene.proxy.play(
         update().resource(FUNCTION.0, FUNCTION.1, "UPDATE_COMPLETE").stack("UPDATE_COMPLETE"),
     );
-    let mut terminal = wide(&user, &deploy);
+    let mut terminal = scene.deploy();
     terminal.wait_for("1/3 UPDATE_IN_PROGRESS");
     terminal.wait_for("Role AWS::IAM::Role UPDATE_COMPLETE");
-    insta::assert_snapshot!("progress", settled(&terminal.screen()));
+    insta::assert_snapshot!(settled(&terminal.screen()), @r"
+      table    `cb-bootstrap` exists (<n> s)
+      build    <n> bytes, sha256 <sha256> (<n> s)
+      upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+    * stack    [======>             ] 1/3 UPDATE_IN_PROGRESS <elapsed>
+      ✓ Role AWS::IAM::Role UPDATE_COMPLETE <n> s
+      … Function AWS::Lambda::Function UPDATE_IN_PROGRESS <elapsed>
+    ");
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
-    insta::assert_snapshot!("updated", settled(&terminal.screen()));
+    insta::assert_snapshot!(settled(&terminal.screen()), @r#"
+      table    `cb-bootstrap` exists (<n> s)
+      build    <n> bytes, sha256 <sha256> (<n> s)
+      upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+        ✓ Role AWS::IAM::Role UPDATE_COMPLETE <n> s
+        ✓ Function AWS::Lambda::Function UPDATE_COMPLETE <n> s
+      stack    updated (<n> s)
+    Endpoint: http://<api>.execute-api.localhost:<port>
+    Stack:    cbbootstrap in us-east-1, deployed
+    Function: sha256 <sha256>
+    Table:    cb-bootstrap
+    Try it:   curl -X POST -d '{"cluster_id": "mycluster", "node_ip_addr_or_hostname": "mynode_ip"}' http://<api>.execute-api.localhost:<port>/cluster
+    "#);
+}
 
-    proxy.reset();
-    proxy.play(
+#[test]
+fn deploy_explains_a_failed_update() {
+    let scene = Scene::deployed();
+    scene.proxy.play(
         update()
             .resource(FUNCTION.0, FUNCTION.1, "UPDATE_FAILED")
             .because("Error occurred while GetObject. S3 Error Code: NoSuchKey. S3 Error Message: The specified key does not exist.")
@@ -68,24 +154,39 @@ fn a_deployment_on_a_terminal() {
             .resource(ROLE.0, ROLE.1, "UPDATE_COMPLETE")
             .stack("UPDATE_ROLLBACK_COMPLETE"),
     );
-    let deploy = ["deploy", "--no-smoke", "--function-zip", zip];
-    let mut terminal = wide(&user, &deploy);
+    let mut terminal = scene.deploy();
     assert_eq!(terminal.wait(), Some(1), "{}", terminal.screen());
-    insta::assert_snapshot!("failure", settled(&terminal.screen()));
+    insta::assert_snapshot!(settled(&terminal.screen()), @r"
+      table    `cb-bootstrap` exists (<n> s)
+      build    <n> bytes, sha256 <sha256> (<n> s)
+      upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+      stack    cbbootstrap UPDATE_ROLLBACK_IN_PROGRESS: The following resource(s) failed to update: [Function].
+      stack    cbbootstrap UPDATE_ROLLBACK_COMPLETE
+        ✓ Role AWS::IAM::Role UPDATE_COMPLETE <n> s
+        ✗ Function AWS::Lambda::Function UPDATE_FAILED <n> s: Error occurred while GetObject. S3 Error Code: NoSuchKey. S3 Error Message: The specified key does not exist.
+    error: stack `cbbootstrap` ended in UPDATE_ROLLBACK_COMPLETE: Function UPDATE_FAILED: Error occurred while GetObject. S3 Error Code: NoSuchKey. S3 Error Message: The specified key does not exist. (AWS::Lambda::Function)
+    hint: the function's zip is not in its bucket: deploy again to upload it (the stack is as it was before)
+    ");
+}
 
-    // Somebody else is at work.
-    proxy.reset();
-    proxy.stack_is("UPDATE_IN_PROGRESS");
-    let mut terminal = wide(&user, &deploy);
+#[test]
+fn deploy_asks_whether_to_wait_for_another_deployment() {
+    let scene = Scene::deployed();
+    scene.proxy.stack_is("UPDATE_IN_PROGRESS");
+    let mut terminal = scene.deploy();
     terminal.wait_for("[y/N]");
-    insta::assert_snapshot!("busy", settled(&terminal.screen()));
+    insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Stack `cbbootstrap` is being changed by somebody else (UPDATE_IN_PROGRESS). Wait until that is done? [y/N]
+    ");
     terminal.type_line("n");
     assert_eq!(terminal.wait(), Some(5), "{}", terminal.screen());
+}
 
-    // A person presses Ctrl-C.
-    proxy.reset();
-    proxy.play(Play::on("ExecuteChangeSet").instead().stack("UPDATE_IN_PROGRESS"));
-    proxy.play(
+#[test]
+fn ctrl_c_cancels_the_update() {
+    let scene = Scene::deployed();
+    scene.proxy.play(Play::on("ExecuteChangeSet").instead().stack("UPDATE_IN_PROGRESS"));
+    scene.proxy.play(
         Play::on("CancelUpdateStack")
             .instead()
             .then_real()
@@ -94,10 +195,18 @@ fn a_deployment_on_a_terminal() {
             .after(Duration::from_millis(500))
             .stack("UPDATE_ROLLBACK_COMPLETE"),
     );
-    let deploy = ["deploy", "--no-smoke", "--function-zip", changed];
-    let mut terminal = wide(&user, &deploy);
+    let mut terminal = scene.deploy();
     terminal.wait_for("UPDATE_IN_PROGRESS");
     terminal.press_ctrl_c();
     assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
-    insta::assert_snapshot!("cancelled", settled(&terminal.screen()));
+    insta::assert_snapshot!(settled(&terminal.screen()), @r"
+      table    `cb-bootstrap` exists (<n> s)
+      build    <n> bytes, sha256 <sha256> (<n> s)
+      upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+    * stack    [                    ] 0/3 UPDATE_IN_PROGRESS <elapsed>
+      stack    Ctrl-C: cancelling the update; a second one leaves it to CloudFormation
+      stack    cbbootstrap UPDATE_ROLLBACK_IN_PROGRESS: User Initiated
+      stack    cbbootstrap UPDATE_ROLLBACK_COMPLETE
+    error: cancelled by Ctrl-C: stack `cbbootstrap` is as it was before
+    ");
 }

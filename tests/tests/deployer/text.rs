@@ -1,5 +1,4 @@
-//! Empty variables, byte-order marks and Windows' line ends, in every option of both programs that has a variable, and in the
-//! files that people write.
+//! Empty variables, byte-order marks and Windows line ends, in every variable and file of both programs.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! The contract, `swagger.yaml`: the service keeps it, as Schemathesis sees.
+//! The service keeps its contract, `swagger.yaml`, as Schemathesis checks.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! The contract as a page, `GET /docs`: over plain HTTP and in a browser.
+//! The interactive documentation, `GET /docs`, over plain HTTP and in a browser.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Whatever comes, the function answers, and what is wrong with a request is the request's fault: no panic, no 500.
+//! Generated requests: the function answers each of them, without a panic or a 500.
 
 use std::{collections::BTreeSet, sync::OnceLock};
 

@@ -1,5 +1,5 @@
-//! Hundreds of nodes at once, on ways where requests and answers get lost, late and doubled: what they see is what a service
-//! that keeps the protocol can show; and what broken ones show is not.
+//! Hundreds of nodes at once, while requests and answers are lost, late or repeated: every answer is checked against the
+//! protocol, and services that are broken on purpose are caught.
 //!
 //! `HISTORY_SEED` chooses the seed, which is printed. The long run is
 //! `cargo test --workspace --test service -- --ignored --nocapture`.

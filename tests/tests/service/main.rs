@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod auth;
 mod contract;
 mod docs;
 mod fuzz;
@@ -10,4 +9,5 @@ mod history;
 mod outage;
 mod protocol;
 mod serve;
+mod signatures;
 mod store;

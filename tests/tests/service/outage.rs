@@ -1,4 +1,4 @@
-//! The table throttles, fails, hangs or is away: callers get a 503 in time, and when it is back all is well.
+//! A table that throttles, fails, hangs or is away: callers get a 503 in time, and the service recovers.
 
 use std::time::{Duration, Instant};
 

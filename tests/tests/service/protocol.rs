@@ -1,4 +1,4 @@
-//! The protocol over HTTP, on a local deployment: what the nodes of a cluster go through.
+//! The protocol over HTTP, on a local deployment.
 
 use std::fs;
 

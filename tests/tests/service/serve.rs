@@ -1,4 +1,4 @@
-//! `serve` as a network meets it: slow, rude and far too many clients, files that run out, full disks, signals in the middle.
+//! `serve` on a network: slow and abusive clients, full disks, exhausted descriptors, and signals.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,4 @@
-//! The stores, held against the rules and against each other: DynamoDB by two stand-ins that have nothing in common, MiniStack and
-//! moto, and SQLite.
+//! The stores against the rules and against each other: DynamoDB on MiniStack and on moto, and SQLite.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -110,9 +110,9 @@ fn dashboard_is_in_the_console_of_its_partition() {
     }
 }
 
-#[test]
-fn status_is_readable() {
-    let mut status = Status {
+/// A stack with everything that can be shown.
+fn full_status() -> Status {
+    Status {
         stack_name: "s".to_owned(),
         region: "us-east-1".to_owned(),
         stack_status: "UPDATE_ROLLBACK_COMPLETE".to_owned(),
@@ -164,7 +164,12 @@ fn status_is_readable() {
         }),
         unknown: BTreeMap::new(),
         now: NOW.parse().unwrap(),
-    };
+    }
+}
+
+#[test]
+fn status_is_readable() {
+    let mut status = full_status();
     assert_eq!(
         status.to_string(),
         "\

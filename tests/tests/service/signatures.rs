@@ -1,5 +1,4 @@
-//! An API that takes signed requests only: the stack's, which the stand-in guards, and the signatures themselves, which AWS's
-//! own library computes again.
+//! `--auth iam`: an API that accepts signed requests only, and the signatures, which botocore computes again.
 
 use std::{fs, process::Command};
 

@@ -1,5 +1,4 @@
-//! Stacks in every state, stacks that fail, and signals in the middle: played to the deployer, for the stand-in is done
-//! with everything in 30 ms.
+//! Stacks in every status, failing stacks, and signals during a change, played by the proxy.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! What a deployment can be told: how little it does, what it changes, and what it leaves alone.
+//! Options of `deploy`: what each changes, and what it leaves alone.
 
 use std::{
     fs,

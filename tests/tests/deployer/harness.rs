@@ -65,7 +65,21 @@ fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
     // A question is asked where there is a terminal, and it can be answered in each way.
     let mut terminal = Terminal::start(&user, &["destroy"]);
     terminal.wait_for("Delete in us-east-1");
-    insta::assert_snapshot!("a_question", settled(&terminal.screen()));
+    insta::assert_snapshot!(settled(&terminal.screen()), @r"
+      - AccessLogs (AWS::Logs::LogGroup)
+      - FunctionLogs (AWS::Logs::LogGroup)
+      - HttpApi (AWS::ApiGatewayV2::Api)
+      - ErrorAlarm (AWS::CloudWatch::Alarm)
+      - Role (AWS::IAM::Role)
+      - Function (AWS::Lambda::Function)
+      - Dashboard (AWS::CloudWatch::Dashboard)
+      - Integration (AWS::ApiGatewayV2::Integration)
+      - Permission (AWS::Lambda::Permission)
+      - Route (AWS::ApiGatewayV2::Route)
+      - Stage (AWS::ApiGatewayV2::Stage)
+      - ThrottleAlarm (AWS::CloudWatch::Alarm)
+    Delete in us-east-1: stack `cbbootstrap` with its endpoint? [y/N]
+    ");
     terminal.type_line("no");
     assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
     let mut terminal = Terminal::start(&user, &["destroy"]);
@@ -179,8 +193,12 @@ fn the_caller_sees_each_fault() {
         [503, "503"],
     ]);
     assert_eq!(seen, expected);
+}
 
-    proxy.reset();
+#[test]
+fn a_call_whose_answer_is_lost_has_its_effect() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
     proxy.fault_on("dynamodb:CreateTable", 1, Fault::DropAnswer);
     let answers = proxy.boto(
         "[tried(lambda: client('dynamodb').create_table(TableName='table', BillingMode='PAY_PER_REQUEST', \

@@ -1,5 +1,4 @@
-//! Deployments that are killed, and calls that go wrong: whatever happens, nothing is claimed that is not so, and the next
-//! deployment completes what this one left.
+//! Deployments that are killed, and calls that fail: the next deployment completes what this one left.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
