@@ -33,6 +33,7 @@ bench name:
 # Rewrite the generated parts of docs/commands.md and docs/benchmarks.md
 docs:
     UPDATE_DOCS=1 cargo test --workspace --bins reference
+    UPDATE_TEMPLATES=1 cargo test --package cbbootstrap permissions
     cargo run --quiet --package cbbootstrap-benchmarks
 
 # Print the size of the code and the duration of its tests, with their limits
