@@ -231,5 +231,5 @@ pub fn buckets_too_big(buckets: u64, quota: u64) -> Failure {
     Failure::usage(format!(
         "the buckets need {buckets} MB on each node, and the data service has {quota} MB"
     ))
-    .hint("give it more (`--memory-quota`), or them less (`--bucket`)")
+    .hint("raise `--memory-quota`, or give the buckets less (`--bucket`)")
 }

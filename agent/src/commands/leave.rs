@@ -151,7 +151,7 @@ impl Leaving<'_> {
                 return Err(Failure::refused(
                     "it is the cluster's last active node, and without it the data is gone; nothing was changed",
                 )
-                .hint("if the whole cluster is to go, end its machines, and `cbbootstrap cluster forget` its record")
+                .hint("to remove the whole cluster, end its machines, then run `cbbootstrap cluster forget`")
                 .into());
             }
         })

@@ -225,7 +225,7 @@ impl Aws {
             (Some(partition), Some(account)) => {
                 Ok(Identity { partition: partition.to_owned(), account: account.to_owned() })
             }
-            _ => Err(Failure::new("AWS names no account for the credentials").into()),
+            _ => Err(Failure::new("AWS returned no account for the credentials").into()),
         }
     }
 }

@@ -83,7 +83,7 @@ impl Bucket {
         match (status, header("x-amz-bucket-region")) {
             (Some(404), _) if self.ours => Ok(false),
             (Some(404), _) => Err(Failure::new(format!("there is no bucket `{}`", self.name))
-                .hint("create it first, or leave out `--bucket` to have one made")
+                .hint("create it first, or omit `--bucket` to have one created")
                 .into()),
             (Some(301 | 400), Some(other)) if other != region => {
                 Err(self.elsewhere(other, region).into())
@@ -102,7 +102,7 @@ impl Bucket {
 
     fn elsewhere(&self, other: &str, region: &str) -> Failure {
         Failure::new(format!(
-            "bucket `{}` is in {other}, and a function in {region} needs one there",
+            "bucket `{}` is in {other}, but a function in {region} needs a bucket there",
             self.name
         ))
         .hint("name another with `--bucket`, or leave it out to have one made")

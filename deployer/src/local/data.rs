@@ -67,7 +67,9 @@ pub fn directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let directory =
         named.map(Path::to_owned).or_else(|| Some(dirs::data_dir()?.join("cbbootstrap")));
     directory.ok_or_else(|| {
-        Failure::new("cannot tell your data directory").hint("name one with `--data DIR`").into()
+        Failure::new("cannot determine your data directory")
+            .hint("name one with `--data DIR`")
+            .into()
     })
 }
 
@@ -95,6 +97,6 @@ fn private(path: &Path) -> io::Result<File> {
 
 fn unusable(directory: &Path, error: &io::Error) -> Failure {
     let directory = directory.display();
-    Failure::new(format!("cannot keep the clusters in the directory `{directory}`: {error}"))
+    Failure::new(format!("cannot store the clusters in the directory `{directory}`: {error}"))
         .hint("choose another with `--data`")
 }
