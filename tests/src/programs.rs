@@ -2,8 +2,9 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::OnceLock,
 };
 
@@ -58,11 +59,24 @@ fn built() -> &'static Path {
     })
 }
 
-/// Copies a program that may be running at the destination.
-fn copy(from: &Path, to: &Path) {
+/// Copies a program, also over one that is running.
+///
+/// A separate process writes the file. This one may be starting another program in another thread, whose process would keep
+/// the file open for a moment, and a file that is open for writing cannot be executed.
+pub fn copy(from: &Path, to: &Path) {
     let new = to.with_extension(format!("{}", std::process::id()));
-    fs::copy(from, &new).expect("the program can be copied");
-    fs::rename(new, to).expect("the target directory can be written");
+    let copied = Command::new("cp").arg(from).arg(&new).status();
+    assert!(copied.expect("cp runs").success(), "{} cannot be copied", from.display());
+    fs::rename(new, to).expect("the directory can be written");
+}
+
+/// Writes an executable shell script, in a separate process as [`copy`] does.
+pub fn write_script(path: &Path, text: &str) {
+    let write = r#"cat >"$0" && chmod 755 "$0""#;
+    let mut sh = Command::new("sh");
+    let mut sh = sh.args(["-c", write]).arg(path).stdin(Stdio::piped()).spawn().expect("sh runs");
+    sh.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("sh reads");
+    assert!(sh.wait().expect("it is a child").success(), "{} cannot be written", path.display());
 }
 
 /// Holds what cargo builds still until it is copied. Test programs may run side by side.

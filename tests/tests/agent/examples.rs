@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command},
     sync::{
         Arc,
@@ -624,10 +624,7 @@ fn the_entrypoint_retries_only_what_can_succeed() {
         let directory = tempfile::tempdir().unwrap();
         let tried = directory.path().join("tried");
         let program = |name: &str, text: String| {
-            let path: PathBuf = directory.path().join(name);
-            fs::write(&path, text).unwrap();
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            fs::set_permissions(path, mode).unwrap();
+            programs::write_script(&directory.path().join(name), &text);
         };
         // Once it fails so, and then it is done.
         program(

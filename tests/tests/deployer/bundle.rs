@@ -22,7 +22,7 @@ fn carrier() -> &'static Path {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("cbbootstrap");
         let zip = artifact::zip().to_owned();
-        fs::copy(programs::carrying(&zip), &program).unwrap();
+        programs::copy(programs::carrying(&zip).as_ref(), &program);
         (program, directory)
     });
     program

@@ -4,7 +4,6 @@ use std::{
     collections::HashSet,
     fs,
     net::{Ipv4Addr, TcpListener},
-    os::unix::fs::PermissionsExt,
     path::Path,
     thread,
 };
@@ -82,8 +81,7 @@ fn signals_end_it_cleanly() {
 /// A user whose cargo is this shell script.
 fn user_with_cargo(directory: &Path, script: &str) -> User {
     let cargo = directory.join("cargo");
-    fs::write(&cargo, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    programs::write_script(&cargo, &format!("#!/bin/sh\n{script}\n"));
     User::default().with("CARGO", cargo.display().to_string())
 }
 
