@@ -57,7 +57,7 @@ impl Secret {
 
 fn unreadable(from: &str, error: &dyn Display) -> Failure {
     Failure::usage(format!("cannot read the secret from {from}: {error}"))
-        .hint("it must be text that the agent's user can read")
+        .hint("the file must exist and be text that the agent's user can read")
 }
 
 impl Debug for Secret {

@@ -172,7 +172,7 @@ fn wrong_usage_gets_a_hint() {
             "standard input holds one secret",
             "a file or the environment",
         ),
-        (&["--password-file", "nowhere"], "cannot read the secret from `nowhere`", "to be there"),
+        (&["--password-file", "nowhere"], "cannot read the secret from `nowhere`", "must exist"),
         (&["--secret-file", &empty], "is empty", "leave it out"),
         (&["--secret-file", &spaces], "must have 16 to 512 bytes, and has 11", "openssl rand"),
         (&["--ca-cert", "nowhere"], "cannot read `nowhere`", "authority's certificate"),
