@@ -213,15 +213,7 @@ fn a_takeover_checks_every_earlier_claimant() {
 fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     let (servers, agents) = scene(2);
     let agents = agents.with("CBBOOTSTRAP_TIMEOUT", "3s");
-    let first = agents.start(&servers[0], &[]);
-    let id = first.id().to_string();
-    servers.on_request(move |seen| {
-        if seen.node == 0 && seen.path == "/clusterInit" {
-            process::kill("KILL", &id);
-        }
-        Then::Handle
-    });
-    assert_eq!(first.end().status, None);
+    die_unreported(&agents, &servers);
     servers.on_request(|seen| match seen.node {
         0 => Then::Refuse(503, "not now".to_owned()),
         _ => Then::Handle,

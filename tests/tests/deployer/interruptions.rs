@@ -147,14 +147,16 @@ fn killed_after_any_call_of_the_first_deployment_the_next_completes_it() {
     assert!(calls > 20, "{calls}");
 }
 
+/// Deploys what the killed command then changes.
+fn deploy_first(aws: &Aws) {
+    deploy(&aws.stack.user(), artifact::small_zip()).ended_with(0);
+}
+
 #[test]
 fn killed_after_any_call_of_an_update_the_next_deployment_completes_it() {
-    let (zip, changed) = (artifact::small_zip(), artifact::small_zip_number(1));
+    let changed = artifact::small_zip_number(1);
     let args = ["deploy", "--yes", "--no-smoke", "--function-zip", changed];
-    let first = |aws: &Aws| {
-        deploy(&aws.stack.user(), zip).ended_with(0);
-    };
-    let calls = at_each_call(&first, |aws, number| {
+    let calls = at_each_call(&deploy_first, |aws, number| {
         let was_killed = killed(aws, number, &args);
         let call = last_call(aws);
         aws.proxy.reset();
@@ -172,7 +174,6 @@ fn killed_after_any_call_of_an_update_the_next_deployment_completes_it() {
 
 #[test]
 fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
-    let zip = artifact::small_zip();
     let args = [
         "destroy",
         "--yes",
@@ -181,10 +182,7 @@ fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
         "--table-name",
         "cb-bootstrap",
     ];
-    let first = |aws: &Aws| {
-        deploy(&aws.stack.user(), zip).ended_with(0);
-    };
-    let calls = at_each_call(&first, |aws, number| {
+    let calls = at_each_call(&deploy_first, |aws, number| {
         let was_killed = killed(aws, number, &args);
         let call = last_call(aws);
         aws.proxy.reset();
@@ -251,10 +249,7 @@ fn at_each_call_of_a_deployment(
     judge: impl Fn(&Aws, &Ended, (&str, usize), &str) + Sync,
 ) {
     let (zip, changed) = (artifact::small_zip(), artifact::small_zip_number(1));
-    let first = |aws: &Aws| {
-        deploy(&aws.stack.user(), zip).ended_with(0);
-    };
-    for (before, wanted) in [(&nothing as Before, (zip, 1)), (&first, (changed, 2))] {
+    for (before, wanted) in [(&nothing as Before, (zip, 1)), (&deploy_first, (changed, 2))] {
         let calls = at_each_call(before, |aws, number| {
             aws.proxy.fault_at(number, fault.clone());
             let ended = deploy(&aws.user(), wanted.0);
