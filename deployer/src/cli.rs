@@ -8,14 +8,13 @@ use cbbootstrap_cli::{
     manuals::ManualCommand,
     values::duration,
 };
-use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::{
     aws::Access,
     local::LogFormat,
     package::BuildArgs,
-    settings::{FunctionArgs, Place, RecordsArgs, RemovalArgs, TargetArgs, WaitArgs},
+    settings::{FunctionArgs, Place, RecordsArgs, RemovalArgs, TableArgs, TargetArgs, WaitArgs},
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 
@@ -279,15 +278,8 @@ pub struct IamPolicyArgs {
     pub role_arn: Option<String>,
     #[command(flatten)]
     pub stack: Place,
-    /// DynamoDB table with the records of the clusters
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_TABLE_NAME",
-        value_name = "NAME",
-        value_parser = table_name,
-        default_value = DEFAULT_TABLE_NAME
-    )]
-    pub table_name: String,
+    #[command(flatten)]
+    pub table: TableArgs,
     /// Bucket for the function's zip [default: a bucket that `deploy` creates]
     #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
     pub bucket: Option<String>,

@@ -84,15 +84,8 @@ impl Place {
 /// The stack that `deploy` and `plan` compare with, except for the function.
 #[derive(Clone, Debug, Args)]
 pub struct TargetArgs {
-    /// DynamoDB table with the records of the clusters
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_TABLE_NAME",
-        value_name = "NAME",
-        value_parser = table_name,
-        default_value = DEFAULT_TABLE_NAME
-    )]
-    pub table_name: String,
+    #[command(flatten)]
+    pub table: TableArgs,
     #[command(flatten)]
     pub place: Place,
     /// Existing bucket for the function's zip [default: a bucket that `deploy` creates]
@@ -275,9 +268,9 @@ pub struct RemovalArgs {
     pub place: Place,
 }
 
-/// Which table of records.
-#[derive(Debug, Args)]
-pub struct RecordsArgs {
+/// The table, by name.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
     /// DynamoDB table with the records of the clusters
     #[arg(
         long,
@@ -287,6 +280,13 @@ pub struct RecordsArgs {
         default_value = DEFAULT_TABLE_NAME
     )]
     pub table_name: String,
+}
+
+/// Which table of records.
+#[derive(Debug, Args)]
+pub struct RecordsArgs {
+    #[command(flatten)]
+    pub table: TableArgs,
     #[command(flatten)]
     pub config: ConfigArgs,
     #[command(flatten)]
@@ -347,7 +347,7 @@ impl Display for Keeper {
 impl Records {
     /// Of `cluster`.
     pub fn of(args: RecordsArgs) -> anyhow::Result<Self> {
-        let RecordsArgs { table_name: table, config, local, access } = args;
+        let RecordsArgs { table: TableArgs { table_name: table }, config, local, access } = args;
         let keeper = if local.local {
             Keeper::ThisMachine { data: data::directory(local.data.as_deref())? }
         } else {

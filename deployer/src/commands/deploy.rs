@@ -153,7 +153,7 @@ async fn deploy(
         changed: deployed.changed,
         function_sha256: deployed.artifact.sha256,
         function_version: deployed.version,
-        table: target.table_name.clone(),
+        table: target.table.table_name.clone(),
         smoke,
         seconds: printer.seconds(),
     })

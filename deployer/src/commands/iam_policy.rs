@@ -21,7 +21,7 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
         account: args.account.unwrap_or_else(|| ANY.to_owned()),
         region: region.unwrap_or_else(|| ANY.to_owned()),
         stack_name: args.stack.stack_name,
-        table_name: args.table_name,
+        table_name: args.table.table_name,
         bucket: args.bucket,
         role_arn: args.role_arn,
     };

@@ -149,7 +149,7 @@ async fn plan(
     let (name, bucket) = (&target.place.stack_name, target.bucket.as_deref());
     let (artifact, survey) = tokio::try_join!(
         deployment::build(function, printer),
-        Survey::read(&aws, name, &target.table_name, bucket),
+        Survey::read(&aws, name, &target.table.table_name, bucket),
     )?;
     let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;
     let first = survey.stack.action.preparation();
@@ -198,7 +198,7 @@ fn report(
         first: survey.action.preparation(),
         restores_code: survey.artifact_key() == Some(&key) && !survey.has_code(&artifact),
         function_sha256: artifact.sha256,
-        creates_table: table.is_none().then(|| target.table_name.clone()),
+        creates_table: table.is_none().then(|| target.table.table_name.clone()),
         creates_bucket: (!bucket_exists).then(|| bucket.name.clone()),
         protect: target.protect.filter(|protect| *protect != is_protected),
         changes: changes.unwrap_or_default(),
@@ -208,7 +208,8 @@ fn report(
     if let Some(before) = survey.updatable() {
         report.parameters = value_changes(&before.parameters, &desired.parameters);
         report.tags = value_changes(&before.tags, &desired.all_tags());
-        let risks = stack::risks(Some(before), survey.action, &target.table_name, target.auth);
+        let risks =
+            stack::risks(Some(before), survey.action, &target.table.table_name, target.auth);
         report.losses.extend(risks.iter().map(Risk::effect));
     }
     report.changed = changes_stack

@@ -20,7 +20,7 @@ pub async fn replace_code(
     let name = &target.place.stack_name;
     let survey = StackSurvey::read(aws, name).await?;
     let parameters =
-        [("TableName", target.table_name.clone()), ("Architecture", target.arch.to_string())];
+        [("TableName", target.table.table_name.clone()), ("Architecture", target.arch.to_string())];
     let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
         it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
     })?;

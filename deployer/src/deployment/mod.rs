@@ -102,7 +102,7 @@ pub fn desired_stack(
     let parameters = [
         ("ArtifactBucket", bucket.name.clone()),
         ("ArtifactKey", bucket.key(artifact)),
-        ("TableName", target.table_name.clone()),
+        ("TableName", target.table.table_name.clone()),
         ("Architecture", target.arch.to_string()),
         ("AuthorizationType", target.auth.authorization_type().to_owned()),
         ("RequireSecret", target.require_secret.to_string()),

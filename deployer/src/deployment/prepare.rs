@@ -62,7 +62,7 @@ impl<'a> Preparation<'a> {
     ) -> anyhow::Result<Self> {
         let name = &target.place.stack_name;
         let bucket = target.bucket.as_deref();
-        let survey = Survey::read(aws, name, &target.table_name, bucket).await?;
+        let survey = Survey::read(aws, name, &target.table.table_name, bucket).await?;
         let Survey { bucket, bucket_exists, table, stack: survey } = survey;
         let follower = Follower::new(&aws.cloudformation, &target.place);
         let mut consents = Consents::default();
@@ -71,7 +71,7 @@ impl<'a> Preparation<'a> {
         let build = build(function, printer);
         let create_table = async {
             let step = printer.step("table");
-            let (client, name) = (&aws.dynamodb, &target.table_name);
+            let (client, name) = (&aws.dynamodb, &target.table.table_name);
             let created = dynamodb::ensure(client, name, table, &target.tags).await?;
             step.done(format_args!("`{name}` {}", if created { "created" } else { "exists" }));
             anyhow::Ok(created)
@@ -285,7 +285,7 @@ async fn ask(
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let stack = survey.stack.as_ref();
-    for risk in stack::risks(stack, survey.action, &target.table_name, target.auth) {
+    for risk in stack::risks(stack, survey.action, &target.table.table_name, target.auth) {
         if !consents.risks.contains(&risk) {
             confirm(&risk.question(&target.place.stack_name), yes, printer).await?;
             consents.risks.push(risk);

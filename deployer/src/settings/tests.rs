@@ -52,7 +52,7 @@ fn deploy(options: &[&str], file: Option<&str>) -> Result<Target, Failure> {
 /// The target in lines.
 fn lines(target: &Target) -> Vec<String> {
     let Target { arch, parameters, tags, wait_for_stack, .. } = target;
-    let TargetArgs { table_name, place, bucket, stack } = &**target;
+    let TargetArgs { table: TableArgs { table_name }, place, bucket, stack } = &**target;
     let Place { stack_name, access, .. } = place;
     let StackOptions {
         auth,
