@@ -82,7 +82,7 @@ pub struct ApiArgs {
     /// File with the cluster's secret, by which its nodes trust each other; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Who can call the API; with `iam`, requests are signed
+    /// Authorization of the API; with `iam`, requests are signed
     #[arg(long, env = "CBBOOTSTRAP_AUTH", value_enum, default_value_t)]
     pub auth: Auth,
     /// AWS region of an API with signed requests, if its host name does not contain it

@@ -18,7 +18,7 @@ pub struct Record {
     pub state: State,
     /// The number of the claim: the fencing token.
     pub generation: u64,
-    /// What is left of the claim's lease; `None` if the claim has none.
+    /// Time until the claim's lease expires; `None` without a lease.
     pub lease_left: Option<Duration>,
     /// The nodes whose claims were taken over: each may have initialised its server without reporting it.
     pub previous: Vec<Node>,

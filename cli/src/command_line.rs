@@ -4,7 +4,7 @@
 //! its value. So variables become arguments here, by the rules of [`environment`](crate::environment), and so do the options of a
 //! [file](crate::options_file): clap validates all of them alike. Its definition of an option (`env = "NAME"`) names the variable.
 //!
-//! A variable or a file may set an option that conflicts with one on the command line. Such a value does not apply.
+//! An option from a variable or a file is ignored if it conflicts with an option on the command line.
 
 use std::{
     env,

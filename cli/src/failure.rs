@@ -117,7 +117,7 @@ impl Program {
     }
 }
 
-/// An error for people: one line that says what happened to which thing, and one that says what to do.
+/// An error for the user: a message about what failed, and an optional hint about what to do.
 ///
 /// It ends the program with [`Exit::Failed`] by default. Context around it is printed before it.
 #[derive(Debug, Error)]

@@ -59,7 +59,7 @@ impl Printer {
     }
 }
 
-/// A piece of work that takes a while. It counts as given up when dropped before [`Step::done`].
+/// A piece of work that takes a while. Dropping it before [`Step::done`] removes its line.
 #[derive(Debug)]
 pub struct Step {
     name: &'static str,
@@ -74,7 +74,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// How many resources the stack's change will come to: the bar's length.
+    /// Sets the number of resources that change, which is the length of the bar.
     pub fn expect(&mut self, resources: usize) {
         if let Some(bar) = &self.bar {
             bar.set_length(resources.try_into().unwrap_or(u64::MAX));
@@ -82,7 +82,7 @@ impl Step {
         }
     }
 
-    /// Something happened to a stack: a line that stays in a log, and on a terminal the resource's own line.
+    /// Shows an event of the stack: in a log as a line, and on a terminal in the resource's line.
     pub fn event(&mut self, event: &StackEvent) {
         let place = self.progress.see(event);
         let Some(bar) = &self.bar else {
@@ -92,7 +92,7 @@ impl Step {
         bar.set_position(self.progress.done().try_into().unwrap_or(u64::MAX));
         let Some((place, begins)) = place else {
             bar.set_message(event.status.clone());
-            // Which way it goes stays to be seen.
+            // The start of a rollback must stay visible.
             if event.status.contains("ROLLBACK") {
                 self.line(event);
             }
@@ -113,7 +113,7 @@ impl Step {
         line.set_message(row.to_string());
     }
 
-    /// The resources' lines, as they are now, stay where they are.
+    /// Prints the resources' lines in their current state and stops updating them.
     pub fn keep_rows(&mut self) {
         let rows: Vec<_> = self.rows.drain(..).collect();
         for row in &rows {
@@ -127,7 +127,7 @@ impl Step {
         self.progress = Progress::default();
     }
 
-    /// What the step does now.
+    /// Shows what the step is doing.
     pub fn note(&mut self, note: impl Into<Cow<'static, str>>) {
         let note = note.into();
         match &self.bar {
@@ -143,13 +143,13 @@ impl Step {
         }
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub fn line(&mut self, line: impl Display) {
         self.reported = Instant::now();
         self.printer.message(format_args!("  {:8} {line}", self.name));
     }
 
-    /// Ends the step with what came of it.
+    /// Ends the step and prints its result and duration.
     pub fn done(mut self, outcome: impl Display) {
         self.keep_rows();
         let seconds = self.started.elapsed().as_secs_f64();

@@ -50,8 +50,8 @@ impl Server {
 
     /// Adds a node that belongs to no cluster, by the path of a server group or the usual one.
     ///
-    /// Such a node accepts any credentials. The cluster's are not sent: a node that another cluster has added since must not be
-    /// taken away from it.
+    /// Sends no credentials of the cluster to the node, which accepts any. If another cluster has added the node since, the call
+    /// fails instead of taking the node away from that cluster.
     pub fn add(
         &self,
         node: &Node,

@@ -155,7 +155,7 @@ pub(super) fn has_code(response: &HttpResponse, code: &str) -> bool {
     body.windows(code.len()).any(|part| part == code.as_bytes())
 }
 
-/// Whether there are no credentials that AWS accepts.
+/// Whether the credentials are missing or expired.
 pub(super) fn is_signed_out<E>(error: &SdkError<E>) -> bool
 where
     E: ProvideErrorMetadata + Error + 'static,

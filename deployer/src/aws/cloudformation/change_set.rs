@@ -126,7 +126,7 @@ impl ChangeSet {
             .send()
             .await;
         if let Err(error) = created {
-            // The SDK repeats a request whose answer was lost. Nobody else uses this name.
+            // Only this run uses the name, so if it exists, the SDK repeated a request whose answer was lost.
             let exists = error.code() == Some("AlreadyExistsException");
             if !exists {
                 let is_refused = matches!(error, SdkError::ServiceError(_));

@@ -119,7 +119,7 @@ pub(super) struct Budgets {
     pub resets: u8,
 }
 
-/// What is explored.
+/// The nodes, faults and limits that the model checker explores.
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
     /// The nodes, by the numbers of their names.
@@ -135,9 +135,9 @@ pub(super) struct Setup {
     pub tells_uuid: bool,
     /// Whether an agent gives its claim up after a refused initialisation although an earlier call may still be carried out.
     pub leaves_too_early: bool,
-    /// Whether buckets, groups and addresses are goal, and all of them refused for good.
+    /// Whether buckets, groups and addresses are requested, and all of them refused for good.
     pub extras_refused: bool,
-    /// Whether the servers' services never come up.
+    /// Whether the servers' services never start.
     pub services_down: bool,
     pub budgets: Budgets,
     /// Whether agents may be paused for longer than the margin between their last check of the lease and the initialisation.
@@ -229,7 +229,7 @@ pub(super) struct Agent {
     asked: Option<Row>,
     /// The claim of the inspections and deadlines: its generation, and its end in seconds from now by this node's clock.
     claim: Option<(u8, Option<i16>)>,
-    /// What is left of the lease of `asked`.
+    /// Time left of the lease of `asked`.
     lease_left: Option<i16>,
     inspections: BTreeMap<u8, bool>,
     was_blind: bool,
