@@ -7,15 +7,12 @@ use std::{
 
 use anyhow::Context;
 use aws_credential_types::Credentials;
-pub use cbbootstrap_cli::environment::variable;
+use cbbootstrap_cli::{environment::variable, failure::Failure};
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
 use ureq::{Agent, Body, http::Response};
 
-use crate::{
-    failure::Failure,
-    http::{self, Trust},
-};
+use crate::http::{self, Trust};
 
 /// EC2's service, and those that hand out credentials, answer at once or are not there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

@@ -6,6 +6,7 @@ use cbbootstrap_cli::{
     console::{Output, OutputArgs},
     failure::Program,
     manuals::ManualCommand,
+    values::Auth,
 };
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
@@ -56,16 +57,6 @@ impl Command {
             Self::Discover(_) | Self::Manual(_) => Output::Text,
         }
     }
-}
-
-/// Who may call the API.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Auth {
-    /// Anyone; a cluster's secret protects its record
-    #[default]
-    None,
-    /// Callers with AWS credentials, such as the role of the instance or the task (Signature Version 4)
-    Iam,
 }
 
 /// Which record, at which API.
@@ -174,12 +165,13 @@ pub struct ClusterArgs {
     pub memory_quota: Quota,
     /// Bucket to create unless it exists, with its memory on each node in MB; can be repeated
     #[arg(
+        id = "bucket",
         long = "bucket",
         env = "CBBOOTSTRAP_BUCKETS",
         value_delimiter = ',',
         value_name = "NAME:MB[:REPLICAS]"
     )]
-    pub bucket: Vec<Bucket>,
+    pub buckets: Vec<Bucket>,
     /// Server group of the node, such as its availability zone; created if missing
     #[arg(long, env = "CBBOOTSTRAP_SERVER_GROUP", value_name = "NAME")]
     pub server_group: Option<String>,

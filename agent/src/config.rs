@@ -4,14 +4,13 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use cbbootstrap_cli::{
     command_line::Parsed,
+    failure::Failure,
     files,
     options_file::{FileOption, FileOptions, check_keys},
     text,
 };
 use clap::{Arg, Command};
 use serde_yaml::{Mapping, Value};
-
-use crate::failure::Failure;
 
 /// What a file cannot set: itself, and what belongs to one call of a command.
 const NOT_IN_FILES: [&str; 6] = ["help", "version", "config", "output", "format", "until_ready"];

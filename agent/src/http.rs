@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cbbootstrap_cli::failure::Failure;
 use thiserror::Error;
 use ureq::{
     Agent, Body, Timeout,
@@ -14,8 +15,6 @@ use ureq::{
     http::{Response, StatusCode, Uri},
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
-
-use crate::failure::Failure;
 
 /// Time limit for a connection: a host that is gone does not answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -117,32 +116,48 @@ pub fn client(trust: &Trust, use_proxy: bool, limit: Duration) -> Agent {
     config.build().new_agent()
 }
 
-/// Why a request got no answer.
+/// Why a call failed. An error never contains a password or a form that holds one.
 #[derive(Debug, Error)]
-pub enum NoAnswer {
+pub enum CallError {
     /// There was no connection, or it broke.
     #[error("{0}")]
     Unreachable(String),
-    /// The server accepted the connection and did not answer in time.
+    /// The server accepted the connection and did not answer in time, or answered that it fails.
     #[error("{0}")]
-    Late(String),
+    Failing(String),
+    /// Its certificate is not trusted, or nothing vouches for it.
     #[error("{0}")]
-    UntrustedCertificate(String),
+    Untrusted(String),
+    #[error("it has another user name or password")]
+    Unauthorized,
+    /// It refused with this status and message.
+    #[error("{1}")]
+    Refused(StatusCode, String),
+    /// Its answer is not that of the expected program.
+    #[error("{0}")]
+    Unexpected(String),
 }
 
-impl NoAnswer {
-    fn new(url: &str, error: &ureq::Error) -> Self {
+impl CallError {
+    fn without_answer(url: &str, error: &ureq::Error) -> Self {
         let why = format!("{url} does not answer: {}", reason(error));
         match error {
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => Self::Unreachable(why),
-            ureq::Error::Timeout(_) => Self::Late(why),
-            ureq::Error::Rustls(_) => Self::UntrustedCertificate(why),
+            ureq::Error::Timeout(_) => Self::Failing(why),
+            ureq::Error::Rustls(_) => Self::Untrusted(why),
             // An I/O error carries the error of a TLS handshake.
             ureq::Error::Io(error) if error.to_string().contains("certificate") => {
-                Self::UntrustedCertificate(why)
+                Self::Untrusted(why)
             }
             _ => Self::Unreachable(why),
         }
+    }
+
+    /// Whether the server will refuse the same call again.
+    pub fn is_permanent(&self) -> bool {
+        // Request timeout, conflict, locked, too many requests.
+        matches!(self, Self::Refused(status, _)
+            if status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 423 | 429))
     }
 }
 
@@ -151,13 +166,13 @@ pub fn read(
     url: &str,
     sent: Result<Response<Body>, ureq::Error>,
     max_bytes: u64,
-) -> Result<(StatusCode, String), NoAnswer> {
+) -> Result<(StatusCode, String), CallError> {
     let read = sent.and_then(|mut answer| {
         let body = answer.body_mut().with_config().limit(max_bytes);
         let text = body.read_to_string()?;
         Ok((answer.status(), text))
     });
-    read.map_err(|error| NoAnswer::new(url, &error))
+    read.map_err(|error| CallError::without_answer(url, &error))
 }
 
 fn reason(error: &ureq::Error) -> String {

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
+use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::Node;
 use gethostname::gethostname;
 use serde::Deserialize;
 
 use crate::{
     aws::{self, Metadata},
-    failure::Failure,
     values,
 };
 

@@ -24,11 +24,7 @@ mod server;
 mod settings;
 mod values;
 
-use cbbootstrap_cli::{
-    command_line,
-    console::Console,
-    failure::{self, Exit},
-};
+use cbbootstrap_cli::{command_line, console::Console, failure::Exit};
 use cli::Cli;
 use printer::Printer;
 

@@ -9,9 +9,7 @@ use std::{
     path::Path,
 };
 
-use cbbootstrap_cli::{environment, files, text};
-
-use crate::failure::Failure;
+use cbbootstrap_cli::{environment, failure::Failure, files, text};
 
 /// A secret. Its `Debug` form hides it.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! `discover`: prints the nodes to connect to.
 
+use cbbootstrap_cli::failure::{Exit, Failure};
 use cbbootstrap_protocol::{
-    names::{ClusterId, Node, Uuid},
-    trust::ClusterKeys,
+    names::{Node, Uuid},
     wire::State,
 };
 use serde_json::json;
@@ -12,20 +12,19 @@ use super::{
     clock::{Attempt, Clock},
 };
 use crate::{
-    api::ApiError,
+    api::{Api, ApiError},
     cli::{DiscoverArgs, Format},
-    failure::{Exit, Failure},
     printer::Printer,
-    record::Record,
-    settings::{self, Patience},
+    record::ClusterRecord,
+    settings,
 };
 
 pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let clock = Clock::new(Patience::from(args.wait), printer);
-    let (api, keys) = settings::api(args.api, args.insecure, clock.deadline())?;
+    let clock = Clock::new(args.wait, printer);
+    let api = settings::api(args.api, args.insecure, clock.deadline)?;
     let id = &api.cluster_id;
     let record = clock.repeat(|| {
-        let why = match api.status(None).map(|answer| answer.map(|answer| answer.record())) {
+        let why = match api.status(None) {
             Ok(Some(record)) if record.state == State::Ready => return Ok(Attempt::Done(record)),
             Ok(Some(record)) => {
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)
@@ -39,7 +38,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
         }
         Ok(Attempt::wait(why))
     })?;
-    let nodes = trusted_nodes(&record, keys.as_ref(), id)?;
+    let nodes = trusted_nodes(&record, &api)?;
     let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
     printer.line(match args.format {
         Format::Text => names.join("\n"),
@@ -55,18 +54,14 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
 }
 
 /// The nodes of the record; with a secret, only those that are attested with it.
-fn trusted_nodes<'r>(
-    record: &'r Record,
-    keys: Option<&ClusterKeys>,
-    id: &ClusterId,
-) -> Result<Vec<&'r Node>, Failure> {
+fn trusted_nodes<'r>(record: &'r ClusterRecord, api: &Api) -> Result<Vec<&'r Node>, Failure> {
     let mut nodes = record.nodes();
-    let Some(keys) = keys else {
+    let Some(keys) = &api.keys else {
         return Ok(nodes);
     };
     nodes.retain(|node| {
         let member = record.member(node).zip(record.cluster_uuid.as_ref());
-        member.is_some_and(|(member, uuid)| member.is_attested(keys, id, uuid))
+        member.is_some_and(|(member, uuid)| member.is_attested(keys, &api.cluster_id, uuid))
     });
     if nodes.is_empty() {
         return Err(Failure::refused("no member of the cluster is attested with this secret")

@@ -1,24 +1,24 @@
 //! `leave`: moves the node's data to the others, takes the node out of its cluster, and tells the API.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
+use cbbootstrap_cli::failure::{Exit, Failure};
 use cbbootstrap_protocol::{names::Uuid, wire::State};
 use serde::Serialize;
 
 use super::{
     api_failure,
     clock::{Attempt, Clock},
-    lock,
-    rebalances::Rebalances,
+    lock, rebalances,
 };
 use crate::{
     api::{Api, ApiError},
     cli::LeaveArgs,
-    decision::{self, Action, Admission, Memory, obstacle},
-    failure::{Exit, Failure},
+    decision::{self, Action, Admission, Memory},
+    http::CallError,
     printer::Printer,
-    server::{Error, Membership, View},
-    settings::{self, Here, Patience},
+    server::{Membership, View},
+    settings::{self, Here},
 };
 
 /// This many members are asked about the node's name: each may take a while not to answer.
@@ -44,8 +44,8 @@ impl fmt::Display for LeaveOutcome {
 }
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let clock = Clock::new(Patience::from(args.wait), printer);
-    let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
+    let clock = Clock::new(args.wait, printer);
+    let (mut here, api) = settings::here(args.api, args.server, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
     let mut leaving = Leaving {
         here: &here,
@@ -54,24 +54,24 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
         is_checked: false,
         generation: None,
         is_on_its_way: false,
-        rebalances: Rebalances::default(),
+        memory: Memory::default(),
     };
     clock.repeat(|| leaving.round())?;
     if !leaving.is_on_its_way {
         leaving.check_name()?;
     }
+    let generation = leaving.generation;
     // Only the server that made a claim can give it up.
-    let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
-    let initial_node =
-        clock.repeat(|| match api.leave(&here.node, node_uuid.as_ref(), leaving.generation) {
-            Ok(answer) => Ok(Attempt::Done(Some(answer.record().initial_node.to_string()))),
-            Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
-            Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => {
-                Ok(Attempt::Done(None))
-            }
-            Err(error) => Err(api_failure(error)),
-        })?;
-    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), here.node.to_string());
+    here.identity.node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
+    let initial_node = clock.repeat(|| match api.leave(&here.identity, generation) {
+        Ok(record) => Ok(Attempt::Done(Some(record.initial_node.to_string()))),
+        Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
+        Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => {
+            Ok(Attempt::Done(None))
+        }
+        Err(error) => Err(api_failure(error)),
+    })?;
+    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), here.identity.node.to_string());
     printer.result(&LeaveOutcome { cluster_id, node, initial_node })?;
     Ok(Exit::Done)
 }
@@ -84,7 +84,7 @@ struct Leaving<'r> {
     /// The record's generation, where it is known.
     generation: Option<u64>,
     is_on_its_way: bool,
-    rebalances: Rebalances,
+    memory: Memory,
 }
 
 impl Leaving<'_> {
@@ -102,7 +102,7 @@ impl Leaving<'_> {
                 return Ok(Attempt::Done(()));
             }
             // While it is reset, it may already have lost the password.
-            Err(Error::Unauthorized) if !self.is_on_its_way => {
+            Err(CallError::Unauthorized) if !self.is_on_its_way => {
                 return Err(Failure::refused(
                     "the server has another user name or password; nothing was changed",
                 )
@@ -116,8 +116,8 @@ impl Leaving<'_> {
             self.is_checked = true;
         }
         // The purpose is reached only when the node is out.
-        self.rebalances.watch(&self.here.server, &view, false, self.printer)?;
-        let action = next_action(&view, &self.rebalances.memory());
+        rebalances::watch(&mut self.memory, &self.here.server, &view, false, self.printer)?;
+        let action = next_action(&view, &self.memory, Instant::now());
         self.act(action, &view).map(Attempt::wait)
     }
 
@@ -137,15 +137,14 @@ impl Leaving<'_> {
                 Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
             },
             Action::Rebalance { known, removed } => {
-                match self.rebalances.start(server, &known, this, &removed, self.printer) {
-                    Ok(true) => {
-                        self.is_on_its_way = true;
-                        self.printer.step("rebalance: this node's data moves to the others");
-                        "a rebalance runs".to_owned()
-                    }
-                    Ok(false) => "another rebalance runs".to_owned(),
-                    Err(why) => why,
+                let memory = &mut self.memory;
+                let (is_started, why) =
+                    rebalances::start(memory, server, &known, this, &removed, self.printer);
+                if is_started {
+                    self.is_on_its_way = true;
+                    self.printer.step("rebalance: this node's data moves to the others");
                 }
+                why
             }
             _ => {
                 return Err(Failure::refused(
@@ -163,7 +162,7 @@ impl Leaving<'_> {
         let Some(uuid) = self.same_name_member() else {
             return Ok(());
         };
-        let node = &self.here.node;
+        let node = &self.here.identity.node;
         Err(Failure::refused(format!(
             "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server is another one: two machines have the same name; nothing was changed"
         ))
@@ -173,9 +172,10 @@ impl Leaving<'_> {
 
     /// The server UUID of another, healthy member under this node's name.
     fn same_name_member(&self) -> Option<Uuid> {
-        let Here { node, server, peers, .. } = self.here;
+        let Here { identity, server, peers } = self.here;
+        let node = &identity.node;
         let (pools, own) = (server.pools().ok()?, server.own_info().ok()?);
-        let record = self.api.status(Some(node)).ok()??.record();
+        let record = self.api.status(Some(node)).ok()??;
         if record.state != State::Ready || record.member(node).is_none() {
             return None;
         }
@@ -193,15 +193,16 @@ impl Leaving<'_> {
 
     /// The server must belong to the API's cluster, if the API has one, and another member must remain.
     fn check(&mut self, view: &View) -> anyhow::Result<()> {
-        let record = match self.api.status(Some(&self.here.node)) {
-            Ok(Some(answer)) => answer.record(),
+        let node = &self.here.identity.node;
+        let record = match self.api.status(Some(node)) {
+            Ok(Some(record)) => record,
             // The last step needs the API; the data can already move.
             Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
             Err(error) => return Err(api_failure(error)),
         };
         self.generation = Some(record.generation);
-        let is_only_member = record.state == State::Ready
-            && record.nodes().into_iter().all(|node| *node == self.here.node);
+        let is_only_member =
+            record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
         let (id, own) = (self.api.cluster_id.as_str(), &view.uuid);
         let failure = match &record.cluster_uuid {
             Some(recorded) if recorded != own => Failure::refused(format!(
@@ -219,7 +220,7 @@ impl Leaving<'_> {
 }
 
 /// Decides the next step out of the cluster. The last active node is done: it cannot leave.
-fn next_action(view: &View, memory: &Memory) -> Action {
+fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     let Some(this) = view.this() else {
         return Action::Wait("the server does not list itself yet".to_owned());
     };
@@ -233,18 +234,13 @@ fn next_action(view: &View, memory: &Memory) -> Action {
     if this.membership == Membership::Added && !this.is_recovering {
         return Action::Eject(this.otp.clone());
     }
-    if let Some(action) = obstacle(view, memory) {
+    if let Some(action) = decision::obstacle(view, memory, now) {
         return action;
     }
-    if !memory.rest.is_zero() {
-        return decision::rest(memory.rest);
-    }
-    let removed = view
+    let failed_over = view
         .nodes
         .iter()
         .filter(|node| node.membership == Membership::FailedOver && !node.is_asked);
-    Action::Rebalance {
-        known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
-        removed: removed.map(|node| node.name.clone()).collect(),
-    }
+    let removed = failed_over.map(|node| node.name.clone()).collect();
+    decision::rebalance(view, removed, memory, now)
 }

@@ -7,13 +7,13 @@ mod rebalances;
 mod status;
 mod up;
 
+use cbbootstrap_cli::failure::{Exit, Failure};
 use clap::CommandFactory;
 
 use self::clock::{Attempt, Clock};
 use crate::{
     api::ApiError,
     cli::{Cli, Command},
-    failure::{Exit, Failure},
     lock::Lock,
     printer::Printer,
     server::Server,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use ureq::http::StatusCode;
 
-use super::{Error, Server};
+use super::Server;
+use crate::http::CallError;
 
 /// A server's description of itself, which needs no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,18 +234,18 @@ pub(super) fn host_in(hostname: String) -> String {
 }
 
 impl Server {
-    pub fn pools(&self) -> Result<Pools, Error> {
+    pub fn pools(&self) -> Result<Pools, CallError> {
         let answer: PoolsAnswer = self.get("/pools")?;
         answer.pools().ok_or_else(|| {
             let url = &self.url;
-            Error::Unexpected(format!(
+            CallError::Unexpected(format!(
                 "{url}/pools does not tell whether the server belongs to a cluster"
             ))
         })
     }
 
     /// The server's cluster; `None` if it is not provisioned.
-    pub fn cluster(&self) -> Result<Option<View>, Error> {
+    pub fn cluster(&self) -> Result<Option<View>, CallError> {
         match self.pools()?.uuid {
             Some(uuid) => self.view(uuid),
             None => Ok(None),
@@ -252,31 +253,31 @@ impl Server {
     }
 
     /// The same, for a known UUID of the cluster.
-    pub fn view(&self, uuid: Uuid) -> Result<Option<View>, Error> {
+    pub fn view(&self, uuid: Uuid) -> Result<Option<View>, CallError> {
         let answer: ClusterAnswer = match self.get("/pools/default") {
-            Err(Error::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
+            Err(CallError::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
             other => other?,
         };
         Ok(Some(answer.view(uuid)))
     }
 
     /// Whether the server belongs to a cluster. Needs no credentials.
-    pub fn is_provisioned(&self) -> Result<bool, Error> {
+    pub fn is_provisioned(&self) -> Result<bool, CallError> {
         match self.pools() {
             Ok(pools) => Ok(pools.uuid.is_some()),
-            Err(Error::Unauthorized) => Ok(true),
+            Err(CallError::Unauthorized) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
     /// The certificates of the authorities that the server trusts, its own among them, in PEM. Needs no credentials.
-    pub fn authorities(&self) -> Result<Vec<String>, Error> {
+    pub fn authorities(&self) -> Result<Vec<String>, CallError> {
         let answer: Vec<Authority> = self.get("/pools/default/trustedCAs")?;
         Ok(answer.into_iter().map(|authority| authority.pem).collect())
     }
 
     /// The rebalance that runs, or the result of the last one.
-    pub fn rebalance(&self) -> Result<Rebalance, Error> {
+    pub fn rebalance(&self) -> Result<Rebalance, CallError> {
         let tasks: Vec<Task> = self.get("/pools/default/tasks")?;
         let task = tasks.into_iter().find(|task| task.kind == "rebalance");
         Ok(task.map_or_else(Rebalance::default, |task| Rebalance {
@@ -285,11 +286,11 @@ impl Server {
         }))
     }
 
-    pub fn own_info(&self) -> Result<OwnInfo, Error> {
+    pub fn own_info(&self) -> Result<OwnInfo, CallError> {
         self.get("/nodes/self")
     }
 
-    pub fn groups(&self) -> Result<Groups, Error> {
+    pub fn groups(&self) -> Result<Groups, CallError> {
         self.get("/pools/default/serverGroups")
     }
 }

@@ -1,16 +1,13 @@
 //! Server group, buckets and alternate address. None delays the report or ends the run: a permanent refusal is a warning, and the
-//! run ends as [`Exit::Partial`](crate::failure::Exit::Partial).
+//! run ends as [`Exit::Partial`](cbbootstrap_cli::failure::Exit::Partial).
 
 use ureq::http::StatusCode;
 
-use super::{Attempt, Round, Run};
-use crate::{
-    decision::Extra,
-    server::{Error, View},
-};
+use super::{Attempt, RoundEnd, Run};
+use crate::{decision::Extra, http::CallError, server::View};
 
 impl Run<'_> {
-    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> Round {
+    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> RoundEnd {
         let done = match extra {
             Extra::Group => self.set_group(view),
             Extra::Bucket(name) => self.create_bucket(name),
@@ -24,7 +21,7 @@ impl Run<'_> {
             }
             (Ok(done), extra) => {
                 self.printer.step(done);
-                self.state.done.settled.insert(extra.clone());
+                self.state.memory.settled.insert(extra.clone());
                 Attempt::Again
             }
             (Err(error), extra) if error.is_permanent() => self.note_refusal(extra, &error),
@@ -32,10 +29,10 @@ impl Run<'_> {
         }
     }
 
-    fn note_refusal(&mut self, extra: &Extra, error: &Error) -> Round {
+    fn note_refusal(&mut self, extra: &Extra, error: &CallError) -> RoundEnd {
         let what = match extra {
             Extra::Group => {
-                format!("server group `{}`", self.plan.group.as_deref().unwrap_or_default())
+                format!("server group `{}`", self.args.server_group.as_deref().unwrap_or_default())
             }
             Extra::Bucket(name) => format!("bucket `{name}`"),
             Extra::AlternateAddress => "alternate address".to_owned(),
@@ -53,20 +50,20 @@ impl Run<'_> {
             "the server refuses the {what}: {error}; the node is a member without it"
         ));
         self.state.refused.push(what);
-        self.state.done.settled.insert(extra.clone());
+        self.state.memory.settled.insert(extra.clone());
         Attempt::Again
     }
 
     /// The first node renames the group that its server begins in, or moves if another node has created the wanted one. A node
     /// that was not initialised by this run stays where its operators have put it.
-    fn set_group(&self, view: &View) -> Result<String, Error> {
-        let wanted = self.plan.group.as_deref().unwrap_or_default();
-        let refusal = |why: String| Err(Error::Refused(StatusCode::BAD_REQUEST, why));
+    fn set_group(&self, view: &View) -> Result<String, CallError> {
+        let wanted = self.args.server_group.as_deref().unwrap_or_default();
+        let refusal = |why: String| Err(CallError::Refused(StatusCode::BAD_REQUEST, why));
         if !self.is_enterprise() {
             return refusal("Community Edition has no server groups".to_owned());
         }
         let Some(this) = view.this() else {
-            return Err(Error::Unreachable("the server does not list itself yet".to_owned()));
+            return Err(CallError::Unreachable("the server does not list itself yet".to_owned()));
         };
         let server = &self.here.server;
         let groups = server.groups()?;
@@ -78,7 +75,7 @@ impl Run<'_> {
                 server.rename_group(own, wanted)?;
                 Ok(format!("group: `{wanted}`"))
             }
-            _ if !self.state.done.has_initialised => {
+            _ if !self.state.memory.has_initialised => {
                 let group = this.group.as_deref().unwrap_or("another one");
                 refusal(format!(
                     "it is in the server group `{group}`, and only a person may move it"
@@ -90,27 +87,27 @@ impl Run<'_> {
             }
             (_, None) => {
                 server.create_group(wanted)?;
-                Err(Error::Unreachable(format!("the server group `{wanted}` is being created")))
+                Err(CallError::Unreachable(format!("the server group `{wanted}` is being created")))
             }
         }
     }
 
-    fn create_bucket(&self, name: &str) -> Result<String, Error> {
-        let Some(bucket) = self.plan.buckets.iter().find(|bucket| bucket.name == name) else {
+    fn create_bucket(&self, name: &str) -> Result<String, CallError> {
+        let Some(bucket) = self.args.buckets.iter().find(|bucket| bucket.name == name) else {
             return Ok(format!("bucket: `{name}`"));
         };
         self.here.server.create_bucket(bucket)?;
         Ok(format!("bucket: `{name}`, {} MB on each node", bucket.quota))
     }
 
-    fn set_alternate_address(&self) -> Result<String, Error> {
-        let address = self.plan.alternate_address.as_ref();
+    fn set_alternate_address(&self) -> Result<String, CallError> {
+        let address = self.args.alternate_address.as_ref();
         let host = address.map(|address| address.host().to_string()).unwrap_or_default();
         self.here.server.set_alternate_address(&host)?;
         Ok(format!("alternate address: {host}"))
     }
 }
 
-fn wait_for_bucket(name: &str) -> Round {
+fn wait_for_bucket(name: &str) -> RoundEnd {
     Attempt::wait(format!("the bucket `{name}` is being created"))
 }

@@ -6,17 +6,34 @@ use std::{
     time::Instant,
 };
 
+use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
 
-use super::{Attempt, Round, Run};
+use super::{Attempt, RoundEnd, Run};
 use crate::{
-    commands::clock::Wait,
     decision::{Inspection, LEASE_MARGIN},
-    failure::Failure,
-    http::{Deadline, Trust},
-    server::{Error, FirstNode, Server},
-    settings::buckets_too_big,
+    http::{self, CallError, Deadline, Trust},
+    server::Server,
+    values::Bucket,
 };
+
+/// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
+pub(super) fn check_buckets(buckets: &[Bucket], quota: u64) -> Result<(), Failure> {
+    for (index, bucket) in buckets.iter().enumerate() {
+        if buckets[..index].iter().any(|other| other.name == bucket.name) {
+            return Err(Failure::usage(format!("the bucket `{}` is given twice", bucket.name))
+                .hint("give each `--bucket` once; an existing one is not changed"));
+        }
+    }
+    let needed: u64 = buckets.iter().map(|bucket| bucket.quota).sum();
+    if needed > quota {
+        return Err(Failure::usage(format!(
+            "the buckets need {needed} MB on each node, and the data service has {quota} MB"
+        ))
+        .hint("raise `--memory-quota`, or give the buckets less (`--bucket`)"));
+    }
+    Ok(())
+}
 
 impl Run<'_> {
     /// Makes slow checks and finds wrong options before the claim, because the lease only covers the initialisation. Returns why
@@ -25,7 +42,7 @@ impl Run<'_> {
         if let Some(why) = self.check_node()? {
             return Ok(Some(why));
         }
-        let services = &self.plan.services;
+        let services = &self.args.services;
         if !self.is_enterprise() && !services.exist_in_community() {
             return Err(Failure::usage(format!(
                 "Community Edition does not support the services {services} on one node"
@@ -38,26 +55,21 @@ impl Run<'_> {
 
     /// The data service's memory in MB.
     fn quota(&self) -> Result<u64, Failure> {
-        let quota =
-            self.plan.quota.megabytes(self.state.memory_bytes, &self.plan.services).map_err(
-                |why| {
-                    Failure::usage(format!("--memory-quota: {why}"))
-                        .hint("`auto` chooses a quota that fits the node")
-                },
-            )?;
-        let buckets: u64 = self.plan.buckets.iter().map(|bucket| bucket.quota).sum();
-        if buckets > quota {
-            return Err(buckets_too_big(buckets, quota));
-        }
+        let quota = self.args.memory_quota.megabytes(self.state.memory_bytes, &self.args.services);
+        let quota = quota.map_err(|why| {
+            Failure::usage(format!("--memory-quota: {why}"))
+                .hint("`auto` chooses a quota that fits the node")
+        })?;
+        check_buckets(&self.args.buckets, quota)?;
         Ok(quota)
     }
 
     /// Couchbase Server accepts a name only if it leads to the host. Returns why to wait if the name cannot be resolved yet.
     fn check_node(&self) -> Result<Option<String>, Failure> {
-        if !self.here.is_local {
+        if !http::is_local(&self.here.server.url) {
             return Ok(None);
         }
-        let node = &self.here.node;
+        let node = self.node();
         let addresses = match (node.host().to_string().as_str(), 0).to_socket_addrs() {
             Ok(addresses) => addresses,
             Err(error) => return Ok(Some(format!("`{node}` cannot be resolved yet: {error}"))),
@@ -80,7 +92,7 @@ impl Run<'_> {
     }
 
     /// Inspects the servers of nodes that lost their claims, all at once. An unclear one may be a cluster: it is inspected again.
-    pub(super) fn inspect(&mut self, nodes: &[Node]) -> Round {
+    pub(super) fn inspect(&mut self, nodes: &[Node]) -> RoundEnd {
         let deadline = self.here.peers.deadline;
         let inspections: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> =
@@ -101,7 +113,7 @@ impl Run<'_> {
             };
             self.printer.step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
             self.state
-                .done
+                .memory
                 .inspections
                 .extend(inspection.ok().map(|inspection| (node.clone(), inspection)));
         }
@@ -110,7 +122,7 @@ impl Run<'_> {
         };
         let id = self.api.cluster_id.as_str();
         Attempt::Wait(
-            Wait::new(format!(
+            Failure::new(format!(
                 "`{node}`, which lost its claim, does not answer whether it belongs to a cluster: {why}"
             ))
             .hint(format!(
@@ -120,48 +132,44 @@ impl Run<'_> {
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
-    pub(super) fn give_up_claim(&mut self, node: &Node) -> Round {
+    pub(super) fn give_up_claim(&mut self, node: &Node) -> RoundEnd {
         let generation = self.record().map(|record| record.generation);
-        if let Err(error) =
-            self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), generation)
-        {
+        if let Err(error) = self.api.leave(&self.here.identity, generation) {
             return Attempt::wait(format!("the claim cannot be given up yet: {error}"));
         }
         self.printer.warning(format_args!(
             "`{node}` has initialised its server without reporting it: this node gives its claim up, so that `{node}` can report"
         ));
-        self.state.occupied = Some((node.clone(), Instant::now()));
+        self.state.memory.occupied_by = Some((node.clone(), Instant::now()));
         Attempt::Again
     }
 
     /// Initialises the cluster. If the server refuses, the claim is given up: other nodes need not wait until it expires.
-    pub(super) fn initialise(&mut self) -> anyhow::Result<Round> {
+    pub(super) fn initialise(&mut self) -> anyhow::Result<RoundEnd> {
         let Some(record) = self.record() else {
             return Ok(Attempt::Again);
         };
         // Right before the call: it must end before the lease does.
-        if record.lease_left.is_some_and(|left| left < LEASE_MARGIN) {
+        if record.lease_left(Instant::now()).is_some_and(|left| left < LEASE_MARGIN) {
             return Ok(Attempt::Again);
         }
-        let quota = self.quota()?;
-        let services = &self.plan.services;
-        let first = FirstNode {
-            node: &self.here.node.host().to_string(),
-            services: &services.codes(),
+        let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
+        match self.here.server.initialise(
+            self.node(),
+            services,
             quota,
-            cluster_name: self.plan.cluster_name.as_deref(),
-            administrator: &self.here.peers.administrator,
-            is_enterprise: self.is_enterprise(),
-        };
-        match self.here.server.initialise(&first) {
+            self.args.cluster_name.as_deref(),
+            &self.here.peers.administrator,
+            self.is_enterprise(),
+        ) {
             Ok(()) => {
-                self.state.done.has_initialised = true;
+                self.state.memory.has_initialised = true;
                 self.printer.step(format_args!(
                     "initialise: a cluster of one node, {quota} MB, {services}"
                 ));
                 Ok(Attempt::Again)
             }
-            Err(error) if error.is_permanent() => self.end_refused(&error, record.generation),
+            Err(error) if error.is_permanent() => self.end_refused(&error, generation),
             // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
                 self.state.may_be_under_way = true;
@@ -171,7 +179,7 @@ impl Run<'_> {
     }
 
     /// The server has refused. It may still have carried out an earlier request with a lost answer.
-    fn end_refused(&self, error: &Error, generation: u64) -> anyhow::Result<Round> {
+    fn end_refused(&self, error: &CallError, generation: u64) -> anyhow::Result<RoundEnd> {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
             return Ok(Attempt::wait(format!("initialise: {error}")));
         }
@@ -179,7 +187,7 @@ impl Run<'_> {
             "an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then"
         } else {
             // A claim that cannot be given up expires.
-            let _ = self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), Some(generation));
+            let _ = self.api.leave(&self.here.identity, Some(generation));
             "the message is the server's; nothing was changed, and another node may begin"
         };
         let why = format!("the server refuses to initialise the cluster: {error}");
@@ -195,7 +203,7 @@ fn inspect(node: &Node, deadline: Deadline) -> Result<Inspection, String> {
         match Server::on_node(node, trust, None, deadline).is_provisioned() {
             Ok(true) => return Ok(Inspection::Provisioned),
             Ok(false) => return Ok(Inspection::Blank),
-            Err(Error::Unreachable(_) | Error::Untrusted(_)) => {}
+            Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => {}
             Err(error) => unclear = Some(error.to_string()),
         }
     }

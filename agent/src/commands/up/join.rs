@@ -5,15 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Node, Uuid};
 
-use super::{Attempt, Known, MAX_REFUSALS, Round, Run, untrusted};
+use super::{Attempt, MAX_REFUSALS, RoundEnd, Run, untrusted};
 use crate::{
-    commands::clock::{Wait, time_since},
-    decision::{self, Admission, OTHER_CREDENTIALS_LIMIT},
-    failure::Failure,
-    record::Record,
-    server::{Error, Server},
+    decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT},
+    http::CallError,
+    record::ClusterRecord,
+    server::Server,
 };
 
 /// A member that does not answer is skipped for this long.
@@ -39,7 +39,7 @@ pub(super) struct Joining {
 }
 
 /// The result of joining through one member: the end of the round, or why the member cannot add this node.
-type Joined = Result<Round, (Skip, String)>;
+type Joined = Result<RoundEnd, (Skip, String)>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Skip {
@@ -56,7 +56,11 @@ fn skip(reason: impl Into<String>) -> Joined {
 
 impl Run<'_> {
     /// Joins through the first member that can add this node.
-    pub(super) fn join(&mut self, members: &[Node], record: &Record) -> anyhow::Result<Round> {
+    pub(super) fn join(
+        &mut self,
+        members: &[Node],
+        record: &ClusterRecord,
+    ) -> anyhow::Result<RoundEnd> {
         let now = Instant::now();
         self.state.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
         self.state.joining.adding.take_if(|(_, since)| now - *since >= ADD_TIME);
@@ -96,8 +100,8 @@ impl Run<'_> {
                 .into());
         }
         // The members may have changed.
-        self.state.answer = Known::NotYet;
-        let wait = Wait::new(format!("no member can add this node: {reasons}"));
+        self.state.asked = Asked::NotYet;
+        let wait = Failure::new(format!("no member can add this node: {reasons}"));
         let id = self.api.cluster_id.as_str();
         Ok(Attempt::Wait(if skips.contains(&Skip::Unproven) {
             wait.hint("no password was sent to a server that nothing vouches for; do all nodes have the same secret (`--secret-file`)? A member whose certificate has changed needs `up` once more")
@@ -110,7 +114,7 @@ impl Run<'_> {
         }))
     }
 
-    fn join_through(&mut self, member: &Node, record: &Record) -> anyhow::Result<Joined> {
+    fn join_through(&mut self, member: &Node, record: &ClusterRecord) -> anyhow::Result<Joined> {
         let peers = &self.here.peers;
         if let Err(why) = peers.proof(member, record) {
             return Ok(Err((Skip::Unproven, why.to_owned())));
@@ -128,16 +132,16 @@ impl Run<'_> {
             Ok((server, Some(view))) => (server, view),
             Ok((_, None)) => return Ok(skip("it belongs to no cluster")),
             // The operator's authority is either right for all members or for none.
-            Err(Error::Untrusted(why)) if peers.keys.is_none() => {
+            Err(CallError::Untrusted(why)) if peers.keys.is_none() => {
                 return Err(untrusted(&why).into());
             }
-            Err(Error::Untrusted(why)) => return Ok(Err((Skip::Unproven, why))),
-            Err(Error::Unreachable(why) | Error::Failing(why)) => {
+            Err(CallError::Untrusted(why)) => return Ok(Err((Skip::Unproven, why))),
+            Err(CallError::Unreachable(why) | CallError::Failing(why)) => {
                 return Ok(Err((Skip::Dead, why)));
             }
             Err(error) => return Ok(skip(error.to_string())),
         };
-        let (node, own) = (&self.here.node, self.state.own_uuid.as_ref());
+        let (node, own) = (self.node(), self.here.identity.node_uuid.as_ref());
         match decision::admission(node, own, &view, record.cluster_uuid.as_ref()) {
             Admission::Add => {
                 self.state.joining.name_taken_since = None;
@@ -153,12 +157,12 @@ impl Run<'_> {
     /// Another server is a healthy member under this node's name. It may be this one, while it is being added.
     fn wait_for_name(&mut self, uuid: &Uuid) -> anyhow::Result<Joined> {
         let since = *self.state.joining.name_taken_since.get_or_insert_with(Instant::now);
-        let own = self.state.own_uuid.as_ref().map_or("unknown", Uuid::as_str);
+        let own = self.here.identity.node_uuid.as_ref().map_or("unknown", Uuid::as_str);
         let why = format!(
             "the cluster has a healthy member `{}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name",
-            self.here.node
+            self.node()
         );
-        if time_since(Some(since)) < OTHER_CREDENTIALS_LIMIT {
+        if since.elapsed() < OTHER_CREDENTIALS_LIMIT {
             return Ok(Ok(Attempt::wait(why)));
         }
         Err(Failure::refused(why).hint("give each machine its own `--node`").into())
@@ -169,18 +173,19 @@ impl Run<'_> {
             Ok(path) => path,
             Err(error) => return Ok(skip(error.to_string())),
         };
-        let services = self.plan.services.codes();
+        let services = self.args.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
         self.state.joining.adding = Some((member.clone(), Instant::now()));
-        let (node, tls) = (&self.here.node, self.is_enterprise());
-        match server.add(node, &services, group_path.as_deref(), tls) {
+        match server.add(self.node(), &services, group_path.as_deref(), self.is_enterprise()) {
             Ok(()) => {
                 self.state.joining.refusals = 0;
                 self.state.joining.adding = None;
                 self.printer.step(format_args!("join: added by `{member}`"));
                 Ok(Ok(Attempt::Again))
             }
-            Err(Error::Unreachable(why) | Error::Failing(why)) => Ok(Ok(Attempt::wait(why))),
+            Err(CallError::Unreachable(why) | CallError::Failing(why)) => {
+                Ok(Ok(Attempt::wait(why)))
+            }
             Err(error) => {
                 self.state.joining.adding = None;
                 self.state.joining.refusals += 1;
@@ -198,8 +203,8 @@ impl Run<'_> {
     }
 
     /// The path that adds a node to the wanted server group, which is created if necessary; `None` for the usual path.
-    fn group_path(&self, server: &Server) -> Result<Option<String>, Error> {
-        let Some(wanted) = self.plan.group.as_ref().filter(|_| self.is_enterprise()) else {
+    fn group_path(&self, server: &Server) -> Result<Option<String>, CallError> {
+        let Some(wanted) = self.args.server_group.as_ref().filter(|_| self.is_enterprise()) else {
             return Ok(None);
         };
         let find = || {

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
+use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::{names::Node, wire::State};
 
-use super::{Attempt, Known, MAX_REFUSALS, Round, Run, outcome::RESET};
+use super::{Attempt, MAX_REFUSALS, RoundEnd, Run, outcome::RESET};
 use crate::{
-    api::ApiError,
-    commands::api_failure,
-    failure::Failure,
-    record::Record,
-    server::{Error, View},
+    api::ApiError, commands::api_failure, decision::Asked, http::CallError, record::ClusterRecord,
+    server::View,
 };
 
 /// How long the first report of a cluster may wait for its attestation: other nodes wait for the report, and its lease runs.
@@ -19,16 +17,23 @@ const FIRST_ATTESTATION_LIMIT: Duration = Duration::from_secs(5);
 impl Run<'_> {
     /// Reports this node ready. The first report does not need the attestation, which a later one adds: otherwise another node
     /// could take the claim over.
-    pub(super) fn report(&mut self, view: &View, record: &Record) -> anyhow::Result<Round> {
+    pub(super) fn report(
+        &mut self,
+        view: &View,
+        record: &ClusterRecord,
+    ) -> anyhow::Result<RoundEnd> {
         let peers = &self.here.peers;
         let deadline = match record.state {
             State::Claimed => peers.deadline.or_after(FIRST_ATTESTATION_LIMIT),
             State::Ready => peers.deadline,
         };
-        let (node, server) = (&self.here.node, &self.here.server);
-        let attested = match peers.attest(node, server, view, self.is_enterprise(), deadline) {
+        let server = &self.here.server;
+        let attested = match peers.attest(self.node(), server, view, self.is_enterprise(), deadline)
+        {
             Ok(attested) => attested,
-            Err(error) if self.state.done.is_reported => return Ok(self.retry_attestation(&error)),
+            Err(error) if self.state.memory.is_reported => {
+                return Ok(self.retry_attestation(&error));
+            }
             Err(error) => {
                 self.printer.warning(format_args!(
                     "the report is not attested yet, and other nodes cannot join through this one: {error}"
@@ -36,21 +41,21 @@ impl Run<'_> {
                 None
             }
         };
-        let (generation, own_uuid) = (record.generation, self.state.own_uuid.as_ref());
-        match self.api.report_ready(node, own_uuid, &view.uuid, generation, attested) {
+        let identity = &self.here.identity;
+        match self.api.report_ready(identity, &view.uuid, record.generation, attested) {
             Ok(answer) => {
                 let and = if attested.is_some() { " and attested" } else { "" };
                 self.printer.step(format_args!("ready: reported{and}"));
                 self.learn(answer);
-                self.state.done.is_reported = true;
-                self.state.done.is_attested = attested.is_some();
+                self.state.memory.is_reported = true;
+                self.state.memory.is_attested = attested.is_some();
                 Ok(Attempt::Again)
             }
             Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
             Err(ApiError::Refused(problem)) => match problem.code.as_str() {
                 // The API's next answer names the node that has the cluster now.
                 "stale_generation" | "initial_node_not_ready" | "cluster_not_found" => {
-                    self.state.answer = Known::NotYet;
+                    self.state.asked = Asked::NotYet;
                     Ok(Attempt::wait(problem.detail))
                 }
                 "other_cluster" => {
@@ -60,8 +65,8 @@ impl Run<'_> {
                 "too_many_nodes" => {
                     self.printer.warning(&problem.detail);
                     self.state.refused.push("a place in the API's list of members".to_owned());
-                    self.state.done.is_reported = true;
-                    self.state.done.is_attested = true;
+                    self.state.memory.is_reported = true;
+                    self.state.memory.is_attested = true;
                     Ok(Attempt::Again)
                 }
                 _ => Err(api_failure(ApiError::Refused(problem))),
@@ -71,7 +76,7 @@ impl Run<'_> {
     }
 
     /// The membership is reported, but its attestation failed.
-    fn retry_attestation(&mut self, error: &Error) -> Round {
+    fn retry_attestation(&mut self, error: &CallError) -> RoundEnd {
         self.state.failed_attestations += 1;
         if self.state.failed_attestations < MAX_REFUSALS {
             return Attempt::wait(format!("this node cannot attest its membership yet: {error}"));
@@ -80,19 +85,24 @@ impl Run<'_> {
             "this node cannot attest its membership: {error}; other nodes do not join through it"
         ));
         self.state.refused.push("attestation".to_owned());
-        self.state.done.is_attested = true;
+        self.state.memory.is_attested = true;
         Attempt::Again
     }
 
     /// Asks other members whether this node is one of them: a server that has just started may not know that it was removed.
-    pub(super) fn confirm(&mut self, members: &[String], view: &View, record: &Record) -> Round {
+    pub(super) fn confirm(
+        &mut self,
+        members: &[String],
+        view: &View,
+        record: &ClusterRecord,
+    ) -> RoundEnd {
         let mut reasons = Vec::new();
         for name in members {
             let Ok(node) = Node::new(name) else { continue };
             let connected = self.here.peers.connect(&node, record, self.is_enterprise());
             reasons.push(match connected.and_then(|server| server.cluster()) {
                 Ok(Some(theirs)) if self.is_listed(view, &theirs) => {
-                    self.state.done.is_confirmed = true;
+                    self.state.memory.is_confirmed = true;
                     return Attempt::Again;
                 }
                 Ok(Some(theirs)) if theirs.uuid == view.uuid => {
@@ -101,7 +111,7 @@ impl Run<'_> {
                     ));
                 }
                 Ok(_) => format!("`{name}` belongs to another cluster or to none"),
-                Err(Error::Unauthorized) => format!("`{name}` has other credentials"),
+                Err(CallError::Unauthorized) => format!("`{name}` has other credentials"),
                 Err(error) => format!("`{name}`: {error}"),
             });
         }
@@ -115,7 +125,7 @@ impl Run<'_> {
     fn is_listed(&self, ours: &View, theirs: &View) -> bool {
         let this = ours.this();
         let own = this.and_then(|this| this.uuid.as_ref());
-        let listed = theirs.node(&self.here.node.host().to_string());
+        let listed = theirs.node(&self.node().host().to_string());
         let listed = listed.or_else(|| this.and_then(|this| theirs.node(&this.name)));
         theirs.uuid == ours.uuid
             && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)

@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
-    let other_credentials_for = |time| Memory { other_credentials_for: time, ..memory() };
+    let other_credentials_for =
+        |time| Memory { other_credentials_since: Some(ago(time)), ..memory() };
     let almost = OTHER_CREDENTIALS_LIMIT.checked_sub(Duration::from_millis(1));
     let away = OwnServer::Unreachable("the connection is refused".to_owned());
     #[rustfmt::skip]
@@ -12,7 +13,7 @@ fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
         (away, memory(), Waits("the connection is refused")),
         (OwnServer::OtherCredentials, other_credentials_for(Duration::ZERO), Waits("the server has other credentials")),
         (OwnServer::OtherCredentials, other_credentials_for(almost.unwrap()), Waits("may be on its way into the cluster")),
-        (OwnServer::OtherCredentials, other_credentials_for(OTHER_CREDENTIALS_LIMIT), refusal(Refusal::OtherCredentials)),
+        (OwnServer::OtherCredentials, other_credentials_for(OTHER_CREDENTIALS_LIMIT), stop(StopReason::OtherCredentials)),
     ];
     for (own, memory, expected) in cases {
         // Independent of the API.
@@ -26,7 +27,7 @@ fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
 fn blank_server_begins_the_cluster_or_joins() {
     let join = |members: &[&str]| Then(Join(nodes(members)));
     let lost = |recorded: Option<&str>| {
-        refusal(Refusal::Lost { recorded: recorded.map(uuid), own: Some(uuid(OWN)) })
+        stop(StopReason::Lost { recorded: recorded.map(uuid), own: Some(uuid(OWN)) })
     };
     #[rustfmt::skip]
     let cases = [
@@ -54,7 +55,7 @@ fn blank_server_begins_the_cluster_or_joins() {
     for (what, asked, expected) in cases {
         assert_next(what, &goal(), &blank(), &asked, &memory(), &expected);
     }
-    let unknown = refusal(Refusal::Lost { recorded: Some(uuid("c4")), own: None });
+    let unknown = stop(StopReason::Lost { recorded: Some(uuid("c4")), own: None });
     let asked = Has(ready(ME, &[ME]));
     assert_next("no UUID", &goal(), &OwnServer::Blank(None), &asked, &memory(), &unknown);
 }
@@ -132,10 +133,10 @@ fn server_initialised_without_effect_leaves_the_claim_to_others() {
 #[test]
 fn node_that_gave_its_claim_up_waits_for_the_other_cluster() {
     let occupied_for = |seconds| Memory {
-        occupied_by: Some((node(FIRST), Duration::from_secs(seconds))),
+        occupied_by: Some((node(FIRST), ago(Duration::from_secs(seconds)))),
         ..inspected(&[(FIRST, Inspection::Provisioned)])
     };
-    let occupied = || refusal(Refusal::Occupied(node(FIRST)));
+    let occupied = || stop(StopReason::Occupied(node(FIRST)));
     #[rustfmt::skip]
     let cases = [
         ("not asked", NotYet, 0, Then(GetRecord)),
@@ -157,7 +158,7 @@ fn node_joins_only_if_members_can_be_told_from_impostors() {
     let untrusting = Goal { trusts_members: false, ..goal() };
     #[rustfmt::skip]
     let cases = [
-        (joinable(), refusal(Refusal::NoTrust)),
+        (joinable(), stop(StopReason::NoTrust)),
         // The first node needs no other.
         (NotYet, Then(Claim)),
         (Has(claimed_by(ME, None)), Then(Initialise)),
