@@ -88,18 +88,19 @@ impl Api {
     pub fn claim(
         &self,
         identity: &Identity,
-        lease: Option<u64>,
+        lease: Option<Duration>,
     ) -> Result<ClusterRecord, ApiError> {
         let (cluster_id, node_ip_addr_or_hostname, node_uuid) = self.identify(identity);
+        let lease_seconds = lease.map(|lease| lease.as_secs());
         let request =
-            ClaimRequest { cluster_id, node_ip_addr_or_hostname, node_uuid, lease_seconds: lease };
+            ClaimRequest { cluster_id, node_ip_addr_or_hostname, node_uuid, lease_seconds };
         let sent = Instant::now();
         let (mut record, _) = self.post("/cluster", &request, Some(&identity.node))?;
         // This node's claim never lasts longer than it asked for, whatever the API answers.
         if record.is_initial
             && let (Some(end), Some(lease)) = (&mut record.lease_end, lease)
         {
-            *end = (*end).min(sent + Duration::from_secs(lease));
+            *end = (*end).min(sent + lease);
         }
         Ok(record)
     }

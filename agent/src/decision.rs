@@ -247,15 +247,14 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
     if record.lease_left(now).is_some_and(|left| left < LEASE_MARGIN) {
         return wait("this node's claim is about to expire; it claims again then");
     }
-    let inspection = |node: &Node| memory.inspections.get(node).copied();
-    let (seen, unseen): (Vec<_>, Vec<_>) =
-        record.previous.iter().cloned().partition(|node| inspection(node).is_some());
+    let (mut previous, inspections) = (record.previous.iter(), &memory.inspections);
+    let unseen = previous.clone().filter(|node| !inspections.contains_key(*node));
+    let unseen: Vec<_> = unseen.cloned().collect();
     if !unseen.is_empty() {
         return Action::Inspect(unseen);
     }
-    let mut seen = seen.into_iter();
-    match seen.find(|node| inspection(node) == Some(Inspection::Provisioned)) {
-        Some(node) => Action::GiveUpClaim(node),
+    match previous.find(|node| inspections.get(*node) == Some(&Inspection::Provisioned)) {
+        Some(node) => Action::GiveUpClaim(node.clone()),
         None => Action::Initialise,
     }
 }
@@ -284,7 +283,7 @@ fn member(goal: &Goal, view: &View, asked: &Asked, memory: &Memory, now: Instant
     };
     let first = &record.initial_node;
     let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
-    let is_in = |node: &Node| view.node(&node.host().to_string()).is_some();
+    let is_in = |node: &Node| view.member(node).is_some();
     // The record, or the claim, was taken over from a node of this cluster.
     let is_of_previous = record.previous.iter().any(|node| *node == goal.node || is_in(node));
     let refuse =
@@ -347,25 +346,13 @@ fn complete(
     if goal.attests && !memory.is_attested {
         return Action::Report(view.uuid.clone());
     }
-    let mut extras = goal.missing_extras(this, view, record).into_iter();
-    extras.find(|extra| !memory.settled.contains(extra)).map_or(Action::Done, Action::Settle)
-}
-
-impl Goal {
-    fn missing_extras(&self, this: &NodeInfo, view: &View, record: &ClusterRecord) -> Vec<Extra> {
-        let mut extras = Vec::new();
-        if self.group.is_some() && self.group != this.group {
-            extras.push(Extra::Group);
-        }
-        if record.is_initial {
-            let missing = self.buckets.iter().filter(|bucket| !view.buckets.contains(bucket));
-            extras.extend(missing.cloned().map(Extra::Bucket));
-        }
-        if self.has_alternate_address {
-            extras.push(Extra::AlternateAddress);
-        }
-        extras
-    }
+    let group = (goal.group.is_some() && goal.group != this.group).then_some(Extra::Group);
+    // The node that others join creates the buckets.
+    let buckets = goal.buckets.iter().filter(|_| record.is_initial);
+    let buckets = buckets.filter(|bucket| !view.buckets.contains(bucket)).cloned();
+    let address = goal.has_alternate_address.then_some(Extra::AlternateAddress);
+    let mut missing = group.into_iter().chain(buckets.map(Extra::Bucket)).chain(address);
+    missing.find(|extra| !memory.settled.contains(extra)).map_or(Action::Done, Action::Settle)
 }
 
 /// The next step until the cluster is balanced with this node in it; `None` if it is, or if a person has to decide.
@@ -478,7 +465,7 @@ pub fn admission(
     if !view.this().is_some_and(is_in) {
         return Admission::UnfitMember;
     }
-    let Some(listed) = view.node(&node.host().to_string()) else {
+    let Some(listed) = view.member(node) else {
         return if view.is_rebalancing {
             Admission::Later("a rebalance runs; no node can be added until it ends".to_owned())
         } else {

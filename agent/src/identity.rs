@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::Node;
 use gethostname::gethostname;
-use serde::Deserialize;
 
 use crate::{
     aws::{self, Metadata},
@@ -33,22 +32,9 @@ pub fn find_node() -> anyhow::Result<Node> {
 
 /// The name or address of the container's first network.
 fn container_name() -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Container {
-        #[serde(default)]
-        networks: Vec<Network>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Network {
-        #[serde(default)]
-        i_pv4_addresses: Vec<String>,
-        #[serde(rename = "PrivateDNSName")]
-        private_dns_name: Option<String>,
-    }
-    let network = aws::container_metadata::<Container>()?.networks.into_iter().next()?;
-    network.private_dns_name.or_else(|| network.i_pv4_addresses.into_iter().next())
+    let network = &aws::container_metadata()?["Networks"][0];
+    let name = network["PrivateDNSName"].as_str().or(network["IPv4Addresses"][0].as_str());
+    name.map(str::to_owned)
 }
 
 /// The host's name if it is a full one, or the full one in `/etc/hosts`, where Kubernetes writes a pod's.

@@ -7,10 +7,9 @@ use cbbootstrap_protocol::{
     names::{ClusterId, Node},
     trust::{Attestation, ClusterKeys, Fingerprint, Statement},
 };
-use ureq::tls::Certificate;
 
 use crate::{
-    http::{self, CallError, Deadline, Trust},
+    http::{CallError, Deadline, Trust},
     record::ClusterRecord,
     server::{Administrator, Server, View},
 };
@@ -94,7 +93,7 @@ impl Peers {
     /// fingerprint proves the answer.
     fn fetch_authority(&self, node: &Node, fingerprint: Fingerprint) -> Result<Trust, CallError> {
         let anyone = Server::on_node(node, Some(&Trust::Anyone), None, self.deadline);
-        let mut certificates = certificates(&anyone)?.into_iter();
+        let mut certificates = anyone.authorities()?.into_iter();
         let attested =
             certificates.find(|one| Fingerprint::of_certificate(one.der()) == fingerprint);
         attested.map(Trust::from_authority).ok_or_else(|| {
@@ -132,7 +131,7 @@ impl Peers {
 /// The authority by which other nodes can verify this node's certificate: the one by which this node can.
 fn own_authority(node: &Node, own: &Server, deadline: Deadline) -> Result<Fingerprint, CallError> {
     let mut last = CallError::Unexpected(format!("{} names no certificate authority", own.url));
-    for certificate in certificates(own)? {
+    for certificate in own.authorities()? {
         let fingerprint = Fingerprint::of_certificate(certificate.der());
         let trust = Trust::from_authority(certificate);
         match Server::on_node(node, Some(&trust), None, deadline).is_provisioned() {
@@ -141,11 +140,4 @@ fn own_authority(node: &Node, own: &Server, deadline: Deadline) -> Result<Finger
         }
     }
     Err(last)
-}
-
-/// The authorities that a server trusts. Unreadable ones are skipped.
-fn certificates(server: &Server) -> Result<Vec<Certificate<'static>>, CallError> {
-    let authorities = server.authorities()?;
-    let parsed = authorities.iter().map(|pem| http::parse_certificates(pem.as_bytes()));
-    Ok(parsed.flatten().flatten().collect())
 }

@@ -24,15 +24,9 @@ pub struct Printer {
     started: Instant,
     /// The moving line; `None` where stderr is not a terminal.
     bar: Option<ProgressBar>,
-    waiting: RefCell<Option<Waiting>>,
+    /// Why the agent waits, and when this was last printed.
+    waiting: RefCell<Option<(String, Instant)>>,
     warned: RefCell<BTreeSet<String>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reason: String,
-    /// When it was last printed.
-    reported: Instant,
 }
 
 impl Deref for Printer {
@@ -89,13 +83,11 @@ impl Printer {
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
-        let is_known = waiting.as_ref().is_some_and(|waiting| {
-            without_numbers(&waiting.reason) == without_numbers(reason)
-                && waiting.reported.elapsed() < HEARTBEAT
+        let is_known = waiting.as_ref().is_some_and(|(known, printed)| {
+            without_numbers(known) == without_numbers(reason) && printed.elapsed() < HEARTBEAT
         });
         if !is_known {
-            *waiting = Some(Waiting { reason: reason.to_owned(), reported: Instant::now() });
-            drop(waiting);
+            *waiting = Some((reason.to_owned(), Instant::now()));
             self.log(format_args!("waiting: {reason}"));
         }
     }

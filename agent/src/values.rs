@@ -187,34 +187,20 @@ impl FromStr for Bucket {
     }
 }
 
-/// How long a claim is valid while the cluster is not ready.
+/// How long a claim is valid while the cluster is not ready; `None` means forever, so no node replaces a first node that dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
-    /// The claim never expires: no node replaces a first node that dies.
-    Never,
-    For(Duration),
-}
-
-impl Lease {
-    /// In a claim.
-    pub fn seconds(self) -> Option<u64> {
-        match self {
-            Self::Never => None,
-            Self::For(duration) => Some(duration.as_secs()),
-        }
-    }
-}
+pub struct Lease(pub Option<Duration>);
 
 impl FromStr for Lease {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "never" {
-            return Ok(Self::Never);
+            return Ok(Self(None));
         }
         let lease = duration(text)?;
         if LEASE_SECONDS.contains(&lease.as_secs()) {
-            return Ok(Self::For(lease));
+            return Ok(Self(Some(Duration::from_secs(lease.as_secs()))));
         }
         let (min, max) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
         Err(format!("a lease lasts {min} s to {max} s, or is `never`"))

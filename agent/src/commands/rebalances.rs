@@ -40,7 +40,7 @@ pub(super) fn watch(
         memory.rebalance_is_under_way = true;
     } else if std::mem::take(&mut memory.rebalance_is_under_way) {
         if !is_purpose_reached {
-            let error = server.rebalance().ok().and_then(|last| last.error);
+            let error = server.rebalance().ok().flatten().and_then(|last| last.error);
             let early = "it ended early: somebody stopped it, or its orchestrator died";
             return note_failure(memory, error.as_deref().unwrap_or(early), printer);
         }

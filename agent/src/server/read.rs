@@ -5,10 +5,10 @@ use std::time::Duration;
 use cbbootstrap_protocol::names::{Node, Uuid};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use ureq::http::StatusCode;
+use ureq::{http::StatusCode, tls::Certificate};
 
 use super::Server;
-use crate::http::CallError;
+use crate::http::{self, CallError};
 
 /// A server's description of itself, which needs no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,13 +100,22 @@ impl View {
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
         self.nodes.iter().find(|node| node.name == name)
     }
+
+    /// The node of this name at the API.
+    pub fn member(&self, node: &Node) -> Option<&NodeInfo> {
+        self.node(&node.host().to_string())
+    }
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The rebalance that runs, or the last one.
+#[derive(Debug, Deserialize)]
 pub struct Rebalance {
+    #[serde(rename = "type")]
+    task: String,
     /// In percent, while it runs.
     pub progress: Option<f64>,
-    /// Why the last one failed.
+    /// Why it failed.
+    #[serde(rename = "errorMessage")]
     pub error: Option<String>,
 }
 
@@ -189,17 +198,6 @@ impl ClusterAnswer {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Task {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    status: String,
-    progress: Option<f64>,
-    error_message: Option<String>,
-}
-
-#[derive(Deserialize)]
 pub(super) struct Authority {
     #[serde(default)]
     pub pem: String,
@@ -270,20 +268,18 @@ impl Server {
         }
     }
 
-    /// The certificates of the authorities that the server trusts, its own among them, in PEM. Needs no credentials.
-    pub fn authorities(&self) -> Result<Vec<String>, CallError> {
+    /// The certificates of the authorities that the server trusts, its own among them. Unreadable ones are skipped. Needs no
+    /// credentials.
+    pub fn authorities(&self) -> Result<Vec<Certificate<'static>>, CallError> {
         let answer: Vec<Authority> = self.get("/pools/default/trustedCAs")?;
-        Ok(answer.into_iter().map(|authority| authority.pem).collect())
+        let parsed =
+            answer.iter().map(|authority| http::parse_certificates(authority.pem.as_bytes()));
+        Ok(parsed.flatten().flatten().collect())
     }
 
-    /// The rebalance that runs, or the result of the last one.
-    pub fn rebalance(&self) -> Result<Rebalance, CallError> {
-        let tasks: Vec<Task> = self.get("/pools/default/tasks")?;
-        let task = tasks.into_iter().find(|task| task.kind == "rebalance");
-        Ok(task.map_or_else(Rebalance::default, |task| Rebalance {
-            progress: (task.status == "running").then(|| task.progress.unwrap_or_default()),
-            error: task.error_message,
-        }))
+    pub fn rebalance(&self) -> Result<Option<Rebalance>, CallError> {
+        let tasks: Vec<Rebalance> = self.get("/pools/default/tasks")?;
+        Ok(tasks.into_iter().find(|task| task.task == "rebalance"))
     }
 
     pub fn own_info(&self) -> Result<OwnInfo, CallError> {

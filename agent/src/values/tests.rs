@@ -76,9 +76,9 @@ fn bucket_has_a_name_a_quota_and_perhaps_replicas() {
 #[test]
 fn lease_is_within_the_limits_of_the_api() {
     for (text, expected) in [
-        ("never", Some(Lease::Never)),
-        ("30s", Some(Lease::For(Duration::from_secs(30)))),
-        ("24h", Some(Lease::For(Duration::from_hours(24)))),
+        ("never", Some(Lease(None))),
+        ("30s", Some(Lease(Some(Duration::from_secs(30))))),
+        ("24h", Some(Lease(Some(Duration::from_hours(24))))),
         ("29s", None),
         ("25h", None),
         ("30", None),

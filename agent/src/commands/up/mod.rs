@@ -29,7 +29,7 @@ use crate::{
     record::ClusterRecord,
     server::{Membership, Pools, View},
     settings::{self, Here},
-    values::{Lease, Quota},
+    values::Quota,
 };
 
 /// This many refusals in a row end the command.
@@ -111,10 +111,7 @@ impl<'r> Run<'r> {
             attests: here.peers.keys.is_some(),
             adopt: args.adopt,
             settle: jitter(args.settle),
-            lease: match args.lease {
-                Lease::For(lease) => lease,
-                Lease::Never => OCCUPIED_LIMIT,
-            },
+            lease: args.lease.0.unwrap_or(OCCUPIED_LIMIT),
         };
         Self { here, api, args, printer, goal, state: RunState::default() }
     }
@@ -250,11 +247,8 @@ impl<'r> Run<'r> {
         }
         let identity = &self.here.identity;
         let status = || self.api.status(Some(&identity.node));
-        let record = if claim {
-            self.api.claim(identity, self.args.lease.seconds()).map(Some)
-        } else {
-            status()
-        };
+        let record =
+            if claim { self.api.claim(identity, self.args.lease.0).map(Some) } else { status() };
         let record = match record {
             // An answer to a claim does not name the members.
             Ok(Some(record)) if claim && record.state == wire::State::Ready => status(),
@@ -310,7 +304,8 @@ impl<'r> Run<'r> {
         match (action, view, record) {
             (Action::Wait(why), view, _) => {
                 let is_running = view.is_some_and(|view| view.is_rebalancing);
-                let rebalance = if is_running { self.here.server.rebalance().ok() } else { None };
+                let rebalance =
+                    if is_running { self.here.server.rebalance().ok().flatten() } else { None };
                 Ok(Attempt::wait(match rebalance.and_then(|rebalance| rebalance.progress) {
                     Some(percent) => format!("{why} ({percent:.0} %)"),
                     None => why,

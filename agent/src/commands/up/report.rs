@@ -125,7 +125,7 @@ impl Run<'_> {
     fn is_listed(&self, ours: &View, theirs: &View) -> bool {
         let this = ours.this();
         let own = this.and_then(|this| this.uuid.as_ref());
-        let listed = theirs.node(&self.node().host().to_string());
+        let listed = theirs.member(self.node());
         let listed = listed.or_else(|| this.and_then(|this| theirs.node(&this.name)));
         theirs.uuid == ours.uuid
             && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)
