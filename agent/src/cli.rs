@@ -11,7 +11,7 @@ use cbbootstrap_cli::{
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
-use crate::values::{self, Bucket, Lease, Quota, Services};
+use crate::values::{self, BucketSpec, Lease, Quota, Services};
 
 const OPTIONS_HELP: &str = "\
 Every option can be set in a YAML file (`--config`) under its name with `_` for `-`. \
@@ -171,7 +171,7 @@ pub struct ClusterArgs {
         value_delimiter = ',',
         value_name = "NAME:MB[:REPLICAS]"
     )]
-    pub buckets: Vec<Bucket>,
+    pub buckets: Vec<BucketSpec>,
     /// Server group of the node, such as its availability zone; created if missing
     #[arg(long, env = "CBBOOTSTRAP_SERVER_GROUP", value_name = "NAME")]
     pub server_group: Option<String>,

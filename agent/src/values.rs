@@ -151,7 +151,7 @@ fn parse_number(text: &str, limits: RangeInclusive<u64>) -> Option<u64> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bucket {
+pub struct BucketSpec {
     pub name: String,
     /// Its memory on each node, in MB.
     pub quota: u64,
@@ -159,7 +159,7 @@ pub struct Bucket {
     pub replicas: Option<u64>,
 }
 
-impl FromStr for Bucket {
+impl FromStr for BucketSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Administrator, Group, GroupNode, Groups, PORT, Server, TLS_PORT};
 use crate::{
     http::{ANSWER_LIMIT, CallError},
-    values::{Bucket, Services},
+    values::{BucketSpec, Services},
 };
 
 /// The time limit of the call that initialises a cluster.
@@ -83,7 +83,7 @@ impl Server {
     }
 
     /// Creates a bucket, which appears a little later.
-    pub fn create_bucket(&self, bucket: &Bucket) -> Result<(), CallError> {
+    pub fn create_bucket(&self, bucket: &BucketSpec) -> Result<(), CallError> {
         let quota = bucket.quota.to_string();
         let replicas = bucket.replicas.map(|replicas| replicas.to_string());
         let mut form =

@@ -14,11 +14,11 @@ use crate::{
     decision::{Inspection, LEASE_MARGIN},
     http::{self, CallError, Deadline, Trust},
     server::Server,
-    values::Bucket,
+    values::BucketSpec,
 };
 
 /// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
-pub(super) fn check_buckets(buckets: &[Bucket], quota: u64) -> Result<(), Failure> {
+pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
     for (index, bucket) in buckets.iter().enumerate() {
         if buckets[..index].iter().any(|other| other.name == bucket.name) {
             return Err(Failure::usage(format!("the bucket `{}` is given twice", bucket.name))
