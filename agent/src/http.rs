@@ -26,22 +26,21 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The time at which a command ends, whatever it is doing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Deadline(Option<Instant>);
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
 
 impl Deadline {
     pub fn after(time: Duration) -> Self {
-        Self(Instant::now().checked_add(time))
+        Self(Instant::now() + time)
     }
 
     /// The earlier of this deadline and one after this time from now.
     pub fn or_after(self, time: Duration) -> Self {
-        let ends = [self.0, Self::after(time).0];
-        Self(ends.into_iter().flatten().min())
+        Self(self.0.min(Instant::now() + time))
     }
 
     pub fn time_left(self) -> Duration {
-        self.0.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()))
+        self.0.saturating_duration_since(Instant::now())
     }
 
     /// The limit of a call, cut to the time that is left.
@@ -65,20 +64,19 @@ impl Trust {
     /// Trusts the authorities in the file that `--ca-cert` names.
     pub fn from_file(file: &Path) -> Result<Self, Failure> {
         let shown = file.display();
-        let format_hint = "give the authority's certificate in the PEM format";
         let pem = fs::read(file).map_err(|error| {
             Failure::usage(format!("cannot read `{shown}`: {error}"))
                 .hint("`--ca-cert` is the file of the authority's certificate")
         })?;
-        let certificates = parse_certificates(&pem).map_err(|error| {
-            Failure::usage(format!("`{shown}` is not a PEM file: {error}")).hint(format_hint)
-        })?;
-        if certificates.is_empty() {
-            return Err(
-                Failure::usage(format!("`{shown}` contains no certificate")).hint(format_hint)
-            );
-        }
-        Ok(Self::Authorities(RootCerts::new_with_certs(&certificates)))
+        let why = match parse_certificates(&pem) {
+            Ok(certificates) if certificates.is_empty() => "contains no certificate".to_owned(),
+            Ok(certificates) => {
+                return Ok(Self::Authorities(RootCerts::new_with_certs(&certificates)));
+            }
+            Err(error) => format!("is not a PEM file: {error}"),
+        };
+        Err(Failure::usage(format!("`{shown}` {why}"))
+            .hint("give the authority's certificate in the PEM format"))
     }
 
     pub fn from_authority(certificate: Certificate<'static>) -> Self {
@@ -90,8 +88,7 @@ impl Trust {
 pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq::Error> {
     let items = parse_pem(pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-        Ok(_) => None,
-        Err(error) => Some(Err(error)),
+        item => item.err().map(Err),
     });
     items.collect()
 }

@@ -3,16 +3,16 @@
 use std::{fmt, time::Instant};
 
 use cbbootstrap_cli::failure::{Exit, Failure};
-use cbbootstrap_protocol::{names::Uuid, wire::State};
+use cbbootstrap_protocol::wire::State;
 use serde::Serialize;
 
 use super::{
     api_failure,
     clock::{Attempt, Clock},
-    lock, rebalances,
+    lock, name_taken, rebalances,
 };
 use crate::{
-    api::{Api, ApiError},
+    api::{Api, ApiError, Identity},
     cli::LeaveArgs,
     decision::{self, Action, Admission, Memory},
     http::CallError,
@@ -45,11 +45,11 @@ impl fmt::Display for LeaveOutcome {
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
-    let (mut here, api) = settings::here(args.api, args.server, clock.deadline)?;
+    let (here, api) = settings::here(args.api, args.server, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
     let mut leaving = Leaving {
-        here: &here,
-        api: &api,
+        here,
+        api,
         printer,
         is_checked: false,
         generation: None,
@@ -57,12 +57,12 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
         memory: Memory::default(),
     };
     clock.repeat(|| leaving.round())?;
+    // Only the server that made a claim can give it up.
+    leaving.here.identity.node_uuid = leaving.here.server.own_info().ok().and_then(|own| own.uuid);
     if !leaving.is_on_its_way {
         leaving.check_name()?;
     }
-    let generation = leaving.generation;
-    // Only the server that made a claim can give it up.
-    here.identity.node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
+    let Leaving { here, api, generation, .. } = leaving;
     let initial_node = clock.repeat(|| match api.leave(&here.identity, generation) {
         Ok(record) => Ok(Attempt::Done(Some(record.initial_node.to_string()))),
         Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
@@ -77,8 +77,8 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 }
 
 struct Leaving<'r> {
-    here: &'r Here,
-    api: &'r Api,
+    here: Here,
+    api: Api,
     printer: &'r Printer,
     is_checked: bool,
     /// The record's generation, where it is known.
@@ -156,39 +156,29 @@ impl Leaving<'_> {
         })
     }
 
-    /// A server that is blank from the start may have the name of a living member, which must stay in the record. Members that cannot
-    /// be asked do not keep a node from leaving.
-    fn check_name(&self) -> anyhow::Result<()> {
-        let Some(uuid) = self.same_name_member() else {
-            return Ok(());
-        };
-        let node = &self.here.identity.node;
-        Err(Failure::refused(format!(
-            "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server is another one: two machines have the same name; nothing was changed"
-        ))
-        .hint("give each machine its own `--node`")
-        .into())
+    /// A server that is blank from the start may have the name of a living member, which must stay in the record.
+    fn check_name(&self) -> Result<(), Failure> {
+        match self.admission() {
+            Some(Admission::NameTaken(uuid)) => Err(name_taken(&self.here.identity, &uuid)),
+            _ => Ok(()),
+        }
     }
 
-    /// The server UUID of another, healthy member under this node's name.
-    fn same_name_member(&self) -> Option<Uuid> {
-        let Here { identity, server, peers } = self.here;
-        let node = &identity.node;
-        let (pools, own) = (server.pools().ok()?, server.own_info().ok()?);
+    /// Whether another member would add this node. Members that cannot be asked do not keep a node from leaving.
+    fn admission(&self) -> Option<Admission> {
+        let Here { identity: Identity { node, node_uuid }, server, peers } = &self.here;
+        let is_enterprise = server.pools().ok()?.is_enterprise;
         let record = self.api.status(Some(node)).ok()??;
         if record.state != State::Ready || record.member(node).is_none() {
             return None;
         }
         let others = record.nodes().into_iter().filter(|other| *other != node);
         let view = others.take(MAX_ASKED).find_map(|member| {
-            let member = peers.connect(member, &record, pools.is_enterprise).ok()?;
+            let member = peers.connect(member, &record, is_enterprise).ok()?;
             member.cluster().ok().flatten()
         })?;
-        let (own, cluster_uuid) = (own.uuid.as_ref(), record.cluster_uuid.as_ref());
-        match decision::admission(node, own, &view, cluster_uuid) {
-            Admission::NameTaken(uuid) => Some(uuid),
-            _ => None,
-        }
+        let cluster_uuid = record.cluster_uuid.as_ref();
+        Some(decision::admission(node, node_uuid.as_ref(), &view, cluster_uuid))
     }
 
     /// The server must belong to the API's cluster, if the API has one, and another member must remain.

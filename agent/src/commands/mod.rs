@@ -8,11 +8,12 @@ mod status;
 mod up;
 
 use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_protocol::names::Uuid;
 use clap::CommandFactory;
 
 use self::clock::{Attempt, Clock};
 use crate::{
-    api::ApiError,
+    api::{ApiError, Identity},
     cli::{Cli, Command},
     lock::Lock,
     printer::Printer,
@@ -38,6 +39,16 @@ fn lock(server: &Server, clock: &Clock<'_>) -> anyhow::Result<Lock> {
         let lock = Lock::acquire(&server.url)?;
         Ok(lock.map_or_else(|| Attempt::wait("another agent works on this server"), Attempt::Done))
     })
+}
+
+/// Another server, with this UUID, is a healthy member under this node's name.
+fn name_taken(identity: &Identity, uuid: &Uuid) -> Failure {
+    let Identity { node, node_uuid } = identity;
+    let own = node_uuid.as_ref().map_or("an unknown UUID", Uuid::as_str);
+    Failure::refused(format!(
+        "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name"
+    ))
+    .hint("give each machine its own `--node`")
 }
 
 /// A permanent error of the API, with its way out.

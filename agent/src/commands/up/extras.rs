@@ -13,19 +13,18 @@ impl Run<'_> {
             Extra::Bucket(name) => self.create_bucket(name),
             Extra::AlternateAddress => self.set_alternate_address(),
         };
-        match (done, extra) {
-            (Ok(done), Extra::Bucket(name)) => {
+        match done {
+            Ok(done) => {
                 self.printer.step(done);
-                self.state.created.insert(name.clone());
-                wait_for_bucket(name)
-            }
-            (Ok(done), extra) => {
-                self.printer.step(done);
+                if let Extra::Bucket(name) = extra {
+                    self.state.created.insert(name.clone());
+                    return wait_for_bucket(name);
+                }
                 self.state.memory.settled.insert(extra.clone());
                 Attempt::Again
             }
-            (Err(error), extra) if error.is_permanent() => self.note_refusal(extra, &error),
-            (Err(error), _) => Attempt::wait(error.to_string()),
+            Err(error) if error.is_permanent() => self.note_refusal(extra, &error),
+            Err(error) => Attempt::wait(error.to_string()),
         }
     }
 

@@ -10,6 +10,7 @@ use cbbootstrap_protocol::names::{Node, Uuid};
 
 use super::{Attempt, MAX_REFUSALS, RoundEnd, Run, untrusted};
 use crate::{
+    commands::name_taken,
     decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT},
     http::CallError,
     record::ClusterRecord,
@@ -157,15 +158,11 @@ impl Run<'_> {
     /// Another server is a healthy member under this node's name. It may be this one, while it is being added.
     fn wait_for_name(&mut self, uuid: &Uuid) -> anyhow::Result<Joined> {
         let since = *self.state.joining.name_taken_since.get_or_insert_with(Instant::now);
-        let own = self.here.identity.node_uuid.as_ref().map_or("unknown", Uuid::as_str);
-        let why = format!(
-            "the cluster has a healthy member `{}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name",
-            self.node()
-        );
+        let failure = name_taken(&self.here.identity, uuid);
         if since.elapsed() < OTHER_CREDENTIALS_LIMIT {
-            return Ok(Ok(Attempt::wait(why)));
+            return Ok(Ok(Attempt::Wait(failure)));
         }
-        Err(Failure::refused(why).hint("give each machine its own `--node`").into())
+        Err(failure.into())
     }
 
     fn add(&mut self, server: &Server, member: &Node) -> anyhow::Result<Joined> {

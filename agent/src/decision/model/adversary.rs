@@ -240,7 +240,7 @@ impl Adversary {
             authority: None,
             is_insecure: false,
             administrator: Administrator { username: "admin".to_owned(), password },
-            deadline: Deadline::default(),
+            deadline: Deadline::after(Duration::ZERO),
         };
         let answers = answers(is_about_members);
         let mut proofs = BTreeMap::new();
