@@ -2,25 +2,65 @@
 
 use std::{thread, time::Duration};
 
-use cbbootstrap_cli::failure::Failure;
+use cbbootstrap_cli::failure::{Exit, Failure};
 
-use crate::{cli::WaitArgs, http::Deadline, printer::Printer};
+use crate::{
+    api::ApiError,
+    cli::WaitArgs,
+    http::{CallError, Deadline},
+    printer::Printer,
+};
 
 /// The least pause between two attempts.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The result of an attempt.
-pub enum Attempt<T> {
-    Done(T),
-    /// Try again after a pause. If time runs out before, the command ends with this failure's message and hint.
+/// Why an attempt ends early.
+pub enum Interrupt {
+    /// Try again after a pause. If the command times out, it reports this message and hint.
     Wait(Failure),
-    /// Try again at once: something was done.
-    Again,
+    /// The command fails.
+    Fail(anyhow::Error),
 }
 
-impl<T> Attempt<T> {
+impl Interrupt {
     pub fn wait(reason: impl Into<String>) -> Self {
         Self::Wait(Failure::new(reason))
+    }
+}
+
+impl From<Failure> for Interrupt {
+    fn from(failure: Failure) -> Self {
+        Self::Fail(failure.into())
+    }
+}
+
+impl From<CallError> for Interrupt {
+    fn from(error: CallError) -> Self {
+        Self::wait(error.to_string())
+    }
+}
+
+impl From<ApiError> for Interrupt {
+    fn from(error: ApiError) -> Self {
+        let problem = match error {
+            ApiError::Temporary(why) => return Self::wait(why),
+            ApiError::Failed(error) => return Self::Fail(error),
+            ApiError::Refused(problem) => problem,
+        };
+        let (exit, hint) = match (problem.status, problem.code.as_str()) {
+            (401 | 403, _) => (
+                Exit::Refused,
+                "give all nodes the same secret: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
+            ),
+            (409, "last_node") => (
+                Exit::Refused,
+                "the other members have not reported: run `cbbootstrap-agent up` on one of them, and this again",
+            ),
+            (409, _) => (Exit::Refused, "`cbbootstrap-agent status` shows both sides"),
+            (404, _) => (Exit::Failed, "is `--api` the endpoint that `cbbootstrap status` prints?"),
+            _ => (Exit::Failed, "`cbbootstrap-agent up --help` explains the options"),
+        };
+        Failure::new(format!("the API refuses: {}", problem.detail)).exit(exit).hint(hint).into()
     }
 }
 
@@ -39,19 +79,21 @@ impl<'p> Clock<'p> {
         Self { timeout, interval, deadline: Deadline::after(timeout), printer }
     }
 
-    /// Repeats the attempt until it is done or fails. Fails itself when the time is up.
+    /// Repeats the attempt until it has a result or fails: at once if it has done something, otherwise after a pause. Fails itself
+    /// when the time is up.
     ///
     /// The pauses vary, so that nodes that boot together do not stay in step.
     pub fn repeat<T>(
         &self,
-        mut attempt: impl FnMut() -> anyhow::Result<Attempt<T>>,
+        mut attempt: impl FnMut() -> Result<Option<T>, Interrupt>,
     ) -> anyhow::Result<T> {
         let mut previous = None;
         loop {
-            match attempt()? {
-                Attempt::Done(result) => return Ok(result),
-                Attempt::Again => self.check(&Failure::new("the last step has no effect yet"))?,
-                Attempt::Wait(wait) => {
+            match attempt() {
+                Ok(Some(result)) => return Ok(result),
+                Ok(None) => self.check(&Failure::new("the last step has no effect yet"))?,
+                Err(Interrupt::Fail(error)) => return Err(error),
+                Err(Interrupt::Wait(wait)) => {
                     // The deadline may have cut the last attempt short, so its reason may be misleading.
                     self.check(previous.as_ref().unwrap_or(&wait))?;
                     self.printer.waiting(&wait.to_string());

@@ -7,10 +7,7 @@ use cbbootstrap_protocol::{
 };
 use serde_json::json;
 
-use super::{
-    api_failure,
-    clock::{Attempt, Clock},
-};
+use super::clock::{Clock, Interrupt};
 use crate::{
     api::{Api, ApiError},
     cli::{DiscoverArgs, Format},
@@ -25,18 +22,18 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let id = &api.cluster_id;
     let record = clock.repeat(|| {
         let why = match api.status(None) {
-            Ok(Some(record)) if record.state == State::Ready => return Ok(Attempt::Done(record)),
+            Ok(Some(record)) if record.state == State::Ready => return Ok(Some(record)),
             Ok(Some(record)) => {
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)
             }
             Ok(None) => format!("nobody has claimed the cluster `{}`", id.as_str()),
             Err(ApiError::Temporary(why)) => why,
-            Err(error) => return Err(api_failure(error)),
+            Err(error) => return Err(error.into()),
         };
         if !args.until_ready {
             return Err(Failure::new(why).hint("`--wait` waits until it is ready").into());
         }
-        Ok(Attempt::wait(why))
+        Err(Interrupt::wait(why))
     })?;
     let nodes = trusted_nodes(&record, &api)?;
     let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();

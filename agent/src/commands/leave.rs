@@ -7,8 +7,7 @@ use cbbootstrap_protocol::wire::State;
 use serde::Serialize;
 
 use super::{
-    api_failure,
-    clock::{Attempt, Clock},
+    clock::{Clock, Interrupt},
     lock, name_taken, rebalances,
 };
 use crate::{
@@ -64,12 +63,9 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     }
     let Leaving { here, api, generation, .. } = leaving;
     let initial_node = clock.repeat(|| match api.leave(&here.identity, generation) {
-        Ok(record) => Ok(Attempt::Done(Some(record.initial_node.to_string()))),
-        Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
-        Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => {
-            Ok(Attempt::Done(None))
-        }
-        Err(error) => Err(api_failure(error)),
+        Ok(record) => Ok(Some(Some(record.initial_node.to_string()))),
+        Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(Some(None)),
+        Err(error) => Err(error.into()),
     })?;
     let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), here.identity.node.to_string());
     printer.result(&LeaveOutcome { cluster_id, node, initial_node })?;
@@ -89,7 +85,7 @@ struct Leaving<'r> {
 
 impl Leaving<'_> {
     /// One step; done when the server belongs to no cluster.
-    fn round(&mut self) -> anyhow::Result<Attempt<()>> {
+    fn round(&mut self) -> Result<Option<()>, Interrupt> {
         let view = match self.here.server.cluster() {
             Ok(Some(view)) => view,
             Ok(None) => {
@@ -99,7 +95,7 @@ impl Leaving<'_> {
                         "certificates: the server has generated a new one; if it had one of yours, load yours again before the next `up`",
                     );
                 }
-                return Ok(Attempt::Done(()));
+                return Ok(Some(()));
             }
             // While it is reset, it may already have lost the password.
             Err(CallError::Unauthorized) if !self.is_on_its_way => {
@@ -109,7 +105,7 @@ impl Leaving<'_> {
                 .hint("give the cluster's user name and password")
                 .into());
             }
-            Err(error) => return Ok(Attempt::wait(error.to_string())),
+            Err(error) => return Err(error.into()),
         };
         if !self.is_checked {
             self.check(&view)?;
@@ -118,11 +114,11 @@ impl Leaving<'_> {
         // The purpose is reached only when the node is out.
         rebalances::watch(&mut self.memory, &self.here.server, &view, false, self.printer)?;
         let action = next_action(&view, &self.memory, Instant::now());
-        self.act(action, &view).map(Attempt::wait)
+        Err(Interrupt::wait(self.act(action, &view)?))
     }
 
     /// Returns why to wait afterwards.
-    fn act(&mut self, action: Action, view: &View) -> anyhow::Result<String> {
+    fn act(&mut self, action: Action, view: &View) -> Result<String, Failure> {
         let server = &self.here.server;
         let this = view.this().map(|this| this.otp.as_str()).unwrap_or_default();
         Ok(match action {
@@ -150,8 +146,7 @@ impl Leaving<'_> {
                 return Err(Failure::refused(
                     "it is the cluster's last active node, and without it the data is gone; nothing was changed",
                 )
-                .hint("to remove the whole cluster, end its machines, then run `cbbootstrap cluster forget`")
-                .into());
+                .hint("to remove the whole cluster, end its machines, then run `cbbootstrap cluster forget`"));
             }
         })
     }
@@ -182,13 +177,13 @@ impl Leaving<'_> {
     }
 
     /// The server must belong to the API's cluster, if the API has one, and another member must remain.
-    fn check(&mut self, view: &View) -> anyhow::Result<()> {
+    fn check(&mut self, view: &View) -> Result<(), Interrupt> {
         let node = &self.here.identity.node;
         let record = match self.api.status(Some(node)) {
             Ok(Some(record)) => record,
             // The last step needs the API; the data can already move.
             Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
-            Err(error) => return Err(api_failure(error)),
+            Err(error) => return Err(error.into()),
         };
         self.generation = Some(record.generation);
         let is_only_member =

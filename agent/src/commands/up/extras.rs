@@ -3,11 +3,11 @@
 
 use ureq::http::StatusCode;
 
-use super::{Attempt, RoundEnd, Run};
+use super::{Interrupt, Run};
 use crate::{decision::Extra, http::CallError, server::View};
 
 impl Run<'_> {
-    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> RoundEnd {
+    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> Result<(), Interrupt> {
         let done = match extra {
             Extra::Group => self.set_group(view),
             Extra::Bucket(name) => self.create_bucket(name),
@@ -18,17 +18,17 @@ impl Run<'_> {
                 self.printer.step(done);
                 if let Extra::Bucket(name) = extra {
                     self.state.created.insert(name.clone());
-                    return wait_for_bucket(name);
+                    return Err(wait_for_bucket(name));
                 }
                 self.state.memory.settled.insert(extra.clone());
-                Attempt::Again
+                Ok(())
             }
             Err(error) if error.is_permanent() => self.note_refusal(extra, &error),
-            Err(error) => Attempt::wait(error.to_string()),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn note_refusal(&mut self, extra: &Extra, error: &CallError) -> RoundEnd {
+    fn note_refusal(&mut self, extra: &Extra, error: &CallError) -> Result<(), Interrupt> {
         let what = match extra {
             Extra::Group => {
                 format!("server group `{}`", self.args.server_group.as_deref().unwrap_or_default())
@@ -38,11 +38,10 @@ impl Run<'_> {
         };
         if let Extra::Bucket(name) = extra {
             // The bucket may have appeared.
-            match self.here.server.cluster() {
-                Ok(Some(view)) if view.buckets.contains(name) => return Attempt::Again,
-                Ok(_) if self.state.created.contains(name) => return wait_for_bucket(name),
-                Ok(_) => {}
-                Err(error) => return Attempt::wait(error.to_string()),
+            match self.here.server.cluster()? {
+                Some(view) if view.buckets.contains(name) => return Ok(()),
+                _ if self.state.created.contains(name) => return Err(wait_for_bucket(name)),
+                _ => {}
             }
         }
         self.printer.warning(format_args!(
@@ -50,7 +49,7 @@ impl Run<'_> {
         ));
         self.state.refused.push(what);
         self.state.memory.settled.insert(extra.clone());
-        Attempt::Again
+        Ok(())
     }
 
     /// The first node renames the group that its server begins in, or moves if another node has created the wanted one. A node
@@ -107,6 +106,6 @@ impl Run<'_> {
     }
 }
 
-fn wait_for_bucket(name: &str) -> RoundEnd {
-    Attempt::wait(format!("the bucket `{name}` is being created"))
+fn wait_for_bucket(name: &str) -> Interrupt {
+    Interrupt::wait(format!("the bucket `{name}` is being created"))
 }

@@ -16,8 +16,7 @@ use cbbootstrap_protocol::{names::Node, wire};
 
 use self::{first::check_buckets, join::Joining};
 use super::{
-    api_failure,
-    clock::{Attempt, Clock, jitter},
+    clock::{Clock, Interrupt, jitter},
     lock, rebalances,
 };
 use crate::{
@@ -56,13 +55,11 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     }
     let _lock = lock(&here.server, &clock)?;
     let mut run = Run::new(here, &api, &args.cluster, printer);
-    let (view, record) = *clock.repeat(|| run.round_with_pauses())?;
+    let (view, record) = clock.repeat(|| run.round_with_pauses())?;
     let outcome = run.outcome(view, &record, started.elapsed());
     printer.result(&outcome)?;
     Ok(if outcome.is_complete() { Exit::Done } else { Exit::Partial })
 }
-
-type RoundEnd = Attempt<Box<(View, ClusterRecord)>>;
 
 /// A run: its settings and its state.
 struct Run<'r> {
@@ -122,21 +119,20 @@ impl<'r> Run<'r> {
 
     /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
     /// the API answer, the agent never spins.
-    fn round_with_pauses(&mut self) -> anyhow::Result<RoundEnd> {
+    fn round_with_pauses(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let last = self.state.last.take();
-        let round = self.round()?;
-        let is_again = matches!(round, Attempt::Again);
-        self.state.actions = if is_again { self.state.actions + 1 } else { 0 };
+        let actions = std::mem::take(&mut self.state.actions) + 1;
+        let done = self.round()?;
         let is_repeated = last.is_some() && last == self.state.last;
-        if is_again && (is_repeated || self.state.actions >= MAX_ACTIONS) {
-            self.state.actions = 0;
-            return Ok(Attempt::wait("the last step has no effect yet"));
+        if done.is_none() && (is_repeated || actions >= MAX_ACTIONS) {
+            return Err(Interrupt::wait("the last step has no effect yet"));
         }
-        Ok(round)
+        self.state.actions = actions;
+        Ok(done)
     }
 
     /// Reads the state, decides, and acts.
-    fn round(&mut self) -> anyhow::Result<RoundEnd> {
+    fn round(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let own = self.read_own_server()?;
         self.observe(&own)?;
         // Of a cluster that is ready, only the members can change.
@@ -149,13 +145,11 @@ impl<'r> Run<'r> {
             let action = decision::next_action(&self.goal, &own, asked, memory, Instant::now());
             match action {
                 Action::Claim if has_claimed => {
-                    return Ok(Attempt::wait("the previous claim is about to expire"));
+                    return Err(Interrupt::wait("the previous claim is about to expire"));
                 }
                 Action::GetRecord | Action::Claim => {
                     has_claimed = action == Action::Claim;
-                    if let Some(why) = self.ask(has_claimed, &own)? {
-                        return Ok(Attempt::wait(why));
-                    }
+                    self.ask(has_claimed, &own)?;
                 }
                 action => {
                     self.state.last = Some(action.clone());
@@ -237,13 +231,9 @@ impl<'r> Run<'r> {
         })
     }
 
-    /// Asks the API. Returns why to wait if it has no answer.
-    fn ask(&mut self, claim: bool, own: &OwnServer) -> anyhow::Result<Option<String>> {
-        if claim
-            && matches!(own, OwnServer::Blank(_))
-            && let Some(why) = self.check_before_claim()?
-        {
-            return Ok(Some(why));
+    fn ask(&mut self, claim: bool, own: &OwnServer) -> Result<(), Interrupt> {
+        if claim && matches!(own, OwnServer::Blank(_)) {
+            self.check_before_claim()?;
         }
         let identity = &self.here.identity;
         let status = || self.api.status(Some(&identity.node));
@@ -251,23 +241,21 @@ impl<'r> Run<'r> {
             if claim { self.api.claim(identity, self.args.lease.0).map(Some) } else { status() };
         let record = match record {
             // An answer to a claim does not name the members.
-            Ok(Some(record)) if claim && record.state == wire::State::Ready => status(),
-            record => record,
-        };
-        match record {
-            Ok(None) => self.state.asked = Asked::NoRecord,
-            Ok(Some(record)) => self.learn(record),
-            Err(ApiError::Temporary(why)) => return Ok(Some(why)),
+            Ok(Some(record)) if claim && record.state == wire::State::Ready => status()?,
             Err(ApiError::Refused(problem)) if problem.code == "name_taken" => {
                 let (id, why) = (self.api.cluster_id.as_str(), problem.detail);
                 self.printer.warning_once(format_args!(
                     "another machine claims `{id}` under this node's name: {why}"
                 ));
-                return Ok(Some(format!("{why}; give each machine its own `--node`")));
+                return Err(Interrupt::wait(format!("{why}; give each machine its own `--node`")));
             }
-            Err(error) => return Err(api_failure(error)),
+            record => record?,
+        };
+        match record {
+            None => self.state.asked = Asked::NoRecord,
+            Some(record) => self.learn(record),
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Stores an answer and prints what is new in it.
@@ -295,44 +283,44 @@ impl<'r> Run<'r> {
         self.state.asked = Asked::Record(record);
     }
 
+    /// Does what was decided. Returns the cluster and its record when everything is done.
     fn act(
         &mut self,
         action: Action,
         view: Option<View>,
         record: Option<ClusterRecord>,
-    ) -> anyhow::Result<RoundEnd> {
+    ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         match (action, view, record) {
             (Action::Wait(why), view, _) => {
                 let is_running = view.is_some_and(|view| view.is_rebalancing);
                 let rebalance =
                     if is_running { self.here.server.rebalance().ok().flatten() } else { None };
-                Ok(Attempt::wait(match rebalance.and_then(|rebalance| rebalance.progress) {
-                    Some(percent) => format!("{why} ({percent:.0} %)"),
-                    None => why,
-                }))
+                return Err(Interrupt::wait(
+                    match rebalance.and_then(|running| running.progress) {
+                        Some(percent) => format!("{why} ({percent:.0} %)"),
+                        None => why,
+                    },
+                ));
             }
-            (Action::Stop(reason), ..) => Err(self.explain(&reason).into()),
-            (Action::Done, Some(view), Some(record)) => Ok(Attempt::Done(Box::new((view, record)))),
-            (Action::Inspect(nodes), ..) => Ok(self.inspect(&nodes)),
-            (Action::GiveUpClaim(node), ..) => Ok(self.give_up_claim(&node)),
-            (Action::Initialise, ..) => self.initialise(),
-            (Action::Join(members), _, Some(record)) => self.join(&members, &record),
+            (Action::Stop(reason), ..) => return Err(self.explain(&reason).into()),
+            (Action::Done, Some(view), Some(record)) => return Ok(Some((view, record))),
+            (Action::Inspect(nodes), ..) => self.inspect(&nodes)?,
+            (Action::GiveUpClaim(node), ..) => self.give_up_claim(&node)?,
+            (Action::Initialise, ..) => self.initialise()?,
+            (Action::Join(members), _, Some(record)) => self.join(&members, &record)?,
             (Action::Confirm(members), Some(view), Some(record)) => {
-                Ok(self.confirm(&members, &view, &record))
+                self.confirm(&members, &view, &record)?;
             }
-            (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record),
-            (Action::Settle(extra), Some(view), _) => Ok(self.settle(&extra, &view)),
-            (Action::Eject(otp), ..) => Ok(match self.here.server.eject(&otp) {
-                Ok(()) => {
-                    self.printer.warning(format_args!(
-                        "`{otp}` was added and cannot be reached: it was removed again"
-                    ));
-                    Attempt::Again
-                }
-                Err(error) => {
-                    Attempt::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))
-                }
-            }),
+            (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record)?,
+            (Action::Settle(extra), Some(view), _) => self.settle(&extra, &view)?,
+            (Action::Eject(otp), ..) => {
+                self.here.server.eject(&otp).map_err(|error| {
+                    Interrupt::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))
+                })?;
+                self.printer.warning(format_args!(
+                    "`{otp}` was added and cannot be reached: it was removed again"
+                ));
+            }
             (Action::Rebalance { known, removed }, ..) => {
                 let (server, printer) = (&self.here.server, self.printer);
                 let memory = &mut self.state.memory;
@@ -341,10 +329,11 @@ impl<'r> Run<'r> {
                 if is_started {
                     printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
                 }
-                Ok(Attempt::wait(why))
+                return Err(Interrupt::wait(why));
             }
-            _ => Ok(Attempt::Again),
+            _ => {}
         }
+        Ok(None)
     }
 }
 
