@@ -401,9 +401,12 @@ pub struct PackageArgs {
 /// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// Also delete the table and every cluster's record
+    /// Also delete the table and every cluster's record, after a backup
     #[arg(long)]
     pub delete_table: bool,
+    /// Delete the table without a backup
+    #[arg(long, requires = "delete_table")]
+    pub no_backup: bool,
     /// Also delete the stack's zips, and the bucket that `deploy` created if it is empty then
     #[arg(long)]
     pub delete_artifacts: bool,

@@ -306,5 +306,8 @@ fn a_missing_permission_is_named() {
     }
     planner.run(&deploy(artifact::changed_zip(), &["--no-smoke"])).failed(1, "access denied");
     // And who deploys cannot delete the table.
-    deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:UpdateTable");
+    deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:CreateBackup");
+    deployer
+        .run(&["destroy", "--yes", "--delete-table", "--no-backup", "--table-name", "cb-bootstrap"])
+        .failed(1, "dynamodb:UpdateTable");
 }
