@@ -181,7 +181,7 @@ impl<'a> Preparation<'a> {
         step.note("preparing the change");
         let mode = self.options.update_mode;
         if mode.express {
-            step.line("express: complete before the resources serve, and no rollback alarm");
+            step.line("express: complete before the resources serve");
         }
         let before = self.survey.updatable();
         let (stack_id, changes) = match draft(slot, client, &self.desired, mode, before).await? {
