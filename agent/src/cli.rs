@@ -42,7 +42,7 @@ pub enum Command {
     /// Take this node out of the cluster after its data has moved to the other nodes
     Leave(LeaveArgs),
     /// Show the state of the server, its cluster and the API's record
-    Status(StatusArgs),
+    Status(NodeArgs),
     #[command(flatten)]
     Manual(ManualCommand),
 }
@@ -51,8 +51,8 @@ impl Command {
     /// The form of the result.
     pub fn output(&self) -> Output {
         match self {
-            Self::Up(args) => args.output.output,
-            Self::Leave(args) => args.output.output,
+            Self::Up(args) => args.node.output.output,
+            Self::Leave(args) => args.node.output.output,
             Self::Status(args) => args.output.output,
             Self::Discover(_) | Self::Manual(_) => Output::Text,
         }
@@ -138,18 +138,25 @@ pub struct WaitArgs {
     pub interval: Duration,
 }
 
+/// The options of commands that run on a node.
 #[derive(Debug, Args)]
-pub struct UpArgs {
+pub struct NodeArgs {
     #[command(flatten)]
     pub api: ApiArgs,
     #[command(flatten)]
     pub server: ServerArgs,
     #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
 }
 
 /// What the node and its cluster are to be.
@@ -230,23 +237,9 @@ pub struct DiscoverArgs {
 #[derive(Debug, Args)]
 pub struct LeaveArgs {
     #[command(flatten)]
-    pub api: ApiArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
+    pub node: NodeArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    pub api: ApiArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
 }
 
 #[cfg(test)]

@@ -48,14 +48,8 @@ impl Peers {
     /// What vouches for a node that the API calls a member. The error is a predicate of the node.
     pub fn proof(&self, node: &Node, record: &ClusterRecord) -> Result<Proof, &'static str> {
         if let Some(keys) = &self.keys {
-            let uuid =
-                record.cluster_uuid.as_ref().ok_or("the API does not know the cluster's UUID")?;
-            let member = record.member(node).ok_or("it has not reported to the API")?;
-            return if member.is_attested(keys, &self.cluster_id, uuid) {
-                Ok(Proof::Attested(member.authority))
-            } else {
-                Err("it is not attested with this cluster's secret")
-            };
+            let member = record.attested_member(node, &self.cluster_id, keys)?;
+            return Ok(Proof::Attested(member.authority));
         }
         match (self.is_insecure, &self.authority) {
             (true, _) => Ok(Proof::Anyone),

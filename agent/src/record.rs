@@ -110,6 +110,21 @@ impl ClusterRecord {
         self.members.iter().find(|member| member.node == *node)
     }
 
+    /// The member of this name, if it is attested with the cluster's secret. The error is a predicate of the node.
+    pub fn attested_member(
+        &self,
+        node: &Node,
+        cluster_id: &ClusterId,
+        keys: &ClusterKeys,
+    ) -> Result<&RecordedMember, &'static str> {
+        let unknown = "the API does not know the cluster's UUID";
+        let cluster_uuid = self.cluster_uuid.as_ref().ok_or(unknown)?;
+        let member = self.member(node).ok_or("it has not reported to the API")?;
+        let statement = Statement { cluster_id, node, cluster_uuid, authority: member.authority };
+        let is_attested = member.attestation.is_some_and(|proof| keys.verify(&statement, &proof));
+        is_attested.then_some(member).ok_or("it is not attested with this cluster's secret")
+    }
+
     /// The nodes to join through or to connect to: the initial node, then the other members.
     pub fn nodes(&self) -> Vec<&Node> {
         let members = self.members.iter().map(|member| &member.node);
@@ -127,18 +142,6 @@ impl RecordedMember {
             authority: member.authority_sha256.as_deref().and_then(Fingerprint::from_hex),
             attestation: member.attestation.as_deref().and_then(Attestation::from_hex),
         })
-    }
-
-    /// Whether this member of this cluster is attested with the cluster's secret.
-    pub fn is_attested(
-        &self,
-        keys: &ClusterKeys,
-        cluster_id: &ClusterId,
-        cluster_uuid: &Uuid,
-    ) -> bool {
-        let statement =
-            Statement { cluster_id, node: &self.node, cluster_uuid, authority: self.authority };
-        self.attestation.is_some_and(|attestation| keys.verify(&statement, &attestation))
     }
 }
 

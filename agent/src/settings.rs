@@ -8,7 +8,7 @@ use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys};
 use crate::{
     api::{Api, Identity},
     aws,
-    cli::{ApiArgs, ServerArgs},
+    cli::{ApiArgs, NodeArgs},
     http::{self, Deadline, Trust},
     identity,
     peers::Peers,
@@ -78,11 +78,8 @@ fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure>
 }
 
 /// This node, its server, and the API.
-pub fn here(
-    api_args: ApiArgs,
-    args: ServerArgs,
-    deadline: Deadline,
-) -> anyhow::Result<(Here, Api)> {
+pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<(Here, Api)> {
+    let NodeArgs { api: api_args, server: args, .. } = args;
     let stdin = Some(Path::new("-"));
     if args.password_file.as_deref() == stdin && api_args.secret_file.as_deref() == stdin {
         return Err(Failure::usage(

@@ -56,10 +56,7 @@ fn trusted_nodes<'r>(record: &'r ClusterRecord, api: &Api) -> Result<Vec<&'r Nod
     let Some(keys) = &api.keys else {
         return Ok(nodes);
     };
-    nodes.retain(|node| {
-        let member = record.member(node).zip(record.cluster_uuid.as_ref());
-        member.is_some_and(|(member, uuid)| member.is_attested(keys, &api.cluster_id, uuid))
-    });
+    nodes.retain(|node| record.attested_member(node, &api.cluster_id, keys).is_ok());
     if nodes.is_empty() {
         return Err(Failure::refused("no member of the cluster is attested with this secret")
             .hint("do the nodes have the same secret (`--secret-file`)?"));

@@ -44,7 +44,7 @@ impl fmt::Display for LeaveOutcome {
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
-    let (here, api) = settings::here(args.api, args.server, clock.deadline)?;
+    let (here, api) = settings::here(args.node, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
     let mut leaving = Leaving {
         here,

@@ -10,7 +10,7 @@ use cbbootstrap_protocol::{
 use serde::Serialize;
 
 use crate::{
-    cli::StatusArgs,
+    cli::NodeArgs,
     http::Deadline,
     printer::Printer,
     record::ClusterRecord,
@@ -69,8 +69,8 @@ struct ApiStatus {
     cluster: Option<Cluster>,
 }
 
-pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let (here, api) = settings::here(args.api, args.server, Deadline::after(LIMIT))?;
+pub fn run(args: NodeArgs, printer: &Printer) -> anyhow::Result<Exit> {
+    let (here, api) = settings::here(args, Deadline::after(LIMIT))?;
     let node = here.identity.node;
     let (answer, error) = match api.raw_status(Some(&node)) {
         Ok(answer) => (answer, None),

@@ -7,19 +7,17 @@ use ureq::http::StatusCode;
 
 use crate::http::CallError;
 
-/// The error in an answer of a server at this URL; `None` if the answer is a success.
-pub(super) fn error_in(url: &str, status: StatusCode, text: &str) -> Option<CallError> {
+/// The text of a successful answer of a server at this URL.
+pub(super) fn check(url: &str, status: StatusCode, text: String) -> Result<String, CallError> {
     let plain = || format!("{url} answers with status {status}");
-    if status.is_success() {
-        return None;
-    }
-    Some(match status {
+    Err(match status {
+        status if status.is_success() => return Ok(text),
         StatusCode::UNAUTHORIZED => CallError::Unauthorized,
         status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
             CallError::Failing(plain())
         }
         status => {
-            let message = message_in(text);
+            let message = message_in(&text);
             // Another program's page, or an empty answer.
             let is_foreign = message.is_empty() || message.trim_start().starts_with('<');
             CallError::Refused(status, if is_foreign { plain() } else { message })

@@ -110,7 +110,7 @@ impl Server {
     fn read(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<String, CallError> {
         let max_bytes = if self.administrator.is_some() { MAX_BYTES } else { http::MAX_BYTES };
         let (status, text) = http::read(&self.url, sent, max_bytes)?;
-        error::error_in(&self.url, status, &text).map_or(Ok(text), Err)
+        error::check(&self.url, status, text)
     }
 }
 

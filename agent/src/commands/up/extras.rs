@@ -11,7 +11,12 @@ impl Run<'_> {
         let done = match extra {
             Extra::Group => self.set_group(view),
             Extra::Bucket(name) => self.create_bucket(name),
-            Extra::AlternateAddress => self.set_alternate_address(),
+            Extra::AlternateAddress => {
+                let address = self.args.alternate_address.as_ref();
+                let host = address.map(|address| address.host().to_string()).unwrap_or_default();
+                let set = self.here.server.set_alternate_address(&host);
+                set.map(|()| format!("alternate address: {host}"))
+            }
         };
         match done {
             Ok(done) => {
@@ -96,13 +101,6 @@ impl Run<'_> {
         };
         self.here.server.create_bucket(bucket)?;
         Ok(format!("bucket: `{name}`, {} MB on each node", bucket.quota))
-    }
-
-    fn set_alternate_address(&self) -> Result<String, CallError> {
-        let address = self.args.alternate_address.as_ref();
-        let host = address.map(|address| address.host().to_string()).unwrap_or_default();
-        self.here.server.set_alternate_address(&host)?;
-        Ok(format!("alternate address: {host}"))
     }
 }
 

@@ -43,7 +43,7 @@ const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let clock = Clock::new(args.wait, printer);
-    let (here, api) = settings::here(args.api, args.server, clock.deadline)?;
+    let (here, api) = settings::here(args.node, clock.deadline)?;
     // A quota in another form depends on the node's memory: that is checked when it is known.
     let quota =
         if let Quota::Megabytes(quota) = args.cluster.memory_quota { quota } else { u64::MAX };
