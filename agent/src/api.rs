@@ -22,7 +22,7 @@ use crate::{
     record::ClusterRecord,
 };
 
-const CHECK_ENDPOINT: &str = "is that the endpoint that `cbbootstrap status` prints? `cbbootstrap cluster show` prints what it knows of the cluster";
+const CHECK_ENDPOINT: &str = "compare the URL with the endpoint that `cbbootstrap status` prints; `cbbootstrap cluster show` prints the cluster's record";
 
 /// Signs requests, for an API that accepts no others. Credentials are fetched when they are first needed.
 #[derive(Debug)]

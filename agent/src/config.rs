@@ -54,7 +54,7 @@ fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<FileOption>, Fai
     let option = |(arg, value): (&Arg, &Value)| {
         FileOption::new(arg, value).map_err(|rule| {
             Failure::usage(format!("`{}` {rule}", arg.get_id()))
-                .hint(format!("`cbbootstrap-agent {called} --help` shows its form"))
+                .hint(format!("`cbbootstrap-agent {called} --help` describes it"))
         })
     };
     settings.map(option).collect()

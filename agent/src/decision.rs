@@ -1,7 +1,7 @@
 //! Decides the next step on the way into the cluster. No I/O; the time is an argument.
 //!
-//! Each round begins with the server's state, so an agent that is killed is simply started again, and agents of different nodes
-//! need not know of each other. A node that belongs to another cluster is never touched.
+//! Each round begins with the server's state, so an agent can be killed and started again at any time, and agents of different
+//! nodes do not talk to each other. A node that belongs to another cluster is never changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +48,7 @@ pub struct Goal {
     pub node: Node,
     /// Whether the node has the data service and so can begin a cluster.
     pub can_begin: bool,
-    /// Whether members can be told from impostors, or `--insecure` is set.
+    /// Whether members can be verified, or `--insecure` is set.
     pub trusts_members: bool,
     pub buckets: Vec<String>,
     pub group: Option<String>,
@@ -108,7 +108,7 @@ pub enum Extra {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Try again in a while, for this reason.
+    /// Try again after a pause, for this reason.
     Wait(String),
     /// Get the record from the API without claiming.
     GetRecord,
@@ -158,7 +158,7 @@ pub enum StopReason {
     },
     /// This node lost its claim and did not report, but has initialised its server.
     Occupied(Node),
-    /// Members cannot be told from impostors.
+    /// There is no way to verify the members.
     NoTrust,
 }
 
@@ -238,7 +238,7 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
 fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> Action {
     if !goal.can_begin {
         return wait(
-            "this node's claim has to expire: it lacks the data service to begin a cluster",
+            "this node lacks the data service to begin the cluster; its claim has to expire",
         );
     }
     if memory.has_initialised {
@@ -436,7 +436,7 @@ pub fn rebalance(view: &View, removed: Vec<String>, memory: &Memory, now: Instan
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     Add,
-    /// Not now: try again in a while.
+    /// Not yet, for this reason.
     Later(String),
     /// Another server, with this UUID, is a healthy member under the node's name.
     NameTaken(Uuid),
@@ -476,7 +476,7 @@ pub fn admission(
         listed.health != Health::Unhealthy && own.is_some() && listed.uuid.as_ref() != own;
     Admission::Later(match (listed.membership, listed.uuid.clone()) {
         (_, Some(uuid)) if is_other => return Admission::NameTaken(uuid),
-        (Membership::Added, _) => "it has been added; its server is still joining".to_owned(),
+        (Membership::Added, _) => "it has been added, and its server is still joining".to_owned(),
         (Membership::Active, _) => format!(
             "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
         ),

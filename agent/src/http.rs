@@ -66,7 +66,7 @@ impl Trust {
         let shown = file.display();
         let pem = fs::read(file).map_err(|error| {
             Failure::usage(format!("cannot read `{shown}`: {error}"))
-                .hint("`--ca-cert` is the file of the authority's certificate")
+                .hint("`--ca-cert` names the file with the authority's certificate")
         })?;
         let why = match parse_certificates(&pem) {
             Ok(certificates) if certificates.is_empty() => "contains no certificate".to_owned(),

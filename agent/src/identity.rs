@@ -22,11 +22,11 @@ pub fn find_node() -> anyhow::Result<Node> {
         .or_else(|| full_name(&host).and_then(parse))
         .or_else(|| Metadata::connect()?.get("local-hostname").and_then(parse))
         .ok_or_else(|| {
-            Failure::usage(format!(
-                "this host calls itself `{host}`, which is not a name that other nodes can reach it by"
-            ))
-            .hint("give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`")
-            .into()
+            Failure::usage(format!("other nodes cannot reach this host by its host name `{host}`"))
+                .hint(
+                    "give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`",
+                )
+                .into()
         })
 }
 

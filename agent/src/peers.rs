@@ -14,7 +14,7 @@ use crate::{
     server::{Administrator, Server, View},
 };
 
-/// How members are told from impostors.
+/// How members are verified.
 #[derive(Debug)]
 pub struct Peers {
     pub cluster_id: ClusterId,
@@ -40,8 +40,8 @@ pub enum Proof {
 }
 
 impl Peers {
-    /// Whether members can be told from impostors, or need not be.
-    pub fn are_distinguishable(&self) -> bool {
+    /// Whether members can be verified, or need not be.
+    pub fn can_verify_members(&self) -> bool {
         self.keys.is_some() || self.authority.is_some() || self.is_insecure
     }
 

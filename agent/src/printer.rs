@@ -1,5 +1,5 @@
-//! Progress of the agent: on a terminal a line moves with what it waits for and since when; elsewhere (a node's boot log)
-//! there are plain lines.
+//! Progress of the agent: on a terminal, a moving line shows what the agent waits for and since when; elsewhere, such as in a boot
+//! log, it prints plain lines.
 
 use std::{
     cell::RefCell,
@@ -50,7 +50,7 @@ impl Printer {
         }
     }
 
-    /// Prints what happened.
+    /// Prints that something happened, which ends a wait.
     pub fn step(&self, what: impl Display) {
         if let Some(bar) = &self.bar {
             bar.set_message("");

@@ -83,7 +83,7 @@ pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<(Here, Api)> {
     let stdin = Some(Path::new("-"));
     if args.password_file.as_deref() == stdin && api_args.secret_file.as_deref() == stdin {
         return Err(Failure::usage(
-            "standard input holds one secret: the password or the cluster's",
+            "standard input cannot hold both the password and the cluster's secret",
         )
         .hint("put the other into a file or the environment")
         .into());

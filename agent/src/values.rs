@@ -116,11 +116,8 @@ impl Quota {
             ));
         }
         if quota + others > allowed {
-            let beside = if others == 0 {
-                String::new()
-            } else {
-                format!(" and the other services {others} MB")
-            };
+            let beside = (others > 0).then(|| format!(" and the other services {others} MB"));
+            let beside = beside.unwrap_or_default();
             return Err(format!(
                 "the data service would have {quota} MB{beside}, and the server allows {allowed} MB of the node's {total} MB"
             ));
@@ -233,7 +230,7 @@ pub fn node(text: &str) -> Result<Node, String> {
     };
     if is_own {
         return Err(format!(
-            "`{node}` means another host on each host: give the address or the full name that the other nodes reach"
+            "`{node}` is a different host on each node: give the address or the full name by which other nodes reach this one"
         ));
     }
     if !node.as_str().contains(['.', ':']) {

@@ -54,10 +54,12 @@ impl From<ApiError> for Interrupt {
             ),
             (409, "last_node") => (
                 Exit::Refused,
-                "the other members have not reported: run `cbbootstrap-agent up` on one of them, and this again",
+                "the other members have not reported: run `cbbootstrap-agent up` on one of them, and then this command again",
             ),
             (409, _) => (Exit::Refused, "`cbbootstrap-agent status` shows both sides"),
-            (404, _) => (Exit::Failed, "is `--api` the endpoint that `cbbootstrap status` prints?"),
+            (404, _) => {
+                (Exit::Failed, "`--api` must be the endpoint that `cbbootstrap status` prints")
+            }
             _ => (Exit::Failed, "`cbbootstrap-agent up --help` explains the options"),
         };
         Failure::new(format!("the API refuses: {}", problem.detail)).exit(exit).hint(hint).into()
@@ -109,7 +111,7 @@ impl<'p> Clock<'p> {
             return Ok(());
         }
         let seconds = self.timeout.as_secs_f64();
-        let hint = "run it again to go on from here; `--timeout` gives it longer";
+        let hint = "run the command again to continue, or raise `--timeout`";
         Err(Failure::timed_out(format!("not done after {seconds} s, still waiting: {wait}"))
             .hint(wait.hint.as_deref().unwrap_or(hint)))
     }

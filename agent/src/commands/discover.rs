@@ -59,7 +59,7 @@ fn trusted_nodes<'r>(record: &'r ClusterRecord, api: &Api) -> Result<Vec<&'r Nod
     nodes.retain(|node| record.attested_member(node, &api.cluster_id, keys).is_ok());
     if nodes.is_empty() {
         return Err(Failure::refused("no member of the cluster is attested with this secret")
-            .hint("do the nodes have the same secret (`--secret-file`)?"));
+            .hint("give all nodes the same secret (`--secret-file`)"));
     }
     Ok(nodes)
 }

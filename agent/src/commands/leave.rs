@@ -1,4 +1,4 @@
-//! `leave`: moves the node's data to the others, takes the node out of its cluster, and tells the API.
+//! `leave`: moves the node's data to the other nodes, removes the node from its cluster, and reports that to the API.
 
 use std::{fmt, time::Instant};
 
@@ -20,7 +20,7 @@ use crate::{
     settings::{self, Here},
 };
 
-/// This many members are asked about the node's name: each may take a while not to answer.
+/// At most this many members are asked about the node's name: one that is down costs a time limit.
 const MAX_ASKED: usize = 3;
 
 #[derive(Debug, Serialize)]
@@ -92,7 +92,7 @@ impl Leaving<'_> {
                 self.printer.step("server: belongs to no cluster");
                 if self.is_on_its_way {
                     self.printer.step(
-                        "certificates: the server has generated a new one; if it had one of yours, load yours again before the next `up`",
+                        "certificates: the server has generated a new one; if you use your own, load it again before the next `up`",
                     );
                 }
                 return Ok(Some(()));
@@ -144,9 +144,9 @@ impl Leaving<'_> {
             }
             _ => {
                 return Err(Failure::refused(
-                    "it is the cluster's last active node, and without it the data is gone; nothing was changed",
+                    "this is the cluster's last active node, and the data would be lost with it; nothing was changed",
                 )
-                .hint("to remove the whole cluster, end its machines, then run `cbbootstrap cluster forget`"));
+                .hint("to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`"));
             }
         })
     }
@@ -193,18 +193,18 @@ impl Leaving<'_> {
             Some(recorded) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, and that of `{id}` is {recorded}; nothing was changed"
             ))
-            .hint("check `--cluster-id`: it must be that of this node's `up`"),
+            .hint("pass the `--cluster-id` with which `up` ran on this node"),
             _ if is_only_member && view.nodes.len() > 1 => Failure::refused(format!(
                 "the API has no other member of `{id}`, and without this one no node could join; nothing was changed"
             ))
-            .hint("run `cbbootstrap-agent up` on another member, and this again"),
+            .hint("run `cbbootstrap-agent up` on another member, and then this command again"),
             _ => return Ok(()),
         };
         Err(failure.into())
     }
 }
 
-/// Decides the next step out of the cluster. The last active node is done: it cannot leave.
+/// Decides the next step out of the cluster. [`Action::Done`]: this is the last active node, which cannot leave.
 fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     let Some(this) = view.this() else {
         return Action::Wait("the server does not list itself yet".to_owned());

@@ -22,8 +22,7 @@ const MAX_REST: Duration = Duration::from_secs(40);
 /// Notes which nodes are unreachable, and whether the rebalance that was under way has ended. Fails after too many failures with
 /// the server's reason.
 ///
-/// A rebalance that has reached its purpose counts as done even with an error. Without its purpose and an error, somebody stopped it
-/// or its orchestrator died.
+/// A rebalance that has reached its purpose counts as done even with an error.
 pub(super) fn watch(
     memory: &mut Memory,
     server: &Server,

@@ -85,7 +85,7 @@ impl Run<'_> {
             Host::V4(_) | Host::V6(_) => format!("`{node}`"),
         };
         Err(Failure::usage(format!("{subject} is not an address of this host")).hint(
-            "give the host's own, which the other nodes reach; a public one behind NAT goes into `--alternate-address`",
+            "give an address of this host that the other nodes reach; a public one behind NAT goes into `--alternate-address`",
         )
         .into())
     }
@@ -122,7 +122,7 @@ impl Run<'_> {
         let id = self.api.cluster_id.as_str();
         Err(Interrupt::Wait(
             Failure::new(format!(
-                "`{node}`, which lost its claim, does not answer whether it belongs to a cluster: {why}"
+                "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
             ))
             .hint(format!(
                 "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
@@ -187,7 +187,7 @@ impl Run<'_> {
         } else {
             // A claim that cannot be given up expires.
             let _ = self.api.leave(&self.here.identity, Some(generation));
-            "the message is the server's; nothing was changed, and another node may begin"
+            "nothing was changed, and another node can begin the cluster"
         };
         let why = format!("the server refuses to initialise the cluster: {error}");
         Failure::new(why).hint(hint).into()

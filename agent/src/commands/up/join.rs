@@ -116,7 +116,7 @@ impl Run<'_> {
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
         let id = self.api.cluster_id.as_str();
         Err(Interrupt::Wait(if skips.contains(&Skip::Unproven) {
-            wait.hint("no password was sent to a server that nothing vouches for; do all nodes have the same secret (`--secret-file`)? A member whose certificate has changed needs `up` once more")
+            wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
             wait.hint(format!(
                 "no recorded member answers; if they are gone for good, `cbbootstrap cluster forget {id}` lets a new cluster begin"
@@ -134,7 +134,7 @@ impl Run<'_> {
             return Err(Failure::refused(
                 "Community Edition has no TLS between nodes: the password would cross the network unencrypted",
             )
-            .hint("`--insecure` sends it anyway; Enterprise Edition does not need to")
+            .hint("`--insecure` sends it anyway; Enterprise Edition encrypts it")
             .into());
         }
         let connected = peers.connect(member, record, self.is_enterprise());

@@ -101,7 +101,7 @@ impl<'r> Run<'r> {
         let goal = Goal {
             node: here.identity.node.clone(),
             can_begin: args.services.has("data"),
-            trusts_members: here.peers.are_distinguishable(),
+            trusts_members: here.peers.can_verify_members(),
             buckets: args.buckets.iter().map(|bucket| bucket.name.clone()).collect(),
             group: args.server_group.clone(),
             has_alternate_address: args.alternate_address.is_some(),

@@ -130,7 +130,7 @@ impl Run<'_> {
                 &*format!("run `cbbootstrap-agent up` on `{first}`, or reset its server if nothing in it is needed"),
             ),
             StopReason::NoTrust => (
-                "there is a cluster to join, and nothing tells its members from impostors; no password was sent".to_owned(),
+                "there is a cluster to join, but no way to verify its members; no password was sent".to_owned(),
                 "give all nodes the same secret (`--secret-file`), or the authority that signed the servers' certificates (`--ca-cert`)",
             ),
         };

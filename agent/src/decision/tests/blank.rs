@@ -67,8 +67,8 @@ fn blank_node_without_the_data_service_never_claims() {
     let cases = [
         ("not asked", NotYet, Then(GetRecord)),
         ("no record", NoRecord, Waits("no node with the data service has claimed the cluster yet")),
-        ("its claim from before", Has(claimed_by(ME, 60)), Waits("this node's claim has to expire")),
-        ("its claim for good", Has(claimed_by(ME, None)), Waits("this node's claim has to expire")),
+        ("its claim from before", Has(claimed_by(ME, 60)), Waits("its claim has to expire")),
+        ("its claim for good", Has(claimed_by(ME, None)), Waits("its claim has to expire")),
         ("another's claim", Has(claimed_by(FIRST, 7)), Waits("expires in 7 s")),
         ("another's expired claim", Has(claimed_by(FIRST, 0)), Waits("expires in 0 s")),
         ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
@@ -154,7 +154,7 @@ fn node_that_gave_its_claim_up_waits_for_the_other_cluster() {
 }
 
 #[test]
-fn node_joins_only_if_members_can_be_told_from_impostors() {
+fn node_joins_only_if_members_can_be_verified() {
     let untrusting = Goal { trusts_members: false, ..goal() };
     #[rustfmt::skip]
     let cases = [

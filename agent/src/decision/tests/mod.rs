@@ -69,7 +69,7 @@ fn uuid(text: &str) -> Uuid {
     Uuid::new(text).unwrap()
 }
 
-/// A node that can begin a cluster, can tell members from impostors and wants no extras.
+/// A node that can begin a cluster, can verify members and wants no extras.
 fn goal() -> Goal {
     Goal {
         node: node(ME),
