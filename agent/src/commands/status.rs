@@ -14,7 +14,7 @@ use crate::{
     http::Deadline,
     printer::Printer,
     record::ClusterRecord,
-    server::{Health, Membership, NodeInfo, Server, View},
+    server::{Health, Membership, Server, View},
     settings,
 };
 
@@ -124,19 +124,7 @@ fn is_healthy(node: &Node, view: Option<&View>, record: Option<&ClusterRecord>) 
 
 impl From<&View> for ClusterStatus {
     fn from(view: &View) -> Self {
-        Self {
-            uuid: view.uuid.to_string(),
-            balanced: view.is_balanced,
-            rebalancing: view.is_rebalancing,
-            nodes: view.nodes.iter().map(NodeStatus::from).collect(),
-            buckets: view.buckets.clone(),
-        }
-    }
-}
-
-impl From<&NodeInfo> for NodeStatus {
-    fn from(node: &NodeInfo) -> Self {
-        Self {
+        let nodes = view.nodes.iter().map(|node| NodeStatus {
             name: node.name.clone(),
             membership: match node.membership {
                 Membership::Active => "active",
@@ -147,6 +135,13 @@ impl From<&NodeInfo> for NodeStatus {
             healthy: node.health == Health::Healthy,
             status: node.health,
             group: node.group.clone(),
+        });
+        Self {
+            uuid: view.uuid.to_string(),
+            balanced: view.is_balanced,
+            rebalancing: view.is_rebalancing,
+            nodes: nodes.collect(),
+            buckets: view.buckets.clone(),
         }
     }
 }

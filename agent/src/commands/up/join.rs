@@ -97,9 +97,8 @@ impl Run<'_> {
             skips.push(skip);
             reasons.push(format!("`{member}`: {why}"));
         }
-        let more = reasons.len().saturating_sub(MAX_REASONS);
-        reasons.truncate(MAX_REASONS);
-        if more > 0 {
+        if reasons.len() > MAX_REASONS {
+            let more = reasons.split_off(MAX_REASONS).len();
             reasons.push(format!("and {more} more"));
         }
         let reasons = reasons.join("; ");

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::{Api, ApiError},
     cli::{ClusterArgs, UpArgs},
-    decision::{self, Action, Asked, Goal, Memory, OwnServer},
+    decision::{self, Action, Asked, Extra, Goal, Memory, OwnServer},
     http::CallError,
     printer::Printer,
     record::ClusterRecord,
@@ -98,13 +98,14 @@ struct RunState {
 
 impl<'r> Run<'r> {
     fn new(here: Here, api: &'r Api, args: &'r ClusterArgs, printer: &'r Printer) -> Self {
+        let group = args.server_group.iter().cloned().map(Extra::Group);
+        let buckets = args.buckets.iter().cloned().map(Extra::Bucket);
+        let address = args.alternate_address.iter().map(|address| address.host().to_string());
         let goal = Goal {
             node: here.identity.node.clone(),
             can_begin: args.services.has("data"),
             trusts_members: here.peers.can_verify_members(),
-            buckets: args.buckets.iter().map(|bucket| bucket.name.clone()).collect(),
-            group: args.server_group.clone(),
-            has_alternate_address: args.alternate_address.is_some(),
+            extras: group.chain(buckets).chain(address.map(Extra::AlternateAddress)).collect(),
             attests: here.peers.keys.is_some(),
             adopt: args.adopt,
             settle: jitter(args.settle),
