@@ -15,7 +15,7 @@ use crate::{
     printer::Printer,
     record::ClusterRecord,
     server::{Health, Membership, Server, View},
-    settings,
+    settings::{self, Here},
 };
 
 /// The time limit of the whole command.
@@ -70,13 +70,13 @@ struct ApiStatus {
 }
 
 pub fn run(args: NodeArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let (here, api) = settings::here(args, Deadline::after(LIMIT))?;
-    let node = here.identity.node;
+    let Here { identity, api, server, .. } = settings::here(args, Deadline::after(LIMIT))?;
+    let node = identity.node;
     let (answer, error) = match api.raw_status(Some(&node)) {
         Ok(answer) => (answer, None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let (server, view) = read_server(&here.server);
+    let (server, view) = read_server(&server);
     let (record, cluster) = answer.unzip();
     let status = Status {
         healthy: is_healthy(&node, view.as_ref(), record.as_ref()),

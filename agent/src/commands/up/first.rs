@@ -99,7 +99,7 @@ impl Run<'_> {
             let failed = |_| Err("the inspection failed".to_owned());
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
         });
-        let (id, mut result) = (self.api.cluster_id.as_str(), Ok(()));
+        let (id, mut result) = (self.here.api.cluster_id.as_str(), Ok(()));
         for (node, inspection) in nodes.iter().zip(inspections) {
             match inspection {
                 Ok((inspection, state)) => {
@@ -123,7 +123,7 @@ impl Run<'_> {
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
     pub(super) fn give_up_claim(&mut self, node: &Node) -> Result<(), Interrupt> {
         let generation = self.record().map(|record| record.generation);
-        self.api.leave(&self.here.identity, generation).map_err(|error| {
+        self.here.api.leave(&self.here.identity, generation).map_err(|error| {
             Interrupt::wait(format!("the claim cannot be given up yet: {error}"))
         })?;
         self.printer.warning(format_args!(
@@ -176,7 +176,7 @@ impl Run<'_> {
             "an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then"
         } else {
             // A claim that cannot be given up expires.
-            let _ = self.api.leave(&self.here.identity, Some(generation));
+            let _ = self.here.api.leave(&self.here.identity, Some(generation));
             "nothing was changed, and another node can begin the cluster"
         };
         let why = format!("the server refuses to initialise the cluster: {error}");
