@@ -107,6 +107,10 @@ impl Access {
         profiles: &Profiles,
         http: SharedHttpClient,
     ) -> Result<SdkConfig, Failure> {
+        let endpoint = profiles.setting("AWS_ENDPOINT_URL", "endpoint_url");
+        if let Some(endpoint) = endpoint.filter(|endpoint| !is_url(&endpoint.value)) {
+            return Err(not_a_url(&endpoint.source));
+        }
         let attempts = profiles.setting("AWS_MAX_ATTEMPTS", "max_attempts");
         let mode = profiles.setting("AWS_RETRY_MODE", "retry_mode");
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -145,10 +149,8 @@ impl Access {
                     Failure::usage(message).hint(format!("set it again, or `unset {name}`"))
                 );
             }
-            let is_endpoint = name == "AWS_ENDPOINT_URL" || name.starts_with("AWS_ENDPOINT_URL_");
-            if is_endpoint && !value.to_str().is_some_and(is_url) {
-                return Err(Failure::usage(format!("`{name}` is not a URL"))
-                    .hint("a URL is https://HOST or http://HOST:PORT"));
+            if name.starts_with("AWS_ENDPOINT_URL_") && !value.to_str().is_some_and(is_url) {
+                return Err(not_a_url(&format!("`{name}`")));
             }
         }
         if self.profile.is_some() || !has_keys() {
@@ -170,6 +172,11 @@ impl Access {
 
 fn has_keys() -> bool {
     variable("AWS_ACCESS_KEY_ID").is_some()
+}
+
+fn not_a_url(source: &str) -> Failure {
+    Failure::usage(format!("{source} is not a URL"))
+        .hint("a URL is https://HOST or http://HOST:PORT")
 }
 
 fn is_url(text: &str) -> bool {

@@ -23,7 +23,7 @@ use aws_sdk_sts::{
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
 use super::{
-    Access,
+    access::Access,
     error::{Expired, explain_credentials, has_code},
     profiles::{invalid_key, is_printable},
 };

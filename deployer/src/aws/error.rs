@@ -7,7 +7,6 @@ use aws_sdk_sts::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
-use axum::http::Uri;
 use cbbootstrap_cli::environment::variable;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use thiserror::Error;
@@ -16,7 +15,7 @@ use crate::{
     advice,
     causes::{causes, chain},
     failure::Failure,
-    network::Unreachable,
+    network::{Unreachable, origin},
 };
 
 const SIGN_IN: &str = "sign in (`aws login`, `aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
@@ -111,8 +110,10 @@ where
                 .about(what)
         }
         SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
-            let at = variable("AWS_ENDPOINT_URL").map(|url| without_secrets(&url));
-            let at = at.map_or_else(|| "AWS".to_owned(), |origin| format!("`{origin}`"));
+            let at = endpoint().map_or_else(
+                || "AWS".to_owned(),
+                |origin| format!("`{origin}` (`AWS_ENDPOINT_URL`)"),
+            );
             Failure::new(format!("{what}: cannot reach {at}: {}", causes(error))).hint(
                 "check that the region exists, and that network and proxy allow the connection",
             )
@@ -153,15 +154,17 @@ fn expired() -> Failure {
 fn unreachable(error: &(dyn Error + 'static)) -> Option<Failure> {
     let (cause, unreachable) =
         chain(error).find_map(|cause| Some((cause, cause.downcast_ref::<Unreachable>()?)))?;
-    let message = match variable("AWS_ENDPOINT_URL") {
-        Some(url) if without_secrets(&url) == unreachable.origin => causes(cause).replacen(
-            &unreachable.origin,
-            &format!("{}` (`AWS_ENDPOINT_URL", unreachable.origin),
-            1,
-        ),
-        _ => causes(cause),
-    };
+    let mut message = causes(cause);
+    if endpoint().is_some_and(|origin| origin == unreachable.origin) {
+        let quoted = format!("`{}`", unreachable.origin);
+        message = message.replacen(&quoted, &format!("{quoted} (`AWS_ENDPOINT_URL`)"), 1);
+    }
     Some(Failure::new(message).hint(unreachable.hint()))
+}
+
+/// The origin of the endpoint that the user sets.
+fn endpoint() -> Option<String> {
+    origin(&variable("AWS_ENDPOINT_URL")?.parse().ok()?)
 }
 
 /// How far AWS's clock is ahead of this machine's, if it is too far for signatures.
@@ -177,17 +180,6 @@ fn wrong_clock(offset: SignedDuration) -> Failure {
     Failure::new(format!("this machine's clock is {minutes} minutes {direction} AWS's")).hint(
         "set the clock (`timedatectl set-ntp true`); signatures are valid for a few minutes only",
     )
-}
-
-/// A URL's scheme, host and port: the rest may hold a password.
-fn without_secrets(url: &str) -> String {
-    url.parse::<Uri>()
-        .ok()
-        .and_then(|url| {
-            let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
-            Some(format!("{}://{}{port}", url.scheme_str()?, url.host()?))
-        })
-        .unwrap_or_else(|| "an invalid URL".to_owned())
 }
 
 fn refusal(code: &str, message: &str) -> Failure {

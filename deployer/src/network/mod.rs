@@ -151,11 +151,7 @@ impl HttpConnector for Connectors {
         };
         let is_tls = url.scheme_str() == Some("https");
         let unreachable = Unreachable {
-            origin: format!(
-                "{}://{}",
-                url.scheme_str().unwrap_or_default(),
-                url.authority().map_or("", |authority| authority.as_str())
-            ),
+            origin: origin(&url).unwrap_or_default(),
             proxy: proxy.map(ToString::to_string),
             authorities: trust.source.clone().filter(|_| is_tls),
             source: "the proxy asks for a user name and password".into(),
@@ -172,6 +168,12 @@ impl HttpConnector for Connectors {
             }
         })
     }
+}
+
+/// A URL's scheme, host and port: the rest may hold a password.
+pub fn origin(url: &Uri) -> Option<String> {
+    let port = url.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+    Some(format!("{}://{}{port}", url.scheme_str()?, url.host()?))
 }
 
 /// A host that could not be reached, and by which way.
