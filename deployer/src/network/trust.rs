@@ -45,8 +45,9 @@ impl Trust {
         let certificates = if path.is_dir() {
             rustls_native_certs::load_certs_from_paths(None, Some(path)).certs
         } else {
-            let text =
-                read_text(path).map_err(|error| Failure::usage(format!("{setting}: {error}")))?;
+            let text = read_text(path).map_err(|error| {
+                Failure::usage(format!("{setting}: {error}")).hint("it names a PEM file")
+            })?;
             CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect()
         };
         Self::of(certificates, source)

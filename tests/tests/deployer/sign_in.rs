@@ -336,7 +336,8 @@ proptest! {
         let ended = status(&user, &[]);
         prop_assert!(matches!(ended.status, Some(1 | 2)), "{ended}");
         prop_assert!(!ended.stderr.contains("panicked"), "{ended}");
-        let last = ended.stderr.lines().find(|line| line.starts_with('{'));
-        let _: Option<Value> = last.map(|line| serde_json::from_str(line).unwrap());
+        let json = ended.stderr.lines().find(|line| line.starts_with('{')).unwrap_or_default();
+        let error: Value = serde_json::from_str(json).unwrap();
+        prop_assert_eq!(error["error"]["exit"].as_i64(), ended.status.map(i64::from));
     }
 }
