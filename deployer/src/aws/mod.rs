@@ -1,7 +1,6 @@
 //! AWS's services, one file each. Other modules decide; these make the calls and return plain values.
 
 pub mod cloudformation;
-pub mod clusters;
 mod credentials;
 pub mod drift;
 pub mod dynamodb;
