@@ -19,6 +19,7 @@ pub mod http;
 pub mod local;
 pub mod ministack;
 pub mod moto;
+pub mod pattern;
 pub mod pods;
 pub mod process;
 pub mod programs;
