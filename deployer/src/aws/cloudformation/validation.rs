@@ -21,7 +21,7 @@ pub(super) async fn failures(client: &Client, change_set_arn: &str) -> anyhow::R
     Ok(events.filter_map(|event| failure(&event)).collect())
 }
 
-/// ``Dashboard: it already exists (/Resources/Dashboard, AWS::EarlyValidation::…)``; `None` if the event is no failure, or one
+/// ``Dashboard: it already exists (/Resources/Dashboard, AWS::EarlyValidation::…)``; `None` if the event is not a failure, or a failure
 /// that only warns.
 fn failure(event: &OperationEvent) -> Option<String> {
     let warns = |mode: &Option<HookFailureMode>| *mode == Some(HookFailureMode::Warn);
