@@ -18,12 +18,12 @@ use cbbootstrap_tests::{
     http,
     local::Local,
     ministack::MiniStack,
+    pattern::pattern,
     process::wait_until,
     programs,
     server::Stub,
     terminal::{Terminal, settled},
 };
-use regex::Regex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -241,8 +241,8 @@ fn alone(user: &User, args: &[&str]) -> Ended {
 /// The options of a command, as its help lists them, each with its environment variable.
 fn options_of(command: &str) -> Vec<(String, Option<String>)> {
     let help = alone(&User::default(), &[command, "--help"]).ended_with(0).stdout;
-    let option = Regex::new(r"(?m)^ +(?:-\w, )?--([a-z-]+)").unwrap();
-    let variable = Regex::new(r"\[env: (\w+)=").unwrap();
+    let option = pattern(r"(?m)^ +(?:-\w, )?--([a-z-]+)");
+    let variable = pattern(r"\[env: (\w+)=");
     let starts: Vec<_> = option.captures_iter(&help).collect();
     let ends = starts.iter().skip(1).map(|next| next.get(0).unwrap().start());
     let ends: Vec<_> = ends.chain([help.len()]).collect();
