@@ -64,7 +64,7 @@ struct Variable {
 pub fn read<P: CommandFactory + FromArgMatches>(
     options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
 ) -> anyhow::Result<(P, Variables)> {
-    let mut line = CommandLine::new(P::command());
+    let mut line = CommandLine::with(P::command(), env::args_os(), |name| env::var_os(name));
     let mut parsed = line.parse().unwrap_or_else(|error| error.exit());
     line.file =
         options_file(&line.command, &parsed).map_err(|error| parsed.variables.explain(error))?;
@@ -77,12 +77,7 @@ pub fn read<P: CommandFactory + FromArgMatches>(
 }
 
 impl CommandLine {
-    /// The command line of this process.
-    pub fn new(command: Command) -> Self {
-        Self::with(command, env::args_os(), |name| env::var_os(name))
-    }
-
-    /// A command line of other arguments and variables.
+    /// A command line of these arguments and variables.
     pub fn with<A: Into<OsString>>(
         command: Command,
         arguments: impl IntoIterator<Item = A>,
@@ -133,7 +128,11 @@ impl CommandLine {
         });
         let (before, after) = self.arguments.split_at(called.position);
         let mut arguments = before.to_vec();
-        arguments.extend(variables.0.iter().map(Variable::argument));
+        arguments.extend(variables.0.iter().map(|variable| {
+            let mut argument = OsString::from(format!("--{}=", variable.long));
+            argument.push(&variable.value);
+            argument
+        }));
         arguments.extend(of_file.flat_map(|option| &option.arguments).map(OsString::from));
         arguments.extend_from_slice(after);
         match self.matches(&arguments) {
@@ -147,22 +146,18 @@ impl CommandLine {
         let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
             return error;
         };
-        // `--name <VALUE>`
-        let end = option.find([' ', '[', '=']).unwrap_or(option.len());
-        let variable = variables
-            .0
-            .iter()
-            .find(|variable| option[..end].strip_prefix("--") == Some(variable.long.as_str()));
-        let argument = format!("{}=", &option[..end]);
-        let of_file = self.file.options.iter().flat_map(|option| &option.arguments);
-        let source = match variable {
+        // `--name <VALUE>`, or `--name[=<VALUE>]` for a flag, which has no value on the command line.
+        let flag = option.split([' ', '[', '=']).next().unwrap_or_default();
+        let is_in_file = || {
+            let mut arguments = self.file.options.iter().flat_map(|option| &option.arguments);
+            arguments.any(|argument| argument.starts_with(&format!("{flag}=")))
+        };
+        let long = flag.trim_start_matches('-');
+        let source = match variables.0.iter().find(|variable| variable.long == long) {
             Some(variable) => format!("env: {}", variable.name),
-            None if of_file.into_iter().any(|of_file| of_file.starts_with(&argument)) => {
-                format!("file: {}", self.file.name)
-            }
+            None if is_in_file() => format!("file: {}", self.file.name),
             None => return error,
         };
-        // Flags have no value on the command line.
         let option = option.split("[=").next().unwrap_or_default();
         let named = format!("{option} [{source}]");
         error.insert(ContextKind::InvalidArg, ContextValue::String(named));
@@ -283,14 +278,6 @@ impl Variables {
     }
 }
 
-impl Variable {
-    fn argument(&self) -> OsString {
-        let mut argument = OsString::from(format!("--{}=", self.long));
-        argument.push(&self.value);
-        argument
-    }
-}
-
 /// The same command, with variables that clap does not read. Flags that a variable sets take a value.
 fn without_variables(command: Command, lookup: &impl Fn(&OsStr) -> Option<OsString>) -> Command {
     command
@@ -298,19 +285,19 @@ fn without_variables(command: Command, lookup: &impl Fn(&OsStr) -> Option<OsStri
             let Some(name) = arg.get_env() else {
                 return arg;
             };
-            let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
-            let arg = if is_flag && lookup(name).is_some() { with_value(arg) } else { arg };
-            arg.env(Resettable::Reset)
+            let is_set_flag =
+                matches!(arg.get_action(), ArgAction::SetTrue) && lookup(name).is_some();
+            let arg = arg.env(Resettable::Reset);
+            if !is_set_flag {
+                return arg;
+            }
+            arg.action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .default_value("false")
         })
         .mut_subcommands(|command| without_variables(command, lookup))
-}
-
-fn with_value(flag: Arg) -> Arg {
-    flag.action(ArgAction::Set)
-        .num_args(0..=1)
-        .require_equals(true)
-        .default_missing_value("true")
-        .default_value("false")
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{files::Unsafe, text::printable};
+use crate::text::printable;
 
-/// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Done,
@@ -81,7 +80,6 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
 };
 
 impl Exit {
-    /// The exit status.
     pub fn status(self) -> u8 {
         STATUSES.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, status, ..)| *status)
     }
@@ -124,7 +122,6 @@ impl Program {
 #[error("{message}")]
 pub struct Failure {
     message: String,
-    /// What to do about it.
     pub hint: Option<String>,
     pub exit: Exit,
     /// Whether the credentials lack a permission, and nothing else is wrong.
@@ -136,22 +133,18 @@ impl Failure {
         Self { message: message.into(), hint: None, exit: Exit::Failed, denied: false }
     }
 
-    /// A failure of [`Exit::Usage`].
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(message).exit(Exit::Usage)
     }
 
-    /// A failure of [`Exit::TimedOut`].
     pub fn timed_out(message: impl Into<String>) -> Self {
         Self::new(message).exit(Exit::TimedOut)
     }
 
-    /// A failure of [`Exit::Refused`].
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(message).exit(Exit::Refused)
     }
 
-    /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -172,7 +165,6 @@ impl Failure {
         self
     }
 
-    /// Changes how the program ends.
     #[must_use]
     pub fn exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
@@ -185,14 +177,7 @@ impl Failure {
     }
 }
 
-/// Other users' files may contain `insecure: true`, or a secret that others know.
-impl From<Unsafe> for Failure {
-    fn from(file: Unsafe) -> Self {
-        Self::usage(file.message).hint(file.hint)
-    }
-}
-
-/// An error and its context, on one line that cannot mislead a reader: it may quote a server.
+/// An error and its context on one line, without characters that mislead a reader: it may quote a server.
 pub fn one_line(error: &anyhow::Error) -> String {
     printable(&format!("{error:#}"))
 }

@@ -1,9 +1,6 @@
 //! Text that people and tools write, with byte-order marks and Windows' line ends.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
@@ -15,21 +12,6 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("it is neither UTF-8 nor UTF-16 with a byte-order mark")]
 pub struct NotText;
-
-/// Why a text file could not be read.
-#[derive(Debug, Error)]
-#[error("cannot read `{}`: {source}", path.display())]
-pub struct ReadError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-impl ReadError {
-    /// The kind of the error; [`io::ErrorKind::InvalidData`] if the file is not text.
-    pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
-    }
-}
 
 /// The text without a leading byte-order mark and without the line ends at its end. White space stays, as it may be part of a
 /// password.
@@ -69,15 +51,15 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, NotText> {
         .map_err(|_| NotText)
 }
 
-/// Reads a file that people edit. Its lines end with LF, whatever they end with in the file.
-pub fn read_text(path: &Path) -> Result<String, ReadError> {
+/// Reads a file that people edit. Its lines end with LF, whatever they end with in the file. The error names the file; its kind is
+/// [`io::ErrorKind::InvalidData`] if the file is not text.
+pub fn read_text(path: &Path) -> io::Result<String> {
     let read = fs::read(path).and_then(|bytes| {
         decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     });
-    match read {
-        Ok(text) => Ok(text.replace("\r\n", "\n")),
-        Err(source) => Err(ReadError { path: path.to_owned(), source }),
-    }
+    read.map(|text| text.replace("\r\n", "\n")).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot read `{}`: {error}", path.display()))
+    })
 }
 
 /// The text with control, bidirectional and invisible characters escaped, so that it can neither command a terminal nor mislead a
@@ -94,11 +76,10 @@ pub fn escape_hidden(text: &str) -> String {
     escaped
 }
 
-/// The most of a text that is printed: a server may answer with megabytes.
+/// The most characters of a text that are printed: a server may answer with megabytes.
 const MOST_CHARACTERS: usize = 4000;
 
-/// A text on one line in which nothing commands a terminal or misleads a reader: the words of a server or of the API may be part
-/// of it.
+/// A text of a server or of the API on one line, without characters that command a terminal or mislead a reader.
 pub fn printable(text: &str) -> String {
     let shown = text.chars().take(MOST_CHARACTERS).map(|c| match c {
         _ if c.is_control() => '\n',

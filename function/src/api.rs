@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -33,7 +33,6 @@ use crate::{
 pub const DEADLINE: Duration = Duration::from_millis(4500);
 
 type Answer = Result<Response, Problem>;
-type Body = Result<Bytes, BytesRejection>;
 
 /// What a deployment requires of its callers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,20 +124,14 @@ async fn contract() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], CONTRACT)
 }
 
-async fn claim<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    let cluster_id = fields.cluster_id()?;
+async fn claim<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let claim = Claim {
-        node: fields.required_node()?,
-        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
-        lease: fields.lease()?,
-        secret: secret(&headers, &cluster_id)?,
+        node: call.required_node()?,
+        node_uuid: call.get("node_uuid", name(Uuid::new))?,
+        lease: call.lease()?,
+        cluster_id: call.cluster_id,
+        secret: call.secret,
         now: Timestamp::now(),
-        cluster_id,
     };
     if service.policy.requires_lease && claim.lease.is_none() {
         return Err(Problem::MissingField(LEASE));
@@ -148,13 +141,9 @@ async fn claim<S: Store>(
     Ok(answer(&claim.cluster_id, Some(&claim.node), claimed))
 }
 
-async fn status<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    read_status(&service, &headers, &fields.cluster_id()?, fields.node()?).await
+async fn status<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
+    let asking = call.node()?;
+    Ok(read_status(&service, &call.cluster_id, call.secret, asking.as_ref()).await)
 }
 
 async fn status_by_path<S: Store>(
@@ -168,65 +157,52 @@ async fn status_by_path<S: Store>(
     let text = percent_decode_str(path).decode_utf8();
     let text = text.map_err(|_| invalid("must be UTF-8".to_owned()))?;
     let cluster_id = ClusterId::new(text).map_err(|reason| invalid(reason.to_string()))?;
-    read_status(&service, &headers, &cluster_id, None).await
+    let secret = secret(&headers, &cluster_id)?;
+    Ok(read_status(&service, &cluster_id, secret, None).await)
 }
 
 async fn read_status<S: Store>(
     service: &Service<S>,
-    headers: &HeaderMap,
     cluster_id: &ClusterId,
-    asking: Option<Node>,
-) -> Answer {
-    let secret = secret(headers, cluster_id)?;
+    secret: Option<SecretHash>,
+    asking: Option<&Node>,
+) -> Response {
     let record = service.store.status(cluster_id, secret.as_ref(), Timestamp::now()).await;
-    let read = record.map(|record| (Outcome::Read, record));
-    Ok(answer(cluster_id, asking.as_ref(), read))
+    answer(cluster_id, asking, record.map(|record| (Outcome("read"), record)))
 }
 
-async fn ready<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    let cluster_id = fields.cluster_id()?;
+async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let ready = Ready {
-        node: fields.required_node()?,
-        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
-        generation: fields.generation()?,
-        cluster_uuid: fields.get("cluster_uuid", name(Uuid::new))?,
-        authority: fields.get(AUTHORITY, hash(Fingerprint::from_hex))?,
-        attestation: fields.get(ATTESTATION, hash(Attestation::from_hex))?,
-        secret: secret(&headers, &cluster_id)?,
+        node: call.required_node()?,
+        node_uuid: call.get("node_uuid", name(Uuid::new))?,
+        generation: call.generation()?,
+        cluster_uuid: call.get("cluster_uuid", name(Uuid::new))?,
+        authority: call.get(AUTHORITY, hash(Fingerprint::from_hex))?,
+        attestation: call.get(ATTESTATION, hash(Attestation::from_hex))?,
+        cluster_id: call.cluster_id,
+        secret: call.secret,
         now: Timestamp::now(),
-        cluster_id,
     };
     // Community Edition attests without an authority. Without an attestation, an authority is useless to joiners.
     if ready.authority.is_some() && ready.attestation.is_none() {
         return Err(Problem::MissingField(ATTESTATION));
     }
     let record = service.store.ready(&ready).await;
-    let done = record.map(|record| (Outcome::Ready, record));
+    let done = record.map(|record| (Outcome("ready"), record));
     Ok(answer(&ready.cluster_id, Some(&ready.node), done))
 }
 
-async fn leave<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    let cluster_id = fields.cluster_id()?;
+async fn leave<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let leave = Leave {
-        node: fields.required_node()?,
-        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
-        generation: fields.generation()?,
-        secret: secret(&headers, &cluster_id)?,
+        node: call.required_node()?,
+        node_uuid: call.get("node_uuid", name(Uuid::new))?,
+        generation: call.generation()?,
+        cluster_id: call.cluster_id,
+        secret: call.secret,
         now: Timestamp::now(),
-        cluster_id,
     };
     let record = service.store.leave(&leave).await;
-    let done = record.map(|record| (Outcome::Left, record));
+    let done = record.map(|record| (Outcome("left"), record));
     Ok(answer(&leave.cluster_id, Some(&leave.node), done))
 }
 
@@ -236,7 +212,7 @@ fn answer(
     asking: Option<&Node>,
     done: Result<(Outcome, Record), store::Error>,
 ) -> Response {
-    let cluster = Extension(ClusterDigest::from(cluster_id));
+    let cluster = Extension(ClusterDigest(cluster_id.digest()));
     match done {
         Ok((outcome, record)) => {
             (cluster, Extension(outcome), Json(record.answer(asking, Timestamp::now())))
@@ -253,33 +229,43 @@ const AUTHORITY: &str = "authority_sha256";
 const ATTESTATION: &str = "attestation";
 const AUTHORIZATION: &str = "Authorization";
 
-/// A request's body: a JSON object whatever `Content-Type` says, because `curl -d` sends that of a form. Unknown fields are ignored, as
-/// in the original service.
-struct Fields(Map<String, Value>);
+/// A call about a cluster. Its body is a JSON object whatever `Content-Type` says, because `curl -d` sends that of a form. Unknown
+/// fields are ignored, as in the original service.
+struct Call {
+    fields: Map<String, Value>,
+    cluster_id: ClusterId,
+    secret: Option<SecretHash>,
+}
 
-impl Fields {
-    fn parse(body: Body) -> Result<Self, Problem> {
+impl<S: Send + Sync> FromRequest<S> for Call {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers().clone();
+        let body = Bytes::from_request(request, state).await;
         let body = body.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::BodyTooLarge,
             _ => Problem::InvalidJson("the body could not be read".to_owned()),
         })?;
-        serde_json::from_slice(&body)
-            .map(Self)
-            .map_err(|error| Problem::InvalidJson(error.to_string()))
+        Self::new(&headers, &body)
+    }
+}
+
+impl Call {
+    fn new(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
+        let fields = serde_json::from_slice(body);
+        let fields = fields.map_err(|error| Problem::InvalidJson(error.to_string()))?;
+        let cluster_id = get_field(&fields, CLUSTER_ID, name(ClusterId::new))?;
+        let cluster_id = cluster_id.ok_or(Problem::MissingField(CLUSTER_ID))?;
+        Ok(Self { secret: secret(headers, &cluster_id)?, fields, cluster_id })
     }
 
-    /// The field's value, if there is one.
     fn get<T>(
         &self,
         field: &'static str,
         read: impl FnOnce(&Value) -> Result<T, String>,
     ) -> Result<Option<T>, Problem> {
-        let value = self.0.get(field).map(read).transpose();
-        value.map_err(|reason| Problem::InvalidField(field, reason))
-    }
-
-    fn cluster_id(&self) -> Result<ClusterId, Problem> {
-        self.get(CLUSTER_ID, name(ClusterId::new))?.ok_or(Problem::MissingField(CLUSTER_ID))
+        get_field(&self.fields, field, read)
     }
 
     fn node(&self) -> Result<Option<Node>, Problem> {
@@ -305,6 +291,16 @@ impl Fields {
             generation.ok_or_else(|| "must be a whole number, at least 1".to_owned())
         })
     }
+}
+
+/// The field's value, if there is one.
+fn get_field<T>(
+    fields: &Map<String, Value>,
+    field: &'static str,
+    read: impl FnOnce(&Value) -> Result<T, String>,
+) -> Result<Option<T>, Problem> {
+    let value = fields.get(field).map(read).transpose();
+    value.map_err(|reason| Problem::InvalidField(field, reason))
 }
 
 /// Reads a name.
@@ -368,8 +364,9 @@ fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHa
 mod tests {
     use super::*;
 
-    fn fields(json: &str) -> Fields {
-        Fields::parse(Ok(Bytes::copy_from_slice(json.as_bytes()))).unwrap()
+    fn call(fields: &str) -> Call {
+        let body = fields.replacen('{', "{\"cluster_id\": \"c\", ", 1).replace(", }", "}");
+        Call::new(&HeaderMap::new(), body.as_bytes()).unwrap()
     }
 
     #[test]
@@ -387,7 +384,7 @@ mod tests {
             ("null", None),
             ("true", None),
         ] {
-            let lease = fields(&format!("{{\"lease_seconds\": {lease}}}")).lease();
+            let lease = call(&format!("{{\"lease_seconds\": {lease}}}")).lease();
             match seconds {
                 Some(seconds) => {
                     assert_eq!(lease.unwrap(), Some(Duration::from_secs(seconds)));
@@ -395,20 +392,20 @@ mod tests {
                 None => assert!(matches!(lease, Err(Problem::InvalidField(LEASE, _)))),
             }
         }
-        assert_eq!(fields("{}").lease().unwrap(), None);
+        assert_eq!(call("{}").lease().unwrap(), None);
     }
 
     #[test]
     fn generations_begin_with_one() {
         for (generation, expected) in [("1", Some(1)), ("0", None), ("-1", None), ("1.5", None)] {
-            let given = fields(&format!("{{\"generation\": {generation}}}")).generation();
+            let given = call(&format!("{{\"generation\": {generation}}}")).generation();
             assert_eq!(given.ok().flatten(), expected, "{generation}");
         }
     }
 
     #[test]
     fn hashes_are_64_hexadecimal_digits() {
-        let hash = |json: &str| fields(json).get(AUTHORITY, hash(Fingerprint::from_hex));
+        let hash = |json: &str| call(json).get(AUTHORITY, hash(Fingerprint::from_hex));
         assert_eq!(hash("{}").unwrap(), None);
         let digits = "0aF".repeat(22)[..64].to_owned();
         let given = hash(&format!("{{\"authority_sha256\": \"{digits}\"}}")).unwrap();

@@ -1,6 +1,6 @@
-//! One record for each request, without ids, nodes, secrets, or anything else that came with the request. [`observed`] passes it to
-//! whatever logs or counts it; [`logged`] writes it as CloudWatch's embedded metric format, from which CloudWatch makes the metrics of
-//! the namespace [`NAMESPACE`] without a call from here.
+//! One record for each request, without ids, nodes, secrets, or anything else that came with the request. [`observed`] passes it to an
+//! observer, which logs or counts it; [`logged`] prints it in CloudWatch's embedded metric format, from which CloudWatch makes the
+//! metrics.
 
 use std::{io::Write, sync::Arc, time::Instant};
 
@@ -14,89 +14,38 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use cbbootstrap_protocol::{names::ClusterId, rules::Claimed};
+use cbbootstrap_protocol::rules::Claimed;
 
 use crate::{problem::Code, store::dynamodb};
 
-/// The namespace of the metrics.
-const NAMESPACE: &str = "cbbootstrap";
+/// A response's extension: what became of the request, for logs and metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome(pub &'static str);
 
-/// What became of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// The node is the first to claim the cluster.
-    Claimed,
-    /// The initial node asked again.
-    Repeated,
-    /// The node learned which one to join.
-    Joined,
-    /// The node took over an expired claim.
-    Takeover,
-    Ready,
-    Left,
-    /// A status.
-    Read,
-    /// A route that is not about a cluster.
-    Served,
-    /// The caller made a mistake.
-    #[default]
-    Refused,
-    /// The table throttles or cannot be reached.
-    Unavailable,
-    /// The service is broken or misconfigured.
-    Failed,
-}
-
-impl Outcome {
-    /// The name in logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Claimed => "claimed",
-            Self::Repeated => "repeated",
-            Self::Joined => "joined",
-            Self::Takeover => "takeover",
-            Self::Ready => "ready",
-            Self::Left => "left",
-            Self::Read => "read",
-            Self::Served => "served",
-            Self::Refused => "refused",
-            Self::Unavailable => "unavailable",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// The outcome of a response that has none.
-    fn from_status(status: StatusCode) -> Self {
-        match status.as_u16() {
-            503 => Self::Unavailable,
-            500.. => Self::Failed,
-            400.. => Self::Refused,
-            _ => Self::Served,
-        }
+/// The outcome of a response without an [`Outcome`].
+fn outcome_of(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        503 => "unavailable",
+        500.. => "failed",
+        400.. => "refused",
+        _ => "served",
     }
 }
 
 impl From<Claimed> for Outcome {
     fn from(claimed: Claimed) -> Self {
-        match claimed {
-            Claimed::First => Self::Claimed,
-            Claimed::Again => Self::Repeated,
-            Claimed::Joined => Self::Joined,
-            Claimed::Takeover => Self::Takeover,
-        }
+        Self(match claimed {
+            Claimed::First => "claimed",
+            Claimed::Again => "repeated",
+            Claimed::Joined => "joined",
+            Claimed::Takeover => "takeover",
+        })
     }
 }
 
 /// A response's extension: a short hash of the cluster's id.
 #[derive(Clone, Debug)]
 pub struct ClusterDigest(pub String);
-
-impl From<&ClusterId> for ClusterDigest {
-    fn from(id: &ClusterId) -> Self {
-        Self(id.digest())
-    }
-}
 
 /// A request's extension: Lambda's id of the invocation.
 #[derive(Clone, Debug)]
@@ -111,7 +60,7 @@ pub struct RequestRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     pub status: u16,
-    pub outcome: Outcome,
+    pub outcome: &'static str,
     /// The problem's code, if the request was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
@@ -147,7 +96,7 @@ pub fn observed(
                 method,
                 route,
                 status: status.as_u16(),
-                outcome: extensions.get().copied().unwrap_or_else(|| Outcome::from_status(status)),
+                outcome: extensions.get().map_or_else(|| outcome_of(status), |Outcome(name)| name),
                 code: extensions.get().map(|Code(code)| *code),
                 cluster: extensions.get().map(|ClusterDigest(digest)| digest.as_str()),
                 milliseconds: (start.elapsed().as_secs_f64() * 1e6).round() / 1e3,
@@ -159,13 +108,13 @@ pub fn observed(
     }))
 }
 
-/// A caller can send any method: only the usual ones get into logs.
+/// Callers can send any method, so only known ones are logged.
 fn method_name(method: &Method) -> &'static str {
     const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"];
     METHODS.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
-/// The router, with a line on stdout for each request. `RUST_LOG` decides about this crate's `info` lines, and these are some.
+/// The router, with a line on stdout for each request at log level `info`.
 pub fn logged(router: Router, function: &str) -> Router {
     let function: Arc<str> = function.into();
     observed(router, move |record| {
@@ -188,7 +137,7 @@ struct EmbeddedMetrics<'a> {
     route: Option<&'a str>,
     status: u16,
     #[serde(rename = "Outcome")]
-    outcome: Outcome,
+    outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,14 +155,6 @@ struct EmbeddedMetrics<'a> {
 
 impl<'a> EmbeddedMetrics<'a> {
     fn new(record: &'a RequestRecord<'_>, function: &'a str) -> Self {
-        let directive = json!({
-            "Namespace": NAMESPACE,
-            "Dimensions": [["FunctionName", "Outcome"]],
-            "Metrics": [
-                {"Name": "Milliseconds", "Unit": "Milliseconds"},
-                {"Name": "DynamoDBCalls", "Unit": "Count"},
-            ],
-        });
         Self {
             level: "INFO",
             method: record.method,
@@ -228,7 +169,14 @@ impl<'a> EmbeddedMetrics<'a> {
             function,
             metadata: json!({
                 "Timestamp": Timestamp::now().as_millisecond(),
-                "CloudWatchMetrics": [directive],
+                "CloudWatchMetrics": [{
+                    "Namespace": "cbbootstrap",
+                    "Dimensions": [["FunctionName", "Outcome"]],
+                    "Metrics": [
+                        {"Name": "Milliseconds", "Unit": "Milliseconds"},
+                        {"Name": "DynamoDBCalls", "Unit": "Count"},
+                    ],
+                }],
             }),
         }
     }
@@ -244,7 +192,7 @@ mod tests {
             method: "POST",
             route: Some("/cluster".to_owned()),
             status: 200,
-            outcome: Claimed::Takeover.into(),
+            outcome: Outcome::from(Claimed::Takeover).0,
             code: None,
             cluster: Some("0123abcd"),
             milliseconds: 1.234,
@@ -278,14 +226,14 @@ mod tests {
     #[test]
     fn the_status_gives_the_outcome() {
         for (status, outcome) in [
-            (200, Outcome::Served),
-            (400, Outcome::Refused),
-            (403, Outcome::Refused),
-            (409, Outcome::Refused),
-            (500, Outcome::Failed),
-            (503, Outcome::Unavailable),
+            (200, "served"),
+            (400, "refused"),
+            (403, "refused"),
+            (409, "refused"),
+            (500, "failed"),
+            (503, "unavailable"),
         ] {
-            assert_eq!(Outcome::from_status(StatusCode::from_u16(status).unwrap()), outcome);
+            assert_eq!(outcome_of(StatusCode::from_u16(status).unwrap()), outcome);
         }
     }
 }
