@@ -126,11 +126,8 @@ async fn deploy(
         let replace = deployment::replace_code(&aws, target, function, printer);
         signals.or_stopped(replace).await?
     } else {
-        let has_alarm = !args.no_rollback_alarm && !args.express;
-        let update_mode = UpdateMode {
-            express: args.express,
-            rollback_minutes: has_alarm.then_some(args.rollback_minutes),
-        };
+        let update_mode =
+            UpdateMode { express: args.express, rollback_minutes: args.rollback_minutes };
         let options = Options { yes: args.yes, update_mode };
         deployment::deploy(&aws, target, options, function, printer, signals).await?
     };
