@@ -127,7 +127,7 @@ async fn contract() -> impl IntoResponse {
 async fn claim<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let claim = Claim {
         node: call.required_node()?,
-        node_uuid: call.get("node_uuid", name(Uuid::new))?,
+        node_uuid: field(&call.fields, "node_uuid", name(Uuid::new))?,
         lease: call.lease()?,
         cluster_id: call.cluster_id,
         secret: call.secret,
@@ -174,11 +174,11 @@ async fn read_status<S: Store>(
 async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let ready = Ready {
         node: call.required_node()?,
-        node_uuid: call.get("node_uuid", name(Uuid::new))?,
+        node_uuid: field(&call.fields, "node_uuid", name(Uuid::new))?,
         generation: call.generation()?,
-        cluster_uuid: call.get("cluster_uuid", name(Uuid::new))?,
-        authority: call.get(AUTHORITY, hash(Fingerprint::from_hex))?,
-        attestation: call.get(ATTESTATION, hash(Attestation::from_hex))?,
+        cluster_uuid: field(&call.fields, "cluster_uuid", name(Uuid::new))?,
+        authority: field(&call.fields, AUTHORITY, hash(Fingerprint::from_hex))?,
+        attestation: field(&call.fields, ATTESTATION, hash(Attestation::from_hex))?,
         cluster_id: call.cluster_id,
         secret: call.secret,
         now: Timestamp::now(),
@@ -195,7 +195,7 @@ async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
 async fn leave<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let leave = Leave {
         node: call.required_node()?,
-        node_uuid: call.get("node_uuid", name(Uuid::new))?,
+        node_uuid: field(&call.fields, "node_uuid", name(Uuid::new))?,
         generation: call.generation()?,
         cluster_id: call.cluster_id,
         secret: call.secret,
@@ -255,21 +255,13 @@ impl Call {
     fn new(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
         let fields = serde_json::from_slice(body);
         let fields = fields.map_err(|error| Problem::InvalidJson(error.to_string()))?;
-        let cluster_id = get_field(&fields, CLUSTER_ID, name(ClusterId::new))?;
+        let cluster_id = field(&fields, CLUSTER_ID, name(ClusterId::new))?;
         let cluster_id = cluster_id.ok_or(Problem::MissingField(CLUSTER_ID))?;
         Ok(Self { secret: secret(headers, &cluster_id)?, fields, cluster_id })
     }
 
-    fn get<T>(
-        &self,
-        field: &'static str,
-        read: impl FnOnce(&Value) -> Result<T, String>,
-    ) -> Result<Option<T>, Problem> {
-        get_field(&self.fields, field, read)
-    }
-
     fn node(&self) -> Result<Option<Node>, Problem> {
-        self.get(NODE, name(Node::new))
+        field(&self.fields, NODE, name(Node::new))
     }
 
     fn required_node(&self) -> Result<Node, Problem> {
@@ -277,7 +269,7 @@ impl Call {
     }
 
     fn lease(&self) -> Result<Option<Duration>, Problem> {
-        let seconds = self.get(LEASE, |value| {
+        let seconds = field(&self.fields, LEASE, |value| {
             let seconds = whole(value).filter(|seconds| LEASE_SECONDS.contains(seconds));
             let (least, most) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
             seconds.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
@@ -286,7 +278,7 @@ impl Call {
     }
 
     fn generation(&self) -> Result<Option<u64>, Problem> {
-        self.get("generation", |value| {
+        field(&self.fields, "generation", |value| {
             let generation = whole(value).filter(|generation| *generation > 0);
             generation.ok_or_else(|| "must be a whole number, at least 1".to_owned())
         })
@@ -294,13 +286,13 @@ impl Call {
 }
 
 /// The field's value, if there is one.
-fn get_field<T>(
+fn field<T>(
     fields: &Map<String, Value>,
-    field: &'static str,
+    name: &'static str,
     read: impl FnOnce(&Value) -> Result<T, String>,
 ) -> Result<Option<T>, Problem> {
-    let value = fields.get(field).map(read).transpose();
-    value.map_err(|reason| Problem::InvalidField(field, reason))
+    let value = fields.get(name).map(read).transpose();
+    value.map_err(|reason| Problem::InvalidField(name, reason))
 }
 
 /// Reads a name.
@@ -405,7 +397,7 @@ mod tests {
 
     #[test]
     fn hashes_are_64_hexadecimal_digits() {
-        let hash = |json: &str| call(json).get(AUTHORITY, hash(Fingerprint::from_hex));
+        let hash = |json: &str| field(&call(json).fields, AUTHORITY, hash(Fingerprint::from_hex));
         assert_eq!(hash("{}").unwrap(), None);
         let digits = "0aF".repeat(22)[..64].to_owned();
         let given = hash(&format!("{{\"authority_sha256\": \"{digits}\"}}")).unwrap();

@@ -11,8 +11,8 @@ use axum::{
     middleware::{self, Next},
 };
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::json;
 
 use cbbootstrap_protocol::rules::Claimed;
 
@@ -119,7 +119,8 @@ pub fn logged(router: Router, function: &str) -> Router {
     let function: Arc<str> = function.into();
     observed(router, move |record| {
         if tracing::enabled!(tracing::Level::INFO)
-            && let Ok(mut line) = serde_json::to_vec(&EmbeddedMetrics::new(record, &function))
+            && let Ok(mut line) =
+                serde_json::to_vec(&EmbeddedMetrics { record, function: &function })
         {
             line.push(b'\n');
             // Nobody reads the error when stdout is closed.
@@ -128,57 +129,47 @@ pub fn logged(router: Router, function: &str) -> Router {
     })
 }
 
-/// A line in the embedded metric format. Names in capitals are those of metrics and dimensions. What people read first comes first.
-#[derive(Debug, Serialize)]
+/// A line in the embedded metric format. Names in capitals are those of metrics and dimensions.
 struct EmbeddedMetrics<'a> {
-    level: &'static str,
-    method: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<&'a str>,
-    status: u16,
-    #[serde(rename = "Outcome")]
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cluster: Option<&'a str>,
-    #[serde(rename = "Milliseconds")]
-    milliseconds: f64,
-    #[serde(rename = "DynamoDBCalls")]
-    calls: u32,
-    request_id: &'a str,
-    #[serde(rename = "FunctionName")]
+    record: &'a RequestRecord<'a>,
     function: &'a str,
-    #[serde(rename = "_aws")]
-    metadata: Value,
 }
 
-impl<'a> EmbeddedMetrics<'a> {
-    fn new(record: &'a RequestRecord<'_>, function: &'a str) -> Self {
-        Self {
-            level: "INFO",
-            method: record.method,
-            route: record.route.as_deref(),
-            status: record.status,
-            outcome: record.outcome,
-            code: record.code,
-            cluster: record.cluster,
-            milliseconds: record.milliseconds,
-            calls: record.calls,
-            request_id: record.request_id,
-            function,
-            metadata: json!({
-                "Timestamp": Timestamp::now().as_millisecond(),
-                "CloudWatchMetrics": [{
-                    "Namespace": "cbbootstrap",
-                    "Dimensions": [["FunctionName", "Outcome"]],
-                    "Metrics": [
-                        {"Name": "Milliseconds", "Unit": "Milliseconds"},
-                        {"Name": "DynamoDBCalls", "Unit": "Count"},
-                    ],
-                }],
-            }),
+impl Serialize for EmbeddedMetrics<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = self.record;
+        // What people read first comes first.
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("level", "INFO")?;
+        map.serialize_entry("method", record.method)?;
+        if let Some(route) = &record.route {
+            map.serialize_entry("route", route)?;
         }
+        map.serialize_entry("status", &record.status)?;
+        map.serialize_entry("Outcome", record.outcome)?;
+        if let Some(code) = record.code {
+            map.serialize_entry("code", code)?;
+        }
+        if let Some(cluster) = record.cluster {
+            map.serialize_entry("cluster", cluster)?;
+        }
+        map.serialize_entry("Milliseconds", &record.milliseconds)?;
+        map.serialize_entry("DynamoDBCalls", &record.calls)?;
+        map.serialize_entry("request_id", record.request_id)?;
+        map.serialize_entry("FunctionName", self.function)?;
+        let metadata = json!({
+            "Timestamp": Timestamp::now().as_millisecond(),
+            "CloudWatchMetrics": [{
+                "Namespace": "cbbootstrap",
+                "Dimensions": [["FunctionName", "Outcome"]],
+                "Metrics": [
+                    {"Name": "Milliseconds", "Unit": "Milliseconds"},
+                    {"Name": "DynamoDBCalls", "Unit": "Count"},
+                ],
+            }],
+        });
+        map.serialize_entry("_aws", &metadata)?;
+        map.end()
     }
 }
 
@@ -199,7 +190,8 @@ mod tests {
             calls: 1,
             request_id: "id",
         };
-        let mut written = serde_json::to_value(EmbeddedMetrics::new(&record, "f")).unwrap();
+        let mut written =
+            serde_json::to_value(EmbeddedMetrics { record: &record, function: "f" }).unwrap();
         let timestamp = written["_aws"]["Timestamp"].take();
         assert!(timestamp.as_u64().unwrap() > 1_700_000_000_000, "{timestamp}");
         assert_eq!(
