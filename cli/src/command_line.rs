@@ -1,8 +1,8 @@
 //! Options from the command line, the environment and a file, in this order of precedence.
 //!
-//! clap reads environment variables itself, but takes an empty one for a value, and does not name a variable in an error about
-//! its value. So variables become arguments here, by the rules of [`environment`](crate::environment), and so do the options of a
-//! [file](crate::options_file): clap validates all of them alike. Its definition of an option (`env = "NAME"`) names the variable.
+//! clap can read environment variables, but it treats an empty one as a value and does not name it in errors. So this module turns
+//! variables and the options of a [file](crate::options_file) into arguments, which clap validates like all others. `env = "NAME"` in
+//! the definition of an option names its variable.
 //!
 //! An option from a variable or a file is ignored if it conflicts with an option on the command line.
 
@@ -42,7 +42,7 @@ pub struct CommandLine {
 pub struct Parsed {
     pub matches: ArgMatches,
     pub variables: Variables,
-    /// Those options whose conflict with a typed option keeps variables and files from setting them.
+    /// Options that variables and files do not set, because they conflict with a typed option.
     excluded: Vec<String>,
 }
 
@@ -104,7 +104,7 @@ impl CommandLine {
     ///
     /// # Errors
     ///
-    /// clap's, `--help` and `--version` among them. An error about the value of a variable or a file names it.
+    /// clap's, including `--help` and `--version`. An error about the value of a variable or a file names it.
     pub fn parse(&self) -> Result<Parsed, Error> {
         let typed = self.matches(&self.arguments).map_err(|error| {
             // `--help` shows the variables.
@@ -240,7 +240,7 @@ impl Parsed {
         called
     }
 
-    /// The value of an option of the command that is called; `None` if it has no such option, or the option no value.
+    /// The value of an option of the command that is called; `None` if there is no such option or no value.
     pub fn value<T: Clone + Send + Sync + 'static>(&self, id: &str) -> Option<&T> {
         self.called().1.try_get_one(id).ok().flatten()
     }
@@ -250,7 +250,7 @@ impl Parsed {
         is_typed(self.called().1, id)
     }
 
-    /// Whether the command that is called has this option, and no conflict with a typed option excludes it.
+    /// Whether the command that is called has this option, and it does not conflict with a typed option.
     pub fn takes(&self, id: &str) -> bool {
         let (_, matches) = self.called();
         matches.try_contains_id(id).is_ok() && !self.excluded.iter().any(|excluded| excluded == id)
@@ -434,7 +434,7 @@ mod tests {
             (&["group", "run", "--", "x"][..], false, "Some(\"a\") 2 [\"f\"] true [\"x\"]"),
             (&["run", "--item=b", "--count=3"], false, "Some(\"a\") 3 [\"b\"] true []"),
             (&["run", "--item=b"], true, "Some(\"a\") 2 [\"f\", \"b\"] true []"),
-            // A conflict with what was typed keeps the variable and the file out.
+            // The variable and the file do not set options that conflict with a typed one.
             (&["run", "--plain=p"], false, "None 2 [\"f\"] true []"),
         ] {
             let line = line(arguments, &[("NAME", "a")]).with_file(file(adds));

@@ -1,26 +1,26 @@
-//! Environment variables, read by the same rules everywhere: one that is empty or holds only white space is absent, and neither
-//! a byte-order mark nor the white space around a value is part of it.
+//! Environment variables. An empty or blank variable counts as unset, and a byte-order mark and the white space around a value are
+//! removed.
 
 use std::{env, ffi::OsString};
 
 use crate::text;
 
-/// The value of a variable; none if it is absent, or not UTF-8.
+/// The value of a variable; `None` if it is unset or not UTF-8.
 pub fn variable(name: &str) -> Option<String> {
     variable_os(name)?.into_string().ok()
 }
 
-/// The same for a path, which may be something else than UTF-8.
+/// The value of a variable that need not be UTF-8, such as a path.
 pub fn variable_os(name: &str) -> Option<OsString> {
     clean(env::var_os(name)?)
 }
 
-/// Whether a variable is set, if to nothing: libraries may take it for a value.
+/// Whether a variable is set but empty or blank. Libraries may take that for a value.
 pub fn is_blank(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| clean(value).is_none())
 }
 
-/// A value without what does not belong to it; none if nothing is left.
+/// The cleaned value; `None` if nothing is left.
 pub(crate) fn clean(value: OsString) -> Option<OsString> {
     let cleaned = match value.to_str() {
         Some(text) => text::clean_value(text).into(),

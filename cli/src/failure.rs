@@ -20,26 +20,25 @@ pub enum Exit {
     SmokeFailed,
     TimedOut,
     Stopped,
-    /// Somebody else is changing the stack.
+    /// Another deployment is changing the stack.
     Busy,
-    /// Somebody else changed the stack or the record since it was read.
+    /// The stack or the record has changed since it was read.
     Changed,
-    /// The stack is in a state that this program does not change without a person's decision.
+    /// Someone must decide what to do with a stack in this state.
     NeedsDecision,
-    /// The agent changes nothing without a person's decision.
+    /// Someone must decide before the agent changes anything.
     Refused,
     /// The node is a member, but not everything that was requested was done.
     Partial,
 }
 
-/// The programs that this crate serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Deployer,
     Agent,
 }
 
-/// Every exit status: its number, which programs exit with it, and what it means there.
+/// Every exit status: its number, the programs that use it, and its meaning there.
 const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
     use Program::{Agent, Deployer};
     [
@@ -92,7 +91,7 @@ impl Termination for Exit {
 }
 
 impl Program {
-    /// The statuses that it exits with, and what each means.
+    /// The program's exit statuses with their meanings.
     pub fn exit_statuses(self) -> Vec<(u8, String)> {
         let mut statuses: Vec<(u8, String)> = Vec::new();
         for (_, status, programs, meaning) in STATUSES {
@@ -115,16 +114,15 @@ impl Program {
     }
 }
 
-/// An error for the user: a message about what failed, and an optional hint about what to do.
-///
-/// It ends the program with [`Exit::Failed`] by default. Context around it is printed before it.
+/// An error for the user: a message and an optional hint. It ends the program with [`Exit::Failed`] by default. Context is printed before
+/// the message.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct Failure {
     message: String,
     pub hint: Option<String>,
     pub exit: Exit,
-    /// Whether the credentials lack a permission, and nothing else is wrong.
+    /// The only cause is a missing permission.
     pub denied: bool,
 }
 
@@ -151,14 +149,13 @@ impl Failure {
         self
     }
 
-    /// Puts the thing that it is about before the message.
+    /// Prefixes the message with the thing that it is about.
     #[must_use]
     pub fn about(mut self, thing: impl Display) -> Self {
         self.message = format!("{thing}: {}", self.message);
         self
     }
 
-    /// Marks it as caused by a missing permission alone.
     #[must_use]
     pub fn denied(mut self) -> Self {
         self.denied = true;
@@ -171,7 +168,7 @@ impl Failure {
         self
     }
 
-    /// The failure in an error, below its context.
+    /// The failure in an error with context.
     pub fn find_in(error: &anyhow::Error) -> Option<&Self> {
         error.chain().find_map(|cause| cause.downcast_ref())
     }

@@ -20,7 +20,7 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// The headers that sign this request. They are valid for some minutes.
+    /// The headers that sign this request. They are valid for a few minutes.
     pub fn headers(
         &self,
         method: &str,
@@ -48,7 +48,7 @@ impl Signer {
             .settings(SigningSettings::default())
             .build()?
             .into();
-        // As the client sends it: with the port, even the scheme's default one.
+        // The client sends the port even if it is the scheme's default.
         let uri: Uri = url.parse()?;
         let host = uri.authority().map(|host| ("host", host.as_str()));
         let body = SignableBody::Bytes(body.as_bytes());

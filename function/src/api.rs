@@ -34,7 +34,7 @@ pub const DEADLINE: Duration = Duration::from_millis(4500);
 
 type Answer = Result<Response, Problem>;
 
-/// What a deployment requires of its callers.
+/// A deployment's requirements for requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Every call about a cluster must have a token.
@@ -44,8 +44,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`. Any value but `true`, `false` and nothing is an error, so that a
-    /// misspelled policy does not open the API.
+    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`. Other values than `true` and `false` are errors, so that a misspelled policy
+    /// does not open the API.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let is_set = |name: &str| match variable(name).as_deref() {
             Some("true") => Ok(true),
@@ -65,7 +65,6 @@ struct Service<S> {
     policy: Policy,
 }
 
-/// The whole API over one store.
 pub fn router<S: Store>(store: S, policy: Policy) -> Router {
     // A cluster may have the name of one of the routes.
     let status_or = |route| get(status_by_path::<S>).merge(route);
@@ -87,7 +86,7 @@ pub fn router<S: Store>(store: S, policy: Policy) -> Router {
         .with_state(Service { store, policy })
 }
 
-/// The whole API over an embedded database. Not generic, so that it is compiled with this crate, which is optimised for speed.
+/// The API over an embedded database. Not generic, so that it is compiled with this crate, which is optimised for speed.
 #[cfg(feature = "sqlite")]
 pub fn over_sqlite(store: crate::store::sqlite::Sqlite, policy: Policy) -> Router {
     router(store, policy)

@@ -1,8 +1,7 @@
 //! Lambda's events as HTTP requests, and the responses: for HTTP APIs (payload 2.0), REST APIs (1.0), function URLs and Application
 //! Load Balancers.
 //!
-//! `lambda_http` panics on paths and headers that do not make a valid URI, which anyone can send. Here an event becomes a request or
-//! an error.
+//! `lambda_http` is not used because it panics on paths and headers that do not form a valid URI, and anyone can send those.
 
 use std::{collections::BTreeMap, slice};
 
@@ -30,7 +29,7 @@ enum Error {
     BadMethod,
 }
 
-/// Answers any event.
+/// Answers an event, whatever it contains.
 pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Value {
     let event = serde_json::from_slice(event).unwrap_or(Value::Null);
     let response = match into_request(&event) {
@@ -136,7 +135,7 @@ fn without_stage<'p>(path: &'p str, stage: Option<&str>) -> &'p str {
     }
 }
 
-/// What must be escaped in a URI's path, except `%`, which [`uri`] handles.
+/// Characters to escape in a URI's path, except `%`, which [`uri`] handles.
 const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -152,7 +151,7 @@ const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b'}');
 
 /// The URI for a path as API Gateway sends it. HTTP APIs decode every escape but `%25`; REST APIs and function URLs decode none. So
-/// escapes stay, and what a URI cannot contain is escaped again.
+/// escapes stay, and characters that a URI cannot contain are escaped again.
 fn uri(path: &str) -> Uri {
     let mut encoded = String::with_capacity(path.len() + 16);
     for (number, part) in path.split('%').enumerate() {
@@ -163,7 +162,7 @@ fn uri(path: &str) -> Uri {
         }
         encoded.extend(utf8_percent_encode(part, NOT_IN_PATH));
     }
-    // A path that is still invalid gets one that matches no route.
+    // An invalid path is replaced by one that matches no route.
     let path = Some(encoded).filter(|path| path.starts_with('/'));
     path.and_then(|path| Uri::try_from(path).ok())
         .unwrap_or_else(|| Uri::from_static("/no/such/path"))

@@ -54,7 +54,7 @@ pub struct RequestId(pub String);
 /// A request that was answered.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestRecord<'a> {
-    /// `other` for methods that no API uses.
+    /// `other` for uncommon methods.
     pub method: &'static str,
     /// The route's path in the OpenAPI document.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +66,6 @@ pub struct RequestRecord<'a> {
     pub code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<&'a str>,
-    /// The duration, to a thousandth.
     pub milliseconds: f64,
     /// Calls to DynamoDB, including retries.
     #[serde(skip)]
@@ -76,7 +75,7 @@ pub struct RequestRecord<'a> {
     pub request_id: &'a str,
 }
 
-/// The router, with every request passed to this observer after its response is known.
+/// The router, which passes every answered request to this observer.
 pub fn observed(
     router: Router,
     observe: impl Fn(&RequestRecord<'_>) + Send + Sync + 'static,
@@ -123,13 +122,13 @@ pub fn logged(router: Router, function: &str) -> Router {
                 serde_json::to_vec(&EmbeddedMetrics { record, function: &function })
         {
             line.push(b'\n');
-            // Nobody reads the error when stdout is closed.
+            // If stdout is closed, there is nowhere to report it.
             let _ = std::io::stdout().lock().write_all(&line);
         }
     })
 }
 
-/// A line in the embedded metric format. Names in capitals are those of metrics and dimensions.
+/// A line in the embedded metric format. Capitalised names are metrics and dimensions.
 struct EmbeddedMetrics<'a> {
     record: &'a RequestRecord<'a>,
     function: &'a str,
@@ -138,7 +137,7 @@ struct EmbeddedMetrics<'a> {
 impl Serialize for EmbeddedMetrics<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let record = self.record;
-        // What people read first comes first.
+        // In the order in which people read it.
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("level", "INFO")?;
         map.serialize_entry("method", record.method)?;

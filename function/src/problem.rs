@@ -14,7 +14,7 @@ use crate::store;
 /// Seconds after which a caller should try again when the table throttles or cannot be reached.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// A problem. Its message is the document's `detail`: what happened, and what to do.
+/// A problem. Its message is the document's `detail`.
 #[derive(Debug, Error)]
 pub enum Problem {
     #[error("the body must be a JSON object: {0}")]
@@ -25,12 +25,12 @@ pub enum Problem {
     InvalidField(&'static str, String),
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A Lambda event that is not an HTTP request. API Gateway and load balancers send none.
+    /// A Lambda event that is not an HTTP request. API Gateway and load balancers do not send any.
     #[error("{0}")]
     InvalidRequest(String),
     #[error("this API requires a cluster token: send `Authorization: Bearer TOKEN`")]
     SecretRequired,
-    /// The request reached the server's loopback address under another machine's name.
+    /// A request to the server's loopback address has another machine's name in `Host`.
     #[error(
         "this server answers to `localhost`, to addresses, and to the names of `--allowed-host NAME`"
     )]

@@ -5,11 +5,11 @@
 //! operator has ended the record; the claim item has a copy of the node to join, for claims.
 //!
 //! No transaction spans the two items. Every write is one conditional `UpdateItem`, and the process may stop after each of them. "Writes"
-//! in `docs/protocol.md` says, for each call, which item comes first and who completes the second write. What makes that safe:
+//! in `docs/protocol.md` says, for each call, which item comes first and who completes the second write. This is safe because:
 //!
-//! - A members item has the generation and the time of its claim and counts for that claim only. One that is made late, for a claim that
-//!   has ended, does not replace a newer one and is never read.
-//! - The claim item's copy of the node to join has the version of the members item that it was made from, so a late copy does not undo a
+//! - A members item has the generation and the time of its claim and counts for that claim only. If it is created late, for a claim that
+//!   has ended, it does not replace a newer one and is never read.
+//! - The claim item's copy of the node to join has the version of the members item it was copied from, so a late copy does not undo a
 //!   newer one.
 //! - The members item of a forgotten cluster stays as long as the tombstone, so no late report can make another one of its generation.
 //! - The end of the claim item moves before that of the members item, so members never outlive their claim.
@@ -44,7 +44,7 @@ use crate::{
 
 pub use client::{client, counting_calls, for_requests};
 
-/// How often a request tries to write while others change the same item.
+/// How often a request tries to write an item that others change.
 const ROUNDS: u32 = 10;
 
 /// The items in one page of a listing. DynamoDB reads at most 100 in one call.
@@ -153,8 +153,7 @@ impl DynamoDb {
         Ok(is_done.then_some(after))
     }
 
-    /// Writes what differs between the record that was read and the record after a rule. `false` if the items have changed since they
-    /// were read.
+    /// Writes the record after a rule. `false` if the items have changed since they were read.
     async fn save(
         &self,
         items: &Items,
