@@ -23,7 +23,7 @@ use crate::{problem::Code, store::dynamodb};
 pub struct Outcome(pub &'static str);
 
 /// The outcome of a response without an [`Outcome`].
-fn outcome_of(status: StatusCode) -> &'static str {
+fn default_outcome(status: StatusCode) -> &'static str {
     match status.as_u16() {
         503 => "unavailable",
         500.. => "failed",
@@ -95,7 +95,9 @@ pub fn observed(
                 method,
                 route,
                 status: status.as_u16(),
-                outcome: extensions.get().map_or_else(|| outcome_of(status), |Outcome(name)| name),
+                outcome: extensions
+                    .get()
+                    .map_or_else(|| default_outcome(status), |Outcome(name)| name),
                 code: extensions.get().map(|Code(code)| *code),
                 cluster: extensions.get().map(|ClusterDigest(digest)| digest.as_str()),
                 milliseconds: (start.elapsed().as_secs_f64() * 1e6).round() / 1e3,
@@ -224,7 +226,7 @@ mod tests {
             (500, "failed"),
             (503, "unavailable"),
         ] {
-            assert_eq!(outcome_of(StatusCode::from_u16(status).unwrap()), outcome);
+            assert_eq!(default_outcome(StatusCode::from_u16(status).unwrap()), outcome);
         }
     }
 }

@@ -10,7 +10,7 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 
 use super::{
-    DynamoDb, Error, ROUNDS, contended, key, key_of, pause,
+    DynamoDb, Error, ROUNDS, contended, item_key, key, pause,
     write::{Update, Written},
 };
 use crate::{
@@ -59,7 +59,7 @@ impl DynamoDb {
             let batch = self.client.batch_get_item().set_request_items(Some(left));
             let output = batch.send().await?;
             let read = output.responses.unwrap_or_default().into_values().flatten();
-            items.extend(read.filter_map(|item| Some((key_of(&item)?, item))));
+            items.extend(read.filter_map(|item| Some((item_key(&item)?, item))));
             left = output.unprocessed_keys.unwrap_or_default();
             if left.is_empty() {
                 return Ok(items);

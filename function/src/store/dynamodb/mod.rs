@@ -304,7 +304,7 @@ impl Store for DynamoDb {
         let mut claims = Vec::new();
         for item in scanned.items.unwrap_or_default().into_iter().filter(|it| !is_members_item(it))
         {
-            claims.push((key_of(&item).ok_or(Unreadable(CLUSTER_ID))?, ClaimItem::read(item)));
+            claims.push((item_key(&item).ok_or(Unreadable(CLUSTER_ID))?, ClaimItem::read(item)));
         }
         let is_ready = |claim: &ClaimItem| claim.record.state == State::Ready;
         let ready = claims.iter().filter(|(_, claim)| claim.as_ref().is_ok_and(is_ready));
@@ -316,7 +316,7 @@ impl Store for DynamoDb {
             });
             Row { cluster_id, record }
         });
-        let next = scanned.last_evaluated_key.as_ref().and_then(key_of);
+        let next = scanned.last_evaluated_key.as_ref().and_then(item_key);
         Ok(Page { rows: rows.collect(), next })
     }
 }
@@ -326,7 +326,7 @@ fn key(cluster_id: impl AsRef<str>) -> Item {
     Item::from([(CLUSTER_ID.to_owned(), string(cluster_id))])
 }
 
-fn key_of(item: &Item) -> Option<String> {
+fn item_key(item: &Item) -> Option<String> {
     item.get(CLUSTER_ID)?.as_s().ok().cloned()
 }
 
