@@ -100,7 +100,7 @@ impl Display for Line<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let RequestRecord { method, status, milliseconds, .. } = self.record;
         let route = self.record.route.as_deref().unwrap_or("(no such route)");
-        let outcome = self.record.code.unwrap_or_else(|| self.record.outcome.as_str());
+        let outcome = self.record.code.unwrap_or(self.record.outcome);
         write!(f, "{status} {method} {route}: {outcome}")?;
         if let Some(cluster) = self.record.cluster {
             write!(f, " {cluster}")?;
@@ -111,8 +111,6 @@ impl Display for Line<'_> {
 
 #[cfg(test)]
 mod tests {
-    use cbbootstrap_function::log::Outcome;
-
     use super::*;
 
     #[test]
@@ -124,7 +122,7 @@ mod tests {
             method: "POST",
             route: Some("/cluster".to_owned()),
             status: 200,
-            outcome: Outcome::Joined,
+            outcome: "joined",
             code: None,
             cluster: Some("0123abcd"),
             milliseconds: 2.345,

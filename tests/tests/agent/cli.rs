@@ -375,13 +375,13 @@ fn errors_name_what_is_wrong_with_the_file() {
         ("a: [", "invalid YAML", "cluster_id: NAME"),
         ("[a, b]", "holds no options", "cluster_id: NAME"),
         ("text", "holds no options", "cluster_id: NAME"),
-        ("insecure: 5", "`insecure` is `true` or `false`", "--help"),
-        ("cluster_id: 1.10", "`cluster_id` is a text", "--help"),
-        ("cluster_id: true", "`cluster_id` is a text", "--help"),
-        ("cluster_id:", "`cluster_id` has no value", "--help"),
-        ("node: [a, b]", "`node` is one value", "--help"),
-        ("bucket: {app: 256}", "`bucket` is one value", "--help"),
-        ("services: [1]", "`services` is a list of names", "--help"),
+        ("insecure: 5", "`insecure` must be `true` or `false`", "--help"),
+        ("cluster_id: 1.10", "`cluster_id` must be a string", "--help"),
+        ("cluster_id: true", "`cluster_id` must be a string", "--help"),
+        ("cluster_id:", "`cluster_id` must have a value", "--help"),
+        ("node: [a, b]", "`node` must be a single value", "--help"),
+        ("bucket: {app: 256}", "`bucket` must be a single value", "--help"),
+        ("services: [1]", "`services` must be a list of names", "--help"),
     ] {
         let file = scene.file("agent.yaml", text);
         // Nothing that the file may say is said elsewhere.
