@@ -3,10 +3,7 @@
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
-    console::{Output, OutputArgs},
-    failure::Program,
-    manuals::ManualCommand,
-    values::duration,
+    console::OutputArgs, failure::Program, manuals::ManualCommand, values::duration,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
@@ -14,7 +11,10 @@ use crate::{
     aws::Access,
     local::LogFormat,
     package::BuildArgs,
-    settings::{FunctionArgs, Place, RecordsArgs, RemovalArgs, TableArgs, TargetArgs, WaitArgs},
+    settings::{
+        FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target, WaitArgs,
+        ids,
+    },
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 
@@ -63,27 +63,6 @@ pub enum Command {
     Manual(ManualCommand),
 }
 
-impl Command {
-    /// The form of the result.
-    pub fn output(&self) -> Output {
-        match self {
-            Self::Deploy(args) => args.output.output,
-            Self::Serve(args) => args.output.output,
-            Self::Plan(args) => args.output.output,
-            Self::Status(args) => args.output.output,
-            Self::Smoke(args) => args.output.output,
-            Self::Cluster(command) => command.output(),
-            Self::Package(args) => args.output.output,
-            Self::Destroy(args) => args.output.output,
-            Self::Logs(_)
-            | Self::Ping(_)
-            | Self::Init(_)
-            | Self::IamPolicy(_)
-            | Self::Manual(_) => Output::Text,
-        }
-    }
-}
-
 /// `deploy`
 #[derive(Debug, Args)]
 pub struct DeployArgs {
@@ -94,16 +73,31 @@ pub struct DeployArgs {
     #[arg(long)]
     pub no_smoke: bool,
     /// Replace only the function's code, in seconds, and leave the stack unchanged
-    #[arg(long, conflicts_with_all = [
-        "express", "protect", "auth", "require_secret", "require_lease", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
-        "no_rollback_alarm", "rollback_minutes"
-    ])]
+    #[arg(long, conflicts_with_all = [ids::<StackOptions>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat())]
     pub code_only: bool,
+    #[command(flatten)]
+    pub update: UpdateArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub function: FunctionArgs,
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
+/// How an update of the stack is made.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Stack")]
+pub struct UpdateArgs {
     /// Do not wait until the resources are ready; updates have no rollback alarm
-    #[arg(long, help_heading = "Stack")]
+    #[arg(long)]
     pub express: bool,
     /// Do not roll an update back when requests fail during it
-    #[arg(long, help_heading = "Stack")]
+    #[arg(long)]
     pub no_rollback_alarm: bool,
     /// Minutes to keep watching for failed requests after an update
     #[arg(
@@ -111,51 +105,33 @@ pub struct DeployArgs {
         value_name = "MINUTES",
         default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=180),
-        conflicts_with_all = ["no_rollback_alarm", "express"],
-        help_heading = "Stack"
+        conflicts_with_all = ["no_rollback_alarm", "express"]
     )]
     pub rollback_minutes: u8,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub target: TargetArgs,
-    #[command(flatten)]
-    pub function: FunctionArgs,
-    #[command(flatten)]
-    pub local: LocalArgs,
 }
 
 /// `deploy --local`
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On this machine")]
+#[command(mut_group("ListenArgs", |group| group.requires("local")))]
 pub struct LocalArgs {
     /// Run the API on this machine until Ctrl-C, without an AWS account
-    #[arg(long, conflicts_with_all = [
-        "stack_name", "environment", "config", "bucket", "table_name",
-        "region", "profile", "auth", "require_secret", "require_lease", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
-        "code_only", "express", "no_rollback_alarm", "rollback_minutes", "function_zip", "arch", "from_source", "builder",
-        "cargo_profile", "source"
-    ])]
+    #[arg(
+        long,
+        conflicts_with = "code_only",
+        conflicts_with_all = [ids::<Target>(), ids::<FunctionArgs>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat()
+    )]
     pub local: bool,
     /// Exit after the smoke test
     #[arg(long, requires = "local")]
     pub exit: bool,
-    /// Port to listen on; 0 picks a free one
-    #[arg(long, value_name = "PORT", default_value_t = 8080, requires = "local")]
-    pub port: u16,
-    /// Address to listen on; `0.0.0.0` serves other machines, and anyone on them
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "local")]
-    pub host: IpAddr,
-    /// Directory of the database [default: `cbbootstrap` in your data directory]
-    #[arg(long, value_name = "DIR", requires = "local")]
-    pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub listen: ListenArgs,
 }
 
-/// `serve`
+/// Where a server listens, and where it keeps the records.
 #[derive(Debug, Args)]
-pub struct ServeArgs {
+pub struct ListenArgs {
     /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
@@ -165,9 +141,27 @@ pub struct ServeArgs {
     /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub listen: ListenArgs,
     /// Use this DynamoDB table, which servers can share; AWS_ENDPOINT_URL_DYNAMODB names a compatible database
     #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
     pub table: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// How a server serves. The default is that of `deploy --local`.
+#[derive(Debug, Default, Args)]
+pub struct ServerArgs {
     /// PEM file of the server's certificate chain; reloaded when it changes
     #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Security")]
     pub tls_cert: Option<PathBuf>,
@@ -184,18 +178,20 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Security")]
     pub require_lease: bool,
     /// Limit on simultaneous connections; others wait
-    #[arg(long, value_name = "NUMBER", default_value = "10000", help_heading = "Operation")]
-    pub max_connections: NonZeroUsize,
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "Operation"
+    )]
+    pub max_connections: u32,
     /// Format of the request log on stderr
     #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Operation")]
     pub log: LogFormat,
     /// Serve `GET /metrics` for Prometheus
     #[arg(long, help_heading = "Operation")]
     pub metrics: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub access: Access,
 }
 
 /// `ping`
@@ -217,7 +213,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub target: TargetArgs,
+    pub target: Target,
     #[command(flatten)]
     pub function: FunctionArgs,
 }
@@ -297,16 +293,6 @@ pub enum ClusterCommand {
     /// The next node to ask starts a new cluster, even if nodes of the old one still run. Forget only clusters that are gone, or
     /// whose first node died before it was ready. A record that changes after the question is not deleted.
     Forget(ClusterForgetArgs),
-}
-
-impl ClusterCommand {
-    fn output(&self) -> Output {
-        match self {
-            Self::List(args) => args.output.output,
-            Self::Show(args) => args.output.output,
-            Self::Forget(args) => args.output.output,
-        }
-    }
 }
 
 /// `cluster list`

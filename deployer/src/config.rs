@@ -19,7 +19,7 @@ use serde_yaml::{Mapping, Value};
 use crate::{
     failure::{Exit, Failure},
     package::BuildArgs,
-    settings::{TargetArgs, WaitArgs},
+    settings::{Target, WaitArgs},
     values::Auth,
 };
 
@@ -75,7 +75,7 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
 fn environment_options() -> Command {
     let build = BuildArgs::augment_args(Command::new("build"));
     let arch = build.get_arguments().filter(|arg| arg.get_id() == "arch").cloned();
-    let options = WaitArgs::augment_args(TargetArgs::augment_args(Command::new("environment")));
+    let options = WaitArgs::augment_args(Target::augment_args(Command::new("environment")));
     // The file alone counts here, not the variables.
     options.args(arch).mut_args(|arg| arg.env(Resettable::Reset))
 }
@@ -183,9 +183,9 @@ fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<FileOpt
     let target = command
         .clone()
         .try_get_matches_from([command.get_name()].into_iter().chain(arguments))
-        .and_then(|matches| TargetArgs::from_arg_matches(&matches))
+        .and_then(|matches| Target::from_arg_matches(&matches))
         .map_err(|error| Failure::new(error.to_string()))?;
-    target.check()?;
+    target.check_lists()?;
     Ok(options)
 }
 

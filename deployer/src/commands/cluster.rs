@@ -167,7 +167,7 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
 }
 
 async fn list(args: ClusterListArgs, printer: &Printer) -> anyhow::Result<()> {
-    let records = Records::of(args.records)?;
+    let records = Records::new(args.records)?;
     let limit = (!args.all).then_some(args.limit.get());
     let store = RecordStore::open(&records).await?;
     let Page { rows, next } = store.page(limit, args.after.as_deref()).await?;
@@ -189,7 +189,7 @@ async fn list(args: ClusterListArgs, printer: &Printer) -> anyhow::Result<()> {
 }
 
 async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
-    let records = Records::of(args.records)?;
+    let records = Records::new(args.records)?;
     let store = RecordStore::open(&records).await?;
     let row = find(&store, &records, &args.cluster_id).await?;
     let record = row.record.map_err(|error| {
@@ -213,7 +213,7 @@ fn not_found(records: &Records, cluster_id: &str) -> anyhow::Error {
 }
 
 async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()> {
-    let records = Records::of(args.records)?;
+    let records = Records::new(args.records)?;
     let store = RecordStore::open(&records).await?;
     let row = find(&store, &records, &args.cluster_id).await?;
     if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {

@@ -98,8 +98,9 @@ impl CommandReport for DeployReport {
 }
 
 pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
-    let target = Target::new(args.target.clone(), args.wait, args.function.build.arch)?;
-    let deployed = deploy(&args, &target, printer, signals).await;
+    let target = &args.target;
+    target.check()?;
+    let deployed = deploy(&args, target, printer, signals).await;
     let deployed = deployed.inspect_err(|error| {
         github::write_failure(printer, "deploy", &target.place.stack_name, error);
     })?;
@@ -126,12 +127,13 @@ async fn deploy(
         let replace = deployment::replace_code(&aws, target, function, printer);
         signals.or_stopped(replace).await?
     } else {
-        let has_alarm = !args.no_rollback_alarm && !args.express;
+        let has_alarm = !args.update.no_rollback_alarm && !args.update.express;
         let update_mode = UpdateMode {
-            express: args.express,
-            rollback_minutes: has_alarm.then_some(args.rollback_minutes),
+            express: args.update.express,
+            rollback_minutes: has_alarm.then_some(args.update.rollback_minutes),
         };
-        let options = Options { yes: args.yes, update_mode };
+        let wait_for_stack = args.wait.wait_for_stack;
+        let options = Options { yes: args.yes, wait_for_stack, update_mode };
         deployment::deploy(&aws, target, options, function, printer, signals).await?
     };
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();

@@ -66,13 +66,13 @@ impl<'a> Preparation<'a> {
         let Survey { bucket, bucket_exists, table, stack: survey } = survey;
         let follower = Follower::new(&aws.cloudformation, &target.place);
         let mut consents = Consents::default();
-        ask(&survey, target, options.yes, &follower, &mut consents, printer).await?;
+        ask(&survey, target, options, &follower, &mut consents, printer).await?;
 
         let build = build(function, printer);
         let create_table = async {
             let step = printer.step("table");
             let (client, name) = (&aws.dynamodb, &target.table.table_name);
-            let created = dynamodb::ensure(client, name, table, &target.tags).await?;
+            let created = dynamodb::ensure(client, name, table, &target.tags()).await?;
             step.done(format_args!("`{name}` {}", if created { "created" } else { "exists" }));
             anyhow::Ok(created)
         };
@@ -122,14 +122,14 @@ impl<'a> Preparation<'a> {
         if round > 0 {
             let Self { target, options, follower, consents, printer, .. } = self;
             self.survey = StackSurvey::read(self.aws, &target.place.stack_name).await?;
-            ask(&self.survey, target, options.yes, follower, consents, printer).await?;
+            ask(&self.survey, target, *options, follower, consents, printer).await?;
         }
         if let Some(stack) = self.survey.up_to_date(&self.desired) {
             return Ok(Round::UpToDate(stack.clone()));
         }
         match (self.survey.action, &self.survey.stack) {
             (StackAction::Wait, Some(stack)) => {
-                let patience = self.target.wait_for_stack;
+                let patience = self.options.wait_for_stack;
                 self.follower.wait(stack, patience, self.printer).await?;
                 Ok(Round::ReadAgain)
             }
@@ -252,7 +252,7 @@ impl<'a> Preparation<'a> {
             return Ok(false);
         }
         let function = stack.output("FunctionName")?;
-        lambda::replace_code(&self.aws.lambda, function, artifact, self.target.arch).await?;
+        lambda::replace_code(&self.aws.lambda, function, artifact, artifact.arch).await?;
         step.done(
             "is up to date; the function's code was replaced outside the stack, and is restored",
         );
@@ -279,7 +279,7 @@ fn overtaken(step: &mut Step) -> Round {
 async fn ask(
     survey: &StackSurvey,
     target: &Target,
-    yes: bool,
+    Options { yes, wait_for_stack, .. }: Options,
     follower: &Follower,
     consents: &mut Consents,
     printer: &Printer,
@@ -292,7 +292,7 @@ async fn ask(
         }
     }
     if let (StackAction::Wait, Some(stack), false) = (survey.action, stack, consents.wait) {
-        follower.check_patience(stack, target.wait_for_stack, yes, printer).await?;
+        follower.check_patience(stack, wait_for_stack, yes, printer).await?;
         consents.wait = true;
     }
     Ok(())

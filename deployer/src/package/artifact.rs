@@ -23,6 +23,7 @@ pub struct Artifact {
     pub zip: Vec<u8>,
     /// Of the zip, in lower-case hexadecimal.
     pub sha256: String,
+    pub arch: Arch,
 }
 
 impl Artifact {
@@ -38,7 +39,7 @@ impl Artifact {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
         writer.start_file(BOOTSTRAP, options).context("cannot make the zip")?;
         writer.write_all(executable).context("cannot make the zip")?;
-        Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner()))
+        Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner(), arch))
     }
 
     /// Reads a zip and checks its executable.
@@ -53,14 +54,14 @@ impl Artifact {
 
     /// Checks the zip's executable.
     pub fn check(zip: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
-        let artifact = Self::new(zip);
+        let artifact = Self::new(zip, arch);
         elf::check(&artifact.executable()?, arch)?;
         Ok(artifact)
     }
 
-    fn new(zip: Vec<u8>) -> Self {
+    fn new(zip: Vec<u8>, arch: Arch) -> Self {
         let sha256 = base16(&Sha256::digest(&zip));
-        Self { zip, sha256 }
+        Self { zip, sha256, arch }
     }
 
     fn executable(&self) -> Result<Vec<u8>, Failure> {

@@ -50,7 +50,7 @@ struct Toolchain {
 pub struct Compiler {
     source: PathBuf,
     profile: String,
-    arch: Arch,
+    pub arch: Arch,
     builder: Builder,
 }
 
@@ -71,10 +71,6 @@ impl Compiler {
         let toolchain = Toolchain::detect(arch, &source).await?;
         let builder = choose(args.builder, arch, &toolchain)?;
         Ok(Self { source, profile: args.cargo_profile.clone(), arch, builder })
-    }
-
-    pub fn arch(&self) -> Arch {
-        self.arch
     }
 
     /// Builds the function and returns the path of the executable.
