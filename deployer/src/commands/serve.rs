@@ -103,12 +103,12 @@ pub async fn start(
         lines.request(record);
     });
 
-    let acceptor = tls.as_ref().map(Tls::acceptor).transpose()?;
+    let config = tls.as_ref().map(|tls| Arc::clone(&tls.current));
     if let Some(tls) = tls {
         let log = log.clone();
         tokio::spawn(tls.reload(move |message| log.message(&message)));
     }
-    let server = Server::start(listener, api, acceptor, most, metrics)?;
+    let server = Server::start(listener, api, config, most, metrics)?;
     Ok(Serving { endpoint: server.url().to_owned(), keeper, region, _data: data, server, log })
 }
 
