@@ -93,19 +93,16 @@ pub struct DeployArgs {
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Stack")]
 pub struct UpdateArgs {
-    /// Do not wait until the resources are ready; updates have no rollback alarm
+    /// Do not wait until the resources are ready
     #[arg(long)]
     pub express: bool,
-    /// Do not roll an update back when requests fail during it
-    #[arg(long)]
-    pub no_rollback_alarm: bool,
-    /// Minutes to keep watching for failed requests after an update
+    /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
     #[arg(
         long,
         value_name = "MINUTES",
         default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=180),
-        conflicts_with_all = ["no_rollback_alarm", "express"]
+        conflicts_with = "express"
     )]
     pub rollback_minutes: u8,
 }
@@ -387,9 +384,12 @@ pub struct PackageArgs {
 /// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// Also delete the table and every cluster's record
+    /// Also delete the table and every cluster's record, after a backup
     #[arg(long)]
     pub delete_table: bool,
+    /// Delete the table without a backup
+    #[arg(long, requires = "delete_table")]
+    pub no_backup: bool,
     /// Also delete the stack's zips, and the bucket that `deploy` created if it is empty then
     #[arg(long)]
     pub delete_artifacts: bool,

@@ -19,12 +19,12 @@ use crate::{
     failure::Failure,
     local::data,
     package::{BuildArgs, artifact::Artifact},
-    stack::OWNER_TAG,
+    stack::{OWNER_TAG, STACK_TAG},
     template,
     values::{Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
 };
 
-const DEFAULT_STACK_NAME: &str = "cbbootstrap";
+pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
 
 /// AWS allows this many tags on a stack.
 const MOST_TAGS: usize = 50;
@@ -219,7 +219,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     let mut folded = BTreeSet::new();
     for (key, value) in tags {
         let (key_length, value_length) = (key.chars().count(), value.chars().count());
-        let rule = if key.eq_ignore_ascii_case(OWNER_TAG.0) {
+        let rule = if [OWNER_TAG.0, STACK_TAG].iter().any(|ours| key.eq_ignore_ascii_case(ours)) {
             "cbbootstrap marks what it made with this tag; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
             "keys that begin with `aws:` are AWS's own"
@@ -259,7 +259,8 @@ pub struct RemovalArgs {
     #[command(flatten)]
     pub wait: WaitArgs,
     /// DynamoDB table to delete if the stack no longer exists
-    #[arg(long, env = "CBBOOTSTRAP_TABLE_NAME", value_name = "NAME", value_parser = table_name)]
+    // Its id is not `table_name`: a file or a variable must not choose what is deleted.
+    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = table_name)]
     pub table_name: Option<String>,
     #[command(flatten)]
     pub place: Place,

@@ -200,7 +200,7 @@ impl Bucket {
         Ok(())
     }
 
-    fn prefix(&self) -> String {
+    pub fn prefix(&self) -> String {
         format!("{}/", self.stack)
     }
 
@@ -257,10 +257,13 @@ impl Bucket {
 
     /// Deletes all artifacts of the stack, and the bucket if that leaves it empty; returns how many artifacts it deleted, and
     /// whether it deleted the bucket.
-    pub async fn empty(&self, client: &Client) -> anyhow::Result<(usize, bool)> {
+    pub async fn empty(&self, client: &Client, keep: bool) -> anyhow::Result<(usize, bool)> {
         let artifacts = self.artifacts(client).await?;
         let keys: Vec<_> = artifacts.into_iter().map(|(_, key)| key).collect();
         self.delete(client, &keys).await?;
+        if keep {
+            return Ok((keys.len(), false));
+        }
         let delete = client.delete_bucket().bucket(&self.name).expected_bucket_owner(self.owner());
         match delete.send().await {
             Err(error) if error.code() == Some("BucketNotEmpty") => Ok((keys.len(), false)),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{curl, smoke::failures};
 use crate::{
     aws::{Aws, cloudformation::UpdateMode},
-    cli::DeployArgs,
+    cli::{DeployArgs, UpdateArgs},
     deployment::{self, Options},
     github::{self, code, heading, table},
     package::FunctionSource,
@@ -127,13 +127,12 @@ async fn deploy(
         let replace = deployment::replace_code(&aws, target, function, printer);
         signals.or_stopped(replace).await?
     } else {
-        let has_alarm = !args.update.no_rollback_alarm && !args.update.express;
-        let update_mode = UpdateMode {
-            express: args.update.express,
-            rollback_minutes: has_alarm.then_some(args.update.rollback_minutes),
+        let UpdateArgs { express, rollback_minutes } = args.update;
+        let options = Options {
+            yes: args.yes,
+            wait_for_stack: args.wait.wait_for_stack,
+            update_mode: UpdateMode { express, rollback_minutes },
         };
-        let wait_for_stack = args.wait.wait_for_stack;
-        let options = Options { yes: args.yes, wait_for_stack, update_mode };
         deployment::deploy(&aws, target, options, function, printer, signals).await?
     };
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();

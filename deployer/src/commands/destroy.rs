@@ -15,8 +15,12 @@ pub async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let settings = args.removal;
-    let (table, artifacts) = (args.delete_table, args.delete_artifacts);
-    let scope = RemovalScope { table, artifacts, yes: args.yes };
+    let scope = RemovalScope {
+        table: args.delete_table,
+        backup: !args.no_backup,
+        artifacts: args.delete_artifacts,
+        yes: args.yes,
+    };
     let prepare = async {
         let aws = Aws::connect(&settings.place.access).await?;
         let removal = Removal::prepare(&aws, &settings, scope, printer).await?;

@@ -8,6 +8,7 @@ use crate::{
     aws::{
         Aws,
         cloudformation::{ChangeSet, Created, UpdateMode},
+        dynamodb::Table,
     },
     cli::PlanArgs,
     deployment::{self, Follower, Survey},
@@ -209,10 +210,16 @@ fn report(
     if let Some(before) = survey.updatable() {
         report.parameters = value_changes(&before.parameters, &desired.parameters);
         report.tags = value_changes(&before.tags, &desired.all_tags());
-        let risks =
-            stack::risks(Some(before), survey.action, &target.table.table_name, target.auth);
-        report.losses.extend(risks.iter().map(Risk::effect));
     }
+    let risks = stack::risks(
+        &desired.name,
+        survey.stack.as_ref(),
+        survey.action,
+        &target.table.table_name,
+        table.as_ref().and_then(Table::stack),
+        target.auth,
+    );
+    report.losses.extend(risks.iter().map(Risk::effect));
     report.changed = changes_stack
         || report.first.is_some()
         || report.restores_code

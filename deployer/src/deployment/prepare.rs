@@ -9,7 +9,8 @@ use crate::{
     aws::{
         Aws,
         cloudformation::{self, ChangeSet, Created, UpdateMode, Watch},
-        dynamodb, lambda,
+        dynamodb::{self, Table},
+        lambda,
         s3::Bucket,
     },
     package::{FunctionSource, artifact::Artifact},
@@ -66,14 +67,18 @@ impl<'a> Preparation<'a> {
         let Survey { bucket, bucket_exists, table, stack: survey } = survey;
         let follower = Follower::new(&aws.cloudformation, &target.place);
         let mut consents = Consents::default();
-        ask(&survey, target, options, &follower, &mut consents, printer).await?;
+        let owner = table.as_ref().and_then(Table::stack);
+        ask(&survey, target, owner, options, &follower, &mut consents, printer).await?;
 
         let build = build(function, printer);
         let create_table = async {
             let step = printer.step("table");
-            let (client, name) = (&aws.dynamodb, &target.table.table_name);
-            let created = dynamodb::ensure(client, name, table, &target.tags()).await?;
-            step.done(format_args!("`{name}` {}", if created { "created" } else { "exists" }));
+            let (client, table_name) = (&aws.dynamodb, &target.table.table_name);
+            let created = dynamodb::ensure(client, table_name, table, name, &target.tags()).await?;
+            step.done(format_args!(
+                "`{table_name}` {}",
+                if created { "created" } else { "exists" }
+            ));
             anyhow::Ok(created)
         };
         let create_bucket = async {
@@ -122,7 +127,8 @@ impl<'a> Preparation<'a> {
         if round > 0 {
             let Self { target, options, follower, consents, printer, .. } = self;
             self.survey = StackSurvey::read(self.aws, &target.place.stack_name).await?;
-            ask(&self.survey, target, *options, follower, consents, printer).await?;
+            // The table is as it was.
+            ask(&self.survey, target, None, *options, follower, consents, printer).await?;
         }
         if let Some(stack) = self.survey.up_to_date(&self.desired) {
             return Ok(Round::UpToDate(stack.clone()));
@@ -175,7 +181,7 @@ impl<'a> Preparation<'a> {
         step.note("preparing the change");
         let mode = self.options.update_mode;
         if mode.express {
-            step.line("express: complete before the resources serve, and no rollback alarm");
+            step.line("express: complete before the resources serve");
         }
         let before = self.survey.updatable();
         let (stack_id, changes) = match draft(slot, client, &self.desired, mode, before).await? {
@@ -279,15 +285,17 @@ fn overtaken(step: &mut Step) -> Round {
 async fn ask(
     survey: &StackSurvey,
     target: &Target,
+    table_owner: Option<&str>,
     Options { yes, wait_for_stack, .. }: Options,
     follower: &Follower,
     consents: &mut Consents,
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let stack = survey.stack.as_ref();
-    for risk in stack::risks(stack, survey.action, &target.table.table_name, target.auth) {
+    let (name, table) = (&target.place.stack_name, &target.table.table_name);
+    for risk in stack::risks(name, stack, survey.action, table, table_owner, target.auth) {
         if !consents.risks.contains(&risk) {
-            confirm(&risk.question(&target.place.stack_name), yes, printer).await?;
+            confirm(&risk.question(name), yes, printer).await?;
             consents.risks.push(risk);
         }
     }

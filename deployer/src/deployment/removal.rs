@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use aws_sdk_dynamodb::types::TableStatus;
 use serde::Serialize;
 
 use super::Follower;
@@ -33,6 +34,7 @@ pub struct Removal {
     table: Option<Table>,
     /// The bucket, if the stack's artifacts are to be deleted.
     bucket: Option<Bucket>,
+    scope: RemovalScope,
     follower: Follower,
     role_arn: Option<String>,
     /// Continues a removal whose stack is deleted already.
@@ -49,6 +51,8 @@ pub struct DestroyReport {
     stack_deleted: bool,
     /// The stack's, or the one that the user named.
     table: Option<String>,
+    /// Made before the table was deleted.
+    backup_arn: Option<String>,
     table_deleted: bool,
     artifacts_deleted: usize,
     bucket_deleted: bool,
@@ -62,6 +66,9 @@ impl Display for DestroyReport {
             let outcome = if self.table_deleted { "deleted" } else { "not touched" };
             writeln!(f, "Table: {table} {outcome}")?;
         }
+        if let Some(backup) = &self.backup_arn {
+            writeln!(f, "Backup: {backup}")?;
+        }
         match (self.artifacts_deleted, self.bucket_deleted) {
             (0, false) => Ok(()),
             (artifacts, false) => write!(f, "Artifacts: {artifacts} deleted"),
@@ -74,6 +81,8 @@ impl Display for DestroyReport {
 #[derive(Clone, Copy, Debug)]
 pub struct RemovalScope {
     pub table: bool,
+    /// Whether to back the table up first.
+    pub backup: bool,
     pub artifacts: bool,
     pub yes: bool,
 }
@@ -138,10 +147,12 @@ impl Removal {
             table_name,
             table,
             bucket,
+            scope,
             follower,
             role_arn: settings.role_arn.clone(),
             destroy_command: settings.place.command("destroy"),
         };
+        removal.check_unused(aws).await?;
         if let Some(question) = removal.question(name, &aws.region) {
             if !scope.yes {
                 for (resource, kind) in &removal.resources {
@@ -189,11 +200,14 @@ impl Removal {
             step.done("deleted");
         }
         // After the stack, whose function needs the table.
-        let table = self.delete_table(aws, printer);
-        let artifacts = self.delete_artifacts(aws, printer);
-        let rest = async { tokio::try_join!(table, artifacts) };
+        let rest = async {
+            let keep_bucket = self.check_unused(aws).await?;
+            let table = self.delete_table(aws, printer);
+            let artifacts = self.delete_artifacts(aws, keep_bucket, printer);
+            tokio::try_join!(table, artifacts)
+        };
         let rest = signals.or_stopped(rest).await;
-        let (table_deleted, (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
+        let ((table_deleted, backup_arn), (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
             // The stack, which named the table, is gone.
             Some(table) if self.table.is_some() => {
                 let command = &self.destroy_command;
@@ -210,33 +224,97 @@ impl Removal {
             changed: stack_deleted || table_deleted || artifacts_deleted > 0 || bucket_deleted,
             stack_deleted,
             table: self.table_name,
+            backup_arn,
             table_deleted,
             artifacts_deleted,
             bucket_deleted,
         })
     }
 
-    async fn delete_table(&self, aws: &Aws, printer: &Printer) -> anyhow::Result<bool> {
-        let (Some(_), Some(table)) = (&self.table, &self.table_name) else {
+    /// Refuses if another stack uses what is to be deleted. Returns whether another one uses the bucket.
+    async fn check_unused(&self, aws: &Aws) -> anyhow::Result<bool> {
+        let own = self.stack.as_ref().map(|stack| stack.id.as_str());
+        if self.table.is_none() && self.bucket.is_none() {
+            return Ok(false);
+        }
+        let stacks = match cloudformation::find_all(&aws.cloudformation).await {
+            Err(error) if Failure::find_in(&error).is_some_and(|it| it.denied) => {
+                self.find_table_owner(aws, error).await?
+            }
+            stacks => stacks?,
+        };
+        let others = || stacks.iter().filter(|stack| Some(stack.id.as_str()) != own);
+        if let (Some(_), Some(table)) = (&self.table, &self.table_name) {
+            let users = others().filter(|stack| stack.table() == Some(table));
+            stack::check_unused(&format!("table `{table}`"), "leave out `--delete-table`", users)?;
+        }
+        let Some(bucket) = &self.bucket else {
             return Ok(false);
         };
+        let in_bucket = |stack: &&Stack| {
+            stack.parameters.get("ArtifactBucket").is_some_and(|name| *name == bucket.name)
+        };
+        let prefix = bucket.prefix();
+        let users = others()
+            .filter(in_bucket)
+            .filter(|stack| stack.artifact_key().is_some_and(|key| key.starts_with(&prefix)));
+        let thing = format!("an artifact in `{}/{prefix}`", bucket.name);
+        stack::check_unused(&thing, "leave out `--delete-artifacts`", users)?;
+        Ok(others().any(|stack| in_bucket(&stack)))
+    }
+
+    /// The stack that the table's tag names, for a caller who may not list the stacks.
+    async fn find_table_owner(
+        &self,
+        aws: &Aws,
+        denied: anyhow::Error,
+    ) -> anyhow::Result<Vec<Stack>> {
+        let Some(table) = &self.table else {
+            return Ok(Vec::new());
+        };
+        match table.stack() {
+            Some(owner) if owner == self.follower.stack_name => Ok(Vec::new()),
+            Some(owner) => {
+                Ok(cloudformation::find(&aws.cloudformation, owner).await?.into_iter().collect())
+            }
+            None => Err(denied),
+        }
+    }
+
+    /// Returns whether there was a table, and the ARN of its backup.
+    async fn delete_table(
+        &self,
+        aws: &Aws,
+        printer: &Printer,
+    ) -> anyhow::Result<(bool, Option<String>)> {
+        let (Some(table), Some(name)) = (&self.table, &self.table_name) else {
+            return Ok((false, None));
+        };
+        let mut backup_arn = None;
+        if self.scope.backup && table.status != TableStatus::Deleting {
+            let step = printer.step("backup");
+            let arn = dynamodb::back_up(&aws.dynamodb, name).await?;
+            step.done(&arn);
+            backup_arn = Some(arn);
+        }
         let step = printer.step("table");
-        let deleted = dynamodb::delete(&aws.dynamodb, table).await?;
+        let deleted = dynamodb::delete(&aws.dynamodb, name).await?;
         step.done("deleted");
-        Ok(deleted)
+        Ok((deleted, backup_arn))
     }
 
     /// Returns the number of artifacts, and whether the bucket is deleted as well.
     async fn delete_artifacts(
         &self,
         aws: &Aws,
+        keep_bucket: bool,
         printer: &Printer,
     ) -> anyhow::Result<(usize, bool)> {
         let Some(bucket) = &self.bucket else {
             return Ok((0, false));
         };
         let step = printer.step("bucket");
-        let (artifacts, is_gone) = bucket.empty(&aws.s3).await?;
+        let (artifacts, is_gone) = bucket.empty(&aws.s3, keep_bucket).await?;
         step.done(if is_gone {
             format!("`{}` deleted", bucket.name)
         } else {

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 pub use change_set::{ChangeSet, Created, Execution, UpdateMode};
 pub use stack::{
-    cancel_update, find, find_changed, last_events, protect, request_deletion, require, resources,
-    roll_back, template,
+    cancel_update, find, find_all, find_changed, last_events, protect, request_deletion, require,
+    resources, roll_back, template,
 };
 pub use watch::{Sighting, Watch};
 
