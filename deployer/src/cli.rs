@@ -1,4 +1,4 @@
-//! The commands and their options, with what `--help` says of each. Shared options are in [`settings`](crate::settings).
+//! The commands and their options. Options that several commands share are in [`settings`](crate::settings).
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -26,7 +26,6 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Command {
@@ -63,7 +62,6 @@ pub enum Command {
     Manual(ManualCommand),
 }
 
-/// `deploy`
 #[derive(Debug, Args)]
 pub struct DeployArgs {
     /// Do not ask for confirmation
@@ -107,7 +105,6 @@ pub struct UpdateArgs {
     pub rollback_minutes: u8,
 }
 
-/// `deploy --local`
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On this machine")]
 #[command(mut_group("ListenArgs", |group| group.requires("local")))]
@@ -140,7 +137,6 @@ pub struct ListenArgs {
     pub data: Option<PathBuf>,
 }
 
-/// `serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -191,7 +187,6 @@ pub struct ServerArgs {
     pub metrics: bool,
 }
 
-/// `ping`
 #[derive(Debug, Args)]
 pub struct PingArgs {
     /// URL of the API
@@ -201,7 +196,6 @@ pub struct PingArgs {
     pub ca_cert: Option<PathBuf>,
 }
 
-/// `plan`
 #[derive(Debug, Args)]
 pub struct PlanArgs {
     /// Exit with 2 if something would change
@@ -215,7 +209,6 @@ pub struct PlanArgs {
     pub function: FunctionArgs,
 }
 
-/// `status`
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// First wait for a change of the stack to end, and show its events
@@ -230,7 +223,6 @@ pub struct StatusArgs {
     pub stack: Place,
 }
 
-/// `logs`
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// Show new lines until Ctrl-C
@@ -246,7 +238,6 @@ pub struct LogsArgs {
     pub stack: Place,
 }
 
-/// `init`
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// File to write; it must not exist
@@ -254,7 +245,6 @@ pub struct InitArgs {
     pub config: PathBuf,
 }
 
-/// `iam-policy`
 #[derive(Debug, Args)]
 pub struct IamPolicyArgs {
     /// What the policy allows
@@ -278,7 +268,6 @@ pub struct IamPolicyArgs {
     pub bucket: Option<String>,
 }
 
-/// `cluster`
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// List the clusters in the order of the table
@@ -292,7 +281,6 @@ pub enum ClusterCommand {
     Forget(ClusterForgetArgs),
 }
 
-/// `cluster list`
 #[derive(Debug, Args)]
 pub struct ClusterListArgs {
     /// Number of clusters to list
@@ -310,7 +298,6 @@ pub struct ClusterListArgs {
     pub records: RecordsArgs,
 }
 
-/// `cluster show`
 #[derive(Debug, Args)]
 pub struct ClusterShowArgs {
     /// Cluster id
@@ -322,7 +309,6 @@ pub struct ClusterShowArgs {
     pub records: RecordsArgs,
 }
 
-/// `cluster forget`
 #[derive(Debug, Args)]
 pub struct ClusterForgetArgs {
     /// Cluster id
@@ -337,7 +323,7 @@ pub struct ClusterForgetArgs {
     pub records: RecordsArgs,
 }
 
-/// What a policy is to allow.
+/// The commands that a policy is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PolicyFor {
     /// `plan`, which changes nothing
@@ -354,13 +340,12 @@ pub enum PolicyFor {
     CloudFormation,
 }
 
-/// `smoke`
 #[derive(Debug, Args)]
 pub struct SmokeArgs {
     /// URL of the endpoint [default: the stack's]
     pub url: Option<String>,
-    /// Who can call the endpoint: `iam` signs the requests [default: as the stack says]
-    // Its id is not `auth`: that of an environment in the file is about its own stack.
+    /// Who can call the endpoint: `iam` signs the requests [default: none]
+    // Its id is not `auth`, which an environment sets for its stack.
     #[arg(long = "auth", value_enum, value_name = "WHO", requires = "url")]
     pub endpoint_auth: Option<Auth>,
     #[command(flatten)]
@@ -369,7 +354,6 @@ pub struct SmokeArgs {
     pub stack: Place,
 }
 
-/// `package`
 #[derive(Debug, Args)]
 pub struct PackageArgs {
     /// File to write
@@ -381,7 +365,6 @@ pub struct PackageArgs {
     pub build: BuildArgs,
 }
 
-/// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
     /// Also delete the table and every cluster's record, after a backup
@@ -415,7 +398,7 @@ mod tests {
     fn a_local_deployment_knows_no_stack() {
         let read = |args: &[&str]| {
             let args = [&["cbbootstrap", "deploy", "--local"], args].concat();
-            // Variables that are about AWS do no harm.
+            // Variables for AWS are ignored.
             let variables = |_: &OsStr| Some("name".into());
             CommandLine::with(Cli::command(), args, variables).parse().map(drop)
         };

@@ -7,7 +7,6 @@ use crate::{
     printer::Printer,
 };
 
-/// Whether there is somebody to ask.
 pub fn is_interactive() -> bool {
     std::io::stdin().is_terminal()
 }

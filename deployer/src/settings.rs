@@ -26,10 +26,8 @@ use crate::{
 
 pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
 
-/// AWS allows this many tags on a stack.
+/// AWS's limits for a stack.
 const MOST_TAGS: usize = 50;
-
-/// CloudFormation allows this many notification topics on a stack.
 const MOST_TOPICS: usize = 5;
 
 /// Which of the environments in `cbbootstrap.yaml`.
@@ -70,7 +68,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A command line about this very stack, for hints.
+    /// A command line for this stack, in hints.
     pub fn command(&self, command: &str) -> String {
         let stack = [("--stack-name", Some(self.stack_name.clone()))];
         let options = self.config.options().into_iter().chain(stack).chain(self.access.options());
@@ -205,12 +203,12 @@ pub fn ids<A: Args>() -> Vec<Id> {
     command.get_arguments().map(|arg| arg.get_id().clone()).collect()
 }
 
-/// Later pairs replace earlier ones of the same name: the command line those of the file.
+/// Later pairs replace earlier ones of the same name; those of the file come first.
 fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
     pairs.iter().cloned().collect()
 }
 
-/// Checks that AWS accepts these tags next to cbbootstrap's own.
+/// Checks that AWS accepts these tags beside cbbootstrap's.
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     // The rule of IAM: roles get the stack's tags, and IAM is stricter than other services.
     let allowed = |text: &str| {
@@ -266,7 +264,6 @@ pub struct RemovalArgs {
     pub place: Place,
 }
 
-/// The table, by name.
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
     /// DynamoDB table with the records of the clusters
@@ -280,29 +277,24 @@ pub struct TableArgs {
     pub table_name: String,
 }
 
-/// Which table of records.
 #[derive(Debug, Args)]
 pub struct RecordsArgs {
     #[command(flatten)]
     pub table: TableArgs,
     #[command(flatten)]
     pub config: ConfigArgs,
-    #[command(flatten)]
-    pub local: LocalTableArgs,
-    #[command(flatten)]
-    pub access: Access,
-}
-
-/// The table of a local deployment.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "On this machine")]
-pub struct LocalTableArgs {
     /// Use the database of `serve` and `deploy --local` on this machine, running or not
-    #[arg(long, conflicts_with_all = [ids::<Access>(), ids::<ConfigArgs>(), ids::<TableArgs>()].concat())]
+    #[arg(
+        long,
+        conflicts_with_all = [ids::<Access>(), ids::<ConfigArgs>(), ids::<TableArgs>()].concat(),
+        help_heading = "On this machine"
+    )]
     pub local: bool,
     /// Directory of the database [default: `cbbootstrap` in your data directory]
-    #[arg(long, value_name = "DIR", requires = "local")]
+    #[arg(long, value_name = "DIR", requires = "local", help_heading = "On this machine")]
     pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: Access,
 }
 
 /// The records of a table in AWS, or of a server on this machine.
@@ -323,7 +315,6 @@ pub enum Keeper {
         access: Access,
     },
     ThisMachine {
-        /// The directory.
         data: PathBuf,
     },
 }
@@ -346,16 +337,17 @@ impl Display for Keeper {
 
 impl Records {
     pub fn new(args: RecordsArgs) -> anyhow::Result<Self> {
-        let RecordsArgs { table: TableArgs { table_name: table }, config, local, access } = args;
-        let keeper = if local.local {
-            Keeper::this_machine(local.data.as_deref())?
+        let RecordsArgs { table: TableArgs { table_name: table }, config, local, data, access } =
+            args;
+        let keeper = if local {
+            Keeper::this_machine(data.as_deref())?
         } else {
             Keeper::Aws { table, access }
         };
         Ok(Self { keeper, config })
     }
 
-    /// A command line about these very records, for hints. `rest` is what follows the command.
+    /// A command line for these records, in hints. `rest` is what follows the command.
     pub fn command(&self, command: &str, rest: &[String]) -> String {
         match &self.keeper {
             Keeper::Aws { access, table } => {
@@ -371,7 +363,7 @@ impl Records {
     }
 }
 
-/// A command line with those of the options that have a value.
+/// A command line with the options that have a value.
 fn command_line(
     command: &str,
     options: impl IntoIterator<Item = (&'static str, Option<String>)>,

@@ -28,7 +28,7 @@ const WARM_UP: Duration = Duration::from_secs(45);
 /// How long a throttled request is repeated: the test itself may have used up a low limit.
 const THROTTLED: Duration = Duration::from_secs(5);
 
-/// Between two attempts of a step.
+/// The pause between two attempts of a step.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The most requests at once: a new AWS account runs ten functions at once, and nodes may be calling the API, too.
@@ -156,7 +156,7 @@ impl Tester {
     }
 
     /// Repeats a step, which does no harm, until its answer comes from the deployed API: names, routes, roles and policies
-    /// spread one by one, and before that somebody else answers, or the function without its table.
+    /// spread one by one, and until then another service answers, or the function without its table.
     fn try_step(&self, step: &Step) -> StepResult {
         let started = Instant::now();
         loop {
@@ -177,7 +177,7 @@ impl Tester {
         }
     }
 
-    /// Until when another answer may come; `None` if this one is final.
+    /// The deadline for another answer; `None` if this one is final.
     fn deadline(&self, step: &Step, answer: &Answer, started: Instant) -> Option<Instant> {
         let is_final = match answer.status {
             403 | 404 => answer.has_code,

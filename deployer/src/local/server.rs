@@ -27,7 +27,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time limit for running requests at the end: less than the 10 s after which Docker kills a container.
+/// How long running requests may take at the end: less than the 10 s after which Docker kills a container.
 const GRACE: Duration = Duration::from_secs(8);
 
 /// The pause after a temporary error of `accept`, such as too many open files.

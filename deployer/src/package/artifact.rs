@@ -42,7 +42,6 @@ impl Artifact {
         Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner(), arch))
     }
 
-    /// Reads a zip and checks its executable.
     pub fn read(path: &Path, arch: Arch) -> anyhow::Result<Self> {
         let zip = std::fs::read(path).map_err(|error| {
             Failure::new(format!("cannot read `{}`: {error}", path.display()))
@@ -60,7 +59,7 @@ impl Artifact {
     }
 
     fn new(zip: Vec<u8>, arch: Arch) -> Self {
-        let sha256 = base16(&Sha256::digest(&zip));
+        let sha256 = hex::encode(Sha256::digest(&zip));
         Self { zip, sha256, arch }
     }
 
@@ -85,15 +84,6 @@ impl Artifact {
     }
 }
 
-/// In lower-case hexadecimal.
-pub fn base16(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -106,7 +96,6 @@ mod tests {
         }
     }
 
-    /// A small executable.
     fn executable() -> Vec<u8> {
         std::fs::read("/bin/sh").expect("every Linux has it")
     }
