@@ -30,7 +30,6 @@ pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
 const MOST_TAGS: usize = 50;
 const MOST_TOPICS: usize = 5;
 
-/// Which of the environments in `cbbootstrap.yaml`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
     /// Environment in `cbbootstrap.yaml` that sets the options not given here
@@ -90,7 +89,6 @@ pub struct Target {
     pub stack: StackOptions,
 }
 
-/// Settings of the stack itself.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Stack")]
 pub struct StackOptions {
@@ -115,7 +113,7 @@ pub struct StackOptions {
     /// SNS topic for the stack's events; can be repeated
     #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic_arn)]
     pub notification_arns: Vec<String>,
-    /// Protect the stack against deletion, or with `false` no longer [default: unchanged]
+    /// Enable the stack's termination protection; `false` disables it [default: unchanged]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub protect: Option<bool>,
 }
@@ -161,18 +159,17 @@ const OPTION_PARAMETERS: [OptionParameter; 7] = [
 ];
 
 impl Target {
-    /// Checks the options before anything is asked of AWS.
+    /// Checks the options before any call to AWS.
     pub fn check(&self) -> Result<(), Failure> {
         if self.require_secret && self.auth == Auth::Iam {
+            let hint = "signatures and tokens use the same header, `Authorization`: choose one";
             let message = "`--require-secret` cannot be combined with `--auth iam`";
-            return Err(Failure::usage(message).hint(
-                "signatures and tokens share the header `Authorization`; choose one of the two",
-            ));
+            return Err(Failure::usage(message).hint(hint));
         }
         self.check_lists()
     }
 
-    /// Checks parameters, tags and topics: those of an environment, perhaps before other options are added.
+    /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
     pub fn check_lists(&self) -> Result<(), Failure> {
         let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
         template::check(&map(&self.parameters), &has_option)?;
@@ -218,7 +215,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     for (key, value) in tags {
         let (key_length, value_length) = (key.chars().count(), value.chars().count());
         let rule = if [OWNER_TAG.0, STACK_TAG].iter().any(|ours| key.eq_ignore_ascii_case(ours)) {
-            "cbbootstrap marks what it made with this tag; choose another key"
+            "cbbootstrap marks its resources with this tag; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
             "keys that begin with `aws:` are AWS's own"
         } else if !(1..=128).contains(&key_length) || !(1..=256).contains(&value_length) {
@@ -226,7 +223,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
         } else if !allowed(key) || !allowed(value) {
             "a tag is letters, digits, spaces and _.:/=+-@"
         } else if !folded.insert(key.to_lowercase()) {
-            "there is another whose key differs only in case, which a role's tags may not"
+            "another tag's key differs only in case, which IAM does not allow for a role"
         } else {
             continue;
         };

@@ -52,7 +52,7 @@ impl Auth {
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("it takes a name, `=` and a value".to_owned()),
+        _ => Err("it must be a name, `=` and a value".to_owned()),
     }
 }
 

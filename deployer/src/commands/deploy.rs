@@ -188,7 +188,7 @@ mod tests {
     fn a_deployment_has_outputs_and_a_summary() {
         let failed = smoke::StepResult {
             name: "a joiner",
-            expected: "200".to_owned(),
+            expected: "200",
             saw: "503 <html>|".to_owned(),
             passed: false,
             milliseconds: 1.0,

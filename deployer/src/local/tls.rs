@@ -9,7 +9,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// How often the files are read.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
@@ -28,9 +28,8 @@ pub struct Tls {
 impl Tls {
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Failure> {
         let unusable = |reason: String| {
-            Failure::new(format!("cannot use the TLS certificate: {reason}"))
+            Failure::usage(format!("cannot use the TLS certificate: {reason}"))
                 .hint("`--tls-cert` and `--tls-key` take PEM files: the certificate with its chain, and its private key")
-                .exit(Exit::Usage)
         };
         let read = |file: &PathBuf| {
             fs::read(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))

@@ -241,7 +241,7 @@ impl Toolchain {
             output("rustc", &["-vV"]),
             output("rustc", &libraries),
             output("cargo-zigbuild", &["--version"]),
-            // It finds zig outside the path, too, and this is the only way to ask for it.
+            // It also finds zig outside of `PATH`, and has no other command that checks for it.
             output("cargo-zigbuild", &["zig", "cc", "--", "--version"]),
         );
         let rustc = rustc.ok_or_else(|| {

@@ -228,7 +228,7 @@ fn a_command_about_the_same_records_can_be_pasted() {
 }
 
 #[test]
-fn parameters_and_tags_are_checked_before_anything_is_asked_of_aws() {
+fn parameters_and_tags_are_checked_before_any_call_to_aws() {
     for (option, message) in [
         ("--parameter=Memory=512", "no parameter `Memory`"),
         ("--parameter=TableName=t", "`TableName` is not set"),
