@@ -274,7 +274,7 @@ pub struct TableArgs {
     pub table_name: String,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RecordsArgs {
     #[command(flatten)]
     pub table: TableArgs,

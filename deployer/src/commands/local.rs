@@ -12,6 +12,7 @@ use super::{
 use crate::{
     cli::{DeployArgs, ServerArgs},
     failure::{Exit, Failure},
+    network::Network,
     printer::Printer,
     settings::Keeper,
     signals::Signals,
@@ -47,7 +48,8 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     let smoke = if args.no_smoke {
         None
     } else {
-        Some(run_smoke(&serving.endpoint, None, false, printer).await?)
+        let network = Network::direct(None)?;
+        Some(run_smoke(&network, &serving.endpoint, None, false, printer).await?)
     };
     let deployment =
         Deployment { serving, smoke, seconds: printer.seconds(), exit: args.local.exit };
