@@ -63,7 +63,7 @@ struct Variable {
 /// `options_file` reads the file, which the options so far choose.
 pub fn read<P: CommandFactory + FromArgMatches>(
     options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
-) -> anyhow::Result<(P, Variables)> {
+) -> anyhow::Result<(P, Parsed)> {
     let mut line = CommandLine::with(P::command(), env::args_os(), |name| env::var_os(name));
     let mut parsed = line.parse().unwrap_or_else(|error| error.exit());
     line.file =
@@ -73,7 +73,7 @@ pub fn read<P: CommandFactory + FromArgMatches>(
     }
     let program = P::from_arg_matches(&parsed.matches)
         .unwrap_or_else(|error| error.format(&mut P::command()).exit());
-    Ok((program, parsed.variables))
+    Ok((program, parsed))
 }
 
 impl CommandLine {

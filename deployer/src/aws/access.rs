@@ -52,6 +52,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// The options that the user gave.
+    pub fn options(&self) -> [(&'static str, Option<String>); 2] {
+        [("--region", self.region.clone()), ("--profile", self.profile.clone())]
+    }
+
     /// The region that the user, the environment or `cbbootstrap.yaml` names, in this order.
     pub fn region(&self) -> Option<String> {
         self.region

@@ -62,19 +62,13 @@ impl RequestLog {
 
     /// Logs a message about the server.
     pub fn message(&self, message: &str) {
-        let line = match self.format {
+        self.write(match self.format {
             LogFormat::Json => {
                 let (time, level) = (Timestamp::now(), "INFO");
                 serde_json::json!({"time": time, "level": level, "message": message}).to_string()
             }
             _ => message.to_owned(),
-        };
-        self.lines.push(format!("{line}\n").as_bytes());
-    }
-
-    /// Waits until all is written, but not for long.
-    pub fn flush(&self) {
-        self.lines.flush();
+        });
     }
 
     /// Begins to log requests.
@@ -87,12 +81,20 @@ impl RequestLog {
             return;
         }
         let line = Line { time: Timestamp::now(), level: "INFO", record };
-        let mut text = match self.format {
+        self.write(match self.format {
             LogFormat::Json => serde_json::to_string(&line).unwrap_or_default(),
             _ => line.to_string(),
-        };
-        text.push('\n');
-        self.lines.push(text.as_bytes());
+        });
+    }
+
+    /// Waits until all is written, but not for long.
+    pub fn flush(&self) {
+        self.lines.flush();
+    }
+
+    fn write(&self, mut line: String) {
+        line.push('\n');
+        self.lines.push(line.as_bytes());
     }
 }
 
