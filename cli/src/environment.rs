@@ -26,7 +26,7 @@ pub fn is_blank(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| clean(value).is_none())
 }
 
-/// Restarts this program if one of the variables that `is_read` names is not clean: libraries read them by rules of their own, and
+/// Restarts this program if one of the variables that `is_read` names is not clean: libraries read them by different rules, and
 /// a process that may have threads cannot change its environment safely. Returns only if it need not or cannot.
 pub fn restart_if_unclean(is_read: impl Fn(&str) -> bool) -> io::Result<()> {
     let unclean = env::vars_os().filter_map(|(name, value)| {

@@ -1,4 +1,4 @@
-//! A company's network: a TLS server whose certificate an authority of its own signed, and a forward proxy that inspects TLS.
+//! A company's network: a TLS server with a certificate of a private authority, and a forward proxy that inspects TLS.
 
 use std::{
     io,

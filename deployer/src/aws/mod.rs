@@ -2,7 +2,6 @@
 
 mod access;
 pub mod cloudformation;
-pub mod clusters;
 mod credentials;
 pub mod drift;
 pub mod dynamodb;
