@@ -17,8 +17,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
 };
 use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
+use serde_json::json;
 
 use crate::server::Server;
+
+/// Of a refusal because of the time of a signature.
+const CLOCK_CODE: &str = "RequestTimeTooSkewed";
 
 /// A running front; it ends when dropped.
 #[derive(Debug)]
@@ -72,12 +76,11 @@ pub(crate) async fn pass(
         let client = client.clone();
         async move {
             let mut answer = if is_late {
-                // Of all services: the SDK reads the code in XML, and in the header of JSON.
-                let code = "RequestTimeTooSkewed";
-                let xml =
-                    format!("<ErrorResponse><Error><Code>{code}</Code></Error></ErrorResponse>");
-                let answer = Response::builder().status(403).header("x-amzn-errortype", code);
-                answer.body(Either::Left(Full::<Bytes>::from(xml))).expect("an answer is complete")
+                let refusal = clock_refusal(&request);
+                let answer = Response::builder().status(403).header("x-amzn-errortype", CLOCK_CODE);
+                answer
+                    .body(Either::Left(Full::<Bytes>::from(refusal)))
+                    .expect("an answer is complete")
             } else {
                 *request.uri_mut() = uri.expect("a path remains one");
                 let https = HeaderValue::from_static("https");
@@ -93,6 +96,20 @@ pub(crate) async fn pass(
         }
     });
     let _ = http1::Builder::new().serve_connection(stream, service).await;
+}
+
+/// The refusal of a request that is signed at another time, in the format of its service.
+fn clock_refusal(request: &Request<Incoming>) -> String {
+    let signature = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let is_for = |service: &str| signature.is_some_and(|text| text.contains(service));
+    let error = format!("<Error><Code>{CLOCK_CODE}</Code><Message>late</Message></Error>");
+    if is_for("/s3/") {
+        error
+    } else if is_for("/sts/") || is_for("/cloudformation/") {
+        format!("<ErrorResponse>{error}</ErrorResponse>")
+    } else {
+        json!({"__type": CLOCK_CODE, "message": "late"}).to_string()
+    }
 }
 
 /// Whether the request is signed at this time, give or take a quarter of an hour.
