@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     cli::{Ended, User},
-    couchbase::{ClusterView, Membership, Node, Servers},
+    couchbase::{ClusterView, Membership, Node, Servers, Then},
     http,
     local::Local,
     process, programs,
@@ -149,6 +149,21 @@ impl Agents {
     #[track_caller]
     pub fn join(&self, nodes: &[Node], options: &[&str]) -> Vec<Ended> {
         self.all_up(nodes, options).into_iter().map(|up| up.ended_with(0)).collect()
+    }
+
+    /// The first node initialises its server, and its agent is killed before it reports that.
+    #[track_caller]
+    pub fn die_unreported(&self, servers: &Servers) {
+        let first = self.start(&servers[0], &[]);
+        let id = first.id().to_string();
+        servers.on_request(move |seen| {
+            if seen.node == 0 && seen.path == "/clusterInit" {
+                process::kill("KILL", &id);
+            }
+            Then::Handle
+        });
+        assert_eq!(first.end().status, None);
+        servers.on_request(|_| Then::Handle);
     }
 
     /// Ends the lease of the first node's claim.

@@ -59,14 +59,14 @@ fn built() -> &'static Path {
     })
 }
 
-/// Copies a program, also over one that is running.
+/// Copies a program without its symbols, which are half of it, also over one that is running.
 ///
 /// A separate process writes the file. This one may be starting another program in another thread, whose process would keep
 /// the file open for a moment, and a file that is open for writing cannot be executed.
 pub fn copy(from: &Path, to: &Path) {
     let new = to.with_extension(format!("{}", std::process::id()));
-    let copied = Command::new("cp").arg(from).arg(&new).status();
-    assert!(copied.expect("cp runs").success(), "{} cannot be copied", from.display());
+    let copied = Command::new("strip").arg("-o").arg(&new).arg(from).status();
+    assert!(copied.expect("strip runs").success(), "{} cannot be copied", from.display());
     fs::rename(new, to).expect("the directory can be written");
 }
 

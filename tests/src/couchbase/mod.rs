@@ -399,6 +399,11 @@ impl Servers {
         lock(&self.shared.seen).clone()
     }
 
+    /// How many requests to a path with this end the nodes got.
+    pub fn count(&self, path: &str) -> usize {
+        lock(&self.shared.seen).iter().filter(|seen| seen.path.ends_with(path)).count()
+    }
+
     /// The clusters that there are.
     pub fn clusters(&self) -> Vec<ClusterView> {
         views(&mut lock(&self.shared.world))

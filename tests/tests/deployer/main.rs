@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod artifacts;
 mod aws;
 mod bad_input;
-mod bundle;
 mod clusters;
 mod config;
 mod deploy_options;
@@ -14,7 +14,6 @@ mod local;
 mod losses;
 mod operate;
 mod policy;
-mod reproducible;
 mod stack_states;
 mod template;
 mod terminal;
