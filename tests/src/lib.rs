@@ -16,6 +16,7 @@ pub mod http;
 pub mod local;
 pub mod ministack;
 pub mod moto;
+pub mod network;
 pub mod pattern;
 pub mod pods;
 pub mod process;

@@ -11,6 +11,7 @@ use crate::{
     cli::DeployArgs,
     deployment::{self, Options},
     github::{self, code, heading, table},
+    network::Network,
     package::FunctionSource,
     printer::Printer,
     report::{CommandReport, publish},
@@ -138,7 +139,7 @@ async fn deploy(
     } else {
         let smoke = async {
             let signer = aws.signer(auth).await?;
-            run_smoke(&endpoint, signer, deployed.is_fresh, printer).await
+            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, printer).await
         };
         Some(signals.or_stopped(smoke).await?)
     };
@@ -158,6 +159,7 @@ async fn deploy(
 
 /// The smoke test as a step of a deployment.
 pub(super) async fn run_smoke(
+    network: &Network,
     endpoint: &str,
     signer: Option<Signer>,
     is_fresh: bool,
@@ -165,7 +167,7 @@ pub(super) async fn run_smoke(
 ) -> anyhow::Result<smoke::Report> {
     let mut step = printer.step("smoke");
     step.note(format!("testing {endpoint}"));
-    let report = smoke::test(endpoint, signer, is_fresh).await?;
+    let report = smoke::test(network, endpoint, signer, is_fresh).await?;
     for failed in report.steps.iter().filter(|step| !step.passed) {
         step.line(format_args!(
             "{}: expected {}, saw {}",

@@ -20,9 +20,10 @@ use super::{
     },
     is_missing,
     stack::{find, request_deletion},
-    token,
+    token, validation,
 };
 use crate::{
+    advice,
     failure::Failure,
     stack::{Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken},
 };
@@ -147,19 +148,37 @@ impl ChangeSet {
                 Some(changes) => Created::Changes { stack_id, changes },
                 None => Created::Overtaken,
             }),
-            Some(reason) if is_no_change(&reason) => Ok(match self.kind {
+            Some(refusal) if is_no_change(&refusal.reason) => Ok(match self.kind {
                 ChangeSetType::Update => Created::Empty,
                 // Somebody else has created the stack.
                 _ => Created::Overtaken,
             }),
-            Some(reason) => Err(Failure::new(format!("{what}: {reason}"))
-                .hint("check the parameters; `cbbootstrap deploy --help` lists them")
-                .into()),
+            Some(refusal) => Err(self.explain_refusal(&what, refusal).await.into()),
         }
     }
 
-    /// Waits for its creation. Returns the stack's ARN, and the reason if CloudFormation refuses it; `None` if it is gone.
-    async fn wait(&self, what: &str) -> anyhow::Result<Option<(String, Option<String>)>> {
+    /// The refusal's own reason may only name the validation or the hook that failed.
+    async fn explain_refusal(&self, what: &str, refusal: Refusal) -> Failure {
+        let Refusal { reason, change_set_arn } = refusal;
+        let failures = validation::failures(&self.client, &change_set_arn).await;
+        let reasons = match failures {
+            Ok(failures) if !failures.is_empty() => failures.join("; "),
+            Ok(_) => reason,
+            Err(error) => {
+                let hint = Failure::find_in(&error).and_then(|failure| failure.hint.clone());
+                return Failure::new(format!("{what}: {reason}; {error:#}"))
+                    .hint(hint.unwrap_or_default());
+            }
+        };
+        let hint = advice::for_reason(&reasons).unwrap_or_else(|| {
+            "correct what the reason names; `cbbootstrap deploy --help` lists the options"
+                .to_owned()
+        });
+        Failure::new(format!("{what}: {reasons}")).hint(hint)
+    }
+
+    /// Waits for its creation. Returns the stack's ARN, and the refusal if CloudFormation refuses it; `None` if it is gone.
+    async fn wait(&self, what: &str) -> anyhow::Result<Option<(String, Option<Refusal>)>> {
         let overdue = format!("{what}: CloudFormation has not finished it");
         CREATION
             .until(&overdue, async || {
@@ -170,7 +189,10 @@ impl ChangeSet {
                 Ok(set.and_then(|set| {
                     let refusal = match set.status? {
                         ChangeSetStatus::CreateComplete => None,
-                        ChangeSetStatus::Failed => Some(set.status_reason.unwrap_or_default()),
+                        ChangeSetStatus::Failed => Some(Refusal {
+                            reason: set.status_reason.unwrap_or_default(),
+                            change_set_arn: set.change_set_id.unwrap_or_default(),
+                        }),
                         _ => return None,
                     };
                     Some(Some((set.stack_id.unwrap_or_default(), refusal)))
@@ -299,6 +321,12 @@ impl ChangeSet {
             })
             .await
     }
+}
+
+/// Why CloudFormation did not create a change set.
+struct Refusal {
+    reason: String,
+    change_set_arn: String,
 }
 
 /// The rollback triggers of an update: the alarm on failed requests if it is to be used, and those that others have set.
