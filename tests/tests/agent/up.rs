@@ -98,7 +98,6 @@ fn twenty_nodes_share_rebalances() {
     assert!(rebalances.len() <= 5, "{rebalances:?}");
 }
 
-/// Others got two clusters out of as many, or lost some.
 #[test]
 fn a_hundred_nodes_become_one_cluster() {
     let servers = Servers::start(100);
@@ -135,7 +134,7 @@ fn a_second_run_changes_nothing() {
     assert!(changes.is_empty(), "{changes:?}");
 }
 
-/// A restarted first node is still the first, and one that is new at an old address is none.
+/// A restarted first node stays the first.
 #[test]
 fn a_restarted_node_keeps_its_role() {
     let (servers, agents) = scene(3);
@@ -180,7 +179,7 @@ fn a_first_node_that_never_comes_back_is_taken_over() {
     assert_one_cluster(&agents, &servers, 4);
 }
 
-/// It sleeps from its initialisation on until its lease has expired. The node that takes over sees its server, and lets it report.
+/// It sleeps after its initialisation until its lease has expired. The node that takes over sees its server, and lets it report.
 #[test]
 fn a_first_node_that_sleeps_through_its_lease_still_reports_its_cluster() {
     let (servers, agents) = scene(2);
@@ -450,7 +449,7 @@ fn the_last_node_does_not_leave() {
     assert_eq!(servers.clusters().len(), 2);
 }
 
-/// A node that is killed on its way out leaves when it is told again.
+/// After an agent was killed while leaving, a second `leave` completes it.
 #[test]
 fn an_agent_may_be_killed_at_every_step_of_leaving() {
     let api = Api::start();
@@ -517,7 +516,7 @@ fn an_api_that_is_away_is_waited_for() {
     assert_one_cluster(&agents, &servers, 2);
 }
 
-/// The first node has initialised, dies before it reports, and comes back after its lease. Nobody has taken the claim over.
+/// The first node initialises, dies before it reports, and comes back after its lease. No node has taken over the claim.
 #[test]
 fn a_first_node_that_comes_back_late_continues() {
     let (servers, agents) = scene(2);
@@ -569,7 +568,7 @@ fn an_agent_may_be_killed_at_every_call_of_the_api() {
     }
 }
 
-/// A first node that cannot go on gives its claim up: nobody waits for its lease.
+/// A first node that cannot continue gives up its claim, so others do not wait for its lease.
 #[test]
 fn a_first_node_that_cannot_start_gives_up_its_claim() {
     let (servers, agents) = scene(2);
