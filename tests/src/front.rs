@@ -1,5 +1,5 @@
-//! A front before a server. Before the AWS stand-in it marks requests as sent over TLS, as those to AWS are: the artifact bucket's
-//! policy refuses any others. Before an API it plays a stage.
+//! A front for a server. For the AWS stand-in it marks requests as sent over TLS, because the artifact bucket's policy refuses others.
+//! For an API it removes a stage from paths.
 
 use std::time::Duration;
 
@@ -24,21 +24,19 @@ use crate::server::Server;
 /// Of a refusal because of the time of a signature.
 const CLOCK_CODE: &str = "RequestTimeTooSkewed";
 
-/// A running front; it ends when dropped.
 #[derive(Debug)]
 pub struct Front {
-    /// Where it is, without a slash at the end: the value of `AWS_ENDPOINT_URL`.
+    /// Without a slash at the end: a value of `AWS_ENDPOINT_URL`.
     pub url: String,
     _server: Server,
 }
 
 impl Front {
-    /// Starts one on a free port.
     pub fn before(upstream: &str) -> Self {
         Self::with_stage(upstream, "")
     }
 
-    /// Starts one that takes a stage (`/prod`) off the beginning of each path.
+    /// Starts one that removes a stage (`/prod`) from the start of each path.
     pub fn with_stage(upstream: &str, stage: &'static str) -> Self {
         Self::with(upstream, stage, None)
     }
