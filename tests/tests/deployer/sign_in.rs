@@ -93,6 +93,10 @@ fn white_space_around_keys_is_ignored_and_control_characters_are_refused() {
     }
     let token = aws.user().with("AWS_SESSION_TOKEN", "tökën");
     status(&token, &[]).failed(2, "`AWS_SESSION_TOKEN`");
+    let role =
+        "[default]\nrole_arn = arn:aws:iam::000000000000:role/r\ncredential_source = Environment\n";
+    let token = with_files(token, role, "");
+    status(&token, &["--profile", "default"]).failed(2, "`AWS_SESSION_TOKEN`");
     let keys = "[default]\naws_access_key_id = te\u{7f}st\naws_secret_access_key = test\n";
     let user = with_files(unsigned(&aws.url).with("AWS_REGION", "us-east-1"), "", keys);
     status(&user, &[]).failed(2, "`aws_access_key_id` of the profile `default`");
