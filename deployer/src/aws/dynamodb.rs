@@ -18,6 +18,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
+use serde::Serialize;
 
 use super::{
     error::{Answer, explain, is_transient},
@@ -37,20 +38,27 @@ const CHANGE: Poll = Poll {
 };
 
 /// A table with the function's key.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Table {
-    pub status: TableStatus,
+    pub name: String,
+    /// DynamoDB's name in lower case.
+    pub status: String,
     /// DynamoDB counts items and bytes every six hours.
     pub items: i64,
     /// In bytes.
     pub size: i64,
     pub deletion_protection: bool,
-    /// Whether point-in-time recovery is on; `None` without the permission to read that.
-    pub recovery: Option<bool>,
+    /// `None` without the permission to read that.
+    pub point_in_time_recovery: Option<bool>,
     /// Whether expired records are deleted; `None` without the permission to read that.
-    expiry: Option<bool>,
+    #[serde(skip)]
+    pub expiry: Option<bool>,
+    /// Whether it serves requests.
+    #[serde(skip)]
+    pub is_active: bool,
     /// Whether this program made it, and therefore completes its settings.
-    ours: bool,
+    #[serde(skip)]
+    pub ours: bool,
 }
 
 impl Table {
@@ -64,21 +72,24 @@ impl Table {
             return Ok(None);
         };
         check_key(name, &table)?;
+        let status = table.table_status.as_ref();
         Ok(Some(Self {
+            name: name.to_owned(),
             ours: is_ours(client, &table).await?,
-            status: table.table_status.unwrap_or_else(|| "unknown".into()),
+            is_active: status.is_some_and(is_active),
+            status: status.map_or("unknown", TableStatus::as_str).to_lowercase(),
             items: table.item_count.unwrap_or_default(),
             size: table.table_size_bytes.unwrap_or_default(),
             deletion_protection: table.deletion_protection_enabled.unwrap_or_default(),
-            recovery,
+            point_in_time_recovery: recovery,
             expiry: expiry.ok(),
         }))
     }
 
     /// Whether [`ensure`] would not change it.
     fn is_complete(&self) -> bool {
-        is_active(&self.status)
-            && (!self.ours || (self.expiry, self.recovery) == (Some(true), Some(true)))
+        let settings = (self.expiry, self.point_in_time_recovery);
+        self.is_active && (!self.ours || settings == (Some(true), Some(true)))
     }
 }
 
@@ -111,7 +122,7 @@ pub async fn ensure(
     if found.is_none() {
         create(client, name, tags).await?;
     }
-    if !found.as_ref().is_some_and(|table| is_active(&table.status)) {
+    if !found.as_ref().is_some_and(|table| table.is_active) {
         wait_until_active(client, name).await?;
     }
     if found.as_ref().is_none_or(|table| table.ours) {

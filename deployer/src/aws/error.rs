@@ -155,15 +155,6 @@ pub(super) fn has_code(response: &HttpResponse, code: &str) -> bool {
     body.windows(code.len()).any(|part| part == code.as_bytes())
 }
 
-/// Whether the credentials are missing or expired.
-pub(super) fn is_signed_out<E>(error: &SdkError<E>) -> bool
-where
-    E: ProvideErrorMetadata + Error + 'static,
-{
-    chain(error).any(<dyn Error>::is::<CredentialsError>)
-        || error.code().is_some_and(|code| code.contains("ExpiredToken"))
-}
-
 /// An error and its causes.
 pub(super) fn chain<'e>(
     error: &'e (dyn Error + 'static),

@@ -42,7 +42,7 @@ impl Poll {
 }
 
 /// Keeps several deployers from asking in step.
-pub(super) fn jittered(pause: Duration) -> Duration {
+pub fn jittered(pause: Duration) -> Duration {
     pause.mul_f32(0.75 + 0.5 * fastrand::f32())
 }
 

@@ -9,7 +9,7 @@ use super::{curl, smoke::failures};
 use crate::{
     aws::{Aws, cloudformation::UpdateMode},
     cli::DeployArgs,
-    deployment::{self, Options},
+    deployment::Deployment,
     github::{self, code, heading, table},
     package::FunctionSource,
     printer::Printer,
@@ -122,17 +122,16 @@ async fn deploy(
         anyhow::Ok((function, Aws::connect(&target.place.access).await?))
     };
     let (function, aws) = signals.or_stopped(begin).await?;
+    let has_alarm = !args.no_rollback_alarm && !args.express;
+    let update_mode = UpdateMode {
+        express: args.express,
+        rollback_minutes: has_alarm.then_some(args.rollback_minutes),
+    };
+    let deployment = Deployment { aws: &aws, target, update_mode, yes: args.yes, printer };
     let deployed = if args.code_only {
-        let replace = deployment::replace_code(&aws, target, function, printer);
-        signals.or_stopped(replace).await?
+        signals.or_stopped(deployment.replace_code(function)).await?
     } else {
-        let has_alarm = !args.no_rollback_alarm && !args.express;
-        let update_mode = UpdateMode {
-            express: args.express,
-            rollback_minutes: has_alarm.then_some(args.rollback_minutes),
-        };
-        let options = Options { yes: args.yes, update_mode };
-        deployment::deploy(&aws, target, options, function, printer, signals).await?
+        deployment.deploy(function, signals).await?
     };
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();
     let auth = deployed.stack.auth();
@@ -151,7 +150,7 @@ async fn deploy(
         stack_name: target.place.stack_name.clone(),
         region: aws.region,
         changed: deployed.changed,
-        function_sha256: deployed.artifact.sha256,
+        function_sha256: deployed.function_sha256,
         function_version: deployed.version,
         table: target.table.table_name.clone(),
         smoke,

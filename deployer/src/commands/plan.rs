@@ -7,11 +7,11 @@ use serde::Serialize;
 use crate::{
     aws::{
         Aws,
-        cloudformation::{ChangeSet, Created, UpdateMode},
+        cloudformation::{ChangeSet, UpdateMode},
     },
     cli::PlanArgs,
-    deployment::{self, Follower, Survey},
-    failure::{Exit, Failure},
+    deployment::{self, Follower, Survey, discard_after},
+    failure::Exit,
     github::{self, code, heading, table},
     package::{FunctionSource, artifact::Artifact},
     printer::Printer,
@@ -125,11 +125,7 @@ pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> an
     let target = Target::new(args.target.clone(), WaitArgs::default(), args.function.build.arch)?;
     let mut change_set = None;
     let planned = signals.or_stopped(plan(&args, &target, &mut change_set, printer)).await;
-    let discarded = match change_set {
-        Some(change_set) => change_set.discard().await,
-        None => Ok(()),
-    };
-    let planned = planned.and_then(|planned| discarded.map(|()| planned));
+    let planned = discard_after(planned, change_set).await;
     let planned = planned.inspect_err(|error| {
         github::write_failure(printer, "plan", &target.place.stack_name, error);
     })?;
@@ -146,15 +142,13 @@ async fn plan(
     let function =
         FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build).await?;
     let aws = Aws::connect(&target.place.access).await?;
-    let (name, bucket) = (&target.place.stack_name, target.bucket.as_deref());
-    let (artifact, survey) = tokio::try_join!(
-        deployment::build(function, printer),
-        Survey::read(&aws, name, &target.table.table_name, bucket),
-    )?;
+    let (artifact, survey) =
+        tokio::try_join!(deployment::build(function, printer), Survey::read(&aws, target))?;
     let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;
     let first = survey.stack.action.preparation();
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
-        return Err(Follower::new(&aws.cloudformation, &target.place).busy(stack).into());
+        let follower = Follower { client: &aws.cloudformation, place: &target.place };
+        return Err(follower.busy(stack).into());
     }
     // A stack that has to be recovered first cannot have a change set: the changes are not known in detail.
     let changes = if survey.stack.up_to_date(&desired).is_some() || first.is_some() {
@@ -163,17 +157,9 @@ async fn plan(
         let step = printer.step("plan");
         let (client, before) = (&aws.cloudformation, survey.stack.updatable());
         let mode = UpdateMode::default();
-        let created = deployment::draft(change_set, client, &desired, mode, before).await?;
-        let changes = match created {
-            Created::Changes { changes, .. } => Some(changes),
-            Created::Empty => None,
-            Created::Overtaken => {
-                let message = format!("stack `{name}` was changed by somebody else just now");
-                return Err(Failure::new(message).hint("plan again").exit(Exit::Changed).into());
-            }
-        };
+        let draft = deployment::create_draft(change_set, client, &desired, mode, before).await?;
         step.done("change set created and read");
-        changes
+        draft.map(|draft| draft.changes)
     };
     Ok(report(target, aws.region, &survey, artifact, &desired, changes))
 }

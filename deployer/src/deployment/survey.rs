@@ -3,6 +3,7 @@
 use crate::{
     aws::{Aws, cloudformation, dynamodb::Table, lambda, s3::Bucket},
     package::artifact::Artifact,
+    settings::Target,
     stack::{self, DesiredStack, Stack, StackAction},
 };
 
@@ -26,21 +27,18 @@ pub struct StackSurvey {
 }
 
 impl Survey {
-    /// Makes the calls side by side, in two rounds: the second reads what the first has named. `bucket` is the user's own.
-    pub async fn read(
-        aws: &Aws,
-        stack_name: &str,
-        table_name: &str,
-        bucket: Option<&str>,
-    ) -> anyhow::Result<Self> {
+    /// Makes the calls side by side, in two rounds: the second reads what the first has named.
+    pub async fn read(aws: &Aws, target: &Target) -> anyhow::Result<Self> {
+        let stack_name = &target.place.stack_name;
         let find_bucket = async {
-            let bucket = Bucket::new(bucket, aws.identity().await?, &aws.region, stack_name);
+            let (asked, owner) = (target.bucket.as_deref(), aws.identity().await?);
+            let bucket = Bucket::new(asked, owner, &aws.region, stack_name);
             let exists = bucket.exists(&aws.s3, &aws.region).await?;
             anyhow::Ok((bucket, exists))
         };
         let ((bucket, bucket_exists), table, stack) = tokio::try_join!(
             find_bucket,
-            Table::find(&aws.dynamodb, table_name),
+            Table::find(&aws.dynamodb, &target.table.table_name),
             StackSurvey::read(aws, stack_name),
         )?;
         Ok(Self { bucket, bucket_exists, table, stack })

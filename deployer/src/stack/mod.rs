@@ -2,19 +2,22 @@
 
 mod changes;
 mod decision;
+mod drift;
 mod events;
 pub mod pace;
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::collections::BTreeMap;
 
-use aws_sdk_cloudformation::types::StackStatus as S;
+use StackStatus as S;
+pub use aws_sdk_cloudformation::types::StackStatus;
 
 pub use changes::{Change, Detail, ValueChange, losses, value_changes};
 pub use decision::{
     Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
     next_action, risks, verdict,
 };
-pub use events::{Progress, StackEvent, failed, root_cause};
+pub use drift::{Difference, Drift, Drifted};
+pub use events::{Progress, StackEvent, failed, last_change, root_cause};
 
 use crate::{
     failure::{Exit, Failure},
@@ -31,7 +34,7 @@ pub const OWNER_TAG: (&str, &str) = ("created-by", "cbbootstrap");
 pub const ERROR_ALARM: &str = "ErrorAlarmArn";
 
 /// A stack as CloudFormation describes it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stack {
     /// The ARN, which also finds a deleted stack.
     pub id: String,
@@ -50,9 +53,8 @@ pub struct Stack {
     pub created: Option<String>,
     /// When it was last created or updated.
     pub updated: Option<String>,
-    /// The last known drift status.
-    pub drift: Option<String>,
-    pub drift_checked: Option<String>,
+    /// The result of the last check.
+    pub drift: Drift,
 }
 
 /// What a deployment wants a stack to be.
@@ -78,37 +80,16 @@ impl DesiredStack {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StackStatus(pub S);
-
-impl Default for StackStatus {
-    fn default() -> Self {
-        Self::from("UNKNOWN")
-    }
-}
-
-impl From<&str> for StackStatus {
-    fn from(status: &str) -> Self {
-        Self(S::from(status))
-    }
-}
-
-impl Display for StackStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.as_str())
-    }
-}
-
-impl StackStatus {
-    /// Whether CloudFormation is changing the stack.
+impl Stack {
+    /// Whether CloudFormation is changing it.
     pub fn is_busy(&self) -> bool {
-        self.0.as_str().ends_with("_IN_PROGRESS") && self.0 != S::ReviewInProgress
+        self.status.as_str().ends_with("_IN_PROGRESS") && self.status != S::ReviewInProgress
     }
 
-    /// Whether the stack is complete, either changed or rolled back, and can be updated.
+    /// Whether it is complete, either changed or rolled back, and can be updated.
     pub fn is_good(&self) -> bool {
         matches!(
-            self.0,
+            self.status,
             S::CreateComplete
                 | S::UpdateComplete
                 | S::UpdateRollbackComplete
@@ -116,9 +97,13 @@ impl StackStatus {
                 | S::ImportRollbackComplete
         )
     }
-}
 
-impl Stack {
+    /// Whether its last change failed, even if it has been rolled back.
+    pub fn has_failed(&self) -> bool {
+        let status = self.status.as_str();
+        status.ends_with("_FAILED") || status.contains("ROLLBACK")
+    }
+
     /// An output that the template promises.
     pub fn output(&self, name: &str) -> Result<&str, Failure> {
         self.outputs.get(name).map(String::as_str).ok_or_else(|| {
@@ -147,7 +132,7 @@ impl Stack {
 
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
         // A stack that only waits for its first change set is empty.
-        if self.ours || self.status.0 == S::ReviewInProgress {
+        if self.ours || self.status == S::ReviewInProgress {
             return Ok(());
         }
         Err(Failure::new(format!("stack `{name}` was made by something else than cbbootstrap"))
@@ -160,11 +145,8 @@ impl Stack {
             return Ok(());
         }
         // A stack that cannot be deployed cannot be deployed without protection either.
-        let deploy = if self.status.is_good() {
-            ", as `cbbootstrap deploy --protect=false` does"
-        } else {
-            ""
-        };
+        let deploy =
+            if self.is_good() { ", as `cbbootstrap deploy --protect=false` does" } else { "" };
         let end =
             "aws cloudformation update-termination-protection --no-enable-termination-protection";
         Err(Failure::new(format!("stack `{name}` is protected against deletion"))
@@ -179,11 +161,11 @@ pub fn missing(name: &str, region: &str) -> Failure {
         .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
 }
 
-/// The refusal to touch a stack that CloudFormation is changing. `status_command` shows its progress.
-pub fn busy(name: &str, status: &StackStatus, status_command: &str) -> Failure {
-    Failure::new(format!("stack `{name}` is being changed already ({status})"))
-        .hint(format!("`{status_command}` shows its progress; then run the same command again"))
-        .exit(Exit::Busy)
+/// The error that the stack is not as it was read.
+pub fn overtaken(name: &str) -> Failure {
+    Failure::new(format!("stack `{name}` was changed by somebody else just now"))
+        .hint("run the same command again")
+        .exit(Exit::Changed)
 }
 
 /// The table that `destroy` deletes: the stack's own, or the one that the user names if there is no stack.
@@ -212,8 +194,31 @@ pub(crate) mod tests {
             id: "arn".to_owned(),
             ours: true,
             status: StackStatus::from(status),
+            reason: None,
             parameters: BTreeMap::from([("TableName".to_owned(), table.to_owned())]),
-            ..Stack::default()
+            tags: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            rollback_triggers: Vec::new(),
+            notification_arns: Vec::new(),
+            protected: false,
+            created: None,
+            updated: None,
+            drift: Drift::new(None, None),
+        }
+    }
+
+    #[test]
+    fn failure_is_reported_until_a_change_succeeds() {
+        for (status, failed) in [
+            ("CREATE_COMPLETE", false),
+            ("UPDATE_IN_PROGRESS", false),
+            ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", false),
+            ("CREATE_FAILED", true),
+            ("ROLLBACK_IN_PROGRESS", true),
+            ("UPDATE_ROLLBACK_COMPLETE", true),
+            ("DELETE_FAILED", true),
+        ] {
+            assert_eq!(stack(status, "t").has_failed(), failed, "{status}");
         }
     }
 

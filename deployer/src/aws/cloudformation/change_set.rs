@@ -9,7 +9,7 @@ use aws_sdk_cloudformation::{
     types::{
         Capability, ChangeSetStatus, ChangeSetType, DeploymentConfig, DeploymentConfigMode,
         ExecutionStatus as E, Parameter, ResourceChange, ResourceChangeDetail,
-        RollbackConfiguration, RollbackTrigger, StackStatus, Tag,
+        RollbackConfiguration, RollbackTrigger, StackStatus as S, Tag,
     },
 };
 
@@ -18,13 +18,14 @@ use super::{
         error::{Answer, explain},
         poll::Poll,
     },
-    is_missing,
     stack::{find, request_deletion},
-    token,
+    token, unless_missing,
 };
 use crate::{
     failure::Failure,
-    stack::{Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken},
+    stack::{
+        Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken, overtaken,
+    },
 };
 
 const CREATION: Poll = Poll {
@@ -62,41 +63,28 @@ pub struct ChangeSet {
     kind: ChangeSetType,
 }
 
-/// The result of creating a change set.
+/// A created change set.
 #[derive(Debug)]
-pub enum Created {
-    Changes {
-        stack_id: String,
-        changes: Vec<Change>,
-    },
-    Empty,
-    /// Somebody else has changed the stack.
-    Overtaken,
-}
-
-/// The result of executing a change set, or of rolling a stack back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Execution {
-    Begun,
-    /// Somebody else has changed the stack.
-    Overtaken,
+pub struct Draft {
+    pub stack_id: String,
+    pub changes: Vec<Change>,
 }
 
 impl ChangeSet {
     /// A change set that updates the stack `before`, or creates one without it.
     pub fn new(client: &Client, stack: &str, before: Option<&Stack>) -> Self {
-        let is_update = before.is_some_and(|stack| stack.status.is_good());
+        let is_update = before.is_some_and(Stack::is_good);
         let kind = if is_update { ChangeSetType::Update } else { ChangeSetType::Create };
         Self { client: client.clone(), name: token(), stack: stack.to_owned(), kind }
     }
 
-    /// Creates it. Remove one without changes with [`ChangeSet::discard`], also after an error.
+    /// Creates it; `None` if it has no changes. Unless it is executed, remove it with [`ChangeSet::discard`], also after an error.
     pub async fn create(
         &self,
         desired: &DesiredStack,
         mode: UpdateMode,
         before: Option<&Stack>,
-    ) -> anyhow::Result<Created> {
+    ) -> anyhow::Result<Option<Draft>> {
         let what = format!("cannot prepare the change of stack `{}`", self.stack);
         let parameters = desired.parameters.iter().map(|(key, value)| {
             Parameter::builder().parameter_key(key).parameter_value(value).build()
@@ -125,67 +113,62 @@ impl ChangeSet {
             .set_deployment_config(express)
             .send()
             .await;
-        if let Err(error) = created {
+        match created {
             // Only this run uses the name, so if it exists, the SDK repeated a request whose answer was lost.
-            let exists = error.code() == Some("AlreadyExistsException");
-            if !exists {
+            Err(error) if error.code() != Some("AlreadyExistsException") => {
                 let is_refused = matches!(error, SdkError::ServiceError(_));
-                if is_refused
-                    && is_overtaken(before, find(&self.client, &self.stack).await?.as_ref())
-                {
-                    return Ok(Created::Overtaken);
+                if is_refused && is_overtaken(before, self.find_stack().await?.as_ref()) {
+                    return Err(overtaken(&self.stack).into());
                 }
                 return Err(explain(&what, &error).into());
             }
+            _ => (),
         }
-        // A change set that somebody else executes removes all others of the stack.
-        let Some((stack_id, refusal)) = self.wait(&what).await? else {
-            return Ok(Created::Overtaken);
-        };
+        let (stack_id, refusal) = self.wait(&what).await?;
         match refusal {
-            None => Ok(match self.changes().await? {
-                Some(changes) => Created::Changes { stack_id, changes },
-                None => Created::Overtaken,
-            }),
-            Some(reason) if is_no_change(&reason) => Ok(match self.kind {
-                ChangeSetType::Update => Created::Empty,
-                // Somebody else has created the stack.
-                _ => Created::Overtaken,
-            }),
+            None => Ok(Some(Draft { stack_id, changes: self.changes().await? })),
+            Some(reason) if is_no_change(&reason) && self.kind == ChangeSetType::Update => Ok(None),
+            // Somebody else has created the stack.
+            Some(reason) if is_no_change(&reason) => Err(overtaken(&self.stack).into()),
             Some(reason) => Err(Failure::new(format!("{what}: {reason}"))
                 .hint("check the parameters; `cbbootstrap deploy --help` lists them")
                 .into()),
         }
     }
 
-    /// Waits for its creation. Returns the stack's ARN, and the reason if CloudFormation refuses it; `None` if it is gone.
-    async fn wait(&self, what: &str) -> anyhow::Result<Option<(String, Option<String>)>> {
+    /// Waits for its creation. Returns the stack's ARN, and the reason if CloudFormation refuses it.
+    async fn wait(&self, what: &str) -> anyhow::Result<(String, Option<String>)> {
         let overdue = format!("{what}: CloudFormation has not finished it");
         CREATION
             .until(&overdue, async || {
-                let set = match self.describe().await {
-                    Err(error) if is_missing(&error) => return Ok(Some(None)),
-                    set => set.unless_transient(what)?,
+                let Some(set) = self.describe().await.unless_transient(what)? else {
+                    return Ok(None);
                 };
-                Ok(set.and_then(|set| {
-                    let refusal = match set.status? {
-                        ChangeSetStatus::CreateComplete => None,
-                        ChangeSetStatus::Failed => Some(set.status_reason.unwrap_or_default()),
-                        _ => return None,
-                    };
-                    Some(Some((set.stack_id.unwrap_or_default(), refusal)))
-                }))
+                // A change set that somebody else executes removes all others of the stack.
+                let set = set.ok_or_else(|| overtaken(&self.stack))?;
+                let refusal = match set.status {
+                    Some(ChangeSetStatus::CreateComplete) => None,
+                    Some(ChangeSetStatus::Failed) => Some(set.status_reason.unwrap_or_default()),
+                    _ => return Ok(None),
+                };
+                Ok(Some((set.stack_id.unwrap_or_default(), refusal)))
             })
             .await
     }
 
-    async fn describe(&self) -> Result<DescribeChangeSetOutput, SdkError<DescribeChangeSetError>> {
-        let describe = self.client.describe_change_set();
-        describe.stack_name(&self.stack).change_set_name(&self.name).send().await
+    async fn find_stack(&self) -> anyhow::Result<Option<Stack>> {
+        find(&self.client, &self.stack).await
     }
 
-    /// `None` if it is gone.
-    async fn changes(&self) -> anyhow::Result<Option<Vec<Change>>> {
+    async fn describe(
+        &self,
+    ) -> Result<Option<DescribeChangeSetOutput>, SdkError<DescribeChangeSetError>> {
+        let describe = self.client.describe_change_set();
+        let describe = describe.stack_name(&self.stack).change_set_name(&self.name);
+        unless_missing(describe.send().await)
+    }
+
+    async fn changes(&self) -> anyhow::Result<Vec<Change>> {
         let pages = self
             .client
             .describe_change_set()
@@ -195,18 +178,14 @@ impl ChangeSet {
             .into_paginator()
             .items()
             .send();
-        match pages.collect::<Result<Vec<_>, _>>().await {
-            Err(error) if is_missing(&error) => Ok(None),
-            changes => {
-                let changes = changes.explain("cannot read the change set")?.into_iter();
-                let resources = changes.filter_map(|change| change.resource_change);
-                Ok(Some(resources.map(Change::from).collect()))
-            }
-        }
+        let changes = unless_missing(pages.collect::<Result<Vec<_>, _>>().await);
+        let changes = changes.explain("cannot read the change set")?;
+        let changes = changes.ok_or_else(|| overtaken(&self.stack))?.into_iter();
+        Ok(changes.filter_map(|change| change.resource_change).map(Change::from).collect())
     }
 
-    /// Makes the changes. Begin a [`Watch`](super::Watch) first.
-    pub async fn execute(&self) -> anyhow::Result<Execution> {
+    /// Makes the changes.
+    pub async fn execute(&self) -> anyhow::Result<()> {
         let executed = self
             .client
             .execute_change_set()
@@ -216,32 +195,23 @@ impl ChangeSet {
             .send()
             .await;
         let Err(error) = executed else {
-            return Ok(Execution::Begun);
+            return Ok(());
         };
         // If only the answer was lost, the change set itself shows that it is executed.
-        match self.describe().await {
-            Ok(set) => match set.execution_status {
-                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => {
-                    return Ok(Execution::Begun);
-                }
-                Some(E::Obsolete | E::Unavailable) => return Ok(Execution::Overtaken),
-                _ if self.stack_is_busy().await => return Ok(Execution::Overtaken),
-                _ => (),
+        let is_overtaken = match self.describe().await {
+            Ok(Some(set)) => match set.execution_status {
+                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => return Ok(()),
+                Some(E::Obsolete | E::Unavailable) => true,
+                _ => self.find_stack().await.is_ok_and(|it| it.is_some_and(|it| it.is_busy())),
             },
-            Err(error) if is_missing(&error) => return Ok(Execution::Overtaken),
-            Err(_) => (),
-        }
-        Err(explain("cannot execute the change set", &error).into())
-    }
-
-    async fn stack_is_busy(&self) -> bool {
-        let stack = find(&self.client, &self.stack).await;
-        stack.is_ok_and(|stack| stack.is_some_and(|stack| stack.status.is_busy()))
-    }
-
-    /// Removes it after somebody else has changed the stack, which stays.
-    pub async fn discard_overtaken(&self) {
-        let _ = self.delete().await;
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        Err(if is_overtaken {
+            overtaken(&self.stack).into()
+        } else {
+            explain("cannot execute the change set", &error).into()
+        })
     }
 
     /// Removes it, and the empty stack that CloudFormation made for it.
@@ -261,23 +231,21 @@ impl ChangeSet {
         REMOVAL
             .until(&self.is_left(), async || {
                 let delete = self.client.delete_change_set();
-                match delete.stack_name(&self.stack).change_set_name(&self.name).send().await {
-                    Err(error) if is_missing(&error) => Ok(Some(())),
-                    // It is still being created.
-                    Err(error) if error.code() == Some("InvalidChangeSetStatus") => Ok(None),
-                    deleted => {
-                        deleted.explain("cannot delete the change set")?;
-                        Ok(Some(()))
-                    }
-                }
+                let delete = delete.stack_name(&self.stack).change_set_name(&self.name);
+                // `None` while it is being created.
+                let deleted = unless_missing(delete.send().await);
+                Ok(deleted
+                    .absent_on("InvalidChangeSetStatus")
+                    .explain("cannot delete the change set")?)
             })
             .await
+            .map(drop)
     }
 
     /// Deletes the stack if it was made for the change set, and holds no other.
     async fn delete_empty_stack(&self) -> anyhow::Result<()> {
-        let stack = find(&self.client, &self.stack).await?;
-        let Some(stack) = stack.filter(|it| it.status.0 == StackStatus::ReviewInProgress) else {
+        let stack = self.find_stack().await?;
+        let Some(stack) = stack.filter(|it| it.status == S::ReviewInProgress) else {
             return Ok(());
         };
         let others = self.client.list_change_sets().stack_name(&stack.id).send().await;
@@ -293,8 +261,8 @@ impl ChangeSet {
         }
         REMOVAL
             .until(&self.is_left(), async || {
-                let stack = find(&self.client, &self.stack).await?;
-                let is_gone = stack.is_none_or(|it| it.status.0 == StackStatus::DeleteComplete);
+                let stack = self.find_stack().await?;
+                let is_gone = stack.is_none_or(|it| it.status == S::DeleteComplete);
                 Ok(is_gone.then_some(()))
             })
             .await
@@ -361,7 +329,7 @@ mod tests {
             rollback_triggers: ["ours", "theirs"]
                 .map(|arn| (arn.to_owned(), "T".to_owned()))
                 .into(),
-            ..Stack::default()
+            ..crate::stack::tests::stack("UPDATE_COMPLETE", "t")
         };
         let without_alarm = Stack { outputs: [].into(), ..before.clone() };
         for (before, minutes, expected, monitored) in [
