@@ -21,7 +21,7 @@ use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
 use serde::Serialize;
 
 use super::{
-    error::{Answer, explain, is_transient},
+    error::{Answer, explain},
     poll::Poll,
 };
 use crate::{
@@ -235,22 +235,17 @@ async fn expiry(client: &Client, name: &str) -> Result<bool, SdkError<DescribeTi
 }
 
 async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
-    let what = format!("cannot enable the expiry of records in table `{name}`");
-    if expiry(client, name).await.explain(&what)? {
-        return Ok(());
-    }
     let specification =
         TimeToLiveSpecification::builder().enabled(true).attribute_name(EXPIRES_AT).build()?;
-    let enabled = client
-        .update_time_to_live()
-        .table_name(name)
-        .time_to_live_specification(specification)
-        .send()
-        .await;
+    let enable = client.update_time_to_live().table_name(name);
+    let enabled = enable.time_to_live_specification(specification).send().await;
     match enabled {
         // DynamoDB refuses to do it twice, after a lost answer or for somebody else.
         Err(_) if expiry(client, name).await.is_ok_and(|enabled| enabled) => Ok(()),
-        enabled => Ok(enabled.explain(what).map(drop)?),
+        enabled => {
+            let what = format!("cannot enable the expiry of records in table `{name}`");
+            Ok(enabled.explain(what).map(drop)?)
+        }
     }
 }
 
@@ -260,32 +255,24 @@ async fn enable_backups(client: &Client, name: &str) -> anyhow::Result<()> {
         PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build()?;
     CHANGE
         .until(&what, async || {
-            match recovery(client, name).await {
-                Ok(true) => return Ok(Some(())),
-                Ok(false) => (),
-                Err(error) => return unless_too_new(&what, &error),
+            let enable = client.update_continuous_backups().table_name(name);
+            let specification = specification.clone();
+            let enabled = enable.point_in_time_recovery_specification(specification).send().await;
+            match enabled {
+                // The backups of a new table cannot be changed for a moment.
+                Err(error)
+                    if matches!(
+                        error.code(),
+                        Some("ContinuousBackupsUnavailableException" | "TableNotFoundException")
+                    ) =>
+                {
+                    Ok(None)
+                }
+                enabled => Ok(enabled.unless_transient(&what)?),
             }
-            let enabled = client
-                .update_continuous_backups()
-                .table_name(name)
-                .point_in_time_recovery_specification(specification.clone())
-                .send()
-                .await;
-            enabled.map_or_else(|error| unless_too_new(&what, &error), |_| Ok(Some(())))
         })
         .await
-}
-
-/// The backups of a new table can be neither read nor changed for a moment.
-fn unless_too_new<E>(what: &str, error: &SdkError<E>) -> anyhow::Result<Option<()>>
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    match error.code() {
-        Some("ContinuousBackupsUnavailableException" | "TableNotFoundException") => Ok(None),
-        _ if is_transient(error) => Ok(None),
-        _ => Err(explain(what, error).into()),
-    }
+        .map(drop)
 }
 
 /// Whether point-in-time recovery is on.

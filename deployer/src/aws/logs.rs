@@ -1,9 +1,6 @@
 //! The function's log in `CloudWatch` Logs.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_cloudwatchlogs::{
     Client, error::SdkError, operation::filter_log_events::FilterLogEventsError,
@@ -52,7 +49,7 @@ pub struct Log {
 
 #[derive(Debug)]
 struct Scan {
-    /// In the time of [`Window::now`].
+    /// In milliseconds since 1970.
     began: i64,
     /// Of the next page; `None` before the first.
     token: Option<String>,
@@ -62,13 +59,8 @@ struct Scan {
 impl Log {
     /// Reads the lines of the last `since`. `text` is not a pattern.
     pub fn new(client: Client, group: String, text: Option<String>, since: Duration) -> Self {
-        Self {
-            client,
-            group,
-            text,
-            window: Window::new(Timestamp::now().as_millisecond(), since),
-            scan: None,
-        }
+        let window = Window::new(Timestamp::now().as_millisecond(), since);
+        Self { client, group, text, window, scan: None }
     }
 
     /// Reads the next page of new lines, oldest first. It may be empty.
@@ -77,7 +69,7 @@ impl Log {
     pub async fn next(&mut self) -> Result<Option<Vec<Line>>, SdkError<FilterLogEventsError>> {
         let window = &mut self.window;
         let scan = self.scan.get_or_insert_with(|| Scan {
-            began: window.now(),
+            began: Timestamp::now().as_millisecond(),
             token: None,
             ended: false,
         });
@@ -97,14 +89,11 @@ impl Log {
             .await?;
         scan.ended = page.next_token.is_none();
         scan.token = page.next_token;
-        let lines = page.events.unwrap_or_default().into_iter().map(Line::from);
+        let mut lines: Vec<_> = page.events.into_iter().flatten().map(Line::from).collect();
         // The pattern only saves transfer, and may match more lines.
         let text = self.text.as_deref().unwrap_or_default();
-        Ok(Some(
-            lines
-                .filter(|line| line.message.contains(text) && window.is_new(line, scan.began))
-                .collect(),
-        ))
+        lines.retain(|line| line.message.contains(text) && window.is_new(line, scan.began));
+        Ok(Some(lines))
     }
 
     /// Explains an error of [`Log::next`].
@@ -139,11 +128,7 @@ fn pattern(text: &str) -> Option<String> {
 /// The range of a read, and the lines that were returned, because reads overlap. Times are milliseconds since 1970.
 #[derive(Debug)]
 struct Window {
-    /// When the reader was created, by the system clock and by the monotonic one.
-    created: (i64, Instant),
-    /// No read goes back further.
-    begin: i64,
-    /// The start of this read.
+    /// The start of this read. It never goes back.
     from: i64,
     /// The ids and times of returned lines that the next read finds again.
     returned: HashMap<String, i64>,
@@ -151,17 +136,13 @@ struct Window {
 
 impl Window {
     fn new(now: i64, since: Duration) -> Self {
-        let begin = now.saturating_sub(milliseconds(since)).max(0);
-        Self { created: (now, Instant::now()), begin, from: begin, returned: HashMap::new() }
-    }
-
-    fn now(&self) -> i64 {
-        self.created.0.saturating_add(milliseconds(self.created.1.elapsed()))
+        let from = now.saturating_sub(milliseconds(since)).max(0);
+        Self { from, returned: HashMap::new() }
     }
 
     /// The start of the read after one that began then.
     fn next_from(&self, began: i64) -> i64 {
-        self.begin.max(began.saturating_sub(milliseconds(OVERLAP)))
+        self.from.max(began.saturating_sub(milliseconds(OVERLAP)))
     }
 
     /// Whether this line has not been returned. `began` is when this read began.

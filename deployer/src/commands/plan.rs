@@ -173,7 +173,7 @@ fn report(
     desired: &DesiredStack,
     changes: Option<Vec<Change>>,
 ) -> PlanReport {
-    let Survey { bucket, bucket_exists, table, stack: survey } = survey;
+    let Survey { bucket, table, stack: survey } = survey;
     let key = bucket.key(&artifact);
     let is_protected = survey.stack.as_ref().is_some_and(|stack| stack.protected);
     // A change set may list no resource: an output may change.
@@ -185,7 +185,7 @@ fn report(
         restores_code: survey.artifact_key() == Some(&key) && !survey.has_code(&artifact),
         function_sha256: artifact.sha256,
         creates_table: table.is_none().then(|| target.table.table_name.clone()),
-        creates_bucket: (!bucket_exists).then(|| bucket.name.clone()),
+        creates_bucket: (!bucket.exists).then(|| bucket.name.clone()),
         protect: target.protect.filter(|protect| *protect != is_protected),
         changes: changes.unwrap_or_default(),
         ..PlanReport::default()

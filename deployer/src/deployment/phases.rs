@@ -18,7 +18,6 @@ use crate::{
 pub struct Preparation<'a> {
     deployment: Deployment<'a>,
     bucket: Bucket,
-    bucket_existed: bool,
     artifact: Artifact,
     desired: DesiredStack,
     /// Whether table or bucket had to be created.
@@ -50,8 +49,7 @@ impl<'a> Preparation<'a> {
         function: FunctionSource,
     ) -> anyhow::Result<Self> {
         let Deployment { aws, target, printer, .. } = deployment;
-        let Survey { bucket, bucket_exists, table, stack: survey } =
-            Survey::read(aws, target).await?;
+        let Survey { bucket, table, stack: survey } = Survey::read(aws, target).await?;
         let mut consents = Consents::default();
         deployment.ask(&survey, &mut consents).await?;
 
@@ -64,13 +62,13 @@ impl<'a> Preparation<'a> {
             anyhow::Ok(created)
         };
         let create_bucket = async {
-            if !bucket_exists {
+            if !bucket.exists {
                 let step = printer.step("bucket");
-                bucket.create(&aws.s3, &aws.region).await?;
-                bucket.protect(&aws.s3).await?;
+                bucket.create().await?;
+                bucket.protect().await?;
                 step.done(format_args!("`{}` created", bucket.name));
             }
-            anyhow::Ok(!bucket_exists)
+            anyhow::Ok(!bucket.exists)
         };
         // Each to its end: a failed build must not leave table or bucket incomplete.
         let (bucket_created, table_created, artifact) =
@@ -87,7 +85,6 @@ impl<'a> Preparation<'a> {
             deployment,
             desired: desired_stack(target, &bucket, &artifact)?,
             bucket,
-            bucket_existed: bucket_exists,
             artifact,
             created,
             survey,
@@ -146,19 +143,20 @@ impl<'a> Preparation<'a> {
     }
 
     async fn upload(&self) -> anyhow::Result<()> {
-        let Self { deployment: Deployment { aws, printer, .. }, bucket, artifact, .. } = self;
+        let Self { deployment: Deployment { printer, .. }, bucket, artifact, .. } = self;
         let step = printer.step("upload");
-        if bucket.holds(&aws.s3, artifact).await? {
+        if bucket.holds(artifact).await? {
             step.done("the bucket has it already");
             return Ok(());
         }
         let protect = async {
-            if self.bucket_existed {
-                bucket.protect(&aws.s3).await?;
+            // A new bucket is protected already.
+            if bucket.exists {
+                bucket.protect().await?;
             }
             anyhow::Ok(())
         };
-        tokio::try_join!(protect, bucket.upload(&aws.s3, artifact))?;
+        tokio::try_join!(protect, bucket.upload(artifact))?;
         step.done(format_args!("to bucket `{}`", bucket.name));
         Ok(())
     }
@@ -258,7 +256,7 @@ impl<'a> Preparation<'a> {
             let named: Vec<_> =
                 self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
             // The deployment itself has succeeded.
-            if let Err(error) = self.bucket.prune(&aws.s3, &named).await {
+            if let Err(error) = self.bucket.prune(&named).await {
                 let warning = "warning: cannot delete old artifacts";
                 printer.message(format_args!("{warning}: {error:#}"));
             }

@@ -91,9 +91,8 @@ impl<'a> Removal<'a> {
             if !args.delete_artifacts {
                 return Ok(None);
             }
-            let bucket = Bucket::new(None, aws.identity().await?, &aws.region, name);
-            let exists = bucket.exists(&aws.s3, &aws.region).await?;
-            anyhow::Ok(exists.then_some(bucket))
+            let bucket = Bucket::find(aws, None, name).await?;
+            anyhow::Ok(bucket.exists.then_some(bucket))
         };
         let resources = async {
             let Some(stack) = &stack else {
@@ -197,7 +196,7 @@ impl<'a> Removal<'a> {
             return Ok((0, false));
         };
         let step = self.printer.step("bucket");
-        let (artifacts, is_gone) = bucket.empty(&self.aws.s3).await?;
+        let (artifacts, is_gone) = bucket.empty().await?;
         step.done(if is_gone {
             format!("`{}` deleted", bucket.name)
         } else {

@@ -11,7 +11,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Survey {
     pub bucket: Bucket,
-    pub bucket_exists: bool,
     pub table: Option<Table>,
     pub stack: StackSurvey,
 }
@@ -30,18 +29,12 @@ impl Survey {
     /// Makes the calls side by side, in two rounds: the second reads what the first has named.
     pub async fn read(aws: &Aws, target: &Target) -> anyhow::Result<Self> {
         let stack_name = &target.place.stack_name;
-        let find_bucket = async {
-            let (asked, owner) = (target.bucket.as_deref(), aws.identity().await?);
-            let bucket = Bucket::new(asked, owner, &aws.region, stack_name);
-            let exists = bucket.exists(&aws.s3, &aws.region).await?;
-            anyhow::Ok((bucket, exists))
-        };
-        let ((bucket, bucket_exists), table, stack) = tokio::try_join!(
-            find_bucket,
+        let (bucket, table, stack) = tokio::try_join!(
+            Bucket::find(aws, target.bucket.as_deref(), stack_name),
             Table::find(&aws.dynamodb, &target.table.table_name),
             StackSurvey::read(aws, stack_name),
         )?;
-        Ok(Self { bucket, bucket_exists, table, stack })
+        Ok(Self { bucket, table, stack })
     }
 }
 
