@@ -1,4 +1,4 @@
-# Commands for people who work on cbbootstrap; CONTRIBUTING.md describes them.
+# Recipes for contributors; CONTRIBUTING.md explains when to use them.
 
 _default:
     @{{ just_executable() }} --list --unsorted
@@ -12,17 +12,17 @@ check:
 test:
     scripts/timed test cargo test --workspace
 
-# Run end-to-end tests by name: `just test-one deployer config::`
+# Run end-to-end tests by name, as in `just test-one deployer config::`
 test-one program *name:
     cargo test --package cbbootstrap-tests --test {{ program }} {{ name }}
 
-# Run the long tests, which `just test` leaves out
+# Run the long tests, which `just test` skips
 test-long:
     cargo test --package cbbootstrap-agent -- --ignored --nocapture
     cargo test --package cbbootstrap-tests --test service -- --ignored --nocapture
     cargo test --package cbbootstrap-tests --test agent -- --ignored --nocapture
 
-# Run what CI runs
+# Run the checks and tests of CI, and the tests in containers
 ci:
     .ci/run
 
@@ -30,13 +30,13 @@ ci:
 bench name:
     cargo bench --workspace --bench {{ name }}
 
-# Rewrite the generated parts of docs/commands.md and docs/benchmarks.md
+# Update docs/commands.md, docs/benchmarks.md and the policies in templates/github-oidc-role.yaml
 docs:
     UPDATE_DOCS=1 cargo test --workspace --bins reference
     UPDATE_TEMPLATES=1 cargo test --package cbbootstrap permissions
     cargo run --quiet --package cbbootstrap-benchmarks
 
-# Print the size of the code and the duration of its tests, with their limits
+# Print the size of the code and the duration of the tests, with their limits
 figures:
     cargo run --quiet --package cbbootstrap-figures
 

@@ -2,15 +2,15 @@
 # EC2 user data for Amazon Linux 2023 with Couchbase Server in the AMI. All instances run this script and become one cluster, with
 # one server group for each Availability Zone.
 #
-# Fill in the settings below, or set them in the environment, like every other option of the agent (`cbbootstrap-agent up --help`
-# lists the variables). The instance's role needs
+# Fill in the settings below, or set them and any other option of the agent in the environment (`cbbootstrap-agent up --help` lists the
+# variables). The instance's role needs
 #   secretsmanager:GetSecretValue, or ssm:GetParameter and kms:Decrypt   for the password and the cluster's secret
 #   s3:GetObject                                                         for the agent
 #   execute-api:Invoke                                                   with CBBOOTSTRAP_AUTH=iam
 #
 # cloud-init runs it at the first boot; use cbbootstrap-agent.service for later boots. You can run it again after a failure. The log
-# is /var/log/cloud-init-output.log. The password and the secret are never written to a log or a file, and never passed as an
-# argument or an environment variable.
+# is /var/log/cloud-init-output.log. The script never writes the password or the secret to a log or a file, and never passes them as
+# arguments or environment variables.
 set -euo pipefail
 
 # The API's endpoint, the cluster's name, and `iam` if the API requires signed requests.
@@ -22,11 +22,11 @@ export CBBOOTSTRAP_SERVICES="${CBBOOTSTRAP_SERVICES:-data,index,query}"
 PASSWORD_FROM="${PASSWORD_FROM:-secretsmanager:couchbase/administrator}"
 # The cluster's secret: at least 16 random characters, the same on all nodes.
 SECRET_FROM="${SECRET_FROM:-secretsmanager:couchbase/cluster-secret}"
-# The agent, unless it is in the AMI: its location, its SHA-256, and the directory to install it in.
+# The agent, if it is not in the AMI: its location, its SHA-256, and the directory to install it in.
 AGENT_URL="${AGENT_URL:-s3://BUCKET/cbbootstrap-agent}"
 AGENT_SHA256="${AGENT_SHA256:-}"
 AGENT_DIRECTORY="${AGENT_DIRECTORY:-/usr/local/bin}"
-# Attempts for each AWS call, 5 s apart: a new role takes a while to work everywhere.
+# Attempts for each AWS call, 5 s apart, because a new role takes a while to become effective.
 TRIES="${TRIES:-12}"
 
 PATH="$AGENT_DIRECTORY:$PATH"
@@ -89,7 +89,7 @@ if [ -z "${CBBOOTSTRAP_SERVER_GROUP:-}" ]; then
 fi
 export CBBOOTSTRAP_SERVER_GROUP
 
-# Shell variables that are not exported, passed to the agent through pipes.
+# These shell variables are not exported; the agent gets them through pipes.
 set +x
 administrator=$(with_patience secret_from "$PASSWORD_FROM")
 secret=$(with_patience secret_from "$SECRET_FROM")

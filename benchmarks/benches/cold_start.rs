@@ -19,10 +19,10 @@ fn main() -> Result<()> {
 
     let mut report = Report::new("cold_start", cold_start::versions());
     report.text(format!(
-        "Medians of {RUNS} runs. A run starts a function's process and waits until it asks for its first event (init), sends a claim \
-         (first request) and then {WARM} more (warm). DynamoDB is a local server over TLS with a fixed answer; a minimal client gets \
-         it in {} ms (p50). As in Lambda, about as many certificates are trusted: {}. Memory is the peak resident memory. Python \
-         uses AWS's runtime client, Node.js a loop that does less than AWS's, which has to be compiled.",
+        "Medians of {RUNS} runs. A run starts the function's process and waits until it asks for its first event (init), then sends \
+         one claim (first request) and {WARM} more (warm). DynamoDB is a local TLS server with a fixed response, which a minimal \
+         client gets in {} ms (p50). The functions trust {} certificate authorities, about as many as in Lambda. Memory is the peak \
+         resident memory. Python uses AWS's runtime client; Node.js uses a loop that does less than AWS's, which has to be compiled.",
         ms(round_trip),
         database.certificates(),
     ));

@@ -250,6 +250,11 @@ impl Parsed {
         self.called().1.try_get_one(id).ok().flatten()
     }
 
+    /// Whether the command line, a variable or a file gives this option of the command that is called.
+    pub fn is_set(&self, id: &str) -> bool {
+        is_typed(self.called().1, id)
+    }
+
     /// Whether the command that is called has this option, and no conflict with a typed option excludes it.
     pub fn takes(&self, id: &str) -> bool {
         let (_, matches) = self.called();

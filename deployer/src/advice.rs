@@ -16,7 +16,7 @@ pub fn for_reason(reason: &str) -> Option<String> {
     } else if has(&["limitexceeded", "limit exceeded", "quota", "maximum number of"]) {
         "ask for more in AWS Service Quotas, or delete what is no longer needed; then deploy again"
     } else if has(&["rollback trigger", "rollbacktrigger", "to alarm", "in alarm"]) {
-        "requests failed during the update or just before: see `cbbootstrap logs`; `--no-rollback-alarm` ignores that"
+        "requests failed during the update or just before: see `cbbootstrap logs`; without `--rollback-minutes`, no update is rolled back for that"
     } else if has(&["throttling", "rate exceeded"]) {
         "AWS throttled the requests: deploy again"
     } else {

@@ -96,22 +96,19 @@ pub struct DeployArgs {
     /// Replace only the function's code, in seconds, and leave the stack unchanged
     #[arg(long, conflicts_with_all = [
         "express", "protect", "auth", "require_secret", "require_lease", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
-        "no_rollback_alarm", "rollback_minutes"
+        "rollback_minutes"
     ])]
     pub code_only: bool,
-    /// Do not wait until the resources are ready; updates have no rollback alarm
+    /// Do not wait until the resources are ready
     #[arg(long, help_heading = "Stack")]
     pub express: bool,
-    /// Do not roll an update back when requests fail during it
-    #[arg(long, help_heading = "Stack")]
-    pub no_rollback_alarm: bool,
-    /// Minutes to keep watching for failed requests after an update
+    /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
     #[arg(
         long,
         value_name = "MINUTES",
         default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=180),
-        conflicts_with_all = ["no_rollback_alarm", "express"],
+        conflicts_with = "express",
         help_heading = "Stack"
     )]
     pub rollback_minutes: u8,
@@ -135,7 +132,7 @@ pub struct LocalArgs {
     #[arg(long, conflicts_with_all = [
         "stack_name", "environment", "config", "bucket", "table_name",
         "region", "profile", "auth", "require_secret", "require_lease", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
-        "code_only", "express", "no_rollback_alarm", "rollback_minutes", "function_zip", "arch", "from_source", "builder",
+        "code_only", "express", "rollback_minutes", "function_zip", "arch", "from_source", "builder",
         "cargo_profile", "source"
     ])]
     pub local: bool,
@@ -401,9 +398,12 @@ pub struct PackageArgs {
 /// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// Also delete the table and every cluster's record
+    /// Also delete the table and every cluster's record, after a backup
     #[arg(long)]
     pub delete_table: bool,
+    /// Delete the table without a backup
+    #[arg(long, requires = "delete_table")]
+    pub no_backup: bool,
     /// Also delete the stack's zips, and the bucket that `deploy` created if it is empty then
     #[arg(long)]
     pub delete_artifacts: bool,

@@ -12,6 +12,7 @@ use cbbootstrap_cli::{
     suggestion::did_you_mean,
     text,
 };
+use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use clap::{Args, Command, FromArgMatches, builder::Resettable};
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
@@ -19,7 +20,7 @@ use serde_yaml::{Mapping, Value};
 use crate::{
     failure::{Exit, Failure},
     package::BuildArgs,
-    settings::{TargetArgs, WaitArgs},
+    settings::{DEFAULT_STACK_NAME, TargetArgs, WaitArgs},
     values::Auth,
 };
 
@@ -56,6 +57,7 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     let options = match text::read_text(path) {
         Ok(text) => File::parse(&text)
             .and_then(|file| file.choose(wanted))
+            .and_then(|options| check_stack_and_table(parsed, &options).map(|()| options))
             .map_err(|failure| failure.about(format_args!("`{}`", path.display()))),
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => match wanted {
             None => Ok(Vec::new()),
@@ -69,6 +71,33 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     };
     let options = options.map_err(|failure| failure.exit(Exit::Usage))?;
     Ok(FileOptions { name: path.display().to_string(), options })
+}
+
+/// An environment is a stack with its table. Another stack does not get that table unless the user names it.
+fn check_stack_and_table(parsed: &Parsed, environment: &[FileOption]) -> Result<(), Failure> {
+    let is_affected = parsed.takes("table_name")
+        && parsed.is_set("stack_name")
+        && !parsed.is_set("table_name")
+        && parsed.value("code_only") != Some(&true);
+    let Some(stack) = parsed.value::<String>("stack_name").filter(|_| is_affected) else {
+        return Ok(());
+    };
+    let setting = |id: &str, default: &'static str| {
+        let option = environment.iter().find(|option| option.id == id);
+        option
+            .and_then(|option| option.arguments.first()?.split_once('='))
+            .map_or(default, |(_, value)| value)
+            .to_owned()
+    };
+    let own = setting("stack_name", DEFAULT_STACK_NAME);
+    if *stack == own {
+        return Ok(());
+    }
+    let table = setting("table_name", DEFAULT_TABLE_NAME);
+    Err(Failure::new(format!(
+        "table `{table}` belongs to the environment's stack `{own}`, and `--stack-name` is `{stack}`"
+    ))
+    .hint("name the table of that stack with `--table-name`, or choose its environment with `--env`"))
 }
 
 /// All that an environment can set: options of `deploy`.

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{Display, Formatter},
-    ops::Deref,
     path::PathBuf,
     time::Duration,
 };
@@ -19,12 +18,12 @@ use crate::{
     failure::{Exit, Failure},
     local::data,
     package::BuildArgs,
-    stack::OWNER_TAG,
+    stack::{OWNER_TAG, STACK_TAG},
     template,
     values::{Arch, Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
 };
 
-const DEFAULT_STACK_NAME: &str = "cbbootstrap";
+pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
 
 /// AWS allows this many tags on a stack.
 const MOST_TAGS: usize = 50;
@@ -146,7 +145,10 @@ pub struct FunctionArgs {
 /// The desired stack, except for the function.
 #[derive(Clone, Debug)]
 pub struct Target {
-    options: TargetArgs,
+    pub table_name: String,
+    pub place: Place,
+    pub bucket: Option<String>,
+    pub stack: StackOptions,
     pub arch: Arch,
     pub parameters: BTreeMap<String, String>,
     /// The user's tags; cbbootstrap adds its own.
@@ -155,48 +157,29 @@ pub struct Target {
     pub wait_for_stack: Option<Duration>,
 }
 
-impl Deref for Target {
-    type Target = TargetArgs;
-
-    fn deref(&self) -> &TargetArgs {
-        &self.options
-    }
-}
-
-impl Deref for TargetArgs {
-    type Target = StackOptions;
-
-    fn deref(&self) -> &StackOptions {
-        &self.stack
-    }
-}
-
 impl TargetArgs {
     /// Checks parameters, tags and topics before anything is asked of AWS.
     pub fn check(&self) -> Result<(), Failure> {
-        template::check(&map(&self.parameters))?;
-        check_tags(&map(&self.tags))?;
-        check_topics(&self.notification_arns)
+        template::check(&map(&self.stack.parameters))?;
+        check_tags(&map(&self.stack.tags))?;
+        check_topics(&self.stack.notification_arns)
     }
 }
 
 impl Target {
     /// The target of `deploy` and `plan`.
     pub fn new(options: TargetArgs, wait: WaitArgs, arch: Arch) -> Result<Self, Failure> {
-        if options.require_secret && options.auth == Auth::Iam {
+        if options.stack.require_secret && options.stack.auth == Auth::Iam {
             let message = "`--require-secret` cannot be combined with `--auth iam`";
             return Err(Failure::usage(message).hint(
                 "signatures and tokens share the header `Authorization`; choose one of the two",
             ));
         }
         options.check()?;
-        Ok(Self {
-            arch,
-            parameters: map(&options.parameters),
-            tags: map(&options.tags),
-            wait_for_stack: wait.wait_for_stack,
-            options,
-        })
+        let TargetArgs { table: TableArgs { table_name }, place, bucket, stack } = options;
+        let (parameters, tags) = (map(&stack.parameters), map(&stack.tags));
+        let wait_for_stack = wait.wait_for_stack;
+        Ok(Self { table_name, place, bucket, stack, arch, parameters, tags, wait_for_stack })
     }
 }
 
@@ -214,7 +197,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     let mut folded = BTreeSet::new();
     for (key, value) in tags {
         let (key_length, value_length) = (key.chars().count(), value.chars().count());
-        let rule = if key.eq_ignore_ascii_case(OWNER_TAG.0) {
+        let rule = if [OWNER_TAG.0, STACK_TAG].iter().any(|ours| key.eq_ignore_ascii_case(ours)) {
             "cbbootstrap marks what it made with this tag; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
             "keys that begin with `aws:` are AWS's own"
@@ -262,7 +245,8 @@ pub struct RemovalArgs {
     #[arg(long, value_name = "TIME", help_heading = "Stack", value_parser = duration)]
     pub wait_for_stack: Option<Duration>,
     /// DynamoDB table to delete if the stack no longer exists
-    #[arg(long, env = "CBBOOTSTRAP_TABLE_NAME", value_name = "NAME", value_parser = table_name)]
+    // Its id is not `table_name`: a file or a variable must not choose what is deleted.
+    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = table_name)]
     pub table_name: Option<String>,
     #[command(flatten)]
     pub place: Place,

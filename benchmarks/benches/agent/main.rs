@@ -83,10 +83,10 @@ fn main() -> Result<()> {
 
     let mut report = Report::new("agent", [machine::version(programs::agent(), &["--version"])]);
     report.text(format!(
-        "Seconds from the start of all nodes at once to the end of the last program, medians. A rebalance takes {} s, and adding a \
-         node {} s; a member adds one node at a time. Each run of the agent, with its default options, ends as one balanced cluster of \
-         all nodes. In the original's node script, each joiner adds itself through the first node and then rebalances; it tries each \
-         step ten times, 10 s apart, and then gives up.",
+        "Median seconds from the start of all nodes at once until the last program ends. A rebalance takes {} s and adding a node \
+         {} s; a member adds one node at a time. The agent runs with its default options, and each run ends with one balanced \
+         cluster of all nodes. In the original's node script, each joiner adds itself through the first node and then rebalances. \
+         It tries each step ten times, 10 s apart, and then gives up.",
         seconds(REBALANCE),
         seconds(ADDITION)
     ));

@@ -46,24 +46,25 @@ fn main() -> Result<()> {
 
     let mut report = Report::new("deploy", versions());
     report.text(format!(
-        "Seconds from the start of a command to its end, medians of {RUNS} runs, in turn: a deployment to an empty account, the same \
-         again, and with changed code. All tools deploy the same zip ({} MB) to a local AWS stand-in, \
-         [MiniStack](https://pypi.org/project/ministack/). The other tools deploy the same template and find the bucket; \
-         `cbbootstrap` also creates bucket and table. `cargo lambda` deploys only the function, packs it itself, and finds bucket and \
-         role. Only `cbbootstrap deploy` without `--no-smoke` tests the result.",
+        "Seconds that a command takes, medians of {RUNS} alternating runs: a deployment to an empty account, the same again, and \
+         with changed code. All tools deploy the same zip ({} MB) to a local AWS stand-in, \
+         [MiniStack](https://pypi.org/project/ministack/). `cbbootstrap` also creates the bucket and the table; for the other \
+         tools, which deploy the same template, the bucket exists. `cargo lambda` deploys only the function, packs it itself, and \
+         has its bucket and role. Only `cbbootstrap deploy` without `--no-smoke` tests the result.",
         number(megabytes(code.zip_bytes())),
     ));
     report.table(deployment_table(&durations));
     report.plot("Duration of a deployment", &plot(&durations));
     report.details("Where the time of a first deployment goes", |report| {
         report.text(
-            "Medians through a proxy that records when it receives and answers each call. Parallel calls count once.",
+            "Medians, measured by a proxy that records each request and response. Parallel calls count once.",
         );
         report.table(profile);
     });
     report.text(format!(
-        "How soon each tool notices the end of a stack's change, medians of {} runs. Each call takes {} ms more, and the change {} s \
-         or a little more, of which {} s follow the last resource. Calls are counted from the one that starts the change.",
+        "How soon each tool notices that a stack's change is complete, medians of {} runs. Each call takes {} ms longer, and the \
+         change takes {} s or slightly more, of which {} s follow the last resource. Calls are counted from the one that starts the \
+         change.",
         ends[0].polls.len(),
         end::DELAY.as_millis(),
         (end::WORK + end::TAIL).as_secs(),

@@ -165,10 +165,10 @@ pub fn report(report: &mut Report, requests: &Requests, log: &RequestLog) {
     table.row(["sum".to_owned()].into_iter().chain(sums));
 
     report.text(format!(
-        "AWS's prices in us-east-1, on demand, x86, without free tiers, alarms, metrics, storage and traffic. cbbootstrap uses an HTTP \
-         API and {memory} MB, and writes {:.0} bytes of request and access log for each request. The original uses a REST API, \
-         {SAM_MEMORY} MB and two calls for a joiner, and has no `ready`. Lambda bills both {} ms of the function (measured with an \
-         immediate answer of DynamoDB) and {} ms for each call (assumed).",
+        "AWS's on-demand prices in us-east-1 for x86, without free tiers, alarms, metrics, storage and traffic. cbbootstrap uses an \
+         HTTP API and {memory} MB, and writes {:.0} bytes of request and access log for each request. The original uses a REST API, \
+         {SAM_MEMORY} MB and two calls for a joiner, and has no `ready`. Lambda bills {} ms for the function (measured with an \
+         immediate response from DynamoDB) and {} ms for each call (assumed).",
         log.bytes + ACCESS_LOG,
         number(log.milliseconds),
         number(CALL),

@@ -61,11 +61,11 @@ fn main() -> Result<()> {
     ];
     let mut report = Report::new("service", versions);
     report.text(format!(
-        "`cbbootstrap serve` with its request log, and etcd. Both keep their data on this disk and sync it before they answer; a sync \
-         takes {} ms (median), and waiting claims share one. The load generator runs on the same {} cores. Each client sends the next \
-         request on its connection when it has the answer. A claim is of a new cluster; in etcd, a transaction puts a key unless it \
-         exists. A status is of a random cluster; in etcd, a linearizable read. Each measurement takes {} s and is repeated {ROUNDS} \
-         times, in turn: rates are medians, latencies are of all requests.",
+        "`cbbootstrap serve` with its request log, and etcd. Both store their data on this disk and sync it before they respond; a \
+         sync takes {} ms (median), and waiting claims share one. The load generator runs on the same {} cores. Each client sends \
+         its next request on the same connection after the response. A claim is for a new cluster; in etcd, a transaction puts a \
+         key that does not exist. A status is for a random cluster; in etcd, it is a linearizable read. Each measurement takes {} s \
+         and is repeated {ROUNDS} times, alternating: rates are medians, latencies are of all requests.",
         ms(sync),
         available_parallelism().map_or(1, usize::from),
         MEASURED.as_secs(),
@@ -79,8 +79,8 @@ fn main() -> Result<()> {
     });
     report.details("DynamoDB capacity of a request", |report| {
         report.text(
-            "Calls are counted by a proxy. Capacity units follow DynamoDB's rules for the size of the items before and after: a write \
-             takes one for each KB of the larger item, even if its condition fails, and a consistent read one for each 4 KB.",
+            "A proxy counts the calls. Capacity units follow DynamoDB's rules for the item's size before and after: a write takes \
+             one unit for each KB of the larger, even if its condition fails, and a consistent read one unit for each 4 KB.",
         );
         report.table(table::capacity(&requests));
     });

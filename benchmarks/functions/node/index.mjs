@@ -1,4 +1,4 @@
-// Claims a cluster for a node, as a function in JavaScript does it.
+// Claims a cluster for a node: the function in JavaScript.
 
 import {
   ConditionalCheckFailedException,

@@ -1,5 +1,5 @@
-// Lambda's runtime for Node, as little of it as runs a handler. The real one's client, `aws-lambda-ric`, has to be compiled with
-// cmake and does more: a function cannot be slower for want of it.
+// The smallest Lambda runtime for Node that runs a handler. AWS's `aws-lambda-ric` has to be compiled with cmake and does more, so this
+// one cannot make the function slower.
 
 import http from "node:http";
 import { createRequire } from "node:module";

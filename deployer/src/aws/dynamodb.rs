@@ -12,12 +12,13 @@ use aws_sdk_dynamodb::{
         describe_time_to_live::DescribeTimeToLiveError,
     },
     types::{
-        AttributeDefinition, BillingMode, ContinuousBackupsStatus, KeySchemaElement, KeyType,
-        PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
+        AttributeDefinition, BackupStatus, BillingMode, ContinuousBackupsStatus, KeySchemaElement,
+        KeyType, PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
         TableDescription, TableStatus, Tag, TimeToLiveSpecification, TimeToLiveStatus,
     },
 };
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     failure::{Exit, Failure},
-    stack::OWNER_TAG,
+    stack::{OWNER_TAG, STACK_TAG},
 };
 
 /// Creating a table takes about ten seconds.
@@ -59,6 +60,9 @@ pub struct Table {
     /// Whether this program made it, and therefore completes its settings.
     #[serde(skip)]
     pub ours: bool,
+    /// The stack for which it was created.
+    #[serde(skip)]
+    pub stack: Option<String>,
 }
 
 impl Table {
@@ -73,9 +77,12 @@ impl Table {
         };
         check_key(name, &table)?;
         let status = table.table_status.as_ref();
+        let tags = tags(client, &table).await?;
+        let tag = |key| tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.clone());
         Ok(Some(Self {
             name: name.to_owned(),
-            ours: is_ours(client, &table).await?,
+            ours: tag(OWNER_TAG.0).is_some_and(|value| value == OWNER_TAG.1),
+            stack: tag(STACK_TAG),
             is_active: status.is_some_and(is_active),
             status: status.map_or("unknown", TableStatus::as_str).to_lowercase(),
             items: table.item_count.unwrap_or_default(),
@@ -107,20 +114,21 @@ async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDes
 }
 
 /// Makes sure that the table exists and has its settings; returns whether it was created. `found` is the result of
-/// [`Table::find`].
+/// [`Table::find`], and `stack` the stack that uses it.
 ///
 /// A table that somebody else made is used as it is. An incomplete one of ours is completed.
 pub async fn ensure(
     client: &Client,
     name: &str,
     found: Option<Table>,
+    stack: &str,
     tags: &BTreeMap<String, String>,
 ) -> anyhow::Result<bool> {
     if found.as_ref().is_some_and(Table::is_complete) {
         return Ok(false);
     }
     if found.is_none() {
-        create(client, name, tags).await?;
+        create(client, name, stack, tags).await?;
     }
     if !found.as_ref().is_some_and(|table| table.is_active) {
         wait_until_active(client, name).await?;
@@ -136,12 +144,13 @@ pub async fn ensure(
 async fn create(
     client: &Client,
     name: &str,
+    stack: &str,
     tags: &BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
     let tags = tags
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_str()))
-        .chain([OWNER_TAG])
+        .chain([OWNER_TAG, (STACK_TAG, stack)])
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect::<Result<_, _>>()?;
     let key =
@@ -215,16 +224,14 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
 }
 
 /// A table whose tags may not be read counts as somebody else's.
-async fn is_ours(client: &Client, table: &TableDescription) -> anyhow::Result<bool> {
+async fn tags(client: &Client, table: &TableDescription) -> anyhow::Result<Vec<Tag>> {
     let arn = table.table_arn.clone().unwrap_or_default();
     let tags = client.list_tags_of_resource().resource_arn(&arn).send().await;
     let tags = tags
         .absent_on("AccessDeniedException")
         .explain(format!("cannot read the tags of `{arn}`"))?;
     // A table has at most 50 tags, which fit on the first page.
-    Ok(tags.is_some_and(|tags| {
-        tags.tags().iter().any(|tag| (tag.key.as_str(), tag.value.as_str()) == OWNER_TAG)
-    }))
+    Ok(tags.and_then(|tags| tags.tags).unwrap_or_default())
 }
 
 /// Whether expired records are deleted.
@@ -258,21 +265,21 @@ async fn enable_backups(client: &Client, name: &str) -> anyhow::Result<()> {
             let enable = client.update_continuous_backups().table_name(name);
             let specification = specification.clone();
             let enabled = enable.point_in_time_recovery_specification(specification).send().await;
-            match enabled {
-                // The backups of a new table cannot be changed for a moment.
-                Err(error)
-                    if matches!(
-                        error.code(),
-                        Some("ContinuousBackupsUnavailableException" | "TableNotFoundException")
-                    ) =>
-                {
-                    Ok(None)
-                }
-                enabled => Ok(enabled.unless_transient(&what)?),
-            }
+            unless_too_new(enabled, &what)
         })
         .await
         .map(drop)
+}
+
+/// `None` if the call may succeed later: a new table cannot be backed up for a moment.
+fn unless_too_new<T, E>(answer: Result<T, SdkError<E>>, what: &str) -> anyhow::Result<Option<T>>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match answer.as_ref().err().and_then(ProvideErrorMetadata::code) {
+        Some("ContinuousBackupsUnavailableException" | "TableNotFoundException") => Ok(None),
+        _ => Ok(answer.unless_transient(what)?),
+    }
 }
 
 /// Whether point-in-time recovery is on.
@@ -288,6 +295,37 @@ async fn recovery(
     Ok(recovery.is_some_and(|recovery| {
         recovery.point_in_time_recovery_status == Some(PointInTimeRecoveryStatus::Enabled)
     }))
+}
+
+/// Makes an on-demand backup of the table and waits until it is complete. Returns its ARN.
+pub async fn back_up(client: &Client, name: &str) -> anyhow::Result<String> {
+    let what = format!("cannot back up table `{name}`");
+    let time = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+    // A backup's name has at most 255 characters, as a table's has.
+    let end = name.len().min(255 - time.len() - 1);
+    let backup_name = format!("{}-{time}", &name[..end]);
+    let backup = client.create_backup().table_name(name).backup_name(backup_name);
+    let arn = CHANGE
+        .until(&what, async || {
+            let created = backup.clone().send().await;
+            let created = created.absent_on("TableInUseException");
+            Ok(unless_too_new(created, &what)?
+                .flatten()
+                .and_then(|it| Some(it.backup_details?.backup_arn)))
+        })
+        .await?;
+    CHANGE
+        .until(&format!("backup `{arn}` is not complete"), async || {
+            let backup = client.describe_backup().backup_arn(&arn).send().await;
+            let Some(backup) = backup.unless_transient(&what)? else {
+                return Ok(None);
+            };
+            let details = backup.backup_description.and_then(|it| it.backup_details);
+            let status = details.map(|details| details.backup_status);
+            Ok((status == Some(BackupStatus::Available)).then_some(()))
+        })
+        .await?;
+    Ok(arn)
 }
 
 /// Deletes the table and every record in it; `false` if there is none.

@@ -200,7 +200,7 @@ impl Bucket {
         Ok(())
     }
 
-    fn prefix(&self) -> String {
+    pub fn prefix(&self) -> String {
         format!("{}/", self.stack)
     }
 
@@ -250,12 +250,15 @@ impl Bucket {
         self.delete(&outdated(artifacts, named)).await
     }
 
-    /// Deletes all artifacts of the stack, and the bucket if that leaves it empty; returns how many artifacts it deleted, and
-    /// whether it deleted the bucket.
-    pub async fn empty(&self) -> anyhow::Result<(usize, bool)> {
+    /// Deletes all artifacts of the stack, and unless `keep` the bucket if that leaves it empty; returns how many artifacts it
+    /// deleted, and whether it deleted the bucket.
+    pub async fn empty(&self, keep: bool) -> anyhow::Result<(usize, bool)> {
         let artifacts = self.artifacts().await?;
         let keys: Vec<_> = artifacts.into_iter().map(|(_, key)| key).collect();
         self.delete(&keys).await?;
+        if keep {
+            return Ok((keys.len(), false));
+        }
         let is_gone = match request!(self.delete_bucket).send().await {
             Err(error) if error.code() == Some("BucketNotEmpty") => false,
             // The SDK repeated a request whose answer was lost.

@@ -122,11 +122,7 @@ async fn deploy(
         anyhow::Ok((function, Aws::connect(&target.place.access).await?))
     };
     let (function, aws) = signals.or_stopped(begin).await?;
-    let has_alarm = !args.no_rollback_alarm && !args.express;
-    let update_mode = UpdateMode {
-        express: args.express,
-        rollback_minutes: has_alarm.then_some(args.rollback_minutes),
-    };
+    let update_mode = UpdateMode { express: args.express, rollback_minutes: args.rollback_minutes };
     let deployment = Deployment { aws: &aws, target, update_mode, yes: args.yes, printer };
     let deployed = if args.code_only {
         signals.or_stopped(deployment.replace_code(function)).await?
@@ -152,7 +148,7 @@ async fn deploy(
         changed: deployed.changed,
         function_sha256: deployed.function_sha256,
         function_version: deployed.version,
-        table: target.table.table_name.clone(),
+        table: target.table_name.clone(),
         smoke,
         seconds: printer.seconds(),
     })

@@ -184,9 +184,9 @@ fn report(
         first: survey.action.preparation(),
         restores_code: survey.artifact_key() == Some(&key) && !survey.has_code(&artifact),
         function_sha256: artifact.sha256,
-        creates_table: table.is_none().then(|| target.table.table_name.clone()),
+        creates_table: table.is_none().then(|| target.table_name.clone()),
         creates_bucket: (!bucket.exists).then(|| bucket.name.clone()),
-        protect: target.protect.filter(|protect| *protect != is_protected),
+        protect: target.stack.protect.filter(|protect| *protect != is_protected),
         changes: changes.unwrap_or_default(),
         ..PlanReport::default()
     };
@@ -194,10 +194,9 @@ fn report(
     if let Some(before) = survey.updatable() {
         report.parameters = value_changes(&before.parameters, &desired.parameters);
         report.tags = value_changes(&before.tags, &desired.all_tags());
-        let risks =
-            stack::risks(Some(before), survey.action, &target.table.table_name, target.auth);
-        report.losses.extend(risks.iter().map(Risk::effect));
     }
+    let risks = survey.risks(target, table.as_ref());
+    report.losses.extend(risks.iter().map(Risk::effect));
     report.changed = changes_stack
         || report.first.is_some()
         || report.restores_code

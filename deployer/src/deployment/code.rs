@@ -14,10 +14,8 @@ impl Deployment<'_> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;
         let survey = StackSurvey::read(aws, name).await?;
-        let parameters = [
-            ("TableName", target.table.table_name.clone()),
-            ("Architecture", target.arch.to_string()),
-        ];
+        let parameters =
+            [("TableName", target.table_name.clone()), ("Architecture", target.arch.to_string())];
         let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
             it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
         })?;

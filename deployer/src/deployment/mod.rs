@@ -100,18 +100,18 @@ pub fn desired_stack(
     let parameters = [
         ("ArtifactBucket", bucket.name.clone()),
         ("ArtifactKey", bucket.key(artifact)),
-        ("TableName", target.table.table_name.clone()),
+        ("TableName", target.table_name.clone()),
         ("Architecture", target.arch.to_string()),
-        ("AuthorizationType", target.auth.authorization_type().to_owned()),
-        ("RequireSecret", target.require_secret.to_string()),
-        ("RequireLease", target.require_lease.to_string()),
+        ("AuthorizationType", target.stack.auth.authorization_type().to_owned()),
+        ("RequireSecret", target.stack.require_secret.to_string()),
+        ("RequireLease", target.stack.require_lease.to_string()),
     ];
     Ok(DesiredStack {
         name: target.place.stack_name.clone(),
         template: TEMPLATE,
         parameters: template::parameters(parameters, &target.parameters)?,
         tags: target.tags.clone(),
-        notification_arns: target.notification_arns.clone(),
-        role_arn: target.role_arn.clone(),
+        notification_arns: target.stack.notification_arns.clone(),
+        role_arn: target.stack.role_arn.clone(),
     })
 }

@@ -4,7 +4,8 @@ use super::{DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet, Draft, UpdateMode},
-        dynamodb, lambda,
+        dynamodb::{self, Table},
+        lambda,
         s3::Bucket,
     },
     package::{FunctionSource, artifact::Artifact},
@@ -51,13 +52,13 @@ impl<'a> Preparation<'a> {
         let Deployment { aws, target, printer, .. } = deployment;
         let Survey { bucket, table, stack: survey } = Survey::read(aws, target).await?;
         let mut consents = Consents::default();
-        deployment.ask(&survey, &mut consents).await?;
+        deployment.ask(&survey, table.as_ref(), &mut consents).await?;
 
         let build = build(function, printer);
         let create_table = async {
             let step = printer.step("table");
-            let (client, name) = (&aws.dynamodb, &target.table.table_name);
-            let created = dynamodb::ensure(client, name, table, &target.tags).await?;
+            let (name, stack) = (&target.table_name, &target.place.stack_name);
+            let created = dynamodb::ensure(&aws.dynamodb, name, table, stack, &target.tags).await?;
             step.done(format_args!("`{name}` {}", if created { "created" } else { "exists" }));
             anyhow::Ok(created)
         };
@@ -121,7 +122,8 @@ impl<'a> Preparation<'a> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         if round > 0 {
             self.survey = StackSurvey::read(aws, &target.place.stack_name).await?;
-            self.deployment.ask(&self.survey, &mut self.consents).await?;
+            // The table is as it was.
+            self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
         if let Some(stack) = self.survey.up_to_date(&self.desired) {
             return Ok(Next::Nothing(stack.clone()));
@@ -167,7 +169,7 @@ impl<'a> Preparation<'a> {
         let mut step = printer.step("stack");
         step.note("preparing the change");
         if update_mode.express {
-            step.line("express: complete before the resources serve, and no rollback alarm");
+            step.line("express: complete before the resources serve");
         }
         let before = self.survey.updatable();
         let draft = create_draft(slot, client, &self.desired, update_mode, before).await?;
@@ -247,7 +249,7 @@ impl<'a> Preparation<'a> {
             None => cloudformation::find_changed(client, name).await?,
         };
         let code_changed = self.restore_code(&stack, changed).await?;
-        let protect = target.protect.filter(|protect| *protect != stack.protected);
+        let protect = target.stack.protect.filter(|protect| *protect != stack.protected);
         if let Some(protect) = protect {
             cloudformation::protect(client, name, protect).await?;
         }
@@ -297,10 +299,15 @@ impl<'a> Preparation<'a> {
 
 impl Deployment<'_> {
     /// Asks about everything that needs the user's consent and does not have it yet.
-    async fn ask(self, survey: &StackSurvey, consents: &mut Consents) -> anyhow::Result<()> {
+    async fn ask(
+        self,
+        survey: &StackSurvey,
+        table: Option<&Table>,
+        consents: &mut Consents,
+    ) -> anyhow::Result<()> {
         let Self { target, yes, printer, .. } = self;
         let stack = survey.stack.as_ref();
-        for risk in stack::risks(stack, survey.action, &target.table.table_name, target.auth) {
+        for risk in survey.risks(target, table) {
             if !consents.risks.contains(&risk) {
                 confirm(&risk.question(&target.place.stack_name), yes, printer).await?;
                 consents.risks.push(risk);

@@ -45,6 +45,8 @@ pub struct DestroyReport {
     stack_deleted: bool,
     /// The stack's, or the one that the user named.
     table: Option<String>,
+    /// Made before the table was deleted.
+    backup_arn: Option<String>,
     table_deleted: bool,
     artifacts_deleted: usize,
     bucket_deleted: bool,
@@ -57,6 +59,9 @@ impl Display for DestroyReport {
         if let Some(table) = &self.table {
             let outcome = if self.table_deleted { "deleted" } else { "not touched" };
             writeln!(f, "Table: {table} {outcome}")?;
+        }
+        if let Some(backup) = &self.backup_arn {
+            writeln!(f, "Backup: {backup}")?;
         }
         match (self.artifacts_deleted, self.bucket_deleted) {
             (0, false) => Ok(()),
@@ -108,6 +113,7 @@ impl<'a> Removal<'a> {
         };
         let (table, bucket, resources) = tokio::try_join!(table, bucket, resources)?;
         let removal = Self { aws, args, printer, stack, resources, table_name, table, bucket };
+        removal.check_unused().await?;
         removal.ask().await?;
         Ok(removal)
     }
@@ -141,9 +147,12 @@ impl<'a> Removal<'a> {
             self.delete_stack(stack, signals).await?;
         }
         // After the stack, whose function needs the table.
-        let rest = async { tokio::try_join!(self.delete_table(), self.delete_artifacts()) };
+        let rest = async {
+            let keep_bucket = self.check_unused().await?;
+            tokio::try_join!(self.delete_table(), self.delete_artifacts(keep_bucket))
+        };
         let rest = signals.or_stopped(rest).await;
-        let (table_deleted, (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
+        let ((table_deleted, backup_arn), (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
             // The stack, which named the table, is gone.
             Some(table) if self.table.is_some() => {
                 let command = place.command("destroy");
@@ -160,6 +169,7 @@ impl<'a> Removal<'a> {
             changed: stack_deleted || table_deleted || artifacts_deleted > 0 || bucket_deleted,
             stack_deleted,
             table: self.table_name,
+            backup_arn,
             table_deleted,
             artifacts_deleted,
             bucket_deleted,
@@ -180,23 +190,78 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
-    async fn delete_table(&self) -> anyhow::Result<bool> {
-        let (Some(_), Some(table)) = (&self.table, &self.table_name) else {
+    /// Refuses if another stack uses what is to be deleted. Returns whether another one uses the bucket.
+    async fn check_unused(&self) -> anyhow::Result<bool> {
+        if self.table.is_none() && self.bucket.is_none() {
+            return Ok(false);
+        }
+        let stacks = match cloudformation::find_all(&self.aws.cloudformation).await {
+            Err(error) if Failure::find_in(&error).is_some_and(|it| it.denied) => {
+                self.find_table_owner(error).await?
+            }
+            stacks => stacks?,
+        };
+        let own = self.stack.as_ref().map(|stack| stack.id.as_str());
+        let others = || stacks.iter().filter(|stack| Some(stack.id.as_str()) != own);
+        if let Some(table) = &self.table {
+            let users = others().filter(|stack| stack.table() == Some(&table.name));
+            let thing = format!("table `{}`", table.name);
+            stack::check_unused(&thing, "leave out `--delete-table`", users)?;
+        }
+        let Some(bucket) = &self.bucket else {
             return Ok(false);
         };
+        let in_bucket =
+            |stack: &&Stack| stack.parameters.get("ArtifactBucket") == Some(&bucket.name);
+        let prefix = bucket.prefix();
+        let users = others()
+            .filter(in_bucket)
+            .filter(|stack| stack.artifact_key().is_some_and(|key| key.starts_with(&prefix)));
+        let thing = format!("an artifact in `{}/{prefix}`", bucket.name);
+        stack::check_unused(&thing, "leave out `--delete-artifacts`", users)?;
+        Ok(others().any(|stack| in_bucket(&stack)))
+    }
+
+    /// The stack that the table's tag names, for a caller who may not list the stacks.
+    async fn find_table_owner(&self, denied: anyhow::Error) -> anyhow::Result<Vec<Stack>> {
+        let Some(table) = &self.table else {
+            return Ok(Vec::new());
+        };
+        match &table.stack {
+            Some(owner) if *owner == self.args.removal.place.stack_name => Ok(Vec::new()),
+            Some(owner) => {
+                let owner = cloudformation::find(&self.aws.cloudformation, owner).await?;
+                Ok(owner.into_iter().collect())
+            }
+            None => Err(denied),
+        }
+    }
+
+    /// Returns whether there was a table, and the ARN of its backup.
+    async fn delete_table(&self) -> anyhow::Result<(bool, Option<String>)> {
+        let Some(Table { name, status, .. }) = &self.table else {
+            return Ok((false, None));
+        };
+        let mut backup_arn = None;
+        if !self.args.no_backup && status != "deleting" {
+            let step = self.printer.step("backup");
+            let arn = dynamodb::back_up(&self.aws.dynamodb, name).await?;
+            step.done(&arn);
+            backup_arn = Some(arn);
+        }
         let step = self.printer.step("table");
-        let deleted = dynamodb::delete(&self.aws.dynamodb, table).await?;
+        let deleted = dynamodb::delete(&self.aws.dynamodb, name).await?;
         step.done("deleted");
-        Ok(deleted)
+        Ok((deleted, backup_arn))
     }
 
     /// Returns the number of artifacts, and whether the bucket is deleted as well.
-    async fn delete_artifacts(&self) -> anyhow::Result<(usize, bool)> {
+    async fn delete_artifacts(&self, keep_bucket: bool) -> anyhow::Result<(usize, bool)> {
         let Some(bucket) = &self.bucket else {
             return Ok((0, false));
         };
         let step = self.printer.step("bucket");
-        let (artifacts, is_gone) = bucket.empty().await?;
+        let (artifacts, is_gone) = bucket.empty(keep_bucket).await?;
         step.done(if is_gone {
             format!("`{}` deleted", bucket.name)
         } else {

@@ -4,7 +4,7 @@ use crate::{
     aws::{Aws, cloudformation, dynamodb::Table, lambda, s3::Bucket},
     package::artifact::Artifact,
     settings::Target,
-    stack::{self, DesiredStack, Stack, StackAction},
+    stack::{self, DesiredStack, Risk, Stack, StackAction},
 };
 
 /// Everything is read before anything is changed.
@@ -31,7 +31,7 @@ impl Survey {
         let stack_name = &target.place.stack_name;
         let (bucket, table, stack) = tokio::try_join!(
             Bucket::find(aws, target.bucket.as_deref(), stack_name),
-            Table::find(&aws.dynamodb, &target.table.table_name),
+            Table::find(&aws.dynamodb, &target.table_name),
             StackSurvey::read(aws, stack_name),
         )?;
         Ok(Self { bucket, table, stack })
@@ -55,6 +55,14 @@ impl StackSurvey {
         )?;
         let action = stack::next_action(name, stack.as_ref())?;
         Ok(Self { stack, template, function_sha256, action })
+    }
+
+    /// What must be confirmed before the stack becomes the target with this table.
+    pub fn risks(&self, target: &Target, table: Option<&Table>) -> Vec<Risk> {
+        let owner = table.and_then(|table| table.stack.as_deref());
+        let Target { place, table_name, stack, .. } = target;
+        let (name, before) = (&place.stack_name, self.stack.as_ref());
+        stack::risks(name, before, self.action, table_name, owner, stack.auth)
     }
 
     /// The stack, if there is nothing to change about it but perhaps its function's code.

@@ -51,8 +51,8 @@ fn deploy(options: &[&str], file: Option<&str>) -> Result<Target, Failure> {
 
 /// The target in lines.
 fn lines(target: &Target) -> Vec<String> {
-    let Target { arch, parameters, tags, wait_for_stack, .. } = target;
-    let TargetArgs { table: TableArgs { table_name }, place, bucket, stack } = &**target;
+    let Target { table_name, place, bucket, stack, arch, parameters, tags, wait_for_stack } =
+        target;
     let Place { stack_name, access, .. } = place;
     let StackOptions {
         auth,
@@ -144,10 +144,9 @@ fn other_commands_read_the_file_too() {
     };
     let removal = destroy(Some(FILE));
     assert_eq!(removal.place.stack_name, "file-stack");
-    assert_eq!(removal.table_name.as_deref(), Some("file-table"));
+    assert_eq!(removal.table_name, None, "only the command line names a table to delete");
     assert!(removal.role_arn.is_some_and(|arn| arn.ends_with("file")));
     assert_eq!(removal.wait_for_stack, Some(Duration::from_mins(5)));
-    assert_eq!(destroy(None).table_name, None, "none is deleted by its default name");
 
     let Command::Status(args) = parsed(&["status", "--stack-name=stack"], Some(FILE)) else {
         panic!("not a status");
@@ -159,7 +158,7 @@ fn other_commands_read_the_file_too() {
         panic!("not a deployment");
     };
     assert_eq!(
-        (args.target.auth, args.target.place.stack_name.as_str()),
+        (args.target.stack.auth, args.target.place.stack_name.as_str()),
         (Auth::None, "file-stack")
     );
 }

@@ -121,6 +121,11 @@ pub enum Risk {
         current: String,
         desired: String,
     },
+    /// A table that was created for another stack.
+    SharedTable {
+        table: String,
+        owner: String,
+    },
     OpenApi,
     ReplaceUsedStack {
         status: StackStatus,
@@ -134,6 +139,9 @@ impl Risk {
         match self {
             Self::OtherTable { current, desired } => format!(
                 "Stack `{stack}` keeps its clusters in table `{current}`; with table `{desired}` it would know none of them. Go on?"
+            ),
+            Self::SharedTable { table, owner } => format!(
+                "Table `{table}` was created for stack `{owner}`. While both stacks use it, they answer for the same clusters. Go on?"
             ),
             Self::OpenApi => format!(
                 "The API of stack `{stack}` accepts only signed requests; without `--auth iam` everyone who knows its address \
@@ -155,6 +163,9 @@ impl Risk {
             Self::OtherTable { .. } => {
                 "gives the API another table, which knows none of its clusters".to_owned()
             }
+            Self::SharedTable { table, owner } => {
+                format!("uses table `{table}`, which was created for stack `{owner}`")
+            }
             Self::OpenApi => {
                 "opens the API to everyone; so far it accepts only signed requests".to_owned()
             }
@@ -164,14 +175,26 @@ impl Risk {
     }
 }
 
-/// What a deployment must ask about before it changes anything.
-pub fn risks(stack: Option<&Stack>, action: StackAction, table: &str, auth: Auth) -> Vec<Risk> {
-    let Some(stack) = stack else {
-        return Vec::new();
-    };
+/// What a deployment of stack `name` must ask about before it changes anything. `table_owner` is the stack for which the table
+/// was created.
+pub fn risks(
+    name: &str,
+    stack: Option<&Stack>,
+    action: StackAction,
+    table: &str,
+    table_owner: Option<&str>,
+    auth: Auth,
+) -> Vec<Risk> {
     let mut risks = Vec::new();
-    if let Some(current) = stack.parameters.get("TableName").filter(|current| *current != table) {
-        risks.push(Risk::OtherTable { current: current.clone(), desired: table.to_owned() });
+    let current = stack.and_then(Stack::table);
+    if let Some(owner) = table_owner.filter(|owner| *owner != name && current != Some(table)) {
+        risks.push(Risk::SharedTable { table: table.to_owned(), owner: owner.to_owned() });
+    }
+    let Some(stack) = stack else {
+        return risks;
+    };
+    if let Some(current) = current.filter(|current| *current != table) {
+        risks.push(Risk::OtherTable { current: current.to_owned(), desired: table.to_owned() });
     }
     if (stack.auth(), auth) == (Auth::Iam, Auth::None) {
         risks.push(Risk::OpenApi);

@@ -30,6 +30,9 @@ pub const DESCRIPTION: &str = "cbbootstrap:";
 /// The tag of everything that this program makes.
 pub const OWNER_TAG: (&str, &str) = ("created-by", "cbbootstrap");
 
+/// The tag of a table that names the stack for which it was created.
+pub const STACK_TAG: &str = "cbbootstrap-stack";
+
 /// The output that holds the ARN of the alarm on failed requests.
 pub const ERROR_ALARM: &str = "ErrorAlarmArn";
 
@@ -104,6 +107,11 @@ impl Stack {
         status.ends_with("_FAILED") || status.contains("ROLLBACK")
     }
 
+    /// The name, which is a part of the ARN.
+    pub fn name(&self) -> &str {
+        self.id.split('/').nth(1).unwrap_or(&self.id)
+    }
+
     /// An output that the template promises.
     pub fn output(&self, name: &str) -> Result<&str, Failure> {
         self.outputs.get(name).map(String::as_str).ok_or_else(|| {
@@ -123,6 +131,10 @@ impl Stack {
         } else {
             Auth::None
         }
+    }
+
+    pub fn table(&self) -> Option<&str> {
+        self.parameters.get("TableName").map(String::as_str)
     }
 
     /// The S3 key of the function's zip.
@@ -174,15 +186,30 @@ pub fn table_to_delete(
     stack: Option<&Stack>,
     asked: Option<&str>,
 ) -> Result<Option<String>, Failure> {
-    let own = stack.and_then(|stack| stack.parameters.get("TableName")).map(String::as_str);
+    let own = stack.and_then(Stack::table);
     match (own, asked) {
         (Some(own), Some(asked)) if own != asked => Err(Failure::new(format!(
             "stack `{name}` keeps its clusters in table `{own}`, not in `{asked}`"
         ))
-        .hint("leave out `--table-name`, and check CBBOOTSTRAP_TABLE_NAME and `cbbootstrap.yaml`")
+        .hint("leave out `--table-name`")
         .exit(Exit::Usage)),
         _ => Ok(own.or(asked).map(str::to_owned)),
     }
+}
+
+/// Refuses to delete what one of these stacks uses. `keep` begins the hint: ``leave out `--delete-table` ``
+pub fn check_unused<'s>(
+    thing: &str,
+    keep: &str,
+    mut users: impl Iterator<Item = &'s Stack>,
+) -> Result<(), Failure> {
+    let Some(user) = users.next() else {
+        return Ok(());
+    };
+    let name = user.name();
+    Err(Failure::new(format!("{thing} is used by stack `{name}`"))
+        .hint(format!("{keep}, or destroy stack `{name}` first"))
+        .exit(Exit::NeedsDecision))
 }
 
 #[cfg(test)]
@@ -232,5 +259,18 @@ pub(crate) mod tests {
         assert_eq!(table(Some(&own), Some("cb-bootstrap")), Err(Exit::Usage));
         assert_eq!(table(None, Some("team-a")), team_a);
         assert_eq!(table(None, None), Ok(None));
+    }
+
+    #[test]
+    fn what_a_stack_uses_is_not_deleted() {
+        let user = Stack {
+            id: "arn:aws:cloudformation:us-east-1:123456789012:stack/living/uuid".to_owned(),
+            ..stack("CREATE_COMPLETE", "t")
+        };
+        let check = |users: &[Stack]| check_unused("table `t`", "keep it", users.iter());
+        assert!(check(&[]).is_ok());
+        let failure = check(&[user]).unwrap_err();
+        assert_eq!(failure.to_string(), "table `t` is used by stack `living`");
+        assert_eq!(failure.exit, Exit::NeedsDecision);
     }
 }

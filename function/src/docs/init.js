@@ -2,6 +2,6 @@ SwaggerUIBundle({
   url: "swagger.yaml",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  // The default asks a validator in the internet.
+  // By default, Swagger UI sends the document to an online validator.
   validatorUrl: null,
 });

@@ -204,7 +204,7 @@ fn options_reach_cloudformation() {
     assert_eq!(update.parameter("RollbackConfiguration.MonitoringTimeInMinutes"), "3");
     assert_eq!(update.parameter("StackPolicyBody"), "", "the stack policy is the user's");
 
-    user.deploy(artifact::small_zip(), &["--no-rollback-alarm"]).document();
+    user.deploy(artifact::small_zip(), &[]).document();
     assert_eq!(told().parameter(trigger), "");
     let express =
         user.run(&["deploy", "--no-smoke", "--express", "--function-zip", changed]).ended_with(0);

@@ -11,6 +11,7 @@ mod deploy_options;
 mod harness;
 mod interruptions;
 mod local;
+mod losses;
 mod operate;
 mod policy;
 mod reproducible;

@@ -119,7 +119,7 @@ fn every_action_exists_and_is_scoped() {
 /// What the stand-in takes for a question about everything, and AWS for one about the table; and a log group that
 /// CloudFormation would name after the stack.
 const STAND_IN: &str = r#"{"Version": "2012-10-17", "Statement": [
-    {"Effect": "Allow", "Action": "dynamodb:ListTagsOfResource", "Resource": "*"},
+    {"Effect": "Allow", "Action": ["dynamodb:ListTagsOfResource", "dynamodb:DescribeBackup"], "Resource": "*"},
     {"Effect": "Allow", "Action": "logs:FilterLogEvents", "Resource": "arn:aws:logs:*:*:log-group:/aws/cloudformation/*"}
 ]}"#;
 
@@ -197,8 +197,8 @@ fn the_printed_policy_allows_every_command() {
     user.run(&deploy(&zip, &["--auth", "none"])).ended_with(0);
 
     // The policy is about one stack and one table.
-    let other = ["--stack-name", "other"];
-    user.run(&[&["status"][..], &other].concat()).failed(1, "cloudformation:DescribeStacks");
+    user.run(&["plan", "--stack-name", "other", "--function-zip", &zip])
+        .failed(1, "cloudformation:GetTemplate");
     let other = ["--table-name", "other-table", "--no-smoke"];
     user.run(&deploy(&zip, &other)).failed(1, "dynamodb:DescribeTable");
 
@@ -306,5 +306,8 @@ fn a_missing_permission_is_named() {
     }
     planner.run(&deploy(artifact::changed_zip(), &["--no-smoke"])).failed(1, "access denied");
     // And who deploys cannot delete the table.
-    deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:UpdateTable");
+    deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:CreateBackup");
+    deployer
+        .run(&["destroy", "--yes", "--delete-table", "--no-backup", "--table-name", "cb-bootstrap"])
+        .failed(1, "dynamodb:UpdateTable");
 }

@@ -48,8 +48,8 @@ const REMOVAL: Poll = Poll {
 pub struct UpdateMode {
     /// Whether an update is complete before its resources are ready.
     pub express: bool,
-    /// How many minutes after an update the alarm on failed requests still rolls it back; `None` does without the alarm.
-    pub rollback_minutes: Option<u8>,
+    /// How many minutes the alarm on failed requests rolls an update back; 0 does without the alarm.
+    pub rollback_minutes: u8,
 }
 
 /// A change set of this program's, which CloudFormation may not have seen yet.
@@ -270,12 +270,12 @@ impl ChangeSet {
 }
 
 /// The rollback triggers of an update: the alarm on failed requests if it is to be used, and those that others have set.
-fn rollback(before: &Stack, minutes: Option<u8>) -> RollbackConfiguration {
+fn rollback(before: &Stack, minutes: u8) -> RollbackConfiguration {
     let alarm = before.outputs.get(ERROR_ALARM);
     let others = before.rollback_triggers.iter().filter(|(arn, _)| Some(arn) != alarm);
     let others = others.map(|(arn, kind)| (arn.as_str(), kind.as_str()));
-    let alarm = alarm.zip(minutes).map(|(arn, _)| (arn.as_str(), "AWS::CloudWatch::Alarm"));
-    let monitored = alarm.and(minutes).unwrap_or_default();
+    let alarm = alarm.filter(|_| minutes > 0).map(|arn| (arn.as_str(), "AWS::CloudWatch::Alarm"));
+    let monitored = alarm.map_or(0, |_| minutes);
     let triggers = others
         .chain(alarm)
         .map(|(arn, kind)| RollbackTrigger::builder().arn(arn).r#type(kind).build());
@@ -333,10 +333,9 @@ mod tests {
         };
         let without_alarm = Stack { outputs: [].into(), ..before.clone() };
         for (before, minutes, expected, monitored) in [
-            (&before, Some(3), &["theirs", "ours"][..], 3),
-            (&before, Some(0), &["theirs", "ours"], 0),
-            (&before, None, &["theirs"], 0),
-            (&without_alarm, Some(3), &["ours", "theirs"], 0),
+            (&before, 3, &["theirs", "ours"][..], 3),
+            (&before, 0, &["theirs"], 0),
+            (&without_alarm, 3, &["ours", "theirs"], 0),
         ] {
             let configuration = rollback(before, minutes);
             let triggers = configuration.rollback_triggers().iter();

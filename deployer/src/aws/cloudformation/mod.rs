@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 pub use change_set::{ChangeSet, Draft, UpdateMode};
 pub use stack::{
-    cancel_update, describe, events_after, find, find_changed, newest_events, protect,
+    cancel_update, describe, events_after, find, find_all, find_changed, newest_events, protect,
     request_deletion, require, resources, roll_back, template,
 };
 

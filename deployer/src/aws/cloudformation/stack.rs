@@ -40,6 +40,14 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> 
     Ok(describe(client, name).await.explain(format!("cannot read stack `{name}`"))?)
 }
 
+/// All stacks of this service in the region.
+pub async fn find_all(client: &Client) -> anyhow::Result<Vec<Stack>> {
+    let stacks = client.describe_stacks().into_paginator().items().send();
+    let stacks = stacks.collect::<Result<Vec<_>, _>>().await;
+    let stacks = stacks.explain("cannot list the stacks")?;
+    Ok(stacks.into_iter().map(Stack::from).filter(|stack| stack.ours).collect())
+}
+
 /// The stack of this name, which must exist. `region` is for the error.
 pub async fn require(client: &Client, name: &str, region: &str) -> anyhow::Result<Stack> {
     Ok(find(client, name).await?.ok_or_else(|| stack::missing(name, region))?)

@@ -107,6 +107,7 @@ fn full_status() -> Status {
             expiry: None,
             is_active: true,
             ours: true,
+            stack: None,
         }),
         unknown: BTreeMap::new(),
         now: NOW.parse().unwrap(),

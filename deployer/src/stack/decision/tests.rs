@@ -171,12 +171,29 @@ fn a_stack_is_up_to_date_if_nothing_but_comments_differs() {
 
 #[test]
 fn another_table_needs_consent() {
-    let risks = |stack, table| risks(stack, StackAction::Update, table, Auth::None);
+    let risks = |stack, table| risks("s", stack, StackAction::Update, table, None, Auth::None);
     let deployed = stack("CREATE_COMPLETE", "old");
     assert_eq!(risks(None, "t"), []);
     assert_eq!(risks(Some(&deployed), "old"), []);
     let [risk] = &risks(Some(&deployed), "t")[..] else { panic!("one risk expected") };
     assert!(risk.question("s").contains("`old`"), "{risk:?}");
+}
+
+#[test]
+fn the_table_of_another_stack_needs_consent() {
+    let deployed = |table| stack("CREATE_COMPLETE", table);
+    for (stack, owner, asks) in [
+        (None, None, false),
+        (None, Some("s"), false),
+        (None, Some("other"), true),
+        (Some(deployed("t")), Some("other"), false),
+        (Some(deployed("old")), Some("other"), true),
+        (Some(deployed("old")), Some("s"), false),
+    ] {
+        let risks = risks("s", stack.as_ref(), StackAction::Update, "t", owner, Auth::None);
+        let asked = risks.iter().any(|risk| matches!(risk, Risk::SharedTable { .. }));
+        assert_eq!(asked, asks, "{stack:?} {owner:?}");
+    }
 }
 
 #[test]
@@ -191,7 +208,7 @@ fn opening_an_api_needs_consent() {
         let mut stack = stack("CREATE_COMPLETE", "t");
         let parameter = current.map(|it| ("AuthorizationType".to_owned(), it.to_owned()));
         stack.parameters.extend(parameter);
-        let risks = risks(Some(&stack), StackAction::Update, "t", desired);
+        let risks = risks("s", Some(&stack), StackAction::Update, "t", None, desired);
         assert_eq!(risks == [Risk::OpenApi], asks, "{current:?} to {desired:?}");
     }
 }
@@ -200,7 +217,7 @@ fn opening_an_api_needs_consent() {
 fn replacing_a_used_stack_needs_consent() {
     let stack = stack("DELETE_FAILED", "t");
     let status = stack.status.clone();
-    let risks = |action| risks(Some(&stack), action, "t", Auth::None);
+    let risks = |action| risks("s", Some(&stack), action, "t", None, Auth::None);
     assert_eq!(risks(StackAction::ReplaceUsed), [Risk::ReplaceUsedStack { status }]);
     assert_eq!(risks(StackAction::Replace), []);
 }

@@ -1,0 +1,150 @@
+//! No command deletes a table or an artifact that something living uses, or that nobody has named.
+
+use std::fs;
+
+use cbbootstrap_tests::{
+    artifact,
+    cli::{Ended, User},
+    ministack::MiniStack,
+    proxy::{Fault, Proxy},
+};
+use serde_json::{Value, json};
+
+const ENVIRONMENTS: &str = "\
+default_environment: dev
+environments:
+  dev: {stack_name: cbbootstrap-dev, table_name: cb-bootstrap-dev}
+  prod: {stack_name: cbbootstrap-prod}
+";
+
+fn user_with_environments(aws: &MiniStack) -> User {
+    let user = aws.user();
+    fs::write(user.home.path().join("cbbootstrap.yaml"), ENVIRONMENTS).unwrap();
+    user
+}
+
+fn destroy(user: &User, options: &[&str]) -> Ended {
+    user.run(&[&["destroy", "--yes", "--delete-table", "--output", "json"], options].concat())
+}
+
+fn tables(aws: &MiniStack) -> Value {
+    aws.boto("client('dynamodb').list_tables()['TableNames']")
+}
+
+#[test]
+fn another_stack_name_deletes_no_table_of_an_environment() {
+    let aws = MiniStack::start();
+    let user = user_with_environments(&aws);
+    user.deploy(artifact::small_zip(), &["--env", "dev"]).ended_with(0);
+    let no_stack = "there is no stack `cbbootstrap`";
+    let other = ["--stack-name", "cbbootstrap"];
+    destroy(&user, &other).failed(2, no_stack);
+    destroy(&user, &["--stack-name", "cbbootstrap", "--env", "dev"]).failed(2, no_stack);
+    let told = user.with("CBBOOTSTRAP_TABLE_NAME", "cb-bootstrap-dev");
+    destroy(&told, &other).failed(2, no_stack);
+    // Named, it is still the table of a living stack.
+    destroy(&told, &[&other[..], &["--table-name", "cb-bootstrap-dev"]].concat())
+        .failed(5, "table `cb-bootstrap-dev` is used by stack `cbbootstrap-dev`");
+    assert_eq!(tables(&aws), json!(["cb-bootstrap-dev"]));
+    destroy(&told, &["--env", "dev"]).ended_with(0);
+    assert_eq!(tables(&aws), json!([]));
+}
+
+#[test]
+fn another_stack_name_uses_no_table_of_an_environment() {
+    let aws = MiniStack::start();
+    let user = user_with_environments(&aws);
+    let zip = ["--function-zip", artifact::small_zip()];
+    let deploy = [&["deploy", "--yes", "--no-smoke"], &zip[..]].concat();
+    let plan = [&["plan"], &zip[..]].concat();
+    for command in [&deploy[..], &plan, &["iam-policy"]] {
+        let run = |options: &[&str]| user.run(&[command, options].concat());
+        run(&["--stack-name", "other"])
+            .failed(2, "belongs to the environment's stack `cbbootstrap-dev`");
+        run(&["--stack-name", "cbbootstrap-dev", "--env", "prod"]).failed(2, "`cb-bootstrap`");
+    }
+    let other = user.with("CBBOOTSTRAP_STACK_NAME", "other");
+    other.run(&plan).failed(2, "table `cb-bootstrap-dev` belongs");
+    assert_eq!(tables(&aws), json!([]), "nothing was created");
+    other.run(&[&plan[..], &["--table-name", "other"]].concat()).ended_with(0);
+    other.with("CBBOOTSTRAP_TABLE_NAME", "other").run(&plan).ended_with(0);
+}
+
+#[test]
+fn a_table_of_two_stacks_goes_with_the_last() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let deploy = ["deploy", "--no-smoke", "--function-zip", artifact::small_zip()];
+    let second = [&deploy[..], &["--stack-name", "b"]].concat();
+    user.deploy(artifact::small_zip(), &["--stack-name", "a"]).ended_with(0);
+    user.run(&second).failed(2, "was created for stack `a`");
+    let plan = user.plan(artifact::small_zip(), &["--stack-name", "b"]);
+    let risk = "uses table `cb-bootstrap`, which was created for stack `a`";
+    assert_eq!(plan["losses"], json!([risk]), "{plan}");
+    user.run(&[&second[..], &["--yes"]].concat()).ended_with(0);
+    // The stack has it now.
+    user.run(&second).ended_with(0);
+
+    let before = aws.inventory();
+    destroy(&user, &["--stack-name", "a"]).failed(5, "table `cb-bootstrap` is used by stack `b`");
+    assert_eq!(aws.inventory(), before, "nothing is half-deleted");
+    user.run(&["destroy", "--yes", "--stack-name", "a"]).ended_with(0);
+    destroy(&user, &["--stack-name", "a", "--table-name", "cb-bootstrap"])
+        .failed(5, "table `cb-bootstrap` is used by stack `b`");
+    destroy(&user, &["--stack-name", "b"]).ended_with(0);
+    assert_eq!(tables(&aws), json!([]));
+}
+
+#[test]
+fn artifacts_of_another_stack_stay() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    user.deploy(artifact::small_zip(), &[]).ended_with(0);
+    let bucket = aws.boto("client('s3').list_buckets()['Buckets'][0]['Name']");
+    let by_hand = |key: &str| {
+        aws.boto(&format!(
+            "client('cloudformation').create_stack(StackName='by-hand', TemplateBody=json.dumps({{\
+             'Description': 'cbbootstrap: by hand', 'Resources': {{'Q': {{'Type': 'AWS::SQS::Queue'}}}}, \
+             'Parameters': {{'ArtifactBucket': {{'Type': 'String'}}, 'ArtifactKey': {{'Type': 'String'}}}}}}), \
+             Parameters=[{{'ParameterKey': 'ArtifactBucket', 'ParameterValue': {bucket}}}, \
+             {{'ParameterKey': 'ArtifactKey', 'ParameterValue': '{key}'}}])"
+        ))
+    };
+    by_hand("cbbootstrap/used.zip");
+    let destroy = ["destroy", "--yes", "--delete-artifacts", "--output", "json"];
+    user.run(&destroy).failed(5, "is used by stack `by-hand`");
+    aws.boto("client('cloudformation').delete_stack(StackName='by-hand')");
+    by_hand("elsewhere/used.zip");
+    let destroyed = user.run(&destroy).document();
+    assert_eq!(destroyed["bucket_deleted"], json!(false), "{destroyed}");
+    assert_eq!(destroyed["artifacts_deleted"], json!(1), "{destroyed}");
+}
+
+#[test]
+fn a_table_is_backed_up_before_it_is_deleted() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let backups = || {
+        aws.boto("[b['BackupArn'] for b in client('dynamodb').list_backups()['BackupSummaries']]")
+    };
+    user.deploy(artifact::small_zip(), &[]).ended_with(0);
+    let destroyed = destroy(&user, &[]).document();
+    assert_eq!(backups(), json!([destroyed["backup_arn"]]), "{destroyed}");
+    user.deploy(artifact::small_zip(), &[]).ended_with(0);
+    let destroyed = destroy(&user, &["--no-backup"]).document();
+    assert_eq!(
+        (&destroyed["backup_arn"], &destroyed["table_deleted"]),
+        (&Value::Null, &json!(true))
+    );
+    assert_eq!(backups().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_table_that_cannot_be_backed_up_is_kept() {
+    let aws = MiniStack::start();
+    aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
+    let proxy = Proxy::start(&aws);
+    proxy.fault(|call| (call.name == "dynamodb:CreateBackup").then(|| Fault::denied(call)));
+    destroy(&proxy.user(), &[]).failed(1, "cannot back up table `cb-bootstrap`");
+    assert_eq!(tables(&aws), json!(["cb-bootstrap"]));
+}
