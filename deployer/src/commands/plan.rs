@@ -176,7 +176,6 @@ fn report(
     let Survey { bucket, table, stack: survey } = survey;
     let key = bucket.key(&artifact);
     let is_protected = survey.stack.as_ref().is_some_and(|stack| stack.protected);
-    // A change set may list no resource: an output may change.
     let changes_stack = changes.is_some();
     let mut report = PlanReport {
         stack_name: desired.name.clone(),
@@ -190,6 +189,8 @@ fn report(
         changes: changes.unwrap_or_default(),
         ..PlanReport::default()
     };
+    // A change set may list no resource: an output may change.
+    report.changed = changes_stack || !report.rows().is_empty();
     report.losses = stack::losses(&report.changes);
     if let Some(before) = survey.updatable() {
         report.parameters = value_changes(&before.parameters, &desired.parameters);
@@ -197,12 +198,6 @@ fn report(
     }
     let risks = survey.risks(target, table.as_ref());
     report.losses.extend(risks.iter().map(Risk::effect));
-    report.changed = changes_stack
-        || report.first.is_some()
-        || report.restores_code
-        || report.protect.is_some()
-        || report.creates_table.is_some()
-        || report.creates_bucket.is_some();
     report
 }
 
