@@ -12,7 +12,7 @@ use aws_sdk_cloudformation::{
 use super::{error::Answer, poll::Poll};
 use crate::stack::{Difference, Drift, Drifted};
 
-/// It takes about a minute for a stack like this.
+/// A check of this stack takes about a minute.
 const DETECTION: Poll = Poll {
     first: Duration::from_millis(300),
     longest: Duration::from_secs(3),

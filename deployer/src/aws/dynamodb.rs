@@ -1,6 +1,6 @@
 //! The clusters' table: created once with the settings that keep it safe, and not touched afterwards.
 //!
-//! It is not part of the stack, so that no update and no deletion of the stack loses the clusters' records.
+//! It is not part of the stack, so that updating or deleting the stack cannot lose the clusters' records.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -57,7 +57,7 @@ pub struct Table {
     /// Whether it serves requests.
     #[serde(skip)]
     pub is_active: bool,
-    /// Whether this program made it, and therefore completes its settings.
+    /// Whether this program created it, and therefore completes its settings.
     #[serde(skip)]
     pub ours: bool,
     /// The stack for which it was created.
@@ -66,8 +66,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table, which must have the function's key; `None` if there is none. Calls that need no answer of another run side by
-    /// side.
+    /// The table, which must have the function's key; `None` if it does not exist. Independent calls run in parallel.
     pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
         let recovery = async { recovery(client, name).await.ok() };
         let (table, expiry, recovery) =
@@ -116,7 +115,7 @@ async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDes
 /// Makes sure that the table exists and has its settings; returns whether it was created. `found` is the result of
 /// [`Table::find`], and `stack` the stack that uses it.
 ///
-/// A table that somebody else made is used as it is. An incomplete one of ours is completed.
+/// A table that this program did not create is used unchanged. An incomplete one of ours is completed.
 pub async fn ensure(
     client: &Client,
     name: &str,
@@ -211,7 +210,7 @@ async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
         .await
 }
 
-/// The table, which this program must have made; `None` if there is none.
+/// The table, which this program must have created; `None` if it does not exist.
 pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Table>> {
     let table = Table::find(client, name).await?;
     if table.as_ref().is_none_or(|table| table.ours) {
@@ -247,7 +246,7 @@ async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
     let enable = client.update_time_to_live().table_name(name);
     let enabled = enable.time_to_live_specification(specification).send().await;
     match enabled {
-        // DynamoDB refuses to do it twice, after a lost answer or for somebody else.
+        // DynamoDB refuses to enable it twice, for example after a lost answer.
         Err(_) if expiry(client, name).await.is_ok_and(|enabled| enabled) => Ok(()),
         enabled => {
             let what = format!("cannot enable the expiry of records in table `{name}`");
@@ -328,7 +327,7 @@ pub async fn back_up(client: &Client, name: &str) -> anyhow::Result<String> {
     Ok(arn)
 }
 
-/// Deletes the table and every record in it; `false` if there is none.
+/// Deletes the table and every record in it; `false` if it does not exist.
 pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
     let what = format!("cannot delete table `{name}`");
     let Some(table) = describe(client, name).await? else {
@@ -358,7 +357,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Turns deletion protection off. That takes a moment in which the table cannot be deleted.
+/// Turns deletion protection off, and waits until the table can be deleted.
 async fn unprotect(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
     let update = client.update_table().table_name(name).deletion_protection_enabled(false);
     update.send().await.explain(what)?;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::explain;
 use crate::failure::Failure;
 
-/// How far each read goes back behind the last one: lines arrive late, and this machine's clock may be ahead of AWS's.
+/// How far consecutive reads overlap: lines arrive late, and this machine's clock may be ahead of AWS's.
 const OVERLAP: Duration = Duration::from_mins(2);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl From<FilteredLogEvent> for Line {
     fn from(event: FilteredLogEvent) -> Self {
         let time = event.timestamp.unwrap_or_default();
         let message = event.message.unwrap_or_default();
-        // AWS gives every event an id, its stand-ins do not.
+        // AWS gives every event an id; emulators do not.
         let id = event.event_id.unwrap_or_else(|| {
             let stream = event.log_stream_name.unwrap_or_default();
             format!("{stream} {time} {message}")
@@ -40,7 +40,7 @@ impl From<FilteredLogEvent> for Line {
 pub struct Log {
     client: Client,
     group: String,
-    /// A line without this text is left out.
+    /// Only lines with this text are returned.
     text: Option<String>,
     window: Window,
     /// The read that has begun.
@@ -65,7 +65,7 @@ impl Log {
 
     /// Reads the next page of new lines, oldest first. It may be empty.
     ///
-    /// `None` means that there are no more at the moment; the next call reads again. After an error, it reads the same page.
+    /// `None` means that there are no more lines yet; the next call starts another read. After an error, it reads the same page.
     pub async fn next(&mut self) -> Result<Option<Vec<Line>>, SdkError<FilterLogEventsError>> {
         let window = &mut self.window;
         let scan = self.scan.get_or_insert_with(|| Scan {
@@ -113,8 +113,8 @@ impl Log {
 
 /// A filter pattern that every line with this text matches; `None` if there is none.
 ///
-/// In quotes, all characters but two are literal, and AWS does not document how to escape these. So the pattern has only the
-/// text between them, and [`Log::next`] compares the whole text.
+/// Inside quotes, all characters except `"` and `\\` are literal, and AWS does not document how to escape those two. So the
+/// pattern has only the text between them, and [`Log::next`] compares the whole text.
 fn pattern(text: &str) -> Option<String> {
     let phrases = text
         .split(['"', '\\'])

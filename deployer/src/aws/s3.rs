@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{failure::Failure, package::artifact::Artifact};
 
-/// How many artifacts of a stack are kept, besides those that it uses or used last.
+/// How many artifacts of a stack are kept besides its current and its last one.
 const KEPT: usize = 5;
 
 /// Retries S3's refusal to make two changes of a bucket at the same time.
@@ -60,18 +60,17 @@ pub struct Bucket {
     client: Client,
     region: String,
     pub name: String,
-    /// Whether it existed when it was looked up.
+    /// Whether it existed when it was read.
     pub exists: bool,
     stack: String,
     /// The account that it must belong to.
     owner: Identity,
-    /// Whether this program creates and configures it, as it does unless the user names one.
+    /// Whether this program creates and configures it: the user named no other.
     ours: bool,
 }
 
 impl Bucket {
-    /// The bucket that the user names, or the one of this account and region. One of somebody else, or in another region, is an
-    /// error.
+    /// The bucket that the user names, or else this program's own. A bucket of another account or region is an error.
     pub async fn find(aws: &Aws, asked: Option<&str>, stack: &str) -> anyhow::Result<Self> {
         let (owner, region) = (aws.identity().await?, aws.region.clone());
         let name = asked.map_or_else(
@@ -250,8 +249,8 @@ impl Bucket {
         self.delete(&outdated(artifacts, named)).await
     }
 
-    /// Deletes all artifacts of the stack, and unless `keep` the bucket if that leaves it empty; returns how many artifacts it
-    /// deleted, and whether it deleted the bucket.
+    /// Deletes all artifacts of the stack, and the bucket if it is empty then, unless `keep` is set. Returns the number of
+    /// deleted artifacts, and whether the bucket is deleted.
     pub async fn empty(&self, keep: bool) -> anyhow::Result<(usize, bool)> {
         let artifacts = self.artifacts().await?;
         let keys: Vec<_> = artifacts.into_iter().map(|(_, key)| key).collect();

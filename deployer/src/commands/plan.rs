@@ -150,7 +150,7 @@ async fn plan(
         let follower = Follower { client: &aws.cloudformation, place: &target.place };
         return Err(follower.busy(stack).into());
     }
-    // A stack that has to be recovered first cannot have a change set: the changes are not known in detail.
+    // A stack that must be recovered first cannot have a change set, so the changes are not known in detail.
     let changes = if survey.stack.up_to_date(&desired).is_some() || first.is_some() {
         None
     } else {

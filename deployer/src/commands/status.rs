@@ -38,7 +38,7 @@ struct Status {
     termination_protection: bool,
     drift: Drift,
     endpoint: Option<String>,
-    /// Who may call the endpoint.
+    /// The callers that the endpoint accepts.
     auth: Option<Auth>,
     /// The dashboard's name.
     dashboard: Option<String>,
@@ -162,7 +162,7 @@ async fn read_if<K, T>(
     }
 }
 
-/// Notes a missing permission and goes on without this part.
+/// Notes a missing permission, and continues without this part.
 fn unless_denied<T>(
     part: &'static str,
     result: anyhow::Result<Option<T>>,

@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Deployment<'_> {
-    /// Replaces the code of the function. Dropping it harms nothing.
+    /// Replaces the code of the function. It can be dropped at any time.
     pub async fn replace_code(self, function: FunctionSource) -> anyhow::Result<DeployedStack> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;

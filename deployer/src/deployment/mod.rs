@@ -1,8 +1,8 @@
-//! Brings a stack to what the user wants, or removes it.
+//! Deploys or removes a stack.
 //!
-//! A deployment *prepares*: it reads, asks, builds, uploads and creates a change set. A signal drops that, which harms nothing: the
-//! next deployment continues. Then it *applies* the change. A signal cancels the change if possible, or leaves it to
-//! CloudFormation. If somebody else changes the stack in between, both phases are repeated.
+//! A deployment first *prepares*: it reads, asks, builds, uploads and creates a change set. A signal stops that, and the next
+//! deployment continues. Then it *applies* the change. A signal cancels the change if possible, or leaves it to CloudFormation. If
+//! somebody else changes the stack in between, both phases are repeated.
 
 mod code;
 mod follow;
@@ -32,7 +32,7 @@ use phases::Preparation;
 /// How often others may change the stack before a deployment gives up.
 const ROUNDS: usize = 10;
 
-/// What is deployed, where and how.
+/// The options of a deployment, and the account that it changes.
 #[derive(Clone, Copy, Debug)]
 pub struct Deployment<'a> {
     pub aws: &'a Aws,
@@ -57,7 +57,7 @@ pub struct DeployedStack {
 }
 
 impl<'a> Deployment<'a> {
-    /// Deploys the function with everything around it.
+    /// Deploys the stack with its table and bucket.
     pub async fn deploy(
         self,
         function: FunctionSource,
@@ -91,7 +91,7 @@ impl<'a> Deployment<'a> {
     }
 }
 
-/// What the stack is to be with this artifact.
+/// The stack that the user wants, with this artifact.
 pub fn desired_stack(
     target: &Target,
     bucket: &Bucket,

@@ -1,4 +1,4 @@
-//! A deployment to AWS: its two phases, and what is left to do after them.
+//! The two phases of a deployment, and the steps after them.
 
 use super::{DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack};
 use crate::{
@@ -27,7 +27,7 @@ pub struct Preparation<'a> {
     consents: Consents,
 }
 
-/// What the user has agreed to, so that no question is asked again.
+/// What the user has confirmed, so that no question is asked twice.
 #[derive(Default)]
 struct Consents {
     risks: Vec<Risk>,
@@ -71,7 +71,7 @@ impl<'a> Preparation<'a> {
             }
             anyhow::Ok(!bucket.exists)
         };
-        // Each to its end: a failed build must not leave table or bucket incomplete.
+        // All three run to their end: a failed build must not leave the table or the bucket incomplete.
         let (bucket_created, table_created, artifact) =
             tokio::join!(create_bucket, create_table, build);
         let errors =
@@ -122,7 +122,7 @@ impl<'a> Preparation<'a> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         if round > 0 {
             self.survey = StackSurvey::read(aws, &target.place.stack_name).await?;
-            // The table is as it was.
+            // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
         if let Some(stack) = self.survey.up_to_date(&self.desired) {
@@ -257,7 +257,7 @@ impl<'a> Preparation<'a> {
             let key = self.bucket.key(&self.artifact);
             let named: Vec<_> =
                 self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
-            // The deployment itself has succeeded.
+            // Only a warning: the deployment itself has succeeded.
             if let Err(error) = self.bucket.prune(&named).await {
                 let warning = "warning: cannot delete old artifacts";
                 printer.message(format_args!("{warning}: {error:#}"));
@@ -273,8 +273,7 @@ impl<'a> Preparation<'a> {
         })
     }
 
-    /// Makes sure that the function has the code that the stack names: it may have been replaced outside the stack. Returns whether
-    /// it had to be changed.
+    /// Restores code that was replaced outside the stack. Returns whether that was necessary.
     async fn restore_code(&self, stack: &Stack, stack_changed: bool) -> anyhow::Result<bool> {
         let Self { deployment: Deployment { aws, target, printer, .. }, survey, artifact, .. } =
             self;
@@ -298,7 +297,7 @@ impl<'a> Preparation<'a> {
 }
 
 impl Deployment<'_> {
-    /// Asks about everything that needs the user's consent and does not have it yet.
+    /// Asks for each confirmation that is needed and not yet given.
     async fn ask(
         self,
         survey: &StackSurvey,

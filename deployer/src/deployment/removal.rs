@@ -72,7 +72,7 @@ impl Display for DestroyReport {
 }
 
 impl<'a> Removal<'a> {
-    /// Reads everything that is to be deleted, and asks. Dropping it harms nothing.
+    /// Reads everything that is to be deleted, and asks. It changes nothing.
     pub async fn prepare(
         aws: &'a Aws,
         args: &'a DestroyArgs,
@@ -180,7 +180,7 @@ impl<'a> Removal<'a> {
         let (client, removal) = (&self.aws.cloudformation, &self.args.removal);
         let mut step = self.printer.step("stack");
         step.expect(self.resources.len());
-        // Without events, somebody else has deleted it.
+        // `None`: somebody else has deleted it.
         if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
             cloudformation::request_deletion(client, &stack.id, removal.role_arn.clone()).await?;
             let follower = Follower { client, place: &removal.place };

@@ -1,4 +1,4 @@
-//! What a deployment starts from: everything in AWS that it may change.
+//! The state of everything in AWS that a deployment may change.
 
 use crate::{
     aws::{Aws, cloudformation, dynamodb::Table, lambda, s3::Bucket},
@@ -7,7 +7,7 @@ use crate::{
     stack::{self, DesiredStack, Risk, Stack, StackAction},
 };
 
-/// Everything is read before anything is changed.
+/// It is read before anything is changed.
 #[derive(Debug)]
 pub struct Survey {
     pub bucket: Bucket,
@@ -26,7 +26,7 @@ pub struct StackSurvey {
 }
 
 impl Survey {
-    /// Makes the calls side by side, in two rounds: the second reads what the first has named.
+    /// Makes the calls in parallel, in two rounds: the second needs names from the first.
     pub async fn read(aws: &Aws, target: &Target) -> anyhow::Result<Self> {
         let stack_name = &target.place.stack_name;
         let (bucket, table, stack) = tokio::try_join!(
@@ -57,7 +57,7 @@ impl StackSurvey {
         Ok(Self { stack, template, function_sha256, action })
     }
 
-    /// What must be confirmed before the stack becomes the target with this table.
+    /// What the user must confirm before the deployment. `table` is the target's table, if it exists.
     pub fn risks(&self, target: &Target, table: Option<&Table>) -> Vec<Risk> {
         let owner = table.and_then(|table| table.stack.as_deref());
         let Target { place, table_name, stack, .. } = target;
@@ -65,7 +65,7 @@ impl StackSurvey {
         stack::risks(name, before, self.action, table_name, owner, stack.auth)
     }
 
-    /// The stack, if there is nothing to change about it but perhaps its function's code.
+    /// The stack, if at most its function's code has to change.
     pub fn up_to_date(&self, desired: &DesiredStack) -> Option<&Stack> {
         let template = self.template.as_deref();
         self.stack.as_ref().filter(|stack| stack::is_up_to_date(stack, template, desired))

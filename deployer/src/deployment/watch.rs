@@ -22,7 +22,7 @@ use crate::{
 /// The longest pause while AWS throttles or cannot be reached.
 const PATIENT_POLL: Duration = Duration::from_secs(15);
 
-/// How long the stack may be out of sight before the watch gives up. The stack itself goes on changing.
+/// How long polls may fail before the watch gives up. The stack itself goes on changing.
 const LOST_PATIENCE: Duration = Duration::from_mins(15);
 
 /// How long a stack's status may lag behind a request to change it.
@@ -43,7 +43,7 @@ pub struct Watch {
     began: Instant,
     next_poll: Instant,
     pause: Duration,
-    /// From when on the stack's status is that of the change; `None` before the first poll.
+    /// From this moment on, the stack's status belongs to the change; `None` before the first poll.
     status_counts: Option<Instant>,
     /// When to read the status next.
     status_due: Instant,
@@ -56,7 +56,7 @@ pub struct Watch {
 struct State {
     events: Vec<StackEvent>,
     progress: Progress,
-    /// The least number of resources that change, if that is known.
+    /// The minimum number of resources that change, if known.
     expected: Option<usize>,
     /// Whether only the stack's deletion ends the watch.
     deleting: bool,
@@ -67,7 +67,7 @@ struct State {
 }
 
 impl Watch {
-    /// Watches from now on. Begin it before requesting a change. `None` if there is no such stack.
+    /// Watches from now on. Call it before requesting a change. `None` if the stack does not exist.
     pub async fn begin(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
         let Some(newest) = cloudformation::newest_events(client, stack_id).await? else {
             return Ok(None);
@@ -98,7 +98,7 @@ impl Watch {
 
     /// Sets the expected changes, which determine how often to poll.
     pub fn expect(&mut self, changes: &[Change]) {
-        // Modifications may turn out to be none, or come after the rest.
+        // A modification may have no effect, or come after the other changes.
         let added = changes.iter().filter(|change| change.action == "Add");
         self.state.expected = Some(added.count());
     }
@@ -150,10 +150,10 @@ impl Watch {
         }
     }
 
-    /// Reads new events. An error comes with whether it is transient.
+    /// Reads new events. An error says whether it is transient.
     ///
-    /// The stack's own events show the end, as its status can still be the one from before. The status is read where events are
-    /// refused, and now and then in case the last event was missed.
+    /// The stack's own events show the end, as its status may still be the previous one. The status is read if events are refused,
+    /// and occasionally in case the last event was missed.
     async fn poll(&mut self, step: &mut Step) -> Result<(), (Failure, bool)> {
         let Self { client, stack_id, last, .. } = self;
         let events = cloudformation::events_after(client, stack_id, last.as_deref()).await;
@@ -225,7 +225,7 @@ impl State {
         !status.ends_with("_IN_PROGRESS") && (!self.deleting || status.starts_with("DELETE_"))
     }
 
-    /// Takes a status that was read. It counts as the end when it is read twice in a row.
+    /// Notes a status. A settled one is the end if it is read twice in a row.
     fn believe(&mut self, status: StackStatus) {
         let settled = Some(status).filter(|status| self.is_end(status));
         let before = std::mem::replace(&mut self.settled, settled.clone());

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-/// Types of resources whose deletion loses something, and what that is.
+/// Types of resources whose deletion loses data, and which data.
 const STATEFUL: &[(&str, &str)] = &[
     ("AWS::ApiGatewayV2::Api", "the endpoint that nodes call"),
     ("AWS::Logs::LogGroup", "the logs in it"),
@@ -128,7 +128,7 @@ pub fn value_changes(
     changes.filter(|change| change.before != change.after).collect()
 }
 
-/// What is lost with the resources that are removed or replaced, as predicates.
+/// The losses when resources are removed or replaced, as predicates.
 pub fn losses(changes: &[Change]) -> Vec<String> {
     changes
         .iter()

@@ -1,4 +1,4 @@
-//! What to do about a stack, for every status, question and signal.
+//! What a deployment does in each stack status, what it asks, and how an operation ended.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
 pub enum StackAction {
     Create,
     Update,
-    /// Delete what a failed creation left. Nobody ever used it.
+    /// Delete what a failed creation left, which was never in use.
     Replace,
     /// Delete what is left of a stack that was in use, after the user has confirmed it.
     ReplaceUsed,
@@ -54,7 +54,7 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
     }
     stack.check_ours(name)?;
     match &stack.status {
-        // It is empty except for a change set that nobody executed.
+        // It has only a change set that was not executed.
         S::ReviewInProgress => Ok(StackAction::Create),
         _ if stack.is_good() => Ok(StackAction::Update),
         S::CreateFailed | S::RollbackComplete | S::RollbackFailed => {
@@ -94,7 +94,7 @@ fn is_same_template(one: &str, other: &str) -> bool {
     one == other || matches!((read(one), read(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Whether the reason why a change set failed is that it is empty. CloudFormation has no error code for that.
+/// Whether a change set failed because it is empty. CloudFormation has no error code for that.
 pub fn is_no_change(reason: &str) -> bool {
     reason.contains("didn't contain changes") || reason.contains("No updates are to be performed")
 }

@@ -151,7 +151,7 @@ pub fn root_cause(events: &[StackEvent]) -> Option<&StackEvent> {
         .or_else(|| failures(events).next())
 }
 
-/// The error that a change of a stack failed.
+/// The error for a failed change of a stack.
 pub fn failed(name: &str, status: &StackStatus, events: &[StackEvent]) -> Failure {
     let cause = root_cause(events);
     let failure = match cause {

@@ -1,4 +1,4 @@
-//! A stack, and what to do about it: pure functions of CloudFormation's answers.
+//! Stacks and decisions about them: pure functions of CloudFormation's answers.
 
 mod changes;
 mod decision;
@@ -41,7 +41,7 @@ pub const ERROR_ALARM: &str = "ErrorAlarmArn";
 pub struct Stack {
     /// The ARN, which also finds a deleted stack.
     pub id: String,
-    /// Whether it is a stack of this service, and not another one of the same name.
+    /// Whether it is a stack of this service, and not an unrelated one of the same name.
     pub ours: bool,
     pub status: StackStatus,
     pub reason: Option<String>,
@@ -60,7 +60,7 @@ pub struct Stack {
     pub drift: Drift,
 }
 
-/// What a deployment wants a stack to be.
+/// The stack that a deployment is to create.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredStack {
     pub name: String,
@@ -123,7 +123,7 @@ impl Stack {
         })
     }
 
-    /// Who may call its API. A stack of an older template has no such parameter, and is public.
+    /// The callers that its API accepts. A stack of an older template has no such parameter, and accepts all.
     pub fn auth(&self) -> Auth {
         let parameter = self.parameters.get("AuthorizationType");
         if parameter.is_some_and(|value| value == Auth::Iam.authorization_type()) {
@@ -143,7 +143,7 @@ impl Stack {
     }
 
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
-        // A stack that only waits for its first change set is empty.
+        // Before its first change set is executed, a stack is empty.
         if self.ours || self.status == S::ReviewInProgress {
             return Ok(());
         }
@@ -167,13 +167,13 @@ impl Stack {
     }
 }
 
-/// The error that there is no such stack.
+/// The error for a stack that does not exist.
 pub fn missing(name: &str, region: &str) -> Failure {
     Failure::new(format!("there is no stack `{name}` in {region}"))
         .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
 }
 
-/// The error that the stack is not as it was read.
+/// The error for a stack that changed after it was read.
 pub fn overtaken(name: &str) -> Failure {
     Failure::new(format!("stack `{name}` was changed by somebody else just now"))
         .hint("run the same command again")

@@ -35,7 +35,7 @@ const CREATION: Poll = Poll {
     hint: "nothing was changed; deploy again",
 };
 
-/// Short: the program is about to end, perhaps after Ctrl-C.
+/// Short, because the program is about to end, perhaps after Ctrl-C.
 const REMOVAL: Poll = Poll {
     first: Duration::from_millis(250),
     longest: Duration::from_millis(500),
@@ -52,9 +52,9 @@ pub struct UpdateMode {
     pub rollback_minutes: u8,
 }
 
-/// A change set of this program's, which CloudFormation may not have seen yet.
+/// A change set of this run, which CloudFormation may not have received yet.
 ///
-/// It is named before it is created, so that it can be removed again if its creation is interrupted.
+/// It has a name before it is created, so that it can be removed if its creation is interrupted.
 #[derive(Debug)]
 pub struct ChangeSet {
     client: Client,
@@ -253,7 +253,7 @@ impl ChangeSet {
             return Ok(());
         }
         match request_deletion(&self.client, &stack.id, None).await {
-            // With permissions for `plan` alone, the empty stack is left to the first deployment.
+            // With only the permissions for `plan`, the empty stack is left to the first deployment.
             Err(error) if Failure::find_in(&error).is_some_and(|failure| failure.denied) => {
                 return Ok(());
             }
@@ -269,7 +269,7 @@ impl ChangeSet {
     }
 }
 
-/// The rollback triggers of an update: the alarm on failed requests if it is to be used, and those that others have set.
+/// The rollback triggers of an update: the alarm on failed requests, unless `minutes` is 0, and those that others have set.
 fn rollback(before: &Stack, minutes: u8) -> RollbackConfiguration {
     let alarm = before.outputs.get(ERROR_ALARM);
     let others = before.rollback_triggers.iter().filter(|(arn, _)| Some(arn) != alarm);

@@ -53,7 +53,7 @@ pub async fn require(client: &Client, name: &str, region: &str) -> anyhow::Resul
     Ok(find(client, name).await?.ok_or_else(|| stack::missing(name, region))?)
 }
 
-/// The stack after a change of it. Throttling must not make a failure of a change that is done.
+/// The stack after a change. A completed change must not fail because AWS throttles this read.
 pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> {
     let overdue = format!("stack `{name}` has changed, but its status does not show that");
     let since = Instant::now();
@@ -67,14 +67,14 @@ pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> 
                 Failure::new(format!("stack `{name}` no longer exists: somebody else deleted it"))
                     .hint("deploy again to create it")
             })?;
-            // A stack that is still busy then is changed by somebody else.
+            // If it is still busy after that, somebody else is changing it.
             let is_settled = !stack.is_busy() || since.elapsed() > STATUS_LAG;
             Ok(is_settled.then_some(stack))
         })
         .await
 }
 
-/// Like [`find`], without an explanation of errors.
+/// Like [`find`], with the SDK's error.
 pub async fn describe(
     client: &Client,
     name: &str,
@@ -130,7 +130,7 @@ pub async fn template(client: &Client, name: &str) -> anyhow::Result<Option<Stri
     Ok(template.and_then(|template| template.template_body))
 }
 
-/// The newest events first: one page, which is far more than a deployment has. `None` if there is no stack.
+/// The newest events first: one page holds far more than a deployment has. `None` if the stack does not exist.
 pub async fn newest_events(
     client: &Client,
     stack_id: &str,
@@ -182,7 +182,7 @@ pub async fn request_deletion(
     Ok(())
 }
 
-/// Requests that the running update be cancelled, which rolls it back; `false` if it is too late.
+/// Requests to cancel the running update, which rolls it back; `false` if it is too late.
 pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bool> {
     let cancelled = client.cancel_update_stack().stack_name(stack_id).send().await;
     // A stack that is no longer in UPDATE_IN_PROGRESS is a validation error.
@@ -190,7 +190,7 @@ pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bo
     Ok(cancelled.is_some())
 }
 
-/// Requests that a failed rollback be continued, or that a failed update be rolled back.
+/// Requests to continue a failed rollback, or to roll back a failed update.
 pub async fn roll_back(
     client: &Client,
     name: &str,
