@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::Context;
-use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_cli::{failure::Failure, signer::Signer};
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
-    trust::{Attestation, Fingerprint},
-    wire::{ClaimRequest, Cluster, LeaveRequest, Problem, ReadyRequest, State, StatusRequest},
+    trust::{Attestation, ClusterKeys, Fingerprint},
+    wire::{ClaimRequest, Cluster, LeaveRequest, Problem, ReadyRequest, StatusRequest},
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -18,12 +18,11 @@ use ureq::Agent;
 
 use crate::{
     aws,
-    failure::Failure,
-    http::{self, Deadline, NoAnswer, Trust},
-    record::Record,
+    http::{self, CallError, Deadline, Trust},
+    record::ClusterRecord,
 };
 
-const CHECK_ENDPOINT: &str = "is that the endpoint that `cbbootstrap status` prints? `cbbootstrap cluster show` prints what it knows of the cluster";
+const CHECK_ENDPOINT: &str = "compare the URL with the endpoint that `cbbootstrap status` prints; `cbbootstrap cluster show` prints the cluster's record";
 
 /// Signs requests, for an API that accepts no others. Credentials are fetched when they are first needed.
 #[derive(Debug)]
@@ -32,13 +31,22 @@ struct Signing {
     signer: RefCell<Option<Signer>>,
 }
 
+/// A node as it identifies itself to the API.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub node: Node,
+    /// The UUID of its server, once known. It distinguishes two machines with one name.
+    pub node_uuid: Option<Uuid>,
+}
+
 /// The API, for one cluster.
 pub struct Api {
     /// Without a slash at the end.
     pub url: String,
     pub cluster_id: ClusterId,
+    /// The keys of the cluster's secret.
+    pub keys: Option<ClusterKeys>,
     client: Agent,
-    token: Option<String>,
     signing: Option<Signing>,
     deadline: Deadline,
 }
@@ -62,107 +70,56 @@ impl ApiError {
     }
 }
 
-/// A claim: its generation, and when its lease ends by this node's clock.
-pub type Claim = (u64, Option<Instant>);
-
-/// A validated answer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    record: Record,
-    lease_end: Option<Instant>,
-    pub cluster: Cluster,
-}
-
-impl Answer {
-    /// The lease counts from before the request was sent: the time on the network has already passed.
-    fn new(record: Record, cluster: Cluster, sent: Instant) -> Self {
-        // A lease of centuries never ends.
-        let lease_end = record.lease_left.and_then(|left| sent.checked_add(left));
-        Self { record, lease_end, cluster }
-    }
-
-    /// The current record.
-    pub fn record(&self) -> Record {
-        let left = self.lease_end.map(|end| end.saturating_duration_since(Instant::now()));
-        Record { lease_left: left.or(self.record.lease_left), ..self.record.clone() }
-    }
-
-    /// Whether nothing but the members can change any more.
-    pub fn is_final(&self) -> bool {
-        self.record.state == State::Ready
-    }
-
-    /// Keeps the end of the lease at the earliest that is known: leases are not renewed within a generation.
-    pub fn bounded_by(mut self, (generation, lease_end): Claim) -> Self {
-        if self.record.generation == generation && self.lease_end.is_some() {
-            self.lease_end = self.lease_end.into_iter().chain(lease_end).min();
-        }
-        self
-    }
-
-    pub fn claim(&self) -> Claim {
-        (self.record.generation, self.lease_end)
-    }
-}
-
 impl Api {
-    /// The API at this URL. With `signed`, requests carry a signature instead of the token.
+    /// The API at this URL. With a region, requests carry a signature instead of the secret's token.
     pub fn new(
         url: String,
         cluster_id: ClusterId,
-        token: Option<String>,
-        signed: bool,
+        keys: Option<ClusterKeys>,
         region: Option<String>,
         deadline: Deadline,
-    ) -> anyhow::Result<Self> {
-        let signing = if signed {
-            // The host name takes precedence over an `AWS_REGION` that is set for other purposes.
-            let region = aws::region_in(&http::host(&url)).map(str::to_owned).or(region);
-            let region = region.ok_or_else(|| {
-                Failure::usage(format!("the region of the API at {url} is not known"))
-                    .hint("give it: `--region`, or `AWS_REGION`")
-            })?;
-            Some(Signing { region, signer: RefCell::new(None) })
-        } else {
-            None
-        };
+    ) -> Self {
         let client = http::client(&Trust::System, !http::is_loopback(&url), http::ANSWER_LIMIT);
-        let token = token.filter(|_| !signed);
-        Ok(Self { url, cluster_id, client, token, signing, deadline })
+        let signing = region.map(|region| Signing { region, signer: RefCell::default() });
+        Self { url, cluster_id, keys, client, signing, deadline }
     }
 
-    /// Claims the cluster for the node. The answer names the node that has the claim.
+    /// Claims the cluster for the node. The record names the node that has the claim.
     pub fn claim(
         &self,
-        node: &Node,
-        node_uuid: Option<&Uuid>,
-        lease: Option<u64>,
-    ) -> Result<Answer, ApiError> {
-        let request = ClaimRequest {
-            cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.to_string(),
-            node_uuid: node_uuid.map(Uuid::to_string),
-            lease_seconds: lease,
-        };
+        identity: &Identity,
+        lease: Option<Duration>,
+    ) -> Result<ClusterRecord, ApiError> {
+        let (cluster_id, node_ip_addr_or_hostname, node_uuid) = self.identify(identity);
+        let lease_seconds = lease.map(|lease| lease.as_secs());
+        let request =
+            ClaimRequest { cluster_id, node_ip_addr_or_hostname, node_uuid, lease_seconds };
         let sent = Instant::now();
-        let mut answer = self.post("/cluster", &request, Some(node), sent)?;
+        let (mut record, _) = self.post("/cluster", &request, Some(&identity.node))?;
         // This node's claim never lasts longer than it asked for, whatever the API answers.
-        if answer.record.is_initial
-            && let (Some(_), Some(lease)) = (answer.record.lease_left, lease)
+        if record.is_initial
+            && let (Some(end), Some(lease)) = (&mut record.lease_end, lease)
         {
-            let requested_end = sent + Duration::from_secs(lease);
-            answer.lease_end = answer.lease_end.into_iter().chain([requested_end]).min();
+            *end = (*end).min(sent + lease);
         }
-        Ok(answer)
+        Ok(record)
     }
 
     /// The cluster's record; `None` if nobody has claimed the cluster.
-    pub fn status(&self, node: Option<&Node>) -> Result<Option<Answer>, ApiError> {
+    pub fn status(&self, node: Option<&Node>) -> Result<Option<ClusterRecord>, ApiError> {
+        Ok(self.raw_status(node)?.map(|(record, _)| record))
+    }
+
+    /// The same, and the API's answer as it is.
+    pub fn raw_status(
+        &self,
+        node: Option<&Node>,
+    ) -> Result<Option<(ClusterRecord, Cluster)>, ApiError> {
         let request = StatusRequest {
             cluster_id: self.cluster_id.as_str().to_owned(),
             node_ip_addr_or_hostname: node.map(Node::to_string),
         };
-        match self.post("/cluster/get_status", &request, node, Instant::now()) {
+        match self.post("/cluster/get_status", &request, node) {
             Ok(answer) => Ok(Some(answer)),
             Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
             Err(error) => Err(error),
@@ -172,39 +129,43 @@ impl Api {
     /// Reports the node as a member of a cluster, with its attestation if it has one.
     pub fn report_ready(
         &self,
-        node: &Node,
-        node_uuid: Option<&Uuid>,
+        identity: &Identity,
         cluster_uuid: &Uuid,
         generation: u64,
         attested: Option<(Option<Fingerprint>, Attestation)>,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ClusterRecord, ApiError> {
+        let (cluster_id, node_ip_addr_or_hostname, node_uuid) = self.identify(identity);
         let (authority, attestation) = attested.unzip();
         let request = ReadyRequest {
-            cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.to_string(),
+            cluster_id,
+            node_ip_addr_or_hostname,
             generation: Some(generation),
             cluster_uuid: Some(cluster_uuid.to_string()),
-            node_uuid: node_uuid.map(Uuid::to_string),
+            node_uuid,
             authority_sha256: authority.flatten().map(|authority| authority.to_string()),
             attestation: attestation.map(|attestation| attestation.to_string()),
         };
-        self.post("/cluster/ready", &request, Some(node), Instant::now())
+        Ok(self.post("/cluster/ready", &request, Some(&identity.node))?.0)
     }
 
     /// Reports that the node has left, or gives its claim up.
     pub fn leave(
         &self,
-        node: &Node,
-        node_uuid: Option<&Uuid>,
+        identity: &Identity,
         generation: Option<u64>,
-    ) -> Result<Answer, ApiError> {
-        let request = LeaveRequest {
-            cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.to_string(),
-            node_uuid: node_uuid.map(Uuid::to_string),
-            generation,
-        };
-        self.post("/cluster/leave", &request, Some(node), Instant::now())
+    ) -> Result<ClusterRecord, ApiError> {
+        let (cluster_id, node_ip_addr_or_hostname, node_uuid) = self.identify(identity);
+        let request = LeaveRequest { cluster_id, node_ip_addr_or_hostname, node_uuid, generation };
+        Ok(self.post("/cluster/leave", &request, Some(&identity.node))?.0)
+    }
+
+    /// The fields of a request that identify the cluster, the node and its server.
+    fn identify(
+        &self,
+        Identity { node, node_uuid }: &Identity,
+    ) -> (String, String, Option<String>) {
+        let cluster_id = self.cluster_id.as_str().to_owned();
+        (cluster_id, node.to_string(), node_uuid.as_ref().map(Uuid::to_string))
     }
 
     fn post(
@@ -212,9 +173,10 @@ impl Api {
         route: &str,
         request: &impl Serialize,
         node: Option<&Node>,
-        sent: Instant,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<(ClusterRecord, Cluster), ApiError> {
         let url = format!("{}{route}", self.url);
+        // The lease counts from before the request is sent: time passes on the network.
+        let sent = Instant::now();
         let (status, text) = self.send(&url, request)?;
         if (200..300).contains(&status) {
             let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
@@ -222,10 +184,10 @@ impl Api {
                     "{url} does not answer as the bootstrap service does: {error}"
                 ))
             })?;
-            let record = Record::new(cluster.clone(), &self.cluster_id, node);
+            let record = ClusterRecord::new(cluster.clone(), &self.cluster_id, node, sent);
             let record =
                 record.map_err(|why| ApiError::unexpected_answer(format!("{url} {why}")))?;
-            return Ok(Answer::new(record, cluster, sent));
+            return Ok((record, cluster));
         }
         let is_temporary = matches!(status, 429 | 500..);
         Err(match serde_json::from_str::<Problem>(&text) {
@@ -245,17 +207,16 @@ impl Api {
         let limit = self.deadline.cut(http::ANSWER_LIMIT);
         let mut call = self.client.post(url).config().timeout_global(Some(limit)).build();
         call = call.header("Content-Type", "application/json");
-        if let Some(token) = &self.token {
-            call = call.header("Authorization", format!("Bearer {token}"));
-        }
         if let Some(signing) = &self.signing {
             for (name, value) in signing.headers(url, &body).map_err(ApiError::Failed)? {
                 call = call.header(name, value);
             }
+        } else if let Some(keys) = &self.keys {
+            call = call.header("Authorization", format!("Bearer {}", keys.token()));
         }
         match http::read(&self.url, call.send(&body), http::MAX_BYTES) {
             Ok((status, text)) => Ok((status.as_u16(), text)),
-            Err(NoAnswer::UntrustedCertificate(why)) => {
+            Err(CallError::Untrusted(why)) => {
                 let failure = Failure::new(why).hint(
                     "the system must trust the API's certificate; `SSL_CERT_FILE` can name another authority",
                 );

@@ -7,15 +7,13 @@ use std::{
 
 use anyhow::Context;
 use aws_credential_types::Credentials;
-pub use cbbootstrap_cli::environment::variable;
+use cbbootstrap_cli::{environment::variable, failure::Failure};
 use jiff::Timestamp;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
+use serde_json::Value;
 use ureq::{Agent, Body, http::Response};
 
-use crate::{
-    failure::Failure,
-    http::{self, Trust},
-};
+use crate::http::{self, Trust};
 
 /// EC2's service, and those that hand out credentials, answer at once or are not there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -72,7 +70,7 @@ impl Metadata {
 }
 
 /// A document about this container from its task's metadata service.
-pub fn container_metadata<T: DeserializeOwned>() -> Option<T> {
+pub fn container_metadata() -> Option<Value> {
     let url = variable("ECS_CONTAINER_METADATA_URI_V4")?;
     // Where the variable is set, the service is there, and worth waiting for.
     let client = http::client(&Trust::System, false, http::ANSWER_LIMIT);
@@ -84,7 +82,7 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
     /// The metadata services' answer.
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Answer {
+    struct Issued {
         access_key_id: String,
         secret_access_key: String,
         token: Option<String>,
@@ -104,9 +102,9 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
             )
         })?,
     };
-    let answer: Answer =
+    let issued: Issued =
         serde_json::from_str(&text).context("the metadata service returned no credentials")?;
-    let Answer { access_key_id, secret_access_key, token, expiration } = answer;
+    let Issued { access_key_id, secret_access_key, token, expiration } = issued;
     let expiry = expiration.and_then(|end| SystemTime::try_from(end).ok());
     Ok(Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata"))
 }

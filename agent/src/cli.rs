@@ -6,11 +6,12 @@ use cbbootstrap_cli::{
     console::{Output, OutputArgs},
     failure::Program,
     manuals::ManualCommand,
+    values::Auth,
 };
 use cbbootstrap_protocol::names::{ClusterId, Node};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
-use crate::values::{self, Bucket, Lease, Quota, Services};
+use crate::values::{self, BucketSpec, Lease, Quota, Services};
 
 const OPTIONS_HELP: &str = "\
 Every option can be set in a YAML file (`--config`) under its name with `_` for `-`. \
@@ -41,7 +42,7 @@ pub enum Command {
     /// Take this node out of the cluster after its data has moved to the other nodes
     Leave(LeaveArgs),
     /// Show the state of the server, its cluster and the API's record
-    Status(StatusArgs),
+    Status(NodeArgs),
     #[command(flatten)]
     Manual(ManualCommand),
 }
@@ -50,22 +51,12 @@ impl Command {
     /// The form of the result.
     pub fn output(&self) -> Output {
         match self {
-            Self::Up(args) => args.output.output,
-            Self::Leave(args) => args.output.output,
+            Self::Up(args) => args.node.output.output,
+            Self::Leave(args) => args.node.output.output,
             Self::Status(args) => args.output.output,
             Self::Discover(_) | Self::Manual(_) => Output::Text,
         }
     }
-}
-
-/// Who may call the API.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Auth {
-    /// Anyone; a cluster's secret protects its record
-    #[default]
-    None,
-    /// Callers with AWS credentials, such as the role of the instance or the task (Signature Version 4)
-    Iam,
 }
 
 /// Which record, at which API.
@@ -147,18 +138,25 @@ pub struct WaitArgs {
     pub interval: Duration,
 }
 
+/// The options of commands that run on a node.
 #[derive(Debug, Args)]
-pub struct UpArgs {
+pub struct NodeArgs {
     #[command(flatten)]
     pub api: ApiArgs,
     #[command(flatten)]
     pub server: ServerArgs,
     #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
 }
 
 /// What the node and its cluster are to be.
@@ -174,12 +172,13 @@ pub struct ClusterArgs {
     pub memory_quota: Quota,
     /// Bucket to create unless it exists, with its memory on each node in MB; can be repeated
     #[arg(
+        id = "bucket",
         long = "bucket",
         env = "CBBOOTSTRAP_BUCKETS",
         value_delimiter = ',',
         value_name = "NAME:MB[:REPLICAS]"
     )]
-    pub bucket: Vec<Bucket>,
+    pub buckets: Vec<BucketSpec>,
     /// Server group of the node, such as its availability zone; created if missing
     #[arg(long, env = "CBBOOTSTRAP_SERVER_GROUP", value_name = "NAME")]
     pub server_group: Option<String>,
@@ -238,23 +237,9 @@ pub struct DiscoverArgs {
 #[derive(Debug, Args)]
 pub struct LeaveArgs {
     #[command(flatten)]
-    pub api: ApiArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
+    pub node: NodeArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    pub api: ApiArgs,
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
 }
 
 #[cfg(test)]

@@ -4,14 +4,13 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use cbbootstrap_cli::{
     command_line::Parsed,
+    failure::Failure,
     files,
     options_file::{FileOption, FileOptions, check_keys},
     text,
 };
 use clap::{Arg, Command};
 use serde_yaml::{Mapping, Value};
-
-use crate::failure::Failure;
 
 /// What a file cannot set: itself, and what belongs to one call of a command.
 const NOT_IN_FILES: [&str; 6] = ["help", "version", "config", "output", "format", "until_ready"];
@@ -55,7 +54,7 @@ fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<FileOption>, Fai
     let option = |(arg, value): (&Arg, &Value)| {
         FileOption::new(arg, value).map_err(|rule| {
             Failure::usage(format!("`{}` {rule}", arg.get_id()))
-                .hint(format!("`cbbootstrap-agent {called} --help` shows its form"))
+                .hint(format!("`cbbootstrap-agent {called} --help` describes it"))
         })
     };
     settings.map(option).collect()

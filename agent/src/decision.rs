@@ -1,11 +1,11 @@
-//! Decides the next step on the way into the cluster. No I/O, no clock.
+//! Decides the next step on the way into the cluster. No I/O; the time is an argument.
 //!
-//! Each round begins with the server's state, so an agent that is killed is simply started again, and agents of different nodes
-//! need not know of each other. A node that belongs to another cluster is never touched.
+//! Each round begins with the server's state, so an agent can be killed and started again at any time, and agents of different
+//! nodes do not talk to each other. A node that belongs to another cluster is never changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cbbootstrap_protocol::{
@@ -14,7 +14,7 @@ use cbbootstrap_protocol::{
 };
 
 use crate::{
-    record::Record,
+    record::ClusterRecord,
     server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, View},
 };
 
@@ -48,7 +48,7 @@ pub struct Goal {
     pub node: Node,
     /// Whether the node has the data service and so can begin a cluster.
     pub can_begin: bool,
-    /// Whether members can be told from impostors, or `--insecure` is set.
+    /// Whether members can be verified, or `--insecure` is set.
     pub trusts_members: bool,
     pub buckets: Vec<String>,
     pub group: Option<String>,
@@ -66,19 +66,21 @@ pub struct Goal {
 /// What this run has observed and done. A run that starts without it reaches the same goal.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// How long the server has had other credentials.
-    pub other_credentials_for: Duration,
-    /// How long the list of nodes has been the same.
-    pub same_for: Duration,
-    /// How long the cluster has not reached a node, by the node's name for rebalances.
-    pub unreachable_for: BTreeMap<String, Duration>,
-    /// How long to wait until the next rebalance after a failed one.
-    pub rest: Duration,
+    pub other_credentials_since: Option<Instant>,
+    /// Since when the list of nodes has been the same.
+    pub same_since: Option<Instant>,
+    /// Since when the cluster has not reached a node, by the node's name for rebalances.
+    pub unreachable_since: BTreeMap<String, Instant>,
+    pub rebalance_is_under_way: bool,
+    /// In a row.
+    pub failed_rebalances: u32,
+    /// No rebalance begins before this time, after a failed one.
+    pub rest_until: Option<Instant>,
     pub has_initialised: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,
-    /// A node that lost its claim and has initialised its server, and how long this is known.
-    pub occupied_by: Option<(Node, Duration)>,
+    /// A node that lost its claim and has initialised its server, and since when this is known.
+    pub occupied_by: Option<(Node, Instant)>,
     /// Whether another member has confirmed this node's membership.
     pub is_confirmed: bool,
     /// Extras that are done, or refused for good.
@@ -106,7 +108,7 @@ pub enum Extra {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Try again in a while, for this reason.
+    /// Try again after a pause, for this reason.
     Wait(String),
     /// Get the record from the API without claiming.
     GetRecord,
@@ -131,12 +133,12 @@ pub enum Action {
     Report(Uuid),
     Settle(Extra),
     Done,
-    Refuse(Refusal),
+    Stop(StopReason),
 }
 
 /// Why the node stays as it is until a person decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum StopReason {
     /// Its server belongs to a cluster with other credentials.
     OtherCredentials,
     /// Its server belongs to this cluster, and the API knows of none.
@@ -156,36 +158,50 @@ pub enum Refusal {
     },
     /// This node lost its claim and did not report, but has initialised its server.
     Occupied(Node),
-    /// Members cannot be told from impostors.
+    /// There is no way to verify the members.
     NoTrust,
 }
 
 /// The API's record, as far as it is known.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Asked {
+    #[default]
     NotYet,
     NoRecord,
-    Record(Record),
+    Record(ClusterRecord),
 }
 
 fn wait(reason: impl Into<String>) -> Action {
     Action::Wait(reason.into())
 }
 
-pub fn next_action(goal: &Goal, own: &OwnServer, asked: &Asked, memory: &Memory) -> Action {
+/// The time since an event; zero if it has not happened.
+pub fn time_since(event: Option<Instant>, now: Instant) -> Duration {
+    event.map_or(Duration::ZERO, |event| now.saturating_duration_since(event))
+}
+
+pub fn next_action(
+    goal: &Goal,
+    own: &OwnServer,
+    asked: &Asked,
+    memory: &Memory,
+    now: Instant,
+) -> Action {
     match own {
         OwnServer::Unreachable(why) => wait(why),
-        OwnServer::OtherCredentials if memory.other_credentials_for < OTHER_CREDENTIALS_LIMIT => {
+        OwnServer::OtherCredentials
+            if time_since(memory.other_credentials_since, now) < OTHER_CREDENTIALS_LIMIT =>
+        {
             wait("the server has other credentials; it may be on its way into the cluster")
         }
-        OwnServer::OtherCredentials => Action::Refuse(Refusal::OtherCredentials),
-        OwnServer::Blank(uuid) => blank(goal, uuid.as_ref(), asked, memory),
-        OwnServer::Member(view) => member(goal, view, asked, memory),
+        OwnServer::OtherCredentials => Action::Stop(StopReason::OtherCredentials),
+        OwnServer::Blank(uuid) => blank(goal, uuid.as_ref(), asked, memory, now),
+        OwnServer::Member(view) => member(goal, view, asked, memory, now),
     }
 }
 
 /// For a server that belongs to no cluster.
-fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory) -> Action {
+fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: Instant) -> Action {
     // A node that lost its claim has a cluster: it must be able to claim again. A server that was initialised without effect is
     // not initialised again in this run: it must not keep the claim from others.
     let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
@@ -200,14 +216,14 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory) -> Act
     };
     match (record.state, &memory.occupied_by) {
         (State::Ready, _) => join(goal, own, record),
-        (State::Claimed, Some((node, known_for))) if *known_for < goal.lease => wait(format!(
+        (State::Claimed, Some((node, since))) if now - *since < goal.lease => wait(format!(
             "`{node}` has initialised its server and not reported it; this node does not begin a second cluster"
         )),
-        (State::Claimed, Some((node, _))) => Action::Refuse(Refusal::Occupied(node.clone())),
-        (State::Claimed, None) if record.is_initial => begin(goal, record, memory),
+        (State::Claimed, Some((node, _))) => Action::Stop(StopReason::Occupied(node.clone())),
+        (State::Claimed, None) if record.is_initial => begin(goal, record, memory, now),
         (State::Claimed, None) => {
             let first = &record.initial_node;
-            wait(match record.lease_left {
+            wait(match record.lease_left(now) {
                 Some(left) => format!(
                     "`{first}` is to initialise the cluster; its claim expires in {} s",
                     left.as_secs()
@@ -219,60 +235,59 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory) -> Act
 }
 
 /// For a blank server whose node has the claim.
-fn begin(goal: &Goal, record: &Record, memory: &Memory) -> Action {
+fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> Action {
     if !goal.can_begin {
         return wait(
-            "this node's claim has to expire: it lacks the data service to begin a cluster",
+            "this node lacks the data service to begin the cluster; its claim has to expire",
         );
     }
     if memory.has_initialised {
         return wait("the server has accepted its initialisation and still belongs to no cluster");
     }
-    if record.lease_left.is_some_and(|left| left < LEASE_MARGIN) {
+    if record.lease_left(now).is_some_and(|left| left < LEASE_MARGIN) {
         return wait("this node's claim is about to expire; it claims again then");
     }
-    let inspection = |node: &Node| memory.inspections.get(node).copied();
-    let (seen, unseen): (Vec<_>, Vec<_>) =
-        record.previous.iter().cloned().partition(|node| inspection(node).is_some());
+    let (mut previous, inspections) = (record.previous.iter(), &memory.inspections);
+    let unseen = previous.clone().filter(|node| !inspections.contains_key(*node));
+    let unseen: Vec<_> = unseen.cloned().collect();
     if !unseen.is_empty() {
         return Action::Inspect(unseen);
     }
-    let mut seen = seen.into_iter();
-    match seen.find(|node| inspection(node) == Some(Inspection::Provisioned)) {
-        Some(node) => Action::GiveUpClaim(node),
+    match previous.find(|node| inspections.get(*node) == Some(&Inspection::Provisioned)) {
+        Some(node) => Action::GiveUpClaim(node.clone()),
         None => Action::Initialise,
     }
 }
 
 /// For a blank server, and a cluster that is ready.
-fn join(goal: &Goal, own: Option<&Uuid>, record: &Record) -> Action {
+fn join(goal: &Goal, own: Option<&Uuid>, record: &ClusterRecord) -> Action {
     let others = record.nodes().into_iter().filter(|node| **node != goal.node);
     let others: Vec<_> = others.cloned().collect();
     if others.is_empty() {
         let recorded = record.member(&goal.node).and_then(|member| member.node_uuid.clone());
-        return Action::Refuse(Refusal::Lost { recorded, own: own.cloned() });
+        return Action::Stop(StopReason::Lost { recorded, own: own.cloned() });
     }
     if !goal.trusts_members {
-        return Action::Refuse(Refusal::NoTrust);
+        return Action::Stop(StopReason::NoTrust);
     }
     Action::Join(others)
 }
 
 /// For a server that belongs to a cluster.
-fn member(goal: &Goal, view: &View, asked: &Asked, memory: &Memory) -> Action {
+fn member(goal: &Goal, view: &View, asked: &Asked, memory: &Memory, now: Instant) -> Action {
     let record = match asked {
         Asked::NotYet => return Action::GetRecord,
         Asked::NoRecord if goal.adopt => return Action::Claim,
-        Asked::NoRecord => return Action::Refuse(Refusal::Unregistered(view.uuid.clone())),
+        Asked::NoRecord => return Action::Stop(StopReason::Unregistered(view.uuid.clone())),
         Asked::Record(record) => record,
     };
     let first = &record.initial_node;
-    let has_expired = record.lease_left.is_some_and(|left| left.is_zero());
-    let is_in = |node: &Node| view.node(&node.host().to_string()).is_some();
+    let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
+    let is_in = |node: &Node| view.member(node).is_some();
     // The record, or the claim, was taken over from a node of this cluster.
     let is_of_previous = record.previous.iter().any(|node| *node == goal.node || is_in(node));
     let refuse =
-        |recorded| Action::Refuse(Refusal::OtherCluster { own: view.uuid.clone(), recorded });
+        |recorded| Action::Stop(StopReason::OtherCluster { own: view.uuid.clone(), recorded });
     match &record.cluster_uuid {
         Some(uuid) if *uuid == view.uuid => {}
         // Without a recorded UUID, the cluster that contains the first node is the right one.
@@ -291,17 +306,23 @@ fn member(goal: &Goal, view: &View, asked: &Asked, memory: &Memory) -> Action {
         State::Claimed if record.is_initial => Action::Report(view.uuid.clone()),
         State::Claimed if has_expired => Action::Claim,
         State::Claimed => wait(format!("`{first}` is to report the cluster ready")),
-        State::Ready => complete(goal, view, record, memory),
+        State::Ready => complete(goal, view, record, memory, now),
     }
 }
 
 /// For a member of the right cluster.
-fn complete(goal: &Goal, view: &View, record: &Record, memory: &Memory) -> Action {
+fn complete(
+    goal: &Goal,
+    view: &View,
+    record: &ClusterRecord,
+    memory: &Memory,
+    now: Instant,
+) -> Action {
     let Some(this) = view.this() else {
         return wait("the server does not list itself yet");
     };
     if this.membership == Membership::FailedOver {
-        return Action::Refuse(Refusal::FailedOver);
+        return Action::Stop(StopReason::FailedOver);
     }
     if view.nodes.len() > 1 && this.uptime < TRUSTED_AFTER && !memory.is_confirmed {
         let is_other = |node: &&NodeInfo| !node.is_asked && node.membership == Membership::Active;
@@ -319,37 +340,31 @@ fn complete(goal: &Goal, view: &View, record: &Record, memory: &Memory) -> Actio
     if this.membership == Membership::Active && !memory.is_reported {
         return Action::Report(view.uuid.clone());
     }
-    if let Some(action) = balance(goal, this, view, memory) {
+    if let Some(action) = balance(goal, this, view, memory, now) {
         return action;
     }
     if goal.attests && !memory.is_attested {
         return Action::Report(view.uuid.clone());
     }
-    let mut extras = goal.missing_extras(this, view, record).into_iter();
-    extras.find(|extra| !memory.settled.contains(extra)).map_or(Action::Done, Action::Settle)
-}
-
-impl Goal {
-    fn missing_extras(&self, this: &NodeInfo, view: &View, record: &Record) -> Vec<Extra> {
-        let mut extras = Vec::new();
-        if self.group.is_some() && self.group != this.group {
-            extras.push(Extra::Group);
-        }
-        if record.is_initial {
-            let missing = self.buckets.iter().filter(|bucket| !view.buckets.contains(bucket));
-            extras.extend(missing.cloned().map(Extra::Bucket));
-        }
-        if self.has_alternate_address {
-            extras.push(Extra::AlternateAddress);
-        }
-        extras
-    }
+    let group = (goal.group.is_some() && goal.group != this.group).then_some(Extra::Group);
+    // The node that others join creates the buckets.
+    let buckets = goal.buckets.iter().filter(|_| record.is_initial);
+    let buckets = buckets.filter(|bucket| !view.buckets.contains(bucket)).cloned();
+    let address = goal.has_alternate_address.then_some(Extra::AlternateAddress);
+    let mut missing = group.into_iter().chain(buckets.map(Extra::Bucket)).chain(address);
+    missing.find(|extra| !memory.settled.contains(extra)).map_or(Action::Done, Action::Settle)
 }
 
 /// The next step until the cluster is balanced with this node in it; `None` if it is, or if a person has to decide.
 ///
 /// Any waiting node may start the rebalance, which serves all nodes that were added by then.
-fn balance(goal: &Goal, this: &NodeInfo, view: &View, memory: &Memory) -> Option<Action> {
+fn balance(
+    goal: &Goal,
+    this: &NodeInfo,
+    view: &View,
+    memory: &Memory,
+    now: Instant,
+) -> Option<Action> {
     let is_in = this.membership == Membership::Active;
     let added = view.nodes.iter().filter(|node| node.membership == Membership::Added).count();
     let failed_over = view.nodes.iter().filter(|node| node.membership == Membership::FailedOver);
@@ -358,12 +373,12 @@ fn balance(goal: &Goal, this: &NodeInfo, view: &View, memory: &Memory) -> Option
     if is_in && added == 0 && (view.is_balanced || !removed.is_empty()) {
         return None;
     }
-    if let Some(action) = obstacle(view, memory) {
+    if let Some(action) = obstacle(view, memory, now) {
         return Some(action);
     }
     // Added nodes start their rebalance themselves. An active node helps only if they do not.
     let settle = if is_in { goal.settle * 4 } else { goal.settle };
-    if memory.same_for < settle {
+    if time_since(memory.same_since, now) < settle {
         let waiting = match added {
             0 => "the cluster waits".to_owned(),
             1 => "1 node waits".to_owned(),
@@ -371,22 +386,18 @@ fn balance(goal: &Goal, this: &NodeInfo, view: &View, memory: &Memory) -> Option
         };
         return Some(wait(format!("{waiting} for a rebalance; other nodes may be on their way")));
     }
-    if !memory.rest.is_zero() {
-        return Some(rest(memory.rest));
-    }
-    let known = view.nodes.iter().map(|node| node.otp.clone()).collect();
-    Some(Action::Rebalance { known, removed })
+    Some(rebalance(view, removed, memory, now))
 }
 
 /// What keeps a rebalance from starting, or would make it remove a node that works.
 ///
 /// The server prepares every node except failed-over ones, and fails after 30 s if one does not answer. It removes failed-over
 /// nodes that are not marked for recovery, even if they are healthy again.
-pub fn obstacle(view: &View, memory: &Memory) -> Option<Action> {
+pub fn obstacle(view: &View, memory: &Memory, now: Instant) -> Option<Action> {
     view.nodes.iter().filter(|node| !node.is_asked).find_map(|node| {
         let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
-        let unreachable_for = memory.unreachable_for.get(&node.otp);
-        let is_dead = unreachable_for.is_some_and(|time| *time >= DEAD_AFTER);
+        let unreachable_since = memory.unreachable_since.get(&node.otp).copied();
+        let is_dead = time_since(unreachable_since, now) >= DEAD_AFTER;
         let why = match node.membership {
             Membership::FailedOver if is_well => format!(
                 "`{name}` has been failed over and is back: recover it or remove it in Couchbase Server; a rebalance now would remove it"
@@ -407,17 +418,25 @@ pub fn obstacle(view: &View, memory: &Memory) -> Option<Action> {
     })
 }
 
-/// Waits for the next rebalance after a failed one.
-pub fn rest(time: Duration) -> Action {
-    let seconds = time.as_secs() + 1;
-    wait(format!("the last rebalance failed; the next begins in {seconds} s"))
+/// Rebalances all nodes, which removes these failed-over ones, or rests after a failed rebalance.
+pub fn rebalance(view: &View, removed: Vec<String>, memory: &Memory, now: Instant) -> Action {
+    match memory.rest_until.filter(|end| *end > now) {
+        Some(end) => {
+            let seconds = (end - now).as_secs() + 1;
+            wait(format!("the last rebalance failed; the next begins in {seconds} s"))
+        }
+        None => Action::Rebalance {
+            known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
+            removed,
+        },
+    }
 }
 
 /// Whether a node can join through a member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     Add,
-    /// Not now: try again in a while.
+    /// Not yet, for this reason.
     Later(String),
     /// Another server, with this UUID, is a healthy member under the node's name.
     NameTaken(Uuid),
@@ -446,7 +465,7 @@ pub fn admission(
     if !view.this().is_some_and(is_in) {
         return Admission::UnfitMember;
     }
-    let Some(listed) = view.node(&node.host().to_string()) else {
+    let Some(listed) = view.member(node) else {
         return if view.is_rebalancing {
             Admission::Later("a rebalance runs; no node can be added until it ends".to_owned())
         } else {
@@ -457,7 +476,7 @@ pub fn admission(
         listed.health != Health::Unhealthy && own.is_some() && listed.uuid.as_ref() != own;
     Admission::Later(match (listed.membership, listed.uuid.clone()) {
         (_, Some(uuid)) if is_other => return Admission::NameTaken(uuid),
-        (Membership::Added, _) => "it has been added; its server is still joining".to_owned(),
+        (Membership::Added, _) => "it has been added, and its server is still joining".to_owned(),
         (Membership::Active, _) => format!(
             "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
         ),

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cbbootstrap_cli::failure::Failure;
 use thiserror::Error;
 use ureq::{
     Agent, Body, Timeout,
@@ -14,8 +15,6 @@ use ureq::{
     http::{Response, StatusCode, Uri},
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
-
-use crate::failure::Failure;
 
 /// Time limit for a connection: a host that is gone does not answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -27,22 +26,21 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The time at which a command ends, whatever it is doing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Deadline(Option<Instant>);
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
 
 impl Deadline {
     pub fn after(time: Duration) -> Self {
-        Self(Instant::now().checked_add(time))
+        Self(Instant::now() + time)
     }
 
     /// The earlier of this deadline and one after this time from now.
     pub fn or_after(self, time: Duration) -> Self {
-        let ends = [self.0, Self::after(time).0];
-        Self(ends.into_iter().flatten().min())
+        Self(self.0.min(Instant::now() + time))
     }
 
     pub fn time_left(self) -> Duration {
-        self.0.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()))
+        self.0.saturating_duration_since(Instant::now())
     }
 
     /// The limit of a call, cut to the time that is left.
@@ -66,20 +64,19 @@ impl Trust {
     /// Trusts the authorities in the file that `--ca-cert` names.
     pub fn from_file(file: &Path) -> Result<Self, Failure> {
         let shown = file.display();
-        let format_hint = "give the authority's certificate in the PEM format";
         let pem = fs::read(file).map_err(|error| {
             Failure::usage(format!("cannot read `{shown}`: {error}"))
-                .hint("`--ca-cert` is the file of the authority's certificate")
+                .hint("`--ca-cert` names the file with the authority's certificate")
         })?;
-        let certificates = parse_certificates(&pem).map_err(|error| {
-            Failure::usage(format!("`{shown}` is not a PEM file: {error}")).hint(format_hint)
-        })?;
-        if certificates.is_empty() {
-            return Err(
-                Failure::usage(format!("`{shown}` contains no certificate")).hint(format_hint)
-            );
-        }
-        Ok(Self::Authorities(RootCerts::new_with_certs(&certificates)))
+        let why = match parse_certificates(&pem) {
+            Ok(certificates) if certificates.is_empty() => "contains no certificate".to_owned(),
+            Ok(certificates) => {
+                return Ok(Self::Authorities(RootCerts::new_with_certs(&certificates)));
+            }
+            Err(error) => format!("is not a PEM file: {error}"),
+        };
+        Err(Failure::usage(format!("`{shown}` {why}"))
+            .hint("give the authority's certificate in the PEM format"))
     }
 
     pub fn from_authority(certificate: Certificate<'static>) -> Self {
@@ -91,8 +88,7 @@ impl Trust {
 pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq::Error> {
     let items = parse_pem(pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-        Ok(_) => None,
-        Err(error) => Some(Err(error)),
+        item => item.err().map(Err),
     });
     items.collect()
 }
@@ -117,32 +113,48 @@ pub fn client(trust: &Trust, use_proxy: bool, limit: Duration) -> Agent {
     config.build().new_agent()
 }
 
-/// Why a request got no answer.
+/// Why a call failed. An error never contains a password or a form that holds one.
 #[derive(Debug, Error)]
-pub enum NoAnswer {
+pub enum CallError {
     /// There was no connection, or it broke.
     #[error("{0}")]
     Unreachable(String),
-    /// The server accepted the connection and did not answer in time.
+    /// The server accepted the connection and did not answer in time, or answered that it fails.
     #[error("{0}")]
-    Late(String),
+    Failing(String),
+    /// Its certificate is not trusted, or nothing vouches for it.
     #[error("{0}")]
-    UntrustedCertificate(String),
+    Untrusted(String),
+    #[error("it has another user name or password")]
+    Unauthorized,
+    /// It refused with this status and message.
+    #[error("{1}")]
+    Refused(StatusCode, String),
+    /// Its answer is not that of the expected program.
+    #[error("{0}")]
+    Unexpected(String),
 }
 
-impl NoAnswer {
-    fn new(url: &str, error: &ureq::Error) -> Self {
+impl CallError {
+    fn without_answer(url: &str, error: &ureq::Error) -> Self {
         let why = format!("{url} does not answer: {}", reason(error));
         match error {
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => Self::Unreachable(why),
-            ureq::Error::Timeout(_) => Self::Late(why),
-            ureq::Error::Rustls(_) => Self::UntrustedCertificate(why),
+            ureq::Error::Timeout(_) => Self::Failing(why),
+            ureq::Error::Rustls(_) => Self::Untrusted(why),
             // An I/O error carries the error of a TLS handshake.
             ureq::Error::Io(error) if error.to_string().contains("certificate") => {
-                Self::UntrustedCertificate(why)
+                Self::Untrusted(why)
             }
             _ => Self::Unreachable(why),
         }
+    }
+
+    /// Whether the server will refuse the same call again.
+    pub fn is_permanent(&self) -> bool {
+        // Request timeout, conflict, locked, too many requests.
+        matches!(self, Self::Refused(status, _)
+            if status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 423 | 429))
     }
 }
 
@@ -151,13 +163,13 @@ pub fn read(
     url: &str,
     sent: Result<Response<Body>, ureq::Error>,
     max_bytes: u64,
-) -> Result<(StatusCode, String), NoAnswer> {
+) -> Result<(StatusCode, String), CallError> {
     let read = sent.and_then(|mut answer| {
         let body = answer.body_mut().with_config().limit(max_bytes);
         let text = body.read_to_string()?;
         Ok((answer.status(), text))
     });
-    read.map_err(|error| NoAnswer::new(url, &error))
+    read.map_err(|error| CallError::without_answer(url, &error))
 }
 
 fn reason(error: &ureq::Error) -> String {

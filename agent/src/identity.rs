@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
+use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::Node;
 use gethostname::gethostname;
-use serde::Deserialize;
 
 use crate::{
     aws::{self, Metadata},
-    failure::Failure,
     values,
 };
 
@@ -23,32 +22,19 @@ pub fn find_node() -> anyhow::Result<Node> {
         .or_else(|| full_name(&host).and_then(parse))
         .or_else(|| Metadata::connect()?.get("local-hostname").and_then(parse))
         .ok_or_else(|| {
-            Failure::usage(format!(
-                "this host calls itself `{host}`, which is not a name that other nodes can reach it by"
-            ))
-            .hint("give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`")
-            .into()
+            Failure::usage(format!("other nodes cannot reach this host by its host name `{host}`"))
+                .hint(
+                    "give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`",
+                )
+                .into()
         })
 }
 
 /// The name or address of the container's first network.
 fn container_name() -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Container {
-        #[serde(default)]
-        networks: Vec<Network>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Network {
-        #[serde(default)]
-        i_pv4_addresses: Vec<String>,
-        #[serde(rename = "PrivateDNSName")]
-        private_dns_name: Option<String>,
-    }
-    let network = aws::container_metadata::<Container>()?.networks.into_iter().next()?;
-    network.private_dns_name.or_else(|| network.i_pv4_addresses.into_iter().next())
+    let network = &aws::container_metadata()?["Networks"][0];
+    let name = network["PrivateDNSName"].as_str().or(network["IPv4Addresses"][0].as_str());
+    name.map(str::to_owned)
 }
 
 /// The host's name if it is a full one, or the full one in `/etc/hosts`, where Kubernetes writes a pod's.

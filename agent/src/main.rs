@@ -2,10 +2,10 @@
 //! the Couchbase Server beside it into the one cluster.
 //!
 //! - [`commands`]: `up`, `discover`, `leave`, `status`
-//! - [`decision`]: what to do next, from what was seen, with no I/O
-//! - [`server`]: a Couchbase Server; [`peers`]: those of other members, and what vouches for them
+//! - [`decision`]: the next step, decided without I/O
+//! - [`server`]: a Couchbase Server; [`peers`]: those of other members, and how they are verified
 //! - [`api`]: the bootstrap service; [`record`]: its answers, validated
-//! - [`cli`], [`config`], [`settings`]: the options, those of a file, and what they come to
+//! - [`cli`], [`config`], [`settings`]: the options, the options file, and what a command builds from them
 
 mod api;
 mod aws;
@@ -24,11 +24,7 @@ mod server;
 mod settings;
 mod values;
 
-use cbbootstrap_cli::{
-    command_line,
-    console::Console,
-    failure::{self, Exit},
-};
+use cbbootstrap_cli::{command_line, console::Console, failure::Exit};
 use cli::Cli;
 use printer::Printer;
 

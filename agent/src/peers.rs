@@ -7,15 +7,14 @@ use cbbootstrap_protocol::{
     names::{ClusterId, Node},
     trust::{Attestation, ClusterKeys, Fingerprint, Statement},
 };
-use ureq::tls::Certificate;
 
 use crate::{
-    http::{self, Deadline, Trust},
-    record::Record,
-    server::{Administrator, Error, Server, View},
+    http::{CallError, Deadline, Trust},
+    record::ClusterRecord,
+    server::{Administrator, Server, View},
 };
 
-/// How members are told from impostors.
+/// How members are verified.
 #[derive(Debug)]
 pub struct Peers {
     pub cluster_id: ClusterId,
@@ -41,22 +40,16 @@ pub enum Proof {
 }
 
 impl Peers {
-    /// Whether members can be told from impostors, or need not be.
-    pub fn are_distinguishable(&self) -> bool {
+    /// Whether members can be verified, or need not be.
+    pub fn can_verify_members(&self) -> bool {
         self.keys.is_some() || self.authority.is_some() || self.is_insecure
     }
 
     /// What vouches for a node that the API calls a member. The error is a predicate of the node.
-    pub fn proof(&self, node: &Node, record: &Record) -> Result<Proof, &'static str> {
+    pub fn proof(&self, node: &Node, record: &ClusterRecord) -> Result<Proof, &'static str> {
         if let Some(keys) = &self.keys {
-            let uuid =
-                record.cluster_uuid.as_ref().ok_or("the API does not know the cluster's UUID")?;
-            let member = record.member(node).ok_or("it has not reported to the API")?;
-            return if member.is_attested(keys, &self.cluster_id, uuid) {
-                Ok(Proof::Attested(member.authority))
-            } else {
-                Err("it is not attested with this cluster's secret")
-            };
+            let member = record.attested_member(node, &self.cluster_id, keys)?;
+            return Ok(Proof::Attested(member.authority));
         }
         match (self.is_insecure, &self.authority) {
             (true, _) => Ok(Proof::Anyone),
@@ -69,10 +62,10 @@ impl Peers {
     pub fn connect(
         &self,
         node: &Node,
-        record: &Record,
+        record: &ClusterRecord,
         is_enterprise: bool,
-    ) -> Result<Server, Error> {
-        let untrusted = |why: &str| Error::Untrusted(why.to_owned());
+    ) -> Result<Server, CallError> {
+        let untrusted = |why: &str| CallError::Untrusted(why.to_owned());
         let proof = self.proof(node, record).map_err(untrusted)?;
         let trust = match (proof, &self.authority) {
             (Proof::Attested(Some(fingerprint)), _) if is_enterprise => {
@@ -92,13 +85,16 @@ impl Peers {
 
     /// Fetches the attested authority from the member itself. The connection needs no trust: no credentials are sent, and the
     /// fingerprint proves the answer.
-    fn fetch_authority(&self, node: &Node, fingerprint: Fingerprint) -> Result<Trust, Error> {
+    fn fetch_authority(&self, node: &Node, fingerprint: Fingerprint) -> Result<Trust, CallError> {
         let anyone = Server::on_node(node, Some(&Trust::Anyone), None, self.deadline);
-        let mut certificates = certificates(&anyone)?.into_iter();
+        let mut certificates = anyone.authorities()?.into_iter();
         let attested =
             certificates.find(|one| Fingerprint::of_certificate(one.der()) == fingerprint);
         attested.map(Trust::from_authority).ok_or_else(|| {
-            Error::Untrusted(format!("{} does not have the authority that it attested", anyone.url))
+            CallError::Untrusted(format!(
+                "{} does not have the authority that it attested",
+                anyone.url
+            ))
         })
     }
 
@@ -111,7 +107,7 @@ impl Peers {
         view: &View,
         is_enterprise: bool,
         deadline: Deadline,
-    ) -> Result<Option<(Option<Fingerprint>, Attestation)>, Error> {
+    ) -> Result<Option<(Option<Fingerprint>, Attestation)>, CallError> {
         let Some(keys) = &self.keys else {
             return Ok(None);
         };
@@ -127,9 +123,9 @@ impl Peers {
 }
 
 /// The authority by which other nodes can verify this node's certificate: the one by which this node can.
-fn own_authority(node: &Node, own: &Server, deadline: Deadline) -> Result<Fingerprint, Error> {
-    let mut last = Error::Unexpected(format!("{} names no certificate authority", own.url));
-    for certificate in certificates(own)? {
+fn own_authority(node: &Node, own: &Server, deadline: Deadline) -> Result<Fingerprint, CallError> {
+    let mut last = CallError::Unexpected(format!("{} names no certificate authority", own.url));
+    for certificate in own.authorities()? {
         let fingerprint = Fingerprint::of_certificate(certificate.der());
         let trust = Trust::from_authority(certificate);
         match Server::on_node(node, Some(&trust), None, deadline).is_provisioned() {
@@ -138,11 +134,4 @@ fn own_authority(node: &Node, own: &Server, deadline: Deadline) -> Result<Finger
         }
     }
     Err(last)
-}
-
-/// The authorities that a server trusts. Unreadable ones are skipped.
-fn certificates(server: &Server) -> Result<Vec<Certificate<'static>>, Error> {
-    let authorities = server.authorities()?;
-    let parsed = authorities.iter().map(|pem| http::parse_certificates(pem.as_bytes()));
-    Ok(parsed.flatten().flatten().collect())
 }

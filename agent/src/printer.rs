@@ -1,5 +1,5 @@
-//! Progress of the agent: on a terminal a line moves with what it waits for and since when; elsewhere (a node's boot log)
-//! there are plain lines.
+//! Progress of the agent: on a terminal, a moving line shows what the agent waits for and since when; elsewhere, such as in a boot
+//! log, it prints plain lines.
 
 use std::{
     cell::RefCell,
@@ -24,15 +24,9 @@ pub struct Printer {
     started: Instant,
     /// The moving line; `None` where stderr is not a terminal.
     bar: Option<ProgressBar>,
-    waiting: RefCell<Option<Waiting>>,
+    /// Why the agent waits, and when this was last printed.
+    waiting: RefCell<Option<(String, Instant)>>,
     warned: RefCell<BTreeSet<String>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reason: String,
-    /// When it was last printed.
-    reported: Instant,
 }
 
 impl Deref for Printer {
@@ -56,7 +50,7 @@ impl Printer {
         }
     }
 
-    /// Prints what happened.
+    /// Prints that something happened, which ends a wait.
     pub fn step(&self, what: impl Display) {
         if let Some(bar) = &self.bar {
             bar.set_message("");
@@ -89,13 +83,11 @@ impl Printer {
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
-        let is_known = waiting.as_ref().is_some_and(|waiting| {
-            without_numbers(&waiting.reason) == without_numbers(reason)
-                && waiting.reported.elapsed() < HEARTBEAT
+        let is_known = waiting.as_ref().is_some_and(|(known, printed)| {
+            without_numbers(known) == without_numbers(reason) && printed.elapsed() < HEARTBEAT
         });
         if !is_known {
-            *waiting = Some(Waiting { reason: reason.to_owned(), reported: Instant::now() });
-            drop(waiting);
+            *waiting = Some((reason.to_owned(), Instant::now()));
             self.log(format_args!("waiting: {reason}"));
         }
     }

@@ -1,6 +1,6 @@
 //! The API's answer, validated: the agent trusts the API to elect the first node, and nothing else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
@@ -8,9 +8,12 @@ use cbbootstrap_protocol::{
     wire::{self, Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 
-/// A cluster's record at the API.
+/// A lease ends after a century at the latest, in seconds: a later time may not be representable.
+const MAX_LEASE: u64 = 100 * 366 * 24 * 3600;
+
+/// A cluster's record at the API, as a node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct ClusterRecord {
     /// The node that has claimed the cluster; once the cluster is ready, the one to join.
     pub initial_node: Node,
     /// Whether this is the asking node.
@@ -18,20 +21,20 @@ pub struct Record {
     pub state: State,
     /// The number of the claim: the fencing token.
     pub generation: u64,
-    /// Time until the claim's lease expires; `None` without a lease.
-    pub lease_left: Option<Duration>,
+    /// The end of the claim's lease by this node's clock; `None` without a lease.
+    pub lease_end: Option<Instant>,
     /// The nodes whose claims were taken over: each may have initialised its server without reporting it.
     pub previous: Vec<Node>,
     /// The UUID of another server that claims the cluster under the initial node's name.
     pub rival: Option<Uuid>,
     /// The cluster's UUID in Couchbase Server, once reported.
     pub cluster_uuid: Option<Uuid>,
-    pub members: Vec<Member>,
+    pub members: Vec<RecordedMember>,
 }
 
 /// A member that reported ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct RecordedMember {
     pub node: Node,
     /// The UUID of its server.
     pub node_uuid: Option<Uuid>,
@@ -40,9 +43,15 @@ pub struct Member {
     pub attestation: Option<Attestation>,
 }
 
-impl Record {
-    /// Validates an answer about this cluster to this node, or to a caller without a name. The error is a predicate of the API.
-    pub fn new(answer: Cluster, asked: &ClusterId, node: Option<&Node>) -> Result<Self, String> {
+impl ClusterRecord {
+    /// Validates the answer about this cluster to a request of this node, or of a caller without a name, sent at this time. The
+    /// error is a predicate of the API.
+    pub fn new(
+        answer: Cluster,
+        asked: &ClusterId,
+        node: Option<&Node>,
+        sent: Instant,
+    ) -> Result<Self, String> {
         if ClusterId::new(&answer.cluster_id).as_ref() != Ok(asked) {
             return Err("answers about another cluster".to_owned());
         }
@@ -66,12 +75,12 @@ impl Record {
         }
         let previous = answer.previous_initial_nodes.iter();
         let previous = previous.map(|text| parse_node("previous_initial_nodes", text));
-        let members = answer.members.into_iter().map(Member::new);
+        let members = answer.members.into_iter().map(RecordedMember::new);
         let mut members = members.collect::<Result<Vec<_>, _>>()?;
         if members.is_empty() {
             let nodes = answer.nodes.iter().map(|text| parse_node("nodes", text));
             let unattested =
-                |node| Member { node, node_uuid: None, authority: None, attestation: None };
+                |node| RecordedMember { node, node_uuid: None, authority: None, attestation: None };
             members = nodes.map(|node| node.map(unattested)).collect::<Result<_, _>>()?;
         }
         Ok(Self {
@@ -79,10 +88,10 @@ impl Record {
             is_initial,
             state: answer.state,
             generation: answer.generation,
-            lease_left: match (answer.lease_seconds_left, answer.lease_expires_at) {
-                (Some(seconds), _) => Some(Duration::from_secs(seconds)),
+            lease_end: match (answer.lease_seconds_left, answer.lease_expires_at) {
+                (Some(seconds), _) => Some(sent + Duration::from_secs(seconds.min(MAX_LEASE))),
                 // Without the time left, the lease counts as ended.
-                (None, Some(_)) => Some(Duration::ZERO),
+                (None, Some(_)) => Some(sent),
                 (None, None) => None,
             },
             previous: previous.collect::<Result<_, _>>()?,
@@ -92,8 +101,28 @@ impl Record {
         })
     }
 
-    pub fn member(&self, node: &Node) -> Option<&Member> {
+    /// The time until the lease expires.
+    pub fn lease_left(&self, now: Instant) -> Option<Duration> {
+        self.lease_end.map(|end| end.saturating_duration_since(now))
+    }
+
+    pub fn member(&self, node: &Node) -> Option<&RecordedMember> {
         self.members.iter().find(|member| member.node == *node)
+    }
+
+    /// The member of this name, if it is attested with the cluster's secret. The error is a predicate of the node.
+    pub fn attested_member(
+        &self,
+        node: &Node,
+        cluster_id: &ClusterId,
+        keys: &ClusterKeys,
+    ) -> Result<&RecordedMember, &'static str> {
+        let unknown = "the API does not know the cluster's UUID";
+        let cluster_uuid = self.cluster_uuid.as_ref().ok_or(unknown)?;
+        let member = self.member(node).ok_or("it has not reported to the API")?;
+        let statement = Statement { cluster_id, node, cluster_uuid, authority: member.authority };
+        let is_attested = member.attestation.is_some_and(|proof| keys.verify(&statement, &proof));
+        is_attested.then_some(member).ok_or("it is not attested with this cluster's secret")
     }
 
     /// The nodes to join through or to connect to: the initial node, then the other members.
@@ -104,7 +133,7 @@ impl Record {
     }
 }
 
-impl Member {
+impl RecordedMember {
     fn new(member: wire::Member) -> Result<Self, String> {
         Ok(Self {
             node: parse_node("members", &member.node)?,
@@ -113,18 +142,6 @@ impl Member {
             authority: member.authority_sha256.as_deref().and_then(Fingerprint::from_hex),
             attestation: member.attestation.as_deref().and_then(Attestation::from_hex),
         })
-    }
-
-    /// Whether this member of this cluster is attested with the cluster's secret.
-    pub fn is_attested(
-        &self,
-        keys: &ClusterKeys,
-        cluster_id: &ClusterId,
-        cluster_uuid: &Uuid,
-    ) -> bool {
-        let statement =
-            Statement { cluster_id, node: &self.node, cluster_uuid, authority: self.authority };
-        self.attestation.is_some_and(|attestation| keys.verify(&statement, &attestation))
     }
 }
 

@@ -9,9 +9,7 @@ use std::{
     path::Path,
 };
 
-use cbbootstrap_cli::{environment, files, text};
-
-use crate::failure::Failure;
+use cbbootstrap_cli::{environment, failure::Failure, files, text};
 
 /// A secret. Its `Debug` form hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,11 +37,11 @@ impl Secret {
         };
         let bytes = read.map_err(|error| unreadable(&from, &error))?;
         let text = text::decode(&bytes).map_err(|error| unreadable(&from, &error))?;
-        // Spaces may be meant, a byte-order mark and the line end of an editor or of `echo` are not.
+        // Spaces can be part of a secret; editors and `echo` add a byte-order mark or a line end.
         let secret = text::clean(&text);
         if secret.is_empty() {
             return Err(Failure::usage(format!("the secret in {from} is empty"))
-                .hint("give one, or leave it out")
+                .hint("write the secret into it, or omit it")
                 .into());
         }
         Ok(Some(Self(secret.to_owned())))

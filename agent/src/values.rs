@@ -29,41 +29,29 @@ const AUTO_PERCENT: u64 = 80;
 
 const MB: u64 = 1024 * 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Service {
-    Data,
-    Index,
-    Query,
-    Search,
-    Analytics,
-    Eventing,
-    Backup,
-}
-
-/// Each service with its name, its name in the REST interface, and the quota in MB that the server gives it beside the data
-/// service's. In the order of the variants.
-const SERVICES: [(Service, &str, &str, u64); 7] = [
-    (Service::Data, "data", "kv", 0),
-    (Service::Index, "index", "index", 512),
-    (Service::Query, "query", "n1ql", 0),
-    (Service::Search, "search", "fts", 512),
-    (Service::Analytics, "analytics", "cbas", 1024),
-    (Service::Eventing, "eventing", "eventing", 256),
-    (Service::Backup, "backup", "backup", 0),
+/// Each service: its name, its name in the REST interface, and the quota in MB that the server gives it beside the data service's.
+const SERVICES: [(&str, &str, u64); 7] = [
+    ("data", "kv", 0),
+    ("index", "index", 512),
+    ("query", "n1ql", 0),
+    ("search", "fts", 512),
+    ("analytics", "cbas", 1024),
+    ("eventing", "eventing", 256),
+    ("backup", "backup", 0),
 ];
 
-/// The services of a node: at least one.
+/// The services of a node, as indices of [`SERVICES`]: at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Services(BTreeSet<Service>);
+pub struct Services(BTreeSet<usize>);
 
 impl Services {
-    fn rows(&self) -> impl Iterator<Item = &'static (Service, &'static str, &'static str, u64)> {
-        SERVICES.iter().filter(|(service, ..)| self.has(*service))
+    fn rows(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.0.iter().map(|index| SERVICES[*index])
     }
 
     /// Their names in the REST interface.
     pub fn codes(&self) -> String {
-        self.rows().map(|(_, _, code, _)| *code).collect::<Vec<_>>().join(",")
+        self.rows().map(|(_, code, _)| code).collect::<Vec<_>>().join(",")
     }
 
     /// Whether Community Edition supports this combination on a node.
@@ -71,8 +59,8 @@ impl Services {
         matches!(self.to_string().as_str(), "data" | "data,index,query" | "data,index,query,search")
     }
 
-    pub fn has(&self, service: Service) -> bool {
-        self.0.contains(&service)
+    pub fn has(&self, name: &str) -> bool {
+        self.rows().any(|(service, ..)| service == name)
     }
 }
 
@@ -82,11 +70,12 @@ impl FromStr for Services {
     fn from_str(text: &str) -> Result<Self, String> {
         let services = text.split(',').map(|part| {
             let part = part.trim();
-            let row = SERVICES.iter().find(|(_, name, code, _)| part == *name || part == *code);
-            row.map(|(service, ..)| *service).ok_or_else(|| {
-                let names = SERVICES.map(|(_, name, ..)| name).join(", ");
-                format!("`{part}` is not a service; the services are {names}")
-            })
+            SERVICES.iter().position(|(name, code, _)| [*name, *code].contains(&part)).ok_or_else(
+                || {
+                    let names = SERVICES.map(|(name, ..)| name).join(", ");
+                    format!("`{part}` is not a service; the services are {names}")
+                },
+            )
         });
         services.collect::<Result<_, _>>().map(Self)
     }
@@ -94,7 +83,7 @@ impl FromStr for Services {
 
 impl fmt::Display for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.rows().map(|(_, name, ..)| *name).collect::<Vec<_>>().join(","))
+        f.write_str(&self.rows().map(|(name, ..)| name).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -127,11 +116,8 @@ impl Quota {
             ));
         }
         if quota + others > allowed {
-            let beside = if others == 0 {
-                String::new()
-            } else {
-                format!(" and the other services {others} MB")
-            };
+            let beside = (others > 0).then(|| format!(" and the other services {others} MB"));
+            let beside = beside.unwrap_or_default();
             return Err(format!(
                 "the data service would have {quota} MB{beside}, and the server allows {allowed} MB of the node's {total} MB"
             ));
@@ -162,7 +148,7 @@ fn parse_number(text: &str, limits: RangeInclusive<u64>) -> Option<u64> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bucket {
+pub struct BucketSpec {
     pub name: String,
     /// Its memory on each node, in MB.
     pub quota: u64,
@@ -170,7 +156,7 @@ pub struct Bucket {
     pub replicas: Option<u64>,
 }
 
-impl FromStr for Bucket {
+impl FromStr for BucketSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -198,34 +184,20 @@ impl FromStr for Bucket {
     }
 }
 
-/// How long a claim is valid while the cluster is not ready.
+/// How long a claim is valid while the cluster is not ready; `None` means forever, so no node replaces a first node that dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
-    /// The claim never expires: no node replaces a first node that dies.
-    Never,
-    For(Duration),
-}
-
-impl Lease {
-    /// In a claim.
-    pub fn seconds(self) -> Option<u64> {
-        match self {
-            Self::Never => None,
-            Self::For(duration) => Some(duration.as_secs()),
-        }
-    }
-}
+pub struct Lease(pub Option<Duration>);
 
 impl FromStr for Lease {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "never" {
-            return Ok(Self::Never);
+            return Ok(Self(None));
         }
         let lease = duration(text)?;
         if LEASE_SECONDS.contains(&lease.as_secs()) {
-            return Ok(Self::For(lease));
+            return Ok(Self(Some(Duration::from_secs(lease.as_secs()))));
         }
         let (min, max) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
         Err(format!("a lease lasts {min} s to {max} s, or is `never`"))
@@ -258,7 +230,7 @@ pub fn node(text: &str) -> Result<Node, String> {
     };
     if is_own {
         return Err(format!(
-            "`{node}` means another host on each host: give the address or the full name that the other nodes reach"
+            "`{node}` is a different host on each node: give the address or the full name by which other nodes reach this one"
         ));
     }
     if !node.as_str().contains(['.', ':']) {

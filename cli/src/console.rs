@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     failure::{Exit, Failure, one_line},
@@ -84,10 +85,18 @@ impl Console {
         failure.map_or(Exit::Failed, |failure| failure.exit)
     }
 
-    /// Prints the error that ends the program.
+    /// Prints the error that ends the program. Programs that read JSON get it as a line of JSON before the text.
     pub fn failure(&self, error: &anyhow::Error) -> Exit {
         if let Some(progress) = &self.progress {
             let _ = progress.clear();
+        }
+        if self.output == Output::Json {
+            let failure = Failure::find_in(error);
+            self.message(json!({"error": {
+                "message": one_line(error),
+                "hint": failure.and_then(|failure| failure.hint.as_deref()),
+                "exit": failure.map_or(Exit::Failed, |failure| failure.exit).status(),
+            }}));
         }
         self.error(error)
     }

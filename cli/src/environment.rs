@@ -1,7 +1,13 @@
 //! Environment variables, read by the same rules everywhere: one that is empty or holds only white space is absent, and neither
 //! a byte-order mark nor the white space around a value is part of it.
 
-use std::{env, ffi::OsString};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::process::CommandExt,
+    process::Command,
+};
 
 use crate::text;
 
@@ -18,6 +24,30 @@ pub fn variable_os(name: &str) -> Option<OsString> {
 /// Whether a variable is set, if to nothing: libraries may take it for a value.
 pub fn is_blank(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| clean(value).is_none())
+}
+
+/// Restarts this program if one of the variables that `is_read` names is not clean: libraries read them by different rules, and
+/// a process that may have threads cannot change its environment safely. Returns only if it need not or cannot.
+pub fn restart_if_unclean(is_read: impl Fn(&str) -> bool) -> io::Result<()> {
+    let unclean = env::vars_os().filter_map(|(name, value)| {
+        let cleaned = clean(value.clone());
+        let is_unclean = name.to_str().is_some_and(&is_read) && cleaned.as_ref() != Some(&value);
+        is_unclean.then_some((name, cleaned))
+    });
+    let unclean: Vec<(OsString, Option<OsString>)> = unclean.collect();
+    if unclean.is_empty() {
+        return Ok(());
+    }
+    let mut arguments = env::args_os();
+    let mut program = Command::new(env::current_exe()?);
+    program.arg0(arguments.next().as_deref().unwrap_or(OsStr::new(""))).args(arguments);
+    for (name, value) in unclean {
+        match value {
+            Some(value) => program.env(name, value),
+            None => program.env_remove(name),
+        };
+    }
+    Err(program.exec())
 }
 
 /// A value without what does not belong to it; none if nothing is left.

@@ -2,7 +2,30 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use http::Uri;
+use serde::{Deserialize, Serialize};
+
+/// Who may call the API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Auth {
+    /// Everyone who knows the URL; a cluster's secret still protects its record
+    #[default]
+    None,
+    /// Callers with AWS credentials that allow `execute-api:Invoke`, who sign their requests
+    Iam,
+}
+
+impl Auth {
+    /// The value of the template's parameter `AuthorizationType`.
+    pub fn authorization_type(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Iam => "AWS_IAM",
+        }
+    }
+}
 
 /// The longest time that an option takes: a deadline that far away overflows nothing, and a log may be kept for ten years.
 const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);

@@ -1,5 +1,14 @@
 //! Hints for AWS's errors.
 
+/// What limits permissions besides the caller's own policies, as AWS's messages name it.
+const RESTRICTIONS: [&str; 5] = [
+    "service control policy",
+    "resource control policy",
+    "permissions boundary",
+    "session policy",
+    "VPC endpoint policy",
+];
+
 /// The hint for CloudFormation's reason of a failure, if it is a known one.
 pub fn for_reason(reason: &str) -> Option<String> {
     let text = reason.to_lowercase();
@@ -28,9 +37,21 @@ pub fn for_reason(reason: &str) -> Option<String> {
 /// The hint for a missing permission, from the message that denies it.
 pub fn permission(message: &str) -> String {
     let all = "`cbbootstrap iam-policy` prints all that a deployment needs";
-    match missing_permission(message) {
-        Some((action, Some(resource))) => format!("allow `{action}` on `{resource}`; {all}"),
-        Some((action, None)) => format!("allow `{action}`; {all}"),
+    let missing = missing_permission(message);
+    let action = missing.map_or_else(|| "it".to_owned(), |(action, _)| format!("`{action}`"));
+    if let Some(policy) = RESTRICTIONS.iter().find(|policy| message.contains(*policy)) {
+        return format!(
+            "the {policy} must allow {action}, which no IAM policy can replace: ask its administrator"
+        );
+    }
+    if message.contains("explicit deny") {
+        return format!(
+            "a policy denies {action} explicitly, which no other policy can allow: ask its administrator"
+        );
+    }
+    match missing {
+        Some((_, Some(resource))) => format!("allow {action} on `{resource}`; {all}"),
+        Some((_, None)) => format!("allow {action}; {all}"),
         None => format!("ask for the permission, or sign in as someone who has it; {all}"),
     }
 }
@@ -70,6 +91,46 @@ mod tests {
             ("Access Denied", None),
         ] {
             assert_eq!(missing_permission(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_denial_by_another_policy_is_named() {
+        let denied = "User: arn:aws:iam::1:user/ci is not authorized to perform: iam:CreateRole on resource: r";
+        for (reason, expected) in [
+            (
+                "with an explicit deny in a service control policy: arn:aws:organizations::1:policy/p",
+                "service control policy",
+            ),
+            (
+                "because no service control policy allows the iam:CreateRole action",
+                "service control policy",
+            ),
+            ("with an explicit deny in a resource control policy", "resource control policy"),
+            (
+                "because no permissions boundary allows the iam:CreateRole action",
+                "permissions boundary",
+            ),
+            ("with an explicit deny in a session policy", "session policy"),
+            ("with an explicit deny in a VPC endpoint policy", "VPC endpoint policy"),
+            (
+                "with an explicit deny in an identity-based policy",
+                "denies `iam:CreateRole` explicitly",
+            ),
+            (
+                "with an explicit deny in a resource-based policy",
+                "denies `iam:CreateRole` explicitly",
+            ),
+            (
+                "because no identity-based policy allows the iam:CreateRole action",
+                "allow `iam:CreateRole` on",
+            ),
+        ] {
+            let hint = permission(&format!("{denied} {reason}"));
+            assert!(
+                hint.contains(expected) && hint.contains("`iam:CreateRole`"),
+                "{reason}: {hint}"
+            );
         }
     }
 

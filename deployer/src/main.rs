@@ -2,14 +2,15 @@
 //!
 //! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to
 //! - [`commands`]: a file for each command
-//! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls
+//! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client
 //! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
 //! - [`smoke`]: tests an endpoint; [`local`]: serves one
 //! - [`printer`], [`prompt`], [`report`], [`fields`], [`lines`], [`github`]: progress, questions and results
-//! - [`signals`], [`leash`]: how a command and its child processes end; [`advice`]: hints for refused calls
+//! - [`signals`], [`leash`]: how a command and its child processes end; [`advice`], [`causes`]: errors explained
 
 mod advice;
 mod aws;
+mod causes;
 mod cli;
 mod commands;
 mod config;
@@ -19,6 +20,7 @@ mod github;
 mod leash;
 mod lines;
 mod local;
+mod network;
 mod package;
 mod permissions;
 mod printer;
@@ -35,6 +37,7 @@ use anyhow::{Context, Error};
 use cbbootstrap_cli::{
     command_line,
     console::Console,
+    environment,
     failure::{self, Exit},
 };
 use cli::Cli;
@@ -42,6 +45,10 @@ use printer::Printer;
 use tokio::runtime::Runtime;
 
 fn main() -> Exit {
+    if let Err(error) = environment::restart_if_unclean(is_read_by_libraries) {
+        let error = Error::new(error).context("cannot restart with cleaned variables");
+        return Console::default().failure(&error);
+    }
     let (Cli { command }, variables) = match command_line::read(config::options) {
         Ok(read) => read,
         Err(error) => return Console::default().failure(&error),
@@ -54,4 +61,9 @@ fn main() -> Exit {
         exit
     });
     run.unwrap_or_else(|error: Error| printer.failure(&variables.explain(error)))
+}
+
+/// Whether the AWS SDK or rustls may read a variable.
+fn is_read_by_libraries(name: &str) -> bool {
+    ["AWS_", "SSL_CERT_"].iter().any(|prefix| name.starts_with(prefix))
 }

@@ -267,7 +267,7 @@ pub struct TableArgs {
 }
 
 /// Which table of records.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RecordsArgs {
     #[command(flatten)]
     pub table: TableArgs,
@@ -280,7 +280,7 @@ pub struct RecordsArgs {
 }
 
 /// The table of a local deployment.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "On this machine")]
 pub struct LocalTableArgs {
     /// Use the database of `serve` and `deploy --local` on this machine, running or not

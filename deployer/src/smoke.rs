@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     failure::{Exit, Failure},
+    network::Network,
     values::Auth,
 };
 pub use client::parse_endpoint;
@@ -99,10 +100,15 @@ impl Display for Report {
 }
 
 /// Tests the endpoint, with signed requests if there is a signer. A `fresh` endpoint gets time to appear.
-pub async fn test(endpoint: &str, signer: Option<Signer>, fresh: bool) -> anyhow::Result<Report> {
+pub async fn test(
+    network: &Network,
+    endpoint: &str,
+    signer: Option<Signer>,
+    fresh: bool,
+) -> anyhow::Result<Report> {
     let auth = if signer.is_some() { Auth::Iam } else { Auth::None };
     let tester = Arc::new(Tester {
-        client: Client::new(endpoint, signer),
+        client: Client::new(network, endpoint, signer),
         ready_by: Instant::now() + if fresh { WARM_UP } else { Duration::ZERO },
         slots: Semaphore::new(CONCURRENCY),
     });
@@ -151,16 +157,15 @@ impl Tester {
 
     async fn run_step(self: Arc<Self>, step: Step) -> anyhow::Result<StepResult> {
         let _slot = self.slots.acquire().await?;
-        let tester = self.clone();
-        Ok(tokio::task::spawn_blocking(move || tester.try_step(&step)).await?)
+        Ok(self.try_step(&step).await)
     }
 
     /// Repeats a step, which does no harm, until its answer comes from the deployed API: names, routes, roles and policies
     /// spread one by one, and before that somebody else answers, or the function without its table.
-    fn try_step(&self, step: &Step) -> StepResult {
+    async fn try_step(&self, step: &Step) -> StepResult {
         let started = Instant::now();
         loop {
-            let (saw, deadline) = match self.client.send(&step.request) {
+            let (saw, deadline) = match self.client.send(&step.request).await {
                 Err(error) => (error, Some(self.ready_by)),
                 Ok(answer) => {
                     let deadline = self.deadline(step, &answer, started);
@@ -173,7 +178,7 @@ impl Tester {
                 let expected = step.expected.to_owned();
                 return StepResult { name: step.name, expected, saw, passed, milliseconds };
             }
-            std::thread::sleep(PAUSE);
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -230,7 +235,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let endpoint = format!("http://nobody.localhost:{port}");
-        let report = test(&endpoint, None, false).await.unwrap();
+        let network = Network::direct(None).unwrap();
+        let report = test(&network, &endpoint, None, false).await.unwrap();
         assert!(!report.passed && report.steps.len() == 1, "{report}");
         let failure = report.verdict().unwrap_err();
         assert_eq!(failure.exit, Exit::SmokeFailed);

@@ -1,5 +1,6 @@
 //! Names, processors and other values that options take, and the rules of AWS for them.
 
+pub use cbbootstrap_cli::values::Auth;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -22,27 +23,6 @@ impl std::fmt::Display for Arch {
             Self::X86_64 => "x86_64",
             Self::Arm64 => "arm64",
         })
-    }
-}
-
-/// Who may call the API.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Auth {
-    /// Everyone who knows its address, as with the original service
-    #[default]
-    None,
-    /// Callers with AWS credentials that allow `execute-api:Invoke`, who sign their requests
-    Iam,
-}
-
-impl Auth {
-    /// As the template's parameter says it.
-    pub fn authorization_type(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::Iam => "AWS_IAM",
-        }
     }
 }
 

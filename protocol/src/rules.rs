@@ -230,7 +230,7 @@ impl Record {
 
     /// The later end that a request gives the record, at most once in [`RENEW_EVERY`].
     pub fn renewal(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.is_forgotten || self.lease_expires_at.is_some() {
+        if self.is_gone(now) || self.lease_expires_at.is_some() {
             return None;
         }
         let end = whole_seconds(now) + KEEP_UNASKED;
@@ -326,6 +326,20 @@ impl Claim {
                 Err(Refusal::NameTaken { node: record.initial_node })
             }
             _ => Ok((Claimed::Again, record)),
+        }
+    }
+
+    /// Applies the claim to the stored record, and returns the answer and the record to store: a rival of the initial node is refused,
+    /// but noted.
+    pub fn change(
+        &self,
+        standing: Option<Record>,
+    ) -> Result<(Result<Claimed, Refusal>, Record), Refusal> {
+        match (self.on(standing.clone()), standing) {
+            (Err(refusal @ Refusal::NameTaken { .. }), Some(record)) => {
+                Ok((Err(refusal), self.noted_on(record)))
+            }
+            (answer, _) => answer.map(|(claimed, record)| (Ok(claimed), record)),
         }
     }
 

@@ -19,6 +19,8 @@ pub mod http;
 pub mod local;
 pub mod ministack;
 pub mod moto;
+pub mod network;
+pub mod pattern;
 pub mod pods;
 pub mod process;
 pub mod programs;

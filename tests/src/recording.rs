@@ -1,9 +1,8 @@
 //! Answers of a real server that were recorded, and how those of the stand-in compare with them.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
 use serde_json::Value;
+
+use crate::pattern::pattern;
 
 /// As much of a JSON text that was cut as can be read.
 pub fn repaired(text: &str) -> Value {
@@ -29,9 +28,7 @@ pub fn repaired(text: &str) -> Value {
 
 /// Without ids, which are never the same.
 pub fn masked(text: &str) -> String {
-    static ID: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new("[0-9a-f]{32}").expect("it is an expression"));
-    ID.replace_all(text, "ID").into_owned()
+    pattern("[0-9a-f]{32}").replace_all(text, "ID").into_owned()
 }
 
 /// What was recorded is there: the same strings and truths, and numbers where there were some.

@@ -5,16 +5,15 @@ use std::{
     io::{Read, Write},
     path::Path,
     process::Command,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle, sleep},
     time::{Duration, Instant},
 };
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
-use regex::Regex;
 use vt100::Parser;
 
-use crate::{cli::User, process::kill};
+use crate::{cli::User, pattern::pattern, process::kill};
 
 /// Columns and rows of a terminal, unless a test wants others.
 const SIZE: (u16, u16) = (100, 30);
@@ -189,26 +188,22 @@ fn text(rows: impl IntoIterator<Item = String>) -> String {
 
 /// The text with a word for each thing that is another in each run, to be compared with a snapshot.
 pub fn settled(text: &str) -> String {
-    static VARYING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
-        [
-            (r"\b[0-9a-f]{64}\b", "<sha256>"),
-            (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<uuid>"),
-            (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "<time>"),
-            (r"\b[0-9a-z]+\.execute-api\.", "<api>.execute-api."),
-            (r"(127\.0\.0\.1|localhost):\d+", "$1:<port>"),
-            (r"/tmp/[.\w-]+", "<tmp>"),
-            (r"\b\d+ bytes\b", "<n> bytes"),
-            // A progress line ends with its clock.
-            (r"(?m) *\b\d+(s|m|h)$", " <elapsed>"),
-            (r"\b\d+(\.\d+)? (s|ms|seconds?)\b", "<n> s"),
-            // Every glyph of a spinner is of this block, and its last a blank one.
-            (r"[\u{2800}-\u{28FF}]", "*"),
-        ]
-        .map(|(pattern, word)| (Regex::new(pattern).expect("it is a pattern"), word))
-        .into()
-    });
-    VARYING.iter().fold(text.to_owned(), |text, (pattern, word)| {
-        pattern.replace_all(&text, *word).into_owned()
+    let varying = [
+        (r"\b[0-9a-f]{64}\b", "<sha256>"),
+        (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<uuid>"),
+        (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "<time>"),
+        (r"\b[0-9a-z]+\.execute-api\.", "<api>.execute-api."),
+        (r"(127\.0\.0\.1|localhost):\d+", "$1:<port>"),
+        (r"/tmp/[.\w-]+", "<tmp>"),
+        (r"\b\d+ bytes\b", "<n> bytes"),
+        // A progress line ends with its clock.
+        (r"(?m) *\b\d+(s|m|h)$", " <elapsed>"),
+        (r"\b\d+(\.\d+)? (s|ms|seconds?)\b", "<n> s"),
+        // Every glyph of a spinner is of this block, and its last a blank one.
+        (r"[\u{2800}-\u{28FF}]", "*"),
+    ];
+    varying.iter().fold(text.to_owned(), |text, (varies, word)| {
+        pattern(varies).replace_all(&text, *word).into_owned()
     })
 }
 

@@ -1,94 +1,118 @@
 //! The one wait loop: a command tries until it is done, pauses between attempts, and ends at its deadline.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
+use std::{thread, time::Duration};
+
+use cbbootstrap_cli::failure::{Exit, Failure};
+
+use crate::{
+    api::ApiError,
+    cli::WaitArgs,
+    http::{CallError, Deadline},
+    printer::Printer,
 };
 
-use crate::{failure::Failure, http::Deadline, printer::Printer, settings::Patience};
+/// The least pause between two attempts.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why a command waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wait {
-    reason: String,
-    /// The way out if it lasts too long; without it, to run the command again.
-    hint: Option<String>,
+/// Why an attempt ends early.
+pub enum Interrupt {
+    /// Try again after a pause. If the command times out, it reports this message and hint.
+    Wait(Failure),
+    /// The command fails.
+    Fail(anyhow::Error),
 }
 
-impl Wait {
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), hint: None }
-    }
-
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-}
-
-/// The result of an attempt.
-pub enum Attempt<T> {
-    Done(T),
-    /// Try again after a pause.
-    Wait(Wait),
-    /// Try again at once: something was done.
-    Again,
-}
-
-impl<T> Attempt<T> {
+impl Interrupt {
     pub fn wait(reason: impl Into<String>) -> Self {
-        Self::Wait(Wait::new(reason))
+        Self::Wait(Failure::new(reason))
+    }
+}
+
+impl From<Failure> for Interrupt {
+    fn from(failure: Failure) -> Self {
+        Self::Fail(failure.into())
+    }
+}
+
+impl From<CallError> for Interrupt {
+    fn from(error: CallError) -> Self {
+        Self::wait(error.to_string())
+    }
+}
+
+impl From<ApiError> for Interrupt {
+    fn from(error: ApiError) -> Self {
+        let problem = match error {
+            ApiError::Temporary(why) => return Self::wait(why),
+            ApiError::Failed(error) => return Self::Fail(error),
+            ApiError::Refused(problem) => problem,
+        };
+        let (exit, hint) = match (problem.status, problem.code.as_str()) {
+            (401 | 403, _) => (
+                Exit::Refused,
+                "give all nodes the same secret: `--secret-file`, or `CBBOOTSTRAP_SECRET`",
+            ),
+            (409, "last_node") => (
+                Exit::Refused,
+                "the other members have not reported: run `cbbootstrap-agent up` on one of them, and then this command again",
+            ),
+            (409, _) => (Exit::Refused, "`cbbootstrap-agent status` shows both sides"),
+            (404, _) => {
+                (Exit::Failed, "`--api` must be the endpoint that `cbbootstrap status` prints")
+            }
+            _ => (Exit::Failed, "`cbbootstrap-agent up --help` explains the options"),
+        };
+        Failure::new(format!("the API refuses: {}", problem.detail)).exit(exit).hint(hint).into()
     }
 }
 
 /// The time limits of a command.
 #[derive(Debug)]
 pub struct Clock<'p> {
-    patience: Patience,
+    timeout: Duration,
+    interval: Duration,
+    pub deadline: Deadline,
     printer: &'p Printer,
 }
 
 impl<'p> Clock<'p> {
-    pub fn new(patience: Patience, printer: &'p Printer) -> Self {
-        Self { patience, printer }
+    pub fn new(WaitArgs { timeout, interval }: WaitArgs, printer: &'p Printer) -> Self {
+        let interval = interval.max(MIN_INTERVAL);
+        Self { timeout, interval, deadline: Deadline::after(timeout), printer }
     }
 
-    pub fn deadline(&self) -> Deadline {
-        self.patience.deadline
-    }
-
-    /// Repeats the attempt until it is done or fails. Fails itself when the time is up.
+    /// Repeats the attempt until it has a result or fails: at once if it has done something, otherwise after a pause. Fails itself
+    /// when the time is up.
     ///
     /// The pauses vary, so that nodes that boot together do not stay in step.
     pub fn repeat<T>(
         &self,
-        mut attempt: impl FnMut() -> anyhow::Result<Attempt<T>>,
+        mut attempt: impl FnMut() -> Result<Option<T>, Interrupt>,
     ) -> anyhow::Result<T> {
         let mut previous = None;
         loop {
-            match attempt()? {
-                Attempt::Done(result) => return Ok(result),
-                Attempt::Again => self.check(&Wait::new("the last step has no effect yet"))?,
-                Attempt::Wait(wait) => {
+            match attempt() {
+                Ok(Some(result)) => return Ok(result),
+                Ok(None) => self.check(&Failure::new("the last step has no effect yet"))?,
+                Err(Interrupt::Fail(error)) => return Err(error),
+                Err(Interrupt::Wait(wait)) => {
                     // The deadline may have cut the last attempt short, so its reason may be misleading.
                     self.check(previous.as_ref().unwrap_or(&wait))?;
-                    self.printer.waiting(&wait.reason);
-                    let pause = jitter(self.patience.interval);
-                    thread::sleep(pause.min(self.deadline().time_left()));
+                    self.printer.waiting(&wait.to_string());
+                    thread::sleep(jitter(self.interval).min(self.deadline.time_left()));
                     previous = Some(wait);
                 }
             }
         }
     }
 
-    fn check(&self, wait: &Wait) -> Result<(), Failure> {
-        if !self.deadline().time_left().is_zero() {
+    fn check(&self, wait: &Failure) -> Result<(), Failure> {
+        if !self.deadline.time_left().is_zero() {
             return Ok(());
         }
-        let seconds = self.patience.timeout.as_secs_f64();
-        let reason = &wait.reason;
-        let hint = "run it again to go on from here; `--timeout` gives it longer";
-        Err(Failure::timed_out(format!("not done after {seconds} s, still waiting: {reason}"))
+        let seconds = self.timeout.as_secs_f64();
+        let hint = "run the command again to continue, or raise `--timeout`";
+        Err(Failure::timed_out(format!("not done after {seconds} s, still waiting: {wait}"))
             .hint(wait.hint.as_deref().unwrap_or(hint)))
     }
 }
@@ -96,9 +120,4 @@ impl<'p> Clock<'p> {
 /// The time, a quarter less to a quarter more.
 pub fn jitter(time: Duration) -> Duration {
     time.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
-/// The time that has passed since an event; zero without one.
-pub fn time_since(event: Option<Instant>) -> Duration {
-    event.map_or(Duration::ZERO, |event| event.elapsed())
 }

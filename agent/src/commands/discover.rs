@@ -1,45 +1,41 @@
 //! `discover`: prints the nodes to connect to.
 
+use cbbootstrap_cli::failure::{Exit, Failure};
 use cbbootstrap_protocol::{
-    names::{ClusterId, Node, Uuid},
-    trust::ClusterKeys,
+    names::{Node, Uuid},
     wire::State,
 };
 use serde_json::json;
 
-use super::{
-    api_failure,
-    clock::{Attempt, Clock},
-};
+use super::clock::{Clock, Interrupt};
 use crate::{
-    api::ApiError,
+    api::{Api, ApiError},
     cli::{DiscoverArgs, Format},
-    failure::{Exit, Failure},
     printer::Printer,
-    record::Record,
-    settings::{self, Patience},
+    record::ClusterRecord,
+    settings,
 };
 
 pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let clock = Clock::new(Patience::from(args.wait), printer);
-    let (api, keys) = settings::api(args.api, args.insecure, clock.deadline())?;
+    let clock = Clock::new(args.wait, printer);
+    let api = settings::api(args.api, args.insecure, clock.deadline)?;
     let id = &api.cluster_id;
     let record = clock.repeat(|| {
-        let why = match api.status(None).map(|answer| answer.map(|answer| answer.record())) {
-            Ok(Some(record)) if record.state == State::Ready => return Ok(Attempt::Done(record)),
+        let why = match api.status(None) {
+            Ok(Some(record)) if record.state == State::Ready => return Ok(Some(record)),
             Ok(Some(record)) => {
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)
             }
             Ok(None) => format!("nobody has claimed the cluster `{}`", id.as_str()),
             Err(ApiError::Temporary(why)) => why,
-            Err(error) => return Err(api_failure(error)),
+            Err(error) => return Err(error.into()),
         };
         if !args.until_ready {
             return Err(Failure::new(why).hint("`--wait` waits until it is ready").into());
         }
-        Ok(Attempt::wait(why))
+        Err(Interrupt::wait(why))
     })?;
-    let nodes = trusted_nodes(&record, keys.as_ref(), id)?;
+    let nodes = trusted_nodes(&record, &api)?;
     let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
     printer.line(match args.format {
         Format::Text => names.join("\n"),
@@ -55,22 +51,15 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
 }
 
 /// The nodes of the record; with a secret, only those that are attested with it.
-fn trusted_nodes<'r>(
-    record: &'r Record,
-    keys: Option<&ClusterKeys>,
-    id: &ClusterId,
-) -> Result<Vec<&'r Node>, Failure> {
+fn trusted_nodes<'r>(record: &'r ClusterRecord, api: &Api) -> Result<Vec<&'r Node>, Failure> {
     let mut nodes = record.nodes();
-    let Some(keys) = keys else {
+    let Some(keys) = &api.keys else {
         return Ok(nodes);
     };
-    nodes.retain(|node| {
-        let member = record.member(node).zip(record.cluster_uuid.as_ref());
-        member.is_some_and(|(member, uuid)| member.is_attested(keys, id, uuid))
-    });
+    nodes.retain(|node| record.attested_member(node, &api.cluster_id, keys).is_ok());
     if nodes.is_empty() {
         return Err(Failure::refused("no member of the cluster is attested with this secret")
-            .hint("do the nodes have the same secret (`--secret-file`)?"));
+            .hint("give all nodes the same secret (`--secret-file`)"));
     }
     Ok(nodes)
 }

@@ -1,27 +1,26 @@
-//! `leave`: moves the node's data to the others, takes the node out of its cluster, and tells the API.
+//! `leave`: moves the node's data to the other nodes, removes the node from its cluster, and reports that to the API.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
-use cbbootstrap_protocol::{names::Uuid, wire::State};
+use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_protocol::wire::State;
 use serde::Serialize;
 
 use super::{
-    api_failure,
-    clock::{Attempt, Clock},
-    lock,
-    rebalances::Rebalances,
+    clock::{Clock, Interrupt},
+    lock, name_taken, rebalances,
 };
 use crate::{
-    api::{Api, ApiError},
+    api::{Api, ApiError, Identity},
     cli::LeaveArgs,
-    decision::{self, Action, Admission, Memory, obstacle},
-    failure::{Exit, Failure},
+    decision::{self, Action, Admission, Memory},
+    http::CallError,
     printer::Printer,
-    server::{Error, Membership, View},
-    settings::{self, Here, Patience},
+    server::{Membership, View},
+    settings::{self, Here},
 };
 
-/// This many members are asked about the node's name: each may take a while not to answer.
+/// At most this many members are asked about the node's name: one that is down costs a time limit.
 const MAX_ASKED: usize = 3;
 
 #[derive(Debug, Serialize)]
@@ -44,85 +43,82 @@ impl fmt::Display for LeaveOutcome {
 }
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let clock = Clock::new(Patience::from(args.wait), printer);
-    let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
+    let clock = Clock::new(args.wait, printer);
+    let (here, api) = settings::here(args.node, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
     let mut leaving = Leaving {
-        here: &here,
-        api: &api,
+        here,
+        api,
         printer,
         is_checked: false,
         generation: None,
         is_on_its_way: false,
-        rebalances: Rebalances::default(),
+        memory: Memory::default(),
     };
     clock.repeat(|| leaving.round())?;
+    // Only the server that made a claim can give it up.
+    leaving.here.identity.node_uuid = leaving.here.server.own_info().ok().and_then(|own| own.uuid);
     if !leaving.is_on_its_way {
         leaving.check_name()?;
     }
-    // Only the server that made a claim can give it up.
-    let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
-    let initial_node =
-        clock.repeat(|| match api.leave(&here.node, node_uuid.as_ref(), leaving.generation) {
-            Ok(answer) => Ok(Attempt::Done(Some(answer.record().initial_node.to_string()))),
-            Err(ApiError::Temporary(why)) => Ok(Attempt::wait(why)),
-            Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => {
-                Ok(Attempt::Done(None))
-            }
-            Err(error) => Err(api_failure(error)),
-        })?;
-    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), here.node.to_string());
+    let Leaving { here, api, generation, .. } = leaving;
+    let initial_node = clock.repeat(|| match api.leave(&here.identity, generation) {
+        Ok(record) => Ok(Some(Some(record.initial_node.to_string()))),
+        Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(Some(None)),
+        Err(error) => Err(error.into()),
+    })?;
+    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), here.identity.node.to_string());
     printer.result(&LeaveOutcome { cluster_id, node, initial_node })?;
     Ok(Exit::Done)
 }
 
 struct Leaving<'r> {
-    here: &'r Here,
-    api: &'r Api,
+    here: Here,
+    api: Api,
     printer: &'r Printer,
     is_checked: bool,
     /// The record's generation, where it is known.
     generation: Option<u64>,
     is_on_its_way: bool,
-    rebalances: Rebalances,
+    memory: Memory,
 }
 
 impl Leaving<'_> {
     /// One step; done when the server belongs to no cluster.
-    fn round(&mut self) -> anyhow::Result<Attempt<()>> {
+    fn round(&mut self) -> Result<Option<()>, Interrupt> {
         let view = match self.here.server.cluster() {
             Ok(Some(view)) => view,
             Ok(None) => {
                 self.printer.step("server: belongs to no cluster");
                 if self.is_on_its_way {
                     self.printer.step(
-                        "certificates: the server has generated a new one; if it had one of yours, load yours again before the next `up`",
+                        "certificates: the server has generated a new one; if you use your own, load it again before the next `up`",
                     );
                 }
-                return Ok(Attempt::Done(()));
+                return Ok(Some(()));
             }
             // While it is reset, it may already have lost the password.
-            Err(Error::Unauthorized) if !self.is_on_its_way => {
+            Err(CallError::Unauthorized) if !self.is_on_its_way => {
                 return Err(Failure::refused(
                     "the server has another user name or password; nothing was changed",
                 )
                 .hint("give the cluster's user name and password")
                 .into());
             }
-            Err(error) => return Ok(Attempt::wait(error.to_string())),
+            Err(error) => return Err(error.into()),
         };
         if !self.is_checked {
             self.check(&view)?;
             self.is_checked = true;
         }
         // The purpose is reached only when the node is out.
-        self.rebalances.watch(&self.here.server, &view, false, self.printer)?;
-        let action = next_action(&view, &self.rebalances.memory());
-        self.act(action, &view).map(Attempt::wait)
+        rebalances::watch(&mut self.memory, &self.here.server, &view, false, self.printer)?;
+        let action = next_action(&view, &self.memory, Instant::now());
+        Err(Interrupt::wait(self.act(action, &view)?))
     }
 
     /// Returns why to wait afterwards.
-    fn act(&mut self, action: Action, view: &View) -> anyhow::Result<String> {
+    fn act(&mut self, action: Action, view: &View) -> Result<String, Failure> {
         let server = &self.here.server;
         let this = view.this().map(|this| this.otp.as_str()).unwrap_or_default();
         Ok(match action {
@@ -137,89 +133,79 @@ impl Leaving<'_> {
                 Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
             },
             Action::Rebalance { known, removed } => {
-                match self.rebalances.start(server, &known, this, &removed, self.printer) {
-                    Ok(true) => {
-                        self.is_on_its_way = true;
-                        self.printer.step("rebalance: this node's data moves to the others");
-                        "a rebalance runs".to_owned()
-                    }
-                    Ok(false) => "another rebalance runs".to_owned(),
-                    Err(why) => why,
+                let memory = &mut self.memory;
+                let (is_started, why) =
+                    rebalances::start(memory, server, &known, this, &removed, self.printer);
+                if is_started {
+                    self.is_on_its_way = true;
+                    self.printer.step("rebalance: this node's data moves to the others");
                 }
+                why
             }
             _ => {
                 return Err(Failure::refused(
-                    "it is the cluster's last active node, and without it the data is gone; nothing was changed",
+                    "this is the cluster's last active node, and the data would be lost with it; nothing was changed",
                 )
-                .hint("to remove the whole cluster, end its machines, then run `cbbootstrap cluster forget`")
-                .into());
+                .hint("to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`"));
             }
         })
     }
 
-    /// A server that is blank from the start may have the name of a living member, which must stay in the record. Members that cannot
-    /// be asked do not keep a node from leaving.
-    fn check_name(&self) -> anyhow::Result<()> {
-        let Some(uuid) = self.same_name_member() else {
-            return Ok(());
-        };
-        let node = &self.here.node;
-        Err(Failure::refused(format!(
-            "the cluster has a healthy member `{node}` whose server has the UUID {uuid}, and this server is another one: two machines have the same name; nothing was changed"
-        ))
-        .hint("give each machine its own `--node`")
-        .into())
+    /// A server that is blank from the start may have the name of a living member, which must stay in the record.
+    fn check_name(&self) -> Result<(), Failure> {
+        match self.admission() {
+            Some(Admission::NameTaken(uuid)) => Err(name_taken(&self.here.identity, &uuid)),
+            _ => Ok(()),
+        }
     }
 
-    /// The server UUID of another, healthy member under this node's name.
-    fn same_name_member(&self) -> Option<Uuid> {
-        let Here { node, server, peers, .. } = self.here;
-        let (pools, own) = (server.pools().ok()?, server.own_info().ok()?);
-        let record = self.api.status(Some(node)).ok()??.record();
+    /// Whether another member would add this node. Members that cannot be asked do not keep a node from leaving.
+    fn admission(&self) -> Option<Admission> {
+        let Here { identity: Identity { node, node_uuid }, server, peers } = &self.here;
+        let is_enterprise = server.pools().ok()?.is_enterprise;
+        let record = self.api.status(Some(node)).ok()??;
         if record.state != State::Ready || record.member(node).is_none() {
             return None;
         }
         let others = record.nodes().into_iter().filter(|other| *other != node);
         let view = others.take(MAX_ASKED).find_map(|member| {
-            let member = peers.connect(member, &record, pools.is_enterprise).ok()?;
+            let member = peers.connect(member, &record, is_enterprise).ok()?;
             member.cluster().ok().flatten()
         })?;
-        let (own, cluster_uuid) = (own.uuid.as_ref(), record.cluster_uuid.as_ref());
-        match decision::admission(node, own, &view, cluster_uuid) {
-            Admission::NameTaken(uuid) => Some(uuid),
-            _ => None,
-        }
+        let cluster_uuid = record.cluster_uuid.as_ref();
+        Some(decision::admission(node, node_uuid.as_ref(), &view, cluster_uuid))
     }
 
     /// The server must belong to the API's cluster, if the API has one, and another member must remain.
-    fn check(&mut self, view: &View) -> anyhow::Result<()> {
-        let record = match self.api.status(Some(&self.here.node)) {
-            Ok(Some(answer)) => answer.record(),
+    fn check(&mut self, view: &View) -> Result<(), Interrupt> {
+        let node = &self.here.identity.node;
+        let record = match self.api.status(Some(node)) {
+            Ok(Some(record)) => record,
             // The last step needs the API; the data can already move.
             Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
-            Err(error) => return Err(api_failure(error)),
+            Err(error) => return Err(error.into()),
         };
         self.generation = Some(record.generation);
-        let is_only_member = record.state == State::Ready
-            && record.nodes().into_iter().all(|node| *node == self.here.node);
+        let is_only_member =
+            record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
         let (id, own) = (self.api.cluster_id.as_str(), &view.uuid);
         let failure = match &record.cluster_uuid {
             Some(recorded) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, and that of `{id}` is {recorded}; nothing was changed"
             ))
-            .hint("check `--cluster-id`: it must be that of this node's `up`"),
+            .hint("pass the `--cluster-id` with which `up` ran on this node"),
             _ if is_only_member && view.nodes.len() > 1 => Failure::refused(format!(
                 "the API has no other member of `{id}`, and without this one no node could join; nothing was changed"
             ))
-            .hint("run `cbbootstrap-agent up` on another member, and this again"),
+            .hint("run `cbbootstrap-agent up` on another member, and then this command again"),
             _ => return Ok(()),
         };
         Err(failure.into())
     }
 }
 
-/// Decides the next step out of the cluster. The last active node is done: it cannot leave.
-fn next_action(view: &View, memory: &Memory) -> Action {
+/// Decides the next step out of the cluster. [`Action::Done`]: this is the last active node, which cannot leave.
+fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     let Some(this) = view.this() else {
         return Action::Wait("the server does not list itself yet".to_owned());
     };
@@ -233,18 +219,13 @@ fn next_action(view: &View, memory: &Memory) -> Action {
     if this.membership == Membership::Added && !this.is_recovering {
         return Action::Eject(this.otp.clone());
     }
-    if let Some(action) = obstacle(view, memory) {
+    if let Some(action) = decision::obstacle(view, memory, now) {
         return action;
     }
-    if !memory.rest.is_zero() {
-        return decision::rest(memory.rest);
-    }
-    let removed = view
+    let failed_over = view
         .nodes
         .iter()
         .filter(|node| node.membership == Membership::FailedOver && !node.is_asked);
-    Action::Rebalance {
-        known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
-        removed: removed.map(|node| node.name.clone()).collect(),
-    }
+    let removed = failed_over.map(|node| node.name.clone()).collect();
+    decision::rebalance(view, removed, memory, now)
 }

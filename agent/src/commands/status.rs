@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use cbbootstrap_cli::failure::Exit;
 use cbbootstrap_protocol::{
     names::Node,
     wire::{Cluster, State},
@@ -9,12 +10,10 @@ use cbbootstrap_protocol::{
 use serde::Serialize;
 
 use crate::{
-    api::Answer,
-    cli::StatusArgs,
-    failure::Exit,
+    cli::NodeArgs,
     http::Deadline,
     printer::Printer,
-    record::Record,
+    record::ClusterRecord,
     server::{Health, Membership, NodeInfo, Server, View},
     settings,
 };
@@ -70,23 +69,24 @@ struct ApiStatus {
     cluster: Option<Cluster>,
 }
 
-pub fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let (here, api) = settings::here(args.api, args.server, Deadline::after(LIMIT))?;
-    let (answer, error) = match api.status(Some(&here.node)) {
+pub fn run(args: NodeArgs, printer: &Printer) -> anyhow::Result<Exit> {
+    let (here, api) = settings::here(args, Deadline::after(LIMIT))?;
+    let node = here.identity.node;
+    let (answer, error) = match api.raw_status(Some(&node)) {
         Ok(answer) => (answer, None),
         Err(error) => (None, Some(error.to_string())),
     };
     let (server, view) = read_server(&here.server);
-    let record = answer.as_ref().map(Answer::record);
+    let (record, cluster) = answer.unzip();
     let status = Status {
-        healthy: is_healthy(&here.node, view.as_ref(), record.as_ref()),
-        node: here.node.to_string(),
+        healthy: is_healthy(&node, view.as_ref(), record.as_ref()),
+        node: node.to_string(),
         server,
         api: ApiStatus {
             url: api.url,
             cluster_id: api.cluster_id.as_str().to_owned(),
             error,
-            cluster: answer.map(|answer| answer.cluster),
+            cluster,
         },
     };
     printer.result(&status)?;
@@ -107,7 +107,7 @@ fn read_server(server: &Server) -> (ServerStatus, Option<View>) {
     (status, view)
 }
 
-fn is_healthy(node: &Node, view: Option<&View>, record: Option<&Record>) -> bool {
+fn is_healthy(node: &Node, view: Option<&View>, record: Option<&ClusterRecord>) -> bool {
     let (Some(view), Some(record)) = (view, record) else {
         return false;
     };

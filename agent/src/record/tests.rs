@@ -149,7 +149,8 @@ fn assert_harmless(text: &str) {
         Err(error) => return assert_plain(&printable(&error.to_string())),
     };
     for asking in [None, Some(Node::new("a.example").unwrap()), Some(Node::new("z").unwrap())] {
-        let record = match Record::new(cluster.clone(), &id, asking.as_ref()) {
+        let record = match ClusterRecord::new(cluster.clone(), &id, asking.as_ref(), Instant::now())
+        {
             Ok(record) => record,
             Err(why) => {
                 assert_plain(&printable(&why));
@@ -182,7 +183,8 @@ fn assert_harmless(text: &str) {
 #[test]
 fn valid_answer_is_accepted() {
     let cluster = serde_json::from_value(valid()).unwrap();
-    let record = Record::new(cluster, &ClusterId::new("c").unwrap(), None).unwrap();
+    let record =
+        ClusterRecord::new(cluster, &ClusterId::new("c").unwrap(), None, Instant::now()).unwrap();
     assert_eq!((record.members.len(), record.previous.len()), (2, 2));
 }
 
@@ -193,24 +195,31 @@ fn answer_with_thousands_of_nodes_is_refused() {
         answer[field] = (0..5000).map(|number| format!("n{number}")).collect();
         assert_harmless(&answer.to_string());
         let cluster = serde_json::from_value(answer).unwrap();
-        assert!(Record::new(cluster, &ClusterId::new("c").unwrap(), None).is_err(), "{field}");
+        assert!(
+            ClusterRecord::new(cluster, &ClusterId::new("c").unwrap(), None, Instant::now())
+                .is_err(),
+            "{field}"
+        );
     }
 }
 
 #[test]
 fn lease_without_the_time_left_counts_as_ended() {
-    let left = |left: Value, end: Value| {
+    let sent = Instant::now();
+    let lease = |left: Value, end: Value| {
         let mut answer = valid();
         answer["lease_seconds_left"] = left;
         answer["lease_expires_at"] = end;
         let cluster = serde_json::from_value(answer).unwrap();
-        Record::new(cluster, &ClusterId::new("c").unwrap(), None).unwrap().lease_left
+        let record =
+            ClusterRecord::new(cluster, &ClusterId::new("c").unwrap(), None, sent).unwrap();
+        record.lease_end.map(|end| end - sent)
     };
     let end = json!("2099-01-01T00:00:00Z");
-    assert_eq!(left(json!(7), end.clone()), Some(Duration::from_secs(7)));
-    assert_eq!(left(Value::Null, end), Some(Duration::ZERO));
-    assert_eq!(left(json!(u64::MAX), Value::Null), Some(Duration::from_secs(u64::MAX)));
-    assert_eq!(left(Value::Null, Value::Null), None);
+    assert_eq!(lease(json!(7), end.clone()), Some(Duration::from_secs(7)));
+    assert_eq!(lease(Value::Null, end), Some(Duration::ZERO));
+    assert_eq!(lease(json!(u64::MAX), Value::Null), Some(Duration::from_secs(MAX_LEASE)));
+    assert_eq!(lease(Value::Null, Value::Null), None);
 }
 
 proptest! {

@@ -5,8 +5,11 @@ use std::time::Duration;
 use cbbootstrap_protocol::names::Node;
 use serde_json::json;
 
-use super::{Administrator, Body, Error, Group, GroupNode, Groups, Method, PORT, Server, TLS_PORT};
-use crate::{http::ANSWER_LIMIT, values::Bucket};
+use super::{Administrator, Group, GroupNode, Groups, PORT, Server, TLS_PORT};
+use crate::{
+    http::{ANSWER_LIMIT, CallError},
+    values::{BucketSpec, Services},
+};
 
 /// The time limit of the call that initialises a cluster.
 pub const INITIALISE_LIMIT: Duration = Duration::from_secs(15);
@@ -14,38 +17,35 @@ pub const INITIALISE_LIMIT: Duration = Duration::from_secs(15);
 /// A server that adds a node gives up after 30 s by itself.
 const ADD_LIMIT: Duration = Duration::from_secs(90);
 
-#[derive(Debug)]
-pub struct FirstNode<'a> {
-    pub node: &'a str,
-    /// By their names in the REST interface.
-    pub services: &'a str,
-    /// The data service's memory in MB.
-    pub quota: u64,
-    pub cluster_name: Option<&'a str>,
-    pub administrator: &'a Administrator,
-    /// The edition decides on the storage of indexes.
-    pub is_enterprise: bool,
-}
-
 impl Server {
-    /// Makes the server the first node of a cluster. It checks everything before it changes anything, and sets the credentials last.
-    pub fn initialise(&self, first: &FirstNode<'_>) -> Result<(), Error> {
-        let quota = first.quota.to_string();
+    /// Makes the server the first node of a cluster, with this memory of the data service in MB. The server checks everything before
+    /// it changes anything, and sets the credentials last.
+    pub fn initialise(
+        &self,
+        node: &Node,
+        services: &Services,
+        quota: u64,
+        cluster_name: Option<&str>,
+        administrator: &Administrator,
+        is_enterprise: bool,
+    ) -> Result<(), CallError> {
+        let (host, codes, quota) = (node.host().to_string(), services.codes(), quota.to_string());
         let mut form = vec![
-            ("hostname", first.node),
-            ("services", first.services),
+            ("hostname", &*host),
+            ("services", &codes),
             ("memoryQuota", &quota),
-            ("username", &first.administrator.username),
-            ("password", first.administrator.password.expose()),
+            ("username", &administrator.username),
+            ("password", administrator.password.expose()),
             ("port", "SAME"),
             ("sendStats", "false"),
         ];
-        form.extend(first.cluster_name.map(|name| ("clusterName", name)));
-        if first.services.split(',').any(|service| service == "index") {
-            let storage = if first.is_enterprise { "plasma" } else { "forestdb" };
+        form.extend(cluster_name.map(|name| ("clusterName", name)));
+        if services.has("index") {
+            let storage = if is_enterprise { "plasma" } else { "forestdb" };
             form.push(("indexerStorageMode", storage));
         }
-        self.send(Method::Post, "/clusterInit", Body::Form(&form), INITIALISE_LIMIT).map(drop)
+        let request = self.client.post(self.url_of("/clusterInit"));
+        self.send_form(request, &form, INITIALISE_LIMIT).map(drop)
     }
 
     /// Adds a node that belongs to no cluster, by the path of a server group or the usual one.
@@ -58,7 +58,7 @@ impl Server {
         services: &str,
         group_path: Option<&str>,
         tls: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CallError> {
         let (scheme, port) = if tls { ("https", TLS_PORT) } else { ("http", PORT) };
         let form = [
             ("hostname", &*format!("{scheme}://{}:{port}", node.host().in_url())),
@@ -66,24 +66,24 @@ impl Server {
             ("password", "not-provisioned"),
             ("services", services),
         ];
-        let path = group_path.unwrap_or("/controller/addNode");
-        self.send(Method::Post, path, Body::Form(&form), ADD_LIMIT).map(drop)
+        let request = self.client.post(self.url_of(group_path.unwrap_or("/controller/addNode")));
+        self.send_form(request, &form, ADD_LIMIT).map(drop)
     }
 
     /// Removes a node that is not active, by its name for rebalances. The node may be dead.
-    pub fn eject(&self, otp: &str) -> Result<(), Error> {
+    pub fn eject(&self, otp: &str) -> Result<(), CallError> {
         self.post("/controller/ejectNode", &[("otpNode", otp)]).map(drop)
     }
 
     /// Starts a rebalance of these nodes, the ejected among them, by their names for rebalances. Returns `false` if one runs
     /// already.
-    pub fn start_rebalance(&self, known: &[String], ejected: &str) -> Result<bool, Error> {
+    pub fn start_rebalance(&self, known: &[String], ejected: &str) -> Result<bool, CallError> {
         let form = [("knownNodes", &*known.join(",")), ("ejectedNodes", ejected)];
         Ok(!self.post("/controller/rebalance", &form)?.trim().is_empty())
     }
 
     /// Creates a bucket, which appears a little later.
-    pub fn create_bucket(&self, bucket: &Bucket) -> Result<(), Error> {
+    pub fn create_bucket(&self, bucket: &BucketSpec) -> Result<(), CallError> {
         let quota = bucket.quota.to_string();
         let replicas = bucket.replicas.map(|replicas| replicas.to_string());
         let mut form =
@@ -93,7 +93,7 @@ impl Server {
     }
 
     /// Moves a node into a server group, both as they were listed.
-    pub fn move_to_group(&self, groups: &Groups, otp: &str, into: &Group) -> Result<(), Error> {
+    pub fn move_to_group(&self, groups: &Groups, otp: &str, into: &Group) -> Result<(), CallError> {
         let moved = groups.groups.iter().map(|group| {
             let others = group.nodes.iter().filter(|node| node.otp != otp).cloned();
             let node = (group.uri == into.uri).then(|| GroupNode { otp: otp.to_owned() });
@@ -101,25 +101,28 @@ impl Server {
             json!({"name": group.name, "uri": group.uri, "nodes": nodes})
         });
         let body = json!({"groups": moved.collect::<Vec<_>>()}).to_string();
-        self.send(Method::Put, &groups.uri, Body::Json(body), ANSWER_LIMIT).map(drop)
+        let request = self.prepare(self.client.put(self.url_of(&groups.uri)), ANSWER_LIMIT);
+        self.read(request.header("Content-Type", "application/json").send(body)).map(drop)
     }
 
-    pub fn create_group(&self, name: &str) -> Result<(), Error> {
+    pub fn create_group(&self, name: &str) -> Result<(), CallError> {
         self.post("/pools/default/serverGroups", &[("name", name)]).map(drop)
     }
 
-    pub fn rename_group(&self, group: &Group, name: &str) -> Result<(), Error> {
-        self.send(Method::Put, &group.uri, Body::Form(&[("name", name)]), ANSWER_LIMIT).map(drop)
+    pub fn rename_group(&self, group: &Group, name: &str) -> Result<(), CallError> {
+        self.put(&group.uri, &[("name", name)])
     }
 
     /// Sets the address for clients outside the cluster's network.
-    pub fn set_alternate_address(&self, hostname: &str) -> Result<(), Error> {
-        let path = "/node/controller/setupAlternateAddresses/external";
-        let form = [("hostname", hostname)];
-        self.send(Method::Put, path, Body::Form(&form), ANSWER_LIMIT).map(drop)
+    pub fn set_alternate_address(&self, hostname: &str) -> Result<(), CallError> {
+        self.put("/node/controller/setupAlternateAddresses/external", &[("hostname", hostname)])
     }
 
-    fn post(&self, path: &str, form: &[(&str, &str)]) -> Result<String, Error> {
-        self.send(Method::Post, path, Body::Form(form), ANSWER_LIMIT)
+    fn post(&self, path: &str, form: &[(&str, &str)]) -> Result<String, CallError> {
+        self.send_form(self.client.post(self.url_of(path)), form, ANSWER_LIMIT)
+    }
+
+    fn put(&self, path: &str, form: &[(&str, &str)]) -> Result<(), CallError> {
+        self.send_form(self.client.put(self.url_of(path)), form, ANSWER_LIMIT).map(drop)
     }
 }

@@ -1,76 +1,28 @@
-//! Why a call to a Couchbase Server failed.
+//! The error in an answer of a Couchbase Server.
 //!
-//! Messages differ between the server's versions, so only statuses decide what follows. An error never contains the password or
-//! a form that holds it.
+//! Messages differ between the server's versions, so only statuses decide what follows.
 
 use serde_json::Value;
-use thiserror::Error;
 use ureq::http::StatusCode;
 
-use crate::http::NoAnswer;
+use crate::http::CallError;
 
-#[derive(Debug, Error)]
-pub enum Error {
-    /// There was no answer, or it broke off.
-    #[error("{0}")]
-    Unreachable(String),
-    /// The server accepted the connection and did not answer in time, or answered that it fails.
-    #[error("{0}")]
-    Failing(String),
-    /// Its certificate is not trusted, or nothing vouches for it.
-    #[error("{0}")]
-    Untrusted(String),
-    #[error("it has another user name or password")]
-    Unauthorized,
-    /// It refused with this status and message.
-    #[error("{1}")]
-    Refused(StatusCode, String),
-    /// Its answer is not Couchbase Server's.
-    #[error("{0}")]
-    Unexpected(String),
-}
-
-impl Error {
-    /// The error in an answer of a server at this URL; `None` if the answer is a success.
-    pub(super) fn in_answer(url: &str, status: StatusCode, text: &str) -> Option<Self> {
-        let plain = || format!("{url} answers with status {status}");
-        if status.is_success() {
-            return None;
+/// The text of a successful answer of a server at this URL.
+pub(super) fn check(url: &str, status: StatusCode, text: String) -> Result<String, CallError> {
+    let plain = || format!("{url} answers with status {status}");
+    Err(match status {
+        status if status.is_success() => return Ok(text),
+        StatusCode::UNAUTHORIZED => CallError::Unauthorized,
+        status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
+            CallError::Failing(plain())
         }
-        Some(match status {
-            StatusCode::UNAUTHORIZED => Self::Unauthorized,
-            status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
-                Self::Failing(plain())
-            }
-            status => {
-                let message = message_in(text);
-                // Another program's page, or nothing at all.
-                let is_foreign = message.is_empty() || message.trim_start().starts_with('<');
-                Self::Refused(status, if is_foreign { plain() } else { message })
-            }
-        })
-    }
-
-    /// Whether the server will refuse the same call again.
-    pub fn is_permanent(&self) -> bool {
-        const TRANSIENT: [StatusCode; 4] = [
-            StatusCode::REQUEST_TIMEOUT,
-            StatusCode::CONFLICT,
-            StatusCode::LOCKED,
-            StatusCode::TOO_MANY_REQUESTS,
-        ];
-        matches!(self, Self::Refused(status, _) if status.is_client_error() && !TRANSIENT.contains(status))
-    }
-}
-
-impl From<NoAnswer> for Error {
-    fn from(error: NoAnswer) -> Self {
-        match error {
-            NoAnswer::Unreachable(why) => Self::Unreachable(why),
-            NoAnswer::Late(why) => Self::Failing(why),
-            NoAnswer::UntrustedCertificate(why) => Self::Untrusted(why),
+        status => {
+            let message = message_in(&text);
+            // Another program's page, or an empty answer.
+            let is_foreign = message.is_empty() || message.trim_start().starts_with('<');
+            CallError::Refused(status, if is_foreign { plain() } else { message })
         }
-    }
+    })
 }
 
 /// The messages in a refusal, in any of its forms.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     error::message_in,
-    read::{Authority, ClusterAnswer, OwnInfo, PoolsAnswer, Task, host_in},
+    read::{Authority, ClusterAnswer, OwnInfo, PoolsAnswer, Rebalance, host_in},
     *,
 };
 use crate::record::tests::{assert_plain, mutated};
@@ -76,7 +76,7 @@ proptest! {
         own in mutated(&json!({"memoryTotal": 1_000_000_u64, "nodeUUID": "aa"})),
         authorities in mutated(&json!([{"pem": "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----"}])),
     ) {
-        let _ = serde_json::from_str::<Vec<Task>>(&tasks);
+        let _ = serde_json::from_str::<Vec<Rebalance>>(&tasks);
         let _ = serde_json::from_str::<Groups>(&groups);
         let _ = serde_json::from_str::<OwnInfo>(&own);
         for authority in serde_json::from_str::<Vec<Authority>>(&authorities).into_iter().flatten() {

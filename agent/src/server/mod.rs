@@ -9,15 +9,14 @@ use std::time::Duration;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cbbootstrap_protocol::names::Node;
 use serde::de::DeserializeOwned;
-use ureq::{Agent, RequestBuilder, http::Response};
+use ureq::{Agent, RequestBuilder, http::Response, typestate::WithBody};
 
 pub use self::{
-    change::{FirstNode, INITIALISE_LIMIT},
-    error::Error,
+    change::INITIALISE_LIMIT,
     read::{Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, View},
 };
 use crate::{
-    http::{self, ANSWER_LIMIT, Deadline, Trust},
+    http::{self, ANSWER_LIMIT, CallError, Deadline, Trust},
     secret::Secret,
 };
 
@@ -44,17 +43,6 @@ pub struct Server {
     /// `None` sends no credentials.
     administrator: Option<Administrator>,
     deadline: Deadline,
-}
-
-#[derive(Clone, Copy)]
-enum Method {
-    Post,
-    Put,
-}
-
-enum Body<'a> {
-    Form(&'a [(&'a str, &'a str)]),
-    Json(String),
 }
 
 impl Server {
@@ -86,31 +74,27 @@ impl Server {
         Self { url: self.url.clone(), client: self.client.clone(), administrator: None, deadline }
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let url = format!("{}{path}", self.url);
+    fn url_of(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        let url = self.url_of(path);
         let text = self.read(self.prepare(self.client.get(&url), ANSWER_LIMIT).call())?;
         serde_json::from_str(&text).map_err(|error| {
-            Error::Unexpected(format!("{url} does not answer as Couchbase Server does: {error}"))
+            CallError::Unexpected(format!(
+                "{url} does not answer as Couchbase Server does: {error}"
+            ))
         })
     }
 
-    fn send(
+    fn send_form(
         &self,
-        method: Method,
-        path: &str,
-        body: Body<'_>,
+        request: RequestBuilder<WithBody>,
+        form: &[(&str, &str)],
         limit: Duration,
-    ) -> Result<String, Error> {
-        let url = format!("{}{path}", self.url);
-        let request = match method {
-            Method::Post => self.client.post(url),
-            Method::Put => self.client.put(url),
-        };
-        let request = self.prepare(request, limit);
-        self.read(match body {
-            Body::Form(form) => request.send_form(form.iter().copied()),
-            Body::Json(text) => request.header("Content-Type", "application/json").send(text),
-        })
+    ) -> Result<String, CallError> {
+        self.read(self.prepare(request, limit).send_form(form.iter().copied()))
     }
 
     fn prepare<B>(&self, request: RequestBuilder<B>, limit: Duration) -> RequestBuilder<B> {
@@ -123,10 +107,10 @@ impl Server {
         request.header("Authorization", format!("Basic {pair}"))
     }
 
-    fn read(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<String, Error> {
+    fn read(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<String, CallError> {
         let max_bytes = if self.administrator.is_some() { MAX_BYTES } else { http::MAX_BYTES };
         let (status, text) = http::read(&self.url, sent, max_bytes)?;
-        Error::in_answer(&self.url, status, &text).map_or(Ok(text), Err)
+        error::check(&self.url, status, text)
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 use cbbootstrap_protocol::names::{Node, Uuid};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use ureq::http::StatusCode;
+use ureq::{http::StatusCode, tls::Certificate};
 
-use super::{Error, Server};
+use super::Server;
+use crate::http::{self, CallError};
 
 /// A server's description of itself, which needs no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,13 +100,22 @@ impl View {
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
         self.nodes.iter().find(|node| node.name == name)
     }
+
+    /// The node of this name at the API.
+    pub fn member(&self, node: &Node) -> Option<&NodeInfo> {
+        self.node(&node.host().to_string())
+    }
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The rebalance that runs, or the last one.
+#[derive(Debug, Deserialize)]
 pub struct Rebalance {
+    #[serde(rename = "type")]
+    task: String,
     /// In percent, while it runs.
     pub progress: Option<f64>,
-    /// Why the last one failed.
+    /// Why it failed.
+    #[serde(rename = "errorMessage")]
     pub error: Option<String>,
 }
 
@@ -188,17 +198,6 @@ impl ClusterAnswer {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Task {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    status: String,
-    progress: Option<f64>,
-    error_message: Option<String>,
-}
-
-#[derive(Deserialize)]
 pub(super) struct Authority {
     #[serde(default)]
     pub pem: String,
@@ -233,18 +232,18 @@ pub(super) fn host_in(hostname: String) -> String {
 }
 
 impl Server {
-    pub fn pools(&self) -> Result<Pools, Error> {
+    pub fn pools(&self) -> Result<Pools, CallError> {
         let answer: PoolsAnswer = self.get("/pools")?;
         answer.pools().ok_or_else(|| {
             let url = &self.url;
-            Error::Unexpected(format!(
+            CallError::Unexpected(format!(
                 "{url}/pools does not tell whether the server belongs to a cluster"
             ))
         })
     }
 
     /// The server's cluster; `None` if it is not provisioned.
-    pub fn cluster(&self) -> Result<Option<View>, Error> {
+    pub fn cluster(&self) -> Result<Option<View>, CallError> {
         match self.pools()?.uuid {
             Some(uuid) => self.view(uuid),
             None => Ok(None),
@@ -252,44 +251,42 @@ impl Server {
     }
 
     /// The same, for a known UUID of the cluster.
-    pub fn view(&self, uuid: Uuid) -> Result<Option<View>, Error> {
+    pub fn view(&self, uuid: Uuid) -> Result<Option<View>, CallError> {
         let answer: ClusterAnswer = match self.get("/pools/default") {
-            Err(Error::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
+            Err(CallError::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
             other => other?,
         };
         Ok(Some(answer.view(uuid)))
     }
 
     /// Whether the server belongs to a cluster. Needs no credentials.
-    pub fn is_provisioned(&self) -> Result<bool, Error> {
+    pub fn is_provisioned(&self) -> Result<bool, CallError> {
         match self.pools() {
             Ok(pools) => Ok(pools.uuid.is_some()),
-            Err(Error::Unauthorized) => Ok(true),
+            Err(CallError::Unauthorized) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// The certificates of the authorities that the server trusts, its own among them, in PEM. Needs no credentials.
-    pub fn authorities(&self) -> Result<Vec<String>, Error> {
+    /// The certificates of the authorities that the server trusts, its own among them. Unreadable ones are skipped. Needs no
+    /// credentials.
+    pub fn authorities(&self) -> Result<Vec<Certificate<'static>>, CallError> {
         let answer: Vec<Authority> = self.get("/pools/default/trustedCAs")?;
-        Ok(answer.into_iter().map(|authority| authority.pem).collect())
+        let parsed =
+            answer.iter().map(|authority| http::parse_certificates(authority.pem.as_bytes()));
+        Ok(parsed.flatten().flatten().collect())
     }
 
-    /// The rebalance that runs, or the result of the last one.
-    pub fn rebalance(&self) -> Result<Rebalance, Error> {
-        let tasks: Vec<Task> = self.get("/pools/default/tasks")?;
-        let task = tasks.into_iter().find(|task| task.kind == "rebalance");
-        Ok(task.map_or_else(Rebalance::default, |task| Rebalance {
-            progress: (task.status == "running").then(|| task.progress.unwrap_or_default()),
-            error: task.error_message,
-        }))
+    pub fn rebalance(&self) -> Result<Option<Rebalance>, CallError> {
+        let tasks: Vec<Rebalance> = self.get("/pools/default/tasks")?;
+        Ok(tasks.into_iter().find(|task| task.task == "rebalance"))
     }
 
-    pub fn own_info(&self) -> Result<OwnInfo, Error> {
+    pub fn own_info(&self) -> Result<OwnInfo, CallError> {
         self.get("/nodes/self")
     }
 
-    pub fn groups(&self) -> Result<Groups, Error> {
+    pub fn groups(&self) -> Result<Groups, CallError> {
         self.get("/pools/default/serverGroups")
     }
 }

@@ -56,7 +56,8 @@ fn quota_must_fit_the_node() {
 
 #[test]
 fn bucket_has_a_name_a_quota_and_perhaps_replicas() {
-    let bucket = |name: &str, quota, replicas| Bucket { name: name.to_owned(), quota, replicas };
+    let bucket =
+        |name: &str, quota, replicas| BucketSpec { name: name.to_owned(), quota, replicas };
     for (text, expected) in [
         ("app:256", Some(bucket("app", 256, None))),
         ("my.app-1_%:100:2", Some(bucket("my.app-1_%", 100, Some(2)))),
@@ -69,16 +70,16 @@ fn bucket_has_a_name_a_quota_and_perhaps_replicas() {
         ("a b:256", None),
         ("app:lots", None),
     ] {
-        assert_eq!(text.parse::<Bucket>().ok(), expected, "{text:?}");
+        assert_eq!(text.parse::<BucketSpec>().ok(), expected, "{text:?}");
     }
 }
 
 #[test]
 fn lease_is_within_the_limits_of_the_api() {
     for (text, expected) in [
-        ("never", Some(Lease::Never)),
-        ("30s", Some(Lease::For(Duration::from_secs(30)))),
-        ("24h", Some(Lease::For(Duration::from_hours(24)))),
+        ("never", Some(Lease(None))),
+        ("30s", Some(Lease(Some(Duration::from_secs(30))))),
+        ("24h", Some(Lease(Some(Duration::from_hours(24))))),
         ("29s", None),
         ("25h", None),
         ("30", None),

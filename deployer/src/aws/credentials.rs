@@ -3,14 +3,12 @@
 use std::sync::{Arc, PoisonError};
 
 use aws_config::{
-    Region, default_provider::credentials::DefaultCredentialsChain,
-    profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
+    Region, profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
 };
 use aws_credential_types::{
     Credentials,
     provider::{error::CredentialsError, future},
 };
-use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_sdk_sts::{
     config::{
         ConfigBag, Intercept, ProvideCredentials, RuntimeComponents, SharedHttpClient,
@@ -23,26 +21,16 @@ use aws_sdk_sts::{
     error::BoxError,
 };
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
-use aws_types::os_shim_internal::{Env, Fs};
-use cbbootstrap_cli::environment::variable;
-use thiserror::Error;
 
 use super::{
-    Access,
-    error::{causes, chain, has_code},
+    access::Access,
+    error::{Expired, explain_credentials, has_code},
+    profiles::{invalid_key, is_printable},
 };
 use crate::failure::Failure;
 
 /// Credentials that expire within this time are renewed before they are used.
 const SPARE: std::time::Duration = std::time::Duration::from_mins(2);
-
-const SIGN_IN: &str = "sign in (`aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
-     `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`";
-
-/// AWS refused credentials as expired, and their sources have no others.
-#[derive(Debug, Error)]
-#[error("they have expired")]
-struct Expired;
 
 /// Credentials that are read again from their sources when AWS refuses them as expired: somebody may have signed in again, or a
 /// tool may have renewed them in the profile. The SDK would go on with the old ones.
@@ -73,7 +61,7 @@ impl Renewed {
 
     /// Credentials that are valid for some minutes at least.
     pub async fn current(&self) -> Result<Credentials, Failure> {
-        self.get().await.map_err(|error| failure(&error))
+        self.get().await.map_err(|error| explain_credentials(&error))
     }
 
     async fn get(&self) -> Result<Credentials, CredentialsError> {
@@ -108,28 +96,38 @@ impl Renewed {
 
     async fn load(&self) -> Result<Credentials, CredentialsError> {
         let Inner { access, region, http, .. } = self.0.as_ref();
+        let profiles = access.profiles().await.map_err(CredentialsError::provider_error)?;
+        if access.prefers_profile() {
+            profiles.check_credentials().map_err(CredentialsError::provider_error)?;
+        }
         // A new one each time, as it caches the profiles.
-        let sources = ProviderConfig::default()
-            .with_http_client(http.clone())
-            .with_region(Some(region.clone()));
-        // A profile that the user names takes precedence over keys in the environment; the SDK does it the other way round.
-        if let Some(profile) = &access.profile {
+        let config = access.load(&profiles, http.clone()).await;
+        let config = config.map_err(CredentialsError::provider_error)?;
+        // The SDK would use keys in the environment rather than a profile that the user names.
+        let credentials = if access.profile.is_some() {
+            let mut sources = ProviderConfig::default()
+                .with_http_client(http.clone())
+                .with_region(Some(region.clone()))
+                .with_use_fips(config.use_fips())
+                .with_use_dual_stack(config.use_dual_stack());
+            if let Some(retries) = config.retry_config() {
+                sources = sources.with_retry_config(retries.clone());
+            }
+            if let Some(timeouts) = config.timeout_config() {
+                sources = sources.with_timeout_config(timeouts.clone());
+            }
             let provider = ProfileFileCredentialsProvider::builder()
-                .profile_name(profile)
+                .profile_files(profiles.files.clone())
+                .profile_name(&profiles.selected)
                 .configure(&sources)
                 .build();
-            return provider.provide_credentials().await;
-        }
-        // The SDK would use a key with a byte-order mark or white space as it is.
-        if let Some(credentials) = in_environment() {
-            return Ok(credentials);
-        }
-        let mut provider =
-            DefaultCredentialsChain::builder().configure(sources).region(region.clone());
-        if let Some(profile) = access.profile() {
-            provider = provider.profile_name(&profile);
-        }
-        provider.build().await.provide_credentials().await
+            provider.provide_credentials().await?
+        } else {
+            let provider = config.credentials_provider();
+            let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no sources"))?;
+            provider.provide_credentials().await?
+        };
+        checked(&credentials)
     }
 
     fn refused(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
@@ -216,61 +214,22 @@ fn is_expired(response: &HttpResponse) -> bool {
         && ["ExpiredToken", "RequestExpired"].iter().any(|code| has_code(response, code))
 }
 
-fn in_environment() -> Option<Credentials> {
-    let mut credentials = Credentials::builder()
-        .access_key_id(variable("AWS_ACCESS_KEY_ID")?)
-        .secret_access_key(variable("AWS_SECRET_ACCESS_KEY")?)
-        .provider_name("environment");
-    credentials.set_session_token(variable("AWS_SESSION_TOKEN"));
-    credentials.set_account_id(variable("AWS_ACCOUNT_ID").map(Into::into));
-    Some(credentials.build())
-}
-
-/// The profile that is chosen must exist; the SDK would use other credentials.
-pub async fn check_profile(access: &Access) -> anyhow::Result<()> {
-    let Some(name) = access.chosen_profile() else {
-        return Ok(());
-    };
-    let profiles =
-        aws_config::profile::load(&Fs::real(), &Env::real(), &EnvConfigFiles::default(), None)
-            .await;
-    let profiles = profiles.map_err(|error| {
-        Failure::new(format!("cannot read the AWS profiles: {}", causes(&error)))
-    })?;
-    if profiles.get_profile(&name).is_some() {
-        return Ok(());
-    }
-    let mut known = profiles.profiles().collect::<Vec<_>>();
-    known.sort_unstable();
-    let hint = match known.as_slice() {
-        [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
-        known => format!("there are: {}", known.join(", ")),
-    };
-    Err(Failure::new(format!("there is no AWS profile `{name}`")).hint(hint).into())
-}
-
-pub fn expired() -> Failure {
-    Failure::new("the AWS credentials have expired").hint(SIGN_IN)
-}
-
-/// For a refusal without a reason.
-pub fn probably_expired() -> Failure {
-    Failure::new("AWS refused it without a reason; most likely, the AWS credentials have expired")
-        .hint(SIGN_IN)
-}
-
-pub fn not_accepted(reason: &str) -> Failure {
-    Failure::new(format!("AWS does not accept the credentials ({reason})")).hint(SIGN_IN)
-}
-
-pub fn failure(error: &CredentialsError) -> Failure {
-    if chain(error).any(<dyn std::error::Error>::is::<Expired>) {
-        return expired();
-    }
-    match error {
-        CredentialsError::CredentialsNotLoaded(_) => {
-            Failure::new("there are no AWS credentials").hint(SIGN_IN)
+/// Credentials that can be signed with. Only the white space around them is not part of them.
+fn checked(credentials: &Credentials) -> Result<Credentials, CredentialsError> {
+    let (id, secret) = (credentials.access_key_id().trim(), credentials.secret_access_key().trim());
+    let token = credentials.session_token().map(str::trim).filter(|token| !token.is_empty());
+    for (name, key) in [
+        ("the access key ID", id),
+        ("the secret access key", secret),
+        ("the session token", token.unwrap_or_default()),
+    ] {
+        if !is_printable(key) {
+            return Err(CredentialsError::provider_error(invalid_key(name)));
         }
-        _ => Failure::new(format!("cannot get AWS credentials: {}", causes(error))).hint(SIGN_IN),
     }
+    let mut checked = Credentials::builder().provider_name("checked");
+    checked.set_account_id(credentials.account_id().cloned());
+    checked.set_expiry(credentials.expiry());
+    checked.set_session_token(token.map(ToOwned::to_owned));
+    Ok(checked.access_key_id(id).secret_access_key(secret).build())
 }

@@ -7,11 +7,37 @@ use aws_sdk_sts::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
-use axum::http::Uri;
 use cbbootstrap_cli::environment::variable;
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use thiserror::Error;
 
-use super::credentials;
-use crate::{advice, failure::Failure};
+use crate::{
+    advice,
+    causes::{causes, chain},
+    failure::Failure,
+    network::{Unreachable, origin},
+};
+
+const SIGN_IN: &str = "sign in (`aws login`, `aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
+     `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`";
+
+/// AWS accepts a signature for five minutes, S3 for fifteen.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// The refusals that a wrong clock leads to.
+const CLOCK_CODES: [&str; 6] = [
+    "RequestTimeTooSkewed",
+    "RequestExpired",
+    "RequestInTheFuture",
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "AuthFailure",
+];
+
+/// AWS refused credentials as expired, and their sources have no others.
+#[derive(Debug, Error)]
+#[error("they have expired")]
+pub struct Expired;
 
 /// What an answer of AWS means for a caller.
 pub trait Answer<T>: Sized {
@@ -57,24 +83,36 @@ where
     if let Some(credentials) =
         chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>())
     {
-        return credentials::failure(credentials).about(what);
+        return explain_credentials(credentials).about(what);
+    }
+    if let Some(failure) = unreachable(error) {
+        return failure.about(what);
     }
     match error {
+        SdkError::ServiceError(refused)
+            if let Some(offset) = clock_offset(refused.raw())
+                && error.code().is_none_or(|code| CLOCK_CODES.contains(&code)) =>
+        {
+            wrong_clock(offset).about(what)
+        }
         // The answer to a HEAD request has no body with a reason.
         SdkError::ServiceError(refused)
             if refused.raw().status().as_u16() == 400 && error.message().is_none() =>
         {
-            credentials::probably_expired().about(what)
+            Failure::new(
+                "AWS refused it without a reason; most likely, the AWS credentials have expired",
+            )
+            .hint(SIGN_IN)
+            .about(what)
         }
         SdkError::ServiceError(_) => {
             refusal(error.code().unwrap_or_default(), error.message().unwrap_or_default())
                 .about(what)
         }
         SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
-            let endpoint = variable("AWS_ENDPOINT_URL");
-            let at = endpoint.map_or_else(
+            let at = endpoint().map_or_else(
                 || "AWS".to_owned(),
-                |url| format!("`{}` (`AWS_ENDPOINT_URL`)", without_secrets(&url)),
+                |origin| format!("`{origin}` (`AWS_ENDPOINT_URL`)"),
             );
             Failure::new(format!("{what}: cannot reach {at}: {}", causes(error))).hint(
                 "check that the region exists, and that network and proxy allow the connection",
@@ -84,21 +122,70 @@ where
     }
 }
 
-/// A URL's scheme, host and port: the rest may hold a password.
-fn without_secrets(url: &str) -> String {
-    url.parse::<Uri>()
-        .ok()
-        .and_then(|url| {
-            let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
-            Some(format!("{}://{}{port}", url.scheme_str()?, url.host()?))
-        })
-        .unwrap_or_else(|| "an invalid URL".to_owned())
+/// Explains why there are no credentials.
+pub fn explain_credentials(error: &CredentialsError) -> Failure {
+    // Checks of this program end with one.
+    if let Some(failure) = chain(error).find_map(|cause| cause.downcast_ref::<Failure>()) {
+        let copy = Failure::new(failure.to_string()).exit(failure.exit);
+        return match &failure.hint {
+            Some(hint) => copy.hint(hint),
+            None => copy,
+        };
+    }
+    if chain(error).any(<dyn Error>::is::<Expired>) {
+        return expired();
+    }
+    if let Some(failure) = unreachable(error) {
+        return failure.about("cannot get AWS credentials");
+    }
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            Failure::new("there are no AWS credentials").hint(SIGN_IN)
+        }
+        _ => Failure::new(format!("cannot get AWS credentials: {}", causes(error))).hint(SIGN_IN),
+    }
+}
+
+fn expired() -> Failure {
+    Failure::new("the AWS credentials have expired").hint(SIGN_IN)
+}
+
+/// The host that could not be reached, if that is the cause.
+fn unreachable(error: &(dyn Error + 'static)) -> Option<Failure> {
+    let (cause, unreachable) =
+        chain(error).find_map(|cause| Some((cause, cause.downcast_ref::<Unreachable>()?)))?;
+    let mut message = causes(cause);
+    if endpoint().is_some_and(|origin| origin == unreachable.origin) {
+        let quoted = format!("`{}`", unreachable.origin);
+        message = message.replacen(&quoted, &format!("{quoted} (`AWS_ENDPOINT_URL`)"), 1);
+    }
+    Some(Failure::new(message).hint(unreachable.hint()))
+}
+
+/// The origin of the endpoint that the user sets.
+fn endpoint() -> Option<String> {
+    origin(&variable("AWS_ENDPOINT_URL")?.parse().ok()?)
+}
+
+/// How far AWS's clock is ahead of this machine's, if it is too far for signatures.
+pub fn clock_offset(answer: &HttpResponse) -> Option<SignedDuration> {
+    let date = rfc2822::parse(answer.headers().get("date")?).ok()?.timestamp();
+    let offset = date.duration_since(Timestamp::now());
+    (offset.abs() > CLOCK_TOLERANCE && answer.status().is_client_error()).then_some(offset)
+}
+
+fn wrong_clock(offset: SignedDuration) -> Failure {
+    let direction = if offset.is_negative() { "ahead of" } else { "behind" };
+    let minutes = offset.abs().as_mins();
+    Failure::new(format!("this machine's clock is {minutes} minutes {direction} AWS's")).hint(
+        "set the clock (`timedatectl set-ntp true`); signatures are valid for a few minutes only",
+    )
 }
 
 fn refusal(code: &str, message: &str) -> Failure {
     let reason = if message.is_empty() { code } else { message };
     match code {
-        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => credentials::expired(),
+        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => expired(),
         "InvalidClientTokenId"
         | "UnrecognizedClientException"
         | "InvalidAccessKeyId"
@@ -106,7 +193,9 @@ fn refusal(code: &str, message: &str) -> Failure {
         | "InvalidSignatureException"
         | "InvalidToken"
         | "AuthFailure"
-        | "IncompleteSignature" => credentials::not_accepted(reason),
+        | "IncompleteSignature" => {
+            Failure::new(format!("AWS does not accept the credentials ({reason})")).hint(SIGN_IN)
+        }
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" | "403" => {
             Failure::new(format!("access denied: {reason}"))
                 .hint(advice::permission(reason))
@@ -153,22 +242,4 @@ pub fn is_transient<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
 pub(super) fn has_code(response: &HttpResponse, code: &str) -> bool {
     let body = response.body().bytes().unwrap_or_default();
     body.windows(code.len()).any(|part| part == code.as_bytes())
-}
-
-/// An error and its causes.
-pub(super) fn chain<'e>(
-    error: &'e (dyn Error + 'static),
-) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
-}
-
-/// An error and its causes on one line; the SDK's own messages name only the outermost.
-pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    for cause in chain(error).map(ToString::to_string) {
-        if !causes.iter().any(|before| before.contains(&cause)) {
-            causes.push(cause);
-        }
-    }
-    causes.join(": ")
 }

@@ -259,7 +259,7 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, service).await });
         let config = aws_sdk_cloudwatchlogs::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
-            .http_client(crate::aws::http_client())
+            .http_client(crate::network::Network::direct(None).unwrap().client())
             .retry_config(RetryConfig::disabled())
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("a", "b", None, None, "test"))

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::{
     Aws, Identity, UPLOAD_TIMEOUT,
-    error::{Answer, explain, has_code},
+    error::{Answer, clock_offset, explain, has_code},
 };
 use crate::{failure::Failure, package::artifact::Artifact};
 
@@ -44,6 +44,31 @@ impl ClassifyRetry for Conflict {
 
     fn name(&self) -> &'static str {
         "conflict"
+    }
+}
+
+/// Retries refusals of HEAD requests while the clocks differ: the answer has no error code, by which the SDK would recognise it, but
+/// the next attempt is signed by S3's clock.
+#[derive(Debug)]
+pub struct ClockSkew;
+
+impl ClassifyRetry for ClockSkew {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let is_head = context.request().is_some_and(|request| request.method() == "HEAD");
+        match context.response() {
+            Some(response)
+                if is_head
+                    && response.status().as_u16() == 403
+                    && clock_offset(response).is_some() =>
+            {
+                RetryAction::server_error()
+            }
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "clock skew"
     }
 }
 
@@ -104,7 +129,10 @@ impl Bucket {
                 Err(self.elsewhere(other).into())
             }
             // The answer to a HEAD request has no body with a reason.
-            (Some(403), _) if error.code().is_none_or(|code| !code.contains("Token")) => {
+            (Some(403), _)
+                if error.raw_response().and_then(clock_offset).is_none()
+                    && error.code().is_none_or(|code| !code.contains("Token")) =>
+            {
                 Err(self.not_yours().into())
             }
             _ => Err(explain(format!("cannot read bucket `{}`", self.name), &error).into()),

@@ -1,25 +1,33 @@
 //! `cluster`: lists, shows and forgets the records of clusters.
 
-mod store;
 mod text;
 
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use cbbootstrap_cli::{console::Output, text::escape_hidden};
+use cbbootstrap_function::{
+    item::Unreadable,
+    store::{Error, Row, Store, dynamodb::DynamoDb},
+    table::CLUSTER_ID,
+};
 use cbbootstrap_protocol::{
     names::ClusterId,
     rules::{Member, Record},
 };
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use self::store::RecordStore;
 use super::confirm;
 use crate::{
-    aws::clusters::{Page, Row},
+    aws::{Aws, explain},
     cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs},
     failure::{Exit, Failure},
+    local::data,
     printer::Printer,
     settings::{Keeper, Records},
 };
+
+const OTHER_TABLE: &str =
+    "this may be another service's table; `--table-name` names a table, and `--env` an environment";
 
 /// A cluster, or the reason why its record cannot be read.
 #[derive(Debug, Serialize)]
@@ -29,44 +37,20 @@ enum Entry {
     Unreadable { cluster_id: String, error: String },
 }
 
-/// A record without the hash of its secret.
-#[derive(Debug, Serialize)]
+/// A record, without the hash of its secret.
+#[derive(Debug)]
 struct Cluster {
-    cluster_id: String,
-    /// The short name in the function's log; `None` if the API refuses the id.
-    digest: Option<String>,
-    /// `claimed`, `ready`, `expired` or `forgotten`.
-    state: &'static str,
-    generation: u64,
-    initial_node_ip_addr_or_hostname: String,
-    /// The nodes whose claims were taken over, latest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    previous_initial_nodes: Vec<String>,
-    /// The UUID of another server that tried to claim under the initial node's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rival_node_uuid: Option<String>,
-    claimed_at: Option<Timestamp>,
-    lease_expires_at: Option<Timestamp>,
-    /// Whether the next claim takes the cluster over.
-    lapsed: bool,
-    /// The members' names, sorted.
-    nodes: Vec<String>,
-    members: Vec<MemberReport>,
-    cluster_uuid: Option<String>,
-    secret_required: bool,
-    /// When the record expires unless a node asks for it.
-    kept_until: Option<Timestamp>,
+    record: Record,
     /// The moment that ages are relative to.
-    #[serde(skip)]
     now: Timestamp,
 }
 
 #[derive(Debug, Serialize)]
-struct MemberReport {
-    node: String,
+struct MemberReport<'a> {
+    node: &'a str,
     reported_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    node_uuid: Option<String>,
+    node_uuid: Option<&'a str>,
     /// Whether it has sent an attestation, which only nodes with the cluster's secret can verify.
     attested: bool,
 }
@@ -101,141 +85,229 @@ struct ForgetResult {
     cluster: Entry,
 }
 
-impl From<(String, Member)> for MemberReport {
-    fn from((node, member): (String, Member)) -> Self {
-        Self {
-            node,
-            reported_at: member.reported_at,
-            node_uuid: member.node_uuid,
-            attested: member.attestation.is_some(),
+impl Cluster {
+    /// `claimed`, `ready`, `expired` or `forgotten`.
+    fn state(&self) -> &'static str {
+        match &self.record {
+            record if record.is_forgotten => "forgotten",
+            record if record.is_gone(self.now) => "expired",
+            record => record.state.as_str(),
         }
+    }
+
+    /// Whether the next claim takes the cluster over.
+    fn is_lapsed(&self) -> bool {
+        !self.record.is_forgotten && self.record.is_lapsed(self.now)
+    }
+
+    /// The short name in the function's log; `None` if the API refuses the id.
+    fn digest(&self) -> Option<String> {
+        ClusterId::new(&self.record.cluster_id).ok().map(|id| id.digest())
+    }
+
+    fn members(&self) -> impl Iterator<Item = MemberReport<'_>> {
+        self.record.members.iter().map(|(node, member)| {
+            let Member { reported_at, node_uuid, attestation, .. } = member;
+            MemberReport {
+                node,
+                reported_at: *reported_at,
+                node_uuid: node_uuid.as_deref(),
+                attested: attestation.is_some(),
+            }
+        })
     }
 }
 
-impl Cluster {
-    fn new(record: Record, now: Timestamp) -> Self {
-        let state = if record.is_forgotten {
-            "forgotten"
-        } else if record.is_gone(now) {
-            "expired"
-        } else {
-            record.state.as_str()
-        };
-        Self {
-            lapsed: !record.is_forgotten && record.is_lapsed(now),
-            digest: ClusterId::new(record.cluster_id.as_str()).ok().map(|id| id.digest()),
-            cluster_id: record.cluster_id,
-            state,
-            generation: record.generation,
-            initial_node_ip_addr_or_hostname: record.initial_node,
-            claimed_at: record.claimed_at,
-            lease_expires_at: record.lease_expires_at,
-            previous_initial_nodes: record.previous_initial_nodes,
-            rival_node_uuid: record.rival_node_uuid,
-            nodes: record.members.keys().cloned().collect(),
-            members: record.members.into_iter().map(MemberReport::from).collect(),
-            cluster_uuid: record.cluster_uuid,
-            secret_required: record.secret.is_some(),
-            kept_until: record.kept_until,
-            now,
+impl Serialize for Cluster {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = &self.record;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("cluster_id", &record.cluster_id)?;
+        map.serialize_entry("digest", &self.digest())?;
+        map.serialize_entry("state", self.state())?;
+        map.serialize_entry("generation", &record.generation)?;
+        map.serialize_entry("initial_node_ip_addr_or_hostname", &record.initial_node)?;
+        if !record.previous_initial_nodes.is_empty() {
+            map.serialize_entry("previous_initial_nodes", &record.previous_initial_nodes)?;
         }
+        if let Some(uuid) = &record.rival_node_uuid {
+            map.serialize_entry("rival_node_uuid", uuid)?;
+        }
+        map.serialize_entry("claimed_at", &record.claimed_at)?;
+        map.serialize_entry("lease_expires_at", &record.lease_expires_at)?;
+        map.serialize_entry("lapsed", &self.is_lapsed())?;
+        map.serialize_entry("nodes", &record.members.keys().collect::<Vec<_>>())?;
+        map.serialize_entry("members", &self.members().collect::<Vec<_>>())?;
+        map.serialize_entry("cluster_uuid", &record.cluster_uuid)?;
+        map.serialize_entry("secret_required", &record.secret.is_some())?;
+        map.serialize_entry("kept_until", &record.kept_until)?;
+        map.end()
     }
 }
 
 impl Entry {
     fn new(row: Row, now: Timestamp) -> Self {
         match row.record {
-            Ok(record) => Self::Cluster(Box::new(Cluster::new(record, now))),
+            Ok(record) => Self::Cluster(Box::new(Cluster { record, now })),
             Err(error) => Self::Unreadable { cluster_id: row.cluster_id, error: error.to_string() },
         }
     }
 
     fn cluster_id(&self) -> &str {
         match self {
-            Self::Cluster(cluster) => &cluster.cluster_id,
+            Self::Cluster(cluster) => &cluster.record.cluster_id,
             Self::Unreadable { cluster_id, .. } => cluster_id,
         }
     }
 }
 
 pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<()> {
-    match command {
-        ClusterCommand::List(args) => list(args, printer).await,
-        ClusterCommand::Show(args) => show(args, printer).await,
-        ClusterCommand::Forget(args) => forget(args, printer).await,
+    let (ClusterCommand::List(ClusterListArgs { records, .. })
+    | ClusterCommand::Show(ClusterShowArgs { records, .. })
+    | ClusterCommand::Forget(ClusterForgetArgs { records, .. })) = &command;
+    let records = Records::of(records.clone())?;
+    match &records.keeper {
+        Keeper::Aws { access, table } => {
+            let aws = Aws::connect(access).await?;
+            let store = DynamoDb::new(aws.dynamodb, table);
+            Operator { store, records, region: aws.region, printer }.run(command).await
+        }
+        // A server may be using it.
+        keeper @ Keeper::ThisMachine { data } => {
+            let store = data::open(data)?.ok_or_else(|| {
+                Failure::new(format!("there is no database in {keeper}"))
+                    .hint("`cbbootstrap serve` creates one; `--data` names another directory")
+            })?;
+            Operator { store, records, region: String::new(), printer }.run(command).await
+        }
     }
 }
 
-async fn list(args: ClusterListArgs, printer: &Printer) -> anyhow::Result<()> {
-    let records = Records::of(args.records)?;
-    let limit = (!args.all).then_some(args.limit.get());
-    let store = RecordStore::open(&records).await?;
-    let Page { rows, next } = store.page(limit, args.after.as_deref()).await?;
-    let now = Timestamp::now();
-    let result = ListResult {
-        keeper: records.keeper.clone(),
-        clusters: rows.into_iter().map(|row| Entry::new(row, now)).collect(),
-        next,
-        after: args.after,
-    };
-    printer.result(&result)?;
-    if let Some(next) = &result.next
-        && args.output.output == Output::Text
-    {
-        let options = [format!("--limit={}", args.limit), format!("--after={next}")];
-        printer.message(format_args!("There are more: {}", records.command("list", &options)));
-    }
-    Ok(())
+/// The commands over one store.
+struct Operator<'p, S> {
+    store: S,
+    records: Records,
+    /// Of the table, for messages.
+    region: String,
+    printer: &'p Printer,
 }
 
-async fn show(args: ClusterShowArgs, printer: &Printer) -> anyhow::Result<()> {
-    let records = Records::of(args.records)?;
-    let store = RecordStore::open(&records).await?;
-    let row = find(&store, &records, &args.cluster_id).await?;
-    let record = row.record.map_err(|error| {
+impl<S: Store> Operator<'_, S> {
+    async fn run(self, command: ClusterCommand) -> anyhow::Result<()> {
+        match command {
+            ClusterCommand::List(args) => self.list(args).await,
+            ClusterCommand::Show(args) => self.show(args).await,
+            ClusterCommand::Forget(args) => self.forget(args).await,
+        }
+    }
+
+    async fn list(self, args: ClusterListArgs) -> anyhow::Result<()> {
+        let limit = if args.all { usize::MAX } else { args.limit.get() };
+        let (mut rows, mut start) = (Vec::new(), args.after.clone());
+        // A row more than the limit shows that there are more.
+        while rows.len() <= limit {
+            let page = self.store.list(start.as_deref()).await;
+            let page = page.map_err(|error| self.explain(&error))?;
+            rows.extend(page.rows);
+            start = page.next;
+            if start.is_none() {
+                break;
+            }
+        }
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let now = Timestamp::now();
+        let result = ListResult {
+            keeper: self.records.keeper.clone(),
+            next: rows.last().filter(|_| has_more).map(|row| row.cluster_id.clone()),
+            clusters: rows.into_iter().map(|row| Entry::new(row, now)).collect(),
+            after: args.after,
+        };
+        self.printer.result(&result)?;
+        if let Some(next) = &result.next
+            && args.output.output == Output::Text
+        {
+            let options = [format!("--limit={}", args.limit), format!("--after={next}")];
+            let command = self.records.command("list", &options);
+            self.printer.message(format_args!("There are more: {command}"));
+        }
+        Ok(())
+    }
+
+    async fn show(self, args: ClusterShowArgs) -> anyhow::Result<()> {
+        let record = self.find(&args.cluster_id).await?.record.map_err(|error| {
+            let id = escape_hidden(&args.cluster_id);
+            Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
+                .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
+        })?;
+        let cluster = Cluster { record, now: Timestamp::now() };
+        self.printer.result(&ShowResult { keeper: self.records.keeper, cluster })
+    }
+
+    async fn forget(self, args: ClusterForgetArgs) -> anyhow::Result<()> {
+        let row = self.find(&args.cluster_id).await?;
+        if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
+            return Err(self.not_found(&args.cluster_id).into());
+        }
         let id = escape_hidden(&args.cluster_id);
-        Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
-            .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
-    })?;
-    let cluster = Cluster::new(record, Timestamp::now());
-    printer.result(&ShowResult { keeper: records.keeper, cluster })
-}
-
-async fn find(store: &RecordStore, records: &Records, cluster_id: &str) -> anyhow::Result<Row> {
-    store.find(cluster_id).await?.ok_or_else(|| not_found(records, cluster_id))
-}
-
-fn not_found(records: &Records, cluster_id: &str) -> anyhow::Error {
-    let id = escape_hidden(cluster_id);
-    let message = format!("there is no cluster `{id}` in {}", records.keeper);
-    let list = records.command("list", &[]);
-    Failure::new(message).hint(format!("`{list}` lists the clusters")).into()
-}
-
-async fn forget(args: ClusterForgetArgs, printer: &Printer) -> anyhow::Result<()> {
-    let records = Records::of(args.records)?;
-    let store = RecordStore::open(&records).await?;
-    let row = find(&store, &records, &args.cluster_id).await?;
-    if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
-        return Err(not_found(&records, &args.cluster_id));
+        let cluster = Entry::new(row.clone(), Timestamp::now());
+        if !args.yes {
+            self.printer.message(cluster.to_string().trim_end());
+        }
+        let question = format!("Forget cluster `{id}`? The next node to ask starts a new cluster");
+        confirm(&question, args.yes, self.printer).await?;
+        let now = Timestamp::now();
+        let forgotten = match &row.record {
+            Ok(seen) => self.store.forget(seen, now).await,
+            Err(_) => self.store.forget_unreadable(&row.cluster_id, now).await,
+        };
+        if !forgotten.map_err(|error| self.explain(&error))? {
+            let show = self.records.command("show", &["--".to_owned(), args.cluster_id]);
+            return Err(Failure::new(format!(
+                "the record of cluster `{id}` has changed since it was read; nothing was forgotten"
+            ))
+            .hint(format!("read it again: `{show}`"))
+            .exit(Exit::Changed)
+            .into());
+        }
+        let keeper = self.records.keeper;
+        self.printer.result(&ForgetResult { keeper, forgotten: true, cluster })
     }
-    let id = escape_hidden(&args.cluster_id);
-    let cluster = Entry::new(row.clone(), Timestamp::now());
-    if !args.yes {
-        printer.message(cluster.to_string().trim_end());
+
+    async fn find(&self, cluster_id: &str) -> Result<Row, Failure> {
+        let row = self.store.find(cluster_id).await.map_err(|error| self.explain(&error))?;
+        row.ok_or_else(|| self.not_found(cluster_id))
     }
-    let question = format!("Forget cluster `{id}`? The next node to ask starts a new cluster");
-    confirm(&question, args.yes, printer).await?;
-    if !store.forget(&row).await? {
-        let show = records.command("show", &["--".to_owned(), args.cluster_id]);
-        return Err(Failure::new(format!(
-            "the record of cluster `{id}` has changed since it was read; nothing was forgotten"
-        ))
-        .hint(format!("read it again: `{show}`"))
-        .exit(Exit::Changed)
-        .into());
+
+    fn not_found(&self, cluster_id: &str) -> Failure {
+        let (id, keeper) = (escape_hidden(cluster_id), &self.records.keeper);
+        let list = self.records.command("list", &[]);
+        Failure::new(format!("there is no cluster `{id}` in {keeper}"))
+            .hint(format!("`{list}` lists the clusters"))
     }
-    printer.result(&ForgetResult { keeper: records.keeper, forgotten: true, cluster })
+
+    fn explain(&self, error: &Error) -> Failure {
+        let keeper = &self.records.keeper;
+        let what = format!("cannot use {keeper}");
+        match (error.sdk(), error) {
+            (Some(sdk), _) => match sdk.code() {
+                Some("ResourceNotFoundException") => {
+                    Failure::new(format!("there is no {keeper} in {}", self.region))
+                        .hint("`cbbootstrap deploy` creates it; `--table-name` names another")
+                }
+                // The usual reason: the table has another key.
+                Some("ValidationException") => explain(what, sdk).hint(OTHER_TABLE),
+                _ => explain(what, sdk),
+            },
+            (None, Error::Unreadable(Unreadable(CLUSTER_ID))) => {
+                Failure::new(format!("{keeper} has an item without a cluster's id"))
+                    .hint(OTHER_TABLE)
+            }
+            (None, Error::Unavailable(_)) => Failure::new(format!("{what}: {error}"))
+                .hint("run the command again; repeating it does no harm"),
+            (None, _) => Failure::new(format!("{what}: {error}")),
+        }
+    }
 }
 
 #[cfg(test)]

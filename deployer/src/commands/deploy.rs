@@ -11,6 +11,7 @@ use crate::{
     cli::DeployArgs,
     deployment::Deployment,
     github::{self, code, heading, table},
+    network::Network,
     package::FunctionSource,
     printer::Printer,
     report::{CommandReport, publish},
@@ -136,7 +137,7 @@ async fn deploy(
     } else {
         let smoke = async {
             let signer = aws.signer(auth).await?;
-            run_smoke(&endpoint, signer, deployed.is_fresh, printer).await
+            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, printer).await
         };
         Some(signals.or_stopped(smoke).await?)
     };
@@ -156,6 +157,7 @@ async fn deploy(
 
 /// The smoke test as a step of a deployment.
 pub(super) async fn run_smoke(
+    network: &Network,
     endpoint: &str,
     signer: Option<Signer>,
     is_fresh: bool,
@@ -163,7 +165,7 @@ pub(super) async fn run_smoke(
 ) -> anyhow::Result<smoke::Report> {
     let mut step = printer.step("smoke");
     step.note(format!("testing {endpoint}"));
-    let report = smoke::test(endpoint, signer, is_fresh).await?;
+    let report = smoke::test(network, endpoint, signer, is_fresh).await?;
     for failed in report.steps.iter().filter(|step| !step.passed) {
         step.line(format_args!(
             "{}: expected {}, saw {}",

@@ -1,11 +1,7 @@
 //! `iam-policy`: prints the least policy that a deployment needs, without a call to AWS.
 
-use aws_config::{
-    Region, meta::region::RegionProviderChain, profile::region::ProfileFileRegionProvider,
-};
-
 use crate::{
-    aws::Access,
+    aws::{Access, Profiles},
     cli::IamPolicyArgs,
     permissions::{self, Scope},
     printer::Printer,
@@ -34,21 +30,11 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
 
 /// The region of a deployment, from options and files alone.
 async fn region(access: &Access) -> anyhow::Result<Option<String>> {
+    if let Some(region) = access.region() {
+        return Ok(Some(access.check_region(&region)?));
+    }
     // Not the keys in the environment: these have no region.
-    let profile = access
-        .named_profile()
-        .or_else(|| access.fallback_profile.clone())
-        .or_else(|| access.profile());
-    let mut provider = ProfileFileRegionProvider::builder();
-    if let Some(name) = profile {
-        provider = provider.profile_name(name);
-    }
-    let region = RegionProviderChain::first_try(access.region().map(Region::new))
-        .or_else(provider.build())
-        .region()
-        .await;
-    match region {
-        Some(region) => Ok(Some(access.check_region(region.as_ref())?)),
-        None => Ok(None),
-    }
+    let profile = access.named_profile().or_else(|| access.fallback_profile.clone());
+    let region = Profiles::read(profile.as_deref()).await?.region();
+    Ok(region.map(|region| access.check_region(&region)).transpose()?)
 }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     cli::DeployArgs,
     failure::{Exit, Failure},
+    network::Network,
     printer::Printer,
     signals::Signals,
     smoke,
@@ -45,7 +46,8 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     let smoke = if args.no_smoke {
         None
     } else {
-        Some(run_smoke(&serving.endpoint, None, false, printer).await?)
+        let network = Network::direct(None)?;
+        Some(run_smoke(&network, &serving.endpoint, None, false, printer).await?)
     };
     let deployment =
         Deployment { serving, smoke, seconds: printer.seconds(), exit: args.local.exit };

@@ -12,23 +12,28 @@ use crate::{
 
 /// Tests the given endpoint, or that of the stack.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
-    let (endpoint, signer) = if let Some(url) = args.url {
+    let access = &args.stack.access;
+    let (network, endpoint, signer) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
         // Only a signature needs a region and credentials.
-        let signer = match args.endpoint_auth {
-            Some(auth @ Auth::Iam) => Aws::connect(&args.stack.access).await?.signer(auth).await?,
-            _ => None,
-        };
-        (endpoint, signer)
+        match args.endpoint_auth {
+            Some(auth @ Auth::Iam) => {
+                let aws = Aws::connect(access).await?;
+                let signer = aws.signer(auth).await?;
+                (aws.network, endpoint, signer)
+            }
+            _ => (access.profiles().await?.network()?, endpoint, None),
+        }
     } else {
-        let (aws, name) = (Aws::connect(&args.stack.access).await?, args.stack.stack_name);
+        let (aws, name) = (Aws::connect(access).await?, args.stack.stack_name);
         let stack = cloudformation::find(&aws.cloudformation, &name).await?.ok_or_else(|| {
             stack::missing(&name, &aws.region).hint("name the endpoint: `cbbootstrap smoke URL`")
         })?;
-        let endpoint = stack.output("Endpoint")?.to_owned();
-        (endpoint, aws.signer(stack.auth()).await?)
+        let (endpoint, signer) =
+            (stack.output("Endpoint")?.to_owned(), aws.signer(stack.auth()).await?);
+        (aws.network, endpoint, signer)
     };
-    let report = smoke::test(&endpoint, signer, false).await?;
+    let report = smoke::test(&network, &endpoint, signer, false).await?;
     publish(printer, &report)?;
     Ok(report.verdict()?)
 }

@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
+use axum::http::{self, Uri};
 use cbbootstrap_cli::{signer::Signer, values};
 use cbbootstrap_protocol::wire;
 use serde::Deserialize;
 use serde_json::Value;
-use ureq::{
-    Agent,
-    config::Config,
-    http::{self, Uri},
-};
 use uuid::Uuid;
 
-use super::CONCURRENCY;
-use crate::failure::{Exit, Failure};
+use crate::{
+    causes::causes,
+    failure::{Exit, Failure},
+    network::{self, Network, Sender},
+};
 
 /// The most that one request may take; a cold start takes well under a second.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -53,7 +52,7 @@ pub enum Authorization {
 }
 
 pub struct Client {
-    agent: Agent,
+    sender: Sender,
     /// The endpoint.
     url: String,
     signer: Option<Signer>,
@@ -61,25 +60,21 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(endpoint: &str, signer: Option<Signer>) -> Self {
-        let config = Config::builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_idle_connections_per_host(CONCURRENCY)
-            .user_agent(concat!("cbbootstrap/", env!("CARGO_PKG_VERSION")))
-            .build();
+    pub fn new(network: &Network, endpoint: &str, signer: Option<Signer>) -> Self {
         let token = Uuid::new_v4().simple().to_string();
-        Self { agent: config.into(), url: endpoint.to_owned(), signer, token }
+        Self { sender: network.sender(TIMEOUT), url: endpoint.to_owned(), signer, token }
     }
 
     /// Sends the request; an error says that there is no answer.
-    pub fn send(&self, request: &Request) -> Result<Answer, String> {
+    pub async fn send(&self, request: &Request) -> Result<Answer, String> {
         let Request { path, body, authorization } = request;
         let url = format!("{}{path}", self.url);
         let (connect_to, host) = resolve_localhost(&url);
         let method = if body.is_some() { "POST" } else { "GET" };
-        let mut builder = http::Request::builder().method(method).uri(connect_to);
+        let mut builder = http::Request::builder()
+            .method(method)
+            .uri(connect_to)
+            .header("user-agent", concat!("cbbootstrap/", env!("CARGO_PKG_VERSION")));
         if let Some(host) = host {
             builder = builder.header("host", host);
         }
@@ -98,17 +93,14 @@ impl Client {
         if let Some(token) = token {
             builder = builder.header("authorization", format!("Bearer {token}"));
         }
-        let sent = if let Some(body) = body {
+        if body.is_some() {
             // The content type of the README's `curl -d`.
             builder = builder.header("content-type", "application/x-www-form-urlencoded");
-            let request = builder.body(body.as_str()).map_err(ureq::Error::from);
-            request.and_then(|request| self.agent.run(request))
-        } else {
-            let request = builder.body(()).map_err(ureq::Error::from);
-            request.and_then(|request| self.agent.run(request))
-        };
-        let answer = sent.map_err(|error| format!("no answer ({error})"))?;
-        Answer::read(answer).map_err(|error| format!("incomplete answer ({error})"))
+        }
+        let request = builder.body(body.clone().unwrap_or_default());
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = self.sender.send(request).await;
+        Ok(Answer::of(&answer.map_err(|error| format!("no answer ({})", causes(&*error)))?))
     }
 }
 
@@ -134,13 +126,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn read(mut answer: http::Response<ureq::Body>) -> Result<Self, ureq::Error> {
-        let status = answer.status().as_u16();
-        let content_type = answer.headers().get("content-type");
-        let is_problem = content_type
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/problem+json"));
-        let text = answer.body_mut().read_to_string()?;
-        Ok(Self::new(status, is_problem, &text))
+    fn of(network::Answer { status, content_type, text }: &network::Answer) -> Self {
+        Self::new(*status, content_type.starts_with("application/problem+json"), text)
     }
 
     fn new(status: u16, is_problem: bool, text: &str) -> Self {

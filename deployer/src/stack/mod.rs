@@ -262,7 +262,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn resources_in_use_are_not_deleted() {
+    fn used_things_are_not_deleted() {
         let user = Stack {
             id: "arn:aws:cloudformation:us-east-1:123456789012:stack/living/uuid".to_owned(),
             ..stack("CREATE_COMPLETE", "t")

@@ -5,11 +5,19 @@ pub mod dynamodb;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+use std::{
+    fmt::{Display, Formatter},
+    sync::Arc,
+};
+
+use aws_sdk_dynamodb::error::SdkError;
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
+    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
 };
 use jiff::Timestamp;
+
+use crate::item::Unreadable;
 
 /// The records of all clusters. Every call may be repeated: one that was carried out although its answer was lost has no further effect.
 pub trait Store: Clone + Send + Sync + 'static {
@@ -17,9 +25,26 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn claim(&self, claim: &Claim)
     -> impl Future<Output = Result<(Claimed, Record), Error>> + Send;
 
-    fn ready(&self, ready: &Ready) -> impl Future<Output = Result<Record, Error>> + Send;
+    /// Applies a rule to the cluster's record, and returns the resulting record.
+    fn change(
+        &self,
+        cluster_id: &str,
+        now: Timestamp,
+        rule: impl Fn(Option<Record>) -> Result<Record, Refusal> + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<Record, Error>> + Send;
 
-    fn leave(&self, leave: &Leave) -> impl Future<Output = Result<Record, Error>> + Send;
+    fn ready(&self, ready: &Ready) -> impl Future<Output = Result<Record, Error>> + Send {
+        let (id, now, ready) = (ready.cluster_id.clone(), ready.now, ready.clone());
+        async move {
+            let rule = move |standing| Ok(ready.on(standing)?.renewed(now));
+            self.change(id.as_str(), now, rule).await
+        }
+    }
+
+    fn leave(&self, leave: &Leave) -> impl Future<Output = Result<Record, Error>> + Send {
+        let (id, leave) = (leave.cluster_id.clone(), leave.clone());
+        async move { self.change(id.as_str(), leave.now, move |standing| leave.on(standing)).await }
+    }
 
     /// Reads the cluster's record with every acknowledged change.
     fn status(
@@ -34,7 +59,55 @@ pub trait Store: Clone + Send + Sync + 'static {
         &self,
         seen: &Record,
         now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let seen = seen.clone();
+        async move {
+            let id = seen.cluster_id.clone();
+            let rule = move |standing: Option<Record>| {
+                let record = standing.ok_or(Refusal::NotFound)?;
+                Ok(if record.is_as_seen(&seen) { rules::forget(record, now) } else { record })
+            };
+            match self.change(&id, now, rule).await {
+                Err(Error::Refused(Refusal::NotFound)) => Ok(true),
+                changed => Ok(changed?.is_forgotten),
+            }
+        }
+    }
+
+    /// Ends a record that cannot be read. Returns `false` if it can be read, or has changed.
+    fn forget_unreadable(
+        &self,
+        cluster_id: &str,
+        now: Timestamp,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// The cluster's record for an operator. Any text may be its id.
+    fn find(&self, cluster_id: &str) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
+
+    /// Some records after this cluster, which need not exist any more.
+    fn list(&self, after: Option<&str>) -> impl Future<Output = Result<Page, Error>> + Send;
+}
+
+/// A cluster for an operator.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub cluster_id: String,
+    /// `Err` if it cannot be read.
+    pub record: Result<Record, Unreadable>,
+}
+
+impl From<Record> for Row {
+    fn from(record: Record) -> Self {
+        Self { cluster_id: record.cluster_id.clone(), record: Ok(record) }
+    }
+}
+
+#[derive(Debug)]
+pub struct Page {
+    /// In the order of the store.
+    pub rows: Vec<Row>,
+    /// What the next page begins after; `None` for the last page.
+    pub next: Option<String>,
 }
 
 /// The messages are for the log, never for a caller, and contain no ids and no nodes.
@@ -44,16 +117,46 @@ pub enum Error {
     Refused(#[from] Refusal),
     /// The store throttles, is busy, cannot be reached, or its disk is full. A retry may succeed.
     #[error("{0}")]
-    Unavailable(String),
+    Unavailable(Cause),
     /// The store refused: no such table, no permission, a damaged file.
     #[error("{0}")]
-    Failed(String),
+    Failed(Cause),
     #[error(transparent)]
-    Unreadable(#[from] crate::item::Unreadable),
+    Unreadable(#[from] Unreadable),
     /// A record in the database cannot be read.
     #[error("{0}")]
     Damaged(String),
     /// The table refused a write although the item that it returned satisfies the condition.
     #[error("the table refused a write that the rules allow")]
     Contradiction,
+}
+
+/// Why a store does not work.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    message: String,
+    /// The error of the AWS SDK, if it is one. It may contain ids.
+    sdk: Option<Arc<SdkError<aws_sdk_dynamodb::Error>>>,
+}
+
+impl<M: Into<String>> From<M> for Cause {
+    fn from(message: M) -> Self {
+        Self { message: message.into(), sdk: None }
+    }
+}
+
+impl Display for Cause {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error {
+    /// The error of the AWS SDK, if it is one.
+    pub fn sdk(&self) -> Option<&SdkError<aws_sdk_dynamodb::Error>> {
+        match self {
+            Self::Unavailable(cause) | Self::Failed(cause) => cause.sdk.as_deref(),
+            _ => None,
+        }
+    }
 }

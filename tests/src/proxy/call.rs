@@ -1,12 +1,12 @@
 //! A call to AWS, and what it is named.
 
-use std::{fmt::Display, sync::LazyLock, time::Instant};
+use std::{fmt::Display, time::Instant};
 
 use hyper::{HeaderMap, Method, http::request::Parts};
-use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::Fault;
+use crate::pattern::pattern;
 
 /// How a service is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,10 +128,8 @@ struct Scope<'a> {
 
 /// `AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, ...`
 fn scope(headers: &HeaderMap) -> Scope<'_> {
-    static CREDENTIAL: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new("Credential=([^/,]+)/[^/,]+/[^/,]+/([^/,]+)/").expect("it is a pattern")
-    });
-    let found = CREDENTIAL.captures(header(headers, "authorization"));
+    let credential = pattern("Credential=([^/,]+)/[^/,]+/[^/,]+/([^/,]+)/");
+    let found = credential.captures(header(headers, "authorization"));
     let part = |part| {
         let found = found.as_ref().and_then(|found| found.get(part));
         found.map_or("", |found| found.as_str())

@@ -36,6 +36,8 @@ pub enum Fault {
         code: String,
         message: String,
     },
+    /// Not carried out: answered with this result, as XML. For the query protocol.
+    Answer(String),
     /// Not carried out, and the connection closed.
     DropRequest,
     /// Carried out, and the connection closed without an answer.
@@ -89,6 +91,9 @@ impl Fault {
     /// What the service answers that does not carry the call out; none if this fault is no answer.
     pub(super) fn answer(&self, call: &Call) -> Option<Answer> {
         use Protocol as P;
+        if let Self::Answer(result) = self {
+            return Some(success(call, result));
+        }
         let (status, code, message) = match (self, call.protocol) {
             (Self::Throttle, P::Query) => (400, "Throttling", "Rate exceeded"),
             (Self::Throttle, P::Json) => (400, "ThrottlingException", "Rate exceeded"),
@@ -127,6 +132,7 @@ impl Fault {
             (
                 Self::Delay(_)
                 | Self::Duplicate(_)
+                | Self::Answer(_)
                 | Self::DropRequest
                 | Self::DropAnswer
                 | Self::Kill,

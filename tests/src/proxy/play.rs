@@ -1,6 +1,6 @@
 //! A stack played through any statuses and events. The stand-in is done with one in 30 ms, and knows few ways to fail.
 
-use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use hyper::{
     Response,
@@ -8,13 +8,14 @@ use hyper::{
     header::{CONTENT_TYPE, HeaderValue},
 };
 use jiff::Timestamp;
-use regex::{Captures, Regex};
+use regex::Captures;
 
 use super::{
     Answer, Fault,
     call::Call,
     fault::{elements, success},
 };
+use crate::pattern::pattern;
 
 /// The operations that a stack settles after, sooner or later.
 const OPERATIONS: [&str; 7] = [
@@ -294,7 +295,7 @@ impl Stage {
             return Some((status.to_owned(), reason.to_owned()));
         }
         let seen = String::from_utf8_lossy(self.seen.get(stack?)?);
-        let status = STATUS.captures(&seen)?;
+        let status = pattern(STATUS).captures(&seen)?;
         Some((status[2].to_owned(), String::new()))
     }
 
@@ -324,7 +325,7 @@ impl Stage {
     fn learn(&mut self, call: &Call, answer: &Answer) {
         let asked = call.parameter("StackName");
         let body = String::from_utf8_lossy(answer.body());
-        let Some(id) = ID.captures(&body).map(|id| id[1].to_owned()) else {
+        let Some(id) = pattern(ID).captures(&body).map(|id| id[1].to_owned()) else {
             return;
         };
         if asked.is_empty() || !answer.status().is_success() {
@@ -362,7 +363,7 @@ impl Stage {
         };
         let mut plays = false;
         let body = String::from_utf8_lossy(body);
-        let body = STATUS.replace_all(&body, |found: &Captures<'_>| {
+        let body = pattern(STATUS).replace_all(&body, |found: &Captures<'_>| {
             if !acting.is(Some(&found[1])) {
                 return found[0].to_owned();
             }
@@ -383,7 +384,7 @@ impl Stage {
 
     fn with_events(&self, call: &Call, answer: &Answer) -> Answer {
         let body = String::from_utf8_lossy(answer.body());
-        let real: Vec<_> = MEMBER.captures_iter(&body).collect();
+        let real: Vec<_> = pattern(MEMBER).captures_iter(&body).collect();
         let (Some(first), Some(last)) = (real.first(), real.last()) else {
             return xml(body.into_owned());
         };
@@ -458,24 +459,15 @@ impl Event {
 }
 
 /// A stack's ARN, in any answer.
-static ID: LazyLock<Regex> = LazyLock::new(|| pattern("<StackId>([^<]+)</StackId>"));
+const ID: &str = "<StackId>([^<]+)</StackId>";
 
 /// Where `DescribeStacks` answers ARN and status, and the reason for it.
-static STATUS: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        "<StackId>([^<]*)</StackId><StackStatus>([^<]*)</StackStatus>\
-         <StackStatusReason>[^<]*</StackStatusReason>",
-    )
-});
+const STATUS: &str = "<StackId>([^<]*)</StackId><StackStatus>([^<]*)</StackStatus>\
+                      <StackStatusReason>[^<]*</StackStatusReason>";
 
 /// An event of `DescribeStackEvents`, its stack's ARN and its time.
-static MEMBER: LazyLock<Regex> = LazyLock::new(|| {
-    pattern("(?s)<member><StackId>([^<]*)</StackId>.*?<Timestamp>([^<]*)</Timestamp>.*?</member>")
-});
-
-fn pattern(pattern: &str) -> Regex {
-    Regex::new(pattern).expect("it is a pattern")
-}
+const MEMBER: &str =
+    "(?s)<member><StackId>([^<]*)</StackId>.*?<Timestamp>([^<]*)</Timestamp>.*?</member>";
 
 /// The name in a stack's ARN.
 fn name(id: &str) -> &str {

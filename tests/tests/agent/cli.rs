@@ -18,12 +18,12 @@ use cbbootstrap_tests::{
     http,
     local::Local,
     ministack::MiniStack,
+    pattern::pattern,
     process::wait_until,
     programs,
     server::Stub,
     terminal::{Terminal, settled},
 };
-use regex::Regex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -122,8 +122,8 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--bucket", "a/b:256"], "`a/b` is not a bucket name"),
         (&["--node", "couchbase-0"], "is a short name"),
         (&["--node", "http://10.0.0.1"], "without scheme and port"),
-        (&["--node", "127.0.0.1"], "means another host on each host"),
-        (&["--node", "localhost.localdomain"], "means another host on each host"),
+        (&["--node", "127.0.0.1"], "is a different host on each node"),
+        (&["--node", "localhost.localdomain"], "is a different host on each node"),
         (&["--lease", "29s"], "a lease lasts 30 s to 86400 s"),
         (&["--lease", "soon"], "a number and a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
@@ -169,11 +169,11 @@ fn wrong_usage_gets_a_hint() {
         (&["--server", "HTTP://192.0.2.10:8091"], "in the clear", "https://"),
         (
             &["--password-file", "-", "--secret-file", "-"],
-            "standard input holds one secret",
+            "standard input cannot hold both",
             "a file or the environment",
         ),
         (&["--password-file", "nowhere"], "cannot read the secret from `nowhere`", "must exist"),
-        (&["--secret-file", &empty], "is empty", "leave it out"),
+        (&["--secret-file", &empty], "is empty", "omit it"),
         (&["--secret-file", &spaces], "must have 16 to 512 bytes, and has 11", "openssl rand"),
         (&["--ca-cert", "nowhere"], "cannot read `nowhere`", "authority's certificate"),
         (&["--ca-cert", &pem], "contains no certificate", "PEM"),
@@ -241,8 +241,8 @@ fn alone(user: &User, args: &[&str]) -> Ended {
 /// The options of a command, as its help lists them, each with its environment variable.
 fn options_of(command: &str) -> Vec<(String, Option<String>)> {
     let help = alone(&User::default(), &[command, "--help"]).ended_with(0).stdout;
-    let option = Regex::new(r"(?m)^ +(?:-\w, )?--([a-z-]+)").unwrap();
-    let variable = Regex::new(r"\[env: (\w+)=").unwrap();
+    let option = pattern(r"(?m)^ +(?:-\w, )?--([a-z-]+)");
+    let variable = pattern(r"\[env: (\w+)=");
     let starts: Vec<_> = option.captures_iter(&help).collect();
     let ends = starts.iter().skip(1).map(|next| next.get(0).unwrap().start());
     let ends: Vec<_> = ends.chain([help.len()]).collect();
@@ -555,7 +555,7 @@ fn certificates_are_checked() {
     // Without an authority or a secret, the system's authorities do not count.
     let mut up = scene.command(1, &["up"]);
     let refused = Ended::of(up.env_remove("CBBOOTSTRAP_CA_CERT"));
-    assert_fails(&refused, 5, "nothing tells its members from impostors", "`--secret-file`");
+    assert_fails(&refused, 5, "no way to verify its members", "`--secret-file`");
     // The member got no password from them, nor anything else.
     let seen = scene.servers.requests().split_off(before);
     assert!(seen.iter().all(|seen| seen.node == 1), "{seen:?}");
@@ -761,7 +761,7 @@ fn a_timeout_reports_what_the_agent_waits_for() {
     let up = |options: &[&str]| scene.run(0, &[&["up", soon], options].concat());
     let late = |ended: &Ended, parts: &[&str]| {
         for part in parts {
-            assert_fails(ended, 3, part, "run it again to go on");
+            assert_fails(ended, 3, part, "run the command again to continue");
         }
         ended.failed(3, "not done after 0.5 s, still waiting: ");
     };

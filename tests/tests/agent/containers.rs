@@ -14,10 +14,10 @@ use cbbootstrap_tests::{
     cli::{Ended, User},
     couchbase::containers::HOST,
     docker::{COUCHBASE, Machine, Machines},
+    pattern::pattern,
     pods::{NETWORK, Pod, Pods, Secrets},
     programs,
 };
-use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -370,7 +370,7 @@ fn swarm_machines_become_one_cluster() {
 
 /// The secrets that the example's comment makes.
 fn secrets(example: &Example) -> Secrets {
-    let create = Regex::new("^kubectl create secret (generic|tls) ([a-z-]+) (.*)$").unwrap();
+    let create = pattern("^kubectl create secret (generic|tls) ([a-z-]+) (.*)$");
     let mut secrets = Secrets::new();
     for command in example.commands(&[]) {
         let Some(found) = create.captures(&command) else {

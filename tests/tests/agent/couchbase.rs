@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, thread, time::Duration};
 use cbbootstrap_tests::{
     couchbase::{Membership, Node, Rebalanced, Servers, Then},
     http::Answer,
+    pattern::pattern,
     process::wait_until,
     recording::{alike, masked, repaired},
 };
-use regex::{Captures, Regex};
+use regex::Captures;
 use serde_json::{Value, json};
 
 const LOGIN: Option<(&str, &str)> = Some(("Administrator", "password"));
@@ -114,9 +115,8 @@ impl Place {
             (r"n_(\d)@127\.0\.0\.1", "ns_1@@"),
         ];
         let mut text = text.replace("n_0@cb.local", "ns_1@cb.local");
-        for (pattern, put) in rules {
-            let pattern = Regex::new(pattern).unwrap();
-            let replaced = pattern.replace_all(&text, |found: &Captures| {
+        for (recorded, put) in rules {
+            let replaced = pattern(recorded).replace_all(&text, |found: &Captures| {
                 let digit = &found[found.len() - 1];
                 let put = put.replace("$1", &found[1]);
                 let at = put.rfind('@').unwrap();
@@ -132,13 +132,11 @@ impl Place {
         let [request, head, body] = entry.lines.as_slice() else {
             panic!("{} is not a request with its answer", entry.name);
         };
-        let pattern = r"^> (\w+) :(\d+)(\S*) (.*) auth=(\S+)$";
-        let parts = Regex::new(pattern).unwrap();
+        let parts = pattern(r"^> (\w+) :(\d+)(\S*) (.*) auth=(\S+)$");
         let parts = parts.captures(request).unwrap();
         let asked = self.node(&parts[2]);
         let form = self.here(&parts[4], asked);
-        let fields = Regex::new("'([^']*)': '([^']*)'").unwrap();
-        let fields: Vec<_> = fields
+        let fields: Vec<_> = pattern("'([^']*)': '([^']*)'")
             .captures_iter(&form)
             .map(|field| field.extract().1)
             .map(|[name, value]| (name, value))
@@ -146,7 +144,7 @@ impl Place {
         let answer = asked.call(&parts[1], &parts[3], &fields, parts[5].split_once(':')).unwrap();
 
         let name = &entry.name;
-        let head = Regex::new(r"^< (\d+) (\{.*\})").unwrap().captures(head).unwrap();
+        let head = pattern(r"^< (\d+) (\{.*\})").captures(head).unwrap();
         assert_eq!(answer.status.to_string(), head[1], "{name}: {answer:?}");
         let headers: Value = serde_json::from_str(&pythonic(&head[2])).unwrap();
         for (header, value) in headers.as_object().unwrap() {
@@ -185,13 +183,11 @@ impl Place {
         let nodes: Value = serde_json::from_str(&self.here(nodes, asked)).unwrap();
         assert_eq!(told["nodes"].as_array().unwrap().len(), nodes.as_array().unwrap().len());
         alike(&entry.name, &nodes, &told["nodes"]);
-        let state =
-            Regex::new(r"^ rebalanceStatus=(\w+) balanced=(\w+) servicesNeedRebalance=(.*)$")
-                .unwrap()
-                .captures(state)
-                .unwrap()
-                .extract::<3>()
-                .1;
+        let state = pattern(r"^ rebalanceStatus=(\w+) balanced=(\w+) servicesNeedRebalance=(.*)$")
+            .captures(state)
+            .unwrap()
+            .extract::<3>()
+            .1;
         let [status, balanced, services] = state.map(pythonic);
         let services: Value = serde_json::from_str(&services).unwrap();
         assert_eq!(told["rebalanceStatus"], json!(status), "{}", entry.name);

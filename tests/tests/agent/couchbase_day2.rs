@@ -4,16 +4,16 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    sync::LazyLock,
     time::Duration,
 };
 
 use cbbootstrap_tests::{
     couchbase::{CertificateView, Node, Servers},
     http::Answer,
+    pattern::pattern,
     recording::{masked, repaired},
 };
-use regex::{Captures, Regex};
+use regex::Captures;
 use serde_json::{Value, json};
 use ureq::{
     Agent,
@@ -69,7 +69,7 @@ impl Exchange {
 
 fn recording() -> Vec<Exchange> {
     let text = include_str!("../../couchbase-rest/recorded-7.6.8-day2.txt");
-    let at = Regex::new(r" at t\+([0-9.]+)s").unwrap();
+    let at = pattern(r" at t\+([0-9.]+)s");
     let mut exchanges: Vec<Exchange> = Vec::new();
     for entry in text.split("\n## ").skip(1) {
         let name = entry.split([' ', '\n']).next().unwrap();
@@ -99,7 +99,7 @@ fn recording() -> Vec<Exchange> {
 
 fn reason_not_to_replay(id: &str) -> Option<&'static str> {
     let mut reasons = NOT_REPLAYED.iter();
-    let reason = reasons.find(|(pattern, _)| Regex::new(pattern).unwrap().is_match(id));
+    let reason = reasons.find(|(ids, _)| pattern(ids).is_match(id));
     reason.map(|(_, reason)| *reason)
 }
 
@@ -128,12 +128,8 @@ fn times(entry: &str) -> Option<&'static [f64]> {
     })
 }
 
-static REQUEST: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^(\w+) node(\d):8091(\S*) (.*) auth=(\S+)$").unwrap());
-static TIME: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\d{4}-\d\d-\d\dT[0-9:.]+Z").unwrap());
-static NODE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"node(\d)\.cb\.test").unwrap());
-static AUTHORITY: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"Couchbase Server ([0-9a-f]{8})\b").unwrap());
+/// The name of an authority that a server generated, with its id.
+const AUTHORITY: &str = r"Couchbase Server ([0-9a-f]{8})\b";
 
 /// The nodes of the recording, which are node1 to node8 there.
 struct Place {
@@ -217,7 +213,7 @@ impl Place {
 
     /// What was recorded, in the names of here; without a name, it is the asked node's address.
     fn here(&self, text: &str, asked: &Node) -> String {
-        let text = NODE.replace_all(text, |found: &Captures| {
+        let text = pattern(r"node(\d)\.cb\.test").replace_all(text, |found: &Captures| {
             match found[1].parse::<usize>().unwrap() {
                 number @ 1..=8 => self.node(number).address(),
                 // There is none.
@@ -248,14 +244,14 @@ impl Place {
             let number = shown[..1].parse().unwrap();
             return self.compare_certificate(exchange, number);
         }
-        let parts = REQUEST.captures(&exchange.request);
+        let parts =
+            pattern(r"^(\w+) node(\d):8091(\S*) (.*) auth=(\S+)$").captures(&exchange.request);
         let parts = parts.unwrap_or_else(|| panic!("{id}: {}", exchange.request));
         let asked = self.node(parts[2].parse().unwrap());
         let form = self.here(&parts[4], asked);
         let fields: Vec<(String, String)> = match form.trim().strip_prefix("body: ") {
             Some(body) => form_urlencoded::parse(body.as_bytes()).into_owned().collect(),
-            None => Regex::new("'([^']*)': '([^']*)'")
-                .unwrap()
+            None => pattern("'([^']*)': '([^']*)'")
                 .captures_iter(&form)
                 .map(|field| (field[1].to_owned(), field[2].to_owned()))
                 .collect(),
@@ -273,8 +269,7 @@ impl Place {
 
     fn compare(&self, exchange: &Exchange, asked: &Node, path: &str, answer: &Answer) {
         let id = &exchange.id;
-        let head = Regex::new(r"^(\d+)(?: (\{.*?\}))?").unwrap();
-        let head = head.captures(&exchange.head).unwrap();
+        let head = pattern(r"^(\d+)(?: (\{.*?\}))?").captures(&exchange.head).unwrap();
         assert_eq!(answer.status.to_string(), head[1], "{id}: {answer:?}");
         let headers = head.get(2).map_or("{}", |headers| headers.as_str());
         let headers = headers.replace('"', "\\\"").replace('\'', "\"");
@@ -307,9 +302,9 @@ impl Place {
         let node = self.node(number);
         let own = node.certificate();
         let shown = |name: &str| {
-            let pattern = Regex::new(&format!(r"(?:^|\| ?){name} ?= ?CN = ([^|]*?) \|"));
+            let shown = pattern(&format!(r"(?:^|\| ?){name} ?= ?CN = ([^|]*?) \|"));
             let line = format!("{} |{}", exchange.head, exchange.body.join("|"));
-            let found = pattern.unwrap().captures(&line).map(|found| found[1].to_owned());
+            let found = shown.captures(&line).map(|found| found[1].to_owned());
             self.here(&found.unwrap(), node)
         };
         let (subject, issuer) = (shown("subject"), shown("issuer"));
@@ -318,7 +313,7 @@ impl Place {
         if own.is_generated {
             assert_eq!(*own_subject, format!("CN={subject}"), "{}", exchange.id);
         }
-        let name = Regex::new(r"(?:DNS:|IP Address:)(\S+)").unwrap();
+        let name = pattern(r"(?:DNS:|IP Address:)(\S+)");
         let name = name.captures(&exchange.head).unwrap()[1].to_owned();
         let name = match name.as_str() {
             "127.0.0.1" => name,
@@ -336,13 +331,14 @@ impl Place {
         if recorded.contains("BEGIN CERTIFICATE") {
             return assert!(actual.starts_with("-----BEGIN CERTIFICATE-----"), "{at}");
         }
-        let pair = (AUTHORITY.captures(recorded), AUTHORITY.captures(actual));
-        if let (Some(recorded), Some(actual)) = pair {
+        let pair = [recorded, actual].map(|text| pattern(AUTHORITY).captures(text));
+        if let [Some(recorded), Some(actual)] = pair {
             self.is_known(at, &recorded[1], &actual[1]);
         }
         let plain = |text: &str| {
-            let text = AUTHORITY.replace_all(text, "Couchbase Server ID");
-            let text = TIME.replace_all(&text, |time: &Captures| match &time[0][..4] {
+            let text = pattern(AUTHORITY).replace_all(text, "Couchbase Server ID");
+            let times = pattern(r"\d{4}-\d\d-\d\dT[0-9:.]+Z");
+            let text = times.replace_all(&text, |time: &Captures| match &time[0][..4] {
                 "2013" | "2049" => time[0].to_owned(),
                 _ => "TIME".to_owned(),
             });

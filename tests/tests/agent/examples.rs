@@ -23,12 +23,12 @@ use cbbootstrap_tests::{
     cli::{Ended, User, write_private},
     couchbase::{Node, Servers},
     ministack::MiniStack,
+    pattern::pattern,
     pods,
     process::{self, Guard, wait_until},
     programs, python,
     server::Server,
 };
-use regex::Regex;
 use serde_json::Value;
 
 /// The metadata service of an instance in this zone, version 2 alone.
@@ -303,10 +303,8 @@ fn documents(path: &str) -> Vec<Value> {
 /// The agent's command lines in a text: after its name, up to what ends a command in a shell, in a list of YAML or in prose.
 fn command_lines(text: &str) -> Vec<Vec<String>> {
     let text = text.replace("\\\n", " ").replace("\", \"", " ");
-    let line = Regex::new(
-        r#"cbbootstrap-agent ((?:up|discover|leave|status|completions)\b[^\n`;&|)"']*)"#,
-    )
-    .unwrap();
+    let line =
+        pattern(r#"cbbootstrap-agent ((?:up|discover|leave|status|completions)\b[^\n`;&|)"']*)"#);
     line.captures_iter(&text)
         .map(|found| {
             let words = found[1].split('#').next().unwrap().split_whitespace();
@@ -357,8 +355,8 @@ fn the_agent_accepts_every_command_line_in_the_examples() {
 #[test]
 fn the_examples_use_only_known_variables_and_options() {
     let known = ["", "up", "discover", "leave", "status"].map(help).concat();
-    let variable = Regex::new(r"\bCB(?:BOOTSTRAP|_REST)_[A-Z_]+\b").unwrap();
-    let option = Regex::new(r"`(--[a-z-]+)").unwrap();
+    let variable = pattern(r"\bCB(?:BOOTSTRAP|_REST)_[A-Z_]+\b");
+    let option = pattern(r"`(--[a-z-]+)");
     let of_the_deployer =
         ["deploy", "serve"].map(|command| User::default().run(&[command, "--help"]).stdout);
     for (path, text) in texts().iter().filter(|(path, _)| path != "README.md") {
@@ -375,7 +373,7 @@ fn the_examples_use_only_known_variables_and_options() {
 #[test]
 fn the_agent_accepts_the_documented_options_file() {
     let page = read("docs/agent.md");
-    let file = Regex::new(r"(?s)```yaml\n(.*?)```").unwrap();
+    let file = pattern(r"(?s)```yaml\n(.*?)```");
     let file = &file.captures(&page).unwrap()[1];
     let user = User::default()
         .with("CB_REST_PASSWORD", LOGIN.1)

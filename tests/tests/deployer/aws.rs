@@ -213,7 +213,9 @@ fn the_bucket_is_closed(aws: &MiniStack) {
 
 fn the_dashboard_and_the_alarms_are_about_this_stack(aws: &MiniStack) {
     let body = aws.boto(
-        "client('cloudwatch').get_dashboard(DashboardName='cbbootstrap-us-east-1')['DashboardBody']",
+        "client('cloudwatch').get_dashboard(DashboardName=[o['OutputValue'] for o in client('cloudformation')\
+         .describe_stacks(StackName='cbbootstrap')['Stacks'][0]['Outputs'] if o['OutputKey'] == 'DashboardName'][0])\
+         ['DashboardBody']",
     );
     let body = body.as_str().unwrap();
     let ids = aws.boto(

@@ -556,6 +556,62 @@ fn a_signal_before_the_change_leaves_no_change_set() {
 }
 
 #[test]
+fn a_refused_change_set_is_explained_before_it_is_discarded() {
+    let scene = Scene::deployed();
+    let refuse = |reason: &str, events: Fault| {
+        scene.proxy.reset();
+        let set = format!(
+            "<ChangeSetId>arn:aws:cloudformation:us-east-1:000000000000:changeSet/c/1</ChangeSetId>\
+             <Status>FAILED</Status><StatusReason>{reason}</StatusReason>"
+        );
+        scene.proxy.fault(move |call| match call.name.as_str() {
+            "cloudformation:DescribeChangeSet" => Some(Fault::Answer(set.clone())),
+            "cloudformation:DescribeEvents" => Some(events.clone()),
+            _ => None,
+        });
+        let ended = scene.deploy(&[]);
+        let calls: Vec<_> = scene.proxy.calls().into_iter().map(|call| call.name).collect();
+        let position = |name: &str| calls.iter().position(|call| call == name);
+        let (read, deleted) =
+            (position("cloudformation:DescribeEvents"), position("cloudformation:DeleteChangeSet"));
+        assert!(read.is_some() && read < deleted, "{calls:?}");
+        ended
+    };
+    let events = |fields: &str| {
+        Fault::Answer(format!(
+            "<OperationEvents><member><LogicalResourceId>Dashboard</LogicalResourceId>{fields}</member></OperationEvents>"
+        ))
+    };
+    let early = "The following hook(s)/validation failed: [AWS::EarlyValidation::ResourceExistenceCheck]. To troubleshoot \
+         Early Validation errors, use the DescribeEvents API for detailed failure information.";
+    let exists = events(
+        "<ValidationName>AWS::EarlyValidation::ResourceExistenceCheck</ValidationName>\
+         <ValidationStatus>FAILED</ValidationStatus><ValidationFailureMode>FAIL</ValidationFailureMode>\
+         <ValidationStatusReason>Resource of type 'AWS::CloudWatch::Dashboard' with identifier 'd' already exists.</ValidationStatusReason>\
+         <ValidationPath>/Resources/Dashboard</ValidationPath>",
+    );
+    let ended = refuse(early, exists);
+    ended.failed(1, "Dashboard: Resource of type 'AWS::CloudWatch::Dashboard' with identifier 'd' already exists (");
+    assert!(ended.stderr.contains("hint: something outside the stack has that name"), "{ended}");
+
+    let guard = events(
+        "<HookType>Our::Org::Guard</HookType><HookStatus>HOOK_COMPLETE_FAILED</HookStatus>\
+         <HookStatusReason>no dashboards here</HookStatusReason><HookFailureMode>FAIL</HookFailureMode>",
+    );
+    refuse("The following hook(s) failed: [Our::Org::Guard]", guard)
+        .failed(1, "Dashboard: no dashboards here (Our::Org::Guard)");
+
+    // The permission to read the reason may be missing.
+    let denied = Fault::refuse(
+        "AccessDenied",
+        "User: u is not authorized to perform: cloudformation:DescribeEvents on resource: r",
+    );
+    let ended = refuse(early, denied);
+    ended.failed(1, "AWS::EarlyValidation::ResourceExistenceCheck");
+    assert!(ended.stderr.contains("hint: allow `cloudformation:DescribeEvents`"), "{ended}");
+}
+
+#[test]
 fn a_deletion_continues_after_an_interrupt() {
     let scene = Scene::deployed();
     scene.proxy.play(Play::on("DeleteStack").instead().stack("DELETE_IN_PROGRESS"));

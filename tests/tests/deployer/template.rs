@@ -2,8 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use cbbootstrap_tests::{cli::User, programs, python};
-use regex::Regex;
+use cbbootstrap_tests::{cli::User, pattern::pattern, programs, python};
 use serde_yaml::Value;
 
 fn templates() -> Vec<(PathBuf, String)> {
@@ -85,7 +84,7 @@ fn the_workflow_gives_each_job_what_it_needs() {
 fn the_workflow_pins_actions_to_commits() {
     let file = programs::workspace().join("templates/github-actions.yml");
     let text = fs::read_to_string(file).unwrap();
-    let pinned = Regex::new(r"^[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$").unwrap();
+    let pinned = pattern(r"^[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$");
     let actions: Vec<_> = text.lines().filter_map(|line| line.split_once("uses: ")).collect();
     assert!(!actions.is_empty());
     for (_, action) in actions {

@@ -13,9 +13,9 @@ use cbbootstrap_tests::{
     agent::{Agents, Api, LOGIN, one_cluster},
     cli::{Ended, User, write_private},
     couchbase::Servers,
+    pattern::pattern,
     programs,
 };
-use regex::Regex;
 
 /// What an absent variable looks like.
 const BLANK: [&str; 4] = ["", " \t", "\r\n", "\u{feff}"];
@@ -132,7 +132,7 @@ impl Program {
     /// The variables that its help shows for a command.
     fn variables(&self, args: &[&str]) -> BTreeSet<String> {
         let help = self.run(&[args, &["--help"]].concat(), None).1;
-        let variable = Regex::new(r"\[env:\s+(\w+)=").unwrap();
+        let variable = pattern(r"\[env:\s+(\w+)=");
         let found = variable.captures_iter(&help);
         found.map(|found| found[1].to_owned()).collect()
     }

@@ -13,11 +13,11 @@ use std::{
 
 use cbbootstrap_function::{
     api,
-    store::{Error, Store, sqlite::Sqlite},
+    store::{Error, Page, Row, Store, sqlite::Sqlite},
 };
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{Claim, Claimed, Leave, Ready, Record, SecretHash},
+    rules::{Claim, Claimed, Record, Refusal, SecretHash},
 };
 use cbbootstrap_tests::{
     artifact,
@@ -222,12 +222,13 @@ impl Store for Broken {
         claimed
     }
 
-    async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        self.store.ready(ready).await
-    }
-
-    async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
-        self.store.leave(leave).await
+    async fn change(
+        &self,
+        cluster_id: &str,
+        now: Timestamp,
+        rule: impl Fn(Option<Record>) -> Result<Record, Refusal> + Send + Sync + 'static,
+    ) -> Result<Record, Error> {
+        self.store.change(cluster_id, now, rule).await
     }
 
     async fn status(
@@ -250,8 +251,16 @@ impl Store for Broken {
         Ok(before.clone())
     }
 
-    async fn forget(&self, seen: &Record, now: Timestamp) -> Result<bool, Error> {
-        self.store.forget(seen, now).await
+    async fn forget_unreadable(&self, cluster_id: &str, now: Timestamp) -> Result<bool, Error> {
+        self.store.forget_unreadable(cluster_id, now).await
+    }
+
+    async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
+        Store::find(&self.store, cluster_id).await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Page, Error> {
+        self.store.list(after).await
     }
 }
 

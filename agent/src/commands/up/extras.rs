@@ -1,72 +1,72 @@
 //! Server group, buckets and alternate address. None delays the report or ends the run: a permanent refusal is a warning, and the
-//! run ends as [`Exit::Partial`](crate::failure::Exit::Partial).
+//! run ends as [`Exit::Partial`](cbbootstrap_cli::failure::Exit::Partial).
 
 use ureq::http::StatusCode;
 
-use super::{Attempt, Round, Run};
-use crate::{
-    decision::Extra,
-    server::{Error, View},
-};
+use super::{Interrupt, Run};
+use crate::{decision::Extra, http::CallError, server::View};
 
 impl Run<'_> {
-    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> Round {
+    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> Result<(), Interrupt> {
         let done = match extra {
             Extra::Group => self.set_group(view),
             Extra::Bucket(name) => self.create_bucket(name),
-            Extra::AlternateAddress => self.set_alternate_address(),
+            Extra::AlternateAddress => {
+                let address = self.args.alternate_address.as_ref();
+                let host = address.map(|address| address.host().to_string()).unwrap_or_default();
+                let set = self.here.server.set_alternate_address(&host);
+                set.map(|()| format!("alternate address: {host}"))
+            }
         };
-        match (done, extra) {
-            (Ok(done), Extra::Bucket(name)) => {
+        match done {
+            Ok(done) => {
                 self.printer.step(done);
-                self.state.created.insert(name.clone());
-                wait_for_bucket(name)
+                if let Extra::Bucket(name) = extra {
+                    self.state.created.insert(name.clone());
+                    return Err(wait_for_bucket(name));
+                }
+                self.state.memory.settled.insert(extra.clone());
+                Ok(())
             }
-            (Ok(done), extra) => {
-                self.printer.step(done);
-                self.state.done.settled.insert(extra.clone());
-                Attempt::Again
-            }
-            (Err(error), extra) if error.is_permanent() => self.note_refusal(extra, &error),
-            (Err(error), _) => Attempt::wait(error.to_string()),
+            Err(error) if error.is_permanent() => self.note_refusal(extra, &error),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn note_refusal(&mut self, extra: &Extra, error: &Error) -> Round {
+    fn note_refusal(&mut self, extra: &Extra, error: &CallError) -> Result<(), Interrupt> {
         let what = match extra {
             Extra::Group => {
-                format!("server group `{}`", self.plan.group.as_deref().unwrap_or_default())
+                format!("server group `{}`", self.args.server_group.as_deref().unwrap_or_default())
             }
             Extra::Bucket(name) => format!("bucket `{name}`"),
             Extra::AlternateAddress => "alternate address".to_owned(),
         };
         if let Extra::Bucket(name) = extra {
             // The bucket may have appeared.
-            match self.here.server.cluster() {
-                Ok(Some(view)) if view.buckets.contains(name) => return Attempt::Again,
-                Ok(_) if self.state.created.contains(name) => return wait_for_bucket(name),
-                Ok(_) => {}
-                Err(error) => return Attempt::wait(error.to_string()),
+            match self.here.server.cluster()? {
+                Some(view) if view.buckets.contains(name) => return Ok(()),
+                _ if self.state.created.contains(name) => return Err(wait_for_bucket(name)),
+                _ => {}
             }
         }
         self.printer.warning(format_args!(
             "the server refuses the {what}: {error}; the node is a member without it"
         ));
         self.state.refused.push(what);
-        self.state.done.settled.insert(extra.clone());
-        Attempt::Again
+        self.state.memory.settled.insert(extra.clone());
+        Ok(())
     }
 
     /// The first node renames the group that its server begins in, or moves if another node has created the wanted one. A node
     /// that was not initialised by this run stays where its operators have put it.
-    fn set_group(&self, view: &View) -> Result<String, Error> {
-        let wanted = self.plan.group.as_deref().unwrap_or_default();
-        let refusal = |why: String| Err(Error::Refused(StatusCode::BAD_REQUEST, why));
+    fn set_group(&self, view: &View) -> Result<String, CallError> {
+        let wanted = self.args.server_group.as_deref().unwrap_or_default();
+        let refusal = |why: String| Err(CallError::Refused(StatusCode::BAD_REQUEST, why));
         if !self.is_enterprise() {
             return refusal("Community Edition has no server groups".to_owned());
         }
         let Some(this) = view.this() else {
-            return Err(Error::Unreachable("the server does not list itself yet".to_owned()));
+            return Err(CallError::Unreachable("the server does not list itself yet".to_owned()));
         };
         let server = &self.here.server;
         let groups = server.groups()?;
@@ -78,7 +78,7 @@ impl Run<'_> {
                 server.rename_group(own, wanted)?;
                 Ok(format!("group: `{wanted}`"))
             }
-            _ if !self.state.done.has_initialised => {
+            _ if !self.state.memory.has_initialised => {
                 let group = this.group.as_deref().unwrap_or("another one");
                 refusal(format!(
                     "it is in the server group `{group}`, and only a person may move it"
@@ -90,27 +90,20 @@ impl Run<'_> {
             }
             (_, None) => {
                 server.create_group(wanted)?;
-                Err(Error::Unreachable(format!("the server group `{wanted}` is being created")))
+                Err(CallError::Unreachable(format!("the server group `{wanted}` is being created")))
             }
         }
     }
 
-    fn create_bucket(&self, name: &str) -> Result<String, Error> {
-        let Some(bucket) = self.plan.buckets.iter().find(|bucket| bucket.name == name) else {
+    fn create_bucket(&self, name: &str) -> Result<String, CallError> {
+        let Some(bucket) = self.args.buckets.iter().find(|bucket| bucket.name == name) else {
             return Ok(format!("bucket: `{name}`"));
         };
         self.here.server.create_bucket(bucket)?;
         Ok(format!("bucket: `{name}`, {} MB on each node", bucket.quota))
     }
-
-    fn set_alternate_address(&self) -> Result<String, Error> {
-        let address = self.plan.alternate_address.as_ref();
-        let host = address.map(|address| address.host().to_string()).unwrap_or_default();
-        self.here.server.set_alternate_address(&host)?;
-        Ok(format!("alternate address: {host}"))
-    }
 }
 
-fn wait_for_bucket(name: &str) -> Round {
-    Attempt::wait(format!("the bucket `{name}` is being created"))
+fn wait_for_bucket(name: &str) -> Interrupt {
+    Interrupt::wait(format!("the bucket `{name}` is being created"))
 }

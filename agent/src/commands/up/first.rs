@@ -6,66 +6,76 @@ use std::{
     time::Instant,
 };
 
+use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
 
-use super::{Attempt, Round, Run};
+use super::{Interrupt, Run};
 use crate::{
-    commands::clock::Wait,
     decision::{Inspection, LEASE_MARGIN},
-    failure::Failure,
-    http::{Deadline, Trust},
-    server::{Error, FirstNode, Server},
-    settings::buckets_too_big,
+    http::{self, CallError, Deadline, Trust},
+    server::Server,
+    values::BucketSpec,
 };
 
-impl Run<'_> {
-    /// Makes slow checks and finds wrong options before the claim, because the lease only covers the initialisation. Returns why
-    /// to wait.
-    pub(super) fn check_before_claim(&self) -> Result<Option<String>, Failure> {
-        if let Some(why) = self.check_node()? {
-            return Ok(Some(why));
+/// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
+pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
+    for (index, bucket) in buckets.iter().enumerate() {
+        if buckets[..index].iter().any(|other| other.name == bucket.name) {
+            return Err(Failure::usage(format!("the bucket `{}` is given twice", bucket.name))
+                .hint("give each `--bucket` once; an existing one is not changed"));
         }
-        let services = &self.plan.services;
+    }
+    let needed: u64 = buckets.iter().map(|bucket| bucket.quota).sum();
+    if needed > quota {
+        return Err(Failure::usage(format!(
+            "the buckets need {needed} MB on each node, and the data service has {quota} MB"
+        ))
+        .hint("raise `--memory-quota`, or give the buckets less (`--bucket`)"));
+    }
+    Ok(())
+}
+
+impl Run<'_> {
+    /// Makes slow checks and finds wrong options before the claim, because the lease only covers the initialisation.
+    pub(super) fn check_before_claim(&self) -> Result<(), Interrupt> {
+        self.check_node()?;
+        let services = &self.args.services;
         if !self.is_enterprise() && !services.exist_in_community() {
             return Err(Failure::usage(format!(
                 "Community Edition does not support the services {services} on one node"
             ))
-            .hint("it supports `data`, `data,index,query` or `data,index,query,search`"));
+            .hint("it supports `data`, `data,index,query` or `data,index,query,search`")
+            .into());
         }
         self.quota()?;
-        Ok(None)
+        Ok(())
     }
 
     /// The data service's memory in MB.
     fn quota(&self) -> Result<u64, Failure> {
-        let quota =
-            self.plan.quota.megabytes(self.state.memory_bytes, &self.plan.services).map_err(
-                |why| {
-                    Failure::usage(format!("--memory-quota: {why}"))
-                        .hint("`auto` chooses a quota that fits the node")
-                },
-            )?;
-        let buckets: u64 = self.plan.buckets.iter().map(|bucket| bucket.quota).sum();
-        if buckets > quota {
-            return Err(buckets_too_big(buckets, quota));
-        }
+        let quota = self.args.memory_quota.megabytes(self.state.memory_bytes, &self.args.services);
+        let quota = quota.map_err(|why| {
+            Failure::usage(format!("--memory-quota: {why}"))
+                .hint("`auto` chooses a quota that fits the node")
+        })?;
+        check_buckets(&self.args.buckets, quota)?;
         Ok(quota)
     }
 
-    /// Couchbase Server accepts a name only if it leads to the host. Returns why to wait if the name cannot be resolved yet.
-    fn check_node(&self) -> Result<Option<String>, Failure> {
-        if !self.here.is_local {
-            return Ok(None);
+    /// Couchbase Server accepts a name only if it leads to the host.
+    fn check_node(&self) -> Result<(), Interrupt> {
+        if !http::is_local(&self.here.server.url) {
+            return Ok(());
         }
-        let node = &self.here.node;
-        let addresses = match (node.host().to_string().as_str(), 0).to_socket_addrs() {
-            Ok(addresses) => addresses,
-            Err(error) => return Ok(Some(format!("`{node}` cannot be resolved yet: {error}"))),
-        };
+        let node = self.node();
+        let addresses = (node.host().to_string().as_str(), 0).to_socket_addrs();
+        let addresses = addresses.map_err(|error| {
+            Interrupt::wait(format!("`{node}` cannot be resolved yet: {error}"))
+        })?;
         let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
         // Only a host's own addresses can be bound.
         if addresses.iter().any(|ip| UdpSocket::bind((*ip, 0)).is_ok()) {
-            return Ok(None);
+            return Ok(());
         }
         let subject = match node.host() {
             Host::Name(_) => {
@@ -75,12 +85,13 @@ impl Run<'_> {
             Host::V4(_) | Host::V6(_) => format!("`{node}`"),
         };
         Err(Failure::usage(format!("{subject} is not an address of this host")).hint(
-            "give the host's own, which the other nodes reach; a public one behind NAT goes into `--alternate-address`",
-        ))
+            "give an address of this host that the other nodes reach; a public one behind NAT goes into `--alternate-address`",
+        )
+        .into())
     }
 
     /// Inspects the servers of nodes that lost their claims, all at once. An unclear one may be a cluster: it is inspected again.
-    pub(super) fn inspect(&mut self, nodes: &[Node]) -> Round {
+    pub(super) fn inspect(&mut self, nodes: &[Node]) -> Result<(), Interrupt> {
         let deadline = self.here.peers.deadline;
         let inspections: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> =
@@ -101,89 +112,85 @@ impl Run<'_> {
             };
             self.printer.step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
             self.state
-                .done
+                .memory
                 .inspections
                 .extend(inspection.ok().map(|inspection| (node.clone(), inspection)));
         }
         let Some((node, why)) = unclear else {
-            return Attempt::Again;
+            return Ok(());
         };
         let id = self.api.cluster_id.as_str();
-        Attempt::Wait(
-            Wait::new(format!(
-                "`{node}`, which lost its claim, does not answer whether it belongs to a cluster: {why}"
+        Err(Interrupt::Wait(
+            Failure::new(format!(
+                "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
             ))
             .hint(format!(
                 "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
             )),
-        )
+        ))
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
-    pub(super) fn give_up_claim(&mut self, node: &Node) -> Round {
+    pub(super) fn give_up_claim(&mut self, node: &Node) -> Result<(), Interrupt> {
         let generation = self.record().map(|record| record.generation);
-        if let Err(error) =
-            self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), generation)
-        {
-            return Attempt::wait(format!("the claim cannot be given up yet: {error}"));
-        }
+        self.api.leave(&self.here.identity, generation).map_err(|error| {
+            Interrupt::wait(format!("the claim cannot be given up yet: {error}"))
+        })?;
         self.printer.warning(format_args!(
             "`{node}` has initialised its server without reporting it: this node gives its claim up, so that `{node}` can report"
         ));
-        self.state.occupied = Some((node.clone(), Instant::now()));
-        Attempt::Again
+        self.state.memory.occupied_by = Some((node.clone(), Instant::now()));
+        Ok(())
     }
 
     /// Initialises the cluster. If the server refuses, the claim is given up: other nodes need not wait until it expires.
-    pub(super) fn initialise(&mut self) -> anyhow::Result<Round> {
+    pub(super) fn initialise(&mut self) -> Result<(), Interrupt> {
         let Some(record) = self.record() else {
-            return Ok(Attempt::Again);
+            return Ok(());
         };
         // Right before the call: it must end before the lease does.
-        if record.lease_left.is_some_and(|left| left < LEASE_MARGIN) {
-            return Ok(Attempt::Again);
+        if record.lease_left(Instant::now()).is_some_and(|left| left < LEASE_MARGIN) {
+            return Ok(());
         }
-        let quota = self.quota()?;
-        let services = &self.plan.services;
-        let first = FirstNode {
-            node: &self.here.node.host().to_string(),
-            services: &services.codes(),
+        let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
+        match self.here.server.initialise(
+            self.node(),
+            services,
             quota,
-            cluster_name: self.plan.cluster_name.as_deref(),
-            administrator: &self.here.peers.administrator,
-            is_enterprise: self.is_enterprise(),
-        };
-        match self.here.server.initialise(&first) {
+            self.args.cluster_name.as_deref(),
+            &self.here.peers.administrator,
+            self.is_enterprise(),
+        ) {
             Ok(()) => {
-                self.state.done.has_initialised = true;
+                self.state.memory.has_initialised = true;
                 self.printer.step(format_args!(
                     "initialise: a cluster of one node, {quota} MB, {services}"
                 ));
-                Ok(Attempt::Again)
+                Ok(())
             }
-            Err(error) if error.is_permanent() => self.end_refused(&error, record.generation),
+            Err(error) if error.is_permanent() => Err(self.end_refused(&error, generation)),
             // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
                 self.state.may_be_under_way = true;
-                Ok(Attempt::wait(format!("initialise: {error}")))
+                Err(Interrupt::wait(format!("initialise: {error}")))
             }
         }
     }
 
     /// The server has refused. It may still have carried out an earlier request with a lost answer.
-    fn end_refused(&self, error: &Error, generation: u64) -> anyhow::Result<Round> {
+    fn end_refused(&self, error: &CallError, generation: u64) -> Interrupt {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
-            return Ok(Attempt::wait(format!("initialise: {error}")));
+            return Interrupt::wait(format!("initialise: {error}"));
         }
         let hint = if self.state.may_be_under_way {
             "an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then"
         } else {
             // A claim that cannot be given up expires.
-            let _ = self.api.leave(&self.here.node, self.state.own_uuid.as_ref(), Some(generation));
-            "the message is the server's; nothing was changed, and another node may begin"
+            let _ = self.api.leave(&self.here.identity, Some(generation));
+            "nothing was changed, and another node can begin the cluster"
         };
         let why = format!("the server refuses to initialise the cluster: {error}");
-        Err(Failure::new(why).hint(hint).into())
+        Failure::new(why).hint(hint).into()
     }
 }
 
@@ -195,7 +202,7 @@ fn inspect(node: &Node, deadline: Deadline) -> Result<Inspection, String> {
         match Server::on_node(node, trust, None, deadline).is_provisioned() {
             Ok(true) => return Ok(Inspection::Provisioned),
             Ok(false) => return Ok(Inspection::Blank),
-            Err(Error::Unreachable(_) | Error::Untrusted(_)) => {}
+            Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => {}
             Err(error) => unclear = Some(error.to_string()),
         }
     }

@@ -5,15 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_protocol::names::{Node, Uuid};
+use cbbootstrap_cli::failure::Failure;
+use cbbootstrap_protocol::names::Node;
 
-use super::{Attempt, Known, MAX_REFUSALS, Round, Run, untrusted};
+use super::{Interrupt, MAX_REFUSALS, Run, untrusted};
 use crate::{
-    commands::clock::{Wait, time_since},
-    decision::{self, Admission, OTHER_CREDENTIALS_LIMIT},
-    failure::Failure,
-    record::Record,
-    server::{Error, Server},
+    commands::name_taken,
+    decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT},
+    http::CallError,
+    record::ClusterRecord,
+    server::Server,
 };
 
 /// A member that does not answer is skipped for this long.
@@ -38,8 +39,12 @@ pub(super) struct Joining {
     name_taken_since: Option<Instant>,
 }
 
-/// The result of joining through one member: the end of the round, or why the member cannot add this node.
-type Joined = Result<Round, (Skip, String)>;
+/// Why this node has not been added by a member.
+enum NotAdded {
+    /// The member cannot add it, for this reason: try the next one.
+    Skip(Skip, String),
+    Interrupt(Interrupt),
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Skip {
@@ -50,13 +55,23 @@ enum Skip {
     Other,
 }
 
-fn skip(reason: impl Into<String>) -> Joined {
-    Err((Skip::Other, reason.into()))
+impl<I: Into<Interrupt>> From<I> for NotAdded {
+    fn from(interrupt: I) -> Self {
+        Self::Interrupt(interrupt.into())
+    }
+}
+
+fn skip(error: &CallError) -> NotAdded {
+    NotAdded::Skip(Skip::Other, error.to_string())
 }
 
 impl Run<'_> {
     /// Joins through the first member that can add this node.
-    pub(super) fn join(&mut self, members: &[Node], record: &Record) -> anyhow::Result<Round> {
+    pub(super) fn join(
+        &mut self,
+        members: &[Node],
+        record: &ClusterRecord,
+    ) -> Result<(), Interrupt> {
         let now = Instant::now();
         self.state.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
         self.state.joining.adding.take_if(|(_, since)| now - *since >= ADD_TIME);
@@ -71,9 +86,10 @@ impl Run<'_> {
                 reasons.push(format!("`{adding}` may still be adding this node"));
                 continue;
             }
-            let (skip, why) = match self.join_through(member, record)? {
-                Ok(round) => return Ok(round),
-                Err(skipped) => skipped,
+            let (skip, why) = match self.join_through(member, record) {
+                Err(NotAdded::Skip(skip, why)) => (skip, why),
+                Err(NotAdded::Interrupt(interrupt)) => return Err(interrupt),
+                Ok(()) => return Ok(()),
             };
             if skip == Skip::Dead {
                 self.state.joining.dead.insert(member.clone(), now);
@@ -96,11 +112,11 @@ impl Run<'_> {
                 .into());
         }
         // The members may have changed.
-        self.state.answer = Known::NotYet;
-        let wait = Wait::new(format!("no member can add this node: {reasons}"));
+        self.state.asked = Asked::NotYet;
+        let wait = Failure::new(format!("no member can add this node: {reasons}"));
         let id = self.api.cluster_id.as_str();
-        Ok(Attempt::Wait(if skips.contains(&Skip::Unproven) {
-            wait.hint("no password was sent to a server that nothing vouches for; do all nodes have the same secret (`--secret-file`)? A member whose certificate has changed needs `up` once more")
+        Err(Interrupt::Wait(if skips.contains(&Skip::Unproven) {
+            wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
             wait.hint(format!(
                 "no recorded member answers; if they are gone for good, `cbbootstrap cluster forget {id}` lets a new cluster begin"
@@ -110,96 +126,81 @@ impl Run<'_> {
         }))
     }
 
-    fn join_through(&mut self, member: &Node, record: &Record) -> anyhow::Result<Joined> {
+    fn join_through(&mut self, member: &Node, record: &ClusterRecord) -> Result<(), NotAdded> {
         let peers = &self.here.peers;
-        if let Err(why) = peers.proof(member, record) {
-            return Ok(Err((Skip::Unproven, why.to_owned())));
-        }
+        let unproven = |why: String| NotAdded::Skip(Skip::Unproven, why);
+        peers.proof(member, record).map_err(|why| unproven(why.to_owned()))?;
         if !self.is_enterprise() && !peers.is_insecure {
             return Err(Failure::refused(
                 "Community Edition has no TLS between nodes: the password would cross the network unencrypted",
             )
-            .hint("`--insecure` sends it anyway; Enterprise Edition does not need to")
+            .hint("`--insecure` sends it anyway; Enterprise Edition encrypts it")
             .into());
         }
         let connected = peers.connect(member, record, self.is_enterprise());
         let read = connected.and_then(|server| server.cluster().map(|view| (server, view)));
-        let (server, view) = match read {
-            Ok((server, Some(view))) => (server, view),
-            Ok((_, None)) => return Ok(skip("it belongs to no cluster")),
+        let (server, view) = read.map_err(|error| match error {
             // The operator's authority is either right for all members or for none.
-            Err(Error::Untrusted(why)) if peers.keys.is_none() => {
-                return Err(untrusted(&why).into());
+            CallError::Untrusted(why) if peers.keys.is_none() => untrusted(&why).into(),
+            CallError::Untrusted(why) => unproven(why),
+            CallError::Unreachable(why) | CallError::Failing(why) => {
+                NotAdded::Skip(Skip::Dead, why)
             }
-            Err(Error::Untrusted(why)) => return Ok(Err((Skip::Unproven, why))),
-            Err(Error::Unreachable(why) | Error::Failing(why)) => {
-                return Ok(Err((Skip::Dead, why)));
-            }
-            Err(error) => return Ok(skip(error.to_string())),
+            error => skip(&error),
+        })?;
+        let other = |why: &str| Err(NotAdded::Skip(Skip::Other, why.to_owned()));
+        let Some(view) = view else {
+            return other("it belongs to no cluster");
         };
-        let (node, own) = (&self.here.node, self.state.own_uuid.as_ref());
+        let (node, own) = (self.node(), self.here.identity.node_uuid.as_ref());
         match decision::admission(node, own, &view, record.cluster_uuid.as_ref()) {
             Admission::Add => {
                 self.state.joining.name_taken_since = None;
                 self.add(&server, member)
             }
-            Admission::Later(why) => Ok(Ok(Attempt::wait(why))),
-            Admission::OtherCluster(why) => Ok(Err((Skip::OtherCluster, why))),
-            Admission::UnfitMember => Ok(skip("it is not an active, healthy member itself")),
-            Admission::NameTaken(uuid) => self.wait_for_name(&uuid),
+            Admission::Later(why) => Err(Interrupt::wait(why).into()),
+            Admission::OtherCluster(why) => Err(NotAdded::Skip(Skip::OtherCluster, why)),
+            Admission::UnfitMember => other("it is not an active, healthy member itself"),
+            Admission::NameTaken(uuid) => {
+                // It may be this server, while it is being added.
+                let since = self.state.joining.name_taken_since.get_or_insert_with(Instant::now);
+                let failure = name_taken(&self.here.identity, &uuid);
+                let is_over = since.elapsed() >= OTHER_CREDENTIALS_LIMIT;
+                Err(if is_over { failure.into() } else { Interrupt::Wait(failure).into() })
+            }
         }
     }
 
-    /// Another server is a healthy member under this node's name. It may be this one, while it is being added.
-    fn wait_for_name(&mut self, uuid: &Uuid) -> anyhow::Result<Joined> {
-        let since = *self.state.joining.name_taken_since.get_or_insert_with(Instant::now);
-        let own = self.state.own_uuid.as_ref().map_or("unknown", Uuid::as_str);
-        let why = format!(
-            "the cluster has a healthy member `{}` whose server has the UUID {uuid}, and this server has {own}: two machines have the same name",
-            self.here.node
-        );
-        if time_since(Some(since)) < OTHER_CREDENTIALS_LIMIT {
-            return Ok(Ok(Attempt::wait(why)));
-        }
-        Err(Failure::refused(why).hint("give each machine its own `--node`").into())
-    }
-
-    fn add(&mut self, server: &Server, member: &Node) -> anyhow::Result<Joined> {
-        let group_path = match self.group_path(server) {
-            Ok(path) => path,
-            Err(error) => return Ok(skip(error.to_string())),
-        };
-        let services = self.plan.services.codes();
+    fn add(&mut self, server: &Server, member: &Node) -> Result<(), NotAdded> {
+        let group_path = self.group_path(server).map_err(|error| skip(&error))?;
+        let services = self.args.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
         self.state.joining.adding = Some((member.clone(), Instant::now()));
-        let (node, tls) = (&self.here.node, self.is_enterprise());
-        match server.add(node, &services, group_path.as_deref(), tls) {
-            Ok(()) => {
-                self.state.joining.refusals = 0;
-                self.state.joining.adding = None;
-                self.printer.step(format_args!("join: added by `{member}`"));
-                Ok(Ok(Attempt::Again))
-            }
-            Err(Error::Unreachable(why) | Error::Failing(why)) => Ok(Ok(Attempt::wait(why))),
-            Err(error) => {
-                self.state.joining.adding = None;
-                self.state.joining.refusals += 1;
-                if self.state.joining.refusals < MAX_REFUSALS {
-                    // A rebalance may have begun: the next round shows it.
-                    return Ok(skip(error.to_string()));
-                }
-                Err(Failure::new(format!("`{member}` has refused {MAX_REFUSALS} times to add this node: {error}"))
-                    .hint(
-                        "the other nodes must reach this one by its name on the ports 8091 and 18091, and trust its certificate; after it has left a cluster, load your own certificates again (`loadTrustedCAs`, `reloadCertificate`)",
-                    )
-                    .into())
-            }
+        let added = server.add(self.node(), &services, group_path.as_deref(), self.is_enterprise());
+        if let Err(error @ (CallError::Unreachable(_) | CallError::Failing(_))) = added {
+            return Err(error.into());
         }
+        self.state.joining.adding = None;
+        let Err(error) = added else {
+            self.state.joining.refusals = 0;
+            self.printer.step(format_args!("join: added by `{member}`"));
+            return Ok(());
+        };
+        self.state.joining.refusals += 1;
+        if self.state.joining.refusals < MAX_REFUSALS {
+            // A rebalance may have begun: the next round shows it.
+            return Err(skip(&error));
+        }
+        Err(Failure::new(format!("`{member}` has refused {MAX_REFUSALS} times to add this node: {error}"))
+            .hint(
+                "the other nodes must reach this one by its name on the ports 8091 and 18091, and trust its certificate; after it has left a cluster, load your own certificates again (`loadTrustedCAs`, `reloadCertificate`)",
+            )
+            .into())
     }
 
     /// The path that adds a node to the wanted server group, which is created if necessary; `None` for the usual path.
-    fn group_path(&self, server: &Server) -> Result<Option<String>, Error> {
-        let Some(wanted) = self.plan.group.as_ref().filter(|_| self.is_enterprise()) else {
+    fn group_path(&self, server: &Server) -> Result<Option<String>, CallError> {
+        let Some(wanted) = self.args.server_group.as_ref().filter(|_| self.is_enterprise()) else {
             return Ok(None);
         };
         let find = || {

@@ -11,25 +11,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_protocol::names::{Node, Uuid};
+use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_protocol::{names::Node, wire};
 
-use self::join::Joining;
+use self::{first::check_buckets, join::Joining};
 use super::{
-    api_failure,
-    clock::{Attempt, Clock, jitter, time_since},
-    lock,
-    rebalances::Rebalances,
+    clock::{Clock, Interrupt, jitter},
+    lock, rebalances,
 };
 use crate::{
-    api::{Answer, Api, ApiError, Claim},
-    cli::UpArgs,
+    api::{Api, ApiError},
+    cli::{ClusterArgs, UpArgs},
     decision::{self, Action, Asked, Goal, Memory, OwnServer},
-    failure::{Exit, Failure},
+    http::CallError,
     printer::Printer,
-    record::Record,
-    server::{Error, Membership, Pools, View},
-    settings::{self, Here, Patience, Plan},
-    values::{Lease, Service},
+    record::ClusterRecord,
+    server::{Membership, Pools, View},
+    settings::{self, Here},
+    values::Quota,
 };
 
 /// This many refusals in a row end the command.
@@ -43,52 +42,48 @@ const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let started = Instant::now();
-    let clock = Clock::new(Patience::from(args.wait), printer);
-    let (here, api) = settings::here(args.api, args.server, clock.deadline())?;
-    let plan = Plan::try_from(args.cluster)?;
+    let clock = Clock::new(args.wait, printer);
+    let (here, api) = settings::here(args.node, clock.deadline)?;
+    // A quota in another form depends on the node's memory: that is checked when it is known.
+    let quota =
+        if let Quota::Megabytes(quota) = args.cluster.memory_quota { quota } else { u64::MAX };
+    check_buckets(&args.cluster.buckets, quota)?;
     if here.peers.is_insecure {
         printer.warning(
             "--insecure: TLS certificates are not verified. Any host that can impersonate another node receives the administrator's password",
         );
     }
     let _lock = lock(&here.server, &clock)?;
-    let mut run = Run::new(&here, &api, &plan, printer);
-    let (view, record) = *clock.repeat(|| run.round_with_pauses())?;
+    let mut run = Run::new(here, &api, &args.cluster, printer);
+    let (view, record) = clock.repeat(|| run.round_with_pauses())?;
     let outcome = run.outcome(view, &record, started.elapsed());
     printer.result(&outcome)?;
     Ok(if outcome.is_complete() { Exit::Done } else { Exit::Partial })
 }
 
-type Round = Attempt<Box<(View, Record)>>;
-
 /// A run: its settings and its state.
 struct Run<'r> {
-    here: &'r Here,
+    here: Here,
     api: &'r Api,
-    plan: &'r Plan,
+    args: &'r ClusterArgs,
     printer: &'r Printer,
     goal: Goal,
-    state: State,
+    state: RunState,
 }
 
 /// The state of a run from round to round.
 #[derive(Default)]
-struct State {
+struct RunState {
+    memory: Memory,
     /// The API's answer, if it is final or of this round.
-    answer: Known,
-    /// The latest claim.
-    claim: Claim,
+    asked: Asked,
+    /// The generation of the latest record, and the end of its lease.
+    claim: (u64, Option<Instant>),
     pools: Option<Pools>,
-    own_uuid: Option<Uuid>,
     /// The memory in bytes that the server may use.
     memory_bytes: u64,
-    rebalances: Rebalances,
     joining: Joining,
-    other_credentials_since: Option<Instant>,
     nodes: Vec<(String, Membership)>,
-    same_since: Option<Instant>,
-    /// A node that lost its claim and has initialised its server.
-    occupied: Option<(Node, Instant)>,
     /// What was requested and refused for good.
     refused: Vec<String>,
     /// The buckets that this run has created. Each appears a little later.
@@ -96,88 +91,70 @@ struct State {
     /// Whether a request to initialise the server broke off, and may still be carried out.
     may_be_under_way: bool,
     failed_attestations: u32,
-    /// The parts of the memory that have no duration.
-    done: Memory,
     last: Option<Action>,
     /// Without a pause.
     actions: u32,
 }
 
-#[derive(Default)]
-enum Known {
-    #[default]
-    NotYet,
-    NoRecord,
-    Answer(Box<Answer>),
-}
-
 impl<'r> Run<'r> {
-    fn new(here: &'r Here, api: &'r Api, plan: &'r Plan, printer: &'r Printer) -> Self {
-        Self {
-            here,
-            api,
-            plan,
-            printer,
-            goal: Goal {
-                node: here.node.clone(),
-                can_begin: plan.services.has(Service::Data),
-                trusts_members: here.peers.are_distinguishable(),
-                buckets: plan.buckets.iter().map(|bucket| bucket.name.clone()).collect(),
-                group: plan.group.clone(),
-                has_alternate_address: plan.alternate_address.is_some(),
-                attests: here.peers.keys.is_some(),
-                adopt: plan.adopt,
-                settle: jitter(plan.settle),
-                lease: match plan.lease {
-                    Lease::For(lease) => lease,
-                    Lease::Never => OCCUPIED_LIMIT,
-                },
-            },
-            state: State::default(),
-        }
+    fn new(here: Here, api: &'r Api, args: &'r ClusterArgs, printer: &'r Printer) -> Self {
+        let goal = Goal {
+            node: here.identity.node.clone(),
+            can_begin: args.services.has("data"),
+            trusts_members: here.peers.can_verify_members(),
+            buckets: args.buckets.iter().map(|bucket| bucket.name.clone()).collect(),
+            group: args.server_group.clone(),
+            has_alternate_address: args.alternate_address.is_some(),
+            attests: here.peers.keys.is_some(),
+            adopt: args.adopt,
+            settle: jitter(args.settle),
+            lease: args.lease.0.unwrap_or(OCCUPIED_LIMIT),
+        };
+        Self { here, api, args, printer, goal, state: RunState::default() }
+    }
+
+    fn node(&self) -> &Node {
+        &self.here.identity.node
     }
 
     /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
     /// the API answer, the agent never spins.
-    fn round_with_pauses(&mut self) -> anyhow::Result<Round> {
+    fn round_with_pauses(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let last = self.state.last.take();
-        let round = self.round()?;
-        let is_again = matches!(round, Attempt::Again);
-        self.state.actions = if is_again { self.state.actions + 1 } else { 0 };
+        let actions = std::mem::take(&mut self.state.actions) + 1;
+        let done = self.round()?;
         let is_repeated = last.is_some() && last == self.state.last;
-        if is_again && (is_repeated || self.state.actions >= MAX_ACTIONS) {
-            self.state.actions = 0;
-            return Ok(Attempt::wait("the last step has no effect yet"));
+        if done.is_none() && (is_repeated || actions >= MAX_ACTIONS) {
+            return Err(Interrupt::wait("the last step has no effect yet"));
         }
-        Ok(round)
+        self.state.actions = actions;
+        Ok(done)
     }
 
     /// Reads the state, decides, and acts.
-    fn round(&mut self) -> anyhow::Result<Round> {
+    fn round(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let own = self.read_own_server()?;
         self.observe(&own)?;
-        // An answer that is not final may have changed.
-        if !matches!(&self.state.answer, Known::Answer(answer) if answer.is_final()) {
-            self.state.answer = Known::NotYet;
+        // Of a cluster that is ready, only the members can change.
+        if self.record().is_none_or(|record| record.state == wire::State::Claimed) {
+            self.state.asked = Asked::NotYet;
         }
         let mut has_claimed = false;
         loop {
-            let asked = self.asked();
-            let action = decision::next_action(&self.goal, &own, &asked, &self.memory());
+            let RunState { asked, memory, .. } = &self.state;
+            let action = decision::next_action(&self.goal, &own, asked, memory, Instant::now());
             match action {
                 Action::Claim if has_claimed => {
-                    return Ok(Attempt::wait("the previous claim is about to expire"));
+                    return Err(Interrupt::wait("the previous claim is about to expire"));
                 }
                 Action::GetRecord | Action::Claim => {
                     has_claimed = action == Action::Claim;
-                    if let Some(why) = self.ask(has_claimed, &own)? {
-                        return Ok(Attempt::wait(why));
-                    }
+                    self.ask(has_claimed, &own)?;
                 }
                 action => {
                     self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
-                    return self.act(action, view, self.record());
+                    return self.act(action, view, self.record().cloned());
                 }
             }
         }
@@ -185,12 +162,12 @@ impl<'r> Run<'r> {
 
     /// Notes since when the state is as it is.
     fn observe(&mut self, own: &OwnServer) -> Result<(), Failure> {
-        let now = Instant::now();
+        let (now, memory) = (Instant::now(), &mut self.state.memory);
         match own {
             OwnServer::OtherCredentials => {
-                self.state.other_credentials_since.get_or_insert(now);
+                memory.other_credentials_since.get_or_insert(now);
             }
-            _ => self.state.other_credentials_since = None,
+            _ => memory.other_credentials_since = None,
         }
         let OwnServer::Member(view) = own else {
             return Ok(());
@@ -199,35 +176,14 @@ impl<'r> Run<'r> {
         let nodes: Vec<_> = nodes.collect();
         if self.state.nodes != nodes || view.is_rebalancing {
             self.state.nodes = nodes;
-            self.state.same_since = Some(now);
+            memory.same_since = Some(now);
         }
-        self.state.rebalances.watch(&self.here.server, view, view.is_balanced, self.printer)
+        rebalances::watch(memory, &self.here.server, view, view.is_balanced, self.printer)
     }
 
-    /// The API's last answer.
-    fn asked(&self) -> Asked {
-        match &self.state.answer {
-            Known::NotYet => Asked::NotYet,
-            Known::NoRecord => Asked::NoRecord,
-            Known::Answer(answer) => Asked::Record(answer.record()),
-        }
-    }
-
-    fn record(&self) -> Option<Record> {
-        if let Asked::Record(record) = self.asked() { Some(record) } else { None }
-    }
-
-    fn memory(&self) -> Memory {
-        let Memory { rest, unreachable_for, .. } = self.state.rebalances.memory();
-        let occupied = self.state.occupied.as_ref();
-        Memory {
-            other_credentials_for: time_since(self.state.other_credentials_since),
-            same_for: time_since(self.state.same_since),
-            unreachable_for,
-            rest,
-            occupied_by: occupied.map(|(node, since)| (node.clone(), since.elapsed())),
-            ..self.state.done.clone()
-        }
+    /// The API's last answer, if there is a record.
+    fn record(&self) -> Option<&ClusterRecord> {
+        if let Asked::Record(record) = &self.state.asked { Some(record) } else { None }
     }
 
     fn is_enterprise(&self) -> bool {
@@ -237,7 +193,7 @@ impl<'r> Run<'r> {
     fn read_own_server(&mut self) -> Result<OwnServer, Failure> {
         let server = &self.here.server;
         let pools = match server.pools() {
-            Err(Error::Untrusted(why)) => return Err(untrusted(&why)),
+            Err(CallError::Untrusted(why)) => return Err(untrusted(&why)),
             Err(error) => return Ok(unusable(error)),
             Ok(pools) => pools,
         };
@@ -255,7 +211,7 @@ impl<'r> Run<'r> {
             // Everything slow, or that may be refused, comes before a claim.
             None => match server.own_info() {
                 Ok(own) => {
-                    self.state.own_uuid.clone_from(&own.uuid);
+                    self.here.identity.node_uuid.clone_from(&own.uuid);
                     self.state.memory_bytes = own.memory_total;
                     OwnServer::Blank(own.uuid)
                 }
@@ -264,7 +220,8 @@ impl<'r> Run<'r> {
             Some(Ok(Some(view))) => {
                 let uuid = view.this().and_then(|this| this.uuid.clone());
                 // This answer may lack the UUID of an earlier one.
-                self.state.own_uuid = uuid.or(self.state.own_uuid.take());
+                let known = &mut self.here.identity.node_uuid;
+                *known = uuid.or(known.take());
                 OwnServer::Member(view)
             }
             Some(Ok(None)) => {
@@ -274,116 +231,115 @@ impl<'r> Run<'r> {
         })
     }
 
-    /// Asks the API. Returns why to wait if it has no answer.
-    fn ask(&mut self, claim: bool, own: &OwnServer) -> anyhow::Result<Option<String>> {
-        if claim
-            && matches!(own, OwnServer::Blank(_))
-            && let Some(why) = self.check_before_claim()?
-        {
-            return Ok(Some(why));
+    fn ask(&mut self, claim: bool, own: &OwnServer) -> Result<(), Interrupt> {
+        if claim && matches!(own, OwnServer::Blank(_)) {
+            self.check_before_claim()?;
         }
-        let node = &self.here.node;
-        let answer = if claim {
-            self.api.claim(node, self.state.own_uuid.as_ref(), self.plan.lease.seconds()).map(Some)
-        } else {
-            self.api.status(Some(node))
-        };
-        let answer = match answer {
+        let identity = &self.here.identity;
+        let status = || self.api.status(Some(&identity.node));
+        let record =
+            if claim { self.api.claim(identity, self.args.lease.0).map(Some) } else { status() };
+        let record = match record {
             // An answer to a claim does not name the members.
-            Ok(Some(answer)) if claim && answer.is_final() => self.api.status(Some(node)),
-            answer => answer,
-        };
-        match answer {
-            Ok(None) => self.state.answer = Known::NoRecord,
-            Ok(Some(answer)) => self.learn(answer),
-            Err(ApiError::Temporary(why)) => return Ok(Some(why)),
+            Ok(Some(record)) if claim && record.state == wire::State::Ready => status()?,
             Err(ApiError::Refused(problem)) if problem.code == "name_taken" => {
                 let (id, why) = (self.api.cluster_id.as_str(), problem.detail);
                 self.printer.warning_once(format_args!(
                     "another machine claims `{id}` under this node's name: {why}"
                 ));
-                return Ok(Some(format!("{why}; give each machine its own `--node`")));
+                return Err(Interrupt::wait(format!("{why}; give each machine its own `--node`")));
             }
-            Err(error) => return Err(api_failure(error)),
+            record => record?,
+        };
+        match record {
+            None => self.state.asked = Asked::NoRecord,
+            Some(record) => self.learn(record),
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Stores an answer and prints what is new in it.
-    fn learn(&mut self, answer: Answer) {
-        let answer = answer.bounded_by(self.state.claim);
-        let record = answer.record();
-        let (id, node, generation) =
-            (self.api.cluster_id.as_str(), &self.here.node, record.generation);
-        if generation != self.state.claim.0 {
+    fn learn(&mut self, mut record: ClusterRecord) {
+        let generation = record.generation;
+        if generation == self.state.claim.0 {
+            // Leases are not renewed within a generation: the earliest known end counts.
+            record.lease_end =
+                record.lease_end.map(|end| end.min(self.state.claim.1.unwrap_or(end)));
+        } else {
             // The node that lost this claim has not been inspected.
-            self.state.done.inspections.clear();
+            self.state.memory.inspections.clear();
             let first = if record.is_initial { "this node" } else { record.initial_node.as_str() };
             self.printer
                 .step(format_args!("claim: {first} is the first (generation {generation})"));
         }
-        self.state.claim = answer.claim();
+        self.state.claim = (generation, record.lease_end);
         if let (true, Some(rival)) = (record.is_initial, &record.rival) {
             self.printer.warning_once(format_args!(
-                "another server (its UUID begins with {rival}) claims `{id}` under this node's name `{node}`: give each machine its own `--node`"
+                "another server (its UUID begins with {rival}) claims `{}` under this node's name `{}`: give each machine its own `--node`",
+                self.api.cluster_id.as_str(),
+                self.node(),
             ));
         }
-        self.state.answer = Known::Answer(Box::new(answer));
+        self.state.asked = Asked::Record(record);
     }
 
+    /// Does what was decided. Returns the cluster and its record when everything is done.
     fn act(
         &mut self,
         action: Action,
         view: Option<View>,
-        record: Option<Record>,
-    ) -> anyhow::Result<Round> {
+        record: Option<ClusterRecord>,
+    ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         match (action, view, record) {
             (Action::Wait(why), view, _) => {
                 let is_running = view.is_some_and(|view| view.is_rebalancing);
-                let rebalance = if is_running { self.here.server.rebalance().ok() } else { None };
-                Ok(Attempt::wait(match rebalance.and_then(|rebalance| rebalance.progress) {
-                    Some(percent) => format!("{why} ({percent:.0} %)"),
-                    None => why,
-                }))
+                let rebalance =
+                    if is_running { self.here.server.rebalance().ok().flatten() } else { None };
+                return Err(Interrupt::wait(
+                    match rebalance.and_then(|running| running.progress) {
+                        Some(percent) => format!("{why} ({percent:.0} %)"),
+                        None => why,
+                    },
+                ));
             }
-            (Action::Refuse(refusal), ..) => Err(self.explain(&refusal).into()),
-            (Action::Done, Some(view), Some(record)) => Ok(Attempt::Done(Box::new((view, record)))),
-            (Action::Inspect(nodes), ..) => Ok(self.inspect(&nodes)),
-            (Action::GiveUpClaim(node), ..) => Ok(self.give_up_claim(&node)),
-            (Action::Initialise, ..) => self.initialise(),
-            (Action::Join(members), _, Some(record)) => self.join(&members, &record),
+            (Action::Stop(reason), ..) => return Err(self.explain(&reason).into()),
+            (Action::Done, Some(view), Some(record)) => return Ok(Some((view, record))),
+            (Action::Inspect(nodes), ..) => self.inspect(&nodes)?,
+            (Action::GiveUpClaim(node), ..) => self.give_up_claim(&node)?,
+            (Action::Initialise, ..) => self.initialise()?,
+            (Action::Join(members), _, Some(record)) => self.join(&members, &record)?,
             (Action::Confirm(members), Some(view), Some(record)) => {
-                Ok(self.confirm(&members, &view, &record))
+                self.confirm(&members, &view, &record)?;
             }
-            (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record),
-            (Action::Settle(extra), Some(view), _) => Ok(self.settle(&extra, &view)),
-            (Action::Eject(otp), ..) => Ok(match self.here.server.eject(&otp) {
-                Ok(()) => {
-                    self.printer.warning(format_args!(
-                        "`{otp}` was added and cannot be reached: it was removed again"
-                    ));
-                    Attempt::Again
-                }
-                Err(error) => {
-                    Attempt::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))
-                }
-            }),
+            (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record)?,
+            (Action::Settle(extra), Some(view), _) => self.settle(&extra, &view)?,
+            (Action::Eject(otp), ..) => {
+                self.here.server.eject(&otp).map_err(|error| {
+                    Interrupt::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))
+                })?;
+                self.printer.warning(format_args!(
+                    "`{otp}` was added and cannot be reached: it was removed again"
+                ));
+            }
             (Action::Rebalance { known, removed }, ..) => {
                 let (server, printer) = (&self.here.server, self.printer);
-                let started = self.state.rebalances.start(server, &known, "", &removed, printer);
-                if started == Ok(true) {
+                let memory = &mut self.state.memory;
+                let (is_started, why) =
+                    rebalances::start(memory, server, &known, "", &removed, printer);
+                if is_started {
                     printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
                 }
-                Ok(Attempt::wait(started.err().unwrap_or_else(|| "a rebalance runs".to_owned())))
+                return Err(Interrupt::wait(why));
             }
-            _ => Ok(Attempt::Again),
+            _ => {}
         }
+        Ok(None)
     }
 }
 
-fn unusable(error: Error) -> OwnServer {
+fn unusable(error: CallError) -> OwnServer {
     match error {
-        Error::Unauthorized => OwnServer::OtherCredentials,
+        CallError::Unauthorized => OwnServer::OtherCredentials,
         error => OwnServer::Unreachable(error.to_string()),
     }
 }

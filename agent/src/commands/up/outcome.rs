@@ -2,13 +2,13 @@
 
 use std::{fmt, time::Duration};
 
+use cbbootstrap_cli::failure::Failure;
 use serde::Serialize;
 
 use super::{Run, count_nodes};
 use crate::{
-    decision::Refusal,
-    failure::Failure,
-    record::Record,
+    decision::StopReason,
+    record::ClusterRecord,
     server::{Health, Membership, NodeInfo, View},
 };
 
@@ -64,7 +64,12 @@ impl fmt::Display for UpOutcome {
 }
 
 impl Run<'_> {
-    pub(super) fn outcome(&mut self, view: View, record: &Record, time: Duration) -> UpOutcome {
+    pub(super) fn outcome(
+        &mut self,
+        view: View,
+        record: &ClusterRecord,
+        time: Duration,
+    ) -> UpOutcome {
         let names = |is_listed: fn(&NodeInfo) -> bool| -> Vec<String> {
             let nodes = view.nodes.iter().filter(|node| is_listed(node));
             nodes.map(|node| node.name.clone()).collect()
@@ -72,7 +77,7 @@ impl Run<'_> {
         UpOutcome {
             cluster_id: self.api.cluster_id.as_str().to_owned(),
             cluster_uuid: view.uuid.to_string(),
-            node: self.here.node.to_string(),
+            node: self.node().to_string(),
             is_initial_node: record.is_initial,
             generation: record.generation,
             nodes: names(|_| true),
@@ -87,27 +92,27 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn explain(&self, refusal: &Refusal) -> Failure {
-        let (node, id) = (&self.here.node, self.api.cluster_id.as_str());
+    pub(super) fn explain(&self, reason: &StopReason) -> Failure {
+        let (node, id) = (self.node(), self.api.cluster_id.as_str());
         let untouched = "nothing on this server was changed";
-        let (why, hint) = match refusal {
-            Refusal::OtherCredentials => (
+        let (why, hint) = match reason {
+            StopReason::OtherCredentials => (
                 format!("the server belongs to a cluster with another user name or password; {untouched}"),
                 "give that cluster's user name and password, or use a server that belongs to no cluster",
             ),
-            Refusal::Unregistered(uuid) => (
+            StopReason::Unregistered(uuid) => (
                 format!("the server already belongs to the cluster {uuid}, and the API has no cluster `{id}`; {untouched}"),
                 "`--adopt` makes that cluster the one that others join",
             ),
-            Refusal::OtherCluster { own, recorded } => (
+            StopReason::OtherCluster { own, recorded } => (
                 format!("the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; {untouched}"),
                 RESET,
             ),
-            Refusal::FailedOver => (
+            StopReason::FailedOver => (
                 format!("the cluster has failed `{node}` over; {untouched}"),
                 "recover it, or rebalance it out, in Couchbase Server; then run this again",
             ),
-            Refusal::Lost { recorded, own } => {
+            StopReason::Lost { recorded, own } => {
                 let [recorded, own] = [recorded, own].map(|uuid| {
                     uuid.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string)
                 });
@@ -120,12 +125,12 @@ impl Run<'_> {
                      begin a new cluster",
                 )
             }
-            Refusal::Occupied(first) => (
+            StopReason::Occupied(first) => (
                 format!("`{first}` has initialised a cluster for `{id}` and not reported it, and this node does not begin a second one; {untouched}"),
                 &*format!("run `cbbootstrap-agent up` on `{first}`, or reset its server if nothing in it is needed"),
             ),
-            Refusal::NoTrust => (
-                "there is a cluster to join, and nothing tells its members from impostors; no password was sent".to_owned(),
+            StopReason::NoTrust => (
+                "there is a cluster to join, but no way to verify its members; no password was sent".to_owned(),
                 "give all nodes the same secret (`--secret-file`), or the authority that signed the servers' certificates (`--ca-cert`)",
             ),
         };

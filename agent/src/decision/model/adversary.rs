@@ -13,10 +13,10 @@ use cbbootstrap_protocol::{
 use stateright::{Model, Property};
 
 use crate::{
-    decision::{self, Action, Admission, Asked, Goal, Inspection, Memory, OwnServer},
+    decision::{self, Action, Admission, Asked, Goal, Inspection, Memory, OwnServer, tests::now},
     http::Deadline,
     peers::{Peers, Proof},
-    record::Record,
+    record::ClusterRecord,
     secret::Secret,
     server::{Administrator, Health, Membership, NodeInfo, View},
 };
@@ -47,7 +47,7 @@ pub(super) enum Pace {
 
 #[derive(Debug)]
 pub(super) struct Adversary {
-    answers: Vec<Record>,
+    answers: Vec<ClusterRecord>,
     /// The result of [`Peers::proof`] for each node in each answer.
     proofs: BTreeMap<(usize, String), Option<Proof>>,
     goal: Goal,
@@ -76,7 +76,7 @@ pub(super) struct Run {
 
 /// The API's answer, and whether the following action works, is answered without an effect, or fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Round {
+pub(super) struct Turn {
     answer: Option<usize>,
     works: Works,
 }
@@ -158,8 +158,8 @@ fn presented() -> Vec<Vec<wire::Member>> {
     ]
 }
 
-/// Arbitrary answers in the relevant fields. [`Record::new`] rejects those that contradict themselves or contain invalid names.
-fn answers(is_about_members: bool) -> Vec<Record> {
+/// Arbitrary answers in the relevant fields. [`ClusterRecord::new`] rejects those that contradict themselves or contain invalid names.
+fn answers(is_about_members: bool) -> Vec<ClusterRecord> {
     let any = |generation,
                lease_seconds_left,
                previous: &str,
@@ -224,7 +224,7 @@ fn answers(is_about_members: bool) -> Vec<Record> {
         names.iter().map(with_name)
     });
     let records: Vec<_> =
-        asked.map(|answer| Record::new(answer, &id(), Some(&node("a")))).collect();
+        asked.map(|answer| ClusterRecord::new(answer, &id(), Some(&node("a")), now())).collect();
     let all = records.len();
     let records: Vec<_> = records.into_iter().flatten().collect();
     println!("adversary: {} of {all} answers accepted", records.len());
@@ -240,7 +240,7 @@ impl Adversary {
             authority: None,
             is_insecure: false,
             administrator: Administrator { username: "admin".to_owned(), password },
-            deadline: Deadline::default(),
+            deadline: Deadline::after(Duration::ZERO),
         };
         let answers = answers(is_about_members);
         let mut proofs = BTreeMap::new();
@@ -301,7 +301,7 @@ impl Adversary {
                 .iter()
                 .map(|(name, is)| (node(name), inspection(*is)))
                 .collect(),
-            occupied_by: run.occupied.as_deref().map(|name| (node(name), Duration::ZERO)),
+            occupied_by: run.occupied.as_deref().map(|name| (node(name), now())),
             is_reported: run.is_reported,
             is_attested: run.is_attested,
             ..Memory::default()
@@ -309,7 +309,7 @@ impl Adversary {
     }
 
     /// Signs in at a member that something vouches for.
-    fn connect(&self, run: &mut Run, member: &Node, record: &Record) -> bool {
+    fn connect(&self, run: &mut Run, member: &Node, record: &ClusterRecord) -> bool {
         let answer = run.asked.unwrap();
         match self.proofs[&(answer, member.as_str().to_owned())] {
             Some(Proof::Attested(authority)) => {
@@ -341,7 +341,7 @@ impl Adversary {
     }
 
     /// One round of `up`. Returns whether it waits.
-    fn round(&self, run: &mut Run, round: Round) -> bool {
+    fn round(&self, run: &mut Run, round: Turn) -> bool {
         let own = match &run.cluster {
             Some(cluster) => OwnServer::Member(Self::view(cluster, "a")),
             None => OwnServer::Blank(None),
@@ -353,7 +353,7 @@ impl Adversary {
                 None if is_nothing => Asked::NoRecord,
                 None => Asked::NotYet,
             };
-            let next = decision::next_action(&self.goal, &own, &asked, &Self::memory(run));
+            let next = decision::next_action(&self.goal, &own, &asked, &Self::memory(run), now());
             match (&next, round.answer) {
                 (Action::Claim, _) if has_claimed => return true,
                 // The API does not answer a claim, and answers a status without a record.
@@ -367,7 +367,7 @@ impl Adversary {
                     self.learn(run, answer);
                     continue;
                 }
-                (Action::Done | Action::Refuse(_), _) => {
+                (Action::Done | Action::Stop(_), _) => {
                     run.has_ended = true;
                     return true;
                 }
@@ -390,7 +390,7 @@ impl Adversary {
         }
     }
 
-    fn act(&self, run: &mut Run, next: &Action, record: &Record, round: Round) -> bool {
+    fn act(&self, run: &mut Run, next: &Action, record: &ClusterRecord, round: Turn) -> bool {
         match next {
             Action::Inspect(nodes) => {
                 for node in nodes {
@@ -441,7 +441,7 @@ impl Adversary {
         }
     }
 
-    fn join(&self, run: &mut Run, members: &[Node], record: &Record, works: Works) -> bool {
+    fn join(&self, run: &mut Run, members: &[Node], record: &ClusterRecord, works: Works) -> bool {
         for member in members {
             if !self.connect(run, member, record) {
                 continue;
@@ -468,23 +468,23 @@ impl Adversary {
 
 impl Model for Adversary {
     type State = Run;
-    type Action = Round;
+    type Action = Turn;
 
     fn init_states(&self) -> Vec<Run> {
         vec![Run::default()]
     }
 
-    fn actions(&self, run: &Run, rounds: &mut Vec<Round>) {
+    fn actions(&self, run: &Run, rounds: &mut Vec<Turn>) {
         if run.has_ended {
             return;
         }
         let answers = (0..self.answers.len()).map(Some).chain([None]);
         rounds.extend(answers.flat_map(|answer| {
-            [Works::Yes, Works::WithoutEffect, Works::No].map(|works| Round { answer, works })
+            [Works::Yes, Works::WithoutEffect, Works::No].map(|works| Turn { answer, works })
         }));
     }
 
-    fn next_state(&self, last: &Run, round: Round) -> Option<Run> {
+    fn next_state(&self, last: &Run, round: Turn) -> Option<Run> {
         let mut run = last.clone();
         if self.round(&mut run, round) {
             run.acts = 0;

@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
-    let other_credentials_for = |time| Memory { other_credentials_for: time, ..memory() };
+    let other_credentials_for =
+        |time| Memory { other_credentials_since: Some(ago(time)), ..memory() };
     let almost = OTHER_CREDENTIALS_LIMIT.checked_sub(Duration::from_millis(1));
     let away = OwnServer::Unreachable("the connection is refused".to_owned());
     #[rustfmt::skip]
@@ -12,7 +13,7 @@ fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
         (away, memory(), Waits("the connection is refused")),
         (OwnServer::OtherCredentials, other_credentials_for(Duration::ZERO), Waits("the server has other credentials")),
         (OwnServer::OtherCredentials, other_credentials_for(almost.unwrap()), Waits("may be on its way into the cluster")),
-        (OwnServer::OtherCredentials, other_credentials_for(OTHER_CREDENTIALS_LIMIT), refusal(Refusal::OtherCredentials)),
+        (OwnServer::OtherCredentials, other_credentials_for(OTHER_CREDENTIALS_LIMIT), stop(StopReason::OtherCredentials)),
     ];
     for (own, memory, expected) in cases {
         // Independent of the API.
@@ -26,7 +27,7 @@ fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
 fn blank_server_begins_the_cluster_or_joins() {
     let join = |members: &[&str]| Then(Join(nodes(members)));
     let lost = |recorded: Option<&str>| {
-        refusal(Refusal::Lost { recorded: recorded.map(uuid), own: Some(uuid(OWN)) })
+        stop(StopReason::Lost { recorded: recorded.map(uuid), own: Some(uuid(OWN)) })
     };
     #[rustfmt::skip]
     let cases = [
@@ -54,7 +55,7 @@ fn blank_server_begins_the_cluster_or_joins() {
     for (what, asked, expected) in cases {
         assert_next(what, &goal(), &blank(), &asked, &memory(), &expected);
     }
-    let unknown = refusal(Refusal::Lost { recorded: Some(uuid("c4")), own: None });
+    let unknown = stop(StopReason::Lost { recorded: Some(uuid("c4")), own: None });
     let asked = Has(ready(ME, &[ME]));
     assert_next("no UUID", &goal(), &OwnServer::Blank(None), &asked, &memory(), &unknown);
 }
@@ -66,8 +67,8 @@ fn blank_node_without_the_data_service_never_claims() {
     let cases = [
         ("not asked", NotYet, Then(GetRecord)),
         ("no record", NoRecord, Waits("no node with the data service has claimed the cluster yet")),
-        ("its claim from before", Has(claimed_by(ME, 60)), Waits("this node's claim has to expire")),
-        ("its claim for good", Has(claimed_by(ME, None)), Waits("this node's claim has to expire")),
+        ("its claim from before", Has(claimed_by(ME, 60)), Waits("its claim has to expire")),
+        ("its claim for good", Has(claimed_by(ME, None)), Waits("its claim has to expire")),
         ("another's claim", Has(claimed_by(FIRST, 7)), Waits("expires in 7 s")),
         ("another's expired claim", Has(claimed_by(FIRST, 0)), Waits("expires in 0 s")),
         ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
@@ -132,10 +133,10 @@ fn server_initialised_without_effect_leaves_the_claim_to_others() {
 #[test]
 fn node_that_gave_its_claim_up_waits_for_the_other_cluster() {
     let occupied_for = |seconds| Memory {
-        occupied_by: Some((node(FIRST), Duration::from_secs(seconds))),
+        occupied_by: Some((node(FIRST), ago(Duration::from_secs(seconds)))),
         ..inspected(&[(FIRST, Inspection::Provisioned)])
     };
-    let occupied = || refusal(Refusal::Occupied(node(FIRST)));
+    let occupied = || stop(StopReason::Occupied(node(FIRST)));
     #[rustfmt::skip]
     let cases = [
         ("not asked", NotYet, 0, Then(GetRecord)),
@@ -153,11 +154,11 @@ fn node_that_gave_its_claim_up_waits_for_the_other_cluster() {
 }
 
 #[test]
-fn node_joins_only_if_members_can_be_told_from_impostors() {
+fn node_joins_only_if_members_can_be_verified() {
     let untrusting = Goal { trusts_members: false, ..goal() };
     #[rustfmt::skip]
     let cases = [
-        (joinable(), refusal(Refusal::NoTrust)),
+        (joinable(), stop(StopReason::NoTrust)),
         // The first node needs no other.
         (NotYet, Then(Claim)),
         (Has(claimed_by(ME, None)), Then(Initialise)),

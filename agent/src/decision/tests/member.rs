@@ -8,7 +8,7 @@ fn member_of_another_cluster_is_not_touched() {
     let dataless = || Goal { can_begin: false, ..goal() };
     let alone = || cluster_of([active(ME)]);
     let both = || cluster_of([active(ME), active(FIRST)]);
-    let unknown = || refusal(Refusal::Unregistered(uuid(UUID)));
+    let unknown = || stop(StopReason::Unregistered(uuid(UUID)));
     let other = |record| Has(of_cluster(Some(OTHER_UUID), record));
     let of_other = || other_cluster("the one with the UUID b2");
     let waits_for_report = || Waits("`10.0.0.2` is to report the cluster ready");
@@ -99,7 +99,7 @@ fn restarted_member_needs_a_confirmation() {
         ("no other active member", cluster_of([up_for(0, active(ME)), failed(FIRST), added(THIRD)]), memory(), confirm(&[])),
         ("a rebalance runs", rebalancing([up_for(0, added(ME)), active(FIRST)]), memory(), confirm(&[FIRST])),
         ("warms up", cluster_of([up_for(0, warming_up(active(ME))), active(FIRST)]), memory(), confirm(&[FIRST])),
-        ("failed over", cluster_of([up_for(0, failed(ME)), active(FIRST)]), memory(), refusal(Refusal::FailedOver)),
+        ("failed over", cluster_of([up_for(0, failed(ME)), active(FIRST)]), memory(), stop(StopReason::FailedOver)),
     ];
     for (what, view, memory, expected) in cases {
         assert_next(what, &goal(), &OwnServer::Member(view), &joinable(), &memory, &expected);
@@ -109,21 +109,21 @@ fn restarted_member_needs_a_confirmation() {
 #[test]
 fn member_waits_for_a_rebalance_or_starts_it() {
     let settled = Duration::from_secs(5);
-    let same_for = |time| Memory { same_for: time, ..memory() };
+    let same_for = |time| Memory { same_since: Some(ago(time)), ..memory() };
     let just_before = |time: Duration| same_for(time.saturating_sub(Duration::from_millis(1)));
     let starts = || rebalance(&[ME, FIRST], &[]);
     let this_added = || unbalanced([added(ME), active(FIRST)]);
     let other_added = || unbalanced([active(ME), added(FIRST)]);
-    let resting = || Memory { rest: Duration::from_millis(4500), ..memory() };
+    let resting = || Memory { rest_until: Some(now() + Duration::from_millis(4500)), ..memory() };
     #[rustfmt::skip]
     let cases = [
         ("it does not list itself", cluster_of([active(FIRST)]), memory(), Waits("does not list itself")),
-        ("failed over", cluster_of([failed(ME), active(FIRST)]), memory(), refusal(Refusal::FailedOver)),
+        ("failed over", cluster_of([failed(ME), active(FIRST)]), memory(), stop(StopReason::FailedOver)),
         (
             "failed over, while a rebalance runs",
             View { is_rebalancing: true, ..unbalanced([failed(ME), active(FIRST)]) },
             memory(),
-            refusal(Refusal::FailedOver),
+            stop(StopReason::FailedOver),
         ),
         ("a rebalance runs", rebalancing([added(ME), active(FIRST)]), memory(), Waits("a rebalance runs")),
         ("it warms up", cluster_of([warming_up(active(ME))]), memory(), Waits("`warmup`")),
@@ -160,7 +160,7 @@ fn member_waits_for_a_rebalance_or_starts_it() {
 #[test]
 fn dead_nodes_are_removed_and_living_ones_stay() {
     let away_for = |seconds| Memory {
-        unreachable_for: BTreeMap::from([(otp(THIRD), Duration::from_secs(seconds))]),
+        unreachable_since: BTreeMap::from([(otp(THIRD), ago(Duration::from_secs(seconds)))]),
         ..memory()
     };
     let away = || Waits("`10.0.0.3` cannot be reached: no rebalance can succeed");

@@ -7,8 +7,10 @@ mod blank;
 mod member;
 mod properties;
 
+use std::sync::LazyLock;
+
 use super::*;
-use crate::record::Member;
+use crate::record::RecordedMember;
 
 const ME: &str = "10.0.0.1";
 const FIRST: &str = "10.0.0.2";
@@ -26,7 +28,7 @@ enum Expected {
     Wait(&'static str),
 }
 use Action::{
-    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Refuse, Settle,
+    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Settle, Stop,
 };
 use Asked::{NoRecord, NotYet, Record as Has};
 use Expected::{Action as Then, Wait as Waits};
@@ -40,13 +42,23 @@ fn assert_next(
     memory: &Memory,
     expected: &Expected,
 ) {
-    let decided = next_action(goal, own, asked, memory);
+    let decided = next_action(goal, own, asked, memory, now());
     let is_expected = match (&decided, expected) {
         (Action::Wait(why), Waits(part)) => why.contains(part),
         (decided, Then(expected)) => decided == expected,
         (_, Waits(_)) => false,
     };
     assert!(is_expected, "{what}: {decided:?}, not {expected:?}");
+}
+
+/// The time of every decision.
+pub(super) fn now() -> Instant {
+    static NOW: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_hours(24));
+    *NOW
+}
+
+pub(super) fn ago(time: Duration) -> Instant {
+    now().checked_sub(time).unwrap()
 }
 
 fn node(name: &str) -> Node {
@@ -57,7 +69,7 @@ fn uuid(text: &str) -> Uuid {
     Uuid::new(text).unwrap()
 }
 
-/// A node that can begin a cluster, can tell members from impostors and wants no extras.
+/// A node that can begin a cluster, can verify members and wants no extras.
 fn goal() -> Goal {
     Goal {
         node: node(ME),
@@ -75,7 +87,7 @@ fn goal() -> Goal {
 
 /// A run that has observed the same nodes for a minute, and has reported.
 fn memory() -> Memory {
-    Memory { same_for: Duration::from_mins(1), is_reported: true, ..Memory::default() }
+    Memory { same_since: Some(ago(Duration::from_mins(1))), is_reported: true, ..Memory::default() }
 }
 
 fn unreported() -> Memory {
@@ -148,13 +160,13 @@ fn rebalancing(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
 }
 
 /// The record of a cluster that this node or another has claimed.
-fn claimed_by(first: &str, lease_left: impl Into<Option<u64>>) -> Record {
-    Record {
+fn claimed_by(first: &str, lease_left: impl Into<Option<u64>>) -> ClusterRecord {
+    ClusterRecord {
         initial_node: node(first),
         is_initial: first == ME,
         state: State::Claimed,
         generation: 1,
-        lease_left: lease_left.into().map(Duration::from_secs),
+        lease_end: lease_left.into().map(|left| now() + Duration::from_secs(left)),
         previous: Vec::new(),
         rival: None,
         cluster_uuid: None,
@@ -163,20 +175,24 @@ fn claimed_by(first: &str, lease_left: impl Into<Option<u64>>) -> Record {
 }
 
 /// The same, taken over from these nodes.
-fn taken_over(first: &str, lease_left: impl Into<Option<u64>>, previous: &[&str]) -> Record {
+fn taken_over(first: &str, lease_left: impl Into<Option<u64>>, previous: &[&str]) -> ClusterRecord {
     let previous = nodes(previous);
-    Record { generation: 1 + previous.len() as u64, previous, ..claimed_by(first, lease_left) }
+    ClusterRecord {
+        generation: 1 + previous.len() as u64,
+        previous,
+        ..claimed_by(first, lease_left)
+    }
 }
 
 /// The record of a cluster that is ready, with these members.
-fn ready(first: &str, members: &[&str]) -> Record {
-    let members = members.iter().map(|name| Member {
+fn ready(first: &str, members: &[&str]) -> ClusterRecord {
+    let members = members.iter().map(|name| RecordedMember {
         node: node(name),
         node_uuid: Some(uuid(if *name == ME { "c4" } else { "0ff" })),
         authority: None,
         attestation: None,
     });
-    Record {
+    ClusterRecord {
         state: State::Ready,
         cluster_uuid: Some(uuid(UUID)),
         members: members.collect(),
@@ -185,8 +201,8 @@ fn ready(first: &str, members: &[&str]) -> Record {
 }
 
 /// The record, with this UUID of the cluster.
-fn of_cluster(cluster_uuid: Option<&str>, record: Record) -> Record {
-    Record { cluster_uuid: cluster_uuid.map(uuid), ..record }
+fn of_cluster(cluster_uuid: Option<&str>, record: ClusterRecord) -> ClusterRecord {
+    ClusterRecord { cluster_uuid: cluster_uuid.map(uuid), ..record }
 }
 
 /// The record of a cluster that this node may join, or has joined.
@@ -207,12 +223,12 @@ fn rebalance(known: &[&str], removed: &[&str]) -> Expected {
     Then(Action::Rebalance { known, removed: names(removed) })
 }
 
-fn refusal(refusal: Refusal) -> Expected {
-    Then(Refuse(refusal))
+fn stop(reason: StopReason) -> Expected {
+    Then(Stop(reason))
 }
 
 fn other_cluster(recorded: &str) -> Expected {
-    refusal(Refusal::OtherCluster { own: uuid(UUID), recorded: recorded.to_owned() })
+    stop(StopReason::OtherCluster { own: uuid(UUID), recorded: recorded.to_owned() })
 }
 
 fn report() -> Expected {

@@ -39,7 +39,7 @@ prop_compose! {
         previous in vec(select(vec![ME, FIRST, THIRD]), 0..3),
         members in vec(select(vec![ME, FIRST, THIRD]), 0..4),
         cluster in option::of(select(vec![UUID, OTHER_UUID])),
-    ) -> Record {
+    ) -> ClusterRecord {
         if is_ready { of_cluster(cluster, ready(first, &members)) } else { taken_over(first, lease, &previous) }
     }
 }
@@ -56,17 +56,18 @@ prop_compose! {
         let inspections = [ME, FIRST, THIRD].into_iter().zip(inspections);
         let extras = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress].into_iter().zip(settled);
         Memory {
-            other_credentials_for: stranger,
-            same_for: same,
-            unreachable_for: [(otp(FIRST), second), (otp(THIRD), third)].into(),
-            rest,
+            other_credentials_since: Some(ago(stranger)),
+            same_since: Some(ago(same)),
+            unreachable_since: [(otp(FIRST), ago(second)), (otp(THIRD), ago(third))].into(),
+            rest_until: Some(now() + rest),
             has_initialised: done[0],
             inspections: inspections.filter_map(|(name, state)| Some((node(name), state?))).collect(),
-            occupied_by: occupied.then(|| (node(FIRST), occupied_for)),
+            occupied_by: occupied.then(|| (node(FIRST), ago(occupied_for))),
             is_confirmed: done[1],
             settled: extras.filter(|(_, is_settled)| *is_settled).map(|(extra, _)| extra).collect(),
             is_reported: done[2],
             is_attested: done[3],
+            ..Memory::default()
         }
     }
 }
@@ -109,12 +110,12 @@ proptest! {
         asked in any_asked(),
         memory in any_memory(),
     ) {
-        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory);
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory, now());
         let is_for_blank = matches!(decided, Action::Initialise | Action::Join(_) | Action::Inspect(_) | Action::GiveUpClaim(_));
         prop_assert!(!is_for_blank, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         if record.cluster_uuid.is_some_and(|uuid| uuid != view.uuid) {
-            let is_refused = matches!(decided, Action::Refuse(Refusal::OtherCluster { .. }));
+            let is_refused = matches!(decided, Action::Stop(StopReason::OtherCluster { .. }));
             prop_assert!(is_refused, "{decided:?}");
         }
     }
@@ -127,7 +128,7 @@ proptest! {
         asked in any_asked(),
         memory in any_memory(),
     ) {
-        let decided = next_action(&goal, &blank(), &asked, &memory);
+        let decided = next_action(&goal, &blank(), &asked, &memory, now());
         let is_free = memory.occupied_by.is_none() && !memory.has_initialised;
         let may_claim = goal.can_begin && (is_free || matches!(asked, Asked::NoRecord));
         prop_assert!(may_claim || decided != Action::Claim, "{decided:?}");
@@ -135,7 +136,7 @@ proptest! {
         match decided {
             Action::Initialise => {
                 prop_assert!(record.is_initial && record.state == State::Claimed && goal.can_begin);
-                prop_assert!(record.lease_left.is_none_or(|left| left >= LEASE_MARGIN));
+                prop_assert!(record.lease_left(now()).is_none_or(|left| left >= LEASE_MARGIN));
                 prop_assert!(!memory.has_initialised && memory.occupied_by.is_none());
                 for node in &record.previous {
                     let inspection = memory.inspections.get(node);
@@ -150,7 +151,7 @@ proptest! {
                 prop_assert!(!nodes.is_empty() && nodes.iter().all(|node| record.previous.contains(node)));
             }
             Action::GiveUpClaim(node) => prop_assert_eq!(memory.inspections.get(&node), Some(&Inspection::Provisioned)),
-            Action::Wait(_) | Action::Refuse(Refusal::Lost { .. } | Refusal::NoTrust | Refusal::Occupied(_)) => {}
+            Action::Wait(_) | Action::Stop(StopReason::Lost { .. } | StopReason::NoTrust | StopReason::Occupied(_)) => {}
             other => prop_assert!(false, "{other:?}"),
         }
     }
@@ -163,7 +164,7 @@ proptest! {
         record in any_record(),
         memory in any_memory(),
     ) {
-        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory);
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory, now());
         if let Action::Rebalance { known, removed } = decided {
             let all: Vec<_> = view.nodes.iter().map(|node| node.otp.clone()).collect();
             prop_assert_eq!(known, all);
@@ -171,7 +172,7 @@ proptest! {
             for node in &view.nodes {
                 let is_removed = removed.contains(&node.name);
                 prop_assert_eq!(is_removed, node.membership == Membership::FailedOver, "{:?}", node);
-                let unreachable_for = memory.unreachable_for.get(&node.otp).copied().unwrap_or_default();
+                let unreachable_for = time_since(memory.unreachable_since.get(&node.otp).copied(), now());
                 let is_dead = node.health == Health::Unhealthy && unreachable_for >= DEAD_AFTER;
                 prop_assert!(if is_removed { is_dead } else { node.health != Health::Unhealthy }, "{node:?}");
             }
@@ -186,12 +187,12 @@ proptest! {
         record in any_record(),
         memory in any_memory(),
     ) {
-        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory);
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory, now());
         if let Action::Eject(otp) = decided {
             let node = view.nodes.iter().find(|node| node.otp == otp).unwrap();
             prop_assert!(node.membership == Membership::Added && !node.is_recovering, "{node:?}");
             prop_assert!(node.health == Health::Unhealthy && !node.is_asked, "{node:?}");
-            prop_assert!(memory.unreachable_for[&otp] >= DEAD_AFTER && !view.is_rebalancing);
+            prop_assert!(now() - memory.unreachable_since[&otp] >= DEAD_AFTER && !view.is_rebalancing);
         }
     }
 
@@ -204,7 +205,7 @@ proptest! {
         memory in any_memory(),
     ) {
         let asked = Asked::Record(claimed_by(ME, lease));
-        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory);
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory, now());
         prop_assert_eq!(decided, Action::Report(view.uuid));
     }
 
@@ -216,7 +217,7 @@ proptest! {
         record in any_record(),
         memory in any_memory(),
     ) {
-        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record.clone()), &memory);
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record.clone()), &memory, now());
         if decided == Action::Done {
             let this = view.this().unwrap();
             prop_assert!(memory.is_reported && record.state == State::Ready && !view.is_rebalancing);

@@ -19,9 +19,10 @@ use super::{
         poll::Poll,
     },
     stack::{find, request_deletion},
-    token, unless_missing,
+    token, unless_missing, validation,
 };
 use crate::{
+    advice,
     failure::Failure,
     stack::{
         Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken, overtaken,
@@ -127,17 +128,37 @@ impl ChangeSet {
         let (stack_id, refusal) = self.wait(&what).await?;
         match refusal {
             None => Ok(Some(Draft { stack_id, changes: self.changes().await? })),
-            Some(reason) if is_no_change(&reason) && self.kind == ChangeSetType::Update => Ok(None),
-            // Somebody else has created the stack.
-            Some(reason) if is_no_change(&reason) => Err(overtaken(&self.stack).into()),
-            Some(reason) => Err(Failure::new(format!("{what}: {reason}"))
-                .hint("check the parameters; `cbbootstrap deploy --help` lists them")
-                .into()),
+            Some(refusal) if is_no_change(&refusal.reason) => match self.kind {
+                ChangeSetType::Update => Ok(None),
+                // Somebody else has created the stack.
+                _ => Err(overtaken(&self.stack).into()),
+            },
+            Some(refusal) => Err(self.explain_refusal(&what, refusal).await.into()),
         }
     }
 
-    /// Waits for its creation. Returns the stack's ARN, and the reason if CloudFormation refuses it.
-    async fn wait(&self, what: &str) -> anyhow::Result<(String, Option<String>)> {
+    /// The refusal's own reason may only name the validation or the hook that failed.
+    async fn explain_refusal(&self, what: &str, refusal: Refusal) -> Failure {
+        let Refusal { reason, change_set_arn } = refusal;
+        let failures = validation::failures(&self.client, &change_set_arn).await;
+        let reasons = match failures {
+            Ok(failures) if !failures.is_empty() => failures.join("; "),
+            Ok(_) => reason,
+            Err(error) => {
+                let hint = Failure::find_in(&error).and_then(|failure| failure.hint.clone());
+                return Failure::new(format!("{what}: {reason}; {error:#}"))
+                    .hint(hint.unwrap_or_default());
+            }
+        };
+        let hint = advice::for_reason(&reasons).unwrap_or_else(|| {
+            "correct what the reason names; `cbbootstrap deploy --help` lists the options"
+                .to_owned()
+        });
+        Failure::new(format!("{what}: {reasons}")).hint(hint)
+    }
+
+    /// Waits for its creation. Returns the stack's ARN, and the refusal if CloudFormation refuses it.
+    async fn wait(&self, what: &str) -> anyhow::Result<(String, Option<Refusal>)> {
         let overdue = format!("{what}: CloudFormation has not finished it");
         CREATION
             .until(&overdue, async || {
@@ -148,7 +169,10 @@ impl ChangeSet {
                 let set = set.ok_or_else(|| overtaken(&self.stack))?;
                 let refusal = match set.status {
                     Some(ChangeSetStatus::CreateComplete) => None,
-                    Some(ChangeSetStatus::Failed) => Some(set.status_reason.unwrap_or_default()),
+                    Some(ChangeSetStatus::Failed) => Some(Refusal {
+                        reason: set.status_reason.unwrap_or_default(),
+                        change_set_arn: set.change_set_id.unwrap_or_default(),
+                    }),
                     _ => return Ok(None),
                 };
                 Ok(Some((set.stack_id.unwrap_or_default(), refusal)))
@@ -267,6 +291,12 @@ impl ChangeSet {
             })
             .await
     }
+}
+
+/// Why CloudFormation did not create a change set.
+struct Refusal {
+    reason: String,
+    change_set_arn: String,
 }
 
 /// The rollback triggers of an update: the alarm on failed requests, unless `minutes` is 0, and those that others have set.

@@ -2,6 +2,7 @@
 
 mod change_set;
 mod stack;
+mod validation;
 
 use aws_sdk_cloudformation::{
     error::{ProvideErrorMetadata, SdkError},

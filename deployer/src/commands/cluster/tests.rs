@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use cbbootstrap_function::item::Unreadable;
 use cbbootstrap_protocol::{rules::SecretHash, trust::Attestation, wire::State};
 
 use super::*;
@@ -62,7 +61,7 @@ fn ready() -> Record {
 }
 
 fn cluster(record: Record, seconds_later: i64) -> Cluster {
-    Cluster::new(record, at(CLAIMED_AT + seconds_later))
+    Cluster { record, now: at(CLAIMED_AT + seconds_later) }
 }
 
 #[test]
@@ -114,7 +113,7 @@ fn lease_expires_and_lapses() {
         ),
     ] {
         let cluster = cluster(leased(), seconds_later);
-        assert_eq!((cluster.lapsed, cluster.lease().as_str()), (lapsed, lease));
+        assert_eq!((cluster.is_lapsed(), cluster.lease().as_str()), (lapsed, lease));
     }
 }
 
@@ -141,7 +140,7 @@ fn json_has_all_fields_but_no_hash() {
     });
     assert_eq!(json, expected);
     let odd = Record { cluster_id: "two words".to_owned(), ..original() };
-    assert_eq!(cluster(odd, 0).digest, None);
+    assert_eq!(cluster(odd, 0).digest(), None);
 }
 
 fn listed(clusters: Vec<Entry>, after: Option<&str>) -> String {

@@ -3,7 +3,6 @@
 use std::fmt::{Display, Formatter};
 
 use cbbootstrap_cli::text::escape_hidden;
-use cbbootstrap_protocol::wire::State;
 use jiff::Timestamp;
 
 use super::{Cluster, Entry, ForgetResult, ListResult, MemberReport, ShowResult};
@@ -21,27 +20,27 @@ fn with_age(time: Timestamp, now: Timestamp) -> String {
     time + &age
 }
 
-impl MemberReport {
+impl MemberReport<'_> {
     fn line(&self, now: Timestamp) -> String {
         let attested = if self.attested { ", attested" } else { "" };
         let reported = with_age(self.reported_at, now);
-        format!("{} (reported {reported}{attested})", escape_hidden(&self.node))
+        format!("{} (reported {reported}{attested})", escape_hidden(self.node))
     }
 }
 
 impl Cluster {
     pub(super) fn lease(&self) -> String {
-        let Some(end) = self.lease_expires_at else {
-            return if self.state == State::Claimed.as_str() {
-                "none, the claim does not expire".to_owned()
-            } else {
-                format!("none, the cluster is {}", self.state)
+        let Some(end) = self.record.lease_expires_at else {
+            return match self.state() {
+                "claimed" => "none, the claim does not expire".to_owned(),
+                state => format!("none, the cluster is {state}"),
             };
         };
         if end > self.now {
             format!("until {end}")
         } else {
-            let next = if self.lapsed { "; the next claim takes the cluster over" } else { "" };
+            let next =
+                if self.is_lapsed() { "; the next claim takes the cluster over" } else { "" };
             format!("expired {}{next}", with_age(end, self.now))
         }
     }
@@ -49,27 +48,28 @@ impl Cluster {
 
 impl Display for Cluster {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let record = &self.record;
         let or = |value: Option<String>, other: &str| value.unwrap_or_else(|| other.to_owned());
-        let members: Vec<_> = self.members.iter().map(|member| member.line(self.now)).collect();
+        let members: Vec<_> = self.members().map(|member| member.line(self.now)).collect();
         let members = Some(members.join("\n")).filter(|members| !members.is_empty());
-        let previous = self.previous_initial_nodes.iter().map(|node| escape_hidden(node));
+        let previous = record.previous_initial_nodes.iter().map(|node| escape_hidden(node));
         let previous = previous.collect::<Vec<_>>().join(", ");
         let previous = Some(previous).filter(|nodes| !nodes.is_empty());
-        let rival = self.rival_node_uuid.as_deref().map(escape_hidden);
-        let claimed = self.claimed_at.map(|time| with_age(time, self.now));
-        let uuid = self.cluster_uuid.as_deref().map(escape_hidden);
-        let secret = if self.secret_required { "required" } else { "none" };
+        let rival = record.rival_node_uuid.as_deref().map(escape_hidden);
+        let claimed = record.claimed_at.map(|time| with_age(time, self.now));
+        let uuid = record.cluster_uuid.as_deref().map(escape_hidden);
+        let secret = if record.secret.is_some() { "required" } else { "none" };
         let fields = [
-            ("Cluster:", escape_hidden(&self.cluster_id)),
-            ("State:", self.state.to_owned()),
-            ("Generation:", self.generation.to_string()),
-            ("Initial node:", escape_hidden(&self.initial_node_ip_addr_or_hostname)),
+            ("Cluster:", escape_hidden(&record.cluster_id)),
+            ("State:", self.state().to_owned()),
+            ("Generation:", record.generation.to_string()),
+            ("Initial node:", escape_hidden(&record.initial_node)),
             ("Claimed:", or(claimed, "unknown")),
             ("Lease:", self.lease()),
             ("Members:", or(members, "none reported ready")),
             ("Cluster UUID:", or(uuid, "none reported")),
             ("Secret:", secret.to_owned()),
-            ("In the log:", or(self.digest.clone(), "never, the API refuses this id")),
+            ("In the log:", or(self.digest(), "never, the API refuses this id")),
             ("Taken over:", or(previous.map(|nodes| format!("from {nodes}")), "")),
             (
                 "Name in use:",
@@ -85,18 +85,19 @@ impl Entry {
     fn columns(&self) -> Vec<String> {
         match self {
             Self::Cluster(cluster) => {
+                let record = &cluster.record;
                 let time = |time: Option<Timestamp>| {
                     time.map_or_else(|| "-".to_owned(), |time| time.to_string())
                 };
-                let lapsed = if cluster.lapsed { " (lapsed)" } else { "" };
+                let lapsed = if cluster.is_lapsed() { " (lapsed)" } else { "" };
                 vec![
-                    escape_hidden(&cluster.cluster_id),
-                    cluster.state.to_owned(),
-                    cluster.generation.to_string(),
-                    escape_hidden(&cluster.initial_node_ip_addr_or_hostname),
-                    cluster.nodes.len().to_string(),
-                    time(cluster.claimed_at),
-                    time(cluster.lease_expires_at) + lapsed,
+                    escape_hidden(&record.cluster_id),
+                    cluster.state().to_owned(),
+                    record.generation.to_string(),
+                    escape_hidden(&record.initial_node),
+                    record.members.len().to_string(),
+                    time(record.claimed_at),
+                    time(record.lease_expires_at) + lapsed,
                 ]
             }
             Self::Unreadable { cluster_id, error } => {

@@ -1,4 +1,6 @@
-//! Both items of a cluster: read together, made consistent, and renewed.
+//! Both items of a cluster: read together, made consistent, and written.
+
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 use cbbootstrap_protocol::{
@@ -8,15 +10,12 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 
 use super::{
-    DynamoDb, Error, ROUNDS, contended, pause,
+    DynamoDb, Error, ROUNDS, contended, key, key_of, pause,
     write::{Update, Written},
 };
 use crate::{
-    item::{
-        ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, expires_at, seconds,
-        string,
-    },
-    table::{CLUSTER_ID, EXPIRES_AT, GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
+    item::{ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, seconds, string},
+    table::{GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
 };
 
 impl DynamoDb {
@@ -40,42 +39,54 @@ impl DynamoDb {
 
     /// Both items of a cluster, read in one consistent call. Any text may be its key.
     pub async fn items(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
-        let [claim, members] = [cluster_id.to_owned(), members_key(cluster_id)];
-        let key = |key: &str| Item::from([(CLUSTER_ID.to_owned(), string(key))]);
-        let keys = KeysAndAttributes::builder()
-            .keys(key(&claim))
-            .keys(key(&members))
-            .consistent_read(true)
-            .build()
-            .map_err(|_| Error::Contradiction)?;
-        let batch = self.client.batch_get_item();
-        let output = batch.request_items(&self.table, keys).send().await?;
-        if output.unprocessed_keys.is_some_and(|keys| !keys.is_empty()) {
-            return Err(Error::Unavailable("the table throttles reads".to_owned()));
-        }
-        let mut found = output.responses.unwrap_or_default();
-        let mut items = found.remove(&self.table).unwrap_or_default();
-        let mut take = |key: &str| {
-            let has_key = |item: &Item| {
-                item.get(CLUSTER_ID).is_some_and(|id| id.as_s().is_ok_and(|id| id == key))
-            };
-            let place = items.iter().position(has_key)?;
-            Some(items.swap_remove(place))
-        };
-        let claim = take(&claim).map(ClaimItem::read).transpose()?;
-        let members = take(&members).map(MembersItem::read).transpose()?;
-        Ok(claim.map(|claim| Items::new(claim, members)))
+        Ok(read_items(cluster_id, self.both(cluster_id).await?)?)
     }
 
-    /// Ends a cluster whose items cannot be read, if its claim item is still this one; `false` if it has changed. The generation is kept
-    /// if it can be read. May be repeated.
-    pub async fn forget_unreadable(&self, seen: &Item, now: Timestamp) -> Result<bool, Error> {
+    async fn both(&self, cluster_id: &str) -> Result<HashMap<String, Item>, Error> {
+        self.batch(vec![cluster_id.to_owned(), members_key(cluster_id)]).await
+    }
+
+    /// Reads the items with these keys that exist, by key. DynamoDB allows 100.
+    pub(super) async fn batch(&self, keys: Vec<String>) -> Result<HashMap<String, Item>, Error> {
+        let mut items = HashMap::new();
+        if keys.is_empty() {
+            return Ok(items);
+        }
+        let keys = KeysAndAttributes::builder().set_keys(Some(keys.iter().map(key).collect()));
+        let keys = keys.consistent_read(true).build().map_err(|_| Error::Contradiction)?;
+        let mut left = HashMap::from([(self.table.clone(), keys)]);
+        for round in 0..ROUNDS {
+            let batch = self.client.batch_get_item().set_request_items(Some(left));
+            let output = batch.send().await?;
+            let read = output.responses.unwrap_or_default().into_values().flatten();
+            items.extend(read.filter_map(|item| Some((key_of(&item)?, item))));
+            left = output.unprocessed_keys.unwrap_or_default();
+            if left.is_empty() {
+                return Ok(items);
+            }
+            pause(round).await;
+        }
+        Err(Error::Unavailable("the table throttles reads".into()))
+    }
+
+    /// Ends a cluster whose items cannot be read. `false` if they can be read, or the claim item has changed. The generation is kept if
+    /// it can be read.
+    pub(super) async fn end_unreadable(
+        &self,
+        cluster_id: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
         const SEEN: [&str; 4] = [INITIAL_NODE, STATE, GENERATION, VERSION];
+        let items = self.both(cluster_id).await?;
+        let Some(seen) = items.get(cluster_id).cloned() else {
+            return Ok(true);
+        };
+        if let Ok(readable) = read_items(cluster_id, items) {
+            return Ok(readable.is_none_or(|items| items.claim.record.is_forgotten));
+        }
         let number = |name: &str| seen.get(name)?.as_n().ok()?.parse().ok();
-        let cluster_id = seen.get(CLUSTER_ID).and_then(|id| id.as_s().ok());
-        let cluster_id = cluster_id.ok_or(Unreadable(CLUSTER_ID))?;
         let forgotten = ClaimItem::new(Record {
-            cluster_id: cluster_id.clone(),
+            cluster_id: cluster_id.to_owned(),
             initial_node: "unknown".to_owned(),
             generation: number(GENERATION).unwrap_or(FIRST_GENERATION),
             kept_until: Some(now),
@@ -86,7 +97,7 @@ impl DynamoDb {
             .attribute(STATE, Some(string(FORGOTTEN)))
             .only_if("attribute_exists(#cluster_id)");
         self.update(mark).await?;
-        let mut update = Update::new(cluster_id.clone())
+        let mut update = Update::new(cluster_id.to_owned())
             .attributes(forgotten.attributes())
             .attribute(VERSION, Some(count(number(VERSION).unwrap_or_default() + 1)))
             .only_if("attribute_exists(#cluster_id)");
@@ -104,51 +115,6 @@ impl DynamoDb {
                 let state = item.get(STATE).and_then(|state| state.as_s().ok());
                 Ok(item.is_empty() || state.is_some_and(|state| state == FORGOTTEN))
             }
-        }
-    }
-
-    /// The record after its renewal.
-    pub(super) async fn renewed(
-        &self,
-        mut record: Record,
-        now: Timestamp,
-    ) -> Result<Record, Error> {
-        if record.renewal(now).is_some()
-            && let Some(mut items) = self.settled(&record.cluster_id).await?
-        {
-            self.renew(&mut items, now).await;
-            record.kept_until = items.claim.record.kept_until;
-        }
-        Ok(record)
-    }
-
-    /// Moves the end of both items if necessary. If that fails, the next request repeats it.
-    pub(super) async fn renew(&self, items: &mut Items, now: Timestamp) {
-        if let Some(end) = items.claim.record.renewal(now) {
-            let mut next = items.claim.clone();
-            next.record.kept_until = Some(end);
-            match self.write_claim(Some(&items.claim), &next).await {
-                Ok(Written::Done(())) => {
-                    next.version = Some(next_version(&items.claim));
-                    items.claim = next;
-                }
-                _ => return,
-            }
-        } else if items.members.is_none() {
-            return;
-        }
-        let record = &items.claim.record;
-        let Some(end) = record.kept_until.filter(|_| record.state == State::Ready) else {
-            return;
-        };
-        let is_earlier = |members: &MembersItem| members.record.kept_until < Some(end);
-        if items.members.as_ref().is_none_or(is_earlier) {
-            let update = Update::new(members_key(&record.cluster_id))
-                .attribute(EXPIRES_AT, Some(expires_at(end)))
-                .only_if_claim(record)
-                .only_if("#expires_at < :expires_at")
-                .next_version(0);
-            let _ = self.update(update).await;
         }
     }
 
@@ -204,6 +170,15 @@ impl DynamoDb {
             .next_version(claim.copied_version);
         self.update(update).await
     }
+}
+
+fn read_items(
+    cluster_id: &str,
+    mut items: HashMap<String, Item>,
+) -> Result<Option<Items>, Unreadable> {
+    let claim = items.remove(cluster_id).map(ClaimItem::read).transpose()?;
+    let members = items.remove(&members_key(cluster_id)).map(MembersItem::read).transpose()?;
+    Ok(claim.map(|claim| Items::new(claim, members)))
 }
 
 /// The claim item that is consistent with the members item, if it must change.

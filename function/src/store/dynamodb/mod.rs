@@ -19,7 +19,7 @@ mod write;
 
 mod client;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -27,25 +27,28 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{
-        self, Claim, Claimed, KEEP_GENERATION, Leave, Ready, Record, Refusal, SecretHash,
-        whole_seconds,
-    },
+    rules::{Claim, Claimed, KEEP_GENERATION, Ready, Record, Refusal, SecretHash, whole_seconds},
     wire::{MAX_MEMBERS, State},
 };
 use jiff::Timestamp;
 
 use self::write::{Update, Written};
-use super::{Error, Store};
+use super::{Cause, Error, Page, Row, Store};
 use crate::{
-    item::{ClaimItem, Items, MembersItem, count, seconds, string},
-    table::{CLUSTER_UUID, INITIAL_NODE, members_key},
+    item::{
+        ClaimItem, Item, Items, MembersItem, Unreadable, binary, count, is_members_item,
+        member_value, seconds, string,
+    },
+    table::{CLUSTER_ID, members_key},
 };
 
 pub use client::{client, counting_calls, for_requests};
 
 /// How often a request tries to write while others change the same item.
 const ROUNDS: u32 = 10;
+
+/// The items in one page of a listing. DynamoDB reads at most 100 in one call.
+const PAGE: i32 = 100;
 
 /// The longest pause before the second try. It doubles for each later one, up to [`LONGEST_PAUSE_MILLIS`].
 const FIRST_PAUSE_MILLIS: u64 = 5;
@@ -61,36 +64,30 @@ const TRANSIENT: [&str; 6] = [
     "TransactionConflictException",
 ];
 
-impl<E> From<SdkError<E>> for Error
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
+impl<E: Into<aws_sdk_dynamodb::Error>> From<SdkError<E>> for Error {
     fn from(error: SdkError<E>) -> Self {
-        match &error {
+        let error = error.map_service_error(Into::into);
+        let (is_temporary, message) = match &error {
             SdkError::ServiceError(service) => {
-                let (status, error) = (service.raw().status().as_u16(), service.err());
+                let status = service.raw().status().as_u16();
                 let code = error.code().unwrap_or("unknown error");
                 let message = error.message().unwrap_or("no message");
                 let message = format!("HTTP status {status}, {code}: {message}");
-                if status >= 500 || TRANSIENT.contains(&code) {
-                    Self::Unavailable(message)
-                } else {
-                    Self::Failed(message)
-                }
+                (status >= 500 || TRANSIENT.contains(&code), message)
             }
             // The response may contain items.
-            SdkError::ResponseError(_) => Self::Unavailable("the answer cannot be read".to_owned()),
-            SdkError::TimeoutError(_) => Self::Unavailable("no answer in time".to_owned()),
+            SdkError::ResponseError(_) => (true, "the answer cannot be read".to_owned()),
+            SdkError::TimeoutError(_) => (true, "no answer in time".to_owned()),
             SdkError::DispatchFailure(failure) => {
                 let cause = failure.as_connector_error();
                 let cause = cause.map(|cause| DisplayErrorContext(cause).to_string());
-                Self::Unavailable(format!(
-                    "no answer: {}",
-                    cause.as_deref().unwrap_or("unknown cause")
-                ))
+                let cause = cause.unwrap_or_else(|| "unknown cause".to_owned());
+                (true, format!("no answer: {cause}"))
             }
-            _ => Self::Failed("the request cannot be made".to_owned()),
-        }
+            _ => (false, "the request cannot be made".to_owned()),
+        };
+        let cause = Cause { message, sdk: Some(Arc::new(error)) };
+        if is_temporary { Self::Unavailable(cause) } else { Self::Failed(cause) }
     }
 }
 
@@ -110,13 +107,20 @@ impl DynamoDb {
     async fn report(&self, ready: &Ready) -> Result<Option<Record>, Error> {
         let alive = seconds(whole_seconds(ready.now) + KEEP_GENERATION);
         let mut update = Update::new(members_key(ready.cluster_id.as_str()))
-            .member(ready.node.as_str(), &ready.member())
+            .set("#members.#node = :member")
+            .alias("#node", ready.node.as_str())
+            .value(":member", member_value(&ready.member()))
             .only_if("#state = :ready AND #expires_at >= :alive")
             .value(":ready", string(State::Ready.as_str()))
             .value(":alive", alive)
             .only_if("(size(#members) < :most OR attribute_exists(#members.#node))")
-            .value(":most", count(MAX_MEMBERS as u64))
-            .only_if_secret(ready.secret.as_ref());
+            .value(":most", count(MAX_MEMBERS as u64));
+        update = match &ready.secret {
+            None => update.only_if("attribute_not_exists(#secret_hash)"),
+            Some(secret) => {
+                update.only_if("#secret_hash = :secret").value(":secret", binary(secret.as_bytes()))
+            }
+        };
         if let Some(generation) = ready.generation {
             update =
                 update.only_if("#generation = :generation").value(":generation", count(generation));
@@ -134,69 +138,118 @@ impl DynamoDb {
         }
     }
 
-    /// Writes the record after a report. `false` if the items have changed since they were read.
-    async fn write_ready(
+    /// Applies a rule to the record. `None` if it has changed since it was read.
+    async fn try_change(
         &self,
-        ready: &Ready,
+        cluster_id: &str,
+        now: Timestamp,
+        rule: &(impl Fn(Option<Record>) -> Result<Record, Refusal> + Sync),
+    ) -> Result<Option<Record>, Error> {
+        let items = self.settled(cluster_id).await?;
+        let before = items.as_ref().map(Items::record);
+        let after = rule(before.clone())?;
+        let (items, before) = items.zip(before).ok_or(Error::Contradiction)?;
+        let is_done = after == before || self.save(&items, &before, &after, now).await?;
+        Ok(is_done.then_some(after))
+    }
+
+    /// Writes what differs between the record that was read and the record after a rule. `false` if the items have changed since they
+    /// were read.
+    async fn save(
+        &self,
         items: &Items,
+        before: &Record,
         after: &Record,
+        now: Timestamp,
     ) -> Result<bool, Error> {
+        let was_claimed = before.state == State::Claimed;
         let mut claim = items.claim.clone();
-        if claim.record.state == State::Claimed {
-            claim.first_member = Some(ready.member());
+        claim.record = Record { members: BTreeMap::new(), ..after.clone() };
+        if was_claimed {
+            claim.first_member = after.members.values().next().cloned();
             claim.copied_version = 0;
         }
-        if claim.record.state == State::Claimed || claim.record.cluster_uuid != after.cluster_uuid {
-            claim.record = Record { members: BTreeMap::new(), ..after.clone() };
-            if let Written::Conflict(_) = self.write_claim(Some(&items.claim), &claim).await? {
-                return Ok(false);
-            }
+        let is_claim_first = was_claimed
+            || (!after.is_forgotten
+                && (before.cluster_uuid != after.cluster_uuid
+                    || before.kept_until != after.kept_until));
+        if is_claim_first
+            && let Written::Conflict(_) = self.write_claim(Some(&items.claim), &claim).await?
+        {
+            return Ok(false);
+        }
+        if after.state == State::Claimed {
+            return Ok(true);
         }
         let written = match &items.members {
-            None => self.make_members(&claim, after, ready.now).await?,
+            None => self.make_members(&claim, after, now).await?,
             Some(members) => {
                 let update = Update::new(members_key(&after.cluster_id))
-                    .member(ready.node.as_str(), &ready.member())
-                    .attribute(CLUSTER_UUID, after.cluster_uuid.as_ref().map(string))
+                    .attributes(MembersItem::attributes(after))
                     .only_if_version(members.version)
                     .next_version(0);
                 self.update(update).await?
             }
         };
-        Ok(matches!(written, Written::Done(_)))
+        if let Written::Conflict(_) = written {
+            return Ok(false);
+        }
+        if after.is_forgotten || after.initial_node != before.initial_node {
+            self.settled(&after.cluster_id).await?;
+        }
+        Ok(true)
+    }
+
+    /// The record after its renewal, if one is due. If that fails, the next request repeats it.
+    async fn renewed(&self, record: Record, now: Timestamp) -> Record {
+        if record.renewal(now).is_none() {
+            return record;
+        }
+        let renew = move |standing: Option<Record>| {
+            standing.map(|record| record.renewed(now)).ok_or(Refusal::NotFound)
+        };
+        match self.change(&record.cluster_id, now, renew).await {
+            Ok(renewed) => Record { kept_until: renewed.kept_until, ..record },
+            Err(_) => record,
+        }
     }
 }
 
 impl Store for DynamoDb {
-    /// One call, two for a takeover, and one or two more once a day for the renewal.
+    /// One call, two for a takeover, and up to three more once a day for the renewal.
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
-        let (outcome, first) = claim.on(None)?;
-        let mut standing = match self.write_claim(None, &ClaimItem::new(first.clone())).await? {
-            Written::Done(()) => return Ok((outcome, first)),
-            Written::Conflict(standing) => standing,
-        };
+        let mut standing: Option<ClaimItem> = None;
         for round in 0..ROUNDS {
             let record = standing.as_ref().map(|item| item.record.clone());
-            let (next, answer) = match (claim.on(record.clone()), &standing) {
-                (Ok((outcome, after)), Some(item)) if after == item.record => {
-                    let mut items = Items { claim: item.clone(), members: None };
-                    self.renew(&mut items, claim.now).await;
-                    return Ok((outcome, items.claim.record));
-                }
-                (Ok((outcome, after)), _) => (ClaimItem::new(after.clone()), Ok((outcome, after))),
-                (Err(refusal @ Refusal::NameTaken { .. }), Some(item)) => {
-                    let mut noted = item.clone();
-                    noted.record = claim.noted_on(noted.record);
-                    if noted == *item {
-                        return Err(refusal.into());
-                    }
-                    (noted, Err(refusal.into()))
-                }
-                (Err(refusal), _) => return Err(refusal.into()),
+            let (answer, after) = claim.change(record.clone())?;
+            if record.as_ref() == Some(&after) {
+                return Ok((answer?, self.renewed(after, claim.now).await));
+            }
+            let next = match (&answer, &standing) {
+                // A rival was noted.
+                (Err(_), Some(item)) => ClaimItem { record: after.clone(), ..item.clone() },
+                _ => ClaimItem::new(after.clone()),
             };
             match self.write_claim(standing.as_ref(), &next).await? {
-                Written::Done(()) => return answer,
-                Written::Conflict(now_standing) => standing = now_standing,
+                Written::Done(()) => return Ok((answer?, after)),
+                Written::Conflict(item) => standing = item,
+            }
+            if round > 0 {
+                pause(round).await;
+            }
+        }
+        Err(contended())
+    }
+
+    async fn change(
+        &self,
+        cluster_id: &str,
+        now: Timestamp,
+        rule: impl Fn(Option<Record>) -> Result<Record, Refusal> + Send + Sync + 'static,
+    ) -> Result<Record, Error> {
+        for round in 0..ROUNDS {
+            if let Some(after) = self.try_change(cluster_id, now, &rule).await? {
+                return Ok(after);
             }
             pause(round).await;
         }
@@ -205,76 +258,21 @@ impl Store for DynamoDb {
 
     /// One call for a joiner once the cluster's UUID is known; four for the initial node's first report.
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        let id = ready.cluster_id.as_str();
+        let rule = |standing| Ok(ready.on(standing)?.renewed(ready.now));
         for round in 0..ROUNDS {
             if let Some(record) = self.report(ready).await? {
-                return self.renewed(record, ready.now).await;
+                return Ok(self.renewed(record, ready.now).await);
             }
-            let items = self.settled(id).await?;
-            let after = ready.on(items.as_ref().map(Items::record))?;
-            let items = items.ok_or(Error::Contradiction)?;
-            if self.write_ready(ready, &items, &after).await? {
-                return self.renewed(after, ready.now).await;
-            }
-            pause(round).await;
-        }
-        Err(contended())
-    }
-
-    /// Two calls, and two more if it is the node to join.
-    async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
-        let (id, node) = (leave.cluster_id.as_str(), leave.node.as_str());
-        for round in 0..ROUNDS {
-            let items = self.settled(id).await?;
-            let before = items.as_ref().map(Items::record);
-            let after = leave.on(before.clone())?;
-            let (Some(items), Some(before)) = (items, before) else {
-                return Err(Error::Contradiction);
-            };
-            if after == before {
+            let id = ready.cluster_id.as_str();
+            if let Some(after) = self.try_change(id, ready.now, &rule).await? {
                 return Ok(after);
             }
-            let Some(members) = &items.members else {
-                let mut next = items.claim.clone();
-                next.record = after.clone();
-                match self.write_claim(Some(&items.claim), &next).await? {
-                    Written::Done(()) => return Ok(after),
-                    Written::Conflict(_) => pause(round).await,
-                }
-                continue;
-            };
-            let is_handed_over = after.initial_node != before.initial_node;
-            let update = Update::new(members_key(id))
-                .alias("#node", node)
-                .remove("#members.#node")
-                .next_version(0);
-            let update = if is_handed_over {
-                update
-                    .attribute(INITIAL_NODE, Some(string(&after.initial_node)))
-                    .only_if_version(members.version)
-            } else {
-                update
-                    .only_if_claim(&before)
-                    .only_if(&format!("#{INITIAL_NODE} <> :node"))
-                    .value(":node", string(node))
-            };
-            if let Written::Done(item) = self.update(update).await? {
-                if is_handed_over {
-                    self.settled(id).await?;
-                }
-                let left = MembersItem::read(item)?.record;
-                return Ok(Record {
-                    kept_until: after.kept_until,
-                    cluster_uuid: after.cluster_uuid,
-                    ..left
-                });
-            }
             pause(round).await;
         }
         Err(contended())
     }
 
-    /// One call, and one or two more once a day for the renewal.
+    /// One call, and up to three more once a day for the renewal.
     async fn status(
         &self,
         cluster_id: &ClusterId,
@@ -282,49 +280,55 @@ impl Store for DynamoDb {
         now: Timestamp,
     ) -> Result<Record, Error> {
         let items = self.settled(cluster_id.as_str()).await?;
-        Record::shown_to(items.as_ref().map(Items::record), secret, now)?;
-        let mut items = items.ok_or(Error::Contradiction)?;
-        self.renew(&mut items, now).await;
-        Ok(items.record())
+        let record = Record::shown_to(items.as_ref().map(Items::record), secret, now)?;
+        Ok(self.renewed(record, now).await)
     }
 
-    async fn forget(&self, seen: &Record, now: Timestamp) -> Result<bool, Error> {
-        for round in 0..ROUNDS {
-            let Some(items) = self.settled(&seen.cluster_id).await? else {
-                return Ok(true);
-            };
-            let record = items.record();
-            if record.is_forgotten {
-                return Ok(true);
-            }
-            if !record.is_as_seen(seen) {
-                return Ok(false);
-            }
-            let forgotten = rules::forget(record.clone(), now);
-            if record.state == State::Ready {
-                let marked = match &items.members {
-                    None => self.make_members(&items.claim, &forgotten, now).await?,
-                    Some(members) => {
-                        let update = Update::new(members_key(&record.cluster_id))
-                            .attributes(MembersItem::attributes(&forgotten))
-                            .only_if_version(members.version)
-                            .next_version(0);
-                        self.update(update).await?
-                    }
-                };
-                if let Written::Conflict(_) = marked {
-                    pause(round).await;
-                    continue;
-                }
-            }
-            let tombstone = ClaimItem::new(forgotten);
-            match self.write_claim(Some(&items.claim), &tombstone).await? {
-                Written::Done(()) => return Ok(true),
-                Written::Conflict(_) => pause(round).await,
-            }
-        }
-        Err(contended())
+    async fn forget_unreadable(&self, cluster_id: &str, now: Timestamp) -> Result<bool, Error> {
+        self.end_unreadable(cluster_id, now).await
     }
+
+    async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
+        let record = match self.items(cluster_id).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(items)) => Ok(items.record()),
+            Err(Error::Unreadable(why)) => Err(why),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Row { cluster_id: cluster_id.to_owned(), record }))
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Page, Error> {
+        let scan = self.client.scan().table_name(&self.table).consistent_read(true);
+        let scan = scan.limit(PAGE).set_exclusive_start_key(after.map(key));
+        let scanned = scan.send().await?;
+        let mut claims = Vec::new();
+        for item in scanned.items.unwrap_or_default().into_iter().filter(|it| !is_members_item(it))
+        {
+            claims.push((key_of(&item).ok_or(Unreadable(CLUSTER_ID))?, ClaimItem::read(item)));
+        }
+        let is_ready = |claim: &ClaimItem| claim.record.state == State::Ready;
+        let ready = claims.iter().filter(|(_, claim)| claim.as_ref().is_ok_and(is_ready));
+        let mut members = self.batch(ready.map(|(id, _)| members_key(id)).collect()).await?;
+        let rows = claims.into_iter().map(|(cluster_id, claim)| {
+            let members = members.remove(&members_key(&cluster_id));
+            let record = claim.and_then(|claim| {
+                Ok(Items::new(claim, members.map(MembersItem::read).transpose()?).record())
+            });
+            Row { cluster_id, record }
+        });
+        let next = scanned.last_evaluated_key.as_ref().and_then(key_of);
+        Ok(Page { rows: rows.collect(), next })
+    }
+}
+
+/// The key of an item.
+fn key(cluster_id: impl AsRef<str>) -> Item {
+    Item::from([(CLUSTER_ID.to_owned(), string(cluster_id))])
+}
+
+fn key_of(item: &Item) -> Option<String> {
+    item.get(CLUSTER_ID)?.as_s().ok().cloned()
 }
 
 async fn pause(round: u32) {
@@ -333,5 +337,5 @@ async fn pause(round: u32) {
 }
 
 fn contended() -> Error {
-    Error::Unavailable(format!("others changed the record {ROUNDS} times"))
+    Error::Unavailable(format!("others changed the record {ROUNDS} times").into())
 }

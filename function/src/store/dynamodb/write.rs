@@ -6,13 +6,9 @@ use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure},
 };
-use cbbootstrap_protocol::rules::{Member, Record, SecretHash};
 
-use super::{DynamoDb, Error};
-use crate::{
-    item::{Attributes, Item, binary, count, member_value, seconds, string},
-    table::{CLAIMED_AT, CLUSTER_ID},
-};
+use super::{DynamoDb, Error, key};
+use crate::item::{Attributes, Item, count};
 
 /// The result of a conditional write.
 #[derive(Debug)]
@@ -74,13 +70,6 @@ impl Update {
         all.into_iter().fold(self, |update, (name, value)| update.attribute(name, value))
     }
 
-    /// Sets a member of a members item.
-    pub fn member(self, node: &str, member: &Member) -> Self {
-        self.alias("#node", node)
-            .set("#members.#node = :member")
-            .value(":member", member_value(member))
-    }
-
     /// Adds a condition. All of them must hold.
     pub fn only_if(mut self, condition: &str) -> Self {
         self.conditions.push(condition.to_owned());
@@ -90,30 +79,6 @@ impl Update {
     /// The item was not written since.
     pub fn only_if_version(self, version: u64) -> Self {
         self.only_if("#version = :seen").value(":seen", count(version))
-    }
-
-    /// A members item belongs to this claim and is not forgotten.
-    pub fn only_if_claim(self, record: &Record) -> Self {
-        let update = self
-            .only_if("#state = :its_state AND #generation = :its_generation")
-            .value(":its_state", string(record.state.as_str()))
-            .value(":its_generation", count(record.generation));
-        match record.claimed_at {
-            Some(time) => update
-                .only_if(&format!("#{CLAIMED_AT} = :its_time"))
-                .value(":its_time", seconds(time)),
-            None => update.only_if(&format!("attribute_not_exists(#{CLAIMED_AT})")),
-        }
-    }
-
-    /// The cluster has this token.
-    pub fn only_if_secret(self, secret: Option<&SecretHash>) -> Self {
-        match secret {
-            None => self.only_if("attribute_not_exists(#secret_hash)"),
-            Some(secret) => {
-                self.only_if("#secret_hash = :secret").value(":secret", binary(secret.as_bytes()))
-            }
-        }
     }
 
     /// Counts the write, after `before` of them if the item is new.
@@ -151,7 +116,7 @@ impl DynamoDb {
         }
         let outcome = call
             .set_expression_attribute_values(Some(update.values))
-            .key(CLUSTER_ID, string(update.key))
+            .set_key(Some(key(update.key)))
             .condition_expression(condition)
             .update_expression(expression)
             .return_values(ReturnValue::AllNew)

@@ -19,7 +19,7 @@ use std::{
 
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
+    rules::{Claim, Claimed, Record, Refusal, SecretHash},
 };
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
@@ -28,7 +28,10 @@ use self::{
     records::{TABLES, VERSION},
     writer::Writer,
 };
-use super::{Error, Store};
+use super::{Error, Page, Row, Store};
+
+/// The records in one page of a listing.
+const PAGE: usize = 100;
 
 /// How long a connection waits for another process that writes. Shorter than a request's [deadline](crate::api::DEADLINE).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -49,7 +52,7 @@ impl Sqlite {
     /// Opens the database in this file, and creates it if it is missing.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let made = File::options().create(true).append(true).open(path);
-        made.map_err(|error| Error::Failed(error.to_string()))?;
+        made.map_err(|error| Error::Failed(error.to_string().into()))?;
         Self::open(path)
     }
 
@@ -64,29 +67,9 @@ impl Sqlite {
         })))
     }
 
-    /// Up to `limit` records of the clusters after this one, in the order of their ids.
-    pub fn list(&self, limit: usize, after: Option<&str>) -> Result<Vec<Record>, Error> {
-        self.read(|connection| records::list(connection, limit, after))
-    }
-
     /// The record of a cluster. Any text may be its id.
     pub fn find(&self, cluster_id: &str) -> Result<Option<Record>, Error> {
         self.read(|connection| records::load(connection, cluster_id))
-    }
-
-    /// Applies a rule to the record of a cluster, in a transaction.
-    async fn change(
-        &self,
-        cluster_id: ClusterId,
-        rule: impl FnOnce(Option<Record>) -> Result<Record, Refusal> + Send + 'static,
-    ) -> Result<Record, Error> {
-        let change = move |connection: &Connection| {
-            let standing = records::load(connection, cluster_id.as_str())?;
-            let after = rule(standing.clone())?;
-            records::save(connection, standing.as_ref(), &after)?;
-            Ok(after)
-        };
-        self.0.writer.write(change).await
     }
 
     /// The record after a renewal. The request does not wait for the write: if it fails, the next request repeats it.
@@ -96,9 +79,7 @@ impl Sqlite {
             self.0.writer.write_later(move |connection| {
                 // Requests about a record that cannot be read log the error.
                 let standing = records::load_claim(connection, &cluster_id).ok().flatten();
-                let is_due =
-                    |record: &Record| !record.is_gone(now) && record.renewal(now).is_some();
-                if let Some(record) = standing.filter(is_due) {
+                if let Some(record) = standing.filter(|record| record.renewal(now).is_some()) {
                     records::save_claim(connection, &record.renewed(now))?;
                 }
                 Ok(())
@@ -139,15 +120,20 @@ impl Store for Sqlite {
         self.0.writer.write(move |connection| apply_claim(connection, &claim)).await
     }
 
-    async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        let (cluster_id, ready) = (ready.cluster_id.clone(), ready.clone());
-        let rule = move |standing| Ok(ready.on(standing)?.renewed(ready.now));
-        self.change(cluster_id, rule).await
-    }
-
-    async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
-        let (cluster_id, leave) = (leave.cluster_id.clone(), leave.clone());
-        self.change(cluster_id, move |standing| leave.on(standing)).await
+    async fn change(
+        &self,
+        cluster_id: &str,
+        _: Timestamp,
+        rule: impl Fn(Option<Record>) -> Result<Record, Refusal> + Send + Sync + 'static,
+    ) -> Result<Record, Error> {
+        let cluster_id = cluster_id.to_owned();
+        let change = move |connection: &Connection| {
+            let standing = records::load(connection, &cluster_id)?;
+            let after = rule(standing.clone())?;
+            records::save(connection, standing.as_ref(), &after)?;
+            Ok(after)
+        };
+        self.0.writer.write(change).await
     }
 
     async fn status(
@@ -160,46 +146,36 @@ impl Store for Sqlite {
         Ok(self.renewed(record, now))
     }
 
-    async fn forget(&self, seen: &Record, now: Timestamp) -> Result<bool, Error> {
-        let seen = seen.clone();
-        let forget = move |connection: &Connection| {
-            let standing = records::load(connection, &seen.cluster_id)?;
-            let Some(record) = standing.filter(|record| !record.is_forgotten) else {
-                return Ok(true);
-            };
-            let is_as_seen = record.is_as_seen(&seen);
-            if is_as_seen {
-                records::save(connection, Some(&record), &rules::forget(record.clone(), now))?;
-            }
-            Ok(is_as_seen)
-        };
-        self.0.writer.write(forget).await
+    async fn forget_unreadable(&self, _: &str, _: Timestamp) -> Result<bool, Error> {
+        Err(Error::Damaged("the record cannot be read".to_owned()))
+    }
+
+    async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
+        Ok(Self::find(self, cluster_id)?.map(Row::from))
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Page, Error> {
+        let records = self.read(|connection| records::list(connection, PAGE, after))?;
+        let is_full = records.len() == PAGE;
+        let next = records.last().filter(|_| is_full).map(|record| record.cluster_id.clone());
+        Ok(Page { rows: records.into_iter().map(Row::from).collect(), next })
     }
 }
 
 /// Applies a claim. It reads and writes no members, of which a new claim has none.
 fn apply_claim(connection: &Connection, claim: &Claim) -> Result<(Claimed, Record), Error> {
     let standing = records::load_claim(connection, claim.cluster_id.as_str())?;
-    match (claim.on(standing.clone()), standing) {
-        (Ok((claimed, after)), standing) => {
-            let after = after.renewed(claim.now);
-            if standing.as_ref() != Some(&after) {
-                records::save_claim(connection, &after)?;
-            }
-            if claimed == Claimed::First && standing.is_some() {
-                records::delete_members(connection, &after.cluster_id)?;
-            }
-            Ok((claimed, after))
-        }
-        (Err(refusal @ Refusal::NameTaken { .. }), Some(record)) => {
-            let noted = claim.noted_on(record.clone());
-            if noted != record {
-                records::save_claim(connection, &noted)?;
-            }
-            Err(refusal.into())
-        }
-        (Err(refusal), _) => Err(refusal.into()),
+    let (answer, mut after) = claim.change(standing.clone())?;
+    if answer.is_ok() {
+        after = after.renewed(claim.now);
     }
+    if standing.as_ref() != Some(&after) {
+        records::save_claim(connection, &after)?;
+    }
+    if answer == Ok(Claimed::First) && standing.is_some() {
+        records::delete_members(connection, &after.cluster_id)?;
+    }
+    Ok((answer?, after))
 }
 
 impl From<rusqlite::Error> for Error {
@@ -214,8 +190,8 @@ impl From<rusqlite::Error> for Error {
                 | Code::OutOfMemory
                 | Code::CannotOpen
                 | Code::ReadOnly,
-            ) => Self::Unavailable(error.to_string()),
-            Some(_) => Self::Failed(error.to_string()),
+            ) => Self::Unavailable(error.to_string().into()),
+            Some(_) => Self::Failed(error.to_string().into()),
             None => Self::Damaged(error.to_string()),
         }
     }
@@ -248,12 +224,8 @@ fn set_up(connection: &mut Connection) -> Result<(), Error> {
     match (version(&transaction)?, has_tables) {
         (VERSION, true) => return Ok(()),
         (0, false) => transaction.execute_batch(TABLES)?,
-        (0, true) => {
-            return Err(Error::Failed("it is not a database of cbbootstrap".to_owned()));
-        }
-        _ => {
-            return Err(Error::Failed("it was made by another version of cbbootstrap".to_owned()));
-        }
+        (0, true) => return Err(Error::Failed("it is not a database of cbbootstrap".into())),
+        _ => return Err(Error::Failed("it was made by another version of cbbootstrap".into())),
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)

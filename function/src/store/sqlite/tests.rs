@@ -27,11 +27,13 @@ async fn records_survive_and_are_listed_in_order() {
     }
     let second = Sqlite::create(&file).unwrap();
     drop(first);
-    let ids = |records: Vec<Record>| -> Vec<String> {
-        records.into_iter().map(|record| record.cluster_id).collect()
+    let ids = async |after| -> Vec<String> {
+        let page = second.list(after).await.unwrap();
+        assert_eq!(page.next, None);
+        page.rows.into_iter().map(|row| row.cluster_id).collect()
     };
-    assert_eq!(ids(second.list(10, None).unwrap()), ["a", "b", "c"]);
-    assert_eq!(ids(second.list(1, Some("a")).unwrap()), ["b"]);
+    assert_eq!(ids(None).await, ["a", "b", "c"]);
+    assert_eq!(ids(Some("a")).await, ["b", "c"]);
     assert_eq!(second.find("d").unwrap(), None);
     let (claimed, record) = second.claim(&claim("a", "other", now)).await.unwrap();
     assert_eq!((claimed, record.initial_node.as_str()), (Claimed::Joined, "n"));
@@ -43,7 +45,10 @@ async fn other_files_are_refused() {
     let file = directory.path().join("clusters.db");
     let refused = |what: &str| {
         let error = Sqlite::create(&file).unwrap_err();
-        assert!(matches!(&error, Error::Failed(message) if message.contains(what)), "{error:?}");
+        assert!(
+            matches!(&error, Error::Failed(message) if message.to_string().contains(what)),
+            "{error:?}"
+        );
     };
     fs::write(&file, "not a database, and longer than the header of one is; ".repeat(20)).unwrap();
     refused("not a database");
@@ -81,4 +86,6 @@ fn records_that_ended_long_ago_are_deleted() {
     let left = records::list(&connection, 10, None).unwrap();
     let left: Vec<_> = left.iter().map(|record| record.cluster_id.as_str()).collect();
     assert_eq!(left, ["b", "d"]);
+    let next = records::list(&connection, 1, Some("a")).unwrap();
+    assert_eq!(next.iter().map(|record| record.cluster_id.as_str()).collect::<Vec<_>>(), ["b"]);
 }

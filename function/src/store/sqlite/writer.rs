@@ -45,7 +45,7 @@ impl Writer {
         thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || run(connection, &changes))
-            .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
+            .map_err(|error| Error::Failed(format!("cannot start a thread: {error}").into()))?;
         Ok(Self(sender))
     }
 
@@ -70,7 +70,7 @@ impl Writer {
                 move |committed: Result<(), Error>| drop(answer.send(committed.and(result)));
             (done, Box::new(reply))
         });
-        let refused = || Error::Unavailable("too many changes wait for the database".to_owned());
+        let refused = || Error::Unavailable("too many changes wait for the database".into());
         self.0.try_send(change).map_err(|_| refused())?;
         outcome.await.map_err(|_| refused())?
     }

@@ -38,10 +38,10 @@ impl Agent {
     }
 
     /// The current record.
-    pub(super) fn record(&self, asking: u8) -> Option<Record> {
+    pub(super) fn record(&self, asking: u8) -> Option<ClusterRecord> {
         let row = self.asked.as_ref()?;
-        let lease_left = self.lease_left.map(seconds);
-        Some(Record { lease_left, ..row.answer(asking, false) })
+        let lease_end = self.lease_left.map(|left| present() + seconds(left));
+        Some(ClusterRecord { lease_end, ..row.answer(asking, false) })
     }
 }
 
@@ -100,12 +100,12 @@ impl Setup {
         };
         let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress];
         Memory {
-            same_for: Duration::from_hours(1),
+            same_since: Some(ago(Duration::from_hours(1))),
             has_initialised: agent.has_initialised,
             inspections: inspections
                 .map(|(number, is_provisioned)| (name(*number), inspection(*is_provisioned)))
                 .collect(),
-            occupied_by: agent.occupied.map(|(number, time)| (name(number), seconds(time))),
+            occupied_by: agent.occupied.map(|(number, time)| (name(number), ago(seconds(time)))),
             is_reported: agent.is_reported,
             settled: if agent.are_extras_settled { settled.into() } else { BTreeSet::new() },
             ..Memory::default()
@@ -126,22 +126,26 @@ impl Setup {
                 record.previous.clear();
             }
             if self.has(Mutant::NoMargin) && record.is_initial {
-                record.lease_left = record.lease_left.map(|left| left + LEASE_MARGIN);
+                record.lease_end = record.lease_end.map(|end| end + LEASE_MARGIN);
             }
             if let OwnServer::Member(_) = own
                 && record.is_initial
                 && record.state == State::Claimed
             {
-                if self.has(Mutant::ClaimsAgain) && record.lease_left == Some(Duration::ZERO) {
+                if self.has(Mutant::ClaimsAgain)
+                    && record.lease_left(present()) == Some(Duration::ZERO)
+                {
                     return Action::Claim;
                 }
                 // What comes after the report.
-                let reported = Asked::Record(Record { state: State::Ready, ..record.clone() });
+                let reported =
+                    Asked::Record(ClusterRecord { state: State::Ready, ..record.clone() });
                 let after = decision::next_action(
                     goal,
                     own,
                     &reported,
                     &Memory { is_reported: true, ..memory.clone() },
+                    present(),
                 );
                 match after {
                     Action::Settle(_) if self.has(Mutant::ExtrasFirst) => return after,
@@ -154,12 +158,12 @@ impl Setup {
                 }
             }
         }
-        decision::next_action(goal, own, &asked, memory)
+        decision::next_action(goal, own, &asked, memory, present())
     }
 
     /// The deadline of an answer's lease, in seconds from now.
-    pub(super) fn lease_left(&self, record: &Record) -> Option<i16> {
-        let left = i16::try_from(record.lease_left?.as_secs()).unwrap();
+    pub(super) fn lease_left(&self, record: &ClusterRecord) -> Option<i16> {
+        let left = i16::try_from(record.lease_left(present())?.as_secs()).unwrap();
         if self.has(Mutant::LeaseFromAnswer) {
             return Some(left + 15);
         }
@@ -237,10 +241,10 @@ impl Setup {
                 world.agents[node].end(End::Member(cluster));
                 return true;
             }
-            Action::Refuse(refusal) => {
-                world.agents[node].end(match refusal {
-                    Refusal::OtherCluster { .. } => End::OtherCluster,
-                    Refusal::Occupied(_) => End::Occupied,
+            Action::Stop(reason) => {
+                world.agents[node].end(match reason {
+                    StopReason::OtherCluster { .. } => End::OtherCluster,
+                    StopReason::Occupied(_) => End::Occupied,
                     _ => End::Refused,
                 });
                 return true;

@@ -63,9 +63,9 @@ impl Row {
     }
 
     /// The answer to a node, as the agent validates it.
-    pub(super) fn answer(&self, asking: u8, is_fast: bool) -> Record {
+    pub(super) fn answer(&self, asking: u8, is_fast: bool) -> ClusterRecord {
         let answer = self.to_record().answer(Some(&name(asking)), clock(is_fast));
-        Record::new(answer, &id(), Some(&name(asking))).unwrap()
+        ClusterRecord::new(answer, &id(), Some(&name(asking)), present()).unwrap()
     }
 
     pub(super) fn is_lapsed(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The model: the API's record, the nodes' servers and their agents, and every event that can affect them.
 //!
-//! [`decision::next_action`], [`Record::new`], [`decision::admission`] and the rules of the protocol are the real ones. What
+//! [`decision::next_action`], [`ClusterRecord::new`], [`decision::admission`] and the rules of the protocol are the real ones. What
 //! `commands::up` does around them is modelled by [`Setup::round`] and [`Setup::act`].
 //!
 //! Time is relative to the present and passes in ticks of [`TICK`] seconds at any point: an agent without a step between two ticks
@@ -27,9 +27,10 @@ use stateright::{Model, Property};
 use crate::{
     decision::{
         self, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory, OwnServer,
-        Refusal,
+        StopReason,
+        tests::{ago, now as present},
     },
-    record::Record,
+    record::ClusterRecord,
     server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, View},
 };
 
@@ -357,7 +358,7 @@ fn incarnation(uuid: &str) -> Incarnation {
     (server.parse().unwrap(), resets.parse().unwrap())
 }
 
-/// The present.
+/// The present of the service; that of the agents is [`present`].
 fn now() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
 }

@@ -1,0 +1,252 @@
+//! Which account and region, from options, variables and profiles in the AWS CLI's order of precedence.
+
+use std::{env, time::Duration};
+
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig,
+    identity::IdentityCache,
+    retry::{RetryConfig, RetryMode},
+    timeout::TimeoutConfig,
+};
+use aws_sdk_sts::config::{AppName, SharedHttpClient};
+use axum::http::Uri;
+use cbbootstrap_cli::environment::variable;
+use clap::Args;
+
+use super::profiles::{Profiles, Setting, invalid_key, is_printable};
+use crate::{
+    failure::{Exit, Failure},
+    network::CONNECT_TIMEOUT,
+    values::region_name,
+};
+
+/// More than the SDK's default of 3: throttling should not fail a deployment.
+const ATTEMPTS: u32 = 6;
+
+/// Of one attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// In order of precedence.
+const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+const PROFILE_VARIABLES: [&str; 2] = ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"];
+
+const KEY_VARIABLES: [&str; 3] =
+    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+
+/// Which account and region.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "AWS")]
+pub struct Access {
+    /// AWS region [default: AWS_REGION, `cbbootstrap.yaml` or the profile]
+    #[arg(long, value_name = "REGION", value_parser = region_name)]
+    pub region: Option<String>,
+    /// AWS profile [default: AWS_PROFILE, `cbbootstrap.yaml` or the default credentials]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// The region in `cbbootstrap.yaml`: AWS_REGION and AWS_DEFAULT_REGION take precedence.
+    #[arg(long, hide = true, value_parser = region_name)]
+    pub fallback_region: Option<String>,
+    /// The profile in `cbbootstrap.yaml`: AWS_PROFILE and keys in the environment take precedence.
+    #[arg(long, hide = true)]
+    pub fallback_profile: Option<String>,
+}
+
+impl Access {
+    /// The region that the user, the environment or `cbbootstrap.yaml` names, in this order.
+    pub fn region(&self) -> Option<String> {
+        self.region
+            .clone()
+            .or_else(|| REGION_VARIABLES.into_iter().find_map(variable))
+            .or_else(|| self.fallback_region.clone())
+    }
+
+    /// Checks the name of a region, as it becomes part of host names.
+    pub fn check_region(&self, region: &str) -> Result<String, Failure> {
+        region_name(region).map_err(|rule| {
+            let failure = Failure::new(format!("`{region}` is not an AWS region"))
+                .hint(rule)
+                .exit(Exit::Usage);
+            let holds_it = |name: &&&str| variable(name).as_deref() == Some(region);
+            match REGION_VARIABLES.iter().find(holds_it) {
+                Some(name) if self.region.is_none() => failure.about(format_args!("`{name}`")),
+                _ => failure,
+            }
+        })
+    }
+
+    /// The profile that the user or the environment names.
+    pub fn named_profile(&self) -> Option<String> {
+        self.profile.clone().or_else(|| PROFILE_VARIABLES.into_iter().find_map(variable))
+    }
+
+    /// The profile that the user, the environment or, unless the environment has keys, `cbbootstrap.yaml` names.
+    fn chosen_profile(&self) -> Option<String> {
+        let fallback = || self.fallback_profile.clone().filter(|_| !has_keys());
+        self.named_profile().or_else(fallback)
+    }
+
+    /// Whether credentials come from a profile, if they are in one: a profile that the user names takes precedence over keys in
+    /// the environment.
+    pub fn prefers_profile(&self) -> bool {
+        self.profile.is_some() || !has_keys()
+    }
+
+    /// The profiles, after a check that a chosen one exists.
+    pub async fn profiles(&self) -> Result<Profiles, Failure> {
+        let chosen = self.chosen_profile();
+        let profiles = Profiles::read(chosen.as_deref()).await?;
+        if chosen.is_some() {
+            profiles.check_selected()?;
+        }
+        Ok(profiles)
+    }
+
+    /// The SDK's configuration, and with it its default sources of credentials.
+    pub async fn load(
+        &self,
+        profiles: &Profiles,
+        http: SharedHttpClient,
+    ) -> Result<SdkConfig, Failure> {
+        let endpoint = profiles.setting("AWS_ENDPOINT_URL", "endpoint_url");
+        if let Some(endpoint) = endpoint.filter(|endpoint| !is_url(&endpoint.value)) {
+            return Err(not_a_url(&endpoint.source));
+        }
+        let attempts = profiles.setting("AWS_MAX_ATTEMPTS", "max_attempts");
+        let mode = profiles.setting("AWS_RETRY_MODE", "retry_mode");
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .http_client(http)
+            .profile_files(profiles.files.clone())
+            .profile_name(&profiles.selected)
+            .retry_config(retry_config(attempts.as_ref(), mode.as_ref())?)
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .build(),
+            )
+            // `Renewed` caches the credentials.
+            .identity_cache(IdentityCache::no_cache());
+        if let Ok(name) = AppName::new(env!("CARGO_PKG_NAME")) {
+            loader = loader.app_name(name);
+        }
+        if let Some(region) = self.region() {
+            loader = loader.region(Region::new(region));
+        }
+        Ok(loader.load().await)
+    }
+
+    /// Checks the variables that the SDK would panic at or ignore.
+    pub fn check_variables(&self) -> Result<(), Failure> {
+        for (name, value) in env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("AWS_")) else {
+                continue;
+            };
+            let is_text = value.to_str().is_some_and(|value| !value.contains(char::is_control));
+            if !is_text {
+                let message =
+                    format!("`{name}` contains a control character, or is not UTF-8 text");
+                return Err(
+                    Failure::usage(message).hint(format!("set it again, or `unset {name}`"))
+                );
+            }
+            if name.starts_with("AWS_ENDPOINT_URL_") && !value.to_str().is_some_and(is_url) {
+                return Err(not_a_url(&format!("`{name}`")));
+            }
+        }
+        if self.profile.is_some() || !has_keys() {
+            return Ok(());
+        }
+        let invalid = |name: &&&str| variable(name).is_some_and(|value| !is_printable(&value));
+        if let Some(name) = KEY_VARIABLES.iter().find(invalid) {
+            return Err(invalid_key(&format!("`{name}`")));
+        }
+        if variable("AWS_SECRET_ACCESS_KEY").is_none() {
+            return Err(Failure::usage(
+                "`AWS_ACCESS_KEY_ID` is set, but `AWS_SECRET_ACCESS_KEY` is not",
+            )
+            .hint("set both, or neither"));
+        }
+        Ok(())
+    }
+}
+
+fn has_keys() -> bool {
+    variable("AWS_ACCESS_KEY_ID").is_some()
+}
+
+fn not_a_url(source: &str) -> Failure {
+    Failure::usage(format!("{source} is not a URL"))
+        .hint("a URL is https://HOST or http://HOST:PORT")
+}
+
+fn is_url(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && url.host().is_some_and(|host| !host.is_empty())
+    })
+}
+
+/// How often calls are repeated. The SDK's own reader of these settings panics at invalid ones.
+fn retry_config(
+    attempts: Option<&Setting>,
+    mode: Option<&Setting>,
+) -> Result<RetryConfig, Failure> {
+    let invalid = |setting: &Setting, rule: &str| {
+        Failure::usage(format!("{} cannot be `{}`", setting.source, setting.value)).hint(rule)
+    };
+    let mut config = RetryConfig::standard().with_max_attempts(ATTEMPTS);
+    if let Some(setting) = attempts {
+        let number = setting.value.parse().ok().filter(|number| *number > 0);
+        let number = number.ok_or_else(|| invalid(setting, "it is a number, at least 1"))?;
+        config = config.with_max_attempts(number);
+    }
+    if let Some(setting) = mode {
+        config = config.with_retry_mode(match setting.value.to_ascii_lowercase().as_str() {
+            // The SDK has no legacy mode.
+            "standard" | "legacy" => RetryMode::Standard,
+            "adaptive" => RetryMode::Adaptive,
+            _ => return Err(invalid(setting, "it is `standard`, `adaptive` or `legacy`")),
+        });
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_configured_and_limited() {
+        let setting = |value: &str| Setting { value: value.to_owned(), source: "`X`".to_owned() };
+        for (attempts, mode, expected) in [
+            (None, None, Some((6, RetryMode::Standard))),
+            (Some("1"), None, Some((1, RetryMode::Standard))),
+            (Some("10"), Some("adaptive"), Some((10, RetryMode::Adaptive))),
+            (None, Some("Standard"), Some((6, RetryMode::Standard))),
+            (None, Some("legacy"), Some((6, RetryMode::Standard))),
+            (Some("0"), None, None),
+            (Some("-1"), None, None),
+            (Some("many"), None, None),
+            (None, Some("never"), None),
+        ] {
+            let [attempts, mode] = [attempts, mode].map(|value| value.map(setting));
+            let config = retry_config(attempts.as_ref(), mode.as_ref());
+            let actual = config.ok().map(|config| (config.max_attempts(), config.mode()));
+            assert_eq!(actual, expected, "{attempts:?} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_urls() {
+        for (text, expected) in [
+            ("http://127.0.0.1:4566", true),
+            ("https://u:p@host/path", true),
+            ("127.0.0.1:4566", false),
+            ("ftp://host", false),
+            ("http://", false),
+            ("http:// host", false),
+        ] {
+            assert_eq!(is_url(text), expected, "{text}");
+        }
+    }
+}

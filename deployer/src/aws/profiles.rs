@@ -1,0 +1,271 @@
+//! The AWS profiles, read as the AWS CLI reads them: it takes files that the SDK's parser refuses or misunderstands.
+
+use std::{borrow::Cow, io::ErrorKind, path::PathBuf};
+
+use aws_config::profile::{Profile, ProfileFileLoadError, ProfileSet};
+use aws_runtime::env_config::file::{EnvConfigFileKind as Kind, EnvConfigFiles};
+use aws_types::os_shim_internal::{Env, Fs};
+use cbbootstrap_cli::{
+    environment::{variable, variable_os},
+    text,
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::{
+    causes::causes,
+    failure::Failure,
+    network::{Bundle, Network},
+};
+
+/// What a name may contain for the SDK, except for `%`.
+const IDENTIFIER: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'_')
+    .remove(b'-')
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'@')
+    .remove(b':')
+    .remove(b'+');
+
+/// The properties whose values are names of sections.
+const REFERENCES: [&str; 3] = ["source_profile", "sso_session", "services"];
+
+/// The properties that are signed with, or sent.
+const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
+
+/// The profiles of the configuration and credentials files.
+#[derive(Clone, Debug)]
+pub struct Profiles {
+    /// For the SDK.
+    pub files: EnvConfigFiles,
+    /// The name of the profile in use, for the SDK.
+    pub selected: String,
+    set: ProfileSet,
+}
+
+/// A setting, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub value: String,
+    /// For messages: the variable, or the property of a profile.
+    pub source: String,
+}
+
+impl Profiles {
+    /// Reads the files, of which the profile with this name is in use, or else the default one.
+    pub async fn read(name: Option<&str>) -> Result<Self, Failure> {
+        let mut files = EnvConfigFiles::builder();
+        for (kind, variable, default) in [
+            (Kind::Config, "AWS_CONFIG_FILE", "~/.aws/config"),
+            (Kind::Credentials, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        ] {
+            let text = read_file(variable, default)?;
+            let text = normalize(&text, matches!(kind, Kind::Config));
+            let file = EnvConfigFiles::builder().with_contents(kind, &text).build();
+            let invalid = |error: ProfileFileLoadError| {
+                let reason = causes(&error).replace("error parsing  on line", "line");
+                let path = variable_os(variable).unwrap_or_else(|| default.into());
+                Failure::new(format!(
+                    "cannot read the AWS profiles in `{}`: {reason}",
+                    path.display()
+                ))
+                .hint("correct that line; the AWS CLI reads the same file")
+            };
+            load(&file, "default").await.map_err(invalid)?;
+            files = files.with_contents(kind, text);
+        }
+        let (files, selected) = (files.build(), encode(name.unwrap_or("default")).into_owned());
+        let set = load(&files, &selected).await;
+        let set = set.map_err(|error| Failure::new(causes(&error)))?;
+        Ok(Self { files, selected, set })
+    }
+
+    /// Checks that the profile in use exists: the SDK would use other credentials.
+    pub fn check_selected(&self) -> Result<(), Failure> {
+        if self.set.get_profile(&self.selected).is_some() {
+            return Ok(());
+        }
+        let mut known = self.set.profiles().map(decode).collect::<Vec<_>>();
+        known.sort_unstable();
+        let hint = match known.as_slice() {
+            [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
+            known => format!("there are: {}", known.join(", ")),
+        };
+        let name = decode(&self.selected);
+        Err(Failure::new(format!("there is no AWS profile `{name}`")).hint(hint))
+    }
+
+    /// The value of a variable, or else of the profile's property.
+    pub fn setting(&self, name: &str, property: &str) -> Option<Setting> {
+        if let Some(value) = variable(name) {
+            return Some(Setting { value, source: format!("`{name}`") });
+        }
+        let value = self.set.get(property)?.to_owned();
+        let profile = decode(&self.selected);
+        Some(Setting { value, source: format!("`{property}` of the profile `{profile}`") })
+    }
+
+    /// The region of the profile.
+    pub fn region(&self) -> Option<String> {
+        self.set.get("region").map(ToOwned::to_owned)
+    }
+
+    /// The network as these settings describe it.
+    pub fn network(&self) -> Result<Network, Failure> {
+        let bundle = self.setting("AWS_CA_BUNDLE", "ca_bundle");
+        let file = bundle.as_ref().map(|bundle| expand_home(bundle.value.clone().into()));
+        Network::new(
+            file.as_deref()
+                .zip(bundle.as_ref())
+                .map(|(path, bundle)| Bundle { path, setting: &bundle.source }),
+        )
+    }
+
+    /// Checks the profiles that the credentials come from. The SDK would panic at some of their keys, and ignores what it cannot do.
+    pub fn check_credentials(&self) -> Result<(), Failure> {
+        let (mut name, mut seen) = (self.selected.as_str(), Vec::new());
+        while let Some(profile) = self.set.get_profile(name).filter(|_| !seen.contains(&name)) {
+            check_profile(profile)?;
+            seen.push(name);
+            match (profile.get("role_arn"), profile.get("source_profile")) {
+                (Some(_), Some(source)) => name = source,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_profile(profile: &Profile) -> Result<(), Failure> {
+    let name = decode(profile.name());
+    for key in KEYS {
+        if profile.get(key).is_some_and(|value| !is_printable(value)) {
+            return Err(invalid_key(&format!("`{key}` of the profile `{name}`")));
+        }
+    }
+    let takes_role =
+        profile.get("role_arn").is_some() && profile.get("web_identity_token_file").is_none();
+    if takes_role && profile.get("mfa_serial").is_some() {
+        return Err(Failure::new(format!(
+            "the profile `{name}` requires an MFA code (`mfa_serial`), which cbbootstrap cannot ask for"
+        ))
+        .hint(format!(
+            "let the AWS CLI ask: `eval \"$(aws configure export-credentials --profile '{name}' --format env)\"`, and omit `--profile`"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a key or token can be part of a header.
+pub fn is_printable(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+pub fn invalid_key(source: &str) -> Failure {
+    Failure::usage(format!(
+        "{source} contains a space, a control character or one outside of ASCII"
+    ))
+    .hint("copy the key again, without quotes and line ends")
+}
+
+async fn load(files: &EnvConfigFiles, name: &str) -> Result<ProfileSet, ProfileFileLoadError> {
+    let name = Some(Cow::Owned(name.to_owned()));
+    aws_config::profile::load(&Fs::real(), &Env::real(), files, name).await
+}
+
+/// The text of the file that the variable names, or of the default one; empty if it does not exist.
+fn read_file(name: &str, default: &str) -> Result<String, Failure> {
+    let set = variable_os(name);
+    let is_default = set.is_none();
+    let path = expand_home(set.map_or_else(|| default.into(), PathBuf::from));
+    match text::read_text(&path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        // A container may run as another user than the owner of `HOME`.
+        Err(error) if is_default && error.kind() == ErrorKind::PermissionDenied => {
+            Ok(String::new())
+        }
+        Err(error) => {
+            Err(Failure::new(error.to_string()).hint(format!("`{name}` names another file")))
+        }
+    }
+}
+
+fn expand_home(path: PathBuf) -> PathBuf {
+    match (path.strip_prefix("~"), dirs::home_dir()) {
+        (Ok(below), Some(home)) => home.join(below),
+        _ => path,
+    }
+}
+
+/// The text of a file in the form that the SDK's parser takes, line by line: without indentation (of more than nested
+/// properties), comments and empty properties, with `=` after each name, and with names that it accepts.
+fn normalize(text: &str, is_config: bool) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    // The indentation of the last property: lines that are indented more continue it.
+    let mut property: Option<usize> = None;
+    // The line of the last property, if it has no value yet.
+    let mut empty: Option<usize> = None;
+    for line in text.split(['\n', '\r']) {
+        let content = line.trim();
+        let indentation = line.len() - line.trim_start().len();
+        if content.is_empty() || content.starts_with(['#', ';']) {
+            lines.push(String::new());
+            continue;
+        }
+        if property.is_some_and(|property| indentation > property) {
+            empty = None;
+            lines.push(format!("  {content}"));
+            continue;
+        }
+        if let Some(line) = empty.take() {
+            lines[line].clear();
+        }
+        let section = content.strip_prefix('[').and_then(|rest| rest.rsplit_once(']'));
+        if let Some((section, _)) = section {
+            property = None;
+            lines.push(format!("[{}]", normalize_section(section, is_config)));
+            continue;
+        }
+        property = Some(indentation);
+        let Some((name, value)) = content.split_once(['=', ':']) else {
+            lines.push(content.to_owned());
+            continue;
+        };
+        let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
+        if value.is_empty() {
+            empty = Some(lines.len());
+        }
+        let value = if REFERENCES.contains(&name.as_str()) { encode(value) } else { value.into() };
+        lines.push(format!("{name} = {value}"));
+    }
+    if let Some(line) = empty {
+        lines[line].clear();
+    }
+    lines.join("\n")
+}
+
+/// The name of a section: in the configuration file with its kind, such as `profile`.
+fn normalize_section(section: &str, is_config: bool) -> String {
+    let section = section.trim();
+    match section.split_once(char::is_whitespace) {
+        Some((kind, name)) if is_config => {
+            let name = name.trim();
+            let quoted = |quote: char| name.strip_prefix(quote)?.strip_suffix(quote);
+            format!("{kind} {}", encode(quoted('"').or_else(|| quoted('\'')).unwrap_or(name)))
+        }
+        _ => encode(section).into_owned(),
+    }
+}
+
+/// A name as an identifier of the SDK's parser.
+fn encode(name: &str) -> Cow<'_, str> {
+    utf8_percent_encode(name, IDENTIFIER).into()
+}
+
+fn decode(name: &str) -> String {
+    percent_decode_str(name).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests;

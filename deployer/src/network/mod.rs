@@ -1,0 +1,283 @@
+//! The HTTP client of all calls that leave this machine: proxies, trusted authorities, and errors that name them.
+
+mod proxy;
+mod trust;
+
+use std::{
+    error::Error,
+    fmt::{Display, Formatter},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_smithy_http_client::{
+    Builder, Connector,
+    proxy::ProxyConfig,
+    tls::{self, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::{
+    http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+        SharedHttpConnector,
+    },
+    orchestrator::HttpRequest,
+    result::ConnectorError,
+    runtime_components::RuntimeComponents,
+};
+use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
+use axum::http::{Request, Uri};
+use cbbootstrap_cli::environment::variable;
+
+use crate::{causes::causes, failure::Failure};
+use proxy::{Proxies, Proxy};
+use trust::Trust;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most that is read of an answer: those of the API are far shorter.
+const LONGEST_ANSWER: usize = 1 << 20;
+
+/// A file with certificates, and the setting that names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Bundle<'a> {
+    pub path: &'a Path,
+    pub setting: &'a str,
+}
+
+/// How to call hosts: through which proxy, and whose certificates to accept.
+#[derive(Clone, Debug)]
+pub struct Network(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    proxies: Proxies,
+    trust: Trust,
+}
+
+impl Network {
+    /// The proxies of the environment, and the authorities of the bundle or else of the system.
+    pub fn new(bundle: Option<Bundle>) -> Result<Self, Failure> {
+        Self::with(Proxies::read(variable)?, bundle)
+    }
+
+    /// Without proxies.
+    pub fn direct(bundle: Option<Bundle>) -> Result<Self, Failure> {
+        Self::with(Proxies::default(), bundle)
+    }
+
+    fn with(proxies: Proxies, bundle: Option<Bundle>) -> Result<Self, Failure> {
+        let trust = bundle.map_or_else(Trust::system, Trust::read)?;
+        Ok(Self(Arc::new(Inner { proxies, trust })))
+    }
+
+    /// The client of the AWS SDK.
+    pub fn client(&self) -> SharedHttpClient {
+        let clients = self.routes(|route| {
+            let (network, route) = (self.clone(), route.clone());
+            Builder::new().build_with_connector_fn(move |settings, _| {
+                network.connector(route.as_ref(), settings.cloned().unwrap_or_default())
+            })
+        });
+        SharedHttpClient::new(Client { network: self.clone(), clients })
+    }
+
+    /// Sends a request and reads the answer, all within a time limit.
+    pub fn sender(&self, timeout: Duration) -> Sender {
+        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+        let connectors = self.routes(|route| {
+            SharedHttpConnector::new(self.connector(route.as_ref(), settings.clone()))
+        });
+        Sender { connectors: Connectors { network: self.clone(), connectors }, timeout }
+    }
+
+    /// One for calls without a proxy, and one for each proxy.
+    fn routes<T>(&self, make: impl Fn(&Option<Proxy>) -> T) -> Routes<T> {
+        let proxies = self.0.proxies.all().map(Some);
+        [None].into_iter().chain(proxies).map(|route| (make(&route), route)).collect()
+    }
+
+    fn connector(&self, route: Option<&Proxy>, settings: HttpConnectorSettings) -> Connector {
+        let mut builder = Connector::builder()
+            .connector_settings(settings)
+            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+            .tls_context(self.0.trust.tls_context());
+        builder.set_proxy_config(route.and_then(|proxy| ProxyConfig::all(proxy.url()).ok()));
+        builder.build()
+    }
+}
+
+type Routes<T> = Vec<(T, Option<Proxy>)>;
+
+#[derive(Debug)]
+struct Client {
+    network: Network,
+    clients: Routes<SharedHttpClient>,
+}
+
+impl HttpClient for Client {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        let connectors = self
+            .clients
+            .iter()
+            .map(|(client, route)| (client.http_connector(settings, components), route.clone()));
+        let connectors = connectors.collect();
+        SharedHttpConnector::new(Connectors { network: self.network.clone(), connectors })
+    }
+}
+
+/// Chooses the connector for each request.
+#[derive(Clone, Debug)]
+struct Connectors {
+    network: Network,
+    connectors: Routes<SharedHttpConnector>,
+}
+
+impl HttpConnector for Connectors {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let Inner { proxies, trust } = &*self.network.0;
+        let url = request.uri().parse::<Uri>().unwrap_or_default();
+        let proxy = proxies.for_url(&url);
+        let connector = self.connectors.iter().find(|(_, route)| route.as_ref() == proxy);
+        let Some((connector, _)) = connector else {
+            let error = ConnectorError::user("no connector for this proxy".into());
+            return HttpConnectorFuture::ready(Err(error));
+        };
+        let is_tls = url.scheme_str() == Some("https");
+        let unreachable = Unreachable {
+            origin: origin(&url).unwrap_or_default(),
+            proxy: proxy.map(ToString::to_string),
+            authorities: trust.source.clone().filter(|_| is_tls),
+            source: "the proxy asks for a user name and password".into(),
+        };
+        let answer = connector.call(request);
+        HttpConnectorFuture::new(async move {
+            match answer.await {
+                // To a tunnel, the same answer is an error already.
+                Ok(answer) if answer.status().as_u16() == 407 => {
+                    Err(ConnectorError::user(unreachable.into()))
+                }
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(unreachable.explain(error)),
+            }
+        })
+    }
+}
+
+/// A URL's scheme, host and port: the rest may hold a password.
+pub fn origin(url: &Uri) -> Option<String> {
+    let port = url.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+    Some(format!("{}://{}{port}", url.scheme_str()?, url.host()?))
+}
+
+/// A host that could not be reached, and by which way.
+#[derive(Debug)]
+pub struct Unreachable {
+    /// Scheme, host and port.
+    pub origin: String,
+    proxy: Option<String>,
+    /// Where the trusted authorities come from, unless they are the system's.
+    authorities: Option<String>,
+    source: BoxError,
+}
+
+impl Unreachable {
+    /// The error of the same kind, on which retries depend, with the way to the host.
+    fn explain(self, error: ConnectorError) -> ConnectorError {
+        let (is_timeout, is_io, is_user) = (error.is_timeout(), error.is_io(), error.is_user());
+        let (kind, connection) = (error.as_other(), error.connection_metadata().cloned());
+        let source = Box::new(Self { source: error.into_source(), ..self });
+        let error = match (is_timeout, is_io, is_user) {
+            (true, ..) => ConnectorError::timeout(source),
+            (_, true, _) => ConnectorError::io(source),
+            (_, _, true) => ConnectorError::user(source),
+            _ => ConnectorError::other(source, kind),
+        };
+        match connection {
+            Some(connection) => error.with_connection(connection),
+            None => error,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match (causes(self).contains("certificate:"), &self.authorities, &self.proxy) {
+            (true, Some(_), _) => {
+                "add the authority that signed the server's or the inspecting proxy's certificate to that file"
+            }
+            (true, None, _) => {
+                "if your network inspects TLS, set `AWS_CA_BUNDLE` to a PEM file with its authority's certificate"
+            }
+            (_, _, Some(_)) => {
+                "check the proxy's URL, user and password; `NO_PROXY` lists hosts to call directly"
+            }
+            _ => {
+                "check that the region exists, and that the network allows the connection; behind a proxy, set `HTTPS_PROXY`"
+            }
+        }
+    }
+}
+
+impl Display for Unreachable {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot reach `{}`", self.origin)?;
+        if let Some(proxy) = &self.proxy {
+            write!(f, " through the proxy {proxy}")?;
+        }
+        if let Some(authorities) = &self.authorities {
+            write!(f, " with the certificates of {authorities}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for Unreachable {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// Sends requests other than the SDK's.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    connectors: Connectors,
+    /// For one request and its answer.
+    timeout: Duration,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub content_type: String,
+    pub text: String,
+}
+
+impl Sender {
+    pub async fn send(&self, request: Request<String>) -> Result<Answer, BoxError> {
+        let answer = tokio::time::timeout(self.timeout, self.exchange(request));
+        answer.await.unwrap_or_else(|_| Err("no answer in time".into()))
+    }
+
+    async fn exchange(&self, request: Request<String>) -> Result<Answer, BoxError> {
+        let request = HttpRequest::try_from(request.map(SdkBody::from))?;
+        let answer = self.connectors.call(request).await.map_err(ConnectorError::into_source)?;
+        let (status, content_type) =
+            (answer.status().as_u16(), answer.headers().get("content-type"));
+        let content_type = content_type.unwrap_or_default().to_owned();
+        let (mut body, mut bytes) = (ByteStream::new(answer.into_body()), Vec::new());
+        while let Some(part) = body.next().await {
+            bytes.extend_from_slice(&part?);
+            if bytes.len() > LONGEST_ANSWER {
+                return Err("the answer is too long".into());
+            }
+        }
+        Ok(Answer { status, content_type, text: String::from_utf8_lossy(&bytes).into_owned() })
+    }
+}

@@ -1,0 +1,85 @@
+//! The authorities whose certificates are accepted.
+
+use std::fmt::Write;
+
+use aws_smithy_http_client::tls::{TlsContext, TrustStore};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use cbbootstrap_cli::{environment::variable_os, text::read_text};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use super::Bundle;
+use crate::failure::Failure;
+
+/// Replace the system's authorities.
+const SYSTEM_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// The authorities whose certificates are accepted.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Where they come from, for error messages; none if they are the system's.
+    pub source: Option<String>,
+    /// As the SDK takes them, which panics at a certificate that it cannot parse.
+    pem: String,
+}
+
+impl Trust {
+    /// The system's authorities, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    pub fn system() -> Result<Self, Failure> {
+        let certificates = rustls_native_certs::load_native_certs().certs;
+        let set = SYSTEM_VARIABLES.into_iter().find_map(|name| Some((name, variable_os(name)?)));
+        match set {
+            Some((name, path)) => {
+                Self::of(certificates, format!("`{name}` (`{}`)", path.display()))
+            }
+            // A machine without authorities can still call `http` endpoints.
+            None => Ok(Self { source: None, pem: encode(&usable(certificates)) }),
+        }
+    }
+
+    /// The authorities of a PEM file or a directory of them.
+    pub fn read(Bundle { path, setting }: Bundle) -> Result<Self, Failure> {
+        let source = format!("{setting} (`{}`)", path.display());
+        let certificates = if path.is_dir() {
+            rustls_native_certs::load_certs_from_paths(None, Some(path)).certs
+        } else {
+            let text = read_text(path).map_err(|error| {
+                Failure::usage(format!("{setting}: {error}")).hint("it names a PEM file")
+            })?;
+            CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect()
+        };
+        Self::of(certificates, source)
+    }
+
+    fn of(certificates: Vec<CertificateDer<'static>>, source: String) -> Result<Self, Failure> {
+        let usable = usable(certificates);
+        if usable.is_empty() {
+            return Err(Failure::usage(format!("there is no certificate in {source}"))
+                .hint("give the authorities' certificates in PEM format"));
+        }
+        Ok(Self { pem: encode(&usable), source: Some(source) })
+    }
+
+    pub fn tls_context(&self) -> TlsContext {
+        let store = TrustStore::empty().with_pem_certificate(self.pem.as_bytes());
+        TlsContext::builder().with_trust_store(store).build().unwrap_or_default()
+    }
+}
+
+/// The certificates that rustls accepts as authorities.
+fn usable(certificates: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+    let is_usable =
+        |certificate: &CertificateDer| RootCertStore::empty().add(certificate.clone()).is_ok();
+    certificates.into_iter().filter(is_usable).collect()
+}
+
+fn encode(certificates: &[CertificateDer]) -> String {
+    let mut pem = String::new();
+    for certificate in certificates {
+        let text = BASE64_STANDARD.encode(certificate);
+        let _ = writeln!(pem, "-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----");
+    }
+    pem
+}
