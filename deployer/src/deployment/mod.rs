@@ -27,7 +27,7 @@ use crate::{
     stack::{DesiredStack, Stack},
     template::{self, TEMPLATE},
 };
-use phases::Preparation;
+use phases::{Preparation, is_overtaken};
 
 /// How often others may change the stack before a deployment gives up.
 const ROUNDS: usize = 10;
@@ -70,9 +70,7 @@ impl<'a> Deployment<'a> {
             match discard_after(deployed, draft).await {
                 Ok(Some(deployed)) => return Ok(deployed),
                 Ok(None) => (),
-                Err(error)
-                    if Failure::find_in(&error).is_some_and(|it| it.exit == Exit::Changed) =>
-                {
+                Err(error) if is_overtaken(&error) => {
                     let mut step = self.printer.step("stack");
                     step.line("somebody else changed the stack; reading it again");
                 }

@@ -8,6 +8,7 @@ use crate::{
         lambda,
         s3::Bucket,
     },
+    failure::{Exit, Failure},
     package::{FunctionSource, artifact::Artifact},
     printer::{Printer, Step},
     prompt::confirm,
@@ -338,12 +339,19 @@ pub async fn create_draft(
     slot.insert(ChangeSet::new(client, &desired.name, before)).create(desired, mode, before).await
 }
 
+/// Whether somebody else changed the stack after it was read.
+pub fn is_overtaken(error: &anyhow::Error) -> bool {
+    Failure::find_in(error).is_some_and(|failure| failure.exit == Exit::Changed)
+}
+
 /// Removes a change set that was not executed. An earlier error is the one to report.
 pub async fn discard_after<T>(
     result: anyhow::Result<T>,
     draft: Option<ChangeSet>,
 ) -> anyhow::Result<T> {
     let discarded = match draft {
+        // The stack stays, even if it still looks empty: somebody else is creating it.
+        Some(draft) if result.as_ref().is_err_and(is_overtaken) => draft.delete().await,
         Some(draft) => draft.discard().await,
         None => Ok(()),
     };

@@ -251,7 +251,8 @@ impl ChangeSet {
         format!("change set `{}` of stack `{}` is left", self.name, self.stack)
     }
 
-    async fn delete(&self) -> anyhow::Result<()> {
+    /// Removes it, and keeps the stack.
+    pub async fn delete(&self) -> anyhow::Result<()> {
         REMOVAL
             .until(&self.is_left(), async || {
                 let delete = self.client.delete_change_set();
