@@ -8,7 +8,7 @@ pub mod dynamodb;
 mod error;
 pub mod lambda;
 pub mod logs;
-mod poll;
+pub mod poll;
 mod profiles;
 pub mod s3;
 
