@@ -7,6 +7,7 @@ mod bad_input;
 mod bundle;
 mod clusters;
 mod config;
+mod daily;
 mod deploy_options;
 mod harness;
 mod interruptions;
