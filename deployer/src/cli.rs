@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 
 use crate::{
     aws::Access,
+    examples,
     local::LogFormat,
     package::BuildArgs,
     settings::{
@@ -22,7 +23,12 @@ use crate::{
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
 #[derive(Debug, Parser)]
-#[command(version, after_help = Program::Deployer.exit_help(), propagate_version = true)]
+#[command(
+    version,
+    after_help = Program::Deployer.exit_help(),
+    propagate_version = true,
+    mut_subcommands(|command| examples::add("", command))
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -30,7 +36,6 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-#[command(disable_help_subcommand = true)]
 pub enum Command {
     /// Build the function and deploy the API, in AWS or on this machine
     Deploy(Box<DeployArgs>),
@@ -60,7 +65,7 @@ pub enum Command {
     /// List, show and forget the clusters' records
     ///
     /// The commands read and write the table directly, so they need access to the table and no cluster secret.
-    #[command(subcommand, disable_help_subcommand = true)]
+    #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Write the function's zip
     Package(PackageArgs),

@@ -1,7 +1,7 @@
 //! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
 //!
 //! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to
-//! - [`commands`]: a file for each command
+//! - [`commands`]: a file for each command; [`examples`] of each
 //! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client
 //! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
 //! - [`smoke`]: tests an endpoint; [`local`]: serves one
@@ -15,6 +15,7 @@ mod cli;
 mod commands;
 mod config;
 mod deployment;
+mod examples;
 mod fields;
 mod github;
 mod leash;

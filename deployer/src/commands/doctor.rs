@@ -59,11 +59,12 @@ pub async fn run(args: DoctorArgs, printer: &Printer) -> anyhow::Result<()> {
     checks.push(function);
     let failed = checks.iter().filter(|check| check.result == Verdict::Fail).count();
     printer.result(&Diagnosis { checks })?;
-    match failed {
-        0 => Ok(()),
-        1 => Err(Failure::new("1 check failed").into()),
-        number => Err(Failure::new(format!("{number} checks failed")).into()),
-    }
+    let failed = match failed {
+        0 => return Ok(()),
+        1 => "1 check failed".to_owned(),
+        number => format!("{number} checks failed"),
+    };
+    Err(Failure::new(failed).hint("the table shows what to do").into())
 }
 
 async fn check_aws(args: &DoctorArgs) -> Vec<Check> {

@@ -22,6 +22,7 @@ use clap::CommandFactory;
 
 use crate::{
     cli::{Cli, Command},
+    examples::FILES,
     failure::Exit,
     printer::Printer,
     prompt::confirm,
@@ -57,7 +58,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Logs(args) => logs::run(args, printer, &mut signals).await?,
         Command::Init(args) => init::run(&args, printer)?,
         Command::IamPolicy(args) => iam_policy::run(args, printer).await?,
-        Command::Manual(command) => command.run(Cli::command(), printer)?,
+        Command::Manual(command) => command.run(Cli::command(), &FILES, printer)?,
     }
     Ok(Exit::Done)
 }

@@ -1,9 +1,9 @@
-//! Daily use: `list`, `open` and `template`.
+//! Daily use: `list`, `open`, `template`, `doctor` and the lines of `logs`.
 
 use std::fs;
 
-use cbbootstrap_tests::{artifact, cli::User, ministack::MiniStack, process::wait_until};
-use serde_json::json;
+use cbbootstrap_tests::{artifact, cli::User, http, ministack::MiniStack, process::wait_until};
+use serde_json::{Value, json};
 
 #[test]
 fn stacks_are_listed_and_their_pages_open() {
@@ -74,4 +74,98 @@ fn the_template_is_printed_as_it_is_deployed() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/stack.yaml");
     assert_eq!(printed.stdout, fs::read_to_string(path).unwrap());
     assert_eq!(printed.stderr, "");
+}
+
+/// The results of `doctor`, each as the name of the check and its result.
+fn results(document: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let checks = document["checks"].as_array().unwrap().iter();
+    checks.map(|check| format!("{} {}", text(&check["check"]), text(&check["result"]))).collect()
+}
+
+#[test]
+fn doctor_checks_what_a_deployment_needs() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let well = user.run(&["doctor", "--output", "json"]).document();
+    let results = results(&well);
+    for expected in
+        ["proxy ok", "certificates ok", "endpoint warn", "region ok", "credentials ok", "clock ok"]
+    {
+        assert!(results.iter().any(|result| result == expected), "{expected}: {well}");
+    }
+    let text = user.run(&["doctor"]).ended_with(0).stdout;
+    assert!(text.starts_with("RESULT  CHECK"), "{text}");
+    assert!(text.contains("hint: unset `AWS_ENDPOINT_URL` to use AWS"), "{text}");
+
+    let signed_out = user.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    let ended = signed_out.run(&["doctor"]).ended_with(1);
+    assert!(ended.stderr.starts_with("error: 1 check failed"), "{ended}");
+    assert!(ended.stdout.contains("fail    credentials  there are no AWS credentials"), "{ended}");
+    assert!(ended.stdout.contains("skip    permissions"), "{ended}");
+    let nowhere = signed_out.without("AWS_REGION").without("AWS_DEFAULT_REGION").run(&["doctor"]);
+    assert!(nowhere.stdout.contains("fail    region       no AWS region is set"), "{nowhere}");
+}
+
+#[test]
+fn doctor_simulates_the_permissions() {
+    let aws = MiniStack::start();
+    let account = "000000000000";
+    let policy = ["iam-policy", "--account", account, "--region", "us-east-1"];
+    let policy = aws.user().run(&policy).ended_with(0).stdout;
+    let allow = |policy: &str| {
+        aws.boto(&format!(
+            "client('iam').put_user_policy(UserName='u', PolicyName='p', PolicyDocument='''{policy}''')"
+        ));
+    };
+    aws.boto("client('iam').create_user(UserName='u')");
+    allow(&policy);
+    let key = aws.boto("client('iam').create_access_key(UserName='u')['AccessKey']");
+    let part = |part: &str| key[part].as_str().unwrap();
+    let user = aws
+        .user()
+        .with("AWS_ACCESS_KEY_ID", part("AccessKeyId"))
+        .with("AWS_SECRET_ACCESS_KEY", part("SecretAccessKey"));
+    let allowed = user.run(&["doctor"]).ended_with(0).stdout;
+    assert!(allowed.contains("user/u in account 000000000000"), "{allowed}");
+    assert!(allowed.contains("ok      permissions   all "), "{allowed}");
+
+    allow(&policy.replace("s3:PutObject", "s3:GetObject"));
+    let denied = user.run(&["doctor", "--for", "deploy"]).ended_with(1);
+    assert!(
+        denied.stdout.contains("fail    permissions   not allowed: s3:PutObject\n"),
+        "{denied}"
+    );
+}
+
+#[test]
+fn requests_are_readable_lines_of_the_log() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let deployed = user.deploy(artifact::zip(), &[]).document();
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+    for node in ["a", "b"] {
+        http::claim(endpoint, "mycluster", node).unwrap();
+    }
+    wait_until("the calls are logged", || {
+        user.run(&["logs"]).ended_with(0).stdout.lines().count() == 2
+    });
+    let text = user.run(&["logs"]).ended_with(0).stdout;
+    let lines: Vec<_> =
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(lines[0][1..5], ["200", "POST", "/cluster", "claimed"], "{text}");
+    assert_eq!(lines[1][1..5], ["200", "POST", "/cluster", "joined"], "{text}");
+    assert!(lines[0].len() == 8 && lines[0][7] == lines[1][7], "a digest of the cluster: {text}");
+
+    let json = user.run(&["logs", "--output", "json"]).ended_with(0).stdout;
+    let documents: Vec<Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let fields = ["status", "route", "outcome", "cluster"].map(|field| documents[1][field].clone());
+    assert_eq!(
+        fields,
+        [json!(200), json!("/cluster"), json!("joined"), json!(lines[1][7])],
+        "{json}"
+    );
+    assert!(user.run(&["logs", "--raw"]).stdout.contains("START RequestId"));
+    user.run(&["logs", "--raw", "--output", "json"]).failed(2, "--raw");
 }
