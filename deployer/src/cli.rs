@@ -73,7 +73,8 @@ pub enum Command {
     Destroy(DestroyArgs),
     /// Check credentials, clock, network, tools and permissions
     ///
-    /// The command exits with 1 if a check fails. Warnings and skipped checks do not count.
+    /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The check of the permissions needs
+    /// `iam:SimulatePrincipalPolicy` and, for a role, `iam:GetRole`, which the policy of `iam-policy` does not contain.
     Doctor(Box<DoctorArgs>),
     /// Write a `cbbootstrap.yaml` to fill in
     Init(InitArgs),

@@ -72,9 +72,8 @@ pub async fn check(aws: &Aws, identity: &Identity, args: &DoctorArgs) -> Check {
     };
     let hint = "`cbbootstrap iam-policy` prints the policy that allows them";
     match denied {
-        Err(failure) => Check::skipped(CHECK, failure.to_string()).hint(
-            "allow `iam:GetRole` and `iam:SimulatePrincipalPolicy` to have the permissions checked",
-        ),
+        Err(failure) => Check::skipped(CHECK, failure.to_string())
+            .hint("the check needs `iam:SimulatePrincipalPolicy` and, for a role, `iam:GetRole`"),
         Ok(denied) if denied.is_empty() => {
             Check::ok(CHECK, format!("all {number} that the commands need, by simulation"))
         }
