@@ -261,4 +261,6 @@ fn unreadable(error: &serde_yaml::Error) -> Failure {
 }
 
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;
