@@ -2,6 +2,7 @@
 //!
 //! - [`text`]: text that people and tools write, with byte-order marks and Windows' line ends
 //! - [`environment`]: environment variables, read by the same rules everywhere
+//! - [`color`]: colours of text on terminals
 //! - [`command_line`]: options from the command line, the environment and a file
 //! - [`console`]: what is printed, and where
 //! - [`failure`]: exit statuses, and errors that tell the reader what to do next
@@ -13,6 +14,7 @@
 //! - [`suggestion`]: "did you mean"
 //! - [`values`]: values of options, and their rules
 
+pub mod color;
 pub mod command_line;
 pub mod console;
 pub mod environment;

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
+    color::ColorArgs,
     console::{Output, OutputArgs},
     failure::Program,
     manuals::ManualCommand,
@@ -32,6 +33,8 @@ use crate::{
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub color: ColorArgs,
 }
 
 /// The commands.

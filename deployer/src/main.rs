@@ -51,10 +51,11 @@ fn main() -> Exit {
         let error = Error::new(error).context("cannot restart with cleaned variables");
         return Console::default().failure(&error);
     }
-    let (Cli { command }, variables) = match command_line::read(config::options) {
+    let (Cli { command, color }, variables) = match command_line::read(config::options) {
         Ok(read) => read,
-        Err(error) => return Console::default().failure(&error),
+        Err(error) => return fail(&Console::default(), &error),
     };
+    color.apply();
     let printer = Printer::new(command.output());
     let run = Runtime::new().context("cannot start").and_then(|runtime| {
         let exit = runtime.block_on(commands::run(command, &printer));
@@ -62,7 +63,13 @@ fn main() -> Exit {
         runtime.shutdown_background();
         exit
     });
-    run.unwrap_or_else(|error: Error| printer.failure(&variables.explain(error)))
+    run.unwrap_or_else(|error: Error| fail(&printer, &variables.explain(error)))
+}
+
+/// Prints the error that ends the program.
+fn fail(console: &Console, error: &Error) -> Exit {
+    github::annotate(console, error);
+    console.failure(error)
 }
 
 /// Whether the AWS SDK or rustls may read a variable.

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter};
 
-use cbbootstrap_cli::text::escape_hidden;
+use cbbootstrap_cli::{color::by_http_status, text::escape_hidden};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -79,7 +79,12 @@ impl Line {
 
 impl Display for Line {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.3}  {}", self.time, escape_hidden(&self.content.to_string()))
+        let text = escape_hidden(&self.content.to_string());
+        write!(f, "{:.3}  ", self.time)?;
+        match &self.content {
+            Content::Request(Request { status, .. }) => f.write_str(&by_http_status(*status, text)),
+            _ => f.write_str(&text),
+        }
     }
 }
 
@@ -125,13 +130,17 @@ mod tests {
     fn a_request_is_one_readable_line() {
         let refused = r#"{"method":"POST","status":404,"Outcome":"refused","code":"route_not_found","Milliseconds":0.1,"DynamoDBCalls":0,"request_id":"id"}"#;
         let event = r#"{"timestamp":"2026","level":"ERROR","message":"no table","target":"t","attempts":3}"#;
+        let request = |status, text| by_http_status(status, text);
         for (message, expected) in [
-            (REQUEST, "200 POST /cluster            joined          2.3 ms  0123abcd"),
-            (refused, "404 POST (no such route)     route_not_found     0.1 ms"),
-            (event, "ERROR no table attempts=3"),
-            ("Task timed out\n", "Task timed out"),
-            ("[1, 2]", "[1, 2]"),
-            ("two\n\u{1b}[31mlines", r"two\n\u{1b}[31mlines"),
+            (
+                REQUEST,
+                request(200, "200 POST /cluster            joined          2.3 ms  0123abcd"),
+            ),
+            (refused, request(404, "404 POST (no such route)     route_not_found     0.1 ms")),
+            (event, "ERROR no table attempts=3".to_owned()),
+            ("Task timed out\n", "Task timed out".to_owned()),
+            ("[1, 2]", "[1, 2]".to_owned()),
+            ("two\n\u{1b}[31mlines", r"two\n\u{1b}[31mlines".to_owned()),
         ] {
             let line = Line::parse(TIME, message).to_string();
             assert_eq!(line, format!("2026-11-24T03:19:56.123Z  {expected}"), "{message:?}");
