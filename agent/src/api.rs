@@ -249,6 +249,6 @@ impl Signing {
             *signer = Some(Signer { credentials, region: self.region.clone() });
         }
         let signer = signer.as_ref().context("there is a signer")?;
-        Ok(signer.headers("POST", url, body)?)
+        signer.headers("POST", url, body)
     }
 }

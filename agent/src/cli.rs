@@ -89,12 +89,8 @@ pub struct ApiArgs {
 #[command(next_help_heading = "Couchbase Server")]
 pub struct ServerArgs {
     /// URL of this node's server; `http://` only on this host
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_SERVER",
-        default_value = "http://127.0.0.1:8091",
-        value_name = "URL"
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_SERVER", value_name = "URL")]
+    #[arg(default_value = "http://127.0.0.1:8091")]
     pub server: String,
     /// Address or full host name of this node for the other nodes [default: the host's full name, or that of ECS or EC2]
     #[arg(long, env = "CBBOOTSTRAP_NODE", value_parser = values::node)]
@@ -119,22 +115,12 @@ pub struct ServerArgs {
 #[command(next_help_heading = "Waiting")]
 pub struct WaitArgs {
     /// Limit on the whole run
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_TIMEOUT",
-        value_parser = values::duration,
-        default_value = "30m",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_TIMEOUT", value_name = "TIME")]
+    #[arg(default_value = "30m", value_parser = values::duration)]
     pub timeout: Duration,
     /// Pause between two reads, and before a retry
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_INTERVAL",
-        value_parser = values::duration,
-        default_value = "2s",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_INTERVAL", value_name = "TIME")]
+    #[arg(default_value = "2s", value_parser = values::duration)]
     pub interval: Duration,
 }
 
@@ -171,13 +157,8 @@ pub struct ClusterArgs {
     #[arg(long, env = "CBBOOTSTRAP_MEMORY_QUOTA", default_value = "auto", value_name = "QUOTA")]
     pub memory_quota: Quota,
     /// Bucket to create unless it exists, with its memory on each node in MB; can be repeated
-    #[arg(
-        id = "bucket",
-        long = "bucket",
-        env = "CBBOOTSTRAP_BUCKETS",
-        value_delimiter = ',',
-        value_name = "NAME:MB[:REPLICAS]"
-    )]
+    #[arg(id = "bucket", long = "bucket", env = "CBBOOTSTRAP_BUCKETS")]
+    #[arg(value_delimiter = ',', value_name = "NAME:MB[:REPLICAS]")]
     pub buckets: Vec<BucketSpec>,
     /// Server group of the node, such as its availability zone; created if missing
     #[arg(long, env = "CBBOOTSTRAP_SERVER_GROUP", value_name = "NAME")]
@@ -192,13 +173,8 @@ pub struct ClusterArgs {
     #[arg(long, env = "CBBOOTSTRAP_LEASE", default_value = "5m", value_name = "TIME")]
     pub lease: Lease,
     /// Time without a new node before a rebalance begins, so that one rebalance serves nodes that boot together
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_SETTLE",
-        value_parser = values::duration,
-        default_value = "5s",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_SETTLE", value_name = "TIME")]
+    #[arg(default_value = "5s", value_parser = values::duration)]
     pub settle: Duration,
     /// Record the cluster that this server already belongs to, if the API has no record
     #[arg(long, env = "CBBOOTSTRAP_ADOPT", value_parser = BoolishValueParser::new())]

@@ -22,7 +22,7 @@ pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     let Some(file) = parsed.value::<PathBuf>("config") else {
         return Ok(FileOptions::default());
     };
-    files::check_trusted(file).map_err(Failure::from)?;
+    files::check_trusted(file)?;
     let text = text::read_text(file).map_err(|error| {
         Failure::usage(error.to_string())
             .hint("`--config` names a YAML file with options, such as `cluster_id: NAME`")

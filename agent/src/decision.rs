@@ -3,8 +3,11 @@
 //! Each round begins with the server's state, so an agent can be killed and started again at any time, and agents of different
 //! nodes do not talk to each other. A node that belongs to another cluster is never changed.
 
+mod admission;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -13,9 +16,11 @@ use cbbootstrap_protocol::{
     wire::State,
 };
 
+pub use self::admission::{Admission, admission};
 use crate::{
     record::ClusterRecord,
     server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, View},
+    values::BucketSpec,
 };
 
 /// The part of the lease that must be left right before the call that initialises the cluster: the call ends before the lease.
@@ -50,9 +55,8 @@ pub struct Goal {
     pub can_begin: bool,
     /// Whether members can be verified, or `--insecure` is set.
     pub trusts_members: bool,
-    pub buckets: Vec<String>,
-    pub group: Option<String>,
-    pub has_alternate_address: bool,
+    /// In this order.
+    pub extras: Vec<Extra>,
     /// Whether the report needs an attestation.
     pub attests: bool,
     /// Whether an existing cluster may be registered at the API.
@@ -101,9 +105,19 @@ pub enum Inspection {
 /// An option of a member that comes after its membership.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extra {
-    Group,
-    Bucket(String),
-    AlternateAddress,
+    Group(String),
+    Bucket(BucketSpec),
+    AlternateAddress(String),
+}
+
+impl fmt::Display for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(name) => write!(f, "server group `{name}`"),
+            Self::Bucket(bucket) => write!(f, "bucket `{}`", bucket.name),
+            Self::AlternateAddress(_) => f.write_str("alternate address"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -346,13 +360,16 @@ fn complete(
     if goal.attests && !memory.is_attested {
         return Action::Report(view.uuid.clone());
     }
-    let group = (goal.group.is_some() && goal.group != this.group).then_some(Extra::Group);
-    // The node that others join creates the buckets.
-    let buckets = goal.buckets.iter().filter(|_| record.is_initial);
-    let buckets = buckets.filter(|bucket| !view.buckets.contains(bucket)).cloned();
-    let address = goal.has_alternate_address.then_some(Extra::AlternateAddress);
-    let mut missing = group.into_iter().chain(buckets.map(Extra::Bucket)).chain(address);
-    missing.find(|extra| !memory.settled.contains(extra)).map_or(Action::Done, Action::Settle)
+    let missing = goal.extras.iter().find(|extra| {
+        let is_missing = match extra {
+            Extra::Group(name) => this.group.as_ref() != Some(name),
+            // The node that others join creates the buckets.
+            Extra::Bucket(bucket) => record.is_initial && !view.buckets.contains(&bucket.name),
+            Extra::AlternateAddress(_) => true,
+        };
+        is_missing && !memory.settled.contains(*extra)
+    });
+    missing.cloned().map_or(Action::Done, Action::Settle)
 }
 
 /// The next step until the cluster is balanced with this node in it; `None` if it is, or if a person has to decide.
@@ -430,62 +447,6 @@ pub fn rebalance(view: &View, removed: Vec<String>, memory: &Memory, now: Instan
             removed,
         },
     }
-}
-
-/// Whether a node can join through a member of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    Add,
-    /// Not yet, for this reason.
-    Later(String),
-    /// Another server, with this UUID, is a healthy member under the node's name.
-    NameTaken(Uuid),
-    /// The member belongs to another cluster: try the next one.
-    OtherCluster(String),
-    /// The member is not healthy and active itself: try the next one.
-    UnfitMember,
-}
-
-/// Decides whether the node, with this server UUID, can join through a member with this view of the cluster. The API may know the
-/// cluster's UUID.
-pub fn admission(
-    node: &Node,
-    own: Option<&Uuid>,
-    view: &View,
-    cluster_uuid: Option<&Uuid>,
-) -> Admission {
-    if cluster_uuid.is_some_and(|uuid| *uuid != view.uuid) {
-        let uuid = &view.uuid;
-        return Admission::OtherCluster(format!(
-            "it belongs to another cluster, the one with the UUID {uuid}"
-        ));
-    }
-    let is_in =
-        |this: &NodeInfo| this.membership == Membership::Active && this.health != Health::Unhealthy;
-    if !view.this().is_some_and(is_in) {
-        return Admission::UnfitMember;
-    }
-    let Some(listed) = view.member(node) else {
-        return if view.is_rebalancing {
-            Admission::Later("a rebalance runs; no node can be added until it ends".to_owned())
-        } else {
-            Admission::Add
-        };
-    };
-    let is_other =
-        listed.health != Health::Unhealthy && own.is_some() && listed.uuid.as_ref() != own;
-    Admission::Later(match (listed.membership, listed.uuid.clone()) {
-        (_, Some(uuid)) if is_other => return Admission::NameTaken(uuid),
-        (Membership::Added, _) => "it has been added, and its server is still joining".to_owned(),
-        (Membership::Active, _) => format!(
-            "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
-        ),
-        (Membership::FailedOver, _) => {
-            format!(
-                "the cluster has failed `{node}` over: once it has been removed, it can join again"
-            )
-        }
-    })
 }
 
 #[cfg(test)]

@@ -29,11 +29,11 @@ use cli::Cli;
 use printer::Printer;
 
 fn main() -> Exit {
-    let (Cli { command }, variables) = match command_line::read(config::options) {
+    let (Cli { command }, parsed) = match command_line::read(config::options) {
         Ok(read) => read,
         Err(error) => return Console::default().failure(&error),
     };
     let printer = Printer::new(command.output());
     commands::run(command, &printer)
-        .unwrap_or_else(|error| printer.failure(&variables.explain(error)))
+        .unwrap_or_else(|error| printer.failure(&parsed.variables.explain(error)))
 }

@@ -25,7 +25,7 @@ impl Secret {
                 ("standard input".to_owned(), read.map(|_| bytes))
             }
             Some(file) => {
-                files::check_private(file).map_err(Failure::from)?;
+                files::check_private(file)?;
                 (format!("`{}`", file.display()), fs::read(file))
             }
             None => match env::var_os(variable) {

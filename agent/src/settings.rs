@@ -22,10 +22,10 @@ const MIN_SECRET_BYTES: usize = 16;
 
 const MAX_SECRET_BYTES: usize = 512;
 
-/// This node, its server, and the way to those of other nodes.
-#[derive(Debug)]
+/// This node and its server, the API, and the way to the servers of other nodes.
 pub struct Here {
     pub identity: Identity,
+    pub api: Api,
     pub server: Server,
     pub peers: Peers,
 }
@@ -77,8 +77,7 @@ fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure>
     Ok(ClusterKeys::derive(secret, cluster_id))
 }
 
-/// This node, its server, and the API.
-pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<(Here, Api)> {
+pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<Here> {
     let NodeArgs { api: api_args, server: args, .. } = args;
     let stdin = Some(Path::new("-"));
     if args.password_file.as_deref() == stdin && api_args.secret_file.as_deref() == stdin {
@@ -111,7 +110,7 @@ pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<(Here, Api)> {
         Some(authority) => authority.clone(),
         None => Trust::System,
     };
-    let here = Here {
+    Ok(Here {
         identity: Identity { node, node_uuid: None },
         server: Server::new(url, &trust, Some(administrator.clone()), deadline),
         peers: Peers {
@@ -122,8 +121,8 @@ pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<(Here, Api)> {
             administrator,
             deadline,
         },
-    };
-    Ok((here, api))
+        api,
+    })
 }
 
 /// The URL that an option gives.

@@ -147,7 +147,7 @@ fn parse_number(text: &str, limits: RangeInclusive<u64>) -> Option<u64> {
     text.parse().ok().filter(|number| has_only_digits && limits.contains(number))
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BucketSpec {
     pub name: String,
     /// Its memory on each node, in MB.

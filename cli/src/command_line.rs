@@ -1,8 +1,8 @@
 //! Options from the command line, the environment and a file, in this order of precedence.
 //!
-//! clap reads environment variables itself, but takes an empty one for a value, and does not name a variable in an error about
-//! its value. So variables become arguments here, by the rules of [`environment`](crate::environment), and so do the options of a
-//! [file](crate::options_file): clap validates all of them alike. Its definition of an option (`env = "NAME"`) names the variable.
+//! clap can read environment variables, but it treats an empty one as a value and does not name it in errors. So this module turns
+//! variables and the options of a [file](crate::options_file) into arguments, which clap validates like all others. `env = "NAME"` in
+//! the definition of an option names its variable.
 //!
 //! An option from a variable or a file is ignored if it conflicts with an option on the command line.
 
@@ -42,7 +42,7 @@ pub struct CommandLine {
 pub struct Parsed {
     pub matches: ArgMatches,
     pub variables: Variables,
-    /// Those options whose conflict with a typed option keeps variables and files from setting them.
+    /// Options that variables and files do not set, because they conflict with a typed option.
     excluded: Vec<String>,
 }
 
@@ -63,8 +63,8 @@ struct Variable {
 /// `options_file` reads the file, which the options so far choose.
 pub fn read<P: CommandFactory + FromArgMatches>(
     options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
-) -> anyhow::Result<(P, Variables)> {
-    let mut line = CommandLine::new(P::command());
+) -> anyhow::Result<(P, Parsed)> {
+    let mut line = CommandLine::with(P::command(), env::args_os(), |name| env::var_os(name));
     let mut parsed = line.parse().unwrap_or_else(|error| error.exit());
     line.file =
         options_file(&line.command, &parsed).map_err(|error| parsed.variables.explain(error))?;
@@ -73,16 +73,11 @@ pub fn read<P: CommandFactory + FromArgMatches>(
     }
     let program = P::from_arg_matches(&parsed.matches)
         .unwrap_or_else(|error| error.format(&mut P::command()).exit());
-    Ok((program, parsed.variables))
+    Ok((program, parsed))
 }
 
 impl CommandLine {
-    /// The command line of this process.
-    pub fn new(command: Command) -> Self {
-        Self::with(command, env::args_os(), |name| env::var_os(name))
-    }
-
-    /// A command line of other arguments and variables.
+    /// A command line of these arguments and variables.
     pub fn with<A: Into<OsString>>(
         command: Command,
         arguments: impl IntoIterator<Item = A>,
@@ -109,7 +104,7 @@ impl CommandLine {
     ///
     /// # Errors
     ///
-    /// clap's, `--help` and `--version` among them. An error about the value of a variable or a file names it.
+    /// clap's, including `--help` and `--version`. An error about the value of a variable or a file names it.
     pub fn parse(&self) -> Result<Parsed, Error> {
         let typed = self.matches(&self.arguments).map_err(|error| {
             // `--help` shows the variables.
@@ -133,7 +128,11 @@ impl CommandLine {
         });
         let (before, after) = self.arguments.split_at(called.position);
         let mut arguments = before.to_vec();
-        arguments.extend(variables.0.iter().map(Variable::argument));
+        arguments.extend(variables.0.iter().map(|variable| {
+            let mut argument = OsString::from(format!("--{}=", variable.long));
+            argument.push(&variable.value);
+            argument
+        }));
         arguments.extend(of_file.flat_map(|option| &option.arguments).map(OsString::from));
         arguments.extend_from_slice(after);
         match self.matches(&arguments) {
@@ -147,22 +146,18 @@ impl CommandLine {
         let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
             return error;
         };
-        // `--name <VALUE>`
-        let end = option.find([' ', '[', '=']).unwrap_or(option.len());
-        let variable = variables
-            .0
-            .iter()
-            .find(|variable| option[..end].strip_prefix("--") == Some(variable.long.as_str()));
-        let argument = format!("{}=", &option[..end]);
-        let of_file = self.file.options.iter().flat_map(|option| &option.arguments);
-        let source = match variable {
+        // `--name <VALUE>`, or `--name[=<VALUE>]` for a flag, which has no value on the command line.
+        let flag = option.split([' ', '[', '=']).next().unwrap_or_default();
+        let is_in_file = || {
+            let mut arguments = self.file.options.iter().flat_map(|option| &option.arguments);
+            arguments.any(|argument| argument.starts_with(&format!("{flag}=")))
+        };
+        let long = flag.trim_start_matches('-');
+        let source = match variables.0.iter().find(|variable| variable.long == long) {
             Some(variable) => format!("env: {}", variable.name),
-            None if of_file.into_iter().any(|of_file| of_file.starts_with(&argument)) => {
-                format!("file: {}", self.file.name)
-            }
+            None if is_in_file() => format!("file: {}", self.file.name),
             None => return error,
         };
-        // Flags have no value on the command line.
         let option = option.split("[=").next().unwrap_or_default();
         let named = format!("{option} [{source}]");
         error.insert(ContextKind::InvalidArg, ContextValue::String(named));
@@ -245,7 +240,7 @@ impl Parsed {
         called
     }
 
-    /// The value of an option of the command that is called; `None` if it has no such option, or the option no value.
+    /// The value of an option of the command that is called; `None` if there is no such option or no value.
     pub fn value<T: Clone + Send + Sync + 'static>(&self, id: &str) -> Option<&T> {
         self.called().1.try_get_one(id).ok().flatten()
     }
@@ -255,7 +250,7 @@ impl Parsed {
         is_typed(self.called().1, id)
     }
 
-    /// Whether the command that is called has this option, and no conflict with a typed option excludes it.
+    /// Whether the command that is called has this option, and it does not conflict with a typed option.
     pub fn takes(&self, id: &str) -> bool {
         let (_, matches) = self.called();
         matches.try_contains_id(id).is_ok() && !self.excluded.iter().any(|excluded| excluded == id)
@@ -288,14 +283,6 @@ impl Variables {
     }
 }
 
-impl Variable {
-    fn argument(&self) -> OsString {
-        let mut argument = OsString::from(format!("--{}=", self.long));
-        argument.push(&self.value);
-        argument
-    }
-}
-
 /// The same command, with variables that clap does not read. Flags that a variable sets take a value.
 fn without_variables(command: Command, lookup: &impl Fn(&OsStr) -> Option<OsString>) -> Command {
     command
@@ -303,19 +290,19 @@ fn without_variables(command: Command, lookup: &impl Fn(&OsStr) -> Option<OsStri
             let Some(name) = arg.get_env() else {
                 return arg;
             };
-            let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
-            let arg = if is_flag && lookup(name).is_some() { with_value(arg) } else { arg };
-            arg.env(Resettable::Reset)
+            let is_set_flag =
+                matches!(arg.get_action(), ArgAction::SetTrue) && lookup(name).is_some();
+            let arg = arg.env(Resettable::Reset);
+            if !is_set_flag {
+                return arg;
+            }
+            arg.action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .default_value("false")
         })
         .mut_subcommands(|command| without_variables(command, lookup))
-}
-
-fn with_value(flag: Arg) -> Arg {
-    flag.action(ArgAction::Set)
-        .num_args(0..=1)
-        .require_equals(true)
-        .default_missing_value("true")
-        .default_value("false")
 }
 
 #[cfg(test)]
@@ -447,7 +434,7 @@ mod tests {
             (&["group", "run", "--", "x"][..], false, "Some(\"a\") 2 [\"f\"] true [\"x\"]"),
             (&["run", "--item=b", "--count=3"], false, "Some(\"a\") 3 [\"b\"] true []"),
             (&["run", "--item=b"], true, "Some(\"a\") 2 [\"f\", \"b\"] true []"),
-            // A conflict with what was typed keeps the variable and the file out.
+            // The variable and the file do not set options that conflict with a typed one.
             (&["run", "--plain=p"], false, "None 2 [\"f\"] true []"),
         ] {
             let line = line(arguments, &[("NAME", "a")]).with_file(file(adds));

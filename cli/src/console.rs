@@ -17,7 +17,7 @@ use crate::{
     text::{escape_hidden, printable},
 };
 
-/// How often a log without moving lines reports what is still going on.
+/// How often progress is reported where stderr is not a terminal.
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// The form of a result.
@@ -41,7 +41,7 @@ pub struct OutputArgs {
 #[derive(Clone, Debug, Default)]
 pub struct Console {
     output: Output,
-    /// The moving lines; `None` where stderr is not a terminal.
+    /// The progress lines; `None` where stderr is not a terminal.
     progress: Option<MultiProgress>,
 }
 
@@ -50,7 +50,6 @@ impl Console {
         Self { output, progress: io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
-    /// Prints the command's result: text, or one JSON document.
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         let text = match self.output {
             Output::Text => {
@@ -60,11 +59,11 @@ impl Console {
             }
             Output::Json => serde_json::to_string_pretty(result)?,
         };
-        // A reader that closed the pipe wants no more, which is not an error.
+        // It is not an error that a reader closes the pipe.
         self.line(text.trim_end()).map(drop)
     }
 
-    /// Prints a line of a result that arrives line by line; `false` when nobody reads any more.
+    /// Prints a line of a result that arrives line by line; `false` if the reader has closed the pipe.
     pub fn line(&self, line: impl Display) -> anyhow::Result<bool> {
         match self.suspend(|| writeln!(anstream::stdout(), "{line}")) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -79,7 +78,7 @@ impl Console {
         let _ = self.suspend(|| writeln!(anstream::stderr(), "{message}"));
     }
 
-    /// Prints an error as one line and perhaps a hint; returns how a program ends with it.
+    /// Prints an error on one line, and its hint if it has one. Returns how a program ends with it.
     pub fn error(&self, error: &anyhow::Error) -> Exit {
         self.message(format_args!("error: {}", one_line(error)));
         let failure = Failure::find_in(error);
@@ -105,7 +104,7 @@ impl Console {
         self.error(error)
     }
 
-    /// Adds a moving line of this template after another, or at the end; `None` where stderr is not a terminal.
+    /// Adds a progress line with this template after another, or at the end; `None` where stderr is not a terminal.
     pub fn spinner(&self, template: &str, after: Option<&ProgressBar>) -> Option<ProgressBar> {
         let (progress, bar) = (self.progress.as_ref()?, ProgressBar::new_spinner());
         let bar = match after {
@@ -124,7 +123,7 @@ impl Console {
     }
 }
 
-/// The style of a moving line.
+/// The style of a progress line.
 pub fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_spinner())

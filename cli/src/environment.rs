@@ -1,5 +1,5 @@
-//! Environment variables, read by the same rules everywhere: one that is empty or holds only white space is absent, and neither
-//! a byte-order mark nor the white space around a value is part of it.
+//! Environment variables. An empty or blank variable counts as unset, and a byte-order mark and the white space around a value are
+//! removed.
 
 use std::{
     env,
@@ -11,23 +11,23 @@ use std::{
 
 use crate::text;
 
-/// The value of a variable; none if it is absent, or not UTF-8.
+/// The value of a variable; `None` if it is unset or not UTF-8.
 pub fn variable(name: &str) -> Option<String> {
     variable_os(name)?.into_string().ok()
 }
 
-/// The same for a path, which may be something else than UTF-8.
+/// The value of a variable that need not be UTF-8, such as a path.
 pub fn variable_os(name: &str) -> Option<OsString> {
     clean(env::var_os(name)?)
 }
 
-/// Whether a variable is set, if to nothing: libraries may take it for a value.
+/// Whether a variable is set but empty or blank. Libraries may take that for a value.
 pub fn is_blank(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| clean(value).is_none())
 }
 
-/// Restarts this program if one of the variables that `is_read` names is not clean: libraries read them by different rules, and
-/// a process that may have threads cannot change its environment safely. Returns only if it need not or cannot.
+/// Restarts this program with clean variables if one that `is_read` selects is not clean: libraries read them by different rules, and a
+/// process that may have threads cannot change its environment safely. Returns only if a restart is not necessary or fails.
 pub fn restart_if_unclean(is_read: impl Fn(&str) -> bool) -> io::Result<()> {
     let unclean = env::vars_os().filter_map(|(name, value)| {
         let cleaned = clean(value.clone());
@@ -50,7 +50,7 @@ pub fn restart_if_unclean(is_read: impl Fn(&str) -> bool) -> io::Result<()> {
     Err(program.exec())
 }
 
-/// A value without what does not belong to it; none if nothing is left.
+/// The cleaned value; `None` if nothing is left.
 pub(crate) fn clean(value: OsString) -> Option<OsString> {
     let cleaned = match value.to_str() {
         Some(text) => text::clean_value(text).into(),

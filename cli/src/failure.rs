@@ -7,9 +7,8 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{files::Unsafe, text::printable};
+use crate::text::printable;
 
-/// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Done,
@@ -21,26 +20,25 @@ pub enum Exit {
     SmokeFailed,
     TimedOut,
     Stopped,
-    /// Somebody else is changing the stack.
+    /// Another deployment is changing the stack.
     Busy,
-    /// Somebody else changed the stack or the record since it was read.
+    /// The stack or the record has changed since it was read.
     Changed,
-    /// The stack is in a state that this program does not change without a person's decision.
+    /// Someone must decide what to do with a stack in this state.
     NeedsDecision,
-    /// The agent changes nothing without a person's decision.
+    /// Someone must decide before the agent changes anything.
     Refused,
     /// The node is a member, but not everything that was requested was done.
     Partial,
 }
 
-/// The programs that this crate serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Deployer,
     Agent,
 }
 
-/// Every exit status: its number, which programs exit with it, and what it means there.
+/// Every exit status: its number, the programs that use it, and its meaning there.
 const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
     use Program::{Agent, Deployer};
     [
@@ -81,7 +79,6 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
 };
 
 impl Exit {
-    /// The exit status.
     pub fn status(self) -> u8 {
         STATUSES.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, status, ..)| *status)
     }
@@ -94,7 +91,7 @@ impl Termination for Exit {
 }
 
 impl Program {
-    /// The statuses that it exits with, and what each means.
+    /// The program's exit statuses with their meanings.
     pub fn exit_statuses(self) -> Vec<(u8, String)> {
         let mut statuses: Vec<(u8, String)> = Vec::new();
         for (_, status, programs, meaning) in STATUSES {
@@ -117,17 +114,15 @@ impl Program {
     }
 }
 
-/// An error for the user: a message about what failed, and an optional hint about what to do.
-///
-/// It ends the program with [`Exit::Failed`] by default. Context around it is printed before it.
+/// An error for the user: a message and an optional hint. It ends the program with [`Exit::Failed`] by default. Context is printed before
+/// the message.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct Failure {
     message: String,
-    /// What to do about it.
     pub hint: Option<String>,
     pub exit: Exit,
-    /// Whether the credentials lack a permission, and nothing else is wrong.
+    /// The only cause is a missing permission.
     pub denied: bool,
 }
 
@@ -136,63 +131,50 @@ impl Failure {
         Self { message: message.into(), hint: None, exit: Exit::Failed, denied: false }
     }
 
-    /// A failure of [`Exit::Usage`].
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(message).exit(Exit::Usage)
     }
 
-    /// A failure of [`Exit::TimedOut`].
     pub fn timed_out(message: impl Into<String>) -> Self {
         Self::new(message).exit(Exit::TimedOut)
     }
 
-    /// A failure of [`Exit::Refused`].
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(message).exit(Exit::Refused)
     }
 
-    /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Puts the thing that it is about before the message.
+    /// Prefixes the message with the thing that it is about.
     #[must_use]
     pub fn about(mut self, thing: impl Display) -> Self {
         self.message = format!("{thing}: {}", self.message);
         self
     }
 
-    /// Marks it as caused by a missing permission alone.
     #[must_use]
     pub fn denied(mut self) -> Self {
         self.denied = true;
         self
     }
 
-    /// Changes how the program ends.
     #[must_use]
     pub fn exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
     }
 
-    /// The failure in an error, below its context.
+    /// The failure in an error with context.
     pub fn find_in(error: &anyhow::Error) -> Option<&Self> {
         error.chain().find_map(|cause| cause.downcast_ref())
     }
 }
 
-/// Other users' files may contain `insecure: true`, or a secret that others know.
-impl From<Unsafe> for Failure {
-    fn from(file: Unsafe) -> Self {
-        Self::usage(file.message).hint(file.hint)
-    }
-}
-
-/// An error and its context, on one line that cannot mislead a reader: it may quote a server.
+/// An error and its context on one line, without characters that mislead a reader: it may quote a server.
 pub fn one_line(error: &anyhow::Error) -> String {
     printable(&format!("{error:#}"))
 }

@@ -2,28 +2,19 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use thiserror::Error;
+use crate::failure::Failure;
 
 /// Others may change the file: its group, or everybody.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Everybody may read the file. Its group may: so Kubernetes gives a file to a container that does not run as root (`fsGroup`).
+/// Everybody may read the file. Its group may, because Kubernetes gives files to a container that does not run as root in this way
+/// (`fsGroup`).
 const READABLE_BY_EVERYBODY: u32 = 0o004;
-
-/// A file that is not used, because others may read or change it. The program should end with the status of wrong usage.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{message}")]
-pub struct Unsafe {
-    /// What is wrong with which file.
-    pub message: String,
-    /// What to do about it.
-    pub hint: String,
-}
 
 /// Checks that other users can neither read nor change a file with a secret.
 ///
-/// Links are followed. `-`, pipes and what is not there pass.
-pub fn check_private(path: &Path) -> Result<(), Unsafe> {
+/// Follows links. Pipes, `-` and missing files pass.
+pub fn check_private(path: &Path) -> Result<(), Failure> {
     let Some(file) = regular(path) else {
         return Ok(());
     };
@@ -35,37 +26,30 @@ pub fn check_private(path: &Path) -> Result<(), Unsafe> {
         return Ok(());
     };
     let shown = path.display();
-    Err(Unsafe {
-        message: format!("the secret in `{shown}` {what} (mode {:04o})", permissions(&file)),
-        hint: format!(
-            "`chmod 600 {shown}`; in Kubernetes set `defaultMode: 0400` for the volume, in Docker Swarm `mode: 0400` for the secret"
-        ),
-    })
+    let mode = permissions(&file);
+    Err(Failure::usage(format!("the secret in `{shown}` {what} (mode {mode:04o})")).hint(format!(
+        "`chmod 600 {shown}`; in Kubernetes set `defaultMode: 0400` for the volume, in Docker Swarm `mode: 0400` for the secret"
+    )))
 }
 
 /// Checks that only root and the current user can change a file with options.
 ///
-/// Links are followed. Pipes and what is not there pass. The owner is checked on Linux only.
-pub fn check_trusted(path: &Path) -> Result<(), Unsafe> {
+/// Follows links. Pipes and missing files pass. The owner is checked on Linux only.
+pub fn check_trusted(path: &Path) -> Result<(), Failure> {
     let Some(file) = regular(path) else {
         return Ok(());
     };
-    let user = current_user();
     let shown = path.display();
     if file.mode() & WRITABLE_BY_OTHERS != 0 {
-        return Err(Unsafe {
-            message: format!(
-                "`{shown}` can be changed by other users (mode {:04o})",
-                permissions(&file)
-            ),
-            hint: format!("`chmod go-w {shown}`"),
-        });
+        let mode = permissions(&file);
+        return Err(Failure::usage(format!(
+            "`{shown}` can be changed by other users (mode {mode:04o})"
+        ))
+        .hint(format!("`chmod go-w {shown}`")));
     }
-    if !is_trusted_owner(file.uid(), user) {
-        return Err(Unsafe {
-            message: format!("`{shown}` belongs to another user ({})", file.uid()),
-            hint: format!("it must belong to root or the current user: `chown root {shown}`"),
-        });
+    if !is_trusted_owner(file.uid(), current_user()) {
+        return Err(Failure::usage(format!("`{shown}` belongs to another user ({})", file.uid()))
+            .hint(format!("it must belong to root or the current user: `chown root {shown}`")));
     }
     Ok(())
 }
@@ -81,7 +65,7 @@ fn permissions(file: &fs::Metadata) -> u32 {
     file.mode() & 0o7777
 }
 
-/// The user that this process runs as, where the system tells without a call to C.
+/// The user that this process runs as, on systems with `/proc`.
 fn current_user() -> Option<u32> {
     fs::metadata("/proc/self").ok().map(|process| process.uid())
 }
@@ -128,9 +112,10 @@ mod tests {
                 let refusals = [private.err(), trusted.err()];
                 for refusal in refusals.iter().flatten() {
                     let shown = path.display().to_string();
-                    assert!(refusal.message.contains(&shown), "{refusal:?}");
-                    assert!(refusal.message.contains(&format!("{mode:04o}")));
-                    assert!(refusal.hint.contains("`chmod "), "{refusal:?}");
+                    let (message, hint) = (refusal.to_string(), refusal.hint.as_deref());
+                    assert!(message.contains(&shown), "{refusal:?}");
+                    assert!(message.contains(&format!("{mode:04o}")));
+                    assert!(hint.unwrap().contains("`chmod "), "{refusal:?}");
                 }
             }
         }
@@ -139,8 +124,8 @@ mod tests {
     #[test]
     fn only_regular_files_are_checked() {
         for path in ["-", "/dev/null", "/dev", "/nowhere/at/all"] {
-            assert_eq!(check_private(path.as_ref()), Ok(()), "{path}");
-            assert_eq!(check_trusted(path.as_ref()), Ok(()), "{path}");
+            assert!(check_private(path.as_ref()).is_ok(), "{path}");
+            assert!(check_trusted(path.as_ref()).is_ok(), "{path}");
         }
     }
 

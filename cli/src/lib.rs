@@ -1,18 +1,18 @@
-//! What `cbbootstrap` and `cbbootstrap-agent` share as command-line programs.
+//! Shared by the command-line programs `cbbootstrap` and `cbbootstrap-agent`.
 //!
-//! - [`text`]: text that people and tools write, with byte-order marks and Windows' line ends
-//! - [`environment`]: environment variables, read by the same rules everywhere
-//! - [`color`]: colours of text on terminals
+//! - [`text`]: byte-order marks, line ends and hidden characters
+//! - [`environment`]: environment variables
+//! - [`color`]: colours on terminals
 //! - [`command_line`]: options from the command line, the environment and a file
-//! - [`console`]: what is printed, and where
-//! - [`failure`]: exit statuses, and errors that tell the reader what to do next
+//! - [`console`]: output to stdout and stderr
+//! - [`failure`]: exit statuses, and errors with hints
 //! - [`files`]: whether others may read a secret or change a configuration file
 //! - [`manuals`]: completion scripts and manual pages
 //! - [`options_file`]: options that a YAML file sets
 //! - [`reference`]: the options as a page of the documentation
 //! - [`signer`]: signatures for an API that requires AWS credentials
 //! - [`suggestion`]: "did you mean"
-//! - [`values`]: values of options, and their rules
+//! - [`values`]: values of options
 
 pub mod color;
 pub mod command_line;

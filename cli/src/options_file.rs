@@ -10,7 +10,6 @@ use serde_yaml::{Mapping, Value};
 
 use crate::{failure::Failure, suggestion::did_you_mean};
 
-/// The options that a file sets.
 #[derive(Clone, Debug, Default)]
 pub struct FileOptions {
     /// The file, for messages.
@@ -18,21 +17,16 @@ pub struct FileOptions {
     pub options: Vec<FileOption>,
 }
 
-/// An option that a file sets.
 #[derive(Clone, Debug)]
 pub struct FileOption {
     pub id: String,
     pub arguments: Vec<String>,
-    /// Whether the option's values on the command line are added to these instead of replacing them.
+    /// Whether values on the command line are added to these instead of replacing them.
     pub adds: bool,
 }
 
 impl FileOption {
-    /// The option that sets this key to this value.
-    ///
-    /// # Errors
-    ///
-    /// What the value must be and is not.
+    /// The option that sets this key to this value. The error continues a sentence whose subject is the key.
     pub fn new(arg: &Arg, value: &Value) -> Result<Self, &'static str> {
         Ok(Self {
             id: arg.get_id().to_string(),
@@ -56,7 +50,7 @@ impl FileOption {
     }
 }
 
-/// Checks that every key of a mapping is known. `place` follows the key in the message.
+/// `place` follows an unknown key in the message.
 pub fn check_keys(mapping: &Mapping, known: &[&str], place: &str) -> Result<(), Failure> {
     for key in mapping.keys() {
         let key = key_text(key)?;
@@ -69,7 +63,6 @@ pub fn check_keys(mapping: &Mapping, known: &[&str], place: &str) -> Result<(), 
     Ok(())
 }
 
-/// A key as text.
 pub fn key_text(key: &Value) -> Result<&str, Failure> {
     key.as_str().ok_or_else(|| {
         let shown = serde_yaml::to_string(key).unwrap_or_default();
@@ -77,7 +70,7 @@ pub fn key_text(key: &Value) -> Result<&str, Failure> {
     })
 }
 
-/// What clap says of a wrong value.
+/// The rule that clap applied to a wrong value.
 fn rule(error: &Error) -> String {
     match error.get(ContextKind::ValidValue) {
         Some(ContextValue::Strings(values)) => format!("possible values: {}", values.join(", ")),
@@ -91,7 +84,7 @@ fn arguments(arg: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
         return match value {
             Value::Bool(true) => Ok(vec![format!("--{long}")]),
             Value::Bool(false) => Ok(Vec::new()),
-            _ => Err("is `true` or `false`"),
+            _ => Err("must be `true` or `false`"),
         };
     }
     // As in `NAME=VALUE` and `NAME,...`.
@@ -107,9 +100,9 @@ fn arguments(arg: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
         {
             Ok(format!("--{long}={yes}"))
         }
-        Value::Number(_) | Value::Bool(_) => Err("is a text: put it into quotes"),
-        Value::Null => Err("has no value"),
-        _ => Err("is one value"),
+        Value::Number(_) | Value::Bool(_) => Err("must be a string: put it in quotes"),
+        Value::Null => Err("must have a value"),
+        _ => Err("must be a single value"),
     };
     match value {
         Value::Sequence(values) if matches!(arg.get_action(), ArgAction::Append) => {
@@ -117,13 +110,13 @@ fn arguments(arg: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
         }
         Value::Sequence(values) if value_has(',') => {
             let names = values.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
-            let names = names.ok_or("is a list of names")?;
+            let names = names.ok_or("must be a list of names")?;
             Ok(vec![format!("--{long}={}", names.join(","))])
         }
         Value::Mapping(pairs) if value_has('=') => {
             let pair = |(key, value): (&Value, &Value)| {
                 let pair = key.as_str().zip(value.as_str());
-                let (key, value) = pair.ok_or("is a mapping of text to text")?;
+                let (key, value) = pair.ok_or("must map strings to strings")?;
                 Ok(format!("--{long}={key}={value}"))
             };
             pairs.iter().map(pair).collect()

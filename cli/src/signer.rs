@@ -2,23 +2,16 @@
 
 use std::time::SystemTime;
 
+use anyhow::Context;
 use aws_credential_types::Credentials;
 use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SigningSettings, sign},
     sign::v4,
 };
 use http::Uri;
-use thiserror::Error;
 
 /// The service name of APIs in API Gateway.
 const SERVICE: &str = "execute-api";
-
-#[derive(Debug, Error)]
-#[error("cannot sign the request to `{url}`")]
-pub struct CannotSign {
-    url: String,
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
 
 #[derive(Clone, Debug)]
 pub struct Signer {
@@ -27,15 +20,15 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// The headers that sign this request. They are valid for some minutes.
+    /// The headers that sign this request. They are valid for a few minutes.
     pub fn headers(
         &self,
         method: &str,
         url: &str,
         body: &str,
-    ) -> Result<Vec<(String, String)>, CannotSign> {
+    ) -> anyhow::Result<Vec<(String, String)>> {
         self.headers_at(SystemTime::now(), method, url, body)
-            .map_err(|source| CannotSign { url: url.to_owned(), source })
+            .with_context(|| format!("cannot sign the request to `{url}`"))
     }
 
     fn headers_at(
@@ -44,7 +37,7 @@ impl Signer {
         method: &str,
         url: &str,
         body: &str,
-    ) -> Result<Vec<(String, String)>, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> anyhow::Result<Vec<(String, String)>> {
         let identity = self.credentials.clone().into();
         // The defaults fit all services but S3: an escaped path is escaped once more.
         let parameters = v4::SigningParams::builder()
@@ -55,7 +48,7 @@ impl Signer {
             .settings(SigningSettings::default())
             .build()?
             .into();
-        // As the client sends it: with the port, even the scheme's default one.
+        // The client sends the port even if it is the scheme's default.
         let uri: Uri = url.parse()?;
         let host = uri.authority().map(|host| ("host", host.as_str()));
         let body = SignableBody::Bytes(body.as_bytes());

@@ -1,49 +1,27 @@
-//! Text that people and tools write, with byte-order marks and Windows' line ends.
+//! Text from files, variables and servers: byte-order marks, line ends and hidden characters.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
 
-/// U+FEFF at the beginning of a text says how the text is encoded, and is not part of it.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Bytes that are not text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("it is neither UTF-8 nor UTF-16 with a byte-order mark")]
 pub struct NotText;
 
-/// Why a text file could not be read.
-#[derive(Debug, Error)]
-#[error("cannot read `{}`: {source}", path.display())]
-pub struct ReadError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-impl ReadError {
-    /// The kind of the error; [`io::ErrorKind::InvalidData`] if the file is not text.
-    pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
-    }
-}
-
-/// The text without a leading byte-order mark and without the line ends at its end. White space stays, as it may be part of a
-/// password.
+/// The text without a leading byte-order mark and trailing line ends. White space stays, because it may be part of a password.
 pub fn clean(text: &str) -> &str {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_end_matches(['\r', '\n'])
 }
 
-/// The value of a variable without a leading byte-order mark and without the white space around it.
+/// The text without a leading byte-order mark and the white space around it.
 pub fn clean_value(value: &str) -> &str {
     clean(value.trim_ascii()).trim_ascii()
 }
 
-/// The text in these bytes: UTF-8 with or without a byte-order mark, or UTF-16 with one, as PowerShell's `>` and Notepad write
-/// it. The mark is not part of the text.
+/// Decodes UTF-8, or UTF-16 with a byte-order mark, as PowerShell's `>` and Notepad write it. The mark is removed.
 pub fn decode(bytes: &[u8]) -> Result<String, NotText> {
     let text = match bytes {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
@@ -52,7 +30,7 @@ pub fn decode(bytes: &[u8]) -> Result<String, NotText> {
             str::from_utf8(rest).map_err(|_| NotText)?.to_owned()
         }
     };
-    // UTF-16 without a mark, for one.
+    // Probably UTF-16 without a mark.
     if text.contains('\0') {
         return Err(NotText);
     }
@@ -69,19 +47,18 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, NotText> {
         .map_err(|_| NotText)
 }
 
-/// Reads a file that people edit. Its lines end with LF, whatever they end with in the file.
-pub fn read_text(path: &Path) -> Result<String, ReadError> {
+/// Reads a text file. CR LF becomes LF. The error names the file; its kind is [`io::ErrorKind::InvalidData`] if the file is not text.
+pub fn read_text(path: &Path) -> io::Result<String> {
     let read = fs::read(path).and_then(|bytes| {
         decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     });
-    match read {
-        Ok(text) => Ok(text.replace("\r\n", "\n")),
-        Err(source) => Err(ReadError { path: path.to_owned(), source }),
-    }
+    read.map(|text| text.replace("\r\n", "\n")).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot read `{}`: {error}", path.display()))
+    })
 }
 
-/// The text with control, bidirectional and invisible characters escaped, so that it can neither command a terminal nor mislead a
-/// reader. A tab does no harm.
+/// The text with control, bidirectional and invisible characters escaped, except tabs, so that it cannot control a terminal or mislead a
+/// reader.
 pub fn escape_hidden(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -94,11 +71,10 @@ pub fn escape_hidden(text: &str) -> String {
     escaped
 }
 
-/// The most of a text that is printed: a server may answer with megabytes.
+/// The most characters of a text that are printed: a server may answer with megabytes.
 const MOST_CHARACTERS: usize = 4000;
 
-/// A text on one line in which nothing commands a terminal or misleads a reader: the words of a server or of the API may be part
-/// of it.
+/// A text of a server or of the API on one line, without characters that control a terminal or mislead a reader.
 pub fn printable(text: &str) -> String {
     let shown = text.chars().take(MOST_CHARACTERS).map(|c| match c {
         _ if c.is_control() => '\n',

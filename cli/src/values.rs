@@ -1,4 +1,4 @@
-//! Values that options of both programs take, and their rules.
+//! Values of options that both programs have.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Auth {
     }
 }
 
-/// The longest time that an option takes: a deadline that far away overflows nothing, and a log may be kept for ten years.
+/// The longest time that an option accepts. Deadlines do not overflow with it, and a log may be kept for ten years.
 const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 
 /// A time with its unit, such as `90s`, `10m` or `1h 30m`.
@@ -42,9 +42,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// A URL: `http` or `https`, host and port, and perhaps a path, without a slash at the end.
-///
-/// The error never repeats the URL, as it may hold a password.
+/// A URL: `http` or `https`, a host, and optionally a port and a path. Slashes at its end are removed. The error does not contain the URL,
+/// which may contain a password.
 pub fn url(text: &str) -> Result<String, String> {
     const RULE: &str = "a URL is https://HOST or http://HOST:PORT";
     if text.contains('@') {

@@ -1,12 +1,9 @@
-//! The commands and their options, with what `--help` says of each. Shared options are in [`settings`](crate::settings).
+//! The commands and their options. Options that several commands share are in [`settings`](crate::settings).
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
-    color::ColorArgs,
-    console::{Output, OutputArgs},
-    failure::Program,
-    manuals::ManualCommand,
+    color::ColorArgs, console::OutputArgs, failure::Program, manuals::ManualCommand,
     values::duration,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
@@ -17,7 +14,8 @@ use crate::{
     local::LogFormat,
     package::BuildArgs,
     settings::{
-        ConfigArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, TableArgs, TargetArgs, WaitArgs,
+        ConfigArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target,
+        WaitArgs, ids,
     },
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
@@ -37,7 +35,6 @@ pub struct Cli {
     pub color: ColorArgs,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build the function and deploy the API, in AWS or on this machine
@@ -92,32 +89,6 @@ pub enum Command {
     Manual(ManualCommand),
 }
 
-impl Command {
-    /// The form of the result.
-    pub fn output(&self) -> Output {
-        match self {
-            Self::Deploy(args) => args.output.output,
-            Self::Serve(args) => args.output.output,
-            Self::Plan(args) => args.output.output,
-            Self::Status(args) => args.output.output,
-            Self::Smoke(args) => args.output.output,
-            Self::Cluster(command) => command.output(),
-            Self::Package(args) => args.output.output,
-            Self::Destroy(args) => args.output.output,
-            Self::List(args) => args.output.output,
-            Self::Doctor(args) => args.output.output,
-            Self::Logs(args) => args.output.output,
-            Self::Open(_)
-            | Self::Template
-            | Self::Ping(_)
-            | Self::Init(_)
-            | Self::IamPolicy(_)
-            | Self::Manual(_) => Output::Text,
-        }
-    }
-}
-
-/// `deploy`
 #[derive(Debug, Args)]
 pub struct DeployArgs {
     /// Do not ask for confirmation
@@ -127,13 +98,28 @@ pub struct DeployArgs {
     #[arg(long)]
     pub no_smoke: bool,
     /// Replace only the function's code, in seconds, and leave the stack unchanged
-    #[arg(long, conflicts_with_all = [
-        "express", "protect", "auth", "require_secret", "require_lease", "parameters", "tags", "notification_arns", "role_arn", "wait_for_stack",
-        "rollback_minutes"
-    ])]
+    #[arg(long, conflicts_with_all = [ids::<StackOptions>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat())]
     pub code_only: bool,
+    #[command(flatten)]
+    pub update: UpdateArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub function: FunctionArgs,
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
+/// How an update of the stack is made.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Stack")]
+pub struct UpdateArgs {
     /// Do not wait until the resources are ready
-    #[arg(long, help_heading = "Stack")]
+    #[arg(long)]
     pub express: bool,
     /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
     #[arg(
@@ -141,51 +127,32 @@ pub struct DeployArgs {
         value_name = "MINUTES",
         default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=180),
-        conflicts_with = "express",
-        help_heading = "Stack"
+        conflicts_with = "express"
     )]
     pub rollback_minutes: u8,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub target: TargetArgs,
-    #[command(flatten)]
-    pub function: FunctionArgs,
-    #[command(flatten)]
-    pub local: LocalArgs,
 }
 
-/// `deploy --local`
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On this machine")]
+#[command(mut_group("ListenArgs", |group| group.requires("local")))]
 pub struct LocalArgs {
     /// Run the API on this machine until Ctrl-C, without an AWS account
-    #[arg(long, conflicts_with_all = [
-        "stack_name", "environment", "config", "bucket", "table_name",
-        "region", "profile", "auth", "require_secret", "require_lease", "parameters", "tags", "role_arn", "notification_arns", "protect", "wait_for_stack",
-        "code_only", "express", "rollback_minutes", "function_zip", "arch", "from_source", "builder",
-        "cargo_profile", "source"
-    ])]
+    #[arg(
+        long,
+        conflicts_with = "code_only",
+        conflicts_with_all = [ids::<Target>(), ids::<FunctionArgs>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat()
+    )]
     pub local: bool,
     /// Exit after the smoke test
     #[arg(long, requires = "local")]
     pub exit: bool,
-    /// Port to listen on; 0 picks a free one
-    #[arg(long, value_name = "PORT", default_value_t = 8080, requires = "local")]
-    pub port: u16,
-    /// Address to listen on; `0.0.0.0` serves other machines, and anyone on them
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "local")]
-    pub host: IpAddr,
-    /// Directory of the database [default: `cbbootstrap` in your data directory]
-    #[arg(long, value_name = "DIR", requires = "local")]
-    pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub listen: ListenArgs,
 }
 
-/// `serve`
+/// Where a server listens, and where it keeps the records.
 #[derive(Debug, Args)]
-pub struct ServeArgs {
+pub struct ListenArgs {
     /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
@@ -195,9 +162,26 @@ pub struct ServeArgs {
     /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub listen: ListenArgs,
     /// Use this DynamoDB table, which servers can share; AWS_ENDPOINT_URL_DYNAMODB names a compatible database
     #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
     pub table: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// How a server serves. The default is that of `deploy --local`.
+#[derive(Debug, Default, Args)]
+pub struct ServerArgs {
     /// PEM file of the server's certificate chain; reloaded when it changes
     #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Security")]
     pub tls_cert: Option<PathBuf>,
@@ -214,21 +198,22 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Security")]
     pub require_lease: bool,
     /// Limit on simultaneous connections; others wait
-    #[arg(long, value_name = "NUMBER", default_value = "10000", help_heading = "Operation")]
-    pub max_connections: NonZeroUsize,
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "Operation"
+    )]
+    pub max_connections: u32,
     /// Format of the request log on stderr
     #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Operation")]
     pub log: LogFormat,
     /// Serve `GET /metrics` for Prometheus
     #[arg(long, help_heading = "Operation")]
     pub metrics: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub access: Access,
 }
 
-/// `ping`
 #[derive(Debug, Args)]
 pub struct PingArgs {
     /// URL of the API
@@ -238,7 +223,6 @@ pub struct PingArgs {
     pub ca_cert: Option<PathBuf>,
 }
 
-/// `plan`
 #[derive(Debug, Args)]
 pub struct PlanArgs {
     /// Exit with 2 if something would change
@@ -247,12 +231,11 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub target: TargetArgs,
+    pub target: Target,
     #[command(flatten)]
     pub function: FunctionArgs,
 }
 
-/// `status`
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// First wait for a change of the stack to end, and show its events
@@ -267,7 +250,6 @@ pub struct StatusArgs {
     pub stack: Place,
 }
 
-/// `logs`
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// Show new lines until Ctrl-C
@@ -288,7 +270,6 @@ pub struct LogsArgs {
     pub stack: Place,
 }
 
-/// `list`
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
@@ -299,7 +280,6 @@ pub struct ListArgs {
     pub access: Access,
 }
 
-/// `doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Commands whose permissions are checked
@@ -321,7 +301,6 @@ pub struct DoctorArgs {
     pub build: BuildArgs,
 }
 
-/// `open`
 #[derive(Debug, Args)]
 pub struct OpenArgs {
     /// Page to open
@@ -346,7 +325,6 @@ pub enum Page {
     Dashboard,
 }
 
-/// `init`
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// File to write; it must not exist
@@ -354,7 +332,6 @@ pub struct InitArgs {
     pub config: PathBuf,
 }
 
-/// `iam-policy`
 #[derive(Debug, Args)]
 pub struct IamPolicyArgs {
     /// What the policy allows
@@ -378,7 +355,6 @@ pub struct IamPolicyArgs {
     pub bucket: Option<String>,
 }
 
-/// `cluster`
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// List the clusters in the order of the table
@@ -392,17 +368,6 @@ pub enum ClusterCommand {
     Forget(ClusterForgetArgs),
 }
 
-impl ClusterCommand {
-    fn output(&self) -> Output {
-        match self {
-            Self::List(args) => args.output.output,
-            Self::Show(args) => args.output.output,
-            Self::Forget(args) => args.output.output,
-        }
-    }
-}
-
-/// `cluster list`
 #[derive(Debug, Args)]
 pub struct ClusterListArgs {
     /// Number of clusters to list
@@ -420,7 +385,6 @@ pub struct ClusterListArgs {
     pub records: RecordsArgs,
 }
 
-/// `cluster show`
 #[derive(Debug, Args)]
 pub struct ClusterShowArgs {
     /// Cluster id
@@ -432,7 +396,6 @@ pub struct ClusterShowArgs {
     pub records: RecordsArgs,
 }
 
-/// `cluster forget`
 #[derive(Debug, Args)]
 pub struct ClusterForgetArgs {
     /// Cluster id
@@ -447,7 +410,7 @@ pub struct ClusterForgetArgs {
     pub records: RecordsArgs,
 }
 
-/// What a policy is to allow.
+/// The commands that a policy is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PolicyFor {
     /// `plan`, which changes nothing
@@ -464,13 +427,12 @@ pub enum PolicyFor {
     CloudFormation,
 }
 
-/// `smoke`
 #[derive(Debug, Args)]
 pub struct SmokeArgs {
     /// URL of the endpoint [default: the stack's]
     pub url: Option<String>,
-    /// Who can call the endpoint: `iam` signs the requests [default: as the stack says]
-    // Its id is not `auth`: that of an environment in the file is about its own stack.
+    /// Who can call the endpoint: `iam` signs the requests [default: none]
+    // Its id is not `auth`, which an environment sets for its stack.
     #[arg(long = "auth", value_enum, value_name = "WHO", requires = "url")]
     pub endpoint_auth: Option<Auth>,
     #[command(flatten)]
@@ -479,7 +441,6 @@ pub struct SmokeArgs {
     pub stack: Place,
 }
 
-/// `package`
 #[derive(Debug, Args)]
 pub struct PackageArgs {
     /// File to write
@@ -491,7 +452,6 @@ pub struct PackageArgs {
     pub build: BuildArgs,
 }
 
-/// `destroy`
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
     /// Also delete the table and every cluster's record, after a backup
@@ -525,7 +485,7 @@ mod tests {
     fn a_local_deployment_knows_no_stack() {
         let read = |args: &[&str]| {
             let args = [&["cbbootstrap", "deploy", "--local"], args].concat();
-            // Variables that are about AWS do no harm.
+            // Variables for AWS are ignored.
             let variables = |_: &OsStr| Some("name".into());
             CommandLine::with(Cli::command(), args, variables).parse().map(drop)
         };

@@ -20,7 +20,7 @@ use serde_yaml::{Mapping, Value};
 use crate::{
     failure::{Exit, Failure},
     package::BuildArgs,
-    settings::{DEFAULT_STACK_NAME, TargetArgs, WaitArgs},
+    settings::{DEFAULT_STACK_NAME, Target, WaitArgs},
     values::Auth,
 };
 
@@ -43,9 +43,9 @@ const EXPECTED: &str = "it must hold `environments:` and below it a name, such a
 
 const EXAMPLE: &str = "`cbbootstrap init --config example.yaml` writes an example";
 
-/// The options of the environment that is chosen; none where the command has no environments, or there is no file.
+/// The options of the chosen environment; none if the command has no environments, or if there is no file.
 pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
-    // A URL that needs no signature needs no environment, and no valid file.
+    // A URL that needs no signature needs no environment either, and no valid file.
     let is_for_url = parsed.value::<String>("url").is_some()
         && parsed.value::<Auth>("endpoint_auth") != Some(&Auth::Iam);
     if is_for_url || !parsed.takes("environment") {
@@ -104,8 +104,8 @@ fn check_stack_and_table(parsed: &Parsed, environment: &[FileOption]) -> Result<
 fn environment_options() -> Command {
     let build = BuildArgs::augment_args(Command::new("build"));
     let arch = build.get_arguments().filter(|arg| arg.get_id() == "arch").cloned();
-    let options = WaitArgs::augment_args(TargetArgs::augment_args(Command::new("environment")));
-    // The file alone counts here, not the variables.
+    let options = WaitArgs::augment_args(Target::augment_args(Command::new("environment")));
+    // Only the file is read here, no variables.
     options.args(arch).mut_args(|arg| arg.env(Resettable::Reset))
 }
 
@@ -212,9 +212,9 @@ fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<FileOpt
     let target = command
         .clone()
         .try_get_matches_from([command.get_name()].into_iter().chain(arguments))
-        .and_then(|matches| TargetArgs::from_arg_matches(&matches))
+        .and_then(|matches| Target::from_arg_matches(&matches))
         .map_err(|error| Failure::new(error.to_string()))?;
-    target.check()?;
+    target.check_lists()?;
     Ok(options)
 }
 
@@ -253,7 +253,7 @@ fn mapping<'v>(value: &'v Value, what: &str) -> Result<Option<&'v Mapping>, Fail
 
 fn unreadable(error: &serde_yaml::Error) -> Failure {
     let message = match error.location() {
-        // The message leaves the very first position out.
+        // The message omits the first position.
         Some(place) if place.index() == 0 => format!("{error} at line 1 column 1"),
         _ => error.to_string(),
     };

@@ -15,10 +15,8 @@ use crate::{
     printer::Printer,
 };
 
-/// Limits a comment on a pull request to a screen or two.
+/// Limits of a table, so that a comment on a pull request fills a screen or two.
 const MOST_ROWS: usize = 40;
-
-/// Of a table's cell.
 const MOST_CHARACTERS: usize = 200;
 
 /// Writes outputs and summary where the variables name files. A failed write is only a warning: the command itself has succeeded.

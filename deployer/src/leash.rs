@@ -5,12 +5,11 @@ use std::process::Stdio;
 use anyhow::Context;
 use tokio::process::{Child, ChildStdin, Command};
 
-/// What ends child processes when this program ends, however it ends: also by `kill -9`.
+/// Ends child processes when this program ends, also by `kill -9`.
 ///
-/// A shell leads the process group that they join, and waits for the end of its input, the other side of which
-/// only this program holds. The kernel closes that when the program is gone, and the shell kills the group: also a
-/// child that hangs, is just starting, or has children. Linux's parent death signal would need a step in
-/// the child between `fork` and `exec`, which is unsafe code or another program, and does not cover its children.
+/// A shell leads the process group that they join, and reads from a pipe whose other end only this program has. When the program
+/// is gone, the kernel closes the pipe, and the shell kills the group, with the children's children. Linux's parent death signal
+/// does not reach those, and would need unsafe code between `fork` and `exec`.
 #[derive(Debug)]
 pub struct Leash {
     group: i32,
@@ -21,8 +20,7 @@ pub struct Leash {
 impl Leash {
     /// Starts the shell.
     pub fn new() -> anyhow::Result<Self> {
-        // Signals that are sent to everybody, as on a terminal's end, must not end the guard before its work is done.
-        // It is never killed by us: closing its input is how it ends.
+        // Signals to the whole group, for example when a terminal closes, must not end the shell first.
         let mut shell = Command::new("/bin/sh")
             .args(["-c", "trap '' HUP INT TERM; read -r _; kill -s KILL 0"])
             .env_clear()

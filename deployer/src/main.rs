@@ -51,19 +51,19 @@ fn main() -> Exit {
         let error = Error::new(error).context("cannot restart with cleaned variables");
         return Console::default().failure(&error);
     }
-    let (Cli { command, color }, variables) = match command_line::read(config::options) {
+    let (Cli { command, color }, parsed) = match command_line::read(config::options) {
         Ok(read) => read,
         Err(error) => return fail(&Console::default(), &error),
     };
     color.apply();
-    let printer = Printer::new(command.output());
+    let printer = Printer::new(parsed.value("output").copied().unwrap_or_default());
     let run = Runtime::new().context("cannot start").and_then(|runtime| {
         let exit = runtime.block_on(commands::run(command, &printer));
         // A thread that still waits, for an answer to a question for example, must not delay the end.
         runtime.shutdown_background();
         exit
     });
-    run.unwrap_or_else(|error: Error| fail(&printer, &variables.explain(error)))
+    run.unwrap_or_else(|error: Error| fail(&printer, &parsed.variables.explain(error)))
 }
 
 /// Prints the error that ends the program.

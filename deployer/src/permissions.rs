@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::{Display, Formatter},
+    fmt::Write,
     sync::LazyLock,
 };
 
@@ -116,19 +116,19 @@ impl Scope {
         &self,
         policy_for: PolicyFor,
     ) -> impl Iterator<Item = (&'static Permission, Vec<String>)> {
-        let (commands, includes_cloudformation): (&[&str], bool) = match policy_for {
-            PolicyFor::Plan => (&["plan"], false),
-            PolicyFor::Deploy => (&["plan", "status, logs", "deploy"], self.role_arn.is_none()),
-            PolicyFor::All => {
-                (&["plan", "status, logs", "deploy", "destroy", "cluster"], self.role_arn.is_none())
-            }
-            PolicyFor::Clusters => (&["cluster"], false),
-            PolicyFor::CloudFormation => (&[], true),
+        let commands: &[&str] = match policy_for {
+            PolicyFor::Plan => &["plan"],
+            PolicyFor::Deploy => &["plan", "status, logs", "deploy"],
+            PolicyFor::All => &["plan", "status, logs", "deploy", "destroy", "cluster"],
+            PolicyFor::Clusters => &["cluster"],
+            PolicyFor::CloudFormation => &["CloudFormation"],
         };
+        let acts_for_cloudformation =
+            self.role_arn.is_none() && matches!(policy_for, PolicyFor::Deploy | PolicyFor::All);
         TABLE.permissions.iter().filter_map(move |permission| {
             let command = permission.command.as_str();
             let is_needed = commands.contains(&command)
-                || (includes_cloudformation && command == "CloudFormation");
+                || (acts_for_cloudformation && command == "CloudFormation");
             is_needed.then_some(permission).zip(self.arns(&permission.resource))
         })
     }
@@ -151,13 +151,6 @@ struct Statement {
     resource: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     condition: Option<&'static Condition>,
-}
-
-impl Display for Policy {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let text = serde_json::to_string_pretty(self).map_err(|_| std::fmt::Error)?;
-        f.write_str(&text)
-    }
 }
 
 /// The least policy for these commands. Permissions about the same resources share a statement, because IAM limits a
@@ -184,38 +177,16 @@ pub fn policy(scope: &Scope, policy_for: PolicyFor) -> Policy {
     Policy { version: "2012-10-17", statement: statements }
 }
 
-/// Why a policy has its permissions.
-#[derive(Debug, Serialize)]
-pub struct Explanation(Vec<Reason>);
-
-#[derive(Debug, Serialize)]
-struct Reason {
-    by: &'static str,
-    why: &'static str,
-    actions: &'static [String],
-    resources: Vec<String>,
-}
-
-pub fn explain(scope: &Scope, policy_for: PolicyFor) -> Explanation {
-    let reasons = scope.select(policy_for).map(|(permission, resources)| Reason {
-        by: &permission.command,
-        why: &permission.why,
-        actions: &permission.actions,
-        resources,
-    });
-    Explanation(reasons.collect())
-}
-
-impl Display for Explanation {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        for Reason { by, why, actions, resources } in &self.0 {
-            writeln!(f, "{by}: {why}\n    {}", actions.join(" "))?;
-            for resource in resources {
-                writeln!(f, "    on {resource}")?;
-            }
+/// What each permission is for.
+pub fn explain(scope: &Scope, policy_for: PolicyFor) -> String {
+    let mut text = String::new();
+    for (Permission { command, why, actions, .. }, resources) in scope.select(policy_for) {
+        let _ = writeln!(text, "{command}: {why}\n    {}", actions.join(" "));
+        for resource in resources {
+            let _ = writeln!(text, "    on {resource}");
         }
-        Ok(())
     }
+    text
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use crate::{
     printer::Printer,
 };
 
-/// Whether there is somebody to ask.
 pub fn is_interactive() -> bool {
     std::io::stdin().is_terminal()
 }
@@ -19,10 +18,8 @@ pub async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Re
     }
     if !is_interactive() {
         let message = "confirmation needed, but stdin is not a terminal";
-        return Err(Failure::new(format!("{message}: {question}"))
-            .hint("pass `--yes` to confirm")
-            .exit(Exit::Usage)
-            .into());
+        let failure = Failure::usage(format!("{message}: {question}"));
+        return Err(failure.hint("pass `--yes` to confirm").into());
     }
     if ask(question, printer).await? {
         return Ok(());

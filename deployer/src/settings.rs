@@ -4,35 +4,32 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{Display, Formatter},
     ops::Deref,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use cbbootstrap_cli::values::duration;
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use cbbootstrap_protocol::names::is_hidden;
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, Command, Id};
 use serde::Serialize;
 
 use crate::{
-    aws::Access,
-    failure::{Exit, Failure},
+    aws::{Access, s3::Bucket},
+    failure::Failure,
     local::data,
-    package::BuildArgs,
+    package::{BuildArgs, artifact::Artifact},
     stack::{OWNER_TAG, STACK_TAG},
     template,
-    values::{Arch, Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
+    values::{Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
 };
 
 pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
 
-/// AWS allows this many tags on a stack.
+/// AWS's limits for a stack.
 const MOST_TAGS: usize = 50;
-
-/// CloudFormation allows this many notification topics on a stack.
 const MOST_TOPICS: usize = 5;
 
-/// Which of the environments in `cbbootstrap.yaml`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
     /// Environment in `cbbootstrap.yaml` that sets the options not given here
@@ -41,6 +38,14 @@ pub struct ConfigArgs {
     /// File of environments [default: `cbbootstrap.yaml` if it exists]
     #[arg(long, env = "CBBOOTSTRAP_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The options as they were given.
+    fn options(&self) -> [(&'static str, Option<String>); 2] {
+        let config = self.config.as_ref().map(|file| file.display().to_string());
+        [("--config", config), ("--env", self.environment.clone())]
+    }
 }
 
 /// Which stack, and where.
@@ -62,28 +67,17 @@ pub struct Place {
 }
 
 impl Place {
-    /// A command line about this very stack, for hints.
+    /// A command line for this stack, in hints.
     pub fn command(&self, command: &str) -> String {
-        let config = self.config.config.as_ref();
-        let config = config.map(|file| file.display().to_string());
-        let options = [
-            ("--config", config.as_deref()),
-            ("--env", self.config.environment.as_deref()),
-            ("--stack-name", Some(self.stack_name.as_str())),
-            ("--region", self.access.region.as_deref()),
-            ("--profile", self.access.profile.as_deref()),
-        ];
-        let options: String = options
-            .into_iter()
-            .filter_map(|(option, value)| Some(format!(" {option} {}", value?)))
-            .collect();
-        format!("cbbootstrap {command}{options}")
+        let stack = [("--stack-name", Some(self.stack_name.clone()))];
+        let options = self.config.options().into_iter().chain(stack).chain(self.access.options());
+        command_line(command, options, &[])
     }
 }
 
-/// The stack that `deploy` and `plan` compare with, except for the function.
+/// The desired stack, except for the function.
 #[derive(Clone, Debug, Args)]
-pub struct TargetArgs {
+pub struct Target {
     #[command(flatten)]
     pub table: TableArgs,
     #[command(flatten)]
@@ -95,7 +89,6 @@ pub struct TargetArgs {
     pub stack: StackOptions,
 }
 
-/// Settings of the stack itself.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Stack")]
 pub struct StackOptions {
@@ -120,7 +113,7 @@ pub struct StackOptions {
     /// SNS topic for the stack's events; can be repeated
     #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic_arn)]
     pub notification_arns: Vec<String>,
-    /// Protect the stack against deletion, or with `false` no longer [default: unchanged]
+    /// Enable the stack's termination protection; `false` disables it [default: unchanged]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub protect: Option<bool>,
 }
@@ -143,27 +136,7 @@ pub struct FunctionArgs {
     pub build: BuildArgs,
 }
 
-/// The desired stack, except for the function.
-#[derive(Clone, Debug)]
-pub struct Target {
-    options: TargetArgs,
-    pub arch: Arch,
-    pub parameters: BTreeMap<String, String>,
-    /// The user's tags; cbbootstrap adds its own.
-    pub tags: BTreeMap<String, String>,
-    /// How long to wait for another deployment; `None` asks on a terminal.
-    pub wait_for_stack: Option<Duration>,
-}
-
 impl Deref for Target {
-    type Target = TargetArgs;
-
-    fn deref(&self) -> &TargetArgs {
-        &self.options
-    }
-}
-
-impl Deref for TargetArgs {
     type Target = StackOptions;
 
     fn deref(&self) -> &StackOptions {
@@ -171,41 +144,68 @@ impl Deref for TargetArgs {
     }
 }
 
-impl TargetArgs {
-    /// Checks parameters, tags and topics before anything is asked of AWS.
-    pub fn check(&self) -> Result<(), Failure> {
-        template::check(&map(&self.parameters))?;
-        check_tags(&map(&self.tags))?;
-        check_topics(&self.notification_arns)
-    }
-}
+/// A parameter of the stack's template, the option that sets it, and its value.
+type OptionParameter = (&'static str, &'static str, fn(&Target, &Bucket, &Artifact) -> String);
+
+/// The parameters that have options.
+const OPTION_PARAMETERS: [OptionParameter; 7] = [
+    ("ArtifactBucket", "--bucket", |_, bucket, _| bucket.name.clone()),
+    ("ArtifactKey", "--function-zip", |_, bucket, artifact| bucket.key(artifact)),
+    ("TableName", "--table-name", |target, _, _| target.table.table_name.clone()),
+    ("Architecture", "--arch", |_, _, artifact| artifact.arch.to_string()),
+    ("AuthorizationType", "--auth", |target, _, _| target.auth.authorization_type().to_owned()),
+    ("RequireSecret", "--require-secret", |target, _, _| target.require_secret.to_string()),
+    ("RequireLease", "--require-lease", |target, _, _| target.require_lease.to_string()),
+];
 
 impl Target {
-    /// The target of `deploy` and `plan`.
-    pub fn new(options: TargetArgs, wait: WaitArgs, arch: Arch) -> Result<Self, Failure> {
-        if options.require_secret && options.auth == Auth::Iam {
+    /// Checks the options before any call to AWS.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.require_secret && self.auth == Auth::Iam {
+            let hint = "signatures and tokens use the same header, `Authorization`: choose one";
             let message = "`--require-secret` cannot be combined with `--auth iam`";
-            return Err(Failure::usage(message).hint(
-                "signatures and tokens share the header `Authorization`; choose one of the two",
-            ));
+            return Err(Failure::usage(message).hint(hint));
         }
-        options.check()?;
-        Ok(Self {
-            arch,
-            parameters: map(&options.parameters),
-            tags: map(&options.tags),
-            wait_for_stack: wait.wait_for_stack,
-            options,
-        })
+        self.check_lists()
+    }
+
+    /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
+    pub fn check_lists(&self) -> Result<(), Failure> {
+        let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
+        template::check(&map(&self.parameters), &has_option)?;
+        check_tags(&self.tags())?;
+        check_topics(&self.notification_arns)
+    }
+
+    /// A value for every parameter of the template.
+    pub fn parameters(
+        &self,
+        bucket: &Bucket,
+        artifact: &Artifact,
+    ) -> anyhow::Result<BTreeMap<String, String>> {
+        let set = OPTION_PARAMETERS
+            .map(|(parameter, _, value)| (parameter.to_owned(), value(self, bucket, artifact)));
+        Ok(template::defaults()?.into_iter().chain(map(&self.parameters)).chain(set).collect())
+    }
+
+    /// The user's tags; cbbootstrap adds its own.
+    pub fn tags(&self) -> BTreeMap<String, String> {
+        map(&self.tags)
     }
 }
 
-/// Later pairs replace earlier ones of the same name: the command line those of the file.
+/// The ids of these options, for conflicts.
+pub fn ids<A: Args>() -> Vec<Id> {
+    let command = A::augment_args(Command::new(""));
+    command.get_arguments().map(|arg| arg.get_id().clone()).collect()
+}
+
+/// Later pairs replace earlier ones of the same name; those of the file come first.
 fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
     pairs.iter().cloned().collect()
 }
 
-/// Checks that AWS accepts these tags next to cbbootstrap's own.
+/// Checks that AWS accepts these tags beside cbbootstrap's.
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     // The rule of IAM: roles get the stack's tags, and IAM is stricter than other services.
     let allowed = |text: &str| {
@@ -215,7 +215,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     for (key, value) in tags {
         let (key_length, value_length) = (key.chars().count(), value.chars().count());
         let rule = if [OWNER_TAG.0, STACK_TAG].iter().any(|ours| key.eq_ignore_ascii_case(ours)) {
-            "cbbootstrap marks what it made with this tag; choose another key"
+            "cbbootstrap marks its resources with this tag; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
             "keys that begin with `aws:` are AWS's own"
         } else if !(1..=128).contains(&key_length) || !(1..=256).contains(&value_length) {
@@ -223,33 +223,26 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
         } else if !allowed(key) || !allowed(value) {
             "a tag is letters, digits, spaces and _.:/=+-@"
         } else if !folded.insert(key.to_lowercase()) {
-            "there is another whose key differs only in case, which a role's tags may not"
+            "another tag's key differs only in case, which IAM does not allow for a role"
         } else {
             continue;
         };
-        return Err(Failure::new(format!("tag `{key}` cannot be `{value}`"))
-            .hint(rule)
-            .exit(Exit::Usage));
+        return Err(Failure::usage(format!("tag `{key}` cannot be `{value}`")).hint(rule));
     }
     if tags.len() >= MOST_TAGS {
-        return Err(Failure::new(format!("{} tags are too many", tags.len()))
-            .hint(format!(
-                "AWS allows {MOST_TAGS}, and cbbootstrap's `{}` is one of them",
-                OWNER_TAG.0
-            ))
-            .exit(Exit::Usage));
+        let (count, ours) = (tags.len(), OWNER_TAG.0);
+        return Err(Failure::usage(format!("{count} tags are too many"))
+            .hint(format!("AWS allows {MOST_TAGS}, and cbbootstrap's `{ours}` is one of them")));
     }
     Ok(())
 }
 
-/// Checks the number of notification topics.
 fn check_topics(topics: &[String]) -> Result<(), Failure> {
     if topics.len() <= MOST_TOPICS {
         return Ok(());
     }
-    Err(Failure::new(format!("{} topics are too many", topics.len()))
-        .hint(format!("CloudFormation allows at most {MOST_TOPICS} notification topics per stack"))
-        .exit(Exit::Usage))
+    let hint = format!("CloudFormation allows at most {MOST_TOPICS} notification topics per stack");
+    Err(Failure::usage(format!("{} topics are too many", topics.len())).hint(hint))
 }
 
 /// What `destroy` deletes, and how.
@@ -258,9 +251,8 @@ pub struct RemovalArgs {
     /// Role with which CloudFormation deletes [default: that of the last change]
     #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
     pub role_arn: Option<String>,
-    /// How long to wait for another deployment to finish; `0s` fails at once [default: 30m; a terminal is asked]
-    #[arg(long, value_name = "TIME", help_heading = "Stack", value_parser = duration)]
-    pub wait_for_stack: Option<Duration>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
     /// DynamoDB table to delete if the stack no longer exists
     // Its id is not `table_name`: a file or a variable must not choose what is deleted.
     #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = table_name)]
@@ -269,7 +261,6 @@ pub struct RemovalArgs {
     pub place: Place,
 }
 
-/// The table, by name.
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
     /// DynamoDB table with the records of the clusters
@@ -283,37 +274,31 @@ pub struct TableArgs {
     pub table_name: String,
 }
 
-/// Which table of records.
 #[derive(Clone, Debug, Args)]
 pub struct RecordsArgs {
     #[command(flatten)]
     pub table: TableArgs,
     #[command(flatten)]
     pub config: ConfigArgs,
-    #[command(flatten)]
-    pub local: LocalTableArgs,
-    #[command(flatten)]
-    pub access: Access,
-}
-
-/// The table of a local deployment.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "On this machine")]
-pub struct LocalTableArgs {
     /// Use the database of `serve` and `deploy --local` on this machine, running or not
-    #[arg(long, conflicts_with_all = ["region", "profile", "environment", "config", "table_name"])]
+    #[arg(
+        long,
+        conflicts_with_all = [ids::<Access>(), ids::<ConfigArgs>(), ids::<TableArgs>()].concat(),
+        help_heading = "On this machine"
+    )]
     pub local: bool,
     /// Directory of the database [default: `cbbootstrap` in your data directory]
-    #[arg(long, value_name = "DIR", requires = "local")]
+    #[arg(long, value_name = "DIR", requires = "local", help_heading = "On this machine")]
     pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: Access,
 }
 
 /// The records of a table in AWS, or of a server on this machine.
 #[derive(Clone, Debug)]
 pub struct Records {
-    /// Where they are.
     pub keeper: Keeper,
-    /// The environment that it was taken from.
+    /// For hints.
     config: ConfigArgs,
 }
 
@@ -321,19 +306,21 @@ pub struct Records {
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Keeper {
-    /// A table in AWS.
     Aws {
-        /// Its name.
         table: String,
-        /// Account and region.
         #[serde(skip)]
         access: Access,
     },
-    /// This machine.
     ThisMachine {
-        /// The directory.
         data: PathBuf,
     },
+}
+
+impl Keeper {
+    /// The database in this directory, or in the default one.
+    pub fn this_machine(directory: Option<&Path>) -> anyhow::Result<Self> {
+        Ok(Self::ThisMachine { data: data::directory(directory)? })
+    }
 }
 
 impl Display for Keeper {
@@ -346,53 +333,54 @@ impl Display for Keeper {
 }
 
 impl Records {
-    /// Of `cluster`.
-    pub fn of(args: RecordsArgs) -> anyhow::Result<Self> {
-        let RecordsArgs { table: TableArgs { table_name: table }, config, local, access } = args;
-        let keeper = if local.local {
-            Keeper::ThisMachine { data: data::directory(local.data.as_deref())? }
+    pub fn new(args: RecordsArgs) -> anyhow::Result<Self> {
+        let RecordsArgs { table: TableArgs { table_name: table }, config, local, data, access } =
+            args;
+        let keeper = if local {
+            Keeper::this_machine(data.as_deref())?
         } else {
             Keeper::Aws { table, access }
         };
         Ok(Self { keeper, config })
     }
 
-    /// A command line about these very records, for hints. `rest` is what follows the command.
+    /// A command line for these records, in hints. `rest` is what follows the command.
     pub fn command(&self, command: &str, rest: &[String]) -> String {
-        let path = |path: &PathBuf| path.display().to_string();
-        let mut words = vec!["cbbootstrap".to_owned(), "cluster".to_owned()];
-        words.push(command.to_owned());
-        let options = match &self.keeper {
-            Keeper::Aws { access, table } => vec![
-                ("--config", self.config.config.as_ref().map(path)),
-                ("--env", self.config.environment.clone()),
-                ("--region", access.region.clone()),
-                ("--profile", access.profile.clone()),
-                ("--table-name", Some(table.clone())),
-            ],
-            Keeper::ThisMachine { data } => {
-                words.push("--local".to_owned());
-                vec![("--data", Some(path(data)))]
+        match &self.keeper {
+            Keeper::Aws { access, table } => {
+                let table = [("--table-name", Some(table.clone()))];
+                let options = self.config.options().into_iter().chain(access.options());
+                command_line(&format!("cluster {command}"), options.chain(table), rest)
             }
-        };
-        for (option, value) in options {
-            words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+            Keeper::ThisMachine { data } => {
+                let data = [("--data", Some(data.display().to_string()))];
+                command_line(&format!("cluster {command} --local"), data, rest)
+            }
         }
-        words.extend_from_slice(rest);
-        words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// A word as a shell takes it, whatever is in it.
+/// A command line with the options that have a value.
+fn command_line(
+    command: &str,
+    options: impl IntoIterator<Item = (&'static str, Option<String>)>,
+    rest: &[String],
+) -> String {
+    let options = options.into_iter().filter_map(|(option, value)| Some([option.into(), value?]));
+    let words = options.flatten().chain(rest.iter().cloned()).map(|word| shell_word(&word));
+    [format!("cbbootstrap {command}")].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Quotes a word for a shell, whatever it contains.
 fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    // Such as nobody sees, or that command a terminal. A space is visible between quotes.
+    // A space is visible between quotes.
     let is_hidden = |c: char| c != ' ' && is_hidden(c);
     if word.chars().any(is_hidden) {
-        // Bash and zsh know this.
+        // In the form of Bash and zsh.
         let escaped = word.chars().map(|c| match c {
             '\\' | '\'' => format!("\\{c}"),
             c if is_hidden(c) => format!("\\U{:08x}", u32::from(c)),

@@ -23,13 +23,13 @@ pub use client::parse_endpoint;
 use client::{Answer, Client};
 use steps::{LOCKED, Step, scenarios, service_answers};
 
-/// How long a new endpoint may take to answer at all: its name has to spread.
+/// How long a new endpoint may take to answer: DNS servers learn its name one by one.
 const WARM_UP: Duration = Duration::from_secs(45);
 
 /// How long a throttled request is repeated: the test itself may have used up a low limit.
 const THROTTLED: Duration = Duration::from_secs(5);
 
-/// Between two attempts of a step.
+/// The pause between two attempts of a step.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The most requests at once: a new AWS account runs ten functions at once, and nodes may be calling the API, too.
@@ -49,7 +49,7 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 pub struct StepResult {
     pub name: &'static str,
-    pub expected: String,
+    pub expected: &'static str,
     pub saw: String,
     pub passed: bool,
     pub milliseconds: f64,
@@ -161,7 +161,7 @@ impl Tester {
     }
 
     /// Repeats a step, which does no harm, until its answer comes from the deployed API: names, routes, roles and policies
-    /// spread one by one, and before that somebody else answers, or the function without its table.
+    /// spread one by one, and until then another service answers, or the function without its table.
     async fn try_step(&self, step: &Step) -> StepResult {
         let started = Instant::now();
         loop {
@@ -175,14 +175,14 @@ impl Tester {
             let passed = step.accepts(&saw);
             if passed || deadline.is_none_or(|deadline| Instant::now() >= deadline) {
                 let milliseconds = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-                let expected = step.expected.to_owned();
-                return StepResult { name: step.name, expected, saw, passed, milliseconds };
+                let Step { name, expected, .. } = *step;
+                return StepResult { name, expected, saw, passed, milliseconds };
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Until when another answer may come; `None` if this one is final.
+    /// The deadline for another answer; `None` if this one is final.
     fn deadline(&self, step: &Step, answer: &Answer, started: Instant) -> Option<Instant> {
         let is_final = match answer.status {
             403 | 404 => answer.has_code,
@@ -218,7 +218,7 @@ mod tests {
                 passed: false,
                 steps: vec![StepResult {
                     name: "the service answers",
-                    expected: "200".to_owned(),
+                    expected: "200",
                     saw: saw.to_owned(),
                     passed: false,
                     milliseconds: 1.0,

@@ -6,23 +6,9 @@ use anyhow::Context;
 use cbbootstrap_cli::suggestion::did_you_mean;
 use serde::Deserialize;
 
-use crate::{
-    failure::{Exit, Failure},
-    values::topic_arn,
-};
+use crate::{failure::Failure, values::topic_arn};
 
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
-
-/// The parameters that a deployment sets itself, and the options that choose their values.
-const OURS: [(&str, &str); 7] = [
-    ("ArtifactBucket", "`--bucket` names the bucket"),
-    ("ArtifactKey", "`deploy` uploads the function there; `--function-zip` chooses it"),
-    ("TableName", "`--table-name` names the table"),
-    ("Architecture", "`--arch` chooses the processor"),
-    ("AuthorizationType", "`--auth` chooses who may call the API"),
-    ("RequireSecret", "`--require-secret` sets it"),
-    ("RequireLease", "`--require-lease` sets it"),
-];
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -46,117 +32,88 @@ fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
     Ok(template.parameters)
 }
 
-/// The value of every parameter: the deployment's own, else the user's, else the template's default.
-///
-/// None is left out, as CloudFormation would keep the old value of that one.
-pub fn parameters<const N: usize>(
-    ours: [(&str, String); N],
-    users: &BTreeMap<String, String>,
-) -> anyhow::Result<BTreeMap<String, String>> {
-    let defaults = declarations()?
-        .into_iter()
-        .filter_map(|(name, declaration)| Some((name, declaration.default?)));
-    let users = users.clone().into_iter();
-    let ours = ours.into_iter().map(|(name, value)| (name.to_owned(), value));
-    Ok(defaults.chain(users).chain(ours).collect())
+/// The default of every parameter that has one. A deployment sets all of them, as CloudFormation would otherwise keep old values.
+pub fn defaults() -> anyhow::Result<BTreeMap<String, String>> {
+    let declarations = declarations()?.into_iter();
+    Ok(declarations.filter_map(|(name, declaration)| Some((name, declaration.default?))).collect())
 }
 
-/// Checks the user's parameters, which CloudFormation would do only after the build.
-pub fn check(users: &BTreeMap<String, String>) -> Result<(), Failure> {
-    let declarations = declarations().map_err(|error| Failure::new(format!("{error:#}")))?;
+/// Checks the user's parameters, which CloudFormation would do only after the build. Those of `has_option` are set by options.
+pub fn check(users: &BTreeMap<String, String>, has_option: &[(&str, &str)]) -> Result<(), Failure> {
+    let mut declarations = declarations().map_err(|error| Failure::usage(format!("{error:#}")))?;
+    declarations.retain(|name, _| has_option.iter().all(|(parameter, _)| parameter != name));
     for (name, value) in users {
-        check_one(&declarations, name, value).map_err(|failure| failure.exit(Exit::Usage))?;
+        if let Some((_, option)) = has_option.iter().find(|(parameter, _)| parameter == name) {
+            let message = format!("`{name}` is not set as a parameter of the template");
+            return Err(Failure::usage(message).hint(format!("`{option}` sets it")));
+        }
+        let Some(declaration) = declarations.get(name) else {
+            let known = || declarations.keys().map(String::as_str);
+            let hint = did_you_mean(name, known()).unwrap_or_else(|| {
+                format!("there are: {}", known().collect::<Vec<_>>().join(", "))
+            });
+            let message = format!("the template has no parameter `{name}`");
+            return Err(Failure::usage(message).hint(hint));
+        };
+        let broken_rule = match name.as_str() {
+            // The only one with a pattern.
+            "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
+            _ => declaration.broken_rule(value),
+        };
+        if let Some(rule) = broken_rule {
+            let message = format!("parameter `{name}` cannot be `{value}`");
+            return Err(Failure::usage(message).hint(rule));
+        }
     }
     Ok(())
-}
-
-fn check_one(
-    declarations: &BTreeMap<String, Declaration>,
-    name: &str,
-    value: &str,
-) -> Result<(), Failure> {
-    if let Some((_, hint)) = OURS.iter().find(|(ours, _)| *ours == name) {
-        let message = format!("`{name}` is not set as a parameter of the template");
-        return Err(Failure::new(message).hint(*hint));
-    }
-    let Some(declaration) = declarations.get(name) else {
-        let known = || {
-            declarations
-                .keys()
-                .map(String::as_str)
-                .filter(|known| OURS.iter().all(|(ours, _)| ours != known))
-        };
-        let hint = did_you_mean(name, known())
-            .unwrap_or_else(|| format!("there are: {}", known().collect::<Vec<_>>().join(", ")));
-        return Err(Failure::new(format!("the template has no parameter `{name}`")).hint(hint));
-    };
-    let broken_rule = match name {
-        // The only one with a pattern.
-        "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
-        _ => declaration.broken_rule(value),
-    };
-    match broken_rule {
-        Some(rule) => {
-            Err(Failure::new(format!("parameter `{name}` cannot be `{value}`")).hint(rule))
-        }
-        None => Ok(()),
-    }
 }
 
 impl Declaration {
     /// What the value must be, if it is not.
     fn broken_rule(&self, value: &str) -> Option<String> {
         if !self.allowed_values.is_empty() {
-            let allowed = self.allowed_values.iter().any(|allowed| allowed == value);
-            return (!allowed)
-                .then(|| format!("it must be one of: {}", self.allowed_values.join(", ")));
+            let is_allowed = self.allowed_values.iter().any(|allowed| allowed == value);
+            let allowed = || format!("it must be one of: {}", self.allowed_values.join(", "));
+            return (!is_allowed).then(allowed);
         }
         if self.r#type != "Number" {
             return None;
         }
         let (min, max) = (self.min_value.unwrap_or(i64::MIN), self.max_value.unwrap_or(i64::MAX));
         // CloudFormation accepts fractions, but none of these parameters is one.
-        let good = value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number));
-        (!good).then(|| match (self.min_value, self.max_value) {
-            (Some(min), Some(max)) => format!("it must be a whole number from {min} to {max}"),
-            (Some(min), None) => format!("it must be a whole number, at least {min}"),
-            (None, Some(max)) => format!("it must be a whole number, at most {max}"),
-            (None, None) => "it must be a whole number".to_owned(),
-        })
+        let is_good = value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number));
+        let range = match (self.min_value, self.max_value) {
+            (Some(min), Some(max)) => format!(" from {min} to {max}"),
+            (Some(min), None) => format!(", at least {min}"),
+            (None, Some(max)) => format!(", at most {max}"),
+            (None, None) => String::new(),
+        };
+        (!is_good).then(|| format!("it must be a whole number{range}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Exit;
 
     fn users(name: &str, value: &str) -> BTreeMap<String, String> {
         BTreeMap::from([(name.to_owned(), value.to_owned())])
     }
 
-    #[test]
-    fn every_parameter_has_a_value() {
-        let ours = [("ArtifactKey", "k".to_owned()), ("TableName", "t".to_owned())];
-        let parameters = parameters(ours, &users("LogLevel", "debug")).unwrap();
-        let value = |name| parameters.get(name).map(String::as_str);
-        assert_eq!(value("ArtifactKey"), Some("k"));
-        assert_eq!(value("TableName"), Some("t"), "a value beats the default");
-        assert_eq!(value("LogLevel"), Some("debug"), "so does the user's value");
-        assert_eq!(value("MemorySize"), Some("256"), "a number is a string");
-        assert_eq!(value("ArtifactBucket"), None, "it has no default");
-    }
-
-    #[test]
-    fn our_parameters_are_declared() {
-        let declarations = declarations().unwrap();
-        for (name, _) in OURS {
-            assert!(declarations.contains_key(name), "{name}");
-        }
-    }
+    const HAS_OPTION: [(&str, &str); 7] = [
+        ("ArtifactBucket", "--bucket"),
+        ("ArtifactKey", "--function-zip"),
+        ("TableName", "--table-name"),
+        ("Architecture", "--arch"),
+        ("AuthorizationType", "--auth"),
+        ("RequireSecret", "--require-secret"),
+        ("RequireLease", "--require-lease"),
+    ];
 
     #[track_caller]
     fn assert_refused(name: &str, value: &str, message: &str, hint: &str) {
-        let failure = check(&users(name, value)).unwrap_err();
+        let failure = check(&users(name, value), &HAS_OPTION).unwrap_err();
         let text = failure.hint.as_deref().unwrap_or_default();
         assert!(failure.to_string().contains(message), "{name}={value}: {failure}");
         assert!(text.contains(hint), "{name}={value}: {text}");
@@ -209,8 +166,8 @@ mod tests {
             ("AlarmTopicArn", ""),
             ("AlarmTopicArn", "arn:aws:sns:eu-central-1:123456789012:alarms"),
         ] {
-            assert!(check(&users(name, value)).is_ok(), "{name}={value}");
+            assert!(check(&users(name, value), &HAS_OPTION).is_ok(), "{name}={value}");
         }
-        assert!(check(&BTreeMap::new()).is_ok());
+        assert!(check(&BTreeMap::new(), &HAS_OPTION).is_ok());
     }
 }

@@ -1,5 +1,7 @@
 //! Names, processors and other values that options take, and the rules of AWS for them.
 
+use std::ops::RangeInclusive;
+
 pub use cbbootstrap_cli::values::Auth;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -30,93 +32,77 @@ impl std::fmt::Display for Arch {
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("it takes a name, `=` and a value".to_owned()),
+        _ => Err("it must be a name, `=` and a value".to_owned()),
     }
 }
 
-/// An account's number.
 pub fn account(number: &str) -> Result<String, String> {
-    if number.len() == 12 && number.bytes().all(|byte| byte.is_ascii_digit()) {
-        Ok(number.to_owned())
-    } else {
-        Err("an account's number has 12 digits".to_owned())
-    }
+    let is_good = consists_of(number, 12..=12, |c| c.is_ascii_digit());
+    accept(number, is_good, "an account's number has 12 digits")
 }
 
-/// An ARN of a role.
 pub fn role_arn(arn: &str) -> Result<String, String> {
-    arn_of("iam", arn).ok_or_else(|| "a role's ARN is arn:aws:iam::ACCOUNT:role/NAME".to_owned())
+    accept(arn, is_arn(arn, "iam"), "a role's ARN is arn:aws:iam::ACCOUNT:role/NAME")
 }
 
-/// An ARN of an SNS topic.
 pub fn topic_arn(arn: &str) -> Result<String, String> {
-    arn_of("sns", arn).ok_or_else(|| "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME".to_owned())
+    accept(arn, is_arn(arn, "sns"), "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME")
 }
 
-fn arn_of(service: &str, arn: &str) -> Option<String> {
-    let mut parts = arn.splitn(6, ':');
-    let good = parts.next() == Some("arn")
-        && parts.next().is_some_and(|partition| !partition.is_empty())
-        && parts.next() == Some(service)
-        && parts.nth(2).is_some_and(|resource| !resource.is_empty());
-    good.then(|| arn.to_owned())
-}
-
-/// `CloudFormation`'s rule for a stack's name.
 pub fn stack_name(name: &str) -> Result<String, String> {
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic());
-    if starts_well
-        && name.len() <= 128
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-    {
-        Ok(name.to_owned())
-    } else {
-        Err("a stack's name is at most 128 letters, digits and hyphens, and starts with a letter"
-            .to_owned())
-    }
+    let is_good = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && consists_of(name, 1..=128, |c| c.is_ascii_alphanumeric() || c == '-');
+    let rule =
+        "a stack's name is at most 128 letters, digits and hyphens, and starts with a letter";
+    accept(name, is_good, rule)
 }
 
-/// S3's rule for a bucket's name.
 pub fn bucket_name(name: &str) -> Result<String, String> {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-    if (3..=63).contains(&name.len()) && name.chars().all(good) {
-        Ok(name.to_owned())
-    } else {
-        Err("a bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and no ARN"
-            .to_owned())
-    }
+    let is_good = consists_of(name, 3..=63, |c| is_lower(c) || "-.".contains(c));
+    let rule =
+        "a bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and not an ARN";
+    accept(name, is_good, rule)
 }
 
 /// A region becomes a part of host names.
 pub fn region_name(name: &str) -> Result<String, String> {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !name.is_empty() && name.len() <= 63 && name.chars().all(good) {
-        Ok(name.to_owned())
-    } else {
-        Err("a region's name is lower-case letters, digits and hyphens, such as us-east-1"
-            .to_owned())
-    }
+    let is_good = consists_of(name, 1..=63, |c| is_lower(c) || c == '-');
+    let rule = "a region's name is lower-case letters, digits and hyphens, such as us-east-1";
+    accept(name, is_good, rule)
 }
 
-/// `DynamoDB`'s rule for a table's name.
 pub fn table_name(name: &str) -> Result<String, String> {
-    if (3..=255).contains(&name.len())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    {
-        Ok(name.to_owned())
-    } else {
-        Err("a table's name is 3 to 255 letters, digits, hyphens, underscores and dots".to_owned())
-    }
+    let rule = "a table's name is 3 to 255 letters, digits, hyphens, underscores and dots";
+    accept(name, consists_of(name, 3..=255, is_plain), rule)
 }
 
 /// A host's name without a port.
 pub fn host_name(name: &str) -> Result<String, String> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if !name.is_empty() && name.chars().all(is_plain) {
-        Ok(name.to_owned())
-    } else {
-        Err("a host's name has letters, digits, hyphens and dots, and no port".to_owned())
-    }
+    let is_good = consists_of(name, 1..=usize::MAX, is_plain);
+    accept(name, is_good, "a host's name has letters, digits, hyphens and dots, and no port")
+}
+
+fn accept(value: &str, is_good: bool, rule: &str) -> Result<String, String> {
+    if is_good { Ok(value.to_owned()) } else { Err(rule.to_owned()) }
+}
+
+fn consists_of(text: &str, length: RangeInclusive<usize>, is_good: fn(char) -> bool) -> bool {
+    length.contains(&text.len()) && text.chars().all(is_good)
+}
+
+fn is_lower(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.".contains(c)
+}
+
+/// `arn:PARTITION:SERVICE:REGION:ACCOUNT:RESOURCE`
+fn is_arn(arn: &str, service: &str) -> bool {
+    let parts: Vec<_> = arn.splitn(6, ':').collect();
+    matches!(parts[..], ["arn", partition, of, _, _, resource]
+        if of == service && !partition.is_empty() && !resource.is_empty())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -33,9 +33,8 @@ use crate::{
 pub const DEADLINE: Duration = Duration::from_millis(4500);
 
 type Answer = Result<Response, Problem>;
-type Body = Result<Bytes, BytesRejection>;
 
-/// What a deployment requires of its callers.
+/// A deployment's requirements for requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Every call about a cluster must have a token.
@@ -45,8 +44,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`. Any value but `true`, `false` and nothing is an error, so that a
-    /// misspelled policy does not open the API.
+    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`. Other values than `true` and `false` are errors, so that a misspelled policy
+    /// does not open the API.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let is_set = |name: &str| match variable(name).as_deref() {
             Some("true") => Ok(true),
@@ -66,7 +65,6 @@ struct Service<S> {
     policy: Policy,
 }
 
-/// The whole API over one store.
 pub fn router<S: Store>(store: S, policy: Policy) -> Router {
     // A cluster may have the name of one of the routes.
     let status_or = |route| get(status_by_path::<S>).merge(route);
@@ -88,7 +86,7 @@ pub fn router<S: Store>(store: S, policy: Policy) -> Router {
         .with_state(Service { store, policy })
 }
 
-/// The whole API over an embedded database. Not generic, so that it is compiled with this crate, which is optimised for speed.
+/// The API over an embedded database. Not generic, so that it is compiled with this crate, which is optimised for speed.
 #[cfg(feature = "sqlite")]
 pub fn over_sqlite(store: crate::store::sqlite::Sqlite, policy: Policy) -> Router {
     router(store, policy)
@@ -125,20 +123,14 @@ async fn contract() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], CONTRACT)
 }
 
-async fn claim<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    let cluster_id = fields.cluster_id()?;
+async fn claim<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let claim = Claim {
-        node: fields.required_node()?,
-        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
-        lease: fields.lease()?,
-        secret: secret(&headers, &cluster_id)?,
+        node: call.required_node()?,
+        node_uuid: field(&call.fields, "node_uuid", name(Uuid::new))?,
+        lease: call.lease()?,
+        cluster_id: call.cluster_id,
+        secret: call.secret,
         now: Timestamp::now(),
-        cluster_id,
     };
     if service.policy.requires_lease && claim.lease.is_none() {
         return Err(Problem::MissingField(LEASE));
@@ -148,13 +140,9 @@ async fn claim<S: Store>(
     Ok(answer(&claim.cluster_id, Some(&claim.node), claimed))
 }
 
-async fn status<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    read_status(&service, &headers, &fields.cluster_id()?, fields.node()?).await
+async fn status<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
+    let asking = call.node()?;
+    Ok(read_status(&service, &call.cluster_id, call.secret, asking.as_ref()).await)
 }
 
 async fn status_by_path<S: Store>(
@@ -168,65 +156,52 @@ async fn status_by_path<S: Store>(
     let text = percent_decode_str(path).decode_utf8();
     let text = text.map_err(|_| invalid("must be UTF-8".to_owned()))?;
     let cluster_id = ClusterId::new(text).map_err(|reason| invalid(reason.to_string()))?;
-    read_status(&service, &headers, &cluster_id, None).await
+    let secret = secret(&headers, &cluster_id)?;
+    Ok(read_status(&service, &cluster_id, secret, None).await)
 }
 
 async fn read_status<S: Store>(
     service: &Service<S>,
-    headers: &HeaderMap,
     cluster_id: &ClusterId,
-    asking: Option<Node>,
-) -> Answer {
-    let secret = secret(headers, cluster_id)?;
+    secret: Option<SecretHash>,
+    asking: Option<&Node>,
+) -> Response {
     let record = service.store.status(cluster_id, secret.as_ref(), Timestamp::now()).await;
-    let read = record.map(|record| (Outcome::Read, record));
-    Ok(answer(cluster_id, asking.as_ref(), read))
+    answer(cluster_id, asking, record.map(|record| (Outcome("read"), record)))
 }
 
-async fn ready<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    let cluster_id = fields.cluster_id()?;
+async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let ready = Ready {
-        node: fields.required_node()?,
-        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
-        generation: fields.generation()?,
-        cluster_uuid: fields.get("cluster_uuid", name(Uuid::new))?,
-        authority: fields.get(AUTHORITY, hash(Fingerprint::from_hex))?,
-        attestation: fields.get(ATTESTATION, hash(Attestation::from_hex))?,
-        secret: secret(&headers, &cluster_id)?,
+        node: call.required_node()?,
+        node_uuid: field(&call.fields, "node_uuid", name(Uuid::new))?,
+        generation: call.generation()?,
+        cluster_uuid: field(&call.fields, "cluster_uuid", name(Uuid::new))?,
+        authority: field(&call.fields, AUTHORITY, hash(Fingerprint::from_hex))?,
+        attestation: field(&call.fields, ATTESTATION, hash(Attestation::from_hex))?,
+        cluster_id: call.cluster_id,
+        secret: call.secret,
         now: Timestamp::now(),
-        cluster_id,
     };
     // Community Edition attests without an authority. Without an attestation, an authority is useless to joiners.
     if ready.authority.is_some() && ready.attestation.is_none() {
         return Err(Problem::MissingField(ATTESTATION));
     }
     let record = service.store.ready(&ready).await;
-    let done = record.map(|record| (Outcome::Ready, record));
+    let done = record.map(|record| (Outcome("ready"), record));
     Ok(answer(&ready.cluster_id, Some(&ready.node), done))
 }
 
-async fn leave<S: Store>(
-    State(service): State<Service<S>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer {
-    let fields = Fields::parse(body)?;
-    let cluster_id = fields.cluster_id()?;
+async fn leave<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
     let leave = Leave {
-        node: fields.required_node()?,
-        node_uuid: fields.get("node_uuid", name(Uuid::new))?,
-        generation: fields.generation()?,
-        secret: secret(&headers, &cluster_id)?,
+        node: call.required_node()?,
+        node_uuid: field(&call.fields, "node_uuid", name(Uuid::new))?,
+        generation: call.generation()?,
+        cluster_id: call.cluster_id,
+        secret: call.secret,
         now: Timestamp::now(),
-        cluster_id,
     };
     let record = service.store.leave(&leave).await;
-    let done = record.map(|record| (Outcome::Left, record));
+    let done = record.map(|record| (Outcome("left"), record));
     Ok(answer(&leave.cluster_id, Some(&leave.node), done))
 }
 
@@ -236,7 +211,7 @@ fn answer(
     asking: Option<&Node>,
     done: Result<(Outcome, Record), store::Error>,
 ) -> Response {
-    let cluster = Extension(ClusterDigest::from(cluster_id));
+    let cluster = Extension(ClusterDigest(cluster_id.digest()));
     match done {
         Ok((outcome, record)) => {
             (cluster, Extension(outcome), Json(record.answer(asking, Timestamp::now())))
@@ -253,37 +228,39 @@ const AUTHORITY: &str = "authority_sha256";
 const ATTESTATION: &str = "attestation";
 const AUTHORIZATION: &str = "Authorization";
 
-/// A request's body: a JSON object whatever `Content-Type` says, because `curl -d` sends that of a form. Unknown fields are ignored, as
-/// in the original service.
-struct Fields(Map<String, Value>);
+/// A call about a cluster. Its body is a JSON object whatever `Content-Type` says, because `curl -d` sends that of a form. Unknown
+/// fields are ignored, as in the original service.
+struct Call {
+    fields: Map<String, Value>,
+    cluster_id: ClusterId,
+    secret: Option<SecretHash>,
+}
 
-impl Fields {
-    fn parse(body: Body) -> Result<Self, Problem> {
+impl<S: Send + Sync> FromRequest<S> for Call {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers().clone();
+        let body = Bytes::from_request(request, state).await;
         let body = body.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::BodyTooLarge,
             _ => Problem::InvalidJson("the body could not be read".to_owned()),
         })?;
-        serde_json::from_slice(&body)
-            .map(Self)
-            .map_err(|error| Problem::InvalidJson(error.to_string()))
+        Self::new(&headers, &body)
     }
+}
 
-    /// The field's value, if there is one.
-    fn get<T>(
-        &self,
-        field: &'static str,
-        read: impl FnOnce(&Value) -> Result<T, String>,
-    ) -> Result<Option<T>, Problem> {
-        let value = self.0.get(field).map(read).transpose();
-        value.map_err(|reason| Problem::InvalidField(field, reason))
-    }
-
-    fn cluster_id(&self) -> Result<ClusterId, Problem> {
-        self.get(CLUSTER_ID, name(ClusterId::new))?.ok_or(Problem::MissingField(CLUSTER_ID))
+impl Call {
+    fn new(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
+        let fields = serde_json::from_slice(body);
+        let fields = fields.map_err(|error| Problem::InvalidJson(error.to_string()))?;
+        let cluster_id = field(&fields, CLUSTER_ID, name(ClusterId::new))?;
+        let cluster_id = cluster_id.ok_or(Problem::MissingField(CLUSTER_ID))?;
+        Ok(Self { secret: secret(headers, &cluster_id)?, fields, cluster_id })
     }
 
     fn node(&self) -> Result<Option<Node>, Problem> {
-        self.get(NODE, name(Node::new))
+        field(&self.fields, NODE, name(Node::new))
     }
 
     fn required_node(&self) -> Result<Node, Problem> {
@@ -291,7 +268,7 @@ impl Fields {
     }
 
     fn lease(&self) -> Result<Option<Duration>, Problem> {
-        let seconds = self.get(LEASE, |value| {
+        let seconds = field(&self.fields, LEASE, |value| {
             let seconds = whole(value).filter(|seconds| LEASE_SECONDS.contains(seconds));
             let (least, most) = (LEASE_SECONDS.start(), LEASE_SECONDS.end());
             seconds.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
@@ -300,11 +277,21 @@ impl Fields {
     }
 
     fn generation(&self) -> Result<Option<u64>, Problem> {
-        self.get("generation", |value| {
+        field(&self.fields, "generation", |value| {
             let generation = whole(value).filter(|generation| *generation > 0);
             generation.ok_or_else(|| "must be a whole number, at least 1".to_owned())
         })
     }
+}
+
+/// The field's value, if there is one.
+fn field<T>(
+    fields: &Map<String, Value>,
+    name: &'static str,
+    read: impl FnOnce(&Value) -> Result<T, String>,
+) -> Result<Option<T>, Problem> {
+    let value = fields.get(name).map(read).transpose();
+    value.map_err(|reason| Problem::InvalidField(name, reason))
 }
 
 /// Reads a name.
@@ -368,8 +355,9 @@ fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHa
 mod tests {
     use super::*;
 
-    fn fields(json: &str) -> Fields {
-        Fields::parse(Ok(Bytes::copy_from_slice(json.as_bytes()))).unwrap()
+    fn call(fields: &str) -> Call {
+        let body = fields.replacen('{', "{\"cluster_id\": \"c\", ", 1).replace(", }", "}");
+        Call::new(&HeaderMap::new(), body.as_bytes()).unwrap()
     }
 
     #[test]
@@ -387,7 +375,7 @@ mod tests {
             ("null", None),
             ("true", None),
         ] {
-            let lease = fields(&format!("{{\"lease_seconds\": {lease}}}")).lease();
+            let lease = call(&format!("{{\"lease_seconds\": {lease}}}")).lease();
             match seconds {
                 Some(seconds) => {
                     assert_eq!(lease.unwrap(), Some(Duration::from_secs(seconds)));
@@ -395,20 +383,20 @@ mod tests {
                 None => assert!(matches!(lease, Err(Problem::InvalidField(LEASE, _)))),
             }
         }
-        assert_eq!(fields("{}").lease().unwrap(), None);
+        assert_eq!(call("{}").lease().unwrap(), None);
     }
 
     #[test]
     fn generations_begin_with_one() {
         for (generation, expected) in [("1", Some(1)), ("0", None), ("-1", None), ("1.5", None)] {
-            let given = fields(&format!("{{\"generation\": {generation}}}")).generation();
+            let given = call(&format!("{{\"generation\": {generation}}}")).generation();
             assert_eq!(given.ok().flatten(), expected, "{generation}");
         }
     }
 
     #[test]
     fn hashes_are_64_hexadecimal_digits() {
-        let hash = |json: &str| fields(json).get(AUTHORITY, hash(Fingerprint::from_hex));
+        let hash = |json: &str| field(&call(json).fields, AUTHORITY, hash(Fingerprint::from_hex));
         assert_eq!(hash("{}").unwrap(), None);
         let digits = "0aF".repeat(22)[..64].to_owned();
         let given = hash(&format!("{{\"authority_sha256\": \"{digits}\"}}")).unwrap();

@@ -1,5 +1,5 @@
-//! `GET /docs`: Swagger UI for the OpenAPI document. All files are in the binary, so it works without access to other sites, and no other
-//! site learns of it. No route here calls the table.
+//! `GET /docs`: Swagger UI for the OpenAPI document. All files are in the binary, so the page sends no requests to other sites.
+//! These routes do not call the table.
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
 
@@ -15,7 +15,7 @@ const BUNDLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundl
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// An hour: long enough for a visit, and short enough that the files have one version soon after an update.
+/// An hour: long enough for a visit, and short enough to replace all files soon after an update.
 const CACHE: &str = "public, max-age=3600";
 
 const CSS: &str = "text/css; charset=utf-8";
@@ -30,7 +30,7 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/docs/swagger-ui-bundle.js", get(async || gzip(JAVASCRIPT, BUNDLE)))
 }
 
-/// Its links are relative because a stage may come before the path.
+/// The page's links are relative, because the path may begin with a stage.
 async fn page() -> impl IntoResponse {
     (
         [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer")],
@@ -71,8 +71,7 @@ mod tests {
             "requestContext": {"stage": "prod", "http": {"method": "GET"}},
         });
         let router = router::<()>().with_state(());
-        let answer = respond(router, event.to_string().as_bytes(), "id").await;
-        serde_json::to_value(answer).unwrap()
+        respond(router, event.to_string().as_bytes(), "id").await
     }
 
     #[tokio::test]

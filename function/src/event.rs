@@ -1,10 +1,9 @@
 //! Lambda's events as HTTP requests, and the responses: for HTTP APIs (payload 2.0), REST APIs (1.0), function URLs and Application
 //! Load Balancers.
 //!
-//! `lambda_http` panics on paths and headers that do not make a valid URI, which anyone can send. Here an event becomes a request or
-//! an error.
+//! `lambda_http` is not used because it panics on paths and headers that do not form a valid URI, and anyone can send those.
 
-use std::{collections::HashMap, slice};
+use std::{collections::BTreeMap, slice};
 
 use axum::{
     Router,
@@ -14,27 +13,10 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::{log::RequestId, problem::Problem};
-
-/// The response to an event, in the form that all payloads understand.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EventResponse {
-    status_code: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    headers: Option<HashMap<String, String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    multi_value_headers: Option<HashMap<String, Vec<String>>>,
-    /// For load balancers: the status with its reason.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status_description: Option<String>,
-    body: String,
-    is_base64_encoded: bool,
-}
 
 /// Why an event is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,8 +29,8 @@ enum Error {
     BadMethod,
 }
 
-/// Answers any event.
-pub async fn respond(router: Router, event: &[u8], request_id: &str) -> EventResponse {
+/// Answers an event, whatever it contains.
+pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Value {
     let event = serde_json::from_slice(event).unwrap_or(Value::Null);
     let response = match into_request(&event) {
         Ok(mut request) => {
@@ -61,33 +43,44 @@ pub async fn respond(router: Router, event: &[u8], request_id: &str) -> EventRes
         }
     };
     let (parts, body) = response.into_parts();
-    let form = Form::from_event(&event);
     match axum::body::to_bytes(body, usize::MAX).await {
-        Ok(body) => EventResponse::new(parts.status, &parts.headers, body, form),
+        Ok(body) => event_response(&event, parts.status, &parts.headers, body),
         Err(error) => {
             tracing::error!(%error, "a response could not be read");
-            let headers = HeaderMap::new();
-            EventResponse::new(StatusCode::INTERNAL_SERVER_ERROR, &headers, Bytes::new(), form)
+            let (status, headers) = (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new());
+            event_response(&event, status, &headers, Bytes::new())
         }
     }
 }
 
-/// What a response looks like. A load balancer requires the form of headers that its event has, and ignores the other.
-#[derive(Clone, Copy, Debug, Default)]
-struct Form {
-    is_load_balancer: bool,
-    has_multi_value_headers: bool,
-}
-
-impl Form {
-    fn from_event(event: &Value) -> Self {
-        let is_load_balancer = !event["requestContext"]["elb"].is_null();
-        // Those of a target group with `lambda.multi_value_headers.enabled` send no `headers`.
-        let has_multi_value_headers = is_load_balancer
-            && event["headers"].is_null()
-            && event["multiValueHeaders"].is_object();
-        Self { is_load_balancer, has_multi_value_headers }
+/// The response to an event, in the form that all payloads understand.
+fn event_response(event: &Value, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Value {
+    let (body, is_base64_encoded) = match String::from_utf8(body.into()) {
+        Ok(text) => (text, false),
+        Err(binary) => (BASE64_STANDARD.encode(binary.as_bytes()), true),
+    };
+    let mut response = json!({
+        "statusCode": status.as_u16(), "body": body, "isBase64Encoded": is_base64_encoded,
+    });
+    let is_load_balancer = !event["requestContext"]["elb"].is_null();
+    if is_load_balancer {
+        response["statusDescription"] = status.to_string().into();
     }
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())));
+    // A load balancer requires the form of headers that its event has, and ignores the other. A target group with
+    // `lambda.multi_value_headers.enabled` sends no `headers`.
+    if is_load_balancer && event["headers"].is_null() && event["multiValueHeaders"].is_object() {
+        let mut values: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (name, value) in headers {
+            values.entry(name).or_default().push(value);
+        }
+        response["multiValueHeaders"] = json!(values);
+    } else {
+        response["headers"] = json!(headers.collect::<BTreeMap<_, _>>());
+    }
+    response
 }
 
 /// The request of an event, without headers that HTTP does not allow.
@@ -142,7 +135,7 @@ fn without_stage<'p>(path: &'p str, stage: Option<&str>) -> &'p str {
     }
 }
 
-/// What must be escaped in a URI's path, except `%`, which [`uri`] handles.
+/// Characters to escape in a URI's path, except `%`, which [`uri`] handles.
 const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -158,7 +151,7 @@ const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b'}');
 
 /// The URI for a path as API Gateway sends it. HTTP APIs decode every escape but `%25`; REST APIs and function URLs decode none. So
-/// escapes stay, and what a URI cannot contain is escaped again.
+/// escapes stay, and characters that a URI cannot contain are escaped again.
 fn uri(path: &str) -> Uri {
     let mut encoded = String::with_capacity(path.len() + 16);
     for (number, part) in path.split('%').enumerate() {
@@ -169,44 +162,15 @@ fn uri(path: &str) -> Uri {
         }
         encoded.extend(utf8_percent_encode(part, NOT_IN_PATH));
     }
-    // A path that is still invalid gets one that matches no route.
+    // An invalid path is replaced by one that matches no route.
     let path = Some(encoded).filter(|path| path.starts_with('/'));
     path.and_then(|path| Uri::try_from(path).ok())
         .unwrap_or_else(|| Uri::from_static("/no/such/path"))
 }
 
-impl EventResponse {
-    fn new(status: StatusCode, headers: &HeaderMap, body: Bytes, form: Form) -> Self {
-        let mut values: HashMap<_, Vec<_>> = HashMap::new();
-        for (name, value) in headers {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            values.entry(name.to_string()).or_default().push(value);
-        }
-        let (single, multiple) = if form.has_multi_value_headers {
-            (None, Some(values))
-        } else {
-            let last = |(name, mut values): (_, Vec<_>)| Some((name, values.pop()?));
-            (Some(values.into_iter().filter_map(last).collect()), None)
-        };
-        let (body, is_base64_encoded) = match String::from_utf8(body.into()) {
-            Ok(text) => (text, false),
-            Err(binary) => (BASE64_STANDARD.encode(binary.as_bytes()), true),
-        };
-        Self {
-            status_code: status.as_u16(),
-            headers: single,
-            multi_value_headers: multiple,
-            status_description: form.is_load_balancer.then(|| status.to_string()),
-            body,
-            is_base64_encoded,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[expect(clippy::needless_pass_by_value, reason = "the tests are shorter")]
     fn request(event: Value) -> Result<Request<Body>, Error> {
@@ -254,10 +218,8 @@ mod tests {
             };
             Router::new().route("/echo", axum::routing::post(echo))
         };
-        let answer = async |event: Value| {
-            let answer = respond(router(), event.to_string().as_bytes(), "id").await;
-            serde_json::to_value(answer).unwrap()
-        };
+        let answer =
+            async |event: Value| respond(router(), event.to_string().as_bytes(), "id").await;
         let single = answer(event("headers", json!({"x-a": "1"}))).await;
         assert_eq!(single["headers"]["content-type"], "text/plain; charset=utf-8");
         assert_eq!(
@@ -353,9 +315,7 @@ mod tests {
     fn binary_bodies_are_base64() {
         let headers = HeaderMap::new();
         let answer = |body: &'static [u8]| {
-            let body = Bytes::from_static(body);
-            let response = EventResponse::new(StatusCode::OK, &headers, body, Form::default());
-            serde_json::to_value(response).unwrap()
+            event_response(&Value::Null, StatusCode::OK, &headers, Bytes::from_static(body))
         };
         let expected = |body, base64| json!({"statusCode": 200, "headers": {}, "body": body, "isBase64Encoded": base64});
         assert_eq!(answer(b"text"), expected("text", false));

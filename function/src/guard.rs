@@ -15,11 +15,11 @@ use tokio::time::timeout;
 
 use crate::problem::Problem;
 
-/// The time limit for a body, which fits into a few packets.
+/// The time limit for a body. Valid ones fit into a few packets.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Up to this many bytes of a body that is too large are read and dropped. Otherwise the connection would be reset while the client still
-/// sends, and the response lost.
+/// The most bytes of a body that are read. Those above the limit are dropped: without reading them, the connection would be reset while
+/// the client still sends, and the response lost.
 const MAX_DRAINED: usize = 1024 * 1024;
 
 /// A request's extension: the local address of the connection.

@@ -1,4 +1,4 @@
-//! The items of the table, and the [`Record`] that both items of a cluster make.
+//! The items of the table, and the [`Record`] in both items of a cluster.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -47,7 +47,7 @@ pub struct ClaimItem {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MembersItem {
-    /// The record without what only a claim item has.
+    /// The record without the attributes that only a claim item has.
     pub record: Record,
     pub version: u64,
 }
@@ -127,8 +127,8 @@ impl MembersItem {
         attributes
     }
 
-    /// Whether it belongs to this claim. Generations begin with 1 again when nothing is left of a record, so the time of the claim
-    /// must be the same, too.
+    /// Whether it belongs to this claim. The time of the claim must be the same, too, because generations begin at 1 again after a record
+    /// was deleted.
     fn belongs_to(&self, claim: &Record) -> bool {
         let identity = |record: &Record| (record.generation, record.claimed_at);
         identity(&self.record) == identity(claim)
@@ -142,7 +142,6 @@ impl Items {
         Self { claim, members }
     }
 
-    /// The record that the items make.
     pub fn record(&self) -> Record {
         let mut record = self.claim.record.clone();
         if record.state != State::Ready || record.is_forgotten {
@@ -163,7 +162,7 @@ impl Items {
     }
 }
 
-/// Reads the attributes that both items have.
+/// Reads the attributes that both kinds of items have.
 fn read_record(item: &mut Item) -> Result<Record, Unreadable> {
     let state: Option<String> = take(item, STATE)?;
     Ok(Record {
@@ -241,12 +240,12 @@ fn take<T: Attribute>(item: &mut Item, name: &'static str) -> Result<T, Unreadab
     }
 }
 
-/// A type of attributes.
+/// A type that an attribute can have.
 trait Attribute: Sized {
     /// The value where an item has no such attribute; `None` if it must have one.
     const ABSENT: Option<Self> = None;
 
-    /// `None` where the item is to have no such attribute.
+    /// `None` if the item has no such attribute.
     fn to_value(&self) -> Option<AttributeValue>;
 
     fn from_value(value: AttributeValue, name: &'static str) -> Result<Self, Unreadable>;
@@ -294,7 +293,7 @@ attribute!(bool, Some(false), |is_set| is_set.then_some(A::Bool(true)), |A::Bool
 attribute!(u64, None, |number| Some(count(*number)), |A::N(number), name| {
     number.parse().map_err(|_| Unreadable(name))
 });
-// Within limits that let the rules add to a time without an overflow.
+// Within limits, so that the rules can add to a time without an overflow.
 attribute!(Timestamp, None, |time| Some(seconds(*time)), |A::N(number), name| {
     const LIMIT: i64 = 200_000_000_000;
     let seconds = number.parse().ok().filter(|seconds| (-LIMIT..=LIMIT).contains(seconds));
@@ -326,7 +325,7 @@ attribute!(
         members.into_iter().map(member).collect()
     }
 );
-// A hash that cannot be read is an error, because a record without one admits everyone.
+// An unreadable hash is an error, because everyone may use a record without one.
 macro_rules! hash_attributes {
     ($($type:ty)*) => {
         $(attribute!($type, None, |hash| Some(binary(hash.as_bytes())), |A::B(bytes), name| {

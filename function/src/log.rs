@@ -1,6 +1,6 @@
-//! One record for each request, without ids, nodes, secrets, or anything else that came with the request. [`observed`] passes it to
-//! whatever logs or counts it; [`logged`] writes it as CloudWatch's embedded metric format, from which CloudWatch makes the metrics of
-//! the namespace [`NAMESPACE`] without a call from here.
+//! One record for each request, without ids, nodes, secrets, or anything else that came with the request. [`observed`] passes it to an
+//! observer, which logs or counts it; [`logged`] prints it in CloudWatch's embedded metric format, from which CloudWatch makes the
+//! metrics.
 
 use std::{io::Write, sync::Arc, time::Instant};
 
@@ -11,92 +11,41 @@ use axum::{
     middleware::{self, Next},
 };
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::json;
 
-use cbbootstrap_protocol::{names::ClusterId, rules::Claimed};
+use cbbootstrap_protocol::rules::Claimed;
 
 use crate::{problem::Code, store::dynamodb};
 
-/// The namespace of the metrics.
-const NAMESPACE: &str = "cbbootstrap";
+/// A response's extension: what became of the request, for logs and metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome(pub &'static str);
 
-/// What became of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// The node is the first to claim the cluster.
-    Claimed,
-    /// The initial node asked again.
-    Repeated,
-    /// The node learned which one to join.
-    Joined,
-    /// The node took over an expired claim.
-    Takeover,
-    Ready,
-    Left,
-    /// A status.
-    Read,
-    /// A route that is not about a cluster.
-    Served,
-    /// The caller made a mistake.
-    #[default]
-    Refused,
-    /// The table throttles or cannot be reached.
-    Unavailable,
-    /// The service is broken or misconfigured.
-    Failed,
-}
-
-impl Outcome {
-    /// The name in logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Claimed => "claimed",
-            Self::Repeated => "repeated",
-            Self::Joined => "joined",
-            Self::Takeover => "takeover",
-            Self::Ready => "ready",
-            Self::Left => "left",
-            Self::Read => "read",
-            Self::Served => "served",
-            Self::Refused => "refused",
-            Self::Unavailable => "unavailable",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// The outcome of a response that has none.
-    fn from_status(status: StatusCode) -> Self {
-        match status.as_u16() {
-            503 => Self::Unavailable,
-            500.. => Self::Failed,
-            400.. => Self::Refused,
-            _ => Self::Served,
-        }
+/// The outcome of a response without an [`Outcome`].
+fn default_outcome(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        503 => "unavailable",
+        500.. => "failed",
+        400.. => "refused",
+        _ => "served",
     }
 }
 
 impl From<Claimed> for Outcome {
     fn from(claimed: Claimed) -> Self {
-        match claimed {
-            Claimed::First => Self::Claimed,
-            Claimed::Again => Self::Repeated,
-            Claimed::Joined => Self::Joined,
-            Claimed::Takeover => Self::Takeover,
-        }
+        Self(match claimed {
+            Claimed::First => "claimed",
+            Claimed::Again => "repeated",
+            Claimed::Joined => "joined",
+            Claimed::Takeover => "takeover",
+        })
     }
 }
 
 /// A response's extension: a short hash of the cluster's id.
 #[derive(Clone, Debug)]
 pub struct ClusterDigest(pub String);
-
-impl From<&ClusterId> for ClusterDigest {
-    fn from(id: &ClusterId) -> Self {
-        Self(id.digest())
-    }
-}
 
 /// A request's extension: Lambda's id of the invocation.
 #[derive(Clone, Debug)]
@@ -105,19 +54,18 @@ pub struct RequestId(pub String);
 /// A request that was answered.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestRecord<'a> {
-    /// `other` for methods that no API uses.
+    /// `other` for uncommon methods.
     pub method: &'static str,
     /// The route's path in the OpenAPI document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     pub status: u16,
-    pub outcome: Outcome,
+    pub outcome: &'static str,
     /// The problem's code, if the request was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<&'a str>,
-    /// The duration, to a thousandth.
     pub milliseconds: f64,
     /// Calls to DynamoDB, including retries.
     #[serde(skip)]
@@ -127,7 +75,7 @@ pub struct RequestRecord<'a> {
     pub request_id: &'a str,
 }
 
-/// The router, with every request passed to this observer after its response is known.
+/// The router, which passes every answered request to this observer.
 pub fn observed(
     router: Router,
     observe: impl Fn(&RequestRecord<'_>) + Send + Sync + 'static,
@@ -147,7 +95,9 @@ pub fn observed(
                 method,
                 route,
                 status: status.as_u16(),
-                outcome: extensions.get().copied().unwrap_or_else(|| Outcome::from_status(status)),
+                outcome: extensions
+                    .get()
+                    .map_or_else(|| default_outcome(status), |Outcome(name)| name),
                 code: extensions.get().map(|Code(code)| *code),
                 cluster: extensions.get().map(|ClusterDigest(digest)| digest.as_str()),
                 milliseconds: (start.elapsed().as_secs_f64() * 1e6).round() / 1e3,
@@ -159,78 +109,68 @@ pub fn observed(
     }))
 }
 
-/// A caller can send any method: only the usual ones get into logs.
+/// Callers can send any method, so only known ones are logged.
 fn method_name(method: &Method) -> &'static str {
     const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"];
     METHODS.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
-/// The router, with a line on stdout for each request. `RUST_LOG` decides about this crate's `info` lines, and these are some.
+/// The router, with a line on stdout for each request at log level `info`.
 pub fn logged(router: Router, function: &str) -> Router {
     let function: Arc<str> = function.into();
     observed(router, move |record| {
         if tracing::enabled!(tracing::Level::INFO)
-            && let Ok(mut line) = serde_json::to_vec(&EmbeddedMetrics::new(record, &function))
+            && let Ok(mut line) =
+                serde_json::to_vec(&EmbeddedMetrics { record, function: &function })
         {
             line.push(b'\n');
-            // Nobody reads the error when stdout is closed.
+            // If stdout is closed, there is nowhere to report it.
             let _ = std::io::stdout().lock().write_all(&line);
         }
     })
 }
 
-/// A line in the embedded metric format. Names in capitals are those of metrics and dimensions. What people read first comes first.
-#[derive(Debug, Serialize)]
+/// A line in the embedded metric format. Capitalised names are metrics and dimensions.
 struct EmbeddedMetrics<'a> {
-    level: &'static str,
-    method: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<&'a str>,
-    status: u16,
-    #[serde(rename = "Outcome")]
-    outcome: Outcome,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cluster: Option<&'a str>,
-    #[serde(rename = "Milliseconds")]
-    milliseconds: f64,
-    #[serde(rename = "DynamoDBCalls")]
-    calls: u32,
-    request_id: &'a str,
-    #[serde(rename = "FunctionName")]
+    record: &'a RequestRecord<'a>,
     function: &'a str,
-    #[serde(rename = "_aws")]
-    metadata: Value,
 }
 
-impl<'a> EmbeddedMetrics<'a> {
-    fn new(record: &'a RequestRecord<'_>, function: &'a str) -> Self {
-        let directive = json!({
-            "Namespace": NAMESPACE,
-            "Dimensions": [["FunctionName", "Outcome"]],
-            "Metrics": [
-                {"Name": "Milliseconds", "Unit": "Milliseconds"},
-                {"Name": "DynamoDBCalls", "Unit": "Count"},
-            ],
-        });
-        Self {
-            level: "INFO",
-            method: record.method,
-            route: record.route.as_deref(),
-            status: record.status,
-            outcome: record.outcome,
-            code: record.code,
-            cluster: record.cluster,
-            milliseconds: record.milliseconds,
-            calls: record.calls,
-            request_id: record.request_id,
-            function,
-            metadata: json!({
-                "Timestamp": Timestamp::now().as_millisecond(),
-                "CloudWatchMetrics": [directive],
-            }),
+impl Serialize for EmbeddedMetrics<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = self.record;
+        // In the order in which people read it.
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("level", "INFO")?;
+        map.serialize_entry("method", record.method)?;
+        if let Some(route) = &record.route {
+            map.serialize_entry("route", route)?;
         }
+        map.serialize_entry("status", &record.status)?;
+        map.serialize_entry("Outcome", record.outcome)?;
+        if let Some(code) = record.code {
+            map.serialize_entry("code", code)?;
+        }
+        if let Some(cluster) = record.cluster {
+            map.serialize_entry("cluster", cluster)?;
+        }
+        map.serialize_entry("Milliseconds", &record.milliseconds)?;
+        map.serialize_entry("DynamoDBCalls", &record.calls)?;
+        map.serialize_entry("request_id", record.request_id)?;
+        map.serialize_entry("FunctionName", self.function)?;
+        let metadata = json!({
+            "Timestamp": Timestamp::now().as_millisecond(),
+            "CloudWatchMetrics": [{
+                "Namespace": "cbbootstrap",
+                "Dimensions": [["FunctionName", "Outcome"]],
+                "Metrics": [
+                    {"Name": "Milliseconds", "Unit": "Milliseconds"},
+                    {"Name": "DynamoDBCalls", "Unit": "Count"},
+                ],
+            }],
+        });
+        map.serialize_entry("_aws", &metadata)?;
+        map.end()
     }
 }
 
@@ -244,14 +184,15 @@ mod tests {
             method: "POST",
             route: Some("/cluster".to_owned()),
             status: 200,
-            outcome: Claimed::Takeover.into(),
+            outcome: Outcome::from(Claimed::Takeover).0,
             code: None,
             cluster: Some("0123abcd"),
             milliseconds: 1.234,
             calls: 1,
             request_id: "id",
         };
-        let mut written = serde_json::to_value(EmbeddedMetrics::new(&record, "f")).unwrap();
+        let mut written =
+            serde_json::to_value(EmbeddedMetrics { record: &record, function: "f" }).unwrap();
         let timestamp = written["_aws"]["Timestamp"].take();
         assert!(timestamp.as_u64().unwrap() > 1_700_000_000_000, "{timestamp}");
         assert_eq!(
@@ -278,14 +219,14 @@ mod tests {
     #[test]
     fn the_status_gives_the_outcome() {
         for (status, outcome) in [
-            (200, Outcome::Served),
-            (400, Outcome::Refused),
-            (403, Outcome::Refused),
-            (409, Outcome::Refused),
-            (500, Outcome::Failed),
-            (503, Outcome::Unavailable),
+            (200, "served"),
+            (400, "refused"),
+            (403, "refused"),
+            (409, "refused"),
+            (500, "failed"),
+            (503, "unavailable"),
         ] {
-            assert_eq!(Outcome::from_status(StatusCode::from_u16(status).unwrap()), outcome);
+            assert_eq!(default_outcome(StatusCode::from_u16(status).unwrap()), outcome);
         }
     }
 }

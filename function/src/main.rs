@@ -1,4 +1,4 @@
-//! The Lambda function: API Gateway's events, answered by the API's router.
+//! The Lambda function: passes events to the API's router.
 
 use cbbootstrap_function::{
     api::{self, Policy},
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Error> {
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
     let store = DynamoDb::new(dynamodb::client().await, table);
-    // If this fails, the first request has to wait.
+    // If this fails, the first request connects.
     if let Err(error) = store.warm_up().await {
         tracing::warn!(%error, "the first call to the table failed");
     }

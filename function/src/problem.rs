@@ -14,7 +14,7 @@ use crate::store;
 /// Seconds after which a caller should try again when the table throttles or cannot be reached.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// A problem. Its message is the document's `detail`: what happened, and what to do.
+/// A problem. Its message is the document's `detail`.
 #[derive(Debug, Error)]
 pub enum Problem {
     #[error("the body must be a JSON object: {0}")]
@@ -25,12 +25,12 @@ pub enum Problem {
     InvalidField(&'static str, String),
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A Lambda event that is not an HTTP request. API Gateway and load balancers send none.
+    /// A Lambda event that is not an HTTP request. API Gateway and load balancers do not send any.
     #[error("{0}")]
     InvalidRequest(String),
     #[error("this API requires a cluster token: send `Authorization: Bearer TOKEN`")]
     SecretRequired,
-    /// The request reached the server's loopback address under another machine's name.
+    /// A request to the server's loopback address has another machine's name in `Host`.
     #[error(
         "this server answers to `localhost`, to addresses, and to the names of `--allowed-host NAME`"
     )]
@@ -69,36 +69,28 @@ impl Problem {
             Self::OriginNotAllowed => {
                 (403, "origin_not_allowed", "Requests of other sites are refused")
             }
-            Self::Refused(R::Forbidden) => {
-                (403, "forbidden", "The cluster's secret is missing or wrong")
-            }
-            Self::Refused(R::NotFound) => {
-                (404, "cluster_not_found", "Nobody has claimed this cluster")
-            }
             Self::RouteNotFound => (404, "route_not_found", "No such route"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed"),
             Self::BodyTimeout => (408, "body_timeout", "The body did not arrive in time"),
-            Self::Refused(R::StaleGeneration { .. }) => {
-                (409, "stale_generation", "The claim was taken over")
-            }
-            Self::Refused(R::OtherCluster { .. }) => {
-                (409, "other_cluster", "There is a second cluster")
-            }
-            Self::Refused(R::TooManyTakeovers) => {
-                (409, "too_many_takeovers", "Too many nodes have failed to begin the cluster")
-            }
-            Self::Refused(R::NameTaken { .. }) => {
-                (409, "name_taken", "Another server uses this node name")
-            }
-            Self::Refused(R::NotReady { .. }) => {
-                (409, "initial_node_not_ready", "The initial node is not ready")
-            }
-            Self::Refused(R::TooManyNodes) => (409, "too_many_nodes", "The cluster is full"),
-            Self::Refused(R::LastNode) => (409, "last_node", "The last node cannot leave"),
             Self::BodyTooLarge => (413, "body_too_large", "The body is too large"),
             Self::HostNotAllowed => (421, "host_not_allowed", "Not this server's name"),
             Self::Internal => (500, "internal", "The service failed"),
             Self::Unavailable => (503, "unavailable", "The table is not available"),
+            Self::Refused(refusal) => match refusal {
+                R::Forbidden => (403, "forbidden", "The cluster's secret is missing or wrong"),
+                R::NotFound => (404, "cluster_not_found", "Nobody has claimed this cluster"),
+                R::StaleGeneration { .. } => (409, "stale_generation", "The claim was taken over"),
+                R::OtherCluster { .. } => (409, "other_cluster", "There is a second cluster"),
+                R::TooManyTakeovers => {
+                    (409, "too_many_takeovers", "Too many nodes have failed to begin the cluster")
+                }
+                R::NameTaken { .. } => (409, "name_taken", "Another server uses this node name"),
+                R::NotReady { .. } => {
+                    (409, "initial_node_not_ready", "The initial node is not ready")
+                }
+                R::TooManyNodes => (409, "too_many_nodes", "The cluster is full"),
+                R::LastNode => (409, "last_node", "The last node cannot leave"),
+            },
         }
     }
 

@@ -1,7 +1,7 @@
 //! The layout of the table: two items for each cluster.
 //!
-//! The *claim item* has the cluster's id as its key and says which node has the cluster. It stays small, so that a claim costs the same
-//! however many members there are. The *members item* ([`members_key`]) exists once the cluster is ready. Claim items with the first
+//! The *claim item* has the cluster's id as its key and contains the node that has the cluster. It stays small, so that the cost of a claim
+//! does not depend on the number of members. The *members item* ([`members_key`]) exists once the cluster is ready. Claim items with the first
 //! two attributes only are rows of the original service, whose tables still work.
 //!
 //! Times are numbers, in seconds since 1970. `docs/protocol.md` says what each attribute means.

@@ -185,38 +185,19 @@ fn check_length(text: &str, limit: usize) -> Result<(), InvalidName> {
     }
 }
 
-/// Whether a character is white space, a control character, or invisible (Unicode's `Default_Ignorable_Code_Point` and format
-/// characters): text that contains one can look like other text.
+/// Unicode's `Default_Ignorable_Code_Point` and format characters: the first and the last of each range.
+const INVISIBLE: [u32; 50] = [
+    0xAD, 0xAD, 0x34F, 0x34F, 0x600, 0x605, 0x61C, 0x61C, 0x6DD, 0x6DD, 0x70F, 0x70F, 0x8E2, 0x8E2,
+    0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180F, 0x200B, 0x200F, 0x202A, 0x202E, 0x2060, 0x206F,
+    0x2800, 0x2800, 0x3164, 0x3164, 0xFE00, 0xFE0F, 0xFEFF, 0xFEFF, 0xFFA0, 0xFFA0, 0xFFF0, 0xFFFB,
+    0x110BD, 0x110BD, 0x110CD, 0x110CD, 0x13430, 0x1345F, 0x1BCA0, 0x1BCA3, 0x1D173, 0x1D17A,
+    0xE0000, 0xE0FFF,
+];
+
+/// Whether a character is white space, a control character, or invisible: text that contains one can look like other text.
 pub fn is_hidden(character: char) -> bool {
-    character.is_whitespace()
-        || character.is_control()
-        || matches!(
-            u32::from(character),
-            0xAD | 0x34F
-                | 0x600..=0x605
-                | 0x61C
-                | 0x6DD
-                | 0x70F
-                | 0x8E2
-                | 0x115F..=0x1160
-                | 0x17B4..=0x17B5
-                | 0x180B..=0x180F
-                | 0x200B..=0x200F
-                | 0x202A..=0x202E
-                | 0x2060..=0x206F
-                | 0x2800
-                | 0x3164
-                | 0xFE00..=0xFE0F
-                | 0xFEFF
-                | 0xFFA0
-                | 0xFFF0..=0xFFFB
-                | 0x110BD
-                | 0x110CD
-                | 0x13430..=0x1345F
-                | 0x1BCA0..=0x1BCA3
-                | 0x1D173..=0x1D17A
-                | 0xE0000..=0xE0FFF
-        )
+    let is_in = |range: &[u32]| (range[0]..=range[1]).contains(&character.into());
+    character.is_whitespace() || character.is_control() || INVISIBLE.chunks_exact(2).any(is_in)
 }
 
 fn parse_port(text: &str) -> Result<u16, InvalidName> {

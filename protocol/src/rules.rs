@@ -4,7 +4,7 @@
 //! function of the stored record. A store applies them; where DynamoDB can decide the same with a condition on one write, it does, and
 //! tests compare the two.
 //!
-//! Each answer is a pure function of the record and the asking node: a first node that lost its answer, retries or reboots gets the same
+//! Each answer is a pure function of the record and the calling node: a first node that loses its answer, retries or reboots gets the same
 //! answer again.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -24,7 +24,7 @@ use crate::{
 /// The generation of a cluster's first claim.
 pub const FIRST_GENERATION: u64 = 1;
 
-/// A lease counts as expired only this long after its end: the clocks of two instances of the service may differ by as much.
+/// How long after its end a lease counts as expired: the clocks of two instances of the service may differ by this much.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
 /// How long an abandoned claim with a lease is kept after the end of the lease.
@@ -33,7 +33,7 @@ pub const KEEP_ABANDONED: Duration = Duration::from_hours(7 * 24);
 /// How long every other record is kept after the last request about it.
 pub const KEEP_UNASKED: Duration = Duration::from_hours(400 * 24);
 
-/// The end of a record is moved at most this often.
+/// A record is renewed at most once in this time.
 pub const RENEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long the generation of a record outlives it, so that the fencing token does not go back.
@@ -62,48 +62,47 @@ impl std::fmt::Debug for SecretHash {
     }
 }
 
-/// What the service stores about a cluster.
+/// A cluster, as the service stores it.
 ///
-/// Nodes are plain text here: a row that the original service wrote may contain anything.
+/// Nodes are plain text: a row of the original service may contain anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub cluster_id: String,
     /// The node that claimed the cluster; once the cluster is ready, the one to join.
     pub initial_node: String,
-    /// The UUID of that node's server when it claimed, if it sent one.
+    /// The UUID that its server had when it claimed, if it sent one.
     pub initial_node_uuid: Option<String>,
     /// The nodes that had the cluster before: those whose claims were taken over and not given up, the latest first, and the initial
     /// node of a record that expired; at most [`MAX_PREVIOUS`]. The server of each may be a cluster.
     pub previous_initial_nodes: Vec<String>,
     /// The UUID of another server that tried to claim under the initial node's name.
     pub rival_node_uuid: Option<String>,
-    /// Whether the initial node has given its claim up, which means that it has not initialised its server.
+    /// The initial node has given its claim up, so it has not initialised its server.
     pub is_given_up: bool,
     pub state: State,
     /// The number of the claim, from [`FIRST_GENERATION`]. It only grows.
     pub generation: u64,
     /// The time of that claim. Rows of the original service have none.
     pub claimed_at: Option<Timestamp>,
-    /// The end of the claim's lease. A claim without one is never taken over.
+    /// A claim without a lease is never taken over.
     pub lease_expires_at: Option<Timestamp>,
-    /// The end of the record unless a request moves it. Rows of the original service have none until then.
+    /// The end of the record. Requests renew it. Rows of the original service have none until then.
     pub kept_until: Option<Timestamp>,
-    /// Whether an operator has ended the record: only its generation is left.
+    /// An operator has ended the record: only its generation is left.
     pub is_forgotten: bool,
     /// The members that reported ready and did not leave, by name.
     #[serde(skip)]
     pub members: BTreeMap<String, Member>,
     /// The UUID that Couchbase Server gave the cluster, once reported.
     pub cluster_uuid: Option<String>,
-    /// The hash of the token that every call must bring. A cluster without one refuses calls that bring any.
+    /// The hash of the token that every call must have. A cluster without one refuses calls with a token.
     pub secret: Option<SecretHash>,
 }
 
-/// A member of a cluster, as it reported itself.
+/// A member's latest report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub reported_at: Timestamp,
-    /// The UUID of its server.
     pub node_uuid: Option<String>,
     /// The authority that signed the certificate of its server.
     pub authority: Option<Fingerprint>,
@@ -115,16 +114,13 @@ pub struct Member {
 pub struct Claim {
     pub cluster_id: ClusterId,
     pub node: Node,
-    /// The UUID of the node's server.
     pub node_uuid: Option<Uuid>,
     /// The time within which the node must report ready. A claim without a lease never expires.
     pub lease: Option<Duration>,
-    /// The hash of the caller's token.
     pub secret: Option<SecretHash>,
     pub now: Timestamp,
 }
 
-/// The outcome of a [`Claim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claimed {
     /// The node has the cluster: nobody had claimed it.
@@ -142,16 +138,12 @@ pub enum Claimed {
 pub struct Ready {
     pub cluster_id: ClusterId,
     pub node: Node,
-    /// The UUID of the node's server.
     pub node_uuid: Option<Uuid>,
-    /// The generation that the node knows.
     pub generation: Option<u64>,
-    /// The UUID of the cluster that the node belongs to.
     pub cluster_uuid: Option<Uuid>,
     /// The authority that signed the certificate of the node's server.
     pub authority: Option<Fingerprint>,
     pub attestation: Option<Attestation>,
-    /// The hash of the caller's token.
     pub secret: Option<SecretHash>,
     pub now: Timestamp,
 }
@@ -161,11 +153,8 @@ pub struct Ready {
 pub struct Leave {
     pub cluster_id: ClusterId,
     pub node: Node,
-    /// The UUID of the node's server.
     pub node_uuid: Option<Uuid>,
-    /// The generation that the node knows.
     pub generation: Option<u64>,
-    /// The hash of the caller's token.
     pub secret: Option<SecretHash>,
     pub now: Timestamp,
 }
@@ -175,7 +164,7 @@ pub struct Leave {
 pub enum Refusal {
     #[error("nobody has claimed the cluster; claim it with `POST /cluster`")]
     NotFound,
-    /// The token is missing or wrong, or the call brings one and the cluster has none. Reveals nothing about the cluster.
+    /// The token is missing or wrong, or the cluster has none. The message reveals nothing about the cluster.
     #[error(
         "send the token of the cluster's first claim as `Authorization: Bearer TOKEN`, or no token if it was claimed without one"
     )]
@@ -200,13 +189,13 @@ pub enum Refusal {
         "the cluster has {MAX_MEMBERS} members, the most that a cluster can have; send `POST /cluster/leave` for members that are gone"
     )]
     TooManyNodes,
-    /// Each node that lost its claim may have an initialised server. If one were dropped from the list, its cluster could be missed.
+    /// Each node that lost its claim may have a cluster. If one were dropped from the list, its cluster could be missed.
     #[error(
         "{MAX_PREVIOUS} nodes have claimed the cluster one after the other and not reported it ready; if none of their servers \
          belongs to a cluster, run `cbbootstrap cluster forget` to start again"
     )]
     TooManyTakeovers,
-    /// A ready cluster stays ready, so another member must be there to join.
+    /// A ready cluster stays ready, so it needs another member to join.
     #[error(
         "it is the last member of the cluster, and no other can take its place; let another member report ready first, or end the \
          record of a cluster that is gone with `cbbootstrap cluster forget`"
@@ -259,7 +248,6 @@ impl Record {
         if record.secret.as_ref() == secret { Ok(record) } else { Err(Refusal::Forbidden) }
     }
 
-    /// The answer to a node, or to a caller that names none.
     pub fn answer(self, asking: Option<&Node>, now: Timestamp) -> Cluster {
         let left =
             |end: Timestamp| u64::try_from(end.as_second() - now.as_second()).unwrap_or_default();
@@ -293,7 +281,7 @@ impl Member {
     }
 }
 
-/// Times are stored in whole seconds.
+/// The time as stored, in whole seconds.
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
@@ -426,7 +414,6 @@ impl Ready {
         Ok(record)
     }
 
-    /// The member that reports.
     pub fn member(&self) -> Member {
         Member {
             reported_at: whole_seconds(self.now),
@@ -465,7 +452,7 @@ impl Leave {
     }
 }
 
-/// What is left of a record that an operator ends: its generation, for [`KEEP_GENERATION`].
+/// The record after an operator has ended it: only its generation counts, for [`KEEP_GENERATION`].
 pub fn forget(record: Record, now: Timestamp) -> Record {
     Record {
         cluster_id: record.cluster_id,

@@ -1,4 +1,4 @@
-//! What nodes prove to each other with a secret that all nodes of a cluster have.
+//! Trust between the nodes of a cluster, based on a secret that all of them have.
 //!
 //! The API elects the first node and keeps the list of members, and nodes trust it for nothing more. From the cluster's secret
 //! each node derives two keys (HKDF with SHA-256, RFC 5869, salted with the cluster's id): a *bearer token*, which the API gets,
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::names::{ClusterId, Node, Uuid};
 
-/// The keys that a cluster's secret gives.
+/// The keys derived from a cluster's secret.
 #[derive(Clone)]
 pub struct ClusterKeys {
     token: String,
@@ -29,7 +29,7 @@ pub struct Fingerprint([u8; 32]);
 #[derive(Clone, Copy)]
 pub struct Attestation([u8; 32]);
 
-/// What a member attests.
+/// The statement that a member attests.
 #[derive(Clone, Copy, Debug)]
 pub struct Statement<'a> {
     pub cluster_id: &'a ClusterId,
@@ -84,7 +84,6 @@ impl ClusterKeys {
     }
 }
 
-/// Hides the keys.
 impl fmt::Debug for ClusterKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClusterKeys(..)")
@@ -92,7 +91,6 @@ impl fmt::Debug for ClusterKeys {
 }
 
 impl Fingerprint {
-    /// The fingerprint of a certificate in DER.
     pub fn of_certificate(der: &[u8]) -> Self {
         Self(Sha256::digest(der).into())
     }
@@ -150,17 +148,17 @@ pub(crate) use hash32;
 hash32!(Fingerprint);
 hash32!(Attestation, compared in constant time);
 
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
+macro_rules! display_hex {
+    ($($name:ident)*) => {
+        $(impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        })*
+    };
 }
 
-impl fmt::Display for Attestation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
+display_hex!(Fingerprint Attestation);
 
 impl fmt::Debug for Attestation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,22 +7,19 @@ use serde::{Deserialize, Serialize};
 
 pub const MAX_CLUSTER_ID_BYTES: usize = 1024;
 
-/// The longest DNS name fits.
+/// Enough for the longest DNS name.
 pub const MAX_NODE_BYTES: usize = 255;
 
-/// Those of Couchbase Server have 32.
+/// Those of Couchbase Server have 32 bytes.
 pub const MAX_UUID_BYTES: usize = 64;
 
-/// The most members of a cluster.
 pub const MAX_MEMBERS: usize = 256;
 
-/// The most nodes that a claim names as previous initial nodes.
+/// The most previous initial nodes of a claim.
 pub const MAX_PREVIOUS: usize = 8;
 
-/// The limits of a claim's lease.
 pub const LEASE_SECONDS: RangeInclusive<u64> = 30..=86_400;
 
-/// The most bytes of a bearer token.
 pub const MAX_SECRET_BYTES: usize = 512;
 
 pub const MAX_BODY_BYTES: usize = 8 * 1024;
@@ -46,19 +43,18 @@ pub struct ClaimRequest {
 pub struct ReadyRequest {
     pub cluster_id: String,
     pub node_ip_addr_or_hostname: String,
-    /// The generation that the node knows. A report of another one is refused.
+    /// A report of another generation than the current one is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-    /// The UUID of the cluster that the node belongs to. A report of another one is refused.
+    /// The cluster that the node belongs to. A report of another one is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_uuid: Option<String>,
-    /// The UUID of the node's server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_uuid: Option<String>,
-    /// The SHA-256 hash of the certificate of the authority that signed the certificate of the node's server, in hexadecimal.
+    /// The fingerprint of the authority that signed the server's certificate, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority_sha256: Option<String>,
-    /// The proof that the node knows the cluster's secret, in hexadecimal.
+    /// In hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attestation: Option<String>,
 }
@@ -71,7 +67,7 @@ pub struct LeaveRequest {
     /// The UUID of the node's server. A claim made with a UUID is given up only with the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_uuid: Option<String>,
-    /// The generation that the node knows. A leave of another one is refused.
+    /// A leave of another generation than the current one is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }
@@ -91,7 +87,7 @@ pub struct Cluster {
     pub cluster_id: String,
     /// The node that initialises the cluster; of a ready cluster, the one to join.
     pub initial_node_ip_addr_or_hostname: String,
-    /// Whether that is the asking node. `true` if the request names none, as in the original service.
+    /// Whether that is the calling node. `true` if the request names none, as in the original service.
     pub is_initial_node: bool,
     pub state: State,
     /// 1 for the first claim, one more for each later one: the fencing token.
@@ -107,10 +103,10 @@ pub struct Cluster {
     /// The first 8 characters of the UUID of another server that tried to claim under the initial node's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rival_node_uuid: Option<String>,
-    /// The members that reported ready and did not leave, sorted. Answers to claims have none.
+    /// The members that reported ready and did not leave, sorted. Responses to claims have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
-    /// The same members with what they reported. Answers to claims have none.
+    /// The same members with what they reported. Responses to claims have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,
     /// The UUID that Couchbase Server gave the cluster, once reported.
@@ -134,10 +130,8 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// A node has claimed the cluster and is to initialise it.
     #[default]
     Claimed,
-    /// The initial node has reported the cluster initialised.
     Ready,
 }
 

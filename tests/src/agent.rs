@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     cli::{Ended, User},
-    couchbase::{ClusterView, Membership, Node, Servers},
+    couchbase::{ClusterView, Membership, Node, Servers, Then},
     http,
     local::Local,
     process, programs,
@@ -40,23 +40,20 @@ impl Api {
 /// The settings that all nodes share.
 #[derive(Debug)]
 pub struct Agents {
-    /// Whose environment they run in.
     pub user: User,
     program: PathBuf,
     pub api: String,
-    /// If nobody else uses it.
+    /// The API, if these agents have started it.
     own_api: Option<Api>,
     cluster_id: String,
 }
 
-/// An agent that runs. It is killed with the test.
+/// A running agent, which ends with the test.
 #[derive(Debug)]
 pub struct Agent(Option<Child>);
 
 impl Agents {
-    /// Agents that ask this API for this cluster, and know who signs the servers' certificates.
-    ///
-    /// They look often and do not wait long for others, as tests have less patience than clusters.
+    /// Agents for this cluster, which trust the authority of the servers' certificates. Their intervals are short.
     pub fn new(api: &str, cluster_id: &str, servers: &Servers) -> Self {
         let user = User::default()
             .with("CBBOOTSTRAP_API", api)
@@ -76,7 +73,7 @@ impl Agents {
         }
     }
 
-    /// Agents for a cluster `demo`, with a new API.
+    /// Agents for the cluster `demo`, with a new API.
     pub fn with_new_api(servers: &Servers) -> Self {
         let api = Api::start();
         let agents = Self::new(&api.local.endpoint, "demo", servers);
@@ -95,7 +92,7 @@ impl Agents {
         self
     }
 
-    /// With the agent's own patience, as its users have it, and not the tests'.
+    /// With the agent's default intervals and time limits.
     #[must_use]
     pub fn patient(mut self) -> Self {
         for name in ["INTERVAL", "SETTLE", "LEASE", "TIMEOUT"] {
@@ -104,38 +101,38 @@ impl Agents {
         self
     }
 
-    /// Another build of the agent.
+    /// With another build of the agent.
     #[must_use]
     pub fn program(mut self, program: PathBuf) -> Self {
         self.program = program;
         self
     }
 
-    /// The agent beside this node with these arguments, not started yet.
+    /// The command of this node's agent with these arguments.
     pub fn command(&self, node: &Node, args: &[&str]) -> Command {
         let mut command = self.user.program(&self.program, args);
         command.env("CBBOOTSTRAP_SERVER", node.url()).env("CBBOOTSTRAP_NODE", node.address());
         command
     }
 
-    /// Runs the agent beside this node to its end.
+    /// Runs this node's agent to its end.
     pub fn run(&self, node: &Node, args: &[&str]) -> Ended {
         Ended::of(&mut self.command(node, args))
     }
 
-    /// `up` on this node with these options, to its end.
+    /// Runs `up` on this node to its end.
     pub fn up(&self, node: &Node, options: &[&str]) -> Ended {
         self.run(node, &[&["up", "--output", "json"], options].concat())
     }
 
-    /// `up` on this node with these options, while the test goes on.
+    /// Starts `up` on this node.
     pub fn start(&self, node: &Node, options: &[&str]) -> Agent {
         let args = [&["up", "--output", "json"], options].concat();
         let child = self.command(node, &args).spawn();
         Agent(Some(child.expect("the agent can be run")))
     }
 
-    /// `up` on all of these nodes at once, each to its end.
+    /// Runs `up` on all of these nodes at once.
     pub fn all_up(&self, nodes: &[Node], options: &[&str]) -> Vec<Ended> {
         let agents: Vec<_> = nodes.iter().map(|node| self.start(node, options)).collect();
         thread::scope(|scope| {
@@ -151,6 +148,21 @@ impl Agents {
         self.all_up(nodes, options).into_iter().map(|up| up.ended_with(0)).collect()
     }
 
+    /// The first node initialises its server, and its agent is killed before it reports that.
+    #[track_caller]
+    pub fn die_unreported(&self, servers: &Servers) {
+        let first = self.start(&servers[0], &[]);
+        let id = first.id().to_string();
+        servers.on_request(move |seen| {
+            if seen.node == 0 && seen.path == "/clusterInit" {
+                process::kill("KILL", &id);
+            }
+            Then::Handle
+        });
+        assert_eq!(first.end().status, None);
+        servers.on_request(|_| Then::Handle);
+    }
+
     /// Ends the lease of the first node's claim.
     #[track_caller]
     pub fn lapse(&self) {
@@ -158,19 +170,19 @@ impl Agents {
         api.local.lapse(&self.cluster_id);
     }
 
-    /// The node that the API's record names as the first, of these servers.
+    /// The server that the API's record names as the first node.
     pub fn first_node<'a>(&self, servers: &'a Servers) -> &'a Node {
         let first = &self.record()["initial_node_ip_addr_or_hostname"];
         let first = servers.nodes().iter().find(|node| *first == node.address());
         first.expect("the record names one of the servers")
     }
 
-    /// What the API says of the cluster; null if it knows of none.
+    /// The API's record of the cluster, or null.
     pub fn record(&self) -> Value {
         self.record_as(None)
     }
 
-    /// What the API says of the cluster to a caller with this token.
+    /// The API's record for a caller with this token.
     pub fn record_with(&self, token: &str) -> Value {
         self.record_as(Some(&format!("Bearer {token}")))
     }
@@ -188,12 +200,11 @@ impl Agent {
         self.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Waits for its end.
     pub fn end(mut self) -> Ended {
         Ended::of_child(self.0.take().expect("it is ended once"))
     }
 
-    /// Ends it as a machine that loses its power would.
+    /// Kills it.
     pub fn kill(self) -> Ended {
         process::kill("KILL", &self.id().to_string());
         self.end()
@@ -214,14 +225,14 @@ impl Drop for Agent {
     }
 }
 
-/// So many blank servers, and agents with a new API beside them.
+/// Starts blank servers, and agents with a new API.
 pub fn scene(count: usize) -> (Servers, Agents) {
     let servers = Servers::start(count);
     let agents = Agents::with_new_api(&servers);
     (servers, agents)
 }
 
-/// An API that answers whatever a test wants: each request by its path and the asking node.
+/// An API whose answers are chosen by the path and the asking node.
 pub fn fake_api(mut answer: impl FnMut(&str, &str) -> Value + Send + 'static) -> Stub {
     Stub::start(move |request| {
         let body = request.json();
@@ -230,7 +241,7 @@ pub fn fake_api(mut answer: impl FnMut(&str, &str) -> Value + Send + 'static) ->
     })
 }
 
-/// The API's answer to a node about the cluster `demo`, with more fields.
+/// An answer about the cluster `demo`, with these fields added or replaced.
 pub fn record(asking: &str, first: &str, state: &str, more: &Value) -> Value {
     let mut answer = serde_json::json!({
         "cluster_id": "demo",
@@ -245,7 +256,7 @@ pub fn record(asking: &str, first: &str, state: &str, more: &Value) -> Value {
     answer
 }
 
-/// The one cluster that there is: so many nodes, all of them active and healthy, balanced.
+/// Asserts that there is one balanced cluster of this many active, healthy nodes.
 #[track_caller]
 pub fn one_cluster(servers: &Servers, count: usize) -> ClusterView {
     let mut clusters = servers.clusters();

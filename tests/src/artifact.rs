@@ -14,7 +14,7 @@ use crate::{
     programs, python,
 };
 
-/// Someone who has the tools to cross-build.
+/// A user with the tools to cross-build.
 fn builder() -> User {
     // Shared, because Zig would otherwise rebuild its libraries each time.
     let cache = programs::target().join("zig-cache").display().to_string();

@@ -1,4 +1,4 @@
-//! boto3, the public client that knows AWS best, to look at the stand-in with.
+//! boto3, to inspect a stand-in with AWS's own client.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -10,8 +10,7 @@ use serde_json::Value;
 
 use crate::python;
 
-/// Evaluates one expression a line. Starting Python and making clients takes a second, which tests that look a hundred times
-/// should pay once.
+/// Evaluates one expression for each line. Starting Python and creating clients takes a second, so a process is reused.
 const PROGRAM: &str = "
 import boto3, botocore.config, botocore.exceptions, functools, json, sys, time, traceback
 @functools.cache
@@ -33,7 +32,7 @@ for line in sys.stdin:
     print(json.dumps(answer, default=str), flush=True)
 ";
 
-/// boto3 for the stand-in at one URL; it starts with the first question.
+/// boto3 for the stand-in at one URL. The process starts on first use.
 #[derive(Debug)]
 pub struct Boto {
     url: String,
@@ -48,14 +47,12 @@ struct Process {
 }
 
 impl Boto {
-    /// One that was not asked yet.
     pub fn new(url: &str) -> Self {
         Self { url: url.to_owned(), process: Mutex::default() }
     }
 
-    /// The value of a Python expression, in which `client(service)` is boto3's client of the root user, or of the account
-    /// whose number follows, and `tried(lambda: ...)` the value in it, or its error: status and code, or the exception's
-    /// name. No call is tried twice.
+    /// The value of a Python expression. In it, `client(service)` is boto3's client of the root user, or of the account in the second
+    /// argument, and `tried(lambda: ...)` is a value or an error: status and code, or the exception's name. Nothing is retried.
     pub fn value(&self, expression: &str) -> Value {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let process = process.get_or_insert_with(|| Process::start(&self.url));

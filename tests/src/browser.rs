@@ -1,4 +1,4 @@
-//! Chromium without a window, driven over its DevTools protocol, for the one page there is.
+//! Headless Chromium, controlled by the DevTools protocol.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -17,10 +17,10 @@ use crate::process::Guard;
 /// How long an element may take to appear, on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Chromium takes commands from descriptor 3 and answers on 4.
+/// Chromium reads commands from descriptor 3 and writes answers to 4.
 const START: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#;
 
-/// A running browser with one tab. It ends when dropped.
+/// A running browser with one tab.
 #[derive(Debug)]
 pub struct Browser {
     commands: ChildStdin,
@@ -33,7 +33,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one; `None` with a message where it is not installed. A CI must have it.
+    /// Starts one. If it is not installed, prints a message and returns `None`, or fails in CI.
     pub fn start() -> Option<Self> {
         let version = Command::new("chromium").arg("--version").output();
         if !version.is_ok_and(|output| output.status.success()) {
@@ -50,7 +50,7 @@ impl Browser {
             .args(["--disable-background-networking", "--disable-component-update"])
             .args(["--disable-sync", "--disable-crash-reporter", "--hide-scrollbars"])
             .args(["--window-size=1200,1500"])
-            // Only this machine can be reached.
+            // Keeps all requests on this machine.
             .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
             .arg(format!("--user-data-dir={}", home.path().join("profile").display()))
             .env("HOME", home.path())
@@ -80,7 +80,7 @@ impl Browser {
         Some(browser)
     }
 
-    /// The result of a command. Events that come before it are kept.
+    /// Sends a command and returns its result. Events that arrive before are kept.
     fn call(&mut self, method: &str, params: &Value) -> Value {
         self.last_id += 1;
         let mut command = json!({"id": self.last_id, "method": method, "params": params});
@@ -101,12 +101,12 @@ impl Browser {
         }
     }
 
-    /// Begins to load a page.
+    /// Starts to load a page.
     pub fn open(&mut self, url: &str) {
         self.call("Page.navigate", &json!({"url": url}));
     }
 
-    /// Waits for the first element that matches this CSS selector; the value of the expression, in which it is `element`.
+    /// Waits for the first element that matches a CSS selector, and evaluates an expression about `element`.
     fn element(&mut self, selector: &str, expression: &str) -> Value {
         let selector = json!(selector);
         let script = format!(
@@ -134,7 +134,7 @@ impl Browser {
         self.element(selector, "element.click()");
     }
 
-    /// Waits for an element; its text.
+    /// Waits for an element and returns its text.
     pub fn text(&mut self, selector: &str) -> String {
         self.element(selector, "element.innerText").as_str().unwrap_or_default().to_owned()
     }
@@ -146,8 +146,8 @@ impl Browser {
         BASE64_STANDARD.decode(picture).expect("it is Base64")
     }
 
-    /// What happened since the last call: the URLs of all requests, and what the page or the browser complained of, such as broken
-    /// policies, failed requests and exceptions.
+    /// The URLs of all requests since the last call, and the errors of the page or the browser, such as violated policies, failed
+    /// requests and exceptions.
     pub fn requests_and_complaints(&mut self) -> (Vec<String>, Vec<String>) {
         self.element("html", "true");
         let (mut requests, mut complaints) = (Vec::new(), Vec::new());

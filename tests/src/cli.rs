@@ -16,10 +16,10 @@ use tempfile::TempDir;
 
 use crate::{process::kill, programs};
 
-/// The longest that a command may take; a build is among them.
+/// For any command, builds included.
 const TIMEOUT: Duration = Duration::from_mins(20);
 
-/// Writes a file that nobody else may read, whatever the umask is.
+/// Writes a file that only its owner may read.
 pub fn write_private(path: &Path, text: impl AsRef<[u8]>) {
     fs::write(path, text).expect("the directory can be written");
     fs::set_permissions(path, Permissions::from_mode(0o600)).expect("the file is ours");
@@ -33,10 +33,10 @@ pub struct User {
     variables: Vec<(String, String)>,
 }
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ended {
-    /// The exit status; none if a signal ended it.
+    /// `None` if a signal ended it.
     pub status: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -46,7 +46,7 @@ impl Default for User {
     fn default() -> Self {
         let home = tempfile::tempdir().expect("temporary directories can be made");
         let mut user = Self { home, variables: Vec::new() };
-        // Cargo and Rust are the machine's, and so are the proxies and registries that they are set up with.
+        // Cargo and Rust are the machine's, with their proxies and registries.
         for name in ["PATH", "CARGO", "LANG", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
             if let Ok(value) = std::env::var(name) {
                 user = user.with(name, value);
@@ -58,7 +58,7 @@ impl Default for User {
         if let (Ok(home), false) = (std::env::var("HOME"), user.has("RUSTUP_HOME")) {
             user = user.with("RUSTUP_HOME", format!("{home}/.rustup"));
         }
-        // Nothing may look for credentials in the network.
+        // No request for credentials leaves this machine.
         user.with("AWS_EC2_METADATA_DISABLED", "true")
     }
 }
@@ -77,7 +77,7 @@ impl User {
         self
     }
 
-    /// With programs on the path before the others.
+    /// With this directory first in the path.
     #[must_use]
     pub fn with_programs(self, directory: &Path) -> Self {
         let path =
@@ -90,12 +90,12 @@ impl User {
         self.variables.iter().any(|(other, _)| other == name)
     }
 
-    /// `cbbootstrap` with these arguments, not started yet, in its own process group.
+    /// The command `cbbootstrap` with these arguments, in a new process group.
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         self.program(&programs::cbbootstrap(), args)
     }
 
-    /// The same with another program.
+    /// The same for another program.
     pub fn program<A: AsRef<OsStr>>(&self, program: &Path, args: &[A]) -> Command {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(program);
@@ -122,7 +122,7 @@ impl User {
         self.deploy_and_smoke(zip, &[&["--no-smoke"], options].concat())
     }
 
-    /// Deploys this zip, and tests what serves then.
+    /// Deploys this zip and runs the smoke test.
     pub fn deploy_and_smoke(&self, zip: &str, options: &[&str]) -> Ended {
         self.run(&[&["deploy", "--output", "json", "--function-zip", zip], options].concat())
     }
@@ -136,13 +136,13 @@ impl User {
 }
 
 impl Ended {
-    /// What a command leaves behind that is run to its end, its output piped.
+    /// Runs a command to its end.
     pub fn of(command: &mut Command) -> Self {
         let child = command.spawn();
         Self::of_child(child.expect("a program can be run"))
     }
 
-    /// The same of one that runs already.
+    /// Waits for the end of a process.
     pub fn of_child(mut child: Child) -> Self {
         let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
         let read = |pipe: &mut dyn Read| {
@@ -167,7 +167,7 @@ impl Ended {
         })
     }
 
-    /// Asserts that it went well, and gives its one JSON document.
+    /// Asserts success, and returns the JSON document on stdout.
     #[track_caller]
     pub fn document(&self) -> Value {
         assert_eq!(self.status, Some(0), "{self}");
@@ -175,7 +175,7 @@ impl Ended {
             .unwrap_or_else(|error| panic!("stdout is not one JSON document: {error}\n{self}"))
     }
 
-    /// Asserts that it ended with this status.
+    /// Asserts the exit status.
     #[track_caller]
     #[expect(clippy::return_self_not_must_use, reason = "that it holds is often all")]
     pub fn ended_with(self, status: i32) -> Self {
@@ -183,7 +183,7 @@ impl Ended {
         self
     }
 
-    /// Asserts that it ended with this status, nothing on stdout, and an error in one line that holds this text.
+    /// Asserts the exit status, an empty stdout, and an error on one line that contains this text.
     #[track_caller]
     pub fn failed(&self, status: i32, part: &str) {
         assert_eq!((self.status, self.stdout.as_str()), (Some(status), ""), "{self}");

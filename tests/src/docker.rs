@@ -1,8 +1,7 @@
-//! Machines with Docker, each a daemon in its own namespaces: what it does to networks, mounts and processes is invisible
-//! outside and ends with it.
+//! Machines with Docker: each is a daemon in its own namespaces, so its networks, mounts and processes are invisible outside and
+//! end with it.
 //!
-//! The daemon comes from the system, and no image is pulled: the base image is made of Debian's packages, under the tag that the
-//! Dockerfile names.
+//! The daemon is the system's. No image is pulled: mmdebstrap creates the base image, under the tag that the Dockerfile uses.
 
 use std::{
     collections::HashSet,
@@ -23,17 +22,17 @@ use crate::{
 
 const BASE: &str = "debian:stable-slim";
 
-/// The image that the stand-in for Couchbase Server takes the place of.
+/// The tag of the stand-in's image.
 pub const COUCHBASE: &str = "couchbase:enterprise-7.6.8";
 
 /// How long a daemon may take to answer, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A bridge for the machines' cables, and nothing behind it. It ends with the process that has its other end of the pipe.
+/// A bridge that connects the machines. It ends when this process closes the pipe.
 const SWITCH: &str =
     "ip link add bridge type bridge && ip link set bridge up && echo up && read -r end";
 
-/// Plugs a machine in, and becomes its daemon: the first process of its namespace, with which all others end.
+/// Connects a machine to the bridge and becomes its daemon, the first process of its namespace.
 const MACHINE: &str = r#"
 set -e
 ip link add eth0 type veth peer name "$NAME" netns "$SWITCH"
@@ -47,7 +46,7 @@ exec unshare --pid --fork --kill-child --mount-proc dockerd --data-root "$HOME/d
     --pidfile "$HOME/pid" --host "unix://$HOME/socket" --cgroup-parent "$CGROUP" --dns-opt timeout:1 --dns-opt attempts:1
 "#;
 
-/// What the stand-in's image is made of. The first process of a container ends on `SIGTERM` only if it says so.
+/// The files from which the stand-in's image is built. The first process of a container ignores `SIGTERM` unless it has a handler.
 const STANDIN: [(&str, &str); 2] = [
     (
         "Dockerfile",
@@ -62,7 +61,7 @@ const STANDIN: [(&str, &str); 2] = [
     ("entrypoint.sh", "#!/bin/sh\ntrap 'exit 0' TERM\ncouchbase-standin \"$@\" &\nwait $!\n"),
 ];
 
-/// Machines on one network, which end with the test.
+/// Machines on one network.
 #[derive(Debug)]
 pub struct Machines {
     list: Vec<Machine>,
@@ -70,11 +69,10 @@ pub struct Machines {
     directory: TempDir,
 }
 
-/// One of them.
 #[derive(Debug)]
 pub struct Machine {
     pub name: String,
-    /// Its address on the machines' network.
+    /// In the machines' network.
     pub address: String,
     /// A user of the machine's daemon.
     pub user: User,
@@ -84,7 +82,7 @@ pub struct Machine {
 }
 
 impl Machines {
-    /// Starts machines with the images of the Dockerfile and the stand-in's on each; or says why there can be none.
+    /// Starts machines and builds the images of the Dockerfile and of the stand-in on each. The error names what is missing.
     pub fn start(count: usize) -> Result<Self, String> {
         needs()?;
         let base = base()?;
@@ -125,7 +123,6 @@ impl Machine {
         let cgroup = format!("/cbbootstrap-tests{unique}-{name}");
         let log = File::create(home.join("log")).expect("temporary directories can be written");
         let mut command = Command::new("setpriv");
-        // If this process is killed, the machine ends, too.
         command
             .args(["--pdeathsig", "KILL", "unshare", "--net", "--uts", "--mount"])
             .args(["sh", "-c", MACHINE])
@@ -139,7 +136,7 @@ impl Machine {
             .stderr(log);
         let daemon = command.spawn().map_err(|error| format!("setpriv: {error}"))?;
         let socket = format!("unix://{}", home.join("socket").display());
-        // The old builder, which needs no plugin and pulls nothing that is there.
+        // The classic builder needs no plugin and does not pull images that exist.
         let user = User::default().with("DOCKER_HOST", socket).with("DOCKER_BUILDKIT", "0");
         Ok(Self { name, address, user, home, cgroup, daemon })
     }
@@ -158,18 +155,18 @@ impl Machine {
         Ok(())
     }
 
-    /// `docker` with these arguments, to its end.
+    /// Runs `docker` with these arguments.
     pub fn try_docker<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
         Ended::of(&mut self.user.program(Path::new("docker"), args))
     }
 
-    /// What `docker` prints with these arguments, without white space around it.
+    /// The trimmed output of `docker` with these arguments.
     #[track_caller]
     pub fn docker<A: AsRef<OsStr>>(&self, args: &[A]) -> String {
         self.try_docker(args).ended_with(0).stdout.trim().to_owned()
     }
 
-    /// Compose's command, the newer one if it is there.
+    /// Docker Compose, as a plugin or as a program.
     pub fn compose(&self) -> Command {
         if self.try_docker(&["compose", "version"]).status == Some(0) {
             self.user.program(Path::new("docker"), &["compose"])
@@ -178,13 +175,13 @@ impl Machine {
         }
     }
 
-    /// The containers that this filter of `docker ps` finds running.
+    /// The running containers that match a filter of `docker ps`.
     pub fn containers(&self, filter: &str) -> Vec<String> {
         let ids = self.docker(&["ps", "--quiet", "--no-trunc", "--filter", filter]);
         ids.lines().map(str::to_owned).collect()
     }
 
-    /// Kills a container's processes, as the kernel may, and not by Docker, which would know that somebody wanted it.
+    /// Kills a container's processes from outside of Docker, which therefore restarts it.
     pub fn crash(&self, container: &str) {
         let first = self.docker(&["inspect", "--format", "{{.State.Pid}}", container]);
         let [daemon] = process::children(self.daemon.id())[..] else {
@@ -199,7 +196,7 @@ impl Machine {
 }
 
 impl Machine {
-    /// Prints the containers and the last lines that they wrote.
+    /// Prints the containers and the last lines of their logs.
     fn explain(&self) {
         let all =
             ["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Image}} {{.Names}}: {{.Status}}"];
@@ -212,7 +209,7 @@ impl Machine {
 }
 
 impl Drop for Machine {
-    /// Ends the daemon as it likes it, so that it removes its control groups, or else with all that it has started.
+    /// Stops the daemon gracefully, so that it removes its control groups, and kills it if that takes too long.
     fn drop(&mut self) {
         if thread::panicking() {
             self.explain();
@@ -243,7 +240,7 @@ impl Drop for Machines {
     }
 }
 
-/// Says what is missing here, by the package of Debian that has it.
+/// Checks that this machine has what the daemons need. The error names the missing Debian package.
 fn needs() -> Result<(), String> {
     let succeeds = |script: &str| {
         let output = Command::new("sh").args(["-c", script]).output();
@@ -267,7 +264,7 @@ fn needs() -> Result<(), String> {
     Ok(())
 }
 
-/// The network that the machines are plugged into.
+/// Starts the bridge.
 fn switch() -> Result<Child, String> {
     use std::io::{BufRead, BufReader};
     let mut switch = Command::new("unshare")
@@ -286,10 +283,10 @@ fn switch() -> Result<Child, String> {
     Ok(switch)
 }
 
-/// The file system of the base image, a file under `target/`, made on first use.
+/// The file system of the base image: a file under `target/`, created on first use.
 fn base() -> Result<PathBuf, String> {
     let file = programs::target().join("debian-stable-slim.tar");
-    // Test programs may run side by side; one makes it, the others wait.
+    // Other test programs may run at the same time.
     let lock =
         File::create(file.with_extension("lock")).expect("the target directory can be written");
     lock.lock().expect("files can be locked");
@@ -299,7 +296,7 @@ fn base() -> Result<PathBuf, String> {
     let part = file.with_extension("part.tar");
     let output = Command::new("mmdebstrap")
         .args(["--quiet", "--variant=minbase", "--include=ca-certificates"])
-        // As in the image of this name, and only the packages count, however old their list is.
+        // As in the official image. An old package list will do.
         .args(
             ["man", "doc", "locale"]
                 .map(|kind| format!("--dpkgopt=path-exclude=/usr/share/{kind}/*")),
@@ -320,7 +317,7 @@ fn base() -> Result<PathBuf, String> {
 
 /// The directories that images are built from.
 struct Contexts {
-    /// A checkout with the built programs, as far as the Dockerfile needs it.
+    /// The files of the repository that the Dockerfile needs, and the built programs.
     checkout: TempDir,
     standin: TempDir,
 }
@@ -350,7 +347,7 @@ impl Contexts {
         Self { checkout, standin }
     }
 
-    /// Builds the stand-in's image, and those of the Dockerfile with the commands in its comment.
+    /// Builds the stand-in's image, and the Dockerfile's images with the commands in its comment.
     fn build_on(&self, machine: &Machine) {
         let build = |directory: &TempDir, args: &[&str]| {
             let mut command = machine.user.program(Path::new("docker"), &["build", "--quiet"]);

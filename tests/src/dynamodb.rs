@@ -45,7 +45,7 @@ pub async fn create_table(client: &Client) {
         .expect("a table can be made");
 }
 
-/// Makes the lease of the claim that stands end long ago; the claim's generation, or none where no lease runs.
+/// Makes the current claim's lease expire. Returns the claim's generation, or `None` if no lease runs.
 pub async fn lapse(client: &Client, cluster: &str) -> Result<Option<u64>, aws_sdk_dynamodb::Error> {
     let number = |number: u64| AttributeValue::N(number.to_string());
     let lapsed = client

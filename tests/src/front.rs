@@ -1,5 +1,5 @@
-//! A front before a server. Before the AWS stand-in it marks requests as sent over TLS, as those to AWS are: the artifact bucket's
-//! policy refuses any others. Before an API it plays a stage.
+//! A front for a server. For the AWS stand-in it marks requests as sent over TLS, because the artifact bucket's policy refuses others.
+//! For an API it removes a stage from paths.
 
 use std::time::Duration;
 
@@ -17,24 +17,26 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
 };
 use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
+use serde_json::json;
 
 use crate::server::Server;
 
-/// A running front; it ends when dropped.
+/// Of a refusal because of the time of a signature.
+const CLOCK_CODE: &str = "RequestTimeTooSkewed";
+
 #[derive(Debug)]
 pub struct Front {
-    /// Where it is, without a slash at the end: the value of `AWS_ENDPOINT_URL`.
+    /// Without a slash at the end: a value of `AWS_ENDPOINT_URL`.
     pub url: String,
     _server: Server,
 }
 
 impl Front {
-    /// Starts one on a free port.
     pub fn before(upstream: &str) -> Self {
         Self::with_stage(upstream, "")
     }
 
-    /// Starts one that takes a stage (`/prod`) off the beginning of each path.
+    /// Starts one that removes a stage (`/prod`) from the start of each path.
     pub fn with_stage(upstream: &str, stage: &'static str) -> Self {
         Self::with(upstream, stage, None)
     }
@@ -72,12 +74,11 @@ pub(crate) async fn pass(
         let client = client.clone();
         async move {
             let mut answer = if is_late {
-                // Of all services: the SDK reads the code in XML, and in the header of JSON.
-                let code = "RequestTimeTooSkewed";
-                let xml =
-                    format!("<ErrorResponse><Error><Code>{code}</Code></Error></ErrorResponse>");
-                let answer = Response::builder().status(403).header("x-amzn-errortype", code);
-                answer.body(Either::Left(Full::<Bytes>::from(xml))).expect("an answer is complete")
+                let refusal = clock_refusal(&request);
+                let answer = Response::builder().status(403).header("x-amzn-errortype", CLOCK_CODE);
+                answer
+                    .body(Either::Left(Full::<Bytes>::from(refusal)))
+                    .expect("an answer is complete")
             } else {
                 *request.uri_mut() = uri.expect("a path remains one");
                 let https = HeaderValue::from_static("https");
@@ -93,6 +94,20 @@ pub(crate) async fn pass(
         }
     });
     let _ = http1::Builder::new().serve_connection(stream, service).await;
+}
+
+/// The refusal of a request that is signed at another time, in the format of its service.
+fn clock_refusal(request: &Request<Incoming>) -> String {
+    let signature = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let is_for = |service: &str| signature.is_some_and(|text| text.contains(service));
+    let error = format!("<Error><Code>{CLOCK_CODE}</Code><Message>late</Message></Error>");
+    if is_for("/s3/") {
+        error
+    } else if is_for("/sts/") || is_for("/cloudformation/") {
+        format!("<ErrorResponse>{error}</ErrorResponse>")
+    } else {
+        json!({"__type": CLOCK_CODE, "message": "late"}).to_string()
+    }
 }
 
 /// Whether the request is signed at this time, give or take a quarter of an hour.

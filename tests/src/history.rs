@@ -1,11 +1,10 @@
-//! What the clients of a service saw, and whether a service that keeps the protocol could have shown it to them.
+//! Checks the answers that a service's clients got against the protocol.
 //!
-//! [`check`] knows of nothing but the clients' side: what each asked, when, and what it was told. Answers may have been lost,
-//! requests may have been carried out twice or late, and all at once. Of two answers one tells of the earlier state only if
-//! its client had it before the other one asked. What is called a violation is one, however the requests came to be
-//! interleaved; not every violation can be seen from there.
+//! [`check`] uses only the requests, the answers and their times. Answers may be lost, and requests may be repeated, late or
+//! concurrent. An answer is known to be of an earlier state than another only if it arrived before the other request was sent. Every
+//! violation that it reports is one in any order of the requests; it does not find all violations.
 //!
-//! Leases must outlast the history: what lapses, an [`Operation::Lapse`] has made lapse.
+//! Leases must last longer than the history. They expire only by an [`Operation::Lapse`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,92 +14,81 @@ use std::{
 
 use cbbootstrap_protocol::wire::{Cluster, State};
 
-/// One request, as its client saw it.
+/// A request and its outcome.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// The cluster that it was about.
     pub cluster: String,
     pub node: String,
     pub operation: Operation,
-    /// Whether it brought another secret than the cluster's.
+    /// Whether it had a wrong secret.
     pub is_intruder: bool,
-    /// When it was sent, from the history's begin.
+    /// When it was sent, since the start of the history.
     pub invoked: Duration,
     /// When the outcome was known.
     pub completed: Duration,
     pub outcome: Outcome,
 }
 
-/// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// `POST /cluster`.
     Claim,
     /// `POST /cluster/ready`.
-    Ready {
-        /// The generation that it said.
-        generation: Option<u64>,
-        /// The UUID that it said.
-        uuid: Option<String>,
-    },
+    Ready { generation: Option<u64>, uuid: Option<String> },
     /// `POST /cluster/leave`.
-    Leave {
-        /// The generation in the request.
-        generation: Option<u64>,
-    },
+    Leave { generation: Option<u64> },
     /// `POST /cluster/get_status`.
     Status,
-    /// The end of the standing claim's lease was put into the past, in the table.
+    /// A write to the table that makes the current claim's lease expire.
     Lapse,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Told(Cluster),
-    /// A refusal with this code. Only a late copy may yet be carried out.
+    /// A refusal with this code. A late copy of the request may still take effect.
     Refused(String),
-    /// The lease of this generation has lapsed.
+    /// The lease of this generation has expired.
     Lapsed(u64),
-    /// Nothing, or nothing that says what was done. It may have been carried out, and may yet be.
+    /// No answer, or one without information. The request may have taken effect, or still do.
     Lost,
 }
 
-/// What a service guarantees.
+/// The guarantees of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Property {
-    /// In a generation one node at most is told to initialise.
+    /// In a generation, at most one node initialises.
     OneInitialiser,
-    /// Of a ready cluster, the winner of the claim is the one to join unless it leaves.
+    /// The node to join of a ready cluster is the winner of the claim, unless it leaves.
     WinnerStays,
-    /// A node is told that it is the one if it is.
+    /// The winner of the claim gets the answer that it is the first node.
     WinnerIsTold,
-    /// A claim is only taken over after its lease has lapsed or its node has left.
+    /// A claim is only taken over after its lease has expired or its node has left.
     LeaseIsKept,
-    /// Generations never go back.
+    /// Generations never decrease.
     GenerationsGrow,
     /// A ready cluster stays ready, in its generation.
     ReadyIsFinal,
     /// A cluster's UUID never changes.
     UuidIsFinal,
-    /// A report is only accepted in the generation that it says.
+    /// A report is only accepted in its generation.
     StaleIsRefused,
-    /// It is the winner's report that makes a cluster ready.
+    /// The winner's report makes a cluster ready.
     JoinersWait,
     /// Members are those that reported ready and did not leave, sorted; answers to claims have none.
     MembersReported,
     /// The node to join of a ready cluster is a member.
     MemberToJoin,
-    /// A caller without the secret learns nothing.
+    /// A caller without the secret gets no information.
     SecretIsAsked,
-    /// What was refused was refused for a reason.
+    /// A refusal has a reason.
     ReasonToRefuse,
 }
 
-/// Where a history shows that a property does not hold.
+/// A violation of a property.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub property: Property,
-    /// The event that shows it.
     pub event: Event,
 }
 
@@ -111,7 +99,7 @@ impl Display for Violation {
     }
 }
 
-/// All violations that the history shows, in no particular order.
+/// All violations in the history, in no particular order.
 pub fn check(events: &[Event]) -> Vec<Violation> {
     let mut clusters: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for event in events {
@@ -142,7 +130,7 @@ fn check_cluster(mut events: Vec<&Event>) -> Vec<Violation> {
     violations
 }
 
-/// What is true of a cluster for good, once an answer has told it.
+/// Facts about a cluster that never change.
 #[derive(Default)]
 struct Known<'a> {
     generation: u64,
@@ -172,7 +160,7 @@ impl<'a> Known<'a> {
     }
 }
 
-/// What was asked and told of one cluster at any time.
+/// All requests and answers about one cluster.
 #[derive(Default)]
 struct History<'a> {
     answers: Vec<(&'a Event, &'a Cluster)>,
@@ -180,11 +168,11 @@ struct History<'a> {
     reports: Vec<(&'a str, Option<u64>, Duration)>,
     /// When each node first asked to leave.
     leaves: BTreeMap<&'a str, Duration>,
-    /// When each generation's lease was first made to lapse.
+    /// When each generation's lease was first made to expire.
     lapses: BTreeMap<u64, Duration>,
-    /// When a lease was first made to lapse of which nobody knows the generation.
+    /// When a lease of an unknown generation was first made to expire.
     lost_lapse: Option<Duration>,
-    /// Whose claim each generation was, as far as anyone was told.
+    /// The known winners of the generations.
     winners: BTreeMap<u64, &'a str>,
     ready: Option<u64>,
     uuid: Option<&'a str>,
@@ -237,7 +225,7 @@ impl<'a> History<'a> {
         self.leaves.get(node).is_some_and(|left| *left < by)
     }
 
-    /// Whether the generation's claim can have been taken over by then.
+    /// Whether the generation's claim may have been taken over by then.
     fn can_be_taken(&self, generation: u64, by: Duration) -> bool {
         let has_lapsed = |since: Option<&Duration>| since.is_some_and(|since| *since < by);
         let is_given_up = match self.winners.get(&generation) {
@@ -347,7 +335,7 @@ impl<'a> History<'a> {
         broken.map(|(property, _)| property).collect()
     }
 
-    /// Whether a request with the right secret can have been refused with this code.
+    /// Whether a request with the right secret may have been refused with this code.
     fn has_reason(&self, event: &Event, code: &str, known: &Known) -> bool {
         match (&event.operation, code) {
             (Operation::Claim | Operation::Lapse, _) => false,
@@ -388,7 +376,7 @@ mod tests {
 
     const LEAVE: Operation = Operation::Leave { generation: None };
 
-    /// One node's request, from this to that second.
+    /// A node's request, between two times in seconds.
     fn event(times: (u64, u64), node: &str, operation: Operation, outcome: Outcome) -> Event {
         let [invoked, completed] = [times.0, times.1].map(Duration::from_secs);
         let (cluster, node) = ("c".to_owned(), node.to_owned());
@@ -474,7 +462,7 @@ mod tests {
         check(events).into_iter().map(|violation| violation.property).collect()
     }
 
-    /// What a service does that keeps the protocol.
+    /// Histories that follow the protocol.
     fn good() -> Vec<Event> {
         vec![
             lost((0, 5), "a", Operation::Claim),
@@ -482,7 +470,7 @@ mod tests {
             claim((6, 7), "a", claimed(1, "a")),
             refused((7, 8), "b", report(1), "initial_node_not_ready"),
             lapse((8, 9), 1),
-            // One sends its claim before the takeover and gets the answer later.
+            // A node sends its claim before the takeover and gets the answer later.
             claim((9, 20), "c", claimed(1, "a")),
             claim((9, 10), "b", claimed(2, "b")),
             refused((11, 12), "a", report(1), "stale_generation"),
@@ -491,7 +479,7 @@ mod tests {
             lost((15, 16), "c", report(3)),
             claim((17, 18), "a", made(3, "c", &[])),
             ready((21, 22), "a", 3, made(3, "c", &["a", "c"])),
-            // Nobody was told that the first has left.
+            // The answer to the first node's leave was lost.
             lost((23, 24), "c", LEAVE),
             status((25, 26), "b", made(3, "a", &["a"])),
             refused((27, 28), "a", Operation::Leave { generation: Some(2) }, "stale_generation"),

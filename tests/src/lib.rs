@@ -1,9 +1,6 @@
-//! What the end-to-end tests share: the built programs, an AWS stand-in and a proxy that makes it fail, Couchbase Servers and the
-//! agents beside them, a local deployment, machines with Docker, a terminal, a browser, a clean environment to run all of them in,
-//! and a judge of what clients saw.
+//! Helpers of the end-to-end tests, listed in `tests/README.md`.
 //!
-//! Everything uses only 127.0.0.1, except for containers, which have their own networks. Every process that is started here is
-//! stopped by its id.
+//! Everything listens on loopback addresses, except for containers, which have their own networks.
 
 pub mod agent;
 pub mod artifact;

@@ -113,7 +113,7 @@ impl Local {
         self.guard.0.wait().expect("a child can be waited for").code()
     }
 
-    /// What it said so far.
+    /// Its output so far.
     pub fn said(&self) -> String {
         self.messages.lock().expect("nobody panics with it").clone()
     }

@@ -1,6 +1,6 @@
 //! MiniStack, an AWS stand-in that runs a function as a process and enforces signatures and policies.
 //!
-//! It takes seconds to start, and milliseconds to reset. So tests take one from a pool and give it back.
+//! It starts in seconds and resets in milliseconds, so tests share a pool.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -24,7 +24,7 @@ pub const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
 /// The key of the stand-in's root user.
 const ROOT: &str = "test";
 
-/// Those that no test uses now, as good as new. They end with the test program.
+/// Empty ones that no test uses. They end with the test program.
 static IDLE: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
@@ -41,18 +41,18 @@ struct Server {
     url: String,
     boto: Boto,
     process: Guard,
-    /// What it unpacks, the functions among it. After the process, which writes there.
+    /// Its temporary files. Declared after the process, which writes there.
     _directory: TempDir,
 }
 
 impl MiniStack {
-    /// An empty one: one that another test has used before, or else a new one.
+    /// Takes one from the pool, or starts one.
     pub fn start() -> Self {
         let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Self::with(idle.unwrap_or_else(|| Server::start(str::to_owned)), true)
     }
 
-    /// Starts one whose functions send their calls elsewhere: to what this makes of the stand-in's URL.
+    /// Starts one whose functions call another URL, which `functions_call` derives from the stand-in's.
     pub fn start_with(functions_call: impl FnOnce(&str) -> String) -> Self {
         Self::with(Server::start(functions_call), false)
     }
@@ -65,7 +65,7 @@ impl MiniStack {
         self.server.as_ref().expect("it is not dropped yet")
     }
 
-    /// A user who may do everything.
+    /// A user with all permissions.
     pub fn user(&self) -> User {
         user(&self.url)
     }
@@ -75,17 +75,17 @@ impl MiniStack {
         self.server().boto.value(expression)
     }
 
-    /// The function processes that run now.
+    /// The running processes of functions.
     pub fn functions(&self) -> Vec<u32> {
         process::functions(self.server().process.0.id())
     }
 
-    /// Removes everything, and ends the functions that run: as good as a new one.
+    /// Removes everything and ends all functions.
     pub fn reset(&self) {
         assert!(self.server().reset(), "MiniStack cannot be reset");
     }
 
-    /// Everything that a deployment could have made: buckets, tables and stacks.
+    /// The names of buckets, tables and stacks.
     pub fn inventory(&self) -> Value {
         self.boto(
             "[[b['Name'] for b in client('s3').list_buckets()['Buckets']], client('dynamodb').list_tables()['TableNames'], \
@@ -95,7 +95,7 @@ impl MiniStack {
 }
 
 impl Drop for MiniStack {
-    /// After a failure nobody knows what it is doing.
+    /// After a failure its state is unknown, so it does not return to the pool.
     fn drop(&mut self) {
         let server = self.server.take().filter(|_| self.is_pooled && !thread::panicking());
         if let Some(server) = server.filter(Server::reset) {
@@ -128,13 +128,12 @@ impl Server {
         Self { boto: Boto::new(&url), url, process, _directory: directory }
     }
 
-    /// Whether it could be reset.
     fn reset(&self) -> bool {
         http::post(&self.url, "/_ministack/reset", "").is_ok_and(|answer| answer.status == 200)
     }
 }
 
-/// A user who may do everything, at this URL.
+/// A user with all permissions.
 pub(crate) fn user(url: &str) -> User {
     User::default()
         .with("AWS_ENDPOINT_URL", url)

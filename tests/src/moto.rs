@@ -1,4 +1,4 @@
-//! moto, an AWS stand-in that shares no code with MiniStack: a second opinion on DynamoDB.
+//! moto, a second stand-in for DynamoDB, which shares no code with MiniStack.
 
 use crate::{
     http,

@@ -1,5 +1,4 @@
-//! Kubernetes' objects as containers on one machine, as far as the example has them: a kubelet's work, done at once and by hand. What it
-//! does not know it refuses.
+//! Runs Kubernetes objects as containers on one machine. It supports the fields that the example uses, and panics on others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,19 +18,18 @@ const NAMESPACE: &str = "default";
 /// The network that all pods are in.
 pub const NETWORK: &str = "pods";
 
-/// The secrets: files by their names.
+/// The files of each secret, by name.
 pub type Secrets = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
-/// A namespace with secrets and volumes on a machine.
 #[derive(Debug)]
 pub struct Pods<'a> {
     machine: &'a Machine,
     secrets: Secrets,
-    /// The claimed volumes, and the secrets as each pod sees them.
+    /// The claimed volumes, and the mounted secrets of each pod.
     directory: TempDir,
 }
 
-/// A pod that runs. Its containers start again when they end.
+/// A running pod. Docker restarts its containers when they end.
 #[derive(Debug)]
 pub struct Pod<'a> {
     machine: &'a Machine,
@@ -46,21 +44,21 @@ impl<'a> Pods<'a> {
         Self { machine, secrets, directory }
     }
 
-    /// The pod of a Deployment, by the name of its Service.
+    /// Starts the pod of a Deployment, which is reached by the name of its Service.
     pub fn of_deployment(&self, deployment: &Value, service: &Value) -> Pod<'a> {
         let pod = &deployment["spec"]["template"];
         let (wanted, labels) = (&service["spec"]["selector"], &pod["metadata"]["labels"]);
         assert!(wanted == labels && wanted.is_object(), "{wanted} {labels}");
         let ports = service["spec"]["ports"].as_array().expect("it has ports");
         for port in ports {
-            // The service's own address is left out, and with it what it translates.
+            // The service has no address of a proxy, so ports cannot be translated.
             assert!(known(port, &["name", "port"]), "{port} has a separate target");
         }
         let service = text(&service["metadata"]["name"]);
         self.start(&format!("{service}-0"), service, None, &pod["spec"])
     }
 
-    /// A pod of a StatefulSet. Its claimed volumes are its own, and stay.
+    /// Starts a pod of a StatefulSet, with its claimed volumes.
     pub fn of_stateful_set(&self, set: &Value, ordinal: usize) -> Pod<'a> {
         let (name, domain) = (text(&set["metadata"]["name"]), text(&set["spec"]["serviceName"]));
         let pod = format!("{name}-{ordinal}");
@@ -88,7 +86,7 @@ impl<'a> Pods<'a> {
         self.directory.path().join("claims").join(claim)
     }
 
-    /// A pod: first a container that holds its network, its name and its address, then the others in that.
+    /// Starts a container that holds the pod's network, and then the pod's containers in this network.
     fn start(&self, name: &str, alias: &str, domain: Option<&str>, spec: &Value) -> Pod<'a> {
         assert!(
             known(
@@ -105,7 +103,7 @@ impl<'a> Pods<'a> {
             ),
             "{spec:#}"
         );
-        // Otherwise each service adds variables to each container.
+        // With service links, Kubernetes would add variables to each container.
         assert_eq!(spec["enableServiceLinks"], false, "{name}");
         let mut sandbox = vec!["run", "--detach", "--init", "--name", name];
         sandbox.extend(["--hostname", name, "--network", NETWORK]);
@@ -173,7 +171,7 @@ impl<'a> Pods<'a> {
         args
     }
 
-    /// A volume's directory, its files as a kubelet gives them to the group.
+    /// Creates a volume's directory, with the owners and modes that a kubelet sets.
     fn volume(&self, pod: &str, volume: &Value, group: Option<u32>) -> PathBuf {
         assert!(known(volume, &["name", "persistentVolumeClaim", "secret"]), "{volume:#}");
         if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
@@ -196,7 +194,7 @@ impl<'a> Pods<'a> {
         };
         let directory = self.directory.path().join(pod).join(text(&volume["name"]));
         fs::create_dir_all(&directory).expect("temporary directories can be written");
-        // Octal for Kubernetes, and text for this parser.
+        // Kubernetes reads an octal number, and this parser a string.
         let mode = secret["defaultMode"].as_str().unwrap_or("0644");
         let mut mode = u32::from_str_radix(mode, 8).expect("it is octal");
         if group.is_some() {
@@ -217,19 +215,18 @@ impl Pod<'_> {
         containers.expect("it has containers")
     }
 
-    /// Docker's name for a container of it.
+    /// The name of a container in Docker.
     pub fn container(&self, name: &str) -> String {
         format!("{}-{name}", self.name)
     }
 
-    /// Runs a command in a container of it.
+    /// Runs a command in a container.
     pub fn exec(&self, container: &str, command: &[&str]) -> Ended {
         let container = self.container(container);
         let args = [&["exec", container.as_str()], command].concat();
         self.machine.try_docker(&args)
     }
 
-    /// Whether all its containers are ready.
     pub fn is_ready(&self) -> bool {
         self.containers().iter().all(|container| {
             let command = words(&container["readinessProbe"]["exec"]["command"]);
@@ -238,7 +235,7 @@ impl Pod<'_> {
         })
     }
 
-    /// Deletes it; its claimed volumes stay.
+    /// Deletes the pod, but not its claimed volumes.
     pub fn delete(self) {
         let names = self.containers().iter();
         let names: Vec<_> =
@@ -252,7 +249,7 @@ impl Pod<'_> {
     }
 }
 
-/// Whether it has no other fields than these.
+/// Whether an object has only these fields.
 fn known(object: &Value, fields: &[&str]) -> bool {
     let mut names = object.as_object().into_iter().flat_map(Map::keys);
     names.all(|name| fields.contains(&name.as_str()))
@@ -267,7 +264,7 @@ fn words(list: &Value) -> Vec<String> {
     words.map(|word| text(word).to_owned()).collect()
 }
 
-/// A container's variables, each with those before it put in.
+/// A container's variables, with references to earlier ones replaced.
 pub fn variables(pod: &str, container: &Value) -> Vec<(String, String)> {
     let mut variables: Vec<(String, String)> = Vec::new();
     for variable in container["env"].as_array().into_iter().flatten() {
@@ -289,7 +286,7 @@ pub fn variables(pod: &str, container: &Value) -> Vec<(String, String)> {
     variables
 }
 
-/// The arguments of `docker` for a container's security.
+/// The arguments of `docker` for a container's security context.
 fn security(container: &Value) -> Vec<String> {
     let context = &container["securityContext"];
     assert!(

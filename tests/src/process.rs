@@ -17,14 +17,14 @@ pub fn kill(signal: &str, process: &str) {
     status.expect("`kill` can be run");
 }
 
-/// The processes that this one has started and that are still there.
+/// The running child processes of a process.
 pub fn children(process: u32) -> Vec<u32> {
     let output = Command::new("ps").args(["-o", "pid=", "--ppid", &process.to_string()]).output();
     let output = output.expect("`ps` can be run").stdout;
     String::from_utf8_lossy(&output).split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
-/// The function's processes among those.
+/// Those that run the function.
 pub fn functions(process: u32) -> Vec<u32> {
     let is_function = |process: &u32| {
         let name = fs::read_to_string(format!("/proc/{process}/comm"));
@@ -41,7 +41,7 @@ pub fn is_alive(process: u32) -> bool {
     !state.is_empty() && !state.starts_with('Z')
 }
 
-/// Waits until something holds, with patience for a loaded machine.
+/// Waits for up to a minute, as the machine may be loaded.
 pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let since = Instant::now();
     while !holds() {
@@ -50,21 +50,20 @@ pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// A port that nothing listens on now.
+/// An unused port.
 pub fn free_port() -> u16 {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
     socket.local_addr().expect("a socket has an address").port()
 }
 
-/// Becomes the program, and leaves a process behind that waits for the end of the pipe's other end, this program. Then it kills the
-/// group, and removes what that kept in `TMPDIR`.
+/// Becomes the program. A second process waits until this program has closed the pipe, kills the group and removes its `TMPDIR`.
 const LEASHED: &str = r#"
 exec 3<&0 </dev/null
 { read -r end <&3; kill -KILL $$; rm -rf "$TMPDIR"; kill -KILL 0; } &
 exec "$@" 3<&-
 "#;
 
-/// Starts a program in a process group, which never outlives this program, even one that is killed. It gets only this environment.
+/// Starts a program with this environment, in a process group that ends with this program, even if this one is killed.
 pub fn spawn_leashed<'a>(
     program: &Path,
     args: &[&str],
@@ -85,7 +84,7 @@ pub fn spawn_leashed<'a>(
     Guard(child.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display())))
 }
 
-/// A process that ends with the test, its group with it.
+/// A process that ends with the test, like its group.
 #[derive(Debug)]
 pub struct Guard(pub Child);
 

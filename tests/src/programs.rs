@@ -12,14 +12,14 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the workspace")
 }
 
-/// Cargo's target directory, which this very program is in.
+/// Cargo's target directory.
 pub fn target() -> PathBuf {
     let directory = built_with_this();
     let target = directory.parent().expect("it is three levels deep");
     target.to_owned()
 }
 
-/// Where cargo puts programs that are built as this one is: `target/debug`, or of a benchmark `target/release`.
+/// The directory of programs with this one's profile: `target/debug`, or `target/release` for benchmarks.
 fn built_with_this() -> PathBuf {
     let this = std::env::current_exe().expect("a program knows where it is");
     // target/debug/deps/this
@@ -40,9 +40,9 @@ pub fn bootstrap() -> PathBuf {
     built().join("bootstrap")
 }
 
-/// The directory of the programs, which cargo builds unless they are up to date, as it built this one.
+/// The directory of the programs, built with this one's profile.
 ///
-/// They are copies: [`carrying`] has cargo replace its own.
+/// They are copies, because [`carrying`] makes cargo replace its own.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -59,14 +59,14 @@ fn built() -> &'static Path {
     })
 }
 
-/// Copies a program, also over one that is running.
+/// Copies a program without its symbols, which are half of it, also over one that is running.
 ///
 /// A separate process writes the file. This one may be starting another program in another thread, whose process would keep
 /// the file open for a moment, and a file that is open for writing cannot be executed.
 pub fn copy(from: &Path, to: &Path) {
     let new = to.with_extension(format!("{}", std::process::id()));
-    let copied = Command::new("cp").arg(from).arg(&new).status();
-    assert!(copied.expect("cp runs").success(), "{} cannot be copied", from.display());
+    let copied = Command::new("strip").arg("-o").arg(&new).arg(from).status();
+    assert!(copied.expect("strip runs").success(), "{} cannot be copied", from.display());
     fs::rename(new, to).expect("the directory can be written");
 }
 
@@ -79,7 +79,7 @@ pub fn write_script(path: &Path, text: &str) {
     assert!(sh.wait().expect("it is a child").success(), "{} cannot be written", path.display());
 }
 
-/// Holds what cargo builds still until it is copied. Test programs may run side by side.
+/// Keeps other test programs from building until the programs are copied.
 fn lock() -> File {
     let lock = File::create(target().join("tested.lock"));
     let lock = lock.expect("the target directory can be written");
@@ -87,7 +87,7 @@ fn lock() -> File {
     lock
 }
 
-/// The node agent as it is released, which takes minutes to build.
+/// The agent as it is released, which takes minutes to build.
 pub fn released_agent() -> PathBuf {
     build(&["--profile", "lambda", "--bin", "cbbootstrap-agent"]);
     target().join("lambda/cbbootstrap-agent")
@@ -97,7 +97,7 @@ pub fn released_agent() -> PathBuf {
 pub fn carrying(zip: &str) -> PathBuf {
     let program = built().join("cbbootstrap-carrying");
     let _lock = lock();
-    // Another profile for this one package: cargo keeps both builds of it.
+    // With another profile for this package, cargo keeps both builds of it.
     let bins = ["--workspace", "--bins", "--config", "profile.dev.package.cbbootstrap.debug=false"];
     build_with(&bins, &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)]);
     copy(&built_with_this().join("cbbootstrap"), &program);
@@ -113,8 +113,8 @@ fn build_with(what: &[&str], variables: &[(&str, &str)]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.arg("build").args(what).envs(variables.iter().copied()).current_dir(workspace());
-    // What `cargo test` says of this package, a build takes for a change: *ring* and all above it would be built again, now and
-    // by the next build outside of a test.
+    // `cargo test` sets variables about this package. Cargo would rebuild *ring* and its dependents, now and in the next build outside
+    // of a test, because they have changed.
     for (name, _) in std::env::vars_os() {
         let of_the_package = ["CARGO_MANIFEST_", "CARGO_PKG_"]
             .iter()
@@ -123,7 +123,7 @@ fn build_with(what: &[&str], variables: &[(&str, &str)]) {
             build.env_remove(name);
         }
     }
-    // `--report-time` needs it, and some dependencies build otherwise with it.
+    // Set for `--report-time`; some dependencies build differently with it.
     build.env_remove("RUSTC_BOOTSTRAP");
     let build = build.output().expect("cargo can be run");
     assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));

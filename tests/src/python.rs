@@ -1,4 +1,4 @@
-//! The Python programs that the tests use, in a virtual environment under `target/`, made on first use.
+//! Python programs in a virtual environment under `target/`, created on first use.
 
 use std::{
     fs::{self, File},
@@ -23,10 +23,10 @@ pub fn bin() -> &'static Path {
 pub fn environment(requirements: &Path) -> PathBuf {
     let packages = fs::read_to_string(requirements).expect("the requirements can be read");
     let mut hash = DefaultHasher::new();
-    // An environment knows where it is, and does not work elsewhere.
+    // An environment cannot be moved.
     (packages, programs::target()).hash(&mut hash);
     let directory = programs::target().join(format!("python-{:016x}", hash.finish()));
-    // Test programs may run side by side; one makes it, the others wait.
+    // Other test programs may run at the same time.
     let lock = File::create(directory.with_extension("lock"))
         .expect("the target directory can be written");
     lock.lock().expect("files can be locked");

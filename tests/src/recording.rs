@@ -1,10 +1,10 @@
-//! Answers of a real server that were recorded, and how those of the stand-in compare with them.
+//! Compares the stand-in's answers with recorded ones of a real server.
 
 use serde_json::Value;
 
 use crate::pattern::pattern;
 
-/// As much of a JSON text that was cut as can be read.
+/// The readable part of a JSON text that was cut.
 pub fn repaired(text: &str) -> Value {
     let ends = (1..=text.len()).rev().filter(|end| text.is_char_boundary(*end));
     let mut repaired = ends.filter_map(|end| {
@@ -26,12 +26,12 @@ pub fn repaired(text: &str) -> Value {
     repaired.next().unwrap_or_default()
 }
 
-/// Without ids, which are never the same.
+/// Replaces ids, which always differ.
 pub fn masked(text: &str) -> String {
     pattern("[0-9a-f]{32}").replace_all(text, "ID").into_owned()
 }
 
-/// What was recorded is there: the same strings and truths, and numbers where there were some.
+/// Asserts that the recorded fields exist with the same strings and booleans. Numbers may differ.
 #[track_caller]
 pub fn alike(at: &str, expected: &Value, actual: &Value) {
     match (expected, actual) {

@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, runtime::Builder, sync::oneshot};
 /// A server on its own thread, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    /// Its URL, without a slash at the end.
+    /// Without a slash at the end.
     pub url: String,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -61,7 +61,7 @@ impl Drop for Server {
     }
 }
 
-/// A request as a [`Stub`] got it.
+/// A request to a [`Stub`].
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -76,13 +76,13 @@ impl Request {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as JSON; null if it is not.
+    /// The body as JSON, or null.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 }
 
-/// A server that answers whatever a test wants, and remembers what it was asked.
+/// A server with the answers of a test, which records its requests.
 pub struct Stub {
     pub url: String,
     shared: Arc<Shared>,

@@ -18,7 +18,7 @@ use crate::{cli::User, pattern::pattern, process::kill};
 /// Columns and rows of a terminal, unless a test wants others.
 const SIZE: (u16, u16) = (100, 30);
 
-/// So many lines that have scrolled off the top are kept.
+/// Lines of scrollback.
 const SCROLLBACK: usize = 2000;
 
 /// The longest that anything is waited for.
@@ -41,7 +41,7 @@ impl Terminal {
         Self::sized(user, args, SIZE)
     }
 
-    /// Starts it in one of so many columns and rows.
+    /// Starts it in a terminal of this size.
     pub fn sized<A: AsRef<OsStr>>(user: &User, args: &[A], size: (u16, u16)) -> Self {
         Self::of(&user.command(args), size)
     }
@@ -109,7 +109,7 @@ impl Terminal {
     pub fn wait_for(&self, text: &str) {
         let since = Instant::now();
         loop {
-            // Asked first: what is written before the end is seen after it.
+            // Checked first, so that all output before the end is read.
             let ended = self.reader.is_finished();
             let transcript = self.transcript();
             if transcript.contains(text) {
@@ -186,7 +186,7 @@ fn text(rows: impl IntoIterator<Item = String>) -> String {
     rows.join("\n").trim_end().to_owned()
 }
 
-/// The text with a word for each thing that is another in each run, to be compared with a snapshot.
+/// Replaces what differs between runs, for comparison with a snapshot.
 pub fn settled(text: &str) -> String {
     let varying = [
         (r"\b[0-9a-f]{64}\b", "<sha256>"),

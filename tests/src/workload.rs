@@ -1,8 +1,8 @@
-//! Many nodes of many clusters that ask a service at once, and write down what they see.
+//! Many nodes of many clusters that call a service at once, and record its answers.
 //!
-//! Each node goes on as its last answer suggests, mostly: it asks again, reports too early or late, leaves, comes with a wrong
-//! secret. Claims have a long lease or none, and now and then a node has the lease of the standing claim lapse, in the
-//! table. What a node does comes from the seed; how the nodes come to be interleaved does not.
+//! Each node mostly continues as its last answer suggests. It may also repeat requests, report too early or late, leave, or use a
+//! wrong secret. Claims have a long lease or none; sometimes a node makes the current lease expire, in the table. The seed
+//! determines the requests of each node, but not their order among nodes.
 
 use std::{
     collections::BTreeMap,
@@ -39,33 +39,30 @@ use crate::{
 /// A node gives up after this time.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// So many requests are about one cluster before the next begins in its place.
+/// The number of requests about a cluster before another one replaces it.
 const LIFE: usize = 120;
 
 /// Longer than any history.
 const LEASE: u64 = 86_400;
 
-/// How much is asked.
+/// The size of a workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Where all choices come from.
     pub seed: u64,
     /// Clusters at a time.
     pub clusters: usize,
-    /// Nodes, which ask at once.
+    /// Concurrent nodes.
     pub nodes: usize,
     pub requests: usize,
 }
 
-/// Where the service keeps its records, so that leases can be made to lapse.
+/// The service's records, to make leases expire.
 #[derive(Clone, Debug)]
 pub enum Table {
-    /// A table of a DynamoDB.
     DynamoDb(Client),
     Sqlite(PathBuf),
 }
 
-/// A service that is asked.
 #[derive(Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Service {
@@ -77,12 +74,12 @@ pub enum Service {
 #[derive(Clone)]
 pub struct Http {
     client: legacy::Client<HttpConnector, Full<Bytes>>,
-    /// Each with the host that it is asked for. Requests take turns.
+    /// Each with its `Host` header. Requests take turns.
     urls: Vec<(String, String)>,
     next: Arc<AtomicUsize>,
 }
 
-/// The function's router, on a way there on which some requests and answers are lost, late or doubled.
+/// The function's router, behind a network that loses, delays and repeats some requests and answers.
 #[derive(Clone)]
 pub struct Here {
     router: Router,
@@ -97,28 +94,28 @@ impl Service {
         Self::at(vec![(proxy.url.clone(), host(endpoint))])
     }
 
-    /// Endpoints of which each node asks now one, now another.
+    /// Endpoints that each node uses in turn.
     pub fn among(endpoints: &[&str]) -> Self {
         let urls = endpoints.iter();
         Self::at(urls.map(|url| ((*url).to_owned(), host(url))).collect())
     }
 
     fn at(urls: Vec<(String, String)>) -> Self {
-        // A connection that is kept would have lost requests sent again.
+        // On a kept connection, the client would repeat lost requests.
         let mut client = legacy::Client::builder(TokioExecutor::new());
         let client = client.pool_max_idle_per_host(0).build_http();
         let next = Arc::default();
         Self::Http(Http { client, urls, next })
     }
 
-    /// The router, with something done to this share of the requests.
+    /// The router, with faults in this share of the requests.
     pub fn here(router: Router, seed: u64, share: f64) -> Self {
         let random = Arc::new(Rng::with_seed(seed).into());
         let faults = Arc::default();
         Self::Here(Here { router, share, random, faults })
     }
 
-    /// To how many requests something was done on the way.
+    /// The number of requests with a fault.
     pub fn faults(&self) -> usize {
         match self {
             Self::Http(_) => 0,
@@ -126,7 +123,7 @@ impl Service {
         }
     }
 
-    /// Status and body of the answer, if there is one.
+    /// Status and body of the answer.
     async fn ask(&self, path: &str, body: Value, secret: Option<&str>) -> Option<(u16, Value)> {
         let asked = async {
             match self {
@@ -215,7 +212,7 @@ impl Here {
     }
 }
 
-/// Has the service asked as planned; what the nodes saw. The table is the one behind the service.
+/// Runs a workload and returns its history. The table is the service's.
 pub async fn run(service: &Service, table: &Table, plan: Plan) -> Vec<Event> {
     let shared = Arc::new(Shared {
         service: service.clone(),
@@ -229,7 +226,7 @@ pub async fn run(service: &Service, table: &Table, plan: Plan) -> Vec<Event> {
         nodes.spawn(Node::new(&shared, number).live());
     }
     let mut events = nodes.join_all().await.concat();
-    // All is quiet: what stands now is what all of it has come to.
+    // No request is in progress: read the final records.
     let mut clusters: Vec<_> = events.iter().map(|event| event.cluster.clone()).collect();
     clusters.sort();
     clusters.dedup();
@@ -245,7 +242,7 @@ struct Shared {
     table: Table,
     plan: Plan,
     begin: Instant,
-    /// How much was asked about each cluster, and about those that had its place before.
+    /// The number of requests about each cluster and the ones that it replaced.
     asked: Vec<AtomicUsize>,
 }
 
@@ -255,7 +252,7 @@ struct Node {
     /// Which cluster it is of.
     place: usize,
     random: Rng,
-    /// What it was told last of the cluster that it asks about.
+    /// The last answer about its cluster.
     told: Option<Cluster>,
     cluster: String,
 }
@@ -303,7 +300,7 @@ impl Node {
         }
     }
 
-    /// What it does next.
+    /// Chooses the next request.
     fn next(&mut self) -> Operation {
         let chance = self.random.u8(..100);
         let Some(told) = &self.told else {
@@ -382,7 +379,7 @@ impl Node {
         self.event(cluster, operation, is_intruder, invoked, answer.map_or(Outcome::Lost, outcome))
     }
 
-    /// No event where there is no lease to end.
+    /// `None` if no lease runs.
     async fn lapse(&self, cluster: &str) -> Option<Event> {
         let invoked = self.shared.begin.elapsed();
         let lapsed = match &self.shared.table {
@@ -416,7 +413,7 @@ impl Node {
     }
 }
 
-/// What an answer says of what was done.
+/// The outcome of a request by its answer.
 fn outcome((status, body): (u16, Value)) -> Outcome {
     let code = body["code"].as_str().unwrap_or_default().to_owned();
     match status {
@@ -428,19 +425,19 @@ fn outcome((status, body): (u16, Value)) -> Outcome {
     }
 }
 
-/// What a history came to.
+/// The sums of a history.
 #[derive(Debug)]
 pub struct Figures {
     pub requests: usize,
-    /// Those that were told the cluster.
+    /// Those whose answer had a record.
     pub told: usize,
     pub refused: usize,
-    /// Those of which the outcome is not known.
+    /// Those with an unknown outcome.
     pub lost: usize,
     pub clusters: usize,
-    /// Those of them that became ready.
+    /// Clusters that became ready.
     pub ready: usize,
-    /// Takeovers that somebody was told of.
+    /// Takeovers in the answers.
     pub takeovers: u64,
     pub generation: u64,
 }

@@ -11,7 +11,7 @@ use super::{
     lock, name_taken, rebalances,
 };
 use crate::{
-    api::{Api, ApiError, Identity},
+    api::{ApiError, Identity},
     cli::LeaveArgs,
     decision::{self, Action, Admission, Memory},
     http::CallError,
@@ -44,11 +44,10 @@ impl fmt::Display for LeaveOutcome {
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
-    let (here, api) = settings::here(args.node, clock.deadline)?;
+    let here = settings::here(args.node, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
     let mut leaving = Leaving {
         here,
-        api,
         printer,
         is_checked: false,
         generation: None,
@@ -61,20 +60,19 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     if !leaving.is_on_its_way {
         leaving.check_name()?;
     }
-    let Leaving { here, api, generation, .. } = leaving;
-    let initial_node = clock.repeat(|| match api.leave(&here.identity, generation) {
+    let Leaving { here: Here { identity, api, .. }, generation, .. } = leaving;
+    let initial_node = clock.repeat(|| match api.leave(&identity, generation) {
         Ok(record) => Ok(Some(Some(record.initial_node.to_string()))),
         Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(Some(None)),
         Err(error) => Err(error.into()),
     })?;
-    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), here.identity.node.to_string());
+    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), identity.node.to_string());
     printer.result(&LeaveOutcome { cluster_id, node, initial_node })?;
     Ok(Exit::Done)
 }
 
 struct Leaving<'r> {
     here: Here,
-    api: Api,
     printer: &'r Printer,
     is_checked: bool,
     /// The record's generation, where it is known.
@@ -161,9 +159,9 @@ impl Leaving<'_> {
 
     /// Whether another member would add this node. Members that cannot be asked do not keep a node from leaving.
     fn admission(&self) -> Option<Admission> {
-        let Here { identity: Identity { node, node_uuid }, server, peers } = &self.here;
+        let Here { identity: Identity { node, node_uuid }, api, server, peers } = &self.here;
         let is_enterprise = server.pools().ok()?.is_enterprise;
-        let record = self.api.status(Some(node)).ok()??;
+        let record = api.status(Some(node)).ok()??;
         if record.state != State::Ready || record.member(node).is_none() {
             return None;
         }
@@ -179,7 +177,7 @@ impl Leaving<'_> {
     /// The server must belong to the API's cluster, if the API has one, and another member must remain.
     fn check(&mut self, view: &View) -> Result<(), Interrupt> {
         let node = &self.here.identity.node;
-        let record = match self.api.status(Some(node)) {
+        let record = match self.here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             // The last step needs the API; the data can already move.
             Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
@@ -188,7 +186,7 @@ impl Leaving<'_> {
         self.generation = Some(record.generation);
         let is_only_member =
             record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
-        let (id, own) = (self.api.cluster_id.as_str(), &view.uuid);
+        let (id, own) = (self.here.api.cluster_id.as_str(), &view.uuid);
         let failure = match &record.cluster_uuid {
             Some(recorded) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, and that of `{id}` is {recorded}; nothing was changed"

@@ -14,8 +14,8 @@ use crate::{
     http::Deadline,
     printer::Printer,
     record::ClusterRecord,
-    server::{Health, Membership, NodeInfo, Server, View},
-    settings,
+    server::{Health, Membership, Server, View},
+    settings::{self, Here},
 };
 
 /// The time limit of the whole command.
@@ -70,13 +70,13 @@ struct ApiStatus {
 }
 
 pub fn run(args: NodeArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let (here, api) = settings::here(args, Deadline::after(LIMIT))?;
-    let node = here.identity.node;
+    let Here { identity, api, server, .. } = settings::here(args, Deadline::after(LIMIT))?;
+    let node = identity.node;
     let (answer, error) = match api.raw_status(Some(&node)) {
         Ok(answer) => (answer, None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let (server, view) = read_server(&here.server);
+    let (server, view) = read_server(&server);
     let (record, cluster) = answer.unzip();
     let status = Status {
         healthy: is_healthy(&node, view.as_ref(), record.as_ref()),
@@ -124,19 +124,7 @@ fn is_healthy(node: &Node, view: Option<&View>, record: Option<&ClusterRecord>) 
 
 impl From<&View> for ClusterStatus {
     fn from(view: &View) -> Self {
-        Self {
-            uuid: view.uuid.to_string(),
-            balanced: view.is_balanced,
-            rebalancing: view.is_rebalancing,
-            nodes: view.nodes.iter().map(NodeStatus::from).collect(),
-            buckets: view.buckets.clone(),
-        }
-    }
-}
-
-impl From<&NodeInfo> for NodeStatus {
-    fn from(node: &NodeInfo) -> Self {
-        Self {
+        let nodes = view.nodes.iter().map(|node| NodeStatus {
             name: node.name.clone(),
             membership: match node.membership {
                 Membership::Active => "active",
@@ -147,6 +135,13 @@ impl From<&NodeInfo> for NodeStatus {
             healthy: node.health == Health::Healthy,
             status: node.health,
             group: node.group.clone(),
+        });
+        Self {
+            uuid: view.uuid.to_string(),
+            balanced: view.is_balanced,
+            rebalancing: view.is_rebalancing,
+            nodes: nodes.collect(),
+            buckets: view.buckets.clone(),
         }
     }
 }

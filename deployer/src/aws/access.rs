@@ -52,6 +52,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// The options that the user gave.
+    pub fn options(&self) -> [(&'static str, Option<String>); 2] {
+        [("--region", self.region.clone()), ("--profile", self.profile.clone())]
+    }
+
     /// The region that the user, the environment or `cbbootstrap.yaml` names, in this order.
     pub fn region(&self) -> Option<String> {
         self.region
@@ -153,14 +158,13 @@ impl Access {
                 return Err(not_a_url(&format!("`{name}`")));
             }
         }
-        if self.profile.is_some() || !has_keys() {
-            return Ok(());
-        }
+        // A profile may use them, too (`credential_source = Environment`).
         let invalid = |name: &&&str| variable(name).is_some_and(|value| !is_printable(&value));
         if let Some(name) = KEY_VARIABLES.iter().find(invalid) {
             return Err(invalid_key(&format!("`{name}`")));
         }
-        if variable("AWS_SECRET_ACCESS_KEY").is_none() {
+        let is_used = self.profile.is_none() && has_keys();
+        if is_used && variable("AWS_SECRET_ACCESS_KEY").is_none() {
             return Err(Failure::usage(
                 "`AWS_ACCESS_KEY_ID` is set, but `AWS_SECRET_ACCESS_KEY` is not",
             )

@@ -176,7 +176,7 @@ pub fn clock_offset(answer: &HttpResponse) -> Option<SignedDuration> {
 
 fn wrong_clock(offset: SignedDuration) -> Failure {
     let direction = if offset.is_negative() { "ahead of" } else { "behind" };
-    let minutes = offset.abs().as_mins();
+    let minutes = (offset.abs() + SignedDuration::from_secs(30)).as_mins();
     Failure::new(format!("this machine's clock is {minutes} minutes {direction} AWS's")).hint(
         "set the clock (`timedatectl set-ntp true`); signatures are valid for a few minutes only",
     )

@@ -13,11 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{UPLOAD_TIMEOUT, error::Answer, poll::Poll};
-use crate::{
-    failure::Failure,
-    package::artifact::{Artifact, base16},
-    values::Arch,
-};
+use crate::{failure::Failure, package::artifact::Artifact, values::Arch};
 
 const UPDATE: Poll = Poll {
     first: Duration::from_millis(300),
@@ -62,7 +58,7 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Function
         sha256: function
             .code_sha256
             .and_then(|base64| BASE64_STANDARD.decode(base64).ok())
-            .map(|hash| base16(&hash)),
+            .map(hex::encode),
         size: function.code_size,
         memory: function.memory_size.unwrap_or_default(),
         arch: function.architectures.and_then(|archs| Some(archs.first()?.to_string())),

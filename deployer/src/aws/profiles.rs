@@ -12,7 +12,7 @@ use cbbootstrap_cli::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::{
-    causes::causes,
+    causes::{causes, chain},
     failure::Failure,
     network::{Bundle, Network},
 };
@@ -63,7 +63,8 @@ impl Profiles {
             let text = normalize(&text, matches!(kind, Kind::Config));
             let file = EnvConfigFiles::builder().with_contents(kind, &text).build();
             let invalid = |error: ProfileFileLoadError| {
-                let reason = causes(&error).replace("error parsing  on line", "line");
+                let reason = chain(&error).last().map(ToString::to_string).unwrap_or_default();
+                let reason = reason.replace("error parsing  on line", "line");
                 let path = variable_os(variable).unwrap_or_else(|| default.into());
                 Failure::new(format!(
                     "cannot read the AWS profiles in `{}`: {reason}",

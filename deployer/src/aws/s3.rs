@@ -54,11 +54,10 @@ pub struct ClockSkew;
 
 impl ClassifyRetry for ClockSkew {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let is_head = context.request().is_some_and(|request| request.method() == "HEAD");
         match context.response() {
             Some(response)
-                if is_head
-                    && response.status().as_u16() == 403
+                if response.status().as_u16() == 403
+                    && response.body().bytes().unwrap_or_default().is_empty()
                     && clock_offset(response).is_some() =>
             {
                 RetryAction::server_error()

@@ -165,7 +165,7 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
     let (ClusterCommand::List(ClusterListArgs { records, .. })
     | ClusterCommand::Show(ClusterShowArgs { records, .. })
     | ClusterCommand::Forget(ClusterForgetArgs { records, .. })) = &command;
-    let records = Records::of(records.clone())?;
+    let records = Records::new(records.clone())?;
     match &records.keeper {
         Keeper::Aws { access, table } => {
             let aws = Aws::connect(access).await?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{curl, smoke::failures};
 use crate::{
     aws::{Aws, cloudformation::UpdateMode},
-    cli::DeployArgs,
+    cli::{DeployArgs, UpdateArgs},
     deployment::{self, Options},
     github::{self, code, heading, table},
     network::Network,
@@ -99,8 +99,9 @@ impl CommandReport for DeployReport {
 }
 
 pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
-    let target = Target::new(args.target.clone(), args.wait, args.function.build.arch)?;
-    let deployed = deploy(&args, &target, printer, signals).await;
+    let target = &args.target;
+    target.check()?;
+    let deployed = deploy(&args, target, printer, signals).await;
     let deployed = deployed.inspect_err(|error| {
         github::write_failure(printer, "deploy", &target.place.stack_name, error);
     })?;
@@ -127,9 +128,12 @@ async fn deploy(
         let replace = deployment::replace_code(&aws, target, function, printer);
         signals.or_stopped(replace).await?
     } else {
-        let update_mode =
-            UpdateMode { express: args.express, rollback_minutes: args.rollback_minutes };
-        let options = Options { yes: args.yes, update_mode };
+        let UpdateArgs { express, rollback_minutes } = args.update;
+        let options = Options {
+            yes: args.yes,
+            wait_for_stack: args.wait.wait_for_stack,
+            update_mode: UpdateMode { express, rollback_minutes },
+        };
         deployment::deploy(&aws, target, options, function, printer, signals).await?
     };
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();
@@ -186,7 +190,7 @@ mod tests {
     fn a_deployment_has_outputs_and_a_summary() {
         let failed = smoke::StepResult {
             name: "a joiner",
-            expected: "200".to_owned(),
+            expected: "200",
             saw: "503 <html>|".to_owned(),
             passed: false,
             milliseconds: 1.0,

@@ -21,11 +21,12 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
         bucket: args.bucket,
         role_arn: args.role_arn,
     };
-    if args.explain {
-        printer.result(&permissions::explain(&scope, args.policy_for))
+    let text = if args.explain {
+        permissions::explain(&scope, args.policy_for)
     } else {
-        printer.result(&permissions::policy(&scope, args.policy_for))
-    }
+        serde_json::to_string_pretty(&permissions::policy(&scope, args.policy_for))?
+    };
+    printer.result(&text)
 }
 
 /// The region of a deployment, from options and files alone.

@@ -1,19 +1,20 @@
 //! `deploy --local`: the server of `serve`, and the smoke test.
 
-use std::{collections::BTreeMap, fmt::Display, net::SocketAddr};
+use std::{collections::BTreeMap, fmt::Display};
 
 use serde::Serialize;
 
 use super::{
     curl,
     deploy::run_smoke,
-    serve::{self, Options, Serving},
+    serve::{self, Serving},
 };
 use crate::{
-    cli::DeployArgs,
+    cli::{DeployArgs, ServerArgs},
     failure::{Exit, Failure},
     network::Network,
     printer::Printer,
+    settings::Keeper,
     signals::Signals,
     smoke,
 };
@@ -40,9 +41,10 @@ impl Display for Deployment {
 
 /// Starts the API on this machine, and tests it.
 pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
-    let address = SocketAddr::new(args.local.host, args.local.port);
-    let options = Options::local(address, args.local.data.as_deref())?;
-    let serving = serve::start(options, printer).await?;
+    let listen = args.local.listen;
+    let keeper = Keeper::this_machine(listen.data.as_deref())?;
+    let options = ServerArgs { max_connections: 1000, ..ServerArgs::default() };
+    let serving = serve::start(&listen, keeper, options, printer).await?;
     let smoke = if args.no_smoke {
         None
     } else {

@@ -37,12 +37,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
             let deployment = signals.or_stopped(local::start(*args, printer)).await?;
             return deployment.run(&mut signals).await;
         }
-        Command::Serve(args) => {
-            let options = serve::Options::from_args(*args)?;
-            let serving = signals.or_stopped(serve::start(options, printer)).await?;
-            printer.result(&serving)?;
-            serving.run(&mut signals).await;
-        }
+        Command::Serve(args) => serve::run(*args, printer, &mut signals).await?,
         Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,
         Command::Plan(args) => return plan::run(args, printer, &mut signals).await,
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,

@@ -17,7 +17,7 @@ use crate::{
     package::{FunctionSource, artifact::Artifact},
     printer::Printer,
     report::{CommandReport, publish},
-    settings::{Target, WaitArgs},
+    settings::Target,
     signals::Signals,
     stack::{self, Change, DesiredStack, Risk, StackAction, ValueChange, value_changes},
 };
@@ -123,9 +123,10 @@ impl CommandReport for PlanReport {
 
 /// Shows the changes. Nothing is uploaded, and the change set is removed.
 pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<Exit> {
-    let target = Target::new(args.target.clone(), WaitArgs::default(), args.function.build.arch)?;
+    let target = &args.target;
+    target.check()?;
     let mut change_set = None;
-    let planned = signals.or_stopped(plan(&args, &target, &mut change_set, printer)).await;
+    let planned = signals.or_stopped(plan(&args, target, &mut change_set, printer)).await;
     let discarded = match change_set {
         Some(change_set) => change_set.discard().await,
         None => Ok(()),

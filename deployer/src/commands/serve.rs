@@ -3,7 +3,6 @@
 use std::{
     fmt::{Display, Formatter},
     net::SocketAddr,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -18,65 +17,13 @@ use serde::Serialize;
 
 use crate::{
     aws::Aws,
-    cli::ServeArgs,
+    cli::{ListenArgs, ServeArgs, ServerArgs},
     failure::Failure,
-    local::{
-        self, LogFormat, Metrics, RequestLog, Server, Tls,
-        data::{self, Data},
-    },
+    local::{self, Metrics, RequestLog, Server, Tls, data::Data},
     printer::Printer,
     settings::Keeper,
     signals::Signals,
 };
-
-#[derive(Debug)]
-pub struct Options {
-    pub address: SocketAddr,
-    pub keeper: Keeper,
-    /// The files of the certificate and its key.
-    pub tls: Option<(PathBuf, PathBuf)>,
-    pub allowed_hosts: Vec<String>,
-    pub policy: Policy,
-    pub max_connections: usize,
-    pub log: LogFormat,
-    pub metrics: bool,
-}
-
-impl Options {
-    pub fn from_args(args: ServeArgs) -> anyhow::Result<Self> {
-        let keeper = match args.table {
-            Some(table) => Keeper::Aws { table, access: args.access },
-            None => Keeper::ThisMachine { data: data::directory(args.data.as_deref())? },
-        };
-        Ok(Self {
-            address: SocketAddr::new(args.host, args.port),
-            keeper,
-            tls: args.tls_cert.zip(args.tls_key),
-            allowed_hosts: args.allowed_hosts,
-            policy: Policy {
-                requires_secret: args.require_secret,
-                requires_lease: args.require_lease,
-            },
-            max_connections: args.max_connections.get(),
-            log: args.log,
-            metrics: args.metrics,
-        })
-    }
-
-    /// The options of `deploy --local`.
-    pub fn local(address: SocketAddr, data: Option<&Path>) -> anyhow::Result<Self> {
-        Ok(Self {
-            address,
-            keeper: Keeper::ThisMachine { data: data::directory(data)? },
-            tls: None,
-            allowed_hosts: Vec::new(),
-            policy: Policy::default(),
-            max_connections: 1000,
-            log: LogFormat::Text,
-            metrics: false,
-        })
-    }
-}
 
 /// A running server.
 #[derive(Debug, Serialize)]
@@ -109,21 +56,43 @@ impl Display for Serving {
     }
 }
 
-/// Starts the server.
-pub async fn start(options: Options, printer: &Printer) -> anyhow::Result<Serving> {
-    let most = local::max_connections(options.max_connections)?;
-    if most < options.max_connections {
+/// Serves until Ctrl-C or SIGTERM.
+pub async fn run(args: ServeArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
+    let ServeArgs { listen, table, server, access, .. } = args;
+    let keeper = match table {
+        Some(table) => Keeper::Aws { table, access },
+        None => Keeper::this_machine(listen.data.as_deref())?,
+    };
+    let serving = signals.or_stopped(start(&listen, keeper, server, printer)).await?;
+    printer.result(&serving)?;
+    serving.run(signals).await;
+    Ok(())
+}
+
+/// Starts a server.
+pub async fn start(
+    listen: &ListenArgs,
+    keeper: Keeper,
+    options: ServerArgs,
+    printer: &Printer,
+) -> anyhow::Result<Serving> {
+    let wanted = usize::try_from(options.max_connections)?;
+    let most = local::max_connections(wanted)?;
+    if most < wanted {
         printer.message(format_args!(
             "At most {most} connections: the system allows no more open files (`ulimit -Hn`)"
         ));
     }
-    let tls = options.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
-    if tls.is_none() && !options.address.ip().is_loopback() {
+    let tls = options.tls_cert.zip(options.tls_key);
+    let tls = tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
+    if tls.is_none() && !listen.host.is_loopback() {
         printer.message("Without `--tls-cert`, cluster tokens cross the network in clear text");
     }
-    let listener = local::bind(options.address).await?;
+    let listener = local::bind(SocketAddr::new(listen.host, listen.port)).await?;
     let metrics = Metrics::default();
-    let (api, region, data) = open(&options.keeper, options.policy, printer).await?;
+    let policy =
+        Policy { requires_secret: options.require_secret, requires_lease: options.require_lease };
+    let (api, region, data) = open(&keeper, policy, printer).await?;
     let api = if options.metrics { api.merge(metrics.route()) } else { api };
     let guard = Arc::new(Guard { allowed_hosts: options.allowed_hosts });
     let api = api.layer(from_fn_with_state(guard, guard::guard));
@@ -134,20 +103,13 @@ pub async fn start(options: Options, printer: &Printer) -> anyhow::Result<Servin
         lines.request(record);
     });
 
-    let acceptor = tls.as_ref().map(Tls::acceptor).transpose()?;
+    let config = tls.as_ref().map(|tls| Arc::clone(&tls.current));
     if let Some(tls) = tls {
         let log = log.clone();
         tokio::spawn(tls.reload(move |message| log.message(&message)));
     }
-    let server = Server::start(listener, api, acceptor, most, metrics)?;
-    Ok(Serving {
-        endpoint: server.url().to_owned(),
-        keeper: options.keeper,
-        region,
-        _data: data,
-        server,
-        log,
-    })
+    let server = Server::start(listener, api, config, most, metrics)?;
+    Ok(Serving { endpoint: server.url().to_owned(), keeper, region, _data: data, server, log })
 }
 
 /// The API over the store, the region of a table, and the open database.

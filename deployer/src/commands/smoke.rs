@@ -57,7 +57,7 @@ fn outcome(report: &smoke::Report) -> &'static str {
 pub fn failures(report: &smoke::Report) -> String {
     let failed = report.steps.iter().filter(|step| !step.passed);
     let rows: Vec<_> = failed
-        .map(|step| [step.name.to_owned(), step.expected.clone(), step.saw.clone()])
+        .map(|step| [step.name.to_owned(), step.expected.to_owned(), step.saw.clone()])
         .collect();
     if rows.is_empty() { String::new() } else { table(["Step", "Expected", "Saw"], &rows) }
 }

@@ -233,7 +233,7 @@ fn a_wrong_value_is_named_with_its_key_and_environment() {
     for (text, message, hint) in [
         (
             "environments: {dev: {stack_name: [s]}}",
-            "environment `dev`: `stack_name` is one value",
+            "environment `dev`: `stack_name` must be a single value",
             EXAMPLE,
         ),
         (

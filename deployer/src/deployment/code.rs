@@ -19,8 +19,10 @@ pub async fn replace_code(
 ) -> anyhow::Result<DeployedStack> {
     let name = &target.place.stack_name;
     let survey = StackSurvey::read(aws, name).await?;
-    let parameters =
-        [("TableName", target.table.table_name.clone()), ("Architecture", target.arch.to_string())];
+    let parameters = [
+        ("TableName", target.table.table_name.clone()),
+        ("Architecture", function.arch().to_string()),
+    ];
     let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
         it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
     })?;
@@ -31,7 +33,7 @@ pub async fn replace_code(
     let mut version = None;
     if changed {
         let function = stack.output("FunctionName")?;
-        version = lambda::replace_code(&aws.lambda, function, &artifact, target.arch).await?;
+        version = lambda::replace_code(&aws.lambda, function, &artifact, artifact.arch).await?;
     }
     step.done(if changed { "replaced" } else { "the function has it already" });
     Ok(DeployedStack { stack: stack.clone(), changed, is_fresh: changed, artifact, version })

@@ -11,7 +11,7 @@ mod prepare;
 mod removal;
 mod survey;
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub use code::replace_code;
 pub use follow::{Follower, settle};
@@ -27,7 +27,7 @@ use crate::{
     settings::Target,
     signals::Signals,
     stack::{DesiredStack, Stack},
-    template::{self, TEMPLATE},
+    template::TEMPLATE,
 };
 use prepare::{Preparation, Round};
 
@@ -38,6 +38,8 @@ const ROUNDS: usize = 10;
 pub struct Options {
     /// Whether the user has confirmed everything in advance.
     pub yes: bool,
+    /// How long to wait for another deployment; `None` asks on a terminal.
+    pub wait_for_stack: Option<Duration>,
     pub update_mode: UpdateMode,
 }
 
@@ -99,21 +101,11 @@ pub fn desired_stack(
     bucket: &Bucket,
     artifact: &Artifact,
 ) -> anyhow::Result<DesiredStack> {
-    let parameters = [
-        ("ArtifactBucket", bucket.name.clone()),
-        ("ArtifactKey", bucket.key(artifact)),
-        ("TableName", target.table.table_name.clone()),
-        ("Architecture", target.arch.to_string()),
-        ("AuthorizationType", target.auth.authorization_type().to_owned()),
-        ("RequireSecret", target.require_secret.to_string()),
-        ("RequireLease", target.require_lease.to_string()),
-    ];
-    let parameters: BTreeMap<_, _> = template::parameters(parameters, &target.parameters)?;
     Ok(DesiredStack {
         name: target.place.stack_name.clone(),
         template: TEMPLATE,
-        parameters,
-        tags: target.tags.clone(),
+        parameters: target.parameters(bucket, artifact)?,
+        tags: target.tags(),
         notification_arns: target.notification_arns.clone(),
         role_arn: target.role_arn.clone(),
     })

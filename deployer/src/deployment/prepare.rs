@@ -68,13 +68,13 @@ impl<'a> Preparation<'a> {
         let follower = Follower::new(&aws.cloudformation, &target.place);
         let mut consents = Consents::default();
         let owner = table.as_ref().and_then(Table::stack);
-        ask(&survey, target, owner, options.yes, &follower, &mut consents, printer).await?;
+        ask(&survey, target, owner, options, &follower, &mut consents, printer).await?;
 
         let build = build(function, printer);
         let create_table = async {
             let step = printer.step("table");
             let (client, table_name) = (&aws.dynamodb, &target.table.table_name);
-            let created = dynamodb::ensure(client, table_name, table, name, &target.tags).await?;
+            let created = dynamodb::ensure(client, table_name, table, name, &target.tags()).await?;
             step.done(format_args!(
                 "`{table_name}` {}",
                 if created { "created" } else { "exists" }
@@ -128,14 +128,14 @@ impl<'a> Preparation<'a> {
             let Self { target, options, follower, consents, printer, .. } = self;
             self.survey = StackSurvey::read(self.aws, &target.place.stack_name).await?;
             // The table is as it was.
-            ask(&self.survey, target, None, options.yes, follower, consents, printer).await?;
+            ask(&self.survey, target, None, *options, follower, consents, printer).await?;
         }
         if let Some(stack) = self.survey.up_to_date(&self.desired) {
             return Ok(Round::UpToDate(stack.clone()));
         }
         match (self.survey.action, &self.survey.stack) {
             (StackAction::Wait, Some(stack)) => {
-                let patience = self.target.wait_for_stack;
+                let patience = self.options.wait_for_stack;
                 self.follower.wait(stack, patience, self.printer).await?;
                 Ok(Round::ReadAgain)
             }
@@ -258,7 +258,7 @@ impl<'a> Preparation<'a> {
             return Ok(false);
         }
         let function = stack.output("FunctionName")?;
-        lambda::replace_code(&self.aws.lambda, function, artifact, self.target.arch).await?;
+        lambda::replace_code(&self.aws.lambda, function, artifact, artifact.arch).await?;
         step.done(
             "is up to date; the function's code was replaced outside the stack, and is restored",
         );
@@ -286,7 +286,7 @@ async fn ask(
     survey: &StackSurvey,
     target: &Target,
     table_owner: Option<&str>,
-    yes: bool,
+    Options { yes, wait_for_stack, .. }: Options,
     follower: &Follower,
     consents: &mut Consents,
     printer: &Printer,
@@ -300,7 +300,7 @@ async fn ask(
         }
     }
     if let (StackAction::Wait, Some(stack), false) = (survey.action, stack, consents.wait) {
-        follower.check_patience(stack, target.wait_for_stack, yes, printer).await?;
+        follower.check_patience(stack, wait_for_stack, yes, printer).await?;
         consents.wait = true;
     }
     Ok(())

@@ -99,7 +99,7 @@ impl Removal {
         let follower = Follower::new(&aws.cloudformation, &settings.place);
         let mut stack = find_removable(aws, name).await?;
         if let Some(busy) = stack.as_ref().filter(|stack| stack.status.is_busy()) {
-            let patience = settings.wait_for_stack;
+            let patience = settings.wait.wait_for_stack;
             follower.check_patience(busy, patience, scope.yes, printer).await?;
             follower.wait(busy, patience, printer).await?;
             stack = find_removable(aws, name).await?;

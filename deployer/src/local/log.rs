@@ -62,19 +62,13 @@ impl RequestLog {
 
     /// Logs a message about the server.
     pub fn message(&self, message: &str) {
-        let line = match self.format {
+        self.write(match self.format {
             LogFormat::Json => {
                 let (time, level) = (Timestamp::now(), "INFO");
                 serde_json::json!({"time": time, "level": level, "message": message}).to_string()
             }
             _ => message.to_owned(),
-        };
-        self.lines.push(format!("{line}\n").as_bytes());
-    }
-
-    /// Waits until all is written, but not for long.
-    pub fn flush(&self) {
-        self.lines.flush();
+        });
     }
 
     /// Begins to log requests.
@@ -87,12 +81,20 @@ impl RequestLog {
             return;
         }
         let line = Line { time: Timestamp::now(), level: "INFO", record };
-        let mut text = match self.format {
+        self.write(match self.format {
             LogFormat::Json => serde_json::to_string(&line).unwrap_or_default(),
             _ => line.to_string(),
-        };
-        text.push('\n');
-        self.lines.push(text.as_bytes());
+        });
+    }
+
+    /// Waits until all is written, but not for long.
+    pub fn flush(&self) {
+        self.lines.flush();
+    }
+
+    fn write(&self, mut line: String) {
+        line.push('\n');
+        self.lines.push(line.as_bytes());
     }
 }
 
@@ -100,7 +102,7 @@ impl Display for Line<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let RequestRecord { method, status, milliseconds, .. } = self.record;
         let route = self.record.route.as_deref().unwrap_or("(no such route)");
-        let outcome = self.record.code.unwrap_or_else(|| self.record.outcome.as_str());
+        let outcome = self.record.code.unwrap_or(self.record.outcome);
         write!(f, "{status} {method} {route}: {outcome}")?;
         if let Some(cluster) = self.record.cluster {
             write!(f, " {cluster}")?;
@@ -111,8 +113,6 @@ impl Display for Line<'_> {
 
 #[cfg(test)]
 mod tests {
-    use cbbootstrap_function::log::Outcome;
-
     use super::*;
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
             method: "POST",
             route: Some("/cluster".to_owned()),
             status: 200,
-            outcome: Outcome::Joined,
+            outcome: "joined",
             code: None,
             cluster: Some("0123abcd"),
             milliseconds: 2.345,

@@ -42,7 +42,7 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn count(&self, record: &RequestRecord<'_>) {
-        let (outcome, status) = (record.outcome.as_str(), record.status);
+        let (outcome, status) = (record.outcome, record.status);
         self.requests.get_or_create(&Labels { outcome, status }).inc();
         self.seconds.observe(record.milliseconds / 1e3);
     }

@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use cbbootstrap_function::connection::answer;
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -25,7 +27,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time limit for running requests at the end: less than the 10 s after which Docker kills a container.
+/// How long running requests may take at the end: less than the 10 s after which Docker kills a container.
 const GRACE: Duration = Duration::from_secs(8);
 
 /// The pause after a temporary error of `accept`, such as too many open files.
@@ -70,7 +72,7 @@ impl Server {
     pub fn start(
         listener: TcpListener,
         api: Router,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Arc<ArcSwap<ServerConfig>>>,
         max_connections: usize,
         metrics: Metrics,
     ) -> io::Result<Self> {
@@ -109,7 +111,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 struct Accepting {
     listener: TcpListener,
     api: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
     metrics: Metrics,
     stopping: watch::Receiver<bool>,
 }
@@ -156,7 +158,8 @@ impl Accepting {
             match tls {
                 None => answer(Box::new(stream), api, address.ip(), stopping).await,
                 Some(tls) => {
-                    if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                    let accept = TlsAcceptor::from(tls.load_full()).accept(stream);
+                    if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, accept).await {
                         answer(Box::new(stream), api, address.ip(), stopping).await;
                     }
                 }

@@ -1,4 +1,4 @@
-//! TLS with a certificate that is read again when its file changes.
+//! TLS with a certificate that is reloaded when its file changes.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -7,12 +7,9 @@ use rustls::{
     ServerConfig,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
 };
-use tokio_rustls::TlsAcceptor;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// How often the files are read.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
@@ -24,42 +21,23 @@ pub struct Tls {
     key: PathBuf,
     /// The contents of the files.
     pem: (Vec<u8>, Vec<u8>),
-    current: Arc<Current>,
-}
-
-#[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
-
-impl ResolvesServerCert for Current {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
-    }
+    /// The configuration for new connections.
+    pub current: Arc<ArcSwap<ServerConfig>>,
 }
 
 impl Tls {
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Failure> {
         let unusable = |reason: String| {
-            Failure::new(format!("cannot use the TLS certificate: {reason}"))
+            Failure::usage(format!("cannot use the TLS certificate: {reason}"))
                 .hint("`--tls-cert` and `--tls-key` take PEM files: the certificate with its chain, and its private key")
-                .exit(Exit::Usage)
         };
         let read = |file: &PathBuf| {
             fs::read(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))
         };
         let pem = (read(&certificate)?, read(&key)?);
-        let certified = certified_key(&pem.0, &pem.1).map_err(unusable)?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
+        let config = server_config(&pem.0, &pem.1).map_err(unusable)?;
+        let current = Arc::new(ArcSwap::from_pointee(config));
         Ok(Self { certificate, key, pem, current })
-    }
-
-    /// Accepts connections with the current certificate.
-    pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&self.current) as _);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
     /// Reads the files from time to time. The two are not replaced at the same moment, so files that do not match are read again.
@@ -74,9 +52,9 @@ impl Tls {
             if pem == self.pem || unusable.as_ref() == Some(&pem) {
                 continue;
             }
-            match certified_key(&pem.0, &pem.1) {
-                Ok(certified) => {
-                    self.current.0.store(Arc::new(certified));
+            match server_config(&pem.0, &pem.1) {
+                Ok(config) => {
+                    self.current.store(Arc::new(config));
                     self.pem = pem;
                     report("the TLS certificate was replaced".to_owned());
                 }
@@ -91,7 +69,7 @@ impl Tls {
     }
 }
 
-fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {
+fn server_config(certificate: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
     let chain = CertificateDer::pem_slice_iter(certificate)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("the certificate is not PEM: {error}"))?;
@@ -100,5 +78,10 @@ fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, String>
     }
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| "the key's file cannot be read, or has no private key in PEM".to_owned())?;
-    CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| error.to_string())
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }

@@ -23,6 +23,7 @@ pub struct Artifact {
     pub zip: Vec<u8>,
     /// Of the zip, in lower-case hexadecimal.
     pub sha256: String,
+    pub arch: Arch,
 }
 
 impl Artifact {
@@ -38,10 +39,9 @@ impl Artifact {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
         writer.start_file(BOOTSTRAP, options).context("cannot make the zip")?;
         writer.write_all(executable).context("cannot make the zip")?;
-        Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner()))
+        Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner(), arch))
     }
 
-    /// Reads a zip and checks its executable.
     pub fn read(path: &Path, arch: Arch) -> anyhow::Result<Self> {
         let zip = std::fs::read(path).map_err(|error| {
             Failure::new(format!("cannot read `{}`: {error}", path.display()))
@@ -53,14 +53,14 @@ impl Artifact {
 
     /// Checks the zip's executable.
     pub fn check(zip: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
-        let artifact = Self::new(zip);
+        let artifact = Self::new(zip, arch);
         elf::check(&artifact.executable()?, arch)?;
         Ok(artifact)
     }
 
-    fn new(zip: Vec<u8>) -> Self {
-        let sha256 = base16(&Sha256::digest(&zip));
-        Self { zip, sha256 }
+    fn new(zip: Vec<u8>, arch: Arch) -> Self {
+        let sha256 = hex::encode(Sha256::digest(&zip));
+        Self { zip, sha256, arch }
     }
 
     fn executable(&self) -> Result<Vec<u8>, Failure> {
@@ -84,15 +84,6 @@ impl Artifact {
     }
 }
 
-/// In lower-case hexadecimal.
-pub fn base16(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -105,7 +96,6 @@ mod tests {
         }
     }
 
-    /// A small executable.
     fn executable() -> Vec<u8> {
         std::fs::read("/bin/sh").expect("every Linux has it")
     }

@@ -1,14 +1,13 @@
 //! Compiles the function with cargo-zigbuild, or with plain cargo where that is missing.
 
 use std::{
-    collections::VecDeque,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use anyhow::Context;
 use cbbootstrap_cli::environment;
-use serde::Deserialize;
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::Command,
@@ -21,9 +20,6 @@ use crate::{
     printer::{HEARTBEAT, Step},
     values::Arch,
 };
-
-/// How many of cargo's last lines are kept and printed if it fails.
-const KEPT_LINES: usize = 400;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Builder {
@@ -50,7 +46,7 @@ struct Toolchain {
 pub struct Compiler {
     source: PathBuf,
     profile: String,
-    arch: Arch,
+    pub arch: Arch,
     builder: Builder,
 }
 
@@ -73,10 +69,6 @@ impl Compiler {
         Ok(Self { source, profile: args.cargo_profile.clone(), arch, builder })
     }
 
-    pub fn arch(&self) -> Arch {
-        self.arch
-    }
-
     /// Builds the function and returns the path of the executable.
     pub async fn build(&self, step: &mut Step) -> anyhow::Result<PathBuf> {
         let mut command = self.command();
@@ -93,7 +85,8 @@ impl Compiler {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| Failure::new(format!("cannot run cargo ({error})")).hint(NO_RUST))?;
-        let (stdout, stderr) = (cargo.stdout.take(), cargo.stderr.take());
+        let stdout = cargo.stdout.take().context("cargo has no stdout")?;
+        let stderr = cargo.stderr.take().context("cargo has no stderr")?;
         let (executable, log) = tokio::join!(read_executable(stdout), show_progress(stderr, step));
         let status = cargo.wait().await.context("cannot wait for cargo")?;
         if !status.success() {
@@ -131,62 +124,44 @@ impl Compiler {
             .args(["--profile", &self.profile, "--target", &target])
             // Messages for this program on stdout, those for people on stderr.
             .args(["--message-format", "json-render-diagnostics"]);
-        let remapped = RemappedPaths::new(&self.source);
-        command.env("CARGO_ENCODED_RUSTFLAGS", remapped.rust_flags());
+        let paths = remapped_paths(&self.source);
+        command.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&paths));
         let variable = format!("CFLAGS_{}", triple.replace('-', "_"));
-        let flags = remapped.c_flags(std::env::var(&variable).ok());
-        command.env(variable, flags);
+        let ours = paths.iter().map(|pair| format!("-ffile-prefix-map={pair}"));
+        let flags: Vec<_> = std::env::var(&variable).into_iter().chain(ours).collect();
+        command.env(variable, flags.join(" "));
         // The result of an incremental build depends on the builds before it.
         command.env("CARGO_INCREMENTAL", "0");
         command
     }
 }
 
-/// Directories whose paths compilers write into their output, with the paths to write instead: the same sources then give
-/// the same function, wherever they and cargo's cache are.
-#[derive(Debug)]
-struct RemappedPaths(Vec<(PathBuf, &'static str)>);
-
-impl RemappedPaths {
-    fn new(source: &Path) -> Self {
-        // The last entry that matches a path counts.
-        let mut paths = Vec::new();
-        if let Some(home) = cargo_home() {
-            paths.push((home.clone(), "/cargo"));
-            // Each registry has a directory, a mirror another one.
-            let registries = std::fs::read_dir(home.join("registry/src"));
-            let registries = registries.into_iter().flatten().flatten();
-            paths.extend(registries.map(|registry| (registry.path(), "/registry")));
-        }
-        let source = source.canonicalize().unwrap_or_else(|_| source.to_owned());
-        paths.push((source, "/cbbootstrap"));
-        Self(paths)
+/// `FROM=TO` for each directory whose path compilers write into their output: the same sources then give the same function,
+/// wherever they and cargo's cache are.
+fn remapped_paths(source: &Path) -> Vec<String> {
+    // The last entry that matches a path counts.
+    let mut paths = Vec::new();
+    if let Some(home) = cargo_home() {
+        // Each registry has a directory, a mirror another one.
+        let registries = std::fs::read_dir(home.join("registry/src")).into_iter().flatten();
+        let registries: Vec<_> = registries.flatten().map(|registry| registry.path()).collect();
+        paths.push((home, "/cargo"));
+        paths.extend(registries.into_iter().map(|registry| (registry, "/registry")));
     }
+    paths.push((source.canonicalize().unwrap_or_else(|_| source.to_owned()), "/cbbootstrap"));
+    paths.iter().map(|(from, to)| format!("{}={to}", from.display())).collect()
+}
 
-    fn pairs(&self) -> impl Iterator<Item = String> {
-        let pairs = self.0.iter();
-        pairs.map(|(from, to)| format!("{}={to}", from.display()))
-    }
-
-    /// Flags for rustc in the form of `CARGO_ENCODED_RUSTFLAGS`, after those of the environment. Those of cargo's
-    /// configuration are for this machine's own programs and are left out.
-    fn rust_flags(&self) -> String {
-        let given: Vec<String> = if let Ok(flags) = std::env::var("CARGO_ENCODED_RUSTFLAGS") {
-            flags.split('\x1f').map(str::to_owned).collect()
-        } else {
-            let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-            flags.split_whitespace().map(str::to_owned).collect()
-        };
-        let given = given.into_iter().filter(|flag| !flag.is_empty());
-        let ours = self.pairs().map(|pair| format!("--remap-path-prefix={pair}"));
-        given.chain(ours).collect::<Vec<_>>().join("\x1f")
-    }
-
-    /// Flags for the C compiler, after those of the environment.
-    fn c_flags(&self, given: Option<String>) -> String {
-        let ours = self.pairs().map(|pair| format!("-ffile-prefix-map={pair}"));
-        given.into_iter().chain(ours).collect::<Vec<_>>().join(" ")
-    }
+/// Flags for rustc in the form of `CARGO_ENCODED_RUSTFLAGS`, after those of the environment. Those of cargo's configuration are
+/// for this machine's own programs and are left out.
+fn rust_flags(paths: &[String]) -> String {
+    let unencoded = |flags: String| flags.split_whitespace().collect::<Vec<_>>().join("\x1f");
+    let given = std::env::var("CARGO_ENCODED_RUSTFLAGS")
+        .or_else(|_| std::env::var("RUSTFLAGS").map(unencoded))
+        .unwrap_or_default();
+    let given = Some(given).filter(|flags| !flags.is_empty());
+    let ours = paths.iter().map(|pair| format!("--remap-path-prefix={pair}"));
+    given.into_iter().chain(ours).collect::<Vec<_>>().join("\x1f")
 }
 
 /// Where cargo keeps what it downloads.
@@ -208,37 +183,21 @@ fn describe(command: &Command) -> String {
 }
 
 /// The path of the executable, from cargo's messages.
-async fn read_executable(stdout: Option<impl AsyncRead + Unpin>) -> Option<PathBuf> {
-    #[derive(Deserialize)]
-    struct Message {
-        target: Option<Target>,
-        executable: Option<PathBuf>,
-    }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-    }
-
-    let mut lines = BufReader::new(stdout?).lines();
+async fn read_executable(stdout: impl AsyncRead + Unpin) -> Option<PathBuf> {
+    let mut lines = BufReader::new(stdout).lines();
     let mut path = None;
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Ok(Message { target: Some(target), executable: Some(executable) }) =
-            serde_json::from_str(&line)
-            && target.name == "bootstrap"
-        {
-            path = Some(executable);
+        let message: Value = serde_json::from_str(&line).unwrap_or_default();
+        if message["target"]["name"] == "bootstrap" {
+            path = message["executable"].as_str().map(PathBuf::from).or(path);
         }
     }
     path
 }
 
-/// Shows what cargo does, and keeps its last lines.
-async fn show_progress(
-    stderr: Option<impl AsyncRead + Unpin>,
-    step: &mut Step,
-) -> VecDeque<String> {
-    let mut kept = VecDeque::new();
-    let Some(stderr) = stderr else { return kept };
+/// Shows what cargo does, and returns its lines.
+async fn show_progress(stderr: impl AsyncRead + Unpin, step: &mut Step) -> Vec<String> {
+    let mut printed = Vec::new();
     let mut lines = BufReader::new(stderr).lines();
     let mut compiled = 0;
     loop {
@@ -258,12 +217,9 @@ async fn show_progress(
         } else if words.starts_with("Downloading ") || words.starts_with("Blocking ") {
             step.note(line.trim().to_owned());
         }
-        if kept.len() == KEPT_LINES {
-            kept.pop_front();
-        }
-        kept.push_back(line);
+        printed.push(line);
     }
-    kept
+    printed
 }
 
 impl Toolchain {
@@ -285,7 +241,7 @@ impl Toolchain {
             output("rustc", &["-vV"]),
             output("rustc", &libraries),
             output("cargo-zigbuild", &["--version"]),
-            // It finds zig outside the path, too, and this is the only way to ask for it.
+            // It also finds zig outside of `PATH`, and has no other command that checks for it.
             output("cargo-zigbuild", &["zig", "cc", "--", "--version"]),
         );
         let rustc = rustc.ok_or_else(|| {
@@ -315,18 +271,20 @@ fn choose(choice: BuilderChoice, arch: Arch, tools: &Toolchain) -> Result<Builde
             Ok(Builder::Zigbuild)
         }
         BuilderChoice::Auto | BuilderChoice::Cargo if host == target => Ok(Builder::Cargo),
-        BuilderChoice::Auto | BuilderChoice::Zigbuild if tools.has_zigbuild => {
+        BuilderChoice::Cargo => {
+            let message = format!("`cargo build` builds for {host}, and Lambda needs `{target}`");
+            Err(Failure::new(message).hint(format!("build with `--builder zigbuild`; {INSTALL}")))
+        }
+        _ if tools.has_zigbuild => {
             Err(Failure::new("zig is not installed, which `cargo zigbuild` links with")
                 .hint("`pip install ziglang` installs it"))
         }
-        BuilderChoice::Auto | BuilderChoice::Zigbuild => Err(Failure::new(format!(
-            "`cargo-zigbuild` is not installed, to build for `{target}` on {host}"
-        ))
-        .hint(format!("{INSTALL}; or bring a zip with `--function-zip FILE`"))),
-        BuilderChoice::Cargo => Err(Failure::new(format!(
-            "`cargo build` builds for {host}, and Lambda needs `{target}`"
-        ))
-        .hint(format!("build with `--builder zigbuild`; {INSTALL}"))),
+        _ => {
+            let message =
+                format!("`cargo-zigbuild` is not installed, to build for `{target}` on {host}");
+            Err(Failure::new(message)
+                .hint(format!("{INSTALL}; or bring a zip with `--function-zip FILE`")))
+        }
     }
 }
 

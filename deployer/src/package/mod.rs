@@ -14,7 +14,7 @@ use anyhow::Context;
 
 pub use options::{BuildArgs, BuilderChoice};
 
-use crate::printer::Step;
+use crate::{printer::Step, values::Arch};
 use artifact::Artifact;
 use compiler::Compiler;
 
@@ -38,6 +38,13 @@ impl FunctionSource {
         }
     }
 
+    pub fn arch(&self) -> Arch {
+        match self {
+            Self::Ready(artifact) => artifact.arch,
+            Self::Source(compiler) => compiler.arch,
+        }
+    }
+
     /// Builds the artifact unless it is ready.
     pub async fn artifact(self, step: &mut Step) -> anyhow::Result<Artifact> {
         match self {
@@ -46,7 +53,7 @@ impl FunctionSource {
                 let path = compiler.build(step).await?;
                 let executable = std::fs::read(&path)
                     .with_context(|| format!("cannot read `{}`", path.display()))?;
-                Artifact::pack(&executable, compiler.arch())
+                Artifact::pack(&executable, compiler.arch)
             }
         }
     }

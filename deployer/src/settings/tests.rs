@@ -3,8 +3,11 @@ use clap::{CommandFactory, FromArgMatches};
 
 use super::*;
 use crate::{
-    cli::{Cli, ClusterCommand, Command},
+    aws::Identity,
+    cli::{Cli, ClusterCommand, Command, DeployArgs},
     config,
+    failure::Exit,
+    values::Arch,
 };
 
 const FILE: &str = "
@@ -42,17 +45,18 @@ fn parsed(options: &[&str], file: Option<&str>) -> Command {
     Cli::from_arg_matches(&parsed.matches).unwrap().command
 }
 
-fn deploy(options: &[&str], file: Option<&str>) -> Result<Target, Failure> {
+fn deploy(options: &[&str], file: Option<&str>) -> Result<DeployArgs, Failure> {
     let Command::Deploy(args) = parsed(&[&["deploy"], options].concat(), file) else {
         panic!("not a deployment");
     };
-    Target::new(args.target, args.wait, args.function.build.arch)
+    args.target.check().map(|()| *args)
 }
 
-/// The target in lines.
-fn lines(target: &Target) -> Vec<String> {
-    let Target { arch, parameters, tags, wait_for_stack, .. } = target;
-    let TargetArgs { table: TableArgs { table_name }, place, bucket, stack } = &**target;
+/// The options in lines.
+fn lines(args: &DeployArgs) -> Vec<String> {
+    let DeployArgs { wait: WaitArgs { wait_for_stack }, target, function, .. } = args;
+    let Target { table: TableArgs { table_name }, place, bucket, stack } = target;
+    let (arch, parameters, tags) = (function.build.arch, map(&target.parameters), target.tags());
     let Place { stack_name, access, .. } = place;
     let StackOptions {
         auth,
@@ -146,7 +150,7 @@ fn other_commands_read_the_file_too() {
     assert_eq!(removal.place.stack_name, "file-stack");
     assert_eq!(removal.table_name, None, "only the command line names a table to delete");
     assert!(removal.role_arn.is_some_and(|arn| arn.ends_with("file")));
-    assert_eq!(removal.wait_for_stack, Some(Duration::from_mins(5)));
+    assert_eq!(removal.wait.wait_for_stack, Some(Duration::from_mins(5)));
 
     let Command::Status(args) = parsed(&["status", "--stack-name=stack"], Some(FILE)) else {
         panic!("not a status");
@@ -168,7 +172,7 @@ fn records(options: &[&str], file: Option<&str>) -> Records {
     let Command::Cluster(ClusterCommand::List(args)) = command else {
         panic!("not a list of clusters");
     };
-    Records::of(args.records).unwrap()
+    Records::new(args.records).unwrap()
 }
 
 #[test]
@@ -224,7 +228,7 @@ fn a_command_about_the_same_records_can_be_pasted() {
 }
 
 #[test]
-fn parameters_and_tags_are_checked_before_anything_is_asked_of_aws() {
+fn parameters_and_tags_are_checked_before_any_call_to_aws() {
     for (option, message) in [
         ("--parameter=Memory=512", "no parameter `Memory`"),
         ("--parameter=TableName=t", "`TableName` is not set"),
@@ -277,4 +281,32 @@ fn tags_follow_the_rules_of_aws() {
 fn a_stack_has_at_most_five_topics() {
     assert!(check_topics(&vec![String::new(); 5]).is_ok());
     assert!(check_topics(&vec![String::new(); 6]).is_err());
+}
+
+#[test]
+fn every_parameter_of_the_template_has_a_value() {
+    let args = deploy(&["--parameter=LogLevel=debug", "--table-name=table"], None).unwrap();
+    let owner = Identity {
+        partition: "aws".to_owned(),
+        account: "123456789012".to_owned(),
+        arn: String::new(),
+    };
+    let bucket = Bucket::new(Some("b"), owner, "eu-central-1", "s");
+    let artifact = Artifact { zip: Vec::new(), sha256: "00".to_owned(), arch: Arch::Arm64 };
+    let parameters = args.target.parameters(&bucket, &artifact).unwrap();
+    let template: serde_yaml::Value = serde_yaml::from_str(template::TEMPLATE).unwrap();
+    let declared = template["Parameters"].as_mapping().unwrap();
+    assert_eq!(parameters.len(), declared.len());
+    assert!(parameters.keys().all(|name| declared.contains_key(name)), "{parameters:?}");
+    for (name, value) in [
+        ("ArtifactBucket", "b"),
+        ("ArtifactKey", bucket.key(&artifact).as_str()),
+        ("Architecture", "arm64"),
+        ("TableName", "table"),
+        ("AuthorizationType", "NONE"),
+        ("LogLevel", "debug"),
+        ("MemorySize", "256"),
+    ] {
+        assert_eq!(parameters[name], value, "{name}");
+    }
 }

@@ -19,9 +19,9 @@ use jiff::Timestamp;
 
 use crate::item::Unreadable;
 
-/// The records of all clusters. Every call may be repeated: one that was carried out although its answer was lost has no further effect.
+/// The records of all clusters. Every call may be repeated: after a lost answer, the repetition has no further effect.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Claims the cluster for the node. Returns the resulting record without members: the node's own, or that of an earlier node.
+    /// Claims the cluster for the node. Returns the resulting record without members.
     fn claim(&self, claim: &Claim)
     -> impl Future<Output = Result<(Claimed, Record), Error>> + Send;
 

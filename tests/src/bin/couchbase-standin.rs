@@ -1,4 +1,4 @@
-//! The stand-in for Couchbase Server as a container's program.
+//! The stand-in for Couchbase Server in a container.
 
 use std::{env, io};
 

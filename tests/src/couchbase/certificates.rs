@@ -1,4 +1,4 @@
-//! The nodes' certificates: who issued them, and what the server shows of them.
+//! The nodes' certificates and authorities, and the requests about them.
 
 use std::{
     net::Ipv4Addr,

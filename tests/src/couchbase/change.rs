@@ -1,4 +1,4 @@
-//! What a node is told to do to itself and to its cluster, once it is checked.
+//! Requests that change a node or its cluster, after their checks.
 
 use std::collections::BTreeSet;
 

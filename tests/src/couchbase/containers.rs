@@ -1,8 +1,7 @@
-//! Nodes in containers. One of them, [`HOST`], keeps the clusters of all nodes; a node's container only says which node it is, and passes
-//! its connections on.
+//! Nodes in containers. The container [`HOST`] keeps the clusters of all nodes. A node's container forwards its connections to it,
+//! each with the node's id.
 //!
-//! A node is known by a random id in its volume: with the volume it is the same node after a restart, whatever its address is, and
-//! without one it is blank.
+//! The id is random and stored in the node's volume: with the same volume it is the same node, and with a new one it is blank.
 
 use std::{
     fs, io,
@@ -25,25 +24,24 @@ use super::{
     views,
 };
 
-/// The name of the container that keeps the clusters, in the network of the nodes.
+/// The host name of the container that keeps the clusters.
 pub const HOST: &str = "model";
 
-/// The port that it listens on.
 const PORT: u16 = 8090;
 
 /// More nodes than any test has.
 const CAPACITY: usize = 16;
 
-/// Where Couchbase Server keeps what has to outlive its container.
+/// The directory of Couchbase Server's data.
 const VOLUME: &str = "/opt/couchbase/var";
 
-/// The clusters, and the ids of the nodes in the order of their coming.
+/// The clusters, and the ids of the nodes, each at the index of its node.
 struct Keeper {
     shared: Arc<Shared>,
     ids: Mutex<Vec<String>>,
 }
 
-/// Keeps the clusters of all nodes, for good.
+/// Keeps the clusters of all nodes until the container ends.
 pub fn keep() -> io::Result<()> {
     let mut world = World::new(&[Ipv4Addr::UNSPECIFIED; CAPACITY], false, false);
     for node in &mut world.nodes {
@@ -56,14 +54,14 @@ pub fn keep() -> io::Result<()> {
         loop {
             let (stream, from) = listener.accept().await?;
             let keeper = Arc::clone(&keeper);
-            // Its error is a container that was killed.
+            // An error means that the other container was killed.
             tokio::spawn(async move { keeper.serve(stream, from.ip()).await });
         }
     })
 }
 
 impl Keeper {
-    /// The first line says what a connection is for.
+    /// Serves a connection, whose first line names its purpose.
     async fn serve(&self, stream: Stream, from: IpAddr) -> io::Result<()> {
         let line = read_line(&stream).await?;
         match line.split_once(' ').unwrap_or((&line, "")) {
@@ -71,7 +69,7 @@ impl Keeper {
                 let (node, times) = self.switch_on(id, from)?;
                 stream.writable().await?;
                 stream.try_write(b"on\n")?;
-                // It says nothing more, and ends with its container.
+                // The connection ends with its container.
                 let _ = read_line(&stream).await;
                 self.switch_off(node, times);
                 Ok(())
@@ -96,7 +94,7 @@ impl Keeper {
         lock(&self.ids).iter().position(|known| known == id)
     }
 
-    /// Switches a node on that has this address now, and says how often it was switched.
+    /// Switches a node on, at this address, and returns how many times it was switched.
     fn switch_on(&self, id: &str, address: IpAddr) -> io::Result<(usize, u32)> {
         let IpAddr::V4(address) = address else {
             return Err(io::ErrorKind::AddrNotAvailable.into());
@@ -115,7 +113,7 @@ impl Keeper {
         Ok((node, self.set_power(node, true)))
     }
 
-    /// Switches a node off, unless it was switched since.
+    /// Switches a node off, unless it was switched after that.
     fn switch_off(&self, node: usize, times: u32) {
         if *self.shared.switched[node].borrow() == times {
             self.set_power(node, false);
@@ -155,7 +153,7 @@ impl Keeper {
     }
 }
 
-/// A line without its end, and no byte after it.
+/// Reads a line, and no byte after it.
 async fn read_line(stream: &Stream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
@@ -173,7 +171,7 @@ async fn read_line(stream: &Stream) -> io::Result<String> {
     }
 }
 
-/// The clusters as JSON, in the container that keeps them.
+/// The clusters as JSON. Run it in the container that keeps them.
 pub fn show() -> io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
     stream.write_all(b"show\n")?;
@@ -182,7 +180,7 @@ pub fn show() -> io::Result<String> {
     Ok(shown)
 }
 
-/// Is a node, until the container ends that keeps the clusters.
+/// Runs a node until the container that keeps the clusters ends.
 pub fn pass_on() -> io::Result<()> {
     let id = node_id()?;
     let mut keeper = loop {
@@ -207,7 +205,7 @@ pub fn pass_on() -> io::Result<()> {
     keeper.read(&mut [0]).map(drop)
 }
 
-/// The id of the node whose volume this is.
+/// The node's id, created on its first start.
 fn node_id() -> io::Result<String> {
     let path = Path::new(VOLUME).join("node-id");
     fs::read_to_string(&path).or_else(|_| {
@@ -216,7 +214,7 @@ fn node_id() -> io::Result<String> {
     })
 }
 
-/// Connects a client with its node.
+/// Forwards a client's connection.
 fn connect(client: TcpStream, keeper: SocketAddr, first: &str) -> io::Result<()> {
     let mut node = TcpStream::connect(keeper)?;
     node.write_all(first.as_bytes())?;

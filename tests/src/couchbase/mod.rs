@@ -181,7 +181,7 @@ pub struct ClusterView {
     pub is_rebalancing: bool,
     /// The rebalances that were done.
     pub rebalances: Vec<Rebalanced>,
-    /// What it said when it refused to add a node.
+    /// Its reasons for refusing to add nodes.
     pub refused: Vec<String>,
 }
 
@@ -206,7 +206,7 @@ pub struct NodeView {
     pub alternate: Value,
 }
 
-/// What a node shows to those who connect by TLS.
+/// A node's certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateView {
     /// The subject, `CN=…`.
@@ -313,7 +313,7 @@ impl Servers {
         world.end_rebalances(now);
     }
 
-    /// Lets so much time pass at once, for everything that takes time but requests that are being answered.
+    /// Advances the clock, except for requests in progress.
     pub fn skip_time(&self, time: Duration) {
         let mut world = lock(&self.shared.world);
         world.skipped += time;
@@ -378,12 +378,12 @@ impl Servers {
         self.knobs(|knobs| knobs.warm_up = time);
     }
 
-    /// Makes the next so many rebalances fail at their end, when added nodes are active already and nothing is balanced.
+    /// Makes the next rebalances fail at their end, when added nodes are already active and nothing is balanced.
     pub fn fail_rebalances(&self, count: usize) {
         self.knobs(|knobs| knobs.failing_rebalances = count);
     }
 
-    /// Fails an active node over that was silent for so long, one until the next rebalance; never at first.
+    /// Enables auto-failover of one node that does not answer for this long, until the next rebalance.
     pub fn auto_failover_after(&self, time: Duration) {
         self.knobs(|knobs| knobs.auto_failover_after = Some(time));
     }
@@ -399,7 +399,11 @@ impl Servers {
         lock(&self.shared.seen).clone()
     }
 
-    /// The clusters that there are.
+    /// How many requests to a path with this end the nodes got.
+    pub fn count(&self, path: &str) -> usize {
+        lock(&self.shared.seen).iter().filter(|seen| seen.path.ends_with(path)).count()
+    }
+
     pub fn clusters(&self) -> Vec<ClusterView> {
         views(&mut lock(&self.shared.world))
     }
@@ -447,7 +451,7 @@ impl Node {
         format!("https://{}:{}", self.address, rest::HTTPS)
     }
 
-    /// Switches the machine off: connections end, and nobody listens. What it knows it keeps.
+    /// Switches the machine off. It keeps its data.
     pub fn kill(&self) {
         self.shared.switch(self.index, false, Some(self.thread));
     }
@@ -495,7 +499,7 @@ impl Node {
         (node.uptime, node.booted) = (time, now);
     }
 
-    /// Makes it `warmup` for so long, if it is active.
+    /// Makes an active node `warmup` for this long.
     pub fn warm_up_for(&self, time: Duration) {
         let mut world = lock(&self.shared.world);
         let now = world.now();
@@ -507,7 +511,7 @@ impl Node {
         lock(&self.shared.world).nodes[self.index].uuid.clone()
     }
 
-    /// Puts the administrator's authority and a certificate for the node where it loads them from when it is told to.
+    /// Puts the administrator's authority and a certificate for the node into the directory from which it loads them.
     pub fn fill_inbox(&self) {
         lock(&self.shared.world).nodes[self.index].has_inbox = true;
     }
@@ -541,7 +545,7 @@ impl Node {
         }
     }
 
-    /// Puts so many documents into its cluster.
+    /// Sets the number of documents in its cluster.
     pub fn holds_data(&self, items: u64) {
         let mut world = lock(&self.shared.world);
         let cluster = world.cluster_mut(self.index);
@@ -643,7 +647,6 @@ impl fmt::Debug for Node {
     }
 }
 
-/// The clusters that there are.
 fn views(world: &mut World) -> Vec<ClusterView> {
     let now = world.now();
     world.settle(now);

@@ -13,7 +13,7 @@ use super::{
     rebalance::{Ended, Rebalance, Rebalanced},
 };
 
-/// How the stand-in behaves.
+/// The behaviour that tests set.
 pub struct Knobs {
     pub community: bool,
     pub add_takes: Duration,
@@ -80,7 +80,7 @@ pub struct Cluster {
     pub unbalanced: bool,
     /// The member that the others follow.
     pub leader: Option<usize>,
-    /// Since when there is none.
+    /// Since when there is no leader.
     pub leaderless: Option<Instant>,
     /// Until when a rebalance seems to run whose leader was lost.
     pub orphaned: Option<Instant>,

@@ -382,7 +382,7 @@ impl World {
         cluster.unbalanced |= rebalance.activated && rebalance.changes_nodes();
     }
 
-    /// At most so many nodes as the settings say, and only while most of the nodes agree on it.
+    /// Up to the number of nodes in the settings, and only with a majority.
     fn fail_over_silent(&mut self, index: usize, now: Instant) {
         let Some(after) = self.knobs.auto_failover_after else {
             return;

@@ -1,4 +1,4 @@
-//! A call to AWS, and what it is named.
+//! Calls to AWS, and their names.
 
 use std::{fmt::Display, time::Instant};
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Fault;
 use crate::pattern::pattern;
 
-/// How a service is spoken to.
+/// The protocols of services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// A form with an `Action`, answered in XML: CloudFormation, STS.
@@ -21,7 +21,6 @@ pub(super) enum Protocol {
     S3,
 }
 
-/// A call that came to the proxy.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Counted from 1, in order of arrival.
@@ -34,13 +33,12 @@ pub struct Call {
     pub parameters: Value,
     /// The access key that signed it; empty if none did.
     pub access_key: String,
-    /// When it had come.
+    /// When it arrived.
     pub asked: Instant,
-    /// The status that the caller was answered; none as long as it is not, and for good if the connection was closed.
+    /// The status of the response; `None` before it, or if the connection was closed.
     pub status: Option<u16>,
-    /// When it was answered; none in the same cases.
+    /// When it was answered; `None` in the same cases.
     pub answered: Option<Instant>,
-    /// What was done to it.
     pub fault: Option<Fault>,
     pub(super) protocol: Protocol,
     /// A HEAD has no body that would say more.
@@ -99,7 +97,7 @@ impl Call {
         self.name.split_once(':').map_or("", |(_, operation)| operation)
     }
 
-    /// A parameter's value; empty if it has none, or none that is text.
+    /// A parameter's value; empty if it is missing or not a string.
     pub fn parameter(&self, name: &str) -> &str {
         self.parameters[name].as_str().unwrap_or_default()
     }
@@ -120,7 +118,7 @@ impl Display for Call {
     }
 }
 
-/// What a signature says of a call.
+/// The scope of a signature.
 struct Scope<'a> {
     access_key: &'a str,
     service: &'a str,
@@ -158,7 +156,7 @@ fn bucket_and_key(path: &str) -> (&str, &str) {
     path.split_once('/').unwrap_or((path, ""))
 }
 
-/// Which operation of S3 it is; none if this table does not have it.
+/// The operation of S3; `None` if the table does not have it.
 fn s3_operation(
     method: &Method,
     bucket: &str,
@@ -231,7 +229,7 @@ fn s3_operation(
     Some(operation.to_owned())
 }
 
-/// Which operation of Lambda it is, none if this table does not have it, and of which function.
+/// The operation of Lambda, and its function; `None` if the table does not have it.
 fn lambda_operation<'a>(method: &Method, path: &'a str) -> (Option<String>, Option<&'a str>) {
     // The first segment is the API's date.
     let segments: Vec<_> = path.trim_matches('/').split('/').skip(1).collect();

@@ -1,4 +1,4 @@
-//! What can go wrong with a call, and how each service says it.
+//! Faults of calls, and their responses in each service's format.
 
 use std::{fmt::Write, time::Duration};
 
@@ -15,10 +15,9 @@ use super::{
     call::{Call, Protocol},
 };
 
-/// What is done to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Carried out, only later; not at all if the caller has given up by then.
+    /// Carried out later, unless the caller has given up by then.
     Delay(Duration),
     /// Carried out and answered, and carried out once more after this time.
     Duplicate(Duration),
@@ -30,7 +29,7 @@ pub enum Fault {
     Unavailable,
     /// Not carried out: the session token has expired.
     ExpireToken,
-    /// Not carried out: whatever the test wants to be said. See [`Fault::denied`].
+    /// Not carried out: an error of the test's choice. See [`Fault::denied`].
     Refuse {
         /// The error's code, as the service spells it.
         code: String,
@@ -54,7 +53,7 @@ struct Refusal<'a> {
 }
 
 impl Fault {
-    /// One of those that befall a call on its way, or while a service is in trouble.
+    /// A random fault of a network or of an overloaded service.
     pub fn at_random(random: &mut Rng) -> Self {
         let time = Duration::from_millis(random.u64(..100));
         let faults = [
@@ -74,7 +73,7 @@ impl Fault {
         Self::Refuse { code: code.to_owned(), message: message.to_owned() }
     }
 
-    /// The refusal of a call that the caller's policies do not allow.
+    /// A refusal for a missing permission.
     pub fn denied(call: &Call) -> Self {
         let code = match call.protocol {
             Protocol::Query | Protocol::S3 => "AccessDenied",
@@ -88,7 +87,7 @@ impl Fault {
         Self::refuse(code, &message)
     }
 
-    /// What the service answers that does not carry the call out; none if this fault is no answer.
+    /// The service's response, if the fault has one.
     pub(super) fn answer(&self, call: &Call) -> Option<Answer> {
         use Protocol as P;
         if let Self::Answer(result) = self {
@@ -145,7 +144,7 @@ impl Fault {
 }
 
 impl Refusal<'_> {
-    /// In the shape of the call's protocol.
+    /// In the format of the call's protocol.
     fn of(&self, call: &Call) -> Answer {
         let Self { status, code, message } = *self;
         let (content_type, body) = match call.protocol {
@@ -188,7 +187,7 @@ impl Refusal<'_> {
 const XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>"#;
 const REQUEST_ID: &str = "00000000-0000-4000-8000-000000000000";
 
-/// What the query protocol answers where the operation gives this.
+/// A response of the query protocol with this result.
 pub(super) fn success(call: &Call, result: &str) -> Answer {
     let operation = call.operation();
     let body = format!(

@@ -1,5 +1,5 @@
-//! A proxy between `cbbootstrap` and the AWS stand-in. It knows every call by name, makes calls fail as AWS would, and
-//! plays a stack through what the stand-in never shows. Before any other server, too, it makes requests fail.
+//! A proxy between `cbbootstrap` and the AWS stand-in. It names calls, makes them fail as AWS would, and simulates stack statuses that
+//! the stand-in does not have. In front of other servers, it makes requests fail.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -19,8 +19,8 @@
 //! assert_eq!(proxy.count("cloudformation:ExecuteChangeSet"), 1);
 //! ```
 //!
-//! The function's own calls, and calls of the API that it serves, do not go through it: the stand-in gives both its own
-//! address. A second proxy can be placed in front of each of these, see [`MiniStack::start_with`] and [`Proxy::before`].
+//! It does not see calls from the function or to the API, because these use the stand-in's address. For them, see
+//! [`MiniStack::start_with`] and [`Proxy::before`].
 
 mod call;
 mod fault;
@@ -62,12 +62,12 @@ use crate::{
 type Answer = Response<Bytes>;
 type Faults = dyn FnMut(&Call) -> Option<Fault> + Send;
 
-/// The connection is closed and nothing is answered.
+/// The connection is closed without an answer.
 type Dropped = io::Error;
 
 #[derive(Debug)]
 pub struct Proxy {
-    /// What `AWS_ENDPOINT_URL` is to be.
+    /// The value of `AWS_ENDPOINT_URL`.
     pub url: String,
     boto: Boto,
     shared: Arc<Shared>,
@@ -80,7 +80,7 @@ impl Proxy {
         Self::before(&aws.url)
     }
 
-    /// Starts one before any server that speaks plain HTTP, by its URL. The server need not be up yet.
+    /// Starts one in front of a server with plain HTTP, which may start later.
     pub fn before(url: &str) -> Self {
         let upstream = url.trim_start_matches("http://").parse();
         let shared = Arc::new(Shared {
@@ -96,7 +96,7 @@ impl Proxy {
         Self { boto: Boto::new(&url), url, shared, _server: server }
     }
 
-    /// A user who may do everything, and whose calls come here.
+    /// A user with all permissions, whose calls go through the proxy.
     pub fn user(&self) -> User {
         ministack::user(&self.url)
     }
@@ -106,12 +106,12 @@ impl Proxy {
         self.boto.value(expression)
     }
 
-    /// Decides from now on what is done to each call. It runs while the call waits, and must not use the proxy.
+    /// Sets the function that chooses the fault of each call. It must not use the proxy.
     pub fn fault(&self, decide: impl FnMut(&Call) -> Option<Fault> + Send + 'static) {
         *lock(&self.shared.faults) = Box::new(decide);
     }
 
-    /// Does this to the next so many calls of this name, and to no other call.
+    /// Sets a fault for the next calls with this name only.
     pub fn fault_on(&self, name: &str, times: usize, fault: Fault) {
         let (name, mut left) = (name.to_owned(), times);
         self.fault(move |call| {
@@ -123,24 +123,23 @@ impl Proxy {
         });
     }
 
-    /// Does this to the call of this number, and to no other call.
+    /// Sets a fault for the call with this number only.
     pub fn fault_at(&self, number: usize, fault: Fault) {
         self.fault(move |call| (call.number == number).then(|| fault.clone()));
     }
 
-    /// Does something or other to this share of all calls, as [`Fault::at_random`] picks it: the same with each seed, call by
-    /// call.
+    /// Sets random faults for a share of the calls, as [`Fault::at_random`] chooses them. The seed determines them.
     pub fn fault_at_random(&self, seed: u64, share: f64) {
         let mut random = Rng::with_seed(seed);
         self.fault(move |_| (random.f64() < share).then(|| Fault::at_random(&mut random)));
     }
 
-    /// The process whose group [`Fault::Kill`] kills; without one, such a call waits for it.
+    /// Sets the process whose group [`Fault::Kill`] kills. Calls with this fault wait until it is set.
     pub fn target(&self, process: u32) {
         *lock(&self.shared.target) = Some(process);
     }
 
-    /// Makes the stack's status this one, until [`Proxy::curtain`] or until an operation changes the stack.
+    /// Sets the stack's status until [`Proxy::curtain`] or the next operation on the stack.
     pub fn stack_is(&self, status: &str) {
         self.stack_is_because(status, "");
     }
@@ -150,15 +149,14 @@ impl Proxy {
         lock(&self.shared.stage).stand(status, reason);
     }
 
-    /// Plays the stack through some statuses and events, now or from the call on that the play waits for.
+    /// Plays statuses and events of the stack, now or after the call that the play waits for.
     ///
-    /// While it plays, the stand-in's own new events are hidden, and stay so: what was played is the stack's history. The
-    /// status before the stack's first scene is the one before the play.
+    /// The stand-in's events during the play stay hidden. Until the stack's first scene, its status is the one before the play.
     pub fn play(&self, play: Play) {
         lock(&self.shared.stage).take(play);
     }
 
-    /// Ends what plays: from here on, all answers are the stand-in's.
+    /// Ends the play: all further answers are the stand-in's.
     pub fn curtain(&self) {
         lock(&self.shared.stage).end(Timestamp::now());
     }
@@ -168,13 +166,13 @@ impl Proxy {
         lock(&self.shared.calls).clone()
     }
 
-    /// How many calls of this name there were.
+    /// The number of calls with this name.
     pub fn count(&self, name: &str) -> usize {
         let calls = lock(&self.shared.calls);
         calls.iter().filter(|call| call.name == name).count()
     }
 
-    /// Waits until a call of this name has been answered, and gives it.
+    /// Waits for the answer to a call with this name.
     pub fn wait_for(&self, name: &str) -> Call {
         let answered = || {
             let calls = lock(&self.shared.calls);
@@ -228,7 +226,7 @@ async fn serve(socket: TcpListener, shared: Arc<Shared>) {
                     Ok::<_, Dropped>(answer.map(Full::new))
                 }
             });
-            // Its error is a connection that was closed, by the caller or on purpose.
+            // An error means that the caller or a fault has closed the connection.
             let _ = server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -255,7 +253,7 @@ impl Shared {
         Ok(answer)
     }
 
-    /// Keeps what has become of a call.
+    /// Records the answer to a call.
     fn note(&self, call: &Call) {
         if let Some(kept) = lock(&self.calls).get_mut(call.number - 1) {
             kept.clone_from(call);
@@ -291,7 +289,7 @@ impl Shared {
         Err(io::Error::other("the answer is dropped"))
     }
 
-    /// Carries it out after this time, and discards the answer.
+    /// Forwards it after this time, and discards the answer.
     fn repeat(self: &Arc<Self>, call: Call, later: Duration, head: Parts, body: Bytes) {
         let shared = Arc::clone(self);
         tokio::spawn(async move {
@@ -300,7 +298,7 @@ impl Shared {
         });
     }
 
-    /// A process can make its first call before the test has told its id.
+    /// A process may make its first call before the test has set the target.
     async fn wait_for_target(&self) -> u32 {
         loop {
             let target = *lock(&self.target);
@@ -311,7 +309,7 @@ impl Shared {
         }
     }
 
-    /// Has the stand-in do it, unless it is played.
+    /// Forwards the call, unless a play answers it.
     async fn carry_out(&self, call: &Call, head: Parts, body: Bytes) -> Result<Answer, Dropped> {
         let cue = lock(&self.stage).cue(call);
         let answer = match cue.as_ref().and_then(|cue| cue.answer(call)) {
@@ -326,7 +324,7 @@ impl Shared {
         Ok(stage.rewrite(call, answer?))
     }
 
-    /// Sends it on as it came. The `Host` is the proxy's, for it is signed.
+    /// Forwards the request unchanged. `Host` stays the proxy's, because it is signed.
     async fn forward(&self, head: Parts, body: Bytes) -> Result<Answer, Dropped> {
         let is_head = head.method == Method::HEAD;
         let stream = TcpStream::connect(self.upstream).await?;

@@ -1,4 +1,4 @@
-//! A stack played through any statuses and events. The stand-in is done with one in 30 ms, and knows few ways to fail.
+//! Plays statuses and events of a stack. The stand-in takes 30 ms for a stack, and rarely fails.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::pattern::pattern;
 
-/// The operations that a stack settles after, sooner or later.
+/// The operations that change a stack.
 const OPERATIONS: [&str; 7] = [
     "CancelUpdateStack",
     "ContinueUpdateRollback",
@@ -31,10 +31,10 @@ const OPERATIONS: [&str; 7] = [
 /// The type of the stack's own events.
 const STACK: &str = "AWS::CloudFormation::Stack";
 
-/// What a stack goes through, from a call on. The scenes appear as events, and the stack's own scenes are its status, too.
+/// What happens to a stack after a call. Each scene is an event; the stack's own scenes are also its status.
 #[derive(Clone, Debug)]
 pub struct Play {
-    /// The operation; none begins at once.
+    /// The operation; `None` begins at once.
     trigger: Option<String>,
     forward: bool,
     then_real: bool,
@@ -46,7 +46,7 @@ pub struct Play {
 struct Scene {
     /// Since the one before it.
     after: Duration,
-    /// The logical id; none is the stack's.
+    /// The logical id; `None` for the stack.
     resource: Option<String>,
     kind: String,
     status: String,
@@ -61,7 +61,7 @@ impl Play {
         Self { trigger: Some(operation.to_owned()), ..Self::now() }
     }
 
-    /// Begins at once: somebody else is at work on the stack.
+    /// Begins at once, as if someone else were changing the stack.
     pub fn now() -> Self {
         Self {
             trigger: None,
@@ -72,7 +72,7 @@ impl Play {
         }
     }
 
-    /// The call is answered as if it were carried out, and is not: for what the stand-in would refuse, or do for good.
+    /// Answers the call without forwarding it, for what the stand-in would refuse or could not undo.
     #[must_use]
     pub fn instead(mut self) -> Self {
         self.forward = false;
@@ -87,7 +87,7 @@ impl Play {
         self
     }
 
-    /// The pause before each of the following scenes; without it, there is none.
+    /// Sets the pause before each of the following scenes.
     #[must_use]
     pub fn after(mut self, pause: Duration) -> Self {
         self.pause = pause;
@@ -106,7 +106,7 @@ impl Play {
         self.scene(Some(logical_id), kind, status)
     }
 
-    /// The reason that the last scene so far gives.
+    /// Sets the reason of the last scene so far.
     #[must_use]
     pub fn because(mut self, reason: &str) -> Self {
         let scene = self.scenes.last_mut().expect("a scene has a reason");
@@ -126,7 +126,6 @@ impl Play {
     }
 }
 
-/// What is played, and what was.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
     waiting: Vec<Play>,
@@ -136,7 +135,7 @@ pub(super) struct Stage {
     hidden: Vec<Hidden>,
     /// The ARN of the stack of each name.
     ids: BTreeMap<String, String>,
-    /// What the stand-in said of each ARN before a play.
+    /// The stand-in's status of each ARN before a play.
     seen: BTreeMap<String, Bytes>,
 }
 
@@ -163,12 +162,12 @@ struct Event {
     scene: Scene,
 }
 
-/// When the stand-in's own events are not shown, for a play stands for them.
+/// The time during which a play replaces the stand-in's events.
 #[derive(Debug)]
 struct Hidden {
     stack: Option<String>,
     from: Timestamp,
-    /// The next operation; none as long as there is none.
+    /// The next operation.
     until: Option<Timestamp>,
 }
 
@@ -306,7 +305,7 @@ impl Stage {
         self.ids.get(stack).cloned()
     }
 
-    /// What the caller is told instead of the stand-in's answer.
+    /// Replaces the played parts of the stand-in's answer.
     pub fn rewrite(&mut self, call: &Call, answer: Answer) -> Answer {
         if call.service() != "cloudformation" {
             return answer;
@@ -321,7 +320,7 @@ impl Stage {
         }
     }
 
-    /// Remembers what the stand-in says of a stack.
+    /// Records the stand-in's status of a stack.
     fn learn(&mut self, call: &Call, answer: &Answer) {
         let asked = call.parameter("StackName");
         let body = String::from_utf8_lossy(answer.body());
@@ -336,7 +335,7 @@ impl Stage {
         if call.operation() == "DescribeStacks" && !plays {
             self.seen.insert(id.clone(), answer.body().clone());
         }
-        // By its ARN one can ask for a stack that is gone, whose name another has.
+        // An ARN may be of a deleted stack, whose name another one has.
         if !asked.starts_with("arn:") {
             self.ids.insert(asked.to_owned(), id);
         }
@@ -351,7 +350,7 @@ impl Stage {
         };
         let asked = call.parameter("StackName");
         let by_name = !asked.is_empty() && !asked.starts_with("arn:");
-        // The stand-in may have deleted what is still played.
+        // The stand-in may have deleted the stack during the play.
         let gone = || {
             let id = acting.stack.as_deref()?;
             (id == asked || name(id) == asked).then_some(())?;
@@ -390,7 +389,7 @@ impl Stage {
         };
         let (id, now) = (&first[1], Timestamp::now());
         let is = |stack: &Option<String>| stack.as_deref().is_none_or(|stack| stack == id);
-        // A page is the stand-in's; what is played is on the first.
+        // Played events are on the first page.
         let played = self.events.iter().rev().filter(|event| {
             event.at <= now && is(&event.stack) && call.parameter("NextToken").is_empty()
         });
@@ -406,7 +405,7 @@ impl Stage {
                 events.push((at, event[0].to_owned()));
             }
         }
-        // Stable: the stand-in's order is right where times are the same.
+        // A stable sort keeps the stand-in's order of events with the same time.
         events.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         let events: String = events.into_iter().map(|(_, event)| event).collect();
         let (start, end) = (first.get_match().start(), last.get_match().end());
@@ -431,7 +430,7 @@ impl Acting {
 }
 
 impl Event {
-    /// As the stand-in tells one.
+    /// In the stand-in's format.
     fn xml(&self, stack: &str) -> String {
         let Scene { resource, kind, status, reason, .. } = &self.scene;
         let name = name(stack);
@@ -474,7 +473,7 @@ fn name(id: &str) -> &str {
     id.split('/').nth(1).unwrap_or(id)
 }
 
-/// The stand-in's times have no more.
+/// The stand-in's times are in milliseconds.
 fn to_millisecond(time: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(time.as_millisecond()).expect("it was a time before")
 }

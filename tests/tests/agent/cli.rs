@@ -65,7 +65,7 @@ impl Scene {
         &self.servers[node]
     }
 
-    /// A file with this text that nobody else may read.
+    /// A file with this text that only its owner may read.
     fn file(&self, name: &str, text: &str) -> String {
         let path = self.data.path().join(name);
         write_private(&path, text);
@@ -329,7 +329,7 @@ fn options_take_precedence_over_variables_and_these_over_the_file() {
         "agent.yaml",
         "{cluster_id: filed, node: filed, bucket: ['filed:100', 'filed:200'], services: [data, filed]}",
     );
-    // Whichever counts is told in the error.
+    // The error shows which one is used.
     for (command, option, variable, error, status) in [
         ("discover", "cluster-id", "CBBOOTSTRAP_CLUSTER_ID", "claimed the cluster `NAMEd`", 1),
         ("status", "node", "CBBOOTSTRAP_NODE", "`NAMEd` is a short name", 2),
@@ -375,16 +375,16 @@ fn errors_name_what_is_wrong_with_the_file() {
         ("a: [", "invalid YAML", "cluster_id: NAME"),
         ("[a, b]", "holds no options", "cluster_id: NAME"),
         ("text", "holds no options", "cluster_id: NAME"),
-        ("insecure: 5", "`insecure` is `true` or `false`", "--help"),
-        ("cluster_id: 1.10", "`cluster_id` is a text", "--help"),
-        ("cluster_id: true", "`cluster_id` is a text", "--help"),
-        ("cluster_id:", "`cluster_id` has no value", "--help"),
-        ("node: [a, b]", "`node` is one value", "--help"),
-        ("bucket: {app: 256}", "`bucket` is one value", "--help"),
-        ("services: [1]", "`services` is a list of names", "--help"),
+        ("insecure: 5", "`insecure` must be `true` or `false`", "--help"),
+        ("cluster_id: 1.10", "`cluster_id` must be a string", "--help"),
+        ("cluster_id: true", "`cluster_id` must be a string", "--help"),
+        ("cluster_id:", "`cluster_id` must have a value", "--help"),
+        ("node: [a, b]", "`node` must be a single value", "--help"),
+        ("bucket: {app: 256}", "`bucket` must be a single value", "--help"),
+        ("services: [1]", "`services` must be a list of names", "--help"),
     ] {
         let file = scene.file("agent.yaml", text);
-        // Nothing that the file may say is said elsewhere.
+        // The environment sets none of the file's options.
         let mut command = scene.command(0, &["up", "--config", &file]);
         command.env_remove("CBBOOTSTRAP_CLUSTER_ID").env_remove("CBBOOTSTRAP_NODE");
         let ended = Ended::of(&mut command);
@@ -402,7 +402,7 @@ fn errors_name_what_is_wrong_with_the_file() {
     scene.assert_nothing_changed();
 }
 
-/// Neither the password nor the cluster's secret is said, in whatever form.
+/// The output contains neither the password nor the cluster's secret in any encoding.
 #[track_caller]
 fn assert_hides(ended: &Ended) {
     let pair = format!("{}:{}", LOGIN.0, LOGIN.1);
@@ -849,7 +849,7 @@ fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
     assert_fails(&discovered, 1, "answers with status 404", "`cbbootstrap status`");
     let up = scene.run(0, &["up", "--timeout=300ms", "--server", &page.url]);
     assert_fails(&up, 3, &format!("{} answers with status 404", page.url), "");
-    // Well-formed, and of another service.
+    // A valid response of another service.
     let json = Stub::start(|_| (200, "{}".to_owned()));
     scene
         .run(0, &["discover", "--api", &json.url])
@@ -951,7 +951,7 @@ fn requests_are_signed_with_every_kind_of_aws_credentials() {
         agents.run(&servers[index], &["discover"]).ended_with(0);
     }
 
-    // Nobody's requests.
+    // Requests without valid credentials.
     let none = agents("c9").run(&servers[0], &["discover"]);
     assert_fails(&none, 1, "there are no AWS credentials", "AWS_ACCESS_KEY_ID");
     let unsigned = agents("c9").with("CBBOOTSTRAP_AUTH", "none");

@@ -25,11 +25,11 @@ use tempfile::TempDir;
 const SERVER: &str = concat!("cbbootstrap:", env!("CARGO_PKG_VERSION"));
 const AGENT: &str = concat!("cbbootstrap-agent:", env!("CARGO_PKG_VERSION"));
 
-/// How long containers may take to do something, on a loaded machine.
+/// For containers on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Machines with Docker; none, and the reason in the output, where it cannot be had. In the CI it has to be, if that may make
-/// namespaces.
+/// Starts machines with Docker. If that is impossible, prints the reason and returns `None`, or fails in CI, unless the user may not
+/// create namespaces.
 fn machines(count: usize) -> Option<Machines> {
     let unshare = Command::new("unshare").args(["--mount", "--net", "true"]).output();
     if !unshare.is_ok_and(|output| output.status.success()) {
@@ -57,7 +57,7 @@ fn wait_until(what: &str, reason: impl Fn() -> Option<String>) {
     println!("{:5.1} s until {what}", since.elapsed().as_secs_f64());
 }
 
-/// An example, in a directory for the files that the commands in its comment make.
+/// An example, copied to a directory in which the commands of its comment run.
 struct Example {
     name: &'static str,
     text: String,
@@ -73,7 +73,7 @@ impl Example {
         Self { name, text, directory }
     }
 
-    /// The commands in its comment, with what stands for a name in them replaced.
+    /// The commands in its comment, with placeholders replaced.
     fn commands(&self, names: &[(&str, &str)]) -> Vec<String> {
         let comment = self.text.lines().take_while(|line| line.starts_with('#'));
         let lines = comment.filter_map(|line| line.strip_prefix("#   "));
@@ -83,7 +83,7 @@ impl Example {
         commands.map(str::to_owned).collect()
     }
 
-    /// The one command that begins so.
+    /// The first command with this start.
     #[track_caller]
     fn command(&self, start: &str, names: &[(&str, &str)]) -> Vec<String> {
         let commands = self.commands(names);
@@ -92,7 +92,7 @@ impl Example {
         command.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Runs its commands up to the first that begins so, as root.
+    /// Runs its commands before the first one with this start, as root.
     fn prepare(&self, user: &User, end: &str) {
         let commands = self.commands(&[("sudo ", "")]);
         let before = commands.iter().take_while(|line| !line.starts_with(end));
@@ -101,7 +101,7 @@ impl Example {
         Ended::of(script.current_dir(self.directory.path())).ended_with(0);
     }
 
-    /// Puts another file beside it.
+    /// Adds a file to the directory.
     fn add(&self, name: &str, text: &str) -> String {
         let path = self.directory.path().join(name);
         fs::write(&path, text).unwrap();
@@ -120,7 +120,7 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// Waits until there is one cluster, of these nodes, all of them well, and none was ever lost.
+    /// Waits until there is one cluster of these nodes, all healthy, and asserts that no data was ever lost.
     #[track_caller]
     fn wait_for<N: AsRef<str>>(&self, what: &str, names: &[N]) {
         let mut names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
@@ -146,7 +146,7 @@ impl Model<'_> {
     }
 }
 
-/// Waits until the agent in this container finds nothing to complain about.
+/// Waits until `status` succeeds in this container.
 fn wait_until_well(machine: &Machine, container: &str) {
     wait_until(&format!("{container:.12} is well"), || {
         let ended = machine.try_docker(&["exec", container, "cbbootstrap-agent", "status"]);
@@ -172,7 +172,7 @@ fn wait_until_healthy(machine: &Machine, container: &str) {
     });
 }
 
-/// Looks for the password and the secret that the example's comment made in what Docker shows of all containers.
+/// Asserts that Docker shows neither the password nor the secret of the example, for any container.
 fn check_secrecy(machine: &Machine, example: &Example) {
     let read = |file: &str| fs::read_to_string(example.directory.path().join(file)).ok();
     let secrets: Vec<_> = ["password", "cluster-secret"].into_iter().filter_map(read).collect();
@@ -188,7 +188,7 @@ fn check_secrecy(machine: &Machine, example: &Example) {
     }
 }
 
-/// The images as the Dockerfile makes them, without an example.
+/// Checks the Dockerfile's images without an example.
 fn check_images(machine: &Machine) {
     let format = |image: &str, format: &str| {
         machine.docker(&["image", "inspect", "--format", format, image])
@@ -205,7 +205,7 @@ fn check_images(machine: &Machine) {
     assert!(machine.docker(&version).contains(env!("CARGO_PKG_VERSION")));
 }
 
-/// The server's image as it is: it becomes healthy, and ends when it is told to.
+/// The server's image becomes healthy, and ends on SIGTERM.
 fn check_server(machine: &Machine, container: &str) {
     wait_until_healthy(machine, container);
     assert_eq!(machine.docker(&["exec", container, "id", "-u"]), "10001");
@@ -231,7 +231,7 @@ fn compose_services_become_one_cluster() {
         let ended = Ended::of(command.args(["--file", &with_model]).args(args));
         ended.ended_with(0).stdout.trim().to_owned()
     };
-    // A command of the comment that begins so.
+    // Runs the comment's command with this start.
     let documented = |start: &str| {
         let mut command = example.command(&format!("docker compose {start}"), &[]);
         if start == "exec" {
@@ -266,7 +266,7 @@ fn compose_services_become_one_cluster() {
     check_secrecy(machine, &example);
 }
 
-/// The stack's example for machines whose kernel may not encrypt (ESP) what goes between them, with the stand-in's model.
+/// Deploys the stack with the stand-in's model, and without encryption between machines, which some kernels lack.
 fn deploy_stack(manager: &Machine, example: &Example) {
     let encrypted = "    driver_opts:\n      encrypted: \"true\"\n";
     assert!(example.text.contains(encrypted));
@@ -285,13 +285,13 @@ fn deploy_stack(manager: &Machine, example: &Example) {
     );
     let mut deploy = example.command("docker stack deploy", &[("swarm.yaml", &example.path())]);
     let name = deploy.pop().unwrap();
-    // No registry is asked for what is there.
+    // The images are local.
     let more = ["--compose-file", &with_model, "--resolve-image", "never", &name];
     deploy.extend(more.map(str::to_owned));
     manager.docker(&deploy[1..]);
 }
 
-/// Machines of one swarm, the first its manager.
+/// Creates a swarm, with the first machine as its manager.
 fn join_swarm(machines: &[Machine]) {
     let manager = &machines[0];
     manager.docker(&["swarm", "init", "--advertise-addr", &manager.address]);
@@ -302,7 +302,7 @@ fn join_swarm(machines: &[Machine]) {
     }
 }
 
-/// The container of this service of the stack on this machine, once it runs and is not this one.
+/// Waits for a container of this service on this machine, other than `not`.
 fn task(machine: &Machine, service: &str, not: &str) -> String {
     let filter = format!("name=^couchbase_{service}\\.");
     let find = || {
@@ -368,7 +368,7 @@ fn swarm_machines_become_one_cluster() {
     check_secrecy(second, &example);
 }
 
-/// The secrets that the example's comment makes.
+/// The secrets that the example's comment creates.
 fn secrets(example: &Example) -> Secrets {
     let create = pattern("^kubectl create secret (generic|tls) ([a-z-]+) (.*)$");
     let mut secrets = Secrets::new();

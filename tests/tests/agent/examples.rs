@@ -63,7 +63,7 @@ impl Metadata {
     }
 }
 
-/// Looks for a secret in the arguments and environments of all processes until it is asked what it found.
+/// Looks for a secret in the arguments and environments of all processes that start after it.
 struct Watch {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<(usize, BTreeSet<String>)>,
@@ -74,12 +74,17 @@ impl Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let (asked, secret) = (Arc::clone(&stop), secret.as_bytes().to_owned());
         let thread = thread::spawn(move || {
+            let processes = || {
+                let entries = fs::read_dir("/proc").unwrap().flatten();
+                entries.map(|entry| entry.path()).collect::<BTreeSet<_>>()
+            };
             let (mut agents, mut found) = (0, BTreeSet::new());
+            let older = processes();
             while !asked.load(Ordering::Relaxed) {
-                for process in fs::read_dir("/proc").unwrap().flatten() {
+                for process in processes().difference(&older) {
                     for file in ["cmdline", "environ"] {
                         // It may be gone, or another's.
-                        let Ok(said) = fs::read(process.path().join(file)) else {
+                        let Ok(said) = fs::read(process.join(file)) else {
                             continue;
                         };
                         if file == "cmdline" && said.starts_with(b"cbbootstrap-agent\0up\0") {
@@ -90,7 +95,7 @@ impl Watch {
                         }
                     }
                 }
-                thread::sleep(Duration::from_millis(2));
+                thread::sleep(Duration::from_millis(5));
             }
             (agents, found)
         });

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod agent_limits;
 mod cli;
 mod containers;
 mod couchbase;

@@ -15,10 +15,10 @@ use cbbootstrap_tests::{
 };
 use serde_json::{Value, json};
 
-/// So many stand-ins work side by side.
+/// How many stand-ins each test uses at once.
 const WORKERS: usize = 2;
 
-/// A stand-in and the proxy before it, used again and again.
+/// A stand-in and the proxy in front of it.
 struct Aws {
     stack: MiniStack,
     proxy: Proxy,
@@ -31,7 +31,7 @@ impl Aws {
         Self { stack, proxy }
     }
 
-    /// As if nothing had ever been deployed.
+    /// Removes everything, the proxy's faults included.
     fn reset(&self) {
         self.stack.reset();
         self.proxy.reset();
@@ -41,7 +41,7 @@ impl Aws {
         self.proxy.user()
     }
 
-    /// Asserts that everything is there once, as a deployment makes it, and nothing beside it.
+    /// Asserts that there is what one deployment creates, and nothing else.
     #[track_caller]
     fn is_complete(&self, artifacts: usize, what: &str) {
         let there = self.stack.boto(&format!(
@@ -78,10 +78,10 @@ fn deploy(user: &User, zip: &str) -> Ended {
     user.deploy(zip, &["--yes"])
 }
 
-/// What was done to the stack before.
+/// Prepares an empty stand-in.
 type Before<'a> = &'a (dyn Fn(&Aws) + Sync);
 
-/// Does `at` for the first call, the second, …, each time from the beginning, until it says that there is no such call.
+/// Runs `at` for the first call, the second and so on, each time on a new stack, until it returns that there is no such call.
 fn at_each_call(before: Before, at: impl Fn(&Aws, usize) -> bool + Sync) -> usize {
     let (next, last) = (AtomicUsize::new(1), AtomicUsize::new(usize::MAX));
     thread::scope(|scope| {
@@ -106,7 +106,7 @@ fn at_each_call(before: Before, at: impl Fn(&Aws, usize) -> bool + Sync) -> usiz
     last.load(Ordering::SeqCst)
 }
 
-/// Runs a command that is killed when a call has been carried out; `false` if it never made so many.
+/// Runs a command, kills it after this call, and returns whether it made as many calls.
 fn killed(aws: &Aws, number: usize, args: &[&str]) -> bool {
     aws.proxy.fault_at(number, Fault::Kill);
     let user = aws.user();
@@ -123,7 +123,6 @@ fn killed(aws: &Aws, number: usize, args: &[&str]) -> bool {
     }
 }
 
-/// The last call so far, in words.
 fn last_call(aws: &Aws) -> String {
     aws.proxy.calls().last().map_or_else(String::new, ToString::to_string)
 }
@@ -147,7 +146,6 @@ fn killed_after_any_call_of_the_first_deployment_the_next_completes_it() {
     assert!(calls > 20, "{calls}");
 }
 
-/// Deploys what the killed command then changes.
 fn deploy_first(aws: &Aws) {
     deploy(&aws.stack.user(), artifact::small_zip()).ended_with(0);
 }
@@ -194,7 +192,7 @@ fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
     assert!(calls > 8, "{calls}");
 }
 
-/// Faults that a second try gets past.
+/// Faults after which a retry succeeds.
 const PASSING: [Fault; 5] = [
     Fault::Throttle,
     Fault::InternalError,
@@ -203,7 +201,7 @@ const PASSING: [Fault; 5] = [
     Fault::DropAnswer,
 ];
 
-/// The first try of every call goes wrong in this way.
+/// Makes the first attempt of every call fail.
 fn every_first_try(proxy: &Proxy, fault: &Fault) {
     let (fault, mut seen) = (fault.clone(), std::collections::BTreeSet::new());
     proxy.fault(move |call: &Call| {
@@ -242,38 +240,49 @@ fn a_deployment_survives_one_failure_of_every_call() {
     });
 }
 
-/// A deployment with this fault at one call, at each in turn: the first deployment, and an update. `judge` is told how it
-/// ended, what to deploy, and after how many artifacts it is complete.
-fn at_each_call_of_a_deployment(
+#[derive(Clone, Copy)]
+enum Kind {
+    FirstDeployment,
+    Update,
+}
+
+/// Makes one call of a deployment fail, each in turn. `judge` gets how the deployment ended, what it deployed, how many artifacts
+/// there are in the end, and the call.
+fn at_each_call_of(
+    kind: Kind,
     fault: &Fault,
     judge: impl Fn(&Aws, &Ended, (&str, usize), &str) + Sync,
 ) {
-    let (zip, changed) = (artifact::small_zip(), artifact::small_zip_number(1));
-    for (before, wanted) in [(&nothing as Before, (zip, 1)), (&deploy_first, (changed, 2))] {
-        let calls = at_each_call(before, |aws, number| {
-            aws.proxy.fault_at(number, fault.clone());
-            let ended = deploy(&aws.user(), wanted.0);
-            let calls = aws.proxy.calls();
-            let call = calls.iter().find(|call| call.fault.is_some());
-            let what = call.map_or_else(String::new, ToString::to_string);
-            judge(aws, &ended, wanted, &what);
-            call.is_some()
-        });
-        assert!(calls > 15, "{calls}");
-    }
+    let (before, wanted): (Before, _) = match kind {
+        Kind::FirstDeployment => (&nothing, (artifact::small_zip(), 1)),
+        Kind::Update => (&deploy_first, (artifact::small_zip_number(1), 2)),
+    };
+    let calls = at_each_call(before, |aws, number| {
+        aws.proxy.fault_at(number, fault.clone());
+        let ended = deploy(&aws.user(), wanted.0);
+        let calls = aws.proxy.calls();
+        let call = calls.iter().find(|call| call.fault.is_some());
+        let what = call.map_or_else(String::new, ToString::to_string);
+        judge(aws, &ended, wanted, &what);
+        call.is_some()
+    });
+    assert!(calls > 15, "{calls}");
 }
 
 #[test]
+#[ignore = "long; `a_deployment_survives_one_failure_of_every_call` loses an answer to each call at once"]
 fn a_lost_answer_to_any_call_does_no_harm() {
-    at_each_call_of_a_deployment(&Fault::DropAnswer, |aws, ended, (_, artifacts), what| {
-        assert_eq!(ended.status, Some(0), "{what}: {ended}");
-        aws.is_complete(artifacts, what);
-    });
+    for kind in [Kind::FirstDeployment, Kind::Update] {
+        at_each_call_of(kind, &Fault::DropAnswer, |aws, ended, (_, artifacts), what| {
+            assert_eq!(ended.status, Some(0), "{what}: {ended}");
+            aws.is_complete(artifacts, what);
+        });
+    }
 }
 
-/// Refused at one call, a deployment fails with the cause, or the call was not needed and all is complete.
-fn refused_at_each_call(fault: &Fault, cause: &str) {
-    at_each_call_of_a_deployment(fault, |aws, ended, (zip, artifacts), what| {
+/// A deployment of which one call is refused fails with the cause, or did not need the call and is complete.
+fn refused_at_each_call_of(kind: Kind, fault: &Fault, cause: &str) {
+    at_each_call_of(kind, fault, |aws, ended, (zip, artifacts), what| {
         if ended.status != Some(0) {
             assert_eq!(ended.status, Some(1), "{what}: {ended}");
             assert!(ended.stderr.contains(cause), "{what}: {ended}");
@@ -286,9 +295,17 @@ fn refused_at_each_call(fault: &Fault, cause: &str) {
     });
 }
 
+const EXPIRED: &str = "the AWS credentials have expired";
+
 #[test]
 fn credentials_that_expire_at_any_call_are_named() {
-    refused_at_each_call(&Fault::ExpireToken, "the AWS credentials have expired");
+    refused_at_each_call_of(Kind::FirstDeployment, &Fault::ExpireToken, EXPIRED);
+}
+
+#[test]
+#[ignore = "long; `a_permission_that_is_missing_at_any_call_is_named` refuses each call of an update"]
+fn credentials_that_expire_at_any_call_of_an_update_are_named() {
+    refused_at_each_call_of(Kind::Update, &Fault::ExpireToken, EXPIRED);
 }
 
 #[test]
@@ -297,7 +314,9 @@ fn a_permission_that_is_missing_at_any_call_is_named() {
         "AccessDenied",
         "User: arn:aws:iam::1:user/ci is not authorized to perform: some:Action on resource: some-thing",
     );
-    refused_at_each_call(&denied, "cbbootstrap iam-policy");
+    for kind in [Kind::FirstDeployment, Kind::Update] {
+        refused_at_each_call_of(kind, &denied, "cbbootstrap iam-policy");
+    }
 }
 
 #[test]

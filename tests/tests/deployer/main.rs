@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod artifacts;
 mod aws;
 mod bad_input;
-mod bundle;
 mod clusters;
 mod config;
 mod daily;
@@ -16,7 +16,6 @@ mod losses;
 mod network;
 mod operate;
 mod policy;
-mod reproducible;
 mod sign_in;
 mod stack_states;
 mod template;

@@ -70,7 +70,9 @@ fn every_variable_for_a_proxy_is_read() {
         empty.run(&STATUS).failed(1, "there is no stack `cbbootstrap`");
         let count = proxy.targets().len();
         let direct = empty.with("no_proxy", ".amazonaws.com:443").with("AWS_MAX_ATTEMPTS", "1");
-        direct.run(&STATUS).failed(1, "cannot reach `https://sts.us-east-1.amazonaws.com`");
+        direct
+            .run(&STATUS)
+            .failed(1, "cannot reach `https://cloudformation.us-east-1.amazonaws.com` with");
         assert_eq!(proxy.targets().len(), count, "{variable}");
     }
 }

@@ -2,13 +2,17 @@
 
 use std::{fs, time::Duration};
 
+use axum::{
+    Router,
+    routing::{get, put},
+};
 use cbbootstrap_tests::{
     artifact,
     cli::{Ended, User, write_private},
     front::Front,
     ministack::MiniStack,
     programs::write_script,
-    server::Stub,
+    server::Server,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -89,6 +93,10 @@ fn white_space_around_keys_is_ignored_and_control_characters_are_refused() {
     }
     let token = aws.user().with("AWS_SESSION_TOKEN", "tökën");
     status(&token, &[]).failed(2, "`AWS_SESSION_TOKEN`");
+    let role =
+        "[default]\nrole_arn = arn:aws:iam::000000000000:role/r\ncredential_source = Environment\n";
+    let token = with_files(token, role, "");
+    status(&token, &["--profile", "default"]).failed(2, "`AWS_SESSION_TOKEN`");
     let keys = "[default]\naws_access_key_id = te\u{7f}st\naws_secret_access_key = test\n";
     let user = with_files(unsigned(&aws.url).with("AWS_REGION", "us-east-1"), "", keys);
     status(&user, &[]).failed(2, "`aws_access_key_id` of the profile `default`");
@@ -169,14 +177,15 @@ fn processes_and_tokens_sign_in() {
     let home = user.home.path().to_owned();
     let script = home.join("keys with spaces");
     let keys = json!({"Version": 1, "AccessKeyId": "test\r\n", "SecretAccessKey": "test\n"});
-    write_script(&script, &format!("#!/bin/sh\necho '{keys}'\n"));
+    let print = |keys: &Value| format!("#!/bin/sh\ncat <<'END'\n{keys}\nEND\n");
+    write_script(&script, &print(&keys));
     let config = format!("[default]\ncredential_process = \"{}\"\n", script.display());
     write_private(&home.join(".aws/config"), &config);
     status(&user, &[]).failed(1, SIGNED_IN);
     write_script(&script, "#!/bin/sh\necho no keys >&2\nexit 1\n");
     status(&user, &[]).failed(1, "cannot get AWS credentials");
     let keys = json!({"Version": 1, "AccessKeyId": "te\u{1b}st", "SecretAccessKey": "test"});
-    write_script(&script, &format!("#!/bin/sh\ncat <<'END'\n{keys}\nEND\n"));
+    write_script(&script, &print(&keys));
     status(&user, &[]).failed(2, "the access key ID contains");
 
     let role = aws.boto(
@@ -220,11 +229,13 @@ fn containers_and_machines_sign_in_without_the_proxy() {
         "Token": "",
         "Expiration": (Timestamp::now() + Duration::from_hours(1)).to_string(),
     });
-    let metadata = Stub::start(move |request| match request.path.as_str() {
-        "/latest/api/token" => (200, "token".to_owned()),
-        "/latest/meta-data/iam/security-credentials/" => (200, "role".to_owned()),
-        _ => (200, keys.to_string()),
-    });
+    let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "3600")];
+    let metadata = Server::route(
+        Router::new()
+            .route("/latest/api/token", put(async move || (ttl, "token")))
+            .route("/latest/meta-data/iam/security-credentials/", get(async || "role"))
+            .fallback(async move || keys.to_string()),
+    );
     let user = || {
         unsigned(&aws.url)
             .with("AWS_REGION", "us-east-1")

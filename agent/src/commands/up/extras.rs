@@ -4,24 +4,24 @@
 use ureq::http::StatusCode;
 
 use super::{Interrupt, Run};
-use crate::{decision::Extra, http::CallError, server::View};
+use crate::{decision::Extra, http::CallError, server::View, values::BucketSpec};
 
 impl Run<'_> {
     pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> Result<(), Interrupt> {
+        let server = &self.here.server;
         let done = match extra {
-            Extra::Group => self.set_group(view),
-            Extra::Bucket(name) => self.create_bucket(name),
-            Extra::AlternateAddress => {
-                let address = self.args.alternate_address.as_ref();
-                let host = address.map(|address| address.host().to_string()).unwrap_or_default();
-                let set = self.here.server.set_alternate_address(&host);
-                set.map(|()| format!("alternate address: {host}"))
+            Extra::Group(name) => self.set_group(name, view),
+            Extra::Bucket(bucket) => server
+                .create_bucket(bucket)
+                .map(|()| format!("bucket: `{}`, {} MB on each node", bucket.name, bucket.quota)),
+            Extra::AlternateAddress(host) => {
+                server.set_alternate_address(host).map(|()| format!("alternate address: {host}"))
             }
         };
         match done {
             Ok(done) => {
                 self.printer.step(done);
-                if let Extra::Bucket(name) = extra {
+                if let Extra::Bucket(BucketSpec { name, .. }) = extra {
                     self.state.created.insert(name.clone());
                     return Err(wait_for_bucket(name));
                 }
@@ -34,14 +34,7 @@ impl Run<'_> {
     }
 
     fn note_refusal(&mut self, extra: &Extra, error: &CallError) -> Result<(), Interrupt> {
-        let what = match extra {
-            Extra::Group => {
-                format!("server group `{}`", self.args.server_group.as_deref().unwrap_or_default())
-            }
-            Extra::Bucket(name) => format!("bucket `{name}`"),
-            Extra::AlternateAddress => "alternate address".to_owned(),
-        };
-        if let Extra::Bucket(name) = extra {
+        if let Extra::Bucket(BucketSpec { name, .. }) = extra {
             // The bucket may have appeared.
             match self.here.server.cluster()? {
                 Some(view) if view.buckets.contains(name) => return Ok(()),
@@ -50,17 +43,16 @@ impl Run<'_> {
             }
         }
         self.printer.warning(format_args!(
-            "the server refuses the {what}: {error}; the node is a member without it"
+            "the server refuses the {extra}: {error}; the node is a member without it"
         ));
-        self.state.refused.push(what);
+        self.state.refused.push(extra.to_string());
         self.state.memory.settled.insert(extra.clone());
         Ok(())
     }
 
     /// The first node renames the group that its server begins in, or moves if another node has created the wanted one. A node
     /// that was not initialised by this run stays where its operators have put it.
-    fn set_group(&self, view: &View) -> Result<String, CallError> {
-        let wanted = self.args.server_group.as_deref().unwrap_or_default();
+    fn set_group(&self, wanted: &str, view: &View) -> Result<String, CallError> {
         let refusal = |why: String| Err(CallError::Refused(StatusCode::BAD_REQUEST, why));
         if !self.is_enterprise() {
             return refusal("Community Edition has no server groups".to_owned());
@@ -93,14 +85,6 @@ impl Run<'_> {
                 Err(CallError::Unreachable(format!("the server group `{wanted}` is being created")))
             }
         }
-    }
-
-    fn create_bucket(&self, name: &str) -> Result<String, CallError> {
-        let Some(bucket) = self.args.buckets.iter().find(|bucket| bucket.name == name) else {
-            return Ok(format!("bucket: `{name}`"));
-        };
-        self.here.server.create_bucket(bucket)?;
-        Ok(format!("bucket: `{name}`, {} MB on each node", bucket.quota))
     }
 }
 

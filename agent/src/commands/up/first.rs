@@ -99,41 +99,31 @@ impl Run<'_> {
             let failed = |_| Err("the inspection failed".to_owned());
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
         });
-        let mut unclear = None;
+        let (id, mut result) = (self.here.api.cluster_id.as_str(), Ok(()));
         for (node, inspection) in nodes.iter().zip(inspections) {
-            let state = match inspection {
-                Ok(Inspection::Blank) => "belongs to no cluster",
-                Ok(Inspection::Provisioned) => "belongs to a cluster",
-                Ok(Inspection::Unreachable) => "does not answer",
-                Err(why) => {
-                    unclear = Some((node, why));
-                    continue;
+            match inspection {
+                Ok((inspection, state)) => {
+                    self.printer
+                        .step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
+                    self.state.memory.inspections.insert(node.clone(), inspection);
                 }
-            };
-            self.printer.step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
-            self.state
-                .memory
-                .inspections
-                .extend(inspection.ok().map(|inspection| (node.clone(), inspection)));
+                Err(why) => {
+                    let failure = Failure::new(format!(
+                        "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
+                    ));
+                    result = Err(Interrupt::Wait(failure.hint(format!(
+                        "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
+                    ))));
+                }
+            }
         }
-        let Some((node, why)) = unclear else {
-            return Ok(());
-        };
-        let id = self.api.cluster_id.as_str();
-        Err(Interrupt::Wait(
-            Failure::new(format!(
-                "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
-            ))
-            .hint(format!(
-                "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
-            )),
-        ))
+        result
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
     pub(super) fn give_up_claim(&mut self, node: &Node) -> Result<(), Interrupt> {
         let generation = self.record().map(|record| record.generation);
-        self.api.leave(&self.here.identity, generation).map_err(|error| {
+        self.here.api.leave(&self.here.identity, generation).map_err(|error| {
             Interrupt::wait(format!("the claim cannot be given up yet: {error}"))
         })?;
         self.printer.warning(format_args!(
@@ -186,7 +176,7 @@ impl Run<'_> {
             "an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then"
         } else {
             // A claim that cannot be given up expires.
-            let _ = self.api.leave(&self.here.identity, Some(generation));
+            let _ = self.here.api.leave(&self.here.identity, Some(generation));
             "nothing was changed, and another node can begin the cluster"
         };
         let why = format!("the server refuses to initialise the cluster: {error}");
@@ -194,17 +184,17 @@ impl Run<'_> {
     }
 }
 
-/// Finds out without credentials whether a node's server belongs to a cluster. The error says why that is unclear.
-fn inspect(node: &Node, deadline: Deadline) -> Result<Inspection, String> {
-    let mut unclear = None;
+/// Finds out without credentials whether a node's server belongs to a cluster, also in words. The error says why that is unclear.
+fn inspect(node: &Node, deadline: Deadline) -> Result<(Inspection, &'static str), String> {
+    let mut result = Ok((Inspection::Unreachable, "does not answer"));
     // Community Edition has no TLS.
     for trust in [Some(&Trust::Anyone), None] {
         match Server::on_node(node, trust, None, deadline).is_provisioned() {
-            Ok(true) => return Ok(Inspection::Provisioned),
-            Ok(false) => return Ok(Inspection::Blank),
+            Ok(true) => return Ok((Inspection::Provisioned, "belongs to a cluster")),
+            Ok(false) => return Ok((Inspection::Blank, "belongs to no cluster")),
             Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => {}
-            Err(error) => unclear = Some(error.to_string()),
+            Err(error) => result = Err(error.to_string()),
         }
     }
-    unclear.map_or(Ok(Inspection::Unreachable), Err)
+    result
 }

@@ -97,9 +97,8 @@ impl Run<'_> {
             skips.push(skip);
             reasons.push(format!("`{member}`: {why}"));
         }
-        let more = reasons.len().saturating_sub(MAX_REASONS);
-        reasons.truncate(MAX_REASONS);
-        if more > 0 {
+        if reasons.len() > MAX_REASONS {
+            let more = reasons.split_off(MAX_REASONS).len();
             reasons.push(format!("and {more} more"));
         }
         let reasons = reasons.join("; ");
@@ -114,7 +113,7 @@ impl Run<'_> {
         // The members may have changed.
         self.state.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
-        let id = self.api.cluster_id.as_str();
+        let id = self.here.api.cluster_id.as_str();
         Err(Interrupt::Wait(if skips.contains(&Skip::Unproven) {
             wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {

@@ -20,9 +20,9 @@ use super::{
     lock, rebalances,
 };
 use crate::{
-    api::{Api, ApiError},
+    api::ApiError,
     cli::{ClusterArgs, UpArgs},
-    decision::{self, Action, Asked, Goal, Memory, OwnServer},
+    decision::{self, Action, Asked, Extra, Goal, Memory, OwnServer},
     http::CallError,
     printer::Printer,
     record::ClusterRecord,
@@ -43,7 +43,7 @@ const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let clock = Clock::new(args.wait, printer);
-    let (here, api) = settings::here(args.node, clock.deadline)?;
+    let here = settings::here(args.node, clock.deadline)?;
     // A quota in another form depends on the node's memory: that is checked when it is known.
     let quota =
         if let Quota::Megabytes(quota) = args.cluster.memory_quota { quota } else { u64::MAX };
@@ -54,7 +54,7 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
         );
     }
     let _lock = lock(&here.server, &clock)?;
-    let mut run = Run::new(here, &api, &args.cluster, printer);
+    let mut run = Run::new(here, &args.cluster, printer);
     let (view, record) = clock.repeat(|| run.round_with_pauses())?;
     let outcome = run.outcome(view, &record, started.elapsed());
     printer.result(&outcome)?;
@@ -64,7 +64,6 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
 /// A run: its settings and its state.
 struct Run<'r> {
     here: Here,
-    api: &'r Api,
     args: &'r ClusterArgs,
     printer: &'r Printer,
     goal: Goal,
@@ -97,20 +96,21 @@ struct RunState {
 }
 
 impl<'r> Run<'r> {
-    fn new(here: Here, api: &'r Api, args: &'r ClusterArgs, printer: &'r Printer) -> Self {
+    fn new(here: Here, args: &'r ClusterArgs, printer: &'r Printer) -> Self {
+        let group = args.server_group.iter().cloned().map(Extra::Group);
+        let buckets = args.buckets.iter().cloned().map(Extra::Bucket);
+        let address = args.alternate_address.iter().map(|address| address.host().to_string());
         let goal = Goal {
             node: here.identity.node.clone(),
             can_begin: args.services.has("data"),
             trusts_members: here.peers.can_verify_members(),
-            buckets: args.buckets.iter().map(|bucket| bucket.name.clone()).collect(),
-            group: args.server_group.clone(),
-            has_alternate_address: args.alternate_address.is_some(),
+            extras: group.chain(buckets).chain(address.map(Extra::AlternateAddress)).collect(),
             attests: here.peers.keys.is_some(),
             adopt: args.adopt,
             settle: jitter(args.settle),
             lease: args.lease.0.unwrap_or(OCCUPIED_LIMIT),
         };
-        Self { here, api, args, printer, goal, state: RunState::default() }
+        Self { here, args, printer, goal, state: RunState::default() }
     }
 
     fn node(&self) -> &Node {
@@ -236,14 +236,17 @@ impl<'r> Run<'r> {
             self.check_before_claim()?;
         }
         let identity = &self.here.identity;
-        let status = || self.api.status(Some(&identity.node));
-        let record =
-            if claim { self.api.claim(identity, self.args.lease.0).map(Some) } else { status() };
+        let status = || self.here.api.status(Some(&identity.node));
+        let record = if claim {
+            self.here.api.claim(identity, self.args.lease.0).map(Some)
+        } else {
+            status()
+        };
         let record = match record {
             // An answer to a claim does not name the members.
             Ok(Some(record)) if claim && record.state == wire::State::Ready => status()?,
             Err(ApiError::Refused(problem)) if problem.code == "name_taken" => {
-                let (id, why) = (self.api.cluster_id.as_str(), problem.detail);
+                let (id, why) = (self.here.api.cluster_id.as_str(), problem.detail);
                 self.printer.warning_once(format_args!(
                     "another machine claims `{id}` under this node's name: {why}"
                 ));
@@ -276,7 +279,7 @@ impl<'r> Run<'r> {
         if let (true, Some(rival)) = (record.is_initial, &record.rival) {
             self.printer.warning_once(format_args!(
                 "another server (its UUID begins with {rival}) claims `{}` under this node's name `{}`: give each machine its own `--node`",
-                self.api.cluster_id.as_str(),
+                self.here.api.cluster_id.as_str(),
                 self.node(),
             ));
         }

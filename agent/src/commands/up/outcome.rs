@@ -75,7 +75,7 @@ impl Run<'_> {
             nodes.map(|node| node.name.clone()).collect()
         };
         UpOutcome {
-            cluster_id: self.api.cluster_id.as_str().to_owned(),
+            cluster_id: self.here.api.cluster_id.as_str().to_owned(),
             cluster_uuid: view.uuid.to_string(),
             node: self.node().to_string(),
             is_initial_node: record.is_initial,
@@ -93,7 +93,7 @@ impl Run<'_> {
     }
 
     pub(super) fn explain(&self, reason: &StopReason) -> Failure {
-        let (node, id) = (self.node(), self.api.cluster_id.as_str());
+        let (node, id) = (self.node(), self.here.api.cluster_id.as_str());
         let untouched = "nothing on this server was changed";
         let (why, hint) = match reason {
             StopReason::OtherCredentials => (

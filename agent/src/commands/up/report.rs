@@ -33,19 +33,19 @@ impl Run<'_> {
             }
         };
         let identity = &self.here.identity;
-        let problem = match self.api.report_ready(identity, &view.uuid, record.generation, attested)
-        {
-            Ok(record) => {
-                let and = if attested.is_some() { " and attested" } else { "" };
-                self.printer.step(format_args!("ready: reported{and}"));
-                self.learn(record);
-                self.state.memory.is_reported = true;
-                self.state.memory.is_attested = attested.is_some();
-                return Ok(());
-            }
-            Err(ApiError::Refused(problem)) => problem,
-            Err(error) => return Err(error.into()),
-        };
+        let problem =
+            match self.here.api.report_ready(identity, &view.uuid, record.generation, attested) {
+                Ok(record) => {
+                    let and = if attested.is_some() { " and attested" } else { "" };
+                    self.printer.step(format_args!("ready: reported{and}"));
+                    self.learn(record);
+                    self.state.memory.is_reported = true;
+                    self.state.memory.is_attested = attested.is_some();
+                    return Ok(());
+                }
+                Err(ApiError::Refused(problem)) => problem,
+                Err(error) => return Err(error.into()),
+            };
         match problem.code.as_str() {
             // The API's next answer names the node that has the cluster now.
             "stale_generation" | "initial_node_not_ready" | "cluster_not_found" => {

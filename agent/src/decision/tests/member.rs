@@ -58,13 +58,8 @@ fn member_of_another_cluster_is_not_touched() {
 /// Other nodes wait for the report, and its generation fences it.
 #[test]
 fn first_node_reports_before_everything_else() {
-    let wants_all = Goal {
-        buckets: names(&["app"]),
-        group: Some("us-east-1a".to_owned()),
-        has_alternate_address: true,
-        attests: true,
-        ..goal()
-    };
+    let wants_all =
+        Goal { extras: vec![group(), bucket("app"), address()], attests: true, ..goal() };
     #[rustfmt::skip]
     let cases = [
         ("balanced", cluster_of([active(ME)])),
@@ -224,24 +219,17 @@ fn dead_nodes_are_removed_and_living_ones_stay() {
 
 #[test]
 fn member_reports_then_attests_then_settles_the_extras() {
-    use Extra::{AlternateAddress, Group};
-    let group = || Goal { group: Some("us-east-1a".to_owned()), ..goal() };
-    let two_buckets = || Goal { buckets: names(&["app", "cache"]), ..goal() };
-    let address = || Goal { has_alternate_address: true, ..goal() };
+    let wants = |extras: &[Extra]| Goal { extras: extras.to_vec(), ..goal() };
+    let (wants_group, wants_address) = (|| wants(&[group()]), || wants(&[address()]));
+    let two_buckets = || wants(&[bucket("app"), bucket("cache")]);
     let attests = || Goal { attests: true, ..goal() };
-    let wants_all = || Goal {
-        group: group().group,
-        buckets: two_buckets().buckets,
-        has_alternate_address: true,
-        attests: true,
-        ..goal()
-    };
+    let wants_all =
+        || Goal { attests: true, ..wants(&[group(), bucket("app"), bucket("cache"), address()]) };
     let holding = |buckets: &[&str]| View { buckets: names(buckets), ..cluster_of([active(ME)]) };
     let alone = || cluster_of([active(ME)]);
     let in_group = || cluster_of([NodeInfo { group: Some("us-east-1a".to_owned()), ..active(ME) }]);
     let without_groups = || cluster_of([NodeInfo { group: None, ..active(ME) }]);
     let (first, joiner) = (|| ready(ME, &[ME]), || ready(FIRST, &[FIRST]));
-    let bucket = |name: &str| Extra::Bucket(name.to_owned());
     let starts = || rebalance(&[ME, FIRST], &[]);
     let settle = |extra| Then(Settle(extra));
     let settled = |extras: &[Extra]| Memory {
@@ -259,12 +247,12 @@ fn member_reports_then_attests_then_settles_the_extras() {
         ("no attestation", wants_all(), alone(), first(), memory(), report()),
         ("attested", attests(), alone(), first(), settled(&[]), Then(Done)),
         ("no attestation, and not balanced", attests(), unbalanced([active(ME), active(FIRST)]), joiner(), memory(), starts()),
-        ("another group", group(), alone(), first(), memory(), settle(Group)),
-        ("another group, as a joiner", group(), alone(), joiner(), memory(), settle(Group)),
-        ("another group, refused", group(), alone(), joiner(), settled(&[Group]), Then(Done)),
-        ("the right group", group(), in_group(), first(), memory(), Then(Done)),
-        ("Community Edition", group(), without_groups(), first(), memory(), settle(Group)),
-        ("Community Edition, refused", group(), without_groups(), first(), settled(&[Group]), Then(Done)),
+        ("another group", wants_group(), alone(), first(), memory(), settle(group())),
+        ("another group, as a joiner", wants_group(), alone(), joiner(), memory(), settle(group())),
+        ("another group, refused", wants_group(), alone(), joiner(), settled(&[group()]), Then(Done)),
+        ("the right group", wants_group(), in_group(), first(), memory(), Then(Done)),
+        ("Community Edition", wants_group(), without_groups(), first(), memory(), settle(group())),
+        ("Community Edition, refused", wants_group(), without_groups(), first(), settled(&[group()]), Then(Done)),
         ("Community Edition, no group wanted", goal(), without_groups(), first(), memory(), Then(Done)),
         ("no bucket", two_buckets(), holding(&[]), first(), memory(), settle(bucket("app"))),
         ("one of them", two_buckets(), holding(&["app", "mine"]), first(), memory(), settle(bucket("cache"))),
@@ -272,19 +260,19 @@ fn member_reports_then_attests_then_settles_the_extras() {
         ("one refused, the other there", two_buckets(), holding(&["cache"]), first(), settled(&[bucket("app")]), Then(Done)),
         ("all of them", two_buckets(), holding(&["cache", "app"]), first(), memory(), Then(Done)),
         ("no bucket, as a joiner", two_buckets(), holding(&[]), joiner(), memory(), Then(Done)),
-        ("no address", address(), alone(), joiner(), memory(), settle(AlternateAddress)),
-        ("address set", address(), alone(), joiner(), settled(&[AlternateAddress]), Then(Done)),
-        ("group before buckets", wants_all(), alone(), first(), settled(&[]), settle(Group)),
-        ("buckets before the address", wants_all(), alone(), first(), settled(&[Group]), settle(bucket("app"))),
+        ("no address", wants_address(), alone(), joiner(), memory(), settle(address())),
+        ("address set", wants_address(), alone(), joiner(), settled(&[address()]), Then(Done)),
+        ("group before buckets", wants_all(), alone(), first(), settled(&[]), settle(group())),
+        ("buckets before the address", wants_all(), alone(), first(), settled(&[group()]), settle(bucket("app"))),
         (
             "the address last",
             wants_all(),
             in_group(),
             first(),
             settled(&[bucket("app"), bucket("cache")]),
-            settle(AlternateAddress),
+            settle(address()),
         ),
-        ("all", wants_all(), holding(&["app"]), first(), settled(&[Group, bucket("cache"), AlternateAddress]), Then(Done)),
+        ("all", wants_all(), holding(&["app"]), first(), settled(&[group(), bucket("cache"), address()]), Then(Done)),
     ];
     for (what, goal, view, record, memory, expected) in cases {
         assert_next(what, &goal, &OwnServer::Member(view), &Has(record), &memory, &expected);

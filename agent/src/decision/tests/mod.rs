@@ -75,14 +75,24 @@ fn goal() -> Goal {
         node: node(ME),
         can_begin: true,
         trusts_members: true,
-        buckets: Vec::new(),
-        group: None,
-        has_alternate_address: false,
+        extras: Vec::new(),
         attests: false,
         adopt: false,
         settle: Duration::from_secs(5),
         lease: Duration::from_secs(40),
     }
+}
+
+fn group() -> Extra {
+    Extra::Group("us-east-1a".to_owned())
+}
+
+fn bucket(name: &str) -> Extra {
+    Extra::Bucket(format!("{name}:100").parse().unwrap())
+}
+
+fn address() -> Extra {
+    Extra::AlternateAddress("203.0.113.1".to_owned())
 }
 
 /// A run that has observed the same nodes for a minute, and has reported.

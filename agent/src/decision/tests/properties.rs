@@ -54,7 +54,7 @@ prop_compose! {
     ) -> Memory {
         let [stranger, same, second, third, rest, occupied_for] = times.map(Duration::from_secs);
         let inspections = [ME, FIRST, THIRD].into_iter().zip(inspections);
-        let extras = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress].into_iter().zip(settled);
+        let extras = [group(), bucket("app"), address()].into_iter().zip(settled);
         Memory {
             other_credentials_since: Some(ago(stranger)),
             same_since: Some(ago(same)),
@@ -73,16 +73,15 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_wanted()(flags in any::<[bool; 6]>(), buckets in 0..3_usize) -> Goal {
-        let [adopt, has_group, can_begin, trusts_members, address, attests] = flags;
+    fn any_wanted()(flags in any::<[bool; 4]>(), wanted in any::<[bool; 4]>()) -> Goal {
+        let [adopt, can_begin, trusts_members, attests] = flags;
+        let extras = [group(), bucket("app"), bucket("cache"), address()].into_iter().zip(wanted);
         Goal {
             adopt,
             can_begin,
             trusts_members,
-            has_alternate_address: address,
             attests,
-            group: has_group.then(|| "us-east-1a".to_owned()),
-            buckets: names(&["app", "cache"][..buckets.min(2)]),
+            extras: extras.filter(|(_, is_wanted)| *is_wanted).map(|(extra, _)| extra).collect(),
             ..goal()
         }
     }

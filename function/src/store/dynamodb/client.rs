@@ -25,14 +25,14 @@ use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 
 use super::{DynamoDb, Error};
 
-/// The time limit of one attempt. A call to DynamoDB takes a few milliseconds, so a lost one is soon repeated.
+/// The time limit of one attempt. Short, because a call to DynamoDB takes a few milliseconds.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1200);
 
 /// The time limit of a call with its retries: within the [deadline](crate::api::DEADLINE) of a request.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Every call is safe to repeat: after a lost answer, the condition of the repeated write fails, and the rules recognise the first one's
-/// effect.
+/// Every call is safe to repeat: after a lost response, the condition of the repeated write fails, and the rules recognise the effect of
+/// the first one.
 const ATTEMPTS: u32 = 3;
 
 /// The longest pause before the second attempt; twice as long before the third. The SDK's default is a second.
@@ -42,7 +42,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const NO_CLUSTER: &str = " ";
 
 impl DynamoDb {
-    /// Does in advance what the first call would wait for: credentials, name resolution, connection, TLS.
+    /// Loads credentials and connects, so that the first request does not wait for it.
     pub async fn warm_up(&self) -> Result<(), Error> {
         self.items(NO_CLUSTER).await.map(drop)
     }
@@ -85,11 +85,11 @@ impl Intercept for Counter {
 /// A client for DynamoDB, configured by the environment: `AWS_REGION`, the variables of credentials, `AWS_ENDPOINT_URL_DYNAMODB` or
 /// `AWS_ENDPOINT_URL`, and `AWS_USE_FIPS_ENDPOINT`.
 ///
-/// Lambda sets all of them. The SDK's whole chain (profiles, instance metadata, STS, …) would find the same, and take a quarter of the
-/// function's size and a third of its start.
+/// Lambda sets these variables. The SDK's default chain (profiles, instance metadata, STS, …) would find the same values, but makes up a
+/// quarter of the function's size and a third of its start.
 ///
-/// TLS comes from *ring*: the SDK's default provider spends 38 ms of CPU on entropy before its first connection, half a second of a
-/// small function's cold start. The connector is made here because the SDK would make two, each with all trusted certificates.
+/// TLS uses *ring*: the SDK's default provider spends 38 ms of CPU on entropy before its first connection, which is half a second of a
+/// small function's cold start. The connector is created here because the SDK would create two, each with all trusted certificates.
 pub async fn client() -> Client {
     let connector = Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).build();
     let connector = SharedHttpConnector::new(connector);

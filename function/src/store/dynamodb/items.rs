@@ -10,7 +10,7 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 
 use super::{
-    DynamoDb, Error, ROUNDS, contended, key, key_of, pause,
+    DynamoDb, Error, ROUNDS, contended, item_key, key, pause,
     write::{Update, Written},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl DynamoDb {
-    /// Both items of a cluster, after the claim item was made consistent with the members item.
+    /// Both items of a cluster. Makes the claim item consistent with the members item first.
     pub(super) async fn settled(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
         for round in 0..ROUNDS {
             let Some(mut items) = self.items(cluster_id).await? else {
@@ -59,7 +59,7 @@ impl DynamoDb {
             let batch = self.client.batch_get_item().set_request_items(Some(left));
             let output = batch.send().await?;
             let read = output.responses.unwrap_or_default().into_values().flatten();
-            items.extend(read.filter_map(|item| Some((key_of(&item)?, item))));
+            items.extend(read.filter_map(|item| Some((item_key(&item)?, item))));
             left = output.unprocessed_keys.unwrap_or_default();
             if left.is_empty() {
                 return Ok(items);
@@ -118,7 +118,7 @@ impl DynamoDb {
         }
     }
 
-    /// Replaces the claim item that was read.
+    /// Replaces the claim item, unless it has changed since it was read.
     pub(super) async fn write_claim(
         &self,
         seen: Option<&ClaimItem>,
@@ -150,7 +150,7 @@ impl DynamoDb {
         }
     }
 
-    /// Makes the members item of a ready claim, unless there is one of the same claim or a later one.
+    /// Creates the members item of a ready claim, unless there is one of the same claim or a later one.
     pub(super) async fn make_members(
         &self,
         claim: &ClaimItem,

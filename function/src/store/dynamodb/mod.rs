@@ -5,11 +5,11 @@
 //! operator has ended the record; the claim item has a copy of the node to join, for claims.
 //!
 //! No transaction spans the two items. Every write is one conditional `UpdateItem`, and the process may stop after each of them. "Writes"
-//! in `docs/protocol.md` says, for each call, which item comes first and who completes the second write. What makes that safe:
+//! in `docs/protocol.md` says, for each call, which item comes first and who completes the second write. This is safe because:
 //!
-//! - A members item has the generation and the time of its claim and counts for that claim only. One that is made late, for a claim that
-//!   has ended, does not replace a newer one and is never read.
-//! - The claim item's copy of the node to join has the version of the members item that it was made from, so a late copy does not undo a
+//! - A members item has the generation and the time of its claim and counts for that claim only. If it is created late, for a claim that
+//!   has ended, it does not replace a newer one and is never read.
+//! - The claim item's copy of the node to join has the version of the members item it was copied from, so a late copy does not undo a
 //!   newer one.
 //! - The members item of a forgotten cluster stays as long as the tombstone, so no late report can make another one of its generation.
 //! - The end of the claim item moves before that of the members item, so members never outlive their claim.
@@ -44,7 +44,7 @@ use crate::{
 
 pub use client::{client, counting_calls, for_requests};
 
-/// How often a request tries to write while others change the same item.
+/// How often a request tries to write an item that others change.
 const ROUNDS: u32 = 10;
 
 /// The items in one page of a listing. DynamoDB reads at most 100 in one call.
@@ -153,8 +153,7 @@ impl DynamoDb {
         Ok(is_done.then_some(after))
     }
 
-    /// Writes what differs between the record that was read and the record after a rule. `false` if the items have changed since they
-    /// were read.
+    /// Writes the record after a rule. `false` if the items have changed since they were read.
     async fn save(
         &self,
         items: &Items,
@@ -305,7 +304,7 @@ impl Store for DynamoDb {
         let mut claims = Vec::new();
         for item in scanned.items.unwrap_or_default().into_iter().filter(|it| !is_members_item(it))
         {
-            claims.push((key_of(&item).ok_or(Unreadable(CLUSTER_ID))?, ClaimItem::read(item)));
+            claims.push((item_key(&item).ok_or(Unreadable(CLUSTER_ID))?, ClaimItem::read(item)));
         }
         let is_ready = |claim: &ClaimItem| claim.record.state == State::Ready;
         let ready = claims.iter().filter(|(_, claim)| claim.as_ref().is_ok_and(is_ready));
@@ -317,7 +316,7 @@ impl Store for DynamoDb {
             });
             Row { cluster_id, record }
         });
-        let next = scanned.last_evaluated_key.as_ref().and_then(key_of);
+        let next = scanned.last_evaluated_key.as_ref().and_then(item_key);
         Ok(Page { rows: rows.collect(), next })
     }
 }
@@ -327,7 +326,7 @@ fn key(cluster_id: impl AsRef<str>) -> Item {
     Item::from([(CLUSTER_ID.to_owned(), string(cluster_id))])
 }
 
-fn key_of(item: &Item) -> Option<String> {
+fn item_key(item: &Item) -> Option<String> {
     item.get(CLUSTER_ID)?.as_s().ok().cloned()
 }
 

@@ -14,11 +14,11 @@ use crate::item::{Attributes, Item, count};
 #[derive(Debug)]
 pub(super) enum Written<T, C> {
     Done(T),
-    /// The condition does not hold for this item.
+    /// The condition does not hold for the current item.
     Conflict(C),
 }
 
-/// An `UpdateItem` call. In its expressions, `#NAME` is the attribute of that name or of that alias: some names are reserved words of
+/// An `UpdateItem` call. In its expressions, `#NAME` is the attribute with that name or alias, because some names are reserved words in
 /// DynamoDB.
 #[derive(Debug, Default)]
 pub(super) struct Update {
@@ -70,18 +70,18 @@ impl Update {
         all.into_iter().fold(self, |update, (name, value)| update.attribute(name, value))
     }
 
-    /// Adds a condition. All of them must hold.
+    /// Adds a condition. All conditions must hold.
     pub fn only_if(mut self, condition: &str) -> Self {
         self.conditions.push(condition.to_owned());
         self
     }
 
-    /// The item was not written since.
+    /// The item has not been written since this version.
     pub fn only_if_version(self, version: u64) -> Self {
         self.only_if("#version = :seen").value(":seen", count(version))
     }
 
-    /// Counts the write, after `before` of them if the item is new.
+    /// Increments the version, from `before` if the item is new.
     pub fn next_version(self, before: u64) -> Self {
         self.set("#version = if_not_exists(#version, :before) + :one")
             .value(":before", count(before))
@@ -98,7 +98,6 @@ impl Update {
     }
 }
 
-/// The names in an expression.
 fn names(expression: &str) -> impl Iterator<Item = &str> {
     expression
         .split(|c: char| c != '#' && c != '_' && !c.is_ascii_alphanumeric())
@@ -106,7 +105,7 @@ fn names(expression: &str) -> impl Iterator<Item = &str> {
 }
 
 impl DynamoDb {
-    /// Writes, and returns the new item, or the one for which the condition does not hold.
+    /// Writes, and returns the new item, or the current one if the condition does not hold.
     pub(super) async fn update(&self, update: Update) -> Result<Written<Item, Item>, Error> {
         let (expression, condition) = (update.expression(), update.conditions.join(" AND "));
         let mut call = self.client.update_item().table_name(&self.table);

@@ -1,8 +1,8 @@
 //! An embedded SQLite database: the protocol's rules, applied to the record inside a transaction.
 //!
-//! One thread writes. It takes all requests that wait, carries them out in one transaction, and answers when that is on the disk:
-//! requests that arrive while the disk is busy share the next sync. Reads run beside it, each over its own connection, and see
-//! everything that was acknowledged before they began (SQLite's write-ahead log).
+//! One thread writes. It applies all waiting requests in one transaction and answers them after the commit, so requests that arrive while
+//! the disk is busy share the next sync. Reads run at the same time, each on its own connection, and see everything that was acknowledged
+//! before they began (SQLite's write-ahead log).
 //!
 //! The log is synced on every commit (`synchronous=FULL`), so acknowledged changes survive a crash of the process or the machine.
 //! Other processes on this machine may open the same database; it must not be on a network file system.
@@ -107,7 +107,7 @@ impl Sqlite {
 
 impl Store for Sqlite {
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
-        // Of a cluster's nodes, all but one only read.
+        // Most claims change nothing, so they need no transaction.
         let standing =
             self.read(|connection| records::load_claim(connection, claim.cluster_id.as_str()))?;
         if let Some(record) = standing
@@ -198,8 +198,8 @@ impl From<rusqlite::Error> for Error {
 }
 
 fn connect(path: &Path) -> Result<Connection, Error> {
-    // This does not create the file: if it was moved away, a new file beside the log of the old one would lose both. Each connection is
-    // used by one thread at a time.
+    // Does not create the file: if it was moved, a new file next to the old one's log would lose both. Each connection is used by one thread
+    // at a time.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

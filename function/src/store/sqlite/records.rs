@@ -1,4 +1,4 @@
-//! Records as rows. A cluster's record and each of its members are JSON, which only the rules interpret.
+//! Records as rows. A cluster's record and each of its members are stored as JSON.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// The record of a cluster without its members: all that a claim needs.
+/// The record of a cluster without its members, which a claim does not need.
 pub fn load_claim(connection: &Connection, cluster_id: &str) -> Result<Option<Record>> {
     connection
         .prepare_cached("SELECT record FROM clusters WHERE cluster_id = ?")?

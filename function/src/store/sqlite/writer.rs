@@ -1,4 +1,4 @@
-//! The thread that writes: changes that wait at the same time share one transaction and one sync.
+//! The thread that writes. Waiting changes share one transaction and one sync.
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 
 use super::{Error, records};
 
-/// The most changes in one transaction: some milliseconds of work.
+/// The most changes in one transaction: a few milliseconds of work.
 const BATCH: usize = 512;
 
-/// The most changes that wait. When the disk is slower than that, more are refused.
+/// The most changes that wait. More are refused.
 const WAITING: usize = 16 * 1024;
 
 /// The interval between two checks for records that have ended, and the number of clusters in each: a million take 17 minutes.
@@ -28,18 +28,16 @@ const SWEEP_AFTER_ERROR: Duration = Duration::from_mins(1);
 /// The pause after a check of the whole table.
 const SWEEP_AGAIN: Duration = Duration::from_hours(6);
 
-/// A change, given the connection or the error that prevents it. Returns an error if the whole transaction fails.
+/// A change. It gets the connection, or the error that prevents it, and returns an error if the whole transaction must fail.
 type Change = Box<dyn FnOnce(Result<&Connection, Error>) -> (Result<(), Error>, Reply) + Send>;
 
 /// Answers the caller of a change after the transaction has ended.
 type Reply = Box<dyn FnOnce(Result<(), Error>)>;
 
-/// The thread's handle.
 #[derive(Debug)]
 pub struct Writer(SyncSender<Change>);
 
 impl Writer {
-    /// Starts the thread.
     pub fn start(connection: Connection) -> Result<Self, Error> {
         let (sender, changes) = sync_channel(WAITING);
         thread::Builder::new()
@@ -49,7 +47,7 @@ impl Writer {
         Ok(Self(sender))
     }
 
-    /// Does the work in a transaction, and returns when it is on the disk.
+    /// Does the work in a transaction, and returns after the commit.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
@@ -62,7 +60,7 @@ impl Writer {
             }
             let result = connection.and_then(work);
             let done = match &result {
-                // These concern this change alone, and come before anything is written.
+                // These errors concern only this change, and nothing was written before them.
                 Ok(_) | Err(Error::Refused(_) | Error::Damaged(_)) => Ok(()),
                 Err(error) => Err(error.clone()),
             };
@@ -75,7 +73,7 @@ impl Writer {
         outcome.await.map_err(|_| refused())?
     }
 
-    /// Does the work some time soon, without an answer.
+    /// Does the work later, and does not report its result.
     pub fn write_later(
         &self,
         work: impl FnOnce(&Connection) -> Result<(), Error> + Send + 'static,
@@ -87,7 +85,7 @@ impl Writer {
     }
 }
 
-/// Runs until the handle is dropped.
+/// Runs until the [`Writer`] is dropped.
 fn run(mut connection: Connection, changes: &Receiver<Change>) {
     let mut sweep = Sweep { next: Instant::now() + SWEEP_EVERY, after: String::new() };
     loop {
@@ -134,7 +132,7 @@ fn in_transaction<T>(
     Ok(done)
 }
 
-/// Deletes records that ended long ago, a part of the table at a time.
+/// Deletes records that ended long ago, part of the table at a time.
 struct Sweep {
     next: Instant,
     /// The last cluster that was checked.

@@ -2,6 +2,12 @@
 
 use super::{api::Reply, *};
 
+fn extras() -> [Extra; 3] {
+    let bucket = "app:100".parse().unwrap();
+    let address = "203.0.113.1".to_owned();
+    [Extra::Group("zone".to_owned()), Extra::Bucket(bucket), Extra::AlternateAddress(address)]
+}
+
 impl Agent {
     pub(super) fn is_running(&self) -> bool {
         !matches!(self.phase, Phase::Ended(_))
@@ -51,9 +57,7 @@ impl Setup {
             node: name(self.names[node]),
             can_begin: !self.unfit.contains(&node),
             trusts_members: true,
-            buckets: if self.extras_refused { vec!["app".to_owned()] } else { Vec::new() },
-            group: self.extras_refused.then(|| "zone".to_owned()),
-            has_alternate_address: self.extras_refused,
+            extras: if self.extras_refused { extras().into() } else { Vec::new() },
             attests: false,
             adopt: false,
             settle: Duration::from_secs(5),
@@ -98,7 +102,6 @@ impl Setup {
         let inspection = |is_provisioned: bool| {
             if is_provisioned { Inspection::Provisioned } else { Inspection::Unreachable }
         };
-        let settled = [Extra::Group, Extra::Bucket("app".to_owned()), Extra::AlternateAddress];
         Memory {
             same_since: Some(ago(Duration::from_hours(1))),
             has_initialised: agent.has_initialised,
@@ -107,7 +110,7 @@ impl Setup {
                 .collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), ago(seconds(time)))),
             is_reported: agent.is_reported,
-            settled: if agent.are_extras_settled { settled.into() } else { BTreeSet::new() },
+            settled: if agent.are_extras_settled { extras().into() } else { BTreeSet::new() },
             ..Memory::default()
         }
     }

@@ -1,0 +1,61 @@
+//! Decides whether a node can join through a member.
+
+use cbbootstrap_protocol::names::{Node, Uuid};
+
+use crate::server::{Health, Membership, NodeInfo, View};
+
+/// Whether a node can join through a member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Add,
+    /// Not yet, for this reason.
+    Later(String),
+    /// Another server, with this UUID, is a healthy member under the node's name.
+    NameTaken(Uuid),
+    /// The member belongs to another cluster: try the next one.
+    OtherCluster(String),
+    /// The member is not healthy and active itself: try the next one.
+    UnfitMember,
+}
+
+/// Decides whether the node, with this server UUID, can join through a member with this view of the cluster. The API may know the
+/// cluster's UUID.
+pub fn admission(
+    node: &Node,
+    own: Option<&Uuid>,
+    view: &View,
+    cluster_uuid: Option<&Uuid>,
+) -> Admission {
+    if cluster_uuid.is_some_and(|uuid| *uuid != view.uuid) {
+        let uuid = &view.uuid;
+        return Admission::OtherCluster(format!(
+            "it belongs to another cluster, the one with the UUID {uuid}"
+        ));
+    }
+    let is_in =
+        |this: &NodeInfo| this.membership == Membership::Active && this.health != Health::Unhealthy;
+    if !view.this().is_some_and(is_in) {
+        return Admission::UnfitMember;
+    }
+    let Some(listed) = view.member(node) else {
+        return if view.is_rebalancing {
+            Admission::Later("a rebalance runs; no node can be added until it ends".to_owned())
+        } else {
+            Admission::Add
+        };
+    };
+    let is_other =
+        listed.health != Health::Unhealthy && own.is_some() && listed.uuid.as_ref() != own;
+    Admission::Later(match (listed.membership, listed.uuid.clone()) {
+        (_, Some(uuid)) if is_other => return Admission::NameTaken(uuid),
+        (Membership::Added, _) => "it has been added, and its server is still joining".to_owned(),
+        (Membership::Active, _) => format!(
+            "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
+        ),
+        (Membership::FailedOver, _) => {
+            format!(
+                "the cluster has failed `{node}` over: once it has been removed, it can join again"
+            )
+        }
+    })
+}

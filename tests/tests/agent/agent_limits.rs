@@ -1,0 +1,131 @@
+//! The agent's own time limits, of 30 s and 60 s. These tests start first, because the name of this module sorts first.
+
+use std::{mem, thread, time::Duration};
+
+use cbbootstrap_tests::{
+    agent::{Agents, LOGIN, fake_api, one_cluster, record, scene},
+    couchbase::{Node, Servers, Then},
+    process,
+};
+use serde_json::{Value, json};
+
+#[test]
+fn a_joiner_skips_dead_members() {
+    let (servers, agents) = scene(4);
+    agents.join(&servers.nodes()[..3], &[]);
+    let first = agents.first_node(&servers);
+    first.kill();
+    servers.auto_failover_after(Duration::from_secs(3));
+    // The dead node keeps the first rebalances from succeeding, until it is failed over.
+    let document = agents.up(&servers[3], &[]).document();
+    let nodes = document["nodes"].as_array().unwrap();
+    assert!(nodes.contains(&json!(servers[3].address())));
+    assert!(!nodes.contains(&json!(first.address())), "{document}");
+}
+
+#[test]
+fn an_unhealthy_member_does_not_block_a_joiner() {
+    let (servers, agents) = scene(5);
+    agents.join(&servers.nodes()[..4], &[]);
+    let record = agents.record();
+    let is_first = |node: &Node| record["initial_node_ip_addr_or_hostname"] == node.address();
+    let sick = servers.nodes()[..4].iter().find(|node| !is_first(node)).unwrap();
+    sick.hang(true);
+    servers.auto_failover_after(Duration::from_secs(3));
+    agents.up(&servers[4], &[]).document();
+    sick.hang(false);
+    // The rebalance has removed it, as it was failed over.
+    let cluster = &servers.clusters()[0];
+    assert!(cluster.is_balanced, "{cluster:#?}");
+}
+
+/// A node that was added and died before the rebalance would make every rebalance fail.
+#[test]
+fn a_node_that_dies_while_joining_is_removed() {
+    let (servers, agents) = scene(3);
+    let agents = agents.with("CBBOOTSTRAP_SETTLE", "2s");
+    agents.up(&servers[0], &[]).document();
+    let dying = agents.start(&servers[1], &[]);
+    process::wait_until("the node is added", || servers.clusters()[0].nodes.len() == 2);
+    dying.kill();
+    servers[1].kill();
+    let up = agents.up(&servers[2], &[]);
+    let document = up.document();
+    let expected = [servers[0].address(), servers[2].address()];
+    assert_eq!(document["nodes"], json!(expected), "{up}");
+    assert!(up.stderr.contains("cannot be reached: it was removed again"), "{up}");
+}
+
+#[test]
+fn nodes_of_other_clusters_are_never_changed() {
+    let (servers, agents) = scene(4);
+    servers[1].provision(LOGIN.0, LOGIN.1);
+    servers[1].holds_data(1000);
+    servers[2].provision(LOGIN.0, "another password");
+    agents.up(&servers[1], &[]).failed(5, "the API has no cluster `demo`");
+    assert_eq!(agents.record(), Value::Null);
+    agents.up(&servers[0], &[]).document();
+    agents.up(&servers[1], &[]).failed(5, "belongs to another cluster");
+    agents.up(&servers[2], &[]).failed(5, "another user name or password");
+    let changes = servers.requests().into_iter();
+    let changes: Vec<_> = changes.filter(|seen| seen.method != "GET" && seen.node != 0).collect();
+    assert!(changes.is_empty(), "{changes:?}");
+    assert_eq!(servers.clusters().len(), 3);
+    assert!(servers.wiped().is_empty());
+}
+
+/// If nobody runs the agent on that node again, the other nodes' agents end after the length of a lease.
+#[test]
+fn an_unreported_cluster_stops_the_others_after_a_lease() {
+    let (servers, agents) = scene(2);
+    agents.die_unreported(&servers);
+    agents.lapse();
+    let up = agents.up(&servers[1], &[]);
+    up.failed(5, "has initialised a cluster for `demo` and not reported it");
+    assert!(up.stderr.contains("cbbootstrap-agent up"), "{up}");
+    assert!(servers[1].is_blank());
+    one_cluster(&servers, 1);
+}
+
+/// The API's answer takes half of the lease: what is left is too little to initialise.
+#[test]
+fn a_lease_counts_from_before_the_request() {
+    let servers = Servers::start(1);
+    let mut delay = Duration::from_millis(14_500);
+    let api = fake_api(move |_, asking| {
+        let lease = json!({"lease_expires_at": "2036-01-01T00:00:30Z", "lease_seconds_left": 30});
+        thread::sleep(mem::take(&mut delay));
+        record(asking, asking, "claimed", &lease)
+    });
+    let agents = Agents::new(&api.url, "demo", &servers);
+    let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "16s"]);
+    assert_eq!(up.status, Some(3), "{up}");
+    assert!(up.stderr.contains("is about to expire"), "{up}");
+    assert_eq!(servers.count("/clusterInit"), 0);
+}
+
+/// An API that claims to have given a longer lease than the node asked for is not trusted.
+#[test]
+fn a_longer_lease_than_requested_is_not_trusted() {
+    let check = |seconds: u64| {
+        let servers = Servers::start(1);
+        servers.on_request(|seen| match seen.path.as_str() {
+            "/clusterInit" => Then::Answer(503),
+            _ => Then::Handle,
+        });
+        let api = fake_api(move |_, asking| {
+            let lease =
+                json!({"lease_expires_at": "2036-01-01T00:00:00Z", "lease_seconds_left": seconds});
+            record(asking, asking, "claimed", &lease)
+        });
+        let agents = Agents::new(&api.url, "demo", &servers);
+        let up = agents.up(&servers[0], &["--lease", "30s", "--timeout", "20s"]);
+        assert_eq!(up.status, Some(3), "{up}");
+        assert!(up.stderr.contains("is about to expire"), "{up}");
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| check(1_000_000));
+        // More than a clock holds.
+        scope.spawn(|| check(u64::MAX));
+    });
+}

@@ -1,0 +1,114 @@
+//! What is built: the same function from the same sources, in any directory and with any cargo home, and a deployer that carries it.
+//!
+//! These are the longest tests. They start first, because the name of this module sorts first.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use cbbootstrap_tests::{
+    artifact,
+    cli::{Ended, User},
+    ministack::MiniStack,
+    programs,
+};
+use tempfile::TempDir;
+
+/// `cbbootstrap` with the function's zip inside, away from the sources.
+fn carrier() -> &'static Path {
+    static CARRIER: OnceLock<(PathBuf, TempDir)> = OnceLock::new();
+    let (program, _) = CARRIER.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("cbbootstrap");
+        let zip = artifact::zip().to_owned();
+        programs::copy(programs::carrying(&zip).as_ref(), &program);
+        (program, directory)
+    });
+    program
+}
+
+/// Runs that program with nothing on the path.
+fn alone(user: &User, args: &[&str]) -> Ended {
+    let mut command: Command = user.program(carrier(), args);
+    Ended::of(command.env("PATH", "/nowhere").env_remove("CARGO"))
+}
+
+#[test]
+fn two_places_build_the_same_function() {
+    // The dependencies that were built there stay, as those here do.
+    let elsewhere = programs::target().join("reproducible");
+    let copy = elsewhere.join("a/copy");
+    fs::create_dir_all(&copy).unwrap();
+    let parts = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "swagger.yaml",
+        "function",
+        "deployer",
+        "agent",
+        "cli",
+        "protocol",
+        "scripts",
+        "benchmarks",
+        "tests",
+        "templates",
+    ];
+    for part in parts {
+        let _ = fs::remove_dir_all(copy.join(part));
+    }
+    let copied = Command::new("cp")
+        .args(["-R", "--preserve=timestamps"])
+        .args(parts.map(|part| programs::workspace().join(part)))
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
+    // Cargo's downloads under another name.
+    let home = std::env::var_os("CARGO_HOME")
+        .map_or_else(|| std::env::home_dir().unwrap().join(".cargo"), Into::into);
+    let other_home = elsewhere.join("cargo");
+    fs::create_dir_all(&other_home).unwrap();
+    for entry in fs::read_dir(home).unwrap().flatten() {
+        let link = other_home.join(entry.file_name());
+        let _ = fs::remove_file(&link);
+        symlink(entry.path(), link).unwrap();
+    }
+
+    let here = artifact::executable();
+    let there = artifact::executable_built_in(&copy, &other_home);
+    assert!(here == there, "{} and {} bytes", here.len(), there.len());
+    for path in [programs::workspace(), copy.as_path()] {
+        let path = path.display().to_string();
+        let found = there.windows(path.len()).any(|part| part == path.as_bytes());
+        assert!(!found, "`{path}` is in it");
+    }
+}
+
+#[test]
+fn a_bundled_deployer_needs_no_other_tools() {
+    let expected = fs::read(artifact::zip()).unwrap();
+    let user = User::default();
+    let out = user.home.path().join("function.zip");
+    let shown = out.display().to_string();
+    alone(&user, &["package", "--out", &shown]).ended_with(0);
+    assert!(fs::read(&out).unwrap() == expected, "it is another zip");
+
+    let aws = MiniStack::start();
+    let deployed = alone(&aws.user(), &["deploy", "--yes", "--output", "json"]).document();
+    let packaged = alone(&user, &["package", "--out", &shown, "--output", "json"]).document();
+    assert_eq!(deployed["function_sha256"], packaged["function_sha256"]);
+
+    let source = programs::workspace().display().to_string();
+    // A build on request, or for another processor, needs the build tools.
+    for (options, missing) in [
+        (&["--build"][..], "cannot find cbbootstrap's sources"),
+        (&["--source", &source], "there is no Rust compiler"),
+        (&["--arch", "arm64"], "cannot find cbbootstrap's sources"),
+    ] {
+        let args = [&["package", "--out", &shown], options].concat();
+        alone(&user, &args).failed(1, missing);
+    }
+}
