@@ -95,11 +95,12 @@ impl Console {
         }
         if self.output == Output::Json {
             let failure = Failure::find_in(error);
-            self.message(json!({"error": {
+            let document = json!({"error": {
                 "message": one_line(error),
                 "hint": failure.and_then(|failure| failure.hint.as_deref()),
                 "exit": failure.map_or(Exit::Failed, |failure| failure.exit).status(),
-            }}));
+            }});
+            let _ = self.suspend(|| writeln!(io::stderr(), "{document}"));
         }
         self.error(error)
     }

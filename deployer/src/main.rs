@@ -68,8 +68,9 @@ fn main() -> Exit {
 
 /// Prints the error that ends the program.
 fn fail(console: &Console, error: &Error) -> Exit {
+    let exit = console.failure(error);
     github::annotate(console, error);
-    console.failure(error)
+    exit
 }
 
 /// Whether the AWS SDK or rustls may read a variable.

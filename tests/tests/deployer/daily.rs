@@ -1,4 +1,4 @@
-//! Daily use: `list`, `open`, `template`, `doctor` and the lines of `logs`.
+//! Daily use: `list`, `open`, `template`, `doctor`, `help`, the lines of `logs`, colours and annotations.
 
 use std::fs;
 
@@ -113,24 +113,30 @@ fn doctor_simulates_the_permissions() {
     let account = "000000000000";
     let policy = ["iam-policy", "--account", account, "--region", "us-east-1"];
     let policy = aws.user().run(&policy).ended_with(0).stdout;
-    let allow = |policy: &str| {
+    let allow = |name: &str, policy: &str| {
         aws.boto(&format!(
-            "client('iam').put_user_policy(UserName='u', PolicyName='p', PolicyDocument='''{policy}''')"
+            "client('iam').put_user_policy(UserName='u', PolicyName='{name}', PolicyDocument='''{policy}''')"
         ));
     };
     aws.boto("client('iam').create_user(UserName='u')");
-    allow(&policy);
+    allow("deploy", &policy);
     let key = aws.boto("client('iam').create_access_key(UserName='u')['AccessKey']");
     let part = |part: &str| key[part].as_str().unwrap();
     let user = aws
         .user()
         .with("AWS_ACCESS_KEY_ID", part("AccessKeyId"))
         .with("AWS_SECRET_ACCESS_KEY", part("SecretAccessKey"));
+    let unknown = user.run(&["doctor"]).ended_with(0).stdout;
+    assert!(unknown.contains("skip    permissions   cannot simulate the policies"), "{unknown}");
+    allow(
+        "doctor",
+        r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iam:Simulate*", "Resource": "*"}]}"#,
+    );
     let allowed = user.run(&["doctor"]).ended_with(0).stdout;
     assert!(allowed.contains("user/u in account 000000000000"), "{allowed}");
     assert!(allowed.contains("ok      permissions   all "), "{allowed}");
 
-    allow(&policy.replace("s3:PutObject", "s3:GetObject"));
+    allow("deploy", &policy.replace("s3:PutObject", "s3:GetObject"));
     let denied = user.run(&["doctor", "--for", "deploy"]).ended_with(1);
     assert!(
         denied.stdout.contains("fail    permissions   not allowed: s3:PutObject\n"),
@@ -168,4 +174,40 @@ fn requests_are_readable_lines_of_the_log() {
     );
     assert!(user.run(&["logs", "--raw"]).stdout.contains("START RequestId"));
     user.run(&["logs", "--raw", "--output", "json"]).failed(2, "--raw");
+}
+
+#[test]
+fn help_has_examples_and_variables() {
+    let user = User::default();
+    let help = user.run(&["help", "cluster", "list"]).ended_with(0).stdout;
+    assert!(help.contains("[env: CBBOOTSTRAP_TABLE_NAME="), "{help}");
+    assert!(
+        help.contains("Examples:\n  # List all clusters\n  cbbootstrap cluster list --all"),
+        "{help}"
+    );
+    assert_eq!(help, user.run(&["cluster", "list", "--help"]).ended_with(0).stdout);
+}
+
+#[test]
+fn output_is_coloured_on_request() {
+    const RED_ERROR: &str = "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m ";
+    let user = User::default();
+    let coloured =
+        |options: &[&str]| user.run(&[&["status"], options].concat()).stderr.contains(RED_ERROR);
+    assert!(!coloured(&[]), "stderr is not a terminal");
+    assert!(coloured(&["--color", "always"]));
+    assert!(user.run(&["--color=always", "status"]).stderr.contains(RED_ERROR));
+    let json = user.run(&["status", "--color", "always", "--output", "json"]).stderr;
+    let document = json.lines().next().unwrap();
+    assert!(serde_json::from_str::<Value>(document).is_ok(), "{json}");
+}
+
+#[test]
+fn errors_are_annotations_in_github_actions() {
+    let ended = User::default().with("GITHUB_ACTIONS", "true").run(&["status"]).ended_with(1);
+    let [error, hint, annotation] = ended.stderr.lines().collect::<Vec<_>>()[..] else {
+        panic!("{ended}")
+    };
+    let error = error.replacen("error: ", "", 1);
+    assert_eq!(annotation, format!("::error title=cbbootstrap::{error}%0A{hint}"), "{ended}");
 }
