@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{Display, Formatter},
-    ops::Deref,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,13 +14,13 @@ use clap::{ArgAction, Args, Command, Id};
 use serde::Serialize;
 
 use crate::{
-    aws::{Access, s3::Bucket},
+    aws::Access,
     failure::Failure,
     local::data,
-    package::{BuildArgs, artifact::Artifact},
+    package::BuildArgs,
     stack::{OWNER_TAG, STACK_TAG},
     template,
-    values::{Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
+    values::{Arch, Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
 };
 
 pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
@@ -136,32 +135,31 @@ pub struct FunctionArgs {
     pub build: BuildArgs,
 }
 
-impl Deref for Target {
-    type Target = StackOptions;
-
-    fn deref(&self) -> &StackOptions {
-        &self.stack
-    }
-}
-
 /// A parameter of the stack's template, the option that sets it, and its value.
-type OptionParameter = (&'static str, &'static str, fn(&Target, &Bucket, &Artifact) -> String);
+type OptionParameter = (&'static str, &'static str, fn(&Target, &StoredCode) -> String);
+
+/// The function's zip in its bucket.
+pub struct StoredCode {
+    pub bucket: String,
+    pub key: String,
+    pub arch: Arch,
+}
 
 /// The parameters that have options.
 const OPTION_PARAMETERS: [OptionParameter; 7] = [
-    ("ArtifactBucket", "--bucket", |_, bucket, _| bucket.name.clone()),
-    ("ArtifactKey", "--function-zip", |_, bucket, artifact| bucket.key(artifact)),
-    ("TableName", "--table-name", |target, _, _| target.table.table_name.clone()),
-    ("Architecture", "--arch", |_, _, artifact| artifact.arch.to_string()),
-    ("AuthorizationType", "--auth", |target, _, _| target.auth.authorization_type().to_owned()),
-    ("RequireSecret", "--require-secret", |target, _, _| target.require_secret.to_string()),
-    ("RequireLease", "--require-lease", |target, _, _| target.require_lease.to_string()),
+    ("ArtifactBucket", "--bucket", |_, code| code.bucket.clone()),
+    ("ArtifactKey", "--function-zip", |_, code| code.key.clone()),
+    ("TableName", "--table-name", |target, _| target.table.table_name.clone()),
+    ("Architecture", "--arch", |_, code| code.arch.to_string()),
+    ("AuthorizationType", "--auth", |target, _| target.stack.auth.authorization_type().to_owned()),
+    ("RequireSecret", "--require-secret", |target, _| target.stack.require_secret.to_string()),
+    ("RequireLease", "--require-lease", |target, _| target.stack.require_lease.to_string()),
 ];
 
 impl Target {
     /// Checks the options before any call to AWS.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.require_secret && self.auth == Auth::Iam {
+        if self.stack.require_secret && self.stack.auth == Auth::Iam {
             let hint = "signatures and tokens use the same header, `Authorization`: choose one";
             let message = "`--require-secret` cannot be combined with `--auth iam`";
             return Err(Failure::usage(message).hint(hint));
@@ -172,25 +170,25 @@ impl Target {
     /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
     pub fn check_lists(&self) -> Result<(), Failure> {
         let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
-        template::check(&map(&self.parameters), &has_option)?;
+        template::check(&map(&self.stack.parameters), &has_option)?;
         check_tags(&self.tags())?;
-        check_topics(&self.notification_arns)
+        check_topics(&self.stack.notification_arns)
     }
 
     /// A value for every parameter of the template.
-    pub fn parameters(
-        &self,
-        bucket: &Bucket,
-        artifact: &Artifact,
-    ) -> anyhow::Result<BTreeMap<String, String>> {
+    pub fn parameters(&self, code: &StoredCode) -> anyhow::Result<BTreeMap<String, String>> {
         let set = OPTION_PARAMETERS
-            .map(|(parameter, _, value)| (parameter.to_owned(), value(self, bucket, artifact)));
-        Ok(template::defaults()?.into_iter().chain(map(&self.parameters)).chain(set).collect())
+            .map(|(parameter, _, value)| (parameter.to_owned(), value(self, code)));
+        Ok(template::defaults()?
+            .into_iter()
+            .chain(map(&self.stack.parameters))
+            .chain(set)
+            .collect())
     }
 
     /// The user's tags; cbbootstrap adds its own.
     pub fn tags(&self) -> BTreeMap<String, String> {
-        map(&self.tags)
+        map(&self.stack.tags)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: what the first stops, and what a second one does.
+//! Ctrl-C and SIGTERM: what the first and a second one do.
 
 use std::fmt::Display;
 
@@ -51,7 +51,7 @@ impl Signals {
         }
     }
 
-    /// Does the work unless a signal comes first: then the work is dropped.
+    /// Runs the work, and drops it if a signal comes first.
     pub async fn or_stopped<T>(
         &mut self,
         work: impl Future<Output = anyhow::Result<T>>,
@@ -78,7 +78,7 @@ pub enum Reaction {
 }
 
 /// What a signal does to an operation. CloudFormation cannot cancel a deletion or a rollback. SIGTERM comes from a supervisor that
-/// soon kills: there is no time to cancel.
+/// soon kills the program, which leaves no time to cancel.
 pub fn reaction(operation: Operation, cancellation: Cancellation, signal: Signal) -> Reaction {
     match (signal, operation) {
         _ if cancellation != Cancellation::None => Reaction::Detach,

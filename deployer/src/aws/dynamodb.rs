@@ -1,6 +1,6 @@
 //! The clusters' table: created once with the settings that keep it safe, and not touched afterwards.
 //!
-//! It is not part of the stack, so that no update and no deletion of the stack loses the clusters' records.
+//! It is not part of the stack, so that updating or deleting the stack cannot lose the clusters' records.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,9 +19,10 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::{
-    error::{Answer, explain, is_transient},
+    error::{Answer, explain},
     poll::Poll,
 };
 use crate::{
@@ -38,26 +39,34 @@ const CHANGE: Poll = Poll {
 };
 
 /// A table with the function's key.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Table {
-    pub status: TableStatus,
+    pub name: String,
+    /// DynamoDB's name in lower case.
+    pub status: String,
     /// DynamoDB counts items and bytes every six hours.
     pub items: i64,
     /// In bytes.
     pub size: i64,
     pub deletion_protection: bool,
-    /// Whether point-in-time recovery is on; `None` without the permission to read that.
-    pub recovery: Option<bool>,
+    /// `None` without the permission to read that.
+    pub point_in_time_recovery: Option<bool>,
     /// Whether expired records are deleted; `None` without the permission to read that.
-    expiry: Option<bool>,
-    /// Whether this program made it, and therefore completes its settings.
-    ours: bool,
-    stack: Option<String>,
+    #[serde(skip)]
+    pub expiry: Option<bool>,
+    /// Whether it serves requests.
+    #[serde(skip)]
+    pub is_active: bool,
+    /// Whether this program created it, and therefore completes its settings.
+    #[serde(skip)]
+    pub ours: bool,
+    /// The stack for which it was created.
+    #[serde(skip)]
+    pub stack: Option<String>,
 }
 
 impl Table {
-    /// The table, which must have the function's key; `None` if there is none. Calls that need no answer of another run side by
-    /// side.
+    /// The table, which must have the function's key; `None` if it does not exist. Independent calls run in parallel.
     pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
         let recovery = async { recovery(client, name).await.ok() };
         let (table, expiry, recovery) =
@@ -66,29 +75,27 @@ impl Table {
             return Ok(None);
         };
         check_key(name, &table)?;
+        let status = table.table_status.as_ref();
         let tags = tags(client, &table).await?;
         let tag = |key| tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.clone());
         Ok(Some(Self {
+            name: name.to_owned(),
             ours: tag(OWNER_TAG.0).is_some_and(|value| value == OWNER_TAG.1),
             stack: tag(STACK_TAG),
-            status: table.table_status.unwrap_or_else(|| "unknown".into()),
+            is_active: status.is_some_and(is_active),
+            status: status.map_or("unknown", TableStatus::as_str).to_lowercase(),
             items: table.item_count.unwrap_or_default(),
             size: table.table_size_bytes.unwrap_or_default(),
             deletion_protection: table.deletion_protection_enabled.unwrap_or_default(),
-            recovery,
+            point_in_time_recovery: recovery,
             expiry: expiry.ok(),
         }))
     }
 
-    /// The stack for which it was created.
-    pub fn stack(&self) -> Option<&str> {
-        self.stack.as_deref()
-    }
-
     /// Whether [`ensure`] would not change it.
     fn is_complete(&self) -> bool {
-        is_active(&self.status)
-            && (!self.ours || (self.expiry, self.recovery) == (Some(true), Some(true)))
+        let settings = (self.expiry, self.point_in_time_recovery);
+        self.is_active && (!self.ours || settings == (Some(true), Some(true)))
     }
 }
 
@@ -106,10 +113,9 @@ async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDes
 }
 
 /// Makes sure that the table exists and has its settings; returns whether it was created. `found` is the result of
-/// [`Table::find`], and
-/// `stack` the stack that uses it.
+/// [`Table::find`], and `stack` the stack that uses it.
 ///
-/// A table that somebody else made is used as it is. An incomplete one of ours is completed.
+/// A table that this program did not create is used unchanged. An incomplete one of ours is completed.
 pub async fn ensure(
     client: &Client,
     name: &str,
@@ -123,7 +129,7 @@ pub async fn ensure(
     if found.is_none() {
         create(client, name, stack, tags).await?;
     }
-    if !found.as_ref().is_some_and(|table| is_active(&table.status)) {
+    if !found.as_ref().is_some_and(|table| table.is_active) {
         wait_until_active(client, name).await?;
     }
     if found.as_ref().is_none_or(|table| table.ours) {
@@ -204,7 +210,7 @@ async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
         .await
 }
 
-/// The table, which this program must have made; `None` if there is none.
+/// The table, which this program must have created; `None` if it does not exist.
 pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Table>> {
     let table = Table::find(client, name).await?;
     if table.as_ref().is_none_or(|table| table.ours) {
@@ -235,22 +241,17 @@ async fn expiry(client: &Client, name: &str) -> Result<bool, SdkError<DescribeTi
 }
 
 async fn enable_expiry(client: &Client, name: &str) -> anyhow::Result<()> {
-    let what = format!("cannot enable the expiry of records in table `{name}`");
-    if expiry(client, name).await.explain(&what)? {
-        return Ok(());
-    }
     let specification =
         TimeToLiveSpecification::builder().enabled(true).attribute_name(EXPIRES_AT).build()?;
-    let enabled = client
-        .update_time_to_live()
-        .table_name(name)
-        .time_to_live_specification(specification)
-        .send()
-        .await;
+    let enable = client.update_time_to_live().table_name(name);
+    let enabled = enable.time_to_live_specification(specification).send().await;
     match enabled {
-        // DynamoDB refuses to do it twice, after a lost answer or for somebody else.
+        // DynamoDB refuses to enable it twice, for example after a lost answer.
         Err(_) if expiry(client, name).await.is_ok_and(|enabled| enabled) => Ok(()),
-        enabled => Ok(enabled.explain(what).map(drop)?),
+        enabled => {
+            let what = format!("cannot enable the expiry of records in table `{name}`");
+            Ok(enabled.explain(what).map(drop)?)
+        }
     }
 }
 
@@ -260,31 +261,23 @@ async fn enable_backups(client: &Client, name: &str) -> anyhow::Result<()> {
         PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build()?;
     CHANGE
         .until(&what, async || {
-            match recovery(client, name).await {
-                Ok(true) => return Ok(Some(())),
-                Ok(false) => (),
-                Err(error) => return unless_too_new(&what, &error),
-            }
-            let enabled = client
-                .update_continuous_backups()
-                .table_name(name)
-                .point_in_time_recovery_specification(specification.clone())
-                .send()
-                .await;
-            enabled.map_or_else(|error| unless_too_new(&what, &error), |_| Ok(Some(())))
+            let enable = client.update_continuous_backups().table_name(name);
+            let specification = specification.clone();
+            let enabled = enable.point_in_time_recovery_specification(specification).send().await;
+            unless_too_new(enabled, &what)
         })
         .await
+        .map(drop)
 }
 
-/// The backups of a new table can be neither read nor changed for a moment.
-fn unless_too_new<T, E>(what: &str, error: &SdkError<E>) -> anyhow::Result<Option<T>>
+/// `None` if the call may succeed later: a new table cannot be backed up for a moment.
+fn unless_too_new<T, E>(answer: Result<T, SdkError<E>>, what: &str) -> anyhow::Result<Option<T>>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    match error.code() {
+    match answer.as_ref().err().and_then(ProvideErrorMetadata::code) {
         Some("ContinuousBackupsUnavailableException" | "TableNotFoundException") => Ok(None),
-        _ if is_transient(error) => Ok(None),
-        _ => Err(explain(what, error).into()),
+        _ => Ok(answer.unless_transient(what)?),
     }
 }
 
@@ -312,10 +305,12 @@ pub async fn back_up(client: &Client, name: &str) -> anyhow::Result<String> {
     let backup_name = format!("{}-{time}", &name[..end]);
     let backup = client.create_backup().table_name(name).backup_name(backup_name);
     let arn = CHANGE
-        .until(&what, async || match backup.clone().send().await {
-            Ok(created) => Ok(created.backup_details.map(|backup| backup.backup_arn)),
-            Err(error) if error.code() == Some("TableInUseException") => Ok(None),
-            Err(error) => unless_too_new(&what, &error),
+        .until(&what, async || {
+            let created = backup.clone().send().await;
+            let created = created.absent_on("TableInUseException");
+            Ok(unless_too_new(created, &what)?
+                .flatten()
+                .and_then(|it| Some(it.backup_details?.backup_arn)))
         })
         .await?;
     CHANGE
@@ -332,7 +327,7 @@ pub async fn back_up(client: &Client, name: &str) -> anyhow::Result<String> {
     Ok(arn)
 }
 
-/// Deletes the table and every record in it; `false` if there is none.
+/// Deletes the table and every record in it; `false` if it does not exist.
 pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
     let what = format!("cannot delete table `{name}`");
     let Some(table) = describe(client, name).await? else {
@@ -362,7 +357,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Turns deletion protection off. That takes a moment in which the table cannot be deleted.
+/// Turns deletion protection off, and waits until the table can be deleted.
 async fn unprotect(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
     let update = client.update_table().table_name(name).deletion_protection_enabled(false);
     update.send().await.explain(what)?;

@@ -243,12 +243,3 @@ pub(super) fn has_code(response: &HttpResponse, code: &str) -> bool {
     let body = response.body().bytes().unwrap_or_default();
     body.windows(code.len()).any(|part| part == code.as_bytes())
 }
-
-/// Whether the credentials are missing or expired.
-pub(super) fn is_signed_out<E>(error: &SdkError<E>) -> bool
-where
-    E: ProvideErrorMetadata + Error + 'static,
-{
-    chain(error).any(<dyn Error>::is::<CredentialsError>)
-        || error.code().is_some_and(|code| code.contains("ExpiredToken"))
-}

@@ -77,7 +77,7 @@ pub async fn last_version(client: &Client, name: &str) -> anyhow::Result<Option<
     Ok(numbers.max())
 }
 
-/// Replaces nothing but the function's code, waits until the new code serves, and returns the version that was published.
+/// Replaces only the function's code, waits until it is active, and returns the published version.
 pub async fn replace_code(
     client: &Client,
     name: &str,
@@ -98,7 +98,7 @@ pub async fn replace_code(
             .config_override(aws_sdk_lambda::config::Builder::new().timeout_config(patient.clone()))
             .send()
             .await;
-        // Another update is in progress; perhaps our own, whose answer was lost.
+        // Another update is in progress, perhaps our own after a lost answer.
         Ok(replaced.absent_on("ResourceConflictException").explain(&what)?)
     });
     let replaced = replaced.await?;

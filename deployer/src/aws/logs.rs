@@ -1,9 +1,6 @@
 //! The function's log in `CloudWatch` Logs.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_cloudwatchlogs::{
     Client, error::SdkError, operation::filter_log_events::FilterLogEventsError,
@@ -14,7 +11,7 @@ use jiff::Timestamp;
 use super::explain;
 use crate::failure::Failure;
 
-/// How far each read goes back behind the last one: lines arrive late, and this machine's clock may be ahead of AWS's.
+/// How far consecutive reads overlap: lines arrive late, and this machine's clock may be ahead of AWS's.
 const OVERLAP: Duration = Duration::from_mins(2);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +26,7 @@ impl From<FilteredLogEvent> for Line {
     fn from(event: FilteredLogEvent) -> Self {
         let time = event.timestamp.unwrap_or_default();
         let message = event.message.unwrap_or_default();
-        // AWS gives every event an id, its stand-ins do not.
+        // AWS gives every event an id; emulators do not.
         let id = event.event_id.unwrap_or_else(|| {
             let stream = event.log_stream_name.unwrap_or_default();
             format!("{stream} {time} {message}")
@@ -43,7 +40,7 @@ impl From<FilteredLogEvent> for Line {
 pub struct Log {
     client: Client,
     group: String,
-    /// A line without this text is left out.
+    /// Only lines with this text are returned.
     text: Option<String>,
     window: Window,
     /// The read that has begun.
@@ -52,7 +49,7 @@ pub struct Log {
 
 #[derive(Debug)]
 struct Scan {
-    /// In the time of [`Window::now`].
+    /// In milliseconds since 1970.
     began: i64,
     /// Of the next page; `None` before the first.
     token: Option<String>,
@@ -62,22 +59,17 @@ struct Scan {
 impl Log {
     /// Reads the lines of the last `since`. `text` is not a pattern.
     pub fn new(client: Client, group: String, text: Option<String>, since: Duration) -> Self {
-        Self {
-            client,
-            group,
-            text,
-            window: Window::new(Timestamp::now().as_millisecond(), since),
-            scan: None,
-        }
+        let window = Window::new(Timestamp::now().as_millisecond(), since);
+        Self { client, group, text, window, scan: None }
     }
 
     /// Reads the next page of new lines, oldest first. It may be empty.
     ///
-    /// `None` means that there are no more at the moment; the next call reads again. After an error, it reads the same page.
+    /// `None` means that there are no more lines yet; the next call starts another read. After an error, it reads the same page.
     pub async fn next(&mut self) -> Result<Option<Vec<Line>>, SdkError<FilterLogEventsError>> {
         let window = &mut self.window;
         let scan = self.scan.get_or_insert_with(|| Scan {
-            began: window.now(),
+            began: Timestamp::now().as_millisecond(),
             token: None,
             ended: false,
         });
@@ -97,14 +89,11 @@ impl Log {
             .await?;
         scan.ended = page.next_token.is_none();
         scan.token = page.next_token;
-        let lines = page.events.unwrap_or_default().into_iter().map(Line::from);
+        let mut lines: Vec<_> = page.events.into_iter().flatten().map(Line::from).collect();
         // The pattern only saves transfer, and may match more lines.
         let text = self.text.as_deref().unwrap_or_default();
-        Ok(Some(
-            lines
-                .filter(|line| line.message.contains(text) && window.is_new(line, scan.began))
-                .collect(),
-        ))
+        lines.retain(|line| line.message.contains(text) && window.is_new(line, scan.began));
+        Ok(Some(lines))
     }
 
     /// Explains an error of [`Log::next`].
@@ -124,8 +113,8 @@ impl Log {
 
 /// A filter pattern that every line with this text matches; `None` if there is none.
 ///
-/// In quotes, all characters but two are literal, and AWS does not document how to escape these. So the pattern has only the
-/// text between them, and [`Log::next`] compares the whole text.
+/// Inside quotes, all characters except `"` and `\\` are literal, and AWS does not document how to escape those two. So the
+/// pattern has only the text between them, and [`Log::next`] compares the whole text.
 fn pattern(text: &str) -> Option<String> {
     let phrases = text
         .split(['"', '\\'])
@@ -139,11 +128,7 @@ fn pattern(text: &str) -> Option<String> {
 /// The range of a read, and the lines that were returned, because reads overlap. Times are milliseconds since 1970.
 #[derive(Debug)]
 struct Window {
-    /// When the reader was created, by the system clock and by the monotonic one.
-    created: (i64, Instant),
-    /// No read goes back further.
-    begin: i64,
-    /// The start of this read.
+    /// The start of this read. It never goes back.
     from: i64,
     /// The ids and times of returned lines that the next read finds again.
     returned: HashMap<String, i64>,
@@ -151,17 +136,13 @@ struct Window {
 
 impl Window {
     fn new(now: i64, since: Duration) -> Self {
-        let begin = now.saturating_sub(milliseconds(since)).max(0);
-        Self { created: (now, Instant::now()), begin, from: begin, returned: HashMap::new() }
-    }
-
-    fn now(&self) -> i64 {
-        self.created.0.saturating_add(milliseconds(self.created.1.elapsed()))
+        let from = now.saturating_sub(milliseconds(since)).max(0);
+        Self { from, returned: HashMap::new() }
     }
 
     /// The start of the read after one that began then.
     fn next_from(&self, began: i64) -> i64 {
-        self.begin.max(began.saturating_sub(milliseconds(OVERLAP)))
+        self.from.max(began.saturating_sub(milliseconds(OVERLAP)))
     }
 
     /// Whether this line has not been returned. `began` is when this read began.

@@ -10,7 +10,7 @@ mod error;
 pub mod iam;
 pub mod lambda;
 pub mod logs;
-mod poll;
+pub mod poll;
 mod profiles;
 pub mod s3;
 

@@ -1,4 +1,4 @@
-//! Polling: asking AWS again and again until something is done.
+//! Polling: calls AWS repeatedly until something is done.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::failure::Failure;
 
-/// How often to ask, and for how long.
+/// How often to poll, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Poll {
     /// The first pause. Each of the next is half as long again.
@@ -41,8 +41,8 @@ impl Poll {
     }
 }
 
-/// Keeps several deployers from asking in step.
-pub(super) fn jittered(pause: Duration) -> Duration {
+/// Keeps several deployers from polling at the same moments.
+pub fn jittered(pause: Duration) -> Duration {
     pause.mul_f32(0.75 + 0.5 * fastrand::f32())
 }
 

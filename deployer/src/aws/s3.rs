@@ -18,12 +18,12 @@ use aws_sdk_s3::{
 use serde_json::json;
 
 use super::{
-    Identity, UPLOAD_TIMEOUT,
+    Aws, Identity, UPLOAD_TIMEOUT,
     error::{Answer, clock_offset, explain, has_code},
 };
 use crate::{failure::Failure, package::artifact::Artifact};
 
-/// How many artifacts of a stack are kept, besides those that it uses or used last.
+/// How many artifacts of a stack are kept besides its current and its last one.
 const KEPT: usize = 5;
 
 /// Retries S3's refusal to make two changes of a bucket at the same time.
@@ -71,46 +71,61 @@ impl ClassifyRetry for ClockSkew {
     }
 }
 
+/// A request about a bucket, which S3 refuses if somebody else owns it.
+macro_rules! request {
+    ($bucket:ident.$operation:ident) => {
+        $bucket.client.$operation().bucket(&$bucket.name).expected_bucket_owner($bucket.owner())
+    };
+}
+
 /// The bucket of a stack's artifacts. Several stacks share it, each with its own prefix.
 #[derive(Clone, Debug)]
 pub struct Bucket {
+    client: Client,
+    region: String,
     pub name: String,
+    /// Whether it existed when it was read.
+    pub exists: bool,
     stack: String,
     /// The account that it must belong to.
     owner: Identity,
-    /// Whether this program creates and configures it, as it does unless the user names one.
+    /// Whether this program creates and configures it: the user named no other.
     ours: bool,
 }
 
 impl Bucket {
-    /// The bucket that the user names, or the one of this account and region.
-    pub fn new(asked: Option<&str>, owner: Identity, region: &str, stack: &str) -> Self {
+    /// The bucket that the user names, or else this program's own. A bucket of another account or region is an error.
+    pub async fn find(aws: &Aws, asked: Option<&str>, stack: &str) -> anyhow::Result<Self> {
+        let (owner, region) = (aws.identity().await?, aws.region.clone());
         let name = asked.map_or_else(
             || format!("cbbootstrap-artifacts-{}-{region}", owner.account),
             str::to_owned,
         );
-        Self { name, stack: stack.to_owned(), owner, ours: asked.is_none() }
+        let (client, stack, ours) = (aws.s3.clone(), stack.to_owned(), asked.is_none());
+        let mut bucket = Self { client, region, name, exists: false, stack, owner, ours };
+        bucket.exists = bucket.check().await?;
+        Ok(bucket)
     }
 
-    /// Whether the bucket exists. One of somebody else, or in another region, is an error.
-    pub async fn exists(&self, client: &Client, region: &str) -> anyhow::Result<bool> {
-        let head = client.head_bucket().bucket(&self.name).expected_bucket_owner(self.owner());
-        let error = match head.send().await {
+    /// Whether it exists.
+    async fn check(&self) -> anyhow::Result<bool> {
+        let error = match request!(self.head_bucket).send().await {
             Ok(output) => match output.bucket_region.as_deref() {
-                Some(other) if other != region => return Err(self.elsewhere(other, region).into()),
+                Some(other) if other != self.region => return Err(self.elsewhere(other).into()),
                 _ => return Ok(true),
             },
             Err(error) => error,
         };
         let status = error.raw_response().map(|response| response.status().as_u16());
-        let header = |name| error.raw_response().and_then(|response| response.headers().get(name));
-        match (status, header("x-amz-bucket-region")) {
+        let region =
+            error.raw_response().and_then(|answer| answer.headers().get("x-amz-bucket-region"));
+        match (status, region) {
             (Some(404), _) if self.ours => Ok(false),
             (Some(404), _) => Err(Failure::new(format!("there is no bucket `{}`", self.name))
                 .hint("create it first, or omit `--bucket` to have one created")
                 .into()),
-            (Some(301 | 400), Some(other)) if other != region => {
-                Err(self.elsewhere(other, region).into())
+            (Some(301 | 400), Some(other)) if other != self.region => {
+                Err(self.elsewhere(other).into())
             }
             // The answer to a HEAD request has no body with a reason.
             (Some(403), _)
@@ -127,10 +142,10 @@ impl Bucket {
         &self.owner.account
     }
 
-    fn elsewhere(&self, other: &str, region: &str) -> Failure {
+    fn elsewhere(&self, other: &str) -> Failure {
+        let Self { name, region, .. } = self;
         Failure::new(format!(
-            "bucket `{}` is in {other}, but a function in {region} needs a bucket there",
-            self.name
+            "bucket `{name}` is in {other}, but a function in {region} needs a bucket there"
         ))
         .hint("name another with `--bucket`, or leave it out to have one made")
     }
@@ -147,14 +162,13 @@ impl Bucket {
         )
     }
 
-    pub async fn create(&self, client: &Client, region: &str) -> anyhow::Result<()> {
+    pub async fn create(&self) -> anyhow::Result<()> {
         // S3 does not accept `us-east-1` as a location.
-        let location = (region != "us-east-1").then(|| {
-            CreateBucketConfiguration::builder()
-                .location_constraint(BucketLocationConstraint::from(region))
-                .build()
+        let location = (self.region != "us-east-1").then(|| {
+            let location = BucketLocationConstraint::from(self.region.as_str());
+            CreateBucketConfiguration::builder().location_constraint(location).build()
         });
-        let create = client.create_bucket().bucket(&self.name);
+        let create = self.client.create_bucket().bucket(&self.name);
         match create.set_create_bucket_configuration(location).send().await {
             Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => Ok(()),
             Err(error) if error.code() == Some("BucketAlreadyExists") => {
@@ -169,11 +183,11 @@ impl Bucket {
 
     /// Makes sure that a bucket of ours is encrypted, private, and accessible by TLS only. Repeated with each upload, it completes
     /// a bucket whose creation was interrupted.
-    pub async fn protect(&self, client: &Client) -> anyhow::Result<()> {
+    pub async fn protect(&self) -> anyhow::Result<()> {
         if !self.ours {
             return Ok(());
         }
-        let (bucket, owner) = (self.name.as_str(), self.owner());
+        let bucket = &self.name;
         let aes256 = ServerSideEncryptionByDefault::builder()
             .sse_algorithm(ServerSideEncryption::Aes256)
             .build()?;
@@ -200,30 +214,15 @@ impl Bucket {
             }],
         });
         // In sequence: S3 refuses two changes of a bucket at the same time, and `Conflict` retries only another deployer's.
-        let encrypted = client
-            .put_bucket_encryption()
-            .bucket(bucket)
-            .expected_bucket_owner(owner)
-            .server_side_encryption_configuration(encryption)
-            .send()
-            .await;
-        encrypted.explain(format!("cannot encrypt bucket `{bucket}`"))?;
-        let closed = client
-            .put_public_access_block()
-            .bucket(bucket)
-            .expected_bucket_owner(owner)
-            .public_access_block_configuration(private)
-            .send()
-            .await;
-        closed.explain(format!("cannot block public access to bucket `{bucket}`"))?;
-        let policy = client
-            .put_bucket_policy()
-            .bucket(bucket)
-            .expected_bucket_owner(owner)
-            .policy(policy.to_string())
-            .send()
-            .await;
-        policy.explain(format!("cannot set the policy of bucket `{bucket}`"))?;
+        let encrypt =
+            request!(self.put_bucket_encryption).server_side_encryption_configuration(encryption);
+        encrypt.send().await.explain(format!("cannot encrypt bucket `{bucket}`"))?;
+        let close =
+            request!(self.put_public_access_block).public_access_block_configuration(private);
+        let what = format!("cannot block public access to bucket `{bucket}`");
+        close.send().await.explain(what)?;
+        let set_policy = request!(self.put_bucket_policy).policy(policy.to_string());
+        set_policy.send().await.explain(format!("cannot set the policy of bucket `{bucket}`"))?;
         Ok(())
     }
 
@@ -236,10 +235,9 @@ impl Bucket {
         format!("{}{}.zip", self.prefix(), artifact.sha256)
     }
 
-    pub async fn holds(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<bool> {
+    pub async fn holds(&self, artifact: &Artifact) -> anyhow::Result<bool> {
         let key = self.key(artifact);
-        let head = client.head_object().bucket(&self.name).key(&key);
-        match head.expected_bucket_owner(self.owner()).send().await {
+        match request!(self.head_object).key(&key).send().await {
             Ok(object) => Ok(object.content_length == i64::try_from(artifact.zip.len()).ok()),
             // Without the permission to list the bucket, a missing key is a 403.
             Err(SdkError::ServiceError(refused))
@@ -254,77 +252,64 @@ impl Bucket {
         }
     }
 
-    pub async fn upload(&self, client: &Client, artifact: &Artifact) -> anyhow::Result<()> {
+    pub async fn upload(&self, artifact: &Artifact) -> anyhow::Result<()> {
         let key = self.key(artifact);
         let patient = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_TIMEOUT).build();
-        let put = client
-            .put_object()
-            .bucket(&self.name)
+        let put = request!(self.put_object)
             .key(&key)
-            .expected_bucket_owner(self.owner())
             .content_type("application/zip")
             .body(ByteStream::from(artifact.zip.clone()))
             .customize()
-            .config_override(aws_sdk_s3::config::Builder::new().timeout_config(patient))
-            .send()
-            .await;
-        put.explain(format!("cannot upload `{key}` to bucket `{}`", self.name))?;
+            .config_override(aws_sdk_s3::config::Builder::new().timeout_config(patient));
+        let what = format!("cannot upload `{key}` to bucket `{}`", self.name);
+        put.send().await.explain(what)?;
         Ok(())
     }
 
     /// Deletes all but the newest artifacts of the stack and those that are named, if the bucket is ours. Age alone does not
     /// matter: a stack may return to its last artifact after a year.
-    pub async fn prune(&self, client: &Client, named: &[&str]) -> anyhow::Result<()> {
+    pub async fn prune(&self, named: &[&str]) -> anyhow::Result<()> {
         if !self.ours {
             return Ok(());
         }
-        let artifacts = self.artifacts(client).await?;
-        self.delete(client, &outdated(artifacts, named)).await
+        let artifacts = self.artifacts().await?;
+        self.delete(&outdated(artifacts, named)).await
     }
 
-    /// Deletes all artifacts of the stack, and the bucket if that leaves it empty; returns how many artifacts it deleted, and
-    /// whether it deleted the bucket.
-    pub async fn empty(&self, client: &Client, keep: bool) -> anyhow::Result<(usize, bool)> {
-        let artifacts = self.artifacts(client).await?;
+    /// Deletes all artifacts of the stack, and the bucket if it is empty then, unless `keep` is set. Returns the number of
+    /// deleted artifacts, and whether the bucket is deleted.
+    pub async fn empty(&self, keep: bool) -> anyhow::Result<(usize, bool)> {
+        let artifacts = self.artifacts().await?;
         let keys: Vec<_> = artifacts.into_iter().map(|(_, key)| key).collect();
-        self.delete(client, &keys).await?;
+        self.delete(&keys).await?;
         if keep {
             return Ok((keys.len(), false));
         }
-        let delete = client.delete_bucket().bucket(&self.name).expected_bucket_owner(self.owner());
-        match delete.send().await {
-            Err(error) if error.code() == Some("BucketNotEmpty") => Ok((keys.len(), false)),
+        let is_gone = match request!(self.delete_bucket).send().await {
+            Err(error) if error.code() == Some("BucketNotEmpty") => false,
             // The SDK repeated a request whose answer was lost.
-            Err(error) if error.code() == Some("NoSuchBucket") => Ok((keys.len(), true)),
+            Err(error) if error.code() == Some("NoSuchBucket") => true,
             deleted => {
                 deleted.explain(format!("cannot delete bucket `{}`", self.name))?;
-                Ok((keys.len(), true))
+                true
             }
-        }
+        };
+        Ok((keys.len(), is_gone))
     }
 
     /// The stack's artifacts, each with its date in seconds since 1970.
-    async fn artifacts(&self, client: &Client) -> anyhow::Result<Vec<(i64, String)>> {
-        let objects = client
-            .list_objects_v2()
-            .bucket(&self.name)
-            .prefix(self.prefix())
-            .expected_bucket_owner(self.owner())
-            .into_paginator()
-            .send()
-            .collect::<Result<Vec<_>, _>>()
-            .await;
-        let pages = objects.explain(format!("cannot list bucket `{}`", self.name))?;
+    async fn artifacts(&self) -> anyhow::Result<Vec<(i64, String)>> {
+        let pages = request!(self.list_objects_v2).prefix(self.prefix()).into_paginator().send();
+        let pages = pages.collect::<Result<Vec<_>, _>>().await;
+        let pages = pages.explain(format!("cannot list bucket `{}`", self.name))?;
         let objects = pages.into_iter().flat_map(|page| page.contents.unwrap_or_default());
-        Ok(objects
-            .filter_map(|object| {
-                let date = object.last_modified.map_or(0, |date| date.secs());
-                Some((date, object.key?))
-            })
-            .collect())
+        let dated = objects.filter_map(|object| {
+            Some((object.last_modified.map_or(0, |date| date.secs()), object.key?))
+        });
+        Ok(dated.collect())
     }
 
-    async fn delete(&self, client: &Client, keys: &[String]) -> anyhow::Result<()> {
+    async fn delete(&self, keys: &[String]) -> anyhow::Result<()> {
         // The limit of one call.
         for keys in keys.chunks(1000) {
             let objects = keys
@@ -332,13 +317,7 @@ impl Bucket {
                 .map(|key| ObjectIdentifier::builder().key(key).build())
                 .collect::<Result<_, _>>()?;
             let objects = Delete::builder().set_objects(Some(objects)).quiet(true).build()?;
-            let deleted = client
-                .delete_objects()
-                .bucket(&self.name)
-                .expected_bucket_owner(self.owner())
-                .delete(objects)
-                .send()
-                .await;
+            let deleted = request!(self.delete_objects).delete(objects).send().await;
             let what = format!("cannot delete artifacts in bucket `{}`", self.name);
             if let Some(error) = deleted.explain(&what)?.errors().first() {
                 let reason = error.message().or(error.code()).unwrap_or("refused");

@@ -9,7 +9,7 @@ use super::{curl, smoke::failures};
 use crate::{
     aws::{Aws, cloudformation::UpdateMode},
     cli::{DeployArgs, UpdateArgs},
-    deployment::{self, Options},
+    deployment::Deployment,
     github::{self, code, heading, table},
     network::Network,
     package::FunctionSource,
@@ -124,17 +124,19 @@ async fn deploy(
         anyhow::Ok((function, Aws::connect(&target.place.access).await?))
     };
     let (function, aws) = signals.or_stopped(begin).await?;
+    let UpdateArgs { express, rollback_minutes } = args.update;
+    let deployment = Deployment {
+        aws: &aws,
+        target,
+        update_mode: UpdateMode { express, rollback_minutes },
+        yes: args.yes,
+        wait_for_stack: args.wait.wait_for_stack,
+        printer,
+    };
     let deployed = if args.code_only {
-        let replace = deployment::replace_code(&aws, target, function, printer);
-        signals.or_stopped(replace).await?
+        signals.or_stopped(deployment.replace_code(function)).await?
     } else {
-        let UpdateArgs { express, rollback_minutes } = args.update;
-        let options = Options {
-            yes: args.yes,
-            wait_for_stack: args.wait.wait_for_stack,
-            update_mode: UpdateMode { express, rollback_minutes },
-        };
-        deployment::deploy(&aws, target, options, function, printer, signals).await?
+        deployment.deploy(function, signals).await?
     };
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();
     let auth = deployed.stack.auth();
@@ -153,7 +155,7 @@ async fn deploy(
         stack_name: target.place.stack_name.clone(),
         region: aws.region,
         changed: deployed.changed,
-        function_sha256: deployed.artifact.sha256,
+        function_sha256: deployed.function_sha256,
         function_version: deployed.version,
         table: target.table.table_name.clone(),
         smoke,

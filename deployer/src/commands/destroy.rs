@@ -1,12 +1,6 @@
 //! `destroy`: deletes the stack, and the table and the artifacts on request.
 
-use crate::{
-    aws::Aws,
-    cli::DestroyArgs,
-    deployment::{Removal, RemovalScope},
-    printer::Printer,
-    signals::Signals,
-};
+use crate::{aws::Aws, cli::DestroyArgs, deployment::Removal, printer::Printer, signals::Signals};
 
 /// Deletes, after asking.
 pub async fn run(
@@ -14,18 +8,7 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let settings = args.removal;
-    let scope = RemovalScope {
-        table: args.delete_table,
-        backup: !args.no_backup,
-        artifacts: args.delete_artifacts,
-        yes: args.yes,
-    };
-    let prepare = async {
-        let aws = Aws::connect(&settings.place.access).await?;
-        let removal = Removal::prepare(&aws, &settings, scope, printer).await?;
-        anyhow::Ok((aws, removal))
-    };
-    let (aws, removal) = signals.or_stopped(prepare).await?;
-    printer.result(&removal.apply(&aws, printer, signals).await?)
+    let aws = signals.or_stopped(Aws::connect(&args.removal.place.access)).await?;
+    let removal = signals.or_stopped(Removal::prepare(&aws, &args, printer)).await?;
+    printer.result(&removal.apply(signals).await?)
 }

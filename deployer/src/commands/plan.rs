@@ -7,12 +7,11 @@ use serde::Serialize;
 use crate::{
     aws::{
         Aws,
-        cloudformation::{ChangeSet, Created, UpdateMode},
-        dynamodb::Table,
+        cloudformation::{ChangeSet, UpdateMode},
     },
     cli::PlanArgs,
-    deployment::{self, Follower, Survey},
-    failure::{Exit, Failure},
+    deployment::{self, Follower, Survey, discard_after},
+    failure::Exit,
     github::{self, code, heading, table},
     package::{FunctionSource, artifact::Artifact},
     printer::Printer,
@@ -127,11 +126,7 @@ pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> an
     target.check()?;
     let mut change_set = None;
     let planned = signals.or_stopped(plan(&args, target, &mut change_set, printer)).await;
-    let discarded = match change_set {
-        Some(change_set) => change_set.discard().await,
-        None => Ok(()),
-    };
-    let planned = planned.and_then(|planned| discarded.map(|()| planned));
+    let planned = discard_after(planned, change_set).await;
     let planned = planned.inspect_err(|error| {
         github::write_failure(printer, "plan", &target.place.stack_name, error);
     })?;
@@ -148,34 +143,24 @@ async fn plan(
     let function =
         FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build).await?;
     let aws = Aws::connect(&target.place.access).await?;
-    let (name, bucket) = (&target.place.stack_name, target.bucket.as_deref());
-    let (artifact, survey) = tokio::try_join!(
-        deployment::build(function, printer),
-        Survey::read(&aws, name, &target.table.table_name, bucket),
-    )?;
+    let (artifact, survey) =
+        tokio::try_join!(deployment::build(function, printer), Survey::read(&aws, target))?;
     let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;
     let first = survey.stack.action.preparation();
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
-        return Err(Follower::new(&aws.cloudformation, &target.place).busy(stack).into());
+        let follower = Follower { client: &aws.cloudformation, place: &target.place };
+        return Err(follower.busy(stack).into());
     }
-    // A stack that has to be recovered first cannot have a change set: the changes are not known in detail.
+    // A stack that must be recovered first cannot have a change set, so the changes are not known in detail.
     let changes = if survey.stack.up_to_date(&desired).is_some() || first.is_some() {
         None
     } else {
         let step = printer.step("plan");
         let (client, before) = (&aws.cloudformation, survey.stack.updatable());
         let mode = UpdateMode::default();
-        let created = deployment::draft(change_set, client, &desired, mode, before).await?;
-        let changes = match created {
-            Created::Changes { changes, .. } => Some(changes),
-            Created::Empty => None,
-            Created::Overtaken => {
-                let message = format!("stack `{name}` was changed by somebody else just now");
-                return Err(Failure::new(message).hint("plan again").exit(Exit::Changed).into());
-            }
-        };
+        let draft = deployment::create_draft(change_set, client, &desired, mode, before).await?;
         step.done("change set created and read");
-        changes
+        draft.map(|draft| draft.changes)
     };
     Ok(report(target, aws.region, &survey, artifact, &desired, changes))
 }
@@ -189,10 +174,9 @@ fn report(
     desired: &DesiredStack,
     changes: Option<Vec<Change>>,
 ) -> PlanReport {
-    let Survey { bucket, bucket_exists, table, stack: survey } = survey;
+    let Survey { bucket, table, stack: survey } = survey;
     let key = bucket.key(&artifact);
     let is_protected = survey.stack.as_ref().is_some_and(|stack| stack.protected);
-    // A change set may list no resource: an output may change.
     let changes_stack = changes.is_some();
     let mut report = PlanReport {
         stack_name: desired.name.clone(),
@@ -201,31 +185,20 @@ fn report(
         restores_code: survey.artifact_key() == Some(&key) && !survey.has_code(&artifact),
         function_sha256: artifact.sha256,
         creates_table: table.is_none().then(|| target.table.table_name.clone()),
-        creates_bucket: (!bucket_exists).then(|| bucket.name.clone()),
-        protect: target.protect.filter(|protect| *protect != is_protected),
+        creates_bucket: (!bucket.exists).then(|| bucket.name.clone()),
+        protect: target.stack.protect.filter(|protect| *protect != is_protected),
         changes: changes.unwrap_or_default(),
         ..PlanReport::default()
     };
+    // A change set may list no resource: an output may change.
+    report.changed = changes_stack || !report.rows().is_empty();
     report.losses = stack::losses(&report.changes);
     if let Some(before) = survey.updatable() {
         report.parameters = value_changes(&before.parameters, &desired.parameters);
         report.tags = value_changes(&before.tags, &desired.all_tags());
     }
-    let risks = stack::risks(
-        &desired.name,
-        survey.stack.as_ref(),
-        survey.action,
-        &target.table.table_name,
-        table.as_ref().and_then(Table::stack),
-        target.auth,
-    );
+    let risks = survey.risks(target, table.as_ref());
     report.losses.extend(risks.iter().map(Risk::effect));
-    report.changed = changes_stack
-        || report.first.is_some()
-        || report.restores_code
-        || report.protect.is_some()
-        || report.creates_table.is_some()
-        || report.creates_bucket.is_some();
     report
 }
 

@@ -9,17 +9,15 @@ use serde::Serialize;
 
 use crate::{
     aws::{
-        Aws,
-        cloudformation::{self, Watch},
-        drift::{self, Drifted},
+        Aws, cloudformation, drift,
         dynamodb::Table,
         lambda::{self, Function},
     },
     cli::StatusArgs,
-    deployment::settle,
+    deployment::Watch,
     failure::Failure,
     printer::Printer,
-    stack::{self, Stack, StackEvent, StackStatus},
+    stack::{self, Drift, Stack, StackEvent},
     values::Auth,
 };
 
@@ -38,30 +36,19 @@ struct Status {
     /// Since the last change.
     age_seconds: Option<i64>,
     termination_protection: bool,
-    drift: DriftStatus,
+    drift: Drift,
     endpoint: Option<String>,
-    /// Who may call the endpoint.
+    /// The callers that the endpoint accepts.
     auth: Option<Auth>,
     /// The dashboard's name.
     dashboard: Option<String>,
     function: Option<FunctionStatus>,
-    table: Option<TableStatus>,
+    table: Option<Table>,
     /// The parts that these credentials may not read, and why.
     unknown: BTreeMap<&'static str, String>,
     /// The moment that ages are relative to.
     #[serde(skip)]
     now: Timestamp,
-}
-
-#[derive(Debug, Serialize)]
-struct DriftStatus {
-    /// `IN_SYNC`, `DRIFTED`, `NOT_CHECKED`, …, as CloudFormation names it.
-    status: String,
-    checked: Option<String>,
-    /// Why some resources could not be checked.
-    reason: Option<String>,
-    /// The resources that have drifted; `None` without `--drift`.
-    resources: Option<Vec<Drifted>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,18 +61,6 @@ struct FunctionStatus {
     replaced: Option<bool>,
 }
 
-#[derive(Debug, Serialize)]
-struct TableStatus {
-    name: String,
-    status: String,
-    /// DynamoDB counts items and bytes every six hours.
-    items: i64,
-    /// In bytes.
-    size: i64,
-    deletion_protection: bool,
-    point_in_time_recovery: Option<bool>,
-}
-
 pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
     let place = args.stack;
     let aws = Aws::connect(&place.access).await?;
@@ -93,25 +68,29 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
     let client = &aws.cloudformation;
     let mut stack = cloudformation::require(client, &name, &aws.region).await?;
     if args.wait
-        && stack.status.is_busy()
+        && stack.is_busy()
         && let Some(mut watch) = Watch::join(client, &stack.id).await?
     {
         let mut step = printer.step("stack");
-        let settled = settle(&mut watch, &mut step).await?;
+        let settled = watch.settle(&mut step).await?;
         step.done(&settled);
         // By its ARN, because it may be deleted now.
         let current = cloudformation::find(client, &stack.id).await?;
         stack = Stack { status: settled, ..current.unwrap_or(stack) };
     }
-    let verdict = if args.wait && has_failed(&stack.status) {
-        let events = cloudformation::last_events(client, &stack.id).await?;
-        Err(stack::failed(&name, &stack.status, &last_change(events)))
+    let verdict = if args.wait && stack.has_failed() {
+        Err(stack::failed(&name, &stack.status, &last_change(&aws, &stack.id).await?))
     } else {
         Ok(())
     };
     let status = read(&aws, name, stack, args.drift, printer).await?;
     printer.result(&status)?;
     Ok(verdict?)
+}
+
+async fn last_change(aws: &Aws, stack_id: &str) -> anyhow::Result<Vec<StackEvent>> {
+    let events = cloudformation::newest_events(&aws.cloudformation, stack_id).await?;
+    Ok(stack::last_change(events.unwrap_or_default()))
 }
 
 /// Reads everything about the stack at once.
@@ -128,8 +107,8 @@ async fn read(
     let function = read_if(function_name, |name| lambda::find(&aws.lambda, name));
     let version = read_if(function_name, |name| lambda::last_version(&aws.lambda, name));
     let table = read_if(table_name, |name| Table::find(&aws.dynamodb, name));
-    let cause = read_if(has_failed(&stack.status).then_some(&stack.id), async |id| {
-        let events = last_change(cloudformation::last_events(&aws.cloudformation, id).await?);
+    let cause = read_if(stack.has_failed().then_some(&stack.id), async |id| {
+        let events = last_change(aws, id).await?;
         Ok(stack::root_cause(&events).map(ToString::to_string))
     });
     let drift = read_if(detect_drift.then_some(&stack.id), async |id| {
@@ -142,35 +121,19 @@ async fn read(
     let (function, version, table, cause, drift) =
         tokio::join!(function, version, table, cause, drift);
 
-    let mut unknown = Unknown::default();
-    let function = unknown.unless_denied("function", function)?;
-    let version = unknown.unless_denied("version", version)?;
-    let table = unknown.unless_denied("table", table)?;
-    let cause = unknown.unless_denied("cause", cause)?;
-    let drift = match unknown.unless_denied("drift", drift)? {
-        Some(drift) => DriftStatus {
-            status: drift.status,
-            checked: drift.checked,
-            reason: drift.reason,
-            resources: Some(drift.resources),
-        },
-        None => DriftStatus {
-            status: stack.drift.clone().unwrap_or_else(|| "UNKNOWN".to_owned()),
-            checked: stack.drift_checked.clone(),
-            reason: None,
-            resources: None,
-        },
-    };
+    let mut unknown = BTreeMap::new();
+    let function = unless_denied("function", function, &mut unknown)?;
+    let version = unless_denied("version", version, &mut unknown)?;
     let now = Timestamp::now();
     let updated = stack.updated.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
     Ok(Status {
         region: aws.region.clone(),
         stack_status: stack.status.to_string(),
         reason: stack.reason.clone().filter(|reason| !reason.is_empty()),
-        cause,
+        cause: unless_denied("cause", cause, &mut unknown)?,
         age_seconds: updated.map(|updated| now.duration_since(updated).as_secs()),
         termination_protection: stack.protected,
-        drift,
+        drift: unless_denied("drift", drift, &mut unknown)?.unwrap_or_else(|| stack.drift.clone()),
         endpoint: output("Endpoint"),
         auth: output("Endpoint").map(|_| stack.auth()),
         dashboard: output("DashboardName"),
@@ -179,17 +142,10 @@ async fn read(
             version,
             function,
         }),
-        table: table_name.zip(table).map(|(name, table)| TableStatus {
-            name: name.to_owned(),
-            status: table.status.as_str().to_lowercase(),
-            items: table.items,
-            size: table.size,
-            deletion_protection: table.deletion_protection,
-            point_in_time_recovery: table.recovery,
-        }),
+        table: unless_denied("table", table, &mut unknown)?,
         created: stack.created,
         updated: stack.updated,
-        unknown: unknown.0,
+        unknown,
         stack_name,
         now,
     })
@@ -206,59 +162,28 @@ async fn read_if<K, T>(
     }
 }
 
-#[derive(Debug, Default)]
-struct Unknown(BTreeMap<&'static str, String>);
-
-impl Unknown {
-    /// Notes a missing permission and goes on without this part.
-    fn unless_denied<T>(
-        &mut self,
-        part: &'static str,
-        result: anyhow::Result<Option<T>>,
-    ) -> anyhow::Result<Option<T>> {
-        match result {
-            Err(error) if error.downcast_ref::<Failure>().is_some_and(|failure| failure.denied) => {
-                self.0.insert(part, error.to_string());
-                Ok(None)
-            }
-            result => result,
+/// Notes a missing permission, and continues without this part.
+fn unless_denied<T>(
+    part: &'static str,
+    result: anyhow::Result<Option<T>>,
+    unknown: &mut BTreeMap<&'static str, String>,
+) -> anyhow::Result<Option<T>> {
+    match result {
+        Err(error) if error.downcast_ref::<Failure>().is_some_and(|failure| failure.denied) => {
+            unknown.insert(part, error.to_string());
+            Ok(None)
         }
+        result => result,
     }
-}
-
-/// Whether the last change of the stack failed, even if it has been rolled back.
-fn has_failed(status: &StackStatus) -> bool {
-    let status = status.0.as_str();
-    status.ends_with("_FAILED") || status.contains("ROLLBACK")
-}
-
-/// The events of the stack's last change, oldest first.
-fn last_change(newest_first: Vec<StackEvent>) -> Vec<StackEvent> {
-    let begins = |event: &StackEvent| {
-        event.is_stack()
-            && matches!(
-                event.status.as_str(),
-                "CREATE_IN_PROGRESS"
-                    | "UPDATE_IN_PROGRESS"
-                    | "DELETE_IN_PROGRESS"
-                    | "IMPORT_IN_PROGRESS"
-            )
-    };
-    let begin = newest_first.iter().position(begins);
-    let mut events = newest_first;
-    events.truncate(begin.map_or(usize::MAX, |begin| begin + 1));
-    events.reverse();
-    events
 }
 
 /// Whether the function's code differs from the zip that the stack names by its hash, as `deploy` does.
 fn is_replaced(stack: &Stack, function: &Function) -> Option<bool> {
     // During a change, either may be ahead of the other.
-    if stack.status.is_busy() {
+    if stack.is_busy() {
         return None;
     }
-    let key = stack.parameters.get("ArtifactKey")?;
-    let named = key.rsplit('/').next()?.strip_suffix(".zip")?;
+    let named = stack.artifact_key()?.rsplit('/').next()?.strip_suffix(".zip")?;
     let is_hash = named.len() == 64 && named.bytes().all(|b| b.is_ascii_hexdigit());
     let sha256 = function.sha256.as_deref()?;
     is_hash.then(|| !named.eq_ignore_ascii_case(sha256))

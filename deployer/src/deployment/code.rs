@@ -1,42 +1,44 @@
 //! `deploy --code-only`: the function's code without the stack.
 
-use super::{DeployedStack, StackSurvey, build};
+use super::{DeployedStack, Deployment, StackSurvey, build};
 use crate::{
-    aws::{Aws, lambda},
+    aws::lambda,
     failure::{Exit, Failure},
     package::FunctionSource,
-    printer::Printer,
-    settings::Target,
     stack::{self, Stack},
 };
 
-/// Replaces the code of the function. Dropping it harms nothing.
-pub async fn replace_code(
-    aws: &Aws,
-    target: &Target,
-    function: FunctionSource,
-    printer: &Printer,
-) -> anyhow::Result<DeployedStack> {
-    let name = &target.place.stack_name;
-    let survey = StackSurvey::read(aws, name).await?;
-    let parameters = [
-        ("TableName", target.table.table_name.clone()),
-        ("Architecture", function.arch().to_string()),
-    ];
-    let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
-        it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
-    })?;
-    let artifact = build(function, printer).await?;
+impl Deployment<'_> {
+    /// Replaces the code of the function. It can be dropped at any time.
+    pub async fn replace_code(self, function: FunctionSource) -> anyhow::Result<DeployedStack> {
+        let Self { aws, target, printer, .. } = self;
+        let name = &target.place.stack_name;
+        let survey = StackSurvey::read(aws, name).await?;
+        let parameters = [
+            ("TableName", target.table.table_name.clone()),
+            ("Architecture", function.arch().to_string()),
+        ];
+        let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
+            it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
+        })?;
+        let artifact = build(function, printer).await?;
 
-    let step = printer.step("code");
-    let changed = survey.function_sha256.as_deref() != Some(artifact.sha256.as_str());
-    let mut version = None;
-    if changed {
-        let function = stack.output("FunctionName")?;
-        version = lambda::replace_code(&aws.lambda, function, &artifact, artifact.arch).await?;
+        let step = printer.step("code");
+        let changed = survey.function_sha256.as_ref() != Some(&artifact.sha256);
+        let mut version = None;
+        if changed {
+            let function = stack.output("FunctionName")?;
+            version = lambda::replace_code(&aws.lambda, function, &artifact, artifact.arch).await?;
+        }
+        step.done(if changed { "replaced" } else { "the function has it already" });
+        Ok(DeployedStack {
+            stack: stack.clone(),
+            changed,
+            is_fresh: changed,
+            function_sha256: artifact.sha256,
+            version,
+        })
     }
-    step.done(if changed { "replaced" } else { "the function has it already" });
-    Ok(DeployedStack { stack: stack.clone(), changed, is_fresh: changed, artifact, version })
 }
 
 /// The stack, if nothing but the code has to change.

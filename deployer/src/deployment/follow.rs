@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use aws_sdk_cloudformation::Client;
 
+use super::Watch;
 use crate::{
-    aws::cloudformation::{self, Sighting, Watch},
+    aws::cloudformation,
     failure::{Exit, Failure},
     printer::{Printer, Step},
     prompt,
     settings::Place,
     signals::{self, Reaction, Signal, Signals},
-    stack::{self, Cancellation, Operation, Stack, StackEvent, StackStatus},
+    stack::{self, Cancellation, Operation, Stack, StackEvent},
 };
 
 /// How long to wait for somebody else's change by default.
@@ -20,39 +21,17 @@ const DEFAULT_PATIENCE: Duration = Duration::from_mins(30);
 /// How often to try to cancel an update that may not have begun, once a second.
 const CANCEL_ATTEMPTS: u32 = 8;
 
-/// A stack whose changes are followed.
-#[derive(Clone, Debug)]
-pub struct Follower {
-    pub client: Client,
-    pub stack_name: String,
-    /// The command that shows the stack's progress, for hints.
-    status_command: String,
+/// Follows the changes of a stack.
+#[derive(Clone, Copy, Debug)]
+pub struct Follower<'a> {
+    pub client: &'a Client,
+    pub place: &'a Place,
 }
 
-/// Shows the watch's sightings until the stack has settled. It can be dropped and called again.
-pub async fn settle(watch: &mut Watch, step: &mut Step) -> Result<StackStatus, Failure> {
-    loop {
-        match watch.next().await? {
-            Sighting::Event(event) => step.event(&event),
-            Sighting::Idle(status) => step.busy(status),
-            Sighting::OutOfSight => step.busy("cannot see the stack at the moment; trying again"),
-            Sighting::Settled(status) => return Ok(status),
-        }
-    }
-}
-
-impl Follower {
-    pub fn new(client: &Client, place: &Place) -> Self {
-        Self {
-            client: client.clone(),
-            stack_name: place.stack_name.clone(),
-            status_command: place.command("status --wait"),
-        }
-    }
-
-    /// Follows a change of ours. The first Ctrl-C cancels it if possible; a second one, or SIGTERM, leaves it to CloudFormation.
+impl Follower<'_> {
+    /// Follows a change that this run requested. The first Ctrl-C cancels it if possible; a second one, or SIGTERM, leaves it to CloudFormation.
     pub async fn follow(
-        &self,
+        self,
         operation: Operation,
         mut watch: Watch,
         step: &mut Step,
@@ -61,7 +40,7 @@ impl Follower {
         let mut cancellation = Cancellation::None;
         let status = loop {
             let signal = tokio::select! {
-                status = settle(&mut watch, step) => break status.map_err(|it| self.lost(it))?,
+                status = watch.settle(step) => break status.map_err(|it| self.lost(it))?,
                 signal = signals.next() => signal,
             };
             let reaction = signals::reaction(operation, cancellation, signal);
@@ -72,16 +51,11 @@ impl Follower {
             };
             step.line(format_args!("Ctrl-C: {cancels}; a second one leaves it to CloudFormation"));
             let cancelled = tokio::select! {
-                cancelled = self.cancel(reaction, &watch) => cancelled,
+                cancelled = self.cancel(reaction, &mut watch) => cancelled,
                 signal = signals.next() => return Err(self.detached(signal)),
             };
             cancellation = match cancelled {
-                Ok(true) => {
-                    if reaction == Reaction::DeleteStack {
-                        watch.expect_deletion();
-                    }
-                    Cancellation::Accepted
-                }
+                Ok(true) => Cancellation::Accepted,
                 Ok(false) => {
                     step.line("it is too late to cancel; waiting for the end");
                     Cancellation::Refused
@@ -92,52 +66,51 @@ impl Follower {
                 }
             };
         };
-        let name = &self.stack_name;
+        let name = &self.place.stack_name;
         Ok(stack::verdict(name, operation, cancellation, &status, watch.events())?)
     }
 
     /// `false` if it is too late.
-    async fn cancel(&self, reaction: Reaction, watch: &Watch) -> anyhow::Result<bool> {
-        let stack_id = watch.stack_id();
+    async fn cancel(self, reaction: Reaction, watch: &mut Watch) -> anyhow::Result<bool> {
         if reaction == Reaction::DeleteStack {
-            cloudformation::request_deletion(&self.client, stack_id, None).await?;
+            cloudformation::request_deletion(self.client, watch.stack_id(), None).await?;
+            watch.expect_deletion();
             return Ok(true);
         }
         // The status may not show yet that the update has begun.
         let has_begun = watch.events().iter().any(StackEvent::is_stack);
-        for _ in 0..CANCEL_ATTEMPTS {
-            if cloudformation::cancel_update(&self.client, stack_id).await? {
-                return Ok(true);
-            }
-            if has_begun {
-                break;
+        let mut attempts = if has_begun { 1 } else { CANCEL_ATTEMPTS };
+        loop {
+            let is_cancelled = cloudformation::cancel_update(self.client, watch.stack_id()).await?;
+            attempts -= 1;
+            if is_cancelled || attempts == 0 {
+                return Ok(is_cancelled);
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        Ok(false)
     }
 
-    fn lost(&self, failure: Failure) -> Failure {
-        let status = &self.status_command;
-        let continues = format!("the stack goes on changing: `{status}` shows how it ends");
-        let hint = match &failure.hint {
-            Some(hint) => format!("{hint}; {continues}"),
-            None => continues,
-        };
-        failure.hint(hint)
+    fn status_command(self) -> String {
+        self.place.command("status --wait")
     }
 
-    fn detached(&self, signal: Signal) -> anyhow::Error {
-        let Self { stack_name, status_command, .. } = self;
-        Failure::new(format!("stopped by {signal}, and stack `{stack_name}` goes on changing"))
-            .hint(format!("`{status_command}` shows how it ends"))
+    fn lost(self, failure: Failure) -> Failure {
+        let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("{hint}; "));
+        let status = self.status_command();
+        failure.hint(format!("{hint}the stack goes on changing: `{status}` shows how it ends"))
+    }
+
+    fn detached(self, signal: Signal) -> anyhow::Error {
+        let name = &self.place.stack_name;
+        Failure::new(format!("stopped by {signal}, and stack `{name}` goes on changing"))
+            .hint(format!("`{}` shows how it ends", self.status_command()))
             .exit(Exit::Stopped)
             .into()
     }
 
     /// Makes sure that the user wants to wait for somebody else's change. On a terminal it asks, unless there is a time limit.
     pub async fn check_patience(
-        &self,
+        self,
         stack: &Stack,
         patience: Option<Duration>,
         yes: bool,
@@ -147,9 +120,10 @@ impl Follower {
             Some(patience) => patience > Duration::ZERO,
             None if yes || !prompt::is_interactive() => true,
             None => {
+                let Stack { status, .. } = stack;
+                let name = &self.place.stack_name;
                 let question = format!(
-                    "Stack `{}` is being changed by somebody else ({}). Wait until that is done?",
-                    self.stack_name, stack.status
+                    "Stack `{name}` is being changed by somebody else ({status}). Wait until that is done?"
                 );
                 prompt::ask(&question, printer).await?
             }
@@ -159,7 +133,7 @@ impl Follower {
 
     /// Waits for the end of somebody else's change, whether it succeeds or not.
     pub async fn wait(
-        &self,
+        self,
         stack: &Stack,
         patience: Option<Duration>,
         printer: &Printer,
@@ -167,14 +141,14 @@ impl Follower {
         let mut step = printer.step("wait");
         step.line(format_args!(
             "stack `{}` is being changed by somebody else ({}); waiting until that is done",
-            self.stack_name, stack.status
+            self.place.stack_name, stack.status
         ));
-        let Some(mut watch) = Watch::join(&self.client, &stack.id).await? else {
+        let Some(mut watch) = Watch::join(self.client, &stack.id).await? else {
             step.done("the stack is deleted");
             return Ok(());
         };
         let patience = patience.unwrap_or(DEFAULT_PATIENCE);
-        let settled = tokio::time::timeout(patience, settle(&mut watch, &mut step)).await;
+        let settled = tokio::time::timeout(patience, watch.settle(&mut step)).await;
         let Ok(status) = settled else {
             let after = format!("after {} s", patience.as_secs());
             return Err(self.busy(stack).about(after).into());
@@ -184,7 +158,13 @@ impl Follower {
     }
 
     /// The refusal to touch a stack that somebody else is changing.
-    pub fn busy(&self, stack: &Stack) -> Failure {
-        stack::busy(&self.stack_name, &stack.status, &self.status_command)
+    pub fn busy(self, stack: &Stack) -> Failure {
+        let Stack { status, .. } = stack;
+        let message =
+            format!("stack `{}` is being changed already ({status})", self.place.stack_name);
+        let status_command = self.status_command();
+        Failure::new(message)
+            .hint(format!("`{status_command}` shows its progress; then run the same command again"))
+            .exit(Exit::Busy)
     }
 }

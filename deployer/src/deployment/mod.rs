@@ -1,46 +1,50 @@
-//! Brings a stack to what the user wants, or removes it, in two phases.
+//! Deploys or removes a stack.
 //!
-//! *Prepare* reads, asks, builds, uploads and creates a change set. A signal drops it, which harms nothing: the next deployment
-//! continues. *Apply* changes the stack. A signal during it cancels the change if possible, or leaves it to CloudFormation. If
+//! A deployment first *prepares*: it reads, asks, builds, uploads and creates a change set. A signal stops that, and the next
+//! deployment continues. Then it *applies* the change. A signal cancels the change if possible, or leaves it to CloudFormation. If
 //! somebody else changes the stack in between, both phases are repeated.
 
-mod apply;
 mod code;
 mod follow;
-mod prepare;
+mod phases;
 mod removal;
 mod survey;
+mod watch;
 
 use std::time::Duration;
 
-pub use code::replace_code;
-pub use follow::{Follower, settle};
-pub use prepare::{build, draft};
-pub use removal::{Removal, RemovalScope};
+pub use follow::Follower;
+pub use phases::{build, create_draft, discard_after};
+pub use removal::Removal;
 pub use survey::{StackSurvey, Survey};
+pub use watch::Watch;
 
 use crate::{
     aws::{Aws, cloudformation::UpdateMode, s3::Bucket},
     failure::{Exit, Failure},
     package::{FunctionSource, artifact::Artifact},
     printer::Printer,
-    settings::Target,
+    settings::{StoredCode, Target},
     signals::Signals,
     stack::{DesiredStack, Stack},
     template::TEMPLATE,
 };
-use prepare::{Preparation, Round};
+use phases::{Preparation, is_overtaken};
 
 /// How often others may change the stack before a deployment gives up.
 const ROUNDS: usize = 10;
 
+/// The options of a deployment, and the account that it changes.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct Deployment<'a> {
+    pub aws: &'a Aws,
+    pub target: &'a Target,
+    pub update_mode: UpdateMode,
     /// Whether the user has confirmed everything in advance.
     pub yes: bool,
     /// How long to wait for another deployment; `None` asks on a terminal.
     pub wait_for_stack: Option<Duration>,
-    pub update_mode: UpdateMode,
+    pub printer: &'a Printer,
 }
 
 /// The result of a deployment.
@@ -51,62 +55,58 @@ pub struct DeployedStack {
     pub changed: bool,
     /// Whether the endpoint may be new, and not known everywhere yet.
     pub is_fresh: bool,
-    pub artifact: Artifact,
+    pub function_sha256: String,
     /// The version of the function that was published.
     pub version: Option<String>,
 }
 
-/// Deploys the function with everything around it.
-pub async fn deploy(
-    aws: &Aws,
-    target: &Target,
-    options: Options,
-    function: FunctionSource,
-    printer: &Printer,
-    signals: &mut Signals,
-) -> anyhow::Result<DeployedStack> {
-    let prepare = Preparation::begin(aws, target, options, function, printer);
-    let mut preparation = signals.or_stopped(prepare).await?;
-    for round in 0..ROUNDS {
-        let mut change_set = None;
-        let prepared = signals.or_stopped(preparation.round(round, &mut change_set)).await;
-        if prepared.is_err()
-            && let Some(change_set) = change_set
-        {
-            // The first error is the one to report.
-            let _ = change_set.discard().await;
-        }
-        let unchanged = match prepared? {
-            Round::UpToDate(stack) => Some(stack),
-            Round::ReadAgain => continue,
-            Round::Change(change) => {
-                if !change.apply(signals).await? {
-                    continue;
+impl<'a> Deployment<'a> {
+    /// Deploys the stack with its table and bucket.
+    pub async fn deploy(
+        self,
+        function: FunctionSource,
+        signals: &mut Signals,
+    ) -> anyhow::Result<DeployedStack> {
+        let mut preparation = signals.or_stopped(Preparation::begin(self, function)).await?;
+        for round in 0..ROUNDS {
+            let mut draft = None;
+            let deployed = preparation.round(round, &mut draft, signals).await;
+            match discard_after(deployed, draft).await {
+                Ok(Some(deployed)) => return Ok(deployed),
+                Ok(None) => (),
+                Err(error) if is_overtaken(&error) => {
+                    let mut step = self.printer.step("stack");
+                    step.line("somebody else changed the stack; reading it again");
                 }
-                None
+                Err(error) => return Err(error),
             }
-        };
-        return signals.or_stopped(preparation.finish(unchanged, round)).await;
+        }
+        let name = &self.target.place.stack_name;
+        Err(Failure::new(format!("others changed stack `{name}` {ROUNDS} times"))
+            .hint("find out who deploys it, then run the same command again")
+            .exit(Exit::Changed)
+            .into())
     }
-    let name = &target.place.stack_name;
-    Err(Failure::new(format!("others changed stack `{name}` {ROUNDS} times"))
-        .hint("find out who deploys it, then run the same command again")
-        .exit(Exit::Changed)
-        .into())
+
+    fn follower(self) -> Follower<'a> {
+        Follower { client: &self.aws.cloudformation, place: &self.target.place }
+    }
 }
 
-/// What the stack is to be with this artifact.
+/// The stack that the user wants, with this artifact.
 pub fn desired_stack(
     target: &Target,
     bucket: &Bucket,
     artifact: &Artifact,
 ) -> anyhow::Result<DesiredStack> {
+    let code =
+        StoredCode { bucket: bucket.name.clone(), key: bucket.key(artifact), arch: artifact.arch };
     Ok(DesiredStack {
         name: target.place.stack_name.clone(),
         template: TEMPLATE,
-        parameters: target.parameters(bucket, artifact)?,
+        parameters: target.parameters(&code)?,
         tags: target.tags(),
-        notification_arns: target.notification_arns.clone(),
-        role_arn: target.role_arn.clone(),
+        notification_arns: target.stack.notification_arns.clone(),
+        role_arn: target.stack.role_arn.clone(),
     })
 }

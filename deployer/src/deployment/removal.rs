@@ -2,30 +2,29 @@
 
 use std::fmt::Display;
 
-use aws_sdk_dynamodb::types::TableStatus;
 use serde::Serialize;
 
-use super::Follower;
+use super::{Follower, Watch};
 use crate::{
     aws::{
-        Aws,
-        cloudformation::{self, Watch},
+        Aws, cloudformation,
         dynamodb::{self, Table},
         s3::Bucket,
     },
+    cli::DestroyArgs,
     failure::{Exit, Failure},
     printer::Printer,
     prompt::confirm,
-    settings,
     signals::Signals,
     stack::{self, Operation, Stack},
 };
 
-/// What is going to be deleted.
-pub struct Removal {
+/// A removal that the user has confirmed.
+pub struct Removal<'a> {
+    aws: &'a Aws,
+    args: &'a DestroyArgs,
+    printer: &'a Printer,
     stack: Option<Stack>,
-    /// Follows the stack's deletion.
-    watch: Option<Watch>,
     /// Name in the template, and type.
     resources: Vec<(String, String)>,
     /// The stack's table, or the one that the user names if there is no stack.
@@ -34,11 +33,6 @@ pub struct Removal {
     table: Option<Table>,
     /// The bucket, if the stack's artifacts are to be deleted.
     bucket: Option<Bucket>,
-    scope: RemovalScope,
-    follower: Follower,
-    role_arn: Option<String>,
-    /// Continues a removal whose stack is deleted already.
-    destroy_command: String,
 }
 
 /// The result of `destroy`.
@@ -77,41 +71,20 @@ impl Display for DestroyReport {
     }
 }
 
-/// What to delete besides the stack, and whether the user has confirmed that in advance.
-#[derive(Clone, Copy, Debug)]
-pub struct RemovalScope {
-    pub table: bool,
-    /// Whether to back the table up first.
-    pub backup: bool,
-    pub artifacts: bool,
-    pub yes: bool,
-}
-
-impl Removal {
-    /// Reads everything that is to be deleted, and asks. Dropping it harms nothing.
+impl<'a> Removal<'a> {
+    /// Reads everything that is to be deleted, and asks. It changes nothing.
     pub async fn prepare(
-        aws: &Aws,
-        settings: &settings::RemovalArgs,
-        scope: RemovalScope,
-        printer: &Printer,
+        aws: &'a Aws,
+        args: &'a DestroyArgs,
+        printer: &'a Printer,
     ) -> anyhow::Result<Self> {
-        let name = &settings.place.stack_name;
-        let follower = Follower::new(&aws.cloudformation, &settings.place);
-        let mut stack = find_removable(aws, name).await?;
-        if let Some(busy) = stack.as_ref().filter(|stack| stack.status.is_busy()) {
-            let patience = settings.wait.wait_for_stack;
-            follower.check_patience(busy, patience, scope.yes, printer).await?;
-            follower.wait(busy, patience, printer).await?;
-            stack = find_removable(aws, name).await?;
-            if let Some(stack) = stack.as_ref().filter(|stack| stack.status.is_busy()) {
-                return Err(follower.busy(stack).into());
-            }
-        }
-        let asked = settings.table_name.as_deref().filter(|_| scope.table);
+        let stack = find_idle(aws, args, printer).await?;
+        let name = &args.removal.place.stack_name;
+        let asked = args.removal.table_name.as_deref().filter(|_| args.delete_table);
         let table_name = stack::table_to_delete(name, stack.as_ref(), asked)?;
         let table = async {
             match &table_name {
-                _ if !scope.table => Ok(None),
+                _ if !args.delete_table => Ok(None),
                 Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await,
                 None => Err(stack::missing(name, &aws.region)
                     .hint("name the table with `--table-name`")
@@ -120,12 +93,11 @@ impl Removal {
             }
         };
         let bucket = async {
-            if !scope.artifacts {
+            if !args.delete_artifacts {
                 return Ok(None);
             }
-            let bucket = Bucket::new(None, aws.identity().await?, &aws.region, name);
-            let exists = bucket.exists(&aws.s3, &aws.region).await?;
-            anyhow::Ok(exists.then_some(bucket))
+            let bucket = Bucket::find(aws, None, name).await?;
+            anyhow::Ok(bucket.exists.then_some(bucket))
         };
         let resources = async {
             let Some(stack) = &stack else {
@@ -140,77 +112,50 @@ impl Removal {
             }
         };
         let (table, bucket, resources) = tokio::try_join!(table, bucket, resources)?;
-        let mut removal = Self {
-            stack,
-            watch: None,
-            resources,
-            table_name,
-            table,
-            bucket,
-            scope,
-            follower,
-            role_arn: settings.role_arn.clone(),
-            destroy_command: settings.place.command("destroy"),
-        };
-        removal.check_unused(aws).await?;
-        if let Some(question) = removal.question(name, &aws.region) {
-            if !scope.yes {
-                for (resource, kind) in &removal.resources {
-                    printer.message(format_args!("  - {resource} ({kind})"));
-                }
-            }
-            confirm(&question, scope.yes, printer).await?;
-        }
-        if let Some(stack) = &removal.stack {
-            removal.watch = Watch::begin(&aws.cloudformation, &stack.id).await?;
-        }
+        let removal = Self { aws, args, printer, stack, resources, table_name, table, bucket };
+        removal.check_unused().await?;
+        removal.ask().await?;
         Ok(removal)
     }
 
-    fn question(&self, name: &str, region: &str) -> Option<String> {
-        let table = self.table_name.as_deref().unwrap_or_default();
-        let stack = self.stack.as_ref().map(|_| format!("stack `{name}` with its endpoint"));
-        let table = self
-            .table
-            .as_ref()
-            .map(|_| format!("table `{table}` with the record of every cluster"));
-        let bucket = self.bucket.as_ref();
-        let artifacts =
-            bucket.map(|bucket| format!("the stack's artifacts in bucket `{}`", bucket.name));
-        let parts: Vec<_> = [stack, table, artifacts].into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| format!("Delete in {region}: {}?", parts.join(", ")))
+    async fn ask(&self) -> anyhow::Result<()> {
+        let (name, region) = (&self.args.removal.place.stack_name, &self.aws.region);
+        let table = self.table_name.as_deref().filter(|_| self.table.is_some());
+        let parts = [
+            self.stack.as_ref().map(|_| format!("stack `{name}` with its endpoint")),
+            table.map(|table| format!("table `{table}` with the record of every cluster")),
+            self.bucket
+                .as_ref()
+                .map(|bucket| format!("the stack's artifacts in bucket `{}`", bucket.name)),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        if !self.args.yes {
+            for (resource, kind) in &self.resources {
+                self.printer.message(format_args!("  - {resource} ({kind})"));
+            }
+        }
+        let question = format!("Delete in {region}: {}?", parts.join(", "));
+        confirm(&question, self.args.yes, self.printer).await
     }
 
-    /// Deletes it.
-    pub async fn apply(
-        mut self,
-        aws: &Aws,
-        printer: &Printer,
-        signals: &mut Signals,
-    ) -> anyhow::Result<DestroyReport> {
+    pub async fn apply(self, signals: &mut Signals) -> anyhow::Result<DestroyReport> {
+        let place = &self.args.removal.place;
         if let Some(stack) = &self.stack {
-            let mut step = printer.step("stack");
-            step.expect(self.resources.len());
-            // Without a watch, somebody else has deleted it.
-            if let Some(watch) = self.watch.take() {
-                let (client, role) = (&aws.cloudformation, self.role_arn.as_deref());
-                cloudformation::request_deletion(client, &stack.id, role).await?;
-                self.follower.follow(Operation::Delete, watch, &mut step, signals).await?;
-            }
-            step.done("deleted");
+            self.delete_stack(stack, signals).await?;
         }
         // After the stack, whose function needs the table.
         let rest = async {
-            let keep_bucket = self.check_unused(aws).await?;
-            let table = self.delete_table(aws, printer);
-            let artifacts = self.delete_artifacts(aws, keep_bucket, printer);
-            tokio::try_join!(table, artifacts)
+            let keep_bucket = self.check_unused().await?;
+            tokio::try_join!(self.delete_table(), self.delete_artifacts(keep_bucket))
         };
         let rest = signals.or_stopped(rest).await;
         let ((table_deleted, backup_arn), (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
             // The stack, which named the table, is gone.
             Some(table) if self.table.is_some() => {
-                let command = &self.destroy_command;
+                let command = place.command("destroy");
                 error.context(format!(
                     "the stack is deleted, and table `{table}` perhaps not: `{command} --delete-table --table-name {table}` continues"
                 ))
@@ -219,8 +164,8 @@ impl Removal {
         })?;
         let stack_deleted = self.stack.is_some();
         Ok(DestroyReport {
-            stack_name: self.follower.stack_name,
-            region: aws.region.clone(),
+            stack_name: place.stack_name.clone(),
+            region: self.aws.region.clone(),
             changed: stack_deleted || table_deleted || artifacts_deleted > 0 || bucket_deleted,
             stack_deleted,
             table: self.table_name,
@@ -231,29 +176,43 @@ impl Removal {
         })
     }
 
+    async fn delete_stack(&self, stack: &Stack, signals: &mut Signals) -> anyhow::Result<()> {
+        let (client, removal) = (&self.aws.cloudformation, &self.args.removal);
+        let mut step = self.printer.step("stack");
+        step.expect(self.resources.len());
+        // `None`: somebody else has deleted it.
+        if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
+            cloudformation::request_deletion(client, &stack.id, removal.role_arn.clone()).await?;
+            let follower = Follower { client, place: &removal.place };
+            follower.follow(Operation::Delete, watch, &mut step, signals).await?;
+        }
+        step.done(Operation::Delete.outcome());
+        Ok(())
+    }
+
     /// Refuses if another stack uses what is to be deleted. Returns whether another one uses the bucket.
-    async fn check_unused(&self, aws: &Aws) -> anyhow::Result<bool> {
-        let own = self.stack.as_ref().map(|stack| stack.id.as_str());
+    async fn check_unused(&self) -> anyhow::Result<bool> {
         if self.table.is_none() && self.bucket.is_none() {
             return Ok(false);
         }
-        let stacks = match cloudformation::find_all(&aws.cloudformation).await {
+        let stacks = match cloudformation::find_all(&self.aws.cloudformation).await {
             Err(error) if Failure::find_in(&error).is_some_and(|it| it.denied) => {
-                self.find_table_owner(aws, error).await?
+                self.find_table_owner(error).await?
             }
             stacks => stacks?,
         };
+        let own = self.stack.as_ref().map(|stack| stack.id.as_str());
         let others = || stacks.iter().filter(|stack| Some(stack.id.as_str()) != own);
-        if let (Some(_), Some(table)) = (&self.table, &self.table_name) {
-            let users = others().filter(|stack| stack.table() == Some(table));
-            stack::check_unused(&format!("table `{table}`"), "leave out `--delete-table`", users)?;
+        if let Some(table) = &self.table {
+            let users = others().filter(|stack| stack.table() == Some(&table.name));
+            let thing = format!("table `{}`", table.name);
+            stack::check_unused(&thing, "leave out `--delete-table`", users)?;
         }
         let Some(bucket) = &self.bucket else {
             return Ok(false);
         };
-        let in_bucket = |stack: &&Stack| {
-            stack.parameters.get("ArtifactBucket").is_some_and(|name| *name == bucket.name)
-        };
+        let in_bucket =
+            |stack: &&Stack| stack.parameters.get("ArtifactBucket") == Some(&bucket.name);
         let prefix = bucket.prefix();
         let users = others()
             .filter(in_bucket)
@@ -264,57 +223,45 @@ impl Removal {
     }
 
     /// The stack that the table's tag names, for a caller who may not list the stacks.
-    async fn find_table_owner(
-        &self,
-        aws: &Aws,
-        denied: anyhow::Error,
-    ) -> anyhow::Result<Vec<Stack>> {
+    async fn find_table_owner(&self, denied: anyhow::Error) -> anyhow::Result<Vec<Stack>> {
         let Some(table) = &self.table else {
             return Ok(Vec::new());
         };
-        match table.stack() {
-            Some(owner) if owner == self.follower.stack_name => Ok(Vec::new()),
+        match &table.stack {
+            Some(owner) if *owner == self.args.removal.place.stack_name => Ok(Vec::new()),
             Some(owner) => {
-                Ok(cloudformation::find(&aws.cloudformation, owner).await?.into_iter().collect())
+                let owner = cloudformation::find(&self.aws.cloudformation, owner).await?;
+                Ok(owner.into_iter().collect())
             }
             None => Err(denied),
         }
     }
 
     /// Returns whether there was a table, and the ARN of its backup.
-    async fn delete_table(
-        &self,
-        aws: &Aws,
-        printer: &Printer,
-    ) -> anyhow::Result<(bool, Option<String>)> {
-        let (Some(table), Some(name)) = (&self.table, &self.table_name) else {
+    async fn delete_table(&self) -> anyhow::Result<(bool, Option<String>)> {
+        let Some(Table { name, status, .. }) = &self.table else {
             return Ok((false, None));
         };
         let mut backup_arn = None;
-        if self.scope.backup && table.status != TableStatus::Deleting {
-            let step = printer.step("backup");
-            let arn = dynamodb::back_up(&aws.dynamodb, name).await?;
+        if !self.args.no_backup && status != "deleting" {
+            let step = self.printer.step("backup");
+            let arn = dynamodb::back_up(&self.aws.dynamodb, name).await?;
             step.done(&arn);
             backup_arn = Some(arn);
         }
-        let step = printer.step("table");
-        let deleted = dynamodb::delete(&aws.dynamodb, name).await?;
+        let step = self.printer.step("table");
+        let deleted = dynamodb::delete(&self.aws.dynamodb, name).await?;
         step.done("deleted");
         Ok((deleted, backup_arn))
     }
 
     /// Returns the number of artifacts, and whether the bucket is deleted as well.
-    async fn delete_artifacts(
-        &self,
-        aws: &Aws,
-        keep_bucket: bool,
-        printer: &Printer,
-    ) -> anyhow::Result<(usize, bool)> {
+    async fn delete_artifacts(&self, keep_bucket: bool) -> anyhow::Result<(usize, bool)> {
         let Some(bucket) = &self.bucket else {
             return Ok((0, false));
         };
-        let step = printer.step("bucket");
-        let (artifacts, is_gone) = bucket.empty(&aws.s3, keep_bucket).await?;
+        let step = self.printer.step("bucket");
+        let (artifacts, is_gone) = bucket.empty(keep_bucket).await?;
         step.done(if is_gone {
             format!("`{}` deleted", bucket.name)
         } else {
@@ -324,12 +271,31 @@ impl Removal {
     }
 }
 
-/// The stack, if it may be deleted.
-async fn find_removable(aws: &Aws, name: &str) -> anyhow::Result<Option<Stack>> {
-    let stack = cloudformation::find(&aws.cloudformation, name).await?;
-    if let Some(stack) = &stack {
-        stack.check_ours(name)?;
-        stack.check_unprotected(name)?;
+/// The stack, if it may be deleted, once nobody changes it.
+async fn find_idle(
+    aws: &Aws,
+    args: &DestroyArgs,
+    printer: &Printer,
+) -> anyhow::Result<Option<Stack>> {
+    let (place, patience) = (&args.removal.place, args.removal.wait.wait_for_stack);
+    let follower = Follower { client: &aws.cloudformation, place };
+    let find = async || {
+        let name = &place.stack_name;
+        let stack = cloudformation::find(&aws.cloudformation, name).await?;
+        if let Some(stack) = &stack {
+            stack.check_ours(name)?;
+            stack.check_unprotected(name)?;
+        }
+        anyhow::Ok(stack)
+    };
+    let stack = find().await?;
+    let Some(busy) = stack.as_ref().filter(|stack| stack.is_busy()) else {
+        return Ok(stack);
+    };
+    follower.check_patience(busy, patience, args.yes, printer).await?;
+    follower.wait(busy, patience, printer).await?;
+    match find().await? {
+        Some(stack) if stack.is_busy() => Err(follower.busy(&stack).into()),
+        stack => Ok(stack),
     }
-    Ok(stack)
 }

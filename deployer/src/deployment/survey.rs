@@ -1,16 +1,16 @@
-//! What a deployment starts from: everything in AWS that it may change.
+//! The state of everything in AWS that a deployment may change.
 
 use crate::{
     aws::{Aws, cloudformation, dynamodb::Table, lambda, s3::Bucket},
     package::artifact::Artifact,
-    stack::{self, DesiredStack, Stack, StackAction},
+    settings::Target,
+    stack::{self, DesiredStack, Risk, Stack, StackAction},
 };
 
-/// Everything is read before anything is changed.
+/// It is read before anything is changed.
 #[derive(Debug)]
 pub struct Survey {
     pub bucket: Bucket,
-    pub bucket_exists: bool,
     pub table: Option<Table>,
     pub stack: StackSurvey,
 }
@@ -26,24 +26,15 @@ pub struct StackSurvey {
 }
 
 impl Survey {
-    /// Makes the calls side by side, in two rounds: the second reads what the first has named. `bucket` is the user's own.
-    pub async fn read(
-        aws: &Aws,
-        stack_name: &str,
-        table_name: &str,
-        bucket: Option<&str>,
-    ) -> anyhow::Result<Self> {
-        let find_bucket = async {
-            let bucket = Bucket::new(bucket, aws.identity().await?, &aws.region, stack_name);
-            let exists = bucket.exists(&aws.s3, &aws.region).await?;
-            anyhow::Ok((bucket, exists))
-        };
-        let ((bucket, bucket_exists), table, stack) = tokio::try_join!(
-            find_bucket,
-            Table::find(&aws.dynamodb, table_name),
+    /// Makes the calls in parallel, in two rounds: the second needs names from the first.
+    pub async fn read(aws: &Aws, target: &Target) -> anyhow::Result<Self> {
+        let stack_name = &target.place.stack_name;
+        let (bucket, table, stack) = tokio::try_join!(
+            Bucket::find(aws, target.bucket.as_deref(), stack_name),
+            Table::find(&aws.dynamodb, &target.table.table_name),
             StackSurvey::read(aws, stack_name),
         )?;
-        Ok(Self { bucket, bucket_exists, table, stack })
+        Ok(Self { bucket, table, stack })
     }
 }
 
@@ -66,7 +57,15 @@ impl StackSurvey {
         Ok(Self { stack, template, function_sha256, action })
     }
 
-    /// The stack, if there is nothing to change about it but perhaps its function's code.
+    /// What the user must confirm before the deployment. `table` is the target's table, if it exists.
+    pub fn risks(&self, target: &Target, table: Option<&Table>) -> Vec<Risk> {
+        let owner = table.and_then(|table| table.stack.as_deref());
+        let Target { place, table, stack, .. } = target;
+        let (name, before) = (&place.stack_name, self.stack.as_ref());
+        stack::risks(name, before, self.action, &table.table_name, owner, stack.auth)
+    }
+
+    /// The stack, if at most its function's code has to change.
     pub fn up_to_date(&self, desired: &DesiredStack) -> Option<&Stack> {
         let template = self.template.as_deref();
         self.stack.as_ref().filter(|stack| stack::is_up_to_date(stack, template, desired))

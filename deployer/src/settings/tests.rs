@@ -3,11 +3,9 @@ use clap::{CommandFactory, FromArgMatches};
 
 use super::*;
 use crate::{
-    aws::Identity,
     cli::{Cli, ClusterCommand, Command, DeployArgs},
     config,
     failure::Exit,
-    values::Arch,
 };
 
 const FILE: &str = "
@@ -56,7 +54,7 @@ fn deploy(options: &[&str], file: Option<&str>) -> Result<DeployArgs, Failure> {
 fn lines(args: &DeployArgs) -> Vec<String> {
     let DeployArgs { wait: WaitArgs { wait_for_stack }, target, function, .. } = args;
     let Target { table: TableArgs { table_name }, place, bucket, stack } = target;
-    let (arch, parameters, tags) = (function.build.arch, map(&target.parameters), target.tags());
+    let (arch, parameters, tags) = (function.build.arch, map(&stack.parameters), target.tags());
     let Place { stack_name, access, .. } = place;
     let StackOptions {
         auth,
@@ -162,7 +160,7 @@ fn other_commands_read_the_file_too() {
         panic!("not a deployment");
     };
     assert_eq!(
-        (args.target.auth, args.target.place.stack_name.as_str()),
+        (args.target.stack.auth, args.target.place.stack_name.as_str()),
         (Auth::None, "file-stack")
     );
 }
@@ -286,21 +284,15 @@ fn a_stack_has_at_most_five_topics() {
 #[test]
 fn every_parameter_of_the_template_has_a_value() {
     let args = deploy(&["--parameter=LogLevel=debug", "--table-name=table"], None).unwrap();
-    let owner = Identity {
-        partition: "aws".to_owned(),
-        account: "123456789012".to_owned(),
-        arn: String::new(),
-    };
-    let bucket = Bucket::new(Some("b"), owner, "eu-central-1", "s");
-    let artifact = Artifact { zip: Vec::new(), sha256: "00".to_owned(), arch: Arch::Arm64 };
-    let parameters = args.target.parameters(&bucket, &artifact).unwrap();
+    let code = StoredCode { bucket: "b".to_owned(), key: "k".to_owned(), arch: Arch::Arm64 };
+    let parameters = args.target.parameters(&code).unwrap();
     let template: serde_yaml::Value = serde_yaml::from_str(template::TEMPLATE).unwrap();
     let declared = template["Parameters"].as_mapping().unwrap();
     assert_eq!(parameters.len(), declared.len());
     assert!(parameters.keys().all(|name| declared.contains_key(name)), "{parameters:?}");
     for (name, value) in [
         ("ArtifactBucket", "b"),
-        ("ArtifactKey", bucket.key(&artifact).as_str()),
+        ("ArtifactKey", "k"),
         ("Architecture", "arm64"),
         ("TableName", "table"),
         ("AuthorizationType", "NONE"),

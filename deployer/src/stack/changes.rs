@@ -1,10 +1,13 @@
 //! The changes of a change set, and which of them cannot be undone.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use serde::Serialize;
 
-/// Types of resources whose deletion loses something, and what that is.
+/// Types of resources whose deletion loses data, and which data.
 const STATEFUL: &[(&str, &str)] = &[
     ("AWS::ApiGatewayV2::Api", "the endpoint that nodes call"),
     ("AWS::Logs::LogGroup", "the logs in it"),
@@ -63,32 +66,22 @@ impl Display for Change {
         if !self.replaced().is_empty() {
             write!(f, ", {}", self.replaced())?;
         }
-        if self.details.is_empty() && !self.scope.is_empty() {
-            write!(f, ": {}", self.scope.join(", "))?;
+        if self.details.iter().any(|it| it.before.is_some() || it.after.is_some()) {
+            return self.details.iter().try_for_each(|detail| write!(f, "\n    {detail}"));
         }
         // Names without values fit on one line.
-        if self.details.iter().all(Detail::is_bare) {
-            let paths: Vec<_> = self.details.iter().map(|d| d.path.as_str()).collect();
-            let colon = if paths.is_empty() { "" } else { ": " };
-            return write!(f, "{colon}{}", paths.join(", "));
+        let mut names: Vec<_> = self.details.iter().map(|detail| detail.path.as_str()).collect();
+        if names.is_empty() {
+            names.extend(self.scope.iter().map(String::as_str));
         }
-        self.details.iter().try_for_each(|detail| write!(f, "\n    {detail}"))
-    }
-}
-
-impl Detail {
-    fn is_bare(&self) -> bool {
-        (&self.before, &self.after) == (&None, &None)
+        let colon = if names.is_empty() { "" } else { ": " };
+        write!(f, "{colon}{}", names.join(", "))
     }
 }
 
 impl Display for Detail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.path)?;
-        match (&self.before, &self.after) {
-            (None, None) => Ok(()),
-            (before, after) => write!(f, ": {}", arrow(before.as_deref(), after.as_deref())),
-        }
+        write_change(f, &self.path, self.before.as_deref(), self.after.as_deref())
     }
 }
 
@@ -104,17 +97,20 @@ pub struct ValueChange {
 
 impl Display for ValueChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let change = arrow(self.before.as_deref(), self.after.as_deref());
-        write!(f, "{}: {change}", self.name)
+        write_change(f, &self.name, self.before.as_deref(), self.after.as_deref())
     }
 }
 
-fn arrow(before: Option<&str>, after: Option<&str>) -> String {
+fn write_change(
+    f: &mut std::fmt::Formatter<'_>,
+    name: &str,
+    before: Option<&str>,
+    after: Option<&str>,
+) -> std::fmt::Result {
     match (before, after) {
-        (Some(before), Some(after)) => format!("{before} → {after}"),
-        (None, Some(after)) => after.to_owned(),
-        (Some(before), None) => format!("{before} → none"),
-        (None, None) => String::new(),
+        (None, None) => f.write_str(name),
+        (None, Some(after)) => write!(f, "{name}: {after}"),
+        (Some(before), after) => write!(f, "{name}: {before} → {}", after.unwrap_or("none")),
     }
 }
 
@@ -122,19 +118,17 @@ pub fn value_changes(
     before: &BTreeMap<String, String>,
     after: &BTreeMap<String, String>,
 ) -> Vec<ValueChange> {
-    let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    names
-        .into_iter()
-        .filter(|&name| before.get(name) != after.get(name))
-        .map(|name| ValueChange {
-            name: name.clone(),
-            before: before.get(name).cloned(),
-            after: after.get(name).cloned(),
-        })
-        .collect()
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let change = |name: &String| ValueChange {
+        name: name.clone(),
+        before: before.get(name).cloned(),
+        after: after.get(name).cloned(),
+    };
+    let changes = names.into_iter().map(change);
+    changes.filter(|change| change.before != change.after).collect()
 }
 
-/// What is lost with the resources that are removed or replaced, as predicates.
+/// The losses when resources are removed or replaced, as predicates.
 pub fn losses(changes: &[Change]) -> Vec<String> {
     changes
         .iter()

@@ -1,10 +1,8 @@
-//! What to do about a stack, for every status, question and signal.
+//! What a deployment does in each stack status, what it asks, and how an operation ended.
 
 use std::collections::BTreeSet;
 
-use aws_sdk_cloudformation::types::StackStatus as S;
-
-use super::{DesiredStack, Stack, StackEvent, StackStatus, failed};
+use super::{DesiredStack, Stack, StackEvent, StackStatus, StackStatus as S, failed};
 use crate::{
     failure::{Exit, Failure},
     values::Auth,
@@ -15,7 +13,7 @@ use crate::{
 pub enum StackAction {
     Create,
     Update,
-    /// Delete what a failed creation left. Nobody ever used it.
+    /// Delete what a failed creation left, which was never in use.
     Replace,
     /// Delete what is left of a stack that was in use, after the user has confirmed it.
     ReplaceUsed,
@@ -51,14 +49,14 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
     let Some(stack) = stack else {
         return Ok(StackAction::Create);
     };
-    if stack.status.0 == S::DeleteComplete {
+    if stack.status == S::DeleteComplete {
         return Ok(StackAction::Create);
     }
     stack.check_ours(name)?;
-    match &stack.status.0 {
-        // It is empty except for a change set that nobody executed.
+    match &stack.status {
+        // It has only a change set that was not executed.
         S::ReviewInProgress => Ok(StackAction::Create),
-        _ if stack.status.is_good() => Ok(StackAction::Update),
+        _ if stack.is_good() => Ok(StackAction::Update),
         S::CreateFailed | S::RollbackComplete | S::RollbackFailed => {
             stack.check_unprotected(name)?;
             Ok(StackAction::Replace)
@@ -69,7 +67,7 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
         }
         S::UpdateRollbackFailed => Ok(StackAction::ContinueRollback),
         S::UpdateFailed => Ok(StackAction::RollBack),
-        _ if stack.status.is_busy() => Ok(StackAction::Wait),
+        _ if stack.is_busy() => Ok(StackAction::Wait),
         status => Err(Failure::new(format!(
             "stack `{name}` is in {status}, in which it cannot be deployed"
         ))
@@ -87,7 +85,7 @@ pub fn is_up_to_date(stack: &Stack, template: Option<&str>, desired: &DesiredSta
         && stack.tags == desired.all_tags()
         && (desired.notification_arns.is_empty()
             || topics(&stack.notification_arns) == topics(&desired.notification_arns))
-        && stack.status.is_good()
+        && stack.is_good()
 }
 
 /// Comments are ignored: CloudFormation does not update a stack for them.
@@ -96,7 +94,7 @@ fn is_same_template(one: &str, other: &str) -> bool {
     one == other || matches!((read(one), read(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Whether the reason why a change set failed is that it is empty. CloudFormation has no error code for that.
+/// Whether a change set failed because it is empty. CloudFormation has no error code for that.
 pub fn is_no_change(reason: &str) -> bool {
     reason.contains("didn't contain changes") || reason.contains("No updates are to be performed")
 }
@@ -106,10 +104,10 @@ pub fn is_overtaken(before: Option<&Stack>, now: Option<&Stack>) -> bool {
     match (before, now) {
         (None, None) => false,
         // A lost request of ours may have created it.
-        (None, Some(now)) => now.status.0 != S::ReviewInProgress,
+        (None, Some(now)) => now.status != S::ReviewInProgress,
         (Some(_), None) => true,
         (Some(before), Some(now)) => {
-            now.status.is_busy()
+            now.is_busy()
                 || (&before.id, &before.status, &before.updated)
                     != (&now.id, &now.status, &now.updated)
         }
@@ -217,9 +215,19 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// What it has done to the stack when it succeeds.
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::Create => "created",
+            Self::Update => "updated",
+            Self::Delete => "deleted",
+            Self::Rollback => "rolled back",
+        }
+    }
+
     pub fn succeeds_in(self, status: &StackStatus) -> bool {
         matches!(
-            (self, &status.0),
+            (self, status),
             (Self::Create, S::CreateComplete)
                 | (Self::Update, S::UpdateComplete)
                 | (Self::Delete, S::DeleteComplete)

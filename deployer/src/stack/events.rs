@@ -2,9 +2,7 @@
 
 use std::fmt::Display;
 
-use aws_sdk_cloudformation::types::StackStatus as S;
-
-use super::StackStatus;
+use super::{StackStatus, StackStatus as S};
 use crate::{advice, failure::Failure};
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -112,6 +110,19 @@ impl Progress {
     }
 }
 
+/// The events of the stack's last change, oldest first.
+pub fn last_change(newest_first: Vec<StackEvent>) -> Vec<StackEvent> {
+    let begins = |event: &StackEvent| {
+        let operation = event.status.strip_suffix("_IN_PROGRESS").unwrap_or_default();
+        event.is_stack() && ["CREATE", "UPDATE", "DELETE", "IMPORT"].contains(&operation)
+    };
+    let begin = newest_first.iter().position(begins);
+    let mut events = newest_first;
+    events.truncate(begin.map_or(usize::MAX, |begin| begin + 1));
+    events.reverse();
+    events
+}
+
 /// The event that caused a failure: the first failure that is not a consequence of another. `events` are the oldest first.
 ///
 /// A failure after the rollback began did not cause the rollback.
@@ -140,7 +151,7 @@ pub fn root_cause(events: &[StackEvent]) -> Option<&StackEvent> {
         .or_else(|| failures(events).next())
 }
 
-/// The error that a change of a stack failed.
+/// The error for a failed change of a stack.
 pub fn failed(name: &str, status: &StackStatus, events: &[StackEvent]) -> Failure {
     let cause = root_cause(events);
     let failure = match cause {
@@ -149,7 +160,7 @@ pub fn failed(name: &str, status: &StackStatus, events: &[StackEvent]) -> Failur
         }
         None => Failure::new(format!("stack `{name}` ended in {status}")),
     };
-    let state = match status.0 {
+    let state = match status {
         S::UpdateRollbackComplete => "the stack is as it was before",
         S::RollbackComplete | S::CreateFailed | S::RollbackFailed => {
             "the next deployment replaces what is left of the stack"
@@ -217,6 +228,30 @@ mod tests {
             let found = root_cause(events).map(|event| event.resource.as_str());
             assert_eq!(found, cause, "{events:?}");
         }
+    }
+
+    #[test]
+    fn only_events_of_the_last_change_are_kept() {
+        let event = |resource, status| event(resource, status, "");
+        let oldest_first = [
+            event("stack", "CREATE_IN_PROGRESS"),
+            event("Role", "CREATE_COMPLETE"),
+            event("stack", "CREATE_COMPLETE"),
+            event("stack", "UPDATE_IN_PROGRESS"),
+            event("Role", "UPDATE_FAILED"),
+            event("stack", "UPDATE_ROLLBACK_IN_PROGRESS"),
+            event("Role", "UPDATE_COMPLETE"),
+            event("stack", "UPDATE_ROLLBACK_COMPLETE"),
+        ];
+        let newest_first = |events: &[StackEvent]| events.iter().rev().cloned().collect();
+        assert_eq!(last_change(newest_first(&oldest_first)), oldest_first[3..]);
+        assert_eq!(last_change(newest_first(&oldest_first[..3])), oldest_first[..3]);
+        assert_eq!(
+            last_change(newest_first(&oldest_first[4..])),
+            oldest_first[4..],
+            "all events, if the beginning is missing"
+        );
+        assert_eq!(last_change(Vec::new()), []);
     }
 
     #[test]

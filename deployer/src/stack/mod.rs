@@ -1,20 +1,23 @@
-//! A stack, and what to do about it: pure functions of CloudFormation's answers.
+//! Stacks and decisions about them: pure functions of CloudFormation's answers.
 
 mod changes;
 mod decision;
+mod drift;
 mod events;
 pub mod pace;
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::collections::BTreeMap;
 
-use aws_sdk_cloudformation::types::StackStatus as S;
+use StackStatus as S;
+pub use aws_sdk_cloudformation::types::StackStatus;
 
 pub use changes::{Change, Detail, ValueChange, losses, value_changes};
 pub use decision::{
     Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
     next_action, risks, verdict,
 };
-pub use events::{Progress, StackEvent, failed, root_cause};
+pub use drift::{Difference, Drift, Drifted};
+pub use events::{Progress, StackEvent, failed, last_change, root_cause};
 
 use crate::{
     failure::{Exit, Failure},
@@ -34,11 +37,11 @@ pub const STACK_TAG: &str = "cbbootstrap-stack";
 pub const ERROR_ALARM: &str = "ErrorAlarmArn";
 
 /// A stack as CloudFormation describes it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stack {
     /// The ARN, which also finds a deleted stack.
     pub id: String,
-    /// Whether it is a stack of this service, and not another one of the same name.
+    /// Whether it is a stack of this service, and not an unrelated one of the same name.
     pub ours: bool,
     pub status: StackStatus,
     pub reason: Option<String>,
@@ -53,12 +56,11 @@ pub struct Stack {
     pub created: Option<String>,
     /// When it was last created or updated.
     pub updated: Option<String>,
-    /// The last known drift status.
-    pub drift: Option<String>,
-    pub drift_checked: Option<String>,
+    /// The result of the last check.
+    pub drift: Drift,
 }
 
-/// What a deployment wants a stack to be.
+/// The stack that a deployment is to create.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredStack {
     pub name: String,
@@ -81,37 +83,16 @@ impl DesiredStack {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StackStatus(pub S);
-
-impl Default for StackStatus {
-    fn default() -> Self {
-        Self::from("UNKNOWN")
-    }
-}
-
-impl From<&str> for StackStatus {
-    fn from(status: &str) -> Self {
-        Self(S::from(status))
-    }
-}
-
-impl Display for StackStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.as_str())
-    }
-}
-
-impl StackStatus {
-    /// Whether CloudFormation is changing the stack.
+impl Stack {
+    /// Whether CloudFormation is changing it.
     pub fn is_busy(&self) -> bool {
-        self.0.as_str().ends_with("_IN_PROGRESS") && self.0 != S::ReviewInProgress
+        self.status.as_str().ends_with("_IN_PROGRESS") && self.status != S::ReviewInProgress
     }
 
-    /// Whether the stack is complete, either changed or rolled back, and can be updated.
+    /// Whether it is complete, either changed or rolled back, and can be updated.
     pub fn is_good(&self) -> bool {
         matches!(
-            self.0,
+            self.status,
             S::CreateComplete
                 | S::UpdateComplete
                 | S::UpdateRollbackComplete
@@ -119,9 +100,13 @@ impl StackStatus {
                 | S::ImportRollbackComplete
         )
     }
-}
 
-impl Stack {
+    /// Whether its last change failed, even if it has been rolled back.
+    pub fn has_failed(&self) -> bool {
+        let status = self.status.as_str();
+        status.ends_with("_FAILED") || status.contains("ROLLBACK")
+    }
+
     /// The name, which is a part of the ARN.
     pub fn name(&self) -> &str {
         self.id.split('/').nth(1).unwrap_or(&self.id)
@@ -138,7 +123,7 @@ impl Stack {
         })
     }
 
-    /// Who may call its API. A stack of an older template has no such parameter, and is public.
+    /// The callers that its API accepts. A stack of an older template has no such parameter, and accepts all.
     pub fn auth(&self) -> Auth {
         let parameter = self.parameters.get("AuthorizationType");
         if parameter.is_some_and(|value| value == Auth::Iam.authorization_type()) {
@@ -158,8 +143,8 @@ impl Stack {
     }
 
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
-        // A stack that only waits for its first change set is empty.
-        if self.ours || self.status.0 == S::ReviewInProgress {
+        // Before its first change set is executed, a stack is empty.
+        if self.ours || self.status == S::ReviewInProgress {
             return Ok(());
         }
         Err(Failure::new(format!("stack `{name}` was made by something else than cbbootstrap"))
@@ -172,11 +157,8 @@ impl Stack {
             return Ok(());
         }
         // A stack that cannot be deployed cannot be deployed without protection either.
-        let deploy = if self.status.is_good() {
-            ", as `cbbootstrap deploy --protect=false` does"
-        } else {
-            ""
-        };
+        let deploy =
+            if self.is_good() { ", as `cbbootstrap deploy --protect=false` does" } else { "" };
         let end =
             "aws cloudformation update-termination-protection --no-enable-termination-protection";
         Err(Failure::new(format!("stack `{name}` is protected against deletion"))
@@ -185,17 +167,17 @@ impl Stack {
     }
 }
 
-/// The error that there is no such stack.
+/// The error for a stack that does not exist.
 pub fn missing(name: &str, region: &str) -> Failure {
     Failure::new(format!("there is no stack `{name}` in {region}"))
         .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
 }
 
-/// The refusal to touch a stack that CloudFormation is changing. `status_command` shows its progress.
-pub fn busy(name: &str, status: &StackStatus, status_command: &str) -> Failure {
-    Failure::new(format!("stack `{name}` is being changed already ({status})"))
-        .hint(format!("`{status_command}` shows its progress; then run the same command again"))
-        .exit(Exit::Busy)
+/// The error for a stack that changed after it was read.
+pub fn overtaken(name: &str) -> Failure {
+    Failure::new(format!("stack `{name}` was changed by somebody else just now"))
+        .hint("run the same command again")
+        .exit(Exit::Changed)
 }
 
 /// The table that `destroy` deletes: the stack's own, or the one that the user names if there is no stack.
@@ -239,8 +221,31 @@ pub(crate) mod tests {
             id: "arn".to_owned(),
             ours: true,
             status: StackStatus::from(status),
+            reason: None,
             parameters: BTreeMap::from([("TableName".to_owned(), table.to_owned())]),
-            ..Stack::default()
+            tags: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            rollback_triggers: Vec::new(),
+            notification_arns: Vec::new(),
+            protected: false,
+            created: None,
+            updated: None,
+            drift: Drift::new(None, None),
+        }
+    }
+
+    #[test]
+    fn failure_is_reported_until_a_change_succeeds() {
+        for (status, failed) in [
+            ("CREATE_COMPLETE", false),
+            ("UPDATE_IN_PROGRESS", false),
+            ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", false),
+            ("CREATE_FAILED", true),
+            ("ROLLBACK_IN_PROGRESS", true),
+            ("UPDATE_ROLLBACK_COMPLETE", true),
+            ("DELETE_FAILED", true),
+        ] {
+            assert_eq!(stack(status, "t").has_failed(), failed, "{status}");
         }
     }
 

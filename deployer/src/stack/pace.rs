@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Progress, StackEvent};
 
-const FIRST: Duration = Duration::from_millis(250);
+pub const FIRST: Duration = Duration::from_millis(250);
 
 const FAR: Duration = Duration::from_millis(3250);
 const UNKNOWN: Duration = Duration::from_secs(2);
@@ -44,14 +44,14 @@ pub fn distance(
     }
 }
 
-/// The pause before the next poll, by the time since the watch began and since the end has been near.
+/// The pause before the next poll, by the time since the watch began and since the last event.
 ///
 /// Pauses also grow near the end: a stack may wait there for its rollback alarms.
-pub fn pause(distance: Distance, since_begin: Duration, since_near: Duration) -> Duration {
+pub fn pause(distance: Distance, since_begin: Duration, since_event: Duration) -> Duration {
     match distance {
         Distance::Unknown => (since_begin * 2).clamp(FIRST, UNKNOWN),
         Distance::Far => (since_begin * 2).clamp(FIRST, FAR),
-        Distance::Near => (since_near / 2).clamp(NEAR, FAR),
+        Distance::Near => (since_event / 2).clamp(NEAR, FAR),
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn pauses_grow_and_end_short() {
         let ms = Duration::from_millis;
-        for (distance, since_begin, since_near, is) in [
+        for (distance, since_begin, since_event, is) in [
             (Distance::Far, 0, 0, 250),
             (Distance::Far, 750, 0, 1500),
             (Distance::Far, 20_000, 0, 3250),
@@ -114,9 +114,9 @@ mod tests {
             (Distance::Near, 60_000, 40_000, 3250),
         ] {
             assert_eq!(
-                pause(distance, ms(since_begin), ms(since_near)),
+                pause(distance, ms(since_begin), ms(since_event)),
                 ms(is),
-                "{distance:?} {since_begin} {since_near}"
+                "{distance:?} {since_begin} {since_event}"
             );
         }
     }

@@ -9,7 +9,7 @@ use aws_sdk_cloudformation::{
     types::{
         Capability, ChangeSetStatus, ChangeSetType, DeploymentConfig, DeploymentConfigMode,
         ExecutionStatus as E, Parameter, ResourceChange, ResourceChangeDetail,
-        RollbackConfiguration, RollbackTrigger, StackStatus, Tag,
+        RollbackConfiguration, RollbackTrigger, StackStatus as S, Tag,
     },
 };
 
@@ -18,14 +18,15 @@ use super::{
         error::{Answer, explain},
         poll::Poll,
     },
-    is_missing,
     stack::{find, request_deletion},
-    token, validation,
+    token, unless_missing, validation,
 };
 use crate::{
     advice,
     failure::Failure,
-    stack::{Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken},
+    stack::{
+        Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken, overtaken,
+    },
 };
 
 const CREATION: Poll = Poll {
@@ -35,7 +36,7 @@ const CREATION: Poll = Poll {
     hint: "nothing was changed; deploy again",
 };
 
-/// Short: the program is about to end, perhaps after Ctrl-C.
+/// Short, because the program is about to end, perhaps after Ctrl-C.
 const REMOVAL: Poll = Poll {
     first: Duration::from_millis(250),
     longest: Duration::from_millis(500),
@@ -52,9 +53,9 @@ pub struct UpdateMode {
     pub rollback_minutes: u8,
 }
 
-/// A change set of this program's, which CloudFormation may not have seen yet.
+/// A change set of this run, which CloudFormation may not have received yet.
 ///
-/// It is named before it is created, so that it can be removed again if its creation is interrupted.
+/// It has a name before it is created, so that it can be removed if its creation is interrupted.
 #[derive(Debug)]
 pub struct ChangeSet {
     client: Client,
@@ -63,41 +64,28 @@ pub struct ChangeSet {
     kind: ChangeSetType,
 }
 
-/// The result of creating a change set.
+/// A created change set.
 #[derive(Debug)]
-pub enum Created {
-    Changes {
-        stack_id: String,
-        changes: Vec<Change>,
-    },
-    Empty,
-    /// Somebody else has changed the stack.
-    Overtaken,
-}
-
-/// The result of executing a change set, or of rolling a stack back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Execution {
-    Begun,
-    /// Somebody else has changed the stack.
-    Overtaken,
+pub struct Draft {
+    pub stack_id: String,
+    pub changes: Vec<Change>,
 }
 
 impl ChangeSet {
     /// A change set that updates the stack `before`, or creates one without it.
     pub fn new(client: &Client, stack: &str, before: Option<&Stack>) -> Self {
-        let is_update = before.is_some_and(|stack| stack.status.is_good());
+        let is_update = before.is_some_and(Stack::is_good);
         let kind = if is_update { ChangeSetType::Update } else { ChangeSetType::Create };
         Self { client: client.clone(), name: token(), stack: stack.to_owned(), kind }
     }
 
-    /// Creates it. Remove one without changes with [`ChangeSet::discard`], also after an error.
+    /// Creates it; `None` if it has no changes. Unless it is executed, remove it with [`ChangeSet::discard`], also after an error.
     pub async fn create(
         &self,
         desired: &DesiredStack,
         mode: UpdateMode,
         before: Option<&Stack>,
-    ) -> anyhow::Result<Created> {
+    ) -> anyhow::Result<Option<Draft>> {
         let what = format!("cannot prepare the change of stack `{}`", self.stack);
         let parameters = desired.parameters.iter().map(|(key, value)| {
             Parameter::builder().parameter_key(key).parameter_value(value).build()
@@ -126,33 +114,25 @@ impl ChangeSet {
             .set_deployment_config(express)
             .send()
             .await;
-        if let Err(error) = created {
+        match created {
             // Only this run uses the name, so if it exists, the SDK repeated a request whose answer was lost.
-            let exists = error.code() == Some("AlreadyExistsException");
-            if !exists {
+            Err(error) if error.code() != Some("AlreadyExistsException") => {
                 let is_refused = matches!(error, SdkError::ServiceError(_));
-                if is_refused
-                    && is_overtaken(before, find(&self.client, &self.stack).await?.as_ref())
-                {
-                    return Ok(Created::Overtaken);
+                if is_refused && is_overtaken(before, self.find_stack().await?.as_ref()) {
+                    return Err(overtaken(&self.stack).into());
                 }
                 return Err(explain(&what, &error).into());
             }
+            _ => (),
         }
-        // A change set that somebody else executes removes all others of the stack.
-        let Some((stack_id, refusal)) = self.wait(&what).await? else {
-            return Ok(Created::Overtaken);
-        };
+        let (stack_id, refusal) = self.wait(&what).await?;
         match refusal {
-            None => Ok(match self.changes().await? {
-                Some(changes) => Created::Changes { stack_id, changes },
-                None => Created::Overtaken,
-            }),
-            Some(refusal) if is_no_change(&refusal.reason) => Ok(match self.kind {
-                ChangeSetType::Update => Created::Empty,
+            None => Ok(Some(Draft { stack_id, changes: self.changes().await? })),
+            Some(refusal) if is_no_change(&refusal.reason) => match self.kind {
+                ChangeSetType::Update => Ok(None),
                 // Somebody else has created the stack.
-                _ => Created::Overtaken,
-            }),
+                _ => Err(overtaken(&self.stack).into()),
+            },
             Some(refusal) => Err(self.explain_refusal(&what, refusal).await.into()),
         }
     }
@@ -177,37 +157,42 @@ impl ChangeSet {
         Failure::new(format!("{what}: {reasons}")).hint(hint)
     }
 
-    /// Waits for its creation. Returns the stack's ARN, and the refusal if CloudFormation refuses it; `None` if it is gone.
-    async fn wait(&self, what: &str) -> anyhow::Result<Option<(String, Option<Refusal>)>> {
+    /// Waits for its creation. Returns the stack's ARN, and the refusal if CloudFormation refuses it.
+    async fn wait(&self, what: &str) -> anyhow::Result<(String, Option<Refusal>)> {
         let overdue = format!("{what}: CloudFormation has not finished it");
         CREATION
             .until(&overdue, async || {
-                let set = match self.describe().await {
-                    Err(error) if is_missing(&error) => return Ok(Some(None)),
-                    set => set.unless_transient(what)?,
+                let Some(set) = self.describe().await.unless_transient(what)? else {
+                    return Ok(None);
                 };
-                Ok(set.and_then(|set| {
-                    let refusal = match set.status? {
-                        ChangeSetStatus::CreateComplete => None,
-                        ChangeSetStatus::Failed => Some(Refusal {
-                            reason: set.status_reason.unwrap_or_default(),
-                            change_set_arn: set.change_set_id.unwrap_or_default(),
-                        }),
-                        _ => return None,
-                    };
-                    Some(Some((set.stack_id.unwrap_or_default(), refusal)))
-                }))
+                // A change set that somebody else executes removes all others of the stack.
+                let set = set.ok_or_else(|| overtaken(&self.stack))?;
+                let refusal = match set.status {
+                    Some(ChangeSetStatus::CreateComplete) => None,
+                    Some(ChangeSetStatus::Failed) => Some(Refusal {
+                        reason: set.status_reason.unwrap_or_default(),
+                        change_set_arn: set.change_set_id.unwrap_or_default(),
+                    }),
+                    _ => return Ok(None),
+                };
+                Ok(Some((set.stack_id.unwrap_or_default(), refusal)))
             })
             .await
     }
 
-    async fn describe(&self) -> Result<DescribeChangeSetOutput, SdkError<DescribeChangeSetError>> {
-        let describe = self.client.describe_change_set();
-        describe.stack_name(&self.stack).change_set_name(&self.name).send().await
+    async fn find_stack(&self) -> anyhow::Result<Option<Stack>> {
+        find(&self.client, &self.stack).await
     }
 
-    /// `None` if it is gone.
-    async fn changes(&self) -> anyhow::Result<Option<Vec<Change>>> {
+    async fn describe(
+        &self,
+    ) -> Result<Option<DescribeChangeSetOutput>, SdkError<DescribeChangeSetError>> {
+        let describe = self.client.describe_change_set();
+        let describe = describe.stack_name(&self.stack).change_set_name(&self.name);
+        unless_missing(describe.send().await)
+    }
+
+    async fn changes(&self) -> anyhow::Result<Vec<Change>> {
         let pages = self
             .client
             .describe_change_set()
@@ -217,18 +202,14 @@ impl ChangeSet {
             .into_paginator()
             .items()
             .send();
-        match pages.collect::<Result<Vec<_>, _>>().await {
-            Err(error) if is_missing(&error) => Ok(None),
-            changes => {
-                let changes = changes.explain("cannot read the change set")?.into_iter();
-                let resources = changes.filter_map(|change| change.resource_change);
-                Ok(Some(resources.map(Change::from).collect()))
-            }
-        }
+        let changes = unless_missing(pages.collect::<Result<Vec<_>, _>>().await);
+        let changes = changes.explain("cannot read the change set")?;
+        let changes = changes.ok_or_else(|| overtaken(&self.stack))?.into_iter();
+        Ok(changes.filter_map(|change| change.resource_change).map(Change::from).collect())
     }
 
-    /// Makes the changes. Begin a [`Watch`](super::Watch) first.
-    pub async fn execute(&self) -> anyhow::Result<Execution> {
+    /// Makes the changes.
+    pub async fn execute(&self) -> anyhow::Result<()> {
         let executed = self
             .client
             .execute_change_set()
@@ -238,32 +219,23 @@ impl ChangeSet {
             .send()
             .await;
         let Err(error) = executed else {
-            return Ok(Execution::Begun);
+            return Ok(());
         };
         // If only the answer was lost, the change set itself shows that it is executed.
-        match self.describe().await {
-            Ok(set) => match set.execution_status {
-                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => {
-                    return Ok(Execution::Begun);
-                }
-                Some(E::Obsolete | E::Unavailable) => return Ok(Execution::Overtaken),
-                _ if self.stack_is_busy().await => return Ok(Execution::Overtaken),
-                _ => (),
+        let is_overtaken = match self.describe().await {
+            Ok(Some(set)) => match set.execution_status {
+                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => return Ok(()),
+                Some(E::Obsolete | E::Unavailable) => true,
+                _ => self.find_stack().await.is_ok_and(|it| it.is_some_and(|it| it.is_busy())),
             },
-            Err(error) if is_missing(&error) => return Ok(Execution::Overtaken),
-            Err(_) => (),
-        }
-        Err(explain("cannot execute the change set", &error).into())
-    }
-
-    async fn stack_is_busy(&self) -> bool {
-        let stack = find(&self.client, &self.stack).await;
-        stack.is_ok_and(|stack| stack.is_some_and(|stack| stack.status.is_busy()))
-    }
-
-    /// Removes it after somebody else has changed the stack, which stays.
-    pub async fn discard_overtaken(&self) {
-        let _ = self.delete().await;
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        Err(if is_overtaken {
+            overtaken(&self.stack).into()
+        } else {
+            explain("cannot execute the change set", &error).into()
+        })
     }
 
     /// Removes it, and the empty stack that CloudFormation made for it.
@@ -279,27 +251,26 @@ impl ChangeSet {
         format!("change set `{}` of stack `{}` is left", self.name, self.stack)
     }
 
-    async fn delete(&self) -> anyhow::Result<()> {
+    /// Removes it, and keeps the stack.
+    pub async fn delete(&self) -> anyhow::Result<()> {
         REMOVAL
             .until(&self.is_left(), async || {
                 let delete = self.client.delete_change_set();
-                match delete.stack_name(&self.stack).change_set_name(&self.name).send().await {
-                    Err(error) if is_missing(&error) => Ok(Some(())),
-                    // It is still being created.
-                    Err(error) if error.code() == Some("InvalidChangeSetStatus") => Ok(None),
-                    deleted => {
-                        deleted.explain("cannot delete the change set")?;
-                        Ok(Some(()))
-                    }
-                }
+                let delete = delete.stack_name(&self.stack).change_set_name(&self.name);
+                // `None` while it is being created.
+                let deleted = unless_missing(delete.send().await);
+                Ok(deleted
+                    .absent_on("InvalidChangeSetStatus")
+                    .explain("cannot delete the change set")?)
             })
             .await
+            .map(drop)
     }
 
     /// Deletes the stack if it was made for the change set, and holds no other.
     async fn delete_empty_stack(&self) -> anyhow::Result<()> {
-        let stack = find(&self.client, &self.stack).await?;
-        let Some(stack) = stack.filter(|it| it.status.0 == StackStatus::ReviewInProgress) else {
+        let stack = self.find_stack().await?;
+        let Some(stack) = stack.filter(|it| it.status == S::ReviewInProgress) else {
             return Ok(());
         };
         let others = self.client.list_change_sets().stack_name(&stack.id).send().await;
@@ -307,7 +278,7 @@ impl ChangeSet {
             return Ok(());
         }
         match request_deletion(&self.client, &stack.id, None).await {
-            // With permissions for `plan` alone, the empty stack is left to the first deployment.
+            // With only the permissions for `plan`, the empty stack is left to the first deployment.
             Err(error) if Failure::find_in(&error).is_some_and(|failure| failure.denied) => {
                 return Ok(());
             }
@@ -315,8 +286,8 @@ impl ChangeSet {
         }
         REMOVAL
             .until(&self.is_left(), async || {
-                let stack = find(&self.client, &self.stack).await?;
-                let is_gone = stack.is_none_or(|it| it.status.0 == StackStatus::DeleteComplete);
+                let stack = self.find_stack().await?;
+                let is_gone = stack.is_none_or(|it| it.status == S::DeleteComplete);
                 Ok(is_gone.then_some(()))
             })
             .await
@@ -329,7 +300,7 @@ struct Refusal {
     change_set_arn: String,
 }
 
-/// The rollback triggers of an update: the alarm on failed requests if it is to be used, and those that others have set.
+/// The rollback triggers of an update: the alarm on failed requests, unless `minutes` is 0, and those that others have set.
 fn rollback(before: &Stack, minutes: u8) -> RollbackConfiguration {
     let alarm = before.outputs.get(ERROR_ALARM);
     let others = before.rollback_triggers.iter().filter(|(arn, _)| Some(arn) != alarm);
@@ -389,7 +360,7 @@ mod tests {
             rollback_triggers: ["ours", "theirs"]
                 .map(|arn| (arn.to_owned(), "T".to_owned()))
                 .into(),
-            ..Stack::default()
+            ..crate::stack::tests::stack("UPDATE_COMPLETE", "t")
         };
         let without_alarm = Stack { outputs: [].into(), ..before.clone() };
         for (before, minutes, expected, monitored) in [

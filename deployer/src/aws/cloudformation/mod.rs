@@ -3,7 +3,6 @@
 mod change_set;
 mod stack;
 mod validation;
-mod watch;
 
 use aws_sdk_cloudformation::{
     error::{ProvideErrorMetadata, SdkError},
@@ -12,23 +11,27 @@ use aws_sdk_cloudformation::{
 use cbbootstrap_cli::text;
 use uuid::Uuid;
 
-pub use change_set::{ChangeSet, Created, Execution, UpdateMode};
+pub use change_set::{ChangeSet, Draft, UpdateMode};
 pub use stack::{
-    cancel_update, find, find_all, find_changed, last_events, protect, request_deletion, require,
-    resources, roll_back, template,
+    cancel_update, describe, events_after, find, find_all, find_changed, newest_events, protect,
+    request_deletion, require, resources, roll_back, template,
 };
-pub use watch::{Sighting, Watch};
 
 use crate::stack::StackEvent;
 
-/// Whether the stack or the change set does not exist. CloudFormation has no error code for a missing stack.
-fn is_missing<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    match error.code() {
+/// `None` if the stack or the change set does not exist. CloudFormation has no error code for a missing stack.
+#[expect(clippy::result_large_err, reason = "it is the SDK's")]
+fn unless_missing<T, E: ProvideErrorMetadata>(
+    answer: Result<T, SdkError<E>>,
+) -> Result<Option<T>, SdkError<E>> {
+    let is_missing = |error: &SdkError<E>| match error.code() {
         Some("ChangeSetNotFound") => true,
-        Some("ValidationError") => {
-            error.message().is_some_and(|message| message.contains("does not exist"))
-        }
+        Some("ValidationError") => error.message().is_some_and(|it| it.contains("does not exist")),
         _ => false,
+    };
+    match answer {
+        Err(error) if is_missing(&error) => Ok(None),
+        answer => answer.map(Some),
     }
 }
 

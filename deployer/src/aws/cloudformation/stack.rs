@@ -7,21 +7,21 @@ use std::{
 
 use aws_sdk_cloudformation::{
     Client,
-    error::{ProvideErrorMetadata, SdkError},
-    operation::describe_stacks::DescribeStacksError,
+    error::SdkError,
+    operation::{
+        describe_stack_events::{DescribeStackEventsError, DescribeStackEventsOutput},
+        describe_stacks::DescribeStacksError,
+    },
     types::{self, TemplateStage},
 };
 
 use super::{
-    super::{
-        error::{Answer, explain},
-        poll::Poll,
-    },
-    Execution, is_missing, token,
+    super::{error::Answer, poll::Poll},
+    token, unless_missing,
 };
 use crate::{
     failure::Failure,
-    stack::{self, DESCRIPTION, OWNER_TAG, Stack, StackEvent, StackStatus},
+    stack::{self, DESCRIPTION, Drift, OWNER_TAG, Stack, StackEvent},
 };
 
 /// For a stack whose change is over: its status can lag behind its events, and AWS may throttle.
@@ -53,7 +53,7 @@ pub async fn require(client: &Client, name: &str, region: &str) -> anyhow::Resul
     Ok(find(client, name).await?.ok_or_else(|| stack::missing(name, region))?)
 }
 
-/// The stack after a change of it. Throttling must not make a failure of a change that is done.
+/// The stack after a change. A completed change must not fail because AWS throttles this read.
 pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> {
     let overdue = format!("stack `{name}` has changed, but its status does not show that");
     let since = Instant::now();
@@ -67,33 +67,33 @@ pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> 
                 Failure::new(format!("stack `{name}` no longer exists: somebody else deleted it"))
                     .hint("deploy again to create it")
             })?;
-            // A stack that is still busy then is changed by somebody else.
-            let is_settled = !stack.status.is_busy() || since.elapsed() > STATUS_LAG;
+            // If it is still busy after that, somebody else is changing it.
+            let is_settled = !stack.is_busy() || since.elapsed() > STATUS_LAG;
             Ok(is_settled.then_some(stack))
         })
         .await
 }
 
-pub(super) async fn describe(
+/// Like [`find`], with the SDK's error.
+pub async fn describe(
     client: &Client,
     name: &str,
 ) -> Result<Option<Stack>, SdkError<DescribeStacksError>> {
-    match client.describe_stacks().stack_name(name).send().await {
-        Ok(output) => Ok(output.stacks.unwrap_or_default().into_iter().next().map(Stack::from)),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let answer = unless_missing(client.describe_stacks().stack_name(name).send().await)?;
+    Ok(answer.and_then(|answer| answer.stacks?.into_iter().next()).map(Stack::from))
 }
 
 impl From<types::Stack> for Stack {
     fn from(stack: types::Stack) -> Self {
         let tags = pairs(stack.tags, |tag| (tag.key, tag.value));
-        let drift = stack.drift_information;
+        let (drift_status, drift_checked) = stack.drift_information.map_or((None, None), |drift| {
+            (drift.stack_drift_status, drift.last_check_timestamp.map(|time| time.to_string()))
+        });
         let has_description = stack.description.is_some_and(|text| text.starts_with(DESCRIPTION));
         Self {
             ours: has_description || tags.get(OWNER_TAG.0).is_some_and(|tag| tag == OWNER_TAG.1),
             id: stack.stack_id.or(stack.stack_name).unwrap_or_default(),
-            status: stack.stack_status.map(StackStatus).unwrap_or_default(),
+            status: stack.stack_status.unwrap_or_else(|| "UNKNOWN".into()),
             reason: stack.stack_status_reason,
             parameters: pairs(stack.parameters, |it| (it.parameter_key, it.parameter_value)),
             tags,
@@ -109,10 +109,7 @@ impl From<types::Stack> for Stack {
             protected: stack.enable_termination_protection.unwrap_or_default(),
             created: stack.creation_time.map(|time| time.to_string()),
             updated: stack.last_updated_time.or(stack.creation_time).map(|time| time.to_string()),
-            drift_checked: drift
-                .as_ref()
-                .and_then(|drift| Some(drift.last_check_timestamp?.to_string())),
-            drift: drift.and_then(|drift| Some(drift.stack_drift_status?.to_string())),
+            drift: Drift::new(drift_status, drift_checked),
         }
     }
 }
@@ -128,20 +125,39 @@ fn pairs<T>(
 /// The template that the stack was deployed with; `None` if there is no stack.
 pub async fn template(client: &Client, name: &str) -> anyhow::Result<Option<String>> {
     let template = client.get_template().stack_name(name).template_stage(TemplateStage::Original);
-    match template.send().await {
-        Err(error) if is_missing(&error) => Ok(None),
-        template => {
-            let what = format!("cannot read the template of stack `{name}`");
-            Ok(template.explain(what)?.template_body)
-        }
-    }
+    let template = unless_missing(template.send().await);
+    let template = template.explain(format!("cannot read the template of stack `{name}`"))?;
+    Ok(template.and_then(|template| template.template_body))
 }
 
-/// The newest events first: one page, which is far more than a deployment has.
-pub async fn last_events(client: &Client, stack_id: &str) -> anyhow::Result<Vec<StackEvent>> {
+/// The newest events first: one page holds far more than a deployment has. `None` if the stack does not exist.
+pub async fn newest_events(
+    client: &Client,
+    stack_id: &str,
+) -> anyhow::Result<Option<Vec<StackEvent>>> {
     let page = client.describe_stack_events().stack_name(stack_id).send().await;
-    let page = page.explain("cannot read the stack's events")?;
-    Ok(page.stack_events.into_iter().flatten().map(StackEvent::from).collect())
+    let page = unless_missing(page).explain("cannot read the stack's events")?;
+    let events = |page: DescribeStackEventsOutput| page.stack_events.into_iter().flatten();
+    Ok(page.map(|page| events(page).map(StackEvent::from).collect()))
+}
+
+/// The events after the one with this id, the oldest first.
+pub async fn events_after(
+    client: &Client,
+    stack_id: &str,
+    last: Option<&str>,
+) -> Result<Vec<StackEvent>, SdkError<DescribeStackEventsError>> {
+    let pages = client.describe_stack_events().stack_name(stack_id);
+    let mut pages = pages.into_paginator().items().send();
+    let mut events = Vec::new();
+    while let Some(event) = pages.next().await.transpose()? {
+        if event.event_id.as_deref() == last {
+            break;
+        }
+        events.push(StackEvent::from(event));
+    }
+    events.reverse();
+    Ok(events)
 }
 
 /// The stack's resources: name in the template, and type.
@@ -149,31 +165,24 @@ pub async fn resources(client: &Client, stack_id: &str) -> anyhow::Result<Vec<(S
     let pages = client.list_stack_resources().stack_name(stack_id).into_paginator().items().send();
     let resources = pages.collect::<Result<Vec<_>, _>>().await;
     let resources = resources.explain("cannot list the stack's resources")?.into_iter();
-    let exists = |resource: &types::StackResourceSummary| {
-        resource.resource_status != Some(types::ResourceStatus::DeleteComplete)
-    };
-    let name_and_type = |resource: types::StackResourceSummary| {
-        (
-            resource.logical_resource_id.unwrap_or_default(),
-            resource.resource_type.unwrap_or_default(),
-        )
-    };
-    Ok(resources.filter(exists).map(name_and_type).collect())
+    Ok(resources
+        .filter(|it| it.resource_status != Some(types::ResourceStatus::DeleteComplete))
+        .filter_map(|it| Some((it.logical_resource_id?, it.resource_type?)))
+        .collect())
 }
 
-/// Requests the deletion of the stack. A [`Watch`](super::Watch) follows it.
+/// Requests the deletion of the stack.
 pub async fn request_deletion(
     client: &Client,
     stack_id: &str,
-    role_arn: Option<&str>,
+    role_arn: Option<String>,
 ) -> anyhow::Result<()> {
-    let role_arn = role_arn.map(str::to_owned);
     let deleted = client.delete_stack().stack_name(stack_id).set_role_arn(role_arn).send().await;
     deleted.explain(format!("cannot delete stack `{stack_id}`"))?;
     Ok(())
 }
 
-/// Requests that the running update be cancelled, which rolls it back; `false` if it is too late.
+/// Requests to cancel the running update, which rolls it back; `false` if it is too late.
 pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bool> {
     let cancelled = client.cancel_update_stack().stack_name(stack_id).send().await;
     // A stack that is no longer in UPDATE_IN_PROGRESS is a validation error.
@@ -181,37 +190,27 @@ pub async fn cancel_update(client: &Client, stack_id: &str) -> anyhow::Result<bo
     Ok(cancelled.is_some())
 }
 
-/// Requests that a failed rollback be continued, or that a failed update be rolled back.
+/// Requests to continue a failed rollback, or to roll back a failed update.
 pub async fn roll_back(
     client: &Client,
+    name: &str,
     stack: &Stack,
-    role_arn: Option<&str>,
-) -> anyhow::Result<Execution> {
-    let (id, token, role) = (&stack.id, token(), role_arn.map(str::to_owned));
-    let refused = if stack.status.0 == types::StackStatus::UpdateRollbackFailed {
-        let request = client.continue_update_rollback().stack_name(id);
-        let answer = request.client_request_token(token).set_role_arn(role).send().await;
-        answer
-            .err()
-            .map(|error| (is_invalid(&error), explain("cannot continue the rollback", &error)))
+    role_arn: Option<String>,
+) -> anyhow::Result<()> {
+    let (id, token) = (&stack.id, token());
+    let requested = if stack.status == types::StackStatus::UpdateRollbackFailed {
+        let request = client.continue_update_rollback().stack_name(id).client_request_token(token);
+        let answer = request.set_role_arn(role_arn).send().await;
+        answer.explain("cannot continue the rollback").map(drop)
     } else {
-        let request = client.rollback_stack().stack_name(id);
-        let answer = request.client_request_token(token).set_role_arn(role).send().await;
-        answer
-            .err()
-            .map(|error| (is_invalid(&error), explain("cannot roll back the update", &error)))
+        let request = client.rollback_stack().stack_name(id).client_request_token(token);
+        let answer = request.set_role_arn(role_arn).send().await;
+        answer.explain("cannot roll back the update").map(drop)
     };
-    match refused {
-        None => Ok(Execution::Begun),
-        Some((true, _)) if find(client, id).await?.is_none_or(|now| now.status != stack.status) => {
-            Ok(Execution::Overtaken)
-        }
-        Some((_, failure)) => Err(failure.into()),
+    if requested.is_err() && stack::is_overtaken(Some(stack), find(client, id).await?.as_ref()) {
+        return Err(stack::overtaken(name).into());
     }
-}
-
-fn is_invalid<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    error.code() == Some("ValidationError")
+    Ok(requested?)
 }
 
 /// Turns termination protection on or off.

@@ -1,67 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::{text::dashboard_url, *};
-use crate::aws::drift::Difference;
+use crate::stack::{Difference, Drifted, tests::stack};
 
 const NOW: &str = "2026-11-24T03:19:56Z";
-
-fn event(resource: &str, status: &str) -> StackEvent {
-    let kind = if resource == "stack" { "AWS::CloudFormation::Stack" } else { "AWS::X::Y" };
-    StackEvent {
-        resource: resource.to_owned(),
-        kind: kind.to_owned(),
-        status: status.to_owned(),
-        ..StackEvent::default()
-    }
-}
-
-#[test]
-fn only_events_of_the_last_change_are_kept() {
-    let oldest_first = [
-        event("stack", "CREATE_IN_PROGRESS"),
-        event("Role", "CREATE_COMPLETE"),
-        event("stack", "CREATE_COMPLETE"),
-        event("stack", "UPDATE_IN_PROGRESS"),
-        event("Role", "UPDATE_FAILED"),
-        event("stack", "UPDATE_ROLLBACK_IN_PROGRESS"),
-        event("Role", "UPDATE_COMPLETE"),
-        event("stack", "UPDATE_ROLLBACK_COMPLETE"),
-    ];
-    let newest_first = |events: &[StackEvent]| events.iter().rev().cloned().collect();
-    assert_eq!(last_change(newest_first(&oldest_first)), oldest_first[3..]);
-    assert_eq!(last_change(newest_first(&oldest_first[..3])), oldest_first[..3]);
-    assert_eq!(
-        last_change(newest_first(&oldest_first[4..])),
-        oldest_first[4..],
-        "all events, if the beginning is missing"
-    );
-    assert_eq!(last_change(Vec::new()), []);
-}
-
-#[test]
-fn failure_is_reported_until_a_change_succeeds() {
-    for (status, failed) in [
-        ("CREATE_COMPLETE", false),
-        ("UPDATE_IN_PROGRESS", false),
-        ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", false),
-        ("CREATE_FAILED", true),
-        ("ROLLBACK_IN_PROGRESS", true),
-        ("UPDATE_ROLLBACK_COMPLETE", true),
-        ("DELETE_FAILED", true),
-    ] {
-        assert_eq!(has_failed(&StackStatus::from(status)), failed, "{status}");
-    }
-}
-
-fn stack(status: &str, key: Option<&str>) -> Stack {
-    let key = key.map(|key| ("ArtifactKey".to_owned(), key.to_owned()));
-    Stack {
-        ours: true,
-        status: StackStatus::from(status),
-        parameters: key.into_iter().collect(),
-        ..Stack::default()
-    }
-}
 
 #[test]
 fn code_that_the_stack_does_not_name_is_replaced() {
@@ -88,7 +30,8 @@ fn code_that_the_stack_does_not_name_is_replaced() {
             memory: 256,
             arch: None,
         };
-        let stack = stack(status, key.as_deref());
+        let mut stack = stack(status, "t");
+        stack.parameters.extend(key.clone().map(|key| ("ArtifactKey".to_owned(), key)));
         assert_eq!(is_replaced(&stack, &function), expected, "{key:?}");
     }
 }
@@ -122,7 +65,7 @@ fn full_status() -> Status {
         updated: Some("2026-11-24T03:18:56Z".to_owned()),
         age_seconds: Some(60),
         termination_protection: true,
-        drift: DriftStatus {
+        drift: Drift {
             status: "DRIFTED".to_owned(),
             checked: Some(NOW.to_owned()),
             reason: None,
@@ -154,13 +97,17 @@ fn full_status() -> Status {
             version: Some(3),
             replaced: Some(true),
         }),
-        table: Some(TableStatus {
+        table: Some(Table {
             name: "t".to_owned(),
             status: "active".to_owned(),
             items: 3,
             size: 310,
             deletion_protection: true,
             point_in_time_recovery: Some(false),
+            expiry: None,
+            is_active: true,
+            ours: true,
+            stack: None,
         }),
         unknown: BTreeMap::new(),
         now: NOW.parse().unwrap(),

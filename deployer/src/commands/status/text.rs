@@ -1,27 +1,27 @@
 //! The status as text.
 
-use std::fmt::{Display, Formatter, Write};
+use std::fmt::{Display, Formatter};
 
 use indicatif::HumanBytes;
 
-use super::{DriftStatus, FunctionStatus, Status};
+use super::{FunctionStatus, Status};
 use crate::{
-    aws::drift::Drifted,
+    aws::lambda::Function,
     fields::{ago, write_fields},
     permissions::partition,
+    stack::Drift,
     values::Auth,
 };
 
 impl Display for Status {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let dashboard = self.dashboard.as_deref().map(|name| dashboard_url(&self.region, name));
         let fields = [
             ("Endpoint:", self.endpoint_text()),
-            ("Stack:", self.stack_text()?),
-            ("Drift:", self.drift_text()?),
-            ("Function:", self.function_text()?),
+            ("Stack:", self.stack_text()),
+            ("Drift:", self.drift_text()),
+            ("Function:", self.function_text()),
             ("Table:", self.table_text()),
-            ("Watch it:", dashboard.unwrap_or_default()),
+            ("Watch it:", optional(&self.dashboard, |name| dashboard_url(&self.region, name))),
         ];
         write_fields(f, 9, fields)
     }
@@ -37,77 +37,67 @@ impl Status {
         }
     }
 
-    fn stack_text(&self) -> Result<String, std::fmt::Error> {
-        let mut text = format!("{} in {}, {}", self.stack_name, self.region, self.stack_status);
-        if let Some(updated) = &self.updated {
-            write!(text, " since {updated}{}", ago(Some(updated), self.now))?;
-        }
-        if let Some(reason) = &self.reason {
-            write!(text, ": {reason}")?;
-        }
-        if let Some(cause) = self.cause.as_ref().or(self.unknown.get("cause")) {
-            write!(text, "\nbecause of {cause}")?;
-        }
-        if let Some(created) = &self.created {
-            write!(text, "\ncreated {created}{}", ago(Some(created), self.now))?;
-        }
-        Ok(text + "\ntermination protection " + on_or_off(self.termination_protection))
+    /// A time and its age.
+    fn time(&self, time: &str) -> String {
+        format!("{time}{}", ago(Some(time), self.now))
     }
 
-    fn drift_text(&self) -> Result<String, std::fmt::Error> {
+    fn stack_text(&self) -> String {
+        let Self { stack_name, region, stack_status, .. } = self;
+        let since = optional(&self.updated, |at| format!(" since {}", self.time(at)));
+        let reason = optional(&self.reason, |reason| format!(": {reason}"));
+        let cause = self.cause.as_ref().or(self.unknown.get("cause"));
+        let cause = optional(cause, |cause| format!("\nbecause of {cause}"));
+        let created = optional(&self.created, |at| format!("\ncreated {}", self.time(at)));
+        let protection = on_or_off(self.termination_protection);
+        format!(
+            "{stack_name} in {region}, {stack_status}{since}{reason}{cause}{created}\ntermination protection {protection}"
+        )
+    }
+
+    fn drift_text(&self) -> String {
         if let Some(reason) = self.unknown.get("drift") {
-            return Ok(format!("unknown: {reason}"));
+            return format!("unknown: {reason}");
         }
-        let DriftStatus { status, checked, reason, resources } = &self.drift;
-        let mut text = match (status.as_str(), resources) {
+        let Drift { status, checked, reason, resources } = &self.drift;
+        let status = match (status.as_str(), resources) {
             ("IN_SYNC", _) => "none",
             ("DRIFTED", Some(_)) => "resources were changed outside the stack",
             ("DRIFTED", None) => "resources were changed outside the stack; `--drift` lists them",
             ("NOT_CHECKED", None) => "not checked; `--drift` checks",
             (other, _) => other,
-        }
-        .to_owned();
-        if let Some(checked) = checked {
-            write!(text, ", as of {checked}{}", ago(Some(checked), self.now))?;
-        }
-        if let Some(reason) = reason {
-            write!(text, ": {reason}")?;
-        }
-        for Drifted { resource, kind, status, differences } in resources.iter().flatten() {
-            write!(text, "\n{resource} ({kind}) {}", status.to_lowercase())?;
-            for difference in differences {
-                let (actual, expected) = (&difference.actual, &difference.expected);
-                write!(text, "\n  {}: {actual} instead of {expected}", difference.property)?;
-            }
-        }
-        Ok(text)
+        };
+        let checked = optional(checked, |at| format!(", as of {}", self.time(at)));
+        let reason = optional(reason, |reason| format!(": {reason}"));
+        let resources = resources.iter().flatten().map(|drifted| format!("\n{drifted}"));
+        format!("{status}{checked}{reason}{}", resources.collect::<String>())
     }
 
-    fn function_text(&self) -> Result<String, std::fmt::Error> {
+    fn function_text(&self) -> String {
         let Some(FunctionStatus { function, version, replaced }) = &self.function else {
-            return Ok(self.absence_text("function"));
+            return self.absence_text("function");
         };
-        let mut text = format!("{}, {}", function.name, function.state);
-        if let Some(last_update) = &function.last_update {
-            write!(text, ", last update {last_update}")?;
-        }
-        if let Some(modified) = &function.last_modified {
-            write!(text, ", modified {modified}{}", ago(Some(modified), self.now))?;
-        }
-        write!(text, "\n{}, {} MB of memory", bytes(function.size), function.memory)?;
-        if let Some(arch) = &function.arch {
-            write!(text, ", {arch}")?;
-        }
-        match (version, self.unknown.get("version")) {
-            (Some(version), _) => write!(text, ", version {version}")?,
-            (None, None) => text += ", no published version",
-            (None, Some(reason)) => write!(text, ", version unknown: {reason}")?,
-        }
-        write!(text, "\nsha256 {}", function.sha256.as_deref().unwrap_or("unknown"))?;
-        if *replaced == Some(true) {
-            text += "\nreplaced outside the stack, for example by `deploy --code-only`; the next `deploy` updates the stack";
-        }
-        Ok(text)
+        let Function { name, state, last_update, last_modified, .. } = function;
+        let last_update = optional(last_update, |it| format!(", last update {it}"));
+        let modified = optional(last_modified, |at| format!(", modified {}", self.time(at)));
+        let (size, memory) = (bytes(function.size), function.memory);
+        let arch = optional(&function.arch, |arch| format!(", {arch}"));
+        let version = match (version, self.unknown.get("version")) {
+            (Some(version), _) => format!("version {version}"),
+            (None, None) => "no published version".to_owned(),
+            (None, Some(reason)) => format!("version unknown: {reason}"),
+        };
+        let sha256 = function.sha256.as_deref().unwrap_or("unknown");
+        let replaced = if *replaced == Some(true) {
+            "\nreplaced outside the stack, for example by `deploy --code-only`; the next `deploy` updates the stack"
+        } else {
+            ""
+        };
+        format!(
+            "{name}, {state}{last_update}{modified}\n\
+             {size}, {memory} MB of memory{arch}, {version}\n\
+             sha256 {sha256}{replaced}"
+        )
     }
 
     fn table_text(&self) -> String {
@@ -129,6 +119,14 @@ impl Status {
         let reason = self.unknown.get(resource);
         reason.map_or_else(|| "none".to_owned(), |reason| format!("unknown: {reason}"))
     }
+}
+
+/// The text for a value, which is empty without one.
+fn optional<'v>(
+    value: impl Into<Option<&'v String>>,
+    text: impl FnOnce(&'v String) -> String,
+) -> String {
+    value.into().map_or_else(String::new, text)
 }
 
 /// The dashboard's page. The consoles of other partitions are not known.

@@ -6,7 +6,7 @@ use super::{super::tests::stack, *};
 fn answers(change: impl Fn(&mut Stack)) -> BTreeMap<String, Vec<&'static str>> {
     let mut answers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     // All of CloudFormation's statuses: a new one in the SDK shows here.
-    for status in S::values().iter().copied() {
+    for status in StackStatus::values().iter().copied() {
         let mut stack = stack(status, "t");
         change(&mut stack);
         let answer = match next_action("s", Some(&stack)) {

@@ -1,0 +1,362 @@
+//! The two phases of a deployment, and the steps after them.
+
+use super::{DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack};
+use crate::{
+    aws::{
+        cloudformation::{self, ChangeSet, Draft, UpdateMode},
+        dynamodb::{self, Table},
+        lambda,
+        s3::Bucket,
+    },
+    failure::{Exit, Failure},
+    package::{FunctionSource, artifact::Artifact},
+    printer::{Printer, Step},
+    prompt::confirm,
+    signals::Signals,
+    stack::{self, DesiredStack, Operation, Risk, Stack, StackAction},
+};
+
+/// A deployment whose artifact is built, and whose table and bucket exist.
+pub struct Preparation<'a> {
+    deployment: Deployment<'a>,
+    bucket: Bucket,
+    artifact: Artifact,
+    desired: DesiredStack,
+    /// Whether table or bucket had to be created.
+    created: bool,
+    survey: StackSurvey,
+    consents: Consents,
+}
+
+/// What the user has confirmed, so that no question is asked twice.
+#[derive(Default)]
+struct Consents {
+    risks: Vec<Risk>,
+    wait: bool,
+}
+
+/// What the stack needs next.
+enum Next {
+    Nothing(Stack),
+    /// Somebody else's change has ended, and the stack must be read again.
+    Survey,
+    /// A change that is ready to be requested.
+    Change(Watch, Step),
+}
+
+impl<'a> Preparation<'a> {
+    /// Reads everything, asks, builds, and creates table and bucket.
+    pub async fn begin(
+        deployment: Deployment<'a>,
+        function: FunctionSource,
+    ) -> anyhow::Result<Self> {
+        let Deployment { aws, target, printer, .. } = deployment;
+        let Survey { bucket, table, stack: survey } = Survey::read(aws, target).await?;
+        let mut consents = Consents::default();
+        deployment.ask(&survey, table.as_ref(), &mut consents).await?;
+
+        let build = build(function, printer);
+        let create_table = async {
+            let step = printer.step("table");
+            let (name, stack) = (&target.table.table_name, &target.place.stack_name);
+            let created =
+                dynamodb::ensure(&aws.dynamodb, name, table, stack, &target.tags()).await?;
+            step.done(format_args!("`{name}` {}", if created { "created" } else { "exists" }));
+            anyhow::Ok(created)
+        };
+        let create_bucket = async {
+            if !bucket.exists {
+                let step = printer.step("bucket");
+                bucket.create().await?;
+                bucket.protect().await?;
+                step.done(format_args!("`{}` created", bucket.name));
+            }
+            anyhow::Ok(!bucket.exists)
+        };
+        // All three run to their end: a failed build must not leave the table or the bucket incomplete.
+        let (bucket_created, table_created, artifact) =
+            tokio::join!(create_bucket, create_table, build);
+        let errors =
+            [bucket_created.as_ref().err(), table_created.as_ref().err(), artifact.as_ref().err()];
+        // The first error ends the program, which prints it last; the others are printed here.
+        for error in errors.into_iter().flatten().skip(1) {
+            printer.error(error);
+        }
+        let created = bucket_created? | table_created?;
+        let artifact = artifact?;
+        Ok(Self {
+            deployment,
+            desired: desired_stack(target, &bucket, &artifact)?,
+            bucket,
+            artifact,
+            created,
+            survey,
+            consents,
+        })
+    }
+
+    /// Prepares and applies what the stack needs next; `None` if the stack must be read again. `draft` holds a change set while
+    /// one may have to be removed.
+    pub async fn round(
+        &mut self,
+        round: usize,
+        draft: &mut Option<ChangeSet>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Option<DeployedStack>> {
+        let unchanged = match signals.or_stopped(self.prepare(round, draft)).await? {
+            Next::Nothing(stack) => Some(stack),
+            Next::Survey => return Ok(None),
+            Next::Change(watch, step) => {
+                if !self.apply(watch, step, draft, signals).await? {
+                    return Ok(None);
+                }
+                None
+            }
+        };
+        signals.or_stopped(self.finish(unchanged, round)).await.map(Some)
+    }
+
+    async fn prepare(
+        &mut self,
+        round: usize,
+        draft: &mut Option<ChangeSet>,
+    ) -> anyhow::Result<Next> {
+        let Deployment { aws, target, printer, .. } = self.deployment;
+        if round > 0 {
+            self.survey = StackSurvey::read(aws, &target.place.stack_name).await?;
+            // The table has not changed.
+            self.deployment.ask(&self.survey, None, &mut self.consents).await?;
+        }
+        if let Some(stack) = self.survey.up_to_date(&self.desired) {
+            return Ok(Next::Nothing(stack.clone()));
+        }
+        match (self.survey.action, &self.survey.stack) {
+            (StackAction::Wait, Some(stack)) => {
+                self.deployment
+                    .follower()
+                    .wait(stack, self.deployment.wait_for_stack, printer)
+                    .await?;
+                Ok(Next::Survey)
+            }
+            (StackAction::Create | StackAction::Update, _) | (_, None) => {
+                self.upload().await?;
+                self.prepare_change(draft).await
+            }
+            (_, Some(stack)) => {
+                let step = printer.step("stack");
+                Ok(Next::Change(self.watch(&stack.id).await?, step))
+            }
+        }
+    }
+
+    async fn upload(&self) -> anyhow::Result<()> {
+        let Self { deployment: Deployment { printer, .. }, bucket, artifact, .. } = self;
+        let step = printer.step("upload");
+        if bucket.holds(artifact).await? {
+            step.done("the bucket has it already");
+            return Ok(());
+        }
+        let protect = async {
+            // A new bucket is protected already.
+            if bucket.exists {
+                bucket.protect().await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::try_join!(protect, bucket.upload(artifact))?;
+        step.done(format_args!("to bucket `{}`", bucket.name));
+        Ok(())
+    }
+
+    async fn prepare_change(&self, slot: &mut Option<ChangeSet>) -> anyhow::Result<Next> {
+        let Deployment { aws, update_mode, yes, printer, .. } = self.deployment;
+        let client = &aws.cloudformation;
+        let mut step = printer.step("stack");
+        step.note("preparing the change");
+        if update_mode.express {
+            step.line("express: complete before the resources serve");
+        }
+        let before = self.survey.updatable();
+        let draft = create_draft(slot, client, &self.desired, update_mode, before).await?;
+        let Some(Draft { stack_id, changes }) = draft else {
+            let stack = cloudformation::find_changed(client, &self.desired.name).await?;
+            return Ok(Next::Nothing(stack));
+        };
+        step.expect(changes.len());
+        let losses = stack::losses(&changes);
+        if !losses.is_empty() {
+            confirm(&Risk::Losses(losses).question(&self.desired.name), yes, printer).await?;
+        }
+        let mut watch = self.watch(&stack_id).await?;
+        watch.expect(&changes);
+        Ok(Next::Change(watch, step))
+    }
+
+    async fn watch(&self, stack_id: &str) -> anyhow::Result<Watch> {
+        let watch = Watch::begin(&self.deployment.aws.cloudformation, stack_id).await?;
+        Ok(watch.ok_or_else(|| stack::overtaken(&self.desired.name))?)
+    }
+
+    /// Changes the stack. Returns whether it is deployed; otherwise it must be read again.
+    async fn apply(
+        &self,
+        watch: Watch,
+        mut step: Step,
+        draft: &mut Option<ChangeSet>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<bool> {
+        let operation = match draft {
+            Some(draft) => {
+                draft.execute().await?;
+                self.survey.updatable().map_or(Operation::Create, |_| Operation::Update)
+            }
+            None => self.recover(&mut step).await?,
+        };
+        let is_deployed = draft.take().is_some();
+        self.deployment.follower().follow(operation, watch, &mut step, signals).await?;
+        step.done(operation.outcome());
+        Ok(is_deployed)
+    }
+
+    /// Brings the stack into a state in which it can be deployed.
+    async fn recover(&self, step: &mut Step) -> anyhow::Result<Operation> {
+        let (Some(stack), name) = (&self.survey.stack, &self.desired.name) else {
+            return Err(stack::overtaken(&self.desired.name).into());
+        };
+        let (client, role_arn) =
+            (&self.deployment.aws.cloudformation, self.desired.role_arn.clone());
+        let status = &stack.status;
+        let recovers = match self.survey.action {
+            StackAction::ContinueRollback => "continuing the rollback",
+            StackAction::RollBack => "rolling back first",
+            _ => {
+                step.line(format_args!("{status} after an earlier failure; deleting what is left"));
+                cloudformation::request_deletion(client, &stack.id, role_arn).await?;
+                return Ok(Operation::Delete);
+            }
+        };
+        step.line(format_args!("{status}: {recovers}"));
+        cloudformation::roll_back(client, name, stack, role_arn).await?;
+        Ok(Operation::Rollback)
+    }
+
+    /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
+    async fn finish(
+        &self,
+        unchanged: Option<Stack>,
+        round: usize,
+    ) -> anyhow::Result<DeployedStack> {
+        let Deployment { aws, target, printer, .. } = self.deployment;
+        let (client, name) = (&aws.cloudformation, &self.desired.name);
+        let changed = unchanged.is_none();
+        let stack = match unchanged {
+            Some(stack) => stack,
+            None => cloudformation::find_changed(client, name).await?,
+        };
+        let code_changed = self.restore_code(&stack, changed).await?;
+        let protect = target.stack.protect.filter(|protect| *protect != stack.protected);
+        if let Some(protect) = protect {
+            cloudformation::protect(client, name, protect).await?;
+        }
+        if changed {
+            let key = self.bucket.key(&self.artifact);
+            let named: Vec<_> =
+                self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
+            // Only a warning: the deployment itself has succeeded.
+            if let Err(error) = self.bucket.prune(&named).await {
+                let warning = "warning: cannot delete old artifacts";
+                printer.message(format_args!("{warning}: {error:#}"));
+            }
+        }
+        Ok(DeployedStack {
+            stack,
+            changed: self.created | changed | code_changed | protect.is_some(),
+            // Somebody else may have created the stack just now.
+            is_fresh: changed || round > 0,
+            function_sha256: self.artifact.sha256.clone(),
+            version: None,
+        })
+    }
+
+    /// Restores code that was replaced outside the stack. Returns whether that was necessary.
+    async fn restore_code(&self, stack: &Stack, stack_changed: bool) -> anyhow::Result<bool> {
+        let Self { deployment: Deployment { aws, printer, .. }, survey, artifact, .. } = self;
+        let key = self.bucket.key(artifact);
+        // CloudFormation updates the code only if the stack names another artifact than before.
+        if stack_changed && (survey.artifact_key() != Some(&key) || survey.has_code(artifact)) {
+            return Ok(false);
+        }
+        let step = printer.step("stack");
+        if survey.has_code(artifact) {
+            step.done("is up to date");
+            return Ok(false);
+        }
+        let function = stack.output("FunctionName")?;
+        lambda::replace_code(&aws.lambda, function, artifact, artifact.arch).await?;
+        step.done(
+            "is up to date; the function's code was replaced outside the stack, and is restored",
+        );
+        Ok(true)
+    }
+}
+
+impl Deployment<'_> {
+    /// Asks for each confirmation that is needed and not yet given.
+    async fn ask(
+        self,
+        survey: &StackSurvey,
+        table: Option<&Table>,
+        consents: &mut Consents,
+    ) -> anyhow::Result<()> {
+        let Self { target, yes, printer, .. } = self;
+        let stack = survey.stack.as_ref();
+        for risk in survey.risks(target, table) {
+            if !consents.risks.contains(&risk) {
+                confirm(&risk.question(&target.place.stack_name), yes, printer).await?;
+                consents.risks.push(risk);
+            }
+        }
+        if let (StackAction::Wait, Some(stack), false) = (survey.action, stack, consents.wait) {
+            self.follower().check_patience(stack, self.wait_for_stack, yes, printer).await?;
+            consents.wait = true;
+        }
+        Ok(())
+    }
+}
+
+pub async fn build(function: FunctionSource, printer: &Printer) -> anyhow::Result<Artifact> {
+    let mut step = printer.step("build");
+    let artifact = function.artifact(&mut step).await?;
+    step.done(format_args!("{} bytes, sha256 {}", artifact.zip.len(), artifact.sha256));
+    Ok(artifact)
+}
+
+/// Creates a change set; `None` if it has no changes. `slot` holds it until it is executed.
+pub async fn create_draft(
+    slot: &mut Option<ChangeSet>,
+    client: &aws_sdk_cloudformation::Client,
+    desired: &DesiredStack,
+    mode: UpdateMode,
+    before: Option<&Stack>,
+) -> anyhow::Result<Option<Draft>> {
+    slot.insert(ChangeSet::new(client, &desired.name, before)).create(desired, mode, before).await
+}
+
+/// Whether somebody else changed the stack after it was read.
+pub fn is_overtaken(error: &anyhow::Error) -> bool {
+    Failure::find_in(error).is_some_and(|failure| failure.exit == Exit::Changed)
+}
+
+/// Removes a change set that was not executed. An earlier error is the one to report.
+pub async fn discard_after<T>(
+    result: anyhow::Result<T>,
+    draft: Option<ChangeSet>,
+) -> anyhow::Result<T> {
+    let discarded = match draft {
+        // The stack stays, even if it still looks empty: somebody else is creating it.
+        Some(draft) if result.as_ref().is_err_and(is_overtaken) => draft.delete().await,
+        Some(draft) => draft.discard().await,
+        None => Ok(()),
+    };
+    result.and_then(|value| discarded.map(|()| value))
+}
