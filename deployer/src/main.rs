@@ -5,7 +5,7 @@
 //! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client
 //! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
 //! - [`smoke`]: tests an endpoint; [`local`]: serves one
-//! - [`printer`], [`prompt`], [`report`], [`fields`], [`links`], [`lines`], [`github`]: progress, questions and results
+//! - [`printer`], [`prompt`], [`report`], [`origin`], [`fields`], [`links`], [`lines`], [`github`]: progress, questions and results
 //! - [`signals`], [`leash`]: how a command and its child processes end; [`advice`], [`causes`]: errors explained
 
 mod advice;
@@ -23,6 +23,7 @@ mod lines;
 mod links;
 mod local;
 mod network;
+mod origin;
 mod package;
 mod permissions;
 mod printer;

@@ -14,7 +14,7 @@ pub mod poll;
 mod profiles;
 pub mod s3;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{Client, config::SharedCredentialsProvider};
@@ -24,6 +24,7 @@ use aws_sdk_sts::{
 };
 use cbbootstrap_cli::{environment::variable, signer::Signer};
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
+use tokio::sync::OnceCell;
 
 use crate::{failure::Failure, network::Network, values::Auth};
 use credentials::Renewed;
@@ -49,6 +50,7 @@ pub struct Aws {
     pub s3: aws_sdk_s3::Client,
     sts: aws_sdk_sts::Client,
     credentials: Renewed,
+    identity: Arc<OnceCell<Identity>>,
 }
 
 impl Aws {
@@ -106,6 +108,7 @@ impl Aws {
             ),
             sts: client!(aws_sdk_sts),
             credentials: credentials.clone(),
+            identity: Arc::default(),
         }
     }
 
@@ -126,8 +129,10 @@ impl Aws {
         })
     }
 
+    /// Asks once.
     pub async fn identity(&self) -> anyhow::Result<Identity> {
-        Identity::read(self.sts.get_caller_identity().send().await)
+        let read = async || Identity::read(self.sts.get_caller_identity().send().await);
+        self.identity.get_or_try_init(read).await.cloned()
     }
 }
 

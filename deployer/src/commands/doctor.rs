@@ -14,7 +14,8 @@ use crate::{
     cli::DoctorArgs,
     failure::{Failure, one_line},
     fields::write_columns,
-    network::origin,
+    network,
+    origin::Origin,
     package::{BuildArgs, FunctionSource},
     printer::Printer,
 };
@@ -55,7 +56,8 @@ struct Diagnosis {
 
 /// Runs all checks. Fails if one of them fails.
 pub async fn run(args: DoctorArgs, printer: &Printer) -> anyhow::Result<()> {
-    let (mut checks, function) = tokio::join!(check_aws(&args), check_function(&args.build));
+    let (mut checks, function) =
+        tokio::join!(check_aws(&args, printer), check_function(&args.build));
     checks.push(function);
     let failed = checks.iter().filter(|check| check.result == Verdict::Fail).count();
     printer.result(&Diagnosis { checks })?;
@@ -67,12 +69,12 @@ pub async fn run(args: DoctorArgs, printer: &Printer) -> anyhow::Result<()> {
     Err(Failure::new(failed).hint("the table shows what to do").into())
 }
 
-async fn check_aws(args: &DoctorArgs) -> Vec<Check> {
+async fn check_aws(args: &DoctorArgs, printer: &Printer) -> Vec<Check> {
     let access = &args.stack.access;
     let aws = match Aws::connect(access).await {
         Ok(aws) => aws,
         Err(error) => {
-            // Without a region, nobody has searched for credentials.
+            // Credentials are not read without a region.
             let region = iam_policy::region(access).await.ok().flatten();
             let [region, credentials] = match region {
                 Some(region) => [Check::ok("region", region), Check::failed("credentials", &error)],
@@ -95,6 +97,8 @@ async fn check_aws(args: &DoctorArgs) -> Vec<Check> {
         (Err(error), _) | (_, Err(error)) => Check::failed("credentials", error),
     });
     checks.push(check_clock(ahead));
+    let (known, environment) = (identity.as_ref().ok(), args.stack.config.environment.clone());
+    printer.set_origin(Origin::new(known.cloned(), aws.region.clone(), environment));
     checks.push(match identity {
         Ok(identity) => permissions::check(&aws, &identity, args).await,
         Err(_) => Check::skipped("permissions", "they need credentials"),
@@ -113,7 +117,7 @@ fn check_network(aws: &Aws) -> Vec<Check> {
         Check::ok("certificates", authorities.unwrap_or_else(|| "the system's".to_owned())),
     ];
     checks.extend(endpoint.map(|_| {
-        let url = origin(&url.parse().unwrap_or_default()).unwrap_or_default();
+        let url = network::origin(&url.parse().unwrap_or_default()).unwrap_or_default();
         Check::new(Verdict::Warn, "endpoint", format!("{url} instead of AWS"))
             .hint("unset `AWS_ENDPOINT_URL` to use AWS")
     }));

@@ -8,6 +8,7 @@ use crate::{
     aws::{Aws, cloudformation},
     cli::ListArgs,
     fields::write_columns,
+    origin,
     printer::Printer,
     stack::Stack,
     values::Auth,
@@ -36,7 +37,8 @@ struct Row {
 
 pub async fn run(args: ListArgs, printer: &Printer) -> anyhow::Result<()> {
     let aws = Aws::connect(&args.access).await?;
-    let stacks = cloudformation::find_all(&aws.cloudformation).await?;
+    let stacks = cloudformation::find_all(&aws.cloudformation);
+    let stacks = origin::add(&aws, &args.config, printer, stacks).await?;
     printer.result(&StackList::new(aws.region, stacks))
 }
 

@@ -1,4 +1,4 @@
-//! Daily use: `list`, `open`, `template`, `doctor`, `help`, the lines of `logs`, colours and annotations.
+//! Daily use: the first line, `list`, `open`, `template`, `doctor`, `help`, the lines of `logs`, colours and annotations.
 
 use std::fs;
 
@@ -211,4 +211,39 @@ fn errors_are_annotations_in_github_actions() {
     };
     let error = error.replacen("error: ", "", 1);
     assert_eq!(annotation, format!("::error title=cbbootstrap::{error}%0A{hint}"), "{ended}");
+}
+
+#[test]
+fn commands_name_account_region_and_environment() {
+    const IDENTITY: &str = "arn:aws:iam::000000000000:root";
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let config = "{default_environment: dev, environments: {dev: {stack_name: dev-stack, table_name: dev-table}}}";
+    fs::write(user.home.path().join("cbbootstrap.yaml"), config).unwrap();
+    let first_line = format!(
+        "Account 000000000000, {IDENTITY}, region us-east-1, environment dev, stack dev-stack"
+    );
+    let zip = artifact::small_zip();
+    for command in [
+        &["plan", "--function-zip", zip][..],
+        &["deploy", "--no-smoke", "--function-zip", zip],
+        &["list"],
+        &["status"],
+        &["cluster", "list"],
+        &["doctor"],
+        &["destroy", "--yes"],
+    ] {
+        let ended = user.run(&[command, &["--output", "json"]].concat());
+        let document = ended.document();
+        let fields = ["account", "identity", "region", "environment"].map(|field| &document[field]);
+        let expected = json!(["000000000000", IDENTITY, "us-east-1", "dev"]);
+        assert_eq!(json!(fields), expected, "{command:?}: {ended}");
+        let has_line = !["list", "cluster", "doctor"].contains(&command[0]);
+        assert_eq!(
+            ended.stderr.lines().next() == Some(&first_line),
+            has_line,
+            "{command:?}: {ended}"
+        );
+        assert!(ended.stdout.matches("\n  \"region\"").count() == 1, "{command:?}: {ended}");
+    }
 }
