@@ -32,9 +32,9 @@ ci:
 bench name:
     cargo bench --workspace --bench {{ name }}
 
-# Update docs/commands.md, docs/benchmarks.md and the policies in templates/github-oidc-role.yaml
+# Update docs/commands.md, docs/benchmarks.md, the schema of cbbootstrap.yaml and the policies in templates/github-oidc-role.yaml
 docs:
-    UPDATE_DOCS=1 cargo test --workspace --bins reference
+    UPDATE_DOCS=1 cargo test --workspace --bins -- reference schema
     UPDATE_TEMPLATES=1 cargo test --package cbbootstrap permissions
     cargo run --quiet --package cbbootstrap-benchmarks
 

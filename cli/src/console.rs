@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    color::highlight,
     failure::{Exit, Failure, one_line},
     text::{escape_hidden, printable},
 };
@@ -52,7 +53,9 @@ impl Console {
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         let text = match self.output {
             Output::Text => {
-                result.to_string().lines().map(escape_hidden).collect::<Vec<_>>().join("\n")
+                let lines = result.to_string();
+                let lines: Vec<_> = lines.lines().map(escape_hidden).collect();
+                highlight(&lines.join("\n"))
             }
             Output::Json => serde_json::to_string_pretty(result)?,
         };
@@ -62,7 +65,7 @@ impl Console {
 
     /// Prints a line of a result that arrives line by line; `false` if the reader has closed the pipe.
     pub fn line(&self, line: impl Display) -> anyhow::Result<bool> {
-        match self.suspend(|| writeln!(io::stdout(), "{line}")) {
+        match self.suspend(|| writeln!(anstream::stdout(), "{line}")) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
             written => Ok(written.map(|()| true)?),
         }
@@ -71,7 +74,8 @@ impl Console {
     /// Prints a message on a separate line.
     pub fn message(&self, message: impl Display) {
         // If stderr is closed, there is nowhere to report it.
-        let _ = self.suspend(|| writeln!(io::stderr(), "{message}"));
+        let message = highlight(&message.to_string());
+        let _ = self.suspend(|| writeln!(anstream::stderr(), "{message}"));
     }
 
     /// Prints an error on one line, and its hint if it has one. Returns how a program ends with it.
@@ -91,11 +95,12 @@ impl Console {
         }
         if self.output == Output::Json {
             let failure = Failure::find_in(error);
-            self.message(json!({"error": {
+            let document = json!({"error": {
                 "message": one_line(error),
                 "hint": failure.and_then(|failure| failure.hint.as_deref()),
                 "exit": failure.map_or(Exit::Failed, |failure| failure.exit).status(),
-            }}));
+            }});
+            let _ = self.suspend(|| writeln!(io::stderr(), "{document}"));
         }
         self.error(error)
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`text`]: byte-order marks, line ends and hidden characters
 //! - [`environment`]: environment variables
+//! - [`color`]: colours on terminals
 //! - [`command_line`]: options from the command line, the environment and a file
 //! - [`console`]: output to stdout and stderr
 //! - [`failure`]: exit statuses, and errors with hints
@@ -13,6 +14,7 @@
 //! - [`suggestion`]: "did you mean"
 //! - [`values`]: values of options
 
+pub mod color;
 pub mod command_line;
 pub mod console;
 pub mod environment;

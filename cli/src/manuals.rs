@@ -1,9 +1,17 @@
 //! The commands with which a program documents itself: completion scripts and manual pages.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
-use clap::{Command, Subcommand};
+use clap::{Command, Subcommand, builder::Resettable};
 use clap_complete::Shell;
+use clap_mangen::{
+    Man,
+    roff::{Roff, bold, roman},
+};
 
 use crate::{console::Console, failure::Failure};
 
@@ -22,8 +30,13 @@ pub enum ManualCommand {
 }
 
 impl ManualCommand {
-    /// Prints the script or writes the pages of a program.
-    pub fn run(self, mut program: Command, console: &Console) -> anyhow::Result<()> {
+    /// Prints the script or writes the pages of a program. `files` are its paths, and what they contain.
+    pub fn run(
+        self,
+        mut program: Command,
+        files: &[(&str, &str)],
+        console: &Console,
+    ) -> anyhow::Result<()> {
         let name = program.get_name().to_owned();
         match self {
             Self::Completions { shell } => {
@@ -32,10 +45,11 @@ impl ManualCommand {
                 console.line(String::from_utf8_lossy(&script).trim_end())?;
             }
             Self::ManPages { directory } => {
-                let pages = count(&program);
                 let shown = directory.display();
-                fs::create_dir_all(&directory)
-                    .and_then(|()| clap_mangen::generate_to(program, &directory))
+                program = program.disable_help_subcommand(true);
+                program.build();
+                let pages = fs::create_dir_all(&directory)
+                    .and_then(|()| write_pages(&program, files, &directory))
                     .map_err(|error| {
                         Failure::new(format!("cannot write the manual to `{shown}`: {error}")).hint(
                             "name a directory that you can write to, or one that does not exist",
@@ -52,7 +66,30 @@ impl ManualCommand {
     }
 }
 
-/// One page for the command, and one for each below it.
-fn count(command: &Command) -> usize {
-    1 + command.get_subcommands().map(count).sum::<usize>()
+/// Writes a page for the command and for each below it. Returns their number.
+fn write_pages(command: &Command, files: &[(&str, &str)], directory: &Path) -> io::Result<usize> {
+    let below = command.get_subcommands().filter(|command| !command.is_hide_set());
+    let below = below.map(|command| write_pages(command, files, directory));
+    let number = below.sum::<io::Result<usize>>()?;
+    let page = Man::new(command.clone().after_help(Resettable::Reset));
+    let mut file = File::create(directory.join(page.get_filename()))?;
+    page.render(&mut file)?;
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let mut sections = Roff::new();
+    // `Examples:`, `Exit status:`
+    if let Some((heading, text)) = help.split_once(":\n") {
+        sections.control("SH", [heading.to_uppercase().as_str()]).control("nf", []);
+        for line in text.lines() {
+            sections.text([roman(line)]);
+        }
+        sections.control("fi", []);
+    }
+    if !files.is_empty() {
+        sections.control("SH", ["FILES"]);
+        for (path, content) in files {
+            sections.control("TP", []).text([bold(*path)]).text([roman(*content)]);
+        }
+    }
+    sections.to_writer(&mut file)?;
+    Ok(number + 1)
 }

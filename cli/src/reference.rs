@@ -57,6 +57,11 @@ fn section(command: &mut Command, page: &mut String) {
             *page += &rows.concat();
             *page += "\n";
         }
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        if let Some(examples) = help.strip_prefix("Examples:\n") {
+            let lines: Vec<_> = examples.lines().map(str::trim_start).collect();
+            page.extend([format!("```sh\n{}\n```\n\n", lines.join("\n"))]);
+        }
     }
     for command in command.get_subcommands_mut() {
         section(command, page);

@@ -3,31 +3,39 @@
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
-    console::OutputArgs, failure::Program, manuals::ManualCommand, values::duration,
+    color::ColorArgs, console::OutputArgs, failure::Program, manuals::ManualCommand,
+    values::duration,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::{
     aws::Access,
+    examples,
     local::LogFormat,
     package::BuildArgs,
     settings::{
-        FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target, WaitArgs,
-        ids,
+        ConfigArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target,
+        WaitArgs, ids,
     },
     values::{Auth, account, bucket_name, host_name, role_arn, table_name},
 };
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
 #[derive(Debug, Parser)]
-#[command(version, after_help = Program::Deployer.exit_help(), propagate_version = true)]
+#[command(
+    version,
+    after_help = Program::Deployer.exit_help(),
+    propagate_version = true,
+    mut_subcommands(|command| examples::add("", command))
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub color: ColorArgs,
 }
 
 #[derive(Debug, Subcommand)]
-#[command(disable_help_subcommand = true)]
 pub enum Command {
     /// Build the function and deploy the API, in AWS or on this machine
     Deploy(Box<DeployArgs>),
@@ -37,8 +45,17 @@ pub enum Command {
     Plan(PlanArgs),
     /// Show stack, endpoint, function and table
     Status(StatusArgs),
-    /// Show the function's log
+    /// List all stacks of cbbootstrap in a region
+    List(ListArgs),
+    /// Show the function's log: a line for each request
+    ///
+    /// Lambda's lines about invocations are left out unless they report an error, or you pass `--raw` or `--filter`. With `--output json`,
+    /// each line is a JSON object.
     Logs(LogsArgs),
+    /// Open the API's documentation or the AWS console in a browser
+    ///
+    /// Without a browser, the URL is printed.
+    Open(OpenArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
     /// The test's clusters have names that begin with `cbbootstrap-smoke`; DynamoDB deletes them after about 37 days.
@@ -48,16 +65,26 @@ pub enum Command {
     /// List, show and forget the clusters' records
     ///
     /// The commands read and write the table directly, so they need access to the table and no cluster secret.
-    #[command(subcommand, disable_help_subcommand = true)]
+    #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Write the function's zip
     Package(PackageArgs),
     /// Delete the stack and, with `--delete-table`, the table
     Destroy(DestroyArgs),
+    /// Check credentials, clock, network, tools and permissions
+    ///
+    /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The check of the permissions needs
+    /// `iam:SimulatePrincipalPolicy` and, for a role, `iam:GetRole`, which the policy of `iam-policy` does not contain.
+    Doctor(Box<DoctorArgs>),
     /// Write a `cbbootstrap.yaml` to fill in
     Init(InitArgs),
     /// Print the IAM policy that a deployment needs
     IamPolicy(IamPolicyArgs),
+    /// Print the stack's CloudFormation template, for Terraform, CDK or StackSets
+    ///
+    /// `ArtifactBucket` and `ArtifactKey` name the zip that `cbbootstrap package` writes, after you have uploaded it. The template
+    /// does not create the table: it needs the string key `cluster_id`, and expiry (TTL) by `expires_at`.
+    Template,
     #[command(flatten)]
     Manual(ManualCommand),
 }
@@ -234,8 +261,68 @@ pub struct LogsArgs {
     /// Show only lines that contain this text
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub filter: Option<String>,
+    /// Show the lines as they are logged, including Lambda's own
+    #[arg(long, conflicts_with = "output")]
+    pub raw: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
     #[command(flatten)]
     pub stack: Place,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Commands whose permissions are checked
+    #[arg(long = "for", value_name = "WHAT", value_enum, default_value = "deploy")]
+    pub policy_for: PolicyFor,
+    /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
+    #[arg(long, value_name = "ARN", value_parser = role_arn)]
+    pub role_arn: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub stack: Place,
+    #[command(flatten)]
+    pub table: TableArgs,
+    /// Bucket for the function's zip [default: a bucket that `deploy` creates]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    pub bucket: Option<String>,
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct OpenArgs {
+    /// Page to open
+    #[arg(value_enum, default_value_t)]
+    pub page: Page,
+    /// Print the URL instead of opening it
+    #[arg(long)]
+    pub print: bool,
+    #[command(flatten)]
+    pub stack: Place,
+}
+
+/// A page about a stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Page {
+    /// The API's documentation
+    #[default]
+    Docs,
+    /// The stack in the AWS console
+    Console,
+    /// The stack's CloudWatch dashboard
+    Dashboard,
 }
 
 #[derive(Debug, Args)]
@@ -330,7 +417,7 @@ pub enum PolicyFor {
     Plan,
     /// `plan`, `deploy`, `status` and `logs`: what a pipeline needs
     Deploy,
-    /// Those, `destroy`, table and artifacts included, and `cluster`
+    /// Those, `destroy` with table and artifacts, `list` and `cluster`
     #[default]
     All,
     /// `cluster`, which lists, shows and forgets the clusters' records

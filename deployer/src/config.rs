@@ -56,8 +56,18 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     let path = named.map_or(Path::new(FILE), PathBuf::as_path);
     let options = match text::read_text(path) {
         Ok(text) => File::parse(&text)
-            .and_then(|file| file.choose(wanted))
-            .and_then(|options| check_stack_and_table(parsed, &options).map(|()| options))
+            .and_then(|file| {
+                let default = file.default_environment.clone();
+                let mut options = file.choose(wanted)?;
+                check_stack_and_table(parsed, &options)?;
+                // Results and hints name the environment.
+                options.extend(default.filter(|_| wanted.is_none()).map(|name| FileOption {
+                    id: NOT_IN_FILES[0].to_owned(),
+                    arguments: vec![format!("--env={name}")],
+                    adds: false,
+                }));
+                Ok(options)
+            })
             .map_err(|failure| failure.about(format_args!("`{}`", path.display()))),
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => match wanted {
             None => Ok(Vec::new()),
@@ -260,5 +270,7 @@ fn unreadable(error: &serde_yaml::Error) -> Failure {
     Failure::new(message).hint(EXAMPLE)
 }
 
+#[cfg(test)]
+mod schema;
 #[cfg(test)]
 mod tests;

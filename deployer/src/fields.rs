@@ -1,6 +1,6 @@
-//! Results as labelled fields, and the ages in them.
+//! Results as labelled fields or aligned columns, and the ages in them.
 
-use std::fmt::Formatter;
+use std::{fmt::Formatter, iter};
 
 use jiff::{
     RoundMode, Span, SpanRound, Timestamp, Unit,
@@ -18,6 +18,31 @@ pub fn write_fields(
             let label = if number == 0 { label } else { "" };
             writeln!(f, "{label:width$} {line}")?;
         }
+    }
+    Ok(())
+}
+
+/// The most that a long value widens its column.
+const WIDEST: usize = 40;
+
+/// Writes rows as aligned columns below their heading. The last value of a row may be longer than its column, and a row may end
+/// early.
+pub fn write_columns<const N: usize>(
+    f: &mut Formatter<'_>,
+    heading: [&str; N],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> std::fmt::Result {
+    let heading = heading.map(str::to_owned).to_vec();
+    let lines: Vec<_> = iter::once(heading).chain(rows).collect();
+    let width = |column: usize| {
+        let inner = lines.iter().filter(|line| column + 1 < line.len());
+        let widths = inner.map(|line| line[column].chars().count());
+        widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..N).map(width).collect();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     Ok(())
 }

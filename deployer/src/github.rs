@@ -1,4 +1,4 @@
-//! GitHub Actions: the outputs and the summary of a step, in files that environment variables name.
+//! GitHub Actions: the outputs and the summary of a step, in files that environment variables name, and its errors.
 
 use std::{
     fmt::Write,
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use cbbootstrap_cli::environment;
+use cbbootstrap_cli::{console::Console, environment};
 use uuid::Uuid;
 
 use crate::{
@@ -35,6 +35,22 @@ pub fn write(printer: &Printer, outputs: &[(&'static str, String)], summary: &st
             printer.message(format_args!("warning: cannot write `{file}` (`{variable}`): {error}"));
         }
     }
+}
+
+/// Prints a failure as an annotation of the run, if this is one.
+pub fn annotate(console: &Console, error: &anyhow::Error) {
+    if environment::variable("GITHUB_ACTIONS").as_deref() == Some("true") {
+        let hint = Failure::find_in(error).and_then(|failure| failure.hint.as_deref());
+        console.message(annotation(&failure::one_line(error), hint));
+    }
+}
+
+/// A workflow command. Its text is one line.
+fn annotation(error: &str, hint: Option<&str>) -> String {
+    let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    let text = format!("{error}{hint}");
+    let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    format!("::error title=cbbootstrap::{text}")
 }
 
 /// Writes a failure as the summary.
@@ -107,6 +123,15 @@ fn fence(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_annotation_is_one_line() {
+        assert_eq!(
+            annotation("100 %\nlost", Some("try again")),
+            "::error title=cbbootstrap::100 %25%0Alost%0Ahint: try again"
+        );
+        assert_eq!(annotation("lost", None), "::error title=cbbootstrap::lost");
+    }
 
     #[test]
     fn a_value_cannot_set_another_output() {

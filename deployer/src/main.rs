@@ -1,11 +1,11 @@
 //! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
 //!
 //! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to
-//! - [`commands`]: a file for each command
+//! - [`commands`]: a file for each command; [`examples`] of each
 //! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client
 //! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
 //! - [`smoke`]: tests an endpoint; [`local`]: serves one
-//! - [`printer`], [`prompt`], [`report`], [`fields`], [`lines`], [`github`]: progress, questions and results
+//! - [`printer`], [`prompt`], [`report`], [`origin`], [`fields`], [`links`], [`lines`], [`github`]: progress, questions and results
 //! - [`signals`], [`leash`]: how a command and its child processes end; [`advice`], [`causes`]: errors explained
 
 mod advice;
@@ -15,12 +15,15 @@ mod cli;
 mod commands;
 mod config;
 mod deployment;
+mod examples;
 mod fields;
 mod github;
 mod leash;
 mod lines;
+mod links;
 mod local;
 mod network;
+mod origin;
 mod package;
 mod permissions;
 mod printer;
@@ -49,10 +52,11 @@ fn main() -> Exit {
         let error = Error::new(error).context("cannot restart with cleaned variables");
         return Console::default().failure(&error);
     }
-    let (Cli { command }, parsed) = match command_line::read(config::options) {
+    let (Cli { command, color }, parsed) = match command_line::read(config::options) {
         Ok(read) => read,
-        Err(error) => return Console::default().failure(&error),
+        Err(error) => return fail(&Console::default(), &error),
     };
+    color.apply();
     let printer = Printer::new(parsed.value("output").copied().unwrap_or_default());
     let run = Runtime::new().context("cannot start").and_then(|runtime| {
         let exit = runtime.block_on(commands::run(command, &printer));
@@ -60,7 +64,14 @@ fn main() -> Exit {
         runtime.shutdown_background();
         exit
     });
-    run.unwrap_or_else(|error: Error| printer.failure(&parsed.variables.explain(error)))
+    run.unwrap_or_else(|error: Error| fail(&printer, &parsed.variables.explain(error)))
+}
+
+/// Prints the error that ends the program.
+fn fail(console: &Console, error: &Error) -> Exit {
+    let exit = console.failure(error);
+    github::annotate(console, error);
+    exit
 }
 
 /// Whether the AWS SDK or rustls may read a variable.

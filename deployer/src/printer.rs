@@ -5,21 +5,29 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 pub use cbbootstrap_cli::console::HEARTBEAT;
 use cbbootstrap_cli::console::{Console, Output, style};
 use indicatif::ProgressBar;
+use serde::Serialize;
 
-use crate::stack::{Progress, StackEvent};
+use crate::{
+    origin::{Origin, WithOrigin},
+    stack::{Progress, StackEvent},
+};
 
 /// Prints results, messages and steps; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Printer {
     console: Console,
+    output: Output,
     seconds: Arc<Mutex<BTreeMap<&'static str, f64>>>,
+    origin: Arc<OnceLock<Origin>>,
+    /// Messages that wait for another to be printed first.
+    held: Arc<Mutex<Option<Vec<String>>>>,
 }
 
 impl Deref for Printer {
@@ -32,7 +40,48 @@ impl Deref for Printer {
 
 impl Printer {
     pub fn new(output: Output) -> Self {
-        Self { console: Console::new(output), seconds: Arc::default() }
+        Self {
+            console: Console::new(output),
+            output,
+            seconds: Arc::default(),
+            origin: Arc::default(),
+            held: Arc::default(),
+        }
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+
+    /// Sets what is added to JSON results.
+    pub fn set_origin(&self, origin: Origin) {
+        let _ = self.origin.set(origin);
+    }
+
+    /// Prints the command's result: text, or one JSON document.
+    pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
+        match self.origin.get() {
+            Some(origin) => self.console.result(&WithOrigin::new(origin, result)),
+            None => self.console.result(result),
+        }
+    }
+
+    /// Prints a message on a separate line.
+    pub fn message(&self, message: impl Display) {
+        match &mut *self.held() {
+            Some(messages) => messages.push(message.to_string()),
+            None => self.console.message(message),
+        }
+    }
+
+    /// Holds messages back until the guard releases or drops them.
+    pub fn hold(&self) -> Held<'_> {
+        *self.held() = Some(Vec::new());
+        Held(self)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a step. Its name is a key in the result's `seconds`.
@@ -56,6 +105,25 @@ impl Printer {
     /// How long each finished step took.
     pub fn seconds(&self) -> BTreeMap<&'static str, f64> {
         self.seconds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A guard of messages that wait.
+#[derive(Debug)]
+pub struct Held<'p>(&'p Printer);
+
+impl Held<'_> {
+    /// Prints this message and, after it, those that waited.
+    pub fn release(self, first: impl Display) {
+        self.0.console.message(first);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for message in self.0.held().take().into_iter().flatten() {
+            self.0.console.message(message);
+        }
     }
 }
 

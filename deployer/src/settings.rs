@@ -296,8 +296,7 @@ pub struct RecordsArgs {
 #[derive(Clone, Debug)]
 pub struct Records {
     pub keeper: Keeper,
-    /// For hints.
-    config: ConfigArgs,
+    pub config: ConfigArgs,
 }
 
 /// Where records are kept.

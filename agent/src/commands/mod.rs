@@ -27,7 +27,7 @@ pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Leave(args) => leave::run(args, printer),
         Command::Status(args) => status::run(args, printer),
         Command::Manual(command) => {
-            command.run(Cli::command(), printer)?;
+            command.run(Cli::command(), &[], printer)?;
             Ok(Exit::Done)
         }
     }

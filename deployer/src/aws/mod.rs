@@ -1,23 +1,30 @@
 //! AWS's services, one file each. Other modules decide; these make the calls and return plain values.
 
 mod access;
+mod caller;
 pub mod cloudformation;
 mod credentials;
 pub mod drift;
 pub mod dynamodb;
 mod error;
+pub mod iam;
 pub mod lambda;
 pub mod logs;
 pub mod poll;
 mod profiles;
 pub mod s3;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{Client, config::SharedCredentialsProvider};
+use aws_sdk_sts::{
+    error::SdkError,
+    operation::get_caller_identity::{GetCallerIdentityError, GetCallerIdentityOutput},
+};
 use cbbootstrap_cli::{environment::variable, signer::Signer};
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
+use tokio::sync::OnceCell;
 
 use crate::{failure::Failure, network::Network, values::Auth};
 use credentials::Renewed;
@@ -38,10 +45,12 @@ pub struct Aws {
     pub cloudformation: aws_sdk_cloudformation::Client,
     pub logs: aws_sdk_cloudwatchlogs::Client,
     pub dynamodb: aws_sdk_dynamodb::Client,
+    pub iam: aws_sdk_iam::Client,
     pub lambda: aws_sdk_lambda::Client,
     pub s3: aws_sdk_s3::Client,
     sts: aws_sdk_sts::Client,
     credentials: Renewed,
+    identity: Arc<OnceCell<Identity>>,
 }
 
 impl Aws {
@@ -88,6 +97,7 @@ impl Aws {
             network,
             cloudformation: client!(aws_sdk_cloudformation),
             dynamodb: client!(aws_sdk_dynamodb),
+            iam: client!(aws_sdk_iam),
             lambda: client!(aws_sdk_lambda),
             logs: client!(aws_sdk_cloudwatchlogs),
             s3: client!(
@@ -98,6 +108,7 @@ impl Aws {
             ),
             sts: client!(aws_sdk_sts),
             credentials: credentials.clone(),
+            identity: Arc::default(),
         }
     }
 
@@ -118,16 +129,10 @@ impl Aws {
         })
     }
 
+    /// Asks once.
     pub async fn identity(&self) -> anyhow::Result<Identity> {
-        let identity = self.sts.get_caller_identity().send().await;
-        let identity = identity.explain("cannot sign in to AWS")?;
-        let partition = identity.arn().and_then(|arn| arn.split(':').nth(1));
-        match (partition, identity.account()) {
-            (Some(partition), Some(account)) => {
-                Ok(Identity { partition: partition.to_owned(), account: account.to_owned() })
-            }
-            _ => Err(Failure::new("AWS returned no account for the credentials").into()),
-        }
+        let read = async || Identity::read(self.sts.get_caller_identity().send().await);
+        self.identity.get_or_try_init(read).await.cloned()
     }
 }
 
@@ -137,4 +142,21 @@ pub struct Identity {
     /// `aws`, `aws-cn`, `aws-us-gov`, …
     pub partition: String,
     pub account: String,
+    /// The user or the role's session.
+    pub arn: String,
+}
+
+impl Identity {
+    fn read(
+        answer: Result<GetCallerIdentityOutput, SdkError<GetCallerIdentityError>>,
+    ) -> anyhow::Result<Self> {
+        let identity = answer.explain("cannot sign in to AWS")?;
+        let arn = identity.arn.unwrap_or_default();
+        match (arn.split(':').nth(1), identity.account) {
+            (Some(partition), Some(account)) => {
+                Ok(Self { partition: partition.to_owned(), account, arn })
+            }
+            _ => Err(Failure::new("AWS returned no account for the credentials").into()),
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 mod text;
 
+use std::fmt::Display;
+
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use cbbootstrap_cli::{console::Output, text::escape_hidden};
 use cbbootstrap_function::{
@@ -15,6 +17,7 @@ use cbbootstrap_protocol::{
 };
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use tokio::task::JoinHandle;
 
 use super::confirm;
 use crate::{
@@ -22,6 +25,7 @@ use crate::{
     cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs},
     failure::{Exit, Failure},
     local::data,
+    origin::Origin,
     printer::Printer,
     settings::{Keeper, Records},
 };
@@ -169,8 +173,11 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
     match &records.keeper {
         Keeper::Aws { access, table } => {
             let aws = Aws::connect(access).await?;
-            let store = DynamoDb::new(aws.dynamodb, table);
-            Operator { store, records, region: aws.region, printer }.run(command).await
+            let (store, region) = (DynamoDb::new(aws.dynamodb.clone(), table), aws.region.clone());
+            let environment = records.config.environment.clone();
+            let origin = async move { Origin::read(&aws, environment).await };
+            let origin = printer.is_json().then(|| tokio::spawn(origin));
+            Operator { store, records, region, origin, printer }.run(command).await
         }
         // A server may be using it.
         keeper @ Keeper::ThisMachine { data } => {
@@ -178,7 +185,8 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
                 Failure::new(format!("there is no database in {keeper}"))
                     .hint("`cbbootstrap serve` creates one; `--data` names another directory")
             })?;
-            Operator { store, records, region: String::new(), printer }.run(command).await
+            let (region, origin) = (String::new(), None);
+            Operator { store, records, region, origin, printer }.run(command).await
         }
     }
 }
@@ -189,6 +197,8 @@ struct Operator<'p, S> {
     records: Records,
     /// Of the table, for messages.
     region: String,
+    /// Read at the same time as the records.
+    origin: Option<JoinHandle<Origin>>,
     printer: &'p Printer,
 }
 
@@ -201,7 +211,14 @@ impl<S: Store> Operator<'_, S> {
         }
     }
 
-    async fn list(self, args: ClusterListArgs) -> anyhow::Result<()> {
+    async fn print(&mut self, result: &(impl Display + Serialize)) -> anyhow::Result<()> {
+        if let Some(origin) = self.origin.take() {
+            self.printer.set_origin(origin.await?);
+        }
+        self.printer.result(result)
+    }
+
+    async fn list(mut self, args: ClusterListArgs) -> anyhow::Result<()> {
         let limit = if args.all { usize::MAX } else { args.limit.get() };
         let (mut rows, mut start) = (Vec::new(), args.after.clone());
         // A row more than the limit shows that there are more.
@@ -223,7 +240,7 @@ impl<S: Store> Operator<'_, S> {
             clusters: rows.into_iter().map(|row| Entry::new(row, now)).collect(),
             after: args.after,
         };
-        self.printer.result(&result)?;
+        self.print(&result).await?;
         if let Some(next) = &result.next
             && args.output.output == Output::Text
         {
@@ -234,17 +251,18 @@ impl<S: Store> Operator<'_, S> {
         Ok(())
     }
 
-    async fn show(self, args: ClusterShowArgs) -> anyhow::Result<()> {
+    async fn show(mut self, args: ClusterShowArgs) -> anyhow::Result<()> {
         let record = self.find(&args.cluster_id).await?.record.map_err(|error| {
             let id = escape_hidden(&args.cluster_id);
             Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
                 .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
         })?;
         let cluster = Cluster { record, now: Timestamp::now() };
-        self.printer.result(&ShowResult { keeper: self.records.keeper, cluster })
+        let keeper = self.records.keeper.clone();
+        self.print(&ShowResult { keeper, cluster }).await
     }
 
-    async fn forget(self, args: ClusterForgetArgs) -> anyhow::Result<()> {
+    async fn forget(mut self, args: ClusterForgetArgs) -> anyhow::Result<()> {
         let row = self.find(&args.cluster_id).await?;
         if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
             return Err(self.not_found(&args.cluster_id).into());
@@ -270,8 +288,8 @@ impl<S: Store> Operator<'_, S> {
             .exit(Exit::Changed)
             .into());
         }
-        let keeper = self.records.keeper;
-        self.printer.result(&ForgetResult { keeper, forgotten: true, cluster })
+        let keeper = self.records.keeper.clone();
+        self.print(&ForgetResult { keeper, forgotten: true, cluster }).await
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Row, Failure> {

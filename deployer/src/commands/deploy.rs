@@ -12,6 +12,7 @@ use crate::{
     deployment::Deployment,
     github::{self, code, heading, table},
     network::Network,
+    origin::introduce,
     package::FunctionSource,
     printer::Printer,
     report::{CommandReport, publish},
@@ -133,11 +134,14 @@ async fn deploy(
         wait_for_stack: args.wait.wait_for_stack,
         printer,
     };
-    let deployed = if args.code_only {
-        signals.or_stopped(deployment.replace_code(function)).await?
-    } else {
-        deployment.deploy(function, signals).await?
-    };
+    let deployed = introduce(&aws, &target.place, printer, async {
+        if args.code_only {
+            signals.or_stopped(deployment.replace_code(function)).await
+        } else {
+            deployment.deploy(function, signals).await
+        }
+    })
+    .await?;
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();
     let auth = deployed.stack.auth();
     let smoke = if args.no_smoke {

@@ -1,6 +1,9 @@
 //! `destroy`: deletes the stack, and the table and the artifacts on request.
 
-use crate::{aws::Aws, cli::DestroyArgs, deployment::Removal, printer::Printer, signals::Signals};
+use crate::{
+    aws::Aws, cli::DestroyArgs, deployment::Removal, origin::introduce, printer::Printer,
+    signals::Signals,
+};
 
 /// Deletes, after asking.
 pub async fn run(
@@ -9,6 +12,8 @@ pub async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let aws = signals.or_stopped(Aws::connect(&args.removal.place.access)).await?;
-    let removal = signals.or_stopped(Removal::prepare(&aws, &args, printer)).await?;
+    let prepare = Removal::prepare(&aws, &args, printer);
+    let prepare = introduce(&aws, &args.removal.place, printer, prepare);
+    let removal = signals.or_stopped(prepare).await?;
     printer.result(&removal.apply(signals).await?)
 }

@@ -30,7 +30,7 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
 }
 
 /// The region of a deployment, from options and files alone.
-async fn region(access: &Access) -> anyhow::Result<Option<String>> {
+pub(super) async fn region(access: &Access) -> anyhow::Result<Option<String>> {
     if let Some(region) = access.region() {
         return Ok(Some(access.check_region(&region)?));
     }

@@ -1,12 +1,17 @@
 //! `logs`: prints or follows the function's log.
 
+mod line;
+
 use std::time::Duration;
 
-use cbbootstrap_cli::text;
-use jiff::{SignedDuration, Timestamp};
+use cbbootstrap_cli::console::Output;
+use jiff::SignedDuration;
 
 use crate::{
-    aws::{Aws, cloudformation, is_transient, logs::Log},
+    aws::{
+        Aws, cloudformation, is_transient,
+        logs::{Line, Log},
+    },
     cli::LogsArgs,
     printer::Printer,
     signals::Signals,
@@ -33,7 +38,7 @@ pub async fn run(args: LogsArgs, printer: &Printer, signals: &mut Signals) -> an
 }
 
 async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
-    let place = args.stack;
+    let place = &args.stack;
     let aws = Aws::connect(&place.access).await?;
     let name = &place.stack_name;
     let stack = cloudformation::require(&aws.cloudformation, name, &aws.region).await?;
@@ -47,8 +52,8 @@ async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
         match log.next().await {
             Ok(Some(lines)) => {
                 lost = false;
-                for line in lines {
-                    if !printer.line(entry(line.time, &line.message))? {
+                for text in lines.iter().filter_map(|line| shown_line(&args, line)) {
+                    if !printer.line(text?)? {
                         return Ok(());
                     }
                     (shown, pause) = (true, FIRST_POLL);
@@ -82,30 +87,26 @@ fn no_lines_message(since: Duration, filter: Option<&str>) -> String {
     }
 }
 
-fn entry(time: i64, message: &str) -> String {
-    let time = Timestamp::from_millisecond(time).unwrap_or_default();
-    format!("{time:.3}  {}", text::escape_hidden(message.trim()))
+/// The text of a line; `None` if it is not shown.
+fn shown_line(args: &LogsArgs, line: &Line) -> Option<serde_json::Result<String>> {
+    let (time, message) = (line.time, line.message.as_str());
+    if args.raw {
+        return Some(Ok(line::raw(time, message)));
+    }
+    // With a filter, the user decides.
+    if args.filter.is_none() && line::is_routine(message) {
+        return None;
+    }
+    let line = line::Line::parse(time, message);
+    Some(match args.output.output {
+        Output::Text => Ok(line.to_string()),
+        Output::Json => serde_json::to_string(&line),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn line_is_printed_with_its_time() {
-        for (message, expected) in [
-            ("START RequestId: 1\n", "START RequestId: 1"),
-            ("REPORT\tDuration: 2 ms\t\n", "REPORT\tDuration: 2 ms"),
-            ("two\nlines", r"two\nlines"),
-            ("\u{1b}]0;title\u{7}red", r"\u{1b}]0;title\u{7}red"),
-            ("größe \u{9b}31m", r"größe \u{9b}31m"),
-            (r#"{"a\n":1}"#, r#"{"a\n":1}"#),
-            ("", ""),
-        ] {
-            let expected = format!("2026-11-24T03:19:56.123Z  {expected}");
-            assert_eq!(entry(1_795_490_396_123, message), expected, "{message:?}");
-        }
-    }
 
     #[test]
     fn message_without_lines_repeats_the_options() {

@@ -3,21 +3,26 @@
 mod cluster;
 mod deploy;
 mod destroy;
+mod doctor;
 mod iam_policy;
 mod init;
+mod list;
 mod local;
 mod logs;
+mod open;
 mod package;
 mod ping;
 mod plan;
 mod serve;
 mod smoke;
 mod status;
+mod template;
 
 use clap::CommandFactory;
 
 use crate::{
     cli::{Cli, Command},
+    examples::FILES,
     failure::Exit,
     printer::Printer,
     prompt::confirm,
@@ -41,10 +46,14 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Cluster(command) => signals.or_stopped(cluster::run(command, printer)).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
         Command::Destroy(args) => destroy::run(args, printer, &mut signals).await?,
+        Command::List(args) => signals.or_stopped(list::run(args, printer)).await?,
+        Command::Doctor(args) => signals.or_stopped(doctor::run(*args, printer)).await?,
+        Command::Open(args) => signals.or_stopped(open::run(args, printer)).await?,
+        Command::Template => template::run(printer)?,
         Command::Logs(args) => logs::run(args, printer, &mut signals).await?,
         Command::Init(args) => init::run(&args, printer)?,
         Command::IamPolicy(args) => iam_policy::run(args, printer).await?,
-        Command::Manual(command) => command.run(Cli::command(), printer)?,
+        Command::Manual(command) => command.run(Cli::command(), &FILES, printer)?,
     }
     Ok(Exit::Done)
 }

@@ -13,6 +13,7 @@ use crate::{
     deployment::{self, Follower, Survey, discard_after},
     failure::Exit,
     github::{self, code, heading, table},
+    origin::introduce,
     package::{FunctionSource, artifact::Artifact},
     printer::Printer,
     report::{CommandReport, publish},
@@ -143,8 +144,10 @@ async fn plan(
     let function =
         FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build).await?;
     let aws = Aws::connect(&target.place.access).await?;
-    let (artifact, survey) =
-        tokio::try_join!(deployment::build(function, printer), Survey::read(&aws, target))?;
+    let (artifact, survey) = introduce(&aws, &target.place, printer, async {
+        tokio::try_join!(deployment::build(function, printer), Survey::read(&aws, target))
+    })
+    .await?;
     let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;
     let first = survey.stack.action.preparation();
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {

@@ -4,6 +4,7 @@ use crate::{
     aws::{Aws, cloudformation},
     cli::SmokeArgs,
     github::{heading, table},
+    origin,
     printer::Printer,
     report::{CommandReport, publish},
     smoke, stack,
@@ -13,16 +14,17 @@ use crate::{
 /// Tests the given endpoint, or that of the stack.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let access = &args.stack.access;
-    let (network, endpoint, signer) = if let Some(url) = args.url {
+    let (aws, network, endpoint, signer) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
         // Only a signature needs a region and credentials.
         match args.endpoint_auth {
             Some(auth @ Auth::Iam) => {
                 let aws = Aws::connect(access).await?;
                 let signer = aws.signer(auth).await?;
-                (aws.network, endpoint, signer)
+                let network = aws.network.clone();
+                (Some(aws), network, endpoint, signer)
             }
-            _ => (access.profiles().await?.network()?, endpoint, None),
+            _ => (None, access.profiles().await?.network()?, endpoint, None),
         }
     } else {
         let (aws, name) = (Aws::connect(access).await?, args.stack.stack_name);
@@ -31,9 +33,14 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
         })?;
         let (endpoint, signer) =
             (stack.output("Endpoint")?.to_owned(), aws.signer(stack.auth()).await?);
-        (aws.network, endpoint, signer)
+        let network = aws.network.clone();
+        (Some(aws), network, endpoint, signer)
     };
-    let report = smoke::test(&network, &endpoint, signer, false).await?;
+    let test = smoke::test(&network, &endpoint, signer, false);
+    let report = match &aws {
+        Some(aws) => origin::add(aws, &args.stack.config, printer, test).await?,
+        None => test.await?,
+    };
     publish(printer, &report)?;
     Ok(report.verdict()?)
 }

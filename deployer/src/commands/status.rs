@@ -16,6 +16,7 @@ use crate::{
     cli::StatusArgs,
     deployment::Watch,
     failure::Failure,
+    origin::introduce,
     printer::Printer,
     stack::{self, Drift, Stack, StackEvent},
     values::Auth,
@@ -62,11 +63,21 @@ struct FunctionStatus {
 }
 
 pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
-    let place = args.stack;
-    let aws = Aws::connect(&place.access).await?;
-    let name = place.stack_name;
-    let client = &aws.cloudformation;
-    let mut stack = cloudformation::require(client, &name, &aws.region).await?;
+    let aws = Aws::connect(&args.stack.access).await?;
+    let (status, verdict) =
+        introduce(&aws, &args.stack, printer, find(&aws, &args, printer)).await?;
+    printer.result(&status)?;
+    Ok(verdict?)
+}
+
+/// The status, and the error of the change that was waited for.
+async fn find(
+    aws: &Aws,
+    args: &StatusArgs,
+    printer: &Printer,
+) -> anyhow::Result<(Status, Result<(), Failure>)> {
+    let (name, client) = (&args.stack.stack_name, &aws.cloudformation);
+    let mut stack = cloudformation::require(client, name, &aws.region).await?;
     if args.wait
         && stack.is_busy()
         && let Some(mut watch) = Watch::join(client, &stack.id).await?
@@ -79,13 +90,11 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
         stack = Stack { status: settled, ..current.unwrap_or(stack) };
     }
     let verdict = if args.wait && stack.has_failed() {
-        Err(stack::failed(&name, &stack.status, &last_change(&aws, &stack.id).await?))
+        Err(stack::failed(name, &stack.status, &last_change(aws, &stack.id).await?))
     } else {
         Ok(())
     };
-    let status = read(&aws, name, stack, args.drift, printer).await?;
-    printer.result(&status)?;
-    Ok(verdict?)
+    Ok((read(aws, name.clone(), stack, args.drift, printer).await?, verdict))
 }
 
 async fn last_change(aws: &Aws, stack_id: &str) -> anyhow::Result<Vec<StackEvent>> {

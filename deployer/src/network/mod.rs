@@ -93,6 +93,12 @@ impl Network {
         Sender { connectors: Connectors { network: self.clone(), connectors }, timeout }
     }
 
+    /// The proxy for a URL, and the authorities that are trusted instead of the system's.
+    pub fn route(&self, url: &Uri) -> (Option<String>, Option<String>) {
+        let Inner { proxies, trust } = &*self.0;
+        (proxies.for_url(url).map(ToString::to_string), trust.source.clone())
+    }
+
     /// One for calls without a proxy, and one for each proxy.
     fn routes<T>(&self, make: impl Fn(&Option<Proxy>) -> T) -> Routes<T> {
         let proxies = self.0.proxies.all().map(Some);

@@ -66,6 +66,7 @@ fn a_deployment_goes_through_the_proxy_and_every_call_has_a_name() {
     let mut terminal = Terminal::start(&user, &["destroy"]);
     terminal.wait_for("Delete in us-east-1");
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
       - AccessLogs (AWS::Logs::LogGroup)
       - FunctionLogs (AWS::Logs::LogGroup)
       - HttpApi (AWS::ApiGatewayV2::Api)

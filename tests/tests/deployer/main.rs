@@ -7,6 +7,7 @@ mod aws;
 mod bad_input;
 mod clusters;
 mod config;
+mod daily;
 mod deploy_options;
 mod harness;
 mod interruptions;

@@ -76,13 +76,13 @@ fn the_log_is_shown(aws: &MiniStack, user: &User, endpoint: &str) {
         http::claim(endpoint, "mycluster", node).unwrap();
     }
     wait_until("the calls are logged", || {
-        let shown = user.run(&["logs"]).ended_with(0).stdout;
+        let shown = user.run(&["logs", "--raw"]).ended_with(0).stdout;
         shown.matches("REPORT RequestId").count() == 2
     });
     log(aws, "odd", "it said \"no\\yes\" \u{1b}[31m\nin two lines\n");
     log(aws, "odd", "It Said something else");
 
-    let all = user.run(&["logs"]).ended_with(0);
+    let all = user.run(&["logs", "--raw"]).ended_with(0);
     assert_eq!(all.stderr, "");
     let requests: Vec<Value> = all
         .stdout
@@ -372,7 +372,11 @@ fn the_manual_has_a_page_for_each_command() {
         }
     }
     let main = fs::read_to_string(pages.join("cbbootstrap.1")).unwrap();
-    assert!(main.contains("Exit status:"), "{main}");
+    for section in [".SH \"EXIT STATUS\"", ".SH FILES"] {
+        assert!(main.contains(section), "{section}: {main}");
+    }
+    let deploy = fs::read_to_string(pages.join("cbbootstrap-deploy.1")).unwrap();
+    assert!(deploy.contains(".SH EXAMPLES"), "{deploy}");
 
     fs::write(directory.path().join("file"), "").unwrap();
     let file = directory.path().join("file").display().to_string();

@@ -193,6 +193,7 @@ fn the_printed_policy_allows_every_command() {
     assert_eq!(status["unknown"], json!({}), "{status}");
     user.run(&["logs"]).ended_with(0);
     user.run(&["cluster", "list"]).ended_with(0);
+    user.run(&["list"]).ended_with(0);
 
     user.run(&deploy(&zip, &["--auth", "none"])).ended_with(0);
 

@@ -59,6 +59,7 @@ fn plan_lists_everything_that_a_first_deployment_makes() {
     let mut terminal = wide(&aws.user(), &["plan", "--function-zip", artifact::small_zip()]);
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
       build    <n> bytes, sha256 <sha256> (<n> s)
       plan     change set created and read (<n> s)
     Stack cbbootstrap in us-east-1:
@@ -87,6 +88,7 @@ fn plan_lists_what_an_update_changes() {
     let mut terminal = wide(&scene.user, &[&plan[..], &[scene.changed]].concat());
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
       build    <n> bytes, sha256 <sha256> (<n> s)
       plan     change set created and read (<n> s)
     Stack cbbootstrap in us-east-1:
@@ -119,6 +121,7 @@ fn deploy_shows_each_resource_on_its_line() {
     terminal.wait_for("1/3 UPDATE_IN_PROGRESS");
     terminal.wait_for("Role AWS::IAM::Role UPDATE_COMPLETE");
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
@@ -128,6 +131,7 @@ fn deploy_shows_each_resource_on_its_line() {
     ");
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r#"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
@@ -157,6 +161,7 @@ fn deploy_explains_a_failed_update() {
     let mut terminal = scene.deploy();
     assert_eq!(terminal.wait(), Some(1), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
@@ -176,6 +181,7 @@ fn deploy_asks_whether_to_wait_for_another_deployment() {
     let mut terminal = scene.deploy();
     terminal.wait_for("[y/N]");
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
     Stack `cbbootstrap` is being changed by somebody else (UPDATE_IN_PROGRESS). Wait until that is done? [y/N]
     ");
     terminal.type_line("n");
@@ -200,6 +206,7 @@ fn ctrl_c_cancels_the_update() {
     terminal.press_ctrl_c();
     assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
+    Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)

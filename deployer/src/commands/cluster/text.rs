@@ -6,10 +6,7 @@ use cbbootstrap_cli::text::escape_hidden;
 use jiff::Timestamp;
 
 use super::{Cluster, Entry, ForgetResult, ListResult, MemberReport, ShowResult};
-use crate::fields::{ago, write_fields};
-
-/// The most that a long value widens its column.
-const WIDEST: usize = 40;
+use crate::fields::{ago, write_columns, write_fields};
 
 const HEADER: [&str; 7] =
     ["CLUSTER", "STATE", "GENERATION", "INITIAL NODE", "MEMBERS", "CLAIMED AT", "LEASE UNTIL"];
@@ -129,23 +126,7 @@ impl Display for ListResult {
                 None => Ok(()),
             };
         }
-        let header = HEADER.map(str::to_owned).to_vec();
-        let lines: Vec<Vec<String>> =
-            std::iter::once(header).chain(self.clusters.iter().map(Entry::columns)).collect();
-        let width = |column: usize| {
-            // The last value of a line may be longer than its column.
-            let cells = lines
-                .iter()
-                .filter(|line| column + 1 < line.len())
-                .map(|line| line[column].chars().count());
-            cells.filter(|width| *width <= WIDEST).max().unwrap_or(0)
-        };
-        let widths: Vec<_> = (0..HEADER.len()).map(width).collect();
-        for line in &lines {
-            let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        Ok(())
+        write_columns(f, HEADER, self.clusters.iter().map(Entry::columns))
     }
 }
 
