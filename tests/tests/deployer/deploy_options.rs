@@ -214,6 +214,24 @@ fn options_reach_cloudformation() {
 }
 
 #[test]
+fn permissions_boundary_reaches_the_role() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let boundary = "arn:aws:iam::000000000000:policy/boundary";
+    user.run(&["plan", "--permissions-boundary", "boundary"]).failed(2, "policy/NAME");
+    user.deploy(artifact::small_zip(), &["--permissions-boundary", boundary]).document();
+    let parameters = stack(&aws)["Parameters"].clone();
+    let expected = json!({"ParameterKey": "PermissionsBoundary", "ParameterValue": boundary});
+    assert!(parameters.as_array().unwrap().contains(&expected), "{parameters}");
+    let planned = user.plan(artifact::small_zip(), &[]);
+    assert_eq!(
+        planned["parameters"],
+        json!([{"name": "PermissionsBoundary", "before": boundary, "after": ""}]),
+        "{planned}"
+    );
+}
+
+#[test]
 fn losing_stored_data_needs_confirmation() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let proxy = Proxy::start(&aws);
