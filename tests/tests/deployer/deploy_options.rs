@@ -232,6 +232,27 @@ fn permissions_boundary_reaches_the_role() {
 }
 
 #[test]
+fn concurrency_and_requests_have_limits_on_request() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let limits =
+        ["--parameter", "ReservedConcurrency=20", "--parameter", "RequestAlarmThreshold=3000"];
+    let request_alarms = || {
+        aws.boto(
+            "[[a['MetricName'], a['Threshold'], a['Period']] for a in client('cloudwatch')\
+             .describe_alarms()['MetricAlarms'] if 'RequestAlarm' in a['AlarmName']]",
+        )
+    };
+    user.deploy(artifact::small_zip(), &limits).document();
+    assert_eq!(request_alarms(), json!([["Count", 3000.0, 300]]));
+    let parameters = stack(&aws)["Parameters"].clone();
+    let expected = json!({"ParameterKey": "ReservedConcurrency", "ParameterValue": "20"});
+    assert!(parameters.as_array().unwrap().contains(&expected), "{parameters}");
+    user.deploy(artifact::small_zip(), &[]).document();
+    assert_eq!(request_alarms(), json!([]));
+}
+
+#[test]
 fn losing_stored_data_needs_confirmation() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let proxy = Proxy::start(&aws);
