@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, Command, Id};
 use serde::Serialize;
 
 use crate::{
-    aws::Access,
+    aws::{Access, dynamodb::TableSettings},
     failure::Failure,
     local::data,
     package::BuildArgs,
@@ -117,6 +117,8 @@ pub struct StackOptions {
     /// SNS topic for the stack's events; can be repeated
     #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic_arn)]
     pub notification_arns: Vec<String>,
+    #[command(flatten)]
+    pub table: TableSettings,
     /// Enable the stack's termination protection; `false` disables it [default: unchanged]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub protect: Option<bool>,
@@ -197,6 +199,13 @@ impl Target {
     /// The user's tags; cbbootstrap adds its own.
     pub fn tags(&self) -> BTreeMap<String, String> {
         map(&self.stack.tags)
+    }
+
+    /// All tags of the table.
+    pub fn table_tags(&self) -> BTreeMap<String, String> {
+        let ours = [OWNER_TAG, (STACK_TAG, &self.place.stack_name)];
+        let ours = ours.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.tags().into_iter().chain(ours).collect()
     }
 }
 

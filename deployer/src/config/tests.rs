@@ -25,6 +25,8 @@ environments:
     role_arn: arn:aws:iam::123456789012:role/r
     permissions_boundary: arn:aws:iam::123456789012:policy/p
     notification_arns: ["arn:aws:sns:eu-central-1:123456789012:t"]
+    max_read_units: 100
+    max_write_units: 50
     protect: true
     wait_for_stack: 30m
 "#;
@@ -47,6 +49,8 @@ environments:
         "--role-arn=arn:aws:iam::123456789012:role/r",
         "--permissions-boundary=arn:aws:iam::123456789012:policy/p",
         "--notification-arn=arn:aws:sns:eu-central-1:123456789012:t",
+        "--max-read-units=100",
+        "--max-write-units=50",
         "--protect=true",
         "--wait-for-stack=30m",
     ];

@@ -253,6 +253,49 @@ fn concurrency_and_requests_have_limits_on_request() {
 }
 
 #[test]
+fn ceilings_of_the_table_change_only_on_request() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let ceilings = |table: &str| {
+        let throughput = aws.boto(&format!(
+            "client('dynamodb').describe_table(TableName='{table}')['Table'].get('OnDemandThroughput')"
+        ));
+        ["MaxReadRequestUnits", "MaxWriteRequestUnits"].map(|name| throughput[name].clone())
+    };
+    let deploy = |options: &[&str]| user.deploy(artifact::small_zip(), options).document();
+    deploy(&["--max-read-units", "100", "--max-write-units", "50"]);
+    assert_eq!(ceilings("cb-bootstrap"), [json!(100), json!(50)]);
+    assert_eq!(deploy(&[])["changed"], json!(false));
+    assert_eq!(ceilings("cb-bootstrap"), [json!(100), json!(50)]);
+
+    let options = ["--max-read-units", "200", "--max-write-units", "0"];
+    let planned = user.plan(artifact::small_zip(), &options);
+    assert_eq!(
+        planned["table"],
+        json!([
+            {"name": "max-read-units", "before": "100", "after": "200"},
+            {"name": "max-write-units", "before": "50", "after": null},
+        ]),
+        "{planned}"
+    );
+    assert_eq!(deploy(&options)["changed"], json!(true));
+    assert_eq!(ceilings("cb-bootstrap"), [json!(200), json!(-1)]);
+    assert_eq!(user.plan(artifact::small_zip(), &options)["changed"], json!(false));
+    let status = user.run(&["status", "--output", "json"]).document();
+    assert_eq!(status["table"]["max_read_units"], json!(200), "{status}");
+    assert_eq!(status["table"]["max_write_units"], Value::Null, "{status}");
+
+    // A table of the user.
+    aws.boto(
+        "client('dynamodb').create_table(TableName='theirs', BillingMode='PAY_PER_REQUEST', \
+         KeySchema=[{'AttributeName': 'cluster_id', 'KeyType': 'HASH'}], \
+         AttributeDefinitions=[{'AttributeName': 'cluster_id', 'AttributeType': 'S'}])",
+    );
+    deploy(&["--stack-name", "other", "--table-name", "theirs", "--max-read-units", "100"]);
+    assert_eq!(ceilings("theirs"), [Value::Null, Value::Null]);
+}
+
+#[test]
 fn losing_stored_data_needs_confirmation() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let proxy = Proxy::start(&aws);

@@ -325,5 +325,5 @@ fn a_missing_permission_is_named() {
     deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:CreateBackup");
     deployer
         .run(&["destroy", "--yes", "--delete-table", "--no-backup", "--table-name", "cb-bootstrap"])
-        .failed(1, "dynamodb:UpdateTable");
+        .failed(1, "dynamodb:DeleteTable");
 }
