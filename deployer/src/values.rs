@@ -45,6 +45,11 @@ pub fn role_arn(arn: &str) -> Result<String, String> {
     accept(arn, is_arn(arn, "iam"), "a role's ARN is arn:aws:iam::ACCOUNT:role/NAME")
 }
 
+pub fn policy_arn(arn: &str) -> Result<String, String> {
+    let is_good = is_arn(arn, "iam") && arn.contains(":policy/");
+    accept(arn, is_good, "a policy's ARN is arn:aws:iam::ACCOUNT:policy/NAME")
+}
+
 pub fn topic_arn(arn: &str) -> Result<String, String> {
     accept(arn, is_arn(arn, "sns"), "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME")
 }

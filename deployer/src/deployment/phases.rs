@@ -4,7 +4,7 @@ use super::{DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet, Draft, UpdateMode},
-        dynamodb::{self, Table},
+        dynamodb::{self, Table, TableChange},
         lambda,
         s3::Bucket,
     },
@@ -22,8 +22,8 @@ pub struct Preparation<'a> {
     bucket: Bucket,
     artifact: Artifact,
     desired: DesiredStack,
-    /// Whether table or bucket had to be created.
-    created: bool,
+    /// Whether the table or the bucket had to be created or changed.
+    has_changed_storage: bool,
     survey: StackSurvey,
     consents: Consents,
 }
@@ -58,11 +58,11 @@ impl<'a> Preparation<'a> {
         let build = build(function, printer);
         let create_table = async {
             let step = printer.step("table");
-            let (name, stack) = (&target.table.table_name, &target.place.stack_name);
-            let created =
-                dynamodb::ensure(&aws.dynamodb, name, table, stack, &target.tags()).await?;
-            step.done(format_args!("`{name}` {}", if created { "created" } else { "exists" }));
-            anyhow::Ok(created)
+            let (name, settings) = (&target.table.table_name, &target.stack.table);
+            let tags = target.table_tags();
+            let change = dynamodb::ensure(&aws.dynamodb, name, table, settings, tags).await?;
+            step.done(format_args!("`{name}` {change}"));
+            anyhow::Ok(change != TableChange::Unchanged)
         };
         let create_bucket = async {
             if !bucket.exists {
@@ -74,22 +74,22 @@ impl<'a> Preparation<'a> {
             anyhow::Ok(!bucket.exists)
         };
         // All three run to their end: a failed build must not leave the table or the bucket incomplete.
-        let (bucket_created, table_created, artifact) =
+        let (bucket_created, table_changed, artifact) =
             tokio::join!(create_bucket, create_table, build);
         let errors =
-            [bucket_created.as_ref().err(), table_created.as_ref().err(), artifact.as_ref().err()];
+            [bucket_created.as_ref().err(), table_changed.as_ref().err(), artifact.as_ref().err()];
         // The first error ends the program, which prints it last; the others are printed here.
         for error in errors.into_iter().flatten().skip(1) {
             printer.error(error);
         }
-        let created = bucket_created? | table_created?;
+        let has_changed_storage = bucket_created? | table_changed?;
         let artifact = artifact?;
         Ok(Self {
             deployment,
             desired: desired_stack(target, &bucket, &artifact)?,
             bucket,
             artifact,
-            created,
+            has_changed_storage,
             survey,
             consents,
         })
@@ -270,7 +270,7 @@ impl<'a> Preparation<'a> {
         }
         Ok(DeployedStack {
             stack,
-            changed: self.created | changed | code_changed | protect.is_some(),
+            changed: self.has_changed_storage | changed | code_changed | protect.is_some(),
             // Somebody else may have created the stack just now.
             is_fresh: changed || round > 0,
             function_sha256: self.artifact.sha256.clone(),
