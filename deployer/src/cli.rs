@@ -288,6 +288,9 @@ pub struct DoctorArgs {
     /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
     #[arg(long, value_name = "ARN", value_parser = role_arn)]
     pub role_arn: Option<String>,
+    /// Permissions boundary that the function's role must have
+    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    pub permissions_boundary: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
