@@ -17,7 +17,7 @@ use crate::{
         ConfigArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target,
         WaitArgs, ids,
     },
-    values::{Auth, account, bucket_name, host_name, policy_arn, role_arn, table_name},
+    values::{Auth, account, bucket_name, host_name, key_arn, policy_arn, role_arn, table_name},
 };
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
@@ -352,6 +352,9 @@ pub struct IamPolicyArgs {
     /// Permissions boundary that the function's role must have
     #[arg(long, value_name = "ARN", value_parser = policy_arn)]
     pub permissions_boundary: Option<String>,
+    /// Key of `deploy --kms-key`
+    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    pub kms_key: Option<String>,
     #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]

@@ -66,6 +66,8 @@ pub struct Scope {
     pub role_arn: Option<String>,
     /// The permissions boundary that the function's role must have.
     pub permissions_boundary: Option<String>,
+    /// The key that encrypts what the deployment stores.
+    pub kms_key: Option<String>,
 }
 
 /// The partition that a region belongs to.
@@ -117,6 +119,7 @@ impl Scope {
             ("{bucket}", self.bucket.as_deref().or(own_bucket.as_deref())),
             ("{own_bucket}", own_bucket.as_deref()),
             ("{role_arn}", self.role_arn.as_deref()),
+            ("{kms_key}", self.kms_key.as_deref()),
             ("{permissions_boundary}", self.permissions_boundary.as_deref()),
         ];
         let mut text = text.to_owned();
@@ -162,6 +165,8 @@ pub struct Policy {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Statement {
+    /// Empty if the statement is about several kinds of resources.
+    #[serde(skip_serializing_if = "str::is_empty")]
     sid: &'static str,
     effect: &'static str,
     action: BTreeSet<&'static str>,
@@ -221,6 +226,7 @@ fn join(statements: Vec<Statement>) -> Vec<Statement> {
         });
         match other {
             Some(other) => {
+                other.sid = "";
                 other.action.extend(statement.action);
                 other.resource.extend(statement.resource);
             }

@@ -153,7 +153,7 @@ pub struct StoredCode {
 }
 
 /// The parameters that have options.
-const OPTION_PARAMETERS: [OptionParameter; 8] = [
+const OPTION_PARAMETERS: [OptionParameter; 9] = [
     ("ArtifactBucket", "--bucket", |_, code| code.bucket.clone()),
     ("ArtifactKey", "--function-zip", |_, code| code.key.clone()),
     ("TableName", "--table-name", |target, _| target.table.table_name.clone()),
@@ -161,6 +161,7 @@ const OPTION_PARAMETERS: [OptionParameter; 8] = [
     ("AuthorizationType", "--auth", |target, _| target.stack.auth.authorization_type().to_owned()),
     ("RequireSecret", "--require-secret", |target, _| target.stack.require_secret.to_string()),
     ("RequireLease", "--require-lease", |target, _| target.stack.require_lease.to_string()),
+    ("KmsKeyArn", "--kms-key", |target, _| target.stack.table.kms_key.clone().unwrap_or_default()),
     ("PermissionsBoundary", "--permissions-boundary", |target, _| {
         target.stack.permissions_boundary.clone().unwrap_or_default()
     }),

@@ -109,7 +109,7 @@ mod tests {
         BTreeMap::from([(name.to_owned(), value.to_owned())])
     }
 
-    const HAS_OPTION: [(&str, &str); 7] = [
+    const HAS_OPTION: [(&str, &str); 9] = [
         ("ArtifactBucket", "--bucket"),
         ("ArtifactKey", "--function-zip"),
         ("TableName", "--table-name"),
@@ -117,6 +117,8 @@ mod tests {
         ("AuthorizationType", "--auth"),
         ("RequireSecret", "--require-secret"),
         ("RequireLease", "--require-lease"),
+        ("PermissionsBoundary", "--permissions-boundary"),
+        ("KmsKeyArn", "--kms-key"),
     ];
 
     #[track_caller]
@@ -143,6 +145,8 @@ mod tests {
             ("Architecture", "arm64", "`Architecture` is not set as", "`--arch`"),
             ("AuthorizationType", "AWS_IAM", "`AuthorizationType` is not set as", "`--auth`"),
             ("ArtifactBucket", "b", "`ArtifactBucket` is not set as", "`--bucket`"),
+            ("KmsKeyArn", "k", "`KmsKeyArn` is not set as", "`--kms-key`"),
+            ("PermissionsBoundary", "b", "is not set as", "`--permissions-boundary`"),
             ("ArtifactKey", "k", "`ArtifactKey` is not set as", "`--function-zip`"),
             ("MemorySize", "lots", "`MemorySize` cannot be `lots`", "number from 128 to 10240"),
             ("MemorySize", "127", "`MemorySize` cannot be `127`", "from 128 to 10240"),

@@ -158,13 +158,14 @@ pub async fn ensure(
     tags: BTreeMap<String, String>,
 ) -> anyhow::Result<TableChange> {
     let new_settings = found.as_ref().and_then(|table| table.new_settings(options));
-    let is_new = found.is_none();
+    let (is_new, current) = (found.is_none(), found.as_ref().map(|table| table.settings.clone()));
+    let current = current.unwrap_or_default();
     if !found.as_ref().is_some_and(Table::is_complete) {
         complete(client, name, found, options, tags).await?;
     }
     match new_settings {
         Some(settings) => {
-            settings.apply(client, name).await?;
+            settings.apply(client, name, &current).await?;
             Ok(TableChange::SettingsChanged)
         }
         None if is_new => Ok(TableChange::Created),
@@ -218,6 +219,7 @@ async fn create(
         .billing_mode(BillingMode::PayPerRequest)
         .deletion_protection_enabled(true)
         .set_on_demand_throughput(settings.throughput())
+        .set_sse_specification(settings.encryption())
         .set_tags(Some(tags))
         .send()
         .await;
@@ -414,6 +416,10 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
 async fn unprotect(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
     let update = client.update_table().table_name(name).deletion_protection_enabled(false);
     update.send().await.explain(what)?;
+    wait_for_update(client, name).await
+}
+
+async fn wait_for_update(client: &Client, name: &str) -> anyhow::Result<()> {
     CHANGE
         .until(&format!("table `{name}` is still being updated"), async || {
             let updating = Some(TableStatus::Updating);

@@ -20,6 +20,7 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
         table_name: args.table.table_name,
         bucket: args.bucket,
         role_arn: args.role_arn,
+        kms_key: args.kms_key,
         permissions_boundary: args.permissions_boundary,
     };
     let text = if args.explain {

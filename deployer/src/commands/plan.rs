@@ -198,7 +198,7 @@ fn report(
         ..PlanReport::default()
     };
     if let Some(table) = table
-        && let Some(settings) = table.new_settings(&target.stack.table)
+        && let Some(settings) = table.new_settings(&survey.table_options(target, Some(table)))
     {
         report.table = value_changes(&table.settings.values(), &settings.values());
     }

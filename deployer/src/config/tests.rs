@@ -27,6 +27,7 @@ environments:
     notification_arns: ["arn:aws:sns:eu-central-1:123456789012:t"]
     max_read_units: 100
     max_write_units: 50
+    kms_key: arn:aws:kms:eu-central-1:123456789012:key/k
     protect: true
     wait_for_stack: 30m
 "#;
@@ -51,6 +52,7 @@ environments:
         "--notification-arn=arn:aws:sns:eu-central-1:123456789012:t",
         "--max-read-units=100",
         "--max-write-units=50",
+        "--kms-key=arn:aws:kms:eu-central-1:123456789012:key/k",
         "--protect=true",
         "--wait-for-stack=30m",
     ];

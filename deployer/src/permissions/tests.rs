@@ -10,6 +10,7 @@ fn scope() -> Scope {
         bucket: None,
         role_arn: None,
         permissions_boundary: None,
+        kms_key: None,
     }
 }
 
@@ -24,6 +25,7 @@ fn template_scope() -> Scope {
         bucket: None,
         role_arn: None,
         permissions_boundary: Some("${PermissionsBoundaryArn}".to_owned()),
+        kms_key: None,
     }
 }
 
@@ -94,6 +96,18 @@ fn permissions_boundary_restricts_who_creates_roles() {
 }
 
 #[test]
+fn a_kms_key_is_used_only_if_it_is_given() {
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/k";
+    let with_key = Scope { kms_key: Some(key.to_owned()), ..scope() };
+    for policy_for in [PolicyFor::Deploy, PolicyFor::All, PolicyFor::CloudFormation] {
+        assert!(!allows(&policy(&scope(), policy_for), "kms:CreateGrant"));
+        let policy = policy(&with_key, policy_for);
+        let uses = |it: &&Statement| it.action.contains("kms:CreateGrant");
+        assert_eq!(policy.statement.iter().find(uses).unwrap().resource, [key]);
+    }
+}
+
+#[test]
 fn a_bucket_of_the_user_is_used_but_not_changed() {
     let theirs = Scope { bucket: Some("theirs".to_owned()), ..scope() };
     let policy = policy(&theirs, PolicyFor::All);
@@ -151,6 +165,10 @@ fn policies_with_long_names_fit_the_limit() {
         partition: "aws-us-gov".to_owned(),
         region: "ap-southeast-99".to_owned(),
         stack_name: "s".repeat(40),
+        kms_key: Some(
+            "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+                .to_owned(),
+        ),
         table_name: "t".repeat(64),
         permissions_boundary: Some(format!(
             "arn:aws-us-gov:iam::123456789012:policy/{}",
@@ -209,7 +227,8 @@ fn every_row_is_used_and_explained() {
     let is_about_role = |resources: &Vec<String>| resources[0].ends_with("role/cfn");
     let only_with_role =
         with_role.select(PolicyFor::All).filter(|(_, resources)| is_about_role(resources));
-    let selected = scope().select(PolicyFor::All).count() + only_with_role.count();
+    let with_key = Scope { kms_key: Some("key".to_owned()), ..scope() };
+    let selected = with_key.select(PolicyFor::All).count() + only_with_role.count();
     assert_eq!(selected, TABLE.permissions.len());
     let text = explain(&scope(), PolicyFor::All);
     for statement in policy(&scope(), PolicyFor::All).statement {

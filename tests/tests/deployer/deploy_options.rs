@@ -296,6 +296,58 @@ fn ceilings_of_the_table_change_only_on_request() {
 }
 
 #[test]
+fn a_kms_key_encrypts_what_a_deployment_stores() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let key = aws.boto("client('kms').create_key()['KeyMetadata']['Arn']");
+    let key = key.as_str().unwrap();
+    let table_key = || {
+        let table =
+            aws.boto("client('dynamodb').describe_table(TableName='cb-bootstrap')['Table']");
+        let encryption = &table["SSEDescription"];
+        let is_on = encryption["Status"] == "ENABLED";
+        if is_on { encryption["KMSMasterKeyArn"].clone() } else { Value::Null }
+    };
+    let log_keys = || {
+        aws.boto(
+            "[g.get('kmsKeyId') for g in client('logs').describe_log_groups()['logGroups'] \
+             if g['logGroupName'].endswith('x') or 'Logs' in g['logGroupName']]",
+        )
+    };
+    user.run(&["plan", "--kms-key", "alias/mine"]).failed(2, "key/ID");
+    // A table that exists gets the key after the stack.
+    user.deploy(artifact::small_zip(), &[]).document();
+    assert_eq!(table_key(), Value::Null);
+    let planned = user.plan(artifact::small_zip(), &["--kms-key", key]);
+    assert_eq!(planned["table"], json!([{"name": "kms-key", "before": null, "after": key}]));
+    // The stand-in replaces log groups for another key, which AWS does not.
+    let deployed = user.deploy(artifact::small_zip(), &["--yes", "--kms-key", key]).document();
+    assert_eq!(deployed["changed"], json!(true), "{deployed}");
+    assert_eq!(table_key(), json!(key));
+    assert_eq!(log_keys(), json!([key, key]));
+    let parameters = stack(&aws)["Parameters"].clone();
+    let expected = json!({"ParameterKey": "KmsKeyArn", "ParameterValue": key});
+    assert!(parameters.as_array().unwrap().contains(&expected), "{parameters}");
+    let again = user.deploy(artifact::small_zip(), &["--kms-key", key]).document();
+    assert_eq!(again["changed"], json!(false), "{again}");
+
+    // Without the option, AWS's key returns.
+    user.deploy(artifact::small_zip(), &["--yes"]).document();
+    assert_eq!(table_key(), Value::Null);
+    assert_eq!(log_keys(), json!([null, null]));
+
+    // A new table has the key from the start, and the bucket gets it with the next zip.
+    user.run(&["destroy", "--yes", "--delete-table", "--no-backup"]).ended_with(0);
+    user.deploy(artifact::small_zip_number(1), &["--kms-key", key]).document();
+    assert_eq!(table_key(), json!(key));
+    let bucket = aws.boto(&format!(
+        "client('s3').get_bucket_encryption(Bucket='{BUCKET}')['ServerSideEncryptionConfiguration']['Rules'][0]\
+         ['ApplyServerSideEncryptionByDefault']"
+    ));
+    assert_eq!(bucket, json!({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}));
+}
+
+#[test]
 fn losing_stored_data_needs_confirmation() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let proxy = Proxy::start(&aws);

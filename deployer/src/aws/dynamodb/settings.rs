@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use super::wait_for_update;
 use aws_sdk_dynamodb::{
     Client,
-    types::{OnDemandThroughput, TableDescription},
+    types::{
+        OnDemandThroughput, SseDescription, SseSpecification, SseStatus, SseType, TableDescription,
+    },
 };
 use clap::{Args, value_parser};
 use serde::Serialize;
 
-use crate::aws::error::Answer;
+use crate::{aws::error::Answer, values::key_arn};
 
-/// As options, `None` leaves a setting as it is, and 0 removes a ceiling. As settings of a table, `None` is no ceiling.
+/// As options, `None` leaves a setting as it is, and 0 or an empty key removes it. As settings of a table, `None` is no ceiling, and
+/// a key of AWS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize)]
 #[command(next_help_heading = "Stack")]
 pub struct TableSettings {
@@ -21,6 +25,9 @@ pub struct TableSettings {
     /// Ceiling of the table's writes, in request units a second; 0 removes it [default: unchanged]
     #[arg(long, value_name = "NUMBER", value_parser = value_parser!(i64).range(0..))]
     pub max_write_units: Option<i64>,
+    /// KMS key that encrypts the table, the zips, the logs and the function's environment [default: AWS's keys]
+    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    pub kms_key: Option<String>,
 }
 
 impl TableSettings {
@@ -33,6 +40,7 @@ impl TableSettings {
             max_write_units: throughput
                 .and_then(|it| it.max_write_request_units)
                 .filter(is_ceiling),
+            kms_key: table.sse_description().and_then(key),
         }
     }
 
@@ -46,6 +54,11 @@ impl TableSettings {
         Self {
             max_read_units: ceiling(self.max_read_units, options.max_read_units),
             max_write_units: ceiling(self.max_write_units, options.max_write_units),
+            kms_key: match options.kms_key.as_deref() {
+                None => self.kms_key.clone(),
+                Some("") => None,
+                Some(key) => Some(key.to_owned()),
+            },
         }
     }
 
@@ -54,7 +67,9 @@ impl TableSettings {
         let ceilings =
             [("max-read-units", self.max_read_units), ("max-write-units", self.max_write_units)];
         let values = ceilings.into_iter().filter_map(|(name, units)| Some((name, units?)));
-        values.map(|(name, units)| (name.to_owned(), units.to_string())).collect()
+        let values = values.map(|(name, units)| (name, units.to_string()));
+        let key = self.kms_key.iter().map(|key| ("kms-key", key.clone()));
+        values.chain(key).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     pub(super) fn throughput(&self) -> Option<OnDemandThroughput> {
@@ -70,13 +85,46 @@ impl TableSettings {
             .build()
     }
 
-    /// Gives the table these settings instead of its current ones.
-    pub(super) async fn apply(&self, client: &Client, name: &str) -> anyhow::Result<()> {
-        let update = client.update_table().table_name(name);
-        let update = update.on_demand_throughput(self.all_throughput());
-        update.send().await.explain(format!("cannot change the settings of table `{name}`"))?;
+    pub(super) fn encryption(&self) -> Option<SseSpecification> {
+        self.kms_key.as_ref().map(|key| {
+            let specification = SseSpecification::builder().enabled(true).sse_type(SseType::Kms);
+            specification.kms_master_key_id(key).build()
+        })
+    }
+
+    /// Gives the table these settings instead of its current ones. DynamoDB refuses to change two at once.
+    pub(super) async fn apply(
+        &self,
+        client: &Client,
+        name: &str,
+        current: &Self,
+    ) -> anyhow::Result<()> {
+        let what = format!("cannot change the settings of table `{name}`");
+        if (self.max_read_units, self.max_write_units)
+            != (current.max_read_units, current.max_write_units)
+        {
+            wait_for_update(client, name).await?;
+            let update = client.update_table().table_name(name);
+            update.on_demand_throughput(self.all_throughput()).send().await.explain(&what)?;
+        }
+        if self.kms_key != current.kms_key {
+            wait_for_update(client, name).await?;
+            let none = || SseSpecification::builder().enabled(false).build();
+            let encryption = self.encryption().unwrap_or_else(none);
+            let update = client.update_table().table_name(name);
+            update.sse_specification(encryption).send().await.explain(&what)?;
+        }
         Ok(())
     }
+}
+
+/// The key of the user; `None` if AWS owns it.
+fn key(encryption: &SseDescription) -> Option<String> {
+    let is_on = matches!(
+        encryption.status,
+        Some(SseStatus::Enabled | SseStatus::Enabling | SseStatus::Updating)
+    );
+    encryption.kms_master_key_arn.clone().filter(|_| is_on)
 }
 
 #[cfg(test)]
@@ -93,10 +141,32 @@ mod tests {
             (Some(5), Some(0), None),
             (None, Some(0), None),
         ] {
-            let settings = |units| TableSettings { max_read_units: units, max_write_units: units };
+            let settings = |units| TableSettings {
+                max_read_units: units,
+                max_write_units: units,
+                kms_key: None,
+            };
             let changed = settings(now).with(&settings(option));
             assert_eq!(changed, settings(after), "{now:?} with {option:?}");
             assert_eq!(changed.throughput().is_some(), after.is_some());
+        }
+    }
+
+    #[test]
+    fn an_omitted_key_stays_and_an_empty_one_is_removed() {
+        for (now, option, after) in [
+            (None, None, None),
+            (Some("a"), None, Some("a")),
+            (Some("a"), Some("b"), Some("b")),
+            (Some("a"), Some(""), None),
+        ] {
+            let settings = |key: Option<&str>| TableSettings {
+                kms_key: key.map(str::to_owned),
+                ..TableSettings::default()
+            };
+            let changed = settings(now).with(&settings(option));
+            assert_eq!(changed, settings(after), "{now:?} with {option:?}");
+            assert_eq!(changed.encryption().is_some(), after.is_some());
         }
     }
 
