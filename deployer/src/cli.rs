@@ -291,6 +291,9 @@ pub struct DoctorArgs {
     /// Permissions boundary that the function's role must have
     #[arg(long, value_name = "ARN", value_parser = policy_arn)]
     pub permissions_boundary: Option<String>,
+    /// Key of `deploy --kms-key`
+    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    pub kms_key: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
