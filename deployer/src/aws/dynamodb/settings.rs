@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::{aws::error::Answer, values::key_arn};
 
-/// As options, `None` leaves a setting as it is, and 0 or an empty key removes it. As settings of a table, `None` is no ceiling, and
-/// a key of AWS.
+/// As options, `None` leaves a setting as it is, and 0 or an empty key removes it. As settings of a table, `None` means that there is no ceiling, or
+/// that AWS owns the key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize)]
 #[command(next_help_heading = "Stack")]
 pub struct TableSettings {
@@ -33,7 +33,7 @@ pub struct TableSettings {
 impl TableSettings {
     pub fn from_description(table: &TableDescription) -> Self {
         let throughput = table.on_demand_throughput();
-        // -1 is no ceiling.
+        // -1 means that there is none.
         let is_ceiling = |units: &i64| *units > 0;
         Self {
             max_read_units: throughput.and_then(|it| it.max_read_request_units).filter(is_ceiling),
