@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::{aws::error::Answer, values::key_arn};
 
-/// As options, `None` leaves a setting as it is, and 0 or an empty key removes it. As settings of a table, `None` means that there is no ceiling, or
-/// that AWS owns the key.
+/// As options, `None` leaves a setting as it is, and 0 or an empty key removes it. As settings of a table, `None` means that there is
+/// no ceiling, or that AWS owns the key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize)]
 #[command(next_help_heading = "Stack")]
 pub struct TableSettings {
