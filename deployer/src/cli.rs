@@ -17,7 +17,7 @@ use crate::{
         ConfigArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target,
         WaitArgs, ids,
     },
-    values::{Auth, account, bucket_name, host_name, role_arn, table_name},
+    values::{Auth, account, bucket_name, host_name, key_arn, policy_arn, role_arn, table_name},
 };
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
@@ -288,6 +288,12 @@ pub struct DoctorArgs {
     /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
     #[arg(long, value_name = "ARN", value_parser = role_arn)]
     pub role_arn: Option<String>,
+    /// Permissions boundary that the function's role must have
+    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    pub permissions_boundary: Option<String>,
+    /// Key of `deploy --kms-key`
+    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    pub kms_key: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -346,6 +352,12 @@ pub struct IamPolicyArgs {
     /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
     #[arg(long, value_name = "ARN", value_parser = role_arn)]
     pub role_arn: Option<String>,
+    /// Permissions boundary that the function's role must have
+    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    pub permissions_boundary: Option<String>,
+    /// Key of `deploy --kms-key`
+    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    pub kms_key: Option<String>,
     #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]

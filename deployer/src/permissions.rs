@@ -14,6 +14,9 @@ use crate::cli::PolicyFor;
 /// `Function`, a hyphen and 13 random characters.
 const LONGEST_FULL_NAME: usize = 40;
 
+/// The most characters that a managed policy may have, white space apart.
+const MOST_CHARACTERS: usize = 6144;
+
 /// CloudFormation keeps at least this much of a longer stack name.
 const SHORTENED_NAME: usize = 24;
 
@@ -61,6 +64,10 @@ pub struct Scope {
     pub bucket: Option<String>,
     /// The role that CloudFormation is given. The caller then needs none of CloudFormation's permissions.
     pub role_arn: Option<String>,
+    /// The permissions boundary that the function's role must have.
+    pub permissions_boundary: Option<String>,
+    /// The key that encrypts what the deployment stores.
+    pub kms_key: Option<String>,
 }
 
 /// The partition that a region belongs to.
@@ -82,6 +89,20 @@ pub fn partition(region: &str) -> &'static str {
 impl Scope {
     /// The resource's ARNs with the values of this scope; `None` if one of them has no value here.
     fn arns(&self, resource: &str) -> Option<Vec<String>> {
+        TABLE.resources[resource].arns.iter().map(|arn| self.fill_in(arn)).collect()
+    }
+
+    /// The condition on the resource with the values of this scope; `None` if one of them has no value here.
+    fn condition(&self, resource: &str) -> Option<Condition> {
+        let mut condition = TABLE.resources[resource].condition.clone()?;
+        for value in condition.values_mut().flat_map(BTreeMap::values_mut) {
+            *value = self.fill_in(value)?;
+        }
+        Some(condition)
+    }
+
+    /// The text with the values of this scope for its placeholders; `None` if one of them has no value here.
+    fn fill_in(&self, text: &str) -> Option<String> {
         let own_bucket = format!("cbbootstrap-artifacts-{}-{}", self.account, self.region);
         let own_bucket = self.bucket.is_none().then_some(own_bucket);
         // A template's parameter cannot be shortened; the template limits its length.
@@ -98,17 +119,16 @@ impl Scope {
             ("{bucket}", self.bucket.as_deref().or(own_bucket.as_deref())),
             ("{own_bucket}", own_bucket.as_deref()),
             ("{role_arn}", self.role_arn.as_deref()),
+            ("{kms_key}", self.kms_key.as_deref()),
+            ("{permissions_boundary}", self.permissions_boundary.as_deref()),
         ];
-        let fill_in = |arn: &String| {
-            let mut arn = arn.clone();
-            for (name, value) in values {
-                if arn.contains(name) {
-                    arn = arn.replace(name, value?);
-                }
+        let mut text = text.to_owned();
+        for (name, value) in values {
+            if text.contains(name) {
+                text = text.replace(name, value?);
             }
-            Some(arn)
-        };
-        TABLE.resources[resource].arns.iter().map(fill_in).collect()
+        }
+        Some(text)
     }
 
     /// The rows of the table that a policy is made of, with their resources.
@@ -145,12 +165,14 @@ pub struct Policy {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Statement {
+    /// Empty if the statement is about several kinds of resources.
+    #[serde(skip_serializing_if = "str::is_empty")]
     sid: &'static str,
     effect: &'static str,
     action: BTreeSet<&'static str>,
     resource: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    condition: Option<&'static Condition>,
+    condition: Option<Condition>,
 }
 
 /// The least policy for these commands. Permissions about the same resources share a statement, because IAM limits a
@@ -158,7 +180,7 @@ struct Statement {
 pub fn policy(scope: &Scope, policy_for: PolicyFor) -> Policy {
     let mut statements: Vec<Statement> = Vec::new();
     for (permission, resource) in scope.select(policy_for) {
-        let condition = TABLE.resources[&permission.resource].condition.as_ref();
+        let condition = scope.condition(&permission.resource);
         let actions = permission.actions.iter().map(String::as_str);
         let same_resource = statements
             .iter_mut()
@@ -175,6 +197,43 @@ pub fn policy(scope: &Scope, policy_for: PolicyFor) -> Policy {
         }
     }
     Policy { version: "2012-10-17", statement: statements }
+}
+
+impl Policy {
+    /// Joins statements if the policy would otherwise be longer than IAM allows.
+    pub fn fit(mut self) -> serde_json::Result<Self> {
+        if serde_json::to_string(&self)?.len() > MOST_CHARACTERS {
+            self.statement = join(self.statement);
+        }
+        Ok(self)
+    }
+}
+
+/// Joins statements about different services. That allows nothing more: an action applies only to resources of its service.
+fn join(statements: Vec<Statement>) -> Vec<Statement> {
+    let services = |statement: &Statement| {
+        let services = statement.action.iter().filter_map(|action| action.split(':').next());
+        services.collect::<BTreeSet<_>>()
+    };
+    let is_plain = |statement: &Statement| {
+        statement.condition.is_none() && !statement.resource.iter().any(|arn| arn == "*")
+    };
+    let mut joined: Vec<Statement> = Vec::new();
+    for statement in statements {
+        let other = joined.iter_mut().find(|other| {
+            let are_plain = is_plain(other) && is_plain(&statement);
+            are_plain && services(other).is_disjoint(&services(&statement))
+        });
+        match other {
+            Some(other) => {
+                other.sid = "";
+                other.action.extend(statement.action);
+                other.resource.extend(statement.resource);
+            }
+            None => joined.push(statement),
+        }
+    }
+    joined
 }
 
 /// What each permission is for.

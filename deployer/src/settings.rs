@@ -14,13 +14,15 @@ use clap::{ArgAction, Args, Command, Id};
 use serde::Serialize;
 
 use crate::{
-    aws::Access,
+    aws::{Access, dynamodb::TableSettings},
     failure::Failure,
     local::data,
     package::BuildArgs,
     stack::{OWNER_TAG, STACK_TAG},
     template,
-    values::{Arch, Auth, bucket_name, pair, role_arn, stack_name, table_name, topic_arn},
+    values::{
+        Arch, Auth, bucket_name, pair, policy_arn, role_arn, stack_name, table_name, topic_arn,
+    },
 };
 
 pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
@@ -109,9 +111,14 @@ pub struct StackOptions {
     /// Role with which CloudFormation makes the changes [default: the caller's credentials]
     #[arg(long, value_name = "ARN", value_parser = role_arn)]
     pub role_arn: Option<String>,
+    /// Policy that is the permissions boundary of the function's role
+    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    pub permissions_boundary: Option<String>,
     /// SNS topic for the stack's events; can be repeated
     #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic_arn)]
     pub notification_arns: Vec<String>,
+    #[command(flatten)]
+    pub table: TableSettings,
     /// Enable the stack's termination protection; `false` disables it [default: unchanged]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub protect: Option<bool>,
@@ -146,7 +153,7 @@ pub struct StoredCode {
 }
 
 /// The parameters that have options.
-const OPTION_PARAMETERS: [OptionParameter; 7] = [
+const OPTION_PARAMETERS: [OptionParameter; 9] = [
     ("ArtifactBucket", "--bucket", |_, code| code.bucket.clone()),
     ("ArtifactKey", "--function-zip", |_, code| code.key.clone()),
     ("TableName", "--table-name", |target, _| target.table.table_name.clone()),
@@ -154,6 +161,10 @@ const OPTION_PARAMETERS: [OptionParameter; 7] = [
     ("AuthorizationType", "--auth", |target, _| target.stack.auth.authorization_type().to_owned()),
     ("RequireSecret", "--require-secret", |target, _| target.stack.require_secret.to_string()),
     ("RequireLease", "--require-lease", |target, _| target.stack.require_lease.to_string()),
+    ("KmsKeyArn", "--kms-key", |target, _| target.stack.table.kms_key.clone().unwrap_or_default()),
+    ("PermissionsBoundary", "--permissions-boundary", |target, _| {
+        target.stack.permissions_boundary.clone().unwrap_or_default()
+    }),
 ];
 
 impl Target {
@@ -189,6 +200,13 @@ impl Target {
     /// The user's tags; cbbootstrap adds its own.
     pub fn tags(&self) -> BTreeMap<String, String> {
         map(&self.stack.tags)
+    }
+
+    /// All tags of the table.
+    pub fn table_tags(&self) -> BTreeMap<String, String> {
+        let ours = [OWNER_TAG, (STACK_TAG, &self.place.stack_name)];
+        let ours = ours.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.tags().into_iter().chain(ours).collect()
     }
 }
 

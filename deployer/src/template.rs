@@ -20,7 +20,11 @@ struct Declaration {
     allowed_values: Vec<String>,
     min_value: Option<i64>,
     max_value: Option<i64>,
+    allowed_pattern: Option<String>,
 }
+
+/// The pattern of a number that may be empty, because CloudFormation has no optional numbers.
+const OPTIONAL_NUMBER: &str = "[0-9]*";
 
 fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
     #[derive(Deserialize)]
@@ -56,7 +60,6 @@ pub fn check(users: &BTreeMap<String, String>, has_option: &[(&str, &str)]) -> R
             return Err(Failure::usage(message).hint(hint));
         };
         let broken_rule = match name.as_str() {
-            // The only one with a pattern.
             "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
             _ => declaration.broken_rule(value),
         };
@@ -75,6 +78,11 @@ impl Declaration {
             let is_allowed = self.allowed_values.iter().any(|allowed| allowed == value);
             let allowed = || format!("it must be one of: {}", self.allowed_values.join(", "));
             return (!is_allowed).then(allowed);
+        }
+        let is_optional = self.allowed_pattern.as_deref() == Some(OPTIONAL_NUMBER);
+        if is_optional {
+            let is_good = value.bytes().all(|byte| byte.is_ascii_digit());
+            return (!is_good).then(|| "it must be a whole number, or empty".to_owned());
         }
         if self.r#type != "Number" {
             return None;
@@ -101,7 +109,7 @@ mod tests {
         BTreeMap::from([(name.to_owned(), value.to_owned())])
     }
 
-    const HAS_OPTION: [(&str, &str); 7] = [
+    const HAS_OPTION: [(&str, &str); 9] = [
         ("ArtifactBucket", "--bucket"),
         ("ArtifactKey", "--function-zip"),
         ("TableName", "--table-name"),
@@ -109,6 +117,8 @@ mod tests {
         ("AuthorizationType", "--auth"),
         ("RequireSecret", "--require-secret"),
         ("RequireLease", "--require-lease"),
+        ("PermissionsBoundary", "--permissions-boundary"),
+        ("KmsKeyArn", "--kms-key"),
     ];
 
     #[track_caller]
@@ -135,6 +145,8 @@ mod tests {
             ("Architecture", "arm64", "`Architecture` is not set as", "`--arch`"),
             ("AuthorizationType", "AWS_IAM", "`AuthorizationType` is not set as", "`--auth`"),
             ("ArtifactBucket", "b", "`ArtifactBucket` is not set as", "`--bucket`"),
+            ("KmsKeyArn", "k", "`KmsKeyArn` is not set as", "`--kms-key`"),
+            ("PermissionsBoundary", "b", "is not set as", "`--permissions-boundary`"),
             ("ArtifactKey", "k", "`ArtifactKey` is not set as", "`--function-zip`"),
             ("MemorySize", "lots", "`MemorySize` cannot be `lots`", "number from 128 to 10240"),
             ("MemorySize", "127", "`MemorySize` cannot be `127`", "from 128 to 10240"),
@@ -148,6 +160,9 @@ mod tests {
                 "`LogLevel` cannot be `verbose`",
                 "error, warn, info, debug, trace",
             ),
+            ("ReservedConcurrency", "-1", "cannot be `-1`", "whole number, or empty"),
+            ("ReservedConcurrency", "few", "cannot be `few`", "whole number, or empty"),
+            ("RequestAlarmThreshold", "-1", "cannot be `-1`", "at least 0"),
             ("LogRetentionDays", "2", "`LogRetentionDays` cannot be `2`", "1, 3, 5"),
             ("AlarmTopicArn", "me", "cannot be `me`", "arn:aws:sns:"),
         ] {
@@ -163,6 +178,9 @@ mod tests {
             ("ThrottlingBurstLimit", "100000"),
             ("LogLevel", "trace"),
             ("LogRetentionDays", "7"),
+            ("ReservedConcurrency", ""),
+            ("ReservedConcurrency", "20"),
+            ("RequestAlarmThreshold", "30000"),
             ("AlarmTopicArn", ""),
             ("AlarmTopicArn", "arn:aws:sns:eu-central-1:123456789012:alarms"),
         ] {

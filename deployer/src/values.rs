@@ -45,6 +45,17 @@ pub fn role_arn(arn: &str) -> Result<String, String> {
     accept(arn, is_arn(arn, "iam"), "a role's ARN is arn:aws:iam::ACCOUNT:role/NAME")
 }
 
+pub fn policy_arn(arn: &str) -> Result<String, String> {
+    let is_good = is_arn(arn, "iam") && arn.contains(":policy/");
+    accept(arn, is_good, "a policy's ARN is arn:aws:iam::ACCOUNT:policy/NAME")
+}
+
+/// Not an alias: it is compared with what AWS returns.
+pub fn key_arn(arn: &str) -> Result<String, String> {
+    let is_good = is_arn(arn, "kms") && arn.contains(":key/");
+    accept(arn, is_good, "a key's ARN is arn:aws:kms:REGION:ACCOUNT:key/ID")
+}
+
 pub fn topic_arn(arn: &str) -> Result<String, String> {
     accept(arn, is_arn(arn, "sns"), "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME")
 }

@@ -1,8 +1,14 @@
-//! The clusters' table: created once with the settings that keep it safe, and not touched afterwards.
+//! The clusters' table: created once with the settings that keep it safe. Afterwards, only options change it.
 //!
 //! It is not part of the stack, so that updating or deleting the stack cannot lose the clusters' records.
 
-use std::{collections::BTreeMap, time::Duration};
+mod settings;
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Formatter},
+    time::Duration,
+};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -20,6 +26,8 @@ use aws_sdk_dynamodb::{
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
 use jiff::Timestamp;
 use serde::Serialize;
+
+pub use settings::TableSettings;
 
 use super::{
     error::{Answer, explain},
@@ -51,6 +59,8 @@ pub struct Table {
     pub deletion_protection: bool,
     /// `None` without the permission to read that.
     pub point_in_time_recovery: Option<bool>,
+    #[serde(flatten)]
+    pub settings: TableSettings,
     /// Whether expired records are deleted; `None` without the permission to read that.
     #[serde(skip)]
     pub expiry: Option<bool>,
@@ -84,6 +94,7 @@ impl Table {
             stack: tag(STACK_TAG),
             is_active: status.is_some_and(is_active),
             status: status.map_or("unknown", TableStatus::as_str).to_lowercase(),
+            settings: TableSettings::from_description(&table),
             items: table.item_count.unwrap_or_default(),
             size: table.table_size_bytes.unwrap_or_default(),
             deletion_protection: table.deletion_protection_enabled.unwrap_or_default(),
@@ -92,10 +103,16 @@ impl Table {
         }))
     }
 
-    /// Whether [`ensure`] would not change it.
+    /// Whether [`ensure`] would not complete it.
     fn is_complete(&self) -> bool {
         let settings = (self.expiry, self.point_in_time_recovery);
         self.is_active && (!self.ours || settings == (Some(true), Some(true)))
+    }
+
+    /// The settings that a deployment with these options gives it; `None` if they stay.
+    pub fn new_settings(&self, options: &TableSettings) -> Option<TableSettings> {
+        let settings = self.settings.with(options);
+        (self.ours && settings != self.settings).then_some(settings)
     }
 }
 
@@ -112,22 +129,60 @@ async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDes
     Ok(table.map(|table| table.table.unwrap_or_else(|| TableDescription::builder().build())))
 }
 
-/// Makes sure that the table exists and has its settings; returns whether it was created. `found` is the result of
-/// [`Table::find`], and `stack` the stack that uses it.
+/// What [`ensure`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableChange {
+    Unchanged,
+    Created,
+    SettingsChanged,
+}
+
+impl Display for TableChange {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unchanged => "exists",
+            Self::Created => "created",
+            Self::SettingsChanged => "settings changed",
+        })
+    }
+}
+
+/// Makes sure that the table exists and has its settings and those of the options. `found` is the result of [`Table::find`].
 ///
 /// A table that this program did not create is used unchanged. An incomplete one of ours is completed.
 pub async fn ensure(
     client: &Client,
     name: &str,
     found: Option<Table>,
-    stack: &str,
-    tags: &BTreeMap<String, String>,
-) -> anyhow::Result<bool> {
-    if found.as_ref().is_some_and(Table::is_complete) {
-        return Ok(false);
+    options: &TableSettings,
+    tags: BTreeMap<String, String>,
+) -> anyhow::Result<TableChange> {
+    let new_settings = found.as_ref().and_then(|table| table.new_settings(options));
+    let (is_new, current) = (found.is_none(), found.as_ref().map(|table| table.settings.clone()));
+    let current = current.unwrap_or_default();
+    if !found.as_ref().is_some_and(Table::is_complete) {
+        complete(client, name, found, options, tags).await?;
     }
+    match new_settings {
+        Some(settings) => {
+            settings.apply(client, name, &current).await?;
+            Ok(TableChange::SettingsChanged)
+        }
+        None if is_new => Ok(TableChange::Created),
+        None => Ok(TableChange::Unchanged),
+    }
+}
+
+/// Creates the table, or completes an incomplete one.
+async fn complete(
+    client: &Client,
+    name: &str,
+    found: Option<Table>,
+    options: &TableSettings,
+    tags: BTreeMap<String, String>,
+) -> anyhow::Result<()> {
     if found.is_none() {
-        create(client, name, stack, tags).await?;
+        create(client, name, &TableSettings::default().with(options), tags).await?;
     }
     if !found.as_ref().is_some_and(|table| table.is_active) {
         wait_until_active(client, name).await?;
@@ -137,19 +192,17 @@ pub async fn ensure(
             tokio::join!(enable_expiry(client, name), enable_backups(client, name));
         expiry.and(backups)?;
     }
-    Ok(found.is_none())
+    Ok(())
 }
 
 async fn create(
     client: &Client,
     name: &str,
-    stack: &str,
-    tags: &BTreeMap<String, String>,
+    settings: &TableSettings,
+    tags: BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
     let tags = tags
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .chain([OWNER_TAG, (STACK_TAG, stack)])
+        .into_iter()
         .map(|(key, value)| Tag::builder().key(key).value(value).build())
         .collect::<Result<_, _>>()?;
     let key =
@@ -165,6 +218,8 @@ async fn create(
         .key_schema(key)
         .billing_mode(BillingMode::PayPerRequest)
         .deletion_protection_enabled(true)
+        .set_on_demand_throughput(settings.throughput())
+        .set_sse_specification(settings.encryption())
         .set_tags(Some(tags))
         .send()
         .await;
@@ -361,6 +416,10 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
 async fn unprotect(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
     let update = client.update_table().table_name(name).deletion_protection_enabled(false);
     update.send().await.explain(what)?;
+    wait_for_update(client, name).await
+}
+
+async fn wait_for_update(client: &Client, name: &str) -> anyhow::Result<()> {
     CHANGE
         .until(&format!("table `{name}` is still being updated"), async || {
             let updating = Some(TableStatus::Updating);

@@ -181,18 +181,24 @@ impl Bucket {
         }
     }
 
-    /// Makes sure that a bucket of ours is encrypted, private, and accessible by TLS only. Repeated with each upload, it completes
+    /// Makes sure that a bucket of ours is encrypted, with this key or one of AWS, private, and accessible by TLS only. Repeated with each upload, it completes
     /// a bucket whose creation was interrupted.
-    pub async fn protect(&self) -> anyhow::Result<()> {
+    pub async fn protect(&self, kms_key: Option<&str>) -> anyhow::Result<()> {
         if !self.ours {
             return Ok(());
         }
         let bucket = &self.name;
-        let aes256 = ServerSideEncryptionByDefault::builder()
-            .sse_algorithm(ServerSideEncryption::Aes256)
+        let algorithm = match kms_key {
+            Some(_) => ServerSideEncryption::AwsKms,
+            None => ServerSideEncryption::Aes256,
+        };
+        let default = ServerSideEncryptionByDefault::builder()
+            .sse_algorithm(algorithm)
+            .set_kms_master_key_id(kms_key.map(str::to_owned))
             .build()?;
         let rule = ServerSideEncryptionRule::builder()
-            .apply_server_side_encryption_by_default(aes256)
+            .apply_server_side_encryption_by_default(default)
+            .bucket_key_enabled(kms_key.is_some())
             .build();
         let encryption = ServerSideEncryptionConfiguration::builder().rules(rule).build()?;
         let private = PublicAccessBlockConfiguration::builder()

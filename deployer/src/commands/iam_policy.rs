@@ -20,11 +20,13 @@ pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
         table_name: args.table.table_name,
         bucket: args.bucket,
         role_arn: args.role_arn,
+        kms_key: args.kms_key,
+        permissions_boundary: args.permissions_boundary,
     };
     let text = if args.explain {
         permissions::explain(&scope, args.policy_for)
     } else {
-        serde_json::to_string_pretty(&permissions::policy(&scope, args.policy_for))?
+        serde_json::to_string_pretty(&permissions::policy(&scope, args.policy_for).fit()?)?
     };
     printer.result(&text)
 }

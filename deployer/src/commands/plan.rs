@@ -35,6 +35,8 @@ struct PlanReport {
     changes: Vec<Change>,
     parameters: Vec<ValueChange>,
     tags: Vec<ValueChange>,
+    /// Changes of the table's settings.
+    table: Vec<ValueChange>,
     /// Whether the function's code, replaced outside the stack, would be restored.
     restores_code: bool,
     /// The new termination protection, if it would change.
@@ -66,7 +68,9 @@ impl PlanReport {
             let text = change.to_string().replace('\n', "\n  ");
             row(text, &change.action, &thing, details.trim())
         }));
-        for (kind, changes) in [("parameter", &self.parameters), ("tag", &self.tags)] {
+        for (kind, changes) in
+            [("table", &self.table), ("parameter", &self.parameters), ("tag", &self.tags)]
+        {
             rows.extend(changes.iter().map(|change| {
                 row(format!("~ {kind} {change}"), "Modify", kind, &change.to_string())
             }));
@@ -193,6 +197,11 @@ fn report(
         changes: changes.unwrap_or_default(),
         ..PlanReport::default()
     };
+    if let Some(table) = table
+        && let Some(settings) = table.new_settings(&survey.table_options(target, Some(table)))
+    {
+        report.table = value_changes(&table.settings.values(), &settings.values());
+    }
     // A change set may list no resource: an output may change.
     report.changed = changes_stack || !report.rows().is_empty();
     report.losses = stack::losses(&report.changes);
@@ -229,6 +238,11 @@ mod tests {
                 before: Some("256".to_owned()),
                 after: Some("512".to_owned()),
             }],
+            table: vec![ValueChange {
+                name: "max-read-units".to_owned(),
+                before: None,
+                after: Some("100".to_owned()),
+            }],
             restores_code: true,
             protect: Some(false),
             losses: vec!["opens the API".to_owned()],
@@ -240,6 +254,7 @@ mod tests {
 Stack cbbootstrap in us-east-1:
   + table cb-bootstrap (kept outside the stack)
   ~ Function (AWS::Lambda::Function), replaced: Properties
+  ~ table max-read-units: 100
   ~ parameter MemorySize: 256 → 512
   ~ the function's code, which was replaced outside the stack
   ~ no longer protected against deletion
@@ -249,7 +264,7 @@ Nothing was changed"
         assert_eq!(
             report.summary(),
             "\
-### cbbootstrap plan: 6 changes
+### cbbootstrap plan: 7 changes
 
 Stack `cbbootstrap` in us-east-1
 
@@ -257,6 +272,7 @@ Stack `cbbootstrap` in us-east-1
 | --- | --- | --- |
 | Create | table cb-bootstrap | kept outside the stack |
 | Modify | Function (AWS::Lambda::Function) | replaced |
+| Modify | table | max-read-units: 100 |
 | Modify | parameter | MemorySize: 256 → 512 |
 | Modify | the function's code | was replaced outside the stack |
 | Modify | protection against deletion | false |

@@ -23,7 +23,11 @@ environments:
     parameters: {MemorySize: 512, LogLevel: "debug"}
     tags: {team: data, version: 1.10, paid: true, number: 0123}
     role_arn: arn:aws:iam::123456789012:role/r
+    permissions_boundary: arn:aws:iam::123456789012:policy/p
     notification_arns: ["arn:aws:sns:eu-central-1:123456789012:t"]
+    max_read_units: 100
+    max_write_units: 50
+    kms_key: arn:aws:kms:eu-central-1:123456789012:key/k
     protect: true
     wait_for_stack: 30m
 "#;
@@ -44,7 +48,11 @@ environments:
         "--tag=team=data",
         "--tag=version=1.10",
         "--role-arn=arn:aws:iam::123456789012:role/r",
+        "--permissions-boundary=arn:aws:iam::123456789012:policy/p",
         "--notification-arn=arn:aws:sns:eu-central-1:123456789012:t",
+        "--max-read-units=100",
+        "--max-write-units=50",
+        "--kms-key=arn:aws:kms:eu-central-1:123456789012:key/k",
         "--protect=true",
         "--wait-for-stack=30m",
     ];

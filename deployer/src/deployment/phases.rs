@@ -4,7 +4,7 @@ use super::{DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet, Draft, UpdateMode},
-        dynamodb::{self, Table},
+        dynamodb::{self, Table, TableChange},
         lambda,
         s3::Bucket,
     },
@@ -22,8 +22,8 @@ pub struct Preparation<'a> {
     bucket: Bucket,
     artifact: Artifact,
     desired: DesiredStack,
-    /// Whether table or bucket had to be created.
-    created: bool,
+    /// Whether the table or the bucket had to be created or changed.
+    has_changed_storage: bool,
     survey: StackSurvey,
     consents: Consents,
 }
@@ -58,38 +58,44 @@ impl<'a> Preparation<'a> {
         let build = build(function, printer);
         let create_table = async {
             let step = printer.step("table");
-            let (name, stack) = (&target.table.table_name, &target.place.stack_name);
-            let created =
-                dynamodb::ensure(&aws.dynamodb, name, table, stack, &target.tags()).await?;
-            step.done(format_args!("`{name}` {}", if created { "created" } else { "exists" }));
-            anyhow::Ok(created)
+            let name = &target.table.table_name;
+            let mut options = survey.table_options(target, table.as_ref());
+            // A key for an existing table waits for the stack, which lets the function use it.
+            let is_new_key = options.kms_key.as_ref().is_some_and(|key| !key.is_empty());
+            if table.is_some() && is_new_key {
+                options.kms_key = None;
+            }
+            let tags = target.table_tags();
+            let change = dynamodb::ensure(&aws.dynamodb, name, table, &options, tags).await?;
+            step.done(format_args!("`{name}` {change}"));
+            anyhow::Ok(change != TableChange::Unchanged)
         };
         let create_bucket = async {
             if !bucket.exists {
                 let step = printer.step("bucket");
                 bucket.create().await?;
-                bucket.protect().await?;
+                bucket.protect(target.stack.table.kms_key.as_deref()).await?;
                 step.done(format_args!("`{}` created", bucket.name));
             }
             anyhow::Ok(!bucket.exists)
         };
         // All three run to their end: a failed build must not leave the table or the bucket incomplete.
-        let (bucket_created, table_created, artifact) =
+        let (bucket_created, table_changed, artifact) =
             tokio::join!(create_bucket, create_table, build);
         let errors =
-            [bucket_created.as_ref().err(), table_created.as_ref().err(), artifact.as_ref().err()];
+            [bucket_created.as_ref().err(), table_changed.as_ref().err(), artifact.as_ref().err()];
         // The first error ends the program, which prints it last; the others are printed here.
         for error in errors.into_iter().flatten().skip(1) {
             printer.error(error);
         }
-        let created = bucket_created? | table_created?;
+        let has_changed_storage = bucket_created? | table_changed?;
         let artifact = artifact?;
         Ok(Self {
             deployment,
             desired: desired_stack(target, &bucket, &artifact)?,
             bucket,
             artifact,
-            created,
+            has_changed_storage,
             survey,
             consents,
         })
@@ -150,7 +156,7 @@ impl<'a> Preparation<'a> {
     }
 
     async fn upload(&self) -> anyhow::Result<()> {
-        let Self { deployment: Deployment { printer, .. }, bucket, artifact, .. } = self;
+        let Self { deployment: Deployment { printer, target, .. }, bucket, artifact, .. } = self;
         let step = printer.step("upload");
         if bucket.holds(artifact).await? {
             step.done("the bucket has it already");
@@ -159,7 +165,7 @@ impl<'a> Preparation<'a> {
         let protect = async {
             // A new bucket is protected already.
             if bucket.exists {
-                bucket.protect().await?;
+                bucket.protect(target.stack.table.kms_key.as_deref()).await?;
             }
             anyhow::Ok(())
         };
@@ -254,6 +260,7 @@ impl<'a> Preparation<'a> {
             None => cloudformation::find_changed(client, name).await?,
         };
         let code_changed = self.restore_code(&stack, changed).await?;
+        let is_table_encrypted = self.encrypt_table().await?;
         let protect = target.stack.protect.filter(|protect| *protect != stack.protected);
         if let Some(protect) = protect {
             cloudformation::protect(client, name, protect).await?;
@@ -270,12 +277,33 @@ impl<'a> Preparation<'a> {
         }
         Ok(DeployedStack {
             stack,
-            changed: self.created | changed | code_changed | protect.is_some(),
+            changed: self.has_changed_storage
+                | changed
+                | code_changed
+                | is_table_encrypted
+                | protect.is_some(),
             // Somebody else may have created the stack just now.
             is_fresh: changed || round > 0,
             function_sha256: self.artifact.sha256.clone(),
             version: None,
         })
+    }
+
+    /// Encrypts the table with the key of `--kms-key`, which the function may use by now. Returns whether that was necessary.
+    async fn encrypt_table(&self) -> anyhow::Result<bool> {
+        let Deployment { aws, target, printer, .. } = self.deployment;
+        let options = &target.stack.table;
+        if options.kms_key.is_none() {
+            return Ok(false);
+        }
+        let name = &target.table.table_name;
+        let table = Table::find(&aws.dynamodb, name).await?;
+        let tags = target.table_tags();
+        let change = dynamodb::ensure(&aws.dynamodb, name, table, options, tags).await?;
+        if change != TableChange::Unchanged {
+            printer.step("table").done(format_args!("`{name}` {change}"));
+        }
+        Ok(change != TableChange::Unchanged)
     }
 
     /// Restores code that was replaced outside the stack. Returns whether that was necessary.

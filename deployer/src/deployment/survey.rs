@@ -1,7 +1,12 @@
 //! The state of everything in AWS that a deployment may change.
 
 use crate::{
-    aws::{Aws, cloudformation, dynamodb::Table, lambda, s3::Bucket},
+    aws::{
+        Aws, cloudformation,
+        dynamodb::{Table, TableSettings},
+        lambda,
+        s3::Bucket,
+    },
     package::artifact::Artifact,
     settings::Target,
     stack::{self, DesiredStack, Risk, Stack, StackAction},
@@ -63,6 +68,18 @@ impl StackSurvey {
         let Target { place, table, stack, .. } = target;
         let (name, before) = (&place.stack_name, self.stack.as_ref());
         stack::risks(name, before, self.action, &table.table_name, owner, stack.auth)
+    }
+
+    /// The options for the table. A key that the stack was deployed with and that is omitted now is removed from the table, because
+    /// the function may no longer use it.
+    pub fn table_options(&self, target: &Target, table: Option<&Table>) -> TableSettings {
+        let mut options = target.stack.table.clone();
+        let former = self.stack.as_ref().and_then(|stack| stack.parameters.get("KmsKeyArn"));
+        let current = table.and_then(|table| table.settings.kms_key.as_ref());
+        if options.kms_key.is_none() && current.is_some() && current == former {
+            options.kms_key = Some(String::new());
+        }
+        options
     }
 
     /// The stack, if at most its function's code has to change.

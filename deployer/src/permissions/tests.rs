@@ -1,8 +1,5 @@
 use super::*;
 
-/// The most characters that a managed policy may have, white space apart.
-const MOST_CHARACTERS: usize = 6144;
-
 fn scope() -> Scope {
     Scope {
         partition: "aws".to_owned(),
@@ -12,6 +9,8 @@ fn scope() -> Scope {
         table_name: "cb-bootstrap".to_owned(),
         bucket: None,
         role_arn: None,
+        permissions_boundary: None,
+        kms_key: None,
     }
 }
 
@@ -25,6 +24,8 @@ fn template_scope() -> Scope {
         table_name: "${TableName}".to_owned(),
         bucket: None,
         role_arn: None,
+        permissions_boundary: Some("${PermissionsBoundaryArn}".to_owned()),
+        kms_key: None,
     }
 }
 
@@ -68,6 +69,42 @@ fn each_command_gets_only_the_permissions_it_needs() {
         "{caller:?}"
     );
     assert!(allows(&policy(&with_role, CloudFormation), "lambda:CreateFunction"));
+}
+
+#[test]
+fn permissions_boundary_restricts_who_creates_roles() {
+    let boundary = format!("arn:aws:iam::123456789012:policy/{}", "b".repeat(128));
+    let bounded = Scope { permissions_boundary: Some(boundary.clone()), ..scope() };
+    for (scope, expected) in [(scope(), None), (bounded, Some(boundary.as_str()))] {
+        for policy_for in [PolicyFor::Deploy, PolicyFor::All, PolicyFor::CloudFormation] {
+            let policy = policy(&scope, policy_for);
+            for action in ["iam:CreateRole", "iam:PutRolePolicy", "iam:PutRolePermissionsBoundary"]
+            {
+                let mut statements = policy.statement.iter();
+                let statement = statements.find(|it| it.action.contains(action)).unwrap();
+                let condition = statement.condition.as_ref().map(|it| &it["StringEquals"]);
+                let value = condition.map(|it| it["iam:PermissionsBoundary"].as_str());
+                assert_eq!(value, expected, "{statement:?}");
+            }
+            let statements = policy.statement.iter().map(|statement| statement.sid);
+            let has_own = statements.clone().any(|sid| sid == "BoundedRole");
+            assert_eq!(has_own, expected.is_some(), "one statement without a boundary");
+            assert!(!allows(&policy, "iam:DeleteRolePermissionsBoundary"), "{policy:?}");
+            assert!(!allows(&policy, "iam:AttachRolePolicy"), "{policy:?}");
+        }
+    }
+}
+
+#[test]
+fn a_kms_key_is_used_only_if_it_is_given() {
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/k";
+    let with_key = Scope { kms_key: Some(key.to_owned()), ..scope() };
+    for policy_for in [PolicyFor::Deploy, PolicyFor::All, PolicyFor::CloudFormation] {
+        assert!(!allows(&policy(&scope(), policy_for), "kms:CreateGrant"));
+        let policy = policy(&with_key, policy_for);
+        let uses = |it: &&Statement| it.action.contains("kms:CreateGrant");
+        assert_eq!(policy.statement.iter().find(uses).unwrap().resource, [key]);
+    }
 }
 
 #[test]
@@ -128,13 +165,44 @@ fn policies_with_long_names_fit_the_limit() {
         partition: "aws-us-gov".to_owned(),
         region: "ap-southeast-99".to_owned(),
         stack_name: "s".repeat(40),
+        kms_key: Some(
+            "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+                .to_owned(),
+        ),
         table_name: "t".repeat(64),
+        permissions_boundary: Some(format!(
+            "arn:aws-us-gov:iam::123456789012:policy/{}",
+            "b".repeat(64)
+        )),
         ..scope()
     };
     for policy_for in [PolicyFor::All, PolicyFor::CloudFormation] {
-        let text = serde_json::to_string(&policy(&long, policy_for)).unwrap();
+        let text = serde_json::to_string(&policy(&long, policy_for).fit().unwrap()).unwrap();
         assert!(text.len() <= MOST_CHARACTERS, "{} characters", text.len());
     }
+}
+
+#[test]
+fn joined_statements_are_about_different_services() {
+    let whole = policy(&scope(), PolicyFor::All).statement;
+    let joined = join(policy(&scope(), PolicyFor::All).statement);
+    assert!(joined.len() < whole.len());
+    let service = |text: &str, part| text.split(':').nth(part).map(str::to_owned);
+    // The resources of each action that are of its service.
+    let grants = |statements: &[Statement]| {
+        let mut grants = BTreeSet::new();
+        for statement in statements {
+            for action in &statement.action {
+                let applies =
+                    |arn: &&String| arn.as_str() == "*" || service(arn, 2) == service(action, 0);
+                let resources = statement.resource.iter().filter(applies).cloned();
+                let condition = format!("{:?}", statement.condition);
+                grants.extend(resources.map(|arn| (*action, arn, condition.clone())));
+            }
+        }
+        grants
+    };
+    assert_eq!(grants(&joined), grants(&whole));
 }
 
 #[test]
@@ -159,7 +227,8 @@ fn every_row_is_used_and_explained() {
     let is_about_role = |resources: &Vec<String>| resources[0].ends_with("role/cfn");
     let only_with_role =
         with_role.select(PolicyFor::All).filter(|(_, resources)| is_about_role(resources));
-    let selected = scope().select(PolicyFor::All).count() + only_with_role.count();
+    let with_key = Scope { kms_key: Some("key".to_owned()), ..scope() };
+    let selected = with_key.select(PolicyFor::All).count() + only_with_role.count();
     assert_eq!(selected, TABLE.permissions.len());
     let text = explain(&scope(), PolicyFor::All);
     for statement in policy(&scope(), PolicyFor::All).statement {
@@ -181,6 +250,7 @@ fn regenerated(template: &str) -> Option<String> {
         let end = begin + text[begin..].find(&format!("# end: {mark}\n"))? - indent;
         let policy = policy(&template_scope(), policy_for);
         let mut statements = serde_yaml::to_value(policy.statement).ok()?;
+        statements.as_sequence_mut()?.iter_mut().for_each(make_optional);
         substitute(&mut statements);
         let mut made = String::new();
         for line in serde_yaml::to_string(&statements).ok()?.lines() {
@@ -189,6 +259,20 @@ fn regenerated(template: &str) -> Option<String> {
         text.replace_range(begin..end, &made);
     }
     Some(text)
+}
+
+/// Leaves the condition about the permissions boundary out if the template's parameter is empty.
+fn make_optional(statement: &mut serde_yaml::Value) {
+    use serde_yaml::{Value, value::Tag, value::TaggedValue};
+    let tagged =
+        |tag: &str, value| Value::Tagged(Box::new(TaggedValue { tag: Tag::new(tag), value }));
+    let Some(condition) = statement.get_mut("Condition") else { return };
+    let is_boundary = condition["StringEquals"].get("iam:PermissionsBoundary").is_some();
+    if is_boundary {
+        let name = "HasPermissionsBoundary".into();
+        let none = tagged("Ref", "AWS::NoValue".into());
+        *condition = tagged("If", Value::Sequence(vec![name, condition.clone(), none]));
+    }
 }
 
 /// Marks the strings that CloudFormation is to fill in.
@@ -203,6 +287,7 @@ fn substitute(value: &mut serde_yaml::Value) {
         }
         Value::Sequence(items) => items.iter_mut().for_each(substitute),
         Value::Mapping(mapping) => mapping.values_mut().for_each(substitute),
+        Value::Tagged(tagged) => substitute(&mut tagged.value),
         _ => {}
     }
 }

@@ -22,6 +22,7 @@ environments:
     parameters: {MemorySize: 512, LogLevel: debug}
     tags: {team: file, stage: dev}
     role_arn: arn:aws:iam::123456789012:role/file
+    permissions_boundary: arn:aws:iam::123456789012:policy/file
     notification_arns: ['arn:aws:sns:eu-central-1:123456789012:file']
     protect: true
     wait_for_stack: 5m
@@ -61,6 +62,7 @@ fn lines(args: &DeployArgs) -> Vec<String> {
         require_secret,
         require_lease,
         role_arn,
+        permissions_boundary,
         notification_arns,
         protect,
         ..
@@ -75,7 +77,7 @@ fn lines(args: &DeployArgs) -> Vec<String> {
         format!("{parameters:?}"),
         format!("{tags:?}"),
         format!("{} {notification_arns:?}", text(role_arn)),
-        format!("{protect:?} {wait_for_stack:?}"),
+        format!("{protect:?} {wait_for_stack:?} {}", text(permissions_boundary)),
     ]
 }
 
@@ -90,7 +92,7 @@ fn options_take_precedence_over_the_file_and_this_over_defaults() {
         "{}",
         "{}",
         " []",
-        "None None",
+        "None None ",
     ];
     assert_eq!(lines(&target), defaults);
 
@@ -103,7 +105,7 @@ fn options_take_precedence_over_the_file_and_this_over_defaults() {
         r#"{"LogLevel": "debug", "MemorySize": "512"}"#,
         r#"{"stage": "dev", "team": "file"}"#,
         r#"arn:aws:iam::123456789012:role/file ["arn:aws:sns:eu-central-1:123456789012:file"]"#,
-        "Some(true) Some(300s)",
+        "Some(true) Some(300s) arn:aws:iam::123456789012:policy/file",
     ];
     assert_eq!(lines(&target), file);
 
@@ -120,6 +122,7 @@ fn options_take_precedence_over_the_file_and_this_over_defaults() {
         "--parameter=MemorySize=1024",
         "--tag=team=option",
         "--role-arn=arn:aws:iam::123456789012:role/option",
+        "--permissions-boundary=arn:aws:iam::123456789012:policy/option",
         "--notification-arn=arn:aws:sns:eu-central-1:123456789012:option",
         "--protect=false",
         "--wait-for-stack=0s",
@@ -133,7 +136,7 @@ fn options_take_precedence_over_the_file_and_this_over_defaults() {
         r#"{"LogLevel": "debug", "MemorySize": "1024"}"#,
         r#"{"stage": "dev", "team": "option"}"#,
         r#"arn:aws:iam::123456789012:role/option ["arn:aws:sns:eu-central-1:123456789012:option"]"#,
-        "Some(false) Some(0ns)",
+        "Some(false) Some(0ns) arn:aws:iam::123456789012:policy/option",
     ];
     assert_eq!(lines(&target), options);
 }

@@ -1002,7 +1002,7 @@ fn the_node_name_defaults_to_the_ecs_or_ec2_name() {
     if own.is_some() {
         return;
     }
-    assert_fails(&ended, 2, "which is not a name that other nodes can reach it by", "`--node`");
+    assert_fails(&ended, 2, "other nodes cannot reach this host by its host name", "`--node`");
     let instance = instance(&[("local-hostname", "ip-10-0-0-2.ec2.internal")], String::new());
     let ec2 = [
         ("AWS_EC2_METADATA_DISABLED", "false"),

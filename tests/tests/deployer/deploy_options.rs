@@ -214,6 +214,140 @@ fn options_reach_cloudformation() {
 }
 
 #[test]
+fn permissions_boundary_reaches_the_role() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let boundary = "arn:aws:iam::000000000000:policy/boundary";
+    user.run(&["plan", "--permissions-boundary", "boundary"]).failed(2, "policy/NAME");
+    user.deploy(artifact::small_zip(), &["--permissions-boundary", boundary]).document();
+    let parameters = stack(&aws)["Parameters"].clone();
+    let expected = json!({"ParameterKey": "PermissionsBoundary", "ParameterValue": boundary});
+    assert!(parameters.as_array().unwrap().contains(&expected), "{parameters}");
+    let planned = user.plan(artifact::small_zip(), &[]);
+    assert_eq!(
+        planned["parameters"],
+        json!([{"name": "PermissionsBoundary", "before": boundary, "after": ""}]),
+        "{planned}"
+    );
+}
+
+#[test]
+fn concurrency_and_requests_have_limits_on_request() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let limits =
+        ["--parameter", "ReservedConcurrency=20", "--parameter", "RequestAlarmThreshold=3000"];
+    let request_alarms = || {
+        aws.boto(
+            "[[a['MetricName'], a['Threshold'], a['Period']] for a in client('cloudwatch')\
+             .describe_alarms()['MetricAlarms'] if 'RequestAlarm' in a['AlarmName']]",
+        )
+    };
+    user.deploy(artifact::small_zip(), &limits).document();
+    assert_eq!(request_alarms(), json!([["Count", 3000.0, 300]]));
+    let parameters = stack(&aws)["Parameters"].clone();
+    let expected = json!({"ParameterKey": "ReservedConcurrency", "ParameterValue": "20"});
+    assert!(parameters.as_array().unwrap().contains(&expected), "{parameters}");
+    user.deploy(artifact::small_zip(), &[]).document();
+    assert_eq!(request_alarms(), json!([]));
+}
+
+#[test]
+fn ceilings_of_the_table_change_only_on_request() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let ceilings = |table: &str| {
+        let throughput = aws.boto(&format!(
+            "client('dynamodb').describe_table(TableName='{table}')['Table'].get('OnDemandThroughput')"
+        ));
+        ["MaxReadRequestUnits", "MaxWriteRequestUnits"].map(|name| throughput[name].clone())
+    };
+    let deploy = |options: &[&str]| user.deploy(artifact::small_zip(), options).document();
+    deploy(&["--max-read-units", "100", "--max-write-units", "50"]);
+    assert_eq!(ceilings("cb-bootstrap"), [json!(100), json!(50)]);
+    assert_eq!(deploy(&[])["changed"], json!(false));
+    assert_eq!(ceilings("cb-bootstrap"), [json!(100), json!(50)]);
+
+    let options = ["--max-read-units", "200", "--max-write-units", "0"];
+    let planned = user.plan(artifact::small_zip(), &options);
+    assert_eq!(
+        planned["table"],
+        json!([
+            {"name": "max-read-units", "before": "100", "after": "200"},
+            {"name": "max-write-units", "before": "50", "after": null},
+        ]),
+        "{planned}"
+    );
+    assert_eq!(deploy(&options)["changed"], json!(true));
+    assert_eq!(ceilings("cb-bootstrap"), [json!(200), json!(-1)]);
+    assert_eq!(user.plan(artifact::small_zip(), &options)["changed"], json!(false));
+    let status = user.run(&["status", "--output", "json"]).document();
+    assert_eq!(status["table"]["max_read_units"], json!(200), "{status}");
+    assert_eq!(status["table"]["max_write_units"], Value::Null, "{status}");
+
+    // A table of the user.
+    aws.boto(
+        "client('dynamodb').create_table(TableName='theirs', BillingMode='PAY_PER_REQUEST', \
+         KeySchema=[{'AttributeName': 'cluster_id', 'KeyType': 'HASH'}], \
+         AttributeDefinitions=[{'AttributeName': 'cluster_id', 'AttributeType': 'S'}])",
+    );
+    deploy(&["--stack-name", "other", "--table-name", "theirs", "--max-read-units", "100"]);
+    assert_eq!(ceilings("theirs"), [Value::Null, Value::Null]);
+}
+
+#[test]
+fn a_kms_key_encrypts_what_a_deployment_stores() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let key = aws.boto("client('kms').create_key()['KeyMetadata']['Arn']");
+    let key = key.as_str().unwrap();
+    let table_key = || {
+        let table =
+            aws.boto("client('dynamodb').describe_table(TableName='cb-bootstrap')['Table']");
+        let encryption = &table["SSEDescription"];
+        let is_on = encryption["Status"] == "ENABLED";
+        if is_on { encryption["KMSMasterKeyArn"].clone() } else { Value::Null }
+    };
+    let log_keys = || {
+        aws.boto(
+            "[g.get('kmsKeyId') for g in client('logs').describe_log_groups()['logGroups'] \
+             if g['logGroupName'].endswith('x') or 'Logs' in g['logGroupName']]",
+        )
+    };
+    user.run(&["plan", "--kms-key", "alias/mine"]).failed(2, "key/ID");
+    // A table that exists gets the key after the stack.
+    user.deploy(artifact::small_zip(), &[]).document();
+    assert_eq!(table_key(), Value::Null);
+    let planned = user.plan(artifact::small_zip(), &["--kms-key", key]);
+    assert_eq!(planned["table"], json!([{"name": "kms-key", "before": null, "after": key}]));
+    // The stand-in replaces log groups for another key, which AWS does not.
+    let deployed = user.deploy(artifact::small_zip(), &["--yes", "--kms-key", key]).document();
+    assert_eq!(deployed["changed"], json!(true), "{deployed}");
+    assert_eq!(table_key(), json!(key));
+    assert_eq!(log_keys(), json!([key, key]));
+    let parameters = stack(&aws)["Parameters"].clone();
+    let expected = json!({"ParameterKey": "KmsKeyArn", "ParameterValue": key});
+    assert!(parameters.as_array().unwrap().contains(&expected), "{parameters}");
+    let again = user.deploy(artifact::small_zip(), &["--kms-key", key]).document();
+    assert_eq!(again["changed"], json!(false), "{again}");
+
+    // Without the option, AWS's key returns.
+    user.deploy(artifact::small_zip(), &["--yes"]).document();
+    assert_eq!(table_key(), Value::Null);
+    assert_eq!(log_keys(), json!([null, null]));
+
+    // A new table has the key from the start, and the bucket gets it with the next zip.
+    user.run(&["destroy", "--yes", "--delete-table", "--no-backup"]).ended_with(0);
+    user.deploy(artifact::small_zip_number(1), &["--kms-key", key]).document();
+    assert_eq!(table_key(), json!(key));
+    let bucket = aws.boto(&format!(
+        "client('s3').get_bucket_encryption(Bucket='{BUCKET}')['ServerSideEncryptionConfiguration']['Rules'][0]\
+         ['ApplyServerSideEncryptionByDefault']"
+    ));
+    assert_eq!(bucket, json!({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}));
+}
+
+#[test]
 fn losing_stored_data_needs_confirmation() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let proxy = Proxy::start(&aws);

@@ -55,6 +55,22 @@ fn unknown_accounts_and_regions_are_wildcards() {
     assert!(explained.contains("plan: compares the stack"), "{explained}");
 }
 
+#[test]
+fn permissions_boundary_is_a_condition_on_creating_roles() {
+    let boundary = "arn:aws:iam::123456789012:policy/boundary";
+    let policy = printed(&["--permissions-boundary", boundary]);
+    let statements = policy["Statement"].as_array().unwrap();
+    let creates = |statement: &&Value| {
+        statement["Action"].as_array().unwrap().contains(&json!("iam:CreateRole"))
+    };
+    let statement = statements.iter().find(creates).unwrap();
+    assert_eq!(
+        statement["Condition"],
+        json!({"StringEquals": {"iam:PermissionsBoundary": boundary}}),
+        "{statement}"
+    );
+}
+
 /// Judges the statements of a policy by AWS's list of actions and of the resources that each knows, which cfn-lint carries.
 const JUDGE: &str = r#"
 import json, pathlib, re, sys
@@ -310,5 +326,5 @@ fn a_missing_permission_is_named() {
     deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:CreateBackup");
     deployer
         .run(&["destroy", "--yes", "--delete-table", "--no-backup", "--table-name", "cb-bootstrap"])
-        .failed(1, "dynamodb:UpdateTable");
+        .failed(1, "dynamodb:DeleteTable");
 }

@@ -62,6 +62,8 @@ pub async fn check(aws: &Aws, identity: &Identity, args: &DoctorArgs) -> Check {
         table_name: args.table.table_name.clone(),
         bucket: args.bucket.clone(),
         role_arn: args.role_arn.clone(),
+        permissions_boundary: args.permissions_boundary.clone(),
+        kms_key: args.kms_key.clone(),
     };
     let policy = serde_json::to_value(permissions::policy(&scope, args.policy_for));
     let requests = requests(&policy.unwrap_or_default());

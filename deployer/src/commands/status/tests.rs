@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 
 use super::{text::dashboard_url, *};
-use crate::stack::{Difference, Drifted, tests::stack};
+use crate::{
+    aws::dynamodb::TableSettings,
+    stack::{Difference, Drifted, tests::stack},
+};
 
 const NOW: &str = "2026-11-24T03:19:56Z";
 
@@ -104,6 +107,7 @@ fn full_status() -> Status {
             size: 310,
             deletion_protection: true,
             point_in_time_recovery: Some(false),
+            settings: TableSettings { max_read_units: Some(100), ..TableSettings::default() },
             expiry: None,
             is_active: true,
             ours: true,
@@ -135,6 +139,7 @@ Function: f, active, last update successful, modified 2026-11-24T02:19:56Z (1 ho
           replaced outside the stack, for example by `deploy --code-only`; the next `deploy` updates the stack
 Table:    t, active, about 3 clusters in 310 B
           deletion protection on, point-in-time recovery off
+          max-read-units 100
 Watch it: https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1#dashboards/dashboard/s-us-east-1
 "
     );

@@ -104,8 +104,12 @@ impl Status {
         let Some(table) = &self.table else {
             return self.absence_text("table");
         };
+        let settings = table.settings.values().into_iter();
+        let settings: Vec<_> = settings.map(|(name, value)| format!("{name} {value}")).collect();
+        let settings =
+            if settings.is_empty() { String::new() } else { format!("\n{}", settings.join(", ")) };
         format!(
-            "{}, {}, about {} clusters in {}\ndeletion protection {}, point-in-time recovery {}",
+            "{}, {}, about {} clusters in {}\ndeletion protection {}, point-in-time recovery {}{settings}",
             table.name,
             table.status,
             table.items,
