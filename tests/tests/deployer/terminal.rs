@@ -73,6 +73,7 @@ fn plan_lists_everything_that_a_first_deployment_makes() {
       + HttpApi (AWS::ApiGatewayV2::Api)
       + Integration (AWS::ApiGatewayV2::Integration)
       + Permission (AWS::Lambda::Permission)
+      + RequestAlarm (AWS::CloudWatch::Alarm)
       + Role (AWS::IAM::Role)
       + Route (AWS::ApiGatewayV2::Route)
       + Stage (AWS::ApiGatewayV2::Stage)
