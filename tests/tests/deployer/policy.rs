@@ -209,8 +209,13 @@ fn the_printed_policy_allows_every_command() {
     assert_eq!(status["unknown"], json!({}), "{status}");
     user.run(&["logs"]).ended_with(0);
     user.run(&["cluster", "list"]).ended_with(0);
-    // The stand-in takes a listing for a question about `*`, and AWS for one about `stack/*`.
-    user.run(&["list"]).failed(1, "cloudformation:DescribeStacks");
+    // The stand-in takes a listing for a question about everything, and AWS for one about all stacks.
+    aws.boto(
+        "client('iam').put_user_policy(UserName='operator', PolicyName='list', PolicyDocument=json.dumps({\
+         'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Action': 'cloudformation:DescribeStacks', \
+         'Resource': '*'}]}))",
+    );
+    user.run(&["list"]).ended_with(0);
 
     user.run(&deploy(&zip, &["--auth", "none"])).ended_with(0);
 
