@@ -172,6 +172,11 @@ impl Failure {
     pub fn find_in(error: &anyhow::Error) -> Option<&Self> {
         error.chain().find_map(|cause| cause.downcast_ref())
     }
+
+    /// Whether an error, with its context, is a refusal because of a missing permission.
+    pub fn is_denial(error: &anyhow::Error) -> bool {
+        Self::find_in(error).is_some_and(|failure| failure.denied)
+    }
 }
 
 /// An error and its context on one line, without characters that mislead a reader: it may quote a server.

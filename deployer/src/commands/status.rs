@@ -178,7 +178,7 @@ fn unless_denied<T>(
     unknown: &mut BTreeMap<&'static str, String>,
 ) -> anyhow::Result<Option<T>> {
     match result {
-        Err(error) if error.downcast_ref::<Failure>().is_some_and(|failure| failure.denied) => {
+        Err(error) if Failure::is_denial(&error) => {
             unknown.insert(part, error.to_string());
             Ok(None)
         }

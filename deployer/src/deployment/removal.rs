@@ -105,9 +105,7 @@ impl<'a> Removal<'a> {
             };
             match cloudformation::resources(&aws.cloudformation, &stack.id).await {
                 // They are only shown.
-                Err(error) if Failure::find_in(&error).is_some_and(|it| it.denied) => {
-                    Ok(Vec::new())
-                }
+                Err(error) if Failure::is_denial(&error) => Ok(Vec::new()),
                 resources => resources,
             }
         };
@@ -196,9 +194,7 @@ impl<'a> Removal<'a> {
             return Ok(false);
         }
         let stacks = match cloudformation::find_all(&self.aws.cloudformation).await {
-            Err(error) if Failure::find_in(&error).is_some_and(|it| it.denied) => {
-                self.find_table_owner(error).await?
-            }
+            Err(error) if Failure::is_denial(&error) => self.find_table_owner(error).await?,
             stacks => stacks?,
         };
         let own = self.stack.as_ref().map(|stack| stack.id.as_str());

@@ -141,16 +141,15 @@ impl ChangeSet {
     async fn explain_refusal(&self, what: &str, refusal: Refusal) -> Failure {
         let Refusal { reason, change_set_arn } = refusal;
         let failures = validation::failures(&self.client, &change_set_arn).await;
-        let reasons = match failures {
-            Ok(failures) if !failures.is_empty() => failures.join("; "),
-            Ok(_) => reason,
+        let (reasons, hint) = match failures {
+            Ok(failures) if !failures.is_empty() => (failures.join("; "), None),
+            Ok(_) => (reason, None),
             Err(error) => {
                 let hint = Failure::find_in(&error).and_then(|failure| failure.hint.clone());
-                return Failure::new(format!("{what}: {reason}; {error:#}"))
-                    .hint(hint.unwrap_or_default());
+                (format!("{reason}; {error:#}"), hint)
             }
         };
-        let hint = advice::for_reason(&reasons).unwrap_or_else(|| {
+        let hint = hint.or_else(|| advice::for_reason(&reasons)).unwrap_or_else(|| {
             "correct what the reason names; `cbbootstrap deploy --help` lists the options"
                 .to_owned()
         });
@@ -279,9 +278,7 @@ impl ChangeSet {
         }
         match request_deletion(&self.client, &stack.id, None).await {
             // With only the permissions for `plan`, the empty stack is left to the first deployment.
-            Err(error) if Failure::find_in(&error).is_some_and(|failure| failure.denied) => {
-                return Ok(());
-            }
+            Err(error) if Failure::is_denial(&error) => return Ok(()),
             requested => requested?,
         }
         REMOVAL
