@@ -280,11 +280,9 @@ pub struct ListArgs {
     pub access: Access,
 }
 
+/// The deployment that a policy is for.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// Commands whose permissions are checked
-    #[arg(long = "for", value_name = "WHAT", value_enum, default_value = "deploy")]
-    pub policy_for: PolicyFor,
+pub struct ScopeArgs {
     /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
     #[arg(long, value_name = "ARN", value_parser = role_arn)]
     pub role_arn: Option<String>,
@@ -295,14 +293,23 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "ARN", value_parser = key_arn)]
     pub kms_key: Option<String>,
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]
     pub table: TableArgs,
     /// Bucket for the function's zip [default: a bucket that `deploy` creates]
     #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
     pub bucket: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Commands whose permissions are checked
+    #[arg(long = "for", value_name = "WHAT", value_enum, default_value = "deploy")]
+    pub policy_for: PolicyFor,
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
     #[command(flatten)]
     pub build: BuildArgs,
 }
@@ -349,22 +356,8 @@ pub struct IamPolicyArgs {
     /// Show what each permission is for instead of the policy
     #[arg(long)]
     pub explain: bool,
-    /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
-    #[arg(long, value_name = "ARN", value_parser = role_arn)]
-    pub role_arn: Option<String>,
-    /// Permissions boundary that the function's role must have
-    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
-    pub permissions_boundary: Option<String>,
-    /// Key of `deploy --kms-key`
-    #[arg(long, value_name = "ARN", value_parser = key_arn)]
-    pub kms_key: Option<String>,
     #[command(flatten)]
-    pub stack: Place,
-    #[command(flatten)]
-    pub table: TableArgs,
-    /// Bucket for the function's zip [default: a bucket that `deploy` creates]
-    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
-    pub bucket: Option<String>,
+    pub scope: ScopeArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -443,7 +436,7 @@ pub enum PolicyFor {
 pub struct SmokeArgs {
     /// URL of the endpoint [default: the stack's]
     pub url: Option<String>,
-    /// Who can call the endpoint: `iam` signs the requests [default: none]
+    /// How the endpoint authorizes requests; `iam` signs them [default: none]
     // Its id is not `auth`, which an environment sets for its stack.
     #[arg(long = "auth", value_enum, value_name = "WHO", requires = "url")]
     pub endpoint_auth: Option<Auth>,

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::PolicyFor;
+use crate::cli::{PolicyFor, ScopeArgs};
 
 /// CloudFormation shortens a stack name above this length in the names that it generates: 64 characters, less a hyphen,
 /// `Function`, a hyphen and 13 random characters.
@@ -87,6 +87,20 @@ pub fn partition(region: &str) -> &'static str {
 }
 
 impl Scope {
+    pub fn new(args: &ScopeArgs, partition: &str, account: &str, region: &str) -> Self {
+        Self {
+            partition: partition.to_owned(),
+            account: account.to_owned(),
+            region: region.to_owned(),
+            stack_name: args.stack.stack_name.clone(),
+            table_name: args.table.table_name.clone(),
+            bucket: args.bucket.clone(),
+            role_arn: args.role_arn.clone(),
+            kms_key: args.kms_key.clone(),
+            permissions_boundary: args.permissions_boundary.clone(),
+        }
+    }
+
     /// The resource's ARNs with the values of this scope; `None` if one of them has no value here.
     fn arns(&self, resource: &str) -> Option<Vec<String>> {
         TABLE.resources[resource].arns.iter().map(|arn| self.fill_in(arn)).collect()

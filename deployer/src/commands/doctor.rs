@@ -70,7 +70,7 @@ pub async fn run(args: DoctorArgs, printer: &Printer) -> anyhow::Result<()> {
 }
 
 async fn check_aws(args: &DoctorArgs, printer: &Printer) -> Vec<Check> {
-    let access = &args.stack.access;
+    let access = &args.scope.stack.access;
     let aws = match Aws::connect(access).await {
         Ok(aws) => aws,
         Err(error) => {
@@ -97,7 +97,8 @@ async fn check_aws(args: &DoctorArgs, printer: &Printer) -> Vec<Check> {
         (Err(error), _) | (_, Err(error)) => Check::failed("credentials", error),
     });
     checks.push(check_clock(ahead));
-    let (known, environment) = (identity.as_ref().ok(), args.stack.config.environment.clone());
+    let (known, environment) =
+        (identity.as_ref().ok(), args.scope.stack.config.environment.clone());
     printer.set_origin(Origin::new(known.cloned(), aws.region.clone(), environment));
     checks.push(match identity {
         Ok(identity) => permissions::check(&aws, &identity, args).await,

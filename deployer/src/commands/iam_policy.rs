@@ -11,18 +11,10 @@ use crate::{
 const ANY: &str = "*";
 
 pub async fn run(args: IamPolicyArgs, printer: &Printer) -> anyhow::Result<()> {
-    let region = region(&args.stack.access).await?;
-    let scope = Scope {
-        partition: permissions::partition(region.as_deref().unwrap_or_default()).to_owned(),
-        account: args.account.unwrap_or_else(|| ANY.to_owned()),
-        region: region.unwrap_or_else(|| ANY.to_owned()),
-        stack_name: args.stack.stack_name,
-        table_name: args.table.table_name,
-        bucket: args.bucket,
-        role_arn: args.role_arn,
-        kms_key: args.kms_key,
-        permissions_boundary: args.permissions_boundary,
-    };
+    let region = region(&args.scope.stack.access).await?;
+    let partition = permissions::partition(region.as_deref().unwrap_or_default());
+    let (account, region) = (args.account.as_deref().unwrap_or(ANY), region.as_deref());
+    let scope = Scope::new(&args.scope, partition, account, region.unwrap_or(ANY));
     let text = if args.explain {
         permissions::explain(&scope, args.policy_for)
     } else {

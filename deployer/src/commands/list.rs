@@ -31,7 +31,7 @@ struct Row {
     /// RFC 3339.
     updated: Option<String>,
     endpoint: Option<String>,
-    /// Who may call the endpoint.
+    /// How the endpoint authorizes requests.
     auth: Option<Auth>,
 }
 

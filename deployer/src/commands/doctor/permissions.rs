@@ -54,17 +54,7 @@ pub async fn check(aws: &Aws, identity: &Identity, args: &DoctorArgs) -> Check {
         Principal::User(arn) => Ok(arn.to_owned()),
         Principal::Role(name) => iam::role_arn(&aws.iam, name).await,
     };
-    let scope = Scope {
-        partition: identity.partition.clone(),
-        account: identity.account.clone(),
-        region: aws.region.clone(),
-        stack_name: args.stack.stack_name.clone(),
-        table_name: args.table.table_name.clone(),
-        bucket: args.bucket.clone(),
-        role_arn: args.role_arn.clone(),
-        permissions_boundary: args.permissions_boundary.clone(),
-        kms_key: args.kms_key.clone(),
-    };
+    let scope = Scope::new(&args.scope, &identity.partition, &identity.account, &aws.region);
     let policy = serde_json::to_value(permissions::policy(&scope, args.policy_for));
     let requests = requests(&policy.unwrap_or_default());
     let number: usize = requests.iter().map(|request| request.actions.len()).sum();
