@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-/// Who may call the API.
+/// How the API authorizes requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Auth {

@@ -215,7 +215,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// What it has done to the stack when it succeeds.
+    /// The result of its success, as messages name it.
     pub fn outcome(self) -> &'static str {
         match self {
             Self::Create => "created",

@@ -1,4 +1,4 @@
-//! What is built: the same function from the same sources, in any directory and with any cargo home, and a deployer that carries it.
+//! Builds: the same sources give the same function in any directory and with any cargo home, and a released deployer contains it.
 //!
 //! These are the longest tests. They start first, because the name of this module sorts first.
 
