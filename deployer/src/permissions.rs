@@ -218,6 +218,8 @@ impl Policy {
     pub fn fit(mut self) -> serde_json::Result<Self> {
         if serde_json::to_string(&self)?.len() > MOST_CHARACTERS {
             self.statement = join(self.statement);
+            // IDs are optional.
+            self.statement.iter_mut().for_each(|statement| statement.sid = "");
         }
         Ok(self)
     }
@@ -240,7 +242,6 @@ fn join(statements: Vec<Statement>) -> Vec<Statement> {
         });
         match other {
             Some(other) => {
-                other.sid = "";
                 other.action.extend(statement.action);
                 other.resource.extend(statement.resource);
             }

@@ -159,26 +159,31 @@ fn shortened_names_are_matched_by_their_start() {
 }
 
 #[test]
-fn policies_with_long_names_fit_the_limit() {
-    // With longer names, the policy fits into a role, which takes 10,240 characters.
+fn policies_with_the_longest_names_fit_the_limit() {
     let long = Scope {
         partition: "aws-us-gov".to_owned(),
         region: "ap-southeast-99".to_owned(),
+        stack_name: "s".repeat(128),
+        table_name: "t".repeat(255),
+        ..scope()
+    };
+    // With a key and a boundary, only shorter names leave room. A longer policy fits into a role, which takes 10,240 characters.
+    let key = "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let with_all = Scope {
         stack_name: "s".repeat(40),
-        kms_key: Some(
-            "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-                .to_owned(),
-        ),
         table_name: "t".repeat(64),
+        kms_key: Some(key.to_owned()),
         permissions_boundary: Some(format!(
             "arn:aws-us-gov:iam::123456789012:policy/{}",
             "b".repeat(64)
         )),
-        ..scope()
+        ..long.clone()
     };
-    for policy_for in [PolicyFor::All, PolicyFor::CloudFormation] {
-        let text = serde_json::to_string(&policy(&long, policy_for).fit().unwrap()).unwrap();
-        assert!(text.len() <= MOST_CHARACTERS, "{} characters", text.len());
+    for scope in [long, with_all] {
+        for policy_for in [PolicyFor::All, PolicyFor::CloudFormation] {
+            let text = serde_json::to_string(&policy(&scope, policy_for).fit().unwrap()).unwrap();
+            assert!(text.len() <= MOST_CHARACTERS, "{} characters", text.len());
+        }
     }
 }
 
