@@ -21,7 +21,6 @@ test-long:
     cargo test --package cbbootstrap-agent -- --ignored --nocapture
     cargo test --package cbbootstrap-tests --test service -- --ignored --nocapture
     PROPTEST_CASES=5000 cargo test --package cbbootstrap-tests --test service fuzz::
-    cargo test --package cbbootstrap-tests --test deployer -- --ignored
     cargo test --package cbbootstrap-tests --test agent -- --ignored --nocapture
 
 # Run the checks and tests of CI, and the tests in containers

@@ -270,7 +270,6 @@ fn at_each_call_of(
 }
 
 #[test]
-#[ignore = "long; `a_deployment_survives_one_failure_of_every_call` loses an answer to each call at once"]
 fn a_lost_answer_to_any_call_does_no_harm() {
     for kind in [Kind::FirstDeployment, Kind::Update] {
         at_each_call_of(kind, &Fault::DropAnswer, |aws, ended, (_, artifacts), what| {
@@ -303,7 +302,6 @@ fn credentials_that_expire_at_any_call_are_named() {
 }
 
 #[test]
-#[ignore = "long; `a_permission_that_is_missing_at_any_call_is_named` refuses each call of an update"]
 fn credentials_that_expire_at_any_call_of_an_update_are_named() {
     refused_at_each_call_of(Kind::Update, &Fault::ExpireToken, EXPIRED);
 }

@@ -1,4 +1,4 @@
-//! Generated requests: the function answers each of them, without a panic or a 500. `PROPTEST_CASES` sets their number.
+//! Generated requests: the function answers each of them, without a panic or a 500. `PROPTEST_CASES` above 2000 sets their number.
 
 use std::{collections::BTreeSet, sync::OnceLock};
 
@@ -247,7 +247,11 @@ fn broken_event() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.max(2000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_request_is_answered(event in http_event()) {
