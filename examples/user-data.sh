@@ -13,7 +13,7 @@
 # arguments or environment variables.
 set -euo pipefail
 
-# The API's endpoint, the cluster's name, and `iam` if the API requires signed requests.
+# The API's endpoint, the cluster id, and `iam` if the API requires signed requests.
 export CBBOOTSTRAP_API="${CBBOOTSTRAP_API:-https://API-ID.execute-api.us-east-1.amazonaws.com}"
 export CBBOOTSTRAP_CLUSTER_ID="${CBBOOTSTRAP_CLUSTER_ID:-mycluster}"
 export CBBOOTSTRAP_AUTH="${CBBOOTSTRAP_AUTH:-none}"

@@ -180,9 +180,7 @@ impl Api {
         let (status, text) = self.send(&url, request)?;
         if (200..300).contains(&status) {
             let cluster: Cluster = serde_json::from_str(&text).map_err(|error| {
-                ApiError::unexpected_answer(format!(
-                    "{url} does not answer as the bootstrap service does: {error}"
-                ))
+                ApiError::unexpected_answer(format!("{url} is not a cbbootstrap API: {error}"))
             })?;
             let record = ClusterRecord::new(cluster.clone(), &self.cluster_id, node, sent);
             let record =

@@ -20,7 +20,7 @@ The command line takes precedence over environment variables, and these over the
 Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's password), \
 CBBOOTSTRAP_SECRET (the cluster's secret).";
 
-/// Brings the Couchbase Server on its node into one healthy cluster: as the first node, or as a member.
+/// Makes the Couchbase Server on this node the first node or a member of its cluster.
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{OPTIONS_HELP}\n\n{}", Program::Agent.exit_help()), propagate_version = true)]
 pub struct Cli {
@@ -32,14 +32,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Command {
-    /// Make this node the first of the cluster or a member, and wait until the cluster is healthy
+    /// Initialise the cluster or join it, and wait until it is balanced
     ///
-    /// It does only what is missing, so run it at every boot, and again after an error. It is done when the node is active, the
-    /// cluster is balanced and the API has recorded the node.
+    /// Does only what is missing: run it at every boot, and again after an error. Succeeds when the node is active, the cluster
+    /// is balanced and the API has recorded the node.
     Up(Box<UpArgs>),
     /// Print the nodes to connect to, for Sync Gateway and applications
     Discover(DiscoverArgs),
-    /// Take this node out of the cluster after its data has moved to the other nodes
+    /// Move this node's data to the other nodes and remove the node from the cluster
     Leave(LeaveArgs),
     /// Show the state of the server, its cluster and the API's record
     Status(NodeArgs),
@@ -70,13 +70,13 @@ pub struct ApiArgs {
     /// Name that all nodes of the cluster share
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
     pub cluster_id: Option<ClusterId>,
-    /// File with the cluster's secret, by which its nodes trust each other; `-` is standard input
+    /// File with the cluster's secret, with which the nodes verify each other; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Authorization of the API; with `iam`, requests are signed
+    /// How the API authorizes requests; `iam` signs them with AWS credentials
     #[arg(long, env = "CBBOOTSTRAP_AUTH", value_enum, default_value_t)]
     pub auth: Auth,
-    /// AWS region of an API with signed requests, if its host name does not contain it
+    /// AWS region for signed requests, if the API's host name does not contain it
     #[arg(long, env = "AWS_REGION")]
     pub region: Option<String>,
     /// YAML file with options
@@ -92,7 +92,8 @@ pub struct ServerArgs {
     #[arg(long, env = "CBBOOTSTRAP_SERVER", value_name = "URL")]
     #[arg(default_value = "http://127.0.0.1:8091")]
     pub server: String,
-    /// Address or full host name of this node for the other nodes [default: the host's full name, or that of ECS or EC2]
+    /// Address or full host name at which other nodes reach this node [default: the host's full name, or the name in ECS or EC2
+    /// metadata]
     #[arg(long, env = "CBBOOTSTRAP_NODE", value_parser = values::node)]
     pub node: Option<Node>,
     /// Name of the administrator
@@ -101,7 +102,7 @@ pub struct ServerArgs {
     /// File with the administrator's password; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// PEM file of the authority of the servers' certificates, to trust other nodes without a secret
+    /// PEM file of the authority that signed the servers' certificates, to verify other nodes without a secret
     #[arg(long, env = "CBBOOTSTRAP_CA_CERT", value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
     /// Skip TLS verification of other nodes, which receive the administrator's password; also allows Community Edition, which has no
@@ -114,7 +115,7 @@ pub struct ServerArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub struct WaitArgs {
-    /// Limit on the whole run
+    /// Time limit of the command
     #[arg(long, env = "CBBOOTSTRAP_TIMEOUT", value_name = "TIME")]
     #[arg(default_value = "30m", value_parser = values::duration)]
     pub timeout: Duration,
@@ -152,8 +153,8 @@ pub struct ClusterArgs {
     /// Services of the node: data, index, query, search, analytics, eventing, backup
     #[arg(long, env = "CBBOOTSTRAP_SERVICES", default_value = "data", value_name = "NAME,...")]
     pub services: Services,
-    /// Memory of the data service on each node, as the first node sets it: MB, a percentage of the node's memory, or `auto`: 80 %
-    /// minus the other services' quotas
+    /// Memory of the data service on each node: MB, a percentage of the node's memory, or `auto` (80 % minus the other services'
+    /// quotas); set by the first node
     #[arg(long, env = "CBBOOTSTRAP_MEMORY_QUOTA", default_value = "auto", value_name = "QUOTA")]
     pub memory_quota: Quota,
     /// Bucket to create unless it exists, with its memory on each node in MB; can be repeated
@@ -169,10 +170,10 @@ pub struct ClusterArgs {
     /// Name of the cluster in Couchbase Server
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_NAME", value_name = "NAME")]
     pub cluster_name: Option<String>,
-    /// Time after which another node replaces a first node that died before the cluster was up; `never` waits for it
+    /// Time after which another node takes over from a first node that died before the cluster was up, or `never`
     #[arg(long, env = "CBBOOTSTRAP_LEASE", default_value = "5m", value_name = "TIME")]
     pub lease: Lease,
-    /// Time without a new node before a rebalance begins, so that one rebalance serves nodes that boot together
+    /// Time to wait for more nodes before a rebalance, so that one rebalance serves all nodes that boot together
     #[arg(long, env = "CBBOOTSTRAP_SETTLE", value_name = "TIME")]
     #[arg(default_value = "5s", value_parser = values::duration)]
     pub settle: Duration,

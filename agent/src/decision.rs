@@ -206,7 +206,7 @@ pub fn next_action(
         OwnServer::OtherCredentials
             if time_since(memory.other_credentials_since, now) < OTHER_CREDENTIALS_LIMIT =>
         {
-            wait("the server has other credentials; it may be on its way into the cluster")
+            wait("the server has other credentials; it may be joining the cluster")
         }
         OwnServer::OtherCredentials => Action::Stop(StopReason::OtherCredentials),
         OwnServer::Blank(uuid) => blank(goal, uuid.as_ref(), asked, memory, now),

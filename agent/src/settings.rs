@@ -90,7 +90,7 @@ pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<Here> {
     let hint = "Couchbase Server listens on 8091, and on 18091 with TLS";
     let url = parse_url("server", &args.server, hint)?;
     if !http::is_local(&url) && !args.insecure && !url.starts_with("https://") {
-        return Err(Failure::usage(format!("the password would go to {url} in the clear"))
+        return Err(Failure::usage(format!("the password would be sent to {url} unencrypted"))
             .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it anyway")
             .into());
     }

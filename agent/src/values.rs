@@ -204,9 +204,9 @@ impl FromStr for Lease {
     }
 }
 
-/// A cluster's name at the API.
+/// A cluster id.
 pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
-    ClusterId::new(text).map_err(|why| format!("a cluster's name {why}"))
+    ClusterId::new(text).map_err(|why| format!("a cluster id {why}"))
 }
 
 /// An IP address or a host name, without a port.

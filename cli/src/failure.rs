@@ -67,13 +67,13 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
             Exit::Refused,
             5,
             &[Agent],
-            "someone must decide, for example because the server belongs to another cluster",
+            "you have to decide, for example because the server belongs to another cluster",
         ),
         (
             Exit::Partial,
             6,
             &[Agent],
-            "the node is a member of the cluster, but not everything that was requested could be done",
+            "the node is a member, but a requested setting was refused or the cluster is not balanced",
         ),
     ]
 };

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Auth {
-    /// Everyone who knows the URL; a cluster's secret still protects its record
+    /// Anyone who knows the URL; a cluster's secret still protects its record
     #[default]
     None,
-    /// Callers with AWS credentials that allow `execute-api:Invoke`, who sign their requests
+    /// Callers that sign requests with AWS credentials that allow `execute-api:Invoke`
     Iam,
 }
 
@@ -37,8 +37,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|time| Duration::try_from(time).ok())
         .filter(|time| *time <= LONGEST)
         .ok_or_else(|| {
-            "a time is a number and a unit, such as 90s, 10m or 2h, and at most ten years"
-                .to_owned()
+            "a time is a number with a unit, such as 90s, 10m or 2h, at most ten years".to_owned()
         })
 }
 

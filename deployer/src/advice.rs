@@ -19,11 +19,11 @@ pub fn for_reason(reason: &str) -> Option<String> {
     let advice = if has(&["nosuchkey", "nosuchbucket", "specified key does not exist"]) {
         "the function's zip is not in its bucket: deploy again to upload it"
     } else if has(&["cannot be assumed by lambda"]) {
-        "the role was too new for Lambda to see: deploy again"
+        "Lambda could not assume the new role yet: deploy again"
     } else if has(&["already exists"]) {
-        "something outside the stack has that name: delete it, or choose another `--stack-name`"
+        "a resource outside the stack has this name: delete it, or choose another `--stack-name`"
     } else if has(&["limitexceeded", "limit exceeded", "quota", "maximum number of"]) {
-        "ask for more in AWS Service Quotas, or delete what is no longer needed; then deploy again"
+        "request a higher quota in Service Quotas, or delete resources that you no longer need; then deploy again"
     } else if has(&["rollback trigger", "rollbacktrigger", "to alarm", "in alarm"]) {
         "requests failed during the update or just before: see `cbbootstrap logs`; without `--rollback-minutes`, no update is rolled back for that"
     } else if has(&["throttling", "rate exceeded"]) {
@@ -36,7 +36,7 @@ pub fn for_reason(reason: &str) -> Option<String> {
 
 /// The hint for a missing permission, from the message that denies it.
 pub fn permission(message: &str) -> String {
-    let all = "`cbbootstrap iam-policy` prints all that a deployment needs";
+    let all = "`cbbootstrap iam-policy` prints the permissions that a deployment needs";
     let missing = missing_permission(message);
     let action = missing.map_or_else(|| "it".to_owned(), |(action, _)| format!("`{action}`"));
     if let Some(policy) = RESTRICTIONS.iter().find(|policy| message.contains(*policy)) {

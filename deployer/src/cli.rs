@@ -20,7 +20,7 @@ use crate::{
     values::{Auth, account, bucket_name, host_name, key_arn, policy_arn, role_arn, table_name},
 };
 
-/// Deploys and operates the API that tells the nodes of a new Couchbase cluster which of them is the first.
+/// Deploys and operates the API that tells the nodes of a new Couchbase cluster which one initialises it.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -58,7 +58,7 @@ pub enum Command {
     Open(OpenArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The test's clusters have names that begin with `cbbootstrap-smoke`; DynamoDB deletes them after about 37 days.
+    /// The names of the test's clusters begin with `cbbootstrap-smoke`; DynamoDB deletes them after about 37 days.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
     Ping(PingArgs),
@@ -156,7 +156,7 @@ pub struct ListenArgs {
     /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
-    /// Address to listen on; `0.0.0.0` serves other machines, and anyone on them
+    /// Address to listen on; `0.0.0.0` accepts connections from other machines
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: IpAddr,
     /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory]
@@ -168,7 +168,7 @@ pub struct ListenArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     pub listen: ListenArgs,
-    /// Use this DynamoDB table, which servers can share; AWS_ENDPOINT_URL_DYNAMODB names a compatible database
+    /// DynamoDB table to use instead, which servers can share; AWS_ENDPOINT_URL_DYNAMODB sets the URL of a compatible database
     #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
     pub table: Option<String>,
     #[command(flatten)]
@@ -197,7 +197,7 @@ pub struct ServerArgs {
     /// Refuse claims without a lease
     #[arg(long, help_heading = "Security")]
     pub require_lease: bool,
-    /// Limit on simultaneous connections; others wait
+    /// Maximum number of connections; others wait
     #[arg(
         long,
         value_name = "NUMBER",
@@ -241,7 +241,7 @@ pub struct StatusArgs {
     /// First wait for a change of the stack to end, and show its events
     #[arg(long)]
     pub wait: bool,
-    /// Detect changes that were made to the stack's resources outside of CloudFormation
+    /// Detect changes made to the stack's resources outside CloudFormation
     #[arg(long)]
     pub drift: bool,
     #[command(flatten)]
@@ -350,7 +350,7 @@ pub struct IamPolicyArgs {
     /// What the policy allows
     #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t)]
     pub policy_for: PolicyFor,
-    /// AWS account number [default: any account]
+    /// AWS account ID [default: any account]
     #[arg(long, value_name = "NUMBER", value_parser = account)]
     pub account: Option<String>,
     /// Show what each permission is for instead of the policy
@@ -427,7 +427,7 @@ pub enum PolicyFor {
     All,
     /// `cluster`, which lists, shows and forgets the clusters' records
     Clusters,
-    /// What the role of `--role-arn` does for `CloudFormation`
+    /// What CloudFormation does with the role of `--role-arn`
     #[value(name = "cloudformation")]
     CloudFormation,
 }
@@ -465,7 +465,7 @@ pub struct DestroyArgs {
     /// Delete the table without a backup
     #[arg(long, requires = "delete_table")]
     pub no_backup: bool,
-    /// Also delete the stack's zips, and the bucket that `deploy` created if it is empty then
+    /// Also delete the stack's zips, and the bucket if `deploy` created it and it is then empty
     #[arg(long)]
     pub delete_artifacts: bool,
     /// Do not ask for confirmation

@@ -38,7 +38,7 @@ const NOT_IN_FILES: [&str; 2] = ["environment", "config"];
 /// An option of this prefix ranks below the environment variables of AWS. An environment sets it by the name without it.
 const FALLBACK: &str = "fallback_";
 
-const EXPECTED: &str = "it must hold `environments:` and below it a name, such as `dev:`, with its settings; \
+const EXPECTED: &str = "define environments, such as `environments: {dev: {stack_name: NAME}}`; \
      `cbbootstrap init --config example.yaml` writes an example";
 
 const EXAMPLE: &str = "`cbbootstrap init --config example.yaml` writes an example";
@@ -72,12 +72,12 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => match wanted {
             None => Ok(Vec::new()),
             Some(name) => Err(Failure::new(format!(
-                "there is no `{FILE}` here to take environment `{name}` from"
+                "cannot use environment `{name}`: there is no `{FILE}` in this directory"
             ))
-            .hint("`cbbootstrap init` writes one, and `--config FILE` names another")),
+            .hint("`cbbootstrap init` creates one; `--config FILE` selects another")),
         },
         Err(error) => Err(Failure::new(error.to_string())
-            .hint("`--config FILE` names another, and `cbbootstrap init` writes one")),
+            .hint("`--config FILE` selects another; `cbbootstrap init` creates one")),
     };
     let options = options.map_err(|failure| failure.exit(Exit::Usage))?;
     Ok(FileOptions { name: path.display().to_string(), options })
@@ -179,10 +179,13 @@ impl File {
     /// not change because a second one is added.
     fn choose(mut self, wanted: Option<&str>) -> Result<Vec<FileOption>, Failure> {
         let Some(name) = wanted.or(self.default_environment.as_deref()) else {
-            return Err(Failure::new(format!("no environment is chosen from {}", self.names()))
-                .hint(
-                    "choose one with `--env NAME`, or with `default_environment: NAME` in the file",
-                ));
+            return Err(Failure::new(format!(
+                "no environment selected; the file has {}",
+                self.names()
+            ))
+            .hint(
+                "choose one with `--env NAME`, or with `default_environment: NAME` in the file",
+            ));
         };
         self.has(name)?;
         Ok(self.environments.remove(name).unwrap_or_default())
@@ -238,12 +241,12 @@ fn environments(file: &Value) -> Result<Vec<(String, Mapping)>, Failure> {
     };
     let environments = environments
         .filter(|environments| !environments.is_empty())
-        .ok_or_else(|| Failure::new("it holds no environments").hint(EXPECTED))?;
+        .ok_or_else(|| Failure::new("it defines no environments").hint(EXPECTED))?;
     let environment = |(name, environment): (&Value, &Value)| {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
         let name = key_text(name)?;
         if name.is_empty() || !name.chars().all(is_plain) {
-            return Err(Failure::new(format!("an environment cannot be called `{name}`"))
+            return Err(Failure::new(format!("`{name}` is not a valid environment name"))
                 .hint("its name is letters, digits, hyphens and underscores"));
         }
         let settings = mapping(environment, &format!("environment `{name}`"))?;

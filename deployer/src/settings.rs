@@ -108,7 +108,7 @@ pub struct StackOptions {
     /// Tag for the stack and its resources; can be repeated
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     pub tags: Vec<(String, String)>,
-    /// Role with which CloudFormation makes the changes [default: the caller's credentials]
+    /// Role that CloudFormation uses to change resources [default: the caller's credentials]
     #[arg(long, value_name = "ARN", value_parser = role_arn)]
     pub role_arn: Option<String>,
     /// Policy that is the permissions boundary of the function's role
@@ -126,7 +126,7 @@ pub struct StackOptions {
 
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct WaitArgs {
-    /// How long to wait for another deployment to finish; `0s` fails at once [default: 30m; a terminal is asked]
+    /// How long to wait for another deployment to finish; `0s` fails at once [default: 30m; asks first on a terminal]
     #[arg(long, value_name = "TIME", help_heading = "Stack", value_parser = duration)]
     pub wait_for_stack: Option<Duration>,
 }
@@ -233,11 +233,11 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
         let rule = if [OWNER_TAG.0, STACK_TAG].iter().any(|ours| key.eq_ignore_ascii_case(ours)) {
             "cbbootstrap marks its resources with this tag; choose another key"
         } else if key.to_ascii_lowercase().starts_with("aws:") {
-            "keys that begin with `aws:` are AWS's own"
+            "keys that begin with `aws:` are reserved by AWS"
         } else if !(1..=128).contains(&key_length) || !(1..=256).contains(&value_length) {
             "a tag's key has 1 to 128 characters, and its value 1 to 256"
         } else if !allowed(key) || !allowed(value) {
-            "a tag is letters, digits, spaces and _.:/=+-@"
+            "tags may contain letters, digits, spaces and _.:/=+-@"
         } else if !folded.insert(key.to_lowercase()) {
             "another tag's key differs only in case, which IAM does not allow for a role"
         } else {
@@ -296,7 +296,7 @@ pub struct RecordsArgs {
     pub table: TableArgs,
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Use the database of `serve` and `deploy --local` on this machine, running or not
+    /// Use the database of `serve` and `deploy --local` on this machine, even while a server uses it
     #[arg(
         long,
         conflicts_with_all = [ids::<Access>(), ids::<ConfigArgs>(), ids::<TableArgs>()].concat(),

@@ -74,7 +74,7 @@ impl Report {
             Auth::Iam if saw.starts_with("403, `") => {
                 "sign with credentials that allow `execute-api:Invoke` in the API's account, and for its region (`--profile`, `--region`)"
             }
-            _ => "if the request reached the function, its log says more: `cbbootstrap logs`",
+            _ => "if the request reached the function, see its log: `cbbootstrap logs`",
         };
         Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
     }
@@ -209,8 +209,8 @@ mod tests {
         for (auth, saw, hint) in [
             (Auth::None, "403, `{\"message\":\"Forbidden\"}`", "--auth iam"),
             (Auth::Iam, "403, `{\"message\":\"Forbidden\"}`", "`execute-api:Invoke`"),
-            (Auth::None, "403, wrong_secret", "log says more"),
-            (Auth::None, "500, internal", "log says more"),
+            (Auth::None, "403, wrong_secret", "see its log"),
+            (Auth::None, "500, internal", "see its log"),
         ] {
             let report = Report {
                 endpoint: "https://a.example".to_owned(),

@@ -48,7 +48,7 @@ pub fn check(users: &BTreeMap<String, String>, has_option: &[(&str, &str)]) -> R
     declarations.retain(|name, _| has_option.iter().all(|(parameter, _)| parameter != name));
     for (name, value) in users {
         if let Some((_, option)) = has_option.iter().find(|(parameter, _)| parameter == name) {
-            let message = format!("`{name}` is not set as a parameter of the template");
+            let message = format!("parameter `{name}` has its own option");
             return Err(Failure::usage(message).hint(format!("`{option}` sets it")));
         }
         let Some(declaration) = declarations.get(name) else {
@@ -141,13 +141,13 @@ mod tests {
                 "no parameter `Quorum`",
                 "there are: AlarmTopicArn, LogLevel, LogRetentionDays, ",
             ),
-            ("TableName", "t", "`TableName` is not set as", "`--table-name`"),
-            ("Architecture", "arm64", "`Architecture` is not set as", "`--arch`"),
-            ("AuthorizationType", "AWS_IAM", "`AuthorizationType` is not set as", "`--auth`"),
-            ("ArtifactBucket", "b", "`ArtifactBucket` is not set as", "`--bucket`"),
-            ("KmsKeyArn", "k", "`KmsKeyArn` is not set as", "`--kms-key`"),
-            ("PermissionsBoundary", "b", "is not set as", "`--permissions-boundary`"),
-            ("ArtifactKey", "k", "`ArtifactKey` is not set as", "`--function-zip`"),
+            ("TableName", "t", "`TableName` has its own option", "`--table-name`"),
+            ("Architecture", "arm64", "`Architecture` has its own option", "`--arch`"),
+            ("AuthorizationType", "AWS_IAM", "`AuthorizationType` has its own option", "`--auth`"),
+            ("ArtifactBucket", "b", "`ArtifactBucket` has its own option", "`--bucket`"),
+            ("ArtifactKey", "k", "`ArtifactKey` has its own option", "`--function-zip`"),
+            ("KmsKeyArn", "k", "`KmsKeyArn` has its own option", "`--kms-key`"),
+            ("PermissionsBoundary", "b", "has its own option", "`--permissions-boundary`"),
             ("MemorySize", "lots", "`MemorySize` cannot be `lots`", "number from 128 to 10240"),
             ("MemorySize", "127", "`MemorySize` cannot be `127`", "from 128 to 10240"),
             ("MemorySize", "10241", "`MemorySize` cannot be `10241`", "from 128 to 10240"),

@@ -31,9 +31,7 @@ pub enum Problem {
     #[error("this API requires a cluster token: send `Authorization: Bearer TOKEN`")]
     SecretRequired,
     /// A request to the server's loopback address has another machine's name in `Host`.
-    #[error(
-        "this server answers to `localhost`, to addresses, and to the names of `--allowed-host NAME`"
-    )]
+    #[error("use `localhost`, an IP address, or a name that `--allowed-host` allows")]
     HostNotAllowed,
     /// A web page of another site sent the request.
     #[error(
@@ -52,7 +50,7 @@ pub enum Problem {
     #[error("the change may or may not have been made; send the same request again")]
     Unavailable,
     /// The service is broken or misconfigured.
-    #[error("the function's log has the cause")]
+    #[error("see the service's log")]
     Internal,
 }
 
@@ -67,7 +65,7 @@ impl Problem {
             Self::InvalidRequest(_) => (400, "invalid_request", "Not an HTTP request"),
             Self::SecretRequired => (401, "secret_required", "A cluster token is required"),
             Self::OriginNotAllowed => {
-                (403, "origin_not_allowed", "Requests of other sites are refused")
+                (403, "origin_not_allowed", "Requests from other sites are refused")
             }
             Self::RouteNotFound => (404, "route_not_found", "No such route"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed"),
@@ -77,8 +75,8 @@ impl Problem {
             Self::Internal => (500, "internal", "The service failed"),
             Self::Unavailable => (503, "unavailable", "The table is not available"),
             Self::Refused(refusal) => match refusal {
-                R::Forbidden => (403, "forbidden", "The cluster's secret is missing or wrong"),
-                R::NotFound => (404, "cluster_not_found", "Nobody has claimed this cluster"),
+                R::Forbidden => (403, "forbidden", "The cluster's token is missing or wrong"),
+                R::NotFound => (404, "cluster_not_found", "The cluster has not been claimed"),
                 R::StaleGeneration { .. } => (409, "stale_generation", "The claim was taken over"),
                 R::OtherCluster { .. } => (409, "other_cluster", "There is a second cluster"),
                 R::TooManyTakeovers => {

@@ -186,19 +186,18 @@ pub enum Refusal {
     )]
     NotReady { initial_node: String },
     #[error(
-        "the cluster has {MAX_MEMBERS} members, the most that a cluster can have; send `POST /cluster/leave` for members that are gone"
+        "the cluster has {MAX_MEMBERS} members, the maximum; send `POST /cluster/leave` for members that no longer exist"
     )]
     TooManyNodes,
     /// Each node that lost its claim may have a cluster. If one were dropped from the list, its cluster could be missed.
     #[error(
-        "{MAX_PREVIOUS} nodes have claimed the cluster one after the other and not reported it ready; if none of their servers \
+        "{MAX_PREVIOUS} nodes have claimed the cluster without reporting it ready; if none of their servers \
          belongs to a cluster, run `cbbootstrap cluster forget` to start again"
     )]
     TooManyTakeovers,
     /// A ready cluster stays ready, so it needs another member to join.
     #[error(
-        "it is the last member of the cluster, and no other can take its place; let another member report ready first, or end the \
-         record of a cluster that is gone with `cbbootstrap cluster forget`"
+        "the node is the last member of the cluster; let another member report ready first, or, if the cluster no longer exists, run `cbbootstrap cluster forget`"
     )]
     LastNode,
 }
@@ -233,7 +232,7 @@ impl Record {
         Self { kept_until, ..self }
     }
 
-    /// Whether the record differs from the earlier one in its end at most.
+    /// Whether nothing but the end differs from the earlier record.
     pub fn is_as_seen(&self, seen: &Self) -> bool {
         *self == Self { kept_until: self.kept_until, ..seen.clone() }
     }

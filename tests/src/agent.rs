@@ -110,9 +110,7 @@ impl Agents {
 
     /// The command of this node's agent with these arguments.
     pub fn command(&self, node: &Node, args: &[&str]) -> Command {
-        let mut command = self.user.program(&self.program, args);
-        command.env("CBBOOTSTRAP_SERVER", node.url()).env("CBBOOTSTRAP_NODE", node.address());
-        command
+        on_node(node, self.user.program(&self.program, args))
     }
 
     /// Runs this node's agent to its end.
@@ -128,7 +126,7 @@ impl Agents {
     /// Starts `up` on this node.
     pub fn start(&self, node: &Node, options: &[&str]) -> Agent {
         let args = [&["up", "--output", "json"], options].concat();
-        let child = self.command(node, &args).spawn();
+        let child = on_node(node, self.user.leashed(&self.program, &args)).spawn();
         Agent(Some(child.expect("the agent can be run")))
     }
 
@@ -193,6 +191,11 @@ impl Agents {
         let answer = answer.expect("the API answers");
         if answer.status == 404 { Value::Null } else { answer.json() }
     }
+}
+
+fn on_node(node: &Node, mut command: Command) -> Command {
+    command.env("CBBOOTSTRAP_SERVER", node.url()).env("CBBOOTSTRAP_NODE", node.address());
+    command
 }
 
 impl Agent {

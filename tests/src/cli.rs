@@ -14,7 +14,10 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{process::kill, programs};
+use crate::{
+    process::{self, kill},
+    programs,
+};
 
 /// For any command, builds included.
 const TIMEOUT: Duration = Duration::from_mins(20);
@@ -109,6 +112,13 @@ impl User {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        command
+    }
+
+    /// A program that ends with this one, even if this one is killed.
+    pub fn leashed<A: AsRef<OsStr>>(&self, program: &Path, args: &[A]) -> Command {
+        let mut command = self.program(Path::new("/bin/sh"), &process::leashed(program, args));
+        command.stdin(Stdio::piped());
         command
     }
 

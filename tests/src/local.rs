@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -15,6 +14,7 @@ use serde_json::Value;
 use crate::{
     cli::User,
     process::{self, Guard},
+    programs,
 };
 
 /// A server that is up.
@@ -62,8 +62,7 @@ impl Local {
 
     fn run(user: User, data: &Path, args: &[&str]) -> Self {
         let mut child = user
-            .command(&[args, &["--output", "json"]].concat())
-            .stdout(Stdio::piped())
+            .leashed(&programs::cbbootstrap(), &[args, &["--output", "json"]].concat())
             .spawn()
             .expect("`cbbootstrap` can be run");
         let (stdout, stderr) =
@@ -110,7 +109,11 @@ impl Local {
     /// Sends it a signal and waits for its end; the exit status, if it has one.
     pub fn stop(&mut self, signal: &str) -> Option<i32> {
         process::kill(signal, &self.id().to_string());
-        self.guard.0.wait().expect("a child can be waited for").code()
+        // `wait` would close the pipe, which kills the server.
+        let pipe = self.guard.0.stdin.take();
+        let status = self.guard.0.wait().expect("a child can be waited for");
+        drop(pipe);
+        status.code()
     }
 
     /// Its output so far.

@@ -1,6 +1,7 @@
 //! Processes and their ends.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs,
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
@@ -59,9 +60,16 @@ pub fn free_port() -> u16 {
 /// Becomes the program. A second process waits until this program has closed the pipe, kills the group and removes its `TMPDIR`.
 const LEASHED: &str = r#"
 exec 3<&0 </dev/null
-{ read -r end <&3; kill -KILL $$; rm -rf "$TMPDIR"; kill -KILL 0; } &
+{ read -r end <&3; kill -KILL $$; rm -rf "$TMPDIR"; kill -KILL 0; } >/dev/null 2>&1 &
 exec "$@" 3<&-
 "#;
+
+/// The shell's arguments that start a program so that its process group ends when its standard input is closed, as when this
+/// program is killed. Waiting for the program with `Child::wait` closes it.
+pub fn leashed<A: AsRef<OsStr>>(program: &Path, args: &[A]) -> Vec<OsString> {
+    let shell = ["-c", LEASHED, "sh"].map(OsStr::new).into_iter().chain([program.as_os_str()]);
+    shell.chain(args.iter().map(AsRef::as_ref)).map(OsStr::to_owned).collect()
+}
 
 /// Starts a program with this environment, in a process group that ends with this program, even if this one is killed.
 pub fn spawn_leashed<'a>(
@@ -70,9 +78,7 @@ pub fn spawn_leashed<'a>(
     variables: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Guard {
     let child = Command::new("sh")
-        .args(["-c", LEASHED, "sh"])
-        .arg(program)
-        .args(args)
+        .args(leashed(program, args))
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .envs(variables)

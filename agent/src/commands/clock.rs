@@ -56,7 +56,9 @@ impl From<ApiError> for Interrupt {
                 Exit::Refused,
                 "the other members have not reported: run `cbbootstrap-agent up` on one of them, and then this command again",
             ),
-            (409, _) => (Exit::Refused, "`cbbootstrap-agent status` shows both sides"),
+            (409, _) => {
+                (Exit::Refused, "compare the server with the API: `cbbootstrap-agent status`")
+            }
             (404, _) => {
                 (Exit::Failed, "`--api` must be the endpoint that `cbbootstrap status` prints")
             }
@@ -112,7 +114,7 @@ impl<'p> Clock<'p> {
         }
         let seconds = self.timeout.as_secs_f64();
         let hint = "run the command again to continue, or raise `--timeout`";
-        Err(Failure::timed_out(format!("not done after {seconds} s, still waiting: {wait}"))
+        Err(Failure::timed_out(format!("timed out after {seconds} s: {wait}"))
             .hint(wait.hint.as_deref().unwrap_or(hint)))
     }
 }

@@ -193,7 +193,7 @@ impl Leaving<'_> {
             ))
             .hint("pass the `--cluster-id` with which `up` ran on this node"),
             _ if is_only_member && view.nodes.len() > 1 => Failure::refused(format!(
-                "the API has no other member of `{id}`, and without this one no node could join; nothing was changed"
+                "this is the only member of `{id}` that the API knows, so no node could join without it; nothing was changed"
             ))
             .hint("run `cbbootstrap-agent up` on another member, and then this command again"),
             _ => return Ok(()),

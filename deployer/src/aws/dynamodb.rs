@@ -43,7 +43,7 @@ const CHANGE: Poll = Poll {
     first: Duration::from_millis(500),
     longest: Duration::from_millis(500),
     patience: Duration::from_mins(5),
-    hint: "run the same command again to go on waiting",
+    hint: "run the same command again to continue waiting",
 };
 
 /// A table with the function's key.
@@ -241,7 +241,7 @@ fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
     }
     let keys: Vec<_> = keys.iter().map(|(name, kind)| format!("`{name}` ({kind})")).collect();
     Err(Failure::new(format!(
-        "table `{name}` has the key {}, and the service needs `{CLUSTER_ID}` (HASH, a string)",
+        "table `{name}` has the key {}, but cbbootstrap needs `{CLUSTER_ID}` (HASH, a string)",
         keys.join(", ")
     ))
     .hint("choose another table with `--table-name`"))
@@ -272,7 +272,7 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
         return Ok(table);
     }
     let delete = format!("aws dynamodb delete-table --table-name {name}");
-    Err(Failure::new(format!("table `{name}` was not made by cbbootstrap"))
+    Err(Failure::new(format!("table `{name}` was not created by cbbootstrap"))
         .hint(format!("leave out `--delete-table`, and delete it with `{delete}`"))
         .into())
 }

@@ -19,7 +19,7 @@ const UPDATE: Poll = Poll {
     first: Duration::from_millis(300),
     longest: Duration::from_millis(300),
     patience: Duration::from_mins(10),
-    hint: "`cbbootstrap status` shows how it ends",
+    hint: "`cbbootstrap status` shows the result",
 };
 
 #[derive(Debug, Serialize)]
@@ -112,7 +112,7 @@ pub async fn replace_code(
                 Some(LastUpdateStatus::Failed) => {
                     let reason = function.last_update_status_reason.unwrap_or_default();
                     Err(Failure::new(format!("{what}: {reason}"))
-                        .hint("the function still has its former code; fix the cause and deploy again")
+                        .hint("the function still runs the previous code; fix the cause and deploy again")
                         .into())
                 }
                 Some(LastUpdateStatus::InProgress) => Ok(None),

@@ -147,7 +147,7 @@ impl Bucket {
         Failure::new(format!(
             "bucket `{name}` is in {other}, but a function in {region} needs a bucket there"
         ))
-        .hint("name another with `--bucket`, or leave it out to have one made")
+        .hint("choose another bucket, or omit `--bucket` to have one created")
     }
 
     fn not_yours(&self) -> Failure {
@@ -157,8 +157,7 @@ impl Bucket {
             self.owner()
         ))
         .hint(
-            "name your own bucket with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints all \
-             that a deployment needs",
+            "name your own bucket with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints the permissions that a deployment needs",
         )
     }
 

@@ -32,8 +32,8 @@ pub fn run(args: &InitArgs, printer: &Printer) -> anyhow::Result<()> {
 fn write_new(path: &Path) -> Result<(), Failure> {
     let written = File::create_new(path).and_then(|mut file| file.write_all(SAMPLE.as_bytes()));
     written.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Failure::new(format!("`{}` is there already", path.display()))
-            .hint("`--config FILE` writes another"),
+        ErrorKind::AlreadyExists => Failure::new(format!("`{}` already exists", path.display()))
+            .hint("`--config FILE` writes to another file"),
         _ => Failure::new(format!("cannot write `{}`: {error}", path.display()))
             .hint("choose another file with `--config`"),
     })
@@ -52,7 +52,7 @@ mod tests {
 
         std::fs::write(&path, "mine").unwrap();
         let failure = write_new(&path).unwrap_err();
-        assert!(failure.to_string().ends_with("is there already"), "{failure}");
+        assert!(failure.to_string().ends_with("already exists"), "{failure}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     }
 }

@@ -80,7 +80,7 @@ pub async fn start(
     let most = local::max_connections(wanted)?;
     if most < wanted {
         printer.message(format_args!(
-            "At most {most} connections: the system allows no more open files (`ulimit -Hn`)"
+            "limiting connections to {most}: the system's limit on open files is too low for more (`ulimit -Hn`)"
         ));
     }
     let tls = options.tls_cert.zip(options.tls_key);

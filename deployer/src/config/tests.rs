@@ -126,7 +126,7 @@ fn an_environment_is_chosen_and_never_guessed() {
             TWO,
             None,
             Err((
-                "no environment is chosen from dev, prod",
+                "no environment selected; the file has dev, prod",
                 "choose one with `--env NAME`, or with `default_environment: NAME` in the file",
             )),
         ),
@@ -134,7 +134,7 @@ fn an_environment_is_chosen_and_never_guessed() {
             ONE,
             None,
             Err((
-                "no environment is chosen from dev",
+                "no environment selected; the file has dev",
                 "choose one with `--env NAME`, or with `default_environment: NAME` in the file",
             )),
         ),
@@ -179,12 +179,12 @@ fn assert_wrong(text: &str, message: &str, hint: &str) {
 #[test]
 fn errors_name_what_is_wrong_with_the_file() {
     for (text, message, hint) in [
-        ("", "it is empty", "`environments:`"),
-        ("# nothing but this\n", "it is empty", "`environments:`"),
+        ("", "it is empty", "`environments: {dev: "),
+        ("# nothing but this\n", "it is empty", "`environments: {dev: "),
         ("dev", "it holds no `key: value`", EXPECTED),
-        ("environments:", "it holds no environments", EXPECTED),
-        ("environments: {}", "it holds no environments", EXPECTED),
-        ("default_environment: dev", "it holds no environments", EXPECTED),
+        ("environments:", "it defines no environments", EXPECTED),
+        ("environments: {}", "it defines no environments", EXPECTED),
+        ("default_environment: dev", "it defines no environments", EXPECTED),
         ("environments: [dev]", "`environments` holds no `key: value`", EXPECTED),
         ("environments: {dev: [stack_name]}", "environment `dev` holds no `key: value`", EXPECTED),
         ("environment: {dev: }", "unknown key `environment`", "did you mean `environments`?"),
@@ -206,7 +206,7 @@ fn errors_name_what_is_wrong_with_the_file() {
         ("environments: {1: }", "key `1` must be a string", "quotes"),
         (
             "environments: {a b: }",
-            "an environment cannot be called `a b`",
+            "`a b` is not a valid environment name",
             "letters, digits, hyphens and underscores",
         ),
         (
@@ -262,7 +262,7 @@ fn a_wrong_value_is_named_with_its_key_and_environment() {
         (
             "environments: {dev: {wait_for_stack: soon}}",
             "environment `dev`: `wait_for_stack` cannot be `soon`",
-            "a time is a number and a unit",
+            "a time is a number with a unit",
         ),
         (
             "environments: {dev: {parameters: {MemorySize: [512]}}}",

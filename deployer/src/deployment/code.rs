@@ -59,7 +59,7 @@ fn check<'s>(
     match parameters.iter().find(changes) {
         None => Ok(stack),
         Some((parameter, desired)) => Err(Failure::new(format!(
-            "parameter `{parameter}` of stack `{name}` would change to `{desired}`, and `--code-only` replaces nothing but the code"
+            "`--code-only` replaces only the code, but parameter `{parameter}` of stack `{name}` would change to `{desired}`"
         ))),
     }
 }

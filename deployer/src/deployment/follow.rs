@@ -49,7 +49,9 @@ impl Follower<'_> {
                 Reaction::CancelUpdate => "cancelling the update",
                 Reaction::DeleteStack => "deleting the stack again",
             };
-            step.line(format_args!("Ctrl-C: {cancels}; a second one leaves it to CloudFormation"));
+            step.line(format_args!(
+                "Ctrl-C: {cancels}; press Ctrl-C again to leave it to CloudFormation"
+            ));
             let cancelled = tokio::select! {
                 cancelled = self.cancel(reaction, &mut watch) => cancelled,
                 signal = signals.next() => return Err(self.detached(signal)),
@@ -57,11 +59,11 @@ impl Follower<'_> {
             cancellation = match cancelled {
                 Ok(true) => Cancellation::Accepted,
                 Ok(false) => {
-                    step.line("it is too late to cancel; waiting for the end");
+                    step.line("too late to cancel; waiting for the change to finish");
                     Cancellation::Refused
                 }
                 Err(error) => {
-                    step.line(format_args!("{error:#}; waiting for the end"));
+                    step.line(format_args!("{error:#}; waiting for the change to finish"));
                     Cancellation::Refused
                 }
             };
@@ -97,13 +99,13 @@ impl Follower<'_> {
     fn lost(self, failure: Failure) -> Failure {
         let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("{hint}; "));
         let status = self.status_command();
-        failure.hint(format!("{hint}the stack goes on changing: `{status}` shows how it ends"))
+        failure.hint(format!("{hint}the stack keeps changing; `{status}` shows the result"))
     }
 
     fn detached(self, signal: Signal) -> anyhow::Error {
         let name = &self.place.stack_name;
-        Failure::new(format!("stopped by {signal}, and stack `{name}` goes on changing"))
-            .hint(format!("`{}` shows how it ends", self.status_command()))
+        Failure::new(format!("stopped by {signal}; stack `{name}` keeps changing"))
+            .hint(format!("`{}` shows the result", self.status_command()))
             .exit(Exit::Stopped)
             .into()
     }
@@ -123,7 +125,7 @@ impl Follower<'_> {
                 let Stack { status, .. } = stack;
                 let name = &self.place.stack_name;
                 let question = format!(
-                    "Stack `{name}` is being changed by somebody else ({status}). Wait until that is done?"
+                    "Another deployment is changing stack `{name}` ({status}). Wait for it to finish?"
                 );
                 prompt::ask(&question, printer).await?
             }
@@ -140,7 +142,7 @@ impl Follower<'_> {
     ) -> anyhow::Result<()> {
         let mut step = printer.step("wait");
         step.line(format_args!(
-            "stack `{}` is being changed by somebody else ({}); waiting until that is done",
+            "another deployment is changing stack `{}` ({}); waiting for it to finish",
             self.place.stack_name, stack.status
         ));
         let Some(mut watch) = Watch::join(self.client, &stack.id).await? else {
@@ -161,7 +163,7 @@ impl Follower<'_> {
     pub fn busy(self, stack: &Stack) -> Failure {
         let Stack { status, .. } = stack;
         let message =
-            format!("stack `{}` is being changed already ({status})", self.place.stack_name);
+            format!("another deployment is changing stack `{}` ({status})", self.place.stack_name);
         let status_command = self.status_command();
         Failure::new(message)
             .hint(format!("`{status_command}` shows its progress; then run the same command again"))

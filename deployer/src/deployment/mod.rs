@@ -76,13 +76,13 @@ impl<'a> Deployment<'a> {
                 Ok(None) => (),
                 Err(error) if is_overtaken(&error) => {
                     let mut step = self.printer.step("stack");
-                    step.line("somebody else changed the stack; reading it again");
+                    step.line("another deployment changed the stack; reading it again");
                 }
                 Err(error) => return Err(error),
             }
         }
         let name = &self.target.place.stack_name;
-        Err(Failure::new(format!("others changed stack `{name}` {ROUNDS} times"))
+        Err(Failure::new(format!("other deployments changed stack `{name}` {ROUNDS} times"))
             .hint("find out who deploys it, then run the same command again")
             .exit(Exit::Changed)
             .into())

@@ -180,7 +180,7 @@ impl<'a> Preparation<'a> {
         let mut step = printer.step("stack");
         step.note("preparing the change");
         if update_mode.express {
-            step.line("express: complete before the resources serve");
+            step.line("express: completes before the resources are ready");
         }
         let before = self.survey.updatable();
         let draft = create_draft(slot, client, &self.desired, update_mode, before).await?;
@@ -236,7 +236,7 @@ impl<'a> Preparation<'a> {
             StackAction::ContinueRollback => "continuing the rollback",
             StackAction::RollBack => "rolling back first",
             _ => {
-                step.line(format_args!("{status} after an earlier failure; deleting what is left"));
+                step.line(format_args!("{status} after an earlier failure; deleting the stack"));
                 cloudformation::request_deletion(client, &stack.id, role_arn).await?;
                 return Ok(Operation::Delete);
             }
@@ -316,13 +316,13 @@ impl<'a> Preparation<'a> {
         }
         let step = printer.step("stack");
         if survey.has_code(artifact) {
-            step.done("is up to date");
+            step.done("up to date");
             return Ok(false);
         }
         let function = stack.output("FunctionName")?;
         lambda::replace_code(&aws.lambda, function, artifact, artifact.arch).await?;
         step.done(
-            "is up to date; the function's code was replaced outside the stack, and is restored",
+            "up to date; restored the function's code, which had been replaced outside the stack",
         );
         Ok(true)
     }

@@ -54,7 +54,7 @@ pub struct DestroyReport {
 
 impl Display for DestroyReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let stack = if self.stack_deleted { "deleted" } else { "was not there" };
+        let stack = if self.stack_deleted { "deleted" } else { "did not exist" };
         writeln!(f, "Stack: {} in {} {stack}", self.stack_name, self.region)?;
         if let Some(table) = &self.table {
             let outcome = if self.table_deleted { "deleted" } else { "not touched" };
@@ -155,7 +155,7 @@ impl<'a> Removal<'a> {
             Some(table) if self.table.is_some() => {
                 let command = place.command("destroy");
                 error.context(format!(
-                    "the stack is deleted, and table `{table}` perhaps not: `{command} --delete-table --table-name {table}` continues"
+                    "the stack is deleted, but table `{table}` may not be: continue with `{command} --delete-table --table-name {table}`"
                 ))
             }
             _ => error,

@@ -22,7 +22,7 @@ use crate::{
 /// The longest pause while AWS throttles or cannot be reached.
 const PATIENT_POLL: Duration = Duration::from_secs(15);
 
-/// How long polls may fail before the watch gives up. The stack itself goes on changing.
+/// How long polls may fail before the watch gives up. The stack itself keeps changing.
 const LOST_PATIENCE: Duration = Duration::from_mins(15);
 
 /// How long a stack's status may lag behind a request to change it.
@@ -191,7 +191,7 @@ fn blind<E>(error: &SdkError<E>) -> (Failure, bool)
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    (explain("lost sight of the stack", error), is_transient(error))
+    (explain("cannot follow the stack", error), is_transient(error))
 }
 
 impl State {

@@ -43,8 +43,8 @@ pub fn max_connections(wanted: usize) -> anyhow::Result<usize> {
     let files = rlimit::increase_nofile_limit(wanted.saturating_add(others) as u64)?;
     let most = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others);
     if most == 0 {
-        let message = format!("only {files} files may be open, so no connection can be served");
-        let hint = format!("allow more than {others}: `ulimit -n`");
+        let message = format!("the limit of {files} open files is too low to accept connections");
+        let hint = format!("raise it above {others} with `ulimit -n`");
         return Err(Failure::new(message).hint(hint).into());
     }
     Ok(wanted.min(most).min(Semaphore::MAX_PERMITS))

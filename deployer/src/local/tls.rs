@@ -60,7 +60,7 @@ impl Tls {
                 }
                 Err(reason) => {
                     report(format!(
-                        "the new TLS certificate cannot be used, and the current one stays: {reason}"
+                        "keeping the current TLS certificate, because the new one cannot be used: {reason}"
                     ));
                     unusable = Some(pem);
                 }

@@ -70,7 +70,7 @@ impl Artifact {
             .map_err(|error| refuse(format!("this is not a zip ({error})")))?;
         let mut entry = archive
             .by_name(BOOTSTRAP)
-            .map_err(|_| refuse(format!("the zip holds no file `{BOOTSTRAP}` at its top")))?;
+            .map_err(|_| refuse(format!("the zip has no file `{BOOTSTRAP}` at its root")))?;
         if entry.unix_mode().is_some_and(|mode| mode & 0o111 == 0) {
             return Err(refuse(format!("`{BOOTSTRAP}` in the zip is not executable")));
         }
@@ -138,8 +138,8 @@ mod tests {
         for (bytes, reason) in [
             (b"not a zip".to_vec(), "this is not a zip"),
             (Vec::new(), "this is not a zip"),
-            (zip("main", 0o755), "holds no file `bootstrap`"),
-            (zip("bin/bootstrap", 0o755), "holds no file `bootstrap`"),
+            (zip("main", 0o755), "has no file `bootstrap`"),
+            (zip("bin/bootstrap", 0o755), "has no file `bootstrap`"),
             (zip("bootstrap", 0o644), "is not executable"),
             (damaged, "is damaged"),
         ] {

@@ -262,7 +262,7 @@ fn choose(choice: BuilderChoice, arch: Arch, tools: &Toolchain) -> Result<Builde
     let (target, host) = (arch.target(), &tools.host);
     if !tools.has_target {
         let hint = format!(
-            "`rustup target add {target}` installs it, or without rustup the way that Rust was installed; or bring a zip with `--function-zip FILE`"
+            "run `rustup target add {target}`, or without rustup, install it as Rust was installed; or pass a zip with `--function-zip FILE`"
         );
         return Err(Failure::new(format!("Rust's target `{target}` is not installed")).hint(hint));
     }
@@ -276,14 +276,15 @@ fn choose(choice: BuilderChoice, arch: Arch, tools: &Toolchain) -> Result<Builde
             Err(Failure::new(message).hint(format!("build with `--builder zigbuild`; {INSTALL}")))
         }
         _ if tools.has_zigbuild => {
-            Err(Failure::new("zig is not installed, which `cargo zigbuild` links with")
+            Err(Failure::new("`cargo zigbuild` needs zig, which is not installed")
                 .hint("`pip install ziglang` installs it"))
         }
         _ => {
-            let message =
-                format!("`cargo-zigbuild` is not installed, to build for `{target}` on {host}");
+            let message = format!(
+                "building for `{target}` on {host} needs `cargo-zigbuild`, which is not installed"
+            );
             Err(Failure::new(message)
-                .hint(format!("{INSTALL}; or bring a zip with `--function-zip FILE`")))
+                .hint(format!("{INSTALL}; or pass a zip with `--function-zip FILE`")))
         }
     }
 }
@@ -305,7 +306,7 @@ mod tests {
     #[test]
     fn builder_follows_from_choice_and_tools() {
         use BuilderChoice::{Auto, Cargo, Zigbuild};
-        let no_zigbuild = Err("`cargo-zigbuild` is not installed");
+        let no_zigbuild = Err("needs `cargo-zigbuild`, which is not installed");
         let no_target = Err("rustup target add aarch64-unknown-linux-gnu");
         for (choice, arch, tools, expected) in [
             (Auto, Arch::X86_64, "", Ok(Builder::Cargo)),

@@ -69,7 +69,7 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
     }
     match executable.glibc {
         Some(needed) if needed > LAMBDA_GLIBC => Err(Failure::new(format!(
-            "`bootstrap` needs GLIBC {needed}, and Lambda's Amazon Linux 2023 has {LAMBDA_GLIBC}"
+            "`bootstrap` needs glibc {needed}, but Lambda's Amazon Linux 2023 has {LAMBDA_GLIBC}"
         ))
         .hint(BUILD_FOR_LAMBDA)),
         _ => Ok(()),
@@ -145,7 +145,7 @@ mod tests {
             (elf::EM_AARCH64, None, Arch::X86_64, Some("built for arm64")),
             (elf::EM_X86_64, None, Arch::Arm64, Some("to run on arm64")),
             (elf::EM_RISCV, None, Arch::X86_64, Some("machine 243")),
-            (elf::EM_X86_64, new, Arch::X86_64, Some("needs GLIBC 2.39")),
+            (elf::EM_X86_64, new, Arch::X86_64, Some("needs glibc 2.39")),
         ] {
             match (judge(machine, glibc, arch), refusal) {
                 (Ok(()), None) => {}

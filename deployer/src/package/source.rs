@@ -12,7 +12,7 @@ pub fn find(directory: Option<&Path>) -> anyhow::Result<PathBuf> {
         }
         let message = format!("`{}` does not hold cbbootstrap's sources", directory.display());
         return Err(Failure::new(message)
-            .hint("give `--source` the directory with `function/` and `Cargo.toml` in it")
+            .hint("`--source` must be the directory that contains `function/` and `Cargo.toml`")
             .into());
     }
     let starts = [std::env::current_dir(), std::env::current_exe()];

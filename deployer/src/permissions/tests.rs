@@ -168,7 +168,8 @@ fn policies_with_the_longest_names_fit_the_limit() {
         ..scope()
     };
     // With a key and a boundary, only shorter names leave room. A longer policy fits into a role, which takes 10,240 characters.
-    let key = "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let key =
+        "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
     let with_all = Scope {
         stack_name: "s".repeat(40),
         table_name: "t".repeat(64),

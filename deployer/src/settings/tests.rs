@@ -232,10 +232,10 @@ fn a_command_about_the_same_records_can_be_pasted() {
 fn parameters_and_tags_are_checked_before_any_call_to_aws() {
     for (option, message) in [
         ("--parameter=Memory=512", "no parameter `Memory`"),
-        ("--parameter=TableName=t", "`TableName` is not set"),
+        ("--parameter=TableName=t", "`TableName` has its own option"),
         ("--require-secret", "cannot be combined with `--auth iam`"),
-        ("--parameter=RequireSecret=true", "`RequireSecret` is not set"),
-        ("--parameter=AuthorizationType=NONE", "`AuthorizationType` is not set"),
+        ("--parameter=RequireSecret=true", "`RequireSecret` has its own option"),
+        ("--parameter=AuthorizationType=NONE", "`AuthorizationType` has its own option"),
         ("--parameter=MemorySize=1", "`MemorySize` cannot be `1`"),
         ("--tag=aws:x=1", "tag `aws:x`"),
         ("--tag=created-by=me", "tag `created-by`"),

@@ -13,9 +13,9 @@ use crate::{
 pub enum StackAction {
     Create,
     Update,
-    /// Delete what a failed creation left, which was never in use.
+    /// Delete a stack whose creation failed and that was never in use.
     Replace,
-    /// Delete what is left of a stack that was in use, after the user has confirmed it.
+    /// Delete the rest of a stack that was in use, after the user has confirmed it.
     ReplaceUsed,
     /// Continue a rollback that failed.
     ContinueRollback,
@@ -30,11 +30,9 @@ impl StackAction {
     pub fn preparation(self) -> Option<&'static str> {
         match self {
             Self::Create | Self::Update | Self::Wait => None,
-            Self::Replace => Some(
-                "what a failed creation left of the stack is deleted, and the stack is created again",
-            ),
+            Self::Replace => Some("the failed stack is deleted and created again"),
             Self::ReplaceUsed => Some(
-                "what is left of the stack is deleted after confirmation, and the stack is created again",
+                "the rest of the stack is deleted after confirmation, and the stack is created again",
             ),
             Self::ContinueRollback => {
                 Some("the failed rollback is continued, and the stack then updated")
@@ -69,7 +67,7 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
         S::UpdateFailed => Ok(StackAction::RollBack),
         _ if stack.is_busy() => Ok(StackAction::Wait),
         status => Err(Failure::new(format!(
-            "stack `{name}` is in {status}, in which it cannot be deployed"
+            "cannot deploy stack `{name}` in status {status}"
         ))
         .hint("see its events in the CloudFormation console, or choose another name with `--stack-name`")
         .exit(Exit::NeedsDecision)),
@@ -138,21 +136,19 @@ impl Risk {
     pub fn question(&self, stack: &str) -> String {
         match self {
             Self::OtherTable { current, desired } => format!(
-                "Stack `{stack}` keeps its clusters in table `{current}`; with table `{desired}` it would know none of them. Go on?"
+                "The clusters of stack `{stack}` are in table `{current}`, not in `{desired}`. Continue with `{desired}`?"
             ),
             Self::SharedTable { table, owner } => format!(
-                "Table `{table}` was created for stack `{owner}`. While both stacks use it, they answer for the same clusters. Go on?"
+                "Table `{table}` was created for stack `{owner}`. While both stacks use it, they answer for the same clusters. Continue?"
             ),
             Self::OpenApi => format!(
-                "The API of stack `{stack}` accepts only signed requests; without `--auth iam` everyone who knows its address \
-                 could call it. Go on?"
+                "The API of stack `{stack}` accepts only signed requests; without `--auth iam`, anyone who knows its URL can call it. Continue?"
             ),
             Self::ReplaceUsedStack { status } => format!(
-                "Stack `{stack}` is in {status}: what is left of it, perhaps with its endpoint and its logs, must be deleted \
-                 before it can be deployed again. Go on?"
+                "Stack `{stack}` is in {status} and must be deleted before it can be deployed again. Its endpoint and logs may be lost. Continue?"
             ),
             Self::Losses(losses) => {
-                format!("This update of stack `{stack}` {}. Go on?", losses.join(", "))
+                format!("This update of stack `{stack}` {}. Continue?", losses.join(", "))
             }
         }
     }
@@ -161,15 +157,13 @@ impl Risk {
     pub fn effect(&self) -> String {
         match self {
             Self::OtherTable { .. } => {
-                "gives the API another table, which knows none of its clusters".to_owned()
+                "gives the API another table, without its current clusters".to_owned()
             }
             Self::SharedTable { table, owner } => {
                 format!("uses table `{table}`, which was created for stack `{owner}`")
             }
-            Self::OpenApi => {
-                "opens the API to everyone; so far it accepts only signed requests".to_owned()
-            }
-            Self::ReplaceUsedStack { .. } => "deletes what is left of the stack".to_owned(),
+            Self::OpenApi => "makes the API public; it now accepts only signed requests".to_owned(),
+            Self::ReplaceUsedStack { .. } => "deletes the rest of the stack".to_owned(),
             Self::Losses(losses) => losses.join(", "),
         }
     }
@@ -254,7 +248,7 @@ pub fn verdict(
     events: &[StackEvent],
 ) -> Result<(), Failure> {
     let cancelled = |state| {
-        let message = format!("cancelled by Ctrl-C: stack `{name}` is {state}");
+        let message = format!("cancelled by Ctrl-C: stack `{name}` was {state}");
         Err(Failure::new(message).exit(Exit::Stopped))
     };
     if operation.succeeds_in(status) {
@@ -266,10 +260,10 @@ pub fn verdict(
     }
     match (operation, cancellation) {
         (Operation::Update, Cancellation::Accepted) if Operation::Rollback.succeeds_in(status) => {
-            cancelled("as it was before")
+            cancelled("rolled back")
         }
         (Operation::Create, Cancellation::Accepted) if Operation::Delete.succeeds_in(status) => {
-            cancelled("deleted again")
+            cancelled("deleted")
         }
         (Operation::Rollback, _) => Err(failed(name, status, events)
             .hint(format!(

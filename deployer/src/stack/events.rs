@@ -163,7 +163,7 @@ pub fn failed(name: &str, status: &StackStatus, events: &[StackEvent]) -> Failur
     let state = match status {
         S::UpdateRollbackComplete => "the stack is as it was before",
         S::RollbackComplete | S::CreateFailed | S::RollbackFailed => {
-            "the next deployment replaces what is left of the stack"
+            "the next deployment deletes the failed stack and creates it again"
         }
         S::UpdateRollbackFailed => "the next deployment continues the rollback first",
         S::UpdateFailed => "the next deployment rolls it back first",

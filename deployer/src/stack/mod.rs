@@ -119,7 +119,7 @@ impl Stack {
                 "stack `{}` has no output `{name}` (it is {})",
                 self.id, self.status
             ))
-            .hint("was it deployed by something else? choose another name with `--stack-name`")
+            .hint("was it created by something else? choose another name with `--stack-name`")
         })
     }
 
@@ -147,7 +147,7 @@ impl Stack {
         if self.ours || self.status == S::ReviewInProgress {
             return Ok(());
         }
-        Err(Failure::new(format!("stack `{name}` was made by something else than cbbootstrap"))
+        Err(Failure::new(format!("stack `{name}` was not created by cbbootstrap"))
             .hint("choose another name with `--stack-name`")
             .exit(Exit::NeedsDecision))
     }
@@ -162,7 +162,7 @@ impl Stack {
         let end =
             "aws cloudformation update-termination-protection --no-enable-termination-protection";
         Err(Failure::new(format!("stack `{name}` is protected against deletion"))
-            .hint(format!("`{end} --stack-name {name}` ends that{deploy}"))
+            .hint(format!("`{end} --stack-name {name}` disables it{deploy}"))
             .exit(Exit::NeedsDecision))
     }
 }
@@ -170,12 +170,12 @@ impl Stack {
 /// The error for a stack that does not exist.
 pub fn missing(name: &str, region: &str) -> Failure {
     Failure::new(format!("there is no stack `{name}` in {region}"))
-        .hint("`cbbootstrap deploy` makes one; `--stack-name` and `--region` choose another")
+        .hint("`cbbootstrap deploy` creates it; `--stack-name` and `--region` select another")
 }
 
 /// The error for a stack that changed after it was read.
 pub fn overtaken(name: &str) -> Failure {
-    Failure::new(format!("stack `{name}` was changed by somebody else just now"))
+    Failure::new(format!("another deployment has just changed stack `{name}`"))
         .hint("run the same command again")
         .exit(Exit::Changed)
 }

@@ -72,7 +72,7 @@ impl Scene {
         path.display().to_string()
     }
 
-    /// No server was asked to change anything.
+    /// No server received a request to change anything.
     #[track_caller]
     fn assert_nothing_changed(&self) {
         let changes = self.servers.requests();
@@ -80,14 +80,14 @@ impl Scene {
         assert!(changes.is_empty(), "{changes:?}");
     }
 
-    /// And nothing was claimed.
+    /// Nothing was claimed either.
     #[track_caller]
     fn assert_nothing_claimed(&self) {
         assert_eq!(self.agents.record(), Value::Null);
     }
 }
 
-/// It failed, and its hint says this.
+/// Checks the exit status, the error and its hint.
 #[track_caller]
 fn assert_fails(ended: &Ended, status: i32, error: &str, hint: &str) {
     ended.failed(status, error);
@@ -125,10 +125,10 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--node", "127.0.0.1"], "is a different host on each node"),
         (&["--node", "localhost.localdomain"], "is a different host on each node"),
         (&["--lease", "29s"], "a lease lasts 30 s to 86400 s"),
-        (&["--lease", "soon"], "a number and a unit"),
+        (&["--lease", "soon"], "a number with a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
-        (&["--interval=-1s"], "a number and a unit"),
-        (&["--cluster-id", ""], "a cluster's name must not be empty"),
+        (&["--interval=-1s"], "a number with a unit"),
+        (&["--cluster-id", ""], "a cluster id must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
         (&["--auth", "basic"], "--auth"),
         (&["--frobnicate"], "--frobnicate"),
@@ -163,10 +163,10 @@ fn wrong_usage_gets_a_hint() {
         (&["--server", "ftp://127.0.0.1"], "`--server`: a URL is", "8091"),
         (
             &["--server", "http://192.0.2.10:8091"],
-            "the password would go to http://192.0.2.10:8091 in the clear",
+            "the password would be sent to http://192.0.2.10:8091 unencrypted",
             "https://",
         ),
-        (&["--server", "HTTP://192.0.2.10:8091"], "in the clear", "https://"),
+        (&["--server", "HTTP://192.0.2.10:8091"], "unencrypted", "https://"),
         (
             &["--password-file", "-", "--secret-file", "-"],
             "standard input cannot hold both",
@@ -233,7 +233,7 @@ fn an_impossible_first_node_stays_blank() {
     assert!(scene.node(0).is_blank());
 }
 
-/// The agent of a user who has set nothing, with these arguments.
+/// The agent with these arguments, without configuration.
 fn alone(user: &User, args: &[&str]) -> Ended {
     Ended::of(&mut user.program(&programs::agent(), args))
 }
@@ -316,7 +316,7 @@ fn a_file_can_set_every_option_of_up() {
     let pool = node.call("GET", "/pools/default", &[], login).unwrap();
     assert_eq!(pool.status, 200);
 
-    // The other commands read what is theirs.
+    // The other commands ignore options that they do not have.
     let discovered = run(&["discover"]).ended_with(0);
     assert_eq!(discovered.stdout, format!("{}\n", node.address()));
     run(&["status"]).ended_with(0);
@@ -496,7 +496,7 @@ fn errors_do_not_print_secrets() {
     assert!(!command_line.contains(SECRET) && !command_line.contains(LOGIN.1));
     assert_hides(&waiting.kill());
     let soon = "--timeout=1s";
-    up(1, &[soon]).failed(3, "still waiting");
+    up(1, &[soon]).failed(3, "timed out after");
     node.restart();
 
     node.answer_500(true);
@@ -516,7 +516,7 @@ fn errors_do_not_print_secrets() {
         "/clusterInit" => Then::Drop,
         _ => Then::Handle,
     });
-    up(0, &[soon]).failed(3, "still waiting: initialise");
+    up(0, &[soon]).failed(3, "s: initialise");
     scene.servers.on_request(|_| Then::Handle);
     up(0, &[]).ended_with(0);
 
@@ -556,7 +556,7 @@ fn certificates_are_checked() {
     let mut up = scene.command(1, &["up"]);
     let refused = Ended::of(up.env_remove("CBBOOTSTRAP_CA_CERT"));
     assert_fails(&refused, 5, "no way to verify its members", "`--secret-file`");
-    // The member got no password from them, nor anything else.
+    // They sent the member no password and no request.
     let seen = scene.servers.requests().split_off(before);
     assert!(seen.iter().all(|seen| seen.node == 1), "{seen:?}");
     assert!(scene.node(1).is_blank());
@@ -763,12 +763,12 @@ fn a_timeout_reports_what_the_agent_waits_for() {
         for part in parts {
             assert_fails(ended, 3, part, "run the command again to continue");
         }
-        ended.failed(3, "not done after 0.5 s, still waiting: ");
+        ended.failed(3, "timed out after 0.5 s: ");
     };
     scene.node(0).kill();
     let down = up(&[]);
     late(&down, &[&scene.node(0).url(), "the connection is refused"]);
-    // One line says it, however often it looked.
+    // The reason is logged once, after any number of checks.
     let waiting = down.stderr.lines().filter(|line| line.contains("waiting: "));
     assert_eq!(waiting.count(), 2, "{down}");
     assert!(!down.stderr.contains('\u{1b}'), "{down}");
@@ -785,7 +785,7 @@ fn a_timeout_reports_what_the_agent_waits_for() {
     http::post(&scene.local.endpoint, "/cluster", leased).unwrap();
     let leased = up(&["--cluster-id", "leased"]);
     late(&leased, &["its claim expires in "]);
-    // Only the seconds differ, so nothing new is logged.
+    // Only the seconds differ, so no line is logged.
     let waiting = leased.stderr.lines().filter(|line| line.contains("  waiting: "));
     assert_eq!(waiting.count(), 1, "{leased}");
     scene.assert_nothing_changed();
@@ -851,9 +851,7 @@ fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
     assert_fails(&up, 3, &format!("{} answers with status 404", page.url), "");
     // A valid response of another service.
     let json = Stub::start(|_| (200, "{}".to_owned()));
-    scene
-        .run(0, &["discover", "--api", &json.url])
-        .failed(1, "does not answer as the bootstrap service does");
+    scene.run(0, &["discover", "--api", &json.url]).failed(1, "is not a cbbootstrap API");
     let server = status("--server", &json.url);
     assert!(server.contains("does not answer as Couchbase Server does"), "{server}");
     scene.assert_nothing_changed();
@@ -930,7 +928,7 @@ fn requests_are_signed_with_every_kind_of_aws_credentials() {
             ("AWS_SESSION_TOKEN", part("SessionToken")),
         ],
         vec![
-            // Set to nothing is not set.
+            // An empty variable counts as not set.
             ("AWS_ACCESS_KEY_ID", ""),
             ("AWS_SECRET_ACCESS_KEY", ""),
             ("AWS_EC2_METADATA_DISABLED", "false"),
@@ -968,7 +966,7 @@ fn requests_are_signed_with_every_kind_of_aws_credentials() {
     assert_fails(&denied, 1, "status 403", "task");
 }
 
-/// Its own address and the name that this host has for itself are of no use to others: AWS knows better.
+/// Other nodes cannot use a loopback address or a short host name, so the agent reads the name from AWS.
 #[test]
 fn the_node_name_defaults_to_the_ecs_or_ec2_name() {
     let named = |variables: &[(&str, &str)]| {
@@ -1010,7 +1008,7 @@ fn the_node_name_defaults_to_the_ecs_or_ec2_name() {
     ];
     let (node, ended) = named(&ec2);
     assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");
-    // A task that says nothing of use has a host that does.
+    // Metadata of a task without names: the host's name in EC2 is used.
     let empty = task(json!([]));
     let (node, ended) = named(&[ec2[0], ec2[1], (ecs, &empty.url)]);
     assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");

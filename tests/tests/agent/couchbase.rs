@@ -25,7 +25,7 @@ fn add(through: &Node, joiner: &Node) -> Answer {
     through.call("POST", "/controller/addNode", &form, LOGIN).unwrap()
 }
 
-/// Starts a rebalance of all nodes that the member knows.
+/// Starts a rebalance of all nodes in the member's view.
 fn rebalance(member: &Node, ejected: &str) -> Answer {
     let pool = get(member, "/pools/default").json();
     let nodes = pool["nodes"].as_array().unwrap();
@@ -103,7 +103,7 @@ impl Place {
     fn here(&self, text: &str, asked: &Node) -> String {
         let address = |digit: &str| match digit.parse().unwrap() {
             node @ 0..3 => self.servers[node].address(),
-            // Nobody listened there.
+            // No server listens there.
             _ => format!("{}0", self.servers[0].address()),
         };
         let rules = [

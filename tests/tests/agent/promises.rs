@@ -1,4 +1,4 @@
-//! The promises on real processes: never two clusters, and no password to a host that nothing vouches for.
+//! The guarantees, with real processes: never two clusters, and no password to an unverified host.
 
 use std::{
     sync::{
@@ -50,7 +50,7 @@ fn hold_initialisation(servers: &Servers) -> Arc<AtomicBool> {
 
 // Never two.
 
-/// What is refused for good after the initialisation is a warning; the cluster is one, on both editions.
+/// A setting that the server refuses after the initialisation is a warning; the nodes form one cluster on both editions.
 #[test]
 fn three_nodes_become_one_cluster_whatever_is_refused() {
     let refusing = |path: &'static str| {
@@ -110,7 +110,7 @@ fn three_nodes_become_one_cluster_whatever_is_refused() {
     }
 }
 
-/// Names that differ in case only, a quota that is too small, a variable that is set to nothing.
+/// Names that differ only in case, a quota that is too small, an empty variable.
 #[test]
 fn a_bucket_that_clashes_and_an_empty_variable_leave_one_cluster() {
     let (servers, agents) = scene(3);
@@ -124,7 +124,7 @@ fn a_bucket_that_clashes_and_an_empty_variable_leave_one_cluster() {
     assert_eq!(ups.iter().filter(|up| up.status == Some(0)).count(), 2);
 }
 
-/// The server says `balanced: false` from the beginning: that does not keep the cluster from being reported.
+/// The cluster is reported even if the server returns `balanced: false` from the beginning.
 #[test]
 fn services_that_never_come_up_do_not_delay_the_report() {
     let servers = Servers::start(2);
@@ -162,7 +162,7 @@ fn a_takeover_detects_an_unreported_cluster() {
     assert_eq!(servers.count("/clusterInit"), 1);
 }
 
-/// B takes over from A, which has a cluster, and gives up. C, which follows, must look at A as well.
+/// B takes over from A, which has a cluster, and gives up. C takes over from B and must inspect A as well.
 #[test]
 fn a_takeover_checks_every_earlier_claimant() {
     let (servers, agents) = scene(3);
@@ -176,7 +176,7 @@ fn a_takeover_checks_every_earlier_claimant() {
     assert_eq!(servers.count("/clusterInit"), 1);
 }
 
-/// The first node's server fails or hangs while it is looked at: that does not make it blank or gone.
+/// The first node's server fails or hangs while it is inspected: it does not count as blank or gone.
 #[test]
 fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     let (servers, agents) = scene(2);
@@ -204,7 +204,7 @@ fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     one_cluster(&servers, 1);
 }
 
-/// The record ended because nobody asked, and a new node has claimed and given up: any member of the living cluster may report it.
+/// The unused record expired, and a new node claimed the cluster and gave up: any member of the existing cluster may report it.
 #[test]
 fn a_member_of_an_existing_cluster_reports_it_again() {
     let (servers, agents) = scene(2);
@@ -249,14 +249,14 @@ fn two_machines_with_one_name_are_both_warned() {
     assert!(first.stderr.contains("give each machine its own `--node`"), "{first}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);
-    // Once the cluster is up, the second one fails for good: no hint says to forget a living cluster.
+    // Once the cluster is up, the second node stops with an error. No hint suggests to forget an existing cluster.
     let mut second = agents.command(&servers[1], &["up"]);
     second.env("CBBOOTSTRAP_NODE", servers[0].address());
     let second = cbbootstrap_tests::cli::Ended::of(&mut second);
     second.failed(5, "two machines have the same name");
 }
 
-/// Without a secret anybody may call the API. Nobody but the first node's server speaks for it.
+/// Without a secret, anyone may call the API, so only the first node's server decides whether it has a cluster.
 #[test]
 fn a_stranger_cannot_break_a_boot() {
     let (servers, agents) = scene(2);
@@ -288,7 +288,7 @@ fn a_stranger_cannot_break_a_boot() {
     one_cluster(&servers, 2);
 }
 
-/// The first node has lost its disk. Other members live, so nobody is told that the cluster is lost.
+/// The first node has lost its disk. Other members are up, so no message says that the cluster is lost.
 #[test]
 fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
     let (servers, agents) = scene(3);
@@ -360,10 +360,10 @@ fn a_node_does_not_join_unverified_members() {
     assert!(servers[1].is_blank());
 }
 
-/// Whatever the API says, and whatever certificate a host has, only one that the secret vouches for gets the password.
+/// Only a host that the secret verifies gets the password, whatever the API returns and whichever certificate the host has.
 #[test]
 fn a_host_that_the_api_names_gets_no_password() {
-    // The impostors serve TLS with certificates of their own authority, and would take any password.
+    // The impostors serve TLS with certificates of another authority and accept any password.
     let impostors = Servers::start_generated(2);
     impostors[0].provision(LOGIN.0, LOGIN.1);
     let impostor = impostors[0].address();
@@ -477,7 +477,7 @@ fn names_that_are_not_hosts_are_refused() {
 /// What an API answers besides to the node that asks.
 type Lie = fn(&str) -> Value;
 
-/// An API that contradicts itself, or answers about something else.
+/// An API with contradictory or unrelated responses.
 #[test]
 fn answers_that_cannot_be_true_are_refused() {
     let lies: [(&str, Lie); 6] = [
@@ -577,7 +577,7 @@ fn plain_http_is_allowed_only_on_this_host() {
     assert_eq!(ended.status, Some(3), "{ended}");
 }
 
-/// What is for this host goes to no proxy, or the token would leave it unencrypted.
+/// Requests to this host bypass the proxy, or the token would leave it unencrypted.
 #[test]
 fn an_api_on_this_host_is_called_without_a_proxy() {
     let servers = Servers::start(1);
@@ -591,7 +591,7 @@ fn an_api_on_this_host_is_called_without_a_proxy() {
 
 // What a real server does.
 
-/// It was removed while it was down, and says for a while after its start that it is a member.
+/// The node was removed while it was down, and reports for a while after its start that it is a member.
 #[test]
 fn a_removed_server_that_still_reports_membership_joins_again() {
     let servers = Servers::start_generated(3);
@@ -623,13 +623,13 @@ fn a_failed_over_node_that_is_back_is_not_removed() {
     let otp = format!("ns_1@{}", servers[2].address());
     let form = [("otpNode", otp.as_str())];
     servers[0].call("POST", "/controller/failOver", &form, Some(LOGIN)).unwrap();
-    // A member says truly how its cluster is.
+    // A member reports the cluster's actual state.
     let member = agents.run(&servers[1], &["up"]).ended_with(6);
     assert!(
         member.stdout.contains("is not balanced") && member.stdout.contains("failed over"),
         "{member}"
     );
-    // A joiner waits, and says for what.
+    // A joiner waits and logs the reason.
     let joiner = agents.up(&servers[3], &["--timeout", "4s"]);
     joiner.failed(3, "has been failed over and is back");
     assert_eq!(servers.clusters()[0].nodes.len(), 4);
@@ -661,7 +661,7 @@ fn community_edition_works_from_up_to_leave() {
     agents.run(&servers[1], &["status"]).ended_with(0);
     agents.run(&servers[1], &["leave"]).ended_with(0);
     one_cluster(&servers, 2);
-    // What it does not have is said before anything is claimed.
+    // Missing features are reported before the claim.
     let other = Servers::start_community(1);
     let agents = Agents::new(&agents.api, "other", &other);
     agents
@@ -687,7 +687,7 @@ fn a_member_with_a_new_certificate_attests_it_again() {
     one_cluster(&servers, 2);
 }
 
-/// Without `--insecure` no password crosses the network in the clear, whether or not there is a secret.
+/// Without `--insecure` no password crosses the network unencrypted, whether or not there is a secret.
 #[test]
 fn community_edition_joins_nobody_without_insecure() {
     let servers = Servers::start_community(2);
@@ -700,7 +700,7 @@ fn community_edition_joins_nobody_without_insecure() {
     assert!(to_member.is_empty(), "{to_member:?}");
 }
 
-/// No rebalance can succeed with a dead active member: the agent says so, and starts none.
+/// No rebalance can succeed with a dead active member: the agent reports that and does not start one.
 #[test]
 fn a_dead_active_member_is_named() {
     let (servers, agents) = scene(4);
@@ -720,7 +720,7 @@ fn a_dead_active_member_is_named() {
     one_cluster(&servers, 4);
 }
 
-/// After `leave`, a server has its own certificate: the agent says so, and names the cause when members refuse it.
+/// After `leave`, a server has a new certificate of its own authority: the agent reports that, and explains why members refuse it.
 #[test]
 fn lost_certificates_are_explained() {
     let (servers, agents) = scene(2);
@@ -735,7 +735,7 @@ fn lost_certificates_are_explained() {
     one_cluster(&servers, 2);
 }
 
-/// A rebalance that somebody stops is not called done.
+/// A rebalance that was stopped does not count as done.
 #[test]
 fn a_stopped_rebalance_is_not_called_done() {
     let (servers, agents) = scene(2);

@@ -188,7 +188,7 @@ fn foreign_resources_are_not_changed() {
     destroy(&["--stack-name", "a", "--table-name", "theirs"])
         .failed(2, "stack `a` keeps its clusters in table `team-a`");
     destroy(&["--stack-name", "a"]).ended_with(0);
-    destroy(&["--stack-name", "b"]).failed(1, "table `theirs` was not made by cbbootstrap");
+    destroy(&["--stack-name", "b"]).failed(1, "table `theirs` was not created by cbbootstrap");
     assert_eq!(aws.inventory(), json!([[BUCKET], ["theirs"], ["shop", "b"]]));
 }
 

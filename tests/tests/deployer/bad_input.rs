@@ -120,7 +120,7 @@ fn zips_that_lambda_cannot_run_are_rejected() {
     for (zip, reason) in [
         (path("missing.zip").display().to_string(), "cannot read"),
         (path("text.zip").display().to_string(), "this is not a zip"),
-        (zip_of(&path("other.zip"), "main", 0o755, &executable), "holds no file `bootstrap`"),
+        (zip_of(&path("other.zip"), "main", 0o755, &executable), "has no file `bootstrap`"),
         (zip_of(&path("mode.zip"), "bootstrap", 0o644, &executable), "is not executable"),
         (
             zip_of(&path("script.zip"), "bootstrap", 0o755, b"#!/bin/sh\n"),
@@ -128,7 +128,7 @@ fn zips_that_lambda_cannot_run_are_rejected() {
         ),
         (zip_of(&path("arm.zip"), "bootstrap", 0o755, &for_arm), "built for arm64"),
         (zip_of(&path("riscv.zip"), "bootstrap", 0o755, &for_riscv), "built for machine 243"),
-        (zip_of(&path("glibc.zip"), "bootstrap", 0o755, &newer), "needs GLIBC 2.99"),
+        (zip_of(&path("glibc.zip"), "bootstrap", 0o755, &newer), "needs glibc 2.99"),
     ] {
         let ended = aws.user().run(&["deploy", "--yes", "--function-zip", &zip]);
         ended.failed(1, reason);

@@ -38,14 +38,14 @@ fn errors_in_the_file_are_reported_before_aws_is_called() {
             "did you mean `stack_name`?",
         );
     }
-    fails(FILE, &["status"], "no environment is chosen from dev, prod", "`--env NAME`");
+    fails(FILE, &["status"], "no environment selected; the file has dev, prod", "`--env NAME`");
     fails(
         FILE,
         &["status", "--env", "prdo"],
         "there is no environment `prdo`",
         "did you mean `prod`? there are: dev, prod",
     );
-    fails("", &["status"], "it is empty", "`environments:`");
+    fails("", &["status"], "it is empty", "`environments: {dev: ");
     fails(
         "environments:\n  dev: {\n",
         &["status"],
@@ -58,7 +58,7 @@ fn errors_in_the_file_are_reported_before_aws_is_called() {
         "no parameter `Memory`",
         "did you mean `MemorySize`?",
     );
-    fails(FILE, &["plan", "--env=dev", "--tag=aws:x=1"], "tag `aws:x`", "AWS's own");
+    fails(FILE, &["plan", "--env=dev", "--tag=aws:x=1"], "tag `aws:x`", "reserved by AWS");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_template_file_is_printed() {
     }
 
     fs::write(&path, "mine").unwrap();
-    user.run(&["init"]).failed(1, "`cbbootstrap.yaml` is there already");
+    user.run(&["init"]).failed(1, "`cbbootstrap.yaml` already exists");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
 
     let another = user.run(&["init", "--config", "other.yaml"]).ended_with(0);

@@ -221,7 +221,7 @@ fn the_status_tells_all(aws: &MiniStack, user: &User) {
         "not checked; `--drift` checks",
         "version 1",
         "point-in-time recovery on",
-        "for everyone who knows it",
+        "public: anyone who knows the URL can call it",
         &format!("#dashboards/dashboard/{dashboard}"),
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");

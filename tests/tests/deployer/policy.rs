@@ -9,7 +9,7 @@ use tempfile::tempdir;
 /// The stand-in's only account.
 const ACCOUNT: &str = "000000000000";
 
-/// The policy, printed to someone who has no credentials.
+/// The policy, printed without credentials.
 fn printed(options: &[&str]) -> Value {
     let mut args = vec!["iam-policy"];
     args.extend(options);
@@ -71,7 +71,7 @@ fn permissions_boundary_is_a_condition_on_creating_roles() {
     );
 }
 
-/// Judges the statements of a policy by AWS's list of actions and of the resources that each knows, which cfn-lint carries.
+/// Checks a policy's statements against AWS's list of actions and their resources, which is part of cfn-lint.
 const JUDGE: &str = r#"
 import json, pathlib, re, sys
 import cfnlint
@@ -139,7 +139,7 @@ const STAND_IN: &str = r#"{"Version": "2012-10-17", "Statement": [
     {"Effect": "Allow", "Action": "logs:FilterLogEvents", "Resource": "arn:aws:logs:*:*:log-group:/aws/cloudformation/*"}
 ]}"#;
 
-/// A user of the stand-in who may do this and nothing else.
+/// A user of the stand-in with only these permissions.
 fn someone(aws: &MiniStack, front: &Front, name: &str, policy: &Value) -> User {
     let policy = policy.to_string();
     assert!(!policy.contains(['\'', '\\']), "it is a literal below");
@@ -156,7 +156,7 @@ fn someone(aws: &MiniStack, front: &Front, name: &str, policy: &Value) -> User {
         .with("AWS_SECRET_ACCESS_KEY", part("SecretAccessKey"))
 }
 
-/// The same policy without one action.
+/// The policy without one action.
 fn without(policy: &Value, action: &str) -> Value {
     let mut policy = policy.clone();
     let mut removed = 0;
@@ -318,7 +318,7 @@ fn a_missing_permission_is_named() {
     let locked = caller.run(&["smoke"]).ended_with(3);
     assert!(locked.stderr.contains("`execute-api:Invoke`"), "{locked}");
 
-    // Who may only plan can do that, and not deploy.
+    // The permissions for `plan` do not suffice for `deploy`.
     let plan = printed(&[&place[..], &["--for", "plan"]].concat());
     let deployer = someone(&aws, &front, "deployer", &all);
     deployer.run(&deploy(&zip, &[])).document();
@@ -328,7 +328,7 @@ fn a_missing_permission_is_named() {
         assert_eq!(plan["changed"], json!(changed), "{plan}");
     }
     planner.run(&deploy(artifact::changed_zip(), &["--no-smoke"])).failed(1, "access denied");
-    // And who deploys cannot delete the table.
+    // The permissions for `deploy` do not include deleting the table.
     deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:CreateBackup");
     deployer
         .run(&["destroy", "--yes", "--delete-table", "--no-backup", "--table-name", "cb-bootstrap"])

@@ -41,14 +41,14 @@ impl Scene {
         Self { aws, proxy, directory }
     }
 
-    /// The stack stands.
+    /// The stack exists.
     fn deployed() -> Self {
         let scene = Self::empty();
         scene.again();
         scene
     }
 
-    /// The stack stands as at first, and nothing was asked of it yet.
+    /// Deploys the initial code again, without faults and recorded calls.
     fn again(&self) {
         self.proxy.reset();
         self.aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
@@ -104,7 +104,7 @@ impl Running {
         kill(signal, &self.child.id().to_string());
     }
 
-    /// Its exit status and all that it said.
+    /// Its exit status and its output.
     fn end(&mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
         (status.code(), self.said())
@@ -138,7 +138,7 @@ fn a_failed_rollback_is_continued_before_the_update() {
         assert_eq!(scene.proxy.count(&format!("cloudformation:{operation}")), 1, "{ended}");
         assert_eq!(scene.proxy.count("cloudformation:ExecuteChangeSet"), 1, "{ended}");
     }
-    // It fails again: that takes a decision.
+    // It fails again and needs a decision.
     scene.again();
     scene.proxy.stack_is("UPDATE_ROLLBACK_FAILED");
     scene.proxy.play(
@@ -182,7 +182,7 @@ fn a_deployment_waits_for_a_change_in_progress() {
     scene.proxy.stack_is("UPDATE_IN_PROGRESS");
     scene
         .deploy(&["--wait-for-stack", "0s"])
-        .failed(5, "being changed already (UPDATE_IN_PROGRESS)");
+        .failed(5, "is changing stack `cbbootstrap` (UPDATE_IN_PROGRESS)");
     let ended = scene.deploy(&["--wait-for-stack", "1s"]);
     ended.failed(5, "after 1 s");
     assert!(ended.stderr.contains("cbbootstrap status --wait"), "{ended}");
@@ -193,7 +193,7 @@ fn a_deployment_waits_for_a_change_in_progress() {
         .failed(5, "UPDATE_IN_PROGRESS");
     scene.proxy.user().run(&["plan", "--function-zip", changed()]).failed(5, "UPDATE_IN_PROGRESS");
 
-    // In a pipeline nobody is asked: it waits, and goes on from what it finds.
+    // Without a terminal, it waits without asking, and continues from the new state.
     scene.proxy.reset();
     scene.proxy.play(
         Play::now()
@@ -204,7 +204,7 @@ fn a_deployment_waits_for_a_change_in_progress() {
             .stack("UPDATE_COMPLETE"),
     );
     let ended = scene.deploy(&[]).ended_with(0);
-    assert!(ended.stderr.contains("waiting until that is done"), "{ended}");
+    assert!(ended.stderr.contains("waiting for it to finish"), "{ended}");
     assert_eq!(scene.proxy.count("cloudformation:ExecuteChangeSet"), 1, "{ended}");
     assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]));
     let again = scene.deploy(&["--output", "json"]).document();
@@ -219,7 +219,7 @@ fn the_second_of_two_deployments_finds_nothing_to_change() {
     scene.proxy.wait_for("cloudformation:ExecuteChangeSet");
     let second = scene.deploy(&["--output", "json"]);
     assert_eq!(second.document()["changed"], json!(false), "{second}");
-    assert!(second.stderr.contains("waiting until that is done"), "{second}");
+    assert!(second.stderr.contains("waiting for it to finish"), "{second}");
     let (status, said) = first.end();
     assert_eq!(status, Some(0), "{said}");
     let executed = scene.proxy.count("cloudformation:ExecuteChangeSet");
@@ -230,7 +230,7 @@ fn the_second_of_two_deployments_finds_nothing_to_change() {
 #[test]
 fn an_overtaken_deployment_reads_the_stack_again() {
     let scene = Scene::deployed();
-    // Somebody else executes a change set between ours being made and executed.
+    // Another deployment executes a change set after ours is created and before it is executed.
     for (name, code, message) in [
         (
             "cloudformation:ExecuteChangeSet",
@@ -246,7 +246,7 @@ fn an_overtaken_deployment_reads_the_stack_again() {
         scene.again();
         let (name, fault, mut left) = (name.to_owned(), Fault::refuse(code, message), 1);
         scene.proxy.fault(move |call| {
-            // The deployment has looked at the stack before the play begins, and goes on after that.
+            // The deployment has read the stack before the play begins, and continues after it.
             if call.name == "cloudformation:GetTemplate" && left == 1 {
                 return Some(Fault::Delay(Duration::from_millis(1500)));
             }
@@ -264,7 +264,7 @@ fn an_overtaken_deployment_reads_the_stack_again() {
             );
             deploy.join().unwrap().ended_with(0)
         });
-        assert!(ended.stderr.contains("somebody else changed the stack"), "{ended}");
+        assert!(ended.stderr.contains("another deployment changed the stack"), "{ended}");
         assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]), "{ended}");
     }
 }
@@ -307,7 +307,7 @@ fn slow_update(pause: Duration) -> Play {
         .stack("UPDATE_COMPLETE")
 }
 
-/// What is done to each call once the change has been executed, which itself goes well.
+/// The fault of each call after the change has been executed; the change itself succeeds.
 fn once_executed(
     mut decide: impl FnMut(&Call) -> Option<Fault>,
 ) -> impl FnMut(&Call) -> Option<Fault> {
@@ -321,7 +321,7 @@ fn once_executed(
     }
 }
 
-/// Most looks fail in this way, the last ones among them.
+/// Most reads fail in this way, including the last ones.
 #[track_caller]
 fn assert_found_out_though_looks_fail(fault: Fault) {
     let scene = Scene::deployed();
@@ -396,7 +396,7 @@ fn credentials_that_expire_during_an_update_are_renewed_or_reported() {
     assert!(
         ended
             .stderr
-            .contains("`cbbootstrap status --wait --stack-name cbbootstrap` shows how it ends"),
+            .contains("`cbbootstrap status --wait --stack-name cbbootstrap` shows the result"),
         "{ended}"
     );
 
@@ -455,7 +455,7 @@ fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
         "{said}"
     );
     assert!(
-        said.contains("error: cancelled by Ctrl-C: stack `cbbootstrap` is as it was before"),
+        said.contains("error: cancelled by Ctrl-C: stack `cbbootstrap` was rolled back"),
         "{said}"
     );
 
@@ -470,11 +470,11 @@ fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
     let (status, said) = update.end();
     assert_eq!(status, Some(4), "{said}");
     assert!(
-        said.contains("goes on changing") && said.contains("`cbbootstrap status --wait"),
+        said.contains("keeps changing") && said.contains("`cbbootstrap status --wait"),
         "{said}"
     );
 
-    // A supervisor's signal cancels nothing.
+    // SIGTERM does not cancel the change.
     scene.proxy.reset();
     scene.proxy.play(hangs.clone());
     let mut update = scene.begin();
@@ -482,7 +482,7 @@ fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
     update.signal("TERM");
     let (status, said) = update.end();
     assert_eq!(status, Some(4), "{said}");
-    assert!(said.contains("stopped by SIGTERM") && said.contains("goes on changing"), "{said}");
+    assert!(said.contains("stopped by SIGTERM") && said.contains("keeps changing"), "{said}");
     assert_eq!(scene.proxy.count("cloudformation:CancelUpdateStack"), 0);
 
     // Too late: the update is done before it can be cancelled.
@@ -510,7 +510,7 @@ fn ctrl_c_while_the_stack_is_created_deletes_it_again() {
     creation.signal("INT");
     let (status, said) = creation.end();
     assert_eq!(status, Some(4), "{said}");
-    assert!(said.contains("cancelled by Ctrl-C: stack `cbbootstrap` is deleted again"), "{said}");
+    assert!(said.contains("cancelled by Ctrl-C: stack `cbbootstrap` was deleted"), "{said}");
     assert_eq!(scene.status(), json!([]));
 }
 
@@ -592,7 +592,7 @@ fn a_refused_change_set_is_explained_before_it_is_discarded() {
     );
     let ended = refuse(early, exists);
     ended.failed(1, "Dashboard: Resource of type 'AWS::CloudWatch::Dashboard' with identifier 'd' already exists (");
-    assert!(ended.stderr.contains("hint: something outside the stack has that name"), "{ended}");
+    assert!(ended.stderr.contains("hint: a resource outside the stack has this name"), "{ended}");
 
     let guard = events(
         "<HookType>Our::Org::Guard</HookType><HookStatus>HOOK_COMPLETE_FAILED</HookStatus>\
@@ -621,7 +621,7 @@ fn a_deletion_continues_after_an_interrupt() {
     destruction.signal("INT");
     let (status, said) = destruction.end();
     assert_eq!(status, Some(4), "{said}");
-    assert!(said.contains("stopped by Ctrl-C") && said.contains("goes on changing"), "{said}");
+    assert!(said.contains("stopped by Ctrl-C") && said.contains("keeps changing"), "{said}");
 
     scene.proxy.reset();
     scene.proxy.play(
@@ -653,7 +653,7 @@ fn status_can_wait_for_the_end_of_a_change() {
     let ended = user.run(&wait);
     assert_eq!(ended.document()["stack_status"], json!("UPDATE_COMPLETE"), "{ended}");
 
-    // It says how the change ended, and ends so.
+    // It reports the result of the change and exits accordingly.
     scene.proxy.reset();
     scene.proxy.play(update("UPDATE_ROLLBACK_COMPLETE"));
     let ended = user.run(&wait).ended_with(1);

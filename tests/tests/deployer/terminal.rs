@@ -183,7 +183,7 @@ fn deploy_asks_whether_to_wait_for_another_deployment() {
     terminal.wait_for("[y/N]");
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
     Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
-    Stack `cbbootstrap` is being changed by somebody else (UPDATE_IN_PROGRESS). Wait until that is done? [y/N]
+    Another deployment is changing stack `cbbootstrap` (UPDATE_IN_PROGRESS). Wait for it to finish? [y/N]
     ");
     terminal.type_line("n");
     assert_eq!(terminal.wait(), Some(5), "{}", terminal.screen());
@@ -212,9 +212,9 @@ fn ctrl_c_cancels_the_update() {
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
     * stack    [                    ] 0/3 UPDATE_IN_PROGRESS <elapsed>
-      stack    Ctrl-C: cancelling the update; a second one leaves it to CloudFormation
+      stack    Ctrl-C: cancelling the update; press Ctrl-C again to leave it to CloudFormation
       stack    cbbootstrap UPDATE_ROLLBACK_IN_PROGRESS: User Initiated
       stack    cbbootstrap UPDATE_ROLLBACK_COMPLETE
-    error: cancelled by Ctrl-C: stack `cbbootstrap` is as it was before
+    error: cancelled by Ctrl-C: stack `cbbootstrap` was rolled back
     ");
 }

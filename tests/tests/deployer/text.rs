@@ -17,7 +17,7 @@ use cbbootstrap_tests::{
     programs,
 };
 
-/// What an absent variable looks like.
+/// The form of an absent variable.
 const BLANK: [&str; 4] = ["", " \t", "\r\n", "\u{feff}"];
 
 /// A variable's value as tools on Windows leave it.
@@ -88,7 +88,7 @@ fn values(variable: &str) -> (&'static str, Option<&'static str>) {
     }
 }
 
-/// A program, and who runs it.
+/// A program and its user.
 struct Program {
     path: PathBuf,
     user: User,
@@ -183,7 +183,7 @@ impl Program {
 #[test]
 fn variables_of_the_deployer_are_cleaned() {
     let program = Program::deployer();
-    // So that `init` has nothing to write.
+    // `init` then refuses to write.
     fs::write(program.user.home.path().join("nowhere.yaml"), "").unwrap();
     let [init, others] = [0, 1].map(|part| {
         let commands = DEPLOYER.iter().copied();

@@ -142,7 +142,7 @@ fn the_database_belongs_to_its_user_and_to_one_server() {
         .failed(1, "another server uses the directory");
 
     server.stop("KILL");
-    // As somebody else left them.
+    // Permissions that another program set.
     for file in files() {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     }
@@ -235,7 +235,7 @@ fn certificates_are_replaced_while_it_serves() {
 
     // A key that does not fit, as between two writes.
     write("cert", &second.0);
-    wait_until("it is refused", || server.said().contains("the current one stays"));
+    wait_until("it is refused", || server.said().contains("keeping the current TLS certificate"));
     assert!(pings("first"));
     write("key", &second.1);
     wait_until("it is taken", || server.said().contains("was replaced"));
@@ -254,7 +254,7 @@ fn slow_clients_lose_their_connections_and_disturb_nobody() {
     let slow: Vec<_> = (0..300)
         .map(|number| {
             let mut stream = connect(&server.endpoint);
-            // Nothing, half a head, half a body, and a body that is announced to be huge.
+            // An empty request, half a head, half a body, and a `Content-Length` that is too large.
             let part = match number % 4 {
                 0 => "",
                 1 => "POST /cluster HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Sl",
@@ -392,7 +392,7 @@ fn connections_wait_where_files_run_out() {
     let mut few = Command::new("sh");
     let ended = few.args(["-c", &limit]).arg(programs::cbbootstrap()).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(ended.status.code() == Some(1) && said.contains("files may be open"), "{said}");
+    assert!(ended.status.code() == Some(1) && said.contains("open files is too low"), "{said}");
 }
 
 #[test]
@@ -521,7 +521,7 @@ fn a_broken_request_does_not_disturb_others() {
     assert_eq!(claim("newer", "a").status, 200);
 }
 
-/// Clients that claim one cluster after the other until the server is gone: which node each was told to be the first.
+/// Clients that claim one cluster after another until the server has ended. Returns the first node in each response.
 fn claims_until_the_end(
     endpoint: &str,
     clients: usize,

@@ -69,7 +69,7 @@ fn an_api_is_locked_and_opened_again() {
     assert_eq!(deploy(&user, &[])["changed"], json!(false));
     fs::remove_file(user.home.path().join("cbbootstrap.yaml")).unwrap();
 
-    let loss = "opens the API to everyone; so far it accepts only signed requests";
+    let loss = "makes the API public; it now accepts only signed requests";
     let planned = plan(&[]);
     assert_eq!(planned["losses"], json!([loss]), "{planned}");
     user.run(&["deploy", "--function-zip", zip]).failed(2, "without `--auth iam` everyone");
@@ -167,7 +167,7 @@ fn an_endpoint_takes_credentials_only_where_requests_are_signed() {
     nobody.run(&["deploy", "--local", "--auth", "iam"]).failed(2, "--auth");
     nobody
         .run(&["deploy", "--parameter", "AuthorizationType=AWS_IAM"])
-        .failed(2, "`AuthorizationType` is not set as a parameter");
+        .failed(2, "parameter `AuthorizationType` has its own option");
 }
 
 /// What is wrong with each recorded request's signature: botocore signs it again, at the time that it names.

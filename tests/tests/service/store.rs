@@ -60,7 +60,7 @@ fn uuid(text: &str) -> Uuid {
     Uuid::new(text).unwrap()
 }
 
-/// Long from now, so that nothing here has ended when a store looks for what to delete.
+/// In the far future, so that no record here has expired when a store deletes expired ones.
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(4_000_000_000 + seconds).unwrap()
 }
@@ -120,7 +120,7 @@ async fn every_store(store: &impl Store) {
     odd_ids_are_kept_as_they_are(store).await;
 }
 
-/// What every store does when it is asked many things at once.
+/// The behaviour of every store under concurrent requests.
 async fn every_store_at_once(store: &impl Store) {
     of_many_at_once_one_wins(store).await;
     of_many_at_once_one_takes_over(store).await;
@@ -482,7 +482,7 @@ async fn a_late_correction_does_not_undo_a_later_one(client: &Client, store: &Dy
     let [_, old_members] = raw(client, "handed").await;
     store.leave(&leave("handed", "b")).await.unwrap();
     let [_, members] = raw(client, "handed").await;
-    // As if the members item had been read before the second leave and the claim item after it.
+    // Simulates that the members item was read before the second leave, and the claim item after it.
     put(client, old_members.unwrap()).await;
     status(store, "handed").await.unwrap();
     let (_, claimed) = store.claim(&claim("handed", "late")).await.unwrap();
@@ -663,7 +663,7 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(what: &str, (store, rules): Both<
     store.ok()
 }
 
-/// A record that somebody has asked about.
+/// A record that a client has requested.
 fn asked_about(record: Record, now: Timestamp) -> Record {
     Record { kept_until: record.renewal(now).or(record.kept_until), ..record }
 }
@@ -784,7 +784,7 @@ async fn it_follows_the_rules(
     }
 }
 
-/// What the store in DynamoDB does when it is asked one thing after the other.
+/// The behaviour of the DynamoDB store with sequential requests.
 async fn dynamodb(client: &Client) -> DynamoDb {
     let store = store(client).await;
     store.warm_up().await.unwrap();
@@ -824,7 +824,7 @@ async fn sqlite_follows_the_rules() {
     every_store_at_once(&store).await;
     for seed in 0..100 {
         let as_ruled = async |what: &str, record: &Record| {
-            // Renewals that nobody waits for come before this.
+            // Renewals in the background come before this.
             let nobody = Record { cluster_id: "nobody".to_owned(), ..record.clone() };
             assert!(store.forget(&nobody, at(0)).await.unwrap());
             let stands = store.find(&record.cluster_id).unwrap();

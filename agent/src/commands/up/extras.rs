@@ -73,7 +73,7 @@ impl Run<'_> {
             _ if !self.state.memory.has_initialised => {
                 let group = this.group.as_deref().unwrap_or("another one");
                 refusal(format!(
-                    "it is in the server group `{group}`, and only a person may move it"
+                    "the node is already in server group `{group}`; move it in Couchbase Server"
                 ))
             }
             (_, Some(named)) => {

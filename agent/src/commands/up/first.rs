@@ -173,7 +173,7 @@ impl Run<'_> {
             return Interrupt::wait(format!("initialise: {error}"));
         }
         let hint = if self.state.may_be_under_way {
-            "an earlier request may still be carried out, so this node keeps its claim until it expires; run it again then"
+            "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {
             // A claim that cannot be given up expires.
             let _ = self.here.api.leave(&self.here.identity, Some(generation));

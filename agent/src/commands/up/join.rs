@@ -118,7 +118,7 @@ impl Run<'_> {
             wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
             wait.hint(format!(
-                "no recorded member answers; if they are gone for good, `cbbootstrap cluster forget {id}` lets a new cluster begin"
+                "no recorded member answers; if they no longer exist, run `cbbootstrap cluster forget {id}` to start a new cluster"
             ))
         } else {
             wait

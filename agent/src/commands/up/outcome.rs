@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// The way out of a second cluster.
-pub(super) const RESET: &str = "if nothing in it is needed, reset the server and run this again";
+pub(super) const RESET: &str =
+    "if you do not need its data, reset the server and run this command again";
 
 #[derive(Debug, Serialize)]
 pub(super) struct UpOutcome {
@@ -102,7 +103,7 @@ impl Run<'_> {
             ),
             StopReason::Unregistered(uuid) => (
                 format!("the server already belongs to the cluster {uuid}, and the API has no cluster `{id}`; {untouched}"),
-                "`--adopt` makes that cluster the one that others join",
+                "pass `--adopt` to register that cluster, so that other nodes join it",
             ),
             StopReason::OtherCluster { own, recorded } => (
                 format!("the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; {untouched}"),
@@ -126,8 +127,8 @@ impl Run<'_> {
                 )
             }
             StopReason::Occupied(first) => (
-                format!("`{first}` has initialised a cluster for `{id}` and not reported it, and this node does not begin a second one; {untouched}"),
-                &*format!("run `cbbootstrap-agent up` on `{first}`, or reset its server if nothing in it is needed"),
+                format!("`{first}` has initialised a cluster for `{id}` but not reported it, so this node does not start a second one; {untouched}"),
+                &*format!("run `cbbootstrap-agent up` on `{first}`, or reset its server if you do not need its data"),
             ),
             StopReason::NoTrust => (
                 "there is a cluster to join, but no way to verify its members; no password was sent".to_owned(),

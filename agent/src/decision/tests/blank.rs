@@ -12,7 +12,7 @@ fn unreachable_server_or_one_with_other_credentials_is_not_touched() {
     let cases = [
         (away, memory(), Waits("the connection is refused")),
         (OwnServer::OtherCredentials, other_credentials_for(Duration::ZERO), Waits("the server has other credentials")),
-        (OwnServer::OtherCredentials, other_credentials_for(almost.unwrap()), Waits("may be on its way into the cluster")),
+        (OwnServer::OtherCredentials, other_credentials_for(almost.unwrap()), Waits("may be joining the cluster")),
         (OwnServer::OtherCredentials, other_credentials_for(OTHER_CREDENTIALS_LIMIT), stop(StopReason::OtherCredentials)),
     ];
     for (own, memory, expected) in cases {

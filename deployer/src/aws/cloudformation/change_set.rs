@@ -247,7 +247,7 @@ impl ChangeSet {
     }
 
     fn is_left(&self) -> String {
-        format!("change set `{}` of stack `{}` is left", self.name, self.stack)
+        format!("change set `{}` of stack `{}` was not deleted", self.name, self.stack)
     }
 
     /// Removes it, and keeps the stack.

@@ -55,7 +55,8 @@ pub async fn require(client: &Client, name: &str, region: &str) -> anyhow::Resul
 
 /// The stack after a change. A completed change must not fail because AWS throttles this read.
 pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> {
-    let overdue = format!("stack `{name}` has changed, but its status does not show that");
+    let overdue =
+        format!("the change of stack `{name}` is complete, but its status does not show it yet");
     let since = Instant::now();
     CHANGED
         .until(&overdue, async || {

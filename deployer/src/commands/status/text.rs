@@ -31,7 +31,7 @@ impl Status {
     fn endpoint_text(&self) -> String {
         let endpoint = self.endpoint.as_deref().unwrap_or("none");
         match self.auth {
-            Some(Auth::None) => format!("{endpoint}\nfor everyone who knows it"),
+            Some(Auth::None) => format!("{endpoint}\npublic: anyone who knows the URL can call it"),
             Some(Auth::Iam) => format!("{endpoint}\nfor signed requests only (IAM)"),
             None => endpoint.to_owned(),
         }
