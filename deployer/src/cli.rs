@@ -77,7 +77,7 @@ pub enum Command {
     /// Check credentials, clock, network, tools and permissions
     ///
     /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The check of the permissions needs
-    /// `iam:SimulatePrincipalPolicy` and, for a role, `iam:GetRole`, which the policy of `iam-policy` does not contain.
+    /// permissions that only `iam-policy --for doctor` prints.
     Doctor(Box<DoctorArgs>),
     /// Write a `cbbootstrap.yaml` to fill in
     Init(InitArgs),
@@ -436,6 +436,8 @@ pub enum PolicyFor {
     All,
     /// `cluster`, which lists, shows and forgets the clusters' records
     Clusters,
+    /// `doctor`, which simulates the caller's policies
+    Doctor,
     /// What CloudFormation does with the role of `--role-arn`
     #[value(name = "cloudformation")]
     CloudFormation,

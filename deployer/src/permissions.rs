@@ -163,6 +163,7 @@ impl Scope {
             PolicyFor::Deploy => &["plan", "status, logs", "deploy"],
             PolicyFor::All => &["plan", "status, logs", "deploy", "destroy", "cluster"],
             PolicyFor::Clusters => &["cluster"],
+            PolicyFor::Doctor => &["doctor"],
             PolicyFor::CloudFormation => &["CloudFormation"],
         };
         let acts_for_cloudformation =

@@ -27,9 +27,9 @@ fn template_scope() -> Scope {
         bucket: None,
         role_arn: None,
         permissions_boundary: Some("${PermissionsBoundaryArn}".to_owned()),
-        kms_key: None,
-        domain: None,
-        hosted_zone: None,
+        kms_key: Some("${KmsKeyArn}".to_owned()),
+        domain: Some("${DomainName}".to_owned()),
+        hosted_zone: Some("${HostedZoneId}".to_owned()),
     }
 }
 
@@ -39,7 +39,7 @@ fn allows(policy: &Policy, action: &str) -> bool {
 
 #[test]
 fn each_command_gets_only_the_permissions_it_needs() {
-    use PolicyFor::{All, CloudFormation, Clusters, Deploy, Plan};
+    use PolicyFor::{All, CloudFormation, Clusters, Deploy, Doctor, Plan};
     let with_role =
         Scope { role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()), ..scope() };
     for (action, allowed_for) in [
@@ -56,9 +56,10 @@ fn each_command_gets_only_the_permissions_it_needs() {
         ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
         ("cloudwatch:PutDashboard", &[Deploy, All, CloudFormation]),
         ("execute-api:Invoke", &[Deploy, All]),
-        ("sts:GetCallerIdentity", &[Plan, Deploy, All]),
+        ("sts:GetCallerIdentity", &[Plan, Deploy, All, Doctor]),
+        ("iam:SimulatePrincipalPolicy", &[Doctor]),
     ] {
-        for policy_for in [Plan, Deploy, All, Clusters, CloudFormation] {
+        for policy_for in [Plan, Deploy, All, Clusters, Doctor, CloudFormation] {
             let allowed = allows(&policy(&scope(), policy_for), action);
             assert_eq!(allowed, allowed_for.contains(&policy_for), "{action} for {policy_for:?}");
         }
@@ -271,7 +272,9 @@ fn every_row_is_used_and_explained() {
         hosted_zone: Some("Z1".to_owned()),
         ..scope()
     };
-    let selected = with_all.select(PolicyFor::All).count() + only_with_role.count();
+    let selected = with_all.select(PolicyFor::All).count()
+        + with_all.select(PolicyFor::Doctor).count()
+        + only_with_role.count();
     assert_eq!(selected, TABLE.permissions.len());
     let text = explain(&scope(), PolicyFor::All);
     for statement in policy(&scope(), PolicyFor::All).statement {
@@ -304,17 +307,29 @@ fn regenerated(template: &str) -> Option<String> {
     Some(text)
 }
 
-/// Leaves the condition about the permissions boundary out if the template's parameter is empty.
+/// Leaves a statement, or the condition about the permissions boundary, out if the template's parameter for it is empty.
 fn make_optional(statement: &mut serde_yaml::Value) {
     use serde_yaml::{Value, value::Tag, value::TaggedValue};
     let tagged =
         |tag: &str, value| Value::Tagged(Box::new(TaggedValue { tag: Tag::new(tag), value }));
-    let Some(condition) = statement.get_mut("Condition") else { return };
-    let is_boundary = condition["StringEquals"].get("iam:PermissionsBoundary").is_some();
-    if is_boundary {
-        let name = "HasPermissionsBoundary".into();
+    let only_if = |condition: &str, value: &mut Value| {
         let none = tagged("Ref", "AWS::NoValue".into());
-        *condition = tagged("If", Value::Sequence(vec![name, condition.clone(), none]));
+        *value = tagged("If", Value::Sequence(vec![condition.into(), value.clone(), none]));
+    };
+    if let Some(condition) = statement.get_mut("Condition")
+        && condition["StringEquals"].get("iam:PermissionsBoundary").is_some()
+    {
+        only_if("HasPermissionsBoundary", condition);
+    }
+    let resources = serde_yaml::to_string(&statement["Resource"]).unwrap();
+    for (parameter, condition) in [
+        ("${KmsKeyArn}", "HasKmsKey"),
+        ("${DomainName}", "HasDomain"),
+        ("${HostedZoneId}", "HasHostedZone"),
+    ] {
+        if resources.contains(parameter) {
+            only_if(condition, statement);
+        }
     }
 }
 
