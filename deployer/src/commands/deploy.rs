@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_function::store::Store;
 use serde::Serialize;
 
 use super::{curl, smoke::failures};
@@ -149,7 +150,8 @@ async fn deploy(
     } else {
         let smoke = async {
             let signer = aws.signer(auth).await?;
-            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, printer).await
+            let store = aws.store(deployed.stack.output("TableName")?);
+            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, &store, printer).await
         };
         Some(signals.or_stopped(smoke).await?)
     };
@@ -173,11 +175,13 @@ pub(super) async fn run_smoke(
     endpoint: &str,
     signer: Option<Signer>,
     is_fresh: bool,
+    store: &impl Store,
     printer: &Printer,
 ) -> anyhow::Result<smoke::Report> {
     let mut step = printer.step("smoke");
     step.note(format!("testing {endpoint}"));
     let report = smoke::test(network, endpoint, signer, is_fresh).await?;
+    report.delete_records(store).await;
     for failed in report.steps.iter().filter(|step| !step.passed) {
         step.line(format_args!(
             "{}: expected {}, saw {}",
@@ -216,6 +220,7 @@ mod tests {
                 auth: Auth::None,
                 passed: false,
                 steps: vec![failed],
+                cluster_ids: Vec::new(),
             }),
             seconds: BTreeMap::from([("build", 61.25), ("stack", 33.0)]),
         };
