@@ -81,7 +81,7 @@ fn an_unreported_cluster_stops_the_others_after_a_lease() {
     agents.die_unreported(&servers);
     agents.lapse();
     let up = agents.up(&servers[1], &[]);
-    up.failed(5, "has initialised a cluster for `demo` and not reported it");
+    up.failed(5, "has initialised a cluster for `demo` but not reported it");
     assert!(up.stderr.contains("cbbootstrap-agent up"), "{up}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);

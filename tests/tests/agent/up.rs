@@ -418,7 +418,7 @@ fn the_only_recorded_member_does_not_leave() {
     let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
     assert_eq!(left.status, 200, "{left:?}");
     let leave = agents.run(&servers[0], &["leave"]);
-    leave.failed(5, "the API has no other member");
+    leave.failed(5, "the only member of `demo` that the API knows");
     assert!(leave.stderr.contains("cbbootstrap-agent up"), "{leave}");
     assert!(!servers[0].is_blank());
     agents.up(&servers[1], &[]).document();

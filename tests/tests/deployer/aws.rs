@@ -173,7 +173,7 @@ fn foreign_resources_are_not_changed() {
     );
     let before = aws.inventory();
     let shop = ["--stack-name", "shop", "--yes"];
-    let not_ours = "stack `shop` was made by something else";
+    let not_ours = "stack `shop` was not created by cbbootstrap";
     user.run(&[&["deploy", "--function-zip", artifact::zip()], &shop[..]].concat())
         .failed(5, not_ours);
     user.run(&[&["destroy"], &shop[..]].concat()).failed(5, not_ours);

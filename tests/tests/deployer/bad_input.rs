@@ -148,7 +148,8 @@ fn missing_tools_are_reported() {
     let with = |user: User, options: &[&str]| user.run(&[&deploy[..], options].concat());
     // A path with Rust on it and nothing else that builds.
     let bare = aws.user();
-    with(bare, &["--builder", "zigbuild"]).failed(1, "`cargo-zigbuild` is not installed");
+    with(bare, &["--builder", "zigbuild"])
+        .failed(1, "needs `cargo-zigbuild`, which is not installed");
     with(aws.user().without("CARGO").with("PATH", "/nowhere"), &[])
         .failed(1, "there is no Rust compiler");
 

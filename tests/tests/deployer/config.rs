@@ -65,7 +65,7 @@ fn errors_in_the_file_are_reported_before_aws_is_called() {
 fn missing_files_are_reported() {
     let user = User::default();
     let ended = user.run(&["status", "--env", "prod"]);
-    ended.failed(2, "there is no `cbbootstrap.yaml` here");
+    ended.failed(2, "there is no `cbbootstrap.yaml` in this directory");
     assert!(ended.stderr.contains("`cbbootstrap init`"), "{ended}");
     user.run(&["status", "--config", "mine.yaml"]).failed(2, "cannot read `mine.yaml`");
     User::default()

@@ -208,7 +208,7 @@ fn options_reach_cloudformation() {
     assert_eq!(told().parameter(trigger), "");
     let express =
         user.run(&["deploy", "--no-smoke", "--express", "--function-zip", changed]).ended_with(0);
-    assert!(express.stderr.contains("before the resources serve"), "{express}");
+    assert!(express.stderr.contains("before the resources are ready"), "{express}");
     assert_eq!(told().parameter("DeploymentConfig.Mode"), "EXPRESS");
     assert_eq!(told().parameter(trigger), "");
 }

@@ -166,7 +166,7 @@ fn only_a_used_stack_needs_confirmation_to_be_replaced() {
     }
     scene.again();
     scene.proxy.stack_is("DELETE_FAILED");
-    scene.deploy(&[]).failed(2, "perhaps with its endpoint");
+    scene.deploy(&[]).failed(2, "Its endpoint and logs may be lost");
     assert_eq!(scene.proxy.count("cloudformation:DeleteStack"), 0);
     scene.deploy(&["--yes"]).ended_with(0);
     assert_eq!(scene.proxy.count("cloudformation:DeleteStack"), 1);

@@ -551,7 +551,7 @@ fn claims_until_the_end(
                 }
             });
         }
-        thread::sleep(Duration::from_millis(1500));
+        wait_until("many claims are acknowledged", || acknowledged.lock().unwrap().len() > 300);
         ended.store(true, Ordering::Relaxed);
         end();
     });
@@ -567,7 +567,6 @@ fn acknowledged_writes_survive_every_end() {
         let acknowledged = claims_until_the_end(&endpoint, 16, || kill(signal, &id));
         let status = server.stop("CONT");
         assert_eq!(status, (signal != "KILL").then_some(0), "{signal}: {}", server.said());
-        assert!(acknowledged.len() > 100, "{}", acknowledged.len());
 
         let server = Local::serve(data.path(), &[]);
         for (cluster, first) in acknowledged {

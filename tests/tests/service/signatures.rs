@@ -72,7 +72,7 @@ fn an_api_is_locked_and_opened_again() {
     let loss = "makes the API public; it now accepts only signed requests";
     let planned = plan(&[]);
     assert_eq!(planned["losses"], json!([loss]), "{planned}");
-    user.run(&["deploy", "--function-zip", zip]).failed(2, "without `--auth iam` everyone");
+    user.run(&["deploy", "--function-zip", zip]).failed(2, "without `--auth iam`, anyone");
     assert_eq!(routes(&aws), json!(["AWS_IAM"]), "not without a yes");
     let opened = deploy(&user, &["--yes"]);
     assert_eq!(routes(&aws), json!(["NONE"]));
