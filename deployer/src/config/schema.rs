@@ -85,7 +85,7 @@ fn parameters() -> Value {
 /// Whether the file can set a parameter, if not to this value.
 fn is_free(name: &str) -> bool {
     let file = format!("environments: {{e: {{parameters: {{{name}: \"?\"}}}}}}");
-    File::parse(&file).err().is_none_or(|error| !error.to_string().contains("is not set as"))
+    File::parse(&file).err().is_none_or(|error| !error.to_string().contains("has its own option"))
 }
 
 fn parameter(declaration: &Value) -> Value {
