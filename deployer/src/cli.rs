@@ -61,7 +61,8 @@ pub enum Command {
     Open(OpenArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The names of the test's clusters begin with `cbbootstrap-smoke`; DynamoDB deletes them after about 37 days.
+    /// The ids of the test's clusters begin with `cbbootstrap-smoke-`. Their records are deleted if you may do that; otherwise,
+    /// `cluster list` hides them, and they expire an hour later.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
     Ping(PingArgs),
@@ -390,7 +391,7 @@ pub struct ClusterListArgs {
     /// List the clusters after this one
     #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub after: Option<String>,
-    /// List all clusters
+    /// List all clusters, also those of smoke tests
     #[arg(long, conflicts_with = "limit")]
     pub all: bool,
     #[command(flatten)]

@@ -161,7 +161,7 @@ impl Scope {
         let commands: &[&str] = match policy_for {
             PolicyFor::Plan => &["plan"],
             PolicyFor::Deploy => &["plan", "status, logs", "deploy"],
-            PolicyFor::All => &["plan", "status, logs", "deploy", "destroy", "cluster"],
+            PolicyFor::All => &["plan", "status, logs", "deploy", "smoke", "destroy", "cluster"],
             PolicyFor::Clusters => &["cluster"],
             PolicyFor::Doctor => &["doctor"],
             PolicyFor::CloudFormation => &["CloudFormation"],

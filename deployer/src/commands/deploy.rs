@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_function::store::Store;
 use serde::Serialize;
 
 use super::{curl, smoke::failures};
@@ -158,7 +159,8 @@ async fn deploy(
         let smoke = async {
             let signer = aws.signer(auth).await?;
             let endpoint = testable_endpoint(&deployed.stack, printer).await?;
-            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, printer).await
+            let store = aws.store(deployed.stack.output("TableName")?);
+            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, &store, printer).await
         };
         Some(signals.or_stopped(smoke).await?)
     };
@@ -183,11 +185,13 @@ pub(super) async fn run_smoke(
     endpoint: &str,
     signer: Option<Signer>,
     is_fresh: bool,
+    store: &impl Store,
     printer: &Printer,
 ) -> anyhow::Result<smoke::Report> {
     let mut step = printer.step("smoke");
     step.note(format!("testing {endpoint}"));
     let report = smoke::test(network, endpoint, signer, is_fresh).await?;
+    report.delete_records(store).await;
     for failed in report.steps.iter().filter(|step| !step.passed) {
         step.line(format_args!(
             "{}: expected {}, saw {}",
@@ -227,6 +231,7 @@ mod tests {
                 auth: Auth::None,
                 passed: false,
                 steps: vec![failed],
+                cluster_ids: Vec::new(),
             }),
             seconds: BTreeMap::from([("build", 61.25), ("stack", 33.0)]),
         };
