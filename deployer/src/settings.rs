@@ -19,7 +19,7 @@ use crate::{
     local::data,
     package::BuildArgs,
     stack::{OWNER_TAG, STACK_TAG},
-    template,
+    template::{self, Declaration},
     values::{
         Arch, Auth, bucket_name, pair, policy_arn, role_arn, stack_name, table_name, topic_arn,
     },
@@ -166,6 +166,13 @@ const OPTION_PARAMETERS: [OptionParameter; 9] = [
         target.stack.permissions_boundary.clone().unwrap_or_default()
     }),
 ];
+
+/// The parameters that `--parameter` sets.
+pub fn free_parameters() -> anyhow::Result<BTreeMap<String, Declaration>> {
+    let mut declarations = template::declarations()?;
+    declarations.retain(|name, _| OPTION_PARAMETERS.iter().all(|(known, ..)| known != name));
+    Ok(declarations)
+}
 
 impl Target {
     /// Checks the options before any call to AWS.

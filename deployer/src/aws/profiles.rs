@@ -81,14 +81,19 @@ impl Profiles {
         Ok(Self { files, selected, set })
     }
 
+    /// The names of all profiles, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.set.profiles().map(decode).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Checks that the profile in use exists: the SDK would use other credentials.
     pub fn check_selected(&self) -> Result<(), Failure> {
         if self.set.get_profile(&self.selected).is_some() {
             return Ok(());
         }
-        let mut known = self.set.profiles().map(decode).collect::<Vec<_>>();
-        known.sort_unstable();
-        let hint = match known.as_slice() {
+        let hint = match self.names().as_slice() {
             [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
             known => format!("there are: {}", known.join(", ")),
         };

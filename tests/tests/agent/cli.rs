@@ -737,7 +737,7 @@ fn help_version_and_completions() {
     }
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell]).ended_with(0).stdout;
-        assert!(script.contains("alternate-address"), "{script}");
+        assert!(script.contains("cbbootstrap-agent --"), "{script}");
         if shell == "bash" {
             let mut bash = Command::new("bash");
             bash.args(["-n", "/dev/stdin"]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -745,6 +745,10 @@ fn help_version_and_completions() {
             assert_eq!(checked.stderr, "");
         }
     }
+    let words = ["--", "cbbootstrap-agent", "up", "--alt"];
+    let mut asked = user.program(&programs::agent(), &words);
+    let asked = Ended::of(asked.env("CBBOOTSTRAP_COMPLETE", "fish")).ended_with(0);
+    assert!(asked.stdout.starts_with("--alternate-address\t"), "{asked}");
     // A reader that has had enough of it.
     let mut piped = user.program(&programs::agent(), &["completions", "bash"]);
     let mut piped = piped.spawn().unwrap();

@@ -6,6 +6,7 @@ mod artifacts;
 mod aws;
 mod bad_input;
 mod clusters;
+mod completion;
 mod config;
 mod daily;
 mod deploy_options;
