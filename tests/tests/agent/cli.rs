@@ -203,8 +203,41 @@ fn wrong_usage_gets_a_hint() {
     }
     let ended = Ended::of(scene.command(0, &["up"]).env("CB_REST_PASSWORD", ""));
     assert_fails(&ended, 2, "password is missing", "`CB_REST_PASSWORD`");
+    every_problem_is_reported_at_once(&scene);
     assert!(scene.servers.requests().is_empty());
     scene.assert_nothing_claimed();
+}
+
+fn every_problem_is_reported_at_once(scene: &Scene) {
+    let given = ["CBBOOTSTRAP_API", "CBBOOTSTRAP_CLUSTER_ID", "CB_REST_PASSWORD"];
+    let mut nothing = scene.command(0, &["up"]);
+    for variable in given {
+        nothing.env_remove(variable);
+    }
+    let ended = Ended::of(&mut nothing);
+    for (error, hint) in [
+        ("`--api` is missing", "`--api`, or set `CBBOOTSTRAP_API`, or `api`"),
+        (
+            "`--cluster-id` is missing",
+            "`--cluster-id`, or set `CBBOOTSTRAP_CLUSTER_ID`, or `cluster_id`",
+        ),
+        (
+            "the administrator's password is missing",
+            "`--password-file`, `CBBOOTSTRAP_PASSWORD_FILE`, or `password_file`",
+        ),
+    ] {
+        assert_fails(&ended, 2, error, hint);
+    }
+    let wrong = ["up", "--api=http://192.0.2.10", "--server=http://192.0.2.10:8091"];
+    let wrong = [&wrong[..], &["--password-file=-", "--secret-file=-"]].concat();
+    let ended = Ended::of(&mut scene.command(0, &wrong));
+    for (error, hint) in [
+        ("the API at http://192.0.2.10 is not on this host", "`--insecure`"),
+        ("the password would be sent to http://192.0.2.10:8091", "https://"),
+        ("standard input cannot hold both", "put the other"),
+    ] {
+        assert_fails(&ended, 2, error, hint);
+    }
 }
 
 /// This needs a look at the server, or the API's word that the node is the first.
@@ -737,7 +770,7 @@ fn help_version_and_completions() {
     }
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell]).ended_with(0).stdout;
-        assert!(script.contains("cbbootstrap-agent --"), "{script}");
+        assert!(script.contains("CBBOOTSTRAP_COMPLETE"), "{script}");
         if shell == "bash" {
             let mut bash = Command::new("bash");
             bash.args(["-n", "/dev/stdin"]).stdout(Stdio::piped()).stderr(Stdio::piped());
