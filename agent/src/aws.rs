@@ -91,7 +91,7 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
     if let (Some(key), Some(secret)) =
         (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
     {
-        let token = variable("AWS_SESSION_TOKEN");
+        let token = variable("AWS_SECURITY_TOKEN").or_else(|| variable("AWS_SESSION_TOKEN"));
         return Ok(Credentials::new(key, secret, token, None, "environment"));
     }
     let text = match container_credentials()? {

@@ -18,6 +18,7 @@ mod network;
 mod operate;
 mod policy;
 mod sign_in;
+mod sso;
 mod stack_states;
 mod template;
 mod terminal;
