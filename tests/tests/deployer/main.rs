@@ -14,6 +14,7 @@ mod harness;
 mod interruptions;
 mod local;
 mod losses;
+mod moto;
 mod network;
 mod operate;
 mod policy;
