@@ -17,6 +17,7 @@ mod commands;
 mod completion;
 mod config;
 mod deployment;
+mod domain;
 mod examples;
 mod fields;
 mod github;

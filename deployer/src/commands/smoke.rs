@@ -3,6 +3,7 @@
 use crate::{
     aws::{Aws, cloudformation},
     cli::SmokeArgs,
+    domain::testable_endpoint,
     github::{heading, table},
     origin,
     printer::Printer,
@@ -31,8 +32,8 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
         let stack = cloudformation::find(&aws.cloudformation, &name).await?.ok_or_else(|| {
             stack::missing(&name, &aws.region).hint("name the endpoint: `cbbootstrap smoke URL`")
         })?;
-        let (endpoint, signer) =
-            (stack.output("Endpoint")?.to_owned(), aws.signer(stack.auth()).await?);
+        let endpoint = testable_endpoint(&stack, printer).await?;
+        let signer = aws.signer(stack.auth()).await?;
         let (network, table) = (aws.network.clone(), stack.output("TableName")?.to_owned());
         (Some(aws), Some(table), network, endpoint, signer)
     };

@@ -10,6 +10,7 @@ mod completion;
 mod config;
 mod daily;
 mod deploy_options;
+mod domain;
 mod harness;
 mod interruptions;
 mod local;
