@@ -11,10 +11,13 @@ use aws_config::{
 use aws_credential_types::Credentials;
 use aws_sdk_sts::config::{AppName, SharedHttpClient};
 use axum::http::Uri;
-use cbbootstrap_cli::environment::variable;
+use cbbootstrap_cli::{
+    environment::variable,
+    signer::{invalid_key, is_printable},
+};
 use clap::Args;
 
-use super::profiles::{Profiles, Setting, invalid_key, is_printable};
+use super::profiles::{Profiles, Setting};
 use crate::{
     failure::{Exit, Failure},
     network::CONNECT_TIMEOUT,

@@ -31,11 +31,11 @@ use aws_smithy_runtime_api::client::{
     runtime_components::GetIdentityResolver,
 };
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
+use cbbootstrap_cli::signer::check_keys;
 
 use super::{
     access::{Access, environment_keys},
     error::{Expired, explain_credentials, has_code},
-    profiles::{invalid_key, is_printable},
 };
 use crate::failure::Failure;
 
@@ -240,22 +240,13 @@ fn is_expired(response: &HttpResponse) -> bool {
 fn checked(credentials: &Credentials, source: &str) -> Result<Credentials, CredentialsError> {
     let (id, secret) = (credentials.access_key_id().trim(), credentials.secret_access_key().trim());
     let token = credentials.session_token().map(str::trim).filter(|token| !token.is_empty());
-    check([id, secret, token.unwrap_or_default()], source)
-        .map_err(CredentialsError::provider_error)?;
     let mut checked = Credentials::builder().provider_name("checked");
     checked.set_account_id(credentials.account_id().cloned());
     checked.set_expiry(credentials.expiry());
     checked.set_session_token(token.map(ToOwned::to_owned));
-    Ok(checked.access_key_id(id).secret_access_key(secret).build())
-}
-
-/// Checks the access key ID, the secret access key and the session token.
-fn check(keys: [&str; 3], source: &str) -> Result<(), Failure> {
-    let names = ["the access key ID", "the secret access key", "the session token"];
-    match names.iter().zip(keys).find(|(_, key)| !is_printable(key)) {
-        Some((name, _)) => Err(invalid_key(name).about(source)),
-        None => Ok(()),
-    }
+    let checked = checked.access_key_id(id).secret_access_key(secret).build();
+    check_keys(&checked, source).map_err(CredentialsError::provider_error)?;
+    Ok(checked)
 }
 
 /// The HTTP client of the sources of credentials. The SDK checks the configuration of each call with it, and so it also sees the keys
@@ -293,7 +284,6 @@ impl HttpClient for CheckedClient {
         let Some(keys) = identity.data::<Credentials>() else {
             return Ok(());
         };
-        let token = keys.session_token().unwrap_or_default();
-        Ok(check([keys.access_key_id(), keys.secret_access_key(), token], &self.source)?)
+        Ok(check_keys(keys, &self.source)?)
     }
 }

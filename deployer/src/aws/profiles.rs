@@ -7,6 +7,7 @@ use aws_runtime::env_config::file::{EnvConfigFileKind as Kind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 use cbbootstrap_cli::{
     environment::{variable, variable_os},
+    signer::{invalid_key, is_printable},
     text,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -184,18 +185,6 @@ fn check_profile(profile: &Profile) -> Result<(), Failure> {
         )));
     }
     Ok(())
-}
-
-/// Whether a key or token can be part of a header.
-pub fn is_printable(key: &str) -> bool {
-    key.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-pub fn invalid_key(source: &str) -> Failure {
-    Failure::usage(format!(
-        "{source} contains a space, a control character or one outside of ASCII"
-    ))
-    .hint("copy the key again, without quotes and line ends")
 }
 
 async fn load(files: &EnvConfigFiles, name: &str) -> Result<ProfileSet, ProfileFileLoadError> {

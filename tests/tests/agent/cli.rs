@@ -128,7 +128,7 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--lease", "soon"], "a number with a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number with a unit"),
-        (&["--cluster-id", ""], "a cluster id must not be empty"),
+        (&["--cluster-id", ""], "a cluster ID must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
         (&["--auth", "basic"], "--auth"),
         (&["--frobnicate"], "--frobnicate"),
@@ -756,6 +756,26 @@ fn status_shows_the_server_and_the_api() {
     let error = down["server"]["error"].as_str().unwrap();
     assert!(error.contains("the connection is refused"), "{down}");
     assert_eq!(down["api"]["cluster"]["state"], "ready", "{down}");
+}
+
+#[test]
+fn keys_that_cannot_be_signed_with_are_refused() {
+    let api = ["--api=http://127.0.0.1:9", "--cluster-id=c", "--auth=iam"];
+    let discover = [&["discover"], &api[..]].concat();
+    for (variable, value, key) in [
+        ("AWS_ACCESS_KEY_ID", "te\u{1b}st", "the access key ID"),
+        ("AWS_SECRET_ACCESS_KEY", "te st", "the secret access key"),
+        ("AWS_SESSION_TOKEN", "t\u{f6}st", "the session token"),
+        ("AWS_SECURITY_TOKEN", "te\nst", "the session token"),
+    ] {
+        let user = User::default()
+            .with("AWS_REGION", "us-east-1")
+            .with("AWS_ACCESS_KEY_ID", "a")
+            .with("AWS_SECRET_ACCESS_KEY", "b")
+            .with(variable, value);
+        let error = format!("the environment: {key} contains");
+        assert_fails(&alone(&user, &discover), 2, &error, "copy the key again");
+    }
 }
 
 #[test]
