@@ -204,14 +204,14 @@ impl FromStr for Lease {
     }
 }
 
-/// A cluster id.
+/// A cluster ID.
 pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
     if is_smoke_test(text) {
         return Err(format!(
-            "ids that begin with `{SMOKE_TEST_PREFIX}` are reserved for `cbbootstrap smoke`"
+            "IDs that begin with `{SMOKE_TEST_PREFIX}` are reserved for `cbbootstrap smoke`"
         ));
     }
-    ClusterId::new(text).map_err(|why| format!("a cluster id {why}"))
+    ClusterId::new(text).map_err(|why| format!("a cluster ID {why}"))
 }
 
 /// An IP address or a host name, without a port.

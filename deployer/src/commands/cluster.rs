@@ -318,8 +318,7 @@ impl<S: Store> Operator<'_, S> {
                 _ => explain(what, sdk),
             },
             (None, Error::Unreadable(Unreadable(CLUSTER_ID))) => {
-                Failure::new(format!("{keeper} has an item without a cluster's id"))
-                    .hint(OTHER_TABLE)
+                Failure::new(format!("{keeper} has an item without a cluster ID")).hint(OTHER_TABLE)
             }
             (None, Error::Unavailable(_)) => Failure::new(format!("{what}: {error}"))
                 .hint("run the command again; repeating it does no harm"),
