@@ -105,7 +105,9 @@ fn a_domain_is_created_called_changed_and_removed() {
     let record = format!("DNS:      the endpoint needs the record `{DOMAIN} CNAME {target}`");
     assert!(text.stdout.contains(&record), "{text}");
     let status = user.run(&["status", "--output", "json"]).document();
-    assert_eq!(status["endpoint"], deployed["endpoint"], "{status}");
+    for key in ["endpoint", "dns_record"] {
+        assert_eq!(status[key], deployed[key], "{status}");
+    }
     let smoke = user.run(&["smoke", "--output", "json"]).document();
     assert_eq!(smoke["endpoint"], default, "{smoke}");
 

@@ -29,11 +29,14 @@ impl Display for Status {
 
 impl Status {
     fn endpoint_text(&self) -> String {
+        let record = self.dns_record.as_ref();
+        let record = record.map(|it| format!("\nneeds the DNS record `{it}`, or an alias"));
         let endpoint = self.endpoint.as_deref().unwrap_or("none");
+        let endpoint = format!("{endpoint}{}", record.unwrap_or_default());
         match self.auth {
             Some(Auth::None) => format!("{endpoint}\npublic: anyone who knows the URL can call it"),
             Some(Auth::Iam) => format!("{endpoint}\nfor signed requests only (IAM)"),
-            None => endpoint.to_owned(),
+            None => endpoint,
         }
     }
 
