@@ -348,6 +348,12 @@ impl Server {
         Ok(tasks.into_iter().find(|task| task.task == "rebalance"))
     }
 
+    /// How many nodes the cluster has failed over by itself since its last rebalance.
+    pub fn auto_failovers(&self) -> Result<u64, CallError> {
+        let settings: Value = self.get("/settings/autoFailover")?;
+        Ok(settings["count"].as_u64().unwrap_or_default())
+    }
+
     pub fn own_info(&self) -> Result<OwnInfo, CallError> {
         self.get("/nodes/self")
     }

@@ -37,6 +37,7 @@ use crate::{
     http::Deadline,
     lock::Lock,
     printer::Printer,
+    record::ClusterRecord,
     server::{Health, Membership, View},
     settings::{self, Here},
 };
@@ -105,6 +106,8 @@ struct Life<'r> {
     is_ready: bool,
     /// The server's last state before it belonged to no cluster.
     last: Option<Last>,
+    /// The server has lost its cluster, and the record may show why.
+    is_removal_unclear: bool,
     /// When the record was read, or was tried to be.
     asked_at: Option<Instant>,
     is_api_reachable: bool,
@@ -123,6 +126,8 @@ struct Last {
 
 /// The result of a round.
 enum Outcome {
+    /// The agent has done something, and the next step follows at once.
+    Acted,
     /// The agent does something, or waits for something that should happen soon.
     Busy(String),
     /// Nothing is to be done at the moment, in this state.
@@ -153,6 +158,7 @@ impl<'r> Life<'r> {
             lock: None,
             is_ready,
             last: None,
+            is_removal_unclear: false,
             asked_at: None,
             is_api_reachable: false,
             rest_until: None,
@@ -205,6 +211,7 @@ impl<'r> Life<'r> {
         let pause = jitter(self.options.pause.interval);
         let idle = pause * IDLE_PAUSES;
         let (status, pause) = match outcome {
+            Outcome::Acted => (String::new(), Duration::ZERO),
             Outcome::Busy(why) => {
                 self.printer.waiting(&why);
                 (why, pause)
@@ -217,7 +224,9 @@ impl<'r> Life<'r> {
         if pause == idle {
             self.lock = None;
         }
-        self.publish(is_healthy, status, view);
+        if !status.is_empty() {
+            self.publish(is_healthy, status, view);
+        }
         Ok(pause)
     }
 
@@ -236,7 +245,9 @@ impl<'r> Life<'r> {
         };
         let departure = self.departing.state;
         let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
-        if let Some(Notice::ScaleIn) = self.notice {
+        let is_held = self.notice == Some(Notice::ScaleIn)
+            || self.notice == Some(Notice::WarmPool) && departure.is_leaving;
+        if is_held {
             self.departing.hold(&mut self.machine, &self.options.life, self.printer);
         }
         if let Step::Rest(why) = step {
@@ -258,10 +269,12 @@ impl<'r> Life<'r> {
         }
         match step {
             Step::Stay => self.stay(own, is_healthy),
-            Step::FailOver(otp) => self
-                .departing
-                .fail_over(&self.up.here.server, &otp, self.printer)
-                .map(Outcome::Busy),
+            Step::FailOver(otp) => {
+                // Should the machine stay after all, this failover was not a person's decision.
+                self.up.state.memory.was_away = true;
+                let server = &self.up.here.server;
+                self.departing.fail_over(server, &otp, self.printer).map(Outcome::Busy)
+            }
             Step::Leave | Step::Rest(_) => {
                 self.departing.leave(&self.up.here, self.printer)?;
                 if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
@@ -274,6 +287,17 @@ impl<'r> Life<'r> {
 
     /// Does what `up` does. A member that lacks nothing asks the API rarely.
     fn stay(&mut self, own: OwnServer, is_healthy: bool) -> Result<Outcome, Interrupt> {
+        if matches!(own, OwnServer::Blank(_)) && self.is_removal_unclear {
+            let node = &self.up.here.identity.node;
+            let record = self.up.here.api.status(Some(node))?;
+            // Whatever removed the node has reported that.
+            let is_unlisted = |record: ClusterRecord| {
+                record.state == State::Ready && record.member(node).is_none()
+            };
+            self.departing.state.is_removed = record.is_some_and(is_unlisted);
+            self.is_removal_unclear = false;
+            return Ok(Outcome::Acted);
+        }
         let is_asked = !matches!(self.up.state.asked, Asked::NotYet);
         let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
         if is_healthy && !is_asked && !self.is_api_reachable && is_recent(RETRY) {
@@ -298,10 +322,10 @@ impl<'r> Life<'r> {
                 Ok(Outcome::Rest(format!("{why}; the node stays a member")))
             }
             Err(error) => Err(error),
-            Ok(None) => Ok(Outcome::Busy("the next step follows".to_owned())),
+            Ok(None) => Ok(Outcome::Acted),
             Ok(Some((view, _))) => {
-                let (uuid, count) = (&view.uuid, view.nodes.len());
-                Ok(Outcome::Rest(format!("member of the cluster {uuid}, which has {count} nodes")))
+                let (uuid, count) = (&view.uuid, up::count_nodes(view.nodes.len()));
+                Ok(Outcome::Rest(format!("member of the cluster {uuid}, which has {count}")))
             }
         }
     }
@@ -376,8 +400,10 @@ impl<'r> Life<'r> {
                 self.departing.state.is_removed = false;
             }
             OwnServer::Blank(_) => {
-                let last = self.last.take();
-                self.departing.state.is_removed |= last.is_some_and(|last| last.may_leave);
+                if let Some(last) = self.last.take() {
+                    self.departing.state.is_removed |= last.may_leave;
+                    self.is_removal_unclear = !last.may_leave;
+                }
             }
             // A server that was down for longer was removed as a dead one, and joins again.
             _ => drop(self.last.take_if(|last| last.at.elapsed() >= DEAD_AFTER)),

@@ -199,6 +199,12 @@ impl<'r> Run<'r> {
         let OwnServer::Member(view) = own else {
             return Ok(());
         };
+        let is_failed_over =
+            view.this().is_some_and(|this| this.membership == Membership::FailedOver);
+        if is_failed_over && self.goal.recovers && !memory.was_away {
+            // The failure may have been too short to be seen.
+            memory.was_away = self.here.server.auto_failovers().is_ok_and(|count| count > 0);
+        }
         let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
         let nodes: Vec<_> = nodes.collect();
         if self.state.nodes != nodes || view.is_rebalancing {
@@ -412,6 +418,6 @@ fn untrusted(why: &str) -> Failure {
     )
 }
 
-fn count_nodes(number: usize) -> String {
+pub(super) fn count_nodes(number: usize) -> String {
     format!("{number} node{}", if number == 1 { "" } else { "s" })
 }
