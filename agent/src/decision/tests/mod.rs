@@ -4,6 +4,7 @@
 
 mod admission;
 mod blank;
+mod life;
 mod member;
 mod properties;
 
@@ -28,7 +29,8 @@ enum Expected {
     Wait(&'static str),
 }
 use Action::{
-    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Settle, Stop,
+    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Recover,
+    Settle, Stop,
 };
 use Asked::{NoRecord, NotYet, Record as Has};
 use Expected::{Action as Then, Wait as Waits};
