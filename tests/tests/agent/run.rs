@@ -337,21 +337,22 @@ fn recovery_waits_while_another_node_is_down() {
 
 #[test]
 fn two_failed_over_nodes_recover_without_removing_each_other() {
-    let (servers, agents) = scene(4);
-    let _residents = agents.all_stay(&servers, &[&BUCKET[..], &["--nodes", "4"]].concat());
-    let both = [otp(&servers[2]), otp(&servers[3])];
-    servers[2].hang(true);
-    servers[3].hang(true);
-    // Both are lost at once.
-    std::thread::sleep(seconds(1));
-    let form = both.each_ref().map(|otp| ("otpNode", otp.as_str()));
-    let unsafe_form = [&form[..], &[("allowUnsafe", "true")]].concat();
-    // Half of the nodes is no majority, so a person brings one back first.
-    servers[3].hang(false);
-    call(&servers[0], "/controller/failOver", &unsafe_form[..1]);
-    call(&servers[0], "/controller/failOver", &[form[1]]);
-    servers[2].hang(false);
-    wait_for_cluster(&servers, 4);
+    let (servers, agents) = scene(5);
+    let residents = agents.all_stay(&servers, &[&BUCKET[..], &["--nodes", "5"]].concat());
+    let lost = [&servers[3], &servers[4]];
+    for node in lost {
+        node.kill();
+    }
+    for index in [3, 4] {
+        residents[index].wait_for("does not answer");
+    }
+    let otps = lost.map(otp);
+    let form = otps.each_ref().map(|otp| ("otpNode", otp.as_str()));
+    call(&servers[0], "/controller/failOver", &form);
+    for node in lost {
+        node.restart();
+    }
+    wait_for_cluster(&servers, 5);
     let rebalances = servers.clusters()[0].rebalances.clone();
     assert!(rebalances.iter().all(|rebalance| rebalance.removed == 0), "{rebalances:?}");
 }
