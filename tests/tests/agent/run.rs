@@ -357,22 +357,6 @@ fn two_failed_over_nodes_recover_without_removing_each_other() {
     assert!(rebalances.iter().all(|rebalance| rebalance.removed == 0), "{rebalances:?}");
 }
 
-#[test]
-fn dead_node_without_copies_is_not_removed_by_a_joiner() {
-    let (servers, agents) = scene(4);
-    agents.join(&servers.nodes()[..3], &["--bucket", "app:100:0"]);
-    servers.auto_failover_after(Duration::from_millis(300));
-    servers[2].kill();
-    wait_for_failover(&servers, 2);
-    let joiner = agents.stay(&servers[3], &[], &[]);
-    joiner.wait_for("has been failed over; it may come back");
-    // The agent counts the minute by its own clock.
-    wait_until("the agent gives up on it", || {
-        joiner.log().contains("a rebalance would remove it with data that may have no other copy")
-    });
-    assert_eq!(membership(&servers, 2), Some(Membership::InactiveFailed));
-}
-
 /// The machine of a failed-over node has lost its disk.
 fn lose_disk(servers: &Servers, agents: &Agents, bucket: &str) -> Vec<Resident> {
     let options = ["--bucket", bucket, "--nodes", "3"];
