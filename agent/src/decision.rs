@@ -42,6 +42,9 @@ pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// member needs to confirm it.
 pub const TRUSTED_AFTER: Duration = Duration::from_mins(1);
 
+/// A failed-over server that started within this time has come back: the agent may have started after it.
+const RESTARTED_WITHIN: Duration = Duration::from_mins(3);
+
 /// How long the first rebalance waits for the next of the nodes that the cluster begins with: one may never come.
 pub const NEXT_NODE_LIMIT: Duration = Duration::from_mins(10);
 
@@ -106,8 +109,8 @@ pub struct Memory {
     pub settled: BTreeSet<Extra>,
     pub is_reported: bool,
     pub is_attested: bool,
-    /// Whether this node, or its connection to the others, was seen to fail since it was last well, or the run has just begun: a
-    /// failover without that was a person's decision.
+    /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
+    /// decision.
     pub was_away: bool,
     /// The server has refused to recover this node with its data.
     pub is_delta_refused: bool,
@@ -129,7 +132,10 @@ impl Memory {
             node.health == Health::Unhealthy
                 && (node.is_asked || node.membership == Membership::Active)
         };
-        if view.nodes.iter().any(is_gone) {
+        let has_restarted = |this: &NodeInfo| {
+            this.membership == Membership::FailedOver && this.uptime < RESTARTED_WITHIN
+        };
+        if view.nodes.iter().any(is_gone) || view.this().is_some_and(has_restarted) {
             self.was_away = true;
         } else if view.this().is_some_and(|this| this.membership == Membership::Active) {
             (self.was_away, self.is_delta_refused) = (false, false);

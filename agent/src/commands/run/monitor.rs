@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -19,7 +19,7 @@ const ROUND_LIMIT: Duration = Duration::from_mins(15);
 
 /// The time limit for a request, and its largest size.
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
-const MAX_REQUEST_BYTES: u64 = 8192;
+const MAX_REQUEST_BYTES: usize = 8192;
 
 #[derive(Debug)]
 pub(super) struct Monitor(Mutex<State>);
@@ -104,14 +104,16 @@ impl Monitor {
     fn respond(&self, mut stream: &TcpStream) -> std::io::Result<()> {
         stream.set_read_timeout(Some(REQUEST_LIMIT))?;
         stream.set_write_timeout(Some(REQUEST_LIMIT))?;
-        let mut lines = BufReader::new(stream.take(MAX_REQUEST_BYTES)).lines();
-        let request = lines.next().transpose()?.unwrap_or_default();
-        // A connection that is closed with unread bytes may lose the answer.
-        for line in lines {
-            if line?.is_empty() {
-                break;
+        let (started, mut request, mut buffer) = (Instant::now(), Vec::new(), [0; 1024]);
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            let length = stream.read(&mut buffer)?;
+            request.extend_from_slice(&buffer[..length]);
+            let is_over = started.elapsed() >= REQUEST_LIMIT || request.len() > MAX_REQUEST_BYTES;
+            if length == 0 || is_over {
+                return Ok(());
             }
         }
+        let request = String::from_utf8_lossy(&request);
         let (status, body) = match request.split(' ').take(2).collect::<Vec<_>>().as_slice() {
             ["GET", "/healthz"] => self.health(),
             ["GET", "/metrics"] => ("200 OK", self.metrics()),

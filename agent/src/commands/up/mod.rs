@@ -121,12 +121,14 @@ impl<'r> Run<'r> {
             recovers: false,
             replaces: false,
         };
-        Self { here, args, printer, goal, state: RunState::begin() }
+        Self { here, args, printer, goal, state: RunState::default() }
     }
 
-    /// Forgets what this run has observed and done.
+    /// Forgets what this run has observed and done, except a failure that explains a failover.
     pub(super) fn start_over(&mut self) {
-        self.state = RunState::begin();
+        let was_away = self.state.memory.was_away;
+        self.state = RunState::default();
+        self.state.memory.was_away = was_away;
     }
 
     fn node(&self) -> &Node {
@@ -395,13 +397,6 @@ impl<'r> Run<'r> {
             }
         }
         Ok(())
-    }
-}
-
-impl RunState {
-    fn begin() -> Self {
-        let memory = Memory { was_away: true, ..Memory::default() };
-        Self { memory, ..Self::default() }
     }
 }
 

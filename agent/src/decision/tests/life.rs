@@ -205,6 +205,8 @@ fn memory_follows_the_server() {
         ("failed over after it was away", vec![failed(ME), active(FIRST)], true, true),
         ("it cannot reach another", vec![active(ME), dead(active(FIRST))], false, true),
         ("it is not healthy", vec![dead(active(ME)), active(FIRST)], false, true),
+        ("failed over, just restarted", vec![up_for(179, failed(ME)), active(FIRST)], false, true),
+        ("failed over, restarted before", vec![up_for(180, failed(ME)), active(FIRST)], false, false),
         ("a failed-over node is dead", vec![active(ME), dead(failed(FIRST))], false, false),
     ];
     for (what, nodes, before, after) in cases {
