@@ -61,7 +61,7 @@ pub enum Command {
     Open(OpenArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The ids of the test's clusters begin with `cbbootstrap-smoke-`. Their records are deleted if you may do that; otherwise,
+    /// The IDs of the test's clusters begin with `cbbootstrap-smoke-`. Their records are deleted if you may do that; otherwise,
     /// `cluster list` hides them, and they expire an hour later.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
@@ -402,7 +402,7 @@ pub struct ClusterListArgs {
 
 #[derive(Debug, Args)]
 pub struct ClusterShowArgs {
-    /// Cluster id
+    /// Cluster ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub cluster_id: String,
     #[command(flatten)]
@@ -413,7 +413,7 @@ pub struct ClusterShowArgs {
 
 #[derive(Debug, Args)]
 pub struct ClusterForgetArgs {
-    /// Cluster id
+    /// Cluster ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub cluster_id: String,
     /// Do not ask for confirmation

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use cbbootstrap_cli::values::duration;
+use cbbootstrap_cli::{failure::Problems, values::duration};
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use cbbootstrap_protocol::names::is_hidden;
 use clap::{ArgAction, Args, Command, Id};
@@ -20,7 +20,7 @@ use crate::{
     local::data,
     package::BuildArgs,
     stack::{OWNER_TAG, STACK_TAG},
-    template,
+    template::{self, Declaration},
     values::{
         Arch, Auth, bucket_name, pair, policy_arn, role_arn, stack_name, table_name, topic_arn,
     },
@@ -180,16 +180,25 @@ pub const OPTION_PARAMETERS: [OptionParameter; 13] = [
     }),
 ];
 
+/// The parameters that `--parameter` sets.
+pub fn free_parameters() -> anyhow::Result<BTreeMap<String, Declaration>> {
+    let mut declarations = template::declarations()?;
+    declarations.retain(|name, _| OPTION_PARAMETERS.iter().all(|(known, ..)| known != name));
+    Ok(declarations)
+}
+
 impl Target {
     /// Checks the options before any call to AWS.
     pub fn check(&self) -> Result<(), Failure> {
+        let mut problems = Problems::default();
         if self.stack.require_secret && self.stack.auth == Auth::Iam {
             let hint = "signatures and tokens use the same header, `Authorization`: choose one";
             let message = "`--require-secret` cannot be combined with `--auth iam`";
-            return Err(Failure::usage(message).hint(hint));
+            problems.add(Failure::usage(message).hint(hint));
         }
-        self.stack.domain.check()?;
-        self.check_lists()
+        problems.keep(self.stack.domain.check());
+        problems.keep(self.check_lists());
+        problems.report()
     }
 
     /// Reads region and credentials, and checks the options that depend on the region, before any call to AWS.
@@ -202,9 +211,11 @@ impl Target {
     /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
     pub fn check_lists(&self) -> Result<(), Failure> {
         let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
-        template::check(&map(&self.stack.parameters), &has_option)?;
-        check_tags(&self.tags())?;
-        check_topics(&self.stack.notification_arns)
+        let mut problems = Problems::default();
+        problems.keep(template::check(&map(&self.stack.parameters), &has_option));
+        problems.keep(check_tags(&self.tags()));
+        problems.keep(check_topics(&self.stack.notification_arns));
+        problems.report()
     }
 
     /// A value for every parameter of the template.

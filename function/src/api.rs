@@ -150,7 +150,7 @@ async fn status_by_path<S: Store>(
     uri: Uri,
     headers: HeaderMap,
 ) -> Answer {
-    // Once, because the name of a cluster may be `/cluster/x`.
+    // Once, because a cluster ID may be `/cluster/x`.
     let path = uri.path().strip_prefix("/cluster/").unwrap_or_default();
     let invalid = |reason: String| Problem::InvalidField(CLUSTER_ID, reason);
     let text = percent_decode_str(path).decode_utf8();

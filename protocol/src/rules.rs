@@ -36,7 +36,7 @@ pub const RENEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// How long the generation of a record outlives it, so that the fencing token does not go back.
 pub const KEEP_GENERATION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// The stored form of a cluster's bearer token: a hash salted with the cluster's id. Tokens are random and long, so the hash is a fast
+/// The stored form of a cluster's bearer token: a hash salted with the cluster ID. Tokens are random and long, so the hash is a fast
 /// one.
 #[derive(Clone)]
 pub struct SecretHash([u8; 32]);

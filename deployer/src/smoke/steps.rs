@@ -42,7 +42,7 @@ impl Clusters {
         let unique = Uuid::new_v4().simple();
         let id = |name: &str| format!("{SMOKE_TEST_PREFIX}{name}-{unique}");
         // With characters of ARNs and base64.
-        let odd = id("odd:a/b+c=");
+        let odd = format!("{SMOKE_TEST_PREFIX}odd:{unique}/a+b=");
         Self { first: id("first"), odd, closed: id("closed"), unknown: id("unknown") }
     }
 
@@ -102,10 +102,10 @@ fn first_nodes(id: &str) -> [Round; 4] {
 
 fn odd_id(id: &str) -> [Round; 2] {
     [
-        vec![post("odd id is claimed", "/cluster", &claim(id, FIRST), YOU_ARE_FIRST)],
+        vec![post("odd ID is claimed", "/cluster", &claim(id, FIRST), YOU_ARE_FIRST)],
         vec![
-            get("odd id, status", &format!("/cluster/{}", escape(id)), YOU_ARE_FIRST),
-            post("odd id, status by POST", "/cluster/get_status", &node(id, SECOND), JOIN_FIRST),
+            get("odd ID, status", &format!("/cluster/{}", escape(id)), YOU_ARE_FIRST),
+            post("odd ID, status by POST", "/cluster/get_status", &node(id, SECOND), JOIN_FIRST),
         ],
     ]
 }
@@ -135,8 +135,8 @@ fn refusals(id: &str) -> [Round; 2] {
     [
         vec![
             get("unknown cluster", &format!("/cluster/{id}"), "404, cluster_not_found"),
-            post("id with a space", "/cluster", &claim("a b", FIRST), INVALID),
-            get("id with a space, by GET", "/cluster/a%20b", INVALID),
+            post("ID with a space", "/cluster", &claim("a b", FIRST), INVALID),
+            get("ID with a space, by GET", "/cluster/a%20b", INVALID),
         ],
         vec![
             post("lease too short", "/cluster", &short_lease, INVALID),

@@ -102,6 +102,13 @@ pub struct Row {
     pub record: Result<Record, Unreadable>,
 }
 
+impl Row {
+    /// Whether it is a claim of a smoke test.
+    pub fn is_smoke_test(&self) -> bool {
+        self.record.as_ref().is_ok_and(Record::is_smoke_test)
+    }
+}
+
 impl From<Record> for Row {
     fn from(record: Record) -> Self {
         Self { cluster_id: record.cluster_id.clone(), record: Ok(record) }

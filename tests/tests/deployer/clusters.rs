@@ -452,7 +452,7 @@ fn errors_name_their_cause() {
     }
     aws.boto("client('dynamodb').put_item(TableName='others', Item={'id': {'S': 'x'}})");
     cluster(&user(), &["list", "--table-name", "others"])
-        .failed(1, "table `others` has an item without a cluster's id");
+        .failed(1, "table `others` has an item without a cluster ID");
 
     // The table is the environment's, and a variable or an option beats that.
     let settled = user();
