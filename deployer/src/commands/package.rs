@@ -5,7 +5,11 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    cli::PackageArgs, deployment, failure::Failure, package::FunctionSource, printer::Printer,
+    cli::PackageArgs,
+    deployment,
+    failure::Failure,
+    package::{ArtifactSource, Program},
+    printer::Printer,
     values::Arch,
 };
 
@@ -27,15 +31,15 @@ impl Display for PackageReport {
 
 /// Builds the zip and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
-    let function = FunctionSource::find(None, &args.build).await?;
+    let function = ArtifactSource::find(Program::Function, None, &args.build).await?;
     let artifact = deployment::build(function, printer).await?;
-    write_whole(&args.out, &artifact.zip).map_err(|error| {
+    write_whole(&args.out, &artifact.bytes).map_err(|error| {
         Failure::new(format!("cannot write `{}`: {error}", args.out.display()))
             .hint("choose another file with `--out`")
     })?;
     printer.result(&PackageReport {
         file: args.out,
-        size: artifact.zip.len(),
+        size: artifact.bytes.len(),
         function_sha256: artifact.sha256,
         arch: args.build.arch,
     })

@@ -22,7 +22,7 @@ pub use watch::Watch;
 use crate::{
     aws::{Aws, cloudformation::UpdateMode, s3::Bucket},
     failure::{Exit, Failure},
-    package::{FunctionSource, artifact::Artifact},
+    package::{ArtifactSource, artifact::Artifact},
     printer::Printer,
     settings::{StoredCode, Target},
     signals::Signals,
@@ -64,7 +64,7 @@ impl<'a> Deployment<'a> {
     /// Deploys the stack with its table and bucket.
     pub async fn deploy(
         self,
-        function: FunctionSource,
+        function: ArtifactSource,
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
         let mut preparation = signals.or_stopped(Preparation::begin(self, function)).await?;

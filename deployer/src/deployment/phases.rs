@@ -9,7 +9,7 @@ use crate::{
         s3::Bucket,
     },
     failure::{Exit, Failure},
-    package::{FunctionSource, artifact::Artifact},
+    package::{ArtifactSource, artifact::Artifact},
     printer::{Printer, Step},
     prompt::confirm,
     signals::Signals,
@@ -48,7 +48,7 @@ impl<'a> Preparation<'a> {
     /// Reads everything, asks, builds, and creates table and bucket.
     pub async fn begin(
         deployment: Deployment<'a>,
-        function: FunctionSource,
+        function: ArtifactSource,
     ) -> anyhow::Result<Self> {
         let Deployment { aws, target, printer, .. } = deployment;
         let Survey { bucket, table, stack: survey } = Survey::read(aws, target).await?;
@@ -352,10 +352,10 @@ impl Deployment<'_> {
     }
 }
 
-pub async fn build(function: FunctionSource, printer: &Printer) -> anyhow::Result<Artifact> {
+pub async fn build(function: ArtifactSource, printer: &Printer) -> anyhow::Result<Artifact> {
     let mut step = printer.step("build");
     let artifact = function.artifact(&mut step).await?;
-    step.done(format_args!("{} bytes, sha256 {}", artifact.zip.len(), artifact.sha256));
+    step.done(format_args!("{} bytes, sha256 {}", artifact.bytes.len(), artifact.sha256));
     Ok(artifact)
 }
 
