@@ -90,7 +90,7 @@ pub struct Target {
     pub stack: StackOptions,
 }
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Stack")]
 pub struct StackOptions {
     /// Who can call the API
@@ -181,7 +181,7 @@ impl Target {
     /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
     pub fn check_lists(&self) -> Result<(), Failure> {
         let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
-        template::check(&map(&self.stack.parameters), &has_option)?;
+        template::check(template::TEMPLATE, &map(&self.stack.parameters), &has_option)?;
         check_tags(&self.tags())?;
         check_topics(&self.stack.notification_arns)
     }
@@ -190,7 +190,7 @@ impl Target {
     pub fn parameters(&self, code: &StoredCode) -> anyhow::Result<BTreeMap<String, String>> {
         let set = OPTION_PARAMETERS
             .map(|(parameter, _, value)| (parameter.to_owned(), value(self, code)));
-        Ok(template::defaults()?
+        Ok(template::defaults(template::TEMPLATE)?
             .into_iter()
             .chain(map(&self.stack.parameters))
             .chain(set)
@@ -217,12 +217,12 @@ pub fn ids<A: Args>() -> Vec<Id> {
 }
 
 /// Later pairs replace earlier ones of the same name; those of the file come first.
-fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
+pub fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
     pairs.iter().cloned().collect()
 }
 
 /// Checks that AWS accepts these tags beside cbbootstrap's.
-fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
+pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     // The rule of IAM: roles get the stack's tags, and IAM is stricter than other services.
     let allowed = |text: &str| {
         text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c))

@@ -1,4 +1,4 @@
-//! `package`: builds the function's zip.
+//! `package`: builds the function's zip, or the agent's archive.
 
 use std::{fmt::Display, path::PathBuf};
 
@@ -18,29 +18,35 @@ struct PackageReport {
     file: PathBuf,
     /// In bytes.
     size: usize,
-    function_sha256: String,
+    sha256: String,
     arch: Arch,
 }
 
 impl Display for PackageReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { file, size, function_sha256, arch } = self;
-        write!(f, "{}: {size} bytes, {arch}, sha256 {function_sha256}", file.display())
+        let Self { file, size, sha256, arch } = self;
+        write!(f, "{}: {size} bytes, {arch}, sha256 {sha256}", file.display())
     }
 }
 
-/// Builds the zip and writes it.
+/// Builds the artifact and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
-    let function = ArtifactSource::find(Program::Function, None, &args.build).await?;
-    let artifact = deployment::build(function, printer).await?;
-    write_whole(&args.out, &artifact.bytes).map_err(|error| {
-        Failure::new(format!("cannot write `{}`: {error}", args.out.display()))
+    let (program, default) = if args.agent {
+        (Program::Agent, "cbbootstrap-agent.tar.gz")
+    } else {
+        (Program::Function, "bootstrap.zip")
+    };
+    let source = ArtifactSource::find(program, None, &args.build).await?;
+    let artifact = deployment::build(source, printer).await?;
+    let file = args.out.unwrap_or_else(|| default.into());
+    write_whole(&file, &artifact.bytes).map_err(|error| {
+        Failure::new(format!("cannot write `{}`: {error}", file.display()))
             .hint("choose another file with `--out`")
     })?;
     printer.result(&PackageReport {
-        file: args.out,
+        file,
         size: artifact.bytes.len(),
-        function_sha256: artifact.sha256,
+        sha256: artifact.sha256,
         arch: args.build.arch,
     })
 }

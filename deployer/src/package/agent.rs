@@ -37,16 +37,17 @@ fn append(tar: &mut Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) ->
 pub fn executable(archive: &[u8]) -> std::result::Result<Vec<u8>, String> {
     let broken = |error| format!("this is not an archive of the agent ({error})");
     let mut archive = Archive::new(GzDecoder::new(archive));
+    let mut executable = None;
+    // All of it is read, so that an incomplete archive is refused.
     for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?.take(MAX_UNPACKED);
-        let is_executable = entry.get_ref().path().is_ok_and(|path| path.ends_with(EXECUTABLE));
-        if is_executable {
-            let mut executable = Vec::new();
-            entry.read_to_end(&mut executable).map_err(broken)?;
-            return Ok(executable);
+        let mut entry = entry.map_err(broken)?;
+        if entry.path().is_ok_and(|path| path.ends_with(EXECUTABLE)) {
+            let mut bytes = Vec::new();
+            entry.by_ref().take(MAX_UNPACKED).read_to_end(&mut bytes).map_err(broken)?;
+            executable = Some(bytes);
         }
     }
-    Err(format!("the archive has no file `{EXECUTABLE}`"))
+    executable.ok_or_else(|| format!("the archive has no file `{EXECUTABLE}`"))
 }
 
 #[cfg(test)]
@@ -64,9 +65,12 @@ mod tests {
     #[test]
     fn other_files_are_refused() {
         assert!(executable(b"PK").unwrap_err().contains("not an archive"));
-        let mut cut = archive(&[7; 100_000]).unwrap();
-        cut.truncate(cut.len() / 2);
-        assert!(executable(&cut).unwrap_err().contains("not an archive"));
+        let bytes: Vec<_> = (0..1_000_u32).flat_map(|i| (i * i).to_be_bytes()).collect();
+        let whole = archive(&bytes).unwrap();
+        for length in [whole.len() / 2, whole.len() - 100] {
+            let refused = executable(&whole[..length]).map(|bytes| bytes.len());
+            assert!(refused.unwrap_err().contains("not an archive"), "{length}");
+        }
         let empty = Builder::new(GzBuilder::new().write(Vec::new(), Compression::fast()));
         let empty = empty.into_inner().and_then(|gzip| gzip.finish()).unwrap();
         assert!(executable(&empty).unwrap_err().contains("no file"));

@@ -347,6 +347,7 @@ mod tests {
     #[test]
     fn command_is_shown_as_a_user_would_type_it() {
         let compiler = Compiler {
+            program: Program::Function,
             source: PathBuf::new(),
             profile: "lambda".to_owned(),
             arch: Arch::X86_64,
