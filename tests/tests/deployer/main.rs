@@ -11,6 +11,7 @@ mod daily;
 mod deploy_options;
 mod harness;
 mod interruptions;
+mod launch;
 mod local;
 mod losses;
 mod network;
