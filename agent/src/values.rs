@@ -11,7 +11,7 @@ use std::{
 
 pub use cbbootstrap_cli::values::{duration, url};
 use cbbootstrap_protocol::{
-    names::{ClusterId, Host, Node},
+    names::{ClusterId, Host, Node, SMOKE_TEST_PREFIX, is_smoke_test},
     wire::LEASE_SECONDS,
 };
 
@@ -206,6 +206,11 @@ impl FromStr for Lease {
 
 /// A cluster id.
 pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
+    if is_smoke_test(text) {
+        return Err(format!(
+            "ids that begin with `{SMOKE_TEST_PREFIX}` are reserved for `cbbootstrap smoke`"
+        ));
+    }
     ClusterId::new(text).map_err(|why| format!("a cluster id {why}"))
 }
 

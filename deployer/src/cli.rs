@@ -18,8 +18,8 @@ use crate::{
         WaitArgs, ids,
     },
     values::{
-        Arch, Auth, account, bucket_name, cluster_id, host_name, key_arn, pair, policy_arn,
-        role_arn, stack_name, table_name,
+        Arch, Auth, account, bucket_name, cluster_id, domain_name, host_name, hosted_zone, key_arn,
+        pair, policy_arn, role_arn, stack_name, table_name,
     },
 };
 
@@ -51,7 +51,7 @@ pub enum Command {
     /// Serve the API from this machine, over a local database or a DynamoDB table
     Serve(Box<ServeArgs>),
     /// Show what `deploy` would change
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Show stack, endpoint, function and table
     Status(StatusArgs),
     /// List all stacks of cbbootstrap in a region
@@ -67,7 +67,8 @@ pub enum Command {
     Open(OpenArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The names of the test's clusters begin with `cbbootstrap-smoke`; DynamoDB deletes them after about 37 days.
+    /// The ids of the test's clusters begin with `cbbootstrap-smoke-`. Their records are deleted if you may do that; otherwise,
+    /// `cluster list` hides them, and they expire an hour later.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
     Ping(PingArgs),
@@ -83,7 +84,7 @@ pub enum Command {
     /// Check credentials, clock, network, tools and permissions
     ///
     /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The check of the permissions needs
-    /// `iam:SimulatePrincipalPolicy` and, for a role, `iam:GetRole`, which the policy of `iam-policy` does not contain.
+    /// permissions that only `iam-policy --for doctor` prints.
     Doctor(Box<DoctorArgs>),
     /// Write a `cbbootstrap.yaml` to fill in
     Init(InitArgs),
@@ -376,6 +377,12 @@ pub struct ScopeArgs {
     /// Key of `deploy --kms-key`
     #[arg(long, value_name = "ARN", value_parser = key_arn)]
     pub kms_key: Option<String>,
+    /// Domain of `deploy --domain`
+    #[arg(long, value_name = "NAME", value_parser = domain_name)]
+    pub domain: Option<String>,
+    /// Hosted zone of `deploy --hosted-zone`
+    #[arg(long, value_name = "ID", value_parser = hosted_zone)]
+    pub hosted_zone: Option<String>,
     #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]
@@ -465,7 +472,7 @@ pub struct ClusterListArgs {
     /// List the clusters after this one
     #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub after: Option<String>,
-    /// List all clusters
+    /// List all clusters, also those of smoke tests
     #[arg(long, conflicts_with = "limit")]
     pub all: bool,
     #[command(flatten)]
@@ -511,6 +518,8 @@ pub enum PolicyFor {
     All,
     /// `cluster`, which lists, shows and forgets the clusters' records
     Clusters,
+    /// `doctor`, which simulates the caller's policies
+    Doctor,
     /// What CloudFormation does with the role of `--role-arn`
     #[value(name = "cloudformation")]
     CloudFormation,

@@ -15,6 +15,7 @@ mod cli;
 mod commands;
 mod config;
 mod deployment;
+mod domain;
 mod examples;
 mod fields;
 mod github;

@@ -14,7 +14,8 @@ use clap::{ArgAction, Args, Command, Id};
 use serde::Serialize;
 
 use crate::{
-    aws::{Access, dynamodb::TableSettings},
+    aws::{Access, Aws, dynamodb::TableSettings},
+    domain::DomainArgs,
     failure::Failure,
     local::data,
     package::BuildArgs,
@@ -119,6 +120,8 @@ pub struct StackOptions {
     pub notification_arns: Vec<String>,
     #[command(flatten)]
     pub table: TableSettings,
+    #[command(flatten)]
+    pub domain: DomainArgs,
     /// Enable the stack's termination protection; `false` disables it [default: unchanged]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub protect: Option<bool>,
@@ -143,7 +146,7 @@ pub struct FunctionArgs {
 }
 
 /// A parameter of the stack's template, the option that sets it, and its value.
-type OptionParameter = (&'static str, &'static str, fn(&Target, &StoredCode) -> String);
+pub type OptionParameter = (&'static str, &'static str, fn(&Target, &StoredCode) -> String);
 
 /// The function's zip in its bucket.
 pub struct StoredCode {
@@ -153,7 +156,7 @@ pub struct StoredCode {
 }
 
 /// The parameters that have options.
-const OPTION_PARAMETERS: [OptionParameter; 9] = [
+pub const OPTION_PARAMETERS: [OptionParameter; 13] = [
     ("ArtifactBucket", "--bucket", |_, code| code.bucket.clone()),
     ("ArtifactKey", "--function-zip", |_, code| code.key.clone()),
     ("TableName", "--table-name", |target, _| target.table.table_name.clone()),
@@ -165,6 +168,16 @@ const OPTION_PARAMETERS: [OptionParameter; 9] = [
     ("PermissionsBoundary", "--permissions-boundary", |target, _| {
         target.stack.permissions_boundary.clone().unwrap_or_default()
     }),
+    ("DomainName", "--domain", |target, _| target.stack.domain.domain.clone().unwrap_or_default()),
+    ("CertificateArn", "--certificate-arn", |target, _| {
+        target.stack.domain.certificate_arn.clone().unwrap_or_default()
+    }),
+    ("BasePath", "--base-path", |target, _| {
+        target.stack.domain.base_path.clone().unwrap_or_default()
+    }),
+    ("HostedZoneId", "--hosted-zone", |target, _| {
+        target.stack.domain.hosted_zone.clone().unwrap_or_default()
+    }),
 ];
 
 impl Target {
@@ -175,7 +188,15 @@ impl Target {
             let message = "`--require-secret` cannot be combined with `--auth iam`";
             return Err(Failure::usage(message).hint(hint));
         }
+        self.stack.domain.check()?;
         self.check_lists()
+    }
+
+    /// Reads region and credentials, and checks the options that depend on the region, before any call to AWS.
+    pub async fn connect(&self) -> anyhow::Result<Aws> {
+        let aws = Aws::connect(&self.place.access).await?;
+        self.stack.domain.check_region(&aws.region)?;
+        Ok(aws)
     }
 
     /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.

@@ -118,7 +118,7 @@ mod tests {
         BTreeMap::from([(name.to_owned(), value.to_owned())])
     }
 
-    const HAS_OPTION: [(&str, &str); 9] = [
+    const HAS_OPTION: [(&str, &str); 13] = [
         ("ArtifactBucket", "--bucket"),
         ("ArtifactKey", "--function-zip"),
         ("TableName", "--table-name"),
@@ -128,6 +128,10 @@ mod tests {
         ("RequireLease", "--require-lease"),
         ("PermissionsBoundary", "--permissions-boundary"),
         ("KmsKeyArn", "--kms-key"),
+        ("DomainName", "--domain"),
+        ("CertificateArn", "--certificate-arn"),
+        ("BasePath", "--base-path"),
+        ("HostedZoneId", "--hosted-zone"),
     ];
 
     #[track_caller]

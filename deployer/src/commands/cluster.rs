@@ -165,6 +165,10 @@ impl Entry {
     }
 }
 
+fn is_smoke_test(row: &Row) -> bool {
+    row.record.as_ref().is_ok_and(Record::is_smoke_test)
+}
+
 pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<()> {
     let (ClusterCommand::List(ClusterListArgs { records, .. })
     | ClusterCommand::Show(ClusterShowArgs { records, .. })
@@ -225,7 +229,7 @@ impl<S: Store> Operator<'_, S> {
         while rows.len() <= limit {
             let page = self.store.list(start.as_deref()).await;
             let page = page.map_err(|error| self.explain(&error))?;
-            rows.extend(page.rows);
+            rows.extend(page.rows.into_iter().filter(|row| args.all || !is_smoke_test(row)));
             start = page.next;
             if start.is_none() {
                 break;

@@ -14,7 +14,7 @@ pub use aws_sdk_cloudformation::types::StackStatus;
 pub use changes::{Change, Detail, ValueChange, losses, value_changes};
 pub use decision::{
     Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
-    next_action, risks, verdict,
+    lost_domain, next_action, risks, verdict,
 };
 pub use drift::{Difference, Drift, Drifted};
 pub use events::{Progress, StackEvent, failed, last_change, root_cause};
@@ -131,6 +131,12 @@ impl Stack {
         } else {
             Auth::None
         }
+    }
+
+    /// The API's own domain name, and its endpoint by API Gateway's.
+    pub fn domain(&self) -> Option<(&str, &str)> {
+        let domain = self.parameters.get("DomainName").filter(|name| !name.is_empty())?;
+        Some((domain, self.outputs.get("DefaultEndpoint")?))
     }
 
     pub fn table(&self) -> Option<&str> {

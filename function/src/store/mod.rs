@@ -81,6 +81,12 @@ pub trait Store: Clone + Send + Sync + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
+    /// Deletes the records of a smoke test's clusters. Clusters that reported ready are kept.
+    fn delete_smoke_test(
+        &self,
+        cluster_ids: &[String],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// The cluster's record for an operator. Any text may be its id.
     fn find(&self, cluster_id: &str) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
 

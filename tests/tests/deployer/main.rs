@@ -9,6 +9,7 @@ mod clusters;
 mod config;
 mod daily;
 mod deploy_options;
+mod domain;
 mod harness;
 mod interruptions;
 mod launch;

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{text::dashboard_url, *};
+use super::{text::dashboard_text, *};
 use crate::{
     aws::dynamodb::TableSettings,
     stack::{Difference, Drifted, tests::stack},
@@ -52,7 +52,7 @@ fn dashboard_is_in_the_console_of_its_partition() {
         ),
         ("us-iso-east-1", "dashboard d in CloudWatch"),
     ] {
-        assert_eq!(dashboard_url(region, "d"), expected);
+        assert_eq!(dashboard_text(region, "d"), expected);
     }
 }
 

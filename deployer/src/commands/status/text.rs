@@ -8,7 +8,7 @@ use super::{FunctionStatus, Status};
 use crate::{
     aws::lambda::Function,
     fields::{ago, write_fields},
-    permissions::partition,
+    links,
     stack::Drift,
     values::Auth,
 };
@@ -21,7 +21,7 @@ impl Display for Status {
             ("Drift:", self.drift_text()),
             ("Function:", self.function_text()),
             ("Table:", self.table_text()),
-            ("Watch it:", optional(&self.dashboard, |name| dashboard_url(&self.region, name))),
+            ("Watch it:", optional(&self.dashboard, |name| dashboard_text(&self.region, name))),
         ];
         write_fields(f, 9, fields)
     }
@@ -133,17 +133,9 @@ fn optional<'v>(
     value.into().map_or_else(String::new, text)
 }
 
-/// The dashboard's page. The consoles of other partitions are not known.
-pub(super) fn dashboard_url(region: &str, name: &str) -> String {
-    let console = match partition(region) {
-        "aws" => "console.aws.amazon.com",
-        "aws-us-gov" => "console.amazonaws-us-gov.com",
-        "aws-cn" => "console.amazonaws.cn",
-        _ => return format!("dashboard {name} in CloudWatch"),
-    };
-    format!(
-        "https://{region}.{console}/cloudwatch/home?region={region}#dashboards/dashboard/{name}"
-    )
+/// The dashboard's page in the console, or its name where the console's address is not known.
+pub(super) fn dashboard_text(region: &str, name: &str) -> String {
+    links::dashboard(region, name).unwrap_or_else(|| format!("dashboard {name} in CloudWatch"))
 }
 
 fn on_or_off(is_on: bool) -> &'static str {
