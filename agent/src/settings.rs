@@ -8,7 +8,7 @@ use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys};
 use crate::{
     api::{Api, Identity},
     aws,
-    cli::{ApiArgs, NodeArgs},
+    cli::{ApiArgs, ServerArgs},
     http::{self, Deadline, Trust},
     identity,
     peers::Peers,
@@ -77,8 +77,7 @@ fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure>
     Ok(ClusterKeys::derive(secret, cluster_id))
 }
 
-pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<Here> {
-    let NodeArgs { api: api_args, server: args, .. } = args;
+pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::Result<Here> {
     let stdin = Some(Path::new("-"));
     if args.password_file.as_deref() == stdin && api_args.secret_file.as_deref() == stdin {
         return Err(Failure::usage(

@@ -22,7 +22,10 @@ use aws_sdk_sts::{
     error::SdkError,
     operation::get_caller_identity::{GetCallerIdentityError, GetCallerIdentityOutput},
 };
-use cbbootstrap_cli::{environment::variable, signer::Signer};
+use cbbootstrap_cli::{
+    environment::variable,
+    signer::{API_GATEWAY, Signer},
+};
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 use tokio::sync::OnceCell;
 
@@ -125,6 +128,7 @@ impl Aws {
             Auth::Iam => Some(Signer {
                 credentials: self.credentials.current().await?,
                 region: self.region.clone(),
+                service: API_GATEWAY,
             }),
         })
     }

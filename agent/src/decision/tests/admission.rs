@@ -17,7 +17,7 @@ fn unfit_member_adds_no_node() {
     {
         let view = seen_by_first(cluster_of([first]));
         assert_eq!(
-            admission(&node(ME), None, &view, Some(&uuid(UUID))),
+            admission(&node(ME), None, &view, Some(&uuid(UUID)), false),
             Admission::UnfitMember,
             "{view:?}"
         );
@@ -61,7 +61,7 @@ fn member_adds_only_a_new_node() {
     ];
     for (what, view, own, expected) in cases {
         for recorded in [None, Some(&cluster)] {
-            let through = admission(&node(ME), own, &seen_by_first(view.clone()), recorded);
+            let through = admission(&node(ME), own, &seen_by_first(view.clone()), recorded, false);
             let is_so = match (&through, expected) {
                 (Admission::Add, (None, false)) => true,
                 (Admission::Later(why), (Some(part), _)) => why.contains(part),
@@ -71,7 +71,8 @@ fn member_adds_only_a_new_node() {
             assert!(is_so, "{what}: {through:?}, not {expected:?}");
         }
         // A member of another cluster adds no node.
-        let skipped = admission(&node(ME), own, &seen_by_first(view), Some(&uuid(OTHER_UUID)));
+        let skipped =
+            admission(&node(ME), own, &seen_by_first(view), Some(&uuid(OTHER_UUID)), false);
         assert!(
             matches!(&skipped, Admission::OtherCluster(why) if why.contains(UUID)),
             "{what}: {skipped:?}"

@@ -10,7 +10,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeInfo> {
     (membership, health, any::<[bool; 2]>(), 0..120_u64).prop_map(
         move |(membership, health, [recovers, groups], up)| NodeInfo {
             health,
-            is_recovering: recovers,
+            recovery: if recovers { Recovery::Delta } else { Recovery::None },
             group: groups.then(|| "Group 1".to_owned()),
             ..up_for(up, member_of(name, membership))
         },
@@ -189,7 +189,7 @@ proptest! {
         let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory, now());
         if let Action::Eject(otp) = decided {
             let node = view.nodes.iter().find(|node| node.otp == otp).unwrap();
-            prop_assert!(node.membership == Membership::Added && !node.is_recovering, "{node:?}");
+            prop_assert!(node.membership == Membership::Added && !node.is_recovering(), "{node:?}");
             prop_assert!(node.health == Health::Unhealthy && !node.is_asked, "{node:?}");
             prop_assert!(now() - memory.unreachable_since[&otp] >= DEAD_AFTER && !view.is_rebalancing);
         }
