@@ -246,7 +246,7 @@ impl Launched {
 }
 
 #[test]
-fn instances_become_one_cluster_grow_and_shrink() {
+fn instances_become_one_cluster_shrink_and_are_replaced() {
     let unshare = Command::new("unshare").args(["--mount", "true"]).output();
     if !unshare.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: this user may not make namespaces");
@@ -255,7 +255,7 @@ fn instances_become_one_cluster_grow_and_shrink() {
     let api = Api::start();
     let launched = Launched::new(&api);
     // With the certificates that Couchbase Server makes itself.
-    let servers = Servers::start_generated(5);
+    let servers = Servers::start_generated(6);
     let user = Agents::new(&api.local.endpoint, "c1", &servers)
         .user
         .without("CB_REST_PASSWORD")
@@ -265,7 +265,8 @@ fn instances_become_one_cluster_grow_and_shrink() {
         .with("AWS_ENDPOINT_URL", &launched.stack.url)
         .with("AWS_ACCESS_KEY_ID", "test")
         .with("AWS_SECRET_ACCESS_KEY", "test");
-    let zones = ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1a", "us-east-1b"];
+    let zones =
+        ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1a", "us-east-1b", "us-east-1c"];
     let boot =
         |index: usize| Machine::boot(&user, &launched.user_data, &servers[index], zones[index]);
     let mut machines: Vec<_> = (0..3).map(boot).collect();
@@ -300,6 +301,19 @@ fn instances_become_one_cluster_grow_and_shrink() {
         machine.wait_for_completion();
         assert!(machine.node.is_blank(), "{}", machine.read("agent-log"));
     }
+    wait_for_cluster(&servers, 3);
+
+    // An instance dies, and Couchbase Server fails its node over. The new instance's rebalance removes it.
+    let dead = machines.remove(2);
+    dead.node.kill();
+    let (otp_node, password) = (format!("ns_1@{}", dead.node.address()), &launched.secrets[0]);
+    drop(dead);
+    let login = Some(("Administrator", password.as_str()));
+    let form = [("otpNode", otp_node.as_str())];
+    let failed_over = servers[0].call("POST", "/controller/failOver", &form, login).unwrap();
+    assert_eq!(failed_over.status, 200, "{failed_over:?}");
+    machines.push(boot(5));
+    machines.last().unwrap().wait();
     wait_for_cluster(&servers, 3);
     assert!(servers.wiped().is_empty());
 }
