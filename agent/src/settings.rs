@@ -13,7 +13,7 @@ use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys};
 use crate::{
     api::{Api, Identity},
     aws,
-    cli::{ApiArgs, NodeArgs},
+    cli::{ApiArgs, ServerArgs},
     http::{self, Deadline, Trust},
     identity,
     peers::Peers,
@@ -107,8 +107,7 @@ fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure>
     Ok(ClusterKeys::derive(secret, cluster_id))
 }
 
-pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<Here> {
-    let NodeArgs { api: api_args, server: args, .. } = args;
+pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::Result<Here> {
     let mut problems = Problems::default();
     let url = problems.keep(server_url(&args.server, args.insecure));
     let stdin = Some(Path::new("-"));

@@ -12,7 +12,7 @@ use std::{
 pub use cbbootstrap_cli::values::{duration, url};
 use cbbootstrap_protocol::{
     names::{ClusterId, Host, Node, SMOKE_TEST_PREFIX, is_smoke_test},
-    wire::LEASE_SECONDS,
+    wire::{LEASE_SECONDS, MAX_MEMBERS},
 };
 
 /// The smallest bucket, in MB.
@@ -222,6 +222,12 @@ pub fn host(text: &str) -> Result<Node, String> {
     }
     let node = Node::new(text).map_err(|why| format!("`{text}` {why}"))?;
     if node.port().is_some() { Err(rule()) } else { Ok(node) }
+}
+
+/// How many nodes a cluster begins with.
+pub fn node_count(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_MEMBERS).contains(number));
+    number.ok_or_else(|| format!("give a number from 1 to {MAX_MEMBERS}"))
 }
 
 /// A node's name, as the other nodes reach it.

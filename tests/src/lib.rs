@@ -13,6 +13,7 @@ pub mod dynamodb;
 pub mod front;
 pub mod history;
 pub mod http;
+pub mod instance;
 pub mod local;
 pub mod ministack;
 pub mod moto;

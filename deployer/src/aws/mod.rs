@@ -22,7 +22,11 @@ use aws_sdk_sts::{
     error::SdkError,
     operation::get_caller_identity::{GetCallerIdentityError, GetCallerIdentityOutput},
 };
-use cbbootstrap_cli::{environment::variable, failure::Problems, signer::Signer};
+use cbbootstrap_cli::{
+    environment::variable,
+    failure::Problems,
+    signer::{API_GATEWAY, Signer},
+};
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 use tokio::sync::OnceCell;
 
@@ -123,6 +127,7 @@ impl Aws {
             Auth::Iam => Some(Signer {
                 credentials: self.credentials.current().await?,
                 region: self.region.clone(),
+                service: API_GATEWAY,
             }),
         })
     }

@@ -316,6 +316,7 @@ fn a_file_can_set_every_option_of_up() {
         "lease": "never",
         "settle": "0s",
         "adopt": false,
+        "nodes": 1,
     });
     let all: Vec<_> = settings.as_object().unwrap().keys().cloned().collect();
     let of_up: Vec<_> = options_of("up")
