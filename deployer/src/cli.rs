@@ -516,6 +516,8 @@ pub enum PolicyFor {
     /// Those, `destroy` with table and artifacts, `list` and `cluster`
     #[default]
     All,
+    /// `launch`, and `destroy` for the stacks that it makes
+    Launch,
     /// `cluster`, which lists, shows and forgets the clusters' records
     Clusters,
     /// `doctor`, which simulates the caller's policies

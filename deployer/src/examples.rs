@@ -12,6 +12,10 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 21] = [
                 "Deploy the environment `prod` from a pipeline",
                 "deploy --env prod --yes --output json",
             ),
+            (
+                "Give the API a domain name",
+                "deploy --domain api.example.com --certificate-arn arn:aws:acm:us-east-1:123456789012:certificate/ID",
+            ),
             ("Replace only the function's code", "deploy --env dev --code-only"),
             ("Run the API on this machine", "deploy --local"),
         ],

@@ -10,20 +10,23 @@ macro_rules! bundled {
     };
 }
 
+/// An artifact is empty if this program carries none.
+const BUNDLED: [(Program, Arch, &[u8]); 4] = [
+    (Program::Function, Arch::X86_64, bundled!("function-x86_64")),
+    (Program::Function, Arch::Arm64, bundled!("function-arm64")),
+    (Program::Agent, Arch::X86_64, bundled!("agent-x86_64")),
+    (Program::Agent, Arch::Arm64, bundled!("agent-arm64")),
+];
+
 /// The artifact for this processor; `None` if there is none, or if the options ask for a build.
 pub fn find(program: Program, args: &BuildArgs, arch: Arch) -> Result<Option<Artifact>, Failure> {
     if args.from_source || args.source.is_some() {
         return Ok(None);
     }
-    let bytes: &[u8] = match (program, arch) {
-        (Program::Function, Arch::X86_64) => bundled!("function-x86_64"),
-        (Program::Function, Arch::Arm64) => bundled!("function-arm64"),
-        (Program::Agent, Arch::X86_64) => bundled!("agent-x86_64"),
-        (Program::Agent, Arch::Arm64) => bundled!("agent-arm64"),
-    };
-    if bytes.is_empty() {
+    let bundled = BUNDLED.iter().find(|bundled| bundled.0 == program && bundled.1 == arch);
+    let Some((.., bytes)) = bundled.filter(|(.., bytes)| !bytes.is_empty()) else {
         return Ok(None);
-    }
+    };
     let artifact = Artifact::check(program, bytes.to_vec(), arch);
     artifact.map(Some).map_err(|failure| {
         failure.about(format!("the {} that this program carries", program.name()))
