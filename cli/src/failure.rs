@@ -206,7 +206,8 @@ impl Problems {
         };
         let hints = self.0.iter().filter_map(|failure| failure.hint.as_deref()).collect::<Vec<_>>();
         let messages = self.0.iter().map(ToString::to_string).collect::<Vec<_>>();
-        Err(Failure::new(messages.join("; ")).hint(hints.join("; ")).exit(exit))
+        let failure = Failure::new(messages.join("; ")).exit(exit);
+        Err(if hints.is_empty() { failure } else { failure.hint(hints.join("; ")) })
     }
 }
 
@@ -218,6 +219,22 @@ pub fn one_line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn problems_become_one_failure() {
+        let mut problems = Problems::default();
+        assert_eq!(problems.keep(Ok::<_, Failure>(1)), Some(1));
+        assert!(Problems::default().report().is_ok());
+        problems.add(Failure::usage("a is missing").hint("give a"));
+        assert_eq!(problems.keep(Err::<(), _>(anyhow::anyhow!("b is wrong"))), None);
+        problems.keep(Err::<(), _>(Failure::new("c is wrong").hint("change c")));
+        let failure = problems.report().unwrap_err();
+        assert_eq!(failure.to_string(), "a is missing; b is wrong; c is wrong");
+        assert_eq!(
+            (failure.hint.as_deref(), failure.exit),
+            (Some("give a; change c"), Exit::Usage)
+        );
+    }
 
     #[test]
     fn each_program_lists_its_own_statuses_once() {

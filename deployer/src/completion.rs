@@ -2,7 +2,7 @@
 //!
 //! Nothing here calls AWS: a source of credentials may ask a question, and a table may be slow.
 
-use std::{ffi::OsStr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsStr, path::PathBuf};
 
 use cbbootstrap_cli::completion::{typed, within_limit};
 use cbbootstrap_function::store::{Row, Store};
@@ -10,16 +10,25 @@ use clap::{ArgMatches, Command, CommandFactory, builder::ValueHint};
 use clap_complete::{ArgValueCompleter, CompletionCandidate as Candidate};
 use tokio::runtime::Runtime;
 
-use crate::{aws::Profiles, cli::Cli, config, local::data, settings};
+use crate::{
+    aws::Profiles,
+    cli::Cli,
+    commands::launch,
+    config,
+    local::data,
+    settings,
+    template::{self, CLUSTER_TEMPLATE, Declaration},
+};
 
 /// Where the values of an option come from.
 type Source = fn(&ArgMatches, &str) -> Option<Vec<Candidate>>;
 
 /// By the ids of options.
-const SOURCES: [(&str, Source); 5] = [
+const SOURCES: [(&str, Source); 6] = [
     ("environment", environments),
     ("profile", profiles),
-    ("parameters", parameters),
+    ("parameters", stack_parameters),
+    ("cluster_parameter", cluster_parameters),
     ("cluster_id", clusters),
     ("after", clusters),
 ];
@@ -82,11 +91,19 @@ fn profiles(_: &ArgMatches, _: &str) -> Option<Vec<Candidate>> {
     Some(profiles.names().into_iter().map(Candidate::new).collect())
 }
 
+fn stack_parameters(_: &ArgMatches, word: &str) -> Option<Vec<Candidate>> {
+    Some(parameters(settings::free_parameters().ok()?, word))
+}
+
+fn cluster_parameters(_: &ArgMatches, word: &str) -> Option<Vec<Candidate>> {
+    let has_option = &launch::HAS_OPTION;
+    Some(parameters(template::free_declarations(CLUSTER_TEMPLATE, has_option).ok()?, word))
+}
+
 /// `NAME=`, and after that the values, if there are only some.
-fn parameters(_: &ArgMatches, word: &str) -> Option<Vec<Candidate>> {
+fn parameters(declarations: BTreeMap<String, Declaration>, word: &str) -> Vec<Candidate> {
     let has_value = word.contains('=');
-    let parameters = settings::free_parameters().ok()?.into_iter();
-    let candidates = parameters.flat_map(|(name, declaration)| {
+    let candidates = declarations.into_iter().flat_map(|(name, declaration)| {
         let candidate = |value: &str| {
             let help = declaration.description.clone().map(Into::into);
             Candidate::new(format!("{name}={value}")).help(help)
@@ -97,7 +114,7 @@ fn parameters(_: &ArgMatches, word: &str) -> Option<Vec<Candidate>> {
             vec![candidate("")]
         }
     });
-    Some(candidates.collect())
+    candidates.collect()
 }
 
 /// The clusters of the database on this machine, with `--local`.

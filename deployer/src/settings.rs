@@ -182,9 +182,11 @@ pub const OPTION_PARAMETERS: [OptionParameter; 13] = [
 
 /// The parameters that `--parameter` sets.
 pub fn free_parameters() -> anyhow::Result<BTreeMap<String, Declaration>> {
-    let mut declarations = template::declarations(template::TEMPLATE)?;
-    declarations.retain(|name, _| OPTION_PARAMETERS.iter().all(|(known, ..)| known != name));
-    Ok(declarations)
+    template::free_declarations(template::TEMPLATE, &has_option())
+}
+
+fn has_option() -> [(&'static str, &'static str); OPTION_PARAMETERS.len()] {
+    OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option))
 }
 
 impl Target {
@@ -210,12 +212,11 @@ impl Target {
 
     /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
     pub fn check_lists(&self) -> Result<(), Failure> {
-        let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
         let mut problems = Problems::default();
         problems.keep(template::check(
             template::TEMPLATE,
             &map(&self.stack.parameters),
-            &has_option,
+            &has_option(),
         ));
         problems.keep(check_tags(&self.tags()));
         problems.keep(check_topics(&self.stack.notification_arns));

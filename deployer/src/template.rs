@@ -31,7 +31,7 @@ pub struct Declaration {
 /// The pattern of a number that may be empty, because CloudFormation has no optional numbers.
 const OPTIONAL_NUMBER: &str = "[0-9]*";
 
-pub fn declarations(template: &str) -> anyhow::Result<BTreeMap<String, Declaration>> {
+fn declarations(template: &str) -> anyhow::Result<BTreeMap<String, Declaration>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Template {
@@ -39,6 +39,16 @@ pub fn declarations(template: &str) -> anyhow::Result<BTreeMap<String, Declarati
     }
     let template: Template = serde_yaml::from_str(template).context("cannot parse the template")?;
     Ok(template.parameters)
+}
+
+/// The parameters that users set, without those of options.
+pub fn free_declarations(
+    template: &str,
+    has_option: &[(&str, &str)],
+) -> anyhow::Result<BTreeMap<String, Declaration>> {
+    let mut declarations = declarations(template)?;
+    declarations.retain(|name, _| has_option.iter().all(|(parameter, _)| parameter != name));
+    Ok(declarations)
 }
 
 /// The default of every parameter that has one. A deployment sets all of them, as CloudFormation would otherwise keep old values.
@@ -53,9 +63,8 @@ pub fn check(
     users: &BTreeMap<String, String>,
     has_option: &[(&str, &str)],
 ) -> Result<(), Failure> {
-    let mut declarations =
-        declarations(template).map_err(|error| Failure::usage(format!("{error:#}")))?;
-    declarations.retain(|name, _| has_option.iter().all(|(parameter, _)| parameter != name));
+    let declarations = free_declarations(template, has_option)
+        .map_err(|error| Failure::usage(format!("{error:#}")))?;
     for (name, value) in users {
         if let Some((_, option)) = has_option.iter().find(|(parameter, _)| parameter == name) {
             let message = format!("parameter `{name}` has its own option");

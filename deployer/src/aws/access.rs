@@ -8,7 +8,7 @@ use aws_config::{
     retry::{RetryConfig, RetryMode},
     timeout::TimeoutConfig,
 };
-use aws_credential_types::Credentials;
+use aws_credential_types::{Credentials, attributes::AccountId};
 use aws_sdk_sts::config::{AppName, SharedHttpClient};
 use axum::http::Uri;
 use cbbootstrap_cli::{
@@ -185,7 +185,10 @@ impl Access {
 pub fn environment_keys() -> Option<Credentials> {
     let (id, secret) = (variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?);
     let token = TOKEN_VARIABLES.into_iter().find_map(variable);
-    Some(Credentials::new(id, secret, token, None, "environment"))
+    let mut keys = Credentials::builder().provider_name("environment");
+    keys.set_session_token(token);
+    keys.set_account_id(variable("AWS_ACCOUNT_ID").map(AccountId::from));
+    Some(keys.access_key_id(id).secret_access_key(secret).build())
 }
 
 fn has_keys() -> bool {

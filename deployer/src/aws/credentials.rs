@@ -11,6 +11,7 @@ use aws_config::{
 };
 use aws_credential_types::{
     Credentials,
+    attributes::AccountId,
     provider::{error::CredentialsError, future},
 };
 use aws_runtime::auth::sigv4::SCHEME_ID;
@@ -241,7 +242,9 @@ fn checked(credentials: &Credentials, source: &str) -> Result<Credentials, Crede
     let (id, secret) = (credentials.access_key_id().trim(), credentials.secret_access_key().trim());
     let token = credentials.session_token().map(str::trim).filter(|token| !token.is_empty());
     let mut checked = Credentials::builder().provider_name("checked");
-    checked.set_account_id(credentials.account_id().cloned());
+    // It becomes part of host names. Without it, the endpoint is the region's.
+    let is_number = |id: &&AccountId| id.as_str().bytes().all(|byte| byte.is_ascii_digit());
+    checked.set_account_id(credentials.account_id().filter(is_number).cloned());
     checked.set_expiry(credentials.expiry());
     checked.set_session_token(token.map(ToOwned::to_owned));
     let checked = checked.access_key_id(id).secret_access_key(secret).build();

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The parameters that have options.
-const HAS_OPTION: [(&str, &str); 9] = [
+pub const HAS_OPTION: [(&str, &str); 9] = [
     ("ApiEndpoint", "--stack-name"),
     ("ApiAuthorizationType", "--stack-name"),
     ("ApiId", "--stack-name"),

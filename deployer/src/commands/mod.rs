@@ -6,7 +6,7 @@ mod destroy;
 mod doctor;
 mod iam_policy;
 mod init;
-mod launch;
+pub mod launch;
 mod list;
 mod local;
 mod logs;

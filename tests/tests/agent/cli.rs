@@ -130,6 +130,7 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--interval=-1s"], "a number with a unit"),
         (&["--cluster-id", ""], "a cluster ID must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
+        (&["--cluster-id", "cbbootstrap-smoke-1"], "are reserved for `cbbootstrap smoke`"),
         (&["--auth", "basic"], "--auth"),
         (&["--frobnicate"], "--frobnicate"),
     ] {

@@ -48,6 +48,8 @@ fn environments_parameters_and_profiles_are_completed() {
         (&["cluster", "list", "--env", ""], &["development", "demo", "prod"]),
         (&["deploy", "--config", &other, "--env", "d"], &["dublin"]),
         (&["deploy", "--parameter", "LogL"], &["LogLevel="]),
+        (&["deploy", "--parameter", "Edi"], &[]),
+        (&["launch", "--parameter", "Edi"], &["Edition="]),
         // `--arch` sets it.
         (&["deploy", "--parameter", "Arch"], &[]),
         (&["deploy", "--arch", "a"], &["arm64"]),

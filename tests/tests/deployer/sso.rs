@@ -219,6 +219,29 @@ fn keys_that_cannot_be_signed_with_are_refused_at_the_start_of_each_chain_of_rol
 }
 
 #[test]
+fn account_ids_are_part_of_the_endpoint_only_if_they_are_numbers() {
+    let api = Stub::start(|_| (403, json!({"message": "no"}).to_string()));
+    for (id, host) in [
+        ("123456789012", "123456789012.ddb.us-east-1.amazonaws.com:443"),
+        ("1@evil.example", "dynamodb.us-east-1.amazonaws.com:443"),
+        ("te\u{1b}st", "dynamodb.us-east-1.amazonaws.com:443"),
+    ] {
+        let keys =
+            json!({"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "AccountId": id});
+        let aws = ForwardProxy::before(&api.url, None);
+        let user = User::default().with("HTTPS_PROXY", &aws.url).with("AWS_REGION", "us-east-1");
+        let home = user.home.path().to_owned();
+        fs::create_dir(home.join(".aws")).unwrap();
+        write_private(&home.join(".aws/config"), "[default]\ncredential_process = cat keys.json\n");
+        write_private(&home.join("keys.json"), keys.to_string());
+        fs::write(home.join("ca.pem"), aws.authority()).unwrap();
+        let user = user.with("AWS_CA_BUNDLE", home.join("ca.pem").display().to_string());
+        user.run(&["cluster", "list"]).ended_with(1);
+        assert_eq!(aws.targets(), [host], "{id}");
+    }
+}
+
+#[test]
 fn the_old_names_of_the_session_token_are_read_as_the_aws_cli_does() {
     let aws = Stub::start(|_| (403, json!({"message": "no"}).to_string()));
     let token = |user: User| {
