@@ -17,6 +17,7 @@ use cbbootstrap_tests::{
     instance::{HOOK, Instance},
     pattern::pattern,
     process::{free_port, wait_until},
+    programs,
     server::Stub,
 };
 
@@ -568,4 +569,35 @@ fn wrong_options_end_the_agent() {
         ended.failed(2, part);
     }
     assert!(servers[0].is_blank());
+}
+
+/// The time of a process on a core, in clock ticks of 10 ms, and its memory in KB.
+fn usage(id: u32) -> (u64, u64) {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks = |index: usize| fields[index].parse::<u64>().unwrap();
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let memory = pattern(r"VmHWM:\s+(\d+) kB").captures(&status).unwrap()[1].parse().unwrap();
+    (ticks(11) + ticks(12), memory)
+}
+
+/// What an idle agent with its default options costs its node.
+#[test]
+#[ignore = "it builds the agent as it is released, and takes five minutes"]
+fn idle_figures() {
+    let (servers, agents) = scene(3);
+    let instance = Instance::start();
+    let agents = agents.program(programs::released_agent()).patient();
+    let nodes = servers.nodes().iter();
+    let options = ["--metrics-port", "0", "--nodes", "3"];
+    let residents: Vec<_> =
+        nodes.map(|node| agents.stay(node, &options, &instance.variables())).collect();
+    residents[2].wait_for("which has 3 nodes");
+    let (before, _) = usage(residents[2].id());
+    let time = Duration::from_mins(5);
+    std::thread::sleep(time);
+    let (after, memory) = usage(residents[2].id());
+    let percent = (after - before) as f64 / time.as_secs_f64();
+    println!("| idle agent | {percent:.3} % of a core | {:.1} MB |", memory as f64 / 1e3);
+    assert!(percent <= 0.1 && memory <= 8_000, "{percent} %, {memory} KB");
 }
