@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use aws_credential_types::Credentials;
-use cbbootstrap_cli::{environment::variable, failure::Failure};
+use cbbootstrap_cli::{environment::variable, failure::Failure, signer::check_keys};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -118,8 +118,10 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
     if let (Some(key), Some(secret)) =
         (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
     {
-        let token = variable("AWS_SESSION_TOKEN");
-        return Ok(Credentials::new(key, secret, token, None, "environment"));
+        let token = variable("AWS_SECURITY_TOKEN").or_else(|| variable("AWS_SESSION_TOKEN"));
+        let credentials = Credentials::new(key, secret, token, None, "environment");
+        check_keys(&credentials, "the environment")?;
+        return Ok(credentials);
     }
     let text = match container_credentials()? {
         Some(text) => text,
@@ -133,7 +135,9 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
         serde_json::from_str(&text).context("the metadata service returned no credentials")?;
     let Issued { access_key_id, secret_access_key, token, expiration } = issued;
     let expiry = expiration.and_then(|end| SystemTime::try_from(end).ok());
-    Ok(Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata"))
+    let credentials = Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata");
+    check_keys(&credentials, "the metadata service")?;
+    Ok(credentials)
 }
 
 pub fn expires_soon(credentials: &Credentials) -> bool {

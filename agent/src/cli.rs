@@ -72,7 +72,7 @@ pub struct ApiArgs {
     // clap would say what is wrong with the value, and the value with it: there may be a password in it.
     #[arg(long, env = "CBBOOTSTRAP_API", value_name = "URL")]
     pub api: Option<String>,
-    /// Name that all nodes of the cluster share
+    /// ID that all nodes of the cluster share
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
     pub cluster_id: Option<ClusterId>,
     /// File with the cluster's secret, with which the nodes verify each other; `-` is standard input

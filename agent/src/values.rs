@@ -11,7 +11,7 @@ use std::{
 
 pub use cbbootstrap_cli::values::{duration, url};
 use cbbootstrap_protocol::{
-    names::{ClusterId, Host, Node},
+    names::{ClusterId, Host, Node, SMOKE_TEST_PREFIX, is_smoke_test},
     wire::{LEASE_SECONDS, MAX_MEMBERS},
 };
 
@@ -204,9 +204,14 @@ impl FromStr for Lease {
     }
 }
 
-/// A cluster id.
+/// A cluster ID.
 pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
-    ClusterId::new(text).map_err(|why| format!("a cluster id {why}"))
+    if is_smoke_test(text) {
+        return Err(format!(
+            "IDs that begin with `{SMOKE_TEST_PREFIX}` are reserved for `cbbootstrap smoke`"
+        ));
+    }
+    ClusterId::new(text).map_err(|why| format!("a cluster ID {why}"))
 }
 
 /// An IP address or a host name, without a port.

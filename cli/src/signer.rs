@@ -10,8 +10,36 @@ use aws_sigv4::{
 };
 use http::Uri;
 
+use crate::failure::Failure;
+
 /// The service name of APIs in API Gateway.
 pub const API_GATEWAY: &str = "execute-api";
+
+/// Whether a key or token can be part of a header.
+pub fn is_printable(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+pub fn invalid_key(source: &str) -> Failure {
+    Failure::usage(format!(
+        "{source} contains a space, a control character or one outside of ASCII"
+    ))
+    .hint("copy the key again, without quotes and line ends")
+}
+
+/// Checks that the keys can be part of a request. The AWS SDK panics if they cannot.
+pub fn check_keys(credentials: &Credentials, source: &str) -> Result<(), Failure> {
+    for (name, key) in [
+        ("the access key ID", credentials.access_key_id()),
+        ("the secret access key", credentials.secret_access_key()),
+        ("the session token", credentials.session_token().unwrap_or_default()),
+    ] {
+        if !is_printable(key) {
+            return Err(invalid_key(name).about(source));
+        }
+    }
+    Ok(())
+}
 
 #[derive(Clone, Debug)]
 pub struct Signer {

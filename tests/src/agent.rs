@@ -122,9 +122,13 @@ impl Agents {
         on_node(node, self.user.program(&self.program, args))
     }
 
+    fn leashed(&self, node: &Node, args: &[&str]) -> Command {
+        on_node(node, self.user.leashed(&self.program, args))
+    }
+
     /// Runs this node's agent to its end.
     pub fn run(&self, node: &Node, args: &[&str]) -> Ended {
-        Ended::of(&mut self.command(node, args))
+        Ended::of(&mut self.leashed(node, args))
     }
 
     /// Runs `up` on this node to its end.
@@ -135,7 +139,7 @@ impl Agents {
     /// Starts `up` on this node.
     pub fn start(&self, node: &Node, options: &[&str]) -> Agent {
         let args = [&["up", "--output", "json"], options].concat();
-        let child = on_node(node, self.user.leashed(&self.program, &args)).spawn();
+        let child = self.leashed(node, &args).spawn();
         Agent(Some(child.expect("the agent can be run")))
     }
 

@@ -124,7 +124,7 @@ impl User {
 
     /// Runs `cbbootstrap` with these arguments to its end.
     pub fn run<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
-        Ended::of(&mut self.command(args))
+        Ended::of(&mut self.leashed(&programs::cbbootstrap(), args))
     }
 
     /// Deploys this zip without a smoke test.

@@ -1,6 +1,7 @@
 //! Compiles the function with cargo-zigbuild, or with plain cargo where that is missing.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -71,18 +72,21 @@ impl Compiler {
 
     /// Builds the function and returns the path of the executable.
     pub async fn build(&self, step: &mut Step) -> anyhow::Result<PathBuf> {
+        // Cargo starts compilers, and these start linkers: all end with this program, and with this future.
+        let leash = Leash::new()?;
+        step.busy("downloading crates");
+        // So that the directories of the crates exist, and their paths can be remapped. If it fails, the build names the reason.
+        let mut fetch = self.cargo("fetch");
+        fetch.args(["--quiet", "--target", self.arch.target()]).process_group(leash.group());
+        let _ = fetch.stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+
         let mut command = self.command();
         let shown = describe(&command);
         step.note(format!("`{shown}`"));
-        // Cargo starts compilers, and these start linkers: all end with this program, and with this future.
-        let leash = Leash::new()?;
         let mut cargo = command
-            .current_dir(&self.source)
             .process_group(leash.group())
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| Failure::new(format!("cannot run cargo ({error})")).hint(NO_RUST))?;
         let stdout = cargo.stdout.take().context("cargo has no stdout")?;
@@ -104,7 +108,8 @@ impl Compiler {
             .ok_or_else(|| Failure::new("cargo built no executable `bootstrap`").into())
     }
 
-    fn command(&self) -> Command {
+    /// Cargo in the directory of the sources.
+    fn cargo(&self, subcommand: &str) -> Command {
         let cargo = environment::variable_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         // `cargo run` sets variables about this package. A build that inherits them sees a change and builds *ring* and
@@ -114,13 +119,19 @@ impl Compiler {
                 command.env_remove(name);
             }
         }
+        command.arg(subcommand).current_dir(&self.source).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    fn command(&self) -> Command {
         let triple = self.arch.target();
         let (subcommand, target) = match self.builder {
             Builder::Zigbuild => ("zigbuild", format!("{triple}.{LAMBDA_GLIBC}")),
             Builder::Cargo => ("build", triple.to_owned()),
         };
+        let mut command = self.cargo(subcommand);
         command
-            .args([subcommand, "--package", "cbbootstrap-function", "--bin", "bootstrap"])
+            .args(["--package", "cbbootstrap-function", "--bin", "bootstrap"])
             .args(["--profile", &self.profile, "--target", &target])
             // Messages for this program on stdout, those for people on stderr.
             .args(["--message-format", "json-render-diagnostics"]);
@@ -224,8 +235,9 @@ async fn show_progress(stderr: impl AsyncRead + Unpin, step: &mut Step) -> Vec<S
 
 impl Toolchain {
     async fn detect(arch: Arch, source: &Path) -> anyhow::Result<Self> {
+        let rustc = environment::variable_os("RUSTC").unwrap_or_else(|| "rustc".into());
         // In the sources' directory, for which rustup may choose another toolchain.
-        let output = async |program: &str, args: &[&str]| {
+        let output = async |program: &OsStr, args: &[&str]| {
             let output = Command::new(program)
                 .args(args)
                 .current_dir(source)
@@ -237,17 +249,19 @@ impl Toolchain {
             Some(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let libraries = ["--print", "target-libdir", "--target", arch.target()];
-        let (rustc, libraries, zigbuild, zig) = tokio::join!(
-            output("rustc", &["-vV"]),
-            output("rustc", &libraries),
-            output("cargo-zigbuild", &["--version"]),
+        let zigbuild = OsStr::new("cargo-zigbuild");
+        let (version, libraries, zigbuild, zig) = tokio::join!(
+            output(&rustc, &["-vV"]),
+            output(&rustc, &libraries),
+            output(zigbuild, &["--version"]),
             // It also finds zig outside of `PATH`, and has no other command that checks for it.
-            output("cargo-zigbuild", &["zig", "cc", "--", "--version"]),
+            output(zigbuild, &["zig", "cc", "--", "--version"]),
         );
-        let rustc = rustc.ok_or_else(|| {
-            Failure::new("there is no Rust compiler (`rustc -vV` fails)").hint(NO_RUST)
+        let version = version.ok_or_else(|| {
+            let rustc = rustc.display();
+            Failure::new(format!("there is no Rust compiler (`{rustc} -vV` fails)")).hint(NO_RUST)
         })?;
-        let host = rustc.lines().find_map(|line| line.strip_prefix("host: "));
+        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
         Ok(Self {
             host: host.unwrap_or_default().to_owned(),
             has_target: libraries.is_some_and(|directory| Path::new(directory.trim()).is_dir()),

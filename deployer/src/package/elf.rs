@@ -60,7 +60,7 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
         .hint(hint));
     }
     if let Some(loader) = executable.loader.as_deref()
-        && !loader.contains("/ld-linux-")
+        && loader != lambda_loader(arch)
     {
         return Err(Failure::new(format!(
             "`bootstrap` is loaded by `{loader}`, which Lambda's Amazon Linux 2023 does not have"
@@ -73,6 +73,14 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
         ))
         .hint(BUILD_FOR_LAMBDA)),
         _ => Ok(()),
+    }
+}
+
+/// The program that loads others in Amazon Linux 2023.
+fn lambda_loader(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "/lib64/ld-linux-x86-64.so.2",
+        Arch::Arm64 => "/lib/ld-linux-aarch64.so.1",
     }
 }
 
@@ -133,7 +141,7 @@ mod tests {
     #[test]
     fn executables_for_lambda_are_accepted() {
         let judge = |machine, glibc: Option<Version>, arch| {
-            let loader = glibc.map(|_| "/lib64/ld-linux-x86-64.so.2".to_owned());
+            let loader = glibc.map(|_| lambda_loader(arch).to_owned());
             super::judge(&Executable { machine, loader, glibc }, arch)
                 .map_err(|failure| failure.to_string())
         };
@@ -156,14 +164,17 @@ mod tests {
     }
 
     #[test]
-    fn another_c_library_is_refused() {
-        let musl = Executable {
-            machine: elf::EM_X86_64,
-            loader: Some("/lib/ld-musl-x86_64.so.1".to_owned()),
-            glibc: None,
-        };
-        let message = super::judge(&musl, Arch::X86_64).unwrap_err().to_string();
-        assert!(message.contains("ld-musl"), "{message}");
+    fn loaders_that_lambda_does_not_have_are_refused() {
+        for (machine, arch, loader) in [
+            (elf::EM_X86_64, Arch::X86_64, "/lib/ld-musl-x86_64.so.1"),
+            (elf::EM_X86_64, Arch::X86_64, "/nix/store/0a-glibc-2.33/lib/ld-linux-x86-64.so.2"),
+            (elf::EM_X86_64, Arch::X86_64, "/lib/ld-linux-aarch64.so.1"),
+            (elf::EM_AARCH64, Arch::Arm64, "/lib/ld-linux-armhf.so.3"),
+        ] {
+            let executable = Executable { machine, loader: Some(loader.to_owned()), glibc: None };
+            let message = judge(&executable, arch).unwrap_err().to_string();
+            assert!(message.contains(&format!("is loaded by `{loader}`")), "{message}");
+        }
     }
 
     #[test]

@@ -572,10 +572,10 @@ fn wrong_options_end_the_agent() {
 }
 
 /// The time of a process on a core, in clock ticks of 10 ms, and its memory in KB.
-fn usage(id: u32) -> (u64, u64) {
+fn usage(id: u32) -> (u32, u32) {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks = |index: usize| fields[index].parse::<u64>().unwrap();
+    let ticks = |index: usize| fields[index].parse::<u32>().unwrap();
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let memory = pattern(r"VmHWM:\s+(\d+) kB").captures(&status).unwrap()[1].parse().unwrap();
     (ticks(11) + ticks(12), memory)
@@ -597,7 +597,7 @@ fn idle_figures() {
     let time = Duration::from_mins(5);
     std::thread::sleep(time);
     let (after, memory) = usage(residents[2].id());
-    let percent = (after - before) as f64 / time.as_secs_f64();
-    println!("| idle agent | {percent:.3} % of a core | {:.1} MB |", memory as f64 / 1e3);
+    let percent = f64::from(after - before) / time.as_secs_f64();
+    println!("| idle agent | {percent:.3} % of a core | {:.1} MB |", f64::from(memory) / 1e3);
     assert!(percent <= 0.1 && memory <= 8_000, "{percent} %, {memory} KB");
 }

@@ -66,15 +66,14 @@ fn two_places_build_the_same_function() {
         .arg(&copy)
         .status();
     assert!(copied.unwrap().success());
-    // Cargo's downloads under another name.
+    // As on a machine that has never built anything: cargo finds its configuration and the downloaded archives, and unpacks these.
     let home = std::env::var_os("CARGO_HOME")
         .map_or_else(|| std::env::home_dir().unwrap().join(".cargo"), Into::into);
     let other_home = elsewhere.join("cargo");
-    fs::create_dir_all(&other_home).unwrap();
-    for entry in fs::read_dir(home).unwrap().flatten() {
-        let link = other_home.join(entry.file_name());
-        let _ = fs::remove_file(&link);
-        symlink(entry.path(), link).unwrap();
+    let _ = fs::remove_dir_all(&other_home);
+    fs::create_dir_all(other_home.join("registry")).unwrap();
+    for part in ["config.toml", "registry/index", "registry/cache"] {
+        symlink(home.join(part), other_home.join(part)).unwrap();
     }
 
     let here = artifact::executable();

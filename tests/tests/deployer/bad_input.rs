@@ -152,6 +152,7 @@ fn missing_tools_are_reported() {
         .failed(1, "needs `cargo-zigbuild`, which is not installed");
     with(aws.user().without("CARGO").with("PATH", "/nowhere"), &[])
         .failed(1, "there is no Rust compiler");
+    with(aws.user().with("RUSTC", "/nowhere/rustc"), &[]).failed(1, "`/nowhere/rustc -vV` fails");
 
     let no_zig = tempdir().unwrap();
     std::os::unix::fs::symlink(
