@@ -237,11 +237,12 @@ fn spot_interruption_without_time_fails_the_node_over_gracefully() {
 
 #[test]
 fn node_with_a_bucket_without_replicas_is_never_failed_over() {
-    let (servers, _agents, instance, _residents) = with_instance(&["--bucket", "app:100:0"]);
+    let (servers, _agents, instance, residents) = with_instance(&["--bucket", "app:100:0"]);
     servers.rebalance_takes(seconds(2));
     interrupt(&instance, "terminate", seconds(10));
     wait_until("the node is out", || servers[2].is_blank());
     assert_eq!(servers.count("/controller/startGracefulFailover"), 0);
+    residents[2].wait_for("the node is not failed over instead: a bucket has no replicas");
 }
 
 #[test]

@@ -275,7 +275,13 @@ impl<'r> Life<'r> {
                 let server = &self.up.here.server;
                 self.departing.fail_over(server, &otp, self.printer).map(Outcome::Busy)
             }
-            Step::Leave | Step::Rest(_) => {
+            Step::Rest(why) => Ok(Outcome::Rest(why)),
+            Step::Leave(late) => {
+                if let Some(why) = late {
+                    self.printer.warning_once(format_args!(
+                        "the time may not be enough to move this node's data, and the node is not failed over instead: {why}"
+                    ));
+                }
                 self.departing.leave(&self.up.here, self.printer)?;
                 if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
                     self.departing.release(&mut self.machine, &self.options.life, self.printer);
