@@ -92,6 +92,13 @@ pub fn table_name(name: &str) -> Result<String, String> {
     accept(name, consists_of(name, 3..=255, is_plain), rule)
 }
 
+/// A cluster ID that can be a part of a template. The API itself accepts more.
+pub fn cluster_id(id: &str) -> Result<String, String> {
+    let rule =
+        "the ID of a launched cluster is 1 to 128 letters, digits, hyphens, underscores and dots";
+    accept(id, consists_of(id, 1..=128, is_plain), rule)
+}
+
 /// A name below a top-level domain, as API Gateway and certificates have it.
 pub fn domain_name(name: &str) -> Result<String, String> {
     let is_label = |label: &str| {
