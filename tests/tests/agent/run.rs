@@ -557,6 +557,29 @@ fn systemd_learns_of_readiness_status_reload_and_end() {
     }
 }
 
+/// A node is `active` early in its rebalance.
+#[test]
+fn joining_node_is_not_ready_while_its_rebalance_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let (servers, agents) = scene(2);
+    agents.up(&servers[0], &["--bucket", "app:100:1"]).document();
+    servers.rebalance_takes(seconds(4));
+    let notify = path.display().to_string();
+    let _resident = agents.stay(&servers[1], &[], &[("NOTIFY_SOCKET", &notify)]);
+    let is_ready = || {
+        let mut buffer = [0; 4096];
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
+            .any(|message| message == b"READY=1")
+    };
+    wait_until("the node is active", || membership(&servers, 1) == Some(Membership::Active));
+    assert!(servers.clusters()[0].is_rebalancing && !is_ready());
+    wait_until("the node is ready", is_ready);
+    one_cluster(&servers, 2);
+}
+
 #[test]
 fn wrong_options_end_the_agent() {
     let (servers, agents) = scene(1);

@@ -103,7 +103,10 @@ struct Life<'r> {
     departing: Departing,
     notice: Option<Notice>,
     lock: Option<Lock>,
+    /// Whether systemd knows that the node is ready.
     is_ready: bool,
+    /// Whether the node lacks nothing, as far as it can know while the API is away.
+    is_settled: bool,
     /// The server's last state before it belonged to no cluster.
     last: Option<Last>,
     /// The server has lost its cluster, and the record may show why.
@@ -157,6 +160,7 @@ impl<'r> Life<'r> {
             notice: None,
             lock: None,
             is_ready,
+            is_settled: false,
             last: None,
             is_removal_unclear: false,
             asked_at: None,
@@ -317,6 +321,8 @@ impl<'r> Life<'r> {
         if !is_asked {
             self.asked_at = Some(Instant::now());
         }
+        let is_balanced =
+            matches!(&own, OwnServer::Member(view) if view.is_balanced && !view.is_rebalancing);
         let done = self.up.round(own);
         self.is_api_reachable = match &self.up.state.asked {
             Asked::NotYet => !(is_healthy && done.is_err()),
@@ -325,11 +331,13 @@ impl<'r> Life<'r> {
         };
         match done {
             Err(Interrupt::Wait(why)) if is_healthy && !self.is_api_reachable => {
+                self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(format!("{why}; the node stays a member")))
             }
             Err(error) => Err(error),
             Ok(None) => Ok(Outcome::Acted),
             Ok(Some((view, _))) => {
+                self.is_settled = true;
                 let (uuid, count) = (&view.uuid, up::count_nodes(view.nodes.len()));
                 Ok(Outcome::Rest(format!("member of the cluster {uuid}, which has {count}")))
             }
@@ -440,7 +448,8 @@ impl<'r> Life<'r> {
 
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
         self.systemd.notify(&format!("STATUS={status}"));
-        if is_healthy && !std::mem::replace(&mut self.is_ready, true) {
+        if is_healthy && self.is_settled && !self.is_ready {
+            self.is_ready = true;
             self.systemd.notify("READY=1");
         }
         self.monitor.publish(monitor::Report {
