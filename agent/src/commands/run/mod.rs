@@ -48,6 +48,8 @@ const IDLE_PAUSES: u32 = 5;
 /// Before the next attempt after a refusal or an API that does not answer.
 const RETRY: Duration = Duration::from_mins(1);
 
+const API_AWAY: &str = "the API does not answer; the node stays a member";
+
 /// How old the record of a cluster that lacks nothing may be.
 const RECORD_AGE: Duration = Duration::from_mins(10);
 
@@ -311,9 +313,7 @@ impl<'r> Life<'r> {
         let is_asked = !matches!(self.up.state.asked, Asked::NotYet);
         let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
         if is_healthy && !is_asked && !self.is_api_reachable && is_recent(RETRY) {
-            return Ok(Outcome::Rest(
-                "the API does not answer; the node stays a member".to_owned(),
-            ));
+            return Ok(Outcome::Rest(API_AWAY.to_owned()));
         }
         if is_asked && is_healthy && self.asked_at.is_some() && !is_recent(RECORD_AGE) {
             self.refresh_record()?;
@@ -330,9 +330,10 @@ impl<'r> Life<'r> {
             _ => true,
         };
         match done {
-            Err(Interrupt::Wait(why)) if is_healthy && !self.is_api_reachable => {
+            Err(Interrupt::Wait(why)) if is_healthy && self.up.record().is_none() => {
+                self.printer.warning_once(&why);
                 self.is_settled |= is_balanced;
-                Ok(Outcome::Rest(format!("{why}; the node stays a member")))
+                Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
             Err(error) => Err(error),
             Ok(None) => Ok(Outcome::Acted),
