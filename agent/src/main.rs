@@ -1,7 +1,7 @@
 //! `cbbootstrap-agent`: runs on each node of a new Couchbase cluster, asks the bootstrap service who is the first, and brings
 //! the Couchbase Server beside it into the one cluster.
 //!
-//! - [`commands`]: `up`, `discover`, `leave`, `status`
+//! - [`commands`]: `up`, `run`, `discover`, `leave`, `status`
 //! - [`decision`]: the next step, decided without I/O
 //! - [`server`]: a Couchbase Server; [`peers`]: those of other members, and how they are verified
 //! - [`api`]: the bootstrap service; [`record`]: its answers, validated

@@ -85,7 +85,8 @@ pub struct Departure {
 pub enum Step {
     /// Do what `up` does.
     Stay,
-    Leave,
+    /// If the time may not be enough, with the reason why the node is not failed over instead.
+    Leave(Option<String>),
     /// Fail this node over gracefully, by its name for rebalances.
     FailOver(String),
     /// Do nothing, for this reason.
@@ -113,9 +114,9 @@ pub fn next_step(
         Some(Notice::WarmPool) if is_blank && !departure.is_leaving => {
             rest("this instance is in a warm pool; it joins when it is in service")
         }
-        Some(Notice::ScaleIn | Notice::WarmPool) => Step::Leave,
+        Some(Notice::ScaleIn | Notice::WarmPool) => Step::Leave(None),
         Some(Notice::Ending(ending)) if ending.time_left > RETIREMENT_LEAD => Step::Stay,
-        Some(Notice::Ending(_)) if departure.is_leaving || is_blank => Step::Leave,
+        Some(Notice::Ending(_)) if departure.is_leaving || is_blank => Step::Leave(None),
         Some(Notice::Ending(ending)) => match own {
             OwnServer::Member(view) => end(ending, view, departure, fewest_replicas),
             OwnServer::Unreachable(why) => rest(why),
@@ -132,20 +133,24 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
     match this.membership {
         Membership::FailedOver => return rest("this node has been failed over; its machine ends"),
         // It has no data yet.
-        Membership::Added => return Step::Leave,
+        Membership::Added => return Step::Leave(None),
         Membership::Active => {}
     }
     if view.is_rebalancing {
         return rest("a rebalance runs");
     }
-    let is_safe =
-        !departure.is_failover_refused && failover_obstacle(this, view, fewest_replicas).is_none();
     let is_time = time_to_leave(this, view).is_some_and(|time| time <= ending.time_left);
-    if is_safe && (ending.comes_back || !is_time) {
-        return Step::FailOver(this.otp.clone());
+    let obstacle = if departure.is_failover_refused {
+        Some("the server refuses it".to_owned())
+    } else {
+        failover_obstacle(this, view, fewest_replicas)
+    };
+    match obstacle {
+        None if ending.comes_back || !is_time => Step::FailOver(this.otp.clone()),
+        // What moves before the end is saved.
+        Some(why) if !is_time => Step::Leave(Some(why)),
+        _ => Step::Leave(None),
     }
-    // Without time, it still saves the data that moves before the end.
-    Step::Leave
 }
 
 /// How long a rebalance takes that moves this node's data away; `None` if its size is not known.

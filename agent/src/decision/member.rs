@@ -148,7 +148,7 @@ fn balance(
     if is_in && added == 0 && (view.is_balanced || !removed.is_empty()) {
         return None;
     }
-    if this.recovery == Recovery::Delta && memory.is_delta_refused {
+    if !is_in && this.recovery == Recovery::Delta && memory.is_delta_refused {
         return Some(recover(this, view, memory));
     }
     if let Some(action) = obstacle(view, memory, now) {

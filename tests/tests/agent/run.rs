@@ -17,6 +17,7 @@ use cbbootstrap_tests::{
     instance::{HOOK, Instance},
     pattern::pattern,
     process::{free_port, wait_until},
+    programs,
     server::Stub,
 };
 
@@ -236,11 +237,12 @@ fn spot_interruption_without_time_fails_the_node_over_gracefully() {
 
 #[test]
 fn node_with_a_bucket_without_replicas_is_never_failed_over() {
-    let (servers, _agents, instance, _residents) = with_instance(&["--bucket", "app:100:0"]);
+    let (servers, _agents, instance, residents) = with_instance(&["--bucket", "app:100:0"]);
     servers.rebalance_takes(seconds(2));
     interrupt(&instance, "terminate", seconds(10));
     wait_until("the node is out", || servers[2].is_blank());
     assert_eq!(servers.count("/controller/startGracefulFailover"), 0);
+    residents[2].wait_for("the node is not failed over instead: a bucket has no replicas");
 }
 
 #[test]
@@ -555,6 +557,29 @@ fn systemd_learns_of_readiness_status_reload_and_end() {
     }
 }
 
+/// A node is `active` early in its rebalance.
+#[test]
+fn joining_node_is_not_ready_while_its_rebalance_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let (servers, agents) = scene(2);
+    agents.up(&servers[0], &["--bucket", "app:100:1"]).document();
+    servers.rebalance_takes(seconds(4));
+    let notify = path.display().to_string();
+    let _resident = agents.stay(&servers[1], &[], &[("NOTIFY_SOCKET", &notify)]);
+    let is_ready = || {
+        let mut buffer = [0; 4096];
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
+            .any(|message| message == b"READY=1")
+    };
+    wait_until("the node is active", || membership(&servers, 1) == Some(Membership::Active));
+    assert!(servers.clusters()[0].is_rebalancing && !is_ready());
+    wait_until("the node is ready", is_ready);
+    one_cluster(&servers, 2);
+}
+
 #[test]
 fn wrong_options_end_the_agent() {
     let (servers, agents) = scene(1);
@@ -568,4 +593,35 @@ fn wrong_options_end_the_agent() {
         ended.failed(2, part);
     }
     assert!(servers[0].is_blank());
+}
+
+/// The time of a process on a core, in clock ticks of 10 ms, and its memory in KB.
+fn usage(id: u32) -> (u32, u32) {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks = |index: usize| fields[index].parse::<u32>().unwrap();
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let memory = pattern(r"VmHWM:\s+(\d+) kB").captures(&status).unwrap()[1].parse().unwrap();
+    (ticks(11) + ticks(12), memory)
+}
+
+/// What an idle agent with its default options costs its node.
+#[test]
+#[ignore = "it builds the agent as it is released, and takes five minutes"]
+fn idle_figures() {
+    let (servers, agents) = scene(3);
+    let instance = Instance::start();
+    let agents = agents.program(programs::released_agent()).patient();
+    let nodes = servers.nodes().iter();
+    let options = ["--metrics-port", "0", "--nodes", "3"];
+    let residents: Vec<_> =
+        nodes.map(|node| agents.stay(node, &options, &instance.variables())).collect();
+    residents[2].wait_for("which has 3 nodes");
+    let (before, _) = usage(residents[2].id());
+    let time = Duration::from_mins(5);
+    std::thread::sleep(time);
+    let (after, memory) = usage(residents[2].id());
+    let percent = f64::from(after - before) / time.as_secs_f64();
+    println!("| idle agent | {percent:.3} % of a core | {:.1} MB |", f64::from(memory) / 1e3);
+    assert!(percent <= 0.1 && memory <= 8_000, "{percent} %, {memory} KB");
 }

@@ -17,8 +17,9 @@ const ABSENCE: Duration = Duration::from_mins(5);
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     session: Option<Metadata>,
-    /// When the service was last found to be absent.
+    /// When the service was last found to be absent. Once it was there, it is not.
     absent_since: Option<Instant>,
+    exists: bool,
     notice: Option<Notice>,
 }
 
@@ -28,9 +29,8 @@ impl Machine {
         self.session.take_if(|session| session.is_old());
         if self.session.is_none() && self.absent_since.is_none_or(|at| at.elapsed() >= ABSENCE) {
             self.session = Metadata::connect();
-            // A node with a notice does not forget it while the service fails.
-            self.absent_since =
-                (self.session.is_none() && self.notice.is_none()).then(Instant::now);
+            self.exists |= self.session.is_some();
+            self.absent_since = (!self.exists).then(Instant::now);
         }
         self.session.as_ref()
     }

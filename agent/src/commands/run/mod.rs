@@ -48,6 +48,8 @@ const IDLE_PAUSES: u32 = 5;
 /// Before the next attempt after a refusal or an API that does not answer.
 const RETRY: Duration = Duration::from_mins(1);
 
+const API_AWAY: &str = "the API does not answer; the node stays a member";
+
 /// How old the record of a cluster that lacks nothing may be.
 const RECORD_AGE: Duration = Duration::from_mins(10);
 
@@ -103,7 +105,10 @@ struct Life<'r> {
     departing: Departing,
     notice: Option<Notice>,
     lock: Option<Lock>,
+    /// Whether systemd knows that the node is ready.
     is_ready: bool,
+    /// Whether the node lacks nothing, as far as it can know while the API is away.
+    is_settled: bool,
     /// The server's last state before it belonged to no cluster.
     last: Option<Last>,
     /// The server has lost its cluster, and the record may show why.
@@ -157,6 +162,7 @@ impl<'r> Life<'r> {
             notice: None,
             lock: None,
             is_ready,
+            is_settled: false,
             last: None,
             is_removal_unclear: false,
             asked_at: None,
@@ -275,7 +281,13 @@ impl<'r> Life<'r> {
                 let server = &self.up.here.server;
                 self.departing.fail_over(server, &otp, self.printer).map(Outcome::Busy)
             }
-            Step::Leave | Step::Rest(_) => {
+            Step::Rest(why) => Ok(Outcome::Rest(why)),
+            Step::Leave(late) => {
+                if let Some(why) = late {
+                    self.printer.warning_once(format_args!(
+                        "the time may not be enough to move this node's data, and the node is not failed over instead: {why}"
+                    ));
+                }
                 self.departing.leave(&self.up.here, self.printer)?;
                 if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
                     self.departing.release(&mut self.machine, &self.options.life, self.printer);
@@ -301,9 +313,7 @@ impl<'r> Life<'r> {
         let is_asked = !matches!(self.up.state.asked, Asked::NotYet);
         let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
         if is_healthy && !is_asked && !self.is_api_reachable && is_recent(RETRY) {
-            return Ok(Outcome::Rest(
-                "the API does not answer; the node stays a member".to_owned(),
-            ));
+            return Ok(Outcome::Rest(API_AWAY.to_owned()));
         }
         if is_asked && is_healthy && self.asked_at.is_some() && !is_recent(RECORD_AGE) {
             self.refresh_record()?;
@@ -311,6 +321,8 @@ impl<'r> Life<'r> {
         if !is_asked {
             self.asked_at = Some(Instant::now());
         }
+        let is_balanced =
+            matches!(&own, OwnServer::Member(view) if view.is_balanced && !view.is_rebalancing);
         let done = self.up.round(own);
         self.is_api_reachable = match &self.up.state.asked {
             Asked::NotYet => !(is_healthy && done.is_err()),
@@ -318,12 +330,15 @@ impl<'r> Life<'r> {
             _ => true,
         };
         match done {
-            Err(Interrupt::Wait(why)) if is_healthy && !self.is_api_reachable => {
-                Ok(Outcome::Rest(format!("{why}; the node stays a member")))
+            Err(Interrupt::Wait(why)) if is_healthy && self.up.record().is_none() => {
+                self.printer.warning_once(&why);
+                self.is_settled |= is_balanced;
+                Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
             Err(error) => Err(error),
             Ok(None) => Ok(Outcome::Acted),
             Ok(Some((view, _))) => {
+                self.is_settled = true;
                 let (uuid, count) = (&view.uuid, up::count_nodes(view.nodes.len()));
                 Ok(Outcome::Rest(format!("member of the cluster {uuid}, which has {count}")))
             }
@@ -434,7 +449,8 @@ impl<'r> Life<'r> {
 
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
         self.systemd.notify(&format!("STATUS={status}"));
-        if is_healthy && !std::mem::replace(&mut self.is_ready, true) {
+        if is_healthy && self.is_settled && !self.is_ready {
+            self.is_ready = true;
             self.systemd.notify("READY=1");
         }
         self.monitor.publish(monitor::Report {
