@@ -15,6 +15,7 @@ mod local;
 mod losses;
 mod network;
 mod operate;
+mod packages;
 mod policy;
 mod sign_in;
 mod stack_states;
