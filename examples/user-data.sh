@@ -8,7 +8,7 @@
 #   s3:GetObject                                                         for the agent
 #   execute-api:Invoke                                                   with CBBOOTSTRAP_AUTH=iam
 #
-# cloud-init runs it at the first boot; use cbbootstrap-agent.service for later boots. You can run it again after a failure. The log
+# cloud-init runs it at the first boot; use cbbootstrap-agent.service for everything after that. You can run it again after a failure. The log
 # is /var/log/cloud-init-output.log. The script never writes the password or the secret to a log or a file, and never passes them as
 # arguments or environment variables.
 set -euo pipefail

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::Context;
-use cbbootstrap_cli::{failure::Failure, signer::Signer};
+use cbbootstrap_cli::{
+    failure::Failure,
+    signer::{API_GATEWAY, Signer},
+};
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
     trust::{Attestation, ClusterKeys, Fingerprint},
@@ -244,7 +247,8 @@ impl Signing {
         let mut signer = self.signer.borrow_mut();
         if signer.as_ref().is_none_or(|signer| aws::expires_soon(&signer.credentials)) {
             let credentials = aws::find_credentials()?;
-            *signer = Some(Signer { credentials, region: self.region.clone() });
+            *signer =
+                Some(Signer { credentials, region: self.region.clone(), service: API_GATEWAY });
         }
         let signer = signer.as_ref().context("there is a signer")?;
         signer.headers("POST", url, body)

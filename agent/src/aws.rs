@@ -1,22 +1,31 @@
 //! AWS's metadata services for machines and containers, and the credentials that they hand out.
 
+pub mod autoscaling;
+
 use std::{
     fs,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
 use aws_credential_types::Credentials;
-use cbbootstrap_cli::{environment::variable, failure::Failure};
+use cbbootstrap_cli::{environment::variable, failure::Failure, signer::check_keys};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use ureq::{Agent, Body, http::Response};
+use ureq::{
+    Agent, Body,
+    http::{Response, StatusCode},
+};
 
 use crate::http::{self, Trust};
 
 /// EC2's service, and those that hand out credentials, answer at once or are not there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a session's token is valid, and for how long it is used.
+const TOKEN_SECONDS: &str = "300";
+const SESSION_LIMIT: Duration = Duration::from_mins(4);
 
 const RENEW_BEFORE_EXPIRY: Duration = Duration::from_mins(5);
 
@@ -39,6 +48,7 @@ pub struct Metadata {
     client: Agent,
     endpoint: String,
     token: String,
+    opened: Instant,
 }
 
 impl Metadata {
@@ -55,17 +65,34 @@ impl Metadata {
         let client = client();
         let sent = client
             .put(format!("{endpoint}/latest/api/token"))
-            .header("X-aws-ec2-metadata-token-ttl-seconds", "300")
+            .header("X-aws-ec2-metadata-token-ttl-seconds", TOKEN_SECONDS)
             .send_empty();
         let token = read(&endpoint, sent).ok()?;
-        Some(Self { client, endpoint, token })
+        Some(Self { client, endpoint, token, opened: Instant::now() })
+    }
+
+    /// Whether the session's token is about to expire.
+    pub fn is_old(&self) -> bool {
+        self.opened.elapsed() >= SESSION_LIMIT
     }
 
     /// The value at this path below `latest/meta-data`.
     pub fn get(&self, path: &str) -> Option<String> {
+        self.find(path).ok().flatten()
+    }
+
+    /// The same; `None` only if the service answers that there is no value.
+    pub fn find(&self, path: &str) -> Result<Option<String>, String> {
         let url = format!("{}/latest/meta-data/{path}", self.endpoint);
         let request = self.client.get(&url).header("X-aws-ec2-metadata-token", &self.token);
-        read(&url, request.call()).ok().filter(|text| !text.is_empty())
+        match http::read(&url, request.call(), http::MAX_BYTES) {
+            Ok((StatusCode::NOT_FOUND, _)) => Ok(None),
+            Ok((status, text)) if status.is_success() => {
+                Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
+            }
+            Ok((status, _)) => Err(format!("{url} answers with status {status}")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -91,8 +118,10 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
     if let (Some(key), Some(secret)) =
         (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
     {
-        let token = variable("AWS_SESSION_TOKEN");
-        return Ok(Credentials::new(key, secret, token, None, "environment"));
+        let token = variable("AWS_SECURITY_TOKEN").or_else(|| variable("AWS_SESSION_TOKEN"));
+        let credentials = Credentials::new(key, secret, token, None, "environment");
+        check_keys(&credentials, "the environment")?;
+        return Ok(credentials);
     }
     let text = match container_credentials()? {
         Some(text) => text,
@@ -106,7 +135,9 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
         serde_json::from_str(&text).context("the metadata service returned no credentials")?;
     let Issued { access_key_id, secret_access_key, token, expiration } = issued;
     let expiry = expiration.and_then(|end| SystemTime::try_from(end).ok());
-    Ok(Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata"))
+    let credentials = Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata");
+    check_keys(&credentials, "the metadata service")?;
+    Ok(credentials)
 }
 
 pub fn expires_soon(credentials: &Credentials) -> bool {

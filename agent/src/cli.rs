@@ -41,6 +41,11 @@ pub enum Command {
     Discover(DiscoverArgs),
     /// Move this node's data to the other nodes and remove the node from the cluster
     Leave(LeaveArgs),
+    /// Do what `up` does, stay for the node's whole life, and answer to what happens to the node
+    ///
+    /// Recovers the node after a failover. On EC2, leaves before the Auto Scaling group, a spot interruption or a retirement ends
+    /// the instance. SIGTERM ends only the agent: the node stays a member. SIGHUP reads the options file again.
+    Run(Box<RunArgs>),
     /// Show the state of the server, its cluster and the API's record
     Status(NodeArgs),
     #[command(flatten)]
@@ -54,7 +59,7 @@ impl Command {
             Self::Up(args) => args.node.output.output,
             Self::Leave(args) => args.node.output.output,
             Self::Status(args) => args.output.output,
-            Self::Discover(_) | Self::Manual(_) => Output::Text,
+            Self::Run(_) | Self::Discover(_) | Self::Manual(_) => Output::Text,
         }
     }
 }
@@ -67,7 +72,7 @@ pub struct ApiArgs {
     // clap would say what is wrong with the value, and the value with it: there may be a password in it.
     #[arg(long, env = "CBBOOTSTRAP_API", value_name = "URL")]
     pub api: Option<String>,
-    /// Name that all nodes of the cluster share
+    /// ID that all nodes of the cluster share
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
     pub cluster_id: Option<ClusterId>,
     /// File with the cluster's secret, with which the nodes verify each other; `-` is standard input
@@ -119,6 +124,13 @@ pub struct WaitArgs {
     #[arg(long, env = "CBBOOTSTRAP_TIMEOUT", value_name = "TIME")]
     #[arg(default_value = "30m", value_parser = values::duration)]
     pub timeout: Duration,
+    #[command(flatten)]
+    pub pause: PauseArgs,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Waiting")]
+pub struct PauseArgs {
     /// Pause between two reads, and before a retry
     #[arg(long, env = "CBBOOTSTRAP_INTERVAL", value_name = "TIME")]
     #[arg(default_value = "2s", value_parser = values::duration)]
@@ -180,6 +192,66 @@ pub struct ClusterArgs {
     /// Record the cluster that this server already belongs to, if the API has no record
     #[arg(long, env = "CBBOOTSTRAP_ADOPT", value_parser = BoolishValueParser::new())]
     pub adopt: bool,
+    #[command(flatten)]
+    pub size: SizeArgs,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SizeArgs {
+    /// Number of nodes that the cluster begins with: the first rebalance waits for them, and then starts without `--settle`;
+    /// `discover --wait` waits for them, too
+    #[arg(long, env = "CBBOOTSTRAP_NODES", value_name = "NUMBER")]
+    #[arg(value_parser = values::node_count)]
+    pub nodes: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub api: ApiArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub pause: PauseArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub life: LifeArgs,
+}
+
+/// Whether a node recovers after a failover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Recover {
+    /// Once it is back: with its data if the server allows that, otherwise with that of the other nodes
+    Auto,
+    /// Leave it to people
+    Never,
+}
+
+/// What happens to the node while it is a member.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The node's life")]
+pub struct LifeArgs {
+    /// Whether this node recovers after a failover
+    #[arg(
+        long,
+        env = "CBBOOTSTRAP_RECOVER",
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN"
+    )]
+    pub recover: Recover,
+    /// Remove the failed-over member that this machine replaces under the same name, and join again, if the machine is blank and
+    /// the others have all data
+    #[arg(long, env = "CBBOOTSTRAP_REPLACE", value_parser = BoolishValueParser::new())]
+    pub replace: bool,
+    /// Lifecycle hook to complete when the Auto Scaling group terminates the instance and its node has left [default: the
+    /// group's only hook for terminating instances]
+    #[arg(long, env = "CBBOOTSTRAP_LIFECYCLE_HOOK", value_name = "NAME")]
+    pub lifecycle_hook: Option<String>,
+    /// Port on 127.0.0.1 for `GET /healthz` and `GET /metrics` (Prometheus); 0 picks a free one
+    #[arg(long, env = "CBBOOTSTRAP_METRICS_PORT", value_name = "PORT")]
+    pub metrics_port: Option<u16>,
 }
 
 /// The form of a list of nodes.
@@ -206,6 +278,8 @@ pub struct DiscoverArgs {
     /// Wait until the cluster is ready
     #[arg(long = "wait")]
     pub until_ready: bool,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// Format of the list
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

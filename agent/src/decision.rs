@@ -4,6 +4,8 @@
 //! nodes do not talk to each other. A node that belongs to another cluster is never changed.
 
 mod admission;
+pub mod life;
+mod member;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +18,14 @@ use cbbootstrap_protocol::{
     wire::State,
 };
 
-pub use self::admission::{Admission, admission};
+use self::member::member;
+pub use self::{
+    admission::{Admission, admission},
+    member::{obstacle, rebalance},
+};
 use crate::{
     record::ClusterRecord,
-    server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, View},
+    server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, Recovery, View},
     values::BucketSpec,
 };
 
@@ -35,6 +41,12 @@ pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// For 10 to 18 s after its start, a server may report membership in a cluster that has removed it. After this time no other
 /// member needs to confirm it.
 pub const TRUSTED_AFTER: Duration = Duration::from_mins(1);
+
+/// A failed-over server that started within this time has come back: the agent may have started after it.
+const RESTARTED_WITHIN: Duration = Duration::from_mins(3);
+
+/// How long the first rebalance waits for the next of the nodes that the cluster begins with: one may never come.
+pub const NEXT_NODE_LIMIT: Duration = Duration::from_mins(10);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnServer {
@@ -63,8 +75,14 @@ pub struct Goal {
     pub adopt: bool,
     /// How long the list of nodes must stay the same before a rebalance.
     pub settle: Duration,
+    /// How many nodes the cluster begins with, if that is known.
+    pub nodes: Option<usize>,
     /// How long to wait for a node that lost its claim but has initialised its server.
     pub lease: Duration,
+    /// Whether the node recovers by itself after a failover.
+    pub recovers: bool,
+    /// Whether a failed-over member with this node's name that lost its data may be removed.
+    pub replaces: bool,
 }
 
 /// What this run has observed and done. A run that starts without it reaches the same goal.
@@ -91,6 +109,38 @@ pub struct Memory {
     pub settled: BTreeSet<Extra>,
     pub is_reported: bool,
     pub is_attested: bool,
+    /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
+    /// decision.
+    pub was_away: bool,
+    /// The server has refused to recover this node with its data.
+    pub is_delta_refused: bool,
+}
+
+impl Memory {
+    /// Forgets what a change of the server has made untrue, in a run that stays.
+    pub fn observe(&mut self, own: &OwnServer) {
+        let OwnServer::Member(view) = own else {
+            (self.is_confirmed, self.was_away) = (false, true);
+            if let OwnServer::Blank(_) = own {
+                (self.is_reported, self.is_attested) = (false, false);
+                self.settled.clear();
+            }
+            return;
+        };
+        (self.has_initialised, self.occupied_by) = (false, None);
+        let is_gone = |node: &NodeInfo| {
+            node.health == Health::Unhealthy
+                && (node.is_asked || node.membership == Membership::Active)
+        };
+        let has_restarted = |this: &NodeInfo| {
+            this.membership == Membership::FailedOver && this.uptime < RESTARTED_WITHIN
+        };
+        if view.nodes.iter().any(is_gone) || view.this().is_some_and(has_restarted) {
+            self.was_away = true;
+        } else if view.this().is_some_and(|this| this.membership == Membership::Active) {
+            (self.was_away, self.is_delta_refused) = (false, false);
+        }
+    }
 }
 
 /// The server of a node that lost its claim, as seen without credentials.
@@ -138,6 +188,11 @@ pub enum Action {
     Confirm(Vec<String>),
     /// Remove a dead node that was added and never rebalanced in, by its name for rebalances.
     Eject(String),
+    /// Mark this failed-over node to be recovered by the next rebalance.
+    Recover {
+        otp: String,
+        recovery: Recovery,
+    },
     Rebalance {
         /// All nodes, by their names for rebalances.
         known: Vec<String>,
@@ -285,168 +340,6 @@ fn join(goal: &Goal, own: Option<&Uuid>, record: &ClusterRecord) -> Action {
         return Action::Stop(StopReason::NoTrust);
     }
     Action::Join(others)
-}
-
-/// For a server that belongs to a cluster.
-fn member(goal: &Goal, view: &View, asked: &Asked, memory: &Memory, now: Instant) -> Action {
-    let record = match asked {
-        Asked::NotYet => return Action::GetRecord,
-        Asked::NoRecord if goal.adopt => return Action::Claim,
-        Asked::NoRecord => return Action::Stop(StopReason::Unregistered(view.uuid.clone())),
-        Asked::Record(record) => record,
-    };
-    let first = &record.initial_node;
-    let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
-    let is_in = |node: &Node| view.member(node).is_some();
-    // The record, or the claim, was taken over from a node of this cluster.
-    let is_of_previous = record.previous.iter().any(|node| *node == goal.node || is_in(node));
-    let refuse =
-        |recorded| Action::Stop(StopReason::OtherCluster { own: view.uuid.clone(), recorded });
-    match &record.cluster_uuid {
-        Some(uuid) if *uuid == view.uuid => {}
-        // Without a recorded UUID, the cluster that contains the first node is the right one.
-        None if record.is_initial || is_in(first) => {}
-        None if is_of_previous && has_expired => return Action::Claim,
-        None if is_of_previous => {
-            return wait(format!(
-                "`{first}` has taken over the claim of this node's cluster; it gives the claim back when it sees that cluster"
-            ));
-        }
-        Some(uuid) => return refuse(format!("the one with the UUID {uuid}")),
-        None => return refuse(format!("that of `{first}`")),
-    }
-    match record.state {
-        // Nothing comes before it, because others wait for it. The API refuses it by its generation if it is too late.
-        State::Claimed if record.is_initial => Action::Report(view.uuid.clone()),
-        State::Claimed if has_expired => Action::Claim,
-        State::Claimed => wait(format!("`{first}` is to report the cluster ready")),
-        State::Ready => complete(goal, view, record, memory, now),
-    }
-}
-
-/// For a member of the right cluster.
-fn complete(
-    goal: &Goal,
-    view: &View,
-    record: &ClusterRecord,
-    memory: &Memory,
-    now: Instant,
-) -> Action {
-    let Some(this) = view.this() else {
-        return wait("the server does not list itself yet");
-    };
-    if this.membership == Membership::FailedOver {
-        return Action::Stop(StopReason::FailedOver);
-    }
-    if view.nodes.len() > 1 && this.uptime < TRUSTED_AFTER && !memory.is_confirmed {
-        let is_other = |node: &&NodeInfo| !node.is_asked && node.membership == Membership::Active;
-        let others = view.nodes.iter().filter(is_other);
-        return Action::Confirm(others.map(|node| node.name.clone()).collect());
-    }
-    if view.is_rebalancing {
-        return wait("a rebalance runs");
-    }
-    match this.health {
-        Health::Warmup => return wait("the server loads its data (`warmup`)"),
-        Health::Unhealthy => return wait("the server reports that it is not healthy"),
-        Health::Healthy => {}
-    }
-    if this.membership == Membership::Active && !memory.is_reported {
-        return Action::Report(view.uuid.clone());
-    }
-    if let Some(action) = balance(goal, this, view, memory, now) {
-        return action;
-    }
-    if goal.attests && !memory.is_attested {
-        return Action::Report(view.uuid.clone());
-    }
-    let missing = goal.extras.iter().find(|extra| {
-        let is_missing = match extra {
-            Extra::Group(name) => this.group.as_ref() != Some(name),
-            // The node that others join creates the buckets.
-            Extra::Bucket(bucket) => record.is_initial && !view.buckets.contains(&bucket.name),
-            Extra::AlternateAddress(_) => true,
-        };
-        is_missing && !memory.settled.contains(*extra)
-    });
-    missing.cloned().map_or(Action::Done, Action::Settle)
-}
-
-/// The next step until the cluster is balanced with this node in it; `None` if it is, or if a person has to decide.
-///
-/// Any waiting node may start the rebalance, which serves all nodes that were added by then.
-fn balance(
-    goal: &Goal,
-    this: &NodeInfo,
-    view: &View,
-    memory: &Memory,
-    now: Instant,
-) -> Option<Action> {
-    let is_in = this.membership == Membership::Active;
-    let added = view.nodes.iter().filter(|node| node.membership == Membership::Added).count();
-    let failed_over = view.nodes.iter().filter(|node| node.membership == Membership::FailedOver);
-    let removed: Vec<_> = failed_over.map(|node| node.name.clone()).collect();
-    // Without added nodes a rebalance would only remove failed-over ones, which is for a person to decide.
-    if is_in && added == 0 && (view.is_balanced || !removed.is_empty()) {
-        return None;
-    }
-    if let Some(action) = obstacle(view, memory, now) {
-        return Some(action);
-    }
-    // Added nodes start their rebalance themselves. An active node helps only if they do not.
-    let settle = if is_in { goal.settle * 4 } else { goal.settle };
-    if time_since(memory.same_since, now) < settle {
-        let waiting = match added {
-            0 => "the cluster waits".to_owned(),
-            1 => "1 node waits".to_owned(),
-            _ => format!("{added} nodes wait"),
-        };
-        return Some(wait(format!("{waiting} for a rebalance; other nodes may be on their way")));
-    }
-    Some(rebalance(view, removed, memory, now))
-}
-
-/// What keeps a rebalance from starting, or would make it remove a node that works.
-///
-/// The server prepares every node except failed-over ones, and fails after 30 s if one does not answer. It removes failed-over
-/// nodes that are not marked for recovery, even if they are healthy again.
-pub fn obstacle(view: &View, memory: &Memory, now: Instant) -> Option<Action> {
-    view.nodes.iter().filter(|node| !node.is_asked).find_map(|node| {
-        let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
-        let unreachable_since = memory.unreachable_since.get(&node.otp).copied();
-        let is_dead = time_since(unreachable_since, now) >= DEAD_AFTER;
-        let why = match node.membership {
-            Membership::FailedOver if is_well => format!(
-                "`{name}` has been failed over and is back: recover it or remove it in Couchbase Server; a rebalance now would remove it"
-            ),
-            Membership::FailedOver if is_dead => return None,
-            Membership::FailedOver => format!("`{name}` has been failed over; it may come back"),
-            Membership::Added | Membership::Active if is_well => return None,
-            Membership::Added if node.is_recovering => {
-                format!("`{name}` is marked for recovery and cannot be reached")
-            }
-            Membership::Added if is_dead => return Some(Action::Eject(node.otp.clone())),
-            Membership::Added => format!("`{name}` was added and cannot be reached yet"),
-            Membership::Active => format!(
-                "`{name}` cannot be reached: no rebalance can succeed until it is back or has been failed over"
-            ),
-        };
-        Some(Action::Wait(why))
-    })
-}
-
-/// Rebalances all nodes, which removes these failed-over ones, or rests after a failed rebalance.
-pub fn rebalance(view: &View, removed: Vec<String>, memory: &Memory, now: Instant) -> Action {
-    match memory.rest_until.filter(|end| *end > now) {
-        Some(end) => {
-            let seconds = (end - now).as_secs() + 1;
-            wait(format!("the last rebalance failed; the next begins in {seconds} s"))
-        }
-        None => Action::Rebalance {
-            known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
-            removed,
-        },
-    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,11 @@ impl Deadline {
         Self(Instant::now() + time)
     }
 
+    /// No end in a node's life.
+    pub fn never() -> Self {
+        Self::after(Duration::from_hours(24 * 366 * 100))
+    }
+
     /// The earlier of this deadline and one after this time from now.
     pub fn or_after(self, time: Duration) -> Self {
         Self(self.0.min(Instant::now() + time))

@@ -24,11 +24,13 @@ mod server;
 mod settings;
 mod values;
 
-use cbbootstrap_cli::{command_line, console::Console, failure::Exit};
+use cbbootstrap_cli::{command_line, completion::answer_shell, console::Console, failure::Exit};
+use clap::CommandFactory;
 use cli::Cli;
 use printer::Printer;
 
 fn main() -> Exit {
+    answer_shell(Cli::command);
     let (Cli { command }, parsed) = match command_line::read(config::options) {
         Ok(read) => read,
         Err(error) => return Console::default().failure(&error),

@@ -2,13 +2,18 @@
 
 use std::path::Path;
 
-use cbbootstrap_cli::{environment::variable, failure::Failure, values::Auth};
+use anyhow::Context;
+use cbbootstrap_cli::{
+    environment::variable,
+    failure::{Failure, Problems},
+    values::Auth,
+};
 use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys};
 
 use crate::{
     api::{Api, Identity},
     aws,
-    cli::{ApiArgs, NodeArgs},
+    cli::{ApiArgs, ServerArgs},
     http::{self, Deadline, Trust},
     identity,
     peers::Peers,
@@ -32,37 +37,62 @@ pub struct Here {
 
 /// The API, for the cluster and with its secret.
 pub fn api(args: ApiArgs, insecure: bool, deadline: Deadline) -> anyhow::Result<Api> {
-    let missing = |option: &str, variable: &str| {
-        Failure::usage(format!("`--{option}` is missing")).hint(format!(
-            "give it as an option, in the environment (`{variable}`) or in a file (`--config`)"
-        ))
+    let mut problems = Problems::default();
+    let api = check_api(args, insecure, deadline, &mut problems);
+    problems.report()?;
+    api.context("an option is missing")
+}
+
+/// The API, unless an option is wrong or missing.
+fn check_api(
+    args: ApiArgs,
+    insecure: bool,
+    deadline: Deadline,
+    problems: &mut Problems,
+) -> Option<Api> {
+    let url = args.api.ok_or_else(|| missing("api", "CBBOOTSTRAP_API"));
+    let url = problems.keep(url.and_then(|url| api_url(&url, insecure)));
+    let cluster_id = args.cluster_id.ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"));
+    let cluster_id = problems.keep(cluster_id);
+    let secret = problems.keep(Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET"));
+    let keys = secret.flatten().zip(cluster_id.as_ref());
+    let keys = problems.keep(keys.map(|(secret, id)| self::keys(&secret, id)).transpose())?;
+    let (url, cluster_id) = (url?, cluster_id?);
+    let region = match args.auth {
+        Auth::None => None,
+        Auth::Iam => Some(problems.keep(region(&url, args.region))?),
     };
-    let url = args.api.ok_or_else(|| missing("api", "CBBOOTSTRAP_API"))?;
-    let url = parse_url("api", &url, "`cbbootstrap status` prints the API's")?;
+    Some(Api::new(url, cluster_id, keys, region, deadline))
+}
+
+/// A missing option, and where it can be given.
+fn missing(option: &str, variable: &str) -> Failure {
+    let key = option.replace('-', "_");
+    Failure::usage(format!("`--{option}` is missing")).hint(format!(
+        "give `--{option}`, or set `{variable}`, or `{key}` in the file of `--config`"
+    ))
+}
+
+fn api_url(url: &str, insecure: bool) -> Result<String, Failure> {
+    let url = parse_url("api", url, "`cbbootstrap status` prints the API's")?;
     if !insecure && !url.starts_with("https://") && !http::is_local(&url) {
         return Err(Failure::usage(format!(
             "the API at {url} is not on this host, and `http://` is not encrypted"
         ))
-        .hint("give an https:// URL; `--insecure` sends requests over http:// anyway")
-        .into());
+        .hint("give an https:// URL; `--insecure` sends requests over http:// anyway"));
     }
-    let cluster_id =
-        args.cluster_id.ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"))?;
-    let secret = Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET")?;
-    let keys = secret.map(|secret| keys(&secret, &cluster_id)).transpose()?;
-    let region = match args.auth {
-        Auth::None => None,
-        Auth::Iam => {
-            // The host name takes precedence over an `AWS_REGION` that is set for other purposes.
-            let region = aws::region_in(&http::host(&url)).map(str::to_owned);
-            let region = region.or(args.region).or_else(|| variable("AWS_DEFAULT_REGION"));
-            Some(region.ok_or_else(|| {
-                Failure::usage(format!("the region of the API at {url} is not known"))
-                    .hint("give it: `--region`, or `AWS_REGION`")
-            })?)
-        }
-    };
-    Ok(Api::new(url, cluster_id, keys, region, deadline))
+    Ok(url)
+}
+
+/// The region to sign requests for.
+fn region(url: &str, option: Option<String>) -> Result<String, Failure> {
+    // The host name takes precedence over an `AWS_REGION` that is set for other purposes.
+    let region = aws::region_in(&http::host(url)).map(str::to_owned);
+    let region = region.or(option).or_else(|| variable("AWS_DEFAULT_REGION"));
+    region.ok_or_else(|| {
+        Failure::usage(format!("the region of the API at {url} is not known"))
+            .hint("give it: `--region`, or `AWS_REGION`")
+    })
 }
 
 fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure> {
@@ -77,32 +107,27 @@ fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure>
     Ok(ClusterKeys::derive(secret, cluster_id))
 }
 
-pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<Here> {
-    let NodeArgs { api: api_args, server: args, .. } = args;
+pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::Result<Here> {
+    let mut problems = Problems::default();
+    let url = problems.keep(server_url(&args.server, args.insecure));
     let stdin = Some(Path::new("-"));
-    if args.password_file.as_deref() == stdin && api_args.secret_file.as_deref() == stdin {
-        return Err(Failure::usage(
-            "standard input cannot hold both the password and the cluster's secret",
-        )
-        .hint("put the other into a file or the environment")
-        .into());
-    }
-    let hint = "Couchbase Server listens on 8091, and on 18091 with TLS";
-    let url = parse_url("server", &args.server, hint)?;
-    if !http::is_local(&url) && !args.insecure && !url.starts_with("https://") {
-        return Err(Failure::usage(format!("the password would be sent to {url} unencrypted"))
-            .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it anyway")
-            .into());
-    }
-    let password = Secret::read(args.password_file.as_deref(), "CB_REST_PASSWORD")?;
-    let password = password.ok_or_else(|| {
-        Failure::usage("the administrator's password is missing").hint(
-            "give it in a file (`--password-file`) or in the environment (`CB_REST_PASSWORD`)",
-        )
-    })?;
+    let password = if args.password_file.as_deref() == stdin
+        && api_args.secret_file.as_deref() == stdin
+    {
+        problems.add(
+            Failure::usage("standard input cannot hold both the password and the cluster's secret")
+                .hint("put the other into a file or the environment"),
+        );
+        None
+    } else {
+        problems.keep(password(args.password_file.as_deref()))
+    };
+    let authority = problems.keep(args.ca_cert.as_deref().map(Trust::from_file).transpose());
+    let api = check_api(api_args, args.insecure, deadline, &mut problems);
+    problems.report()?;
+    let options = url.zip(password).zip(authority).zip(api);
+    let (((url, password), authority), api) = options.context("an option is missing")?;
     let administrator = Administrator { username: args.username, password };
-    let authority = args.ca_cert.as_deref().map(Trust::from_file).transpose()?;
-    let api = self::api(api_args, args.insecure, deadline)?;
     let node = args.node.map_or_else(identity::find_node, Ok)?;
     // The operator has named this server, so the system's authorities will do.
     let trust = match &authority {
@@ -122,6 +147,25 @@ pub fn here(args: NodeArgs, deadline: Deadline) -> anyhow::Result<Here> {
             deadline,
         },
         api,
+    })
+}
+
+fn server_url(url: &str, insecure: bool) -> Result<String, Failure> {
+    let hint = "Couchbase Server listens on 8091, and on 18091 with TLS";
+    let url = parse_url("server", url, hint)?;
+    if !http::is_local(&url) && !insecure && !url.starts_with("https://") {
+        return Err(Failure::usage(format!("the password would be sent to {url} unencrypted"))
+            .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it anyway"));
+    }
+    Ok(url)
+}
+
+fn password(file: Option<&Path>) -> anyhow::Result<Secret> {
+    Secret::read(file, "CB_REST_PASSWORD")?.ok_or_else(|| {
+        Failure::usage("the administrator's password is missing").hint(
+            "give a file with it (`--password-file`, `CBBOOTSTRAP_PASSWORD_FILE`, or `password_file` in the file of `--config`), \
+             or set `CB_REST_PASSWORD`",
+        ).into()
     })
 }
 

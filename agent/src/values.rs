@@ -11,8 +11,8 @@ use std::{
 
 pub use cbbootstrap_cli::values::{duration, url};
 use cbbootstrap_protocol::{
-    names::{ClusterId, Host, Node},
-    wire::LEASE_SECONDS,
+    names::{ClusterId, Host, Node, SMOKE_TEST_PREFIX, is_smoke_test},
+    wire::{LEASE_SECONDS, MAX_MEMBERS},
 };
 
 /// The smallest bucket, in MB.
@@ -204,9 +204,14 @@ impl FromStr for Lease {
     }
 }
 
-/// A cluster id.
+/// A cluster ID.
 pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
-    ClusterId::new(text).map_err(|why| format!("a cluster id {why}"))
+    if is_smoke_test(text) {
+        return Err(format!(
+            "IDs that begin with `{SMOKE_TEST_PREFIX}` are reserved for `cbbootstrap smoke`"
+        ));
+    }
+    ClusterId::new(text).map_err(|why| format!("a cluster ID {why}"))
 }
 
 /// An IP address or a host name, without a port.
@@ -217,6 +222,12 @@ pub fn host(text: &str) -> Result<Node, String> {
     }
     let node = Node::new(text).map_err(|why| format!("`{text}` {why}"))?;
     if node.port().is_some() { Err(rule()) } else { Ok(node) }
+}
+
+/// How many nodes a cluster begins with.
+pub fn node_count(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_MEMBERS).contains(number));
+    number.ok_or_else(|| format!("give a number from 1 to {MAX_MEMBERS}"))
 }
 
 /// A node's name, as the other nodes reach it.

@@ -64,15 +64,25 @@ struct Variable {
 pub fn read<P: CommandFactory + FromArgMatches>(
     options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
 ) -> anyhow::Result<(P, Parsed)> {
+    try_read(options_file).map_err(|error| match error.downcast::<Error>() {
+        Ok(wrong) => wrong.exit(),
+        Err(error) => error,
+    })
+}
+
+/// The same, with clap's message as an error.
+pub fn try_read<P: CommandFactory + FromArgMatches>(
+    options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
+) -> anyhow::Result<(P, Parsed)> {
     let mut line = CommandLine::with(P::command(), env::args_os(), |name| env::var_os(name));
-    let mut parsed = line.parse().unwrap_or_else(|error| error.exit());
+    let mut parsed = line.parse()?;
     line.file =
         options_file(&line.command, &parsed).map_err(|error| parsed.variables.explain(error))?;
     if !line.file.options.is_empty() {
-        parsed = line.parse().unwrap_or_else(|error| error.exit());
+        parsed = line.parse()?;
     }
-    let program = P::from_arg_matches(&parsed.matches)
-        .unwrap_or_else(|error| error.format(&mut P::command()).exit());
+    let program =
+        P::from_arg_matches(&parsed.matches).map_err(|error| error.format(&mut P::command()))?;
     Ok((program, parsed))
 }
 

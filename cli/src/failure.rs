@@ -179,6 +179,37 @@ impl Failure {
     }
 }
 
+/// Wrong and missing options, so that all of them are reported at once.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<Failure>);
+
+impl Problems {
+    pub fn add(&mut self, failure: Failure) {
+        self.0.push(failure);
+    }
+
+    /// The value; an error is kept.
+    pub fn keep<T>(&mut self, result: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
+        let failed = |error: anyhow::Error| {
+            let failure = error.downcast();
+            self.add(failure.unwrap_or_else(|error| Failure::usage(one_line(&error))));
+        };
+        result.map_err(Into::into).map_err(failed).ok()
+    }
+
+    /// # Errors
+    ///
+    /// All problems in one failure with the first one's status, if there are any.
+    pub fn report(self) -> Result<(), Failure> {
+        let Some(exit) = self.0.first().map(|failure| failure.exit) else {
+            return Ok(());
+        };
+        let hints = self.0.iter().filter_map(|failure| failure.hint.as_deref()).collect::<Vec<_>>();
+        let messages = self.0.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Err(Failure::new(messages.join("; ")).hint(hints.join("; ")).exit(exit))
+    }
+}
+
 /// An error and its context on one line, without characters that mislead a reader: it may quote a server.
 pub fn one_line(error: &anyhow::Error) -> String {
     printable(&format!("{error:#}"))

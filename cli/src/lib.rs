@@ -4,6 +4,7 @@
 //! - [`environment`]: environment variables
 //! - [`color`]: colours on terminals
 //! - [`command_line`]: options from the command line, the environment and a file
+//! - [`completion`]: shells ask the program for candidates
 //! - [`console`]: output to stdout and stderr
 //! - [`failure`]: exit statuses, and errors with hints
 //! - [`files`]: whether others may read a secret or change a configuration file
@@ -16,6 +17,7 @@
 
 pub mod color;
 pub mod command_line;
+pub mod completion;
 pub mod console;
 pub mod environment;
 pub mod failure;

@@ -13,11 +13,14 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use crate::{console::Console, failure::Failure};
+use crate::{completion, console::Console, failure::Failure};
 
 #[derive(Debug, Subcommand)]
 pub enum ManualCommand {
     /// Print a completion script for a shell
+    ///
+    /// The script asks this program for candidates. `cbbootstrap` also knows environments, profiles, parameters and, with `--local`,
+    /// clusters. It reads files on this machine only, and never calls AWS.
     Completions {
         /// The shell
         shell: Shell,
@@ -37,12 +40,9 @@ impl ManualCommand {
         files: &[(&str, &str)],
         console: &Console,
     ) -> anyhow::Result<()> {
-        let name = program.get_name().to_owned();
         match self {
             Self::Completions { shell } => {
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut program, name, &mut script);
-                console.line(String::from_utf8_lossy(&script).trim_end())?;
+                console.line(completion::script(&program, shell)?.trim_end())?;
             }
             Self::ManPages { directory } => {
                 let shown = directory.display();
@@ -55,7 +55,7 @@ impl ManualCommand {
                             "name a directory that you can write to, or one that does not exist",
                         )
                     })?;
-                let first = directory.join(format!("{name}.1"));
+                let first = directory.join(format!("{}.1", program.get_name()));
                 console.message(format_args!(
                     "{pages} pages in `{shown}`; `man -l {}` shows the first",
                     first.display()

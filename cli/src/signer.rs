@@ -1,4 +1,4 @@
-//! Signatures for an API that requires AWS credentials (Signature Version 4).
+//! Signatures for requests that require AWS credentials (Signature Version 4).
 
 use std::time::SystemTime;
 
@@ -10,13 +10,43 @@ use aws_sigv4::{
 };
 use http::Uri;
 
+use crate::failure::Failure;
+
 /// The service name of APIs in API Gateway.
-const SERVICE: &str = "execute-api";
+pub const API_GATEWAY: &str = "execute-api";
+
+/// Whether a key or token can be part of a header.
+pub fn is_printable(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+pub fn invalid_key(source: &str) -> Failure {
+    Failure::usage(format!(
+        "{source} contains a space, a control character or one outside of ASCII"
+    ))
+    .hint("copy the key again, without quotes and line ends")
+}
+
+/// Checks that the keys can be part of a request. The AWS SDK panics if they cannot.
+pub fn check_keys(credentials: &Credentials, source: &str) -> Result<(), Failure> {
+    for (name, key) in [
+        ("the access key ID", credentials.access_key_id()),
+        ("the secret access key", credentials.secret_access_key()),
+        ("the session token", credentials.session_token().unwrap_or_default()),
+    ] {
+        if !is_printable(key) {
+            return Err(invalid_key(name).about(source));
+        }
+    }
+    Ok(())
+}
 
 #[derive(Clone, Debug)]
 pub struct Signer {
     pub credentials: Credentials,
     pub region: String,
+    /// The service's name in signatures.
+    pub service: &'static str,
 }
 
 impl Signer {
@@ -43,7 +73,7 @@ impl Signer {
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
             .region(&self.region)
-            .name(SERVICE)
+            .name(self.service)
             .time(time)
             .settings(SigningSettings::default())
             .build()?
@@ -103,6 +133,7 @@ mod tests {
                     "a",
                 ),
                 region: "eu-central-1".to_owned(),
+                service: API_GATEWAY,
             };
             let headers = signer.headers_at(time, method, &url, body).unwrap();
             let header = |name| {
@@ -126,6 +157,7 @@ mod tests {
         let signer = Signer {
             credentials: Credentials::new("AKID", "secret", Some("token".to_owned()), None, "a"),
             region: "us-east-1".to_owned(),
+            service: API_GATEWAY,
         };
         let shown = format!("{signer:?}");
         assert!(!shown.contains("secret\"") && !shown.contains("\"token"), "{shown}");

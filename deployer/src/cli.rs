@@ -17,7 +17,10 @@ use crate::{
         ConfigArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target,
         WaitArgs, ids,
     },
-    values::{Auth, account, bucket_name, host_name, key_arn, policy_arn, role_arn, table_name},
+    values::{
+        Auth, account, bucket_name, domain_name, host_name, hosted_zone, key_arn, policy_arn,
+        role_arn, table_name,
+    },
 };
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which one initialises it.
@@ -42,7 +45,7 @@ pub enum Command {
     /// Serve the API from this machine, over a local database or a DynamoDB table
     Serve(Box<ServeArgs>),
     /// Show what `deploy` would change
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Show stack, endpoint, function and table
     Status(StatusArgs),
     /// List all stacks of cbbootstrap in a region
@@ -58,7 +61,8 @@ pub enum Command {
     Open(OpenArgs),
     /// Test an endpoint: claims, joins, bad input
     ///
-    /// The names of the test's clusters begin with `cbbootstrap-smoke`; DynamoDB deletes them after about 37 days.
+    /// The IDs of the test's clusters begin with `cbbootstrap-smoke-`. Their records are deleted if you may do that; otherwise,
+    /// `cluster list` hides them, and they expire an hour later.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
     Ping(PingArgs),
@@ -74,7 +78,7 @@ pub enum Command {
     /// Check credentials, clock, network, tools and permissions
     ///
     /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The check of the permissions needs
-    /// `iam:SimulatePrincipalPolicy` and, for a role, `iam:GetRole`, which the policy of `iam-policy` does not contain.
+    /// permissions that only `iam-policy --for doctor` prints.
     Doctor(Box<DoctorArgs>),
     /// Write a `cbbootstrap.yaml` to fill in
     Init(InitArgs),
@@ -292,6 +296,12 @@ pub struct ScopeArgs {
     /// Key of `deploy --kms-key`
     #[arg(long, value_name = "ARN", value_parser = key_arn)]
     pub kms_key: Option<String>,
+    /// Domain of `deploy --domain`
+    #[arg(long, value_name = "NAME", value_parser = domain_name)]
+    pub domain: Option<String>,
+    /// Hosted zone of `deploy --hosted-zone`
+    #[arg(long, value_name = "ID", value_parser = hosted_zone)]
+    pub hosted_zone: Option<String>,
     #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]
@@ -381,7 +391,7 @@ pub struct ClusterListArgs {
     /// List the clusters after this one
     #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub after: Option<String>,
-    /// List all clusters
+    /// List all clusters, also those of smoke tests
     #[arg(long, conflicts_with = "limit")]
     pub all: bool,
     #[command(flatten)]
@@ -392,7 +402,7 @@ pub struct ClusterListArgs {
 
 #[derive(Debug, Args)]
 pub struct ClusterShowArgs {
-    /// Cluster id
+    /// Cluster ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub cluster_id: String,
     #[command(flatten)]
@@ -403,7 +413,7 @@ pub struct ClusterShowArgs {
 
 #[derive(Debug, Args)]
 pub struct ClusterForgetArgs {
-    /// Cluster id
+    /// Cluster ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub cluster_id: String,
     /// Do not ask for confirmation
@@ -427,6 +437,8 @@ pub enum PolicyFor {
     All,
     /// `cluster`, which lists, shows and forgets the clusters' records
     Clusters,
+    /// `doctor`, which simulates the caller's policies
+    Doctor,
     /// What CloudFormation does with the role of `--role-arn`
     #[value(name = "cloudformation")]
     CloudFormation,

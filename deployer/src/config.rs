@@ -83,6 +83,13 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     Ok(FileOptions { name: path.display().to_string(), options })
 }
 
+/// The names of the environments in the file.
+pub fn environment_names(file: Option<&Path>) -> Option<Vec<String>> {
+    let text = text::read_text(file.unwrap_or(Path::new(FILE))).ok()?;
+    let environments = environments(&serde_yaml::from_str(&text).ok()?).ok()?;
+    Some(environments.into_iter().map(|(name, _)| name).collect())
+}
+
 /// An environment is a stack with its table. Another stack does not get that table unless the user names it.
 fn check_stack_and_table(parsed: &Parsed, environment: &[FileOption]) -> Result<(), Failure> {
     let is_affected = parsed.takes("table_name")

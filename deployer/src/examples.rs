@@ -115,10 +115,13 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
     ("template", &[("Save the template", "template > stack.yaml")]),
     (
         "completions",
-        &[(
-            "Complete in bash",
-            "completions bash > ~/.local/share/bash-completion/completions/cbbootstrap",
-        )],
+        &[
+            (
+                "Complete in bash",
+                "completions bash > ~/.local/share/bash-completion/completions/cbbootstrap",
+            ),
+            ("Complete in fish", "completions fish > ~/.config/fish/completions/cbbootstrap.fish"),
+        ],
     ),
     ("man-pages", &[("Write the manual pages", "man-pages ~/.local/share/man/man1")]),
 ];

@@ -1,6 +1,7 @@
 //! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
 //!
-//! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to
+//! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to;
+//!   [`completion`] of their values in a shell
 //! - [`commands`]: a file for each command; [`examples`] of each
 //! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client
 //! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
@@ -13,8 +14,10 @@ mod aws;
 mod causes;
 mod cli;
 mod commands;
+mod completion;
 mod config;
 mod deployment;
+mod domain;
 mod examples;
 mod fields;
 mod github;
@@ -39,6 +42,7 @@ mod values;
 use anyhow::{Context, Error};
 use cbbootstrap_cli::{
     command_line,
+    completion::answer_shell,
     console::Console,
     environment,
     failure::{self, Exit},
@@ -48,6 +52,7 @@ use printer::Printer;
 use tokio::runtime::Runtime;
 
 fn main() -> Exit {
+    answer_shell(completion::program);
     if let Err(error) = environment::restart_if_unclean(is_read_by_libraries) {
         let error = Error::new(error).context("cannot restart with cleaned variables");
         return Console::default().failure(&error);

@@ -68,6 +68,10 @@ pub struct Scope {
     pub permissions_boundary: Option<String>,
     /// The key that encrypts what the deployment stores.
     pub kms_key: Option<String>,
+    /// The API's own domain name.
+    pub domain: Option<String>,
+    /// The hosted zone of the domain's records.
+    pub hosted_zone: Option<String>,
 }
 
 /// The partition that a region belongs to.
@@ -97,6 +101,8 @@ impl Scope {
             bucket: args.bucket.clone(),
             role_arn: args.role_arn.clone(),
             kms_key: args.kms_key.clone(),
+            domain: args.domain.clone(),
+            hosted_zone: args.hosted_zone.clone(),
             permissions_boundary: args.permissions_boundary.clone(),
         }
     }
@@ -134,6 +140,8 @@ impl Scope {
             ("{own_bucket}", own_bucket.as_deref()),
             ("{role_arn}", self.role_arn.as_deref()),
             ("{kms_key}", self.kms_key.as_deref()),
+            ("{domain}", self.domain.as_deref()),
+            ("{hosted_zone}", self.hosted_zone.as_deref()),
             ("{permissions_boundary}", self.permissions_boundary.as_deref()),
         ];
         let mut text = text.to_owned();
@@ -153,8 +161,9 @@ impl Scope {
         let commands: &[&str] = match policy_for {
             PolicyFor::Plan => &["plan"],
             PolicyFor::Deploy => &["plan", "status, logs", "deploy"],
-            PolicyFor::All => &["plan", "status, logs", "deploy", "destroy", "cluster"],
+            PolicyFor::All => &["plan", "status, logs", "deploy", "smoke", "destroy", "cluster"],
             PolicyFor::Clusters => &["cluster"],
+            PolicyFor::Doctor => &["doctor"],
             PolicyFor::CloudFormation => &["CloudFormation"],
         };
         let acts_for_cloudformation =

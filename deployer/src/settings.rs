@@ -7,19 +7,20 @@ use std::{
     time::Duration,
 };
 
-use cbbootstrap_cli::values::duration;
+use cbbootstrap_cli::{failure::Problems, values::duration};
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use cbbootstrap_protocol::names::is_hidden;
 use clap::{ArgAction, Args, Command, Id};
 use serde::Serialize;
 
 use crate::{
-    aws::{Access, dynamodb::TableSettings},
+    aws::{Access, Aws, dynamodb::TableSettings},
+    domain::DomainArgs,
     failure::Failure,
     local::data,
     package::BuildArgs,
     stack::{OWNER_TAG, STACK_TAG},
-    template,
+    template::{self, Declaration},
     values::{
         Arch, Auth, bucket_name, pair, policy_arn, role_arn, stack_name, table_name, topic_arn,
     },
@@ -119,6 +120,8 @@ pub struct StackOptions {
     pub notification_arns: Vec<String>,
     #[command(flatten)]
     pub table: TableSettings,
+    #[command(flatten)]
+    pub domain: DomainArgs,
     /// Enable the stack's termination protection; `false` disables it [default: unchanged]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub protect: Option<bool>,
@@ -143,7 +146,7 @@ pub struct FunctionArgs {
 }
 
 /// A parameter of the stack's template, the option that sets it, and its value.
-type OptionParameter = (&'static str, &'static str, fn(&Target, &StoredCode) -> String);
+pub type OptionParameter = (&'static str, &'static str, fn(&Target, &StoredCode) -> String);
 
 /// The function's zip in its bucket.
 pub struct StoredCode {
@@ -153,7 +156,7 @@ pub struct StoredCode {
 }
 
 /// The parameters that have options.
-const OPTION_PARAMETERS: [OptionParameter; 9] = [
+pub const OPTION_PARAMETERS: [OptionParameter; 13] = [
     ("ArtifactBucket", "--bucket", |_, code| code.bucket.clone()),
     ("ArtifactKey", "--function-zip", |_, code| code.key.clone()),
     ("TableName", "--table-name", |target, _| target.table.table_name.clone()),
@@ -165,25 +168,54 @@ const OPTION_PARAMETERS: [OptionParameter; 9] = [
     ("PermissionsBoundary", "--permissions-boundary", |target, _| {
         target.stack.permissions_boundary.clone().unwrap_or_default()
     }),
+    ("DomainName", "--domain", |target, _| target.stack.domain.domain.clone().unwrap_or_default()),
+    ("CertificateArn", "--certificate-arn", |target, _| {
+        target.stack.domain.certificate_arn.clone().unwrap_or_default()
+    }),
+    ("BasePath", "--base-path", |target, _| {
+        target.stack.domain.base_path.clone().unwrap_or_default()
+    }),
+    ("HostedZoneId", "--hosted-zone", |target, _| {
+        target.stack.domain.hosted_zone.clone().unwrap_or_default()
+    }),
 ];
+
+/// The parameters that `--parameter` sets.
+pub fn free_parameters() -> anyhow::Result<BTreeMap<String, Declaration>> {
+    let mut declarations = template::declarations()?;
+    declarations.retain(|name, _| OPTION_PARAMETERS.iter().all(|(known, ..)| known != name));
+    Ok(declarations)
+}
 
 impl Target {
     /// Checks the options before any call to AWS.
     pub fn check(&self) -> Result<(), Failure> {
+        let mut problems = Problems::default();
         if self.stack.require_secret && self.stack.auth == Auth::Iam {
             let hint = "signatures and tokens use the same header, `Authorization`: choose one";
             let message = "`--require-secret` cannot be combined with `--auth iam`";
-            return Err(Failure::usage(message).hint(hint));
+            problems.add(Failure::usage(message).hint(hint));
         }
-        self.check_lists()
+        problems.keep(self.stack.domain.check());
+        problems.keep(self.check_lists());
+        problems.report()
+    }
+
+    /// Reads region and credentials, and checks the options that depend on the region, before any call to AWS.
+    pub async fn connect(&self) -> anyhow::Result<Aws> {
+        let aws = Aws::connect(&self.place.access).await?;
+        self.stack.domain.check_region(&aws.region)?;
+        Ok(aws)
     }
 
     /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
     pub fn check_lists(&self) -> Result<(), Failure> {
         let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
-        template::check(&map(&self.stack.parameters), &has_option)?;
-        check_tags(&self.tags())?;
-        check_topics(&self.stack.notification_arns)
+        let mut problems = Problems::default();
+        problems.keep(template::check(&map(&self.stack.parameters), &has_option));
+        problems.keep(check_tags(&self.tags()));
+        problems.keep(check_topics(&self.stack.notification_arns));
+        problems.report()
     }
 
     /// A value for every parameter of the template.

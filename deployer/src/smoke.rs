@@ -10,9 +10,8 @@ use std::{
 };
 
 use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_function::store::Store;
 use serde::Serialize;
-use tokio::sync::Semaphore;
-use uuid::Uuid;
 
 use crate::{
     failure::{Exit, Failure},
@@ -21,7 +20,7 @@ use crate::{
 };
 pub use client::parse_endpoint;
 use client::{Answer, Client};
-use steps::{LOCKED, Step, scenarios, service_answers};
+use steps::{Clusters, LOCKED, Step};
 
 /// How long a new endpoint may take to answer: DNS servers learn its name one by one.
 const WARM_UP: Duration = Duration::from_secs(45);
@@ -32,9 +31,6 @@ const THROTTLED: Duration = Duration::from_secs(5);
 /// The pause between two attempts of a step.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The most requests at once: a new AWS account runs ten functions at once, and nodes may be calling the API, too.
-const CONCURRENCY: usize = 6;
-
 /// The result of the test.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -44,6 +40,8 @@ pub struct Report {
     pub passed: bool,
     /// In the order in which they are declared.
     pub steps: Vec<StepResult>,
+    #[serde(skip)]
+    pub cluster_ids: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,6 +77,11 @@ impl Report {
         Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
     }
 
+    /// Deletes the test's records, if the caller may. Otherwise, listings hide them, and they expire within hours.
+    pub async fn delete_records(&self, store: &impl Store) {
+        let _ = store.delete_smoke_test(&self.cluster_ids).await;
+    }
+
     pub fn summary(&self) -> String {
         let passed = self.steps.iter().filter(|step| step.passed).count();
         format!("{passed} of {} steps passed", self.steps.len())
@@ -110,56 +113,35 @@ pub async fn test(
     let tester = Arc::new(Tester {
         client: Client::new(network, endpoint, signer),
         ready_by: Instant::now() + if fresh { WARM_UP } else { Duration::ZERO },
-        slots: Semaphore::new(CONCURRENCY),
     });
-    let mut steps = vec![tester.clone().run_step(service_answers()).await?];
-    // If this is not the service, no other step can pass.
-    if steps[0].passed {
-        let unique = Uuid::new_v4().simple().to_string();
-        let scenarios = scenarios(&unique, auth == Auth::Iam).into_iter();
-        let results = side_by_side(scenarios.map(|rounds| tester.clone().run_rounds(rounds)));
-        steps.extend(results.await?.into_iter().flatten());
+    let clusters = Clusters::new();
+    let mut steps: Vec<StepResult> = Vec::new();
+    for round in clusters.rounds(auth == Auth::Iam) {
+        // If this is not the service, no other step can pass.
+        if steps.len() == 1 && !steps[0].passed {
+            break;
+        }
+        let tester = tester.clone();
+        let tasks = round.into_iter().map(|step| {
+            let tester = tester.clone();
+            tokio::spawn(async move { tester.try_step(&step).await })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            steps.push(task.await?);
+        }
     }
     let passed = steps.iter().all(|step| step.passed);
-    Ok(Report { endpoint: endpoint.to_owned(), auth, passed, steps })
-}
-
-/// Runs the tasks at once and returns their results in the tasks' order.
-async fn side_by_side<T: Send + 'static>(
-    tasks: impl Iterator<Item = impl Future<Output = anyhow::Result<T>> + Send + 'static>,
-) -> anyhow::Result<Vec<T>> {
-    let mut results = Vec::new();
-    for task in tasks.map(tokio::spawn).collect::<Vec<_>>() {
-        results.push(task.await??);
-    }
-    Ok(results)
+    let cluster_ids = clusters.ids();
+    Ok(Report { endpoint: endpoint.to_owned(), auth, passed, steps, cluster_ids })
 }
 
 struct Tester {
     client: Client,
     /// When the endpoint must have appeared.
     ready_by: Instant,
-    slots: Semaphore,
 }
 
 impl Tester {
-    async fn run_rounds(
-        self: Arc<Self>,
-        rounds: Vec<Vec<Step>>,
-    ) -> anyhow::Result<Vec<StepResult>> {
-        let mut results = Vec::new();
-        for steps in rounds {
-            let steps = steps.into_iter().map(|step| self.clone().run_step(step));
-            results.extend(side_by_side(steps).await?);
-        }
-        Ok(results)
-    }
-
-    async fn run_step(self: Arc<Self>, step: Step) -> anyhow::Result<StepResult> {
-        let _slot = self.slots.acquire().await?;
-        Ok(self.try_step(&step).await)
-    }
-
     /// Repeats a step, which does no harm, until its answer comes from the deployed API: names, routes, roles and policies
     /// spread one by one, and until then another service answers, or the function without its table.
     async fn try_step(&self, step: &Step) -> StepResult {
@@ -223,6 +205,7 @@ mod tests {
                     passed: false,
                     milliseconds: 1.0,
                 }],
+                cluster_ids: Vec::new(),
             };
             let actual = report.verdict().unwrap_err().hint.unwrap();
             assert!(actual.contains(hint), "{auth:?}, {saw}: {actual}");

@@ -12,12 +12,13 @@ pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Declaration {
+pub struct Declaration {
     r#type: String,
+    pub description: Option<String>,
     /// A string even for a number.
     default: Option<String>,
     #[serde(default)]
-    allowed_values: Vec<String>,
+    pub allowed_values: Vec<String>,
     min_value: Option<i64>,
     max_value: Option<i64>,
     allowed_pattern: Option<String>,
@@ -26,7 +27,7 @@ struct Declaration {
 /// The pattern of a number that may be empty, because CloudFormation has no optional numbers.
 const OPTIONAL_NUMBER: &str = "[0-9]*";
 
-fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
+pub fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Template {
@@ -109,7 +110,7 @@ mod tests {
         BTreeMap::from([(name.to_owned(), value.to_owned())])
     }
 
-    const HAS_OPTION: [(&str, &str); 9] = [
+    const HAS_OPTION: [(&str, &str); 13] = [
         ("ArtifactBucket", "--bucket"),
         ("ArtifactKey", "--function-zip"),
         ("TableName", "--table-name"),
@@ -119,6 +120,10 @@ mod tests {
         ("RequireLease", "--require-lease"),
         ("PermissionsBoundary", "--permissions-boundary"),
         ("KmsKeyArn", "--kms-key"),
+        ("DomainName", "--domain"),
+        ("CertificateArn", "--certificate-arn"),
+        ("BasePath", "--base-path"),
+        ("HostedZoneId", "--hosted-zone"),
     ];
 
     #[track_caller]

@@ -56,6 +56,11 @@ pub fn key_arn(arn: &str) -> Result<String, String> {
     accept(arn, is_good, "a key's ARN is arn:aws:kms:REGION:ACCOUNT:key/ID")
 }
 
+pub fn certificate_arn(arn: &str) -> Result<String, String> {
+    let is_good = is_arn(arn, "acm") && arn.contains(":certificate/");
+    accept(arn, is_good, "a certificate's ARN is arn:aws:acm:REGION:ACCOUNT:certificate/ID")
+}
+
 pub fn topic_arn(arn: &str) -> Result<String, String> {
     accept(arn, is_arn(arn, "sns"), "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME")
 }
@@ -85,6 +90,49 @@ pub fn region_name(name: &str) -> Result<String, String> {
 pub fn table_name(name: &str) -> Result<String, String> {
     let rule = "a table's name is 3 to 255 letters, digits, hyphens, underscores and dots";
     accept(name, consists_of(name, 3..=255, is_plain), rule)
+}
+
+/// A name below a top-level domain, as API Gateway and certificates have it.
+pub fn domain_name(name: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        consists_of(label, 1..=63, |c| is_lower(c) || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_below =
+        name.rsplit_once('.').is_some_and(|(_, top)| !top.bytes().all(|b| b.is_ascii_digit()));
+    let is_good = name.len() <= 253 && is_below && name.split('.').all(is_label);
+    let rule = "a domain name is lower-case letters, digits and hyphens between dots, such as api.example.com";
+    accept(name, is_good, rule)
+}
+
+/// Slashes at its ends are removed.
+pub fn base_path(path: &str) -> Result<String, String> {
+    /// The first segments of the API's own paths, which the function could not tell from a base path.
+    const OWN: [&str; 3] = ["cluster", "docs", "swagger.yaml"];
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    if OWN.contains(&path.split('/').next().unwrap_or_default()) {
+        return Err(
+            "a base path cannot begin like the API's own paths: cluster, docs, swagger.yaml"
+                .to_owned(),
+        );
+    }
+    let is_segment = |segment: &str| {
+        consists_of(segment, 1..=300, is_plain) && !segment.bytes().all(|byte| byte == b'.')
+    };
+    let is_good = path.len() <= 300 && path.split('/').all(is_segment);
+    let rule = "a base path is at most 300 letters, digits, hyphens, underscores, dots, and slashes between them";
+    accept(path, is_good, rule)
+}
+
+pub fn hosted_zone(id: &str) -> Result<String, String> {
+    let is_good = consists_of(id, 1..=32, |c| c.is_ascii_uppercase() || c.is_ascii_digit());
+    accept(
+        id,
+        is_good,
+        "a hosted zone's ID is capital letters and digits, such as Z0123456789ABCDEFGHIJ",
+    )
 }
 
 /// A host's name without a port.
@@ -144,6 +192,58 @@ mod tests {
             ("a/b/c", false),
         ] {
             assert_eq!(bucket_name(name).is_ok(), good, "bucket {name:?}");
+        }
+        for (name, good) in [
+            ("api.example.com", true),
+            ("xn--bcher-kva.example", true),
+            ("1.2.example", true),
+            ("localhost", false),
+            ("API.example.com", false),
+            ("api.example.com.", false),
+            ("api..example", false),
+            ("-api.example", false),
+            ("api-.example", false),
+            ("*.example.com", false),
+            ("https://api.example.com", false),
+            ("api.example.com:443", false),
+            ("api_1.example.com", false),
+            ("10.0.0.1", false),
+            (&format!("{}.example", "a".repeat(64)), false),
+        ] {
+            assert_eq!(domain_name(name).is_ok(), good, "domain {name:?}");
+        }
+        for (path, expected) in [
+            ("v1", Some("v1")),
+            ("/v1/", Some("v1")),
+            ("team-a/v1.2_x", Some("team-a/v1.2_x")),
+            ("clusters", Some("clusters")),
+            ("cluster", None),
+            ("/docs/v1", None),
+            ("swagger.yaml", None),
+            ("", None),
+            ("/", None),
+            ("//v1", None),
+            ("a//b", None),
+            ("a/../b", None),
+            ("a b", None),
+            ("a?b", None),
+            ("a%20b", None),
+        ] {
+            assert_eq!(base_path(path).ok().as_deref(), expected, "base path {path:?}");
+        }
+        for (id, good) in
+            [("Z0123456789ABC", true), ("/hostedzone/Z01", false), ("z01", false), ("", false)]
+        {
+            assert_eq!(hosted_zone(id).is_ok(), good, "hosted zone {id:?}");
+        }
+        for (arn, good) in [
+            ("arn:aws:acm:us-east-1:123456789012:certificate/c", true),
+            ("arn:aws-cn:acm:cn-north-1:123456789012:certificate/c", true),
+            ("arn:aws:iam::123456789012:server-certificate/c", false),
+            ("arn:aws:acm:us-east-1:123456789012:c", false),
+            ("c", false),
+        ] {
+            assert_eq!(certificate_arn(arn).is_ok(), good, "{arn}");
         }
         assert!(stack_name(&"s".repeat(129)).is_err());
         assert!(table_name(&"t".repeat(256)).is_err());

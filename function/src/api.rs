@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use cbbootstrap_protocol::{
-    names::{ClusterId, InvalidName, Node, Uuid},
+    names::{ClusterId, InvalidName, Node, Uuid, is_smoke_test},
     rules::{Claim, Leave, Ready, Record, SecretHash},
     trust::{Attestation, Fingerprint},
     wire::{About, LEASE_SECONDS, MAX_BODY_BYTES, MAX_SECRET_BYTES},
@@ -150,7 +150,7 @@ async fn status_by_path<S: Store>(
     uri: Uri,
     headers: HeaderMap,
 ) -> Answer {
-    // Once, because the name of a cluster may be `/cluster/x`.
+    // Once, because a cluster ID may be `/cluster/x`.
     let path = uri.path().strip_prefix("/cluster/").unwrap_or_default();
     let invalid = |reason: String| Problem::InvalidField(CLUSTER_ID, reason);
     let text = percent_decode_str(path).decode_utf8();
@@ -205,19 +205,24 @@ async fn leave<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
     Ok(answer(&leave.cluster_id, Some(&leave.node), done))
 }
 
-/// The response, with extensions for the log.
+/// The response, with extensions for the log. Metrics count the requests of smoke tests apart.
 fn answer(
     cluster_id: &ClusterId,
     asking: Option<&Node>,
     done: Result<(Outcome, Record), store::Error>,
 ) -> Response {
     let cluster = Extension(ClusterDigest(cluster_id.digest()));
+    let smoke_test = is_smoke_test(cluster_id.as_str()).then_some(Outcome("smoke_test"));
     match done {
         Ok((outcome, record)) => {
-            (cluster, Extension(outcome), Json(record.answer(asking, Timestamp::now())))
-                .into_response()
+            let outcome = Extension(smoke_test.unwrap_or(outcome));
+            (cluster, outcome, Json(record.answer(asking, Timestamp::now()))).into_response()
         }
-        Err(error) => (cluster, Problem::from(error)).into_response(),
+        Err(error) => {
+            let is_refused = matches!(error, store::Error::Refused(_));
+            let outcome = smoke_test.filter(|_| is_refused).map(Extension);
+            (cluster, outcome, Problem::from(error)).into_response()
+        }
     }
 }
 

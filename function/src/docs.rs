@@ -71,7 +71,7 @@ mod tests {
             "requestContext": {"stage": "prod", "http": {"method": "GET"}},
         });
         let router = router::<()>().with_state(());
-        respond(router, event.to_string().as_bytes(), "id").await
+        respond(router, event.to_string().as_bytes(), "id", "").await
     }
 
     #[tokio::test]

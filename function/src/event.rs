@@ -29,10 +29,11 @@ enum Error {
     BadMethod,
 }
 
-/// Answers an event, whatever it contains.
-pub async fn respond(router: Router, event: &[u8], request_id: &str) -> Value {
+/// Answers an event, whatever it contains. `base_path` is the API's path on its own domain, without a slash at its start; it may be
+/// empty.
+pub async fn respond(router: Router, event: &[u8], request_id: &str, base_path: &str) -> Value {
     let event = serde_json::from_slice(event).unwrap_or(Value::Null);
-    let response = match into_request(&event) {
+    let response = match into_request(&event, base_path) {
         Ok(mut request) => {
             request.extensions_mut().insert(RequestId(request_id.to_owned()));
             router.oneshot(request).await.into_response()
@@ -84,22 +85,25 @@ fn event_response(event: &Value, status: StatusCode, headers: &HeaderMap, body: 
 }
 
 /// The request of an event, without headers that HTTP does not allow.
-fn into_request(event: &Value) -> Result<Request<Body>, Error> {
+fn into_request(event: &Value, base_path: &str) -> Result<Request<Body>, Error> {
     let context = &event["requestContext"];
     // Payload 2.0 has the first of each pair, 1.0 and load balancers the second.
     let method = context["http"]["method"].as_str().or(event["httpMethod"].as_str());
     let method = method.ok_or(Error::NotHttp)?;
     let stage = context["stage"].as_str();
     let path = match (event["rawPath"].as_str(), event["path"].as_str()) {
-        (Some(path), _) => without_stage(path, stage),
+        (Some(path), _) => without_prefix(path, stage),
         // Under the API's own name, the path is already without the stage. Under a domain with a base path of the stage's name, it is
         // not. The context's path is always the whole one.
         (None, Some(path)) => match (context["path"].as_str(), stage) {
             (Some(whole), Some(stage)) if *whole == format!("/{stage}{path}") => path,
-            _ => without_stage(path, stage),
+            _ => without_prefix(path, stage),
         },
         (None, None) => return Err(Error::NotHttp),
     };
+    // By AWS's documentation, HTTP APIs leave the base path out of `rawPath`, but REST APIs keep it. No path of the API begins with a
+    // base path, because `deploy` refuses such ones.
+    let path = without_prefix(path, Some(base_path).filter(|path| !path.is_empty()));
     let body = match (&event["body"], &event["isBase64Encoded"]) {
         (Value::String(body), Value::Bool(true)) => {
             BASE64_STANDARD.decode(body).map_err(|_| Error::NotBase64)?
@@ -125,9 +129,9 @@ fn into_request(event: &Value) -> Result<Request<Body>, Error> {
     Ok(request)
 }
 
-/// The path without the stage, which HTTP APIs put before it, unless the stage is `$default`.
-fn without_stage<'p>(path: &'p str, stage: Option<&str>) -> &'p str {
-    let below = stage.and_then(|stage| path.strip_prefix('/')?.strip_prefix(stage));
+/// The path without the stage, which HTTP APIs put before it unless the stage is `$default`, or without the base path.
+fn without_prefix<'p>(path: &'p str, prefix: Option<&str>) -> &'p str {
+    let below = prefix.and_then(|prefix| path.strip_prefix('/')?.strip_prefix(prefix));
     match below {
         Some("") => "/",
         Some(below) if below.starts_with('/') => below,
@@ -174,7 +178,7 @@ mod tests {
 
     #[expect(clippy::needless_pass_by_value, reason = "the tests are shorter")]
     fn request(event: Value) -> Result<Request<Body>, Error> {
-        into_request(&event)
+        into_request(&event, "")
     }
 
     #[test]
@@ -219,7 +223,7 @@ mod tests {
             Router::new().route("/echo", axum::routing::post(echo))
         };
         let answer =
-            async |event: Value| respond(router(), event.to_string().as_bytes(), "id").await;
+            async |event: Value| respond(router(), event.to_string().as_bytes(), "id", "").await;
         let single = answer(event("headers", json!({"x-a": "1"}))).await;
         assert_eq!(single["headers"]["content-type"], "text/plain; charset=utf-8");
         assert_eq!(
@@ -288,7 +292,31 @@ mod tests {
             ("/Production", Some("Prod"), "/Production"),
             ("Prod", Some("Prod"), "Prod"),
         ] {
-            assert_eq!(without_stage(path, stage), expected, "{path} {stage:?}");
+            assert_eq!(without_prefix(path, stage), expected, "{path} {stage:?}");
+        }
+    }
+
+    #[test]
+    fn base_path_is_removed_once() {
+        for (path, base_path, expected) in [
+            ("/v1/cluster", "v1", "/cluster"),
+            ("/v1", "v1", "/"),
+            ("/v1/", "v1", "/"),
+            ("/v1/v1", "v1", "/v1"),
+            ("/team/v1/cluster/c", "team/v1", "/cluster/c"),
+            // API Gateway has removed it, or the request came through the other endpoint.
+            ("/cluster", "v1", "/cluster"),
+            ("/cluster/v1", "v1", "/cluster/v1"),
+            ("/v10/cluster", "v1", "/v10/cluster"),
+            ("/v1/cluster", "", "/v1/cluster"),
+            ("//x", "", "//x"),
+        ] {
+            let event = json!({
+                "version": "2.0", "rawPath": path,
+                "requestContext": {"stage": "$default", "http": {"method": "GET", "path": path}},
+            });
+            let request = into_request(&event, base_path).unwrap();
+            assert_eq!(request.uri().path(), expected, "{path} below {base_path}");
         }
     }
 

@@ -43,7 +43,7 @@ impl From<Claimed> for Outcome {
     }
 }
 
-/// A response's extension: a short hash of the cluster's id.
+/// A response's extension: a short hash of the cluster ID.
 #[derive(Clone, Debug)]
 pub struct ClusterDigest(pub String);
 

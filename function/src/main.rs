@@ -29,6 +29,7 @@ async fn main() -> Result<(), Error> {
     let policy = Policy::read(|name| std::env::var(name).ok())?;
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
+    let base_path = &std::env::var("BASE_PATH").unwrap_or_default();
     let store = DynamoDb::new(dynamodb::client().await, table);
     // If this fails, the first request connects.
     if let Err(error) = store.warm_up().await {
@@ -40,7 +41,7 @@ async fn main() -> Result<(), Error> {
         let router = router.clone();
         async move {
             let (event, id) = (invocation.payload.get(), &invocation.context.request_id);
-            Ok::<_, Error>(event::respond(router, event.as_bytes(), id).await)
+            Ok::<_, Error>(event::respond(router, event.as_bytes(), id, base_path).await)
         }
     }))
     .await

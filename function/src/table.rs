@@ -1,6 +1,6 @@
 //! The layout of the table: two items for each cluster.
 //!
-//! The *claim item* has the cluster's id as its key and contains the node that has the cluster. It stays small, so that the cost of a claim
+//! The *claim item* has the cluster ID as its key and contains the node that has the cluster. It stays small, so that the cost of a claim
 //! does not depend on the number of members. The *members item* ([`members_key`]) exists once the cluster is ready. Claim items with the first
 //! two attributes only are rows of the original service, whose tables still work.
 //!
@@ -46,7 +46,7 @@ pub const NODE_UUID: &str = "node_uuid";
 pub const AUTHORITY: &str = "authority";
 pub const ATTESTATION: &str = "attestation";
 
-/// The start of members items' keys. Cluster ids have no spaces.
+/// The start of members items' keys. Cluster IDs have no spaces.
 pub const MEMBERS_PREFIX: &str = "members ";
 
 /// The key of a cluster's members item.

@@ -11,7 +11,15 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::wire::{MAX_CLUSTER_ID_BYTES, MAX_NODE_BYTES, MAX_UUID_BYTES};
 
-/// A cluster's name: 1 to [`MAX_CLUSTER_ID_BYTES`] bytes of UTF-8 in Unicode's normal form C, without white space, control
+/// The start of the cluster IDs of smoke tests. Clusters must not use it: their claims are kept only briefly, and listings hide them.
+pub const SMOKE_TEST_PREFIX: &str = "cbbootstrap-smoke-";
+
+/// Whether the cluster ID is reserved for smoke tests.
+pub fn is_smoke_test(cluster_id: &str) -> bool {
+    cluster_id.starts_with(SMOKE_TEST_PREFIX)
+}
+
+/// A cluster ID: 1 to [`MAX_CLUSTER_ID_BYTES`] bytes of UTF-8 in Unicode's normal form C, without white space, control
 /// characters and invisible characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(String);

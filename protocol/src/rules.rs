@@ -16,7 +16,7 @@ use sha2::Sha256;
 use thiserror::Error;
 
 use crate::{
-    names::{ClusterId, Node, Uuid},
+    names::{ClusterId, Node, Uuid, is_smoke_test},
     trust::{Attestation, Fingerprint, hash32},
     wire::{self, Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
@@ -27,9 +27,6 @@ pub const FIRST_GENERATION: u64 = 1;
 /// How long after its end a lease counts as expired: the clocks of two instances of the service may differ by this much.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
-/// How long an abandoned claim with a lease is kept after the end of the lease.
-pub const KEEP_ABANDONED: Duration = Duration::from_hours(7 * 24);
-
 /// How long every other record is kept after the last request about it.
 pub const KEEP_UNASKED: Duration = Duration::from_hours(400 * 24);
 
@@ -37,9 +34,9 @@ pub const KEEP_UNASKED: Duration = Duration::from_hours(400 * 24);
 pub const RENEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long the generation of a record outlives it, so that the fencing token does not go back.
-pub const KEEP_GENERATION: Duration = Duration::from_hours(30 * 24);
+pub const KEEP_GENERATION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// The stored form of a cluster's bearer token: a hash salted with the cluster's id. Tokens are random and long, so the hash is a fast
+/// The stored form of a cluster's bearer token: a hash salted with the cluster ID. Tokens are random and long, so the hash is a fast
 /// one.
 #[derive(Clone)]
 pub struct SecretHash([u8; 32]);
@@ -216,6 +213,12 @@ impl Record {
             && self.lease_expires_at.is_some_and(|end| end < whole_seconds(now) - CLOCK_SKEW)
     }
 
+    /// Whether it is a claim of a smoke test. A cluster that reported ready is not one, whatever its id.
+    pub fn is_smoke_test(&self) -> bool {
+        let is_temporary = self.lease_expires_at.is_some() || self.is_forgotten;
+        is_smoke_test(&self.cluster_id) && self.state == State::Claimed && is_temporary
+    }
+
     /// The later end that a request gives the record, at most once in [`RENEW_EVERY`].
     pub fn renewal(&self, now: Timestamp) -> Option<Timestamp> {
         if self.is_gone(now) || self.lease_expires_at.is_some() {
@@ -361,16 +364,17 @@ impl Claim {
 
     fn record(&self, generation: u64) -> Record {
         let now = whole_seconds(self.now);
-        let lease_expires_at = self.lease.map(|lease| now + lease);
+        let (id, lease_expires_at) =
+            (self.cluster_id.as_str(), self.lease.map(|lease| now + lease));
         Record {
-            cluster_id: self.cluster_id.as_str().to_owned(),
+            cluster_id: id.to_owned(),
             initial_node: self.node.as_str().to_owned(),
             initial_node_uuid: self.node_uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
             generation,
             claimed_at: Some(now),
             lease_expires_at,
             kept_until: Some(
-                lease_expires_at.map_or(now + KEEP_UNASKED, |end| end + KEEP_ABANDONED),
+                lease_expires_at.map_or(now + KEEP_UNASKED, |end| end + keep_abandoned(id)),
             ),
             secret: self.secret.clone(),
             ..Record::default()
@@ -438,7 +442,7 @@ impl Leave {
                     record.is_given_up = true;
                     let lapsed = whole_seconds(self.now) - CLOCK_SKEW - Duration::from_secs(1);
                     record.lease_expires_at = Some(lapsed);
-                    record.kept_until = Some(lapsed + KEEP_ABANDONED);
+                    record.kept_until = Some(lapsed + keep_abandoned(&record.cluster_id));
                 }
                 State::Ready => {
                     let mut others = record.members.keys().filter(|other| *other != node);
@@ -449,6 +453,13 @@ impl Leave {
         record.members.remove(node);
         Ok(record)
     }
+}
+
+/// How long an abandoned claim is kept after the end of its lease. That of a smoke test ends early, so that its generation, which
+/// nobody needs, is kept for an hour only.
+fn keep_abandoned(cluster_id: &str) -> SignedDuration {
+    let hours = if is_smoke_test(cluster_id) { 1 - KEEP_GENERATION.as_hours() } else { 7 * 24 };
+    SignedDuration::from_hours(hours)
 }
 
 /// The record after an operator has ended it: only its generation counts, for [`KEEP_GENERATION`].

@@ -1,7 +1,7 @@
 //! Trust between the nodes of a cluster, based on a secret that all of them have.
 //!
 //! The API elects the first node and keeps the list of members, and nodes trust it for nothing more. From the cluster's secret
-//! each node derives two keys (HKDF with SHA-256, RFC 5869, salted with the cluster's id): a *bearer token*, which the API gets,
+//! each node derives two keys (HKDF with SHA-256, RFC 5869, salted with the cluster ID): a *bearer token*, which the API gets,
 //! and a *proof key*, which never leaves the nodes. With the proof key a member attests which certificate authority has signed
 //! its server's certificate. A joiner that knows the secret verifies this, so nobody has to distribute certificates: without the secret,
 //! nobody can forge an attestation, not even the API.

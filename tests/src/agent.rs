@@ -1,17 +1,19 @@
 //! The agents of a cluster's nodes: one program beside each Couchbase Server, with the same settings except for the node.
 
 use std::{
+    fs,
     path::PathBuf,
     process::{Child, Command},
+    sync::Arc,
     thread,
 };
 
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::{
     cli::{Ended, User},
-    couchbase::{ClusterView, Membership, Node, Servers, Then},
+    couchbase::{ClusterView, Membership, Node, NodeView, Servers, Then},
     http,
     local::Local,
     process, programs,
@@ -51,6 +53,13 @@ pub struct Agents {
 /// A running agent, which ends with the test.
 #[derive(Debug)]
 pub struct Agent(Option<Child>);
+
+/// An agent that runs until the test ends it, and its log.
+#[derive(Debug)]
+pub struct Resident {
+    agent: Agent,
+    log: Arc<NamedTempFile>,
+}
 
 impl Agents {
     /// Agents for this cluster, which trust the authority of the servers' certificates. Their intervals are short.
@@ -132,6 +141,30 @@ impl Agents {
         let args = [&["up", "--output", "json"], options].concat();
         let child = self.leashed(node, &args).spawn();
         Agent(Some(child.expect("the agent can be run")))
+    }
+
+    /// Starts `run` on this node, with these variables.
+    pub fn stay(&self, node: &Node, options: &[&str], variables: &[(&str, &str)]) -> Resident {
+        let args = [&["run"], options].concat();
+        let log = Arc::new(NamedTempFile::new().expect("temporary files can be made"));
+        let file = log.reopen().expect("the file can be opened");
+        let mut command = on_node(node, self.user.leashed(&self.program, &args));
+        command.envs(variables.iter().copied()).stderr(file);
+        let child = command.spawn().expect("the agent can be run");
+        Resident { agent: Agent(Some(child)), log }
+    }
+
+    /// Starts `run` on all of these nodes, and waits until all are in one cluster.
+    #[track_caller]
+    pub fn all_stay(&self, servers: &Servers, options: &[&str]) -> Vec<Resident> {
+        let count = servers.nodes().len();
+        let residents = servers.nodes().iter().map(|node| self.stay(node, options, &[]));
+        let residents: Vec<_> = residents.collect();
+        wait_for_cluster(servers, count);
+        for resident in &residents {
+            resident.wait_for(&format!("which has {count} nodes"));
+        }
+        residents
     }
 
     /// Runs `up` on all of these nodes at once.
@@ -220,6 +253,64 @@ impl Agent {
     pub fn is_running(&mut self) -> bool {
         let child = self.0.as_mut().expect("it is ended once");
         child.try_wait().expect("a child can be waited for").is_none()
+    }
+}
+
+impl Resident {
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).expect("the log can be read")
+    }
+
+    /// Waits until its log contains this text.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str) {
+        process::wait_until(&format!("the log contains {text:?}: {}", self.log()), || {
+            let log = self.log();
+            let is_found = log.contains(text);
+            assert!(is_found || process::is_alive(self.id()), "the agent has ended: {log}");
+            is_found
+        });
+    }
+
+    pub fn id(&self) -> u32 {
+        self.agent.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        process::kill(signal, &self.id().to_string());
+    }
+
+    /// Sends it SIGTERM. Returns its status and its log.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        self.signal("TERM");
+        let agent = std::mem::replace(&mut self.agent, Agent(None));
+        let status = agent.end().status;
+        (status, fs::read_to_string(self.log.path()).expect("the log can be read"))
+    }
+}
+
+/// Waits until this many nodes are one balanced cluster.
+#[track_caller]
+pub fn wait_for_cluster(servers: &Servers, count: usize) {
+    process::wait_until(
+        &format!("{count} nodes are one cluster: {:#?}", servers.clusters()),
+        || {
+            let clusters = servers.clusters();
+            let is_in = |node: &NodeView| node.membership == Membership::Active && node.is_healthy;
+            clusters.len() == 1
+                && clusters[0].is_balanced
+                && clusters[0].nodes.len() == count
+                && clusters[0].nodes.iter().all(is_in)
+        },
+    );
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- log of an agent\n{}", self.log());
+        }
     }
 }
 

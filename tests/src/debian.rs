@@ -23,7 +23,7 @@ pub struct Container {
 const SYSTEMCTL: &str = "#!/bin/sh
 echo \"$*\" >>/var/log/systemctl
 case $1 in
-daemon-reload | stop | try-restart) ;;
+daemon-reload | stop | --no-block) ;;
 *) SYSTEMD_OFFLINE=1 exec systemctl.systemd \"$@\" ;;
 esac
 ";

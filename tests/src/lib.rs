@@ -14,6 +14,7 @@ pub mod dynamodb;
 pub mod front;
 pub mod history;
 pub mod http;
+pub mod instance;
 pub mod local;
 pub mod ministack;
 pub mod moto;

@@ -130,7 +130,8 @@ impl Terminal {
         self.press("\x03");
     }
 
-    fn press(&mut self, keys: &str) {
+    /// Types this.
+    pub fn press(&mut self, keys: &str) {
         let pressed = self.keyboard.write_all(keys.as_bytes());
         pressed.expect("a terminal can be written to");
     }

@@ -203,7 +203,7 @@ impl Here {
         let router = self.router.clone();
         async move {
             let event = event.to_string();
-            let answer = event::respond(router, event.as_bytes(), "id").await;
+            let answer = event::respond(router, event.as_bytes(), "id", "").await;
             let answer = serde_json::to_value(answer).ok()?;
             let status = answer["statusCode"].as_u64()?.try_into().ok()?;
             let body = serde_json::from_str(answer["body"].as_str()?);

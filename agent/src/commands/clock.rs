@@ -6,7 +6,7 @@ use cbbootstrap_cli::failure::{Exit, Failure};
 
 use crate::{
     api::ApiError,
-    cli::WaitArgs,
+    cli::{PauseArgs, WaitArgs},
     http::{CallError, Deadline},
     printer::Printer,
 };
@@ -78,7 +78,10 @@ pub struct Clock<'p> {
 }
 
 impl<'p> Clock<'p> {
-    pub fn new(WaitArgs { timeout, interval }: WaitArgs, printer: &'p Printer) -> Self {
+    pub fn new(
+        WaitArgs { timeout, pause: PauseArgs { interval } }: WaitArgs,
+        printer: &'p Printer,
+    ) -> Self {
         let interval = interval.max(MIN_INTERVAL);
         Self { timeout, interval, deadline: Deadline::after(timeout), printer }
     }

@@ -20,9 +20,16 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
     let api = settings::api(args.api, args.insecure, clock.deadline)?;
     let id = &api.cluster_id;
+    let expected = args.size.nodes.filter(|_| args.until_ready).unwrap_or(1);
     let record = clock.repeat(|| {
         let why = match api.status(None) {
-            Ok(Some(record)) if record.state == State::Ready => return Ok(Some(record)),
+            Ok(Some(record)) if record.state == State::Ready => {
+                let count = trusted_nodes(&record, &api)?.len();
+                if count >= expected {
+                    return Ok(Some(record));
+                }
+                format!("{count} of {expected} nodes have reported")
+            }
             Ok(Some(record)) => {
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)
             }

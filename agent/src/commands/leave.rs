@@ -16,7 +16,7 @@ use crate::{
     decision::{self, Action, Admission, Memory},
     http::CallError,
     printer::Printer,
-    server::{Membership, View},
+    server::{Membership, Server, View},
     settings::{self, Here},
 };
 
@@ -44,52 +44,40 @@ impl fmt::Display for LeaveOutcome {
 
 pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
-    let here = settings::here(args.node, clock.deadline)?;
+    let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
-    let mut leaving = Leaving {
-        here,
-        printer,
-        is_checked: false,
-        generation: None,
-        is_on_its_way: false,
-        memory: Memory::default(),
-    };
-    clock.repeat(|| leaving.round())?;
-    // Only the server that made a claim can give it up.
-    leaving.here.identity.node_uuid = leaving.here.server.own_info().ok().and_then(|own| own.uuid);
-    if !leaving.is_on_its_way {
-        leaving.check_name()?;
-    }
-    let Leaving { here: Here { identity, api, .. }, generation, .. } = leaving;
-    let initial_node = clock.repeat(|| match api.leave(&identity, generation) {
-        Ok(record) => Ok(Some(Some(record.initial_node.to_string()))),
-        Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(Some(None)),
-        Err(error) => Err(error.into()),
-    })?;
-    let (cluster_id, node) = (api.cluster_id.as_str().to_owned(), identity.node.to_string());
+    let mut leaving = Leaving::default();
+    clock.repeat(|| leaving.round(&here, printer))?;
+    let initial_node = clock.repeat(|| leaving.report(&here).map(Some))?;
+    let (cluster_id, node) =
+        (here.api.cluster_id.as_str().to_owned(), here.identity.node.to_string());
     printer.result(&LeaveOutcome { cluster_id, node, initial_node })?;
     Ok(Exit::Done)
 }
 
-struct Leaving<'r> {
-    here: Here,
-    printer: &'r Printer,
+/// The state of leaving from round to round.
+#[derive(Default)]
+pub(super) struct Leaving {
     is_checked: bool,
     /// The record's generation, where it is known.
     generation: Option<u64>,
-    is_on_its_way: bool,
+    pub(super) is_on_its_way: bool,
     memory: Memory,
 }
 
-impl Leaving<'_> {
+impl Leaving {
     /// One step; done when the server belongs to no cluster.
-    fn round(&mut self) -> Result<Option<()>, Interrupt> {
-        let view = match self.here.server.cluster() {
+    pub(super) fn round(
+        &mut self,
+        here: &Here,
+        printer: &Printer,
+    ) -> Result<Option<()>, Interrupt> {
+        let view = match here.server.cluster() {
             Ok(Some(view)) => view,
             Ok(None) => {
-                self.printer.step("server: belongs to no cluster");
+                printer.step("server: belongs to no cluster");
                 if self.is_on_its_way {
-                    self.printer.step(
+                    printer.step(
                         "certificates: the server has generated a new one; if you use your own, load it again before the next `up`",
                     );
                 }
@@ -106,26 +94,45 @@ impl Leaving<'_> {
             Err(error) => return Err(error.into()),
         };
         if !self.is_checked {
-            self.check(&view)?;
+            self.check(here, &view)?;
             self.is_checked = true;
         }
         // The purpose is reached only when the node is out.
-        rebalances::watch(&mut self.memory, &self.here.server, &view, false, self.printer)?;
+        rebalances::watch(&mut self.memory, &here.server, &view, false, printer)?;
         let action = next_action(&view, &self.memory, Instant::now());
-        Err(Interrupt::wait(self.act(action, &view)?))
+        Err(Interrupt::wait(self.act(action, &view, &here.server, printer)?))
+    }
+
+    /// Reports to the API that the node has left. Returns the node that others join now; `None` if the API has no such cluster.
+    pub(super) fn report(&self, here: &Here) -> Result<Option<String>, Interrupt> {
+        // Only the server that made a claim can give it up.
+        let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
+        let identity = Identity { node_uuid, ..here.identity.clone() };
+        if !self.is_on_its_way {
+            check_name(here, &identity)?;
+        }
+        match here.api.leave(&identity, self.generation) {
+            Ok(record) => Ok(Some(record.initial_node.to_string())),
+            Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Returns why to wait afterwards.
-    fn act(&mut self, action: Action, view: &View) -> Result<String, Failure> {
-        let server = &self.here.server;
+    fn act(
+        &mut self,
+        action: Action,
+        view: &View,
+        server: &Server,
+        printer: &Printer,
+    ) -> Result<String, Failure> {
         let this = view.this().map(|this| this.otp.as_str()).unwrap_or_default();
         Ok(match action {
             Action::Wait(why) => why,
             Action::Eject(otp) => match server.eject(&otp) {
                 Ok(()) => {
                     self.is_on_its_way |= this == otp;
-                    self.printer
-                        .step(format_args!("eject: `{otp}`, which was never rebalanced in"));
+                    printer.step(format_args!("eject: `{otp}`, which was never rebalanced in"));
                     format!("`{otp}` is being removed")
                 }
                 Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
@@ -133,10 +140,10 @@ impl Leaving<'_> {
             Action::Rebalance { known, removed } => {
                 let memory = &mut self.memory;
                 let (is_started, why) =
-                    rebalances::start(memory, server, &known, this, &removed, self.printer);
+                    rebalances::start(memory, server, &known, this, &removed, printer);
                 if is_started {
                     self.is_on_its_way = true;
-                    self.printer.step("rebalance: this node's data moves to the others");
+                    printer.step("rebalance: this node's data moves to the others");
                 }
                 why
             }
@@ -149,35 +156,10 @@ impl Leaving<'_> {
         })
     }
 
-    /// A server that is blank from the start may have the name of a living member, which must stay in the record.
-    fn check_name(&self) -> Result<(), Failure> {
-        match self.admission() {
-            Some(Admission::NameTaken(uuid)) => Err(name_taken(&self.here.identity, &uuid)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether another member would add this node. Members that cannot be asked do not keep a node from leaving.
-    fn admission(&self) -> Option<Admission> {
-        let Here { identity: Identity { node, node_uuid }, api, server, peers } = &self.here;
-        let is_enterprise = server.pools().ok()?.is_enterprise;
-        let record = api.status(Some(node)).ok()??;
-        if record.state != State::Ready || record.member(node).is_none() {
-            return None;
-        }
-        let others = record.nodes().into_iter().filter(|other| *other != node);
-        let view = others.take(MAX_ASKED).find_map(|member| {
-            let member = peers.connect(member, &record, is_enterprise).ok()?;
-            member.cluster().ok().flatten()
-        })?;
-        let cluster_uuid = record.cluster_uuid.as_ref();
-        Some(decision::admission(node, node_uuid.as_ref(), &view, cluster_uuid))
-    }
-
     /// The server must belong to the API's cluster, if the API has one, and another member must remain.
-    fn check(&mut self, view: &View) -> Result<(), Interrupt> {
-        let node = &self.here.identity.node;
-        let record = match self.here.api.status(Some(node)) {
+    fn check(&mut self, here: &Here, view: &View) -> Result<(), Interrupt> {
+        let node = &here.identity.node;
+        let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             // The last step needs the API; the data can already move.
             Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
@@ -186,7 +168,7 @@ impl Leaving<'_> {
         self.generation = Some(record.generation);
         let is_only_member =
             record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
-        let (id, own) = (self.here.api.cluster_id.as_str(), &view.uuid);
+        let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
         let failure = match &record.cluster_uuid {
             Some(recorded) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, and that of `{id}` is {recorded}; nothing was changed"
@@ -202,6 +184,31 @@ impl Leaving<'_> {
     }
 }
 
+/// A server that is blank from the start may have the name of a living member, which must stay in the record.
+fn check_name(here: &Here, identity: &Identity) -> Result<(), Failure> {
+    match admission(here, identity) {
+        Some(Admission::NameTaken(uuid)) => Err(name_taken(identity, &uuid)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether another member would add this node. Members that cannot be asked do not keep a node from leaving.
+fn admission(Here { api, server, peers, .. }: &Here, identity: &Identity) -> Option<Admission> {
+    let Identity { node, node_uuid } = identity;
+    let is_enterprise = server.pools().ok()?.is_enterprise;
+    let record = api.status(Some(node)).ok()??;
+    if record.state != State::Ready || record.member(node).is_none() {
+        return None;
+    }
+    let others = record.nodes().into_iter().filter(|other| *other != node);
+    let view = others.take(MAX_ASKED).find_map(|member| {
+        let member = peers.connect(member, &record, is_enterprise).ok()?;
+        member.cluster().ok().flatten()
+    })?;
+    let cluster_uuid = record.cluster_uuid.as_ref();
+    Some(decision::admission(node, node_uuid.as_ref(), &view, cluster_uuid, false))
+}
+
 /// Decides the next step out of the cluster. [`Action::Done`]: this is the last active node, which cannot leave.
 fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     let Some(this) = view.this() else {
@@ -214,7 +221,7 @@ fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     if view.is_rebalancing {
         return Action::Wait("a rebalance runs".to_owned());
     }
-    if this.membership == Membership::Added && !this.is_recovering {
+    if this.membership == Membership::Added && !this.is_recovering() {
         return Action::Eject(this.otp.clone());
     }
     if let Some(action) = decision::obstacle(view, memory, now) {

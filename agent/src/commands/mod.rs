@@ -4,6 +4,7 @@ mod clock;
 mod discover;
 mod leave;
 mod rebalances;
+mod run;
 mod status;
 mod up;
 
@@ -23,6 +24,7 @@ use crate::{
 pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     match command {
         Command::Up(args) => up::run(*args, printer),
+        Command::Run(args) => run::run(*args, printer),
         Command::Discover(args) => discover::run(args, printer),
         Command::Leave(args) => leave::run(args, printer),
         Command::Status(args) => status::run(args, printer),

@@ -74,6 +74,10 @@ pub(super) fn start(
 ) -> (bool, String) {
     let is_started = match server.start_rebalance(known, ejected) {
         Ok(is_started) => is_started,
+        Err(error) if error.to_string().contains("deltaRecoveryNotPossible") => {
+            memory.is_delta_refused = true;
+            return (false, format!("the server refuses to recover a node with its data: {error}"));
+        }
         // The list of nodes may have changed, or another rebalance may be about to begin.
         Err(error) => return (false, format!("the rebalance does not begin yet: {error}")),
     };

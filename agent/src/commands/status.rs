@@ -70,7 +70,8 @@ struct ApiStatus {
 }
 
 pub fn run(args: NodeArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let Here { identity, api, server, .. } = settings::here(args, Deadline::after(LIMIT))?;
+    let Here { identity, api, server, .. } =
+        settings::here(args.api, args.server, Deadline::after(LIMIT))?;
     let node = identity.node;
     let (answer, error) = match api.raw_status(Some(&node)) {
         Ok(answer) => (answer, None),
@@ -128,7 +129,7 @@ impl From<&View> for ClusterStatus {
             name: node.name.clone(),
             membership: match node.membership {
                 Membership::Active => "active",
-                Membership::Added if node.is_recovering => "to be recovered",
+                Membership::Added if node.is_recovering() => "to be recovered",
                 Membership::Added => "added",
                 Membership::FailedOver => "failed over",
             },

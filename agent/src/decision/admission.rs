@@ -14,17 +14,20 @@ pub enum Admission {
     NameTaken(Uuid),
     /// The member belongs to another cluster: try the next one.
     OtherCluster(String),
+    /// First remove the failed-over member that this node replaces, by its name for rebalances.
+    Replace(String),
     /// The member is not healthy and active itself: try the next one.
     UnfitMember,
 }
 
 /// Decides whether the node, with this server UUID, can join through a member with this view of the cluster. The API may know the
-/// cluster's UUID.
+/// cluster's UUID. With `replaces`, a failed-over member with the node's name may be removed.
 pub fn admission(
     node: &Node,
     own: Option<&Uuid>,
     view: &View,
     cluster_uuid: Option<&Uuid>,
+    replaces: bool,
 ) -> Admission {
     if cluster_uuid.is_some_and(|uuid| *uuid != view.uuid) {
         let uuid = &view.uuid;
@@ -52,10 +55,38 @@ pub fn admission(
         (Membership::Active, _) => format!(
             "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
         ),
+        (Membership::FailedOver, _) if replaces => match obstacle_to_replacement(listed, own, view)
+        {
+            None => return Admission::Replace(listed.otp.clone()),
+            Some(why) => {
+                format!("the cluster has failed `{node}` over, and it cannot be replaced: {why}")
+            }
+        },
         (Membership::FailedOver, _) => {
             format!(
                 "the cluster has failed `{node}` over: once it has been removed, it can join again"
             )
         }
     })
+}
+
+/// Why a failed-over member must stay in the cluster. It is dead for good only if its server is another one than this node's, and its
+/// data is not needed only if all other nodes are well and have copies.
+fn obstacle_to_replacement(listed: &NodeInfo, own: Option<&Uuid>, view: &View) -> Option<String> {
+    if listed.health != Health::Unhealthy {
+        return Some("it is running".to_owned());
+    }
+    if own.is_none() || listed.uuid.is_none() || listed.uuid.as_ref() == own {
+        return Some("this server may be that member".to_owned());
+    }
+    if view.is_rebalancing {
+        return Some("a rebalance runs".to_owned());
+    }
+    let is_well =
+        |node: &&NodeInfo| node.membership == Membership::Active && node.health == Health::Healthy;
+    let mut others = view.nodes.iter().filter(|node| node.otp != listed.otp);
+    if let Some(other) = others.find(|node| !is_well(node)) {
+        return Some(format!("`{}` is not active and healthy", other.name));
+    }
+    (!view.can_lose(1)).then(|| "a bucket has no replicas, so its data would be lost".to_owned())
 }

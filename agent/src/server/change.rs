@@ -5,7 +5,7 @@ use std::time::Duration;
 use cbbootstrap_protocol::names::Node;
 use serde_json::json;
 
-use super::{Administrator, Group, GroupNode, Groups, PORT, Server, TLS_PORT};
+use super::{Administrator, Group, GroupNode, Groups, PORT, Recovery, Server, TLS_PORT};
 use crate::{
     http::{ANSWER_LIMIT, CallError},
     values::{BucketSpec, Services},
@@ -73,6 +73,19 @@ impl Server {
     /// Removes a node that is not active, by its name for rebalances. The node may be dead.
     pub fn eject(&self, otp: &str) -> Result<(), CallError> {
         self.post("/controller/ejectNode", &[("otpNode", otp)]).map(drop)
+    }
+
+    /// Marks a failed-over node to be recovered by the next rebalance, which would remove it otherwise.
+    pub fn set_recovery(&self, otp: &str, recovery: Recovery) -> Result<(), CallError> {
+        let kind = if recovery == Recovery::Delta { "delta" } else { "full" };
+        let form = [("otpNode", otp), ("recoveryType", kind)];
+        self.post("/controller/setRecoveryType", &form).map(drop)
+    }
+
+    /// Starts to move a node's active data to its replicas, and then fails the node over. The server refuses it where data could be
+    /// lost.
+    pub fn fail_over_gracefully(&self, otp: &str) -> Result<(), CallError> {
+        self.post("/controller/startGracefulFailover", &[("otpNode", otp)]).map(drop)
     }
 
     /// Starts a rebalance of these nodes, the ejected among them, by their names for rebalances. Returns `false` if one runs

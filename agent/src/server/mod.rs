@@ -13,7 +13,7 @@ use ureq::{Agent, RequestBuilder, http::Response, typestate::WithBody};
 
 pub use self::{
     change::INITIALISE_LIMIT,
-    read::{Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, View},
+    read::{Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, Recovery, View},
 };
 use crate::{
     http::{self, ANSWER_LIMIT, CallError, Deadline, Trust},

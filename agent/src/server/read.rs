@@ -40,6 +40,26 @@ pub enum Membership {
     FailedOver,
 }
 
+/// How a node that was failed over is taken in again by the next rebalance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    None,
+    /// With the data that it still has.
+    Delta,
+    /// It gets all its data from the other nodes.
+    Full,
+}
+
+impl<'de> Deserialize<'de> for Recovery {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(match String::deserialize(from)?.as_str() {
+            "" | "none" => Self::None,
+            "delta" => Self::Delta,
+            _ => Self::Full,
+        })
+    }
+}
+
 /// A node's health, as the asked server sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,9 +85,8 @@ pub struct NodeInfo {
     pub uuid: Option<Uuid>,
     #[serde(rename = "clusterMembership")]
     pub membership: Membership,
-    /// Whether it was failed over and is marked to be recovered by the next rebalance.
-    #[serde(rename = "recoveryType", default, deserialize_with = "is_recovery")]
-    pub is_recovering: bool,
+    #[serde(rename = "recoveryType", default = "no_recovery")]
+    pub recovery: Recovery,
     #[serde(rename = "status")]
     pub health: Health,
     /// A server that does not report it counts as up for long.
@@ -79,6 +98,16 @@ pub struct NodeInfo {
     /// Community Edition has no server groups.
     #[serde(rename = "serverGroup")]
     pub group: Option<String>,
+    /// The size of its data on disk, if it reports one.
+    #[serde(rename = "interestingStats", default, deserialize_with = "disk_size")]
+    pub disk_bytes: Option<u64>,
+}
+
+impl NodeInfo {
+    /// Whether it was failed over and is marked to be recovered by the next rebalance.
+    pub fn is_recovering(&self) -> bool {
+        self.recovery != Recovery::None
+    }
 }
 
 /// A cluster, as a member sees it.
@@ -90,9 +119,24 @@ pub struct View {
     pub is_balanced: bool,
     pub is_rebalancing: bool,
     pub buckets: Vec<String>,
+    /// The smallest number of replicas of a bucket; `None` if there are no buckets. It is read only while a node is failed over or
+    /// recovers.
+    pub fewest_replicas: Option<u32>,
 }
 
 impl View {
+    /// Whether all data has copies elsewhere if this many nodes lose theirs.
+    pub fn can_lose(&self, nodes: usize) -> bool {
+        self.fewest_replicas.is_none_or(|replicas| replicas as usize >= nodes)
+    }
+
+    /// The number of nodes that were failed over, including those that recover.
+    pub fn count_failed_over(&self) -> usize {
+        let is_out =
+            |node: &&NodeInfo| node.membership == Membership::FailedOver || node.is_recovering();
+        self.nodes.iter().filter(is_out).count()
+    }
+
     pub fn this(&self) -> Option<&NodeInfo> {
         self.nodes.iter().find(|node| node.is_asked)
     }
@@ -193,8 +237,16 @@ impl ClusterAnswer {
             is_balanced: self.balanced,
             is_rebalancing: !matches!(self.rebalance_status.as_str(), "" | "none" | "notRunning"),
             buckets: self.bucket_names.into_iter().map(|bucket| bucket.bucket_name).collect(),
+            fewest_replicas: None,
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Bucket {
+    #[serde(default)]
+    replica_number: u32,
 }
 
 #[derive(Deserialize)]
@@ -212,14 +264,18 @@ fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     String::deserialize(from).map(host_in)
 }
 
-fn is_recovery<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
-    Ok(!matches!(String::deserialize(from)?.as_str(), "" | "none"))
+fn no_recovery() -> Recovery {
+    Recovery::None
 }
 
 /// The server writes the number as text.
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let seconds = String::deserialize(from)?.parse();
     Ok(seconds.map_or_else(|_| unknown_uptime(), Duration::from_secs))
+}
+
+fn disk_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    Ok(Value::deserialize(from)?["couch_docs_actual_disk_size"].as_u64())
 }
 
 fn unknown_uptime() -> Duration {
@@ -256,7 +312,17 @@ impl Server {
             Err(CallError::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
             other => other?,
         };
-        Ok(Some(answer.view(uuid)))
+        let mut view = answer.view(uuid);
+        if view.count_failed_over() > 0 {
+            view.fewest_replicas = self.fewest_replicas()?;
+        }
+        Ok(Some(view))
+    }
+
+    /// The smallest number of replicas of a bucket; `None` if there are no buckets.
+    pub fn fewest_replicas(&self) -> Result<Option<u32>, CallError> {
+        let buckets: Vec<Bucket> = self.get("/pools/default/buckets?skipMap=true")?;
+        Ok(buckets.into_iter().map(|bucket| bucket.replica_number).min())
     }
 
     /// Whether the server belongs to a cluster. Needs no credentials.
@@ -280,6 +346,12 @@ impl Server {
     pub fn rebalance(&self) -> Result<Option<Rebalance>, CallError> {
         let tasks: Vec<Rebalance> = self.get("/pools/default/tasks")?;
         Ok(tasks.into_iter().find(|task| task.task == "rebalance"))
+    }
+
+    /// How many nodes the cluster has failed over by itself since its last rebalance.
+    pub fn auto_failovers(&self) -> Result<u64, CallError> {
+        let settings: Value = self.get("/settings/autoFailover")?;
+        Ok(settings["count"].as_u64().unwrap_or_default())
     }
 
     pub fn own_info(&self) -> Result<OwnInfo, CallError> {

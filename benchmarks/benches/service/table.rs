@@ -185,7 +185,8 @@ impl Service {
         let event = json!({
             "rawPath": path, "requestContext": {"http": {"method": "POST"}}, "body": body.to_string(),
         });
-        let answer = event::respond(self.router.clone(), event.to_string().as_bytes(), "id").await;
+        let answer =
+            event::respond(self.router.clone(), event.to_string().as_bytes(), "id", "").await;
         let answer = serde_json::to_value(answer).expect("an answer is JSON");
         assert_eq!(answer["statusCode"], 200, "{request}: {answer}");
         let calls = self.proxy.calls();

@@ -8,12 +8,16 @@ use aws_config::{
     retry::{RetryConfig, RetryMode},
     timeout::TimeoutConfig,
 };
+use aws_credential_types::Credentials;
 use aws_sdk_sts::config::{AppName, SharedHttpClient};
 use axum::http::Uri;
-use cbbootstrap_cli::environment::variable;
+use cbbootstrap_cli::{
+    environment::variable,
+    signer::{invalid_key, is_printable},
+};
 use clap::Args;
 
-use super::profiles::{Profiles, Setting, invalid_key, is_printable};
+use super::profiles::{Profiles, Setting};
 use crate::{
     failure::{Exit, Failure},
     network::CONNECT_TIMEOUT,
@@ -30,8 +34,11 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 const PROFILE_VARIABLES: [&str; 2] = ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"];
 
-const KEY_VARIABLES: [&str; 3] =
-    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+const KEY_VARIABLES: [&str; 4] =
+    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", TOKEN_VARIABLES[0], TOKEN_VARIABLES[1]];
+
+/// In the AWS CLI's order of precedence; the SDK knows the second only.
+const TOKEN_VARIABLES: [&str; 2] = ["AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"];
 
 /// Which account and region.
 #[derive(Clone, Debug, Default, Args)]
@@ -172,6 +179,13 @@ impl Access {
         }
         Ok(())
     }
+}
+
+/// The keys in the environment.
+pub fn environment_keys() -> Option<Credentials> {
+    let (id, secret) = (variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?);
+    let token = TOKEN_VARIABLES.into_iter().find_map(variable);
+    Some(Credentials::new(id, secret, token, None, "environment"))
 }
 
 fn has_keys() -> bool {

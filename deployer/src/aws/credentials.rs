@@ -1,6 +1,10 @@
 //! The credentials, and their renewal when they expire during a deployment.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    pin::pin,
+    sync::{Arc, PoisonError},
+    task::{Context, Poll, Waker},
+};
 
 use aws_config::{
     Region, profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
@@ -9,6 +13,7 @@ use aws_credential_types::{
     Credentials,
     provider::{error::CredentialsError, future},
 };
+use aws_runtime::auth::sigv4::SCHEME_ID;
 use aws_sdk_sts::{
     config::{
         ConfigBag, Intercept, ProvideCredentials, RuntimeComponents, SharedHttpClient,
@@ -20,17 +25,25 @@ use aws_sdk_sts::{
     },
     error::BoxError,
 };
+use aws_smithy_runtime_api::client::{
+    http::{HttpClient, HttpConnectorSettings, SharedHttpConnector},
+    identity::ResolveIdentity,
+    runtime_components::GetIdentityResolver,
+};
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
+use cbbootstrap_cli::signer::check_keys;
 
 use super::{
-    access::Access,
+    access::{Access, environment_keys},
     error::{Expired, explain_credentials, has_code},
-    profiles::{invalid_key, is_printable},
 };
 use crate::failure::Failure;
 
 /// Credentials that expire within this time are renewed before they are used.
 const SPARE: std::time::Duration = std::time::Duration::from_mins(2);
+
+/// The sources of credentials if the environment and the profile have none, for messages.
+const OTHER_SOURCES: &str = "the container, the web identity or the instance metadata";
 
 /// Credentials that are read again from their sources when AWS refuses them as expired: somebody may have signed in again, or a
 /// tool may have renewed them in the profile. The SDK would go on with the old ones.
@@ -100,13 +113,20 @@ impl Renewed {
         if access.prefers_profile() {
             profiles.check_credentials().map_err(CredentialsError::provider_error)?;
         }
+        let environment = environment_keys();
+        if let Some(keys) = environment.as_ref().filter(|_| !access.prefers_profile()) {
+            return checked(keys, "the environment");
+        }
+        let source = profiles.source().unwrap_or_else(|| OTHER_SOURCES.to_owned());
+        let http = CheckedClient { client: http.clone(), source: source.clone() };
+        let http = SharedHttpClient::new(http);
         // A new one each time, as it caches the profiles.
         let config = access.load(&profiles, http.clone()).await;
         let config = config.map_err(CredentialsError::provider_error)?;
         // The SDK would use keys in the environment rather than a profile that the user names.
         let credentials = if access.profile.is_some() {
             let mut sources = ProviderConfig::default()
-                .with_http_client(http.clone())
+                .with_http_client(http)
                 .with_region(Some(region.clone()))
                 .with_use_fips(config.use_fips())
                 .with_use_dual_stack(config.use_dual_stack());
@@ -116,18 +136,20 @@ impl Renewed {
             if let Some(timeouts) = config.timeout_config() {
                 sources = sources.with_timeout_config(timeouts.clone());
             }
-            let provider = ProfileFileCredentialsProvider::builder()
+            let mut provider = ProfileFileCredentialsProvider::builder()
                 .profile_files(profiles.files.clone())
                 .profile_name(&profiles.selected)
-                .configure(&sources)
-                .build();
-            provider.provide_credentials().await?
+                .configure(&sources);
+            if let Some(keys) = environment {
+                provider = provider.with_custom_provider("Environment", keys);
+            }
+            provider.build().provide_credentials().await?
         } else {
             let provider = config.credentials_provider();
             let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no sources"))?;
             provider.provide_credentials().await?
         };
-        checked(&credentials)
+        checked(&credentials, &source)
     }
 
     fn refused(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
@@ -215,21 +237,53 @@ fn is_expired(response: &HttpResponse) -> bool {
 }
 
 /// Credentials that can be signed with. Only the white space around them is not part of them.
-fn checked(credentials: &Credentials) -> Result<Credentials, CredentialsError> {
+fn checked(credentials: &Credentials, source: &str) -> Result<Credentials, CredentialsError> {
     let (id, secret) = (credentials.access_key_id().trim(), credentials.secret_access_key().trim());
     let token = credentials.session_token().map(str::trim).filter(|token| !token.is_empty());
-    for (name, key) in [
-        ("the access key ID", id),
-        ("the secret access key", secret),
-        ("the session token", token.unwrap_or_default()),
-    ] {
-        if !is_printable(key) {
-            return Err(CredentialsError::provider_error(invalid_key(name)));
-        }
-    }
     let mut checked = Credentials::builder().provider_name("checked");
     checked.set_account_id(credentials.account_id().cloned());
     checked.set_expiry(credentials.expiry());
     checked.set_session_token(token.map(ToOwned::to_owned));
-    Ok(checked.access_key_id(id).secret_access_key(secret).build())
+    let checked = checked.access_key_id(id).secret_access_key(secret).build();
+    check_keys(&checked, source).map_err(CredentialsError::provider_error)?;
+    Ok(checked)
+}
+
+/// The HTTP client of the sources of credentials. The SDK checks the configuration of each call with it, and so it also sees the keys
+/// with which a profile takes a role: the SDK would sign with them, and panic if they cannot be in a header.
+#[derive(Debug)]
+struct CheckedClient {
+    client: SharedHttpClient,
+    /// Where the keys come from.
+    source: String,
+}
+
+impl HttpClient for CheckedClient {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        self.client.http_connector(settings, components)
+    }
+
+    fn validate_final_config(
+        &self,
+        components: &RuntimeComponents,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(resolver) = components.identity_resolver(SCHEME_ID) else {
+            return Ok(());
+        };
+        let identity = pin!(resolver.resolve_identity(components, config));
+        // The keys for a role are known already, so nothing has to be waited for.
+        let Poll::Ready(identity) = identity.poll(&mut Context::from_waker(Waker::noop())) else {
+            return Ok(());
+        };
+        let identity = identity?;
+        let Some(keys) = identity.data::<Credentials>() else {
+            return Ok(());
+        };
+        Ok(check_keys(keys, &self.source)?)
+    }
 }

@@ -16,13 +16,17 @@ pub mod s3;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_config::SdkConfig;
+use aws_config::{Region, SdkConfig};
 use aws_sdk_dynamodb::{Client, config::SharedCredentialsProvider};
 use aws_sdk_sts::{
     error::SdkError,
     operation::get_caller_identity::{GetCallerIdentityError, GetCallerIdentityOutput},
 };
-use cbbootstrap_cli::{environment::variable, signer::Signer};
+use cbbootstrap_cli::{
+    environment::variable,
+    failure::Problems,
+    signer::{API_GATEWAY, Signer},
+};
 use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 use tokio::sync::OnceCell;
 
@@ -62,9 +66,7 @@ impl Aws {
         let network = profiles.network()?;
         let config = access.load(&profiles, network.client()).await?;
         let Some(region) = config.region().cloned() else {
-            return Err(Failure::new("no AWS region is set")
-                .hint("give `--region`, set `AWS_REGION`, or put `region` into the profile")
-                .into());
+            return Err(no_region(access, &profiles, &network).await.into());
         };
         access.check_region(region.as_ref())?;
         let credentials = Renewed::new(access, &region, network.client());
@@ -125,6 +127,7 @@ impl Aws {
             Auth::Iam => Some(Signer {
                 credentials: self.credentials.current().await?,
                 region: self.region.clone(),
+                service: API_GATEWAY,
             }),
         })
     }
@@ -134,6 +137,20 @@ impl Aws {
         let read = async || Identity::read(self.sts.get_caller_identity().send().await);
         self.identity.get_or_try_init(read).await.cloned()
     }
+}
+
+/// Names missing credentials, too, unless a profile names their source: that may need a region.
+async fn no_region(access: &Access, profiles: &Profiles, network: &Network) -> Failure {
+    let mut problems = Problems::default();
+    problems.add(
+        Failure::new("no AWS region is set")
+            .hint("give `--region`, set `AWS_REGION`, or put `region` into the profile"),
+    );
+    if profiles.source().is_none() {
+        let credentials = Renewed::new(access, &Region::from_static("us-east-1"), network.client());
+        problems.keep(credentials.current().await);
+    }
+    problems.report().err().unwrap_or_else(|| Failure::new("no AWS region is set"))
 }
 
 /// The owner of the credentials.

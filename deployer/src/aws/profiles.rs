@@ -7,6 +7,7 @@ use aws_runtime::env_config::file::{EnvConfigFileKind as Kind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 use cbbootstrap_cli::{
     environment::{variable, variable_os},
+    signer::{invalid_key, is_printable},
     text,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -32,6 +33,17 @@ const REFERENCES: [&str; 3] = ["source_profile", "sso_session", "services"];
 
 /// The properties that are signed with, or sent.
 const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
+
+/// The properties that keys come from, in the SDK's order.
+const SOURCES: [&str; 7] = [
+    "credential_source",
+    "web_identity_token_file",
+    "sso_session",
+    "sso_start_url",
+    "login_session",
+    "credential_process",
+    "aws_access_key_id",
+];
 
 /// The profiles of the configuration and credentials files.
 #[derive(Clone, Debug)]
@@ -81,14 +93,19 @@ impl Profiles {
         Ok(Self { files, selected, set })
     }
 
+    /// The names of all profiles, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.set.profiles().map(decode).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Checks that the profile in use exists: the SDK would use other credentials.
     pub fn check_selected(&self) -> Result<(), Failure> {
         if self.set.get_profile(&self.selected).is_some() {
             return Ok(());
         }
-        let mut known = self.set.profiles().map(decode).collect::<Vec<_>>();
-        known.sort_unstable();
-        let hint = match known.as_slice() {
+        let hint = match self.names().as_slice() {
             [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
             known => format!("there are: {}", known.join(", ")),
         };
@@ -124,16 +141,29 @@ impl Profiles {
 
     /// Checks the profiles that the credentials come from. The SDK would panic at some of their keys, and ignores what it cannot do.
     pub fn check_credentials(&self) -> Result<(), Failure> {
-        let (mut name, mut seen) = (self.selected.as_str(), Vec::new());
-        while let Some(profile) = self.set.get_profile(name).filter(|_| !seen.contains(&name)) {
-            check_profile(profile)?;
-            seen.push(name);
+        self.chain().into_iter().try_for_each(check_profile)
+    }
+
+    /// Where the keys come from, for messages: the property of the profile at the end of the roles; `None` without a profile.
+    pub fn source(&self) -> Option<String> {
+        let profile = self.chain().pop()?;
+        let property = SOURCES.iter().find(|property| profile.get(property).is_some())?;
+        Some(format!("`{property}` of the profile `{}`", decode(profile.name())))
+    }
+
+    /// The profile in use, and those of which each takes the keys of the next one for its role.
+    fn chain(&self) -> Vec<&Profile> {
+        let (mut name, mut chain): (_, Vec<&Profile>) = (self.selected.as_str(), Vec::new());
+        while let Some(profile) = self.set.get_profile(name)
+            && chain.iter().all(|seen| seen.name() != name)
+        {
+            chain.push(profile);
             match (profile.get("role_arn"), profile.get("source_profile")) {
                 (Some(_), Some(source)) => name = source,
                 _ => break,
             }
         }
-        Ok(())
+        chain
     }
 }
 
@@ -155,18 +185,6 @@ fn check_profile(profile: &Profile) -> Result<(), Failure> {
         )));
     }
     Ok(())
-}
-
-/// Whether a key or token can be part of a header.
-pub fn is_printable(key: &str) -> bool {
-    key.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-pub fn invalid_key(source: &str) -> Failure {
-    Failure::usage(format!(
-        "{source} contains a space, a control character or one outside of ASCII"
-    ))
-    .hint("copy the key again, without quotes and line ends")
 }
 
 async fn load(files: &EnvConfigFiles, name: &str) -> Result<ProfileSet, ProfileFileLoadError> {
@@ -234,10 +252,14 @@ fn normalize(text: &str, is_config: bool) -> String {
             continue;
         };
         let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
+        let name = match name.as_str() {
+            "aws_security_token" => "aws_session_token",
+            name => name,
+        };
         if value.is_empty() {
             empty = Some(lines.len());
         }
-        let value = if REFERENCES.contains(&name.as_str()) { encode(value) } else { value.into() };
+        let value = if REFERENCES.contains(&name) { encode(value) } else { value.into() };
         lines.push(format!("{name} = {value}"));
     }
     if let Some(line) = empty {

@@ -8,7 +8,7 @@ use aws_sdk_s3::{
         timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
-    primitives::ByteStream,
+    primitives::{ByteStream, DateTime},
     types::{
         BucketLocationConstraint, CreateBucketConfiguration, Delete, ObjectIdentifier,
         PublicAccessBlockConfiguration, ServerSideEncryption, ServerSideEncryptionByDefault,
@@ -302,16 +302,13 @@ impl Bucket {
         Ok((keys.len(), is_gone))
     }
 
-    /// The stack's artifacts, each with its date in seconds since 1970.
-    async fn artifacts(&self) -> anyhow::Result<Vec<(i64, String)>> {
+    /// The stack's artifacts, each with the time of its upload.
+    async fn artifacts(&self) -> anyhow::Result<Vec<(Option<DateTime>, String)>> {
         let pages = request!(self.list_objects_v2).prefix(self.prefix()).into_paginator().send();
         let pages = pages.collect::<Result<Vec<_>, _>>().await;
         let pages = pages.explain(format!("cannot list bucket `{}`", self.name))?;
         let objects = pages.into_iter().flat_map(|page| page.contents.unwrap_or_default());
-        let dated = objects.filter_map(|object| {
-            Some((object.last_modified.map_or(0, |date| date.secs()), object.key?))
-        });
-        Ok(dated.collect())
+        Ok(objects.filter_map(|object| Some((object.last_modified, object.key?))).collect())
     }
 
     async fn delete(&self, keys: &[String]) -> anyhow::Result<()> {
@@ -333,15 +330,16 @@ impl Bucket {
     }
 }
 
-/// The artifacts that are neither named nor among the newest.
-fn outdated(mut artifacts: Vec<(i64, String)>, named: &[&str]) -> Vec<String> {
-    artifacts.sort_by(|one, other| other.cmp(one));
-    artifacts
-        .into_iter()
-        .skip(KEPT)
-        .map(|(_, key)| key)
-        .filter(|key| !named.contains(&key.as_str()))
-        .collect()
+/// The artifacts that are neither named nor among the newest. S3 may round times to seconds, so those of the same time as the
+/// oldest one to keep are kept, too: their keys are hashes, which have no order.
+fn outdated<T: Ord>(mut artifacts: Vec<(T, String)>, named: &[&str]) -> Vec<String> {
+    artifacts.sort_by(|(one, _), (other, _)| other.cmp(one));
+    let Some((oldest_kept, _)) = artifacts.get(KEPT - 1) else {
+        return Vec::new();
+    };
+    let is_outdated =
+        |(time, key): &&(T, String)| time < oldest_kept && !named.contains(&key.as_str());
+    artifacts.iter().filter(is_outdated).map(|(_, key)| key.clone()).collect()
 }
 
 #[cfg(test)]
@@ -358,6 +356,9 @@ mod tests {
             (&[7, 1, 2, 3, 4, 5, 6], &[], &["s/2.zip", "s/1.zip"]),
             (&[7, 1, 2, 3, 4, 5, 6], &["s/1.zip", "s/6.zip"], &["s/2.zip"]),
             (&[], &["s/1.zip"], &[]),
+            // Four of the same second, of which two would be left.
+            (&[9, 8, 7, 6, 6, 6, 6, 5], &[], &["s/5.zip"]),
+            (&[6, 6, 6, 6, 6, 6, 6], &[], &[]),
         ] {
             assert_eq!(outdated(artifacts(dates), named), expected, "{dates:?} {named:?}");
         }

@@ -225,7 +225,7 @@ impl<S: Store> Operator<'_, S> {
         while rows.len() <= limit {
             let page = self.store.list(start.as_deref()).await;
             let page = page.map_err(|error| self.explain(&error))?;
-            rows.extend(page.rows);
+            rows.extend(page.rows.into_iter().filter(|row| args.all || !row.is_smoke_test()));
             start = page.next;
             if start.is_none() {
                 break;
@@ -318,8 +318,7 @@ impl<S: Store> Operator<'_, S> {
                 _ => explain(what, sdk),
             },
             (None, Error::Unreadable(Unreadable(CLUSTER_ID))) => {
-                Failure::new(format!("{keeper} has an item without a cluster's id"))
-                    .hint(OTHER_TABLE)
+                Failure::new(format!("{keeper} has an item without a cluster ID")).hint(OTHER_TABLE)
             }
             (None, Error::Unavailable(_)) => Failure::new(format!("{what}: {error}"))
                 .hint("run the command again; repeating it does no harm"),

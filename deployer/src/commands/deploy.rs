@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_function::store::Store;
 use serde::Serialize;
 
 use super::{curl, smoke::failures};
 use crate::{
-    aws::{Aws, cloudformation::UpdateMode},
+    aws::cloudformation::UpdateMode,
     cli::{DeployArgs, UpdateArgs},
     deployment::Deployment,
+    domain::{DnsRecord, testable_endpoint},
     github::{self, code, heading, table},
     network::Network,
     origin::introduce,
@@ -25,6 +27,8 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct DeployReport {
     endpoint: String,
+    /// The record that the endpoint needs, if the stack does not create it.
+    dns_record: Option<DnsRecord>,
     auth: Auth,
     stack_name: String,
     region: String,
@@ -47,6 +51,9 @@ impl Display for DeployReport {
             None => self.outcome(),
         };
         writeln!(f, "Endpoint: {endpoint}")?;
+        if let Some(record) = &self.dns_record {
+            writeln!(f, "DNS:      the endpoint needs the record `{record}`, or an alias")?;
+        }
         writeln!(f, "Stack:    {stack_name} in {region}, {outcome}")?;
         write!(f, "Function: sha256 {function_sha256}")?;
         if let Some(version) = &self.function_version {
@@ -74,6 +81,7 @@ impl CommandReport for DeployReport {
             ("function_sha256", self.function_sha256.clone()),
             ("table", self.table.clone()),
         ];
+        outputs.extend(self.dns_record.as_ref().map(|it| ("dns_record", it.to_string())));
         outputs.extend(self.smoke.iter().flat_map(CommandReport::outputs));
         outputs.extend(self.function_version.clone().map(|it| ("function_version", it)));
         outputs
@@ -87,6 +95,7 @@ impl CommandReport for DeployReport {
             row("Function", format!("sha256 {}", code(&self.function_sha256))),
             row("Table", code(&self.table)),
         ];
+        rows.extend(self.dns_record.as_ref().map(|it| row("DNS record", code(&it.to_string()))));
         rows.extend(self.smoke.as_ref().map(|smoke| row("Smoke test", smoke.summary())));
         let seconds = self.seconds.iter();
         let times: Vec<_> =
@@ -122,7 +131,7 @@ async fn deploy(
         let function =
             FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build)
                 .await?;
-        anyhow::Ok((function, Aws::connect(&target.place.access).await?))
+        anyhow::Ok((function, target.connect().await?))
     };
     let (function, aws) = signals.or_stopped(begin).await?;
     let UpdateArgs { express, rollback_minutes } = args.update;
@@ -149,12 +158,15 @@ async fn deploy(
     } else {
         let smoke = async {
             let signer = aws.signer(auth).await?;
-            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, printer).await
+            let endpoint = testable_endpoint(&deployed.stack, printer).await?;
+            let store = aws.store(deployed.stack.output("TableName")?);
+            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, &store, printer).await
         };
         Some(signals.or_stopped(smoke).await?)
     };
     Ok(DeployReport {
         endpoint,
+        dns_record: DnsRecord::find(&deployed.stack),
         auth,
         stack_name: target.place.stack_name.clone(),
         region: aws.region,
@@ -173,11 +185,13 @@ pub(super) async fn run_smoke(
     endpoint: &str,
     signer: Option<Signer>,
     is_fresh: bool,
+    store: &impl Store,
     printer: &Printer,
 ) -> anyhow::Result<smoke::Report> {
     let mut step = printer.step("smoke");
     step.note(format!("testing {endpoint}"));
     let report = smoke::test(network, endpoint, signer, is_fresh).await?;
+    report.delete_records(store).await;
     for failed in report.steps.iter().filter(|step| !step.passed) {
         step.line(format_args!(
             "{}: expected {}, saw {}",
@@ -204,6 +218,7 @@ mod tests {
         let endpoint = "https://abc.execute-api.us-east-1.amazonaws.com".to_owned();
         let mut report = DeployReport {
             endpoint: endpoint.clone(),
+            dns_record: None,
             auth: Auth::None,
             stack_name: "cbbootstrap".to_owned(),
             region: "us-east-1".to_owned(),
@@ -216,6 +231,7 @@ mod tests {
                 auth: Auth::None,
                 passed: false,
                 steps: vec![failed],
+                cluster_ids: Vec::new(),
             }),
             seconds: BTreeMap::from([("build", 61.25), ("stack", 33.0)]),
         };

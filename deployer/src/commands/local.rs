@@ -45,11 +45,13 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
     let keeper = Keeper::this_machine(listen.data.as_deref())?;
     let options = ServerArgs { max_connections: 1000, ..ServerArgs::default() };
     let serving = serve::start(&listen, keeper, options, printer).await?;
-    let smoke = if args.no_smoke {
-        None
-    } else {
-        let network = Network::direct(None)?;
-        Some(run_smoke(&network, &serving.endpoint, None, false, printer).await?)
+    let smoke = match serving.data.as_ref().filter(|_| !args.no_smoke) {
+        None => None,
+        Some(data) => {
+            let network = Network::direct(None)?;
+            let endpoint = &serving.endpoint;
+            Some(run_smoke(&network, endpoint, None, false, &data.store, printer).await?)
+        }
     };
     let deployment =
         Deployment { serving, smoke, seconds: printer.seconds(), exit: args.local.exit };

@@ -39,7 +39,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         }
         Command::Serve(args) => serve::run(*args, printer, &mut signals).await?,
         Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,
-        Command::Plan(args) => return plan::run(args, printer, &mut signals).await,
+        Command::Plan(args) => return plan::run(*args, printer, &mut signals).await,
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
         Command::Ping(args) => signals.or_stopped(ping::run(args)).await?,
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,

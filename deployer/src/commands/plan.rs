@@ -5,10 +5,7 @@ use std::fmt::Display;
 use serde::Serialize;
 
 use crate::{
-    aws::{
-        Aws,
-        cloudformation::{ChangeSet, UpdateMode},
-    },
+    aws::cloudformation::{ChangeSet, UpdateMode},
     cli::PlanArgs,
     deployment::{self, Follower, Survey, discard_after},
     failure::Exit,
@@ -147,7 +144,7 @@ async fn plan(
 ) -> anyhow::Result<PlanReport> {
     let function =
         FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build).await?;
-    let aws = Aws::connect(&target.place.access).await?;
+    let aws = target.connect().await?;
     let (artifact, survey) = introduce(&aws, &target.place, printer, async {
         tokio::try_join!(deployment::build(function, printer), Survey::read(&aws, target))
     })

@@ -34,9 +34,9 @@ pub struct Serving {
     /// The region of the table.
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String>,
-    /// Locks the directory.
+    /// Of a database on this machine; locks its directory.
     #[serde(skip)]
-    _data: Option<Data>,
+    pub data: Option<Data>,
     #[serde(skip)]
     server: Server,
     #[serde(skip)]
@@ -109,7 +109,7 @@ pub async fn start(
         tokio::spawn(tls.reload(move |message| log.message(&message)));
     }
     let server = Server::start(listener, api, config, most, metrics)?;
-    Ok(Serving { endpoint: server.url().to_owned(), keeper, region, _data: data, server, log })
+    Ok(Serving { endpoint: server.url().to_owned(), keeper, region, data, server, log })
 }
 
 /// The API over the store, the region of a table, and the open database.

@@ -3,6 +3,7 @@
 use crate::{
     aws::{Aws, cloudformation},
     cli::SmokeArgs,
+    domain::testable_endpoint,
     github::{heading, table},
     origin,
     printer::Printer,
@@ -14,7 +15,7 @@ use crate::{
 /// Tests the given endpoint, or that of the stack.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let access = &args.stack.access;
-    let (aws, network, endpoint, signer) = if let Some(url) = args.url {
+    let (aws, table, network, endpoint, signer) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
         // Only a signature needs a region and credentials.
         match args.endpoint_auth {
@@ -22,21 +23,27 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
                 let aws = Aws::connect(access).await?;
                 let signer = aws.signer(auth).await?;
                 let network = aws.network.clone();
-                (Some(aws), network, endpoint, signer)
+                (Some(aws), None, network, endpoint, signer)
             }
-            _ => (None, access.profiles().await?.network()?, endpoint, None),
+            _ => (None, None, access.profiles().await?.network()?, endpoint, None),
         }
     } else {
         let (aws, name) = (Aws::connect(access).await?, args.stack.stack_name);
         let stack = cloudformation::find(&aws.cloudformation, &name).await?.ok_or_else(|| {
             stack::missing(&name, &aws.region).hint("name the endpoint: `cbbootstrap smoke URL`")
         })?;
-        let (endpoint, signer) =
-            (stack.output("Endpoint")?.to_owned(), aws.signer(stack.auth()).await?);
-        let network = aws.network.clone();
-        (Some(aws), network, endpoint, signer)
+        let endpoint = testable_endpoint(&stack, printer).await?;
+        let signer = aws.signer(stack.auth()).await?;
+        let (network, table) = (aws.network.clone(), stack.output("TableName")?.to_owned());
+        (Some(aws), Some(table), network, endpoint, signer)
     };
-    let test = smoke::test(&network, &endpoint, signer, false);
+    let test = async {
+        let report = smoke::test(&network, &endpoint, signer, false).await?;
+        if let Some((aws, table)) = aws.as_ref().zip(table) {
+            report.delete_records(&aws.store(&table)).await;
+        }
+        anyhow::Ok(report)
+    };
     let report = match &aws {
         Some(aws) => origin::add(aws, &args.stack.config, printer, test).await?,
         None => test.await?,

@@ -15,6 +15,7 @@ use crate::{
     },
     cli::StatusArgs,
     deployment::Watch,
+    domain::DnsRecord,
     failure::Failure,
     origin::introduce,
     printer::Printer,
@@ -39,6 +40,8 @@ struct Status {
     termination_protection: bool,
     drift: Drift,
     endpoint: Option<String>,
+    /// The record that the endpoint needs, if the stack does not create it.
+    dns_record: Option<DnsRecord>,
     /// The callers that the endpoint accepts.
     auth: Option<Auth>,
     /// The dashboard's name.
@@ -144,6 +147,7 @@ async fn read(
         termination_protection: stack.protected,
         drift: unless_denied("drift", drift, &mut unknown)?.unwrap_or_else(|| stack.drift.clone()),
         endpoint: output("Endpoint"),
+        dns_record: DnsRecord::find(&stack),
         auth: output("Endpoint").map(|_| stack.auth()),
         dashboard: output("DashboardName"),
         function: function.map(|function| FunctionStatus {

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction};
 use serde_json::{Map, Value, json};
 
 use super::{FALLBACK, File, SAMPLE, environment_options, keys};
-use crate::template::TEMPLATE;
+use crate::{settings::OPTION_PARAMETERS, template::TEMPLATE};
 
 const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/cbbootstrap.schema.json");
 
@@ -76,16 +76,11 @@ fn parameters() -> Value {
     let declared = template["Parameters"].as_mapping().unwrap().iter();
     let properties = declared.filter_map(|(name, declaration)| {
         let (name, declaration) = (name.as_str()?, serde_json::to_value(declaration).ok()?);
-        is_free(name).then(|| (name.to_owned(), parameter(&declaration)))
+        let has_option = OPTION_PARAMETERS.iter().any(|(parameter, ..)| *parameter == name);
+        (!has_option).then(|| (name.to_owned(), parameter(&declaration)))
     });
     let properties: Map<_, _> = properties.collect();
     json!({"type": "object", "additionalProperties": false, "properties": properties})
-}
-
-/// Whether the file can set a parameter, if not to this value.
-fn is_free(name: &str) -> bool {
-    let file = format!("environments: {{e: {{parameters: {{{name}: \"?\"}}}}}}");
-    File::parse(&file).err().is_none_or(|error| !error.to_string().contains("is not set as"))
 }
 
 fn parameter(declaration: &Value) -> Value {
@@ -118,6 +113,21 @@ fn schema_is_up_to_date() {
         current == schema,
         "the schema is out of date: UPDATE_DOCS=1 cargo test --workspace --bins schema"
     );
+}
+
+#[test]
+fn schema_has_the_parameters_that_the_file_can_set() {
+    let schema = schema();
+    let known = &schema["properties"]["environments"]["additionalProperties"]["properties"];
+    let template: serde_yaml::Value = serde_yaml::from_str(TEMPLATE).unwrap();
+    for name in template["Parameters"].as_mapping().unwrap().keys() {
+        let name = name.as_str().unwrap();
+        let file = format!("environments: {{e: {{parameters: {{{name}: \"?\"}}}}}}");
+        let refusal = File::parse(&file).err().map(|failure| failure.to_string());
+        let has_option = refusal.is_some_and(|text| text.contains("has its own option"));
+        let is_known = known["parameters"]["properties"].get(name).is_some();
+        assert_eq!(is_known, !has_option, "{name}");
+    }
 }
 
 #[test]

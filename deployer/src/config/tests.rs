@@ -28,6 +28,10 @@ environments:
     max_read_units: 100
     max_write_units: 50
     kms_key: arn:aws:kms:eu-central-1:123456789012:key/k
+    domain: api.example.com
+    certificate_arn: arn:aws:acm:eu-central-1:123456789012:certificate/c
+    base_path: v1
+    hosted_zone: Z0123456789ABC
     protect: true
     wait_for_stack: 30m
 "#;
@@ -53,6 +57,10 @@ environments:
         "--max-read-units=100",
         "--max-write-units=50",
         "--kms-key=arn:aws:kms:eu-central-1:123456789012:key/k",
+        "--domain=api.example.com",
+        "--certificate-arn=arn:aws:acm:eu-central-1:123456789012:certificate/c",
+        "--base-path=v1",
+        "--hosted-zone=Z0123456789ABC",
         "--protect=true",
         "--wait-for-stack=30m",
     ];

@@ -18,9 +18,8 @@ impl Deployment<'_> {
             ("TableName", target.table.table_name.clone()),
             ("Architecture", function.arch().to_string()),
         ];
-        let stack = check(&survey, name, &aws.region, &parameters).map_err(|it| {
-            it.hint("leave out `--code-only` to deploy the stack").exit(Exit::NeedsDecision)
-        })?;
+        let stack = check(&survey, name, &aws.region, &parameters)
+            .map_err(|failure| failure.hint("leave out `--code-only` to deploy the stack"))?;
         let artifact = build(function, printer).await?;
 
         let step = printer.step("code");
@@ -48,17 +47,18 @@ fn check<'s>(
     region: &str,
     parameters: &[(&str, String)],
 ) -> Result<&'s Stack, Failure> {
-    let stack = survey.stack.as_ref().ok_or_else(|| stack::missing(name, region))?;
+    let missing = || stack::missing(name, region).exit(Exit::NeedsDecision);
+    let stack = survey.stack.as_ref().ok_or_else(missing)?;
     if survey.updatable().is_none() {
         let message = format!("stack `{name}` is in {}; its code cannot be replaced", stack.status);
-        return Err(Failure::new(message));
+        return Err(Failure::new(message).exit(Exit::NeedsDecision));
     }
     let changes = |(parameter, desired): &&(&str, String)| {
         stack.parameters.get(*parameter).is_some_and(|current| current != desired)
     };
     match parameters.iter().find(changes) {
         None => Ok(stack),
-        Some((parameter, desired)) => Err(Failure::new(format!(
+        Some((parameter, desired)) => Err(Failure::usage(format!(
             "`--code-only` replaces only the code, but parameter `{parameter}` of stack `{name}` would change to `{desired}`"
         ))),
     }

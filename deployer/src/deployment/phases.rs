@@ -1,5 +1,7 @@
 //! The two phases of a deployment, and the steps after them.
 
+use jiff::Timestamp;
+
 use super::{DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack};
 use crate::{
     aws::{
@@ -276,14 +278,14 @@ impl<'a> Preparation<'a> {
             }
         }
         Ok(DeployedStack {
+            // Somebody else may have created the stack just now.
+            is_fresh: changed || round > 0 || stack.is_fresh(Timestamp::now()),
             stack,
             changed: self.has_changed_storage
                 | changed
                 | code_changed
                 | is_table_encrypted
                 | protect.is_some(),
-            // Somebody else may have created the stack just now.
-            is_fresh: changed || round > 0,
             function_sha256: self.artifact.sha256.clone(),
             version: None,
         })

@@ -67,7 +67,10 @@ impl StackSurvey {
         let owner = table.and_then(|table| table.stack.as_deref());
         let Target { place, table, stack, .. } = target;
         let (name, before) = (&place.stack_name, self.stack.as_ref());
-        stack::risks(name, before, self.action, &table.table_name, owner, stack.auth)
+        let mut risks =
+            stack::risks(name, before, self.action, &table.table_name, owner, stack.auth);
+        risks.extend(stack::lost_domain(before, stack.domain.endpoint().as_deref()));
+        risks
     }
 
     /// The options for the table. A key that the stack was deployed with and that is omitted now is removed from the table, because

@@ -89,7 +89,7 @@ impl Proxy {
         // The message does not repeat the URL, as it may hold a password.
         let invalid = || {
             Failure::usage(format!("`{variable}` is not the URL of an HTTP proxy")).hint(
-                "it is http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; SOCKS is not supported",
+                "supported are HTTP proxies at http://HOST:PORT or https://HOST:PORT, also with USER:PASSWORD@ before HOST; SOCKS proxies are not",
             )
         };
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));

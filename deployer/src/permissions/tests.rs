@@ -11,6 +11,8 @@ fn scope() -> Scope {
         role_arn: None,
         permissions_boundary: None,
         kms_key: None,
+        domain: None,
+        hosted_zone: None,
     }
 }
 
@@ -25,7 +27,9 @@ fn template_scope() -> Scope {
         bucket: None,
         role_arn: None,
         permissions_boundary: Some("${PermissionsBoundaryArn}".to_owned()),
-        kms_key: None,
+        kms_key: Some("${KmsKeyArn}".to_owned()),
+        domain: Some("${DomainName}".to_owned()),
+        hosted_zone: Some("${HostedZoneId}".to_owned()),
     }
 }
 
@@ -35,7 +39,7 @@ fn allows(policy: &Policy, action: &str) -> bool {
 
 #[test]
 fn each_command_gets_only_the_permissions_it_needs() {
-    use PolicyFor::{All, CloudFormation, Clusters, Deploy, Plan};
+    use PolicyFor::{All, CloudFormation, Clusters, Deploy, Doctor, Plan};
     let with_role =
         Scope { role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()), ..scope() };
     for (action, allowed_for) in [
@@ -52,9 +56,10 @@ fn each_command_gets_only_the_permissions_it_needs() {
         ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
         ("cloudwatch:PutDashboard", &[Deploy, All, CloudFormation]),
         ("execute-api:Invoke", &[Deploy, All]),
-        ("sts:GetCallerIdentity", &[Plan, Deploy, All]),
+        ("sts:GetCallerIdentity", &[Plan, Deploy, All, Doctor]),
+        ("iam:SimulatePrincipalPolicy", &[Doctor]),
     ] {
-        for policy_for in [Plan, Deploy, All, Clusters, CloudFormation] {
+        for policy_for in [Plan, Deploy, All, Clusters, Doctor, CloudFormation] {
             let allowed = allows(&policy(&scope(), policy_for), action);
             assert_eq!(allowed, allowed_for.contains(&policy_for), "{action} for {policy_for:?}");
         }
@@ -105,6 +110,23 @@ fn a_kms_key_is_used_only_if_it_is_given() {
         let uses = |it: &&Statement| it.action.contains("kms:CreateGrant");
         assert_eq!(policy.statement.iter().find(uses).unwrap().resource, [key]);
     }
+}
+
+#[test]
+fn a_domain_and_its_zone_are_changed_only_if_they_are_given() {
+    let with_domain = Scope { domain: Some("a.example".to_owned()), ..scope() };
+    let with_zone = Scope { hosted_zone: Some("Z1".to_owned()), ..with_domain.clone() };
+    let resources = |scope: &Scope, sid| {
+        let policy = policy(scope, PolicyFor::Deploy);
+        let statement = policy.statement.into_iter().find(|statement| statement.sid == sid);
+        statement.map(|statement| statement.resource)
+    };
+    assert_eq!((resources(&scope(), "Domain"), resources(&scope(), "HostedZone")), (None, None));
+    let domain = resources(&with_domain, "Domain").unwrap();
+    assert_eq!(domain[1], "arn:aws:apigateway:eu-central-1::/domainnames/a.example");
+    assert_eq!(resources(&with_domain, "HostedZone"), None);
+    let zone = resources(&with_zone, "HostedZone").unwrap();
+    assert_eq!(zone, ["arn:aws:route53:::hostedzone/Z1", "arn:aws:route53:::change/*"]);
 }
 
 #[test]
@@ -167,10 +189,10 @@ fn policies_with_the_longest_names_fit_the_limit() {
         table_name: "t".repeat(255),
         ..scope()
     };
-    // With a key and a boundary, only shorter names leave room. A longer policy fits into a role, which takes 10,240 characters.
+    // With a key, a boundary and a domain, only shorter names leave room. A longer policy fits into a role, which takes 10,240 characters.
     let key =
         "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-    let with_all = Scope {
+    let with_key = Scope {
         stack_name: "s".repeat(40),
         table_name: "t".repeat(64),
         kms_key: Some(key.to_owned()),
@@ -180,7 +202,18 @@ fn policies_with_the_longest_names_fit_the_limit() {
         )),
         ..long.clone()
     };
-    for scope in [long, with_all] {
+    let with_domain = Scope {
+        stack_name: "s".repeat(20),
+        table_name: "t".repeat(32),
+        permissions_boundary: Some(format!(
+            "arn:aws-us-gov:iam::123456789012:policy/{}",
+            "b".repeat(32)
+        )),
+        domain: Some("bootstrap.example.com".to_owned()),
+        hosted_zone: Some("Z".repeat(21)),
+        ..with_key.clone()
+    };
+    for scope in [long, with_key, with_domain] {
         for policy_for in [PolicyFor::All, PolicyFor::CloudFormation] {
             let text = serde_json::to_string(&policy(&scope, policy_for).fit().unwrap()).unwrap();
             assert!(text.len() <= MOST_CHARACTERS, "{} characters", text.len());
@@ -233,8 +266,15 @@ fn every_row_is_used_and_explained() {
     let is_about_role = |resources: &Vec<String>| resources[0].ends_with("role/cfn");
     let only_with_role =
         with_role.select(PolicyFor::All).filter(|(_, resources)| is_about_role(resources));
-    let with_key = Scope { kms_key: Some("key".to_owned()), ..scope() };
-    let selected = with_key.select(PolicyFor::All).count() + only_with_role.count();
+    let with_all = Scope {
+        kms_key: Some("key".to_owned()),
+        domain: Some("a.example".to_owned()),
+        hosted_zone: Some("Z1".to_owned()),
+        ..scope()
+    };
+    let selected = with_all.select(PolicyFor::All).count()
+        + with_all.select(PolicyFor::Doctor).count()
+        + only_with_role.count();
     assert_eq!(selected, TABLE.permissions.len());
     let text = explain(&scope(), PolicyFor::All);
     for statement in policy(&scope(), PolicyFor::All).statement {
@@ -267,17 +307,29 @@ fn regenerated(template: &str) -> Option<String> {
     Some(text)
 }
 
-/// Leaves the condition about the permissions boundary out if the template's parameter is empty.
+/// Leaves a statement, or the condition about the permissions boundary, out if the template's parameter for it is empty.
 fn make_optional(statement: &mut serde_yaml::Value) {
     use serde_yaml::{Value, value::Tag, value::TaggedValue};
     let tagged =
         |tag: &str, value| Value::Tagged(Box::new(TaggedValue { tag: Tag::new(tag), value }));
-    let Some(condition) = statement.get_mut("Condition") else { return };
-    let is_boundary = condition["StringEquals"].get("iam:PermissionsBoundary").is_some();
-    if is_boundary {
-        let name = "HasPermissionsBoundary".into();
+    let only_if = |condition: &str, value: &mut Value| {
         let none = tagged("Ref", "AWS::NoValue".into());
-        *condition = tagged("If", Value::Sequence(vec![name, condition.clone(), none]));
+        *value = tagged("If", Value::Sequence(vec![condition.into(), value.clone(), none]));
+    };
+    if let Some(condition) = statement.get_mut("Condition")
+        && condition["StringEquals"].get("iam:PermissionsBoundary").is_some()
+    {
+        only_if("HasPermissionsBoundary", condition);
+    }
+    let resources = serde_yaml::to_string(&statement["Resource"]).unwrap();
+    for (parameter, condition) in [
+        ("${KmsKeyArn}", "HasKmsKey"),
+        ("${DomainName}", "HasDomain"),
+        ("${HostedZoneId}", "HasHostedZone"),
+    ] {
+        if resources.contains(parameter) {
+            only_if(condition, statement);
+        }
     }
 }
 

@@ -37,6 +37,7 @@ pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
     })
 }
 
+#[derive(Clone)]
 pub struct Request {
     pub path: String,
     /// `POST` if there is one.
@@ -44,6 +45,7 @@ pub struct Request {
     pub authorization: Authorization,
 }
 
+#[derive(Clone)]
 pub enum Authorization {
     /// A signature if there is a signer, otherwise the token of the test's clusters, as an API may require one.
     Caller,

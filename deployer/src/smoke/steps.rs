@@ -1,7 +1,8 @@
 //! The steps of the smoke test and the answers that they expect.
 
-use cbbootstrap_protocol::wire;
+use cbbootstrap_protocol::{names::SMOKE_TEST_PREFIX, wire};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::client::{Authorization, Request, escape};
 
@@ -18,43 +19,63 @@ const JOIN_FIRST: &str = "200, node-1.smoke.invalid, join it";
 const SECOND_IS_FIRST: &str = "200, node-2.smoke.invalid, you are the first";
 const INVALID: &str = "400, invalid_field";
 
-/// Steps in rounds. A step depends on all rounds before its own; the steps of a round run side by side, as scenarios do.
-pub type Scenario = Vec<Vec<Step>>;
+/// Steps that run side by side, after all rounds before them.
+pub type Round = Vec<Step>;
 
+#[derive(Clone)]
 pub struct Step {
     pub name: &'static str,
     pub request: Request,
     pub expected: &'static str,
 }
 
-pub fn service_answers() -> Step {
-    get("the service answers", "/", SERVICE)
+/// The clusters of a test, which nobody has claimed. All claims have leases and no node reports ready, so that the records expire.
+pub struct Clusters {
+    first: String,
+    odd: String,
+    closed: String,
+    unknown: String,
 }
 
-/// All other steps, about clusters that nobody has claimed. All claims have leases and no node reports ready, so that the
-/// records expire.
-pub fn scenarios(unique: &str, is_signed: bool) -> Vec<Scenario> {
-    let open = [
-        first_nodes(&format!("cbbootstrap-smoke-{unique}")),
-        // Characters of ARNs and base64.
-        odd_ids(&format!("cbbootstrap-smoke:{unique}/a+b=")),
-    ];
-    let protected = if is_signed {
-        vec![vec![get("no signature", "/", LOCKED).with(Authorization::None)]]
-    } else {
+impl Clusters {
+    pub fn new() -> Self {
+        let unique = Uuid::new_v4().simple();
+        let id = |name: &str| format!("{SMOKE_TEST_PREFIX}{name}-{unique}");
+        // With characters of ARNs and base64.
+        let odd = format!("{SMOKE_TEST_PREFIX}odd:{unique}/a+b=");
+        Self { first: id("first"), odd, closed: id("closed"), unknown: id("unknown") }
+    }
+
+    /// The clusters that are claimed.
+    pub fn ids(self) -> Vec<String> {
+        vec![self.first, self.odd, self.closed]
+    }
+
+    /// All steps. The rounds have the fewest round trips that the steps of the first cluster need, and few requests at once: a new AWS
+    /// account runs ten functions at once, and nodes may be calling the API, too.
+    pub fn rounds(&self, is_signed: bool) -> Vec<Round> {
+        let [claim_first, join_first, give_up, take_over] = first_nodes(&self.first);
+        let [claim_odd, read_odd] = odd_id(&self.odd);
         // A signature takes the header that a token would be in.
-        tokens(&format!("cbbootstrap-smoke-closed-{unique}"))
-    };
-    let refused = refusals(&format!("cbbootstrap-smoke-unknown-{unique}"));
-    open.into_iter().chain([protected, refused]).collect()
+        let [claim_closed, read_closed] =
+            if is_signed { [vec![without_signature()], Vec::new()] } else { tokens(&self.closed) };
+        let [names, bodies] = refusals(&self.unknown);
+        vec![
+            vec![get("the service answers", "/", SERVICE)],
+            [claim_first, claim_odd, claim_closed, names].concat(),
+            join_first,
+            [give_up, read_odd, read_closed].concat(),
+            [take_over, bodies].concat(),
+        ]
+    }
 }
 
 /// Two nodes claim a cluster, and the first gives up.
-fn first_nodes(id: &str) -> Scenario {
+fn first_nodes(id: &str) -> [Round; 4] {
     let (claim_first, claim_second) = (claim(id, FIRST), claim(id, SECOND));
     let (first, second) = (node(id, FIRST), node(id, SECOND));
     let second_generation = with(first.clone(), "generation", 2);
-    vec![
+    [
         vec![post("first node claims", "/cluster", &claim_first, YOU_ARE_FIRST)],
         vec![
             post("second node joins", "/cluster", &claim_second, JOIN_FIRST),
@@ -79,22 +100,22 @@ fn first_nodes(id: &str) -> Scenario {
     ]
 }
 
-fn odd_ids(id: &str) -> Scenario {
-    vec![
-        vec![post("odd id is claimed", "/cluster", &claim(id, FIRST), YOU_ARE_FIRST)],
+fn odd_id(id: &str) -> [Round; 2] {
+    [
+        vec![post("odd ID is claimed", "/cluster", &claim(id, FIRST), YOU_ARE_FIRST)],
         vec![
-            get("odd id, status", &format!("/cluster/{}", escape(id)), YOU_ARE_FIRST),
-            post("odd id, status by POST", "/cluster/get_status", &node(id, SECOND), JOIN_FIRST),
+            get("odd ID, status", &format!("/cluster/{}", escape(id)), YOU_ARE_FIRST),
+            post("odd ID, status by POST", "/cluster/get_status", &node(id, SECOND), JOIN_FIRST),
         ],
     ]
 }
 
 /// A cluster's token keeps others out.
-fn tokens(id: &str) -> Scenario {
+fn tokens(id: &str) -> [Round; 2] {
     // The second where the deployment requires a token.
     const NO_TOKEN: &str = "403, forbidden or 401, secret_required";
     let (claim, status) = (claim(id, FIRST), json!({"cluster_id": id}));
-    vec![
+    [
         vec![post("cluster with a secret is claimed", "/cluster", &claim, YOU_ARE_FIRST)],
         vec![
             post("with the secret", "/cluster/get_status", &status, YOU_ARE_FIRST),
@@ -105,16 +126,24 @@ fn tokens(id: &str) -> Scenario {
     ]
 }
 
-fn refusals(id: &str) -> Scenario {
+fn without_signature() -> Step {
+    get("no signature", "/", LOCKED).with(Authorization::None)
+}
+
+fn refusals(id: &str) -> [Round; 2] {
     let short_lease = with(node(id, FIRST), "lease_seconds", 29);
-    vec![vec![
-        get("unknown cluster", &format!("/cluster/{id}"), "404, cluster_not_found"),
-        post("id with a space", "/cluster", &claim("a b", FIRST), INVALID),
-        get("id with a space, by GET", "/cluster/a%20b", INVALID),
-        post("lease too short", "/cluster", &short_lease, INVALID),
-        post("no node", "/cluster", &json!({"cluster_id": id}), "400, missing_field"),
-        post("no JSON", "/cluster", &json!("cluster_id=a"), "400, invalid_json"),
-    ]]
+    [
+        vec![
+            get("unknown cluster", &format!("/cluster/{id}"), "404, cluster_not_found"),
+            post("ID with a space", "/cluster", &claim("a b", FIRST), INVALID),
+            get("ID with a space, by GET", "/cluster/a%20b", INVALID),
+        ],
+        vec![
+            post("lease too short", "/cluster", &short_lease, INVALID),
+            post("no node", "/cluster", &json!({"cluster_id": id}), "400, missing_field"),
+            post("no JSON", "/cluster", &json!("cluster_id=a"), "400, invalid_json"),
+        ],
+    ]
 }
 
 fn get(name: &'static str, path: &str, expected: &'static str) -> Step {
@@ -154,5 +183,22 @@ impl Step {
             Some((start, end)) => answer.starts_with(start) && answer.ends_with(end),
             None => answer == expected,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The requests that a test makes at once.
+    const AT_ONCE: usize = 6;
+
+    #[test]
+    fn a_test_is_five_round_trips_deep_with_few_requests_at_once() {
+        for is_signed in [false, true] {
+            let rounds = Clusters::new().rounds(is_signed);
+            let sizes: Vec<_> = rounds.iter().map(Vec::len).collect();
+            assert!(sizes.len() <= 5 && sizes.iter().all(|size| *size <= AT_ONCE), "{sizes:?}");
+        }
     }
 }

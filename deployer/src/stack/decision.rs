@@ -125,6 +125,10 @@ pub enum Risk {
         owner: String,
     },
     OpenApi,
+    /// The URL on the API's own domain would no longer answer.
+    OtherEndpoint {
+        current: String,
+    },
     ReplaceUsedStack {
         status: StackStatus,
     },
@@ -143,6 +147,9 @@ impl Risk {
             ),
             Self::OpenApi => format!(
                 "The API of stack `{stack}` accepts only signed requests; without `--auth iam`, anyone who knows its URL can call it. Continue?"
+            ),
+            Self::OtherEndpoint { current } => format!(
+                "Nodes may call the API of stack `{stack}` at {current}, which will no longer answer. Continue?"
             ),
             Self::ReplaceUsedStack { status } => format!(
                 "Stack `{stack}` is in {status} and must be deleted before it can be deployed again. Its endpoint and logs may be lost. Continue?"
@@ -163,6 +170,9 @@ impl Risk {
                 format!("uses table `{table}`, which was created for stack `{owner}`")
             }
             Self::OpenApi => "makes the API public; it now accepts only signed requests".to_owned(),
+            Self::OtherEndpoint { current } => {
+                format!("removes the endpoint {current}, which nodes may call")
+            }
             Self::ReplaceUsedStack { .. } => "deletes the rest of the stack".to_owned(),
             Self::Losses(losses) => losses.join(", "),
         }
@@ -197,6 +207,13 @@ pub fn risks(
         risks.push(Risk::ReplaceUsedStack { status: stack.status.clone() });
     }
     risks
+}
+
+/// The risk that the API no longer answers at the endpoint on its own domain. `desired` is the new one.
+pub fn lost_domain(stack: Option<&Stack>, desired: Option<&str>) -> Option<Risk> {
+    let stack = stack.filter(|stack| stack.domain().is_some())?;
+    let current = stack.outputs.get("Endpoint").filter(|current| desired != Some(current))?;
+    Some(Risk::OtherEndpoint { current: current.clone() })
 }
 
 /// A change of a stack that is in progress.

@@ -8,13 +8,15 @@ pub mod pace;
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
+
 use StackStatus as S;
 pub use aws_sdk_cloudformation::types::StackStatus;
 
 pub use changes::{Change, Detail, ValueChange, losses, value_changes};
 pub use decision::{
     Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
-    next_action, risks, verdict,
+    lost_domain, next_action, risks, verdict,
 };
 pub use drift::{Difference, Drift, Drifted};
 pub use events::{Progress, StackEvent, failed, last_change, root_cause};
@@ -35,6 +37,9 @@ pub const STACK_TAG: &str = "cbbootstrap-stack";
 
 /// The output that holds the ARN of the alarm on failed requests.
 pub const ERROR_ALARM: &str = "ErrorAlarmArn";
+
+/// How long after the beginning of a change an endpoint may not be known everywhere yet. A change takes about a minute.
+const FRESH: SignedDuration = SignedDuration::from_mins(5);
 
 /// A stack as CloudFormation describes it.
 #[derive(Clone, Debug)]
@@ -101,6 +106,12 @@ impl Stack {
         )
     }
 
+    /// Whether its last change, perhaps by somebody else, began so recently that its endpoint may be new.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        let changed = self.updated.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
+        changed.is_some_and(|changed| now.duration_since(changed) < FRESH)
+    }
+
     /// Whether its last change failed, even if it has been rolled back.
     pub fn has_failed(&self) -> bool {
         let status = self.status.as_str();
@@ -131,6 +142,12 @@ impl Stack {
         } else {
             Auth::None
         }
+    }
+
+    /// The API's own domain name, and its endpoint by API Gateway's.
+    pub fn domain(&self) -> Option<(&str, &str)> {
+        let domain = self.parameters.get("DomainName").filter(|name| !name.is_empty())?;
+        Some((domain, self.outputs.get("DefaultEndpoint")?))
     }
 
     pub fn table(&self) -> Option<&str> {
@@ -231,6 +248,23 @@ pub(crate) mod tests {
             created: None,
             updated: None,
             drift: Drift::new(None, None),
+        }
+    }
+
+    #[test]
+    fn a_stack_is_fresh_for_some_minutes_after_a_change() {
+        let now = "2026-11-27T03:00:00Z".parse().unwrap();
+        for (updated, expected) in [
+            (None, false),
+            (Some("2026-11-27T02:59:00Z"), true),
+            (Some("2026-11-27T02:55:00Z"), false),
+            // This machine's clock is behind.
+            (Some("2026-11-27T03:01:00Z"), true),
+            (Some("2025-11-27T03:00:00Z"), false),
+        ] {
+            let updated = updated.map(str::to_owned);
+            let stack = Stack { updated, ..stack("CREATE_COMPLETE", "t") };
+            assert_eq!(stack.is_fresh(now), expected, "{:?}", stack.updated);
         }
     }
 

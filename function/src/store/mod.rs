@@ -81,6 +81,12 @@ pub trait Store: Clone + Send + Sync + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
+    /// Deletes the records of a smoke test's clusters. Clusters that reported ready are kept.
+    fn delete_smoke_test(
+        &self,
+        cluster_ids: &[String],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// The cluster's record for an operator. Any text may be its id.
     fn find(&self, cluster_id: &str) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
 
@@ -94,6 +100,13 @@ pub struct Row {
     pub cluster_id: String,
     /// `Err` if it cannot be read.
     pub record: Result<Record, Unreadable>,
+}
+
+impl Row {
+    /// Whether it is a claim of a smoke test.
+    pub fn is_smoke_test(&self) -> bool {
+        self.record.as_ref().is_ok_and(Record::is_smoke_test)
+    }
 }
 
 impl From<Record> for Row {

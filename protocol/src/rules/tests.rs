@@ -374,3 +374,29 @@ fn answers_contain_attestations() {
     let record = again.on(Some(report.on(Some(claimed(None))).unwrap())).unwrap();
     assert_eq!((record.members["a"].reported_at, record.members["a"].attestation), (at(9), None));
 }
+
+#[test]
+fn claims_of_smoke_tests_are_hidden_and_kept_for_an_hour() {
+    let smoke_test = |lease| Claim {
+        cluster_id: ClusterId::new("cbbootstrap-smoke-1").unwrap(),
+        ..claim("a", lease, 0)
+    };
+    // When DynamoDB may delete the record.
+    let deleted_at = |record: &Record| record.kept_until.unwrap() + KEEP_GENERATION;
+    let hour = SignedDuration::from_hours(1);
+    let (_, claimed) = smoke_test(Some(60)).on(None).unwrap();
+    assert!(claimed.is_smoke_test());
+    assert_eq!(deleted_at(&claimed), at(60) + hour);
+    let leave = Leave { cluster_id: smoke_test(None).cluster_id, ..leave("a", 10) };
+    let given_up = leave.on(Some(claimed.clone())).unwrap();
+    assert!(given_up.is_smoke_test());
+    assert!(deleted_at(&given_up) <= at(10) + hour);
+
+    // Nobody loses a cluster because of its id.
+    let ready = Ready { cluster_id: smoke_test(None).cluster_id, ..ready("a", None, Some("u")) };
+    let standing = ready.on(Some(claimed)).unwrap();
+    assert!(!standing.is_smoke_test());
+    assert_eq!(standing.kept_until, Some(at(0) + KEEP_UNASKED));
+    assert!(!smoke_test(None).on(None).unwrap().1.is_smoke_test());
+    assert!(!self::claimed(Some(60)).is_smoke_test());
+}

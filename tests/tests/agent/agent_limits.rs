@@ -129,3 +129,16 @@ fn a_longer_lease_than_requested_is_not_trusted() {
         scope.spawn(|| check(u64::MAX));
     });
 }
+
+#[test]
+fn a_dead_node_without_copies_is_not_removed() {
+    let (servers, agents) = scene(4);
+    agents.join(&servers.nodes()[..3], &["--bucket", "app:100:0"]);
+    let form = [("otpNode", format!("ns_1@{}", servers[2].address()))];
+    let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
+    servers[2].kill();
+    servers[0].call("POST", "/controller/failOver", &form, Some(LOGIN)).unwrap();
+    let joiner = agents.up(&servers[3], &["--timeout", "70s"]);
+    joiner.failed(3, "would remove it with data that may have no other copy");
+    assert_eq!(servers.clusters()[0].nodes.len(), 4);
+}

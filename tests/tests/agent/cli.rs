@@ -128,7 +128,7 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--lease", "soon"], "a number with a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number with a unit"),
-        (&["--cluster-id", ""], "a cluster id must not be empty"),
+        (&["--cluster-id", ""], "a cluster ID must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
         (&["--auth", "basic"], "--auth"),
         (&["--frobnicate"], "--frobnicate"),
@@ -203,8 +203,41 @@ fn wrong_usage_gets_a_hint() {
     }
     let ended = Ended::of(scene.command(0, &["up"]).env("CB_REST_PASSWORD", ""));
     assert_fails(&ended, 2, "password is missing", "`CB_REST_PASSWORD`");
+    every_problem_is_reported_at_once(&scene);
     assert!(scene.servers.requests().is_empty());
     scene.assert_nothing_claimed();
+}
+
+fn every_problem_is_reported_at_once(scene: &Scene) {
+    let given = ["CBBOOTSTRAP_API", "CBBOOTSTRAP_CLUSTER_ID", "CB_REST_PASSWORD"];
+    let mut nothing = scene.command(0, &["up"]);
+    for variable in given {
+        nothing.env_remove(variable);
+    }
+    let ended = Ended::of(&mut nothing);
+    for (error, hint) in [
+        ("`--api` is missing", "`--api`, or set `CBBOOTSTRAP_API`, or `api`"),
+        (
+            "`--cluster-id` is missing",
+            "`--cluster-id`, or set `CBBOOTSTRAP_CLUSTER_ID`, or `cluster_id`",
+        ),
+        (
+            "the administrator's password is missing",
+            "`--password-file`, `CBBOOTSTRAP_PASSWORD_FILE`, or `password_file`",
+        ),
+    ] {
+        assert_fails(&ended, 2, error, hint);
+    }
+    let wrong = ["up", "--api=http://192.0.2.10", "--server=http://192.0.2.10:8091"];
+    let wrong = [&wrong[..], &["--password-file=-", "--secret-file=-"]].concat();
+    let ended = Ended::of(&mut scene.command(0, &wrong));
+    for (error, hint) in [
+        ("the API at http://192.0.2.10 is not on this host", "`--insecure`"),
+        ("the password would be sent to http://192.0.2.10:8091", "https://"),
+        ("standard input cannot hold both", "put the other"),
+    ] {
+        assert_fails(&ended, 2, error, hint);
+    }
 }
 
 /// This needs a look at the server, or the API's word that the node is the first.
@@ -283,6 +316,7 @@ fn a_file_can_set_every_option_of_up() {
         "lease": "never",
         "settle": "0s",
         "adopt": false,
+        "nodes": 1,
     });
     let all: Vec<_> = settings.as_object().unwrap().keys().cloned().collect();
     let of_up: Vec<_> = options_of("up")
@@ -726,6 +760,26 @@ fn status_shows_the_server_and_the_api() {
 }
 
 #[test]
+fn keys_that_cannot_be_signed_with_are_refused() {
+    let api = ["--api=http://127.0.0.1:9", "--cluster-id=c", "--auth=iam"];
+    let discover = [&["discover"], &api[..]].concat();
+    for (variable, value, key) in [
+        ("AWS_ACCESS_KEY_ID", "te\u{1b}st", "the access key ID"),
+        ("AWS_SECRET_ACCESS_KEY", "te st", "the secret access key"),
+        ("AWS_SESSION_TOKEN", "t\u{f6}st", "the session token"),
+        ("AWS_SECURITY_TOKEN", "te\nst", "the session token"),
+    ] {
+        let user = User::default()
+            .with("AWS_REGION", "us-east-1")
+            .with("AWS_ACCESS_KEY_ID", "a")
+            .with("AWS_SECRET_ACCESS_KEY", "b")
+            .with(variable, value);
+        let error = format!("the environment: {key} contains");
+        assert_fails(&alone(&user, &discover), 2, &error, "copy the key again");
+    }
+}
+
+#[test]
 fn help_version_and_completions() {
     let user = User::default();
     let run = |args: &[&str]| alone(&user, args);
@@ -737,7 +791,7 @@ fn help_version_and_completions() {
     }
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell]).ended_with(0).stdout;
-        assert!(script.contains("alternate-address"), "{script}");
+        assert!(script.contains("CBBOOTSTRAP_COMPLETE"), "{script}");
         if shell == "bash" {
             let mut bash = Command::new("bash");
             bash.args(["-n", "/dev/stdin"]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -745,6 +799,10 @@ fn help_version_and_completions() {
             assert_eq!(checked.stderr, "");
         }
     }
+    let words = ["--", "cbbootstrap-agent", "up", "--alt"];
+    let mut asked = user.program(&programs::agent(), &words);
+    let asked = Ended::of(asked.env("CBBOOTSTRAP_COMPLETE", "fish")).ended_with(0);
+    assert!(asked.stdout.starts_with("--alternate-address\t"), "{asked}");
     // A reader that has had enough of it.
     let mut piped = user.program(&programs::agent(), &["completions", "bash"]);
     let mut piped = piped.spawn().unwrap();

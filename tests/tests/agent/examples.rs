@@ -308,8 +308,9 @@ fn documents(path: &str) -> Vec<Value> {
 /// The agent's command lines in a text: after its name, up to what ends a command in a shell, in a list of YAML or in prose.
 fn command_lines(text: &str) -> Vec<Vec<String>> {
     let text = text.replace("\\\n", " ").replace("\", \"", " ");
-    let line =
-        pattern(r#"cbbootstrap-agent ((?:up|discover|leave|status|completions)\b[^\n`;&|)"']*)"#);
+    let line = pattern(
+        r#"cbbootstrap-agent ((?:up|run|discover|leave|status|completions)\b[^\n`;&|)"']*)"#,
+    );
     line.captures_iter(&text)
         .map(|found| {
             let words = found[1].split('#').next().unwrap().split_whitespace();
@@ -359,7 +360,7 @@ fn the_agent_accepts_every_command_line_in_the_examples() {
 
 #[test]
 fn the_examples_use_only_known_variables_and_options() {
-    let known = ["", "up", "discover", "leave", "status"].map(help).concat();
+    let known = ["", "up", "run", "discover", "leave", "status"].map(help).concat();
     let variable = pattern(r"\bCB(?:BOOTSTRAP|_REST)_[A-Z_]+\b");
     let option = pattern(r"`(--[a-z-]+)");
     let of_the_deployer =
@@ -403,7 +404,10 @@ fn systemd_accepts_the_unit() {
         "After=network-online.target couchbase-server.service",
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
-        "SuccessExitStatus=6",
+        "Type=notify",
+        "TimeoutStartSec=infinity",
+        "WatchdogSec=3min",
+        "ExecReload=/bin/kill -HUP $MAINPID",
         "WantedBy=multi-user.target",
     ] {
         assert!(lines.contains(&line), "{line}");
@@ -415,7 +419,7 @@ fn systemd_accepts_the_unit() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cbbootstrap-agent.service");
     let agent = programs::agent().display().to_string();
-    fs::write(&path, unit.replace("/usr/local/bin/cbbootstrap-agent up", &format!("{agent} up")))
+    fs::write(&path, unit.replace("/usr/local/bin/cbbootstrap-agent run", &format!("{agent} run")))
         .unwrap();
     let verified = Ended::of(
         User::default()

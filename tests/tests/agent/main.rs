@@ -9,4 +9,5 @@ mod couchbase;
 mod couchbase_day2;
 mod examples;
 mod promises;
+mod run;
 mod up;

@@ -7,6 +7,7 @@ use cbbootstrap_tests::{
     cli::{Ended, User},
     http,
     ministack::{BUCKET, MiniStack},
+    proxy::{Fault, Proxy},
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -441,13 +442,27 @@ fn the_second_of_two_deployers_waits() {
 #[test]
 fn two_first_deployers_at_once_do_no_harm() {
     let aws = MiniStack::start();
-    let user = aws.user();
-    // To the stand-in, two change sets that create a stack of one name are about two stacks, one of which goes under.
-    // CloudFormation keeps both in one stack, and executes one.
-    let ended = two_at_once(&user, artifact::zip());
-    assert!(ended.iter().any(|ended| ended.status == Some(0)), "{} {}", ended[0], ended[1]);
-    for ended in &ended {
-        assert!(matches!(ended.status, Some(0 | 1 | 5)), "{ended}");
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    // For the stand-in, two change sets that create a stack of one name are about two stacks, and it executes both. CloudFormation
+    // keeps them in one stack and executes one, so here the second comes after the first is executed.
+    let (mut first, mut is_executing, mut is_executed) = (None, false, false);
+    proxy.fault(move |call| {
+        match call.operation() {
+            "CreateChangeSet" => {
+                let change_set = call.parameter("ChangeSetName").to_owned();
+                let is_first = *first.get_or_insert_with(|| change_set.clone()) == change_set;
+                return (!is_first && !is_executed).then_some(Fault::Throttle);
+            }
+            "ExecuteChangeSet" => is_executing = true,
+            // A deployer reads the events once the execution is answered.
+            "DescribeStackEvents" => is_executed = is_executing,
+            _ => (),
+        }
+        None
+    });
+    for ended in two_at_once(&user, artifact::zip()) {
+        assert_eq!(ended.status, Some(0), "{ended}");
     }
     let settled = deploy(&user, artifact::zip(), &[]);
     assert_eq!(settled["smoke"]["passed"], json!(true), "{settled}");

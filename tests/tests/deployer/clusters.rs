@@ -14,6 +14,7 @@ use std::{
 
 use cbbootstrap_protocol::names::is_hidden;
 use cbbootstrap_tests::{
+    artifact,
     cli::{Ended, User},
     http,
     local::Local,
@@ -21,6 +22,7 @@ use cbbootstrap_tests::{
     proxy::{Fault, Proxy},
     terminal::Terminal,
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -450,7 +452,7 @@ fn errors_name_their_cause() {
     }
     aws.boto("client('dynamodb').put_item(TableName='others', Item={'id': {'S': 'x'}})");
     cluster(&user(), &["list", "--table-name", "others"])
-        .failed(1, "table `others` has an item without a cluster's id");
+        .failed(1, "table `others` has an item without a cluster ID");
 
     // The table is the environment's, and a variable or an option beats that.
     let settled = user();
@@ -594,4 +596,69 @@ fn listing_survives_deployments_that_start_and_stop() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// The ids in the list and in the list with those of smoke tests.
+fn listed_ids(user: &User, options: &[&str]) -> [Vec<String>; 2] {
+    [&[][..], &["--all"]].map(|all| ids(&listed(user, &[options, all].concat())))
+}
+
+#[test]
+fn the_smoke_test_leaves_no_records_in_the_table() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    let nothing: [Vec<String>; 2] = Default::default();
+    let deployed = user.deploy_and_smoke(artifact::zip(), &["--yes"]).document();
+    assert_eq!(deployed["smoke"]["passed"], json!(true), "{deployed}");
+    assert_eq!(listed_ids(&user, &[]), nothing);
+    user.run(&["smoke"]).ended_with(0);
+    assert_eq!(listed_ids(&user, &[]), nothing);
+    assert_eq!(proxy.count("dynamodb:DeleteItem"), 6);
+
+    // Without the permission, records stay for a while, and only `--all` lists them.
+    proxy.fault(|call| (call.name == "dynamodb:DeleteItem").then(|| Fault::denied(call)));
+    let before = Timestamp::now().as_second();
+    user.run(&["smoke"]).ended_with(0);
+    let [shown, all] = listed_ids(&user, &[]);
+    assert!(shown.is_empty() && all.len() == 3, "{all:?}");
+    let ends = aws.boto(
+        "[int(item['expires_at']['N']) for item in client('dynamodb').scan(TableName='cb-bootstrap')['Items']]",
+    );
+    let ends: Vec<_> = ends.as_array().unwrap().iter().map(|end| end.as_i64().unwrap()).collect();
+    assert!(ends.iter().all(|end| *end < before + 2 * 3600), "{before}: {ends:?}");
+
+    // They take no place in a page.
+    put(&aws, &format!("[{}]", original("mine")));
+    assert_eq!(ids(&listed(&user, &["--limit", "1"])), ["mine"]);
+    assert_eq!(listed(&user, &["--limit", "1"])["next"], Value::Null);
+}
+
+#[test]
+fn smoke_tests_of_others_are_not_seen_on_this_machine() {
+    let data = tempdir().unwrap();
+    let directory = data.path().display().to_string();
+    let local = ["--local", "--data", &directory];
+    let user = User::default();
+    let server = Local::start(data.path());
+    let nothing: [Vec<String>; 2] = Default::default();
+    assert_eq!(listed_ids(&user, &local), nothing, "`deploy --local` tests, too");
+    drop(server);
+
+    let server = Local::serve(data.path(), &["--metrics"]);
+    user.run(&["smoke", &server.endpoint]).ended_with(0);
+    let [shown, all] = listed_ids(&user, &local);
+    assert!(shown.is_empty() && all.len() == 3, "{all:?}");
+    let metrics = http::get(&server.endpoint, "/metrics").unwrap().body;
+    assert!(metrics.contains("outcome=\"smoke_test\""), "{metrics}");
+    for outcome in ["claimed", "takeover", "joined", "left"] {
+        assert!(!metrics.contains(&format!("outcome=\"{outcome}\"")), "{metrics}");
+    }
+
+    // A cluster that is ready is shown, whatever its id.
+    let id = "cbbootstrap-smoke-not";
+    http::claim(&server.endpoint, id, "a").unwrap();
+    let body = json!({"cluster_id": id, "node_ip_addr_or_hostname": "a"}).to_string();
+    assert_eq!(http::post(&server.endpoint, "/cluster/ready", &body).unwrap().status, 200);
+    assert_eq!(listed_ids(&user, &local)[0], [id]);
 }

@@ -128,11 +128,18 @@ fn doctor_simulates_the_permissions() {
         .with("AWS_SECRET_ACCESS_KEY", part("SecretAccessKey"));
     let unknown = user.run(&["doctor"]).ended_with(0).stdout;
     assert!(unknown.contains("skip    permissions   cannot simulate the policies"), "{unknown}");
+    assert!(unknown.contains("hint: `cbbootstrap iam-policy --for doctor`"), "{unknown}");
+    let printed = ["iam-policy", "--for", "doctor", "--account", account, "--region", "us-east-1"];
+    let mut for_doctor = aws.user().run(&printed).document();
+    for statement in for_doctor["Statement"].as_array_mut().unwrap() {
+        // The stand-in takes a simulation for a question about everything, and AWS for one about the user.
+        statement["Resource"] = json!("*");
+    }
+    allow("doctor", &for_doctor.to_string());
     // The stand-in simulates no conditions, under which two actions are allowed.
-    let actions =
-        json!(["iam:SimulatePrincipalPolicy", "iam:PassRole", "iam:CreateServiceLinkedRole"]);
+    let actions = json!(["iam:PassRole", "iam:CreateServiceLinkedRole"]);
     let statement = json!({"Effect": "Allow", "Action": actions, "Resource": "*"});
-    allow("doctor", &json!({"Version": "2012-10-17", "Statement": [statement]}).to_string());
+    allow("conditional", &json!({"Version": "2012-10-17", "Statement": [statement]}).to_string());
     let allowed = user.run(&["doctor"]).ended_with(0).stdout;
     assert!(allowed.contains("user/u in account 000000000000"), "{allowed}");
     assert!(allowed.contains("ok      permissions   all "), "{allowed}");

@@ -100,7 +100,7 @@ fn code_only_is_settled_by_the_next_deployment() {
 
     // What would take more than code is refused.
     user.run(&[&code_only[..], &["--table-name", "other"]].concat())
-        .failed(5, "parameter `TableName`");
+        .failed(2, "parameter `TableName`");
 }
 
 #[test]

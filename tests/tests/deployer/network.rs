@@ -85,7 +85,11 @@ fn errors_name_the_proxy_and_never_its_password() {
     for (url, status, parts) in [
         (wrong.as_str(), 1, [proxy.url.as_str(), "proxy authorization required"]),
         ("http://user:geheim@127.0.0.1:9", 1, ["http://127.0.0.1:9", "refused"]),
-        ("socks5://user:geheim@127.0.0.1:9", 2, ["is not the URL of an HTTP proxy", "SOCKS"]),
+        (
+            "socks5://user:geheim@127.0.0.1:9",
+            2,
+            ["is not the URL of an HTTP proxy", "https://HOST:PORT"],
+        ),
     ] {
         let user = of_aws(&aws).with("AWS_MAX_ATTEMPTS", "1").with("HTTPS_PROXY", url);
         let ended = user.run(&STATUS);

@@ -108,7 +108,7 @@ fn check_upgraded(container: &Container) {
         !log.iter().any(|call| call.starts_with("stop") || call.contains("disable")),
         "{log:?}"
     );
-    let restart = format!("try-restart {UNIT}");
+    let restart = format!("--no-block try-restart {UNIT}");
     let calls = [
         log.iter().position(|call| call == "daemon-reload"),
         log.iter().position(|call| *call == restart),

@@ -140,6 +140,26 @@ fn empty_variables_are_absent() {
 }
 
 #[test]
+fn everything_that_is_missing_is_named_at_once() {
+    let ended = status(&User::default(), &[]);
+    ended.failed(1, "no AWS region is set; there are no AWS credentials");
+    for hint in ["`AWS_REGION`", "`AWS_ACCESS_KEY_ID`"] {
+        assert!(ended.stderr.contains(hint), "{ended}");
+    }
+    let wrong = [
+        "--require-secret",
+        "--auth=iam",
+        "--parameter=MemorySize=1",
+        "--tag=aws:a=b",
+        "--function-zip=nowhere",
+    ];
+    let ended = User::default().run(&[&["plan"], &wrong[..]].concat());
+    for part in ["`--require-secret` cannot", "`MemorySize` cannot", "tag `aws:a` cannot"] {
+        ended.failed(2, part);
+    }
+}
+
+#[test]
 fn a_session_of_aws_login_signs_in() {
     let aws = MiniStack::start();
     let session = "arn:aws:iam::000000000000:user/me";

@@ -22,7 +22,7 @@ fn respond(event: &[u8]) -> Value {
         let router = api::router(store, api::Policy::default());
         (Runtime::new().unwrap(), router, data)
     });
-    let answer = event::respond(router.clone(), event, "id");
+    let answer = event::respond(router.clone(), event, "id", "");
     serde_json::to_value(runtime.block_on(answer)).unwrap()
 }
 

@@ -255,6 +255,10 @@ impl Store for Broken {
         self.store.forget_unreadable(cluster_id, now).await
     }
 
+    async fn delete_smoke_test(&self, cluster_ids: &[String]) -> Result<(), Error> {
+        self.store.delete_smoke_test(cluster_ids).await
+    }
+
     async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
         Store::find(&self.store, cluster_id).await
     }

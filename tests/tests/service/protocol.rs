@@ -466,7 +466,7 @@ async fn a_deployment_may_require_tokens_and_leases() {
         let event = json!({
             "rawPath": path, "requestContext": {"http": {"method": method}}, "headers": headers, "body": body.to_string(),
         });
-        let answer = event::respond(router.clone(), event.to_string().as_bytes(), "id").await;
+        let answer = event::respond(router.clone(), event.to_string().as_bytes(), "id", "").await;
         serde_json::to_value(answer).unwrap()
     };
     let code = |answer: &Value| {
@@ -506,4 +506,62 @@ async fn a_deployment_may_require_tokens_and_leases() {
     assert_eq!(code(&malformed).as_deref(), Some("invalid_field"));
     assert_eq!(ask("POST", "/cluster", token, claim).await["statusCode"], 200);
     assert_eq!(ask("GET", "/cluster/c", token, json!({})).await["statusCode"], 200);
+}
+
+/// An event of an HTTP API behind a custom domain with the API mapping `v1`, in the form of AWS's documentation of payload 2.0.
+/// `rawPath` and `http.path` are the test's.
+const MAPPED_EVENT: &str = r#"{
+  "version": "2.0",
+  "routeKey": "$default",
+  "rawPath": "PATH",
+  "rawQueryString": "",
+  "headers": {
+    "accept": "*/*",
+    "content-length": "55",
+    "content-type": "application/json",
+    "host": "api.example.com",
+    "user-agent": "curl/8.14.1",
+    "x-amzn-trace-id": "Root=1-69271d3e-3f1f2a0b5c6d7e8f90a1b2c3",
+    "x-forwarded-for": "2001:db8::1",
+    "x-forwarded-port": "443",
+    "x-forwarded-proto": "https"
+  },
+  "requestContext": {
+    "accountId": "123456789012",
+    "apiId": "a1b2c3d4e5",
+    "domainName": "api.example.com",
+    "domainPrefix": "api",
+    "http": {
+      "method": "POST",
+      "path": "PATH",
+      "protocol": "HTTP/1.1",
+      "sourceIp": "2001:db8::1",
+      "userAgent": "curl/8.14.1"
+    },
+    "requestId": "TwL2bhsxIAMEVnw=",
+    "routeKey": "$default",
+    "stage": "$default",
+    "time": "27/Nov/2026:07:39:53 +0000",
+    "timeEpoch": 1795765193000
+  },
+  "body": "{\"cluster_id\": \"c\", \"node_ip_addr_or_hostname\": \"a\"}",
+  "isBase64Encoded": false
+}"#;
+
+#[tokio::test]
+async fn the_base_path_of_a_domain_is_not_part_of_a_route() {
+    let data = tempdir().unwrap();
+    let store = Sqlite::create(&data.path().join("clusters.db")).unwrap();
+    let router = api::router(store, Policy::default());
+    for (path, status) in [
+        ("/v1/cluster", 200),
+        ("/cluster", 200),
+        ("/v1/cluster/get_status", 200),
+        ("/v1/v1/cluster", 404),
+        ("/v2/cluster", 404),
+    ] {
+        let event = MAPPED_EVENT.replace("PATH", path);
+        let answer = event::respond(router.clone(), event.as_bytes(), "id", "v1").await;
+        assert_eq!(answer["statusCode"], status, "{path}: {answer}");
+    }
 }

@@ -152,10 +152,25 @@ impl Run<'_> {
             return other("it belongs to no cluster");
         };
         let (node, own) = (self.node(), self.here.identity.node_uuid.as_ref());
-        match decision::admission(node, own, &view, record.cluster_uuid.as_ref()) {
+        match decision::admission(
+            node,
+            own,
+            &view,
+            record.cluster_uuid.as_ref(),
+            self.goal.replaces,
+        ) {
             Admission::Add => {
                 self.state.joining.name_taken_since = None;
                 self.add(&server, member)
+            }
+            Admission::Replace(otp) => {
+                server.eject(&otp).map_err(|error| {
+                    Interrupt::wait(format!("`{otp}` cannot be removed yet: {error}"))
+                })?;
+                self.printer.warning(format_args!(
+                    "`{otp}` has been failed over, and this blank machine has its name: it was removed, and this node joins in its place"
+                ));
+                Ok(())
             }
             Admission::Later(why) => Err(Interrupt::wait(why).into()),
             Admission::OtherCluster(why) => Err(NotAdded::Skip(Skip::OtherCluster, why)),

@@ -26,7 +26,7 @@ use crate::{
     http::CallError,
     printer::Printer,
     record::ClusterRecord,
-    server::{Membership, Pools, View},
+    server::{Membership, Pools, Recovery, View},
     settings::{self, Here},
     values::Quota,
 };
@@ -43,16 +43,8 @@ const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let clock = Clock::new(args.wait, printer);
-    let here = settings::here(args.node, clock.deadline)?;
-    // A quota in another form depends on the node's memory: that is checked when it is known.
-    let quota =
-        if let Quota::Megabytes(quota) = args.cluster.memory_quota { quota } else { u64::MAX };
-    check_buckets(&args.cluster.buckets, quota)?;
-    if here.peers.is_insecure {
-        printer.warning(
-            "--insecure: TLS certificates are not verified. Any host that can impersonate another node receives the administrator's password",
-        );
-    }
+    let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
+    check_options(&here, &args.cluster, printer)?;
     let _lock = lock(&here.server, &clock)?;
     let mut run = Run::new(here, &args.cluster, printer);
     let (view, record) = clock.repeat(|| run.round_with_pauses())?;
@@ -61,21 +53,37 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(if outcome.is_complete() { Exit::Done } else { Exit::Partial })
 }
 
+pub(super) fn check_options(
+    here: &Here,
+    args: &ClusterArgs,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    // A quota in another form depends on the node's memory: that is checked when it is known.
+    let quota = if let Quota::Megabytes(quota) = args.memory_quota { quota } else { u64::MAX };
+    check_buckets(&args.buckets, quota)?;
+    if here.peers.is_insecure {
+        printer.warning(
+            "--insecure: TLS certificates are not verified. Any host that can impersonate another node receives the administrator's password",
+        );
+    }
+    Ok(())
+}
+
 /// A run: its settings and its state.
-struct Run<'r> {
-    here: Here,
+pub(super) struct Run<'r> {
+    pub(super) here: Here,
     args: &'r ClusterArgs,
     printer: &'r Printer,
-    goal: Goal,
-    state: RunState,
+    pub(super) goal: Goal,
+    pub(super) state: RunState,
 }
 
 /// The state of a run from round to round.
 #[derive(Default)]
-struct RunState {
-    memory: Memory,
+pub(super) struct RunState {
+    pub(super) memory: Memory,
     /// The API's answer, if it is final or of this round.
-    asked: Asked,
+    pub(super) asked: Asked,
     /// The generation of the latest record, and the end of its lease.
     claim: (u64, Option<Instant>),
     pools: Option<Pools>,
@@ -96,7 +104,7 @@ struct RunState {
 }
 
 impl<'r> Run<'r> {
-    fn new(here: Here, args: &'r ClusterArgs, printer: &'r Printer) -> Self {
+    pub(super) fn new(here: Here, args: &'r ClusterArgs, printer: &'r Printer) -> Self {
         let group = args.server_group.iter().cloned().map(Extra::Group);
         let buckets = args.buckets.iter().cloned().map(Extra::Bucket);
         let address = args.alternate_address.iter().map(|address| address.host().to_string());
@@ -108,9 +116,19 @@ impl<'r> Run<'r> {
             attests: here.peers.keys.is_some(),
             adopt: args.adopt,
             settle: jitter(args.settle),
+            nodes: args.size.nodes,
             lease: args.lease.0.unwrap_or(OCCUPIED_LIMIT),
+            recovers: false,
+            replaces: false,
         };
         Self { here, args, printer, goal, state: RunState::default() }
+    }
+
+    /// Forgets what this run has observed and done, except a failure that explains a failover.
+    pub(super) fn start_over(&mut self) {
+        let was_away = self.state.memory.was_away;
+        self.state = RunState::default();
+        self.state.memory.was_away = was_away;
     }
 
     fn node(&self) -> &Node {
@@ -120,9 +138,18 @@ impl<'r> Run<'r> {
     /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
     /// the API answer, the agent never spins.
     fn round_with_pauses(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
+        let own = self.read_own_server()?;
+        self.round(own)
+    }
+
+    /// A round for this state of the server, with the same pauses.
+    pub(super) fn round(
+        &mut self,
+        own: OwnServer,
+    ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let last = self.state.last.take();
         let actions = std::mem::take(&mut self.state.actions) + 1;
-        let done = self.round()?;
+        let done = self.decide_and_act(own)?;
         let is_repeated = last.is_some() && last == self.state.last;
         if done.is_none() && (is_repeated || actions >= MAX_ACTIONS) {
             return Err(Interrupt::wait("the last step has no effect yet"));
@@ -131,9 +158,10 @@ impl<'r> Run<'r> {
         Ok(done)
     }
 
-    /// Reads the state, decides, and acts.
-    fn round(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
-        let own = self.read_own_server()?;
+    fn decide_and_act(
+        &mut self,
+        own: OwnServer,
+    ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         self.observe(&own)?;
         // Of a cluster that is ready, only the members can change.
         if self.record().is_none_or(|record| record.state == wire::State::Claimed) {
@@ -169,9 +197,16 @@ impl<'r> Run<'r> {
             }
             _ => memory.other_credentials_since = None,
         }
+        memory.observe(own);
         let OwnServer::Member(view) = own else {
             return Ok(());
         };
+        let is_failed_over =
+            view.this().is_some_and(|this| this.membership == Membership::FailedOver);
+        if is_failed_over && self.goal.recovers && !memory.was_away {
+            // The failure may have been too short to be seen.
+            memory.was_away = self.here.server.auto_failovers().is_ok_and(|count| count > 0);
+        }
         let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
         let nodes: Vec<_> = nodes.collect();
         if self.state.nodes != nodes || view.is_rebalancing {
@@ -182,7 +217,7 @@ impl<'r> Run<'r> {
     }
 
     /// The API's last answer, if there is a record.
-    fn record(&self) -> Option<&ClusterRecord> {
+    pub(super) fn record(&self) -> Option<&ClusterRecord> {
         if let Asked::Record(record) = &self.state.asked { Some(record) } else { None }
     }
 
@@ -190,7 +225,7 @@ impl<'r> Run<'r> {
         self.state.pools.as_ref().is_none_or(|pools| pools.is_enterprise)
     }
 
-    fn read_own_server(&mut self) -> Result<OwnServer, Failure> {
+    pub(super) fn read_own_server(&mut self) -> Result<OwnServer, Failure> {
         let server = &self.here.server;
         let pools = match server.pools() {
             Err(CallError::Untrusted(why)) => return Err(untrusted(&why)),
@@ -262,7 +297,7 @@ impl<'r> Run<'r> {
     }
 
     /// Stores an answer and prints what is new in it.
-    fn learn(&mut self, mut record: ClusterRecord) {
+    pub(super) fn learn(&mut self, mut record: ClusterRecord) {
         let generation = record.generation;
         if generation == self.state.claim.0 {
             // Leases are not renewed within a generation: the earliest known end counts.
@@ -324,6 +359,7 @@ impl<'r> Run<'r> {
                     "`{otp}` was added and cannot be reached: it was removed again"
                 ));
             }
+            (Action::Recover { otp, recovery }, ..) => self.recover(&otp, recovery)?,
             (Action::Rebalance { known, removed }, ..) => {
                 let (server, printer) = (&self.here.server, self.printer);
                 let memory = &mut self.state.memory;
@@ -337,6 +373,30 @@ impl<'r> Run<'r> {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Marks this failed-over node to be recovered by the next rebalance.
+    fn recover(&mut self, otp: &str, recovery: Recovery) -> Result<(), Interrupt> {
+        let memory = &mut self.state.memory;
+        match self.here.server.set_recovery(otp, recovery) {
+            Ok(()) if recovery == Recovery::Delta => {
+                self.printer
+                    .step("recover: the next rebalance takes this node in again with its data");
+            }
+            Ok(()) => {
+                self.printer.step("recover: the next rebalance takes this node in again with the data of the other nodes");
+            }
+            Err(error) if error.is_permanent() && recovery == Recovery::Delta => {
+                memory.is_delta_refused = true;
+                self.printer.warning(format_args!(
+                    "the server refuses to recover this node with its data: {error}"
+                ));
+            }
+            Err(error) => {
+                return Err(Interrupt::wait(format!("this node cannot be recovered yet: {error}")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -353,6 +413,6 @@ fn untrusted(why: &str) -> Failure {
     )
 }
 
-fn count_nodes(number: usize) -> String {
+pub(super) fn count_nodes(number: usize) -> String {
     format!("{number} node{}", if number == 1 { "" } else { "s" })
 }

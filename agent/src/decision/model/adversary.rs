@@ -18,7 +18,7 @@ use crate::{
     peers::{Peers, Proof},
     record::ClusterRecord,
     secret::Secret,
-    server::{Administrator, Health, Membership, NodeInfo, View},
+    server::{Administrator, Health, Membership, NodeInfo, Recovery, View},
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -262,6 +262,9 @@ impl Adversary {
                 adopt: false,
                 settle: Duration::ZERO,
                 lease: LEASE,
+                nodes: None,
+                recovers: false,
+                replaces: false,
             },
             pace,
         }
@@ -273,11 +276,12 @@ impl Adversary {
             otp: format!("ns_1@{name}"),
             uuid: None,
             membership: Membership::Active,
-            is_recovering: false,
+            recovery: Recovery::None,
             health: Health::Healthy,
             uptime: Duration::from_hours(1),
             is_asked: true,
             group: None,
+            disk_bytes: None,
         };
         View {
             uuid: cluster.clone(),
@@ -285,6 +289,7 @@ impl Adversary {
             is_balanced: true,
             is_rebalancing: false,
             buckets: Vec::new(),
+            fewest_replicas: None,
         }
     }
 
@@ -445,7 +450,13 @@ impl Adversary {
                 continue;
             }
             let view = Self::view(&uuid("u1"), member.as_str());
-            match decision::admission(&self.goal.node, None, &view, record.cluster_uuid.as_ref()) {
+            match decision::admission(
+                &self.goal.node,
+                None,
+                &view,
+                record.cluster_uuid.as_ref(),
+                false,
+            ) {
                 Admission::Add => {
                     if works == Works::Yes {
                         run.cluster = Some(uuid("u1"));

@@ -17,7 +17,7 @@ fn unfit_member_adds_no_node() {
     {
         let view = seen_by_first(cluster_of([first]));
         assert_eq!(
-            admission(&node(ME), None, &view, Some(&uuid(UUID))),
+            admission(&node(ME), None, &view, Some(&uuid(UUID)), false),
             Admission::UnfitMember,
             "{view:?}"
         );
@@ -61,7 +61,7 @@ fn member_adds_only_a_new_node() {
     ];
     for (what, view, own, expected) in cases {
         for recorded in [None, Some(&cluster)] {
-            let through = admission(&node(ME), own, &seen_by_first(view.clone()), recorded);
+            let through = admission(&node(ME), own, &seen_by_first(view.clone()), recorded, false);
             let is_so = match (&through, expected) {
                 (Admission::Add, (None, false)) => true,
                 (Admission::Later(why), (Some(part), _)) => why.contains(part),
@@ -71,10 +71,46 @@ fn member_adds_only_a_new_node() {
             assert!(is_so, "{what}: {through:?}, not {expected:?}");
         }
         // A member of another cluster adds no node.
-        let skipped = admission(&node(ME), own, &seen_by_first(view), Some(&uuid(OTHER_UUID)));
+        let skipped =
+            admission(&node(ME), own, &seen_by_first(view), Some(&uuid(OTHER_UUID)), false);
         assert!(
             matches!(&skipped, Admission::OtherCluster(why) if why.contains(UUID)),
             "{what}: {skipped:?}"
         );
+    }
+}
+
+#[test]
+fn dead_twin_is_replaced_only_if_the_others_have_its_data() {
+    let (own, twin) = (uuid("77"), || dead(failed(ME)));
+    let with = |nodes: &[NodeInfo]| seen_by_first(cluster_of(nodes.iter().cloned()));
+    let healthy = with(&[active(FIRST), active(THIRD), twin()]);
+    let rebalances = View { is_rebalancing: true, ..healthy.clone() };
+    let copies = |replicas| View { fewest_replicas: Some(replicas), ..healthy.clone() };
+    #[rustfmt::skip]
+    let cases = [
+        ("no bucket", healthy.clone(), None),
+        ("a replica", copies(1), None),
+        ("no replicas", copies(0), Some("a bucket has no replicas")),
+        ("not failed over", with(&[active(FIRST), active(THIRD), dead(active(ME))]), Some("once that member has been failed over")),
+        ("it runs", with(&[active(FIRST), active(THIRD), NodeInfo { uuid: Some(own.clone()), ..failed(ME) }]), Some("it is running")),
+        ("this very server", with(&[active(FIRST), NodeInfo { uuid: Some(own.clone()), ..twin() }]), Some("this server may be that member")),
+        ("unknown server", with(&[active(FIRST), NodeInfo { uuid: None, ..twin() }]), Some("this server may be that member")),
+        ("a rebalance runs", rebalances, Some("a rebalance runs")),
+        ("another is down", with(&[active(FIRST), dead(active(THIRD)), twin()]), Some("`10.0.0.3` is not active and healthy")),
+        ("another is failed over", with(&[active(FIRST), failed(THIRD), twin()]), Some("`10.0.0.3` is not active")),
+        ("another recovers", with(&[active(FIRST), recovering(THIRD), twin()]), Some("`10.0.0.3` is not active")),
+        ("another warms up", with(&[active(FIRST), warming_up(active(THIRD)), twin()]), Some("`10.0.0.3` is not active and healthy")),
+    ];
+    for (what, view, obstacle) in cases {
+        let through = admission(&node(ME), Some(&own), &view, None, true);
+        let is_so = match (&through, obstacle) {
+            (Admission::Replace(replaced), None) => *replaced == otp(ME),
+            (Admission::Later(why), Some(part)) => why.contains(part),
+            _ => false,
+        };
+        assert!(is_so, "{what}: {through:?}, not {obstacle:?}");
+        let without = admission(&node(ME), Some(&own), &view, None, false);
+        assert!(!matches!(without, Admission::Replace(_)), "{what}: {without:?}");
     }
 }

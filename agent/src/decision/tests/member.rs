@@ -217,6 +217,97 @@ fn dead_nodes_are_removed_and_living_ones_stay() {
     }
 }
 
+/// A rebalance removes a dead node only if the others have all its data.
+#[test]
+fn dead_nodes_with_the_only_copy_stay() {
+    let away = Memory {
+        unreachable_since: [FIRST, THIRD]
+            .map(|name| (otp(name), ago(Duration::from_hours(1))))
+            .into(),
+        ..memory()
+    };
+    let stays = || Waits("with data that may have no other copy");
+    let one = || unbalanced([added(ME), active(FIRST), dead(failed(THIRD))]);
+    let two = || unbalanced([added(ME), dead(failed(FIRST)), dead(failed(THIRD))]);
+    let beside = || unbalanced([recovering(ME), active(FIRST), dead(failed(THIRD))]);
+    let [all, first_two] =
+        [rebalance(&[ME, FIRST, THIRD], &[THIRD]), rebalance(&[ME, FIRST, THIRD], &[FIRST, THIRD])];
+    #[rustfmt::skip]
+    let cases = [
+        ("no bucket", one(), None, all),
+        ("a bucket without replicas", one(), Some(0), stays()),
+        ("a replica, one dead", one(), Some(1), rebalance(&[ME, FIRST, THIRD], &[THIRD])),
+        ("a replica, two dead", two(), Some(1), stays()),
+        ("two replicas, two dead", two(), Some(2), first_two),
+        ("a replica, one dead beside one that recovers", beside(), Some(1), stays()),
+        ("two replicas, one dead beside one that recovers", beside(), Some(2), rebalance(&[ME, FIRST, THIRD], &[THIRD])),
+    ];
+    for (what, view, fewest_replicas, expected) in cases {
+        let own = OwnServer::Member(View { fewest_replicas, ..view });
+        assert_next(what, &goal(), &own, &joinable(), &away, &expected);
+    }
+}
+
+#[test]
+fn failed_over_node_recovers_only_without_risk() {
+    let recovers = || Goal { recovers: true, ..goal() };
+    let was_away = || Memory { was_away: true, ..memory() };
+    let no_delta = || Memory { is_delta_refused: true, ..was_away() };
+    let mark = |recovery| Then(Recover { otp: otp(ME), recovery });
+    let both = || unbalanced([failed(ME), active(FIRST)]);
+    let full = |node| NodeInfo { recovery: Recovery::Full, ..node };
+    let starts = || rebalance(&[ME, FIRST], &[]);
+    let with_replicas = |replicas, view| View { fewest_replicas: Some(replicas), ..view };
+    #[rustfmt::skip]
+    let cases = [
+        ("`up`", goal(), both(), was_away(), stop(StopReason::FailedOver)),
+        ("back", recovers(), both(), was_away(), mark(Recovery::Delta)),
+        ("back, without replicas: its data is all there", recovers(), with_replicas(0, both()), was_away(), mark(Recovery::Delta)),
+        ("failed over by people", recovers(), both(), memory(), stop(StopReason::FailedOver)),
+        ("just started", recovers(), unbalanced([up_for(5, failed(ME)), active(FIRST)]), was_away(), Then(Confirm(names(&[FIRST])))),
+        ("a rebalance runs", recovers(), rebalancing([failed(ME), active(FIRST)]), was_away(), Waits("a rebalance runs")),
+        ("warming up", recovers(), unbalanced([warming_up(failed(ME)), active(FIRST)]), was_away(), Waits("warmup")),
+        ("not healthy", recovers(), unbalanced([dead(failed(ME)), active(FIRST)]), was_away(), Waits("not healthy")),
+        ("an active node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(active(THIRD))]), was_away(), Waits("when `10.0.0.3` is back")),
+        ("a failed-over node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(failed(THIRD))]), was_away(), Waits("when `10.0.0.3` is back")),
+        ("another is back, too", recovers(), unbalanced([failed(ME), active(FIRST), failed(THIRD)]), was_away(), mark(Recovery::Delta)),
+        ("marked, and another is not yet", recovers(), unbalanced([recovering(ME), active(FIRST), failed(THIRD)]), was_away(), Waits("a rebalance now would remove it")),
+        ("marked", recovers(), unbalanced([recovering(ME), active(FIRST)]), was_away(), starts()),
+        ("no delta, a replica", recovers(), with_replicas(1, both()), no_delta(), mark(Recovery::Full)),
+        ("no delta, no replicas", recovers(), with_replicas(0, both()), no_delta(), Waits("a full recovery, which deletes this node's data")),
+        ("no delta, a replica, two failed over", recovers(), with_replicas(1, unbalanced([failed(ME), active(FIRST), failed(THIRD)])), no_delta(), Waits("a full recovery")),
+        ("delta refused by the rebalance", recovers(), with_replicas(1, unbalanced([recovering(ME), active(FIRST)])), no_delta(), mark(Recovery::Full)),
+        ("marked for full recovery", recovers(), with_replicas(1, unbalanced([full(added(ME)), active(FIRST)])), no_delta(), starts()),
+    ];
+    for (what, goal, view, memory, expected) in cases {
+        assert_next(what, &goal, &OwnServer::Member(view), &joinable(), &memory, &expected);
+    }
+}
+
+#[test]
+fn first_rebalance_waits_for_the_expected_nodes() {
+    let expects = |nodes| Goal { nodes: Some(nodes), ..goal() };
+    let same_for = |time| Memory { same_since: Some(ago(time)), ..memory() };
+    let fresh = || same_for(Duration::ZERO);
+    let two = || unbalanced([added(ME), active(FIRST)]);
+    let three = || unbalanced([added(ME), active(FIRST), added(THIRD)]);
+    let starts = || rebalance(&[ME, FIRST], &[]);
+    #[rustfmt::skip]
+    let cases = [
+        ("one is missing", expects(3), two(), same_for(Duration::from_mins(1)), Waits("2 of the 3 nodes")),
+        ("all are there", expects(3), three(), fresh(), rebalance(&[ME, FIRST, THIRD], &[])),
+        ("more are there", expects(2), three(), fresh(), rebalance(&[ME, FIRST, THIRD], &[])),
+        ("the first node starts it, too", expects(2), unbalanced([active(ME), added(FIRST)]), fresh(), starts()),
+        ("one never comes", expects(3), two(), same_for(NEXT_NODE_LIMIT), starts()),
+        ("a later node", expects(3), unbalanced([added(ME), active(FIRST), active(THIRD)]), fresh(), Waits("1 node waits for a rebalance")),
+        ("the first node alone", expects(3), cluster_of([active(ME)]), fresh(), Then(Done)),
+        ("all are there, one is dead", expects(3), unbalanced([added(ME), active(FIRST), dead(added(THIRD))]), fresh(), Waits("cannot be reached yet")),
+    ];
+    for (what, goal, view, memory, expected) in cases {
+        assert_next(what, &goal, &OwnServer::Member(view), &joinable(), &memory, &expected);
+    }
+}
+
 #[test]
 fn member_reports_then_attests_then_settles_the_extras() {
     let wants = |extras: &[Extra]| Goal { extras: extras.to_vec(), ..goal() };

@@ -4,6 +4,7 @@
 
 mod admission;
 mod blank;
+mod life;
 mod member;
 mod properties;
 
@@ -28,7 +29,8 @@ enum Expected {
     Wait(&'static str),
 }
 use Action::{
-    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Settle, Stop,
+    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Recover,
+    Settle, Stop,
 };
 use Asked::{NoRecord, NotYet, Record as Has};
 use Expected::{Action as Then, Wait as Waits};
@@ -79,7 +81,10 @@ fn goal() -> Goal {
         attests: false,
         adopt: false,
         settle: Duration::from_secs(5),
+        nodes: None,
         lease: Duration::from_secs(40),
+        recovers: false,
+        replaces: false,
     }
 }
 
@@ -114,11 +119,12 @@ fn member_of(name: &str, membership: Membership) -> NodeInfo {
         otp: otp(name),
         uuid: Some(uuid(if name == ME { OWN } else { "0ff" })),
         membership,
-        is_recovering: false,
+        recovery: Recovery::None,
         health: Health::Healthy,
         uptime: Duration::from_hours(1),
         is_asked: name == ME,
         group: Some("Group 1".to_owned()),
+        disk_bytes: None,
     }
 }
 
@@ -135,7 +141,7 @@ fn failed(name: &str) -> NodeInfo {
 }
 
 fn recovering(name: &str) -> NodeInfo {
-    NodeInfo { is_recovering: true, ..added(name) }
+    NodeInfo { recovery: Recovery::Delta, ..added(name) }
 }
 
 fn dead(node: NodeInfo) -> NodeInfo {
@@ -158,6 +164,7 @@ fn cluster_of(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
         is_balanced: true,
         is_rebalancing: false,
         buckets: Vec::new(),
+        fewest_replicas: None,
     }
 }
 

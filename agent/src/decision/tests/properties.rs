@@ -10,7 +10,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeInfo> {
     (membership, health, any::<[bool; 2]>(), 0..120_u64).prop_map(
         move |(membership, health, [recovers, groups], up)| NodeInfo {
             health,
-            is_recovering: recovers,
+            recovery: if recovers { Recovery::Delta } else { Recovery::None },
             group: groups.then(|| "Group 1".to_owned()),
             ..up_for(up, member_of(name, membership))
         },
@@ -25,9 +25,10 @@ prop_compose! {
         is_balanced: bool,
         is_rebalancing: bool,
         cluster in select(vec![UUID, OTHER_UUID]),
+        fewest_replicas in option::of(0..3_u32),
     ) -> View {
         let nodes = [this, others.0, others.1].into_iter().take(count);
-        View { is_balanced, is_rebalancing, uuid: uuid(cluster), ..cluster_of(nodes) }
+        View { is_balanced, is_rebalancing, uuid: uuid(cluster), fewest_replicas, ..cluster_of(nodes) }
     }
 }
 
@@ -47,7 +48,7 @@ prop_compose! {
 prop_compose! {
     fn any_memory()(
         times in [0..100_u64, 0..100, 0..100, 0..100, 0..100, 0..100],
-        done in any::<[bool; 4]>(),
+        done in any::<[bool; 6]>(),
         inspections in vec(option::of(select(vec![Inspection::Blank, Inspection::Provisioned, Inspection::Unreachable])), 3),
         occupied: bool,
         settled in any::<[bool; 3]>(),
@@ -67,20 +68,28 @@ prop_compose! {
             settled: extras.filter(|(_, is_settled)| *is_settled).map(|(extra, _)| extra).collect(),
             is_reported: done[2],
             is_attested: done[3],
+            was_away: done[4],
+            is_delta_refused: done[5],
             ..Memory::default()
         }
     }
 }
 
 prop_compose! {
-    fn any_wanted()(flags in any::<[bool; 4]>(), wanted in any::<[bool; 4]>()) -> Goal {
-        let [adopt, can_begin, trusts_members, attests] = flags;
+    fn any_wanted()(
+        flags in any::<[bool; 5]>(),
+        wanted in any::<[bool; 4]>(),
+        nodes in option::of(1..5_usize),
+    ) -> Goal {
+        let [adopt, can_begin, trusts_members, attests, recovers] = flags;
         let extras = [group(), bucket("app"), bucket("cache"), address()].into_iter().zip(wanted);
         Goal {
             adopt,
             can_begin,
             trusts_members,
             attests,
+            recovers,
+            nodes,
             extras: extras.filter(|(_, is_wanted)| *is_wanted).map(|(extra, _)| extra).collect(),
             ..goal()
         }
@@ -168,6 +177,7 @@ proptest! {
             let all: Vec<_> = view.nodes.iter().map(|node| node.otp.clone()).collect();
             prop_assert_eq!(known, all);
             prop_assert!(!view.is_rebalancing);
+            prop_assert!(removed.is_empty() || view.can_lose(view.count_failed_over()));
             for node in &view.nodes {
                 let is_removed = removed.contains(&node.name);
                 prop_assert_eq!(is_removed, node.membership == Membership::FailedOver, "{:?}", node);
@@ -175,6 +185,26 @@ proptest! {
                 let is_dead = node.health == Health::Unhealthy && unreachable_for >= DEAD_AFTER;
                 prop_assert!(if is_removed { is_dead } else { node.health != Health::Unhealthy }, "{node:?}");
             }
+        }
+    }
+
+    /// A node recovers only by itself, while all others can be reached, and gives its data up only if all of it has copies.
+    #[test]
+    fn recovery_never_costs_data(
+        goal in any_wanted(),
+        view in any_view(),
+        record in any_record(),
+        memory in any_memory(),
+    ) {
+        let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory, now());
+        if let Action::Recover { otp, recovery } = decided {
+            let this = view.this().unwrap();
+            prop_assert_eq!(&otp, &this.otp);
+            prop_assert!(!view.is_rebalancing && memory.was_away);
+            prop_assert!(view.nodes.iter().all(|node| node.health != Health::Unhealthy), "{view:?}");
+            prop_assert!(recovery == Recovery::Delta || view.can_lose(view.count_failed_over()));
+            // A node that is active keeps running.
+            prop_assert!(this.membership != Membership::Active, "{this:?}");
         }
     }
 
@@ -189,7 +219,7 @@ proptest! {
         let decided = next_action(&goal, &OwnServer::Member(view.clone()), &Asked::Record(record), &memory, now());
         if let Action::Eject(otp) = decided {
             let node = view.nodes.iter().find(|node| node.otp == otp).unwrap();
-            prop_assert!(node.membership == Membership::Added && !node.is_recovering, "{node:?}");
+            prop_assert!(node.membership == Membership::Added && !node.is_recovering(), "{node:?}");
             prop_assert!(node.health == Health::Unhealthy && !node.is_asked, "{node:?}");
             prop_assert!(now() - memory.unreachable_since[&otp] >= DEAD_AFTER && !view.is_rebalancing);
         }

@@ -66,7 +66,7 @@ impl Display for Cluster {
             ("Members:", or(members, "none reported ready")),
             ("Cluster UUID:", or(uuid, "none reported")),
             ("Secret:", secret.to_owned()),
-            ("In the log:", or(self.digest(), "never, the API refuses this id")),
+            ("In the log:", or(self.digest(), "never, the API refuses this ID")),
             ("Taken over:", or(previous.map(|nodes| format!("from {nodes}")), "")),
             (
                 "Name in use:",

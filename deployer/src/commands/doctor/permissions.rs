@@ -65,7 +65,7 @@ pub async fn check(aws: &Aws, identity: &Identity, args: &DoctorArgs) -> Check {
     let hint = "`cbbootstrap iam-policy` prints the policy that allows them";
     match denied {
         Err(failure) => Check::skipped(CHECK, failure.to_string())
-            .hint("the check needs `iam:SimulatePrincipalPolicy` and, for a role, `iam:GetRole`"),
+            .hint("`cbbootstrap iam-policy --for doctor` prints the policy that allows this check"),
         Ok(denied) if denied.is_empty() => {
             Check::ok(CHECK, format!("all {number} that the commands need, by simulation"))
         }

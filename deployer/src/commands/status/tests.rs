@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{text::dashboard_url, *};
+use super::{text::dashboard_text, *};
 use crate::{
     aws::dynamodb::TableSettings,
     stack::{Difference, Drifted, tests::stack},
@@ -52,7 +52,7 @@ fn dashboard_is_in_the_console_of_its_partition() {
         ),
         ("us-iso-east-1", "dashboard d in CloudWatch"),
     ] {
-        assert_eq!(dashboard_url(region, "d"), expected);
+        assert_eq!(dashboard_text(region, "d"), expected);
     }
 }
 
@@ -84,6 +84,7 @@ fn full_status() -> Status {
             }]),
         },
         endpoint: Some("https://e".to_owned()),
+        dns_record: Some(DnsRecord { name: "e".to_owned(), target: "d-1".to_owned() }),
         auth: Some(Auth::Iam),
         dashboard: Some("s-us-east-1".to_owned()),
         function: Some(FunctionStatus {
@@ -125,6 +126,7 @@ fn status_is_readable() {
         status.to_string(),
         "\
 Endpoint: https://e
+          needs the DNS record `e CNAME d-1`, or an alias
           for signed requests only (IAM)
 Stack:    s in us-east-1, UPDATE_ROLLBACK_COMPLETE since 2026-11-24T03:18:56Z (1 minute ago)
           because of Role UPDATE_FAILED: no

@@ -8,7 +8,7 @@ use super::{FunctionStatus, Status};
 use crate::{
     aws::lambda::Function,
     fields::{ago, write_fields},
-    permissions::partition,
+    links,
     stack::Drift,
     values::Auth,
 };
@@ -21,7 +21,7 @@ impl Display for Status {
             ("Drift:", self.drift_text()),
             ("Function:", self.function_text()),
             ("Table:", self.table_text()),
-            ("Watch it:", optional(&self.dashboard, |name| dashboard_url(&self.region, name))),
+            ("Watch it:", optional(&self.dashboard, |name| dashboard_text(&self.region, name))),
         ];
         write_fields(f, 9, fields)
     }
@@ -29,11 +29,14 @@ impl Display for Status {
 
 impl Status {
     fn endpoint_text(&self) -> String {
+        let record = self.dns_record.as_ref();
+        let record = record.map(|it| format!("\nneeds the DNS record `{it}`, or an alias"));
         let endpoint = self.endpoint.as_deref().unwrap_or("none");
+        let endpoint = format!("{endpoint}{}", record.unwrap_or_default());
         match self.auth {
             Some(Auth::None) => format!("{endpoint}\npublic: anyone who knows the URL can call it"),
             Some(Auth::Iam) => format!("{endpoint}\nfor signed requests only (IAM)"),
-            None => endpoint.to_owned(),
+            None => endpoint,
         }
     }
 
@@ -133,17 +136,9 @@ fn optional<'v>(
     value.into().map_or_else(String::new, text)
 }
 
-/// The dashboard's page. The consoles of other partitions are not known.
-pub(super) fn dashboard_url(region: &str, name: &str) -> String {
-    let console = match partition(region) {
-        "aws" => "console.aws.amazon.com",
-        "aws-us-gov" => "console.amazonaws-us-gov.com",
-        "aws-cn" => "console.amazonaws.cn",
-        _ => return format!("dashboard {name} in CloudWatch"),
-    };
-    format!(
-        "https://{region}.{console}/cloudwatch/home?region={region}#dashboards/dashboard/{name}"
-    )
+/// The dashboard's page in the console, or its name where the console's address is not known.
+pub(super) fn dashboard_text(region: &str, name: &str) -> String {
+    links::dashboard(region, name).unwrap_or_else(|| format!("dashboard {name} in CloudWatch"))
 }
 
 fn on_or_off(is_on: bool) -> &'static str {

@@ -212,6 +212,28 @@ fn opening_an_api_needs_consent() {
 }
 
 #[test]
+fn losing_the_endpoint_of_a_domain_needs_consent() {
+    let current = "https://a.example/v1";
+    for (domain, desired, asks) in [
+        ("a.example", Some(current), false),
+        ("a.example", Some("https://a.example/v2"), true),
+        ("a.example", Some("https://b.example/v1"), true),
+        ("a.example", None, true),
+        ("", None, false),
+        ("", Some(current), false),
+    ] {
+        let mut stack = stack("UPDATE_COMPLETE", "t");
+        stack.parameters.insert("DomainName".to_owned(), domain.to_owned());
+        for (name, url) in [("Endpoint", current), ("DefaultEndpoint", "https://d.example")] {
+            stack.outputs.insert(name.to_owned(), url.to_owned());
+        }
+        let risk = asks.then(|| Risk::OtherEndpoint { current: current.to_owned() });
+        assert_eq!(lost_domain(Some(&stack), desired), risk, "{domain} to {desired:?}");
+    }
+    assert_eq!(lost_domain(None, None), None);
+}
+
+#[test]
 fn replacing_a_used_stack_needs_consent() {
     let stack = stack("DELETE_FAILED", "t");
     let status = stack.status.clone();

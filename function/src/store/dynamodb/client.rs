@@ -38,7 +38,7 @@ const ATTEMPTS: u32 = 3;
 /// The longest pause before the second attempt; twice as long before the third. The SDK's default is a second.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// A key without an item, for [`DynamoDb::warm_up`]: cluster ids have no white space.
+/// A key without an item, for [`DynamoDb::warm_up`]: cluster IDs have no white space.
 const NO_CLUSTER: &str = " ";
 
 impl DynamoDb {

@@ -31,6 +31,7 @@ use cbbootstrap_protocol::{
     wire::{MAX_MEMBERS, State},
 };
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 
 use self::write::{Update, Written};
 use super::{Cause, Error, Page, Row, Store};
@@ -285,6 +286,17 @@ impl Store for DynamoDb {
 
     async fn forget_unreadable(&self, cluster_id: &str, now: Timestamp) -> Result<bool, Error> {
         self.end_unreadable(cluster_id, now).await
+    }
+
+    /// One call for each cluster, all at once.
+    async fn delete_smoke_test(&self, cluster_ids: &[String]) -> Result<(), Error> {
+        let mut calls = JoinSet::new();
+        for cluster_id in cluster_ids {
+            let store = self.clone();
+            let cluster_id = cluster_id.clone();
+            calls.spawn(async move { store.delete_claim(&cluster_id).await });
+        }
+        calls.join_all().await.into_iter().collect()
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {

@@ -3,12 +3,17 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
-    operation::update_item::UpdateItemError,
+    operation::{delete_item::DeleteItemError, update_item::UpdateItemError},
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure},
 };
 
+use cbbootstrap_protocol::wire::State;
+
 use super::{DynamoDb, Error, key};
-use crate::item::{Attributes, Item, count};
+use crate::{
+    item::{Attributes, Item, count, string},
+    table::STATE,
+};
 
 /// The result of a conditional write.
 #[derive(Debug)]
@@ -105,6 +110,29 @@ fn names(expression: &str) -> impl Iterator<Item = &str> {
 }
 
 impl DynamoDb {
+    /// Deletes the claim item of a cluster that is not ready, and so has no members item.
+    pub(super) async fn delete_claim(&self, cluster_id: &str) -> Result<(), Error> {
+        let delete = self.client.delete_item().table_name(&self.table);
+        let deleted = delete
+            .set_key(Some(key(cluster_id)))
+            .condition_expression("#state = :claimed")
+            .expression_attribute_names("#state", STATE)
+            .expression_attribute_values(":claimed", string(State::Claimed.as_str()))
+            .send()
+            .await;
+        match deleted {
+            Err(error)
+                if !matches!(
+                    error.as_service_error(),
+                    Some(DeleteItemError::ConditionalCheckFailedException(_))
+                ) =>
+            {
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes, and returns the new item, or the current one if the condition does not hold.
     pub(super) async fn update(&self, update: Update) -> Result<Written<Item, Item>, Error> {
         let (expression, condition) = (update.expression(), update.conditions.join(" AND "));

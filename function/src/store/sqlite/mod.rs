@@ -150,6 +150,14 @@ impl Store for Sqlite {
         Err(Error::Damaged("the record cannot be read".to_owned()))
     }
 
+    async fn delete_smoke_test(&self, cluster_ids: &[String]) -> Result<(), Error> {
+        let cluster_ids = cluster_ids.to_owned();
+        let delete = move |connection: &Connection| {
+            cluster_ids.iter().try_for_each(|id| Ok(records::delete_claim(connection, id)?))
+        };
+        self.0.writer.write(delete).await
+    }
+
     async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
         Ok(Self::find(self, cluster_id)?.map(Row::from))
     }

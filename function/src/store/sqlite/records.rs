@@ -100,6 +100,16 @@ pub fn delete_members(connection: &Connection, cluster_id: &str) -> Result<()> {
     Ok(())
 }
 
+/// Deletes the record of a cluster that is not ready, and so has no members.
+pub fn delete_claim(connection: &Connection, cluster_id: &str) -> Result<()> {
+    connection
+        .prepare_cached(
+            "DELETE FROM clusters WHERE cluster_id = ? AND record ->> 'state' = 'claimed'",
+        )?
+        .execute([cluster_id])?;
+    Ok(())
+}
+
 /// Checks up to `limit` clusters after this one, and deletes those whose records ended before this time. Returns the last cluster
 /// checked, or none at the end of the table.
 pub fn delete_ended(

@@ -62,6 +62,9 @@ impl Setup {
             adopt: false,
             settle: Duration::from_secs(5),
             lease: seconds(LEASE),
+            nodes: None,
+            recovers: false,
+            replaces: false,
         }
     }
 
@@ -75,11 +78,12 @@ impl Setup {
             otp: format!("ns_1@{number}"),
             uuid: Some(uuid(server.incarnation(number))),
             membership: Membership::Active,
-            is_recovering: false,
+            recovery: Recovery::None,
             health: Health::Healthy,
             uptime: Duration::from_hours(1),
             is_asked: number == node,
             group: None,
+            disk_bytes: None,
         });
         Some(View {
             uuid: uuid(cluster),
@@ -87,6 +91,7 @@ impl Setup {
             is_balanced: !self.services_down,
             is_rebalancing: false,
             buckets: Vec::new(),
+            fewest_replicas: None,
         })
     }
 
@@ -331,6 +336,7 @@ impl Setup {
                 Some(&own),
                 &view,
                 record.cluster_uuid.as_ref(),
+                false,
             ) {
                 // The server takes part only while it belongs to no cluster.
                 Admission::Add if world.servers[node].cluster.is_none() => {

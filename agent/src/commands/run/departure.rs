@@ -1,0 +1,122 @@
+//! The node leaves before its machine ends.
+
+use std::time::{Duration, Instant};
+
+use cbbootstrap_cli::failure::one_line;
+
+use super::{Interrupt, machine::Machine};
+use crate::{
+    aws::autoscaling::{HEARTBEAT_INTERVAL, Hook},
+    cli::LifeArgs,
+    commands::leave::Leaving,
+    decision::life,
+    printer::Printer,
+    server::Server,
+    settings::Here,
+};
+
+/// How long a node that has left tries to report that to the API before its machine ends.
+const REPORT_LIMIT: Duration = Duration::from_mins(5);
+
+/// The state of a departure from round to round.
+#[derive(Default)]
+pub(super) struct Departing {
+    pub(super) state: life::Departure,
+    leaving: Leaving,
+    /// Since when the node has been out of its cluster.
+    out_since: Option<Instant>,
+    hook: Option<Hook>,
+    last_heartbeat: Option<Instant>,
+}
+
+impl Departing {
+    /// Forgets what was observed, after a refusal.
+    pub(super) fn start_over(&mut self) {
+        self.leaving = Leaving::default();
+    }
+
+    /// Fails the node over gracefully. Returns what to wait for.
+    pub(super) fn fail_over(
+        &mut self,
+        server: &Server,
+        otp: &str,
+        printer: &Printer,
+    ) -> Result<String, Interrupt> {
+        match server.fail_over_gracefully(otp) {
+            Ok(()) => {
+                printer.step("failover: the replicas of this node's data become active");
+                Ok("this node is being failed over".to_owned())
+            }
+            Err(error) if error.is_permanent() => {
+                self.state.is_failover_refused = true;
+                printer.warning(format_args!("the server refuses to fail this node over: {error}"));
+                Ok("this node leaves instead".to_owned())
+            }
+            Err(error) => {
+                Err(Interrupt::wait(format!("this node cannot be failed over yet: {error}")))
+            }
+        }
+    }
+
+    /// One step out of the cluster. Succeeds when the node is out and the API knows, or does not answer for long.
+    pub(super) fn leave(&mut self, here: &Here, printer: &Printer) -> Result<(), Interrupt> {
+        if self.out_since.is_none() {
+            let left = self.leaving.round(here, printer);
+            self.state.is_leaving |= self.leaving.is_on_its_way;
+            if left?.is_none() {
+                return Err(Interrupt::wait("this node is leaving"));
+            }
+            self.out_since = Some(Instant::now());
+        }
+        let is_late = self.out_since.is_some_and(|since| since.elapsed() >= REPORT_LIMIT);
+        match self.leaving.report(here) {
+            Ok(_) => printer.step("leave: this node has left its cluster"),
+            Err(Interrupt::Wait(why)) if !is_late => return Err(Interrupt::Wait(why)),
+            // Its data is on the other nodes: nothing keeps the machine.
+            Err(Interrupt::Wait(why)) => warn(printer, &why.into()),
+            Err(Interrupt::Fail(error)) => warn(printer, &error),
+        }
+        self.state.is_complete = true;
+        Ok(())
+    }
+
+    /// Keeps the instance until the node has left: also if it cannot leave, because the data would be lost.
+    pub(super) fn hold(&mut self, machine: &mut Machine, args: &LifeArgs, printer: &Printer) {
+        let is_recent = self.last_heartbeat.is_some_and(|at| at.elapsed() < HEARTBEAT_INTERVAL);
+        if self.state.is_complete || is_recent {
+            return;
+        }
+        self.last_heartbeat = Some(Instant::now());
+        let held = self.hook(machine, args).and_then(Hook::record_heartbeat);
+        if let Err(why) = held {
+            printer.warning_once(format_args!(
+                "the lifecycle hook cannot be kept waiting, so the instance may end before its node has left: {why}"
+            ));
+        }
+    }
+
+    /// Completes the hook: the node has left.
+    pub(super) fn release(&mut self, machine: &mut Machine, args: &LifeArgs, printer: &Printer) {
+        match self.hook(machine, args).and_then(Hook::complete) {
+            Ok(()) => printer.step("lifecycle hook: completed; the instance may end"),
+            Err(why) => {
+                printer.warning(format_args!("the lifecycle hook was not completed: {why}"));
+            }
+        }
+    }
+
+    fn hook(&mut self, machine: &mut Machine, args: &LifeArgs) -> Result<&Hook, String> {
+        if self.hook.is_none() {
+            let metadata = machine.metadata().ok_or("the instance's metadata does not answer")?;
+            self.hook = Some(Hook::find(metadata, args.lifecycle_hook.as_deref())?);
+        }
+        self.hook.as_ref().ok_or_else(|| "there is no hook".to_owned())
+    }
+}
+
+fn warn(printer: &Printer, error: &anyhow::Error) {
+    printer.warning(format_args!(
+        "this node has left its cluster, and the API does not know: {}",
+        one_line(error)
+    ));
+}

@@ -1,0 +1,160 @@
+//! What AWS announces for this machine, from its metadata.
+
+use std::time::{Duration, Instant};
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use serde::Deserialize;
+
+use crate::{
+    aws::Metadata,
+    decision::life::{Cause, Ending, Notice},
+};
+
+/// How long a machine without a metadata service is taken to have none.
+const ABSENCE: Duration = Duration::from_mins(5);
+
+/// A session with the metadata service, and the last notice.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    session: Option<Metadata>,
+    /// When the service was last found to be absent.
+    absent_since: Option<Instant>,
+    notice: Option<Notice>,
+}
+
+impl Machine {
+    /// The service, if this machine has one.
+    pub(super) fn metadata(&mut self) -> Option<&Metadata> {
+        self.session.take_if(|session| session.is_old());
+        if self.session.is_none() && self.absent_since.is_none_or(|at| at.elapsed() >= ABSENCE) {
+            self.session = Metadata::connect();
+            // A node with a notice does not forget it while the service fails.
+            self.absent_since =
+                (self.session.is_none() && self.notice.is_none()).then(Instant::now);
+        }
+        self.session.as_ref()
+    }
+
+    /// The notice that applies now. While the service fails, it is the last one.
+    pub(super) fn notice(&mut self) -> Option<Notice> {
+        if let Some(metadata) = self.metadata() {
+            match read(metadata) {
+                Ok(notice) => self.notice = notice,
+                Err(_) => self.session = None,
+            }
+        }
+        self.notice.clone()
+    }
+}
+
+#[derive(Deserialize)]
+struct SpotAction {
+    action: String,
+    time: Timestamp,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Event {
+    code: String,
+    not_before: String,
+    state: String,
+}
+
+fn read(metadata: &Metadata) -> Result<Option<Notice>, String> {
+    let target = metadata.find("autoscaling/target-lifecycle-state")?;
+    match target.as_deref() {
+        Some("Terminated" | "Warmed:Terminated") => return Ok(Some(Notice::ScaleIn)),
+        Some(target) if target.starts_with("Warmed:") => return Ok(Some(Notice::WarmPool)),
+        _ => {}
+    }
+    let spot = metadata.find("spot/instance-action")?;
+    if let Some(ending) = spot.as_deref().and_then(spot_interruption) {
+        return Ok(Some(Notice::Ending(ending)));
+    }
+    let events = metadata.find("events/maintenance/scheduled")?;
+    Ok(events.as_deref().and_then(retirement).map(Notice::Ending))
+}
+
+fn spot_interruption(text: &str) -> Option<Ending> {
+    let SpotAction { action, time } = serde_json::from_str(text).ok()?;
+    let comes_back = action != "terminate";
+    Some(Ending { cause: Cause::SpotInterruption, time_left: until(time), comes_back })
+}
+
+/// The first event that stops the machine or ends it. Others only reboot it.
+fn retirement(text: &str) -> Option<Ending> {
+    let events: Vec<Event> = serde_json::from_str(text).ok()?;
+    let ends = events.into_iter().filter(|event| {
+        event.state == "active"
+            && matches!(event.code.as_str(), "instance-retirement" | "instance-stop")
+    });
+    let ends = ends.filter_map(|Event { code, not_before, .. }| {
+        let time = DateTime::strptime("%d %b %Y %H:%M:%S GMT", &not_before).ok()?;
+        let time = TimeZone::UTC.to_timestamp(time).ok()?;
+        let comes_back = code == "instance-stop";
+        Some(Ending { cause: Cause::Retirement, time_left: until(time), comes_back })
+    });
+    ends.min_by_key(|ending| ending.time_left)
+}
+
+fn until(time: Timestamp) -> Duration {
+    time.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements_of_aws_are_read() {
+        let hour = |ending: Option<Ending>| {
+            ending.map(|ending| (ending.time_left.as_secs().div_ceil(3600), ending.comes_back))
+        };
+        let time = Timestamp::now() + Duration::from_hours(1);
+        let spot = |action: &str| format!(r#"{{"action": "{action}", "time": "{time}"}}"#);
+        for (text, expected) in [
+            (spot("terminate"), Some((1, false))),
+            (spot("stop"), Some((1, true))),
+            (spot("hibernate"), Some((1, true))),
+            (
+                r#"{"action": "terminate", "time": "2017-09-18T08:22:00Z"}"#.to_owned(),
+                Some((0, false)),
+            ),
+            ("{}".to_owned(), None),
+            ("<html>".to_owned(), None),
+        ] {
+            assert_eq!(hour(spot_interruption(&text)), expected, "{text}");
+        }
+        let at = |hours| {
+            (Timestamp::now() + Duration::from_hours(hours)).strftime("%d %b %Y %H:%M:%S GMT")
+        };
+        let event = |code: &str, state: &str, hours| {
+            format!(
+                r#"{{"Code": "{code}", "NotBefore": "{}", "State": "{state}", "EventId": "e"}}"#,
+                at(hours)
+            )
+        };
+        for (events, expected) in [
+            (vec![event("instance-retirement", "active", 2)], Some((2, false))),
+            (vec![event("instance-stop", "active", 2)], Some((2, true))),
+            (
+                vec![
+                    event("instance-stop", "active", 5),
+                    event("instance-retirement", "active", 2),
+                ],
+                Some((2, false)),
+            ),
+            (vec![event("instance-retirement", "completed", 2)], None),
+            (vec![event("instance-retirement", "canceled", 2)], None),
+            (
+                vec![event("system-reboot", "active", 2), event("instance-reboot", "active", 2)],
+                None,
+            ),
+            (vec![], None),
+        ] {
+            let text = format!("[{}]", events.join(","));
+            assert_eq!(hour(retirement(&text)), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! `run`: does what `up` does, and stays for the node's whole life.
+
+mod departure;
+mod machine;
+mod monitor;
+mod signals;
+mod systemd;
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use cbbootstrap_cli::{
+    command_line,
+    failure::{Exit, Failure, one_line},
+};
+use cbbootstrap_protocol::wire::State;
+
+use self::{departure::Departing, machine::Machine, monitor::Monitor, systemd::Systemd};
+use super::{
+    clock::{Interrupt, jitter},
+    up,
+};
+use crate::{
+    api::ApiError,
+    cli::{Cli, ClusterArgs, Command, LifeArgs, PauseArgs, Recover, RunArgs},
+    config,
+    decision::{
+        Asked, DEAD_AFTER, OwnServer, TRUSTED_AFTER,
+        life::{self, Notice, Step},
+    },
+    http::Deadline,
+    lock::Lock,
+    printer::Printer,
+    record::ClusterRecord,
+    server::{Health, Membership, View},
+    settings::{self, Here},
+};
+
+/// Between two checks of a node that lacks nothing, in pauses.
+const IDLE_PAUSES: u32 = 5;
+
+/// Before the next attempt after a refusal or an API that does not answer.
+const RETRY: Duration = Duration::from_mins(1);
+
+/// How old the record of a cluster that lacks nothing may be.
+const RECORD_AGE: Duration = Duration::from_mins(10);
+
+/// The options of a life, apart from those in [`Here`].
+struct Options {
+    pause: PauseArgs,
+    cluster: ClusterArgs,
+    life: LifeArgs,
+}
+
+pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
+    let systemd = Arc::new(Systemd::connect());
+    let reloads = signals::listen(Arc::clone(&systemd))?;
+    let monitor = Monitor::new();
+    monitor.watch(&systemd);
+    let (mut here, mut options) = prepare(args, printer)?;
+    if let Some(port) = options.life.metrics_port {
+        let url = monitor.serve(port)?;
+        printer.step(format_args!("metrics: {url}/metrics and {url}/healthz"));
+    }
+    let mut is_ready = false;
+    loop {
+        let life = Life::new(here, &options, printer, &systemd, &monitor, is_ready);
+        (here, options, is_ready) = life.live(&reloads)?;
+    }
+}
+
+fn prepare(args: RunArgs, printer: &Printer) -> anyhow::Result<(Here, Options)> {
+    let RunArgs { api, server, pause, cluster, life } = args;
+    // Each call has its own time limit.
+    let here = settings::here(api, server, Deadline::never())?;
+    up::check_options(&here, &cluster, printer)?;
+    Ok((here, Options { pause, cluster, life }))
+}
+
+/// Reads the command line, the environment and the options file again.
+fn reload(printer: &Printer) -> anyhow::Result<(Here, Options)> {
+    let (Cli { command }, _) = command_line::try_read::<Cli>(config::options)?;
+    match command {
+        Command::Run(args) => prepare(*args, printer),
+        _ => Err(Failure::usage("the arguments are not those of `run`").into()),
+    }
+}
+
+/// The state of a node in this run.
+struct Life<'r> {
+    up: up::Run<'r>,
+    options: &'r Options,
+    printer: &'r Printer,
+    systemd: &'r Systemd,
+    monitor: &'r Monitor,
+    machine: Machine,
+    departing: Departing,
+    notice: Option<Notice>,
+    lock: Option<Lock>,
+    is_ready: bool,
+    /// The server's last state before it belonged to no cluster.
+    last: Option<Last>,
+    /// The server has lost its cluster, and the record may show why.
+    is_removal_unclear: bool,
+    /// When the record was read, or was tried to be.
+    asked_at: Option<Instant>,
+    is_api_reachable: bool,
+    /// Until when nothing is tried after a refusal.
+    rest_until: Option<(Instant, String)>,
+    /// What was printed last.
+    printed: String,
+}
+
+/// A member, as this run last saw it.
+struct Last {
+    at: Instant,
+    /// Whether it may have been about to leave: a rebalance ran, or another agent worked on it.
+    may_leave: bool,
+}
+
+/// The result of a round.
+enum Outcome {
+    /// The agent has done something, and the next step follows at once.
+    Acted,
+    /// The agent does something, or waits for something that should happen soon.
+    Busy(String),
+    /// Nothing is to be done at the moment, in this state.
+    Rest(String),
+}
+
+impl<'r> Life<'r> {
+    fn new(
+        here: Here,
+        options: &'r Options,
+        printer: &'r Printer,
+        systemd: &'r Systemd,
+        monitor: &'r Monitor,
+        is_ready: bool,
+    ) -> Self {
+        let mut up = up::Run::new(here, &options.cluster, printer);
+        up.goal.recovers = options.life.recover == Recover::Auto;
+        up.goal.replaces = options.life.replace;
+        Self {
+            up,
+            options,
+            printer,
+            systemd,
+            monitor,
+            machine: Machine::default(),
+            departing: Departing::default(),
+            notice: None,
+            lock: None,
+            is_ready,
+            last: None,
+            is_removal_unclear: false,
+            asked_at: None,
+            is_api_reachable: false,
+            rest_until: None,
+            printed: String::new(),
+        }
+    }
+
+    /// Watches the node until the options are read again, and returns the new ones.
+    fn live(mut self, reloads: &Receiver<()>) -> anyhow::Result<(Here, Options, bool)> {
+        loop {
+            let pause = self.round()?;
+            match reloads.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => {
+                    thread::sleep(pause);
+                    continue;
+                }
+                Ok(()) => {}
+            }
+            self.systemd.notify("RELOADING=1");
+            let reloaded = reload(self.printer);
+            self.systemd.notify("READY=1");
+            match reloaded {
+                Ok((here, options)) => {
+                    self.printer.step("reload: the options were read again");
+                    self.monitor.count_reload();
+                    return Ok((here, options, self.is_ready));
+                }
+                Err(error) => self.printer.warning(format_args!(
+                    "the new options are not valid, and the old ones stay: {}",
+                    one_line(&error)
+                )),
+            }
+        }
+    }
+
+    /// Checks the node once, does what is necessary, and returns how long to pause.
+    fn round(&mut self) -> anyhow::Result<Duration> {
+        self.read_notice();
+        let own = self.up.read_own_server();
+        let own = own.unwrap_or_else(|failure| OwnServer::Unreachable(failure.to_string()));
+        self.track(&own);
+        let view = if let OwnServer::Member(view) = &own { Some(view.clone()) } else { None };
+        let is_healthy = self.is_healthy(view.as_ref());
+        let outcome = match self.step(own, view.as_ref(), is_healthy) {
+            Ok(outcome) => outcome,
+            Err(Interrupt::Wait(wait)) => Outcome::Busy(wait.to_string()),
+            Err(Interrupt::Fail(error)) => self.refuse(error)?,
+        };
+        let pause = jitter(self.options.pause.interval);
+        let idle = pause * IDLE_PAUSES;
+        let (status, pause) = match outcome {
+            Outcome::Acted => (String::new(), Duration::ZERO),
+            Outcome::Busy(why) => {
+                self.printer.waiting(&why);
+                (why, pause)
+            }
+            Outcome::Rest(why) => {
+                self.print_once(&why);
+                (why, idle)
+            }
+        };
+        if pause == idle {
+            self.lock = None;
+        }
+        if !status.is_empty() {
+            self.publish(is_healthy, status, view);
+        }
+        Ok(pause)
+    }
+
+    fn step(
+        &mut self,
+        own: OwnServer,
+        view: Option<&View>,
+        is_healthy: bool,
+    ) -> Result<Outcome, Interrupt> {
+        let fewest_replicas = match (&self.notice, view) {
+            // What is not known is not safe.
+            (Some(Notice::Ending(_)), Some(_)) => {
+                self.up.here.server.fewest_replicas().unwrap_or(Some(0))
+            }
+            _ => None,
+        };
+        let departure = self.departing.state;
+        let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
+        let is_held = self.notice == Some(Notice::ScaleIn)
+            || self.notice == Some(Notice::WarmPool) && departure.is_leaving;
+        if is_held {
+            self.departing.hold(&mut self.machine, &self.options.life, self.printer);
+        }
+        if let Step::Rest(why) = step {
+            return Ok(Outcome::Rest(why));
+        }
+        match &self.rest_until {
+            Some((until, why)) if *until > Instant::now() => return Ok(Outcome::Rest(why.clone())),
+            _ => self.rest_until = None,
+        }
+        if self.lock.is_none() {
+            let lock = Lock::acquire(&self.up.here.server.url);
+            self.lock = lock.map_err(|error| Interrupt::Fail(error.into()))?;
+        }
+        if self.lock.is_none() {
+            if let Some(last) = &mut self.last {
+                last.may_leave = true;
+            }
+            return Ok(Outcome::Busy("another agent works on this server".to_owned()));
+        }
+        match step {
+            Step::Stay => self.stay(own, is_healthy),
+            Step::FailOver(otp) => {
+                // Should the machine stay after all, this failover was not a person's decision.
+                self.up.state.memory.was_away = true;
+                let server = &self.up.here.server;
+                self.departing.fail_over(server, &otp, self.printer).map(Outcome::Busy)
+            }
+            Step::Leave | Step::Rest(_) => {
+                self.departing.leave(&self.up.here, self.printer)?;
+                if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
+                    self.departing.release(&mut self.machine, &self.options.life, self.printer);
+                }
+                Ok(Outcome::Rest("this node has left its cluster".to_owned()))
+            }
+        }
+    }
+
+    /// Does what `up` does. A member that lacks nothing asks the API rarely.
+    fn stay(&mut self, own: OwnServer, is_healthy: bool) -> Result<Outcome, Interrupt> {
+        if matches!(own, OwnServer::Blank(_)) && self.is_removal_unclear {
+            let node = &self.up.here.identity.node;
+            let record = self.up.here.api.status(Some(node))?;
+            // Whatever removed the node has reported that.
+            let is_unlisted = |record: ClusterRecord| {
+                record.state == State::Ready && record.member(node).is_none()
+            };
+            self.departing.state.is_removed = record.is_some_and(is_unlisted);
+            self.is_removal_unclear = false;
+            return Ok(Outcome::Acted);
+        }
+        let is_asked = !matches!(self.up.state.asked, Asked::NotYet);
+        let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
+        if is_healthy && !is_asked && !self.is_api_reachable && is_recent(RETRY) {
+            return Ok(Outcome::Rest(
+                "the API does not answer; the node stays a member".to_owned(),
+            ));
+        }
+        if is_asked && is_healthy && self.asked_at.is_some() && !is_recent(RECORD_AGE) {
+            self.refresh_record()?;
+        }
+        if !is_asked {
+            self.asked_at = Some(Instant::now());
+        }
+        let done = self.up.round(own);
+        self.is_api_reachable = match &self.up.state.asked {
+            Asked::NotYet => !(is_healthy && done.is_err()),
+            _ if is_asked => self.is_api_reachable,
+            _ => true,
+        };
+        match done {
+            Err(Interrupt::Wait(why)) if is_healthy && !self.is_api_reachable => {
+                Ok(Outcome::Rest(format!("{why}; the node stays a member")))
+            }
+            Err(error) => Err(error),
+            Ok(None) => Ok(Outcome::Acted),
+            Ok(Some((view, _))) => {
+                let (uuid, count) = (&view.uuid, up::count_nodes(view.nodes.len()));
+                Ok(Outcome::Rest(format!("member of the cluster {uuid}, which has {count}")))
+            }
+        }
+    }
+
+    /// Reads the record of a cluster that lacks nothing, which somebody may have forgotten. Each request renews it, too.
+    fn refresh_record(&mut self) -> Result<(), Interrupt> {
+        self.asked_at = Some(Instant::now());
+        let node = self.up.here.identity.node.clone();
+        match self.up.here.api.status(Some(&node)) {
+            Ok(Some(record)) => {
+                let is_listed = record.state == State::Ready && record.member(&node).is_some();
+                self.up.state.memory.is_reported &= is_listed;
+                self.up.learn(record);
+            }
+            Ok(None) => self.up.state.asked = Asked::NoRecord,
+            Err(ApiError::Temporary(why)) => {
+                self.is_api_reachable = false;
+                self.printer.warning_once(format_args!("the API does not answer: {why}"));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.is_api_reachable = true;
+        Ok(())
+    }
+
+    /// Something that people have to decide. The agent tries again later, with a fresh run.
+    fn refuse(&mut self, error: anyhow::Error) -> anyhow::Result<Outcome> {
+        let failure = Failure::find_in(&error);
+        if failure.is_some_and(|failure| failure.exit == Exit::Usage) {
+            return Err(error);
+        }
+        let hint = failure.and_then(|failure| failure.hint.clone());
+        let why = one_line(&error);
+        if self.print_once(&why)
+            && let Some(hint) = hint
+        {
+            self.printer.step(format_args!("hint: {hint}"));
+        }
+        self.monitor.count_refusal();
+        self.up.start_over();
+        self.departing.start_over();
+        self.rest_until = Some((Instant::now() + RETRY, why.clone()));
+        Ok(Outcome::Rest(why))
+    }
+
+    fn read_notice(&mut self) {
+        let notice = self.machine.notice();
+        match (&notice, &self.notice) {
+            (Some(new), Some(old)) if new.is_like(old) => {}
+            (Some(new), _) => {
+                self.rest_until = None;
+                self.printer.step(format_args!("notice: {new}"));
+            }
+            (None, Some(old)) => {
+                self.printer.step(format_args!("notice: withdrawn ({old})"));
+                self.departing = Departing::default();
+            }
+            (None, None) => {}
+        }
+        self.notice = notice;
+    }
+
+    /// Notes whether people have removed the node while this run watched it.
+    fn track(&mut self, own: &OwnServer) {
+        match own {
+            OwnServer::Member(view) => {
+                let is_active =
+                    view.this().is_some_and(|this| this.membership == Membership::Active);
+                let may_leave = is_active && view.is_rebalancing;
+                self.last = Some(Last { at: Instant::now(), may_leave });
+                self.departing.state.is_removed = false;
+            }
+            OwnServer::Blank(_) => {
+                if let Some(last) = self.last.take() {
+                    self.departing.state.is_removed |= last.may_leave;
+                    self.is_removal_unclear = !last.may_leave;
+                }
+            }
+            // A server that was down for longer was removed as a dead one, and joins again.
+            _ => drop(self.last.take_if(|last| last.at.elapsed() >= DEAD_AFTER)),
+        }
+    }
+
+    /// Whether the node is an active, healthy member. A server that has just started may not know that it was removed.
+    fn is_healthy(&self, view: Option<&View>) -> bool {
+        view.is_some_and(|view| {
+            view.this().is_some_and(|this| {
+                let is_known = this.uptime >= TRUSTED_AFTER
+                    || self.up.state.memory.is_confirmed
+                    || view.nodes.len() == 1;
+                this.membership == Membership::Active && this.health == Health::Healthy && is_known
+            })
+        })
+    }
+
+    /// Prints a state of the node when it changes.
+    fn print_once(&mut self, what: &str) -> bool {
+        let is_new = self.printed != what;
+        if is_new {
+            self.printer.step(what);
+            what.clone_into(&mut self.printed);
+        }
+        is_new
+    }
+
+    fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
+        self.systemd.notify(&format!("STATUS={status}"));
+        if is_healthy && !std::mem::replace(&mut self.is_ready, true) {
+            self.systemd.notify("READY=1");
+        }
+        self.monitor.publish(monitor::Report {
+            is_healthy,
+            status,
+            is_api_reachable: self.is_api_reachable,
+            has_notice: self.notice.is_some(),
+            view,
+        });
+    }
+}

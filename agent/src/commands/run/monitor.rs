@@ -1,0 +1,210 @@
+//! `GET /healthz` and `GET /metrics` on a loopback port, and the watchdog: the state of the node as the agent last saw it.
+
+use std::{
+    fmt::Write as _,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context;
+
+use super::systemd::Systemd;
+use crate::server::{Health, Membership, View};
+
+/// The longest round, such as a join that asks many members of which none answers. Each call has a shorter time limit.
+const ROUND_LIMIT: Duration = Duration::from_mins(15);
+
+/// The time limit for a request, and its largest size.
+const REQUEST_LIMIT: Duration = Duration::from_secs(2);
+const MAX_REQUEST_BYTES: usize = 8192;
+
+#[derive(Debug)]
+pub(super) struct Monitor(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// The end of the last round.
+    checked: (Instant, SystemTime),
+    report: Report,
+    reloads: u64,
+    refusals: u64,
+}
+
+/// The result of a round.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Report {
+    /// Whether the node is an active, healthy member of its cluster.
+    pub is_healthy: bool,
+    /// Why not, or what the agent does.
+    pub status: String,
+    pub is_api_reachable: bool,
+    /// Whether AWS has announced the end of the machine.
+    pub has_notice: bool,
+    pub view: Option<View>,
+}
+
+impl Monitor {
+    pub(super) fn new() -> Arc<Self> {
+        let report = Report { status: "the agent starts".to_owned(), ..Report::default() };
+        let checked = (Instant::now(), SystemTime::now());
+        Arc::new(Self(Mutex::new(State { checked, report, reloads: 0, refusals: 0 })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn publish(&self, report: Report) {
+        let mut state = self.state();
+        (state.checked, state.report) = ((Instant::now(), SystemTime::now()), report);
+    }
+
+    pub(super) fn count_reload(&self) {
+        self.state().reloads += 1;
+    }
+
+    pub(super) fn count_refusal(&self) {
+        self.state().refusals += 1;
+    }
+
+    /// Tells systemd regularly that the agent is alive, unless a round does not end.
+    pub(super) fn watch(self: &Arc<Self>, systemd: &Arc<Systemd>) {
+        let Some(interval) = systemd.watchdog_interval() else {
+            return;
+        };
+        let (monitor, systemd) = (Arc::clone(self), Arc::clone(systemd));
+        thread::spawn(move || {
+            loop {
+                if monitor.state().checked.0.elapsed() < ROUND_LIMIT {
+                    systemd.notify("WATCHDOG=1");
+                }
+                thread::sleep(interval);
+            }
+        });
+    }
+
+    /// Serves requests on this port of 127.0.0.1, one after the other. Returns the URL.
+    pub(super) fn serve(self: &Arc<Self>, port: u16) -> anyhow::Result<String> {
+        let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let listener = bound.with_context(|| format!("cannot listen on 127.0.0.1:{port}"))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let monitor = Arc::clone(self);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // The client is gone, or does not speak HTTP.
+                let _ = monitor.respond(&stream);
+            }
+        });
+        Ok(url)
+    }
+
+    fn respond(&self, mut stream: &TcpStream) -> std::io::Result<()> {
+        stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+        stream.set_write_timeout(Some(REQUEST_LIMIT))?;
+        let (started, mut request, mut buffer) = (Instant::now(), Vec::new(), [0; 1024]);
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            let length = stream.read(&mut buffer)?;
+            request.extend_from_slice(&buffer[..length]);
+            let is_over = started.elapsed() >= REQUEST_LIMIT || request.len() > MAX_REQUEST_BYTES;
+            if length == 0 || is_over {
+                return Ok(());
+            }
+        }
+        let request = String::from_utf8_lossy(&request);
+        let (status, body) = match request.split(' ').take(2).collect::<Vec<_>>().as_slice() {
+            ["GET", "/healthz"] => self.health(),
+            ["GET", "/metrics"] => ("200 OK", self.metrics()),
+            ["GET", _] => ("404 Not Found", "not found\n".to_owned()),
+            _ => ("405 Method Not Allowed", "only GET is allowed\n".to_owned()),
+        };
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {length}\r\n\
+             Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}"
+        )
+    }
+
+    fn health(&self) -> (&'static str, String) {
+        let state = self.state();
+        let (seconds, Report { is_healthy, status, .. }) =
+            (state.checked.0.elapsed().as_secs(), &state.report);
+        if *is_healthy && state.checked.0.elapsed() < ROUND_LIMIT {
+            return ("200 OK", "ok\n".to_owned());
+        }
+        ("503 Service Unavailable", format!("{status} (checked {seconds} s ago)\n"))
+    }
+
+    fn metrics(&self) -> String {
+        let state = self.state();
+        let Report { is_healthy, is_api_reachable, has_notice, view, .. } = &state.report;
+        let checked = state.checked.1.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut text = String::new();
+        let mut add = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
+            let name = format!("cbbootstrap_agent_{name}");
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in samples {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        };
+        let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+        add("info", "gauge", "The agent's version.", &[(version, 1)]);
+        let mut gauge =
+            |name: &str, help: &str, value: u64| add(name, "gauge", help, &[("", value)]);
+        gauge(
+            "healthy",
+            "Whether the node is an active, healthy member of its cluster.",
+            (*is_healthy).into(),
+        );
+        gauge(
+            "api_reachable",
+            "Whether the bootstrap service answered the last request.",
+            (*is_api_reachable).into(),
+        );
+        gauge(
+            "machine_ends",
+            "Whether AWS has announced the end of the machine.",
+            (*has_notice).into(),
+        );
+        gauge(
+            "last_check_timestamp_seconds",
+            "When the agent last checked the node.",
+            checked.as_secs(),
+        );
+        if let Some(view) = view {
+            gauge("cluster_balanced", "Whether the cluster is balanced.", view.is_balanced.into());
+            gauge("cluster_rebalancing", "Whether a rebalance runs.", view.is_rebalancing.into());
+            let unhealthy = view.nodes.iter().filter(|node| node.health == Health::Unhealthy);
+            gauge(
+                "cluster_unhealthy_nodes",
+                "The nodes that this node cannot reach.",
+                unhealthy.count() as u64,
+            );
+            let count = |membership| {
+                view.nodes.iter().filter(|node| node.membership == membership).count() as u64
+            };
+            let samples = [
+                ("{membership=\"active\"}", count(Membership::Active)),
+                ("{membership=\"added\"}", count(Membership::Added)),
+                ("{membership=\"failed_over\"}", count(Membership::FailedOver)),
+            ];
+            add("cluster_nodes", "gauge", "The nodes of the cluster.", &samples);
+        }
+        add(
+            "reloads_total",
+            "counter",
+            "How often the options were read again.",
+            &[("", state.reloads)],
+        );
+        add(
+            "refusals_total",
+            "counter",
+            "How often the agent stopped because people have to decide.",
+            &[("", state.refusals)],
+        );
+        text
+    }
+}

@@ -1,0 +1,36 @@
+//! Signals: SIGHUP reads the options again, SIGTERM and SIGINT end the agent.
+
+use std::{
+    io, process,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
+    thread,
+};
+
+use cbbootstrap_cli::console::Console;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use super::systemd::Systemd;
+
+/// Ends the process on SIGTERM and SIGINT, whatever it is doing: an agent can be killed at any time. Each SIGHUP is a message.
+pub(super) fn listen(systemd: Arc<Systemd>) -> io::Result<Receiver<()>> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                let _ = sender.send(());
+                continue;
+            }
+            systemd.notify("STOPPING=1");
+            Console::default().message("the agent ends; the node stays what it is");
+            process::exit(0);
+        }
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,179 @@
+//! Decides what a node does when its machine is about to end. No I/O.
+
+use std::{fmt, time::Duration};
+
+use super::OwnServer;
+use crate::server::{Health, Membership, NodeInfo, View};
+
+/// A node leaves this long before the retirement of its machine, which AWS announces weeks ahead.
+pub const RETIREMENT_LEAD: Duration = Duration::from_hours(24);
+
+/// An assumption: a rebalance moves at least this many bytes from a node each second.
+const MOVED_PER_SECOND: u64 = 10_000_000;
+
+/// What a rebalance takes beside moving data.
+const REBALANCE_MARGIN: Duration = Duration::from_secs(30);
+
+/// What AWS announces for this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The Auto Scaling group terminates the instance, and its lifecycle hook waits.
+    ScaleIn,
+    /// The instance is in a warm pool, or moves there.
+    WarmPool,
+    Ending(Ending),
+}
+
+/// The machine stops or ends at some time, whatever the node does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    pub cause: Cause,
+    pub time_left: Duration,
+    /// The machine is stopped, with its disks, and may start again.
+    pub comes_back: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    SpotInterruption,
+    Retirement,
+}
+
+impl Notice {
+    /// Whether another notice means the same, apart from the time that is left.
+    pub fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ending(one), Self::Ending(other)) => {
+                one.cause == other.cause && one.comes_back == other.comes_back
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ScaleIn => f.write_str("the Auto Scaling group terminates this instance"),
+            Self::WarmPool => f.write_str("this instance is in a warm pool or moves there"),
+            Self::Ending(Ending { cause, time_left, comes_back }) => {
+                let cause = match cause {
+                    Cause::SpotInterruption => "a spot interruption",
+                    Cause::Retirement => "a scheduled retirement",
+                };
+                let ends = if *comes_back { "stops" } else { "ends" };
+                write!(f, "{cause} {ends} this instance in {} s", time_left.as_secs())
+            }
+        }
+    }
+}
+
+/// What this run has done since the notice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Departure {
+    /// A rebalance that moves the node's data away was started.
+    pub is_leaving: bool,
+    /// The server has refused to fail the node over gracefully.
+    pub is_failover_refused: bool,
+    /// The node has left, and the API knows.
+    pub is_complete: bool,
+    /// People removed the node from its cluster while this run watched it.
+    pub is_removed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Do what `up` does.
+    Stay,
+    Leave,
+    /// Fail this node over gracefully, by its name for rebalances.
+    FailOver(String),
+    /// Do nothing, for this reason.
+    Rest(String),
+}
+
+fn rest(reason: impl Into<String>) -> Step {
+    Step::Rest(reason.into())
+}
+
+/// The next step of a node whose cluster has buckets with at least this many replicas, or no buckets.
+pub fn next_step(
+    notice: Option<&Notice>,
+    own: &OwnServer,
+    departure: Departure,
+    fewest_replicas: Option<u32>,
+) -> Step {
+    let is_blank = matches!(own, OwnServer::Blank(_));
+    match notice {
+        None if departure.is_removed && is_blank => {
+            rest("this node was removed from its cluster; restart the agent to let it join again")
+        }
+        None => Step::Stay,
+        Some(_) if departure.is_complete => rest("this node has left its cluster"),
+        Some(Notice::WarmPool) if is_blank && !departure.is_leaving => {
+            rest("this instance is in a warm pool; it joins when it is in service")
+        }
+        Some(Notice::ScaleIn | Notice::WarmPool) => Step::Leave,
+        Some(Notice::Ending(ending)) if ending.time_left > RETIREMENT_LEAD => Step::Stay,
+        Some(Notice::Ending(_)) if departure.is_leaving || is_blank => Step::Leave,
+        Some(Notice::Ending(ending)) => match own {
+            OwnServer::Member(view) => end(ending, view, departure, fewest_replicas),
+            OwnServer::Unreachable(why) => rest(why),
+            _ => rest("the server has other credentials"),
+        },
+    }
+}
+
+/// For a member of a cluster whose machine ends.
+fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Option<u32>) -> Step {
+    let Some(this) = view.this() else {
+        return rest("the server does not list itself yet");
+    };
+    match this.membership {
+        Membership::FailedOver => return rest("this node has been failed over; its machine ends"),
+        // It has no data yet.
+        Membership::Added => return Step::Leave,
+        Membership::Active => {}
+    }
+    if view.is_rebalancing {
+        return rest("a rebalance runs");
+    }
+    let is_safe =
+        !departure.is_failover_refused && failover_obstacle(this, view, fewest_replicas).is_none();
+    let is_time = time_to_leave(this, view).is_some_and(|time| time <= ending.time_left);
+    if is_safe && (ending.comes_back || !is_time) {
+        return Step::FailOver(this.otp.clone());
+    }
+    // Without time, it still saves the data that moves before the end.
+    Step::Leave
+}
+
+/// How long a rebalance takes that moves this node's data away; `None` if its size is not known.
+pub fn time_to_leave(this: &NodeInfo, view: &View) -> Option<Duration> {
+    let bytes = if view.buckets.is_empty() { 0 } else { this.disk_bytes? };
+    Some(REBALANCE_MARGIN + Duration::from_secs(bytes / MOVED_PER_SECOND))
+}
+
+/// Why this node must not be failed over, even gracefully: its data would be on no other node, or on one that is not well.
+pub fn failover_obstacle(
+    this: &NodeInfo,
+    view: &View,
+    fewest_replicas: Option<u32>,
+) -> Option<String> {
+    if this.health != Health::Healthy {
+        return Some("this node is not healthy".to_owned());
+    }
+    if fewest_replicas == Some(0) {
+        return Some("a bucket has no replicas".to_owned());
+    }
+    let mut others = view.nodes.iter().filter(|node| !node.is_asked).peekable();
+    if others.peek().is_none() {
+        return Some("there is no other node".to_owned());
+    }
+    let is_well =
+        |node: &NodeInfo| node.membership == Membership::Active && node.health == Health::Healthy;
+    if let Some(other) = others.find(|node| !is_well(node)) {
+        return Some(format!("`{}` is not active and healthy", other.name));
+    }
+    (!view.is_balanced).then(|| "the cluster is not balanced".to_owned())
+}

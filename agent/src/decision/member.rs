@@ -1,0 +1,244 @@
+//! Decides the next step of a member.
+
+use std::time::Instant;
+
+use cbbootstrap_protocol::{names::Node, wire::State};
+
+use super::{
+    Action, Asked, DEAD_AFTER, Extra, Goal, Memory, NEXT_NODE_LIMIT, StopReason, TRUSTED_AFTER,
+    time_since, wait,
+};
+use crate::{
+    record::ClusterRecord,
+    server::{Health, Membership, NodeInfo, Recovery, View},
+};
+
+/// For a server that belongs to a cluster.
+pub(super) fn member(
+    goal: &Goal,
+    view: &View,
+    asked: &Asked,
+    memory: &Memory,
+    now: Instant,
+) -> Action {
+    let record = match asked {
+        Asked::NotYet => return Action::GetRecord,
+        Asked::NoRecord if goal.adopt => return Action::Claim,
+        Asked::NoRecord => return Action::Stop(StopReason::Unregistered(view.uuid.clone())),
+        Asked::Record(record) => record,
+    };
+    let first = &record.initial_node;
+    let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
+    let is_in = |node: &Node| view.member(node).is_some();
+    // The record, or the claim, was taken over from a node of this cluster.
+    let is_of_previous = record.previous.iter().any(|node| *node == goal.node || is_in(node));
+    let refuse =
+        |recorded| Action::Stop(StopReason::OtherCluster { own: view.uuid.clone(), recorded });
+    match &record.cluster_uuid {
+        Some(uuid) if *uuid == view.uuid => {}
+        // Without a recorded UUID, the cluster that contains the first node is the right one.
+        None if record.is_initial || is_in(first) => {}
+        None if is_of_previous && has_expired => return Action::Claim,
+        None if is_of_previous => {
+            return wait(format!(
+                "`{first}` has taken over the claim of this node's cluster; it gives the claim back when it sees that cluster"
+            ));
+        }
+        Some(uuid) => return refuse(format!("the one with the UUID {uuid}")),
+        None => return refuse(format!("that of `{first}`")),
+    }
+    match record.state {
+        // Nothing comes before it, because others wait for it. The API refuses it by its generation if it is too late.
+        State::Claimed if record.is_initial => Action::Report(view.uuid.clone()),
+        State::Claimed if has_expired => Action::Claim,
+        State::Claimed => wait(format!("`{first}` is to report the cluster ready")),
+        State::Ready => complete(goal, view, record, memory, now),
+    }
+}
+
+/// For a member of the right cluster.
+fn complete(
+    goal: &Goal,
+    view: &View,
+    record: &ClusterRecord,
+    memory: &Memory,
+    now: Instant,
+) -> Action {
+    let Some(this) = view.this() else {
+        return wait("the server does not list itself yet");
+    };
+    if this.membership == Membership::FailedOver && !goal.recovers {
+        return Action::Stop(StopReason::FailedOver);
+    }
+    if view.nodes.len() > 1 && this.uptime < TRUSTED_AFTER && !memory.is_confirmed {
+        let is_other = |node: &&NodeInfo| !node.is_asked && node.membership == Membership::Active;
+        let others = view.nodes.iter().filter(is_other);
+        return Action::Confirm(others.map(|node| node.name.clone()).collect());
+    }
+    if view.is_rebalancing {
+        return wait("a rebalance runs");
+    }
+    match this.health {
+        Health::Warmup => return wait("the server loads its data (`warmup`)"),
+        Health::Unhealthy => return wait("the server reports that it is not healthy"),
+        Health::Healthy => {}
+    }
+    if this.membership == Membership::FailedOver {
+        return recover(this, view, memory);
+    }
+    if this.membership == Membership::Active && !memory.is_reported {
+        return Action::Report(view.uuid.clone());
+    }
+    if let Some(action) = balance(goal, this, view, memory, now) {
+        return action;
+    }
+    if goal.attests && !memory.is_attested {
+        return Action::Report(view.uuid.clone());
+    }
+    let missing = goal.extras.iter().find(|extra| {
+        let is_missing = match extra {
+            Extra::Group(name) => this.group.as_ref() != Some(name),
+            // The node that others join creates the buckets.
+            Extra::Bucket(bucket) => record.is_initial && !view.buckets.contains(&bucket.name),
+            Extra::AlternateAddress(_) => true,
+        };
+        is_missing && !memory.settled.contains(*extra)
+    });
+    missing.cloned().map_or(Action::Done, Action::Settle)
+}
+
+/// For a node that was failed over and is back. A failover without a failure was a person's decision, and remains.
+///
+/// Another node that is away may have the only other copy of some data: it has to come back first, or be removed.
+fn recover(this: &NodeInfo, view: &View, memory: &Memory) -> Action {
+    if !memory.was_away {
+        return Action::Stop(StopReason::FailedOver);
+    }
+    let mut others = view.nodes.iter().filter(|node| !node.is_asked);
+    if let Some(away) = others.find(|node| node.health == Health::Unhealthy) {
+        return wait(format!(
+            "this node has been failed over and is back; it is recovered when `{}` is back, too, or removed",
+            away.name
+        ));
+    }
+    let recovery = if memory.is_delta_refused { Recovery::Full } else { Recovery::Delta };
+    if recovery == Recovery::Full && !view.can_lose(view.count_failed_over()) {
+        return wait(
+            "this node has been failed over and is back; the server offers only a full recovery, which deletes this node's data, and other nodes may not have all of it: recover or remove it in Couchbase Server",
+        );
+    }
+    Action::Recover { otp: this.otp.clone(), recovery }
+}
+
+/// The next step until the cluster is balanced with this node in it; `None` if it is, or if a person has to decide.
+///
+/// Any waiting node may start the rebalance, which serves all nodes that were added by then.
+fn balance(
+    goal: &Goal,
+    this: &NodeInfo,
+    view: &View,
+    memory: &Memory,
+    now: Instant,
+) -> Option<Action> {
+    let is_in = this.membership == Membership::Active;
+    let added = view.nodes.iter().filter(|node| node.membership == Membership::Added).count();
+    let failed_over = view.nodes.iter().filter(|node| node.membership == Membership::FailedOver);
+    let removed: Vec<_> = failed_over.map(|node| node.name.clone()).collect();
+    // Without added nodes a rebalance would only remove failed-over ones, which is for a person to decide.
+    if is_in && added == 0 && (view.is_balanced || !removed.is_empty()) {
+        return None;
+    }
+    if this.recovery == Recovery::Delta && memory.is_delta_refused {
+        return Some(recover(this, view, memory));
+    }
+    if let Some(action) = obstacle(view, memory, now) {
+        return Some(action);
+    }
+    let beginning = beginning(goal, view, memory, now);
+    if let Some(Beginning::Incomplete(why)) = beginning {
+        return Some(wait(why));
+    }
+    // Added nodes start their rebalance themselves. An active node helps only if they do not.
+    let settle = if is_in { goal.settle * 4 } else { goal.settle };
+    if beginning.is_none() && time_since(memory.same_since, now) < settle {
+        let waiting = match added {
+            0 => "the cluster waits".to_owned(),
+            1 => "1 node waits".to_owned(),
+            _ => format!("{added} nodes wait"),
+        };
+        return Some(wait(format!("{waiting} for a rebalance; other nodes may be on their way")));
+    }
+    Some(rebalance(view, removed, memory, now))
+}
+
+/// Whether the nodes that the cluster begins with are there, before its first rebalance.
+enum Beginning {
+    Complete,
+    Incomplete(String),
+}
+
+/// `None` if their number is not known, another rebalance was first, or the next one has not come for a long time.
+fn beginning(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<Beginning> {
+    let expected = goal.nodes?;
+    let active = view.nodes.iter().filter(|node| node.membership == Membership::Active).count();
+    let count = view.nodes.len();
+    if active > 1 || count == 1 {
+        return None;
+    }
+    if count >= expected {
+        return Some(Beginning::Complete);
+    }
+    (time_since(memory.same_since, now) < NEXT_NODE_LIMIT).then(|| {
+        Beginning::Incomplete(format!(
+            "{count} of the {expected} nodes that the cluster begins with are there"
+        ))
+    })
+}
+
+/// What keeps a rebalance from starting, or would make it remove a node that works.
+///
+/// The server prepares every node except failed-over ones, and fails after 30 s if one does not answer. It removes failed-over
+/// nodes that are not marked for recovery, even if they are healthy again.
+pub fn obstacle(view: &View, memory: &Memory, now: Instant) -> Option<Action> {
+    view.nodes.iter().filter(|node| !node.is_asked).find_map(|node| {
+        let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
+        let unreachable_since = memory.unreachable_since.get(&node.otp).copied();
+        let is_dead = time_since(unreachable_since, now) >= DEAD_AFTER;
+        let why = match node.membership {
+            Membership::FailedOver if is_well => format!(
+                "`{name}` has been failed over and is back: recover it or remove it in Couchbase Server; a rebalance now would remove it"
+            ),
+            Membership::FailedOver if is_dead && view.can_lose(view.count_failed_over()) => {
+                return None;
+            }
+            Membership::FailedOver if is_dead => format!(
+                "`{name}` has been failed over, and a rebalance would remove it with data that may have no other copy: recover it or remove it in Couchbase Server"
+            ),
+            Membership::FailedOver => format!("`{name}` has been failed over; it may come back"),
+            Membership::Added | Membership::Active if is_well => return None,
+            Membership::Added if node.is_recovering() => {
+                format!("`{name}` is marked for recovery and cannot be reached")
+            }
+            Membership::Added if is_dead => return Some(Action::Eject(node.otp.clone())),
+            Membership::Added => format!("`{name}` was added and cannot be reached yet"),
+            Membership::Active => format!(
+                "`{name}` cannot be reached: no rebalance can succeed until it is back or has been failed over"
+            ),
+        };
+        Some(Action::Wait(why))
+    })
+}
+
+/// Rebalances all nodes, which removes these failed-over ones, or rests after a failed rebalance.
+pub fn rebalance(view: &View, removed: Vec<String>, memory: &Memory, now: Instant) -> Action {
+    match memory.rest_until.filter(|end| *end > now) {
+        Some(end) => {
+            let seconds = (end - now).as_secs() + 1;
+            wait(format!("the last rebalance failed; the next begins in {seconds} s"))
+        }
+        None => Action::Rebalance {
+            known: view.nodes.iter().map(|node| node.otp.clone()).collect(),
+            removed,
+        },
+    }
+}

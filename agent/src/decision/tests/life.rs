@@ -1,0 +1,218 @@
+//! Machines that are about to end.
+
+use super::*;
+use crate::decision::life::{
+    Cause, Departure, Ending, Notice, RETIREMENT_LEAD, Step, failover_obstacle, next_step,
+    time_to_leave,
+};
+
+fn ending(time_left: Duration, comes_back: bool) -> Notice {
+    Notice::Ending(Ending { cause: Cause::SpotInterruption, time_left, comes_back })
+}
+
+fn with_bucket(view: View) -> View {
+    View { buckets: names(&["app"]), ..view }
+}
+
+fn sized(bytes: u64, node: NodeInfo) -> NodeInfo {
+    NodeInfo { disk_bytes: Some(bytes), ..node }
+}
+
+/// The expected step. A rest is named by a part of its reason.
+#[derive(Debug)]
+enum Next {
+    Stay,
+    Leave,
+    FailOver,
+    Rest(&'static str),
+}
+
+#[track_caller]
+fn assert_step(
+    what: &str,
+    notice: Option<&Notice>,
+    own: &OwnServer,
+    departure: Departure,
+    fewest_replicas: Option<u32>,
+    expected: &Next,
+) {
+    let step = next_step(notice, own, departure, fewest_replicas);
+    let is_expected = match (&step, expected) {
+        (Step::Stay, Next::Stay) | (Step::Leave, Next::Leave) => true,
+        (Step::FailOver(node), Next::FailOver) => *node == otp(ME),
+        (Step::Rest(why), Next::Rest(part)) => why.contains(part),
+        _ => false,
+    };
+    assert!(is_expected, "{what}: {step:?}, not {expected:?}");
+}
+
+const NONE: Departure = Departure {
+    is_leaving: false,
+    is_failover_refused: false,
+    is_complete: false,
+    is_removed: false,
+};
+
+#[test]
+fn notice_decides_whether_a_node_stays_or_leaves() {
+    let member = || OwnServer::Member(cluster_of([active(ME), active(FIRST)]));
+    let away = || OwnServer::Unreachable("no answer".to_owned());
+    let (scale_in, pool) = (|| Some(Notice::ScaleIn), || Some(Notice::WarmPool));
+    let leaving = Departure { is_leaving: true, ..NONE };
+    let complete = Departure { is_complete: true, ..leaving };
+    let removed = Departure { is_removed: true, ..NONE };
+    let soon = || Some(ending(Duration::from_mins(2), false));
+    let later = || Some(ending(RETIREMENT_LEAD + Duration::from_secs(1), false));
+    #[rustfmt::skip]
+    let cases = [
+        ("no notice", None, member(), NONE, Next::Stay),
+        ("no notice, blank", None, blank(), NONE, Next::Stay),
+        ("removed by people", None, blank(), removed, Next::Rest("was removed from its cluster")),
+        ("removed, and a member again", None, member(), removed, Next::Stay),
+        ("scale-in", scale_in(), member(), NONE, Next::Leave),
+        ("scale-in, the server is away", scale_in(), away(), NONE, Next::Leave),
+        ("scale-in, other credentials", scale_in(), OwnServer::OtherCredentials, NONE, Next::Leave),
+        ("scale-in, blank: the record may list it", scale_in(), blank(), NONE, Next::Leave),
+        ("scale-in, has left", scale_in(), blank(), complete, Next::Rest("has left")),
+        ("warm pool, never joined", pool(), blank(), NONE, Next::Rest("when it is in service")),
+        ("warm pool, a member", pool(), member(), NONE, Next::Leave),
+        ("warm pool, on its way", pool(), blank(), leaving, Next::Leave),
+        ("warm pool, has left", pool(), blank(), complete, Next::Rest("has left")),
+        ("ends soon, blank", soon(), blank(), NONE, Next::Leave),
+        ("ends soon, the server is away", soon(), away(), NONE, Next::Rest("no answer")),
+        ("ends soon, away on its way out", soon(), away(), leaving, Next::Leave),
+        ("ends soon, other credentials", soon(), OwnServer::OtherCredentials, NONE, Next::Rest("other credentials")),
+        ("ends soon, has left", soon(), blank(), complete, Next::Rest("has left")),
+        ("ends much later", later(), member(), NONE, Next::Stay),
+        ("ends much later, blank", later(), blank(), NONE, Next::Stay),
+    ];
+    for (what, notice, own, departure, expected) in cases {
+        assert_step(what, notice.as_ref(), &own, departure, None, &expected);
+    }
+}
+
+#[test]
+fn ending_machine_leaves_in_time_or_fails_over_where_that_is_safe() {
+    let two = || cluster_of([active(ME), active(FIRST)]);
+    let data = |bytes| with_bucket(cluster_of([sized(bytes, active(ME)), active(FIRST)]));
+    let unknown = || with_bucket(two());
+    let rebalances = || with_bucket(rebalancing([active(ME), active(FIRST)]));
+    let refused = Departure { is_failover_refused: true, ..NONE };
+    let (in_two, in_ten) =
+        (ending(Duration::from_mins(2), false), ending(Duration::from_mins(10), false));
+    let (stops, now) = (ending(Duration::from_mins(10), true), ending(Duration::ZERO, false));
+    #[rustfmt::skip]
+    let cases = [
+        ("no bucket", &in_two, two(), NONE, None, Next::Leave),
+        ("no bucket, no time", &now, two(), NONE, None, Next::FailOver),
+        ("little data", &in_two, data(900_000_000), NONE, Some(1), Next::Leave),
+        ("too much data", &in_two, data(910_000_000), NONE, Some(1), Next::FailOver),
+        ("enough time", &in_ten, data(910_000_000), NONE, Some(1), Next::Leave),
+        ("unknown size", &in_ten, unknown(), NONE, Some(1), Next::FailOver),
+        ("it comes back", &stops, data(0), NONE, Some(1), Next::FailOver),
+        ("it comes back, no replicas", &stops, data(0), NONE, Some(0), Next::Leave),
+        ("no replicas", &in_two, unknown(), NONE, Some(0), Next::Leave),
+        ("failover refused", &in_two, unknown(), refused, Some(1), Next::Leave),
+        ("another is dead", &in_two, with_bucket(cluster_of([active(ME), dead(active(FIRST)), active(THIRD)])), NONE, Some(1), Next::Leave),
+        ("another warms up", &in_two, with_bucket(cluster_of([active(ME), warming_up(active(FIRST))])), NONE, Some(1), Next::Leave),
+        ("another is failed over", &in_two, with_bucket(cluster_of([active(ME), active(FIRST), failed(THIRD)])), NONE, Some(1), Next::Leave),
+        ("another was added", &in_two, with_bucket(cluster_of([active(ME), active(FIRST), added(THIRD)])), NONE, Some(1), Next::Leave),
+        ("not balanced", &in_two, with_bucket(unbalanced([active(ME), active(FIRST)])), NONE, Some(1), Next::Leave),
+        ("not healthy", &in_two, with_bucket(cluster_of([dead(active(ME)), active(FIRST)])), NONE, Some(1), Next::Leave),
+        ("alone: `leave` refuses it", &in_two, with_bucket(cluster_of([active(ME)])), NONE, Some(1), Next::Leave),
+        ("a rebalance runs", &in_two, rebalances(), NONE, Some(1), Next::Rest("a rebalance runs")),
+        ("on its way out", &in_two, rebalances(), Departure { is_leaving: true, ..NONE }, Some(1), Next::Leave),
+        ("failed over", &in_two, unbalanced([failed(ME), active(FIRST)]), NONE, Some(1), Next::Rest("has been failed over")),
+        ("added, and not in yet", &in_two, unbalanced([added(ME), active(FIRST)]), NONE, Some(1), Next::Leave),
+        ("not listed", &in_two, cluster_of([active(FIRST)]), NONE, Some(1), Next::Rest("does not list itself")),
+    ];
+    for (what, notice, view, departure, replicas, expected) in cases {
+        assert_step(what, Some(notice), &OwnServer::Member(view), departure, replicas, &expected);
+    }
+}
+
+/// Whatever the cluster's state, a node is failed over only if all others are well and each bucket has a replica.
+#[test]
+fn failover_never_costs_data() {
+    let others =
+        [active(FIRST), dead(active(FIRST)), failed(FIRST), added(FIRST), recovering(FIRST)];
+    for (index, other) in others.into_iter().enumerate() {
+        for is_balanced in [true, false] {
+            for is_rebalancing in [true, false] {
+                for replicas in [None, Some(0), Some(1), Some(2)] {
+                    for time in [0, 60, 600] {
+                        for comes_back in [true, false] {
+                            let view = View {
+                                is_balanced,
+                                is_rebalancing,
+                                ..with_bucket(cluster_of([active(ME), other.clone()]))
+                            };
+                            let notice = ending(Duration::from_secs(time), comes_back);
+                            let own = OwnServer::Member(view);
+                            let step = next_step(Some(&notice), &own, NONE, replicas);
+                            let is_safe =
+                                index == 0 && is_balanced && !is_rebalancing && replicas != Some(0);
+                            assert!(
+                                is_safe || !matches!(step, Step::FailOver(_)),
+                                "{own:?}: {step:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn time_to_leave_depends_on_the_data() {
+    let view = with_bucket(cluster_of([active(ME)]));
+    assert_eq!(time_to_leave(&active(ME), &view), None);
+    let time = time_to_leave(&sized(1_000_000_000, active(ME)), &view);
+    assert_eq!(time, Some(Duration::from_secs(130)));
+    let empty = time_to_leave(&active(ME), &cluster_of([active(ME)]));
+    assert_eq!(empty, Some(Duration::from_secs(30)));
+    let obstacle = failover_obstacle(&active(ME), &cluster_of([active(ME)]), Some(1));
+    assert_eq!(obstacle.as_deref(), Some("there is no other node"));
+}
+
+/// In a run that stays, a change of the server makes what was observed before untrue.
+#[test]
+fn memory_follows_the_server() {
+    let settled = Memory {
+        is_confirmed: true,
+        is_attested: true,
+        settled: [group()].into(),
+        has_initialised: true,
+        ..memory()
+    };
+    let observe = |own: &OwnServer, mut memory: Memory| {
+        memory.observe(own);
+        memory
+    };
+    let away = observe(&OwnServer::Unreachable(String::new()), settled.clone());
+    assert!(away.was_away && !away.is_confirmed && away.is_reported && !away.settled.is_empty());
+    let lost = observe(&blank(), settled.clone());
+    assert!(lost.was_away && !lost.is_reported && !lost.is_attested && lost.settled.is_empty());
+    let seen = |nodes: Vec<NodeInfo>, was_away| {
+        let memory = Memory { was_away, is_delta_refused: true, ..settled.clone() };
+        observe(&OwnServer::Member(unbalanced(nodes)), memory)
+    };
+    #[rustfmt::skip]
+    let cases = [
+        ("well", vec![active(ME), active(FIRST)], true, false),
+        ("failed over while it was well", vec![failed(ME), active(FIRST)], false, false),
+        ("failed over after it was away", vec![failed(ME), active(FIRST)], true, true),
+        ("it cannot reach another", vec![active(ME), dead(active(FIRST))], false, true),
+        ("it is not healthy", vec![dead(active(ME)), active(FIRST)], false, true),
+        ("failed over, just restarted", vec![up_for(179, failed(ME)), active(FIRST)], false, true),
+        ("failed over, restarted before", vec![up_for(180, failed(ME)), active(FIRST)], false, false),
+        ("a failed-over node is dead", vec![active(ME), dead(failed(FIRST))], false, false),
+    ];
+    for (what, nodes, before, after) in cases {
+        let memory = seen(nodes, before);
+        assert_eq!(memory.was_away, after, "{what}");
+        assert!(!memory.has_initialised, "{what}");
+    }
+    assert!(!seen(vec![active(ME)], false).is_delta_refused);
+}

@@ -1,0 +1,571 @@
+//! `run`: a node's whole life, on the built agent.
+
+use std::{
+    fs,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+    time::{Duration, Instant},
+};
+
+use cbbootstrap_tests::{
+    agent::{Agents, LOGIN, Resident, one_cluster, scene, wait_for_cluster},
+    cli::write_private,
+    couchbase::{Membership, Node, Servers, Then},
+    http,
+    instance::{HOOK, Instance},
+    pattern::pattern,
+    process::{free_port, wait_until},
+    server::Stub,
+};
+
+fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
+    let answer = node.call("POST", path, form, Some(LOGIN)).unwrap();
+    assert!(answer.status < 300, "{path}: {answer:?}");
+}
+
+fn otp(node: &Node) -> String {
+    format!("ns_1@{}", node.address())
+}
+
+fn membership(servers: &Servers, index: usize) -> Option<Membership> {
+    let cluster = servers.clusters().into_iter().max_by_key(|cluster| cluster.nodes.len())?;
+    cluster.nodes.iter().find(|node| node.index == index).map(|node| node.membership)
+}
+
+fn wait_for_failover(servers: &Servers, index: usize) {
+    wait_until("the node is failed over", || {
+        membership(servers, index) == Some(Membership::InactiveFailed)
+    });
+}
+
+/// How often the nodes got this request.
+fn count(servers: &Servers, path: &str, field: (&str, &str)) -> usize {
+    let requests = servers.requests().into_iter();
+    let sent = requests.filter(|seen| {
+        let mut form = seen.form.iter();
+        seen.path == path && form.any(|(name, value)| (name.as_str(), value.as_str()) == field)
+    });
+    sent.count()
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Asserts that something does not happen for two seconds, which is four checks of an idle agent.
+#[track_caller]
+fn assert_never(what: &str, happens: impl Fn() -> bool) {
+    let since = Instant::now();
+    while since.elapsed() < seconds(2) {
+        assert!(!happens(), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+const BUCKET: [&str; 2] = ["--bucket", "app:100:1"];
+
+#[test]
+fn nodes_join_stay_and_remain_members_after_sigterm() {
+    let (servers, agents) = scene(3);
+    let residents = agents.all_stay(&servers, &[]);
+    let requests = || servers.requests().iter().filter(|seen| seen.method != "GET").count();
+    let before = requests();
+    assert_never("an idle agent changes something", || requests() != before);
+    for resident in residents {
+        let (status, log) = resident.end();
+        assert_eq!(status, Some(0), "{log}");
+        assert!(log.contains("the agent ends; the node stays"), "{log}");
+    }
+    one_cluster(&servers, 3);
+    // A restarted agent finds its node.
+    let again = agents.stay(&servers[1], &[], &[]);
+    again.wait_for("which has 3 nodes");
+    one_cluster(&servers, 3);
+}
+
+#[test]
+fn expected_nodes_share_the_first_rebalance_without_a_settling_time() {
+    let (servers, agents) = scene(3);
+    let agents = agents.with("CBBOOTSTRAP_SETTLE", "30m").with("CBBOOTSTRAP_NODES", "3");
+    let first = [agents.stay(&servers[0], &[], &[]), agents.stay(&servers[1], &[], &[])];
+    first[1].wait_for("2 of the 3 nodes that the cluster begins with");
+    let early = agents.run(&servers[0], &["discover", "--wait", "--timeout", "500ms"]);
+    early.failed(3, "nodes have reported");
+    agents.run(&servers[0], &["discover"]).ended_with(0);
+    let _third = agents.stay(&servers[2], &[], &[]);
+    wait_for_cluster(&servers, 3);
+    assert_eq!(servers.clusters()[0].rebalances.len(), 1);
+    let all = agents.run(&servers[0], &["discover", "--wait"]).ended_with(0);
+    assert_eq!(all.stdout.lines().count(), 3, "{all}");
+}
+
+/// Three nodes, of which the last is on this instance.
+fn with_instance(options: &[&str]) -> (Servers, Agents, Instance, Vec<Resident>) {
+    let (servers, agents) = scene(3);
+    let instance = Instance::start();
+    let agents = agents.with("CBBOOTSTRAP_NODES", "3");
+    let nodes = servers.nodes().iter().enumerate();
+    let residents = nodes.map(|(index, node)| {
+        let variables = instance.variables();
+        agents.stay(node, options, if index == 2 { &variables } else { &[] })
+    });
+    let residents: Vec<_> = residents.collect();
+    wait_for_cluster(&servers, 3);
+    residents[2].wait_for("which has 3 nodes");
+    (servers, agents, instance, residents)
+}
+
+#[test]
+fn scale_in_moves_the_data_before_the_hook_is_completed() {
+    let (servers, agents, instance, residents) = with_instance(&BUCKET);
+    servers.rebalance_takes(seconds(3));
+    instance.terminate();
+    wait_until("a heartbeat", || !instance.actions().is_empty());
+    assert!(!instance.is_complete());
+    assert_eq!(membership(&servers, 2), Some(Membership::Active));
+    wait_until("the hook is completed", || instance.is_complete());
+    assert!(servers[2].is_blank());
+    one_cluster(&servers, 2);
+    let record = agents.record();
+    let nodes: Vec<_> = record["nodes"].as_array().unwrap().iter().collect();
+    assert_eq!(nodes.len(), 2, "{record}");
+    assert_eq!(instance.actions()[0], "RecordLifecycleActionHeartbeat");
+    assert_never("the node joins again", || !servers[2].is_blank());
+    let log = residents[2].log();
+    assert!(log.contains("notice: the Auto Scaling group terminates this instance"), "{log}");
+    assert_eq!(log.matches("lifecycle hook: completed").count(), 1, "{log}");
+}
+
+#[test]
+fn agent_that_is_killed_while_it_leaves_completes_the_hook_later() {
+    let (servers, agents, instance, mut residents) = with_instance(&[]);
+    servers.rebalance_takes(seconds(2));
+    instance.terminate();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    residents.remove(2).signal("KILL");
+    wait_until("the node is out", || servers[2].is_blank());
+    assert!(!instance.is_complete());
+    let _again = agents.stay(&servers[2], &[], &instance.variables());
+    wait_until("the hook is completed", || instance.is_complete());
+    assert_eq!(agents.record()["nodes"].as_array().unwrap().len(), 2);
+    assert!(servers[2].is_blank());
+}
+
+#[test]
+fn last_node_keeps_its_instance_instead_of_losing_the_data() {
+    let (servers, agents) = scene(1);
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[0], &BUCKET, &instance.variables());
+    resident.wait_for("which has 1 node");
+    instance.terminate();
+    resident.wait_for("the data would be lost");
+    wait_until("a heartbeat", || !instance.actions().is_empty());
+    assert_never("the hook is completed", || instance.is_complete());
+    assert!(!servers[0].is_blank());
+}
+
+#[test]
+fn ambiguous_hook_is_named_by_an_option() {
+    let (servers, agents) = scene(2);
+    let instance = Instance::start();
+    instance.add_hook("other");
+    instance.set("tags/instance/aws:autoscaling:groupName", "couchbase & co");
+    let _first = agents.stay(&servers[0], &[], &[]);
+    let resident = agents.stay(&servers[1], &[], &instance.variables());
+    resident.wait_for("which has 2 nodes");
+    servers.rebalance_takes(seconds(60));
+    instance.terminate();
+    resident.wait_for("several lifecycle hooks (leave, other): name one with `--lifecycle-hook`");
+    drop(resident);
+    let _named = agents.stay(&servers[1], &["--lifecycle-hook", HOOK], &instance.variables());
+    wait_until("a heartbeat", || !instance.actions().is_empty());
+    servers.end_rebalances();
+    wait_until("the hook is completed", || instance.is_complete());
+}
+
+/// While the metadata service fails, the last notice counts: the node does not join again.
+#[test]
+fn notice_is_remembered_while_the_metadata_service_fails() {
+    let (servers, _agents, instance, residents) = with_instance(&[]);
+    instance.terminate();
+    instance.set("autoscaling/target-lifecycle-state", "Warmed:Stopped");
+    wait_until("the node leaves", || servers[2].is_blank());
+    residents[2].wait_for("this node has left its cluster");
+    servers[2].load_certificate();
+    instance.fail(true);
+    assert_never("the node joins again", || !servers[2].is_blank());
+    instance.fail(false);
+    instance.set("autoscaling/target-lifecycle-state", "InService");
+    wait_for_cluster(&servers, 3);
+}
+
+fn interrupt(instance: &Instance, action: &str, time_left: Duration) {
+    let time = jiff::Timestamp::now() + time_left;
+    let document = format!(r#"{{"action": "{action}", "time": "{time}"}}"#);
+    instance.set("spot/instance-action", &document);
+}
+
+#[test]
+fn spot_interruption_moves_little_data_away() {
+    let (servers, _agents, instance, residents) = with_instance(&[]);
+    interrupt(&instance, "terminate", seconds(120));
+    wait_until("the node is out", || servers[2].is_blank());
+    residents[2].wait_for("leave: this node has left its cluster");
+    one_cluster(&servers, 2);
+}
+
+#[test]
+fn spot_interruption_without_time_fails_the_node_over_gracefully() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    interrupt(&instance, "terminate", seconds(120));
+    wait_for_failover(&servers, 2);
+    assert_eq!(
+        count(&servers, "/controller/startGracefulFailover", ("otpNode", &otp(&servers[2]))),
+        1
+    );
+    assert_eq!(servers.count("/controller/failOver"), 0);
+    residents[2].wait_for("this node has been failed over; its machine ends");
+    // It does not recover while its machine is about to end.
+    assert_never("it recovers", || membership(&servers, 2) != Some(Membership::InactiveFailed));
+    // A notice that is withdrawn: the node was failed over for it, and comes back.
+    instance.remove("spot/instance-action");
+    wait_for_cluster(&servers, 3);
+}
+
+#[test]
+fn node_with_a_bucket_without_replicas_is_never_failed_over() {
+    let (servers, _agents, instance, _residents) = with_instance(&["--bucket", "app:100:0"]);
+    servers.rebalance_takes(seconds(2));
+    interrupt(&instance, "terminate", seconds(10));
+    wait_until("the node is out", || servers[2].is_blank());
+    assert_eq!(servers.count("/controller/startGracefulFailover"), 0);
+}
+
+#[test]
+fn retirement_in_a_month_is_no_hurry() {
+    let (servers, _agents, instance, residents) = with_instance(&[]);
+    let event = |time_left: Duration| {
+        let time = (jiff::Timestamp::now() + time_left).strftime("%d %b %Y %H:%M:%S GMT");
+        format!(r#"[{{"Code": "instance-retirement", "NotBefore": "{time}", "State": "active"}}]"#)
+    };
+    instance.set("events/maintenance/scheduled", &event(Duration::from_hours(30 * 24)));
+    residents[2].wait_for("notice: a scheduled retirement ends this instance");
+    assert_never("the node leaves", || servers.clusters()[0].nodes.len() < 3);
+    instance.set("events/maintenance/scheduled", &event(Duration::from_hours(1)));
+    wait_until("the node is out", || servers[2].is_blank());
+}
+
+/// Three nodes with a bucket. The last one fails, is failed over, and comes back.
+fn fail_and_return(servers: &Servers) {
+    servers.auto_failover_after(Duration::from_millis(500));
+    servers[2].kill();
+    wait_for_failover(servers, 2);
+    servers[2].restart();
+}
+
+#[test]
+fn failed_over_node_that_is_back_recovers_with_its_data() {
+    let (servers, agents) = scene(3);
+    let residents = agents.all_stay(&servers, &[&BUCKET[..], &["--nodes", "3"]].concat());
+    fail_and_return(&servers);
+    wait_for_cluster(&servers, 3);
+    let recovery = |kind| count(&servers, "/controller/setRecoveryType", ("recoveryType", kind));
+    assert_eq!((recovery("delta"), recovery("full")), (1, 0));
+    residents[2].wait_for("recover: the next rebalance takes this node in again with its data");
+    let rebalances = servers.clusters()[0].rebalances.clone();
+    assert!(rebalances.iter().all(|rebalance| rebalance.removed == 0), "{rebalances:?}");
+}
+
+#[test]
+fn refused_delta_recovery_becomes_a_full_one_only_with_replicas() {
+    for (bucket, recovers) in [("app:100:1", true), ("app:100:0", false)] {
+        let (servers, agents) = scene(3);
+        let residents = agents.all_stay(&servers, &["--bucket", bucket, "--nodes", "3"]);
+        servers.on_request(|seen| {
+            let is_delta = seen.path == "/controller/setRecoveryType"
+                && seen.form.iter().any(|(_, value)| value == "delta");
+            let why = r#"{"otpNode":"invalid node name or node can't be used for delta recovery"}"#;
+            if is_delta { Then::Refuse(400, why.to_owned()) } else { Then::Handle }
+        });
+        fail_and_return(&servers);
+        if recovers {
+            wait_for_cluster(&servers, 3);
+            let full = ("recoveryType", "full");
+            assert_eq!(count(&servers, "/controller/setRecoveryType", full), 1);
+        } else {
+            residents[2]
+                .wait_for("the server offers only a full recovery, which deletes this node's data");
+            assert_never("it is removed", || {
+                membership(&servers, 2) != Some(Membership::InactiveFailed)
+            });
+        }
+    }
+}
+
+#[test]
+fn recovery_is_left_to_people_on_demand_and_after_a_failover_by_people() {
+    let (servers, agents) = scene(3);
+    let options = [&BUCKET[..], &["--nodes", "3"]].concat();
+    let mut residents = agents.all_stay(&servers, &options);
+    // A person has failed over a node that was well all the time.
+    call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
+    residents[2].wait_for("recover it, or rebalance it out, in Couchbase Server");
+    assert_never("it recovers", || membership(&servers, 2) != Some(Membership::InactiveFailed));
+    drop(residents.remove(2));
+    let never = agents.stay(&servers[2], &[&options[..], &["--recover", "never"]].concat(), &[]);
+    never.wait_for("recover it, or rebalance it out, in Couchbase Server");
+    assert_never("it recovers", || membership(&servers, 2) != Some(Membership::InactiveFailed));
+}
+
+#[test]
+fn recovery_waits_while_another_node_is_down() {
+    let (servers, agents) = scene(4);
+    let residents = agents.all_stay(&servers, &[&BUCKET[..], &["--nodes", "4"]].concat());
+    servers.auto_failover_after(Duration::from_millis(500));
+    servers[2].kill();
+    wait_for_failover(&servers, 2);
+    // Only one node is failed over automatically.
+    servers[3].kill();
+    servers[2].restart();
+    residents[2].wait_for(&format!("it is recovered when `{}` is back", servers[3].address()));
+    assert_never("it recovers", || servers.count("/controller/setRecoveryType") > 0);
+    servers[3].restart();
+    wait_for_cluster(&servers, 4);
+}
+
+#[test]
+fn two_failed_over_nodes_recover_without_removing_each_other() {
+    let (servers, agents) = scene(5);
+    let residents = agents.all_stay(&servers, &[&BUCKET[..], &["--nodes", "5"]].concat());
+    let lost = [&servers[3], &servers[4]];
+    for node in lost {
+        node.kill();
+    }
+    for index in [3, 4] {
+        residents[index].wait_for("does not answer");
+    }
+    let otps = lost.map(otp);
+    let form = otps.each_ref().map(|otp| ("otpNode", otp.as_str()));
+    call(&servers[0], "/controller/failOver", &form);
+    for node in lost {
+        node.restart();
+    }
+    wait_for_cluster(&servers, 5);
+    let rebalances = servers.clusters()[0].rebalances.clone();
+    assert!(rebalances.iter().all(|rebalance| rebalance.removed == 0), "{rebalances:?}");
+}
+
+/// The machine of a failed-over node has lost its disk.
+fn lose_disk(servers: &Servers, agents: &Agents, bucket: &str) -> Vec<Resident> {
+    let options = ["--bucket", bucket, "--nodes", "3"];
+    let mut residents = agents.all_stay(servers, &options);
+    drop(residents.pop());
+    servers.auto_failover_after(Duration::from_millis(500));
+    servers[2].kill();
+    wait_for_failover(servers, 2);
+    servers[2].reset();
+    servers[2].restart();
+    residents
+}
+
+#[test]
+fn dead_twin_is_replaced_on_demand() {
+    let (servers, agents) = scene(3);
+    let _others = lose_disk(&servers, &agents, "app:100:1");
+    let without = agents.stay(&servers[2], &[], &[]);
+    without.wait_for("once it has been removed, it can join again");
+    assert_never("it is removed", || membership(&servers, 2).is_none());
+    drop(without);
+    let with = agents.stay(&servers[2], &["--replace"], &[]);
+    with.wait_for("it was removed, and this node joins in its place");
+    wait_for_cluster(&servers, 3);
+    assert!(!servers[2].is_blank());
+}
+
+#[test]
+fn twin_is_not_replaced_where_data_would_be_lost() {
+    let (servers, agents) = scene(3);
+    let _others = lose_disk(&servers, &agents, "app:100:0");
+    let replacing = agents.stay(&servers[2], &["--replace"], &[]);
+    replacing.wait_for("it cannot be replaced: a bucket has no replicas");
+    assert_never("it is removed", || membership(&servers, 2).is_none());
+}
+
+#[test]
+fn node_that_people_remove_stays_out_until_the_agent_restarts() {
+    let (servers, agents) = scene(3);
+    let mut residents = agents.all_stay(&servers, &["--nodes", "3"]);
+    servers.rebalance_takes(seconds(3));
+    let known: Vec<_> = servers.nodes().iter().map(otp).collect();
+    let form = [("knownNodes", known.join(",")), ("ejectedNodes", otp(&servers[2]))];
+    let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
+    call(&servers[0], "/controller/rebalance", &form);
+    residents[2].wait_for("this node was removed from its cluster");
+    servers[2].load_certificate();
+    assert_never("it joins again", || !servers[2].is_blank());
+    drop(residents.remove(2));
+    let _again = agents.stay(&servers[2], &["--nodes", "3"], &[]);
+    wait_for_cluster(&servers, 3);
+}
+
+#[test]
+fn leave_by_hand_works_beside_a_running_agent() {
+    let (servers, agents) = scene(2);
+    let residents = agents.all_stay(&servers, &["--nodes", "2"]);
+    agents.run(&servers[1], &["leave"]).ended_with(0);
+    residents[1].wait_for("this node was removed from its cluster");
+    assert_never("it joins again", || !servers[1].is_blank());
+}
+
+#[test]
+fn members_stay_while_the_api_is_away() {
+    let (servers, agents) = scene(2);
+    agents.join(servers.nodes(), &[]);
+    let away = agents.with("CBBOOTSTRAP_API", &format!("http://127.0.0.1:{}", free_port()));
+    let port = free_port().to_string();
+    servers[1].set_uptime(seconds(120));
+    let resident = away.stay(&servers[1], &["--metrics-port", &port], &[]);
+    resident.wait_for("the node stays a member");
+    let health = http::get(&format!("http://127.0.0.1:{port}"), "/healthz").unwrap();
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
+    let metrics = http::get(&format!("http://127.0.0.1:{port}"), "/metrics").unwrap().body;
+    assert!(metrics.contains("cbbootstrap_agent_api_reachable 0\n"), "{metrics}");
+    one_cluster(&servers, 2);
+}
+
+#[test]
+fn idle_agent_asks_the_api_rarely() {
+    let (servers, agents) = scene(1);
+    let api = agents.api.clone();
+    let front = Stub::start(move |request| {
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("which has 1 node");
+    let before = front.requests().len();
+    assert_never("the API is called", || front.requests().len() != before);
+}
+
+#[test]
+fn health_and_metrics_follow_the_node() {
+    let (servers, agents) = scene(1);
+    let resident = agents.stay(&servers[0], &["--metrics-port", "0"], &[]);
+    resident.wait_for("/healthz");
+    let log = resident.log();
+    let url = pattern(r"metrics: (http://127\.0\.0\.1:\d+)/metrics").captures(&log).unwrap();
+    let url = url[1].to_owned();
+    let get = |path: &str| {
+        let answer = http::get(&url, path).unwrap();
+        (answer.status, answer.body)
+    };
+    resident.wait_for("which has 1 node");
+    wait_until("the node is healthy", || get("/healthz") == (200, "ok\n".to_owned()));
+    let metrics = get("/metrics").1;
+    for line in [
+        "# TYPE cbbootstrap_agent_healthy gauge",
+        "cbbootstrap_agent_healthy 1",
+        "cbbootstrap_agent_api_reachable 1",
+        "cbbootstrap_agent_machine_ends 0",
+        "cbbootstrap_agent_cluster_balanced 1",
+        r#"cbbootstrap_agent_cluster_nodes{membership="active"} 1"#,
+        r#"cbbootstrap_agent_info{version="0.1.0"} 1"#,
+        "cbbootstrap_agent_refusals_total 0",
+    ] {
+        assert!(metrics.lines().any(|actual| actual == line), "{line}: {metrics}");
+    }
+    assert_eq!(get("/").0, 404);
+    assert_eq!(http::post(&url, "/healthz", "").unwrap().status, 405);
+    servers[0].kill();
+    wait_until("the node is not healthy", || get("/healthz").0 == 503);
+    assert!(get("/healthz").1.contains("does not answer"));
+    servers[0].restart();
+    wait_until("the node is healthy", || get("/healthz").0 == 200);
+}
+
+#[test]
+fn sighup_reads_the_options_file_again() {
+    let (servers, agents) = scene(2);
+    let file = agents.user.home.path().join("agent.yaml");
+    let path = file.display().to_string();
+    write_private(&file, "settle: 30m\n");
+    let agents = agents.without("CBBOOTSTRAP_SETTLE");
+    let residents = servers.nodes().iter().map(|node| agents.stay(node, &["--config", &path], &[]));
+    let residents: Vec<_> = residents.collect();
+    wait_until("a node waits", || {
+        residents.iter().any(|resident| resident.log().contains("waits for a rebalance"))
+    });
+    write_private(&file, "settle: soon\n");
+    for resident in &residents {
+        resident.signal("HUP");
+    }
+    for resident in &residents {
+        resident.wait_for("the new options are not valid, and the old ones stay");
+        assert!(resident.log().contains("soon"), "{}", resident.log());
+    }
+    write_private(&file, "settle: 1s\n");
+    for resident in &residents {
+        resident.signal("HUP");
+    }
+    wait_for_cluster(&servers, 2);
+    residents[0].wait_for("reload: the options were read again");
+}
+
+#[test]
+fn systemd_learns_of_readiness_status_reload_and_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let name = format!("cbbootstrap-test-{}", fastrand::u64(..));
+    for (address, variable) in [
+        (SocketAddr::from_pathname(&path).unwrap(), path.display().to_string()),
+        (SocketAddr::from_abstract_name(&name).unwrap(), format!("@{name}")),
+    ] {
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_read_timeout(Some(seconds(30))).unwrap();
+        let receive_until = |wanted: &str| {
+            let mut all = Vec::new();
+            let mut buffer = [0; 4096];
+            loop {
+                let length =
+                    socket.recv(&mut buffer).unwrap_or_else(|_| panic!("{wanted}: {all:?}"));
+                let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                all.push(message.clone());
+                if message == wanted {
+                    return all;
+                }
+            }
+        };
+        let (servers, agents) = scene(1);
+        let variables = [("NOTIFY_SOCKET", variable.as_str()), ("WATCHDOG_USEC", "400000")];
+        let resident = agents.stay(&servers[0], &[], &variables);
+        let before = receive_until("READY=1");
+        assert!(before.iter().any(|message| message.starts_with("STATUS=")), "{before:?}");
+        receive_until("WATCHDOG=1");
+        receive_until("WATCHDOG=1");
+        resident.signal("HUP");
+        receive_until("RELOADING=1");
+        receive_until("READY=1");
+        let (status, _) = resident.end();
+        assert_eq!(status, Some(0));
+        receive_until("STOPPING=1");
+        drop(fs::remove_file(&path));
+    }
+}
+
+#[test]
+fn wrong_options_end_the_agent() {
+    let (servers, agents) = scene(1);
+    for (options, part) in [
+        (vec!["--recover", "maybe"], "maybe"),
+        (vec!["--nodes", "0"], "a number from 1 to 256"),
+        (vec!["--metrics-port", "70000"], "70000"),
+        (vec!["--bucket", "app:1"], "app"),
+    ] {
+        let ended = agents.run(&servers[0], &[&["run"], &options[..]].concat());
+        ended.failed(2, part);
+    }
+    assert!(servers[0].is_blank());
+}
