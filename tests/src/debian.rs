@@ -31,7 +31,7 @@ esac
 impl Container {
     /// The error names what is missing.
     pub fn start() -> Result<Self, String> {
-        let archive = file_system("debian-with-python", "python3-venv,systemd")?;
+        let archive = file_system("debian-with-python", "procps,python3-venv,systemd")?;
         let root = tempfile::tempdir().expect("temporary directories can be made");
         let mut tar = Command::new("tar");
         tar.arg("--extract").arg("--file").arg(archive).arg("--directory").arg(root.path());

@@ -49,6 +49,8 @@ fn pack(program: &str, binary: &Path, version: &str) -> TempDir {
     let user = User::default();
     let mut command = user.program(&script, &[program, TARGET]);
     command.arg(binary).arg(directory.path()).env("VERSION", version);
+    // By default, the date of the last commit.
+    command.env("SOURCE_DATE_EPOCH", "1700000000");
     Ended::of(&mut command).ended_with(0);
     directory
 }
