@@ -23,6 +23,10 @@ test-long:
     PROPTEST_CASES=5000 cargo test --package cbbootstrap-tests --test service fuzz::
     cargo test --package cbbootstrap-tests --test agent -- --ignored --nocapture
 
+# Run the function for arm64 under qemu: needs `apt-get install qemu-user libc6-arm64-cross` and Rust's target aarch64-unknown-linux-gnu
+test-arm64:
+    cargo test --package cbbootstrap-tests --test deployer arm64 -- --ignored --nocapture
+
 # Run the checks and tests of CI, and the tests in containers
 ci:
     .ci/run

@@ -93,10 +93,10 @@ pub fn package(out: &Path) -> Ended {
 }
 
 fn package_from(user: &User, source: &Path, out: &Path) -> Ended {
-    package_as("test-artifact", user, source, out)
+    package_as("test-artifact", "x86_64", user, source, out)
 }
 
-fn package_as(profile: &str, user: &User, source: &Path, out: &Path) -> Ended {
+fn package_as(profile: &str, arch: &str, user: &User, source: &Path, out: &Path) -> Ended {
     let (source, out) = (source.display().to_string(), out.display().to_string());
     user.run(&[
         "package",
@@ -104,6 +104,8 @@ fn package_as(profile: &str, user: &User, source: &Path, out: &Path) -> Ended {
         "zigbuild",
         "--cargo-profile",
         profile,
+        "--arch",
+        arch,
         "--source",
         &source,
         "--out",
@@ -113,11 +115,16 @@ fn package_as(profile: &str, user: &User, source: &Path, out: &Path) -> Ended {
     ])
 }
 
+/// Builds the zip for arm64.
+pub fn package_for_arm64(out: &Path) -> Ended {
+    package_as("test-artifact", "arm64", &builder(), programs::workspace(), out)
+}
+
 /// The zip as it is released, which takes minutes to build: once for each benchmark.
 pub fn released_zip() -> PathBuf {
     let path = programs::target().join("released-function.zip");
     let (source, out) = (programs::workspace(), &path);
-    package_as("lambda", &builder(), source, out).ended_with(0);
+    package_as("lambda", "x86_64", &builder(), source, out).ended_with(0);
     path
 }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     cli::{Ended, User},
-    process, programs,
+    debian, process, programs,
 };
 
 const BASE: &str = "debian:stable-slim";
@@ -85,7 +85,7 @@ impl Machines {
     /// Starts machines and builds the images of the Dockerfile and of the stand-in on each. The error names what is missing.
     pub fn start(count: usize) -> Result<Self, String> {
         needs()?;
-        let base = base()?;
+        let base = debian::file_system("debian-stable-slim", "ca-certificates")?;
         let directory = tempfile::tempdir().expect("temporary directories can be made");
         let switch = switch()?;
         let mut machines = Self { list: Vec::new(), switch, directory };
@@ -253,7 +253,6 @@ fn needs() -> Result<(), String> {
         ("command -v dockerd", "docker.io"),
         ("command -v docker", "docker.io or docker-cli"),
         ("docker compose version || docker-compose version", "docker-compose"),
-        ("command -v mmdebstrap", "mmdebstrap"),
         ("command -v ip", "iproute2"),
         ("command -v openssl", "openssl"),
     ] {
@@ -281,38 +280,6 @@ fn switch() -> Result<Child, String> {
         return Err("networks cannot be made here".to_owned());
     }
     Ok(switch)
-}
-
-/// The file system of the base image: a file under `target/`, created on first use.
-fn base() -> Result<PathBuf, String> {
-    let file = programs::target().join("debian-stable-slim.tar");
-    // Other test programs may run at the same time.
-    let lock =
-        File::create(file.with_extension("lock")).expect("the target directory can be written");
-    lock.lock().expect("files can be locked");
-    if file.exists() {
-        return Ok(file);
-    }
-    let part = file.with_extension("part.tar");
-    let output = Command::new("mmdebstrap")
-        .args(["--quiet", "--variant=minbase", "--include=ca-certificates"])
-        // As in the official image. An old package list will do.
-        .args(
-            ["man", "doc", "locale"]
-                .map(|kind| format!("--dpkgopt=path-exclude=/usr/share/{kind}/*")),
-        )
-        .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
-        .arg("stable")
-        .arg(&part)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("mmdebstrap: {error}"))?;
-    if !output.status.success() {
-        let output = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("Debian's packages cannot be had: {output}"));
-    }
-    fs::rename(part, &file).expect("the target directory can be written");
-    Ok(file)
 }
 
 /// The directories that images are built from.

@@ -8,6 +8,7 @@ pub mod boto;
 pub mod browser;
 pub mod cli;
 pub mod couchbase;
+pub mod debian;
 pub mod docker;
 pub mod dynamodb;
 pub mod front;

@@ -343,8 +343,7 @@ mod tests {
             (&["--parameter=DataVolumeSize=1"], "`DataVolumeSize` cannot be `1`"),
             (&["--tag=aws:x=1"], "tag `aws:x`"),
         ] {
-            let base: Vec<_> = options.iter().copied().collect();
-            let command = ["cbbootstrap", "launch", "c"].into_iter().chain(base);
+            let command = ["cbbootstrap", "launch", "c"].iter().chain(options).copied();
             let rest = ["--vpc=vpc-1", "--subnet=subnet-1"].into_iter();
             let rest = rest.filter(|it| !options.iter().any(|option| option[..5] == it[..5]));
             let Command::Launch(args) = Cli::try_parse_from(command.chain(rest)).unwrap().command

@@ -52,6 +52,8 @@ pub fn executable(archive: &[u8]) -> std::result::Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use flate2::write::GzEncoder;
+
     use super::*;
 
     #[test]
@@ -72,7 +74,7 @@ mod tests {
             assert!(refused.unwrap_err().contains("not an archive"), "{length}");
         }
         let empty = Builder::new(GzBuilder::new().write(Vec::new(), Compression::fast()));
-        let empty = empty.into_inner().and_then(|gzip| gzip.finish()).unwrap();
+        let empty = empty.into_inner().and_then(GzEncoder::finish).unwrap();
         assert!(executable(&empty).unwrap_err().contains("no file"));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -19,7 +19,7 @@ use cbbootstrap_tests::{
 use tempfile::TempDir;
 
 /// `cbbootstrap` with the function's zip inside, away from the sources.
-fn carrier() -> &'static Path {
+pub fn carrier() -> &'static Path {
     static CARRIER: OnceLock<(PathBuf, TempDir)> = OnceLock::new();
     let (program, _) = CARRIER.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
@@ -110,4 +110,39 @@ fn a_bundled_deployer_needs_no_other_tools() {
         let args = [&["package", "--out", &shown], options].concat();
         alone(&user, &args).failed(1, missing);
     }
+}
+
+/// A program of this machine that becomes the function under qemu. Lambda's stand-in starts it, and the check of the executable
+/// accepts it.
+fn write_launcher(directory: &Path, function: &Path) -> PathBuf {
+    let launcher = directory.join("launcher");
+    let code = format!(
+        r#"#include <unistd.h>
+        int main(void) {{ return execlp("qemu-aarch64", "qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "{}", (char *)0); }}"#,
+        function.display()
+    );
+    let source = directory.join("launcher.c");
+    fs::write(&source, code).unwrap();
+    let compiled = Command::new("cc").arg("-o").arg(&launcher).arg(source).status();
+    assert!(compiled.unwrap().success());
+    launcher
+}
+
+#[test]
+#[ignore = "needs Debian's qemu-user and libc6-arm64-cross, and Rust's target for arm64 unless ARM64_ZIP names a zip"]
+fn arm64_function_passes_the_smoke_test_under_qemu() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let zip = std::env::var_os("ARM64_ZIP").map_or_else(|| path("arm64.zip"), PathBuf::from);
+    if !zip.exists() {
+        artifact::package_for_arm64(&zip).ended_with(0);
+    }
+    fs::write(path("function"), artifact::executable_of(&zip)).unwrap();
+    fs::set_permissions(path("function"), PermissionsExt::from_mode(0o755)).unwrap();
+    let launcher = fs::read(write_launcher(directory.path(), &path("function"))).unwrap();
+    let launcher = artifact::zip_of(&path("launcher.zip"), "bootstrap", 0o755, &launcher);
+
+    let aws = MiniStack::start();
+    let deployed = aws.user().deploy_and_smoke(&launcher, &["--yes"]).document();
+    assert_eq!(deployed["smoke"]["passed"], true, "{deployed}");
 }

@@ -19,6 +19,7 @@ mod losses;
 mod moto;
 mod network;
 mod operate;
+mod packages;
 mod policy;
 mod sign_in;
 mod sso;
