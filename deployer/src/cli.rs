@@ -1,6 +1,9 @@
 //! The commands and their options. Options that several commands share are in [`settings`](crate::settings).
 
-use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+mod cluster;
+mod launch;
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
     color::ColorArgs, console::OutputArgs, failure::Program, manuals::ManualCommand,
@@ -8,18 +11,21 @@ use cbbootstrap_cli::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
+pub use cluster::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs};
+pub use launch::LaunchArgs;
+
 use crate::{
     aws::Access,
     examples,
     local::LogFormat,
     package::BuildArgs,
     settings::{
-        ConfigArgs, FunctionArgs, Place, RecordsArgs, RemovalArgs, StackOptions, TableArgs, Target,
-        WaitArgs, ids,
+        ConfigArgs, FunctionArgs, Place, RemovalArgs, StackOptions, TableArgs, Target, WaitArgs,
+        ids,
     },
     values::{
-        Arch, Auth, account, bucket_name, cluster_id, domain_name, host_name, hosted_zone, key_arn,
-        pair, policy_arn, role_arn, stack_name, table_name,
+        Auth, account, bucket_name, domain_name, host_name, hosted_zone, key_arn, policy_arn,
+        role_arn, table_name,
     },
 };
 
@@ -172,64 +178,6 @@ pub struct ListenArgs {
     /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct LaunchArgs {
-    /// Cluster ID at the API
-    #[arg(value_parser = cluster_id)]
-    pub cluster_id: String,
-    /// VPC of the nodes
-    #[arg(long, value_name = "ID")]
-    pub vpc: String,
-    /// Subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
-    #[arg(long = "subnet", value_name = "ID", required = true, value_delimiter = ',')]
-    pub subnets: Vec<String>,
-    /// Number of nodes
-    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=99))]
-    pub nodes: u8,
-    /// Do not ask for confirmation
-    #[arg(long, short)]
-    pub yes: bool,
-    // The ids of these options differ from those of `deploy`, which an environment sets for the API's stack.
-    /// Stack of the cluster [default: `couchbase-CLUSTER_ID`]
-    #[arg(long, value_name = "NAME", help_heading = "Stack", value_parser = stack_name)]
-    pub cluster_stack: Option<String>,
-    /// Parameter of the cluster's template, such as `InstanceType=r6i.2xlarge`; can be repeated
-    #[arg(id = "cluster_parameter", long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
-    pub parameters: Vec<(String, String)>,
-    /// Tag for the stack and its resources; can be repeated
-    #[arg(id = "cluster_tag", long = "tag", value_name = "KEY=VALUE", help_heading = "Stack", value_parser = pair)]
-    pub tags: Vec<(String, String)>,
-    /// Role that CloudFormation uses to change resources [default: the caller's credentials]
-    #[arg(id = "cluster_role_arn", long = "role-arn", value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
-    pub role_arn: Option<String>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-    #[command(flatten)]
-    pub agent: AgentArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub api: Place,
-    /// Existing bucket for the agent [default: a bucket that `launch` creates]
-    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
-    pub bucket: Option<String>,
-}
-
-/// Which agent: built from source, or an archive.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Agent")]
-pub struct AgentArgs {
-    /// Install this archive instead of building the agent; `cbbootstrap package --agent` writes one
-    #[arg(id = "agent", long = "agent", value_name = "FILE", conflicts_with = "source")]
-    pub archive: Option<PathBuf>,
-    /// Processor of the instances
-    #[arg(id = "node_arch", long = "arch", value_enum, default_value_t)]
-    pub arch: Arch,
-    /// Directory of cbbootstrap's sources, to build the agent even if this program contains it
-    #[arg(long, value_name = "DIR")]
-    pub source: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -449,61 +397,6 @@ pub struct IamPolicyArgs {
     pub explain: bool,
     #[command(flatten)]
     pub scope: ScopeArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
-    /// List the clusters in the order of the table
-    List(ClusterListArgs),
-    /// Show a cluster's record
-    Show(ClusterShowArgs),
-    /// Delete a cluster's record
-    ///
-    /// The next node to ask starts a new cluster, even if nodes of the old one still run. Forget only clusters that are gone, or
-    /// whose first node died before it was ready. A record that changes after the question is not deleted.
-    Forget(ClusterForgetArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct ClusterListArgs {
-    /// Number of clusters to list
-    #[arg(long, value_name = "NUMBER", default_value = "100")]
-    pub limit: NonZeroUsize,
-    /// List the clusters after this one
-    #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
-    pub after: Option<String>,
-    /// List all clusters, also those of smoke tests
-    #[arg(long, conflicts_with = "limit")]
-    pub all: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub records: RecordsArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct ClusterShowArgs {
-    /// Cluster ID
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub cluster_id: String,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub records: RecordsArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct ClusterForgetArgs {
-    /// Cluster ID
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub cluster_id: String,
-    /// Do not ask for confirmation
-    #[arg(long, short)]
-    pub yes: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub records: RecordsArgs,
 }
 
 /// The commands that a policy is for.

@@ -1,0 +1,63 @@
+//! The commands about records.
+
+use std::num::NonZeroUsize;
+
+use cbbootstrap_cli::console::OutputArgs;
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
+
+use crate::settings::RecordsArgs;
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// List the clusters in the order of the table
+    List(ClusterListArgs),
+    /// Show a cluster's record
+    Show(ClusterShowArgs),
+    /// Delete a cluster's record
+    ///
+    /// The next node to ask starts a new cluster, even if nodes of the old one still run. Forget only clusters that are gone, or
+    /// whose first node died before it was ready. A record that changes after the question is not deleted.
+    Forget(ClusterForgetArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterListArgs {
+    /// Number of clusters to list
+    #[arg(long, value_name = "NUMBER", default_value = "100")]
+    pub limit: NonZeroUsize,
+    /// List the clusters after this one
+    #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
+    pub after: Option<String>,
+    /// List all clusters, also those of smoke tests
+    #[arg(long, conflicts_with = "limit")]
+    pub all: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub records: RecordsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterShowArgs {
+    /// Cluster ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub cluster_id: String,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub records: RecordsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterForgetArgs {
+    /// Cluster ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub cluster_id: String,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub records: RecordsArgs,
+}

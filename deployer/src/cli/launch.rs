@@ -1,0 +1,69 @@
+//! The options of `launch`.
+
+use std::path::PathBuf;
+
+use cbbootstrap_cli::console::OutputArgs;
+use clap::Args;
+
+use crate::{
+    settings::{Place, WaitArgs},
+    values::{Arch, bucket_name, cluster_id, pair, role_arn, stack_name},
+};
+
+#[derive(Debug, Args)]
+pub struct LaunchArgs {
+    /// Cluster ID at the API
+    #[arg(value_parser = cluster_id)]
+    pub cluster_id: String,
+    /// VPC of the nodes
+    #[arg(long, value_name = "ID")]
+    pub vpc: String,
+    /// Subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
+    #[arg(long = "subnet", value_name = "ID", required = true, value_delimiter = ',')]
+    pub subnets: Vec<String>,
+    /// Number of nodes
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub nodes: u8,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    pub yes: bool,
+    // The ids of these options differ from those of `deploy`, which an environment sets for the API's stack.
+    /// Stack of the cluster [default: `couchbase-CLUSTER_ID`]
+    #[arg(long, value_name = "NAME", help_heading = "Stack", value_parser = stack_name)]
+    pub cluster_stack: Option<String>,
+    /// Parameter of the cluster's template, such as `InstanceType=r6i.2xlarge`; can be repeated
+    #[arg(id = "cluster_parameter", long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
+    pub parameters: Vec<(String, String)>,
+    /// Tag for the stack and its resources; can be repeated
+    #[arg(id = "cluster_tag", long = "tag", value_name = "KEY=VALUE", help_heading = "Stack", value_parser = pair)]
+    pub tags: Vec<(String, String)>,
+    /// Role that CloudFormation uses to change resources [default: the caller's credentials]
+    #[arg(id = "cluster_role_arn", long = "role-arn", value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
+    pub role_arn: Option<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub api: Place,
+    /// Existing bucket for the agent [default: a bucket that `launch` creates]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    pub bucket: Option<String>,
+}
+
+/// Which agent: built from source, or an archive.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Agent")]
+pub struct AgentArgs {
+    /// Install this archive instead of building the agent; `cbbootstrap package --agent` writes one
+    #[arg(id = "agent", long = "agent", value_name = "FILE", conflicts_with = "source")]
+    pub archive: Option<PathBuf>,
+    /// Processor of the instances
+    #[arg(id = "node_arch", long = "arch", value_enum, default_value_t)]
+    pub arch: Arch,
+    /// Directory of cbbootstrap's sources, to build the agent even if this program contains it
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+}
