@@ -18,8 +18,8 @@ use crate::{
         WaitArgs, ids,
     },
     values::{
-        Auth, account, bucket_name, domain_name, host_name, hosted_zone, key_arn, policy_arn,
-        role_arn, table_name,
+        Arch, Auth, account, bucket_name, cluster_id, domain_name, host_name, hosted_zone, key_arn,
+        pair, policy_arn, role_arn, stack_name, table_name,
     },
 };
 
@@ -42,6 +42,12 @@ pub struct Cli {
 pub enum Command {
     /// Build the function and deploy the API, in AWS or on this machine
     Deploy(Box<DeployArgs>),
+    /// Start a Couchbase cluster on EC2, or change it
+    ///
+    /// Deploys a stack with an Auto Scaling group, whose nodes become one cluster through the API. Run the command again to change the
+    /// number of nodes or a parameter; omitted parameters return to their defaults. A change of the instances replaces one node
+    /// after the other. `cbbootstrap template couchbase-cluster` prints the template.
+    Launch(Box<LaunchArgs>),
     /// Serve the API from this machine, over a local database or a DynamoDB table
     Serve(Box<ServeArgs>),
     /// Show what `deploy` would change
@@ -71,7 +77,7 @@ pub enum Command {
     /// The commands read and write the table directly, so they need access to the table and no cluster secret.
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Write the function's zip
+    /// Write the function's zip, or the agent's archive
     Package(PackageArgs),
     /// Delete the stack and, with `--delete-table`, the table
     Destroy(DestroyArgs),
@@ -84,11 +90,11 @@ pub enum Command {
     Init(InitArgs),
     /// Print the IAM policy that a deployment needs
     IamPolicy(IamPolicyArgs),
-    /// Print the stack's CloudFormation template, for Terraform, CDK or StackSets
+    /// Print a CloudFormation template, for Terraform, CDK or StackSets
     ///
-    /// `ArtifactBucket` and `ArtifactKey` name the zip that `cbbootstrap package` writes, after you have uploaded it. The template
+    /// In the API's template, `ArtifactBucket` and `ArtifactKey` name the zip that `cbbootstrap package` writes, after you have uploaded it. The template
     /// does not create the table: it needs the string key `cluster_id`, and expiry (TTL) by `expires_at`.
-    Template,
+    Template(TemplateArgs),
     #[command(flatten)]
     Manual(ManualCommand),
 }
@@ -166,6 +172,81 @@ pub struct ListenArgs {
     /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct LaunchArgs {
+    /// Cluster ID at the API
+    #[arg(value_parser = cluster_id)]
+    pub cluster_id: String,
+    /// VPC of the nodes
+    #[arg(long, value_name = "ID")]
+    pub vpc: String,
+    /// Subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
+    #[arg(long = "subnet", value_name = "ID", required = true, value_delimiter = ',')]
+    pub subnets: Vec<String>,
+    /// Number of nodes
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub nodes: u8,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    pub yes: bool,
+    // The ids of these options differ from those of `deploy`, which an environment sets for the API's stack.
+    /// Stack of the cluster [default: `couchbase-CLUSTER_ID`]
+    #[arg(long, value_name = "NAME", help_heading = "Stack", value_parser = stack_name)]
+    pub cluster_stack: Option<String>,
+    /// Parameter of the cluster's template, such as `InstanceType=r6i.2xlarge`; can be repeated
+    #[arg(id = "cluster_parameter", long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
+    pub parameters: Vec<(String, String)>,
+    /// Tag for the stack and its resources; can be repeated
+    #[arg(id = "cluster_tag", long = "tag", value_name = "KEY=VALUE", help_heading = "Stack", value_parser = pair)]
+    pub tags: Vec<(String, String)>,
+    /// Role that CloudFormation uses to change resources [default: the caller's credentials]
+    #[arg(id = "cluster_role_arn", long = "role-arn", value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
+    pub role_arn: Option<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub api: Place,
+    /// Existing bucket for the agent [default: a bucket that `launch` creates]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    pub bucket: Option<String>,
+}
+
+/// Which agent: built from source, or an archive.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Agent")]
+pub struct AgentArgs {
+    /// Install this archive instead of building the agent; `cbbootstrap package --agent` writes one
+    #[arg(id = "agent", long = "agent", value_name = "FILE", conflicts_with = "source")]
+    pub archive: Option<PathBuf>,
+    /// Processor of the instances
+    #[arg(id = "node_arch", long = "arch", value_enum, default_value_t)]
+    pub arch: Arch,
+    /// Directory of cbbootstrap's sources, to build the agent even if this program contains it
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TemplateArgs {
+    /// Template to print
+    #[arg(value_enum, default_value_t)]
+    pub template: TemplateName,
+}
+
+/// A template of this program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TemplateName {
+    /// The API, as `deploy` deploys it
+    #[default]
+    Api,
+    /// A Couchbase cluster, as `launch` deploys it
+    CouchbaseCluster,
 }
 
 #[derive(Debug, Args)]
@@ -435,6 +516,8 @@ pub enum PolicyFor {
     /// Those, `destroy` with table and artifacts, `list` and `cluster`
     #[default]
     All,
+    /// `launch`, and `destroy` for the stacks that it makes
+    Launch,
     /// `cluster`, which lists, shows and forgets the clusters' records
     Clusters,
     /// `doctor`, which simulates the caller's policies
@@ -460,9 +543,12 @@ pub struct SmokeArgs {
 
 #[derive(Debug, Args)]
 pub struct PackageArgs {
-    /// File to write
-    #[arg(long, value_name = "FILE", default_value = "bootstrap.zip")]
-    pub out: PathBuf,
+    /// File to write [default: `bootstrap.zip`, or `cbbootstrap-agent.tar.gz`]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write the agent's archive for `launch`
+    #[arg(long)]
+    pub agent: bool,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use clap::Command;
 
 /// Commands by name, each with what the examples do and their command lines.
-const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 21] = [
     (
         "deploy",
         &[
@@ -12,8 +12,25 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
                 "Deploy the environment `prod` from a pipeline",
                 "deploy --env prod --yes --output json",
             ),
+            (
+                "Give the API a domain name",
+                "deploy --domain api.example.com --certificate-arn arn:aws:acm:us-east-1:123456789012:certificate/ID",
+            ),
             ("Replace only the function's code", "deploy --env dev --code-only"),
             ("Run the API on this machine", "deploy --local"),
+        ],
+    ),
+    (
+        "launch",
+        &[
+            (
+                "Start a cluster of three nodes",
+                "launch mycluster --vpc vpc-0a1b --subnet subnet-1 --subnet subnet-2 --subnet subnet-3",
+            ),
+            (
+                "Choose instances, services and a bucket",
+                "launch mycluster --vpc vpc-0a1b --subnet subnet-1 --parameter InstanceType=r6i.2xlarge --parameter Services=data --parameter Buckets=app:1024:1",
+            ),
         ],
     ),
     (
@@ -112,7 +129,16 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
             ("Show what each permission is for", "iam-policy --explain"),
         ],
     ),
-    ("template", &[("Save the template", "template > stack.yaml")]),
+    (
+        "template",
+        &[
+            ("Save the API's template", "template > stack.yaml"),
+            (
+                "Save the template of a cluster",
+                "template couchbase-cluster > couchbase-cluster.yaml",
+            ),
+        ],
+    ),
     (
         "completions",
         &[

@@ -162,6 +162,7 @@ impl Scope {
             PolicyFor::Plan => &["plan"],
             PolicyFor::Deploy => &["plan", "status, logs", "deploy"],
             PolicyFor::All => &["plan", "status, logs", "deploy", "smoke", "destroy", "cluster"],
+            PolicyFor::Launch => &["launch"],
             PolicyFor::Clusters => &["cluster"],
             PolicyFor::Doctor => &["doctor"],
             PolicyFor::CloudFormation => &["CloudFormation"],

@@ -91,7 +91,7 @@ pub struct Target {
     pub stack: StackOptions,
 }
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Stack")]
 pub struct StackOptions {
     /// Who can call the API
@@ -182,7 +182,7 @@ pub const OPTION_PARAMETERS: [OptionParameter; 13] = [
 
 /// The parameters that `--parameter` sets.
 pub fn free_parameters() -> anyhow::Result<BTreeMap<String, Declaration>> {
-    let mut declarations = template::declarations()?;
+    let mut declarations = template::declarations(template::TEMPLATE)?;
     declarations.retain(|name, _| OPTION_PARAMETERS.iter().all(|(known, ..)| known != name));
     Ok(declarations)
 }
@@ -212,7 +212,11 @@ impl Target {
     pub fn check_lists(&self) -> Result<(), Failure> {
         let has_option = OPTION_PARAMETERS.map(|(parameter, option, _)| (parameter, option));
         let mut problems = Problems::default();
-        problems.keep(template::check(&map(&self.stack.parameters), &has_option));
+        problems.keep(template::check(
+            template::TEMPLATE,
+            &map(&self.stack.parameters),
+            &has_option,
+        ));
         problems.keep(check_tags(&self.tags()));
         problems.keep(check_topics(&self.stack.notification_arns));
         problems.report()
@@ -222,7 +226,7 @@ impl Target {
     pub fn parameters(&self, code: &StoredCode) -> anyhow::Result<BTreeMap<String, String>> {
         let set = OPTION_PARAMETERS
             .map(|(parameter, _, value)| (parameter.to_owned(), value(self, code)));
-        Ok(template::defaults()?
+        Ok(template::defaults(template::TEMPLATE)?
             .into_iter()
             .chain(map(&self.stack.parameters))
             .chain(set)
@@ -249,12 +253,12 @@ pub fn ids<A: Args>() -> Vec<Id> {
 }
 
 /// Later pairs replace earlier ones of the same name; those of the file come first.
-fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
+pub fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
     pairs.iter().cloned().collect()
 }
 
 /// Checks that AWS accepts these tags beside cbbootstrap's.
-fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
+pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
     // The rule of IAM: roles get the stack's tags, and IAM is stricter than other services.
     let allowed = |text: &str| {
         text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c))

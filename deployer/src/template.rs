@@ -1,4 +1,4 @@
-//! The stack's template, which is part of this program.
+//! The templates, which are part of this program.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,11 @@ use serde::Deserialize;
 
 use crate::{failure::Failure, values::topic_arn};
 
+/// The API's.
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
+
+/// A Couchbase cluster's.
+pub const CLUSTER_TEMPLATE: &str = include_str!("../../templates/couchbase-cluster.yaml");
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -27,25 +31,30 @@ pub struct Declaration {
 /// The pattern of a number that may be empty, because CloudFormation has no optional numbers.
 const OPTIONAL_NUMBER: &str = "[0-9]*";
 
-pub fn declarations() -> anyhow::Result<BTreeMap<String, Declaration>> {
+pub fn declarations(template: &str) -> anyhow::Result<BTreeMap<String, Declaration>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Template {
         parameters: BTreeMap<String, Declaration>,
     }
-    let template: Template = serde_yaml::from_str(TEMPLATE).context("cannot parse the template")?;
+    let template: Template = serde_yaml::from_str(template).context("cannot parse the template")?;
     Ok(template.parameters)
 }
 
 /// The default of every parameter that has one. A deployment sets all of them, as CloudFormation would otherwise keep old values.
-pub fn defaults() -> anyhow::Result<BTreeMap<String, String>> {
-    let declarations = declarations()?.into_iter();
+pub fn defaults(template: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let declarations = declarations(template)?.into_iter();
     Ok(declarations.filter_map(|(name, declaration)| Some((name, declaration.default?))).collect())
 }
 
 /// Checks the user's parameters, which CloudFormation would do only after the build. Those of `has_option` are set by options.
-pub fn check(users: &BTreeMap<String, String>, has_option: &[(&str, &str)]) -> Result<(), Failure> {
-    let mut declarations = declarations().map_err(|error| Failure::usage(format!("{error:#}")))?;
+pub fn check(
+    template: &str,
+    users: &BTreeMap<String, String>,
+    has_option: &[(&str, &str)],
+) -> Result<(), Failure> {
+    let mut declarations =
+        declarations(template).map_err(|error| Failure::usage(format!("{error:#}")))?;
     declarations.retain(|name, _| has_option.iter().all(|(parameter, _)| parameter != name));
     for (name, value) in users {
         if let Some((_, option)) = has_option.iter().find(|(parameter, _)| parameter == name) {
@@ -128,7 +137,7 @@ mod tests {
 
     #[track_caller]
     fn assert_refused(name: &str, value: &str, message: &str, hint: &str) {
-        let failure = check(&users(name, value), &HAS_OPTION).unwrap_err();
+        let failure = check(TEMPLATE, &users(name, value), &HAS_OPTION).unwrap_err();
         let text = failure.hint.as_deref().unwrap_or_default();
         assert!(failure.to_string().contains(message), "{name}={value}: {failure}");
         assert!(text.contains(hint), "{name}={value}: {text}");
@@ -189,8 +198,8 @@ mod tests {
             ("AlarmTopicArn", ""),
             ("AlarmTopicArn", "arn:aws:sns:eu-central-1:123456789012:alarms"),
         ] {
-            assert!(check(&users(name, value), &HAS_OPTION).is_ok(), "{name}={value}");
+            assert!(check(TEMPLATE, &users(name, value), &HAS_OPTION).is_ok(), "{name}={value}");
         }
-        assert!(check(&BTreeMap::new(), &HAS_OPTION).is_ok());
+        assert!(check(TEMPLATE, &BTreeMap::new(), &HAS_OPTION).is_ok());
     }
 }

@@ -92,6 +92,13 @@ pub fn table_name(name: &str) -> Result<String, String> {
     accept(name, consists_of(name, 3..=255, is_plain), rule)
 }
 
+/// A cluster ID that can be a part of a template. The API itself accepts more.
+pub fn cluster_id(id: &str) -> Result<String, String> {
+    let rule =
+        "the ID of a launched cluster is 1 to 128 letters, digits, hyphens, underscores and dots";
+    accept(id, consists_of(id, 1..=128, is_plain), rule)
+}
+
 /// A name below a top-level domain, as API Gateway and certificates have it.
 pub fn domain_name(name: &str) -> Result<String, String> {
     let is_label = |label: &str| {
@@ -193,6 +200,11 @@ mod tests {
         ] {
             assert_eq!(bucket_name(name).is_ok(), good, "bucket {name:?}");
         }
+        assert!(stack_name(&"s".repeat(129)).is_err());
+        assert!(table_name(&"t".repeat(256)).is_err());
+    }
+    #[test]
+    fn domains_and_their_settings_follow_the_services_rules() {
         for (name, good) in [
             ("api.example.com", true),
             ("xn--bcher-kva.example", true),
@@ -245,7 +257,5 @@ mod tests {
         ] {
             assert_eq!(certificate_arn(arn).is_ok(), good, "{arn}");
         }
-        assert!(stack_name(&"s".repeat(129)).is_err());
-        assert!(table_name(&"t".repeat(256)).is_err());
     }
 }

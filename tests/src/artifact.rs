@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     path::{Path, PathBuf},
+    process::Command,
     sync::OnceLock,
 };
 
@@ -50,15 +51,31 @@ pub fn small_zip() -> &'static str {
 pub fn small_zip_number(number: u8) -> &'static str {
     static ZIPS: [OnceLock<String>; 256] = [const { OnceLock::new() }; 256];
     ZIPS[usize::from(number)].get_or_init(|| {
-        // 64 bits, little-endian, version 1; x86-64; no segments and no sections.
-        let mut header = [0; 65];
-        header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-        header[16..21].copy_from_slice(&[2, 0, 62, 0, 1]);
-        header[52] = 64;
-        header[64] = number;
         let name = format!("small-function-{number}.zip");
-        make(&name, |path| drop(zip_of(path, "bootstrap", 0o755, &header)))
+        make(&name, |path| drop(zip_of(path, "bootstrap", 0o755, &header(number))))
     })
+}
+
+/// An executable for x86-64 without segments and sections.
+fn header(number: u8) -> [u8; 65] {
+    // 64 bits, little-endian, version 1.
+    let mut header = [0; 65];
+    header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    header[16..21].copy_from_slice(&[2, 0, 62, 0, 1]);
+    header[52] = 64;
+    header[64] = number;
+    header
+}
+
+/// Writes an archive of the agent whose executable is nothing but a header.
+pub fn small_agent(path: &Path, number: u8) {
+    let root = tempfile::tempdir().expect("temporary directories can be made");
+    let bin = root.path().join("usr/local/bin");
+    fs::create_dir_all(&bin).expect("it is ours");
+    fs::write(bin.join("cbbootstrap-agent"), header(number)).expect("it is ours");
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--gzip", "--file"]).arg(path).arg("--directory").arg(root.path());
+    assert!(tar.arg("usr").status().expect("`tar` can be run").success());
 }
 
 /// Makes a file under `target/`. Test programs may run side by side.

@@ -91,7 +91,7 @@ pub async fn replace_code(
         let replaced = client
             .update_function_code()
             .function_name(name)
-            .zip_file(Blob::new(artifact.zip.clone()))
+            .zip_file(Blob::new(artifact.bytes.clone()))
             .architectures(Architecture::from(arch.to_string().as_str()))
             .publish(true)
             .customize()

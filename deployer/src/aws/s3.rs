@@ -1,4 +1,4 @@
-//! The bucket from which CloudFormation takes the function's zip.
+//! The bucket from which CloudFormation takes the function's zip, and nodes take the agent's archive.
 
 use aws_sdk_s3::{
     Client,
@@ -237,13 +237,13 @@ impl Bucket {
 
     /// The artifact's key, made of its content, so that it is uploaded only once.
     pub fn key(&self, artifact: &Artifact) -> String {
-        format!("{}{}.zip", self.prefix(), artifact.sha256)
+        format!("{}{}.{}", self.prefix(), artifact.sha256, artifact.program.extension())
     }
 
     pub async fn holds(&self, artifact: &Artifact) -> anyhow::Result<bool> {
         let key = self.key(artifact);
         match request!(self.head_object).key(&key).send().await {
-            Ok(object) => Ok(object.content_length == i64::try_from(artifact.zip.len()).ok()),
+            Ok(object) => Ok(object.content_length == i64::try_from(artifact.bytes.len()).ok()),
             // Without the permission to list the bucket, a missing key is a 403.
             Err(SdkError::ServiceError(refused))
                 if [403, 404].contains(&refused.raw().status().as_u16()) =>
@@ -262,8 +262,8 @@ impl Bucket {
         let patient = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_TIMEOUT).build();
         let put = request!(self.put_object)
             .key(&key)
-            .content_type("application/zip")
-            .body(ByteStream::from(artifact.zip.clone()))
+            .content_type(artifact.program.content_type())
+            .body(ByteStream::from(artifact.bytes.clone()))
             .customize()
             .config_override(aws_sdk_s3::config::Builder::new().timeout_config(patient));
         let what = format!("cannot upload `{key}` to bucket `{}`", self.name);

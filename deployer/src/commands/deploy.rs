@@ -15,7 +15,7 @@ use crate::{
     github::{self, code, heading, table},
     network::Network,
     origin::introduce,
-    package::FunctionSource,
+    package::{ArtifactSource, Program},
     printer::Printer,
     report::{CommandReport, publish},
     settings::Target,
@@ -128,9 +128,12 @@ async fn deploy(
 ) -> anyhow::Result<DeployReport> {
     let begin = async {
         // Errors on this machine are found before any call to AWS.
-        let function =
-            FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build)
-                .await?;
+        let function = ArtifactSource::find(
+            Program::Function,
+            args.function.function_zip.as_deref(),
+            &args.function.build,
+        )
+        .await?;
         anyhow::Ok((function, target.connect().await?))
     };
     let (function, aws) = signals.or_stopped(begin).await?;

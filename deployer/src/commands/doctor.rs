@@ -16,7 +16,7 @@ use crate::{
     fields::write_columns,
     network,
     origin::Origin,
-    package::{BuildArgs, FunctionSource},
+    package::{ArtifactSource, BuildArgs, Program},
     printer::Printer,
 };
 
@@ -158,9 +158,9 @@ fn check_clock(ahead: Option<SignedDuration>) -> Check {
 
 /// Whether there is a function to deploy without `--function-zip`.
 async fn check_function(args: &BuildArgs) -> Check {
-    match FunctionSource::find(None, args).await {
-        Ok(FunctionSource::Ready(_)) => Check::ok("function", "this program contains it"),
-        Ok(FunctionSource::Source(_)) => {
+    match ArtifactSource::find(Program::Function, None, args).await {
+        Ok(ArtifactSource::Ready(_)) => Check::ok("function", "this program contains it"),
+        Ok(ArtifactSource::Source(_)) => {
             Check::ok("function", "`deploy` builds it: sources and tools are there")
         }
         // A zip needs neither.

@@ -6,6 +6,7 @@ mod destroy;
 mod doctor;
 mod iam_policy;
 mod init;
+mod launch;
 mod list;
 mod local;
 mod logs;
@@ -39,6 +40,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         }
         Command::Serve(args) => serve::run(*args, printer, &mut signals).await?,
         Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,
+        Command::Launch(args) => launch::run(*args, printer, &mut signals).await?,
         Command::Plan(args) => return plan::run(*args, printer, &mut signals).await,
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
         Command::Ping(args) => signals.or_stopped(ping::run(args)).await?,
@@ -49,7 +51,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
         Command::List(args) => signals.or_stopped(list::run(args, printer)).await?,
         Command::Doctor(args) => signals.or_stopped(doctor::run(*args, printer)).await?,
         Command::Open(args) => signals.or_stopped(open::run(args, printer)).await?,
-        Command::Template => template::run(printer)?,
+        Command::Template(args) => template::run(&args, printer)?,
         Command::Logs(args) => logs::run(args, printer, &mut signals).await?,
         Command::Init(args) => init::run(&args, printer)?,
         Command::IamPolicy(args) => iam_policy::run(args, printer).await?,

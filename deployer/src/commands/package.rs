@@ -1,11 +1,15 @@
-//! `package`: builds the function's zip.
+//! `package`: builds the function's zip, or the agent's archive.
 
 use std::{fmt::Display, path::PathBuf};
 
 use serde::Serialize;
 
 use crate::{
-    cli::PackageArgs, deployment, failure::Failure, package::FunctionSource, printer::Printer,
+    cli::PackageArgs,
+    deployment,
+    failure::Failure,
+    package::{ArtifactSource, Program},
+    printer::Printer,
     values::Arch,
 };
 
@@ -14,29 +18,35 @@ struct PackageReport {
     file: PathBuf,
     /// In bytes.
     size: usize,
-    function_sha256: String,
+    sha256: String,
     arch: Arch,
 }
 
 impl Display for PackageReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { file, size, function_sha256, arch } = self;
-        write!(f, "{}: {size} bytes, {arch}, sha256 {function_sha256}", file.display())
+        let Self { file, size, sha256, arch } = self;
+        write!(f, "{}: {size} bytes, {arch}, sha256 {sha256}", file.display())
     }
 }
 
-/// Builds the zip and writes it.
+/// Builds the artifact and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
-    let function = FunctionSource::find(None, &args.build).await?;
-    let artifact = deployment::build(function, printer).await?;
-    write_whole(&args.out, &artifact.zip).map_err(|error| {
-        Failure::new(format!("cannot write `{}`: {error}", args.out.display()))
+    let (program, default) = if args.agent {
+        (Program::Agent, "cbbootstrap-agent.tar.gz")
+    } else {
+        (Program::Function, "bootstrap.zip")
+    };
+    let source = ArtifactSource::find(program, None, &args.build).await?;
+    let artifact = deployment::build(source, printer).await?;
+    let file = args.out.unwrap_or_else(|| default.into());
+    write_whole(&file, &artifact.bytes).map_err(|error| {
+        Failure::new(format!("cannot write `{}`: {error}", file.display()))
             .hint("choose another file with `--out`")
     })?;
     printer.result(&PackageReport {
-        file: args.out,
-        size: artifact.zip.len(),
-        function_sha256: artifact.sha256,
+        file,
+        size: artifact.bytes.len(),
+        sha256: artifact.sha256,
         arch: args.build.arch,
     })
 }

@@ -11,7 +11,7 @@ use crate::{
     failure::Exit,
     github::{self, code, heading, table},
     origin::introduce,
-    package::{FunctionSource, artifact::Artifact},
+    package::{ArtifactSource, Program, artifact::Artifact},
     printer::Printer,
     report::{CommandReport, publish},
     settings::Target,
@@ -142,8 +142,12 @@ async fn plan(
     change_set: &mut Option<ChangeSet>,
     printer: &Printer,
 ) -> anyhow::Result<PlanReport> {
-    let function =
-        FunctionSource::find(args.function.function_zip.as_deref(), &args.function.build).await?;
+    let function = ArtifactSource::find(
+        Program::Function,
+        args.function.function_zip.as_deref(),
+        &args.function.build,
+    )
+    .await?;
     let aws = target.connect().await?;
     let (artifact, survey) = introduce(&aws, &target.place, printer, async {
         tokio::try_join!(deployment::build(function, printer), Survey::read(&aws, target))

@@ -1,7 +1,15 @@
-//! `template`: prints the stack's template.
+//! `template`: prints a template.
 
-use crate::{printer::Printer, template::TEMPLATE};
+use crate::{
+    cli::{TemplateArgs, TemplateName},
+    printer::Printer,
+    template::{CLUSTER_TEMPLATE, TEMPLATE},
+};
 
-pub fn run(printer: &Printer) -> anyhow::Result<()> {
-    printer.line(TEMPLATE.trim_end()).map(drop)
+pub fn run(args: &TemplateArgs, printer: &Printer) -> anyhow::Result<()> {
+    let template = match args.template {
+        TemplateName::Api => TEMPLATE,
+        TemplateName::CouchbaseCluster => CLUSTER_TEMPLATE,
+    };
+    printer.line(template.trim_end()).map(drop)
 }

@@ -4,13 +4,13 @@ use super::{DeployedStack, Deployment, StackSurvey, build};
 use crate::{
     aws::lambda,
     failure::{Exit, Failure},
-    package::FunctionSource,
+    package::ArtifactSource,
     stack::{self, Stack},
 };
 
 impl Deployment<'_> {
     /// Replaces the code of the function. It can be dropped at any time.
-    pub async fn replace_code(self, function: FunctionSource) -> anyhow::Result<DeployedStack> {
+    pub async fn replace_code(self, function: ArtifactSource) -> anyhow::Result<DeployedStack> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;
         let survey = StackSurvey::read(aws, name).await?;

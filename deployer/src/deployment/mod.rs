@@ -6,6 +6,7 @@
 
 mod code;
 mod follow;
+mod launch;
 mod phases;
 mod removal;
 mod survey;
@@ -22,7 +23,7 @@ pub use watch::Watch;
 use crate::{
     aws::{Aws, cloudformation::UpdateMode, s3::Bucket},
     failure::{Exit, Failure},
-    package::{FunctionSource, artifact::Artifact},
+    package::{ArtifactSource, artifact::Artifact},
     printer::Printer,
     settings::{StoredCode, Target},
     signals::Signals,
@@ -47,6 +48,15 @@ pub struct Deployment<'a> {
     pub printer: &'a Printer,
 }
 
+/// A stack that is up to date.
+#[derive(Debug)]
+struct Applied {
+    /// The stack, if it was up to date already.
+    unchanged: Option<Stack>,
+    /// How often others changed the stack.
+    round: usize,
+}
+
 /// The result of a deployment.
 #[derive(Debug)]
 pub struct DeployedStack {
@@ -64,15 +74,25 @@ impl<'a> Deployment<'a> {
     /// Deploys the stack with its table and bucket.
     pub async fn deploy(
         self,
-        function: FunctionSource,
+        function: ArtifactSource,
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
         let mut preparation = signals.or_stopped(Preparation::begin(self, function)).await?;
+        let applied = self.apply(&mut preparation, signals).await?;
+        signals.or_stopped(preparation.finish(applied)).await
+    }
+
+    /// Repeats both phases until the stack is up to date.
+    async fn apply(
+        self,
+        preparation: &mut Preparation<'_>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Applied> {
         for round in 0..ROUNDS {
             let mut draft = None;
-            let deployed = preparation.round(round, &mut draft, signals).await;
-            match discard_after(deployed, draft).await {
-                Ok(Some(deployed)) => return Ok(deployed),
+            let applied = preparation.round(round, &mut draft, signals).await;
+            match discard_after(applied, draft).await {
+                Ok(Some(applied)) => return Ok(applied),
                 Ok(None) => (),
                 Err(error) if is_overtaken(&error) => {
                     let mut step = self.printer.step("stack");

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack};
+use super::{Applied, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack};
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet, Draft, UpdateMode},
@@ -11,7 +11,7 @@ use crate::{
         s3::Bucket,
     },
     failure::{Exit, Failure},
-    package::{FunctionSource, artifact::Artifact},
+    package::{ArtifactSource, artifact::Artifact},
     printer::{Printer, Step},
     prompt::confirm,
     signals::Signals,
@@ -20,19 +20,19 @@ use crate::{
 
 /// A deployment whose artifact is built, and whose table and bucket exist.
 pub struct Preparation<'a> {
-    deployment: Deployment<'a>,
-    bucket: Bucket,
-    artifact: Artifact,
-    desired: DesiredStack,
+    pub(super) deployment: Deployment<'a>,
+    pub(super) bucket: Bucket,
+    pub(super) artifact: Artifact,
+    pub(super) desired: DesiredStack,
     /// Whether the table or the bucket had to be created or changed.
-    has_changed_storage: bool,
-    survey: StackSurvey,
-    consents: Consents,
+    pub(super) has_changed_storage: bool,
+    pub(super) survey: StackSurvey,
+    pub(super) consents: Consents,
 }
 
 /// What the user has confirmed, so that no question is asked twice.
 #[derive(Default)]
-struct Consents {
+pub(super) struct Consents {
     risks: Vec<Risk>,
     wait: bool,
 }
@@ -50,7 +50,7 @@ impl<'a> Preparation<'a> {
     /// Reads everything, asks, builds, and creates table and bucket.
     pub async fn begin(
         deployment: Deployment<'a>,
-        function: FunctionSource,
+        function: ArtifactSource,
     ) -> anyhow::Result<Self> {
         let Deployment { aws, target, printer, .. } = deployment;
         let Survey { bucket, table, stack: survey } = Survey::read(aws, target).await?;
@@ -72,18 +72,9 @@ impl<'a> Preparation<'a> {
             step.done(format_args!("`{name}` {change}"));
             anyhow::Ok(change != TableChange::Unchanged)
         };
-        let create_bucket = async {
-            if !bucket.exists {
-                let step = printer.step("bucket");
-                bucket.create().await?;
-                bucket.protect(target.stack.table.kms_key.as_deref()).await?;
-                step.done(format_args!("`{}` created", bucket.name));
-            }
-            anyhow::Ok(!bucket.exists)
-        };
         // All three run to their end: a failed build must not leave the table or the bucket incomplete.
         let (bucket_created, table_changed, artifact) =
-            tokio::join!(create_bucket, create_table, build);
+            tokio::join!(deployment.create_bucket(&bucket), create_table, build);
         let errors =
             [bucket_created.as_ref().err(), table_changed.as_ref().err(), artifact.as_ref().err()];
         // The first error ends the program, which prints it last; the others are printed here.
@@ -110,18 +101,15 @@ impl<'a> Preparation<'a> {
         round: usize,
         draft: &mut Option<ChangeSet>,
         signals: &mut Signals,
-    ) -> anyhow::Result<Option<DeployedStack>> {
-        let unchanged = match signals.or_stopped(self.prepare(round, draft)).await? {
-            Next::Nothing(stack) => Some(stack),
-            Next::Survey => return Ok(None),
+    ) -> anyhow::Result<Option<Applied>> {
+        match signals.or_stopped(self.prepare(round, draft)).await? {
+            Next::Nothing(stack) => Ok(Some(Applied { unchanged: Some(stack), round })),
+            Next::Survey => Ok(None),
             Next::Change(watch, step) => {
-                if !self.apply(watch, step, draft, signals).await? {
-                    return Ok(None);
-                }
-                None
+                let is_deployed = self.apply(watch, step, draft, signals).await?;
+                Ok(is_deployed.then_some(Applied { unchanged: None, round }))
             }
-        };
-        signals.or_stopped(self.finish(unchanged, round)).await.map(Some)
+        }
     }
 
     async fn prepare(
@@ -249,18 +237,12 @@ impl<'a> Preparation<'a> {
     }
 
     /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
-    async fn finish(
-        &self,
-        unchanged: Option<Stack>,
-        round: usize,
-    ) -> anyhow::Result<DeployedStack> {
-        let Deployment { aws, target, printer, .. } = self.deployment;
+    pub async fn finish(&self, applied: Applied) -> anyhow::Result<DeployedStack> {
+        let Deployment { aws, target, .. } = self.deployment;
         let (client, name) = (&aws.cloudformation, &self.desired.name);
+        let Applied { unchanged, round } = applied;
         let changed = unchanged.is_none();
-        let stack = match unchanged {
-            Some(stack) => stack,
-            None => cloudformation::find_changed(client, name).await?,
-        };
+        let stack = self.read_again(unchanged).await?;
         let code_changed = self.restore_code(&stack, changed).await?;
         let is_table_encrypted = self.encrypt_table().await?;
         let protect = target.stack.protect.filter(|protect| *protect != stack.protected);
@@ -268,14 +250,7 @@ impl<'a> Preparation<'a> {
             cloudformation::protect(client, name, protect).await?;
         }
         if changed {
-            let key = self.bucket.key(&self.artifact);
-            let named: Vec<_> =
-                self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
-            // Only a warning: the deployment itself has succeeded.
-            if let Err(error) = self.bucket.prune(&named).await {
-                let warning = "warning: cannot delete old artifacts";
-                printer.message(format_args!("{warning}: {error:#}"));
-            }
+            self.prune().await;
         }
         Ok(DeployedStack {
             // Somebody else may have created the stack just now.
@@ -289,6 +264,25 @@ impl<'a> Preparation<'a> {
             function_sha256: self.artifact.sha256.clone(),
             version: None,
         })
+    }
+
+    /// The stack after its change.
+    pub(super) async fn read_again(&self, unchanged: Option<Stack>) -> anyhow::Result<Stack> {
+        let client = &self.deployment.aws.cloudformation;
+        match unchanged {
+            Some(stack) => Ok(stack),
+            None => cloudformation::find_changed(client, &self.desired.name).await,
+        }
+    }
+
+    /// Deletes old artifacts. It only warns, because the deployment itself has succeeded.
+    pub(super) async fn prune(&self) {
+        let key = self.bucket.key(&self.artifact);
+        let named: Vec<_> = self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
+        if let Err(error) = self.bucket.prune(&named).await {
+            let warning = "warning: cannot delete old artifacts";
+            self.deployment.printer.message(format_args!("{warning}: {error:#}"));
+        }
     }
 
     /// Encrypts the table with the key of `--kms-key`, which the function may use by now. Returns whether that was necessary.
@@ -331,8 +325,20 @@ impl<'a> Preparation<'a> {
 }
 
 impl Deployment<'_> {
+    /// Creates the bucket if it is missing. Returns whether that was necessary.
+    pub(super) async fn create_bucket(self, bucket: &Bucket) -> anyhow::Result<bool> {
+        if bucket.exists {
+            return Ok(false);
+        }
+        let step = self.printer.step("bucket");
+        bucket.create().await?;
+        bucket.protect(self.target.stack.table.kms_key.as_deref()).await?;
+        step.done(format_args!("`{}` created", bucket.name));
+        Ok(true)
+    }
+
     /// Asks for each confirmation that is needed and not yet given.
-    async fn ask(
+    pub(super) async fn ask(
         self,
         survey: &StackSurvey,
         table: Option<&Table>,
@@ -354,10 +360,10 @@ impl Deployment<'_> {
     }
 }
 
-pub async fn build(function: FunctionSource, printer: &Printer) -> anyhow::Result<Artifact> {
+pub async fn build(source: ArtifactSource, printer: &Printer) -> anyhow::Result<Artifact> {
     let mut step = printer.step("build");
-    let artifact = function.artifact(&mut step).await?;
-    step.done(format_args!("{} bytes, sha256 {}", artifact.zip.len(), artifact.sha256));
+    let artifact = source.artifact(&mut step).await?;
+    step.done(format_args!("{} bytes, sha256 {}", artifact.bytes.len(), artifact.sha256));
     Ok(artifact)
 }
 

@@ -120,7 +120,12 @@ impl<'a> Removal<'a> {
         let (name, region) = (&self.args.removal.place.stack_name, &self.aws.region);
         let table = self.table_name.as_deref().filter(|_| self.table.is_some());
         let parts = [
-            self.stack.as_ref().map(|_| format!("stack `{name}` with its endpoint")),
+            self.stack.as_ref().map(|stack| match stack.cluster_id() {
+                Some(cluster) => {
+                    format!("stack `{name}` with all nodes of cluster `{cluster}` and their data")
+                }
+                None => format!("stack `{name}` with its endpoint"),
+            }),
             table.map(|table| format!("table `{table}` with the record of every cluster")),
             self.bucket
                 .as_ref()
@@ -207,8 +212,7 @@ impl<'a> Removal<'a> {
         let Some(bucket) = &self.bucket else {
             return Ok(false);
         };
-        let in_bucket =
-            |stack: &&Stack| stack.parameters.get("ArtifactBucket") == Some(&bucket.name);
+        let in_bucket = |stack: &&Stack| stack.artifact_bucket() == Some(bucket.name.as_str());
         let prefix = bucket.prefix();
         let users = others()
             .filter(in_bucket)

@@ -1,4 +1,4 @@
-//! The artifact: a zip that holds the executable `bootstrap`, and its SHA-256.
+//! The artifact: an archive that holds an executable, and its SHA-256. The function's is a zip with `bootstrap`.
 
 use std::{
     io::{Cursor, Read, Write},
@@ -9,7 +9,7 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use super::elf;
+use super::{Program, agent, elf};
 use crate::{failure::Failure, values::Arch};
 
 /// The name of the executable that Lambda's `provided` runtimes start.
@@ -20,68 +20,83 @@ const MAX_UNPACKED: u64 = 250 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct Artifact {
-    pub zip: Vec<u8>,
-    /// Of the zip, in lower-case hexadecimal.
+    pub program: Program,
+    pub bytes: Vec<u8>,
+    /// Of the bytes, in lower-case hexadecimal.
     pub sha256: String,
     pub arch: Arch,
 }
 
 impl Artifact {
-    /// Packs an executable that Lambda can run on this processor. The same executable always gives the same
-    /// bytes: name, date (1980-01-01), mode and order are fixed.
-    pub fn pack(executable: &[u8], arch: Arch) -> anyhow::Result<Self> {
+    /// Packs an executable for Amazon Linux 2023 on this processor. The same executable always gives the same bytes: names, dates,
+    /// modes and order are fixed.
+    pub fn pack(program: Program, executable: &[u8], arch: Arch) -> anyhow::Result<Self> {
         elf::check(executable, arch)?;
-        let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Deflated)
-            .compression_level(Some(9))
-            .last_modified_time(DateTime::DEFAULT)
-            .unix_permissions(0o755);
-        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-        writer.start_file(BOOTSTRAP, options).context("cannot make the zip")?;
-        writer.write_all(executable).context("cannot make the zip")?;
-        Ok(Self::new(writer.finish().context("cannot make the zip")?.into_inner(), arch))
+        let bytes = match program {
+            Program::Function => zip(executable)?,
+            Program::Agent => agent::archive(executable).context("cannot make the archive")?,
+        };
+        Ok(Self::new(program, bytes, arch))
     }
 
-    pub fn read(path: &Path, arch: Arch) -> anyhow::Result<Self> {
-        let zip = std::fs::read(path).map_err(|error| {
-            Failure::new(format!("cannot read `{}`: {error}", path.display()))
-                .hint("`cbbootstrap package --out FILE` builds one")
+    pub fn read(program: Program, path: &Path, arch: Arch) -> anyhow::Result<Self> {
+        let bytes = std::fs::read(path).map_err(|error| {
+            Failure::new(format!("cannot read `{}`: {error}", path.display())).hint(program.hint())
         })?;
-        let checked = Self::check(zip, arch);
+        let checked = Self::check(program, bytes, arch);
         Ok(checked.map_err(|failure| failure.about(format!("`{}`", path.display())))?)
     }
 
-    /// Checks the zip's executable.
-    pub fn check(zip: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
-        let artifact = Self::new(zip, arch);
+    /// Checks the archive's executable.
+    pub fn check(program: Program, bytes: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
+        let artifact = Self::new(program, bytes, arch);
         elf::check(&artifact.executable()?, arch)?;
         Ok(artifact)
     }
 
-    fn new(zip: Vec<u8>, arch: Arch) -> Self {
-        let sha256 = hex::encode(Sha256::digest(&zip));
-        Self { zip, sha256, arch }
+    fn new(program: Program, bytes: Vec<u8>, arch: Arch) -> Self {
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        Self { program, bytes, sha256, arch }
     }
 
     fn executable(&self) -> Result<Vec<u8>, Failure> {
-        let hint = "`cbbootstrap package --out FILE` builds a valid one";
-        let refuse = |reason: String| Failure::new(reason).hint(hint);
-        let mut archive = ZipArchive::new(Cursor::new(&self.zip))
-            .map_err(|error| refuse(format!("this is not a zip ({error})")))?;
-        let mut entry = archive
-            .by_name(BOOTSTRAP)
-            .map_err(|_| refuse(format!("the zip has no file `{BOOTSTRAP}` at its root")))?;
-        if entry.unix_mode().is_some_and(|mode| mode & 0o111 == 0) {
-            return Err(refuse(format!("`{BOOTSTRAP}` in the zip is not executable")));
+        match self.program {
+            Program::Function => unzip(&self.bytes),
+            Program::Agent => agent::executable(&self.bytes),
         }
-        if entry.size() > MAX_UNPACKED {
-            return Err(refuse(format!("`{BOOTSTRAP}` in the zip is over Lambda's 250 MB")));
-        }
-        let mut executable = Vec::new();
-        let read = entry.by_ref().take(MAX_UNPACKED).read_to_end(&mut executable);
-        read.map_err(|error| refuse(format!("the zip is damaged ({error})")))?;
-        Ok(executable)
+        .map_err(|reason| Failure::new(reason).hint(self.program.hint()))
     }
+}
+
+fn zip(executable: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Deflated)
+        .compression_level(Some(9))
+        .last_modified_time(DateTime::DEFAULT)
+        .unix_permissions(0o755);
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    writer.start_file(BOOTSTRAP, options).context("cannot make the zip")?;
+    writer.write_all(executable).context("cannot make the zip")?;
+    Ok(writer.finish().context("cannot make the zip")?.into_inner())
+}
+
+/// The executable in a function's zip, or what is wrong with the zip.
+fn unzip(zip: &[u8]) -> Result<Vec<u8>, String> {
+    let mut archive = ZipArchive::new(Cursor::new(zip))
+        .map_err(|error| format!("this is not a zip ({error})"))?;
+    let mut entry = archive
+        .by_name(BOOTSTRAP)
+        .map_err(|_| format!("the zip has no file `{BOOTSTRAP}` at its root"))?;
+    if entry.unix_mode().is_some_and(|mode| mode & 0o111 == 0) {
+        return Err(format!("`{BOOTSTRAP}` in the zip is not executable"));
+    }
+    if entry.size() > MAX_UNPACKED {
+        return Err(format!("`{BOOTSTRAP}` in the zip is over Lambda's 250 MB"));
+    }
+    let mut executable = Vec::new();
+    let read = entry.by_ref().take(MAX_UNPACKED).read_to_end(&mut executable);
+    read.map_err(|error| format!("the zip is damaged ({error})"))?;
+    Ok(executable)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -114,13 +129,14 @@ mod tests {
             return;
         };
         let (executable, directory) = (executable(), tempfile::tempdir().unwrap());
-        let [one, two] = [(); 2].map(|()| Artifact::pack(&executable, arch).unwrap());
-        assert!(one.zip == two.zip);
+        let [one, two] =
+            [(); 2].map(|()| Artifact::pack(Program::Function, &executable, arch).unwrap());
+        assert!(one.bytes == two.bytes);
         assert_eq!((one.sha256.len(), &one.sha256), (64, &two.sha256));
 
         let path = directory.path().join("a.zip");
-        std::fs::write(&path, &one.zip).unwrap();
-        let read = Artifact::read(&path, arch).unwrap();
+        std::fs::write(&path, &one.bytes).unwrap();
+        let read = Artifact::read(Program::Function, &path, arch).unwrap();
         assert_eq!(read.sha256, one.sha256);
         let unpacked = read.executable().unwrap();
         assert!(unpacked == executable);
@@ -144,10 +160,13 @@ mod tests {
             (damaged, "is damaged"),
         ] {
             std::fs::write(&path, bytes).unwrap();
-            let error = format!("{:#}", Artifact::read(&path, arch).unwrap_err());
+            let error =
+                format!("{:#}", Artifact::read(Program::Function, &path, arch).unwrap_err());
             assert!(error.contains("bad.zip") && error.contains(reason), "{error}");
         }
-        let error = Artifact::read(Path::new("no/such.zip"), arch).unwrap_err().to_string();
+        let error = Artifact::read(Program::Function, Path::new("no/such.zip"), arch)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("cannot read `no/such.zip`"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Compiles the function with cargo-zigbuild, or with plain cargo where that is missing.
+//! Compiles a program for AWS with cargo-zigbuild, or with plain cargo where that is missing.
 
 use std::{
     ffi::OsStr,
@@ -14,7 +14,7 @@ use tokio::{
     process::Command,
 };
 
-use super::{BuildArgs, BuilderChoice, elf::LAMBDA_GLIBC, source};
+use super::{BuildArgs, BuilderChoice, Program, elf::LAMBDA_GLIBC, source};
 use crate::{
     failure::Failure,
     leash::Leash,
@@ -45,6 +45,7 @@ struct Toolchain {
 /// A build that can begin.
 #[derive(Debug)]
 pub struct Compiler {
+    pub program: Program,
     source: PathBuf,
     profile: String,
     pub arch: Arch,
@@ -62,15 +63,15 @@ impl Arch {
 
 impl Compiler {
     /// Finds the sources and the tools.
-    pub async fn find(args: &BuildArgs) -> anyhow::Result<Self> {
+    pub async fn find(program: Program, args: &BuildArgs) -> anyhow::Result<Self> {
         let source = source::find(args.source.as_deref())?;
         let arch = args.arch;
         let toolchain = Toolchain::detect(arch, &source).await?;
         let builder = choose(args.builder, arch, &toolchain)?;
-        Ok(Self { source, profile: args.cargo_profile.clone(), arch, builder })
+        Ok(Self { program, source, profile: args.cargo_profile.clone(), arch, builder })
     }
 
-    /// Builds the function and returns the path of the executable.
+    /// Builds the program and returns the path of the executable.
     pub async fn build(&self, step: &mut Step) -> anyhow::Result<PathBuf> {
         // Cargo starts compilers, and these start linkers: all end with this program, and with this future.
         let leash = Leash::new()?;
@@ -91,21 +92,26 @@ impl Compiler {
             .map_err(|error| Failure::new(format!("cannot run cargo ({error})")).hint(NO_RUST))?;
         let stdout = cargo.stdout.take().context("cargo has no stdout")?;
         let stderr = cargo.stderr.take().context("cargo has no stderr")?;
-        let (executable, log) = tokio::join!(read_executable(stdout), show_progress(stderr, step));
+        let (executable, log) = tokio::join!(
+            read_executable(stdout, self.program.executable()),
+            show_progress(stderr, step)
+        );
         let status = cargo.wait().await.context("cannot wait for cargo")?;
         if !status.success() {
             for line in log.iter().skip_while(|line| !line.starts_with("error")) {
                 step.line(line);
             }
             return Err(Failure::new(format!(
-                "cannot build the function: `{shown}` failed ({status})"
+                "cannot build the {}: `{shown}` failed ({status})",
+                self.program.name()
             ))
             .hint("cargo's errors are printed above")
             .into());
         }
-        executable
-            .filter(|path| path.is_file())
-            .ok_or_else(|| Failure::new("cargo built no executable `bootstrap`").into())
+        executable.filter(|path| path.is_file()).ok_or_else(|| {
+            Failure::new(format!("cargo built no executable `{}`", self.program.executable()))
+                .into()
+        })
     }
 
     /// Cargo in the directory of the sources.
@@ -131,7 +137,8 @@ impl Compiler {
         };
         let mut command = self.cargo(subcommand);
         command
-            .args(["--package", "cbbootstrap-function", "--bin", "bootstrap"])
+            .args(["--package", self.program.package()])
+            .args(["--bin", self.program.executable()])
             .args(["--profile", &self.profile, "--target", &target])
             // Messages for this program on stdout, those for people on stderr.
             .args(["--message-format", "json-render-diagnostics"]);
@@ -194,12 +201,12 @@ fn describe(command: &Command) -> String {
 }
 
 /// The path of the executable, from cargo's messages.
-async fn read_executable(stdout: impl AsyncRead + Unpin) -> Option<PathBuf> {
+async fn read_executable(stdout: impl AsyncRead + Unpin, name: &str) -> Option<PathBuf> {
     let mut lines = BufReader::new(stdout).lines();
     let mut path = None;
     while let Ok(Some(line)) = lines.next_line().await {
         let message: Value = serde_json::from_str(&line).unwrap_or_default();
-        if message["target"]["name"] == "bootstrap" {
+        if message["target"]["name"] == name {
             path = message["executable"].as_str().map(PathBuf::from).or(path);
         }
     }
@@ -354,6 +361,7 @@ mod tests {
     #[test]
     fn command_is_shown_as_a_user_would_type_it() {
         let compiler = Compiler {
+            program: Program::Function,
             source: PathBuf::new(),
             profile: "lambda".to_owned(),
             arch: Arch::X86_64,

@@ -1,4 +1,4 @@
-//! Checks that Lambda can run an executable: its machine, its loader and the glibc that it needs.
+//! Checks that Lambda's and EC2's Amazon Linux 2023 can run an executable: its machine, its loader and the glibc that it needs.
 
 use object::{
     Endianness, elf,
@@ -31,10 +31,10 @@ struct Executable {
     glibc: Option<Version>,
 }
 
-/// Checks that Lambda can run the executable on this processor.
+/// Checks that Amazon Linux 2023 can run the executable on this processor.
 pub fn check(bytes: &[u8], arch: Arch) -> Result<(), Failure> {
     let executable = inspect(bytes).map_err(|error| {
-        Failure::new(format!("`bootstrap` is not a 64-bit Linux executable ({error})"))
+        Failure::new(format!("the executable is not a 64-bit Linux executable ({error})"))
             .hint("`cbbootstrap package` builds one for Linux")
     })?;
     judge(&executable, arch)
@@ -55,7 +55,7 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
             None => (format!("machine {}", executable.machine.0), format!("build it for {arch}")),
         };
         return Err(Failure::new(format!(
-            "`bootstrap` is built for {machine}, and the function is to run on {arch}"
+            "the executable is built for {machine}, but is to run on {arch}"
         ))
         .hint(hint));
     }
@@ -63,13 +63,13 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
         && loader != lambda_loader(arch)
     {
         return Err(Failure::new(format!(
-            "`bootstrap` is loaded by `{loader}`, which Lambda's Amazon Linux 2023 does not have"
+            "the executable is loaded by `{loader}`, which Amazon Linux 2023 does not have"
         ))
         .hint(BUILD_FOR_LAMBDA));
     }
     match executable.glibc {
         Some(needed) if needed > LAMBDA_GLIBC => Err(Failure::new(format!(
-            "`bootstrap` needs glibc {needed}, but Lambda's Amazon Linux 2023 has {LAMBDA_GLIBC}"
+            "the executable needs glibc {needed}, but Amazon Linux 2023 has {LAMBDA_GLIBC}"
         ))
         .hint(BUILD_FOR_LAMBDA)),
         _ => Ok(()),

@@ -1,6 +1,7 @@
 //! From source to the artifact: [`source`] finds the sources, [`compiler`] builds them, [`elf`] checks the executable and
-//! [`artifact`] packs it. A program may carry the artifact: [`bundle`].
+//! [`artifact`] packs it, for a node by [`agent`]. This program may carry the artifact: [`bundle`].
 
+mod agent;
 pub mod artifact;
 pub mod bundle;
 pub mod compiler;
@@ -18,23 +19,81 @@ use crate::{printer::Step, values::Arch};
 use artifact::Artifact;
 use compiler::Compiler;
 
-/// Where the function comes from, checked as far as possible without building.
+/// What is built for AWS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    Function,
+    Agent,
+}
+
+impl Program {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Function => "function",
+            Self::Agent => "agent",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Function => "cbbootstrap-function",
+            Self::Agent => "cbbootstrap-agent",
+        }
+    }
+
+    fn executable(self) -> &'static str {
+        match self {
+            Self::Function => "bootstrap",
+            Self::Agent => "cbbootstrap-agent",
+        }
+    }
+
+    /// How the artifact's file name ends.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Function => "zip",
+            Self::Agent => "tar.gz",
+        }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Function => "application/zip",
+            Self::Agent => "application/gzip",
+        }
+    }
+
+    /// How to get an artifact.
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Function => "`cbbootstrap package --out FILE` builds a valid one",
+            Self::Agent => "leave out `--agent` to build one from source",
+        }
+    }
+}
+
+/// Where a program for AWS comes from, checked as far as possible without building.
 #[derive(Debug)]
-pub enum FunctionSource {
+pub enum ArtifactSource {
     Ready(Artifact),
     Source(Compiler),
 }
 
-impl FunctionSource {
-    /// Reads this zip, or takes the one that this program carries, or finds the sources and the tools.
-    pub async fn find(zip: Option<&Path>, args: &BuildArgs) -> anyhow::Result<Self> {
+impl ArtifactSource {
+    /// Reads this file, or takes the artifact that this program carries, or finds the sources and the tools.
+    pub async fn find(
+        program: Program,
+        file: Option<&Path>,
+        args: &BuildArgs,
+    ) -> anyhow::Result<Self> {
         let arch = args.arch;
-        if let Some(zip) = zip {
-            return Ok(Self::Ready(Artifact::read(zip, arch)?));
+        if let Some(file) = file {
+            return Ok(Self::Ready(Artifact::read(program, file, arch)?));
         }
-        match bundle::find(args, arch)? {
+        match bundle::find(program, args, arch)? {
             Some(artifact) => Ok(Self::Ready(artifact)),
-            None => Ok(Self::Source(Compiler::find(args).await?)),
+            None => Ok(Self::Source(Compiler::find(program, args).await?)),
         }
     }
 
@@ -53,7 +112,7 @@ impl FunctionSource {
                 let path = compiler.build(step).await?;
                 let executable = std::fs::read(&path)
                     .with_context(|| format!("cannot read `{}`", path.display()))?;
-                Artifact::pack(&executable, compiler.arch)
+                Artifact::pack(compiler.program, &executable, compiler.arch)
             }
         }
     }

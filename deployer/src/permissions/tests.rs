@@ -39,27 +39,28 @@ fn allows(policy: &Policy, action: &str) -> bool {
 
 #[test]
 fn each_command_gets_only_the_permissions_it_needs() {
-    use PolicyFor::{All, CloudFormation, Clusters, Deploy, Doctor, Plan};
+    use PolicyFor::{All, CloudFormation, Clusters, Deploy, Doctor, Launch, Plan};
     let with_role =
         Scope { role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()), ..scope() };
     for (action, allowed_for) in [
-        ("cloudformation:CreateChangeSet", &[Plan, Deploy, All][..]),
-        ("cloudformation:ExecuteChangeSet", &[Deploy, All]),
-        ("cloudformation:DeleteStack", &[Deploy, All]),
+        ("cloudformation:CreateChangeSet", &[Plan, Deploy, All, Launch][..]),
+        ("cloudformation:ExecuteChangeSet", &[Deploy, All, Launch]),
+        ("cloudformation:DeleteStack", &[Deploy, All, Launch]),
         ("dynamodb:CreateTable", &[Deploy, All]),
         ("dynamodb:DeleteTable", &[All]),
         ("dynamodb:Scan", &[All, Clusters]),
         ("dynamodb:UpdateItem", &[All, Clusters]),
         ("s3:DeleteBucket", &[All]),
-        ("s3:PutObject", &[Deploy, All]),
-        ("s3:GetObject", &[Deploy, All, CloudFormation]),
+        ("s3:PutObject", &[Deploy, All, Launch]),
+        ("s3:GetObject", &[Deploy, All, CloudFormation, Launch]),
         ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
         ("cloudwatch:PutDashboard", &[Deploy, All, CloudFormation]),
         ("execute-api:Invoke", &[Deploy, All]),
-        ("sts:GetCallerIdentity", &[Plan, Deploy, All, Doctor]),
+        ("sts:GetCallerIdentity", &[Plan, Deploy, All, Doctor, Launch]),
+        ("ec2:RunInstances", &[Launch]),
         ("iam:SimulatePrincipalPolicy", &[Doctor]),
     ] {
-        for policy_for in [Plan, Deploy, All, Clusters, Doctor, CloudFormation] {
+        for policy_for in [Plan, Deploy, All, Launch, Clusters, Doctor, CloudFormation] {
             let allowed = allows(&policy(&scope(), policy_for), action);
             assert_eq!(allowed, allowed_for.contains(&policy_for), "{action} for {policy_for:?}");
         }
@@ -214,7 +215,7 @@ fn policies_with_the_longest_names_fit_the_limit() {
         ..with_key.clone()
     };
     for scope in [long, with_key, with_domain] {
-        for policy_for in [PolicyFor::All, PolicyFor::CloudFormation] {
+        for policy_for in [PolicyFor::All, PolicyFor::CloudFormation, PolicyFor::Launch] {
             let text = serde_json::to_string(&policy(&scope, policy_for).fit().unwrap()).unwrap();
             assert!(text.len() <= MOST_CHARACTERS, "{} characters", text.len());
         }
@@ -273,6 +274,7 @@ fn every_row_is_used_and_explained() {
         ..scope()
     };
     let selected = with_all.select(PolicyFor::All).count()
+        + with_all.select(PolicyFor::Launch).count()
         + with_all.select(PolicyFor::Doctor).count()
         + only_with_role.count();
     assert_eq!(selected, TABLE.permissions.len());

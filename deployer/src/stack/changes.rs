@@ -14,6 +14,8 @@ const STATEFUL: &[(&str, &str)] = &[
     ("AWS::DynamoDB::Table", "the records in it"),
     ("AWS::DynamoDB::GlobalTable", "the records in it"),
     ("AWS::S3::Bucket", "the objects in it"),
+    ("AWS::AutoScaling::AutoScalingGroup", "the nodes and their data"),
+    ("AWS::SecretsManager::Secret", "the secret, which the nodes and clients use"),
     ("AWS::KMS::Key", "all that is encrypted with it"),
 ];
 

@@ -154,9 +154,21 @@ impl Stack {
         self.parameters.get("TableName").map(String::as_str)
     }
 
-    /// The S3 key of the function's zip.
+    /// The Couchbase cluster, if it is the stack of one.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.parameters.get("ClusterId").map(String::as_str)
+    }
+
+    /// The S3 key of the function's zip, or of the agent's archive.
     pub fn artifact_key(&self) -> Option<&str> {
-        self.parameters.get("ArtifactKey").map(String::as_str)
+        let key = self.parameters.get("ArtifactKey").or_else(|| self.parameters.get("AgentKey"));
+        key.map(String::as_str)
+    }
+
+    /// The bucket of that key.
+    pub fn artifact_bucket(&self) -> Option<&str> {
+        let bucket = self.parameters.get("ArtifactBucket");
+        bucket.or_else(|| self.parameters.get("AgentBucket")).map(String::as_str)
     }
 
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ mod containers;
 mod couchbase;
 mod couchbase_day2;
 mod examples;
+mod launch;
 mod promises;
 mod run;
 mod up;

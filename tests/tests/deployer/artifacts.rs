@@ -98,7 +98,7 @@ fn a_bundled_deployer_needs_no_other_tools() {
     let aws = MiniStack::start();
     let deployed = alone(&aws.user(), &["deploy", "--yes", "--output", "json"]).document();
     let packaged = alone(&user, &["package", "--out", &shown, "--output", "json"]).document();
-    assert_eq!(deployed["function_sha256"], packaged["function_sha256"]);
+    assert_eq!(deployed["function_sha256"], packaged["sha256"]);
 
     let source = programs::workspace().display().to_string();
     // A build on request, or for another processor, needs the build tools.

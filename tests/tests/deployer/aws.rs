@@ -481,7 +481,7 @@ fn the_cross_build_gives_the_same_zip_each_time() {
     assert!(fs::read(&out).unwrap() == fs::read(artifact::zip()).unwrap());
     let hash = std::process::Command::new("sha256sum").arg(&out).output().unwrap().stdout;
     assert!(
-        String::from_utf8_lossy(&hash).starts_with(packaged["function_sha256"].as_str().unwrap()),
+        String::from_utf8_lossy(&hash).starts_with(packaged["sha256"].as_str().unwrap()),
         "{packaged}"
     );
 }

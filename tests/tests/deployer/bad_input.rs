@@ -136,7 +136,7 @@ fn zips_that_lambda_cannot_run_are_rejected() {
     }
     let good = artifact::zip().to_owned();
     let ended = aws.user().run(&["deploy", "--yes", "--arch", "arm64", "--function-zip", &good]);
-    ended.failed(1, "built for x86_64, and the function is to run on arm64");
+    ended.failed(1, "built for x86_64, but is to run on arm64");
     assert_eq!(aws.inventory(), json!([[], [], []]), "nothing is made");
 }
 

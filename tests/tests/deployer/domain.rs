@@ -8,6 +8,8 @@ const CERTIFICATE: &str = "arn:aws:acm:us-east-1:000000000000:certificate/c";
 /// A name that never resolves.
 const DOMAIN: &str = "api.cbbootstrap.invalid";
 
+const OPTIONS: [&str; 4] = ["--domain", DOMAIN, "--certificate-arn", CERTIFICATE];
+
 fn domains(aws: &MiniStack) -> Value {
     aws.boto(
         "[[d['DomainName'], d['DomainNameConfigurations'][0]['CertificateArn'], \
@@ -68,18 +70,12 @@ fn wrong_domain_options_are_refused_before_any_call() {
 }
 
 #[test]
-fn a_domain_is_created_called_changed_and_removed() {
+fn a_domain_without_a_zone_leaves_the_record_to_the_user() {
     let aws = MiniStack::start();
     let user = aws.user();
-    let zone = aws.boto(
-        "client('route53').create_hosted_zone(Name='cbbootstrap.invalid', CallerReference='r')['HostedZone']['Id'].split('/')[-1]",
-    );
-    let zone = zone.as_str().unwrap();
-    let options = ["--domain", DOMAIN, "--certificate-arn", CERTIFICATE];
-    let with = |more: &[&'static str]| [&options[..], more].concat();
-
-    // Without a hosted zone, the record is left to the user, and the smoke test calls the other endpoint.
-    let ended = user.deploy_and_smoke(artifact::zip(), &with(&["--base-path", "/v1/"]));
+    let path = ["--base-path", "/v1/"];
+    // The name does not resolve, so the smoke test calls the other endpoint.
+    let ended = user.deploy_and_smoke(artifact::zip(), &[&OPTIONS[..], &path].concat());
     let deployed = ended.document();
     assert_eq!(deployed["endpoint"], format!("https://{DOMAIN}/v1"), "{deployed}");
     let target = deployed["dns_record"]["target"].as_str().unwrap();
@@ -89,19 +85,15 @@ fn a_domain_is_created_called_changed_and_removed() {
     let default = deployed["smoke"]["endpoint"].as_str().unwrap();
     assert!(!default.contains(DOMAIN), "{deployed}");
     assert!(ended.stderr.contains(&format!("`{DOMAIN}` does not resolve")), "{ended}");
+
     assert_eq!(domains(&aws), domain(DOMAIN, "v1"));
     assert_eq!(claim(&aws, "/v1/cluster", "c"), 200);
     assert_ne!(claim(&aws, "/cluster", "c"), 200, "there is no mapping for it");
-    assert_eq!(
-        http::claim(default, "c", "b").unwrap().json()["initial_node_ip_addr_or_hostname"],
-        "a"
-    );
-    let text = user
-        .run(
-            &[&["deploy", "--function-zip", artifact::zip(), "--base-path", "v1"], &options[..]]
-                .concat(),
-        )
-        .ended_with(0);
+    let joined = http::claim(default, "c", "b").unwrap().json();
+    assert_eq!(joined["initial_node_ip_addr_or_hostname"], "a", "both endpoints have one API");
+
+    let args = [&["deploy", "--function-zip", artifact::zip()], &OPTIONS[..], &path].concat();
+    let text = user.run(&args).ended_with(0);
     let record = format!("DNS:      the endpoint needs the record `{DOMAIN} CNAME {target}`");
     assert!(text.stdout.contains(&record), "{text}");
     let status = user.run(&["status", "--output", "json"]).document();
@@ -110,11 +102,24 @@ fn a_domain_is_created_called_changed_and_removed() {
     }
     let smoke = user.run(&["smoke", "--output", "json"]).document();
     assert_eq!(smoke["endpoint"], default, "{smoke}");
+}
+
+#[test]
+fn a_domain_is_changed_and_removed_with_consent() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let zone = aws.boto(
+        "client('route53').create_hosted_zone(Name='cbbootstrap.invalid', CallerReference='r')['HostedZone']['Id'].split('/')[-1]",
+    );
+    let zone = zone.as_str().unwrap();
+    let in_zone = [&OPTIONS[..], &["--hosted-zone", zone]].concat();
+    let with_path = [&OPTIONS[..], &["--base-path", "v1"]].concat();
+    let zip = artifact::zip();
+    let target = user.deploy(zip, &with_path).document()["dns_record"]["target"].clone();
 
     // Another path is another endpoint, so it needs consent.
+    let planned = user.plan(zip, &in_zone);
     let removed = format!("removes the endpoint https://{DOMAIN}/v1, which nodes may call");
-    let in_zone = [&options[..], &["--hosted-zone", zone]].concat();
-    let planned = user.plan(artifact::zip(), &in_zone);
     assert_eq!(planned["losses"], json!([removed]), "{planned}");
     assert_eq!(
         planned["parameters"],
@@ -124,26 +129,24 @@ fn a_domain_is_created_called_changed_and_removed() {
         ]),
         "{planned}"
     );
-    user.run(
-        &[&["deploy", "--no-smoke", "--function-zip", artifact::zip()], &in_zone[..]].concat(),
-    )
-    .failed(2, &format!("https://{DOMAIN}/v1"));
-    let deployed = user.deploy(artifact::zip(), &[&["--yes"], &in_zone[..]].concat()).document();
-    assert_eq!(
-        (&deployed["endpoint"], &deployed["dns_record"]),
-        (&json!(format!("https://{DOMAIN}")), &Value::Null)
-    );
+    let args = [&["deploy", "--no-smoke", "--function-zip", zip], &in_zone[..]].concat();
+    user.run(&args).failed(2, &format!("https://{DOMAIN}/v1"));
+    let deployed = user.deploy(zip, &[&["--yes"], &in_zone[..]].concat()).document();
+    assert_eq!(deployed["endpoint"], format!("https://{DOMAIN}"), "{deployed}");
+    assert_eq!(deployed["dns_record"], Value::Null, "{deployed}");
     assert_eq!(domains(&aws), domain(DOMAIN, ""));
     assert_eq!(claim(&aws, "/cluster", "d"), 200);
-    let (name, target) = (format!("{DOMAIN}."), format!("{target}."));
+    let (name, target) = (format!("{DOMAIN}."), format!("{}.", target.as_str().unwrap()));
     assert_eq!(records(&aws, zone), json!([[name, "A", target], [name, "AAAA", target]]));
 
     // Without the option, API Gateway's endpoint returns.
-    let deployed = user.deploy(artifact::zip(), &["--yes"]).document();
-    assert_eq!(deployed["endpoint"], default, "{deployed}");
+    let args = ["deploy", "--no-smoke", "--function-zip", zip];
+    user.run(&args).failed(2, &format!("https://{DOMAIN}"));
+    let deployed = user.deploy(zip, &["--yes"]).document();
+    assert!(deployed["endpoint"].as_str().unwrap().contains(".execute-api."), "{deployed}");
     assert_eq!((domains(&aws), records(&aws, zone)), (json!([]), json!([])));
 
-    user.deploy(artifact::zip(), &in_zone).document();
+    user.deploy(zip, &in_zone).document();
     user.run(&["destroy", "--yes"]).ended_with(0);
     assert_eq!((domains(&aws), records(&aws, zone)), (json!([]), json!([])));
 }

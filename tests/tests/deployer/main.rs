@@ -13,6 +13,7 @@ mod deploy_options;
 mod domain;
 mod harness;
 mod interruptions;
+mod launch;
 mod local;
 mod losses;
 mod moto;

@@ -118,6 +118,7 @@ fn every_action_exists_and_is_scoped() {
         &["--for", "all"][..],
         &["--for", "cloudformation"],
         &["--for", "clusters"],
+        &["--for", "launch"],
         &["--for", "doctor"],
         &["--domain", "api.example.com", "--hosted-zone", "Z0123456789ABC"],
         &[role[0], role[1]],

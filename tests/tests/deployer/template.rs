@@ -28,7 +28,7 @@ fn cfn_lint_accepts_the_templates() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         names.push(file.file_name().unwrap().to_owned());
     }
-    assert_eq!(names, ["github-oidc-role.yaml", "stack.yaml"]);
+    assert_eq!(names, ["couchbase-cluster.yaml", "github-oidc-role.yaml", "stack.yaml"]);
 }
 
 fn workflow() -> Value {

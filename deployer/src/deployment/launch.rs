@@ -1,0 +1,74 @@
+//! `launch`: the stack of a Couchbase cluster.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Deployment, StackSurvey, build,
+    phases::{Consents, Preparation},
+};
+use crate::{
+    aws::s3::Bucket,
+    package::{ArtifactSource, artifact::Artifact},
+    signals::Signals,
+    stack::{DesiredStack, Stack},
+    template::CLUSTER_TEMPLATE,
+};
+
+impl<'a> Deployment<'a> {
+    /// Deploys the stack of a Couchbase cluster, whose parameters depend on the stored agent. Returns the stack, and whether anything
+    /// had to be changed.
+    pub async fn launch(
+        self,
+        agent: ArtifactSource,
+        parameters: impl Fn(&Bucket, &Artifact) -> BTreeMap<String, String>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<(Stack, bool)> {
+        let begin = self.begin_launch(agent, parameters);
+        let mut preparation = signals.or_stopped(begin).await?;
+        let unchanged = self.apply(&mut preparation, signals).await?.unchanged;
+        let changed = unchanged.is_none();
+        let finish = async {
+            if changed {
+                preparation.prune().await;
+            }
+            preparation.read_again(unchanged).await
+        };
+        let stack = signals.or_stopped(finish).await?;
+        Ok((stack, changed | preparation.has_changed_storage))
+    }
+
+    async fn begin_launch(
+        self,
+        agent: ArtifactSource,
+        parameters: impl Fn(&Bucket, &Artifact) -> BTreeMap<String, String>,
+    ) -> anyhow::Result<Preparation<'a>> {
+        let Self { aws, target, printer, .. } = self;
+        let name = &target.place.stack_name;
+        let (bucket, survey) = tokio::try_join!(
+            Bucket::find(aws, target.bucket.as_deref(), name),
+            StackSurvey::read(aws, name),
+        )?;
+        let mut consents = Consents::default();
+        self.ask(&survey, None, &mut consents).await?;
+        let (bucket_created, artifact) =
+            tokio::join!(self.create_bucket(&bucket), build(agent, printer));
+        let (has_changed_storage, artifact) = (bucket_created?, artifact?);
+        let desired = DesiredStack {
+            name: name.clone(),
+            template: CLUSTER_TEMPLATE,
+            parameters: parameters(&bucket, &artifact),
+            tags: target.tags(),
+            notification_arns: Vec::new(),
+            role_arn: target.stack.role_arn.clone(),
+        };
+        Ok(Preparation {
+            deployment: self,
+            bucket,
+            artifact,
+            desired,
+            has_changed_storage,
+            survey,
+            consents,
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! `launch`: the stack of a Couchbase cluster. MiniStack creates its resources, but starts no instances.
+
+use cbbootstrap_tests::{
+    artifact,
+    cli::{Ended, User},
+    http,
+    ministack::{BUCKET, MiniStack},
+};
+use serde_json::{Value, json};
+
+struct Scene {
+    aws: MiniStack,
+    user: User,
+}
+
+impl Scene {
+    /// A deployed API.
+    fn new() -> Self {
+        let aws = MiniStack::start();
+        let user = aws.user();
+        user.deploy(artifact::small_zip(), &[]).ended_with(0);
+        Self { aws, user }
+    }
+
+    /// An archive of the agent in the user's directory.
+    fn agent(&self, number: u8) -> String {
+        let path = self.user.home.path().join(format!("agent-{number}.tar.gz"));
+        if !path.exists() {
+            artifact::small_agent(&path, number);
+        }
+        path.display().to_string()
+    }
+
+    fn launch(&self, options: &[&str]) -> Ended {
+        let agent = self.agent(0);
+        let cluster = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1,subnet-2"];
+        let defaults = ["--agent", &agent, "--output", "json"];
+        self.user.run(&[&cluster, &defaults[..], options].concat())
+    }
+
+    fn stack(&self) -> Value {
+        self.aws
+            .boto("client('cloudformation').describe_stacks(StackName='couchbase-c1')['Stacks'][0]")
+    }
+
+    fn parameters(&self) -> Value {
+        self.aws.boto(
+            "{p['ParameterKey']: p['ParameterValue'] for p in \
+             client('cloudformation').describe_stacks(StackName='couchbase-c1')['Stacks'][0]['Parameters']}",
+        )
+    }
+
+    fn group(&self) -> Value {
+        self.aws.boto(
+            "[[g['AutoScalingGroupName'], g['DesiredCapacity']] for g in \
+             client('autoscaling').describe_auto_scaling_groups()['AutoScalingGroups']]",
+        )
+    }
+}
+
+#[test]
+fn a_cluster_is_launched_changed_and_destroyed() {
+    let scene = Scene::new();
+    let endpoint = scene.user.run(&["status", "--output", "json"]).document()["endpoint"].clone();
+    let launched = scene.launch(&[]).document();
+    let stack = scene.stack();
+    for (field, expected) in [
+        ("cluster_id", json!("c1")),
+        ("stack_name", json!("couchbase-c1")),
+        ("changed", json!(true)),
+        ("nodes", json!([])),
+        ("connection_string", json!(null)),
+    ] {
+        assert_eq!(launched[field], expected, "{launched}");
+    }
+    let secret = launched["password_arn"].as_str().unwrap();
+    assert!(secret.contains("AdministratorPassword"), "{launched}");
+    assert_eq!(stack["StackStatus"], "CREATE_COMPLETE");
+    assert_eq!(scene.group(), json!([["couchbase-c1", 3]]));
+    let parameters = scene.parameters();
+    for (name, expected) in [
+        ("ApiEndpoint", &endpoint),
+        ("ApiAuthorizationType", &json!("NONE")),
+        ("AgentBucket", &json!(BUCKET)),
+        ("SubnetIds", &json!("subnet-1,subnet-2")),
+    ] {
+        assert_eq!(&parameters[name], expected, "{parameters}");
+    }
+    let key = parameters["AgentKey"].as_str().unwrap();
+    assert!(key.starts_with("couchbase-c1/") && key.ends_with(".tar.gz"), "{key}");
+    let stored = scene.aws.boto(&format!(
+        "client('s3').head_object(Bucket='{BUCKET}', Key='{key}')['ContentLength'] > 0"
+    ));
+    assert_eq!(stored, json!(true));
+
+    let again = scene.launch(&[]).document();
+    assert_eq!(
+        (&again["changed"], &again["password_arn"]),
+        (&json!(false), &launched["password_arn"])
+    );
+
+    // Members are named once they have reported.
+    let endpoint = endpoint.as_str().unwrap();
+    http::claim(endpoint, "c1", "10.0.0.1").unwrap();
+    // MiniStack reports every change of a group as its replacement, which needs confirmation.
+    let larger = ["--nodes", "5", "--parameter", "Buckets=app:256:1"];
+    scene.launch(&larger).failed(2, "replaces `Nodes` and with it the nodes and their data");
+    let larger = scene.launch(&[&larger[..], &["--yes"]].concat()).document();
+    assert_eq!(larger["changed"], json!(true));
+    assert_eq!(scene.group(), json!([["couchbase-c1", 5]]));
+    assert_eq!(scene.parameters()["Buckets"], "app:256:1");
+
+    let listed = scene.user.run(&["list", "--output", "json"]).document();
+    let names = listed["stacks"].as_array().unwrap().iter().map(|stack| &stack["stack_name"]);
+    assert_eq!(names.collect::<Vec<_>>(), [&json!("cbbootstrap"), &json!("couchbase-c1")]);
+
+    let destroy = ["destroy", "--stack-name", "couchbase-c1"];
+    scene.user.run(&destroy).failed(2, "all nodes of cluster `c1` and their data");
+    assert_eq!(scene.stack()["StackStatus"], "UPDATE_COMPLETE");
+    let destroyed = scene.user.run(&[&destroy[..], &["--yes", "--output", "json"]].concat());
+    assert_eq!(destroyed.document()["stack_deleted"], json!(true));
+    assert_eq!(scene.group(), json!([]));
+}
+
+#[test]
+fn wrong_launches_change_nothing() {
+    let scene = Scene::new();
+    let before = scene.aws.inventory();
+    for (options, status, message) in [
+        (&["--vpc", "x"][..], 2, "`--vpc` cannot be `x`"),
+        (&["--parameter", "Nodes=5"], 2, "no parameter `Nodes`"),
+        (&["--parameter", "NodeCount=5"], 2, "`NodeCount` has its own option"),
+        (&["--stack-name", "missing"], 1, "there is no stack `missing`"),
+        (&["--agent", "missing.tar.gz"], 1, "cannot read `missing.tar.gz`"),
+        (&["--agent", artifact::small_zip()], 1, "not an archive of the agent"),
+        (&["--arch", "arm64"], 1, "built for x86_64"),
+    ] {
+        let agent = scene.agent(0);
+        let mut args = vec!["launch", "c1"];
+        for (option, value) in
+            [("--vpc", "vpc-1"), ("--subnet", "subnet-1"), ("--agent", agent.as_str())]
+        {
+            if !options.contains(&option) {
+                args.extend([option, value]);
+            }
+        }
+        args.extend(options);
+        scene.user.run(&args).failed(status, message);
+    }
+    let unnamed = ["launch", "my_cluster", "--vpc=vpc-1", "--subnet=subnet-1"];
+    let unnamed = scene.user.run(&unnamed).ended_with(2);
+    assert!(unnamed.stderr.contains("--cluster-stack"), "{unnamed}");
+    let missing = scene.user.run(&["launch", "c1"]).ended_with(2);
+    assert!(missing.stderr.contains("--vpc") && missing.stderr.contains("--subnet"), "{missing}");
+    assert_eq!(scene.aws.inventory(), before);
+}
