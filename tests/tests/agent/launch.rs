@@ -18,14 +18,14 @@ use cbbootstrap_tests::{
     couchbase::{Node, Servers},
     instance::Instance,
     ministack::MiniStack,
-    process::{Guard, wait_until},
+    process::Guard,
     programs, python,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// For a rebalance on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Gives the instance its own `/etc`, `/opt` and `/usr/local/bin`, and runs the user data in `$HOME`.
 const BOOT: &str = r#"
@@ -143,22 +143,22 @@ impl<'a> Machine<'a> {
         fs::read_to_string(self.home.path().join(file)).unwrap_or_default()
     }
 
+    #[track_caller]
+    fn wait_until(&self, what: &str, holds: impl Fn() -> bool) {
+        let since = Instant::now();
+        while !holds() {
+            let logs = || format!("{}\n{}", self.read("log"), self.read("agent-log"));
+            assert!(since.elapsed() < PATIENCE, "timed out waiting until {what}: {}", logs());
+            sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Waits for the end of the user data.
     #[track_caller]
     fn wait(&self) {
-        wait_until("the user data ends", || self.home.path().join("status").exists());
-        let log = || format!("{}\n{}", self.read("log"), self.read("agent-log"));
-        assert_eq!(self.read("status"), "0\n", "{}", log());
-    }
-
-    /// Waits until the node has left and the hook is completed.
-    #[track_caller]
-    fn wait_for_completion(&self) {
-        let since = Instant::now();
-        while !self.instance.is_complete() {
-            assert!(since.elapsed() < PATIENCE, "the hook waits: {}", self.read("agent-log"));
-            sleep(Duration::from_millis(100));
-        }
+        self.wait_until("the user data ends", || self.home.path().join("status").exists());
+        let logs = || format!("{}\n{}", self.read("log"), self.read("agent-log"));
+        assert_eq!(self.read("status"), "0\n", "{}", logs());
     }
 
     /// Asserts that the secrets are in files of root alone, and nowhere else.
@@ -298,7 +298,7 @@ fn instances_become_one_cluster_shrink_and_are_replaced() {
         machine.instance.terminate();
     }
     for machine in &machines[3..] {
-        machine.wait_for_completion();
+        machine.wait_until("the hook is completed", || machine.instance.is_complete());
         assert!(machine.node.is_blank(), "{}", machine.read("agent-log"));
     }
     wait_for_cluster(&servers, 3);
