@@ -41,7 +41,7 @@ pub enum Command {
     Discover(DiscoverArgs),
     /// Move this node's data to the other nodes and remove the node from the cluster
     Leave(LeaveArgs),
-    /// Do what `up` does, stay for the node's whole life, and answer to what happens to the node
+    /// Do what `up` does, then keep the node in its cluster
     ///
     /// Recovers the node after a failover. On EC2, leaves before the Auto Scaling group, a spot interruption or a retirement ends
     /// the instance. SIGTERM ends only the agent: the node stays a member. SIGHUP reads the options file again.
@@ -66,7 +66,7 @@ impl Command {
 
 /// Which record, at which API.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "The bootstrap service")]
+#[command(next_help_heading = "API")]
 pub struct ApiArgs {
     /// URL of the API, as `cbbootstrap status` prints it
     // clap would say what is wrong with the value, and the value with it: there may be a password in it.
@@ -160,7 +160,7 @@ pub struct UpArgs {
 
 /// What the node and its cluster are to be.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "The node and the cluster")]
+#[command(next_help_heading = "Node and cluster")]
 pub struct ClusterArgs {
     /// Services of the node: data, index, query, search, analytics, eventing, backup
     #[arg(long, env = "CBBOOTSTRAP_SERVICES", default_value = "data", value_name = "NAME,...")]
@@ -222,15 +222,15 @@ pub struct RunArgs {
 /// Whether a node recovers after a failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Recover {
-    /// Once it is back: with its data if the server allows that, otherwise with that of the other nodes
+    /// When the node is back: delta recovery if the server allows it, otherwise full recovery
     Auto,
-    /// Leave it to people
+    /// Do not recover: an operator decides
     Never,
 }
 
 /// What happens to the node while it is a member.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "The node's life")]
+#[command(next_help_heading = "Lifecycle")]
 pub struct LifeArgs {
     /// Whether this node recovers after a failover
     #[arg(
@@ -241,12 +241,11 @@ pub struct LifeArgs {
         value_name = "WHEN"
     )]
     pub recover: Recover,
-    /// Remove the failed-over member that this machine replaces under the same name, and join again, if the machine is blank and
-    /// the others have all data
+    /// If this machine is blank, replace the failed-over member of the same name; the other nodes must have all data
     #[arg(long, env = "CBBOOTSTRAP_REPLACE", value_parser = BoolishValueParser::new())]
     pub replace: bool,
-    /// Lifecycle hook to complete when the Auto Scaling group terminates the instance and its node has left [default: the
-    /// group's only hook for terminating instances]
+    /// Lifecycle hook to complete after the node has left a terminating instance [default: the group's only hook for terminating
+    /// instances]
     #[arg(long, env = "CBBOOTSTRAP_LIFECYCLE_HOOK", value_name = "NAME")]
     pub lifecycle_hook: Option<String>,
     /// Port on 127.0.0.1 for `GET /healthz` and `GET /metrics` (Prometheus); 0 picks a free one

@@ -17,7 +17,7 @@ pub fn for_reason(reason: &str) -> Option<String> {
         return Some(permission(reason));
     }
     let advice = if has(&["nosuchkey", "nosuchbucket", "specified key does not exist"]) {
-        "the function's zip is not in its bucket: deploy again to upload it"
+        "the artifact is not in its bucket: deploy again to upload it"
     } else if has(&["cannot be assumed by lambda"]) {
         "Lambda could not assume the new role yet: deploy again"
     } else if has(&["already exists"]) {
@@ -26,6 +26,9 @@ pub fn for_reason(reason: &str) -> Option<String> {
         "request a higher quota in Service Quotas, or delete resources that you no longer need; then deploy again"
     } else if has(&["rollback trigger", "rollbacktrigger", "to alarm", "in alarm"]) {
         "requests failed during the update or just before: see `cbbootstrap logs`; without `--rollback-minutes`, no update is rolled back for that"
+    } else if has(&["resource signal", "success signals", "failure signal"]) {
+        "a node did not become a member: read `/var/log/cloud-init-output.log` and `journalctl -u cbbootstrap-agent` on its instance; \
+         after a failed first launch, run `cbbootstrap cluster forget` for its cluster ID"
     } else if has(&["throttling", "rate exceeded"]) {
         "AWS throttled the requests: deploy again"
     } else {

@@ -48,11 +48,11 @@ pub struct Cli {
 pub enum Command {
     /// Build the function and deploy the API, in AWS or on this machine
     Deploy(Box<DeployArgs>),
-    /// Start a Couchbase cluster on EC2, or change it
+    /// Create or update a Couchbase cluster on EC2
     ///
     /// Deploys a stack with an Auto Scaling group, whose nodes become one cluster through the API. Run the command again to change the
-    /// number of nodes or a parameter; omitted parameters return to their defaults. A change of the instances replaces one node
-    /// after the other. `cbbootstrap template couchbase-cluster` prints the template.
+    /// number of nodes or a parameter; omitted ones keep their values. Changes to the instances replace the nodes one at a
+    /// time. `cbbootstrap template couchbase-cluster` prints the template.
     Launch(Box<LaunchArgs>),
     /// Serve the API from this machine, over a local database or a DynamoDB table
     Serve(Box<ServeArgs>),

@@ -73,7 +73,7 @@ pub fn check(
         let Some(declaration) = declarations.get(name) else {
             let known = || declarations.keys().map(String::as_str);
             let hint = did_you_mean(name, known()).unwrap_or_else(|| {
-                format!("there are: {}", known().collect::<Vec<_>>().join(", "))
+                format!("the parameters are: {}", known().collect::<Vec<_>>().join(", "))
             });
             let message = format!("the template has no parameter `{name}`");
             return Err(Failure::usage(message).hint(hint));
@@ -162,7 +162,7 @@ mod tests {
                 "Quorum",
                 "3",
                 "no parameter `Quorum`",
-                "there are: AlarmTopicArn, LogLevel, LogRetentionDays, ",
+                "the parameters are: AlarmTopicArn, LogLevel, LogRetentionDays, ",
             ),
             ("TableName", "t", "`TableName` has its own option", "`--table-name`"),
             ("Architecture", "arm64", "`Architecture` has its own option", "`--arch`"),

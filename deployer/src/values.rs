@@ -121,7 +121,7 @@ pub fn base_path(path: &str) -> Result<String, String> {
     let path = path.strip_suffix('/').unwrap_or(path);
     if OWN.contains(&path.split('/').next().unwrap_or_default()) {
         return Err(
-            "a base path cannot begin like the API's own paths: cluster, docs, swagger.yaml"
+            "the first segment of a base path cannot be `cluster`, `docs` or `swagger.yaml`"
                 .to_owned(),
         );
     }

@@ -144,10 +144,8 @@ impl Bucket {
 
     fn elsewhere(&self, other: &str) -> Failure {
         let Self { name, region, .. } = self;
-        Failure::new(format!(
-            "bucket `{name}` is in {other}, but a function in {region} needs a bucket there"
-        ))
-        .hint("choose another bucket, or omit `--bucket` to have one created")
+        Failure::new(format!("bucket `{name}` is in {other}, but the stack is in {region}"))
+            .hint("choose another bucket, or omit `--bucket` to have one created")
     }
 
     fn not_yours(&self) -> Failure {

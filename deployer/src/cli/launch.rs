@@ -21,14 +21,14 @@ pub struct LaunchArgs {
     /// Subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
     #[arg(long = "subnet", value_name = "ID", required = true, value_delimiter = ',')]
     pub subnets: Vec<String>,
-    /// Number of nodes
-    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=99))]
-    pub nodes: u8,
+    /// Number of nodes [default: unchanged; 3 for a new cluster]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub nodes: Option<u8>,
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
     // The ids of these options differ from those of `deploy`, which an environment sets for the API's stack.
-    /// Stack of the cluster [default: `couchbase-CLUSTER_ID`]
+    /// Stack of the Couchbase cluster [default: `couchbase-CLUSTER_ID`]
     #[arg(long, value_name = "NAME", help_heading = "Stack", value_parser = stack_name)]
     pub cluster_stack: Option<String>,
     /// Parameter of the cluster's template, such as `InstanceType=r6i.2xlarge`; can be repeated
@@ -43,14 +43,14 @@ pub struct LaunchArgs {
     #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]
-    pub agent: AgentArgs,
-    #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
     pub api: Place,
     /// Existing bucket for the agent [default: a bucket that `launch` creates]
     #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
     pub bucket: Option<String>,
+    #[command(flatten)]
+    pub agent: AgentArgs,
 }
 
 /// Which agent: built from source, or an archive.
@@ -61,7 +61,7 @@ pub struct AgentArgs {
     #[arg(id = "agent", long = "agent", value_name = "FILE", conflicts_with = "source")]
     pub archive: Option<PathBuf>,
     /// Processor of the instances
-    #[arg(id = "node_arch", long = "arch", value_enum, default_value_t)]
+    #[arg(id = "node_arch", long = "arch", value_name = "ARCH", value_enum, default_value_t)]
     pub arch: Arch,
     /// Directory of cbbootstrap's sources, to build the agent even if this program contains it
     #[arg(long, value_name = "DIR")]

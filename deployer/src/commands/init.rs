@@ -24,7 +24,7 @@ pub fn run(args: &InitArgs, printer: &Printer) -> anyhow::Result<()> {
     };
     printer.message(format_args!("wrote `{}`", path.display()));
     printer.message(format_args!(
-        "Fill it in; then `cbbootstrap plan{option} --env dev` shows what a deployment would make"
+        "Fill it in; then `cbbootstrap plan{option} --env dev` shows what a deployment would change"
     ));
     Ok(())
 }

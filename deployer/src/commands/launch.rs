@@ -12,8 +12,8 @@ use crate::{
         s3::Bucket,
     },
     cli::LaunchArgs,
-    deployment::Deployment,
-    failure::Failure,
+    deployment::{Cluster, Deployment},
+    failure::{Exit, Failure},
     github::{self, code, heading, table},
     origin::introduce,
     package::{ArtifactSource, BuildArgs, BuilderChoice, Program, artifact::Artifact},
@@ -27,10 +27,11 @@ use crate::{
 };
 
 /// The parameters that have options.
-pub const HAS_OPTION: [(&str, &str); 9] = [
+pub const HAS_OPTION: [(&str, &str); 10] = [
     ("ApiEndpoint", "--stack-name"),
     ("ApiAuthorizationType", "--stack-name"),
     ("ApiId", "--stack-name"),
+    ("AgentKmsKeyArn", "--stack-name"),
     ("ClusterId", "CLUSTER_ID"),
     ("AgentBucket", "--bucket"),
     ("AgentKey", "--agent"),
@@ -177,6 +178,15 @@ async fn launch(
         let find_api = cloudformation::require(&aws.cloudformation, api_name, &aws.region);
         let api = signals.or_stopped(find_api).await?;
         let endpoint = api.output("Endpoint")?.to_owned();
+        let known = signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?;
+        let launch = Launch {
+            args,
+            stack_name: name,
+            endpoint: &endpoint,
+            has_members: !known.is_empty(),
+            defaults: template::defaults(CLUSTER_TEMPLATE)?,
+            api: &api,
+        };
         let target = target(args, &api, place.clone());
         let deployment = Deployment {
             aws: &aws,
@@ -186,12 +196,7 @@ async fn launch(
             wait_for_stack: args.wait.wait_for_stack,
             printer,
         };
-        let defaults = template::defaults(CLUSTER_TEMPLATE)?;
-        let parameters = |bucket: &Bucket, agent: &Artifact| {
-            let stored = (bucket.name.as_str(), bucket.key(agent));
-            parameters(args, &api, &endpoint, stored, defaults.clone())
-        };
-        let (stack, changed) = deployment.launch(agent, parameters, signals).await?;
+        let (stack, changed) = deployment.launch(agent, &launch, signals).await?;
         let nodes = signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?;
         LaunchReport::new(args.cluster_id.clone(), &stack, aws.region.clone(), changed, nodes)
     })
@@ -204,8 +209,9 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
         [("--vpc", "vpc-", std::slice::from_ref(&args.vpc)), ("--subnet", "subnet-", &args.subnets)]
     {
         if let Some(id) = ids.iter().find(|id| !id.starts_with(prefix)) {
+            let list = format!("aws ec2 describe-{}s", &option[2..]);
             return Err(Failure::usage(format!("`{option}` cannot be `{id}`"))
-                .hint(format!("an ID begins with `{prefix}`")));
+                .hint(format!("an ID begins with `{prefix}`; `{list}` lists them")));
         }
     }
     template::check(CLUSTER_TEMPLATE, &map(&args.parameters), &HAS_OPTION)?;
@@ -236,34 +242,98 @@ fn target(args: &LaunchArgs, api: &Stack, place: Place) -> Target {
     Target { table, place, bucket: args.bucket.clone(), stack }
 }
 
-/// A value for every parameter of the template. `stored` is the agent's bucket and key.
-fn parameters(
-    args: &LaunchArgs,
-    api: &Stack,
-    endpoint: &str,
-    stored: (&str, String),
+/// What the parameters depend on.
+struct Launch<'a> {
+    args: &'a LaunchArgs,
+    stack_name: &'a str,
+    api: &'a Stack,
+    endpoint: &'a str,
+    /// Whether nodes have reported to the API as members of this cluster.
+    has_members: bool,
     defaults: BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    let is_arm64 = args.agent.arch == Arch::Arm64;
-    let for_arch = ARM64_DEFAULTS.into_iter().filter(|_| is_arm64);
-    let api_id = api.outputs.get("ApiId").map_or("*", String::as_str);
-    let set = [
-        ("ApiEndpoint", endpoint.to_owned()),
-        ("ApiAuthorizationType", api.auth().authorization_type().to_owned()),
-        ("ApiId", api_id.to_owned()),
-        ("ClusterId", args.cluster_id.clone()),
-        ("AgentBucket", stored.0.to_owned()),
-        ("AgentKey", stored.1),
-        ("VpcId", args.vpc.clone()),
-        ("SubnetIds", args.subnets.join(",")),
-        ("NodeCount", args.nodes.to_string()),
-    ];
-    defaults
-        .into_iter()
-        .chain(for_arch.map(|(name, value)| (name.to_owned(), value.to_owned())))
-        .chain(map(&args.parameters))
-        .chain(set.map(|(name, value)| (name.to_owned(), value)))
-        .collect()
+}
+
+impl Cluster for Launch<'_> {
+    fn check(&self, before: Option<&Stack>) -> Result<(), Failure> {
+        let (id, name) = (&self.args.cluster_id, self.stack_name);
+        let Some(before) = before else {
+            if !self.has_members {
+                return Ok(());
+            }
+            let message =
+                format!("the API has a record of cluster `{id}`, but there is no stack `{name}`");
+            return Err(Failure::new(message)
+                .hint(format!(
+                    "if its nodes are gone, run `cbbootstrap cluster forget {id}`; otherwise choose another ID"
+                ))
+                .exit(Exit::NeedsDecision));
+        };
+        before.check_ours(name)?;
+        if before.cluster_id() != Some(id) {
+            return Err(Failure::new(format!("stack `{name}` is not that of cluster `{id}`"))
+                .hint("choose another name with `--cluster-stack`")
+                .exit(Exit::NeedsDecision));
+        }
+        let image = |arch| ARM64_DEFAULTS[0].1.replace("arm64", arch);
+        let other = if self.args.agent.arch == Arch::Arm64 { "x86_64" } else { "arm64" };
+        let users = map(&self.args.parameters);
+        let is_other = before.parameters.get("ImageId") == Some(&image(other));
+        if is_other && !(users.contains_key("ImageId") && users.contains_key("InstanceType")) {
+            let message = format!("the instances of cluster `{id}` are for {other}");
+            return Err(Failure::usage(message).hint(format!(
+                "pass `--arch {other}`; to change them, set the parameters `ImageId` and `InstanceType`"
+            )));
+        }
+        Ok(())
+    }
+
+    fn parameters(
+        &self,
+        before: Option<&Stack>,
+        bucket: &Bucket,
+        agent: &Artifact,
+    ) -> BTreeMap<String, String> {
+        self.values(before, &bucket.name, bucket.key(agent))
+    }
+}
+
+impl Launch<'_> {
+    /// Omitted options keep the values of the stack, as a smaller volume or another edition would endanger the nodes' data.
+    fn values(
+        &self,
+        before: Option<&Stack>,
+        bucket: &str,
+        key: String,
+    ) -> BTreeMap<String, String> {
+        let Self { args, api, defaults, .. } = self;
+        let is_arm64 = args.agent.arch == Arch::Arm64;
+        let for_arch = ARM64_DEFAULTS.into_iter().filter(|_| is_arm64);
+        let output = |name: &str| api.outputs.get(name).cloned();
+        let set = [
+            ("ApiEndpoint", self.endpoint.to_owned()),
+            ("ApiAuthorizationType", api.auth().authorization_type().to_owned()),
+            ("ApiId", output("ApiId").unwrap_or_else(|| "*".to_owned())),
+            ("AgentKmsKeyArn", api.parameters.get("KmsKeyArn").cloned().unwrap_or_default()),
+            ("ClusterId", args.cluster_id.clone()),
+            ("AgentBucket", bucket.to_owned()),
+            ("AgentKey", key),
+            ("VpcId", args.vpc.clone()),
+            ("SubnetIds", args.subnets.join(",")),
+        ];
+        let nodes = args.nodes.map(|nodes| ("NodeCount", nodes.to_string()));
+        let before = before.map(|stack| stack.parameters.clone()).unwrap_or_default();
+        defaults
+            .clone()
+            .into_iter()
+            .chain(for_arch.map(|(name, value)| (name.to_owned(), value.to_owned())))
+            .chain(before.into_iter().filter(|(name, value)| {
+                // An ID is not the value of an SSM parameter's name.
+                defaults.contains_key(name) && !value.starts_with("ami-")
+            }))
+            .chain(map(&args.parameters))
+            .chain(set.into_iter().chain(nodes).map(|(name, value)| (name.to_owned(), value)))
+            .collect()
+    }
 }
 
 /// The members in the API's table; none if these credentials may not read it.
@@ -294,20 +364,32 @@ mod tests {
         }
     }
 
+    fn launch<'a>(args: &'a LaunchArgs, api: &'a Stack) -> Launch<'a> {
+        Launch {
+            args,
+            stack_name: "couchbase-my",
+            api,
+            endpoint: "https://api",
+            has_members: false,
+            defaults: template::defaults(CLUSTER_TEMPLATE).unwrap(),
+        }
+    }
+
+    fn values(options: &[&str], api: &Stack, before: Option<&Stack>) -> BTreeMap<String, String> {
+        launch(&args(options), api).values(before, "bucket", "key".to_owned())
+    }
+
     #[test]
     fn every_parameter_has_a_value() {
         let mut api = stack("CREATE_COMPLETE", "t");
-        let parameters = |args: &LaunchArgs, api: &Stack| {
-            let defaults = template::defaults(CLUSTER_TEMPLATE).unwrap();
-            parameters(args, api, "https://api", ("bucket", "key".to_owned()), defaults)
-        };
-        let default = parameters(&args(&[]), &api);
+        let default = values(&[], &api, None);
         for (name, value) in [
             ("SubnetIds", "subnet-1,subnet-2"),
             ("NodeCount", "3"),
             ("ApiId", "*"),
             ("ApiAuthorizationType", "NONE"),
             ("AgentKey", "key"),
+            ("AgentKmsKeyArn", ""),
             ("InstanceType", "m6i.xlarge"),
         ] {
             assert_eq!(default[name], value, "{name}");
@@ -316,21 +398,74 @@ mod tests {
         assert_eq!(HAS_OPTION.iter().find(without_value), None);
 
         api.parameters.insert("AuthorizationType".to_owned(), "AWS_IAM".to_owned());
+        api.parameters.insert("KmsKeyArn".to_owned(), "arn:k".to_owned());
         api.outputs.insert("ApiId".to_owned(), "abc".to_owned());
-        let other = args(&["--arch=arm64", "--nodes=5", "--parameter=Services=data"]);
-        let other = parameters(&other, &api);
+        let other = values(&["--arch=arm64", "--nodes=5", "--parameter=Services=data"], &api, None);
         for (name, value) in [
             ("NodeCount", "5"),
             ("Services", "data"),
             ("ApiId", "abc"),
+            ("AgentKmsKeyArn", "arn:k"),
             ("ApiAuthorizationType", "AWS_IAM"),
             ("InstanceType", "m7g.xlarge"),
         ] {
             assert_eq!(other[name], value, "{name}");
         }
         assert!(other["ImageId"].ends_with("arm64"));
-        let chosen = args(&["--arch=arm64", "--parameter=InstanceType=r7g.large"]);
-        assert_eq!(parameters(&chosen, &api)["InstanceType"], "r7g.large");
+        let chosen = values(&["--arch=arm64", "--parameter=InstanceType=r7g.large"], &api, None);
+        assert_eq!(chosen["InstanceType"], "r7g.large");
+    }
+
+    #[test]
+    fn omitted_options_keep_the_values_of_the_stack() {
+        let api = stack("CREATE_COMPLETE", "t");
+        let mut before = stack("UPDATE_COMPLETE", "t");
+        before.parameters = values(
+            &["--nodes=5", "--parameter=DataVolumeSize=1000", "--parameter=Edition=community"],
+            &api,
+            None,
+        );
+        before.parameters.insert("Former".to_owned(), "x".to_owned());
+        let after = values(&["--parameter=Services=data"], &api, Some(&before));
+        for (name, value) in [
+            ("NodeCount", "5"),
+            ("DataVolumeSize", "1000"),
+            ("Edition", "community"),
+            ("Services", "data"),
+        ] {
+            assert_eq!(after[name], value, "{name}");
+        }
+        assert!(!after.contains_key("Former"));
+        assert_eq!(values(&["--nodes=3"], &api, Some(&before))["NodeCount"], "3");
+    }
+
+    #[test]
+    fn only_the_clusters_own_stack_is_changed() {
+        let api = stack("CREATE_COMPLETE", "t");
+        let mut own = stack("CREATE_COMPLETE", "t");
+        own.parameters = values(&[], &api, None);
+        let mut other = own.clone();
+        other.parameters.insert("ClusterId".to_owned(), "other".to_owned());
+        let arm64 = "--arch=arm64";
+        let types = ["--parameter=ImageId=/i", "--parameter=InstanceType=t"];
+        for (options, before, has_members, expected) in [
+            (&[][..], None, false, Ok(())),
+            (&[], None, true, Err(Exit::NeedsDecision)),
+            (&[], Some(&own), true, Ok(())),
+            (&[], Some(&other), false, Err(Exit::NeedsDecision)),
+            (&[], Some(&api), false, Err(Exit::NeedsDecision)),
+            (&[arm64], Some(&own), false, Err(Exit::Usage)),
+            (&[arm64, types[0]], Some(&own), false, Err(Exit::Usage)),
+            (&[arm64, types[0], types[1]], Some(&own), false, Ok(())),
+        ] {
+            let args = args(options);
+            let launch = Launch { has_members, ..launch(&args, &api) };
+            assert_eq!(
+                launch.check(before).map_err(|failure| failure.exit),
+                expected,
+                "{options:?}"
+            );
+        }
     }
 
     #[test]

@@ -8,22 +8,36 @@ use super::{
 };
 use crate::{
     aws::s3::Bucket,
+    failure::Failure,
     package::{ArtifactSource, artifact::Artifact},
     signals::Signals,
-    stack::{DesiredStack, Stack},
+    stack::{DesiredStack, Stack, StackAction},
     template::CLUSTER_TEMPLATE,
 };
 
+/// The stack of a Couchbase cluster.
+pub trait Cluster {
+    /// Refuses to deploy over this stack, or to create one.
+    fn check(&self, before: Option<&Stack>) -> Result<(), Failure>;
+
+    /// A value for every parameter of the template.
+    fn parameters(
+        &self,
+        before: Option<&Stack>,
+        bucket: &Bucket,
+        agent: &Artifact,
+    ) -> BTreeMap<String, String>;
+}
+
 impl<'a> Deployment<'a> {
-    /// Deploys the stack of a Couchbase cluster, whose parameters depend on the stored agent. Returns the stack, and whether anything
-    /// had to be changed.
+    /// Deploys the stack of a Couchbase cluster. Returns the stack, and whether anything had to be changed.
     pub async fn launch(
         self,
         agent: ArtifactSource,
-        parameters: impl Fn(&Bucket, &Artifact) -> BTreeMap<String, String>,
+        cluster: &impl Cluster,
         signals: &mut Signals,
     ) -> anyhow::Result<(Stack, bool)> {
-        let begin = self.begin_launch(agent, parameters);
+        let begin = self.begin_launch(agent, cluster);
         let mut preparation = signals.or_stopped(begin).await?;
         let unchanged = self.apply(&mut preparation, signals).await?.unchanged;
         let changed = unchanged.is_none();
@@ -40,7 +54,7 @@ impl<'a> Deployment<'a> {
     async fn begin_launch(
         self,
         agent: ArtifactSource,
-        parameters: impl Fn(&Bucket, &Artifact) -> BTreeMap<String, String>,
+        cluster: &impl Cluster,
     ) -> anyhow::Result<Preparation<'a>> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;
@@ -48,6 +62,8 @@ impl<'a> Deployment<'a> {
             Bucket::find(aws, target.bucket.as_deref(), name),
             StackSurvey::read(aws, name),
         )?;
+        let before = survey.stack.as_ref().filter(|_| survey.action != StackAction::Replace);
+        cluster.check(before)?;
         let mut consents = Consents::default();
         self.ask(&survey, None, &mut consents).await?;
         let (bucket_created, artifact) =
@@ -56,7 +72,7 @@ impl<'a> Deployment<'a> {
         let desired = DesiredStack {
             name: name.clone(),
             template: CLUSTER_TEMPLATE,
-            parameters: parameters(&bucket, &artifact),
+            parameters: cluster.parameters(before, &bucket, &artifact),
             tags: target.tags(),
             notification_arns: Vec::new(),
             role_arn: target.stack.role_arn.clone(),

@@ -15,6 +15,7 @@ mod watch;
 use std::time::Duration;
 
 pub use follow::Follower;
+pub use launch::Cluster;
 pub use phases::{build, create_draft, discard_after};
 pub use removal::Removal;
 pub use survey::{StackSurvey, Survey};

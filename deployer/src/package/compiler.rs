@@ -64,10 +64,10 @@ impl Arch {
 impl Compiler {
     /// Finds the sources and the tools.
     pub async fn find(program: Program, args: &BuildArgs) -> anyhow::Result<Self> {
-        let source = source::find(args.source.as_deref())?;
+        let source = source::find(program, args.source.as_deref())?;
         let arch = args.arch;
-        let toolchain = Toolchain::detect(arch, &source).await?;
-        let builder = choose(args.builder, arch, &toolchain)?;
+        let toolchain = Toolchain::detect(program, arch, &source).await?;
+        let builder = choose(program, args.builder, arch, &toolchain)?;
         Ok(Self { program, source, profile: args.cargo_profile.clone(), arch, builder })
     }
 
@@ -89,7 +89,9 @@ impl Compiler {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| Failure::new(format!("cannot run cargo ({error})")).hint(NO_RUST))?;
+            .map_err(|error| {
+                Failure::new(format!("cannot run cargo ({error})")).hint(no_rust(self.program))
+            })?;
         let stdout = cargo.stdout.take().context("cargo has no stdout")?;
         let stderr = cargo.stderr.take().context("cargo has no stderr")?;
         let (executable, log) = tokio::join!(
@@ -191,7 +193,9 @@ fn cargo_home() -> Option<PathBuf> {
 /// The prefixes of the variables by which cargo describes its package to a program.
 const PACKAGE_VARIABLES: [&str; 3] = ["CARGO_MANIFEST_", "CARGO_PKG_", "OUT_DIR"];
 
-const NO_RUST: &str = "install Rust (https://rustup.rs), or bring a zip with `--function-zip FILE`";
+fn no_rust(program: Program) -> String {
+    format!("install Rust (https://rustup.rs), or {}", program.alternative())
+}
 
 /// The command as a user would type it.
 fn describe(command: &Command) -> String {
@@ -241,7 +245,7 @@ async fn show_progress(stderr: impl AsyncRead + Unpin, step: &mut Step) -> Vec<S
 }
 
 impl Toolchain {
-    async fn detect(arch: Arch, source: &Path) -> anyhow::Result<Self> {
+    async fn detect(program: Program, arch: Arch, source: &Path) -> anyhow::Result<Self> {
         let rustc = environment::variable_os("RUSTC").unwrap_or_else(|| "rustc".into());
         // In the sources' directory, for which rustup may choose another toolchain.
         let output = async |program: &OsStr, args: &[&str]| {
@@ -266,7 +270,8 @@ impl Toolchain {
         );
         let version = version.ok_or_else(|| {
             let rustc = rustc.display();
-            Failure::new(format!("there is no Rust compiler (`{rustc} -vV` fails)")).hint(NO_RUST)
+            Failure::new(format!("there is no Rust compiler (`{rustc} -vV` fails)"))
+                .hint(no_rust(program))
         })?;
         let host = version.lines().find_map(|line| line.strip_prefix("host: "));
         Ok(Self {
@@ -278,12 +283,18 @@ impl Toolchain {
     }
 }
 
-fn choose(choice: BuilderChoice, arch: Arch, tools: &Toolchain) -> Result<Builder, Failure> {
+fn choose(
+    program: Program,
+    choice: BuilderChoice,
+    arch: Arch,
+    tools: &Toolchain,
+) -> Result<Builder, Failure> {
     const INSTALL: &str = "`pip install cargo-zigbuild ziglang` installs it";
     let (target, host) = (arch.target(), &tools.host);
     if !tools.has_target {
         let hint = format!(
-            "run `rustup target add {target}`, or without rustup, install it as Rust was installed; or pass a zip with `--function-zip FILE`"
+            "run `rustup target add {target}`, or without rustup, install it as Rust was installed; or {}",
+            program.alternative()
         );
         return Err(Failure::new(format!("Rust's target `{target}` is not installed")).hint(hint));
     }
@@ -293,7 +304,7 @@ fn choose(choice: BuilderChoice, arch: Arch, tools: &Toolchain) -> Result<Builde
         }
         BuilderChoice::Auto | BuilderChoice::Cargo if host == target => Ok(Builder::Cargo),
         BuilderChoice::Cargo => {
-            let message = format!("`cargo build` builds for {host}, and Lambda needs `{target}`");
+            let message = format!("`cargo build` builds for {host}, but AWS needs `{target}`");
             Err(Failure::new(message).hint(format!("build with `--builder zigbuild`; {INSTALL}")))
         }
         _ if tools.has_zigbuild => {
@@ -304,8 +315,7 @@ fn choose(choice: BuilderChoice, arch: Arch, tools: &Toolchain) -> Result<Builde
             let message = format!(
                 "building for `{target}` on {host} needs `cargo-zigbuild`, which is not installed"
             );
-            Err(Failure::new(message)
-                .hint(format!("{INSTALL}; or pass a zip with `--function-zip FILE`")))
+            Err(Failure::new(message).hint(format!("{INSTALL}; or {}", program.alternative())))
         }
     }
 }
@@ -344,7 +354,7 @@ mod tests {
             (Cargo, Arch::X86_64, "zigbuild ziglang", Ok(Builder::Cargo)),
             (Cargo, Arch::Arm64, "zigbuild ziglang", Err("`cargo build` builds for")),
         ] {
-            let chosen = choose(choice, arch, &toolchain(tools));
+            let chosen = choose(Program::Function, choice, arch, &toolchain(tools));
             match (&chosen, expected) {
                 (Ok(builder), Ok(expected)) => {
                     assert_eq!(*builder, expected, "{choice:?} {arch:?} {tools:?}");

@@ -64,11 +64,21 @@ impl Program {
         }
     }
 
+    /// What to do without the sources or the tools to build it.
+    pub fn alternative(self) -> &'static str {
+        match self {
+            Self::Function => "pass a zip with `--function-zip FILE`",
+            Self::Agent => "pass an archive to `launch` with `--agent FILE`",
+        }
+    }
+
     /// How to get an artifact.
     fn hint(self) -> &'static str {
         match self {
             Self::Function => "`cbbootstrap package --out FILE` builds a valid one",
-            Self::Agent => "leave out `--agent` to build one from source",
+            Self::Agent => {
+                "`cbbootstrap package --agent` writes a valid one; or omit `--agent` to build it from source"
+            }
         }
     }
 }

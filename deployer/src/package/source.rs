@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Program;
 use crate::failure::Failure;
 
 /// The given workspace, or the nearest one above the current directory or this program.
-pub fn find(directory: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub fn find(program: Program, directory: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(directory) = directory {
         if is_workspace(directory) {
             return Ok(directory.to_owned());
@@ -22,9 +23,10 @@ pub fn find(directory: Option<&Path>) -> anyhow::Result<PathBuf> {
         .flat_map(|start| start.ancestors())
         .find(|directory| is_workspace(directory));
     nearest.map(Path::to_owned).ok_or_else(|| {
-        Failure::new("cannot find cbbootstrap's sources to build the function from")
-            .hint("run it inside a clone, name one with `--source DIR`, or bring a zip with `--function-zip FILE`")
-            .into()
+        let message =
+            format!("cannot find cbbootstrap's sources to build the {} from", program.name());
+        let hint = "run the command inside a clone, name one with `--source DIR`, or";
+        Failure::new(message).hint(format!("{hint} {}", program.alternative())).into()
     })
 }
 
@@ -41,10 +43,10 @@ mod tests {
     #[test]
     fn sources_are_found_or_refused() {
         let above = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        assert_eq!(find(Some(above)).unwrap(), above);
+        assert_eq!(find(Program::Function, Some(above)).unwrap(), above);
 
         let empty = tempfile::tempdir().unwrap();
-        let error = find(Some(empty.path())).unwrap_err().to_string();
+        let error = find(Program::Function, Some(empty.path())).unwrap_err().to_string();
         assert!(error.contains("does not hold cbbootstrap's sources"), "{error}");
     }
 }

@@ -49,8 +49,8 @@ fn each_command_gets_only_the_permissions_it_needs() {
         ("dynamodb:CreateTable", &[Deploy, All]),
         ("dynamodb:DeleteTable", &[All]),
         ("dynamodb:Scan", &[All, Clusters]),
-        ("dynamodb:UpdateItem", &[All, Clusters]),
-        ("s3:DeleteBucket", &[All]),
+        ("dynamodb:UpdateItem", &[All, Clusters, Launch]),
+        ("s3:DeleteBucket", &[All, Launch]),
         ("s3:PutObject", &[Deploy, All, Launch]),
         ("s3:GetObject", &[Deploy, All, CloudFormation, Launch]),
         ("lambda:CreateFunction", &[Deploy, All, CloudFormation]),
@@ -265,8 +265,10 @@ fn every_row_is_used_and_explained() {
     let role_arn = Some("arn:aws:iam::123456789012:role/cfn".to_owned());
     let with_role = Scope { role_arn, ..scope() };
     let is_about_role = |resources: &Vec<String>| resources[0].ends_with("role/cfn");
-    let only_with_role =
-        with_role.select(PolicyFor::All).filter(|(_, resources)| is_about_role(resources));
+    let only_with_role = [PolicyFor::All, PolicyFor::Launch]
+        .into_iter()
+        .flat_map(|policy_for| with_role.select(policy_for))
+        .filter(|(_, resources)| is_about_role(resources));
     let with_all = Scope {
         kms_key: Some("key".to_owned()),
         domain: Some("a.example".to_owned()),

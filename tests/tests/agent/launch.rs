@@ -56,7 +56,10 @@ const STAND_INS: [(&str, &str); 9] = [
     ("sysctl", ""),
     ("systemd-tmpfiles", ""),
     ("journalctl", "cat \"$HOME/agent-log\""),
-    ("aws", "case \"$*\" in *signal-resource*) exit 0 ;; esac\nexec \"$AWS_CLI\" \"$@\""),
+    (
+        "aws",
+        "case \"$*\" in *signal-resource*) exit 0 ;; esac\nunset AWS_ENDPOINT_URL_AUTO_SCALING\nexec \"$AWS_CLI\" \"$@\"",
+    ),
 ];
 
 /// systemd for the agent's unit: it starts the command with the unit's environment and credentials, and knows `Type=notify`.
@@ -194,7 +197,7 @@ impl Launched {
         user.deploy(artifact::small_zip(), &[]).ended_with(0);
         let status = user.run(&["status", "--output", "json"]).document();
         let archive = user.home.path().join("agent.tar.gz");
-        artifact::small_agent(&archive, 0);
+        artifact::small_agent(&archive);
         let archive = archive.display().to_string();
         let launch = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1", "--agent", &archive];
         let options = ["--parameter", "Buckets=app:256:1", "--parameter", "Services=data"];

@@ -23,17 +23,17 @@ impl Scene {
     }
 
     /// An archive of the agent in the user's directory.
-    fn agent(&self, number: u8) -> String {
-        let path = self.user.home.path().join(format!("agent-{number}.tar.gz"));
+    fn agent(&self) -> String {
+        let path = self.user.home.path().join("agent.tar.gz");
         if !path.exists() {
-            artifact::small_agent(&path, number);
+            artifact::small_agent(&path);
         }
         path.display().to_string()
     }
 
     fn launch(&self, options: &[&str]) -> Ended {
-        let agent = self.agent(0);
         let cluster = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1,subnet-2"];
+        let agent = self.agent();
         let defaults = ["--agent", &agent, "--output", "json"];
         self.user.run(&[&cluster, &defaults[..], options].concat())
     }
@@ -48,6 +48,14 @@ impl Scene {
             "{p['ParameterKey']: p['ParameterValue'] for p in \
              client('cloudformation').describe_stacks(StackName='couchbase-c1')['Stacks'][0]['Parameters']}",
         )
+    }
+
+    /// How many versions the launch template has.
+    fn versions(&self) -> u64 {
+        let newest = self.aws.boto(
+            "client('ec2').describe_launch_templates()['LaunchTemplates'][0]['LatestVersionNumber']",
+        );
+        newest.as_u64().unwrap()
     }
 
     fn group(&self) -> Value {
@@ -103,12 +111,19 @@ fn a_cluster_is_launched_changed_and_destroyed() {
     let endpoint = endpoint.as_str().unwrap();
     http::claim(endpoint, "c1", "10.0.0.1").unwrap();
     // MiniStack reports every change of a group as its replacement, which needs confirmation.
-    let larger = ["--nodes", "5", "--parameter", "Buckets=app:256:1"];
+    let larger = ["--nodes", "5"];
     scene.launch(&larger).failed(2, "replaces `Nodes` and with it the nodes and their data");
     let larger = scene.launch(&[&larger[..], &["--yes"]].concat()).document();
     assert_eq!(larger["changed"], json!(true));
     assert_eq!(scene.group(), json!([["couchbase-c1", 5]]));
+    assert_eq!(scene.versions(), 1, "a new version would replace all instances");
+    let changed = scene.launch(&["--parameter", "Buckets=app:256:1", "--yes"]).document();
+    assert_eq!(changed["changed"], json!(true));
     assert_eq!(scene.parameters()["Buckets"], "app:256:1");
+    assert_eq!((scene.group(), scene.versions()), (json!([["couchbase-c1", 5]]), 2));
+
+    let other = scene.launch(&["--cluster-stack", "cbbootstrap"]);
+    other.failed(5, "stack `cbbootstrap` is not that of cluster `c1`");
 
     let listed = scene.user.run(&["list", "--output", "json"]).document();
     let names = listed["stacks"].as_array().unwrap().iter().map(|stack| &stack["stack_name"]);
@@ -135,7 +150,7 @@ fn wrong_launches_change_nothing() {
         (&["--agent", artifact::small_zip()], 1, "not an archive of the agent"),
         (&["--arch", "arm64"], 1, "built for x86_64"),
     ] {
-        let agent = scene.agent(0);
+        let agent = scene.agent();
         let mut args = vec!["launch", "c1"];
         for (option, value) in
             [("--vpc", "vpc-1"), ("--subnet", "subnet-1"), ("--agent", agent.as_str())]

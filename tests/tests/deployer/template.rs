@@ -31,6 +31,25 @@ fn cfn_lint_accepts_the_templates() {
     assert_eq!(names, ["couchbase-cluster.yaml", "github-oidc-role.yaml", "stack.yaml"]);
 }
 
+/// Neither cfn-lint nor MiniStack checks them as EC2 does.
+#[test]
+fn descriptions_of_security_groups_have_allowed_characters() {
+    let allowed = pattern(r"^[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{1,255}$");
+    let file = programs::workspace().join("templates/couchbase-cluster.yaml");
+    let text = fs::read_to_string(file).unwrap();
+    let begin = text.find("\nResources:").unwrap();
+    let descriptions =
+        pattern(r"(?:\bDescription|GroupDescription): (?:!Sub )?([^\n]*?)(?:, IpProtocol|\n)");
+    let groups = &text[begin..text.find("\n  Role:").unwrap()];
+    let groups = &groups[groups.find("  NodeGroup:").unwrap()..];
+    let found: Vec<_> =
+        descriptions.captures_iter(groups).map(|found| found[1].to_owned()).collect();
+    assert!(found.len() > 15, "{found:?}");
+    for description in found {
+        assert!(allowed.is_match(&description), "{description}");
+    }
+}
+
 fn workflow() -> Value {
     let file = programs::workspace().join("templates/github-actions.yml");
     serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap()

@@ -44,7 +44,7 @@ const DEPLOYER: [&[&str]; 11] = [
 ];
 
 /// And of the agent: an API is not named.
-const AGENT: [&[&str]; 4] = [&["up"], &["discover"], &["leave"], &["status"]];
+const AGENT: [&[&str]; 5] = [&["up"], &["run"], &["discover"], &["leave"], &["status"]];
 
 const CONFIG: &str = "\
 default_environment: dev
@@ -74,7 +74,9 @@ fn values(variable: &str) -> (&'static str, Option<&'static str>) {
         "CBBOOTSTRAP_SERVER" => ("ftp://127.0.0.1", None),
         "CBBOOTSTRAP_NODE" => ("10.0.0.1", Some("couchbase-0")),
         "CB_REST_USERNAME" => ("admin", None),
-        "CBBOOTSTRAP_INSECURE" | "CBBOOTSTRAP_ADOPT" => ("yes", Some("perhaps")),
+        "CBBOOTSTRAP_INSECURE" | "CBBOOTSTRAP_ADOPT" | "CBBOOTSTRAP_REPLACE" => {
+            ("yes", Some("perhaps"))
+        }
         "CBBOOTSTRAP_TIMEOUT" => ("1s", Some("soon")),
         "CBBOOTSTRAP_INTERVAL" | "CBBOOTSTRAP_SETTLE" => ("1s", Some("-1s")),
         "CBBOOTSTRAP_SERVICES" => ("data,index", Some("data,bogus")),
@@ -83,6 +85,10 @@ fn values(variable: &str) -> (&'static str, Option<&'static str>) {
         "CBBOOTSTRAP_SERVER_GROUP" => ("zone a", None),
         "CBBOOTSTRAP_ALTERNATE_ADDRESS" => ("203.0.113.1", Some("http://a")),
         "CBBOOTSTRAP_CLUSTER_NAME" => ("My cluster", None),
+        "CBBOOTSTRAP_NODES" => ("3", Some("0")),
+        "CBBOOTSTRAP_RECOVER" => ("never", Some("soon")),
+        "CBBOOTSTRAP_LIFECYCLE_HOOK" => ("leave", None),
+        "CBBOOTSTRAP_METRICS_PORT" => ("9999", Some("a")),
         "CBBOOTSTRAP_LEASE" => ("10m", Some("1s")),
         _ => panic!("there is no value for `{variable}`: add one"),
     }
@@ -198,7 +204,7 @@ fn variables_of_the_deployer_are_cleaned() {
 #[test]
 fn variables_of_the_agent_are_cleaned() {
     let program = Program::agent();
-    assert_eq!(program.check_all(&AGENT).len(), 23);
+    assert_eq!(program.check_all(&AGENT).len(), 28);
 }
 
 #[test]
@@ -229,6 +235,7 @@ fn variables_of_a_node_take_effect() {
         ("CBBOOTSTRAP_SERVER_GROUP", "zone a".to_owned()),
         ("CBBOOTSTRAP_ALTERNATE_ADDRESS", "203.0.113.1".to_owned()),
         ("CBBOOTSTRAP_CLUSTER_NAME", "My cluster".to_owned()),
+        ("CBBOOTSTRAP_NODES", "1".to_owned()),
         ("CBBOOTSTRAP_MEMORY_QUOTA", "300".to_owned()),
         ("CB_REST_USERNAME", LOGIN.0.to_owned()),
     ];
