@@ -179,6 +179,17 @@ impl<'a> Preparation<'a> {
             return Ok(Next::Nothing(stack));
         };
         step.expect(changes.len());
+        match before {
+            Some(before) => {
+                for line in stack::update_lines(before, &self.desired, &changes) {
+                    step.line(line);
+                }
+            }
+            None if self.desired.is_public_api() => step.line(
+                "the API is public: anyone who knows its URL can call it (`--auth iam` and `--require-secret` restrict that)",
+            ),
+            None => (),
+        }
         let losses = stack::losses(&changes);
         if !losses.is_empty() {
             confirm(&Risk::Losses(losses).question(&self.desired.name), yes, printer).await?;

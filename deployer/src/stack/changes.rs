@@ -7,6 +7,8 @@ use std::{
 
 use serde::Serialize;
 
+use super::{DesiredStack, Stack};
+
 /// Types of resources whose deletion loses data, and which data.
 const STATEFUL: &[(&str, &str)] = &[
     ("AWS::ApiGatewayV2::Api", "the endpoint that nodes call"),
@@ -116,6 +118,23 @@ fn write_change(
     }
 }
 
+/// The parameters that name an artifact by its hash. The resources that use it show the change.
+const ARTIFACTS: [&str; 2] = ["ArtifactKey", "AgentKey"];
+
+/// What an update of the stack changes, a line for each resource, parameter and tag.
+pub fn update_lines(before: &Stack, desired: &DesiredStack, changes: &[Change]) -> Vec<String> {
+    let resources = changes.iter().map(|change| change.to_string().replace('\n', "\n  "));
+    let values = [
+        ("parameter", value_changes(&before.parameters, &desired.parameters)),
+        ("tag", value_changes(&before.tags, &desired.all_tags())),
+    ];
+    let values = values.into_iter().flat_map(|(kind, changes)| {
+        let changes = changes.into_iter().filter(|change| !ARTIFACTS.contains(&&*change.name));
+        changes.map(move |change| format!("~ {kind} {change}"))
+    });
+    resources.chain(values).collect()
+}
+
 pub fn value_changes(
     before: &BTreeMap<String, String>,
     after: &BTreeMap<String, String>,
@@ -212,6 +231,27 @@ mod tests {
         assert_eq!(function.to_string(), "~ R (AWS::Lambda::Function): Tags");
         assert_eq!(change("Remove", "K", None).to_string(), "- R (K)");
         assert_eq!(change("Modify", "K", Some("True")).to_string(), "~ R (K), replaced");
+    }
+
+    #[test]
+    fn an_update_is_shown_by_resource_parameter_and_tag() {
+        let text = |text: &str| text.to_owned();
+        let mut before = crate::stack::tests::stack("CREATE_COMPLETE", "t");
+        before.parameters.insert(text("MemorySize"), text("512"));
+        before.tags = [(text("created-by"), text("cbbootstrap")), (text("team"), text("a"))].into();
+        let desired = DesiredStack {
+            parameters: [(text("TableName"), text("t")), (text("MemorySize"), text("256"))].into(),
+            ..DesiredStack::default()
+        };
+        let changes = [change("Modify", "AWS::Lambda::Function", Some("False"))];
+        assert_eq!(
+            update_lines(&before, &desired, &changes),
+            [
+                "~ R (AWS::Lambda::Function)",
+                "~ parameter MemorySize: 512 → 256",
+                "~ tag team: a → none",
+            ]
+        );
     }
 
     #[test]

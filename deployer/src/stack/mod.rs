@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use StackStatus as S;
 pub use aws_sdk_cloudformation::types::StackStatus;
 
-pub use changes::{Change, Detail, ValueChange, losses, value_changes};
+pub use changes::{Change, Detail, ValueChange, losses, update_lines, value_changes};
 pub use decision::{
     Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
     lost_domain, next_action, risks, verdict,
@@ -82,6 +82,14 @@ pub struct DesiredStack {
 }
 
 impl DesiredStack {
+    /// Whether it is an API that anybody may call.
+    pub fn is_public_api(&self) -> bool {
+        let is = |name: &str, value: &str| {
+            self.parameters.get(name).is_some_and(|current| current == value)
+        };
+        is("AuthorizationType", Auth::None.authorization_type()) && is("RequireSecret", "false")
+    }
+
     pub fn all_tags(&self) -> BTreeMap<String, String> {
         let (key, value) = OWNER_TAG;
         self.tags.clone().into_iter().chain([(key.to_owned(), value.to_owned())]).collect()

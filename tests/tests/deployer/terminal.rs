@@ -130,6 +130,9 @@ fn deploy_shows_each_resource_on_its_line() {
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+      stack    ~ Function (AWS::Lambda::Function): Properties.Code
+      stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri
+      stack    ~ Route (AWS::ApiGatewayV2::Route), perhaps replaced: Properties.Target
     * stack    [======>             ] 1/3 UPDATE_IN_PROGRESS <elapsed>
       ✓ Role AWS::IAM::Role UPDATE_COMPLETE <n> s
       … Function AWS::Lambda::Function UPDATE_IN_PROGRESS <elapsed>
@@ -140,6 +143,9 @@ fn deploy_shows_each_resource_on_its_line() {
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+      stack    ~ Function (AWS::Lambda::Function): Properties.Code
+      stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri
+      stack    ~ Route (AWS::ApiGatewayV2::Route), perhaps replaced: Properties.Target
         ✓ Role AWS::IAM::Role UPDATE_COMPLETE <n> s
         ✓ Function AWS::Lambda::Function UPDATE_COMPLETE <n> s
       stack    updated (<n> s)
@@ -170,12 +176,15 @@ fn deploy_explains_a_failed_update() {
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+      stack    ~ Function (AWS::Lambda::Function): Properties.Code
+      stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri
+      stack    ~ Route (AWS::ApiGatewayV2::Route), perhaps replaced: Properties.Target
       stack    cbbootstrap UPDATE_ROLLBACK_IN_PROGRESS: The following resource(s) failed to update: [Function].
       stack    cbbootstrap UPDATE_ROLLBACK_COMPLETE
         ✓ Role AWS::IAM::Role UPDATE_COMPLETE <n> s
         ✗ Function AWS::Lambda::Function UPDATE_FAILED <n> s: Error occurred while GetObject. S3 Error Code: NoSuchKey. S3 Error Message: The specified key does not exist.
     error: stack `cbbootstrap` ended in UPDATE_ROLLBACK_COMPLETE: Function UPDATE_FAILED: Error occurred while GetObject. S3 Error Code: NoSuchKey. S3 Error Message: The specified key does not exist. (AWS::Lambda::Function)
-    hint: the function's zip is not in its bucket: deploy again to upload it (the stack is as it was before)
+    hint: the artifact is not in its bucket: deploy again to upload it (the stack is as it was before)
     ");
 }
 
@@ -215,6 +224,9 @@ fn ctrl_c_cancels_the_update() {
       table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
+      stack    ~ Function (AWS::Lambda::Function): Properties.Code
+      stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri
+      stack    ~ Route (AWS::ApiGatewayV2::Route), perhaps replaced: Properties.Target
     * stack    [                    ] 0/3 UPDATE_IN_PROGRESS <elapsed>
       stack    Ctrl-C: cancelling the update; press Ctrl-C again to leave it to CloudFormation
       stack    cbbootstrap UPDATE_ROLLBACK_IN_PROGRESS: User Initiated
