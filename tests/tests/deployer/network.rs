@@ -19,6 +19,8 @@ use cbbootstrap_tests::{
 };
 use serde_json::Value;
 
+use crate::sign_in::{LOGIN_PROFILE, log_in, with_files};
+
 const STATUS: [&str; 3] = ["status", "--output", "json"];
 
 /// The user of AWS itself, which only a proxy leads to.
@@ -39,6 +41,12 @@ fn a_deployment_goes_through_a_proxy_that_inspects_tls() {
     let proxy = ForwardProxy::before(&aws.url, Some("a user:p@ss"));
     let url = proxy.url.replace("http://", "http://a%20user:p%40ss@");
     let user = with_file(of_aws(&aws), "AWS_CA_BUNDLE", &proxy.authority());
+    // Signed in by `aws login`.
+    let user = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"]
+        .into_iter()
+        .fold(user, User::without);
+    let user = with_files(user, LOGIN_PROFILE, "");
+    log_in(&user, &aws);
     let user = user.with("HTTPS_PROXY", url).with("NO_PROXY", "example.com, 10.0.0.0/8");
     let deployed = user.deploy_and_smoke(artifact::zip(), &["--yes"]);
     assert_eq!(deployed.document()["smoke"]["passed"], Value::Bool(true), "{deployed}");
@@ -46,7 +54,8 @@ fn a_deployment_goes_through_a_proxy_that_inspects_tls() {
     for host in [
         "sts.us-east-1.amazonaws.com:443",
         "cloudformation.us-east-1.amazonaws.com:443",
-        "dynamodb.us-east-1.amazonaws.com:443",
+        // The session names the account.
+        "000000000000.ddb.us-east-1.amazonaws.com:443",
     ] {
         assert!(targets.iter().any(|target| target == host), "{host}: {targets:?}");
     }

@@ -29,7 +29,7 @@ fn unsigned(url: &str) -> User {
 }
 
 /// The user with these files in `~/.aws`.
-fn with_files(user: User, config: &str, credentials: &str) -> User {
+pub fn with_files(user: User, config: &str, credentials: &str) -> User {
     let directory = user.home.path().join(".aws");
     fs::create_dir_all(&directory).unwrap();
     write_private(&directory.join("config"), config);
@@ -159,15 +159,13 @@ fn everything_that_is_missing_is_named_at_once() {
     }
 }
 
-#[test]
-fn a_session_of_aws_login_signs_in() {
-    let aws = MiniStack::start();
-    let session = "arn:aws:iam::000000000000:user/me";
-    let config = format!("[default]\nregion = us-east-1\nlogin_session = {session}\n");
-    let user = with_files(unsigned(&aws.url), &config, "");
-    let cache = user.home.path().join(".aws/login/cache");
-    status(&user, &[]).failed(1, "cannot get AWS credentials");
+/// A profile as `aws login` writes it.
+pub const LOGIN_PROFILE: &str =
+    "[default]\nregion = us-east-1\nlogin_session = arn:aws:iam::000000000000:user/me\n";
 
+/// Stores the session's token.
+pub fn log_in(user: &User, aws: &MiniStack) {
+    let cache = user.home.path().join(".aws/login/cache");
     let keys = aws.boto("client('sts').get_session_token()['Credentials']");
     let expires = Timestamp::now() + Duration::from_hours(1);
     let token = json!({
@@ -187,6 +185,14 @@ fn a_session_of_aws_login_signs_in() {
     // The SHA-256 of the session.
     let name = "db1d1f673983ce4d599497d9b7c439466deca81592af118e57558f3cd72d3bf9.json";
     write_private(&cache.join(name), token.to_string());
+}
+
+#[test]
+fn a_session_of_aws_login_signs_in() {
+    let aws = MiniStack::start();
+    let user = with_files(unsigned(&aws.url), LOGIN_PROFILE, "");
+    status(&user, &[]).failed(1, "cannot get AWS credentials");
+    log_in(&user, &aws);
     status(&user, &[]).failed(1, SIGNED_IN);
 }
 
