@@ -182,6 +182,8 @@ fn ambiguous_hook_is_named_by_an_option() {
     drop(resident);
     let _named = agents.stay(&servers[1], &["--lifecycle-hook", HOOK], &instance.variables());
     wait_until("a heartbeat", || !instance.actions().is_empty());
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    servers.rebalance_takes(Duration::from_millis(200));
     servers.end_rebalances();
     wait_until("the hook is completed", || instance.is_complete());
 }
