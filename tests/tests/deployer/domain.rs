@@ -58,7 +58,7 @@ fn wrong_domain_options_are_refused_before_any_call() {
             &[domain[0], domain[1], "--certificate-arn", &elsewhere],
             "the certificate is in eu-west-1, but the API is in us-east-1",
         ),
-        (&["--base-path", "cluster/v1"], "the API's own paths"),
+        (&["--base-path", "cluster/v1"], "the first segment of a base path"),
         (&["--hosted-zone", "/hostedzone/Z1"], "capital letters and digits"),
     ] {
         for command in ["deploy", "plan"] {
