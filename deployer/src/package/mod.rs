@@ -19,7 +19,7 @@ use crate::{printer::Step, values::Arch};
 use artifact::Artifact;
 use compiler::Compiler;
 
-/// What is built for AWS.
+/// A program that runs in AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Function,

@@ -392,7 +392,7 @@ fn claims_of_smoke_tests_are_hidden_and_kept_for_an_hour() {
     assert!(given_up.is_smoke_test());
     assert!(deleted_at(&given_up) <= at(10) + hour);
 
-    // Nobody loses a cluster because of its id.
+    // A cluster that is ready is kept, whatever its ID.
     let ready = Ready { cluster_id: smoke_test(None).cluster_id, ..ready("a", None, Some("u")) };
     let standing = ready.on(Some(claimed)).unwrap();
     assert!(!standing.is_smoke_test());

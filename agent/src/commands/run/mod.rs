@@ -243,7 +243,7 @@ impl<'r> Life<'r> {
         is_healthy: bool,
     ) -> Result<Outcome, Interrupt> {
         let fewest_replicas = match (&self.notice, view) {
-            // What is not known is not safe.
+            // An unknown answer counts as unsafe.
             (Some(Notice::Ending(_)), Some(_)) => {
                 self.up.here.server.fewest_replicas().unwrap_or(Some(0))
             }
