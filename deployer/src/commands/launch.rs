@@ -254,26 +254,27 @@ struct Launch<'a> {
 }
 
 impl Cluster for Launch<'_> {
-    fn check(&self, before: Option<&Stack>) -> Result<(), Failure> {
+    fn check(&self, stack: Option<&Stack>, is_new: bool) -> Result<(), Failure> {
         let (id, name) = (&self.args.cluster_id, self.stack_name);
-        let Some(before) = before else {
-            if !self.has_members {
-                return Ok(());
-            }
-            let message =
-                format!("the API has a record of cluster `{id}`, but there is no stack `{name}`");
-            return Err(Failure::new(message)
-                .hint(format!(
-                    "if its nodes are gone, run `cbbootstrap cluster forget {id}`; otherwise choose another ID"
-                ))
-                .exit(Exit::NeedsDecision));
-        };
-        before.check_ours(name)?;
-        if before.cluster_id() != Some(id) {
+        // A stack whose first change set was not executed has no parameters.
+        let stack = stack.filter(|stack| !stack.parameters.is_empty());
+        if stack.is_some_and(|stack| stack.cluster_id() != Some(id)) {
             return Err(Failure::new(format!("stack `{name}` is not that of cluster `{id}`"))
                 .hint("choose another name with `--cluster-stack`")
                 .exit(Exit::NeedsDecision));
         }
+        if is_new && self.has_members {
+            let message =
+                format!("the API has a record of cluster `{id}`, but stack `{name}` has no nodes");
+            return Err(Failure::new(message)
+                .hint(format!(
+                    "if the cluster's nodes are gone, run `cbbootstrap cluster forget {id}`; otherwise choose another ID"
+                ))
+                .exit(Exit::NeedsDecision));
+        }
+        let Some(before) = stack.filter(|_| !is_new) else {
+            return Ok(());
+        };
         let image = |arch| ARM64_DEFAULTS[0].1.replace("arm64", arch);
         let other = if self.args.agent.arch == Arch::Arm64 { "x86_64" } else { "arm64" };
         let users = map(&self.args.parameters);
@@ -448,23 +449,26 @@ mod tests {
         other.parameters.insert("ClusterId".to_owned(), "other".to_owned());
         let arm64 = "--arch=arm64";
         let types = ["--parameter=ImageId=/i", "--parameter=InstanceType=t"];
-        for (options, before, has_members, expected) in [
-            (&[][..], None, false, Ok(())),
-            (&[], None, true, Err(Exit::NeedsDecision)),
-            (&[], Some(&own), true, Ok(())),
-            (&[], Some(&other), false, Err(Exit::NeedsDecision)),
-            (&[], Some(&api), false, Err(Exit::NeedsDecision)),
-            (&[arm64], Some(&own), false, Err(Exit::Usage)),
-            (&[arm64, types[0]], Some(&own), false, Err(Exit::Usage)),
-            (&[arm64, types[0], types[1]], Some(&own), false, Ok(())),
+        let empty = Stack { parameters: BTreeMap::new(), ..stack("REVIEW_IN_PROGRESS", "t") };
+        for (options, before, is_new, has_members, expected) in [
+            (&[][..], None, true, false, Ok(())),
+            (&[], None, true, true, Err(Exit::NeedsDecision)),
+            (&[], Some(&empty), true, false, Ok(())),
+            (&[], Some(&own), true, false, Ok(())),
+            (&[], Some(&own), true, true, Err(Exit::NeedsDecision)),
+            (&[], Some(&own), false, true, Ok(())),
+            (&[], Some(&other), false, false, Err(Exit::NeedsDecision)),
+            (&[], Some(&other), true, false, Err(Exit::NeedsDecision)),
+            (&[], Some(&api), false, false, Err(Exit::NeedsDecision)),
+            (&[arm64], Some(&own), false, false, Err(Exit::Usage)),
+            (&[arm64], Some(&own), true, false, Ok(())),
+            (&[arm64, types[0]], Some(&own), false, false, Err(Exit::Usage)),
+            (&[arm64, types[0], types[1]], Some(&own), false, false, Ok(())),
         ] {
             let args = args(options);
             let launch = Launch { has_members, ..launch(&args, &api) };
-            assert_eq!(
-                launch.check(before).map_err(|failure| failure.exit),
-                expected,
-                "{options:?}"
-            );
+            let checked = launch.check(before, is_new).map_err(|failure| failure.exit);
+            assert_eq!(checked, expected, "{options:?} {is_new} {has_members}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Deployment, StackSurvey, build,
-    phases::{Consents, Preparation},
+    phases::{Consents, Preparation, print_later},
 };
 use crate::{
     aws::s3::Bucket,
@@ -17,8 +17,8 @@ use crate::{
 
 /// The stack of a Couchbase cluster.
 pub trait Cluster {
-    /// Refuses to deploy over this stack, or to create one.
-    fn check(&self, before: Option<&Stack>) -> Result<(), Failure>;
+    /// Refuses to deploy over this stack. `is_new` says whether that creates the nodes.
+    fn check(&self, stack: Option<&Stack>, is_new: bool) -> Result<(), Failure>;
 
     /// A value for every parameter of the template.
     fn parameters(
@@ -62,12 +62,17 @@ impl<'a> Deployment<'a> {
             Bucket::find(aws, target.bucket.as_deref(), name),
             StackSurvey::read(aws, name),
         )?;
-        let before = survey.stack.as_ref().filter(|_| survey.action != StackAction::Replace);
-        cluster.check(before)?;
+        let is_new = matches!(
+            survey.action,
+            StackAction::Create | StackAction::Replace | StackAction::ReplaceUsed
+        );
+        cluster.check(survey.stack.as_ref(), is_new)?;
+        let before = survey.stack.as_ref().filter(|_| !is_new);
         let mut consents = Consents::default();
         self.ask(&survey, None, &mut consents).await?;
         let (bucket_created, artifact) =
             tokio::join!(self.create_bucket(&bucket), build(agent, printer));
+        print_later(printer, [bucket_created.as_ref().err(), artifact.as_ref().err()]);
         let (has_changed_storage, artifact) = (bucket_created?, artifact?);
         let desired = DesiredStack {
             name: name.clone(),

@@ -77,10 +77,7 @@ impl<'a> Preparation<'a> {
             tokio::join!(deployment.create_bucket(&bucket), create_table, build);
         let errors =
             [bucket_created.as_ref().err(), table_changed.as_ref().err(), artifact.as_ref().err()];
-        // The first error ends the program, which prints it last; the others are printed here.
-        for error in errors.into_iter().flatten().skip(1) {
-            printer.error(error);
-        }
+        print_later(printer, errors);
         let has_changed_storage = bucket_created? | table_changed?;
         let artifact = artifact?;
         Ok(Self {
@@ -368,6 +365,13 @@ impl Deployment<'_> {
             consents.wait = true;
         }
         Ok(())
+    }
+}
+
+/// Prints all errors but the first, which ends the program and is printed last.
+pub(super) fn print_later<const N: usize>(printer: &Printer, errors: [Option<&anyhow::Error>; N]) {
+    for error in errors.into_iter().flatten().skip(1) {
+        printer.error(error);
     }
 }
 
