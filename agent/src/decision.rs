@@ -99,6 +99,8 @@ pub struct Memory {
     /// No rebalance begins before this time, after a failed one.
     pub rest_until: Option<Instant>,
     pub has_initialised: bool,
+    /// Whether the cluster was ready when the API last answered. To claim it again would only cost a request.
+    pub is_ready: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,
     /// A node that lost its claim and has initialised its server, and since when this is known.
@@ -240,6 +242,16 @@ pub enum Asked {
     Record(ClusterRecord),
 }
 
+impl Asked {
+    /// Whether the record need not be read again in the next round. Of a cluster that is ready, only the members can change. The first
+    /// node reports at once: the API refuses the report by its generation if the claim was taken over.
+    pub fn is_lasting(&self, own: &OwnServer) -> bool {
+        let Self::Record(record) = self else { return false };
+        let has_initialised = record.is_initial && matches!(own, OwnServer::Member(_));
+        record.state == State::Ready || has_initialised
+    }
+}
+
 fn wait(reason: impl Into<String>) -> Action {
     Action::Wait(reason.into())
 }
@@ -276,7 +288,7 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
     let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
     let record = match asked {
         Asked::Record(record) => record,
-        Asked::NotYet if may_claim => return Action::Claim,
+        Asked::NotYet if may_claim && !memory.is_ready => return Action::Claim,
         Asked::NotYet => return Action::GetRecord,
         Asked::NoRecord if goal.can_begin => return Action::Claim,
         Asked::NoRecord => {

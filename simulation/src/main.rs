@@ -44,24 +44,37 @@ fn main() {
         ..d
     };
     let s = Duration::from_secs;
+    let full = (0.0, 1.0);
+    let half = (0.5, 1.0);
+    let b = |growth, cap, jitter, hurries_report| Backoff {
+        growth,
+        longest: s(cap),
+        jitter,
+        hurries_report,
+    };
     let policies = [
         ("constant", Backoff::CONSTANT),
-        ("x2 cap 15 full", Backoff { growth: 2.0, longest: s(15), jitter: (0.0, 1.0) }),
-        ("x2 cap 30 half", Backoff { growth: 2.0, longest: s(30), jitter: (0.5, 1.0) }),
-        ("x2 cap 30 full", Backoff { growth: 2.0, longest: s(30), jitter: (0.0, 1.0) }),
-        ("x1.5 cap 30 full", Backoff { growth: 1.5, longest: s(30), jitter: (0.0, 1.0) }),
-        ("x2 cap 60 full", Backoff { growth: 2.0, longest: s(60), jitter: (0.0, 1.0) }),
-        ("x2 cap 120 full", Backoff { growth: 2.0, longest: s(120), jitter: (0.0, 1.0) }),
+        ("x2 15 half", b(2.0, 15, half, true)),
+        ("x2 30 half", b(2.0, 30, half, true)),
+        ("x2 60 half", b(2.0, 60, half, true)),
+        ("x2 120 half", b(2.0, 120, half, true)),
+        ("x2 30 full", b(2.0, 30, full, true)),
+        ("x1.5 30 half", b(1.5, 30, half, true)),
+        ("x2 30 half nohurry", b(2.0, 30, half, false)),
     ];
     let what = std::env::args().nth(1).unwrap();
     match what.as_str() {
-        "small" => {
+        "one" => {
             for (n, b) in policies {
                 show(&format!("256 {n}"), one_cluster(256, d, b));
                 show(&format!("1000 {n}"), one_cluster(1000, d, b));
                 show(&format!("1000 raised {n}"), one_cluster(1000, raised, b));
-                show(&format!("outage {n}"), outage(d, b));
-                show(&format!("outage raised {n}"), outage(raised, b));
+            }
+        }
+        "outage" => {
+            for (n, b) in policies {
+                show(&format!("outage {n}"), Scenario { horizon: 3 * HOUR, ..outage(10, d, b) });
+                show(&format!("outage raised {n}"), outage(10, raised, b));
             }
         }
         "a1" => {

@@ -126,7 +126,7 @@ impl Agent {
     /// Begins a round, as `up` does.
     pub fn round(&mut self, now: Instant, chance: f64) -> Step {
         self.memory.observe(&self.own);
-        if !matches!(&self.asked, Asked::Record(record) if record.state == State::Ready) {
+        if !self.asked.is_lasting(&self.own) {
             self.asked = Asked::NotYet;
         }
         self.has_claimed = false;
@@ -165,7 +165,9 @@ impl Agent {
     pub fn receive(&mut self, call: &Call, answer: Answer, now: Instant, chance: f64) -> Step {
         let record = match (call, answer) {
             (Call::Leave { .. }, Err(_)) => return self.pause(Cause::Unfinished, chance),
-            (_, Err(CallFailure::Temporary)) => return self.pause(Cause::ApiFailure, chance),
+            (_, Err(CallFailure::Temporary)) => {
+                return self.pause(Cause::after_failure(&self.own, &self.asked), chance);
+            }
             (Call::Ready { .. }, Err(CallFailure::TooManyNodes)) => {
                 self.is_listed = false;
                 (self.memory.is_reported, self.memory.is_attested) = (true, true);
@@ -182,6 +184,7 @@ impl Agent {
             }
             // An answer to a claim does not name the members.
             (Call::Claim, Ok(Some(record))) if record.state == State::Ready => {
+                self.memory.is_ready = true;
                 return Step::Call(Call::Status);
             }
             (_, Ok(record)) => record,
@@ -205,6 +208,7 @@ impl Agent {
             self.memory.inspections.clear();
         }
         self.claim = (record.generation, record.lease_end);
+        self.memory.is_ready = record.state == State::Ready;
         self.asked = Asked::Record(record);
     }
 

@@ -52,10 +52,6 @@ pub fn boots(clusters: u32, parts: u32, limits: Limits, backoff: Backoff) -> Sce
 }
 
 /// One cluster of ten nodes a second for an hour, with a table that throttles everything from the 20th to the 30th minute.
-pub fn outage(limits: Limits, backoff: Backoff) -> Scenario {
-    Scenario {
-        clusters: 3_600,
-        outage: Some((20 * MINUTE, 30 * MINUTE)),
-        ..boots(3_600, 1, limits, backoff)
-    }
+pub fn outage(parts: u32, limits: Limits, backoff: Backoff) -> Scenario {
+    Scenario { outage: Some((20 * MINUTE, 30 * MINUTE)), ..boots(3_600, parts, limits, backoff) }
 }

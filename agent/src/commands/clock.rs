@@ -17,7 +17,7 @@ pub enum Interrupt {
     /// Try again after a pause. If the command times out, it reports this message and hint.
     Wait(Failure),
     /// The same, because the API throttles, fails or cannot be reached.
-    ApiFailure(Failure),
+    ApiFailure(Cause, Failure),
     /// The command fails.
     Fail(anyhow::Error),
 }
@@ -31,7 +31,7 @@ impl Interrupt {
     pub fn into_pause(self) -> anyhow::Result<(Cause, Failure)> {
         match self {
             Self::Wait(why) => Ok((Cause::Unfinished, why)),
-            Self::ApiFailure(why) => Ok((Cause::ApiFailure, why)),
+            Self::ApiFailure(cause, why) => Ok((cause, why)),
             Self::Fail(error) => Err(error),
         }
     }
@@ -52,7 +52,9 @@ impl From<CallError> for Interrupt {
 impl From<ApiError> for Interrupt {
     fn from(error: ApiError) -> Self {
         let problem = match error {
-            ApiError::Temporary(why) => return Self::ApiFailure(Failure::new(why)),
+            ApiError::Temporary(why) => {
+                return Self::ApiFailure(Cause::ApiFailure, Failure::new(why));
+            }
             ApiError::Failed(error) => return Self::Fail(error),
             ApiError::Refused(problem) => problem,
         };
@@ -101,7 +103,7 @@ impl<'p> Clock<'p> {
         mut attempt: impl FnMut() -> Result<Option<T>, Interrupt>,
     ) -> anyhow::Result<T> {
         let mut previous = None;
-        let mut pauses = Pauses::new(self.interval, Backoff::CONSTANT);
+        let mut pauses = Pauses::new(self.interval, Backoff::DEFAULT);
         loop {
             match attempt() {
                 Ok(Some(result)) => return Ok(result),

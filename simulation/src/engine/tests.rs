@@ -49,7 +49,7 @@ fn same_seed_has_the_same_outcome() {
 
 #[test]
 fn nodes_outlast_a_throttled_table() {
-    let scenario = Scenario { clusters: 360, ..outage(Limits::defaults(), BACKOFF) };
+    let scenario = Scenario { clusters: 360, ..outage(1, Limits::defaults(), BACKOFF) };
     let outcome = Simulation::run(scenario, 1);
     assert_eq!((outcome.members, outcome.stopped), (3_600, 0));
     assert_eq!(outcome.initialisations, 360, "claims are taken over, and given back");

@@ -72,11 +72,11 @@ impl Departing {
         match self.leaving.report(here) {
             Ok(_) => printer.step("leave: this node has left its cluster"),
             // Pauses must not grow while the machine waits for its end.
-            Err(Interrupt::Wait(why) | Interrupt::ApiFailure(why)) if !is_late => {
+            Err(Interrupt::Wait(why) | Interrupt::ApiFailure(_, why)) if !is_late => {
                 return Err(Interrupt::Wait(why));
             }
             // Its data is on the other nodes: nothing keeps the machine.
-            Err(Interrupt::Wait(why) | Interrupt::ApiFailure(why)) => warn(printer, &why.into()),
+            Err(Interrupt::Wait(why) | Interrupt::ApiFailure(_, why)) => warn(printer, &why.into()),
             Err(Interrupt::Fail(error)) => warn(printer, &error),
         }
         self.state.is_complete = true;

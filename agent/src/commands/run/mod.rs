@@ -167,7 +167,7 @@ impl<'r> Life<'r> {
             asked_at: None,
             is_api_reachable: false,
             rest_until: None,
-            pauses: Pauses::new(options.pause.interval, Backoff::CONSTANT),
+            pauses: Pauses::new(options.pause.interval, Backoff::DEFAULT),
             printed: String::new(),
         }
     }
@@ -336,7 +336,7 @@ impl<'r> Life<'r> {
             _ => true,
         };
         match done {
-            Err(Interrupt::Wait(why) | Interrupt::ApiFailure(why))
+            Err(Interrupt::Wait(why) | Interrupt::ApiFailure(_, why))
                 if is_healthy && self.up.record().is_none() =>
             {
                 self.printer.warning_once(&why);

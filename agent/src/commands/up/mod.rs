@@ -24,6 +24,7 @@ use crate::{
     cli::{ClusterArgs, UpArgs},
     decision::{self, Action, Asked, Extra, Goal, Memory, OwnServer},
     http::CallError,
+    pauses::Cause,
     printer::Printer,
     record::ClusterRecord,
     server::{Membership, Pools, Recovery, View},
@@ -149,7 +150,11 @@ impl<'r> Run<'r> {
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let last = self.state.last.take();
         let actions = std::mem::take(&mut self.state.actions) + 1;
-        let done = self.decide_and_act(own)?;
+        let cause = Cause::after_failure(&own, &self.state.asked);
+        let done = self.decide_and_act(own).map_err(|interrupt| match interrupt {
+            Interrupt::ApiFailure(_, why) => Interrupt::ApiFailure(cause, why),
+            other => other,
+        })?;
         let is_repeated = last.is_some() && last == self.state.last;
         if done.is_none() && (is_repeated || actions >= MAX_ACTIONS) {
             return Err(Interrupt::wait("the last step has no effect yet"));
@@ -163,8 +168,7 @@ impl<'r> Run<'r> {
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         self.observe(&own)?;
-        // Of a cluster that is ready, only the members can change.
-        if self.record().is_none_or(|record| record.state == wire::State::Claimed) {
+        if !self.state.asked.is_lasting(&own) {
             self.state.asked = Asked::NotYet;
         }
         let mut has_claimed = false;
@@ -279,7 +283,10 @@ impl<'r> Run<'r> {
         };
         let record = match record {
             // An answer to a claim does not name the members.
-            Ok(Some(record)) if claim && record.state == wire::State::Ready => status()?,
+            Ok(Some(record)) if claim && record.state == wire::State::Ready => {
+                self.state.memory.is_ready = true;
+                status()?
+            }
             Err(ApiError::Refused(problem)) if problem.code == "name_taken" => {
                 let (id, why) = (self.here.api.cluster_id.as_str(), problem.detail);
                 self.printer.warning_once(format_args!(
@@ -311,6 +318,7 @@ impl<'r> Run<'r> {
                 .step(format_args!("claim: {first} is the first (generation {generation})"));
         }
         self.state.claim = (generation, record.lease_end);
+        self.state.memory.is_ready = record.state == wire::State::Ready;
         if let (true, Some(rival)) = (record.is_initial, &record.rival) {
             self.printer.warning_once(format_args!(
                 "another server (its UUID begins with {rival}) claims `{}` under this node's name `{}`: give each machine its own `--node`",

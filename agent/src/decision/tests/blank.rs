@@ -55,6 +55,9 @@ fn blank_server_begins_the_cluster_or_joins() {
     for (what, asked, expected) in cases {
         assert_next(what, &goal(), &blank(), &asked, &memory(), &expected);
     }
+    let was_ready = Memory { is_ready: true, ..memory() };
+    assert_next("was ready", &goal(), &blank(), &NotYet, &was_ready, &Then(GetRecord));
+    assert_next("forgotten since", &goal(), &blank(), &NoRecord, &was_ready, &Then(Claim));
     let unknown = stop(StopReason::Lost { recorded: Some(uuid("c4")), own: None });
     let asked = Has(ready(ME, &[ME]));
     assert_next("no UUID", &goal(), &OwnServer::Blank(None), &asked, &memory(), &unknown);
@@ -165,5 +168,22 @@ fn node_joins_only_if_members_can_be_verified() {
     ];
     for (asked, expected) in cases {
         assert_next(&format!("{asked:?}"), &untrusting, &blank(), &asked, &memory(), &expected);
+    }
+}
+
+#[test]
+fn first_node_reports_without_reading_its_claim_again() {
+    let member = OwnServer::Member(cluster_of([active(ME)]));
+    #[rustfmt::skip]
+    let cases = [
+        ("its claim, blank", blank(), Has(claimed_by(ME, 42)), false),
+        ("its claim, initialised", member.clone(), Has(claimed_by(ME, 42)), true),
+        ("another's claim", member.clone(), Has(claimed_by(FIRST, 42)), false),
+        ("ready, blank", blank(), joinable(), true),
+        ("not asked", member.clone(), NotYet, false),
+        ("no record", member, NoRecord, false),
+    ];
+    for (what, own, asked, expected) in cases {
+        assert_eq!(asked.is_lasting(&own), expected, "{what}");
     }
 }
