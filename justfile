@@ -22,6 +22,7 @@ test-long:
     cargo test --package cbbootstrap-tests --test service -- --ignored --nocapture
     PROPTEST_CASES=5000 cargo test --package cbbootstrap-tests --test service fuzz::
     cargo test --package cbbootstrap-tests --test agent -- --ignored --nocapture
+    cargo test --package cbbootstrap-simulation --test check -- --ignored --nocapture
 
 # Run the function for arm64 under qemu: needs `apt-get install qemu-user libc6-arm64-cross` and Rust's target aarch64-unknown-linux-gnu
 test-arm64:

@@ -17,11 +17,14 @@ const SEED: u64 = 1;
 
 const CLUSTERS: u32 = 1_000_000;
 
+/// Of the clusters, one of which is simulated.
+const PARTS: u32 = 1_000;
+
 fn main() -> anyhow::Result<()> {
-    report_boots()?;
     report_cluster()?;
+    report_backoff()?;
     report_outage()?;
-    report_backoff()
+    report_boots()
 }
 
 fn new_report(name: &str) -> Report {
@@ -53,12 +56,13 @@ fn settings() -> [(&'static str, Limits); 4] {
 fn report_boots() -> anyhow::Result<()> {
     let mut table = outcome_table("limits");
     let mut plot = Lines::new("Requests a second", "minutes since the start", "requests a second");
-    for (number, (name, limits)) in settings().into_iter().enumerate() {
-        // With the defaults, most nodes only try again.
-        let parts = if number == 0 { 1_000 } else { 100 };
-        let scenario = boots(CLUSTERS, parts, limits, Backoff::DEFAULT);
+    for (name, limits) in settings() {
+        let mut scenario = boots(CLUSTERS, PARTS, limits, Backoff::DEFAULT);
+        // A thousandth of these limits is less than a request.
+        let Limits { concurrency, ramp, partition, .. } = limits;
+        scenario.limits = Limits { concurrency, ramp, partition, ..scenario.limits };
         let mut outcome = run(name, scenario);
-        let parts = f64::from(parts);
+        let parts = f64::from(PARTS);
         add_row(&mut table, name, &mut outcome, parts);
         let minutes = (1..).zip(&outcome.minutes);
         let line = minutes.filter(|(_, minute)| minute.requests > 0);
@@ -93,12 +97,12 @@ fn report_outage() -> anyhow::Result<()> {
         "answers a minute",
     );
     for (number, (name, limits)) in [defaults, raised].into_iter().enumerate() {
-        let mut outcome = run(name, outage(1, limits, Backoff::DEFAULT));
-        add_row(&mut table, name, &mut outcome, 1.0);
+        let mut outcome = run(name, outage(10, limits, Backoff::DEFAULT));
+        add_row(&mut table, name, &mut outcome, 10.0);
         if number == 0 {
             let minutes = || (1..).map(f64::from).zip(&outcome.minutes);
             let line = |count: fn(&Minute) -> u64| {
-                let counts = minutes().map(|(at, minute)| (at, count(minute) as f64));
+                let counts = minutes().map(|(at, minute)| (at, count(minute) as f64 * 10.0));
                 counts.filter(|(_, count)| *count > 0.0).collect()
             };
             plot.line("200", line(|minute| minute.answers_200));

@@ -47,7 +47,7 @@ pub fn boots(clusters: u32, parts: u32, limits: Limits, backoff: Backoff) -> Sce
         outage: None,
         backoff,
         times: TIMES,
-        horizon: 6 * HOUR,
+        horizon: 3 * HOUR,
     }
 }
 

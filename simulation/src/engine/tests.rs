@@ -48,12 +48,23 @@ fn same_seed_has_the_same_outcome() {
 }
 
 #[test]
-fn nodes_outlast_a_throttled_table() {
-    let scenario = Scenario { clusters: 360, ..outage(1, Limits::defaults(), BACKOFF) };
-    let outcome = Simulation::run(scenario, 1);
-    assert_eq!((outcome.members, outcome.stopped), (3_600, 0));
-    assert_eq!(outcome.initialisations, 360, "claims are taken over, and given back");
+fn nodes_catch_up_after_a_throttled_table() {
+    let outcome = Simulation::run(outage(10, Limits::defaults(), Backoff::DEFAULT), 1);
+    assert_conserved(&outcome, 360);
     let (limit, first) = outcome.first_limit().unwrap();
     assert_eq!((limit, first / MINUTE), (Limit::Table, 20));
-    assert!(outcome.ended < 2 * HOUR);
+    assert!(outcome.refusals[Limit::Stage as usize].0 > 0);
+    assert!(outcome.ended < HOUR + 5 * MINUTE, "{}", outcome.ended);
+}
+
+#[test]
+fn lost_claims_are_taken_over_and_given_back() {
+    // The outage is longer than the lease, and begins while servers are initialised.
+    let scenario = Scenario {
+        clusters: 1,
+        outage: Some((2 * SECOND, 10 * MINUTE)),
+        ..boots(1, 1, Limits::defaults(), BACKOFF)
+    };
+    let outcome = Simulation::run(scenario, 1);
+    assert_eq!((outcome.members, outcome.stopped, outcome.initialisations), (10, 0, 1));
 }
