@@ -154,7 +154,7 @@ fn a_node_that_waits_for_the_first_reads_the_record_and_claims_when_the_lease_ex
     assert_eq!(count("/cluster"), 1);
     waiting.lapse();
     up.end().document();
-    assert_eq!(count("/cluster"), 2);
+    assert_one_cluster(&waiting, &servers, 1);
 }
 
 #[test]
