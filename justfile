@@ -37,7 +37,7 @@ bench name:
 
 # Update docs/commands.md, docs/benchmarks.md, the schema of cbbootstrap.yaml and the policies in templates/github-oidc-role.yaml
 docs:
-    UPDATE_DOCS=1 cargo test --workspace --bins -- reference schema
+    UPDATE_DOCS=1 cargo test --workspace --lib --bins -- reference schema
     UPDATE_TEMPLATES=1 cargo test --package cbbootstrap permissions
     cargo run --quiet --package cbbootstrap-benchmarks
 

@@ -302,7 +302,7 @@ fn two_nodes_begin_one_cluster_despite_faults_and_a_forgotten_record() {
 
 /// All faults at once, for ten minutes.
 ///
-/// `cargo test --release -p cbbootstrap-agent --bins model::two_nodes -- --ignored --nocapture`
+/// `cargo test --release -p cbbootstrap-agent --lib model::two_nodes -- --ignored --nocapture`
 #[test]
 #[ignore = "takes ten minutes"]
 fn two_nodes_begin_one_cluster_despite_all_faults() {
@@ -365,7 +365,7 @@ fn three_to_five_nodes_begin_one_cluster_on_random_walks() {
     }
 }
 
-/// `cargo test --release -p cbbootstrap-agent --bins model::long -- --ignored`
+/// `cargo test --release -p cbbootstrap-agent --lib model::long -- --ignored`
 #[test]
 #[ignore = "takes minutes"]
 fn long_random_walks_of_three_to_five_nodes() {

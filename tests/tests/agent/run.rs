@@ -18,7 +18,6 @@ use cbbootstrap_tests::{
     pattern::pattern,
     process::{free_port, wait_until},
     programs,
-    server::Stub,
 };
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
@@ -442,12 +441,7 @@ fn members_stay_while_the_api_is_away() {
 #[test]
 fn idle_agent_asks_the_api_rarely() {
     let (servers, agents) = scene(1);
-    let api = agents.api.clone();
-    let front = Stub::start(move |request| {
-        let answer = http::post(&api, &request.path, &request.body).unwrap();
-        (answer.status, answer.body)
-    });
-    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let (front, agents) = agents.behind_front();
     let resident = agents.stay(&servers[0], &[], &[]);
     resident.wait_for("which has 1 node");
     let before = front.requests().len();

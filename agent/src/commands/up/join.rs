@@ -66,7 +66,7 @@ fn skip(error: &CallError) -> NotAdded {
 }
 
 impl Run<'_> {
-    /// Joins through the first member that can add this node.
+    /// Joins through a member that can add this node. A member adds one node at a time, so nodes begin with different members.
     pub(super) fn join(
         &mut self,
         members: &[Node],
@@ -76,7 +76,8 @@ impl Run<'_> {
         self.state.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
         self.state.joining.adding.take_if(|(_, since)| now - *since >= ADD_TIME);
         let (mut reasons, mut skips) = (Vec::new(), Vec::new());
-        for member in members {
+        let first = first_member(self.node(), members.len());
+        for member in members[first..].iter().chain(&members[..first]) {
             let Joining { dead, adding, .. } = &self.state.joining;
             if dead.contains_key(member) && dead.len() < members.len() {
                 skips.push(Skip::Dead);
@@ -231,4 +232,10 @@ impl Run<'_> {
             _ => find(),
         }
     }
+}
+
+/// Where this node begins in the list of members. It depends only on the node's name: an agent that is started again must not ask a
+/// second member while the first one may still be adding the node, because both would fail.
+fn first_member(node: &Node, members: usize) -> usize {
+    node.as_str().bytes().map(usize::from).sum::<usize>() % members.max(1)
 }
