@@ -43,7 +43,7 @@ use crate::{
     table::{CLUSTER_ID, members_key},
 };
 
-pub use client::{client, counting_calls, for_requests};
+pub use client::{connect, counting_calls, for_requests};
 
 /// How often a request tries to write an item that others change.
 const ROUNDS: u32 = 10;
