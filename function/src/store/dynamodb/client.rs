@@ -43,7 +43,7 @@ const NO_CLUSTER: &str = " ";
 
 impl DynamoDb {
     /// Loads credentials and connects.
-    async fn warm_up(&self) -> Result<(), Error> {
+    pub async fn warm_up(&self) -> Result<(), Error> {
         self.items(NO_CLUSTER).await.map(drop)
     }
 }
