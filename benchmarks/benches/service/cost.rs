@@ -1,13 +1,14 @@
 //! What a million bootstraps cost in AWS, computed from measured requests and published prices.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use cbbootstrap_benchmarks::{
     Report, Samples, Table, block_on,
     cold_start::{self, Database},
+    price::{self, ACCESS_LOG, CALL, LAMBDA_LOG},
     samples::number,
+    stack,
 };
-use cbbootstrap_tests::programs;
 use serde_json::Value;
 
 use crate::table::{FIRST, JOINER, ORIGINAL_FIRST, ORIGINAL_JOINER, READY, Requests, Usage};
@@ -15,35 +16,8 @@ use crate::table::{FIRST, JOINER, ORIGINAL_FIRST, ORIGINAL_JOINER, READY, Reques
 /// Nodes of a cluster.
 const NODES: [u32; 2] = [3, 10];
 
-/// Dollars in us-east-1, in the first paid tier. No number of requests here leaves it.
-mod price {
-    /// A million requests of an HTTP API: <https://aws.amazon.com/api-gateway/pricing/>
-    pub const HTTP_API: f64 = 1.00;
-    /// A million requests of a REST API, from the same page.
-    pub const REST_API: f64 = 3.50;
-    /// A million invocations: <https://aws.amazon.com/lambda/pricing/>
-    pub const INVOCATIONS: f64 = 0.20;
-    /// A GB-second on x86, from the same page.
-    pub const GB_SECOND: f64 = 0.000_016_666_7;
-    /// A million write request units: <https://aws.amazon.com/dynamodb/pricing/on-demand/>
-    pub const WRITES: f64 = 0.625;
-    /// A million read request units, from the same page.
-    pub const READS: f64 = 0.125;
-    /// A GB of logs: <https://aws.amazon.com/cloudwatch/pricing/>
-    pub const LOG_GB: f64 = 0.50;
-}
-
-/// The duration of a DynamoDB call in AWS, which Lambda bills, in milliseconds: a usual value, not a measured one.
-const CALL: f64 = 5.0;
-
 /// The default memory of a SAM function, which the original uses, in MB.
 const SAM_MEMORY: f64 = 128.0;
-
-/// The bytes of Lambda's START, END and REPORT lines.
-const LAMBDA_LOG: f64 = 330.0;
-
-/// The bytes of a line in the stack's access log, with every field.
-const ACCESS_LOG: f64 = 280.0;
 
 /// The function's log lines of claims.
 #[derive(Debug)]
@@ -128,7 +102,7 @@ impl Design {
 }
 
 pub fn report(report: &mut Report, requests: &Requests, log: &RequestLog) {
-    let memory = default_memory();
+    let memory = stack::default_of("MemorySize");
     let ours = Design {
         gateway: price::HTTP_API,
         memory,
@@ -174,14 +148,4 @@ pub fn report(report: &mut Report, requests: &Requests, log: &RequestLog) {
         number(CALL),
     ));
     report.table(table);
-}
-
-/// The default of the stack's `MemorySize`, in MB.
-fn default_memory() -> f64 {
-    let template = fs::read_to_string(programs::workspace().join("templates/stack.yaml"));
-    let template = template.expect("the template exists");
-    let after = template.split_once("  MemorySize:\n").map_or("", |(_, after)| after);
-    let default = after.lines().find_map(|line| line.trim().strip_prefix("Default: "));
-    let memory = default.and_then(|memory| memory.parse().ok());
-    memory.expect("the template has a default")
 }
