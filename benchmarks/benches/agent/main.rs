@@ -91,23 +91,6 @@ fn main() -> Result<()> {
         ];
         table.row(cells.into_iter().chain(rest));
     }
-    let line = |outcomes: &[Outcome]| {
-        let points = SIZES.iter().zip(outcomes);
-        points.map(|(size, outcome)| (*size as f64, outcome.took.as_secs_f64())).collect()
-    };
-    let mut plot = Lines::new("From new nodes to one cluster", "nodes", "seconds");
-    plot.line("cbbootstrap-agent --nodes", line(&knowing));
-    plot.line("cbbootstrap-agent", line(&settling));
-    let last = by_script.last().expect("there are sizes");
-    plot.line(
-        format!(
-            "original script ({} of {} nodes became members)",
-            last.members,
-            SIZES[SIZES.len() - 1]
-        ),
-        line(&by_script),
-    );
-
     let mut report = Report::new("agent", [machine::version(programs::agent(), &["--version"])]);
     report.text(format!(
         "Median seconds from the start of all nodes at once until the last program ends. A rebalance takes {} s and adding a node \
@@ -120,9 +103,33 @@ fn main() -> Result<()> {
         seconds(SETTLING)
     ));
     report.table(table);
-    report.plot("Seconds by the number of nodes, on logarithmic scales", &plot.svg());
+    report.plot(
+        "Seconds by the number of nodes, on logarithmic scales",
+        &plot(&knowing, &settling, &by_script),
+    );
     report.targets(targets);
     report.finish()
+}
+
+/// The times by the number of nodes.
+fn plot(knowing: &[Outcome], settling: &[Outcome], by_script: &[Outcome]) -> String {
+    let line = |outcomes: &[Outcome]| {
+        let points = SIZES.iter().zip(outcomes);
+        points.map(|(size, outcome)| (*size as f64, outcome.took.as_secs_f64())).collect()
+    };
+    let mut plot = Lines::new("From new nodes to one cluster", "nodes", "seconds");
+    plot.line("cbbootstrap-agent --nodes", line(knowing));
+    plot.line("cbbootstrap-agent", line(settling));
+    let last = by_script.last().expect("there are sizes");
+    plot.line(
+        format!(
+            "original script ({} of {} nodes became members)",
+            last.members,
+            SIZES[SIZES.len() - 1]
+        ),
+        line(by_script),
+    );
+    plot.svg()
 }
 
 const COLUMNS: [&str; 9] = [

@@ -203,6 +203,23 @@ fn notice_is_remembered_while_the_metadata_service_fails() {
     wait_for_cluster(&servers, 3);
 }
 
+/// Its own report, the first, named no other member.
+#[test]
+fn first_node_that_has_left_joins_again() {
+    let servers = Servers::start(2);
+    let (agents, instance) = (Agents::with_new_api(&servers), Instance::start());
+    let first = agents.stay(&servers[0], &[], &instance.variables());
+    first.wait_for("which has 1 node");
+    let second = agents.stay(&servers[1], &[], &[]);
+    second.wait_for("which has 2 nodes");
+    instance.terminate();
+    instance.set("autoscaling/target-lifecycle-state", "Warmed:Stopped");
+    first.wait_for("this node has left its cluster");
+    servers[0].load_certificate();
+    instance.set("autoscaling/target-lifecycle-state", "InService");
+    wait_for_cluster(&servers, 2);
+}
+
 fn interrupt(instance: &Instance, action: &str, time_left: Duration) {
     let time = jiff::Timestamp::now() + time_left;
     let document = format!(r#"{{"action": "{action}", "time": "{time}"}}"#);

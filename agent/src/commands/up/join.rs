@@ -20,7 +20,8 @@ use crate::{
 /// A member that does not answer is skipped for this long.
 const SKIP_TIME: Duration = Duration::from_secs(30);
 
-/// A server that adds a node gives up after 30 s. Until then no other is asked: both would fail.
+/// A server that adds a node gives up after 30 s. It may begin late, because it adds one node at a time. For this long after a call
+/// without an answer no other is asked: both would fail.
 const ADD_TIME: Duration = Duration::from_secs(35);
 
 /// More reasons do not fit on a screen.
@@ -190,9 +191,9 @@ impl Run<'_> {
         let group_path = self.group_path(server).map_err(|error| skip(&error))?;
         let services = self.args.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
-        self.state.joining.adding = Some((member.clone(), Instant::now()));
         let added = server.add(self.node(), &services, group_path.as_deref(), self.is_enterprise());
         if let Err(error @ (CallError::Unreachable(_) | CallError::Failing(_))) = added {
+            self.state.joining.adding = Some((member.clone(), Instant::now()));
             return Err(error.into());
         }
         self.state.joining.adding = None;

@@ -162,12 +162,17 @@ impl<'r> Run<'r> {
         &mut self,
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
-        let has_begun = self.state.memory.has_initialised && matches!(own, OwnServer::Member(_));
+        let memory = &self.state.memory;
+        let (has_begun, has_left) = match own {
+            OwnServer::Member(_) => (memory.has_initialised, false),
+            _ => (false, matches!(own, OwnServer::Blank(_)) && memory.is_reported),
+        };
         self.observe(&own)?;
-        // Of a cluster that is ready, only the members can change. A node that has just initialised its server reports with the
-        // generation of its claim: the API refuses the report if the claim was taken over.
-        let is_current = |record: &ClusterRecord| {
-            record.state == wire::State::Ready || record.is_initial && has_begun
+        // Of a cluster that is ready, only the members can change: a node that has left needs the present ones. A node that has just
+        // initialised its server reports with the generation of its claim, which the API checks.
+        let is_current = |record: &ClusterRecord| match record.state {
+            wire::State::Ready => !has_left,
+            wire::State::Claimed => record.is_initial && has_begun,
         };
         if !self.record().is_some_and(is_current) {
             self.state.asked = Asked::NotYet;
