@@ -238,8 +238,10 @@ fn spot_interruption_moves_little_data_away() {
 #[test]
 fn spot_interruption_without_time_fails_the_node_over_gracefully() {
     let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    servers.rebalance_takes(seconds(2));
     interrupt(&instance, "terminate", seconds(120));
     wait_for_failover(&servers, 2);
+    residents[0].wait_for("failover: done");
     assert_eq!(
         count(&servers, "/controller/startGracefulFailover", ("otpNode", &otp(&servers[2]))),
         1
