@@ -15,7 +15,7 @@ mod watch;
 use std::time::Duration;
 
 pub use follow::Follower;
-pub use launch::Cluster;
+pub use launch::{Cluster, LaunchedStack};
 pub use phases::{build, create_draft, discard_after};
 pub use removal::Removal;
 pub use survey::{StackSurvey, Survey};

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::{Applied, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack};
+use super::{
+    Applied, Cluster, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack,
+};
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet, Draft, UpdateMode},
@@ -21,6 +23,8 @@ use crate::{
 /// A deployment whose artifact is built.
 pub struct Preparation<'a> {
     pub(super) deployment: Deployment<'a>,
+    /// What [`Preparation::desired`] depends on, if it is the stack of a Couchbase cluster.
+    pub(super) cluster: Option<&'a dyn Cluster>,
     pub(super) bucket: Bucket,
     pub(super) artifact: Artifact,
     pub(super) desired: DesiredStack,
@@ -74,6 +78,7 @@ impl<'a> Preparation<'a> {
         }
         let preparation = Self {
             deployment,
+            cluster: None,
             desired: desired_stack(target, &bucket, &artifact)?,
             bucket,
             artifact,
@@ -112,6 +117,10 @@ impl<'a> Preparation<'a> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         if round > 0 {
             self.survey = StackSurvey::read(aws, &target.place.stack_name).await?;
+            if let Some(cluster) = self.cluster {
+                let (survey, bucket, agent) = (&self.survey, &self.bucket, &self.artifact);
+                self.desired = self.deployment.desired_cluster(cluster, survey, bucket, agent)?;
+            }
             // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
@@ -283,8 +292,6 @@ impl<'a> Preparation<'a> {
 
     /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
     pub async fn finish(&self, applied: Applied) -> anyhow::Result<DeployedStack> {
-        let Deployment { aws, target, .. } = self.deployment;
-        let (client, name) = (&aws.cloudformation, &self.desired.name);
         let Applied { unchanged, round } = applied;
         let changed = unchanged.is_none();
         let prune = async {
@@ -296,10 +303,7 @@ impl<'a> Preparation<'a> {
         let stack = stack?;
         let code_changed = self.restore_code(&stack, changed).await?;
         let is_table_encrypted = self.encrypt_table().await?;
-        let protect = target.stack.protect.filter(|protect| *protect != stack.protected);
-        if let Some(protect) = protect {
-            cloudformation::protect(client, name, protect).await?;
-        }
+        let has_changed_protection = self.protect(&stack).await?;
         Ok(DeployedStack {
             // Somebody else may have created the stack just now.
             is_fresh: changed || round > 0 || stack.is_fresh(Timestamp::now()),
@@ -308,10 +312,21 @@ impl<'a> Preparation<'a> {
                 | changed
                 | code_changed
                 | is_table_encrypted
-                | protect.is_some(),
+                | has_changed_protection,
             function_sha256: self.artifact.sha256.clone(),
             version: None,
         })
+    }
+
+    /// Sets the stack's termination protection. Returns whether that was necessary.
+    pub(super) async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
+        let Deployment { aws, target, .. } = self.deployment;
+        let Some(protect) = target.stack.protect.filter(|protect| *protect != stack.protected)
+        else {
+            return Ok(false);
+        };
+        cloudformation::protect(&aws.cloudformation, &self.desired.name, protect).await?;
+        Ok(true)
     }
 
     /// The stack after its change.

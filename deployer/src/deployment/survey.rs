@@ -93,6 +93,11 @@ impl StackSurvey {
         self.stack.as_ref().filter(|stack| stack::is_up_to_date(stack, template, desired))
     }
 
+    /// Whether a deployment creates all resources, perhaps after it has deleted the rest of a stack.
+    pub fn is_new(&self) -> bool {
+        matches!(self.action, StackAction::Create | StackAction::Replace | StackAction::ReplaceUsed)
+    }
+
     /// The stack, if it can be updated.
     pub fn updatable(&self) -> Option<&Stack> {
         self.stack.as_ref().filter(|_| self.action == StackAction::Update)
