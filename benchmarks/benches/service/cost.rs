@@ -1,52 +1,20 @@
 //! What a million bootstraps cost in AWS, computed from measured requests and published prices.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use cbbootstrap_benchmarks::{
     Report, Samples, Table, block_on,
     cold_start::{self, Database},
+    price::{self, CALL, LAMBDA_LOG},
     samples::number,
+    stack,
 };
-use cbbootstrap_tests::programs;
 use serde_json::Value;
 
 use crate::table::{ORIGINAL_FIRST, ORIGINAL_JOINER, Requests, Usage};
 
-/// Dollars in us-east-1, in the first paid tier. No number of requests here leaves it.
-mod price {
-    /// A million requests of an HTTP API: <https://aws.amazon.com/api-gateway/pricing/>
-    pub const HTTP_API: f64 = 1.00;
-    /// A million requests of a REST API, from the same page.
-    pub const REST_API: f64 = 3.50;
-    /// A million invocations: <https://aws.amazon.com/lambda/pricing/>
-    pub const INVOCATIONS: f64 = 0.20;
-    /// A GB-second on x86, from the same page.
-    pub const GB_SECOND: f64 = 0.000_016_666_7;
-    /// A million write request units: <https://aws.amazon.com/dynamodb/pricing/on-demand/>
-    pub const WRITES: f64 = 0.625;
-    /// A million read request units, from the same page.
-    pub const READS: f64 = 0.125;
-    /// A GB of logs: <https://aws.amazon.com/cloudwatch/pricing/>
-    pub const LOG_GB: f64 = 0.50;
-}
-
-/// The duration of a DynamoDB call in AWS, which Lambda bills, in milliseconds: a usual value, not a measured one.
-const CALL: f64 = 5.0;
-
 /// The default memory of a SAM function, which the original uses, in MB.
 const SAM_MEMORY: f64 = 128.0;
-
-/// The bytes of Lambda's START, END and REPORT lines, which the stack turns off.
-const LAMBDA_LOG: f64 = 330.0;
-
-/// Usual values of the variables in the access log.
-const ACCESS: [(&str, &str); 5] = [
-    ("$context.requestId", "JKJaXmPLvHcESHA="),
-    ("$context.identity.sourceIp", "203.0.113.117"),
-    ("$context.status", "200"),
-    ("$context.responseLatency", "17"),
-    ("$context.integrationErrorMessage", "-"),
-];
 
 /// The function's log lines of claims.
 #[derive(Debug)]
@@ -144,8 +112,8 @@ pub struct Bills {
 pub fn bills(requests: &Requests, log: &RequestLog) -> Vec<Bills> {
     let ours = Design {
         gateway: price::HTTP_API,
-        memory: default_memory(),
-        log: log.bytes + access_log(),
+        memory: stack::default_of("MemorySize"),
+        log: log.bytes + stack::access_log(),
         own: log.milliseconds,
     };
     let original = Design {
@@ -187,7 +155,7 @@ pub fn targets(bills: &[Bills]) -> Vec<(String, String, bool)> {
 }
 
 pub fn report(report: &mut Report, bills: &[Bills], log: &RequestLog) {
-    let memory = default_memory();
+    let memory = stack::default_of("MemorySize");
     let columns: Vec<_> = bills
         .iter()
         .flat_map(|Bills { nodes, claims, ready, attested, original }| {
@@ -213,34 +181,9 @@ pub fn report(report: &mut Report, bills: &[Bills], log: &RequestLog) {
          HTTP API and {memory} MB, and writes {:.0} bytes of request and access log for each request. The original uses a REST API, \
          {SAM_MEMORY} MB and two calls for a joiner, and has no `ready`; its log is Lambda's own {LAMBDA_LOG} bytes. Lambda bills {} ms for the function (measured with an \
          immediate response from DynamoDB) and {} ms for each call (assumed).",
-        log.bytes + access_log(),
+        log.bytes + stack::access_log(),
         number(log.milliseconds),
         number(CALL),
     ));
     report.table(table);
-}
-
-/// The bytes of a line in the access log, in the format of the stack.
-fn access_log() -> f64 {
-    let template = template();
-    let after = template.split_once("        Format: >-\n").map_or("", |(_, after)| after);
-    let lines = after.lines().map(str::trim).take_while(|line| !line.is_empty());
-    let format = lines.collect::<Vec<_>>().join(" ");
-    let line = ACCESS.iter().fold(format, |line, (name, value)| line.replace(name, value));
-    assert!(line.ends_with('}') && !line.contains('$'), "a variable has no usual value: {line}");
-    line.len() as f64
-}
-
-/// The default of the stack's `MemorySize`, in MB.
-fn default_memory() -> f64 {
-    let template = template();
-    let after = template.split_once("  MemorySize:\n").map_or("", |(_, after)| after);
-    let default = after.lines().find_map(|line| line.trim().strip_prefix("Default: "));
-    let memory = default.and_then(|memory| memory.parse().ok());
-    memory.expect("the template has a default")
-}
-
-fn template() -> String {
-    let template = fs::read_to_string(programs::workspace().join("templates/stack.yaml"));
-    template.expect("the template exists")
 }
