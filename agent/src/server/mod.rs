@@ -13,7 +13,9 @@ use ureq::{Agent, RequestBuilder, http::Response, typestate::WithBody};
 
 pub use self::{
     change::INITIALISE_LIMIT,
-    read::{Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, Recovery, View},
+    read::{
+        Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, Rebalance, Recovery, View,
+    },
 };
 use crate::{
     http::{self, ANSWER_LIMIT, CallError, Deadline, Trust},
@@ -70,6 +72,7 @@ impl Server {
     }
 
     /// The same server without credentials, with another deadline.
+    #[must_use]
     pub fn anonymous(&self, deadline: Deadline) -> Self {
         Self { url: self.url.clone(), client: self.client.clone(), administrator: None, deadline }
     }

@@ -1,197 +1,69 @@
-//! The user data of `templates/couchbase-cluster.yaml`, as `cbbootstrap launch` deploys it to MiniStack. Each instance is a shell in a
-//! mount namespace, with the Couchbase stand-in as its server. What changes the host (packages, disks, systemd) is a stand-in.
+//! The user data of `templates/couchbase-cluster.yaml`, as `cbbootstrap launch` deploys it to MiniStack, on instances that are Docker
+//! containers with systemd, from their first boot to their end.
 
 use std::{
+    cell::Cell,
     fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
-    thread::sleep,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cbbootstrap_tests::{
-    agent::{Agents, Api, one_cluster, wait_for_cluster},
+    agent::{Api, one_cluster, wait_for_cluster},
     artifact,
-    cli::User,
-    couchbase::{Node, Servers},
-    instance::Instance,
+    couchbase::{Membership, Rebalanced, Servers},
+    ec2::{Host, LaunchTemplate, VirtualMachine},
     ministack::MiniStack,
-    process::Guard,
-    programs, python,
+    process::wait_until,
+    programs,
+    proxy::{Fault, Proxy},
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// For a rebalance on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(5);
-
-/// Gives the instance its own `/etc`, `/opt` and `/usr/local/bin`, and runs the user data in `$HOME`.
-const BOOT: &str = r#"
-set -e
-cp -a /etc "$HOME/etc"
-mkdir -p "$HOME/opt" "$HOME/bin" "$HOME/systemd" /usr/lib/systemd/system
-for pair in etc:/etc opt:/opt bin:/usr/local/bin systemd:/usr/lib/systemd/system; do
-    # Not the stand-in.
-    /bin/mount --bind "$HOME/${pair%%:*}" "${pair#*:}"
-    [ "${pair#*:}" -ef "$HOME/${pair%%:*}" ]
-done
-mkdir -p /etc/sysctl.d /etc/tmpfiles.d
-touch /etc/fstab "$HOME/dev-sdf"
-status=0
-bash "$HOME/user-data" >"$HOME/log" 2>&1 || status=$?
-echo "$status" >"$HOME/status.new"
-mv "$HOME/status.new" "$HOME/status"
-exec sleep infinity
-"#;
-
-/// The programs that would change the host. Each call is logged.
-const STAND_INS: [(&str, &str); 9] = [
-    ("mountpoint", "[ -e \"$HOME/is-mounted\" ]"),
-    ("mount", "touch \"$HOME/is-mounted\""),
-    ("blkid", "case \"$*\" in *UUID*) echo 0000-1111 ;; *) [ -e \"$HOME/has-fs\" ] ;; esac"),
-    ("mkfs.xfs", "touch \"$HOME/has-fs\""),
-    ("dnf", "mkdir -p /opt/couchbase/bin && cp /bin/true /opt/couchbase/bin/couchbase-server"),
-    ("sysctl", ""),
-    ("systemd-tmpfiles", ""),
-    ("journalctl", "cat \"$HOME/agent-log\""),
-    (
-        "aws",
-        "case \"$*\" in *signal-resource*) exit 0 ;; esac\nunset AWS_ENDPOINT_URL_AUTO_SCALING\nexec \"$AWS_CLI\" \"$@\"",
-    ),
-];
-
-/// systemd for the agent's unit: it starts the command with the unit's environment and credentials, and knows `Type=notify`.
-const SYSTEMCTL: &str = r#"#!/usr/bin/env python3
-import os, shlex, socket, subprocess, sys
-home, words = os.environ["HOME"], [word for word in sys.argv[1:] if not word.startswith("--")]
-marker = os.path.join(home, "is-active")
-if words[0] == "is-active":
-    sys.exit(0 if os.path.exists(marker) else 3)
-if words != ["start", "cbbootstrap-agent"]:
-    sys.exit(1 if words[0] == "is-failed" else 0)
-environment, command, is_notify = dict(os.environ), None, False
-# The AWS CLI's here; the agent has those of the instance's role.
-del environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
-for line in open("/usr/lib/systemd/system/cbbootstrap-agent.service"):
-    key, _, value = line.strip().partition("=")
-    if key == "Environment":
-        name, _, value = value.partition("=")
-        environment[name] = value.replace("%d", "/etc/cbbootstrap")
-    elif key == "EnvironmentFile":
-        for setting in open(value.lstrip("-")):
-            name, _, value = setting.strip().partition("=")
-            environment[name] = value
-    elif key == "ExecStart":
-        command = shlex.split(value)
-    elif (key, value) == ("Type", "notify") or (key, value) == ("Type", "notify-reload"):
-        is_notify = True
-log = open(os.path.join(home, "agent-log"), "w")
-notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-environment["NOTIFY_SOCKET"] = os.path.join(home, "notify")
-notify.bind(environment["NOTIFY_SOCKET"])
-agent = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-notify.settimeout(0.2)
-while agent.poll() is None:
-    try:
-        if is_notify and b"READY=1" in notify.recv(4096).split(b"\n"):
-            break
-    except TimeoutError:
-        pass
-if agent.poll() not in (None, 0):
-    sys.exit(1)
-open(marker, "w").close()
-"#;
-
-/// An instance of the group.
-struct Machine<'a> {
-    node: &'a Node,
-    instance: Instance,
-    home: TempDir,
-    _guard: Guard,
-}
-
-impl<'a> Machine<'a> {
-    fn boot(user: &User, user_data: &str, node: &'a Node, zone: &str) -> Self {
-        let instance = Instance::start();
-        instance.set("placement/availability-zone", zone);
-        let home = tempfile::tempdir().unwrap();
-        let programs = home.path().join("programs");
-        fs::create_dir(&programs).unwrap();
-        for (name, body) in STAND_INS {
-            let log = format!("echo \"{name} $*\" >>\"$HOME/calls\"");
-            executable(&programs.join(name), &format!("#!/bin/sh\n{log}\n{body}\n"));
-        }
-        executable(&programs.join("systemctl"), SYSTEMCTL);
-        // The data volume of this machine.
-        let device = home.path().join("dev-sdf").display().to_string();
-        let user_data = user_data.replace("/dev/sdf", &device);
-        fs::write(home.path().join("user-data"), user_data).unwrap();
-        let args = ["--mount", "--propagation", "private", "bash", "-c", BOOT];
-        let mut command = user.leashed(Path::new("unshare"), &args);
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", programs.display());
-        command
-            .env("PATH", path)
-            .env("HOME", home.path())
-            .env("AWS_CLI", python::bin().join("aws"))
-            .env("CBBOOTSTRAP_SERVER", node.url())
-            .env("CBBOOTSTRAP_NODE", node.address())
-            .envs(instance.variables());
-        let guard = Guard(command.spawn().unwrap());
-        Self { node, instance, home, _guard: guard }
-    }
-
-    fn read(&self, file: &str) -> String {
-        fs::read_to_string(self.home.path().join(file)).unwrap_or_default()
-    }
-
-    #[track_caller]
-    fn wait_until(&self, what: &str, holds: impl Fn() -> bool) {
-        let since = Instant::now();
-        while !holds() {
-            let logs = || format!("{}\n{}", self.read("log"), self.read("agent-log"));
-            assert!(since.elapsed() < PATIENCE, "timed out waiting until {what}: {}", logs());
-            sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// Waits for the end of the user data.
-    #[track_caller]
-    fn wait(&self) {
-        self.wait_until("the user data ends", || self.home.path().join("status").exists());
-        let logs = || format!("{}\n{}", self.read("log"), self.read("agent-log"));
-        assert_eq!(self.read("status"), "0\n", "{}", logs());
-    }
-
-    /// Asserts that the secrets are in files of root alone, and nowhere else.
-    fn check_secrets(&self, secrets: &[String]) {
-        for (file, secret) in ["password", "secret"].iter().zip(secrets) {
-            let path = self.home.path().join("etc/cbbootstrap").join(file);
-            assert_eq!(fs::read_to_string(&path).unwrap().trim_end(), secret);
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-            for shown in ["log", "agent-log", "calls", "etc/cbbootstrap/agent.yaml"] {
-                assert!(!self.read(shown).contains(secret), "{shown}");
-            }
-        }
-    }
-}
-
-fn executable(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// A deployed cluster's stack, whose archive contains the built agent.
-struct Launched {
+/// A deployed cluster's stack, whose archive contains the built agent, and a machine for its instances.
+struct Scene {
+    host: Host,
     stack: MiniStack,
-    /// The stack's user data, for the agents' own API.
+    /// The stack's user data, for the API at `endpoint`.
     user_data: String,
+    endpoint: String,
     secrets: Vec<String>,
 }
 
-impl Launched {
-    fn new(api: &Api) -> Self {
+/// The scene that the tests share while one of them runs.
+static SCENE: Mutex<Weak<Scene>> = Mutex::new(Weak::new());
+
+impl Scene {
+    /// If it is impossible, prints the reason and returns `None`, or fails in CI, unless the user may not create namespaces.
+    fn share() -> Option<Arc<Self>> {
+        let unshare = Command::new("unshare").args(["--mount", "true"]).output();
+        if !unshare.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: this user may not make namespaces");
+            return None;
+        }
+        let mut shared = SCENE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scene) = shared.upgrade() {
+            return Some(scene);
+        }
+        match Host::start() {
+            Ok(host) => {
+                let scene = Arc::new(Self::new(host));
+                *shared = Arc::downgrade(&scene);
+                Some(scene)
+            }
+            Err(reason) => {
+                assert!(std::env::var_os("CI").is_none(), "{reason}");
+                eprintln!("skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    fn new(host: Host) -> Self {
         let stack = MiniStack::start();
         let user = stack.user();
         user.deploy(artifact::small_zip(), &[]).ended_with(0);
@@ -202,26 +74,38 @@ impl Launched {
         let launch = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1", "--agent", &archive];
         let options = ["--parameter", "Buckets=app:256:1", "--parameter", "Services=data"];
         user.run(&[&launch[..], &options, &["--output", "json"]].concat()).document();
-        let launched = Self { user_data: String::new(), secrets: Vec::new(), stack };
-        launched.replace_agent();
-        let data = launched.stack.boto(
+        let endpoint = status["endpoint"].as_str().unwrap().to_owned();
+        let scene = Self { host, stack, user_data: String::new(), endpoint, secrets: Vec::new() };
+        scene.replace_agent();
+        let data = scene.stack.boto(
             "client('ec2').describe_launch_template_versions(Versions=['$Latest'], LaunchTemplateId=\
              client('ec2').describe_launch_templates()['LaunchTemplates'][0]['LaunchTemplateId'])\
              ['LaunchTemplateVersions'][0]['LaunchTemplateData']['UserData']",
         );
         let data = BASE64_STANDARD.decode(data.as_str().unwrap()).unwrap();
-        let data = String::from_utf8(data).unwrap();
-        let endpoint = status["endpoint"].as_str().unwrap();
-        assert!(data.contains(&format!("api: {endpoint}\n")), "{data}");
+        let user_data = String::from_utf8(data).unwrap();
+        assert!(user_data.contains(&format!("api: {}\n", scene.endpoint)), "{user_data}");
         let secrets = ["AdministratorPassword", "ClusterSecret"].map(|name| {
-            let secret = launched.stack.boto(&format!(
+            let secret = scene.stack.boto(&format!(
                 "[client('secretsmanager').get_secret_value(SecretId=s['ARN'])['SecretString'] for s in \
                  client('secretsmanager').list_secrets()['SecretList'] if '{name}' in s['Name']][0]"
             ));
             secret.as_str().unwrap().to_owned()
         });
-        let user_data = data.replace(endpoint, &api.local.endpoint);
-        Self { user_data, secrets: secrets.into(), ..launched }
+        Self { user_data, secrets: secrets.into(), ..scene }
+    }
+
+    /// The Auto Scaling group of a cluster with this API. Its agents have short intervals.
+    fn group<'a>(&'a self, api: &str, servers: &'a Servers) -> Group<'a> {
+        let variables = [("INTERVAL", "100ms"), ("SETTLE", "500ms"), ("LEASE", "30s")];
+        let template = LaunchTemplate {
+            user_data: self.user_data.replace(&self.endpoint, api),
+            aws_url: self.stack.url.clone(),
+            variables: variables
+                .map(|(name, value)| (format!("CBBOOTSTRAP_{name}"), value.to_owned()))
+                .into(),
+        };
+        Group { scene: self, template, servers, launched: Cell::new(0) }
     }
 
     /// Replaces the stored archive by one with the agent of this machine, which may need a newer C library than Amazon Linux has.
@@ -248,75 +132,192 @@ impl Launched {
     }
 }
 
+/// The Availability Zones of the instances, in turn.
+const ZONES: [&str; 3] = ["us-east-1a", "us-east-1b", "us-east-1c"];
+
+struct Group<'a> {
+    scene: &'a Scene,
+    template: LaunchTemplate,
+    servers: &'a Servers,
+    /// How many instances it has launched.
+    launched: Cell<usize>,
+}
+
+impl<'a> Group<'a> {
+    /// Launches an instance on the next blank server.
+    fn launch(&self) -> VirtualMachine<'a> {
+        let index = self.launched.replace(self.launched.get() + 1);
+        self.scene.host.boot(&self.template, &self.servers.nodes()[index], ZONES[index % 3])
+    }
+
+    /// Launches instances at once, and waits until their user data has ended.
+    #[track_caller]
+    fn launch_all(&self, count: usize) -> Vec<VirtualMachine<'a>> {
+        let machines: Vec<_> = (0..count).map(|_| self.launch()).collect();
+        machines.iter().for_each(VirtualMachine::wait_until_up);
+        machines
+    }
+
+    /// Terminates instances at once. Each leaves before its hook is completed; then it ends.
+    #[track_caller]
+    fn terminate(machines: Vec<VirtualMachine>) {
+        for machine in &machines {
+            machine.instance.terminate();
+        }
+        for machine in machines {
+            machine.wait_until("the hook is completed", || machine.instance.is_complete());
+            assert!(machine.node.is_blank(), "{}", machine.logs());
+        }
+    }
+
+    /// The rebalances that the cluster has done.
+    fn rebalances(&self) -> Vec<Rebalanced> {
+        self.servers.clusters().remove(0).rebalances
+    }
+}
+
+/// Asserts that the secrets are in their files, which only root can read, and in no other file.
+#[track_caller]
+fn check_secrets(machine: &VirtualMachine, secrets: &[String]) {
+    for (file, secret) in ["password", "secret"].iter().zip(secrets) {
+        let file = format!("/etc/cbbootstrap/{file}");
+        assert_eq!(machine.run(&format!("cat {file}")).stdout.trim_end(), secret);
+        assert_eq!(machine.run(&format!("stat -c '%a %u' {file}")).stdout, "600 0\n");
+        let files = machine.run(&format!("grep -rlaF -e '{secret}' /etc /root /tmp /var")).stdout;
+        assert_eq!(files, format!("{file}\n"));
+    }
+}
+
+#[track_caller]
+fn check_user_data(machine: &VirtualMachine) {
+    let calls = machine.log("calls");
+    for call in [
+        "--unique-id i-0123456789abcdef0 --status SUCCESS",
+        "dnf install --assumeyes https://packages.couchbase.com/",
+        "sysctl --quiet --load=/etc/sysctl.d/90-couchbase.conf",
+    ] {
+        assert!(calls.contains(call), "{calls}");
+    }
+    assert_eq!(calls.matches("mkfs.xfs").count(), 1, "{calls}");
+}
+
 #[test]
 fn instances_become_one_cluster_shrink_and_are_replaced() {
-    let unshare = Command::new("unshare").args(["--mount", "true"]).output();
-    if !unshare.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this user may not make namespaces");
-        return;
-    }
+    let Some(scene) = Scene::share() else { return };
     let api = Api::start();
-    let launched = Launched::new(&api);
     // With the certificates that Couchbase Server makes itself.
     let servers = Servers::start_generated(6);
-    let user = Agents::new(&api.local.endpoint, "c1", &servers)
-        .user
-        .without("CB_REST_PASSWORD")
-        .without("CBBOOTSTRAP_CA_CERT")
-        .without("CBBOOTSTRAP_API")
-        .without("CBBOOTSTRAP_CLUSTER_ID")
-        .with("AWS_ENDPOINT_URL", &launched.stack.url)
-        .with("AWS_ACCESS_KEY_ID", "test")
-        .with("AWS_SECRET_ACCESS_KEY", "test");
-    let zones =
-        ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1a", "us-east-1b", "us-east-1c"];
-    let boot =
-        |index: usize| Machine::boot(&user, &launched.user_data, &servers[index], zones[index]);
-    let mut machines: Vec<_> = (0..3).map(boot).collect();
+    let group = scene.group(&api.local.endpoint, &servers);
+    let mut machines = group.launch_all(3);
     for machine in &machines {
-        machine.wait();
-        machine.check_secrets(&launched.secrets);
-        let calls = machine.read("calls");
-        assert!(calls.contains("--unique-id i-0123456789abcdef0 --status SUCCESS"), "{calls}");
-        assert!(
-            calls.contains("dnf install --assumeyes https://packages.couchbase.com/"),
-            "{calls}"
-        );
-        assert_eq!(calls.matches("mkfs.xfs").count(), 1, "{calls}");
+        check_secrets(machine, &scene.secrets);
+        check_user_data(machine);
     }
     let cluster = one_cluster(&servers, 3);
     for node in &cluster.nodes {
         assert_eq!(
             (&node.group[..], &node.services[..]),
-            (zones[node.index], &["kv".to_owned()][..])
+            (ZONES[node.index], &["kv".to_owned()][..])
         );
     }
 
-    machines.extend((3..5).map(boot));
-    machines.iter().for_each(Machine::wait);
+    machines.extend(group.launch_all(2));
     wait_for_cluster(&servers, 5);
+    let before = group.rebalances();
 
-    // The group terminates two instances: each leaves before its hook is completed.
-    for machine in &machines[3..] {
-        machine.instance.terminate();
-    }
-    for machine in &machines[3..] {
-        machine.wait_until("the hook is completed", || machine.instance.is_complete());
-        assert!(machine.node.is_blank(), "{}", machine.read("agent-log"));
-    }
+    Group::terminate(machines.split_off(3));
+    wait_for_cluster(&servers, 3);
+    let removed = group.rebalances().split_off(before.len());
+    assert_eq!(removed.iter().map(|rebalance| rebalance.removed).sum::<usize>(), 2, "{removed:?}");
+    assert!(removed.iter().all(|rebalance| rebalance.removed > 0), "{removed:?}");
+
+    // Couchbase Server fails the node of a dead instance over, and the rebalance of the next instance removes it.
+    servers.auto_failover_after(Duration::from_secs(1));
+    machines.pop();
+    wait_until("the dead node is failed over", || {
+        let nodes = servers.clusters().remove(0).nodes;
+        nodes.iter().any(|node| node.membership == Membership::InactiveFailed)
+    });
+    machines.extend(group.launch_all(1));
+    wait_for_cluster(&servers, 3);
+    assert!(servers.wiped().is_empty());
+}
+
+#[test]
+fn spot_interruption_reboot_and_rolling_update_keep_the_cluster() {
+    let Some(scene) = Scene::share() else { return };
+    let api = Api::start();
+    let servers = Servers::start_generated(7);
+    let group = scene.group(&api.local.endpoint, &servers);
+    let mut machines = group.launch_all(3);
+
+    let interrupted = machines.remove(0);
+    let end = Timestamp::now() + Duration::from_mins(2);
+    let action = json!({"action": "terminate", "time": end.to_string()}).to_string();
+    interrupted.instance.set("spot/instance-action", &action);
+    interrupted.wait_until("the node has left", || interrupted.node.is_blank());
+    wait_for_cluster(&servers, 2);
+    drop(interrupted);
+    machines.extend(group.launch_all(1));
     wait_for_cluster(&servers, 3);
 
-    // An instance dies, and Couchbase Server fails its node over. The new instance's rebalance removes it.
-    let dead = machines.remove(2);
-    dead.node.kill();
-    let (otp_node, password) = (format!("ns_1@{}", dead.node.address()), &launched.secrets[0]);
-    drop(dead);
-    let login = Some(("Administrator", password.as_str()));
-    let form = [("otpNode", otp_node.as_str())];
-    let failed_over = servers[0].call("POST", "/controller/failOver", &form, login).unwrap();
-    assert_eq!(failed_over.status, 200, "{failed_over:?}");
-    machines.push(boot(5));
-    machines.last().unwrap().wait();
-    wait_for_cluster(&servers, 3);
+    let rebalances = group.rebalances();
+    let rebooted = &machines[0];
+    rebooted.reboot();
+    rebooted.wait_until("the agent is ready", || rebooted.is_ready());
+    one_cluster(&servers, 3);
+    assert_eq!(group.rebalances(), rebalances);
+    // The user data has not run again.
+    check_user_data(rebooted);
+
+    // As an update of the stack does it: a new instance joins, then an old one leaves.
+    let before = rebalances.len();
+    let mut new = Vec::new();
+    for old in machines {
+        new.extend(group.launch_all(1));
+        wait_for_cluster(&servers, 4);
+        Group::terminate(vec![old]);
+        wait_for_cluster(&servers, 3);
+    }
+    assert!(servers.wiped().is_empty());
+    let rebalances = group.rebalances().split_off(before);
+    let expected = [(1, 0), (0, 1)].repeat(3);
+    let rebalances = rebalances.iter().map(|rebalance| (rebalance.added, rebalance.removed));
+    assert_eq!(rebalances.collect::<Vec<_>>(), expected);
+}
+
+/// How long the API is away: longer than an agent waits to ask again (a minute). At the default interval, a node that waits would ask as
+/// often in about 20 minutes.
+const OUTAGE: Duration = Duration::from_secs(65);
+
+#[test]
+fn nodes_become_one_cluster_after_long_outage_of_api() {
+    let Some(scene) = Scene::share() else { return };
+    let api = Api::start();
+    let proxy = Proxy::before(&api.local.endpoint);
+    let servers = Servers::start_generated(5);
+    let group = scene.group(&proxy.url, &servers);
+    let mut machines = group.launch_all(3);
+
+    proxy.fault(|_| Some(Fault::DropRequest));
+    let since = Instant::now();
+    let new = [group.launch(), group.launch()];
+    let leaving = machines.remove(0);
+    leaving.instance.terminate();
+    leaving.wait_until("the node has left", || leaving.node.is_blank());
+    wait_for_cluster(&servers, 2);
+    machines[0].reboot();
+    machines[0].wait_until("the agent is ready", || machines[0].is_ready());
+    for machine in &new {
+        machine.wait_until("the agent waits", || machine.status().contains("API"));
+    }
+    wait_until("the outage is over", || since.elapsed() > OUTAGE);
+    one_cluster(&servers, 2);
+    assert!(new.iter().all(|machine| machine.node.is_blank()) && !leaving.instance.is_complete());
+
+    proxy.fault(|_| None);
+    new.iter().for_each(VirtualMachine::wait_until_up);
+    wait_for_cluster(&servers, 4);
+    Group::terminate(vec![leaving]);
     assert!(servers.wiped().is_empty());
 }
