@@ -11,4 +11,5 @@ mod examples;
 mod launch;
 mod promises;
 mod run;
+mod sync_gateway;
 mod up;
