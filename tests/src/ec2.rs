@@ -295,7 +295,7 @@ impl VirtualMachine<'_> {
 
     /// Shuts its system down, and boots it again.
     pub fn reboot(&self) {
-        self.docker.docker(&["restart", "--time=60", &self.name]);
+        self.docker.docker(&["restart", "-t", "60", &self.name]);
     }
 }
 
