@@ -316,7 +316,7 @@ fn nodes_become_one_cluster_after_long_outage_of_api() {
     machines[0].reboot();
     machines[0].wait_until("the agent is ready", || machines[0].is_ready());
     for machine in &new {
-        machine.wait_until("the agent waits", || machine.status().contains("API"));
+        machine.wait_until("the agent waits", || machine.status().contains("does not answer"));
     }
     wait_until("the outage is over", || since.elapsed() > OUTAGE);
     one_cluster(&servers, 2);
