@@ -35,11 +35,15 @@ ci:
 bench name:
     cargo bench --workspace --bench {{ name }}
 
-# Update docs/commands.md, docs/benchmarks.md, the schema of cbbootstrap.yaml and the policies in templates/github-oidc-role.yaml
+# Simulate many nodes against the limits of AWS, and write the results to docs/scale.md
+simulate:
+    cargo run --release --package cbbootstrap-simulation
+
+# Update docs/commands.md, docs/benchmarks.md, docs/scale.md, the schema of cbbootstrap.yaml and the policies in templates/github-oidc-role.yaml
 docs:
-    UPDATE_DOCS=1 cargo test --workspace --bins -- reference schema
+    UPDATE_DOCS=1 cargo test --workspace --lib --bins -- reference schema
     UPDATE_TEMPLATES=1 cargo test --package cbbootstrap permissions
-    cargo run --quiet --package cbbootstrap-benchmarks
+    cargo run --quiet --package cbbootstrap-report
 
 # Print the size of the code and the duration of the tests, with their limits
 figures:

@@ -131,7 +131,7 @@ pub struct WaitArgs {
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub struct PauseArgs {
-    /// Pause between two reads, and before a retry
+    /// Longest pause between two reads, or before a retry
     #[arg(long, env = "CBBOOTSTRAP_INTERVAL", value_name = "TIME")]
     #[arg(default_value = "2s", value_parser = values::duration)]
     pub interval: Duration,

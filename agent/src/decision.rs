@@ -99,6 +99,8 @@ pub struct Memory {
     /// No rebalance begins before this time, after a failed one.
     pub rest_until: Option<Instant>,
     pub has_initialised: bool,
+    /// Another node had the claim when this run last claimed. Until its lease ends, reading the record is enough.
+    pub is_claimed_by_other: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,
     /// A node that lost its claim and has initialised its server, and since when this is known.
@@ -276,19 +278,26 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
     let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
     let record = match asked {
         Asked::Record(record) => record,
-        Asked::NotYet if may_claim => return Action::Claim,
+        Asked::NotYet if may_claim && !memory.is_claimed_by_other => return Action::Claim,
         Asked::NotYet => return Action::GetRecord,
         Asked::NoRecord if goal.can_begin => return Action::Claim,
         Asked::NoRecord => {
             return wait("no node with the data service has claimed the cluster yet");
         }
     };
+    let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
     match (record.state, &memory.occupied_by) {
         (State::Ready, _) => join(goal, own, record),
         (State::Claimed, Some((node, since))) if now - *since < goal.lease => wait(format!(
             "`{node}` has initialised its server and not reported it; this node does not begin a second cluster"
         )),
         (State::Claimed, Some((node, _))) => Action::Stop(StopReason::Occupied(node.clone())),
+        // A record names its first node, which may be another machine of this name. The answer to a claim shows that.
+        (State::Claimed, None)
+            if may_claim && memory.is_claimed_by_other && (record.is_initial || has_expired) =>
+        {
+            Action::Claim
+        }
         (State::Claimed, None) if record.is_initial => begin(goal, record, memory, now),
         (State::Claimed, None) => {
             let first = &record.initial_node;

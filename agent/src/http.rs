@@ -40,6 +40,7 @@ impl Deadline {
     }
 
     /// The earlier of this deadline and one after this time from now.
+    #[must_use]
     pub fn or_after(self, time: Duration) -> Self {
         Self(self.0.min(Instant::now() + time))
     }

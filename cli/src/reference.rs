@@ -25,7 +25,7 @@ pub fn check(program: Program, definition: Command) {
         fs::write(Path::new(PAGE), updated).expect("the page can be written");
     } else if current != reference {
         panic!(
-            "docs/commands.md is out of date: UPDATE_DOCS=1 cargo test --workspace --bins reference"
+            "docs/commands.md is out of date: UPDATE_DOCS=1 cargo test --workspace --lib --bins reference"
         );
     }
 }

@@ -8,16 +8,18 @@ use crate::{
     api::ApiError,
     cli::{PauseArgs, WaitArgs},
     http::{CallError, Deadline},
+    pauses::{self, Backoff, Cause, Pauses},
     printer::Printer,
 };
-
-/// The least pause between two attempts.
-const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why an attempt ends early.
 pub enum Interrupt {
     /// Try again after a pause. If the command times out, it reports this message and hint.
     Wait(Failure),
+    /// The same, and the attempt has only read this node's server.
+    Watch(Failure),
+    /// The same, because the API throttles, fails or cannot be reached.
+    ApiFailure(Failure),
     /// The command fails.
     Fail(anyhow::Error),
 }
@@ -25,6 +27,20 @@ pub enum Interrupt {
 impl Interrupt {
     pub fn wait(reason: impl Into<String>) -> Self {
         Self::Wait(Failure::new(reason))
+    }
+
+    pub fn watch(reason: impl Into<String>) -> Self {
+        Self::Watch(Failure::new(reason))
+    }
+
+    /// The reason to try again after a pause, or the error with which the command fails.
+    pub fn into_pause(self) -> anyhow::Result<(Cause, Failure)> {
+        match self {
+            Self::Wait(why) => Ok((Cause::Unfinished, why)),
+            Self::Watch(why) => Ok((Cause::OwnServer, why)),
+            Self::ApiFailure(why) => Ok((Cause::ApiFailure, why)),
+            Self::Fail(error) => Err(error),
+        }
     }
 }
 
@@ -43,7 +59,7 @@ impl From<CallError> for Interrupt {
 impl From<ApiError> for Interrupt {
     fn from(error: ApiError) -> Self {
         let problem = match error {
-            ApiError::Temporary(why) => return Self::wait(why),
+            ApiError::Temporary(why) => return Self::ApiFailure(Failure::new(why)),
             ApiError::Failed(error) => return Self::Fail(error),
             ApiError::Refused(problem) => problem,
         };
@@ -82,29 +98,31 @@ impl<'p> Clock<'p> {
         WaitArgs { timeout, pause: PauseArgs { interval } }: WaitArgs,
         printer: &'p Printer,
     ) -> Self {
-        let interval = interval.max(MIN_INTERVAL);
         Self { timeout, interval, deadline: Deadline::after(timeout), printer }
     }
 
     /// Repeats the attempt until it has a result or fails: at once if it has done something, otherwise after a pause. Fails itself
     /// when the time is up.
-    ///
-    /// The pauses vary, so that nodes that boot together do not stay in step.
     pub fn repeat<T>(
         &self,
         mut attempt: impl FnMut() -> Result<Option<T>, Interrupt>,
     ) -> anyhow::Result<T> {
         let mut previous = None;
+        let mut pauses = Pauses::new(self.interval, Backoff::CONSTANT);
         loop {
             match attempt() {
                 Ok(Some(result)) => return Ok(result),
-                Ok(None) => self.check(&Failure::new("the last step has no effect yet"))?,
-                Err(Interrupt::Fail(error)) => return Err(error),
-                Err(Interrupt::Wait(wait)) => {
+                Ok(None) => {
+                    self.check(&Failure::new("the last step has no effect yet"))?;
+                    pauses.restart();
+                }
+                Err(interrupt) => {
+                    let (cause, wait) = interrupt.into_pause()?;
                     // The deadline may have cut the last attempt short, so its reason may be misleading.
                     self.check(previous.as_ref().unwrap_or(&wait))?;
                     self.printer.waiting(&wait.to_string());
-                    thread::sleep(jitter(self.interval).min(self.deadline.time_left()));
+                    let pause = pauses.next(cause, fastrand::f64());
+                    thread::sleep(pause.min(self.deadline.time_left()));
                     previous = Some(wait);
                 }
             }
@@ -124,5 +142,5 @@ impl<'p> Clock<'p> {
 
 /// The time, a quarter less to a quarter more.
 pub fn jitter(time: Duration) -> Duration {
-    time.mul_f64(0.75 + fastrand::f64() / 2.0)
+    pauses::jitter(time, fastrand::f64())
 }

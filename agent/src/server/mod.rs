@@ -72,6 +72,7 @@ impl Server {
     }
 
     /// The same server without credentials, with another deadline.
+    #[must_use]
     pub fn anonymous(&self, deadline: Deadline) -> Self {
         Self { url: self.url.clone(), client: self.client.clone(), administrator: None, deadline }
     }

@@ -72,7 +72,8 @@ fn main() -> Result<()> {
     ));
     report.table(comparison_table(&comparisons));
     report.plot("Requests a second by the number of clients", &plot(&comparisons));
-    report.targets(targets(&comparisons));
+    let bills = cost::bills(&requests, &log);
+    report.targets([targets(&comparisons), cost::targets(&bills)].concat());
     report.details("Up to a million clusters in the database", |report| {
         report.text(format!("With {SIZE_CLIENTS} clients."));
         report.table(size_table(&sizes));
@@ -80,11 +81,12 @@ fn main() -> Result<()> {
     report.details("DynamoDB capacity of a request", |report| {
         report.text(
             "A proxy counts the calls. Capacity units follow DynamoDB's rules for the item's size before and after: a write takes \
-             one unit for each KB of the larger, even if its condition fails, and a consistent read one unit for each 4 KB.",
+             one unit for each KB of the larger, even if its condition fails, and a consistent read one unit for each 4 KB, an \
+             eventually consistent one half as much.",
         );
         report.table(table::capacity(&requests));
     });
-    report.details("Price of a million bootstraps", |report| cost::report(report, &requests, &log));
+    report.details("Price of a million bootstraps", |report| cost::report(report, &bills, &log));
     report.finish()
 }
 

@@ -22,10 +22,7 @@ use cbbootstrap_cli::{
 use cbbootstrap_protocol::wire::State;
 
 use self::{departure::Departing, machine::Machine, monitor::Monitor, systemd::Systemd};
-use super::{
-    clock::{Interrupt, jitter},
-    up,
-};
+use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
     cli::{Cli, ClusterArgs, Command, LifeArgs, PauseArgs, Recover, RunArgs},
@@ -36,14 +33,12 @@ use crate::{
     },
     http::Deadline,
     lock::Lock,
+    pauses::{Backoff, Cause, Pauses},
     printer::Printer,
     record::ClusterRecord,
     server::{Health, Membership, View},
     settings::{self, Here},
 };
-
-/// Between two checks of a node that lacks nothing, in pauses.
-const IDLE_PAUSES: u32 = 5;
 
 /// Before the next attempt after a refusal or an API that does not answer.
 const RETRY: Duration = Duration::from_mins(1);
@@ -118,6 +113,7 @@ struct Life<'r> {
     is_api_reachable: bool,
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
+    pauses: Pauses,
     /// What was printed last.
     printed: String,
 }
@@ -168,6 +164,7 @@ impl<'r> Life<'r> {
             asked_at: None,
             is_api_reachable: false,
             rest_until: None,
+            pauses: Pauses::new(options.pause.interval, Backoff::CONSTANT),
             printed: String::new(),
         }
     }
@@ -209,31 +206,35 @@ impl<'r> Life<'r> {
         self.track(&own);
         let view = if let OwnServer::Member(view) = &own { Some(view.clone()) } else { None };
         let is_healthy = self.is_healthy(view.as_ref());
+        let mut cause = Cause::Unfinished;
         let outcome = match self.step(own, view.as_ref(), is_healthy) {
             Ok(outcome) => outcome,
-            Err(Interrupt::Wait(wait)) => Outcome::Busy(wait.to_string()),
-            Err(Interrupt::Fail(error)) => self.refuse(error)?,
+            Err(interrupt) => match interrupt.into_pause() {
+                Ok((why, wait)) => {
+                    cause = why;
+                    Outcome::Busy(wait.to_string())
+                }
+                Err(error) => self.refuse(error)?,
+            },
         };
-        let pause = jitter(self.options.pause.interval);
-        let idle = pause * IDLE_PAUSES;
-        let (status, pause) = match outcome {
-            Outcome::Acted => (String::new(), Duration::ZERO),
+        let status = match outcome {
+            Outcome::Acted => {
+                self.pauses.restart();
+                return Ok(Duration::ZERO);
+            }
             Outcome::Busy(why) => {
                 self.printer.waiting(&why);
-                (why, pause)
+                why
             }
             Outcome::Rest(why) => {
+                cause = Cause::Idle;
                 self.print_once(&why);
-                (why, idle)
+                self.lock = None;
+                why
             }
         };
-        if pause == idle {
-            self.lock = None;
-        }
-        if !status.is_empty() {
-            self.publish(is_healthy, status, view);
-        }
-        Ok(pause)
+        self.publish(is_healthy, status, view);
+        Ok(self.pauses.next(cause, fastrand::f64()))
     }
 
     fn step(
@@ -330,7 +331,9 @@ impl<'r> Life<'r> {
             _ => true,
         };
         match done {
-            Err(Interrupt::Wait(why)) if is_healthy && self.up.record().is_none() => {
+            Err(Interrupt::Wait(why) | Interrupt::Watch(why) | Interrupt::ApiFailure(why))
+                if is_healthy && self.up.record().is_none() =>
+            {
                 self.printer.warning_once(&why);
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))

@@ -162,12 +162,22 @@ impl<'r> Run<'r> {
         &mut self,
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
+        let memory = &self.state.memory;
+        let (has_begun, has_left) = match own {
+            OwnServer::Member(_) => (memory.has_initialised, false),
+            _ => (false, matches!(own, OwnServer::Blank(_)) && memory.is_reported),
+        };
         self.observe(&own)?;
-        // Of a cluster that is ready, only the members can change.
-        if self.record().is_none_or(|record| record.state == wire::State::Claimed) {
+        // Of a cluster that is ready, only the members can change: a node that has left needs the present ones. A node that has just
+        // initialised its server reports with the generation of its claim, which the API checks.
+        let is_current = |record: &ClusterRecord| match record.state {
+            wire::State::Ready => !has_left,
+            wire::State::Claimed => record.is_initial && has_begun,
+        };
+        if !self.record().is_some_and(is_current) {
             self.state.asked = Asked::NotYet;
         }
-        let mut has_claimed = false;
+        let (mut has_claimed, mut has_asked) = (false, false);
         loop {
             let RunState { asked, memory, .. } = &self.state;
             let action = decision::next_action(&self.goal, &own, asked, memory, Instant::now());
@@ -178,11 +188,15 @@ impl<'r> Run<'r> {
                 Action::GetRecord | Action::Claim => {
                     has_claimed = action == Action::Claim;
                     self.ask(has_claimed, &own)?;
+                    has_asked = true;
                 }
                 action => {
                     self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
-                    return self.act(action, view, self.record().cloned());
+                    return match self.act(action, view, self.record().cloned()) {
+                        Err(Interrupt::Watch(why)) if has_asked => Err(Interrupt::Wait(why)),
+                        done => done,
+                    };
                 }
             }
         }
@@ -277,6 +291,9 @@ impl<'r> Run<'r> {
         } else {
             status()
         };
+        if claim && let Ok(Some(record)) = &record {
+            self.state.memory.is_claimed_by_other = !record.is_initial;
+        }
         let record = match record {
             // An answer to a claim does not name the members.
             Ok(Some(record)) if claim && record.state == wire::State::Ready => status()?,
@@ -333,7 +350,7 @@ impl<'r> Run<'r> {
                 let is_running = view.is_some_and(|view| view.is_rebalancing);
                 let rebalance =
                     if is_running { self.here.server.rebalance().ok().flatten() } else { None };
-                return Err(Interrupt::wait(
+                return Err(Interrupt::watch(
                     match rebalance.and_then(|running| running.progress) {
                         Some(percent) => format!("{why} ({percent:.0} %)"),
                         None => why,
@@ -368,7 +385,7 @@ impl<'r> Run<'r> {
                 if is_started {
                     printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
                 }
-                return Err(Interrupt::wait(why));
+                return Err(Interrupt::watch(why));
             }
             _ => {}
         }

@@ -79,6 +79,37 @@ fn blank_node_without_the_data_service_never_claims() {
 }
 
 #[test]
+fn node_that_waits_for_another_reads_the_record_until_the_claim_expires() {
+    let memory = Memory { is_claimed_by_other: true, ..memory() };
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", NotYet, Then(GetRecord)),
+        ("forgotten", NoRecord, Then(Claim)),
+        ("claimed by the other", Has(claimed_by(FIRST, 1)), Waits("its claim expires in 1 s")),
+        ("claimed for good", Has(claimed_by(FIRST, None)), Waits("its claim never expires")),
+        ("expired", Has(claimed_by(FIRST, 0)), Then(Claim)),
+        ("claimed by this node, or by another machine of its name", Has(claimed_by(ME, 60)), Then(Claim)),
+        ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
+    ];
+    for (what, asked, expected) in cases {
+        assert_next(what, &goal(), &blank(), &asked, &memory, &expected);
+    }
+    let occupied = Memory {
+        occupied_by: Some((node(FIRST), now())),
+        ..inspected(&[(FIRST, Inspection::Provisioned)])
+    };
+    let unfit = Goal { can_begin: false, ..goal() };
+    for (goal, memory) in
+        [(unfit, memory.clone()), (goal(), Memory { is_claimed_by_other: true, ..occupied })]
+    {
+        for asked in [NotYet, Has(claimed_by(ME, 0)), Has(claimed_by(FIRST, 0))] {
+            let decided = next_action(&goal, &blank(), &asked, &memory, now());
+            assert_ne!(decided, Claim, "{asked:?}");
+        }
+    }
+}
+
+#[test]
 fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
     use Inspection::{Blank, Provisioned, Unreachable};
     let of_both = || taken_over(ME, 30, &[FIRST, THIRD]);

@@ -1,13 +1,28 @@
-//! The report of a benchmark: recorded in `benchmarks/results/`, and shown in `docs/benchmarks.md`.
+//! A report: recorded in `benchmarks/results/`, and shown on a page in `docs/`.
 
-use std::{fmt::Write, fs, path::PathBuf};
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
-use cbbootstrap_tests::programs;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::machine;
+
+/// All reports: those of the benchmarks, and those of the simulation.
+pub const REPORTS: [&str; 8] = [
+    "cold_start",
+    "deploy",
+    "service",
+    "agent",
+    "scale_boots",
+    "scale_cluster",
+    "scale_outage",
+    "scale_backoff",
+];
 
 /// A Markdown table.
 #[derive(Debug, Deserialize, Serialize)]
@@ -60,10 +75,16 @@ impl Section {
     }
 }
 
-/// The results of one run of a benchmark.
+/// The results of one run of a benchmark or a simulation.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Report {
     benchmark: String,
+    /// The page in `docs/`.
+    #[serde(default = "benchmarks_page")]
+    page: String,
+    /// What was run.
+    #[serde(default)]
+    command: Option<String>,
     date: String,
     machine: String,
     versions: Vec<String>,
@@ -75,11 +96,19 @@ impl Report {
     pub fn new(name: &str, versions: impl IntoIterator<Item = String>) -> Self {
         Self {
             benchmark: name.to_owned(),
+            page: benchmarks_page(),
+            command: None,
             date: Timestamp::now().strftime("%F").to_string(),
             machine: machine::machine(),
             versions: [machine::rust()].into_iter().chain(versions).collect(),
             sections: Vec::new(),
         }
+    }
+
+    /// An empty report of a simulation, on its page, by this command.
+    pub fn of_simulation(name: &str, page: &str, command: &str) -> Self {
+        let (page, command) = (page.to_owned(), Some(command.to_owned()));
+        Self { page, command, versions: Vec::new(), ..Self::new(name, []) }
     }
 
     /// Reads the results of the last run.
@@ -125,23 +154,31 @@ impl Report {
         self.sections.push(Section::Plot { caption: caption.to_owned(), file });
     }
 
-    /// Prints the report, records it, and shows it in `docs/benchmarks.md`.
+    /// Prints the report, records it, and shows it on its page.
     pub fn finish(&self) -> Result<()> {
         println!("{}", self.markdown());
         let path = results().join(format!("{}.json", self.benchmark));
         fs::write(path, serde_json::to_string_pretty(self)? + "\n")?;
-        fs::write(page(), self.shown_in(&fs::read_to_string(page())?)?)?;
+        let page = self.page();
+        fs::write(&page, self.shown_in(&fs::read_to_string(&page)?)?)?;
         Ok(())
+    }
+
+    pub fn page(&self) -> PathBuf {
+        workspace().join("docs").join(&self.page)
     }
 
     fn markdown(&self) -> String {
         let mut text: String = self.sections.iter().map(Section::markdown).collect();
-        let Self { benchmark, date, machine, versions, .. } = self;
-        let _ = writeln!(
-            text,
-            "Measured on {date} by `just bench {benchmark}` on {machine}, with {}.",
-            versions.join(", ")
-        );
+        let Self { benchmark, date, machine, versions, command, .. } = self;
+        let _ = match command {
+            Some(command) => writeln!(text, "Computed on {date} by `{command}`."),
+            None => writeln!(
+                text,
+                "Measured on {date} by `just bench {benchmark}` on {machine}, with {}.",
+                versions.join(", ")
+            ),
+        };
         text
     }
 
@@ -153,24 +190,27 @@ impl Report {
             .split_once(&start)
             .and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
         let (before, after) =
-            place.with_context(|| format!("docs/benchmarks.md has no `{}`", start.trim()))?;
+            place.with_context(|| format!("docs/{} has no `{}`", self.page, start.trim()))?;
         Ok(format!("{before}{start}{}{end}{after}", self.markdown()))
     }
 }
 
-fn results() -> PathBuf {
-    programs::workspace().join("benchmarks/results")
+fn benchmarks_page() -> String {
+    "benchmarks.md".to_owned()
 }
 
-/// The page that shows all results.
-pub fn page() -> PathBuf {
-    programs::workspace().join("docs/benchmarks.md")
+pub fn workspace() -> &'static Path {
+    let mut levels = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    levels.nth(2).expect("this crate is in the workspace")
+}
+
+fn results() -> PathBuf {
+    workspace().join("benchmarks/results")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::BENCHMARKS;
 
     #[test]
     fn report_replaces_the_last_one() {
@@ -191,11 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn page_shows_the_recorded_results() {
-        let page = fs::read_to_string(page()).unwrap();
-        for name in BENCHMARKS {
-            let shown = Report::read(name).unwrap().shown_in(&page).unwrap();
-            assert_eq!(shown, page, "docs/benchmarks.md is out of date: just docs");
+    fn pages_show_the_recorded_results() {
+        for name in REPORTS {
+            let report = Report::read(name).unwrap();
+            let page = fs::read_to_string(report.page()).unwrap();
+            let shown = report.shown_in(&page).unwrap();
+            assert_eq!(shown, page, "docs/{} is out of date: just docs", report.page);
         }
     }
 }

@@ -1,0 +1,247 @@
+//! A node's agent: its own decisions and pauses, with a simulated server. No I/O; time and chance are arguments.
+
+use std::time::{Duration, Instant};
+
+use cbbootstrap_agent::{
+    decision::{Action, Asked, Goal, Inspection, Memory, OwnServer, next_action},
+    pauses::{Backoff, Cause, Pauses},
+    record::ClusterRecord,
+    server::{Health, Membership, NodeInfo, Recovery, View},
+};
+use cbbootstrap_protocol::{
+    names::{Node, Uuid},
+    wire::State,
+};
+
+/// The agent's default interval and lease.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+pub const LEASE: Duration = Duration::from_mins(5);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Claim,
+    Status,
+    Ready { cluster_uuid: Uuid, generation: u64 },
+    Leave { generation: u64 },
+}
+
+/// Why a call has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallFailure {
+    /// It was throttled, or the API fails.
+    Temporary,
+    /// The list of members is full.
+    TooManyNodes,
+    /// Too many nodes lost their claims.
+    TooManyTakeovers,
+    /// By another rule.
+    Refused,
+}
+
+pub type Answer = Result<Option<ClusterRecord>, CallFailure>;
+
+/// What the agent does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Call(Call),
+    Pause(Duration),
+    Initialise,
+    Join,
+    /// Inspect the servers of nodes that lost their claims.
+    Inspect(Vec<Node>),
+    End(End),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is a member, and lacks nothing.
+    Member,
+    /// A person has to decide.
+    Stopped,
+}
+
+#[derive(Debug)]
+pub struct Agent {
+    goal: Goal,
+    uuid: Uuid,
+    own: OwnServer,
+    asked: Asked,
+    memory: Memory,
+    pauses: Pauses,
+    /// In this round.
+    has_claimed: bool,
+    /// The generation of the latest record, and the end of its lease.
+    claim: (u64, Option<Instant>),
+    /// The node that gets the claim back.
+    claim_goes_to: Option<Node>,
+    /// Whether the API has a place for it in its list.
+    pub is_listed: bool,
+}
+
+impl Agent {
+    pub fn new(node: Node, uuid: Uuid, backoff: Backoff) -> Self {
+        let goal = Goal {
+            node,
+            can_begin: true,
+            trusts_members: true,
+            extras: Vec::new(),
+            attests: true,
+            adopt: false,
+            settle: Duration::ZERO,
+            nodes: None,
+            lease: LEASE,
+            recovers: true,
+            replaces: false,
+        };
+        Self {
+            goal,
+            own: OwnServer::Blank(Some(uuid.clone())),
+            uuid,
+            asked: Asked::NotYet,
+            memory: Memory::default(),
+            pauses: Pauses::new(INTERVAL, backoff),
+            has_claimed: false,
+            claim: (0, None),
+            claim_goes_to: None,
+            is_listed: true,
+        }
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.goal.node
+    }
+
+    pub fn uuid(&self) -> &Uuid {
+        &self.uuid
+    }
+
+    /// Whether its server belongs to a cluster.
+    pub fn inspection(&self) -> Inspection {
+        match self.own {
+            OwnServer::Member(_) => Inspection::Provisioned,
+            _ => Inspection::Blank,
+        }
+    }
+
+    /// Begins a round, as `up` does.
+    pub fn round(&mut self, now: Instant, chance: f64) -> Step {
+        self.memory.observe(&self.own);
+        if !matches!(&self.asked, Asked::Record(record) if record.state == State::Ready) {
+            self.asked = Asked::NotYet;
+        }
+        self.has_claimed = false;
+        self.decide(now, chance)
+    }
+
+    fn decide(&mut self, now: Instant, chance: f64) -> Step {
+        let generation = self.claim.0;
+        match next_action(&self.goal, &self.own, &self.asked, &self.memory, now) {
+            Action::Claim if self.has_claimed => self.pause(Cause::Unfinished, chance),
+            Action::Wait(_) => self.pause(Cause::Unfinished, chance),
+            Action::Claim => {
+                self.has_claimed = true;
+                Step::Call(Call::Claim)
+            }
+            Action::GetRecord => Step::Call(Call::Status),
+            Action::Report(cluster_uuid) => Step::Call(Call::Ready { cluster_uuid, generation }),
+            Action::GiveUpClaim(node) => {
+                self.claim_goes_to = Some(node);
+                Step::Call(Call::Leave { generation })
+            }
+            Action::Inspect(nodes) => Step::Inspect(nodes),
+            Action::Initialise => Step::Initialise,
+            Action::Join(_) => Step::Join,
+            Action::Done => Step::End(End::Member),
+            Action::Stop(_) => Step::End(End::Stopped),
+            action => unreachable!("a server that works needs no {action:?}"),
+        }
+    }
+
+    fn pause(&mut self, cause: Cause, chance: f64) -> Step {
+        Step::Pause(self.pauses.next(cause, chance))
+    }
+
+    /// Continues after an answer.
+    pub fn receive(&mut self, call: &Call, answer: Answer, now: Instant, chance: f64) -> Step {
+        let record = match (call, answer) {
+            (Call::Leave { .. }, Err(_)) => return self.pause(Cause::Unfinished, chance),
+            (_, Err(CallFailure::Temporary)) => return self.pause(Cause::ApiFailure, chance),
+            (Call::Ready { .. }, Err(CallFailure::TooManyNodes)) => {
+                self.is_listed = false;
+                (self.memory.is_reported, self.memory.is_attested) = (true, true);
+                return self.round(now, chance);
+            }
+            (Call::Ready { .. }, Err(_)) => {
+                self.asked = Asked::NotYet;
+                return self.pause(Cause::Unfinished, chance);
+            }
+            (_, Err(_)) => return Step::End(End::Stopped),
+            (Call::Leave { .. }, Ok(_)) => {
+                self.memory.occupied_by = self.claim_goes_to.take().map(|node| (node, now));
+                return self.round(now, chance);
+            }
+            // An answer to a claim does not name the members.
+            (Call::Claim, Ok(Some(record))) if record.state == State::Ready => {
+                return Step::Call(Call::Status);
+            }
+            (_, Ok(record)) => record,
+        };
+        let Some(record) = record else {
+            self.asked = Asked::NoRecord;
+            return self.decide(now, chance);
+        };
+        self.learn(record);
+        if let Call::Ready { .. } = call {
+            (self.memory.is_reported, self.memory.is_attested) = (true, true);
+            return self.round(now, chance);
+        }
+        self.decide(now, chance)
+    }
+
+    fn learn(&mut self, mut record: ClusterRecord) {
+        if record.generation == self.claim.0 {
+            record.lease_end = record.lease_end.map(|end| end.min(self.claim.1.unwrap_or(end)));
+        } else {
+            self.memory.inspections.clear();
+        }
+        self.claim = (record.generation, record.lease_end);
+        self.asked = Asked::Record(record);
+    }
+
+    pub fn note_inspection(&mut self, node: Node, inspection: Inspection) {
+        self.memory.inspections.insert(node, inspection);
+    }
+
+    /// Its server has initialised a cluster, or joined the recorded one.
+    pub fn become_member(&mut self, of: Option<Uuid>) {
+        let name = self.goal.node.to_string();
+        let this = NodeInfo {
+            otp: format!("ns_1@{name}"),
+            name,
+            uuid: Some(self.uuid.clone()),
+            membership: Membership::Active,
+            recovery: Recovery::None,
+            health: Health::Healthy,
+            uptime: Duration::from_hours(1),
+            is_asked: true,
+            group: None,
+            disk_bytes: None,
+        };
+        self.own = OwnServer::Member(View {
+            uuid: of.unwrap_or_else(|| self.uuid.clone()),
+            nodes: vec![this],
+            is_balanced: true,
+            is_rebalancing: false,
+            buckets: Vec::new(),
+            fewest_replicas: None,
+        });
+    }
+
+    /// The cluster that the record names.
+    pub fn recorded_cluster(&self) -> Option<Uuid> {
+        match &self.asked {
+            Asked::Record(record) => record.cluster_uuid.clone(),
+            _ => None,
+        }
+    }
+}
