@@ -191,7 +191,7 @@ fn check_secrets(machine: &VirtualMachine, secrets: &[String]) {
         let file = format!("/etc/cbbootstrap/{file}");
         let stored = machine.run(&format!("cat {file}; stat -c '%a %u' {file}"));
         assert_eq!(stored.stdout, format!("{secret}\n600 0\n"), "{stored}");
-        let search = format!("grep -rlaF --no-messages -e '{secret}' /etc /root /tmp /var");
+        let search = format!("grep -rlaF --no-messages -f {file} /etc /root /tmp /var");
         let files = machine.run(&search);
         assert_eq!(files.stdout, format!("{file}\n"), "{files}");
     }
@@ -271,7 +271,7 @@ fn spot_interruption_reboot_and_rolling_update_keep_the_cluster() {
     let rebalances = group.rebalances();
     let rebooted = &machines[0];
     rebooted.reboot();
-    rebooted.wait_until("the agent is ready", || rebooted.is_ready());
+    rebooted.wait_until_ready();
     one_cluster(&servers, 3);
     assert_eq!(group.rebalances(), rebalances);
     // The user data has not run again.
@@ -314,9 +314,9 @@ fn nodes_become_one_cluster_after_long_outage_of_api() {
     leaving.wait_until("the node has left", || leaving.node.is_blank());
     wait_for_cluster(&servers, 2);
     machines[0].reboot();
-    machines[0].wait_until("the agent is ready", || machines[0].is_ready());
+    machines[0].wait_until_ready();
     for machine in &new {
-        machine.wait_until("the agent waits", || machine.status().contains("does not answer"));
+        machine.wait_for_status("does not answer");
     }
     wait_until("the outage is over", || since.elapsed() > OUTAGE);
     one_cluster(&servers, 2);
