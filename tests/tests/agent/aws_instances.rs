@@ -293,8 +293,9 @@ fn spot_interruption_reboot_and_rolling_update_keep_the_cluster() {
     assert_eq!(rebalances.collect::<Vec<_>>(), expected);
 }
 
-/// How long the API is away: longer than an agent waits to ask again (a minute). At the default interval, a node that waits would ask as
-/// often in about 20 minutes.
+/// How long the API is away, in place of an hour: longer than a member waits to ask again, and than a server that has rebooted is not
+/// trusted, which is a minute each. A new node asks as often as in 20 minutes at the default interval. The five minutes for which a node
+/// that has left waits for the API do not pass.
 const OUTAGE: Duration = Duration::from_secs(65);
 
 #[test]
@@ -320,7 +321,7 @@ fn nodes_become_one_cluster_after_long_outage_of_api() {
     }
     wait_until("the outage is over", || since.elapsed() > OUTAGE);
     one_cluster(&servers, 2);
-    assert!(new.iter().all(|machine| machine.node.is_blank()) && !leaving.instance.is_complete());
+    assert!(new.iter().all(|machine| machine.node.is_blank()));
 
     proxy.fault(|_| None);
     new.iter().for_each(VirtualMachine::wait_until_up);
