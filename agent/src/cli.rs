@@ -279,6 +279,9 @@ pub struct DiscoverArgs {
     pub until_ready: bool,
     #[command(flatten)]
     pub size: SizeArgs,
+    /// Write the certificate authorities that the members attest to this PEM file; needs the cluster's secret
+    #[arg(long, env = "CBBOOTSTRAP_WRITE_CA_CERT", value_name = "FILE")]
+    pub write_ca_cert: Option<PathBuf>,
     /// Format of the list
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
