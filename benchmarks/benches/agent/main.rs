@@ -64,7 +64,7 @@ fn main() -> Result<()> {
                 seconds(outcome.took),
                 format!("{ratio:.2}"),
                 outcome.rebalances.to_string(),
-                format!("{requests:.1}"),
+                format!("{requests:.2}"),
                 outcome.members.to_string(),
             ]);
             targets.push((
@@ -74,7 +74,7 @@ fn main() -> Result<()> {
             ));
             targets.push((
                 format!("{size} nodes, {who}: at most {MAX_REQUESTS} API requests per node"),
-                format!("{requests:.1}"),
+                format!("{requests:.2}"),
                 requests <= MAX_REQUESTS,
             ));
         }

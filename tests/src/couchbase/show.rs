@@ -228,7 +228,7 @@ impl Call<'_> {
             "clusterName": cluster.name,
             "balanced": cluster.is_balanced(absent),
         });
-        // `json!` would copy them, which takes most of the time in a large cluster.
+        // `json!` would copy them.
         pool["nodes"] = members.into_iter().map(|member| self.node_info(Some(member))).collect();
         show_quotas(&cluster.quotas, &mut pool);
         if !self.world.knobs.community {
