@@ -7,8 +7,10 @@ use std::{
     collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -84,6 +86,7 @@ pub struct Machine {
     home: PathBuf,
     cgroup: String,
     daemon: Child,
+    _starter: mpsc::Sender<()>,
 }
 
 impl Machines {
@@ -151,11 +154,11 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("files can be shared"))
             .stderr(log);
-        let daemon = command.spawn().map_err(|error| format!("setpriv: {error}"))?;
+        let (daemon, starter) = spawn(command).map_err(|error| format!("setpriv: {error}"))?;
         let socket = format!("unix://{}", home.join("socket").display());
         // The classic builder needs no plugin and does not pull images that exist.
         let user = User::default().with("DOCKER_HOST", socket).with("DOCKER_BUILDKIT", "0");
-        Ok(Self { name, address, user, home, cgroup, daemon })
+        Ok(Self { name, address, user, home, cgroup, daemon, _starter: starter })
     }
 
     fn wait_until_up(&self) -> Result<(), String> {
@@ -278,6 +281,19 @@ fn needs() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Starts a command in a thread that ends when the sender is dropped: the kernel takes the end of the thread, which may be another test's,
+/// for the end of the parent.
+fn spawn(mut command: Command) -> io::Result<(Child, mpsc::Sender<()>)> {
+    let (starter, end) = mpsc::channel();
+    let (result, child) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = result.send(command.spawn());
+        let _: Result<(), _> = end.recv();
+    });
+    let child = child.recv().expect("the thread answers")?;
+    Ok((child, starter))
 }
 
 /// Starts the bridge.

@@ -283,19 +283,31 @@ impl VirtualMachine<'_> {
         assert_eq!(self.log("status"), "0\n", "{}", self.logs());
     }
 
-    /// Whether the agent has reported to systemd that the node is a member.
-    pub fn is_ready(&self) -> bool {
-        self.run("systemctl is-active cbbootstrap-agent").stdout == "active\n"
+    /// Waits until the agent has reported to systemd that the node is a member.
+    #[track_caller]
+    pub fn wait_until_ready(&self) {
+        self.wait_for("systemctl --quiet is-active cbbootstrap-agent");
     }
 
-    /// The agent's state, as `systemctl status` shows it.
-    pub fn status(&self) -> String {
-        self.run("systemctl show --property StatusText --value cbbootstrap-agent").stdout
+    /// Waits until the agent's status, as `systemctl status` shows it, contains this text.
+    #[track_caller]
+    pub fn wait_for_status(&self, text: &str) {
+        let status = "systemctl show --property StatusText --value cbbootstrap-agent";
+        self.wait_for(&format!("{status} | grep -q '{text}'"));
+    }
+
+    /// Waits until a shell command on the instance succeeds. One call of Docker costs more than many on the instance.
+    #[track_caller]
+    fn wait_for(&self, command: &str) {
+        let limit = PATIENCE.as_secs();
+        let waited = self
+            .run(&format!("for i in $(seq {limit}); do {command} && exit; sleep 1; done; exit 1"));
+        assert_eq!(waited.status, Some(0), "{waited}\n{}", self.logs());
     }
 
     /// Shuts its system down, and boots it again.
     pub fn reboot(&self) {
-        self.docker.docker(&["restart", "--time=60", &self.name]);
+        self.docker.docker(&["restart", "-t", "60", &self.name]);
     }
 }
 

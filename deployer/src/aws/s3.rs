@@ -181,17 +181,10 @@ impl Bucket {
     /// Makes sure that a bucket of ours is encrypted, with this key or one of AWS, private, and accessible by TLS only. Repeated with each upload, it completes
     /// a bucket whose creation was interrupted.
     pub async fn protect(&self, kms_key: Option<&str>) -> anyhow::Result<()> {
-        // In sequence, as the calls of each: S3 refuses two changes of a bucket at the same time, and `Conflict` retries only
-        // another deployer's.
-        self.encrypt(kms_key).await?;
-        self.close().await
-    }
-
-    /// The first part of [`Bucket::protect`], which must precede the first upload.
-    pub async fn encrypt(&self, kms_key: Option<&str>) -> anyhow::Result<()> {
         if !self.ours {
             return Ok(());
         }
+        let bucket = &self.name;
         let algorithm = match kms_key {
             Some(_) => ServerSideEncryption::AwsKms,
             None => ServerSideEncryption::Aes256,
@@ -205,18 +198,6 @@ impl Bucket {
             .bucket_key_enabled(kms_key.is_some())
             .build();
         let encryption = ServerSideEncryptionConfiguration::builder().rules(rule).build()?;
-        let encrypt =
-            request!(self.put_bucket_encryption).server_side_encryption_configuration(encryption);
-        encrypt.send().await.explain(format!("cannot encrypt bucket `{}`", self.name))?;
-        Ok(())
-    }
-
-    /// The second part of [`Bucket::protect`]: makes the bucket private.
-    pub async fn close(&self) -> anyhow::Result<()> {
-        if !self.ours {
-            return Ok(());
-        }
-        let bucket = &self.name;
         let private = PublicAccessBlockConfiguration::builder()
             .block_public_acls(true)
             .block_public_policy(true)
@@ -235,6 +216,10 @@ impl Bucket {
                 "Condition": {"Bool": {"aws:SecureTransport": "false"}},
             }],
         });
+        // In sequence: S3 refuses two changes of a bucket at the same time, and `Conflict` retries only another deployer's.
+        let encrypt =
+            request!(self.put_bucket_encryption).server_side_encryption_configuration(encryption);
+        encrypt.send().await.explain(format!("cannot encrypt bucket `{bucket}`"))?;
         let close =
             request!(self.put_public_access_block).public_access_block_configuration(private);
         let what = format!("cannot block public access to bucket `{bucket}`");

@@ -128,31 +128,24 @@ impl<'a> Preparation<'a> {
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
-        let is_new_bucket = storage.is_some() && !self.bucket.exists;
+        let is_first = storage.is_some();
         let table = self.ensure_table(storage);
-        if needs_change_set {
-            // All three run to their end, so that none leaves something incomplete because another one failed.
-            let (table, artifact, draft) =
-                tokio::join!(table, self.store_artifact(is_new_bucket), self.draft(slot));
-            print_later(
-                printer,
-                [table.as_ref().err(), artifact.as_ref().err(), draft.as_ref().err()],
-            );
-            let table_changed = table?;
-            artifact?;
-            self.has_changed_storage |= table_changed | is_new_bucket;
-            return self.confirm_change(draft?).await;
-        }
-        let create_bucket = async {
-            if is_new_bucket {
-                self.deployment.create_bucket(&self.bucket).await
-            } else {
-                Ok(false)
+        let bucket = async {
+            let is_new = is_first && self.deployment.create_bucket(&self.bucket).await?;
+            if needs_change_set {
+                self.upload().await?;
             }
+            Ok(is_new)
         };
-        let (table, bucket) = tokio::join!(table, create_bucket);
-        print_later(printer, [table.as_ref().err(), bucket.as_ref().err()]);
+        let draft = async { if needs_change_set { self.draft(slot).await } else { Ok(None) } };
+        // All three run to their end, so that none leaves something incomplete because another one failed.
+        let (table, bucket, draft) = tokio::join!(table, bucket, draft);
+        print_later(printer, [table.as_ref().err(), bucket.as_ref().err(), draft.as_ref().err()]);
         self.has_changed_storage |= table? | bucket?;
+        let draft = draft?;
+        if needs_change_set {
+            return self.confirm_change(draft).await;
+        }
         match (up_to_date, self.survey.action, &self.survey.stack) {
             (Some(stack), ..) => Ok(Next::Nothing(stack)),
             (None, StackAction::Wait, Some(stack)) => {
@@ -179,21 +172,6 @@ impl<'a> Preparation<'a> {
         let change = dynamodb::ensure(&aws.dynamodb, name, table, &table_options, tags).await?;
         step.done(format_args!("`{name}` {change}"));
         Ok(change != TableChange::Unchanged)
-    }
-
-    /// Uploads the artifact, and creates its bucket if that is missing.
-    async fn store_artifact(&self, is_new_bucket: bool) -> anyhow::Result<()> {
-        if !is_new_bucket {
-            return self.upload().await;
-        }
-        let Self { deployment: Deployment { printer, target, .. }, bucket, .. } = self;
-        let step = printer.step("bucket");
-        bucket.create().await?;
-        bucket.encrypt(target.stack.table.kms_key.as_deref()).await?;
-        let (closed, uploaded) = tokio::join!(bucket.close(), self.upload());
-        closed?;
-        step.done(format_args!("`{}` created", bucket.name));
-        uploaded
     }
 
     async fn upload(&self) -> anyhow::Result<()> {

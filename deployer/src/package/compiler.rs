@@ -22,6 +22,9 @@ use crate::{
     values::Arch,
 };
 
+/// The profile of released programs. They abort on panics, so they need no unwind tables, which are 4 % of the function's zip.
+const LAMBDA_PROFILE: &str = "lambda";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Builder {
     /// `cargo zigbuild`, which links for Lambda's glibc on any machine.
@@ -145,7 +148,8 @@ impl Compiler {
             // Messages for this program on stdout, those for people on stderr.
             .args(["--message-format", "json-render-diagnostics"]);
         let paths = remapped_paths(&self.source);
-        command.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&paths));
+        let has_unwind_tables = self.profile != LAMBDA_PROFILE;
+        command.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&paths, has_unwind_tables));
         let variable = format!("CFLAGS_{}", triple.replace('-', "_"));
         let ours = paths.iter().map(|pair| format!("-ffile-prefix-map={pair}"));
         let flags: Vec<_> = std::env::var(&variable).into_iter().chain(ours).collect();
@@ -174,14 +178,15 @@ fn remapped_paths(source: &Path) -> Vec<String> {
 
 /// Flags for rustc in the form of `CARGO_ENCODED_RUSTFLAGS`, after those of the environment. Those of cargo's configuration are
 /// for this machine's own programs and are left out.
-fn rust_flags(paths: &[String]) -> String {
+fn rust_flags(paths: &[String], has_unwind_tables: bool) -> String {
     let unencoded = |flags: String| flags.split_whitespace().collect::<Vec<_>>().join("\x1f");
     let given = std::env::var("CARGO_ENCODED_RUSTFLAGS")
         .or_else(|_| std::env::var("RUSTFLAGS").map(unencoded))
         .unwrap_or_default();
     let given = Some(given).filter(|flags| !flags.is_empty());
+    let unwind_tables = (!has_unwind_tables).then(|| "-Cforce-unwind-tables=no".to_owned());
     let ours = paths.iter().map(|pair| format!("--remap-path-prefix={pair}"));
-    given.into_iter().chain(ours).collect::<Vec<_>>().join("\x1f")
+    given.into_iter().chain(unwind_tables).chain(ours).collect::<Vec<_>>().join("\x1f")
 }
 
 /// Where cargo keeps what it downloads.
@@ -373,7 +378,7 @@ mod tests {
         let compiler = Compiler {
             program: Program::Function,
             source: PathBuf::new(),
-            profile: "lambda".to_owned(),
+            profile: LAMBDA_PROFILE.to_owned(),
             arch: Arch::X86_64,
             builder: Builder::Zigbuild,
         };
@@ -381,5 +386,14 @@ mod tests {
             describe(&compiler.command()),
             "cargo zigbuild --package cbbootstrap-function --bin bootstrap --profile lambda --target x86_64-unknown-linux-gnu.2.34"
         );
+    }
+
+    #[test]
+    fn only_programs_that_abort_on_panics_have_no_unwind_tables() {
+        for has_unwind_tables in [true, false] {
+            let flags = rust_flags(&["/a=/b".to_owned()], has_unwind_tables);
+            assert!(flags.ends_with("--remap-path-prefix=/a=/b"), "{flags}");
+            assert_ne!(flags.contains("-Cforce-unwind-tables=no"), has_unwind_tables, "{flags}");
+        }
     }
 }

@@ -19,13 +19,14 @@ impl Rounds {
     /// determines their number.
     pub fn new(calls: &[Call]) -> Self {
         let last = |operation| calls.iter().rev().find(|call| call.operation() == operation);
-        let executed = last("ExecuteChangeSet").and_then(|call| call.answered);
+        let changed =
+            last("ExecuteChangeSet").or(last("DeleteStack")).and_then(|call| call.answered);
         let replaced = last("UpdateFunctionCode").and_then(|call| call.answered);
         let last_read = last("GetFunctionConfiguration").map_or(0, |call| call.number);
         let is_after =
             |call: &Call, begin: Option<Instant>| begin.is_some_and(|it| call.asked >= it);
         let is_poll = |call: &Call| match call.operation() {
-            "DescribeStackEvents" => is_after(call, executed),
+            "DescribeStackEvents" => is_after(call, changed),
             "GetFunctionConfiguration" => is_after(call, replaced) && call.number != last_read,
             _ => false,
         };

@@ -34,8 +34,7 @@ fn deployments_wait_for_few_round_trips() {
     let [zip, other, third] = [1, 2, 3].map(artifact::small_zip_number);
     let deploy = ["deploy", "--yes", "--no-smoke", "--function-zip"];
     check(&[
-        (&[&deploy[..], &[zip]].concat(), 8),
-        (&[&deploy[..], &[zip]].concat(), 2),
+        (&[&deploy[..], &[zip]].concat(), 9),
         (&[&deploy[..], &[other]].concat(), 8),
         (&[&deploy[..], &[third, "--code-only"]].concat(), 4),
         (&[&deploy[..], &[third, "--code-only"]].concat(), 2),
@@ -47,7 +46,7 @@ fn other_commands_wait_for_few_round_trips() {
     let [zip, other] = [1, 2].map(artifact::small_zip_number);
     check(&[
         (&["plan", "--function-zip", zip], 9),
-        (&["deploy", "--yes", "--no-smoke", "--function-zip", zip], 8),
+        (&["deploy", "--yes", "--no-smoke", "--function-zip", zip], 9),
         (&["plan", "--function-zip", zip], 2),
         (&["plan", "--function-zip", other], 5),
         (&["status"], 3),
@@ -55,6 +54,6 @@ fn other_commands_wait_for_few_round_trips() {
         (&["cluster", "list"], 1),
         (&["logs"], 2),
         (&["open", "--print"], 1),
-        (&["destroy", "--yes", "--delete-table", "--delete-artifacts"], 9),
+        (&["destroy", "--yes", "--delete-table", "--delete-artifacts"], 13),
     ]);
 }
