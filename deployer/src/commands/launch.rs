@@ -219,7 +219,13 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
                 .hint(format!("an ID begins with `{prefix}`; `{list}` lists them")));
         }
     }
-    template::check(CLUSTER_TEMPLATE, &map(&args.parameters), &HAS_OPTION)?;
+    let users = map(&args.parameters);
+    template::check(CLUSTER_TEMPLATE, &users, &HAS_OPTION)?;
+    let sets = |name: &str| users.get(name).map(String::as_str);
+    if sets("Edition") == Some("community") && sets("SyncGatewayNodes").unwrap_or("0") != "0" {
+        let hint = "omit `SyncGatewayNodes`, or set `Edition=enterprise`";
+        return Err(Failure::usage("Sync Gateway needs Enterprise Edition").hint(hint));
+    }
     check_tags(&map(&args.tags))
 }
 

@@ -151,6 +151,41 @@ fn a_cluster_is_launched_changed_and_destroyed() {
 }
 
 #[test]
+fn sync_gateway_is_added_changed_and_removed() {
+    let scene = Scene::new();
+    let nodes = || {
+        let groups = scene.group();
+        let mut nodes: Vec<_> = groups.as_array().unwrap().iter().map(|it| it[1].clone()).collect();
+        nodes.sort_by_key(Value::as_u64);
+        nodes
+    };
+    let launch = |count: &str| {
+        let options = ["--parameter", count, "--parameter", "SyncGatewayCidr=10.0.0.0/16", "--yes"];
+        scene.launch(&options).document()
+    };
+    launch("SyncGatewayNodes=1");
+    assert_eq!(nodes(), [json!(1), json!(3)]);
+    launch("SyncGatewayNodes=2");
+    assert_eq!(nodes(), [json!(2), json!(3)]);
+    let rules = scene.aws.boto(
+        "[[p['FromPort'], p['ToPort'], [r['CidrIp'] for r in p['IpRanges']]] for g in \
+         client('ec2').describe_security_groups()['SecurityGroups'] if 'of Sync Gateway' in g['Description'] \
+         for p in g['IpPermissions']]",
+    );
+    assert_eq!(rules, json!([[4984, 4984, ["10.0.0.0/16"]]]));
+    let outputs = scene.stack()["Outputs"].to_string();
+    assert!(outputs.contains("SyncGatewayPasswordArn"), "{outputs}");
+
+    launch("SyncGatewayNodes=0");
+    assert_eq!(nodes(), [json!(3)]);
+    let outputs = scene.stack()["Outputs"].to_string();
+    assert!(!outputs.contains("SyncGateway"), "{outputs}");
+    let destroy = ["destroy", "--stack-name", "couchbase-c1", "--yes"];
+    scene.user.run(&destroy).ended_with(0);
+    assert!(nodes().is_empty());
+}
+
+#[test]
 fn a_protected_cluster_is_not_destroyed() {
     let scene = Scene::new();
     let is_protected = || scene.stack()["EnableTerminationProtection"].clone();
@@ -223,6 +258,11 @@ fn wrong_launches_change_nothing() {
             &["--parameter", "Services=n1ql", "--parameter", "ClientCidr=any"],
             2,
             "parameter `ClientCidr` cannot be `any`; parameter `Services` cannot be `n1ql`",
+        ),
+        (
+            &["--parameter", "SyncGatewayNodes=1", "--parameter", "Edition=community"],
+            2,
+            "Sync Gateway needs Enterprise Edition",
         ),
         (&["--stack-name", "missing"], 1, "there is no stack `missing`"),
         (&["--agent", "missing.tar.gz"], 1, "cannot read `missing.tar.gz`"),
