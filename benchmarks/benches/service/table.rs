@@ -37,6 +37,13 @@ pub fn fill(database: &Path, clusters: u64) {
     eprintln!("{clusters} clusters, {size} MB, filled in {took:.1} s");
 }
 
+/// The size of the first cluster's record in bytes.
+pub fn record_size(database: &Path) -> i64 {
+    const SIZE: &str = "SELECT length(record) FROM clusters WHERE cluster_id = 'cluster-0'";
+    let connection = Connection::open(database).expect("the database can be opened");
+    connection.query_row(SIZE, [], |row| row.get(0)).expect("there is a cluster")
+}
+
 /// What one request used of DynamoDB.
 #[derive(Clone, Debug)]
 pub struct Usage {

@@ -24,6 +24,7 @@ pub fn default_of(parameter: &str) -> f64 {
 }
 
 /// The bytes of a line in the access log.
+#[expect(clippy::cast_precision_loss, reason = "a line has few bytes")]
 pub fn access_log() -> f64 {
     let template = template();
     let after = template.split_once("        Format: >-\n").map_or("", |(_, after)| after);
