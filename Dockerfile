@@ -39,7 +39,7 @@ USER 10001:10001
 # The start period covers the first rebalance, during which the node is not healthy.
 HEALTHCHECK --interval=30s --timeout=30s --start-period=10m CMD ["cbbootstrap-agent", "status"]
 ENTRYPOINT ["cbbootstrap-agent"]
-CMD ["up"]
+CMD ["run"]
 
 FROM ${COUCHBASE} AS couchbase
 ARG PROGRAMS=target/release

@@ -33,8 +33,8 @@ ci:
     .ci/run
 
 # Run a benchmark (cold_start, deploy, service or agent) and write its results to docs/benchmarks.md
-bench name:
-    cargo bench --workspace --bench {{ name }}
+bench name *args:
+    cargo bench --workspace --bench {{ name }} -- {{ args }}
 
 # Simulate many nodes against the limits of AWS, and write the results to docs/scale.md
 simulate:

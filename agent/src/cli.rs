@@ -131,7 +131,7 @@ pub struct WaitArgs {
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub struct PauseArgs {
-    /// Pause between two reads, and before a retry
+    /// Longest pause between two reads, or before a retry
     #[arg(long, env = "CBBOOTSTRAP_INTERVAL", value_name = "TIME")]
     #[arg(default_value = "2s", value_parser = values::duration)]
     pub interval: Duration,
@@ -279,6 +279,9 @@ pub struct DiscoverArgs {
     pub until_ready: bool,
     #[command(flatten)]
     pub size: SizeArgs,
+    /// Write the certificate authorities that the members attest to this PEM file; needs the cluster's secret
+    #[arg(long, env = "CBBOOTSTRAP_WRITE_CA_CERT", value_name = "FILE")]
+    pub write_ca_cert: Option<PathBuf>,
     /// Format of the list
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

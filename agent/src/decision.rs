@@ -99,8 +99,8 @@ pub struct Memory {
     /// No rebalance begins before this time, after a failed one.
     pub rest_until: Option<Instant>,
     pub has_initialised: bool,
-    /// Whether the cluster was ready when the API last answered. To claim it again would only cost a request.
-    pub is_ready: bool,
+    /// Another node had the claim when this run last claimed. Until its lease ends, reading the record is enough.
+    pub is_claimed_by_other: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,
     /// A node that lost its claim and has initialised its server, and since when this is known.
@@ -243,12 +243,17 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Whether the record need not be read again in the next round. Of a cluster that is ready, only the members can change. The first
-    /// node reports at once: the API refuses the report by its generation if the claim was taken over.
-    pub fn is_lasting(&self, own: &OwnServer) -> bool {
+    /// Whether the record need not be read again in the next round. Of a cluster that is ready, only the members can change: a node that
+    /// has left needs the present ones. The first node reports at once: the API refuses the report by its generation if the claim was
+    /// taken over.
+    pub fn is_current(&self, own: &OwnServer, memory: &Memory) -> bool {
         let Self::Record(record) = self else { return false };
-        let has_initialised = record.is_initial && matches!(own, OwnServer::Member(_));
-        record.state == State::Ready || has_initialised
+        match (record.state, own) {
+            (State::Ready, OwnServer::Blank(_)) => !memory.is_reported,
+            (State::Ready, _) => true,
+            (State::Claimed, OwnServer::Member(_)) => record.is_initial,
+            (State::Claimed, _) => false,
+        }
     }
 }
 
@@ -288,19 +293,26 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
     let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
     let record = match asked {
         Asked::Record(record) => record,
-        Asked::NotYet if may_claim && !memory.is_ready => return Action::Claim,
+        Asked::NotYet if may_claim && !memory.is_claimed_by_other => return Action::Claim,
         Asked::NotYet => return Action::GetRecord,
         Asked::NoRecord if goal.can_begin => return Action::Claim,
         Asked::NoRecord => {
             return wait("no node with the data service has claimed the cluster yet");
         }
     };
+    let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
     match (record.state, &memory.occupied_by) {
         (State::Ready, _) => join(goal, own, record),
         (State::Claimed, Some((node, since))) if now - *since < goal.lease => wait(format!(
             "`{node}` has initialised its server and not reported it; this node does not begin a second cluster"
         )),
         (State::Claimed, Some((node, _))) => Action::Stop(StopReason::Occupied(node.clone())),
+        // A record names its first node, which may be another machine of this name. The answer to a claim shows that.
+        (State::Claimed, None)
+            if may_claim && memory.is_claimed_by_other && (record.is_initial || has_expired) =>
+        {
+            Action::Claim
+        }
         (State::Claimed, None) if record.is_initial => begin(goal, record, memory, now),
         (State::Claimed, None) => {
             let first = &record.initial_node;

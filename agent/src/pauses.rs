@@ -9,6 +9,19 @@ use crate::decision::{Asked, OwnServer};
 /// The least interval between two attempts.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The first pause before others are asked again: a first node initialises its server in about this time.
+const FIRST: Duration = Duration::from_millis(500);
+
+/// The first pause before only the node's own server is read again.
+const FIRST_OF_OWN_SERVER: Duration = Duration::from_millis(100);
+
+/// A pause before only the own server is read again is this part of the time that the agent has waited: it notices a change at most
+/// this much late, and reads rarely while it waits for long.
+const SHARE_OF_WAIT: u32 = 16;
+
+/// Between two checks of a node that lacks nothing, in intervals.
+const IDLE_INTERVALS: u32 = 5;
+
 /// A quarter less to a quarter more, so that nodes that boot together do not stay in step.
 const JITTER: (f64, f64) = (0.75, 1.25);
 
@@ -55,8 +68,12 @@ pub fn jitter(time: Duration, chance: f64) -> Duration {
 /// Why an attempt has to be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Something is not done yet.
+    /// Something is not done yet, and the API or another node was asked.
     Unfinished,
+    /// The same, and only the node's own server was read.
+    OwnServer,
+    /// Nothing is to be done.
+    Idle,
     /// The API throttles, fails or cannot be reached.
     ApiFailure,
     /// The same, for the report that other nodes wait for.
@@ -82,26 +99,39 @@ pub struct Pauses {
     backoff: Backoff,
     /// In a row, of the API.
     failures: u32,
+    /// The sum of the pauses since the agent last did something.
+    waited: Duration,
 }
 
 impl Pauses {
     pub fn new(interval: Duration, backoff: Backoff) -> Self {
-        Self { interval: interval.max(MIN_INTERVAL), backoff, failures: 0 }
+        Self { interval: interval.max(MIN_INTERVAL), backoff, failures: 0, waited: Duration::ZERO }
+    }
+
+    /// Begins with short pauses again, because the agent has done something.
+    pub fn restart(&mut self) {
+        self.waited = Duration::ZERO;
     }
 
     /// The pause before the next attempt. The chance is from 0 to 1.
     pub fn next(&mut self, cause: Cause, chance: f64) -> Duration {
-        let grows = match cause {
-            Cause::Unfinished => false,
-            Cause::ApiFailure => true,
-            Cause::ReportFailure => !self.backoff.hurries_report,
+        let is_hurried = cause == Cause::ReportFailure && self.backoff.hurries_report;
+        let pause = match cause {
+            Cause::ApiFailure | Cause::ReportFailure if !is_hurried => {
+                self.backoff.pause(self.interval, self.failures, chance)
+            }
+            Cause::Unfinished | Cause::ApiFailure | Cause::ReportFailure => {
+                jitter(self.waited.max(FIRST).min(self.interval), chance)
+            }
+            Cause::OwnServer => {
+                let share = (self.waited / SHARE_OF_WAIT).max(FIRST_OF_OWN_SERVER);
+                jitter(share.min(self.interval), chance)
+            }
+            Cause::Idle => jitter(self.interval * IDLE_INTERVALS, chance),
         };
-        if !grows {
-            self.failures = 0;
-            return jitter(self.interval, chance);
-        }
-        let pause = self.backoff.pause(self.interval, self.failures, chance);
-        self.failures = self.failures.saturating_add(1);
+        let is_failure = matches!(cause, Cause::ApiFailure | Cause::ReportFailure) && !is_hurried;
+        self.failures = if is_failure { self.failures.saturating_add(1) } else { 0 };
+        self.waited = if cause == Cause::Idle { Duration::ZERO } else { self.waited + pause };
         pause
     }
 }
@@ -109,7 +139,7 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::{
-        Cause::{ApiFailure, ReportFailure, Unfinished},
+        Cause::{ApiFailure, Idle, OwnServer, ReportFailure, Unfinished},
         *,
     };
 
@@ -121,7 +151,7 @@ mod tests {
             Backoff { growth: 2.0, longest: 5 * SECOND, jitter: (0.5, 1.5), hurries_report: true };
         let mut pauses = Pauses::new(SECOND, backoff);
         let table = [
-            (Unfinished, 0.5, 1.0),
+            (Unfinished, 0.5, 0.5),
             (ApiFailure, 0.5, 1.0),
             (ApiFailure, 0.0, 1.0),
             (ApiFailure, 1.0, 6.0),
@@ -137,6 +167,38 @@ mod tests {
             let pause = pauses.next(cause, chance);
             assert_eq!(pause, SECOND.mul_f64(seconds), "{number}");
         }
+    }
+
+    #[test]
+    fn pauses_grow_with_the_wait_up_to_the_interval() {
+        let table: [(_, &[f64]); 3] =
+            [(Unfinished, &[0.5, 0.5, 1.0, 2.0, 2.0]), (OwnServer, &[0.1; 17]), (Idle, &[10.0; 3])];
+        for (cause, expected) in table {
+            let mut pauses = Pauses::new(2 * SECOND, Backoff::CONSTANT);
+            for _ in 0..2 {
+                for seconds in expected {
+                    assert_eq!(pauses.next(cause, 0.5), SECOND.mul_f64(*seconds), "{cause:?}");
+                }
+                pauses.restart();
+            }
+        }
+        // A short interval is never exceeded.
+        let mut pauses = Pauses::new(SECOND / 20, Backoff::CONSTANT);
+        for cause in [Unfinished, OwnServer, Unfinished, OwnServer] {
+            assert_eq!(pauses.next(cause, 0.5), SECOND / 20, "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn change_of_the_own_server_is_noticed_a_sixteenth_late() {
+        let mut pauses = Pauses::new(60 * SECOND, Backoff::CONSTANT);
+        let mut waited = Duration::ZERO;
+        for _ in 0..100 {
+            let pause = pauses.next(OwnServer, 0.5);
+            assert!(pause <= (waited / 16).max(SECOND / 10), "{pause:?} after {waited:?}");
+            waited += pause;
+        }
+        assert!(waited > 60 * SECOND, "{waited:?} in 100 reads");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use cbbootstrap_protocol::{
     trust::{Attestation, ClusterKeys, Fingerprint, Statement},
 };
 
+use ureq::tls::Certificate;
+
 use crate::{
     http::{CallError, Deadline, Trust},
     record::ClusterRecord,
@@ -69,7 +71,7 @@ impl Peers {
         let proof = self.proof(node, record).map_err(untrusted)?;
         let trust = match (proof, &self.authority) {
             (Proof::Attested(Some(fingerprint)), _) if is_enterprise => {
-                Some(self.fetch_authority(node, fingerprint)?)
+                Some(Trust::from_authority(fetch_authority(node, fingerprint, self.deadline)?))
             }
             (Proof::Authority, Some(authority)) if is_enterprise => Some(authority.clone()),
             _ if !self.is_insecure => {
@@ -81,21 +83,6 @@ impl Peers {
         };
         let administrator = Some(self.administrator.clone());
         Ok(Server::on_node(node, trust.as_ref(), administrator, self.deadline))
-    }
-
-    /// Fetches the attested authority from the member itself. The connection needs no trust: no credentials are sent, and the
-    /// fingerprint proves the answer.
-    fn fetch_authority(&self, node: &Node, fingerprint: Fingerprint) -> Result<Trust, CallError> {
-        let anyone = Server::on_node(node, Some(&Trust::Anyone), None, self.deadline);
-        let mut certificates = anyone.authorities()?.into_iter();
-        let attested =
-            certificates.find(|one| Fingerprint::of_certificate(one.der()) == fingerprint);
-        attested.map(Trust::from_authority).ok_or_else(|| {
-            CallError::Untrusted(format!(
-                "{} does not have the authority that it attested",
-                anyone.url
-            ))
-        })
     }
 
     /// Attests that this node is a member of the cluster that its server sees. Returns the authority that has signed the server's
@@ -120,6 +107,21 @@ impl Peers {
         let statement = Statement { cluster_id, node, cluster_uuid, authority };
         Ok(Some((authority, keys.attest(&statement))))
     }
+}
+
+/// Fetches the attested authority from the member itself. The connection needs no trust: no credentials are sent, and the
+/// fingerprint proves the answer.
+pub fn fetch_authority(
+    node: &Node,
+    fingerprint: Fingerprint,
+    deadline: Deadline,
+) -> Result<Certificate<'static>, CallError> {
+    let anyone = Server::on_node(node, Some(&Trust::Anyone), None, deadline);
+    let mut certificates = anyone.authorities()?.into_iter();
+    let attested = certificates.find(|one| Fingerprint::of_certificate(one.der()) == fingerprint);
+    attested.ok_or_else(|| {
+        CallError::Untrusted(format!("{} does not have the authority that it attested", anyone.url))
+    })
 }
 
 /// The authority by which other nodes can verify this node's certificate: the one by which this node can.

@@ -15,6 +15,9 @@ use std::{
 /// The most lines that wait. Further lines are dropped and counted.
 const WAITING: usize = 32_768;
 
+/// The pause after a write, in which lines collect. Waking the thread for each line would take longer than many requests.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// The longest that [`Lines::flush`] waits.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -50,8 +53,8 @@ impl Lines {
     }
 
     /// Adds a line, with its end.
-    pub fn push(&self, line: &[u8]) {
-        if self.queue.try_send(Entry::Line(line.to_vec())).is_err() {
+    pub fn push(&self, line: impl Into<Vec<u8>>) {
+        if self.queue.try_send(Entry::Line(line.into())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -72,6 +75,7 @@ fn write_forever(entries: &Receiver<Entry>, dropped: &AtomicUsize) {
             let _ = writeln!(stderr, "{dropped} log lines were dropped");
         }
         let _ = stderr.flush();
+        thread::sleep(PAUSE);
     }
 }
 

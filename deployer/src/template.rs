@@ -1,9 +1,10 @@
 //! The templates, which are part of this program.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use anyhow::Context;
-use cbbootstrap_cli::suggestion::did_you_mean;
+use cbbootstrap_cli::{failure::Problems, suggestion::did_you_mean};
+use regex_lite::Regex;
 use serde::Deserialize;
 
 use crate::{failure::Failure, values::topic_arn};
@@ -25,11 +26,14 @@ pub struct Declaration {
     pub allowed_values: Vec<String>,
     min_value: Option<i64>,
     max_value: Option<i64>,
+    min_length: Option<usize>,
+    max_length: Option<usize>,
     allowed_pattern: Option<String>,
+    /// What the value must be, as a predicate.
+    constraint_description: Option<String>,
+    #[serde(default)]
+    no_echo: bool,
 }
-
-/// The pattern of a number that may be empty, because CloudFormation has no optional numbers.
-const OPTIONAL_NUMBER: &str = "[0-9]*";
 
 fn declarations(template: &str) -> anyhow::Result<BTreeMap<String, Declaration>> {
     #[derive(Deserialize)]
@@ -57,7 +61,7 @@ pub fn defaults(template: &str) -> anyhow::Result<BTreeMap<String, String>> {
     Ok(declarations.filter_map(|(name, declaration)| Some((name, declaration.default?))).collect())
 }
 
-/// Checks the user's parameters, which CloudFormation would do only after the build. Those of `has_option` are set by options.
+/// Checks the user's parameters, which CloudFormation would do only after the upload. Those of `has_option` are set by options.
 pub fn check(
     template: &str,
     users: &BTreeMap<String, String>,
@@ -65,57 +69,79 @@ pub fn check(
 ) -> Result<(), Failure> {
     let declarations = free_declarations(template, has_option)
         .map_err(|error| Failure::usage(format!("{error:#}")))?;
+    let mut problems = Problems::default();
     for (name, value) in users {
-        if let Some((_, option)) = has_option.iter().find(|(parameter, _)| parameter == name) {
-            let message = format!("parameter `{name}` has its own option");
-            return Err(Failure::usage(message).hint(format!("`{option}` sets it")));
-        }
-        let Some(declaration) = declarations.get(name) else {
-            let known = || declarations.keys().map(String::as_str);
-            let hint = did_you_mean(name, known()).unwrap_or_else(|| {
-                format!("the parameters are: {}", known().collect::<Vec<_>>().join(", "))
-            });
-            let message = format!("the template has no parameter `{name}`");
-            return Err(Failure::usage(message).hint(hint));
-        };
-        let broken_rule = match name.as_str() {
-            "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
-            _ => declaration.broken_rule(value),
-        };
-        if let Some(rule) = broken_rule {
-            let message = format!("parameter `{name}` cannot be `{value}`");
-            return Err(Failure::usage(message).hint(rule));
-        }
+        problems.keep(check_parameter(&declarations, name, value, has_option));
     }
-    Ok(())
+    problems.report()
+}
+
+fn check_parameter(
+    declarations: &BTreeMap<String, Declaration>,
+    name: &str,
+    value: &str,
+    has_option: &[(&str, &str)],
+) -> Result<(), Failure> {
+    if let Some((_, option)) = has_option.iter().find(|(parameter, _)| *parameter == name) {
+        let message = format!("parameter `{name}` has its own option");
+        return Err(Failure::usage(message).hint(format!("`{option}` sets it")));
+    }
+    let Some(declaration) = declarations.get(name) else {
+        let known = || declarations.keys().map(String::as_str);
+        let hint = did_you_mean(name, known()).unwrap_or_else(|| {
+            format!("the parameters are: {}", known().collect::<Vec<_>>().join(", "))
+        });
+        let message = format!("the template has no parameter `{name}`");
+        return Err(Failure::usage(message).hint(hint));
+    };
+    let broken_rule = match name {
+        "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
+        _ => declaration.broken_rule(value).map(|rule| format!("`{name}` {rule}")),
+    };
+    let Some(rule) = broken_rule else {
+        return Ok(());
+    };
+    let value = if declaration.no_echo { "this value".to_owned() } else { format!("`{value}`") };
+    Err(Failure::usage(format!("parameter `{name}` cannot be {value}")).hint(rule))
 }
 
 impl Declaration {
     /// What the value must be, if it is not.
     fn broken_rule(&self, value: &str) -> Option<String> {
-        if !self.allowed_values.is_empty() {
-            let is_allowed = self.allowed_values.iter().any(|allowed| allowed == value);
-            let allowed = || format!("it must be one of: {}", self.allowed_values.join(", "));
-            return (!is_allowed).then(allowed);
+        let rule = self.broken_constraint(value)?;
+        Some(self.constraint_description.clone().unwrap_or(rule))
+    }
+
+    fn broken_constraint(&self, value: &str) -> Option<String> {
+        let allowed = &self.allowed_values;
+        if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed == value) {
+            return Some(format!("must be one of: {}", allowed.join(", ")));
         }
-        let is_optional = self.allowed_pattern.as_deref() == Some(OPTIONAL_NUMBER);
-        if is_optional {
-            let is_good = value.bytes().all(|byte| byte.is_ascii_digit());
-            return (!is_good).then(|| "it must be a whole number, or empty".to_owned());
+        if self.r#type == "Number" {
+            let range = self.min_value.unwrap_or(i64::MIN)..=self.max_value.unwrap_or(i64::MAX);
+            // CloudFormation accepts fractions, but none of these parameters is one.
+            let is_good = value.parse().is_ok_and(|number| range.contains(&number));
+            let range = describe_range(self.min_value, self.max_value);
+            return (!is_good).then(|| format!("must be a whole number{range}"));
         }
-        if self.r#type != "Number" {
-            return None;
+        let length = self.min_length.unwrap_or(0)..=self.max_length.unwrap_or(usize::MAX);
+        if !length.contains(&value.chars().count()) {
+            let range = describe_range(self.min_length, self.max_length);
+            return Some(format!("must have a number of characters{range}"));
         }
-        let (min, max) = (self.min_value.unwrap_or(i64::MIN), self.max_value.unwrap_or(i64::MAX));
-        // CloudFormation accepts fractions, but none of these parameters is one.
-        let is_good = value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number));
-        let range = match (self.min_value, self.max_value) {
-            (Some(min), Some(max)) => format!(" from {min} to {max}"),
-            (Some(min), None) => format!(", at least {min}"),
-            (None, Some(max)) => format!(", at most {max}"),
-            (None, None) => String::new(),
-        };
-        (!is_good).then(|| format!("it must be a whole number{range}"))
+        let pattern = self.allowed_pattern.as_ref()?;
+        // A pattern that this library cannot read is left to CloudFormation.
+        let is_good = Regex::new(&format!("^(?:{pattern})$")).map_or(true, |it| it.is_match(value));
+        (!is_good).then(|| format!("must match `{pattern}`"))
+    }
+}
+
+fn describe_range<T: Display>(min: Option<T>, max: Option<T>) -> String {
+    match (min, max) {
+        (Some(min), Some(max)) => format!(" from {min} to {max}"),
+        (Some(min), None) => format!(", at least {min}"),
+        (None, Some(max)) => format!(", at most {max}"),
+        (None, None) => String::new(),
     }
 }
 
@@ -190,6 +216,56 @@ mod tests {
             ("AlarmTopicArn", "me", "cannot be `me`", "arn:aws:sns:"),
         ] {
             assert_refused(name, value, message, hint);
+        }
+    }
+
+    #[test]
+    fn every_constraint_is_checked_and_all_problems_are_reported() {
+        let template = "
+Parameters:
+  Word: {Type: String, AllowedPattern: '[a-z]+|[0-9]+', MinLength: 2, MaxLength: 4}
+  Code: {Type: String, AllowedPattern: '[a-z]+', ConstraintDescription: must be a word}
+  Pin: {Type: String, NoEcho: true, AllowedPattern: '[0-9]+'}
+";
+        let check = |users: &[(&str, &str)]| {
+            let users = users.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            check(template, &users.collect(), &[])
+        };
+        assert!(check(&[("Word", "ab"), ("Code", "a"), ("Pin", "1234")]).is_ok());
+        for (word, rule) in [
+            ("a", "must have a number of characters from 2 to 4"),
+            ("abcde", "must have a number of characters from 2 to 4"),
+            ("ab1", "must match `[a-z]+|[0-9]+`"),
+            ("ab\n", "must match `[a-z]+|[0-9]+`"),
+        ] {
+            let failure = check(&[("Word", word)]).unwrap_err();
+            assert_eq!(failure.hint, Some(format!("`Word` {rule}")), "{word}");
+        }
+        let failure = check(&[("Code", "1"), ("Pin", "secret"), ("Wort", "a")]).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "parameter `Code` cannot be `1`; parameter `Pin` cannot be this value; \
+             the template has no parameter `Wort`"
+        );
+        assert_eq!(
+            failure.hint.as_deref(),
+            Some("`Code` must be a word; `Pin` must match `[0-9]+`; did you mean `Word`?")
+        );
+    }
+
+    #[test]
+    fn every_pattern_can_be_checked() {
+        for template in [TEMPLATE, CLUSTER_TEMPLATE] {
+            for (name, Declaration { allowed_pattern, default, .. }) in
+                declarations(template).unwrap()
+            {
+                let pattern = Regex::new(&format!("^(?:{})$", allowed_pattern.unwrap_or_default()));
+                assert!(pattern.is_ok(), "{name}: {pattern:?}");
+                if let Some(default) = default {
+                    let checked = check(template, &users(&name, &default), &[]);
+                    assert!(checked.is_ok(), "{name}: {checked:?}");
+                }
+            }
         }
     }
 

@@ -31,11 +31,12 @@ enum Error {
 
 /// Answers an event, whatever it contains. `base_path` is the API's path on its own domain, without a slash at its start; it may be
 /// empty.
-pub async fn respond(router: Router, event: &[u8], request_id: &str, base_path: &str) -> Value {
+pub async fn respond(router: Router, event: &[u8], invocation_id: &str, base_path: &str) -> Value {
     let event = serde_json::from_slice(event).unwrap_or(Value::Null);
     let response = match into_request(&event, base_path) {
         Ok(mut request) => {
-            request.extensions_mut().insert(RequestId(request_id.to_owned()));
+            let id = event["requestContext"]["requestId"].as_str().unwrap_or(invocation_id);
+            request.extensions_mut().insert(RequestId(id.to_owned()));
             router.oneshot(request).await.into_response()
         }
         Err(error) => {

@@ -47,7 +47,7 @@ impl From<Claimed> for Outcome {
 #[derive(Clone, Debug)]
 pub struct ClusterDigest(pub String);
 
-/// A request's extension: Lambda's id of the invocation.
+/// A request's extension: API Gateway's id of the request, as in its access log, or else Lambda's of the invocation.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
@@ -70,7 +70,7 @@ pub struct RequestRecord<'a> {
     /// Calls to DynamoDB, including retries.
     #[serde(skip)]
     pub calls: u32,
-    /// Lambda's id of the invocation; empty elsewhere.
+    /// The [`RequestId`]; empty outside of Lambda.
     #[serde(skip)]
     pub request_id: &'a str,
 }
@@ -130,7 +130,7 @@ pub fn logged(router: Router, function: &str) -> Router {
     })
 }
 
-/// A line in the embedded metric format. Capitalised names are metrics and dimensions.
+/// A line in the embedded metric format. Capitalised names are metrics and dimensions. Each byte costs money, so metrics have no units.
 struct EmbeddedMetrics<'a> {
     record: &'a RequestRecord<'a>,
     function: &'a str,
@@ -141,7 +141,6 @@ impl Serialize for EmbeddedMetrics<'_> {
         let record = self.record;
         // In the order in which people read it.
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("level", "INFO")?;
         map.serialize_entry("method", record.method)?;
         if let Some(route) = &record.route {
             map.serialize_entry("route", route)?;
@@ -164,8 +163,8 @@ impl Serialize for EmbeddedMetrics<'_> {
                 "Namespace": "cbbootstrap",
                 "Dimensions": [["FunctionName", "Outcome"]],
                 "Metrics": [
-                    {"Name": "Milliseconds", "Unit": "Milliseconds"},
-                    {"Name": "DynamoDBCalls", "Unit": "Count"},
+                    {"Name": "Milliseconds"},
+                    {"Name": "DynamoDBCalls"},
                 ],
             }],
         });
@@ -204,13 +203,13 @@ mod tests {
                         "Namespace": "cbbootstrap",
                         "Dimensions": [["FunctionName", "Outcome"]],
                         "Metrics": [
-                            {"Name": "Milliseconds", "Unit": "Milliseconds"},
-                            {"Name": "DynamoDBCalls", "Unit": "Count"},
+                            {"Name": "Milliseconds"},
+                            {"Name": "DynamoDBCalls"},
                         ],
                     }],
                 },
                 "FunctionName": "f", "Outcome": "takeover", "Milliseconds": 1.234, "DynamoDBCalls": 1,
-                "level": "INFO", "request_id": "id", "method": "POST", "route": "/cluster", "status": 200,
+                "request_id": "id", "method": "POST", "route": "/cluster", "status": 200,
                 "cluster": "0123abcd",
             })
         );

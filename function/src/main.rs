@@ -3,7 +3,7 @@
 use cbbootstrap_function::{
     api::{self, Policy},
     event, log,
-    store::dynamodb::{self, DynamoDb},
+    store::dynamodb,
     table::DEFAULT_TABLE_NAME,
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -30,11 +30,7 @@ async fn main() -> Result<(), Error> {
     let table = std::env::var("TABLE_NAME").unwrap_or_else(|_| DEFAULT_TABLE_NAME.to_owned());
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
     let base_path = &std::env::var("BASE_PATH").unwrap_or_default();
-    let store = DynamoDb::new(dynamodb::client().await, table);
-    // If this fails, the first request connects.
-    if let Err(error) = store.warm_up().await {
-        tracing::warn!(%error, "the first call to the table failed");
-    }
+    let store = dynamodb::connect(&table).await;
     let router = log::logged(api::router(store, policy), &function);
 
     lambda_runtime::run(service_fn(|invocation: LambdaEvent<Box<RawValue>>| {

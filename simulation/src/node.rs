@@ -125,8 +125,9 @@ impl Agent {
 
     /// Begins a round, as `up` does.
     pub fn round(&mut self, now: Instant, chance: f64) -> Step {
+        let is_current = self.asked.is_current(&self.own, &self.memory);
         self.memory.observe(&self.own);
-        if !self.asked.is_lasting(&self.own) {
+        if !is_current {
             self.asked = Asked::NotYet;
         }
         self.has_claimed = false;
@@ -184,7 +185,7 @@ impl Agent {
             }
             // An answer to a claim does not name the members.
             (Call::Claim, Ok(Some(record))) if record.state == State::Ready => {
-                self.memory.is_ready = true;
+                self.memory.is_claimed_by_other = !record.is_initial;
                 return Step::Call(Call::Status);
             }
             (_, Ok(record)) => record,
@@ -193,6 +194,9 @@ impl Agent {
             self.asked = Asked::NoRecord;
             return self.decide(now, chance);
         };
+        if *call == Call::Claim {
+            self.memory.is_claimed_by_other = !record.is_initial;
+        }
         self.learn(record);
         if let Call::Ready { .. } = call {
             (self.memory.is_reported, self.memory.is_attested) = (true, true);
@@ -208,7 +212,6 @@ impl Agent {
             self.memory.inspections.clear();
         }
         self.claim = (record.generation, record.lease_end);
-        self.memory.is_ready = record.state == State::Ready;
         self.asked = Asked::Record(record);
     }
 
@@ -218,6 +221,8 @@ impl Agent {
 
     /// Its server has initialised a cluster, or joined the recorded one.
     pub fn become_member(&mut self, of: Option<Uuid>) {
+        self.pauses.restart();
+        self.memory.has_initialised = of.is_none();
         let name = self.goal.node.to_string();
         let this = NodeInfo {
             otp: format!("ns_1@{name}"),

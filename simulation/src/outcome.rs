@@ -1,7 +1,7 @@
 //! What a simulation counts.
 
 use cbbootstrap_report::{
-    price::{ACCESS_LOG, GB_SECOND, HTTP_API, INVOCATIONS, LAMBDA_LOG, LOG_GB, READS, WRITES},
+    price::{GB_SECOND, HTTP_API, INVOCATIONS, LOG_GB, READS, WRITES},
     stack,
 };
 
@@ -89,8 +89,8 @@ impl Outcome {
     pub fn dollars(&self) -> f64 {
         let total = self.total();
         let gigabytes = stack::default_of("MemorySize") / 1024.0;
-        let logs = self.invocations as f64 * (REQUEST_LOG + LAMBDA_LOG)
-            + total.requests as f64 * ACCESS_LOG;
+        let logs =
+            self.invocations as f64 * REQUEST_LOG + total.requests as f64 * stack::access_log();
         let millions = self.accepted as f64 * HTTP_API
             + self.invocations as f64 * INVOCATIONS
             + self.units.writes * WRITES

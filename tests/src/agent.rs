@@ -198,6 +198,19 @@ impl Agents {
         servers.on_request(|_| Then::Handle);
     }
 
+    /// With a server in front of the API, which lists the agents' requests.
+    #[must_use]
+    pub fn behind_front(self) -> (Stub, Self) {
+        let api = self.api.clone();
+        let front = Stub::start(move |request| {
+            let answer = http::post(&api, &request.path, &request.body);
+            let answer = answer.expect("the API answers");
+            (answer.status, answer.body)
+        });
+        let agents = self.with("CBBOOTSTRAP_API", &front.url);
+        (front, agents)
+    }
+
     /// Ends the lease of the first node's claim.
     #[track_caller]
     pub fn lapse(&self) {

@@ -89,6 +89,19 @@ impl User {
         self.with("PATH", path)
     }
 
+    /// Without the directories of PATH that have this program.
+    #[must_use]
+    pub fn without_program(self, program: &str) -> Self {
+        let path =
+            self.variables.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
+        let kept: Vec<_> = path
+            .split(':')
+            .filter(|directory| !Path::new(directory).join(program).exists())
+            .collect();
+        let path = kept.join(":");
+        self.with("PATH", path)
+    }
+
     fn has(&self, name: &str) -> bool {
         self.variables.iter().any(|(other, _)| other == name)
     }

@@ -31,7 +31,7 @@ esac
 impl Container {
     /// The error names what is missing.
     pub fn start() -> Result<Self, String> {
-        let archive = file_system("debian-with-python", "procps,python3-venv,systemd")?;
+        let archive = with_systemd()?;
         let root = tempfile::tempdir().expect("temporary directories can be made");
         let mut tar = Command::new("tar");
         tar.arg("--extract").arg("--file").arg(archive).arg("--directory").arg(root.path());
@@ -67,6 +67,11 @@ impl Container {
         let _ = fs::remove_file(log);
         text.lines().map(str::to_owned).collect()
     }
+}
+
+/// The file system of Debian stable with systemd, Python and curl, as [`file_system`] creates it.
+pub fn with_systemd() -> Result<PathBuf, String> {
+    file_system("debian-with-systemd", "curl,procps,python3-venv,systemd")
 }
 
 /// The file system of Debian stable with these packages: an archive under `target/`, created on first use. The error names what is

@@ -7,8 +7,10 @@ use std::{
     collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -32,17 +34,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SWITCH: &str =
     "ip link add bridge type bridge && ip link set bridge up && echo up && read -r end";
 
-/// Connects a machine to the bridge and becomes its daemon, the first process of its namespace.
+/// Connects a machine to the bridge, if there is one, and becomes its daemon, the first process of its namespace. Without a bridge, the
+/// daemon changes nothing of the network.
 const MACHINE: &str = r#"
 set -e
-ip link add eth0 type veth peer name "$NAME" netns "$SWITCH"
-ip address add "$ADDRESS/24" dev eth0
-ip link set lo up
-ip link set eth0 up
-nsenter --target "$SWITCH" --net ip link set "$NAME" master bridge up
+if [ "$SWITCH" ]; then
+    ip link add eth0 type veth peer name "$NAME" netns "$SWITCH"
+    ip address add "$ADDRESS/24" dev eth0
+    ip link set lo up
+    ip link set eth0 up
+    nsenter --target "$SWITCH" --net ip link set "$NAME" master bridge up
+else
+    set -- --bridge none --iptables=false --ip-forward=false
+fi
 hostname "$NAME"
 mount -t tmpfs tmpfs /run
-exec unshare --pid --fork --kill-child --mount-proc dockerd --data-root "$HOME/data" --exec-root "$HOME/exec" \
+exec unshare --pid --fork --kill-child --mount-proc dockerd "$@" --data-root "$HOME/data" --exec-root "$HOME/exec" \
     --pidfile "$HOME/pid" --host "unix://$HOME/socket" --cgroup-parent "$CGROUP" --dns-opt timeout:1 --dns-opt attempts:1
 "#;
 
@@ -79,6 +86,7 @@ pub struct Machine {
     home: PathBuf,
     cgroup: String,
     daemon: Child,
+    _starter: mpsc::Sender<()>,
 }
 
 impl Machines {
@@ -91,7 +99,7 @@ impl Machines {
         let mut machines = Self { list: Vec::new(), switch, directory };
         for number in 1..=count {
             let (switch, home) = (machines.switch.id(), machines.directory.path());
-            machines.list.push(Machine::start(number, home, switch)?);
+            machines.list.push(Machine::start(number, home, Some(switch))?);
         }
         for machine in &machines.list {
             machine.wait_until_up()?;
@@ -114,7 +122,16 @@ impl Machines {
 }
 
 impl Machine {
-    fn start(number: usize, directory: &Path, switch: u32) -> Result<Self, String> {
+    /// Starts a machine whose containers use the network of this test, with its files in this directory. The error names what is
+    /// missing.
+    pub fn on_this_network(directory: &Path) -> Result<Self, String> {
+        needs()?;
+        let machine = Self::start(0, directory, None)?;
+        machine.wait_until_up()?;
+        Ok(machine)
+    }
+
+    fn start(number: usize, directory: &Path, switch: Option<u32>) -> Result<Self, String> {
         let name = format!("machine-{number}");
         let home = directory.join(&name);
         fs::create_dir(&home).expect("temporary directories can be written");
@@ -123,22 +140,25 @@ impl Machine {
         let cgroup = format!("/cbbootstrap-tests{unique}-{name}");
         let log = File::create(home.join("log")).expect("temporary directories can be written");
         let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--uts", "--mount"]);
+        if switch.is_some() {
+            command.arg("--net");
+        }
         command
-            .args(["--pdeathsig", "KILL", "unshare", "--net", "--uts", "--mount"])
-            .args(["sh", "-c", MACHINE])
+            .args(["sh", "-c", MACHINE, "sh"])
             .env("NAME", &name)
             .env("HOME", &home)
             .env("ADDRESS", &address)
-            .env("SWITCH", switch.to_string())
+            .env("SWITCH", switch.map_or_else(String::new, |switch| switch.to_string()))
             .env("CGROUP", &cgroup)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("files can be shared"))
             .stderr(log);
-        let daemon = command.spawn().map_err(|error| format!("setpriv: {error}"))?;
+        let (daemon, starter) = spawn(command).map_err(|error| format!("setpriv: {error}"))?;
         let socket = format!("unix://{}", home.join("socket").display());
         // The classic builder needs no plugin and does not pull images that exist.
         let user = User::default().with("DOCKER_HOST", socket).with("DOCKER_BUILDKIT", "0");
-        Ok(Self { name, address, user, home, cgroup, daemon })
+        Ok(Self { name, address, user, home, cgroup, daemon, _starter: starter })
     }
 
     fn wait_until_up(&self) -> Result<(), String> {
@@ -261,6 +281,19 @@ fn needs() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Starts a command in a thread that ends when the sender is dropped: the kernel takes the end of the thread, which may be another test's,
+/// for the end of the parent.
+fn spawn(mut command: Command) -> io::Result<(Child, mpsc::Sender<()>)> {
+    let (starter, end) = mpsc::channel();
+    let (result, child) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = result.send(command.spawn());
+        let _: Result<(), _> = end.recv();
+    });
+    let child = child.recv().expect("the thread answers")?;
+    Ok((child, starter))
 }
 
 /// Starts the bridge.

@@ -11,6 +11,7 @@ pub mod couchbase;
 pub mod debian;
 pub mod docker;
 pub mod dynamodb;
+pub mod ec2;
 pub mod front;
 pub mod history;
 pub mod http;

@@ -42,6 +42,15 @@ pub fn is_alive(process: u32) -> bool {
     !state.is_empty() && !state.starts_with('Z')
 }
 
+/// The peak of the process's resident memory, in bytes.
+pub fn peak_memory(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status"));
+    let status = status.expect("the process runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.expect("the kernel counts the memory") * 1024
+}
+
 /// Waits for up to a minute, as the machine may be loaded.
 pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let since = Instant::now();

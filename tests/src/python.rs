@@ -19,6 +19,14 @@ pub fn bin() -> &'static Path {
     })
 }
 
+/// The directory of its packages, which other versions of Python can use as well.
+pub fn packages() -> PathBuf {
+    let libraries = bin().with_file_name("lib");
+    let versions = fs::read_dir(libraries).expect("the environment is complete");
+    let mut packages = versions.flatten().map(|version| version.path().join("site-packages"));
+    packages.find(|packages| packages.exists()).expect("the environment has packages")
+}
+
 /// The directory of programs of an environment with the packages that this file names.
 pub fn environment(requirements: &Path) -> PathBuf {
     let packages = fs::read_to_string(requirements).expect("the requirements can be read");

@@ -16,6 +16,8 @@ use crate::{
 pub enum Interrupt {
     /// Try again after a pause. If the command times out, it reports this message and hint.
     Wait(Failure),
+    /// The same, and the attempt has only read this node's server.
+    Watch(Failure),
     /// The same, because the API throttles, fails or cannot be reached.
     ApiFailure(Cause, Failure),
     /// The command fails.
@@ -27,10 +29,15 @@ impl Interrupt {
         Self::Wait(Failure::new(reason))
     }
 
+    pub fn watch(reason: impl Into<String>) -> Self {
+        Self::Watch(Failure::new(reason))
+    }
+
     /// The reason to try again after a pause, or the error with which the command fails.
     pub fn into_pause(self) -> anyhow::Result<(Cause, Failure)> {
         match self {
             Self::Wait(why) => Ok((Cause::Unfinished, why)),
+            Self::Watch(why) => Ok((Cause::OwnServer, why)),
             Self::ApiFailure(cause, why) => Ok((cause, why)),
             Self::Fail(error) => Err(error),
         }
@@ -107,7 +114,10 @@ impl<'p> Clock<'p> {
         loop {
             match attempt() {
                 Ok(Some(result)) => return Ok(result),
-                Ok(None) => self.check(&Failure::new("the last step has no effect yet"))?,
+                Ok(None) => {
+                    self.check(&Failure::new("the last step has no effect yet"))?;
+                    pauses.restart();
+                }
                 Err(interrupt) => {
                     let (cause, wait) = interrupt.into_pause()?;
                     // The deadline may have cut the last attempt short, so its reason may be misleading.

@@ -1,16 +1,24 @@
 //! `discover`: prints the nodes to connect to.
 
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::Context;
+use base64::{Engine, prelude::BASE64_STANDARD};
 use cbbootstrap_cli::failure::{Exit, Failure};
 use cbbootstrap_protocol::{
     names::{Node, Uuid},
+    trust::Fingerprint,
     wire::State,
 };
 use serde_json::json;
+use ureq::tls::Certificate;
 
 use super::clock::{Clock, Interrupt};
 use crate::{
     api::{Api, ApiError},
     cli::{DiscoverArgs, Format},
+    http::{CallError, Deadline},
+    peers::fetch_authority,
     printer::Printer,
     record::ClusterRecord,
     settings,
@@ -19,16 +27,28 @@ use crate::{
 pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
     let api = settings::api(args.api, args.insecure, clock.deadline)?;
+    if args.write_ca_cert.is_some() && api.keys.is_none() {
+        return Err(Failure::usage("`--write-ca-cert` needs the cluster's secret")
+            .hint("give the secret of the nodes: `--secret-file`, or `CBBOOTSTRAP_SECRET`")
+            .into());
+    }
     let id = &api.cluster_id;
     let expected = args.size.nodes.filter(|_| args.until_ready).unwrap_or(1);
-    let record = clock.repeat(|| {
+    let (record, authorities) = clock.repeat(|| {
         let why = match api.status(None) {
             Ok(Some(record)) if record.state == State::Ready => {
-                let count = trusted_nodes(&record, &api)?.len();
-                if count >= expected {
-                    return Ok(Some(record));
+                let nodes = trusted_nodes(&record, &api)?;
+                let authorities = match &args.write_ca_cert {
+                    Some(_) => attested_authorities(&record, &nodes, clock.deadline),
+                    None => Ok(String::new()),
+                };
+                match authorities {
+                    Ok(authorities) if nodes.len() >= expected => {
+                        return Ok(Some((record, authorities)));
+                    }
+                    Ok(_) => format!("{} of {expected} nodes have reported", nodes.len()),
+                    Err(error) => error.to_string(),
                 }
-                format!("{count} of {expected} nodes have reported")
             }
             Ok(Some(record)) => {
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)
@@ -42,6 +62,9 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
         }
         Err(Interrupt::wait(why))
     })?;
+    if let Some(file) = &args.write_ca_cert {
+        write(file, &authorities).with_context(|| format!("cannot write `{}`", file.display()))?;
+    }
     let nodes = trusted_nodes(&record, &api)?;
     let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
     printer.line(match args.format {
@@ -69,6 +92,38 @@ fn trusted_nodes<'r>(record: &'r ClusterRecord, api: &Api) -> Result<Vec<&'r Nod
             .hint("give all nodes the same secret (`--secret-file`)"));
     }
     Ok(nodes)
+}
+
+/// The authorities that have signed the members' certificates, in PEM. One member of each authority must answer.
+fn attested_authorities(
+    record: &ClusterRecord,
+    nodes: &[&Node],
+    deadline: Deadline,
+) -> Result<String, CallError> {
+    let mut certificates = BTreeMap::<Fingerprint, Result<Certificate<'static>, CallError>>::new();
+    for &node in nodes {
+        let Some(fingerprint) = record.member(node).and_then(|member| member.authority) else {
+            let why = format!("`{}` has no certificate authority", node.as_str());
+            return Err(CallError::Untrusted(why));
+        };
+        if !matches!(certificates.get(&fingerprint), Some(Ok(_))) {
+            certificates.insert(fingerprint, fetch_authority(node, fingerprint, deadline));
+        }
+    }
+    certificates.into_values().map(|certificate| Ok(pem(certificate?.der()))).collect()
+}
+
+fn pem(der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+/// Writes the file at once: an application may read it at any time.
+fn write(file: &Path, text: &str) -> std::io::Result<()> {
+    let new = file.with_added_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(new, file)
 }
 
 /// Without ports: a node's is that of the management interface, a connection string's that of the data service.

@@ -8,7 +8,7 @@ use super::clock::jitter;
 use crate::{
     decision::Memory,
     printer::Printer,
-    server::{Health, Server, View},
+    server::{Health, Rebalance, Server, View},
 };
 
 /// This many failures in a row end the command.
@@ -39,7 +39,13 @@ pub(super) fn watch(
         memory.rebalance_is_under_way = true;
     } else if std::mem::take(&mut memory.rebalance_is_under_way) {
         if !is_purpose_reached {
-            let error = server.rebalance().ok().flatten().and_then(|last| last.error);
+            let last = server.rebalance().ok().flatten();
+            let is_failover = last.as_ref().is_some_and(Rebalance::is_graceful_failover);
+            let error = last.and_then(|last| last.error);
+            if is_failover && error.is_none() {
+                printer.step("failover: done");
+                return Ok(());
+            }
             let early = "it ended early: somebody stopped it, or its orchestrator died";
             return note_failure(memory, error.as_deref().unwrap_or(early), printer);
         }

@@ -13,7 +13,9 @@ use ureq::{Agent, RequestBuilder, http::Response, typestate::WithBody};
 
 pub use self::{
     change::INITIALISE_LIMIT,
-    read::{Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, Recovery, View},
+    read::{
+        Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, Rebalance, Recovery, View,
+    },
 };
 use crate::{
     http::{self, ANSWER_LIMIT, CallError, Deadline, Trust},

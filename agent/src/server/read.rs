@@ -156,11 +156,19 @@ impl View {
 pub struct Rebalance {
     #[serde(rename = "type")]
     task: String,
+    subtype: Option<String>,
     /// In percent, while it runs.
     pub progress: Option<f64>,
     /// Why it failed.
     #[serde(rename = "errorMessage")]
     pub error: Option<String>,
+}
+
+impl Rebalance {
+    /// Whether a node was failed over gracefully, after which the cluster is not balanced.
+    pub fn is_graceful_failover(&self) -> bool {
+        self.subtype.as_deref() == Some("gracefulFailover")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

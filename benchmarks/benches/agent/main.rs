@@ -25,7 +25,7 @@ use cbbootstrap_tests::{
 use self::script::Script;
 
 /// Nodes of a cluster.
-const SIZES: [usize; 3] = [1, 10, 100];
+const SIZES: [usize; 3] = [3, 10, 100];
 
 /// The duration of a rebalance without data.
 const REBALANCE: Duration = Duration::from_secs(5);
@@ -33,44 +33,93 @@ const REBALANCE: Duration = Duration::from_secs(5);
 /// How long a member takes to add a node. It adds one at a time.
 const ADDITION: Duration = Duration::from_millis(200);
 
+/// How long the list of nodes must stay the same before a rebalance, unless the agents know the number of nodes: `--settle`.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// The targets: at most this many times the limit, and this many requests.
+const MAX_RATIO: f64 = 1.25;
+const MAX_REQUESTS: f64 = 3.0;
+
 /// A script stops after this time.
-const LIMIT: Duration = Duration::from_mins(12);
+const SCRIPT_LIMIT: Duration = Duration::from_mins(12);
 
 fn main() -> Result<()> {
     let api = Api::start();
-    let by_agent: Vec<_> = SIZES.map(|size| measure_agents(&api, size)).into();
+    let knowing: Vec<_> = SIZES.map(|size| measure_agents(&api, size, true)).into();
+    let settling: Vec<_> = SIZES.map(|size| measure_agents(&api, size, false)).into();
     let by_script = measure_scripts(&api.local.endpoint);
 
-    let mut table = Table::new([
-        "nodes",
-        "runs",
-        "agent: s",
-        "rebalances",
-        "API requests per node",
-        "original script: s",
-        "rebalances",
-        "members",
-        "gave up",
-    ]);
-    for ((size, ours), theirs) in SIZES.iter().zip(&by_agent).zip(&by_script) {
-        table.row([
-            size.to_string(),
-            runs(*size).to_string(),
-            seconds(ours.took),
-            ours.rebalances.to_string(),
-            format!("{:.1}", ours.requests as f64 / *size as f64),
-            seconds(theirs.took),
-            theirs.rebalances.to_string(),
-            theirs.members.to_string(),
-            theirs.gave_up.to_string(),
-        ]);
+    let (mut table, mut targets) = (Table::new(COLUMNS), Vec::new());
+    for (number, size) in SIZES.into_iter().enumerate() {
+        for (outcome, knows_size) in [(&knowing[number], true), (&settling[number], false)] {
+            let who = if knows_size { "agents with `--nodes`" } else { "agents" };
+            let (limit, requests) =
+                (limit(size, knows_size), outcome.requests as f64 / size as f64);
+            let ratio = outcome.took.as_secs_f64() / limit.as_secs_f64();
+            table.row([
+                size.to_string(),
+                who.to_owned(),
+                runs(size).to_string(),
+                seconds(limit),
+                seconds(outcome.took),
+                format!("{ratio:.2}"),
+                outcome.rebalances.to_string(),
+                format!("{requests:.2}"),
+                outcome.members.to_string(),
+            ]);
+            targets.push((
+                format!("{size} nodes, {who}: at most {MAX_RATIO} × the limit"),
+                format!("{ratio:.2} ×"),
+                ratio <= MAX_RATIO,
+            ));
+            targets.push((
+                format!("{size} nodes, {who}: at most {MAX_REQUESTS} API requests per node"),
+                format!("{requests:.2}"),
+                requests <= MAX_REQUESTS,
+            ));
+        }
+        let script = &by_script[number];
+        let cells = [size.to_string(), "original script".to_owned(), runs(size).to_string()];
+        let [limit, ratio, requests] = [const { String::new() }; 3];
+        let rest = [
+            limit,
+            seconds(script.took),
+            ratio,
+            script.rebalances.to_string(),
+            requests,
+            script.members.to_string(),
+        ];
+        table.row(cells.into_iter().chain(rest));
     }
+    let mut report = Report::new("agent", [machine::version(programs::agent(), &["--version"])]);
+    report.text(format!(
+        "Median seconds from the start of all nodes at once until the last program ends. A rebalance takes {} s and adding a node \
+         {} s. The limit is the time that the servers take: the first node adds all others, one at a time, and one rebalance \
+         follows, without `--nodes` after the default settling time of {} s. The agent runs with its default options, and each run \
+         ends with one balanced cluster of all nodes. In the original's node script, each joiner adds itself through the first node \
+         and then rebalances. It tries each step ten times, 10 s apart, and then gives up.",
+        seconds(REBALANCE),
+        seconds(ADDITION),
+        seconds(SETTLING)
+    ));
+    report.table(table);
+    report.plot(
+        "Seconds by the number of nodes, on logarithmic scales",
+        &plot(&knowing, &settling, &by_script),
+    );
+    report.targets(targets);
+    report.finish()
+}
+
+/// The times by the number of nodes.
+fn plot(knowing: &[Outcome], settling: &[Outcome], by_script: &[Outcome]) -> String {
     let line = |outcomes: &[Outcome]| {
         let points = SIZES.iter().zip(outcomes);
         points.map(|(size, outcome)| (*size as f64, outcome.took.as_secs_f64())).collect()
     };
     let mut plot = Lines::new("From new nodes to one cluster", "nodes", "seconds");
-    plot.line("cbbootstrap-agent", line(&by_agent));
+    plot.line("cbbootstrap-agent --nodes", line(knowing));
+    plot.line("cbbootstrap-agent", line(settling));
     let last = by_script.last().expect("there are sizes");
     plot.line(
         format!(
@@ -78,21 +127,29 @@ fn main() -> Result<()> {
             last.members,
             SIZES[SIZES.len() - 1]
         ),
-        line(&by_script),
+        line(by_script),
     );
+    plot.svg()
+}
 
-    let mut report = Report::new("agent", [machine::version(programs::agent(), &["--version"])]);
-    report.text(format!(
-        "Median seconds from the start of all nodes at once until the last program ends. A rebalance takes {} s and adding a node \
-         {} s; a member adds one node at a time. The agent runs with its default options, and each run ends with one balanced \
-         cluster of all nodes. In the original's node script, each joiner adds itself through the first node and then rebalances. \
-         It tries each step ten times, 10 s apart, and then gives up.",
-        seconds(REBALANCE),
-        seconds(ADDITION)
-    ));
-    report.table(table);
-    report.plot("Seconds by the number of nodes, on logarithmic scales", &plot.svg());
-    report.finish()
+const COLUMNS: [&str; 9] = [
+    "nodes",
+    "by",
+    "runs",
+    "limit, s",
+    "s",
+    "ratio",
+    "rebalances",
+    "API requests per node",
+    "members",
+];
+
+/// The least time of one balanced cluster. In a new cluster, only the first node is active and can add others, and it adds one at a
+/// time.
+fn limit(size: usize, knows_size: bool) -> Duration {
+    let additions = u32::try_from(size - 1).expect("few nodes");
+    let settling = if knows_size { Duration::ZERO } else { SETTLING };
+    ADDITION * additions + settling + REBALANCE
 }
 
 /// The result of one run.
@@ -102,7 +159,6 @@ struct Outcome {
     rebalances: usize,
     /// Active members of the first node's cluster.
     members: usize,
-    gave_up: usize,
     /// To the API.
     requests: usize,
 }
@@ -127,38 +183,41 @@ fn servers(size: usize) -> Servers {
 }
 
 /// Runs the agents of all nodes, one run after the other.
-fn measure_agents(api: &Api, size: usize) -> Outcome {
+fn measure_agents(api: &Api, size: usize, knows_size: bool) -> Outcome {
+    let count = size.to_string();
+    let options: &[&str] = if knows_size { &["--nodes", &count] } else { &[] };
     let run = |run| {
         let servers = servers(size);
-        let cluster = format!("agents-{size}-{run}");
+        let cluster = format!("agents-{size}-{knows_size}-{run}");
         let agents = Agents::new(&api.local.endpoint, &cluster, &servers).patient();
         let before = requests(api);
         let since = Instant::now();
-        for up in agents.all_up(servers.nodes(), &[]) {
-            let seconds = up.document()["seconds"].clone();
-            if size == 1 {
-                eprintln!("one agent, by its own clock: {seconds} s\n{}", up.stderr);
-            }
+        for up in agents.all_up(servers.nodes(), options) {
+            up.document();
         }
         let took = since.elapsed();
         let cluster = one_cluster(&servers, size);
-        assert_eq!(agents.record()["state"], "ready");
-        let outcome = Outcome {
-            took,
-            rebalances: cluster.rebalances.len(),
-            members: size,
-            gave_up: 0,
-            requests: requests(api) - before,
-        };
-        eprintln!("agents of {size}: {outcome:?}");
+        let requests = requests(api) - before;
+        assert_eq!(agents.record()["nodes"].as_array().map(Vec::len), Some(size));
+        let outcome =
+            Outcome { took, rebalances: cluster.rebalances.len(), members: size, requests };
+        eprintln!("agents of {size}, {options:?}: {outcome:?}");
         outcome
     };
     median_run(&(0..runs(size)).map(run).collect::<Vec<_>>())
 }
 
-/// Requests that the API has answered, from its log.
+/// Requests that the API has answered, from its log, which another thread writes.
 fn requests(api: &Api) -> usize {
-    api.local.said().matches(" /cluster").count()
+    let count = || api.local.said().matches(" /cluster").count();
+    let mut last = count();
+    loop {
+        thread::sleep(Duration::from_millis(300));
+        match count() {
+            now if now == last => return now,
+            now => last = now,
+        }
+    }
 }
 
 /// Runs the scripts of all sizes in parallel: they sleep most of the time.
@@ -194,8 +253,13 @@ fn run_scripts(api: &str, cluster: &str, size: usize) -> Outcome {
             .nodes()
             .iter()
             .map(|node| {
-                let script =
-                    Script { api, cluster, node, nodes: servers.nodes(), until: since + LIMIT };
+                let script = Script {
+                    api,
+                    cluster,
+                    node,
+                    nodes: servers.nodes(),
+                    until: since + SCRIPT_LIMIT,
+                };
                 scope.spawn(move || script.run())
             })
             .collect();
@@ -216,13 +280,7 @@ fn run_scripts(api: &str, cluster: &str, size: usize) -> Outcome {
         let active = members.filter(|node| node.membership == Membership::Active);
         (active.count(), cluster.rebalances.len())
     });
-    let outcome = Outcome {
-        took,
-        rebalances,
-        members,
-        gave_up: ends.iter().filter(|end| end.is_err()).count(),
-        requests: size,
-    };
+    let outcome = Outcome { took, rebalances, members, requests: size };
     eprintln!("scripts of {size}: {outcome:?}");
     outcome
 }

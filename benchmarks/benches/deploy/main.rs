@@ -2,6 +2,7 @@
 
 mod end;
 mod profile;
+mod round_trips;
 mod tools;
 
 use std::{
@@ -19,6 +20,7 @@ use cbbootstrap_tests::{ministack::MiniStack, programs, python};
 
 use self::{
     end::{EndOfStack, Waiter},
+    round_trips::RoundTrips,
     tools::{Code, Directory, Tool},
 };
 
@@ -40,6 +42,7 @@ fn main() -> Result<()> {
     let changed = code.changed(directory.path());
     let durations = deploy_with_all(&code, &changed);
     let profile = profile::table(&code, RUNS);
+    let round_trips = round_trips::measure(&code, &changed, RUNS);
     let ends = end::measure(&code, &changed);
     let start = start();
     let size = fs::metadata(programs::cbbootstrap())?.len();
@@ -62,6 +65,12 @@ fn main() -> Result<()> {
         report.table(profile);
     });
     report.text(format!(
+        "How many round trips of calls a deployment waits for, one after another, and its duration if each call takes {} ms longer, \
+         medians of {RUNS} runs. Polls during the change of the stack or the function are calls, but not round trips.",
+        end::DELAY.as_millis(),
+    ));
+    report.table(round_trips::table(&round_trips));
+    report.text(format!(
         "How soon each tool notices that a stack's change is complete, medians of {} runs. Each call takes {} ms longer, and the \
          change takes {} s or slightly more, of which {} s follow the last resource. Calls are counted from the one that starts the \
          change.",
@@ -71,7 +80,7 @@ fn main() -> Result<()> {
         end::TAIL.as_secs(),
     ));
     report.table(end_table(&ends));
-    report.targets(targets(&durations, &ends, start, size));
+    report.targets(targets(&durations, &round_trips, &ends, start, size));
     report.finish()
 }
 
@@ -174,22 +183,39 @@ fn end_table(ends: &[EndOfStack]) -> Table {
 
 fn targets(
     durations: &[Durations],
+    round_trips: &[RoundTrips],
     ends: &[EndOfStack],
     start: Duration,
     size: u64,
 ) -> Vec<(String, String, bool)> {
     let mut targets = Vec::new();
-    for (number_of_kind, kind) in KINDS.into_iter().enumerate().take(2) {
-        let median_of = |durations: &Durations| durations[number_of_kind].median().as_secs_f64();
-        let others = Tool::ALL.into_iter().zip(durations).filter(|(tool, _)| !tool.is_ours());
-        let fastest = others.map(|(_, durations)| median_of(durations)).reduce(f64::min);
-        let ratio = fastest.expect("there are others") / median_of(&durations[0]);
+    let median_of = |tool: Tool, kind: usize| {
+        let position = Tool::ALL.iter().position(|other| *other == tool);
+        durations[position.expect("it is measured")][kind].median().as_secs_f64()
+    };
+    for (tool, kind, least) in [
+        (Tool::Aws, 0, 10.0),
+        (Tool::CargoLambda, 0, 3.0),
+        (Tool::Aws, 1, 5.0),
+        (Tool::Sam, 1, 5.0),
+        (Tool::CargoLambda, 1, 5.0),
+    ] {
+        let ratio = median_of(tool, kind) / median_of(Tool::Ours, kind);
         targets.push((
-            format!("{kind}: 5 × as fast as the fastest other tool"),
+            format!("{}: {least} × as fast as `{}`", KINDS[kind], tool.name()),
             format!("{} ×", number(ratio)),
-            ratio >= 5.0,
+            ratio >= least,
         ));
     }
+    let smoke_tests = (0..KINDS.len())
+        .map(|kind| median_of(Tool::WithSmokeTest, kind) - median_of(Tool::Ours, kind));
+    let longest = smoke_tests.reduce(f64::max).expect("there are kinds");
+    targets.push((
+        "smoke test: at most 0.4 s".to_owned(),
+        format!("{} s", number(longest)),
+        longest <= 0.4,
+    ));
+    targets.extend(round_trips::targets(round_trips));
     let boto = median(ends[2].polls.iter().copied());
     for (end, kind) in ends.iter().zip(["creation", "update"]) {
         let noticed = end.noticed.median();

@@ -23,6 +23,8 @@ pub enum Tool {
     Ours,
     /// `cbbootstrap deploy`.
     WithSmokeTest,
+    /// `cbbootstrap deploy --code-only --no-smoke`, which needs a stack and is not compared with the other tools.
+    CodeOnly,
     /// `aws cloudformation package` and `deploy`.
     Aws,
     /// `sam deploy`.
@@ -40,6 +42,7 @@ impl Tool {
         match self {
             Self::Ours => "cbbootstrap deploy --no-smoke",
             Self::WithSmokeTest => "cbbootstrap deploy",
+            Self::CodeOnly => "cbbootstrap deploy --code-only --no-smoke",
             Self::Aws => "aws cloudformation package, deploy",
             Self::Sam => "sam deploy",
             Self::CargoLambda => "cargo lambda deploy",
@@ -47,12 +50,12 @@ impl Tool {
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::WithSmokeTest)
+        matches!(self, Self::Ours | Self::WithSmokeTest | Self::CodeOnly)
     }
 
     fn program(self) -> PathBuf {
         match self {
-            Self::Ours | Self::WithSmokeTest => programs::cbbootstrap(),
+            Self::Ours | Self::WithSmokeTest | Self::CodeOnly => programs::cbbootstrap(),
             Self::Aws => bin().join("aws"),
             Self::Sam => bin().join("sam"),
             Self::CargoLambda => bin().join("cargo-lambda"),
@@ -65,6 +68,7 @@ impl Tool {
         let commands = match self {
             Self::Ours => vec![format!("{ours} --no-smoke")],
             Self::WithSmokeTest => vec![ours.to_owned()],
+            Self::CodeOnly => vec![format!("{ours} --no-smoke --code-only")],
             Self::Aws => vec![
                 format!(
                     "cloudformation package --template-file template.yaml --s3-bucket {BUCKET} --output-template-file packaged.yaml"

@@ -5,16 +5,13 @@ use std::time::Duration;
 use cbbootstrap_benchmarks::{
     Report, Samples, Table, block_on,
     cold_start::{self, Database},
-    price::{self, ACCESS_LOG, CALL, LAMBDA_LOG},
+    price::{self, CALL, LAMBDA_LOG},
     samples::number,
     stack,
 };
 use serde_json::Value;
 
-use crate::table::{FIRST, JOINER, ORIGINAL_FIRST, ORIGINAL_JOINER, READY, Requests, Usage};
-
-/// Nodes of a cluster.
-const NODES: [u32; 2] = [3, 10];
+use crate::table::{ORIGINAL_FIRST, ORIGINAL_JOINER, Requests, Usage};
 
 /// The default memory of a SAM function, which the original uses, in MB.
 const SAM_MEMORY: f64 = 128.0;
@@ -84,29 +81,39 @@ impl Design {
             price::INVOCATIONS,
             1e3 * milliseconds * self.memory / 1024.0 * price::GB_SECOND,
             usage.writes as f64 * price::WRITES,
-            usage.reads as f64 * price::READS,
+            usage.reads * price::READS,
             self.log * 1e6 / 1e9 * price::LOG_GB,
         ]
     }
 
-    /// The bill of a million bootstraps, each with these requests and how often they are sent.
-    fn bill_all(&self, requests: &Requests, counts: &[(&str, u32)]) -> Bill {
+    /// The bill of a million bootstraps, each with these requests.
+    fn bill_all<'u>(&self, requests: impl IntoIterator<Item = &'u Usage>) -> Bill {
         let mut sum = [0.0; ITEMS.len()];
-        for (request, count) in counts {
-            for (sum, dollars) in sum.iter_mut().zip(self.bill(requests.usage(request))) {
-                *sum += f64::from(*count) * dollars;
+        for usage in requests {
+            for (sum, dollars) in sum.iter_mut().zip(self.bill(usage)) {
+                *sum += dollars;
             }
         }
         sum
     }
 }
 
-pub fn report(report: &mut Report, requests: &Requests, log: &RequestLog) {
-    let memory = stack::default_of("MemorySize");
+/// The bills of a million bootstraps of a cluster of this size.
+#[derive(Debug)]
+pub struct Bills {
+    nodes: usize,
+    claims: Bill,
+    ready: Bill,
+    attested: Bill,
+    original: Bill,
+}
+
+/// The bills for each size of a cluster.
+pub fn bills(requests: &Requests, log: &RequestLog) -> Vec<Bills> {
     let ours = Design {
         gateway: price::HTTP_API,
-        memory,
-        log: log.bytes + ACCESS_LOG + LAMBDA_LOG,
+        memory: stack::default_of("MemorySize"),
+        log: log.bytes + stack::access_log(),
         own: log.milliseconds,
     };
     let original = Design {
@@ -115,20 +122,51 @@ pub fn report(report: &mut Report, requests: &Requests, log: &RequestLog) {
         log: LAMBDA_LOG,
         own: log.milliseconds,
     };
-    let mut columns = Vec::new();
-    for nodes in NODES {
-        let claims = [(FIRST, 1), (JOINER, nodes - 1)];
-        let with_ready = [claims.as_slice(), &[(READY, nodes)]].concat();
-        let original_claims = [(ORIGINAL_FIRST, 1), (ORIGINAL_JOINER, nodes - 1)];
-        columns.extend([
-            (format!("{nodes} nodes: claims"), ours.bill_all(requests, &claims)),
-            (format!("{nodes} nodes: claims and ready"), ours.bill_all(requests, &with_ready)),
-            (
-                format!("{nodes} nodes: original design"),
-                original.bill_all(requests, &original_claims),
+    let bills = requests.bootstraps.iter().map(|bootstrap| {
+        let (nodes, claims) = (bootstrap.nodes, &bootstrap.claims);
+        let joiners = vec![requests.usage(ORIGINAL_JOINER); nodes - 1];
+        Bills {
+            nodes,
+            claims: ours.bill_all(claims),
+            ready: ours.bill_all(claims.iter().chain(&bootstrap.reports)),
+            attested: ours.bill_all(claims.iter().chain(&bootstrap.attested_reports)),
+            original: original
+                .bill_all([requests.usage(ORIGINAL_FIRST)].into_iter().chain(joiners)),
+        }
+    });
+    bills.collect()
+}
+
+/// For each size of a cluster: claims and reports cost less than the claims of the original design.
+pub fn targets(bills: &[Bills]) -> Vec<(String, String, bool)> {
+    let targets = bills.iter().map(|bills| {
+        let sum = |bill: &Bill| bill.iter().sum::<f64>();
+        let (ready, original) = (sum(&bills.ready), sum(&bills.original));
+        (
+            format!(
+                "claims and ready of {} nodes: cheaper than the original's claims, {original:.2} dollars a million",
+                bills.nodes
             ),
-        ]);
-    }
+            format!("{ready:.2}"),
+            ready < original,
+        )
+    });
+    targets.collect()
+}
+
+pub fn report(report: &mut Report, bills: &[Bills], log: &RequestLog) {
+    let memory = stack::default_of("MemorySize");
+    let columns: Vec<_> = bills
+        .iter()
+        .flat_map(|Bills { nodes, claims, ready, attested, original }| {
+            [
+                (format!("{nodes} nodes: claims"), claims),
+                (format!("{nodes} nodes: claims and ready"), ready),
+                (format!("{nodes} nodes: the same with a cluster secret"), attested),
+                (format!("{nodes} nodes: original design"), original),
+            ]
+        })
+        .collect();
     let headers = columns.iter().map(|(header, _)| header.as_str());
     let mut table = Table::new(["dollars"].into_iter().chain(headers));
     for (row, item) in ITEMS.into_iter().enumerate() {
@@ -141,9 +179,9 @@ pub fn report(report: &mut Report, requests: &Requests, log: &RequestLog) {
     report.text(format!(
         "AWS's on-demand prices in us-east-1 for x86, without free tiers, alarms, metrics, storage and traffic. cbbootstrap uses an \
          HTTP API and {memory} MB, and writes {:.0} bytes of request and access log for each request. The original uses a REST API, \
-         {SAM_MEMORY} MB and two calls for a joiner, and has no `ready`. Lambda bills {} ms for the function (measured with an \
+         {SAM_MEMORY} MB and two calls for a joiner, and has no `ready`; its log is Lambda's own {LAMBDA_LOG} bytes. Lambda bills {} ms for the function (measured with an \
          immediate response from DynamoDB) and {} ms for each call (assumed).",
-        log.bytes + ACCESS_LOG,
+        log.bytes + stack::access_log(),
         number(log.milliseconds),
         number(CALL),
     ));

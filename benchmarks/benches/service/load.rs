@@ -206,7 +206,7 @@ impl Client {
 }
 
 /// Whether the body has its `Content-Length`.
-fn is_whole(answer: &[u8]) -> bool {
+pub fn is_whole(answer: &[u8]) -> bool {
     let answer = std::str::from_utf8(answer).expect("answers are text");
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         return false;

@@ -19,7 +19,7 @@ use cbbootstrap_tests::{
     proxy::{Call, Proxy},
 };
 use rusqlite::Connection;
-use serde_json::json;
+use serde_json::{Map, json};
 
 /// Fills the database of a stopped server with copies of its first cluster.
 pub fn fill(database: &Path, clusters: u64) {
@@ -37,6 +37,13 @@ pub fn fill(database: &Path, clusters: u64) {
     eprintln!("{clusters} clusters, {size} MB, filled in {took:.1} s");
 }
 
+/// The size of the first cluster's record in bytes.
+pub fn record_size(database: &Path) -> i64 {
+    const SIZE: &str = "SELECT length(record) FROM clusters WHERE cluster_id = 'cluster-0'";
+    let connection = Connection::open(database).expect("the database can be opened");
+    connection.query_row(SIZE, [], |row| row.get(0)).expect("there is a cluster")
+}
+
 /// What one request used of DynamoDB.
 #[derive(Clone, Debug)]
 pub struct Usage {
@@ -46,8 +53,8 @@ pub struct Usage {
     operations: Vec<String>,
     /// Write request units.
     pub writes: usize,
-    /// Read request units.
-    pub reads: usize,
+    /// Read request units; an eventually consistent read of 4 KB uses half of one.
+    pub reads: f64,
 }
 
 impl Usage {
@@ -57,28 +64,36 @@ impl Usage {
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>
     fn new(request: &'static str, before: Sizes, after: Sizes, calls: &[Call]) -> Self {
         let at_least_one = |units: usize| units.max(1);
+        let item = |key: &serde_json::Value| {
+            usize::from(key.as_str().is_some_and(|key| key.starts_with(MEMBERS_PREFIX)))
+        };
         let mut usage = Self {
             request,
             item: (before.iter().sum(), after.iter().sum()),
             operations: Vec::new(),
             writes: 0,
-            reads: 0,
+            reads: 0.0,
         };
         for call in calls {
             match call.name.as_str() {
                 "dynamodb:UpdateItem" | "dynamodb:PutItem" => {
-                    let key = call.parameters["Key"][CLUSTER_ID]["S"].as_str();
-                    let item = usize::from(key.is_some_and(|key| key.starts_with(MEMBERS_PREFIX)));
+                    let item = item(&call.parameters["Key"][CLUSTER_ID]["S"]);
                     usage.writes += at_least_one(before[item].max(after[item]).div_ceil(1024));
                 }
                 "dynamodb:GetItem" => {
                     assert_eq!(call.parameters["ConsistentRead"], true);
-                    usage.reads += at_least_one(after[0].div_ceil(4096));
+                    usage.reads += at_least_one(after[0].div_ceil(4096)) as f64;
                 }
                 // Each item uses units, even if it does not exist.
                 "dynamodb:BatchGetItem" => {
-                    let units = after.map(|size| at_least_one(size.div_ceil(4096)));
-                    usage.reads += units.iter().sum::<usize>();
+                    let tables = call.parameters["RequestItems"].as_object();
+                    for table in tables.into_iter().flat_map(Map::values) {
+                        let unit = if table["ConsistentRead"] == true { 1.0 } else { 0.5 };
+                        for key in table["Keys"].as_array().into_iter().flatten() {
+                            let size = after[item(&key[CLUSTER_ID]["S"])];
+                            usage.reads += unit * at_least_one(size.div_ceil(4096)) as f64;
+                        }
+                    }
                 }
                 other => panic!("unexpected call {other}"),
             }
@@ -97,6 +112,17 @@ impl Usage {
 #[derive(Debug)]
 pub struct Requests {
     all: Vec<Usage>,
+    pub bootstraps: Vec<Bootstrap>,
+}
+
+/// The requests of all nodes of a new cluster.
+#[derive(Debug)]
+pub struct Bootstrap {
+    pub nodes: usize,
+    pub claims: Vec<Usage>,
+    pub reports: Vec<Usage>,
+    /// The reports of nodes that share a cluster secret.
+    pub attested_reports: Vec<Usage>,
 }
 
 impl Requests {
@@ -106,11 +132,15 @@ impl Requests {
     }
 }
 
-pub const FIRST: &str = "first claim";
-pub const JOINER: &str = "joiner's claim";
-pub const READY: &str = "ready";
+/// Nodes of a new cluster.
+const NODES: [usize; 2] = [3, 10];
+
 pub const ORIGINAL_FIRST: &str = "original design: first claim";
 pub const ORIGINAL_JOINER: &str = "original design: joiner's claim";
+
+const READY: &str = "/cluster/ready";
+
+const UUID: &str = "0f8fad5bd9cb469fa16570867728950e";
 
 const CLUSTER: &str = "arn:aws:cloudformation:us-east-1:123456789012:stack/couchbase/4fc6e3b0-1a2b-11ef-9d1c-0e5f3b7a9c4d";
 
@@ -136,32 +166,38 @@ async fn send_requests() -> Requests {
         all: Vec::new(),
     };
 
-    let uuid = "0f8fad5bd9cb469fa16570867728950e";
-    service.claim(FIRST, 1).await;
-    service.claim("the same again", 1).await;
-    service.claim(JOINER, 2).await;
+    service.claim("first claim", CLUSTER, 1).await;
+    service.claim("the same again", CLUSTER, 1).await;
+    service.claim("joiner's claim", CLUSTER, 2).await;
     service.send("status", "/cluster/get_status", json!({"cluster_id": CLUSTER})).await;
     service.end_lease().await;
-    service.claim("takeover", 2).await;
+    service.claim("takeover", CLUSTER, 2).await;
     let ready = |number| {
         json!({
-            "cluster_id": CLUSTER, "node_ip_addr_or_hostname": node(number), "generation": 2, "cluster_uuid": uuid,
+            "cluster_id": CLUSTER, "node_ip_addr_or_hostname": node(number), "generation": 2, "cluster_uuid": UUID,
+            "node_uuid": UUID,
         })
     };
-    let path = "/cluster/ready";
-    service.send(READY, path, ready(2)).await;
-    for number in 3..100 {
-        service.send("", path, ready(number)).await;
+    service.send("ready", READY, ready(2)).await;
+    service.send("joiner's ready", READY, ready(3)).await;
+    for number in 4..100 {
+        service.send("", READY, ready(number)).await;
     }
-    service.send("ready, 99th member", path, ready(100)).await;
+    service.send("ready, 99th member", READY, ready(100)).await;
     service.send("status, 99 members", "/cluster/get_status", json!({"cluster_id": CLUSTER})).await;
     for (request, number) in [("leave", 100), ("leave, node to join", 2)] {
         let leave = json!({"cluster_id": CLUSTER, "node_ip_addr_or_hostname": node(number)});
         service.send(request, "/cluster/leave", leave).await;
     }
     let original = original_requests(&service.table, &service.proxy).await;
-    service.all.retain(|usage| !usage.request.is_empty());
-    Requests { all: [service.all, original].concat() }
+    let mut all = std::mem::take(&mut service.all);
+    all.retain(|usage| !usage.request.is_empty());
+    all.extend(original);
+    let mut bootstraps = Vec::new();
+    for nodes in NODES {
+        bootstraps.push(service.bootstrap(nodes).await);
+    }
+    Requests { all, bootstraps }
 }
 
 struct Service {
@@ -172,15 +208,45 @@ struct Service {
 }
 
 impl Service {
-    async fn claim(&mut self, request: &'static str, number: usize) {
+    /// Sends what the agents of a new cluster's nodes send, once with and once without a cluster secret.
+    async fn bootstrap(&mut self, nodes: usize) -> Bootstrap {
+        let mut bootstraps = Vec::new();
+        for is_attested in [false, true] {
+            let cluster = CLUSTER.replace("couchbase", &format!("new-{nodes}-{is_attested}"));
+            for number in 1..=nodes {
+                self.claim("", &cluster, number).await;
+            }
+            let claims = std::mem::take(&mut self.all);
+            let hash = "5e".repeat(32);
+            for number in 1..=nodes {
+                let mut ready = json!({
+                    "cluster_id": cluster, "node_ip_addr_or_hostname": node(number), "generation": 1,
+                    "cluster_uuid": UUID, "node_uuid": UUID,
+                });
+                if is_attested {
+                    ready["authority_sha256"] = json!(hash);
+                    ready["attestation"] = json!(hash);
+                }
+                self.send("", READY, ready).await;
+            }
+            bootstraps.push((claims, std::mem::take(&mut self.all)));
+        }
+        let (_, attested_reports) = bootstraps.pop().expect("two bootstraps");
+        let (claims, reports) = bootstraps.pop().expect("two bootstraps");
+        Bootstrap { nodes, claims, reports, attested_reports }
+    }
+
+    async fn claim(&mut self, request: &'static str, cluster: &str, number: usize) {
         let claim = json!({
-            "cluster_id": CLUSTER, "node_ip_addr_or_hostname": node(number), "lease_seconds": 300,
+            "cluster_id": cluster, "node_ip_addr_or_hostname": node(number), "lease_seconds": 300,
+            "node_uuid": UUID,
         });
         self.send(request, "/cluster", claim).await;
     }
 
     async fn send(&mut self, request: &'static str, path: &str, body: serde_json::Value) {
-        let before = item_sizes(&self.table, CLUSTER).await;
+        let cluster = body["cluster_id"].as_str().expect("requests name their cluster").to_owned();
+        let before = item_sizes(&self.table, &cluster).await;
         self.proxy.reset();
         let event = json!({
             "rawPath": path, "requestContext": {"http": {"method": "POST"}}, "body": body.to_string(),
@@ -190,7 +256,7 @@ impl Service {
         let answer = serde_json::to_value(answer).expect("an answer is JSON");
         assert_eq!(answer["statusCode"], 200, "{request}: {answer}");
         let calls = self.proxy.calls();
-        let after = item_sizes(&self.table, CLUSTER).await;
+        let after = item_sizes(&self.table, &cluster).await;
         self.all.push(Usage::new(request, before, after, &calls));
     }
 

@@ -18,8 +18,5 @@ pub const LOG_GB: f64 = 0.50;
 /// The duration of a DynamoDB call in AWS, which Lambda bills, in milliseconds: a usual value, not a measured one.
 pub const CALL: f64 = 5.0;
 
-/// The bytes of Lambda's START, END and REPORT lines.
+/// The bytes of Lambda's START, END and REPORT lines, which the stack turns off.
 pub const LAMBDA_LOG: f64 = 330.0;
-
-/// The bytes of a line in the stack's access log, with every field.
-pub const ACCESS_LOG: f64 = 280.0;

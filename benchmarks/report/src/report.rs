@@ -154,9 +154,13 @@ impl Report {
         self.sections.push(Section::Plot { caption: caption.to_owned(), file });
     }
 
+    pub fn print(&self) {
+        println!("{}", self.markdown());
+    }
+
     /// Prints the report, records it, and shows it on its page.
     pub fn finish(&self) -> Result<()> {
-        println!("{}", self.markdown());
+        self.print();
         let path = results().join(format!("{}.json", self.benchmark));
         fs::write(path, serde_json::to_string_pretty(self)? + "\n")?;
         let page = self.page();

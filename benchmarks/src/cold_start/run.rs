@@ -113,7 +113,7 @@ fn environment(
         ("AWS_DEFAULT_REGION", "us-east-1"),
         // No request to EC2's metadata.
         ("AWS_EC2_METADATA_DISABLED", "true"),
-        ("AWS_LAMBDA_FUNCTION_NAME", "cbbootstrap"),
+        ("AWS_LAMBDA_FUNCTION_NAME", "cbbootstrap-Function-w2nzW5dXjJ9k"),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
         ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),

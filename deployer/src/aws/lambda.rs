@@ -102,15 +102,22 @@ pub async fn replace_code(
         Ok(replaced.absent_on("ResourceConflictException").explain(&what)?)
     });
     let replaced = replaced.await?;
+    // The answer shows the first status.
+    let mut first = Some((replaced.last_update_status, replaced.last_update_status_reason));
     UPDATE
         .until(&overdue, async || {
-            let function = client.get_function_configuration().function_name(name).send().await;
-            let Some(function) = function.unless_transient(&what)? else {
-                return Ok(None);
+            let (status, reason) = if let Some(first) = first.take() {
+                first
+            } else {
+                let read = client.get_function_configuration().function_name(name);
+                let Some(it) = read.send().await.unless_transient(&what)? else {
+                    return Ok(None);
+                };
+                (it.last_update_status, it.last_update_status_reason)
             };
-            match function.last_update_status {
+            match status {
                 Some(LastUpdateStatus::Failed) => {
-                    let reason = function.last_update_status_reason.unwrap_or_default();
+                    let reason = reason.unwrap_or_default();
                     Err(Failure::new(format!("{what}: {reason}"))
                         .hint("the function still runs the previous code; fix the cause and deploy again")
                         .into())

@@ -40,6 +40,9 @@ pub struct LaunchArgs {
     /// Role that CloudFormation uses to change resources [default: the caller's credentials]
     #[arg(id = "cluster_role_arn", long = "role-arn", value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
     pub role_arn: Option<String>,
+    /// Enable the stack's termination protection; `false` disables it [default: unchanged]
+    #[arg(id = "cluster_protect", long = "protect", value_name = "BOOL", help_heading = "Stack", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub protect: Option<bool>,
     #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]

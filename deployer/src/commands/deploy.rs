@@ -126,17 +126,12 @@ async fn deploy(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<DeployReport> {
-    let begin = async {
-        // Errors on this machine are found before any call to AWS.
-        let function = ArtifactSource::find(
-            Program::Function,
-            args.function.function_zip.as_deref(),
-            &args.function.build,
-        )
-        .await?;
-        anyhow::Ok((function, target.connect().await?))
-    };
-    let (function, aws) = signals.or_stopped(begin).await?;
+    let aws = signals.or_stopped(target.connect()).await?;
+    let function = ArtifactSource::find(
+        Program::Function,
+        args.function.function_zip.as_deref(),
+        &args.function.build,
+    );
     let UpdateArgs { express, rollback_minutes } = args.update;
     let deployment = Deployment {
         aws: &aws,

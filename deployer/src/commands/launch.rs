@@ -12,7 +12,7 @@ use crate::{
         s3::Bucket,
     },
     cli::LaunchArgs,
-    deployment::{Cluster, Deployment},
+    deployment::{Cluster, Deployment, LaunchedStack},
     failure::{Exit, Failure},
     github::{self, code, heading, table},
     origin::introduce,
@@ -196,8 +196,13 @@ async fn launch(
             wait_for_stack: args.wait.wait_for_stack,
             printer,
         };
-        let (stack, changed) = deployment.launch(agent, &launch, signals).await?;
-        let nodes = signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?;
+        let launched = deployment.launch(agent, &launch, signals).await?;
+        let LaunchedStack { stack, changed, is_fresh } = launched;
+        let nodes = if is_fresh {
+            signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?
+        } else {
+            known
+        };
         LaunchReport::new(args.cluster_id.clone(), &stack, aws.region.clone(), changed, nodes)
     })
     .await
@@ -214,7 +219,13 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
                 .hint(format!("an ID begins with `{prefix}`; `{list}` lists them")));
         }
     }
-    template::check(CLUSTER_TEMPLATE, &map(&args.parameters), &HAS_OPTION)?;
+    let users = map(&args.parameters);
+    template::check(CLUSTER_TEMPLATE, &users, &HAS_OPTION)?;
+    let sets = |name: &str| users.get(name).map(String::as_str);
+    if sets("Edition") == Some("community") && sets("SyncGatewayNodes").unwrap_or("0") != "0" {
+        let hint = "omit `SyncGatewayNodes`, or set `Edition=enterprise`";
+        return Err(Failure::usage("Sync Gateway needs Enterprise Edition").hint(hint));
+    }
     check_tags(&map(&args.tags))
 }
 
@@ -233,6 +244,7 @@ fn target(args: &LaunchArgs, api: &Stack, place: Place) -> Target {
     let mut stack = StackOptions {
         tags: args.tags.clone(),
         role_arn: args.role_arn.clone(),
+        protect: args.protect,
         ..StackOptions::default()
     };
     // The bucket is that of the API's stack, and stays encrypted with its key.
@@ -346,181 +358,4 @@ async fn nodes(aws: &Aws, api: &Stack, cluster_id: &str) -> anyhow::Result<Vec<S
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::{
-        cli::{Cli, Command},
-        failure::Exit,
-        stack::tests::stack,
-    };
-
-    fn args(options: &[&str]) -> LaunchArgs {
-        let command =
-            ["cbbootstrap", "launch", "my_cluster", "--vpc=vpc-1", "--subnet=subnet-1,subnet-2"];
-        match Cli::try_parse_from(command.iter().chain(options)).unwrap().command {
-            Command::Launch(args) => *args,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn launch<'a>(args: &'a LaunchArgs, api: &'a Stack) -> Launch<'a> {
-        Launch {
-            args,
-            stack_name: "couchbase-my",
-            api,
-            endpoint: "https://api",
-            has_members: false,
-            defaults: template::defaults(CLUSTER_TEMPLATE).unwrap(),
-        }
-    }
-
-    fn values(options: &[&str], api: &Stack, before: Option<&Stack>) -> BTreeMap<String, String> {
-        launch(&args(options), api).values(before, "bucket", "key".to_owned())
-    }
-
-    #[test]
-    fn every_parameter_has_a_value() {
-        let mut api = stack("CREATE_COMPLETE", "t");
-        let default = values(&[], &api, None);
-        for (name, value) in [
-            ("SubnetIds", "subnet-1,subnet-2"),
-            ("NodeCount", "3"),
-            ("ApiId", "*"),
-            ("ApiAuthorizationType", "NONE"),
-            ("AgentKey", "key"),
-            ("AgentKmsKeyArn", ""),
-            ("InstanceType", "m6i.xlarge"),
-        ] {
-            assert_eq!(default[name], value, "{name}");
-        }
-        let without_value = |(name, _): &&(&str, &str)| !default.contains_key(*name);
-        assert_eq!(HAS_OPTION.iter().find(without_value), None);
-
-        api.parameters.insert("AuthorizationType".to_owned(), "AWS_IAM".to_owned());
-        api.parameters.insert("KmsKeyArn".to_owned(), "arn:k".to_owned());
-        api.outputs.insert("ApiId".to_owned(), "abc".to_owned());
-        let other = values(&["--arch=arm64", "--nodes=5", "--parameter=Services=data"], &api, None);
-        for (name, value) in [
-            ("NodeCount", "5"),
-            ("Services", "data"),
-            ("ApiId", "abc"),
-            ("AgentKmsKeyArn", "arn:k"),
-            ("ApiAuthorizationType", "AWS_IAM"),
-            ("InstanceType", "m7g.xlarge"),
-        ] {
-            assert_eq!(other[name], value, "{name}");
-        }
-        assert!(other["ImageId"].ends_with("arm64"));
-        let chosen = values(&["--arch=arm64", "--parameter=InstanceType=r7g.large"], &api, None);
-        assert_eq!(chosen["InstanceType"], "r7g.large");
-    }
-
-    #[test]
-    fn omitted_options_keep_the_values_of_the_stack() {
-        let api = stack("CREATE_COMPLETE", "t");
-        let mut before = stack("UPDATE_COMPLETE", "t");
-        before.parameters = values(
-            &["--nodes=5", "--parameter=DataVolumeSize=1000", "--parameter=Edition=community"],
-            &api,
-            None,
-        );
-        before.parameters.insert("Former".to_owned(), "x".to_owned());
-        let after = values(&["--parameter=Services=data"], &api, Some(&before));
-        for (name, value) in [
-            ("NodeCount", "5"),
-            ("DataVolumeSize", "1000"),
-            ("Edition", "community"),
-            ("Services", "data"),
-        ] {
-            assert_eq!(after[name], value, "{name}");
-        }
-        assert!(!after.contains_key("Former"));
-        assert_eq!(values(&["--nodes=3"], &api, Some(&before))["NodeCount"], "3");
-    }
-
-    #[test]
-    fn only_the_clusters_own_stack_is_changed() {
-        let api = stack("CREATE_COMPLETE", "t");
-        let mut own = stack("CREATE_COMPLETE", "t");
-        own.parameters = values(&[], &api, None);
-        let mut other = own.clone();
-        other.parameters.insert("ClusterId".to_owned(), "other".to_owned());
-        let arm64 = "--arch=arm64";
-        let types = ["--parameter=ImageId=/i", "--parameter=InstanceType=t"];
-        let empty = Stack { parameters: BTreeMap::new(), ..stack("REVIEW_IN_PROGRESS", "t") };
-        for (options, before, is_new, has_members, expected) in [
-            (&[][..], None, true, false, Ok(())),
-            (&[], None, true, true, Err(Exit::NeedsDecision)),
-            (&[], Some(&empty), true, false, Ok(())),
-            (&[], Some(&own), true, false, Ok(())),
-            (&[], Some(&own), true, true, Err(Exit::NeedsDecision)),
-            (&[], Some(&own), false, true, Ok(())),
-            (&[], Some(&other), false, false, Err(Exit::NeedsDecision)),
-            (&[], Some(&other), true, false, Err(Exit::NeedsDecision)),
-            (&[], Some(&api), false, false, Err(Exit::NeedsDecision)),
-            (&[arm64], Some(&own), false, false, Err(Exit::Usage)),
-            (&[arm64], Some(&own), true, false, Ok(())),
-            (&[arm64, types[0]], Some(&own), false, false, Err(Exit::Usage)),
-            (&[arm64, types[0], types[1]], Some(&own), false, false, Ok(())),
-        ] {
-            let args = args(options);
-            let launch = Launch { has_members, ..launch(&args, &api) };
-            let checked = launch.check(before, is_new).map_err(|failure| failure.exit);
-            assert_eq!(checked, expected, "{options:?} {is_new} {has_members}");
-        }
-    }
-
-    #[test]
-    fn wrong_options_are_refused() {
-        for (options, message) in [
-            (&["--vpc=x"][..], "`--vpc` cannot be `x`"),
-            (&["--subnet=vpc-1"], "`--subnet` cannot be `vpc-1`"),
-            (&["--parameter=Nodes=3"], "no parameter `Nodes`"),
-            (&["--parameter=NodeCount=3"], "`NodeCount` has its own option"),
-            (&["--parameter=DataVolumeSize=1"], "`DataVolumeSize` cannot be `1`"),
-            (&["--tag=aws:x=1"], "tag `aws:x`"),
-        ] {
-            let command = ["cbbootstrap", "launch", "c"].iter().chain(options).copied();
-            let rest = ["--vpc=vpc-1", "--subnet=subnet-1"].into_iter();
-            let rest = rest.filter(|it| !options.iter().any(|option| option[..5] == it[..5]));
-            let Command::Launch(args) = Cli::try_parse_from(command.chain(rest)).unwrap().command
-            else {
-                panic!("{options:?}");
-            };
-            let failure = check(&args).unwrap_err();
-            assert!(failure.to_string().contains(message), "{options:?}: {failure}");
-            assert_eq!(failure.exit, Exit::Usage, "{options:?}");
-        }
-        assert!(
-            cluster_stack(&args(&[])).unwrap_err().to_string().contains("couchbase-my_cluster")
-        );
-        assert_eq!(cluster_stack(&args(&["--cluster-stack=mine"])).unwrap(), "mine");
-    }
-
-    #[test]
-    fn a_launch_reports_how_to_connect() {
-        let mut stack = stack("CREATE_COMPLETE", "t");
-        stack.id = "arn:aws:cloudformation:us-east-1:1:stack/couchbase-c/u".to_owned();
-        stack.outputs.insert("AdministratorPasswordArn".to_owned(), "arn:p".to_owned());
-        let report = |stack: &Stack, nodes: &[&str]| {
-            let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
-            LaunchReport::new("c".to_owned(), stack, "us-east-1".to_owned(), true, nodes).unwrap()
-        };
-        assert_eq!(
-            report(&stack, &["a", "b"]).to_string(),
-            "Cluster:  c\n\
-             Stack:    couchbase-c in us-east-1, deployed\n\
-             Nodes:    a, b\n\
-             Connect:  couchbases://a,b\n\
-             Console:  https://a:18091\n\
-             Password: aws secretsmanager get-secret-value --region us-east-1 --secret-id arn:p --query SecretString --output text\n"
-        );
-        assert_eq!(report(&stack, &[]).connection_string, None);
-        stack.parameters.insert("Edition".to_owned(), "community".to_owned());
-        let community = report(&stack, &["a"]);
-        assert_eq!(community.connection_string.as_deref(), Some("couchbase://a"));
-        assert_eq!(community.console.as_deref(), Some("http://a:8091"));
-    }
-}
+mod tests;

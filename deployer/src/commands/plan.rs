@@ -142,15 +142,17 @@ async fn plan(
     change_set: &mut Option<ChangeSet>,
     printer: &Printer,
 ) -> anyhow::Result<PlanReport> {
-    let function = ArtifactSource::find(
-        Program::Function,
-        args.function.function_zip.as_deref(),
-        &args.function.build,
-    )
-    .await?;
     let aws = target.connect().await?;
+    let build = async {
+        let function = ArtifactSource::find(
+            Program::Function,
+            args.function.function_zip.as_deref(),
+            &args.function.build,
+        );
+        deployment::build(function.await?, printer).await
+    };
     let (artifact, survey) = introduce(&aws, &target.place, printer, async {
-        tokio::try_join!(deployment::build(function, printer), Survey::read(&aws, target))
+        tokio::try_join!(build, Survey::read(&aws, target))
     })
     .await?;
     let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;

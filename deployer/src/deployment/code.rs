@@ -10,10 +10,16 @@ use crate::{
 
 impl Deployment<'_> {
     /// Replaces the code of the function. It can be dropped at any time.
-    pub async fn replace_code(self, function: ArtifactSource) -> anyhow::Result<DeployedStack> {
+    pub async fn replace_code(
+        self,
+        function: impl Future<Output = anyhow::Result<ArtifactSource>>,
+    ) -> anyhow::Result<DeployedStack> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;
-        let survey = StackSurvey::read(aws, name).await?;
+        let (function, survey) =
+            tokio::join!(function, StackSurvey::read_without_template(aws, name));
+        // An error on this machine comes first.
+        let (function, survey) = (function?, survey?);
         let parameters = [
             ("TableName", target.table.table_name.clone()),
             ("Architecture", function.arch().to_string()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Deployment, StackSurvey, build,
+    Applied, Deployment, StackSurvey, build,
     phases::{Consents, Preparation, print_later},
 };
 use crate::{
@@ -11,12 +11,12 @@ use crate::{
     failure::Failure,
     package::{ArtifactSource, artifact::Artifact},
     signals::Signals,
-    stack::{DesiredStack, Stack, StackAction},
+    stack::{DesiredStack, Stack},
     template::CLUSTER_TEMPLATE,
 };
 
 /// The stack of a Couchbase cluster.
-pub trait Cluster {
+pub trait Cluster: Sync {
     /// Refuses to deploy over this stack. `is_new` says whether that creates the nodes.
     fn check(&self, stack: Option<&Stack>, is_new: bool) -> Result<(), Failure>;
 
@@ -29,32 +29,47 @@ pub trait Cluster {
     ) -> BTreeMap<String, String>;
 }
 
+/// The result of a launch.
+pub struct LaunchedStack {
+    pub stack: Stack,
+    /// Whether anything had to be changed.
+    pub changed: bool,
+    /// Whether the nodes may be others than at the beginning, because of this launch or another one.
+    pub is_fresh: bool,
+}
+
 impl<'a> Deployment<'a> {
-    /// Deploys the stack of a Couchbase cluster. Returns the stack, and whether anything had to be changed.
+    /// Deploys the stack of a Couchbase cluster.
     pub async fn launch(
         self,
         agent: ArtifactSource,
-        cluster: &impl Cluster,
+        cluster: &'a dyn Cluster,
         signals: &mut Signals,
-    ) -> anyhow::Result<(Stack, bool)> {
+    ) -> anyhow::Result<LaunchedStack> {
         let begin = self.begin_launch(agent, cluster);
         let mut preparation = signals.or_stopped(begin).await?;
-        let unchanged = self.apply(&mut preparation, signals).await?.unchanged;
+        let Applied { unchanged, round } = self.apply(&mut preparation, signals).await?;
         let changed = unchanged.is_none();
         let finish = async {
             if changed {
                 preparation.prune().await;
             }
-            preparation.read_again(unchanged).await
+            let stack = preparation.read_again(unchanged).await?;
+            let has_changed_protection = preparation.protect(&stack).await?;
+            anyhow::Ok((stack, has_changed_protection))
         };
-        let stack = signals.or_stopped(finish).await?;
-        Ok((stack, changed | preparation.has_changed_storage))
+        let (stack, has_changed_protection) = signals.or_stopped(finish).await?;
+        Ok(LaunchedStack {
+            stack,
+            changed: changed | has_changed_protection | preparation.has_changed_storage,
+            is_fresh: changed || round > 0,
+        })
     }
 
     async fn begin_launch(
         self,
         agent: ArtifactSource,
-        cluster: &impl Cluster,
+        cluster: &'a dyn Cluster,
     ) -> anyhow::Result<Preparation<'a>> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;
@@ -62,34 +77,44 @@ impl<'a> Deployment<'a> {
             Bucket::find(aws, target.bucket.as_deref(), name),
             StackSurvey::read(aws, name),
         )?;
-        let is_new = matches!(
-            survey.action,
-            StackAction::Create | StackAction::Replace | StackAction::ReplaceUsed
-        );
-        cluster.check(survey.stack.as_ref(), is_new)?;
-        let before = survey.stack.as_ref().filter(|_| !is_new);
+        cluster.check(survey.stack.as_ref(), survey.is_new())?;
         let mut consents = Consents::default();
         self.ask(&survey, None, &mut consents).await?;
         let (bucket_created, artifact) =
             tokio::join!(self.create_bucket(&bucket), build(agent, printer));
         print_later(printer, [bucket_created.as_ref().err(), artifact.as_ref().err()]);
         let (has_changed_storage, artifact) = (bucket_created?, artifact?);
-        let desired = DesiredStack {
-            name: name.clone(),
-            template: CLUSTER_TEMPLATE,
-            parameters: cluster.parameters(before, &bucket, &artifact),
-            tags: target.tags(),
-            notification_arns: Vec::new(),
-            role_arn: target.stack.role_arn.clone(),
-        };
+        let desired = self.desired_cluster(cluster, &survey, &bucket, &artifact)?;
         Ok(Preparation {
             deployment: self,
+            cluster: Some(cluster),
             bucket,
             artifact,
             desired,
             has_changed_storage,
             survey,
             consents,
+        })
+    }
+
+    /// The stack of a Couchbase cluster, which depends on the one that exists.
+    pub(super) fn desired_cluster(
+        self,
+        cluster: &dyn Cluster,
+        survey: &StackSurvey,
+        bucket: &Bucket,
+        artifact: &Artifact,
+    ) -> Result<DesiredStack, Failure> {
+        let target = self.target;
+        cluster.check(survey.stack.as_ref(), survey.is_new())?;
+        let before = survey.stack.as_ref().filter(|_| !survey.is_new());
+        Ok(DesiredStack {
+            name: target.place.stack_name.clone(),
+            template: CLUSTER_TEMPLATE,
+            parameters: cluster.parameters(before, bucket, artifact),
+            tags: target.tags(),
+            notification_arns: Vec::new(),
+            role_arn: target.stack.role_arn.clone(),
         })
     }
 }

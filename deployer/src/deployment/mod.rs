@@ -15,7 +15,7 @@ mod watch;
 use std::time::Duration;
 
 pub use follow::Follower;
-pub use launch::Cluster;
+pub use launch::{Cluster, LaunchedStack};
 pub use phases::{build, create_draft, discard_after};
 pub use removal::Removal;
 pub use survey::{StackSurvey, Survey};
@@ -31,7 +31,7 @@ use crate::{
     stack::{DesiredStack, Stack},
     template::TEMPLATE,
 };
-use phases::{Preparation, is_overtaken};
+use phases::{Preparation, Storage, is_overtaken};
 
 /// How often others may change the stack before a deployment gives up.
 const ROUNDS: usize = 10;
@@ -75,23 +75,34 @@ impl<'a> Deployment<'a> {
     /// Deploys the stack with its table and bucket.
     pub async fn deploy(
         self,
-        function: ArtifactSource,
+        function: impl Future<Output = anyhow::Result<ArtifactSource>>,
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
-        let mut preparation = signals.or_stopped(Preparation::begin(self, function)).await?;
-        let applied = self.apply(&mut preparation, signals).await?;
+        let begin = Preparation::begin(self, function);
+        let (mut preparation, storage) = signals.or_stopped(begin).await?;
+        let applied = self.apply_with(&mut preparation, Some(storage), signals).await?;
         signals.or_stopped(preparation.finish(applied)).await
     }
 
-    /// Repeats both phases until the stack is up to date.
+    /// Deploys a stack whose bucket exists and that needs no table.
     async fn apply(
         self,
         preparation: &mut Preparation<'_>,
         signals: &mut Signals,
     ) -> anyhow::Result<Applied> {
+        self.apply_with(preparation, None, signals).await
+    }
+
+    /// Repeats both phases until the stack is up to date. The first creates or completes the storage.
+    async fn apply_with(
+        self,
+        preparation: &mut Preparation<'_>,
+        mut storage: Option<Storage>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Applied> {
         for round in 0..ROUNDS {
             let mut draft = None;
-            let applied = preparation.round(round, &mut draft, signals).await;
+            let applied = preparation.round(round, storage.take(), &mut draft, signals).await;
             match discard_after(applied, draft).await {
                 Ok(Some(applied)) => return Ok(applied),
                 Ok(None) => (),

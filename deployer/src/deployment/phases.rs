@@ -2,11 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::{Applied, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack};
+use super::{
+    Applied, Cluster, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack,
+};
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet, Draft, UpdateMode},
-        dynamodb::{self, Table, TableChange},
+        dynamodb::{self, Table, TableChange, TableSettings},
         lambda,
         s3::Bucket,
     },
@@ -18,9 +20,11 @@ use crate::{
     stack::{self, DesiredStack, Operation, Risk, Stack, StackAction},
 };
 
-/// A deployment whose artifact is built, and whose table and bucket exist.
+/// A deployment whose artifact is built.
 pub struct Preparation<'a> {
     pub(super) deployment: Deployment<'a>,
+    /// What [`Preparation::desired`] depends on, if it is the stack of a Couchbase cluster.
+    pub(super) cluster: Option<&'a dyn Cluster>,
     pub(super) bucket: Bucket,
     pub(super) artifact: Artifact,
     pub(super) desired: DesiredStack,
@@ -37,6 +41,12 @@ pub(super) struct Consents {
     wait: bool,
 }
 
+/// The table, which is to be created or completed, as the bucket is.
+pub(super) struct Storage {
+    table: Option<Table>,
+    table_options: TableSettings,
+}
+
 /// What the stack needs next.
 enum Next {
     Nothing(Stack),
@@ -47,48 +57,36 @@ enum Next {
 }
 
 impl<'a> Preparation<'a> {
-    /// Reads everything, asks, builds, and creates table and bucket.
+    /// Reads everything, asks and builds. It changes nothing.
     pub async fn begin(
         deployment: Deployment<'a>,
-        function: ArtifactSource,
-    ) -> anyhow::Result<Self> {
+        function: impl Future<Output = anyhow::Result<ArtifactSource>>,
+    ) -> anyhow::Result<(Self, Storage)> {
         let Deployment { aws, target, printer, .. } = deployment;
-        let Survey { bucket, table, stack: survey } = Survey::read(aws, target).await?;
+        let (function, survey) = tokio::join!(function, Survey::read(aws, target));
+        // An error on this machine comes first.
+        let (function, Survey { bucket, table, stack: survey }) = (function?, survey?);
         let mut consents = Consents::default();
         deployment.ask(&survey, table.as_ref(), &mut consents).await?;
+        let artifact = build(function, printer).await?;
 
-        let build = build(function, printer);
-        let create_table = async {
-            let step = printer.step("table");
-            let name = &target.table.table_name;
-            let mut options = survey.table_options(target, table.as_ref());
-            // A key for an existing table waits for the stack, which lets the function use it.
-            let is_new_key = options.kms_key.as_ref().is_some_and(|key| !key.is_empty());
-            if table.is_some() && is_new_key {
-                options.kms_key = None;
-            }
-            let tags = target.table_tags();
-            let change = dynamodb::ensure(&aws.dynamodb, name, table, &options, tags).await?;
-            step.done(format_args!("`{name}` {change}"));
-            anyhow::Ok(change != TableChange::Unchanged)
-        };
-        // All three run to their end: a failed build must not leave the table or the bucket incomplete.
-        let (bucket_created, table_changed, artifact) =
-            tokio::join!(deployment.create_bucket(&bucket), create_table, build);
-        let errors =
-            [bucket_created.as_ref().err(), table_changed.as_ref().err(), artifact.as_ref().err()];
-        print_later(printer, errors);
-        let has_changed_storage = bucket_created? | table_changed?;
-        let artifact = artifact?;
-        Ok(Self {
+        let mut table_options = survey.table_options(target, table.as_ref());
+        // A key for an existing table waits for the stack, which lets the function use it.
+        let is_new_key = table_options.kms_key.as_ref().is_some_and(|key| !key.is_empty());
+        if table.is_some() && is_new_key {
+            table_options.kms_key = None;
+        }
+        let preparation = Self {
             deployment,
+            cluster: None,
             desired: desired_stack(target, &bucket, &artifact)?,
             bucket,
             artifact,
-            has_changed_storage,
+            has_changed_storage: false,
             survey,
             consents,
-        })
+        };
+        Ok((preparation, Storage { table, table_options }))
     }
 
     /// Prepares and applies what the stack needs next; `None` if the stack must be read again. `draft` holds a change set while
@@ -96,10 +94,11 @@ impl<'a> Preparation<'a> {
     pub async fn round(
         &mut self,
         round: usize,
+        storage: Option<Storage>,
         draft: &mut Option<ChangeSet>,
         signals: &mut Signals,
     ) -> anyhow::Result<Option<Applied>> {
-        match signals.or_stopped(self.prepare(round, draft)).await? {
+        match signals.or_stopped(self.prepare(round, storage, draft)).await? {
             Next::Nothing(stack) => Ok(Some(Applied { unchanged: Some(stack), round })),
             Next::Survey => Ok(None),
             Next::Change(watch, step) => {
@@ -112,40 +111,73 @@ impl<'a> Preparation<'a> {
     async fn prepare(
         &mut self,
         round: usize,
-        draft: &mut Option<ChangeSet>,
+        storage: Option<Storage>,
+        slot: &mut Option<ChangeSet>,
     ) -> anyhow::Result<Next> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         if round > 0 {
             self.survey = StackSurvey::read(aws, &target.place.stack_name).await?;
+            if let Some(cluster) = self.cluster {
+                let (survey, bucket, agent) = (&self.survey, &self.bucket, &self.artifact);
+                self.desired = self.deployment.desired_cluster(cluster, survey, bucket, agent)?;
+            }
             // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
-        if let Some(stack) = self.survey.up_to_date(&self.desired) {
-            return Ok(Next::Nothing(stack.clone()));
+        let up_to_date = self.survey.up_to_date(&self.desired).cloned();
+        let needs_change_set = up_to_date.is_none()
+            && (self.survey.stack.is_none()
+                || matches!(self.survey.action, StackAction::Create | StackAction::Update));
+        let is_first = storage.is_some();
+        let table = self.ensure_table(storage);
+        let bucket = async {
+            let is_new = is_first && self.deployment.create_bucket(&self.bucket).await?;
+            if needs_change_set {
+                self.upload().await?;
+            }
+            Ok(is_new)
+        };
+        let draft = async { if needs_change_set { self.draft(slot).await } else { Ok(None) } };
+        // All three run to their end, so that none leaves something incomplete because another one failed.
+        let (table, bucket, draft) = tokio::join!(table, bucket, draft);
+        print_later(printer, [table.as_ref().err(), bucket.as_ref().err(), draft.as_ref().err()]);
+        self.has_changed_storage |= table? | bucket?;
+        let draft = draft?;
+        if needs_change_set {
+            return self.confirm_change(draft).await;
         }
-        match (self.survey.action, &self.survey.stack) {
-            (StackAction::Wait, Some(stack)) => {
-                self.deployment
-                    .follower()
-                    .wait(stack, self.deployment.wait_for_stack, printer)
-                    .await?;
+        match (up_to_date, self.survey.action, &self.survey.stack) {
+            (Some(stack), ..) => Ok(Next::Nothing(stack)),
+            (None, StackAction::Wait, Some(stack)) => {
+                let patience = self.deployment.wait_for_stack;
+                self.deployment.follower().wait(stack, patience, printer).await?;
                 Ok(Next::Survey)
             }
-            (StackAction::Create | StackAction::Update, _) | (_, None) => {
-                self.upload().await?;
-                self.prepare_change(draft).await
-            }
-            (_, Some(stack)) => {
+            (None, _, Some(stack)) => {
                 let step = printer.step("stack");
                 Ok(Next::Change(self.watch(&stack.id).await?, step))
             }
+            (None, _, None) => Err(stack::overtaken(&self.desired.name).into()),
         }
+    }
+
+    /// Creates or completes the table. Returns whether that was necessary.
+    async fn ensure_table(&self, storage: Option<Storage>) -> anyhow::Result<bool> {
+        let Some(Storage { table, table_options }) = storage else {
+            return Ok(false);
+        };
+        let Deployment { aws, target, printer, .. } = self.deployment;
+        let step = printer.step("table");
+        let (name, tags) = (&target.table.table_name, target.table_tags());
+        let change = dynamodb::ensure(&aws.dynamodb, name, table, &table_options, tags).await?;
+        step.done(format_args!("`{name}` {change}"));
+        Ok(change != TableChange::Unchanged)
     }
 
     async fn upload(&self) -> anyhow::Result<()> {
         let Self { deployment: Deployment { printer, target, .. }, bucket, artifact, .. } = self;
         let step = printer.step("upload");
-        if bucket.holds(artifact).await? {
+        if bucket.exists && bucket.holds(artifact).await? {
             step.done("the bucket has it already");
             return Ok(());
         }
@@ -161,8 +193,13 @@ impl<'a> Preparation<'a> {
         Ok(())
     }
 
-    async fn prepare_change(&self, slot: &mut Option<ChangeSet>) -> anyhow::Result<Next> {
-        let Deployment { aws, update_mode, yes, printer, .. } = self.deployment;
+    /// Creates a change set; `None` if it has no changes. Events count from its creation on: if somebody else changes the stack after
+    /// it, it cannot be executed.
+    async fn draft(
+        &self,
+        slot: &mut Option<ChangeSet>,
+    ) -> anyhow::Result<Option<(Draft, Watch, Step)>> {
+        let Deployment { aws, update_mode, printer, .. } = self.deployment;
         let client = &aws.cloudformation;
         let mut step = printer.step("stack");
         step.note("preparing the change");
@@ -170,9 +207,19 @@ impl<'a> Preparation<'a> {
             step.line("express: completes before the resources are ready");
         }
         let before = self.survey.updatable();
-        let draft = create_draft(slot, client, &self.desired, update_mode, before).await?;
-        let Some(Draft { stack_id, changes }) = draft else {
-            let stack = cloudformation::find_changed(client, &self.desired.name).await?;
+        let change_set = slot.insert(ChangeSet::new(client, &self.desired.name, before));
+        let stack_id = change_set.request(&self.desired, update_mode, before).await?;
+        let (draft, watch) = tokio::try_join!(change_set.read(), self.watch(&stack_id))?;
+        Ok(draft.map(|draft| (draft, watch, step)))
+    }
+
+    /// Shows the change, and asks before it loses something.
+    async fn confirm_change(&self, draft: Option<(Draft, Watch, Step)>) -> anyhow::Result<Next> {
+        let Deployment { aws, yes, printer, .. } = self.deployment;
+        let before = self.survey.updatable();
+        let Some((Draft { changes }, mut watch, mut step)) = draft else {
+            let stack =
+                cloudformation::find_changed(&aws.cloudformation, &self.desired.name).await?;
             return Ok(Next::Nothing(stack));
         };
         step.expect(changes.len());
@@ -191,7 +238,6 @@ impl<'a> Preparation<'a> {
         if !losses.is_empty() {
             confirm(&Risk::Losses(losses).question(&self.desired.name), yes, printer).await?;
         }
-        let mut watch = self.watch(&stack_id).await?;
         watch.expect(&changes);
         Ok(Next::Change(watch, step))
     }
@@ -246,20 +292,18 @@ impl<'a> Preparation<'a> {
 
     /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
     pub async fn finish(&self, applied: Applied) -> anyhow::Result<DeployedStack> {
-        let Deployment { aws, target, .. } = self.deployment;
-        let (client, name) = (&aws.cloudformation, &self.desired.name);
         let Applied { unchanged, round } = applied;
         let changed = unchanged.is_none();
-        let stack = self.read_again(unchanged).await?;
+        let prune = async {
+            if changed {
+                self.prune().await;
+            }
+        };
+        let (stack, ()) = tokio::join!(self.read_again(unchanged), prune);
+        let stack = stack?;
         let code_changed = self.restore_code(&stack, changed).await?;
         let is_table_encrypted = self.encrypt_table().await?;
-        let protect = target.stack.protect.filter(|protect| *protect != stack.protected);
-        if let Some(protect) = protect {
-            cloudformation::protect(client, name, protect).await?;
-        }
-        if changed {
-            self.prune().await;
-        }
+        let has_changed_protection = self.protect(&stack).await?;
         Ok(DeployedStack {
             // Somebody else may have created the stack just now.
             is_fresh: changed || round > 0 || stack.is_fresh(Timestamp::now()),
@@ -268,10 +312,21 @@ impl<'a> Preparation<'a> {
                 | changed
                 | code_changed
                 | is_table_encrypted
-                | protect.is_some(),
+                | has_changed_protection,
             function_sha256: self.artifact.sha256.clone(),
             version: None,
         })
+    }
+
+    /// Sets the stack's termination protection. Returns whether that was necessary.
+    pub(super) async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
+        let Deployment { aws, target, .. } = self.deployment;
+        let Some(protect) = target.stack.protect.filter(|protect| *protect != stack.protected)
+        else {
+            return Ok(false);
+        };
+        cloudformation::protect(&aws.cloudformation, &self.desired.name, protect).await?;
+        Ok(true)
     }
 
     /// The stack after its change.
@@ -390,7 +445,9 @@ pub async fn create_draft(
     mode: UpdateMode,
     before: Option<&Stack>,
 ) -> anyhow::Result<Option<Draft>> {
-    slot.insert(ChangeSet::new(client, &desired.name, before)).create(desired, mode, before).await
+    let change_set = slot.insert(ChangeSet::new(client, &desired.name, before));
+    change_set.request(desired, mode, before).await?;
+    change_set.read().await
 }
 
 /// Whether somebody else changed the stack after it was read.

@@ -109,9 +109,18 @@ impl<'a> Removal<'a> {
                 resources => resources,
             }
         };
-        let (table, bucket, resources) = tokio::try_join!(table, bucket, resources)?;
+        let stacks = async {
+            let needs_stacks = args.delete_table || args.delete_artifacts;
+            let stacks = needs_stacks.then(|| cloudformation::find_all(&aws.cloudformation));
+            Ok(match stacks {
+                Some(stacks) => stacks.await,
+                None => Ok(Vec::new()),
+            })
+        };
+        let (table, bucket, resources, stacks) =
+            tokio::try_join!(table, bucket, resources, stacks)?;
         let removal = Self { aws, args, printer, stack, resources, table_name, table, bucket };
-        removal.check_unused().await?;
+        removal.check_unused(stacks).await?;
         removal.ask().await?;
         Ok(removal)
     }
@@ -151,7 +160,11 @@ impl<'a> Removal<'a> {
         }
         // After the stack, whose function needs the table.
         let rest = async {
-            let keep_bucket = self.check_unused().await?;
+            if self.table.is_none() && self.bucket.is_none() {
+                return Ok(Default::default());
+            }
+            let stacks = cloudformation::find_all(&self.aws.cloudformation).await;
+            let keep_bucket = self.check_unused(stacks).await?;
             tokio::try_join!(self.delete_table(), self.delete_artifacts(keep_bucket))
         };
         let rest = signals.or_stopped(rest).await;
@@ -193,12 +206,12 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
-    /// Refuses if another stack uses what is to be deleted. Returns whether another one uses the bucket.
-    async fn check_unused(&self) -> anyhow::Result<bool> {
+    /// Refuses if another stack of the region uses what is to be deleted. Returns whether another one uses the bucket.
+    async fn check_unused(&self, stacks: anyhow::Result<Vec<Stack>>) -> anyhow::Result<bool> {
         if self.table.is_none() && self.bucket.is_none() {
             return Ok(false);
         }
-        let stacks = match cloudformation::find_all(&self.aws.cloudformation).await {
+        let stacks = match stacks {
             Err(error) if Failure::is_denial(&error) => self.find_table_owner(error).await?,
             stacks => stacks?,
         };

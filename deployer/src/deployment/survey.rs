@@ -45,21 +45,23 @@ impl Survey {
 
 impl StackSurvey {
     pub async fn read(aws: &Aws, name: &str) -> anyhow::Result<Self> {
-        let stack_and_function = async {
-            let stack = cloudformation::find(&aws.cloudformation, name).await?;
-            let function = stack.as_ref().and_then(|stack| stack.outputs.get("FunctionName"));
-            let function = match function {
-                Some(function) => lambda::find(&aws.lambda, function).await?,
-                None => None,
-            };
-            anyhow::Ok((stack, function.and_then(|function| function.sha256)))
-        };
-        let ((stack, function_sha256), template) = tokio::try_join!(
-            stack_and_function,
+        let (survey, template) = tokio::try_join!(
+            Self::read_without_template(aws, name),
             cloudformation::template(&aws.cloudformation, name),
         )?;
+        Ok(Self { template, ..survey })
+    }
+
+    pub async fn read_without_template(aws: &Aws, name: &str) -> anyhow::Result<Self> {
+        let stack = cloudformation::find(&aws.cloudformation, name).await?;
         let action = stack::next_action(name, stack.as_ref())?;
-        Ok(Self { stack, template, function_sha256, action })
+        let function = stack.as_ref().and_then(|stack| stack.outputs.get("FunctionName"));
+        let function = match function {
+            Some(function) => lambda::find(&aws.lambda, function).await?,
+            None => None,
+        };
+        let function_sha256 = function.and_then(|function| function.sha256);
+        Ok(Self { stack, template: None, function_sha256, action })
     }
 
     /// What the user must confirm before the deployment. `table` is the target's table, if it exists.
@@ -89,6 +91,11 @@ impl StackSurvey {
     pub fn up_to_date(&self, desired: &DesiredStack) -> Option<&Stack> {
         let template = self.template.as_deref();
         self.stack.as_ref().filter(|stack| stack::is_up_to_date(stack, template, desired))
+    }
+
+    /// Whether a deployment creates all resources, perhaps after it has deleted the rest of a stack.
+    pub fn is_new(&self) -> bool {
+        matches!(self.action, StackAction::Create | StackAction::Replace | StackAction::ReplaceUsed)
     }
 
     /// The stack, if it can be updated.

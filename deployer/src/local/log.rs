@@ -94,7 +94,7 @@ impl RequestLog {
 
     fn write(&self, mut line: String) {
         line.push('\n');
-        self.lines.push(line.as_bytes());
+        self.lines.push(line);
     }
 }
 

@@ -12,6 +12,7 @@ pub mod source;
 use std::path::Path;
 
 use anyhow::Context;
+use tokio::task::spawn_blocking;
 
 pub use options::{BuildArgs, BuilderChoice};
 
@@ -98,10 +99,13 @@ impl ArtifactSource {
         args: &BuildArgs,
     ) -> anyhow::Result<Self> {
         let arch = args.arch;
-        if let Some(file) = file {
-            return Ok(Self::Ready(Artifact::read(program, file, arch)?));
-        }
-        match bundle::find(program, args, arch)? {
+        // Unpacking and hashing take some tens of milliseconds, in which calls to AWS can be made.
+        let (file, own_args) = (file.map(Path::to_owned), args.clone());
+        let ready = spawn_blocking(move || match file {
+            Some(file) => Artifact::read(program, &file, arch).map(Some),
+            None => Ok(bundle::find(program, &own_args, arch)?),
+        });
+        match ready.await?? {
             Some(artifact) => Ok(Self::Ready(artifact)),
             None => Ok(Self::Source(Compiler::find(program, args).await?)),
         }

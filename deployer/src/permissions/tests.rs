@@ -223,6 +223,25 @@ fn policies_with_the_longest_names_fit_the_limit() {
 }
 
 #[test]
+fn launch_changes_only_security_groups_and_launch_templates_of_clusters() {
+    let policy = policy(&scope(), PolicyFor::Launch).fit().unwrap();
+    for (action, key) in [
+        ("ec2:AuthorizeSecurityGroupIngress", "aws:ResourceTag/aws:cloudformation:stack-name"),
+        ("ec2:DeleteSecurityGroup", "aws:ResourceTag/aws:cloudformation:stack-name"),
+        ("ec2:ModifyLaunchTemplate", "aws:ResourceTag/Name"),
+        ("ec2:DeleteLaunchTemplate", "aws:ResourceTag/Name"),
+    ] {
+        for statement in policy.statement.iter().filter(|it| it.action.contains(action)) {
+            let condition = statement.condition.as_ref().unwrap();
+            assert_eq!(condition["StringLike"][key], "couchbase-*", "{action}");
+        }
+        assert!(allows(&policy, action), "{action}");
+    }
+    let tagging = policy.statement.iter().filter(|it| it.action.contains("ec2:CreateTags"));
+    assert!(tagging.into_iter().all(|statement| statement.condition.is_some()));
+}
+
+#[test]
 fn joined_statements_are_about_different_services() {
     let whole = policy(&scope(), PolicyFor::All).statement;
     let joined = join(policy(&scope(), PolicyFor::All).statement);

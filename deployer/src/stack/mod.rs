@@ -194,8 +194,11 @@ impl Stack {
             return Ok(());
         }
         // A stack that cannot be deployed cannot be deployed without protection either.
-        let deploy =
-            if self.is_good() { ", as `cbbootstrap deploy --protect=false` does" } else { "" };
+        let deploy = match self.cluster_id().filter(|_| self.is_good()) {
+            Some(id) => format!(", as `cbbootstrap launch {id} … --protect=false` does"),
+            None if self.is_good() => ", as `cbbootstrap deploy --protect=false` does".to_owned(),
+            None => String::new(),
+        };
         let end =
             "aws cloudformation update-termination-protection --no-enable-termination-protection";
         Err(Failure::new(format!("stack `{name}` is protected against deletion"))

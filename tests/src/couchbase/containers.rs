@@ -47,6 +47,8 @@ pub fn keep() -> io::Result<()> {
     for node in &mut world.nodes {
         node.is_up = false;
     }
+    // 120 s by default in Couchbase Server.
+    world.knobs.auto_failover_after = Some(Duration::from_secs(10));
     let keeper = Arc::new(Keeper { shared: Arc::new(Shared::new(world)), ids: Mutex::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

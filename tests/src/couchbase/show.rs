@@ -194,9 +194,7 @@ impl Call<'_> {
         let cluster = self.cluster();
         let uuid = &cluster.uuid;
         let mut members: Vec<_> = cluster.members.iter().collect();
-        members.sort_unstable_by_key(|member| member.otp());
-        let nodes = members.into_iter().map(|m| self.node_info(Some(m)));
-        let nodes: Vec<_> = nodes.collect();
+        members.sort_by_cached_key(|member| member.otp());
         let names = cluster.buckets.iter();
         let names: Vec<_> =
             names.map(|bucket| json!({"bucketName": bucket.name, "uuid": bucket.uuid})).collect();
@@ -206,7 +204,7 @@ impl Call<'_> {
         let pending = cluster.pending_services(absent);
         let mut pool = json!({
             "name": "default",
-            "nodes": nodes,
+            "nodes": [],
             "buckets": {
                 "uri": format!("/pools/default/buckets?v=6308748&uuid={uuid}"),
                 "terseBucketsBase": "/pools/default/b/",
@@ -230,6 +228,8 @@ impl Call<'_> {
             "clusterName": cluster.name,
             "balanced": cluster.is_balanced(absent),
         });
+        // `json!` would copy them.
+        pool["nodes"] = members.into_iter().map(|member| self.node_info(Some(member))).collect();
         show_quotas(&cluster.quotas, &mut pool);
         if !self.world.knobs.community {
             pool["serverGroupsUri"] = json!("/pools/default/serverGroups?v=1");

@@ -25,6 +25,7 @@
 mod call;
 mod fault;
 mod play;
+mod rounds;
 
 use std::{
     io,
@@ -50,7 +51,7 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
 use self::play::Stage;
-pub use self::{call::Call, fault::Fault, play::Play};
+pub use self::{call::Call, fault::Fault, play::Play, rounds::Rounds};
 use crate::{
     boto::Boto,
     cli::User,

@@ -9,6 +9,18 @@ use cbbootstrap_tests::{
 };
 use serde_json::{Value, json};
 
+/// More than a hundred checks of the server.
+#[test]
+fn idle_agents_ask_the_api_at_most_once_a_minute() {
+    let (servers, agents) = scene(2);
+    let (front, agents) = agents.behind_front();
+    let residents = agents.all_stay(&servers, &[]);
+    let before = front.requests().len();
+    thread::sleep(Duration::from_secs(62));
+    let requests: Vec<_> = front.requests().into_iter().skip(before).collect();
+    assert!(requests.len() <= residents.len(), "{requests:?}");
+}
+
 #[test]
 fn a_joiner_skips_dead_members() {
     let (servers, agents) = scene(4);

@@ -640,6 +640,8 @@ fn discover_prints_the_nodes_to_connect_to() {
     );
     discover(&["--wait", "--timeout=3s"]).failed(3, "nobody has claimed the cluster `demo`");
     discover(&["--format", "xml"]).failed(2, "--format");
+    let unverified = discover(&["--write-ca-cert", "ca.pem"]);
+    assert_fails(&unverified, 2, "`--write-ca-cert` needs the cluster's secret", "`--secret-file`");
 
     // It needs neither a server nor a password.
     let mut waiting = scene.command(0, &["discover", "--wait"]);

@@ -120,15 +120,27 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
+    fn show(&self) -> Value {
+        let show = ["exec", &self.container, "couchbase-standin", "show"];
+        serde_json::from_str(&self.machine.docker(&show)).unwrap()
+    }
+
+    /// Waits until Couchbase Server has failed a node over.
+    #[track_caller]
+    fn wait_for_failover(&self) {
+        wait_until("the lost node is failed over", || {
+            let shown = self.show().to_string();
+            (!shown.contains("inactiveFailed")).then_some(shown)
+        });
+    }
+
     /// Waits until there is one cluster of these nodes, all healthy, and asserts that no data was ever lost.
     #[track_caller]
     fn wait_for<N: AsRef<str>>(&self, what: &str, names: &[N]) {
         let mut names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
         names.sort_unstable();
         wait_until(what, || {
-            let show = ["exec", &self.container, "couchbase-standin", "show"];
-            let shown = self.machine.docker(&show);
-            let shown: Value = serde_json::from_str(&shown).unwrap();
+            let shown = self.show();
             assert_eq!(shown["wiped"], 0, "{shown:#}");
             let [cluster] = shown["clusters"].as_array().unwrap().as_slice() else {
                 return Some(shown.to_string());
@@ -262,6 +274,13 @@ fn compose_services_become_one_cluster() {
     machine.docker(&["volume", "rm", "couchbase_couchbase-3"]);
     documented("up");
     model.wait_for("a new third node is in", &[1, 2, 3].map(name));
+
+    // Without `leave`, the volume of the third node is lost.
+    documented("rm");
+    machine.docker(&["volume", "rm", "couchbase_couchbase-3"]);
+    model.wait_for_failover();
+    documented("up");
+    model.wait_for("the lost node is replaced", &[1, 2, 3].map(name));
     check_server(machine, &plain);
     check_secrecy(machine, &example);
 }
@@ -443,14 +462,23 @@ fn kubernetes_pods_become_one_cluster() {
         wait_until_ready(pod, "a pod is ready again");
     }
 
-    let leave = example.command("kubectl exec couchbase-2 -c agent --", &[]);
+    let last = [("couchbase-3", "couchbase-2")];
+    let leave = example.command("kubectl exec", &last);
     let leave: Vec<_> = leave[6..].iter().map(String::as_str).collect();
     nodes[2].exec("agent", &leave).ended_with(0);
     nodes.remove(2).delete();
-    let claim = example.command("kubectl delete pvc", &[]);
+    let claim = example.command("kubectl delete pvc data-couchbase-2", &last);
     pods.delete_claim(&claim[3]);
     model.wait_for("the last pod has left", &[0, 1].map(name));
     nodes.push(start(2));
     model.wait_for("a new last pod has joined", &[0, 1, 2].map(name));
+
+    // A pod that lost its volume replaces the member of its name.
+    nodes.remove(1).delete();
+    let claim = example.command("kubectl delete pvc data-couchbase-1", &[]);
+    pods.delete_claim(&claim[3]);
+    model.wait_for_failover();
+    nodes.insert(1, start(1));
+    model.wait_for("the lost pod is replaced", &[0, 1, 2].map(name));
     check_secrecy(machine, &example);
 }

@@ -1,6 +1,10 @@
 //! The stand-in for Couchbase Server answers as the recorded server does.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_tests::{
     couchbase::{Membership, Node, Rebalanced, Servers, Then},
@@ -456,7 +460,9 @@ fn one_member_adds_several_nodes_and_the_same_only_once() {
             adding.map(|adding| adding.join().unwrap().status)
         })
     };
+    let since = Instant::now();
     assert_eq!(add_at_once([(0, 2), (0, 3)]), [200, 200]);
+    assert!(since.elapsed() >= Duration::from_millis(100), "one after the other");
     let otp = format!("ns_1@{}", servers[2].address());
     let form = [("otpNode", otp.as_str())];
     servers[0].call("POST", "/controller/ejectNode", &form, LOGIN).unwrap();

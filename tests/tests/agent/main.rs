@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod agent_limits;
+mod aws_instances;
 mod cli;
 mod containers;
 mod couchbase;
 mod couchbase_day2;
 mod examples;
-mod launch;
 mod promises;
 mod run;
+mod sync_gateway;
 mod up;

@@ -18,7 +18,6 @@ use cbbootstrap_tests::{
     pattern::pattern,
     process::{free_port, wait_until},
     programs,
-    server::Stub,
 };
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
@@ -204,6 +203,23 @@ fn notice_is_remembered_while_the_metadata_service_fails() {
     wait_for_cluster(&servers, 3);
 }
 
+/// Its own report, the first, named no other member.
+#[test]
+fn first_node_that_has_left_joins_again() {
+    let servers = Servers::start(2);
+    let (agents, instance) = (Agents::with_new_api(&servers), Instance::start());
+    let first = agents.stay(&servers[0], &[], &instance.variables());
+    first.wait_for("which has 1 node");
+    let second = agents.stay(&servers[1], &[], &[]);
+    second.wait_for("which has 2 nodes");
+    instance.terminate();
+    instance.set("autoscaling/target-lifecycle-state", "Warmed:Stopped");
+    first.wait_for("this node has left its cluster");
+    servers[0].load_certificate();
+    instance.set("autoscaling/target-lifecycle-state", "InService");
+    wait_for_cluster(&servers, 2);
+}
+
 fn interrupt(instance: &Instance, action: &str, time_left: Duration) {
     let time = jiff::Timestamp::now() + time_left;
     let document = format!(r#"{{"action": "{action}", "time": "{time}"}}"#);
@@ -222,8 +238,10 @@ fn spot_interruption_moves_little_data_away() {
 #[test]
 fn spot_interruption_without_time_fails_the_node_over_gracefully() {
     let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    servers.rebalance_takes(seconds(2));
     interrupt(&instance, "terminate", seconds(120));
     wait_for_failover(&servers, 2);
+    residents[0].wait_for("failover: done");
     assert_eq!(
         count(&servers, "/controller/startGracefulFailover", ("otpNode", &otp(&servers[2]))),
         1
@@ -442,12 +460,7 @@ fn members_stay_while_the_api_is_away() {
 #[test]
 fn idle_agent_asks_the_api_rarely() {
     let (servers, agents) = scene(1);
-    let api = agents.api.clone();
-    let front = Stub::start(move |request| {
-        let answer = http::post(&api, &request.path, &request.body).unwrap();
-        (answer.status, answer.body)
-    });
-    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let (front, agents) = agents.behind_front();
     let resident = agents.stay(&servers[0], &[], &[]);
     resident.wait_for("which has 1 node");
     let before = front.requests().len();

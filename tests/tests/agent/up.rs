@@ -117,6 +117,46 @@ fn a_hundred_nodes_become_one_cluster() {
     );
 }
 
+/// A member adds one node at a time.
+#[test]
+fn nodes_that_join_at_once_use_different_members() {
+    let (servers, agents) = scene(6);
+    agents.join(&servers.nodes()[..3], &[]);
+    let before = servers.requests().len();
+    agents.join(&servers.nodes()[3..], &[]);
+    let requests = servers.requests().into_iter().skip(before);
+    let additions = requests.filter(|seen| seen.path == "/controller/addNode");
+    let members: BTreeSet<_> = additions.map(|seen| seen.node).collect();
+    assert_eq!(members.len(), 3, "{members:?}");
+    assert_one_cluster(&agents, &servers, 6);
+}
+
+#[test]
+fn a_first_node_makes_two_requests_and_a_joiner_three() {
+    let (servers, agents) = scene(2);
+    let (front, agents) = agents.behind_front();
+    agents.up(&servers[0], &[]).document();
+    let paths = || front.requests().into_iter().map(|request| request.path).collect::<Vec<_>>();
+    assert_eq!(paths(), ["/cluster", "/cluster/ready"]);
+    agents.up(&servers[1], &[]).document();
+    assert_eq!(paths()[2..], ["/cluster", "/cluster/get_status", "/cluster/ready"]);
+}
+
+#[test]
+fn a_node_that_waits_for_the_first_reads_the_record_and_claims_when_the_lease_expires() {
+    let (servers, agents) = scene(2);
+    agents.die_unreported(&servers);
+    servers[0].reset();
+    let (front, waiting) = agents.behind_front();
+    let up = waiting.start(&servers[1], &[]);
+    let count = |path: &str| front.requests().iter().filter(|seen| seen.path == path).count();
+    process::wait_until("the record is read", || count("/cluster/get_status") > 5);
+    assert_eq!(count("/cluster"), 1);
+    waiting.lapse();
+    up.end().document();
+    assert_one_cluster(&waiting, &servers, 1);
+}
+
 #[test]
 fn a_second_run_changes_nothing() {
     let (servers, agents) = scene(2);

@@ -146,9 +146,8 @@ fn missing_tools_are_reported() {
     let source = programs::workspace().display().to_string();
     let deploy = ["deploy", "--yes", "--source", &source];
     let with = |user: User, options: &[&str]| user.run(&[&deploy[..], options].concat());
-    // A path with Rust on it and nothing else that builds.
-    let bare = aws.user();
-    with(bare, &["--builder", "zigbuild"])
+    let without_zigbuild = || aws.user().without_program("cargo-zigbuild");
+    with(without_zigbuild(), &["--builder", "zigbuild"])
         .failed(1, "needs `cargo-zigbuild`, which is not installed");
     with(aws.user().without("CARGO").with("PATH", "/nowhere"), &[])
         .failed(1, "there is no Rust compiler");
@@ -160,7 +159,8 @@ fn missing_tools_are_reported() {
         no_zig.path().join("cargo-zigbuild"),
     )
     .unwrap();
-    with(aws.user().with_programs(no_zig.path()), &["--builder", "zigbuild"]).failed(1, "zig");
+    with(without_zigbuild().with_programs(no_zig.path()), &["--builder", "zigbuild"])
+        .failed(1, "zig");
 
     let elsewhere = tempdir().unwrap();
     let empty = elsewhere.path().display().to_string();

@@ -1,16 +1,11 @@
 //! Options of `deploy`: what each changes, and what it leaves alone.
 
-use std::{
-    fs,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
 use cbbootstrap_tests::{
     artifact, http,
     ministack::{BUCKET, MiniStack},
-    proxy::{Call, Fault, Proxy},
+    proxy::{Call, Fault, Proxy, Rounds},
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -31,21 +26,13 @@ fn an_unchanged_deployment_takes_two_rounds_of_calls() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
     aws.user().deploy(artifact::small_zip(), &[]).document();
-    // Every answer takes its time: calls that come together are a round.
-    let (round, arrivals) = (Duration::from_secs(1), Arc::new(Mutex::new(Vec::new())));
-    let seen = Arc::clone(&arrivals);
-    proxy.fault(move |_| {
-        seen.lock().unwrap().push(Instant::now());
-        Some(Fault::Delay(round))
-    });
+    proxy.fault(|_| Some(Fault::Delay(Duration::from_secs(1))));
     let again = proxy.user().deploy(artifact::small_zip(), &[]).document();
     assert_eq!(again["changed"], json!(false), "{again}");
-    let calls: Vec<_> = proxy.calls().into_iter().map(|call| call.name).collect();
-    let arrivals = arrivals.lock().unwrap();
-    let rounds = 1 + arrivals.windows(2).filter(|pair| pair[1] - pair[0] > round / 2).count();
-    assert!(rounds <= 2, "{rounds} rounds: {calls:?}");
+    let rounds = Rounds::new(&proxy.calls());
+    assert!(rounds.count() <= 2, "{rounds}");
     for call in ["cloudformation:CreateChangeSet", "s3:PutObject", "s3:HeadObject"] {
-        assert!(!calls.iter().any(|name| name == call), "{calls:?}");
+        assert_eq!(proxy.count(call), 0, "{rounds}");
     }
 }
 

@@ -1,10 +1,19 @@
 //! `launch`: the stack of a Couchbase cluster. MiniStack creates its resources, but starts no instances.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
 use cbbootstrap_tests::{
     artifact,
     cli::{Ended, User},
     http,
     ministack::{BUCKET, MiniStack},
+    proxy::{Fault, Proxy},
 };
 use serde_json::{Value, json};
 
@@ -32,10 +41,14 @@ impl Scene {
     }
 
     fn launch(&self, options: &[&str]) -> Ended {
+        self.launch_as(&self.user, options)
+    }
+
+    fn launch_as(&self, user: &User, options: &[&str]) -> Ended {
         let cluster = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1,subnet-2"];
         let agent = self.agent();
         let defaults = ["--agent", &agent, "--output", "json"];
-        self.user.run(&[&cluster, &defaults[..], options].concat())
+        user.run(&[&cluster, &defaults[..], options].concat())
     }
 
     fn stack(&self) -> Value {
@@ -138,6 +151,102 @@ fn a_cluster_is_launched_changed_and_destroyed() {
 }
 
 #[test]
+fn sync_gateway_is_added_changed_and_removed() {
+    let scene = Scene::new();
+    let nodes = || {
+        let groups = scene.group();
+        let mut nodes: Vec<_> = groups.as_array().unwrap().iter().map(|it| it[1].clone()).collect();
+        nodes.sort_by_key(Value::as_u64);
+        nodes
+    };
+    let launch = |count: &str| {
+        let options = ["--parameter", count, "--parameter", "SyncGatewayCidr=10.0.0.0/16", "--yes"];
+        scene.launch(&options).document()
+    };
+    launch("SyncGatewayNodes=1");
+    assert_eq!(nodes(), [json!(1), json!(3)]);
+    launch("SyncGatewayNodes=2");
+    assert_eq!(nodes(), [json!(2), json!(3)]);
+    let rules = scene.aws.boto(
+        "[[p['FromPort'], p['ToPort'], [r['CidrIp'] for r in p['IpRanges']]] for g in \
+         client('ec2').describe_security_groups()['SecurityGroups'] if 'of Sync Gateway' in g['Description'] \
+         for p in g['IpPermissions']]",
+    );
+    assert_eq!(rules, json!([[4984, 4984, ["10.0.0.0/16"]]]));
+    let outputs = scene.stack()["Outputs"].to_string();
+    assert!(outputs.contains("SyncGatewayPasswordArn"), "{outputs}");
+
+    launch("SyncGatewayNodes=0");
+    assert_eq!(nodes(), [json!(3)]);
+    let outputs = scene.stack()["Outputs"].to_string();
+    assert!(!outputs.contains("SyncGateway"), "{outputs}");
+    let destroy = ["destroy", "--stack-name", "couchbase-c1", "--yes"];
+    scene.user.run(&destroy).ended_with(0);
+    assert!(nodes().is_empty());
+}
+
+#[test]
+fn a_protected_cluster_is_not_destroyed() {
+    let scene = Scene::new();
+    let is_protected = || scene.stack()["EnableTerminationProtection"].clone();
+    scene.launch(&["--protect"]).ended_with(0);
+    assert_eq!(is_protected(), json!(true));
+    let destroy = ["destroy", "--stack-name", "couchbase-c1", "--yes"];
+    let refused = scene.user.run(&destroy).ended_with(5);
+    for text in ["`couchbase-c1` is protected", "`cbbootstrap launch c1 … --protect=false`"] {
+        assert!(refused.stderr.contains(text), "{refused}");
+    }
+    let again = scene.launch(&[]).document();
+    assert_eq!((&again["changed"], is_protected()), (&json!(false), json!(true)));
+    let changed = scene.launch(&["--protect=false"]).document();
+    assert_eq!((&changed["changed"], is_protected()), (&json!(true), json!(false)));
+    scene.user.run(&destroy).ended_with(0);
+}
+
+#[test]
+fn the_second_of_two_first_launches_keeps_the_values_of_the_first() {
+    let scene = Scene::new();
+    let proxy = Proxy::start(&scene.aws);
+    let is_launched = Arc::new(AtomicBool::new(false));
+    let (launched, mut is_refused) = (Arc::clone(&is_launched), false);
+    proxy.fault(move |call| {
+        if call.name != "cloudformation:CreateChangeSet" {
+            return None;
+        }
+        if !launched.load(Ordering::SeqCst) {
+            return Some(Fault::Throttle);
+        }
+        let is_first = !std::mem::replace(&mut is_refused, true);
+        is_first.then(|| {
+            assert_eq!(call.parameter("ChangeSetType"), "CREATE");
+            let message = "Stack [couchbase-c1] already exists and cannot be created again with the changeSet";
+            Fault::refuse("ValidationError", message)
+        })
+    });
+    let second = thread::scope(|scope| {
+        let user = proxy.user();
+        let buckets = ["--parameter", "Buckets=app:256", "--yes"];
+        let scene = &scene;
+        let second = scope.spawn(move || scene.launch_as(&user, &buckets));
+        proxy.wait_for("cloudformation:CreateChangeSet");
+        scene.launch(&["--nodes", "5", "--parameter", "DataVolumeSize=200"]).ended_with(0);
+        is_launched.store(true, Ordering::SeqCst);
+        second.join().unwrap().ended_with(0)
+    });
+    assert!(second.stderr.contains("another deployment changed the stack"), "{second}");
+    let parameters = scene.parameters();
+    for (name, value) in [("NodeCount", "5"), ("DataVolumeSize", "200"), ("Buckets", "app:256")] {
+        assert_eq!(parameters[name], value, "{parameters}");
+    }
+    assert_eq!(scene.group(), json!([["couchbase-c1", 5]]));
+
+    let reads = || proxy.count("dynamodb:BatchGetItem");
+    let before = reads();
+    let again = scene.launch_as(&proxy.user(), &[]).document();
+    assert_eq!((&again["changed"], reads() - before), (&json!(false), 1), "members are read once");
+}
+
+#[test]
 fn wrong_launches_change_nothing() {
     let scene = Scene::new();
     let before = scene.aws.inventory();
@@ -145,6 +254,16 @@ fn wrong_launches_change_nothing() {
         (&["--vpc", "x"][..], 2, "`--vpc` cannot be `x`"),
         (&["--parameter", "Nodes=5"], 2, "no parameter `Nodes`"),
         (&["--parameter", "NodeCount=5"], 2, "`NodeCount` has its own option"),
+        (
+            &["--parameter", "Services=n1ql", "--parameter", "ClientCidr=any"],
+            2,
+            "parameter `ClientCidr` cannot be `any`; parameter `Services` cannot be `n1ql`",
+        ),
+        (
+            &["--parameter", "SyncGatewayNodes=1", "--parameter", "Edition=community"],
+            2,
+            "Sync Gateway needs Enterprise Edition",
+        ),
         (&["--stack-name", "missing"], 1, "there is no stack `missing`"),
         (&["--agent", "missing.tar.gz"], 1, "cannot read `missing.tar.gz`"),
         (&["--agent", artifact::small_zip()], 1, "not an archive of the agent"),

@@ -21,6 +21,7 @@ mod network;
 mod operate;
 mod packages;
 mod policy;
+mod round_trips;
 mod sign_in;
 mod sso;
 mod stack_states;

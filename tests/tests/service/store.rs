@@ -371,10 +371,10 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
     };
     spent();
     store.ready(&attested(&name(0))).await.unwrap();
-    assert_eq!(spent().0, 4, "the first report");
+    assert_eq!(spent().0, 3, "the first report");
     for number in 1..MAX_MEMBERS {
         store.ready(&attested(&name(number))).await.unwrap();
-        assert_eq!(spent().0, 1, "a later report");
+        assert_eq!(spent().0, 2, "a later report");
     }
     let refused = store.ready(&attested("one-too-many")).await;
     assert!(matches!(refused, Err(Error::Refused(Refusal::TooManyNodes))), "{refused:?}");
@@ -451,7 +451,7 @@ async fn put(client: &Client, item: Item) {
 /// A process made the cluster ready and was held up before it made the members item.
 async fn a_late_report_cannot_revive_a_forgotten_cluster(client: &Client, store: &DynamoDb) {
     store.claim(&claim("revived", "a")).await.unwrap();
-    let (stopped, _) = metered(client, Some(3));
+    let (stopped, _) = metered(client, Some(2));
     stopped.ready(&ready("revived", "a")).await.unwrap_err();
     let seen = status(store, "revived").await.unwrap();
     assert_eq!((seen.state, names(&seen)), (State::Ready, vec!["a"]));

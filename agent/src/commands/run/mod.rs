@@ -40,9 +40,6 @@ use crate::{
     settings::{self, Here},
 };
 
-/// Between two checks of a node that lacks nothing, in pauses.
-const IDLE_PAUSES: u32 = 5;
-
 /// Before the next attempt after a refusal or an API that does not answer.
 const RETRY: Duration = Duration::from_mins(1);
 
@@ -220,26 +217,24 @@ impl<'r> Life<'r> {
                 Err(error) => self.refuse(error)?,
             },
         };
-        let pause = self.pauses.next(cause, fastrand::f64());
-        let idle = pause * IDLE_PAUSES;
-        let (status, pause) = match outcome {
-            Outcome::Acted => (String::new(), Duration::ZERO),
+        let status = match outcome {
+            Outcome::Acted => {
+                self.pauses.restart();
+                return Ok(Duration::ZERO);
+            }
             Outcome::Busy(why) => {
                 self.printer.waiting(&why);
-                (why, pause)
+                why
             }
             Outcome::Rest(why) => {
+                cause = Cause::Idle;
                 self.print_once(&why);
-                (why, idle)
+                self.lock = None;
+                why
             }
         };
-        if pause == idle {
-            self.lock = None;
-        }
-        if !status.is_empty() {
-            self.publish(is_healthy, status, view);
-        }
-        Ok(pause)
+        self.publish(is_healthy, status, view);
+        Ok(self.pauses.next(cause, fastrand::f64()))
     }
 
     fn step(
@@ -336,7 +331,7 @@ impl<'r> Life<'r> {
             _ => true,
         };
         match done {
-            Err(Interrupt::Wait(why) | Interrupt::ApiFailure(_, why))
+            Err(Interrupt::Wait(why) | Interrupt::Watch(why) | Interrupt::ApiFailure(_, why))
                 if is_healthy && self.up.record().is_none() =>
             {
                 self.printer.warning_once(&why);

@@ -20,7 +20,8 @@ use crate::{
 /// A member that does not answer is skipped for this long.
 const SKIP_TIME: Duration = Duration::from_secs(30);
 
-/// A server that adds a node gives up after 30 s. Until then no other is asked: both would fail.
+/// A server that adds a node gives up after 30 s. It may begin late, because it adds one node at a time. For this long after a call
+/// without an answer no other is asked: both would fail.
 const ADD_TIME: Duration = Duration::from_secs(35);
 
 /// More reasons do not fit on a screen.
@@ -66,7 +67,7 @@ fn skip(error: &CallError) -> NotAdded {
 }
 
 impl Run<'_> {
-    /// Joins through the first member that can add this node.
+    /// Joins through a member that can add this node. A member adds one node at a time, so nodes begin with different members.
     pub(super) fn join(
         &mut self,
         members: &[Node],
@@ -76,7 +77,8 @@ impl Run<'_> {
         self.state.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
         self.state.joining.adding.take_if(|(_, since)| now - *since >= ADD_TIME);
         let (mut reasons, mut skips) = (Vec::new(), Vec::new());
-        for member in members {
+        let first = first_member(self.node(), members.len());
+        for member in members[first..].iter().chain(&members[..first]) {
             let Joining { dead, adding, .. } = &self.state.joining;
             if dead.contains_key(member) && dead.len() < members.len() {
                 skips.push(Skip::Dead);
@@ -189,9 +191,9 @@ impl Run<'_> {
         let group_path = self.group_path(server).map_err(|error| skip(&error))?;
         let services = self.args.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
-        self.state.joining.adding = Some((member.clone(), Instant::now()));
         let added = server.add(self.node(), &services, group_path.as_deref(), self.is_enterprise());
         if let Err(error @ (CallError::Unreachable(_) | CallError::Failing(_))) = added {
+            self.state.joining.adding = Some((member.clone(), Instant::now()));
             return Err(error.into());
         }
         self.state.joining.adding = None;
@@ -231,4 +233,10 @@ impl Run<'_> {
             _ => find(),
         }
     }
+}
+
+/// Where this node begins in the list of members. It depends only on the node's name: an agent that is started again must not ask a
+/// second member while the first one may still be adding the node, because both would fail.
+fn first_member(node: &Node, members: usize) -> usize {
+    node.as_str().bytes().map(usize::from).sum::<usize>() % members.max(1)
 }

@@ -167,11 +167,12 @@ impl<'r> Run<'r> {
         &mut self,
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
+        let is_current = self.state.asked.is_current(&own, &self.state.memory);
         self.observe(&own)?;
-        if !self.state.asked.is_lasting(&own) {
+        if !is_current {
             self.state.asked = Asked::NotYet;
         }
-        let mut has_claimed = false;
+        let (mut has_claimed, mut has_asked) = (false, false);
         loop {
             let RunState { asked, memory, .. } = &self.state;
             let action = decision::next_action(&self.goal, &own, asked, memory, Instant::now());
@@ -182,11 +183,15 @@ impl<'r> Run<'r> {
                 Action::GetRecord | Action::Claim => {
                     has_claimed = action == Action::Claim;
                     self.ask(has_claimed, &own)?;
+                    has_asked = true;
                 }
                 action => {
                     self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
-                    return self.act(action, view, self.record().cloned());
+                    return match self.act(action, view, self.record().cloned()) {
+                        Err(Interrupt::Watch(why)) if has_asked => Err(Interrupt::Wait(why)),
+                        done => done,
+                    };
                 }
             }
         }
@@ -281,12 +286,12 @@ impl<'r> Run<'r> {
         } else {
             status()
         };
+        if claim && let Ok(Some(record)) = &record {
+            self.state.memory.is_claimed_by_other = !record.is_initial;
+        }
         let record = match record {
             // An answer to a claim does not name the members.
-            Ok(Some(record)) if claim && record.state == wire::State::Ready => {
-                self.state.memory.is_ready = true;
-                status()?
-            }
+            Ok(Some(record)) if claim && record.state == wire::State::Ready => status()?,
             Err(ApiError::Refused(problem)) if problem.code == "name_taken" => {
                 let (id, why) = (self.here.api.cluster_id.as_str(), problem.detail);
                 self.printer.warning_once(format_args!(
@@ -318,7 +323,6 @@ impl<'r> Run<'r> {
                 .step(format_args!("claim: {first} is the first (generation {generation})"));
         }
         self.state.claim = (generation, record.lease_end);
-        self.state.memory.is_ready = record.state == wire::State::Ready;
         if let (true, Some(rival)) = (record.is_initial, &record.rival) {
             self.printer.warning_once(format_args!(
                 "another server (its UUID begins with {rival}) claims `{}` under this node's name `{}`: give each machine its own `--node`",
@@ -341,7 +345,7 @@ impl<'r> Run<'r> {
                 let is_running = view.is_some_and(|view| view.is_rebalancing);
                 let rebalance =
                     if is_running { self.here.server.rebalance().ok().flatten() } else { None };
-                return Err(Interrupt::wait(
+                return Err(Interrupt::watch(
                     match rebalance.and_then(|running| running.progress) {
                         Some(percent) => format!("{why} ({percent:.0} %)"),
                         None => why,
@@ -376,7 +380,7 @@ impl<'r> Run<'r> {
                 if is_started {
                     printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
                 }
-                return Err(Interrupt::wait(why));
+                return Err(Interrupt::watch(why));
             }
             _ => {}
         }

@@ -64,6 +64,7 @@ pub(super) struct Run {
     inspections: BTreeMap<String, bool>,
     occupied: Option<String>,
     has_initialised: bool,
+    is_claimed_by_other: bool,
     is_reported: bool,
     is_attested: bool,
     /// The last action without a wait.
@@ -299,6 +300,7 @@ impl Adversary {
         };
         Memory {
             has_initialised: run.has_initialised,
+            is_claimed_by_other: run.is_claimed_by_other,
             inspections: run
                 .inspections
                 .iter()
@@ -367,6 +369,9 @@ impl Adversary {
                 }
                 (Action::GetRecord | Action::Claim, Some(answer)) => {
                     has_claimed = next == Action::Claim;
+                    if has_claimed {
+                        run.is_claimed_by_other = !self.answers[answer].is_initial;
+                    }
                     self.learn(run, answer);
                     continue;
                 }
@@ -501,8 +506,9 @@ impl Model for Adversary {
         } else {
             run.acts += 1;
         }
-        // The next round asks again.
-        run.asked.take_if(|answer| self.answers[*answer].state != State::Ready);
+        // The next round asks again, except after the initialisation.
+        let has_begun = run.has_initialised && last.cluster.is_none() && run.cluster.is_some();
+        run.asked.take_if(|answer| !has_begun && self.answers[*answer].state != State::Ready);
         if run.acts > MOST_ACTS && run.broken.is_none() {
             run.broken = Some(Broken::Spins);
         }

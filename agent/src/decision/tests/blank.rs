@@ -55,9 +55,6 @@ fn blank_server_begins_the_cluster_or_joins() {
     for (what, asked, expected) in cases {
         assert_next(what, &goal(), &blank(), &asked, &memory(), &expected);
     }
-    let was_ready = Memory { is_ready: true, ..memory() };
-    assert_next("was ready", &goal(), &blank(), &NotYet, &was_ready, &Then(GetRecord));
-    assert_next("forgotten since", &goal(), &blank(), &NoRecord, &was_ready, &Then(Claim));
     let unknown = stop(StopReason::Lost { recorded: Some(uuid("c4")), own: None });
     let asked = Has(ready(ME, &[ME]));
     assert_next("no UUID", &goal(), &OwnServer::Blank(None), &asked, &memory(), &unknown);
@@ -78,6 +75,37 @@ fn blank_node_without_the_data_service_never_claims() {
     ];
     for (what, asked, expected) in cases {
         assert_next(what, &goal, &blank(), &asked, &memory(), &expected);
+    }
+}
+
+#[test]
+fn node_that_waits_for_another_reads_the_record_until_the_claim_expires() {
+    let memory = Memory { is_claimed_by_other: true, ..memory() };
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", NotYet, Then(GetRecord)),
+        ("forgotten", NoRecord, Then(Claim)),
+        ("claimed by the other", Has(claimed_by(FIRST, 1)), Waits("its claim expires in 1 s")),
+        ("claimed for good", Has(claimed_by(FIRST, None)), Waits("its claim never expires")),
+        ("expired", Has(claimed_by(FIRST, 0)), Then(Claim)),
+        ("claimed by this node, or by another machine of its name", Has(claimed_by(ME, 60)), Then(Claim)),
+        ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
+    ];
+    for (what, asked, expected) in cases {
+        assert_next(what, &goal(), &blank(), &asked, &memory, &expected);
+    }
+    let occupied = Memory {
+        occupied_by: Some((node(FIRST), now())),
+        ..inspected(&[(FIRST, Inspection::Provisioned)])
+    };
+    let unfit = Goal { can_begin: false, ..goal() };
+    for (goal, memory) in
+        [(unfit, memory.clone()), (goal(), Memory { is_claimed_by_other: true, ..occupied })]
+    {
+        for asked in [NotYet, Has(claimed_by(ME, 0)), Has(claimed_by(FIRST, 0))] {
+            let decided = next_action(&goal, &blank(), &asked, &memory, now());
+            assert_ne!(decided, Claim, "{asked:?}");
+        }
     }
 }
 
@@ -172,18 +200,21 @@ fn node_joins_only_if_members_can_be_verified() {
 }
 
 #[test]
-fn first_node_reports_without_reading_its_claim_again() {
-    let member = OwnServer::Member(cluster_of([active(ME)]));
+fn record_is_read_again_only_where_it_can_have_changed() {
+    let member = || OwnServer::Member(cluster_of([active(ME)]));
+    let unreported = Memory { is_reported: false, ..memory() };
     #[rustfmt::skip]
     let cases = [
-        ("its claim, blank", blank(), Has(claimed_by(ME, 42)), false),
-        ("its claim, initialised", member.clone(), Has(claimed_by(ME, 42)), true),
-        ("another's claim", member.clone(), Has(claimed_by(FIRST, 42)), false),
-        ("ready, blank", blank(), joinable(), true),
-        ("not asked", member.clone(), NotYet, false),
-        ("no record", member, NoRecord, false),
+        ("its claim, blank", blank(), memory(), Has(claimed_by(ME, 42)), false),
+        ("its claim, initialised", member(), memory(), Has(claimed_by(ME, 42)), true),
+        ("another's claim", member(), memory(), Has(claimed_by(FIRST, 42)), false),
+        ("ready, blank", blank(), unreported, joinable(), true),
+        ("ready, and it has left", blank(), memory(), joinable(), false),
+        ("ready, member", member(), memory(), joinable(), true),
+        ("not asked", member(), memory(), NotYet, false),
+        ("no record", member(), memory(), NoRecord, false),
     ];
-    for (what, own, asked, expected) in cases {
-        assert_eq!(asked.is_lasting(&own), expected, "{what}");
+    for (what, own, memory, asked, expected) in cases {
+        assert_eq!(asked.is_current(&own, &memory), expected, "{what}");
     }
 }

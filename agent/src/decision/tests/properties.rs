@@ -48,7 +48,7 @@ prop_compose! {
 prop_compose! {
     fn any_memory()(
         times in [0..100_u64, 0..100, 0..100, 0..100, 0..100, 0..100],
-        done in any::<[bool; 6]>(),
+        done in any::<[bool; 7]>(),
         inspections in vec(option::of(select(vec![Inspection::Blank, Inspection::Provisioned, Inspection::Unreachable])), 3),
         occupied: bool,
         settled in any::<[bool; 3]>(),
@@ -70,6 +70,7 @@ prop_compose! {
             is_attested: done[3],
             was_away: done[4],
             is_delta_refused: done[5],
+            is_claimed_by_other: done[6],
             ..Memory::default()
         }
     }
@@ -145,7 +146,7 @@ proptest! {
             Action::Initialise => {
                 prop_assert!(record.is_initial && record.state == State::Claimed && goal.can_begin);
                 prop_assert!(record.lease_left(now()).is_none_or(|left| left >= LEASE_MARGIN));
-                prop_assert!(!memory.has_initialised && memory.occupied_by.is_none());
+                prop_assert!(!memory.has_initialised && memory.occupied_by.is_none() && !memory.is_claimed_by_other);
                 for node in &record.previous {
                     let inspection = memory.inspections.get(node);
                     prop_assert!(matches!(inspection, Some(Inspection::Blank | Inspection::Unreachable)), "{node}: {inspection:?}");
@@ -157,6 +158,10 @@ proptest! {
             }
             Action::Inspect(nodes) => {
                 prop_assert!(!nodes.is_empty() && nodes.iter().all(|node| record.previous.contains(node)));
+            }
+            Action::Claim => {
+                let is_free = record.is_initial || record.lease_left(now()) == Some(Duration::ZERO);
+                prop_assert!(record.state == State::Claimed && memory.is_claimed_by_other && is_free);
             }
             Action::GiveUpClaim(node) => prop_assert_eq!(memory.inspections.get(&node), Some(&Inspection::Provisioned)),
             Action::Wait(_) | Action::Stop(StopReason::Lost { .. } | StopReason::NoTrust | StopReason::Occupied(_)) => {}

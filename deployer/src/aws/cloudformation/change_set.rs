@@ -67,7 +67,6 @@ pub struct ChangeSet {
 /// A created change set.
 #[derive(Debug)]
 pub struct Draft {
-    pub stack_id: String,
     pub changes: Vec<Change>,
 }
 
@@ -79,14 +78,14 @@ impl ChangeSet {
         Self { client: client.clone(), name: token(), stack: stack.to_owned(), kind }
     }
 
-    /// Creates it; `None` if it has no changes. Unless it is executed, remove it with [`ChangeSet::discard`], also after an error.
-    pub async fn create(
+    /// Requests its creation, which [`ChangeSet::read`] awaits. Returns the stack's ARN. Unless the change set is executed, remove it
+    /// with [`ChangeSet::discard`], also after an error.
+    pub async fn request(
         &self,
         desired: &DesiredStack,
         mode: UpdateMode,
         before: Option<&Stack>,
-    ) -> anyhow::Result<Option<Draft>> {
-        let what = format!("cannot prepare the change of stack `{}`", self.stack);
+    ) -> anyhow::Result<String> {
         let parameters = desired.parameters.iter().map(|(key, value)| {
             Parameter::builder().parameter_key(key).parameter_value(value).build()
         });
@@ -115,32 +114,47 @@ impl ChangeSet {
             .send()
             .await;
         match created {
+            Ok(created) => Ok(created.stack_id.unwrap_or_else(|| self.stack.clone())),
             // Only this run uses the name, so if it exists, the SDK repeated a request whose answer was lost.
-            Err(error) if error.code() != Some("AlreadyExistsException") => {
+            Err(error) if error.code() == Some("AlreadyExistsException") => {
+                let stack = self.find_stack().await?;
+                Ok(stack.ok_or_else(|| overtaken(&self.stack))?.id)
+            }
+            Err(error) => {
                 let is_refused = matches!(error, SdkError::ServiceError(_));
                 if is_refused && is_overtaken(before, self.find_stack().await?.as_ref()) {
                     return Err(overtaken(&self.stack).into());
                 }
-                return Err(explain(&what, &error).into());
+                Err(explain(self.purpose(), &error).into())
             }
-            _ => (),
-        }
-        let (stack_id, refusal) = self.wait(&what).await?;
-        match refusal {
-            None => Ok(Some(Draft { stack_id, changes: self.changes().await? })),
-            Some(refusal) if is_no_change(&refusal.reason) => match self.kind {
-                ChangeSetType::Update => Ok(None),
-                // Somebody else has created the stack.
-                _ => Err(overtaken(&self.stack).into()),
-            },
-            Some(refusal) => Err(self.explain_refusal(&what, refusal).await.into()),
         }
     }
 
+    /// Waits for its creation and reads it; `None` if it has no changes.
+    pub async fn read(&self) -> anyhow::Result<Option<Draft>> {
+        let set = self.wait().await?;
+        if set.status == Some(ChangeSetStatus::CreateComplete) {
+            return Ok(Some(Draft { changes: self.changes(set).await? }));
+        }
+        let reason = set.status_reason.unwrap_or_default();
+        match self.kind {
+            ChangeSetType::Update if is_no_change(&reason) => Ok(None),
+            // Somebody else has created the stack.
+            _ if is_no_change(&reason) => Err(overtaken(&self.stack).into()),
+            _ => {
+                let arn = set.change_set_id.unwrap_or_default();
+                Err(self.explain_refusal(reason, &arn).await.into())
+            }
+        }
+    }
+
+    fn purpose(&self) -> String {
+        format!("cannot prepare the change of stack `{}`", self.stack)
+    }
+
     /// The refusal's own reason may only name the validation or the hook that failed.
-    async fn explain_refusal(&self, what: &str, refusal: Refusal) -> Failure {
-        let Refusal { reason, change_set_arn } = refusal;
-        let failures = validation::failures(&self.client, &change_set_arn).await;
+    async fn explain_refusal(&self, reason: String, change_set_arn: &str) -> Failure {
+        let failures = validation::failures(&self.client, change_set_arn).await;
         let (reasons, hint) = match failures {
             Ok(failures) if !failures.is_empty() => (failures.join("; "), None),
             Ok(_) => (reason, None),
@@ -153,28 +167,25 @@ impl ChangeSet {
             "correct what the reason names; `cbbootstrap deploy --help` lists the options"
                 .to_owned()
         });
-        Failure::new(format!("{what}: {reasons}")).hint(hint)
+        Failure::new(format!("{}: {reasons}", self.purpose())).hint(hint)
     }
 
-    /// Waits for its creation. Returns the stack's ARN, and the refusal if CloudFormation refuses it.
-    async fn wait(&self, what: &str) -> anyhow::Result<(String, Option<Refusal>)> {
+    /// Waits until it is created or refused. Returns it with its first page of changes.
+    async fn wait(&self) -> anyhow::Result<DescribeChangeSetOutput> {
+        let what = self.purpose();
         let overdue = format!("{what}: CloudFormation has not finished it");
         CREATION
             .until(&overdue, async || {
-                let Some(set) = self.describe().await.unless_transient(what)? else {
+                let Some(set) = self.describe(None).await.unless_transient(&what)? else {
                     return Ok(None);
                 };
                 // A change set that somebody else executes removes all others of the stack.
                 let set = set.ok_or_else(|| overtaken(&self.stack))?;
-                let refusal = match set.status {
-                    Some(ChangeSetStatus::CreateComplete) => None,
-                    Some(ChangeSetStatus::Failed) => Some(Refusal {
-                        reason: set.status_reason.unwrap_or_default(),
-                        change_set_arn: set.change_set_id.unwrap_or_default(),
-                    }),
-                    _ => return Ok(None),
-                };
-                Ok(Some((set.stack_id.unwrap_or_default(), refusal)))
+                let is_settled = matches!(
+                    set.status,
+                    Some(ChangeSetStatus::CreateComplete | ChangeSetStatus::Failed)
+                );
+                Ok(is_settled.then_some(set))
             })
             .await
     }
@@ -185,26 +196,26 @@ impl ChangeSet {
 
     async fn describe(
         &self,
+        page: Option<String>,
     ) -> Result<Option<DescribeChangeSetOutput>, SdkError<DescribeChangeSetError>> {
         let describe = self.client.describe_change_set();
         let describe = describe.stack_name(&self.stack).change_set_name(&self.name);
+        let describe = describe.include_property_values(true).set_next_token(page);
         unless_missing(describe.send().await)
     }
 
-    async fn changes(&self) -> anyhow::Result<Vec<Change>> {
-        let pages = self
-            .client
-            .describe_change_set()
-            .stack_name(&self.stack)
-            .change_set_name(&self.name)
-            .include_property_values(true)
-            .into_paginator()
-            .items()
-            .send();
-        let changes = unless_missing(pages.collect::<Result<Vec<_>, _>>().await);
-        let changes = changes.explain("cannot read the change set")?;
-        let changes = changes.ok_or_else(|| overtaken(&self.stack))?.into_iter();
-        Ok(changes.filter_map(|change| change.resource_change).map(Change::from).collect())
+    /// Its changes, on this page and all after it.
+    async fn changes(&self, mut page: DescribeChangeSetOutput) -> anyhow::Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        loop {
+            let resources = page.changes.into_iter().flatten();
+            changes.extend(resources.filter_map(|it| it.resource_change).map(Change::from));
+            let Some(next) = page.next_token else {
+                return Ok(changes);
+            };
+            let next = self.describe(Some(next)).await.explain("cannot read the change set")?;
+            page = next.ok_or_else(|| overtaken(&self.stack))?;
+        }
     }
 
     /// Makes the changes.
@@ -221,7 +232,7 @@ impl ChangeSet {
             return Ok(());
         };
         // If only the answer was lost, the change set itself shows that it is executed.
-        let is_overtaken = match self.describe().await {
+        let is_overtaken = match self.describe(None).await {
             Ok(Some(set)) => match set.execution_status {
                 Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => return Ok(()),
                 Some(E::Obsolete | E::Unavailable) => true,
@@ -289,12 +300,6 @@ impl ChangeSet {
             })
             .await
     }
-}
-
-/// Why CloudFormation did not create a change set.
-struct Refusal {
-    reason: String,
-    change_set_arn: String,
 }
 
 /// The rollback triggers of an update: the alarm on failed requests, unless `minutes` is 0, and those that others have set.

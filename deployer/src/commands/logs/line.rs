@@ -7,12 +7,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Lambda's lines about an invocation; only those that report an error matter to people.
+/// Lambda's lines about an invocation, as text; only those that report an error matter to people.
 const PLATFORM: [&str; 4] =
     ["START RequestId: ", "END RequestId: ", "REPORT RequestId: ", "INIT_START "];
 
-/// Fields of `tracing` that a line shows elsewhere, or not at all.
-const KNOWN_FIELDS: [&str; 4] = ["timestamp", "level", "message", "target"];
+/// The start of the types of the same lines as JSON.
+const PLATFORM_TYPE: &str = "platform.";
+
+/// Fields of `tracing` and of Lambda that a line shows elsewhere, or not at all.
+const KNOWN_FIELDS: [&str; 5] = ["timestamp", "time", "level", "message", "target"];
 
 /// A line and when it was logged.
 #[derive(Debug, Serialize)]
@@ -65,7 +68,12 @@ fn timestamp(milliseconds: i64) -> Timestamp {
 
 /// Whether a line only tells that an invocation began or ended.
 pub fn is_routine(message: &str) -> bool {
-    PLATFORM.iter().any(|start| message.starts_with(start)) && !message.contains("\tStatus: ")
+    if PLATFORM.iter().any(|start| message.starts_with(start)) {
+        return !message.contains("\tStatus: ");
+    }
+    let line: Value = serde_json::from_str(message).unwrap_or_default();
+    let is_platform = line["type"].as_str().is_some_and(|kind| kind.starts_with(PLATFORM_TYPE));
+    is_platform && line["record"]["status"].as_str().is_none_or(|status| status == "success")
 }
 
 impl Line {
@@ -94,15 +102,12 @@ impl Display for Content {
             Self::Request(request) => request.fmt(f),
             Self::Message { message } => f.write_str(message),
             Self::Event(fields) => {
-                let text =
-                    |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
-                write!(f, "{} {}", text("level"), text("message"))?;
+                let texts = ["level", "message"].map(|name| fields.get(name)?.as_str());
+                let mut parts: Vec<_> = texts.into_iter().flatten().map(str::to_owned).collect();
                 let others =
                     fields.iter().filter(|(name, _)| !KNOWN_FIELDS.contains(&name.as_str()));
-                for (name, value) in others {
-                    write!(f, " {name}={value}")?;
-                }
-                Ok(())
+                parts.extend(others.map(|(name, value)| format!("{name}={value}")));
+                f.write_str(&parts.join(" "))
             }
         }
     }
@@ -124,7 +129,10 @@ mod tests {
 
     const TIME: i64 = 1_795_490_396_123;
 
-    const REQUEST: &str = r#"{"level":"INFO","method":"POST","route":"/cluster","status":200,"Outcome":"joined","cluster":"0123abcd","Milliseconds":2.345,"DynamoDBCalls":1,"request_id":"id","FunctionName":"f","_aws":{}}"#;
+    const REQUEST: &str = r#"{"method":"POST","route":"/cluster","status":200,"Outcome":"joined","cluster":"0123abcd","Milliseconds":2.345,"DynamoDBCalls":1,"request_id":"id","FunctionName":"f","_aws":{}}"#;
+
+    const TIMEOUT: &str =
+        r#"{"time":"2026","type":"platform.report","record":{"requestId":"1","status":"timeout"}}"#;
 
     #[test]
     fn a_request_is_one_readable_line() {
@@ -138,6 +146,10 @@ mod tests {
             ),
             (refused, request(404, "404 POST (no such route)     route_not_found     0.1 ms")),
             (event, "ERROR no table attempts=3".to_owned()),
+            (
+                TIMEOUT,
+                r#"record={"requestId":"1","status":"timeout"} type="platform.report""#.to_owned(),
+            ),
             ("Task timed out\n", "Task timed out".to_owned()),
             ("[1, 2]", "[1, 2]".to_owned()),
             ("two\n\u{1b}[31mlines", r"two\n\u{1b}[31mlines".to_owned()),
@@ -174,6 +186,9 @@ mod tests {
             ("START RequestId: 1 Version: $LATEST\n", true),
             ("REPORT RequestId: 1\tDuration: 2 ms\t\n", true),
             ("REPORT RequestId: 1\tDuration: 3000 ms\tStatus: timeout\n", false),
+            (r#"{"time":"2026","type":"platform.start","record":{"requestId":"1"}}"#, true),
+            (&TIMEOUT.replace("timeout", "success"), true),
+            (TIMEOUT, false),
             ("RequestId: 1 Error: Runtime exited", false),
             (REQUEST, false),
         ] {

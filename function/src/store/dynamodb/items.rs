@@ -42,18 +42,32 @@ impl DynamoDb {
         Ok(read_items(cluster_id, self.both(cluster_id).await?)?)
     }
 
+    /// The claim item, which may be out of date: an eventually consistent read costs half as much as a consistent one.
+    pub(super) async fn recent_claim(&self, cluster_id: &str) -> Result<Option<ClaimItem>, Error> {
+        let mut items = self.read(vec![cluster_id.to_owned()], false).await?;
+        Ok(items.remove(cluster_id).map(ClaimItem::read).transpose()?)
+    }
+
     async fn both(&self, cluster_id: &str) -> Result<HashMap<String, Item>, Error> {
         self.batch(vec![cluster_id.to_owned(), members_key(cluster_id)]).await
     }
 
     /// Reads the items with these keys that exist, by key. DynamoDB allows 100.
     pub(super) async fn batch(&self, keys: Vec<String>) -> Result<HashMap<String, Item>, Error> {
+        self.read(keys, true).await
+    }
+
+    async fn read(
+        &self,
+        keys: Vec<String>,
+        is_consistent: bool,
+    ) -> Result<HashMap<String, Item>, Error> {
         let mut items = HashMap::new();
         if keys.is_empty() {
             return Ok(items);
         }
         let keys = KeysAndAttributes::builder().set_keys(Some(keys.iter().map(key).collect()));
-        let keys = keys.consistent_read(true).build().map_err(|_| Error::Contradiction)?;
+        let keys = keys.consistent_read(is_consistent).build().map_err(|_| Error::Contradiction)?;
         let mut left = HashMap::from([(self.table.clone(), keys)]);
         for round in 0..ROUNDS {
             let batch = self.client.batch_get_item().set_request_items(Some(left));

@@ -43,7 +43,7 @@ use crate::{
     table::{CLUSTER_ID, members_key},
 };
 
-pub use client::{client, counting_calls, for_requests};
+pub use client::{connect, counting_calls, for_requests};
 
 /// How often a request tries to write an item that others change.
 const ROUNDS: u32 = 10;
@@ -137,6 +137,23 @@ impl DynamoDb {
             Written::Done(item) => Ok(Some(MembersItem::read(item)?.record)),
             Written::Conflict(_) => Ok(None),
         }
+    }
+
+    /// Applies the initial node's first report, in two writes. `None` if the cluster is ready already, or the report does not fit the claim
+    /// item as read, which may be out of date.
+    async fn report_first(&self, ready: &Ready) -> Result<Option<Record>, Error> {
+        let Some(claim) = self.recent_claim(ready.cluster_id.as_str()).await? else {
+            return Ok(None);
+        };
+        let before = claim.record.clone();
+        if before.state == State::Ready {
+            return Ok(None);
+        }
+        let Ok(after) = ready.on(Some(before.clone())) else {
+            return Ok(None);
+        };
+        let is_saved = self.save(&Items::new(claim, None), &before, &after, ready.now).await?;
+        Ok(is_saved.then_some(after))
     }
 
     /// Applies a rule to the record. `None` if it has changed since it was read.
@@ -256,8 +273,11 @@ impl Store for DynamoDb {
         Err(contended())
     }
 
-    /// One call for a joiner once the cluster's UUID is known; four for the initial node's first report.
+    /// Two calls for a joiner once the cluster's UUID is known; three for the initial node's first report.
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
+        if let Some(record) = self.report_first(ready).await? {
+            return Ok(record);
+        }
         let rule = |standing| Ok(ready.on(standing)?.renewed(ready.now));
         for round in 0..ROUNDS {
             if let Some(record) = self.report(ready).await? {

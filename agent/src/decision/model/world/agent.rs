@@ -110,6 +110,7 @@ impl Setup {
         Memory {
             same_since: Some(ago(Duration::from_hours(1))),
             has_initialised: agent.has_initialised,
+            is_claimed_by_other: agent.is_claimed_by_other,
             inspections: inspections
                 .map(|(number, is_provisioned)| (name(*number), inspection(*is_provisioned)))
                 .collect(),
@@ -187,6 +188,10 @@ impl Setup {
     /// One round of `up`, up to the next action. Returns whether something was done already.
     pub(super) fn round(&self, world: &mut World, node: usize, call: Call) -> bool {
         let (own, goal) = (self.own(world, node), self.goal(node));
+        if matches!(own, OwnServer::Blank(_)) {
+            // Also after an initialisation without effect.
+            world.agents[node].rest();
+        }
         let mut is_unclaimed = false;
         let (mut has_claimed, mut has_acted) = (false, false);
         loop {
@@ -225,6 +230,9 @@ impl Setup {
         };
         match self.call(world, &request, call) {
             Some(Reply::Row(row)) => {
+                if claims {
+                    world.agents[node].is_claimed_by_other = row.first != self.names[node];
+                }
                 self.learn(world, node, row, call.is_fast);
                 Some(true)
             }
@@ -392,7 +400,8 @@ impl Setup {
                 true
             }
             None => {
-                world.agents[node].rest();
+                // Keeps the record, to report again at once.
+                world.agents[node].phase = Phase::Idle;
                 true
             }
         }

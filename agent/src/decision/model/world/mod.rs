@@ -236,6 +236,7 @@ pub(super) struct Agent {
     was_blind: bool,
     occupied: Option<(u8, i16)>,
     has_initialised: bool,
+    is_claimed_by_other: bool,
     /// An earlier `/clusterInit` of this run was not answered.
     may_be_under_way: bool,
     is_reported: bool,

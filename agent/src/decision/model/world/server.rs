@@ -67,7 +67,12 @@ impl Setup {
         }
         match answer {
             None => world.agents[node].may_be_under_way = true,
-            Some(true) => world.agents[node].has_initialised = true,
+            Some(true) => {
+                // It reports with the generation of its claim.
+                let agent = &mut world.agents[node];
+                (agent.has_initialised, agent.phase) = (true, Phase::Idle);
+                return;
+            }
             Some(false) if world.servers[node].cluster.is_some() => {}
             Some(false) => {
                 let may_leave = !world.agents[node].may_be_under_way;
