@@ -54,7 +54,6 @@ assert settings["Restart"] == "always" and settings["User"] == "sync_gateway", s
 # The role's credentials, and not those of the AWS CLI.
 environment = {name: value for name, value in os.environ.items() if name not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 if os.fork() == 0:
-    os.setsid()
     while True:
         if all(subprocess.run(command, env=environment).returncode == 0 for command in commands("ExecStartPre")):
             subprocess.run(commands("ExecStart")[0], env=environment)

@@ -54,6 +54,7 @@ fn two_places_build_the_same_function() {
         "protocol",
         "scripts",
         "benchmarks",
+        "simulation",
         "tests",
         "templates",
     ];

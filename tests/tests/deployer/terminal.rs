@@ -127,8 +127,8 @@ fn deploy_shows_each_resource_on_its_line() {
     terminal.wait_for("Role AWS::IAM::Role UPDATE_COMPLETE");
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
     Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
-      table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
+      table    `cb-bootstrap` exists (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
       stack    ~ Function (AWS::Lambda::Function): Properties.Code
       stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri
@@ -140,8 +140,8 @@ fn deploy_shows_each_resource_on_its_line() {
     assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r#"
     Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
-      table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
+      table    `cb-bootstrap` exists (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
       stack    ~ Function (AWS::Lambda::Function): Properties.Code
       stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri
@@ -173,8 +173,8 @@ fn deploy_explains_a_failed_update() {
     assert_eq!(terminal.wait(), Some(1), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
     Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
-      table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
+      table    `cb-bootstrap` exists (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
       stack    ~ Function (AWS::Lambda::Function): Properties.Code
       stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri
@@ -221,8 +221,8 @@ fn ctrl_c_cancels_the_update() {
     assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
     insta::assert_snapshot!(settled(&terminal.screen()), @r"
     Account 000000000000, arn:aws:iam::000000000000:root, region us-east-1, stack cbbootstrap
-      table    `cb-bootstrap` exists (<n> s)
       build    <n> bytes, sha256 <sha256> (<n> s)
+      table    `cb-bootstrap` exists (<n> s)
       upload   to bucket `cbbootstrap-artifacts-000000000000-us-east-1` (<n> s)
       stack    ~ Function (AWS::Lambda::Function): Properties.Code
       stack    ~ Integration (AWS::ApiGatewayV2::Integration), perhaps replaced: Properties.IntegrationUri

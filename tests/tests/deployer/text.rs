@@ -68,6 +68,7 @@ fn values(variable: &str) -> (&'static str, Option<&'static str>) {
         "CBBOOTSTRAP_SECRET_FILE" => ("secret", None),
         "CBBOOTSTRAP_PASSWORD_FILE" => ("password", None),
         "CBBOOTSTRAP_CA_CERT" => ("nowhere.pem", None),
+        "CBBOOTSTRAP_WRITE_CA_CERT" => ("ca.pem", None),
         "CBBOOTSTRAP_AUTH" => ("iam", Some("basic")),
         "AWS_REGION" => ("us-east-1", None),
         "CBBOOTSTRAP_AGENT_CONFIG" => ("agent.yaml", Some("nowhere.yaml")),

@@ -290,6 +290,8 @@ impl<'r> Life<'r> {
                     ));
                 }
                 self.departing.leave(&self.up.here, self.printer)?;
+                // Nobody else has removed it.
+                self.last = None;
                 if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
                     self.departing.release(&mut self.machine, &self.options.life, self.printer);
                 }
