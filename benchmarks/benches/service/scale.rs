@@ -90,26 +90,28 @@ struct Idle(Vec<TcpStream>);
 impl Idle {
     fn open(endpoint: &str, connections: usize) -> Self {
         let address = endpoint.strip_prefix("http://").expect("the endpoint is local HTTP");
-        let connect = |_| TcpStream::connect(address).expect("the server accepts connections");
-        let mut idle = Self((0..connections).map(connect).collect());
-        idle.send_requests();
-        idle
+        let connect = |_| {
+            let mut stream = TcpStream::connect(address).expect("the server accepts connections");
+            send_request(&mut stream);
+            stream
+        };
+        Self((0..connections).map(connect).collect())
     }
 
-    /// Sends a request on each, which shows that all are open.
+    /// Sends another request on each, which shows that all are open.
     fn send_requests(&mut self) {
-        const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
-        for stream in &mut self.0 {
-            stream.write_all(REQUEST).expect("connections are kept");
-        }
-        for stream in &mut self.0 {
-            let (mut response, mut buffer) = (Vec::new(), [0; 4096]);
-            while !is_whole(&response) {
-                let read = stream.read(&mut buffer).expect("connections are kept");
-                assert!(read > 0, "connections are kept");
-                response.extend_from_slice(&buffer[..read]);
-            }
-        }
+        self.0.iter_mut().for_each(send_request);
+    }
+}
+
+fn send_request(stream: &mut TcpStream) {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    stream.write_all(REQUEST).expect("connections are kept");
+    let (mut response, mut buffer) = (Vec::new(), [0; 4096]);
+    while !is_whole(&response) {
+        let read = stream.read(&mut buffer).expect("connections are kept");
+        assert!(read > 0, "connections are kept");
+        response.extend_from_slice(&buffer[..read]);
     }
 }
 
