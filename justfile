@@ -32,9 +32,9 @@ test-arm64:
 ci:
     .ci/run
 
-# Run a benchmark (cold_start, deploy, service or agent) and write its results to docs/benchmarks.md
-bench name *args:
-    cargo bench --workspace --bench {{ name }} -- {{ args }}
+# Run all benchmarks, or one (cold_start, deploy, service or agent), compare with the last run, and write docs/benchmarks.md
+bench name="*" *args:
+    cargo bench --workspace --bench '{{ name }}' -- {{ args }}
 
 # Simulate many nodes against the limits of AWS, and write the results to docs/scale.md
 simulate:

@@ -158,14 +158,39 @@ impl Report {
         println!("{}", self.markdown());
     }
 
-    /// Prints the report, records it, and shows it on its page.
+    /// Prints the report and its differences from the last run, records it, and shows it on its page.
     pub fn finish(&self) -> Result<()> {
         self.print();
+        if let Ok(last) = Self::read(&self.benchmark) {
+            println!("Compared with the run of {} on {}:\n", last.date, last.machine);
+            for difference in self.compare(&last) {
+                println!("  {difference}");
+            }
+        }
         let path = results().join(format!("{}.json", self.benchmark));
         fs::write(path, serde_json::to_string_pretty(self)? + "\n")?;
         let page = self.page();
         fs::write(&page, self.shown_in(&fs::read_to_string(&page)?)?)?;
         Ok(())
+    }
+
+    /// The cells that differ from those of another run by a twentieth or more.
+    fn compare(&self, last: &Self) -> Vec<String> {
+        let old = cells(&last.sections);
+        let new = cells(&self.sections).into_iter();
+        let differences = new.filter_map(|(place, new)| {
+            let (_, old) = old.iter().find(|(other, _)| *other == place)?;
+            let change = match (old.parse::<f64>(), new.parse::<f64>()) {
+                (Ok(old), Ok(new)) if (new - old).abs() < old.abs() / 20.0 => return None,
+                (Ok(old), Ok(new)) if old != 0.0 => {
+                    format!(" ({:+.0} %)", 100.0 * (new / old - 1.0))
+                }
+                _ if *old == new => return None,
+                _ => String::new(),
+            };
+            Some(format!("{place}: {old} -> {new}{change}"))
+        });
+        differences.collect()
     }
 
     pub fn page(&self) -> PathBuf {
@@ -197,6 +222,25 @@ impl Report {
             place.with_context(|| format!("docs/{} has no `{}`", self.page, start.trim()))?;
         Ok(format!("{before}{start}{}{end}{after}", self.markdown()))
     }
+}
+
+/// The cells of all tables, each after the names of its row and column.
+fn cells<'a>(sections: &'a [Section]) -> Vec<(String, &'a str)> {
+    let of_section = |section: &'a Section| match section {
+        Section::Details { sections, .. } => cells(sections),
+        Section::Table(table) => {
+            let rows = table.rows.iter().filter_map(|row| row.split_first());
+            let cells = rows.flat_map(|(name, cells)| {
+                let columns = table.columns.iter().skip(1);
+                columns
+                    .zip(cells)
+                    .map(move |(column, cell)| (format!("{name}, {column}"), cell.as_str()))
+            });
+            cells.collect()
+        }
+        _ => Vec::new(),
+    };
+    sections.iter().flat_map(of_section).collect()
 }
 
 fn benchmarks_page() -> String {
@@ -232,6 +276,23 @@ mod tests {
         );
         assert_eq!(shown, page.replace("old\n", &markdown));
         assert!(report.shown_in("no place").is_err());
+    }
+
+    #[test]
+    fn reports_are_compared_cell_by_cell() {
+        let report = |cells: [&str; 4]| {
+            let mut report = Report::new("x", []);
+            let mut table = Table::new(["tool", "ms", "MB", "calls", "met"]);
+            table.row([&["deploy"], &cells[..]].concat());
+            report.details("more", |report| report.table(table));
+            report
+        };
+        let last = report(["2.0", "4.0", "0", "no"]);
+        assert_eq!(last.compare(&last), [""; 0]);
+        let differences = report(["1.5", "4.1", "3", "yes"]).compare(&last);
+        let expected =
+            ["deploy, ms: 2.0 -> 1.5 (-25 %)", "deploy, calls: 0 -> 3", "deploy, met: no -> yes"];
+        assert_eq!(differences, expected);
     }
 
     #[test]
