@@ -99,7 +99,8 @@ pub struct Memory {
     /// No rebalance begins before this time, after a failed one.
     pub rest_until: Option<Instant>,
     pub has_initialised: bool,
-    /// Another node had the claim when this run last claimed. Until its lease ends, reading the record is enough.
+    /// This run's last claim did not give it the cluster: another node had claimed it, or it was ready. Until a lease ends, reading the
+    /// record is enough; a record that names this node may be a twin's claim.
     pub is_claimed_by_other: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,

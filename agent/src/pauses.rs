@@ -20,7 +20,7 @@ const FIRST_OF_OWN_SERVER: Duration = Duration::from_millis(100);
 const SHARE_OF_WAIT: u32 = 16;
 
 /// Between two checks of a node that lacks nothing, in intervals.
-const IDLE_INTERVALS: u32 = 5;
+pub const IDLE_INTERVALS: u32 = 5;
 
 /// A quarter less to a quarter more, so that nodes that boot together do not stay in step.
 const JITTER: (f64, f64) = (0.75, 1.25);
@@ -81,12 +81,15 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The cause after a failure of the API. Until a cluster is ready, all other nodes wait for the report of the one with a server that
-    /// belongs to it.
+    /// The cause after a failure of the API. Until a cluster is ready, all other nodes wait for the report of the node that has claimed
+    /// and initialised it.
     pub fn after_failure(own: &OwnServer, asked: &Asked) -> Self {
-        let is_ready = matches!(asked, Asked::Record(record) if record.state == State::Ready);
-        match own {
-            OwnServer::Member(_) if !is_ready => Self::ReportFailure,
+        match (own, asked) {
+            (OwnServer::Member(_), Asked::Record(record))
+                if record.state == State::Claimed && record.is_initial =>
+            {
+                Self::ReportFailure
+            }
             _ => Self::ApiFailure,
         }
     }

@@ -185,7 +185,7 @@ impl Agent {
             }
             // An answer to a claim does not name the members.
             (Call::Claim, Ok(Some(record))) if record.state == State::Ready => {
-                self.memory.is_claimed_by_other = !record.is_initial;
+                self.memory.is_claimed_by_other = true;
                 return Step::Call(Call::Status);
             }
             (_, Ok(record)) => record,

@@ -1,6 +1,6 @@
 //! `discover`: prints the nodes to connect to.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use anyhow::Context;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -121,8 +121,9 @@ fn pem(der: &[u8]) -> String {
 
 /// Writes the file at once: an application may read it at any time.
 fn write(file: &Path, text: &str) -> std::io::Result<()> {
-    let new = file.with_added_extension("new");
-    fs::write(&new, text)?;
+    let new = file.with_added_extension(format!("{}.new", std::process::id()));
+    let _ = fs::remove_file(&new);
+    fs::File::create_new(&new)?.write_all(text.as_bytes())?;
     fs::rename(new, file)
 }
 

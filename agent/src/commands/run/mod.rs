@@ -33,7 +33,7 @@ use crate::{
     },
     http::Deadline,
     lock::Lock,
-    pauses::{Backoff, Cause, Pauses},
+    pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     record::ClusterRecord,
     server::{Health, Membership, View},
@@ -234,7 +234,9 @@ impl<'r> Life<'r> {
             }
         };
         self.publish(is_healthy, status, view);
-        Ok(self.pauses.next(cause, fastrand::f64()))
+        // The machine's notices and its hook do not wait for the API.
+        let longest = self.options.pause.interval * IDLE_INTERVALS;
+        Ok(self.pauses.next(cause, fastrand::f64()).min(longest))
     }
 
     fn step(
@@ -291,7 +293,7 @@ impl<'r> Life<'r> {
                 }
                 self.departing.leave(&self.up.here, self.printer)?;
                 // Nobody else has removed it.
-                self.last = None;
+                (self.last, self.is_removal_unclear) = (None, false);
                 if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
                     self.departing.release(&mut self.machine, &self.options.life, self.printer);
                 }
@@ -328,14 +330,12 @@ impl<'r> Life<'r> {
             matches!(&own, OwnServer::Member(view) if view.is_balanced && !view.is_rebalancing);
         let done = self.up.round(own);
         self.is_api_reachable = match &self.up.state.asked {
-            Asked::NotYet => !(is_healthy && done.is_err()),
+            Asked::NotYet => !(is_healthy && matches!(done, Err(Interrupt::ApiFailure(..)))),
             _ if is_asked => self.is_api_reachable,
             _ => true,
         };
         match done {
-            Err(Interrupt::Wait(why) | Interrupt::Watch(why) | Interrupt::ApiFailure(_, why))
-                if is_healthy && self.up.record().is_none() =>
-            {
+            Err(Interrupt::ApiFailure(_, why)) if is_healthy && self.up.record().is_none() => {
                 self.printer.warning_once(&why);
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
@@ -402,7 +402,9 @@ impl<'r> Life<'r> {
             }
             (None, Some(old)) => {
                 self.printer.step(format_args!("notice: withdrawn ({old})"));
+                let is_leaving = self.departing.state.is_leaving;
                 self.departing = Departing::default();
+                self.departing.state.is_leaving = is_leaving;
             }
             (None, None) => {}
         }
@@ -417,7 +419,14 @@ impl<'r> Life<'r> {
                     view.this().is_some_and(|this| this.membership == Membership::Active);
                 let may_leave = is_active && view.is_rebalancing;
                 self.last = Some(Last { at: Instant::now(), may_leave });
-                self.departing.state.is_removed = false;
+                let departure = &mut self.departing.state;
+                departure.is_removed = false;
+                // A rebalance that this run started goes on after the notice was withdrawn.
+                departure.is_leaving &= self.notice.is_some() || view.is_rebalancing;
+            }
+            OwnServer::Blank(_) if self.departing.state.is_leaving => {
+                self.last = None;
+                self.departing.state.is_leaving = self.notice.is_some();
             }
             OwnServer::Blank(_) => {
                 if let Some(last) = self.last.take() {

@@ -27,6 +27,12 @@ const ADD_TIME: Duration = Duration::from_secs(35);
 /// More reasons do not fit on a screen.
 const MAX_REASONS: usize = 5;
 
+/// A node that one member tells to wait begins with the next one after this time.
+const TURN: Duration = Duration::from_mins(1);
+
+/// Calls to one member without an answer, before the others are asked.
+const MAX_CALLS: u32 = 3;
+
 /// The state of joining from round to round.
 #[derive(Default)]
 pub(super) struct Joining {
@@ -35,9 +41,19 @@ pub(super) struct Joining {
     /// Members that did not answer.
     dead: BTreeMap<Node, Instant>,
     /// A member that may still be adding this node.
-    adding: Option<(Node, Instant)>,
+    adding: Option<Adding>,
+    /// How often this node has begun with the next member, and since when the first one has told it to wait.
+    turns: usize,
+    waits_since: Option<Instant>,
     /// Since when a member has listed another server under this node's name.
     name_taken_since: Option<Instant>,
+}
+
+/// Calls of a member that ended without an answer.
+struct Adding {
+    member: Node,
+    since: Instant,
+    calls: u32,
 }
 
 /// Why this node has not been added by a member.
@@ -75,17 +91,21 @@ impl Run<'_> {
     ) -> Result<(), Interrupt> {
         let now = Instant::now();
         self.state.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
-        self.state.joining.adding.take_if(|(_, since)| now - *since >= ADD_TIME);
+        let is_over = |adding: &mut Adding| now - adding.since >= ADD_TIME;
+        if let Some(Adding { member, .. }) = self.state.joining.adding.take_if(is_over) {
+            self.state.joining.dead.insert(member, now);
+        }
         let (mut reasons, mut skips) = (Vec::new(), Vec::new());
-        let first = first_member(self.node(), members.len());
+        let first = first_member(self.node(), self.state.joining.turns, members.len());
         for member in members[first..].iter().chain(&members[..first]) {
             let Joining { dead, adding, .. } = &self.state.joining;
             if dead.contains_key(member) && dead.len() < members.len() {
                 skips.push(Skip::Dead);
                 continue;
             }
-            if let Some((adding, _)) = adding.as_ref().filter(|(adding, _)| adding != member) {
-                reasons.push(format!("`{adding}` may still be adding this node"));
+            let is_busy = |adding: &&Adding| adding.member != *member;
+            if let Some(Adding { member, .. }) = adding.as_ref().filter(is_busy) {
+                reasons.push(format!("`{member}` may still be adding this node"));
                 continue;
             }
             let (skip, why) = match self.join_through(member, record) {
@@ -162,7 +182,8 @@ impl Run<'_> {
             self.goal.replaces,
         ) {
             Admission::Add => {
-                self.state.joining.name_taken_since = None;
+                (self.state.joining.name_taken_since, self.state.joining.waits_since) =
+                    (None, None);
                 self.add(&server, member)
             }
             Admission::Replace(otp) => {
@@ -174,7 +195,16 @@ impl Run<'_> {
                 ));
                 Ok(())
             }
-            Admission::Later(why) => Err(Interrupt::wait(why).into()),
+            Admission::Later(why) => {
+                // A member that has lost the others shows an old state for ever.
+                let joining = &mut self.state.joining;
+                let since = *joining.waits_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= TURN {
+                    (joining.waits_since, joining.turns) = (None, joining.turns + 1);
+                    self.state.asked = Asked::NotYet;
+                }
+                Err(Interrupt::wait(why).into())
+            }
             Admission::OtherCluster(why) => Err(NotAdded::Skip(Skip::OtherCluster, why)),
             Admission::UnfitMember => other("it is not an active, healthy member itself"),
             Admission::NameTaken(uuid) => {
@@ -189,11 +219,16 @@ impl Run<'_> {
 
     fn add(&mut self, server: &Server, member: &Node) -> Result<(), NotAdded> {
         let group_path = self.group_path(server).map_err(|error| skip(&error))?;
+        let calls = self.state.joining.adding.as_ref().map_or(0, |adding| adding.calls);
+        if calls >= MAX_CALLS {
+            return Err(NotAdded::Skip(Skip::Other, "it may still be adding this node".to_owned()));
+        }
         let services = self.args.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
         let added = server.add(self.node(), &services, group_path.as_deref(), self.is_enterprise());
         if let Err(error @ (CallError::Unreachable(_) | CallError::Failing(_))) = added {
-            self.state.joining.adding = Some((member.clone(), Instant::now()));
+            let (member, since) = (member.clone(), Instant::now());
+            self.state.joining.adding = Some(Adding { member, since, calls: calls + 1 });
             return Err(error.into());
         }
         self.state.joining.adding = None;
@@ -235,8 +270,9 @@ impl Run<'_> {
     }
 }
 
-/// Where this node begins in the list of members. It depends only on the node's name: an agent that is started again must not ask a
-/// second member while the first one may still be adding the node, because both would fail.
-fn first_member(node: &Node, members: usize) -> usize {
-    node.as_str().bytes().map(usize::from).sum::<usize>() % members.max(1)
+/// Where this node begins in the list of members. In the first turn, it depends only on the node's name: an agent that is started again
+/// must not ask a second member while the first one may still be adding the node, because both would fail.
+fn first_member(node: &Node, turns: usize, members: usize) -> usize {
+    let name: usize = node.as_str().bytes().map(usize::from).sum();
+    (name + turns) % members.max(1)
 }

@@ -287,7 +287,8 @@ impl<'r> Run<'r> {
             status()
         };
         if claim && let Ok(Some(record)) = &record {
-            self.state.memory.is_claimed_by_other = !record.is_initial;
+            let has_claimed = record.is_initial && record.state == wire::State::Claimed;
+            self.state.memory.is_claimed_by_other = !has_claimed;
         }
         let record = match record {
             // An answer to a claim does not name the members.

@@ -370,7 +370,9 @@ impl Adversary {
                 (Action::GetRecord | Action::Claim, Some(answer)) => {
                     has_claimed = next == Action::Claim;
                     if has_claimed {
-                        run.is_claimed_by_other = !self.answers[answer].is_initial;
+                        let record = &self.answers[answer];
+                        run.is_claimed_by_other =
+                            !(record.is_initial && record.state == State::Claimed);
                     }
                     self.learn(run, answer);
                     continue;

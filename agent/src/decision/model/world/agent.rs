@@ -231,7 +231,8 @@ impl Setup {
         match self.call(world, &request, call) {
             Some(Reply::Row(row)) => {
                 if claims {
-                    world.agents[node].is_claimed_by_other = row.first != self.names[node];
+                    world.agents[node].is_claimed_by_other =
+                        row.is_ready || row.first != self.names[node];
                 }
                 self.learn(world, node, row, call.is_fast);
                 Some(true)
