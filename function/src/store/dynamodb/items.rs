@@ -141,7 +141,11 @@ impl DynamoDb {
         let update = Update::new(next.record.cluster_id.clone()).attributes(next.attributes());
         let update = match seen {
             None => update.only_if("attribute_not_exists(#cluster_id)"),
-            Some(ClaimItem { version: Some(version), .. }) => update.only_if_version(*version),
+            // The versions of an item that was deleted and created again begin anew.
+            Some(ClaimItem { version: Some(version), stored_initial_node, .. }) => update
+                .only_if_version(*version)
+                .only_if(&format!("#{INITIAL_NODE} = :stored"))
+                .value(":stored", string(stored_initial_node)),
             // A row of the original service.
             Some(item) => update
                 .only_if(&format!("attribute_not_exists(#version) AND #{INITIAL_NODE} = :stored"))
