@@ -41,9 +41,10 @@ pub const HAS_OPTION: [(&str, &str); 10] = [
 ];
 
 /// The defaults of the template for instances with Graviton processors.
-const ARM64_DEFAULTS: [(&str, &str); 2] = [
+const ARM64_DEFAULTS: [(&str, &str); 3] = [
     ("ImageId", "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"),
     ("InstanceType", "m7g.xlarge"),
+    ("SyncGatewayInstanceType", "m7g.large"),
 ];
 
 #[derive(Debug, Serialize)]
