@@ -181,14 +181,11 @@ impl<'a> Preparation<'a> {
             step.done("the bucket has it already");
             return Ok(());
         }
-        let protect = async {
-            // A new bucket is protected already.
-            if bucket.exists {
-                bucket.protect(target.stack.table.kms_key.as_deref()).await?;
-            }
-            anyhow::Ok(())
-        };
-        tokio::try_join!(protect, bucket.upload(artifact))?;
+        // A new bucket is protected already. Only a protected bucket has the artifact, so an interrupted run is repaired.
+        if bucket.exists {
+            bucket.protect(target.stack.table.kms_key.as_deref()).await?;
+        }
+        bucket.upload(artifact).await?;
         step.done(format_args!("to bucket `{}`", bucket.name));
         Ok(())
     }
@@ -209,7 +206,11 @@ impl<'a> Preparation<'a> {
         let before = self.survey.updatable();
         let change_set = slot.insert(ChangeSet::new(client, &self.desired.name, before));
         let stack_id = change_set.request(&self.desired, update_mode, before).await?;
-        let (draft, watch) = tokio::try_join!(change_set.read(), self.watch(&stack_id))?;
+        let (draft, watch) = match before {
+            Some(_) => tokio::try_join!(change_set.read(), self.watch(&stack_id))?,
+            // A new stack may not be readable yet.
+            None => (change_set.read().await?, self.watch(&stack_id).await?),
+        };
         Ok(draft.map(|draft| (draft, watch, step)))
     }
 

@@ -311,7 +311,10 @@ fn a_missing_permission_is_named() {
     .enumerate()
     {
         // The deployment before has created it beside the step that failed.
-        aws.boto("tried(lambda: client('dynamodb').delete_table(TableName='cb-bootstrap'))");
+        aws.boto(
+            "[tried(lambda: client('dynamodb').update_table(TableName='cb-bootstrap', DeletionProtectionEnabled=False)), \
+              tried(lambda: client('dynamodb').delete_table(TableName='cb-bootstrap'))]",
+        );
         let user = someone(&aws, &front, &format!("lacks-{number}"), &without(&all, action));
         user.run(&deploy(&zip, &["--no-smoke"])).failed(1, action);
     }
@@ -332,7 +335,11 @@ fn a_missing_permission_is_named() {
         let plan = planner.run(&["plan", "--output", "json", "--function-zip", zip]).document();
         assert_eq!(plan["changed"], json!(changed), "{plan}");
     }
-    planner.run(&deploy(artifact::changed_zip(), &["--no-smoke"])).failed(1, "access denied");
+    let denied = planner.run(&deploy(artifact::changed_zip(), &["--no-smoke"])).ended_with(1);
+    // Steps that run side by side name what each of them lacks.
+    for action in ["s3:PutEncryptionConfiguration", "cloudformation:DescribeStackEvents"] {
+        assert!(denied.stderr.contains(&format!("hint: allow `{action}`")), "{denied}");
+    }
     // The permissions for `deploy` do not include deleting the table.
     deployer.run(&["destroy", "--yes", "--delete-table"]).failed(1, "dynamodb:CreateBackup");
     deployer

@@ -35,7 +35,7 @@ fn deployments_wait_for_few_round_trips() {
     let deploy = ["deploy", "--yes", "--no-smoke", "--function-zip"];
     check(&[
         (&[&deploy[..], &[zip]].concat(), 9),
-        (&[&deploy[..], &[other]].concat(), 8),
+        (&[&deploy[..], &[other]].concat(), 9),
         (&[&deploy[..], &[third, "--code-only"]].concat(), 4),
         (&[&deploy[..], &[third, "--code-only"]].concat(), 2),
     ]);

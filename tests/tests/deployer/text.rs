@@ -205,7 +205,7 @@ fn variables_of_the_deployer_are_cleaned() {
 #[test]
 fn variables_of_the_agent_are_cleaned() {
     let program = Program::agent();
-    assert_eq!(program.check_all(&AGENT).len(), 28);
+    assert_eq!(program.check_all(&AGENT).len(), 29);
 }
 
 #[test]
