@@ -196,7 +196,7 @@ impl Run<'_> {
                 Ok(())
             }
             Admission::Later(why) => {
-                // A member that has lost the others shows an old state for ever.
+                // A member that has lost the others may show an old state indefinitely.
                 let joining = &mut self.state.joining;
                 let since = *joining.waits_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= TURN {
