@@ -141,7 +141,7 @@ impl DynamoDb {
         let update = Update::new(next.record.cluster_id.clone()).attributes(next.attributes());
         let update = match seen {
             None => update.only_if("attribute_not_exists(#cluster_id)"),
-            // The versions of an item that was deleted and created again start at 1 again.
+            // The versions of an item that was deleted and created again start at 1.
             Some(ClaimItem { version: Some(version), stored_initial_node, .. }) => update
                 .only_if_version(*version)
                 .only_if(&format!("#{INITIAL_NODE} = :stored"))
