@@ -176,16 +176,17 @@ impl Report {
 
     /// The cells that differ from those of another run by a twentieth or more.
     fn compare(&self, last: &Self) -> Vec<String> {
-        let old = cells(&last.sections);
+        let mut old = cells(&last.sections);
         let new = cells(&self.sections).into_iter();
         let differences = new.filter_map(|(place, new)| {
-            let (_, old) = old.iter().find(|(other, _)| *other == place)?;
+            // Rows of one name follow each other in both.
+            let (_, old) = old.remove(old.iter().position(|(other, _)| *other == place)?);
             let change = match (old.parse::<f64>(), new.parse::<f64>()) {
                 (Ok(old), Ok(new)) if (new - old).abs() < old.abs() / 20.0 => return None,
                 (Ok(old), Ok(new)) if old != 0.0 => {
                     format!(" ({:+.0} %)", 100.0 * (new / old - 1.0))
                 }
-                _ if *old == new => return None,
+                _ if old == new => return None,
                 _ => String::new(),
             };
             Some(format!("{place}: {old} -> {new}{change}"))
