@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    artifact,
     boto::Boto,
     cli::User,
     http,
@@ -68,6 +69,19 @@ impl MiniStack {
     /// A user with all permissions.
     pub fn user(&self) -> User {
         user(&self.url)
+    }
+
+    /// Deploys the API, and the stack of the cluster `c1` with these options of `launch`. Returns the API's endpoint.
+    pub fn launch(&self, options: &[&str]) -> String {
+        let user = self.user();
+        user.deploy(artifact::small_zip(), &[]).ended_with(0);
+        let status = user.run(&["status", "--output", "json"]).document();
+        let archive = user.home.path().join("agent.tar.gz");
+        artifact::small_agent(&archive);
+        let archive = archive.display().to_string();
+        let launch = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1", "--agent", &archive];
+        user.run(&[&launch[..], options, &["--output", "json"]].concat()).document();
+        status["endpoint"].as_str().expect("the API is deployed").to_owned()
     }
 
     /// The value of a Python expression: [`Boto::value`].

@@ -13,7 +13,6 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cbbootstrap_tests::{
     agent::{Api, one_cluster, wait_for_cluster},
-    artifact,
     couchbase::{Membership, Rebalanced, Servers},
     ec2::{Host, LaunchTemplate, VirtualMachine},
     ministack::MiniStack,
@@ -65,16 +64,8 @@ impl Scene {
 
     fn new(host: Host) -> Self {
         let stack = MiniStack::start();
-        let user = stack.user();
-        user.deploy(artifact::small_zip(), &[]).ended_with(0);
-        let status = user.run(&["status", "--output", "json"]).document();
-        let archive = user.home.path().join("agent.tar.gz");
-        artifact::small_agent(&archive);
-        let archive = archive.display().to_string();
-        let launch = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1", "--agent", &archive];
         let options = ["--parameter", "Buckets=app:256:1", "--parameter", "Services=data"];
-        user.run(&[&launch[..], &options, &["--output", "json"]].concat()).document();
-        let endpoint = status["endpoint"].as_str().unwrap().to_owned();
+        let endpoint = stack.launch(&options);
         let scene = Self { host, stack, user_data: String::new(), endpoint, secrets: Vec::new() };
         scene.replace_agent();
         let data = scene.stack.boto(

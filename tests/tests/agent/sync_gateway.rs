@@ -12,7 +12,6 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cbbootstrap_tests::{
     agent::{Agents, Api, LOGIN, SECRET},
-    artifact,
     couchbase::{Servers, Then},
     instance::Instance,
     ministack::MiniStack,
@@ -100,16 +99,8 @@ struct Launched {
 impl Launched {
     fn new() -> Self {
         let stack = MiniStack::start();
-        let user = stack.user();
-        user.deploy(artifact::small_zip(), &[]).ended_with(0);
-        let status = user.run(&["status", "--output", "json"]).document();
-        let archive = user.home.path().join("agent.tar.gz");
-        artifact::small_agent(&archive);
-        let archive = archive.display().to_string();
-        let launch = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1", "--agent", &archive];
-        let options = ["--nodes", "1", "--parameter", "SyncGatewayNodes=1"];
-        user.run(&[&launch[..], &options, &["--output", "json"]].concat()).document();
-        Self { endpoint: status["endpoint"].as_str().unwrap().to_owned(), stack }
+        let endpoint = stack.launch(&["--nodes", "1", "--parameter", "SyncGatewayNodes=1"]);
+        Self { stack, endpoint }
     }
 
     /// The user data of the launch template that contains this text.
