@@ -141,15 +141,17 @@ impl DynamoDb {
         let update = Update::new(next.record.cluster_id.clone()).attributes(next.attributes());
         let update = match seen {
             None => update.only_if("attribute_not_exists(#cluster_id)"),
-            // The versions of an item that was deleted and created again start at 1.
-            Some(ClaimItem { version: Some(version), stored_initial_node, .. }) => update
-                .only_if_version(*version)
-                .only_if(&format!("#{INITIAL_NODE} = :stored"))
-                .value(":stored", string(stored_initial_node)),
-            // A row of the original service.
-            Some(item) => update
-                .only_if(&format!("attribute_not_exists(#version) AND #{INITIAL_NODE} = :stored"))
-                .value(":stored", string(&item.stored_initial_node)),
+            Some(item) => {
+                // The versions of an item that was deleted and created again start at 1.
+                let update = update
+                    .only_if(&format!("#{INITIAL_NODE} = :stored"))
+                    .value(":stored", string(&item.stored_initial_node));
+                match item.version {
+                    Some(version) => update.only_if_version(version),
+                    // A row of the original service.
+                    None => update.only_if("attribute_not_exists(#version)"),
+                }
+            }
         };
         match self.update(update.next_version(0)).await? {
             Written::Done(_) => Ok(Written::Done(())),
