@@ -118,22 +118,24 @@ impl Pauses {
 
     /// The pause before the next attempt. The chance is from 0 to 1.
     pub fn next(&mut self, cause: Cause, chance: f64) -> Duration {
-        let is_hurried = cause == Cause::ReportFailure && self.backoff.hurries_report;
+        let cause = match cause {
+            Cause::ReportFailure if self.backoff.hurries_report => Cause::Unfinished,
+            Cause::ReportFailure => Cause::ApiFailure,
+            other => other,
+        };
         let pause = match cause {
-            Cause::ApiFailure | Cause::ReportFailure if !is_hurried => {
+            Cause::ApiFailure | Cause::ReportFailure => {
                 self.backoff.pause(self.interval, self.failures, chance)
             }
-            Cause::Unfinished | Cause::ApiFailure | Cause::ReportFailure => {
-                jitter(self.waited.max(FIRST).min(self.interval), chance)
-            }
+            Cause::Unfinished => jitter(self.waited.max(FIRST).min(self.interval), chance),
             Cause::OwnServer => {
                 let share = (self.waited / SHARE_OF_WAIT).max(FIRST_OF_OWN_SERVER);
                 jitter(share.min(self.interval), chance)
             }
             Cause::Idle => jitter(self.interval * IDLE_INTERVALS, chance),
         };
-        let is_failure = matches!(cause, Cause::ApiFailure | Cause::ReportFailure) && !is_hurried;
-        self.failures = if is_failure { self.failures.saturating_add(1) } else { 0 };
+        self.failures =
+            if cause == Cause::ApiFailure { self.failures.saturating_add(1) } else { 0 };
         self.waited = if cause == Cause::Idle { Duration::ZERO } else { self.waited + pause };
         pause
     }

@@ -218,11 +218,11 @@ impl Run<'_> {
     }
 
     fn add(&mut self, server: &Server, member: &Node) -> Result<(), NotAdded> {
-        let group_path = self.group_path(server).map_err(|error| skip(&error))?;
         let calls = self.state.joining.adding.as_ref().map_or(0, |adding| adding.calls);
         if calls >= MAX_CALLS {
             return Err(NotAdded::Skip(Skip::Other, "it may still be adding this node".to_owned()));
         }
+        let group_path = self.group_path(server).map_err(|error| skip(&error))?;
         let services = self.args.services.codes();
         self.printer.waiting(&format!("`{member}` is adding this node"));
         let added = server.add(self.node(), &services, group_path.as_deref(), self.is_enterprise());
