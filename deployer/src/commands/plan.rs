@@ -168,9 +168,9 @@ async fn plan(
         let step = printer.step("plan");
         let (client, before) = (&aws.cloudformation, survey.stack.updatable());
         let mode = UpdateMode::default();
-        let draft = deployment::create_draft(change_set, client, &desired, mode, before).await?;
+        let changes = deployment::create_draft(change_set, client, &desired, mode, before).await?;
         step.done("change set created and read");
-        draft.map(|draft| draft.changes)
+        changes
     };
     Ok(report(target, aws.region, &survey, artifact, &desired, changes))
 }

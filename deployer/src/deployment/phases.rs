@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     aws::{
-        cloudformation::{self, ChangeSet, Draft, UpdateMode},
+        cloudformation::{self, ChangeSet, UpdateMode},
         dynamodb::{self, Table, TableChange, TableSettings},
         lambda,
         s3::Bucket,
@@ -17,7 +17,7 @@ use crate::{
     printer::{Printer, Step},
     prompt::confirm,
     signals::Signals,
-    stack::{self, DesiredStack, Operation, Risk, Stack, StackAction},
+    stack::{self, Change, DesiredStack, Operation, Risk, Stack, StackAction},
 };
 
 /// A deployment whose artifact is built.
@@ -195,7 +195,7 @@ impl<'a> Preparation<'a> {
     async fn draft(
         &self,
         slot: &mut Option<ChangeSet>,
-    ) -> anyhow::Result<Option<(Draft, Watch, Step)>> {
+    ) -> anyhow::Result<Option<(Vec<Change>, Watch, Step)>> {
         let Deployment { aws, update_mode, printer, .. } = self.deployment;
         let client = &aws.cloudformation;
         let mut step = printer.step("stack");
@@ -215,10 +215,13 @@ impl<'a> Preparation<'a> {
     }
 
     /// Shows the change, and asks before it loses something.
-    async fn confirm_change(&self, draft: Option<(Draft, Watch, Step)>) -> anyhow::Result<Next> {
+    async fn confirm_change(
+        &self,
+        draft: Option<(Vec<Change>, Watch, Step)>,
+    ) -> anyhow::Result<Next> {
         let Deployment { aws, yes, printer, .. } = self.deployment;
         let before = self.survey.updatable();
-        let Some((Draft { changes }, mut watch, mut step)) = draft else {
+        let Some((changes, mut watch, mut step)) = draft else {
             let stack =
                 cloudformation::find_changed(&aws.cloudformation, &self.desired.name).await?;
             return Ok(Next::Nothing(stack));
@@ -445,7 +448,7 @@ pub async fn create_draft(
     desired: &DesiredStack,
     mode: UpdateMode,
     before: Option<&Stack>,
-) -> anyhow::Result<Option<Draft>> {
+) -> anyhow::Result<Option<Vec<Change>>> {
     let change_set = slot.insert(ChangeSet::new(client, &desired.name, before));
     change_set.request(desired, mode, before).await?;
     change_set.read().await

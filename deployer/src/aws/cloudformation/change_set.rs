@@ -64,12 +64,6 @@ pub struct ChangeSet {
     kind: ChangeSetType,
 }
 
-/// A created change set.
-#[derive(Debug)]
-pub struct Draft {
-    pub changes: Vec<Change>,
-}
-
 impl ChangeSet {
     /// A change set that updates the stack `before`, or creates one without it.
     pub fn new(client: &Client, stack: &str, before: Option<&Stack>) -> Self {
@@ -130,11 +124,11 @@ impl ChangeSet {
         }
     }
 
-    /// Waits for its creation and reads it; `None` if it has no changes.
-    pub async fn read(&self) -> anyhow::Result<Option<Draft>> {
+    /// Waits for its creation and reads its changes; `None` if it has none.
+    pub async fn read(&self) -> anyhow::Result<Option<Vec<Change>>> {
         let set = self.wait().await?;
         if set.status == Some(ChangeSetStatus::CreateComplete) {
-            return Ok(Some(Draft { changes: self.changes(set).await? }));
+            return Ok(Some(self.changes(set).await?));
         }
         let reason = set.status_reason.unwrap_or_default();
         match self.kind {

@@ -11,7 +11,7 @@ use aws_sdk_cloudformation::{
 use cbbootstrap_cli::text;
 use uuid::Uuid;
 
-pub use change_set::{ChangeSet, Draft, UpdateMode};
+pub use change_set::{ChangeSet, UpdateMode};
 pub use stack::{
     cancel_update, describe, events_after, find, find_all, find_changed, newest_events, protect,
     request_deletion, require, resources, roll_back, template,
