@@ -123,7 +123,7 @@ impl Bucket {
     }
 }
 
-/// API Gateway. What it refuses uses no tokens.
+/// API Gateway. Throttled requests consume no tokens.
 #[derive(Debug)]
 pub struct Gateway {
     stage: Bucket,

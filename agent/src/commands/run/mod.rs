@@ -292,7 +292,7 @@ impl<'r> Life<'r> {
                     ));
                 }
                 self.departing.leave(&self.up.here, self.printer)?;
-                // Nobody else has removed it.
+                // It left by itself: no operator removed it.
                 (self.last, self.is_removal_unclear) = (None, false);
                 if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
                     self.departing.release(&mut self.machine, &self.options.life, self.printer);
