@@ -43,6 +43,9 @@ const SYSTEM_BUNDLES: [&str; 3] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
+/// The certificates that our function trusts in AWS.
+const AMAZON: &str = include_str!("../../../function/src/store/dynamodb/amazon.pem");
+
 /// A database in which each claim succeeds.
 #[derive(Debug)]
 pub struct Database {
@@ -65,6 +68,7 @@ impl Database {
             fs::write(trusted.path().join(name), content).expect("a file can be written");
         };
         write("own.pem", authority.pem());
+        write("amazon.pem", AMAZON.to_owned() + &authority.pem());
         write("all.pem", roots.unwrap_or_default() + &authority.pem());
         let updates = Arc::default();
         tokio::spawn(serve(listener, tls, item.clone(), Arc::clone(&updates)));
@@ -79,6 +83,11 @@ impl Database {
     /// A file with the system's certificates and the database's: as many as a function in Lambda reads.
     pub fn trusted(&self) -> PathBuf {
         self.trusted.path().join("all.pem")
+    }
+
+    /// A file with Amazon's own certificate authorities and the database's.
+    pub fn amazon(&self) -> PathBuf {
+        self.trusted.path().join("amazon.pem")
     }
 
     /// A file with the database's certificate only, for runtimes with built-in certificates.

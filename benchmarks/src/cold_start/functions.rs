@@ -19,6 +19,7 @@ use crate::machine;
 /// Decides which variable makes a function trust the database.
 #[derive(Clone, Copy, Debug)]
 enum Trust {
+    Ours,
     Rust,
     Python,
     Node,
@@ -47,6 +48,7 @@ impl Function {
     /// The variable that makes the function trust the database.
     pub fn trust(&self, database: &Database) -> (&'static str, String) {
         let (name, file) = match self.trust {
+            Trust::Ours => ("SSL_CERT_FILE", database.amazon()),
             Trust::Rust => ("SSL_CERT_FILE", database.trusted()),
             Trust::Python => ("AWS_CA_BUNDLE", database.trusted()),
             Trust::Node => ("NODE_EXTRA_CA_CERTS", database.own_certificate()),
@@ -86,7 +88,12 @@ pub fn ours() -> Function {
     let executable_by_all = fs::Permissions::from_mode(0o755);
     fs::set_permissions(&program, executable_by_all).expect("the target directory can be written");
     let zip = fs::metadata(zip).expect("the zip is there").len();
-    Function { is_ours: true, zip: Some(zip), ..in_rust("cbbootstrap", program, directory) }
+    Function {
+        is_ours: true,
+        zip: Some(zip),
+        trust: Trust::Ours,
+        ..in_rust("cbbootstrap", program, directory)
+    }
 }
 
 fn bare() -> Function {

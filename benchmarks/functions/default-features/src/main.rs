@@ -20,7 +20,7 @@ async fn main() -> Result<(), Error> {
         let router = router.clone();
         async move {
             let (event, id) = (invocation.payload.get(), &invocation.context.request_id);
-            Ok::<_, Error>(event::respond(router, event.as_bytes(), id).await)
+            Ok::<_, Error>(event::respond(router, event.as_bytes(), id, "").await)
         }
     }))
     .await
