@@ -319,10 +319,10 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
             let first = &record.initial_node;
             wait(match record.lease_left(now) {
                 Some(left) => format!(
-                    "`{first}` is to initialise the cluster; its claim expires in {} s",
+                    "`{first}` has not initialised the cluster yet; its claim expires in {} s",
                     left.as_secs()
                 ),
-                None => format!("`{first}` is to initialise the cluster; its claim never expires"),
+                None => format!("`{first}` has not initialised the cluster yet; its claim never expires"),
             })
         }
     }

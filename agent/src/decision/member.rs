@@ -51,7 +51,7 @@ pub(super) fn member(
         // Nothing comes before it, because others wait for it. The API refuses it by its generation if it is too late.
         State::Claimed if record.is_initial => Action::Report(view.uuid.clone()),
         State::Claimed if has_expired => Action::Claim,
-        State::Claimed => wait(format!("`{first}` is to report the cluster ready")),
+        State::Claimed => wait(format!("`{first}` has not reported the cluster ready yet")),
         State::Ready => complete(goal, view, record, memory, now),
     }
 }

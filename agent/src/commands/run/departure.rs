@@ -93,7 +93,7 @@ impl Departing {
         let held = self.hook(machine, args).and_then(Hook::record_heartbeat);
         if let Err(why) = held {
             printer.warning_once(format_args!(
-                "the lifecycle hook cannot be kept waiting, so the instance may end before its node has left: {why}"
+                "cannot extend the lifecycle hook; the instance may terminate before its node has left: {why}"
             ));
         }
     }
@@ -119,7 +119,7 @@ impl Departing {
 
 fn warn(printer: &Printer, error: &anyhow::Error) {
     printer.warning(format_args!(
-        "this node has left its cluster, and the API does not know: {}",
+        "this node has left its cluster, but that could not be reported to the API: {}",
         one_line(error)
     ));
 }
