@@ -322,7 +322,9 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
                     "`{first}` has not initialised the cluster yet; its claim expires in {} s",
                     left.as_secs()
                 ),
-                None => format!("`{first}` has not initialised the cluster yet; its claim never expires"),
+                None => format!(
+                    "`{first}` has not initialised the cluster yet; its claim never expires"
+                ),
             })
         }
     }

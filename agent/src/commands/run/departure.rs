@@ -71,13 +71,13 @@ impl Departing {
         let is_late = self.out_since.is_some_and(|since| since.elapsed() >= REPORT_LIMIT);
         match self.leaving.report(here) {
             Ok(_) => printer.step("leave: this node has left its cluster"),
-            Err(interrupt) => match interrupt.into_pause() {
-                // Pauses must not grow while the machine waits for its end.
-                Ok((_, why)) if !is_late => return Err(Interrupt::Wait(why)),
-                // Its data is on the other nodes: nothing keeps the machine.
-                Ok((_, why)) => warn(printer, &why.into()),
-                Err(error) => warn(printer, &error),
-            },
+            // Pauses must not grow while the machine waits for its end.
+            Err(Interrupt::Pause(_, why)) if !is_late => {
+                return Err(Interrupt::unfinished(why));
+            }
+            // Its data is on the other nodes: nothing keeps the machine.
+            Err(Interrupt::Pause(_, why)) => warn(printer, &why.into()),
+            Err(Interrupt::Fail(error)) => warn(printer, &error),
         }
         self.state.is_complete = true;
         Ok(())

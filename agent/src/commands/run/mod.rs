@@ -209,13 +209,11 @@ impl<'r> Life<'r> {
         let mut cause = Cause::Unfinished;
         let outcome = match self.step(own, view.as_ref(), is_healthy) {
             Ok(outcome) => outcome,
-            Err(interrupt) => match interrupt.into_pause() {
-                Ok((why, wait)) => {
-                    cause = why;
-                    Outcome::Busy(wait.to_string())
-                }
-                Err(error) => self.refuse(error)?,
-            },
+            Err(Interrupt::Pause(why, wait)) => {
+                cause = why;
+                Outcome::Busy(wait.to_string())
+            }
+            Err(Interrupt::Fail(error)) => self.refuse(error)?,
         };
         let status = match outcome {
             Outcome::Acted => {
@@ -329,13 +327,17 @@ impl<'r> Life<'r> {
         let is_balanced =
             matches!(&own, OwnServer::Member(view) if view.is_balanced && !view.is_rebalancing);
         let done = self.up.round(own);
+        let has_api_failed =
+            matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
         self.is_api_reachable = match &self.up.state.asked {
-            Asked::NotYet => !(is_healthy && matches!(done, Err(Interrupt::ApiFailure(..)))),
+            Asked::NotYet => !(is_healthy && has_api_failed),
             _ if is_asked => self.is_api_reachable,
             _ => true,
         };
         match done {
-            Err(Interrupt::ApiFailure(_, why)) if is_healthy && self.up.record().is_none() => {
+            Err(Interrupt::Pause(_, why))
+                if has_api_failed && is_healthy && self.up.record().is_none() =>
+            {
                 self.printer.warning_once(&why);
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))

@@ -111,7 +111,7 @@ impl Run<'_> {
                     let failure = Failure::new(format!(
                         "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
                     ));
-                    result = Err(Interrupt::Wait(failure.hint(format!(
+                    result = Err(Interrupt::unfinished(failure.hint(format!(
                         "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
                     ))));
                 }

@@ -136,7 +136,7 @@ impl Run<'_> {
         self.state.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
         let id = self.here.api.cluster_id.as_str();
-        Err(Interrupt::Wait(if skips.contains(&Skip::Unproven) {
+        Err(Interrupt::unfinished(if skips.contains(&Skip::Unproven) {
             wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
             wait.hint(format!(
@@ -212,7 +212,7 @@ impl Run<'_> {
                 let since = self.state.joining.name_taken_since.get_or_insert_with(Instant::now);
                 let failure = name_taken(&self.here.identity, &uuid);
                 let is_over = since.elapsed() >= OTHER_CREDENTIALS_LIMIT;
-                Err(if is_over { failure.into() } else { Interrupt::Wait(failure).into() })
+                Err(if is_over { failure.into() } else { Interrupt::unfinished(failure).into() })
             }
         }
     }

@@ -152,7 +152,7 @@ impl<'r> Run<'r> {
         let actions = std::mem::take(&mut self.state.actions) + 1;
         let cause = Cause::after_failure(&own, &self.state.asked);
         let done = self.decide_and_act(own).map_err(|interrupt| match interrupt {
-            Interrupt::ApiFailure(_, why) => Interrupt::ApiFailure(cause, why),
+            Interrupt::Pause(Cause::ApiFailure, why) => Interrupt::Pause(cause, why),
             other => other,
         })?;
         let is_repeated = last.is_some() && last == self.state.last;
@@ -189,7 +189,9 @@ impl<'r> Run<'r> {
                     self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
                     return match self.act(action, view, self.record().cloned()) {
-                        Err(Interrupt::Watch(why)) if has_asked => Err(Interrupt::Wait(why)),
+                        Err(Interrupt::Pause(Cause::OwnServer, why)) if has_asked => {
+                            Err(Interrupt::unfinished(why))
+                        }
                         done => done,
                     };
                 }
