@@ -77,6 +77,8 @@ pub struct Departure {
     pub is_failover_refused: bool,
     /// The node has left, and the API knows.
     pub is_complete: bool,
+    /// The lifecycle hook of the present notice was completed.
+    pub is_released: bool,
     /// People removed the node from its cluster while this run watched it.
     pub is_removed: bool,
 }
@@ -89,6 +91,8 @@ pub enum Step {
     Leave(Option<String>),
     /// Fail this node over gracefully, by its name for rebalances.
     FailOver(String),
+    /// Complete the lifecycle hook, so that the group terminates the instance.
+    Release,
     /// Do nothing, for this reason.
     Rest(String),
 }
@@ -110,6 +114,11 @@ pub fn next_step(
             rest("this node was removed from its cluster; restart the agent to let it join again")
         }
         None => Step::Stay,
+        Some(Notice::ScaleIn | Notice::WarmPool)
+            if departure.is_complete && !departure.is_released =>
+        {
+            Step::Release
+        }
         Some(_) if departure.is_complete => rest("this node has left its cluster"),
         Some(Notice::WarmPool) if is_blank && !departure.is_leaving => {
             rest("this instance is in a warm pool; it joins when it is in service")

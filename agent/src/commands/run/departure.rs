@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cbbootstrap_cli::failure::one_line;
+use cbbootstrap_cli::failure::{Failure, one_line};
 
 use super::{Interrupt, machine::Machine};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     cli::LifeArgs,
     commands::leave::Leaving,
     decision::life,
+    pauses::Cause,
     printer::Printer,
     server::Server,
     settings::Here,
@@ -17,6 +18,9 @@ use crate::{
 
 /// How long a node that has left tries to report that to the API before its machine ends.
 const REPORT_LIMIT: Duration = Duration::from_mins(5);
+
+/// The longest timeout of a lifecycle hook, after which the group terminates the instance anyway.
+const RELEASE_LIMIT: Duration = Duration::from_hours(2);
 
 /// The state of a departure from round to round.
 #[derive(Default)]
@@ -27,6 +31,8 @@ pub(super) struct Departing {
     out_since: Option<Instant>,
     hook: Option<Hook>,
     last_heartbeat: Option<Instant>,
+    /// Since when the node has tried to complete the hook.
+    releasing_since: Option<Instant>,
 }
 
 impl Departing {
@@ -98,14 +104,31 @@ impl Departing {
         }
     }
 
-    /// Completes the hook: the node has left.
-    pub(super) fn release(&mut self, machine: &mut Machine, args: &LifeArgs, printer: &Printer) {
+    /// Each notice has a hook to complete.
+    pub(super) fn expect_hook(&mut self) {
+        (self.state.is_released, self.releasing_since) = (false, None);
+    }
+
+    /// Completes the hook: the node has left. Auto Scaling may throttle the call, so it is repeated.
+    pub(super) fn release(
+        &mut self,
+        machine: &mut Machine,
+        args: &LifeArgs,
+        printer: &Printer,
+    ) -> Result<(), Interrupt> {
+        let since = *self.releasing_since.get_or_insert_with(Instant::now);
         match self.hook(machine, args).and_then(Hook::complete) {
             Ok(()) => printer.step("lifecycle hook: completed; the instance may end"),
+            Err(why) if since.elapsed() < RELEASE_LIMIT => {
+                let why = format!("the lifecycle hook is not completed yet: {why}");
+                return Err(Interrupt::Pause(Cause::ApiFailure, Failure::new(why)));
+            }
             Err(why) => {
                 printer.warning(format_args!("the lifecycle hook was not completed: {why}"));
             }
         }
+        self.state.is_released = true;
+        Ok(())
     }
 
     fn hook(&mut self, machine: &mut Machine, args: &LifeArgs) -> Result<&Hook, String> {

@@ -257,22 +257,9 @@ impl<'r> Life<'r> {
         if is_held {
             self.departing.hold(&mut self.machine, &self.options.life, self.printer);
         }
-        if let Step::Rest(why) = step {
-            return Ok(Outcome::Rest(why));
-        }
-        match &self.rest_until {
-            Some((until, why)) if *until > Instant::now() => return Ok(Outcome::Rest(why.clone())),
-            _ => self.rest_until = None,
-        }
-        if self.lock.is_none() {
-            let lock = Lock::acquire(&self.up.here.server.url);
-            self.lock = lock.map_err(|error| Interrupt::Fail(error.into()))?;
-        }
-        if self.lock.is_none() {
-            if let Some(last) = &mut self.last {
-                last.may_leave = true;
-            }
-            return Ok(Outcome::Busy("another agent works on this server".to_owned()));
+        let has_work = !matches!(step, Step::Rest(_) | Step::Release);
+        if has_work && let Some(outcome) = self.obstacle()? {
+            return Ok(outcome);
         }
         match step {
             Step::Stay => self.stay(own, is_healthy),
@@ -292,12 +279,34 @@ impl<'r> Life<'r> {
                 self.departing.leave(&self.up.here, self.printer)?;
                 // It left by itself: no operator removed it.
                 (self.last, self.is_removal_unclear) = (None, false);
-                if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
-                    self.departing.release(&mut self.machine, &self.options.life, self.printer);
-                }
-                Ok(Outcome::Rest("this node has left its cluster".to_owned()))
+                Ok(Outcome::Acted)
+            }
+            Step::Release => {
+                self.departing.release(&mut self.machine, &self.options.life, self.printer)?;
+                Ok(Outcome::Acted)
             }
         }
+    }
+
+    /// Why nothing may be done with the server now: a recent refusal, or another agent. Otherwise acquires the server's lock.
+    fn obstacle(&mut self) -> Result<Option<Outcome>, Interrupt> {
+        match &self.rest_until {
+            Some((until, why)) if *until > Instant::now() => {
+                return Ok(Some(Outcome::Rest(why.clone())));
+            }
+            _ => self.rest_until = None,
+        }
+        if self.lock.is_none() {
+            let lock = Lock::acquire(&self.up.here.server.url);
+            self.lock = lock.map_err(|error| Interrupt::Fail(error.into()))?;
+        }
+        if self.lock.is_some() {
+            return Ok(None);
+        }
+        if let Some(last) = &mut self.last {
+            last.may_leave = true;
+        }
+        Ok(Some(Outcome::Busy("another agent works on this server".to_owned())))
     }
 
     /// Does what `up` does. A member that lacks nothing asks the API rarely.
@@ -400,6 +409,7 @@ impl<'r> Life<'r> {
             (Some(new), Some(old)) if new.is_like(old) => {}
             (Some(new), _) => {
                 self.rest_until = None;
+                self.departing.expect_hook();
                 self.printer.step(format_args!("notice: {new}"));
             }
             (None, Some(old)) => {
