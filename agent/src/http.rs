@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -210,6 +210,11 @@ pub fn is_loopback(url: &str) -> bool {
 /// Whether requests to a URL stay on this host: those to names below `localhost` do as well (RFC 6761).
 pub fn is_local(url: &str) -> bool {
     is_loopback(url) || host(url).ends_with(".localhost")
+}
+
+/// Whether it is an address of this host: only those can be bound.
+pub fn is_own_address(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 #[cfg(test)]
