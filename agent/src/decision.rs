@@ -85,6 +85,25 @@ pub struct Goal {
     pub replaces: bool,
 }
 
+impl Goal {
+    /// A node that can begin a cluster and verify members, and needs nothing but its membership.
+    pub fn new(node: Node, lease: Duration) -> Self {
+        Self {
+            node,
+            can_begin: true,
+            trusts_members: true,
+            extras: Vec::new(),
+            attests: false,
+            adopt: false,
+            settle: Duration::ZERO,
+            nodes: None,
+            lease,
+            recovers: false,
+            replaces: false,
+        }
+    }
+}
+
 /// What this run has observed and done. A run that starts without it reaches the same goal.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {

@@ -180,13 +180,11 @@ pub fn failover_obstacle(
     if fewest_replicas == Some(0) {
         return Some("a bucket has no replicas".to_owned());
     }
-    let mut others = view.nodes.iter().filter(|node| !node.is_asked).peekable();
+    let mut others = view.others().peekable();
     if others.peek().is_none() {
         return Some("there is no other node".to_owned());
     }
-    let is_well =
-        |node: &NodeInfo| node.membership == Membership::Active && node.health == Health::Healthy;
-    if let Some(other) = others.find(|node| !is_well(node)) {
+    if let Some(other) = others.find(|node| !node.is_well()) {
         return Some(format!("`{}` is not active and healthy", other.name));
     }
     (!view.is_balanced).then(|| "the cluster is not balanced".to_owned())

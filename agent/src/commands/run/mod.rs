@@ -36,7 +36,7 @@ use crate::{
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     record::ClusterRecord,
-    server::{Health, Membership, View},
+    server::{Membership, View},
     settings::{self, Here},
 };
 
@@ -458,7 +458,7 @@ impl<'r> Life<'r> {
                 let is_known = this.uptime >= TRUSTED_AFTER
                     || self.up.state.memory.is_confirmed
                     || view.nodes.len() == 1;
-                this.membership == Membership::Active && this.health == Health::Healthy && is_known
+                this.is_well() && is_known
             })
         })
     }

@@ -109,7 +109,6 @@ impl<'r> Run<'r> {
         let buckets = args.buckets.iter().cloned().map(Extra::Bucket);
         let address = args.alternate_address.iter().map(|address| address.host().to_string());
         let goal = Goal {
-            node: here.identity.node.clone(),
             can_begin: args.services.has("data"),
             trusts_members: here.peers.can_verify_members(),
             extras: group.chain(buckets).chain(address.map(Extra::AlternateAddress)).collect(),
@@ -117,9 +116,7 @@ impl<'r> Run<'r> {
             adopt: args.adopt,
             settle: jitter(args.settle),
             nodes: args.size.nodes,
-            lease: args.lease.0.unwrap_or(OCCUPIED_LIMIT),
-            recovers: false,
-            replaces: false,
+            ..Goal::new(here.identity.node.clone(), args.lease.0.unwrap_or(OCCUPIED_LIMIT))
         };
         Self { here, args, printer, goal, state: RunState::default() }
     }

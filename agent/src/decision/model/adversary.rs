@@ -18,7 +18,7 @@ use crate::{
     peers::{Peers, Proof},
     record::ClusterRecord,
     secret::Secret,
-    server::{Administrator, Health, Membership, NodeInfo, Recovery, View},
+    server::{Administrator, NodeInfo, View},
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -232,46 +232,12 @@ impl Adversary {
                 proofs.insert(key, peers.proof(node, record).ok());
             }
         }
-        Self {
-            answers,
-            proofs,
-            goal: Goal {
-                node: node("a"),
-                can_begin: true,
-                trusts_members: true,
-                extras: Vec::new(),
-                attests: true,
-                adopt: false,
-                settle: Duration::ZERO,
-                lease: LEASE,
-                nodes: None,
-                recovers: false,
-                replaces: false,
-            },
-        }
+        let goal = Goal { attests: true, ..Goal::new(node("a"), LEASE) };
+        Self { answers, proofs, goal }
     }
 
     fn view(cluster: &Uuid, name: &str) -> View {
-        let node = NodeInfo {
-            name: name.to_owned(),
-            otp: format!("ns_1@{name}"),
-            uuid: None,
-            membership: Membership::Active,
-            recovery: Recovery::None,
-            health: Health::Healthy,
-            uptime: Duration::from_hours(1),
-            is_asked: true,
-            group: None,
-            disk_bytes: None,
-        };
-        View {
-            uuid: cluster.clone(),
-            nodes: vec![node],
-            is_balanced: true,
-            is_rebalancing: false,
-            buckets: Vec::new(),
-            fewest_replicas: None,
-        }
+        View::balanced(cluster.clone(), vec![NodeInfo::healthy(name)])
     }
 
     fn memory(run: &Run) -> Memory {
