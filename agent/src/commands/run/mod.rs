@@ -7,10 +7,7 @@ mod signals;
 mod systemd;
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +18,7 @@ use cbbootstrap_cli::{
 };
 use cbbootstrap_protocol::wire::State;
 
-use self::{departure::Departing, machine::Machine, monitor::Monitor, systemd::Systemd};
+use self::{departure::Departing, machine::Machine, monitor::Monitor};
 use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
@@ -56,10 +53,9 @@ struct Options {
 }
 
 pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let systemd = Arc::new(Systemd::connect());
-    let reloads = signals::listen(Arc::clone(&systemd))?;
+    let reloads = signals::listen()?;
     let monitor = Monitor::new();
-    monitor.watch(&systemd);
+    monitor.watch();
     let (mut here, mut options) = prepare(args, printer)?;
     if let Some(port) = options.life.metrics_port {
         let url = monitor.serve(port)?;
@@ -67,7 +63,7 @@ pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
     }
     let mut is_ready = false;
     loop {
-        let life = Life::new(here, &options, printer, &systemd, &monitor, is_ready);
+        let life = Life::new(here, &options, printer, &monitor, is_ready);
         (here, options, is_ready) = life.live(&reloads)?;
     }
 }
@@ -94,7 +90,6 @@ struct Life<'r> {
     up: up::Run<'r>,
     options: &'r Options,
     printer: &'r Printer,
-    systemd: &'r Systemd,
     monitor: &'r Monitor,
     machine: Machine,
     departing: Departing,
@@ -140,7 +135,6 @@ impl<'r> Life<'r> {
         here: Here,
         options: &'r Options,
         printer: &'r Printer,
-        systemd: &'r Systemd,
         monitor: &'r Monitor,
         is_ready: bool,
     ) -> Self {
@@ -151,7 +145,6 @@ impl<'r> Life<'r> {
             up,
             options,
             printer,
-            systemd,
             monitor,
             machine: Machine::default(),
             departing: Departing::default(),
@@ -181,9 +174,9 @@ impl<'r> Life<'r> {
                 }
                 Ok(()) => {}
             }
-            self.systemd.notify("RELOADING=1");
+            systemd::notify("RELOADING=1");
             let reloaded = reload(self.printer);
-            self.systemd.notify("READY=1");
+            systemd::notify("READY=1");
             match reloaded {
                 Ok((here, options)) => {
                     self.printer.step("reload: the options were read again");
@@ -474,10 +467,10 @@ impl<'r> Life<'r> {
     }
 
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
-        self.systemd.notify(&format!("STATUS={status}"));
+        systemd::notify(&format!("STATUS={status}"));
         if is_healthy && self.is_settled && !self.is_ready {
             self.is_ready = true;
-            self.systemd.notify("READY=1");
+            systemd::notify("READY=1");
         }
         self.monitor.publish(monitor::Report {
             is_healthy,

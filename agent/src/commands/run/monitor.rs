@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::systemd::Systemd;
+use super::systemd;
 use crate::server::{Health, Membership, View};
 
 /// The longest round, such as a join that asks many members of which none answers. Each call has a shorter time limit.
@@ -71,15 +71,15 @@ impl Monitor {
     }
 
     /// Tells systemd regularly that the agent is alive, unless a round does not end.
-    pub(super) fn watch(self: &Arc<Self>, systemd: &Arc<Systemd>) {
-        let Some(interval) = systemd.watchdog_interval() else {
+    pub(super) fn watch(self: &Arc<Self>) {
+        let Some(interval) = systemd::watchdog_interval() else {
             return;
         };
-        let (monitor, systemd) = (Arc::clone(self), Arc::clone(systemd));
+        let monitor = Arc::clone(self);
         thread::spawn(move || {
             loop {
                 if monitor.state().checked.0.elapsed() < ROUND_LIMIT {
-                    systemd.notify("WATCHDOG=1");
+                    systemd::notify("WATCHDOG=1");
                 }
                 thread::sleep(interval);
             }
