@@ -38,8 +38,8 @@ pub const KEEP_GENERATION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// The stored form of a cluster's bearer token: a hash salted with the cluster ID. Tokens are random and long, so the hash is a fast
 /// one.
-#[derive(Clone)]
-pub struct SecretHash([u8; 32]);
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SecretHash(#[serde(with = "hex::serde")] [u8; 32]);
 
 hash32!(SecretHash, compared in constant time);
 
