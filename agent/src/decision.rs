@@ -1,4 +1,5 @@
-//! Decides the next step on the way into the cluster. No I/O; the time is an argument.
+//! Decides the next step on the way into the cluster: here for blank servers, in `member.rs` for members, and in [`life`] for machines
+//! that are about to end. No I/O; the time is an argument.
 //!
 //! Each round begins with the server's state, so an agent can be killed and started again at any time, and agents of different
 //! nodes do not talk to each other. A node that belongs to another cluster is never changed.
@@ -38,8 +39,8 @@ pub const OTHER_CREDENTIALS_LIMIT: Duration = Duration::from_secs(30);
 /// A node that is unreachable for this long counts as dead.
 pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 
-/// For 10 to 18 s after its start, a server may report membership in a cluster that has removed it. After this time no other
-/// member needs to confirm it.
+/// For 10 to 18 s after its start, a server may report membership in a cluster that has removed it. From this uptime on, no other
+/// member needs to confirm its membership.
 pub const TRUSTED_AFTER: Duration = Duration::from_mins(1);
 
 /// A failed-over server that started within this time has come back: the agent may have started after it.
@@ -139,7 +140,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Forgets what a change of the server has made untrue, in a run that stays.
+    /// Drops what no longer holds after the server has changed; matters for `run`, which stays.
     pub fn observe(&mut self, own: &OwnServer) {
         let OwnServer::Member(view) = own else {
             (self.is_confirmed, self.was_away) = (false, true);
@@ -263,8 +264,8 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Whether the record need not be read again in the next round. Of a cluster that is ready, only the members can change: a node that
-    /// has left needs the present ones. The first node reports at once: the API refuses the report by its generation if the claim was
+    /// Whether the record need not be read again in the next round. Once a cluster is ready, only its members change, and a node that
+    /// has left needs the current ones. The first node reports at once: the API refuses the report by its generation if the claim was
     /// taken over.
     pub fn is_current(&self, own: &OwnServer, memory: &Memory) -> bool {
         let Self::Record(record) = self else { return false };

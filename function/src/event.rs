@@ -103,7 +103,7 @@ fn into_request(event: &Value, base_path: &str) -> Result<Request<Body>, Error> 
         (None, None) => return Err(Error::NotHttp),
     };
     // By AWS's documentation, HTTP APIs leave the base path out of `rawPath`, but REST APIs keep it. No path of the API begins with a
-    // base path, because `deploy` refuses such ones.
+    // base path, because `deploy` refuses such base paths.
     let path = without_prefix(path, Some(base_path).filter(|path| !path.is_empty()));
     let body = match (&event["body"], &event["isBase64Encoded"]) {
         (Value::String(body), Value::Bool(true)) => {

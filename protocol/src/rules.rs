@@ -24,10 +24,10 @@ use crate::{
 /// The generation of a cluster's first claim.
 pub const FIRST_GENERATION: u64 = 1;
 
-/// How long after its end a lease counts as expired: the clocks of two instances of the service may differ by this much.
+/// A lease counts as expired only this long after its end: the clocks of two instances of the service may differ by this much.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
-/// How long every other record is kept after the last request about it.
+/// How long a record without a lease is kept after the last request about it.
 pub const KEEP_UNASKED: Duration = Duration::from_hours(400 * 24);
 
 /// A record is renewed at most once in this time.

@@ -42,7 +42,7 @@ const RETRY: Duration = Duration::from_mins(1);
 
 const API_AWAY: &str = "the API does not answer; the node stays a member";
 
-/// How old the record of a cluster that lacks nothing may be.
+/// The maximum age of the record while the node is complete.
 const RECORD_AGE: Duration = Duration::from_mins(10);
 
 /// The options of a life, apart from those in [`Here`].
@@ -376,7 +376,7 @@ impl<'r> Life<'r> {
         Ok(())
     }
 
-    /// Something that people have to decide. The agent tries again later, with a fresh run.
+    /// An operator has to decide. The agent tries again later, with a fresh run.
     fn refuse(&mut self, error: anyhow::Error) -> anyhow::Result<Outcome> {
         let failure = Failure::find_in(&error);
         if failure.is_some_and(|failure| failure.exit == Exit::Usage) {
