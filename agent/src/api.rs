@@ -41,19 +41,16 @@ pub struct Identity {
     pub node_uuid: Option<Uuid>,
 }
 
-/// The API, for one cluster.
 pub struct Api {
     /// Without a slash at the end.
     pub url: String,
     pub cluster_id: ClusterId,
-    /// The keys of the cluster's secret.
     pub keys: Option<ClusterKeys>,
     client: Agent,
     signing: Option<Signing>,
     deadline: Deadline,
 }
 
-/// Why a call to the API failed.
 #[derive(Debug, Error)]
 pub enum ApiError {
     /// The same call may succeed later.

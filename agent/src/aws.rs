@@ -71,7 +71,6 @@ impl Metadata {
         Some(Self { client, endpoint, token, opened: Instant::now() })
     }
 
-    /// Whether the session's token is about to expire.
     pub fn is_old(&self) -> bool {
         self.opened.elapsed() >= SESSION_LIMIT
     }
@@ -106,7 +105,6 @@ pub fn container_metadata() -> Option<Value> {
 
 /// The credentials of the environment, the container or the machine, in this order.
 pub fn find_credentials() -> anyhow::Result<Credentials> {
-    /// The metadata services' answer.
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Issued {

@@ -60,7 +60,6 @@ pub enum OwnServer {
     Member(View),
 }
 
-/// The state that the node is to reach.
 #[derive(Clone, Debug)]
 pub struct Goal {
     pub node: Node,
@@ -70,7 +69,6 @@ pub struct Goal {
     pub trusts_members: bool,
     /// In this order.
     pub extras: Vec<Extra>,
-    /// Whether the report needs an attestation.
     pub attests: bool,
     /// Whether an existing cluster may be registered at the API.
     pub adopt: bool,
@@ -80,7 +78,6 @@ pub struct Goal {
     pub nodes: Option<usize>,
     /// How long to wait for a node that lost its claim but has initialised its server.
     pub lease: Duration,
-    /// Whether the node recovers by itself after a failover.
     pub recovers: bool,
     /// Whether a failed-over member with this node's name that lost its data may be removed.
     pub replaces: bool,
@@ -135,7 +132,6 @@ pub struct Memory {
     /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
     /// decision.
     pub was_away: bool,
-    /// The server has refused to recover this node with its data.
     pub is_delta_refused: bool,
 }
 
@@ -200,7 +196,6 @@ pub enum Action {
     /// Get the record from the API without claiming.
     GetRecord,
     Claim,
-    /// Inspect the servers of these nodes, which lost their claims.
     Inspect(Vec<Node>),
     /// Give the claim up: this node may have initialised the cluster.
     GiveUpClaim(Node),
@@ -250,7 +245,6 @@ pub enum StopReason {
     },
     /// This node lost its claim and did not report, but has initialised its server.
     Occupied(Node),
-    /// There is no way to verify the members.
     NoTrust,
 }
 

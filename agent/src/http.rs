@@ -19,7 +19,6 @@ use ureq::{
 /// Time limit for a connection: a host that is gone does not answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The usual time limit for an answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
 /// The usual size limit for an answer. A record with 256 members has about 120 KB.
@@ -56,12 +55,9 @@ impl Deadline {
     }
 }
 
-/// The certificates that are accepted.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// Those that the system trusts.
     System,
-    /// Those that these authorities have signed.
     Authorities(RootCerts),
     Anyone,
 }

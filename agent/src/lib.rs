@@ -34,7 +34,6 @@ use clap::CommandFactory;
 use cli::Cli;
 use printer::Printer;
 
-/// The program.
 pub fn run() -> Exit {
     answer_shell(Cli::command);
     let (Cli { command }, parsed) = match command_line::read(config::options) {

@@ -18,7 +18,6 @@ use tower::ServiceExt;
 
 use crate::{log::RequestId, problem::Problem};
 
-/// Why an event is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Error {
     #[error("the event is not an HTTP request: call the function through its API")]

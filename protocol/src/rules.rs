@@ -21,7 +21,6 @@ use crate::{
     wire::{self, Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 
-/// The generation of a cluster's first claim.
 pub const FIRST_GENERATION: u64 = 1;
 
 /// A lease counts as expired only this long after its end: the clocks of two instances of the service may differ by this much.
@@ -52,7 +51,6 @@ impl SecretHash {
     }
 }
 
-/// Hides the hash.
 impl std::fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SecretHash(..)")
@@ -289,7 +287,6 @@ pub fn whole_seconds(time: Timestamp) -> Timestamp {
 }
 
 impl Claim {
-    /// Applies the claim to the stored record.
     pub fn on(&self, standing: Option<Record>) -> Result<(Claimed, Record), Refusal> {
         let Some(record) = standing else {
             return Ok((Claimed::First, self.record(FIRST_GENERATION)));
@@ -383,7 +380,6 @@ impl Claim {
 }
 
 impl Ready {
-    /// Applies the report to the stored record.
     pub fn on(&self, standing: Option<Record>) -> Result<Record, Refusal> {
         let mut record = Record::shown_to(standing, self.secret.as_ref(), self.now)?;
         let node = self.node.as_str();

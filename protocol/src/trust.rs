@@ -15,7 +15,6 @@ use sha2::{Digest, Sha256};
 
 use crate::names::{ClusterId, Node, Uuid};
 
-/// The keys derived from a cluster's secret.
 #[derive(Clone)]
 pub struct ClusterKeys {
     token: String,
@@ -30,12 +29,10 @@ pub struct Fingerprint(#[serde(with = "hex::serde")] [u8; 32]);
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Attestation(#[serde(with = "hex::serde")] [u8; 32]);
 
-/// The statement that a member attests.
 #[derive(Clone, Copy, Debug)]
 pub struct Statement<'a> {
     pub cluster_id: &'a ClusterId,
     pub node: &'a Node,
-    /// The cluster's UUID in Couchbase Server.
     pub cluster_uuid: &'a Uuid,
     /// The authority that signed the certificate of the member's server. Community Edition has none.
     pub authority: Option<Fingerprint>,

@@ -85,7 +85,6 @@ pub struct Cluster {
     pub cluster_uuid: Option<String>,
 }
 
-/// A member of a cluster, with what it reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub node: String,
@@ -128,7 +127,6 @@ pub struct About {
 /// The body of an error: a problem document (RFC 9457), `application/problem+json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The HTTP status.
     pub status: u16,
     /// The kind of problem, in words that do not change.
     pub title: String,
@@ -136,7 +134,6 @@ pub struct Problem {
     pub code: String,
     /// What went wrong this time, and what to do.
     pub detail: String,
-    /// The invalid field of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
 }

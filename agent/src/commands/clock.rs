@@ -16,7 +16,6 @@ use crate::{
 pub enum Interrupt {
     /// Try again after a pause. If the command times out, it reports this message and hint.
     Pause(Cause, Failure),
-    /// The command fails.
     Fail(anyhow::Error),
 }
 
@@ -76,7 +75,6 @@ impl From<ApiError> for Interrupt {
     }
 }
 
-/// The time limits of a command.
 #[derive(Debug)]
 pub struct Clock<'p> {
     timeout: Duration,

@@ -55,7 +55,6 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The state of leaving from round to round.
 #[derive(Default)]
 pub(super) struct Leaving {
     is_checked: bool,

@@ -19,7 +19,6 @@ const REBALANCE_MARGIN: Duration = Duration::from_secs(30);
 pub enum Notice {
     /// The Auto Scaling group terminates the instance, and its lifecycle hook waits.
     ScaleIn,
-    /// The instance is in a warm pool, or moves there.
     WarmPool,
     Ending(Ending),
 }
@@ -73,7 +72,6 @@ impl fmt::Display for Notice {
 pub struct Departure {
     /// A rebalance that moves the node's data away was started.
     pub is_leaving: bool,
-    /// The server has refused to fail the node over gracefully.
     pub is_failover_refused: bool,
     /// The node has left, and the API knows.
     pub is_complete: bool,

@@ -197,7 +197,6 @@ pub struct Rebalance {
     subtype: Option<String>,
     /// In percent, while it runs.
     pub progress: Option<f64>,
-    /// Why it failed.
     #[serde(rename = "errorMessage")]
     pub error: Option<String>,
 }
@@ -212,9 +211,7 @@ impl Rebalance {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Group {
     pub name: String,
-    /// The path to rename it.
     pub uri: String,
-    /// The path to add a node to it.
     #[serde(rename = "addNodeURI")]
     pub add_node_uri: String,
     #[serde(default)]

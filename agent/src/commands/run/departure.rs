@@ -22,12 +22,10 @@ const REPORT_LIMIT: Duration = Duration::from_mins(5);
 /// The longest timeout of a lifecycle hook, after which the group terminates the instance anyway.
 const RELEASE_LIMIT: Duration = Duration::from_hours(2);
 
-/// The state of a departure from round to round.
 #[derive(Default)]
 pub(super) struct Departing {
     pub(super) state: life::Departure,
     leaving: Leaving,
-    /// Since when the node has been out of its cluster.
     out_since: Option<Instant>,
     hook: Option<Hook>,
     last_heartbeat: Option<Instant>,

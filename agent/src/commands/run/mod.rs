@@ -85,7 +85,6 @@ fn reload(printer: &Printer) -> anyhow::Result<(Here, Options)> {
     }
 }
 
-/// The state of a node in this run.
 struct Life<'r> {
     up: up::Run<'r>,
     options: &'r Options,
@@ -109,7 +108,6 @@ struct Life<'r> {
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
-    /// What was printed last.
     printed: String,
 }
 

@@ -33,15 +33,12 @@ struct State {
     refusals: u64,
 }
 
-/// The result of a round.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Report {
-    /// Whether the node is an active, healthy member of its cluster.
     pub is_healthy: bool,
     /// Why not, or what the agent does.
     pub status: String,
     pub is_api_reachable: bool,
-    /// Whether AWS has announced the end of the machine.
     pub has_notice: bool,
     pub view: Option<View>,
 }

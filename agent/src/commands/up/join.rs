@@ -33,12 +33,10 @@ const TURN: Duration = Duration::from_mins(1);
 /// Calls to one member without an answer, before the others are asked.
 const MAX_CALLS: u32 = 3;
 
-/// The state of joining from round to round.
 #[derive(Default)]
 pub(super) struct Joining {
     /// In a row.
     refusals: u32,
-    /// Members that did not answer.
     dead: BTreeMap<Node, Instant>,
     /// A member that may still be adding this node.
     adding: Option<Adding>,
@@ -56,7 +54,6 @@ struct Adding {
     calls: u32,
 }
 
-/// Why this node has not been added by a member.
 enum NotAdded {
     /// The member cannot add it, for this reason: try the next one.
     Skip(Skip, String),

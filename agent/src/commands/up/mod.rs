@@ -70,7 +70,6 @@ pub(super) fn check_options(
     Ok(())
 }
 
-/// A run: its settings and its state.
 pub(super) struct Run<'r> {
     pub(super) here: Here,
     args: &'r ClusterArgs,
@@ -79,7 +78,6 @@ pub(super) struct Run<'r> {
     pub(super) state: RunState,
 }
 
-/// The state of a run from round to round.
 #[derive(Default)]
 pub(super) struct RunState {
     pub(super) memory: Memory,
