@@ -143,6 +143,11 @@ fn a_bucket_of_the_user_is_used_but_not_changed() {
     ] {
         assert_eq!(allows(&policy, action), allowed, "{action}");
     }
+    for (scope, allowed) in [(&scope(), true), (&theirs, false)] {
+        let policy = super::policy(scope, PolicyFor::Launch);
+        assert!(allows(&policy, "s3:PutObject"));
+        assert_eq!(allows(&policy, "s3:DeleteObject"), allowed, "{scope:?}");
+    }
     let text = serde_json::to_string(&policy).unwrap();
     assert!(
         text.contains("arn:aws:s3:::theirs/cbbootstrap/*") && !text.contains("artifacts"),
