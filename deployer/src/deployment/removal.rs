@@ -72,7 +72,7 @@ impl Display for DestroyReport {
 }
 
 impl<'a> Removal<'a> {
-    /// Reads everything that is to be deleted, and asks. It changes nothing.
+    /// Reads everything that is to be deleted, and asks. Changes nothing.
     pub async fn prepare(
         aws: &'a Aws,
         args: &'a DestroyArgs,
@@ -86,10 +86,7 @@ impl<'a> Removal<'a> {
             match &table_name {
                 _ if !args.delete_table => Ok(None),
                 Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await,
-                None => Err(stack::missing(name, &aws.region)
-                    .hint("name the table with `--table-name`")
-                    .exit(Exit::Usage)
-                    .into()),
+                None => Err(no_table(stack.as_ref(), name, &aws.region).into()),
             }
         };
         let bucket = async {
@@ -168,16 +165,17 @@ impl<'a> Removal<'a> {
             tokio::try_join!(self.delete_table(), self.delete_artifacts(keep_bucket))
         };
         let rest = signals.or_stopped(rest).await;
-        let ((table_deleted, backup_arn), (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
+        let rest = rest.map_err(|error| match (&self.stack, &self.table) {
             // The stack, which named the table, is gone.
-            Some(table) if self.table.is_some() => {
+            (Some(_), Some(Table { name: table, .. })) => {
                 let command = place.command("destroy");
                 error.context(format!(
                     "the stack is deleted, but table `{table}` may not be: continue with `{command} --delete-table --table-name {table}`"
                 ))
             }
             _ => error,
-        })?;
+        });
+        let ((table_deleted, backup_arn), (artifacts_deleted, bucket_deleted)) = rest?;
         let stack_deleted = self.stack.is_some();
         Ok(DestroyReport {
             stack_name: place.stack_name.clone(),
@@ -282,6 +280,17 @@ impl<'a> Removal<'a> {
         });
         Ok((artifacts, is_gone))
     }
+}
+
+/// The error for a table that is to be deleted, but that neither the stack nor the user names.
+fn no_table(stack: Option<&Stack>, name: &str, region: &str) -> Failure {
+    let failure = match stack {
+        // That of a Couchbase cluster, or one that was never deployed.
+        Some(_) => Failure::new(format!("stack `{name}` has no table"))
+            .hint("leave out `--delete-table`, or name a table with `--table-name`"),
+        None => stack::missing(name, region).hint("name the table with `--table-name`"),
+    };
+    failure.exit(Exit::Usage)
 }
 
 /// The stack, if it may be deleted, once nobody changes it.

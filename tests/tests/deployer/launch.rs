@@ -145,6 +145,8 @@ fn a_cluster_is_launched_changed_and_destroyed() {
     let destroy = ["destroy", "--stack-name", "couchbase-c1"];
     scene.user.run(&destroy).failed(2, "all nodes of cluster `c1` and their data");
     assert_eq!(scene.stack()["StackStatus"], "UPDATE_COMPLETE");
+    let with_table = [&destroy[..], &["--yes", "--delete-table"]].concat();
+    scene.user.run(&with_table).failed(2, "stack `couchbase-c1` has no table");
     let destroyed = scene.user.run(&[&destroy[..], &["--yes", "--output", "json"]].concat());
     assert_eq!(destroyed.document()["stack_deleted"], json!(true));
     assert_eq!(scene.group(), json!([]));
