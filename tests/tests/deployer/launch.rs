@@ -188,6 +188,17 @@ fn sync_gateway_is_added_changed_and_removed() {
 }
 
 #[test]
+fn tags_that_a_launch_omits_are_removed() {
+    let scene = Scene::new();
+    let has_tag = || scene.stack()["Tags"].to_string().contains("\"team\"");
+    scene.launch(&["--tag", "team=data"]).ended_with(0);
+    assert!(has_tag());
+    let again = scene.launch(&["--yes"]).ended_with(0);
+    assert!(again.stderr.contains("~ tag team: data → none"), "{again}");
+    assert!(!has_tag());
+}
+
+#[test]
 fn a_protected_cluster_is_not_destroyed() {
     let scene = Scene::new();
     let is_protected = || scene.stack()["EnableTerminationProtection"].clone();
