@@ -91,6 +91,32 @@ fn code_only_is_settled_by_the_next_deployment() {
 }
 
 #[test]
+fn code_is_uploaded_again_only_after_another_update() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
+    let (mut uploads, mut reads) = (0, 0);
+    proxy.fault(move |call| match call.name.as_str() {
+        "lambda:UpdateFunctionCode" => {
+            uploads += 1;
+            (uploads == 1)
+                .then(|| Fault::refuse("ResourceConflictException", "An update is in progress"))
+        }
+        "lambda:GetFunctionConfiguration" if uploads == 1 => {
+            reads += 1;
+            let busy = json!({"State": "Active", "LastUpdateStatus": "InProgress"});
+            (reads <= 3).then(|| Fault::Answer(busy.to_string()))
+        }
+        _ => None,
+    });
+    let zip = artifact::small_zip_number(2);
+    let code_only = ["deploy", "--code-only", "--no-smoke", "--function-zip", zip];
+    proxy.user().run(&code_only).ended_with(0);
+    assert_eq!(proxy.count("lambda:UpdateFunctionCode"), 2);
+    assert!(proxy.count("lambda:GetFunctionConfiguration") > 4);
+}
+
+#[test]
 fn stack_options_apply_and_return_to_their_defaults() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
