@@ -74,7 +74,7 @@ pub enum Command {
     /// Test an endpoint: claims, joins, bad input
     ///
     /// The IDs of the test's clusters begin with `cbbootstrap-smoke-`. Their records are deleted if you may do that; otherwise,
-    /// `cluster list` hides them, and they expire an hour later.
+    /// `cluster list` hides them, and they expire after about an hour.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
     Ping(PingArgs),

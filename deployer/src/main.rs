@@ -1,6 +1,6 @@
 //! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
 //!
-//! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to;
+//! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and the resulting settings;
 //!   [`completion`] of their values in a shell
 //! - [`commands`]: a file for each command; [`examples`] of each
 //! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client

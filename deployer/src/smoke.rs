@@ -77,7 +77,7 @@ impl Report {
         Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
     }
 
-    /// Deletes the test's records, if the caller may. Otherwise, listings hide them, and they expire within hours.
+    /// Deletes the test's records, if the caller may. Otherwise, listings hide them, and they expire an hour after their lease.
     pub async fn delete_records(&self, store: &impl Store) {
         let _ = store.delete_smoke_test(&self.cluster_ids).await;
     }

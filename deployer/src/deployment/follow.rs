@@ -47,7 +47,7 @@ impl Follower<'_> {
             let cancels = match reaction {
                 Reaction::Detach => return Err(self.detached(signal)),
                 Reaction::CancelUpdate => "cancelling the update",
-                Reaction::DeleteStack => "deleting the stack again",
+                Reaction::DeleteStack => "deleting the new stack",
             };
             step.line(format_args!(
                 "Ctrl-C: {cancels}; press Ctrl-C again to leave it to CloudFormation"

@@ -1,5 +1,6 @@
 //! The two phases of a deployment, and the steps after them.
 
+use cbbootstrap_cli::console::error_text;
 use jiff::Timestamp;
 
 use super::{
@@ -57,7 +58,7 @@ enum Next {
 }
 
 impl<'a> Preparation<'a> {
-    /// Reads everything, asks and builds. It changes nothing.
+    /// Reads everything, asks and builds. Changes nothing.
     pub async fn begin(
         deployment: Deployment<'a>,
         function: impl Future<Output = anyhow::Result<ArtifactSource>>,
@@ -430,7 +431,7 @@ impl Deployment<'_> {
 /// Prints all errors but the first, which ends the program and is printed last.
 pub(super) fn print_later<const N: usize>(printer: &Printer, errors: [Option<&anyhow::Error>; N]) {
     for error in errors.into_iter().flatten().skip(1) {
-        printer.error(error);
+        printer.message(error_text(error));
     }
 }
 
