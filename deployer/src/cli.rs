@@ -15,7 +15,7 @@ pub use cluster::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterSho
 pub use launch::LaunchArgs;
 
 use crate::{
-    aws::Access,
+    aws::{Access, cloudformation::UpdateMode},
     examples,
     local::LogFormat,
     package::BuildArgs,
@@ -114,10 +114,10 @@ pub struct DeployArgs {
     #[arg(long)]
     pub no_smoke: bool,
     /// Replace only the function's code, in seconds, and leave the stack unchanged
-    #[arg(long, conflicts_with_all = [ids::<StackOptions>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat())]
+    #[arg(long, conflicts_with_all = [ids::<StackOptions>(), ids::<UpdateMode>(), ids::<WaitArgs>()].concat())]
     pub code_only: bool,
     #[command(flatten)]
-    pub update: UpdateArgs,
+    pub update: UpdateMode,
     #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]
@@ -130,24 +130,6 @@ pub struct DeployArgs {
     pub local: LocalArgs,
 }
 
-/// How an update of the stack is made.
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "Stack")]
-pub struct UpdateArgs {
-    /// Do not wait until the resources are ready
-    #[arg(long)]
-    pub express: bool,
-    /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
-    #[arg(
-        long,
-        value_name = "MINUTES",
-        default_value_t = 0,
-        value_parser = clap::value_parser!(u8).range(0..=180),
-        conflicts_with = "express"
-    )]
-    pub rollback_minutes: u8,
-}
-
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On this machine")]
 #[command(mut_group("ListenArgs", |group| group.requires("local")))]
@@ -156,7 +138,7 @@ pub struct LocalArgs {
     #[arg(
         long,
         conflicts_with = "code_only",
-        conflicts_with_all = [ids::<Target>(), ids::<FunctionArgs>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat()
+        conflicts_with_all = [ids::<Target>(), ids::<FunctionArgs>(), ids::<UpdateMode>(), ids::<WaitArgs>()].concat()
     )]
     pub local: bool,
     /// Exit after the smoke test

@@ -6,7 +6,7 @@
 //! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client
 //! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
 //! - [`smoke`]: tests an endpoint; [`local`]: serves one
-//! - [`printer`], [`prompt`], [`report`], [`origin`], [`fields`], [`links`], [`lines`], [`github`]: progress, questions and results
+//! - [`printer`], [`prompt`], [`origin`], [`fields`], [`links`], [`lines`], [`github`]: progress, questions and results
 //! - [`signals`], [`leash`]: how a command and its child processes end; [`advice`], [`causes`]: errors explained
 
 mod advice;
@@ -31,7 +31,6 @@ mod package;
 mod permissions;
 mod printer;
 mod prompt;
-mod report;
 mod settings;
 mod signals;
 mod smoke;

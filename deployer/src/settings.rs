@@ -18,7 +18,7 @@ use crate::{
     domain::DomainArgs,
     failure::Failure,
     local::data,
-    package::BuildArgs,
+    package::{ArtifactSource, BuildArgs, Program},
     stack::{OWNER_TAG, STACK_TAG},
     template::{self, Declaration},
     values::{
@@ -143,6 +143,12 @@ pub struct FunctionArgs {
     pub function_zip: Option<PathBuf>,
     #[command(flatten)]
     pub build: BuildArgs,
+}
+
+impl FunctionArgs {
+    pub async fn source(&self) -> anyhow::Result<ArtifactSource> {
+        ArtifactSource::find(Program::Function, self.function_zip.as_deref(), &self.build).await
+    }
 }
 
 /// A parameter of the stack's template, the option that sets it, and its value.

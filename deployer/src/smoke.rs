@@ -82,6 +82,14 @@ impl Report {
         let _ = store.delete_smoke_test(&self.cluster_ids).await;
     }
 
+    /// The failed steps, a line for each.
+    pub fn failures(&self) -> impl Iterator<Item = String> {
+        let failed = self.steps.iter().filter(|step| !step.passed);
+        failed.map(|StepResult { name, expected, saw, .. }| {
+            format!("{name}: expected {expected}, saw {saw}")
+        })
+    }
+
     pub fn summary(&self) -> String {
         let passed = self.steps.iter().filter(|step| step.passed).count();
         format!("{passed} of {} steps passed", self.steps.len())

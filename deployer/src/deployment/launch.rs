@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Applied, Deployment, StackSurvey, build,
+    DeployedStack, Deployment, StackSurvey, build,
     phases::{Consents, Preparation, print_later},
 };
 use crate::{
@@ -29,15 +29,6 @@ pub trait Cluster: Sync {
     ) -> BTreeMap<String, String>;
 }
 
-/// The result of a launch.
-pub struct LaunchedStack {
-    pub stack: Stack,
-    /// Whether anything had to be changed.
-    pub changed: bool,
-    /// Whether the nodes may be others than at the beginning, because of this launch or another one.
-    pub is_fresh: bool,
-}
-
 impl<'a> Deployment<'a> {
     /// Deploys the stack of a Couchbase cluster.
     pub async fn launch(
@@ -45,25 +36,10 @@ impl<'a> Deployment<'a> {
         agent: ArtifactSource,
         cluster: &'a dyn Cluster,
         signals: &mut Signals,
-    ) -> anyhow::Result<LaunchedStack> {
+    ) -> anyhow::Result<DeployedStack> {
         let begin = self.begin_launch(agent, cluster);
-        let mut preparation = signals.or_stopped(begin).await?;
-        let Applied { unchanged, round } = self.apply(&mut preparation, signals).await?;
-        let changed = unchanged.is_none();
-        let finish = async {
-            if changed {
-                preparation.prune().await;
-            }
-            let stack = preparation.read_again(unchanged).await?;
-            let has_changed_protection = preparation.protect(&stack).await?;
-            anyhow::Ok((stack, has_changed_protection))
-        };
-        let (stack, has_changed_protection) = signals.or_stopped(finish).await?;
-        Ok(LaunchedStack {
-            stack,
-            changed: changed | has_changed_protection | preparation.has_changed_storage,
-            is_fresh: changed || round > 0,
-        })
+        let preparation = signals.or_stopped(begin).await?;
+        self.complete(preparation, signals).await
     }
 
     async fn begin_launch(
@@ -90,6 +66,7 @@ impl<'a> Deployment<'a> {
             cluster: Some(cluster),
             bucket,
             artifact,
+            storage: None,
             desired,
             has_changed_storage,
             survey,

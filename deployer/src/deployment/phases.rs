@@ -1,7 +1,6 @@
-//! The two phases of a deployment, and the steps after them.
+//! The phases of a deployment after the survey, and the steps that follow them.
 
 use cbbootstrap_cli::console::error_text;
-use jiff::Timestamp;
 
 use super::{
     Applied, Cluster, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack,
@@ -28,6 +27,8 @@ pub struct Preparation<'a> {
     pub(super) cluster: Option<&'a dyn Cluster>,
     pub(super) bucket: Bucket,
     pub(super) artifact: Artifact,
+    /// What the first round creates or completes.
+    pub(super) storage: Option<Storage>,
     pub(super) desired: DesiredStack,
     /// Whether the table or the bucket had to be created or changed.
     pub(super) has_changed_storage: bool,
@@ -62,7 +63,7 @@ impl<'a> Preparation<'a> {
     pub async fn begin(
         deployment: Deployment<'a>,
         function: impl Future<Output = anyhow::Result<ArtifactSource>>,
-    ) -> anyhow::Result<(Self, Storage)> {
+    ) -> anyhow::Result<Self> {
         let Deployment { aws, target, printer, .. } = deployment;
         let (function, survey) = tokio::join!(function, Survey::read(aws, target));
         // An error on this machine comes first.
@@ -77,17 +78,17 @@ impl<'a> Preparation<'a> {
         if table.is_some() && is_new_key {
             table_options.kms_key = None;
         }
-        let preparation = Self {
+        Ok(Self {
             deployment,
             cluster: None,
             desired: desired_stack(target, &bucket, &artifact)?,
             bucket,
             artifact,
+            storage: Some(Storage { table, table_options }),
             has_changed_storage: false,
             survey,
             consents,
-        };
-        Ok((preparation, Storage { table, table_options }))
+        })
     }
 
     /// Prepares and applies what the stack needs next; `None` if the stack must be read again. `draft` holds a change set while
@@ -95,11 +96,10 @@ impl<'a> Preparation<'a> {
     pub async fn round(
         &mut self,
         round: usize,
-        storage: Option<Storage>,
         draft: &mut Option<ChangeSet>,
         signals: &mut Signals,
     ) -> anyhow::Result<Option<Applied>> {
-        match signals.or_stopped(self.prepare(round, storage, draft)).await? {
+        match signals.or_stopped(self.prepare(round, draft)).await? {
             Next::Nothing(stack) => Ok(Some(Applied { unchanged: Some(stack), round })),
             Next::Survey => Ok(None),
             Next::Change(watch, step) => {
@@ -112,7 +112,6 @@ impl<'a> Preparation<'a> {
     async fn prepare(
         &mut self,
         round: usize,
-        storage: Option<Storage>,
         slot: &mut Option<ChangeSet>,
     ) -> anyhow::Result<Next> {
         let Deployment { aws, target, printer, .. } = self.deployment;
@@ -129,6 +128,7 @@ impl<'a> Preparation<'a> {
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
+        let storage = self.storage.take();
         let is_first = storage.is_some();
         let table = self.ensure_table(storage);
         let bucket = async {
@@ -310,21 +310,20 @@ impl<'a> Preparation<'a> {
         let is_table_encrypted = self.encrypt_table().await?;
         let has_changed_protection = self.protect(&stack).await?;
         Ok(DeployedStack {
-            // Somebody else may have created the stack just now.
-            is_fresh: changed || round > 0 || stack.is_fresh(Timestamp::now()),
+            is_fresh: changed || round > 0,
             stack,
             changed: self.has_changed_storage
                 | changed
                 | code_changed
                 | is_table_encrypted
                 | has_changed_protection,
-            function_sha256: self.artifact.sha256.clone(),
+            sha256: self.artifact.sha256.clone(),
             version: None,
         })
     }
 
     /// Sets the stack's termination protection. Returns whether that was necessary.
-    pub(super) async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
+    async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
         let Deployment { aws, target, .. } = self.deployment;
         let Some(protect) = target.stack.protect.filter(|protect| *protect != stack.protected)
         else {
@@ -335,7 +334,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// The stack after its change.
-    pub(super) async fn read_again(&self, unchanged: Option<Stack>) -> anyhow::Result<Stack> {
+    async fn read_again(&self, unchanged: Option<Stack>) -> anyhow::Result<Stack> {
         let client = &self.deployment.aws.cloudformation;
         match unchanged {
             Some(stack) => Ok(stack),
@@ -344,7 +343,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// Deletes old artifacts. It only warns, because the deployment itself has succeeded.
-    pub(super) async fn prune(&self) {
+    async fn prune(&self) {
         let key = self.bucket.key(&self.artifact);
         let named: Vec<_> = self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
         if let Err(error) = self.bucket.prune(&named).await {
@@ -357,7 +356,7 @@ impl<'a> Preparation<'a> {
     async fn encrypt_table(&self) -> anyhow::Result<bool> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         let options = &target.stack.table;
-        if options.kms_key.is_none() {
+        if options.kms_key.is_none() || self.cluster.is_some() {
             return Ok(false);
         }
         let name = &target.table.table_name;

@@ -447,6 +447,7 @@ fn results_are_written_for_github_actions() {
         user.run(&["deploy", "--output", "json", "--function-zip", artifact::zip()]).document();
     let endpoint = deployed["endpoint"].as_str().unwrap();
     assert!(read("output").contains(&format!("endpoint={endpoint}\n")), "{}", read("output"));
+    assert!(read("output").contains("smoke_passed=true\n"), "{}", read("output"));
     assert!(read("summary").contains("Smoke test"), "{}", read("summary"));
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
     user.run(&["deploy", "--table-name", "other", "--function-zip", artifact::zip()])

@@ -12,6 +12,7 @@ use aws_sdk_cloudformation::{
         RollbackConfiguration, RollbackTrigger, StackStatus as S, Tag,
     },
 };
+use clap::Args;
 
 use super::{
     super::{
@@ -45,11 +46,20 @@ const REMOVAL: Poll = Poll {
 };
 
 /// How CloudFormation updates a stack.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Stack")]
 pub struct UpdateMode {
-    /// Whether an update is complete before its resources are ready.
+    /// Do not wait until the resources are ready
+    #[arg(long)]
     pub express: bool,
-    /// How many minutes the alarm on failed requests rolls an update back; 0 does without the alarm.
+    /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
+    #[arg(
+        long,
+        value_name = "MINUTES",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=180),
+        conflicts_with = "express"
+    )]
     pub rollback_minutes: u8,
 }
 
