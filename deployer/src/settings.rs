@@ -18,7 +18,7 @@ use crate::{
     domain::DomainArgs,
     failure::Failure,
     local::data,
-    package::{ArtifactSource, BuildArgs, Program},
+    package::{ArtifactSource, BuildArgs, FUNCTION},
     stack::{OWNER_TAG, STACK_TAG},
     template::{self, Declaration},
     values::{
@@ -147,7 +147,7 @@ pub struct FunctionArgs {
 
 impl FunctionArgs {
     pub async fn source(&self) -> anyhow::Result<ArtifactSource> {
-        ArtifactSource::find(Program::Function, self.function_zip.as_deref(), &self.build).await
+        ArtifactSource::find(&FUNCTION, self.function_zip.as_deref(), &self.build).await
     }
 }
 

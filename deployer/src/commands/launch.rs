@@ -17,7 +17,7 @@ use crate::{
     fields::write_fields,
     github::{self, publish},
     origin::introduce,
-    package::{ArtifactSource, BuildArgs, BuilderChoice, Program, artifact::Artifact},
+    package::{AGENT, ArtifactSource, BuildArgs, BuilderChoice, artifact::Artifact},
     printer::Printer,
     settings::{Place, StackOptions, TableArgs, Target, check_tags, map},
     signals::Signals,
@@ -141,7 +141,7 @@ async fn launch(
             cargo_profile: "lambda".to_owned(),
             source: args.agent.source.clone(),
         };
-        let agent = ArtifactSource::find(Program::Agent, args.agent.archive.as_deref(), &build);
+        let agent = ArtifactSource::find(&AGENT, args.agent.archive.as_deref(), &build);
         anyhow::Ok((agent.await?, Aws::connect(&args.api.access).await?))
     };
     let (agent, aws) = signals.or_stopped(begin).await?;
