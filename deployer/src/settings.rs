@@ -353,13 +353,6 @@ pub struct RecordsArgs {
     pub access: Access,
 }
 
-/// The records of a table in AWS, or of a server on this machine.
-#[derive(Clone, Debug)]
-pub struct Records {
-    pub keeper: Keeper,
-    pub config: ConfigArgs,
-}
-
 /// Where records are kept.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
@@ -390,31 +383,23 @@ impl Display for Keeper {
     }
 }
 
-impl Records {
-    pub fn new(args: RecordsArgs) -> anyhow::Result<Self> {
-        let RecordsArgs { table: TableArgs { table_name: table }, config, local, data, access } =
-            args;
-        let keeper = if local {
-            Keeper::this_machine(data.as_deref())?
-        } else {
-            Keeper::Aws { table, access }
-        };
-        Ok(Self { keeper, config })
+impl RecordsArgs {
+    pub fn keeper(&self) -> anyhow::Result<Keeper> {
+        if self.local {
+            return Keeper::this_machine(self.data.as_deref());
+        }
+        Ok(Keeper::Aws { table: self.table.table_name.clone(), access: self.access.clone() })
     }
 
     /// A command line for these records, in hints. `rest` is what follows the command.
     pub fn command(&self, command: &str, rest: &[String]) -> String {
-        match &self.keeper {
-            Keeper::Aws { access, table } => {
-                let table = [("--table-name", Some(table.clone()))];
-                let options = self.config.options().into_iter().chain(access.options());
-                command_line(&format!("cluster {command}"), options.chain(table), rest)
-            }
-            Keeper::ThisMachine { data } => {
-                let data = [("--data", Some(data.display().to_string()))];
-                command_line(&format!("cluster {command} --local"), data, rest)
-            }
+        if self.local {
+            let data = [("--data", self.data.as_ref().map(|data| data.display().to_string()))];
+            return command_line(&format!("cluster {command} --local"), data, rest);
         }
+        let table = [("--table-name", Some(self.table.table_name.clone()))];
+        let options = self.config.options().into_iter().chain(self.access.options());
+        command_line(&format!("cluster {command}"), options.chain(table), rest)
     }
 }
 
