@@ -26,7 +26,8 @@ use crate::{
     advice,
     failure::Failure,
     stack::{
-        Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken, overtaken,
+        Change, DesiredStack, ERROR_ALARM, Stack, ValueChange, is_no_change, is_overtaken,
+        overtaken,
     },
 };
 
@@ -326,8 +327,8 @@ impl From<ResourceChange> for Change {
     fn from(change: ResourceChange) -> Self {
         let mut details: Vec<_> = change.details.into_iter().flatten().filter_map(detail).collect();
         // A detail that both a parameter and a resource cause is listed twice.
-        details.sort_by(|one, other| one.path.cmp(&other.path));
-        details.dedup_by(|one, other| one.path == other.path);
+        details.sort_by(|one, other| one.name.cmp(&other.name));
+        details.dedup_by(|one, other| one.name == other.name);
         Self {
             action: change.action.map(|action| action.to_string()).unwrap_or_default(),
             resource: change.logical_resource_id.unwrap_or_default(),
@@ -339,18 +340,13 @@ impl From<ResourceChange> for Change {
     }
 }
 
-fn detail(detail: ResourceChangeDetail) -> Option<Detail> {
+fn detail(detail: ResourceChangeDetail) -> Option<ValueChange> {
     let target = detail.target?;
     let attribute = target.attribute.map(|attribute| attribute.to_string());
     let name = || [attribute, target.name].into_iter().flatten().collect::<Vec<_>>().join(".");
     let path = target.path.map(|path| path.trim_start_matches('/').replace('/', "."));
-    let path = path.unwrap_or_else(name);
-    Some(Detail {
-        path,
-        before: target.before_value,
-        after: target.after_value,
-        recreation: target.requires_recreation.map(|recreation| recreation.to_string()),
-    })
+    let name = path.unwrap_or_else(name);
+    Some(ValueChange { name, before: target.before_value, after: target.after_value })
 }
 
 #[cfg(test)]
@@ -394,7 +390,7 @@ mod tests {
         let details = details.map(|it| ResourceChangeDetail::builder().target(it.build()).build());
         let change = ResourceChange::builder().set_details(Some(details.into())).build();
         let details = Change::from(change).details;
-        let paths: Vec<_> = details.iter().map(|detail| detail.path.as_str()).collect();
+        let paths: Vec<_> = details.iter().map(|detail| detail.name.as_str()).collect();
         assert_eq!(paths, ["Properties.Code", "Properties.MemorySize", "Tags"]);
         assert_eq!(details[1].after.as_deref(), Some("512"));
     }
