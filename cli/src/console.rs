@@ -50,6 +50,10 @@ impl Console {
         Self { output, progress: io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
+    pub fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         let text = match self.output {
             Output::Text => {
@@ -85,7 +89,7 @@ impl Console {
         }
         let failure = Failure::find_in(error);
         let exit = failure.map_or(Exit::Failed, |failure| failure.exit);
-        if self.output == Output::Json {
+        if self.is_json() {
             let document = json!({"error": {
                 "message": one_line(error),
                 "hint": failure.and_then(|failure| failure.hint.as_deref()),

@@ -33,7 +33,7 @@ pub fn publish<R: Display + Serialize>(
 ) -> anyhow::Result<()> {
     printer.result(result)?;
     let mut outputs = Vec::new();
-    add_outputs("", &serde_json::to_value(result)?, &mut outputs);
+    add_outputs("", &printer.json(result)?, &mut outputs);
     write(printer, &outputs, &summary(command, outcome, &result.to_string()));
     Ok(())
 }

@@ -13,6 +13,7 @@ pub use cbbootstrap_cli::console::HEARTBEAT;
 use cbbootstrap_cli::console::{Console, Output, style};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     origin::{Origin, WithOrigin},
@@ -23,7 +24,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Printer {
     console: Console,
-    output: Output,
     seconds: Arc<Mutex<BTreeMap<&'static str, f64>>>,
     origin: Arc<OnceLock<Origin>>,
     /// Messages that wait for another to be printed first.
@@ -42,15 +42,10 @@ impl Printer {
     pub fn new(output: Output) -> Self {
         Self {
             console: Console::new(output),
-            output,
             seconds: Arc::default(),
             origin: Arc::default(),
             held: Arc::default(),
         }
-    }
-
-    pub fn is_json(&self) -> bool {
-        self.output == Output::Json
     }
 
     /// Sets what is added to JSON results.
@@ -61,8 +56,16 @@ impl Printer {
     /// Prints the command's result: text, or one JSON document.
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         match self.origin.get() {
-            Some(origin) => self.console.result(&WithOrigin::new(origin, result)),
+            Some(origin) => self.console.result(&WithOrigin { origin, result }),
             None => self.console.result(result),
+        }
+    }
+
+    /// The same result as JSON.
+    pub fn json<R: Serialize>(&self, result: &R) -> serde_json::Result<Value> {
+        match self.origin.get() {
+            Some(origin) => serde_json::to_value(WithOrigin { origin, result }),
+            None => serde_json::to_value(result),
         }
     }
 

@@ -30,6 +30,7 @@ struct DeployReport {
     dns_record: Option<DnsRecord>,
     auth: Auth,
     stack_name: String,
+    #[serde(skip)]
     region: String,
     /// Whether anything had to be changed.
     changed: bool,

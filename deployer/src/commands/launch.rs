@@ -51,6 +51,7 @@ const ARM64_DEFAULTS: [(&str, &str); 3] = [
 struct LaunchReport {
     cluster_id: String,
     stack_name: String,
+    #[serde(skip)]
     region: String,
     /// Whether anything had to be changed.
     changed: bool,

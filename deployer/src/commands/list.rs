@@ -18,6 +18,7 @@ const HEADING: [&str; 5] = ["STACK", "STATUS", "TABLE", "UPDATED", "ENDPOINT"];
 
 #[derive(Debug, Serialize)]
 struct StackList {
+    #[serde(skip)]
     region: String,
     /// By name.
     stacks: Vec<Row>,

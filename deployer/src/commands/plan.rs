@@ -21,6 +21,7 @@ use crate::{
 #[derive(Debug, Default, Serialize)]
 struct PlanReport {
     stack_name: String,
+    #[serde(skip)]
     region: String,
     changed: bool,
     function_sha256: String,

@@ -27,6 +27,7 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct Status {
     stack_name: String,
+    #[serde(skip)]
     region: String,
     stack_status: String,
     /// Why the stack is in that status, in CloudFormation's words.

@@ -39,6 +39,7 @@ pub struct Removal<'a> {
 #[derive(Debug, Serialize)]
 pub struct DestroyReport {
     stack_name: String,
+    #[serde(skip)]
     region: String,
     /// Whether anything had to be deleted.
     changed: bool,
