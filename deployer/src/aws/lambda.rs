@@ -15,12 +15,8 @@ use serde::Serialize;
 use super::{UPLOAD_TIMEOUT, error::Answer, poll::Poll};
 use crate::{failure::Failure, package::artifact::Artifact, values::Arch};
 
-const UPDATE: Poll = Poll {
-    first: Duration::from_millis(300),
-    longest: Duration::from_millis(300),
-    patience: Duration::from_mins(10),
-    hint: "`cbbootstrap status` shows the result",
-};
+const UPDATE: Poll =
+    Poll { patience: Duration::from_mins(10), hint: "`cbbootstrap status` shows the result" };
 
 #[derive(Debug, Serialize)]
 pub struct Function {

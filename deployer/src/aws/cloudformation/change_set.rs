@@ -31,17 +31,11 @@ use crate::{
     },
 };
 
-const CREATION: Poll = Poll {
-    first: Duration::from_millis(250),
-    longest: Duration::from_secs(2),
-    patience: Duration::from_mins(10),
-    hint: "nothing was changed; deploy again",
-};
+const CREATION: Poll =
+    Poll { patience: Duration::from_mins(10), hint: "nothing was changed; deploy again" };
 
 /// Short, because the program is about to end, perhaps after Ctrl-C.
 const REMOVAL: Poll = Poll {
-    first: Duration::from_millis(250),
-    longest: Duration::from_millis(500),
     patience: Duration::from_secs(15),
     hint: "nothing was changed; the next deployment makes a new one",
 };

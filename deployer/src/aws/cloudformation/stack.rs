@@ -25,12 +25,8 @@ use crate::{
 };
 
 /// For a stack whose change is over: its status can lag behind its events, and AWS may throttle.
-const CHANGED: Poll = Poll {
-    first: Duration::from_millis(250),
-    longest: Duration::from_secs(2),
-    patience: Duration::from_mins(15),
-    hint: "`cbbootstrap status` shows it",
-};
+const CHANGED: Poll =
+    Poll { patience: Duration::from_mins(15), hint: "`cbbootstrap status` shows it" };
 
 /// How long a stack's status may lag behind its events.
 const STATUS_LAG: Duration = Duration::from_secs(30);
