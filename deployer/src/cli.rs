@@ -24,8 +24,8 @@ use crate::{
         ids,
     },
     values::{
-        Auth, account, bucket_name, domain_name, host_name, hosted_zone, key_arn, policy_arn,
-        role_arn, table_name,
+        ACCOUNT, Auth, BUCKET_NAME, HOST_NAME, HOSTED_ZONE, KEY_ARN, POLICY_ARN, ROLE_ARN,
+        TABLE_NAME, domain_name,
     },
 };
 
@@ -184,7 +184,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub listen: ListenArgs,
     /// DynamoDB table to use instead, which servers can share; AWS_ENDPOINT_URL_DYNAMODB sets the URL of a compatible database
-    #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
+    #[arg(long, value_name = "NAME", value_parser = TABLE_NAME.parser(), conflicts_with = "data")]
     pub table: Option<String>,
     #[command(flatten)]
     pub server: ServerArgs,
@@ -204,7 +204,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Security")]
     pub tls_key: Option<PathBuf>,
     /// Host name that requests can use besides `localhost`; can be repeated [default: any, unless on a loopback address]
-    #[arg(long = "allowed-host", value_name = "NAME", help_heading = "Security", value_parser = host_name)]
+    #[arg(long = "allowed-host", value_name = "NAME", help_heading = "Security", value_parser = HOST_NAME.parser())]
     pub allowed_hosts: Vec<String>,
     /// Refuse calls without a cluster token
     #[arg(long, help_heading = "Security")]
@@ -299,26 +299,26 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct ScopeArgs {
     /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
-    #[arg(long, value_name = "ARN", value_parser = role_arn)]
+    #[arg(long, value_name = "ARN", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     /// Permissions boundary that the function's role must have
-    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    #[arg(long, value_name = "ARN", value_parser = POLICY_ARN.parser())]
     pub permissions_boundary: Option<String>,
     /// Key of `deploy --kms-key`
-    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    #[arg(long, value_name = "ARN", value_parser = KEY_ARN.parser())]
     pub kms_key: Option<String>,
     /// Domain of `deploy --domain`
     #[arg(long, value_name = "NAME", value_parser = domain_name)]
     pub domain: Option<String>,
     /// Hosted zone of `deploy --hosted-zone`
-    #[arg(long, value_name = "ID", value_parser = hosted_zone)]
+    #[arg(long, value_name = "ID", value_parser = HOSTED_ZONE.parser())]
     pub hosted_zone: Option<String>,
     #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]
     pub table: TableArgs,
     /// Bucket for the function's zip [default: a bucket that `deploy` creates]
-    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = BUCKET_NAME.parser())]
     pub bucket: Option<String>,
 }
 
@@ -372,7 +372,7 @@ pub struct IamPolicyArgs {
     #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t)]
     pub policy_for: PolicyFor,
     /// AWS account ID [default: any account]
-    #[arg(long, value_name = "NUMBER", value_parser = account)]
+    #[arg(long, value_name = "NUMBER", value_parser = ACCOUNT.parser())]
     pub account: Option<String>,
     /// Show what each permission is for instead of the policy
     #[arg(long)]

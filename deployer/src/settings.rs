@@ -22,7 +22,7 @@ use crate::{
     stack::{OWNER_TAG, STACK_TAG},
     template::{self, Declaration},
     values::{
-        Arch, Auth, bucket_name, pair, policy_arn, role_arn, stack_name, table_name, topic_arn,
+        Arch, Auth, BUCKET_NAME, POLICY_ARN, ROLE_ARN, STACK_NAME, TABLE_NAME, TOPIC_ARN, pair,
     },
 };
 
@@ -58,7 +58,7 @@ pub struct Place {
         long,
         env = "CBBOOTSTRAP_STACK_NAME",
         value_name = "NAME",
-        value_parser = stack_name,
+        value_parser = STACK_NAME.parser(),
         default_value = DEFAULT_STACK_NAME
     )]
     pub stack_name: String,
@@ -85,7 +85,7 @@ pub struct Target {
     #[command(flatten)]
     pub place: Place,
     /// Existing bucket for the function's zip [default: a bucket that `deploy` creates]
-    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = BUCKET_NAME.parser())]
     pub bucket: Option<String>,
     #[command(flatten)]
     pub stack: StackOptions,
@@ -110,13 +110,13 @@ pub struct StackOptions {
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     pub tags: Vec<(String, String)>,
     /// Role that CloudFormation uses to change resources [default: the caller's credentials]
-    #[arg(long, value_name = "ARN", value_parser = role_arn)]
+    #[arg(long, value_name = "ARN", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     /// Policy that is the permissions boundary of the function's role
-    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    #[arg(long, value_name = "ARN", value_parser = POLICY_ARN.parser())]
     pub permissions_boundary: Option<String>,
     /// SNS topic for the stack's events; can be repeated
-    #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic_arn)]
+    #[arg(long = "notification-arn", value_name = "ARN", value_parser = TOPIC_ARN.parser())]
     pub notification_arns: Vec<String>,
     #[command(flatten)]
     pub table: TableSettings,
@@ -308,13 +308,13 @@ fn check_topics(topics: &[String]) -> Result<(), Failure> {
 #[derive(Clone, Debug, Args)]
 pub struct RemovalArgs {
     /// Role with which CloudFormation deletes [default: that of the last change]
-    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
+    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     #[command(flatten)]
     pub wait: WaitArgs,
     /// DynamoDB table to delete if the stack no longer exists
     // Its id is not `table_name`: a file or a variable must not choose what is deleted.
-    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = table_name)]
+    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = TABLE_NAME.parser())]
     pub table_name: Option<String>,
     #[command(flatten)]
     pub place: Place,
@@ -327,7 +327,7 @@ pub struct TableArgs {
         long,
         env = "CBBOOTSTRAP_TABLE_NAME",
         value_name = "NAME",
-        value_parser = table_name,
+        value_parser = TABLE_NAME.parser(),
         default_value = DEFAULT_TABLE_NAME
     )]
     pub table_name: String,

@@ -23,7 +23,7 @@ use crate::{
     signals::Signals,
     stack::Stack,
     template::{self, CLUSTER_TEMPLATE},
-    values::{Arch, stack_name},
+    values::{Arch, STACK_NAME},
 };
 
 /// The parameters that have options.
@@ -207,7 +207,7 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
 fn cluster_stack(args: &LaunchArgs) -> Result<String, Failure> {
     let name = args.cluster_stack.clone();
     let name = name.unwrap_or_else(|| format!("couchbase-{}", args.cluster_id));
-    stack_name(&name).map_err(|rule| {
+    STACK_NAME.check(&name).map_err(|rule| {
         Failure::usage(format!("`{name}` cannot be the name of a stack: {rule}"))
             .hint("name the stack with `--cluster-stack`")
     })
