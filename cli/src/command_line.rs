@@ -24,7 +24,6 @@ use crate::{
     options_file::FileOptions,
 };
 
-/// The value of a variable.
 type Lookup = Box<dyn Fn(&OsStr) -> Option<OsString>>;
 
 /// The arguments of a program, and what else sets its options.
@@ -103,7 +102,6 @@ impl CommandLine {
         }
     }
 
-    /// Adds the options of a file.
     #[must_use]
     pub fn with_file(mut self, file: FileOptions) -> Self {
         self.file = file;

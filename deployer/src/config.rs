@@ -83,7 +83,6 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     Ok(FileOptions { name: path.display().to_string(), options })
 }
 
-/// The names of the environments in the file.
 pub fn environment_names(file: Option<&Path>) -> Option<Vec<String>> {
     let text = text::read_text(file.unwrap_or(Path::new(FILE))).ok()?;
     let environments = environments(&serde_yaml::from_str(&text).ok()?).ok()?;
@@ -126,7 +125,6 @@ fn environment_options() -> Command {
     options.args(arch).mut_args(|arg| arg.env(Resettable::Reset))
 }
 
-/// The keys of an environment.
 fn keys(command: &Command) -> Vec<&str> {
     let ids = command.get_arguments().map(|arg| arg.get_id().as_str());
     ids.filter(|id| !NOT_IN_FILES.contains(id) && !id.starts_with(FALLBACK)).collect()

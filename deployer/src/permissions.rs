@@ -241,7 +241,6 @@ fn join(statements: Vec<Statement>) -> Vec<Statement> {
     joined
 }
 
-/// What each permission is for.
 pub fn explain(scope: &Scope, policy_for: PolicyFor) -> String {
     let mut text = String::new();
     for (Permission { command, why, actions, .. }, resources) in scope.select(policy_for) {

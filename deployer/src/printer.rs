@@ -69,7 +69,6 @@ impl Printer {
         }
     }
 
-    /// Prints a message on a separate line.
     pub fn message(&self, message: impl Display) {
         match &mut *self.held() {
             Some(messages) => messages.push(message.to_string()),

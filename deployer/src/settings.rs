@@ -43,7 +43,6 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// The options as they were given.
     fn options(&self) -> [(&'static str, Option<String>); 2] {
         let config = self.config.as_ref().map(|file| file.display().to_string());
         [("--config", config), ("--env", self.environment.clone())]
@@ -353,7 +352,6 @@ pub struct RecordsArgs {
     pub access: Access,
 }
 
-/// Where records are kept.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Keeper {

@@ -31,7 +31,6 @@ const THROTTLED: Duration = Duration::from_secs(5);
 /// The pause between two attempts of a step.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The result of the test.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub endpoint: String,

@@ -181,7 +181,6 @@ impl Access {
     }
 }
 
-/// The keys in the environment.
 pub fn environment_keys() -> Option<Credentials> {
     let (id, secret) = (variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?);
     let token = TOKEN_VARIABLES.into_iter().find_map(variable);

@@ -122,7 +122,6 @@ where
     }
 }
 
-/// Explains why there are no credentials.
 pub fn explain_credentials(error: &CredentialsError) -> Failure {
     // Checks of this program end with one.
     if let Some(failure) = chain(error).find_map(|cause| cause.downcast_ref::<Failure>()) {

@@ -32,7 +32,6 @@ struct DeployReport {
     stack_name: String,
     #[serde(skip)]
     region: String,
-    /// Whether anything had to be changed.
     changed: bool,
     function_sha256: String,
     /// The version that `--code-only` published.

@@ -53,7 +53,6 @@ struct LaunchReport {
     stack_name: String,
     #[serde(skip)]
     region: String,
-    /// Whether anything had to be changed.
     changed: bool,
     /// The members that the API knows.
     nodes: Vec<String>,
@@ -95,7 +94,6 @@ impl LaunchReport {
         if self.changed { "deployed" } else { "nothing to change" }
     }
 
-    /// A command that prints the administrator's password.
     fn password_command(&self) -> String {
         let Self { password_arn, region, .. } = self;
         format!(
@@ -203,7 +201,6 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
     check_tags(&map(&args.tags))
 }
 
-/// The name of the cluster's stack.
 fn cluster_stack(args: &LaunchArgs) -> Result<String, Failure> {
     let name = args.cluster_stack.clone();
     let name = name.unwrap_or_else(|| format!("couchbase-{}", args.cluster_id));

@@ -32,7 +32,6 @@ struct Row {
     /// RFC 3339.
     updated: Option<String>,
     endpoint: Option<String>,
-    /// How the endpoint authorizes requests.
     auth: Option<Auth>,
 }
 

@@ -19,14 +19,11 @@ use crate::{
     smoke,
 };
 
-/// A running local deployment.
 #[derive(Debug, Serialize)]
 struct Deployment {
     #[serde(flatten)]
     serving: Serving,
-    /// None without a smoke test.
     smoke: Option<smoke::Report>,
-    /// The duration of each step.
     seconds: BTreeMap<&'static str, f64>,
 }
 

@@ -29,7 +29,6 @@ impl Display for PackageReport {
     }
 }
 
-/// Builds the artifact and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
     let program = if args.agent { &AGENT } else { &FUNCTION };
     let source = ArtifactSource::find(program, None, &args.build).await?;

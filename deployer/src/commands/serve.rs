@@ -25,7 +25,6 @@ use crate::{
     signals::Signals,
 };
 
-/// A running server.
 #[derive(Debug, Serialize)]
 pub struct Serving {
     pub endpoint: String,
@@ -69,7 +68,6 @@ pub async fn run(args: ServeArgs, printer: &Printer, signals: &mut Signals) -> a
     Ok(())
 }
 
-/// Starts a server.
 pub async fn start(
     listen: &ListenArgs,
     keeper: Keeper,

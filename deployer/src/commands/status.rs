@@ -43,9 +43,7 @@ struct Status {
     endpoint: Option<String>,
     /// The record that the endpoint needs, if the stack does not create it.
     dns_record: Option<DnsRecord>,
-    /// The callers that the endpoint accepts.
     auth: Option<Auth>,
-    /// The dashboard's name.
     dashboard: Option<String>,
     function: Option<FunctionStatus>,
     table: Option<Table>,

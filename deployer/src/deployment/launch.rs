@@ -30,7 +30,6 @@ pub trait Cluster: Sync {
 }
 
 impl<'a> Deployment<'a> {
-    /// Deploys the stack of a Couchbase cluster.
     pub async fn launch(
         self,
         agent: ArtifactSource,

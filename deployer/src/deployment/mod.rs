@@ -58,11 +58,9 @@ struct Applied {
     round: usize,
 }
 
-/// The result of a deployment.
 #[derive(Debug)]
 pub struct DeployedStack {
     pub stack: Stack,
-    /// Whether anything had to be changed.
     pub changed: bool,
     /// Whether this deployment or another one has changed the stack since the command began.
     pub is_fresh: bool,

@@ -35,7 +35,6 @@ pub struct Removal<'a> {
     bucket: Option<Bucket>,
 }
 
-/// The result of `destroy`.
 #[derive(Debug, Serialize)]
 pub struct DestroyReport {
     stack_name: String,

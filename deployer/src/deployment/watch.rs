@@ -31,7 +31,6 @@ const STATUS_DELAY: Duration = Duration::from_secs(10);
 /// How often to read the stack's status as well as its events.
 const STATUS_POLL: Duration = Duration::from_secs(30);
 
-/// Follows a stack's events.
 #[derive(Debug)]
 pub struct Watch {
     /// It makes at most two attempts, as the watch itself is patient.

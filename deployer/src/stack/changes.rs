@@ -21,7 +21,6 @@ const STATEFUL: &[(&str, &str)] = &[
     ("AWS::KMS::Key", "all that is encrypted with it"),
 ];
 
-/// A change of a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// CloudFormation's name: `Add`, `Modify`, `Remove`, …
@@ -73,7 +72,6 @@ impl Display for Change {
     }
 }
 
-/// A change of a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ValueChange {
     pub name: String,

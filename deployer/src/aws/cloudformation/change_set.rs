@@ -217,7 +217,6 @@ impl ChangeSet {
         }
     }
 
-    /// Makes the changes.
     pub async fn execute(&self) -> anyhow::Result<()> {
         let executed = self
             .client

@@ -168,7 +168,6 @@ pub async fn resources(client: &Client, stack_id: &str) -> anyhow::Result<Vec<(S
         .collect())
 }
 
-/// Requests the deletion of the stack.
 pub async fn request_deletion(
     client: &Client,
     stack_id: &str,
@@ -210,7 +209,6 @@ pub async fn roll_back(
     Ok(requested?)
 }
 
-/// Turns termination protection on or off.
 pub async fn protect(client: &Client, name: &str, protect: bool) -> anyhow::Result<()> {
     let set = client
         .update_termination_protection()

@@ -73,7 +73,6 @@ pub async fn check(aws: &Aws, identity: &Identity, args: &DoctorArgs) -> Check {
     }
 }
 
-/// Simulates all requests at once.
 async fn simulate(
     aws: &Aws,
     principal: String,
