@@ -68,7 +68,7 @@ fn main() -> Exit {
         runtime.shutdown_background();
         exit
     });
-    run.unwrap_or_else(|error: Error| fail(&printer, &parsed.variables.explain(error)))
+    run.unwrap_or_else(|error: Error| fail(&printer, &parsed.explain(error)))
 }
 
 /// Prints the error that ends the program.
