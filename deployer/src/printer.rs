@@ -10,7 +10,7 @@ use std::{
 };
 
 pub use cbbootstrap_cli::console::HEARTBEAT;
-use cbbootstrap_cli::console::{Console, Output, style};
+use cbbootstrap_cli::console::{Console, Output, error_text, style};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::Value;
@@ -73,6 +73,13 @@ impl Printer {
         match &mut *self.held() {
             Some(messages) => messages.push(message.to_string()),
             None => self.console.message(message),
+        }
+    }
+
+    /// Prints all errors but the first, which ends the program and is printed last.
+    pub fn print_all_but_first<const N: usize>(&self, errors: [Option<&anyhow::Error>; N]) {
+        for error in errors.into_iter().flatten().skip(1) {
+            self.message(error_text(error));
         }
     }
 
@@ -239,5 +246,23 @@ impl Drop for Step {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn errors_wait_for_the_line_about_the_account() {
+        let printer = Printer::new(Output::Text);
+        let held = printer.hold();
+        let errors = [anyhow!("first"), anyhow!("second")];
+        printer.print_all_but_first([Some(&errors[0]), None, Some(&errors[1])]);
+        assert_eq!(*printer.held(), Some(vec!["error: second".to_owned()]));
+        held.release("Account 123456789012");
+        assert_eq!(*printer.held(), None);
     }
 }

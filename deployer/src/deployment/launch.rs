@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     DeployedStack, Deployment, StackSurvey, build,
-    phases::{Consents, Preparation, print_later},
+    phases::{Consents, Preparation},
 };
 use crate::{
     aws::s3::Bucket,
@@ -57,7 +57,7 @@ impl<'a> Deployment<'a> {
         self.ask(&survey, None, &mut consents).await?;
         let (bucket_created, artifact) =
             tokio::join!(self.create_bucket(&bucket), build(agent, printer));
-        print_later(printer, [bucket_created.as_ref().err(), artifact.as_ref().err()]);
+        printer.print_all_but_first([bucket_created.as_ref().err(), artifact.as_ref().err()]);
         let (has_changed_storage, artifact) = (bucket_created?, artifact?);
         let desired = self.desired_cluster(cluster, &survey, &bucket, &artifact)?;
         Ok(Preparation {

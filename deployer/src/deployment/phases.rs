@@ -1,7 +1,5 @@
 //! The phases of a deployment after the survey, and the steps that follow them.
 
-use cbbootstrap_cli::console::error_text;
-
 use super::{
     Applied, Cluster, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack,
 };
@@ -141,7 +139,8 @@ impl<'a> Preparation<'a> {
         let draft = async { if needs_change_set { self.draft(slot).await } else { Ok(None) } };
         // All three run to their end, so that none leaves something incomplete because another one failed.
         let (table, bucket, draft) = tokio::join!(table, bucket, draft);
-        print_later(printer, [table.as_ref().err(), bucket.as_ref().err(), draft.as_ref().err()]);
+        let errors = [table.as_ref().err(), bucket.as_ref().err(), draft.as_ref().err()];
+        printer.print_all_but_first(errors);
         self.has_changed_storage |= table? | bucket?;
         let draft = draft?;
         if needs_change_set {
@@ -424,13 +423,6 @@ impl Deployment<'_> {
             consents.wait = true;
         }
         Ok(())
-    }
-}
-
-/// Prints all errors but the first, which ends the program and is printed last.
-pub(super) fn print_later<const N: usize>(printer: &Printer, errors: [Option<&anyhow::Error>; N]) {
-    for error in errors.into_iter().flatten().skip(1) {
-        printer.message(error_text(error));
     }
 }
 
