@@ -13,6 +13,7 @@ use crate::{
     },
     cli::DestroyArgs,
     failure::{Exit, Failure},
+    fields::write_fields,
     printer::Printer,
     prompt::confirm,
     signals::Signals,
@@ -55,19 +56,21 @@ pub struct DestroyReport {
 impl Display for DestroyReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stack = if self.stack_deleted { "deleted" } else { "did not exist" };
-        writeln!(f, "Stack: {} in {} {stack}", self.stack_name, self.region)?;
-        if let Some(table) = &self.table {
-            let outcome = if self.table_deleted { "deleted" } else { "not touched" };
-            writeln!(f, "Table: {table} {outcome}")?;
-        }
-        if let Some(backup) = &self.backup_arn {
-            writeln!(f, "Backup: {backup}")?;
-        }
-        match (self.artifacts_deleted, self.bucket_deleted) {
-            (0, false) => Ok(()),
-            (artifacts, false) => write!(f, "Artifacts: {artifacts} deleted"),
-            (artifacts, true) => write!(f, "Artifacts: {artifacts} deleted, and their bucket"),
-        }
+        let table = self.table.as_ref().map(|table| {
+            format!("{table} {}", if self.table_deleted { "deleted" } else { "not touched" })
+        });
+        let artifacts = match (self.artifacts_deleted, self.bucket_deleted) {
+            (0, false) => String::new(),
+            (number, false) => format!("{number} deleted"),
+            (number, true) => format!("{number} deleted, and their bucket"),
+        };
+        let fields = [
+            ("Stack:", format!("{} in {} {stack}", self.stack_name, self.region)),
+            ("Table:", table.unwrap_or_default()),
+            ("Backup:", self.backup_arn.clone().unwrap_or_default()),
+            ("Artifacts:", artifacts),
+        ];
+        write_fields(f, 10, fields)
     }
 }
 
