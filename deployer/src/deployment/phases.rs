@@ -221,7 +221,7 @@ impl<'a> Preparation<'a> {
     ) -> anyhow::Result<Next> {
         let Deployment { aws, yes, printer, .. } = self.deployment;
         let before = self.survey.updatable();
-        let Some((changes, mut watch, mut step)) = draft else {
+        let Some((changes, watch, mut step)) = draft else {
             let stack =
                 cloudformation::find_changed(&aws.cloudformation, &self.desired.name).await?;
             return Ok(Next::Nothing(stack));
@@ -242,7 +242,6 @@ impl<'a> Preparation<'a> {
         if !losses.is_empty() {
             confirm(&Risk::Losses(losses).question(&self.desired.name), yes, printer).await?;
         }
-        watch.expect(&changes);
         Ok(Next::Change(watch, step))
     }
 
