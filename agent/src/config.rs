@@ -6,7 +6,7 @@ use cbbootstrap_cli::{
     command_line::Parsed,
     failure::Failure,
     files,
-    options_file::{FileOption, FileOptions, check_keys},
+    options_file::{Setting, check_keys},
     text,
 };
 use clap::{Arg, Command};
@@ -18,9 +18,9 @@ const NOT_IN_FILES: [&str; 6] = ["help", "version", "config", "output", "format"
 const EXAMPLE: &str = "give each option a line, such as `cluster_id: NAME`";
 
 /// The options in the file that `--config` names, for the command that is called.
-pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
+pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<Vec<Setting>> {
     let Some(file) = parsed.value::<PathBuf>("config") else {
-        return Ok(FileOptions::default());
+        return Ok(Vec::new());
     };
     files::check_trusted(file)?;
     let text = text::read_text(file).map_err(|error| {
@@ -30,10 +30,10 @@ pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
     let name = file.display().to_string();
     let options = parse(cli, parsed.called().0, &text)
         .map_err(|failure| failure.about(format_args!("`{name}`")))?;
-    Ok(FileOptions { name, options })
+    Ok(options.into_iter().map(|option| option.of_file(&name)).collect())
 }
 
-fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<FileOption>, Failure> {
+fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<Setting>, Failure> {
     let settings = match serde_yaml::from_str(text) {
         Ok(Value::Mapping(settings)) => settings,
         Ok(Value::Null) => Mapping::new(),
@@ -52,7 +52,7 @@ fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<FileOption>, Fai
     let settings =
         options_of(command).filter_map(|arg| Some((arg, settings.get(arg.get_id().as_str())?)));
     let option = |(arg, value): (&Arg, &Value)| {
-        FileOption::new(arg, value).map_err(|rule| {
+        Setting::new(arg, value).map_err(|rule| {
             Failure::usage(format!("`{}` {rule}", arg.get_id()))
                 .hint(format!("`cbbootstrap-agent {called} --help` describes it"))
         })

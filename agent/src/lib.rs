@@ -41,6 +41,5 @@ pub fn run() -> Exit {
         Err(error) => return Console::default().failure(&error),
     };
     let printer = Printer::new(command.output());
-    commands::run(command, &printer)
-        .unwrap_or_else(|error| printer.failure(&parsed.variables.explain(error)))
+    commands::run(command, &printer).unwrap_or_else(|error| printer.failure(&parsed.explain(error)))
 }

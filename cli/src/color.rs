@@ -80,7 +80,6 @@ fn style(word: &str, is_first: bool) -> Option<Style> {
     stack_status(word)
 }
 
-/// A status of CloudFormation.
 fn stack_status(word: &str) -> Option<Style> {
     let word = word.trim_end_matches([',', ':', ')']);
     if !word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_') {

@@ -21,10 +21,9 @@ use clap::{
 use crate::{
     environment,
     failure::{Exit, Failure, one_line},
-    options_file::FileOptions,
+    options_file::Setting,
 };
 
-/// The value of a variable.
 type Lookup = Box<dyn Fn(&OsStr) -> Option<OsString>>;
 
 /// The arguments of a program, and what else sets its options.
@@ -34,35 +33,24 @@ pub struct CommandLine {
     bare: Command,
     arguments: Vec<OsString>,
     lookup: Lookup,
-    file: FileOptions,
+    file: Vec<Setting>,
 }
 
 /// The options of the command that is called.
 #[derive(Debug)]
 pub struct Parsed {
     pub matches: ArgMatches,
-    pub variables: Variables,
+    /// What variables and the file set.
+    settings: Vec<Setting>,
     /// Options that variables and files do not set, because they conflict with a typed option.
     excluded: Vec<String>,
-}
-
-/// The variables that gave an option its value.
-#[derive(Clone, Debug, Default)]
-pub struct Variables(Vec<Variable>);
-
-#[derive(Clone, Debug)]
-struct Variable {
-    name: String,
-    id: String,
-    long: String,
-    value: OsString,
 }
 
 /// Reads the options of this process. Ends it with clap's message if they are wrong.
 ///
 /// `options_file` reads the file, which the options so far choose.
 pub fn read<P: CommandFactory + FromArgMatches>(
-    options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
+    options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<Vec<Setting>>,
 ) -> anyhow::Result<(P, Parsed)> {
     try_read(options_file).map_err(|error| match error.downcast::<Error>() {
         Ok(wrong) => wrong.exit(),
@@ -72,13 +60,12 @@ pub fn read<P: CommandFactory + FromArgMatches>(
 
 /// The same, with clap's message as an error.
 pub fn try_read<P: CommandFactory + FromArgMatches>(
-    options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<FileOptions>,
+    options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<Vec<Setting>>,
 ) -> anyhow::Result<(P, Parsed)> {
     let mut line = CommandLine::with(P::command(), env::args_os(), |name| env::var_os(name));
     let mut parsed = line.parse()?;
-    line.file =
-        options_file(&line.command, &parsed).map_err(|error| parsed.variables.explain(error))?;
-    if !line.file.options.is_empty() {
+    line.file = options_file(&line.command, &parsed).map_err(|error| parsed.explain(error))?;
+    if !line.file.is_empty() {
         parsed = line.parse()?;
     }
     let program =
@@ -99,13 +86,12 @@ impl CommandLine {
             command,
             arguments: arguments.into_iter().map(Into::into).collect(),
             lookup: Box::new(lookup),
-            file: FileOptions::default(),
+            file: Vec::new(),
         }
     }
 
-    /// Adds the options of a file.
     #[must_use]
-    pub fn with_file(mut self, file: FileOptions) -> Self {
+    pub fn with_file(mut self, file: Vec<Setting>) -> Self {
         self.file = file;
         self
     }
@@ -129,49 +115,22 @@ impl CommandLine {
         let called = self.called(&typed);
         let excluded = called.excluded();
         let is_free = |id: &str| !excluded.iter().any(|excluded| excluded == id);
-        let variables = self.variables(&called, is_free);
-        let is_set =
-            |id: &str| is_typed(called.matches, id) || variables.0.iter().any(|set| set.id == id);
-        let of_file = self.file.options.iter().filter(|option| {
+        let mut settings = self.variables(&called, is_free);
+        let of_file = self.file.iter().filter(|option| {
             let is_known = called.command.get_arguments().any(|arg| *arg.get_id() == option.id);
-            is_known && is_free(&option.id) && (option.adds || !is_set(&option.id))
+            let is_set = is_typed(called.matches, &option.id)
+                || settings.iter().any(|variable| variable.id == option.id);
+            is_known && is_free(&option.id) && (option.adds || !is_set)
         });
+        let of_file: Vec<_> = of_file.cloned().collect();
+        settings.extend(of_file);
         let (before, after) = self.arguments.split_at(called.position);
-        let mut arguments = before.to_vec();
-        arguments.extend(variables.0.iter().map(|variable| {
-            let mut argument = OsString::from(format!("--{}=", variable.long));
-            argument.push(&variable.value);
-            argument
-        }));
-        arguments.extend(of_file.flat_map(|option| &option.arguments).map(OsString::from));
-        arguments.extend_from_slice(after);
+        let set = settings.iter().flat_map(|setting| &setting.arguments);
+        let arguments: Vec<_> = before.iter().chain(set).chain(after).cloned().collect();
         match self.matches(&arguments) {
-            Ok(matches) => Ok(Parsed { matches, variables, excluded }),
-            Err(error) => Err(self.name_source(error, &variables)),
+            Ok(matches) => Ok(Parsed { matches, settings, excluded }),
+            Err(error) => Err(name_source(error, &settings)),
         }
-    }
-
-    /// Names the variable or the file in an error about its value.
-    fn name_source(&self, mut error: Error, variables: &Variables) -> Error {
-        let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
-            return error;
-        };
-        // `--name <VALUE>`, or `--name[=<VALUE>]` for a flag, which has no value on the command line.
-        let flag = option.split([' ', '[', '=']).next().unwrap_or_default();
-        let is_in_file = || {
-            let mut arguments = self.file.options.iter().flat_map(|option| &option.arguments);
-            arguments.any(|argument| argument.starts_with(&format!("{flag}=")))
-        };
-        let long = flag.trim_start_matches('-');
-        let source = match variables.0.iter().find(|variable| variable.long == long) {
-            Some(variable) => format!("env: {}", variable.name),
-            None if is_in_file() => format!("file: {}", self.file.name),
-            None => return error,
-        };
-        let option = option.split("[=").next().unwrap_or_default();
-        let named = format!("{option} [{source}]");
-        error.insert(ContextKind::InvalidArg, ContextValue::String(named));
-        error
     }
 
     fn matches(&self, arguments: &[OsString]) -> Result<ArgMatches, Error> {
@@ -198,21 +157,40 @@ impl CommandLine {
     }
 
     /// The variables for those options of a command that were not typed.
-    fn variables(&self, called: &Called, is_free: impl Fn(&str) -> bool) -> Variables {
+    fn variables(&self, called: &Called, is_free: impl Fn(&str) -> bool) -> Vec<Setting> {
         let given = called.command.get_arguments().filter_map(|arg| {
             let (name, id) = (arg.get_env()?, arg.get_id().as_str());
             if is_typed(called.matches, id) || !is_free(id) {
                 return None;
             }
-            Some(Variable {
-                value: (self.lookup)(name)?,
+            let mut argument = OsString::from(format!("--{}=", arg.get_long()?));
+            argument.push((self.lookup)(name)?);
+            Some(Setting {
                 id: id.to_owned(),
-                name: name.to_string_lossy().into_owned(),
-                long: arg.get_long()?.to_owned(),
+                source: format!("env: {}", name.to_string_lossy()),
+                arguments: vec![argument],
+                adds: false,
             })
         });
-        Variables(given.collect())
+        given.collect()
     }
+}
+
+/// Names the variable or the file in an error about its value.
+fn name_source(mut error: Error, settings: &[Setting]) -> Error {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    // `--name <VALUE>`, or `--name[=<VALUE>]` for a flag, which has no value on the command line.
+    let flag = option.split([' ', '[', '=']).next().unwrap_or_default();
+    let sets = |argument: &OsString| argument.to_string_lossy().starts_with(&format!("{flag}="));
+    let Some(setting) = settings.iter().find(|setting| setting.arguments.iter().any(sets)) else {
+        return error;
+    };
+    let option = option.split("[=").next().unwrap_or_default();
+    let named = format!("{option} [{}]", setting.source);
+    error.insert(ContextKind::InvalidArg, ContextValue::String(named));
+    error
 }
 
 /// The command that is called.
@@ -265,14 +243,7 @@ impl Parsed {
         let (_, matches) = self.called();
         matches.try_contains_id(id).is_ok() && !self.excluded.iter().any(|excluded| excluded == id)
     }
-}
 
-fn is_typed(matches: &ArgMatches, id: &str) -> bool {
-    matches.try_contains_id(id).is_ok()
-        && matches.value_source(id) == Some(ValueSource::CommandLine)
-}
-
-impl Variables {
     /// Names the variable in an error that is about its value.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
@@ -284,13 +255,19 @@ impl Variables {
 
     /// The variable that a message is about: it names the option that the variable sets, or quotes its value.
     fn named_by(&self, message: &str) -> Option<&str> {
-        let is_about = |variable: &&Variable| {
-            let value = variable.value.to_string_lossy();
-            message.contains(&format!("`--{}`", variable.long))
-                || message.contains(&format!("`{value}`"))
-        };
-        self.0.iter().find(is_about).map(|found| found.name.as_str())
+        self.settings.iter().find_map(|setting| {
+            let variable = setting.source.strip_prefix("env: ")?;
+            let argument = setting.arguments.first()?.to_string_lossy();
+            let (option, value) = argument.split_once('=')?;
+            let quotes = |text: &str| message.contains(&format!("`{text}`"));
+            (quotes(option) || quotes(value)).then_some(variable)
+        })
     }
+}
+
+fn is_typed(matches: &ArgMatches, id: &str) -> bool {
+    matches.try_contains_id(id).is_ok()
+        && matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
 /// The same command, with variables that clap does not read. Flags that a variable sets take a value.
@@ -320,7 +297,6 @@ mod tests {
     use clap::{builder::BoolishValueParser, value_parser};
 
     use super::*;
-    use crate::options_file::FileOption;
 
     fn defined() -> Command {
         let run = Command::new("run")
@@ -425,20 +401,20 @@ mod tests {
 
     #[test]
     fn files_set_what_neither_arguments_nor_variables_set() {
-        let option = |id: &str, argument: &str, adds| FileOption {
+        let option = |id: &str, argument: &str, adds| Setting {
             id: id.to_owned(),
-            arguments: vec![argument.to_owned()],
+            source: "file: f.yaml".to_owned(),
+            arguments: vec![argument.into()],
             adds,
         };
-        let file = |adds| FileOptions {
-            name: "f.yaml".to_owned(),
-            options: vec![
+        let file = |adds| {
+            vec![
                 option("name", "--name=f", false),
                 option("count", "--count=2", false),
                 option("item", "--item=f", adds),
                 option("force", "--force", false),
                 option("unknown", "--unknown=f", false),
-            ],
+            ]
         };
         for (arguments, adds, options) in [
             (&["group", "run", "--", "x"][..], false, "Some(\"a\") 2 [\"f\"] true [\"x\"]"),
@@ -450,10 +426,7 @@ mod tests {
             let line = line(arguments, &[("NAME", "a")]).with_file(file(adds));
             assert_eq!(shown(&line), options, "{arguments:?}");
         }
-        let wrong = FileOptions {
-            name: "f.yaml".to_owned(),
-            options: vec![option("count", "--count=many", false)],
-        };
+        let wrong = vec![option("count", "--count=many", false)];
         let error = line(&["run"], &[]).with_file(wrong).parse().unwrap_err();
         assert!(error.to_string().contains("'--count <count> [file: f.yaml]'"), "{error}");
     }
@@ -479,7 +452,6 @@ mod tests {
         let parsed = line.parse().unwrap();
         assert!(parsed.takes("name") && !parsed.takes("plain_text"));
         assert_eq!(parsed.value::<u8>("count"), Some(&2));
-        let variables = parsed.variables;
         for (message, variable) in [
             ("`--name` must be a URL", Some("NAME")),
             ("there is no environment `a`", Some("NAME")),
@@ -487,7 +459,7 @@ mod tests {
             ("`2` is too small", None),
             ("there is no environment a", None),
         ] {
-            assert_eq!(variables.named_by(message), variable, "{message}");
+            assert_eq!(parsed.named_by(message), variable, "{message}");
         }
     }
 

@@ -11,7 +11,6 @@ const VARIABLE: &str = "CBBOOTSTRAP_COMPLETE";
 /// The most that candidates may take.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// The script that a shell loads.
 pub fn script(program: &Command, shell: Shell) -> io::Result<String> {
     let (name, mut script) = (program.get_name(), Vec::new());
     let shells = Shells::builtins();

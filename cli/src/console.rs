@@ -50,6 +50,10 @@ impl Console {
         Self { output, progress: io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
+    pub fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         let text = match self.output {
             Output::Text => {
@@ -78,31 +82,23 @@ impl Console {
         let _ = self.suspend(|| writeln!(anstream::stderr(), "{message}"));
     }
 
-    /// Prints an error on one line, and its hint if it has one. Returns how a program ends with it.
-    pub fn error(&self, error: &anyhow::Error) -> Exit {
-        self.message(format_args!("error: {}", one_line(error)));
-        let failure = Failure::find_in(error);
-        if let Some(hint) = failure.and_then(|failure| failure.hint.as_deref()) {
-            self.message(format_args!("hint: {}", printable(hint)));
-        }
-        failure.map_or(Exit::Failed, |failure| failure.exit)
-    }
-
     /// Prints the error that ends the program. Programs that read JSON get it as a line of JSON before the text.
     pub fn failure(&self, error: &anyhow::Error) -> Exit {
         if let Some(progress) = &self.progress {
             let _ = progress.clear();
         }
-        if self.output == Output::Json {
-            let failure = Failure::find_in(error);
+        let failure = Failure::find_in(error);
+        let exit = failure.map_or(Exit::Failed, |failure| failure.exit);
+        if self.is_json() {
             let document = json!({"error": {
                 "message": one_line(error),
                 "hint": failure.and_then(|failure| failure.hint.as_deref()),
-                "exit": failure.map_or(Exit::Failed, |failure| failure.exit).status(),
+                "exit": exit.status(),
             }});
             let _ = self.suspend(|| writeln!(io::stderr(), "{document}"));
         }
-        self.error(error)
+        self.message(error_text(error));
+        exit
     }
 
     /// Adds a progress line with this template after another, or at the end; `None` where stderr is not a terminal.
@@ -122,6 +118,13 @@ impl Console {
             None => print(),
         }
     }
+}
+
+/// An error on one line, and its hint on another if it has one.
+pub fn error_text(error: &anyhow::Error) -> String {
+    let hint = Failure::find_in(error).and_then(|failure| failure.hint.as_deref());
+    let hint = hint.map(|hint| format!("\nhint: {}", printable(hint)));
+    format!("error: {}{}", one_line(error), hint.unwrap_or_default())
 }
 
 /// The style of a progress line.

@@ -116,7 +116,7 @@ impl Program {
 
 /// An error for the user: a message and an optional hint. It ends the program with [`Exit::Failed`] by default. Context is printed before
 /// the message.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[error("{message}")]
 pub struct Failure {
     message: String,

@@ -1,6 +1,6 @@
 //! Options that a YAML file sets: each becomes arguments, which clap validates like typed ones.
 
-use std::error::Error as _;
+use std::{error::Error as _, ffi::OsString};
 
 use clap::{
     Arg, ArgAction, Command,
@@ -10,35 +10,37 @@ use serde_yaml::{Mapping, Value};
 
 use crate::{failure::Failure, suggestion::did_you_mean};
 
-#[derive(Clone, Debug, Default)]
-pub struct FileOptions {
-    /// The file, for messages.
-    pub name: String,
-    pub options: Vec<FileOption>,
-}
-
+/// An option that a variable or a file sets.
 #[derive(Clone, Debug)]
-pub struct FileOption {
+pub struct Setting {
     pub id: String,
-    pub arguments: Vec<String>,
+    /// `env: NAME` or `file: NAME`, for messages.
+    pub source: String,
+    pub arguments: Vec<OsString>,
     /// Whether values on the command line are added to these instead of replacing them.
     pub adds: bool,
 }
 
-impl FileOption {
-    /// The option that sets this key to this value. The error continues a sentence whose subject is the key.
+impl Setting {
+    /// The option that sets this key of a file to this value. The error continues a sentence whose subject is the key.
     pub fn new(arg: &Arg, value: &Value) -> Result<Self, &'static str> {
         Ok(Self {
             id: arg.get_id().to_string(),
-            arguments: arguments(arg, value)?,
+            source: String::new(),
+            arguments: arguments(arg, value)?.into_iter().map(OsString::from).collect(),
             adds: value.is_mapping(),
         })
     }
 
+    #[must_use]
+    pub fn of_file(self, name: &str) -> Self {
+        Self { source: format!("file: {name}"), ..self }
+    }
+
     /// Checks the value of a key by the rules of its option in `command`.
     pub fn check(&self, command: &Command, key: &str) -> Result<(), Failure> {
-        let arguments =
-            [command.get_name()].into_iter().chain(self.arguments.iter().map(String::as_str));
+        let name = OsString::from(command.get_name());
+        let arguments = [&name].into_iter().chain(&self.arguments);
         let Err(error) = command.clone().try_get_matches_from(arguments) else {
             return Ok(());
         };

@@ -68,7 +68,6 @@ fn section(command: &mut Command, page: &mut String) {
     }
 }
 
-/// A row of the table of options.
 fn row(arg: &Arg) -> Option<String> {
     if arg.is_hide_set() || ["help", "version"].contains(&arg.get_id().as_str()) {
         return None;

@@ -15,7 +15,7 @@ pub use cluster::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterSho
 pub use launch::LaunchArgs;
 
 use crate::{
-    aws::Access,
+    aws::{Access, cloudformation::UpdateMode},
     examples,
     local::LogFormat,
     package::BuildArgs,
@@ -24,8 +24,8 @@ use crate::{
         ids,
     },
     values::{
-        Auth, account, bucket_name, domain_name, host_name, hosted_zone, key_arn, policy_arn,
-        role_arn, table_name,
+        ACCOUNT, Auth, BUCKET_NAME, HOST_NAME, HOSTED_ZONE, KEY_ARN, POLICY_ARN, ROLE_ARN,
+        TABLE_NAME, domain_name,
     },
 };
 
@@ -74,7 +74,7 @@ pub enum Command {
     /// Test an endpoint: claims, joins, bad input
     ///
     /// The IDs of the test's clusters begin with `cbbootstrap-smoke-`. Their records are deleted if you may do that; otherwise,
-    /// `cluster list` hides them, and they expire an hour later.
+    /// `cluster list` hides them, and they expire after about an hour.
     Smoke(SmokeArgs),
     /// Check that an API answers at a URL: a health check for containers
     Ping(PingArgs),
@@ -114,10 +114,10 @@ pub struct DeployArgs {
     #[arg(long)]
     pub no_smoke: bool,
     /// Replace only the function's code, in seconds, and leave the stack unchanged
-    #[arg(long, conflicts_with_all = [ids::<StackOptions>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat())]
+    #[arg(long, conflicts_with_all = [ids::<StackOptions>(), ids::<UpdateMode>(), ids::<WaitArgs>()].concat())]
     pub code_only: bool,
     #[command(flatten)]
-    pub update: UpdateArgs,
+    pub update: UpdateMode,
     #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]
@@ -130,24 +130,6 @@ pub struct DeployArgs {
     pub local: LocalArgs,
 }
 
-/// How an update of the stack is made.
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "Stack")]
-pub struct UpdateArgs {
-    /// Do not wait until the resources are ready
-    #[arg(long)]
-    pub express: bool,
-    /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
-    #[arg(
-        long,
-        value_name = "MINUTES",
-        default_value_t = 0,
-        value_parser = clap::value_parser!(u8).range(0..=180),
-        conflicts_with = "express"
-    )]
-    pub rollback_minutes: u8,
-}
-
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On this machine")]
 #[command(mut_group("ListenArgs", |group| group.requires("local")))]
@@ -156,7 +138,7 @@ pub struct LocalArgs {
     #[arg(
         long,
         conflicts_with = "code_only",
-        conflicts_with_all = [ids::<Target>(), ids::<FunctionArgs>(), ids::<UpdateArgs>(), ids::<WaitArgs>()].concat()
+        conflicts_with_all = [ids::<Target>(), ids::<FunctionArgs>(), ids::<UpdateMode>(), ids::<WaitArgs>()].concat()
     )]
     pub local: bool,
     /// Exit after the smoke test
@@ -202,7 +184,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub listen: ListenArgs,
     /// DynamoDB table to use instead, which servers can share; AWS_ENDPOINT_URL_DYNAMODB sets the URL of a compatible database
-    #[arg(long, value_name = "NAME", value_parser = table_name, conflicts_with = "data")]
+    #[arg(long, value_name = "NAME", value_parser = TABLE_NAME.parser(), conflicts_with = "data")]
     pub table: Option<String>,
     #[command(flatten)]
     pub server: ServerArgs,
@@ -222,7 +204,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Security")]
     pub tls_key: Option<PathBuf>,
     /// Host name that requests can use besides `localhost`; can be repeated [default: any, unless on a loopback address]
-    #[arg(long = "allowed-host", value_name = "NAME", help_heading = "Security", value_parser = host_name)]
+    #[arg(long = "allowed-host", value_name = "NAME", help_heading = "Security", value_parser = HOST_NAME.parser())]
     pub allowed_hosts: Vec<String>,
     /// Refuse calls without a cluster token
     #[arg(long, help_heading = "Security")]
@@ -317,26 +299,26 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct ScopeArgs {
     /// Role that `deploy` passes to CloudFormation; the caller then needs fewer permissions
-    #[arg(long, value_name = "ARN", value_parser = role_arn)]
+    #[arg(long, value_name = "ARN", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     /// Permissions boundary that the function's role must have
-    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    #[arg(long, value_name = "ARN", value_parser = POLICY_ARN.parser())]
     pub permissions_boundary: Option<String>,
     /// Key of `deploy --kms-key`
-    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    #[arg(long, value_name = "ARN", value_parser = KEY_ARN.parser())]
     pub kms_key: Option<String>,
     /// Domain of `deploy --domain`
     #[arg(long, value_name = "NAME", value_parser = domain_name)]
     pub domain: Option<String>,
     /// Hosted zone of `deploy --hosted-zone`
-    #[arg(long, value_name = "ID", value_parser = hosted_zone)]
+    #[arg(long, value_name = "ID", value_parser = HOSTED_ZONE.parser())]
     pub hosted_zone: Option<String>,
     #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]
     pub table: TableArgs,
     /// Bucket for the function's zip [default: a bucket that `deploy` creates]
-    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = BUCKET_NAME.parser())]
     pub bucket: Option<String>,
 }
 
@@ -390,7 +372,7 @@ pub struct IamPolicyArgs {
     #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t)]
     pub policy_for: PolicyFor,
     /// AWS account ID [default: any account]
-    #[arg(long, value_name = "NUMBER", value_parser = account)]
+    #[arg(long, value_name = "NUMBER", value_parser = ACCOUNT.parser())]
     pub account: Option<String>,
     /// Show what each permission is for instead of the policy
     #[arg(long)]

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use cbbootstrap_cli::{
     command_line::Parsed,
-    options_file::{FileOption, FileOptions, check_keys, key_text},
+    options_file::{Setting, check_keys, key_text},
     suggestion::did_you_mean,
     text,
 };
@@ -44,12 +45,12 @@ const EXPECTED: &str = "define environments, such as `environments: {dev: {stack
 const EXAMPLE: &str = "`cbbootstrap init --config example.yaml` writes an example";
 
 /// The options of the chosen environment; none if the command has no environments, or if there is no file.
-pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
+pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<Vec<Setting>> {
     // A URL that needs no signature needs no environment either, and no valid file.
     let is_for_url = parsed.value::<String>("url").is_some()
         && parsed.value::<Auth>("endpoint_auth") != Some(&Auth::Iam);
     if is_for_url || !parsed.takes("environment") {
-        return Ok(FileOptions::default());
+        return Ok(Vec::new());
     }
     let named = parsed.value::<PathBuf>("config");
     let wanted = parsed.value::<String>("environment").map(String::as_str);
@@ -61,9 +62,10 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
                 let mut options = file.choose(wanted)?;
                 check_stack_and_table(parsed, &options)?;
                 // Results and hints name the environment.
-                options.extend(default.filter(|_| wanted.is_none()).map(|name| FileOption {
+                options.extend(default.filter(|_| wanted.is_none()).map(|name| Setting {
                     id: NOT_IN_FILES[0].to_owned(),
-                    arguments: vec![format!("--env={name}")],
+                    source: String::new(),
+                    arguments: vec![format!("--env={name}").into()],
                     adds: false,
                 }));
                 Ok(options)
@@ -80,10 +82,10 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<FileOptions> {
             .hint("`--config FILE` selects another; `cbbootstrap init` creates one")),
     };
     let options = options.map_err(|failure| failure.exit(Exit::Usage))?;
-    Ok(FileOptions { name: path.display().to_string(), options })
+    let name = path.display().to_string();
+    Ok(options.into_iter().map(|option| option.of_file(&name)).collect())
 }
 
-/// The names of the environments in the file.
 pub fn environment_names(file: Option<&Path>) -> Option<Vec<String>> {
     let text = text::read_text(file.unwrap_or(Path::new(FILE))).ok()?;
     let environments = environments(&serde_yaml::from_str(&text).ok()?).ok()?;
@@ -91,7 +93,7 @@ pub fn environment_names(file: Option<&Path>) -> Option<Vec<String>> {
 }
 
 /// An environment is a stack with its table. Another stack does not get that table unless the user names it.
-fn check_stack_and_table(parsed: &Parsed, environment: &[FileOption]) -> Result<(), Failure> {
+fn check_stack_and_table(parsed: &Parsed, environment: &[Setting]) -> Result<(), Failure> {
     let is_affected = parsed.takes("table_name")
         && parsed.is_set("stack_name")
         && !parsed.is_set("table_name")
@@ -102,7 +104,7 @@ fn check_stack_and_table(parsed: &Parsed, environment: &[FileOption]) -> Result<
     let setting = |id: &str, default: &'static str| {
         let option = environment.iter().find(|option| option.id == id);
         option
-            .and_then(|option| option.arguments.first()?.split_once('='))
+            .and_then(|option| option.arguments.first()?.to_str()?.split_once('='))
             .map_or(default, |(_, value)| value)
             .to_owned()
     };
@@ -126,7 +128,6 @@ fn environment_options() -> Command {
     options.args(arch).mut_args(|arg| arg.env(Resettable::Reset))
 }
 
-/// The keys of an environment.
 fn keys(command: &Command) -> Vec<&str> {
     let ids = command.get_arguments().map(|arg| arg.get_id().as_str());
     ids.filter(|id| !NOT_IN_FILES.contains(id) && !id.starts_with(FALLBACK)).collect()
@@ -136,7 +137,7 @@ fn keys(command: &Command) -> Vec<&str> {
 #[derive(Debug)]
 struct File {
     default_environment: Option<String>,
-    environments: BTreeMap<String, Vec<FileOption>>,
+    environments: BTreeMap<String, Vec<Setting>>,
 }
 
 /// The parts of the file whose values are text whatever they look like: `1.10` is not a number that was rounded to 1.1.
@@ -184,7 +185,7 @@ impl File {
 
     /// The environment of that name, or the default one. None is guessed, not even an only one: what is deployed where must
     /// not change because a second one is added.
-    fn choose(mut self, wanted: Option<&str>) -> Result<Vec<FileOption>, Failure> {
+    fn choose(mut self, wanted: Option<&str>) -> Result<Vec<Setting>, Failure> {
         let Some(name) = wanted.or(self.default_environment.as_deref()) else {
             return Err(Failure::new(format!(
                 "no environment selected; the file has {}",
@@ -215,7 +216,7 @@ impl File {
 }
 
 /// The options that an environment sets, checked by the rules that they follow on the command line.
-fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<FileOption>, Failure> {
+fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<Setting>, Failure> {
     let find = |id: &str| command.get_arguments().find(|arg| arg.get_id() == id);
     let mut options = Vec::new();
     for (key, value) in settings.iter().filter(|(_, value)| !value.is_null()) {
@@ -223,15 +224,16 @@ fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<FileOpt
         let Some(arg) = find(&format!("{FALLBACK}{key}")).or_else(|| find(key)) else {
             continue;
         };
-        let option = FileOption::new(arg, value)
+        let option = Setting::new(arg, value)
             .map_err(|rule| Failure::new(format!("`{key}` {rule}")).hint(EXAMPLE))?;
         option.check(command, key)?;
         options.push(option);
     }
-    let arguments = options.iter().flat_map(|option| &option.arguments).map(String::as_str);
+    let name = OsString::from(command.get_name());
+    let arguments = options.iter().flat_map(|option| &option.arguments);
     let target = command
         .clone()
-        .try_get_matches_from([command.get_name()].into_iter().chain(arguments))
+        .try_get_matches_from([&name].into_iter().chain(arguments))
         .and_then(|matches| Target::from_arg_matches(&matches))
         .map_err(|error| Failure::new(error.to_string()))?;
     target.check_lists()?;

@@ -13,7 +13,7 @@ use crate::{
     failure::Failure,
     printer::Printer,
     stack::Stack,
-    values::{base_path, certificate_arn, domain_name, hosted_zone},
+    values::{CERTIFICATE_ARN, HOSTED_ZONE, base_path, domain_name},
 };
 
 /// How long the lookup of a name may take. Resolvers answer for most names in milliseconds.
@@ -25,13 +25,13 @@ pub struct DomainArgs {
     #[arg(long, value_name = "NAME", value_parser = domain_name)]
     pub domain: Option<String>,
     /// ACM certificate for `--domain`, in the API's region
-    #[arg(long, value_name = "ARN", value_parser = certificate_arn)]
+    #[arg(long, value_name = "ARN", value_parser = CERTIFICATE_ARN.parser())]
     pub certificate_arn: Option<String>,
     /// Path of the API on `--domain`, such as `v1`
     #[arg(long, value_name = "PATH", value_parser = base_path)]
     pub base_path: Option<String>,
     /// Route 53 hosted zone in which to create the records of `--domain`
-    #[arg(long, value_name = "ID", value_parser = hosted_zone)]
+    #[arg(long, value_name = "ID", value_parser = HOSTED_ZONE.parser())]
     pub hosted_zone: Option<String>,
 }
 

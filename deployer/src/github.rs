@@ -1,13 +1,19 @@
 //! GitHub Actions: the outputs and the summary of a step, in files that environment variables name, and its errors.
 
 use std::{
-    fmt::Write,
+    fmt::Display,
     fs::OpenOptions,
-    io::{self, Write as _},
+    io::{self, Write},
     path::Path,
 };
 
-use cbbootstrap_cli::{console::Console, environment};
+use cbbootstrap_cli::{
+    console::{Console, error_text},
+    environment,
+    text::escape_hidden,
+};
+use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
@@ -15,12 +21,25 @@ use crate::{
     printer::Printer,
 };
 
-/// Limits of a table, so that a comment on a pull request fills a screen or two.
-const MOST_ROWS: usize = 40;
-const MOST_CHARACTERS: usize = 200;
+/// The most bytes of a text in a summary: a workflow may post the summary as a comment, which has at most 65,536 characters.
+const MOST_BYTES: usize = 60_000;
+
+/// Prints a command's result, and gives it to GitHub Actions where that runs the command.
+pub fn publish<R: Display + Serialize>(
+    printer: &Printer,
+    command: &str,
+    outcome: &str,
+    result: &R,
+) -> anyhow::Result<()> {
+    printer.result(result)?;
+    let mut outputs = Vec::new();
+    add_outputs("", &printer.json(result)?, &mut outputs);
+    write(printer, &outputs, &summary(command, outcome, &result.to_string()));
+    Ok(())
+}
 
 /// Writes outputs and summary where the variables name files. A failed write is only a warning: the command itself has succeeded.
-pub fn write(printer: &Printer, outputs: &[(&'static str, String)], summary: &str) {
+fn write(printer: &Printer, outputs: &[(String, String)], summary: &str) {
     let delimiter = format!("cbbootstrap-{}", Uuid::new_v4());
     let outputs: String =
         outputs.iter().map(|(name, value)| output(name, value, &delimiter)).collect();
@@ -55,16 +74,8 @@ fn annotation(error: &str, hint: Option<&str>) -> String {
 
 /// Writes a failure as the summary.
 pub fn write_failure(printer: &Printer, command: &str, stack_name: &str, error: &anyhow::Error) {
-    let hint = Failure::find_in(error).and_then(|failure| failure.hint.as_deref());
-    write(printer, &[], &failure_summary(command, stack_name, &failure::one_line(error), hint));
-}
-
-fn failure_summary(command: &str, stack_name: &str, error: &str, hint: Option<&str>) -> String {
-    let hint = hint.map(|hint| format!("hint: {hint}\n"));
-    let text = format!("error: {error}\n{}", hint.unwrap_or_default());
-    let fence = fence(&text);
-    let heading = heading(command, "failed");
-    format!("{heading}Stack {}\n\n{fence}text\n{text}{fence}\n\n", code(stack_name))
+    let text = format!("Stack {stack_name}\n{}", error_text(error));
+    write(printer, &[], &summary(command, "failed", &text));
 }
 
 fn append(file: &Path, text: &str) -> io::Result<()> {
@@ -81,37 +92,38 @@ fn output(name: &str, value: &str, delimiter: &str) -> String {
     }
 }
 
-/// The first line of a summary.
-pub fn heading(command: &str, outcome: &str) -> String {
-    format!("### cbbootstrap {command}: {outcome}\n\n")
+/// Adds the fields of a result: strings, numbers and booleans, lists of strings joined by commas, and the fields of a field as
+/// `FIELD_NAME`.
+fn add_outputs(name: &str, value: &Value, outputs: &mut Vec<(String, String)>) {
+    let text = match value {
+        Value::Object(fields) => {
+            for (field, value) in fields {
+                let name = if name.is_empty() { field.clone() } else { format!("{name}_{field}") };
+                add_outputs(&name, value, outputs);
+            }
+            return;
+        }
+        Value::Array(values) => {
+            let texts = values.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+            texts.map(|texts| texts.join(","))
+        }
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Null => None,
+    };
+    outputs.extend(text.map(|text| (name.to_owned(), text)));
 }
 
-/// A table of the first [`MOST_ROWS`] rows.
-pub fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let line = |cells: [String; N]| format!("| {} |\n", cells.join(" | "));
-    let mut table = line(head.map(str::to_owned)) + &line([(); N].map(|()| "---".to_owned()));
-    for row in rows.iter().take(MOST_ROWS) {
-        table += &line(row.clone().map(|text| cell(&text)));
+/// The summary on the page of a run, in Markdown.
+fn summary(command: &str, outcome: &str, text: &str) -> String {
+    let shown = &text[..text.floor_char_boundary(MOST_BYTES)];
+    let mut lines: Vec<_> = shown.lines().map(escape_hidden).collect();
+    if shown.len() < text.len() {
+        lines.push("…".to_owned());
     }
-    if let Some(more) = rows.len().checked_sub(MOST_ROWS).filter(|more| *more > 0) {
-        let _ = write!(table, "\n… and {more} more\n");
-    }
-    table + "\n"
-}
-
-/// Text on one line, shortened, and without anything that ends the cell or is HTML.
-fn cell(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut short: String = line.chars().take(MOST_CHARACTERS).collect();
-    if short.len() < line.len() {
-        short.push('…');
-    }
-    short.replace('&', "&amp;").replace('<', "&lt;").replace('|', "\\|")
-}
-
-/// A name as code.
-pub fn code(name: &str) -> String {
-    format!("`{}`", name.replace('`', "'"))
+    let text = lines.join("\n");
+    let fence = fence(&text);
+    format!("### cbbootstrap {command}: {outcome}\n\n{fence}text\n{text}\n{fence}\n\n")
 }
 
 /// More backticks than the text has in a row.
@@ -122,6 +134,8 @@ fn fence(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -157,42 +171,45 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_summarised_as_code() {
-        let summary = failure_summary(
-            "deploy",
-            "cbbootstrap",
-            "stack `cbbootstrap` ended in ROLLBACK_COMPLETE: ```",
-            Some("fix the cause and deploy again"),
-        );
+    fn a_result_becomes_outputs() {
+        let result = json!({
+            "endpoint": "https://x", "changed": true, "dns_record": null, "nodes": ["a", "b"],
+            "smoke": {"passed": false, "steps": [{"name": "a joiner"}]}, "seconds": {"build": 61.25},
+        });
+        let mut outputs = Vec::new();
+        add_outputs("", &result, &mut outputs);
+        let mut outputs: Vec<_> =
+            outputs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        outputs.sort();
         assert_eq!(
-            summary,
-            "\
-### cbbootstrap deploy: failed
-
-Stack `cbbootstrap`
-
-````text
-error: stack `cbbootstrap` ended in ROLLBACK_COMPLETE: ```
-hint: fix the cause and deploy again
-````
-
-"
+            outputs,
+            [
+                "changed=true",
+                "endpoint=https://x",
+                "nodes=a,b",
+                "seconds_build=61.25",
+                "smoke_passed=false",
+            ]
         );
     }
 
     #[test]
-    fn a_table_is_limited_and_escaped() {
-        let row = |row: [&str; 3]| row.map(str::to_owned);
-        let escaped =
-            table(["Step", "Expected", "Saw"], &[row(["a joiner", "200", "503 <html>|"])]);
+    fn a_summary_is_code_and_limited() {
+        let text = "stack `cbbootstrap` ended in ROLLBACK_COMPLETE: ```\nhint: deploy again\n";
         assert_eq!(
-            escaped,
-            "| Step | Expected | Saw |\n| --- | --- | --- |\n| a joiner | 200 | 503 &lt;html>\\| |\n\n"
+            summary("deploy", "failed", text),
+            "\
+### cbbootstrap deploy: failed
+
+````text
+stack `cbbootstrap` ended in ROLLBACK_COMPLETE: ```
+hint: deploy again
+````
+
+"
         );
-        let rows = vec![row(["add", &"long ".repeat(100), ""]); 500];
-        let table = table(["", "What", "More"], &rows);
-        assert!(table.lines().count() < 60, "{table}");
-        assert!(table.len() < 65_536, "more than a comment may have");
-        assert!(table.ends_with("long long … |  |\n\n… and 460 more\n\n"), "{table}");
+        let long = summary("plan", "500 changes", &"– a change\n".repeat(10_000));
+        assert!(long.len() < 65_536, "more than a comment may have");
+        assert!(long.ends_with("\n…\n```\n\n"), "{long}");
     }
 }

@@ -16,13 +16,11 @@ fn console(region: &str, page: &str) -> Option<String> {
     Some(format!("https://{region}.{host}/{service}/home?region={region}#{view}"))
 }
 
-/// A stack in the CloudFormation console.
 pub fn stack(region: &str, stack_id: &str) -> Option<String> {
     let id = utf8_percent_encode(stack_id, NON_ALPHANUMERIC);
     console(region, &format!("cloudformation#/stacks/stackinfo?stackId={id}"))
 }
 
-/// A dashboard of CloudWatch.
 pub fn dashboard(region: &str, name: &str) -> Option<String> {
     console(region, &format!("cloudwatch#dashboards/dashboard/{name}"))
 }

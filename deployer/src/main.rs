@@ -1,12 +1,12 @@
 //! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
 //!
-//! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and what they come to;
+//! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and the resulting settings;
 //!   [`completion`] of their values in a shell
 //! - [`commands`]: a file for each command; [`examples`] of each
 //! - [`deployment`]: deploys and removes a stack; [`stack`] decides, [`aws`] calls; [`network`] is their HTTP client
 //! - [`package`]: builds and checks the function; [`template`], [`permissions`]: what is deployed, and what that needs
 //! - [`smoke`]: tests an endpoint; [`local`]: serves one
-//! - [`printer`], [`prompt`], [`report`], [`origin`], [`fields`], [`links`], [`lines`], [`github`]: progress, questions and results
+//! - [`printer`], [`prompt`], [`origin`], [`fields`], [`links`], [`lines`], [`github`]: progress, questions and results
 //! - [`signals`], [`leash`]: how a command and its child processes end; [`advice`], [`causes`]: errors explained
 
 mod advice;
@@ -31,7 +31,6 @@ mod package;
 mod permissions;
 mod printer;
 mod prompt;
-mod report;
 mod settings;
 mod signals;
 mod smoke;
@@ -69,7 +68,7 @@ fn main() -> Exit {
         runtime.shutdown_background();
         exit
     });
-    run.unwrap_or_else(|error: Error| fail(&printer, &parsed.variables.explain(error)))
+    run.unwrap_or_else(|error: Error| fail(&printer, &parsed.explain(error)))
 }
 
 /// Prints the error that ends the program.

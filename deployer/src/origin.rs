@@ -82,30 +82,13 @@ impl Display for Origin {
     }
 }
 
-/// A result with its origin.
+/// A result with its origin. The result itself has no field `region`.
 #[derive(Debug, Serialize)]
 pub struct WithOrigin<'a, R> {
-    account: Option<&'a str>,
-    identity: Option<&'a str>,
-    /// If the result has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    region: Option<&'a str>,
-    environment: Option<&'a str>,
     #[serde(flatten)]
-    result: &'a R,
-}
-
-impl<'a, R: Serialize> WithOrigin<'a, R> {
-    pub fn new(origin: &'a Origin, result: &'a R) -> Self {
-        let fields = serde_json::to_value(result).unwrap_or_default();
-        Self {
-            account: origin.account.as_deref(),
-            identity: origin.identity.as_deref(),
-            region: Some(origin.region.as_str()).filter(|_| fields.get("region").is_none()),
-            environment: origin.environment.as_deref(),
-            result,
-        }
-    }
+    pub origin: &'a Origin,
+    #[serde(flatten)]
+    pub result: &'a R,
 }
 
 impl<R: Display> Display for WithOrigin<'_, R> {
@@ -133,15 +116,13 @@ mod tests {
             "Account 1, arn:aws:iam::1:user/me, region us-east-1, environment prod"
         );
         let fields = |origin: &Origin, result| {
-            serde_json::to_value(WithOrigin::new(origin, &result)).unwrap()
+            serde_json::to_value(WithOrigin { origin, result: &result }).unwrap()
         };
         let expected = json!({
             "account": "1", "identity": "arn:aws:iam::1:user/me", "region": "us-east-1",
             "environment": "prod", "x": 1,
         });
         assert_eq!(fields(&origin, json!({"x": 1})), expected);
-        let text = serde_json::to_string(&WithOrigin::new(&origin, &json!({"region": "r"})));
-        assert_eq!(text.unwrap().matches("region").count(), 1);
 
         origin = Origin { region: "us-east-1".to_owned(), ..Origin::default() };
         assert_eq!(origin.to_string(), "Account unknown, region us-east-1");

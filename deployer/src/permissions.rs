@@ -50,29 +50,9 @@ struct Permission {
     actions: Vec<String>,
 }
 
-/// The values in a policy's resources. An unknown value is `*`.
+/// The values of the placeholders in `permissions.yaml`. An unknown value is `*`.
 #[derive(Clone, Debug)]
-pub struct Scope {
-    /// `aws`, `aws-cn`, …
-    pub partition: String,
-    /// The account's number.
-    pub account: String,
-    pub region: String,
-    pub stack_name: String,
-    pub table_name: String,
-    /// The bucket of `--bucket`; `None` if `deploy` creates one.
-    pub bucket: Option<String>,
-    /// The role that CloudFormation is given. The caller then needs none of CloudFormation's permissions.
-    pub role_arn: Option<String>,
-    /// The permissions boundary that the function's role must have.
-    pub permissions_boundary: Option<String>,
-    /// The key that encrypts what the deployment stores.
-    pub kms_key: Option<String>,
-    /// The API's own domain name.
-    pub domain: Option<String>,
-    /// The hosted zone of the domain's records.
-    pub hosted_zone: Option<String>,
-}
+pub struct Scope(BTreeMap<&'static str, String>);
 
 /// The partition that a region belongs to.
 pub fn partition(region: &str) -> &'static str {
@@ -92,19 +72,39 @@ pub fn partition(region: &str) -> &'static str {
 
 impl Scope {
     pub fn new(args: &ScopeArgs, partition: &str, account: &str, region: &str) -> Self {
-        Self {
-            partition: partition.to_owned(),
-            account: account.to_owned(),
-            region: region.to_owned(),
-            stack_name: args.stack.stack_name.clone(),
-            table_name: args.table.table_name.clone(),
-            bucket: args.bucket.clone(),
-            role_arn: args.role_arn.clone(),
-            kms_key: args.kms_key.clone(),
-            domain: args.domain.clone(),
-            hosted_zone: args.hosted_zone.clone(),
-            permissions_boundary: args.permissions_boundary.clone(),
+        let options = [
+            ("bucket", &args.bucket),
+            ("role_arn", &args.role_arn),
+            ("permissions_boundary", &args.permissions_boundary),
+            ("kms_key", &args.kms_key),
+            ("domain", &args.domain),
+            ("hosted_zone", &args.hosted_zone),
+        ];
+        let known = [
+            ("partition", partition),
+            ("account", account),
+            ("region", region),
+            ("stack_name", &args.stack.stack_name),
+            ("table_name", &args.table.table_name),
+        ];
+        let options = options.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+        Self::with(known.into_iter().chain(options))
+    }
+
+    /// These values, and those that follow from them.
+    fn with<'v>(values: impl IntoIterator<Item = (&'static str, &'v str)>) -> Self {
+        let values = values.into_iter().map(|(name, value)| (name, value.to_owned()));
+        let mut values: BTreeMap<_, _> = values.collect();
+        if !values.contains_key("bucket") {
+            let own = format!("cbbootstrap-artifacts-{}-{}", values["account"], values["region"]);
+            values.extend([("bucket", own.clone()), ("own_bucket", own)]);
         }
+        let name = &values["stack_name"];
+        // A template's parameter cannot be shortened; the template limits its length.
+        let is_shortened = name.len() > LONGEST_FULL_NAME && !name.contains('$');
+        let start = name.get(..SHORTENED_NAME).filter(|_| is_shortened).unwrap_or(name).to_owned();
+        values.insert("generated_names", start);
+        Self(values)
     }
 
     /// The resource's ARNs with the values of this scope; `None` if one of them has no value here.
@@ -123,34 +123,14 @@ impl Scope {
 
     /// The text with the values of this scope for its placeholders; `None` if one of them has no value here.
     fn fill_in(&self, text: &str) -> Option<String> {
-        let own_bucket = format!("cbbootstrap-artifacts-{}-{}", self.account, self.region);
-        let own_bucket = self.bucket.is_none().then_some(own_bucket);
-        // A template's parameter cannot be shortened; the template limits its length.
-        let is_shortened =
-            self.stack_name.len() > LONGEST_FULL_NAME && !self.stack_name.contains('$');
-        let generated_names = self.stack_name.get(..SHORTENED_NAME).filter(|_| is_shortened);
-        let values = [
-            ("{partition}", Some(self.partition.as_str())),
-            ("{account}", Some(&self.account)),
-            ("{region}", Some(&self.region)),
-            ("{stack_name}", Some(&self.stack_name)),
-            ("{table_name}", Some(&self.table_name)),
-            ("{generated_names}", Some(generated_names.unwrap_or(&self.stack_name))),
-            ("{bucket}", self.bucket.as_deref().or(own_bucket.as_deref())),
-            ("{own_bucket}", own_bucket.as_deref()),
-            ("{role_arn}", self.role_arn.as_deref()),
-            ("{kms_key}", self.kms_key.as_deref()),
-            ("{domain}", self.domain.as_deref()),
-            ("{hosted_zone}", self.hosted_zone.as_deref()),
-            ("{permissions_boundary}", self.permissions_boundary.as_deref()),
-        ];
-        let mut text = text.to_owned();
-        for (name, value) in values {
-            if text.contains(name) {
-                text = text.replace(name, value?);
-            }
+        let mut parts = text.split('{');
+        let mut filled = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (name, rest) = part.split_once('}')?;
+            filled += self.0.get(name)?;
+            filled += rest;
         }
-        Some(text)
+        Some(filled)
     }
 
     /// The rows of the table that a policy is made of, with their resources.
@@ -167,8 +147,8 @@ impl Scope {
             PolicyFor::Doctor => &["doctor"],
             PolicyFor::CloudFormation => &["CloudFormation"],
         };
-        let acts_for_cloudformation =
-            self.role_arn.is_none() && matches!(policy_for, PolicyFor::Deploy | PolicyFor::All);
+        let acts_for_cloudformation = !self.0.contains_key("role_arn")
+            && matches!(policy_for, PolicyFor::Deploy | PolicyFor::All);
         TABLE.permissions.iter().filter_map(move |permission| {
             let command = permission.command.as_str();
             let is_needed = commands.contains(&command)
@@ -261,7 +241,6 @@ fn join(statements: Vec<Statement>) -> Vec<Statement> {
     joined
 }
 
-/// What each permission is for.
 pub fn explain(scope: &Scope, policy_for: PolicyFor) -> String {
     let mut text = String::new();
     for (Permission { command, why, actions, .. }, resources) in scope.select(policy_for) {

@@ -10,9 +10,10 @@ use std::{
 };
 
 pub use cbbootstrap_cli::console::HEARTBEAT;
-use cbbootstrap_cli::console::{Console, Output, style};
+use cbbootstrap_cli::console::{Console, Output, error_text, style};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     origin::{Origin, WithOrigin},
@@ -23,7 +24,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Printer {
     console: Console,
-    output: Output,
     seconds: Arc<Mutex<BTreeMap<&'static str, f64>>>,
     origin: Arc<OnceLock<Origin>>,
     /// Messages that wait for another to be printed first.
@@ -42,15 +42,10 @@ impl Printer {
     pub fn new(output: Output) -> Self {
         Self {
             console: Console::new(output),
-            output,
             seconds: Arc::default(),
             origin: Arc::default(),
             held: Arc::default(),
         }
-    }
-
-    pub fn is_json(&self) -> bool {
-        self.output == Output::Json
     }
 
     /// Sets what is added to JSON results.
@@ -61,16 +56,30 @@ impl Printer {
     /// Prints the command's result: text, or one JSON document.
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         match self.origin.get() {
-            Some(origin) => self.console.result(&WithOrigin::new(origin, result)),
+            Some(origin) => self.console.result(&WithOrigin { origin, result }),
             None => self.console.result(result),
         }
     }
 
-    /// Prints a message on a separate line.
+    /// The same result as JSON.
+    pub fn json<R: Serialize>(&self, result: &R) -> serde_json::Result<Value> {
+        match self.origin.get() {
+            Some(origin) => serde_json::to_value(WithOrigin { origin, result }),
+            None => serde_json::to_value(result),
+        }
+    }
+
     pub fn message(&self, message: impl Display) {
         match &mut *self.held() {
             Some(messages) => messages.push(message.to_string()),
             None => self.console.message(message),
+        }
+    }
+
+    /// Prints all errors but the first, which ends the program and is printed last.
+    pub fn print_all_but_first<const N: usize>(&self, errors: [Option<&anyhow::Error>; N]) {
+        for error in errors.into_iter().flatten().skip(1) {
+            self.message(error_text(error));
         }
     }
 
@@ -237,5 +246,23 @@ impl Drop for Step {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn errors_wait_for_the_line_about_the_account() {
+        let printer = Printer::new(Output::Text);
+        let held = printer.hold();
+        let errors = [anyhow!("first"), anyhow!("second")];
+        printer.print_all_but_first([Some(&errors[0]), None, Some(&errors[1])]);
+        assert_eq!(*printer.held(), Some(vec!["error: second".to_owned()]));
+        held.release("Account 123456789012");
+        assert_eq!(*printer.held(), None);
     }
 }

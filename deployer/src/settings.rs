@@ -18,11 +18,11 @@ use crate::{
     domain::DomainArgs,
     failure::Failure,
     local::data,
-    package::BuildArgs,
+    package::{ArtifactSource, BuildArgs, FUNCTION},
     stack::{OWNER_TAG, STACK_TAG},
     template::{self, Declaration},
     values::{
-        Arch, Auth, bucket_name, pair, policy_arn, role_arn, stack_name, table_name, topic_arn,
+        Arch, Auth, BUCKET_NAME, POLICY_ARN, ROLE_ARN, STACK_NAME, TABLE_NAME, TOPIC_ARN, pair,
     },
 };
 
@@ -43,7 +43,6 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// The options as they were given.
     fn options(&self) -> [(&'static str, Option<String>); 2] {
         let config = self.config.as_ref().map(|file| file.display().to_string());
         [("--config", config), ("--env", self.environment.clone())]
@@ -58,7 +57,7 @@ pub struct Place {
         long,
         env = "CBBOOTSTRAP_STACK_NAME",
         value_name = "NAME",
-        value_parser = stack_name,
+        value_parser = STACK_NAME.parser(),
         default_value = DEFAULT_STACK_NAME
     )]
     pub stack_name: String,
@@ -85,7 +84,7 @@ pub struct Target {
     #[command(flatten)]
     pub place: Place,
     /// Existing bucket for the function's zip [default: a bucket that `deploy` creates]
-    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = BUCKET_NAME.parser())]
     pub bucket: Option<String>,
     #[command(flatten)]
     pub stack: StackOptions,
@@ -110,13 +109,13 @@ pub struct StackOptions {
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     pub tags: Vec<(String, String)>,
     /// Role that CloudFormation uses to change resources [default: the caller's credentials]
-    #[arg(long, value_name = "ARN", value_parser = role_arn)]
+    #[arg(long, value_name = "ARN", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     /// Policy that is the permissions boundary of the function's role
-    #[arg(long, value_name = "ARN", value_parser = policy_arn)]
+    #[arg(long, value_name = "ARN", value_parser = POLICY_ARN.parser())]
     pub permissions_boundary: Option<String>,
     /// SNS topic for the stack's events; can be repeated
-    #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic_arn)]
+    #[arg(long = "notification-arn", value_name = "ARN", value_parser = TOPIC_ARN.parser())]
     pub notification_arns: Vec<String>,
     #[command(flatten)]
     pub table: TableSettings,
@@ -143,6 +142,12 @@ pub struct FunctionArgs {
     pub function_zip: Option<PathBuf>,
     #[command(flatten)]
     pub build: BuildArgs,
+}
+
+impl FunctionArgs {
+    pub async fn source(&self) -> anyhow::Result<ArtifactSource> {
+        ArtifactSource::find(&FUNCTION, self.function_zip.as_deref(), &self.build).await
+    }
 }
 
 /// A parameter of the stack's template, the option that sets it, and its value.
@@ -302,13 +307,13 @@ fn check_topics(topics: &[String]) -> Result<(), Failure> {
 #[derive(Clone, Debug, Args)]
 pub struct RemovalArgs {
     /// Role with which CloudFormation deletes [default: that of the last change]
-    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
+    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     #[command(flatten)]
     pub wait: WaitArgs,
     /// DynamoDB table to delete if the stack no longer exists
     // Its id is not `table_name`: a file or a variable must not choose what is deleted.
-    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = table_name)]
+    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = TABLE_NAME.parser())]
     pub table_name: Option<String>,
     #[command(flatten)]
     pub place: Place,
@@ -321,7 +326,7 @@ pub struct TableArgs {
         long,
         env = "CBBOOTSTRAP_TABLE_NAME",
         value_name = "NAME",
-        value_parser = table_name,
+        value_parser = TABLE_NAME.parser(),
         default_value = DEFAULT_TABLE_NAME
     )]
     pub table_name: String,
@@ -347,14 +352,6 @@ pub struct RecordsArgs {
     pub access: Access,
 }
 
-/// The records of a table in AWS, or of a server on this machine.
-#[derive(Clone, Debug)]
-pub struct Records {
-    pub keeper: Keeper,
-    pub config: ConfigArgs,
-}
-
-/// Where records are kept.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Keeper {
@@ -384,31 +381,23 @@ impl Display for Keeper {
     }
 }
 
-impl Records {
-    pub fn new(args: RecordsArgs) -> anyhow::Result<Self> {
-        let RecordsArgs { table: TableArgs { table_name: table }, config, local, data, access } =
-            args;
-        let keeper = if local {
-            Keeper::this_machine(data.as_deref())?
-        } else {
-            Keeper::Aws { table, access }
-        };
-        Ok(Self { keeper, config })
+impl RecordsArgs {
+    pub fn keeper(&self) -> anyhow::Result<Keeper> {
+        if self.local {
+            return Keeper::this_machine(self.data.as_deref());
+        }
+        Ok(Keeper::Aws { table: self.table.table_name.clone(), access: self.access.clone() })
     }
 
     /// A command line for these records, in hints. `rest` is what follows the command.
     pub fn command(&self, command: &str, rest: &[String]) -> String {
-        match &self.keeper {
-            Keeper::Aws { access, table } => {
-                let table = [("--table-name", Some(table.clone()))];
-                let options = self.config.options().into_iter().chain(access.options());
-                command_line(&format!("cluster {command}"), options.chain(table), rest)
-            }
-            Keeper::ThisMachine { data } => {
-                let data = [("--data", Some(data.display().to_string()))];
-                command_line(&format!("cluster {command} --local"), data, rest)
-            }
+        if self.local {
+            let data = [("--data", self.data.as_ref().map(|data| data.display().to_string()))];
+            return command_line(&format!("cluster {command} --local"), data, rest);
         }
+        let table = [("--table-name", Some(self.table.table_name.clone()))];
+        let options = self.config.options().into_iter().chain(self.access.options());
+        command_line(&format!("cluster {command}"), options.chain(table), rest)
     }
 }
 

@@ -31,7 +31,6 @@ const THROTTLED: Duration = Duration::from_secs(5);
 /// The pause between two attempts of a step.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The result of the test.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub endpoint: String,
@@ -77,9 +76,17 @@ impl Report {
         Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
     }
 
-    /// Deletes the test's records, if the caller may. Otherwise, listings hide them, and they expire within hours.
+    /// Deletes the test's records, if the caller may. Otherwise, listings hide them, and they expire an hour after their lease.
     pub async fn delete_records(&self, store: &impl Store) {
         let _ = store.delete_smoke_test(&self.cluster_ids).await;
+    }
+
+    /// The failed steps, a line for each.
+    pub fn failures(&self) -> impl Iterator<Item = String> {
+        let failed = self.steps.iter().filter(|step| !step.passed);
+        failed.map(|StepResult { name, expected, saw, .. }| {
+            format!("{name}: expected {expected}, saw {saw}")
+        })
     }
 
     pub fn summary(&self) -> String {

@@ -7,7 +7,7 @@ use cbbootstrap_cli::{failure::Problems, suggestion::did_you_mean};
 use regex_lite::Regex;
 use serde::Deserialize;
 
-use crate::{failure::Failure, values::topic_arn};
+use crate::{failure::Failure, values::TOPIC_ARN};
 
 /// The API's.
 pub const TEMPLATE: &str = include_str!("../../templates/stack.yaml");
@@ -95,7 +95,7 @@ fn check_parameter(
         return Err(Failure::usage(message).hint(hint));
     };
     let broken_rule = match name {
-        "AlarmTopicArn" if !value.is_empty() => topic_arn(value).err(),
+        "AlarmTopicArn" if !value.is_empty() => TOPIC_ARN.check(value).err(),
         _ => declaration.broken_rule(value).map(|rule| format!("`{name}` {rule}")),
     };
     let Some(rule) = broken_rule else {

@@ -1,9 +1,8 @@
 //! Names, processors and other values that options take, and the rules of AWS for them.
 
-use std::ops::RangeInclusive;
-
 pub use cbbootstrap_cli::values::Auth;
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::TypedValueParser};
+use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 
 /// A processor that Lambda offers.
@@ -36,87 +35,87 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub fn account(number: &str) -> Result<String, String> {
-    let is_good = consists_of(number, 12..=12, |c| c.is_ascii_digit());
-    accept(number, is_good, "an account's number has 12 digits")
+/// A rule for a value: a pattern of the whole value, and the rule in words.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule(&'static str, &'static str);
+
+impl Rule {
+    pub fn check(self, value: &str) -> Result<String, String> {
+        let pattern = Regex::new(self.0).expect("a test compiles all patterns");
+        if pattern.is_match(value) { Ok(value.to_owned()) } else { Err(self.1.to_owned()) }
+    }
+
+    pub fn parser(self) -> impl TypedValueParser<Value = String> {
+        move |value: &str| self.check(value)
+    }
 }
 
-pub fn role_arn(arn: &str) -> Result<String, String> {
-    accept(arn, is_arn(arn, "iam"), "a role's ARN is arn:aws:iam::ACCOUNT:role/NAME")
-}
-
-pub fn policy_arn(arn: &str) -> Result<String, String> {
-    let is_good = is_arn(arn, "iam") && arn.contains(":policy/");
-    accept(arn, is_good, "a policy's ARN is arn:aws:iam::ACCOUNT:policy/NAME")
-}
-
+pub const ACCOUNT: Rule = Rule(r"^[0-9]{12}$", "an account's number has 12 digits");
+pub const ROLE_ARN: Rule =
+    Rule(r"^arn:[^:]+:iam:[^:]*:[^:]*:.", "a role's ARN is arn:aws:iam::ACCOUNT:role/NAME");
+pub const POLICY_ARN: Rule = Rule(
+    r"^arn:[^:]+:iam:[^:]*:[^:]*:policy/",
+    "a policy's ARN is arn:aws:iam::ACCOUNT:policy/NAME",
+);
 /// Not an alias: it is compared with what AWS returns.
-pub fn key_arn(arn: &str) -> Result<String, String> {
-    let is_good = is_arn(arn, "kms") && arn.contains(":key/");
-    accept(arn, is_good, "a key's ARN is arn:aws:kms:REGION:ACCOUNT:key/ID")
-}
-
-pub fn certificate_arn(arn: &str) -> Result<String, String> {
-    let is_good = is_arn(arn, "acm") && arn.contains(":certificate/");
-    accept(arn, is_good, "a certificate's ARN is arn:aws:acm:REGION:ACCOUNT:certificate/ID")
-}
-
-pub fn topic_arn(arn: &str) -> Result<String, String> {
-    accept(arn, is_arn(arn, "sns"), "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME")
-}
-
-pub fn stack_name(name: &str) -> Result<String, String> {
-    let is_good = name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && consists_of(name, 1..=128, |c| c.is_ascii_alphanumeric() || c == '-');
-    let rule =
-        "a stack's name is at most 128 letters, digits and hyphens, and starts with a letter";
-    accept(name, is_good, rule)
-}
-
-pub fn bucket_name(name: &str) -> Result<String, String> {
-    let is_good = consists_of(name, 3..=63, |c| is_lower(c) || "-.".contains(c));
-    let rule =
-        "a bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and not an ARN";
-    accept(name, is_good, rule)
-}
-
+pub const KEY_ARN: Rule =
+    Rule(r"^arn:[^:]+:kms:[^:]*:[^:]*:key/", "a key's ARN is arn:aws:kms:REGION:ACCOUNT:key/ID");
+pub const CERTIFICATE_ARN: Rule = Rule(
+    r"^arn:[^:]+:acm:[^:]*:[^:]*:certificate/",
+    "a certificate's ARN is arn:aws:acm:REGION:ACCOUNT:certificate/ID",
+);
+pub const TOPIC_ARN: Rule =
+    Rule(r"^arn:[^:]+:sns:[^:]*:[^:]*:.", "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME");
+pub const STACK_NAME: Rule = Rule(
+    r"^[A-Za-z][A-Za-z0-9-]{0,127}$",
+    "a stack's name is at most 128 letters, digits and hyphens, and starts with a letter",
+);
+pub const BUCKET_NAME: Rule = Rule(
+    r"^[a-z0-9.-]{3,63}$",
+    "a bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and not an ARN",
+);
 /// A region becomes a part of host names.
-pub fn region_name(name: &str) -> Result<String, String> {
-    let is_good = consists_of(name, 1..=63, |c| is_lower(c) || c == '-');
-    let rule = "a region's name is lower-case letters, digits and hyphens, such as us-east-1";
-    accept(name, is_good, rule)
-}
-
-pub fn table_name(name: &str) -> Result<String, String> {
-    let rule = "a table's name is 3 to 255 letters, digits, hyphens, underscores and dots";
-    accept(name, consists_of(name, 3..=255, is_plain), rule)
-}
-
+pub const REGION_NAME: Rule = Rule(
+    r"^[a-z0-9-]{1,63}$",
+    "a region's name is lower-case letters, digits and hyphens, such as us-east-1",
+);
+pub const TABLE_NAME: Rule = Rule(
+    r"^[A-Za-z0-9_.-]{3,255}$",
+    "a table's name is 3 to 255 letters, digits, hyphens, underscores and dots",
+);
 /// A cluster ID that can be a part of a template. The API itself accepts more.
-pub fn cluster_id(id: &str) -> Result<String, String> {
-    let rule =
-        "the ID of a launched cluster is 1 to 128 letters, digits, hyphens, underscores and dots";
-    accept(id, consists_of(id, 1..=128, is_plain), rule)
-}
+pub const CLUSTER_ID: Rule = Rule(
+    r"^[A-Za-z0-9_.-]{1,128}$",
+    "the ID of a launched cluster is 1 to 128 letters, digits, hyphens, underscores and dots",
+);
+pub const HOSTED_ZONE: Rule = Rule(
+    r"^[A-Z0-9]{1,32}$",
+    "a hosted zone's ID is capital letters and digits, such as Z0123456789ABCDEFGHIJ",
+);
+/// A host's name without a port.
+pub const HOST_NAME: Rule =
+    Rule(r"^[A-Za-z0-9_.-]+$", "a host's name has letters, digits, hyphens and dots, and no port");
 
 /// A name below a top-level domain, as API Gateway and certificates have it.
 pub fn domain_name(name: &str) -> Result<String, String> {
-    let is_label = |label: &str| {
-        consists_of(label, 1..=63, |c| is_lower(c) || c == '-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let is_below =
-        name.rsplit_once('.').is_some_and(|(_, top)| !top.bytes().all(|b| b.is_ascii_digit()));
-    let is_good = name.len() <= 253 && is_below && name.split('.').all(is_label);
-    let rule = "a domain name is lower-case letters, digits and hyphens between dots, such as api.example.com";
-    accept(name, is_good, rule)
+    const DOMAIN_NAME: Rule = Rule(
+        r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "a domain name is lower-case letters, digits and hyphens between dots, such as api.example.com",
+    );
+    let has_number =
+        name.rsplit('.').next().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()));
+    // An IPv4 address is not a domain name.
+    DOMAIN_NAME.check(if name.len() > 253 || has_number { "" } else { name })
 }
 
 /// Slashes at its ends are removed.
 pub fn base_path(path: &str) -> Result<String, String> {
     /// The first segments of the API's own paths, which the function could not tell from a base path.
     const OWN: [&str; 3] = ["cluster", "docs", "swagger.yaml"];
+    const BASE_PATH: Rule = Rule(
+        r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$",
+        "a base path is at most 300 letters, digits, hyphens, underscores, dots, and slashes between them",
+    );
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = path.strip_suffix('/').unwrap_or(path);
     if OWN.contains(&path.split('/').next().unwrap_or_default()) {
@@ -125,50 +124,8 @@ pub fn base_path(path: &str) -> Result<String, String> {
                 .to_owned(),
         );
     }
-    let is_segment = |segment: &str| {
-        consists_of(segment, 1..=300, is_plain) && !segment.bytes().all(|byte| byte == b'.')
-    };
-    let is_good = path.len() <= 300 && path.split('/').all(is_segment);
-    let rule = "a base path is at most 300 letters, digits, hyphens, underscores, dots, and slashes between them";
-    accept(path, is_good, rule)
-}
-
-pub fn hosted_zone(id: &str) -> Result<String, String> {
-    let is_good = consists_of(id, 1..=32, |c| c.is_ascii_uppercase() || c.is_ascii_digit());
-    accept(
-        id,
-        is_good,
-        "a hosted zone's ID is capital letters and digits, such as Z0123456789ABCDEFGHIJ",
-    )
-}
-
-/// A host's name without a port.
-pub fn host_name(name: &str) -> Result<String, String> {
-    let is_good = consists_of(name, 1..=usize::MAX, is_plain);
-    accept(name, is_good, "a host's name has letters, digits, hyphens and dots, and no port")
-}
-
-fn accept(value: &str, is_good: bool, rule: &str) -> Result<String, String> {
-    if is_good { Ok(value.to_owned()) } else { Err(rule.to_owned()) }
-}
-
-fn consists_of(text: &str, length: RangeInclusive<usize>, is_good: fn(char) -> bool) -> bool {
-    length.contains(&text.len()) && text.chars().all(is_good)
-}
-
-fn is_lower(c: char) -> bool {
-    c.is_ascii_lowercase() || c.is_ascii_digit()
-}
-
-fn is_plain(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-_.".contains(c)
-}
-
-/// `arn:PARTITION:SERVICE:REGION:ACCOUNT:RESOURCE`
-fn is_arn(arn: &str, service: &str) -> bool {
-    let parts: Vec<_> = arn.splitn(6, ':').collect();
-    matches!(parts[..], ["arn", partition, of, _, _, resource]
-        if of == service && !partition.is_empty() && !resource.is_empty())
+    let has_dots = path.split('/').any(|segment| segment.bytes().all(|byte| byte == b'.'));
+    BASE_PATH.check(if path.len() > 300 || has_dots { "" } else { path })
 }
 
 #[cfg(test)]
@@ -187,10 +144,12 @@ mod tests {
             ("a b", false, false),
             ("größe", false, false),
         ] {
-            assert_eq!(stack_name(name).is_ok(), stack, "stack {name:?}");
-            assert_eq!(table_name(name).is_ok(), table, "table {name:?}");
+            assert_eq!(STACK_NAME.check(name).is_ok(), stack, "stack {name:?}");
+            assert_eq!(TABLE_NAME.check(name).is_ok(), table, "table {name:?}");
         }
-        assert!(region_name("us-gov-west-1").is_ok() && region_name("no where").is_err());
+        assert!(
+            REGION_NAME.check("us-gov-west-1").is_ok() && REGION_NAME.check("no where").is_err()
+        );
         for (name, good) in [
             ("my-bucket.1", true),
             ("My Bucket", false),
@@ -198,11 +157,35 @@ mod tests {
             ("arn:aws:s3:::x", false),
             ("a/b/c", false),
         ] {
-            assert_eq!(bucket_name(name).is_ok(), good, "bucket {name:?}");
+            assert_eq!(BUCKET_NAME.check(name).is_ok(), good, "bucket {name:?}");
         }
-        assert!(stack_name(&"s".repeat(129)).is_err());
-        assert!(table_name(&"t".repeat(256)).is_err());
+        assert!(STACK_NAME.check(&"s".repeat(129)).is_err());
+        assert!(TABLE_NAME.check(&"t".repeat(256)).is_err());
     }
+
+    #[test]
+    fn every_pattern_compiles() {
+        for rule in [
+            ACCOUNT,
+            ROLE_ARN,
+            POLICY_ARN,
+            KEY_ARN,
+            CERTIFICATE_ARN,
+            TOPIC_ARN,
+            STACK_NAME,
+            BUCKET_NAME,
+            REGION_NAME,
+            TABLE_NAME,
+            CLUSTER_ID,
+            HOSTED_ZONE,
+            HOST_NAME,
+        ] {
+            assert_eq!(rule.check(""), Err(rule.1.to_owned()));
+        }
+        let role = "arn:aws:iam::123456789012:role/r";
+        assert!(ROLE_ARN.check(role).is_ok() && POLICY_ARN.check(role).is_err());
+    }
+
     #[test]
     fn domains_and_their_settings_follow_the_services_rules() {
         for (name, good) in [
@@ -246,7 +229,7 @@ mod tests {
         for (id, good) in
             [("Z0123456789ABC", true), ("/hostedzone/Z01", false), ("z01", false), ("", false)]
         {
-            assert_eq!(hosted_zone(id).is_ok(), good, "hosted zone {id:?}");
+            assert_eq!(HOSTED_ZONE.check(id).is_ok(), good, "hosted zone {id:?}");
         }
         for (arn, good) in [
             ("arn:aws:acm:us-east-1:123456789012:certificate/c", true),
@@ -255,7 +238,7 @@ mod tests {
             ("arn:aws:acm:us-east-1:123456789012:c", false),
             ("c", false),
         ] {
-            assert_eq!(certificate_arn(arn).is_ok(), good, "{arn}");
+            assert_eq!(CERTIFICATE_ARN.check(arn).is_ok(), good, "{arn}");
         }
     }
 }

@@ -207,7 +207,8 @@ fn targets(
             ratio >= least,
         ));
     }
-    let smoke_tests = (0..KINDS.len())
+    // Without a code change: the stand-in then also ends the processes that the last smoke test started.
+    let smoke_tests = (0..KINDS.len() - 1)
         .map(|kind| median_of(Tool::WithSmokeTest, kind) - median_of(Tool::Ours, kind));
     let longest = smoke_tests.reduce(f64::max).expect("there are kinds");
     targets.push((
@@ -237,9 +238,9 @@ fn targets(
         start < Duration::from_millis(10),
     ));
     targets.push((
-        "program smaller than 20 MB".to_owned(),
+        "program without the function: at most 18 MB".to_owned(),
         format!("{} MB", number(megabytes(size))),
-        size < 20_000_000,
+        size <= 18_000_000,
     ));
     targets
 }

@@ -21,7 +21,7 @@ use super::profiles::{Profiles, Setting};
 use crate::{
     failure::{Exit, Failure},
     network::CONNECT_TIMEOUT,
-    values::region_name,
+    values::REGION_NAME,
 };
 
 /// More than the SDK's default of 3: throttling should not fail a deployment.
@@ -45,13 +45,13 @@ const TOKEN_VARIABLES: [&str; 2] = ["AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"];
 #[command(next_help_heading = "AWS")]
 pub struct Access {
     /// AWS region [default: AWS_REGION, `cbbootstrap.yaml` or the profile]
-    #[arg(long, value_name = "REGION", value_parser = region_name)]
+    #[arg(long, value_name = "REGION", value_parser = REGION_NAME.parser())]
     pub region: Option<String>,
     /// AWS profile [default: AWS_PROFILE, `cbbootstrap.yaml` or the default credentials]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
     /// The region in `cbbootstrap.yaml`: AWS_REGION and AWS_DEFAULT_REGION take precedence.
-    #[arg(long, hide = true, value_parser = region_name)]
+    #[arg(long, hide = true, value_parser = REGION_NAME.parser())]
     pub fallback_region: Option<String>,
     /// The profile in `cbbootstrap.yaml`: AWS_PROFILE and keys in the environment take precedence.
     #[arg(long, hide = true)]
@@ -74,7 +74,7 @@ impl Access {
 
     /// Checks the name of a region, as it becomes part of host names.
     pub fn check_region(&self, region: &str) -> Result<String, Failure> {
-        region_name(region).map_err(|rule| {
+        REGION_NAME.check(region).map_err(|rule| {
             let failure = Failure::new(format!("`{region}` is not an AWS region"))
                 .hint(rule)
                 .exit(Exit::Usage);
@@ -181,7 +181,6 @@ impl Access {
     }
 }
 
-/// The keys in the environment.
 pub fn environment_keys() -> Option<Credentials> {
     let (id, secret) = (variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?);
     let token = TOKEN_VARIABLES.into_iter().find_map(variable);

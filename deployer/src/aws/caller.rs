@@ -14,7 +14,6 @@ use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use super::{Aws, Identity};
 
 impl Aws {
-    /// When the credentials expire.
     pub async fn credentials_expiry(&self) -> anyhow::Result<Option<Timestamp>> {
         let expiry = self.credentials.current().await?.expiry();
         Ok(expiry.and_then(|time| Timestamp::try_from(time).ok()))

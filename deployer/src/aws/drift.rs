@@ -13,12 +13,8 @@ use super::{error::Answer, poll::Poll};
 use crate::stack::{Difference, Drift, Drifted};
 
 /// A check of this stack takes about a minute.
-const DETECTION: Poll = Poll {
-    first: Duration::from_millis(300),
-    longest: Duration::from_secs(3),
-    patience: Duration::from_mins(5),
-    hint: "`cbbootstrap status` shows the result later",
-};
+const DETECTION: Poll =
+    Poll { patience: Duration::from_mins(5), hint: "`cbbootstrap status` shows the result later" };
 
 impl From<StackResourceDrift> for Drifted {
     fn from(drift: StackResourceDrift) -> Self {

@@ -40,8 +40,6 @@ use crate::{
 
 /// Creating a table takes about ten seconds.
 const CHANGE: Poll = Poll {
-    first: Duration::from_millis(500),
-    longest: Duration::from_millis(500),
     patience: Duration::from_mins(5),
     hint: "run the same command again to continue waiting",
 };

@@ -122,15 +122,10 @@ where
     }
 }
 
-/// Explains why there are no credentials.
 pub fn explain_credentials(error: &CredentialsError) -> Failure {
     // Checks of this program end with one.
     if let Some(failure) = chain(error).find_map(|cause| cause.downcast_ref::<Failure>()) {
-        let copy = Failure::new(failure.to_string()).exit(failure.exit);
-        return match &failure.hint {
-            Some(hint) => copy.hint(hint),
-            None => copy,
-        };
+        return failure.clone();
     }
     if chain(error).any(<dyn Error>::is::<Expired>) {
         return expired();

@@ -6,7 +6,7 @@ use aws_sdk_lambda::{
     Client,
     config::timeout::TimeoutConfig,
     primitives::Blob,
-    types::{Architecture, LastUpdateStatus},
+    types::{Architecture, LastUpdateStatus, State},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -15,12 +15,8 @@ use serde::Serialize;
 use super::{UPLOAD_TIMEOUT, error::Answer, poll::Poll};
 use crate::{failure::Failure, package::artifact::Artifact, values::Arch};
 
-const UPDATE: Poll = Poll {
-    first: Duration::from_millis(300),
-    longest: Duration::from_millis(300),
-    patience: Duration::from_mins(10),
-    hint: "`cbbootstrap status` shows the result",
-};
+const UPDATE: Poll =
+    Poll { patience: Duration::from_mins(10), hint: "`cbbootstrap status` shows the result" };
 
 #[derive(Debug, Serialize)]
 pub struct Function {
@@ -98,34 +94,42 @@ pub async fn replace_code(
             .config_override(aws_sdk_lambda::config::Builder::new().timeout_config(patient.clone()))
             .send()
             .await;
-        // Another update is in progress, perhaps our own after a lost answer.
-        Ok(replaced.absent_on("ResourceConflictException").explain(&what)?)
+        let replaced = replaced.absent_on("ResourceConflictException").explain(&what)?;
+        if replaced.is_none() {
+            // Another update is in progress, perhaps our own after a lost answer. Lambda refuses each upload until it has ended.
+            wait_for_update(client, name, &what).await?;
+        }
+        Ok(replaced)
     });
     let replaced = replaced.await?;
-    // The answer shows the first status.
-    let mut first = Some((replaced.last_update_status, replaced.last_update_status_reason));
-    UPDATE
-        .until(&overdue, async || {
-            let (status, reason) = if let Some(first) = first.take() {
-                first
-            } else {
-                let read = client.get_function_configuration().function_name(name);
-                let Some(it) = read.send().await.unless_transient(&what)? else {
-                    return Ok(None);
-                };
-                (it.last_update_status, it.last_update_status_reason)
-            };
-            match status {
-                Some(LastUpdateStatus::Failed) => {
-                    let reason = reason.unwrap_or_default();
-                    Err(Failure::new(format!("{what}: {reason}"))
-                        .hint("the function still runs the previous code; fix the cause and deploy again")
-                        .into())
-                }
-                Some(LastUpdateStatus::InProgress) => Ok(None),
-                _ => Ok(Some(())),
-            }
-        })
-        .await?;
+    let (status, reason) = match replaced.last_update_status {
+        Some(LastUpdateStatus::InProgress) => wait_for_update(client, name, &what).await?,
+        status => (status, replaced.last_update_status_reason),
+    };
+    if status == Some(LastUpdateStatus::Failed) {
+        return Err(Failure::new(format!("{what}: {}", reason.unwrap_or_default()))
+            .hint("the function still runs the previous code; fix the cause and deploy again")
+            .into());
+    }
     Ok(replaced.version)
+}
+
+/// Waits until Lambda accepts another update. Returns the last one's status and the reason for it.
+async fn wait_for_update(
+    client: &Client,
+    name: &str,
+    what: &str,
+) -> anyhow::Result<(Option<LastUpdateStatus>, Option<String>)> {
+    UPDATE
+        .until(&format!("{what}: Lambda is not done"), async || {
+            let read = client.get_function_configuration().function_name(name);
+            let Some(function) = read.send().await.unless_transient(what)? else {
+                return Ok(None);
+            };
+            let is_busy = function.state == Some(State::Pending)
+                || function.last_update_status == Some(LastUpdateStatus::InProgress);
+            Ok((!is_busy)
+                .then_some((function.last_update_status, function.last_update_status_reason)))
+        })
+        .await
 }

@@ -35,7 +35,6 @@ impl From<FilteredLogEvent> for Line {
     }
 }
 
-/// A reader of a log group.
 #[derive(Debug)]
 pub struct Log {
     client: Client,
@@ -96,7 +95,6 @@ impl Log {
         Ok(Some(lines))
     }
 
-    /// Explains an error of [`Log::next`].
     pub fn explain(&self, error: &SdkError<FilterLogEventsError>) -> Failure {
         let group = &self.group;
         let is_gone = error

@@ -150,7 +150,7 @@ async fn no_region(access: &Access, profiles: &Profiles, network: &Network) -> F
         let credentials = Renewed::new(access, &Region::from_static("us-east-1"), network.client());
         problems.keep(credentials.current().await);
     }
-    problems.report().err().unwrap_or_else(|| Failure::new("no AWS region is set"))
+    problems.report().expect_err("there is no region")
 }
 
 /// The owner of the credentials.

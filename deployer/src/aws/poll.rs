@@ -6,14 +6,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::failure::Failure;
 
-/// How often to poll, and for how long.
+/// The first pause. Each of the next is half as long again.
+const FIRST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// How long to poll, and what to do then.
 #[derive(Clone, Copy, Debug)]
 pub struct Poll {
-    /// The first pause. Each of the next is half as long again.
-    pub first: Duration,
-    pub longest: Duration,
     pub patience: Duration,
-    /// What to do when patience ends.
     pub hint: &'static str,
 }
 
@@ -25,13 +25,13 @@ impl Poll {
         mut attempt: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
     ) -> anyhow::Result<T> {
         let done = async {
-            let mut pause = self.first;
+            let mut pause = FIRST;
             loop {
                 if let Some(done) = attempt().await? {
                     return Ok(done);
                 }
                 sleep(jittered(pause)).await;
-                pause = (pause * 3 / 2).min(self.longest);
+                pause = (pause * 3 / 2).min(LONGEST);
             }
         };
         timeout(self.patience, done).await.unwrap_or_else(|_| {
@@ -50,22 +50,17 @@ pub fn jittered(pause: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    const QUICK: Poll = Poll {
-        first: Duration::from_millis(1),
-        longest: Duration::from_millis(4),
-        patience: Duration::from_secs(1),
-        hint: "wait",
-    };
+    const QUICK: Poll = Poll { patience: Duration::from_secs(2), hint: "wait" };
 
     #[tokio::test]
     async fn attempts_go_on_until_one_gives_a_value() {
         let mut attempts = 0;
         let done = QUICK.until("it is not done", async || {
             attempts += 1;
-            Ok((attempts == 5).then_some("done"))
+            Ok((attempts == 3).then_some("done"))
         });
         assert_eq!(done.await.unwrap(), "done");
-        assert_eq!(attempts, 5);
+        assert_eq!(attempts, 3);
     }
 
     #[tokio::test]
@@ -85,7 +80,7 @@ mod tests {
     async fn patience_ends() {
         let overdue: anyhow::Result<()> = QUICK.until("it is not done", async || Ok(None)).await;
         let error = overdue.unwrap_err();
-        assert_eq!(error.to_string(), "it is not done after 1 s");
+        assert_eq!(error.to_string(), "it is not done after 2 s");
         assert_eq!(Failure::find_in(&error).unwrap().hint.as_deref(), Some("wait"));
     }
 }

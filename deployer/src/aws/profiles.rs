@@ -123,12 +123,10 @@ impl Profiles {
         Some(Setting { value, source: format!("`{property}` of the profile `{profile}`") })
     }
 
-    /// The region of the profile.
     pub fn region(&self) -> Option<String> {
         self.set.get("region").map(ToOwned::to_owned)
     }
 
-    /// The network as these settings describe it.
     pub fn network(&self) -> Result<Network, Failure> {
         let bundle = self.setting("AWS_CA_BUNDLE", "ca_bundle");
         let file = bundle.as_ref().map(|bundle| expand_home(bundle.value.clone().into()));

@@ -235,7 +235,7 @@ impl Bucket {
 
     /// The artifact's key, made of its content, so that it is uploaded only once.
     pub fn key(&self, artifact: &Artifact) -> String {
-        format!("{}{}.{}", self.prefix(), artifact.sha256, artifact.program.extension())
+        format!("{}{}.{}", self.prefix(), artifact.sha256, artifact.program.extension)
     }
 
     pub async fn holds(&self, artifact: &Artifact) -> anyhow::Result<bool> {
@@ -260,7 +260,7 @@ impl Bucket {
         let patient = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_TIMEOUT).build();
         let put = request!(self.put_object)
             .key(&key)
-            .content_type(artifact.program.content_type())
+            .content_type(artifact.program.content_type)
             .body(ByteStream::from(artifact.bytes.clone()))
             .customize()
             .config_override(aws_sdk_s3::config::Builder::new().timeout_config(patient));

@@ -7,13 +7,13 @@ use clap::Args;
 
 use crate::{
     settings::{Place, WaitArgs},
-    values::{Arch, bucket_name, cluster_id, pair, role_arn, stack_name},
+    values::{Arch, BUCKET_NAME, CLUSTER_ID, ROLE_ARN, STACK_NAME, pair},
 };
 
 #[derive(Debug, Args)]
 pub struct LaunchArgs {
     /// Cluster ID at the API
-    #[arg(value_parser = cluster_id)]
+    #[arg(value_parser = CLUSTER_ID.parser())]
     pub cluster_id: String,
     /// VPC of the nodes
     #[arg(long, value_name = "ID")]
@@ -29,7 +29,7 @@ pub struct LaunchArgs {
     pub yes: bool,
     // The ids of these options differ from those of `deploy`, which an environment sets for the API's stack.
     /// Stack of the Couchbase cluster [default: `couchbase-CLUSTER_ID`]
-    #[arg(long, value_name = "NAME", help_heading = "Stack", value_parser = stack_name)]
+    #[arg(long, value_name = "NAME", help_heading = "Stack", value_parser = STACK_NAME.parser())]
     pub cluster_stack: Option<String>,
     /// Parameter of the cluster's template, such as `InstanceType=r6i.2xlarge`; can be repeated
     #[arg(id = "cluster_parameter", long = "parameter", value_name = "NAME=VALUE", help_heading = "Stack", value_parser = pair)]
@@ -38,7 +38,7 @@ pub struct LaunchArgs {
     #[arg(id = "cluster_tag", long = "tag", value_name = "KEY=VALUE", help_heading = "Stack", value_parser = pair)]
     pub tags: Vec<(String, String)>,
     /// Role that CloudFormation uses to change resources [default: the caller's credentials]
-    #[arg(id = "cluster_role_arn", long = "role-arn", value_name = "ARN", help_heading = "Stack", value_parser = role_arn)]
+    #[arg(id = "cluster_role_arn", long = "role-arn", value_name = "ARN", help_heading = "Stack", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     /// Enable the stack's termination protection; `false` disables it [default: unchanged]
     #[arg(id = "cluster_protect", long = "protect", value_name = "BOOL", help_heading = "Stack", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -50,7 +50,7 @@ pub struct LaunchArgs {
     #[command(flatten)]
     pub api: Place,
     /// Existing bucket for the agent [default: a bucket that `launch` creates]
-    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = bucket_name)]
+    #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = BUCKET_NAME.parser())]
     pub bucket: Option<String>,
     #[command(flatten)]
     pub agent: AgentArgs,

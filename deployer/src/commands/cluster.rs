@@ -27,7 +27,7 @@ use crate::{
     local::data,
     origin::Origin,
     printer::Printer,
-    settings::{Keeper, Records},
+    settings::{Keeper, RecordsArgs},
 };
 
 const OTHER_TABLE: &str =
@@ -169,24 +169,25 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
     let (ClusterCommand::List(ClusterListArgs { records, .. })
     | ClusterCommand::Show(ClusterShowArgs { records, .. })
     | ClusterCommand::Forget(ClusterForgetArgs { records, .. })) = &command;
-    let records = Records::new(records.clone())?;
-    match &records.keeper {
+    let records = records.clone();
+    let keeper = records.keeper()?;
+    match &keeper {
         Keeper::Aws { access, table } => {
             let aws = Aws::connect(access).await?;
             let (store, region) = (DynamoDb::new(aws.dynamodb.clone(), table), aws.region.clone());
             let environment = records.config.environment.clone();
             let origin = async move { Origin::read(&aws, environment).await };
             let origin = printer.is_json().then(|| tokio::spawn(origin));
-            Operator { store, records, region, origin, printer }.run(command).await
+            Operator { store, keeper, records, region, origin, printer }.run(command).await
         }
         // A server may be using it.
-        keeper @ Keeper::ThisMachine { data } => {
+        Keeper::ThisMachine { data } => {
             let store = data::open(data)?.ok_or_else(|| {
                 Failure::new(format!("there is no database in {keeper}"))
                     .hint("`cbbootstrap serve` creates one; `--data` names another directory")
             })?;
             let (region, origin) = (String::new(), None);
-            Operator { store, records, region, origin, printer }.run(command).await
+            Operator { store, keeper, records, region, origin, printer }.run(command).await
         }
     }
 }
@@ -194,7 +195,8 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
 /// The commands over one store.
 struct Operator<'p, S> {
     store: S,
-    records: Records,
+    keeper: Keeper,
+    records: RecordsArgs,
     /// Of the table, for messages.
     region: String,
     /// Read at the same time as the records.
@@ -235,7 +237,7 @@ impl<S: Store> Operator<'_, S> {
         rows.truncate(limit);
         let now = Timestamp::now();
         let result = ListResult {
-            keeper: self.records.keeper.clone(),
+            keeper: self.keeper.clone(),
             next: rows.last().filter(|_| has_more).map(|row| row.cluster_id.clone()),
             clusters: rows.into_iter().map(|row| Entry::new(row, now)).collect(),
             after: args.after,
@@ -258,7 +260,7 @@ impl<S: Store> Operator<'_, S> {
                 .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
         })?;
         let cluster = Cluster { record, now: Timestamp::now() };
-        let keeper = self.records.keeper.clone();
+        let keeper = self.keeper.clone();
         self.print(&ShowResult { keeper, cluster }).await
     }
 
@@ -288,7 +290,7 @@ impl<S: Store> Operator<'_, S> {
             .exit(Exit::Changed)
             .into());
         }
-        let keeper = self.records.keeper.clone();
+        let keeper = self.keeper.clone();
         self.print(&ForgetResult { keeper, forgotten: true, cluster }).await
     }
 
@@ -298,14 +300,14 @@ impl<S: Store> Operator<'_, S> {
     }
 
     fn not_found(&self, cluster_id: &str) -> Failure {
-        let (id, keeper) = (escape_hidden(cluster_id), &self.records.keeper);
+        let (id, keeper) = (escape_hidden(cluster_id), &self.keeper);
         let list = self.records.command("list", &[]);
         Failure::new(format!("there is no cluster `{id}` in {keeper}"))
             .hint(format!("`{list}` lists the clusters"))
     }
 
     fn explain(&self, error: &Error) -> Failure {
-        let keeper = &self.records.keeper;
+        let keeper = &self.keeper;
         let what = format!("cannot use {keeper}");
         match (error.sdk(), error) {
             (Some(sdk), _) => match sdk.code() {

@@ -4,20 +4,19 @@ use std::{collections::BTreeMap, fmt::Display};
 
 use cbbootstrap_cli::signer::Signer;
 use cbbootstrap_function::store::Store;
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{curl, smoke::failures};
+use super::curl;
 use crate::{
-    aws::cloudformation::UpdateMode,
-    cli::{DeployArgs, UpdateArgs},
+    cli::DeployArgs,
     deployment::Deployment,
     domain::{DnsRecord, testable_endpoint},
-    github::{self, code, heading, table},
+    fields::write_fields,
+    github::{self, publish},
     network::Network,
     origin::introduce,
-    package::{ArtifactSource, Program},
     printer::Printer,
-    report::{CommandReport, publish},
     settings::Target,
     signals::Signals,
     smoke,
@@ -31,8 +30,8 @@ struct DeployReport {
     dns_record: Option<DnsRecord>,
     auth: Auth,
     stack_name: String,
+    #[serde(skip)]
     region: String,
-    /// Whether anything had to be changed.
     changed: bool,
     function_sha256: String,
     /// The version that `--code-only` published.
@@ -50,61 +49,30 @@ impl Display for DeployReport {
             Some(_) => "its function's code replaced",
             None => self.outcome(),
         };
-        writeln!(f, "Endpoint: {endpoint}")?;
-        if let Some(record) = &self.dns_record {
-            writeln!(f, "DNS:      the endpoint needs the record `{record}`, or an alias")?;
-        }
-        writeln!(f, "Stack:    {stack_name} in {region}, {outcome}")?;
-        write!(f, "Function: sha256 {function_sha256}")?;
-        if let Some(version) = &self.function_version {
-            write!(f, ", version {version}")?;
-        }
-        writeln!(f, "\nTable:    {table}")?;
+        let record = self.dns_record.as_ref();
+        let record = record.map(|it| format!("the endpoint needs the record `{it}`, or an alias"));
+        let version = self.function_version.as_ref().map(|version| format!(", version {version}"));
+        let smoke = self.smoke.as_ref().map(|smoke| {
+            let lines = [format!("Smoke test, {}", smoke.summary())].into_iter();
+            lines.chain(smoke.failures()).collect::<Vec<_>>().join("\n")
+        });
         let signed_in = (*auth == Auth::Iam).then_some(region.as_str());
-        writeln!(f, "Try it:   {}", curl(endpoint, signed_in))
+        let fields = [
+            ("Endpoint:", endpoint.clone()),
+            ("DNS:", record.unwrap_or_default()),
+            ("Stack:", format!("{stack_name} in {region}, {outcome}")),
+            ("Function:", format!("sha256 {function_sha256}{}", version.unwrap_or_default())),
+            ("Table:", table.clone()),
+            ("Tested:", smoke.unwrap_or_default()),
+            ("Try it:", curl(endpoint, signed_in)),
+        ];
+        write_fields(f, 9, fields)
     }
 }
 
 impl DeployReport {
     fn outcome(&self) -> &'static str {
         if self.changed { "deployed" } else { "nothing to change" }
-    }
-}
-
-impl CommandReport for DeployReport {
-    fn outputs(&self) -> Vec<(&'static str, String)> {
-        let mut outputs = vec![
-            ("endpoint", self.endpoint.clone()),
-            ("stack_name", self.stack_name.clone()),
-            ("region", self.region.clone()),
-            ("changed", self.changed.to_string()),
-            ("function_sha256", self.function_sha256.clone()),
-            ("table", self.table.clone()),
-        ];
-        outputs.extend(self.dns_record.as_ref().map(|it| ("dns_record", it.to_string())));
-        outputs.extend(self.smoke.iter().flat_map(CommandReport::outputs));
-        outputs.extend(self.function_version.clone().map(|it| ("function_version", it)));
-        outputs
-    }
-
-    fn summary(&self) -> String {
-        let row = |name: &str, value: String| [name.to_owned(), value];
-        let mut rows = vec![
-            row("Endpoint", self.endpoint.clone()),
-            row("Stack", format!("{} in {}", code(&self.stack_name), self.region)),
-            row("Function", format!("sha256 {}", code(&self.function_sha256))),
-            row("Table", code(&self.table)),
-        ];
-        rows.extend(self.dns_record.as_ref().map(|it| row("DNS record", code(&it.to_string()))));
-        rows.extend(self.smoke.as_ref().map(|smoke| row("Smoke test", smoke.summary())));
-        let seconds = self.seconds.iter();
-        let times: Vec<_> =
-            seconds.map(|(step, seconds)| format!("{step} {seconds:.1} s")).collect();
-        if !times.is_empty() {
-            rows.push(row("Time", times.join(", ")));
-        }
-        let failures = self.smoke.as_ref().map(failures).unwrap_or_default();
-        heading("deploy", self.outcome()) + &table(["", ""], &rows) + &failures
     }
 }
 
@@ -115,7 +83,7 @@ pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> 
     let deployed = deployed.inspect_err(|error| {
         github::write_failure(printer, "deploy", &target.place.stack_name, error);
     })?;
-    publish(printer, &deployed)?;
+    publish(printer, "deploy", deployed.outcome(), &deployed)?;
     let verdict = deployed.smoke.as_ref().map(smoke::Report::verdict);
     Ok(verdict.unwrap_or(Ok(()))?)
 }
@@ -127,16 +95,11 @@ async fn deploy(
     signals: &mut Signals,
 ) -> anyhow::Result<DeployReport> {
     let aws = signals.or_stopped(target.connect()).await?;
-    let function = ArtifactSource::find(
-        Program::Function,
-        args.function.function_zip.as_deref(),
-        &args.function.build,
-    );
-    let UpdateArgs { express, rollback_minutes } = args.update;
+    let function = args.function.source();
     let deployment = Deployment {
         aws: &aws,
         target,
-        update_mode: UpdateMode { express, rollback_minutes },
+        update_mode: args.update,
         yes: args.yes,
         wait_for_stack: args.wait.wait_for_stack,
         printer,
@@ -151,6 +114,8 @@ async fn deploy(
     .await?;
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();
     let auth = deployed.stack.auth();
+    // Somebody else may have created the stack just now.
+    let is_fresh = deployed.is_fresh || deployed.stack.is_fresh(Timestamp::now());
     let smoke = if args.no_smoke {
         None
     } else {
@@ -158,7 +123,7 @@ async fn deploy(
             let signer = aws.signer(auth).await?;
             let endpoint = testable_endpoint(&deployed.stack, printer).await?;
             let store = aws.store(deployed.stack.output("TableName")?);
-            run_smoke(&aws.network, &endpoint, signer, deployed.is_fresh, &store, printer).await
+            run_smoke(&aws.network, &endpoint, signer, is_fresh, &store, printer).await
         };
         Some(signals.or_stopped(smoke).await?)
     };
@@ -169,7 +134,7 @@ async fn deploy(
         stack_name: target.place.stack_name.clone(),
         region: aws.region,
         changed: deployed.changed,
-        function_sha256: deployed.function_sha256,
+        function_sha256: deployed.sha256,
         function_version: deployed.version,
         table: target.table.table_name.clone(),
         smoke,
@@ -190,11 +155,8 @@ pub(super) async fn run_smoke(
     step.note(format!("testing {endpoint}"));
     let report = smoke::test(network, endpoint, signer, is_fresh).await?;
     report.delete_records(store).await;
-    for failed in report.steps.iter().filter(|step| !step.passed) {
-        step.line(format_args!(
-            "{}: expected {}, saw {}",
-            failed.name, failed.expected, failed.saw
-        ));
+    for failure in report.failures() {
+        step.line(failure);
     }
     step.done(report.summary());
     Ok(report)
@@ -205,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deployment_has_outputs_and_a_summary() {
+    fn a_deployment_is_shown_with_its_failed_steps() {
         let failed = smoke::StepResult {
             name: "a joiner",
             expected: "200",
@@ -231,49 +193,27 @@ mod tests {
                 steps: vec![failed],
                 cluster_ids: Vec::new(),
             }),
-            seconds: BTreeMap::from([("build", 61.25), ("stack", 33.0)]),
+            seconds: BTreeMap::new(),
         };
-        let outputs = report.outputs();
-        let outputs: Vec<_> =
-            outputs.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(
-            outputs,
-            [
-                "endpoint=https://abc.execute-api.us-east-1.amazonaws.com",
-                "stack_name=cbbootstrap",
-                "region=us-east-1",
-                "changed=true",
-                "function_sha256=0a1b",
-                "table=cb-bootstrap",
-                "smoke=failed",
-            ]
-        );
-        assert_eq!(
-            report.summary(),
-            "\
-### cbbootstrap deploy: deployed
-
-|  |  |
-| --- | --- |
-| Endpoint | https://abc.execute-api.us-east-1.amazonaws.com |
-| Stack | `cbbootstrap` in us-east-1 |
-| Function | sha256 `0a1b` |
-| Table | `cb-bootstrap` |
-| Smoke test | 0 of 1 steps passed |
-| Time | build 61.2 s, stack 33.0 s |
-
-| Step | Expected | Saw |
-| --- | --- | --- |
-| a joiner | 200 | 503 &lt;html>\\| |
-
-"
+        let text = report.to_string();
+        assert!(
+            text.starts_with(
+                "\
+Endpoint: https://abc.execute-api.us-east-1.amazonaws.com
+Stack:    cbbootstrap in us-east-1, deployed
+Function: sha256 0a1b
+Table:    cb-bootstrap
+Tested:   Smoke test, 0 of 1 steps passed
+          a joiner: expected 200, saw 503 <html>|
+Try it:   curl -X POST "
+            ),
+            "{text}"
         );
 
         report.changed = false;
         report.smoke = None;
-        report.seconds.clear();
-        let summary = report.summary();
-        assert!(summary.starts_with("### cbbootstrap deploy: nothing to change\n"), "{summary}");
-        assert!(summary.ends_with("| Table | `cb-bootstrap` |\n\n"), "{summary}");
+        let text = report.to_string();
+        assert!(text.contains("us-east-1, nothing to change\n"), "{text}");
+        assert!(text.contains("\nTable:    cb-bootstrap\nTry it: "), "{text}");
     }
 }

@@ -5,7 +5,6 @@ use crate::{
     signals::Signals,
 };
 
-/// Deletes, after asking.
 pub async fn run(
     args: DestroyArgs,
     printer: &Printer,

@@ -16,7 +16,7 @@ use crate::{
     fields::write_columns,
     network,
     origin::Origin,
-    package::{ArtifactSource, BuildArgs, Program},
+    package::{ArtifactSource, BuildArgs, FUNCTION},
     printer::Printer,
 };
 
@@ -158,7 +158,7 @@ fn check_clock(ahead: Option<SignedDuration>) -> Check {
 
 /// Whether there is a function to deploy without `--function-zip`.
 async fn check_function(args: &BuildArgs) -> Check {
-    match ArtifactSource::find(Program::Function, None, args).await {
+    match ArtifactSource::find(&FUNCTION, None, args).await {
         Ok(ArtifactSource::Ready(_)) => Check::ok("function", "this program contains it"),
         Ok(ArtifactSource::Source(_)) => {
             Check::ok("function", "`deploy` builds it: sources and tools are there")

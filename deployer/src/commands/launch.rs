@@ -12,18 +12,18 @@ use crate::{
         s3::Bucket,
     },
     cli::LaunchArgs,
-    deployment::{Cluster, Deployment, LaunchedStack},
+    deployment::{Cluster, DeployedStack, Deployment},
     failure::{Exit, Failure},
-    github::{self, code, heading, table},
+    fields::write_fields,
+    github::{self, publish},
     origin::introduce,
-    package::{ArtifactSource, BuildArgs, BuilderChoice, Program, artifact::Artifact},
+    package::{AGENT, ArtifactSource, BuildArgs, BuilderChoice, artifact::Artifact},
     printer::Printer,
-    report::{CommandReport, publish},
     settings::{Place, StackOptions, TableArgs, Target, check_tags, map},
     signals::Signals,
     stack::Stack,
     template::{self, CLUSTER_TEMPLATE},
-    values::{Arch, stack_name},
+    values::{Arch, STACK_NAME},
 };
 
 /// The parameters that have options.
@@ -51,8 +51,8 @@ const ARM64_DEFAULTS: [(&str, &str); 3] = [
 struct LaunchReport {
     cluster_id: String,
     stack_name: String,
+    #[serde(skip)]
     region: String,
-    /// Whether anything had to be changed.
     changed: bool,
     /// The members that the API knows.
     nodes: Vec<String>,
@@ -94,7 +94,6 @@ impl LaunchReport {
         if self.changed { "deployed" } else { "nothing to change" }
     }
 
-    /// A command that prints the administrator's password.
     fn password_command(&self) -> String {
         let Self { password_arn, region, .. } = self;
         format!(
@@ -106,43 +105,15 @@ impl LaunchReport {
 impl Display for LaunchReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { cluster_id, stack_name, region, .. } = self;
-        writeln!(f, "Cluster:  {cluster_id}")?;
-        writeln!(f, "Stack:    {stack_name} in {region}, {}", self.outcome())?;
-        if !self.nodes.is_empty() {
-            writeln!(f, "Nodes:    {}", self.nodes.join(", "))?;
-        }
-        for (name, value) in [("Connect: ", &self.connection_string), ("Console: ", &self.console)]
-        {
-            if let Some(value) = value {
-                writeln!(f, "{name} {value}")?;
-            }
-        }
-        writeln!(f, "Password: {}", self.password_command())
-    }
-}
-
-impl CommandReport for LaunchReport {
-    fn outputs(&self) -> Vec<(&'static str, String)> {
-        let mut outputs = vec![
-            ("cluster_id", self.cluster_id.clone()),
-            ("stack_name", self.stack_name.clone()),
-            ("region", self.region.clone()),
-            ("changed", self.changed.to_string()),
-            ("nodes", self.nodes.join(",")),
-            ("password_arn", self.password_arn.clone()),
+        let fields = [
+            ("Cluster:", cluster_id.clone()),
+            ("Stack:", format!("{stack_name} in {region}, {}", self.outcome())),
+            ("Nodes:", self.nodes.join(", ")),
+            ("Connect:", self.connection_string.clone().unwrap_or_default()),
+            ("Console:", self.console.clone().unwrap_or_default()),
+            ("Password:", self.password_command()),
         ];
-        outputs.extend(self.connection_string.clone().map(|it| ("connection_string", it)));
-        outputs
-    }
-
-    fn summary(&self) -> String {
-        let mut rows = vec![
-            ["Cluster".to_owned(), code(&self.cluster_id)],
-            ["Stack".to_owned(), format!("{} in {}", code(&self.stack_name), self.region)],
-            ["Nodes".to_owned(), self.nodes.join(", ")],
-        ];
-        rows.extend(self.connection_string.iter().map(|it| ["Connect".to_owned(), code(it)]));
-        heading("launch", self.outcome()) + &table(["", ""], &rows)
+        write_fields(f, 9, fields)
     }
 }
 
@@ -152,7 +123,7 @@ pub async fn run(args: LaunchArgs, printer: &Printer, signals: &mut Signals) -> 
     let launched = launch(&args, &name, printer, signals).await;
     let launched =
         launched.inspect_err(|error| github::write_failure(printer, "launch", &name, error))?;
-    publish(printer, &launched)
+    publish(printer, "launch", launched.outcome(), &launched)
 }
 
 async fn launch(
@@ -169,7 +140,7 @@ async fn launch(
             cargo_profile: "lambda".to_owned(),
             source: args.agent.source.clone(),
         };
-        let agent = ArtifactSource::find(Program::Agent, args.agent.archive.as_deref(), &build);
+        let agent = ArtifactSource::find(&AGENT, args.agent.archive.as_deref(), &build);
         anyhow::Ok((agent.await?, Aws::connect(&args.api.access).await?))
     };
     let (agent, aws) = signals.or_stopped(begin).await?;
@@ -198,7 +169,7 @@ async fn launch(
             printer,
         };
         let launched = deployment.launch(agent, &launch, signals).await?;
-        let LaunchedStack { stack, changed, is_fresh } = launched;
+        let DeployedStack { stack, changed, is_fresh, .. } = launched;
         let nodes = if is_fresh {
             signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?
         } else {
@@ -230,11 +201,10 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
     check_tags(&map(&args.tags))
 }
 
-/// The name of the cluster's stack.
 fn cluster_stack(args: &LaunchArgs) -> Result<String, Failure> {
     let name = args.cluster_stack.clone();
     let name = name.unwrap_or_else(|| format!("couchbase-{}", args.cluster_id));
-    stack_name(&name).map_err(|rule| {
+    STACK_NAME.check(&name).map_err(|rule| {
         Failure::usage(format!("`{name}` cannot be the name of a stack: {rule}"))
             .hint("name the stack with `--cluster-stack`")
     })

@@ -18,6 +18,7 @@ const HEADING: [&str; 5] = ["STACK", "STATUS", "TABLE", "UPDATED", "ENDPOINT"];
 
 #[derive(Debug, Serialize)]
 struct StackList {
+    #[serde(skip)]
     region: String,
     /// By name.
     stacks: Vec<Row>,
@@ -31,7 +32,6 @@ struct Row {
     /// RFC 3339.
     updated: Option<String>,
     endpoint: Option<String>,
-    /// How the endpoint authorizes requests.
     auth: Option<Auth>,
 }
 

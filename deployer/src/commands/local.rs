@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli::{DeployArgs, ServerArgs},
-    failure::{Exit, Failure},
+    failure::Exit,
     network::Network,
     printer::Printer,
     settings::Keeper,
@@ -19,17 +19,12 @@ use crate::{
     smoke,
 };
 
-/// A running local deployment.
 #[derive(Debug, Serialize)]
-pub struct Deployment {
+struct Deployment {
     #[serde(flatten)]
     serving: Serving,
-    /// None without a smoke test.
     smoke: Option<smoke::Report>,
-    /// The duration of each step.
     seconds: BTreeMap<&'static str, f64>,
-    #[serde(skip)]
-    exit: bool,
 }
 
 impl Display for Deployment {
@@ -39,12 +34,28 @@ impl Display for Deployment {
     }
 }
 
-/// Starts the API on this machine, and tests it.
-pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
-    let listen = args.local.listen;
+/// Starts the API on this machine, tests it, and serves until Ctrl-C or SIGTERM.
+pub async fn run(
+    args: DeployArgs,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<Exit> {
+    let Deployment { serving, smoke, .. } = signals.or_stopped(start(&args, printer)).await?;
+    let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
+    if verdict.is_ok() && !args.local.exit {
+        serving.run(signals).await;
+    } else {
+        serving.shutdown().await;
+    }
+    verdict?;
+    Ok(Exit::Done)
+}
+
+async fn start(args: &DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
+    let listen = &args.local.listen;
     let keeper = Keeper::this_machine(listen.data.as_deref())?;
     let options = ServerArgs { max_connections: 1000, ..ServerArgs::default() };
-    let serving = serve::start(&listen, keeper, options, printer).await?;
+    let serving = serve::start(listen, keeper, options, printer).await?;
     let smoke = match serving.data.as_ref().filter(|_| !args.no_smoke) {
         None => None,
         Some(data) => {
@@ -53,23 +64,7 @@ pub async fn start(args: DeployArgs, printer: &Printer) -> anyhow::Result<Deploy
             Some(run_smoke(&network, endpoint, None, false, &data.store, printer).await?)
         }
     };
-    let deployment =
-        Deployment { serving, smoke, seconds: printer.seconds(), exit: args.local.exit };
+    let deployment = Deployment { serving, smoke, seconds: printer.seconds() };
     printer.result(&deployment)?;
     Ok(deployment)
-}
-
-impl Deployment {
-    /// Serves until Ctrl-C or SIGTERM.
-    pub async fn run(self, signals: &mut Signals) -> anyhow::Result<Exit> {
-        let verdict: Result<(), Failure> =
-            self.smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
-        if verdict.is_ok() && !self.exit {
-            self.serving.run(signals).await;
-        } else {
-            self.serving.shutdown().await;
-        }
-        verdict?;
-        Ok(Exit::Done)
-    }
 }

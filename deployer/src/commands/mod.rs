@@ -35,8 +35,7 @@ pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
     match command {
         Command::Deploy(args) if args.local.local => {
-            let deployment = signals.or_stopped(local::start(*args, printer)).await?;
-            return deployment.run(&mut signals).await;
+            return local::run(*args, printer, &mut signals).await;
         }
         Command::Serve(args) => serve::run(*args, printer, &mut signals).await?,
         Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,

@@ -8,7 +8,7 @@ use crate::{
     cli::PackageArgs,
     deployment,
     failure::Failure,
-    package::{ArtifactSource, Program},
+    package::{AGENT, ArtifactSource, FUNCTION},
     printer::Printer,
     values::Arch,
 };
@@ -29,16 +29,11 @@ impl Display for PackageReport {
     }
 }
 
-/// Builds the artifact and writes it.
 pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
-    let (program, default) = if args.agent {
-        (Program::Agent, "cbbootstrap-agent.tar.gz")
-    } else {
-        (Program::Function, "bootstrap.zip")
-    };
+    let program = if args.agent { &AGENT } else { &FUNCTION };
     let source = ArtifactSource::find(program, None, &args.build).await?;
     let artifact = deployment::build(source, printer).await?;
-    let file = args.out.unwrap_or_else(|| default.into());
+    let file = args.out.unwrap_or_else(|| program.file.into());
     write_whole(&file, &artifact.bytes).map_err(|error| {
         Failure::new(format!("cannot write `{}`: {error}", file.display()))
             .hint("choose another file with `--out`")

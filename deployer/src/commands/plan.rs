@@ -9,11 +9,10 @@ use crate::{
     cli::PlanArgs,
     deployment::{self, Follower, Survey, discard_after},
     failure::Exit,
-    github::{self, code, heading, table},
+    github::{self, publish},
     origin::introduce,
-    package::{ArtifactSource, Program, artifact::Artifact},
+    package::artifact::Artifact,
     printer::Printer,
-    report::{CommandReport, publish},
     settings::Target,
     signals::Signals,
     stack::{self, Change, DesiredStack, Risk, StackAction, ValueChange, value_changes},
@@ -22,6 +21,7 @@ use crate::{
 #[derive(Debug, Default, Serialize)]
 struct PlanReport {
     stack_name: String,
+    #[serde(skip)]
     region: String,
     changed: bool,
     function_sha256: String,
@@ -42,50 +42,40 @@ struct PlanReport {
     losses: Vec<String>,
 }
 
-/// A change as a line of text, and as cells of a table: action, thing, details.
-type Row = (String, [String; 3]);
-
 impl PlanReport {
-    fn rows(&self) -> Vec<Row> {
-        let row = |text: String, action: &str, thing: &str, details: &str| {
-            (format!("  {text}"), [action, thing, details].map(str::to_owned))
-        };
-        let mut rows = Vec::new();
+    /// A line for each change.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
         for (kind, name) in [("table", &self.creates_table), ("bucket", &self.creates_bucket)] {
-            rows.extend(name.iter().map(|name| {
-                let (thing, details) = (format!("{kind} {name}"), "kept outside the stack");
-                row(format!("+ {thing} ({details})"), "Create", &thing, details)
-            }));
+            let created = name.iter();
+            lines.extend(created.map(|name| format!("  + {kind} {name} (kept outside the stack)")));
         }
-        rows.extend(self.first.map(|first| row(format!("! {first}"), "First", "stack", first)));
-        rows.extend(self.changes.iter().map(|change| {
-            let details: Vec<_> = change.details.iter().map(ToString::to_string).collect();
-            let details = format!("{} {}", change.replaced(), details.join(", "));
-            let thing = format!("{} ({})", change.resource, change.kind);
-            let text = change.to_string().replace('\n', "\n  ");
-            row(text, &change.action, &thing, details.trim())
-        }));
+        lines.extend(self.first.map(|first| format!("  ! {first}")));
+        let changes = self.changes.iter();
+        lines.extend(
+            changes.map(|change| format!("  {}", change.to_string().replace('\n', "\n  "))),
+        );
         for (kind, changes) in
             [("table", &self.table), ("parameter", &self.parameters), ("tag", &self.tags)]
         {
-            rows.extend(changes.iter().map(|change| {
-                row(format!("~ {kind} {change}"), "Modify", kind, &change.to_string())
-            }));
+            lines.extend(changes.iter().map(|change| format!("  ~ {kind} {change}")));
         }
         if self.restores_code {
-            let (thing, details) = ("the function's code", "was replaced outside the stack");
-            rows.push(row(format!("~ {thing}, which {details}"), "Modify", thing, details));
+            lines.push("  ~ the function's code, which was replaced outside the stack".to_owned());
         }
-        rows.extend(self.protect.map(|on| {
-            let text = if on { "~ protected" } else { "~ no longer protected" };
-            let text = format!("{text} against deletion");
-            row(text, "Modify", "protection against deletion", &on.to_string())
+        lines.extend(self.protect.map(|on| {
+            format!("  ~ {} against deletion", if on { "protected" } else { "no longer protected" })
         }));
-        rows.extend(self.losses.iter().map(|loss| {
-            let (action, details) = ("Needs confirmation", format!("it {loss}"));
-            (format!("{action}: {details}"), [action.to_owned(), String::new(), details])
-        }));
-        rows
+        lines.extend(self.losses.iter().map(|loss| format!("Needs confirmation: it {loss}")));
+        lines
+    }
+
+    fn outcome(&self) -> String {
+        match self.lines().len() {
+            0 => "nothing to change".to_owned(),
+            1 => "1 change".to_owned(),
+            number => format!("{number} changes"),
+        }
     }
 }
 
@@ -96,29 +86,10 @@ impl Display for PlanReport {
             return write!(f, "Nothing to change in stack {stack_name} in {region}");
         }
         writeln!(f, "Stack {stack_name} in {region}:")?;
-        for (text, _) in self.rows() {
-            writeln!(f, "{text}")?;
+        for line in self.lines() {
+            writeln!(f, "{line}")?;
         }
         write!(f, "Nothing was changed")
-    }
-}
-
-impl CommandReport for PlanReport {
-    fn outputs(&self) -> Vec<(&'static str, String)> {
-        vec![("changed", self.changed.to_string())]
-    }
-
-    fn summary(&self) -> String {
-        let rows: Vec<_> = self.rows().into_iter().map(|(_, cells)| cells).collect();
-        let outcome = match rows.len() {
-            0 => "nothing to change".to_owned(),
-            1 => "1 change".to_owned(),
-            number => format!("{number} changes"),
-        };
-        let stack = format!("Stack {} in {}\n\n", code(&self.stack_name), self.region);
-        let table =
-            if rows.is_empty() { String::new() } else { table(["", "What", "More"], &rows) };
-        heading("plan", &outcome) + &stack + &table
     }
 }
 
@@ -132,7 +103,7 @@ pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> an
     let planned = planned.inspect_err(|error| {
         github::write_failure(printer, "plan", &target.place.stack_name, error);
     })?;
-    publish(printer, &planned)?;
+    publish(printer, "plan", &planned.outcome(), &planned)?;
     Ok(if planned.changed && args.exit_code { Exit::WouldChange } else { Exit::Done })
 }
 
@@ -143,14 +114,7 @@ async fn plan(
     printer: &Printer,
 ) -> anyhow::Result<PlanReport> {
     let aws = target.connect().await?;
-    let build = async {
-        let function = ArtifactSource::find(
-            Program::Function,
-            args.function.function_zip.as_deref(),
-            &args.function.build,
-        );
-        deployment::build(function.await?, printer).await
-    };
+    let build = async { deployment::build(args.function.source().await?, printer).await };
     let (artifact, survey) = introduce(&aws, &target.place, printer, async {
         tokio::try_join!(build, Survey::read(&aws, target))
     })
@@ -206,7 +170,7 @@ fn report(
         report.table = value_changes(&table.settings.values(), &settings.values());
     }
     // A change set may list no resource: an output may change.
-    report.changed = changes_stack || !report.rows().is_empty();
+    report.changed = changes_stack || !report.lines().is_empty();
     report.losses = stack::losses(&report.changes);
     if let Some(before) = survey.updatable() {
         report.parameters = value_changes(&before.parameters, &desired.parameters);
@@ -222,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_is_the_same_as_text_and_as_a_summary() {
+    fn a_plan_has_a_line_for_each_change() {
         let mut report = PlanReport {
             stack_name: "cbbootstrap".to_owned(),
             region: "us-east-1".to_owned(),
@@ -264,26 +228,7 @@ Stack cbbootstrap in us-east-1:
 Needs confirmation: it opens the API
 Nothing was changed"
         );
-        assert_eq!(
-            report.summary(),
-            "\
-### cbbootstrap plan: 7 changes
-
-Stack `cbbootstrap` in us-east-1
-
-|  | What | More |
-| --- | --- | --- |
-| Create | table cb-bootstrap | kept outside the stack |
-| Modify | Function (AWS::Lambda::Function) | replaced |
-| Modify | table | max-read-units: 100 |
-| Modify | parameter | MemorySize: 256 → 512 |
-| Modify | the function's code | was replaced outside the stack |
-| Modify | protection against deletion | false |
-| Needs confirmation |  | it opens the API |
-
-"
-        );
-        assert_eq!(report.outputs(), [("changed", "true".to_owned())]);
+        assert_eq!(report.outcome(), "7 changes");
 
         report = PlanReport {
             stack_name: report.stack_name,
@@ -291,10 +236,6 @@ Stack `cbbootstrap` in us-east-1
             ..Default::default()
         };
         assert_eq!(report.to_string(), "Nothing to change in stack cbbootstrap in us-east-1");
-        assert_eq!(
-            report.summary(),
-            "### cbbootstrap plan: nothing to change\n\nStack `cbbootstrap` in us-east-1\n\n"
-        );
-        assert_eq!(report.outputs(), [("changed", "false".to_owned())]);
+        assert_eq!(report.outcome(), "nothing to change");
     }
 }

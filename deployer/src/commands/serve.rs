@@ -19,13 +19,13 @@ use crate::{
     aws::Aws,
     cli::{ListenArgs, ServeArgs, ServerArgs},
     failure::Failure,
+    fields::write_fields,
     local::{self, Metrics, RequestLog, Server, Tls, data::Data},
     printer::Printer,
     settings::Keeper,
     signals::Signals,
 };
 
-/// A running server.
 #[derive(Debug, Serialize)]
 pub struct Serving {
     pub endpoint: String,
@@ -45,14 +45,12 @@ pub struct Serving {
 
 impl Display for Serving {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "Endpoint: {}", self.endpoint)?;
-        match (&self.keeper, &self.region) {
-            (Keeper::ThisMachine { data }, _) => writeln!(f, "Data:     {}", data.display()),
-            (Keeper::Aws { table, .. }, Some(region)) => {
-                writeln!(f, "Table:    {table} in {region}")
-            }
-            (Keeper::Aws { table, .. }, None) => writeln!(f, "Table:    {table}"),
-        }
+        let store = match (&self.keeper, &self.region) {
+            (Keeper::ThisMachine { data }, _) => ("Data:", data.display().to_string()),
+            (Keeper::Aws { table, .. }, Some(region)) => ("Table:", format!("{table} in {region}")),
+            (Keeper::Aws { table, .. }, None) => ("Table:", table.clone()),
+        };
+        write_fields(f, 9, [("Endpoint:", self.endpoint.clone()), store])
     }
 }
 
@@ -69,7 +67,6 @@ pub async fn run(args: ServeArgs, printer: &Printer, signals: &mut Signals) -> a
     Ok(())
 }
 
-/// Starts a server.
 pub async fn start(
     listen: &ListenArgs,
     keeper: Keeper,

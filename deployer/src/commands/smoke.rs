@@ -4,10 +4,9 @@ use crate::{
     aws::{Aws, cloudformation},
     cli::SmokeArgs,
     domain::testable_endpoint,
-    github::{heading, table},
+    github::publish,
     origin,
     printer::Printer,
-    report::{CommandReport, publish},
     smoke, stack,
     values::Auth,
 };
@@ -48,30 +47,7 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
         Some(aws) => origin::add(aws, &args.stack.config, printer, test).await?,
         None => test.await?,
     };
-    publish(printer, &report)?;
+    let outcome = if report.passed { "passed" } else { "failed" };
+    publish(printer, "smoke", outcome, &report)?;
     Ok(report.verdict()?)
-}
-
-impl CommandReport for smoke::Report {
-    fn outputs(&self) -> Vec<(&'static str, String)> {
-        vec![("smoke", outcome(self).to_owned())]
-    }
-
-    fn summary(&self) -> String {
-        let result = format!("{}: {}\n\n", self.endpoint, smoke::Report::summary(self));
-        heading("smoke", outcome(self)) + &result + &failures(self)
-    }
-}
-
-fn outcome(report: &smoke::Report) -> &'static str {
-    if report.passed { "passed" } else { "failed" }
-}
-
-/// The failed steps as a table.
-pub fn failures(report: &smoke::Report) -> String {
-    let failed = report.steps.iter().filter(|step| !step.passed);
-    let rows: Vec<_> = failed
-        .map(|step| [step.name.to_owned(), step.expected.to_owned(), step.saw.clone()])
-        .collect();
-    if rows.is_empty() { String::new() } else { table(["Step", "Expected", "Saw"], &rows) }
 }

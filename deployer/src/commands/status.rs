@@ -27,6 +27,7 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct Status {
     stack_name: String,
+    #[serde(skip)]
     region: String,
     stack_status: String,
     /// Why the stack is in that status, in CloudFormation's words.
@@ -42,9 +43,7 @@ struct Status {
     endpoint: Option<String>,
     /// The record that the endpoint needs, if the stack does not create it.
     dns_record: Option<DnsRecord>,
-    /// The callers that the endpoint accepts.
     auth: Option<Auth>,
-    /// The dashboard's name.
     dashboard: Option<String>,
     function: Option<FunctionStatus>,
     table: Option<Table>,

@@ -3,7 +3,8 @@ use super::*;
 /// The arguments that the chosen environment sets.
 fn chosen(text: &str, wanted: Option<&str>) -> Result<Vec<String>, Failure> {
     let options = File::parse(text)?.choose(wanted)?;
-    Ok(options.into_iter().flat_map(|option| option.arguments).collect())
+    let arguments = options.into_iter().flat_map(|option| option.arguments);
+    Ok(arguments.map(|argument| argument.into_string().unwrap()).collect())
 }
 
 #[test]

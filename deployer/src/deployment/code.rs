@@ -40,7 +40,7 @@ impl Deployment<'_> {
             stack: stack.clone(),
             changed,
             is_fresh: changed,
-            function_sha256: artifact.sha256,
+            sha256: artifact.sha256,
             version,
         })
     }

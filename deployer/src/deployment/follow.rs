@@ -21,7 +21,6 @@ const DEFAULT_PATIENCE: Duration = Duration::from_mins(30);
 /// How often to try to cancel an update that may not have begun, once a second.
 const CANCEL_ATTEMPTS: u32 = 8;
 
-/// Follows the changes of a stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Follower<'a> {
     pub client: &'a Client,
@@ -47,7 +46,7 @@ impl Follower<'_> {
             let cancels = match reaction {
                 Reaction::Detach => return Err(self.detached(signal)),
                 Reaction::CancelUpdate => "cancelling the update",
-                Reaction::DeleteStack => "deleting the stack again",
+                Reaction::DeleteStack => "deleting the new stack",
             };
             step.line(format_args!(
                 "Ctrl-C: {cancels}; press Ctrl-C again to leave it to CloudFormation"

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Applied, Deployment, StackSurvey, build,
-    phases::{Consents, Preparation, print_later},
+    DeployedStack, Deployment, StackSurvey, build,
+    phases::{Consents, Preparation},
 };
 use crate::{
     aws::s3::Bucket,
@@ -29,41 +29,16 @@ pub trait Cluster: Sync {
     ) -> BTreeMap<String, String>;
 }
 
-/// The result of a launch.
-pub struct LaunchedStack {
-    pub stack: Stack,
-    /// Whether anything had to be changed.
-    pub changed: bool,
-    /// Whether the nodes may be others than at the beginning, because of this launch or another one.
-    pub is_fresh: bool,
-}
-
 impl<'a> Deployment<'a> {
-    /// Deploys the stack of a Couchbase cluster.
     pub async fn launch(
         self,
         agent: ArtifactSource,
         cluster: &'a dyn Cluster,
         signals: &mut Signals,
-    ) -> anyhow::Result<LaunchedStack> {
+    ) -> anyhow::Result<DeployedStack> {
         let begin = self.begin_launch(agent, cluster);
-        let mut preparation = signals.or_stopped(begin).await?;
-        let Applied { unchanged, round } = self.apply(&mut preparation, signals).await?;
-        let changed = unchanged.is_none();
-        let finish = async {
-            if changed {
-                preparation.prune().await;
-            }
-            let stack = preparation.read_again(unchanged).await?;
-            let has_changed_protection = preparation.protect(&stack).await?;
-            anyhow::Ok((stack, has_changed_protection))
-        };
-        let (stack, has_changed_protection) = signals.or_stopped(finish).await?;
-        Ok(LaunchedStack {
-            stack,
-            changed: changed | has_changed_protection | preparation.has_changed_storage,
-            is_fresh: changed || round > 0,
-        })
+        let preparation = signals.or_stopped(begin).await?;
+        self.complete(preparation, signals).await
     }
 
     async fn begin_launch(
@@ -82,7 +57,7 @@ impl<'a> Deployment<'a> {
         self.ask(&survey, None, &mut consents).await?;
         let (bucket_created, artifact) =
             tokio::join!(self.create_bucket(&bucket), build(agent, printer));
-        print_later(printer, [bucket_created.as_ref().err(), artifact.as_ref().err()]);
+        printer.print_all_but_first([bucket_created.as_ref().err(), artifact.as_ref().err()]);
         let (has_changed_storage, artifact) = (bucket_created?, artifact?);
         let desired = self.desired_cluster(cluster, &survey, &bucket, &artifact)?;
         Ok(Preparation {
@@ -90,6 +65,7 @@ impl<'a> Deployment<'a> {
             cluster: Some(cluster),
             bucket,
             artifact,
+            storage: None,
             desired,
             has_changed_storage,
             survey,

@@ -1,8 +1,8 @@
 //! Deploys or removes a stack.
 //!
-//! A deployment first *prepares*: it reads, asks, builds, uploads and creates a change set. A signal stops that, and the next
-//! deployment continues. Then it *applies* the change. A signal cancels the change if possible, or leaves it to CloudFormation. If
-//! somebody else changes the stack in between, both phases are repeated.
+//! A deployment has three phases: *survey* reads everything, *prepare* asks, builds, uploads and creates a change set, and *apply*
+//! changes the stack. A signal stops the first two, and the next deployment continues. In the third, a signal cancels the change if
+//! possible, or leaves it to CloudFormation. If somebody else changes the stack in between, the phases are repeated.
 
 mod code;
 mod follow;
@@ -15,7 +15,7 @@ mod watch;
 use std::time::Duration;
 
 pub use follow::Follower;
-pub use launch::{Cluster, LaunchedStack};
+pub use launch::Cluster;
 pub use phases::{build, create_draft, discard_after};
 pub use removal::Removal;
 pub use survey::{StackSurvey, Survey};
@@ -31,7 +31,7 @@ use crate::{
     stack::{DesiredStack, Stack},
     template::TEMPLATE,
 };
-use phases::{Preparation, Storage, is_overtaken};
+use phases::{Preparation, is_overtaken};
 
 /// How often others may change the stack before a deployment gives up.
 const ROUNDS: usize = 10;
@@ -58,15 +58,14 @@ struct Applied {
     round: usize,
 }
 
-/// The result of a deployment.
 #[derive(Debug)]
 pub struct DeployedStack {
     pub stack: Stack,
-    /// Whether anything had to be changed.
     pub changed: bool,
-    /// Whether the endpoint may be new, and not known everywhere yet.
+    /// Whether this deployment or another one has changed the stack since the command began.
     pub is_fresh: bool,
-    pub function_sha256: String,
+    /// Of the artifact.
+    pub sha256: String,
     /// The version of the function that was published.
     pub version: Option<String>,
 }
@@ -79,32 +78,21 @@ impl<'a> Deployment<'a> {
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
         let begin = Preparation::begin(self, function);
-        let (mut preparation, storage) = signals.or_stopped(begin).await?;
-        let applied = self.apply_with(&mut preparation, Some(storage), signals).await?;
-        signals.or_stopped(preparation.finish(applied)).await
+        let preparation = signals.or_stopped(begin).await?;
+        self.complete(preparation, signals).await
     }
 
-    /// Deploys a stack whose bucket exists and that needs no table.
-    async fn apply(
+    /// Repeats the phases until the stack is up to date.
+    async fn complete(
         self,
-        preparation: &mut Preparation<'_>,
+        mut preparation: Preparation<'_>,
         signals: &mut Signals,
-    ) -> anyhow::Result<Applied> {
-        self.apply_with(preparation, None, signals).await
-    }
-
-    /// Repeats both phases until the stack is up to date. The first creates or completes the storage.
-    async fn apply_with(
-        self,
-        preparation: &mut Preparation<'_>,
-        mut storage: Option<Storage>,
-        signals: &mut Signals,
-    ) -> anyhow::Result<Applied> {
+    ) -> anyhow::Result<DeployedStack> {
         for round in 0..ROUNDS {
             let mut draft = None;
-            let applied = preparation.round(round, storage.take(), &mut draft, signals).await;
+            let applied = preparation.round(round, &mut draft, signals).await;
             match discard_after(applied, draft).await {
-                Ok(Some(applied)) => return Ok(applied),
+                Ok(Some(applied)) => return signals.or_stopped(preparation.finish(applied)).await,
                 Ok(None) => (),
                 Err(error) if is_overtaken(&error) => {
                     let mut step = self.printer.step("stack");

@@ -1,6 +1,4 @@
-//! The two phases of a deployment, and the steps after them.
-
-use jiff::Timestamp;
+//! The phases of a deployment after the survey, and the steps that follow them.
 
 use super::{
     Applied, Cluster, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack,
@@ -27,6 +25,8 @@ pub struct Preparation<'a> {
     pub(super) cluster: Option<&'a dyn Cluster>,
     pub(super) bucket: Bucket,
     pub(super) artifact: Artifact,
+    /// What the first round creates or completes.
+    pub(super) storage: Option<Storage>,
     pub(super) desired: DesiredStack,
     /// Whether the table or the bucket had to be created or changed.
     pub(super) has_changed_storage: bool,
@@ -57,11 +57,11 @@ enum Next {
 }
 
 impl<'a> Preparation<'a> {
-    /// Reads everything, asks and builds. It changes nothing.
+    /// Reads everything, asks and builds. Changes nothing.
     pub async fn begin(
         deployment: Deployment<'a>,
         function: impl Future<Output = anyhow::Result<ArtifactSource>>,
-    ) -> anyhow::Result<(Self, Storage)> {
+    ) -> anyhow::Result<Self> {
         let Deployment { aws, target, printer, .. } = deployment;
         let (function, survey) = tokio::join!(function, Survey::read(aws, target));
         // An error on this machine comes first.
@@ -76,17 +76,17 @@ impl<'a> Preparation<'a> {
         if table.is_some() && is_new_key {
             table_options.kms_key = None;
         }
-        let preparation = Self {
+        Ok(Self {
             deployment,
             cluster: None,
             desired: desired_stack(target, &bucket, &artifact)?,
             bucket,
             artifact,
+            storage: Some(Storage { table, table_options }),
             has_changed_storage: false,
             survey,
             consents,
-        };
-        Ok((preparation, Storage { table, table_options }))
+        })
     }
 
     /// Prepares and applies what the stack needs next; `None` if the stack must be read again. `draft` holds a change set while
@@ -94,11 +94,10 @@ impl<'a> Preparation<'a> {
     pub async fn round(
         &mut self,
         round: usize,
-        storage: Option<Storage>,
         draft: &mut Option<ChangeSet>,
         signals: &mut Signals,
     ) -> anyhow::Result<Option<Applied>> {
-        match signals.or_stopped(self.prepare(round, storage, draft)).await? {
+        match signals.or_stopped(self.prepare(round, draft)).await? {
             Next::Nothing(stack) => Ok(Some(Applied { unchanged: Some(stack), round })),
             Next::Survey => Ok(None),
             Next::Change(watch, step) => {
@@ -111,7 +110,6 @@ impl<'a> Preparation<'a> {
     async fn prepare(
         &mut self,
         round: usize,
-        storage: Option<Storage>,
         slot: &mut Option<ChangeSet>,
     ) -> anyhow::Result<Next> {
         let Deployment { aws, target, printer, .. } = self.deployment;
@@ -128,6 +126,7 @@ impl<'a> Preparation<'a> {
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
+        let storage = self.storage.take();
         let is_first = storage.is_some();
         let table = self.ensure_table(storage);
         let bucket = async {
@@ -140,7 +139,8 @@ impl<'a> Preparation<'a> {
         let draft = async { if needs_change_set { self.draft(slot).await } else { Ok(None) } };
         // All three run to their end, so that none leaves something incomplete because another one failed.
         let (table, bucket, draft) = tokio::join!(table, bucket, draft);
-        print_later(printer, [table.as_ref().err(), bucket.as_ref().err(), draft.as_ref().err()]);
+        let errors = [table.as_ref().err(), bucket.as_ref().err(), draft.as_ref().err()];
+        printer.print_all_but_first(errors);
         self.has_changed_storage |= table? | bucket?;
         let draft = draft?;
         if needs_change_set {
@@ -221,7 +221,7 @@ impl<'a> Preparation<'a> {
     ) -> anyhow::Result<Next> {
         let Deployment { aws, yes, printer, .. } = self.deployment;
         let before = self.survey.updatable();
-        let Some((changes, mut watch, mut step)) = draft else {
+        let Some((changes, watch, mut step)) = draft else {
             let stack =
                 cloudformation::find_changed(&aws.cloudformation, &self.desired.name).await?;
             return Ok(Next::Nothing(stack));
@@ -242,7 +242,6 @@ impl<'a> Preparation<'a> {
         if !losses.is_empty() {
             confirm(&Risk::Losses(losses).question(&self.desired.name), yes, printer).await?;
         }
-        watch.expect(&changes);
         Ok(Next::Change(watch, step))
     }
 
@@ -309,21 +308,20 @@ impl<'a> Preparation<'a> {
         let is_table_encrypted = self.encrypt_table().await?;
         let has_changed_protection = self.protect(&stack).await?;
         Ok(DeployedStack {
-            // Somebody else may have created the stack just now.
-            is_fresh: changed || round > 0 || stack.is_fresh(Timestamp::now()),
+            is_fresh: changed || round > 0,
             stack,
             changed: self.has_changed_storage
                 | changed
                 | code_changed
                 | is_table_encrypted
                 | has_changed_protection,
-            function_sha256: self.artifact.sha256.clone(),
+            sha256: self.artifact.sha256.clone(),
             version: None,
         })
     }
 
     /// Sets the stack's termination protection. Returns whether that was necessary.
-    pub(super) async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
+    async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
         let Deployment { aws, target, .. } = self.deployment;
         let Some(protect) = target.stack.protect.filter(|protect| *protect != stack.protected)
         else {
@@ -334,7 +332,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// The stack after its change.
-    pub(super) async fn read_again(&self, unchanged: Option<Stack>) -> anyhow::Result<Stack> {
+    async fn read_again(&self, unchanged: Option<Stack>) -> anyhow::Result<Stack> {
         let client = &self.deployment.aws.cloudformation;
         match unchanged {
             Some(stack) => Ok(stack),
@@ -343,7 +341,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// Deletes old artifacts. It only warns, because the deployment itself has succeeded.
-    pub(super) async fn prune(&self) {
+    async fn prune(&self) {
         let key = self.bucket.key(&self.artifact);
         let named: Vec<_> = self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
         if let Err(error) = self.bucket.prune(&named).await {
@@ -356,7 +354,7 @@ impl<'a> Preparation<'a> {
     async fn encrypt_table(&self) -> anyhow::Result<bool> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         let options = &target.stack.table;
-        if options.kms_key.is_none() {
+        if options.kms_key.is_none() || self.cluster.is_some() {
             return Ok(false);
         }
         let name = &target.table.table_name;
@@ -424,13 +422,6 @@ impl Deployment<'_> {
             consents.wait = true;
         }
         Ok(())
-    }
-}
-
-/// Prints all errors but the first, which ends the program and is printed last.
-pub(super) fn print_later<const N: usize>(printer: &Printer, errors: [Option<&anyhow::Error>; N]) {
-    for error in errors.into_iter().flatten().skip(1) {
-        printer.error(error);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     },
     cli::DestroyArgs,
     failure::{Exit, Failure},
+    fields::write_fields,
     printer::Printer,
     prompt::confirm,
     signals::Signals,
@@ -35,10 +36,10 @@ pub struct Removal<'a> {
     bucket: Option<Bucket>,
 }
 
-/// The result of `destroy`.
 #[derive(Debug, Serialize)]
 pub struct DestroyReport {
     stack_name: String,
+    #[serde(skip)]
     region: String,
     /// Whether anything had to be deleted.
     changed: bool,
@@ -55,24 +56,26 @@ pub struct DestroyReport {
 impl Display for DestroyReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stack = if self.stack_deleted { "deleted" } else { "did not exist" };
-        writeln!(f, "Stack: {} in {} {stack}", self.stack_name, self.region)?;
-        if let Some(table) = &self.table {
-            let outcome = if self.table_deleted { "deleted" } else { "not touched" };
-            writeln!(f, "Table: {table} {outcome}")?;
-        }
-        if let Some(backup) = &self.backup_arn {
-            writeln!(f, "Backup: {backup}")?;
-        }
-        match (self.artifacts_deleted, self.bucket_deleted) {
-            (0, false) => Ok(()),
-            (artifacts, false) => write!(f, "Artifacts: {artifacts} deleted"),
-            (artifacts, true) => write!(f, "Artifacts: {artifacts} deleted, and their bucket"),
-        }
+        let table = self.table.as_ref().map(|table| {
+            format!("{table} {}", if self.table_deleted { "deleted" } else { "not touched" })
+        });
+        let artifacts = match (self.artifacts_deleted, self.bucket_deleted) {
+            (0, false) => String::new(),
+            (number, false) => format!("{number} deleted"),
+            (number, true) => format!("{number} deleted, and their bucket"),
+        };
+        let fields = [
+            ("Stack:", format!("{} in {} {stack}", self.stack_name, self.region)),
+            ("Table:", table.unwrap_or_default()),
+            ("Backup:", self.backup_arn.clone().unwrap_or_default()),
+            ("Artifacts:", artifacts),
+        ];
+        write_fields(f, 10, fields)
     }
 }
 
 impl<'a> Removal<'a> {
-    /// Reads everything that is to be deleted, and asks. It changes nothing.
+    /// Reads everything that is to be deleted, and asks. Changes nothing.
     pub async fn prepare(
         aws: &'a Aws,
         args: &'a DestroyArgs,
@@ -86,10 +89,7 @@ impl<'a> Removal<'a> {
             match &table_name {
                 _ if !args.delete_table => Ok(None),
                 Some(table_name) => dynamodb::find_ours(&aws.dynamodb, table_name).await,
-                None => Err(stack::missing(name, &aws.region)
-                    .hint("name the table with `--table-name`")
-                    .exit(Exit::Usage)
-                    .into()),
+                None => Err(no_table(stack.as_ref(), name, &aws.region).into()),
             }
         };
         let bucket = async {
@@ -168,16 +168,17 @@ impl<'a> Removal<'a> {
             tokio::try_join!(self.delete_table(), self.delete_artifacts(keep_bucket))
         };
         let rest = signals.or_stopped(rest).await;
-        let ((table_deleted, backup_arn), (artifacts_deleted, bucket_deleted)) = rest.map_err(|error| match &self.table_name {
+        let rest = rest.map_err(|error| match (&self.stack, &self.table) {
             // The stack, which named the table, is gone.
-            Some(table) if self.table.is_some() => {
+            (Some(_), Some(Table { name: table, .. })) => {
                 let command = place.command("destroy");
                 error.context(format!(
                     "the stack is deleted, but table `{table}` may not be: continue with `{command} --delete-table --table-name {table}`"
                 ))
             }
             _ => error,
-        })?;
+        });
+        let ((table_deleted, backup_arn), (artifacts_deleted, bucket_deleted)) = rest?;
         let stack_deleted = self.stack.is_some();
         Ok(DestroyReport {
             stack_name: place.stack_name.clone(),
@@ -282,6 +283,17 @@ impl<'a> Removal<'a> {
         });
         Ok((artifacts, is_gone))
     }
+}
+
+/// The error for a table that is to be deleted, but that neither the stack nor the user names.
+fn no_table(stack: Option<&Stack>, name: &str, region: &str) -> Failure {
+    let failure = match stack {
+        // That of a Couchbase cluster, or one that was never deployed.
+        Some(_) => Failure::new(format!("stack `{name}` has no table"))
+            .hint("leave out `--delete-table`, or name a table with `--table-name`"),
+        None => stack::missing(name, region).hint("name the table with `--table-name`"),
+    };
+    failure.exit(Exit::Usage)
 }
 
 /// The stack, if it may be deleted, once nobody changes it.

@@ -98,7 +98,6 @@ impl StackSurvey {
         matches!(self.action, StackAction::Create | StackAction::Replace | StackAction::ReplaceUsed)
     }
 
-    /// The stack, if it can be updated.
     pub fn updatable(&self) -> Option<&Stack> {
         self.stack.as_ref().filter(|_| self.action == StackAction::Update)
     }

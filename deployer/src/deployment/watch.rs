@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     printer::Step,
     stack::{
-        Change, Progress, StackEvent, StackStatus,
+        Progress, StackEvent, StackStatus,
         pace::{self, FIRST},
     },
 };
@@ -31,7 +31,6 @@ const STATUS_DELAY: Duration = Duration::from_secs(10);
 /// How often to read the stack's status as well as its events.
 const STATUS_POLL: Duration = Duration::from_secs(30);
 
-/// Follows a stack's events.
 #[derive(Debug)]
 pub struct Watch {
     /// It makes at most two attempts, as the watch itself is patient.
@@ -56,8 +55,6 @@ pub struct Watch {
 struct State {
     events: Vec<StackEvent>,
     progress: Progress,
-    /// The minimum number of resources that change, if known.
-    expected: Option<usize>,
     /// Whether only the stack's deletion ends the watch.
     deleting: bool,
     /// The last status that was read, if it was a settled one.
@@ -96,17 +93,9 @@ impl Watch {
         Ok(watch.map(|it| Self { status_counts: Some(now), status_due: now, ..it }))
     }
 
-    /// Sets the expected changes, which determine how often to poll.
-    pub fn expect(&mut self, changes: &[Change]) {
-        // A modification may have no effect, or come after the other changes.
-        let added = changes.iter().filter(|change| change.action == "Add");
-        self.state.expected = Some(added.count());
-    }
-
     /// From now on, only the stack's deletion ends the watch: it was requested during another change.
     pub fn expect_deletion(&mut self) {
         self.state.deleting = true;
-        self.state.expected = None;
         self.state.settled = None;
         self.status_counts = None;
     }
@@ -210,8 +199,8 @@ impl State {
     }
 
     fn pause(&self, began: Instant, last_event: Instant) -> Duration {
-        let distance = pace::distance(self.expected, &self.progress, self.last_of_stack());
-        pace::pause(distance, began.elapsed(), last_event.elapsed())
+        let is_near = pace::is_near(&self.progress, self.last_of_stack());
+        pace::pause(is_near, began.elapsed(), last_event.elapsed())
     }
 
     /// The status in which the stack has settled.

@@ -60,7 +60,6 @@ impl RequestLog {
         Self { format, lines, is_on: Arc::default() }
     }
 
-    /// Logs a message about the server.
     pub fn message(&self, message: &str) {
         self.write(match self.format {
             LogFormat::Json => {
@@ -71,7 +70,6 @@ impl RequestLog {
         });
     }
 
-    /// Begins to log requests.
     pub fn begin(&self) {
         self.is_on.store(self.format != LogFormat::None, Ordering::Relaxed);
     }

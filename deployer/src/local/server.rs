@@ -59,7 +59,6 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// A running server.
 #[derive(Debug)]
 pub struct Server {
     url: String,

@@ -73,7 +73,6 @@ impl Network {
         Ok(Self(Arc::new(Inner { proxies, trust })))
     }
 
-    /// The client of the AWS SDK.
     pub fn client(&self) -> SharedHttpClient {
         let clients = self.routes(|route| {
             let (network, route) = (self.clone(), route.clone());
@@ -211,7 +210,6 @@ impl Unreachable {
         }
     }
 
-    /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match (causes(self).contains("certificate:"), &self.authorities, &self.proxy) {
             (true, Some(_), _) => {

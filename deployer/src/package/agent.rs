@@ -1,7 +1,8 @@
 //! The agent's archive: a `tar.gz` of the executable and its systemd unit, which a node unpacks in `/`.
 
-use std::io::{Read, Result, Write};
+use std::io::{self, Read, Write};
 
+use anyhow::Context;
 use flate2::{Compression, GzBuilder, read::GzDecoder};
 use tar::{Archive, Builder, EntryType, Header};
 
@@ -17,15 +18,16 @@ const UNIT: (&str, &str) = (
 const MAX_UNPACKED: u64 = 500 * 1024 * 1024;
 
 /// Packs the executable. Owner, date and order are fixed.
-pub fn archive(executable: &[u8]) -> Result<Vec<u8>> {
+pub fn archive(executable: &[u8]) -> anyhow::Result<Vec<u8>> {
     let gzip = GzBuilder::new().write(Vec::new(), Compression::best());
     let mut tar = Builder::new(gzip);
-    append(&mut tar, EXECUTABLE, 0o755, executable)?;
-    append(&mut tar, UNIT.0, 0o644, UNIT.1.as_bytes())?;
-    tar.into_inner()?.finish()
+    append(&mut tar, EXECUTABLE, 0o755, executable)
+        .and_then(|()| append(&mut tar, UNIT.0, 0o644, UNIT.1.as_bytes()))
+        .and_then(|()| tar.into_inner()?.finish())
+        .context("cannot make the archive")
 }
 
-fn append(tar: &mut Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+fn append(tar: &mut Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
     header.set_mode(mode);
@@ -34,7 +36,7 @@ fn append(tar: &mut Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) ->
 }
 
 /// The executable in an archive, or what is wrong with the archive.
-pub fn executable(archive: &[u8]) -> std::result::Result<Vec<u8>, String> {
+pub fn executable(archive: &[u8]) -> Result<Vec<u8>, String> {
     let broken = |error| format!("this is not an archive of the agent ({error})");
     let mut archive = Archive::new(GzDecoder::new(archive));
     let mut executable = None;

@@ -9,18 +9,18 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use super::{Program, agent, elf};
+use super::{Program, elf};
 use crate::{failure::Failure, values::Arch};
 
 /// The name of the executable that Lambda's `provided` runtimes start.
-const BOOTSTRAP: &str = "bootstrap";
+pub const BOOTSTRAP: &str = "bootstrap";
 
 /// Lambda's limit for an unpacked function, in bytes: 250 MB.
 const MAX_UNPACKED: u64 = 250 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct Artifact {
-    pub program: Program,
+    pub program: &'static Program,
     pub bytes: Vec<u8>,
     /// Of the bytes, in lower-case hexadecimal.
     pub sha256: String,
@@ -30,45 +30,38 @@ pub struct Artifact {
 impl Artifact {
     /// Packs an executable for Amazon Linux 2023 on this processor. The same executable always gives the same bytes: names, dates,
     /// modes and order are fixed.
-    pub fn pack(program: Program, executable: &[u8], arch: Arch) -> anyhow::Result<Self> {
+    pub fn pack(program: &'static Program, executable: &[u8], arch: Arch) -> anyhow::Result<Self> {
         elf::check(executable, arch)?;
-        let bytes = match program {
-            Program::Function => zip(executable)?,
-            Program::Agent => agent::archive(executable).context("cannot make the archive")?,
-        };
-        Ok(Self::new(program, bytes, arch))
+        Ok(Self::new(program, (program.pack)(executable)?, arch))
     }
 
-    pub fn read(program: Program, path: &Path, arch: Arch) -> anyhow::Result<Self> {
+    pub fn read(program: &'static Program, path: &Path, arch: Arch) -> anyhow::Result<Self> {
         let bytes = std::fs::read(path).map_err(|error| {
-            Failure::new(format!("cannot read `{}`: {error}", path.display())).hint(program.hint())
+            Failure::new(format!("cannot read `{}`: {error}", path.display())).hint(program.hint)
         })?;
         let checked = Self::check(program, bytes, arch);
         Ok(checked.map_err(|failure| failure.about(format!("`{}`", path.display())))?)
     }
 
     /// Checks the archive's executable.
-    pub fn check(program: Program, bytes: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
+    pub fn check(program: &'static Program, bytes: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
         let artifact = Self::new(program, bytes, arch);
         elf::check(&artifact.executable()?, arch)?;
         Ok(artifact)
     }
 
-    fn new(program: Program, bytes: Vec<u8>, arch: Arch) -> Self {
+    fn new(program: &'static Program, bytes: Vec<u8>, arch: Arch) -> Self {
         let sha256 = hex::encode(Sha256::digest(&bytes));
         Self { program, bytes, sha256, arch }
     }
 
     fn executable(&self) -> Result<Vec<u8>, Failure> {
-        match self.program {
-            Program::Function => unzip(&self.bytes),
-            Program::Agent => agent::executable(&self.bytes),
-        }
-        .map_err(|reason| Failure::new(reason).hint(self.program.hint()))
+        let executable = (self.program.unpack)(&self.bytes);
+        executable.map_err(|reason| Failure::new(reason).hint(self.program.hint))
     }
 }
 
-fn zip(executable: &[u8]) -> anyhow::Result<Vec<u8>> {
+pub fn zip(executable: &[u8]) -> anyhow::Result<Vec<u8>> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
         .compression_level(Some(9))
@@ -81,7 +74,7 @@ fn zip(executable: &[u8]) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The executable in a function's zip, or what is wrong with the zip.
-fn unzip(zip: &[u8]) -> Result<Vec<u8>, String> {
+pub fn unzip(zip: &[u8]) -> Result<Vec<u8>, String> {
     let mut archive = ZipArchive::new(Cursor::new(zip))
         .map_err(|error| format!("this is not a zip ({error})"))?;
     let mut entry = archive
@@ -101,7 +94,7 @@ fn unzip(zip: &[u8]) -> Result<Vec<u8>, String> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::*;
+    use super::{super::FUNCTION, *};
 
     fn this_machine() -> Option<Arch> {
         match std::env::consts::ARCH {
@@ -129,14 +122,13 @@ mod tests {
             return;
         };
         let (executable, directory) = (executable(), tempfile::tempdir().unwrap());
-        let [one, two] =
-            [(); 2].map(|()| Artifact::pack(Program::Function, &executable, arch).unwrap());
+        let [one, two] = [(); 2].map(|()| Artifact::pack(&FUNCTION, &executable, arch).unwrap());
         assert!(one.bytes == two.bytes);
         assert_eq!((one.sha256.len(), &one.sha256), (64, &two.sha256));
 
         let path = directory.path().join("a.zip");
         std::fs::write(&path, &one.bytes).unwrap();
-        let read = Artifact::read(Program::Function, &path, arch).unwrap();
+        let read = Artifact::read(&FUNCTION, &path, arch).unwrap();
         assert_eq!(read.sha256, one.sha256);
         let unpacked = read.executable().unwrap();
         assert!(unpacked == executable);
@@ -160,13 +152,11 @@ mod tests {
             (damaged, "is damaged"),
         ] {
             std::fs::write(&path, bytes).unwrap();
-            let error =
-                format!("{:#}", Artifact::read(Program::Function, &path, arch).unwrap_err());
+            let error = format!("{:#}", Artifact::read(&FUNCTION, &path, arch).unwrap_err());
             assert!(error.contains("bad.zip") && error.contains(reason), "{error}");
         }
-        let error = Artifact::read(Program::Function, Path::new("no/such.zip"), arch)
-            .unwrap_err()
-            .to_string();
+        let error =
+            Artifact::read(&FUNCTION, Path::new("no/such.zip"), arch).unwrap_err().to_string();
         assert!(error.contains("cannot read `no/such.zip`"), "{error}");
     }
 }

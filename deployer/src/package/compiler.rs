@@ -45,7 +45,7 @@ struct Toolchain {
 /// A build that can begin.
 #[derive(Debug)]
 pub struct Compiler {
-    pub program: Program,
+    pub program: &'static Program,
     source: PathBuf,
     profile: String,
     pub arch: Arch,
@@ -63,7 +63,7 @@ impl Arch {
 
 impl Compiler {
     /// Finds the sources and the tools.
-    pub async fn find(program: Program, args: &BuildArgs) -> anyhow::Result<Self> {
+    pub async fn find(program: &'static Program, args: &BuildArgs) -> anyhow::Result<Self> {
         let source = source::find(program, args.source.as_deref())?;
         let arch = args.arch;
         let toolchain = Toolchain::detect(program, arch, &source).await?;
@@ -95,7 +95,7 @@ impl Compiler {
         let stdout = cargo.stdout.take().context("cargo has no stdout")?;
         let stderr = cargo.stderr.take().context("cargo has no stderr")?;
         let (executable, log) = tokio::join!(
-            read_executable(stdout, self.program.executable()),
+            read_executable(stdout, self.program.executable),
             show_progress(stderr, step)
         );
         let status = cargo.wait().await.context("cannot wait for cargo")?;
@@ -105,14 +105,13 @@ impl Compiler {
             }
             return Err(Failure::new(format!(
                 "cannot build the {}: `{shown}` failed ({status})",
-                self.program.name()
+                self.program.name
             ))
             .hint("cargo's errors are printed above")
             .into());
         }
         executable.filter(|path| path.is_file()).ok_or_else(|| {
-            Failure::new(format!("cargo built no executable `{}`", self.program.executable()))
-                .into()
+            Failure::new(format!("cargo built no executable `{}`", self.program.executable)).into()
         })
     }
 
@@ -139,8 +138,8 @@ impl Compiler {
         };
         let mut command = self.cargo(subcommand);
         command
-            .args(["--package", self.program.package()])
-            .args(["--bin", self.program.executable()])
+            .args(["--package", self.program.package])
+            .args(["--bin", self.program.executable])
             .args(["--profile", &self.profile, "--target", &target])
             // Messages for this program on stdout, those for people on stderr.
             .args(["--message-format", "json-render-diagnostics"]);
@@ -193,8 +192,8 @@ fn cargo_home() -> Option<PathBuf> {
 /// The prefixes of the variables by which cargo describes its package to a program.
 const PACKAGE_VARIABLES: [&str; 3] = ["CARGO_MANIFEST_", "CARGO_PKG_", "OUT_DIR"];
 
-fn no_rust(program: Program) -> String {
-    format!("install Rust (https://rustup.rs), or {}", program.alternative())
+fn no_rust(program: &Program) -> String {
+    format!("install Rust (https://rustup.rs), or {}", program.alternative)
 }
 
 /// The command as a user would type it.
@@ -245,7 +244,7 @@ async fn show_progress(stderr: impl AsyncRead + Unpin, step: &mut Step) -> Vec<S
 }
 
 impl Toolchain {
-    async fn detect(program: Program, arch: Arch, source: &Path) -> anyhow::Result<Self> {
+    async fn detect(program: &'static Program, arch: Arch, source: &Path) -> anyhow::Result<Self> {
         let rustc = environment::variable_os("RUSTC").unwrap_or_else(|| "rustc".into());
         // In the sources' directory, for which rustup may choose another toolchain.
         let output = async |program: &OsStr, args: &[&str]| {
@@ -284,7 +283,7 @@ impl Toolchain {
 }
 
 fn choose(
-    program: Program,
+    program: &'static Program,
     choice: BuilderChoice,
     arch: Arch,
     tools: &Toolchain,
@@ -294,7 +293,7 @@ fn choose(
     if !tools.has_target {
         let hint = format!(
             "run `rustup target add {target}`, or without rustup, install it as Rust was installed; or {}",
-            program.alternative()
+            program.alternative
         );
         return Err(Failure::new(format!("Rust's target `{target}` is not installed")).hint(hint));
     }
@@ -315,14 +314,14 @@ fn choose(
             let message = format!(
                 "building for `{target}` on {host} needs `cargo-zigbuild`, which is not installed"
             );
-            Err(Failure::new(message).hint(format!("{INSTALL}; or {}", program.alternative())))
+            Err(Failure::new(message).hint(format!("{INSTALL}; or {}", program.alternative)))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::FUNCTION, *};
 
     fn toolchain(tools: &str) -> Toolchain {
         let mac = tools.contains("mac").then_some("aarch64-apple-darwin");
@@ -354,7 +353,7 @@ mod tests {
             (Cargo, Arch::X86_64, "zigbuild ziglang", Ok(Builder::Cargo)),
             (Cargo, Arch::Arm64, "zigbuild ziglang", Err("`cargo build` builds for")),
         ] {
-            let chosen = choose(Program::Function, choice, arch, &toolchain(tools));
+            let chosen = choose(&FUNCTION, choice, arch, &toolchain(tools));
             match (&chosen, expected) {
                 (Ok(builder), Ok(expected)) => {
                     assert_eq!(*builder, expected, "{choice:?} {arch:?} {tools:?}");
@@ -371,7 +370,7 @@ mod tests {
     #[test]
     fn command_is_shown_as_a_user_would_type_it() {
         let compiler = Compiler {
-            program: Program::Function,
+            program: &FUNCTION,
             source: PathBuf::new(),
             profile: "lambda".to_owned(),
             arch: Arch::X86_64,

@@ -1,9 +1,8 @@
 //! From source to the artifact: [`source`] finds the sources, [`compiler`] builds them, [`elf`] checks the executable and
-//! [`artifact`] packs it, for a node by [`agent`]. This program may carry the artifact: [`bundle`].
+//! [`artifact`] packs it, for a node by [`agent`]. This program may carry the artifact.
 
 mod agent;
 pub mod artifact;
-pub mod bundle;
 pub mod compiler;
 mod elf;
 mod options;
@@ -16,71 +15,80 @@ use tokio::task::spawn_blocking;
 
 pub use options::{BuildArgs, BuilderChoice};
 
-use crate::{printer::Step, values::Arch};
+use crate::{failure::Failure, printer::Step, values::Arch};
 use artifact::Artifact;
 use compiler::Compiler;
 
 /// A program that runs in AWS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
-    Function,
-    Agent,
+#[derive(Debug)]
+pub struct Program {
+    /// In messages.
+    pub name: &'static str,
+    package: &'static str,
+    executable: &'static str,
+    /// The artifact, as `package` writes it by default.
+    pub file: &'static str,
+    /// How the artifact's file name ends.
+    pub extension: &'static str,
+    pub content_type: &'static str,
+    /// What to do without the sources or the tools to build it.
+    pub alternative: &'static str,
+    /// How to get an artifact.
+    hint: &'static str,
+    pack: fn(&[u8]) -> anyhow::Result<Vec<u8>>,
+    /// The executable in an artifact, or what is wrong with the artifact.
+    unpack: fn(&[u8]) -> Result<Vec<u8>, String>,
+    /// The artifacts in this program for x86_64 and arm64, empty if it carries none. A build takes them from the files named by
+    /// `CBBOOTSTRAP_FUNCTION_ZIP`, `CBBOOTSTRAP_AGENT_ARCHIVE`, and the same names with `_ARM64`.
+    bundled: [&'static [u8]; 2],
 }
 
+macro_rules! bundled {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name))
+    };
+}
+
+pub static FUNCTION: Program = Program {
+    name: "function",
+    package: "cbbootstrap-function",
+    executable: artifact::BOOTSTRAP,
+    file: "bootstrap.zip",
+    extension: "zip",
+    content_type: "application/zip",
+    alternative: "pass a zip with `--function-zip FILE`",
+    hint: "`cbbootstrap package --out FILE` builds a valid one",
+    pack: artifact::zip,
+    unpack: artifact::unzip,
+    bundled: [bundled!("function-x86_64"), bundled!("function-arm64")],
+};
+
+pub static AGENT: Program = Program {
+    name: "agent",
+    package: "cbbootstrap-agent",
+    executable: "cbbootstrap-agent",
+    file: "cbbootstrap-agent.tar.gz",
+    extension: "tar.gz",
+    content_type: "application/gzip",
+    alternative: "pass an archive to `launch` with `--agent FILE`",
+    hint: "`cbbootstrap package --agent` writes a valid one; or omit `--agent` to build it from source",
+    pack: agent::archive,
+    unpack: agent::executable,
+    bundled: [bundled!("agent-x86_64"), bundled!("agent-arm64")],
+};
+
 impl Program {
-    /// Its name in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Function => "function",
-            Self::Agent => "agent",
+    /// The artifact in this program; `None` if there is none, or if the options ask for a build.
+    fn bundled(&'static self, args: &BuildArgs) -> Result<Option<Artifact>, Failure> {
+        let [x86_64, arm64] = self.bundled;
+        let bytes = if args.arch == Arch::Arm64 { arm64 } else { x86_64 };
+        if bytes.is_empty() || args.from_source || args.source.is_some() {
+            return Ok(None);
         }
-    }
-
-    fn package(self) -> &'static str {
-        match self {
-            Self::Function => "cbbootstrap-function",
-            Self::Agent => "cbbootstrap-agent",
-        }
-    }
-
-    fn executable(self) -> &'static str {
-        match self {
-            Self::Function => "bootstrap",
-            Self::Agent => "cbbootstrap-agent",
-        }
-    }
-
-    /// How the artifact's file name ends.
-    pub fn extension(self) -> &'static str {
-        match self {
-            Self::Function => "zip",
-            Self::Agent => "tar.gz",
-        }
-    }
-
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::Function => "application/zip",
-            Self::Agent => "application/gzip",
-        }
-    }
-
-    /// What to do without the sources or the tools to build it.
-    pub fn alternative(self) -> &'static str {
-        match self {
-            Self::Function => "pass a zip with `--function-zip FILE`",
-            Self::Agent => "pass an archive to `launch` with `--agent FILE`",
-        }
-    }
-
-    /// How to get an artifact.
-    fn hint(self) -> &'static str {
-        match self {
-            Self::Function => "`cbbootstrap package --out FILE` builds a valid one",
-            Self::Agent => {
-                "`cbbootstrap package --agent` writes a valid one; or omit `--agent` to build it from source"
-            }
-        }
+        let artifact = Artifact::check(self, bytes.to_vec(), args.arch);
+        artifact.map(Some).map_err(|failure| {
+            failure.about(format!("the {} that this program carries", self.name))
+        })
     }
 }
 
@@ -94,16 +102,15 @@ pub enum ArtifactSource {
 impl ArtifactSource {
     /// Reads this file, or takes the artifact that this program carries, or finds the sources and the tools.
     pub async fn find(
-        program: Program,
+        program: &'static Program,
         file: Option<&Path>,
         args: &BuildArgs,
     ) -> anyhow::Result<Self> {
-        let arch = args.arch;
         // Unpacking and hashing take some tens of milliseconds, in which calls to AWS can be made.
         let (file, own_args) = (file.map(Path::to_owned), args.clone());
         let ready = spawn_blocking(move || match file {
-            Some(file) => Artifact::read(program, &file, arch).map(Some),
-            None => Ok(bundle::find(program, &own_args, arch)?),
+            Some(file) => Artifact::read(program, &file, own_args.arch).map(Some),
+            None => Ok(program.bundled(&own_args)?),
         });
         match ready.await?? {
             Some(artifact) => Ok(Self::Ready(artifact)),

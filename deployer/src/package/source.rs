@@ -6,7 +6,7 @@ use super::Program;
 use crate::failure::Failure;
 
 /// The given workspace, or the nearest one above the current directory or this program.
-pub fn find(program: Program, directory: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub fn find(program: &'static Program, directory: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(directory) = directory {
         if is_workspace(directory) {
             return Ok(directory.to_owned());
@@ -24,9 +24,9 @@ pub fn find(program: Program, directory: Option<&Path>) -> anyhow::Result<PathBu
         .find(|directory| is_workspace(directory));
     nearest.map(Path::to_owned).ok_or_else(|| {
         let message =
-            format!("cannot find cbbootstrap's sources to build the {} from", program.name());
+            format!("cannot find cbbootstrap's sources to build the {} from", program.name);
         let hint = "run the command inside a clone, name one with `--source DIR`, or";
-        Failure::new(message).hint(format!("{hint} {}", program.alternative())).into()
+        Failure::new(message).hint(format!("{hint} {}", program.alternative)).into()
     })
 }
 
@@ -38,15 +38,15 @@ fn is_workspace(directory: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::FUNCTION, *};
 
     #[test]
     fn sources_are_found_or_refused() {
         let above = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        assert_eq!(find(Program::Function, Some(above)).unwrap(), above);
+        assert_eq!(find(&FUNCTION, Some(above)).unwrap(), above);
 
         let empty = tempfile::tempdir().unwrap();
-        let error = find(Program::Function, Some(empty.path())).unwrap_err().to_string();
+        let error = find(&FUNCTION, Some(empty.path())).unwrap_err().to_string();
         assert!(error.contains("does not hold cbbootstrap's sources"), "{error}");
     }
 }

@@ -1,36 +1,35 @@
 use super::*;
 
+const KNOWN: [(&str, &str); 5] = [
+    ("partition", "aws"),
+    ("account", "123456789012"),
+    ("region", "eu-central-1"),
+    ("stack_name", "cbbootstrap"),
+    ("table_name", "cb-bootstrap"),
+];
+
 fn scope() -> Scope {
-    Scope {
-        partition: "aws".to_owned(),
-        account: "123456789012".to_owned(),
-        region: "eu-central-1".to_owned(),
-        stack_name: "cbbootstrap".to_owned(),
-        table_name: "cb-bootstrap".to_owned(),
-        bucket: None,
-        role_arn: None,
-        permissions_boundary: None,
-        kms_key: None,
-        domain: None,
-        hosted_zone: None,
-    }
+    Scope::with(KNOWN)
+}
+
+/// A scope with these values, too.
+fn scope_with(values: &[(&'static str, &str)]) -> Scope {
+    Scope::with(KNOWN.into_iter().chain(values.iter().copied()))
 }
 
 /// The scope of the template, which CloudFormation fills in.
 fn template_scope() -> Scope {
-    Scope {
-        partition: "${AWS::Partition}".to_owned(),
-        account: "${AWS::AccountId}".to_owned(),
-        region: "${AWS::Region}".to_owned(),
-        stack_name: "${StackName}".to_owned(),
-        table_name: "${TableName}".to_owned(),
-        bucket: None,
-        role_arn: None,
-        permissions_boundary: Some("${PermissionsBoundaryArn}".to_owned()),
-        kms_key: Some("${KmsKeyArn}".to_owned()),
-        domain: Some("${DomainName}".to_owned()),
-        hosted_zone: Some("${HostedZoneId}".to_owned()),
-    }
+    Scope::with([
+        ("partition", "${AWS::Partition}"),
+        ("account", "${AWS::AccountId}"),
+        ("region", "${AWS::Region}"),
+        ("stack_name", "${StackName}"),
+        ("table_name", "${TableName}"),
+        ("permissions_boundary", "${PermissionsBoundaryArn}"),
+        ("kms_key", "${KmsKeyArn}"),
+        ("domain", "${DomainName}"),
+        ("hosted_zone", "${HostedZoneId}"),
+    ])
 }
 
 fn allows(policy: &Policy, action: &str) -> bool {
@@ -40,8 +39,8 @@ fn allows(policy: &Policy, action: &str) -> bool {
 #[test]
 fn each_command_gets_only_the_permissions_it_needs() {
     use PolicyFor::{All, CloudFormation, Clusters, Deploy, Doctor, Launch, Plan};
-    let with_role =
-        Scope { role_arn: Some("arn:aws:iam::123456789012:role/cfn".to_owned()), ..scope() };
+    let role = "arn:aws:iam::123456789012:role/cfn";
+    let with_role = scope_with(&[("role_arn", role)]);
     for (action, allowed_for) in [
         ("cloudformation:CreateChangeSet", &[Plan, Deploy, All, Launch][..]),
         ("cloudformation:ExecuteChangeSet", &[Deploy, All, Launch]),
@@ -69,18 +68,14 @@ fn each_command_gets_only_the_permissions_it_needs() {
     assert!(!allows(&caller, "lambda:CreateFunction") && !allows(&caller, "apigateway:POST"));
     let passed =
         caller.statement.iter().find(|statement| statement.action.contains("iam:PassRole"));
-    assert_eq!(
-        passed.map(|statement| statement.resource.clone()),
-        Some(with_role.role_arn.iter().cloned().collect()),
-        "{caller:?}"
-    );
+    assert_eq!(passed.unwrap().resource, [role], "{caller:?}");
     assert!(allows(&policy(&with_role, CloudFormation), "lambda:CreateFunction"));
 }
 
 #[test]
 fn permissions_boundary_restricts_who_creates_roles() {
     let boundary = format!("arn:aws:iam::123456789012:policy/{}", "b".repeat(128));
-    let bounded = Scope { permissions_boundary: Some(boundary.clone()), ..scope() };
+    let bounded = scope_with(&[("permissions_boundary", &boundary)]);
     for (scope, expected) in [(scope(), None), (bounded, Some(boundary.as_str()))] {
         for policy_for in [PolicyFor::Deploy, PolicyFor::All, PolicyFor::CloudFormation] {
             let policy = policy(&scope, policy_for);
@@ -104,7 +99,7 @@ fn permissions_boundary_restricts_who_creates_roles() {
 #[test]
 fn a_kms_key_is_used_only_if_it_is_given() {
     let key = "arn:aws:kms:eu-central-1:123456789012:key/k";
-    let with_key = Scope { kms_key: Some(key.to_owned()), ..scope() };
+    let with_key = scope_with(&[("kms_key", key)]);
     for policy_for in [PolicyFor::Deploy, PolicyFor::All, PolicyFor::CloudFormation] {
         assert!(!allows(&policy(&scope(), policy_for), "kms:CreateGrant"));
         let policy = policy(&with_key, policy_for);
@@ -115,8 +110,9 @@ fn a_kms_key_is_used_only_if_it_is_given() {
 
 #[test]
 fn a_domain_and_its_zone_are_changed_only_if_they_are_given() {
-    let with_domain = Scope { domain: Some("a.example".to_owned()), ..scope() };
-    let with_zone = Scope { hosted_zone: Some("Z1".to_owned()), ..with_domain.clone() };
+    let domain = ("domain", "a.example");
+    let with_domain = scope_with(&[domain]);
+    let with_zone = scope_with(&[domain, ("hosted_zone", "Z1")]);
     let resources = |scope: &Scope, sid| {
         let policy = policy(scope, PolicyFor::Deploy);
         let statement = policy.statement.into_iter().find(|statement| statement.sid == sid);
@@ -132,7 +128,7 @@ fn a_domain_and_its_zone_are_changed_only_if_they_are_given() {
 
 #[test]
 fn a_bucket_of_the_user_is_used_but_not_changed() {
-    let theirs = Scope { bucket: Some("theirs".to_owned()), ..scope() };
+    let theirs = scope_with(&[("bucket", "theirs")]);
     let policy = policy(&theirs, PolicyFor::All);
     for (action, allowed) in [
         ("s3:ListBucket", true),
@@ -142,6 +138,11 @@ fn a_bucket_of_the_user_is_used_but_not_changed() {
         ("s3:DeleteObject", false),
     ] {
         assert_eq!(allows(&policy, action), allowed, "{action}");
+    }
+    for (scope, allowed) in [(&scope(), true), (&theirs, false)] {
+        let policy = super::policy(scope, PolicyFor::Launch);
+        assert!(allows(&policy, "s3:PutObject"));
+        assert_eq!(allows(&policy, "s3:DeleteObject"), allowed, "{scope:?}");
     }
     let text = serde_json::to_string(&policy).unwrap();
     assert!(
@@ -173,7 +174,7 @@ fn shortened_names_are_matched_by_their_start() {
         ("s".repeat(40), format!("{}-*", "s".repeat(40))),
         ("s".repeat(41), format!("{}-*", "s".repeat(24))),
     ] {
-        let scope = Scope { stack_name, ..scope() };
+        let scope = scope_with(&[("stack_name", &stack_name)]);
         for resource in ["Function", "FunctionRole"] {
             let arns = scope.arns(resource).unwrap();
             assert!(arns[0].ends_with(&start), "{arns:?} {start}");
@@ -183,38 +184,30 @@ fn shortened_names_are_matched_by_their_start() {
 
 #[test]
 fn policies_with_the_longest_names_fit_the_limit() {
-    let long = Scope {
-        partition: "aws-us-gov".to_owned(),
-        region: "ap-southeast-99".to_owned(),
-        stack_name: "s".repeat(128),
-        table_name: "t".repeat(255),
-        ..scope()
-    };
+    let place = [("partition", "aws-us-gov"), ("region", "ap-southeast-99")];
+    let boundary =
+        |length| format!("arn:aws-us-gov:iam::123456789012:policy/{}", "b".repeat(length));
     // With a key, a boundary and a domain, only shorter names leave room. A longer policy fits into a role, which takes 10,240 characters.
     let key =
         "arn:aws-us-gov:kms:ap-southeast-99:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-    let with_key = Scope {
-        stack_name: "s".repeat(40),
-        table_name: "t".repeat(64),
-        kms_key: Some(key.to_owned()),
-        permissions_boundary: Some(format!(
-            "arn:aws-us-gov:iam::123456789012:policy/{}",
-            "b".repeat(64)
-        )),
-        ..long.clone()
-    };
-    let with_domain = Scope {
-        stack_name: "s".repeat(20),
-        table_name: "t".repeat(32),
-        permissions_boundary: Some(format!(
-            "arn:aws-us-gov:iam::123456789012:policy/{}",
-            "b".repeat(32)
-        )),
-        domain: Some("bootstrap.example.com".to_owned()),
-        hosted_zone: Some("Z".repeat(21)),
-        ..with_key.clone()
-    };
-    for scope in [long, with_key, with_domain] {
+    let long = [("stack_name", "s".repeat(128)), ("table_name", "t".repeat(255))];
+    let with_key = [
+        ("stack_name", "s".repeat(40)),
+        ("table_name", "t".repeat(64)),
+        ("kms_key", key.to_owned()),
+        ("permissions_boundary", boundary(64)),
+    ];
+    let with_domain = [
+        ("stack_name", "s".repeat(20)),
+        ("table_name", "t".repeat(32)),
+        ("kms_key", key.to_owned()),
+        ("permissions_boundary", boundary(32)),
+        ("domain", "bootstrap.example.com".to_owned()),
+        ("hosted_zone", "Z".repeat(21)),
+    ];
+    for values in [&long[..], &with_key, &with_domain] {
+        let values = values.iter().map(|(name, value)| (*name, value.as_str()));
+        let scope = Scope::with(KNOWN.into_iter().chain(place).chain(values));
         for policy_for in [PolicyFor::All, PolicyFor::CloudFormation, PolicyFor::Launch] {
             let text = serde_json::to_string(&policy(&scope, policy_for).fit().unwrap()).unwrap();
             assert!(text.len() <= MOST_CHARACTERS, "{} characters", text.len());
@@ -286,19 +279,14 @@ fn a_region_has_its_partition() {
 
 #[test]
 fn every_row_is_used_and_explained() {
-    let role_arn = Some("arn:aws:iam::123456789012:role/cfn".to_owned());
-    let with_role = Scope { role_arn, ..scope() };
+    let with_role = scope_with(&[("role_arn", "arn:aws:iam::123456789012:role/cfn")]);
     let is_about_role = |resources: &Vec<String>| resources[0].ends_with("role/cfn");
     let only_with_role = [PolicyFor::All, PolicyFor::Launch]
         .into_iter()
         .flat_map(|policy_for| with_role.select(policy_for))
         .filter(|(_, resources)| is_about_role(resources));
-    let with_all = Scope {
-        kms_key: Some("key".to_owned()),
-        domain: Some("a.example".to_owned()),
-        hosted_zone: Some("Z1".to_owned()),
-        ..scope()
-    };
+    let with_all =
+        scope_with(&[("kms_key", "key"), ("domain", "a.example"), ("hosted_zone", "Z1")]);
     let selected = with_all.select(PolicyFor::All).count()
         + with_all.select(PolicyFor::Launch).count()
         + with_all.select(PolicyFor::Doctor).count()

@@ -168,12 +168,12 @@ fn other_commands_read_the_file_too() {
     );
 }
 
-fn records(options: &[&str], file: Option<&str>) -> Records {
+fn records(options: &[&str], file: Option<&str>) -> RecordsArgs {
     let command = parsed(&[&["cluster", "list"], options].concat(), file);
     let Command::Cluster(ClusterCommand::List(args)) = command else {
         panic!("not a list of clusters");
     };
-    Records::new(args.records).unwrap()
+    args.records
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn records_are_those_of_the_environment_or_of_this_machine() {
             [Some("us-west-2"), Some("eu-central-1"), Some("file-profile")],
         ),
     ] {
-        let records = records(options, file);
-        let Keeper::Aws { table: name, access: found } = records.keeper else {
+        let keeper = records(options, file).keeper().unwrap();
+        let Keeper::Aws { table: name, access: found } = keeper else {
             panic!("{options:?} is in AWS");
         };
         assert_eq!(name, table);
@@ -200,11 +200,8 @@ fn records_are_those_of_the_environment_or_of_this_machine() {
         ];
         assert_eq!(found, access, "{options:?}");
     }
-    let local = records(&["--local", "--data=dir"], None);
-    assert!(
-        matches!(&local.keeper, Keeper::ThisMachine { data } if data.ends_with("dir")),
-        "{local:?}"
-    );
+    let local = records(&["--local", "--data=dir"], None).keeper().unwrap();
+    assert!(matches!(&local, Keeper::ThisMachine { data } if data.ends_with("dir")), "{local:?}");
 }
 
 #[test]

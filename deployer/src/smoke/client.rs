@@ -55,7 +55,6 @@ pub enum Authorization {
 
 pub struct Client {
     sender: Sender,
-    /// The endpoint.
     url: String,
     signer: Option<Signer>,
     token: String,

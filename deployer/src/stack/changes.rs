@@ -21,7 +21,6 @@ const STATEFUL: &[(&str, &str)] = &[
     ("AWS::KMS::Key", "all that is encrypted with it"),
 ];
 
-/// A change of a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// CloudFormation's name: `Add`, `Modify`, `Remove`, …
@@ -34,18 +33,8 @@ pub struct Change {
     pub replacement: Option<String>,
     /// Which kinds of settings change, such as `Properties`.
     pub scope: Vec<String>,
-    pub details: Vec<Detail>,
-}
-
-/// A change of one property, tag or attribute of a resource.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Detail {
-    pub path: String,
-    /// The values, where CloudFormation gives them.
-    pub before: Option<String>,
-    pub after: Option<String>,
-    /// Whether it replaces the resource: `Always`, `Never` or `Conditionally`.
-    pub recreation: Option<String>,
+    /// The changes of its properties, tags and attributes, with their values where CloudFormation gives them.
+    pub details: Vec<ValueChange>,
 }
 
 impl Change {
@@ -74,7 +63,7 @@ impl Display for Change {
             return self.details.iter().try_for_each(|detail| write!(f, "\n    {detail}"));
         }
         // Names without values fit on one line.
-        let mut names: Vec<_> = self.details.iter().map(|detail| detail.path.as_str()).collect();
+        let mut names: Vec<_> = self.details.iter().map(|detail| detail.name.as_str()).collect();
         if names.is_empty() {
             names.extend(self.scope.iter().map(String::as_str));
         }
@@ -83,14 +72,7 @@ impl Display for Change {
     }
 }
 
-impl Display for Detail {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write_change(f, &self.path, self.before.as_deref(), self.after.as_deref())
-    }
-}
-
-/// A change of a parameter or a tag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ValueChange {
     pub name: String,
     /// `None` if it is new.
@@ -101,20 +83,14 @@ pub struct ValueChange {
 
 impl Display for ValueChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write_change(f, &self.name, self.before.as_deref(), self.after.as_deref())
-    }
-}
-
-fn write_change(
-    f: &mut std::fmt::Formatter<'_>,
-    name: &str,
-    before: Option<&str>,
-    after: Option<&str>,
-) -> std::fmt::Result {
-    match (before, after) {
-        (None, None) => f.write_str(name),
-        (None, Some(after)) => write!(f, "{name}: {after}"),
-        (Some(before), after) => write!(f, "{name}: {before} → {}", after.unwrap_or("none")),
+        let Self { name, before, after } = self;
+        match (before, after) {
+            (None, None) => f.write_str(name),
+            (None, Some(after)) => write!(f, "{name}: {after}"),
+            (Some(before), after) => {
+                write!(f, "{name}: {before} → {}", after.as_deref().unwrap_or("none"))
+            }
+        }
     }
 }
 
@@ -207,11 +183,10 @@ mod tests {
 
     #[test]
     fn a_change_lists_its_details() {
-        let detail = |path: &str, before: Option<&str>, after: Option<&str>| Detail {
-            path: path.to_owned(),
+        let detail = |path: &str, before: Option<&str>, after: Option<&str>| ValueChange {
+            name: path.to_owned(),
             before: before.map(str::to_owned),
             after: after.map(str::to_owned),
-            recreation: None,
         };
         let mut function = change("Modify", "AWS::Lambda::Function", Some("False"));
         function.scope = vec!["Properties".to_owned()];

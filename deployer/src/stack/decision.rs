@@ -17,11 +17,8 @@ pub enum StackAction {
     Replace,
     /// Delete the rest of a stack that was in use, after the user has confirmed it.
     ReplaceUsed,
-    /// Continue a rollback that failed.
     ContinueRollback,
-    /// Roll back a failed update.
     RollBack,
-    /// Wait for somebody else's change.
     Wait,
 }
 

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use StackStatus as S;
 pub use aws_sdk_cloudformation::types::StackStatus;
 
-pub use changes::{Change, Detail, ValueChange, losses, update_lines, value_changes};
+pub use changes::{Change, ValueChange, losses, update_lines, value_changes};
 pub use decision::{
     Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
     lost_domain, next_action, risks, verdict,

@@ -8,50 +8,25 @@ use super::{Progress, StackEvent};
 pub const FIRST: Duration = Duration::from_millis(250);
 
 const FAR: Duration = Duration::from_millis(3250);
-const UNKNOWN: Duration = Duration::from_secs(2);
 
 /// CloudFormation takes about two seconds from the last resource to the stack.
 const NEAR: Duration = Duration::from_millis(750);
 
-/// How far the end of a change is, judged by its events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Distance {
-    /// The number of changing resources is not known.
-    Unknown,
-    /// Resources are in progress, or have yet to begin.
-    Far,
-    /// All expected resources are done.
-    Near,
-}
-
-/// `expected` is the least number of resources that change, `stack` the last event of the stack itself.
-pub fn distance(
-    expected: Option<usize>,
-    progress: &Progress,
-    stack: Option<&StackEvent>,
-) -> Distance {
-    let status = stack.map_or("", |event| event.status.as_str());
+/// Whether the stack may be done soon: all resources that have begun to change are done. `stack` is the last event of the stack itself.
+pub fn is_near(progress: &Progress, stack: Option<&StackEvent>) -> bool {
+    let cleans_up = stack.is_some_and(|event| event.status.ends_with("_CLEANUP_IN_PROGRESS"));
     let done = progress.done();
-    match expected {
-        _ if status.ends_with("_CLEANUP_IN_PROGRESS") => Distance::Near,
-        // A rollback changes other resources than the update did.
-        _ if status.contains("ROLLBACK") => Distance::Unknown,
-        None => Distance::Unknown,
-        Some(expected) if done >= expected.max(1) && done == progress.rows().len() => {
-            Distance::Near
-        }
-        Some(_) => Distance::Far,
-    }
+    cleans_up || (done > 0 && done == progress.rows().len())
 }
 
 /// The pause before the next poll, by the time since the watch began and since the last event.
 ///
 /// Pauses also grow near the end: a stack may wait there for its rollback alarms.
-pub fn pause(distance: Distance, since_begin: Duration, since_event: Duration) -> Duration {
-    match distance {
-        Distance::Unknown => (since_begin * 2).clamp(FIRST, UNKNOWN),
-        Distance::Far => (since_begin * 2).clamp(FIRST, FAR),
-        Distance::Near => (since_event / 2).clamp(NEAR, FAR),
+pub fn pause(is_near: bool, since_begin: Duration, since_event: Duration) -> Duration {
+    if is_near {
+        (since_event / 2).clamp(NEAR, FAR)
+    } else {
+        (since_begin * 2).clamp(FIRST, FAR)
     }
 }
 
@@ -73,50 +48,42 @@ mod tests {
             ("Logs", "CREATE_IN_PROGRESS"),
             ("Logs", "CREATE_COMPLETE"),
             ("Role", "CREATE_IN_PROGRESS"),
-            ("Role", "CREATE_COMPLETE"),
-            ("Function", "CREATE_IN_PROGRESS"),
-            ("Function", "CREATE_COMPLETE"),
+            ("Role", "CREATE_FAILED"),
         ];
-        let after = |count: usize, expected, status| {
+        let after = |count: usize, status| {
             let mut progress = Progress::default();
             for (resource, status) in &seen[..count] {
                 progress.see(&event(resource, status));
             }
-            distance(expected, &progress, Some(&event("stack", status)))
+            is_near(&progress, Some(&event("stack", status)))
         };
-        for (count, expected, status, is) in [
-            (0, Some(3), "CREATE_IN_PROGRESS", Distance::Far),
-            (5, Some(3), "CREATE_IN_PROGRESS", Distance::Far),
-            (6, Some(3), "CREATE_IN_PROGRESS", Distance::Near),
-            (6, Some(4), "CREATE_IN_PROGRESS", Distance::Far),
-            // An update may come to no resource of those that it names.
-            (0, Some(0), "UPDATE_IN_PROGRESS", Distance::Far),
-            (3, Some(0), "UPDATE_IN_PROGRESS", Distance::Far),
-            (4, Some(0), "UPDATE_IN_PROGRESS", Distance::Near),
-            (6, None, "DELETE_IN_PROGRESS", Distance::Unknown),
-            (6, Some(3), "ROLLBACK_IN_PROGRESS", Distance::Unknown),
-            (2, Some(3), "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", Distance::Near),
+        for (count, status, expected) in [
+            (0, "CREATE_IN_PROGRESS", false),
+            (1, "CREATE_IN_PROGRESS", false),
+            (2, "CREATE_IN_PROGRESS", true),
+            (3, "CREATE_IN_PROGRESS", false),
+            (4, "ROLLBACK_IN_PROGRESS", true),
+            (1, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", true),
         ] {
-            assert_eq!(after(count, expected, status), is, "{count} {expected:?} {status}");
+            assert_eq!(after(count, status), expected, "{count} {status}");
         }
     }
 
     #[test]
     fn pauses_grow_and_end_short() {
         let ms = Duration::from_millis;
-        for (distance, since_begin, since_event, is) in [
-            (Distance::Far, 0, 0, 250),
-            (Distance::Far, 750, 0, 1500),
-            (Distance::Far, 20_000, 0, 3250),
-            (Distance::Unknown, 20_000, 0, 2000),
-            (Distance::Near, 20_000, 0, 750),
-            (Distance::Near, 24_000, 4000, 2000),
-            (Distance::Near, 60_000, 40_000, 3250),
+        for (is_near, since_begin, since_event, expected) in [
+            (false, 0, 0, 250),
+            (false, 750, 0, 1500),
+            (false, 20_000, 0, 3250),
+            (true, 20_000, 0, 750),
+            (true, 24_000, 4000, 2000),
+            (true, 60_000, 40_000, 3250),
         ] {
             assert_eq!(
-                pause(distance, ms(since_begin), ms(since_event)),
-                ms(is),
-                "{distance:?} {since_begin} {since_event}"
+                pause(is_near, ms(since_begin), ms(since_event)),
+                ms(expected),
+                "{is_near} {since_begin} {since_event}"
             );
         }
     }

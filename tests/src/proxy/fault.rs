@@ -35,7 +35,7 @@ pub enum Fault {
         code: String,
         message: String,
     },
-    /// Not carried out: answered with this result, as XML. For the query protocol.
+    /// Not carried out: answered with this result, as XML for the query protocol, and as it is for others.
     Answer(String),
     /// Not carried out, and the connection closed.
     DropRequest,
@@ -187,8 +187,11 @@ impl Refusal<'_> {
 const XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>"#;
 const REQUEST_ID: &str = "00000000-0000-4000-8000-000000000000";
 
-/// A response of the query protocol with this result.
+/// A response with this result.
 pub(super) fn success(call: &Call, result: &str) -> Answer {
+    if call.protocol != Protocol::Query {
+        return Response::new(Bytes::from(result.to_owned()));
+    }
     let operation = call.operation();
     let body = format!(
         "{XML}<{operation}Response xmlns=\"{}\"><{operation}Result>{result}</{operation}Result>\

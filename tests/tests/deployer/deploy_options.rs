@@ -91,6 +91,32 @@ fn code_only_is_settled_by_the_next_deployment() {
 }
 
 #[test]
+fn code_is_uploaded_again_only_after_another_update() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
+    let (mut uploads, mut reads) = (0, 0);
+    proxy.fault(move |call| match call.name.as_str() {
+        "lambda:UpdateFunctionCode" => {
+            uploads += 1;
+            (uploads == 1)
+                .then(|| Fault::refuse("ResourceConflictException", "An update is in progress"))
+        }
+        "lambda:GetFunctionConfiguration" if uploads == 1 => {
+            reads += 1;
+            let busy = json!({"State": "Active", "LastUpdateStatus": "InProgress"});
+            (reads <= 3).then(|| Fault::Answer(busy.to_string()))
+        }
+        _ => None,
+    });
+    let zip = artifact::small_zip_number(2);
+    let code_only = ["deploy", "--code-only", "--no-smoke", "--function-zip", zip];
+    proxy.user().run(&code_only).ended_with(0);
+    assert_eq!(proxy.count("lambda:UpdateFunctionCode"), 2);
+    assert!(proxy.count("lambda:GetFunctionConfiguration") > 4);
+}
+
+#[test]
 fn stack_options_apply_and_return_to_their_defaults() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);
@@ -421,6 +447,7 @@ fn results_are_written_for_github_actions() {
         user.run(&["deploy", "--output", "json", "--function-zip", artifact::zip()]).document();
     let endpoint = deployed["endpoint"].as_str().unwrap();
     assert!(read("output").contains(&format!("endpoint={endpoint}\n")), "{}", read("output"));
+    assert!(read("output").contains("smoke_passed=true\n"), "{}", read("output"));
     assert!(read("summary").contains("Smoke test"), "{}", read("summary"));
     assert_eq!(http::claim(endpoint, "c", "a").unwrap().status, 200);
     user.run(&["deploy", "--table-name", "other", "--function-zip", artifact::zip()])

@@ -145,6 +145,8 @@ fn a_cluster_is_launched_changed_and_destroyed() {
     let destroy = ["destroy", "--stack-name", "couchbase-c1"];
     scene.user.run(&destroy).failed(2, "all nodes of cluster `c1` and their data");
     assert_eq!(scene.stack()["StackStatus"], "UPDATE_COMPLETE");
+    let with_table = [&destroy[..], &["--yes", "--delete-table"]].concat();
+    scene.user.run(&with_table).failed(2, "stack `couchbase-c1` has no table");
     let destroyed = scene.user.run(&[&destroy[..], &["--yes", "--output", "json"]].concat());
     assert_eq!(destroyed.document()["stack_deleted"], json!(true));
     assert_eq!(scene.group(), json!([]));
@@ -183,6 +185,17 @@ fn sync_gateway_is_added_changed_and_removed() {
     let destroy = ["destroy", "--stack-name", "couchbase-c1", "--yes"];
     scene.user.run(&destroy).ended_with(0);
     assert!(nodes().is_empty());
+}
+
+#[test]
+fn tags_that_a_launch_omits_are_removed() {
+    let scene = Scene::new();
+    let has_tag = || scene.stack()["Tags"].to_string().contains("\"team\"");
+    scene.launch(&["--tag", "team=data"]).ended_with(0);
+    assert!(has_tag());
+    let again = scene.launch(&["--yes"]).ended_with(0);
+    assert!(again.stderr.contains("~ tag team: data → none"), "{again}");
+    assert!(!has_tag());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use aws_sdk_cloudformation::{
         RollbackConfiguration, RollbackTrigger, StackStatus as S, Tag,
     },
 };
+use clap::Args;
 
 use super::{
     super::{
@@ -25,31 +26,35 @@ use crate::{
     advice,
     failure::Failure,
     stack::{
-        Change, DesiredStack, Detail, ERROR_ALARM, Stack, is_no_change, is_overtaken, overtaken,
+        Change, DesiredStack, ERROR_ALARM, Stack, ValueChange, is_no_change, is_overtaken,
+        overtaken,
     },
 };
 
-const CREATION: Poll = Poll {
-    first: Duration::from_millis(250),
-    longest: Duration::from_secs(2),
-    patience: Duration::from_mins(10),
-    hint: "nothing was changed; deploy again",
-};
+const CREATION: Poll =
+    Poll { patience: Duration::from_mins(10), hint: "nothing was changed; deploy again" };
 
 /// Short, because the program is about to end, perhaps after Ctrl-C.
 const REMOVAL: Poll = Poll {
-    first: Duration::from_millis(250),
-    longest: Duration::from_millis(500),
     patience: Duration::from_secs(15),
     hint: "nothing was changed; the next deployment makes a new one",
 };
 
 /// How CloudFormation updates a stack.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Stack")]
 pub struct UpdateMode {
-    /// Whether an update is complete before its resources are ready.
+    /// Do not wait until the resources are ready
+    #[arg(long)]
     pub express: bool,
-    /// How many minutes the alarm on failed requests rolls an update back; 0 does without the alarm.
+    /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
+    #[arg(
+        long,
+        value_name = "MINUTES",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=180),
+        conflicts_with = "express"
+    )]
     pub rollback_minutes: u8,
 }
 
@@ -212,7 +217,6 @@ impl ChangeSet {
         }
     }
 
-    /// Makes the changes.
     pub async fn execute(&self) -> anyhow::Result<()> {
         let executed = self
             .client
@@ -316,8 +320,8 @@ impl From<ResourceChange> for Change {
     fn from(change: ResourceChange) -> Self {
         let mut details: Vec<_> = change.details.into_iter().flatten().filter_map(detail).collect();
         // A detail that both a parameter and a resource cause is listed twice.
-        details.sort_by(|one, other| one.path.cmp(&other.path));
-        details.dedup_by(|one, other| one.path == other.path);
+        details.sort_by(|one, other| one.name.cmp(&other.name));
+        details.dedup_by(|one, other| one.name == other.name);
         Self {
             action: change.action.map(|action| action.to_string()).unwrap_or_default(),
             resource: change.logical_resource_id.unwrap_or_default(),
@@ -329,18 +333,13 @@ impl From<ResourceChange> for Change {
     }
 }
 
-fn detail(detail: ResourceChangeDetail) -> Option<Detail> {
+fn detail(detail: ResourceChangeDetail) -> Option<ValueChange> {
     let target = detail.target?;
     let attribute = target.attribute.map(|attribute| attribute.to_string());
     let name = || [attribute, target.name].into_iter().flatten().collect::<Vec<_>>().join(".");
     let path = target.path.map(|path| path.trim_start_matches('/').replace('/', "."));
-    let path = path.unwrap_or_else(name);
-    Some(Detail {
-        path,
-        before: target.before_value,
-        after: target.after_value,
-        recreation: target.requires_recreation.map(|recreation| recreation.to_string()),
-    })
+    let name = path.unwrap_or_else(name);
+    Some(ValueChange { name, before: target.before_value, after: target.after_value })
 }
 
 #[cfg(test)]
@@ -384,7 +383,7 @@ mod tests {
         let details = details.map(|it| ResourceChangeDetail::builder().target(it.build()).build());
         let change = ResourceChange::builder().set_details(Some(details.into())).build();
         let details = Change::from(change).details;
-        let paths: Vec<_> = details.iter().map(|detail| detail.path.as_str()).collect();
+        let paths: Vec<_> = details.iter().map(|detail| detail.name.as_str()).collect();
         assert_eq!(paths, ["Properties.Code", "Properties.MemorySize", "Tags"]);
         assert_eq!(details[1].after.as_deref(), Some("512"));
     }

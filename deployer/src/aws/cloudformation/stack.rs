@@ -25,12 +25,8 @@ use crate::{
 };
 
 /// For a stack whose change is over: its status can lag behind its events, and AWS may throttle.
-const CHANGED: Poll = Poll {
-    first: Duration::from_millis(250),
-    longest: Duration::from_secs(2),
-    patience: Duration::from_mins(15),
-    hint: "`cbbootstrap status` shows it",
-};
+const CHANGED: Poll =
+    Poll { patience: Duration::from_mins(15), hint: "`cbbootstrap status` shows it" };
 
 /// How long a stack's status may lag behind its events.
 const STATUS_LAG: Duration = Duration::from_secs(30);
@@ -172,7 +168,6 @@ pub async fn resources(client: &Client, stack_id: &str) -> anyhow::Result<Vec<(S
         .collect())
 }
 
-/// Requests the deletion of the stack.
 pub async fn request_deletion(
     client: &Client,
     stack_id: &str,
@@ -214,7 +209,6 @@ pub async fn roll_back(
     Ok(requested?)
 }
 
-/// Turns termination protection on or off.
 pub async fn protect(client: &Client, name: &str, protect: bool) -> anyhow::Result<()> {
     let set = client
         .update_termination_protection()

@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::{
 use clap::{Args, value_parser};
 use serde::Serialize;
 
-use crate::{aws::error::Answer, values::key_arn};
+use crate::{aws::error::Answer, values::KEY_ARN};
 
 /// As options, `None` leaves a setting as it is, and 0 or an empty key removes it. As settings of a table, `None` means that there is
 /// no ceiling, or that AWS owns the key.
@@ -26,7 +26,7 @@ pub struct TableSettings {
     #[arg(long, value_name = "NUMBER", value_parser = value_parser!(i64).range(0..))]
     pub max_write_units: Option<i64>,
     /// KMS key that encrypts the table, the zips, the logs and the function's environment [default: AWS's keys]
-    #[arg(long, value_name = "ARN", value_parser = key_arn)]
+    #[arg(long, value_name = "ARN", value_parser = KEY_ARN.parser())]
     pub kms_key: Option<String>,
 }
 

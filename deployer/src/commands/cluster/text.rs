@@ -78,7 +78,6 @@ impl Display for Cluster {
 }
 
 impl Entry {
-    /// A line of the list.
     fn columns(&self) -> Vec<String> {
         match self {
             Self::Cluster(cluster) => {

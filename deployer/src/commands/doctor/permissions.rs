@@ -73,7 +73,6 @@ pub async fn check(aws: &Aws, identity: &Identity, args: &DoctorArgs) -> Check {
     }
 }
 
-/// Simulates all requests at once.
 async fn simulate(
     aws: &Aws,
     principal: String,
@@ -114,19 +113,20 @@ fn requests(policy: &Value) -> Vec<Request> {
     let request = |statement: &Value| Request {
         actions: texts(&statement["Action"]),
         resources: texts(&statement["Resource"]).iter().map(|arn| example(arn)).collect(),
-        context: statement["Condition"]["StringEquals"]
+        // `StringEquals`, `StringLike`
+        context: statement["Condition"]
             .as_object()
             .into_iter()
-            .flatten()
-            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+            .flat_map(|operators| operators.values().filter_map(Value::as_object).flatten())
+            .filter_map(|(key, value)| Some((key.clone(), example(value.as_str()?))))
             .collect(),
     };
     policy["Statement"].as_array().into_iter().flatten().map(request).collect()
 }
 
-/// A resource that a pattern matches.
-fn example(arn: &str) -> String {
-    if arn == "*" { arn.to_owned() } else { arn.replace('*', "example") }
+/// A resource or a value that the pattern matches.
+fn example(pattern: &str) -> String {
+    if pattern == "*" { pattern.to_owned() } else { pattern.replace('*', "example") }
 }
 
 #[cfg(test)]
@@ -159,13 +159,19 @@ mod tests {
                 "Action": ["iam:PassRole"], "Resource": ["arn:aws:iam::1:role/s-*"],
                 "Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}},
             },
+            {
+                "Action": ["ec2:DeleteTags"], "Resource": ["*"],
+                "Condition": {"StringLike": {"aws:ResourceTag/Name": "couchbase-*"}},
+            },
         ]});
-        let [plain, conditional] = &requests(&policy)[..] else { panic!("two requests") };
+        let [plain, conditional, like] = &requests(&policy)[..] else { panic!("three requests") };
         assert_eq!((plain.resources[0].as_str(), plain.context.len()), ("*", 0));
         assert_eq!(conditional.actions, ["iam:PassRole"]);
         assert_eq!(conditional.resources, ["arn:aws:iam::1:role/s-example"]);
         let context = ("iam:PassedToService".to_owned(), "lambda.amazonaws.com".to_owned());
         assert_eq!(conditional.context, [context]);
+        let context = ("aws:ResourceTag/Name".to_owned(), "couchbase-example".to_owned());
+        assert_eq!(like.context, [context]);
     }
 
     #[test]

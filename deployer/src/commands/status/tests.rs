@@ -86,7 +86,7 @@ fn full_status() -> Status {
         endpoint: Some("https://e".to_owned()),
         dns_record: Some(DnsRecord { name: "e".to_owned(), target: "d-1".to_owned() }),
         auth: Some(Auth::Iam),
-        dashboard: Some("s-us-east-1".to_owned()),
+        dashboard: Some("s-us-east-1-0a1b2c3d4e5f".to_owned()),
         function: Some(FunctionStatus {
             function: Function {
                 name: "f".to_owned(),
@@ -142,7 +142,7 @@ Function: f, active, last update successful, modified 2026-11-24T02:19:56Z (1 ho
 Table:    t, active, about 3 clusters in 310 B
           deletion protection on, point-in-time recovery off
           max-read-units 100
-Watch it: https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1#dashboards/dashboard/s-us-east-1
+Watch it: https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1#dashboards/dashboard/s-us-east-1-0a1b2c3d4e5f
 "
     );
 
