@@ -1012,7 +1012,7 @@ fn requests_are_signed_with_every_kind_of_aws_credentials() {
 
     // Requests without valid credentials.
     let none = agents("c9").run(&servers[0], &["discover"]);
-    assert_fails(&none, 1, "there are no AWS credentials", "AWS_ACCESS_KEY_ID");
+    assert_fails(&none, 1, "no AWS credentials found", "AWS_ACCESS_KEY_ID");
     let unsigned = agents("c9").with("CBBOOTSTRAP_AUTH", "none");
     let unsigned = unsigned.run(&servers[0], &["discover"]);
     assert_fails(&unsigned, 1, "answers with status 403", "`--auth iam`");
