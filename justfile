@@ -48,7 +48,7 @@ docs:
 
 # Print the size of the code and the duration of the tests, with their limits
 figures:
-    cargo run --quiet --package cbbootstrap-figures
+    scripts/figures
 
 # Check licenses, advisories and duplicate versions of dependencies
 deny:

@@ -13,9 +13,8 @@ use cbbootstrap_cli::{
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
     trust::{Attestation, ClusterKeys, Fingerprint},
-    wire::{ClaimRequest, Cluster, LeaveRequest, Problem, ReadyRequest, StatusRequest},
+    wire::{Cluster, Problem, Request},
 };
-use serde::Serialize;
 use thiserror::Error;
 use ureq::Agent;
 
@@ -42,19 +41,16 @@ pub struct Identity {
     pub node_uuid: Option<Uuid>,
 }
 
-/// The API, for one cluster.
 pub struct Api {
     /// Without a slash at the end.
     pub url: String,
     pub cluster_id: ClusterId,
-    /// The keys of the cluster's secret.
     pub keys: Option<ClusterKeys>,
     client: Agent,
     signing: Option<Signing>,
     deadline: Deadline,
 }
 
-/// Why a call to the API failed.
 #[derive(Debug, Error)]
 pub enum ApiError {
     /// The same call may succeed later.
@@ -93,10 +89,8 @@ impl Api {
         identity: &Identity,
         lease: Option<Duration>,
     ) -> Result<ClusterRecord, ApiError> {
-        let (cluster_id, node_ip_addr_or_hostname, node_uuid) = self.identify(identity);
         let lease_seconds = lease.map(|lease| lease.as_secs());
-        let request =
-            ClaimRequest { cluster_id, node_ip_addr_or_hostname, node_uuid, lease_seconds };
+        let request = Request { lease_seconds, ..self.request_of(identity) };
         let sent = Instant::now();
         let (mut record, _) = self.post("/cluster", &request, Some(&identity.node))?;
         // This node's claim never lasts longer than it asked for, whatever the API answers.
@@ -118,10 +112,8 @@ impl Api {
         &self,
         node: Option<&Node>,
     ) -> Result<Option<(ClusterRecord, Cluster)>, ApiError> {
-        let request = StatusRequest {
-            cluster_id: self.cluster_id.as_str().to_owned(),
-            node_ip_addr_or_hostname: node.map(Node::to_string),
-        };
+        let node_ip_addr_or_hostname = node.map(Node::to_string);
+        let request = Request { node_ip_addr_or_hostname, ..self.request() };
         match self.post("/cluster/get_status", &request, node) {
             Ok(answer) => Ok(Some(answer)),
             Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
@@ -137,16 +129,13 @@ impl Api {
         generation: u64,
         attested: Option<(Option<Fingerprint>, Attestation)>,
     ) -> Result<ClusterRecord, ApiError> {
-        let (cluster_id, node_ip_addr_or_hostname, node_uuid) = self.identify(identity);
         let (authority, attestation) = attested.unzip();
-        let request = ReadyRequest {
-            cluster_id,
-            node_ip_addr_or_hostname,
+        let request = Request {
             generation: Some(generation),
             cluster_uuid: Some(cluster_uuid.to_string()),
-            node_uuid,
             authority_sha256: authority.flatten().map(|authority| authority.to_string()),
             attestation: attestation.map(|attestation| attestation.to_string()),
+            ..self.request_of(identity)
         };
         Ok(self.post("/cluster/ready", &request, Some(&identity.node))?.0)
     }
@@ -157,24 +146,26 @@ impl Api {
         identity: &Identity,
         generation: Option<u64>,
     ) -> Result<ClusterRecord, ApiError> {
-        let (cluster_id, node_ip_addr_or_hostname, node_uuid) = self.identify(identity);
-        let request = LeaveRequest { cluster_id, node_ip_addr_or_hostname, node_uuid, generation };
+        let request = Request { generation, ..self.request_of(identity) };
         Ok(self.post("/cluster/leave", &request, Some(&identity.node))?.0)
     }
 
-    /// The fields of a request that identify the cluster, the node and its server.
-    fn identify(
-        &self,
-        Identity { node, node_uuid }: &Identity,
-    ) -> (String, String, Option<String>) {
-        let cluster_id = self.cluster_id.as_str().to_owned();
-        (cluster_id, node.to_string(), node_uuid.as_ref().map(Uuid::to_string))
+    fn request(&self) -> Request {
+        Request { cluster_id: self.cluster_id.as_str().to_owned(), ..Request::default() }
+    }
+
+    fn request_of(&self, Identity { node, node_uuid }: &Identity) -> Request {
+        Request {
+            node_ip_addr_or_hostname: Some(node.to_string()),
+            node_uuid: node_uuid.as_ref().map(Uuid::to_string),
+            ..self.request()
+        }
     }
 
     fn post(
         &self,
         route: &str,
-        request: &impl Serialize,
+        request: &Request,
         node: Option<&Node>,
     ) -> Result<(ClusterRecord, Cluster), ApiError> {
         let url = format!("{}{route}", self.url);
@@ -202,7 +193,7 @@ impl Api {
         })
     }
 
-    fn send(&self, url: &str, request: &impl Serialize) -> Result<(u16, String), ApiError> {
+    fn send(&self, url: &str, request: &Request) -> Result<(u16, String), ApiError> {
         let body =
             serde_json::to_string(request).map_err(|error| ApiError::Failed(error.into()))?;
         let limit = self.deadline.cut(http::ANSWER_LIMIT);

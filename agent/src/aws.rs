@@ -71,7 +71,6 @@ impl Metadata {
         Some(Self { client, endpoint, token, opened: Instant::now() })
     }
 
-    /// Whether the session's token is about to expire.
     pub fn is_old(&self) -> bool {
         self.opened.elapsed() >= SESSION_LIMIT
     }
@@ -106,7 +105,6 @@ pub fn container_metadata() -> Option<Value> {
 
 /// The credentials of the environment, the container or the machine, in this order.
 pub fn find_credentials() -> anyhow::Result<Credentials> {
-    /// The metadata services' answer.
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Issued {
@@ -126,8 +124,8 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
     let text = match container_credentials()? {
         Some(text) => text,
         None => instance_credentials().ok_or_else(|| {
-            Failure::new("there are no AWS credentials to sign requests with").hint(
-                "give the instance or the task a role that may `execute-api:Invoke`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            Failure::new("no AWS credentials found to sign requests").hint(
+                "give the instance or the task a role that allows `execute-api:Invoke` on the API and the lifecycle actions of its Auto Scaling group, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )
         })?,
     };

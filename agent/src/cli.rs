@@ -1,4 +1,4 @@
-//! The commands and their options, with what `--help` says of each.
+//! The commands and their options, with their help texts.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -69,7 +69,7 @@ impl Command {
 #[command(next_help_heading = "API")]
 pub struct ApiArgs {
     /// URL of the API, as `cbbootstrap status` prints it
-    // clap would say what is wrong with the value, and the value with it: there may be a password in it.
+    // A string, because clap's error would quote the value, which may contain a password.
     #[arg(long, env = "CBBOOTSTRAP_API", value_name = "URL")]
     pub api: Option<String>,
     /// ID that all nodes of the cluster share

@@ -1,4 +1,5 @@
-//! Decides the next step on the way into the cluster. No I/O; the time is an argument.
+//! Decides the next step on the way into the cluster: here for blank servers, in `member.rs` for members, and in [`life`] for machines
+//! that are about to end. No I/O; the time is an argument.
 //!
 //! Each round begins with the server's state, so an agent can be killed and started again at any time, and agents of different
 //! nodes do not talk to each other. A node that belongs to another cluster is never changed.
@@ -38,8 +39,8 @@ pub const OTHER_CREDENTIALS_LIMIT: Duration = Duration::from_secs(30);
 /// A node that is unreachable for this long counts as dead.
 pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 
-/// For 10 to 18 s after its start, a server may report membership in a cluster that has removed it. After this time no other
-/// member needs to confirm it.
+/// For 10 to 18 s after its start, a server may report membership in a cluster that has removed it. From this uptime on, no other
+/// member needs to confirm its membership.
 pub const TRUSTED_AFTER: Duration = Duration::from_mins(1);
 
 /// A failed-over server that started within this time has come back: the agent may have started after it.
@@ -59,7 +60,6 @@ pub enum OwnServer {
     Member(View),
 }
 
-/// The state that the node is to reach.
 #[derive(Clone, Debug)]
 pub struct Goal {
     pub node: Node,
@@ -69,7 +69,6 @@ pub struct Goal {
     pub trusts_members: bool,
     /// In this order.
     pub extras: Vec<Extra>,
-    /// Whether the report needs an attestation.
     pub attests: bool,
     /// Whether an existing cluster may be registered at the API.
     pub adopt: bool,
@@ -79,10 +78,28 @@ pub struct Goal {
     pub nodes: Option<usize>,
     /// How long to wait for a node that lost its claim but has initialised its server.
     pub lease: Duration,
-    /// Whether the node recovers by itself after a failover.
     pub recovers: bool,
     /// Whether a failed-over member with this node's name that lost its data may be removed.
     pub replaces: bool,
+}
+
+impl Goal {
+    /// A node that can begin a cluster and verify members, and needs nothing but its membership.
+    pub fn new(node: Node, lease: Duration) -> Self {
+        Self {
+            node,
+            can_begin: true,
+            trusts_members: true,
+            extras: Vec::new(),
+            attests: false,
+            adopt: false,
+            settle: Duration::ZERO,
+            nodes: None,
+            lease,
+            recovers: false,
+            replaces: false,
+        }
+    }
 }
 
 /// What this run has observed and done. A run that starts without it reaches the same goal.
@@ -115,12 +132,11 @@ pub struct Memory {
     /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
     /// decision.
     pub was_away: bool,
-    /// The server has refused to recover this node with its data.
     pub is_delta_refused: bool,
 }
 
 impl Memory {
-    /// Forgets what a change of the server has made untrue, in a run that stays.
+    /// Drops what no longer holds after the server has changed; matters for `run`, which stays.
     pub fn observe(&mut self, own: &OwnServer) {
         let OwnServer::Member(view) = own else {
             (self.is_confirmed, self.was_away) = (false, true);
@@ -180,7 +196,6 @@ pub enum Action {
     /// Get the record from the API without claiming.
     GetRecord,
     Claim,
-    /// Inspect the servers of these nodes, which lost their claims.
     Inspect(Vec<Node>),
     /// Give the claim up: this node may have initialised the cluster.
     GiveUpClaim(Node),
@@ -230,7 +245,6 @@ pub enum StopReason {
     },
     /// This node lost its claim and did not report, but has initialised its server.
     Occupied(Node),
-    /// There is no way to verify the members.
     NoTrust,
 }
 
@@ -244,8 +258,8 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Whether the record need not be read again in the next round. Of a cluster that is ready, only the members can change: a node that
-    /// has left needs the present ones. The first node reports at once: the API refuses the report by its generation if the claim was
+    /// Whether the record need not be read again in the next round. Once a cluster is ready, only its members change, and a node that
+    /// has left needs the current ones. The first node reports at once: the API refuses the report by its generation if the claim was
     /// taken over.
     pub fn is_current(&self, own: &OwnServer, memory: &Memory) -> bool {
         let Self::Record(record) = self else { return false };
@@ -319,10 +333,12 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
             let first = &record.initial_node;
             wait(match record.lease_left(now) {
                 Some(left) => format!(
-                    "`{first}` is to initialise the cluster; its claim expires in {} s",
+                    "`{first}` has not initialised the cluster yet; its claim expires in {} s",
                     left.as_secs()
                 ),
-                None => format!("`{first}` is to initialise the cluster; its claim never expires"),
+                None => format!(
+                    "`{first}` has not initialised the cluster yet; its claim never expires"
+                ),
             })
         }
     }

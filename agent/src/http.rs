@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -19,7 +19,6 @@ use ureq::{
 /// Time limit for a connection: a host that is gone does not answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The usual time limit for an answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
 /// The usual size limit for an answer. A record with 256 members has about 120 KB.
@@ -56,12 +55,9 @@ impl Deadline {
     }
 }
 
-/// The certificates that are accepted.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// Those that the system trusts.
     System,
-    /// Those that these authorities have signed.
     Authorities(RootCerts),
     Anyone,
 }
@@ -210,6 +206,11 @@ pub fn is_loopback(url: &str) -> bool {
 /// Whether requests to a URL stay on this host: those to names below `localhost` do as well (RFC 6761).
 pub fn is_local(url: &str) -> bool {
     is_loopback(url) || host(url).ends_with(".localhost")
+}
+
+/// Whether it is an address of this host: only those can be bound.
+pub fn is_own_address(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! - [`decision`]: the next step, decided without I/O
 //! - [`server`]: a Couchbase Server; [`peers`]: those of other members, and how they are verified
 //! - [`api`]: the bootstrap service; [`record`]: its answers, validated
+//! - [`aws`]: EC2 metadata, credentials, and the Auto Scaling group's lifecycle hook
 //! - [`pauses`]: how long it waits before it tries again
 //! - [`cli`], [`config`], [`settings`]: the options, the options file, and what a command builds from them
 //!
@@ -33,7 +34,6 @@ use clap::CommandFactory;
 use cli::Cli;
 use printer::Printer;
 
-/// The program.
 pub fn run() -> Exit {
     answer_shell(Cli::command);
     let (Cli { command }, parsed) = match command_line::read(config::options) {

@@ -1,5 +1,11 @@
 //! Keeps two agents from working on the same server at a time.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+
+use ureq::http::Uri;
+
+use crate::http::is_own_address;
+
 /// The lock of a server, released when the agent ends in any way.
 #[derive(Debug)]
 pub struct Lock {
@@ -9,16 +15,18 @@ pub struct Lock {
 
 impl Lock {
     /// Acquires the lock of the server at this URL; `None` while another agent holds it.
-    ///
-    /// It is a socket in Linux's abstract namespace: nothing stays behind, and its scope is that of the server's loopback address,
-    /// the host or the pod.
+    pub fn acquire(url: &str) -> std::io::Result<Option<Self>> {
+        Self::bind(&server_name(url))
+    }
+
+    /// The lock is a socket in Linux's abstract namespace: nothing stays behind, and its scope is that of the server's loopback
+    /// address, the host or the pod.
     #[cfg(target_os = "linux")]
-    pub fn acquire(server: &str) -> std::io::Result<Option<Self>> {
+    fn bind(server: &str) -> std::io::Result<Option<Self>> {
         use std::os::{
             linux::net::SocketAddrExt,
             unix::net::{SocketAddr, UnixListener},
         };
-        let server = server.replace("localhost", "127.0.0.1");
         // The longest name of a socket.
         let mut name = format!("cbbootstrap-agent {server}").into_bytes();
         name.truncate(107);
@@ -32,7 +40,55 @@ impl Lock {
 
     /// Other systems have no such socket, and Couchbase clusters rarely run there.
     #[cfg(not(target_os = "linux"))]
-    pub fn acquire(_server: &str) -> std::io::Result<Option<Self>> {
+    fn bind(_server: &str) -> std::io::Result<Option<Self>> {
         Ok(Some(Self {}))
+    }
+}
+
+/// One name for all URLs of a server: Couchbase Server listens on all addresses of its host, and its port for TLS is 10,000
+/// above the other one, as are those of `cluster_run` (9000 and 19000).
+fn server_name(url: &str) -> String {
+    let uri = url.parse::<Uri>().unwrap_or_default();
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    // Different servers may have a host's other loopback addresses.
+    let is_special = address.parse().is_ok_and(|address: IpAddr| {
+        address.is_loopback() && address != Ipv4Addr::LOCALHOST && address != Ipv6Addr::LOCALHOST
+    });
+    let mut addresses = (address, 0).to_socket_addrs().into_iter().flatten();
+    let is_here = !is_special && addresses.any(|address| is_own_address(address.ip()));
+    let host = if is_here { "here" } else { &host };
+    let is_tls = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let port = if is_tls { port.checked_sub(10_000).unwrap_or(port) } else { port };
+    format!("{host}:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_has_the_same_name_for_all_urls_of_a_server() {
+        for (url, name) in [
+            ("http://127.0.0.1:8091", "here:8091"),
+            ("http://localhost:8091", "here:8091"),
+            ("http://LocalHost:8091/", "here:8091"),
+            ("http://[::1]:8091", "here:8091"),
+            ("https://127.0.0.1:18091", "here:8091"),
+            ("https://[::1]:18091", "here:8091"),
+            ("http://127.0.0.1:9000", "here:9000"),
+            ("https://127.0.0.1:19000", "here:9000"),
+            ("http://127.0.0.1:9001", "here:9001"),
+            ("https://localhost:19001", "here:9001"),
+            ("http://127.0.0.2:8091", "127.0.0.2:8091"),
+            ("https://127.0.0.2:18091", "127.0.0.2:8091"),
+            // A documentation address, and a name that does not exist.
+            ("https://192.0.2.1:18091", "192.0.2.1:8091"),
+            ("https://cb-0.invalid:18091", "cb-0.invalid:8091"),
+            ("https://cb-0.invalid", "cb-0.invalid:443"),
+        ] {
+            assert_eq!(server_name(url), name, "{url}");
+        }
     }
 }

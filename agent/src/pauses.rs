@@ -47,7 +47,6 @@ impl Backoff {
         hurries_report: true,
     };
 
-    /// Pauses do not grow.
     pub const CONSTANT: Self =
         Self { growth: 1.0, longest: Duration::ZERO, jitter: JITTER, hurries_report: false };
 
@@ -65,7 +64,6 @@ pub fn jitter(time: Duration, chance: f64) -> Duration {
     time.mul_f64(JITTER.0 + (JITTER.1 - JITTER.0) * chance)
 }
 
-/// Why an attempt has to be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// Something is not done yet, and the API or another node was asked.
@@ -95,7 +93,6 @@ impl Cause {
     }
 }
 
-/// The pauses of one agent.
 #[derive(Clone, Copy, Debug)]
 pub struct Pauses {
     interval: Duration,

@@ -16,21 +16,17 @@ use crate::{
     server::{Administrator, Server, View},
 };
 
-/// How members are verified.
 #[derive(Debug)]
 pub struct Peers {
     pub cluster_id: ClusterId,
-    /// The keys of the cluster's secret.
     pub keys: Option<ClusterKeys>,
     /// The authority that the operator named.
     pub authority: Option<Trust>,
-    /// Whether the operator trusts any server.
     pub is_insecure: bool,
     pub administrator: Administrator,
     pub deadline: Deadline,
 }
 
-/// What vouches for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// The cluster's secret: this authority has signed the member's certificate. Community Edition has none.

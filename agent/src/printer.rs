@@ -98,7 +98,6 @@ impl Printer {
         self.console.result(result)
     }
 
-    /// Prints the error that ends the program.
     pub fn failure(&self, error: &anyhow::Error) -> Exit {
         self.clear();
         self.console.failure(error)

@@ -27,16 +27,13 @@ pub struct ClusterRecord {
     pub previous: Vec<Node>,
     /// The UUID of another server that claims the cluster under the initial node's name.
     pub rival: Option<Uuid>,
-    /// The cluster's UUID in Couchbase Server, once reported.
     pub cluster_uuid: Option<Uuid>,
     pub members: Vec<RecordedMember>,
 }
 
-/// A member that reported ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedMember {
     pub node: Node,
-    /// The UUID of its server.
     pub node_uuid: Option<Uuid>,
     /// The authority that has signed its server's certificate.
     pub authority: Option<Fingerprint>,
@@ -101,7 +98,6 @@ impl ClusterRecord {
         })
     }
 
-    /// The time until the lease expires.
     pub fn lease_left(&self, now: Instant) -> Option<Duration> {
         self.lease_end.map(|end| end.saturating_duration_since(now))
     }

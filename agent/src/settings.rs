@@ -35,7 +35,6 @@ pub struct Here {
     pub peers: Peers,
 }
 
-/// The API, for the cluster and with its secret.
 pub fn api(args: ApiArgs, insecure: bool, deadline: Deadline) -> anyhow::Result<Api> {
     let mut problems = Problems::default();
     let api = check_api(args, insecure, deadline, &mut problems);
@@ -65,7 +64,6 @@ fn check_api(
     Some(Api::new(url, cluster_id, keys, region, deadline))
 }
 
-/// A missing option, and where it can be given.
 fn missing(option: &str, variable: &str) -> Failure {
     let key = option.replace('-', "_");
     Failure::usage(format!("`--{option}` is missing")).hint(format!(
@@ -84,7 +82,6 @@ fn api_url(url: &str, insecure: bool) -> Result<String, Failure> {
     Ok(url)
 }
 
-/// The region to sign requests for.
 fn region(url: &str, option: Option<String>) -> Result<String, Failure> {
     // The host name takes precedence over an `AWS_REGION` that is set for other purposes.
     let region = aws::region_in(&http::host(url)).map(str::to_owned);

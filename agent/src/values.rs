@@ -15,13 +15,11 @@ use cbbootstrap_protocol::{
     wire::{LEASE_SECONDS, MAX_MEMBERS},
 };
 
-/// The smallest bucket, in MB.
 const MIN_BUCKET_MB: u64 = 100;
 
 /// The smallest quota of the data service that Couchbase Server 7.6 accepts, in MB.
 const MIN_DATA_MB: u64 = 256;
 
-/// The largest quota, in MB.
 const MAX_MB: u64 = (1 << 32) - 1;
 
 /// The part of the node's memory that [`Quota::Auto`] gives to all services, in percent, as the original did.
@@ -204,7 +202,6 @@ impl FromStr for Lease {
     }
 }
 
-/// A cluster ID.
 pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
     if is_smoke_test(text) {
         return Err(format!(
@@ -224,7 +221,6 @@ pub fn host(text: &str) -> Result<Node, String> {
     if node.port().is_some() { Err(rule()) } else { Ok(node) }
 }
 
-/// How many nodes a cluster begins with.
 pub fn node_count(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=MAX_MEMBERS).contains(number));
     number.ok_or_else(|| format!("give a number from 1 to {MAX_MEMBERS}"))

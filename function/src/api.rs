@@ -29,7 +29,7 @@ use crate::{
     store::{self, Store},
 };
 
-/// A request that takes longer is answered 503. The function's time limit is at least 6 s.
+/// A request that takes longer is answered with 503. The function's time limit is at least 6 s.
 pub const DEADLINE: Duration = Duration::from_millis(4500);
 
 type Answer = Result<Response, Problem>;
@@ -233,7 +233,7 @@ const AUTHORITY: &str = "authority_sha256";
 const ATTESTATION: &str = "attestation";
 const AUTHORIZATION: &str = "Authorization";
 
-/// A call about a cluster. Its body is a JSON object whatever `Content-Type` says, because `curl -d` sends that of a form. Unknown
+/// A call about a cluster. Its body is a JSON object regardless of `Content-Type`, because `curl -d` sends that of a form. Unknown
 /// fields are ignored, as in the original service.
 struct Call {
     fields: Map<String, Value>,

@@ -18,7 +18,6 @@ use tower::ServiceExt;
 
 use crate::{log::RequestId, problem::Problem};
 
-/// Why an event is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Error {
     #[error("the event is not an HTTP request: call the function through its API")]
@@ -103,7 +102,7 @@ fn into_request(event: &Value, base_path: &str) -> Result<Request<Body>, Error> 
         (None, None) => return Err(Error::NotHttp),
     };
     // By AWS's documentation, HTTP APIs leave the base path out of `rawPath`, but REST APIs keep it. No path of the API begins with a
-    // base path, because `deploy` refuses such ones.
+    // base path, because `deploy` refuses such base paths.
     let path = without_prefix(path, Some(base_path).filter(|path| !path.is_empty()));
     let body = match (&event["body"], &event["isBase64Encoded"]) {
         (Value::String(body), Value::Bool(true)) => {

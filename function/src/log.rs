@@ -51,7 +51,6 @@ pub struct ClusterDigest(pub String);
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
-/// A request that was answered.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestRecord<'a> {
     /// `other` for uncommon methods.

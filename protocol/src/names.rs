@@ -14,7 +14,6 @@ use crate::wire::{MAX_CLUSTER_ID_BYTES, MAX_NODE_BYTES, MAX_UUID_BYTES};
 /// The start of the cluster IDs of smoke tests. Clusters must not use it: their claims are kept only briefly, and listings hide them.
 pub const SMOKE_TEST_PREFIX: &str = "cbbootstrap-smoke-";
 
-/// Whether the cluster ID is reserved for smoke tests.
 pub fn is_smoke_test(cluster_id: &str) -> bool {
     cluster_id.starts_with(SMOKE_TEST_PREFIX)
 }
@@ -35,7 +34,6 @@ pub struct Node {
     port: Option<u16>,
 }
 
-/// The host part of a [`Node`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     V4(Ipv4Addr),

@@ -21,13 +21,12 @@ use crate::{
     wire::{self, Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 
-/// The generation of a cluster's first claim.
 pub const FIRST_GENERATION: u64 = 1;
 
-/// How long after its end a lease counts as expired: the clocks of two instances of the service may differ by this much.
+/// A lease counts as expired only this long after its end: the clocks of two instances of the service may differ by this much.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
-/// How long every other record is kept after the last request about it.
+/// How long a record without a lease is kept after the last request about it.
 pub const KEEP_UNASKED: Duration = Duration::from_hours(400 * 24);
 
 /// A record is renewed at most once in this time.
@@ -38,8 +37,8 @@ pub const KEEP_GENERATION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// The stored form of a cluster's bearer token: a hash salted with the cluster ID. Tokens are random and long, so the hash is a fast
 /// one.
-#[derive(Clone)]
-pub struct SecretHash([u8; 32]);
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SecretHash(#[serde(with = "hex::serde")] [u8; 32]);
 
 hash32!(SecretHash, compared in constant time);
 
@@ -52,7 +51,6 @@ impl SecretHash {
     }
 }
 
-/// Hides the hash.
 impl std::fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SecretHash(..)")
@@ -289,7 +287,6 @@ pub fn whole_seconds(time: Timestamp) -> Timestamp {
 }
 
 impl Claim {
-    /// Applies the claim to the stored record.
     pub fn on(&self, standing: Option<Record>) -> Result<(Claimed, Record), Refusal> {
         let Some(record) = standing else {
             return Ok((Claimed::First, self.record(FIRST_GENERATION)));
@@ -383,7 +380,6 @@ impl Claim {
 }
 
 impl Ready {
-    /// Applies the report to the stored record.
     pub fn on(&self, standing: Option<Record>) -> Result<Record, Refusal> {
         let mut record = Record::shown_to(standing, self.secret.as_ref(), self.now)?;
         let node = self.node.as_str();

@@ -10,11 +10,11 @@ use std::fmt;
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::names::{ClusterId, Node, Uuid};
 
-/// The keys derived from a cluster's secret.
 #[derive(Clone)]
 pub struct ClusterKeys {
     token: String,
@@ -22,19 +22,17 @@ pub struct ClusterKeys {
 }
 
 /// The SHA-256 hash of a certificate in DER: 64 hexadecimal digits as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint([u8; 32]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fingerprint(#[serde(with = "hex::serde")] [u8; 32]);
 
 /// A member's proof that it knows the cluster's secret, bound to a [`Statement`]: 64 hexadecimal digits as text.
-#[derive(Clone, Copy)]
-pub struct Attestation([u8; 32]);
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Attestation(#[serde(with = "hex::serde")] [u8; 32]);
 
-/// The statement that a member attests.
 #[derive(Clone, Copy, Debug)]
 pub struct Statement<'a> {
     pub cluster_id: &'a ClusterId,
     pub node: &'a Node,
-    /// The cluster's UUID in Couchbase Server.
     pub cluster_uuid: &'a Uuid,
     /// The authority that signed the certificate of the member's server. Community Edition has none.
     pub authority: Option<Fingerprint>,
@@ -96,7 +94,7 @@ impl Fingerprint {
     }
 }
 
-/// A type of 32 bytes in binary, in hexadecimal and in JSON.
+/// A type of 32 bytes, in binary and in hexadecimal.
 macro_rules! hash32 {
     ($name:ident) => {
         impl $name {
@@ -114,20 +112,6 @@ macro_rules! hash32 {
 
             pub fn as_bytes(&self) -> &[u8] {
                 &self.0
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&hex::encode(self.0))
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-                Self::from_hex(&text)
-                    .ok_or_else(|| serde::de::Error::custom("not 64 hexadecimal digits"))
             }
         }
     };

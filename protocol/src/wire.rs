@@ -24,61 +24,32 @@ pub const MAX_SECRET_BYTES: usize = 512;
 
 pub const MAX_BODY_BYTES: usize = 8 * 1024;
 
-/// The body of `POST /cluster`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ClaimRequest {
+/// The body of every request about a cluster. Each route ignores the fields of the others.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Request {
     pub cluster_id: String,
     /// The node as the other nodes reach it.
-    pub node_ip_addr_or_hostname: String,
-    /// The UUID of the node's server: distinguishes two machines with one name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_ip_addr_or_hostname: Option<String>,
+    /// The UUID of the node's server: distinguishes two machines with one name. A claim made with a UUID is given up only with the
+    /// same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_uuid: Option<String>,
     /// A claim without a lease never expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u64>,
-}
-
-/// The body of `POST /cluster/ready`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ReadyRequest {
-    pub cluster_id: String,
-    pub node_ip_addr_or_hostname: String,
-    /// A report of another generation than the current one is refused.
+    /// A report or leave of another generation than the current one is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// The cluster that the node belongs to. A report of another one is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_uuid: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub node_uuid: Option<String>,
     /// The fingerprint of the authority that signed the server's certificate, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority_sha256: Option<String>,
     /// In hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attestation: Option<String>,
-}
-
-/// The body of `POST /cluster/leave`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LeaveRequest {
-    pub cluster_id: String,
-    pub node_ip_addr_or_hostname: String,
-    /// The UUID of the node's server. A claim made with a UUID is given up only with the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub node_uuid: Option<String>,
-    /// A leave of another generation than the current one is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub generation: Option<u64>,
-}
-
-/// The body of `POST /cluster/get_status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StatusRequest {
-    pub cluster_id: String,
-    /// The node to compare with the initial node.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub node_ip_addr_or_hostname: Option<String>,
 }
 
 /// The response of every `/cluster` route.
@@ -114,7 +85,6 @@ pub struct Cluster {
     pub cluster_uuid: Option<String>,
 }
 
-/// A member of a cluster, with what it reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub node: String,
@@ -157,7 +127,6 @@ pub struct About {
 /// The body of an error: a problem document (RFC 9457), `application/problem+json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The HTTP status.
     pub status: u16,
     /// The kind of problem, in words that do not change.
     pub title: String,
@@ -165,7 +134,6 @@ pub struct Problem {
     pub code: String,
     /// What went wrong this time, and what to do.
     pub detail: String,
-    /// The invalid field of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
 }

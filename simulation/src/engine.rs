@@ -10,15 +10,15 @@ use cbbootstrap_agent::{decision::Inspection, pauses::Backoff, record::ClusterRe
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
     rules::{Claim, Claimed, Leave, Ready, Record, Refusal},
-    wire::State,
 };
 use fastrand::Rng;
 use jiff::Timestamp;
 
 use crate::{
-    limits::{Gateway, Lambda, Limits, MINUTE, Micros, SECOND, Start, Table, Units},
+    limits::{Gateway, Lambda, Limits, MINUTE, Micros, SECOND, Start, Table},
     node::{Agent, Answer, Call, CallFailure, End, LEASE, Step},
     outcome::Outcome,
+    usage::Usage,
 };
 
 /// How long things take.
@@ -41,10 +41,6 @@ pub struct Times {
 /// The SDK's attempts for a call, and the longest pause before the second; `function/src/store/dynamodb/client.rs`.
 const ATTEMPTS: u8 = 3;
 const FIRST_BACKOFF: Micros = 100_000;
-
-/// Bytes of the items, as the benchmark of the server measures them, without a cluster secret.
-const MEMBERS_ITEM: f64 = 355.0;
-const MEMBER: f64 = 63.0;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
@@ -200,6 +196,10 @@ impl Simulation {
         self.cluster(cluster).nodes[usize::from(node)].as_mut().expect("the node runs")
     }
 
+    fn flight(&mut self, cluster: u32, node: u16) -> &mut Flight {
+        self.running(cluster, node).call.as_mut().expect("a call is on its way")
+    }
+
     fn start_cluster(&mut self, number: u32) {
         let Scenario { clusters, nodes, over, spread, backoff, .. } = self.scenario;
         let (now, chance) = (self.now, self.rng.f64());
@@ -312,7 +312,7 @@ impl Simulation {
                 self.outcome.invocations += 1;
                 self.outcome.cold_starts += u64::from(start == Start::Cold);
                 let cold = if start == Start::Cold { times.cold_start } else { 0 };
-                let flight = self.running(cluster, node).call.as_mut().expect("a call arrives");
+                let flight = self.flight(cluster, node);
                 flight.own = cold + times.function;
                 self.call_table(cluster, node);
             }
@@ -325,10 +325,14 @@ impl Simulation {
     }
 
     fn call_table(&mut self, cluster: u32, node: u16) {
-        let (now, times) = (self.now, self.scenario.times);
-        let (calls, key, units) = self.usage(cluster, node);
+        let (now, times, time) = (self.now, self.scenario.times, self.timestamp());
+        let call = self.flight(cluster, node).call.clone();
+        let standing = self.cluster(cluster);
+        let Usage { calls, is_of_members, units } =
+            Usage::new(&call, standing.record.as_ref(), time);
+        let key = standing.keys[usize::from(is_of_members)];
         let taken = self.table.take(now, key, units);
-        let flight = self.running(cluster, node).call.as_mut().expect("a call is on its way");
+        let flight = self.flight(cluster, node);
         flight.attempts += 1;
         let (attempts, own) = (flight.attempts, flight.own);
         flight.is_unavailable = taken.is_err() && attempts == ATTEMPTS;
@@ -354,33 +358,10 @@ impl Simulation {
         }
     }
 
-    /// The calls to the table that a request makes, the key of the largest item, and the units.
-    fn usage(&mut self, cluster: u32, node: u16) -> (u64, f64, Units) {
-        let standing = self.cluster(cluster);
-        let record = standing.record.as_ref();
-        let members = record.map_or(0, |record| record.members.len());
-        let size = MEMBER.mul_add(members as f64, MEMBERS_ITEM);
-        let is_ready = record.is_some_and(|record| record.state == State::Ready);
-        let [claim, list] = standing.keys;
-        let call = &standing.nodes[usize::from(node)].as_ref().and_then(|it| it.call.as_ref());
-        match call.map(|flight| &flight.call) {
-            Some(Call::Status) => {
-                let reads = 1.0 + (size / 4096.0).ceil();
-                (1, if members > 0 { list } else { claim }, Units { writes: 0.0, reads })
-            }
-            Some(Call::Ready { .. }) if is_ready => {
-                (1, list, Units { writes: ((size + MEMBER) / 1024.0).ceil(), reads: 0.0 })
-            }
-            Some(Call::Ready { .. }) => (4, claim, Units { writes: 3.0, reads: 2.0 }),
-            Some(Call::Leave { .. }) => (2, claim, Units { writes: 1.0, reads: 2.0 }),
-            _ => (1, claim, Units { writes: 1.0, reads: 0.0 }),
-        }
-    }
-
     fn answer(&mut self, cluster: u32, node: u16) {
         self.lambda.end();
         let now = self.now;
-        let flight = self.running(cluster, node).call.as_ref().expect("a call is answered");
+        let flight = self.flight(cluster, node);
         if flight.is_unavailable {
             self.outcome.minute(now / MINUTE).answers_503 += 1;
             return self.fail(cluster, node);

@@ -3,6 +3,7 @@
 //! - [`limits`]: API Gateway, Lambda and DynamoDB
 //! - [`node`]: a node's agent
 //! - [`engine`]: the events
+//! - [`usage`]: the calls and units of a request
 //! - [`outcome`]: what is counted
 //!
 //! A simulation is deterministic: the same scenario and seed have the same outcome.
@@ -14,3 +15,4 @@ pub mod limits;
 pub mod node;
 pub mod outcome;
 pub mod scenarios;
+pub mod usage;

@@ -6,7 +6,7 @@ use cbbootstrap_agent::{
     decision::{Action, Asked, Goal, Inspection, Memory, OwnServer, next_action},
     pauses::{Backoff, Cause, Pauses},
     record::ClusterRecord,
-    server::{Health, Membership, NodeInfo, Recovery, View},
+    server::{NodeInfo, View},
 };
 use cbbootstrap_protocol::{
     names::{Node, Uuid},
@@ -80,21 +80,8 @@ pub struct Agent {
 
 impl Agent {
     pub fn new(node: Node, uuid: Uuid, backoff: Backoff) -> Self {
-        let goal = Goal {
-            node,
-            can_begin: true,
-            trusts_members: true,
-            extras: Vec::new(),
-            attests: true,
-            adopt: false,
-            settle: Duration::ZERO,
-            nodes: None,
-            lease: LEASE,
-            recovers: true,
-            replaces: false,
-        };
         Self {
-            goal,
+            goal: Goal { attests: true, recovers: true, ..Goal::new(node, LEASE) },
             own: OwnServer::Blank(Some(uuid.clone())),
             uuid,
             asked: Asked::NotYet,
@@ -223,27 +210,12 @@ impl Agent {
     pub fn become_member(&mut self, of: Option<Uuid>) {
         self.pauses.restart();
         self.memory.has_initialised = of.is_none();
-        let name = self.goal.node.to_string();
         let this = NodeInfo {
-            otp: format!("ns_1@{name}"),
-            name,
             uuid: Some(self.uuid.clone()),
-            membership: Membership::Active,
-            recovery: Recovery::None,
-            health: Health::Healthy,
-            uptime: Duration::from_hours(1),
-            is_asked: true,
-            group: None,
-            disk_bytes: None,
+            ..NodeInfo::healthy(self.goal.node.as_str())
         };
-        self.own = OwnServer::Member(View {
-            uuid: of.unwrap_or_else(|| self.uuid.clone()),
-            nodes: vec![this],
-            is_balanced: true,
-            is_rebalancing: false,
-            buckets: Vec::new(),
-            fewest_replicas: None,
-        });
+        let cluster = of.unwrap_or_else(|| self.uuid.clone());
+        self.own = OwnServer::Member(View::balanced(cluster, vec![this]));
     }
 
     /// The cluster that the record names.

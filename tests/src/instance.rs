@@ -35,6 +35,8 @@ struct State {
     actions: Vec<String>,
     /// The hook waits.
     is_waiting: bool,
+    /// The next calls to complete the hook that are throttled.
+    throttled: u32,
     /// The names of more hooks.
     more_hooks: Vec<String>,
 }
@@ -92,6 +94,11 @@ impl Instance {
     pub fn terminate(&self) {
         lock(&self.state).is_waiting = true;
         self.set("autoscaling/target-lifecycle-state", "Terminated");
+    }
+
+    /// Throttles the next calls to complete the hook.
+    pub fn throttle(&self, calls: u32) {
+        lock(&self.state).throttled = calls;
     }
 
     /// Adds another lifecycle hook for terminations.
@@ -194,6 +201,10 @@ fn act(state: &mut State, request: &Request) -> (u16, String) {
                     field("InstanceId")
                 );
                 return refuse(400, "ValidationError", &why);
+            }
+            if action == "CompleteLifecycleAction" && state.throttled > 0 {
+                state.throttled -= 1;
+                return refuse(400, "Throttling", "Rate exceeded");
             }
             if action == "CompleteLifecycleAction" {
                 if field("LifecycleActionResult") != "CONTINUE" {

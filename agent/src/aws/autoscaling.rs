@@ -1,4 +1,5 @@
-//! The lifecycle hook that holds an instance of an Auto Scaling group until its node has left.
+//! The lifecycle hook that holds an instance of an Auto Scaling group until its node has left. `commands/run/machine.rs` reads the
+//! notice.
 
 use std::time::Duration;
 

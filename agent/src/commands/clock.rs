@@ -15,32 +15,21 @@ use crate::{
 /// Why an attempt ends early.
 pub enum Interrupt {
     /// Try again after a pause. If the command times out, it reports this message and hint.
-    Wait(Failure),
-    /// The same, and the attempt has only read this node's server.
-    Watch(Failure),
-    /// The same, because the API throttles, fails or cannot be reached.
-    ApiFailure(Cause, Failure),
-    /// The command fails.
+    Pause(Cause, Failure),
     Fail(anyhow::Error),
 }
 
 impl Interrupt {
     pub fn wait(reason: impl Into<String>) -> Self {
-        Self::Wait(Failure::new(reason))
+        Self::unfinished(Failure::new(reason))
+    }
+
+    pub fn unfinished(why: Failure) -> Self {
+        Self::Pause(Cause::Unfinished, why)
     }
 
     pub fn watch(reason: impl Into<String>) -> Self {
-        Self::Watch(Failure::new(reason))
-    }
-
-    /// The reason to try again after a pause, or the error with which the command fails.
-    pub fn into_pause(self) -> anyhow::Result<(Cause, Failure)> {
-        match self {
-            Self::Wait(why) => Ok((Cause::Unfinished, why)),
-            Self::Watch(why) => Ok((Cause::OwnServer, why)),
-            Self::ApiFailure(cause, why) => Ok((cause, why)),
-            Self::Fail(error) => Err(error),
-        }
+        Self::Pause(Cause::OwnServer, Failure::new(reason))
     }
 }
 
@@ -60,7 +49,7 @@ impl From<ApiError> for Interrupt {
     fn from(error: ApiError) -> Self {
         let problem = match error {
             ApiError::Temporary(why) => {
-                return Self::ApiFailure(Cause::ApiFailure, Failure::new(why));
+                return Self::Pause(Cause::ApiFailure, Failure::new(why));
             }
             ApiError::Failed(error) => return Self::Fail(error),
             ApiError::Refused(problem) => problem,
@@ -86,7 +75,6 @@ impl From<ApiError> for Interrupt {
     }
 }
 
-/// The time limits of a command.
 #[derive(Debug)]
 pub struct Clock<'p> {
     timeout: Duration,
@@ -118,8 +106,8 @@ impl<'p> Clock<'p> {
                     self.check(&Failure::new("the last step has no effect yet"))?;
                     pauses.restart();
                 }
-                Err(interrupt) => {
-                    let (cause, wait) = interrupt.into_pause()?;
+                Err(Interrupt::Fail(error)) => return Err(error),
+                Err(Interrupt::Pause(cause, wait)) => {
                     // The deadline may have cut the last attempt short, so its reason may be misleading.
                     self.check(previous.as_ref().unwrap_or(&wait))?;
                     self.printer.waiting(&wait.to_string());

@@ -55,7 +55,6 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The state of leaving from round to round.
 #[derive(Default)]
 pub(super) struct Leaving {
     is_checked: bool,
@@ -214,8 +213,7 @@ fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     let Some(this) = view.this() else {
         return Action::Wait("the server does not list itself yet".to_owned());
     };
-    let mut others = view.nodes.iter().filter(|node| !node.is_asked);
-    if !others.any(|node| node.membership == Membership::Active) {
+    if !view.others().any(|node| node.membership == Membership::Active) {
         return Action::Done;
     }
     if view.is_rebalancing {
@@ -227,10 +225,7 @@ fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     if let Some(action) = decision::obstacle(view, memory, now) {
         return action;
     }
-    let failed_over = view
-        .nodes
-        .iter()
-        .filter(|node| node.membership == Membership::FailedOver && !node.is_asked);
+    let failed_over = view.others().filter(|node| node.membership == Membership::FailedOver);
     let removed = failed_over.map(|node| node.name.clone()).collect();
     decision::rebalance(view, removed, memory, now)
 }

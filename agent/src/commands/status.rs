@@ -14,7 +14,7 @@ use crate::{
     http::Deadline,
     printer::Printer,
     record::ClusterRecord,
-    server::{Health, Membership, Server, View},
+    server::{Health, Membership, NodeInfo, Server, View},
     settings::{self, Here},
 };
 
@@ -112,10 +112,7 @@ fn is_healthy(node: &Node, view: Option<&View>, record: Option<&ClusterRecord>) 
     let (Some(view), Some(record)) = (view, record) else {
         return false;
     };
-    let is_in = view.this().is_some_and(|this| {
-        this.membership == Membership::Active && this.health == Health::Healthy
-    });
-    is_in
+    view.this().is_some_and(NodeInfo::is_well)
         && view.is_balanced
         && !view.is_rebalancing
         && record.state == State::Ready

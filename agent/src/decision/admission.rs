@@ -82,10 +82,8 @@ fn obstacle_to_replacement(listed: &NodeInfo, own: Option<&Uuid>, view: &View) -
     if view.is_rebalancing {
         return Some("a rebalance runs".to_owned());
     }
-    let is_well =
-        |node: &&NodeInfo| node.membership == Membership::Active && node.health == Health::Healthy;
     let mut others = view.nodes.iter().filter(|node| node.otp != listed.otp);
-    if let Some(other) = others.find(|node| !is_well(node)) {
+    if let Some(other) = others.find(|node| !node.is_well()) {
         return Some(format!("`{}` is not active and healthy", other.name));
     }
     (!view.can_lose(1)).then(|| "a bucket has no replicas, so its data would be lost".to_owned())

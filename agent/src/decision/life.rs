@@ -19,7 +19,6 @@ const REBALANCE_MARGIN: Duration = Duration::from_secs(30);
 pub enum Notice {
     /// The Auto Scaling group terminates the instance, and its lifecycle hook waits.
     ScaleIn,
-    /// The instance is in a warm pool, or moves there.
     WarmPool,
     Ending(Ending),
 }
@@ -73,10 +72,11 @@ impl fmt::Display for Notice {
 pub struct Departure {
     /// A rebalance that moves the node's data away was started.
     pub is_leaving: bool,
-    /// The server has refused to fail the node over gracefully.
     pub is_failover_refused: bool,
     /// The node has left, and the API knows.
     pub is_complete: bool,
+    /// The lifecycle hook of the present notice was completed.
+    pub is_released: bool,
     /// People removed the node from its cluster while this run watched it.
     pub is_removed: bool,
 }
@@ -89,6 +89,8 @@ pub enum Step {
     Leave(Option<String>),
     /// Fail this node over gracefully, by its name for rebalances.
     FailOver(String),
+    /// Complete the lifecycle hook, so that the group terminates the instance.
+    Release,
     /// Do nothing, for this reason.
     Rest(String),
 }
@@ -110,6 +112,11 @@ pub fn next_step(
             rest("this node was removed from its cluster; restart the agent to let it join again")
         }
         None => Step::Stay,
+        Some(Notice::ScaleIn | Notice::WarmPool)
+            if departure.is_complete && !departure.is_released =>
+        {
+            Step::Release
+        }
         Some(_) if departure.is_complete => rest("this node has left its cluster"),
         Some(Notice::WarmPool) if is_blank && !departure.is_leaving => {
             rest("this instance is in a warm pool; it joins when it is in service")
@@ -171,13 +178,11 @@ pub fn failover_obstacle(
     if fewest_replicas == Some(0) {
         return Some("a bucket has no replicas".to_owned());
     }
-    let mut others = view.nodes.iter().filter(|node| !node.is_asked).peekable();
+    let mut others = view.others().peekable();
     if others.peek().is_none() {
         return Some("there is no other node".to_owned());
     }
-    let is_well =
-        |node: &NodeInfo| node.membership == Membership::Active && node.health == Health::Healthy;
-    if let Some(other) = others.find(|node| !is_well(node)) {
+    if let Some(other) = others.find(|node| !node.is_well()) {
         return Some(format!("`{}` is not active and healthy", other.name));
     }
     (!view.is_balanced).then(|| "the cluster is not balanced".to_owned())

@@ -51,7 +51,7 @@ pub(super) fn member(
         // Nothing comes before it, because others wait for it. The API refuses it by its generation if it is too late.
         State::Claimed if record.is_initial => Action::Report(view.uuid.clone()),
         State::Claimed if has_expired => Action::Claim,
-        State::Claimed => wait(format!("`{first}` is to report the cluster ready")),
+        State::Claimed => wait(format!("`{first}` has not reported the cluster ready yet")),
         State::Ready => complete(goal, view, record, memory, now),
     }
 }
@@ -71,8 +71,7 @@ fn complete(
         return Action::Stop(StopReason::FailedOver);
     }
     if view.nodes.len() > 1 && this.uptime < TRUSTED_AFTER && !memory.is_confirmed {
-        let is_other = |node: &&NodeInfo| !node.is_asked && node.membership == Membership::Active;
-        let others = view.nodes.iter().filter(is_other);
+        let others = view.others().filter(|node| node.membership == Membership::Active);
         return Action::Confirm(others.map(|node| node.name.clone()).collect());
     }
     if view.is_rebalancing {
@@ -114,8 +113,7 @@ fn recover(this: &NodeInfo, view: &View, memory: &Memory) -> Action {
     if !memory.was_away {
         return Action::Stop(StopReason::FailedOver);
     }
-    let mut others = view.nodes.iter().filter(|node| !node.is_asked);
-    if let Some(away) = others.find(|node| node.health == Health::Unhealthy) {
+    if let Some(away) = view.others().find(|node| node.health == Health::Unhealthy) {
         return wait(format!(
             "this node has been failed over and is back; it is recovered when `{}` is back, too, or removed",
             away.name
@@ -200,7 +198,7 @@ fn beginning(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<
 /// The server prepares every node except failed-over ones, and fails after 30 s if one does not answer. It removes failed-over
 /// nodes that are not marked for recovery, even if they are healthy again.
 pub fn obstacle(view: &View, memory: &Memory, now: Instant) -> Option<Action> {
-    view.nodes.iter().filter(|node| !node.is_asked).find_map(|node| {
+    view.others().find_map(|node| {
         let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
         let unreachable_since = memory.unreachable_since.get(&node.otp).copied();
         let is_dead = time_since(unreachable_since, now) >= DEAD_AFTER;

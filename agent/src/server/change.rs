@@ -11,7 +11,6 @@ use crate::{
     values::{BucketSpec, Services},
 };
 
-/// The time limit of the call that initialises a cluster.
 pub const INITIALISE_LIMIT: Duration = Duration::from_secs(15);
 
 /// A server that adds a node gives up after 30 s by itself.

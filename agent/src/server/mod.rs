@@ -37,7 +37,6 @@ pub struct Administrator {
     pub password: Secret,
 }
 
-/// One server, and how to reach it.
 #[derive(Debug)]
 pub struct Server {
     pub url: String,

@@ -104,6 +104,27 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
+    /// The asked node, active and healthy, in models and tests.
+    pub fn healthy(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            otp: format!("ns_1@{name}"),
+            name,
+            uuid: None,
+            membership: Membership::Active,
+            recovery: Recovery::None,
+            health: Health::Healthy,
+            uptime: Duration::from_hours(1),
+            is_asked: true,
+            group: None,
+            disk_bytes: None,
+        }
+    }
+
+    pub fn is_well(&self) -> bool {
+        self.membership == Membership::Active && self.health == Health::Healthy
+    }
+
     /// Whether it was failed over and is marked to be recovered by the next rebalance.
     pub fn is_recovering(&self) -> bool {
         self.recovery != Recovery::None
@@ -125,6 +146,18 @@ pub struct View {
 }
 
 impl View {
+    /// A cluster without buckets, in models and tests.
+    pub fn balanced(uuid: Uuid, nodes: Vec<NodeInfo>) -> Self {
+        Self {
+            uuid,
+            nodes,
+            is_balanced: true,
+            is_rebalancing: false,
+            buckets: Vec::new(),
+            fewest_replicas: None,
+        }
+    }
+
     /// Whether all data has copies elsewhere if this many nodes lose theirs.
     pub fn can_lose(&self, nodes: usize) -> bool {
         self.fewest_replicas.is_none_or(|replicas| replicas as usize >= nodes)
@@ -139,6 +172,11 @@ impl View {
 
     pub fn this(&self) -> Option<&NodeInfo> {
         self.nodes.iter().find(|node| node.is_asked)
+    }
+
+    /// The nodes besides the asked one.
+    pub fn others(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.iter().filter(|node| !node.is_asked)
     }
 
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
@@ -159,7 +197,6 @@ pub struct Rebalance {
     subtype: Option<String>,
     /// In percent, while it runs.
     pub progress: Option<f64>,
-    /// Why it failed.
     #[serde(rename = "errorMessage")]
     pub error: Option<String>,
 }
@@ -174,9 +211,7 @@ impl Rebalance {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Group {
     pub name: String,
-    /// The path to rename it.
     pub uri: String,
-    /// The path to add a node to it.
     #[serde(rename = "addNodeURI")]
     pub add_node_uri: String,
     #[serde(default)]

@@ -10,7 +10,7 @@ use std::{
 use cbbootstrap_function::table::{
     CLAIMED_AT, CLUSTER_ID, DEFAULT_TABLE_NAME, GENERATION, INITIAL_NODE, STATE,
 };
-use cbbootstrap_tests::process::Guard;
+use cbbootstrap_tests::process::{Guard, peak_memory};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
@@ -95,7 +95,7 @@ async fn measure(
         warm.push(took);
         update = updates.into_iter().next();
     }
-    let memory = peak_memory(process).ok_or("its memory is not known")?;
+    let memory = peak_memory(process);
     Ok(Run { init, first, warm, memory, update, log: String::new() })
 }
 
@@ -201,11 +201,4 @@ fn check(function: &Function, answer: &Value, updates: &[Bytes]) -> Result<(), S
         return Err(format!("it called the database with {updates:?}"));
     }
     Ok(())
-}
-
-fn peak_memory(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -840,7 +840,7 @@ fn a_timeout_reports_what_the_agent_waits_for() {
         &["http://127.0.0.1:1 does not answer: the connection is refused"],
     );
     http::claim(&scene.local.endpoint, "demo", "10.0.0.9").unwrap();
-    late(&up(&[]), &["`10.0.0.9` is to initialise the cluster; its claim never expires"]);
+    late(&up(&[]), &["`10.0.0.9` has not initialised the cluster yet; its claim never expires"]);
     let leased =
         r#"{"cluster_id": "leased", "node_ip_addr_or_hostname": "10.0.0.9", "lease_seconds": 600}"#;
     http::post(&scene.local.endpoint, "/cluster", leased).unwrap();

@@ -154,6 +154,30 @@ fn agent_that_is_killed_while_it_leaves_completes_the_hook_later() {
 }
 
 #[test]
+fn throttled_completion_of_the_hook_is_repeated() {
+    let (servers, _agents, instance, residents) = with_instance(&[]);
+    instance.throttle(2);
+    instance.terminate();
+    residents[2].wait_for("the lifecycle hook is not completed yet");
+    wait_until("the hook is completed", || instance.is_complete());
+    assert!(servers[2].is_blank());
+    residents[2].wait_for("this node has left its cluster");
+    let log = residents[2].log();
+    assert_eq!(log.matches("lifecycle hook: completed").count(), 1, "{log}");
+}
+
+/// The group may replace an instance before its spot interruption.
+#[test]
+fn hook_is_completed_after_a_departure_for_another_reason() {
+    let (_servers, _agents, instance, residents) = with_instance(&[]);
+    interrupt(&instance, "terminate", seconds(120));
+    residents[2].wait_for("leave: this node has left its cluster");
+    assert!(!instance.is_complete());
+    instance.terminate();
+    wait_until("the hook is completed", || instance.is_complete());
+}
+
+#[test]
 fn last_node_keeps_its_instance_instead_of_losing_the_data() {
     let (servers, agents) = scene(1);
     let instance = Instance::start();

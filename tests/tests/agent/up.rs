@@ -328,6 +328,17 @@ fn two_agents_on_one_node_take_turns() {
     assert_eq!(added.filter(|seen| seen.path.ends_with("/addNode")).count(), 1);
 }
 
+#[test]
+fn agents_with_different_urls_of_one_server_take_turns() {
+    let (servers, agents) = scene(1);
+    let node = &servers[0];
+    http::claim(&agents.api, "demo", "10.0.0.9").unwrap();
+    let _waits = agents.start(node, &[]);
+    process::wait_until("the agent has its server's lock", || !servers.requests().is_empty());
+    let second = agents.up(node, &["--server", &node.tls_url(), "--timeout", "500ms"]);
+    second.failed(3, "another agent works on this server");
+}
+
 /// Where the answer of a member that adds a node is lost, another member is not asked while the first may still be at it.
 #[test]
 fn lost_answers_and_errors_are_survived() {

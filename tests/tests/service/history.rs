@@ -176,7 +176,7 @@ async fn the_router_keeps_the_protocol() {
 }
 
 #[tokio::test]
-#[ignore = "it takes its time"]
+#[ignore = "sends 100,000 requests"]
 async fn a_hundred_thousand_requests_keep_the_protocol() {
     print_header();
     here(300, 85_000).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cbbootstrap_cli::failure::one_line;
+use cbbootstrap_cli::failure::{Failure, one_line};
 
 use super::{Interrupt, machine::Machine};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     cli::LifeArgs,
     commands::leave::Leaving,
     decision::life,
+    pauses::Cause,
     printer::Printer,
     server::Server,
     settings::Here,
@@ -18,15 +19,18 @@ use crate::{
 /// How long a node that has left tries to report that to the API before its machine ends.
 const REPORT_LIMIT: Duration = Duration::from_mins(5);
 
-/// The state of a departure from round to round.
+/// The longest timeout of a lifecycle hook, after which the group terminates the instance anyway.
+const RELEASE_LIMIT: Duration = Duration::from_hours(2);
+
 #[derive(Default)]
 pub(super) struct Departing {
     pub(super) state: life::Departure,
     leaving: Leaving,
-    /// Since when the node has been out of its cluster.
     out_since: Option<Instant>,
     hook: Option<Hook>,
     last_heartbeat: Option<Instant>,
+    /// Since when the node has tried to complete the hook.
+    releasing_since: Option<Instant>,
 }
 
 impl Departing {
@@ -71,13 +75,13 @@ impl Departing {
         let is_late = self.out_since.is_some_and(|since| since.elapsed() >= REPORT_LIMIT);
         match self.leaving.report(here) {
             Ok(_) => printer.step("leave: this node has left its cluster"),
-            Err(interrupt) => match interrupt.into_pause() {
-                // Pauses must not grow while the machine waits for its end.
-                Ok((_, why)) if !is_late => return Err(Interrupt::Wait(why)),
-                // Its data is on the other nodes: nothing keeps the machine.
-                Ok((_, why)) => warn(printer, &why.into()),
-                Err(error) => warn(printer, &error),
-            },
+            // Pauses must not grow while the machine waits for its end.
+            Err(Interrupt::Pause(_, why)) if !is_late => {
+                return Err(Interrupt::unfinished(why));
+            }
+            // Its data is on the other nodes: nothing keeps the machine.
+            Err(Interrupt::Pause(_, why)) => warn(printer, &why.into()),
+            Err(Interrupt::Fail(error)) => warn(printer, &error),
         }
         self.state.is_complete = true;
         Ok(())
@@ -93,19 +97,36 @@ impl Departing {
         let held = self.hook(machine, args).and_then(Hook::record_heartbeat);
         if let Err(why) = held {
             printer.warning_once(format_args!(
-                "the lifecycle hook cannot be kept waiting, so the instance may end before its node has left: {why}"
+                "cannot extend the lifecycle hook; the instance may terminate before its node has left: {why}"
             ));
         }
     }
 
-    /// Completes the hook: the node has left.
-    pub(super) fn release(&mut self, machine: &mut Machine, args: &LifeArgs, printer: &Printer) {
+    /// Each notice has a hook to complete.
+    pub(super) fn expect_hook(&mut self) {
+        (self.state.is_released, self.releasing_since) = (false, None);
+    }
+
+    /// Completes the hook: the node has left. Auto Scaling may throttle the call, so it is repeated.
+    pub(super) fn release(
+        &mut self,
+        machine: &mut Machine,
+        args: &LifeArgs,
+        printer: &Printer,
+    ) -> Result<(), Interrupt> {
+        let since = *self.releasing_since.get_or_insert_with(Instant::now);
         match self.hook(machine, args).and_then(Hook::complete) {
             Ok(()) => printer.step("lifecycle hook: completed; the instance may end"),
+            Err(why) if since.elapsed() < RELEASE_LIMIT => {
+                let why = format!("the lifecycle hook is not completed yet: {why}");
+                return Err(Interrupt::Pause(Cause::ApiFailure, Failure::new(why)));
+            }
             Err(why) => {
                 printer.warning(format_args!("the lifecycle hook was not completed: {why}"));
             }
         }
+        self.state.is_released = true;
+        Ok(())
     }
 
     fn hook(&mut self, machine: &mut Machine, args: &LifeArgs) -> Result<&Hook, String> {
@@ -119,7 +140,7 @@ impl Departing {
 
 fn warn(printer: &Printer, error: &anyhow::Error) {
     printer.warning(format_args!(
-        "this node has left its cluster, and the API does not know: {}",
+        "this node has left its cluster, but that could not be reported to the API: {}",
         one_line(error)
     ));
 }

@@ -10,14 +10,14 @@ use crate::{
     decision::life::{Cause, Ending, Notice},
 };
 
-/// How long a machine without a metadata service is taken to have none.
+/// How long to wait before trying an absent metadata service again.
 const ABSENCE: Duration = Duration::from_mins(5);
 
 /// A session with the metadata service, and the last notice.
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     session: Option<Metadata>,
-    /// When the service was last found to be absent. Once it was there, it is not.
+    /// When the service was last found to be absent; `None` once it has answered.
     absent_since: Option<Instant>,
     exists: bool,
     notice: Option<Notice>,

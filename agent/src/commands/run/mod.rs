@@ -7,10 +7,7 @@ mod signals;
 mod systemd;
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +18,7 @@ use cbbootstrap_cli::{
 };
 use cbbootstrap_protocol::wire::State;
 
-use self::{departure::Departing, machine::Machine, monitor::Monitor, systemd::Systemd};
+use self::{departure::Departing, machine::Machine, monitor::Monitor};
 use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
@@ -36,7 +33,7 @@ use crate::{
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     record::ClusterRecord,
-    server::{Health, Membership, View},
+    server::{Membership, View},
     settings::{self, Here},
 };
 
@@ -45,7 +42,7 @@ const RETRY: Duration = Duration::from_mins(1);
 
 const API_AWAY: &str = "the API does not answer; the node stays a member";
 
-/// How old the record of a cluster that lacks nothing may be.
+/// The maximum age of the record while the node is complete.
 const RECORD_AGE: Duration = Duration::from_mins(10);
 
 /// The options of a life, apart from those in [`Here`].
@@ -56,10 +53,9 @@ struct Options {
 }
 
 pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
-    let systemd = Arc::new(Systemd::connect());
-    let reloads = signals::listen(Arc::clone(&systemd))?;
+    let reloads = signals::listen()?;
     let monitor = Monitor::new();
-    monitor.watch(&systemd);
+    monitor.watch();
     let (mut here, mut options) = prepare(args, printer)?;
     if let Some(port) = options.life.metrics_port {
         let url = monitor.serve(port)?;
@@ -67,7 +63,7 @@ pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
     }
     let mut is_ready = false;
     loop {
-        let life = Life::new(here, &options, printer, &systemd, &monitor, is_ready);
+        let life = Life::new(here, &options, printer, &monitor, is_ready);
         (here, options, is_ready) = life.live(&reloads)?;
     }
 }
@@ -89,12 +85,10 @@ fn reload(printer: &Printer) -> anyhow::Result<(Here, Options)> {
     }
 }
 
-/// The state of a node in this run.
 struct Life<'r> {
     up: up::Run<'r>,
     options: &'r Options,
     printer: &'r Printer,
-    systemd: &'r Systemd,
     monitor: &'r Monitor,
     machine: Machine,
     departing: Departing,
@@ -114,7 +108,6 @@ struct Life<'r> {
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
-    /// What was printed last.
     printed: String,
 }
 
@@ -140,7 +133,6 @@ impl<'r> Life<'r> {
         here: Here,
         options: &'r Options,
         printer: &'r Printer,
-        systemd: &'r Systemd,
         monitor: &'r Monitor,
         is_ready: bool,
     ) -> Self {
@@ -151,7 +143,6 @@ impl<'r> Life<'r> {
             up,
             options,
             printer,
-            systemd,
             monitor,
             machine: Machine::default(),
             departing: Departing::default(),
@@ -181,9 +172,9 @@ impl<'r> Life<'r> {
                 }
                 Ok(()) => {}
             }
-            self.systemd.notify("RELOADING=1");
+            systemd::notify("RELOADING=1");
             let reloaded = reload(self.printer);
-            self.systemd.notify("READY=1");
+            systemd::notify("READY=1");
             match reloaded {
                 Ok((here, options)) => {
                     self.printer.step("reload: the options were read again");
@@ -209,13 +200,11 @@ impl<'r> Life<'r> {
         let mut cause = Cause::Unfinished;
         let outcome = match self.step(own, view.as_ref(), is_healthy) {
             Ok(outcome) => outcome,
-            Err(interrupt) => match interrupt.into_pause() {
-                Ok((why, wait)) => {
-                    cause = why;
-                    Outcome::Busy(wait.to_string())
-                }
-                Err(error) => self.refuse(error)?,
-            },
+            Err(Interrupt::Pause(why, wait)) => {
+                cause = why;
+                Outcome::Busy(wait.to_string())
+            }
+            Err(Interrupt::Fail(error)) => self.refuse(error)?,
         };
         let status = match outcome {
             Outcome::Acted => {
@@ -259,22 +248,9 @@ impl<'r> Life<'r> {
         if is_held {
             self.departing.hold(&mut self.machine, &self.options.life, self.printer);
         }
-        if let Step::Rest(why) = step {
-            return Ok(Outcome::Rest(why));
-        }
-        match &self.rest_until {
-            Some((until, why)) if *until > Instant::now() => return Ok(Outcome::Rest(why.clone())),
-            _ => self.rest_until = None,
-        }
-        if self.lock.is_none() {
-            let lock = Lock::acquire(&self.up.here.server.url);
-            self.lock = lock.map_err(|error| Interrupt::Fail(error.into()))?;
-        }
-        if self.lock.is_none() {
-            if let Some(last) = &mut self.last {
-                last.may_leave = true;
-            }
-            return Ok(Outcome::Busy("another agent works on this server".to_owned()));
+        let has_work = !matches!(step, Step::Rest(_) | Step::Release);
+        if has_work && let Some(outcome) = self.obstacle()? {
+            return Ok(outcome);
         }
         match step {
             Step::Stay => self.stay(own, is_healthy),
@@ -294,12 +270,34 @@ impl<'r> Life<'r> {
                 self.departing.leave(&self.up.here, self.printer)?;
                 // It left by itself: no operator removed it.
                 (self.last, self.is_removal_unclear) = (None, false);
-                if self.notice == Some(Notice::ScaleIn) || self.notice == Some(Notice::WarmPool) {
-                    self.departing.release(&mut self.machine, &self.options.life, self.printer);
-                }
-                Ok(Outcome::Rest("this node has left its cluster".to_owned()))
+                Ok(Outcome::Acted)
+            }
+            Step::Release => {
+                self.departing.release(&mut self.machine, &self.options.life, self.printer)?;
+                Ok(Outcome::Acted)
             }
         }
+    }
+
+    /// Why nothing may be done with the server now: a recent refusal, or another agent. Otherwise acquires the server's lock.
+    fn obstacle(&mut self) -> Result<Option<Outcome>, Interrupt> {
+        match &self.rest_until {
+            Some((until, why)) if *until > Instant::now() => {
+                return Ok(Some(Outcome::Rest(why.clone())));
+            }
+            _ => self.rest_until = None,
+        }
+        if self.lock.is_none() {
+            let lock = Lock::acquire(&self.up.here.server.url);
+            self.lock = lock.map_err(|error| Interrupt::Fail(error.into()))?;
+        }
+        if self.lock.is_some() {
+            return Ok(None);
+        }
+        if let Some(last) = &mut self.last {
+            last.may_leave = true;
+        }
+        Ok(Some(Outcome::Busy("another agent works on this server".to_owned())))
     }
 
     /// Does what `up` does. A member that lacks nothing asks the API rarely.
@@ -329,13 +327,17 @@ impl<'r> Life<'r> {
         let is_balanced =
             matches!(&own, OwnServer::Member(view) if view.is_balanced && !view.is_rebalancing);
         let done = self.up.round(own);
+        let has_api_failed =
+            matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
         self.is_api_reachable = match &self.up.state.asked {
-            Asked::NotYet => !(is_healthy && matches!(done, Err(Interrupt::ApiFailure(..)))),
+            Asked::NotYet => !(is_healthy && has_api_failed),
             _ if is_asked => self.is_api_reachable,
             _ => true,
         };
         match done {
-            Err(Interrupt::ApiFailure(_, why)) if is_healthy && self.up.record().is_none() => {
+            Err(Interrupt::Pause(_, why))
+                if has_api_failed && is_healthy && self.up.record().is_none() =>
+            {
                 self.printer.warning_once(&why);
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
@@ -372,7 +374,7 @@ impl<'r> Life<'r> {
         Ok(())
     }
 
-    /// Something that people have to decide. The agent tries again later, with a fresh run.
+    /// An operator has to decide. The agent tries again later, with a fresh run.
     fn refuse(&mut self, error: anyhow::Error) -> anyhow::Result<Outcome> {
         let failure = Failure::find_in(&error);
         if failure.is_some_and(|failure| failure.exit == Exit::Usage) {
@@ -398,6 +400,7 @@ impl<'r> Life<'r> {
             (Some(new), Some(old)) if new.is_like(old) => {}
             (Some(new), _) => {
                 self.rest_until = None;
+                self.departing.expect_hook();
                 self.printer.step(format_args!("notice: {new}"));
             }
             (None, Some(old)) => {
@@ -446,7 +449,7 @@ impl<'r> Life<'r> {
                 let is_known = this.uptime >= TRUSTED_AFTER
                     || self.up.state.memory.is_confirmed
                     || view.nodes.len() == 1;
-                this.membership == Membership::Active && this.health == Health::Healthy && is_known
+                this.is_well() && is_known
             })
         })
     }
@@ -462,10 +465,10 @@ impl<'r> Life<'r> {
     }
 
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
-        self.systemd.notify(&format!("STATUS={status}"));
+        systemd::notify(&format!("STATUS={status}"));
         if is_healthy && self.is_settled && !self.is_ready {
             self.is_ready = true;
-            self.systemd.notify("READY=1");
+            systemd::notify("READY=1");
         }
         self.monitor.publish(monitor::Report {
             is_healthy,

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::systemd::Systemd;
+use super::systemd;
 use crate::server::{Health, Membership, View};
 
 /// The longest round, such as a join that asks many members of which none answers. Each call has a shorter time limit.
@@ -33,15 +33,12 @@ struct State {
     refusals: u64,
 }
 
-/// The result of a round.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Report {
-    /// Whether the node is an active, healthy member of its cluster.
     pub is_healthy: bool,
     /// Why not, or what the agent does.
     pub status: String,
     pub is_api_reachable: bool,
-    /// Whether AWS has announced the end of the machine.
     pub has_notice: bool,
     pub view: Option<View>,
 }
@@ -71,15 +68,15 @@ impl Monitor {
     }
 
     /// Tells systemd regularly that the agent is alive, unless a round does not end.
-    pub(super) fn watch(self: &Arc<Self>, systemd: &Arc<Systemd>) {
-        let Some(interval) = systemd.watchdog_interval() else {
+    pub(super) fn watch(self: &Arc<Self>) {
+        let Some(interval) = systemd::watchdog_interval() else {
             return;
         };
-        let (monitor, systemd) = (Arc::clone(self), Arc::clone(systemd));
+        let monitor = Arc::clone(self);
         thread::spawn(move || {
             loop {
                 if monitor.state().checked.0.elapsed() < ROUND_LIMIT {
-                    systemd.notify("WATCHDOG=1");
+                    systemd::notify("WATCHDOG=1");
                 }
                 thread::sleep(interval);
             }

@@ -2,10 +2,7 @@
 
 use std::{
     io, process,
-    sync::{
-        Arc,
-        mpsc::{self, Receiver},
-    },
+    sync::mpsc::{self, Receiver},
     thread,
 };
 
@@ -15,10 +12,10 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::systemd::Systemd;
+use super::systemd;
 
 /// Ends the process on SIGTERM and SIGINT, whatever it is doing: an agent can be killed at any time. Each SIGHUP is a message.
-pub(super) fn listen(systemd: Arc<Systemd>) -> io::Result<Receiver<()>> {
+pub(super) fn listen() -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -27,7 +24,7 @@ pub(super) fn listen(systemd: Arc<Systemd>) -> io::Result<Receiver<()>> {
                 let _ = sender.send(());
                 continue;
             }
-            systemd.notify("STOPPING=1");
+            systemd::notify("STOPPING=1");
             Console::default().message("the agent ends; the node stays what it is");
             process::exit(0);
         }

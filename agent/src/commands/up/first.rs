@@ -1,10 +1,6 @@
 //! The first node: checks before the claim, inspections after it, and the initialisation.
 
-use std::{
-    net::{ToSocketAddrs, UdpSocket},
-    thread,
-    time::Instant,
-};
+use std::{net::ToSocketAddrs, thread, time::Instant};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
@@ -73,8 +69,7 @@ impl Run<'_> {
             Interrupt::wait(format!("`{node}` cannot be resolved yet: {error}"))
         })?;
         let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
-        // Only a host's own addresses can be bound.
-        if addresses.iter().any(|ip| UdpSocket::bind((*ip, 0)).is_ok()) {
+        if addresses.iter().any(|address| http::is_own_address(*address)) {
             return Ok(());
         }
         let subject = match node.host() {
@@ -111,7 +106,7 @@ impl Run<'_> {
                     let failure = Failure::new(format!(
                         "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
                     ));
-                    result = Err(Interrupt::Wait(failure.hint(format!(
+                    result = Err(Interrupt::unfinished(failure.hint(format!(
                         "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
                     ))));
                 }

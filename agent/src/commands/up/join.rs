@@ -33,12 +33,10 @@ const TURN: Duration = Duration::from_mins(1);
 /// Calls to one member without an answer, before the others are asked.
 const MAX_CALLS: u32 = 3;
 
-/// The state of joining from round to round.
 #[derive(Default)]
 pub(super) struct Joining {
     /// In a row.
     refusals: u32,
-    /// Members that did not answer.
     dead: BTreeMap<Node, Instant>,
     /// A member that may still be adding this node.
     adding: Option<Adding>,
@@ -56,7 +54,6 @@ struct Adding {
     calls: u32,
 }
 
-/// Why this node has not been added by a member.
 enum NotAdded {
     /// The member cannot add it, for this reason: try the next one.
     Skip(Skip, String),
@@ -136,7 +133,7 @@ impl Run<'_> {
         self.state.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
         let id = self.here.api.cluster_id.as_str();
-        Err(Interrupt::Wait(if skips.contains(&Skip::Unproven) {
+        Err(Interrupt::unfinished(if skips.contains(&Skip::Unproven) {
             wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
             wait.hint(format!(
@@ -212,7 +209,7 @@ impl Run<'_> {
                 let since = self.state.joining.name_taken_since.get_or_insert_with(Instant::now);
                 let failure = name_taken(&self.here.identity, &uuid);
                 let is_over = since.elapsed() >= OTHER_CREDENTIALS_LIMIT;
-                Err(if is_over { failure.into() } else { Interrupt::Wait(failure).into() })
+                Err(if is_over { failure.into() } else { Interrupt::unfinished(failure).into() })
             }
         }
     }

@@ -70,7 +70,6 @@ pub(super) fn check_options(
     Ok(())
 }
 
-/// A run: its settings and its state.
 pub(super) struct Run<'r> {
     pub(super) here: Here,
     args: &'r ClusterArgs,
@@ -79,7 +78,6 @@ pub(super) struct Run<'r> {
     pub(super) state: RunState,
 }
 
-/// The state of a run from round to round.
 #[derive(Default)]
 pub(super) struct RunState {
     pub(super) memory: Memory,
@@ -99,7 +97,6 @@ pub(super) struct RunState {
     /// Whether a request to initialise the server broke off, and may still be carried out.
     may_be_under_way: bool,
     failed_attestations: u32,
-    last: Option<Action>,
     /// Without a pause.
     actions: u32,
 }
@@ -110,7 +107,6 @@ impl<'r> Run<'r> {
         let buckets = args.buckets.iter().cloned().map(Extra::Bucket);
         let address = args.alternate_address.iter().map(|address| address.host().to_string());
         let goal = Goal {
-            node: here.identity.node.clone(),
             can_begin: args.services.has("data"),
             trusts_members: here.peers.can_verify_members(),
             extras: group.chain(buckets).chain(address.map(Extra::AlternateAddress)).collect(),
@@ -118,9 +114,7 @@ impl<'r> Run<'r> {
             adopt: args.adopt,
             settle: jitter(args.settle),
             nodes: args.size.nodes,
-            lease: args.lease.0.unwrap_or(OCCUPIED_LIMIT),
-            recovers: false,
-            replaces: false,
+            ..Goal::new(here.identity.node.clone(), args.lease.0.unwrap_or(OCCUPIED_LIMIT))
         };
         Self { here, args, printer, goal, state: RunState::default() }
     }
@@ -136,8 +130,7 @@ impl<'r> Run<'r> {
         &self.here.identity.node
     }
 
-    /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
-    /// the API answer, the agent never spins.
+    /// A round that pauses after many actions: whatever servers and the API answer, the agent never spins.
     fn round_with_pauses(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let own = self.read_own_server()?;
         self.round(own)
@@ -148,15 +141,13 @@ impl<'r> Run<'r> {
         &mut self,
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
-        let last = self.state.last.take();
         let actions = std::mem::take(&mut self.state.actions) + 1;
         let cause = Cause::after_failure(&own, &self.state.asked);
         let done = self.decide_and_act(own).map_err(|interrupt| match interrupt {
-            Interrupt::ApiFailure(_, why) => Interrupt::ApiFailure(cause, why),
+            Interrupt::Pause(Cause::ApiFailure, why) => Interrupt::Pause(cause, why),
             other => other,
         })?;
-        let is_repeated = last.is_some() && last == self.state.last;
-        if done.is_none() && (is_repeated || actions >= MAX_ACTIONS) {
+        if done.is_none() && actions >= MAX_ACTIONS {
             return Err(Interrupt::wait("the last step has no effect yet"));
         }
         self.state.actions = actions;
@@ -186,10 +177,11 @@ impl<'r> Run<'r> {
                     has_asked = true;
                 }
                 action => {
-                    self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
                     return match self.act(action, view, self.record().cloned()) {
-                        Err(Interrupt::Watch(why)) if has_asked => Err(Interrupt::Wait(why)),
+                        Err(Interrupt::Pause(Cause::OwnServer, why)) if has_asked => {
+                            Err(Interrupt::unfinished(why))
+                        }
                         done => done,
                     };
                 }

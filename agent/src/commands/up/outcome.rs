@@ -24,14 +24,12 @@ pub(super) struct UpOutcome {
     /// Whether the node is the one that others join.
     is_initial_node: bool,
     generation: u64,
-    /// All nodes of the cluster.
     nodes: Vec<String>,
     failed_over: Vec<String>,
     /// Active nodes that cannot be reached.
     unhealthy: Vec<String>,
     balanced: bool,
     buckets: Vec<String>,
-    /// What was requested and refused.
     refused: Vec<String>,
     seconds: f64,
 }

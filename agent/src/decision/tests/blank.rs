@@ -40,7 +40,7 @@ fn blank_server_begins_the_cluster_or_joins() {
         (
             "another's claim",
             Has(claimed_by(FIRST, 42)),
-            Waits("`10.0.0.2` is to initialise the cluster; its claim expires in 42 s"),
+            Waits("`10.0.0.2` has not initialised the cluster yet; its claim expires in 42 s"),
         ),
         ("another's for good", Has(claimed_by(FIRST, None)), Waits("its claim never expires")),
         ("another's, after this node's", Has(taken_over(FIRST, 20, &[ME])), Waits("expires in 20 s")),

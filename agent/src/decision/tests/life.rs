@@ -26,6 +26,7 @@ enum Next {
     /// Without enough time, because of this obstacle to a failover.
     LeaveLate(&'static str),
     FailOver,
+    Release,
     Rest(&'static str),
 }
 
@@ -40,7 +41,9 @@ fn assert_step(
 ) {
     let step = next_step(notice, own, departure, fewest_replicas);
     let is_expected = match (&step, expected) {
-        (Step::Stay, Next::Stay) | (Step::Leave(None), Next::Leave) => true,
+        (Step::Stay, Next::Stay)
+        | (Step::Leave(None), Next::Leave)
+        | (Step::Release, Next::Release) => true,
         (Step::FailOver(node), Next::FailOver) => *node == otp(ME),
         (Step::Rest(why), Next::Rest(part)) | (Step::Leave(Some(why)), Next::LeaveLate(part)) => {
             why.contains(part)
@@ -54,6 +57,7 @@ const NONE: Departure = Departure {
     is_leaving: false,
     is_failover_refused: false,
     is_complete: false,
+    is_released: false,
     is_removed: false,
 };
 
@@ -64,6 +68,7 @@ fn notice_decides_whether_a_node_stays_or_leaves() {
     let (scale_in, pool) = (|| Some(Notice::ScaleIn), || Some(Notice::WarmPool));
     let leaving = Departure { is_leaving: true, ..NONE };
     let complete = Departure { is_complete: true, ..leaving };
+    let released = Departure { is_released: true, ..complete };
     let removed = Departure { is_removed: true, ..NONE };
     let soon = || Some(ending(Duration::from_mins(2), false));
     let later = || Some(ending(RETIREMENT_LEAD + Duration::from_secs(1), false));
@@ -77,11 +82,14 @@ fn notice_decides_whether_a_node_stays_or_leaves() {
         ("scale-in, the server is away", scale_in(), away(), NONE, Next::Leave),
         ("scale-in, other credentials", scale_in(), OwnServer::OtherCredentials, NONE, Next::Leave),
         ("scale-in, blank: the record may list it", scale_in(), blank(), NONE, Next::Leave),
-        ("scale-in, has left", scale_in(), blank(), complete, Next::Rest("has left")),
+        ("scale-in, has left", scale_in(), blank(), complete, Next::Release),
+        ("scale-in, has left, the server is away", scale_in(), away(), complete, Next::Release),
+        ("scale-in, has left, hook completed", scale_in(), blank(), released, Next::Rest("has left")),
         ("warm pool, never joined", pool(), blank(), NONE, Next::Rest("when it is in service")),
         ("warm pool, a member", pool(), member(), NONE, Next::Leave),
         ("warm pool, on its way", pool(), blank(), leaving, Next::Leave),
-        ("warm pool, has left", pool(), blank(), complete, Next::Rest("has left")),
+        ("warm pool, has left", pool(), blank(), complete, Next::Release),
+        ("warm pool, has left, hook completed", pool(), blank(), released, Next::Rest("has left")),
         ("ends soon, blank", soon(), blank(), NONE, Next::Leave),
         ("ends soon, the server is away", soon(), away(), NONE, Next::Rest("no answer")),
         ("ends soon, away on its way out", soon(), away(), leaving, Next::Leave),

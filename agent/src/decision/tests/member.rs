@@ -11,7 +11,7 @@ fn member_of_another_cluster_is_not_touched() {
     let unknown = || stop(StopReason::Unregistered(uuid(UUID)));
     let other = |record| Has(of_cluster(Some(OTHER_UUID), record));
     let of_other = || other_cluster("the one with the UUID b2");
-    let waits_for_report = || Waits("`10.0.0.2` is to report the cluster ready");
+    let waits_for_report = || Waits("`10.0.0.2` has not reported the cluster ready yet");
     let of_first = || other_cluster("that of `10.0.0.2`");
     #[rustfmt::skip]
     let cases = [

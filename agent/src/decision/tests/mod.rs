@@ -73,19 +73,7 @@ fn uuid(text: &str) -> Uuid {
 
 /// A node that can begin a cluster, can verify members and wants no extras.
 fn goal() -> Goal {
-    Goal {
-        node: node(ME),
-        can_begin: true,
-        trusts_members: true,
-        extras: Vec::new(),
-        attests: false,
-        adopt: false,
-        settle: Duration::from_secs(5),
-        nodes: None,
-        lease: Duration::from_secs(40),
-        recovers: false,
-        replaces: false,
-    }
+    Goal { settle: Duration::from_secs(5), ..Goal::new(node(ME), Duration::from_secs(40)) }
 }
 
 fn group() -> Extra {
@@ -115,16 +103,11 @@ fn otp(name: &str) -> String {
 
 fn member_of(name: &str, membership: Membership) -> NodeInfo {
     NodeInfo {
-        name: name.to_owned(),
-        otp: otp(name),
         uuid: Some(uuid(if name == ME { OWN } else { "0ff" })),
         membership,
-        recovery: Recovery::None,
-        health: Health::Healthy,
-        uptime: Duration::from_hours(1),
         is_asked: name == ME,
         group: Some("Group 1".to_owned()),
-        disk_bytes: None,
+        ..NodeInfo::healthy(name)
     }
 }
 
@@ -158,14 +141,7 @@ fn up_for(seconds: u64, node: NodeInfo) -> NodeInfo {
 
 /// A balanced cluster of these nodes.
 fn cluster_of(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
-    View {
-        uuid: uuid(UUID),
-        nodes: nodes.into_iter().collect(),
-        is_balanced: true,
-        is_rebalancing: false,
-        buckets: Vec::new(),
-        fewest_replicas: None,
-    }
+    View::balanced(uuid(UUID), nodes.into_iter().collect())
 }
 
 fn unbalanced(nodes: impl IntoIterator<Item = NodeInfo>) -> View {

@@ -5,7 +5,7 @@
 //! operator has ended the record; the claim item has a copy of the node to join, for claims.
 //!
 //! No transaction spans the two items. Every write is one conditional `UpdateItem`, and the process may stop after each of them. "Writes"
-//! in `docs/protocol.md` says, for each call, which item comes first and who completes the second write. This is safe because:
+//! in `docs/protocol.md` describes, for each call, which item comes first and who completes the second write. This is safe because:
 //!
 //! - A members item has the generation and the time of its claim and counts for that claim only. If it is created late, for a claim that
 //!   has ended, it does not replace a newer one and is never read.

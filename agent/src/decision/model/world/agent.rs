@@ -54,17 +54,10 @@ impl Agent {
 impl Setup {
     pub(super) fn goal(&self, node: usize) -> Goal {
         Goal {
-            node: name(self.names[node]),
             can_begin: !self.unfit.contains(&node),
-            trusts_members: true,
             extras: if self.extras_refused { extras().into() } else { Vec::new() },
-            attests: false,
-            adopt: false,
             settle: Duration::from_secs(5),
-            lease: seconds(LEASE),
-            nodes: None,
-            recovers: false,
-            replaces: false,
+            ..Goal::new(name(self.names[node]), seconds(LEASE))
         }
     }
 
@@ -74,25 +67,14 @@ impl Setup {
         let members =
             world.servers.iter().enumerate().filter(|(_, server)| server.cluster == Some(cluster));
         let nodes = members.map(|(number, server)| NodeInfo {
-            name: name(self.names[number]).host().to_string(),
+            // Two nodes may have the same name.
             otp: format!("ns_1@{number}"),
             uuid: Some(uuid(server.incarnation(number))),
-            membership: Membership::Active,
-            recovery: Recovery::None,
-            health: Health::Healthy,
-            uptime: Duration::from_hours(1),
             is_asked: number == node,
-            group: None,
-            disk_bytes: None,
+            ..NodeInfo::healthy(name(self.names[number]).host().to_string())
         });
-        Some(View {
-            uuid: uuid(cluster),
-            nodes: nodes.collect(),
-            is_balanced: !self.services_down,
-            is_rebalancing: false,
-            buckets: Vec::new(),
-            fewest_replicas: None,
-        })
+        let view = View::balanced(uuid(cluster), nodes.collect());
+        Some(View { is_balanced: !self.services_down, ..view })
     }
 
     pub(super) fn own(&self, world: &World, node: usize) -> OwnServer {

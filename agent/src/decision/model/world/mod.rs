@@ -31,7 +31,7 @@ use crate::{
         tests::{ago, now as present},
     },
     record::ClusterRecord,
-    server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, Recovery, View},
+    server::{INITIALISE_LIMIT, NodeInfo, View},
 };
 
 /// In seconds: the largest difference between the clocks of two instances of the service.
