@@ -127,7 +127,6 @@ pub fn error_text(error: &anyhow::Error) -> String {
     format!("error: {}{}", one_line(error), hint.unwrap_or_default())
 }
 
-/// The style of a progress line.
 pub fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_spinner())

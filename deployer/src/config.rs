@@ -28,7 +28,6 @@ use crate::{
 /// The file that is read unless `--config` names another.
 pub const FILE: &str = "cbbootstrap.yaml";
 
-/// What `cbbootstrap init` writes.
 pub const SAMPLE: &str = include_str!("../../templates/cbbootstrap.yaml");
 
 const FILE_KEYS: [&str; 2] = ["default_environment", "environments"];

@@ -158,7 +158,6 @@ impl Scope {
     }
 }
 
-/// A policy in IAM's form.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Policy {

@@ -210,7 +210,6 @@ fn cluster_stack(args: &LaunchArgs) -> Result<String, Failure> {
     })
 }
 
-/// The cluster's stack as the target of a deployment.
 fn target(args: &LaunchArgs, api: &Stack, place: Place) -> Target {
     let mut stack = StackOptions {
         tags: args.tags.clone(),

@@ -152,7 +152,6 @@ impl Serving {
         }
     }
 
-    /// Ends the server after running requests.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
         let _ = tokio::task::spawn_blocking(move || self.log.flush()).await;

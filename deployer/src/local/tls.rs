@@ -19,7 +19,6 @@ const RELOAD_EVERY: Duration = Duration::from_secs(2);
 pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
-    /// The contents of the files.
     pem: (Vec<u8>, Vec<u8>),
     /// The configuration for new connections.
     pub current: Arc<ArcSwap<ServerConfig>>,

@@ -31,7 +31,6 @@ enum Builder {
     Cargo,
 }
 
-/// The tools of this machine.
 #[derive(Clone, Debug, Default)]
 struct Toolchain {
     /// The host's target triple.
@@ -62,7 +61,6 @@ impl Arch {
 }
 
 impl Compiler {
-    /// Finds the sources and the tools.
     pub async fn find(program: &'static Program, args: &BuildArgs) -> anyhow::Result<Self> {
         let source = source::find(program, args.source.as_deref())?;
         let arch = args.arch;
@@ -183,7 +181,6 @@ fn rust_flags(paths: &[String]) -> String {
     given.into_iter().chain(ours).collect::<Vec<_>>().join("\x1f")
 }
 
-/// Where cargo keeps what it downloads.
 fn cargo_home() -> Option<PathBuf> {
     let home = environment::variable_os("CARGO_HOME");
     home.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))
