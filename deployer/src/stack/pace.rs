@@ -23,11 +23,7 @@ pub fn is_near(progress: &Progress, stack: Option<&StackEvent>) -> bool {
 ///
 /// Pauses also grow near the end: a stack may wait there for its rollback alarms.
 pub fn pause(is_near: bool, since_begin: Duration, since_event: Duration) -> Duration {
-    if is_near {
-        (since_event / 2).clamp(NEAR, FAR)
-    } else {
-        (since_begin * 2).clamp(FIRST, FAR)
-    }
+    if is_near { (since_event / 2).clamp(NEAR, FAR) } else { (since_begin * 2).clamp(FIRST, FAR) }
 }
 
 #[cfg(test)]
