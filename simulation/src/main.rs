@@ -166,7 +166,7 @@ fn outcome_table(subject: &str) -> Table {
         "first limit, after",
         "429",
         "503",
-        "know their place",
+        "know their role",
         "p50, s",
         "p99, s",
         "max, s",

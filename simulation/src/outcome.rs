@@ -77,7 +77,7 @@ impl Outcome {
         })
     }
 
-    /// The seconds within which this share of all nodes know their place; `None` if fewer do.
+    /// The seconds within which this share of all nodes know their role; `None` if fewer do.
     pub fn place_known(&mut self, share: f64) -> Option<f64> {
         self.places.sort_unstable();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]

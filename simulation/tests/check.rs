@@ -60,7 +60,7 @@ fn simulation_agrees_with_real_clients_and_a_real_server() {
     let (requests, places) = run_clients(scenario.spread);
     let place = |percent: usize| places[(places.len() * percent).div_ceil(100) - 1].as_secs_f64();
     let known = |outcome: &mut Outcome, share| {
-        outcome.place_known(share).expect("all nodes know their place")
+        outcome.place_known(share).expect("all nodes know their role")
     };
     let rows = [
         (

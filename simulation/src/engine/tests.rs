@@ -10,7 +10,7 @@ const BACKOFF: Backoff = Backoff::CONSTANT;
 
 #[track_caller]
 fn assert_conserved(outcome: &Outcome, clusters: u64) {
-    assert_eq!(outcome.places.len() as u64, outcome.nodes, "each node knows its place once");
+    assert_eq!(outcome.places.len() as u64, outcome.nodes, "each node knows its role once");
     assert_eq!(outcome.members, outcome.nodes);
     assert_eq!(outcome.initialisations, clusters, "one node of each cluster initialises");
     assert_eq!((outcome.stopped, outcome.takeovers), (0, 0));
