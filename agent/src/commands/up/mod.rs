@@ -97,6 +97,7 @@ pub(super) struct RunState {
     /// Whether a request to initialise the server broke off, and may still be carried out.
     may_be_under_way: bool,
     failed_attestations: u32,
+    last: Option<Action>,
     /// Without a pause.
     actions: u32,
 }
@@ -130,7 +131,8 @@ impl<'r> Run<'r> {
         &self.here.identity.node
     }
 
-    /// A round that pauses after many actions: whatever servers and the API answer, the agent never spins.
+    /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
+    /// the API answer, the agent never spins.
     fn round_with_pauses(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let own = self.read_own_server()?;
         self.round(own)
@@ -141,13 +143,15 @@ impl<'r> Run<'r> {
         &mut self,
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
+        let last = self.state.last.take();
         let actions = std::mem::take(&mut self.state.actions) + 1;
         let cause = Cause::after_failure(&own, &self.state.asked);
         let done = self.decide_and_act(own).map_err(|interrupt| match interrupt {
             Interrupt::Pause(Cause::ApiFailure, why) => Interrupt::Pause(cause, why),
             other => other,
         })?;
-        if done.is_none() && actions >= MAX_ACTIONS {
+        let is_repeated = last.is_some() && last == self.state.last;
+        if done.is_none() && (is_repeated || actions >= MAX_ACTIONS) {
             return Err(Interrupt::wait("the last step has no effect yet"));
         }
         self.state.actions = actions;
@@ -177,6 +181,7 @@ impl<'r> Run<'r> {
                     has_asked = true;
                 }
                 action => {
+                    self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
                     return match self.act(action, view, self.record().cloned()) {
                         Err(Interrupt::Pause(Cause::OwnServer, why)) if has_asked => {

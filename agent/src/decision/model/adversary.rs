@@ -23,12 +23,26 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(30);
 
+/// More actions than this without a wait count as spinning.
+const MOST_ACTS: u8 = 12;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Broken {
     /// The administrator's password goes to a host that no member vouches for.
     Exposed,
     /// A server was initialised although it belongs to a cluster or had accepted an initialisation.
     InitialisedTwice,
+    /// The agent acts again and again without a wait.
+    Spins,
+}
+
+/// When the agent waits although it has decided on an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// After the same action.
+    Repeats,
+    /// After this many actions.
+    Counts(u8),
 }
 
 #[derive(Debug)]
@@ -37,6 +51,7 @@ pub(super) struct Adversary {
     /// The result of [`Peers::proof`] for each node in each answer.
     proofs: BTreeMap<(usize, String), Option<Proof>>,
     goal: Goal,
+    pace: Pace,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -52,6 +67,10 @@ pub(super) struct Run {
     is_claimed_by_other: bool,
     is_reported: bool,
     is_attested: bool,
+    /// The last action without a wait.
+    last: Option<String>,
+    /// The number of actions without a wait.
+    acts: u8,
     has_ended: bool,
     pub broken: Option<Broken>,
 }
@@ -214,7 +233,7 @@ fn answers(is_about_members: bool) -> Vec<ClusterRecord> {
 }
 
 impl Adversary {
-    pub(super) fn new(is_about_members: bool) -> Self {
+    pub(super) fn new(is_about_members: bool, pace: Pace) -> Self {
         let password = Secret::read(None, "CARGO_PKG_NAME").unwrap().unwrap();
         let peers = Peers {
             cluster_id: id(),
@@ -233,7 +252,7 @@ impl Adversary {
             }
         }
         let goal = Goal { attests: true, ..Goal::new(node("a"), LEASE) };
-        Self { answers, proofs, goal }
+        Self { answers, proofs, goal, pace }
     }
 
     fn view(cluster: &Uuid, name: &str) -> View {
@@ -291,8 +310,8 @@ impl Adversary {
         run.asked = Some(answer);
     }
 
-    /// One round of `up`.
-    fn round(&self, run: &mut Run, round: Turn) {
+    /// One round of `up`. Returns whether it waits.
+    fn round(&self, run: &mut Run, round: Turn) -> bool {
         let own = match &run.cluster {
             Some(cluster) => OwnServer::Member(Self::view(cluster, "a")),
             None => OwnServer::Blank(None),
@@ -306,9 +325,9 @@ impl Adversary {
             };
             let next = decision::next_action(&self.goal, &own, &asked, &Self::memory(run), now());
             match (&next, round.answer) {
-                (Action::Claim, _) if has_claimed => return,
+                (Action::Claim, _) if has_claimed => return true,
                 // The API does not answer a claim, and answers a status without a record.
-                (Action::Claim, None) => return,
+                (Action::Claim, None) => return true,
                 (Action::GetRecord, None) => {
                     is_nothing = true;
                     continue;
@@ -325,50 +344,79 @@ impl Adversary {
                 }
                 (Action::Done | Action::Stop(_), _) => {
                     run.has_ended = true;
-                    return;
+                    return true;
                 }
                 _ => {}
             }
-            if let Asked::Record(record) = asked {
-                self.act(run, &next, &record, round);
-            }
-            return;
+            let Asked::Record(record) = asked else {
+                return true;
+            };
+            let does_wait = self.act(run, &next, &record, round);
+            let done = Some(format!("{next:?}"));
+            let is_repeated = run.last == done;
+            return does_wait
+                || match self.pace {
+                    Pace::Repeats => {
+                        run.last = done;
+                        is_repeated
+                    }
+                    Pace::Counts(most) => run.acts >= most,
+                };
         }
     }
 
-    fn act(&self, run: &mut Run, next: &Action, record: &ClusterRecord, round: Turn) {
+    fn act(&self, run: &mut Run, next: &Action, record: &ClusterRecord, round: Turn) -> bool {
         match next {
             Action::Inspect(nodes) => {
                 for node in nodes {
                     run.inspections.insert(node.as_str().to_owned(), round.works == Works::No);
                 }
+                false
             }
             Action::GiveUpClaim(node) if round.works == Works::Yes => {
                 run.occupied = Some(node.as_str().to_owned());
+                false
             }
             Action::Initialise => {
                 if run.cluster.is_some() || run.has_initialised {
                     run.broken = Some(Broken::InitialisedTwice);
                 }
-                run.has_initialised |= round.works != Works::No;
-                if round.works == Works::Yes {
-                    run.cluster = Some(uuid("mine"));
+                match round.works {
+                    Works::Yes => {
+                        run.cluster = Some(uuid("mine"));
+                        run.has_initialised = true;
+                        false
+                    }
+                    Works::WithoutEffect => {
+                        run.has_initialised = true;
+                        false
+                    }
+                    Works::No => true,
                 }
             }
             Action::Join(members) => self.join(run, members, record, round.works),
-            Action::Report(_) => match round.answer.filter(|_| round.works != Works::No) {
-                Some(answer) => {
+            Action::Report(_) => match (round.answer, round.works) {
+                (Some(answer), Works::Yes) => {
                     self.learn(run, answer);
                     run.is_reported = true;
-                    run.is_attested |= round.works == Works::Yes;
+                    run.is_attested = true;
+                    false
                 }
-                None => run.asked = None,
+                (Some(answer), Works::WithoutEffect) => {
+                    self.learn(run, answer);
+                    run.is_reported = true;
+                    false
+                }
+                _ => {
+                    run.asked = None;
+                    true
+                }
             },
-            _ => {}
+            _ => true,
         }
     }
 
-    fn join(&self, run: &mut Run, members: &[Node], record: &ClusterRecord, works: Works) {
+    fn join(&self, run: &mut Run, members: &[Node], record: &ClusterRecord, works: Works) -> bool {
         for member in members {
             if !self.connect(run, member, record) {
                 continue;
@@ -385,16 +433,17 @@ impl Adversary {
                     if works == Works::Yes {
                         run.cluster = Some(uuid("u1"));
                     }
-                    return;
+                    return works == Works::No;
                 }
                 Admission::OtherCluster(_) if members.len() == 1 => {
                     run.has_ended = true;
-                    return;
+                    return true;
                 }
                 _ => {}
             }
         }
         run.asked = None;
+        true
     }
 }
 
@@ -418,10 +467,18 @@ impl Model for Adversary {
 
     fn next_state(&self, last: &Run, round: Turn) -> Option<Run> {
         let mut run = last.clone();
-        self.round(&mut run, round);
+        if self.round(&mut run, round) {
+            run.acts = 0;
+            run.last = None;
+        } else {
+            run.acts += 1;
+        }
         // The next round asks again, except after the initialisation.
         let has_begun = run.has_initialised && last.cluster.is_none() && run.cluster.is_some();
         run.asked.take_if(|answer| !has_begun && self.answers[*answer].state != State::Ready);
+        if run.acts > MOST_ACTS && run.broken.is_none() {
+            run.broken = Some(Broken::Spins);
+        }
         if run.has_ended {
             run = Run { has_ended: true, broken: run.broken, ..Run::default() };
         }
@@ -435,5 +492,9 @@ impl Model for Adversary {
                 run.cluster.as_ref().is_some_and(|cluster| cluster.as_str() == "u1")
             }),
         ]
+    }
+
+    fn within_boundary(&self, run: &Run) -> bool {
+        run.acts <= MOST_ACTS + 1
     }
 }
