@@ -342,7 +342,7 @@ fn blank_regions_and_profiles_are_absent() {
         .env("AWS_REGION", "\r\n");
     Ended::of(&mut discover).failed(2, "region");
     discover.env("AWS_DEFAULT_REGION", "us-east-1\r\n");
-    Ended::of(&mut discover).failed(1, "there are no AWS credentials");
+    Ended::of(&mut discover).failed(1, "no AWS credentials found");
 }
 
 #[test]
