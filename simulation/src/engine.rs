@@ -9,14 +9,14 @@ use std::{
 use cbbootstrap_agent::{decision::Inspection, pauses::Backoff, record::ClusterRecord};
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
-    rules::{Claim, Claimed, Leave, Ready, Record, Refusal},
+    rules::{Claimed, Record, Refusal},
 };
 use fastrand::Rng;
 use jiff::Timestamp;
 
 use crate::{
     limits::{Gateway, Lambda, Limits, MINUTE, Micros, SECOND, Start, Table},
-    node::{Agent, Answer, Call, CallFailure, End, LEASE, Step},
+    node::{Agent, Answer, Call, CallFailure, End, Rule, Step},
     outcome::Outcome,
     usage::Usage,
 };
@@ -384,34 +384,15 @@ impl Simulation {
     fn apply(&mut self, cluster: u32, node: u16, call: &Call, sent: Micros) -> Answer {
         let (now, cluster_id) = (self.timestamp(), self.id.clone());
         let (name, uuid) = self.names[usize::from(node)].clone();
-        let (name_of_node, node_uuid, secret) = (name.clone(), Some(uuid), None);
         let standing = self.cluster(cluster).record.clone();
-        let changed = match call.clone() {
-            Call::Claim => {
-                let lease = Some(LEASE);
-                let claim = Claim { cluster_id, node: name, node_uuid, lease, secret, now };
-                claim.on(standing).map(|(claimed, record)| {
-                    self.outcome.takeovers += u64::from(claimed == Claimed::Takeover);
-                    record
-                })
-            }
-            Call::Status => Record::shown_to(standing, None, now),
-            Call::Ready { cluster_uuid, generation } => Ready {
-                cluster_id,
-                node: name,
-                node_uuid,
-                generation: Some(generation),
-                cluster_uuid: Some(cluster_uuid),
-                authority: None,
-                attestation: None,
-                secret,
-                now,
-            }
-            .on(standing),
-            Call::Leave { generation } => {
-                let generation = Some(generation);
-                Leave { cluster_id, node: name, node_uuid, generation, secret, now }.on(standing)
-            }
+        let changed = match call.rule(cluster_id, name.clone(), Some(uuid), now) {
+            Rule::Claim(claim) => claim.on(standing).map(|(claimed, record)| {
+                self.outcome.takeovers += u64::from(claimed == Claimed::Takeover);
+                record
+            }),
+            Rule::Status => Record::shown_to(standing, None, now),
+            Rule::Ready(ready) => ready.on(standing),
+            Rule::Leave(leave) => leave.on(standing),
         };
         let record = match changed {
             Err(Refusal::NotFound) if *call == Call::Status => return Ok(None),
@@ -420,13 +401,13 @@ impl Simulation {
             Err(_) => return Err(CallFailure::Refused),
             Ok(record) => record,
         };
-        let mut answer = record.clone().answer(Some(&name_of_node), now);
+        let mut answer = record.clone().answer(Some(&name), now);
         if *call == Call::Claim {
             (answer.nodes, answer.members) = (Vec::new(), Vec::new());
         }
         self.cluster(cluster).record = Some(record);
         let sent = self.start + Duration::from_micros(sent);
-        let record = ClusterRecord::new(answer, &self.id, Some(&name_of_node), sent);
+        let record = ClusterRecord::new(answer, &self.id, Some(&name), sent);
         Ok(Some(record.expect("the protocol's answers are valid")))
     }
 }

@@ -9,9 +9,11 @@ use cbbootstrap_agent::{
     server::{NodeInfo, View},
 };
 use cbbootstrap_protocol::{
-    names::{Node, Uuid},
+    names::{ClusterId, Node, Uuid},
+    rules::{Claim, Leave, Ready},
     wire::State,
 };
+use jiff::Timestamp;
 
 /// The agent's default interval and lease.
 pub const INTERVAL: Duration = Duration::from_secs(2);
@@ -23,6 +25,48 @@ pub enum Call {
     Status,
     Ready { cluster_uuid: Uuid, generation: u64 },
     Leave { generation: u64 },
+}
+
+/// What the API applies to the record of a call.
+pub enum Rule {
+    Claim(Claim),
+    Status,
+    Ready(Ready),
+    Leave(Leave),
+}
+
+impl Call {
+    pub fn rule(
+        &self,
+        cluster_id: ClusterId,
+        node: Node,
+        node_uuid: Option<Uuid>,
+        now: Timestamp,
+    ) -> Rule {
+        let secret = None;
+        match self {
+            Self::Claim => {
+                let lease = Some(LEASE);
+                Rule::Claim(Claim { cluster_id, node, node_uuid, lease, secret, now })
+            }
+            Self::Status => Rule::Status,
+            Self::Ready { cluster_uuid, generation } => Rule::Ready(Ready {
+                cluster_id,
+                node,
+                node_uuid,
+                generation: Some(*generation),
+                cluster_uuid: Some(cluster_uuid.clone()),
+                authority: None,
+                attestation: None,
+                secret,
+                now,
+            }),
+            Self::Leave { generation } => {
+                let generation = Some(*generation);
+                Rule::Leave(Leave { cluster_id, node, node_uuid, generation, secret, now })
+            }
+        }
+    }
 }
 
 /// Why a call has failed.

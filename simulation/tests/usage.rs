@@ -9,11 +9,10 @@ use cbbootstrap_function::store::{
 };
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
-    rules::{Claim, Leave, Ready},
     wire::MAX_MEMBERS,
 };
 use cbbootstrap_simulation::{
-    node::{Call, LEASE},
+    node::{Call, LEASE, Rule},
     usage::Usage,
 };
 use cbbootstrap_tests::{
@@ -28,35 +27,13 @@ const ID: &str = "c";
 async fn send(store: &DynamoDb, call: &Call, node: &str, now: Timestamp) -> u32 {
     let cluster_id = ClusterId::new(ID).expect("it is an id");
     let node = Node::new(node).expect("it is a host name");
-    let (node_uuid, secret) = (None, None);
     // The SDK's futures are large.
     let (done, calls) = counting_calls(Box::pin(async {
-        match call.clone() {
-            Call::Claim => {
-                let lease = Some(LEASE);
-                let claim = Claim { cluster_id, node, node_uuid, lease, secret, now };
-                store.claim(&claim).await.map(drop)
-            }
-            Call::Status => store.status(&cluster_id, None, now).await.map(drop),
-            Call::Ready { cluster_uuid, generation } => {
-                let ready = Ready {
-                    cluster_id,
-                    node,
-                    node_uuid,
-                    generation: Some(generation),
-                    cluster_uuid: Some(cluster_uuid),
-                    authority: None,
-                    attestation: None,
-                    secret,
-                    now,
-                };
-                store.ready(&ready).await.map(drop)
-            }
-            Call::Leave { generation } => {
-                let generation = Some(generation);
-                let leave = Leave { cluster_id, node, node_uuid, generation, secret, now };
-                store.leave(&leave).await.map(drop)
-            }
+        match call.rule(cluster_id.clone(), node, None, now) {
+            Rule::Claim(claim) => store.claim(&claim).await.map(drop),
+            Rule::Status => store.status(&cluster_id, None, now).await.map(drop),
+            Rule::Ready(ready) => store.ready(&ready).await.map(drop),
+            Rule::Leave(leave) => store.leave(&leave).await.map(drop),
         }
     }))
     .await;
