@@ -22,7 +22,8 @@ fn main() -> Result<()> {
         "Medians of {RUNS} runs. A run starts the function's process and waits until it asks for its first event (init), then sends \
          one claim (first request) and {WARM} more (warm). DynamoDB is a local TLS server with a fixed response, which a minimal \
          client gets in {} ms (p50). The functions trust {} certificate authorities, about as many as in Lambda; cbbootstrap reads only \
-         Amazon's five and the local server's. Memory is the peak resident memory. Python uses AWS's runtime client; Node.js uses a loop that does less than AWS's, which has to be compiled.",
+         Amazon's five and the local server's. Memory is the peak resident memory. Python uses AWS's runtime client; Node.js uses a \
+         loop that does less than AWS's, which has to be compiled.",
         ms(round_trip),
         database.certificates(),
     ));
