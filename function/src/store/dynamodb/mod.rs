@@ -14,10 +14,13 @@
 //! - The members item of a forgotten cluster stays as long as the tombstone, so no late report can make another one of its generation.
 //! - The end of the claim item moves before that of the members item, so members never outlive their claim.
 
+mod client;
+#[cfg(feature = "lambda")]
+mod connect;
+#[cfg(feature = "lambda")]
+mod connector;
 mod items;
 mod write;
-
-mod client;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -43,7 +46,9 @@ use crate::{
     table::{CLUSTER_ID, members_key},
 };
 
-pub use client::{connect, counting_calls, for_requests};
+pub use client::{counting_calls, for_requests};
+#[cfg(feature = "lambda")]
+pub use connect::connect;
 
 /// How often a request tries to write an item that others change.
 const ROUNDS: u32 = 10;
