@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::{Ipv4Addr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -56,16 +57,24 @@ impl Authority {
     }
 }
 
-/// A TLS server for `localhost` before a server that speaks plain HTTP.
+/// A TLS server before a server that speaks plain HTTP.
 pub struct TlsFront {
     pub url: String,
     _server: Server,
 }
 
 impl TlsFront {
+    /// Starts one for `localhost` on a free port.
     pub fn before(upstream: &str, authority: &Authority) -> Self {
-        let (upstream, acceptor) = (upstream.to_owned(), authority.acceptor("localhost"));
-        let server = Server::start(async move |listener| {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        Self::at(socket.expect("there is a free port"), "localhost", upstream, authority)
+    }
+
+    /// Starts one for this host.
+    pub fn at(socket: TcpListener, host: &str, upstream: &str, authority: &Authority) -> Self {
+        let address = socket.local_addr().expect("a socket has an address");
+        let (upstream, acceptor) = (upstream.to_owned(), authority.acceptor(host));
+        let server = Server::on(socket, async move |listener| {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, upstream) = (acceptor.clone(), upstream.clone());
                 tokio::spawn(async move {
@@ -75,8 +84,7 @@ impl TlsFront {
                 });
             }
         });
-        let url = server.url.replace("http://127.0.0.1", "https://localhost");
-        Self { url, _server: server }
+        Self { url: format!("https://{host}:{}", address.port()), _server: server }
     }
 }
 

@@ -30,7 +30,13 @@ impl Server {
         serve: impl FnOnce(TcpListener) -> F + Send + 'static,
     ) -> Self {
         let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let socket = socket.expect("there is a free port");
+        Self::on(socket.expect("there is a free port"), serve)
+    }
+
+    pub fn on<F: Future<Output = ()>>(
+        socket: std::net::TcpListener,
+        serve: impl FnOnce(TcpListener) -> F + Send + 'static,
+    ) -> Self {
         socket.set_nonblocking(true).expect("a socket can be set up");
         let url = format!("http://{}", socket.local_addr().expect("a socket has an address"));
         let (stop, stopped) = oneshot::channel::<()>();

@@ -4,6 +4,7 @@
 
 mod contract;
 mod docs;
+mod function;
 mod fuzz;
 mod history;
 mod outage;
