@@ -188,6 +188,30 @@ fn last_node_keeps_its_instance_instead_of_losing_the_data() {
     assert!(!servers[0].is_blank());
 }
 
+/// A rebalance drops a failed-over node without moving its data.
+#[test]
+fn failed_over_node_leaves_only_if_others_have_its_data() {
+    for (bucket, leaves) in [("app:100:1", true), ("app:100:0", false)] {
+        let options = ["--bucket", bucket, "--recover", "never"];
+        let (servers, agents, instance, residents) = with_instance(&options);
+        call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
+        wait_for_failover(&servers, 2);
+        instance.terminate();
+        if leaves {
+            wait_until("the hook is completed", || instance.is_complete());
+            one_cluster(&servers, 2);
+            continue;
+        }
+        let why = "this node has been failed over, and other nodes may not have all of its data";
+        residents[2].wait_for(why);
+        wait_until("a heartbeat", || !instance.actions().is_empty());
+        assert_never("it leaves", || servers[2].is_blank() || instance.is_complete());
+        drop(residents);
+        agents.run(&servers[2], &["leave", "--timeout", "2s"]).failed(3, why);
+        assert!(!servers[2].is_blank());
+    }
+}
+
 #[test]
 fn ambiguous_hook_is_named_by_an_option() {
     let (servers, agents) = scene(2);
