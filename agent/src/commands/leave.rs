@@ -61,6 +61,8 @@ pub(super) struct Leaving {
     /// The record's generation, where it is known.
     generation: Option<u64>,
     pub(super) is_on_its_way: bool,
+    /// Whether this run has started the rebalance that is under way.
+    is_own_rebalance: bool,
     memory: Memory,
 }
 
@@ -96,8 +98,10 @@ impl Leaving {
             self.check(here, &view)?;
             self.is_checked = true;
         }
-        // The purpose is reached only when the node is out.
-        rebalances::watch(&mut self.memory, &here.server, &view, false, printer)?;
+        // A rebalance that this run started has reached its purpose only when the node is out.
+        let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
+        self.is_own_rebalance &= view.is_rebalancing;
+        rebalances::watch(&mut self.memory, &here.server, &view, is_purpose_reached, printer)?;
         let action = next_action(&view, &self.memory, Instant::now());
         Err(Interrupt::wait(self.act(action, &view, &here.server, printer)?))
     }
@@ -141,7 +145,7 @@ impl Leaving {
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, this, &removed, printer);
                 if is_started {
-                    self.is_on_its_way = true;
+                    (self.is_on_its_way, self.is_own_rebalance) = (true, true);
                     printer.step("rebalance: this node's data moves to the others");
                 }
                 why
