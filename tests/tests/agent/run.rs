@@ -311,6 +311,37 @@ fn node_with_a_bucket_without_replicas_is_never_failed_over() {
     residents[2].wait_for("the node is not failed over instead: a bucket has no replicas");
 }
 
+/// The interruption does not wait for the lifecycle hook.
+#[test]
+fn spot_interruption_during_a_scale_in_fails_the_node_over_gracefully() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    // Both are there when the metadata service answers again.
+    instance.fail(true);
+    instance.terminate();
+    interrupt(&instance, "stop", seconds(120));
+    instance.fail(false);
+    wait_for_failover(&servers, 2);
+    let notice = "the Auto Scaling group terminates this instance, and a spot interruption ends";
+    residents[2].wait_for(notice);
+    residents[2].wait_for("this node has been failed over; its machine ends");
+    wait_until("a heartbeat", || !instance.actions().is_empty());
+    assert_never("the hook is completed", || instance.is_complete());
+}
+
+#[test]
+fn node_that_leaves_for_its_group_goes_on_after_a_spot_interruption() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    servers.rebalance_takes(seconds(60));
+    instance.terminate();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    interrupt(&instance, "terminate", seconds(120));
+    residents[2].wait_for("and a spot interruption ends this instance");
+    assert_never("it is failed over", || servers.count("/controller/startGracefulFailover") > 0);
+    servers.end_rebalances();
+    wait_until("the hook is completed", || instance.is_complete());
+    assert!(servers[2].is_blank());
+}
+
 #[test]
 fn retirement_in_a_month_is_no_hurry() {
     let (servers, _agents, instance, residents) = with_instance(&[]);

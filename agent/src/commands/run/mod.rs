@@ -234,16 +234,15 @@ impl<'r> Life<'r> {
         view: Option<&View>,
         is_healthy: bool,
     ) -> Result<Outcome, Interrupt> {
-        let fewest_replicas = match (&self.notice, view) {
+        let ending = self.notice.as_ref().and_then(Notice::ending);
+        let fewest_replicas = match (ending, view) {
             // An unknown answer counts as unsafe.
-            (Some(Notice::Ending(_)), Some(_)) => {
-                self.up.here.server.fewest_replicas().unwrap_or(Some(0))
-            }
+            (Some(_), Some(_)) => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
             _ => None,
         };
         let departure = self.departing.state;
         let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
-        let is_held = self.notice == Some(Notice::ScaleIn)
+        let is_held = self.notice.as_ref().is_some_and(Notice::is_scale_in)
             || self.notice == Some(Notice::WarmPool) && departure.is_leaving;
         if is_held {
             self.departing.hold(&mut self.machine, &self.options.life, self.printer);
@@ -400,7 +399,11 @@ impl<'r> Life<'r> {
             (Some(new), Some(old)) if new.is_like(old) => {}
             (Some(new), _) => {
                 self.rest_until = None;
-                self.departing.expect_hook();
+                let is_same_hook =
+                    new.is_scale_in() && self.notice.as_ref().is_some_and(Notice::is_scale_in);
+                if !is_same_hook {
+                    self.departing.expect_hook();
+                }
                 self.printer.step(format_args!("notice: {new}"));
             }
             (None, Some(old)) => {
