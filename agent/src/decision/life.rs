@@ -8,6 +8,9 @@ use crate::server::{Health, Membership, NodeInfo, View};
 /// A node leaves this long before the retirement of its machine, which AWS announces weeks ahead.
 pub const RETIREMENT_LEAD: Duration = Duration::from_hours(24);
 
+/// A node is failed over at most this long before its machine ends: until the node is back or removed, no other node joins or leaves.
+pub const FAILOVER_LEAD: Duration = Duration::from_mins(10);
+
 /// An assumption: a rebalance moves at least this many bytes from a node each second.
 const MOVED_PER_SECOND: u64 = 10_000_000;
 
@@ -143,7 +146,11 @@ pub fn next_step(
             rest("this instance is in a warm pool; it joins when it is in service")
         }
         Some(Notice::ScaleIn(Some(ending))) => match own {
-            OwnServer::Member(view) => end(ending, view, departure, fewest_replicas),
+            OwnServer::Member(view) => match end(ending, view, departure, fewest_replicas) {
+                // The group terminates the instance anyway.
+                Step::Stay => Step::Leave(None),
+                step => step,
+            },
             _ => Step::Leave(None),
         },
         Some(Notice::ScaleIn(None) | Notice::WarmPool) => Step::Leave(None),
@@ -163,8 +170,11 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
     let Some(this) = view.this() else {
         return rest("the server does not list itself yet");
     };
+    // A spot interruption comes two minutes before the end, even if this machine's clock is wrong.
+    let is_early = ending.cause == Cause::Retirement && ending.time_left > FAILOVER_LEAD;
     match this.membership {
         Membership::FailedOver if departure.is_leaving => return Step::Leave(None),
+        Membership::FailedOver if is_early => return Step::Stay,
         Membership::FailedOver => return rest("this node has been failed over; its machine ends"),
         // It has no data yet.
         Membership::Added => return Step::Leave(None),
@@ -184,7 +194,10 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
         failover_obstacle(this, view, fewest_replicas)
     };
     match obstacle {
+        None if (ending.comes_back || !is_time) && is_early => Step::Stay,
         None if ending.comes_back || !is_time => Step::FailOver(this.otp.clone()),
+        // It may pass.
+        Some(_) if ending.comes_back && is_early && fewest_replicas != Some(0) => Step::Stay,
         // What moves before the end is saved.
         Some(why) if !is_time => Step::Leave(Some(why)),
         _ => Step::Leave(None),

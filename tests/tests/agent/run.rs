@@ -342,18 +342,32 @@ fn node_that_leaves_for_its_group_goes_on_after_a_spot_interruption() {
     assert!(servers[2].is_blank());
 }
 
+fn schedule(instance: &Instance, code: &str, time_left: Duration) {
+    let time = (jiff::Timestamp::now() + time_left).strftime("%d %b %Y %H:%M:%S GMT");
+    let event = format!(r#"[{{"Code": "{code}", "NotBefore": "{time}", "State": "active"}}]"#);
+    instance.set("events/maintenance/scheduled", &event);
+}
+
 #[test]
 fn retirement_in_a_month_is_no_hurry() {
     let (servers, _agents, instance, residents) = with_instance(&[]);
-    let event = |time_left: Duration| {
-        let time = (jiff::Timestamp::now() + time_left).strftime("%d %b %Y %H:%M:%S GMT");
-        format!(r#"[{{"Code": "instance-retirement", "NotBefore": "{time}", "State": "active"}}]"#)
-    };
-    instance.set("events/maintenance/scheduled", &event(Duration::from_hours(30 * 24)));
+    schedule(&instance, "instance-retirement", Duration::from_hours(30 * 24));
     residents[2].wait_for("notice: a scheduled retirement ends this instance");
     assert_never("the node leaves", || servers.clusters()[0].nodes.len() < 3);
-    instance.set("events/maintenance/scheduled", &event(Duration::from_hours(1)));
+    schedule(&instance, "instance-retirement", Duration::from_hours(1));
     wait_until("the node is out", || servers[2].is_blank());
+}
+
+/// Until it is back, no other node could join or leave.
+#[test]
+fn instance_that_stops_is_failed_over_shortly_before() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    schedule(&instance, "instance-stop", Duration::from_hours(20));
+    residents[2].wait_for("notice: a scheduled retirement stops this instance");
+    assert_never("it is failed over", || servers.count("/controller/startGracefulFailover") > 0);
+    schedule(&instance, "instance-stop", Duration::from_mins(5));
+    wait_for_failover(&servers, 2);
+    residents[2].wait_for("this node has been failed over; its machine ends");
 }
 
 /// Three nodes with a bucket. The last one fails, is failed over, and comes back.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::decision::life::{
-    Cause, Departure, Ending, Notice, RETIREMENT_LEAD, Step, failover_obstacle, next_step,
-    time_to_leave,
+    Cause, Departure, Ending, FAILOVER_LEAD, Notice, RETIREMENT_LEAD, Step, failover_obstacle,
+    next_step, time_to_leave,
 };
 
 fn ending(time_left: Duration, comes_back: bool) -> Notice {
@@ -159,6 +159,40 @@ fn ending_machine_leaves_in_time_or_fails_over_where_that_is_safe() {
     }
 }
 
+/// While a node is failed over, no other node joins or leaves.
+#[test]
+fn failover_waits_until_shortly_before_a_retirement() {
+    let hours = Duration::from_hours(20);
+    let data = |bytes| with_bucket(cluster_of([sized(bytes, active(ME)), active(FIRST)]));
+    let unknown = || with_bucket(cluster_of([active(ME), active(FIRST)]));
+    let beside_dead =
+        || with_bucket(cluster_of([sized(0, active(ME)), dead(active(FIRST)), active(THIRD)]));
+    let failed_over = || unbalanced([failed(ME), active(FIRST)]);
+    let (stops, ends) = (|| retirement(hours, true), || retirement(hours, false));
+    let (stops_soon, ends_soon) =
+        (|| retirement(FAILOVER_LEAD, true), || retirement(FAILOVER_LEAD, false));
+    let huge = 1_000_000_000_000;
+    #[rustfmt::skip]
+    let cases = [
+        ("it comes back", stops(), data(0), Some(1), Next::Stay),
+        ("it comes back, soon", stops_soon(), data(0), Some(1), Next::FailOver),
+        ("it comes back, no replicas", stops(), data(0), Some(0), Next::Leave),
+        ("it comes back, another is dead", stops(), beside_dead(), Some(1), Next::Stay),
+        ("it comes back, soon, another is dead", stops_soon(), beside_dead(), Some(1), Next::Leave),
+        ("it ends, enough time", ends(), data(0), Some(1), Next::Leave),
+        ("it ends, too much data", ends(), data(huge), Some(1), Next::Stay),
+        ("it ends soon, too much data", ends_soon(), data(huge), Some(1), Next::FailOver),
+        ("it ends, unknown size", ends(), unknown(), Some(1), Next::Stay),
+        ("it ends, unknown size, no replicas", ends(), unknown(), Some(0), Next::LeaveLate("a bucket has no replicas")),
+        ("failed over: it may recover", stops(), failed_over(), Some(1), Next::Stay),
+        ("failed over, soon", stops_soon(), failed_over(), Some(1), Next::Rest("has been failed over")),
+        ("a spot interruption by a wrong clock", ending(hours, true), data(0), Some(1), Next::FailOver),
+    ];
+    for (what, notice, view, replicas, expected) in cases {
+        assert_step(what, Some(&notice), &OwnServer::Member(view), NONE, replicas, &expected);
+    }
+}
+
 /// A spot interruption leaves two minutes, also to a node that already leaves with its data.
 #[test]
 fn interruption_of_a_scale_in_decides_as_any_interruption() {
@@ -187,6 +221,10 @@ fn interruption_of_a_scale_in_decides_as_any_interruption() {
     for (what, notice, view, departure, replicas, expected) in cases {
         assert_step(what, Some(&notice), &OwnServer::Member(view), departure, replicas, &expected);
     }
+    // The group does not wait for a better time.
+    let later = Ending { cause: Cause::Retirement, time_left: FAILOVER_LEAD * 2, comes_back: true };
+    let later = Notice::ScaleIn(Some(later));
+    assert_step("later", Some(&later), &OwnServer::Member(two()), NONE, Some(1), &Next::Leave);
 }
 
 #[test]
