@@ -65,6 +65,11 @@ impl Notice {
             Self::Ending(ending) => Some(ending),
         }
     }
+
+    /// Whether the machine ends, and does not only rest in a warm pool.
+    pub fn ends_machine(&self) -> bool {
+        *self != Self::WarmPool
+    }
 }
 
 impl fmt::Display for Notice {

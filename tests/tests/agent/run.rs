@@ -6,6 +6,10 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,6 +22,7 @@ use cbbootstrap_tests::{
     pattern::pattern,
     process::{free_port, wait_until},
     programs,
+    server::Stub,
 };
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
@@ -592,6 +597,39 @@ fn health_and_metrics_follow_the_node() {
     assert!(get("/healthz").1.contains("does not answer"));
     servers[0].restart();
     wait_until("the node is healthy", || get("/healthz").0 == 200);
+}
+
+/// `api_reachable` is about the last request, and an instance in a warm pool starts again.
+#[test]
+fn metrics_show_an_api_that_fails_and_a_machine_that_ends() {
+    let (servers, agents) = scene(1);
+    let (api, fails) = (agents.api.clone(), Arc::new(AtomicBool::new(true)));
+    let is_failing = Arc::clone(&fails);
+    let front = Stub::start(move |request| {
+        if request.path == "/cluster/ready" && is_failing.load(Ordering::Relaxed) {
+            return (503, String::new());
+        }
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let (agents, instance) = (agents.with("CBBOOTSTRAP_API", &front.url), Instance::start());
+    let port = free_port().to_string();
+    let options = ["--metrics-port", &port];
+    let resident = agents.stay(&servers[0], &options, &instance.variables());
+    resident.wait_for("answers with status 503");
+    let shows = |metric: &str| {
+        let metrics = http::get(&format!("http://127.0.0.1:{port}"), "/metrics").unwrap().body;
+        metrics.contains(&format!("cbbootstrap_agent_{metric}\n"))
+    };
+    wait_until("the node is a member", || shows("healthy 1"));
+    assert_never("the API counts as reachable", || shows("api_reachable 1"));
+    fails.store(false, Ordering::Relaxed);
+    wait_until("the API answers", || shows("api_reachable 1"));
+    instance.set("autoscaling/target-lifecycle-state", "Warmed:Stopped");
+    resident.wait_for("notice: this instance is in a warm pool");
+    assert_never("the machine ends", || shows("machine_ends 1"));
+    instance.terminate();
+    wait_until("the machine ends", || shows("machine_ends 1"));
 }
 
 #[test]

@@ -247,6 +247,7 @@ fn notice_is_like_another_if_only_the_time_differs() {
         (none(), Notice::WarmPool, false),
     ] {
         assert_eq!(one.is_like(&other), is_like, "{one}, {other}");
+        assert_eq!(one.ends_machine() && other.ends_machine(), other != Notice::WarmPool);
     }
 }
 
