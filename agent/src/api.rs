@@ -1,7 +1,7 @@
 //! The bootstrap service, as its clients call it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     time::{Duration, Instant},
 };
 
@@ -49,6 +49,8 @@ pub struct Api {
     client: Agent,
     signing: Option<Signing>,
     deadline: Deadline,
+    /// Whether the bootstrap service answered the last request.
+    has_answered: Cell<bool>,
 }
 
 #[derive(Debug, Error)]
@@ -80,7 +82,13 @@ impl Api {
     ) -> Self {
         let client = http::client(&Trust::System, !http::is_loopback(&url), http::ANSWER_LIMIT);
         let signing = region.map(|region| Signing { region, signer: RefCell::default() });
-        Self { url, cluster_id, keys, client, signing, deadline }
+        let has_answered = Cell::new(false);
+        Self { url, cluster_id, keys, client, signing, deadline, has_answered }
+    }
+
+    /// Whether the last request had an answer; `false` before the first, and if the answer was a temporary failure.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.get()
     }
 
     /// Claims the cluster for the node. The record names the node that has the claim.
@@ -163,6 +171,17 @@ impl Api {
     }
 
     fn post(
+        &self,
+        route: &str,
+        request: &Request,
+        node: Option<&Node>,
+    ) -> Result<(ClusterRecord, Cluster), ApiError> {
+        let answer = self.try_post(route, request, node);
+        self.has_answered.set(matches!(answer, Ok(_) | Err(ApiError::Refused(_))));
+        answer
+    }
+
+    fn try_post(
         &self,
         route: &str,
         request: &Request,

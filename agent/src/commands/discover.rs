@@ -37,7 +37,12 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let (record, authorities) = clock.repeat(|| {
         let why = match api.status(None) {
             Ok(Some(record)) if record.state == State::Ready => {
-                let nodes = trusted_nodes(&record, &api)?;
+                let nodes = match trusted_nodes(&record, &api) {
+                    Ok(nodes) => nodes,
+                    // The first report of a cluster may lack its attestation, which a later one adds.
+                    Err(failure) if args.until_ready => return Err(Interrupt::unfinished(failure)),
+                    Err(failure) => return Err(failure.into()),
+                };
                 let authorities = match &args.write_ca_cert {
                     Some(_) => attested_authorities(&record, &nodes, clock.deadline),
                     None => Ok(String::new()),

@@ -61,6 +61,8 @@ pub(super) struct Leaving {
     /// The record's generation, where it is known.
     generation: Option<u64>,
     pub(super) is_on_its_way: bool,
+    /// Whether this run has started the rebalance that is under way.
+    is_own_rebalance: bool,
     memory: Memory,
 }
 
@@ -96,8 +98,10 @@ impl Leaving {
             self.check(here, &view)?;
             self.is_checked = true;
         }
-        // The purpose is reached only when the node is out.
-        rebalances::watch(&mut self.memory, &here.server, &view, false, printer)?;
+        // A rebalance that this run started has reached its purpose only when the node is out.
+        let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
+        self.is_own_rebalance &= view.is_rebalancing;
+        rebalances::watch(&mut self.memory, &here.server, &view, is_purpose_reached, printer)?;
         let action = next_action(&view, &self.memory, Instant::now());
         Err(Interrupt::wait(self.act(action, &view, &here.server, printer)?))
     }
@@ -141,7 +145,7 @@ impl Leaving {
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, this, &removed, printer);
                 if is_started {
-                    self.is_on_its_way = true;
+                    (self.is_on_its_way, self.is_own_rebalance) = (true, true);
                     printer.step("rebalance: this node's data moves to the others");
                 }
                 why
@@ -222,10 +226,74 @@ fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
     if this.membership == Membership::Added && !this.is_recovering() {
         return Action::Eject(this.otp.clone());
     }
+    // The rebalance drops such a node without moving its data.
+    if this.was_failed_over() && !view.can_lose(view.count_failed_over()) {
+        return Action::Wait(
+            "this node has been failed over, and other nodes may not have all of its data: recover it or remove it in Couchbase Server"
+                .to_owned(),
+        );
+    }
     if let Some(action) = decision::obstacle(view, memory, now) {
         return action;
     }
     let failed_over = view.others().filter(|node| node.membership == Membership::FailedOver);
     let removed = failed_over.map(|node| node.name.clone()).collect();
     decision::rebalance(view, removed, memory, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use cbbootstrap_protocol::names::Uuid;
+
+    use super::*;
+    use crate::server::{Health, NodeInfo, Recovery};
+
+    const ME: &str = "10.0.0.1";
+    const OTHER: &str = "10.0.0.2";
+
+    /// A cluster of three nodes, with buckets of this many replicas.
+    fn view(this: NodeInfo, other: NodeInfo, replicas: u32) -> View {
+        let other = NodeInfo { is_asked: false, ..other };
+        let third = NodeInfo { is_asked: false, ..NodeInfo::healthy("10.0.0.3") };
+        let uuid = Uuid::new("a1").unwrap();
+        View { fewest_replicas: Some(replicas), ..View::balanced(uuid, vec![this, other, third]) }
+    }
+
+    /// A rebalance drops a failed-over node without moving its data.
+    #[test]
+    fn failed_over_node_leaves_only_if_others_have_its_data() {
+        let active = NodeInfo::healthy;
+        let added = |name| NodeInfo { membership: Membership::Added, ..active(name) };
+        let failed = |name| NodeInfo { membership: Membership::FailedOver, ..active(name) };
+        let recovering = |name| NodeInfo { recovery: Recovery::Delta, ..added(name) };
+        let dead = |node| NodeInfo { health: Health::Unhealthy, ..node };
+        let waits = "other nodes may not have all of its data";
+        let since = Instant::now();
+        let memory = Memory {
+            unreachable_since: [("ns_1@10.0.0.2".to_owned(), since)].into(),
+            ..Memory::default()
+        };
+        #[rustfmt::skip]
+        let cases = [
+            ("active", view(active(ME), active(OTHER), 0), None),
+            ("failed over, no replicas", view(failed(ME), active(OTHER), 0), Some(waits)),
+            ("failed over, a replica", view(failed(ME), active(OTHER), 1), None),
+            ("it recovers, no replicas", view(recovering(ME), active(OTHER), 0), Some(waits)),
+            ("it recovers, a replica", view(recovering(ME), active(OTHER), 1), None),
+            ("two failed over, a replica", view(failed(ME), dead(failed(OTHER)), 1), Some(waits)),
+            ("two failed over, two replicas", view(failed(ME), dead(failed(OTHER)), 2), None),
+            ("active beside a dead one, no replicas", view(active(ME), dead(failed(OTHER)), 0), Some("no other copy")),
+            ("a rebalance runs", View { is_rebalancing: true, ..view(failed(ME), active(OTHER), 0) }, Some("a rebalance runs")),
+        ];
+        for (what, view, reason) in cases {
+            match (next_action(&view, &memory, since + decision::DEAD_AFTER), reason) {
+                (Action::Rebalance { .. }, None) => {}
+                (Action::Wait(why), Some(part)) if why.contains(part) => {}
+                (action, _) => panic!("{what}: {action:?}, not {reason:?}"),
+            }
+        }
+        let never_in = view(added(ME), active(OTHER), 0);
+        let action = next_action(&never_in, &memory, since);
+        assert_eq!(action, Action::Eject("ns_1@10.0.0.1".to_owned()));
+    }
 }

@@ -8,6 +8,9 @@ use crate::server::{Health, Membership, NodeInfo, View};
 /// A node leaves this long before the retirement of its machine, which AWS announces weeks ahead.
 pub const RETIREMENT_LEAD: Duration = Duration::from_hours(24);
 
+/// A node is failed over at most this long before its machine ends: until the node is back or removed, no other node joins or leaves.
+pub const FAILOVER_LEAD: Duration = Duration::from_mins(10);
+
 /// An assumption: a rebalance moves at least this many bytes from a node each second.
 const MOVED_PER_SECOND: u64 = 10_000_000;
 
@@ -17,8 +20,8 @@ const REBALANCE_MARGIN: Duration = Duration::from_secs(30);
 /// What AWS announces for this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The Auto Scaling group terminates the instance, and its lifecycle hook waits.
-    ScaleIn,
+    /// The Auto Scaling group terminates the instance, and its lifecycle hook waits. A spot interruption may end it sooner.
+    ScaleIn(Option<Ending>),
     WarmPool,
     Ending(Ending),
 }
@@ -42,28 +45,54 @@ impl Notice {
     /// Whether another notice means the same, apart from the time that is left.
     pub fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Ending(one), Self::Ending(other)) => {
+            (Self::Ending(one), Self::Ending(other))
+            | (Self::ScaleIn(Some(one)), Self::ScaleIn(Some(other))) => {
                 one.cause == other.cause && one.comes_back == other.comes_back
             }
             (one, other) => one == other,
         }
+    }
+
+    pub fn is_scale_in(&self) -> bool {
+        matches!(self, Self::ScaleIn(_))
+    }
+
+    /// The end of the machine at a known time.
+    pub fn ending(&self) -> Option<&Ending> {
+        match self {
+            Self::ScaleIn(ending) => ending.as_ref(),
+            Self::WarmPool => None,
+            Self::Ending(ending) => Some(ending),
+        }
+    }
+
+    /// Whether the machine ends, and does not only rest in a warm pool.
+    pub fn ends_machine(&self) -> bool {
+        *self != Self::WarmPool
     }
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ScaleIn => f.write_str("the Auto Scaling group terminates this instance"),
-            Self::WarmPool => f.write_str("this instance is in a warm pool or moves there"),
-            Self::Ending(Ending { cause, time_left, comes_back }) => {
-                let cause = match cause {
-                    Cause::SpotInterruption => "a spot interruption",
-                    Cause::Retirement => "a scheduled retirement",
-                };
-                let ends = if *comes_back { "stops" } else { "ends" };
-                write!(f, "{cause} {ends} this instance in {} s", time_left.as_secs())
+            Self::ScaleIn(None) => f.write_str("the Auto Scaling group terminates this instance"),
+            Self::ScaleIn(Some(ending)) => {
+                write!(f, "the Auto Scaling group terminates this instance, and {ending}")
             }
+            Self::WarmPool => f.write_str("this instance is in a warm pool or moves there"),
+            Self::Ending(ending) => ending.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cause = match self.cause {
+            Cause::SpotInterruption => "a spot interruption",
+            Cause::Retirement => "a scheduled retirement",
+        };
+        let ends = if self.comes_back { "stops" } else { "ends" };
+        write!(f, "{cause} {ends} this instance in {} s", self.time_left.as_secs())
     }
 }
 
@@ -112,7 +141,7 @@ pub fn next_step(
             rest("this node was removed from its cluster; restart the agent to let it join again")
         }
         None => Step::Stay,
-        Some(Notice::ScaleIn | Notice::WarmPool)
+        Some(Notice::ScaleIn(_) | Notice::WarmPool)
             if departure.is_complete && !departure.is_released =>
         {
             Step::Release
@@ -121,11 +150,20 @@ pub fn next_step(
         Some(Notice::WarmPool) if is_blank && !departure.is_leaving => {
             rest("this instance is in a warm pool; it joins when it is in service")
         }
-        Some(Notice::ScaleIn | Notice::WarmPool) => Step::Leave(None),
+        Some(Notice::ScaleIn(Some(ending))) => match own {
+            OwnServer::Member(view) => match end(ending, view, departure, fewest_replicas) {
+                // The group terminates the instance anyway.
+                Step::Stay => Step::Leave(None),
+                step => step,
+            },
+            _ => Step::Leave(None),
+        },
+        Some(Notice::ScaleIn(None) | Notice::WarmPool) => Step::Leave(None),
         Some(Notice::Ending(ending)) if ending.time_left > RETIREMENT_LEAD => Step::Stay,
-        Some(Notice::Ending(_)) if departure.is_leaving || is_blank => Step::Leave(None),
         Some(Notice::Ending(ending)) => match own {
             OwnServer::Member(view) => end(ending, view, departure, fewest_replicas),
+            // A server that leaves is reset.
+            _ if departure.is_leaving || is_blank => Step::Leave(None),
             OwnServer::Unreachable(why) => rest(why),
             _ => rest("the server has other credentials"),
         },
@@ -137,14 +175,22 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
     let Some(this) = view.this() else {
         return rest("the server does not list itself yet");
     };
+    // A spot interruption comes two minutes before the end, even if this machine's clock is wrong.
+    let is_early = ending.cause == Cause::Retirement && ending.time_left > FAILOVER_LEAD;
     match this.membership {
+        Membership::FailedOver if departure.is_leaving => return Step::Leave(None),
+        Membership::FailedOver if is_early => return Step::Stay,
         Membership::FailedOver => return rest("this node has been failed over; its machine ends"),
         // It has no data yet.
         Membership::Added => return Step::Leave(None),
         Membership::Active => {}
     }
-    if view.is_rebalancing {
-        return rest("a rebalance runs");
+    match (view.is_rebalancing, departure.is_leaving) {
+        // What moves before the end is saved. A stopped rebalance would leave the cluster unbalanced, which is an obstacle to a
+        // failover.
+        (true, true) => return Step::Leave(None),
+        (true, false) => return rest("a rebalance runs"),
+        (false, _) => {}
     }
     let is_time = time_to_leave(this, view).is_some_and(|time| time <= ending.time_left);
     let obstacle = if departure.is_failover_refused {
@@ -153,7 +199,10 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
         failover_obstacle(this, view, fewest_replicas)
     };
     match obstacle {
+        None if (ending.comes_back || !is_time) && is_early => Step::Stay,
         None if ending.comes_back || !is_time => Step::FailOver(this.otp.clone()),
+        // It may pass.
+        Some(_) if ending.comes_back && is_early && fewest_replicas != Some(0) => Step::Stay,
         // What moves before the end is saved.
         Some(why) if !is_time => Step::Leave(Some(why)),
         _ => Step::Leave(None),

@@ -83,7 +83,7 @@ fn complete(
         Health::Healthy => {}
     }
     if this.membership == Membership::FailedOver {
-        return recover(this, view, memory);
+        return recover(this, view, memory, now);
     }
     if this.membership == Membership::Active && !memory.is_reported {
         return Action::Report(view.uuid.clone());
@@ -108,12 +108,16 @@ fn complete(
 
 /// For a node that was failed over and is back. A failover without a failure was a person's decision, and remains.
 ///
-/// Another node that is away may have the only other copy of some data: it has to come back first, or be removed.
-fn recover(this: &NodeInfo, view: &View, memory: &Memory) -> Action {
+/// Another node that is away may have the only other copy of some data: it has to come back first, or be removed. The rebalance
+/// removes dead nodes whose data is elsewhere.
+fn recover(this: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> Action {
     if !memory.was_away {
         return Action::Stop(StopReason::FailedOver);
     }
-    if let Some(away) = view.others().find(|node| node.health == Health::Unhealthy) {
+    let is_away = |node: &&NodeInfo| {
+        node.health == Health::Unhealthy && !is_removable(node, view, memory, now)
+    };
+    if let Some(away) = view.others().find(is_away) {
         return wait(format!(
             "this node has been failed over and is back; it is recovered when `{}` is back, too, or removed",
             away.name
@@ -147,7 +151,7 @@ fn balance(
         return None;
     }
     if !is_in && this.recovery == Recovery::Delta && memory.is_delta_refused {
-        return Some(recover(this, view, memory));
+        return Some(recover(this, view, memory, now));
     }
     if let Some(action) = obstacle(view, memory, now) {
         return Some(action);
@@ -200,15 +204,12 @@ fn beginning(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<
 pub fn obstacle(view: &View, memory: &Memory, now: Instant) -> Option<Action> {
     view.others().find_map(|node| {
         let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
-        let unreachable_since = memory.unreachable_since.get(&node.otp).copied();
-        let is_dead = time_since(unreachable_since, now) >= DEAD_AFTER;
+        let is_dead = is_dead(node, memory, now);
         let why = match node.membership {
             Membership::FailedOver if is_well => format!(
                 "`{name}` has been failed over and is back: recover it or remove it in Couchbase Server; a rebalance now would remove it"
             ),
-            Membership::FailedOver if is_dead && view.can_lose(view.count_failed_over()) => {
-                return None;
-            }
+            Membership::FailedOver if is_removable(node, view, memory, now) => return None,
             Membership::FailedOver if is_dead => format!(
                 "`{name}` has been failed over, and a rebalance would remove it with data that may have no other copy: recover it or remove it in Couchbase Server"
             ),
@@ -225,6 +226,18 @@ pub fn obstacle(view: &View, memory: &Memory, now: Instant) -> Option<Action> {
         };
         Some(Action::Wait(why))
     })
+}
+
+fn is_dead(node: &NodeInfo, memory: &Memory, now: Instant) -> bool {
+    let unreachable_since = memory.unreachable_since.get(&node.otp).copied();
+    node.health == Health::Unhealthy && time_since(unreachable_since, now) >= DEAD_AFTER
+}
+
+/// Whether the next rebalance may remove this node: it was failed over and is dead, and the other nodes have all data.
+fn is_removable(node: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> bool {
+    node.membership == Membership::FailedOver
+        && is_dead(node, memory, now)
+        && view.can_lose(view.count_failed_over())
 }
 
 /// Rebalances all nodes, which removes these failed-over ones, or rests after a failed rebalance.

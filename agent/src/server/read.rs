@@ -129,6 +129,11 @@ impl NodeInfo {
     pub fn is_recovering(&self) -> bool {
         self.recovery != Recovery::None
     }
+
+    /// Whether it was failed over, also if it recovers.
+    pub fn was_failed_over(&self) -> bool {
+        self.membership == Membership::FailedOver || self.is_recovering()
+    }
 }
 
 /// A cluster, as a member sees it.
@@ -165,9 +170,7 @@ impl View {
 
     /// The number of nodes that were failed over, including those that recover.
     pub fn count_failed_over(&self) -> usize {
-        let is_out =
-            |node: &&NodeInfo| node.membership == Membership::FailedOver || node.is_recovering();
-        self.nodes.iter().filter(is_out).count()
+        self.nodes.iter().filter(|node| node.was_failed_over()).count()
     }
 
     pub fn this(&self) -> Option<&NodeInfo> {

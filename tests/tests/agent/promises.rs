@@ -360,6 +360,43 @@ fn a_node_does_not_join_unverified_members() {
     assert!(servers[1].is_blank());
 }
 
+/// The first report of a cluster may lack its attestation, which a later one adds.
+#[test]
+fn discover_waits_until_a_member_is_attested() {
+    let servers = Servers::start(1);
+    let (id, first) = (ClusterId::new("demo").unwrap(), servers[0].address());
+    let uuid = Uuid::new("0123456789abcdef0123456789abcdef").unwrap();
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &id);
+    let statement = Statement {
+        cluster_id: &id,
+        node: &Name::new(first.as_str()).unwrap(),
+        cluster_uuid: &uuid,
+        authority: None,
+    };
+    let attestation = keys.attest(&statement).to_string();
+    let (name, mut asked) = (first.clone(), 0);
+    let attests = Arc::new(AtomicBool::new(false));
+    let from = Arc::clone(&attests);
+    let api = fake_api(move |_, asking| {
+        let mut member = json!({"node": name, "reported_at": "2026-01-01T00:00:00Z"});
+        asked += u32::from(from.load(Ordering::Relaxed));
+        if asked > 3 {
+            member["attestation"] = json!(attestation);
+        }
+        let more = json!({"cluster_uuid": uuid.as_str(), "nodes": [name], "members": [member]});
+        record(asking, &name, "ready", &more)
+    });
+    let agents = with_secret(Agents::new(&api.url, "demo", &servers));
+    let none = "no member of the cluster is attested with this secret";
+    agents.run(&servers[0], &["discover"]).failed(5, none);
+    let late = agents.run(&servers[0], &["discover", "--wait", "--timeout", "1s"]);
+    late.failed(3, none);
+    assert!(late.stderr.contains("`--secret-file`"), "{late}");
+    attests.store(true, Ordering::Relaxed);
+    let waited = agents.run(&servers[0], &["discover", "--wait"]).ended_with(0);
+    assert_eq!(waited.stdout, format!("{first}\n"));
+}
+
 /// Only a host that the secret verifies gets the password, whatever the API returns and whichever certificate the host has.
 #[test]
 fn a_host_that_the_api_names_gets_no_password() {

@@ -6,6 +6,10 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,6 +22,7 @@ use cbbootstrap_tests::{
     pattern::pattern,
     process::{free_port, wait_until},
     programs,
+    server::Stub,
 };
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
@@ -188,6 +193,30 @@ fn last_node_keeps_its_instance_instead_of_losing_the_data() {
     assert!(!servers[0].is_blank());
 }
 
+/// A rebalance drops a failed-over node without moving its data.
+#[test]
+fn failed_over_node_leaves_only_if_others_have_its_data() {
+    for (bucket, leaves) in [("app:100:1", true), ("app:100:0", false)] {
+        let options = ["--bucket", bucket, "--recover", "never"];
+        let (servers, agents, instance, residents) = with_instance(&options);
+        call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
+        wait_for_failover(&servers, 2);
+        instance.terminate();
+        if leaves {
+            wait_until("the hook is completed", || instance.is_complete());
+            one_cluster(&servers, 2);
+            continue;
+        }
+        let why = "this node has been failed over, and other nodes may not have all of its data";
+        residents[2].wait_for(why);
+        wait_until("a heartbeat", || !instance.actions().is_empty());
+        assert_never("it leaves", || servers[2].is_blank() || instance.is_complete());
+        drop(residents);
+        agents.run(&servers[2], &["leave", "--timeout", "2s"]).failed(3, why);
+        assert!(!servers[2].is_blank());
+    }
+}
+
 #[test]
 fn ambiguous_hook_is_named_by_an_option() {
     let (servers, agents) = scene(2);
@@ -287,18 +316,63 @@ fn node_with_a_bucket_without_replicas_is_never_failed_over() {
     residents[2].wait_for("the node is not failed over instead: a bucket has no replicas");
 }
 
+/// The interruption does not wait for the lifecycle hook.
+#[test]
+fn spot_interruption_during_a_scale_in_fails_the_node_over_gracefully() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    // Both are there when the metadata service answers again.
+    instance.fail(true);
+    instance.terminate();
+    interrupt(&instance, "stop", seconds(120));
+    instance.fail(false);
+    wait_for_failover(&servers, 2);
+    let notice = "the Auto Scaling group terminates this instance, and a spot interruption ends";
+    residents[2].wait_for(notice);
+    residents[2].wait_for("this node has been failed over; its machine ends");
+    wait_until("a heartbeat", || !instance.actions().is_empty());
+    assert_never("the hook is completed", || instance.is_complete());
+}
+
+#[test]
+fn node_that_leaves_for_its_group_goes_on_after_a_spot_interruption() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    servers.rebalance_takes(seconds(60));
+    instance.terminate();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    interrupt(&instance, "terminate", seconds(120));
+    residents[2].wait_for("and a spot interruption ends this instance");
+    assert_never("it is failed over", || servers.count("/controller/startGracefulFailover") > 0);
+    servers.end_rebalances();
+    wait_until("the hook is completed", || instance.is_complete());
+    assert!(servers[2].is_blank());
+}
+
+fn schedule(instance: &Instance, code: &str, time_left: Duration) {
+    let time = (jiff::Timestamp::now() + time_left).strftime("%d %b %Y %H:%M:%S GMT");
+    let event = format!(r#"[{{"Code": "{code}", "NotBefore": "{time}", "State": "active"}}]"#);
+    instance.set("events/maintenance/scheduled", &event);
+}
+
 #[test]
 fn retirement_in_a_month_is_no_hurry() {
     let (servers, _agents, instance, residents) = with_instance(&[]);
-    let event = |time_left: Duration| {
-        let time = (jiff::Timestamp::now() + time_left).strftime("%d %b %Y %H:%M:%S GMT");
-        format!(r#"[{{"Code": "instance-retirement", "NotBefore": "{time}", "State": "active"}}]"#)
-    };
-    instance.set("events/maintenance/scheduled", &event(Duration::from_hours(30 * 24)));
+    schedule(&instance, "instance-retirement", Duration::from_hours(30 * 24));
     residents[2].wait_for("notice: a scheduled retirement ends this instance");
     assert_never("the node leaves", || servers.clusters()[0].nodes.len() < 3);
-    instance.set("events/maintenance/scheduled", &event(Duration::from_hours(1)));
+    schedule(&instance, "instance-retirement", Duration::from_hours(1));
     wait_until("the node is out", || servers[2].is_blank());
+}
+
+/// Until it is back, no other node could join or leave.
+#[test]
+fn instance_that_stops_is_failed_over_shortly_before() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    schedule(&instance, "instance-stop", Duration::from_hours(20));
+    residents[2].wait_for("notice: a scheduled retirement stops this instance");
+    assert_never("it is failed over", || servers.count("/controller/startGracefulFailover") > 0);
+    schedule(&instance, "instance-stop", Duration::from_mins(5));
+    wait_for_failover(&servers, 2);
+    residents[2].wait_for("this node has been failed over; its machine ends");
 }
 
 /// Three nodes with a bucket. The last one fails, is failed over, and comes back.
@@ -523,6 +597,39 @@ fn health_and_metrics_follow_the_node() {
     assert!(get("/healthz").1.contains("does not answer"));
     servers[0].restart();
     wait_until("the node is healthy", || get("/healthz").0 == 200);
+}
+
+/// `api_reachable` is about the last request, and an instance in a warm pool starts again.
+#[test]
+fn metrics_show_an_api_that_fails_and_a_machine_that_ends() {
+    let (servers, agents) = scene(1);
+    let (api, fails) = (agents.api.clone(), Arc::new(AtomicBool::new(true)));
+    let is_failing = Arc::clone(&fails);
+    let front = Stub::start(move |request| {
+        if request.path == "/cluster/ready" && is_failing.load(Ordering::Relaxed) {
+            return (503, String::new());
+        }
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let (agents, instance) = (agents.with("CBBOOTSTRAP_API", &front.url), Instance::start());
+    let port = free_port().to_string();
+    let options = ["--metrics-port", &port];
+    let resident = agents.stay(&servers[0], &options, &instance.variables());
+    resident.wait_for("answers with status 503");
+    let shows = |metric: &str| {
+        let metrics = http::get(&format!("http://127.0.0.1:{port}"), "/metrics").unwrap().body;
+        metrics.contains(&format!("cbbootstrap_agent_{metric}\n"))
+    };
+    wait_until("the node is a member", || shows("healthy 1"));
+    assert_never("the API counts as reachable", || shows("api_reachable 1"));
+    fails.store(false, Ordering::Relaxed);
+    wait_until("the API answers", || shows("api_reachable 1"));
+    instance.set("autoscaling/target-lifecycle-state", "Warmed:Stopped");
+    resident.wait_for("notice: this instance is in a warm pool");
+    assert_never("the machine ends", || shows("machine_ends 1"));
+    instance.terminate();
+    wait_until("the machine ends", || shows("machine_ends 1"));
 }
 
 #[test]

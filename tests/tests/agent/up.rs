@@ -488,6 +488,26 @@ fn a_failed_rebalance_is_explained_and_leaving_is_retried() {
     assert_one_cluster(&agents, &servers, 1);
 }
 
+/// Its own rebalance begins as soon as another one is done.
+#[test]
+fn a_node_that_leaves_waits_for_a_rebalance_of_others() {
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
+    servers.rebalance_takes(Duration::from_secs(2));
+    let known: Vec<_> =
+        servers.nodes().iter().map(|node| format!("ns_1@{}", node.address())).collect();
+    let form = [("knownNodes", &*known.join(",")), ("ejectedNodes", "")];
+    let started = servers[0].call("POST", "/controller/rebalance", &form, Some(LOGIN)).unwrap();
+    assert_eq!(started.status, 200, "{started:?}");
+    let left = agents.run(&servers[2], &["leave"]).ended_with(0);
+    for (part, is_printed) in
+        [("a rebalance runs", true), ("rebalance: done", true), ("a rebalance failed", false)]
+    {
+        assert_eq!(left.stderr.contains(part), is_printed, "{part}: {left}");
+    }
+    assert_one_cluster(&agents, &servers, 2);
+}
+
 #[test]
 fn the_last_node_does_not_leave() {
     let (servers, agents) = scene(2);

@@ -62,15 +62,18 @@ struct Event {
 }
 
 fn read(metadata: &Metadata) -> Result<Option<Notice>, String> {
-    let target = metadata.find("autoscaling/target-lifecycle-state")?;
-    match target.as_deref() {
-        Some("Terminated" | "Warmed:Terminated") => return Ok(Some(Notice::ScaleIn)),
-        Some(target) if target.starts_with("Warmed:") => return Ok(Some(Notice::WarmPool)),
-        _ => {}
-    }
     let spot = metadata.find("spot/instance-action")?;
-    if let Some(ending) = spot.as_deref().and_then(spot_interruption) {
-        return Ok(Some(Notice::Ending(ending)));
+    let spot = spot.as_deref().and_then(spot_interruption);
+    let target = metadata.find("autoscaling/target-lifecycle-state")?;
+    match (target.as_deref(), spot) {
+        (Some("Terminated" | "Warmed:Terminated"), spot) => {
+            // The group terminates also an instance that is only stopped.
+            let ending = spot.map(|ending| Ending { comes_back: false, ..ending });
+            return Ok(Some(Notice::ScaleIn(ending)));
+        }
+        (Some(target), _) if target.starts_with("Warmed:") => return Ok(Some(Notice::WarmPool)),
+        (_, Some(ending)) => return Ok(Some(Notice::Ending(ending))),
+        (_, None) => {}
     }
     let events = metadata.find("events/maintenance/scheduled")?;
     Ok(events.as_deref().and_then(retirement).map(Notice::Ending))

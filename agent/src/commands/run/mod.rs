@@ -104,7 +104,8 @@ struct Life<'r> {
     is_removal_unclear: bool,
     /// When the record was read, or was tried to be.
     asked_at: Option<Instant>,
-    is_api_reachable: bool,
+    /// Whether the API did not answer, although the node is complete as far as it can know.
+    is_api_away: bool,
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
@@ -153,7 +154,7 @@ impl<'r> Life<'r> {
             last: None,
             is_removal_unclear: false,
             asked_at: None,
-            is_api_reachable: false,
+            is_api_away: false,
             rest_until: None,
             pauses: Pauses::new(options.pause.interval, Backoff::DEFAULT),
             printed: String::new(),
@@ -234,16 +235,15 @@ impl<'r> Life<'r> {
         view: Option<&View>,
         is_healthy: bool,
     ) -> Result<Outcome, Interrupt> {
-        let fewest_replicas = match (&self.notice, view) {
+        let ending = self.notice.as_ref().and_then(Notice::ending);
+        let fewest_replicas = match (ending, view) {
             // An unknown answer counts as unsafe.
-            (Some(Notice::Ending(_)), Some(_)) => {
-                self.up.here.server.fewest_replicas().unwrap_or(Some(0))
-            }
+            (Some(_), Some(_)) => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
             _ => None,
         };
         let departure = self.departing.state;
         let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
-        let is_held = self.notice == Some(Notice::ScaleIn)
+        let is_held = self.notice.as_ref().is_some_and(Notice::is_scale_in)
             || self.notice == Some(Notice::WarmPool) && departure.is_leaving;
         if is_held {
             self.departing.hold(&mut self.machine, &self.options.life, self.printer);
@@ -315,7 +315,7 @@ impl<'r> Life<'r> {
         }
         let is_asked = !matches!(self.up.state.asked, Asked::NotYet);
         let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
-        if is_healthy && !is_asked && !self.is_api_reachable && is_recent(RETRY) {
+        if is_healthy && !is_asked && self.is_api_away && is_recent(RETRY) {
             return Ok(Outcome::Rest(API_AWAY.to_owned()));
         }
         if is_asked && is_healthy && self.asked_at.is_some() && !is_recent(RECORD_AGE) {
@@ -329,11 +329,8 @@ impl<'r> Life<'r> {
         let done = self.up.round(own);
         let has_api_failed =
             matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
-        self.is_api_reachable = match &self.up.state.asked {
-            Asked::NotYet => !(is_healthy && has_api_failed),
-            _ if is_asked => self.is_api_reachable,
-            _ => true,
-        };
+        let is_unknown = matches!(self.up.state.asked, Asked::NotYet);
+        self.is_api_away = is_unknown && is_healthy && has_api_failed;
         match done {
             Err(Interrupt::Pause(_, why))
                 if has_api_failed && is_healthy && self.up.record().is_none() =>
@@ -364,13 +361,11 @@ impl<'r> Life<'r> {
             }
             Ok(None) => self.up.state.asked = Asked::NoRecord,
             Err(ApiError::Temporary(why)) => {
-                self.is_api_reachable = false;
                 self.printer.warning_once(format_args!("the API does not answer: {why}"));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         }
-        self.is_api_reachable = true;
         Ok(())
     }
 
@@ -400,7 +395,11 @@ impl<'r> Life<'r> {
             (Some(new), Some(old)) if new.is_like(old) => {}
             (Some(new), _) => {
                 self.rest_until = None;
-                self.departing.expect_hook();
+                let is_same_hook =
+                    new.is_scale_in() && self.notice.as_ref().is_some_and(Notice::is_scale_in);
+                if !is_same_hook {
+                    self.departing.expect_hook();
+                }
                 self.printer.step(format_args!("notice: {new}"));
             }
             (None, Some(old)) => {
@@ -473,8 +472,8 @@ impl<'r> Life<'r> {
         self.monitor.publish(monitor::Report {
             is_healthy,
             status,
-            is_api_reachable: self.is_api_reachable,
-            has_notice: self.notice.is_some(),
+            is_api_reachable: self.up.here.api.has_answered(),
+            has_notice: self.notice.as_ref().is_some_and(Notice::ends_machine),
             view,
         });
     }

@@ -2,12 +2,22 @@
 
 use super::*;
 use crate::decision::life::{
-    Cause, Departure, Ending, Notice, RETIREMENT_LEAD, Step, failover_obstacle, next_step,
-    time_to_leave,
+    Cause, Departure, Ending, FAILOVER_LEAD, Notice, RETIREMENT_LEAD, Step, failover_obstacle,
+    next_step, time_to_leave,
 };
 
 fn ending(time_left: Duration, comes_back: bool) -> Notice {
     Notice::Ending(Ending { cause: Cause::SpotInterruption, time_left, comes_back })
+}
+
+fn retirement(time_left: Duration, comes_back: bool) -> Notice {
+    Notice::Ending(Ending { cause: Cause::Retirement, time_left, comes_back })
+}
+
+/// A spot interruption in two minutes, of an instance that its group terminates.
+fn interrupted_scale_in() -> Notice {
+    let (cause, time_left) = (Cause::SpotInterruption, Duration::from_mins(2));
+    Notice::ScaleIn(Some(Ending { cause, time_left, comes_back: false }))
 }
 
 fn with_bucket(view: View) -> View {
@@ -65,12 +75,13 @@ const NONE: Departure = Departure {
 fn notice_decides_whether_a_node_stays_or_leaves() {
     let member = || OwnServer::Member(cluster_of([active(ME), active(FIRST)]));
     let away = || OwnServer::Unreachable("no answer".to_owned());
-    let (scale_in, pool) = (|| Some(Notice::ScaleIn), || Some(Notice::WarmPool));
+    let (scale_in, pool) = (|| Some(Notice::ScaleIn(None)), || Some(Notice::WarmPool));
     let leaving = Departure { is_leaving: true, ..NONE };
     let complete = Departure { is_complete: true, ..leaving };
     let released = Departure { is_released: true, ..complete };
     let removed = Departure { is_removed: true, ..NONE };
     let soon = || Some(ending(Duration::from_mins(2), false));
+    let both = || Some(interrupted_scale_in());
     let later = || Some(ending(RETIREMENT_LEAD + Duration::from_secs(1), false));
     #[rustfmt::skip]
     let cases = [
@@ -85,6 +96,11 @@ fn notice_decides_whether_a_node_stays_or_leaves() {
         ("scale-in, has left", scale_in(), blank(), complete, Next::Release),
         ("scale-in, has left, the server is away", scale_in(), away(), complete, Next::Release),
         ("scale-in, has left, hook completed", scale_in(), blank(), released, Next::Rest("has left")),
+        ("scale-in and interruption", both(), member(), NONE, Next::Leave),
+        ("scale-in and interruption, the server is away", both(), away(), NONE, Next::Leave),
+        ("scale-in and interruption, blank", both(), blank(), NONE, Next::Leave),
+        ("scale-in and interruption, has left", both(), blank(), complete, Next::Release),
+        ("scale-in and interruption, hook completed", both(), blank(), released, Next::Rest("has left")),
         ("warm pool, never joined", pool(), blank(), NONE, Next::Rest("when it is in service")),
         ("warm pool, a member", pool(), member(), NONE, Next::Leave),
         ("warm pool, on its way", pool(), blank(), leaving, Next::Leave),
@@ -143,6 +159,98 @@ fn ending_machine_leaves_in_time_or_fails_over_where_that_is_safe() {
     }
 }
 
+/// While a node is failed over, no other node joins or leaves.
+#[test]
+fn failover_waits_until_shortly_before_a_retirement() {
+    let hours = Duration::from_hours(20);
+    let data = |bytes| with_bucket(cluster_of([sized(bytes, active(ME)), active(FIRST)]));
+    let unknown = || with_bucket(cluster_of([active(ME), active(FIRST)]));
+    let beside_dead =
+        || with_bucket(cluster_of([sized(0, active(ME)), dead(active(FIRST)), active(THIRD)]));
+    let failed_over = || unbalanced([failed(ME), active(FIRST)]);
+    let (stops, ends) = (|| retirement(hours, true), || retirement(hours, false));
+    let (stops_soon, ends_soon) =
+        (|| retirement(FAILOVER_LEAD, true), || retirement(FAILOVER_LEAD, false));
+    let huge = 1_000_000_000_000;
+    #[rustfmt::skip]
+    let cases = [
+        ("it comes back", stops(), data(0), Some(1), Next::Stay),
+        ("it comes back, soon", stops_soon(), data(0), Some(1), Next::FailOver),
+        ("it comes back, no replicas", stops(), data(0), Some(0), Next::Leave),
+        ("it comes back, another is dead", stops(), beside_dead(), Some(1), Next::Stay),
+        ("it comes back, soon, another is dead", stops_soon(), beside_dead(), Some(1), Next::Leave),
+        ("it ends, enough time", ends(), data(0), Some(1), Next::Leave),
+        ("it ends, too much data", ends(), data(huge), Some(1), Next::Stay),
+        ("it ends soon, too much data", ends_soon(), data(huge), Some(1), Next::FailOver),
+        ("it ends, unknown size", ends(), unknown(), Some(1), Next::Stay),
+        ("it ends, unknown size, no replicas", ends(), unknown(), Some(0), Next::LeaveLate("a bucket has no replicas")),
+        ("failed over: it may recover", stops(), failed_over(), Some(1), Next::Stay),
+        ("failed over, soon", stops_soon(), failed_over(), Some(1), Next::Rest("has been failed over")),
+        ("a spot interruption by a wrong clock", ending(hours, true), data(0), Some(1), Next::FailOver),
+    ];
+    for (what, notice, view, replicas, expected) in cases {
+        assert_step(what, Some(&notice), &OwnServer::Member(view), NONE, replicas, &expected);
+    }
+}
+
+/// A spot interruption leaves two minutes, also to a node that already leaves with its data.
+#[test]
+fn interruption_of_a_scale_in_decides_as_any_interruption() {
+    let both = || interrupted_scale_in();
+    let leaving = Departure { is_leaving: true, ..NONE };
+    let small = || with_bucket(cluster_of([sized(0, active(ME)), active(FIRST)]));
+    let two = || with_bucket(cluster_of([active(ME), active(FIRST)]));
+    let moving = || with_bucket(rebalancing([active(ME), active(FIRST)]));
+    let half_moved = || with_bucket(unbalanced([active(ME), active(FIRST)]));
+    let out = || with_bucket(unbalanced([failed(ME), active(FIRST)]));
+    let spot = || ending(Duration::from_mins(2), false);
+    #[rustfmt::skip]
+    let cases = [
+        ("little data", both(), small(), NONE, Some(1), Next::Leave),
+        ("too much data", both(), two(), NONE, Some(1), Next::FailOver),
+        ("no replicas", both(), two(), NONE, Some(0), Next::LeaveLate("a bucket has no replicas")),
+        ("a rebalance of others", both(), moving(), NONE, Some(1), Next::Rest("a rebalance runs")),
+        ("its data moves", both(), moving(), leaving, Some(1), Next::Leave),
+        ("its rebalance failed before anything moved", both(), two(), leaving, Some(1), Next::FailOver),
+        ("its rebalance failed", both(), half_moved(), leaving, Some(1), Next::LeaveLate("the cluster is not balanced")),
+        ("failed over", both(), out(), NONE, Some(1), Next::Rest("its machine ends")),
+        ("failed over on its way out", both(), out(), leaving, Some(1), Next::Leave),
+        ("no scale-in, its rebalance failed before anything moved", spot(), two(), leaving, Some(1), Next::FailOver),
+        ("no scale-in, failed over on its way out", spot(), out(), leaving, Some(1), Next::Leave),
+    ];
+    for (what, notice, view, departure, replicas, expected) in cases {
+        assert_step(what, Some(&notice), &OwnServer::Member(view), departure, replicas, &expected);
+    }
+    // The group does not wait for a better time.
+    let later = Ending { cause: Cause::Retirement, time_left: FAILOVER_LEAD * 2, comes_back: true };
+    let later = Notice::ScaleIn(Some(later));
+    assert_step("later", Some(&later), &OwnServer::Member(two()), NONE, Some(1), &Next::Leave);
+}
+
+#[test]
+fn notice_is_like_another_if_only_the_time_differs() {
+    let (none, both) = (|| Notice::ScaleIn(None), || interrupted_scale_in());
+    let sooner = Ending {
+        cause: Cause::SpotInterruption,
+        time_left: Duration::from_secs(5),
+        comes_back: false,
+    };
+    let spot = |seconds| ending(Duration::from_secs(seconds), false);
+    for (one, other, is_like) in [
+        (spot(9), spot(8), true),
+        (spot(9), ending(Duration::from_secs(9), true), false),
+        (spot(9), retirement(Duration::from_secs(9), false), false),
+        (both(), Notice::ScaleIn(Some(sooner)), true),
+        (both(), none(), false),
+        (both(), spot(120), false),
+        (none(), none(), true),
+        (none(), Notice::WarmPool, false),
+    ] {
+        assert_eq!(one.is_like(&other), is_like, "{one}, {other}");
+        assert_eq!(one.ends_machine() && other.ends_machine(), other != Notice::WarmPool);
+    }
+}
+
 /// Whatever the cluster's state, a node is failed over only if all others are well and each bucket has a replica.
 #[test]
 fn failover_never_costs_data() {
@@ -161,13 +269,16 @@ fn failover_never_costs_data() {
                             };
                             let notice = ending(Duration::from_secs(time), comes_back);
                             let own = OwnServer::Member(view);
-                            let step = next_step(Some(&notice), &own, NONE, replicas);
                             let is_safe =
                                 index == 0 && is_balanced && !is_rebalancing && replicas != Some(0);
-                            assert!(
-                                is_safe || !matches!(step, Step::FailOver(_)),
-                                "{own:?}: {step:?}"
-                            );
+                            for is_leaving in [true, false] {
+                                let departure = Departure { is_leaving, ..NONE };
+                                let step = next_step(Some(&notice), &own, departure, replicas);
+                                assert!(
+                                    is_safe || !matches!(step, Step::FailOver(_)),
+                                    "{own:?}: {step:?}"
+                                );
+                            }
                         }
                     }
                 }

@@ -253,6 +253,12 @@ fn failed_over_node_recovers_only_without_risk() {
     let recovers = || Goal { recovers: true, ..goal() };
     let was_away = || Memory { was_away: true, ..memory() };
     let no_delta = || Memory { is_delta_refused: true, ..was_away() };
+    let third_away = |seconds, memory| Memory {
+        unreachable_since: [(otp(THIRD), ago(Duration::from_secs(seconds)))].into(),
+        ..memory
+    };
+    let beside_dead = || unbalanced([failed(ME), active(FIRST), dead(failed(THIRD))]);
+    let marked_beside_dead = || unbalanced([recovering(ME), active(FIRST), dead(failed(THIRD))]);
     let mark = |recovery| Then(Recover { otp: otp(ME), recovery });
     let both = || unbalanced([failed(ME), active(FIRST)]);
     let full = |node| NodeInfo { recovery: Recovery::Full, ..node };
@@ -270,6 +276,13 @@ fn failed_over_node_recovers_only_without_risk() {
         ("not healthy", recovers(), unbalanced([dead(failed(ME)), active(FIRST)]), was_away(), Waits("not healthy")),
         ("an active node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(active(THIRD))]), was_away(), Waits("when `10.0.0.3` is back")),
         ("a failed-over node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(failed(THIRD))]), was_away(), Waits("when `10.0.0.3` is back")),
+        ("a failed-over node is dead, and its data is elsewhere", recovers(), with_replicas(2, beside_dead()), third_away(60, was_away()), mark(Recovery::Delta)),
+        ("a failed-over node is dead, no buckets", recovers(), beside_dead(), third_away(60, was_away()), mark(Recovery::Delta)),
+        ("a failed-over node is away for less than a minute", recovers(), with_replicas(2, beside_dead()), third_away(59, was_away()), Waits("when `10.0.0.3` is back")),
+        ("a failed-over node is dead, too few replicas", recovers(), with_replicas(1, beside_dead()), third_away(3600, was_away()), Waits("when `10.0.0.3` is back")),
+        ("an active node is dead", recovers(), with_replicas(2, unbalanced([failed(ME), active(FIRST), dead(active(THIRD))])), third_away(3600, was_away()), Waits("when `10.0.0.3` is back")),
+        ("marked beside a dead failed-over node", recovers(), with_replicas(2, marked_beside_dead()), third_away(60, was_away()), rebalance(&[ME, FIRST, THIRD], &[THIRD])),
+        ("no delta beside a dead failed-over node", recovers(), with_replicas(2, marked_beside_dead()), third_away(60, no_delta()), mark(Recovery::Full)),
         ("another is back, too", recovers(), unbalanced([failed(ME), active(FIRST), failed(THIRD)]), was_away(), mark(Recovery::Delta)),
         ("marked, and another is not yet", recovers(), unbalanced([recovering(ME), active(FIRST), failed(THIRD)]), was_away(), Waits("a rebalance now would remove it")),
         ("marked", recovers(), unbalanced([recovering(ME), active(FIRST)]), was_away(), starts()),

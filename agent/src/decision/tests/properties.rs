@@ -193,7 +193,8 @@ proptest! {
         }
     }
 
-    /// A node recovers only by itself, while all others can be reached, and gives its data up only if all of it has copies.
+    /// A node recovers only by itself, while all others can be reached or may be removed, and gives its data up only if all of it has
+    /// copies.
     #[test]
     fn recovery_never_costs_data(
         goal in any_wanted(),
@@ -206,8 +207,13 @@ proptest! {
             let this = view.this().unwrap();
             prop_assert_eq!(&otp, &this.otp);
             prop_assert!(!view.is_rebalancing && memory.was_away);
-            prop_assert!(view.nodes.iter().all(|node| node.health != Health::Unhealthy), "{view:?}");
-            prop_assert!(recovery == Recovery::Delta || view.can_lose(view.count_failed_over()));
+            let can_lose = view.can_lose(view.count_failed_over());
+            for node in view.nodes.iter().filter(|node| node.health == Health::Unhealthy) {
+                let unreachable_for = time_since(memory.unreachable_since.get(&node.otp).copied(), now());
+                let is_out = node.membership == Membership::FailedOver && unreachable_for >= DEAD_AFTER;
+                prop_assert!(is_out && can_lose, "{view:?}");
+            }
+            prop_assert!(recovery == Recovery::Delta || can_lose);
             // A node that is active keeps running.
             prop_assert!(this.membership != Membership::Active, "{this:?}");
         }
