@@ -205,10 +205,10 @@ impl Record {
                 && self.kept_until.is_some_and(|end| end < whole_seconds(now)))
     }
 
-    /// Whether another node may take the claim over.
+    /// Whether another node may take the claim over. A claim that was given up has lapsed for every clock.
     pub fn is_lapsed(&self, now: Timestamp) -> bool {
-        self.state == State::Claimed
-            && self.lease_expires_at.is_some_and(|end| end < whole_seconds(now) - CLOCK_SKEW)
+        let has_ended = |end| self.is_given_up || end < whole_seconds(now) - CLOCK_SKEW;
+        self.state == State::Claimed && self.lease_expires_at.is_some_and(has_ended)
     }
 
     /// Whether it is a claim of a smoke test. A cluster that reported ready is not one, whatever its id.
@@ -402,6 +402,7 @@ impl Ready {
             record.kept_until = Some(whole_seconds(self.now) + KEEP_UNASKED);
             record.initial_node_uuid = None;
             record.previous_initial_nodes = Vec::new();
+            record.is_given_up = false;
         }
         if record.members.len() >= MAX_MEMBERS && !record.members.contains_key(node) {
             return Err(Refusal::TooManyNodes);

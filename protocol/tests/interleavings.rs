@@ -684,6 +684,7 @@ impl World<'_> {
             hold(self.is_its_server(ready.node_uuid.as_ref()), P::NameIsOne)?;
             self.previous.clear();
             self.lease_end = None;
+            self.is_given_up = false;
             self.kept_until = Some(ready.now + KEEP_UNASKED);
         }
         self.members.insert(node.to_owned());

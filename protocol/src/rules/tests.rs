@@ -237,7 +237,12 @@ fn a_takeover_notes_every_node_that_may_have_initialised() {
     // A node that gives its claim up has not initialised its server.
     let given_up = leave("a", 301).on(Some(record.clone())).unwrap();
     assert!(given_up.is_given_up);
-    let record = take("d", 302, given_up);
+    // Also for a clock that is behind that of the leave.
+    let record = take("d", 294, given_up.clone());
+    assert_eq!(record.generation, given_up.generation + 1);
+    // A report proves that it has initialised its server.
+    let reported = ready("a", None, None).on(Some(given_up)).unwrap();
+    assert!(!reported.is_given_up);
     assert_eq!(record.previous_initial_nodes, ["c", "b"]);
     assert!(!record.is_given_up);
     // No node is dropped from the list: takeovers end.
