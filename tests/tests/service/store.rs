@@ -397,6 +397,30 @@ async fn a_claim_costs_the_same_however_many_members_there_are(client: &Client) 
     assert!(store.ready(&attested("one-too-many")).await.is_ok());
 }
 
+/// A write whose condition fails costs as much as one that is made.
+async fn a_report_that_does_not_fit_writes_nothing(client: &Client) {
+    let (store, meter) = metered(client, None);
+    store.claim(&claim("fits", "a")).await.unwrap();
+    store.ready(&Ready { cluster_uuid: None, ..ready("fits", "a") }).await.unwrap();
+    let secret = Some(SecretHash::new(&ClusterId::new("fits").unwrap(), b"guessed"));
+    meter.calls.swap(0, Ordering::Relaxed);
+    let refused = store.ready(&Ready { secret, ..ready("fits", "b") }).await;
+    assert!(matches!(refused, Err(Error::Refused(Refusal::Forbidden))), "{refused:?}");
+    assert_eq!(meter.calls.swap(0, Ordering::Relaxed), 2, "two reads");
+    store.ready(&Ready { cluster_uuid: None, ..ready("fits", "b") }).await.unwrap();
+    assert_eq!(meter.calls.swap(0, Ordering::Relaxed), 3, "two reads and a write");
+}
+
+async fn an_operator_cannot_name_a_part_of_a_cluster(client: &Client) {
+    let (store, _) = metered(client, None);
+    store.claim(&claim("whole", "a")).await.unwrap();
+    store.ready(&ready("whole", "a")).await.unwrap();
+    let part = members_key("whole");
+    assert!(store.find(&part).await.unwrap().is_none());
+    assert!(store.forget_unreadable(&part, at(1)).await.unwrap(), "as if it were gone");
+    assert_eq!(status(&store, "whole").await.unwrap().members.len(), 1);
+}
+
 async fn of_all_that_leave_at_once_one_stays(store: &impl Store) {
     let members: Vec<_> = (0..8).map(|number| format!("node-{number}")).collect();
     store.claim(&claim("shrinking", &members[0])).await.unwrap();
@@ -807,6 +831,8 @@ async fn ministack_follows_the_rules() {
     let store = dynamodb(&client).await;
     every_store_at_once(&store).await;
     a_claim_costs_the_same_however_many_members_there_are(&client).await;
+    a_report_that_does_not_fit_writes_nothing(&client).await;
+    an_operator_cannot_name_a_part_of_a_cluster(&client).await;
 }
 
 /// A second opinion on the expressions. Not at once: moto looks at a condition and writes in two steps, between which others write.

@@ -14,7 +14,10 @@ use super::{
     write::{Update, Written},
 };
 use crate::{
-    item::{ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, seconds, string},
+    item::{
+        ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, is_members_item,
+        seconds, string,
+    },
     table::{GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
 };
 
@@ -48,8 +51,13 @@ impl DynamoDb {
         Ok(items.remove(cluster_id).map(ClaimItem::read).transpose()?)
     }
 
+    /// Both items, by key. Another cluster's members item, which an operator may name, is not a claim item.
     async fn both(&self, cluster_id: &str) -> Result<HashMap<String, Item>, Error> {
-        self.batch(vec![cluster_id.to_owned(), members_key(cluster_id)]).await
+        let mut items = self.batch(vec![cluster_id.to_owned(), members_key(cluster_id)]).await?;
+        if items.get(cluster_id).is_some_and(is_members_item) {
+            items.remove(cluster_id);
+        }
+        Ok(items)
     }
 
     /// Reads the items with these keys that exist, by key. DynamoDB allows 100.

@@ -144,21 +144,24 @@ impl DynamoDb {
         }
     }
 
-    /// Applies the initial node's first report, in two writes. `None` if the cluster is ready already, or the report does not fit the claim
-    /// item as read, which may be out of date.
-    async fn report_first(&self, ready: &Ready) -> Result<Option<Record>, Error> {
-        let Some(claim) = self.recent_claim(ready.cluster_id.as_str()).await? else {
-            return Ok(None);
-        };
+    /// Applies a report in as few calls as possible. `None` if it does not fit the claim item as read, which may be out of date: a write that
+    /// fails costs as much as one of all members.
+    async fn report_on(&self, claim: ClaimItem, ready: &Ready) -> Result<Option<Record>, Error> {
         let before = claim.record.clone();
-        if before.state == State::Ready {
-            return Ok(None);
-        }
         let Ok(after) = ready.on(Some(before.clone())) else {
             return Ok(None);
         };
-        let is_saved = self.save(&Items::new(claim, None), &before, &after, ready.now).await?;
-        Ok(is_saved.then_some(after))
+        if before.state == State::Claimed {
+            let is_saved = self.save(&Items::new(claim, None), &before, &after, ready.now).await?;
+            return Ok(is_saved.then_some(after));
+        }
+        if before.cluster_uuid.is_none() || before.cluster_uuid != after.cluster_uuid {
+            return Ok(None);
+        }
+        match self.report(ready).await? {
+            Some(record) => Ok(Some(self.renewed(record, ready.now).await)),
+            None => Ok(None),
+        }
     }
 
     /// Applies a rule to the record. `None` if it has changed since it was read.
@@ -280,15 +283,14 @@ impl Store for DynamoDb {
 
     /// Two calls for a joiner once the cluster's UUID is known; three for the initial node's first report.
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        if let Some(record) = self.report_first(ready).await? {
-            return Ok(record);
-        }
+        let id = ready.cluster_id.as_str();
         let rule = |standing| Ok(ready.on(standing)?.renewed(ready.now));
         for round in 0..ROUNDS {
-            if let Some(record) = self.report(ready).await? {
-                return Ok(self.renewed(record, ready.now).await);
+            if let Some(claim) = self.recent_claim(id).await?
+                && let Some(record) = self.report_on(claim, ready).await?
+            {
+                return Ok(record);
             }
-            let id = ready.cluster_id.as_str();
             if let Some(after) = self.try_change(id, ready.now, &rule).await? {
                 return Ok(after);
             }
