@@ -74,7 +74,9 @@ pub async fn start(
     printer: &Printer,
 ) -> anyhow::Result<Serving> {
     let wanted = usize::try_from(options.max_connections)?;
-    let most = local::max_connections(wanted)?;
+    // A request to a table has a connection of its own.
+    let files_each = if matches!(keeper, Keeper::Aws { .. }) { 2 } else { 1 };
+    let most = local::max_connections(wanted, files_each)?;
     if most < wanted {
         printer.message(format_args!(
             "limiting connections to {most}: the system's limit on open files is too low for more (`ulimit -Hn`)"
@@ -87,8 +89,11 @@ pub async fn start(
     }
     let listener = local::bind(SocketAddr::new(listen.host, listen.port)).await?;
     let metrics = Metrics::default();
-    let policy =
-        Policy { requires_secret: options.require_secret, requires_lease: options.require_lease };
+    let policy = Policy {
+        requires_secret: options.require_secret,
+        requires_lease: options.require_lease,
+        hides_docs: false,
+    };
     let (api, region, data) = open(&keeper, policy, printer).await?;
     let api = if options.metrics { api.merge(metrics.route()) } else { api };
     let guard = Arc::new(Guard { allowed_hosts: options.allowed_hosts });
@@ -153,7 +158,13 @@ impl Serving {
     }
 
     pub async fn shutdown(self) {
-        self.server.shutdown().await;
-        let _ = tokio::task::spawn_blocking(move || self.log.flush()).await;
+        let Self { server, data, log, .. } = self;
+        server.shutdown().await;
+        let end = move || {
+            log.flush();
+            // Closes the database.
+            drop(data);
+        };
+        let _ = tokio::task::spawn_blocking(end).await;
     }
 }

@@ -14,6 +14,8 @@ use crate::failure::Failure;
 /// The SQLite file in the directory. SQLite keeps its log beside it.
 const FILE: &str = "clusters.db";
 
+const LOG: &str = "clusters.db-wal";
+
 /// Locked while a server uses the directory. It is never deleted, because two servers could then lock two files.
 const LOCK: &str = "clusters.lock";
 
@@ -41,6 +43,7 @@ impl Data {
                     .into());
             }
         }
+        check_log(directory)?;
         // SQLite gives new files beside it the same permissions.
         private(&directory.join(FILE)).map_err(unusable)?;
         for beside in ["-wal", "-shm"] {
@@ -51,6 +54,17 @@ impl Data {
         }
         Ok(Self { store: open_file(directory)?, _lock: lock })
     }
+}
+
+/// Refuses a log without its database: SQLite would delete the log, and the changes that only it contains.
+fn check_log(directory: &Path) -> Result<(), Failure> {
+    let length = |name: &str| fs::metadata(directory.join(name)).map_or(0, |file| file.len());
+    if length(FILE) > 0 || length(LOG) == 0 {
+        return Ok(());
+    }
+    let directory = directory.display();
+    Err(Failure::new(format!("`{directory}` contains `{LOG}`, but not its database `{FILE}`"))
+        .hint("move the database back, or its log away, too"))
 }
 
 /// Opens the database in a directory for an operator's command, whether a server uses it or not; `None` if there is none.

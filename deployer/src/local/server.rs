@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -37,11 +38,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const OTHER_FILES: usize = 56;
 
 /// The number of connections to serve at once: as many as wanted, or as the system's limit on open files allows, which is raised if
-/// possible. Further connections wait until one ends.
-pub fn max_connections(wanted: usize) -> anyhow::Result<usize> {
+/// possible. Each connection needs this number of files. Further connections wait until one ends.
+pub fn max_connections(wanted: usize, files_each: usize) -> anyhow::Result<usize> {
     let others = OTHER_FILES + 2 * std::thread::available_parallelism()?.get();
-    let files = rlimit::increase_nofile_limit(wanted.saturating_add(others) as u64)?;
-    let most = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others);
+    let needed = wanted.saturating_mul(files_each).saturating_add(others);
+    let files = rlimit::increase_nofile_limit(needed as u64)?;
+    let most = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others) / files_each;
     if most == 0 {
         let message = format!("the limit of {files} open files is too low to accept connections");
         let hint = format!("raise it above {others} with `ulimit -n`");
@@ -63,6 +65,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub struct Server {
     url: String,
     stop: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
     connections: Arc<Semaphore>,
     max_connections: usize,
 }
@@ -80,8 +83,8 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(max_connections));
         let accepting = Accepting { listener, api, tls, metrics, stopping };
-        tokio::spawn(accepting.run(Arc::clone(&connections)));
-        Ok(Self { url, stop, connections, max_connections })
+        let accepting = tokio::spawn(accepting.run(Arc::clone(&connections)));
+        Ok(Self { url, stop, accepting, connections, max_connections })
     }
 
     /// The URL of the API for programs on this machine, without a slash at the end.
@@ -89,11 +92,15 @@ impl Server {
         &self.url
     }
 
-    /// Stops accepting connections, and waits for running requests up to [`GRACE`].
+    /// Stops accepting connections, and waits for running requests up to [`GRACE`]. Afterwards, nothing uses the API.
     pub async fn shutdown(self) {
         let _ = self.stop.send(true);
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        let _ = timeout(GRACE, self.connections.acquire_many(all)).await;
+        let _ = timeout(GRACE, async {
+            let _ = self.accepting.await;
+            let _ = self.connections.acquire_many(all).await;
+        })
+        .await;
     }
 }
 

@@ -150,6 +150,31 @@ fn the_database_belongs_to_its_user_and_to_one_server() {
 }
 
 #[test]
+fn the_log_is_empty_after_a_stop_and_belongs_to_its_database() {
+    let data = tempdir().unwrap();
+    let file = |name: &str| data.path().join(name);
+    let mut server = Local::serve(data.path(), &[]);
+    http::claim(&server.endpoint, "c", "a").unwrap();
+    server.stop("TERM");
+    assert!(!file("clusters.db-wal").exists());
+
+    let mut server = Local::serve(data.path(), &[]);
+    http::claim(&server.endpoint, "d", "a").unwrap();
+    server.stop("KILL");
+    assert!(fs::metadata(file("clusters.db-wal")).unwrap().len() > 0);
+    fs::rename(file("clusters.db"), file("moved.db")).unwrap();
+    User::default()
+        .run(&["serve", "--port", "0", "--data", &data.path().display().to_string()])
+        .failed(1, "contains `clusters.db-wal`, but not its database");
+    fs::rename(file("moved.db"), file("clusters.db")).unwrap();
+    let server = Local::serve(data.path(), &[]);
+    for cluster in ["c", "d"] {
+        let path = format!("/cluster/{cluster}");
+        assert_eq!(http::get(&server.endpoint, &path).unwrap().status, 200, "{cluster}");
+    }
+}
+
+#[test]
 fn policy_log_and_metrics_are_options() {
     let data = tempdir().unwrap();
     let options = ["--require-secret", "--require-lease", "--metrics", "--log", "json"];

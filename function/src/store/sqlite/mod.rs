@@ -43,9 +43,9 @@ pub struct Sqlite(Arc<Database>);
 #[derive(Debug)]
 struct Database {
     path: PathBuf,
-    writer: Writer,
-    /// Idle connections.
+    /// Idle connections. They close before the writer's, which empties the log as the last one.
     readers: Mutex<Vec<Connection>>,
+    writer: Writer,
 }
 
 impl Sqlite {

@@ -2,12 +2,12 @@
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use cbbootstrap_protocol::rules::KEEP_GENERATION;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
@@ -25,8 +25,11 @@ const SWEPT_AT_ONCE: u32 = 1000;
 
 const SWEEP_AFTER_ERROR: Duration = Duration::from_mins(1);
 
-/// The pause after a check of the whole table.
+/// The pause before the first check, and after a check of the whole table.
 const SWEEP_AGAIN: Duration = Duration::from_hours(6);
+
+/// How far the clock may be adjusted without putting off the next check.
+const CLOCK_STEP: SignedDuration = SignedDuration::from_hours(1);
 
 /// A change. It gets the connection, or the error that prevents it, and returns an error if the whole transaction must fail.
 type Change = Box<dyn FnOnce(Result<&Connection, Error>) -> (Result<(), Error>, Reply) + Send>;
@@ -35,16 +38,30 @@ type Change = Box<dyn FnOnce(Result<&Connection, Error>) -> (Result<(), Error>, 
 type Reply = Box<dyn FnOnce(Result<(), Error>)>;
 
 #[derive(Debug)]
-pub struct Writer(SyncSender<Change>);
+pub struct Writer {
+    /// `None` once it ends.
+    changes: Option<SyncSender<Change>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    /// Waits until the waiting changes are made and the connection is closed, which also empties the database's log.
+    fn drop(&mut self) {
+        drop(self.changes.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
 
 impl Writer {
     pub fn start(connection: Connection) -> Result<Self, Error> {
         let (sender, changes) = sync_channel(WAITING);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || run(connection, &changes))
             .map_err(|error| Error::Failed(format!("cannot start a thread: {error}").into()))?;
-        Ok(Self(sender))
+        Ok(Self { changes: Some(sender), thread: Some(thread) })
     }
 
     /// Does the work in a transaction, and returns after the commit.
@@ -69,7 +86,9 @@ impl Writer {
             (done, Box::new(reply))
         });
         let refused = || Error::Unavailable("too many changes wait for the database".into());
-        self.0.try_send(change).map_err(|_| refused())?;
+        if !self.send(change) {
+            return Err(refused());
+        }
         outcome.await.map_err(|_| refused())?
     }
 
@@ -81,13 +100,18 @@ impl Writer {
         let change: Change = Box::new(move |connection: Result<&Connection, Error>| {
             (connection.and_then(work), Box::new(drop))
         });
-        let _ = self.0.try_send(change);
+        self.send(change);
+    }
+
+    /// `false` if too many changes wait.
+    fn send(&self, change: Change) -> bool {
+        self.changes.as_ref().is_some_and(|changes| changes.try_send(change).is_ok())
     }
 }
 
 /// Runs until the [`Writer`] is dropped.
 fn run(mut connection: Connection, changes: &Receiver<Change>) {
-    let mut sweep = Sweep { next: Instant::now() + SWEEP_EVERY, after: String::new() };
+    let mut sweep = Sweep::new(SWEEP_AGAIN);
     loop {
         match changes.recv_timeout(sweep.due_in()) {
             Ok(first) => {
@@ -132,20 +156,48 @@ fn in_transaction<T>(
     Ok(done)
 }
 
-/// Deletes records that ended long ago, part of the table at a time.
+/// Deletes records that ended long ago, part of the table at a time. It trusts no clock that was set since the last check: a machine may
+/// boot with a wrong one.
 struct Sweep {
     next: Instant,
     /// The last cluster that was checked.
     after: String,
+    clocks: Clocks,
+}
+
+/// The monotonic clock and the time of day, read at once.
+#[derive(Clone, Copy)]
+struct Clocks(Instant, Timestamp);
+
+impl Clocks {
+    fn read() -> Self {
+        Self(Instant::now(), Timestamp::now())
+    }
+
+    /// Whether both have advanced alike since then.
+    fn agree_since(self, then: Self) -> bool {
+        let expected = SignedDuration::try_from(self.0 - then.0).unwrap_or(SignedDuration::MAX);
+        let step = self.1.duration_since(then.1) - expected;
+        step.abs() <= CLOCK_STEP
+    }
 }
 
 impl Sweep {
+    fn new(pause: Duration) -> Self {
+        Self { next: Instant::now() + pause, after: String::new(), clocks: Clocks::read() }
+    }
+
     fn due_in(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
     fn go_on(&mut self, connection: &mut Connection) {
-        let long_ago = Timestamp::now() - KEEP_GENERATION;
+        let before = std::mem::replace(&mut self.clocks, Clocks::read());
+        if !self.clocks.agree_since(before) {
+            *self = Self::new(SWEEP_AGAIN);
+            return;
+        }
+        let long_ago = self.clocks.1 - KEEP_GENERATION;
         let swept = in_transaction(connection, |connection| {
             Ok(records::delete_ended(connection, &self.after, SWEPT_AT_ONCE, long_ago)?)
         });
@@ -159,5 +211,29 @@ impl Sweep {
         if let Ok(last) = swept {
             self.after = last.unwrap_or_default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweep_waits_after_the_clock_was_set() {
+        let then = Clocks::read();
+        let hours = |hours: u64| Duration::from_hours(hours);
+        for (elapsed, shown, agree) in [
+            (hours(6), hours(6), true),
+            (hours(6), hours(6) + Duration::from_mins(59), true),
+            (hours(6), hours(6) + Duration::from_mins(61), false),
+            (hours(6), hours(4), false),
+            // Suspended for a week.
+            (Duration::from_secs(1), hours(7 * 24), false),
+        ] {
+            let now = Clocks(then.0 + elapsed, then.1 + shown);
+            assert_eq!(now.agree_since(then), agree, "{elapsed:?} {shown:?}");
+        }
+        let earlier = Clocks(then.0 + hours(1), then.1 - hours(24 * 365 * 50));
+        assert!(!earlier.agree_since(then));
     }
 }
