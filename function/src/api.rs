@@ -1,6 +1,6 @@
 //! The routes. Each reads its request, calls the [`Store`] and answers with a pure function of the record.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Extension, Json, Router,
@@ -41,10 +41,12 @@ pub struct Policy {
     pub requires_secret: bool,
     /// Every claim must have a lease.
     pub requires_lease: bool,
+    /// There is no page at `/docs`, whose largest file has 413 KB.
+    pub hides_docs: bool,
 }
 
 impl Policy {
-    /// Reads the variables `REQUIRE_SECRET` and `REQUIRE_LEASE`. Other values than `true` and `false` are errors, so that a misspelled policy
+    /// Reads the variables `REQUIRE_SECRET`, `REQUIRE_LEASE` and `HIDE_DOCS`. Other values than `true` and `false` are errors, so that a misspelled policy
     /// does not open the API.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let is_set = |name: &str| match variable(name).as_deref() {
@@ -55,6 +57,7 @@ impl Policy {
         Ok(Self {
             requires_secret: is_set("REQUIRE_SECRET")?,
             requires_lease: is_set("REQUIRE_LEASE")?,
+            hides_docs: is_set("HIDE_DOCS")?,
         })
     }
 }
@@ -76,9 +79,9 @@ pub fn router<S: Store>(store: S, policy: Policy) -> Router {
         // A wildcard, because API Gateway decodes `%2F`: an id with a slash arrives as several segments.
         .route("/cluster/{*cluster_id}", get(status_by_path::<S>))
         .route_layer(middleware::from_fn_with_state(policy, require_secret))
-        .route("/", get(about))
+        .route("/", get(about::<S>))
         .route("/swagger.yaml", get(contract))
-        .merge(docs::router())
+        .merge(if policy.hides_docs { Router::new() } else { docs::router() })
         .fallback(async || Problem::RouteNotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -110,12 +113,13 @@ async fn deadline(request: Request, next: Next) -> Response {
     })
 }
 
-async fn about() -> Json<About> {
-    let links = [("contract", "swagger.yaml"), ("docs", "docs")];
+async fn about<S: Store>(State(service): State<Service<S>>) -> Json<About> {
+    let links = [("contract", "swagger.yaml"), ("docs", "docs")].into_iter();
+    let links = links.filter(|(name, _)| *name != "docs" || !service.policy.hides_docs);
     Json(About {
         name: "cbbootstrap".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        links: BTreeMap::from(links.map(|(name, path)| (name.to_owned(), path.to_owned()))),
+        links: links.map(|(name, path)| (name.to_owned(), path.to_owned())).collect(),
     })
 }
 
@@ -414,17 +418,31 @@ mod tests {
 
     #[test]
     fn a_policy_is_true_or_false() {
-        let read = |secret: Option<&str>, lease: Option<&str>| {
+        let read = |values: &[(&str, &str)]| {
             Policy::read(|name| {
-                let value = if name == "REQUIRE_SECRET" { secret } else { lease };
-                value.map(str::to_owned)
+                let value = values.iter().find(|(variable, _)| *variable == name);
+                value.map(|(_, value)| (*value).to_owned())
             })
         };
-        let policy = |requires_secret, requires_lease| Policy { requires_secret, requires_lease };
-        assert_eq!(read(None, None), Ok(policy(false, false)));
-        assert_eq!(read(Some("true"), Some("false")), Ok(policy(true, false)));
-        assert_eq!(read(Some(""), Some("true")), Ok(policy(false, true)));
-        assert!(read(Some("yes"), None).is_err());
+        let none = Policy::default();
+        for (values, expected) in [
+            (vec![], none),
+            (vec![("REQUIRE_SECRET", "true")], Policy { requires_secret: true, ..none }),
+            (
+                vec![("REQUIRE_SECRET", ""), ("REQUIRE_LEASE", "true")],
+                Policy { requires_lease: true, ..none },
+            ),
+            (
+                vec![("REQUIRE_LEASE", "false"), ("HIDE_DOCS", "true")],
+                Policy { hides_docs: true, ..none },
+            ),
+        ] {
+            assert_eq!(read(&values), Ok(expected), "{values:?}");
+        }
+        for name in ["REQUIRE_SECRET", "REQUIRE_LEASE", "HIDE_DOCS"] {
+            let error = read(&[(name, "yes")]).unwrap_err();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

@@ -456,10 +456,10 @@ fn ids_nodes_and_tokens_are_in_no_log() {
 }
 
 #[tokio::test]
-async fn a_deployment_may_require_tokens_and_leases() {
+async fn a_deployment_may_require_tokens_and_leases_and_hide_its_docs() {
     let data = tempdir().unwrap();
     let store = Sqlite::create(&data.path().join("clusters.db")).unwrap();
-    let policy = Policy { requires_secret: true, requires_lease: true };
+    let policy = Policy { requires_secret: true, requires_lease: true, hides_docs: true };
     let router = api::router(store, policy);
     let ask = async |method: &str, path: &str, authorization: Option<&str>, body: Value| {
         let headers = authorization.map(|value| json!({"authorization": value}));
@@ -496,9 +496,12 @@ async fn a_deployment_may_require_tokens_and_leases() {
             );
         }
     }
-    for path in ["/", "/swagger.yaml", "/docs"] {
-        assert_eq!(ask("GET", path, None, json!({})).await["statusCode"], 200, "{path}");
+    let docs = "/docs/swagger-ui-bundle.js";
+    for (path, status) in [("/", 200), ("/swagger.yaml", 200), ("/docs", 404), (docs, 404)] {
+        assert_eq!(ask("GET", path, None, json!({})).await["statusCode"], status, "{path}");
     }
+    let about = ask("GET", "/", None, json!({})).await;
+    assert!(!about["body"].as_str().unwrap().contains("docs"), "{about}");
     let without = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"});
     let refused = ask("POST", "/cluster", token, without).await;
     assert_eq!(code(&refused).as_deref(), Some("missing_field"));
