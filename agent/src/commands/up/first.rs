@@ -1,15 +1,14 @@
-//! The first node: checks before the claim, inspections after it, and the initialisation.
+//! The first node: checks before the claim, and the initialisation.
 
-use std::{net::ToSocketAddrs, thread, time::Instant};
+use std::{net::ToSocketAddrs, time::Instant};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
 
 use super::{Interrupt, Run};
 use crate::{
-    decision::{Inspection, LEASE_MARGIN},
-    http::{self, CallError, Deadline, Trust},
-    server::Server,
+    decision::LEASE_MARGIN,
+    http::{self, CallError},
     values::BucketSpec,
 };
 
@@ -85,36 +84,6 @@ impl Run<'_> {
         .into())
     }
 
-    /// Inspects the servers of nodes that lost their claims, all at once. An unclear one may be a cluster: it is inspected again.
-    pub(super) fn inspect(&mut self, nodes: &[Node]) -> Result<(), Interrupt> {
-        let deadline = self.here.peers.deadline;
-        let inspections: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> =
-                nodes.iter().map(|node| scope.spawn(move || inspect(node, deadline))).collect();
-            let failed = |_| Err("the inspection failed".to_owned());
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
-        });
-        let (id, mut result) = (self.here.api.cluster_id.as_str(), Ok(()));
-        for (node, inspection) in nodes.iter().zip(inspections) {
-            match inspection {
-                Ok((inspection, state)) => {
-                    self.printer
-                        .step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
-                    self.state.memory.inspections.insert(node.clone(), inspection);
-                }
-                Err(why) => {
-                    let failure = Failure::new(format!(
-                        "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
-                    ));
-                    result = Err(Interrupt::unfinished(failure.hint(format!(
-                        "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
-                    ))));
-                }
-            }
-        }
-        result
-    }
-
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
     pub(super) fn give_up_claim(&mut self, node: &Node) -> Result<(), Interrupt> {
         let generation = self.record().map(|record| record.generation);
@@ -177,19 +146,4 @@ impl Run<'_> {
         let why = format!("the server refuses to initialise the cluster: {error}");
         Failure::new(why).hint(hint).into()
     }
-}
-
-/// Finds out without credentials whether a node's server belongs to a cluster, also in words. The error says why that is unclear.
-fn inspect(node: &Node, deadline: Deadline) -> Result<(Inspection, &'static str), String> {
-    let mut result = Ok((Inspection::Unreachable, "does not answer"));
-    // Community Edition has no TLS.
-    for trust in [Some(&Trust::Anyone), None] {
-        match Server::on_node(node, trust, None, deadline).is_provisioned() {
-            Ok(true) => return Ok((Inspection::Provisioned, "belongs to a cluster")),
-            Ok(false) => return Ok((Inspection::Blank, "belongs to no cluster")),
-            Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => {}
-            Err(error) => result = Err(error.to_string()),
-        }
-    }
-    result
 }

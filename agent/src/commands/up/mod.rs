@@ -2,6 +2,7 @@
 
 mod extras;
 mod first;
+mod inspect;
 mod join;
 mod outcome;
 mod report;

@@ -76,6 +76,8 @@ pub(super) enum Mutant {
     NoTombstone,
     /// A name is not bound to the UUID of the server.
     Nameless,
+    /// One inspection that finds no server is enough.
+    OneLook,
 }
 
 /// The agent of before, which did not report first.
@@ -114,6 +116,8 @@ pub(super) struct Budgets {
     pub refusals: u8,
     /// Initialisations that the server answers without carrying them out.
     pub ignores: u8,
+    /// Inspections that find no server although there are servers, for example while they start again.
+    pub blinks: u8,
     /// Records that an operator forgets while nothing is initialised.
     pub forgets: u8,
     /// Clusters that an operator deletes: the record is forgotten and all servers are reset.
@@ -156,8 +160,16 @@ pub(super) struct Setup {
 }
 
 impl Budgets {
-    pub(super) const NONE: Self =
-        Self { kills: 0, copies: 0, losses: 0, refusals: 0, ignores: 0, forgets: 0, resets: 0 };
+    pub(super) const NONE: Self = Self {
+        kills: 0,
+        copies: 0,
+        losses: 0,
+        refusals: 0,
+        ignores: 0,
+        blinks: 0,
+        forgets: 0,
+        resets: 0,
+    };
 }
 
 impl Default for Setup {
@@ -232,7 +244,9 @@ pub(super) struct Agent {
     claim: Option<(u8, Option<i16>)>,
     /// Time left of the lease of `asked`.
     lease_left: Option<i16>,
-    inspections: BTreeMap<u8, bool>,
+    inspections: BTreeMap<u8, Inspection>,
+    /// The nodes whose servers were not found, and for how many seconds, at most a tick.
+    absent: BTreeMap<u8, i16>,
     was_blind: bool,
     occupied: Option<(u8, i16)>,
     has_initialised: bool,
@@ -301,6 +315,16 @@ pub(super) struct World {
     pub broken: Option<Broken>,
 }
 
+/// What an inspection sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    Clear,
+    /// No server, because the network is partitioned.
+    Blind,
+    /// No server, this time.
+    Blink,
+}
+
 /// How the network treats a call to the API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Call {
@@ -318,8 +342,8 @@ pub(super) struct Call {
 pub(super) enum Step {
     /// Reads the server, asks the API and decides.
     Round(usize, Call),
-    /// Acts on the decision. With the flag, other servers are invisible.
-    Do(usize, Call, bool),
+    /// Acts on the decision.
+    Do(usize, Call, Sight),
     /// `/clusterInit` is sent.
     Send(usize),
     /// `/clusterInit` is carried out. With the flag, the answer arrives.
