@@ -162,7 +162,7 @@ impl Memory {
             }
             return;
         };
-        (self.has_initialised, self.occupied_by) = (false, None);
+        (self.has_initialised, self.may_be_under_way, self.occupied_by) = (false, false, None);
         let is_gone = |node: &NodeInfo| {
             node.health == Health::Unhealthy
                 && (node.is_asked || node.membership == Membership::Active)
@@ -174,6 +174,19 @@ impl Memory {
             self.was_away = true;
         } else if view.this().is_some_and(|this| this.membership == Membership::Active) {
             (self.was_away, self.is_delta_refused) = (false, false);
+        }
+    }
+
+    /// What a run that starts over must still know: a failure that explains a failover, an initialisation that may still take effect,
+    /// and which servers are absent.
+    #[must_use]
+    pub fn keep(&self) -> Self {
+        Self {
+            has_initialised: self.has_initialised,
+            may_be_under_way: self.may_be_under_way,
+            absent_since: self.absent_since.clone(),
+            was_away: self.was_away,
+            ..Self::default()
         }
     }
 

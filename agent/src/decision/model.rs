@@ -298,6 +298,15 @@ fn claim_given_up_while_a_call_is_under_way_is_caught() {
     assert_eq!(broken, Some(Broken::SecondCluster));
 }
 
+/// The same, and the agent stays: after each refusal it tries again.
+#[test]
+fn resident_agent_keeps_its_claim_while_a_call_may_be_under_way() {
+    let budgets = Budgets { losses: 1, refusals: 2, ..Budgets::NONE };
+    let resident = Setup { resides: true, skew: false, generations: 2, ..one(budgets) };
+    assert_holds("two nodes, resident, a loss and two refusals", &resident);
+    assert_caught(&Setup { continue_one_in: 0, ..resident }, &[Mutant::ForgetsCall], SECOND);
+}
+
 fn refused_after_a_loss() -> Setup {
     let budgets = Budgets { losses: 1, refusals: 1, ..Budgets::NONE };
     Setup { skew: false, ..one(budgets) }

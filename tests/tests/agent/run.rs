@@ -6,6 +6,10 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -219,6 +223,9 @@ fn notice_is_remembered_while_the_metadata_service_fails() {
     residents[2].wait_for("this node has left its cluster");
     servers[2].load_certificate();
     instance.fail(true);
+    // Also when the options are read again.
+    residents[2].signal("HUP");
+    residents[2].wait_for("reload: the options were read again");
     assert_never("the node joins again", || !servers[2].is_blank());
     instance.fail(false);
     instance.set("autoscaling/target-lifecycle-state", "InService");
@@ -615,6 +622,40 @@ fn joining_node_is_not_ready_while_its_rebalance_runs() {
     assert!(servers.clusters()[0].is_rebalancing && !is_ready());
     wait_until("the node is ready", is_ready);
     one_cluster(&servers, 2);
+}
+
+/// The first request may still take effect, so another node must not begin before it has inspected this one.
+#[test]
+fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {
+    let (servers, agents) = scene(1);
+    let (front, agents) = agents.with("CBBOOTSTRAP_LEASE", "10m").behind_front();
+    let calls = AtomicU32::new(0);
+    servers.on_request(move |seen| {
+        if seen.path != "/clusterInit" {
+            Then::Handle
+        } else if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            Then::Drop
+        } else {
+            Then::Refuse(400, r#"["refused for now"]"#.to_owned())
+        }
+    });
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("the server refuses to initialise the cluster");
+    resident.signal("HUP");
+    wait_until("it is refused again", || servers.count("/clusterInit") == 3);
+    let since = Instant::now();
+    while servers.count("/clusterInit") < 4 {
+        assert!(since.elapsed() < seconds(90), "{}", resident.log());
+        std::thread::sleep(seconds(1));
+    }
+    let gives_up = |path: &str| front.requests().iter().any(|request| request.path == path);
+    assert_never("the claim is given up", || gives_up("/cluster/leave"));
+    assert_eq!(agents.record()["generation"], 1);
+    // A life prints what is known once.
+    let log = resident.log();
+    for line in ["server: ", "claim: ", "the server refuses to initialise the cluster"] {
+        assert_eq!(log.matches(line).count(), 2, "{line}: {log}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod departure;
 mod machine;
 mod monitor;
+mod reload;
 mod signals;
 mod systemd;
 
@@ -12,29 +13,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::{
-    command_line,
-    failure::{Exit, Failure, one_line},
-};
+use cbbootstrap_cli::failure::{Exit, Failure, one_line};
 use cbbootstrap_protocol::wire::State;
 
-use self::{departure::Departing, machine::Machine, monitor::Monitor};
+use self::{
+    departure::Departing,
+    machine::Machine,
+    monitor::Monitor,
+    reload::{Kept, Last, Options, prepare, reload},
+};
 use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
-    cli::{Cli, ClusterArgs, Command, LifeArgs, PauseArgs, Recover, RunArgs},
-    config,
+    cli::{Recover, RunArgs},
     decision::{
         Asked, DEAD_AFTER, OwnServer, TRUSTED_AFTER,
         life::{self, Notice, Step},
     },
-    http::Deadline,
     lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     record::ClusterRecord,
     server::{Membership, View},
-    settings::{self, Here},
+    settings::Here,
 };
 
 /// Before the next attempt after a refusal or an API that does not answer.
@@ -45,13 +46,6 @@ const API_AWAY: &str = "the API does not answer; the node stays a member";
 /// The maximum age of the record while the node is complete.
 const RECORD_AGE: Duration = Duration::from_mins(10);
 
-/// The options of a life, apart from those in [`Here`].
-struct Options {
-    pause: PauseArgs,
-    cluster: ClusterArgs,
-    life: LifeArgs,
-}
-
 pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let reloads = signals::listen()?;
     let monitor = Monitor::new();
@@ -61,27 +55,10 @@ pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
         let url = monitor.serve(port)?;
         printer.step(format_args!("metrics: {url}/metrics and {url}/healthz"));
     }
-    let mut is_ready = false;
+    let mut kept = Kept::default();
     loop {
-        let life = Life::new(here, &options, printer, &monitor, is_ready);
-        (here, options, is_ready) = life.live(&reloads)?;
-    }
-}
-
-fn prepare(args: RunArgs, printer: &Printer) -> anyhow::Result<(Here, Options)> {
-    let RunArgs { api, server, pause, cluster, life } = args;
-    // Each call has its own time limit.
-    let here = settings::here(api, server, Deadline::never())?;
-    up::check_options(&here, &cluster, printer)?;
-    Ok((here, Options { pause, cluster, life }))
-}
-
-/// Reads the command line, the environment and the options file again.
-fn reload(printer: &Printer) -> anyhow::Result<(Here, Options)> {
-    let (Cli { command }, _) = command_line::try_read::<Cli>(config::options)?;
-    match command {
-        Command::Run(args) => prepare(*args, printer),
-        _ => Err(Failure::usage("the arguments are not those of `run`").into()),
+        let life = Life::new(here, &options, printer, &monitor, kept);
+        (here, options, kept) = life.live(&reloads)?;
     }
 }
 
@@ -111,13 +88,6 @@ struct Life<'r> {
     printed: String,
 }
 
-/// A member, as this run last saw it.
-struct Last {
-    at: Instant,
-    /// Whether it may have been about to leave: a rebalance ran, or another agent worked on it.
-    may_leave: bool,
-}
-
 /// The result of a round.
 enum Outcome {
     /// The agent has done something, and the next step follows at once.
@@ -134,9 +104,10 @@ impl<'r> Life<'r> {
         options: &'r Options,
         printer: &'r Printer,
         monitor: &'r Monitor,
-        is_ready: bool,
+        kept: Kept,
     ) -> Self {
         let mut up = up::Run::new(here, &options.cluster, printer);
+        up.state.memory = kept.memory;
         up.goal.recovers = options.life.recover == Recover::Auto;
         up.goal.replaces = options.life.replace;
         Self {
@@ -144,14 +115,14 @@ impl<'r> Life<'r> {
             options,
             printer,
             monitor,
-            machine: Machine::default(),
-            departing: Departing::default(),
-            notice: None,
+            machine: kept.machine,
+            departing: kept.departing,
+            notice: kept.notice,
             lock: None,
-            is_ready,
+            is_ready: kept.is_ready,
             is_settled: false,
-            last: None,
-            is_removal_unclear: false,
+            last: kept.last,
+            is_removal_unclear: kept.is_removal_unclear,
             asked_at: None,
             is_api_reachable: false,
             rest_until: None,
@@ -161,7 +132,7 @@ impl<'r> Life<'r> {
     }
 
     /// Watches the node until the options are read again, and returns the new ones.
-    fn live(mut self, reloads: &Receiver<()>) -> anyhow::Result<(Here, Options, bool)> {
+    fn live(mut self, reloads: &Receiver<()>) -> anyhow::Result<(Here, Options, Kept)> {
         loop {
             let pause = self.round()?;
             match reloads.recv_timeout(pause) {
@@ -179,7 +150,8 @@ impl<'r> Life<'r> {
                 Ok((here, options)) => {
                     self.printer.step("reload: the options were read again");
                     self.monitor.count_reload();
-                    return Ok((here, options, self.is_ready));
+                    let kept = self.keep(&here);
+                    return Ok((here, options, kept));
                 }
                 Err(error) => self.printer.warning(format_args!(
                     "the new options are not valid, and the old ones stay: {}",

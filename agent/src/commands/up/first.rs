@@ -125,7 +125,7 @@ impl Run<'_> {
             Err(error) if error.is_permanent() => Err(self.end_refused(&error, generation)),
             // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
-                self.state.may_be_under_way = true;
+                self.state.memory.may_be_under_way = true;
                 Err(Interrupt::wait(format!("initialise: {error}")))
             }
         }
@@ -136,7 +136,7 @@ impl Run<'_> {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
             return Interrupt::wait(format!("initialise: {error}"));
         }
-        let hint = if self.state.may_be_under_way {
+        let hint = if self.state.memory.may_be_under_way {
             "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {
             // A claim that cannot be given up expires.

@@ -95,8 +95,6 @@ pub(super) struct RunState {
     refused: Vec<String>,
     /// The buckets that this run has created. Each appears a little later.
     created: BTreeSet<String>,
-    /// Whether a request to initialise the server broke off, and may still be carried out.
-    may_be_under_way: bool,
     failed_attestations: u32,
     last: Option<Action>,
     /// Without a pause.
@@ -121,11 +119,10 @@ impl<'r> Run<'r> {
         Self { here, args, printer, goal, state: RunState::default() }
     }
 
-    /// Forgets what this run has observed and done, except a failure that explains a failover.
+    /// Forgets what this run has observed and done, except what it must still know, and what it has printed.
     pub(super) fn start_over(&mut self) {
-        let was_away = self.state.memory.was_away;
-        self.state = RunState::default();
-        self.state.memory.was_away = was_away;
+        let RunState { memory, claim, pools, .. } = std::mem::take(&mut self.state);
+        self.state = RunState { memory: memory.keep(), claim, pools, ..RunState::default() };
     }
 
     fn node(&self) -> &Node {

@@ -283,3 +283,23 @@ fn short_lease_shortens_the_gap_between_inspections() {
         assert_eq!(goal.inspection_gap(), Duration::from_secs(gap), "{lease}");
     }
 }
+
+#[test]
+fn agent_that_starts_over_still_knows_what_may_take_effect() {
+    let before = Memory {
+        has_initialised: true,
+        may_be_under_way: true,
+        was_away: true,
+        is_claimed_by_other: true,
+        ..absent_for(3, &[(FIRST, Inspection::Unreachable)])
+    };
+    let mut after = before.keep();
+    assert!(after.has_initialised && after.may_be_under_way && after.was_away);
+    assert_eq!(after.absent_since, before.absent_since);
+    assert!(after.inspections.is_empty() && !after.is_claimed_by_other && !after.is_reported);
+    // The server does not accept a second initialisation.
+    after.observe(&blank());
+    assert!(after.has_initialised && after.may_be_under_way);
+    after.observe(&OwnServer::Member(cluster_of([active(ME)])));
+    assert!(!after.has_initialised && !after.may_be_under_way);
+}

@@ -26,6 +26,17 @@ impl Agent {
         *self = Self { phase: Phase::Ended(end), ..Self::default() };
     }
 
+    /// Begins again after a refusal, as `run` does.
+    pub(super) fn start_over(&mut self, knows_call: bool) {
+        *self = Self {
+            claim: self.claim,
+            absent: std::mem::take(&mut self.absent),
+            has_initialised: self.has_initialised,
+            may_be_under_way: self.may_be_under_way && knows_call,
+            ..Self::default()
+        };
+    }
+
     /// Stores an answer. Within a generation the lease is not renewed, and inspections count for one generation.
     pub(super) fn learn(&mut self, row: Row, is_initial: bool, lease_left: Option<i16>) {
         let known = self.claim.filter(|(generation, _)| *generation == row.generation);

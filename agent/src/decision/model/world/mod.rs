@@ -78,6 +78,8 @@ pub(super) enum Mutant {
     Nameless,
     /// One inspection that finds no server is enough.
     OneLook,
+    /// An agent that starts over after a refusal no longer knows that an initialisation may be under way.
+    ForgetsCall,
 }
 
 /// The agent of before, which did not report first.
@@ -140,6 +142,8 @@ pub(super) struct Setup {
     pub tells_uuid: bool,
     /// Whether an agent gives its claim up after a refused initialisation although an earlier call may still be carried out.
     pub leaves_too_early: bool,
+    /// Whether agents try again after a refused initialisation, as `run` does.
+    pub resides: bool,
     /// Whether buckets, groups and addresses are requested, and all of them refused for good.
     pub extras_refused: bool,
     /// Whether the servers' services never start.
@@ -182,6 +186,7 @@ impl Default for Setup {
             mutants: &[],
             tells_uuid: true,
             leaves_too_early: false,
+            resides: false,
             extras_refused: false,
             services_down: false,
             budgets: Budgets::default(),
