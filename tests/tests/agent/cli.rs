@@ -16,6 +16,7 @@ use cbbootstrap_tests::{
     cli::{Ended, User, write_private},
     couchbase::{Node, Servers, Then},
     http,
+    instance::Instance,
     local::Local,
     ministack::MiniStack,
     pattern::pattern,
@@ -1069,6 +1070,20 @@ fn the_node_name_defaults_to_the_ecs_or_ec2_name() {
     ];
     let (node, ended) = named(&ec2);
     assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");
+    // The service is silent while the machine boots, or for longer.
+    let booting = Instance::start();
+    booting.set("local-hostname", "ip-10-0-0-3.ec2.internal");
+    booting.fail(true);
+    let (node, ended) = thread::scope(|scope| {
+        let named = scope.spawn(|| named(&booting.variables()));
+        wait_until("the service is asked", || !booting.metadata_requests().is_empty());
+        booting.fail(false);
+        named.join().unwrap()
+    });
+    assert_eq!(node, Some(json!("ip-10-0-0-3.ec2.internal")), "{ended}");
+    let silent = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
+    let (_, ended) = named(&[ec2[0], silent]);
+    assert_fails(&ended, 1, "EC2's metadata service does not answer", "`--node`");
     // Metadata of a task without names: the host's name in EC2 is used.
     let empty = task(json!([]));
     let (node, ended) = named(&[ec2[0], ec2[1], (ecs, &empty.url)]);

@@ -624,6 +624,31 @@ fn joining_node_is_not_ready_while_its_rebalance_runs() {
     one_cluster(&servers, 2);
 }
 
+/// What may pass by itself never ends the agent: systemd does not restart it after wrong options.
+#[test]
+fn first_node_that_cannot_begin_yet_waits_and_stays() {
+    let (servers, agents) = scene(1);
+    let is_starting = Arc::new(AtomicBool::new(true));
+    let starts = Arc::clone(&is_starting);
+    servers.on_request(move |seen| {
+        if seen.path == "/nodes/self" && starts.load(Ordering::Relaxed) {
+            Then::Refuse(200, r#"{"nodeUUID": "c4", "memoryTotal": 0}"#.to_owned())
+        } else {
+            Then::Handle
+        }
+    });
+    let resident = agents.stay(&servers[0], &["--memory-quota", "100%"], &[]);
+    resident.wait_for("the server does not know its memory yet");
+    is_starting.store(false, Ordering::Relaxed);
+    resident.wait_for("--memory-quota: the data service would have");
+    assert_eq!(resident.end().0, Some(0));
+    let elsewhere = agents.stay(&servers[0], &["--node", "192.0.2.10"], &[]);
+    elsewhere.wait_for("waiting: `192.0.2.10` is not an address of this host");
+    elsewhere.wait_for("  `192.0.2.10` is not an address of this host");
+    assert_eq!(elsewhere.end().0, Some(0));
+    assert!(servers[0].is_blank() && agents.record().is_null());
+}
+
 /// The first request may still take effect, so another node must not begin before it has inspected this one.
 #[test]
 fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {

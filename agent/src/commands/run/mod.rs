@@ -58,7 +58,7 @@ pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let mut kept = Kept::default();
     loop {
         let life = Life::new(here, &options, printer, &monitor, kept);
-        (here, options, kept) = life.live(&reloads)?;
+        (here, options, kept) = life.live(&reloads);
     }
 }
 
@@ -106,7 +106,8 @@ impl<'r> Life<'r> {
         monitor: &'r Monitor,
         kept: Kept,
     ) -> Self {
-        let mut up = up::Run::new(here, &options.cluster, printer);
+        let interval = options.pause.interval;
+        let mut up = up::Run::new(here, &options.cluster, interval, printer);
         up.state.memory = kept.memory;
         up.goal.recovers = options.life.recover == Recover::Auto;
         up.goal.replaces = options.life.replace;
@@ -126,15 +127,15 @@ impl<'r> Life<'r> {
             asked_at: None,
             is_api_reachable: false,
             rest_until: None,
-            pauses: Pauses::new(options.pause.interval, Backoff::DEFAULT),
+            pauses: Pauses::new(interval, Backoff::DEFAULT),
             printed: String::new(),
         }
     }
 
     /// Watches the node until the options are read again, and returns the new ones.
-    fn live(mut self, reloads: &Receiver<()>) -> anyhow::Result<(Here, Options, Kept)> {
+    fn live(mut self, reloads: &Receiver<()>) -> (Here, Options, Kept) {
         loop {
-            let pause = self.round()?;
+            let pause = self.round();
             match reloads.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -151,7 +152,7 @@ impl<'r> Life<'r> {
                     self.printer.step("reload: the options were read again");
                     self.monitor.count_reload();
                     let kept = self.keep(&here);
-                    return Ok((here, options, kept));
+                    return (here, options, kept);
                 }
                 Err(error) => self.printer.warning(format_args!(
                     "the new options are not valid, and the old ones stay: {}",
@@ -162,7 +163,7 @@ impl<'r> Life<'r> {
     }
 
     /// Checks the node once, does what is necessary, and returns how long to pause.
-    fn round(&mut self) -> anyhow::Result<Duration> {
+    fn round(&mut self) -> Duration {
         self.read_notice();
         let own = self.up.read_own_server();
         let own = own.unwrap_or_else(|failure| OwnServer::Unreachable(failure.to_string()));
@@ -176,12 +177,12 @@ impl<'r> Life<'r> {
                 cause = why;
                 Outcome::Busy(wait.to_string())
             }
-            Err(Interrupt::Fail(error)) => self.refuse(error)?,
+            Err(Interrupt::Fail(error)) => self.refuse(&error),
         };
         let status = match outcome {
             Outcome::Acted => {
                 self.pauses.restart();
-                return Ok(Duration::ZERO);
+                return Duration::ZERO;
             }
             Outcome::Busy(why) => {
                 self.printer.waiting(&why);
@@ -197,7 +198,7 @@ impl<'r> Life<'r> {
         self.publish(is_healthy, status, view);
         // The machine's notices and its hook do not wait for the API.
         let longest = self.options.pause.interval * IDLE_INTERVALS;
-        Ok(self.pauses.next(cause, fastrand::f64()).min(longest))
+        self.pauses.next(cause, fastrand::f64()).min(longest)
     }
 
     fn step(
@@ -347,13 +348,9 @@ impl<'r> Life<'r> {
     }
 
     /// An operator has to decide. The agent tries again later, with a fresh run.
-    fn refuse(&mut self, error: anyhow::Error) -> anyhow::Result<Outcome> {
-        let failure = Failure::find_in(&error);
-        if failure.is_some_and(|failure| failure.exit == Exit::Usage) {
-            return Err(error);
-        }
-        let hint = failure.and_then(|failure| failure.hint.clone());
-        let why = one_line(&error);
+    fn refuse(&mut self, error: &anyhow::Error) -> Outcome {
+        let hint = Failure::find_in(error).and_then(|failure| failure.hint.clone());
+        let why = one_line(error);
         if self.print_once(&why)
             && let Some(hint) = hint
         {
@@ -363,7 +360,7 @@ impl<'r> Life<'r> {
         self.up.start_over();
         self.departing.start_over();
         self.rest_until = Some((Instant::now() + RETRY, why.clone()));
-        Ok(Outcome::Rest(why))
+        Outcome::Rest(why)
     }
 
     fn read_notice(&mut self) {

@@ -1,6 +1,9 @@
 //! The first node: checks before the claim, and the initialisation.
 
-use std::{net::ToSocketAddrs, time::Instant};
+use std::{
+    net::ToSocketAddrs,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
@@ -11,6 +14,11 @@ use crate::{
     http::{self, CallError},
     values::BucketSpec,
 };
+
+/// How long the node's name may lead elsewhere, in the longest pauses between two attempts and at most: after a restart of the host, a
+/// name may resolve to its old address for a while, and an IPv6 address is tentative at first.
+const MISNAMED_INTERVALS: u32 = 60;
+const MISNAMED_LIMIT: Duration = Duration::from_mins(2);
 
 /// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
 pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
@@ -32,7 +40,7 @@ pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Fa
 
 impl Run<'_> {
     /// Makes slow checks and finds wrong options before the claim, because the lease only covers the initialisation.
-    pub(super) fn check_before_claim(&self) -> Result<(), Interrupt> {
+    pub(super) fn check_before_claim(&mut self) -> Result<(), Interrupt> {
         self.check_node()?;
         let services = &self.args.services;
         if !self.is_enterprise() && !services.exist_in_community() {
@@ -58,7 +66,7 @@ impl Run<'_> {
     }
 
     /// Couchbase Server accepts a name only if it leads to the host.
-    fn check_node(&self) -> Result<(), Interrupt> {
+    fn check_node(&mut self) -> Result<(), Interrupt> {
         if !http::is_local(&self.here.server.url) {
             return Ok(());
         }
@@ -69,6 +77,7 @@ impl Run<'_> {
         })?;
         let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
         if addresses.iter().any(|address| http::is_own_address(*address)) {
+            self.misnamed_since = None;
             return Ok(());
         }
         let subject = match node.host() {
@@ -78,10 +87,12 @@ impl Run<'_> {
             }
             Host::V4(_) | Host::V6(_) => format!("`{node}`"),
         };
-        Err(Failure::usage(format!("{subject} is not an address of this host")).hint(
+        let failure = Failure::usage(format!("{subject} is not an address of this host")).hint(
             "give an address of this host that the other nodes reach; a public one behind NAT goes into `--alternate-address`",
-        )
-        .into())
+        );
+        let limit = MISNAMED_LIMIT.min(self.interval * MISNAMED_INTERVALS);
+        let is_over = self.misnamed_since.get_or_insert_with(Instant::now).elapsed() >= limit;
+        Err(if is_over { failure.into() } else { Interrupt::unfinished(failure) })
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
