@@ -192,6 +192,47 @@ fn last_node_keeps_its_instance_instead_of_losing_the_data() {
     assert!(!servers[0].is_blank());
 }
 
+/// A node keeps its instance from the moment on that it should leave, whatever it waits for.
+#[test]
+fn node_that_moves_to_a_warm_pool_keeps_its_instance_until_it_has_left() {
+    let (servers, agents) = scene(1);
+    let instance = Instance::start();
+    let last = agents.stay(&servers[0], &BUCKET, &instance.variables());
+    last.wait_for("which has 1 node");
+    instance.move_to_warm_pool();
+    last.wait_for("the data would be lost");
+    wait_until("a heartbeat", || !instance.actions().is_empty());
+    assert_never("the hook is completed", || instance.is_complete());
+
+    let (servers, agents, instance, mut residents) = with_instance(&[]);
+    servers.rebalance_takes(seconds(4));
+    instance.move_to_warm_pool();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    residents[2].signal("HUP");
+    residents[2].wait_for("reload: the options were read again");
+    residents.remove(2).signal("KILL");
+    let again = agents.stay(&servers[2], &[], &instance.variables());
+    wait_until("the hook is completed", || instance.is_complete());
+    again.wait_for("lifecycle hook: completed");
+    assert!(servers[2].is_blank());
+    one_cluster(&servers, 2);
+}
+
+#[test]
+fn reload_in_the_middle_of_a_departure_changes_nothing() {
+    let (servers, _agents, instance, residents) = with_instance(&[]);
+    servers.rebalance_takes(seconds(2));
+    instance.move_to_warm_pool();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    residents[2].signal("STOP");
+    wait_until("the node is out", || servers[2].is_blank());
+    residents[2].signal("HUP");
+    residents[2].signal("CONT");
+    wait_until("the hook is completed", || instance.is_complete());
+    assert!(residents[2].log().contains("reload: the options were read again"));
+    assert!(servers[2].is_blank());
+}
+
 #[test]
 fn ambiguous_hook_is_named_by_an_option() {
     let (servers, agents) = scene(2);

@@ -216,9 +216,11 @@ impl<'r> Life<'r> {
         };
         let departure = self.departing.state;
         let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
-        let is_held = self.notice == Some(Notice::ScaleIn)
-            || self.notice == Some(Notice::WarmPool) && departure.is_leaving;
-        if is_held {
+        let is_for_pool = self.notice == Some(Notice::WarmPool);
+        // Otherwise it would later look like an instance that was never in service.
+        self.departing.state.is_leaving |=
+            is_for_pool && view.is_some() && matches!(step, Step::Leave(_));
+        if self.notice == Some(Notice::ScaleIn) || is_for_pool && self.departing.state.is_leaving {
             self.departing.hold(&mut self.machine, &self.options.life, self.printer);
         }
         let has_work = !matches!(step, Step::Rest(_) | Step::Release);
