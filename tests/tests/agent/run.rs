@@ -233,6 +233,20 @@ fn reload_in_the_middle_of_a_departure_changes_nothing() {
     assert!(servers[2].is_blank());
 }
 
+/// A machine's metadata service may be silent when the agent starts.
+#[test]
+fn silent_metadata_service_is_tried_again_soon() {
+    let (servers, agents) = scene(2);
+    let instance = Instance::start();
+    instance.fail(true);
+    let residents =
+        [agents.stay(&servers[0], &[], &[]), agents.stay(&servers[1], &[], &instance.variables())];
+    residents[1].wait_for("which has 2 nodes");
+    instance.fail(false);
+    instance.terminate();
+    wait_until("the hook is completed", || instance.is_complete());
+}
+
 #[test]
 fn ambiguous_hook_is_named_by_an_option() {
     let (servers, agents) = scene(2);
