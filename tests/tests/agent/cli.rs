@@ -129,6 +129,8 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--lease", "soon"], "a number with a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number with a unit"),
+        (&["--interval", "0s"], "an interval is 50ms to 1m"),
+        (&["--interval", "5m"], "an interval is 50ms to 1m"),
         (&["--cluster-id", ""], "a cluster ID must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
         (&["--cluster-id", "cbbootstrap-smoke-1"], "are reserved for `cbbootstrap smoke`"),

@@ -371,6 +371,22 @@ fn fail_and_return(servers: &Servers) {
     servers[2].restart();
 }
 
+/// Each member that is down costs a time limit.
+#[test]
+fn server_that_has_just_started_asks_three_members_at_most() {
+    let (servers, agents) = scene(5);
+    agents.join(servers.nodes(), &["--nodes", "5"]);
+    servers[4].set_uptime(seconds(1));
+    for node in &servers.nodes()[..4] {
+        node.answer_500(true);
+    }
+    let resident = agents.stay(&servers[4], &[], &[]);
+    resident.wait_for("no other member has confirmed its membership");
+    let log = resident.log();
+    let line = log.lines().find(|line| line.contains("no other member has confirmed"));
+    assert_eq!(line.unwrap().matches("status 500").count(), 3, "{log}");
+}
+
 #[test]
 fn failed_over_node_that_is_back_recovers_with_its_data() {
     let (servers, agents) = scene(3);

@@ -43,6 +43,9 @@ const RETRY: Duration = Duration::from_mins(1);
 
 const API_AWAY: &str = "the API does not answer; the node stays a member";
 
+/// The longest pause: the machine's notices and its hook wait for nothing else.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 /// The maximum age of the record while the node is complete.
 const RECORD_AGE: Duration = Duration::from_mins(10);
 
@@ -196,8 +199,7 @@ impl<'r> Life<'r> {
             }
         };
         self.publish(is_healthy, status, view);
-        // The machine's notices and its hook do not wait for the API.
-        let longest = self.options.pause.interval * IDLE_INTERVALS;
+        let longest = LONGEST_PAUSE.min(self.options.pause.interval * IDLE_INTERVALS);
         self.pauses.next(cause, fastrand::f64()).min(longest)
     }
 
