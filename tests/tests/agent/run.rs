@@ -22,6 +22,7 @@ use cbbootstrap_tests::{
     pattern::pattern,
     process::{free_port, wait_until},
     programs,
+    server::Stub,
 };
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
@@ -555,6 +556,32 @@ fn members_stay_while_the_api_is_away() {
     let metrics = http::get(&format!("http://127.0.0.1:{port}"), "/metrics").unwrap().body;
     assert!(metrics.contains("cbbootstrap_agent_api_reachable 0\n"), "{metrics}");
     one_cluster(&servers, 2);
+}
+
+#[test]
+fn each_outage_of_the_api_is_logged_with_its_end() {
+    let (servers, agents) = scene(1);
+    agents.up(&servers[0], &[]).document();
+    let (api, is_away) = (agents.api.clone(), Arc::new(AtomicBool::new(true)));
+    let fails = Arc::clone(&is_away);
+    let front = Stub::start(move |request| {
+        if fails.load(Ordering::Relaxed) {
+            return (503, String::new());
+        }
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("warning: ");
+    is_away.store(false, Ordering::Relaxed);
+    let since = Instant::now();
+    while !resident.log().contains("the API answers again") {
+        assert!(since.elapsed() < seconds(90), "{}", resident.log());
+        std::thread::sleep(seconds(1));
+    }
+    let log = resident.log();
+    assert_eq!(log.matches("warning: ").count(), 1, "{log}");
 }
 
 #[test]

@@ -85,6 +85,8 @@ struct Life<'r> {
     /// When the record was read, or was tried to be.
     asked_at: Option<Instant>,
     is_api_reachable: bool,
+    /// Whether the log tells that the API does not answer.
+    is_outage_logged: bool,
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
@@ -129,6 +131,7 @@ impl<'r> Life<'r> {
             is_removal_unclear: kept.is_removal_unclear,
             asked_at: None,
             is_api_reachable: false,
+            is_outage_logged: false,
             rest_until: None,
             pauses: Pauses::new(interval, Backoff::DEFAULT),
             printed: String::new(),
@@ -311,11 +314,14 @@ impl<'r> Life<'r> {
             _ if is_asked => self.is_api_reachable,
             _ => true,
         };
+        if self.is_api_reachable {
+            self.end_outage();
+        }
         match done {
             Err(Interrupt::Pause(_, why))
                 if has_api_failed && is_healthy && self.up.record().is_none() =>
             {
-                self.printer.warning_once(&why);
+                self.note_outage(&why.to_string());
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
@@ -342,13 +348,27 @@ impl<'r> Life<'r> {
             Ok(None) => self.up.state.asked = Asked::NoRecord,
             Err(ApiError::Temporary(why)) => {
                 self.is_api_reachable = false;
-                self.printer.warning_once(format_args!("the API does not answer: {why}"));
+                self.note_outage(&format!("the API does not answer: {why}"));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         }
         self.is_api_reachable = true;
+        self.end_outage();
         Ok(())
+    }
+
+    /// Logs the first failure of the API since it last answered.
+    fn note_outage(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_outage_logged, true) {
+            self.printer.warning(why);
+        }
+    }
+
+    fn end_outage(&mut self) {
+        if std::mem::take(&mut self.is_outage_logged) {
+            self.printer.step("the API answers again");
+        }
     }
 
     /// An operator has to decide. The agent tries again later, with a fresh run.
