@@ -40,6 +40,9 @@ const INSPECTION_GAP: Duration = Duration::from_secs(20);
 /// How long the inspection of a host takes that does not answer: a time limit for each of two ports.
 const INSPECTION_LIMIT: Duration = Duration::from_secs(2 * CONNECT_LIMIT.as_secs());
 
+/// Inspections that find no server count together only if no more time passes between them: it may have run in between.
+const ABSENCE_LIMIT: Duration = Duration::from_mins(5);
+
 /// A server that is being added has other credentials for a moment. After this time it belongs to another cluster.
 pub const OTHER_CREDENTIALS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -135,8 +138,8 @@ pub struct Memory {
     pub is_claimed_by_other: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,
-    /// Since when inspections of a node have found no server, also in earlier generations.
-    pub absent_since: BTreeMap<Node, Instant>,
+    /// The nodes whose last inspections have found no server, also in earlier generations.
+    pub absences: BTreeMap<Node, Absence>,
     /// A node that lost its claim and has initialised its server, and since when this is known.
     pub occupied_by: Option<(Node, Instant)>,
     /// Whether another member has confirmed this node's membership.
@@ -184,7 +187,7 @@ impl Memory {
         Self {
             has_initialised: self.has_initialised,
             may_be_under_way: self.may_be_under_way,
-            absent_since: self.absent_since.clone(),
+            absences: self.absences.clone(),
             was_away: self.was_away,
             ..Self::default()
         }
@@ -200,11 +203,14 @@ impl Memory {
         (began, ended): (Instant, Instant),
     ) {
         let inspection = if inspection == Some(Inspection::Unreachable) {
-            let since = *self.absent_since.entry(node.clone()).or_insert(ended);
+            let known = self.absences.get(node);
+            let known = known.filter(|known| time_since(Some(known.last), began) <= ABSENCE_LIMIT);
+            let since = known.map_or(ended, |known| known.since);
+            self.absences.insert(node.clone(), Absence { since, last: ended });
             let is_dead = began.saturating_duration_since(since) >= gap;
             Some(if is_dead { Inspection::Dead } else { Inspection::Unreachable })
         } else {
-            self.absent_since.remove(node);
+            self.absences.remove(node);
             inspection
         };
         match inspection {
@@ -212,6 +218,13 @@ impl Memory {
             None => self.inspections.remove(node),
         };
     }
+}
+
+/// Since when inspections have found no server, and when the last one did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absence {
+    pub since: Instant,
+    pub last: Instant,
 }
 
 /// The server of a node that lost its claim, as seen without credentials.
@@ -423,7 +436,8 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
     if let Some(node) = inspected(Some(Inspection::Provisioned)).next() {
         return Action::GiveUpClaim(node.clone());
     }
-    let absent_for = |node: &Node| time_since(memory.absent_since.get(node).copied(), now);
+    let absent_for =
+        |node: &Node| time_since(memory.absences.get(node).map(|known| known.since), now);
     match inspected(Some(Inspection::Unreachable)).min_by_key(|node| absent_for(node)) {
         None => Action::Initialise,
         Some(node) if absent_for(node) < goal.inspection_gap() => wait(format!(

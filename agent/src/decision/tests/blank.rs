@@ -236,9 +236,8 @@ fn record_is_read_again_only_where_it_can_have_changed() {
 /// The same, and the unreachable ones have been absent for this long.
 fn absent_for(seconds: u64, inspections: &[(&str, Inspection)]) -> Memory {
     let absent = inspections.iter().filter(|(_, state)| *state == Inspection::Unreachable);
-    let since = ago(Duration::from_secs(seconds));
     Memory {
-        absent_since: absent.map(|(name, _)| (node(name), since)).collect(),
+        absences: absent.map(|(name, _)| (node(name), absent_since(seconds))).collect(),
         ..inspected(inspections)
     }
 }
@@ -251,10 +250,12 @@ fn server_is_dead_only_after_two_inspections_with_a_gap() {
     let at = |seconds| now() + Duration::from_secs(seconds);
     // Each inspection with the second in which it begins; it takes ten seconds.
     #[rustfmt::skip]
-    let cases: [(&str, Inspections, Option<Inspection>); 8] = [
+    let cases: [(&str, Inspections, Option<Inspection>); 10] = [
         ("never found once", &[(0, Some(Unreachable))], Some(Unreachable)),
         ("twice, too soon", &[(0, Some(Unreachable)), (29, Some(Unreachable))], Some(Unreachable)),
         ("twice", &[(0, Some(Unreachable)), (30, Some(Unreachable))], Some(Dead)),
+        ("twice, and the server may have run in between", &[(0, Some(Unreachable)), (311, Some(Unreachable))], Some(Unreachable)),
+        ("twice after a long time", &[(0, Some(Unreachable)), (310, Some(Unreachable))], Some(Dead)),
         ("three times", &[(0, Some(Unreachable)), (15, Some(Unreachable)), (30, Some(Unreachable))], Some(Dead)),
         ("blank in between", &[(0, Some(Unreachable)), (15, Some(Blank)), (40, Some(Unreachable))], Some(Unreachable)),
         ("unclear in between", &[(0, Some(Unreachable)), (15, None), (40, Some(Unreachable))], Some(Unreachable)),
@@ -295,7 +296,7 @@ fn agent_that_starts_over_still_knows_what_may_take_effect() {
     };
     let mut after = before.keep();
     assert!(after.has_initialised && after.may_be_under_way && after.was_away);
-    assert_eq!(after.absent_since, before.absent_since);
+    assert_eq!(after.absences, before.absences);
     assert!(after.inspections.is_empty() && !after.is_claimed_by_other && !after.is_reported);
     // The server does not accept a second initialisation.
     after.observe(&blank());

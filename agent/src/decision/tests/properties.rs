@@ -65,7 +65,7 @@ prop_compose! {
             rest_until: Some(now() + rest),
             has_initialised: done[0],
             inspections: inspections.filter_map(|(name, state)| Some((node(name), state?))).collect(),
-            absent_since: absent.map(|(name, time)| (node(name), ago(Duration::from_secs(time)))).collect(),
+            absences: absent.map(|(name, time)| (node(name), absent_since(time))).collect(),
             occupied_by: occupied.then(|| (node(FIRST), ago(occupied_for))),
             is_confirmed: done[1],
             settled: extras.filter(|(_, is_settled)| *is_settled).map(|(extra, _)| extra).collect(),

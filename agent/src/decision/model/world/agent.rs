@@ -98,14 +98,15 @@ impl Setup {
     pub(super) fn memory(agent: &Agent) -> Memory {
         let inspections = agent.inspections.iter().map(|(number, state)| (name(*number), *state));
         let absent = agent.absent.iter();
-        let absent_since = absent.map(|(number, time)| (name(*number), ago(seconds(*time))));
+        let absence = |time| Absence { since: ago(seconds(time)), last: ago(seconds(time)) };
+        let absences = absent.map(|(number, time)| (name(*number), absence(*time)));
         Memory {
             same_since: Some(ago(Duration::from_hours(1))),
             has_initialised: agent.has_initialised,
             is_claimed_by_other: agent.is_claimed_by_other,
             may_be_under_way: agent.may_be_under_way,
             inspections: inspections.collect(),
-            absent_since: absent_since.collect(),
+            absences: absences.collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), ago(seconds(time)))),
             is_reported: agent.is_reported,
             settled: if agent.are_extras_settled { extras().into() } else { BTreeSet::new() },
@@ -336,7 +337,7 @@ impl Setup {
             let times = (present(), present());
             memory.note_inspection(&name(number), Some(inspection), gap, times);
             agent.inspections.insert(number, memory.inspections[&name(number)]);
-            if memory.absent_since.contains_key(&name(number)) {
+            if memory.absences.contains_key(&name(number)) {
                 agent.absent.entry(number).or_default();
             } else {
                 agent.absent.remove(&number);

@@ -26,8 +26,8 @@ use stateright::{Model, Property};
 
 use crate::{
     decision::{
-        self, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory, OwnServer,
-        StopReason,
+        self, Absence, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory,
+        OwnServer, StopReason,
         tests::{ago, now as present},
     },
     record::ClusterRecord,
