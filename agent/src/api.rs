@@ -26,6 +26,9 @@ use crate::{
 
 const CHECK_ENDPOINT: &str = "compare the URL with the endpoint that `cbbootstrap status` prints; `cbbootstrap cluster show` prints the cluster's record";
 
+/// A detail names at most two nodes.
+const MAX_DETAIL_CHARS: usize = 1000;
+
 /// Signs requests, for an API that accepts no others. Credentials are fetched when they are first needed.
 #[derive(Debug)]
 struct Signing {
@@ -201,7 +204,7 @@ impl Api {
             return Ok((record, cluster));
         }
         let is_temporary = matches!(status, 429 | 500..);
-        Err(match serde_json::from_str::<Problem>(&text) {
+        Err(match serde_json::from_str::<Problem>(&text).map(shorten) {
             Ok(problem) if is_temporary => ApiError::Temporary(problem.detail),
             Ok(problem) => ApiError::Refused(problem),
             // API Gateway answers, not the function.
@@ -250,6 +253,11 @@ impl Api {
             _ => CHECK_ENDPOINT,
         })
     }
+}
+
+/// The problem, with a detail that fits into a log. The API may be dishonest.
+fn shorten(problem: Problem) -> Problem {
+    Problem { detail: problem.detail.chars().take(MAX_DETAIL_CHARS).collect(), ..problem }
 }
 
 impl Signing {

@@ -54,9 +54,7 @@ pub struct Metadata {
 impl Metadata {
     /// Opens a session; `None` where the service is switched off or absent.
     pub fn connect() -> Option<Self> {
-        let is_off = variable("AWS_EC2_METADATA_DISABLED")
-            .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if is_off {
+        if Self::is_off() {
             return None;
         }
         let endpoint = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT")
@@ -69,6 +67,12 @@ impl Metadata {
             .send_empty();
         let token = read(&endpoint, sent).ok()?;
         Some(Self { client, endpoint, token, opened: Instant::now() })
+    }
+
+    /// Whether the service is switched off.
+    pub fn is_off() -> bool {
+        variable("AWS_EC2_METADATA_DISABLED")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
     pub fn is_old(&self) -> bool {

@@ -131,9 +131,9 @@ pub struct WaitArgs {
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub struct PauseArgs {
-    /// Longest pause between two reads, or before a retry
+    /// Longest pause between two reads, or before a retry: 50ms to 1m
     #[arg(long, env = "CBBOOTSTRAP_INTERVAL", value_name = "TIME")]
-    #[arg(default_value = "2s", value_parser = values::duration)]
+    #[arg(default_value = "2s", value_parser = values::interval)]
     pub interval: Duration,
 }
 

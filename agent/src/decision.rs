@@ -25,6 +25,7 @@ pub use self::{
     member::{obstacle, rebalance},
 };
 use crate::{
+    http::CONNECT_LIMIT,
     record::ClusterRecord,
     server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, Recovery, View},
     values::BucketSpec,
@@ -32,6 +33,15 @@ use crate::{
 
 /// The part of the lease that must be left right before the call that initialises the cluster: the call ends before the lease.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(INITIALISE_LIMIT.as_secs() + 1);
+
+/// How far apart two inspections must be that find no server: one that is being started again answers by then.
+const INSPECTION_GAP: Duration = Duration::from_secs(20);
+
+/// How long the inspection of a host takes that does not answer: a time limit for each of two ports.
+const INSPECTION_LIMIT: Duration = Duration::from_secs(2 * CONNECT_LIMIT.as_secs());
+
+/// Inspections that find no server count together only if no more time passes between them: it may have run in between.
+const ABSENCE_LIMIT: Duration = Duration::from_mins(5);
 
 /// A server that is being added has other credentials for a moment. After this time it belongs to another cluster.
 pub const OTHER_CREDENTIALS_LIMIT: Duration = Duration::from_secs(30);
@@ -100,6 +110,11 @@ impl Goal {
             replaces: false,
         }
     }
+
+    /// How far apart two inspections must be that find no server. A short lease leaves less time.
+    pub fn inspection_gap(&self) -> Duration {
+        INSPECTION_GAP.min(self.lease.saturating_sub(LEASE_MARGIN + INSPECTION_LIMIT))
+    }
 }
 
 /// What this run has observed and done. A run that starts without it reaches the same goal.
@@ -116,11 +131,15 @@ pub struct Memory {
     /// No rebalance begins before this time, after a failed one.
     pub rest_until: Option<Instant>,
     pub has_initialised: bool,
+    /// Whether a request to initialise the server broke off, and may still be carried out.
+    pub may_be_under_way: bool,
     /// This run's last claim did not give it the cluster: another node had claimed it, or it was ready. Until a lease ends, reading the
     /// record is enough; a record that names this node may be a twin's claim.
     pub is_claimed_by_other: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,
+    /// The nodes whose last inspections have found no server, also in earlier generations.
+    pub absences: BTreeMap<Node, Absence>,
     /// A node that lost its claim and has initialised its server, and since when this is known.
     pub occupied_by: Option<(Node, Instant)>,
     /// Whether another member has confirmed this node's membership.
@@ -146,7 +165,7 @@ impl Memory {
             }
             return;
         };
-        (self.has_initialised, self.occupied_by) = (false, None);
+        (self.has_initialised, self.may_be_under_way, self.occupied_by) = (false, false, None);
         let is_gone = |node: &NodeInfo| {
             node.health == Health::Unhealthy
                 && (node.is_asked || node.membership == Membership::Active)
@@ -160,15 +179,64 @@ impl Memory {
             (self.was_away, self.is_delta_refused) = (false, false);
         }
     }
+
+    /// What a run that starts over must still know: a failure that explains a failover, an initialisation that may still take effect,
+    /// and which servers are absent.
+    #[must_use]
+    pub fn keep(&self) -> Self {
+        Self {
+            has_initialised: self.has_initialised,
+            may_be_under_way: self.may_be_under_way,
+            absences: self.absences.clone(),
+            was_away: self.was_away,
+            ..Self::default()
+        }
+    }
+
+    /// Notes an inspection between these times; `None` if it gave no clear answer. A server counts as dead only if two inspections
+    /// with at least this gap between them find none, and no other finds one.
+    pub fn note_inspection(
+        &mut self,
+        node: &Node,
+        inspection: Option<Inspection>,
+        gap: Duration,
+        (began, ended): (Instant, Instant),
+    ) {
+        let inspection = if inspection == Some(Inspection::Unreachable) {
+            let known = self.absences.get(node);
+            let known = known.filter(|known| time_since(Some(known.last), began) <= ABSENCE_LIMIT);
+            let since = known.map_or(ended, |known| known.since);
+            self.absences.insert(node.clone(), Absence { since, last: ended });
+            let is_dead = began.saturating_duration_since(since) >= gap;
+            Some(if is_dead { Inspection::Dead } else { Inspection::Unreachable })
+        } else {
+            self.absences.remove(node);
+            inspection
+        };
+        match inspection {
+            Some(inspection) => self.inspections.insert(node.clone(), inspection),
+            None => self.inspections.remove(node),
+        };
+    }
+}
+
+/// Since when inspections have found no server, and when the last one did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absence {
+    pub since: Instant,
+    pub last: Instant,
 }
 
 /// The server of a node that lost its claim, as seen without credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Inspection {
     /// It belongs to no cluster.
     Blank,
     Provisioned,
+    /// There was none. It may be about to start.
     Unreachable,
+    /// There was none for some time.
+    Dead,
 }
 
 /// An option of a member that comes after its membership.
@@ -357,15 +425,26 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
     if record.lease_left(now).is_some_and(|left| left < LEASE_MARGIN) {
         return wait("this node's claim is about to expire; it claims again then");
     }
-    let (mut previous, inspections) = (record.previous.iter(), &memory.inspections);
-    let unseen = previous.clone().filter(|node| !inspections.contains_key(*node));
-    let unseen: Vec<_> = unseen.cloned().collect();
+    let inspected = |state| {
+        let previous = record.previous.iter();
+        previous.filter(move |node| memory.inspections.get(*node).copied() == state)
+    };
+    let unseen: Vec<_> = inspected(None).cloned().collect();
     if !unseen.is_empty() {
         return Action::Inspect(unseen);
     }
-    match previous.find(|node| inspections.get(*node) == Some(&Inspection::Provisioned)) {
-        Some(node) => Action::GiveUpClaim(node.clone()),
+    if let Some(node) = inspected(Some(Inspection::Provisioned)).next() {
+        return Action::GiveUpClaim(node.clone());
+    }
+    let absent_for =
+        |node: &Node| time_since(memory.absences.get(node).map(|known| known.since), now);
+    match inspected(Some(Inspection::Unreachable)).min_by_key(|node| absent_for(node)) {
         None => Action::Initialise,
+        Some(node) if absent_for(node) < goal.inspection_gap() => wait(format!(
+            "`{node}`, which lost its claim, does not answer; it is checked again before this node begins the cluster"
+        )),
+        // What the others were has become old.
+        Some(_) => Action::Inspect(record.previous.clone()),
     }
 }
 

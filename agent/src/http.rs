@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, TcpStream, ToSocketAddrs, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use ureq::{
 };
 
 /// Time limit for a connection: a host that is gone does not answer at all.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -194,6 +194,32 @@ fn reason(error: &ureq::Error) -> String {
 pub fn host(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
     uri.as_ref().and_then(Uri::host).unwrap_or_default().to_owned()
+}
+
+/// Whether something accepts connections at a URL that names its port. `false` is certain: every connection was refused or got no
+/// answer in time, there is no route, or the name has no address. The error says why it is unclear.
+pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String> {
+    let (host, uri) = (host(url), url.parse::<Uri>().ok());
+    let port = uri.as_ref().and_then(Uri::port_u16).ok_or("the URL has no port")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let Ok(addresses) = (host, port).to_socket_addrs() else {
+        return Ok(false);
+    };
+    let limit = deadline.cut(CONNECT_LIMIT);
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, limit).map_err(|error| error.kind()) {
+            Ok(_) => return Ok(true),
+            Err(
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable,
+            ) => {}
+            // A slow host may need the whole time.
+            Err(io::ErrorKind::TimedOut) if limit == CONNECT_LIMIT => {}
+            Err(kind) => return Err(format!("{url}: {kind}")),
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a URL names this host as `localhost` or by a loopback address.

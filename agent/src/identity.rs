@@ -1,6 +1,10 @@
 //! The node's name where `--node` is not given.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::Node;
@@ -8,26 +12,55 @@ use gethostname::gethostname;
 
 use crate::{
     aws::{self, Metadata},
+    http::Deadline,
     values,
 };
+
+/// How long EC2's metadata service may be silent, for example while the machine boots, and the pause between two attempts.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The host's fully qualified name, or the name that ECS gives the container or EC2 the machine.
 ///
 /// ECS comes first: a container's host name means nothing to other nodes.
-pub fn find_node() -> anyhow::Result<Node> {
+///
+/// Without a name, this is wrong usage (2) only if no service could have given one: after a failure (1), systemd starts the agent again.
+pub fn find_node(deadline: Deadline) -> anyhow::Result<Node> {
     let host = gethostname().to_string_lossy().into_owned();
     let parse = |name: String| values::node(&name).ok();
-    container_name()
-        .and_then(parse)
-        .or_else(|| full_name(&host).and_then(parse))
-        .or_else(|| Metadata::connect()?.get("local-hostname").and_then(parse))
-        .ok_or_else(|| {
-            Failure::usage(format!("other nodes cannot reach this host by its host name `{host}`"))
-                .hint(
-                    "give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`",
-                )
-                .into()
-        })
+    if let Some(node) =
+        container_name().and_then(parse).or_else(|| full_name(&host).and_then(parse))
+    {
+        return Ok(node);
+    }
+    let asked = if Metadata::is_off() {
+        Ok(None)
+    } else {
+        machine_name(SILENCE_LIMIT.min(deadline.time_left() / 2))
+    };
+    let why = format!("other nodes cannot reach this host by its host name `{host}`");
+    let failure = match asked.map(|name| name.and_then(parse)) {
+        Ok(Some(node)) => return Ok(node),
+        Ok(None) => Failure::usage(why),
+        Err(silence) => Failure::new(format!("{why}, and {silence}")),
+    };
+    let hint = "give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`";
+    Err(failure.hint(hint).into())
+}
+
+/// The machine's name in EC2, if it has one. The error says that the metadata service is silent.
+fn machine_name(limit: Duration) -> Result<Option<String>, &'static str> {
+    let started = Instant::now();
+    loop {
+        if let Some(Ok(name)) = Metadata::connect().map(|metadata| metadata.find("local-hostname"))
+        {
+            return Ok(name);
+        }
+        if started.elapsed() + PAUSE >= limit {
+            return Err("EC2's metadata service does not answer");
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 /// The name or address of the container's first network.

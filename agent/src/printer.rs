@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeSet,
+    collections::VecDeque,
     fmt::Display,
     ops::Deref,
     time::{Duration, Instant},
@@ -17,6 +17,10 @@ use cbbootstrap_cli::{
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+/// So many warnings are remembered, and so many characters of each.
+const MAX_WARNINGS: usize = 100;
+const MAX_WARNING_CHARS: usize = 500;
+
 /// Prints results, and log lines with the seconds since the start.
 #[derive(Debug)]
 pub struct Printer {
@@ -26,7 +30,8 @@ pub struct Printer {
     bar: Option<ProgressBar>,
     /// Why the agent waits, and when this was last printed.
     waiting: RefCell<Option<(String, Instant)>>,
-    warned: RefCell<BTreeSet<String>>,
+    /// The latest warnings that are not to be repeated.
+    warned: RefCell<VecDeque<String>>,
 }
 
 impl Deref for Printer {
@@ -67,7 +72,7 @@ impl Printer {
     /// Prints a warning the first time only.
     pub fn warning_once(&self, what: impl Display) {
         let what = what.to_string();
-        if self.warned.borrow_mut().insert(what.clone()) {
+        if remember(&mut self.warned.borrow_mut(), &what) {
             self.warning(what);
         }
     }
@@ -116,6 +121,37 @@ impl Printer {
     }
 }
 
+/// Whether a warning is a new one, which then replaces the oldest one.
+fn remember(warned: &mut VecDeque<String>, what: &str) -> bool {
+    let start: String = what.chars().take(MAX_WARNING_CHARS).collect();
+    if warned.contains(&start) {
+        return false;
+    }
+    if warned.len() >= MAX_WARNINGS {
+        warned.pop_front();
+    }
+    warned.push_back(start);
+    true
+}
+
 fn without_numbers(text: &str) -> String {
     text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_remembered_up_to_a_number_and_a_length() {
+        let mut warned = VecDeque::new();
+        assert!(remember(&mut warned, "first") && !remember(&mut warned, "first"));
+        for number in 1..MAX_WARNINGS {
+            assert!(remember(&mut warned, &format!("{number} {}", "x".repeat(100_000))));
+        }
+        assert!(!remember(&mut warned, "first"));
+        assert!(remember(&mut warned, "one more") && remember(&mut warned, "first"));
+        let chars: usize = warned.iter().map(String::len).sum();
+        assert!(chars <= MAX_WARNINGS * MAX_WARNING_CHARS, "{chars}");
+    }
 }

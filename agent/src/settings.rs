@@ -125,7 +125,7 @@ pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::
     let options = url.zip(password).zip(authority).zip(api);
     let (((url, password), authority), api) = options.context("an option is missing")?;
     let administrator = Administrator { username: args.username, password };
-    let node = args.node.map_or_else(identity::find_node, Ok)?;
+    let node = args.node.map_or_else(|| identity::find_node(deadline), Ok)?;
     // The operator has named this server, so the system's authorities will do.
     let trust = match &authority {
         _ if args.insecure => Trust::Anyone,

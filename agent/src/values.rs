@@ -139,6 +139,13 @@ impl FromStr for Quota {
     }
 }
 
+/// The pause between two attempts: short enough to notice what happens, and long enough not to keep a processor busy.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let limits = Duration::from_millis(50)..=Duration::from_mins(1);
+    limits.contains(&time).then_some(time).ok_or_else(|| "an interval is 50ms to 1m".to_owned())
+}
+
 /// A number in digits only, within these limits.
 fn parse_number(text: &str, limits: RangeInclusive<u64>) -> Option<u64> {
     let has_only_digits = text.bytes().all(|byte| byte.is_ascii_digit());

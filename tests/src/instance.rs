@@ -96,6 +96,12 @@ impl Instance {
         self.set("autoscaling/target-lifecycle-state", "Terminated");
     }
 
+    /// The group moves the instance to its warm pool, and its hook waits.
+    pub fn move_to_warm_pool(&self) {
+        lock(&self.state).is_waiting = true;
+        self.set("autoscaling/target-lifecycle-state", "Warmed:Stopped");
+    }
+
     /// Throttles the next calls to complete the hook.
     pub fn throttle(&self, calls: u32) {
         lock(&self.state).throttled = calls;

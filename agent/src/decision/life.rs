@@ -99,7 +99,7 @@ impl fmt::Display for Ending {
 /// What this run has done since the notice.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Departure {
-    /// A rebalance that moves the node's data away was started.
+    /// The node is on its way out: a rebalance that moves its data away was started, or, for a warm pool, is to start.
     pub is_leaving: bool,
     pub is_failover_refused: bool,
     /// The node has left, and the API knows.

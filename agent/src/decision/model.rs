@@ -18,30 +18,32 @@
 //!
 //! - An agent is paused between its last check of the lease and `/clusterInit` until less than `LEASE_MARGIN` is left
 //!   (`overslept`).
-//! - The server that was initialised first was unreachable for the agent that inspected it (`was_blind`).
+//! - The server that was initialised first was unreachable for the agent that inspected it, at both inspections (`was_blind`).
 //! - Two machines have the same name, and the first does not report before its lease ends: no node inspects its own name.
 //!   `ticks: false` excludes this.
 //!
 //! # Size
 //!
-//! Debug build, two threads on two idle cores. All states of two nodes and three claims, except where a depth is given; the clocks
-//! of the service differ by up to 5 s in the first setup.
+//! Debug build, two threads on two idle cores. All states of two nodes and three claims, except where a depth or other claims are given;
+//! the clocks of the service differ by up to 5 s in the first setup.
 //!
 //! | setup | states | depth | seconds |
 //! | --- | --- | --- | --- |
 //! | two nodes | 26,559 | 40 | 2 |
 //! | overslept | 35,971 | 42 | 3 |
-//! | partitioned | 26,405 | 43 | 2 |
+//! | partitioned | 48,569 | 48 | 4 |
 //! | an agent is killed and started again | 57,943 | 42 | 4 |
-//! | a request arrives twice or late | 116,083 | 47 | 9 |
-//! | an answer is lost | 68,733 | 43 | 5 |
-//! | an answer is lost, and an initialisation refused | 82,731 | 44 | 7 |
+//! | a server is not found by one inspection | 29,991 | 41 | 3 |
+//! | a request arrives twice or late | 129,511 | 45 | 10 |
+//! | an answer is lost | 80,199 | 44 | 6 |
+//! | an answer is lost, and an initialisation refused | 94,413 | 44 | 8 |
+//! | the same with two refusals, agents that stay and two claims | 46,545 | 44 | 5 |
 //! | an initialisation is refused, or ignored | 13,795 and 16,725 | 42 | 2 |
 //! | extras refused, services never up | 13,285 and 13,075 | 39 | 3 |
 //! | a foreign server, an unfit node, an agent that is dead | 3,676, 1,360 and 2,827 | 37 | 2 |
 //! | started over, with a late request | 31,973 | 36 | 4 |
 //! | three nodes, up to depth 24 | 37,631 | 24 | 4 |
-//! | three nodes, a kill, a copy and a loss, up to depth 13 | 74,231 | 13 | 9 |
+//! | three nodes, a kill, a copy and a loss, up to depth 13 | 85,522 | 13 | 10 |
 //! | an API that lies about members, or about the claim | 2,876 and 7,112 | 10 | 8 |
 //!
 //! Depths differ by a few from run to run, since two threads do not search strictly in breadth.
@@ -233,6 +235,18 @@ fn lease_without_a_margin_or_counted_from_the_answer_is_caught() {
     assert_caught(&plain, &[Mutant::LeaseFromAnswer], SECOND);
 }
 
+/// A server that starts again is not found by one inspection.
+#[test]
+fn two_nodes_begin_one_cluster_despite_a_server_that_is_not_found_once() {
+    let blink = Budgets { blinks: 1, ..Budgets::NONE };
+    let plain = Setup { skew: false, ..one(blink) };
+    let budgets = Budgets { kills: 1, ..blink };
+    let abandoned = Setup { abandoned: Some(0), budgets, ..plain.clone() };
+    assert_holds("two nodes, a blink", &plain);
+    assert_holds("two nodes, one abandoned, a blink", &abandoned);
+    assert_caught(&Setup { continue_one_in: 0, ..abandoned }, &[Mutant::OneLook], SECOND);
+}
+
 /// A server refuses, its agent gives the claim up, starts again and claims, and then the leave arrives a second time. With a
 /// tombstone the new claim has another generation, even if an operator has forgotten the record in between.
 #[test]
@@ -282,6 +296,15 @@ fn claim_given_up_while_a_call_is_under_way_is_caught() {
     let setup = Setup { leaves_too_early: true, ..refused_after_a_loss() };
     let broken = explore_world("two nodes, given up too early", &setup, None);
     assert_eq!(broken, Some(Broken::SecondCluster));
+}
+
+/// The same, and the agent stays: after each refusal it tries again.
+#[test]
+fn resident_agent_keeps_its_claim_while_a_call_may_be_under_way() {
+    let budgets = Budgets { losses: 1, refusals: 2, ..Budgets::NONE };
+    let resident = Setup { resides: true, skew: false, generations: 2, ..one(budgets) };
+    assert_holds("two nodes, resident, a loss and two refusals", &resident);
+    assert_caught(&Setup { continue_one_in: 0, ..resident }, &[Mutant::ForgetsCall], SECOND);
 }
 
 fn refused_after_a_loss() -> Setup {

@@ -11,6 +11,23 @@ fn services_are_parsed_by_either_name() {
 }
 
 #[test]
+fn interval_has_bounds() {
+    for (text, expected) in [
+        ("50ms", Some(50)),
+        ("2s", Some(2_000)),
+        ("1m", Some(60_000)),
+        ("60s", Some(60_000)),
+        ("49ms", None),
+        ("0s", None),
+        ("61s", None),
+        ("2", None),
+    ] {
+        let expected = expected.map(Duration::from_millis);
+        assert_eq!(interval(text).ok(), expected, "{text:?}");
+    }
+}
+
+#[test]
 fn quota_is_megabytes_a_percentage_or_auto() {
     for (text, expected) in [
         ("auto", Some(Quota::Auto)),

@@ -16,6 +16,7 @@ use cbbootstrap_tests::{
     cli::{Ended, User, write_private},
     couchbase::{Node, Servers, Then},
     http,
+    instance::Instance,
     local::Local,
     ministack::MiniStack,
     pattern::pattern,
@@ -128,6 +129,8 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--lease", "soon"], "a number with a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number with a unit"),
+        (&["--interval", "0s"], "an interval is 50ms to 1m"),
+        (&["--interval", "5m"], "an interval is 50ms to 1m"),
         (&["--cluster-id", ""], "a cluster ID must not be empty"),
         (&["--cluster-id", "a b"], "must not contain white space"),
         (&["--cluster-id", "cbbootstrap-smoke-1"], "are reserved for `cbbootstrap smoke`"),
@@ -1069,6 +1072,20 @@ fn the_node_name_defaults_to_the_ecs_or_ec2_name() {
     ];
     let (node, ended) = named(&ec2);
     assert_eq!(node, Some(json!("ip-10-0-0-2.ec2.internal")), "{ended}");
+    // The service is silent while the machine boots, or for longer.
+    let booting = Instance::start();
+    booting.set("local-hostname", "ip-10-0-0-3.ec2.internal");
+    booting.fail(true);
+    let (node, ended) = thread::scope(|scope| {
+        let named = scope.spawn(|| named(&booting.variables()));
+        wait_until("the service is asked", || !booting.metadata_requests().is_empty());
+        booting.fail(false);
+        named.join().unwrap()
+    });
+    assert_eq!(node, Some(json!("ip-10-0-0-3.ec2.internal")), "{ended}");
+    let silent = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
+    let (_, ended) = named(&[ec2[0], silent]);
+    assert_fails(&ended, 1, "EC2's metadata service does not answer", "`--node`");
     // Metadata of a task without names: the host's name in EC2 is used.
     let empty = task(json!([]));
     let (node, ended) = named(&[ec2[0], ec2[1], (ecs, &empty.url)]);

@@ -195,6 +195,10 @@ fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     servers[0].answer_500(true);
     agents.up(&servers[1], &[]).failed(3, unclear);
     servers[0].answer_500(false);
+    // It closes every connection.
+    servers.on_request(|seen| if seen.node == 0 { Then::Drop } else { Then::Handle });
+    agents.up(&servers[1], &[]).failed(3, unclear);
+    servers.on_request(|_| Then::Handle);
     servers[0].hang(true);
     let up = agents.up(&servers[1], &[]);
     assert_eq!(up.status, Some(3), "{up}");
@@ -202,6 +206,23 @@ fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     servers[0].hang(false);
     agents.up(&servers[1], &[]).failed(3, "has initialised its server and not reported it");
     one_cluster(&servers, 1);
+}
+
+/// The first node's server is down when it is inspected for the first time, and has a cluster when it is back.
+#[test]
+fn a_server_that_is_starting_is_not_treated_as_dead() {
+    let (servers, agents) = scene(2);
+    agents.die_unreported(&servers);
+    servers[0].kill();
+    agents.lapse();
+    let second = agents.stay(&servers[1], &[], &[]);
+    second.wait_for("does not answer; it is checked again before this node begins the cluster");
+    servers[0].restart();
+    second.wait_for("has initialised its server without reporting it");
+    agents.up(&servers[0], &[]).document();
+    second.wait_for("which has 2 nodes");
+    one_cluster(&servers, 2);
+    assert_eq!(servers.count("/clusterInit"), 1);
 }
 
 /// The unused record expired, and a new node claimed the cluster and gave up: any member of the existing cluster may report it.

@@ -8,7 +8,7 @@ use std::{
     },
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -217,6 +217,61 @@ fn failed_over_node_leaves_only_if_others_have_its_data() {
     }
 }
 
+/// A node keeps its instance from the moment on that it should leave, whatever it waits for.
+#[test]
+fn node_that_moves_to_a_warm_pool_keeps_its_instance_until_it_has_left() {
+    let (servers, agents) = scene(1);
+    let instance = Instance::start();
+    let last = agents.stay(&servers[0], &BUCKET, &instance.variables());
+    last.wait_for("which has 1 node");
+    instance.move_to_warm_pool();
+    last.wait_for("the data would be lost");
+    wait_until("a heartbeat", || !instance.actions().is_empty());
+    assert_never("the hook is completed", || instance.is_complete());
+
+    let (servers, agents, instance, mut residents) = with_instance(&[]);
+    servers.rebalance_takes(seconds(4));
+    instance.move_to_warm_pool();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    residents[2].signal("HUP");
+    residents[2].wait_for("reload: the options were read again");
+    residents.remove(2).signal("KILL");
+    let again = agents.stay(&servers[2], &[], &instance.variables());
+    wait_until("the hook is completed", || instance.is_complete());
+    again.wait_for("lifecycle hook: completed");
+    assert!(servers[2].is_blank());
+    one_cluster(&servers, 2);
+}
+
+#[test]
+fn reload_in_the_middle_of_a_departure_changes_nothing() {
+    let (servers, _agents, instance, residents) = with_instance(&[]);
+    servers.rebalance_takes(seconds(2));
+    instance.move_to_warm_pool();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    residents[2].signal("STOP");
+    wait_until("the node is out", || servers[2].is_blank());
+    residents[2].signal("HUP");
+    residents[2].signal("CONT");
+    wait_until("the hook is completed", || instance.is_complete());
+    assert!(residents[2].log().contains("reload: the options were read again"));
+    assert!(servers[2].is_blank());
+}
+
+/// A machine's metadata service may be silent when the agent starts.
+#[test]
+fn silent_metadata_service_is_tried_again_soon() {
+    let (servers, agents) = scene(2);
+    let instance = Instance::start();
+    instance.fail(true);
+    let residents =
+        [agents.stay(&servers[0], &[], &[]), agents.stay(&servers[1], &[], &instance.variables())];
+    residents[1].wait_for("which has 2 nodes");
+    instance.fail(false);
+    instance.terminate();
+    wait_until("the hook is completed", || instance.is_complete());
+}
+
 #[test]
 fn ambiguous_hook_is_named_by_an_option() {
     let (servers, agents) = scene(2);
@@ -248,6 +303,9 @@ fn notice_is_remembered_while_the_metadata_service_fails() {
     residents[2].wait_for("this node has left its cluster");
     servers[2].load_certificate();
     instance.fail(true);
+    // Also when the options are read again.
+    residents[2].signal("HUP");
+    residents[2].wait_for("reload: the options were read again");
     assert_never("the node joins again", || !servers[2].is_blank());
     instance.fail(false);
     instance.set("autoscaling/target-lifecycle-state", "InService");
@@ -381,6 +439,22 @@ fn fail_and_return(servers: &Servers) {
     servers[2].kill();
     wait_for_failover(servers, 2);
     servers[2].restart();
+}
+
+/// Each member that is down costs a time limit.
+#[test]
+fn server_that_has_just_started_asks_three_members_at_most() {
+    let (servers, agents) = scene(5);
+    agents.join(servers.nodes(), &["--nodes", "5"]);
+    servers[4].set_uptime(seconds(1));
+    for node in &servers.nodes()[..4] {
+        node.answer_500(true);
+    }
+    let resident = agents.stay(&servers[4], &[], &[]);
+    resident.wait_for("no other member has confirmed its membership");
+    let log = resident.log();
+    let line = log.lines().find(|line| line.contains("no other member has confirmed"));
+    assert_eq!(line.unwrap().matches("status 500").count(), 3, "{log}");
 }
 
 #[test]
@@ -554,6 +628,32 @@ fn members_stay_while_the_api_is_away() {
 }
 
 #[test]
+fn each_outage_of_the_api_is_logged_with_its_end() {
+    let (servers, agents) = scene(1);
+    agents.up(&servers[0], &[]).document();
+    let (api, is_away) = (agents.api.clone(), Arc::new(AtomicBool::new(true)));
+    let fails = Arc::clone(&is_away);
+    let front = Stub::start(move |request| {
+        if fails.load(Ordering::Relaxed) {
+            return (503, String::new());
+        }
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("warning: ");
+    is_away.store(false, Ordering::Relaxed);
+    let since = Instant::now();
+    while !resident.log().contains("the API answers again") {
+        assert!(since.elapsed() < seconds(90), "{}", resident.log());
+        std::thread::sleep(seconds(1));
+    }
+    let log = resident.log();
+    assert_eq!(log.matches("warning: ").count(), 1, "{log}");
+}
+
+#[test]
 fn idle_agent_asks_the_api_rarely() {
     let (servers, agents) = scene(1);
     let (front, agents) = agents.behind_front();
@@ -722,6 +822,65 @@ fn joining_node_is_not_ready_while_its_rebalance_runs() {
     assert!(servers.clusters()[0].is_rebalancing && !is_ready());
     wait_until("the node is ready", is_ready);
     one_cluster(&servers, 2);
+}
+
+/// What may pass by itself never ends the agent: systemd does not restart it after wrong options.
+#[test]
+fn first_node_that_cannot_begin_yet_waits_and_stays() {
+    let (servers, agents) = scene(1);
+    let is_starting = Arc::new(AtomicBool::new(true));
+    let starts = Arc::clone(&is_starting);
+    servers.on_request(move |seen| {
+        if seen.path == "/nodes/self" && starts.load(Ordering::Relaxed) {
+            Then::Refuse(200, r#"{"nodeUUID": "c4", "memoryTotal": 0}"#.to_owned())
+        } else {
+            Then::Handle
+        }
+    });
+    let resident = agents.stay(&servers[0], &["--memory-quota", "100%"], &[]);
+    resident.wait_for("the server does not know its memory yet");
+    is_starting.store(false, Ordering::Relaxed);
+    resident.wait_for("--memory-quota: the data service would have");
+    assert_eq!(resident.end().0, Some(0));
+    let elsewhere = agents.stay(&servers[0], &["--node", "192.0.2.10"], &[]);
+    elsewhere.wait_for("waiting: `192.0.2.10` is not an address of this host");
+    elsewhere.wait_for("  `192.0.2.10` is not an address of this host");
+    assert_eq!(elsewhere.end().0, Some(0));
+    assert!(servers[0].is_blank() && agents.record().is_null());
+}
+
+/// The first request may still take effect, so another node must not begin before it has inspected this one.
+#[test]
+fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {
+    let (servers, agents) = scene(1);
+    let (front, agents) = agents.with("CBBOOTSTRAP_LEASE", "10m").behind_front();
+    let calls = AtomicU32::new(0);
+    servers.on_request(move |seen| {
+        if seen.path != "/clusterInit" {
+            Then::Handle
+        } else if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            Then::Drop
+        } else {
+            Then::Refuse(400, r#"["refused for now"]"#.to_owned())
+        }
+    });
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("the server refuses to initialise the cluster");
+    resident.signal("HUP");
+    wait_until("it is refused again", || servers.count("/clusterInit") == 3);
+    let since = Instant::now();
+    while servers.count("/clusterInit") < 4 {
+        assert!(since.elapsed() < seconds(90), "{}", resident.log());
+        std::thread::sleep(seconds(1));
+    }
+    let gives_up = |path: &str| front.requests().iter().any(|request| request.path == path);
+    assert_never("the claim is given up", || gives_up("/cluster/leave"));
+    assert_eq!(agents.record()["generation"], 1);
+    // A life prints what is known once.
+    let log = resident.log();
+    for line in ["server: ", "claim: ", "the server refuses to initialise the cluster"] {
+        assert_eq!(log.matches(line).count(), 2, "{line}: {log}");
+    }
 }
 
 #[test]

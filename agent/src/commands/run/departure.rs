@@ -39,6 +39,11 @@ impl Departing {
         self.leaving = Leaving::default();
     }
 
+    /// What stays when the options are read again, which may name another hook.
+    pub(super) fn keep(self) -> Self {
+        Self { leaving: Leaving::default(), hook: None, ..self }
+    }
+
     /// Fails the node over gracefully. Returns what to wait for.
     pub(super) fn fail_over(
         &mut self,

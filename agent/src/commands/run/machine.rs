@@ -10,8 +10,12 @@ use crate::{
     decision::life::{Cause, Ending, Notice},
 };
 
-/// How long to wait before trying an absent metadata service again.
+/// How long to wait before trying an absent metadata service again: shortly at first, when it may only be slow.
+const FIRST_ABSENCE: Duration = Duration::from_secs(15);
 const ABSENCE: Duration = Duration::from_mins(5);
+
+/// How often an absent service is tried shortly afterwards.
+const FIRST_TRIES: u32 = 10;
 
 /// A session with the metadata service, and the last notice.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub(super) struct Machine {
     session: Option<Metadata>,
     /// When the service was last found to be absent; `None` once it has answered.
     absent_since: Option<Instant>,
+    /// Before the service answered for the first time.
+    tries: u32,
     exists: bool,
     notice: Option<Notice>,
 }
@@ -27,8 +33,10 @@ impl Machine {
     /// The service, if this machine has one.
     pub(super) fn metadata(&mut self) -> Option<&Metadata> {
         self.session.take_if(|session| session.is_old());
-        if self.session.is_none() && self.absent_since.is_none_or(|at| at.elapsed() >= ABSENCE) {
+        let pause = if self.tries < FIRST_TRIES { FIRST_ABSENCE } else { ABSENCE };
+        if self.session.is_none() && self.absent_since.is_none_or(|at| at.elapsed() >= pause) {
             self.session = Metadata::connect();
+            self.tries = self.tries.saturating_add(1);
             self.exists |= self.session.is_some();
             self.absent_since = (!self.exists).then(Instant::now);
         }

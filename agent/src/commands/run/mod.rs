@@ -3,6 +3,7 @@
 mod departure;
 mod machine;
 mod monitor;
+mod reload;
 mod signals;
 mod systemd;
 
@@ -12,29 +13,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::{
-    command_line,
-    failure::{Exit, Failure, one_line},
-};
+use cbbootstrap_cli::failure::{Exit, Failure, one_line};
 use cbbootstrap_protocol::wire::State;
 
-use self::{departure::Departing, machine::Machine, monitor::Monitor};
+use self::{
+    departure::Departing,
+    machine::Machine,
+    monitor::Monitor,
+    reload::{Kept, Last, Options, prepare, reload},
+};
 use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
-    cli::{Cli, ClusterArgs, Command, LifeArgs, PauseArgs, Recover, RunArgs},
-    config,
+    cli::{Recover, RunArgs},
     decision::{
         Asked, DEAD_AFTER, OwnServer, TRUSTED_AFTER,
         life::{self, Notice, Step},
     },
-    http::Deadline,
     lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     record::ClusterRecord,
     server::{Membership, View},
-    settings::{self, Here},
+    settings::Here,
 };
 
 /// Before the next attempt after a refusal or an API that does not answer.
@@ -42,15 +43,11 @@ const RETRY: Duration = Duration::from_mins(1);
 
 const API_AWAY: &str = "the API does not answer; the node stays a member";
 
+/// The longest pause: the machine's notices and its hook wait for nothing else.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 /// The maximum age of the record while the node is complete.
 const RECORD_AGE: Duration = Duration::from_mins(10);
-
-/// The options of a life, apart from those in [`Here`].
-struct Options {
-    pause: PauseArgs,
-    cluster: ClusterArgs,
-    life: LifeArgs,
-}
 
 pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let reloads = signals::listen()?;
@@ -61,27 +58,10 @@ pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
         let url = monitor.serve(port)?;
         printer.step(format_args!("metrics: {url}/metrics and {url}/healthz"));
     }
-    let mut is_ready = false;
+    let mut kept = Kept::default();
     loop {
-        let life = Life::new(here, &options, printer, &monitor, is_ready);
-        (here, options, is_ready) = life.live(&reloads)?;
-    }
-}
-
-fn prepare(args: RunArgs, printer: &Printer) -> anyhow::Result<(Here, Options)> {
-    let RunArgs { api, server, pause, cluster, life } = args;
-    // Each call has its own time limit.
-    let here = settings::here(api, server, Deadline::never())?;
-    up::check_options(&here, &cluster, printer)?;
-    Ok((here, Options { pause, cluster, life }))
-}
-
-/// Reads the command line, the environment and the options file again.
-fn reload(printer: &Printer) -> anyhow::Result<(Here, Options)> {
-    let (Cli { command }, _) = command_line::try_read::<Cli>(config::options)?;
-    match command {
-        Command::Run(args) => prepare(*args, printer),
-        _ => Err(Failure::usage("the arguments are not those of `run`").into()),
+        let life = Life::new(here, &options, printer, &monitor, kept);
+        (here, options, kept) = life.live(&reloads);
     }
 }
 
@@ -106,17 +86,12 @@ struct Life<'r> {
     asked_at: Option<Instant>,
     /// Whether the API did not answer, although the node is complete as far as it can know.
     is_api_away: bool,
+    /// Whether the log tells that the API does not answer.
+    is_outage_logged: bool,
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
     printed: String,
-}
-
-/// A member, as this run last saw it.
-struct Last {
-    at: Instant,
-    /// Whether it may have been about to leave: a rebalance ran, or another agent worked on it.
-    may_leave: bool,
 }
 
 /// The result of a round.
@@ -135,9 +110,11 @@ impl<'r> Life<'r> {
         options: &'r Options,
         printer: &'r Printer,
         monitor: &'r Monitor,
-        is_ready: bool,
+        kept: Kept,
     ) -> Self {
-        let mut up = up::Run::new(here, &options.cluster, printer);
+        let interval = options.pause.interval;
+        let mut up = up::Run::new(here, &options.cluster, interval, printer);
+        up.state.memory = kept.memory;
         up.goal.recovers = options.life.recover == Recover::Auto;
         up.goal.replaces = options.life.replace;
         Self {
@@ -145,26 +122,27 @@ impl<'r> Life<'r> {
             options,
             printer,
             monitor,
-            machine: Machine::default(),
-            departing: Departing::default(),
-            notice: None,
+            machine: kept.machine,
+            departing: kept.departing,
+            notice: kept.notice,
             lock: None,
-            is_ready,
+            is_ready: kept.is_ready,
             is_settled: false,
-            last: None,
-            is_removal_unclear: false,
+            last: kept.last,
+            is_removal_unclear: kept.is_removal_unclear,
             asked_at: None,
             is_api_away: false,
+            is_outage_logged: false,
             rest_until: None,
-            pauses: Pauses::new(options.pause.interval, Backoff::DEFAULT),
+            pauses: Pauses::new(interval, Backoff::DEFAULT),
             printed: String::new(),
         }
     }
 
     /// Watches the node until the options are read again, and returns the new ones.
-    fn live(mut self, reloads: &Receiver<()>) -> anyhow::Result<(Here, Options, bool)> {
+    fn live(mut self, reloads: &Receiver<()>) -> (Here, Options, Kept) {
         loop {
-            let pause = self.round()?;
+            let pause = self.round();
             match reloads.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -180,7 +158,8 @@ impl<'r> Life<'r> {
                 Ok((here, options)) => {
                     self.printer.step("reload: the options were read again");
                     self.monitor.count_reload();
-                    return Ok((here, options, self.is_ready));
+                    let kept = self.keep(&here);
+                    return (here, options, kept);
                 }
                 Err(error) => self.printer.warning(format_args!(
                     "the new options are not valid, and the old ones stay: {}",
@@ -191,7 +170,7 @@ impl<'r> Life<'r> {
     }
 
     /// Checks the node once, does what is necessary, and returns how long to pause.
-    fn round(&mut self) -> anyhow::Result<Duration> {
+    fn round(&mut self) -> Duration {
         self.read_notice();
         let own = self.up.read_own_server();
         let own = own.unwrap_or_else(|failure| OwnServer::Unreachable(failure.to_string()));
@@ -205,12 +184,12 @@ impl<'r> Life<'r> {
                 cause = why;
                 Outcome::Busy(wait.to_string())
             }
-            Err(Interrupt::Fail(error)) => self.refuse(error)?,
+            Err(Interrupt::Fail(error)) => self.refuse(&error),
         };
         let status = match outcome {
             Outcome::Acted => {
                 self.pauses.restart();
-                return Ok(Duration::ZERO);
+                return Duration::ZERO;
             }
             Outcome::Busy(why) => {
                 self.printer.waiting(&why);
@@ -224,9 +203,8 @@ impl<'r> Life<'r> {
             }
         };
         self.publish(is_healthy, status, view);
-        // The machine's notices and its hook do not wait for the API.
-        let longest = self.options.pause.interval * IDLE_INTERVALS;
-        Ok(self.pauses.next(cause, fastrand::f64()).min(longest))
+        let longest = LONGEST_PAUSE.min(self.options.pause.interval * IDLE_INTERVALS);
+        self.pauses.next(cause, fastrand::f64()).min(longest)
     }
 
     fn step(
@@ -243,9 +221,12 @@ impl<'r> Life<'r> {
         };
         let departure = self.departing.state;
         let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
-        let is_held = self.notice.as_ref().is_some_and(Notice::is_scale_in)
-            || self.notice == Some(Notice::WarmPool) && departure.is_leaving;
-        if is_held {
+        let is_for_pool = self.notice == Some(Notice::WarmPool);
+        // Otherwise it would later look like an instance that was never in service.
+        self.departing.state.is_leaving |=
+            is_for_pool && view.is_some() && matches!(step, Step::Leave(_));
+        let is_scale_in = self.notice.as_ref().is_some_and(Notice::is_scale_in);
+        if is_scale_in || is_for_pool && self.departing.state.is_leaving {
             self.departing.hold(&mut self.machine, &self.options.life, self.printer);
         }
         let has_work = !matches!(step, Step::Rest(_) | Step::Release);
@@ -331,11 +312,14 @@ impl<'r> Life<'r> {
             matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
         let is_unknown = matches!(self.up.state.asked, Asked::NotYet);
         self.is_api_away = is_unknown && is_healthy && has_api_failed;
+        if self.up.here.api.has_answered() {
+            self.end_outage();
+        }
         match done {
             Err(Interrupt::Pause(_, why))
                 if has_api_failed && is_healthy && self.up.record().is_none() =>
             {
-                self.printer.warning_once(&why);
+                self.note_outage(&why.to_string());
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
@@ -361,7 +345,7 @@ impl<'r> Life<'r> {
             }
             Ok(None) => self.up.state.asked = Asked::NoRecord,
             Err(ApiError::Temporary(why)) => {
-                self.printer.warning_once(format_args!("the API does not answer: {why}"));
+                self.note_outage(&format!("the API does not answer: {why}"));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -369,14 +353,23 @@ impl<'r> Life<'r> {
         Ok(())
     }
 
-    /// An operator has to decide. The agent tries again later, with a fresh run.
-    fn refuse(&mut self, error: anyhow::Error) -> anyhow::Result<Outcome> {
-        let failure = Failure::find_in(&error);
-        if failure.is_some_and(|failure| failure.exit == Exit::Usage) {
-            return Err(error);
+    /// Logs the first failure of the API since it last answered.
+    fn note_outage(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_outage_logged, true) {
+            self.printer.warning(why);
         }
-        let hint = failure.and_then(|failure| failure.hint.clone());
-        let why = one_line(&error);
+    }
+
+    fn end_outage(&mut self) {
+        if std::mem::take(&mut self.is_outage_logged) {
+            self.printer.step("the API answers again");
+        }
+    }
+
+    /// An operator has to decide. The agent tries again later, with a fresh run.
+    fn refuse(&mut self, error: &anyhow::Error) -> Outcome {
+        let hint = Failure::find_in(error).and_then(|failure| failure.hint.clone());
+        let why = one_line(error);
         if self.print_once(&why)
             && let Some(hint) = hint
         {
@@ -386,7 +379,7 @@ impl<'r> Life<'r> {
         self.up.start_over();
         self.departing.start_over();
         self.rest_until = Some((Instant::now() + RETRY, why.clone()));
-        Ok(Outcome::Rest(why))
+        Outcome::Rest(why)
     }
 
     fn read_notice(&mut self) {

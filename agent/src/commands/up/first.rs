@@ -1,17 +1,24 @@
-//! The first node: checks before the claim, inspections after it, and the initialisation.
+//! The first node: checks before the claim, and the initialisation.
 
-use std::{net::ToSocketAddrs, thread, time::Instant};
+use std::{
+    net::ToSocketAddrs,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
 
 use super::{Interrupt, Run};
 use crate::{
-    decision::{Inspection, LEASE_MARGIN},
-    http::{self, CallError, Deadline, Trust},
-    server::Server,
+    decision::LEASE_MARGIN,
+    http::{self, CallError},
     values::BucketSpec,
 };
+
+/// How long the node's name may lead elsewhere, in the longest pauses between two attempts and at most: after a restart of the host, a
+/// name may resolve to its old address for a while, and an IPv6 address is tentative at first.
+const MISNAMED_INTERVALS: u32 = 60;
+const MISNAMED_LIMIT: Duration = Duration::from_mins(2);
 
 /// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
 pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
@@ -33,7 +40,7 @@ pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Fa
 
 impl Run<'_> {
     /// Makes slow checks and finds wrong options before the claim, because the lease only covers the initialisation.
-    pub(super) fn check_before_claim(&self) -> Result<(), Interrupt> {
+    pub(super) fn check_before_claim(&mut self) -> Result<(), Interrupt> {
         self.check_node()?;
         let services = &self.args.services;
         if !self.is_enterprise() && !services.exist_in_community() {
@@ -59,7 +66,7 @@ impl Run<'_> {
     }
 
     /// Couchbase Server accepts a name only if it leads to the host.
-    fn check_node(&self) -> Result<(), Interrupt> {
+    fn check_node(&mut self) -> Result<(), Interrupt> {
         if !http::is_local(&self.here.server.url) {
             return Ok(());
         }
@@ -70,6 +77,7 @@ impl Run<'_> {
         })?;
         let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
         if addresses.iter().any(|address| http::is_own_address(*address)) {
+            self.misnamed_since = None;
             return Ok(());
         }
         let subject = match node.host() {
@@ -79,40 +87,12 @@ impl Run<'_> {
             }
             Host::V4(_) | Host::V6(_) => format!("`{node}`"),
         };
-        Err(Failure::usage(format!("{subject} is not an address of this host")).hint(
+        let failure = Failure::usage(format!("{subject} is not an address of this host")).hint(
             "give an address of this host that the other nodes reach; a public one behind NAT goes into `--alternate-address`",
-        )
-        .into())
-    }
-
-    /// Inspects the servers of nodes that lost their claims, all at once. An unclear one may be a cluster: it is inspected again.
-    pub(super) fn inspect(&mut self, nodes: &[Node]) -> Result<(), Interrupt> {
-        let deadline = self.here.peers.deadline;
-        let inspections: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> =
-                nodes.iter().map(|node| scope.spawn(move || inspect(node, deadline))).collect();
-            let failed = |_| Err("the inspection failed".to_owned());
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
-        });
-        let (id, mut result) = (self.here.api.cluster_id.as_str(), Ok(()));
-        for (node, inspection) in nodes.iter().zip(inspections) {
-            match inspection {
-                Ok((inspection, state)) => {
-                    self.printer
-                        .step(format_args!("inspect: `{node}`, which lost its claim, {state}"));
-                    self.state.memory.inspections.insert(node.clone(), inspection);
-                }
-                Err(why) => {
-                    let failure = Failure::new(format!(
-                        "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
-                    ));
-                    result = Err(Interrupt::unfinished(failure.hint(format!(
-                        "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
-                    ))));
-                }
-            }
-        }
-        result
+        );
+        let limit = MISNAMED_LIMIT.min(self.interval * MISNAMED_INTERVALS);
+        let is_over = self.misnamed_since.get_or_insert_with(Instant::now).elapsed() >= limit;
+        Err(if is_over { failure.into() } else { Interrupt::unfinished(failure) })
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
@@ -156,7 +136,7 @@ impl Run<'_> {
             Err(error) if error.is_permanent() => Err(self.end_refused(&error, generation)),
             // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
-                self.state.may_be_under_way = true;
+                self.state.memory.may_be_under_way = true;
                 Err(Interrupt::wait(format!("initialise: {error}")))
             }
         }
@@ -167,7 +147,7 @@ impl Run<'_> {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
             return Interrupt::wait(format!("initialise: {error}"));
         }
-        let hint = if self.state.may_be_under_way {
+        let hint = if self.state.memory.may_be_under_way {
             "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {
             // A claim that cannot be given up expires.
@@ -177,19 +157,4 @@ impl Run<'_> {
         let why = format!("the server refuses to initialise the cluster: {error}");
         Failure::new(why).hint(hint).into()
     }
-}
-
-/// Finds out without credentials whether a node's server belongs to a cluster, also in words. The error says why that is unclear.
-fn inspect(node: &Node, deadline: Deadline) -> Result<(Inspection, &'static str), String> {
-    let mut result = Ok((Inspection::Unreachable, "does not answer"));
-    // Community Edition has no TLS.
-    for trust in [Some(&Trust::Anyone), None] {
-        match Server::on_node(node, trust, None, deadline).is_provisioned() {
-            Ok(true) => return Ok((Inspection::Provisioned, "belongs to a cluster")),
-            Ok(false) => return Ok((Inspection::Blank, "belongs to no cluster")),
-            Err(CallError::Unreachable(_) | CallError::Untrusted(_)) => {}
-            Err(error) => result = Err(error.to_string()),
-        }
-    }
-    result
 }

@@ -2,6 +2,7 @@
 
 mod extras;
 mod first;
+mod inspect;
 mod join;
 mod outcome;
 mod report;
@@ -43,11 +44,12 @@ const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let started = Instant::now();
+    let interval = args.wait.pause.interval;
     let clock = Clock::new(args.wait, printer);
     let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     check_options(&here, &args.cluster, printer)?;
     let _lock = lock(&here.server, &clock)?;
-    let mut run = Run::new(here, &args.cluster, printer);
+    let mut run = Run::new(here, &args.cluster, interval, printer);
     let (view, record) = clock.repeat(|| run.round_with_pauses())?;
     let outcome = run.outcome(view, &record, started.elapsed());
     printer.result(&outcome)?;
@@ -74,8 +76,12 @@ pub(super) struct Run<'r> {
     pub(super) here: Here,
     args: &'r ClusterArgs,
     printer: &'r Printer,
+    /// The longest pause between two attempts.
+    interval: Duration,
     pub(super) goal: Goal,
     pub(super) state: RunState,
+    /// Since when the node's name has not led to this host.
+    misnamed_since: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -94,8 +100,6 @@ pub(super) struct RunState {
     refused: Vec<String>,
     /// The buckets that this run has created. Each appears a little later.
     created: BTreeSet<String>,
-    /// Whether a request to initialise the server broke off, and may still be carried out.
-    may_be_under_way: bool,
     failed_attestations: u32,
     last: Option<Action>,
     /// Without a pause.
@@ -103,7 +107,12 @@ pub(super) struct RunState {
 }
 
 impl<'r> Run<'r> {
-    pub(super) fn new(here: Here, args: &'r ClusterArgs, printer: &'r Printer) -> Self {
+    pub(super) fn new(
+        here: Here,
+        args: &'r ClusterArgs,
+        interval: Duration,
+        printer: &'r Printer,
+    ) -> Self {
         let group = args.server_group.iter().cloned().map(Extra::Group);
         let buckets = args.buckets.iter().cloned().map(Extra::Bucket);
         let address = args.alternate_address.iter().map(|address| address.host().to_string());
@@ -117,14 +126,14 @@ impl<'r> Run<'r> {
             nodes: args.size.nodes,
             ..Goal::new(here.identity.node.clone(), args.lease.0.unwrap_or(OCCUPIED_LIMIT))
         };
-        Self { here, args, printer, goal, state: RunState::default() }
+        let state = RunState::default();
+        Self { here, args, printer, interval, goal, state, misnamed_since: None }
     }
 
-    /// Forgets what this run has observed and done, except a failure that explains a failover.
+    /// Forgets what this run has observed and done, except what it must still know, and what it has printed.
     pub(super) fn start_over(&mut self) {
-        let was_away = self.state.memory.was_away;
-        self.state = RunState::default();
-        self.state.memory.was_away = was_away;
+        let RunState { memory, claim, pools, .. } = std::mem::take(&mut self.state);
+        self.state = RunState { memory: memory.keep(), claim, pools, ..RunState::default() };
     }
 
     fn node(&self) -> &Node {
@@ -251,6 +260,10 @@ impl<'r> Run<'r> {
         Ok(match uuid.map(|uuid| server.view(uuid)) {
             // Everything slow, or that may be refused, comes before a claim.
             None => match server.own_info() {
+                // Right after its start, the server does not know it.
+                Ok(own) if own.memory_total == 0 => {
+                    OwnServer::Unreachable("the server does not know its memory yet".to_owned())
+                }
                 Ok(own) => {
                     self.here.identity.node_uuid.clone_from(&own.uuid);
                     self.state.memory_bytes = own.memory_total;

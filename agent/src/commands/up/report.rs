@@ -8,6 +8,9 @@ use cbbootstrap_protocol::{names::Node, wire::State};
 use super::{Interrupt, MAX_REFUSALS, Run, outcome::RESET};
 use crate::{api::ApiError, decision::Asked, http::CallError, record::ClusterRecord, server::View};
 
+/// At most this many members are asked about this node: one that is down costs a time limit.
+const MAX_ASKED: usize = 3;
+
 /// How long the first report of a cluster may wait for its attestation: other nodes wait for the report, and its lease runs.
 const FIRST_ATTESTATION_LIMIT: Duration = Duration::from_secs(5);
 
@@ -91,7 +94,7 @@ impl Run<'_> {
         record: &ClusterRecord,
     ) -> Result<(), Interrupt> {
         let mut reasons = Vec::new();
-        for name in members {
+        for name in members.iter().take(MAX_ASKED) {
             let Ok(node) = Node::new(name) else { continue };
             let connected = self.here.peers.connect(&node, record, self.is_enterprise());
             reasons.push(match connected.and_then(|server| server.cluster()) {

@@ -111,14 +111,28 @@ fn node_that_waits_for_another_reads_the_record_until_the_claim_expires() {
 
 #[test]
 fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
-    use Inspection::{Blank, Provisioned, Unreachable};
+    use Inspection::{Blank, Dead, Provisioned, Unreachable};
     let of_both = || taken_over(ME, 30, &[FIRST, THIRD]);
     let has_initialised = Memory { has_initialised: true, ..Memory::default() };
     #[rustfmt::skip]
     let cases = [
         ("no node was inspected", of_both(), inspected(&[]), Then(Inspect(nodes(&[FIRST, THIRD])))),
         ("one was, though it has a cluster", of_both(), inspected(&[(THIRD, Provisioned)]), Then(Inspect(nodes(&[FIRST])))),
-        ("none has a cluster", of_both(), inspected(&[(FIRST, Blank), (THIRD, Unreachable)]), Then(Initialise)),
+        ("none has a cluster", of_both(), inspected(&[(FIRST, Blank), (THIRD, Dead)]), Then(Initialise)),
+        ("one is absent", of_both(), absent_for(13, &[(FIRST, Blank), (THIRD, Unreachable)]), Waits("`10.0.0.3`, which lost its claim, does not answer")),
+        (
+            "one has been absent for some time: the others are inspected again as well",
+            of_both(),
+            absent_for(14, &[(FIRST, Blank), (THIRD, Unreachable)]),
+            Then(Inspect(nodes(&[FIRST, THIRD]))),
+        ),
+        (
+            "one is absent, and the other has a cluster",
+            of_both(),
+            absent_for(0, &[(FIRST, Unreachable), (THIRD, Provisioned)]),
+            Then(GiveUpClaim(node(THIRD))),
+        ),
+        ("absent, and too little time is left", taken_over(ME, 15, &[FIRST]), absent_for(14, &[(FIRST, Unreachable)]), Waits("is about to expire")),
         (
             "the earlier one has a cluster",
             of_both(),
@@ -217,4 +231,76 @@ fn record_is_read_again_only_where_it_can_have_changed() {
     for (what, own, memory, asked, expected) in cases {
         assert_eq!(asked.is_current(&own, &memory), expected, "{what}");
     }
+}
+
+/// The same, and the unreachable ones have been absent for this long.
+fn absent_for(seconds: u64, inspections: &[(&str, Inspection)]) -> Memory {
+    let absent = inspections.iter().filter(|(_, state)| *state == Inspection::Unreachable);
+    Memory {
+        absences: absent.map(|(name, _)| (node(name), absent_since(seconds))).collect(),
+        ..inspected(inspections)
+    }
+}
+
+#[test]
+fn server_is_dead_only_after_two_inspections_with_a_gap() {
+    use Inspection::{Blank, Dead, Provisioned, Unreachable};
+    type Inspections = &'static [(u64, Option<Inspection>)];
+    let gap = Duration::from_secs(20);
+    let at = |seconds| now() + Duration::from_secs(seconds);
+    // Each inspection with the second in which it begins; it takes ten seconds.
+    #[rustfmt::skip]
+    let cases: [(&str, Inspections, Option<Inspection>); 10] = [
+        ("never found once", &[(0, Some(Unreachable))], Some(Unreachable)),
+        ("twice, too soon", &[(0, Some(Unreachable)), (29, Some(Unreachable))], Some(Unreachable)),
+        ("twice", &[(0, Some(Unreachable)), (30, Some(Unreachable))], Some(Dead)),
+        ("twice, and the server may have run in between", &[(0, Some(Unreachable)), (311, Some(Unreachable))], Some(Unreachable)),
+        ("twice after a long time", &[(0, Some(Unreachable)), (310, Some(Unreachable))], Some(Dead)),
+        ("three times", &[(0, Some(Unreachable)), (15, Some(Unreachable)), (30, Some(Unreachable))], Some(Dead)),
+        ("blank in between", &[(0, Some(Unreachable)), (15, Some(Blank)), (40, Some(Unreachable))], Some(Unreachable)),
+        ("unclear in between", &[(0, Some(Unreachable)), (15, None), (40, Some(Unreachable))], Some(Unreachable)),
+        ("unclear after it was dead", &[(0, Some(Unreachable)), (30, Some(Unreachable)), (60, None)], None),
+        ("a cluster after it was dead", &[(0, Some(Unreachable)), (30, Some(Unreachable)), (60, Some(Provisioned))], Some(Provisioned)),
+    ];
+    for (what, inspections, expected) in cases {
+        let mut memory = memory();
+        for (began, inspection) in inspections {
+            memory.note_inspection(&node(FIRST), *inspection, gap, (at(*began), at(*began + 10)));
+        }
+        assert_eq!(memory.inspections.get(&node(FIRST)).copied(), expected, "{what}");
+    }
+    // The first of two inspections may be one of an earlier claim.
+    let mut memory = memory();
+    memory.note_inspection(&node(FIRST), Some(Unreachable), gap, (at(0), at(1)));
+    memory.inspections.clear();
+    memory.note_inspection(&node(FIRST), Some(Unreachable), gap, (at(30), at(31)));
+    assert_eq!(memory.inspections[&node(FIRST)], Dead);
+}
+
+#[test]
+fn short_lease_shortens_the_gap_between_inspections() {
+    for (lease, gap) in [(30, 4), (40, 14), (46, 20), (300, 20)] {
+        let goal = Goal { lease: Duration::from_secs(lease), ..goal() };
+        assert_eq!(goal.inspection_gap(), Duration::from_secs(gap), "{lease}");
+    }
+}
+
+#[test]
+fn agent_that_starts_over_still_knows_what_may_take_effect() {
+    let before = Memory {
+        has_initialised: true,
+        may_be_under_way: true,
+        was_away: true,
+        is_claimed_by_other: true,
+        ..absent_for(3, &[(FIRST, Inspection::Unreachable)])
+    };
+    let mut after = before.keep();
+    assert!(after.has_initialised && after.may_be_under_way && after.was_away);
+    assert_eq!(after.absences, before.absences);
+    assert!(after.inspections.is_empty() && !after.is_claimed_by_other && !after.is_reported);
+    // The server does not accept a second initialisation.
+    after.observe(&blank());
+    assert!(after.has_initialised && after.may_be_under_way);
+    after.observe(&OwnServer::Member(cluster_of([active(ME)])));
+    assert!(!after.has_initialised && !after.may_be_under_way);
 }

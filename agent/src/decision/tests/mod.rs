@@ -236,3 +236,9 @@ fn inspected(inspections: &[(&str, Inspection)]) -> Memory {
     let inspections = inspections.iter().map(|(name, state)| (node(name), *state));
     Memory { inspections: inspections.collect(), ..Memory::default() }
 }
+
+/// A server that was not found this many seconds ago.
+fn absent_since(seconds: u64) -> Absence {
+    let since = ago(Duration::from_secs(seconds));
+    Absence { since, last: since }
+}

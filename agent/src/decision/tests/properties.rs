@@ -49,12 +49,14 @@ prop_compose! {
     fn any_memory()(
         times in [0..100_u64, 0..100, 0..100, 0..100, 0..100, 0..100],
         done in any::<[bool; 7]>(),
-        inspections in vec(option::of(select(vec![Inspection::Blank, Inspection::Provisioned, Inspection::Unreachable])), 3),
+        absent in [0..40_u64, 0..40, 0..40],
+        inspections in vec(option::of(select(vec![Inspection::Blank, Inspection::Provisioned, Inspection::Unreachable, Inspection::Dead])), 3),
         occupied: bool,
         settled in any::<[bool; 3]>(),
     ) -> Memory {
         let [stranger, same, second, third, rest, occupied_for] = times.map(Duration::from_secs);
         let inspections = [ME, FIRST, THIRD].into_iter().zip(inspections);
+        let absent = [ME, FIRST, THIRD].into_iter().zip(absent);
         let extras = [group(), bucket("app"), address()].into_iter().zip(settled);
         Memory {
             other_credentials_since: Some(ago(stranger)),
@@ -63,6 +65,7 @@ prop_compose! {
             rest_until: Some(now() + rest),
             has_initialised: done[0],
             inspections: inspections.filter_map(|(name, state)| Some((node(name), state?))).collect(),
+            absences: absent.map(|(name, time)| (node(name), absent_since(time))).collect(),
             occupied_by: occupied.then(|| (node(FIRST), ago(occupied_for))),
             is_confirmed: done[1],
             settled: extras.filter(|(_, is_settled)| *is_settled).map(|(extra, _)| extra).collect(),
@@ -149,7 +152,7 @@ proptest! {
                 prop_assert!(!memory.has_initialised && memory.occupied_by.is_none() && !memory.is_claimed_by_other);
                 for node in &record.previous {
                     let inspection = memory.inspections.get(node);
-                    prop_assert!(matches!(inspection, Some(Inspection::Blank | Inspection::Unreachable)), "{node}: {inspection:?}");
+                    prop_assert!(matches!(inspection, Some(Inspection::Blank | Inspection::Dead)), "{node}: {inspection:?}");
                 }
             }
             Action::Join(members) => {

@@ -26,6 +26,17 @@ impl Agent {
         *self = Self { phase: Phase::Ended(end), ..Self::default() };
     }
 
+    /// Begins again after a refusal, as `run` does.
+    pub(super) fn start_over(&mut self, knows_call: bool) {
+        *self = Self {
+            claim: self.claim,
+            absent: std::mem::take(&mut self.absent),
+            has_initialised: self.has_initialised,
+            may_be_under_way: self.may_be_under_way && knows_call,
+            ..Self::default()
+        };
+    }
+
     /// Stores an answer. Within a generation the lease is not renewed, and inspections count for one generation.
     pub(super) fn learn(&mut self, row: Row, is_initial: bool, lease_left: Option<i16>) {
         let known = self.claim.filter(|(generation, _)| *generation == row.generation);
@@ -85,17 +96,17 @@ impl Setup {
     }
 
     pub(super) fn memory(agent: &Agent) -> Memory {
-        let inspections = agent.inspections.iter();
-        let inspection = |is_provisioned: bool| {
-            if is_provisioned { Inspection::Provisioned } else { Inspection::Unreachable }
-        };
+        let inspections = agent.inspections.iter().map(|(number, state)| (name(*number), *state));
+        let absent = agent.absent.iter();
+        let absence = |time| Absence { since: ago(seconds(time)), last: ago(seconds(time)) };
+        let absences = absent.map(|(number, time)| (name(*number), absence(*time)));
         Memory {
             same_since: Some(ago(Duration::from_hours(1))),
             has_initialised: agent.has_initialised,
             is_claimed_by_other: agent.is_claimed_by_other,
-            inspections: inspections
-                .map(|(number, is_provisioned)| (name(*number), inspection(*is_provisioned)))
-                .collect(),
+            may_be_under_way: agent.may_be_under_way,
+            inspections: inspections.collect(),
+            absences: absences.collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), ago(seconds(time)))),
             is_reported: agent.is_reported,
             settled: if agent.are_extras_settled { extras().into() } else { BTreeSet::new() },
@@ -265,18 +276,13 @@ impl Setup {
     }
 
     /// Acts on the decision. Returns whether the agent waits afterwards.
-    pub(super) fn act(&self, world: &mut World, node: usize, call: Call, is_blind: bool) -> bool {
+    pub(super) fn act(&self, world: &mut World, node: usize, call: Call, sight: Sight) -> bool {
         let Phase::Chosen(act) = world.agents[node].phase.clone() else {
             unreachable!("nothing was chosen")
         };
         match act {
             Act::Inspect(names) => {
-                for name in names {
-                    let at = self.names.iter().position(|other| *other == name).unwrap();
-                    let is_provisioned = world.servers[at].cluster.is_some();
-                    world.agents[node].inspections.insert(name, is_provisioned && !is_blind);
-                    world.agents[node].was_blind |= is_provisioned && is_blind;
-                }
+                self.inspect(world, node, &names, sight);
                 world.agents[node].rest();
                 false
             }
@@ -305,6 +311,38 @@ impl Setup {
             }
             Act::Join => self.join(world, node),
             Act::Report(cluster) => self.report(world, node, cluster, call),
+        }
+    }
+
+    /// Inspects the servers of these nodes.
+    fn inspect(&self, world: &mut World, node: usize, names: &[u8], sight: Sight) {
+        if sight == Sight::Blink {
+            world.budgets.blinks -= 1;
+        }
+        let gap = if self.has(Mutant::OneLook) {
+            Duration::ZERO
+        } else {
+            self.goal(node).inspection_gap()
+        };
+        for &number in names {
+            let at = self.names.iter().position(|other| *other == number).unwrap();
+            let is_provisioned = world.servers[at].cluster.is_some();
+            let inspection = match sight {
+                Sight::Clear if is_provisioned => Inspection::Provisioned,
+                Sight::Clear => Inspection::Blank,
+                Sight::Blind | Sight::Blink => Inspection::Unreachable,
+            };
+            let agent = &mut world.agents[node];
+            let mut memory = Self::memory(agent);
+            let times = (present(), present());
+            memory.note_inspection(&name(number), Some(inspection), gap, times);
+            agent.inspections.insert(number, memory.inspections[&name(number)]);
+            if memory.absences.contains_key(&name(number)) {
+                agent.absent.entry(number).or_default();
+            } else {
+                agent.absent.remove(&number);
+            }
+            agent.was_blind |= is_provisioned && sight == Sight::Blind;
         }
     }
 

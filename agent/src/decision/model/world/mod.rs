@@ -26,8 +26,8 @@ use stateright::{Model, Property};
 
 use crate::{
     decision::{
-        self, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory, OwnServer,
-        StopReason,
+        self, Absence, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory,
+        OwnServer, StopReason,
         tests::{ago, now as present},
     },
     record::ClusterRecord,
@@ -76,6 +76,10 @@ pub(super) enum Mutant {
     NoTombstone,
     /// A name is not bound to the UUID of the server.
     Nameless,
+    /// One inspection that finds no server is enough.
+    OneLook,
+    /// An agent that starts over after a refusal no longer knows that an initialisation may be under way.
+    ForgetsCall,
 }
 
 /// The agent of before, which did not report first.
@@ -114,6 +118,8 @@ pub(super) struct Budgets {
     pub refusals: u8,
     /// Initialisations that the server answers without carrying them out.
     pub ignores: u8,
+    /// Inspections that find no server although there are servers, for example while they start again.
+    pub blinks: u8,
     /// Records that an operator forgets while nothing is initialised.
     pub forgets: u8,
     /// Clusters that an operator deletes: the record is forgotten and all servers are reset.
@@ -136,6 +142,8 @@ pub(super) struct Setup {
     pub tells_uuid: bool,
     /// Whether an agent gives its claim up after a refused initialisation although an earlier call may still be carried out.
     pub leaves_too_early: bool,
+    /// Whether agents try again after a refused initialisation, as `run` does.
+    pub resides: bool,
     /// Whether buckets, groups and addresses are requested, and all of them refused for good.
     pub extras_refused: bool,
     /// Whether the servers' services never start.
@@ -156,8 +164,16 @@ pub(super) struct Setup {
 }
 
 impl Budgets {
-    pub(super) const NONE: Self =
-        Self { kills: 0, copies: 0, losses: 0, refusals: 0, ignores: 0, forgets: 0, resets: 0 };
+    pub(super) const NONE: Self = Self {
+        kills: 0,
+        copies: 0,
+        losses: 0,
+        refusals: 0,
+        ignores: 0,
+        blinks: 0,
+        forgets: 0,
+        resets: 0,
+    };
 }
 
 impl Default for Setup {
@@ -170,6 +186,7 @@ impl Default for Setup {
             mutants: &[],
             tells_uuid: true,
             leaves_too_early: false,
+            resides: false,
             extras_refused: false,
             services_down: false,
             budgets: Budgets::default(),
@@ -232,7 +249,9 @@ pub(super) struct Agent {
     claim: Option<(u8, Option<i16>)>,
     /// Time left of the lease of `asked`.
     lease_left: Option<i16>,
-    inspections: BTreeMap<u8, bool>,
+    inspections: BTreeMap<u8, Inspection>,
+    /// The nodes whose servers were not found, and for how many seconds, at most a tick.
+    absent: BTreeMap<u8, i16>,
     was_blind: bool,
     occupied: Option<(u8, i16)>,
     has_initialised: bool,
@@ -301,6 +320,16 @@ pub(super) struct World {
     pub broken: Option<Broken>,
 }
 
+/// What an inspection sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    Clear,
+    /// No server, because the network is partitioned.
+    Blind,
+    /// No server, this time.
+    Blink,
+}
+
 /// How the network treats a call to the API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Call {
@@ -318,8 +347,8 @@ pub(super) struct Call {
 pub(super) enum Step {
     /// Reads the server, asks the API and decides.
     Round(usize, Call),
-    /// Acts on the decision. With the flag, other servers are invisible.
-    Do(usize, Call, bool),
+    /// Acts on the decision.
+    Do(usize, Call, Sight),
     /// `/clusterInit` is sent.
     Send(usize),
     /// `/clusterInit` is carried out. With the flag, the answer arrives.

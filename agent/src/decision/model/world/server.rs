@@ -86,7 +86,11 @@ impl Setup {
                     let call = Call { is_copied: world.budgets.copies > 0, ..Call::default() };
                     let _ = self.call(world, &request, call);
                 }
-                world.agents[node].end(End::Failed);
+                if self.resides {
+                    world.agents[node].start_over(!self.has(Mutant::ForgetsCall));
+                } else {
+                    world.agents[node].end(End::Failed);
+                }
                 return;
             }
         }

@@ -53,6 +53,9 @@ impl Setup {
             if let Some(left) = &mut agent.lease_left {
                 *left = (*left - TICK).max(0);
             }
+            for time in agent.absent.values_mut() {
+                *time = TICK;
+            }
             if let Some((_, time)) = &mut agent.occupied {
                 *time = (*time + TICK).min(LEASE);
             }
@@ -79,7 +82,9 @@ impl Setup {
                 while world.agents[node].is_running() {
                     let goes_on = match world.agents[node].phase {
                         Phase::Idle => self.round(&mut world, node, Call::default()),
-                        Phase::Chosen(_) => !self.act(&mut world, node, Call::default(), false),
+                        Phase::Chosen(_) => {
+                            !self.act(&mut world, node, Call::default(), Sight::Clear)
+                        }
                         Phase::Checked => {
                             self.send(&mut world, node);
                             true
@@ -180,6 +185,7 @@ impl Model for Setup {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
+        assert!(self.goal(0).inspection_gap() <= seconds(TICK));
         let server = Server { cluster: None, resets: 0, init: None, overslept: false };
         let mut world = World {
             record: None,
@@ -207,15 +213,18 @@ impl Model for Setup {
             match &agent.phase {
                 Phase::Idle => steps.extend(self.calls(world).map(|call| Step::Round(node, call))),
                 Phase::Chosen(Act::Inspect(_)) => {
-                    steps.push(Step::Do(node, Call::default(), false));
+                    steps.push(Step::Do(node, Call::default(), Sight::Clear));
                     if self.partitions {
-                        steps.push(Step::Do(node, Call::default(), true));
+                        steps.push(Step::Do(node, Call::default(), Sight::Blind));
+                    }
+                    if world.budgets.blinks > 0 {
+                        steps.push(Step::Do(node, Call::default(), Sight::Blink));
                     }
                 }
                 Phase::Chosen(Act::GiveUpClaim(_) | Act::Report(_)) => {
-                    steps.extend(self.calls(world).map(|call| Step::Do(node, call, false)));
+                    steps.extend(self.calls(world).map(|call| Step::Do(node, call, Sight::Clear)));
                 }
-                Phase::Chosen(_) => steps.push(Step::Do(node, Call::default(), false)),
+                Phase::Chosen(_) => steps.push(Step::Do(node, Call::default(), Sight::Clear)),
                 Phase::Checked => steps.push(Step::Send(node)),
                 Phase::Initialising if world.budgets.losses > 0 => steps.push(Step::Break(node)),
                 Phase::Initialising | Phase::Ended(_) => {}
@@ -273,8 +282,8 @@ impl Model for Setup {
             Step::Round(node, call) => {
                 self.round(&mut world, node, call);
             }
-            Step::Do(node, call, is_blind) => {
-                self.act(&mut world, node, call, is_blind);
+            Step::Do(node, call, sight) => {
+                self.act(&mut world, node, call, sight);
             }
             Step::Send(node) => self.send(&mut world, node),
             Step::Effect(node, is_answered) => {
