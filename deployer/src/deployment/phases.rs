@@ -122,7 +122,7 @@ impl<'a> Preparation<'a> {
             // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
-        let up_to_date = self.survey.up_to_date(&self.desired).cloned();
+        let up_to_date = self.up_to_date().cloned();
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
@@ -159,6 +159,15 @@ impl<'a> Preparation<'a> {
             }
             (None, _, None) => Err(stack::overtaken(&self.desired.name).into()),
         }
+    }
+
+    /// The stack, if no change set is needed to know that it is up to date. A cluster's stack needs one: only a change set reads the
+    /// SSM parameter of the newest image again.
+    fn up_to_date(&self) -> Option<&Stack> {
+        if self.cluster.is_some() {
+            return None;
+        }
+        self.survey.up_to_date(&self.desired)
     }
 
     /// Creates or completes the table. Returns whether that was necessary.

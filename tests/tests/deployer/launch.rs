@@ -187,6 +187,25 @@ fn sync_gateway_is_added_changed_and_removed() {
     assert!(nodes().is_empty());
 }
 
+/// CloudFormation describes a stack with the name of an SSM parameter, and MiniStack with the ID that it resolved.
+#[test]
+fn every_launch_asks_cloudformation_for_the_newest_image() {
+    let scene = Scene::new();
+    scene.launch(&[]).ended_with(0);
+    let proxy = Proxy::start(&scene.aws);
+    let image = scene.parameters()["ImageId"].as_str().unwrap().to_owned();
+    assert!(image.starts_with("ami-"), "{image}");
+    proxy.fault(move |call| {
+        let name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64";
+        let reads_stack = call.name == "cloudformation:DescribeStacks";
+        reads_stack.then(|| Fault::Replace(image.clone(), name.to_owned()))
+    });
+    let again = scene.launch_as(&proxy.user(), &[]).document();
+    assert_eq!(again["changed"], json!(false), "{again}");
+    assert_eq!(proxy.count("cloudformation:CreateChangeSet"), 1);
+    assert_eq!(proxy.count("cloudformation:ExecuteChangeSet"), 0);
+}
+
 #[test]
 fn tags_that_a_launch_omits_are_removed() {
     let scene = Scene::new();
