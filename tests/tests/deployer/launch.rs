@@ -207,6 +207,31 @@ fn every_launch_asks_cloudformation_for_the_newest_image() {
 }
 
 #[test]
+fn an_api_that_a_cluster_uses_is_not_destroyed() {
+    let scene = Scene::new();
+    scene.launch(&[]).ended_with(0);
+    let proxy = Proxy::start(&scene.aws);
+    let destroy = ["destroy", "--yes"];
+    let before = scene.aws.inventory();
+    for options in [&[][..], &["--delete-table"]] {
+        let refused = proxy.user().run(&[&destroy[..], options].concat());
+        let hint = "`cbbootstrap destroy --stack-name couchbase-c1";
+        assert!(refused.stderr.contains(hint), "{refused}");
+        refused.failed(5, "stack `couchbase-c1` uses the API of stack `cbbootstrap`");
+    }
+    assert_eq!(scene.aws.inventory(), before);
+    // Without the permission to list the stacks, only the named one is looked at.
+    proxy.fault(|call| {
+        let lists =
+            call.name == "cloudformation:DescribeStacks" && call.parameter("StackName").is_empty();
+        lists.then(|| Fault::denied(call))
+    });
+    proxy.user().run(&destroy).ended_with(0);
+    proxy.fault(|_| None);
+    proxy.user().run(&["destroy", "--yes", "--stack-name", "couchbase-c1"]).ended_with(0);
+}
+
+#[test]
 fn tags_that_a_launch_omits_are_removed() {
     let scene = Scene::new();
     let has_tag = || scene.stack()["Tags"].to_string().contains("\"team\"");
