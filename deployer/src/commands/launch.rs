@@ -27,11 +27,10 @@ use crate::{
 };
 
 /// The parameters that have options.
-pub const HAS_OPTION: [(&str, &str); 10] = [
+pub const HAS_OPTION: [(&str, &str); 9] = [
     ("ApiEndpoint", "--stack-name"),
     ("ApiAuthorizationType", "--stack-name"),
     ("ApiId", "--stack-name"),
-    ("AgentKmsKeyArn", "--stack-name"),
     ("ClusterId", "CLUSTER_ID"),
     ("AgentBucket", "--bucket"),
     ("AgentKey", "--agent"),
@@ -193,6 +192,10 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
     }
     let users = map(&args.parameters);
     template::check(CLUSTER_TEMPLATE, &users, &HAS_OPTION)?;
+    if users.contains_key("AgentKmsKeyArn") && args.bucket.is_none() {
+        let hint = "without `--bucket`, the archive is encrypted with the key of the API's stack";
+        return Err(Failure::usage("parameter `AgentKmsKeyArn` needs `--bucket`").hint(hint));
+    }
     let sets = |name: &str| users.get(name).map(String::as_str);
     if sets("Edition") == Some("community") && sets("SyncGatewayNodes").unwrap_or("0") != "0" {
         let hint = "omit `SyncGatewayNodes`, or set `Edition=enterprise`";
@@ -296,13 +299,15 @@ impl Launch<'_> {
             ("ApiEndpoint", self.endpoint.to_owned()),
             ("ApiAuthorizationType", api.auth().authorization_type().to_owned()),
             ("ApiId", output("ApiId").unwrap_or_else(|| "*".to_owned())),
-            ("AgentKmsKeyArn", api.parameters.get("KmsKeyArn").cloned().unwrap_or_default()),
             ("ClusterId", args.cluster_id.clone()),
             ("AgentBucket", bucket.to_owned()),
             ("AgentKey", key),
             ("VpcId", args.vpc.clone()),
             ("SubnetIds", args.subnets.join(",")),
         ];
+        // Our own bucket is encrypted as the API's stack wants it; the key of another one is known to the user only.
+        let key_of_api = || api.parameters.get("KmsKeyArn").cloned().unwrap_or_default();
+        let agent_key = args.bucket.is_none().then(|| ("AgentKmsKeyArn", key_of_api()));
         let nodes = args.nodes.map(|nodes| ("NodeCount", nodes.to_string()));
         let before = before.map(|stack| stack.parameters.clone()).unwrap_or_default();
         defaults
@@ -314,7 +319,12 @@ impl Launch<'_> {
                 defaults.contains_key(name) && !value.starts_with("ami-")
             }))
             .chain(map(&args.parameters))
-            .chain(set.into_iter().chain(nodes).map(|(name, value)| (name.to_owned(), value)))
+            .chain(
+                set.into_iter()
+                    .chain(agent_key)
+                    .chain(nodes)
+                    .map(|(name, value)| (name.to_owned(), value)),
+            )
             .collect()
     }
 }

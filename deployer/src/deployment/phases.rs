@@ -186,13 +186,14 @@ impl<'a> Preparation<'a> {
     async fn upload(&self) -> anyhow::Result<()> {
         let Self { deployment: Deployment { printer, target, .. }, bucket, artifact, .. } = self;
         let step = printer.step("upload");
-        if bucket.exists && bucket.holds(artifact).await? {
+        let kms_key = target.stack.table.kms_key.as_deref();
+        if bucket.exists && bucket.holds(artifact, kms_key).await? {
             step.done("the bucket has it already");
             return Ok(());
         }
         // A new bucket is protected already. Only a protected bucket has the artifact, so an interrupted run is repaired.
         if bucket.exists {
-            bucket.protect(target.stack.table.kms_key.as_deref()).await?;
+            bucket.protect(kms_key).await?;
         }
         bucket.upload(artifact).await?;
         step.done(format_args!("to bucket `{}`", bucket.name));

@@ -207,6 +207,26 @@ fn every_launch_asks_cloudformation_for_the_newest_image() {
 }
 
 #[test]
+fn an_archive_that_the_nodes_cannot_decrypt_is_uploaded_again() {
+    let scene = Scene::new();
+    scene.launch(&[]).ended_with(0);
+    let key = scene.parameters()["AgentKey"].clone();
+    let object = format!("Bucket='{BUCKET}', Key={key}");
+    scene.aws.boto(&format!(
+        "client('s3').copy_object({object}, CopySource={{'Bucket': '{BUCKET}', 'Key': {key}}}, MetadataDirective='REPLACE', \
+         ServerSideEncryption='aws:kms', SSEKMSKeyId='arn:aws:kms:us-east-1:000000000000:key/other') and None"
+    ));
+    let kms_key =
+        || scene.aws.boto(&format!("client('s3').head_object({object}).get('SSEKMSKeyId')"));
+    assert!(kms_key().is_string());
+    let again = scene.launch(&[]).ended_with(0);
+    assert!(again.stderr.contains("to bucket"), "{again}");
+    assert_eq!(kms_key(), json!(null));
+    let again = scene.launch(&[]).ended_with(0);
+    assert!(again.stderr.contains("the bucket has it already"), "{again}");
+}
+
+#[test]
 fn an_api_that_a_cluster_uses_is_not_destroyed() {
     let scene = Scene::new();
     scene.launch(&[]).ended_with(0);

@@ -92,6 +92,30 @@ fn omitted_options_keep_the_values_of_the_stack() {
 }
 
 #[test]
+fn the_key_of_the_archive_is_that_of_its_bucket() {
+    let mut api = stack("CREATE_COMPLETE", "t");
+    api.parameters.insert("KmsKeyArn".to_owned(), "arn:api".to_owned());
+    let before = |options: &[&str]| Stack {
+        parameters: values(options, &api, None),
+        ..stack("UPDATE_COMPLETE", "t")
+    };
+    let (bucket, key) = ("--bucket=theirs", "--parameter=AgentKmsKeyArn=arn:theirs");
+    let (own, theirs) = (before(&[]), before(&[bucket, key]));
+    for (options, before, expected) in [
+        (&[][..], None, "arn:api"),
+        (&[], Some(&theirs), "arn:api"),
+        (&[bucket], None, ""),
+        (&[bucket, key], None, "arn:theirs"),
+        (&[bucket], Some(&theirs), "arn:theirs"),
+        (&[bucket, key], Some(&own), "arn:theirs"),
+    ] {
+        assert_eq!(values(options, &api, before)["AgentKmsKeyArn"], expected, "{options:?}");
+    }
+    let key = "--parameter=AgentKmsKeyArn=arn:aws:kms:us-east-1:123456789012:key/k";
+    assert!(check(&args(&[bucket, key])).is_ok());
+}
+
+#[test]
 fn only_the_clusters_own_stack_is_changed() {
     let api = stack("CREATE_COMPLETE", "t");
     let mut own = stack("CREATE_COMPLETE", "t");
@@ -130,6 +154,10 @@ fn wrong_options_are_refused() {
         (&["--subnet=vpc-1"], "`--subnet` cannot be `vpc-1`"),
         (&["--parameter=Nodes=3"], "no parameter `Nodes`"),
         (&["--parameter=NodeCount=3"], "`NodeCount` has its own option"),
+        (
+            &["--parameter=AgentKmsKeyArn=arn:aws:kms:us-east-1:123456789012:key/k"],
+            "`AgentKmsKeyArn` needs `--bucket`",
+        ),
         (&["--parameter=DataVolumeSize=1"], "`DataVolumeSize` cannot be `1`"),
         (&["--tag=aws:x=1"], "tag `aws:x`"),
     ] {
