@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use cbbootstrap_function::store::{Store, dynamodb::DynamoDb};
+use cbbootstrap_function::store::{Row, Store, dynamodb::DynamoDb};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     origin::introduce,
     package::{AGENT, ArtifactSource, BuildArgs, BuilderChoice, artifact::Artifact},
     printer::Printer,
-    settings::{Place, StackOptions, TableArgs, Target, check_tags, map},
+    settings::{Place, RecordsArgs, StackOptions, TableArgs, Target, check_tags, map},
     signals::Signals,
     stack::Stack,
     template::{self, CLUSTER_TEMPLATE},
@@ -149,12 +150,12 @@ async fn launch(
         let find_api = cloudformation::require(&aws.cloudformation, api_name, &aws.region);
         let api = signals.or_stopped(find_api).await?;
         let endpoint = api.output("Endpoint")?.to_owned();
-        let known = signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?;
+        let known = signals.or_stopped(Known::read(&aws, &api, &args.cluster_id)).await?;
         let launch = Launch {
             args,
             stack_name: name,
             endpoint: &endpoint,
-            has_members: !known.is_empty(),
+            has_record: known.has_record,
             defaults: template::defaults(CLUSTER_TEMPLATE)?,
             api: &api,
         };
@@ -170,9 +171,9 @@ async fn launch(
         let launched = deployment.launch(agent, &launch, signals).await?;
         let DeployedStack { stack, changed, is_fresh, .. } = launched;
         let nodes = if is_fresh {
-            signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?
+            signals.or_stopped(Known::read(&aws, &api, &args.cluster_id)).await?.nodes
         } else {
-            known
+            known.nodes
         };
         LaunchReport::new(args.cluster_id.clone(), &stack, aws.region.clone(), changed, nodes)
     })
@@ -233,8 +234,8 @@ struct Launch<'a> {
     stack_name: &'a str,
     api: &'a Stack,
     endpoint: &'a str,
-    /// Whether nodes have reported to the API as members of this cluster.
-    has_members: bool,
+    /// Whether a node has claimed this cluster at the API.
+    has_record: bool,
     defaults: BTreeMap<String, String>,
 }
 
@@ -248,12 +249,14 @@ impl Cluster for Launch<'_> {
                 .hint("choose another name with `--cluster-stack`")
                 .exit(Exit::NeedsDecision));
         }
-        if is_new && self.has_members {
+        // The new nodes have another secret than the record.
+        if is_new && self.has_record {
             let message =
                 format!("the API has a record of cluster `{id}`, but stack `{name}` has no nodes");
+            let forget = self.forget_command();
             return Err(Failure::new(message)
                 .hint(format!(
-                    "if the cluster's nodes are gone, run `cbbootstrap cluster forget {id}`; otherwise choose another ID"
+                    "if the cluster's nodes are gone, run `{forget}`; otherwise choose another ID"
                 ))
                 .exit(Exit::NeedsDecision));
         }
@@ -281,9 +284,24 @@ impl Cluster for Launch<'_> {
     ) -> BTreeMap<String, String> {
         self.values(before, &bucket.name, bucket.key(agent))
     }
+
+    fn after_failed_creation(&self) -> String {
+        let forget = self.forget_command();
+        format!("if a node has claimed the cluster, run `{forget}` before you launch it again")
+    }
 }
 
 impl Launch<'_> {
+    fn forget_command(&self) -> String {
+        let Place { config, access, .. } = self.args.api.clone();
+        let table = TableArgs { table_name: self.api.table().unwrap_or_default().to_owned() };
+        let records = RecordsArgs { table, config, local: false, data: None, access };
+        let id = self.args.cluster_id.clone();
+        // An ID can look like an option.
+        let end_of_options = id.starts_with('-').then(|| "--".to_owned());
+        records.command("forget", &end_of_options.into_iter().chain([id]).collect::<Vec<_>>())
+    }
+
     /// Omitted options keep the values of the stack, as a smaller volume or another edition would endanger the nodes' data.
     fn values(
         &self,
@@ -329,12 +347,30 @@ impl Launch<'_> {
     }
 }
 
-/// The members in the API's table; none if these credentials may not read it.
-async fn nodes(aws: &Aws, api: &Stack, cluster_id: &str) -> anyhow::Result<Vec<String>> {
-    let table = api.output("TableName")?;
-    let row = DynamoDb::new(aws.dynamodb.clone(), table).find(cluster_id).await;
-    let record = row.ok().flatten().and_then(|row| row.record.ok());
-    Ok(record.into_iter().flat_map(|record| record.members.into_keys()).collect())
+/// What the API's table says about the cluster; nothing if these credentials may not read it.
+struct Known {
+    /// The members.
+    nodes: Vec<String>,
+    /// Whether a node has claimed it, even if none was ready, or its record cannot be read.
+    has_record: bool,
+}
+
+impl Known {
+    async fn read(aws: &Aws, api: &Stack, cluster_id: &str) -> anyhow::Result<Self> {
+        let table = api.output("TableName")?;
+        let row = DynamoDb::new(aws.dynamodb.clone(), table).find(cluster_id).await;
+        Ok(Self::new(row.ok().flatten(), Timestamp::now()))
+    }
+
+    fn new(row: Option<Row>, now: Timestamp) -> Self {
+        match row.map(|row| row.record) {
+            Some(Ok(record)) if !record.is_gone(now) => {
+                Self { nodes: record.members.into_keys().collect(), has_record: true }
+            }
+            Some(Err(_)) => Self { nodes: Vec::new(), has_record: true },
+            _ => Self { nodes: Vec::new(), has_record: false },
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The phases of a deployment after the survey, and the steps that follow them.
 
 use super::{
-    Applied, Cluster, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack,
+    Applied, Cluster, DeployedStack, Deployment, Follower, StackSurvey, Survey, Watch,
+    desired_stack,
 };
 use crate::{
     aws::{
@@ -276,7 +277,9 @@ impl<'a> Preparation<'a> {
             None => self.recover(&mut step).await?,
         };
         let is_deployed = draft.take().is_some();
-        self.deployment.follower().follow(operation, watch, &mut step, signals).await?;
+        let remains = self.cluster.map(Cluster::after_failed_creation);
+        let follower = Follower { remains: remains.as_deref(), ..self.deployment.follower() };
+        follower.follow(operation, watch, &mut step, signals).await?;
         step.done(operation.outcome());
         Ok(is_deployed)
     }

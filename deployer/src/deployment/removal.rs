@@ -206,7 +206,7 @@ impl<'a> Removal<'a> {
         // `None`: somebody else has deleted it.
         if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
             cloudformation::request_deletion(client, &stack.id, removal.role_arn.clone()).await?;
-            let follower = Follower { client, place: &removal.place };
+            let follower = Follower { client, place: &removal.place, remains: None };
             follower.follow(Operation::Delete, watch, &mut step, signals).await?;
         }
         step.done(Operation::Delete.outcome());
@@ -326,7 +326,7 @@ async fn find_idle(
     printer: &Printer,
 ) -> anyhow::Result<Option<Stack>> {
     let (place, patience) = (&args.removal.place, args.removal.wait.wait_for_stack);
-    let follower = Follower { client: &aws.cloudformation, place };
+    let follower = Follower { client: &aws.cloudformation, place, remains: None };
     let find = async || {
         let name = &place.stack_name;
         let stack = cloudformation::find(&aws.cloudformation, name).await?;

@@ -1,3 +1,5 @@
+use cbbootstrap_function::item::Unreadable;
+use cbbootstrap_protocol::rules::{Member, Record};
 use clap::Parser;
 
 use super::*;
@@ -22,7 +24,7 @@ fn launch<'a>(args: &'a LaunchArgs, api: &'a Stack) -> Launch<'a> {
         stack_name: "couchbase-my",
         api,
         endpoint: "https://api",
-        has_members: false,
+        has_record: false,
         defaults: template::defaults(CLUSTER_TEMPLATE).unwrap(),
     }
 }
@@ -125,7 +127,7 @@ fn only_the_clusters_own_stack_is_changed() {
     let arm64 = "--arch=arm64";
     let types = ["--parameter=ImageId=/i", "--parameter=InstanceType=t"];
     let empty = Stack { parameters: BTreeMap::new(), ..stack("REVIEW_IN_PROGRESS", "t") };
-    for (options, before, is_new, has_members, expected) in [
+    for (options, before, is_new, has_record, expected) in [
         (&[][..], None, true, false, Ok(())),
         (&[], None, true, true, Err(Exit::NeedsDecision)),
         (&[], Some(&empty), true, false, Ok(())),
@@ -141,9 +143,47 @@ fn only_the_clusters_own_stack_is_changed() {
         (&[arm64, types[0], types[1]], Some(&own), false, false, Ok(())),
     ] {
         let args = args(options);
-        let launch = Launch { has_members, ..launch(&args, &api) };
+        let launch = Launch { has_record, ..launch(&args, &api) };
         let checked = launch.check(before, is_new).map_err(|failure| failure.exit);
-        assert_eq!(checked, expected, "{options:?} {is_new} {has_members}");
+        assert_eq!(checked, expected, "{options:?} {is_new} {has_record}");
+    }
+}
+
+#[test]
+fn a_claim_is_a_record_even_without_members() {
+    let now: Timestamp = "2026-11-27T03:00:00Z".parse().unwrap();
+    let row = |record| Some(Row { cluster_id: "c".to_owned(), record });
+    let claimed = Record { lease_expires_at: Some(now), ..Record::default() };
+    let member = Member { reported_at: now, node_uuid: None, authority: None, attestation: None };
+    let ready = Record { members: [("a".to_owned(), member)].into(), ..Record::default() };
+    let forgotten = Record { is_forgotten: true, ..ready.clone() };
+    for (row, nodes, has_record) in [
+        (None, vec![], false),
+        (row(Ok(forgotten)), vec![], false),
+        (row(Ok(claimed)), vec![], true),
+        (row(Ok(ready)), vec!["a".to_owned()], true),
+        (row(Err(Unreadable("state"))), vec![], true),
+    ] {
+        let known = Known::new(row.clone(), now);
+        assert_eq!((known.nodes, known.has_record), (nodes, has_record), "{row:?}");
+    }
+}
+
+#[test]
+fn the_command_that_forgets_names_the_table_and_where_it_is() {
+    let api = stack("CREATE_COMPLETE", "clusters of a");
+    for (options, expected) in [
+        (&[][..], "cbbootstrap cluster forget --table-name 'clusters of a' my_cluster"),
+        (
+            &["--env=prod", "--region=eu-west-1", "--profile=ops"],
+            "cbbootstrap cluster forget --env prod --region eu-west-1 --profile ops --table-name 'clusters of a' my_cluster",
+        ),
+    ] {
+        let args = args(options);
+        let launch = Launch { has_record: true, ..launch(&args, &api) };
+        assert_eq!(launch.forget_command(), expected);
+        let hint = launch.check(None, true).unwrap_err().hint.unwrap();
+        assert!(hint.contains(&format!("`{expected}`")), "{hint}");
     }
 }
 
