@@ -44,8 +44,10 @@ pub const HAS_OPTION: [(&str, &str); 9] = [
 const ARM64_DEFAULTS: [(&str, &str); 3] = [
     ("ImageId", "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"),
     ("InstanceType", "m7g.xlarge"),
-    ("SyncGatewayInstanceType", "m7g.large"),
+    GATEWAY_TYPE,
 ];
+
+const GATEWAY_TYPE: (&str, &str) = ("SyncGatewayInstanceType", "m7g.large");
 
 #[derive(Debug, Serialize)]
 struct LaunchReport {
@@ -263,17 +265,8 @@ impl Cluster for Launch<'_> {
         let Some(before) = stack.filter(|_| !is_new) else {
             return Ok(());
         };
-        let image = |arch| ARM64_DEFAULTS[0].1.replace("arm64", arch);
-        let other = if self.args.agent.arch == Arch::Arm64 { "x86_64" } else { "arm64" };
-        let users = map(&self.args.parameters);
-        let is_other = before.parameters.get("ImageId") == Some(&image(other));
-        if is_other && !(users.contains_key("ImageId") && users.contains_key("InstanceType")) {
-            let message = format!("the instances of cluster `{id}` are for {other}");
-            return Err(Failure::usage(message).hint(format!(
-                "pass `--arch {other}`; to change them, set the parameters `ImageId` and `InstanceType`"
-            )));
-        }
-        Ok(())
+        self.check_network(before)?;
+        self.check_processor(before)
     }
 
     fn parameters(
@@ -292,6 +285,40 @@ impl Cluster for Launch<'_> {
 }
 
 impl Launch<'_> {
+    fn check_network(&self, before: &Stack) -> Result<(), Failure> {
+        let LaunchArgs { cluster_id: id, vpc, .. } = self.args;
+        match before.parameters.get("VpcId").filter(|current| *current != vpc) {
+            None => Ok(()),
+            Some(current) => Err(Failure::usage(format!("cluster `{id}` is in `{current}`"))
+                .hint(format!("pass `--vpc {current}`; a cluster cannot move to another VPC"))),
+        }
+    }
+
+    /// Another processor needs an image and instance types for it.
+    fn check_processor(&self, before: &Stack) -> Result<(), Failure> {
+        let other = if self.args.agent.arch == Arch::Arm64 { "x86_64" } else { "arm64" };
+        let image = ARM64_DEFAULTS[0].1.replace("arm64", other);
+        if before.parameters.get("ImageId") != Some(&image) {
+            return Ok(());
+        }
+        let users = map(&self.args.parameters);
+        let gateways = users.get("SyncGatewayNodes");
+        let gateways = gateways.or_else(|| before.parameters.get("SyncGatewayNodes"));
+        let has_gateways = gateways.is_some_and(|count| count != "0");
+        let mut needed = ARM64_DEFAULTS.map(|(name, _)| name).to_vec();
+        needed.retain(|name| has_gateways || *name != GATEWAY_TYPE.0);
+        if needed.iter().all(|name| users.contains_key(*name)) {
+            return Ok(());
+        }
+        let needed: Vec<_> = needed.iter().map(|name| format!("`{name}`")).collect();
+        let message =
+            format!("the instances of cluster `{}` are for {other}", self.args.cluster_id);
+        Err(Failure::usage(message).hint(format!(
+            "pass `--arch {other}`; to change them, set the parameters {}",
+            needed.join(", ")
+        )))
+    }
+
     fn forget_command(&self) -> String {
         let Place { config, access, .. } = self.args.api.clone();
         let table = TableArgs { table_name: self.api.table().unwrap_or_default().to_owned() };
@@ -327,6 +354,9 @@ impl Launch<'_> {
         let key_of_api = || api.parameters.get("KmsKeyArn").cloned().unwrap_or_default();
         let agent_key = args.bucket.is_none().then(|| ("AgentKmsKeyArn", key_of_api()));
         let nodes = args.nodes.map(|nodes| ("NodeCount", nodes.to_string()));
+        // A stack without Sync Gateway may have changed its processor since it got this value.
+        let other_gateway = if is_arm64 { defaults.get(GATEWAY_TYPE.0) } else { None };
+        let other_gateway = other_gateway.map_or(GATEWAY_TYPE.1, String::as_str);
         let before = before.map(|stack| stack.parameters.clone()).unwrap_or_default();
         defaults
             .clone()
@@ -334,7 +364,9 @@ impl Launch<'_> {
             .chain(for_arch.map(|(name, value)| (name.to_owned(), value.to_owned())))
             .chain(before.into_iter().filter(|(name, value)| {
                 // An ID is not the value of an SSM parameter's name.
-                defaults.contains_key(name) && !value.starts_with("ami-")
+                defaults.contains_key(name)
+                    && !value.starts_with("ami-")
+                    && (name.as_str(), value.as_str()) != (GATEWAY_TYPE.0, other_gateway)
             }))
             .chain(map(&args.parameters))
             .chain(

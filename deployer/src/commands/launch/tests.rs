@@ -10,9 +10,12 @@ use crate::{
 };
 
 fn args(options: &[&str]) -> LaunchArgs {
-    let command =
-        ["cbbootstrap", "launch", "my_cluster", "--vpc=vpc-1", "--subnet=subnet-1,subnet-2"];
-    match Cli::try_parse_from(command.iter().chain(options)).unwrap().command {
+    let network = ["--vpc=vpc-1", "--subnet=subnet-1,subnet-2"];
+    let is_given = |default: &&str| options.iter().any(|it| it[..5] == default[..5]);
+    let network = network.iter().filter(|default| !is_given(default));
+    let command = ["cbbootstrap", "launch", "my_cluster"];
+    let command = command.iter().chain(network).chain(options);
+    match Cli::try_parse_from(command).unwrap().command {
         Command::Launch(args) => *args,
         other => panic!("{other:?}"),
     }
@@ -124,8 +127,6 @@ fn only_the_clusters_own_stack_is_changed() {
     own.parameters = values(&[], &api, None);
     let mut other = own.clone();
     other.parameters.insert("ClusterId".to_owned(), "other".to_owned());
-    let arm64 = "--arch=arm64";
-    let types = ["--parameter=ImageId=/i", "--parameter=InstanceType=t"];
     let empty = Stack { parameters: BTreeMap::new(), ..stack("REVIEW_IN_PROGRESS", "t") };
     for (options, before, is_new, has_record, expected) in [
         (&[][..], None, true, false, Ok(())),
@@ -137,16 +138,54 @@ fn only_the_clusters_own_stack_is_changed() {
         (&[], Some(&other), false, false, Err(Exit::NeedsDecision)),
         (&[], Some(&other), true, false, Err(Exit::NeedsDecision)),
         (&[], Some(&api), false, false, Err(Exit::NeedsDecision)),
-        (&[arm64], Some(&own), false, false, Err(Exit::Usage)),
-        (&[arm64], Some(&own), true, false, Ok(())),
-        (&[arm64, types[0]], Some(&own), false, false, Err(Exit::Usage)),
-        (&[arm64, types[0], types[1]], Some(&own), false, false, Ok(())),
+        (&["--arch=arm64"], Some(&own), true, false, Ok(())),
+        (&["--vpc=vpc-2"], Some(&own), true, false, Ok(())),
+        (&["--vpc=vpc-2"], Some(&own), false, false, Err(Exit::Usage)),
     ] {
         let args = args(options);
         let launch = Launch { has_record, ..launch(&args, &api) };
         let checked = launch.check(before, is_new).map_err(|failure| failure.exit);
         assert_eq!(checked, expected, "{options:?} {is_new} {has_record}");
     }
+}
+
+#[test]
+fn another_processor_needs_an_image_and_instance_types() {
+    let api = stack("CREATE_COMPLETE", "t");
+    let with = |options: &[&str]| Stack {
+        parameters: values(options, &api, None),
+        ..stack("UPDATE_COMPLETE", "t")
+    };
+    let image = "--parameter=ImageId=/i";
+    let server = "--parameter=InstanceType=t";
+    let gateway = "--parameter=SyncGatewayInstanceType=t";
+    let (some, none) = ("--parameter=SyncGatewayNodes=2", "--parameter=SyncGatewayNodes=0");
+    let (without, with_gateway) = (with(&[]), with(&[some]));
+    for (options, before, is_enough) in [
+        (&[][..], &without, false),
+        (&[image], &without, false),
+        (&[image, server], &without, true),
+        (&[image, server, some], &without, false),
+        (&[image, server, some, gateway], &without, true),
+        (&[image, server], &with_gateway, false),
+        (&[image, server, gateway], &with_gateway, true),
+        (&[image, server, none], &with_gateway, true),
+    ] {
+        let options = [&["--arch=arm64"], options].concat();
+        let args = args(&options);
+        let checked = launch(&args, &api).check(Some(before), false);
+        assert_eq!(checked.is_ok(), is_enough, "{options:?}");
+        let Err(failure) = checked else { continue };
+        let hint = failure.hint.unwrap();
+        let has_gateway = options.contains(&some) || (before.parameters == with_gateway.parameters);
+        assert_eq!(hint.contains("`SyncGatewayInstanceType`"), has_gateway, "{hint}");
+        assert_eq!(failure.exit, Exit::Usage);
+    }
+    // The type for the former processor, from before the switch.
+    let mut switched = with(&["--arch=arm64"]);
+    switched.parameters.insert("SyncGatewayInstanceType".to_owned(), "m6i.large".to_owned());
+    let after = values(&["--arch=arm64", some], &api, Some(&switched));
+    assert_eq!(after["SyncGatewayInstanceType"], "m7g.large");
 }
 
 #[test]
