@@ -1,6 +1,9 @@
 //! `launch`: a Couchbase cluster on EC2.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use cbbootstrap_function::store::{Row, Store, dynamodb::DynamoDb};
 use jiff::Timestamp;
@@ -348,7 +351,7 @@ impl Launch<'_> {
             ("AgentBucket", bucket.to_owned()),
             ("AgentKey", key),
             ("VpcId", args.vpc.clone()),
-            ("SubnetIds", args.subnets.join(",")),
+            ("SubnetIds", subnets(&args.subnets, before)),
         ];
         // Our own bucket is encrypted as the API's stack wants it; the key of another one is known to the user only.
         let key_of_api = || api.parameters.get("KmsKeyArn").cloned().unwrap_or_default();
@@ -377,6 +380,19 @@ impl Launch<'_> {
             )
             .collect()
     }
+}
+
+/// The parameter for these subnets. Their order does not matter, so that of the stack stays: another one would be a change.
+fn subnets(subnets: &[String], before: Option<&Stack>) -> String {
+    let desired: BTreeSet<_> = subnets.iter().map(String::as_str).collect();
+    let current = before.and_then(|stack| stack.parameters.get("SubnetIds"));
+    let is_same = |current: &&String| current.split(',').collect::<BTreeSet<_>>() == desired;
+    if let Some(current) = current.filter(is_same) {
+        return current.clone();
+    }
+    let mut rest = desired;
+    let subnets = subnets.iter().map(String::as_str).filter(|subnet| rest.remove(subnet));
+    subnets.collect::<Vec<_>>().join(",")
 }
 
 /// What the API's table says about the cluster; nothing if these credentials may not read it.

@@ -189,6 +189,25 @@ fn another_processor_needs_an_image_and_instance_types() {
 }
 
 #[test]
+fn the_order_of_subnets_is_that_of_the_stack() {
+    let with = |subnets: &str| {
+        let mut stack = stack("CREATE_COMPLETE", "t");
+        stack.parameters.insert("SubnetIds".to_owned(), subnets.to_owned());
+        stack
+    };
+    for (given, before, expected) in [
+        (&["b", "a", "b"][..], None, "b,a"),
+        (&["b", "a", "b"], Some(with("a,b")), "a,b"),
+        (&["b", "a", "c"], Some(with("a,b")), "b,a,c"),
+        (&["b"], Some(with("a,b")), "b"),
+        (&["b"], Some(stack("CREATE_COMPLETE", "t")), "b"),
+    ] {
+        let given: Vec<_> = given.iter().map(|subnet| (*subnet).to_owned()).collect();
+        assert_eq!(subnets(&given, before.as_ref()), expected, "{given:?}");
+    }
+}
+
+#[test]
 fn a_claim_is_a_record_even_without_members() {
     let now: Timestamp = "2026-11-27T03:00:00Z".parse().unwrap();
     let row = |record| Some(Row { cluster_id: "c".to_owned(), record });
