@@ -287,7 +287,9 @@ fn a_creation_that_fails_or_is_cancelled_names_what_it_leaves() {
             .stack("ROLLBACK_COMPLETE"),
     );
     let failed = scene.launch_as(&proxy.user(), &[]).ended_with(1);
-    assert!(failed.stderr.contains(hint), "{failed}");
+    for text in [hint, "`aws ec2 get-console-output --output text --instance-id i-0abc`"] {
+        assert!(failed.stderr.contains(text), "{failed}");
+    }
 
     proxy.reset();
     proxy.play(Play::on("ExecuteChangeSet").stack("CREATE_IN_PROGRESS"));
