@@ -55,6 +55,8 @@ pub struct Stack {
     pub outputs: BTreeMap<String, String>,
     /// The alarms that roll back an update: ARN and type.
     pub rollback_triggers: Vec<(String, String)>,
+    /// How long they are watched after an update.
+    pub monitoring_minutes: i32,
     pub notification_arns: Vec<String>,
     pub protected: bool,
     /// RFC 3339, as are the other times.
@@ -275,6 +277,7 @@ pub(crate) mod tests {
             tags: BTreeMap::new(),
             outputs: BTreeMap::new(),
             rollback_triggers: Vec::new(),
+            monitoring_minutes: 0,
             notification_arns: Vec::new(),
             protected: false,
             created: None,
