@@ -149,6 +149,14 @@ impl Failure {
         self
     }
 
+    /// Adds a hint to the one that it may have.
+    #[must_use]
+    pub fn also(self, hint: &str) -> Self {
+        let hints: Vec<_> = self.hint.as_deref().into_iter().chain([hint]).collect();
+        let hints = hints.join("; ");
+        self.hint(hints)
+    }
+
     /// Prefixes the message with the thing that it is about.
     #[must_use]
     pub fn about(mut self, thing: impl Display) -> Self {

@@ -9,7 +9,7 @@ const RESTRICTIONS: [&str; 5] = [
     "VPC endpoint policy",
 ];
 
-/// The hint for CloudFormation's reason of a failure, if it is a known one.
+/// The hint for CloudFormation's reason of a failure, if it is a known one. `INSTANCE-ID` stands for the instance that failed.
 pub fn for_reason(reason: &str) -> Option<String> {
     let text = reason.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
@@ -27,14 +27,20 @@ pub fn for_reason(reason: &str) -> Option<String> {
     } else if has(&["rollback trigger", "rollbacktrigger", "to alarm", "in alarm"]) {
         "requests failed during the update or just before: see `cbbootstrap logs`; without `--rollback-minutes`, no update is rolled back for that"
     } else if has(&["resource signal", "success signals", "failure signal"]) {
-        "a node did not become a member: read `/var/log/cloud-init-output.log` and `journalctl -u cbbootstrap-agent` on its instance; \
-         after a failed first launch, run `cbbootstrap cluster forget` for its cluster ID"
+        "a node did not become a member: `aws ec2 get-console-output --output text --instance-id INSTANCE-ID` shows its log, for about an \
+         hour after the instance has ended"
     } else if has(&["throttling", "rate exceeded"]) {
         "AWS throttled the requests: deploy again"
     } else {
         return None;
     };
     Some(advice.to_owned())
+}
+
+/// The instance whose signal of a failure this reason reports.
+pub fn failed_instance(reason: &str) -> Option<&str> {
+    let signal = reason.to_lowercase().contains("failure signal");
+    word_after(reason, "UniqueId ").filter(|id| signal && id.starts_with("i-"))
 }
 
 /// The hint for a missing permission, from the message that denies it.
@@ -138,6 +144,19 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_names_its_instance() {
+        for (reason, expected) in [
+            ("Received FAILURE signal with UniqueId i-0abc", Some("i-0abc")),
+            ("Received FAILURE signal with UniqueId i-0abc.", Some("i-0abc")),
+            ("Received SUCCESS signal with UniqueId i-0abc", None),
+            ("Received FAILURE signal with UniqueId other", None),
+            ("Received 1 FAILURE signal(s) out of 3", None),
+        ] {
+            assert_eq!(failed_instance(reason), expected, "{reason}");
+        }
+    }
+
+    #[test]
     fn known_reasons_have_a_hint() {
         for (reason, expected) in [
             (
@@ -150,6 +169,10 @@ mod tests {
             ),
             ("Function x already exists in stack y", Some("--stack-name")),
             ("The following alarm went to ALARM: [arn]", Some("cbbootstrap logs")),
+            (
+                "Failed to receive 3 resource signal(s) within the specified duration",
+                Some("--instance-id INSTANCE-ID`"),
+            ),
             ("Rate exceeded (Service: Lambda, Status Code: 429)", Some("deploy again")),
             ("something new", None),
         ] {

@@ -238,10 +238,15 @@ impl Bucket {
         format!("{}{}.{}", self.prefix(), artifact.sha256, artifact.program.extension)
     }
 
-    pub async fn holds(&self, artifact: &Artifact) -> anyhow::Result<bool> {
+    /// Whether it has the artifact, and those who may use only this KMS key can read it. A bucket that is not ours has its own keys.
+    pub async fn holds(&self, artifact: &Artifact, kms_key: Option<&str>) -> anyhow::Result<bool> {
         let key = self.key(artifact);
         match request!(self.head_object).key(&key).send().await {
-            Ok(object) => Ok(object.content_length == i64::try_from(artifact.bytes.len()).ok()),
+            Ok(object) => {
+                let is_whole = object.content_length == i64::try_from(artifact.bytes.len()).ok();
+                let object_key = object.ssekms_key_id.as_deref();
+                Ok(is_whole && (!self.ours || is_readable(object_key, kms_key)))
+            }
             // Without the permission to list the bucket, a missing key is a 403.
             Err(SdkError::ServiceError(refused))
                 if [403, 404].contains(&refused.raw().status().as_u16()) =>
@@ -328,6 +333,12 @@ impl Bucket {
     }
 }
 
+/// Whether those who may use only `kms_key` can read an object that `object_key` encrypts. Without a customer's key, everybody who may
+/// read the bucket can.
+fn is_readable(object_key: Option<&str>, kms_key: Option<&str>) -> bool {
+    object_key.is_none() || object_key == kms_key
+}
+
 /// The artifacts that are neither named nor among the newest. S3 may round times to seconds, so those of the same time as the
 /// oldest one to keep are kept, too: their keys are hashes, which have no order.
 fn outdated<T: Ord>(mut artifacts: Vec<(T, String)>, named: &[&str]) -> Vec<String> {
@@ -343,6 +354,19 @@ fn outdated<T: Ord>(mut artifacts: Vec<(T, String)>, named: &[&str]) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_artifact_is_readable_without_a_key_or_with_the_wanted_one() {
+        for (object_key, kms_key, expected) in [
+            (None, None, true),
+            (None, Some("k"), true),
+            (Some("k"), Some("k"), true),
+            (Some("other"), Some("k"), false),
+            (Some("k"), None, false),
+        ] {
+            assert_eq!(is_readable(object_key, kms_key), expected, "{object_key:?} {kms_key:?}");
+        }
+    }
 
     #[test]
     fn old_artifacts_are_outdated_unless_named() {

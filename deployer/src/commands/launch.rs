@@ -1,8 +1,12 @@
 //! `launch`: a Couchbase cluster on EC2.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
-use cbbootstrap_function::store::{Store, dynamodb::DynamoDb};
+use cbbootstrap_function::store::{Row, Store, dynamodb::DynamoDb};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
@@ -19,7 +23,7 @@ use crate::{
     origin::introduce,
     package::{AGENT, ArtifactSource, BuildArgs, BuilderChoice, artifact::Artifact},
     printer::Printer,
-    settings::{Place, StackOptions, TableArgs, Target, check_tags, map},
+    settings::{Place, RecordsArgs, StackOptions, TableArgs, Target, check_tags, map},
     signals::Signals,
     stack::Stack,
     template::{self, CLUSTER_TEMPLATE},
@@ -27,11 +31,10 @@ use crate::{
 };
 
 /// The parameters that have options.
-pub const HAS_OPTION: [(&str, &str); 10] = [
+pub const HAS_OPTION: [(&str, &str); 9] = [
     ("ApiEndpoint", "--stack-name"),
     ("ApiAuthorizationType", "--stack-name"),
     ("ApiId", "--stack-name"),
-    ("AgentKmsKeyArn", "--stack-name"),
     ("ClusterId", "CLUSTER_ID"),
     ("AgentBucket", "--bucket"),
     ("AgentKey", "--agent"),
@@ -44,8 +47,10 @@ pub const HAS_OPTION: [(&str, &str); 10] = [
 const ARM64_DEFAULTS: [(&str, &str); 3] = [
     ("ImageId", "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"),
     ("InstanceType", "m7g.xlarge"),
-    ("SyncGatewayInstanceType", "m7g.large"),
+    GATEWAY_TYPE,
 ];
+
+const GATEWAY_TYPE: (&str, &str) = ("SyncGatewayInstanceType", "m7g.large");
 
 #[derive(Debug, Serialize)]
 struct LaunchReport {
@@ -150,12 +155,12 @@ async fn launch(
         let find_api = cloudformation::require(&aws.cloudformation, api_name, &aws.region);
         let api = signals.or_stopped(find_api).await?;
         let endpoint = api.output("Endpoint")?.to_owned();
-        let known = signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?;
+        let known = signals.or_stopped(Known::read(&aws, &api, &args.cluster_id)).await?;
         let launch = Launch {
             args,
             stack_name: name,
             endpoint: &endpoint,
-            has_members: !known.is_empty(),
+            has_record: known.has_record,
             defaults: template::defaults(CLUSTER_TEMPLATE)?,
             api: &api,
         };
@@ -171,9 +176,9 @@ async fn launch(
         let launched = deployment.launch(agent, &launch, signals).await?;
         let DeployedStack { stack, changed, is_fresh, .. } = launched;
         let nodes = if is_fresh {
-            signals.or_stopped(nodes(&aws, &api, &args.cluster_id)).await?
+            signals.or_stopped(Known::read(&aws, &api, &args.cluster_id)).await?.nodes
         } else {
-            known
+            known.nodes
         };
         LaunchReport::new(args.cluster_id.clone(), &stack, aws.region.clone(), changed, nodes)
     })
@@ -193,6 +198,10 @@ fn check(args: &LaunchArgs) -> Result<(), Failure> {
     }
     let users = map(&args.parameters);
     template::check(CLUSTER_TEMPLATE, &users, &HAS_OPTION)?;
+    if users.contains_key("AgentKmsKeyArn") && args.bucket.is_none() {
+        let hint = "without `--bucket`, the archive is encrypted with the key of the API's stack";
+        return Err(Failure::usage("parameter `AgentKmsKeyArn` needs `--bucket`").hint(hint));
+    }
     let sets = |name: &str| users.get(name).map(String::as_str);
     if sets("Edition") == Some("community") && sets("SyncGatewayNodes").unwrap_or("0") != "0" {
         let hint = "omit `SyncGatewayNodes`, or set `Edition=enterprise`";
@@ -230,8 +239,8 @@ struct Launch<'a> {
     stack_name: &'a str,
     api: &'a Stack,
     endpoint: &'a str,
-    /// Whether nodes have reported to the API as members of this cluster.
-    has_members: bool,
+    /// Whether a node has claimed this cluster at the API.
+    has_record: bool,
     defaults: BTreeMap<String, String>,
 }
 
@@ -245,29 +254,22 @@ impl Cluster for Launch<'_> {
                 .hint("choose another name with `--cluster-stack`")
                 .exit(Exit::NeedsDecision));
         }
-        if is_new && self.has_members {
+        // The new nodes have another secret than the record.
+        if is_new && self.has_record {
             let message =
                 format!("the API has a record of cluster `{id}`, but stack `{name}` has no nodes");
+            let forget = self.forget_command();
             return Err(Failure::new(message)
                 .hint(format!(
-                    "if the cluster's nodes are gone, run `cbbootstrap cluster forget {id}`; otherwise choose another ID"
+                    "if the cluster's nodes are gone, run `{forget}`; otherwise choose another ID"
                 ))
                 .exit(Exit::NeedsDecision));
         }
         let Some(before) = stack.filter(|_| !is_new) else {
             return Ok(());
         };
-        let image = |arch| ARM64_DEFAULTS[0].1.replace("arm64", arch);
-        let other = if self.args.agent.arch == Arch::Arm64 { "x86_64" } else { "arm64" };
-        let users = map(&self.args.parameters);
-        let is_other = before.parameters.get("ImageId") == Some(&image(other));
-        if is_other && !(users.contains_key("ImageId") && users.contains_key("InstanceType")) {
-            let message = format!("the instances of cluster `{id}` are for {other}");
-            return Err(Failure::usage(message).hint(format!(
-                "pass `--arch {other}`; to change them, set the parameters `ImageId` and `InstanceType`"
-            )));
-        }
-        Ok(())
+        self.check_network(before)?;
+        self.check_processor(before)
     }
 
     fn parameters(
@@ -278,9 +280,58 @@ impl Cluster for Launch<'_> {
     ) -> BTreeMap<String, String> {
         self.values(before, &bucket.name, bucket.key(agent))
     }
+
+    fn after_failed_creation(&self) -> String {
+        let forget = self.forget_command();
+        format!("if a node has claimed the cluster, run `{forget}` before you launch it again")
+    }
 }
 
 impl Launch<'_> {
+    fn check_network(&self, before: &Stack) -> Result<(), Failure> {
+        let LaunchArgs { cluster_id: id, vpc, .. } = self.args;
+        match before.parameters.get("VpcId").filter(|current| *current != vpc) {
+            None => Ok(()),
+            Some(current) => Err(Failure::usage(format!("cluster `{id}` is in `{current}`"))
+                .hint(format!("pass `--vpc {current}`; a cluster cannot move to another VPC"))),
+        }
+    }
+
+    /// Another processor needs an image and instance types for it.
+    fn check_processor(&self, before: &Stack) -> Result<(), Failure> {
+        let other = if self.args.agent.arch == Arch::Arm64 { "x86_64" } else { "arm64" };
+        let image = ARM64_DEFAULTS[0].1.replace("arm64", other);
+        if before.parameters.get("ImageId") != Some(&image) {
+            return Ok(());
+        }
+        let users = map(&self.args.parameters);
+        let gateways = users.get("SyncGatewayNodes");
+        let gateways = gateways.or_else(|| before.parameters.get("SyncGatewayNodes"));
+        let has_gateways = gateways.is_some_and(|count| count != "0");
+        let mut needed = ARM64_DEFAULTS.map(|(name, _)| name).to_vec();
+        needed.retain(|name| has_gateways || *name != GATEWAY_TYPE.0);
+        if needed.iter().all(|name| users.contains_key(*name)) {
+            return Ok(());
+        }
+        let needed: Vec<_> = needed.iter().map(|name| format!("`{name}`")).collect();
+        let message =
+            format!("the instances of cluster `{}` are for {other}", self.args.cluster_id);
+        Err(Failure::usage(message).hint(format!(
+            "pass `--arch {other}`; to change them, set the parameters {}",
+            needed.join(", ")
+        )))
+    }
+
+    fn forget_command(&self) -> String {
+        let Place { config, access, .. } = self.args.api.clone();
+        let table = TableArgs { table_name: self.api.table().unwrap_or_default().to_owned() };
+        let records = RecordsArgs { table, config, local: false, data: None, access };
+        let id = self.args.cluster_id.clone();
+        // An ID can look like an option.
+        let end_of_options = id.starts_with('-').then(|| "--".to_owned());
+        records.command("forget", &end_of_options.into_iter().chain([id]).collect::<Vec<_>>())
+    }
+
     /// Omitted options keep the values of the stack, as a smaller volume or another edition would endanger the nodes' data.
     fn values(
         &self,
@@ -296,14 +347,19 @@ impl Launch<'_> {
             ("ApiEndpoint", self.endpoint.to_owned()),
             ("ApiAuthorizationType", api.auth().authorization_type().to_owned()),
             ("ApiId", output("ApiId").unwrap_or_else(|| "*".to_owned())),
-            ("AgentKmsKeyArn", api.parameters.get("KmsKeyArn").cloned().unwrap_or_default()),
             ("ClusterId", args.cluster_id.clone()),
             ("AgentBucket", bucket.to_owned()),
             ("AgentKey", key),
             ("VpcId", args.vpc.clone()),
-            ("SubnetIds", args.subnets.join(",")),
+            ("SubnetIds", subnets(&args.subnets, before)),
         ];
+        // Our own bucket is encrypted as the API's stack wants it; the key of another one is known to the user only.
+        let key_of_api = || api.parameters.get("KmsKeyArn").cloned().unwrap_or_default();
+        let agent_key = args.bucket.is_none().then(|| ("AgentKmsKeyArn", key_of_api()));
         let nodes = args.nodes.map(|nodes| ("NodeCount", nodes.to_string()));
+        // A stack without Sync Gateway may have changed its processor since it got this value.
+        let other_gateway = if is_arm64 { defaults.get(GATEWAY_TYPE.0) } else { None };
+        let other_gateway = other_gateway.map_or(GATEWAY_TYPE.1, String::as_str);
         let before = before.map(|stack| stack.parameters.clone()).unwrap_or_default();
         defaults
             .clone()
@@ -311,20 +367,58 @@ impl Launch<'_> {
             .chain(for_arch.map(|(name, value)| (name.to_owned(), value.to_owned())))
             .chain(before.into_iter().filter(|(name, value)| {
                 // An ID is not the value of an SSM parameter's name.
-                defaults.contains_key(name) && !value.starts_with("ami-")
+                defaults.contains_key(name)
+                    && !value.starts_with("ami-")
+                    && (name.as_str(), value.as_str()) != (GATEWAY_TYPE.0, other_gateway)
             }))
             .chain(map(&args.parameters))
-            .chain(set.into_iter().chain(nodes).map(|(name, value)| (name.to_owned(), value)))
+            .chain(
+                set.into_iter()
+                    .chain(agent_key)
+                    .chain(nodes)
+                    .map(|(name, value)| (name.to_owned(), value)),
+            )
             .collect()
     }
 }
 
-/// The members in the API's table; none if these credentials may not read it.
-async fn nodes(aws: &Aws, api: &Stack, cluster_id: &str) -> anyhow::Result<Vec<String>> {
-    let table = api.output("TableName")?;
-    let row = DynamoDb::new(aws.dynamodb.clone(), table).find(cluster_id).await;
-    let record = row.ok().flatten().and_then(|row| row.record.ok());
-    Ok(record.into_iter().flat_map(|record| record.members.into_keys()).collect())
+/// The parameter for these subnets. Their order does not matter, so that of the stack stays: another one would be a change.
+fn subnets(subnets: &[String], before: Option<&Stack>) -> String {
+    let desired: BTreeSet<_> = subnets.iter().map(String::as_str).collect();
+    let current = before.and_then(|stack| stack.parameters.get("SubnetIds"));
+    let is_same = |current: &&String| current.split(',').collect::<BTreeSet<_>>() == desired;
+    if let Some(current) = current.filter(is_same) {
+        return current.clone();
+    }
+    let mut rest = desired;
+    let subnets = subnets.iter().map(String::as_str).filter(|subnet| rest.remove(subnet));
+    subnets.collect::<Vec<_>>().join(",")
+}
+
+/// What the API's table says about the cluster; nothing if these credentials may not read it.
+struct Known {
+    /// The members.
+    nodes: Vec<String>,
+    /// Whether a node has claimed it, even if none was ready, or its record cannot be read.
+    has_record: bool,
+}
+
+impl Known {
+    async fn read(aws: &Aws, api: &Stack, cluster_id: &str) -> anyhow::Result<Self> {
+        let table = api.output("TableName")?;
+        let row = DynamoDb::new(aws.dynamodb.clone(), table).find(cluster_id).await;
+        Ok(Self::new(row.ok().flatten(), Timestamp::now()))
+    }
+
+    fn new(row: Option<Row>, now: Timestamp) -> Self {
+        match row.map(|row| row.record) {
+            Some(Ok(record)) if !record.is_gone(now) => {
+                Self { nodes: record.members.into_keys().collect(), has_record: true }
+            }
+            Some(Err(_)) => Self { nodes: Vec::new(), has_record: true },
+            _ => Self { nodes: Vec::new(), has_record: false },
+        }
+    }
 }
 
 #[cfg(test)]

@@ -122,7 +122,8 @@ async fn plan(
     let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;
     let first = survey.stack.action.preparation();
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
-        let follower = Follower { client: &aws.cloudformation, place: &target.place };
+        let follower =
+            Follower { client: &aws.cloudformation, place: &target.place, remains: None };
         return Err(follower.busy(stack).into());
     }
     // A stack that must be recovered first cannot have a change set, so the changes are not known in detail.

@@ -25,6 +25,8 @@ const CANCEL_ATTEMPTS: u32 = 8;
 pub struct Follower<'a> {
     pub client: &'a Client,
     pub place: &'a Place,
+    /// The hint about what a failed creation leaves behind, if there is one.
+    pub remains: Option<&'a str>,
 }
 
 impl Follower<'_> {
@@ -68,7 +70,12 @@ impl Follower<'_> {
             };
         };
         let name = &self.place.stack_name;
-        Ok(stack::verdict(name, operation, cancellation, &status, watch.events())?)
+        let verdict = stack::verdict(name, operation, cancellation, &status, watch.events());
+        let has_failed = operation == Operation::Create && !operation.succeeds_in(&status);
+        match self.remains.filter(|_| has_failed) {
+            Some(remains) => Ok(verdict.map_err(|failure| failure.also(remains))?),
+            None => Ok(verdict?),
+        }
     }
 
     /// `false` if it is too late.
@@ -96,9 +103,8 @@ impl Follower<'_> {
     }
 
     fn lost(self, failure: Failure) -> Failure {
-        let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("{hint}; "));
         let status = self.status_command();
-        failure.hint(format!("{hint}the stack keeps changing; `{status}` shows the result"))
+        failure.also(&format!("the stack keeps changing; `{status}` shows the result"))
     }
 
     fn detached(self, signal: Signal) -> anyhow::Error {

@@ -20,6 +20,9 @@ pub trait Cluster: Sync {
     /// Refuses to deploy over this stack. `is_new` says whether that creates the nodes.
     fn check(&self, stack: Option<&Stack>, is_new: bool) -> Result<(), Failure>;
 
+    /// The hint after a creation that failed or was cancelled: its nodes may have left a record.
+    fn after_failed_creation(&self) -> String;
+
     /// A value for every parameter of the template.
     fn parameters(
         &self,

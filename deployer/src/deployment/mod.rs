@@ -109,7 +109,7 @@ impl<'a> Deployment<'a> {
     }
 
     fn follower(self) -> Follower<'a> {
-        Follower { client: &self.aws.cloudformation, place: &self.target.place }
+        Follower { client: &self.aws.cloudformation, place: &self.target.place, remains: None }
     }
 }
 

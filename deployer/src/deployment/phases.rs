@@ -1,7 +1,8 @@
 //! The phases of a deployment after the survey, and the steps that follow them.
 
 use super::{
-    Applied, Cluster, DeployedStack, Deployment, StackSurvey, Survey, Watch, desired_stack,
+    Applied, Cluster, DeployedStack, Deployment, Follower, StackSurvey, Survey, Watch,
+    desired_stack,
 };
 use crate::{
     aws::{
@@ -122,7 +123,7 @@ impl<'a> Preparation<'a> {
             // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
-        let up_to_date = self.survey.up_to_date(&self.desired).cloned();
+        let up_to_date = self.up_to_date().cloned();
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
@@ -161,6 +162,15 @@ impl<'a> Preparation<'a> {
         }
     }
 
+    /// The stack, if no change set is needed to know that it is up to date. A cluster's stack needs one: only a change set reads the
+    /// SSM parameter of the newest image again.
+    fn up_to_date(&self) -> Option<&Stack> {
+        if self.cluster.is_some() {
+            return None;
+        }
+        self.survey.up_to_date(&self.desired)
+    }
+
     /// Creates or completes the table. Returns whether that was necessary.
     async fn ensure_table(&self, storage: Option<Storage>) -> anyhow::Result<bool> {
         let Some(Storage { table, table_options }) = storage else {
@@ -177,13 +187,14 @@ impl<'a> Preparation<'a> {
     async fn upload(&self) -> anyhow::Result<()> {
         let Self { deployment: Deployment { printer, target, .. }, bucket, artifact, .. } = self;
         let step = printer.step("upload");
-        if bucket.exists && bucket.holds(artifact).await? {
+        let kms_key = target.stack.table.kms_key.as_deref();
+        if bucket.exists && bucket.holds(artifact, kms_key).await? {
             step.done("the bucket has it already");
             return Ok(());
         }
         // A new bucket is protected already. Only a protected bucket has the artifact, so an interrupted run is repaired.
         if bucket.exists {
-            bucket.protect(target.stack.table.kms_key.as_deref()).await?;
+            bucket.protect(kms_key).await?;
         }
         bucket.upload(artifact).await?;
         step.done(format_args!("to bucket `{}`", bucket.name));
@@ -266,7 +277,9 @@ impl<'a> Preparation<'a> {
             None => self.recover(&mut step).await?,
         };
         let is_deployed = draft.take().is_some();
-        self.deployment.follower().follow(operation, watch, &mut step, signals).await?;
+        let remains = self.cluster.map(Cluster::after_failed_creation);
+        let follower = Follower { remains: remains.as_deref(), ..self.deployment.follower() };
+        follower.follow(operation, watch, &mut step, signals).await?;
         step.done(operation.outcome());
         Ok(is_deployed)
     }

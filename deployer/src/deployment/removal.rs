@@ -16,6 +16,7 @@ use crate::{
     fields::write_fields,
     printer::Printer,
     prompt::confirm,
+    settings::Place,
     signals::Signals,
     stack::{self, Operation, Stack},
 };
@@ -110,16 +111,21 @@ impl<'a> Removal<'a> {
             }
         };
         let stacks = async {
-            let needs_stacks = args.delete_table || args.delete_artifacts;
+            let is_api = stack.as_ref().is_some_and(|stack| stack.cluster_id().is_none());
+            let needs_stacks = is_api || args.delete_table || args.delete_artifacts;
             let stacks = needs_stacks.then(|| cloudformation::find_all(&aws.cloudformation));
-            Ok(match stacks {
-                Some(stacks) => stacks.await,
-                None => Ok(Vec::new()),
-            })
+            let Some(stacks) = stacks else {
+                return Ok(Ok(Vec::new()));
+            };
+            match stacks.await {
+                Err(error) if !Failure::is_denial(&error) => Err(error),
+                stacks => Ok(stacks),
+            }
         };
         let (table, bucket, resources, stacks) =
             tokio::try_join!(table, bucket, resources, stacks)?;
         let removal = Self { aws, args, printer, stack, resources, table_name, table, bucket };
+        removal.check_clusters(&stacks)?;
         removal.check_unused(stacks).await?;
         removal.ask().await?;
         Ok(removal)
@@ -200,11 +206,28 @@ impl<'a> Removal<'a> {
         // `None`: somebody else has deleted it.
         if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
             cloudformation::request_deletion(client, &stack.id, removal.role_arn.clone()).await?;
-            let follower = Follower { client, place: &removal.place };
+            let follower = Follower { client, place: &removal.place, remains: None };
             follower.follow(Operation::Delete, watch, &mut step, signals).await?;
         }
         step.done(Operation::Delete.outcome());
         Ok(())
+    }
+
+    /// Refuses to delete an API while nodes of a cluster of the region call it: without it, they can neither join nor leave. A caller
+    /// who may not list the stacks is trusted.
+    fn check_clusters(&self, stacks: &anyhow::Result<Vec<Stack>>) -> Result<(), Failure> {
+        let (Some(api), Ok(stacks)) = (&self.stack, stacks) else {
+            return Ok(());
+        };
+        let Some(cluster) = stack::cluster_with(api, stacks) else {
+            return Ok(());
+        };
+        let (name, cluster) = (&self.args.removal.place.stack_name, cluster.name().to_owned());
+        let message = format!("stack `{cluster}` uses the API of stack `{name}`");
+        let place = Place { stack_name: cluster, ..self.args.removal.place.clone() };
+        Err(Failure::new(message)
+            .hint(format!("destroy it first: `{}`", place.command("destroy")))
+            .exit(Exit::NeedsDecision))
     }
 
     /// Refuses if another stack of the region uses what is to be deleted. Returns whether another one uses the bucket.
@@ -303,7 +326,7 @@ async fn find_idle(
     printer: &Printer,
 ) -> anyhow::Result<Option<Stack>> {
     let (place, patience) = (&args.removal.place, args.removal.wait.wait_for_stack);
-    let follower = Follower { client: &aws.cloudformation, place };
+    let follower = Follower { client: &aws.cloudformation, place, remains: None };
     let find = async || {
         let name = &place.stack_name;
         let stack = cloudformation::find(&aws.cloudformation, name).await?;

@@ -174,6 +174,11 @@ pub fn failed(name: &str, status: &StackStatus, events: &[StackEvent]) -> Failur
         .and_then(|event| event.reason.as_deref())
         .and_then(advice::for_reason)
         .unwrap_or_else(|| "fix the cause and run the same command again".to_owned());
+    let mut reasons = events.iter().rev().filter_map(|event| event.reason.as_deref());
+    let advice = match reasons.find_map(advice::failed_instance) {
+        Some(instance) => advice.replace("INSTANCE-ID", instance),
+        None => advice,
+    };
     failure.hint(format!("{advice} ({state})"))
 }
 
@@ -252,6 +257,22 @@ mod tests {
             "all events, if the beginning is missing"
         );
         assert_eq!(last_change(Vec::new()), []);
+    }
+
+    #[test]
+    fn the_instance_that_failed_last_is_named() {
+        let events = [
+            event("Nodes", "UPDATE_IN_PROGRESS", "Received FAILURE signal with UniqueId i-1"),
+            event("Nodes", "UPDATE_IN_PROGRESS", "Received FAILURE signal with UniqueId i-2"),
+            event("Nodes", "UPDATE_FAILED", "Received 2 FAILURE signal(s) out of 3"),
+        ];
+        for (events, expected) in
+            [(&events[..], "--instance-id i-2`"), (&events[2..], "--instance-id INSTANCE-ID`")]
+        {
+            let failure = failed("s", &StackStatus::from("UPDATE_ROLLBACK_COMPLETE"), events);
+            let hint = failure.hint.unwrap();
+            assert!(hint.contains(expected), "{hint}");
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Stack {
     pub outputs: BTreeMap<String, String>,
     /// The alarms that roll back an update: ARN and type.
     pub rollback_triggers: Vec<(String, String)>,
+    /// How long they are watched after an update.
+    pub monitoring_minutes: i32,
     pub notification_arns: Vec<String>,
     pub protected: bool,
     /// RFC 3339, as are the other times.
@@ -252,6 +254,15 @@ pub fn check_unused<'s>(
         .exit(Exit::NeedsDecision))
 }
 
+/// The first of these stacks that is a cluster whose nodes call the API of this one.
+pub fn cluster_with<'s>(api: &Stack, stacks: &'s [Stack]) -> Option<&'s Stack> {
+    let endpoints = ["Endpoint", "DefaultEndpoint"].map(|output| api.outputs.get(output));
+    let is_called = |url: &String| {
+        endpoints.iter().flatten().any(|it| it.trim_end_matches('/') == url.trim_end_matches('/'))
+    };
+    stacks.iter().find(|stack| stack.parameters.get("ApiEndpoint").is_some_and(is_called))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -266,6 +277,7 @@ pub(crate) mod tests {
             tags: BTreeMap::new(),
             outputs: BTreeMap::new(),
             rollback_triggers: Vec::new(),
+            monitoring_minutes: 0,
             notification_arns: Vec::new(),
             protected: false,
             created: None,
@@ -316,6 +328,36 @@ pub(crate) mod tests {
         assert_eq!(table(Some(&own), Some("cb-bootstrap")), Err(Exit::Usage));
         assert_eq!(table(None, Some("team-a")), team_a);
         assert_eq!(table(None, None), Ok(None));
+    }
+
+    #[test]
+    fn clusters_of_an_api_are_found_by_its_endpoints() {
+        let with = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let api = Stack {
+            outputs: with(&[("Endpoint", "https://own/v1"), ("DefaultEndpoint", "https://a1")]),
+            ..stack("CREATE_COMPLETE", "t")
+        };
+        let cluster = |id: &str, url: &str| Stack {
+            id: id.to_owned(),
+            parameters: with(&[("ClusterId", "c"), ("ApiEndpoint", url)]),
+            ..stack("CREATE_COMPLETE", "t")
+        };
+        let other = cluster("other", "https://a2");
+        for (url, is_found) in [
+            ("https://own/v1", true),
+            ("https://own/v1/", true),
+            ("https://a1", true),
+            ("https://own", false),
+            ("https://a2", false),
+        ] {
+            let stacks = [api.clone(), other.clone(), cluster("c", url)];
+            let found = cluster_with(&api, &stacks).map(|stack| stack.id.as_str());
+            assert_eq!(found, is_found.then_some("c"), "{url}");
+        }
+        let empty = stack("REVIEW_IN_PROGRESS", "t");
+        assert!(cluster_with(&empty, &[cluster("c", "https://a1")]).is_none());
     }
 
     #[test]

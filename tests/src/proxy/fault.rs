@@ -37,6 +37,8 @@ pub enum Fault {
     },
     /// Not carried out: answered with this result, as XML for the query protocol, and as it is for others.
     Answer(String),
+    /// Carried out, and the first text replaced by the second wherever the answer contains it.
+    Replace(String, String),
     /// Not carried out, and the connection closed.
     DropRequest,
     /// Carried out, and the connection closed without an answer.
@@ -132,6 +134,7 @@ impl Fault {
                 Self::Delay(_)
                 | Self::Duplicate(_)
                 | Self::Answer(_)
+                | Self::Replace(..)
                 | Self::DropRequest
                 | Self::DropAnswer
                 | Self::Kill,

@@ -285,6 +285,11 @@ impl Shared {
         match fault {
             Fault::Kill => kill("KILL", &format!("-{}", self.wait_for_target().await)),
             Fault::DropAnswer => {}
+            Fault::Replace(from, to) => {
+                return Ok(
+                    answer.map(|body| String::from_utf8_lossy(&body).replace(from, to).into())
+                );
+            }
             _ => return Ok(answer),
         }
         Err(io::Error::other("the answer is dropped"))

@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -231,6 +231,85 @@ fn sync_gateway_waits_for_the_cluster_and_verifies_it() {
     }
 }
 
+/// A boot whose first step fails, or with `SECONDS` the wait for Sync Gateway at its end.
+struct FailedBoot {
+    /// A text in the user data.
+    user_data: &'static str,
+    /// The status of the AWS CLI when it sends the signal.
+    signal: i32,
+    /// The server's answer, if the agent has been started before.
+    pool: Option<&'static str>,
+    /// What the shell's clock begins with.
+    seconds: u32,
+}
+
+impl FailedBoot {
+    /// Runs the user data, with stand-ins for all that it calls. Returns the calls.
+    fn run(&self, launched: &Launched) -> String {
+        let home = tempdir().unwrap();
+        let programs = home.path().join("programs");
+        fs::create_dir(&programs).unwrap();
+        let log = "echo \"$(basename \"$0\") $*\" >>\"$HOME/calls\"";
+        let curl = "case \"$*\" in *pools/default*) printf '%s' \"$POOL\" ;; *:4984*) exit 7 ;; *) exit \"$METADATA\" ;; esac";
+        let aws = "case \"$*\" in *signal-resource*) exit \"$SIGNAL\" ;; esac";
+        for (name, body) in [("curl", curl), ("aws", aws)]
+            .into_iter()
+            .chain(["journalctl", "shutdown", "dnf", "systemctl", "id", "sleep"].map(|it| (it, "")))
+        {
+            executable(&programs.join(name), &format!("#!/bin/sh\n{log}\n{body}\n"));
+        }
+        let was_started = self.pool.map(|_| "install -D /dev/null /etc/cbbootstrap/secret\n");
+        let script = [was_started.unwrap_or_default(), &launched.user_data(self.user_data)];
+        fs::write(home.path().join("user-data"), script.concat()).unwrap();
+        let metadata = if self.seconds > 0 { "0" } else { "22" };
+        let ended = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "bash", "-c", BOOT])
+            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display()))
+            .env("HOME", home.path())
+            .env("AGENT", programs::agent())
+            .env("METADATA", metadata)
+            .env("SIGNAL", self.signal.to_string())
+            .env("POOL", self.pool.unwrap_or("000"))
+            .env("SECONDS", self.seconds.to_string())
+            .stdin(Stdio::null())
+            .status();
+        assert!(ended.unwrap().success());
+        let read = |file: &str| fs::read_to_string(home.path().join(file)).unwrap_or_default();
+        assert!(!["", "0\n"].contains(&read("status").as_str()), "{}", read("output"));
+        read("calls")
+    }
+}
+
+#[test]
+fn an_instance_whose_boot_fails_outside_of_an_operation_stops() {
+    const NODE: &str = "--logical-resource-id Nodes";
+    const GATEWAY: &str = "configure-sync-gateway";
+    if !may_make_namespaces() {
+        return;
+    }
+    let launched = Launched::new();
+    for (user_data, signal, pool, seconds, stops) in [
+        (NODE, 255, None, 0, true),
+        // An operation of the stack waits for it.
+        (NODE, 0, None, 0, false),
+        (NODE, 255, Some("404"), 0, true),
+        // A member, and a server whose state is not known.
+        (NODE, 255, Some("401"), 0, false),
+        (NODE, 255, Some("000"), 0, false),
+        (GATEWAY, 255, None, 0, true),
+        (GATEWAY, 0, None, 0, false),
+        // systemd keeps starting it.
+        (GATEWAY, 255, None, 2000, false),
+    ] {
+        let boot = FailedBoot { user_data, signal, pool, seconds };
+        let calls = boot.run(&launched);
+        let what = format!("{user_data} {signal} {pool:?} {seconds}: {calls}");
+        assert_eq!(calls.contains("shutdown -h +1\n"), stops, "{what}");
+        assert!(calls.contains("--status FAILURE\n"), "{what}");
+        assert!(calls.contains("--lines 50 --no-pager\n"), "{what}");
+    }
+}
+
 /// The part of the nodes' user data that creates the user, with the server at another address.
 #[test]
 fn nodes_create_the_user_of_sync_gateway() {
@@ -259,7 +338,7 @@ fn nodes_create_the_user_of_sync_gateway() {
     };
     let script = [
         "set -euo pipefail\ninstall -d -m 700 /etc/cbbootstrap\nprintf admin0password >/etc/cbbootstrap/password\n",
-        part("with_patience() {", "signal() {"),
+        part("with_patience() {", "# The data volume"),
         part("store() (", "with_patience store password"),
         &part("# Sync Gateway's user.", "signal SUCCESS")
             .replace("http://127.0.0.1:8091", &servers[0].url()),

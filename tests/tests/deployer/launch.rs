@@ -1,6 +1,7 @@
 //! `launch`: the stack of a Couchbase cluster. MiniStack creates its resources, but starts no instances.
 
 use std::{
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,8 @@ use cbbootstrap_tests::{
     cli::{Ended, User},
     http,
     ministack::{BUCKET, MiniStack},
-    proxy::{Fault, Proxy},
+    process::kill,
+    proxy::{Fault, Play, Proxy},
 };
 use serde_json::{Value, json};
 
@@ -185,6 +187,123 @@ fn sync_gateway_is_added_changed_and_removed() {
     let destroy = ["destroy", "--stack-name", "couchbase-c1", "--yes"];
     scene.user.run(&destroy).ended_with(0);
     assert!(nodes().is_empty());
+}
+
+/// CloudFormation describes a stack with the name of an SSM parameter, and MiniStack with the ID that it resolved.
+#[test]
+fn every_launch_asks_cloudformation_for_the_newest_image() {
+    let scene = Scene::new();
+    scene.launch(&[]).ended_with(0);
+    let proxy = Proxy::start(&scene.aws);
+    let image = scene.parameters()["ImageId"].as_str().unwrap().to_owned();
+    assert!(image.starts_with("ami-"), "{image}");
+    proxy.fault(move |call| {
+        let name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64";
+        let reads_stack = call.name == "cloudformation:DescribeStacks";
+        reads_stack.then(|| Fault::Replace(image.clone(), name.to_owned()))
+    });
+    let again = scene.launch_as(&proxy.user(), &[]).document();
+    assert_eq!(again["changed"], json!(false), "{again}");
+    assert_eq!(proxy.count("cloudformation:CreateChangeSet"), 1);
+    assert_eq!(proxy.count("cloudformation:ExecuteChangeSet"), 0);
+}
+
+#[test]
+fn an_archive_that_the_nodes_cannot_decrypt_is_uploaded_again() {
+    let scene = Scene::new();
+    scene.launch(&[]).ended_with(0);
+    let key = scene.parameters()["AgentKey"].clone();
+    let object = format!("Bucket='{BUCKET}', Key={key}");
+    scene.aws.boto(&format!(
+        "client('s3').copy_object({object}, CopySource={{'Bucket': '{BUCKET}', 'Key': {key}}}, MetadataDirective='REPLACE', \
+         ServerSideEncryption='aws:kms', SSEKMSKeyId='arn:aws:kms:us-east-1:000000000000:key/other') and None"
+    ));
+    let kms_key =
+        || scene.aws.boto(&format!("client('s3').head_object({object}).get('SSEKMSKeyId')"));
+    assert!(kms_key().is_string());
+    let again = scene.launch(&[]).ended_with(0);
+    assert!(again.stderr.contains("to bucket"), "{again}");
+    assert_eq!(kms_key(), json!(null));
+    let again = scene.launch(&[]).ended_with(0);
+    assert!(again.stderr.contains("the bucket has it already"), "{again}");
+}
+
+#[test]
+fn an_api_that_a_cluster_uses_is_not_destroyed() {
+    let scene = Scene::new();
+    scene.launch(&[]).ended_with(0);
+    let proxy = Proxy::start(&scene.aws);
+    let destroy = ["destroy", "--yes"];
+    let before = scene.aws.inventory();
+    for options in [&[][..], &["--delete-table"]] {
+        let refused = proxy.user().run(&[&destroy[..], options].concat());
+        let hint = "`cbbootstrap destroy --stack-name couchbase-c1";
+        assert!(refused.stderr.contains(hint), "{refused}");
+        refused.failed(5, "stack `couchbase-c1` uses the API of stack `cbbootstrap`");
+    }
+    assert_eq!(scene.aws.inventory(), before);
+    // Without the permission to list the stacks, only the named one is looked at.
+    proxy.fault(|call| {
+        let lists =
+            call.name == "cloudformation:DescribeStacks" && call.parameter("StackName").is_empty();
+        lists.then(|| Fault::denied(call))
+    });
+    proxy.user().run(&destroy).ended_with(0);
+    proxy.fault(|_| None);
+    proxy.user().run(&["destroy", "--yes", "--stack-name", "couchbase-c1"]).ended_with(0);
+}
+
+#[test]
+fn a_first_launch_wants_no_record_of_the_cluster() {
+    let scene = Scene::new();
+    scene.aws.boto(
+        "client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'c1'}, \
+         'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}}) and None",
+    );
+    let refused = scene.launch(&[]);
+    let hint = "`cbbootstrap cluster forget --table-name cb-bootstrap c1`";
+    assert!(refused.stderr.contains(hint), "{refused}");
+    refused
+        .failed(5, "the API has a record of cluster `c1`, but stack `couchbase-c1` has no nodes");
+    scene.user.run(&["cluster", "forget", "c1", "--yes"]).ended_with(0);
+    scene.launch(&[]).ended_with(0);
+}
+
+#[test]
+fn a_creation_that_fails_or_is_cancelled_names_what_it_leaves() {
+    let scene = Scene::new();
+    let proxy = Proxy::start(&scene.aws);
+    let hint =
+        "run `cbbootstrap cluster forget --table-name cb-bootstrap c1` before you launch it again";
+    proxy.play(
+        Play::on("ExecuteChangeSet")
+            .instead()
+            .stack("CREATE_IN_PROGRESS")
+            .resource("Nodes", "AWS::AutoScaling::AutoScalingGroup", "CREATE_IN_PROGRESS")
+            .because("Received FAILURE signal with UniqueId i-0abc")
+            .resource("Nodes", "AWS::AutoScaling::AutoScalingGroup", "CREATE_FAILED")
+            .because("Received 1 FAILURE signal(s) out of 3. Unable to satisfy 100% MinSuccessfulInstancesPercent requirement")
+            .stack("ROLLBACK_IN_PROGRESS")
+            .stack("ROLLBACK_COMPLETE"),
+    );
+    let failed = scene.launch_as(&proxy.user(), &[]).ended_with(1);
+    for text in [hint, "`aws ec2 get-console-output --output text --instance-id i-0abc`"] {
+        assert!(failed.stderr.contains(text), "{failed}");
+    }
+
+    proxy.reset();
+    proxy.play(Play::on("ExecuteChangeSet").stack("CREATE_IN_PROGRESS"));
+    let agent = scene.agent();
+    let args = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1", "--agent", &agent];
+    let child = proxy.user().command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    proxy.wait_for("cloudformation:ExecuteChangeSet");
+    kill("INT", &child.id().to_string());
+    let cancelled = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&cancelled.stderr);
+    assert_eq!(cancelled.status.code(), Some(4), "{said}");
+    for text in ["cancelled by Ctrl-C: stack `couchbase-c1` was deleted", hint] {
+        assert!(said.contains(text), "{said}");
+    }
 }
 
 #[test]

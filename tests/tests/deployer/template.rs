@@ -89,6 +89,7 @@ fn the_workflow_gives_each_job_what_it_needs() {
         ]
         .map(|(name, permissions)| (name, permissions.to_owned()))
     );
+    assert_eq!(steps(&workflow["jobs"]["build"])[0]["with"]["ref"], "main");
     for (name, role) in [("plan", "PLAN_ROLE"), ("deploy", "DEPLOY_ROLE")] {
         let job = &workflow["jobs"][name];
         assert_eq!(job["needs"], "build", "{name}");

@@ -300,19 +300,22 @@ impl ChangeSet {
     }
 }
 
-/// The rollback triggers of an update: the alarm on failed requests, unless `minutes` is 0, and those that others have set.
+/// The rollback triggers of an update: the alarm on failed requests, unless `minutes` is 0, and those that others have set, which are
+/// watched for at least as long as before.
 fn rollback(before: &Stack, minutes: u8) -> RollbackConfiguration {
     let alarm = before.outputs.get(ERROR_ALARM);
     let others = before.rollback_triggers.iter().filter(|(arn, _)| Some(arn) != alarm);
     let others = others.map(|(arn, kind)| (arn.as_str(), kind.as_str()));
     let alarm = alarm.filter(|_| minutes > 0).map(|arn| (arn.as_str(), "AWS::CloudWatch::Alarm"));
-    let monitored = alarm.map_or(0, |_| minutes);
+    let monitored = alarm.map_or(0, |_| i32::from(minutes));
+    let mut others = others.peekable();
+    let for_others = others.peek().map_or(0, |_| before.monitoring_minutes);
     let triggers = others
         .chain(alarm)
         .map(|(arn, kind)| RollbackTrigger::builder().arn(arn).r#type(kind).build());
     RollbackConfiguration::builder()
         .set_rollback_triggers(Some(triggers.collect()))
-        .monitoring_time_in_minutes(i32::from(monitored))
+        .monitoring_time_in_minutes(monitored.max(for_others))
         .build()
 }
 
@@ -355,13 +358,19 @@ mod tests {
             rollback_triggers: ["ours", "theirs"]
                 .map(|arn| (arn.to_owned(), "T".to_owned()))
                 .into(),
+            monitoring_minutes: 10,
             ..crate::stack::tests::stack("UPDATE_COMPLETE", "t")
         };
         let without_alarm = Stack { outputs: [].into(), ..before.clone() };
+        let only_ours =
+            Stack { rollback_triggers: before.rollback_triggers[..1].to_vec(), ..before.clone() };
         for (before, minutes, expected, monitored) in [
-            (&before, 3, &["theirs", "ours"][..], 3),
-            (&before, 0, &["theirs"], 0),
-            (&without_alarm, 3, &["ours", "theirs"], 0),
+            (&before, 3, &["theirs", "ours"][..], 10),
+            (&before, 30, &["theirs", "ours"], 30),
+            (&before, 0, &["theirs"], 10),
+            (&without_alarm, 3, &["ours", "theirs"], 10),
+            (&only_ours, 3, &["ours"], 3),
+            (&only_ours, 0, &[], 0),
         ] {
             let configuration = rollback(before, minutes);
             let triggers = configuration.rollback_triggers().iter();

@@ -86,6 +86,7 @@ impl From<types::Stack> for Stack {
         let (drift_status, drift_checked) = stack.drift_information.map_or((None, None), |drift| {
             (drift.stack_drift_status, drift.last_check_timestamp.map(|time| time.to_string()))
         });
+        let rollback = stack.rollback_configuration;
         let has_description = stack.description.is_some_and(|text| text.starts_with(DESCRIPTION));
         Self {
             ours: has_description || tags.get(OWNER_TAG.0).is_some_and(|tag| tag == OWNER_TAG.1),
@@ -95,9 +96,12 @@ impl From<types::Stack> for Stack {
             parameters: pairs(stack.parameters, |it| (it.parameter_key, it.parameter_value)),
             tags,
             outputs: pairs(stack.outputs, |it| (it.output_key, it.output_value)),
-            rollback_triggers: stack
-                .rollback_configuration
-                .and_then(|configuration| configuration.rollback_triggers)
+            monitoring_minutes: rollback
+                .as_ref()
+                .and_then(|rollback| rollback.monitoring_time_in_minutes)
+                .unwrap_or_default(),
+            rollback_triggers: rollback
+                .and_then(|rollback| rollback.rollback_triggers)
                 .unwrap_or_default()
                 .into_iter()
                 .filter_map(|trigger| Some((trigger.arn?, trigger.r#type?)))
