@@ -74,7 +74,7 @@ pub async fn start(
     printer: &Printer,
 ) -> anyhow::Result<Serving> {
     let wanted = usize::try_from(options.max_connections)?;
-    // A request to a table has a connection of its own.
+    // Each request to a table has a separate connection.
     let files_each = if matches!(keeper, Keeper::Aws { .. }) { 2 } else { 1 };
     let most = local::max_connections(wanted, files_each)?;
     if most < wanted {

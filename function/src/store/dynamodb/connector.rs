@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// Sends requests, each on a connection of its own, which later ones use again. There is no time limit, because the SDK drops the future
+/// Sends requests, each on a separate connection, which later ones use again. There is no time limit, because the SDK drops the future
 /// of a call that takes too long, and the connection with it.
 #[derive(Clone, Debug)]
 pub struct Connector {
