@@ -413,12 +413,12 @@ async fn a_report_that_does_not_fit_writes_nothing(client: &Client) {
 
 async fn an_operator_cannot_name_a_part_of_a_cluster(client: &Client) {
     let (store, _) = metered(client, None);
-    store.claim(&claim("whole", "a")).await.unwrap();
-    store.ready(&ready("whole", "a")).await.unwrap();
-    let part = members_key("whole");
+    store.claim(&claim("undivided", "a")).await.unwrap();
+    store.ready(&ready("undivided", "a")).await.unwrap();
+    let part = members_key("undivided");
     assert!(store.find(&part).await.unwrap().is_none());
     assert!(store.forget_unreadable(&part, at(1)).await.unwrap(), "as if it were gone");
-    assert_eq!(status(&store, "whole").await.unwrap().members.len(), 1);
+    assert_eq!(status(&store, "undivided").await.unwrap().members.len(), 1);
 }
 
 async fn of_all_that_leave_at_once_one_stays(store: &impl Store) {
