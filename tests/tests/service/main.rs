@@ -11,4 +11,5 @@ mod outage;
 mod protocol;
 mod serve;
 mod signatures;
+mod simulation;
 mod store;
