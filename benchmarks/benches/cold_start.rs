@@ -11,7 +11,7 @@ use cbbootstrap_benchmarks::{
 };
 
 /// Runs of each function, in turn.
-const RUNS: usize = 10;
+const RUNS: usize = 30;
 
 fn main() -> Result<()> {
     let functions = cold_start::functions();
