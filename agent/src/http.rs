@@ -196,8 +196,9 @@ pub fn host(url: &str) -> String {
     uri.as_ref().and_then(Uri::host).unwrap_or_default().to_owned()
 }
 
-/// Whether something accepts connections at a URL that names its port. `false` is certain: every connection was refused or got no
-/// answer in time, there is no route, or the name has no address. The error says why it is unclear.
+/// Whether something accepts connections at a URL that names its port. `false` means that every connection was refused or got no answer in
+/// time, that there is no route, or that the name was not resolved, perhaps because no name server answers. The error says why it is
+/// unclear.
 pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String> {
     let (host, uri) = (host(url), url.parse::<Uri>().ok());
     let port = uri.as_ref().and_then(Uri::port_u16).ok_or("the URL has no port")?;

@@ -113,11 +113,10 @@ impl<'a> Removal<'a> {
         let stacks = async {
             let is_api = stack.as_ref().is_some_and(|stack| stack.cluster_id().is_none());
             let needs_stacks = is_api || args.delete_table || args.delete_artifacts;
-            let stacks = needs_stacks.then(|| cloudformation::find_all(&aws.cloudformation));
-            let Some(stacks) = stacks else {
+            if !needs_stacks {
                 return Ok(Ok(Vec::new()));
-            };
-            match stacks.await {
+            }
+            match cloudformation::find_all(&aws.cloudformation).await {
                 Err(error) if !Failure::is_denial(&error) => Err(error),
                 stacks => Ok(stacks),
             }

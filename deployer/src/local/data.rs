@@ -11,10 +11,10 @@ use cbbootstrap_function::store::{self, sqlite::Sqlite};
 
 use crate::failure::Failure;
 
-/// The SQLite file in the directory. SQLite keeps its log beside it.
+/// The SQLite file in the directory. SQLite keeps its log and the log's index beside it.
 const FILE: &str = "clusters.db";
-
 const LOG: &str = "clusters.db-wal";
+const INDEX: &str = "clusters.db-shm";
 
 /// Locked while a server uses the directory. It is never deleted, because two servers could then lock two files.
 const LOCK: &str = "clusters.lock";
@@ -46,8 +46,8 @@ impl Data {
         check_log(directory)?;
         // SQLite gives new files beside it the same permissions.
         private(&directory.join(FILE)).map_err(unusable)?;
-        for beside in ["-wal", "-shm"] {
-            let path = directory.join(format!("{FILE}{beside}"));
+        for beside in [LOG, INDEX] {
+            let path = directory.join(beside);
             if path.exists() {
                 private(&path).map_err(unusable)?;
             }
