@@ -38,7 +38,7 @@ pub fn run() -> Exit {
     answer_shell(Cli::command);
     let (Cli { command }, parsed) = match command_line::read(config::options) {
         Ok(read) => read,
-        Err(error) => return Console::default().failure(&error),
+        Err(error) => return Console::from_arguments().failure(&error),
     };
     let printer = Printer::new(command.output());
     commands::run(command, &printer).unwrap_or_else(|error| printer.failure(&parsed.explain(error)))

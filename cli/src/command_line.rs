@@ -19,6 +19,7 @@ use clap::{
 };
 
 use crate::{
+    console::Console,
     environment,
     failure::{Exit, Failure, one_line},
     options_file::Setting,
@@ -53,7 +54,12 @@ pub fn read<P: CommandFactory + FromArgMatches>(
     options_file: impl FnOnce(&Command, &Parsed) -> anyhow::Result<Vec<Setting>>,
 ) -> anyhow::Result<(P, Parsed)> {
     try_read(options_file).map_err(|error| match error.downcast::<Error>() {
-        Ok(wrong) => wrong.exit(),
+        Ok(wrong) => {
+            if wrong.use_stderr() {
+                Console::from_arguments().refusal(&wrong);
+            }
+            wrong.exit()
+        }
         Err(error) => error,
     })
 }

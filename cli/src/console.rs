@@ -1,6 +1,7 @@
 //! Where everything is printed: results go to stdout; progress, messages and errors to stderr.
 
 use std::{
+    env,
     fmt::Display,
     io::{self, ErrorKind, IsTerminal, Write},
     time::Duration,
@@ -50,6 +51,14 @@ impl Console {
         Self { output, progress: io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
+    /// For errors that come before the options are known: JSON if the arguments ask for it.
+    pub fn from_arguments() -> Self {
+        let arguments: Vec<_> = env::args_os().collect();
+        let is_json = arguments.iter().any(|argument| argument == "--output=json")
+            || arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json");
+        Self { output: if is_json { Output::Json } else { Output::Text }, progress: None }
+    }
+
     pub fn is_json(&self) -> bool {
         self.output == Output::Json
     }
@@ -89,16 +98,27 @@ impl Console {
         }
         let failure = Failure::find_in(error);
         let exit = failure.map_or(Exit::Failed, |failure| failure.exit);
-        if self.is_json() {
-            let document = json!({"error": {
-                "message": one_line(error),
-                "hint": failure.and_then(|failure| failure.hint.as_deref()),
-                "exit": exit.status(),
-            }});
-            let _ = self.suspend(|| writeln!(io::stderr(), "{document}"));
-        }
+        let hint = failure.and_then(|failure| failure.hint.as_deref());
+        self.error_document(&one_line(error), hint, exit);
         self.message(error_text(error));
         exit
+    }
+
+    /// Prints clap's error as JSON if that is wanted. clap itself prints the text and ends the program.
+    pub fn refusal(&self, error: &clap::Error) {
+        let text = error.to_string();
+        let mut parts = text.trim_start_matches("error: ").split("\n\n");
+        let message = parts.next().unwrap_or_default().lines().map(str::trim);
+        let tip = parts.find_map(|part| part.trim().strip_prefix("tip: "));
+        self.error_document(&message.collect::<Vec<_>>().join(" "), tip, Exit::Usage);
+    }
+
+    fn error_document(&self, message: &str, hint: Option<&str>, exit: Exit) {
+        if self.is_json() {
+            let error = json!({"message": message, "hint": hint, "exit": exit.status()});
+            let document = json!({"error": error});
+            let _ = self.suspend(|| writeln!(io::stderr(), "{document}"));
+        }
     }
 
     /// Adds a progress line with this template after another, or at the end; `None` where stderr is not a terminal.

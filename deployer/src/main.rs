@@ -58,7 +58,7 @@ fn main() -> Exit {
     }
     let (Cli { command, color }, parsed) = match command_line::read(config::options) {
         Ok(read) => read,
-        Err(error) => return fail(&Console::default(), &error),
+        Err(error) => return fail(&Console::from_arguments(), &error),
     };
     color.apply();
     let printer = Printer::new(parsed.value("output").copied().unwrap_or_default());
