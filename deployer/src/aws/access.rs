@@ -40,6 +40,43 @@ const KEY_VARIABLES: [&str; 4] =
 /// In the AWS CLI's order of precedence; the SDK knows the second only.
 const TOKEN_VARIABLES: [&str; 2] = ["AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"];
 
+/// How the names of the variables begin that the SDK or this program reads. Others can be anything, a key in PEM for example.
+const READ_BY_SDK: [&str; 33] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_ACCOUNT_ID",
+    "AWS_AUTH_SCHEME_PREFERENCE",
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_DEFAULT_REGION",
+    "AWS_DISABLE_",
+    "AWS_EC2_METADATA_",
+    "AWS_ENDPOINT_URL",
+    "AWS_EXECUTION_ENV",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LOGIN_",
+    "AWS_MAX_ATTEMPTS",
+    "AWS_NEW_RETRIES_",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_REQUEST_",
+    "AWS_RESPONSE_",
+    "AWS_RETRY_MODE",
+    "AWS_ROLE_",
+    "AWS_S3_",
+    "AWS_SDK_",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_SIGV4A_",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+];
+
 /// Which account and region.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "AWS")]
@@ -150,7 +187,8 @@ impl Access {
     /// Checks the variables that the SDK would panic at or ignore.
     pub fn check_variables(&self) -> Result<(), Failure> {
         for (name, value) in env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with("AWS_")) else {
+            let is_read = |name: &&str| READ_BY_SDK.iter().any(|read| name.starts_with(read));
+            let Some(name) = name.to_str().filter(is_read) else {
                 continue;
             };
             let is_text = value.to_str().is_some_and(|value| !value.contains(char::is_control));

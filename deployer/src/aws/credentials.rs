@@ -7,7 +7,9 @@ use std::{
 };
 
 use aws_config::{
-    Region, profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
+    Region, ecs::EcsCredentialsProvider, imds::credentials::ImdsCredentialsProvider,
+    meta::credentials::CredentialsProviderChain, profile::ProfileFileCredentialsProvider,
+    provider_config::ProviderConfig, web_identity_token::WebIdentityTokenCredentialsProvider,
 };
 use aws_credential_types::{
     Credentials,
@@ -124,7 +126,7 @@ impl Renewed {
         // A new one each time, as it caches the profiles.
         let config = access.load(&profiles, http.clone()).await;
         let config = config.map_err(CredentialsError::provider_error)?;
-        // The SDK would use keys in the environment rather than a profile that the user names.
+        // The SDK's own chain begins with keys in the environment rather than a profile that the user names.
         let credentials = if access.profile.is_some() {
             let mut sources = ProviderConfig::default()
                 .with_http_client(http)
@@ -144,7 +146,19 @@ impl Renewed {
             if let Some(keys) = environment {
                 provider = provider.with_custom_provider("Environment", keys);
             }
-            provider.build().provide_credentials().await?
+            let imds = ImdsCredentialsProvider::builder().configure(&sources);
+            CredentialsProviderChain::first_try("Profile", provider.build())
+                .or_else(
+                    "WebIdentityToken",
+                    WebIdentityTokenCredentialsProvider::builder().configure(&sources).build(),
+                )
+                .or_else(
+                    "EcsContainer",
+                    EcsCredentialsProvider::builder().configure(&sources).build(),
+                )
+                .or_else("Ec2InstanceMetadata", imds.build())
+                .provide_credentials()
+                .await?
         } else {
             let provider = config.credentials_provider();
             let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no sources"))?;

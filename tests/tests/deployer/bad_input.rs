@@ -54,7 +54,28 @@ fn missing_credentials_and_regions_are_reported() {
     in_files.run(&["status", "--profile", "mine"]).failed(1, "there is no stack `cbbootstrap`");
     in_files.run(&["status", "--profile", "yours"]).failed(1, "there is no AWS profile `yours`");
 
+    // What neither the SDK nor this program reads may be anything.
+    user().with("AWS_SSH_KEY", "-----BEGIN\nx").run(&["list"]).ended_with(0);
+    user().with("AWS_SESSION_TOKEN", "a\nb").run(&["list"]).failed(2, "`AWS_SESSION_TOKEN`");
+
     assert_eq!(aws.inventory(), json!([[], [], []]), "nothing is made");
+}
+
+#[test]
+fn wrong_options_are_json_for_programs_that_read_it() {
+    let user = User::default();
+    let error = |args: &[&str]| {
+        let ended = user.run(args).ended_with(2);
+        let document = ended.stderr.lines().next().unwrap();
+        serde_json::from_str::<serde_json::Value>(document).unwrap()["error"].clone()
+    };
+    let unknown = error(&["status", "--output", "json", "--stack", "s"]);
+    assert_eq!(unknown["exit"], json!(2), "{unknown}");
+    assert_eq!(unknown["message"], "unexpected argument '--stack' found", "{unknown}");
+    assert!(unknown["hint"].as_str().unwrap().contains("--stack-name"), "{unknown}");
+    let missing = error(&["status", "--output=json", "--env", "nosuch"]);
+    assert!(missing["message"].as_str().unwrap().contains("nosuch"), "{missing}");
+    assert!(!user.run(&["status", "--stack", "s"]).ended_with(2).stderr.starts_with('{'));
 }
 
 #[test]

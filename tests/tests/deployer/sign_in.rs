@@ -271,6 +271,15 @@ fn containers_and_machines_sign_in_without_the_proxy() {
     let container =
         user().with("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/keys", metadata.url));
     status(&container, &[]).failed(1, SIGNED_IN);
+    // As with the AWS CLI, a named profile without keys of its own ends the use of the environment's, not the search.
+    let with_keys = user()
+        .with("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/keys", metadata.url))
+        .with("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+        .with("AWS_SECRET_ACCESS_KEY", "wrong");
+    fs::create_dir(with_keys.home.path().join(".aws")).unwrap();
+    fs::write(with_keys.home.path().join(".aws/config"), "[profile place]\nregion = us-east-1\n")
+        .unwrap();
+    status(&with_keys, &["--profile", "place"]).failed(1, SIGNED_IN);
     let machine = user()
         .without("AWS_EC2_METADATA_DISABLED")
         .with("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata.url);
