@@ -30,6 +30,8 @@ pub const DEFAULT_STACK_NAME: &str = "cbbootstrap";
 
 /// AWS's limits for a stack.
 const MOST_TAGS: usize = 50;
+/// How many tags this program adds at most to those of the user: two to a table.
+const OWN_TAGS: usize = 2;
 const MOST_TOPICS: usize = 5;
 
 #[derive(Clone, Debug, Default, Args)]
@@ -108,7 +110,7 @@ pub struct StackOptions {
     /// Tag for the stack and its resources; can be repeated
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     pub tags: Vec<(String, String)>,
-    /// Role that CloudFormation uses to change resources [default: the caller's credentials]
+    /// Role that CloudFormation uses to change resources [default: that of the last change, or the caller's credentials]
     #[arg(long, value_name = "ARN", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     /// Policy that is the permissions boundary of the function's role
@@ -287,10 +289,9 @@ pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
         };
         return Err(Failure::usage(format!("tag `{key}` cannot be `{value}`")).hint(rule));
     }
-    if tags.len() >= MOST_TAGS {
-        let (count, ours) = (tags.len(), OWNER_TAG.0);
-        return Err(Failure::usage(format!("{count} tags are too many"))
-            .hint(format!("AWS allows {MOST_TAGS}, and cbbootstrap's `{ours}` is one of them")));
+    if tags.len() + OWN_TAGS > MOST_TAGS {
+        return Err(Failure::usage(format!("{} tags are too many", tags.len()))
+            .hint(format!("AWS allows {MOST_TAGS}, and cbbootstrap adds {OWN_TAGS}")));
     }
     Ok(())
 }
@@ -413,7 +414,7 @@ fn command_line(
 }
 
 /// Quotes a word for a shell, whatever it contains.
-fn shell_word(word: &str) -> String {
+pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

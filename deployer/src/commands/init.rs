@@ -11,6 +11,7 @@ use crate::{
     config::{FILE, SAMPLE},
     failure::Failure,
     printer::Printer,
+    settings::shell_word,
 };
 
 /// Writes the file. One that is there stays as it is.
@@ -20,7 +21,7 @@ pub fn run(args: &InitArgs, printer: &Printer) -> anyhow::Result<()> {
     let option = if path == Path::new(FILE) {
         String::new()
     } else {
-        format!(" --config {}", path.display())
+        format!(" --config {}", shell_word(&path.display().to_string()))
     };
     printer.message(format_args!("wrote `{}`", path.display()));
     printer.message(format_args!(
