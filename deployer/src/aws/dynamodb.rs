@@ -48,6 +48,8 @@ const CHANGE: Poll = Poll {
 #[derive(Debug, Serialize)]
 pub struct Table {
     pub name: String,
+    #[serde(skip)]
+    pub arn: String,
     /// DynamoDB's name in lower case.
     pub status: String,
     /// DynamoDB counts items and bytes every six hours.
@@ -88,6 +90,7 @@ impl Table {
         let tag = |key| tags.iter().find(|tag| tag.key == key).map(|tag| tag.value.clone());
         Ok(Some(Self {
             name: name.to_owned(),
+            arn: table.table_arn.clone().unwrap_or_default(),
             ours: tag(OWNER_TAG.0).is_some_and(|value| value == OWNER_TAG.1),
             stack: tag(STACK_TAG),
             is_active: status.is_some_and(is_active),
@@ -101,10 +104,25 @@ impl Table {
         }))
     }
 
+    /// The settings that protect the records, and whether they are on.
+    fn protections(&self) -> [(&'static str, Option<bool>); 3] {
+        [
+            ("expiry of records", self.expiry),
+            ("point-in-time recovery", self.point_in_time_recovery),
+            ("deletion protection", Some(self.deletion_protection)),
+        ]
+    }
+
+    /// The settings that [`ensure`] turns on, as far as these credentials may read them.
+    pub fn missing_protections(&self) -> impl Iterator<Item = &'static str> {
+        let missing = self.protections().into_iter().filter(|(_, on)| *on == Some(false));
+        missing.filter(|_| self.ours).map(|(name, _)| name)
+    }
+
     /// Whether [`ensure`] would not complete it.
     fn is_complete(&self) -> bool {
-        let settings = (self.expiry, self.point_in_time_recovery);
-        self.is_active && (!self.ours || settings == (Some(true), Some(true)))
+        let is_protected = || self.protections().iter().all(|(_, on)| *on == Some(true));
+        self.is_active && (!self.ours || is_protected())
     }
 
     /// The settings that a deployment with these options gives it; `None` if they stay.
@@ -156,6 +174,8 @@ pub async fn ensure(
     tags: BTreeMap<String, String>,
 ) -> anyhow::Result<TableChange> {
     let new_settings = found.as_ref().and_then(|table| table.new_settings(options));
+    let is_unprotected =
+        found.as_ref().is_some_and(|table| table.missing_protections().next().is_some());
     let (is_new, current) = (found.is_none(), found.as_ref().map(|table| table.settings.clone()));
     let current = current.unwrap_or_default();
     if !found.as_ref().is_some_and(Table::is_complete) {
@@ -167,6 +187,7 @@ pub async fn ensure(
             Ok(TableChange::SettingsChanged)
         }
         None if is_new => Ok(TableChange::Created),
+        None if is_unprotected => Ok(TableChange::SettingsChanged),
         None => Ok(TableChange::Unchanged),
     }
 }
@@ -189,6 +210,11 @@ async fn complete(
         let (expiry, backups) =
             tokio::join!(enable_expiry(client, name), enable_backups(client, name));
         expiry.and(backups)?;
+    }
+    if found.is_some_and(|table| table.ours && !table.deletion_protection) {
+        let what = format!("cannot protect table `{name}` against deletion");
+        wait_for_update(client, name).await?;
+        protect(client, name, true, &what).await?;
     }
     Ok(())
 }
@@ -249,18 +275,36 @@ async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
     CHANGE
         .until(&format!("table `{name}` is not active"), async || {
             let table = describe(client, name).await?;
-            match table.and_then(|table| table.table_status) {
-                Some(status) if is_active(&status) => Ok(Some(())),
-                Some(TableStatus::Deleting) => {
-                    Err(Failure::new(format!("table `{name}` is being deleted"))
-                        .hint("wait until it is gone, then deploy again")
-                        .into())
-                }
-                // A new table may not be visible everywhere at once.
-                _ => Ok(None),
-            }
+            let status = table.and_then(|table| table.table_status);
+            Ok(is_ready(name, status.as_ref())?.then_some(()))
         })
         .await
+}
+
+/// Whether a table in this status serves requests; an error if it never will without help.
+fn is_ready(name: &str, status: Option<&TableStatus>) -> Result<bool, Failure> {
+    match status {
+        Some(status) if is_active(status) => Ok(true),
+        Some(TableStatus::Deleting) => {
+            Err(Failure::new(format!("table `{name}` is being deleted"))
+                .hint("wait until it is gone, then deploy again"))
+        }
+        Some(TableStatus::InaccessibleEncryptionCredentials) => {
+            Err(Failure::new(format!("DynamoDB cannot use the KMS key of table `{name}`"))
+                .hint("enable the key or cancel its deletion, then deploy again")
+                .exit(Exit::NeedsDecision))
+        }
+        Some(TableStatus::Archiving | TableStatus::Archived) => {
+            let message = format!(
+                "DynamoDB has archived table `{name}`: its KMS key was unusable for a week"
+            );
+            Err(Failure::new(message)
+                .hint("restore its backup under another name, and pass that with `--table-name`")
+                .exit(Exit::NeedsDecision))
+        }
+        // A new table may not be visible everywhere at once.
+        _ => Ok(false),
+    }
 }
 
 /// The table, which this program must have created; `None` if it does not exist.
@@ -269,7 +313,10 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
     if table.as_ref().is_none_or(|table| table.ours) {
         return Ok(table);
     }
-    let delete = format!("aws dynamodb delete-table --table-name {name}");
+    // Another account or region has no table with this ARN.
+    let arn = table.map(|table| table.arn).unwrap_or_default();
+    let region = arn.split(':').nth(3).unwrap_or_default();
+    let delete = format!("aws dynamodb delete-table --region {region} --table-name {arn}");
     Err(Failure::new(format!("table `{name}` was not created by cbbootstrap"))
         .hint(format!("leave out `--delete-table`, and delete it with `{delete}`"))
         .into())
@@ -388,7 +435,7 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
     };
     if table.table_status != Some(TableStatus::Deleting) {
         if table.deletion_protection_enabled == Some(true) {
-            unprotect(client, name, &what).await?;
+            protect(client, name, false, &what).await?;
         }
         let deleted = client.delete_table().table_name(name).send().await;
         match deleted {
@@ -410,9 +457,9 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Turns deletion protection off, and waits until the table can be deleted.
-async fn unprotect(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
-    let update = client.update_table().table_name(name).deletion_protection_enabled(false);
+/// Turns deletion protection on or off, and waits for that.
+async fn protect(client: &Client, name: &str, is_on: bool, what: &str) -> anyhow::Result<()> {
+    let update = client.update_table().table_name(name).deletion_protection_enabled(is_on);
     update.send().await.explain(what)?;
     wait_for_update(client, name).await
 }
@@ -452,6 +499,23 @@ mod tests {
                 table.key_schema(key).attribute_definitions(attribute)
             })
             .build()
+    }
+
+    #[test]
+    fn only_a_table_that_becomes_active_is_waited_for() {
+        for (status, expected) in [
+            (None, Ok(false)),
+            (Some("CREATING"), Ok(false)),
+            (Some("ACTIVE"), Ok(true)),
+            (Some("UPDATING"), Ok(true)),
+            (Some("DELETING"), Err(Exit::Failed)),
+            (Some("INACCESSIBLE_ENCRYPTION_CREDENTIALS"), Err(Exit::NeedsDecision)),
+            (Some("ARCHIVING"), Err(Exit::NeedsDecision)),
+            (Some("ARCHIVED"), Err(Exit::NeedsDecision)),
+        ] {
+            let ready = is_ready("t", status.map(TableStatus::from).as_ref());
+            assert_eq!(ready.map_err(|failure| failure.exit), expected, "{status:?}");
+        }
     }
 
     #[test]

@@ -365,6 +365,16 @@ fn a_half_made_deployment_is_completed() {
     deploy(&aws.user(), artifact::zip(), &[]);
     the_table_is_safe(&aws);
     the_bucket_is_closed(&aws);
+    // An interrupted `destroy --delete-table`.
+    aws.boto(
+        "client('dynamodb').update_table(TableName='cb-bootstrap', DeletionProtectionEnabled=False)",
+    );
+    let planned = aws.user().plan(artifact::zip(), &[]);
+    let expected = json!([{"name": "deletion protection", "before": "off", "after": "on"}]);
+    assert_eq!((&planned["changed"], &planned["table"]), (&json!(true), &expected), "{planned}");
+    let deployed = deploy(&aws.user(), artifact::zip(), &["--no-smoke"]);
+    assert_eq!(deployed["changed"], json!(true), "{deployed}");
+    the_table_is_safe(&aws);
 }
 
 #[test]

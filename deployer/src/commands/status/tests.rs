@@ -102,6 +102,7 @@ fn full_status() -> Status {
             replaced: Some(true),
         }),
         table: Some(Table {
+            arn: String::new(),
             name: "t".to_owned(),
             status: "active".to_owned(),
             items: 3,
