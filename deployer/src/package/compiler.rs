@@ -144,7 +144,9 @@ impl Compiler {
         let paths = remapped_paths(&self.source);
         command.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&paths));
         let variable = format!("CFLAGS_{}", triple.replace('-', "_"));
-        let ours = paths.iter().map(|pair| format!("-ffile-prefix-map={pair}"));
+        // Compilers for C read the flags as words: a path with a space cannot be remapped.
+        let words = paths.iter().filter(|pair| !pair.contains(char::is_whitespace));
+        let ours = words.map(|pair| format!("-ffile-prefix-map={pair}"));
         let flags: Vec<_> = std::env::var(&variable).into_iter().chain(ours).collect();
         command.env(variable, flags.join(" "));
         // The result of an incremental build depends on the builds before it.
