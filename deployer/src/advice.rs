@@ -45,7 +45,7 @@ pub fn failed_instance(reason: &str) -> Option<&str> {
 
 /// The hint for a missing permission, from the message that denies it.
 pub fn permission(message: &str) -> String {
-    let all = "`cbbootstrap iam-policy` prints the permissions that a deployment needs";
+    let all = "`cbbootstrap iam-policy` prints the permissions that a deployment needs, and with `--for launch` those of a cluster";
     let missing = missing_permission(message);
     let action = missing.map_or_else(|| "it".to_owned(), |(action, _)| format!("`{action}`"));
     if let Some(policy) = RESTRICTIONS.iter().find(|policy| message.contains(*policy)) {

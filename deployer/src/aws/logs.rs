@@ -102,7 +102,7 @@ impl Log {
             .is_some_and(FilterLogEventsError::is_resource_not_found_exception);
         if is_gone {
             return Failure::new(format!("there is no log group `{group}`")).hint(
-                "`cbbootstrap status` shows whether the stack exists; `cbbootstrap destroy` and `deploy` create it again",
+                "`cbbootstrap status` shows whether the stack exists; if only the log group was deleted, destroy the stack and deploy it again",
             );
         }
         explain(format!("cannot read log group `{group}`"), error)

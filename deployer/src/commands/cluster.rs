@@ -256,8 +256,10 @@ impl<S: Store> Operator<'_, S> {
     async fn show(mut self, args: ClusterShowArgs) -> anyhow::Result<()> {
         let record = self.find(&args.cluster_id).await?.record.map_err(|error| {
             let id = escape_hidden(&args.cluster_id);
+            let forget =
+                self.records.command("forget", &["--".to_owned(), args.cluster_id.clone()]);
             Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
-                .hint("repair the item in DynamoDB, or end it with `cbbootstrap cluster forget`")
+                .hint(format!("repair the item in DynamoDB, or end it with `{forget}`"))
         })?;
         let cluster = Cluster { record, now: Timestamp::now() };
         let keeper = self.keeper.clone();

@@ -5,7 +5,10 @@ use std::fmt::Display;
 use serde::Serialize;
 
 use crate::{
-    aws::cloudformation::{ChangeSet, UpdateMode},
+    aws::{
+        cloudformation::{ChangeSet, UpdateMode},
+        dynamodb::Table,
+    },
     cli::PlanArgs,
     deployment::{self, Follower, Survey, discard_after},
     failure::Exit,
@@ -99,7 +102,7 @@ pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> an
     target.check()?;
     let mut change_set = None;
     let planned = signals.or_stopped(plan(&args, target, &mut change_set, printer)).await;
-    let planned = discard_after(planned, change_set).await;
+    let planned = discard_after(planned, change_set, printer).await;
     let planned = planned.inspect_err(|error| {
         github::write_failure(printer, "plan", &target.place.stack_name, error);
     })?;
@@ -116,10 +119,11 @@ async fn plan(
     let aws = target.connect().await?;
     let build = async { deployment::build(args.function.source().await?, printer).await };
     let (artifact, survey) = introduce(&aws, &target.place, printer, async {
-        tokio::try_join!(build, Survey::read(&aws, target))
+        tokio::try_join!(build, Survey::read(&aws, target, None))
     })
     .await?;
-    let desired = deployment::desired_stack(target, &survey.bucket, &artifact)?;
+    let desired =
+        deployment::desired_stack(target, None, &survey.stack, &survey.bucket, &artifact)?;
     let first = survey.stack.action.preparation();
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
         let follower =
@@ -170,6 +174,12 @@ fn report(
     {
         report.table = value_changes(&table.settings.values(), &settings.values());
     }
+    let missing = table.iter().flat_map(Table::missing_protections);
+    report.table.extend(missing.map(|name| ValueChange {
+        name: name.to_owned(),
+        before: Some("off".to_owned()),
+        after: Some("on".to_owned()),
+    }));
     // A change set may list no resource: an output may change.
     report.changed = changes_stack || !report.lines().is_empty();
     report.losses = stack::losses(&report.changes);

@@ -1,5 +1,7 @@
 //! `smoke`: tests an endpoint.
 
+use jiff::Timestamp;
+
 use crate::{
     aws::{Aws, cloudformation},
     cli::SmokeArgs,
@@ -14,7 +16,7 @@ use crate::{
 /// Tests the given endpoint, or that of the stack.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let access = &args.stack.access;
-    let (aws, table, network, endpoint, signer) = if let Some(url) = args.url {
+    let (aws, table, network, endpoint, signer, is_fresh) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
         // Only a signature needs a region and credentials.
         match args.endpoint_auth {
@@ -22,9 +24,9 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
                 let aws = Aws::connect(access).await?;
                 let signer = aws.signer(auth).await?;
                 let network = aws.network.clone();
-                (Some(aws), None, network, endpoint, signer)
+                (Some(aws), None, network, endpoint, signer, false)
             }
-            _ => (None, None, access.profiles().await?.network()?, endpoint, None),
+            _ => (None, None, access.profiles().await?.network()?, endpoint, None, false),
         }
     } else {
         let (aws, name) = (Aws::connect(access).await?, args.stack.stack_name);
@@ -34,10 +36,11 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
         let endpoint = testable_endpoint(&stack, printer).await?;
         let signer = aws.signer(stack.auth()).await?;
         let (network, table) = (aws.network.clone(), stack.output("TableName")?.to_owned());
-        (Some(aws), Some(table), network, endpoint, signer)
+        let is_fresh = stack.is_fresh(Timestamp::now());
+        (Some(aws), Some(table), network, endpoint, signer, is_fresh)
     };
     let test = async {
-        let report = smoke::test(&network, &endpoint, signer, false).await?;
+        let report = smoke::test(&network, &endpoint, signer, is_fresh).await?;
         if let Some((aws, table)) = aws.as_ref().zip(table) {
             report.delete_records(&aws.store(&table)).await;
         }

@@ -17,7 +17,7 @@ impl Deployment<'_> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;
         let (function, survey) =
-            tokio::join!(function, StackSurvey::read_without_template(aws, name));
+            tokio::join!(function, StackSurvey::read_without_template(aws, name, None));
         // An error on this machine comes first.
         let (function, survey) = (function?, survey?);
         let parameters = [

@@ -46,7 +46,7 @@ impl Follower<'_> {
             };
             let reaction = signals::reaction(operation, cancellation, signal);
             let cancels = match reaction {
-                Reaction::Detach => return Err(self.detached(signal)),
+                Reaction::Detach => return Err(self.detached(operation, signal)),
                 Reaction::CancelUpdate => "cancelling the update",
                 Reaction::DeleteStack => "deleting the new stack",
             };
@@ -55,7 +55,7 @@ impl Follower<'_> {
             ));
             let cancelled = tokio::select! {
                 cancelled = self.cancel(reaction, &mut watch) => cancelled,
-                signal = signals.next() => return Err(self.detached(signal)),
+                signal = signals.next() => return Err(self.detached(operation, signal)),
             };
             cancellation = match cancelled {
                 Ok(true) => Cancellation::Accepted,
@@ -69,8 +69,8 @@ impl Follower<'_> {
                 }
             };
         };
-        let name = &self.place.stack_name;
-        let verdict = stack::verdict(name, operation, cancellation, &status, watch.events());
+        let (id, events) = (watch.stack_id(), watch.events());
+        let verdict = stack::verdict(id, operation, cancellation, &status, events);
         let has_failed = operation == Operation::Create && !operation.succeeds_in(&status);
         match self.remains.filter(|_| has_failed) {
             Some(remains) => Ok(verdict.map_err(|failure| failure.also(remains))?),
@@ -107,10 +107,14 @@ impl Follower<'_> {
         failure.also(&format!("the stack keeps changing; `{status}` shows the result"))
     }
 
-    fn detached(self, signal: Signal) -> anyhow::Error {
-        let name = &self.place.stack_name;
+    fn detached(self, operation: Operation, signal: Signal) -> anyhow::Error {
+        let (name, status) = (&self.place.stack_name, self.status_command());
+        let hint = match operation {
+            Operation::Delete => format!("`{status}` waits until there is no such stack"),
+            _ => format!("`{status}` shows the result"),
+        };
         Failure::new(format!("stopped by {signal}; stack `{name}` keeps changing"))
-            .hint(format!("`{}` shows the result", self.status_command()))
+            .hint(hint)
             .exit(Exit::Stopped)
             .into()
     }

@@ -4,9 +4,9 @@
 //! changes the stack. A signal stops the first two, and the next deployment continues. In the third, a signal cancels the change if
 //! possible, or leaves it to CloudFormation. If somebody else changes the stack in between, the phases are repeated.
 
+mod cluster;
 mod code;
 mod follow;
-mod launch;
 mod phases;
 mod removal;
 mod survey;
@@ -14,8 +14,8 @@ mod watch;
 
 use std::time::Duration;
 
+pub use cluster::Launch;
 pub use follow::Follower;
-pub use launch::Cluster;
 pub use phases::{build, create_draft, discard_after};
 pub use removal::Removal;
 pub use survey::{StackSurvey, Survey};
@@ -29,7 +29,7 @@ use crate::{
     settings::{StoredCode, Target},
     signals::Signals,
     stack::{DesiredStack, Stack},
-    template::TEMPLATE,
+    template::{CLUSTER_TEMPLATE, TEMPLATE},
 };
 use phases::{Preparation, is_overtaken};
 
@@ -71,13 +71,24 @@ pub struct DeployedStack {
 }
 
 impl<'a> Deployment<'a> {
-    /// Deploys the stack with its table and bucket.
+    /// Deploys the API's stack with its table and bucket.
     pub async fn deploy(
         self,
         function: impl Future<Output = anyhow::Result<ArtifactSource>>,
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
-        let begin = Preparation::begin(self, function);
+        let preparation = signals.or_stopped(Preparation::begin(self, function, None)).await?;
+        self.complete(preparation, signals).await
+    }
+
+    /// Deploys the stack of a Couchbase cluster.
+    pub async fn launch(
+        self,
+        agent: ArtifactSource,
+        launch: &Launch<'_>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<DeployedStack> {
+        let begin = Preparation::begin(self, std::future::ready(Ok(agent)), Some(launch));
         let preparation = signals.or_stopped(begin).await?;
         self.complete(preparation, signals).await
     }
@@ -91,7 +102,7 @@ impl<'a> Deployment<'a> {
         for round in 0..ROUNDS {
             let mut draft = None;
             let applied = preparation.round(round, &mut draft, signals).await;
-            match discard_after(applied, draft).await {
+            match discard_after(applied, draft, self.printer).await {
                 Ok(Some(applied)) => return signals.or_stopped(preparation.finish(applied)).await,
                 Ok(None) => (),
                 Err(error) if is_overtaken(&error) => {
@@ -113,18 +124,26 @@ impl<'a> Deployment<'a> {
     }
 }
 
-/// The stack that the user wants, with this artifact.
+/// The stack that the user wants, with this artifact. That of a Couchbase cluster depends on the one that exists.
 pub fn desired_stack(
     target: &Target,
+    launch: Option<&Launch<'_>>,
+    survey: &StackSurvey,
     bucket: &Bucket,
     artifact: &Artifact,
 ) -> anyhow::Result<DesiredStack> {
-    let code =
-        StoredCode { bucket: bucket.name.clone(), key: bucket.key(artifact), arch: artifact.arch };
+    let (bucket, key) = (bucket.name.clone(), bucket.key(artifact));
+    let (template, parameters) = match launch {
+        None => (TEMPLATE, target.parameters(&StoredCode { bucket, key, arch: artifact.arch })?),
+        Some(launch) => {
+            let before = survey.stack.as_ref().filter(|_| !survey.is_new());
+            (CLUSTER_TEMPLATE, launch.parameters(before, bucket, key))
+        }
+    };
     Ok(DesiredStack {
         name: target.place.stack_name.clone(),
-        template: TEMPLATE,
-        parameters: target.parameters(&code)?,
+        template,
+        parameters,
         tags: target.tags(),
         notification_arns: target.stack.notification_arns.clone(),
         role_arn: target.stack.role_arn.clone(),

@@ -1,8 +1,7 @@
 //! The phases of a deployment after the survey, and the steps that follow them.
 
 use super::{
-    Applied, Cluster, DeployedStack, Deployment, Follower, StackSurvey, Survey, Watch,
-    desired_stack,
+    Applied, DeployedStack, Deployment, Follower, Launch, StackSurvey, Survey, Watch, desired_stack,
 };
 use crate::{
     aws::{
@@ -21,18 +20,18 @@ use crate::{
 
 /// A deployment whose artifact is built.
 pub struct Preparation<'a> {
-    pub(super) deployment: Deployment<'a>,
-    /// What [`Preparation::desired`] depends on, if it is the stack of a Couchbase cluster.
-    pub(super) cluster: Option<&'a dyn Cluster>,
-    pub(super) bucket: Bucket,
-    pub(super) artifact: Artifact,
-    /// What the first round creates or completes.
-    pub(super) storage: Option<Storage>,
-    pub(super) desired: DesiredStack,
+    deployment: Deployment<'a>,
+    /// Of the Couchbase cluster, if it is the stack of one.
+    launch: Option<&'a Launch<'a>>,
+    bucket: Bucket,
+    artifact: Artifact,
+    /// The API's table, until the first round has created it or changed its settings.
+    storage: Option<Storage>,
+    desired: DesiredStack,
     /// Whether the table or the bucket had to be created or changed.
-    pub(super) has_changed_storage: bool,
-    pub(super) survey: StackSurvey,
-    pub(super) consents: Consents,
+    has_changed_storage: bool,
+    survey: StackSurvey,
+    consents: Consents,
 }
 
 /// What the user has confirmed, so that no question is asked twice.
@@ -42,8 +41,7 @@ pub(super) struct Consents {
     wait: bool,
 }
 
-/// The table, which is to be created or completed, as the bucket is.
-pub(super) struct Storage {
+struct Storage {
     table: Option<Table>,
     table_options: TableSettings,
 }
@@ -61,15 +59,16 @@ impl<'a> Preparation<'a> {
     /// Reads everything, asks and builds. Changes nothing.
     pub async fn begin(
         deployment: Deployment<'a>,
-        function: impl Future<Output = anyhow::Result<ArtifactSource>>,
+        artifact: impl Future<Output = anyhow::Result<ArtifactSource>>,
+        launch: Option<&'a Launch<'a>>,
     ) -> anyhow::Result<Self> {
         let Deployment { aws, target, printer, .. } = deployment;
-        let (function, survey) = tokio::join!(function, Survey::read(aws, target));
+        let (artifact, survey) = tokio::join!(artifact, Survey::read(aws, target, launch));
         // An error on this machine comes first.
-        let (function, Survey { bucket, table, stack: survey }) = (function?, survey?);
+        let (artifact, Survey { bucket, table, stack: survey }) = (artifact?, survey?);
         let mut consents = Consents::default();
         deployment.ask(&survey, table.as_ref(), &mut consents).await?;
-        let artifact = build(function, printer).await?;
+        let artifact = build(artifact, printer).await?;
 
         let mut table_options = survey.table_options(target, table.as_ref());
         // A key for an existing table waits for the stack, which lets the function use it.
@@ -79,11 +78,11 @@ impl<'a> Preparation<'a> {
         }
         Ok(Self {
             deployment,
-            cluster: None,
-            desired: desired_stack(target, &bucket, &artifact)?,
+            launch,
+            desired: desired_stack(target, launch, &survey, &bucket, &artifact)?,
             bucket,
             artifact,
-            storage: Some(Storage { table, table_options }),
+            storage: launch.is_none().then_some(Storage { table, table_options }),
             has_changed_storage: false,
             survey,
             consents,
@@ -115,23 +114,21 @@ impl<'a> Preparation<'a> {
     ) -> anyhow::Result<Next> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         if round > 0 {
-            self.survey = StackSurvey::read(aws, &target.place.stack_name).await?;
-            if let Some(cluster) = self.cluster {
-                let (survey, bucket, agent) = (&self.survey, &self.bucket, &self.artifact);
-                self.desired = self.deployment.desired_cluster(cluster, survey, bucket, agent)?;
-            }
+            self.survey = StackSurvey::read(aws, &target.place.stack_name, self.launch).await?;
+            let (survey, bucket, artifact) = (&self.survey, &self.bucket, &self.artifact);
+            self.desired = desired_stack(target, self.launch, survey, bucket, artifact)?;
             // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
+        let is_new_table = self.storage.as_ref().is_some_and(|storage| storage.table.is_none());
+        let new_table = self.storage.take_if(|_| is_new_table);
         let up_to_date = self.up_to_date().cloned();
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
-        let storage = self.storage.take();
-        let is_first = storage.is_some();
-        let table = self.ensure_table(storage);
+        let table = self.ensure_table(new_table);
         let bucket = async {
-            let is_new = is_first && self.deployment.create_bucket(&self.bucket).await?;
+            let is_new = round == 0 && self.deployment.create_bucket(&self.bucket).await?;
             if needs_change_set {
                 self.upload().await?;
             }
@@ -144,28 +141,30 @@ impl<'a> Preparation<'a> {
         printer.print_all_but_first(errors);
         self.has_changed_storage |= table? | bucket?;
         let draft = draft?;
-        if needs_change_set {
-            return self.confirm_change(draft).await;
-        }
-        match (up_to_date, self.survey.action, &self.survey.stack) {
-            (Some(stack), ..) => Ok(Next::Nothing(stack)),
+        let next = match (up_to_date, self.survey.action, &self.survey.stack) {
+            _ if needs_change_set => self.confirm_change(draft).await?,
+            (Some(stack), ..) => Next::Nothing(stack),
             (None, StackAction::Wait, Some(stack)) => {
                 let patience = self.deployment.wait_for_stack;
                 self.deployment.follower().wait(stack, patience, printer).await?;
-                Ok(Next::Survey)
+                Next::Survey
             }
             (None, _, Some(stack)) => {
                 let step = printer.step("stack");
-                Ok(Next::Change(self.watch(&stack.id).await?, step))
+                Next::Change(self.watch(&stack.id).await?, step)
             }
-            (None, _, None) => Err(stack::overtaken(&self.desired.name).into()),
-        }
+            (None, _, None) => return Err(stack::overtaken(&self.desired.name).into()),
+        };
+        // After the questions, and before the stack: it may take the function's permission to use the table's former key.
+        let table = self.storage.take();
+        self.has_changed_storage |= self.ensure_table(table).await?;
+        Ok(next)
     }
 
     /// The stack, if no change set is needed to know that it is up to date. A cluster's stack needs one: only a change set reads the
     /// SSM parameter of the newest image again.
     fn up_to_date(&self) -> Option<&Stack> {
-        if self.cluster.is_some() {
+        if self.launch.is_some() {
             return None;
         }
         self.survey.up_to_date(&self.desired)
@@ -218,7 +217,17 @@ impl<'a> Preparation<'a> {
         let change_set = slot.insert(ChangeSet::new(client, &self.desired.name, before));
         let stack_id = change_set.request(&self.desired, update_mode, before).await?;
         let (draft, watch) = match before {
-            Some(_) => tokio::try_join!(change_set.read(), self.watch(&stack_id))?,
+            Some(before) => {
+                // Somebody else may have changed the stack while this run built and asked. A change that begins after this makes
+                // the change set obsolete.
+                let now = cloudformation::find(client, &self.desired.name);
+                let (draft, watch, now) =
+                    tokio::try_join!(change_set.read(), self.watch(&stack_id), now)?;
+                if stack::is_overtaken(Some(before), now.as_ref()) {
+                    return Err(stack::overtaken(&self.desired.name).into());
+                }
+                (draft, watch)
+            }
             // A new stack may not be readable yet.
             None => (change_set.read().await?, self.watch(&stack_id).await?),
         };
@@ -277,7 +286,7 @@ impl<'a> Preparation<'a> {
             None => self.recover(&mut step).await?,
         };
         let is_deployed = draft.take().is_some();
-        let remains = self.cluster.map(Cluster::after_failed_creation);
+        let remains = self.launch.map(Launch::after_failed_creation);
         let follower = Follower { remains: remains.as_deref(), ..self.deployment.follower() };
         follower.follow(operation, watch, &mut step, signals).await?;
         step.done(operation.outcome());
@@ -367,7 +376,7 @@ impl<'a> Preparation<'a> {
     async fn encrypt_table(&self) -> anyhow::Result<bool> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         let options = &target.stack.table;
-        if options.kms_key.is_none() || self.cluster.is_some() {
+        if options.kms_key.is_none() || self.launch.is_some() {
             return Ok(false);
         }
         let name = &target.table.table_name;
@@ -463,10 +472,11 @@ pub fn is_overtaken(error: &anyhow::Error) -> bool {
     Failure::find_in(error).is_some_and(|failure| failure.exit == Exit::Changed)
 }
 
-/// Removes a change set that was not executed. An earlier error is the one to report.
+/// Removes a change set that was not executed. Failing to do so only warns.
 pub async fn discard_after<T>(
     result: anyhow::Result<T>,
     draft: Option<ChangeSet>,
+    printer: &Printer,
 ) -> anyhow::Result<T> {
     let discarded = match draft {
         // The stack stays, even if it still looks empty: somebody else is creating it.
@@ -474,5 +484,8 @@ pub async fn discard_after<T>(
         Some(draft) => draft.discard().await,
         None => Ok(()),
     };
-    result.and_then(|value| discarded.map(|()| value))
+    if let Err(error) = discarded {
+        printer.message(format_args!("warning: {error:#}"));
+    }
+    result
 }

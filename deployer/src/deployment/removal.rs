@@ -161,7 +161,14 @@ impl<'a> Removal<'a> {
     pub async fn apply(self, signals: &mut Signals) -> anyhow::Result<DestroyReport> {
         let place = &self.args.removal.place;
         if let Some(stack) = &self.stack {
-            self.delete_stack(stack, signals).await?;
+            let deleted = self.delete_stack(stack, signals).await;
+            deleted.map_err(|error| match &self.table {
+                Some(Table { name, .. }) => {
+                    let command = self.rest_command(name);
+                    error.context(format!("table `{name}` is not deleted; once the stack is, continue with `{command}`"))
+                }
+                None => error,
+            })?;
         }
         // After the stack, whose function needs the table.
         let rest = async {
@@ -176,9 +183,9 @@ impl<'a> Removal<'a> {
         let rest = rest.map_err(|error| match (&self.stack, &self.table) {
             // The stack, which named the table, is gone.
             (Some(_), Some(Table { name: table, .. })) => {
-                let command = place.command("destroy");
+                let command = self.rest_command(table);
                 error.context(format!(
-                    "the stack is deleted, but table `{table}` may not be: continue with `{command} --delete-table --table-name {table}`"
+                    "the stack is deleted, but table `{table}` may not be: continue with `{command}`"
                 ))
             }
             _ => error,
@@ -196,6 +203,15 @@ impl<'a> Removal<'a> {
             artifacts_deleted,
             bucket_deleted,
         })
+    }
+
+    /// The command that continues without the stack, which names the table.
+    fn rest_command(&self, table: &str) -> String {
+        let DestroyArgs { delete_artifacts, no_backup, removal, .. } = self.args;
+        let flags = [(delete_artifacts, " --delete-artifacts"), (no_backup, " --no-backup")];
+        let flags: String = flags.iter().filter(|(is_set, _)| **is_set).map(|it| it.1).collect();
+        let command = removal.place.command("destroy");
+        format!("{command} --delete-table --table-name {table}{flags}")
     }
 
     async fn delete_stack(&self, stack: &Stack, signals: &mut Signals) -> anyhow::Result<()> {
@@ -264,7 +280,13 @@ impl<'a> Removal<'a> {
             return Ok(Vec::new());
         };
         match &table.stack {
-            Some(owner) if *owner == self.args.removal.place.stack_name => Ok(Vec::new()),
+            Some(owner) if *owner == self.args.removal.place.stack_name => {
+                self.printer.message(format_args!(
+                    "warning: these credentials may not list the stacks, so another one may use table `{}`, too",
+                    table.name
+                ));
+                Ok(Vec::new())
+            }
             Some(owner) => {
                 let owner = cloudformation::find(&self.aws.cloudformation, owner).await?;
                 Ok(owner.into_iter().collect())

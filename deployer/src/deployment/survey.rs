@@ -1,5 +1,6 @@
 //! The state of everything in AWS that a deployment may change.
 
+use super::Launch;
 use crate::{
     aws::{
         Aws, cloudformation,
@@ -31,37 +32,56 @@ pub struct StackSurvey {
 }
 
 impl Survey {
-    /// Makes the calls in parallel, in two rounds: the second needs names from the first.
-    pub async fn read(aws: &Aws, target: &Target) -> anyhow::Result<Self> {
+    /// Makes the calls in parallel, in two rounds: the second needs names from the first. The stack of a Couchbase cluster has no
+    /// table.
+    pub async fn read(
+        aws: &Aws,
+        target: &Target,
+        launch: Option<&Launch<'_>>,
+    ) -> anyhow::Result<Self> {
         let stack_name = &target.place.stack_name;
+        let table = async {
+            match launch {
+                None => Table::find(&aws.dynamodb, &target.table.table_name).await,
+                Some(_) => Ok(None),
+            }
+        };
         let (bucket, table, stack) = tokio::try_join!(
             Bucket::find(aws, target.bucket.as_deref(), stack_name),
-            Table::find(&aws.dynamodb, &target.table.table_name),
-            StackSurvey::read(aws, stack_name),
+            table,
+            StackSurvey::read(aws, stack_name, launch),
         )?;
         Ok(Self { bucket, table, stack })
     }
 }
 
 impl StackSurvey {
-    pub async fn read(aws: &Aws, name: &str) -> anyhow::Result<Self> {
+    pub async fn read(aws: &Aws, name: &str, launch: Option<&Launch<'_>>) -> anyhow::Result<Self> {
         let (survey, template) = tokio::try_join!(
-            Self::read_without_template(aws, name),
+            Self::read_without_template(aws, name, launch),
             cloudformation::template(&aws.cloudformation, name),
         )?;
         Ok(Self { template, ..survey })
     }
 
-    pub async fn read_without_template(aws: &Aws, name: &str) -> anyhow::Result<Self> {
+    pub async fn read_without_template(
+        aws: &Aws,
+        name: &str,
+        launch: Option<&Launch<'_>>,
+    ) -> anyhow::Result<Self> {
         let stack = cloudformation::find(&aws.cloudformation, name).await?;
         let action = stack::next_action(name, stack.as_ref())?;
-        let function = stack.as_ref().and_then(|stack| stack.outputs.get("FunctionName"));
-        let function = match function {
-            Some(function) => lambda::find(&aws.lambda, function).await?,
-            None => None,
-        };
-        let function_sha256 = function.and_then(|function| function.sha256);
-        Ok(Self { stack, template: None, function_sha256, action })
+        let mut survey = Self { stack, template: None, function_sha256: None, action };
+        let stack = survey.stack.as_ref();
+        match launch {
+            Some(launch) => launch.check(stack, survey.is_new())?,
+            None => stack::check_api(name, stack)?,
+        }
+        if let Some(function) = stack.and_then(|stack| stack.outputs.get("FunctionName")) {
+            let function = lambda::find(&aws.lambda, function).await?;
+            survey.function_sha256 = function.and_then(|function| function.sha256);
+        }
+        Ok(survey)
     }
 
     /// What the user must confirm before the deployment. `table` is the target's table, if it exists.
@@ -75,13 +95,14 @@ impl StackSurvey {
         risks
     }
 
-    /// The options for the table. A key that the stack was deployed with and that is omitted now is removed from the table, because
-    /// the function may no longer use it.
+    /// The options for the table. If the stack was deployed with a key and it is omitted now, the table's key is removed, because the
+    /// function may no longer use it. That may be an earlier one, if a change of the key was interrupted.
     pub fn table_options(&self, target: &Target, table: Option<&Table>) -> TableSettings {
         let mut options = target.stack.table.clone();
         let former = self.stack.as_ref().and_then(|stack| stack.parameters.get("KmsKeyArn"));
-        let current = table.and_then(|table| table.settings.kms_key.as_ref());
-        if options.kms_key.is_none() && current.is_some() && current == former {
+        let had_key = former.is_some_and(|key| !key.is_empty());
+        let has_key = table.is_some_and(|table| table.settings.kms_key.is_some());
+        if options.kms_key.is_none() && had_key && has_key {
             options.kms_key = Some(String::new());
         }
         options

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{DesiredStack, Stack, StackEvent, StackStatus, StackStatus as S, failed};
+use super::{
+    DesiredStack, Stack, StackEvent, StackStatus, StackStatus as S, aws_command, failed, name_in,
+};
 use crate::{
     failure::{Exit, Failure},
     values::Auth,
@@ -69,6 +71,18 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
         .hint("see its events in the CloudFormation console, or choose another name with `--stack-name`")
         .exit(Exit::NeedsDecision)),
     }
+}
+
+/// Refuses the stack of a Couchbase cluster for the API: another template would delete its nodes.
+pub fn check_api(name: &str, stack: Option<&Stack>) -> Result<(), Failure> {
+    let Some(cluster) = stack.and_then(Stack::cluster_id) else {
+        return Ok(());
+    };
+    Err(Failure::new(format!(
+        "stack `{name}` is that of Couchbase cluster `{cluster}`, not of an API"
+    ))
+    .hint("choose another name with `--stack-name`; `cbbootstrap launch` changes a cluster")
+    .exit(Exit::NeedsDecision))
 }
 
 /// Whether there is nothing to change in the stack. `template` is the one that it was deployed with. The function's code is not
@@ -255,12 +269,13 @@ pub enum Cancellation {
 
 /// The result of an operation that has ended in this status.
 pub fn verdict(
-    name: &str,
+    stack_id: &str,
     operation: Operation,
     cancellation: Cancellation,
     status: &StackStatus,
     events: &[StackEvent],
 ) -> Result<(), Failure> {
+    let name = name_in(stack_id);
     let cancelled = |state| {
         let message = format!("cancelled by Ctrl-C: stack `{name}` was {state}");
         Err(Failure::new(message).exit(Exit::Stopped))
@@ -281,8 +296,8 @@ pub fn verdict(
         }
         (Operation::Rollback, _) => Err(failed(name, status, events)
             .hint(format!(
-                "fix the cause and deploy again, or skip resources: `aws cloudformation continue-update-rollback \
-                 --stack-name {name} --resources-to-skip …`"
+                "fix the cause and deploy again, or skip resources: `{} --resources-to-skip …`",
+                aws_command("continue-update-rollback", stack_id)
             ))
             .exit(Exit::NeedsDecision)),
         _ => Err(failed(name, status, events)),

@@ -15,8 +15,8 @@ pub use aws_sdk_cloudformation::types::StackStatus;
 
 pub use changes::{Change, ValueChange, losses, update_lines, value_changes};
 pub use decision::{
-    Cancellation, Operation, Risk, StackAction, is_no_change, is_overtaken, is_up_to_date,
-    lost_domain, next_action, risks, verdict,
+    Cancellation, Operation, Risk, StackAction, check_api, is_no_change, is_overtaken,
+    is_up_to_date, lost_domain, next_action, risks, verdict,
 };
 pub use drift::{Difference, Drift, Drifted};
 pub use events::{Progress, StackEvent, failed, last_change, root_cause};
@@ -128,9 +128,8 @@ impl Stack {
         status.ends_with("_FAILED") || status.contains("ROLLBACK")
     }
 
-    /// The name, which is a part of the ARN.
     pub fn name(&self) -> &str {
-        self.id.split('/').nth(1).unwrap_or(&self.id)
+        name_in(&self.id)
     }
 
     /// An output that the template promises.
@@ -182,8 +181,7 @@ impl Stack {
     }
 
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
-        // Before its first change set is executed, a stack is empty.
-        if self.ours || self.status == S::ReviewInProgress {
+        if self.ours {
             return Ok(());
         }
         Err(Failure::new(format!("stack `{name}` was not created by cbbootstrap"))
@@ -198,15 +196,28 @@ impl Stack {
         // A stack that cannot be deployed cannot be deployed without protection either.
         let deploy = match self.cluster_id().filter(|_| self.is_good()) {
             Some(id) => format!(", as `cbbootstrap launch {id} … --protect=false` does"),
-            None if self.is_good() => ", as `cbbootstrap deploy --protect=false` does".to_owned(),
+            None if self.is_good() => ", as `cbbootstrap deploy … --protect=false` does".to_owned(),
             None => String::new(),
         };
-        let end =
-            "aws cloudformation update-termination-protection --no-enable-termination-protection";
+        let disable = aws_command(
+            "update-termination-protection --no-enable-termination-protection",
+            &self.id,
+        );
         Err(Failure::new(format!("stack `{name}` is protected against deletion"))
-            .hint(format!("`{end} --stack-name {name}` disables it{deploy}"))
+            .hint(format!("`{disable}` disables it{deploy}"))
             .exit(Exit::NeedsDecision))
     }
+}
+
+/// The name of a stack, which is a part of its ARN.
+pub fn name_in(id: &str) -> &str {
+    id.split('/').nth(1).unwrap_or(id)
+}
+
+/// A command of the AWS CLI for exactly this stack, in hints: another account or region has none with its ARN.
+fn aws_command(command: &str, id: &str) -> String {
+    let region = id.split(':').nth(3).map(|region| format!(" --region {region}"));
+    format!("aws cloudformation {command}{} --stack-name {id}", region.unwrap_or_default())
 }
 
 /// The error for a stack that does not exist.
@@ -358,6 +369,14 @@ pub(crate) mod tests {
         }
         let empty = stack("REVIEW_IN_PROGRESS", "t");
         assert!(cluster_with(&empty, &[cluster("c", "https://a1")]).is_none());
+    }
+
+    #[test]
+    fn commands_for_people_name_exactly_one_stack() {
+        let id = "arn:aws:cloudformation:eu-west-1:123456789012:stack/s/uuid";
+        let stack = Stack { id: id.to_owned(), protected: true, ..stack("CREATE_COMPLETE", "t") };
+        let hint = stack.check_unprotected("s").unwrap_err().hint.unwrap();
+        assert!(hint.contains(&format!(" --region eu-west-1 --stack-name {id}`")), "{hint}");
     }
 
     #[test]

@@ -137,6 +137,15 @@ fn a_cluster_is_launched_changed_and_destroyed() {
     assert_eq!(scene.parameters()["Buckets"], "app:256:1");
     assert_eq!((scene.group(), scene.versions()), (json!([["couchbase-c1", 5]]), 2));
 
+    // The API's template would delete the nodes.
+    for command in ["deploy", "plan"] {
+        let zip = artifact::small_zip();
+        let args = [command, "--stack-name", "couchbase-c1", "--function-zip", zip];
+        let yes = if command == "deploy" { &["--yes"][..] } else { &[] };
+        let message = "stack `couchbase-c1` is that of Couchbase cluster `c1`";
+        scene.aws.user().run(&[&args[..], yes].concat()).failed(5, message);
+    }
+
     let other = scene.launch(&["--cluster-stack", "cbbootstrap"]);
     other.failed(5, "stack `cbbootstrap` is not that of cluster `c1`");
 

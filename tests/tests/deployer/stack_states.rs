@@ -4,6 +4,10 @@ use std::{
     fs,
     path::Path,
     process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -230,31 +234,39 @@ fn the_second_of_two_deployments_finds_nothing_to_change() {
 #[test]
 fn an_overtaken_deployment_reads_the_stack_again() {
     let scene = Scene::deployed();
-    // Another deployment executes a change set after ours is created and before it is executed.
-    for (name, code, message) in [
+    // Another deployment executes a change set before ours is created, or before it is executed. The delayed call is one during
+    // which the other begins, after the stack was read so many times.
+    for (name, code, message, delayed, reads) in [
         (
             "cloudformation:ExecuteChangeSet",
             "InvalidChangeSetStatus",
             "ChangeSet cannot be executed in its current status of [OBSOLETE]",
+            "s3:PutObject",
+            2,
         ),
         (
             "cloudformation:CreateChangeSet",
             "ValidationError",
             "Stack:arn is in UPDATE_IN_PROGRESS state and can not be updated.",
+            "cloudformation:GetTemplate",
+            1,
         ),
     ] {
         scene.again();
-        let (name, fault, mut left) = (name.to_owned(), Fault::refuse(code, message), 1);
+        let (fault, mut left) = (Fault::refuse(code, message), 1);
         scene.proxy.fault(move |call| {
-            // The deployment has read the stack before the play begins, and continues after it.
-            if call.name == "cloudformation:GetTemplate" && left == 1 {
+            if call.name == delayed && left == 1 {
                 return Some(Fault::Delay(Duration::from_millis(1500)));
             }
             (call.name == name && std::mem::take(&mut left) == 1).then(|| fault.clone())
         });
         let ended = thread::scope(|scope| {
             let deploy = scope.spawn(|| scene.deploy(&[]));
-            scene.proxy.wait_for("cloudformation:DescribeStacks");
+            wait_until("the stack is read", || {
+                let calls = scene.proxy.calls().into_iter();
+                let read = |call: &Call| call.name == "cloudformation:DescribeStacks";
+                calls.filter(|call| read(call) && call.status.is_some()).count() == reads
+            });
             scene.proxy.play(
                 Play::now()
                     .then_real()
@@ -267,6 +279,52 @@ fn an_overtaken_deployment_reads_the_stack_again() {
         assert!(ended.stderr.contains("another deployment changed the stack"), "{ended}");
         assert_eq!(scene.status(), json!(["UPDATE_COMPLETE"]), "{ended}");
     }
+}
+
+#[test]
+fn a_change_that_ended_before_the_change_set_began_is_not_undone_unasked() {
+    let scene = Scene::deployed();
+    let is_locked = Arc::new(AtomicBool::new(false));
+    let locked = Arc::clone(&is_locked);
+    scene.proxy.fault(move |call| {
+        let is_early = !locked.load(Ordering::SeqCst);
+        (is_early && call.name == "cloudformation:CreateChangeSet").then_some(Fault::Throttle)
+    });
+    let ended = thread::scope(|scope| {
+        let deploy = scope.spawn(|| scene.deploy(&[]));
+        scene.proxy.wait_for("cloudformation:CreateChangeSet");
+        scene.aws.user().deploy(artifact::small_zip(), &["--auth", "iam"]).ended_with(0);
+        is_locked.store(true, Ordering::SeqCst);
+        deploy.join().unwrap()
+    });
+    assert!(ended.stderr.contains("another deployment changed the stack"), "{ended}");
+    ended.failed(2, "accepts only signed requests");
+    assert_eq!(scene.proxy.count("cloudformation:ExecuteChangeSet"), 0);
+}
+
+#[test]
+fn an_empty_stack_of_somebody_else_is_not_touched() {
+    let scene = Scene::empty();
+    scene.aws.boto(
+        "client('cloudformation').create_change_set(StackName='cbbootstrap', ChangeSetName='shop', \
+         ChangeSetType='CREATE', TemplateBody=json.dumps({'Resources': {'T': {'Type': 'AWS::SNS::Topic'}}}))",
+    );
+    let message = "stack `cbbootstrap` was not created by cbbootstrap";
+    scene.deploy(&["--yes"]).failed(5, message);
+    scene.proxy.user().run(&["destroy", "--yes"]).failed(5, message);
+    assert_eq!(scene.status(), json!(["REVIEW_IN_PROGRESS"]));
+}
+
+#[test]
+fn a_plan_is_printed_even_if_its_change_set_stays() {
+    let scene = Scene::deployed();
+    scene.proxy.fault(|call| {
+        let denied = || Fault::refuse("AccessDenied", "not authorized");
+        (call.name == "cloudformation:DeleteChangeSet").then(denied)
+    });
+    let planned = scene.proxy.user().run(&["plan", "--function-zip", changed()]).ended_with(0);
+    assert!(planned.stdout.contains("Function"), "{planned}");
+    assert!(planned.stderr.contains("warning: cannot delete the change set"), "{planned}");
 }
 
 #[test]

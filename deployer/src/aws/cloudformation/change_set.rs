@@ -281,7 +281,7 @@ impl ChangeSet {
         let Some(stack) = stack.filter(|it| it.status == S::ReviewInProgress) else {
             return Ok(());
         };
-        let others = self.client.list_change_sets().stack_name(&stack.id).send().await;
+        let others = self.client.list_change_sets().stack_name(&self.stack).send().await;
         if !others.explain("cannot list the change sets")?.summaries().is_empty() {
             return Ok(());
         }

@@ -35,9 +35,11 @@ fn unless_missing<T, E: ProvideErrorMetadata>(
     }
 }
 
+const TOKEN_PREFIX: &str = "cbbootstrap-";
+
 /// A unique name, by which CloudFormation recognises a request that the SDK repeats.
 fn token() -> String {
-    format!("cbbootstrap-{}", Uuid::new_v4())
+    format!("{TOKEN_PREFIX}{}", Uuid::new_v4())
 }
 
 impl From<types::StackEvent> for StackEvent {

@@ -12,12 +12,12 @@ use aws_sdk_cloudformation::{
         describe_stack_events::{DescribeStackEventsError, DescribeStackEventsOutput},
         describe_stacks::DescribeStacksError,
     },
-    types::{self, TemplateStage},
+    types::{self, StackStatus as S, TemplateStage},
 };
 
 use super::{
     super::{error::Answer, poll::Poll},
-    token, unless_missing,
+    TOKEN_PREFIX, token, unless_missing,
 };
 use crate::{
     failure::Failure,
@@ -33,7 +33,22 @@ const STATUS_LAG: Duration = Duration::from_secs(30);
 
 /// The stack of this name or ARN.
 pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> {
-    Ok(describe(client, name).await.explain(format!("cannot read stack `{name}`"))?)
+    let stack = describe(client, name).await.explain(format!("cannot read stack `{name}`"))?;
+    match stack {
+        // Before its first change set is executed, a stack is empty, and belongs to whoever made that.
+        Some(stack) if stack.status == S::ReviewInProgress && !stack.ours => {
+            let ours = has_only_our_change_sets(client, stack.name()).await?;
+            Ok(Some(Stack { ours, ..stack }))
+        }
+        stack => Ok(stack),
+    }
+}
+
+async fn has_only_our_change_sets(client: &Client, stack: &str) -> anyhow::Result<bool> {
+    let sets = client.list_change_sets().stack_name(stack).send().await;
+    let sets = sets.explain(format!("cannot list the change sets of stack `{stack}`"))?;
+    let is_ours = |name: &str| name.starts_with(TOKEN_PREFIX);
+    Ok(sets.summaries().iter().all(|set| set.change_set_name().is_some_and(is_ours)))
 }
 
 /// All stacks of this service in the region.

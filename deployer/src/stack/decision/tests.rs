@@ -90,11 +90,7 @@ fn a_protected_stack_is_not_replaced() {
 fn only_our_own_stacks_are_touched() {
     assert!(crate::template::TEMPLATE.contains(super::super::DESCRIPTION));
     let answers = answers(|stack| stack.ours = false);
-    assert_eq!(
-        answers["Create"],
-        ["DELETE_COMPLETE", "REVIEW_IN_PROGRESS"],
-        "there is nothing in these"
-    );
+    assert_eq!(answers["Create"], ["DELETE_COMPLETE"], "there is nothing in it");
     assert_eq!(answers.len(), 2, "{answers:?}");
     assert!(answers.contains_key("stack `s` was not created by cbbootstrap"));
 }
@@ -121,7 +117,13 @@ fn an_operation_ends_as_it_was_cancelled_or_not() {
         (O::Rollback, C::None, "UPDATE_ROLLBACK_FAILED", Err((Exit::NeedsDecision, "ended in"))),
     ] {
         let case = format!("{operation:?} {cancellation:?} {status}");
-        let ended = verdict("s", operation, cancellation, &StackStatus::from(status), &[]);
+        let ended = verdict(
+            "arn:aws:cloudformation:r:1:stack/s/uuid",
+            operation,
+            cancellation,
+            &StackStatus::from(status),
+            &[],
+        );
         match (ended, expected) {
             (Ok(()), Ok(())) => (),
             (Err(failure), Err((exit, message))) => {

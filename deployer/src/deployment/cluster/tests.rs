@@ -1,0 +1,208 @@
+use super::*;
+use crate::{
+    commands::launch::{HAS_OPTION, tests::args},
+    stack::tests::stack,
+    template::{self, CLUSTER_TEMPLATE},
+};
+
+fn launch<'a>(args: &'a LaunchArgs, api: &'a Stack) -> Launch<'a> {
+    Launch {
+        args,
+        stack_name: "couchbase-my",
+        api,
+        endpoint: "https://api",
+        has_record: false,
+        defaults: template::defaults(CLUSTER_TEMPLATE).unwrap(),
+    }
+}
+
+fn values(options: &[&str], api: &Stack, before: Option<&Stack>) -> BTreeMap<String, String> {
+    launch(&args(options), api).parameters(before, "bucket".to_owned(), "key".to_owned())
+}
+
+#[test]
+fn every_parameter_has_a_value() {
+    let mut api = stack("CREATE_COMPLETE", "t");
+    let default = values(&[], &api, None);
+    for (name, value) in [
+        ("SubnetIds", "subnet-1,subnet-2"),
+        ("NodeCount", "3"),
+        ("ApiId", "*"),
+        ("ApiAuthorizationType", "NONE"),
+        ("AgentKey", "key"),
+        ("AgentKmsKeyArn", ""),
+        ("InstanceType", "m6i.xlarge"),
+    ] {
+        assert_eq!(default[name], value, "{name}");
+    }
+    let without_value = |(name, _): &&(&str, &str)| !default.contains_key(*name);
+    assert_eq!(HAS_OPTION.iter().find(without_value), None);
+
+    api.parameters.insert("AuthorizationType".to_owned(), "AWS_IAM".to_owned());
+    api.parameters.insert("KmsKeyArn".to_owned(), "arn:k".to_owned());
+    api.outputs.insert("ApiId".to_owned(), "abc".to_owned());
+    let other = values(&["--arch=arm64", "--nodes=5", "--parameter=Services=data"], &api, None);
+    for (name, value) in [
+        ("NodeCount", "5"),
+        ("Services", "data"),
+        ("ApiId", "abc"),
+        ("AgentKmsKeyArn", "arn:k"),
+        ("ApiAuthorizationType", "AWS_IAM"),
+        ("InstanceType", "m7g.xlarge"),
+    ] {
+        assert_eq!(other[name], value, "{name}");
+    }
+    assert!(other["ImageId"].ends_with("arm64"));
+    let chosen = values(&["--arch=arm64", "--parameter=InstanceType=r7g.large"], &api, None);
+    assert_eq!(chosen["InstanceType"], "r7g.large");
+}
+
+#[test]
+fn omitted_options_keep_the_values_of_the_stack() {
+    let api = stack("CREATE_COMPLETE", "t");
+    let mut before = stack("UPDATE_COMPLETE", "t");
+    before.parameters = values(
+        &["--nodes=5", "--parameter=DataVolumeSize=1000", "--parameter=Edition=community"],
+        &api,
+        None,
+    );
+    before.parameters.insert("Former".to_owned(), "x".to_owned());
+    let after = values(&["--parameter=Services=data"], &api, Some(&before));
+    for (name, value) in [
+        ("NodeCount", "5"),
+        ("DataVolumeSize", "1000"),
+        ("Edition", "community"),
+        ("Services", "data"),
+    ] {
+        assert_eq!(after[name], value, "{name}");
+    }
+    assert!(!after.contains_key("Former"));
+    assert_eq!(values(&["--nodes=3"], &api, Some(&before))["NodeCount"], "3");
+}
+
+#[test]
+fn the_key_of_the_archive_is_that_of_its_bucket() {
+    let mut api = stack("CREATE_COMPLETE", "t");
+    api.parameters.insert("KmsKeyArn".to_owned(), "arn:api".to_owned());
+    let before = |options: &[&str]| Stack {
+        parameters: values(options, &api, None),
+        ..stack("UPDATE_COMPLETE", "t")
+    };
+    let (bucket, key) = ("--bucket=theirs", "--parameter=AgentKmsKeyArn=arn:theirs");
+    let (own, theirs) = (before(&[]), before(&[bucket, key]));
+    for (options, before, expected) in [
+        (&[][..], None, "arn:api"),
+        (&[], Some(&theirs), "arn:api"),
+        (&[bucket], None, ""),
+        (&[bucket, key], None, "arn:theirs"),
+        (&[bucket], Some(&theirs), "arn:theirs"),
+        (&[bucket, key], Some(&own), "arn:theirs"),
+    ] {
+        assert_eq!(values(options, &api, before)["AgentKmsKeyArn"], expected, "{options:?}");
+    }
+}
+
+#[test]
+fn only_the_clusters_own_stack_is_changed() {
+    let api = stack("CREATE_COMPLETE", "t");
+    let mut own = stack("CREATE_COMPLETE", "t");
+    own.parameters = values(&[], &api, None);
+    let mut other = own.clone();
+    other.parameters.insert("ClusterId".to_owned(), "other".to_owned());
+    let empty = Stack { parameters: BTreeMap::new(), ..stack("REVIEW_IN_PROGRESS", "t") };
+    for (options, before, is_new, has_record, expected) in [
+        (&[][..], None, true, false, Ok(())),
+        (&[], None, true, true, Err(Exit::NeedsDecision)),
+        (&[], Some(&empty), true, false, Ok(())),
+        (&[], Some(&own), true, false, Ok(())),
+        (&[], Some(&own), true, true, Err(Exit::NeedsDecision)),
+        (&[], Some(&own), false, true, Ok(())),
+        (&[], Some(&other), false, false, Err(Exit::NeedsDecision)),
+        (&[], Some(&other), true, false, Err(Exit::NeedsDecision)),
+        (&[], Some(&api), false, false, Err(Exit::NeedsDecision)),
+        (&["--arch=arm64"], Some(&own), true, false, Ok(())),
+        (&["--vpc=vpc-2"], Some(&own), true, false, Ok(())),
+        (&["--vpc=vpc-2"], Some(&own), false, false, Err(Exit::Usage)),
+    ] {
+        let args = args(options);
+        let launch = Launch { has_record, ..launch(&args, &api) };
+        let checked = launch.check(before, is_new).map_err(|failure| failure.exit);
+        assert_eq!(checked, expected, "{options:?} {is_new} {has_record}");
+    }
+}
+
+#[test]
+fn another_processor_needs_an_image_and_instance_types() {
+    let api = stack("CREATE_COMPLETE", "t");
+    let with = |options: &[&str]| Stack {
+        parameters: values(options, &api, None),
+        ..stack("UPDATE_COMPLETE", "t")
+    };
+    let image = "--parameter=ImageId=/i";
+    let server = "--parameter=InstanceType=t";
+    let gateway = "--parameter=SyncGatewayInstanceType=t";
+    let (some, none) = ("--parameter=SyncGatewayNodes=2", "--parameter=SyncGatewayNodes=0");
+    let (without, with_gateway) = (with(&[]), with(&[some]));
+    for (options, before, is_enough) in [
+        (&[][..], &without, false),
+        (&[image], &without, false),
+        (&[image, server], &without, true),
+        (&[image, server, some], &without, false),
+        (&[image, server, some, gateway], &without, true),
+        (&[image, server], &with_gateway, false),
+        (&[image, server, gateway], &with_gateway, true),
+        (&[image, server, none], &with_gateway, true),
+    ] {
+        let options = [&["--arch=arm64"], options].concat();
+        let args = args(&options);
+        let checked = launch(&args, &api).check(Some(before), false);
+        assert_eq!(checked.is_ok(), is_enough, "{options:?}");
+        let Err(failure) = checked else { continue };
+        let hint = failure.hint.unwrap();
+        let has_gateway = options.contains(&some) || (before.parameters == with_gateway.parameters);
+        assert_eq!(hint.contains("`SyncGatewayInstanceType`"), has_gateway, "{hint}");
+        assert_eq!(failure.exit, Exit::Usage);
+    }
+    // The type for the former processor, from before the switch.
+    let mut switched = with(&["--arch=arm64"]);
+    switched.parameters.insert("SyncGatewayInstanceType".to_owned(), "m6i.large".to_owned());
+    let after = values(&["--arch=arm64", some], &api, Some(&switched));
+    assert_eq!(after["SyncGatewayInstanceType"], "m7g.large");
+}
+
+#[test]
+fn the_order_of_subnets_is_that_of_the_stack() {
+    let with = |subnets: &str| {
+        let mut stack = stack("CREATE_COMPLETE", "t");
+        stack.parameters.insert("SubnetIds".to_owned(), subnets.to_owned());
+        stack
+    };
+    for (given, before, expected) in [
+        (&["b", "a", "b"][..], None, "b,a"),
+        (&["b", "a", "b"], Some(with("a,b")), "a,b"),
+        (&["b", "a", "c"], Some(with("a,b")), "b,a,c"),
+        (&["b"], Some(with("a,b")), "b"),
+        (&["b"], Some(stack("CREATE_COMPLETE", "t")), "b"),
+    ] {
+        let given: Vec<_> = given.iter().map(|subnet| (*subnet).to_owned()).collect();
+        assert_eq!(subnets(&given, before.as_ref()), expected, "{given:?}");
+    }
+}
+
+#[test]
+fn the_command_that_forgets_names_the_table_and_where_it_is() {
+    let api = stack("CREATE_COMPLETE", "clusters of a");
+    for (options, expected) in [
+        (&[][..], "cbbootstrap cluster forget --table-name 'clusters of a' my_cluster"),
+        (
+            &["--env=prod", "--region=eu-west-1", "--profile=ops"],
+            "cbbootstrap cluster forget --env prod --region eu-west-1 --profile ops --table-name 'clusters of a' my_cluster",
+        ),
+    ] {
+        let args = args(options);
+        let launch = Launch { has_record: true, ..launch(&args, &api) };
+        assert_eq!(launch.forget_command(), expected);
+        let hint = launch.check(None, true).unwrap_err().hint.unwrap();
+        assert!(hint.contains(&format!("`{expected}`")), "{hint}");
+    }
+}
