@@ -87,7 +87,7 @@ pub async fn start(
     if tls.is_none() && !listen.host.is_loopback() {
         printer.message("Without `--tls-cert`, cluster tokens cross the network in clear text");
     }
-    let listener = local::bind(SocketAddr::new(listen.host, listen.port)).await?;
+    let listener = local::bind(SocketAddr::new(listen.host, listen.port))?;
     let metrics = Metrics::default();
     let policy = Policy {
         requires_secret: options.require_secret,

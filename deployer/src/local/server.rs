@@ -12,7 +12,7 @@ use axum::Router;
 use cbbootstrap_function::connection::answer;
 use rustls::ServerConfig;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinHandle,
     time::{sleep, timeout},
@@ -30,6 +30,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long running requests may take at the end: less than the 10 s after which Docker kills a container.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// How many connections may wait to be accepted, up to the limit of the system: Linux's default. With the 128 of
+/// `TcpListener::bind`, clients that connect at once wait for a second or more until they try again.
+const BACKLOG: u32 = 4096;
 
 /// The pause after a temporary error of `accept`, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -53,8 +57,18 @@ pub fn max_connections(wanted: usize, files_each: usize) -> anyhow::Result<usize
 }
 
 /// Listens on an address. Port 0 picks a free one.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // As `TcpListener::bind` does, so that a restarted server gets its port back.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| {
         Failure::new(format!("cannot listen on {address}: {error}"))
             .hint("choose another with `--host` and `--port`; `--port 0` picks a free one")
             .into()

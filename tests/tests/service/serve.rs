@@ -357,6 +357,21 @@ fn ten_thousand_connections_are_served_in_bounded_memory() {
     assert!(used < MOST_MEGABYTES, "{used} MB");
 }
 
+#[test]
+fn a_thousand_nodes_that_connect_at_once_do_not_wait() {
+    rlimit::increase_nofile_limit(2_000).unwrap();
+    let data = tempdir().unwrap();
+    let server = Local::serve(data.path(), &[]);
+    let address = server.endpoint.trim_start_matches("http://").parse().unwrap();
+    // All connect before the server accepts the first. One that finds no room would try again after a second.
+    kill("STOP", &server.id().to_string());
+    let at_once = |_| TcpStream::connect_timeout(&address, Duration::from_millis(800)).unwrap();
+    let connections: Vec<_> = (0..1000).map(at_once).collect();
+    kill("CONT", &server.id().to_string());
+    assert_eq!(http::claim(&server.endpoint, "c", "a").unwrap().status, 200);
+    drop(connections);
+}
+
 /// The server with a limit of open files.
 fn with_files(data: &Path, most: usize) -> (Guard, String) {
     let data = data.display().to_string();
