@@ -801,7 +801,7 @@ fn systemd_learns_of_readiness_status_reload_and_end() {
     }
 }
 
-/// A node is `active` early in its rebalance.
+/// A node is `active` early in its rebalance. A reload then does not make it ready.
 #[test]
 fn joining_node_is_not_ready_while_its_rebalance_runs() {
     let directory = tempfile::tempdir().unwrap();
@@ -812,13 +812,18 @@ fn joining_node_is_not_ready_while_its_rebalance_runs() {
     agents.up(&servers[0], &["--bucket", "app:100:1"]).document();
     servers.rebalance_takes(seconds(4));
     let notify = path.display().to_string();
-    let _resident = agents.stay(&servers[1], &[], &[("NOTIFY_SOCKET", &notify)]);
+    let resident = agents.stay(&servers[1], &[], &[("NOTIFY_SOCKET", &notify)]);
     let is_ready = || {
         let mut buffer = [0; 4096];
         std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
             .any(|message| message == b"READY=1")
     };
     wait_until("the node is active", || membership(&servers, 1) == Some(Membership::Active));
+    resident.signal("HUP");
+    wait_until("the options are read again", || {
+        assert!(!is_ready());
+        resident.log().contains("reload: the options were read again")
+    });
     assert!(servers.clusters()[0].is_rebalancing && !is_ready());
     wait_until("the node is ready", is_ready);
     one_cluster(&servers, 2);

@@ -151,9 +151,11 @@ impl<'r> Life<'r> {
                 }
                 Ok(()) => {}
             }
-            systemd::notify("RELOADING=1");
+            // READY=1 would end the start of a node that still joins.
+            let notify = |state| self.is_ready.then(|| systemd::notify(state));
+            notify("RELOADING=1");
             let reloaded = reload(self.printer);
-            systemd::notify("READY=1");
+            notify("READY=1");
             match reloaded {
                 Ok((here, options)) => {
                     self.printer.step("reload: the options were read again");
