@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, TcpStream},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
@@ -24,6 +25,7 @@ use cbbootstrap_tests::{
     programs,
     server::Stub,
 };
+use rlimit::{Resource, prlimit};
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
     let answer = node.call("POST", path, form, Some(LOGIN)).unwrap();
@@ -730,6 +732,27 @@ fn metrics_show_an_api_that_fails_and_a_machine_that_ends() {
     assert_never("the machine ends", || shows("machine_ends 1"));
     instance.terminate();
     wait_until("the machine ends", || shows("machine_ends 1"));
+}
+
+#[test]
+fn agent_without_free_file_descriptors_does_not_accept_in_a_loop() {
+    let (servers, agents) = scene(1);
+    let port = free_port();
+    let resident = agents.stay(&servers[0], &["--metrics-port", &port.to_string()], &[]);
+    resident.wait_for("which has 1 node");
+    let id = i32::try_from(resident.id()).unwrap();
+    let (files, most) = Resource::NOFILE.get().unwrap();
+    let limit = |files| prlimit(id, Resource::NOFILE, Some((files, most)), None).unwrap();
+    limit(3);
+    // The call that waits already has its descriptor.
+    drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());
+    let (start, _) = usage(resident.id());
+    std::thread::sleep(seconds(2));
+    let ticks = usage(resident.id()).0 - start;
+    assert!(ticks < 50, "{ticks}");
+    limit(files);
+    let get = || http::get(&format!("http://127.0.0.1:{port}"), "/healthz").unwrap().status;
+    wait_until("the node is healthy", || get() == 200);
 }
 
 #[test]

@@ -21,6 +21,9 @@ const ROUND_LIMIT: Duration = Duration::from_mins(15);
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 const MAX_REQUEST_BYTES: usize = 8192;
 
+/// The pause after an error of `accept`: too many open files are not fewer at once.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Monitor(Mutex<State>);
 
@@ -90,9 +93,12 @@ impl Monitor {
         let url = format!("http://{}", listener.local_addr()?);
         let monitor = Arc::clone(self);
         thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // The client is gone, or does not speak HTTP.
-                let _ = monitor.respond(&stream);
+            for stream in listener.incoming() {
+                match stream {
+                    // After an error, the client is gone, or does not speak HTTP.
+                    Ok(stream) => drop(monitor.respond(&stream)),
+                    Err(_) => thread::sleep(ACCEPT_PAUSE),
+                }
             }
         });
         Ok(url)
