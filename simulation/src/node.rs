@@ -76,8 +76,6 @@ pub enum CallFailure {
     Temporary,
     /// The list of members is full.
     TooManyNodes,
-    /// Too many nodes lost their claims.
-    TooManyTakeovers,
     /// By another rule.
     Refused,
 }
@@ -140,10 +138,6 @@ impl Agent {
 
     pub fn node(&self) -> &Node {
         &self.goal.node
-    }
-
-    pub fn uuid(&self) -> &Uuid {
-        &self.uuid
     }
 
     /// Whether its server belongs to a cluster.
