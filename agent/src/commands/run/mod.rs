@@ -314,8 +314,8 @@ impl<'r> Life<'r> {
             matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
         let is_unknown = matches!(self.up.state.asked, Asked::NotYet);
         self.is_api_away = is_unknown && is_healthy && has_api_failed;
-        if self.up.here.api.has_answered() {
-            self.end_outage();
+        if self.up.here.api.has_answered() && std::mem::take(&mut self.is_outage_logged) {
+            self.printer.step("the API answers again");
         }
         match done {
             Err(Interrupt::Pause(_, why))
@@ -359,12 +359,6 @@ impl<'r> Life<'r> {
     fn note_outage(&mut self, why: &str) {
         if !std::mem::replace(&mut self.is_outage_logged, true) {
             self.printer.warning(why);
-        }
-    }
-
-    fn end_outage(&mut self) {
-        if std::mem::take(&mut self.is_outage_logged) {
-            self.printer.step("the API answers again");
         }
     }
 

@@ -50,7 +50,10 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     check_options(&here, &args.cluster, printer)?;
     let _lock = lock(&here.server, &clock)?;
     let mut run = Run::new(here, &args.cluster, interval, printer);
-    let (view, record) = clock.repeat(|| run.round_with_pauses())?;
+    let (view, record) = clock.repeat(|| {
+        let own = run.read_own_server()?;
+        run.round(own)
+    })?;
     let outcome = run.outcome(view, &record, started.elapsed());
     printer.result(&outcome)?;
     Ok(if outcome.is_complete() { Exit::Done } else { Exit::Partial })
@@ -140,14 +143,8 @@ impl<'r> Run<'r> {
         &self.here.identity.node
     }
 
-    /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
-    /// the API answer, the agent never spins.
-    fn round_with_pauses(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
-        let own = self.read_own_server()?;
-        self.round(own)
-    }
-
-    /// A round for this state of the server, with the same pauses.
+    /// A round for this state of the server. It pauses after many actions, or after one that is decided on again although it was
+    /// done: whatever servers and the API answer, the agent never spins.
     pub(super) fn round(
         &mut self,
         own: OwnServer,
