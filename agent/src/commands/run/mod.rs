@@ -296,7 +296,7 @@ impl<'r> Life<'r> {
             self.is_removal_unclear = false;
             return Ok(Outcome::Acted);
         }
-        let is_asked = !matches!(self.up.state.asked, Asked::NotYet);
+        let is_asked = !matches!(self.up.state.answers.asked, Asked::NotYet);
         let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
         if is_healthy && !is_asked && self.is_api_away && is_recent(RETRY) {
             return Ok(Outcome::Rest(API_AWAY.to_owned()));
@@ -312,7 +312,7 @@ impl<'r> Life<'r> {
         let done = self.up.round(own);
         let has_api_failed =
             matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
-        let is_unknown = matches!(self.up.state.asked, Asked::NotYet);
+        let is_unknown = matches!(self.up.state.answers.asked, Asked::NotYet);
         self.is_api_away = is_unknown && is_healthy && has_api_failed;
         if self.up.here.api.has_answered() && std::mem::take(&mut self.is_outage_logged) {
             self.printer.step("the API answers again");
@@ -345,7 +345,7 @@ impl<'r> Life<'r> {
                 self.up.state.memory.is_reported &= is_listed;
                 self.up.learn(record);
             }
-            Ok(None) => self.up.state.asked = Asked::NoRecord,
+            Ok(None) => self.up.state.answers.asked = Asked::NoRecord,
             Err(ApiError::Temporary(why)) => {
                 self.note_outage(&format!("the API does not answer: {why}"));
                 return Ok(());
