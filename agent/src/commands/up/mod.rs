@@ -49,7 +49,7 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     check_options(&here, &args.cluster, printer)?;
     let _lock = lock(&here.server, &clock)?;
-    let mut run = Run::new(here, &args.cluster, interval, printer);
+    let mut run = Run::new(here, args.cluster, interval, printer);
     let (view, record) = clock.repeat(|| {
         let own = run.read_own_server()?;
         run.round(own)
@@ -77,10 +77,10 @@ pub(super) fn check_options(
 
 pub(super) struct Run<'r> {
     pub(super) here: Here,
-    args: &'r ClusterArgs,
+    args: ClusterArgs,
     printer: &'r Printer,
     /// The longest pause between two attempts.
-    interval: Duration,
+    pub(super) interval: Duration,
     pub(super) goal: Goal,
     pub(super) state: RunState,
     /// Since when the node's name has not led to this host.
@@ -109,7 +109,7 @@ pub(super) struct RunState {
 impl<'r> Run<'r> {
     pub(super) fn new(
         here: Here,
-        args: &'r ClusterArgs,
+        args: ClusterArgs,
         interval: Duration,
         printer: &'r Printer,
     ) -> Self {
