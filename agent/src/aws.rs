@@ -33,10 +33,11 @@ fn client() -> Agent {
     http::client(&Trust::System, false, ANSWER_LIMIT)
 }
 
-/// The body of a successful answer.
-fn read(url: &str, sent: Result<Response<Body>, ureq::Error>) -> Result<String, String> {
+/// The body of a successful answer; `None` if there is nothing at the URL.
+fn read(url: &str, sent: Result<Response<Body>, ureq::Error>) -> Result<Option<String>, String> {
     match http::read(url, sent, http::MAX_BYTES) {
-        Ok((status, text)) if status.is_success() => Ok(text.trim().to_owned()),
+        Ok((StatusCode::NOT_FOUND, _)) => Ok(None),
+        Ok((status, text)) if status.is_success() => Ok(Some(text.trim().to_owned())),
         Ok((status, _)) => Err(format!("{url} answers with status {status}")),
         Err(error) => Err(error.to_string()),
     }
@@ -65,7 +66,7 @@ impl Metadata {
             .put(format!("{endpoint}/latest/api/token"))
             .header("X-aws-ec2-metadata-token-ttl-seconds", TOKEN_SECONDS)
             .send_empty();
-        let token = read(&endpoint, sent).ok()?;
+        let token = read(&endpoint, sent).ok()??;
         Some(Self { client, endpoint, token, opened: Instant::now() })
     }
 
@@ -88,14 +89,7 @@ impl Metadata {
     pub fn find(&self, path: &str) -> Result<Option<String>, String> {
         let url = format!("{}/latest/meta-data/{path}", self.endpoint);
         let request = self.client.get(&url).header("X-aws-ec2-metadata-token", &self.token);
-        match http::read(&url, request.call(), http::MAX_BYTES) {
-            Ok((StatusCode::NOT_FOUND, _)) => Ok(None),
-            Ok((status, text)) if status.is_success() => {
-                Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
-            }
-            Ok((status, _)) => Err(format!("{url} answers with status {status}")),
-            Err(error) => Err(error.to_string()),
-        }
+        Ok(read(&url, request.call())?.filter(|text| !text.is_empty()))
     }
 }
 
@@ -104,11 +98,25 @@ pub fn container_metadata() -> Option<Value> {
     let url = variable("ECS_CONTAINER_METADATA_URI_V4")?;
     // Where the variable is set, the service is there, and worth waiting for.
     let client = http::client(&Trust::System, false, http::ANSWER_LIMIT);
-    serde_json::from_str(&read(&url, client.get(&url).call()).ok()?).ok()
+    serde_json::from_str(&read(&url, client.get(&url).call()).ok()??).ok()
 }
 
 /// The credentials of the environment, the container or the machine, in this order.
 pub fn find_credentials() -> anyhow::Result<Credentials> {
+    let keys = variable("AWS_ACCESS_KEY_ID").zip(variable("AWS_SECRET_ACCESS_KEY"));
+    let (credentials, place) = match keys {
+        Some((key, secret)) => {
+            let token = variable("AWS_SECURITY_TOKEN").or_else(|| variable("AWS_SESSION_TOKEN"));
+            (Credentials::new(key, secret, token, None, "environment"), "the environment")
+        }
+        None => (issued_credentials()?, "the metadata service"),
+    };
+    check_keys(&credentials, place)?;
+    Ok(credentials)
+}
+
+/// The credentials of the container or the machine.
+fn issued_credentials() -> anyhow::Result<Credentials> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Issued {
@@ -116,14 +124,6 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
         secret_access_key: String,
         token: Option<String>,
         expiration: Option<Timestamp>,
-    }
-    if let (Some(key), Some(secret)) =
-        (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
-    {
-        let token = variable("AWS_SECURITY_TOKEN").or_else(|| variable("AWS_SESSION_TOKEN"));
-        let credentials = Credentials::new(key, secret, token, None, "environment");
-        check_keys(&credentials, "the environment")?;
-        return Ok(credentials);
     }
     let text = match container_credentials()? {
         Some(text) => text,
@@ -137,9 +137,7 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
         serde_json::from_str(&text).context("the metadata service returned no credentials")?;
     let Issued { access_key_id, secret_access_key, token, expiration } = issued;
     let expiry = expiration.and_then(|end| SystemTime::try_from(end).ok());
-    let credentials = Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata");
-    check_keys(&credentials, "the metadata service")?;
-    Ok(credentials)
+    Ok(Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata"))
 }
 
 pub fn expires_soon(credentials: &Credentials) -> bool {
@@ -167,7 +165,9 @@ fn container_credentials() -> anyhow::Result<Option<String>> {
     if let Some(token) = token {
         request = request.header("Authorization", token.trim());
     }
-    let text = read(&url, request.call()).map_err(|why| {
+    let missing = || format!("{url} answers with status {}", StatusCode::NOT_FOUND);
+    let text = read(&url, request.call()).and_then(|text| text.ok_or_else(missing));
+    let text = text.map_err(|why| {
         Failure::new(format!("no credentials for this container: {why}"))
             .hint("check the role of the task or the pod, and the token in its environment")
     })?;

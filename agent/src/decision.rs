@@ -5,6 +5,7 @@
 //! nodes do not talk to each other. A node that belongs to another cluster is never changed.
 
 mod admission;
+mod answers;
 pub mod life;
 mod member;
 
@@ -22,6 +23,7 @@ use cbbootstrap_protocol::{
 use self::member::member;
 pub use self::{
     admission::{Admission, admission},
+    answers::{Answers, Asked},
     member::{obstacle, rebalance},
 };
 use crate::{
@@ -314,30 +316,6 @@ pub enum StopReason {
     /// This node lost its claim and did not report, but has initialised its server.
     Occupied(Node),
     NoTrust,
-}
-
-/// The API's record, as far as it is known.
-#[derive(Clone, Debug, Default)]
-pub enum Asked {
-    #[default]
-    NotYet,
-    NoRecord,
-    Record(ClusterRecord),
-}
-
-impl Asked {
-    /// Whether the record need not be read again in the next round. Once a cluster is ready, only its members change, and a node that
-    /// has left needs the current ones. The first node reports at once: the API refuses the report by its generation if the claim was
-    /// taken over.
-    pub fn is_current(&self, own: &OwnServer, memory: &Memory) -> bool {
-        let Self::Record(record) = self else { return false };
-        match (record.state, own) {
-            (State::Ready, OwnServer::Blank(_)) => !memory.is_reported,
-            (State::Ready, _) => true,
-            (State::Claimed, OwnServer::Member(_)) => record.is_initial,
-            (State::Claimed, _) => false,
-        }
-    }
 }
 
 fn wait(reason: impl Into<String>) -> Action {

@@ -235,7 +235,7 @@ pub fn is_local(url: &str) -> bool {
     is_loopback(url) || host(url).ends_with(".localhost")
 }
 
-/// Whether it is an address of this host: only those can be bound.
+/// Whether it is an address of this host. Only those can be bound, unless the system allows all (`net.ipv4.ip_nonlocal_bind`).
 pub fn is_own_address(address: IpAddr) -> bool {
     address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }

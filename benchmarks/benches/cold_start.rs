@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cbbootstrap_benchmarks::{
-    Bars, Report, Samples, Table, block_on,
+    Bars, Report, Table, block_on,
     cold_start::{self, COUNT, Database, Function, Run, WARM},
-    samples::{median, megabytes, ms, number},
+    samples::{median, megabytes, ms, number, percentile},
 };
 
 /// Runs of each function, in turn.
@@ -36,11 +36,11 @@ fn main() -> Result<()> {
 /// All runs of one function.
 #[derive(Debug)]
 struct Figures {
-    init: Samples,
-    first: Samples,
+    init: Vec<Duration>,
+    first: Vec<Duration>,
     /// Init and first request of the same run.
-    cold: Samples,
-    warm: Samples,
+    cold: Vec<Duration>,
+    warm: Vec<Duration>,
     /// In bytes.
     memory: u64,
     /// In bytes.
@@ -53,7 +53,7 @@ impl Figures {
             init: runs.iter().map(|run| run.init).collect(),
             first: runs.iter().map(|run| run.first).collect(),
             cold: runs.iter().map(|run| run.init + run.first).collect(),
-            memory: median(runs.iter().map(|run| run.memory)),
+            memory: median(&runs.iter().map(|run| run.memory).collect::<Vec<_>>()),
             warm: runs.into_iter().flat_map(|run| run.warm).collect(),
             zip: function.zip,
         }
@@ -63,7 +63,7 @@ impl Figures {
 async fn measure(functions: &[Function; COUNT]) -> (Database, [Figures; COUNT], Duration) {
     let database = Database::start(&cold_start::item()).await;
     let mut runs = functions.each_ref().map(|_| Vec::new());
-    let mut round_trips = Samples::default();
+    let mut round_trips = Vec::new();
     // The first round loads the programs into memory and does not count.
     for round in 0..=RUNS {
         eprintln!("round {round} of {RUNS}");
@@ -81,7 +81,7 @@ async fn measure(functions: &[Function; COUNT]) -> (Database, [Figures; COUNT], 
     let mut functions = functions.iter();
     let figures =
         runs.map(|runs| Figures::new(functions.next().expect("as many functions as runs"), runs));
-    (database, figures, round_trips.median())
+    (database, figures, median(&round_trips))
 }
 
 fn table(functions: &[Function], figures: &[Figures]) -> Table {
@@ -102,11 +102,11 @@ fn table(functions: &[Function], figures: &[Figures]) -> Table {
     for (function, figures) in functions.iter().zip(figures) {
         table.row([
             function.name.to_owned(),
-            ms(figures.init.median()),
-            ms(figures.first.median()),
-            ms(figures.cold.median()),
-            ms(figures.warm.median()),
-            ms(figures.warm.percentile(99)),
+            ms(median(&figures.init)),
+            ms(median(&figures.first)),
+            ms(median(&figures.cold)),
+            ms(median(&figures.warm)),
+            ms(percentile(&figures.warm, 99)),
             size(Some(figures.memory)),
             size(function.binary),
             size(function.zip),
@@ -118,7 +118,7 @@ fn table(functions: &[Function], figures: &[Figures]) -> Table {
 fn plot(functions: &[Function], figures: &[Figures]) -> String {
     let mut bars = Bars::new("Init and first request, ms (logarithmic)");
     for (function, figures) in functions.iter().zip(figures) {
-        let cold = figures.cold.median();
+        let cold = median(&figures.cold);
         bars.bar(function.is_ours, function.name, cold.as_secs_f64() * 1e3, ms(cold));
     }
     bars.svg()
@@ -126,8 +126,8 @@ fn plot(functions: &[Function], figures: &[Figures]) -> String {
 
 fn targets(figures: &[Figures; COUNT], round_trip: Duration) -> [(&'static str, String, bool); 6] {
     let [ours, bare, default_features, python, _] = figures;
-    let cold = |figures: &Figures| figures.cold.median().as_secs_f64();
-    let warm = |figures: &Figures| figures.warm.median().as_secs_f64() * 1e3;
+    let cold = |figures: &Figures| median(&figures.cold).as_secs_f64();
+    let warm = |figures: &Figures| median(&figures.warm).as_secs_f64() * 1e3;
     let at_most =
         |value: f64, limit: f64, unit| (format!("{}{unit}", number(value)), value <= limit);
     let at_least = |value: f64, limit| (format!("{}×", number(value)), value >= limit);

@@ -2,7 +2,7 @@
 
 pub mod cold_start;
 
-pub use cbbootstrap_report::{Bars, Lines, Report, Samples, Table, machine, price, samples, stack};
+pub use cbbootstrap_report::{Bars, Lines, Report, Table, machine, price, samples, stack};
 
 /// Runs a future on this thread.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {

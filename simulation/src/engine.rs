@@ -143,7 +143,6 @@ impl Simulation {
         simulation.push(0, Kind::Start, 0, 0);
         simulation.work();
         let mut outcome = simulation.outcome;
-        outcome.most_busy = simulation.lambda.most_busy;
         outcome.nodes = u64::from(scenario.clusters) * u64::from(scenario.nodes);
         outcome
     }
@@ -310,7 +309,6 @@ impl Simulation {
             }
             Ok(start) => {
                 self.outcome.invocations += 1;
-                self.outcome.cold_starts += u64::from(start == Start::Cold);
                 let cold = if start == Start::Cold { times.cold_start } else { 0 };
                 let flight = self.flight(cluster, node);
                 flight.own = cold + times.function;
@@ -397,7 +395,6 @@ impl Simulation {
         let record = match changed {
             Err(Refusal::NotFound) if *call == Call::Status => return Ok(None),
             Err(Refusal::TooManyNodes) => return Err(CallFailure::TooManyNodes),
-            Err(Refusal::TooManyTakeovers) => return Err(CallFailure::TooManyTakeovers),
             Err(_) => return Err(CallFailure::Refused),
             Ok(record) => record,
         };

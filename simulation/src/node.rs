@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cbbootstrap_agent::{
-    decision::{Action, Asked, Goal, Inspection, Memory, OwnServer, next_action},
+    decision::{Action, Answers, Asked, Goal, Inspection, Memory, OwnServer, next_action},
     pauses::{Backoff, Cause, Pauses},
     record::ClusterRecord,
     server::{NodeInfo, View},
@@ -76,8 +76,6 @@ pub enum CallFailure {
     Temporary,
     /// The list of members is full.
     TooManyNodes,
-    /// Too many nodes lost their claims.
-    TooManyTakeovers,
     /// By another rule.
     Refused,
 }
@@ -109,13 +107,11 @@ pub struct Agent {
     goal: Goal,
     uuid: Uuid,
     own: OwnServer,
-    asked: Asked,
+    answers: Answers,
     memory: Memory,
     pauses: Pauses,
     /// In this round.
     has_claimed: bool,
-    /// The generation of the latest record, and the end of its lease.
-    claim: (u64, Option<Instant>),
     /// The node that gets the claim back.
     claim_goes_to: Option<Node>,
     /// Whether the API has a place for it in its list.
@@ -128,11 +124,10 @@ impl Agent {
             goal: Goal { attests: true, recovers: true, ..Goal::new(node, LEASE) },
             own: OwnServer::Blank(Some(uuid.clone())),
             uuid,
-            asked: Asked::NotYet,
+            answers: Answers::default(),
             memory: Memory::default(),
             pauses: Pauses::new(INTERVAL, backoff),
             has_claimed: false,
-            claim: (0, None),
             claim_goes_to: None,
             is_listed: true,
         }
@@ -140,10 +135,6 @@ impl Agent {
 
     pub fn node(&self) -> &Node {
         &self.goal.node
-    }
-
-    pub fn uuid(&self) -> &Uuid {
-        &self.uuid
     }
 
     /// Whether its server belongs to a cluster.
@@ -156,18 +147,14 @@ impl Agent {
 
     /// Begins a round, as `up` does.
     pub fn round(&mut self, now: Instant, chance: f64) -> Step {
-        let is_current = self.asked.is_current(&self.own, &self.memory);
-        self.memory.observe(&self.own);
-        if !is_current {
-            self.asked = Asked::NotYet;
-        }
+        self.answers.begin_round(&self.own, &mut self.memory);
         self.has_claimed = false;
         self.decide(now, chance)
     }
 
     fn decide(&mut self, now: Instant, chance: f64) -> Step {
-        let generation = self.claim.0;
-        match next_action(&self.goal, &self.own, &self.asked, &self.memory, now) {
+        let (generation, _) = self.answers.claim;
+        match next_action(&self.goal, &self.own, &self.answers.asked, &self.memory, now) {
             Action::Claim if self.has_claimed => self.pause(Cause::Unfinished, chance),
             Action::Wait(_) => self.pause(Cause::Unfinished, chance),
             Action::Claim => {
@@ -198,7 +185,7 @@ impl Agent {
         let record = match (call, answer) {
             (Call::Leave { .. }, Err(_)) => return self.pause(Cause::Unfinished, chance),
             (_, Err(CallFailure::Temporary)) => {
-                return self.pause(Cause::after_failure(&self.own, &self.asked), chance);
+                return self.pause(Cause::after_failure(&self.own, &self.answers.asked), chance);
             }
             (Call::Ready { .. }, Err(CallFailure::TooManyNodes)) => {
                 self.is_listed = false;
@@ -206,7 +193,7 @@ impl Agent {
                 return self.round(now, chance);
             }
             (Call::Ready { .. }, Err(_)) => {
-                self.asked = Asked::NotYet;
+                self.answers.asked = Asked::NotYet;
                 return self.pause(Cause::Unfinished, chance);
             }
             (_, Err(_)) => return Step::End(End::Stopped),
@@ -222,28 +209,18 @@ impl Agent {
             (_, Ok(record)) => record,
         };
         let Some(record) = record else {
-            self.asked = Asked::NoRecord;
+            self.answers.asked = Asked::NoRecord;
             return self.decide(now, chance);
         };
         if *call == Call::Claim {
             self.memory.is_claimed_by_other = !record.is_initial;
         }
-        self.learn(record);
+        self.answers.learn(record, &mut self.memory);
         if let Call::Ready { .. } = call {
             (self.memory.is_reported, self.memory.is_attested) = (true, true);
             return self.round(now, chance);
         }
         self.decide(now, chance)
-    }
-
-    fn learn(&mut self, mut record: ClusterRecord) {
-        if record.generation == self.claim.0 {
-            record.lease_end = record.lease_end.map(|end| end.min(self.claim.1.unwrap_or(end)));
-        } else {
-            self.memory.inspections.clear();
-        }
-        self.claim = (record.generation, record.lease_end);
-        self.asked = Asked::Record(record);
     }
 
     pub fn note_inspection(&mut self, node: Node, inspection: Inspection) {
@@ -264,7 +241,7 @@ impl Agent {
 
     /// The cluster that the record names.
     pub fn recorded_cluster(&self) -> Option<Uuid> {
-        match &self.asked {
+        match &self.answers.asked {
             Asked::Record(record) => record.cluster_uuid.clone(),
             _ => None,
         }

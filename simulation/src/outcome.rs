@@ -37,10 +37,8 @@ pub struct Outcome {
     /// Requests that API Gateway accepted.
     pub accepted: u64,
     pub invocations: u64,
-    pub cold_starts: u64,
     /// Of the function.
     pub busy_time: Micros,
-    pub most_busy: u32,
     pub units: Units,
     pub minutes: Vec<Minute>,
     /// By [`Limit`]: how often it refused something, and when first.

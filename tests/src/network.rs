@@ -8,7 +8,9 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -32,6 +34,7 @@ impl Default for Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "The company's authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().expect("keys can be made");
         Self(CertifiedIssuer::self_signed(params, key).expect("certificates can be made"))
     }
@@ -42,10 +45,16 @@ impl Authority {
         self.0.pem()
     }
 
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.0.der().clone()
+    }
+
     /// Accepts TLS connections to this host.
-    fn acceptor(&self, host: &str) -> TlsAcceptor {
+    pub fn acceptor(&self, host: &str) -> TlsAcceptor {
         let key = KeyPair::generate().expect("keys can be made");
-        let params = CertificateParams::new(vec![host.to_owned()]).expect("it is a host");
+        let mut params = CertificateParams::new(vec![host.to_owned()]).expect("it is a host");
+        // Python requires it.
+        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.0).expect("certificates can be made");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("rcgen writes PKCS#8");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

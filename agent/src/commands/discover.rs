@@ -43,7 +43,15 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                     Err(failure) if args.until_ready => return Err(Interrupt::unfinished(failure)),
                     Err(failure) => return Err(failure.into()),
                 };
+                let has_authority = |node: &&Node| authority(&record, node).is_some();
                 let authorities = match &args.write_ca_cert {
+                    Some(_) if !nodes.iter().any(has_authority) => {
+                        return Err(Failure::refused(
+                            "the members have no certificate authority: Community Edition has no TLS",
+                        )
+                        .hint("omit `--write-ca-cert`")
+                        .into());
+                    }
                     Some(_) => attested_authorities(&record, &nodes, clock.deadline),
                     None => Ok(String::new()),
                 };
@@ -99,6 +107,11 @@ fn trusted_nodes<'r>(record: &'r ClusterRecord, api: &Api) -> Result<Vec<&'r Nod
     Ok(nodes)
 }
 
+/// The authority that has signed the member's certificate.
+fn authority(record: &ClusterRecord, node: &Node) -> Option<Fingerprint> {
+    record.member(node)?.authority
+}
+
 /// The authorities that have signed the members' certificates, in PEM. One member of each authority must answer.
 fn attested_authorities(
     record: &ClusterRecord,
@@ -107,7 +120,7 @@ fn attested_authorities(
 ) -> Result<String, CallError> {
     let mut certificates = BTreeMap::<Fingerprint, Result<Certificate<'static>, CallError>>::new();
     for &node in nodes {
-        let Some(fingerprint) = record.member(node).and_then(|member| member.authority) else {
+        let Some(fingerprint) = authority(record, node) else {
             let why = format!("`{}` has no certificate authority", node.as_str());
             return Err(CallError::Untrusted(why));
         };

@@ -111,8 +111,11 @@ impl Leaving {
         // Only the server that made a claim can give it up.
         let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
         let identity = Identity { node_uuid, ..here.identity.clone() };
-        if !self.is_on_its_way {
-            check_name(here, &identity)?;
+        // A server that is blank from the start may have the name of a living member, which must stay in the record.
+        if !self.is_on_its_way
+            && let Some(Admission::NameTaken(uuid)) = admission(here, &identity)
+        {
+            return Err(name_taken(&identity, &uuid).into());
         }
         match here.api.leave(&identity, self.generation) {
             Ok(record) => Ok(Some(record.initial_node.to_string())),
@@ -184,14 +187,6 @@ impl Leaving {
             _ => return Ok(()),
         };
         Err(failure.into())
-    }
-}
-
-/// A server that is blank from the start may have the name of a living member, which must stay in the record.
-fn check_name(here: &Here, identity: &Identity) -> Result<(), Failure> {
-    match admission(here, identity) {
-        Some(Admission::NameTaken(uuid)) => Err(name_taken(identity, &uuid)),
-        _ => Ok(()),
     }
 }
 

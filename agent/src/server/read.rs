@@ -41,23 +41,17 @@ pub enum Membership {
 }
 
 /// How a node that was failed over is taken in again by the next rebalance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Recovery {
+    #[default]
+    #[serde(alias = "")]
     None,
     /// With the data that it still has.
     Delta,
     /// It gets all its data from the other nodes.
+    #[serde(other)]
     Full,
-}
-
-impl<'de> Deserialize<'de> for Recovery {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(match String::deserialize(from)?.as_str() {
-            "" | "none" => Self::None,
-            "delta" => Self::Delta,
-            _ => Self::Full,
-        })
-    }
 }
 
 /// A node's health, as the asked server sees it.
@@ -85,7 +79,7 @@ pub struct NodeInfo {
     pub uuid: Option<Uuid>,
     #[serde(rename = "clusterMembership")]
     pub membership: Membership,
-    #[serde(rename = "recoveryType", default = "no_recovery")]
+    #[serde(rename = "recoveryType", default)]
     pub recovery: Recovery,
     #[serde(rename = "status")]
     pub health: Health,
@@ -310,10 +304,6 @@ fn host<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     String::deserialize(from).map(host_in)
 }
 
-fn no_recovery() -> Recovery {
-    Recovery::None
-}
-
 /// The server writes the number as text.
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let seconds = String::deserialize(from)?.parse();
@@ -411,7 +401,23 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn unknown_recovery_is_a_full_one() {
+        for (text, recovery) in [
+            ("", Recovery::None),
+            ("none", Recovery::None),
+            ("delta", Recovery::Delta),
+            ("full", Recovery::Full),
+            ("Delta", Recovery::Full),
+            ("new", Recovery::Full),
+        ] {
+            assert_eq!(Recovery::deserialize(json!(text)).unwrap(), recovery, "{text}");
+        }
+    }
 
     #[test]
     fn host_in_a_hostname_has_no_port() {

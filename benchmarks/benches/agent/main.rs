@@ -170,7 +170,7 @@ fn runs(size: usize) -> usize {
 
 /// The run with the median time.
 fn median_run(outcomes: &[Outcome]) -> Outcome {
-    let middle = median(outcomes.iter().map(|outcome| outcome.took));
+    let middle = median(&outcomes.iter().map(|outcome| outcome.took).collect::<Vec<_>>());
     let mut outcomes = outcomes.iter().filter(|outcome| outcome.took == middle);
     *outcomes.next().expect("the median is one of them")
 }

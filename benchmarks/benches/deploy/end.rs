@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_benchmarks::Samples;
 use cbbootstrap_tests::{
     ministack::MiniStack,
     proxy::{Fault, Play, Proxy},
@@ -54,9 +53,9 @@ impl Waiter {
 #[derive(Debug, Default)]
 pub struct EndOfStack {
     /// From the end of the change to the answer that shows it.
-    pub noticed: Samples,
+    pub noticed: Vec<Duration>,
     /// From the end of the change to the end of the process.
-    pub ended: Samples,
+    pub ended: Vec<Duration>,
     /// Calls from the start of the change to the answer that shows its end.
     pub polls: Vec<usize>,
     /// Calls from the start of the change to the end of the process.

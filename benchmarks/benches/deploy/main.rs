@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Result;
 use cbbootstrap_benchmarks::{
-    Bars, Report, Samples, Table, machine,
+    Bars, Report, Table, machine,
     samples::{median, megabytes, ms, number, seconds},
 };
 use cbbootstrap_tests::{ministack::MiniStack, programs, python};
@@ -34,7 +34,7 @@ const STARTS: usize = 50;
 const KINDS: [&str; 3] = ["first deploy", "nothing to do", "code change"];
 
 /// The durations of one tool, by [`KINDS`].
-type Durations = [Samples; KINDS.len()];
+type Durations = [Vec<Duration>; KINDS.len()];
 
 fn main() -> Result<()> {
     let code = Code::build();
@@ -118,7 +118,7 @@ fn start() -> Duration {
         assert!(status.success(), "{status}");
         since.elapsed()
     });
-    starts.collect::<Samples>().median()
+    median(&starts.collect::<Vec<_>>())
 }
 
 fn versions() -> [String; 4] {
@@ -136,7 +136,7 @@ fn versions() -> [String; 4] {
 fn deployment_table(durations: &[Durations]) -> Table {
     let mut table = Table::new(["tool"].iter().chain(&KINDS).copied());
     for (tool, durations) in Tool::ALL.into_iter().zip(durations) {
-        let times = durations.iter().map(|samples| seconds(samples.median()));
+        let times = durations.iter().map(|samples| seconds(median(samples)));
         table.row([format!("`{}`", tool.name())].into_iter().chain(times));
     }
     table
@@ -146,7 +146,7 @@ fn plot(durations: &[Durations]) -> String {
     let mut bars = Bars::new("Deployment to a local stand-in, seconds (logarithmic)");
     for (number, kind) in KINDS.into_iter().enumerate() {
         for (tool, durations) in Tool::ALL.into_iter().zip(durations) {
-            let time = durations[number].median();
+            let time = median(&durations[number]);
             let label = format!("{kind}: {}", tool.name());
             bars.bar(tool.is_ours(), label, time.as_secs_f64(), seconds(time));
         }
@@ -172,10 +172,10 @@ fn end_table(ends: &[EndOfStack]) -> Table {
         };
         table.row([
             name.to_owned(),
-            seconds(end.noticed.median()),
-            seconds(end.ended.median()),
-            median(end.polls.iter().copied()).to_string(),
-            median(end.calls.iter().copied()).to_string(),
+            seconds(median(&end.noticed)),
+            seconds(median(&end.ended)),
+            median(&end.polls).to_string(),
+            median(&end.calls).to_string(),
         ]);
     }
     table
@@ -191,7 +191,7 @@ fn targets(
     let mut targets = Vec::new();
     let median_of = |tool: Tool, kind: usize| {
         let position = Tool::ALL.iter().position(|other| *other == tool);
-        durations[position.expect("it is measured")][kind].median().as_secs_f64()
+        median(&durations[position.expect("it is measured")][kind]).as_secs_f64()
     };
     for (tool, kind, least) in [
         (Tool::Aws, 0, 10.0),
@@ -217,15 +217,15 @@ fn targets(
         longest <= 0.4,
     ));
     targets.extend(round_trips::targets(round_trips));
-    let boto = median(ends[2].polls.iter().copied());
+    let boto = median(&ends[2].polls);
     for (end, kind) in ends.iter().zip(["creation", "update"]) {
-        let noticed = end.noticed.median();
+        let noticed = median(&end.noticed);
         targets.push((
             format!("{kind}: end noticed within 1 s"),
             format!("{} s", seconds(noticed)),
             noticed <= Duration::from_secs(1),
         ));
-        let polls = median(end.polls.iter().copied());
+        let polls = median(&end.polls);
         targets.push((
             format!("{kind}: fewer calls until then than polling every 2 s"),
             format!("{polls}, and {boto} when polling every 2 s"),

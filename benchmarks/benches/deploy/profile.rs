@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cbbootstrap_benchmarks::{
-    Samples, Table,
+    Table,
     samples::{median, seconds},
 };
 use cbbootstrap_tests::{
@@ -22,9 +22,8 @@ pub fn table(code: &Code, runs: usize) -> Table {
     let mut table =
         Table::new(["tool", "first deploy, s", "calls", "with a pending call, s", "without, s"]);
     for tool in TOOLS {
-        let (mut took, mut busy, mut idle) =
-            (Samples::default(), Samples::default(), Samples::default());
-        let mut counts = Vec::new();
+        let (mut counts, mut took) = (Vec::new(), Vec::new());
+        let (mut busy, mut idle) = (Vec::new(), Vec::new());
         // The first round loads everything into memory and does not count.
         for round in 0..=runs {
             tools::prepare(&aws);
@@ -43,10 +42,10 @@ pub fn table(code: &Code, runs: usize) -> Table {
         }
         table.row([
             format!("`{}`", tool.name()),
-            seconds(took.median()),
-            median(counts).to_string(),
-            seconds(busy.median()),
-            seconds(idle.median()),
+            seconds(median(&took)),
+            median(&counts).to_string(),
+            seconds(median(&busy)),
+            seconds(median(&idle)),
         ]);
     }
     table

@@ -1,7 +1,9 @@
 //! How many round trips of calls a deployment waits for, one after another, and how long it takes if they are slow.
 
+use std::time::Duration;
+
 use cbbootstrap_benchmarks::{
-    Samples, Table,
+    Table,
     samples::{median, seconds},
 };
 use cbbootstrap_tests::{
@@ -24,7 +26,7 @@ const DEPLOYMENTS: [(&str, Tool, bool, Option<usize>); 4] = [
 
 #[derive(Debug, Default)]
 pub struct RoundTrips {
-    time: Samples,
+    time: Vec<Duration>,
     calls: Vec<usize>,
     rounds: Vec<usize>,
 }
@@ -65,9 +67,9 @@ pub fn measure(code: &Code, changed: &Code, runs: usize) -> [RoundTrips; DEPLOYM
 pub fn table(results: &[RoundTrips]) -> Table {
     let mut table = Table::new(["`cbbootstrap deploy --no-smoke`", "round trips", "calls", "s"]);
     for ((name, ..), result) in DEPLOYMENTS.into_iter().zip(results) {
-        let calls = median(result.calls.iter().copied());
+        let calls = median(&result.calls);
         let [rounds, calls] = [result.count(), calls].map(|number| number.to_string());
-        table.row([name.to_owned(), rounds, calls, seconds(result.time.median())]);
+        table.row([name.to_owned(), rounds, calls, seconds(median(&result.time))]);
     }
     table
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cbbootstrap_benchmarks::{Samples, block_on};
+use cbbootstrap_benchmarks::block_on;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -33,7 +33,7 @@ pub enum Operation {
 /// The measurements of all clients.
 #[derive(Debug)]
 pub struct Load {
-    pub latencies: Samples,
+    pub latencies: Vec<Duration>,
     /// Requests a second.
     rate: f64,
 }
@@ -43,10 +43,7 @@ impl Load {
     pub fn merge(loads: Vec<Self>) -> Self {
         let mut rates: Vec<_> = loads.iter().map(Self::rate).collect();
         rates.sort_by(f64::total_cmp);
-        let mut latencies = Samples::default();
-        for load in loads {
-            latencies.extend(load.latencies);
-        }
+        let latencies = loads.into_iter().flat_map(|load| load.latencies).collect();
         Self { latencies, rate: rates[rates.len() / 2] }
     }
 
@@ -140,7 +137,7 @@ pub fn send_one(target: &Target, operation: Operation) {
 /// Runs clients for some time; each sends the next request when it has the answer.
 pub fn load(target: &Arc<Target>, operation: Operation, clients: usize, time: Duration) -> Load {
     let begin = Instant::now() + WARM_UP;
-    let latencies: Samples = block_on(async {
+    let latencies: Vec<_> = block_on(async {
         let mut tasks = JoinSet::new();
         for _ in 0..clients {
             tasks.spawn(client(Arc::clone(target), operation, begin, begin + time));

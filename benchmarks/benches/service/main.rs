@@ -20,8 +20,8 @@ use std::{
 
 use anyhow::Result;
 use cbbootstrap_benchmarks::{
-    Lines, Report, Samples, Table, machine,
-    samples::{ms, number},
+    Lines, Report, Table, machine,
+    samples::{median, ms, number, percentile},
 };
 use cbbootstrap_tests::{local::Local, programs};
 use tempfile::tempdir;
@@ -212,8 +212,8 @@ fn comparison_table(
             row.push(format!("{:.0}", ours.rate()));
             row.push(format!("{:.0}", theirs.rate()));
             row.push(number(ours.rate() / theirs.rate()));
-            row.push(ms(ours.latencies.percentile(99)));
-            row.push(ms(theirs.latencies.percentile(99)));
+            row.push(ms(percentile(&ours.latencies, 99)));
+            row.push(ms(percentile(&theirs.latencies, 99)));
         }
         table.row(row);
     }
@@ -246,7 +246,7 @@ fn targets(comparisons: &[Comparison]) -> Vec<(String, String, bool)> {
             all.ours.statuses.rate() / all.bare.statuses.rate()
         }),
     ];
-    let p99 = |load: &Load| load.latencies.percentile(99);
+    let p99 = |load: &Load| percentile(&load.latencies, 99);
     let is_lower = |all: &Comparison| {
         p99(&all.ours.claims) < p99(&all.etcd.claims)
             && p99(&all.ours.statuses) < p99(&all.etcd.statuses)
@@ -270,7 +270,7 @@ fn sync_time() -> Duration {
         file.sync_data().expect("a file can be written");
         since.elapsed()
     };
-    (0..200).map(|_| sync()).collect::<Samples>().median()
+    median(&(0..200).map(|_| sync()).collect::<Vec<_>>())
 }
 
 fn plot(measured: &[Comparison]) -> String {

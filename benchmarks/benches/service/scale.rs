@@ -8,7 +8,7 @@ use std::{
 
 use cbbootstrap_benchmarks::{
     Table,
-    samples::{megabytes, ms, number},
+    samples::{median, megabytes, ms, number, percentile},
 };
 use cbbootstrap_tests::{local::Local, process};
 use tempfile::tempdir;
@@ -131,8 +131,8 @@ pub fn table(measured: &[Measurement]) -> Table {
         let mut row = vec![clusters.to_string(), connections.to_string()];
         for load in [&loads.claims, &loads.statuses] {
             row.push(format!("{:.0}", load.rate()));
-            row.push(ms(load.latencies.median()));
-            row.push(ms(load.latencies.percentile(99)));
+            row.push(ms(median(&load.latencies)));
+            row.push(ms(percentile(&load.latencies, 99)));
         }
         row.push(number(*memory));
         table.row(row);
@@ -143,7 +143,7 @@ pub fn table(measured: &[Measurement]) -> Table {
 pub fn targets(measured: &[Measurement]) -> Vec<(String, String, bool)> {
     let (empty, full) = (&measured[0], &measured[SCALES.len() - 1]);
     let slower = |load: fn(&Loads) -> &Load| {
-        let p99 = |at: &Measurement| load(&at.loads).latencies.percentile(99).as_secs_f64();
+        let p99 = |at: &Measurement| percentile(&load(&at.loads).latencies, 99).as_secs_f64();
         p99(full) / p99(empty)
     };
     let (claims, statuses) = (slower(|loads| &loads.claims), slower(|loads| &loads.statuses));

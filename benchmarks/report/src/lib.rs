@@ -10,5 +10,4 @@ pub mod stack;
 pub use self::{
     plot::{Bars, Lines},
     report::{Report, Table},
-    samples::Samples,
 };

@@ -80,10 +80,8 @@ impl Section {
 pub struct Report {
     benchmark: String,
     /// The page in `docs/`.
-    #[serde(default = "benchmarks_page")]
     page: String,
     /// What was run.
-    #[serde(default)]
     command: Option<String>,
     date: String,
     machine: String,
@@ -96,7 +94,7 @@ impl Report {
     pub fn new(name: &str, versions: impl IntoIterator<Item = String>) -> Self {
         Self {
             benchmark: name.to_owned(),
-            page: benchmarks_page(),
+            page: "benchmarks.md".to_owned(),
             command: None,
             date: Timestamp::now().strftime("%F").to_string(),
             machine: machine::machine(),
@@ -242,10 +240,6 @@ fn cells<'a>(sections: &'a [Section]) -> Vec<(String, &'a str)> {
         _ => Vec::new(),
     };
     sections.iter().flat_map(of_section).collect()
-}
-
-fn benchmarks_page() -> String {
-    "benchmarks.md".to_owned()
 }
 
 pub fn workspace() -> &'static Path {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cbbootstrap_tests::network::Authority;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
@@ -16,18 +17,15 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     rustls::{
-        ClientConfig, RootCertStore, ServerConfig,
+        ClientConfig, RootCertStore,
         crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+        pki_types::{CertificateDer, ServerName},
     },
 };
 
@@ -61,7 +59,7 @@ impl Database {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("there is a free port");
         let address = listener.local_addr().expect("a socket has an address");
-        let (authority, tls) = certify();
+        let authority = Authority::default();
         let trusted = tempfile::tempdir().expect("temporary directories can be created");
         let roots = SYSTEM_BUNDLES.iter().find_map(|path| fs::read_to_string(path).ok());
         let write = |name, content: String| {
@@ -71,8 +69,8 @@ impl Database {
         write("amazon.pem", AMAZON.to_owned() + &authority.pem());
         write("all.pem", roots.unwrap_or_default() + &authority.pem());
         let updates = Arc::default();
-        tokio::spawn(serve(listener, tls, item.clone(), Arc::clone(&updates)));
-        Self { address, authority: authority.der().clone(), trusted, updates }
+        tokio::spawn(serve(listener, authority.acceptor(NAME), item.clone(), Arc::clone(&updates)));
+        Self { address, authority: authority.der(), trusted, updates }
     }
 
     /// For `AWS_ENDPOINT_URL`.
@@ -153,29 +151,6 @@ async fn measure_updates(
         samples.push(since.elapsed());
     }
     samples
-}
-
-/// An authority, and a TLS acceptor with a certificate that it signed.
-fn certify() -> (CertifiedIssuer<'static, KeyPair>, TlsAcceptor) {
-    let key = || KeyPair::generate().expect("keys can be made");
-    let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(DnType::CommonName, "DynamoDB stand-in");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let authority =
-        CertifiedIssuer::self_signed(authority, key()).expect("certificates can be made");
-    let mut names = CertificateParams::new([NAME.to_owned()]).expect("it is a name");
-    // Python requires it.
-    names.use_authority_key_identifier_extension = true;
-    let key = key();
-    let certificate = names.signed_by(&key, &authority).expect("certificates can be made");
-    let secret = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("there are protocols")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], secret);
-    (authority, TlsAcceptor::from(Arc::new(config.expect("the key fits"))))
 }
 
 async fn serve(

@@ -16,15 +16,6 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use super::Database;
 use crate::machine;
 
-/// Decides which variable makes a function trust the database.
-#[derive(Clone, Copy, Debug)]
-enum Trust {
-    Ours,
-    Rust,
-    Python,
-    Node,
-}
-
 /// A function that can be started.
 #[derive(Debug)]
 pub struct Function {
@@ -41,20 +32,8 @@ pub struct Function {
     pub binary: Option<u64>,
     /// The size of the zip, in bytes, if it contains most of the code.
     pub zip: Option<u64>,
-    trust: Trust,
-}
-
-impl Function {
-    /// The variable that makes the function trust the database.
-    pub fn trust(&self, database: &Database) -> (&'static str, String) {
-        let (name, file) = match self.trust {
-            Trust::Ours => ("SSL_CERT_FILE", database.amazon()),
-            Trust::Rust => ("SSL_CERT_FILE", database.trusted()),
-            Trust::Python => ("AWS_CA_BUNDLE", database.trusted()),
-            Trust::Node => ("NODE_EXTRA_CA_CERTS", database.own_certificate()),
-        };
-        (name, file.display().to_string())
-    }
+    /// The variable that makes the function trust the database, and its file.
+    pub trust: (&'static str, fn(&Database) -> PathBuf),
 }
 
 pub const COUNT: usize = 5;
@@ -91,7 +70,7 @@ pub fn ours() -> Function {
     Function {
         is_ours: true,
         zip: Some(zip),
-        trust: Trust::Ours,
+        trust: ("SSL_CERT_FILE", Database::amazon),
         ..in_rust("cbbootstrap", program, directory)
     }
 }
@@ -141,7 +120,7 @@ fn in_rust(name: &'static str, program: PathBuf, directory: PathBuf) -> Function
         handler: "bootstrap",
         binary: Some(binary),
         zip: None,
-        trust: Trust::Rust,
+        trust: ("SSL_CERT_FILE", Database::trusted),
     }
 }
 
@@ -162,7 +141,7 @@ fn in_python() -> Function {
         handler: "handler.handler",
         binary: None,
         zip: None,
-        trust: Trust::Python,
+        trust: ("AWS_CA_BUNDLE", Database::trusted),
     }
 }
 
@@ -180,7 +159,7 @@ fn in_node() -> Function {
         handler: "index.handler",
         binary: None,
         zip: Some(zip_size("index.js", &code)),
-        trust: Trust::Node,
+        trust: ("NODE_EXTRA_CA_CERTS", Database::own_certificate),
     }
 }
 

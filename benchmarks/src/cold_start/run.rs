@@ -126,13 +126,14 @@ fn environment(
     ]
     .map(|(name, value)| (name, value.to_owned()))
     .into();
+    let (trust_variable, certificates) = function.trust;
     variables.extend([
         ("AWS_LAMBDA_RUNTIME_API", api.address().to_string()),
         ("AWS_ENDPOINT_URL", database.url()),
         ("LAMBDA_TASK_ROOT", function.directory.display().to_string()),
         ("_HANDLER", function.handler.to_owned()),
+        (trust_variable, certificates(database).display().to_string()),
     ]);
-    variables.push(function.trust(database));
     variables
 }
 

@@ -418,6 +418,20 @@ fn discover_waits_until_a_member_is_attested() {
     assert_eq!(waited.stdout, format!("{first}\n"));
 }
 
+/// It would never come.
+#[test]
+fn discover_does_not_wait_for_an_authority_in_community_edition() {
+    let servers = Servers::start_community(1);
+    let agents = with_secret(Agents::with_new_api(&servers));
+    agents.up(&servers[0], &[]).document();
+    for wait in [&[][..], &["--wait"]] {
+        let discovered =
+            agents.run(&servers[0], &[&["discover", "--write-ca-cert", "ca.pem"], wait].concat());
+        discovered.failed(5, "Community Edition has no TLS");
+        assert!(discovered.stderr.contains("omit `--write-ca-cert`"), "{discovered}");
+    }
+}
+
 /// Only a host that the secret verifies gets the password, whatever the API returns and whichever certificate the host has.
 #[test]
 fn a_host_that_the_api_names_gets_no_password() {

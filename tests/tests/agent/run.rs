@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, TcpStream},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
@@ -24,6 +25,7 @@ use cbbootstrap_tests::{
     programs,
     server::Stub,
 };
+use rlimit::{Resource, prlimit};
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
     let answer = node.call("POST", path, form, Some(LOGIN)).unwrap();
@@ -733,6 +735,27 @@ fn metrics_show_an_api_that_fails_and_a_machine_that_ends() {
 }
 
 #[test]
+fn agent_without_free_file_descriptors_does_not_accept_in_a_loop() {
+    let (servers, agents) = scene(1);
+    let port = free_port();
+    let resident = agents.stay(&servers[0], &["--metrics-port", &port.to_string()], &[]);
+    resident.wait_for("which has 1 node");
+    let id = i32::try_from(resident.id()).unwrap();
+    let (files, most) = Resource::NOFILE.get().unwrap();
+    let limit = |files| prlimit(id, Resource::NOFILE, Some((files, most)), None).unwrap();
+    limit(3);
+    // The call that waits already has its descriptor.
+    drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());
+    let (start, _) = usage(resident.id());
+    std::thread::sleep(seconds(2));
+    let ticks = usage(resident.id()).0 - start;
+    assert!(ticks < 50, "{ticks}");
+    limit(files);
+    let get = || http::get(&format!("http://127.0.0.1:{port}"), "/healthz").unwrap().status;
+    wait_until("the node is healthy", || get() == 200);
+}
+
+#[test]
 fn sighup_reads_the_options_file_again() {
     let (servers, agents) = scene(2);
     let file = agents.user.home.path().join("agent.yaml");
@@ -801,7 +824,7 @@ fn systemd_learns_of_readiness_status_reload_and_end() {
     }
 }
 
-/// A node is `active` early in its rebalance.
+/// A node is `active` early in its rebalance. A reload then does not make it ready.
 #[test]
 fn joining_node_is_not_ready_while_its_rebalance_runs() {
     let directory = tempfile::tempdir().unwrap();
@@ -812,13 +835,18 @@ fn joining_node_is_not_ready_while_its_rebalance_runs() {
     agents.up(&servers[0], &["--bucket", "app:100:1"]).document();
     servers.rebalance_takes(seconds(4));
     let notify = path.display().to_string();
-    let _resident = agents.stay(&servers[1], &[], &[("NOTIFY_SOCKET", &notify)]);
+    let resident = agents.stay(&servers[1], &[], &[("NOTIFY_SOCKET", &notify)]);
     let is_ready = || {
         let mut buffer = [0; 4096];
         std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
             .any(|message| message == b"READY=1")
     };
     wait_until("the node is active", || membership(&servers, 1) == Some(Membership::Active));
+    resident.signal("HUP");
+    wait_until("the options are read again", || {
+        assert!(!is_ready());
+        resident.log().contains("reload: the options were read again")
+    });
     assert!(servers.clusters()[0].is_rebalancing && !is_ready());
     wait_until("the node is ready", is_ready);
     one_cluster(&servers, 2);

@@ -16,26 +16,22 @@ use std::{
 use cbbootstrap_cli::failure::{Exit, Failure, one_line};
 use cbbootstrap_protocol::wire::State;
 
-use self::{
-    departure::Departing,
-    machine::Machine,
-    monitor::Monitor,
-    reload::{Kept, Last, Options, prepare, reload},
-};
+use self::{departure::Departing, machine::Machine, monitor::Monitor, reload::Last};
 use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
-    cli::{Recover, RunArgs},
+    cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
         Asked, DEAD_AFTER, OwnServer, TRUSTED_AFTER,
         life::{self, Notice, Step},
     },
+    http::Deadline,
     lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     record::ClusterRecord,
     server::{Membership, View},
-    settings::Here,
+    settings,
 };
 
 /// Before the next attempt after a refusal or an API that does not answer.
@@ -53,21 +49,17 @@ pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let reloads = signals::listen()?;
     let monitor = Monitor::new();
     monitor.watch();
-    let (mut here, mut options) = prepare(args, printer)?;
-    if let Some(port) = options.life.metrics_port {
+    let life = Life::new(args, printer, &monitor)?;
+    if let Some(port) = life.options.metrics_port {
         let url = monitor.serve(port)?;
         printer.step(format_args!("metrics: {url}/metrics and {url}/healthz"));
     }
-    let mut kept = Kept::default();
-    loop {
-        let life = Life::new(here, &options, printer, &monitor, kept);
-        (here, options, kept) = life.live(&reloads);
-    }
+    life.live(&reloads)
 }
 
 struct Life<'r> {
     up: up::Run<'r>,
-    options: &'r Options,
+    options: LifeArgs,
     printer: &'r Printer,
     monitor: &'r Monitor,
     machine: Machine,
@@ -105,66 +97,44 @@ enum Outcome {
 }
 
 impl<'r> Life<'r> {
-    fn new(
-        here: Here,
-        options: &'r Options,
-        printer: &'r Printer,
-        monitor: &'r Monitor,
-        kept: Kept,
-    ) -> Self {
-        let interval = options.pause.interval;
-        let mut up = up::Run::new(here, &options.cluster, interval, printer);
-        up.state.memory = kept.memory;
-        up.goal.recovers = options.life.recover == Recover::Auto;
-        up.goal.replaces = options.life.replace;
-        Self {
+    fn new(args: RunArgs, printer: &'r Printer, monitor: &'r Monitor) -> anyhow::Result<Self> {
+        let RunArgs { api, server, pause: PauseArgs { interval }, cluster, life } = args;
+        // Each call has its own time limit.
+        let here = settings::here(api, server, Deadline::never())?;
+        up::check_options(&here, &cluster, printer)?;
+        let mut up = up::Run::new(here, cluster, interval, printer);
+        up.goal.recovers = life.recover == Recover::Auto;
+        up.goal.replaces = life.replace;
+        Ok(Self {
             up,
-            options,
+            options: life,
             printer,
             monitor,
-            machine: kept.machine,
-            departing: kept.departing,
-            notice: kept.notice,
+            machine: Machine::default(),
+            departing: Departing::default(),
+            notice: None,
             lock: None,
-            is_ready: kept.is_ready,
+            is_ready: false,
             is_settled: false,
-            last: kept.last,
-            is_removal_unclear: kept.is_removal_unclear,
+            last: None,
+            is_removal_unclear: false,
             asked_at: None,
             is_api_away: false,
             is_outage_logged: false,
             rest_until: None,
             pauses: Pauses::new(interval, Backoff::DEFAULT),
             printed: String::new(),
-        }
+        })
     }
 
-    /// Watches the node until the options are read again, and returns the new ones.
-    fn live(mut self, reloads: &Receiver<()>) -> (Here, Options, Kept) {
+    /// Watches the node, and reads the options again on demand.
+    fn live(mut self, reloads: &Receiver<()>) -> ! {
         loop {
             let pause = self.round();
             match reloads.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => {
-                    thread::sleep(pause);
-                    continue;
-                }
-                Ok(()) => {}
-            }
-            systemd::notify("RELOADING=1");
-            let reloaded = reload(self.printer);
-            systemd::notify("READY=1");
-            match reloaded {
-                Ok((here, options)) => {
-                    self.printer.step("reload: the options were read again");
-                    self.monitor.count_reload();
-                    let kept = self.keep(&here);
-                    return (here, options, kept);
-                }
-                Err(error) => self.printer.warning(format_args!(
-                    "the new options are not valid, and the old ones stay: {}",
-                    one_line(&error)
-                )),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
+                Ok(()) => self = self.reload(),
             }
         }
     }
@@ -203,7 +173,7 @@ impl<'r> Life<'r> {
             }
         };
         self.publish(is_healthy, status, view);
-        let longest = LONGEST_PAUSE.min(self.options.pause.interval * IDLE_INTERVALS);
+        let longest = LONGEST_PAUSE.min(self.up.interval * IDLE_INTERVALS);
         self.pauses.next(cause, fastrand::f64()).min(longest)
     }
 
@@ -227,7 +197,7 @@ impl<'r> Life<'r> {
             is_for_pool && view.is_some() && matches!(step, Step::Leave(_));
         let is_scale_in = self.notice.as_ref().is_some_and(Notice::is_scale_in);
         if is_scale_in || is_for_pool && self.departing.state.is_leaving {
-            self.departing.hold(&mut self.machine, &self.options.life, self.printer);
+            self.departing.hold(&mut self.machine, &self.options, self.printer);
         }
         let has_work = !matches!(step, Step::Rest(_) | Step::Release);
         if has_work && let Some(outcome) = self.obstacle()? {
@@ -254,7 +224,7 @@ impl<'r> Life<'r> {
                 Ok(Outcome::Acted)
             }
             Step::Release => {
-                self.departing.release(&mut self.machine, &self.options.life, self.printer)?;
+                self.departing.release(&mut self.machine, &self.options, self.printer)?;
                 Ok(Outcome::Acted)
             }
         }
@@ -294,7 +264,7 @@ impl<'r> Life<'r> {
             self.is_removal_unclear = false;
             return Ok(Outcome::Acted);
         }
-        let is_asked = !matches!(self.up.state.asked, Asked::NotYet);
+        let is_asked = !matches!(self.up.state.answers.asked, Asked::NotYet);
         let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
         if is_healthy && !is_asked && self.is_api_away && is_recent(RETRY) {
             return Ok(Outcome::Rest(API_AWAY.to_owned()));
@@ -310,10 +280,10 @@ impl<'r> Life<'r> {
         let done = self.up.round(own);
         let has_api_failed =
             matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
-        let is_unknown = matches!(self.up.state.asked, Asked::NotYet);
+        let is_unknown = matches!(self.up.state.answers.asked, Asked::NotYet);
         self.is_api_away = is_unknown && is_healthy && has_api_failed;
-        if self.up.here.api.has_answered() {
-            self.end_outage();
+        if self.up.here.api.has_answered() && std::mem::take(&mut self.is_outage_logged) {
+            self.printer.step("the API answers again");
         }
         match done {
             Err(Interrupt::Pause(_, why))
@@ -343,7 +313,7 @@ impl<'r> Life<'r> {
                 self.up.state.memory.is_reported &= is_listed;
                 self.up.learn(record);
             }
-            Ok(None) => self.up.state.asked = Asked::NoRecord,
+            Ok(None) => self.up.state.answers.asked = Asked::NoRecord,
             Err(ApiError::Temporary(why)) => {
                 self.note_outage(&format!("the API does not answer: {why}"));
                 return Ok(());
@@ -357,12 +327,6 @@ impl<'r> Life<'r> {
     fn note_outage(&mut self, why: &str) {
         if !std::mem::replace(&mut self.is_outage_logged, true) {
             self.printer.warning(why);
-        }
-    }
-
-    fn end_outage(&mut self) {
-        if std::mem::take(&mut self.is_outage_logged) {
-            self.printer.step("the API answers again");
         }
     }
 

@@ -1,7 +1,6 @@
 //! `GET /healthz` and `GET /metrics` on a loopback port, and the watchdog: the state of the node as the agent last saw it.
 
 use std::{
-    fmt::Write as _,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,6 +19,9 @@ const ROUND_LIMIT: Duration = Duration::from_mins(15);
 /// The time limit for a request, and its largest size.
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 const MAX_REQUEST_BYTES: usize = 8192;
+
+/// The pause after an error of `accept`: too many open files are not fewer at once.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Monitor(Mutex<State>);
@@ -90,9 +92,12 @@ impl Monitor {
         let url = format!("http://{}", listener.local_addr()?);
         let monitor = Arc::clone(self);
         thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // The client is gone, or does not speak HTTP.
-                let _ = monitor.respond(&stream);
+            for stream in listener.incoming() {
+                match stream {
+                    // After an error, the client is gone, or does not speak HTTP.
+                    Ok(stream) => drop(monitor.respond(&stream)),
+                    Err(_) => thread::sleep(ACCEPT_PAUSE),
+                }
             }
         });
         Ok(url)
@@ -139,69 +144,67 @@ impl Monitor {
         let state = self.state();
         let Report { is_healthy, is_api_reachable, has_notice, view, .. } = &state.report;
         let checked = state.checked.1.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut text = String::new();
-        let mut add = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
-            let name = format!("cbbootstrap_agent_{name}");
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in samples {
-                let _ = writeln!(text, "{name}{labels} {value}");
-            }
-        };
-        let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
-        add("info", "gauge", "The agent's version.", &[(version, 1)]);
-        let mut gauge =
-            |name: &str, help: &str, value: u64| add(name, "gauge", help, &[("", value)]);
-        gauge(
-            "healthy",
-            "Whether the node is an active, healthy member of its cluster.",
-            (*is_healthy).into(),
-        );
-        gauge(
-            "api_reachable",
-            "Whether the bootstrap service answered the last request.",
-            (*is_api_reachable).into(),
-        );
-        gauge(
-            "machine_ends",
-            "Whether AWS has announced the end of the machine.",
-            (*has_notice).into(),
-        );
-        gauge(
-            "last_check_timestamp_seconds",
-            "When the agent last checked the node.",
-            checked.as_secs(),
-        );
-        if let Some(view) = view {
-            gauge("cluster_balanced", "Whether the cluster is balanced.", view.is_balanced.into());
-            gauge("cluster_rebalancing", "Whether a rebalance runs.", view.is_rebalancing.into());
-            let unhealthy = view.nodes.iter().filter(|node| node.health == Health::Unhealthy);
-            gauge(
-                "cluster_unhealthy_nodes",
-                "The nodes that this node cannot reach.",
-                unhealthy.count() as u64,
-            );
-            let count = |membership| {
-                view.nodes.iter().filter(|node| node.membership == membership).count() as u64
-            };
-            let samples = [
-                ("{membership=\"active\"}", count(Membership::Active)),
-                ("{membership=\"added\"}", count(Membership::Added)),
-                ("{membership=\"failed_over\"}", count(Membership::FailedOver)),
-            ];
-            add("cluster_nodes", "gauge", "The nodes of the cluster.", &samples);
-        }
-        add(
-            "reloads_total",
-            "counter",
-            "How often the options were read again.",
-            &[("", state.reloads)],
-        );
-        add(
-            "refusals_total",
-            "counter",
-            "How often the agent stopped because people have to decide.",
-            &[("", state.refusals)],
-        );
-        text
+        let cluster = view.as_ref().map(cluster_metrics).unwrap_or_default();
+        format!(
+            "\
+# HELP cbbootstrap_agent_info The agent's version.
+# TYPE cbbootstrap_agent_info gauge
+cbbootstrap_agent_info{{version=\"{version}\"}} 1
+# HELP cbbootstrap_agent_healthy Whether the node is an active, healthy member of its cluster.
+# TYPE cbbootstrap_agent_healthy gauge
+cbbootstrap_agent_healthy {is_healthy}
+# HELP cbbootstrap_agent_api_reachable Whether the bootstrap service answered the last request.
+# TYPE cbbootstrap_agent_api_reachable gauge
+cbbootstrap_agent_api_reachable {is_api_reachable}
+# HELP cbbootstrap_agent_machine_ends Whether AWS has announced the end of the machine.
+# TYPE cbbootstrap_agent_machine_ends gauge
+cbbootstrap_agent_machine_ends {has_notice}
+# HELP cbbootstrap_agent_last_check_timestamp_seconds When the agent last checked the node.
+# TYPE cbbootstrap_agent_last_check_timestamp_seconds gauge
+cbbootstrap_agent_last_check_timestamp_seconds {checked}
+{cluster}\
+# HELP cbbootstrap_agent_reloads_total How often the options were read again.
+# TYPE cbbootstrap_agent_reloads_total counter
+cbbootstrap_agent_reloads_total {reloads}
+# HELP cbbootstrap_agent_refusals_total How often the agent stopped because people have to decide.
+# TYPE cbbootstrap_agent_refusals_total counter
+cbbootstrap_agent_refusals_total {refusals}
+",
+            version = env!("CARGO_PKG_VERSION"),
+            is_healthy = u8::from(*is_healthy),
+            is_api_reachable = u8::from(*is_api_reachable),
+            has_notice = u8::from(*has_notice),
+            checked = checked.as_secs(),
+            reloads = state.reloads,
+            refusals = state.refusals,
+        )
     }
+}
+
+fn cluster_metrics(view: &View) -> String {
+    let unhealthy = view.nodes.iter().filter(|node| node.health == Health::Unhealthy).count();
+    let count = |membership| view.nodes.iter().filter(|node| node.membership == membership).count();
+    format!(
+        "\
+# HELP cbbootstrap_agent_cluster_balanced Whether the cluster is balanced.
+# TYPE cbbootstrap_agent_cluster_balanced gauge
+cbbootstrap_agent_cluster_balanced {is_balanced}
+# HELP cbbootstrap_agent_cluster_rebalancing Whether a rebalance runs.
+# TYPE cbbootstrap_agent_cluster_rebalancing gauge
+cbbootstrap_agent_cluster_rebalancing {is_rebalancing}
+# HELP cbbootstrap_agent_cluster_unhealthy_nodes The nodes that this node cannot reach.
+# TYPE cbbootstrap_agent_cluster_unhealthy_nodes gauge
+cbbootstrap_agent_cluster_unhealthy_nodes {unhealthy}
+# HELP cbbootstrap_agent_cluster_nodes The nodes of the cluster.
+# TYPE cbbootstrap_agent_cluster_nodes gauge
+cbbootstrap_agent_cluster_nodes{{membership=\"active\"}} {active}
+cbbootstrap_agent_cluster_nodes{{membership=\"added\"}} {added}
+cbbootstrap_agent_cluster_nodes{{membership=\"failed_over\"}} {failed_over}
+",
+        is_balanced = u8::from(view.is_balanced),
+        is_rebalancing = u8::from(view.is_rebalancing),
+        active = count(Membership::Active),
+        added = count(Membership::Added),
+        failed_over = count(Membership::FailedOver),
+    )
 }

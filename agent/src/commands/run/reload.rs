@@ -1,38 +1,17 @@
-//! The options of a life, and what stays when they are read again.
+//! What stays of a life when the options are read again.
 
 use std::time::Instant;
 
-use cbbootstrap_cli::{command_line, failure::Failure};
-
-use super::{Life, departure::Departing, machine::Machine};
-use crate::{
-    cli::{Cli, ClusterArgs, Command, LifeArgs, PauseArgs, RunArgs},
-    commands::up,
-    config,
-    decision::{Memory, life::Notice},
-    http::Deadline,
-    printer::Printer,
-    settings::{self, Here},
+use cbbootstrap_cli::{
+    command_line,
+    failure::{Failure, one_line},
 };
 
-/// The options of a life, apart from those in [`Here`].
-pub(super) struct Options {
-    pub(super) pause: PauseArgs,
-    pub(super) cluster: ClusterArgs,
-    pub(super) life: LifeArgs,
-}
-
-/// What a life with new options must know of the one before. With another server, that is only what concerns the machine.
-#[derive(Default)]
-pub(super) struct Kept {
-    pub(super) machine: Machine,
-    pub(super) departing: Departing,
-    pub(super) notice: Option<Notice>,
-    pub(super) is_ready: bool,
-    pub(super) last: Option<Last>,
-    pub(super) is_removal_unclear: bool,
-    pub(super) memory: Memory,
-}
+use super::{Life, systemd};
+use crate::{
+    cli::{Cli, Command, RunArgs},
+    config,
+};
 
 /// A member, as this run last saw it.
 pub(super) struct Last {
@@ -41,37 +20,48 @@ pub(super) struct Last {
     pub(super) may_leave: bool,
 }
 
-pub(super) fn prepare(args: RunArgs, printer: &Printer) -> anyhow::Result<(Here, Options)> {
-    let RunArgs { api, server, pause, cluster, life } = args;
-    // Each call has its own time limit.
-    let here = settings::here(api, server, Deadline::never())?;
-    up::check_options(&here, &cluster, printer)?;
-    Ok((here, Options { pause, cluster, life }))
-}
-
 /// Reads the command line, the environment and the options file again.
-pub(super) fn reload(printer: &Printer) -> anyhow::Result<(Here, Options)> {
+fn read_options() -> anyhow::Result<RunArgs> {
     let (Cli { command }, _) = command_line::try_read::<Cli>(config::options)?;
     match command {
-        Command::Run(args) => prepare(*args, printer),
+        Command::Run(args) => Ok(*args),
         _ => Err(Failure::usage("the arguments are not those of `run`").into()),
     }
 }
 
 impl Life<'_> {
-    /// What a life with these options must know of this one.
-    pub(super) fn keep(self, here: &Here) -> Kept {
-        let kept = Kept { machine: self.machine, is_ready: self.is_ready, ..Kept::default() };
-        if here.server.url != self.up.here.server.url {
-            return kept;
+    /// Begins a life with the options as they are now, unless they are not valid.
+    pub(super) fn reload(self) -> Self {
+        // READY=1 would end the start of a node that still joins.
+        let notify = |state| self.is_ready.then(|| systemd::notify(state));
+        notify("RELOADING=1");
+        let new = read_options().and_then(|args| Self::new(args, self.printer, self.monitor));
+        notify("READY=1");
+        match new {
+            Ok(new) => {
+                self.printer.step("reload: the options were read again");
+                self.monitor.count_reload();
+                new.after(self)
+            }
+            Err(error) => {
+                self.printer.warning(format_args!(
+                    "the new options are not valid, and the old ones stay: {}",
+                    one_line(&error)
+                ));
+                self
+            }
         }
-        Kept {
-            departing: self.departing.keep(),
-            notice: self.notice,
-            last: self.last,
-            is_removal_unclear: self.is_removal_unclear,
-            memory: self.up.state.memory.keep(),
-            ..kept
+    }
+
+    /// Takes over what it must know of the life before. With another server, that is only what concerns the machine.
+    fn after(mut self, before: Self) -> Self {
+        (self.machine, self.is_ready) = (before.machine, before.is_ready);
+        if self.up.here.server.url == before.up.here.server.url {
+            self.up.state.memory = before.up.state.memory.keep();
+            self.departing = before.departing.keep();
+            (self.notice, self.last) = (before.notice, before.last);
+            self.is_removal_unclear = before.is_removal_unclear;
         }
+        self
     }
 }

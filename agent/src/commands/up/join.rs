@@ -130,7 +130,7 @@ impl Run<'_> {
                 .into());
         }
         // The members may have changed.
-        self.state.asked = Asked::NotYet;
+        self.state.answers.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
         let id = self.here.api.cluster_id.as_str();
         Err(Interrupt::unfinished(if skips.contains(&Skip::Unproven) {
@@ -198,7 +198,7 @@ impl Run<'_> {
                 let since = *joining.waits_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= TURN {
                     (joining.waits_since, joining.turns) = (None, joining.turns + 1);
-                    self.state.asked = Asked::NotYet;
+                    self.state.answers.asked = Asked::NotYet;
                 }
                 Err(Interrupt::wait(why).into())
             }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::ApiError,
     cli::{ClusterArgs, UpArgs},
-    decision::{self, Action, Asked, Extra, Goal, Memory, OwnServer},
+    decision::{self, Action, Answers, Asked, Extra, Goal, Memory, OwnServer},
     http::CallError,
     pauses::Cause,
     printer::Printer,
@@ -49,8 +49,11 @@ pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     check_options(&here, &args.cluster, printer)?;
     let _lock = lock(&here.server, &clock)?;
-    let mut run = Run::new(here, &args.cluster, interval, printer);
-    let (view, record) = clock.repeat(|| run.round_with_pauses())?;
+    let mut run = Run::new(here, args.cluster, interval, printer);
+    let (view, record) = clock.repeat(|| {
+        let own = run.read_own_server()?;
+        run.round(own)
+    })?;
     let outcome = run.outcome(view, &record, started.elapsed());
     printer.result(&outcome)?;
     Ok(if outcome.is_complete() { Exit::Done } else { Exit::Partial })
@@ -74,10 +77,10 @@ pub(super) fn check_options(
 
 pub(super) struct Run<'r> {
     pub(super) here: Here,
-    args: &'r ClusterArgs,
+    args: ClusterArgs,
     printer: &'r Printer,
     /// The longest pause between two attempts.
-    interval: Duration,
+    pub(super) interval: Duration,
     pub(super) goal: Goal,
     pub(super) state: RunState,
     /// Since when the node's name has not led to this host.
@@ -87,10 +90,7 @@ pub(super) struct Run<'r> {
 #[derive(Default)]
 pub(super) struct RunState {
     pub(super) memory: Memory,
-    /// The API's answer, if it is final or of this round.
-    pub(super) asked: Asked,
-    /// The generation of the latest record, and the end of its lease.
-    claim: (u64, Option<Instant>),
+    pub(super) answers: Answers,
     pools: Option<Pools>,
     /// The memory in bytes that the server may use.
     memory_bytes: u64,
@@ -109,7 +109,7 @@ pub(super) struct RunState {
 impl<'r> Run<'r> {
     pub(super) fn new(
         here: Here,
-        args: &'r ClusterArgs,
+        args: ClusterArgs,
         interval: Duration,
         printer: &'r Printer,
     ) -> Self {
@@ -132,29 +132,24 @@ impl<'r> Run<'r> {
 
     /// Forgets what this run has observed and done, except what it must still know, and what it has printed.
     pub(super) fn start_over(&mut self) {
-        let RunState { memory, claim, pools, .. } = std::mem::take(&mut self.state);
-        self.state = RunState { memory: memory.keep(), claim, pools, ..RunState::default() };
+        let RunState { memory, answers, pools, .. } = std::mem::take(&mut self.state);
+        let answers = Answers { asked: Asked::NotYet, ..answers };
+        self.state = RunState { memory: memory.keep(), answers, pools, ..RunState::default() };
     }
 
     fn node(&self) -> &Node {
         &self.here.identity.node
     }
 
-    /// A round that pauses after many actions, or after one that is decided on again although it was done: whatever servers and
-    /// the API answer, the agent never spins.
-    fn round_with_pauses(&mut self) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
-        let own = self.read_own_server()?;
-        self.round(own)
-    }
-
-    /// A round for this state of the server, with the same pauses.
+    /// A round for this state of the server. It pauses after many actions, or after one that is decided on again although it was
+    /// done: whatever servers and the API answer, the agent never spins.
     pub(super) fn round(
         &mut self,
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let last = self.state.last.take();
         let actions = std::mem::take(&mut self.state.actions) + 1;
-        let cause = Cause::after_failure(&own, &self.state.asked);
+        let cause = Cause::after_failure(&own, &self.state.answers.asked);
         let done = self.decide_and_act(own).map_err(|interrupt| match interrupt {
             Interrupt::Pause(Cause::ApiFailure, why) => Interrupt::Pause(cause, why),
             other => other,
@@ -171,15 +166,13 @@ impl<'r> Run<'r> {
         &mut self,
         own: OwnServer,
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
-        let is_current = self.state.asked.is_current(&own, &self.state.memory);
+        self.state.answers.begin_round(&own, &mut self.state.memory);
         self.observe(&own)?;
-        if !is_current {
-            self.state.asked = Asked::NotYet;
-        }
         let (mut has_claimed, mut has_asked) = (false, false);
         loop {
-            let RunState { asked, memory, .. } = &self.state;
-            let action = decision::next_action(&self.goal, &own, asked, memory, Instant::now());
+            let RunState { answers, memory, .. } = &self.state;
+            let now = Instant::now();
+            let action = decision::next_action(&self.goal, &own, &answers.asked, memory, now);
             match action {
                 Action::Claim if has_claimed => {
                     return Err(Interrupt::wait("the previous claim is about to expire"));
@@ -212,7 +205,6 @@ impl<'r> Run<'r> {
             }
             _ => memory.other_credentials_since = None,
         }
-        memory.observe(own);
         let OwnServer::Member(view) = own else {
             return Ok(());
         };
@@ -233,7 +225,7 @@ impl<'r> Run<'r> {
 
     /// The API's last answer, if there is a record.
     pub(super) fn record(&self) -> Option<&ClusterRecord> {
-        if let Asked::Record(record) = &self.state.asked { Some(record) } else { None }
+        if let Asked::Record(record) = &self.state.answers.asked { Some(record) } else { None }
     }
 
     fn is_enterprise(&self) -> bool {
@@ -313,27 +305,22 @@ impl<'r> Run<'r> {
             record => record?,
         };
         match record {
-            None => self.state.asked = Asked::NoRecord,
+            None => self.state.answers.asked = Asked::NoRecord,
             Some(record) => self.learn(record),
         }
         Ok(())
     }
 
     /// Stores an answer and prints what is new in it.
-    pub(super) fn learn(&mut self, mut record: ClusterRecord) {
-        let generation = record.generation;
-        if generation == self.state.claim.0 {
-            // Leases are not renewed within a generation: the earliest known end counts.
-            record.lease_end =
-                record.lease_end.map(|end| end.min(self.state.claim.1.unwrap_or(end)));
-        } else {
-            // The node that lost this claim has not been inspected.
-            self.state.memory.inspections.clear();
+    pub(super) fn learn(&mut self, record: ClusterRecord) {
+        let is_other = self.state.answers.learn(record, &mut self.state.memory);
+        let Some(record) = self.record() else { return };
+        if is_other {
             let first = if record.is_initial { "this node" } else { record.initial_node.as_str() };
+            let generation = record.generation;
             self.printer
                 .step(format_args!("claim: {first} is the first (generation {generation})"));
         }
-        self.state.claim = (generation, record.lease_end);
         if let (true, Some(rival)) = (record.is_initial, &record.rival) {
             self.printer.warning_once(format_args!(
                 "another server (its UUID begins with {rival}) claims `{}` under this node's name `{}`: give each machine its own `--node`",
@@ -341,7 +328,6 @@ impl<'r> Run<'r> {
                 self.node(),
             ));
         }
-        self.state.asked = Asked::Record(record);
     }
 
     /// Does what was decided. Returns the cluster and its record when everything is done.

@@ -52,7 +52,7 @@ impl Run<'_> {
         match problem.code.as_str() {
             // The API's next answer names the node that has the cluster now.
             "stale_generation" | "initial_node_not_ready" | "cluster_not_found" => {
-                self.state.asked = Asked::NotYet;
+                self.state.answers.asked = Asked::NotYet;
                 Err(Interrupt::wait(problem.detail))
             }
             "other_cluster" => {

@@ -233,6 +233,20 @@ fn record_is_read_again_only_where_it_can_have_changed() {
     }
 }
 
+#[test]
+fn lease_is_not_renewed_and_inspections_hold_within_a_generation() {
+    let record = |generation, left: u64| ClusterRecord { generation, ..claimed_by(FIRST, left) };
+    let (mut answers, mut memory) = (Answers::default(), Memory::default());
+    for (generation, left, is_other, known) in
+        [(1, 60, true, 60), (1, 70, false, 60), (1, 50, false, 50), (2, 90, true, 90)]
+    {
+        assert_eq!(answers.learn(record(generation, left), &mut memory), is_other);
+        assert!(matches!(&answers.asked, Has(stored) if *stored == record(generation, known)));
+        assert_eq!(memory.inspections.is_empty(), is_other);
+        memory.inspections.insert(node(THIRD), Inspection::Blank);
+    }
+}
+
 /// The same, and the unreachable ones have been absent for this long.
 fn absent_for(seconds: u64, inspections: &[(&str, Inspection)]) -> Memory {
     let absent = inspections.iter().filter(|(_, state)| *state == Inspection::Unreachable);
