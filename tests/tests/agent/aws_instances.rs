@@ -201,6 +201,29 @@ fn check_user_data(machine: &VirtualMachine) {
     assert_eq!(calls.matches("mkfs.xfs").count(), 1, "{calls}");
 }
 
+/// Asserts that an agent that waits does not hold up the boot, and is stopped before Couchbase Server at a shutdown.
+#[track_caller]
+fn check_ordering(machine: &VirtualMachine) {
+    let show = |property: &str, unit: &str| {
+        let show = format!("systemctl show --property={property} --value {unit}");
+        machine.run(&show).ended_with(0).stdout
+    };
+    let unit = "cbbootstrap-agent.service";
+    assert!(show("Wants", "multi-user.target").contains(unit));
+    let after = show("After", "multi-user.target");
+    assert!(!after.contains(unit), "{after}");
+    for (property, target) in [
+        ("After", "basic.target"),
+        ("After", "couchbase-server.service"),
+        ("After", "network-online.target"),
+        ("Before", "shutdown.target"),
+        ("Conflicts", "shutdown.target"),
+    ] {
+        let targets = show(property, unit);
+        assert!(targets.contains(target), "{property}: {targets}");
+    }
+}
+
 #[test]
 fn instances_become_one_cluster_shrink_and_are_replaced() {
     let Some(scene) = Scene::share() else { return };
@@ -263,6 +286,7 @@ fn spot_interruption_reboot_and_rolling_update_keep_the_cluster() {
     let rebooted = &machines[0];
     rebooted.reboot();
     rebooted.wait_until_ready();
+    check_ordering(rebooted);
     one_cluster(&servers, 3);
     assert_eq!(group.rebalances(), rebalances);
     // The user data has not run again.

@@ -402,6 +402,11 @@ fn systemd_accepts_the_unit() {
     let lines: Vec<_> = unit.lines().collect();
     for line in [
         "After=network-online.target couchbase-server.service",
+        "DefaultDependencies=no",
+        "Requires=sysinit.target",
+        "After=sysinit.target basic.target",
+        "Conflicts=shutdown.target",
+        "Before=shutdown.target",
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
         "Type=notify",
