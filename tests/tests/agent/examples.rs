@@ -358,6 +358,20 @@ fn the_agent_accepts_every_command_line_in_the_examples() {
     }
 }
 
+/// The unit's header and the agent's page have the same commands and settings.
+#[test]
+fn the_units_header_and_the_page_agree() {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let page = read("docs/agent.md");
+    let header = read("examples/cbbootstrap-agent.service").replace("/usr/local/bin/", "");
+    let header = words(&header.replace("#   ", "")).join(" ");
+    for block in [r"(?s)```sh\n(sudo systemd-run .*?)```"] {
+        let block = &pattern(block).captures(&page).unwrap()[1];
+        let block = words(block).join(" ");
+        assert!(header.contains(&block), "{block}\n{header}");
+    }
+}
+
 #[test]
 fn the_examples_use_only_known_variables_and_options() {
     let known = ["", "up", "run", "discover", "leave", "status"].map(help).concat();
