@@ -253,6 +253,25 @@ fn leave_by_hand(machine: &VirtualMachine) {
     assert!(machine.node.is_blank());
 }
 
+/// Asserts that the agent starts without the cluster's secret with the documented drop-in.
+#[track_caller]
+fn check_drop_in(machine: &VirtualMachine) {
+    let directory = "/etc/systemd/system/cbbootstrap-agent.service.d";
+    let script = format!(
+        "mkdir {directory}
+        cat >{directory}/no-secret.conf <<'END'\n{}END
+        rm /etc/cbbootstrap/secret
+        systemctl daemon-reload
+        systemctl restart --no-block cbbootstrap-agent",
+        documented(r"(?s)```ini\n(.*?)```")
+    );
+    machine.run(&script).ended_with(0);
+    // It asks the API, which knows the cluster's token.
+    machine.wait_until("the API refuses the agent", || {
+        machine.logs().contains("give all nodes the same secret")
+    });
+}
+
 #[test]
 fn instances_become_one_cluster_shrink_and_are_replaced() {
     let Some(scene) = Scene::share() else { return };
@@ -292,6 +311,7 @@ fn instances_become_one_cluster_shrink_and_are_replaced() {
     leave_by_hand(&machines[0]);
     wait_for_cluster(&servers, 2);
     assert!(servers.wiped().is_empty());
+    check_drop_in(&machines[0]);
 }
 
 #[test]

@@ -365,7 +365,7 @@ fn the_units_header_and_the_page_agree() {
     let page = read("docs/agent.md");
     let header = read("examples/cbbootstrap-agent.service").replace("/usr/local/bin/", "");
     let header = words(&header.replace("#   ", "")).join(" ");
-    for block in [r"(?s)```sh\n(sudo systemd-run .*?)```"] {
+    for block in [r"(?s)```sh\n(sudo systemd-run .*?)```", r"(?s)```ini\n(.*?)```"] {
         let block = &pattern(block).captures(&page).unwrap()[1];
         let block = words(block).join(" ");
         assert!(header.contains(&block), "{block}\n{header}");
