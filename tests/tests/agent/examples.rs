@@ -358,6 +358,28 @@ fn the_agent_accepts_every_command_line_in_the_examples() {
     }
 }
 
+/// The volume of a node that has not left may have the only copy of data.
+#[test]
+fn a_volume_is_deleted_only_after_its_node_has_left() {
+    for (path, joined) in [
+        ("docs/kubernetes.md", &["leave --timeout 12h", "--replicas=3"][..]),
+        ("examples/kubernetes.yaml", &["leave --timeout 12h", "--replicas=3"]),
+        ("examples/compose.yaml", &["leave --timeout 12h"]),
+        // The commands run on several machines.
+        ("examples/swarm.yaml", &["docker rm CONTAINER"]),
+    ] {
+        let text = read(path);
+        for part in joined {
+            let line = text.lines().find(|line| line.contains(part));
+            assert!(line.is_some_and(|line| line.ends_with(" &&")), "{path}: {line:?}");
+        }
+        assert!(
+            text.contains("until `leave` exits with 0") || text.contains("until it exits with 0"),
+            "{path}"
+        );
+    }
+}
+
 /// The unit's header and the agent's page have the same commands and settings.
 #[test]
 fn the_units_header_and_the_page_agree() {
