@@ -177,3 +177,24 @@ fn the_workflow_updates_only_its_comment() {
         assert_eq!(fs::read_to_string(comment).unwrap(), format!("{marker}\nthe plan\n"));
     }
 }
+
+/// Programs that look for the latest release do not get a candidate.
+#[test]
+fn releases_of_candidates_are_pre_releases() {
+    let file = programs::workspace().join(".github/workflows/release.yml");
+    let workflow: Value = serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let mut scripts =
+        steps(&workflow["jobs"]["publish"]).iter().filter_map(|step| step["run"].as_str());
+    let script = scripts.find(|script| script.contains("gh release create")).unwrap();
+    for (tag, is_candidate) in [("v1.0.0", false), ("v1.0.0-rc.1", true)] {
+        let directory = tempfile::tempdir().unwrap();
+        programs::write_script(&directory.path().join("gh"), "#!/bin/sh\necho \"$*\"\n");
+        let user = User::default()
+            .with_programs(directory.path())
+            .with("GITHUB_REPOSITORY", "owner/name")
+            .with("GITHUB_REF_NAME", tag);
+        let ended = Ended::of(&mut user.program(Path::new("bash"), &["-ec", script])).ended_with(0);
+        assert!(ended.stdout.starts_with(&format!("release create {tag} ")), "{ended}");
+        assert_eq!(ended.stdout.contains("--prerelease"), is_candidate, "{ended}");
+    }
+}
