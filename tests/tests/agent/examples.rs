@@ -358,6 +358,22 @@ fn the_agent_accepts_every_command_line_in_the_examples() {
     }
 }
 
+#[test]
+fn images_have_the_version_of_the_workspace() {
+    let image = pattern(r"\bcbbootstrap(?:-agent)?:(\d+\.[\w.-]+)");
+    for (path, count) in [
+        ("Dockerfile", 2),
+        ("examples/compose.yaml", 1),
+        ("examples/kubernetes.yaml", 2),
+        ("examples/swarm.yaml", 1),
+    ] {
+        let text = read(path);
+        let versions: Vec<_> =
+            image.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+        assert_eq!(versions, vec![env!("CARGO_PKG_VERSION"); count], "{path}");
+    }
+}
+
 /// The volume of a node that has not left may have the only copy of data.
 #[test]
 fn a_volume_is_deleted_only_after_its_node_has_left() {
