@@ -659,6 +659,9 @@ fn the_swarm_stack_fits_together() {
     assert!(!text.replace("$$", "").contains('$'), "Docker would replace it");
     let service = &stack["services"]["couchbase"];
     assert_eq!(service["deploy"]["mode"], "global");
+    // Swarm does not wait until an updated node is healthy.
+    let update = &service["deploy"]["update_config"];
+    assert_eq!((&update["parallelism"], &update["delay"]), (&Value::from(1), &Value::from("5m")));
     let variables: BTreeMap<String, String> =
         serde_json::from_value(service["environment"].clone()).unwrap();
     assert_eq!(service["hostname"], variables["CBBOOTSTRAP_NODE"].as_str());
