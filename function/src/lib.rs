@@ -25,3 +25,19 @@ pub mod table;
 
 /// The OpenAPI 3.0.3 document of the API, served at `/swagger.yaml`.
 pub const CONTRACT: &str = include_str!("../../swagger.yaml");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contract_has_the_version_of_the_crate() {
+        let version = env!("CARGO_PKG_VERSION");
+        for line in [
+            format!("\n  version: {version}\n"),
+            format!("\n        version: {{ type: string, example: {version} }}\n"),
+        ] {
+            assert!(CONTRACT.contains(&line), "swagger.yaml has no line `{}`", line.trim());
+        }
+    }
+}

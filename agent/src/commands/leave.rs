@@ -46,7 +46,7 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
     let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
-    let mut leaving = Leaving::default();
+    let mut leaving = Leaving { checks_name: true, ..Leaving::default() };
     clock.repeat(|| leaving.round(&here, printer))?;
     let initial_node = clock.repeat(|| leaving.report(&here).map(Some))?;
     let (cluster_id, node) =
@@ -57,6 +57,8 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 
 #[derive(Default)]
 pub(super) struct Leaving {
+    /// Whether to refuse another name than the record's. A machine that ends does not wait for that.
+    checks_name: bool,
     is_checked: bool,
     /// The record's generation, where it is known.
     generation: Option<u64>,
@@ -96,7 +98,7 @@ impl Leaving {
         };
         if !self.is_checked {
             self.check(here, &view)?;
-            self.is_checked = true;
+            self.is_checked = view.this().is_some();
         }
         // A rebalance that this run started has reached its purpose only when the node is out.
         let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
@@ -162,24 +164,36 @@ impl Leaving {
         })
     }
 
-    /// The server must belong to the API's cluster, if the API has one, and another member must remain.
+    /// The server must belong to the API's cluster, if the API has one, under this node's name, and another member must remain.
     fn check(&mut self, here: &Here, view: &View) -> Result<(), Interrupt> {
         let node = &here.identity.node;
+        let other_name = view.this().map(|this| &this.name);
+        let other_name =
+            other_name.filter(|name| self.checks_name && **name != node.host().to_string());
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
+            Ok(None) => return Ok(()),
             // The last step needs the API; the data can already move.
-            Ok(None) | Err(ApiError::Temporary(_)) => return Ok(()),
+            Err(ApiError::Temporary(_)) if other_name.is_none() => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         self.generation = Some(record.generation);
+        // A server has another name than its agent where an operator added it, or where it has none (`127.0.0.1`). The record then
+        // does not list the server's.
+        let recorded =
+            record.nodes().into_iter().find(|node| other_name == Some(&node.host().to_string()));
         let is_only_member =
             record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
-        let failure = match &record.cluster_uuid {
-            Some(recorded) if recorded != own => Failure::refused(format!(
+        let failure = match (&record.cluster_uuid, recorded) {
+            (Some(recorded), _) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, and that of `{id}` is {recorded}; nothing was changed"
             ))
             .hint("pass the `--cluster-id` with which `up` ran on this node"),
+            (_, Some(recorded)) => Failure::refused(format!(
+                "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left; nothing was changed"
+            ))
+            .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
             _ if is_only_member && view.nodes.len() > 1 => Failure::refused(format!(
                 "this is the only member of `{id}` that the API knows, so no node could join without it; nothing was changed"
             ))

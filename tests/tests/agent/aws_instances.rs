@@ -16,6 +16,7 @@ use cbbootstrap_tests::{
     couchbase::{Membership, Rebalanced, Servers},
     ec2::{Host, LaunchTemplate, VirtualMachine},
     ministack::MiniStack,
+    pattern::pattern,
     process::wait_until,
     programs,
     proxy::{Fault, Proxy},
@@ -201,6 +202,76 @@ fn check_user_data(machine: &VirtualMachine) {
     assert_eq!(calls.matches("mkfs.xfs").count(), 1, "{calls}");
 }
 
+/// Asserts that an agent that waits does not hold up the boot, and is stopped before Couchbase Server at a shutdown.
+#[track_caller]
+fn check_ordering(machine: &VirtualMachine) {
+    let show = |property: &str, unit: &str| {
+        let show = format!("systemctl show --property={property} --value {unit}");
+        machine.run(&show).ended_with(0).stdout
+    };
+    let unit = "cbbootstrap-agent.service";
+    assert!(show("Wants", "multi-user.target").contains(unit));
+    let after = show("After", "multi-user.target");
+    assert!(!after.contains(unit), "{after}");
+    for (property, target) in [
+        ("After", "basic.target"),
+        ("After", "couchbase-server.service"),
+        ("After", "network-online.target"),
+        ("Before", "shutdown.target"),
+        ("Conflicts", "shutdown.target"),
+    ] {
+        let targets = show(property, unit);
+        assert!(targets.contains(target), "{property}: {targets}");
+    }
+}
+
+/// The block of `docs/agent.md` that this pattern captures.
+fn documented(block: &str) -> String {
+    let page = fs::read_to_string(programs::workspace().join("docs/agent.md")).unwrap();
+    pattern(block).captures(&page).unwrap()[1].to_owned()
+}
+
+/// Runs the documented `leave` on a node that has its name only from `agent.env`.
+#[track_caller]
+fn leave_by_hand(machine: &VirtualMachine) {
+    let command = documented(r"(?s)```sh\nsudo (systemd-run .*?)```");
+    // systemd-run waits with the help of D-Bus, which the instance does not have.
+    let waits = "--wait --pipe --collect";
+    assert!(command.contains(waits), "{command}");
+    let command = command.replace(waits, "--unit=leave --remain-after-exit");
+    let name = machine.node.address();
+    let script = format!(
+        "echo CBBOOTSTRAP_NODE={name} >>/etc/cbbootstrap/agent.env
+        systemctl set-environment CBBOOTSTRAP_NODE=other.example.com
+        {command}"
+    );
+    machine.run(&script).ended_with(0);
+    let substate = "systemctl show --property=SubState --value leave";
+    machine.wait_until("the node has left", || machine.run(substate).stdout.trim() != "running");
+    let journal = machine.run("journalctl --unit leave --output cat --no-pager");
+    assert!(journal.stdout.contains(&format!("`{name}` has left")), "{journal}");
+    assert!(machine.node.is_blank());
+}
+
+/// Asserts that the agent starts without the cluster's secret with the documented drop-in.
+#[track_caller]
+fn check_drop_in(machine: &VirtualMachine) {
+    let directory = "/etc/systemd/system/cbbootstrap-agent.service.d";
+    let script = format!(
+        "mkdir {directory}
+        cat >{directory}/no-secret.conf <<'END'\n{}END
+        rm /etc/cbbootstrap/secret
+        systemctl daemon-reload
+        systemctl restart --no-block cbbootstrap-agent",
+        documented(r"(?s)```ini\n(.*?)```")
+    );
+    machine.run(&script).ended_with(0);
+    // It asks the API, which knows the cluster's token.
+    machine.wait_until("the API refuses the agent", || {
+        machine.logs().contains("give all nodes the same secret")
+    });
+}
+
 #[test]
 fn instances_become_one_cluster_shrink_and_are_replaced() {
     let Some(scene) = Scene::share() else { return };
@@ -237,7 +308,10 @@ fn instances_become_one_cluster_shrink_and_are_replaced() {
     wait_for_failover(&servers);
     machines.extend(group.launch_all(1));
     wait_for_cluster(&servers, 3);
+    leave_by_hand(&machines[0]);
+    wait_for_cluster(&servers, 2);
     assert!(servers.wiped().is_empty());
+    check_drop_in(&machines[0]);
 }
 
 #[test]
@@ -263,6 +337,7 @@ fn spot_interruption_reboot_and_rolling_update_keep_the_cluster() {
     let rebooted = &machines[0];
     rebooted.reboot();
     rebooted.wait_until_ready();
+    check_ordering(rebooted);
     one_cluster(&servers, 3);
     assert_eq!(group.rebalances(), rebalances);
     // The user data has not run again.

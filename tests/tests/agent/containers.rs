@@ -79,8 +79,8 @@ impl Example {
         let lines = comment.filter_map(|line| line.strip_prefix("#   "));
         let text = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
         let text = names.iter().fold(text, |text, (name, here)| text.replace(name, here));
-        let commands = text.lines().map(|line| line.split("  #").next().unwrap().trim());
-        commands.map(str::to_owned).collect()
+        let commands = text.lines().map(|line| line.split("  #").next().unwrap());
+        commands.map(|line| line.trim_end_matches("&&").trim().to_owned()).collect()
     }
 
     /// The first command with this start.

@@ -359,6 +359,58 @@ fn the_agent_accepts_every_command_line_in_the_examples() {
 }
 
 #[test]
+fn images_have_the_version_of_the_workspace() {
+    let image = pattern(r"\bcbbootstrap(?:-agent)?:(\d+\.[\w.-]+)");
+    for (path, count) in [
+        ("Dockerfile", 2),
+        ("examples/compose.yaml", 1),
+        ("examples/kubernetes.yaml", 2),
+        ("examples/swarm.yaml", 1),
+    ] {
+        let text = read(path);
+        let versions: Vec<_> =
+            image.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+        assert_eq!(versions, vec![env!("CARGO_PKG_VERSION"); count], "{path}");
+    }
+}
+
+/// The volume of a node that has not left may have the only copy of data.
+#[test]
+fn a_volume_is_deleted_only_after_its_node_has_left() {
+    for (path, joined) in [
+        ("docs/kubernetes.md", &["leave --timeout 12h", "--replicas=3"][..]),
+        ("examples/kubernetes.yaml", &["leave --timeout 12h", "--replicas=3"]),
+        ("examples/compose.yaml", &["leave --timeout 12h"]),
+        // The commands run on several machines.
+        ("examples/swarm.yaml", &["docker rm CONTAINER"]),
+    ] {
+        let text = read(path);
+        for part in joined {
+            let line = text.lines().find(|line| line.contains(part));
+            assert!(line.is_some_and(|line| line.ends_with(" &&")), "{path}: {line:?}");
+        }
+        assert!(
+            text.contains("until `leave` exits with 0") || text.contains("until it exits with 0"),
+            "{path}"
+        );
+    }
+}
+
+/// The unit's header and the agent's page have the same commands and settings.
+#[test]
+fn the_units_header_and_the_page_agree() {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let page = read("docs/agent.md");
+    let header = read("examples/cbbootstrap-agent.service").replace("/usr/local/bin/", "");
+    let header = words(&header.replace("#   ", "")).join(" ");
+    for block in [r"(?s)```sh\n(sudo systemd-run .*?)```", r"(?s)```ini\n(.*?)```"] {
+        let block = &pattern(block).captures(&page).unwrap()[1];
+        let block = words(block).join(" ");
+        assert!(header.contains(&block), "{block}\n{header}");
+    }
+}
+
+#[test]
 fn the_examples_use_only_known_variables_and_options() {
     let known = ["", "up", "run", "discover", "leave", "status"].map(help).concat();
     let variable = pattern(r"\bCB(?:BOOTSTRAP|_REST)_[A-Z_]+\b");
@@ -402,6 +454,11 @@ fn systemd_accepts_the_unit() {
     let lines: Vec<_> = unit.lines().collect();
     for line in [
         "After=network-online.target couchbase-server.service",
+        "DefaultDependencies=no",
+        "Requires=sysinit.target",
+        "After=sysinit.target basic.target",
+        "Conflicts=shutdown.target",
+        "Before=shutdown.target",
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
         "Type=notify",
@@ -413,6 +470,15 @@ fn systemd_accepts_the_unit() {
         assert!(lines.contains(&line), "{line}");
     }
     assert!(!lines.iter().any(|line| line.starts_with("ExecStop")));
+    // The packages require only systemd 247, which has no specifier for the credentials' directory.
+    for (path, requirement) in [
+        ("packaging/deb/control", "systemd (>= 247)"),
+        ("packaging/agent.spec", "Requires: systemd >= 247\n"),
+        ("docs/agent.md", "systemd 247"),
+    ] {
+        assert!(read(path).contains(requirement), "{path}");
+    }
+    assert!(!lines.iter().any(|line| line.contains("=%d")));
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         return;
     }
@@ -593,6 +659,9 @@ fn the_swarm_stack_fits_together() {
     assert!(!text.replace("$$", "").contains('$'), "Docker would replace it");
     let service = &stack["services"]["couchbase"];
     assert_eq!(service["deploy"]["mode"], "global");
+    // Swarm does not wait until an updated node is healthy.
+    let update = &service["deploy"]["update_config"];
+    assert_eq!((&update["parallelism"], &update["delay"]), (&Value::from(1), &Value::from("5m")));
     let variables: BTreeMap<String, String> =
         serde_json::from_value(service["environment"].clone()).unwrap();
     assert_eq!(service["hostname"], variables["CBBOOTSTRAP_NODE"].as_str());

@@ -687,7 +687,7 @@ fn health_and_metrics_follow_the_node() {
         "cbbootstrap_agent_machine_ends 0",
         "cbbootstrap_agent_cluster_balanced 1",
         r#"cbbootstrap_agent_cluster_nodes{membership="active"} 1"#,
-        r#"cbbootstrap_agent_info{version="0.1.0"} 1"#,
+        concat!("cbbootstrap_agent_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         "cbbootstrap_agent_refusals_total 0",
     ] {
         assert!(metrics.lines().any(|actual| actual == line), "{line}: {metrics}");

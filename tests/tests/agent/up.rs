@@ -459,6 +459,34 @@ fn a_blank_machine_cannot_leave_under_a_members_name() {
     assert_eq!(agents.record()["nodes"], json!([servers[0].address()]));
 }
 
+/// The server would leave, and the record would keep the name with which it joined.
+#[test]
+fn a_node_does_not_leave_under_another_name() {
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
+    let leave = |args: &[&str], name: &str| {
+        let args = [&["leave"], args].concat();
+        Ended::of(agents.command(&servers[1], &args).env("CBBOOTSTRAP_NODE", name))
+    };
+    let own = servers[1].address();
+    let refused = leave(&[], "node.example.com");
+    refused.failed(5, &format!("the API knows this server as `{own}`"));
+    assert!(refused.stderr.contains(&format!("`--node {own}`")), "{refused}");
+    // Only the record tells.
+    let away = ["--api", "http://127.0.0.1:1", "--timeout", "2s"];
+    leave(&away, "node.example.com").failed(3, "does not answer");
+    one_cluster(&servers, 3);
+    assert_eq!(agents.record()["nodes"].as_array().map(Vec::len), Some(3));
+
+    // A server that is not in the record under its own name, because an operator added it, leaves under any.
+    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": own});
+    let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
+    assert_eq!(left.status, 200, "{left:?}");
+    leave(&[], "node.example.com").ended_with(0);
+    assert!(servers[1].is_blank());
+    assert_eq!(agents.record()["nodes"].as_array().map(Vec::len), Some(2));
+}
+
 /// The record would name a node that is gone as the only one to join: nothing is moved.
 #[test]
 fn the_only_recorded_member_does_not_leave() {

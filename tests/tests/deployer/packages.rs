@@ -224,3 +224,42 @@ fn packing_is_reproducible_and_binstall_finds_the_archive() {
     }
     assert!(list.lines().any(|entry| entry == format!("{name}/cbbootstrap-agent")), "{list}");
 }
+
+/// With a stand-in for `docker`, which logs its arguments and the files of its context.
+#[test]
+fn images_are_built_from_the_archives_and_pushed_to_a_registry() {
+    let version = format!("1.0.0-rc.1-{}", std::env::consts::ARCH);
+    let release = tempfile::tempdir().unwrap();
+    let images = [("server", "cbbootstrap"), ("agent", "cbbootstrap-agent")];
+    for (_, program) in images {
+        let name = format!("{program}-{version}-unknown-linux-gnu");
+        fs::create_dir(release.path().join(&name)).unwrap();
+        fs::write(release.path().join(&name).join(program), "").unwrap();
+        let mut tar = Command::new("tar");
+        tar.current_dir(&release).args(["-czf", &format!("{name}.tar.gz"), &name]);
+        assert!(tar.status().unwrap().success());
+    }
+    let docker = "#!/bin/sh\nfor last; do :; done\n\
+                  echo \"$* $(ls \"$last\" 2>/dev/null | tr '\\n' ' ')\" >>\"$HOME/calls\"\n";
+    let stand_ins = tempfile::tempdir().unwrap();
+    programs::write_script(&stand_ins.path().join("docker"), docker);
+    let release = release.path().to_str().unwrap();
+    for (args, registry) in [(vec![release], ""), (vec![release, "ghcr.io/us"], "ghcr.io/us/")] {
+        let user = User::default().with_programs(stand_ins.path());
+        let script = programs::workspace().join("scripts/images");
+        Ended::of(&mut user.program(&script, &args)).ended_with(0);
+        let calls = fs::read_to_string(user.home.path().join("calls")).unwrap();
+        let mut calls = calls.lines();
+        for (target, program) in images {
+            let build = calls.next().unwrap();
+            let tag = format!("{registry}{program}:{version}");
+            assert!(build.starts_with(&format!("build --file Dockerfile --target {target} ")));
+            assert!(build.contains(&format!(" --tag {tag} ")), "{build}");
+            assert!(build.ends_with(&format!("{program} ")), "{build}");
+            if !registry.is_empty() {
+                assert_eq!(calls.next().unwrap().trim_end(), format!("push {tag}"));
+            }
+        }
+        assert_eq!(calls.next(), None);
+    }
+}

@@ -1,8 +1,16 @@
 //! The CloudFormation templates, checked by cfn-lint, and the workflow for GitHub Actions.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use cbbootstrap_tests::{cli::User, pattern::pattern, programs, python};
+use cbbootstrap_tests::{
+    cli::{Ended, User},
+    pattern::pattern,
+    programs, python,
+};
 use serde_yaml::Value;
 
 fn templates() -> Vec<(PathBuf, String)> {
@@ -127,4 +135,66 @@ fn the_command_accepts_the_options_of_the_workflow() {
         }
     }
     assert_eq!(commands, ["package", "plan", "deploy", "smoke"]);
+}
+
+/// The workflow of a pull request may have other comments of the same author.
+#[test]
+fn the_workflow_updates_only_its_comment() {
+    let workflow = workflow();
+    let scripts = steps(&workflow["jobs"]["plan"]).iter().filter_map(|step| step["run"].as_str());
+    let scripts: Vec<_> = scripts.filter(|script| script.contains("gh ")).collect();
+    let [script] = scripts[..] else { panic!("{scripts:?}") };
+    let marker = "<!-- cbbootstrap-plan prod -->";
+    for (found, call) in [
+        ("", "--method POST repos/owner/name/issues/5/comments"),
+        ("42\n43\n", "--method PATCH repos/owner/name/issues/comments/42"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("plan.md"), "the plan\n").unwrap();
+        fs::write(directory.path().join("found"), found).unwrap();
+        let gh = "#!/bin/sh\n\
+                  echo \"$*\" >>\"$RUNNER_TEMP/calls\"\n\
+                  case \"$*\" in *--jq*) cat \"$RUNNER_TEMP/found\" ;; esac\n";
+        programs::write_script(&directory.path().join("gh"), gh);
+        let user = User::default()
+            .with_programs(directory.path())
+            .with("RUNNER_TEMP", directory.path().to_str().unwrap())
+            .with("GITHUB_REPOSITORY", "owner/name")
+            .with("CBBOOTSTRAP_ENV", "prod")
+            .with("NUMBER", "5");
+        let bash = Path::new("bash");
+        Ended::of(&mut user.program(bash, &["-ec", script])).ended_with(0);
+        let calls = fs::read_to_string(directory.path().join("calls")).unwrap();
+        let [list, change] = calls.lines().collect::<Vec<_>>()[..] else { panic!("{calls}") };
+        for part in
+            ["issues/5/comments", "github-actions[bot]", &format!("startswith(\"{marker}\")")]
+        {
+            assert!(list.contains(part), "{list}");
+        }
+        let comment = directory.path().join("comment.md");
+        assert!(change.contains(call), "{change}");
+        assert!(change.ends_with(&format!("body=@{}", comment.display())), "{change}");
+        assert_eq!(fs::read_to_string(comment).unwrap(), format!("{marker}\nthe plan\n"));
+    }
+}
+
+/// Programs that look for the latest release do not get a candidate.
+#[test]
+fn releases_of_candidates_are_pre_releases() {
+    let file = programs::workspace().join(".github/workflows/release.yml");
+    let workflow: Value = serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let mut scripts =
+        steps(&workflow["jobs"]["publish"]).iter().filter_map(|step| step["run"].as_str());
+    let script = scripts.find(|script| script.contains("gh release create")).unwrap();
+    for (tag, is_candidate) in [("v1.0.0", false), ("v1.0.0-rc.1", true)] {
+        let directory = tempfile::tempdir().unwrap();
+        programs::write_script(&directory.path().join("gh"), "#!/bin/sh\necho \"$*\"\n");
+        let user = User::default()
+            .with_programs(directory.path())
+            .with("GITHUB_REPOSITORY", "owner/name")
+            .with("GITHUB_REF_NAME", tag);
+        let ended = Ended::of(&mut user.program(Path::new("bash"), &["-ec", script])).ended_with(0);
+        assert!(ended.stdout.starts_with(&format!("release create {tag} ")), "{ended}");
+        assert_eq!(ended.stdout.contains("--prerelease"), is_candidate, "{ended}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use cbbootstrap_tests::{http, local::Local, programs, python};
+use serde_json::Value;
 use tempfile::tempdir;
 
 #[test]
@@ -13,6 +14,20 @@ fn the_served_contract_is_the_file() {
     let file = std::fs::read_to_string(programs::workspace().join("swagger.yaml")).unwrap();
     assert!(answer.status == 200 && answer.body == file);
     assert_eq!(answer.headers["content-type"], "application/yaml");
+}
+
+/// What `Local` never answers, and Schemathesis does not see.
+#[test]
+fn the_contract_describes_hidden_docs_and_answers_of_the_gateway() {
+    let file = std::fs::read_to_string(programs::workspace().join("swagger.yaml")).unwrap();
+    let contract: Value = serde_yaml::from_str(&file).unwrap();
+    let hidden = &contract["paths"]["/docs"]["get"]["responses"]["404"];
+    assert!(hidden["description"].as_str().unwrap().contains("`route_not_found`"), "{hidden}");
+    let unavailable = &contract["components"]["responses"]["Unavailable"];
+    assert!(unavailable["content"]["application/json"].is_object());
+    // API Gateway's own 503 does not have it.
+    let retry_after = &unavailable["headers"]["Retry-After"];
+    assert!(retry_after.is_object() && retry_after["required"].is_null(), "{retry_after}");
 }
 
 #[test]

@@ -500,6 +500,8 @@ async fn a_deployment_may_require_tokens_and_leases_and_hide_its_docs() {
     for (path, status) in [("/", 200), ("/swagger.yaml", 200), ("/docs", 404), (docs, 404)] {
         assert_eq!(ask("GET", path, None, json!({})).await["statusCode"], status, "{path}");
     }
+    let hidden = ask("GET", "/docs", None, json!({})).await;
+    assert_eq!(code(&hidden).as_deref(), Some("route_not_found"));
     let about = ask("GET", "/", None, json!({})).await;
     assert!(!about["body"].as_str().unwrap().contains("docs"), "{about}");
     let without = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a"});
