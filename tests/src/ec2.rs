@@ -110,7 +110,7 @@ const MASKED: [&str; 4] = [
 pub struct Host {
     docker: Machine,
     /// Declared after the machine, which writes there.
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 /// What instances are launched with.
@@ -141,8 +141,7 @@ impl Host {
         let directory = tempfile::tempdir().expect("temporary directories can be made");
         let docker = Machine::on_this_network(directory.path())?;
         docker.docker(&["import", &archive.display().to_string(), IMAGE]);
-        fs::create_dir(directory.path().join("python")).expect("the directory can be written");
-        Ok(Self { docker, directory })
+        Ok(Self { docker, _directory: directory })
     }
 
     /// Boots a new instance in this Availability Zone. Its server is a blank node.
@@ -177,7 +176,7 @@ impl Host {
         let name = format!("node-{}", node.address());
         let docker = &self.docker;
         let vm = VirtualMachine { node, instance, docker, name, directory, _power: power };
-        vm.create(&self.directory.path().join("python"));
+        vm.create();
         vm
     }
 }
@@ -222,14 +221,17 @@ fn write_root(root: &Path, user_data: &str, variables: &[(&str, &str)]) {
 }
 
 impl VirtualMachine<'_> {
-    fn create(&self, python_cache: &Path) {
+    fn create(&self) {
         let packages = python::packages();
+        // Compiling the AWS CLI takes seconds on each instance, and once for all.
+        let python_cache = programs::target().join("python-on-instances");
+        fs::create_dir_all(&python_cache).expect("the target directory can be written");
         let log = self.directory.path().join("log");
         let mounts = [
             (Path::new("/sys/fs/cgroup"), "/sys/fs/cgroup"),
             (&log, "/var/log"),
             (&packages, "/opt/aws-cli:ro"),
-            (python_cache, "/var/cache/python"),
+            (&python_cache, "/var/cache/python"),
         ];
         let mounts = mounts.map(|(from, to)| format!("--volume={}:{to}", from.display()));
         let is_first = !Path::new("/sys/fs/cgroup/cgroup.controllers").exists();

@@ -1,9 +1,7 @@
 //! A proxy between `cbbootstrap` and the AWS stand-in. It names calls, makes them fail as AWS would, and simulates stack statuses that
 //! the stand-in does not have. In front of other servers, it makes requests fail.
 //!
-//! ```no_run
-//! # use std::time::Duration;
-//! # use cbbootstrap_tests::{ministack::MiniStack, proxy::{Fault, Play, Proxy}};
+//! ```ignore
 //! let aws = MiniStack::start();
 //! let proxy = Proxy::start(&aws);
 //! proxy.fault_on("s3:PutObject", 1, Fault::Throttle);

@@ -45,13 +45,18 @@ fn container() -> Option<Container> {
 /// Packs a program as this version.
 fn pack(program: &str, binary: &Path, version: &str) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
+    // Released programs have no symbols. Those of a program for tests are half of it.
+    let stripped = directory.path().join(program);
+    let strip = Command::new("strip").arg("-o").arg(&stripped).arg(binary).status();
+    assert!(strip.unwrap().success(), "{}", binary.display());
     let script = programs::workspace().join("scripts/pack");
     let user = User::default();
     let mut command = user.program(&script, &[program, TARGET]);
-    command.arg(binary).arg(directory.path()).env("VERSION", version);
+    command.arg(&stripped).arg(directory.path()).env("VERSION", version);
     // By default, the date of the last commit.
     command.env("SOURCE_DATE_EPOCH", "1700000000");
     Ended::of(&mut command).ended_with(0);
+    fs::remove_file(stripped).unwrap();
     directory
 }
 
