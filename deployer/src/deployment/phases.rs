@@ -46,6 +46,13 @@ struct Storage {
     table_options: TableSettings,
 }
 
+impl Storage {
+    fn has_new_settings(&self) -> bool {
+        let Self { table, table_options } = self;
+        table.as_ref().is_some_and(|table| table.new_settings(table_options).is_some())
+    }
+}
+
 /// What the stack needs next.
 enum Next {
     Nothing(Stack),
@@ -120,13 +127,13 @@ impl<'a> Preparation<'a> {
             // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
-        let is_new_table = self.storage.as_ref().is_some_and(|storage| storage.table.is_none());
-        let new_table = self.storage.take_if(|_| is_new_table);
+        // New settings of an existing table wait for the questions.
+        let storage = self.storage.take_if(|storage| !storage.has_new_settings());
         let up_to_date = self.up_to_date().cloned();
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
-        let table = self.ensure_table(new_table);
+        let table = self.ensure_table(storage);
         let bucket = async {
             let is_new = round == 0 && self.deployment.create_bucket(&self.bucket).await?;
             if needs_change_set {
@@ -155,9 +162,9 @@ impl<'a> Preparation<'a> {
             }
             (None, _, None) => return Err(stack::overtaken(&self.desired.name).into()),
         };
-        // After the questions, and before the stack: it may take the function's permission to use the table's former key.
-        let table = self.storage.take();
-        self.has_changed_storage |= self.ensure_table(table).await?;
+        // Before the stack, whose change may take the function's permission to use the table's former key.
+        let storage = self.storage.take();
+        self.has_changed_storage |= self.ensure_table(storage).await?;
         Ok(next)
     }
 
