@@ -41,7 +41,7 @@ fn alone(user: &User, args: &[&str]) -> Ended {
 fn two_places_build_the_same_function() {
     // The dependencies that were built there stay, as those here do.
     let elsewhere = programs::target().join("reproducible");
-    let copy = elsewhere.join("a/copy");
+    let copy = elsewhere.join("a copy");
     fs::create_dir_all(&copy).unwrap();
     let parts = [
         "Cargo.toml",

@@ -387,13 +387,23 @@ fn losing_stored_data_needs_confirmation() {
     let lost = "removes `OldLogs` and with it the logs in it";
     let planned = user.plan(artifact::small_zip(), &[]);
     assert_eq!(planned["losses"], json!([lost]), "{planned}");
-    let args = ["deploy", "--no-smoke", "--function-zip", artifact::small_zip()];
+    let mut args = vec![
+        "deploy",
+        "--no-smoke",
+        "--function-zip",
+        artifact::small_zip(),
+        "--max-write-units=7",
+    ];
     user.run(&args).failed(2, lost);
+    let changed = || proxy.count("dynamodb:UpdateTable");
+    assert_eq!(changed(), 0, "the table changes after the question");
     let left = aws.boto(
         "[c['ExecutionStatus'] for c in client('cloudformation').list_change_sets(StackName='cbbootstrap')['Summaries']]",
     );
     assert!(!left.as_array().unwrap().contains(&json!("AVAILABLE")), "{left}");
-    user.run(&[&args[..], &["--yes"]].concat()).ended_with(0);
+    args.push("--yes");
+    user.run(&args).ended_with(0);
+    assert_eq!(changed(), 1);
     let again = user.deploy(artifact::small_zip(), &[]).document();
     assert_eq!(again["changed"], json!(false), "{again}");
 }
