@@ -65,26 +65,15 @@ impl Signals {
     }
 }
 
-/// What a signal does to a change of a stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reaction {
-    /// Cancel the update, which rolls it back, and go on watching.
-    CancelUpdate,
-    /// Delete the stack that is being created, and go on watching.
-    DeleteStack,
-    /// Leave the rest to CloudFormation and exit.
-    Detach,
-}
-
-/// What a signal does to an operation. CloudFormation cannot cancel a deletion or a rollback. SIGTERM comes from a supervisor that
+/// The operation by which a signal cancels another; `None` leaves the rest to CloudFormation. SIGTERM comes from a supervisor that
 /// soon kills the program, which leaves no time to cancel.
-pub fn reaction(operation: Operation, cancellation: Cancellation, signal: Signal) -> Reaction {
-    match (signal, operation) {
-        _ if cancellation != Cancellation::None => Reaction::Detach,
-        (Signal::CtrlC, Operation::Update) => Reaction::CancelUpdate,
-        (Signal::CtrlC, Operation::Create) => Reaction::DeleteStack,
-        _ => Reaction::Detach,
-    }
+pub fn reaction(
+    operation: Operation,
+    cancellation: Cancellation,
+    signal: Signal,
+) -> Option<Operation> {
+    let cancels = signal == Signal::CtrlC && cancellation == Cancellation::None;
+    operation.reverse().filter(|_| cancels)
 }
 
 #[cfg(test)]
@@ -93,21 +82,21 @@ mod tests {
 
     #[test]
     fn signals_cancel_what_can_be_cancelled() {
-        use {Cancellation as C, Operation as O, Reaction as R, Signal::CtrlC, Signal::Terminate};
+        use {Cancellation as C, Operation as O, Signal::CtrlC, Signal::Terminate};
         for (operation, signal, expected) in [
-            (O::Create, CtrlC, R::DeleteStack),
-            (O::Update, CtrlC, R::CancelUpdate),
-            (O::Delete, CtrlC, R::Detach),
-            (O::Rollback, CtrlC, R::Detach),
-            (O::Create, Terminate, R::Detach),
-            (O::Update, Terminate, R::Detach),
-            (O::Delete, Terminate, R::Detach),
-            (O::Rollback, Terminate, R::Detach),
+            (O::Create, CtrlC, Some(O::Delete)),
+            (O::Update, CtrlC, Some(O::Rollback)),
+            (O::Delete, CtrlC, None),
+            (O::Rollback, CtrlC, None),
+            (O::Create, Terminate, None),
+            (O::Update, Terminate, None),
+            (O::Delete, Terminate, None),
+            (O::Rollback, Terminate, None),
         ] {
             let case = format!("{operation:?} {signal:?}");
             assert_eq!(reaction(operation, C::None, signal), expected, "{case}");
             for second in [C::Refused, C::Accepted] {
-                assert_eq!(reaction(operation, second, signal), R::Detach, "second {case}");
+                assert_eq!(reaction(operation, second, signal), None, "second {case}");
             }
         }
     }

@@ -155,7 +155,7 @@ impl Tester {
     async fn try_step(&self, step: &Step) -> StepResult {
         let started = Instant::now();
         loop {
-            let (saw, deadline) = match self.client.send(&step.request).await {
+            let (saw, deadline) = match self.client.send(step).await {
                 Err(error) => (error, Some(self.ready_by)),
                 Ok(answer) => {
                     let deadline = self.deadline(step, &answer, started);

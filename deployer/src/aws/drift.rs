@@ -16,29 +16,6 @@ use crate::stack::{Difference, Drift, Drifted};
 const DETECTION: Poll =
     Poll { patience: Duration::from_mins(5), hint: "`cbbootstrap status` shows the result later" };
 
-impl From<StackResourceDrift> for Drifted {
-    fn from(drift: StackResourceDrift) -> Self {
-        let status = drift.stack_resource_drift_status;
-        let differences = drift.property_differences.into_iter().flatten();
-        Self {
-            resource: drift.logical_resource_id.unwrap_or_default(),
-            kind: drift.resource_type.unwrap_or_default(),
-            status: status.map(|status| status.to_string()).unwrap_or_default(),
-            differences: differences.map(Difference::from).collect(),
-        }
-    }
-}
-
-impl From<PropertyDifference> for Difference {
-    fn from(difference: PropertyDifference) -> Self {
-        Self {
-            property: difference.property_path.unwrap_or_default(),
-            expected: difference.expected_value.unwrap_or_default(),
-            actual: difference.actual_value.unwrap_or_default(),
-        }
-    }
-}
-
 /// Lets CloudFormation compare every resource of the stack with its template.
 pub async fn detect(client: &Client, stack_id: &str) -> anyhow::Result<Drift> {
     let begun = client.detect_stack_drift().stack_name(stack_id).send().await;
@@ -69,7 +46,21 @@ pub async fn detect(client: &Client, stack_id: &str) -> anyhow::Result<Drift> {
     let checked = detection.timestamp.map(|time| time.to_string());
     Ok(Drift {
         reason: detection.detection_status_reason,
-        resources: Some(drifted.map(Drifted::from).collect()),
+        resources: Some(drifted.map(drifted_resource).collect()),
         ..Drift::new(detection.stack_drift_status, checked)
     })
+}
+
+fn drifted_resource(drift: StackResourceDrift) -> Drifted {
+    let difference = |it: PropertyDifference| Difference {
+        property: it.property_path.unwrap_or_default(),
+        expected: it.expected_value.unwrap_or_default(),
+        actual: it.actual_value.unwrap_or_default(),
+    };
+    Drifted {
+        resource: drift.logical_resource_id.unwrap_or_default(),
+        kind: drift.resource_type.unwrap_or_default(),
+        status: drift.stack_resource_drift_status.map(|it| it.to_string()).unwrap_or_default(),
+        differences: drift.property_differences.into_iter().flatten().map(difference).collect(),
+    }
 }

@@ -3,6 +3,7 @@
 use std::{error::Error, fmt::Display};
 
 use aws_credential_types::provider::error::CredentialsError;
+use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
 use aws_sdk_sts::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
@@ -208,20 +209,7 @@ pub fn is_transient<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     match error {
         SdkError::ServiceError(service) => {
             let code = service.err().code().unwrap_or_default();
-            [
-                "Throttling",
-                "ThrottlingException",
-                "RequestLimitExceeded",
-                "SlowDown",
-                "ServiceException",
-                "InternalServerError",
-                "TooManyRequestsException",
-                "ServiceUnavailable",
-                "InternalFailure",
-                "InternalError",
-            ]
-            .contains(&code)
-                || service.raw().status().as_u16() >= 500
+            THROTTLING_ERRORS.contains(&code) || service.raw().status().as_u16() >= 500
         }
         SdkError::ResponseError(_) | SdkError::TimeoutError(_) => true,
         // Missing credentials are a dispatch failure, too, but a permanent one. The SDK classifies a connection that breaks off

@@ -102,12 +102,7 @@ impl Aws {
             iam: client!(aws_sdk_iam),
             lambda: client!(aws_sdk_lambda),
             logs: client!(aws_sdk_cloudwatchlogs),
-            s3: client!(
-                aws_sdk_s3,
-                force_path_style(own_endpoint),
-                retry_classifier(s3::Conflict),
-                retry_classifier(s3::ClockSkew)
-            ),
+            s3: client!(aws_sdk_s3, force_path_style(own_endpoint), retry_classifier(s3::Retries)),
             sts: client!(aws_sdk_sts),
             credentials: credentials.clone(),
             identity: Arc::default(),

@@ -26,39 +26,22 @@ use crate::{failure::Failure, package::artifact::Artifact};
 /// How many artifacts of a stack are kept besides its current and its last one.
 const KEPT: usize = 5;
 
-/// Retries S3's refusal to make two changes of a bucket at the same time.
+/// Retries what the SDK does not.
 #[derive(Debug)]
-pub struct Conflict;
+pub struct Retries;
 
-impl ClassifyRetry for Conflict {
+impl ClassifyRetry for Retries {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        match context.response() {
-            Some(response)
-                if response.status().as_u16() == 409 && has_code(response, "OperationAborted") =>
-            {
-                RetryAction::transient_error()
-            }
-            _ => RetryAction::NoActionIndicated,
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        "conflict"
-    }
-}
-
-/// Retries refusals of HEAD requests while the clocks differ: the answer has no error code, by which the SDK would recognise it, but
-/// the next attempt is signed by S3's clock.
-#[derive(Debug)]
-pub struct ClockSkew;
-
-impl ClassifyRetry for ClockSkew {
-    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        match context.response() {
-            Some(response)
-                if response.status().as_u16() == 403
-                    && response.body().bytes().unwrap_or_default().is_empty()
-                    && clock_offset(response).is_some() =>
+        let Some(response) = context.response() else {
+            return RetryAction::NoActionIndicated;
+        };
+        match response.status().as_u16() {
+            // S3 refuses two changes of a bucket at the same time.
+            409 if has_code(response, "OperationAborted") => RetryAction::transient_error(),
+            // A refusal of a HEAD request has no error code, by which the SDK would recognise that the clocks differ. The next
+            // attempt is signed by S3's clock.
+            403 if response.body().bytes().unwrap_or_default().is_empty()
+                && clock_offset(response).is_some() =>
             {
                 RetryAction::server_error()
             }
@@ -67,7 +50,7 @@ impl ClassifyRetry for ClockSkew {
     }
 
     fn name(&self) -> &'static str {
-        "clock skew"
+        "S3"
     }
 }
 
@@ -216,7 +199,7 @@ impl Bucket {
                 "Condition": {"Bool": {"aws:SecureTransport": "false"}},
             }],
         });
-        // In sequence: S3 refuses two changes of a bucket at the same time, and `Conflict` retries only another deployer's.
+        // In sequence: S3 refuses two changes of a bucket at the same time, and `Retries` is for another deployer's.
         let encrypt =
             request!(self.put_bucket_encryption).server_side_encryption_configuration(encryption);
         encrypt.send().await.explain(format!("cannot encrypt bucket `{bucket}`"))?;

@@ -135,9 +135,11 @@ async fn plan(
         None
     } else {
         let step = printer.step("plan");
-        let (client, before) = (&aws.cloudformation, survey.stack.updatable());
-        let mode = UpdateMode::default();
-        let changes = deployment::create_draft(change_set, client, &desired, mode, before).await?;
+        let before = survey.stack.updatable();
+        let change_set =
+            change_set.insert(ChangeSet::new(&aws.cloudformation, &desired.name, before));
+        change_set.request(&desired, UpdateMode::default(), before).await?;
+        let changes = change_set.read().await?;
         step.done("change set created and read");
         changes
     };

@@ -11,7 +11,7 @@ use crate::{
     printer::{Printer, Step},
     prompt,
     settings::Place,
-    signals::{self, Reaction, Signal, Signals},
+    signals::{self, Signal, Signals},
     stack::{self, Cancellation, Operation, Stack, StackEvent},
 };
 
@@ -44,17 +44,18 @@ impl Follower<'_> {
                 status = watch.settle(step) => break status.map_err(|it| self.lost(it))?,
                 signal = signals.next() => signal,
             };
-            let reaction = signals::reaction(operation, cancellation, signal);
-            let cancels = match reaction {
-                Reaction::Detach => return Err(self.detached(operation, signal)),
-                Reaction::CancelUpdate => "cancelling the update",
-                Reaction::DeleteStack => "deleting the new stack",
+            let Some(reverse) = signals::reaction(operation, cancellation, signal) else {
+                return Err(self.detached(operation, signal));
+            };
+            let cancels = match reverse {
+                Operation::Delete => "deleting the new stack",
+                _ => "cancelling the update",
             };
             step.line(format_args!(
                 "Ctrl-C: {cancels}; press Ctrl-C again to leave it to CloudFormation"
             ));
             let cancelled = tokio::select! {
-                cancelled = self.cancel(reaction, &mut watch) => cancelled,
+                cancelled = self.cancel(reverse, &mut watch) => cancelled,
                 signal = signals.next() => return Err(self.detached(operation, signal)),
             };
             cancellation = match cancelled {
@@ -79,8 +80,8 @@ impl Follower<'_> {
     }
 
     /// `false` if it is too late.
-    async fn cancel(self, reaction: Reaction, watch: &mut Watch) -> anyhow::Result<bool> {
-        if reaction == Reaction::DeleteStack {
+    async fn cancel(self, reverse: Operation, watch: &mut Watch) -> anyhow::Result<bool> {
+        if reverse == Operation::Delete {
             cloudformation::request_deletion(self.client, watch.stack_id(), None).await?;
             watch.expect_deletion();
             return Ok(true);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use cluster::Launch;
 pub use follow::Follower;
-pub use phases::{build, create_draft, discard_after};
+pub use phases::{build, discard_after};
 pub use removal::Removal;
 pub use survey::{StackSurvey, Survey};
 pub use watch::Watch;

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     aws::{
-        cloudformation::{self, ChangeSet, UpdateMode},
+        cloudformation::{self, ChangeSet},
         dynamodb::{self, Table, TableChange, TableSettings},
         lambda,
         s3::Bucket,
@@ -267,7 +267,9 @@ impl<'a> Preparation<'a> {
         }
         let losses = stack::losses(&changes);
         if !losses.is_empty() {
-            confirm(&Risk::Losses(losses).question(&self.desired.name), yes, printer).await?;
+            let (name, losses) = (&self.desired.name, losses.join(", "));
+            let question = format!("This update of stack `{name}` {losses}. Continue?");
+            confirm(&question, yes, printer).await?;
         }
         Ok(Next::Change(watch, step))
     }
@@ -459,19 +461,6 @@ pub async fn build(source: ArtifactSource, printer: &Printer) -> anyhow::Result<
     let artifact = source.artifact(&mut step).await?;
     step.done(format_args!("{} bytes, sha256 {}", artifact.bytes.len(), artifact.sha256));
     Ok(artifact)
-}
-
-/// Creates a change set; `None` if it has no changes. `slot` holds it until it is executed.
-pub async fn create_draft(
-    slot: &mut Option<ChangeSet>,
-    client: &aws_sdk_cloudformation::Client,
-    desired: &DesiredStack,
-    mode: UpdateMode,
-    before: Option<&Stack>,
-) -> anyhow::Result<Option<Vec<Change>>> {
-    let change_set = slot.insert(ChangeSet::new(client, &desired.name, before));
-    change_set.request(desired, mode, before).await?;
-    change_set.read().await
 }
 
 /// Whether somebody else changed the stack after it was read.

@@ -3,13 +3,7 @@
 mod proxy;
 mod trust;
 
-use std::{
-    error::Error,
-    fmt::{Display, Formatter},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use aws_smithy_http_client::{
     Builder, Connector,
@@ -28,12 +22,13 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use axum::http::{Request, Uri};
 use cbbootstrap_cli::environment::variable;
+use thiserror::Error;
 
 use crate::{causes::causes, failure::Failure};
 use proxy::{Proxies, Proxy};
 use trust::Trust;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -182,7 +177,12 @@ pub fn origin(url: &Uri) -> Option<String> {
 }
 
 /// A host that could not be reached, and by which way.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error(
+    "cannot reach `{origin}`{}{}",
+    clause(" through the proxy ", .proxy.as_deref()),
+    clause(" with the certificates of ", .authorities.as_deref())
+)]
 pub struct Unreachable {
     /// Scheme, host and port.
     pub origin: String,
@@ -190,6 +190,10 @@ pub struct Unreachable {
     /// Where the trusted authorities come from, unless they are the system's.
     authorities: Option<String>,
     source: BoxError,
+}
+
+fn clause(before: &str, value: Option<&str>) -> String {
+    value.map(|value| format!("{before}{value}")).unwrap_or_default()
 }
 
 impl Unreachable {
@@ -225,25 +229,6 @@ impl Unreachable {
                 "check that the region exists, and that the network allows the connection; behind a proxy, set `HTTPS_PROXY`"
             }
         }
-    }
-}
-
-impl Display for Unreachable {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cannot reach `{}`", self.origin)?;
-        if let Some(proxy) = &self.proxy {
-            write!(f, " through the proxy {proxy}")?;
-        }
-        if let Some(authorities) = &self.authorities {
-            write!(f, " with the certificates of {authorities}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Error for Unreachable {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::steps::Step;
 use crate::{
     causes::causes,
     failure::{Exit, Failure},
@@ -38,14 +39,6 @@ pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
 }
 
 #[derive(Clone)]
-pub struct Request {
-    pub path: String,
-    /// `POST` if there is one.
-    pub body: Option<String>,
-    pub authorization: Authorization,
-}
-
-#[derive(Clone)]
 pub enum Authorization {
     /// A signature if there is a signer, otherwise the token of the test's clusters, as an API may require one.
     Caller,
@@ -67,8 +60,8 @@ impl Client {
     }
 
     /// Sends the request; an error says that there is no answer.
-    pub async fn send(&self, request: &Request) -> Result<Answer, String> {
-        let Request { path, body, authorization } = request;
+    pub async fn send(&self, step: &Step) -> Result<Answer, String> {
+        let Step { path, body, authorization, .. } = step;
         let url = format!("{}{path}", self.url);
         let (connect_to, host) = resolve_localhost(&url);
         let method = if body.is_some() { "POST" } else { "GET" };

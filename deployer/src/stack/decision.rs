@@ -143,8 +143,6 @@ pub enum Risk {
     ReplaceUsedStack {
         status: StackStatus,
     },
-    /// As [`losses`](super::losses) lists them.
-    Losses(Vec<String>),
 }
 
 impl Risk {
@@ -165,9 +163,6 @@ impl Risk {
             Self::ReplaceUsedStack { status } => format!(
                 "Stack `{stack}` is in {status} and must be deleted before it can be deployed again. Its endpoint and logs may be lost. Continue?"
             ),
-            Self::Losses(losses) => {
-                format!("This update of stack `{stack}` {}. Continue?", losses.join(", "))
-            }
         }
     }
 
@@ -185,7 +180,6 @@ impl Risk {
                 format!("removes the endpoint {current}, which nodes may call")
             }
             Self::ReplaceUsedStack { .. } => "deletes the rest of the stack".to_owned(),
-            Self::Losses(losses) => losses.join(", "),
         }
     }
 }
@@ -247,6 +241,15 @@ impl Operation {
         }
     }
 
+    /// The operation that cancels it; `None` if CloudFormation cannot cancel it.
+    pub fn reverse(self) -> Option<Self> {
+        match self {
+            Self::Create => Some(Self::Delete),
+            Self::Update => Some(Self::Rollback),
+            Self::Delete | Self::Rollback => None,
+        }
+    }
+
     pub fn succeeds_in(self, status: &StackStatus) -> bool {
         matches!(
             (self, status),
@@ -287,14 +290,11 @@ pub fn verdict(
                 .exit(Exit::Stopped)),
         };
     }
-    match (operation, cancellation) {
-        (Operation::Update, Cancellation::Accepted) if Operation::Rollback.succeeds_in(status) => {
-            cancelled("rolled back")
+    match (operation.reverse(), cancellation) {
+        (Some(reverse), Cancellation::Accepted) if reverse.succeeds_in(status) => {
+            cancelled(reverse.outcome())
         }
-        (Operation::Create, Cancellation::Accepted) if Operation::Delete.succeeds_in(status) => {
-            cancelled("deleted")
-        }
-        (Operation::Rollback, _) => Err(failed(name, status, events)
+        _ if operation == Operation::Rollback => Err(failed(name, status, events)
             .hint(format!(
                 "fix the cause and deploy again, or skip resources: `{} --resources-to-skip …`",
                 aws_command("continue-update-rollback", stack_id)

@@ -271,7 +271,7 @@ fn containers_and_machines_sign_in_without_the_proxy() {
     let container =
         user().with("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/keys", metadata.url));
     status(&container, &[]).failed(1, SIGNED_IN);
-    // As with the AWS CLI, a named profile without keys of its own ends the use of the environment's, not the search.
+    // As with the AWS CLI, a named profile without keys excludes those of the environment, but does not end the search.
     let with_keys = user()
         .with("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/keys", metadata.url))
         .with("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")

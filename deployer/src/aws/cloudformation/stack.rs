@@ -35,7 +35,7 @@ const STATUS_LAG: Duration = Duration::from_secs(30);
 pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> {
     let stack = describe(client, name).await.explain(format!("cannot read stack `{name}`"))?;
     match stack {
-        // Before its first change set is executed, a stack is empty, and belongs to whoever made that.
+        // Before its first change set is executed, a stack is empty, and belongs to the change set's creator.
         Some(stack) if stack.status == S::ReviewInProgress && !stack.ours => {
             let ours = has_only_our_change_sets(client, stack.name()).await?;
             Ok(Some(Stack { ours, ..stack }))
