@@ -53,10 +53,17 @@ impl Console {
 
     /// For errors that come before the options are known: JSON if the arguments ask for it.
     pub fn from_arguments() -> Self {
-        let arguments: Vec<_> = env::args_os().collect();
-        let is_json = arguments.iter().any(|argument| argument == "--output=json")
-            || arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json");
-        Self { output: if is_json { Output::Json } else { Output::Text }, progress: None }
+        let mut arguments = env::args_os().take_while(|argument| argument != "--");
+        let mut output = Output::default();
+        while let Some(argument) = arguments.next() {
+            let value = match argument.to_str() {
+                Some("--output") => arguments.next().and_then(|value| value.into_string().ok()),
+                argument => argument.and_then(|it| it.strip_prefix("--output=")).map(str::to_owned),
+            };
+            let given = value.and_then(|value| Output::from_str(&value, false).ok());
+            output = given.unwrap_or(output);
+        }
+        Self { output, progress: None }
     }
 
     pub fn is_json(&self) -> bool {

@@ -390,6 +390,15 @@ impl RecordsArgs {
         Ok(Keeper::Aws { table: self.table.table_name.clone(), access: self.access.clone() })
     }
 
+    /// A command line for one cluster of these records, in hints.
+    pub fn command_for(&self, command: &str, cluster_id: &str) -> String {
+        // An ID can look like an option.
+        let end_of_options = cluster_id.starts_with('-').then_some("--");
+        let rest: Vec<_> =
+            end_of_options.into_iter().chain([cluster_id]).map(str::to_owned).collect();
+        self.command(command, &rest)
+    }
+
     /// A command line for these records, in hints. `rest` is what follows the command.
     pub fn command(&self, command: &str, rest: &[String]) -> String {
         if self.local {

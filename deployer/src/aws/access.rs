@@ -40,7 +40,8 @@ const KEY_VARIABLES: [&str; 4] =
 /// In the AWS CLI's order of precedence; the SDK knows the second only.
 const TOKEN_VARIABLES: [&str; 2] = ["AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"];
 
-/// How the names of the variables begin that the SDK or this program reads. Others can be anything, a key in PEM for example.
+/// Prefixes of the variables that the SDK (aws-config 1.13) or this program reads. Any other variable may hold anything, such as a
+/// PEM key.
 const READ_BY_SDK: [&str; 33] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_ACCOUNT_ID",

@@ -146,19 +146,12 @@ impl Renewed {
             if let Some(keys) = environment {
                 provider = provider.with_custom_provider("Environment", keys);
             }
-            let imds = ImdsCredentialsProvider::builder().configure(&sources);
-            CredentialsProviderChain::first_try("Profile", provider.build())
-                .or_else(
-                    "WebIdentityToken",
-                    WebIdentityTokenCredentialsProvider::builder().configure(&sources).build(),
-                )
-                .or_else(
-                    "EcsContainer",
-                    EcsCredentialsProvider::builder().configure(&sources).build(),
-                )
-                .or_else("Ec2InstanceMetadata", imds.build())
-                .provide_credentials()
-                .await?
+            if profiles.has_credentials() {
+                provider.build().provide_credentials().await?
+            } else {
+                // As for a profile that only names a region.
+                elsewhere(&sources).provide_credentials().await?
+            }
         } else {
             let provider = config.credentials_provider();
             let provider = provider.ok_or_else(|| CredentialsError::not_loaded("no sources"))?;
@@ -170,6 +163,16 @@ impl Renewed {
     fn refused(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
         self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The SDK's sources besides the environment's keys and the profile.
+fn elsewhere(config: &ProviderConfig) -> CredentialsProviderChain {
+    let web_identity = WebIdentityTokenCredentialsProvider::builder().configure(config).build();
+    let container = EcsCredentialsProvider::builder().configure(config).build();
+    let instance = ImdsCredentialsProvider::builder().configure(config).build();
+    CredentialsProviderChain::first_try("WebIdentityToken", web_identity)
+        .or_else("EcsContainer", container)
+        .or_else("Ec2InstanceMetadata", instance)
 }
 
 fn is_current(credentials: &Credentials) -> bool {

@@ -102,15 +102,18 @@ impl Profiles {
 
     /// Checks that the profile in use exists: the SDK would use other credentials.
     pub fn check_selected(&self) -> Result<(), Failure> {
-        if self.set.get_profile(&self.selected).is_some() {
+        self.check_exists(&self.selected)
+    }
+
+    fn check_exists(&self, name: &str) -> Result<(), Failure> {
+        if self.set.get_profile(name).is_some() {
             return Ok(());
         }
         let hint = match self.names().as_slice() {
             [] => "there are no profiles: `aws configure --profile NAME` makes one".to_owned(),
             known => format!("there are: {}", known.join(", ")),
         };
-        let name = decode(&self.selected);
-        Err(Failure::new(format!("there is no AWS profile `{name}`")).hint(hint))
+        Err(Failure::new(format!("there is no AWS profile `{}`", decode(name))).hint(hint))
     }
 
     /// The value of a variable, or else of the profile's property.
@@ -139,7 +142,16 @@ impl Profiles {
 
     /// Checks the profiles that the credentials come from. The SDK would panic at some of their keys, and ignores what it cannot do.
     pub fn check_credentials(&self) -> Result<(), Failure> {
-        self.chain().into_iter().try_for_each(check_profile)
+        self.chain().into_iter().try_for_each(|profile| {
+            check_profile(profile)?;
+            match (profile.get("role_arn"), profile.get("source_profile")) {
+                (Some(_), Some(source)) => self.check_exists(source).map_err(|failure| {
+                    let name = decode(profile.name());
+                    failure.about(format_args!("`source_profile` of the profile `{name}`"))
+                }),
+                _ => Ok(()),
+            }
+        })
     }
 
     /// Where the keys come from, for messages: the property of the profile at the end of the roles; `None` without a profile.
@@ -147,6 +159,13 @@ impl Profiles {
         let profile = self.chain().pop()?;
         let property = SOURCES.iter().find(|property| profile.get(property).is_some())?;
         Some(format!("`{property}` of the profile `{}`", decode(profile.name())))
+    }
+
+    /// Whether the profile in use says where credentials come from, even if that is wrong.
+    pub fn has_credentials(&self) -> bool {
+        let profile = self.set.get_profile(&self.selected);
+        let is_set = |property: &&str| profile.is_some_and(|it| it.get(property).is_some());
+        SOURCES.iter().chain(&["role_arn", "source_profile"]).any(is_set)
     }
 
     /// The profile in use, and those of which each takes the keys of the next one for its role.

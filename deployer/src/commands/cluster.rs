@@ -256,8 +256,7 @@ impl<S: Store> Operator<'_, S> {
     async fn show(mut self, args: ClusterShowArgs) -> anyhow::Result<()> {
         let record = self.find(&args.cluster_id).await?.record.map_err(|error| {
             let id = escape_hidden(&args.cluster_id);
-            let forget =
-                self.records.command("forget", &["--".to_owned(), args.cluster_id.clone()]);
+            let forget = self.records.command_for("forget", &args.cluster_id);
             Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
                 .hint(format!("repair the item in DynamoDB, or end it with `{forget}`"))
         })?;
@@ -284,7 +283,7 @@ impl<S: Store> Operator<'_, S> {
             Err(_) => self.store.forget_unreadable(&row.cluster_id, now).await,
         };
         if !forgotten.map_err(|error| self.explain(&error))? {
-            let show = self.records.command("show", &["--".to_owned(), args.cluster_id]);
+            let show = self.records.command_for("show", &args.cluster_id);
             return Err(Failure::new(format!(
                 "the record of cluster `{id}` has changed since it was read; nothing was forgotten"
             ))

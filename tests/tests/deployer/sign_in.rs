@@ -280,6 +280,10 @@ fn containers_and_machines_sign_in_without_the_proxy() {
     fs::write(with_keys.home.path().join(".aws/config"), "[profile place]\nregion = us-east-1\n")
         .unwrap();
     status(&with_keys, &["--profile", "place"]).failed(1, SIGNED_IN);
+    // A wrong one does not lead to another identity.
+    let role = "[profile place]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = typo\n";
+    fs::write(with_keys.home.path().join(".aws/config"), role).unwrap();
+    status(&with_keys, &["--profile", "place"]).failed(1, "there is no AWS profile `typo`");
     let machine = user()
         .without("AWS_EC2_METADATA_DISABLED")
         .with("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata.url);
