@@ -47,7 +47,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                 let authorities = match &args.write_ca_cert {
                     Some(_) if !nodes.iter().any(has_authority) => {
                         return Err(Failure::refused(
-                            "the members have no certificate authority: Community Edition has no TLS",
+                            "no attested member has a certificate authority (Community Edition has no TLS)",
                         )
                         .hint("omit `--write-ca-cert`")
                         .into());

@@ -104,10 +104,7 @@ impl Launch<'_> {
         let Place { config, access, .. } = self.args.api.clone();
         let table = TableArgs { table_name: self.api.table().unwrap_or_default().to_owned() };
         let records = RecordsArgs { table, config, local: false, data: None, access };
-        let id = self.args.cluster_id.clone();
-        // An ID can look like an option.
-        let end_of_options = id.starts_with('-').then(|| "--".to_owned());
-        records.command("forget", &end_of_options.into_iter().chain([id]).collect::<Vec<_>>())
+        records.command_for("forget", &self.args.cluster_id)
     }
 
     /// A value for every parameter of the template. Omitted options keep the values of the stack, as a smaller volume or another

@@ -45,7 +45,9 @@ impl Follower<'_> {
                 signal = signals.next() => signal,
             };
             let Some(reverse) = signals::reaction(operation, cancellation, signal) else {
-                return Err(self.detached(operation, signal));
+                let is_cancelled = cancellation == Cancellation::Accepted;
+                let under_way = operation.reverse().filter(|_| is_cancelled).unwrap_or(operation);
+                return Err(self.detached(under_way, signal));
             };
             let cancels = match reverse {
                 Operation::Delete => "deleting the new stack",
@@ -56,7 +58,7 @@ impl Follower<'_> {
             ));
             let cancelled = tokio::select! {
                 cancelled = self.cancel(reverse, &mut watch) => cancelled,
-                signal = signals.next() => return Err(self.detached(operation, signal)),
+                signal = signals.next() => return Err(self.detached(reverse, signal)),
             };
             cancellation = match cancelled {
                 Ok(true) => Cancellation::Accepted,

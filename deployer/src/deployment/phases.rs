@@ -25,7 +25,7 @@ pub struct Preparation<'a> {
     launch: Option<&'a Launch<'a>>,
     bucket: Bucket,
     artifact: Artifact,
-    /// The API's table, until the first round has created it or changed its settings.
+    /// The API's table, until a round has created it or changed its settings.
     storage: Option<Storage>,
     desired: DesiredStack,
     /// Whether the table or the bucket had to be created or changed.
@@ -47,9 +47,13 @@ struct Storage {
 }
 
 impl Storage {
-    fn has_new_settings(&self) -> bool {
-        let Self { table, table_options } = self;
-        table.as_ref().is_some_and(|table| table.new_settings(table_options).is_some())
+    /// Whether a table exists that is to be changed.
+    fn changes_table(&self) -> bool {
+        let is_changed = |table: &Table| {
+            table.new_settings(&self.table_options).is_some()
+                || table.missing_protections().next().is_some()
+        };
+        self.table.as_ref().is_some_and(is_changed)
     }
 }
 
@@ -127,8 +131,8 @@ impl<'a> Preparation<'a> {
             // The table has not changed.
             self.deployment.ask(&self.survey, None, &mut self.consents).await?;
         }
-        // New settings of an existing table wait for the questions.
-        let storage = self.storage.take_if(|storage| !storage.has_new_settings());
+        // An existing table is changed after the questions.
+        let storage = self.storage.take_if(|storage| !storage.changes_table());
         let up_to_date = self.up_to_date().cloned();
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
@@ -148,6 +152,7 @@ impl<'a> Preparation<'a> {
         printer.print_all_but_first(errors);
         self.has_changed_storage |= table? | bucket?;
         let draft = draft?;
+        let has_asked = needs_change_set || up_to_date.is_some();
         let next = match (up_to_date, self.survey.action, &self.survey.stack) {
             _ if needs_change_set => self.confirm_change(draft).await?,
             (Some(stack), ..) => Next::Nothing(stack),
@@ -163,7 +168,7 @@ impl<'a> Preparation<'a> {
             (None, _, None) => return Err(stack::overtaken(&self.desired.name).into()),
         };
         // Before the stack, whose change may take the function's permission to use the table's former key.
-        let storage = self.storage.take();
+        let storage = self.storage.take_if(|_| has_asked);
         self.has_changed_storage |= self.ensure_table(storage).await?;
         Ok(next)
     }

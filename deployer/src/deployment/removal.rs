@@ -165,7 +165,7 @@ impl<'a> Removal<'a> {
             deleted.map_err(|error| match &self.table {
                 Some(Table { name, .. }) => {
                     let command = self.rest_command(name);
-                    error.context(format!("table `{name}` is not deleted; once the stack is, continue with `{command}`"))
+                    error.context(format!("table `{name}` was not deleted; after the stack is deleted, run `{command}`"))
                 }
                 None => error,
             })?;

@@ -1,7 +1,7 @@
 //! Many Couchbase Servers in the test's process, as far as their management REST interface goes. Each has its own
 //! loopback address with the real ports, 8091 and 18091 for TLS, and they answer and refuse as 7.6.8 does.
 //!
-//! ```ignore
+//! ```text
 //! let servers = Servers::start(3);
 //! let login = Some(("Administrator", "password"));
 //! servers[0].provision("Administrator", "password");

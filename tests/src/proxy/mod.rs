@@ -1,7 +1,7 @@
 //! A proxy between `cbbootstrap` and the AWS stand-in. It names calls, makes them fail as AWS would, and simulates stack statuses that
 //! the stand-in does not have. In front of other servers, it makes requests fail.
 //!
-//! ```ignore
+//! ```text
 //! let aws = MiniStack::start();
 //! let proxy = Proxy::start(&aws);
 //! proxy.fault_on("s3:PutObject", 1, Fault::Throttle);

@@ -291,7 +291,10 @@ fn a_change_that_ended_before_the_change_set_began_is_not_undone_unasked() {
         (is_early && call.name == "cloudformation:CreateChangeSet").then_some(Fault::Throttle)
     });
     let ended = thread::scope(|scope| {
-        let deploy = scope.spawn(|| scene.deploy(&[]));
+        let deploy = scope.spawn(|| {
+            let patient = scene.proxy.user().with("AWS_MAX_ATTEMPTS", "100");
+            patient.run(&Scene::update(&[]))
+        });
         scene.proxy.wait_for("cloudformation:CreateChangeSet");
         scene.aws.user().deploy(artifact::small_zip(), &["--auth", "iam"]).ended_with(0);
         is_locked.store(true, Ordering::SeqCst);

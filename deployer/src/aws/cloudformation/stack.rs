@@ -37,18 +37,19 @@ pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> 
     match stack {
         // Before its first change set is executed, a stack is empty, and belongs to the change set's creator.
         Some(stack) if stack.status == S::ReviewInProgress && !stack.ours => {
-            let ours = has_only_our_change_sets(client, stack.name()).await?;
-            Ok(Some(Stack { ours, ..stack }))
+            let sets =
+                unless_missing(client.list_change_sets().stack_name(stack.name()).send().await);
+            let sets = sets.explain(format!("cannot list the change sets of stack `{name}`"))?;
+            // It may have been deleted in between.
+            Ok(sets.map(|sets| {
+                let is_ours = |name: &str| name.starts_with(TOKEN_PREFIX);
+                let mut sets = sets.summaries().iter();
+                let ours = sets.all(|set| set.change_set_name().is_some_and(is_ours));
+                Stack { ours, ..stack }
+            }))
         }
         stack => Ok(stack),
     }
-}
-
-async fn has_only_our_change_sets(client: &Client, stack: &str) -> anyhow::Result<bool> {
-    let sets = client.list_change_sets().stack_name(stack).send().await;
-    let sets = sets.explain(format!("cannot list the change sets of stack `{stack}`"))?;
-    let is_ours = |name: &str| name.starts_with(TOKEN_PREFIX);
-    Ok(sets.summaries().iter().all(|set| set.change_set_name().is_some_and(is_ours)))
 }
 
 /// All stacks of this service in the region.
