@@ -5,6 +5,7 @@
 use std::{
     sync::{Mutex, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -24,6 +25,9 @@ pub const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
 
 /// The key of the stand-in's root user.
 const ROOT: &str = "test";
+
+/// How long a reset waits for the end of a stack's change.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Empty ones that no test uses. They end with the test program.
 static IDLE: Mutex<Vec<Server>> = Mutex::new(Vec::new());
@@ -142,7 +146,24 @@ impl Server {
         Self { boto: Boto::new(&url), url, process, _directory: directory }
     }
 
+    /// Whether a stack changes.
+    fn is_busy(&self) -> bool {
+        // Signatures of the root user are not checked.
+        let signed = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/cloudformation/aws4_request, \
+                      SignedHeaders=host, Signature=0";
+        let request = "Action=DescribeStacks&Version=2010-05-15";
+        let stacks = http::post_as(&self.url, "/", request, Some(signed));
+        stacks.is_ok_and(|stacks| {
+            stacks.body.replace("REVIEW_IN_PROGRESS", "").contains("_IN_PROGRESS</StackStatus>")
+        })
+    }
+
     fn reset(&self) -> bool {
+        // A change would go on after the reset, with the resources of the next test, which have the same names.
+        let since = Instant::now();
+        while self.is_busy() && since.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(50));
+        }
         http::post(&self.url, "/_ministack/reset", "").is_ok_and(|answer| answer.status == 200)
     }
 }
