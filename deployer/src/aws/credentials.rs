@@ -139,14 +139,14 @@ impl Renewed {
             if let Some(timeouts) = config.timeout_config() {
                 sources = sources.with_timeout_config(timeouts.clone());
             }
-            let mut provider = ProfileFileCredentialsProvider::builder()
-                .profile_files(profiles.files.clone())
-                .profile_name(&profiles.selected)
-                .configure(&sources);
-            if let Some(keys) = environment {
-                provider = provider.with_custom_provider("Environment", keys);
-            }
             if profiles.has_credentials() {
+                let mut provider = ProfileFileCredentialsProvider::builder()
+                    .profile_files(profiles.files.clone())
+                    .profile_name(&profiles.selected)
+                    .configure(&sources);
+                if let Some(keys) = environment {
+                    provider = provider.with_custom_provider("Environment", keys);
+                }
                 provider.build().provide_credentials().await?
             } else {
                 // As for a profile that only names a region.

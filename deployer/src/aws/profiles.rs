@@ -144,13 +144,13 @@ impl Profiles {
     pub fn check_credentials(&self) -> Result<(), Failure> {
         self.chain().into_iter().try_for_each(|profile| {
             check_profile(profile)?;
-            match (profile.get("role_arn"), profile.get("source_profile")) {
-                (Some(_), Some(source)) => self.check_exists(source).map_err(|failure| {
-                    let name = decode(profile.name());
-                    failure.about(format_args!("`source_profile` of the profile `{name}`"))
-                }),
-                _ => Ok(()),
-            }
+            let Some(source) = source_profile(profile) else {
+                return Ok(());
+            };
+            self.check_exists(source).map_err(|failure| {
+                let name = decode(profile.name());
+                failure.about(format_args!("`source_profile` of the profile `{name}`"))
+            })
         })
     }
 
@@ -175,13 +175,18 @@ impl Profiles {
             && chain.iter().all(|seen| seen.name() != name)
         {
             chain.push(profile);
-            match (profile.get("role_arn"), profile.get("source_profile")) {
-                (Some(_), Some(source)) => name = source,
-                _ => break,
+            match source_profile(profile) {
+                Some(source) => name = source,
+                None => break,
             }
         }
         chain
     }
+}
+
+/// The profile with the keys for the role of this one.
+fn source_profile(profile: &Profile) -> Option<&str> {
+    profile.get("role_arn").and(profile.get("source_profile"))
 }
 
 fn check_profile(profile: &Profile) -> Result<(), Failure> {
