@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     failure::{Exit, Failure},
-    stack::{OWNER_TAG, STACK_TAG},
+    stack::{OWNER_TAG, STACK_TAG, region_in},
 };
 
 /// Creating a table takes about ten seconds.
@@ -315,7 +315,7 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
     }
     // Another account or region has no table with this ARN.
     let arn = table.map(|table| table.arn).unwrap_or_default();
-    let region = arn.split(':').nth(3).unwrap_or_default();
+    let region = region_in(&arn).unwrap_or_default();
     let delete = format!("aws dynamodb delete-table --region {region} --table-name {arn}");
     Err(Failure::new(format!("table `{name}` was not created by cbbootstrap"))
         .hint(format!("leave out `--delete-table`, and delete it with `{delete}`"))

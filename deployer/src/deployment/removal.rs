@@ -350,7 +350,7 @@ async fn find_idle(
     let follower = Follower { client: &aws.cloudformation, place, remains: None };
     let find = async || {
         let name = &place.stack_name;
-        let stack = cloudformation::find(&aws.cloudformation, name).await?;
+        let stack = cloudformation::find_to_change(&aws.cloudformation, name).await?;
         if let Some(stack) = &stack {
             stack.check_ours(name)?;
             stack.check_unprotected(name)?;

@@ -69,7 +69,7 @@ impl StackSurvey {
         name: &str,
         launch: Option<&Launch<'_>>,
     ) -> anyhow::Result<Self> {
-        let stack = cloudformation::find(&aws.cloudformation, name).await?;
+        let stack = cloudformation::find_to_change(&aws.cloudformation, name).await?;
         let action = stack::next_action(name, stack.as_ref())?;
         let mut survey = Self { stack, template: None, function_sha256: None, action };
         let stack = survey.stack.as_ref();

@@ -214,9 +214,14 @@ pub fn name_in(id: &str) -> &str {
     id.split('/').nth(1).unwrap_or(id)
 }
 
+/// The region in an ARN.
+pub fn region_in(arn: &str) -> Option<&str> {
+    arn.split(':').nth(3)
+}
+
 /// A command of the AWS CLI for exactly this stack, in hints: another account or region has none with its ARN.
 fn aws_command(command: &str, id: &str) -> String {
-    let region = id.split(':').nth(3).map(|region| format!(" --region {region}"));
+    let region = region_in(id).map(|region| format!(" --region {region}"));
     format!("aws cloudformation {command}{} --stack-name {id}", region.unwrap_or_default())
 }
 

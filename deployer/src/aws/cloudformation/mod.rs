@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 pub use change_set::{ChangeSet, UpdateMode};
 pub use stack::{
-    cancel_update, describe, events_after, find, find_all, find_changed, newest_events, protect,
-    request_deletion, require, resources, roll_back, template,
+    cancel_update, describe, events_after, find, find_all, find_changed, find_to_change,
+    newest_events, protect, request_deletion, require, resources, roll_back, template,
 };
 
 use crate::stack::StackEvent;

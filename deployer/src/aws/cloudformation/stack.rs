@@ -33,12 +33,15 @@ const STATUS_LAG: Duration = Duration::from_secs(30);
 
 /// The stack of this name or ARN.
 pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> {
-    let stack = describe(client, name).await.explain(format!("cannot read stack `{name}`"))?;
-    match stack {
-        // Before its first change set is executed, a stack is empty, and belongs to the change set's creator.
+    Ok(describe(client, name).await.explain(format!("cannot read stack `{name}`"))?)
+}
+
+/// The stack of this name, to change or delete it. Before its first change set is executed, a stack is empty, and belongs to the
+/// change set's creator.
+pub async fn find_to_change(client: &Client, name: &str) -> anyhow::Result<Option<Stack>> {
+    match find(client, name).await? {
         Some(stack) if stack.status == S::ReviewInProgress && !stack.ours => {
-            let sets =
-                unless_missing(client.list_change_sets().stack_name(stack.name()).send().await);
+            let sets = unless_missing(client.list_change_sets().stack_name(name).send().await);
             let sets = sets.explain(format!("cannot list the change sets of stack `{name}`"))?;
             // It may have been deleted in between.
             Ok(sets.map(|sets| {
