@@ -135,6 +135,8 @@ pub struct Memory {
     pub has_initialised: bool,
     /// Whether a request to initialise the server broke off, and may still be carried out.
     pub may_be_under_way: bool,
+    /// The generation of the claim that this node gives up, or has given up.
+    pub left_claim: Option<u64>,
     /// This run's last claim did not give it the cluster: another node had claimed it, or it was ready. Until a lease ends, reading the
     /// record is enough; a record that names this node may be a twin's claim.
     pub is_claimed_by_other: bool,
@@ -182,13 +184,14 @@ impl Memory {
         }
     }
 
-    /// What a run that starts over must still know: a failure that explains a failover, an initialisation that may still take effect,
-    /// and which servers are absent.
+    /// What a run that starts over must still know: a failure that explains a failover, an initialisation or a leave that may still take
+    /// effect, and which servers are absent.
     #[must_use]
     pub fn keep(&self) -> Self {
         Self {
             has_initialised: self.has_initialised,
             may_be_under_way: self.may_be_under_way,
+            left_claim: self.left_claim,
             absences: self.absences.clone(),
             was_away: self.was_away,
             ..Self::default()
@@ -269,6 +272,8 @@ pub enum Action {
     Inspect(Vec<Node>),
     /// Give the claim up: this node may have initialised the cluster.
     GiveUpClaim(Node),
+    /// Give the claim up again: the API has not confirmed it.
+    LeaveClaim,
     Initialise,
     /// Join through the first of these members that can add the node.
     Join(Vec<Node>),
@@ -399,6 +404,9 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
     }
     if memory.has_initialised {
         return wait("the server has accepted its initialisation and still belongs to no cluster");
+    }
+    if memory.left_claim == Some(record.generation) {
+        return Action::LeaveClaim;
     }
     if record.lease_left(now).is_some_and(|left| left < LEASE_MARGIN) {
         return wait("this node's claim is about to expire; it claims again then");

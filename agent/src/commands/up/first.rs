@@ -10,6 +10,7 @@ use cbbootstrap_protocol::names::{Host, Node};
 
 use super::{Interrupt, Run};
 use crate::{
+    api::ApiError,
     decision::LEASE_MARGIN,
     http::{self, CallError},
     values::BucketSpec,
@@ -97,10 +98,10 @@ impl Run<'_> {
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
     pub(super) fn give_up_claim(&mut self, node: &Node) -> Result<(), Interrupt> {
-        let generation = self.record().map(|record| record.generation);
-        self.here.api.leave(&self.here.identity, generation).map_err(|error| {
-            Interrupt::wait(format!("the claim cannot be given up yet: {error}"))
-        })?;
+        let Some(generation) = self.record().map(|record| record.generation) else {
+            return Ok(());
+        };
+        self.leave_claim(generation)?;
         self.printer.warning(format_args!(
             "`{node}` has initialised its server without reporting it: this node gives its claim up, so that `{node}` can report"
         ));
@@ -117,7 +118,8 @@ impl Run<'_> {
         if record.lease_left(Instant::now()).is_some_and(|left| left < LEASE_MARGIN) {
             return Ok(());
         }
-        let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
+        let generation = record.generation;
+        let (quota, services) = (self.quota()?, &self.args.services);
         match self.here.server.initialise(
             self.node(),
             services,
@@ -143,18 +145,31 @@ impl Run<'_> {
     }
 
     /// The server has refused. It may still have carried out an earlier request with a lost answer.
-    fn end_refused(&self, error: &CallError, generation: u64) -> Interrupt {
+    fn end_refused(&mut self, error: &CallError, generation: u64) -> Interrupt {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
             return Interrupt::wait(format!("initialise: {error}"));
         }
         let hint = if self.state.memory.may_be_under_way {
             "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {
-            // A claim that cannot be given up expires.
-            let _ = self.here.api.leave(&self.here.identity, Some(generation));
+            if let Err(interrupt) = self.leave_claim(generation) {
+                return interrupt;
+            }
             "nothing was changed, and another node can begin the cluster"
         };
         let why = format!("the server refuses to initialise the cluster: {error}");
         Failure::new(why).hint(hint).into()
+    }
+
+    /// Gives the claim up. The request may arrive late, so the claim is not used any more.
+    pub(super) fn leave_claim(&mut self, generation: u64) -> Result<(), Interrupt> {
+        self.state.memory.left_claim = Some(generation);
+        match self.here.api.leave(&self.here.identity, Some(generation)) {
+            // After a refusal, the claim is not this node's any more.
+            Ok(_) | Err(ApiError::Refused(_)) => Ok(()),
+            Err(error) => {
+                Err(Interrupt::wait(format!("the claim cannot be given up yet: {error}")))
+            }
+        }
     }
 }

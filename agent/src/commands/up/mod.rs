@@ -353,6 +353,7 @@ impl<'r> Run<'r> {
             (Action::Done, Some(view), Some(record)) => return Ok(Some((view, record))),
             (Action::Inspect(nodes), ..) => self.inspect(&nodes)?,
             (Action::GiveUpClaim(node), ..) => self.give_up_claim(&node)?,
+            (Action::LeaveClaim, _, Some(record)) => self.leave_claim(record.generation)?,
             (Action::Initialise, ..) => self.initialise()?,
             (Action::Join(members), _, Some(record)) => self.join(&members, &record)?,
             (Action::Confirm(members), Some(view), Some(record)) => {

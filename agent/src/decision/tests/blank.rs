@@ -159,6 +159,21 @@ fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
 }
 
 #[test]
+fn claim_that_this_node_gives_up_is_not_used_again() {
+    let has_left = |generation| Memory { left_claim: Some(generation), ..memory() };
+    let generation = claimed_by(ME, 60).generation;
+    #[rustfmt::skip]
+    let cases = [
+        ("the API has not confirmed it", claimed_by(ME, 60), has_left(generation), Then(LeaveClaim)),
+        ("a later claim", claimed_by(ME, 60), has_left(generation - 1), Then(Initialise)),
+        ("taken over", claimed_by(FIRST, 60), has_left(generation), Waits("claim expires in 60 s")),
+    ];
+    for (what, record, memory, expected) in cases {
+        assert_next(what, &goal(), &blank(), &Has(record), &memory, &expected);
+    }
+}
+
+#[test]
 fn server_initialised_without_effect_leaves_the_claim_to_others() {
     let memory = Memory { has_initialised: true, ..Memory::default() };
     let waits = || Waits("has accepted its initialisation and still belongs to no cluster");

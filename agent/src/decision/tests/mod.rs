@@ -29,8 +29,8 @@ enum Expected {
     Wait(&'static str),
 }
 use Action::{
-    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, Recover,
-    Settle, Stop,
+    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, LeaveClaim,
+    Recover, Settle, Stop,
 };
 use Asked::{NoRecord, NotYet, Record as Has};
 use Expected::{Action as Then, Wait as Waits};

@@ -123,7 +123,7 @@ proptest! {
         memory in any_memory(),
     ) {
         let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory, now());
-        let is_for_blank = matches!(decided, Action::Initialise | Action::Join(_) | Action::Inspect(_) | Action::GiveUpClaim(_));
+        let is_for_blank = matches!(decided, Action::Initialise | Action::Join(_) | Action::Inspect(_) | Action::GiveUpClaim(_) | Action::LeaveClaim);
         prop_assert!(!is_for_blank, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         if record.cluster_uuid.is_some_and(|uuid| uuid != view.uuid) {

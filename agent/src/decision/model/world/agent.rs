@@ -33,6 +33,7 @@ impl Agent {
             absent: std::mem::take(&mut self.absent),
             has_initialised: self.has_initialised,
             may_be_under_way: self.may_be_under_way && knows_call,
+            left_claim: self.left_claim,
             ..Self::default()
         };
     }
@@ -105,6 +106,7 @@ impl Setup {
             has_initialised: agent.has_initialised,
             is_claimed_by_other: agent.is_claimed_by_other,
             may_be_under_way: agent.may_be_under_way,
+            left_claim: agent.left_claim.map(u64::from),
             inspections: inspections.collect(),
             absences: absences.collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), ago(seconds(time)))),
@@ -123,6 +125,11 @@ impl Setup {
         memory: &Memory,
     ) -> Action {
         let mut asked = asked.clone();
+        let mut memory = memory.clone();
+        if self.has(Mutant::ForgetsLeave) {
+            memory.left_claim = None;
+        }
+        let memory = &memory;
         if let Asked::Record(record) = &mut asked {
             if self.has(Mutant::NoLook) {
                 record.previous.clear();
@@ -263,6 +270,7 @@ impl Setup {
                 Act::Inspect(nodes.iter().map(|node| number(node.as_str())).collect())
             }
             Action::GiveUpClaim(node) => Act::GiveUpClaim(number(node.as_str())),
+            Action::LeaveClaim => Act::LeaveClaim,
             Action::Initialise => Act::Initialise,
             Action::Join(_) => Act::Join,
             Action::Report(uuid) => Act::Report(incarnation(uuid.as_str())),
@@ -287,18 +295,17 @@ impl Setup {
                 false
             }
             Act::GiveUpClaim(name) => {
-                let generation = world.agents[node].asked.as_ref().map(|row| row.generation);
-                let request = Request::Leave {
-                    name: self.names[node],
-                    server: Some(world.servers[node].incarnation(node)),
-                    generation,
-                };
-                let reply = self.call(world, &request, call);
+                let reply = self.leave_claim(world, node, call);
                 if matches!(reply, Some(Reply::Row(_))) {
                     world.agents[node].occupied = Some((name, 0));
                 }
                 world.agents[node].rest();
                 !matches!(reply, Some(Reply::Row(_)))
+            }
+            Act::LeaveClaim => {
+                self.leave_claim(world, node, call);
+                world.agents[node].rest();
+                true
             }
             Act::Initialise => {
                 let left = world.agents[node].lease_left.unwrap_or(i16::MAX);
@@ -312,6 +319,17 @@ impl Setup {
             Act::Join => self.join(world, node),
             Act::Report(cluster) => self.report(world, node, cluster, call),
         }
+    }
+
+    pub(super) fn leave_claim(&self, world: &mut World, node: usize, call: Call) -> Option<Reply> {
+        let agent = &mut world.agents[node];
+        agent.left_claim = agent.claim.map(|(generation, _)| generation);
+        let request = Request::Leave {
+            name: self.names[node],
+            server: Some(world.servers[node].incarnation(node)),
+            generation: agent.left_claim,
+        };
+        self.call(world, &request, call)
     }
 
     /// Inspects the servers of these nodes.

@@ -80,6 +80,8 @@ pub(super) enum Mutant {
     OneLook,
     /// An agent that starts over after a refusal no longer knows that an initialisation may be under way.
     ForgetsCall,
+    /// An agent whose leave got no answer goes on with its claim.
+    ForgetsLeave,
 }
 
 /// The agent of before, which did not report first.
@@ -258,6 +260,7 @@ pub(super) struct Agent {
     is_claimed_by_other: bool,
     /// An earlier `/clusterInit` of this run was not answered.
     may_be_under_way: bool,
+    left_claim: Option<u8>,
     is_reported: bool,
     are_extras_settled: bool,
 }
@@ -281,6 +284,7 @@ pub(super) enum Phase {
 pub(super) enum Act {
     Inspect(Vec<u8>),
     GiveUpClaim(u8),
+    LeaveClaim,
     Initialise,
     Join,
     Report(Incarnation),
@@ -353,8 +357,8 @@ pub(super) enum Step {
     Send(usize),
     /// `/clusterInit` is carried out. With the flag, the answer arrives.
     Effect(usize, bool),
-    /// `/clusterInit` is refused for good.
-    Refuse(usize),
+    /// `/clusterInit` is refused for good, and the claim is given up.
+    Refuse(usize, Call),
     /// `/clusterInit` is answered without being carried out.
     Ignore(usize),
     /// The connection breaks while `/clusterInit` is under way.

@@ -62,6 +62,14 @@ impl Setup {
 
     /// The agent gets the answer to its `/clusterInit`: accepted, refused, or none.
     pub(super) fn receive_answer(&self, world: &mut World, node: usize, answer: Option<bool>) {
+        self.receive(world, node, answer, Call::default());
+    }
+
+    pub(super) fn receive_refusal(&self, world: &mut World, node: usize, call: Call) {
+        self.receive(world, node, Some(false), call);
+    }
+
+    fn receive(&self, world: &mut World, node: usize, answer: Option<bool>, call: Call) {
         if world.agents[node].phase != Phase::Initialising {
             return;
         }
@@ -77,14 +85,11 @@ impl Setup {
             Some(false) => {
                 let may_leave = !world.agents[node].may_be_under_way;
                 if may_leave || self.leaves_too_early {
-                    let generation = world.agents[node].claim.map(|(generation, _)| generation);
-                    let request = Request::Leave {
-                        name: self.names[node],
-                        server: Some(world.servers[node].incarnation(node)),
-                        generation,
-                    };
-                    let call = Call { is_copied: world.budgets.copies > 0, ..Call::default() };
-                    let _ = self.call(world, &request, call);
+                    let is_answered = self.leave_claim(world, node, call).is_some();
+                    if !is_answered && !self.has(Mutant::ForgetsLeave) {
+                        world.agents[node].rest();
+                        return;
+                    }
                 }
                 if self.resides {
                     world.agents[node].start_over(!self.has(Mutant::ForgetsCall));

@@ -8,7 +8,11 @@ impl World {
         let is_blank = matches!(own, OwnServer::Blank(_));
         let is_for_blank = matches!(
             action,
-            Action::Initialise | Action::Join(_) | Action::Inspect(_) | Action::GiveUpClaim(_)
+            Action::Initialise
+                | Action::Join(_)
+                | Action::Inspect(_)
+                | Action::GiveUpClaim(_)
+                | Action::LeaveClaim
         );
         if !is_blank && is_for_blank {
             self.broken = Some(Broken::TouchedProvisioned);
@@ -221,7 +225,7 @@ impl Model for Setup {
                         steps.push(Step::Do(node, Call::default(), Sight::Blink));
                     }
                 }
-                Phase::Chosen(Act::GiveUpClaim(_) | Act::Report(_)) => {
+                Phase::Chosen(Act::GiveUpClaim(_) | Act::LeaveClaim | Act::Report(_)) => {
                     steps.extend(self.calls(world).map(|call| Step::Do(node, call, Sight::Clear)));
                 }
                 Phase::Chosen(_) => steps.push(Step::Do(node, Call::default(), Sight::Clear)),
@@ -244,7 +248,7 @@ impl Model for Setup {
                         steps.push(Step::Effect(node, false));
                     }
                     if world.budgets.refusals > 0 {
-                        steps.push(Step::Refuse(node));
+                        steps.extend(self.calls(world).map(|call| Step::Refuse(node, call)));
                     }
                     if world.budgets.ignores > 0 {
                         steps.push(Step::Ignore(node));
@@ -292,10 +296,10 @@ impl Model for Setup {
                 }
                 self.take_effect(&mut world, node, is_answered);
             }
-            Step::Refuse(node) => {
+            Step::Refuse(node, call) => {
                 world.budgets.refusals -= 1;
                 world.servers[node].drop_init();
-                self.receive_answer(&mut world, node, Some(false));
+                self.receive_refusal(&mut world, node, call);
             }
             Step::Ignore(node) => {
                 world.budgets.ignores -= 1;
