@@ -2,15 +2,12 @@
 
 use std::fmt::Display;
 
-use cbbootstrap_function::store::{Row, Store, dynamodb::DynamoDb};
-use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
     aws::{
         Aws,
         cloudformation::{self, UpdateMode},
-        explain,
     },
     cli::LaunchArgs,
     deployment::{DeployedStack, Deployment, Launch},
@@ -142,16 +139,8 @@ async fn launch(
         let api_name = &args.api.stack_name;
         let find_api = cloudformation::require(&aws.cloudformation, api_name, &aws.region);
         let api = signals.or_stopped(find_api).await?;
-        let endpoint = api.output("Endpoint")?.to_owned();
-        let known = signals.or_stopped(Known::read(&aws, &api, &args.cluster_id)).await?;
-        let launch = Launch {
-            args,
-            stack_name: name,
-            endpoint: &endpoint,
-            has_record: known.has_record,
-            defaults: template::defaults(CLUSTER_TEMPLATE)?,
-            api: &api,
-        };
+        let defaults = template::defaults(CLUSTER_TEMPLATE)?;
+        let launch = Launch { args, stack_name: name, api: &api, defaults };
         let target = target(args, &api, place.clone());
         let deployment = Deployment {
             aws: &aws,
@@ -161,19 +150,8 @@ async fn launch(
             wait_for_stack: args.wait.wait_for_stack,
             printer,
         };
-        let launched = deployment.launch(agent, &launch, signals).await?;
-        let DeployedStack { stack, changed, is_fresh, .. } = launched;
-        let nodes = if is_fresh {
-            let known = signals.or_stopped(Known::read(&aws, &api, &args.cluster_id)).await;
-            known
-                .unwrap_or_else(|error| {
-                    printer.message(format_args!("warning: {error:#}"));
-                    Known::default()
-                })
-                .nodes
-        } else {
-            known.nodes
-        };
+        let (launched, nodes) = deployment.launch(agent, &launch, signals).await?;
+        let DeployedStack { stack, changed, .. } = launched;
         LaunchReport::new(args.cluster_id.clone(), &stack, aws.region.clone(), changed, nodes)
     })
     .await
@@ -225,43 +203,6 @@ fn target(args: &LaunchArgs, api: &Stack, place: Place) -> Target {
     stack.table.kms_key = key.cloned();
     let table = TableArgs { table_name: api.table().unwrap_or_default().to_owned() };
     Target { table, place, bucket: args.bucket.clone(), stack }
-}
-
-/// What the API's table says about the cluster; nothing if these credentials may not read it.
-#[derive(Default)]
-struct Known {
-    /// The members.
-    nodes: Vec<String>,
-    /// Whether a node has claimed it, even if none was ready, or its record cannot be read.
-    has_record: bool,
-}
-
-impl Known {
-    async fn read(aws: &Aws, api: &Stack, cluster_id: &str) -> anyhow::Result<Self> {
-        let table = api.output("TableName")?;
-        let row = DynamoDb::new(aws.dynamodb.clone(), table).find(cluster_id).await;
-        let row = row.map_err(|error| {
-            let what = format!("cannot read the record of cluster `{cluster_id}`");
-            anyhow::Error::from(match error.sdk() {
-                Some(sdk) => explain(what, sdk),
-                None => Failure::new(format!("{what}: {error}")),
-            })
-        });
-        match row {
-            Err(error) if Failure::is_denial(&error) => Ok(Self::default()),
-            row => Ok(Self::new(row?, Timestamp::now())),
-        }
-    }
-
-    fn new(row: Option<Row>, now: Timestamp) -> Self {
-        match row.map(|row| row.record) {
-            Some(Ok(record)) if !record.is_gone(now) => {
-                Self { nodes: record.members.into_keys().collect(), has_record: true }
-            }
-            Some(Err(_)) => Self { nodes: Vec::new(), has_record: true },
-            _ => Self { nodes: Vec::new(), has_record: false },
-        }
-    }
 }
 
 #[cfg(test)]

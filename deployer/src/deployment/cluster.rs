@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cbbootstrap_function::store::{Row, Store, dynamodb::DynamoDb};
+use cbbootstrap_protocol::wire::State;
+use jiff::Timestamp;
+
 use crate::{
+    aws::{Aws, explain},
     cli::LaunchArgs,
     failure::{Exit, Failure},
     settings::{Place, RecordsArgs, TableArgs, map},
-    stack::Stack,
+    stack::{Stack, StackAction},
     values::Arch,
 };
 
@@ -19,21 +24,76 @@ const ARM64_DEFAULTS: [(&str, &str); 3] = [
 
 const GATEWAY_TYPE: (&str, &str) = ("SyncGatewayInstanceType", "m7g.large");
 
+/// The value of `ApiId` without an ID.
+const ANY_API: &str = "*";
+
 /// What the stack of a Couchbase cluster depends on.
 pub struct Launch<'a> {
     pub args: &'a LaunchArgs,
     pub stack_name: &'a str,
     pub api: &'a Stack,
-    pub endpoint: &'a str,
-    /// Whether a node has claimed this cluster at the API.
-    pub has_record: bool,
     /// The values of the template's parameters that have one.
     pub defaults: BTreeMap<String, String>,
 }
 
+/// What the API's table says about a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Known {
+    /// The next node to ask begins the cluster.
+    #[default]
+    Unclaimed,
+    /// A node has claimed it, but none has reported it ready: another node may still take the claim over.
+    Claimed,
+    /// No node can begin it again: it is ready, or its record is damaged, so that the API refuses every node.
+    Begun { members: Vec<String> },
+    /// These credentials may not read the record.
+    Denied,
+}
+
+impl Known {
+    fn new(row: Option<Row>, now: Timestamp) -> Self {
+        match row.map(|row| row.record) {
+            None => Self::Unclaimed,
+            Some(Ok(record)) if record.is_gone(now) => Self::Unclaimed,
+            Some(Ok(record)) if record.state == State::Claimed => Self::Claimed,
+            Some(Ok(record)) => Self::Begun { members: record.members.into_keys().collect() },
+            Some(Err(_)) => Self::Begun { members: Vec::new() },
+        }
+    }
+
+    pub fn into_members(self) -> Vec<String> {
+        match self {
+            Self::Begun { members } => members,
+            Self::Unclaimed | Self::Claimed | Self::Denied => Vec::new(),
+        }
+    }
+}
+
 impl Launch<'_> {
-    /// Refuses to deploy over this stack. `is_new` says whether that creates the nodes.
-    pub fn check(&self, stack: Option<&Stack>, is_new: bool) -> Result<(), Failure> {
+    /// Reads what the API knows about the cluster.
+    pub async fn read_known(&self, aws: &Aws) -> anyhow::Result<Known> {
+        let (id, table) = (&self.args.cluster_id, self.api.output("TableName")?);
+        let row = DynamoDb::new(aws.dynamodb.clone(), table).find(id).await;
+        let row = row.map_err(|error| {
+            let what = format!("cannot read the record of cluster `{id}`");
+            anyhow::Error::from(match error.sdk() {
+                Some(sdk) => explain(what, sdk),
+                None => Failure::new(format!("{what}: {error}")),
+            })
+        });
+        match row {
+            Err(error) if Failure::is_denial(&error) => Ok(Known::Denied),
+            row => Ok(Known::new(row?, Timestamp::now())),
+        }
+    }
+
+    /// Refuses to deploy over this stack.
+    pub fn check(
+        &self,
+        stack: Option<&Stack>,
+        action: StackAction,
+        known: &Known,
+    ) -> Result<(), Failure> {
         let (id, name) = (&self.args.cluster_id, self.stack_name);
         // A stack whose first change set was not executed has no parameters.
         let stack = stack.filter(|stack| !stack.parameters.is_empty());
@@ -43,7 +103,7 @@ impl Launch<'_> {
                 .exit(Exit::NeedsDecision));
         }
         // The new nodes have another secret than the record.
-        if is_new && self.has_record {
+        if action.creates() && matches!(known, Known::Claimed | Known::Begun { .. }) {
             let message =
                 format!("the API has a record of cluster `{id}`, but stack `{name}` has no nodes");
             let forget = self.forget_command();
@@ -53,11 +113,53 @@ impl Launch<'_> {
                 ))
                 .exit(Exit::NeedsDecision));
         }
-        let Some(before) = stack.filter(|_| !is_new) else {
+        let Some(before) = stack.filter(|_| !action.creates()) else {
             return Ok(());
         };
         self.check_network(before)?;
-        self.check_processor(before)
+        self.check_processor(before)?;
+        match action {
+            // The first node may not have claimed the cluster yet. Both are read again after the wait.
+            StackAction::Wait => Ok(()),
+            _ => self.check_known(before, known),
+        }
+    }
+
+    /// Refuses to replace nodes if a new one would begin a second cluster, for which the old ones would leave one after the other. A
+    /// stack is complete only after its nodes have reported to the API, so a missing record was forgotten, or belongs to another API.
+    fn check_known(&self, before: &Stack, known: &Known) -> Result<(), Failure> {
+        let is_same_api = self.is_api_of(before);
+        let (id, api) = (&self.args.cluster_id, self.api.name());
+        let message = match known {
+            Known::Begun { .. } => return Ok(()),
+            Known::Denied if is_same_api => return Ok(()),
+            Known::Denied => {
+                format!("cannot check that the API of stack `{api}` knows cluster `{id}`")
+            }
+            Known::Unclaimed | Known::Claimed => format!(
+                "the API of stack `{api}` does not know cluster `{id}`, so a new node would begin a second cluster"
+            ),
+        };
+        let hint = if is_same_api {
+            "run `cbbootstrap-agent up --adopt` on a member, which records the cluster again"
+                .to_owned()
+        } else {
+            let current =
+                before.parameters.get("ApiEndpoint").map_or("another API", String::as_str);
+            format!(
+                "the nodes use {current}; choose the stack of that API with `--env` or `--stack-name`"
+            )
+        };
+        Err(Failure::new(message).hint(hint).exit(Exit::NeedsDecision))
+    }
+
+    /// Whether the nodes of this stack use the API. Without its ID, its URL decides.
+    fn is_api_of(&self, before: &Stack) -> bool {
+        let id = before.parameters.get("ApiId").filter(|id| *id != ANY_API);
+        match id.zip(self.api.outputs.get("ApiId")) {
+            Some((current, id)) => current == id,
+            None => before.parameters.get("ApiEndpoint").is_some_and(|url| self.api.serves(url)),
+        }
     }
 
     /// The hint after a creation that failed or was cancelled: its nodes may have left a record.
@@ -114,15 +216,14 @@ impl Launch<'_> {
         before: Option<&Stack>,
         bucket: String,
         key: String,
-    ) -> BTreeMap<String, String> {
+    ) -> Result<BTreeMap<String, String>, Failure> {
         let Self { args, api, defaults, .. } = self;
         let is_arm64 = args.agent.arch == Arch::Arm64;
         let for_arch = ARM64_DEFAULTS.into_iter().filter(|_| is_arm64);
-        let output = |name: &str| api.outputs.get(name).cloned();
         let set = [
-            ("ApiEndpoint", self.endpoint.to_owned()),
+            ("ApiEndpoint", api.output("Endpoint")?.to_owned()),
             ("ApiAuthorizationType", api.auth().authorization_type().to_owned()),
-            ("ApiId", output("ApiId").unwrap_or_else(|| "*".to_owned())),
+            ("ApiId", api.outputs.get("ApiId").map_or(ANY_API, String::as_str).to_owned()),
             ("ClusterId", args.cluster_id.clone()),
             ("AgentBucket", bucket),
             ("AgentKey", key),
@@ -137,7 +238,7 @@ impl Launch<'_> {
         let other_gateway = if is_arm64 { defaults.get(GATEWAY_TYPE.0) } else { None };
         let other_gateway = other_gateway.map_or(GATEWAY_TYPE.1, String::as_str);
         let before = before.map(|stack| stack.parameters.clone()).unwrap_or_default();
-        defaults
+        let parameters = defaults
             .clone()
             .into_iter()
             .chain(for_arch.map(|(name, value)| (name.to_owned(), value.to_owned())))
@@ -154,7 +255,8 @@ impl Launch<'_> {
                     .chain(nodes)
                     .map(|(name, value)| (name.to_owned(), value)),
             )
-            .collect()
+            .collect();
+        Ok(parameters)
     }
 }
 

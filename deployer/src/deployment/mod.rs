@@ -14,7 +14,7 @@ mod watch;
 
 use std::time::Duration;
 
-pub use cluster::Launch;
+pub use cluster::{Known, Launch};
 pub use follow::Follower;
 pub use phases::{build, discard_after};
 pub use removal::Removal;
@@ -77,26 +77,37 @@ impl<'a> Deployment<'a> {
         function: impl Future<Output = anyhow::Result<ArtifactSource>>,
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
-        let preparation = signals.or_stopped(Preparation::begin(self, function, None)).await?;
-        self.complete(preparation, signals).await
+        let begin = Preparation::begin(self, function, None);
+        let mut preparation = signals.or_stopped(begin).await?;
+        self.complete(&mut preparation, signals).await
     }
 
-    /// Deploys the stack of a Couchbase cluster.
+    /// Deploys the stack of a Couchbase cluster. Also returns the members that the API then knows.
     pub async fn launch(
         self,
         agent: ArtifactSource,
         launch: &Launch<'_>,
         signals: &mut Signals,
-    ) -> anyhow::Result<DeployedStack> {
+    ) -> anyhow::Result<(DeployedStack, Vec<String>)> {
         let begin = Preparation::begin(self, std::future::ready(Ok(agent)), Some(launch));
-        let preparation = signals.or_stopped(begin).await?;
-        self.complete(preparation, signals).await
+        let mut preparation = signals.or_stopped(begin).await?;
+        let deployed = self.complete(&mut preparation, signals).await?;
+        let known = if deployed.is_fresh {
+            let known = signals.or_stopped(launch.read_known(self.aws)).await;
+            known.unwrap_or_else(|error| {
+                self.printer.message(format_args!("warning: {error:#}"));
+                Known::default()
+            })
+        } else {
+            preparation.into_known()
+        };
+        Ok((deployed, known.into_members()))
     }
 
     /// Repeats the phases until the stack is up to date.
     async fn complete(
         self,
-        mut preparation: Preparation<'_>,
+        preparation: &mut Preparation<'_>,
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
         for round in 0..ROUNDS {
@@ -136,8 +147,8 @@ pub fn desired_stack(
     let (template, parameters) = match launch {
         None => (TEMPLATE, target.parameters(&StoredCode { bucket, key, arch: artifact.arch })?),
         Some(launch) => {
-            let before = survey.stack.as_ref().filter(|_| !survey.is_new());
-            (CLUSTER_TEMPLATE, launch.parameters(before, bucket, key))
+            let before = survey.stack.as_ref().filter(|_| !survey.action.creates());
+            (CLUSTER_TEMPLATE, launch.parameters(before, bucket, key)?)
         }
     };
     Ok(DesiredStack {

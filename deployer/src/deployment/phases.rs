@@ -1,7 +1,8 @@
 //! The phases of a deployment after the survey, and the steps that follow them.
 
 use super::{
-    Applied, DeployedStack, Deployment, Follower, Launch, StackSurvey, Survey, Watch, desired_stack,
+    Applied, DeployedStack, Deployment, Follower, Known, Launch, StackSurvey, Survey, Watch,
+    desired_stack,
 };
 use crate::{
     aws::{
@@ -354,6 +355,11 @@ impl<'a> Preparation<'a> {
             sha256: self.artifact.sha256.clone(),
             version: None,
         })
+    }
+
+    /// What the API knew about the Couchbase cluster when the stack was last read.
+    pub fn into_known(self) -> Known {
+        self.survey.known
     }
 
     /// Sets the stack's termination protection. Returns whether that was necessary.

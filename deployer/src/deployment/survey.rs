@@ -1,6 +1,6 @@
 //! The state of everything in AWS that a deployment may change.
 
-use super::Launch;
+use super::{Known, Launch};
 use crate::{
     aws::{
         Aws, cloudformation,
@@ -29,6 +29,8 @@ pub struct StackSurvey {
     /// Of the function's code, which may have been replaced outside the stack.
     pub function_sha256: Option<String>,
     pub action: StackAction,
+    /// What the API knows about the Couchbase cluster, if it is the stack of one.
+    pub known: Known,
 }
 
 impl Survey {
@@ -69,14 +71,21 @@ impl StackSurvey {
         name: &str,
         launch: Option<&Launch<'_>>,
     ) -> anyhow::Result<Self> {
-        let stack = cloudformation::find_to_change(&aws.cloudformation, name).await?;
+        let known = async {
+            match launch {
+                Some(launch) => launch.read_known(aws).await,
+                None => Ok(Known::default()),
+            }
+        };
+        let stack = cloudformation::find_to_change(&aws.cloudformation, name);
+        let (stack, known) = tokio::try_join!(stack, known)?;
         let action = stack::next_action(name, stack.as_ref())?;
-        let mut survey = Self { stack, template: None, function_sha256: None, action };
-        let stack = survey.stack.as_ref();
         match launch {
-            Some(launch) => launch.check(stack, survey.is_new())?,
-            None => stack::check_api(name, stack)?,
+            Some(launch) => launch.check(stack.as_ref(), action, &known)?,
+            None => stack::check_api(name, stack.as_ref())?,
         }
+        let mut survey = Self { stack, template: None, function_sha256: None, action, known };
+        let stack = survey.stack.as_ref();
         if let Some(function) = stack.and_then(|stack| stack.outputs.get("FunctionName")) {
             let function = lambda::find(&aws.lambda, function).await?;
             survey.function_sha256 = function.and_then(|function| function.sha256);
@@ -112,11 +121,6 @@ impl StackSurvey {
     pub fn up_to_date(&self, desired: &DesiredStack) -> Option<&Stack> {
         let template = self.template.as_deref();
         self.stack.as_ref().filter(|stack| stack::is_up_to_date(stack, template, desired))
-    }
-
-    /// Whether a deployment creates all resources, perhaps after it has deleted the rest of a stack.
-    pub fn is_new(&self) -> bool {
-        matches!(self.action, StackAction::Create | StackAction::Replace | StackAction::ReplaceUsed)
     }
 
     pub fn updatable(&self) -> Option<&Stack> {

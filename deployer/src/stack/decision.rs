@@ -25,6 +25,11 @@ pub enum StackAction {
 }
 
 impl StackAction {
+    /// Whether the deployment creates all resources, perhaps after it has deleted the rest of a stack.
+    pub fn creates(self) -> bool {
+        matches!(self, Self::Create | Self::Replace | Self::ReplaceUsed)
+    }
+
     /// What precedes the creation or the update, for a plan.
     pub fn preparation(self) -> Option<&'static str> {
         match self {

@@ -159,6 +159,14 @@ impl Stack {
         Some((domain, self.outputs.get("DefaultEndpoint")?))
     }
 
+    /// Whether its API has this URL.
+    pub fn serves(&self, url: &str) -> bool {
+        let mut endpoints = ["Endpoint", "DefaultEndpoint"]
+            .into_iter()
+            .filter_map(|output| self.outputs.get(output));
+        endpoints.any(|it| it.trim_end_matches('/') == url.trim_end_matches('/'))
+    }
+
     pub fn table(&self) -> Option<&str> {
         self.parameters.get("TableName").map(String::as_str)
     }
@@ -272,10 +280,7 @@ pub fn check_unused<'s>(
 
 /// The first of these stacks that is a cluster whose nodes call the API of this one.
 pub fn cluster_with<'s>(api: &Stack, stacks: &'s [Stack]) -> Option<&'s Stack> {
-    let endpoints = ["Endpoint", "DefaultEndpoint"].map(|output| api.outputs.get(output));
-    let is_called = |url: &String| {
-        endpoints.iter().flatten().any(|it| it.trim_end_matches('/') == url.trim_end_matches('/'))
-    };
+    let is_called = |url: &String| api.serves(url);
     stacks.iter().find(|stack| stack.parameters.get("ApiEndpoint").is_some_and(is_called))
 }
 

@@ -12,7 +12,6 @@ use std::{
 use cbbootstrap_tests::{
     artifact,
     cli::{Ended, User},
-    http,
     ministack::{BUCKET, MiniStack},
     process::kill,
     proxy::{Fault, Play, Proxy},
@@ -51,6 +50,14 @@ impl Scene {
         let agent = self.agent();
         let defaults = ["--agent", &agent, "--output", "json"];
         user.run(&[&cluster, &defaults[..], options].concat())
+    }
+
+    /// Records in this table what the nodes report before CloudFormation completes their stack.
+    fn report_ready(&self, table: &str) {
+        self.aws.boto(&format!(
+            "client('dynamodb').put_item(TableName='{table}', Item={{'cluster_id': {{'S': 'c1'}}, \
+             'initial_node_ip_addr_or_hostname': {{'S': '10.0.0.1'}}, 'state': {{'S': 'ready'}}}}) and None"
+        ));
     }
 
     fn stack(&self) -> Value {
@@ -116,15 +123,13 @@ fn a_cluster_is_launched_changed_and_destroyed() {
     ));
     assert_eq!(stored, json!(true));
 
+    scene.report_ready("cb-bootstrap");
     let again = scene.launch(&[]).document();
     assert_eq!(
         (&again["changed"], &again["password_arn"]),
         (&json!(false), &launched["password_arn"])
     );
 
-    // Members are named once they have reported.
-    let endpoint = endpoint.as_str().unwrap();
-    http::claim(endpoint, "c1", "10.0.0.1").unwrap();
     // MiniStack reports every change of a group as its replacement, which needs confirmation.
     let larger = ["--nodes", "5"];
     scene.launch(&larger).failed(2, "replaces `Nodes` and with it the nodes and their data");
@@ -177,6 +182,7 @@ fn sync_gateway_is_added_changed_and_removed() {
         scene.launch(&options).document()
     };
     launch("SyncGatewayNodes=1");
+    scene.report_ready("cb-bootstrap");
     assert_eq!(nodes(), [json!(1), json!(3)]);
     launch("SyncGatewayNodes=2");
     assert_eq!(nodes(), [json!(2), json!(3)]);
@@ -203,6 +209,7 @@ fn sync_gateway_is_added_changed_and_removed() {
 fn every_launch_asks_cloudformation_for_the_newest_image() {
     let scene = Scene::new();
     scene.launch(&[]).ended_with(0);
+    scene.report_ready("cb-bootstrap");
     let proxy = Proxy::start(&scene.aws);
     let image = scene.parameters()["ImageId"].as_str().unwrap().to_owned();
     assert!(image.starts_with("ami-"), "{image}");
@@ -221,6 +228,7 @@ fn every_launch_asks_cloudformation_for_the_newest_image() {
 fn an_archive_that_the_nodes_cannot_decrypt_is_uploaded_again() {
     let scene = Scene::new();
     scene.launch(&[]).ended_with(0);
+    scene.report_ready("cb-bootstrap");
     let key = scene.parameters()["AgentKey"].clone();
     let object = format!("Bucket='{BUCKET}', Key={key}");
     scene.aws.boto(&format!(
@@ -278,6 +286,37 @@ fn a_first_launch_wants_no_record_of_the_cluster() {
     scene.launch(&[]).ended_with(0);
 }
 
+/// A new node asks the API that `launch` names, and then old ones leave.
+#[test]
+fn an_update_does_not_begin_a_second_cluster() {
+    let scene = Scene::new();
+    let other = ["--stack-name", "other", "--table-name", "other"];
+    scene.user.deploy(artifact::small_zip(), &other).ended_with(0);
+    scene.launch(&[]).ended_with(0);
+    scene.report_ready("cb-bootstrap");
+    let before = scene.parameters();
+    let larger = ["--nodes", "4", "--yes"];
+    let at_other = [&larger[..], &other[..2]].concat();
+    let refused = scene.launch(&at_other);
+    let hint =
+        format!("the nodes use {}; choose the stack", before["ApiEndpoint"].as_str().unwrap());
+    assert!(refused.stderr.contains(&hint), "{refused}");
+    refused.failed(5, "the API of stack `other` does not know cluster `c1`");
+    scene.user.run(&["cluster", "forget", "c1", "--yes"]).ended_with(0);
+    let forgotten = scene.launch(&larger);
+    assert!(forgotten.stderr.contains("`cbbootstrap-agent up --adopt`"), "{forgotten}");
+    forgotten.failed(5, "the API of stack `cbbootstrap` does not know cluster `c1`");
+    assert_eq!(scene.parameters(), before);
+
+    // Without permission to read the record, only the API of the nodes is accepted.
+    let proxy = Proxy::start(&scene.aws);
+    proxy.fault(|call| (call.name == "dynamodb:BatchGetItem").then(|| Fault::denied(call)));
+    let message = "cannot check that the API of stack `other` knows cluster `c1`";
+    scene.launch_as(&proxy.user(), &at_other).failed(5, message);
+    scene.launch_as(&proxy.user(), &larger).ended_with(0);
+    assert_eq!(scene.group(), json!([["couchbase-c1", 4]]));
+}
+
 #[test]
 fn a_creation_that_fails_or_is_cancelled_names_what_it_leaves() {
     let scene = Scene::new();
@@ -320,6 +359,7 @@ fn tags_that_a_launch_omits_are_removed() {
     let scene = Scene::new();
     let has_tag = || scene.stack()["Tags"].to_string().contains("\"team\"");
     scene.launch(&["--tag", "team=data"]).ended_with(0);
+    scene.report_ready("cb-bootstrap");
     assert!(has_tag());
     let again = scene.launch(&["--yes"]).ended_with(0);
     assert!(again.stderr.contains("~ tag team: data → none"), "{again}");
@@ -331,6 +371,7 @@ fn a_protected_cluster_is_not_destroyed() {
     let scene = Scene::new();
     let is_protected = || scene.stack()["EnableTerminationProtection"].clone();
     scene.launch(&["--protect"]).ended_with(0);
+    scene.report_ready("cb-bootstrap");
     assert_eq!(is_protected(), json!(true));
     let destroy = ["destroy", "--stack-name", "couchbase-c1", "--yes"];
     let refused = scene.user.run(&destroy).ended_with(5);
@@ -371,6 +412,7 @@ fn the_second_of_two_first_launches_keeps_the_values_of_the_first() {
         let second = scope.spawn(move || scene.launch_as(&user, &buckets));
         proxy.wait_for("cloudformation:CreateChangeSet");
         scene.launch(&["--nodes", "5", "--parameter", "DataVolumeSize=200"]).ended_with(0);
+        scene.report_ready("cb-bootstrap");
         is_launched.store(true, Ordering::SeqCst);
         second.join().unwrap().ended_with(0)
     });

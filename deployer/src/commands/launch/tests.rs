@@ -1,5 +1,3 @@
-use cbbootstrap_function::item::Unreadable;
-use cbbootstrap_protocol::rules::{Member, Record};
 use clap::Parser;
 
 use super::*;
@@ -19,26 +17,6 @@ pub fn args(options: &[&str]) -> LaunchArgs {
     match Cli::try_parse_from(command).unwrap().command {
         Command::Launch(args) => *args,
         other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn a_claim_is_a_record_even_without_members() {
-    let now: Timestamp = "2026-11-27T03:00:00Z".parse().unwrap();
-    let row = |record| Some(Row { cluster_id: "c".to_owned(), record });
-    let claimed = Record { lease_expires_at: Some(now), ..Record::default() };
-    let member = Member { reported_at: now, node_uuid: None, authority: None, attestation: None };
-    let ready = Record { members: [("a".to_owned(), member)].into(), ..Record::default() };
-    let forgotten = Record { is_forgotten: true, ..ready.clone() };
-    for (row, nodes, has_record) in [
-        (None, vec![], false),
-        (row(Ok(forgotten)), vec![], false),
-        (row(Ok(claimed)), vec![], true),
-        (row(Ok(ready)), vec!["a".to_owned()], true),
-        (row(Err(Unreadable("state"))), vec![], true),
-    ] {
-        let known = Known::new(row.clone(), now);
-        assert_eq!((known.nodes, known.has_record), (nodes, has_record), "{row:?}");
     }
 }
 

@@ -1,3 +1,6 @@
+use cbbootstrap_function::item::Unreadable;
+use cbbootstrap_protocol::rules::{Member, Record};
+
 use super::*;
 use crate::{
     commands::launch::{HAS_OPTION, tests::args},
@@ -5,26 +8,53 @@ use crate::{
     template::{self, CLUSTER_TEMPLATE},
 };
 
+/// The stack of an API.
+fn api(table: &str) -> Stack {
+    let mut api = stack("CREATE_COMPLETE", table);
+    api.outputs.insert("Endpoint".to_owned(), "https://api".to_owned());
+    api
+}
+
 fn launch<'a>(args: &'a LaunchArgs, api: &'a Stack) -> Launch<'a> {
-    Launch {
-        args,
-        stack_name: "couchbase-my",
-        api,
-        endpoint: "https://api",
-        has_record: false,
-        defaults: template::defaults(CLUSTER_TEMPLATE).unwrap(),
-    }
+    let defaults = template::defaults(CLUSTER_TEMPLATE).unwrap();
+    Launch { args, stack_name: "couchbase-my", api, defaults }
 }
 
 fn values(options: &[&str], api: &Stack, before: Option<&Stack>) -> BTreeMap<String, String> {
-    launch(&args(options), api).parameters(before, "bucket".to_owned(), "key".to_owned())
+    launch(&args(options), api).parameters(before, "bucket".to_owned(), "key".to_owned()).unwrap()
+}
+
+/// A cluster with this member.
+fn begun(member: &str) -> Known {
+    Known::Begun { members: vec![member.to_owned()] }
+}
+
+#[test]
+fn a_cluster_has_begun_once_a_node_is_ready() {
+    let now: Timestamp = "2026-11-27T03:00:00Z".parse().unwrap();
+    let row = |record| Some(Row { cluster_id: "c".to_owned(), record });
+    let claimed = Record { lease_expires_at: Some(now), ..Record::default() };
+    let member = Member { reported_at: now, node_uuid: None, authority: None, attestation: None };
+    let members = [("a".to_owned(), member)].into();
+    let ready = Record { state: State::Ready, members, ..Record::default() };
+    let forgotten = Record { is_forgotten: true, ..ready.clone() };
+    for (row, expected) in [
+        (None, Known::Unclaimed),
+        (row(Ok(forgotten)), Known::Unclaimed),
+        (row(Ok(claimed)), Known::Claimed),
+        (row(Ok(ready)), begun("a")),
+        (row(Err(Unreadable("state"))), Known::Begun { members: vec![] }),
+    ] {
+        assert_eq!(Known::new(row.clone(), now), expected, "{row:?}");
+    }
 }
 
 #[test]
 fn every_parameter_has_a_value() {
-    let mut api = stack("CREATE_COMPLETE", "t");
+    let mut api = api("t");
     let default = values(&[], &api, None);
     for (name, value) in [
+        ("ApiEndpoint", "https://api"),
         ("SubnetIds", "subnet-1,subnet-2"),
         ("NodeCount", "3"),
         ("ApiId", "*"),
@@ -59,7 +89,7 @@ fn every_parameter_has_a_value() {
 
 #[test]
 fn omitted_options_keep_the_values_of_the_stack() {
-    let api = stack("CREATE_COMPLETE", "t");
+    let api = api("t");
     let mut before = stack("UPDATE_COMPLETE", "t");
     before.parameters = values(
         &["--nodes=5", "--parameter=DataVolumeSize=1000", "--parameter=Edition=community"],
@@ -82,7 +112,7 @@ fn omitted_options_keep_the_values_of_the_stack() {
 
 #[test]
 fn the_key_of_the_archive_is_that_of_its_bucket() {
-    let mut api = stack("CREATE_COMPLETE", "t");
+    let mut api = api("t");
     api.parameters.insert("KmsKeyArn".to_owned(), "arn:api".to_owned());
     let before = |options: &[&str]| Stack {
         parameters: values(options, &api, None),
@@ -104,36 +134,89 @@ fn the_key_of_the_archive_is_that_of_its_bucket() {
 
 #[test]
 fn only_the_clusters_own_stack_is_changed() {
-    let api = stack("CREATE_COMPLETE", "t");
+    use StackAction::{Create, Replace, Update};
+    let api = api("t");
     let mut own = stack("CREATE_COMPLETE", "t");
     own.parameters = values(&[], &api, None);
     let mut other = own.clone();
     other.parameters.insert("ClusterId".to_owned(), "other".to_owned());
     let empty = Stack { parameters: BTreeMap::new(), ..stack("REVIEW_IN_PROGRESS", "t") };
-    for (options, before, is_new, has_record, expected) in [
-        (&[][..], None, true, false, Ok(())),
-        (&[], None, true, true, Err(Exit::NeedsDecision)),
-        (&[], Some(&empty), true, false, Ok(())),
-        (&[], Some(&own), true, false, Ok(())),
-        (&[], Some(&own), true, true, Err(Exit::NeedsDecision)),
-        (&[], Some(&own), false, true, Ok(())),
-        (&[], Some(&other), false, false, Err(Exit::NeedsDecision)),
-        (&[], Some(&other), true, false, Err(Exit::NeedsDecision)),
-        (&[], Some(&api), false, false, Err(Exit::NeedsDecision)),
-        (&["--arch=arm64"], Some(&own), true, false, Ok(())),
-        (&["--vpc=vpc-2"], Some(&own), true, false, Ok(())),
-        (&["--vpc=vpc-2"], Some(&own), false, false, Err(Exit::Usage)),
+    let (claimed, denied, unclaimed) = (Known::Claimed, Known::Denied, Known::Unclaimed);
+    for (options, before, action, known, expected) in [
+        (&[][..], None, Create, unclaimed.clone(), Ok(())),
+        (&[], None, Create, denied.clone(), Ok(())),
+        (&[], None, Create, claimed.clone(), Err(Exit::NeedsDecision)),
+        (&[], None, Create, begun("a"), Err(Exit::NeedsDecision)),
+        (&[], Some(&empty), Create, unclaimed.clone(), Ok(())),
+        (&[], Some(&own), Replace, unclaimed.clone(), Ok(())),
+        (&[], Some(&own), Replace, begun("a"), Err(Exit::NeedsDecision)),
+        (&[], Some(&own), Update, begun("a"), Ok(())),
+        (&[], Some(&other), Update, begun("a"), Err(Exit::NeedsDecision)),
+        (&[], Some(&other), Replace, unclaimed.clone(), Err(Exit::NeedsDecision)),
+        (&[], Some(&api), Update, begun("a"), Err(Exit::NeedsDecision)),
+        (&["--arch=arm64"], Some(&own), Replace, unclaimed.clone(), Ok(())),
+        (&["--vpc=vpc-2"], Some(&own), Replace, unclaimed.clone(), Ok(())),
+        (&["--vpc=vpc-2"], Some(&own), Update, begun("a"), Err(Exit::Usage)),
     ] {
         let args = args(options);
-        let launch = Launch { has_record, ..launch(&args, &api) };
-        let checked = launch.check(before, is_new).map_err(|failure| failure.exit);
-        assert_eq!(checked, expected, "{options:?} {is_new} {has_record}");
+        let checked = launch(&args, &api).check(before, action, &known);
+        let checked = checked.map_err(|failure| failure.exit);
+        assert_eq!(checked, expected, "{options:?} {action:?} {known:?}");
+    }
+}
+
+#[test]
+fn nodes_are_not_replaced_by_a_second_cluster() {
+    use StackAction::{ContinueRollback, RollBack, Update, Wait};
+    let with_id = |id: &str| {
+        let mut api = api("t");
+        api.outputs.insert("ApiId".to_owned(), id.to_owned());
+        api
+    };
+    let (same, other, older) = (with_id("a1"), with_id("a2"), api("t"));
+    let mut domain = with_id("a1");
+    domain.outputs.insert("Endpoint".to_owned(), "https://own".to_owned());
+    let mut other_older = api("t");
+    other_older.outputs.insert("Endpoint".to_owned(), "https://other".to_owned());
+    let adopt = Some("up --adopt");
+    let elsewhere = Some("the nodes use https://api; choose");
+    for (before, api, action, known, hint) in [
+        (&same, &same, Update, begun("a"), None),
+        // A new domain, and a new API on the same table.
+        (&same, &domain, Update, begun("a"), None),
+        (&same, &other, Update, begun("a"), None),
+        (&same, &same, Update, Known::Unclaimed, adopt),
+        (&same, &same, Update, Known::Claimed, adopt),
+        (&same, &domain, Update, Known::Unclaimed, adopt),
+        (&same, &other, Update, Known::Unclaimed, elsewhere),
+        (&same, &other, RollBack, Known::Unclaimed, elsewhere),
+        (&same, &other, ContinueRollback, Known::Unclaimed, elsewhere),
+        (&older, &same, Update, Known::Unclaimed, adopt),
+        // Another deployment is still creating the nodes.
+        (&same, &same, Wait, Known::Unclaimed, None),
+        (&same, &same, Update, Known::Denied, None),
+        (&same, &domain, Update, Known::Denied, None),
+        (&same, &other, Update, Known::Denied, elsewhere),
+        (&older, &same, Update, Known::Denied, None),
+        (&same, &older, Update, Known::Denied, None),
+        (&older, &other_older, Update, Known::Denied, elsewhere),
+    ] {
+        let mut stack = stack("UPDATE_COMPLETE", "t");
+        stack.parameters = values(&[], before, None);
+        let args = args(&[]);
+        let checked = launch(&args, api).check(Some(&stack), action, &known);
+        let failure = checked.err();
+        let actual = failure.as_ref().and_then(|failure| failure.hint.as_deref());
+        assert_eq!(actual.is_some(), hint.is_some(), "{action:?} {known:?}: {failure:?}");
+        let (Some(failure), Some(hint)) = (&failure, hint) else { continue };
+        assert!(failure.hint.as_ref().unwrap().contains(hint), "{failure:?}");
+        assert_eq!(failure.exit, Exit::NeedsDecision);
     }
 }
 
 #[test]
 fn another_processor_needs_an_image_and_instance_types() {
-    let api = stack("CREATE_COMPLETE", "t");
+    let api = api("t");
     let with = |options: &[&str]| Stack {
         parameters: values(options, &api, None),
         ..stack("UPDATE_COMPLETE", "t")
@@ -155,7 +238,7 @@ fn another_processor_needs_an_image_and_instance_types() {
     ] {
         let options = [&["--arch=arm64"], options].concat();
         let args = args(&options);
-        let checked = launch(&args, &api).check(Some(before), false);
+        let checked = launch(&args, &api).check(Some(before), StackAction::Update, &begun("a"));
         assert_eq!(checked.is_ok(), is_enough, "{options:?}");
         let Err(failure) = checked else { continue };
         let hint = failure.hint.unwrap();
@@ -191,7 +274,7 @@ fn the_order_of_subnets_is_that_of_the_stack() {
 
 #[test]
 fn the_command_that_forgets_names_the_table_and_where_it_is() {
-    let api = stack("CREATE_COMPLETE", "clusters of a");
+    let api = api("clusters of a");
     for (options, expected) in [
         (&[][..], "cbbootstrap cluster forget --table-name 'clusters of a' my_cluster"),
         (
@@ -200,9 +283,10 @@ fn the_command_that_forgets_names_the_table_and_where_it_is() {
         ),
     ] {
         let args = args(options);
-        let launch = Launch { has_record: true, ..launch(&args, &api) };
+        let launch = launch(&args, &api);
         assert_eq!(launch.forget_command(), expected);
-        let hint = launch.check(None, true).unwrap_err().hint.unwrap();
+        let refused = launch.check(None, StackAction::Create, &begun("a")).unwrap_err();
+        let hint = refused.hint.unwrap();
         assert!(hint.contains(&format!("`{expected}`")), "{hint}");
     }
 }
