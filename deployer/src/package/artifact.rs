@@ -31,7 +31,7 @@ impl Artifact {
     /// Packs an executable for Amazon Linux 2023 on this processor. The same executable always gives the same bytes: names, dates,
     /// modes and order are fixed.
     pub fn pack(program: &'static Program, executable: &[u8], arch: Arch) -> anyhow::Result<Self> {
-        elf::check(executable, arch)?;
+        elf::check(program, executable, arch)?;
         Ok(Self::new(program, (program.pack)(executable)?, arch))
     }
 
@@ -46,7 +46,7 @@ impl Artifact {
     /// Checks the archive's executable.
     pub fn check(program: &'static Program, bytes: Vec<u8>, arch: Arch) -> Result<Self, Failure> {
         let artifact = Self::new(program, bytes, arch);
-        elf::check(&artifact.executable()?, arch)?;
+        elf::check(program, &artifact.executable()?, arch)?;
         Ok(artifact)
     }
 

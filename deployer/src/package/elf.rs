@@ -5,13 +5,11 @@ use object::{
     read::elf::{ElfFile64, FileHeader, ProgramHeader},
 };
 
+use super::Program;
 use crate::{failure::Failure, values::Arch};
 
 /// The C library of Amazon Linux 2023, on which `provided.al2023` runs.
 pub const LAMBDA_GLIBC: Version = Version(2, 34);
-
-const BUILD_FOR_LAMBDA: &str =
-    "build it with `--builder zigbuild`, for which `pip install cargo-zigbuild ziglang` is enough";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32);
@@ -32,15 +30,15 @@ struct Executable {
 }
 
 /// Checks that Amazon Linux 2023 can run the executable on this processor.
-pub fn check(bytes: &[u8], arch: Arch) -> Result<(), Failure> {
+pub fn check(program: &Program, bytes: &[u8], arch: Arch) -> Result<(), Failure> {
     let executable = inspect(bytes).map_err(|error| {
         Failure::new(format!("the executable is not a 64-bit Linux executable ({error})"))
-            .hint("`cbbootstrap package` builds one for Linux")
+            .hint(format!("`{}` builds one for Linux", program.package_command))
     })?;
-    judge(&executable, arch)
+    judge(program, &executable, arch)
 }
 
-fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
+fn judge(program: &Program, executable: &Executable, arch: Arch) -> Result<(), Failure> {
     let built_for = match executable.machine {
         elf::EM_X86_64 => Some(Arch::X86_64),
         elf::EM_AARCH64 => Some(Arch::Arm64),
@@ -48,10 +46,9 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
     };
     if built_for != Some(arch) {
         let (machine, hint) = match built_for {
-            Some(other) => (
-                other.to_string(),
-                format!("deploy it with `--arch {other}`, or build it for {arch}"),
-            ),
+            Some(other) => {
+                (other.to_string(), format!("use `--arch {other}`, or build it for {arch}"))
+            }
             None => (format!("machine {}", executable.machine.0), format!("build it for {arch}")),
         };
         return Err(Failure::new(format!(
@@ -59,19 +56,25 @@ fn judge(executable: &Executable, arch: Arch) -> Result<(), Failure> {
         ))
         .hint(hint));
     }
+    let build = || {
+        format!(
+            "build it with `{} --builder zigbuild`, for which `pip install cargo-zigbuild ziglang` is enough",
+            program.package_command
+        )
+    };
     if let Some(loader) = executable.loader.as_deref()
         && loader != lambda_loader(arch)
     {
         return Err(Failure::new(format!(
             "the executable is loaded by `{loader}`, which Amazon Linux 2023 does not have"
         ))
-        .hint(BUILD_FOR_LAMBDA));
+        .hint(build()));
     }
     match executable.glibc {
         Some(needed) if needed > LAMBDA_GLIBC => Err(Failure::new(format!(
             "the executable needs glibc {needed}, but Amazon Linux 2023 has {LAMBDA_GLIBC}"
         ))
-        .hint(BUILD_FOR_LAMBDA)),
+        .hint(build())),
         _ => Ok(()),
     }
 }
@@ -121,7 +124,10 @@ fn glibc_version(symbol: &[u8]) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{AGENT, FUNCTION},
+        *,
+    };
 
     #[test]
     fn versions_compare_by_number() {
@@ -142,7 +148,7 @@ mod tests {
     fn executables_for_lambda_are_accepted() {
         let judge = |machine, glibc: Option<Version>, arch| {
             let loader = glibc.map(|_| lambda_loader(arch).to_owned());
-            super::judge(&Executable { machine, loader, glibc }, arch)
+            super::judge(&FUNCTION, &Executable { machine, loader, glibc }, arch)
                 .map_err(|failure| failure.to_string())
         };
         let new = Some(Version(2, 39));
@@ -172,8 +178,26 @@ mod tests {
             (elf::EM_AARCH64, Arch::Arm64, "/lib/ld-linux-armhf.so.3"),
         ] {
             let executable = Executable { machine, loader: Some(loader.to_owned()), glibc: None };
-            let message = judge(&executable, arch).unwrap_err().to_string();
+            let message = judge(&FUNCTION, &executable, arch).unwrap_err().to_string();
             assert!(message.contains(&format!("is loaded by `{loader}`")), "{message}");
+        }
+    }
+
+    #[test]
+    fn hints_name_a_command_that_builds_the_program() {
+        let machine = elf::EM_X86_64;
+        let musl = Some("/lib/ld-musl-x86_64.so.1".to_owned());
+        let musl = Executable { machine, loader: musl, glibc: None };
+        let new = Executable { machine, loader: None, glibc: Some(Version(2, 39)) };
+        for (program, command) in
+            [(&FUNCTION, "`cbbootstrap package "), (&AGENT, "`cbbootstrap package --agent ")]
+        {
+            for executable in [&musl, &new] {
+                let hint = judge(program, executable, Arch::X86_64).unwrap_err().hint.unwrap();
+                assert!(hint.contains(&format!("{command}--builder zigbuild`")), "{hint}");
+            }
+            let hint = judge(program, &new, Arch::Arm64).unwrap_err().hint.unwrap();
+            assert_eq!(hint, "use `--arch x86_64`, or build it for arm64");
         }
     }
 
@@ -187,7 +211,7 @@ mod tests {
     #[test]
     fn other_files_are_refused() {
         for bytes in [&b""[..], b"#!/bin/sh\n", b"\x7fELF", &[0; 4096]] {
-            let message = check(bytes, Arch::X86_64).unwrap_err().to_string();
+            let message = check(&FUNCTION, bytes, Arch::X86_64).unwrap_err().to_string();
             assert!(message.contains("not a 64-bit Linux executable"), "{message}");
         }
     }

@@ -35,6 +35,8 @@ pub struct Program {
     pub alternative: &'static str,
     /// How to get an artifact.
     hint: &'static str,
+    /// The command that builds one with any of the tools.
+    package_command: &'static str,
     pack: fn(&[u8]) -> anyhow::Result<Vec<u8>>,
     /// The executable in an artifact, or what is wrong with the artifact.
     unpack: fn(&[u8]) -> Result<Vec<u8>, String>,
@@ -58,6 +60,7 @@ pub static FUNCTION: Program = Program {
     content_type: "application/zip",
     alternative: "pass a zip with `--function-zip FILE`",
     hint: "`cbbootstrap package --out FILE` builds a valid one",
+    package_command: "cbbootstrap package",
     pack: artifact::zip,
     unpack: artifact::unzip,
     bundled: [bundled!("function-x86_64"), bundled!("function-arm64")],
@@ -72,6 +75,7 @@ pub static AGENT: Program = Program {
     content_type: "application/gzip",
     alternative: "pass an archive to `launch` with `--agent FILE`",
     hint: "`cbbootstrap package --agent` writes a valid one; or omit `--agent` to build it from source",
+    package_command: "cbbootstrap package --agent",
     pack: agent::archive,
     unpack: agent::executable,
     bundled: [bundled!("agent-x86_64"), bundled!("agent-arm64")],
