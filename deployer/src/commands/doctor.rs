@@ -11,12 +11,12 @@ use serde::Serialize;
 use super::iam_policy;
 use crate::{
     aws::{Aws, Identity},
-    cli::DoctorArgs,
+    cli::{DoctorArgs, PolicyFor},
     failure::{Failure, one_line},
     fields::write_columns,
     network,
     origin::Origin,
-    package::{ArtifactSource, BuildArgs, FUNCTION},
+    package::{AGENT, ArtifactSource, BuildArgs, FUNCTION, Program},
     printer::Printer,
 };
 
@@ -56,9 +56,13 @@ struct Diagnosis {
 
 /// Runs all checks. Fails if one of them fails.
 pub async fn run(args: DoctorArgs, printer: &Printer) -> anyhow::Result<()> {
-    let (mut checks, function) =
-        tokio::join!(check_aws(&args, printer), check_function(&args.build));
-    checks.push(function);
+    let (program, command) = match args.policy_for {
+        PolicyFor::Launch => (&AGENT, "launch"),
+        _ => (&FUNCTION, "deploy"),
+    };
+    let (mut checks, program) =
+        tokio::join!(check_aws(&args, printer), check_program(program, command, &args.build));
+    checks.push(program);
     let failed = checks.iter().filter(|check| check.result == Verdict::Fail).count();
     printer.result(&Diagnosis { checks })?;
     let failed = match failed {
@@ -156,15 +160,15 @@ fn check_clock(ahead: Option<SignedDuration>) -> Check {
         .hint("synchronise this machine's clock, for example with `timedatectl set-ntp true`")
 }
 
-/// Whether there is a function to deploy without `--function-zip`.
-async fn check_function(args: &BuildArgs) -> Check {
-    match ArtifactSource::find(&FUNCTION, None, args).await {
-        Ok(ArtifactSource::Ready(_)) => Check::ok("function", "this program contains it"),
+/// Whether the command has the program without an option that names a file.
+async fn check_program(program: &'static Program, command: &str, args: &BuildArgs) -> Check {
+    match ArtifactSource::find(program, None, args).await {
+        Ok(ArtifactSource::Ready(_)) => Check::ok(program.name, "this program contains it"),
         Ok(ArtifactSource::Source(_)) => {
-            Check::ok("function", "`deploy` builds it: sources and tools are there")
+            Check::ok(program.name, format!("`{command}` builds it: sources and tools are there"))
         }
-        // A zip needs neither.
-        Err(error) => Check { result: Verdict::Warn, ..Check::failed("function", &error) },
+        // A file needs neither.
+        Err(error) => Check { result: Verdict::Warn, ..Check::failed(program.name, &error) },
     }
 }
 

@@ -94,6 +94,12 @@ fn doctor_checks_what_a_deployment_needs() {
     {
         assert!(results.iter().any(|result| result == expected), "{expected}: {well}");
     }
+    let has = |name: &str| results.iter().any(|result| result.starts_with(name));
+    assert!(has("function ") && !has("agent "), "{well}");
+    let for_launch = user.run(&["doctor", "--for", "launch", "--output", "json"]).document();
+    let for_launch = self::results(&for_launch);
+    let has = |name: &str| for_launch.iter().any(|result| result.starts_with(name));
+    assert!(has("agent ") && !has("function "), "{for_launch:?}");
     let text = user.run(&["doctor"]).ended_with(0).stdout;
     assert!(text.starts_with("RESULT  CHECK"), "{text}");
     assert!(text.contains("hint: unset `AWS_ENDPOINT_URL` to use AWS"), "{text}");
@@ -150,6 +156,13 @@ fn doctor_simulates_the_permissions() {
         denied.stdout.contains("fail    permissions   not allowed: s3:PutObject\n"),
         "{denied}"
     );
+    let for_launch = user.run(&["doctor", "--for", "launch"]).ended_with(1);
+    for (ended, hint) in [
+        (&denied, "hint: `cbbootstrap iam-policy --for deploy` prints"),
+        (&for_launch, "hint: `cbbootstrap iam-policy --for launch` prints"),
+    ] {
+        assert!(ended.stdout.contains(hint), "{ended}");
+    }
 }
 
 #[test]

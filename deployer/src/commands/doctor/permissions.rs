@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use clap::{ValueEnum, builder::PossibleValue};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -11,7 +12,7 @@ use crate::{
         Aws, Identity,
         iam::{self, Request},
     },
-    cli::DoctorArgs,
+    cli::{DoctorArgs, PolicyFor},
     failure::Failure,
     permissions::{self, Scope},
 };
@@ -62,15 +63,22 @@ pub async fn check(aws: &Aws, identity: &Identity, args: &DoctorArgs) -> Check {
         Ok(principal) => simulate(aws, principal, requests).await,
         Err(failure) => Err(failure),
     };
-    let hint = "`cbbootstrap iam-policy` prints the policy that allows them";
     match denied {
         Err(failure) => Check::skipped(CHECK, failure.to_string())
             .hint("`cbbootstrap iam-policy --for doctor` prints the policy that allows this check"),
         Ok(denied) if denied.is_empty() => {
             Check::ok(CHECK, format!("all {number} that the commands need, by simulation"))
         }
-        Ok(denied) => Check::new(Verdict::Fail, CHECK, missing(&denied)).hint(hint),
+        Ok(denied) => {
+            Check::new(Verdict::Fail, CHECK, missing(&denied)).hint(hint(args.policy_for))
+        }
     }
+}
+
+fn hint(policy_for: PolicyFor) -> String {
+    let name = policy_for.to_possible_value();
+    let name = name.as_ref().map_or("all", PossibleValue::get_name);
+    format!("`cbbootstrap iam-policy --for {name}` prints the policy that allows them")
 }
 
 async fn simulate(
