@@ -130,7 +130,7 @@ impl Access {
     }
 
     /// The profile that the user, the environment or, unless the environment has keys, `cbbootstrap.yaml` names.
-    fn chosen_profile(&self) -> Option<String> {
+    pub fn chosen_profile(&self) -> Option<String> {
         let fallback = || self.fallback_profile.clone().filter(|_| !has_keys());
         self.named_profile().or_else(fallback)
     }

@@ -17,7 +17,7 @@ use crate::{
     origin::introduce,
     package::{AGENT, ArtifactSource, BuildArgs, BuilderChoice},
     printer::Printer,
-    settings::{Place, StackOptions, TableArgs, Target, check_tags, map},
+    settings::{Place, StackOptions, TableArgs, Target, check_tags, map, shell_word},
     signals::Signals,
     stack::Stack,
     template::{self, CLUSTER_TEMPLATE},
@@ -43,6 +43,9 @@ struct LaunchReport {
     stack_name: String,
     #[serde(skip)]
     region: String,
+    /// The AWS CLI does not read `cbbootstrap.yaml`, which may name it.
+    #[serde(skip)]
+    profile: Option<String>,
     changed: bool,
     /// The members that the API knows.
     nodes: Vec<String>,
@@ -55,7 +58,7 @@ struct LaunchReport {
 
 impl LaunchReport {
     fn new(
-        cluster_id: String,
+        args: &LaunchArgs,
         stack: &Stack,
         region: String,
         changed: bool,
@@ -68,9 +71,10 @@ impl LaunchReport {
             ("couchbase", "http://NODE:8091")
         };
         Ok(Self {
-            cluster_id,
+            cluster_id: args.cluster_id.clone(),
             stack_name: stack.name().to_owned(),
             region,
+            profile: args.api.access.chosen_profile(),
             changed,
             connection_string: (!nodes.is_empty())
                 .then(|| format!("{scheme}://{}", nodes.join(","))),
@@ -85,9 +89,12 @@ impl LaunchReport {
     }
 
     fn password_command(&self) -> String {
-        let Self { password_arn, region, .. } = self;
+        let Self { password_arn, region, profile, .. } = self;
+        let profile =
+            profile.as_deref().map(|profile| format!(" --profile {}", shell_word(profile)));
+        let profile = profile.unwrap_or_default();
         format!(
-            "aws secretsmanager get-secret-value --region {region} --secret-id {password_arn} --query SecretString --output text"
+            "aws secretsmanager get-secret-value --region {region}{profile} --secret-id {password_arn} --query SecretString --output text"
         )
     }
 }
@@ -152,7 +159,7 @@ async fn launch(
         };
         let (launched, nodes) = deployment.launch(agent, &launch, signals).await?;
         let DeployedStack { stack, changed, .. } = launched;
-        LaunchReport::new(args.cluster_id.clone(), &stack, aws.region.clone(), changed, nodes)
+        LaunchReport::new(args, &stack, aws.region.clone(), changed, nodes)
     })
     .await
 }

@@ -58,16 +58,17 @@ fn a_launch_reports_how_to_connect() {
     stack.outputs.insert("AdministratorPasswordArn".to_owned(), "arn:p".to_owned());
     let report = |stack: &Stack, nodes: &[&str]| {
         let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
-        LaunchReport::new("c".to_owned(), stack, "us-east-1".to_owned(), true, nodes).unwrap()
+        let args = args(&["--profile=team a"]);
+        LaunchReport::new(&args, stack, "us-east-1".to_owned(), true, nodes).unwrap()
     };
     assert_eq!(
         report(&stack, &["a", "b"]).to_string(),
-        "Cluster:  c\n\
+        "Cluster:  my_cluster\n\
          Stack:    couchbase-c in us-east-1, deployed\n\
          Nodes:    a, b\n\
          Connect:  couchbases://a,b\n\
          Console:  https://a:18091\n\
-         Password: aws secretsmanager get-secret-value --region us-east-1 --secret-id arn:p --query SecretString --output text\n"
+         Password: aws secretsmanager get-secret-value --region us-east-1 --profile 'team a' --secret-id arn:p --query SecretString --output text\n"
     );
     assert_eq!(report(&stack, &[]).connection_string, None);
     stack.parameters.insert("Edition".to_owned(), "community".to_owned());
