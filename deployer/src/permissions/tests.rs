@@ -240,6 +240,18 @@ fn launch_changes_only_security_groups_and_launch_templates_of_clusters() {
 }
 
 #[test]
+fn launch_passes_roles_to_ec2_in_china() {
+    let china = scope_with(&[("partition", "aws-cn"), ("region", "cn-north-1")]);
+    let policy = policy(&china, PolicyFor::Launch);
+    let passes = policy.statement.iter().find(|it| it.action.contains("iam:PassRole")).unwrap();
+    assert_eq!(passes.resource, ["arn:aws-cn:iam::123456789012:role/couchbase-*"]);
+    let service = &passes.condition.as_ref().unwrap()["StringLike"]["iam:PassedToService"];
+    for name in ["ec2.amazonaws.com", "ec2.amazonaws.com.cn"] {
+        assert!(name.starts_with(service.strip_suffix('*').unwrap()), "{service}");
+    }
+}
+
+#[test]
 fn joined_statements_are_about_different_services() {
     let whole = policy(&scope(), PolicyFor::All).statement;
     let joined = join(policy(&scope(), PolicyFor::All).statement);

@@ -134,7 +134,12 @@ fn requests(policy: &Value) -> Vec<Request> {
 
 /// A resource or a value that the pattern matches.
 fn example(pattern: &str) -> String {
-    if pattern == "*" { pattern.to_owned() } else { pattern.replace('*', "example") }
+    match pattern.strip_suffix('*') {
+        Some("") => pattern.to_owned(),
+        // A service, whose name may be longer in China.
+        Some(service) if service.ends_with(".amazonaws.com") => service.to_owned(),
+        _ => pattern.replace('*', "example"),
+    }
 }
 
 #[cfg(test)]
@@ -171,8 +176,14 @@ mod tests {
                 "Action": ["ec2:DeleteTags"], "Resource": ["*"],
                 "Condition": {"StringLike": {"aws:ResourceTag/Name": "couchbase-*"}},
             },
+            {
+                "Action": ["iam:PassRole"], "Resource": ["*"],
+                "Condition": {"StringLike": {"iam:PassedToService": "ec2.amazonaws.com*"}},
+            },
         ]});
-        let [plain, conditional, like] = &requests(&policy)[..] else { panic!("three requests") };
+        let [plain, conditional, like, service] = &requests(&policy)[..] else {
+            panic!("four requests")
+        };
         assert_eq!((plain.resources[0].as_str(), plain.context.len()), ("*", 0));
         assert_eq!(conditional.actions, ["iam:PassRole"]);
         assert_eq!(conditional.resources, ["arn:aws:iam::1:role/s-example"]);
@@ -180,6 +191,8 @@ mod tests {
         assert_eq!(conditional.context, [context]);
         let context = ("aws:ResourceTag/Name".to_owned(), "couchbase-example".to_owned());
         assert_eq!(like.context, [context]);
+        let context = ("iam:PassedToService".to_owned(), "ec2.amazonaws.com".to_owned());
+        assert_eq!(service.context, [context]);
     }
 
     #[test]
