@@ -18,7 +18,7 @@ pub struct LaunchArgs {
     /// VPC of the nodes
     #[arg(long, value_name = "ID")]
     pub vpc: String,
-    /// Subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
+    /// IPv4 or dual-stack subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
     #[arg(long = "subnet", value_name = "ID", required = true, value_delimiter = ',')]
     pub subnets: Vec<String>,
     /// Number of nodes [default: unchanged; 3 for a new cluster]

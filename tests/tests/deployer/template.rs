@@ -58,6 +58,24 @@ fn descriptions_of_security_groups_have_allowed_characters() {
     }
 }
 
+/// In a dual-stack subnet, programs try IPv6 first.
+#[test]
+fn security_groups_allow_outgoing_ipv4_and_ipv6() {
+    let file = programs::workspace().join("templates/couchbase-cluster.yaml");
+    let template: Value = serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let resources = template["Resources"].as_mapping().unwrap().iter();
+    let rules: Vec<_> = resources
+        .filter_map(|(name, resource)| {
+            let rules = resource["Properties"]["SecurityGroupEgress"].as_sequence()?;
+            let all = |cidr: &str, any: &str| {
+                rules.iter().any(|it| it[cidr] == any && it["IpProtocol"] == "-1")
+            };
+            Some((name.as_str().unwrap(), all("CidrIp", "0.0.0.0/0"), all("CidrIpv6", "::/0")))
+        })
+        .collect();
+    assert_eq!(rules, [("NodeGroup", true, true), ("SyncGatewayGroup", true, true)]);
+}
+
 fn workflow() -> Value {
     let file = programs::workspace().join("templates/github-actions.yml");
     serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap()
