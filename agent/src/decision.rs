@@ -132,7 +132,10 @@ pub struct Memory {
     pub failed_rebalances: u32,
     /// No rebalance begins before this time, after a failed one.
     pub rest_until: Option<Instant>,
+    /// The server has accepted its initialisation, and has not been seen in its cluster yet.
     pub has_initialised: bool,
+    /// This run has initialised the server, or may have: its node may choose its own server group.
+    pub has_begun_cluster: bool,
     /// Whether a request to initialise the server broke off, and may still be carried out.
     pub may_be_under_way: bool,
     /// The generation of the claim that this node gives up, or has given up.
@@ -184,12 +187,13 @@ impl Memory {
         }
     }
 
-    /// What a run that starts over must still know: a failure that explains a failover, an initialisation or a leave that may still take
+    /// What a run that starts over must still know: a failure that explains a failover, an initialisation or a leave, which may still take
     /// effect, and which servers are absent.
     #[must_use]
     pub fn keep(&self) -> Self {
         Self {
             has_initialised: self.has_initialised,
+            has_begun_cluster: self.has_begun_cluster,
             may_be_under_way: self.may_be_under_way,
             left_claim: self.left_claim,
             absences: self.absences.clone(),

@@ -110,6 +110,25 @@ fn three_nodes_become_one_cluster_whatever_is_refused() {
     }
 }
 
+/// Until index and query are up, the first node's server is not balanced, and the other nodes come before its server group.
+#[test]
+fn a_first_node_that_is_balanced_late_still_gets_its_server_group() {
+    let servers = Servers::start(3);
+    servers.services_never_come_up(&["index", "n1ql"]);
+    let agents = Agents::with_new_api(&servers);
+    let options = ["--services", "data,index,query", "--server-group", "a", "--settle", "3s"];
+    let ups: Vec<_> = servers.nodes().iter().map(|node| agents.start(node, &options)).collect();
+    process::wait_until("all nodes are there", || {
+        servers.clusters().first().is_some_and(|cluster| cluster.nodes.len() == 3)
+    });
+    servers.services_never_come_up(&[]);
+    for up in ups {
+        assert_eq!(up.end().document()["refused"], json!([]));
+    }
+    let cluster = one_cluster(&servers, 3);
+    assert!(cluster.nodes.iter().all(|node| node.group == "a"), "{cluster:#?}");
+}
+
 /// Names that differ only in case, a quota that is too small, an empty variable.
 #[test]
 fn a_bucket_that_clashes_and_an_empty_variable_leave_one_cluster() {

@@ -50,8 +50,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The first node renames the group that its server begins in, or moves if another node has created the wanted one. A node
-    /// that was not initialised by this run stays where its operators have put it.
+    /// The first node renames the group that its server begins in, or moves if other nodes are there already. A node that was not
+    /// initialised by this run stays where its operators have put it.
     fn set_group(&self, wanted: &str, view: &View) -> Result<String, CallError> {
         let refusal = |why: String| Err(CallError::Refused(StatusCode::BAD_REQUEST, why));
         if !self.is_enterprise() {
@@ -70,7 +70,7 @@ impl Run<'_> {
                 server.rename_group(own, wanted)?;
                 Ok(format!("group: `{wanted}`"))
             }
-            _ if !self.state.memory.has_initialised => {
+            _ if !self.state.memory.has_begun_cluster => {
                 let group = this.group.as_deref().unwrap_or("another one");
                 refusal(format!(
                     "the node is already in server group `{group}`; move it in Couchbase Server"

@@ -118,8 +118,9 @@ impl Run<'_> {
         if record.lease_left(Instant::now()).is_some_and(|left| left < LEASE_MARGIN) {
             return Ok(());
         }
-        let generation = record.generation;
-        let (quota, services) = (self.quota()?, &self.args.services);
+        let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
+        // The answer may be lost.
+        self.state.memory.has_begun_cluster = true;
         match self.here.server.initialise(
             self.node(),
             services,
