@@ -12,7 +12,7 @@ use cbbootstrap_cli::{
 };
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
-    trust::{Attestation, ClusterKeys, Fingerprint},
+    trust::ClusterKeys,
     wire::{Cluster, Problem, Request},
 };
 use thiserror::Error;
@@ -21,6 +21,7 @@ use ureq::Agent;
 use crate::{
     aws,
     http::{self, CallError, Deadline, Trust},
+    peers::Attested,
     record::ClusterRecord,
 };
 
@@ -138,7 +139,7 @@ impl Api {
         identity: &Identity,
         cluster_uuid: &Uuid,
         generation: u64,
-        attested: Option<(Option<Fingerprint>, Attestation)>,
+        attested: Option<Attested>,
     ) -> Result<ClusterRecord, ApiError> {
         let (authority, attestation) = attested.unzip();
         let request = Request {

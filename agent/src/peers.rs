@@ -37,6 +37,9 @@ pub enum Proof {
     Anyone,
 }
 
+/// A node's attestation, with the authority that has signed its server's certificate. Community Edition has none.
+pub type Attested = (Option<Fingerprint>, Attestation);
+
 impl Peers {
     /// Whether members can be verified, or need not be.
     pub fn can_verify_members(&self) -> bool {
@@ -81,8 +84,7 @@ impl Peers {
         Ok(Server::on_node(node, trust.as_ref(), administrator, self.deadline))
     }
 
-    /// Attests that this node is a member of the cluster that its server sees. Returns the authority that has signed the server's
-    /// certificate as well; `None` where the cluster has no secret.
+    /// Attests that this node is a member of the cluster that its server sees; `None` where the cluster has no secret.
     pub fn attest(
         &self,
         node: &Node,
@@ -90,7 +92,7 @@ impl Peers {
         view: &View,
         is_enterprise: bool,
         deadline: Deadline,
-    ) -> Result<Option<(Option<Fingerprint>, Attestation)>, CallError> {
+    ) -> Result<Option<Attested>, CallError> {
         let Some(keys) = &self.keys else {
             return Ok(None);
         };

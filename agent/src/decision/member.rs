@@ -85,14 +85,13 @@ fn complete(
     if this.membership == Membership::FailedOver {
         return recover(this, view, memory, now);
     }
-    if this.membership == Membership::Active && !memory.is_reported {
+    // Without its attestation, nodes with a secret do not join through this one.
+    let is_recorded = memory.is_reported && (memory.is_attested || !goal.attests);
+    if this.membership == Membership::Active && !is_recorded {
         return Action::Report(view.uuid.clone());
     }
     if let Some(action) = balance(goal, this, view, memory, now) {
         return action;
-    }
-    if goal.attests && !memory.is_attested {
-        return Action::Report(view.uuid.clone());
     }
     let missing = goal.extras.iter().find(|extra| {
         let is_missing = match extra {

@@ -778,6 +778,43 @@ fn a_member_with_a_new_certificate_attests_it_again() {
     one_cluster(&servers, 2);
 }
 
+/// A server's TLS port may open late after a restart. A report without an attestation would replace the recorded one.
+#[test]
+fn a_member_that_cannot_attest_keeps_its_recorded_attestation() {
+    let servers = Servers::start_generated(2);
+    let agents = with_secret(Agents::with_new_api(&servers));
+    agents.join(servers.nodes(), &[]);
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &ClusterId::new("demo").unwrap());
+    let assert_attested = || {
+        let record = agents.record_with(keys.token());
+        let members = record["members"].as_array().unwrap();
+        assert_eq!(members.len(), 2, "{record}");
+        assert!(members.iter().all(|member| member["attestation"].is_string()), "{record}");
+    };
+    let close_tls = |is_closed| {
+        servers.on_request(move |seen| {
+            // Nothing else asks a member this without credentials.
+            let is_check = seen.node == 1 && seen.path == "/pools" && seen.user.is_none();
+            if is_closed && is_check { Then::Drop } else { Then::Handle }
+        });
+    };
+    close_tls(true);
+    servers[1].kill();
+    servers[1].restart();
+    let up = agents.start(&servers[1], &[]);
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(100));
+        assert_attested();
+    }
+    close_tls(false);
+    up.end().document();
+    assert_attested();
+    close_tls(true);
+    let up = agents.up(&servers[1], &["--interval", "50ms"]).ended_with(6);
+    assert!(up.stderr.contains("cannot attest its membership"), "{up}");
+    assert_attested();
+}
+
 /// Without `--insecure` no password crosses the network unencrypted, whether or not there is a secret.
 #[test]
 fn community_edition_joins_nobody_without_insecure() {

@@ -311,6 +311,8 @@ impl<'r> Life<'r> {
             Ok(Some(record)) => {
                 let is_listed = record.state == State::Ready && record.member(&node).is_some();
                 self.up.state.memory.is_reported &= is_listed;
+                // The certificate may have changed.
+                self.up.state.memory.is_attested = false;
                 self.up.learn(record);
             }
             Ok(None) => self.up.state.answers.asked = Asked::NoRecord,

@@ -1,9 +1,6 @@
 //! The first node: checks before the claim, and the initialisation.
 
-use std::{
-    net::ToSocketAddrs,
-    time::{Duration, Instant},
-};
+use std::{net::ToSocketAddrs, time::Instant};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
@@ -15,11 +12,6 @@ use crate::{
     http::{self, CallError},
     values::BucketSpec,
 };
-
-/// How long the node's name may lead elsewhere, in the longest pauses between two attempts and at most: after a restart of the host, a
-/// name may resolve to its old address for a while, and an IPv6 address is tentative at first.
-const MISNAMED_INTERVALS: u32 = 60;
-const MISNAMED_LIMIT: Duration = Duration::from_mins(2);
 
 /// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
 pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
@@ -91,9 +83,8 @@ impl Run<'_> {
         let failure = Failure::usage(format!("{subject} is not an address of this host")).hint(
             "give an address of this host that the other nodes reach; a public one behind NAT goes into `--alternate-address`",
         );
-        let limit = MISNAMED_LIMIT.min(self.interval * MISNAMED_INTERVALS);
-        let is_over = self.misnamed_since.get_or_insert_with(Instant::now).elapsed() >= limit;
-        Err(if is_over { failure.into() } else { Interrupt::unfinished(failure) })
+        let since = *self.misnamed_since.get_or_insert_with(Instant::now);
+        Err(if self.is_lasting(since) { failure.into() } else { Interrupt::unfinished(failure) })
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.

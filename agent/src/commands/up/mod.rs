@@ -36,6 +36,11 @@ use crate::{
 /// This many refusals in a row end the command.
 const MAX_REFUSALS: u32 = 10;
 
+/// How long a problem lasts that may pass by itself, in the longest pauses between two attempts and at most: after a restart of the host, a
+/// name may resolve to its old address for a while, an IPv6 address is tentative at first, and a server's TLS port opens late.
+const PASSING_INTERVALS: u32 = 60;
+const PASSING_LIMIT: Duration = Duration::from_mins(2);
+
 /// After this many actions without a pause the agent pauses. A node needs fewer until it waits for something.
 const MAX_ACTIONS: u32 = 10;
 
@@ -100,7 +105,8 @@ pub(super) struct RunState {
     refused: Vec<String>,
     /// The buckets that this run has created. Each appears a little later.
     created: BTreeSet<String>,
-    failed_attestations: u32,
+    /// Since when this node could not attest its membership.
+    unattested_since: Option<Instant>,
     last: Option<Action>,
     /// Without a pause.
     actions: u32,
@@ -139,6 +145,11 @@ impl<'r> Run<'r> {
 
     fn node(&self) -> &Node {
         &self.here.identity.node
+    }
+
+    /// Whether a problem has lasted too long to pass by itself.
+    fn is_lasting(&self, since: Instant) -> bool {
+        since.elapsed() >= PASSING_LIMIT.min(self.interval * PASSING_INTERVALS)
     }
 
     /// A round for this state of the server. It pauses after many actions, or after one that is decided on again although it was

@@ -1,12 +1,19 @@
 //! A member confirms its membership with other members, and reports it to the API.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::{names::Node, wire::State};
 
-use super::{Interrupt, MAX_REFUSALS, Run, outcome::RESET};
-use crate::{api::ApiError, decision::Asked, http::CallError, record::ClusterRecord, server::View};
+use super::{Interrupt, Run, outcome::RESET};
+use crate::{
+    api::ApiError,
+    decision::Asked,
+    http::CallError,
+    peers::{Attested, Peers},
+    record::ClusterRecord,
+    server::View,
+};
 
 /// At most this many members are asked about this node: one that is down costs a time limit.
 const MAX_ASKED: usize = 3;
@@ -15,23 +22,39 @@ const MAX_ASKED: usize = 3;
 const FIRST_ATTESTATION_LIMIT: Duration = Duration::from_secs(5);
 
 impl Run<'_> {
-    /// Reports this node ready. The first report does not need the attestation, which a later one adds: otherwise another node
-    /// could take the claim over.
+    /// Reports this node ready, with its attestation. The first report of a cluster does not wait for it, and a later one adds it:
+    /// otherwise another node could take the claim over.
     pub(super) fn report(&mut self, view: &View, record: &ClusterRecord) -> Result<(), Interrupt> {
+        let is_first = record.state == State::Claimed;
         let peers = &self.here.peers;
-        let deadline = match record.state {
-            State::Claimed => peers.deadline.or_after(FIRST_ATTESTATION_LIMIT),
-            State::Ready => peers.deadline,
+        let deadline = if is_first {
+            peers.deadline.or_after(FIRST_ATTESTATION_LIMIT)
+        } else {
+            peers.deadline
         };
-        let server = &self.here.server;
-        let attested = match peers.attest(self.node(), server, view, self.is_enterprise(), deadline)
-        {
-            Ok(attested) => attested,
-            Err(error) if self.state.memory.is_reported => return self.retry_attestation(&error),
-            Err(error) => {
+        let (server, is_enterprise) = (&self.here.server, self.is_enterprise());
+        let attested = match peers.attest(self.node(), server, view, is_enterprise, deadline) {
+            Ok(attested) => {
+                self.state.unattested_since = None;
+                if self.is_recorded(attested, record) {
+                    self.state.memory.is_attested = true;
+                    return Ok(());
+                }
+                attested
+            }
+            Err(error) if is_first => {
                 self.printer.warning(format_args!(
                     "the report is not attested yet, and other nodes cannot join through this one: {error}"
                 ));
+                None
+            }
+            Err(error) => {
+                self.give_up_attestation(&error)?;
+                if self.state.memory.is_reported || self.has_attestation(record) {
+                    // A report without an attestation would replace the recorded one.
+                    (self.state.memory.is_reported, self.state.memory.is_attested) = (true, true);
+                    return Ok(());
+                }
                 None
             }
         };
@@ -43,7 +66,7 @@ impl Run<'_> {
                     self.printer.step(format_args!("ready: reported{and}"));
                     self.learn(record);
                     self.state.memory.is_reported = true;
-                    self.state.memory.is_attested = attested.is_some();
+                    self.state.memory.is_attested = attested.is_some() || !is_first;
                     return Ok(());
                 }
                 Err(ApiError::Refused(problem)) => problem,
@@ -70,19 +93,37 @@ impl Run<'_> {
         }
     }
 
-    /// The membership is reported, but its attestation failed.
-    fn retry_attestation(&mut self, error: &CallError) -> Result<(), Interrupt> {
-        self.state.failed_attestations += 1;
-        if self.state.failed_attestations < MAX_REFUSALS {
+    /// Whether the record lists this node with this very attestation.
+    fn is_recorded(&self, attested: Option<Attested>, record: &ClusterRecord) -> bool {
+        let Some((authority, attestation)) = attested else { return false };
+        self.state.memory.is_reported
+            && record.member(self.node()).is_some_and(|member| {
+                member.authority == authority && member.attestation == Some(attestation)
+            })
+    }
+
+    /// Whether the record lists this node with an attestation that other nodes accept.
+    fn has_attestation(&self, record: &ClusterRecord) -> bool {
+        let Peers { cluster_id, keys, .. } = &self.here.peers;
+        let keys = keys.as_ref();
+        keys.is_some_and(|keys| record.attested_member(self.node(), cluster_id, keys).is_ok())
+    }
+
+    /// Waits while this node cannot attest its membership, and warns if that lasts.
+    fn give_up_attestation(&mut self, error: &CallError) -> Result<(), Interrupt> {
+        let since = *self.state.unattested_since.get_or_insert_with(Instant::now);
+        if !self.is_lasting(since) {
             return Err(Interrupt::wait(format!(
                 "this node cannot attest its membership yet: {error}"
             )));
         }
-        self.printer.warning(format_args!(
+        self.printer.warning_once(format_args!(
             "this node cannot attest its membership: {error}; other nodes do not join through it"
         ));
-        self.state.refused.push("attestation".to_owned());
-        self.state.memory.is_attested = true;
+        let refused = "attestation".to_owned();
+        if !self.state.refused.contains(&refused) {
+            self.state.refused.push(refused);
+        }
         Ok(())
     }
 
