@@ -29,6 +29,7 @@ impl Server {
         is_enterprise: bool,
     ) -> Result<(), CallError> {
         let (host, codes, quota) = (node.host().to_string(), services.codes(), quota.to_string());
+        let storage = if is_enterprise { "plasma" } else { "forestdb" };
         let mut form = vec![
             ("hostname", &*host),
             ("services", &codes),
@@ -37,12 +38,10 @@ impl Server {
             ("password", administrator.password.expose()),
             ("port", "SAME"),
             ("sendStats", "false"),
+            // Without it, an index node that joins later cannot create an index.
+            ("indexerStorageMode", storage),
         ];
         form.extend(cluster_name.map(|name| ("clusterName", name)));
-        if services.has("index") {
-            let storage = if is_enterprise { "plasma" } else { "forestdb" };
-            form.push(("indexerStorageMode", storage));
-        }
         let request = self.client.post(self.url_of("/clusterInit"));
         self.send_form(request, &form, INITIALISE_LIMIT).map(drop)
     }

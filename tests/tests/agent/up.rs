@@ -80,6 +80,20 @@ fn a_blank_node_becomes_a_cluster() {
     println!("{up}");
 }
 
+/// An index node that joins later needs it.
+#[test]
+fn a_first_node_without_the_index_service_sets_the_index_storage() {
+    for (servers, storage) in
+        [(Servers::start(1), "plasma"), (Servers::start_community(1), "forestdb")]
+    {
+        Agents::with_new_api(&servers).up(&servers[0], &["--services", "data"]).document();
+        let requests = servers.requests();
+        let request = requests.iter().find(|seen| seen.path == "/clusterInit").unwrap();
+        let expected = ("indexerStorageMode".to_owned(), storage.to_owned());
+        assert!(request.form.contains(&expected), "{request:?}");
+    }
+}
+
 #[test]
 fn three_nodes_become_one_cluster() {
     let (servers, agents) = scene(3);
