@@ -103,6 +103,18 @@ fn three_nodes_become_one_cluster() {
     assert_one_cluster(&agents, &servers, 3);
 }
 
+/// Only the first node sets the quota and creates buckets.
+#[test]
+fn a_joiner_ignores_options_of_a_first_node_that_do_not_fit_it() {
+    let (servers, agents) = scene(3);
+    agents.up(&servers[0], &[]).document();
+    for (node, option) in [(1, "--memory-quota=100%"), (2, "--bucket=app:30000")] {
+        let up = agents.up(&servers[node], &[option]);
+        assert_eq!(up.document()["is_initial_node"], false, "{up}");
+    }
+    assert_one_cluster(&agents, &servers, 3);
+}
+
 #[test]
 fn twenty_nodes_share_rebalances() {
     let (servers, agents) = scene(20);

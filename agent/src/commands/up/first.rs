@@ -43,12 +43,11 @@ impl Run<'_> {
             .hint("it supports `data`, `data,index,query` or `data,index,query,search`")
             .into());
         }
-        self.quota()?;
         Ok(())
     }
 
-    /// The data service's memory in MB.
-    fn quota(&self) -> Result<u64, Failure> {
+    /// The data service's memory in MB. Fails if the quota and the buckets do not fit the node.
+    pub(super) fn quota(&self) -> Result<u64, Failure> {
         let quota = self.args.memory_quota.megabytes(self.state.memory_bytes, &self.args.services);
         let quota = quota.map_err(|why| {
             Failure::usage(format!("--memory-quota: {why}"))

@@ -291,6 +291,9 @@ impl<'r> Run<'r> {
     fn ask(&mut self, claim: bool, own: &OwnServer) -> Result<(), Interrupt> {
         if claim && matches!(own, OwnServer::Blank(_)) {
             self.check_before_claim()?;
+            if let Err(wrong) = self.quota() {
+                return self.expect_ready_cluster(wrong);
+            }
         }
         let identity = &self.here.identity;
         let status = || self.here.api.status(Some(&identity.node));
@@ -320,6 +323,18 @@ impl<'r> Run<'r> {
             Some(record) => self.learn(record),
         }
         Ok(())
+    }
+
+    /// Reads the record of a cluster that is ready. A node that joins it does not need the options of a first node, which are wrong.
+    fn expect_ready_cluster(&mut self, wrong: Failure) -> Result<(), Interrupt> {
+        match self.here.api.status(Some(self.node()))? {
+            Some(record) if record.state == wire::State::Ready => {
+                self.state.memory.is_claimed_by_other = true;
+                self.learn(record);
+                Ok(())
+            }
+            _ => Err(wrong.into()),
+        }
     }
 
     /// Stores an answer and prints what is new in it.
