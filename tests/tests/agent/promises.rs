@@ -856,11 +856,27 @@ fn lost_certificates_are_explained() {
     let left = agents.run(&servers[1], &["leave"]).ended_with(0);
     assert!(left.stderr.contains("load it again before the next `up`"), "{left}");
     let up = agents.up(&servers[1], &[]);
-    up.failed(1, "has refused 10 times to add this node");
+    up.failed(1, "no member can add this node");
     assert!(up.stderr.contains("`reloadCertificate`"), "{up}");
     servers[1].load_certificate();
     agents.up(&servers[1], &[]).document();
     one_cluster(&servers, 2);
+}
+
+/// Each member of a large cluster may refuse for a moment.
+#[test]
+fn a_joiner_tries_again_when_every_member_refuses_for_some_seconds() {
+    let (servers, agents) = scene(12);
+    agents.join(&servers.nodes()[..11], &[]);
+    let since = Instant::now();
+    servers.on_request(move |seen| {
+        let is_refused =
+            seen.path.ends_with("/addNode") && since.elapsed() < Duration::from_secs(2);
+        if is_refused { Then::Refuse(400, r#"["not now"]"#.to_owned()) } else { Then::Handle }
+    });
+    agents.up(&servers[11], &[]).document();
+    one_cluster(&servers, 12);
+    assert!(servers.count("/addNode") > 20, "{} requests", servers.count("/addNode"));
 }
 
 /// A rebalance that was stopped does not count as done.

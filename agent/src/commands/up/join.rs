@@ -8,7 +8,7 @@ use std::{
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::Node;
 
-use super::{Interrupt, MAX_REFUSALS, Run, untrusted};
+use super::{Interrupt, Run, untrusted};
 use crate::{
     commands::name_taken,
     decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT},
@@ -35,8 +35,8 @@ const MAX_CALLS: u32 = 3;
 
 #[derive(Default)]
 pub(super) struct Joining {
-    /// In a row.
-    refusals: u32,
+    /// Since when each round has ended with a member that refuses to add this node.
+    refused_since: Option<Instant>,
     dead: BTreeMap<Node, Instant>,
     /// A member that may still be adding this node.
     adding: Option<Adding>,
@@ -66,6 +66,8 @@ enum Skip {
     OtherCluster,
     /// Nothing vouches for the member.
     Unproven,
+    /// It refuses to add this node.
+    Refused,
     Other,
 }
 
@@ -87,6 +89,7 @@ impl Run<'_> {
         record: &ClusterRecord,
     ) -> Result<(), Interrupt> {
         let now = Instant::now();
+        let refused_since = self.state.joining.refused_since.take();
         self.state.joining.dead.retain(|_, since| now - *since < SKIP_TIME);
         let is_over = |adding: &mut Adding| now - adding.since >= ADD_TIME;
         if let Some(Adding { member, .. }) = self.state.joining.adding.take_if(is_over) {
@@ -133,6 +136,18 @@ impl Run<'_> {
         self.state.answers.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
         let id = self.here.api.cluster_id.as_str();
+        if skips.contains(&Skip::Refused) {
+            let wait = wait.hint(
+                "the other nodes must reach this one by its name on the ports 8091 and 18091, and trust its certificate; after it has left a cluster, load your own certificates again (`loadTrustedCAs`, `reloadCertificate`)",
+            );
+            let since = refused_since.unwrap_or(now);
+            self.state.joining.refused_since = Some(since);
+            return Err(if self.is_lasting(since) {
+                wait.into()
+            } else {
+                Interrupt::unfinished(wait)
+            });
+        }
         Err(Interrupt::unfinished(if skips.contains(&Skip::Unproven) {
             wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
@@ -230,21 +245,12 @@ impl Run<'_> {
         }
         self.state.joining.adding = None;
         let Err(error) = added else {
-            self.state.joining.refusals = 0;
             self.state.memory.has_begun_cluster = false;
             self.printer.step(format_args!("join: added by `{member}`"));
             return Ok(());
         };
-        self.state.joining.refusals += 1;
-        if self.state.joining.refusals < MAX_REFUSALS {
-            // A rebalance may have begun: the next round shows it.
-            return Err(skip(&error));
-        }
-        Err(Failure::new(format!("`{member}` has refused {MAX_REFUSALS} times to add this node: {error}"))
-            .hint(
-                "the other nodes must reach this one by its name on the ports 8091 and 18091, and trust its certificate; after it has left a cluster, load your own certificates again (`loadTrustedCAs`, `reloadCertificate`)",
-            )
-            .into())
+        // A rebalance may have begun: the next round shows it.
+        Err(NotAdded::Skip(Skip::Refused, error.to_string()))
     }
 
     /// The path that adds a node to the wanted server group, which is created if necessary; `None` for the usual path.

@@ -33,9 +33,6 @@ use crate::{
     values::Quota,
 };
 
-/// This many refusals in a row end the command.
-const MAX_REFUSALS: u32 = 10;
-
 /// How long a problem lasts that may pass by itself, in the longest pauses between two attempts and at most: after a restart of the host, a
 /// name may resolve to its old address for a while, an IPv6 address is tentative at first, and a server's TLS port opens late.
 const PASSING_INTERVALS: u32 = 60;
