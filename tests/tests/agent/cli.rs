@@ -554,7 +554,7 @@ fn errors_do_not_print_secrets() {
         "/clusterInit" => Then::Drop,
         _ => Then::Handle,
     });
-    up(0, &[soon]).failed(3, "s: initialise");
+    up(0, &["--timeout=2s"]).failed(3, "s: initialise");
     scene.servers.on_request(|_| Then::Handle);
     up(0, &[]).ended_with(0);
 

@@ -628,6 +628,20 @@ fn an_addition_without_effect_is_not_repeated_at_once() {
     assert!(servers.count("/addNode") < 45, "{} additions", servers.count("/addNode"));
 }
 
+/// The server would be initialised after the command had failed.
+#[test]
+fn a_claim_at_the_end_of_the_time_limit_initialises_nothing() {
+    let servers = Servers::start(1);
+    let api = fake_api(|_, asking| {
+        thread::sleep(Duration::from_millis(2500));
+        record(asking, asking, "claimed", &json!({}))
+    });
+    let agents = Agents::new(&api.url, "demo", &servers);
+    let up = agents.up(&servers[0], &["--timeout", "3s"]);
+    up.failed(3, "initialise: too little time is left");
+    assert_eq!(servers.count("/clusterInit"), 0);
+}
+
 #[test]
 fn every_command_ends_by_its_timeout() {
     let (servers, agents) = scene(2);

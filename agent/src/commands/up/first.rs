@@ -1,6 +1,9 @@
 //! The first node: checks before the claim, and the initialisation.
 
-use std::{net::ToSocketAddrs, time::Instant};
+use std::{
+    net::ToSocketAddrs,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_cli::failure::Failure;
 use cbbootstrap_protocol::names::{Host, Node};
@@ -12,6 +15,9 @@ use crate::{
     http::{self, CallError},
     values::BucketSpec,
 };
+
+/// A command with less time left does not initialise the cluster, which takes some tenths of a second.
+const INITIALISATION_TIME: Duration = Duration::from_secs(1);
 
 /// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
 pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
@@ -107,6 +113,9 @@ impl Run<'_> {
         // Right before the call: it must end before the lease does.
         if record.lease_left(Instant::now()).is_some_and(|left| left < LEASE_MARGIN) {
             return Ok(());
+        }
+        if self.here.peers.deadline.time_left() < INITIALISATION_TIME {
+            return Err(Interrupt::wait("initialise: too little time is left"));
         }
         let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
         // The answer may be lost.
