@@ -98,7 +98,8 @@ fn complete(
             Extra::Group(name) => this.group.as_ref() != Some(name),
             // The node that others join creates the buckets.
             Extra::Bucket(bucket) => record.is_initial && !view.buckets.contains(&bucket.name),
-            Extra::AlternateAddress(_) => true,
+            // The operator may have added ports, which a change would remove.
+            Extra::AlternateAddress(host) => this.alternate_address.as_ref() != Some(host),
         };
         is_missing && !memory.settled.contains(*extra)
     });

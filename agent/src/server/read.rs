@@ -92,6 +92,9 @@ pub struct NodeInfo {
     /// Community Edition has no server groups.
     #[serde(rename = "serverGroup")]
     pub group: Option<String>,
+    /// Its address for clients outside the cluster's network.
+    #[serde(rename = "alternateAddresses", default, deserialize_with = "external_host")]
+    pub alternate_address: Option<String>,
     /// The size of its data on disk, if it reports one.
     #[serde(rename = "interestingStats", default, deserialize_with = "disk_size")]
     pub disk_bytes: Option<u64>,
@@ -111,6 +114,7 @@ impl NodeInfo {
             uptime: Duration::from_hours(1),
             is_asked: true,
             group: None,
+            alternate_address: None,
             disk_bytes: None,
         }
     }
@@ -310,6 +314,11 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     Ok(seconds.map_or_else(|_| unknown_uptime(), Duration::from_secs))
 }
 
+fn external_host<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let addresses = Value::deserialize(from)?;
+    Ok(addresses["external"]["hostname"].as_str().map(|host| host_in(host.to_owned())))
+}
+
 fn disk_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     Ok(Value::deserialize(from)?["couch_docs_actual_disk_size"].as_u64())
 }
@@ -417,6 +426,22 @@ mod tests {
         ] {
             assert_eq!(Recovery::deserialize(json!(text)).unwrap(), recovery, "{text}");
         }
+    }
+
+    /// The form in the recordings.
+    #[test]
+    fn alternate_address_is_read_without_its_ports() {
+        let node = |addresses| {
+            let mut node = json!({
+                "hostname": "10.0.0.1:8091", "otpNode": "ns_1@10.0.0.1", "clusterMembership": "active", "status": "healthy",
+            });
+            node["alternateAddresses"] = addresses;
+            NodeInfo::deserialize(node).unwrap().alternate_address
+        };
+        let external = json!({"external": {"hostname": "203.0.113.6", "ports": {"mgmt": 30091}}});
+        assert_eq!(node(external).as_deref(), Some("203.0.113.6"));
+        assert_eq!(node(json!({})), None);
+        assert_eq!(node(json!(null)), None);
     }
 
     #[test]

@@ -186,7 +186,8 @@ fn a_node_that_waits_for_the_first_reads_the_record_and_claims_when_the_lease_ex
 #[test]
 fn a_second_run_changes_nothing() {
     let (servers, agents) = scene(2);
-    let options = ["--bucket", "app:256", "--server-group", "rack"];
+    let options =
+        ["--bucket", "app:256", "--server-group", "rack", "--alternate-address", "203.0.113.6"];
     agents.join(servers.nodes(), &options);
     let before = servers.requests().len();
     for node in servers.nodes() {

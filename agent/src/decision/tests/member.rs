@@ -332,6 +332,9 @@ fn member_reports_then_attests_then_settles_the_extras() {
     let holding = |buckets: &[&str]| View { buckets: names(buckets), ..cluster_of([active(ME)]) };
     let alone = || cluster_of([active(ME)]);
     let in_group = || cluster_of([NodeInfo { group: Some("us-east-1a".to_owned()), ..active(ME) }]);
+    let with_address = |host: &str| {
+        cluster_of([NodeInfo { alternate_address: Some(host.to_owned()), ..active(ME) }])
+    };
     let without_groups = || cluster_of([NodeInfo { group: None, ..active(ME) }]);
     let (first, joiner) = (|| ready(ME, &[ME]), || ready(FIRST, &[FIRST]));
     let starts = || rebalance(&[ME, FIRST], &[]);
@@ -366,6 +369,8 @@ fn member_reports_then_attests_then_settles_the_extras() {
         ("all of them", two_buckets(), holding(&["cache", "app"]), first(), memory(), Then(Done)),
         ("no bucket, as a joiner", two_buckets(), holding(&[]), joiner(), memory(), Then(Done)),
         ("no address", wants_address(), alone(), joiner(), memory(), settle(address())),
+        ("the right address", wants_address(), with_address("203.0.113.1"), joiner(), memory(), Then(Done)),
+        ("another address", wants_address(), with_address("203.0.113.2"), joiner(), memory(), settle(address())),
         ("address set", wants_address(), alone(), joiner(), settled(&[address()]), Then(Done)),
         ("group before buckets", wants_all(), alone(), first(), settled(&[]), settle(group())),
         ("buckets before the address", wants_all(), alone(), first(), settled(&[group()]), settle(bucket("app"))),
