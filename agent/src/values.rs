@@ -27,15 +27,15 @@ const AUTO_PERCENT: u64 = 80;
 
 const MB: u64 = 1024 * 1024;
 
-/// Each service: its name, its name in the REST interface, and the quota in MB that the server gives it beside the data service's.
-const SERVICES: [(&str, &str, u64); 7] = [
-    ("data", "kv", 0),
-    ("index", "index", 512),
-    ("query", "n1ql", 0),
-    ("search", "fts", 512),
-    ("analytics", "cbas", 1024),
-    ("eventing", "eventing", 256),
-    ("backup", "backup", 0),
+/// Each service: its name, and its name in the REST interface.
+const SERVICES: [(&str, &str); 7] = [
+    ("data", "kv"),
+    ("index", "index"),
+    ("query", "n1ql"),
+    ("search", "fts"),
+    ("analytics", "cbas"),
+    ("eventing", "eventing"),
+    ("backup", "backup"),
 ];
 
 /// The services of a node, as indices of [`SERVICES`]: at least one.
@@ -43,13 +43,13 @@ const SERVICES: [(&str, &str, u64); 7] = [
 pub struct Services(BTreeSet<usize>);
 
 impl Services {
-    fn rows(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    fn rows(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.0.iter().map(|index| SERVICES[*index])
     }
 
     /// Their names in the REST interface.
     pub fn codes(&self) -> String {
-        self.rows().map(|(_, code, _)| code).collect::<Vec<_>>().join(",")
+        self.rows().map(|(_, code)| code).collect::<Vec<_>>().join(",")
     }
 
     /// Whether Community Edition supports this combination on a node.
@@ -58,7 +58,7 @@ impl Services {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.rows().any(|(service, ..)| service == name)
+        self.rows().any(|(service, _)| service == name)
     }
 }
 
@@ -68,9 +68,9 @@ impl FromStr for Services {
     fn from_str(text: &str) -> Result<Self, String> {
         let services = text.split(',').map(|part| {
             let part = part.trim();
-            SERVICES.iter().position(|(name, code, _)| [*name, *code].contains(&part)).ok_or_else(
+            SERVICES.iter().position(|(name, code)| [*name, *code].contains(&part)).ok_or_else(
                 || {
-                    let names = SERVICES.map(|(name, ..)| name).join(", ");
+                    let names = SERVICES.map(|(name, _)| name).join(", ");
                     format!("`{part}` is not a service; the services are {names}")
                 },
             )
@@ -81,7 +81,7 @@ impl FromStr for Services {
 
 impl fmt::Display for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.rows().map(|(name, ..)| name).collect::<Vec<_>>().join(","))
+        f.write_str(&self.rows().map(|(name, _)| name).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -96,13 +96,12 @@ pub enum Quota {
 }
 
 impl Quota {
-    /// In MB, on a node with this memory and these services.
+    /// In MB, on a node with this memory whose other services have `others` MB.
     ///
     /// The server allows all of the node's memory but 1024 MB, or 80 % of it where that is more.
-    pub fn megabytes(self, memory_bytes: u64, services: &Services) -> Result<u64, String> {
+    pub fn megabytes(self, memory_bytes: u64, others: u64) -> Result<u64, String> {
         let total = memory_bytes / MB;
         let allowed = (total.saturating_sub(1024)).max(total * 80 / 100);
-        let others: u64 = services.rows().map(|(.., quota)| quota).sum();
         let quota = match self {
             Self::Auto => (total * AUTO_PERCENT / 100).min(allowed).saturating_sub(others),
             Self::Megabytes(quota) => quota,
@@ -113,7 +112,7 @@ impl Quota {
                 "the data service would have {quota} MB of the node's {total} MB, and it needs {MIN_DATA_MB} MB"
             ));
         }
-        if quota + others > allowed {
+        if quota.saturating_add(others) > allowed {
             let beside = (others > 0).then(|| format!(" and the other services {others} MB"));
             let beside = beside.unwrap_or_default();
             return Err(format!(

@@ -2,6 +2,7 @@
 
 mod change;
 mod error;
+mod quotas;
 mod read;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use ureq::{Agent, RequestBuilder, http::Response, typestate::WithBody};
 
 pub use self::{
     change::INITIALISE_LIMIT,
+    quotas::Quotas,
     read::{
         Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, Rebalance, Recovery, View,
     },

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use ureq::{http::StatusCode, tls::Certificate};
 
-use super::Server;
+use super::{Quotas, Server};
 use crate::http::{self, CallError};
 
 /// A server's description of itself, which needs no credentials.
@@ -27,6 +27,8 @@ pub struct OwnInfo {
     pub uuid: Option<Uuid>,
     /// The memory in bytes that the server may use: it knows its container's limit.
     pub memory_total: u64,
+    #[serde(flatten)]
+    pub quotas: Quotas,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

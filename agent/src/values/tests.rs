@@ -52,23 +52,24 @@ fn quota_is_megabytes_a_percentage_or_auto() {
 #[test]
 fn quota_must_fit_the_node() {
     let memory = 25_276_514_304;
-    let data: Services = "data".parse().unwrap();
-    let more: Services = "data,index,search".parse().unwrap();
-    assert_eq!(Quota::Auto.megabytes(memory, &data), Ok(19284));
-    assert_eq!(Quota::Auto.megabytes(memory, &more), Ok(19284 - 1024));
-    assert_eq!(Quota::Percent(50).megabytes(memory, &data), Ok(12052));
-    assert_eq!(Quota::Megabytes(23081).megabytes(memory, &data), Ok(23081));
-    for (quota, services, memory) in [
-        (Quota::Megabytes(23082), &data, memory),
-        (Quota::Megabytes(23081), &more, memory),
-        (Quota::Percent(100), &data, memory),
-        (Quota::Percent(1), &data, 1 << 30),
-        (Quota::Auto, &more, 1 << 30),
+    let index_and_search = 1024;
+    assert_eq!(Quota::Auto.megabytes(memory, 0), Ok(19284));
+    assert_eq!(Quota::Auto.megabytes(memory, index_and_search), Ok(19284 - 1024));
+    assert_eq!(Quota::Percent(50).megabytes(memory, 0), Ok(12052));
+    assert_eq!(Quota::Megabytes(23081).megabytes(memory, 0), Ok(23081));
+    for (quota, others, memory) in [
+        (Quota::Megabytes(23082), 0, memory),
+        (Quota::Megabytes(23081), index_and_search, memory),
+        (Quota::Percent(100), 0, memory),
+        (Quota::Percent(1), 0, 1 << 30),
+        (Quota::Auto, index_and_search, 1 << 30),
+        (Quota::Auto, u64::MAX, memory),
+        (Quota::Megabytes(256), u64::MAX, memory),
     ] {
-        assert!(quota.megabytes(memory, services).is_err(), "{quota:?}");
+        assert!(quota.megabytes(memory, others).is_err(), "{quota:?}");
     }
     // A small node: 80 % of it.
-    assert_eq!(Quota::Auto.megabytes(1 << 30, &data), Ok(819));
+    assert_eq!(Quota::Auto.megabytes(1 << 30, 0), Ok(819));
 }
 
 #[test]

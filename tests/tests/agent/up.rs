@@ -103,6 +103,15 @@ fn three_nodes_become_one_cluster() {
     assert_one_cluster(&agents, &servers, 3);
 }
 
+/// Analytics has 2904 MB on the recorded server.
+#[test]
+fn an_automatic_quota_leaves_memory_for_the_servers_own_quotas() {
+    let (servers, agents) = scene(1);
+    servers[0].memory_total(8 << 30);
+    agents.up(&servers[0], &["--services", "data,analytics"]).document();
+    assert_eq!(servers.clusters()[0].quota, 8192 * 80 / 100 - 2904);
+}
+
 /// Only the first node sets the quota and creates buckets.
 #[test]
 fn a_joiner_ignores_options_of_a_first_node_that_do_not_fit_it() {

@@ -54,7 +54,8 @@ impl Run<'_> {
 
     /// The data service's memory in MB. Fails if the quota and the buckets do not fit the node.
     pub(super) fn quota(&self) -> Result<u64, Failure> {
-        let quota = self.args.memory_quota.megabytes(self.state.memory_bytes, &self.args.services);
+        let others = self.state.quotas.sum_without_data(&self.args.services);
+        let quota = self.args.memory_quota.megabytes(self.state.memory_bytes, others);
         let quota = quota.map_err(|why| {
             Failure::usage(format!("--memory-quota: {why}"))
                 .hint("`auto` chooses a quota that fits the node")

@@ -28,7 +28,7 @@ use crate::{
     pauses::Cause,
     printer::Printer,
     record::ClusterRecord,
-    server::{Membership, Pools, Recovery, View},
+    server::{Membership, Pools, Quotas, Recovery, View},
     settings::{self, Here},
     values::Quota,
 };
@@ -96,6 +96,8 @@ pub(super) struct RunState {
     pools: Option<Pools>,
     /// The memory in bytes that the server may use.
     memory_bytes: u64,
+    /// Those that the server, which is blank, would begin a cluster with.
+    quotas: Quotas,
     joining: Joining,
     nodes: Vec<(String, Membership)>,
     /// What was requested and refused for good.
@@ -266,7 +268,7 @@ impl<'r> Run<'r> {
                 }
                 Ok(own) => {
                     self.here.identity.node_uuid.clone_from(&own.uuid);
-                    self.state.memory_bytes = own.memory_total;
+                    (self.state.memory_bytes, self.state.quotas) = (own.memory_total, own.quotas);
                     OwnServer::Blank(own.uuid)
                 }
                 Err(error) => unusable(error),
