@@ -95,13 +95,16 @@ pub enum Quota {
     Percent(u64),
 }
 
+/// The most that the server allows the services of a node with this memory together: all but 1024 MB, or 80 % where that is more.
+pub fn allowed_megabytes(memory_bytes: u64) -> u64 {
+    let total = memory_bytes / MB;
+    (total.saturating_sub(1024)).max(total * 80 / 100)
+}
+
 impl Quota {
     /// In MB, on a node with this memory whose other services have `others` MB.
-    ///
-    /// The server allows all of the node's memory but 1024 MB, or 80 % of it where that is more.
     pub fn megabytes(self, memory_bytes: u64, others: u64) -> Result<u64, String> {
-        let total = memory_bytes / MB;
-        let allowed = (total.saturating_sub(1024)).max(total * 80 / 100);
+        let (total, allowed) = (memory_bytes / MB, allowed_megabytes(memory_bytes));
         let quota = match self {
             Self::Auto => (total * AUTO_PERCENT / 100).min(allowed).saturating_sub(others),
             Self::Megabytes(quota) => quota,

@@ -145,6 +145,7 @@ pub struct View {
     pub is_balanced: bool,
     pub is_rebalancing: bool,
     pub buckets: Vec<String>,
+    pub quotas: Quotas,
     /// The smallest number of replicas of a bucket; `None` if there are no buckets. It is read only while a node is failed over or
     /// recovers.
     pub fewest_replicas: Option<u32>,
@@ -159,6 +160,7 @@ impl View {
             is_balanced: true,
             is_rebalancing: false,
             buckets: Vec::new(),
+            quotas: Quotas::default(),
             fewest_replicas: None,
         }
     }
@@ -267,6 +269,8 @@ pub(super) struct ClusterAnswer {
     rebalance_status: String,
     #[serde(default)]
     bucket_names: Vec<BucketName>,
+    #[serde(flatten)]
+    quotas: Quotas,
 }
 
 #[derive(Deserialize)]
@@ -283,6 +287,7 @@ impl ClusterAnswer {
             is_balanced: self.balanced,
             is_rebalancing: !matches!(self.rebalance_status.as_str(), "" | "none" | "notRunning"),
             buckets: self.bucket_names.into_iter().map(|bucket| bucket.bucket_name).collect(),
+            quotas: self.quotas,
             fewest_replicas: None,
         }
     }

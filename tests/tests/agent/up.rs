@@ -112,6 +112,22 @@ fn an_automatic_quota_leaves_memory_for_the_servers_own_quotas() {
     assert_eq!(servers.clusters()[0].quota, 8192 * 80 / 100 - 2904);
 }
 
+/// The quotas that fit a large first node hold on every node.
+#[test]
+fn a_node_that_is_too_small_for_the_quotas_of_its_services_is_refused_at_once() {
+    let (servers, agents) = scene(3);
+    agents.up(&servers[0], &[]).document();
+    for node in &servers.nodes()[1..] {
+        node.memory_total(4 << 30);
+    }
+    let up = agents.up(&servers[1], &["--services", "data,index"]);
+    up.failed(5, "the services data,index need 19796 MB, and the server allows 3276 MB");
+    assert!(up.stderr.contains("`--memory-quota`"), "{up}");
+    assert_eq!(servers.count("/addNode"), 0);
+    agents.up(&servers[2], &["--services", "index,query"]).document();
+    assert_one_cluster(&agents, &servers, 2);
+}
+
 /// Only the first node sets the quota and creates buckets.
 #[test]
 fn a_joiner_ignores_options_of_a_first_node_that_do_not_fit_it() {

@@ -14,7 +14,8 @@ use crate::{
     decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT},
     http::CallError,
     record::ClusterRecord,
-    server::Server,
+    server::{Server, View},
+    values,
 };
 
 /// A member that does not answer is skipped for this long.
@@ -196,6 +197,7 @@ impl Run<'_> {
             Admission::Add => {
                 (self.state.joining.name_taken_since, self.state.joining.waits_since) =
                     (None, None);
+                self.check_memory(&view)?;
                 self.add(&server, member)
             }
             Admission::Replace(otp) => {
@@ -227,6 +229,20 @@ impl Run<'_> {
                 Err(if is_over { failure.into() } else { Interrupt::unfinished(failure).into() })
             }
         }
+    }
+
+    /// The server would refuse a node whose memory is too small for the cluster's quotas.
+    fn check_memory(&self, view: &View) -> Result<(), Failure> {
+        let services = &self.args.services;
+        let (needed, allowed) =
+            (view.quotas.sum(services), values::allowed_megabytes(self.state.memory_bytes));
+        if needed <= allowed {
+            return Ok(());
+        }
+        Err(Failure::refused(format!(
+            "this node's memory is too small for the cluster's quotas: the services {services} need {needed} MB, and the server allows {allowed} MB"
+        ))
+        .hint("use a machine with more memory, or fewer `--services`, or lower the quotas in Couchbase Server; `--memory-quota` on the first node sets the quota of a new cluster"))
     }
 
     fn add(&mut self, server: &Server, member: &Node) -> Result<(), NotAdded> {
