@@ -34,7 +34,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     }
     let id = &api.cluster_id;
     let expected = args.size.nodes.filter(|_| args.until_ready).unwrap_or(1);
-    let (record, authorities) = clock.repeat(|| {
+    let (record, nodes, authorities) = clock.repeat(|| {
         let why = match api.status(None) {
             Ok(Some(record)) if record.state == State::Ready => {
                 let nodes = match trusted_nodes(&record, &api) {
@@ -43,7 +43,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                     Err(failure) if args.until_ready => return Err(Interrupt::unfinished(failure)),
                     Err(failure) => return Err(failure.into()),
                 };
-                let has_authority = |node: &&Node| authority(&record, node).is_some();
+                let has_authority = |node: &Node| authority(&record, node).is_some();
                 let authorities = match &args.write_ca_cert {
                     Some(_) if !nodes.iter().any(has_authority) => {
                         return Err(Failure::refused(
@@ -57,7 +57,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                 };
                 match authorities {
                     Ok(authorities) if nodes.len() >= expected => {
-                        return Ok(Some((record, authorities)));
+                        return Ok(Some((record, nodes, authorities)));
                     }
                     Ok(_) => format!("{} of {expected} nodes have reported", nodes.len()),
                     Err(error) => error.to_string(),
@@ -78,28 +78,29 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     if let Some(file) = &args.write_ca_cert {
         write(file, &authorities).with_context(|| format!("cannot write `{}`", file.display()))?;
     }
-    let nodes = trusted_nodes(&record, &api)?;
-    let names: Vec<_> = nodes.iter().map(|node| node.as_str()).collect();
+    // Without a secret, the edition is not known.
+    let has_tls = api.keys.is_none() || nodes.iter().any(|node| authority(&record, node).is_some());
+    let names: Vec<_> = nodes.iter().map(Node::as_str).collect();
     printer.line(match args.format {
         Format::Text => names.join("\n"),
         Format::Json => serde_json::to_string_pretty(&json!({
             "cluster_id": id.as_str(),
             "cluster_uuid": record.cluster_uuid.as_ref().map(Uuid::as_str),
             "nodes": names,
-            "connection_string": connection_string(&nodes),
+            "connection_string": connection_string(&nodes, has_tls),
         }))?,
-        Format::ConnectionString => connection_string(&nodes),
+        Format::ConnectionString => connection_string(&nodes, has_tls),
     })?;
     Ok(Exit::Done)
 }
 
 /// The nodes of the record; with a secret, only those that are attested with it.
-fn trusted_nodes<'r>(record: &'r ClusterRecord, api: &Api) -> Result<Vec<&'r Node>, Failure> {
-    let mut nodes = record.nodes();
-    let Some(keys) = &api.keys else {
-        return Ok(nodes);
+fn trusted_nodes(record: &ClusterRecord, api: &Api) -> Result<Vec<Node>, Failure> {
+    let is_trusted = |node: &&Node| match &api.keys {
+        Some(keys) => record.attested_member(node, &api.cluster_id, keys).is_ok(),
+        None => true,
     };
-    nodes.retain(|node| record.attested_member(node, &api.cluster_id, keys).is_ok());
+    let nodes: Vec<_> = record.nodes().into_iter().filter(is_trusted).cloned().collect();
     if nodes.is_empty() {
         return Err(Failure::refused("no member of the cluster is attested with this secret")
             .hint("give all nodes the same secret (`--secret-file`)"));
@@ -115,11 +116,11 @@ fn authority(record: &ClusterRecord, node: &Node) -> Option<Fingerprint> {
 /// The authorities that have signed the members' certificates, in PEM. One member of each authority must answer.
 fn attested_authorities(
     record: &ClusterRecord,
-    nodes: &[&Node],
+    nodes: &[Node],
     deadline: Deadline,
 ) -> Result<String, CallError> {
     let mut certificates = BTreeMap::<Fingerprint, Result<Certificate<'static>, CallError>>::new();
-    for &node in nodes {
+    for node in nodes {
         let Some(fingerprint) = authority(record, node) else {
             let why = format!("`{}` has no certificate authority", node.as_str());
             return Err(CallError::Untrusted(why));
@@ -146,7 +147,8 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Without ports: a node's is that of the management interface, a connection string's that of the data service.
-fn connection_string(nodes: &[&Node]) -> String {
+fn connection_string(nodes: &[Node], has_tls: bool) -> String {
+    let scheme = if has_tls { "couchbases" } else { "couchbase" };
     let hosts: Vec<_> = nodes.iter().map(|node| node.host().in_url()).collect();
-    format!("couchbases://{}", hosts.join(","))
+    format!("{scheme}://{}", hosts.join(","))
 }

@@ -451,6 +451,18 @@ fn discover_does_not_wait_for_an_authority_in_community_edition() {
     }
 }
 
+/// Clients would find no TLS port.
+#[test]
+fn discover_connects_to_community_edition_without_tls() {
+    let servers = Servers::start_community(1);
+    let agents = with_secret(Agents::with_new_api(&servers));
+    agents.up(&servers[0], &[]).document();
+    let string = format!("couchbase://{}", servers[0].address());
+    let discover = |format| agents.run(&servers[0], &["discover", "--format", format]);
+    assert_eq!(discover("connection-string").ended_with(0).stdout, format!("{string}\n"));
+    assert_eq!(discover("json").document()["connection_string"], string.as_str());
+}
+
 /// Only a host that the secret verifies gets the password, whatever the API returns and whichever certificate the host has.
 #[test]
 fn a_host_that_the_api_names_gets_no_password() {
