@@ -84,7 +84,7 @@ impl Api {
         region: Option<String>,
         deadline: Deadline,
     ) -> Self {
-        let client = http::client(&Trust::System, !http::is_loopback(&url), http::ANSWER_LIMIT);
+        let client = http::client(&Trust::System, !http::is_local(&url), http::ANSWER_LIMIT);
         let signing = region.map(|region| Signing { region, signer: RefCell::default() });
         let has_answered = Cell::new(false);
         Self { url, cluster_id, keys, client, signing, deadline, has_answered }

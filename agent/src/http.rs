@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, TcpStream, ToSocketAddrs, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -14,6 +14,10 @@ use ureq::{
     config::Config,
     http::{Response, StatusCode, Uri},
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+    unversioned::{
+        resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
+        transport::{DefaultConnector, NextTimeout},
+    },
 };
 
 /// Time limit for a connection: a host that is gone does not answer at all.
@@ -112,7 +116,31 @@ pub fn client(trust: &Trust, use_proxy: bool, limit: Duration) -> Agent {
         .tls_config(tls.build())
         .user_agent(concat!("cbbootstrap-agent/", env!("CARGO_PKG_VERSION")));
     let config = if use_proxy { config } else { config.proxy(None) };
-    config.build().new_agent()
+    Agent::with_parts(config.build(), DefaultConnector::default(), LocalResolver::default())
+}
+
+/// Resolves names below `localhost` to this host (RFC 6761), which a name server need not do.
+#[derive(Debug, Default)]
+struct LocalResolver(DefaultResolver);
+
+impl Resolver for LocalResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        if !uri.host().is_some_and(is_below_localhost) {
+            return self.0.resolve(uri, config, timeout);
+        }
+        let port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(port);
+        let mut addresses = self.empty();
+        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+            addresses.push(SocketAddr::new(address, port));
+        }
+        Ok(addresses)
+    }
 }
 
 /// Why a call failed. An error never contains a password or a form that holds one.
@@ -223,16 +251,17 @@ pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String
     Ok(false)
 }
 
-/// Whether a URL names this host as `localhost` or by a loopback address.
-pub fn is_loopback(url: &str) -> bool {
+/// Whether requests to a URL stay on this host: those to `localhost`, to names below it, and to loopback addresses.
+pub fn is_local(url: &str) -> bool {
     let host = host(url);
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || is_below_localhost(&host)
+        || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Whether requests to a URL stay on this host: those to names below `localhost` do as well (RFC 6761).
-pub fn is_local(url: &str) -> bool {
-    is_loopback(url) || host(url).ends_with(".localhost")
+fn is_below_localhost(host: &str) -> bool {
+    host.ends_with(".localhost")
 }
 
 /// Whether it is an address of this host. Only those can be bound, unless the system allows all (`net.ipv4.ip_nonlocal_bind`).
@@ -256,6 +285,22 @@ mod tests {
             ("http://localhost.example.com:8091", false),
         ] {
             assert_eq!(is_local(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn names_below_localhost_resolve_to_this_host() {
+        for (url, port) in [
+            ("http://a1.execute-api.localhost:4566", 4566),
+            ("http://a1.localhost/cluster", 80),
+            ("https://a1.localhost", 443),
+        ] {
+            let (url_parts, config) = (url.parse().unwrap(), Config::default());
+            let resolved =
+                LocalResolver::default().resolve(&url_parts, &config, NextTimeout::default());
+            let expected: [SocketAddr; 2] =
+                [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
+            assert_eq!(resolved.unwrap()[..], expected, "{url}");
         }
     }
 }

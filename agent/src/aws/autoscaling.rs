@@ -37,7 +37,7 @@ impl Hook {
             format!("https://autoscaling.{region}.{}", domain.as_deref().unwrap_or("amazonaws.com"))
         });
         let mut hook = Self {
-            client: http::client(&Trust::System, !http::is_loopback(&endpoint), ANSWER_LIMIT),
+            client: http::client(&Trust::System, !http::is_local(&endpoint), ANSWER_LIMIT),
             endpoint: format!("{}/", endpoint.trim_end_matches('/')),
             region,
             instance,

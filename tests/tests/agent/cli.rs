@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    io::Write,
     process::{Command, Stdio},
     thread,
 };
@@ -855,42 +854,6 @@ fn a_timeout_reports_what_the_agent_waits_for() {
     scene.assert_nothing_changed();
 }
 
-/// A proxy for an API on this machine, whose name not every C library knows.
-fn proxy() -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || tunnel(stream));
-        }
-    });
-    url
-}
-
-fn tunnel(mut client: TcpStream) {
-    // Byte by byte: what follows the head is the server's.
-    let mut request = Vec::new();
-    let mut byte = [0];
-    while !request.ends_with(b"\r\n\r\n") && client.read_exact(&mut byte).is_ok() {
-        request.push(byte[0]);
-    }
-    let request = String::from_utf8_lossy(&request);
-    let target = request.strip_prefix("CONNECT ").unwrap_or_default();
-    let target = target.split(' ').next().unwrap_or_default();
-    let (host, port) = target.rsplit_once(':').unwrap_or_default();
-    assert!(host.ends_with(".execute-api.localhost"), "only the API's: {request}");
-    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse().unwrap())).unwrap();
-    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").unwrap();
-    let pipe = |mut from: TcpStream, mut to: TcpStream| {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    };
-    let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
-    let back = thread::spawn(move || pipe(back.0, back.1));
-    pipe(client, server);
-    let _ = back.join();
-}
-
 #[test]
 fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
     let scene = Scene::start(1);
@@ -975,10 +938,9 @@ fn requests_are_signed_with_every_kind_of_aws_credentials() {
     fs::write(token.path(), "Bearer a\n").unwrap();
     let token = token.path().display().to_string();
     let servers = Servers::start(4);
-    let proxy = proxy();
     let agents = |cluster: &str| {
         Agents::new(endpoint, cluster, &servers)
-            .with("http_proxy", &proxy)
+            .with("http_proxy", "http://127.0.0.1:1")
             .with("CBBOOTSTRAP_AUTH", "iam")
             .with("AWS_REGION", "us-east-1")
             .with("CBBOOTSTRAP_TIMEOUT", "30s")
