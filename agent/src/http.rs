@@ -133,8 +133,7 @@ impl Resolver for LocalResolver {
         if !uri.host().is_some_and(is_below_localhost) {
             return self.0.resolve(uri, config, timeout);
         }
-        let port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-        let port = uri.port_u16().unwrap_or(port);
+        let port = port(&uri.to_string());
         let mut addresses = self.empty();
         for address in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
             addresses.push(SocketAddr::new(address, port));
@@ -218,20 +217,23 @@ fn reason(error: &ureq::Error) -> String {
     reason.to_owned()
 }
 
-/// The host in a URL; IPv6 in brackets.
+/// The host in a URL, without the brackets of an IPv6 address.
 pub fn host(url: &str) -> String {
-    let uri = url.parse::<Uri>().ok();
-    uri.as_ref().and_then(Uri::host).unwrap_or_default().to_owned()
+    let uri = url.parse::<Uri>().unwrap_or_default();
+    uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-/// Whether something accepts connections at a URL that names its port. `false` means that every connection was refused or got no answer in
+/// The port in a URL, or the usual one of its scheme.
+pub fn port(url: &str) -> u16 {
+    let uri = url.parse::<Uri>().unwrap_or_default();
+    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })
+}
+
+/// Whether something accepts connections at a URL. `false` means that every connection was refused or got no answer in
 /// time, that there is no route, or that the name was not resolved, perhaps because no name server answers. The error says why it is
 /// unclear.
 pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String> {
-    let (host, uri) = (host(url), url.parse::<Uri>().ok());
-    let port = uri.as_ref().and_then(Uri::port_u16).ok_or("the URL has no port")?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let Ok(addresses) = (host, port).to_socket_addrs() else {
+    let Ok(addresses) = (host(url), port(url)).to_socket_addrs() else {
         return Ok(false);
     };
     let limit = deadline.cut(CONNECT_LIMIT);
@@ -254,10 +256,9 @@ pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String
 /// Whether requests to a URL stay on this host: those to `localhost`, to names below it, and to loopback addresses.
 pub fn is_local(url: &str) -> bool {
     let host = host(url);
-    let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || is_below_localhost(&host)
-        || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn is_below_localhost(host: &str) -> bool {

@@ -2,9 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 
-use ureq::http::Uri;
-
-use crate::http::is_own_address;
+use crate::http::{self, is_own_address};
 
 /// The lock of a server, released when the agent ends in any way.
 #[derive(Debug)]
@@ -48,19 +46,16 @@ impl Lock {
 /// One name for all URLs of a server: Couchbase Server listens on all addresses of its host, and its port for TLS is 10,000
 /// above the other one, as are those of `cluster_run` (9000 and 19000).
 fn server_name(url: &str) -> String {
-    let uri = url.parse::<Uri>().unwrap_or_default();
-    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let (host, port) = (http::host(url).to_ascii_lowercase(), http::port(url));
     // Different servers may have a host's other loopback addresses.
-    let is_special = address.parse().is_ok_and(|address: IpAddr| {
+    let is_special = host.parse().is_ok_and(|address: IpAddr| {
         address.is_loopback() && address != Ipv4Addr::LOCALHOST && address != Ipv6Addr::LOCALHOST
     });
-    let mut addresses = (address, 0).to_socket_addrs().into_iter().flatten();
+    let mut addresses = (host.as_str(), 0).to_socket_addrs().into_iter().flatten();
     let is_here = !is_special && addresses.any(|address| is_own_address(address.ip()));
     let host = if is_here { "here" } else { &host };
-    let is_tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let port = if is_tls { port.checked_sub(10_000).unwrap_or(port) } else { port };
+    let port =
+        if url.starts_with("https:") { port.checked_sub(10_000).unwrap_or(port) } else { port };
     format!("{host}:{port}")
 }
 

@@ -8,7 +8,7 @@ use cbbootstrap_cli::{
     failure::{Failure, Problems},
     values::Auth,
 };
-use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys};
+use cbbootstrap_protocol::{names::ClusterId, trust::ClusterKeys, wire::MAX_SECRET_BYTES};
 
 use crate::{
     api::{Api, Identity},
@@ -24,8 +24,6 @@ use crate::{
 
 /// A cluster's secret has at least this many bytes: the API gets a token that is derived from it, and could guess a short one.
 const MIN_SECRET_BYTES: usize = 16;
-
-const MAX_SECRET_BYTES: usize = 512;
 
 /// This node and its server, the API, and the way to the servers of other nodes.
 pub struct Here {
