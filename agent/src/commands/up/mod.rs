@@ -168,7 +168,7 @@ impl<'r> Run<'r> {
         if done.is_none() && (is_repeated || actions >= MAX_ACTIONS) {
             return Err(Interrupt::wait("the last step has no effect yet"));
         }
-        self.state.actions = actions;
+        self.state.actions = if done.is_none() { actions } else { 0 };
         Ok(done)
     }
 
