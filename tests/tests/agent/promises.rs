@@ -199,7 +199,8 @@ fn a_takeover_checks_every_earlier_claimant() {
 #[test]
 fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     let (servers, agents) = scene(2);
-    let agents = agents.with("CBBOOTSTRAP_TIMEOUT", "3s");
+    // Its claim lasts for the whole test, also on a slow machine.
+    let agents = agents.with("CBBOOTSTRAP_TIMEOUT", "3s").with("CBBOOTSTRAP_LEASE", "5m");
     agents.die_unreported(&servers);
     servers.on_request(|seen| match seen.node {
         0 => Then::Refuse(503, "not now".to_owned()),
