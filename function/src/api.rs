@@ -17,8 +17,8 @@ use serde_json::{Map, Value};
 
 use cbbootstrap_protocol::{
     names::{ClusterId, InvalidName, Node, Uuid, is_smoke_test},
-    rules::{Claim, Leave, Ready, Record, SecretHash},
-    trust::{Attestation, Fingerprint},
+    rules::{Claim, Leave, Ready, Record},
+    trust::{Attestation, Fingerprint, SecretHash},
     wire::{About, LEASE_SECONDS, MAX_BODY_BYTES, MAX_SECRET_BYTES},
 };
 

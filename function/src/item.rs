@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use cbbootstrap_protocol::{
     names::Node,
-    rules::{FIRST_GENERATION, KEEP_GENERATION, Member, Record, SecretHash},
-    trust::{Attestation, Fingerprint},
+    rules::{FIRST_GENERATION, KEEP_GENERATION, Member, Record},
+    trust::{Attestation, Fingerprint, SecretHash},
     wire::State,
 };
 use jiff::Timestamp;

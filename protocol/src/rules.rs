@@ -9,15 +9,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 use thiserror::Error;
 
 use crate::{
     names::{ClusterId, Node, Uuid, is_smoke_test},
-    trust::{Attestation, Fingerprint, hash32},
+    trust::{Attestation, Fingerprint, SecretHash},
     wire::{self, Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 
@@ -34,28 +32,6 @@ pub const RENEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long the generation of a record outlives it, so that the fencing token does not go back.
 pub const KEEP_GENERATION: SignedDuration = SignedDuration::from_hours(30 * 24);
-
-/// The stored form of a cluster's bearer token: a hash salted with the cluster ID. Tokens are random and long, so the hash is a fast
-/// one.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct SecretHash(#[serde(with = "hex::serde")] [u8; 32]);
-
-hash32!(SecretHash, compared in constant time);
-
-impl SecretHash {
-    pub fn new(cluster_id: &ClusterId, token: &[u8]) -> Self {
-        let mut mac = Hmac::<Sha256>::new_from_slice(token).expect("HMAC takes keys of any length");
-        mac.update(b"cbbootstrap cluster secret\0");
-        mac.update(cluster_id.as_str().as_bytes());
-        Self(mac.finalize().into_bytes().into())
-    }
-}
-
-impl std::fmt::Debug for SecretHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SecretHash(..)")
-    }
-}
 
 /// A cluster, as the service stores it.
 ///

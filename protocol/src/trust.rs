@@ -29,6 +29,11 @@ pub struct Fingerprint(#[serde(with = "hex::serde")] [u8; 32]);
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Attestation(#[serde(with = "hex::serde")] [u8; 32]);
 
+/// The stored form of a cluster's bearer token: a hash salted with the cluster ID. Tokens are random and long, so the hash is a fast
+/// one.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SecretHash(#[serde(with = "hex::serde")] [u8; 32]);
+
 #[derive(Clone, Copy, Debug)]
 pub struct Statement<'a> {
     pub cluster_id: &'a ClusterId,
@@ -94,6 +99,15 @@ impl Fingerprint {
     }
 }
 
+impl SecretHash {
+    pub fn new(cluster_id: &ClusterId, token: &[u8]) -> Self {
+        let mut mac = Hmac::<Sha256>::new_from_slice(token).expect("HMAC takes keys of any length");
+        mac.update(b"cbbootstrap cluster secret\0");
+        mac.update(cluster_id.as_str().as_bytes());
+        Self(mac.finalize().into_bytes().into())
+    }
+}
+
 /// A type of 32 bytes, in binary and in hexadecimal.
 macro_rules! hash32 {
     ($name:ident) => {
@@ -116,7 +130,7 @@ macro_rules! hash32 {
         }
     };
     ($name:ident, compared in constant time) => {
-        $crate::trust::hash32!($name);
+        hash32!($name);
 
         impl PartialEq for $name {
             fn eq(&self, other: &Self) -> bool {
@@ -127,10 +141,10 @@ macro_rules! hash32 {
         impl Eq for $name {}
     };
 }
-pub(crate) use hash32;
 
 hash32!(Fingerprint);
 hash32!(Attestation, compared in constant time);
+hash32!(SecretHash, compared in constant time);
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,6 +161,12 @@ impl fmt::Display for Attestation {
 impl fmt::Debug for Attestation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Attestation({self})")
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(..)")
     }
 }
 
@@ -205,5 +225,17 @@ mod tests {
         for text in ["", "00", &"g".repeat(64), &"0".repeat(66)] {
             assert_eq!(Attestation::from_hex(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn secret_hashes_are_salted_with_the_cluster() {
+        let [one, other] = ["c", "d"].map(id);
+        let hash = SecretHash::new(&one, b"secret");
+        assert_eq!(hash, SecretHash::new(&one, b"secret"));
+        assert_ne!(hash, SecretHash::new(&other, b"secret"));
+        assert_ne!(hash, SecretHash::new(&one, b"Secret"));
+        assert_eq!(SecretHash::from_bytes(hash.as_bytes()), Some(hash.clone()));
+        assert_eq!(SecretHash::from_bytes(b"short"), None);
+        assert_eq!(format!("{hash:?}"), "SecretHash(..)");
     }
 }

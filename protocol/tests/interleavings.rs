@@ -14,9 +14,8 @@ use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
     rules::{
         self, CLOCK_SKEW, Claim, KEEP_UNASKED, Leave, Member, RENEW_EVERY, Ready, Record, Refusal,
-        SecretHash,
     },
-    trust::{Attestation, ClusterKeys, Fingerprint, Statement},
+    trust::{Attestation, ClusterKeys, Fingerprint, SecretHash, Statement},
     wire::{Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 use jiff::Timestamp;

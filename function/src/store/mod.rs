@@ -13,7 +13,8 @@ use std::{
 use aws_sdk_dynamodb::error::SdkError;
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
+    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal},
+    trust::SecretHash,
 };
 use jiff::Timestamp;
 

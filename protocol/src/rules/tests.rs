@@ -208,18 +208,6 @@ fn the_secret_is_checked_first() {
 }
 
 #[test]
-fn secret_hashes_are_salted_with_the_cluster() {
-    let [one, other] = ["c", "d"].map(|id| ClusterId::new(id).unwrap());
-    let hash = SecretHash::new(&one, b"secret");
-    assert_eq!(hash, SecretHash::new(&one, b"secret"));
-    assert_ne!(hash, SecretHash::new(&other, b"secret"));
-    assert_ne!(hash, SecretHash::new(&one, b"Secret"));
-    assert_eq!(SecretHash::from_bytes(hash.as_bytes()), Some(hash.clone()));
-    assert_eq!(SecretHash::from_bytes(b"short"), None);
-    assert_eq!(format!("{hash:?}"), "SecretHash(..)");
-}
-
-#[test]
 fn digests_are_short_and_differ_between_clusters() {
     assert_eq!(id().digest(), "2e7d2c03");
     assert_ne!(ClusterId::new("d").unwrap().digest(), id().digest());

@@ -17,7 +17,8 @@ use cbbootstrap_function::{
 };
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{Claim, Claimed, Record, Refusal, SecretHash},
+    rules::{Claim, Claimed, Record, Refusal},
+    trust::SecretHash,
 };
 use cbbootstrap_tests::{
     artifact,

@@ -27,8 +27,8 @@ use cbbootstrap_function::{
 };
 use cbbootstrap_protocol::{
     names::{ClusterId, Node, Uuid},
-    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal, SecretHash},
-    trust::{Attestation, Fingerprint},
+    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal},
+    trust::{Attestation, Fingerprint, SecretHash},
     wire::{MAX_MEMBERS, State},
 };
 use cbbootstrap_tests::{

@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use cbbootstrap_protocol::{rules::SecretHash, trust::Attestation, wire::State};
+use cbbootstrap_protocol::{
+    trust::{Attestation, SecretHash},
+    wire::State,
+};
 
 use super::*;
 use crate::aws::Access;

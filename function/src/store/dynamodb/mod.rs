@@ -30,7 +30,8 @@ use aws_sdk_dynamodb::{
 };
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{Claim, Claimed, KEEP_GENERATION, Ready, Record, Refusal, SecretHash, whole_seconds},
+    rules::{Claim, Claimed, KEEP_GENERATION, Ready, Record, Refusal, whole_seconds},
+    trust::SecretHash,
     wire::{MAX_MEMBERS, State},
 };
 use jiff::Timestamp;

@@ -19,7 +19,8 @@ use std::{
 
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{Claim, Claimed, Record, Refusal, SecretHash},
+    rules::{Claim, Claimed, Record, Refusal},
+    trust::SecretHash,
 };
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
