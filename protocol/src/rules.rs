@@ -44,7 +44,7 @@ pub struct Record {
     /// The UUID that its server had when it claimed, if it sent one.
     pub initial_node_uuid: Option<String>,
     /// The nodes that had the cluster before: those whose claims were taken over and not given up, the latest first, and the initial
-    /// node of a record that expired; at most [`MAX_PREVIOUS`]. The server of each may be a cluster.
+    /// node and the members of a record that expired; at most [`MAX_PREVIOUS`]. The server of each may be a cluster.
     pub previous_initial_nodes: Vec<String>,
     /// The UUID of another server that tried to claim under the initial node's name.
     pub rival_node_uuid: Option<String>,
@@ -269,16 +269,21 @@ impl Claim {
         };
         if record.is_gone(self.now) {
             let mut first = self.record(record.generation + 1);
-            // The record expired without requests, but the cluster may still run.
+            // The record expired without requests, but the cluster may still run: on any member, as others may have left it since.
+            // A refusal would end with the record's deletion, so it would not protect those that do not fit.
             if !record.is_forgotten {
-                self.note_previous(&mut first, record)?;
+                first.previous_initial_nodes = self.previous_nodes(record);
+                first.previous_initial_nodes.truncate(MAX_PREVIOUS);
             }
             return Ok((Claimed::First, first));
         }
         let record = Record::shown_to(Some(record), self.secret.as_ref(), self.now)?;
         if record.is_lapsed(self.now) {
             let mut taken_over = self.record(record.generation + 1);
-            self.note_previous(&mut taken_over, record)?;
+            taken_over.previous_initial_nodes = self.previous_nodes(record);
+            if taken_over.previous_initial_nodes.len() > MAX_PREVIOUS {
+                return Err(Refusal::TooManyTakeovers);
+            }
             return Ok((Claimed::Takeover, taken_over));
         }
         if record.initial_node != self.node.as_str() {
@@ -314,21 +319,18 @@ impl Claim {
         record
     }
 
-    /// Notes in the claim's record the nodes that had the cluster before it, except invalid names, which rows of the original service
-    /// may have. A node that gave its claim up has not initialised its server, so it is not noted.
-    fn note_previous(&self, claimed: &mut Record, before: Record) -> Result<(), Refusal> {
+    /// The nodes that had the cluster before this claim, except invalid names, which rows of the original service may have. A node that
+    /// gave its claim up has not initialised its server, so it is not among them.
+    fn previous_nodes(&self, before: Record) -> Vec<String> {
         let last = (!before.is_given_up).then_some(before.initial_node);
-        let previous = last.into_iter().chain(before.previous_initial_nodes);
-        let known = &mut claimed.previous_initial_nodes;
-        for node in previous.filter(|node| node != self.node.as_str() && Node::new(node).is_ok()) {
-            if !known.contains(&node) {
-                known.push(node);
+        let others = before.members.into_keys().chain(before.previous_initial_nodes);
+        let mut nodes = Vec::new();
+        for node in last.into_iter().chain(others) {
+            if node != self.node.as_str() && Node::new(&node).is_ok() && !nodes.contains(&node) {
+                nodes.push(node);
             }
         }
-        if known.len() > MAX_PREVIOUS {
-            return Err(Refusal::TooManyTakeovers);
-        }
-        Ok(())
+        nodes
     }
 
     fn is_rival_of(&self, current: &str) -> bool {

@@ -40,7 +40,7 @@ enum Property {
     GenerationsGrow,
     /// A record that was forgotten or has expired can be claimed, and does not exist for other requests.
     EndedIsEnded,
-    /// The nodes whose claims were taken over are listed, the latest first, until the cluster is ready.
+    /// The nodes whose claims were taken over are listed, the latest first, and those of an expired record, until the cluster is ready.
     PreviousAreNamed,
     /// While a cluster is claimed, another server with the initial node's name is refused, and the initial node learns of it.
     NameIsOne,
@@ -634,6 +634,9 @@ impl World<'_> {
         } else {
             self.previous.clear();
         }
+        if has_expired {
+            self.previous.truncate(MAX_PREVIOUS);
+        }
         hold(after.generation == self.generation + 1, P::GenerationsGrow)?;
         self.generation = after.generation;
         node.clone_into(&mut self.initial);
@@ -650,13 +653,10 @@ impl World<'_> {
 
     /// The nodes that had the cluster before a claim of this node and may have initialised it.
     fn previous_to(&self, node: &str) -> Vec<String> {
-        let mut previous = self.previous.clone();
-        if !self.is_given_up {
-            previous.retain(|other| *other != self.initial);
-            previous.insert(0, self.initial.clone());
-        }
-        previous.retain(|other| other != node);
-        previous
+        let initial = Some(&self.initial).filter(|_| !self.is_given_up);
+        let others = self.members.iter().chain(&self.previous);
+        let others = others.filter(|other| **other != self.initial);
+        initial.into_iter().chain(others).filter(|other| *other != node).cloned().collect()
     }
 
     /// Whether this is another server than the one with the claim, if both have a UUID.
@@ -902,7 +902,13 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             Sees(Claims, |_, record| record.is_given_up = false),
             Sees(Claims, |_, record| record.is_given_up = true),
             Makes(Leaves, |_, _, after| after.is_given_up = false),
-            // Those of a record that has ended.
+            // Only the initial node of an expired record.
+            Sees(Claims, |request, record| {
+                if record.is_gone(request.clock()) {
+                    record.members.clear();
+                }
+            }),
+            // Those of a forgotten record.
             Makes(Claims, |_, before, after| {
                 if before.is_forgotten {
                     after.previous_initial_nodes.push(before.initial_node.clone());

@@ -245,21 +245,30 @@ fn a_takeover_notes_every_node_that_may_have_initialised() {
 }
 
 #[test]
-fn a_claim_after_an_expired_record_notes_its_initial_node() {
+fn a_claim_after_an_expired_record_notes_its_nodes() {
     let late = 401 * 86_400;
-    for record in [claimed(None), with_members(&["a", "b"])] {
-        let (outcome, record) = claim("c", Some(30), late).on(Some(record)).unwrap();
-        assert_eq!((outcome, record.generation), (Claimed::First, 2));
-        assert_eq!(record.previous_initial_nodes, ["a"]);
-    }
-    let own = claim("a", Some(30), late).on(Some(claimed(None))).unwrap();
-    assert!(own.1.previous_initial_nodes.is_empty(), "not itself");
+    let after = |node: &str, record: Record| {
+        let (outcome, after) = claim(node, Some(30), late).on(Some(record)).unwrap();
+        assert_eq!((outcome, after.generation), (Claimed::First, 2));
+        after.previous_initial_nodes
+    };
+    let members = || Record { initial_node: "b".to_owned(), ..with_members(&["a", "b", "c"]) };
+    assert_eq!(after("d", claimed(None)), ["a"]);
+    assert_eq!(after("d", members()), ["b", "a", "c"], "the node to join first");
+    assert_eq!(after("b", members()), ["a", "c"], "a blank server of the same name");
+    assert!(after("a", claimed(None)).is_empty(), "not itself");
     let odd = Record { initial_node: "not a node".to_owned(), ..claimed(None) };
-    let (_, record) = claim("c", Some(30), late).on(Some(odd)).unwrap();
-    assert!(record.previous_initial_nodes.is_empty());
-    let forgotten = forget(with_members(&["a"]), at(10));
-    let (_, record) = claim("c", Some(30), 11).on(Some(forgotten)).unwrap();
-    assert!(record.previous_initial_nodes.is_empty());
+    assert!(after("d", odd).is_empty());
+    assert!(after("d", forget(members(), at(10))).is_empty());
+
+    // A list that is too long is cut, because a refused claim would not keep the record.
+    let mut many = members();
+    let member = many.members["a"].clone();
+    many.members.extend((0..MAX_PREVIOUS).map(|number| (format!("c{number}"), member.clone())));
+    assert_eq!(after("d", many), ["b", "a", "c", "c0", "c1", "c2", "c3", "c4"]);
+    let previous_initial_nodes = (0..MAX_PREVIOUS).map(|number| format!("n{number}")).collect();
+    let taken_over = Record { previous_initial_nodes, ..claimed(None) };
+    assert_eq!(after("d", taken_over), ["a", "n0", "n1", "n2", "n3", "n4", "n5", "n6"]);
 }
 
 #[test]

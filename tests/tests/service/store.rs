@@ -118,6 +118,7 @@ fn without_members(record: Record) -> Record {
 async fn every_store(store: &impl Store) {
     the_first_claim_stands(store).await;
     odd_ids_are_kept_as_they_are(store).await;
+    a_claim_after_an_expired_record_names_its_members(store).await;
 }
 
 /// The behaviour of every store under concurrent requests.
@@ -184,6 +185,20 @@ async fn odd_ids_are_kept_as_they_are(store: &impl Store) {
         let left = store.leave(&leave(name, "fd00::1")).await.unwrap();
         assert_eq!(names(&left), ["a.b-c.example:9000"]);
     }
+}
+
+async fn a_claim_after_an_expired_record_names_its_members(store: &impl Store) {
+    store.claim(&claim("unasked", "b")).await.unwrap();
+    for member in ["b", "a", "c"] {
+        store.ready(&ready("unasked", member)).await.unwrap();
+    }
+    let late = at(401 * DAY);
+    let late = Claim { lease: Some(Duration::from_secs(30)), now: late, ..claim("unasked", "b") };
+    let (claimed, record) = store.claim(&late).await.unwrap();
+    assert_eq!((claimed, record.generation), (Claimed::First, 2));
+    assert_eq!(record.previous_initial_nodes, ["a", "c"], "not itself");
+    let (claimed, record) = store.claim(&late).await.unwrap();
+    assert_eq!((claimed, record.previous_initial_nodes.len()), (Claimed::Again, 2));
 }
 
 async fn put_original(client: &Client, cluster: &str, node: &str) {

@@ -242,11 +242,19 @@ impl DynamoDb {
 }
 
 impl Store for DynamoDb {
-    /// One call, two for a takeover, and up to three more once a day for the renewal.
+    /// One call, two for a takeover, three after a ready record has expired, and up to three more once a day for the renewal.
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
         let mut standing: Option<ClaimItem> = None;
         for round in 0..ROUNDS {
-            let record = standing.as_ref().map(|item| item.record.clone());
+            let mut record = standing.as_ref().map(|item| item.record.clone());
+            // The claim notes the members of an expired record.
+            if let Some(record) = &mut record
+                && record.state == State::Ready
+                && record.is_gone(claim.now)
+                && let Some(items) = self.items(&record.cluster_id).await?
+            {
+                record.members = items.record().members;
+            }
             let (answer, after) = claim.change(record.clone())?;
             if record.as_ref() == Some(&after) {
                 return Ok((answer?, self.renewed(after, claim.now).await));

@@ -171,9 +171,12 @@ impl Store for Sqlite {
     }
 }
 
-/// Applies a claim. It reads and writes no members, of which a new claim has none.
+/// Applies a claim. It reads no members, except those of an expired record, which it notes, and writes none: a new claim has none.
 fn apply_claim(connection: &Connection, claim: &Claim) -> Result<(Claimed, Record), Error> {
-    let standing = records::load_claim(connection, claim.cluster_id.as_str())?;
+    let mut standing = records::load_claim(connection, claim.cluster_id.as_str())?;
+    if standing.as_ref().is_some_and(|record| record.is_gone(claim.now)) {
+        standing = records::load(connection, claim.cluster_id.as_str())?;
+    }
     let (answer, mut after) = claim.change(standing.clone())?;
     if answer.is_ok() {
         after = after.renewed(claim.now);
