@@ -195,10 +195,13 @@ impl Record {
 
     /// The later end that a request gives the record, at most once in [`RENEW_EVERY`].
     pub fn renewal(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.is_gone(now) || self.lease_expires_at.is_some() {
+        if self.is_gone(now) {
             return None;
         }
-        let end = whole_seconds(now) + KEEP_UNASKED;
+        let end = match self.lease_expires_at {
+            Some(_) => whole_seconds(now) + keep_abandoned(&self.cluster_id),
+            None => whole_seconds(now) + KEEP_UNASKED,
+        };
         self.kept_until.is_none_or(|kept| end.duration_since(kept) >= RENEW_EVERY).then_some(end)
     }
 
@@ -298,7 +301,7 @@ impl Claim {
     }
 
     /// Applies the claim to the stored record, and returns the answer and the record to store: a rival of the initial node is refused,
-    /// but noted.
+    /// but noted, and the nodes of earlier claims are kept as long as others ask.
     pub fn change(
         &self,
         standing: Option<Record>,
@@ -306,6 +309,9 @@ impl Claim {
         match (self.on(standing.clone()), standing) {
             (Err(refusal @ Refusal::NameTaken { .. }), Some(record)) => {
                 Ok((Err(refusal), self.noted_on(record)))
+            }
+            (Err(refusal @ Refusal::TooManyTakeovers), Some(record)) => {
+                Ok((Err(refusal), record.renewed(self.now)))
             }
             (answer, _) => answer.map(|(claimed, record)| (Ok(claimed), record)),
         }

@@ -40,6 +40,8 @@ enum Property {
     GenerationsGrow,
     /// A record that was forgotten or has expired can be claimed, and does not exist for other requests.
     EndedIsEnded,
+    /// A status keeps the record, with or without a lease, up to a day less than its time.
+    AskedIsKept,
     /// The nodes whose claims were taken over are listed, the latest first, and those of an expired record, until the cluster is ready.
     PreviousAreNamed,
     /// While a cluster is claimed, another server with the initial node's name is refused, and the initial node learns of it.
@@ -71,7 +73,7 @@ enum Property {
 }
 use Property as P;
 
-const PROPERTIES: [Property; 22] = [
+const PROPERTIES: [Property; 23] = [
     P::OneInitialiser,
     P::WinnerStays,
     P::WinnerIsAnswered,
@@ -80,6 +82,7 @@ const PROPERTIES: [Property; 22] = [
     P::LapsedIsTaken,
     P::GenerationsGrow,
     P::EndedIsEnded,
+    P::AskedIsKept,
     P::PreviousAreNamed,
     P::NameIsOne,
     P::LeaveIsFenced,
@@ -111,10 +114,12 @@ enum Mistake {
     Tells(fn(bool, &mut Cluster)),
     /// Changes a forgotten record.
     Forgets(fn(&mut Option<Record>)),
+    /// Changes the record after a status.
+    Renews(fn(&Record, &mut Record)),
     /// Changes the verification by a joiner.
     Verifies(fn(&ClusterKeys, &Statement<'_>, &Attestation) -> bool),
 }
-use Mistake::{Comes, Forgets, Makes, Sees, Tells, Verifies};
+use Mistake::{Comes, Forgets, Makes, Renews, Sees, Tells, Verifies};
 
 #[derive(Clone, Debug)]
 struct Step {
@@ -130,6 +135,8 @@ enum Action {
     Claim(Caller, Option<u64>),
     Ready(Caller, Generation, Option<&'static str>, Proof),
     Leave(Caller, Generation),
+    /// A node with the secret reads the record.
+    Status,
     /// An operator ends the record.
     Forget,
     /// An earlier request arrives once more.
@@ -210,6 +217,7 @@ fn action(nodes: usize) -> impl Strategy<Value = Action> {
         200 => (caller.clone(), generation.clone(), uuid, proof)
             .prop_map(|(caller, generation, uuid, proof)| Action::Ready(caller, generation, uuid, proof)),
         100 => (caller, generation).prop_map(|(caller, generation)| Action::Leave(caller, generation)),
+        30 => Just(Action::Status),
         15 => Just(Action::Forget),
         200 => any::<sample::Index>().prop_map(Action::Again),
         2 => Just(Action::Crowd),
@@ -401,6 +409,7 @@ impl World<'_> {
                 secret: self.secret(*caller),
                 now: clock,
             }),
+            Action::Status => return self.read(clock),
             Action::Forget => {
                 self.forget(clock);
                 return Ok(());
@@ -477,14 +486,34 @@ impl World<'_> {
         }
     }
 
+    /// How long the record is kept after a request.
+    fn keep(&self) -> Duration {
+        if self.lease_end.is_some() { KEEP_ABANDONED } else { KEEP_UNASKED }
+    }
+
     /// A request renews the record.
     fn renew(&mut self, record: &mut Record, clock: Timestamp) {
         record.kept_until = record.renewal(clock).or(record.kept_until);
-        let end = clock + KEEP_UNASKED;
-        if self.lease_end.is_none() && self.kept_until.is_some_and(|kept| kept + RENEW_EVERY <= end)
-        {
+        let end = clock + self.keep();
+        if self.kept_until.is_some_and(|kept| kept + RENEW_EVERY <= end) {
             self.kept_until = Some(end);
         }
+    }
+
+    fn read(&mut self, clock: Timestamp) -> Verdict {
+        let Some(before) = self.record.take() else {
+            return Ok(());
+        };
+        let mut after = before.clone();
+        if !self.has_ended(clock) {
+            self.renew(&mut after, clock);
+        }
+        if let Some(Renews(change)) = self.mistake {
+            change(&before, &mut after);
+        }
+        let is_kept = self.is_forgotten || after.kept_until == self.kept_until;
+        self.record = Some(after);
+        hold(is_kept, P::AskedIsKept)
     }
 
     fn secret(&self, caller: Caller) -> Option<SecretHash> {
@@ -644,7 +673,8 @@ impl World<'_> {
         self.rival = None;
         self.is_given_up = false;
         self.lease_end = claim.lease.map(|lease| claim.now + lease);
-        self.kept_until = Some(claim.now + KEEP_UNASKED);
+        self.kept_until =
+            Some(self.lease_end.map_or(claim.now + KEEP_UNASKED, |end| end + KEEP_ABANDONED));
         self.is_forgotten = false;
         self.members.clear();
         self.proven.clear();
@@ -725,6 +755,7 @@ impl World<'_> {
             } else {
                 let lapsed = leave.now - CLOCK_SKEW - Duration::from_secs(1);
                 self.lease_end = Some(lapsed);
+                self.kept_until = Some(lapsed + KEEP_ABANDONED);
                 self.is_given_up = true;
             }
         }
@@ -794,6 +825,9 @@ proptest! {
         prop_assert_eq!(play(None, &story), Ok(()));
     }
 }
+
+/// How long a claim with a lease is kept after its lease, or after the last status.
+const KEEP_ABANDONED: Duration = Duration::from_hours(7 * 24);
 
 const LONG_AGO: Option<Timestamp> = Some(Timestamp::UNIX_EPOCH);
 
@@ -884,6 +918,15 @@ fn mistakes(property: Property) -> Vec<Mistake> {
                     if before.is_forgotten { Err(Refusal::NotFound) } else { done }
                 },
             ),
+        ],
+        P::AskedIsKept => vec![
+            // A claim with a lease is deleted although nodes ask.
+            Renews(|before, after| {
+                if before.lease_expires_at.is_some() {
+                    after.kept_until = before.kept_until;
+                }
+            }),
+            Renews(|before, after| after.kept_until = before.kept_until),
         ],
         P::PreviousAreNamed => vec![
             // Only the last one.

@@ -352,12 +352,30 @@ fn records_expire_without_requests() {
         assert_eq!(record.renewal(at(day - 1)), None, "at most once a day");
         assert_eq!(record.renewal(at(day)), Some(at(401 * day)));
     }
+    // A claim that lapsed is kept while nodes ask, with the nodes that may have initialised.
     let leased = claimed(Some(30));
-    assert_eq!((leased.kept_until, leased.renewal(at(0))), (Some(at(30 + 7 * day)), None));
+    let given_up = leave("a", 36).on(Some(leased.clone())).unwrap();
+    for record in [leased, given_up] {
+        assert_eq!(record.kept_until, Some(at(30 + 7 * day)));
+        assert_eq!(record.renewal(at(29 + day)), None, "at most once a day");
+        assert_eq!(record.renewal(at(30 + day)), Some(at(30 + 8 * day)));
+        assert_eq!(record.renewal(at(60 * day)), Some(at(67 * day)), "it never ends");
+    }
     let of_old = Record { kept_until: None, ..claimed(None) };
     assert!(!of_old.is_gone(at(1_000_000_000)), "rows of the original have no end");
     assert_eq!(of_old.renewal(at(0)), Some(at(400 * day)));
     assert_eq!(forget(of_old, at(0)).renewal(at(0)), None);
+}
+
+#[test]
+fn claims_that_are_refused_keep_the_nodes_of_earlier_ones() {
+    let previous_initial_nodes = (0..MAX_PREVIOUS).map(|number| format!("n{number}")).collect();
+    let full = Record { previous_initial_nodes, ..claimed(Some(30)) };
+    let refused = |now| claim("b", Some(30), now).change(Some(full.clone())).unwrap();
+    assert_eq!(refused(100), (Err(Refusal::TooManyTakeovers), full.clone()));
+    let late = 30 * 86_400;
+    let renewed = Record { kept_until: Some(at(late + 7 * 86_400)), ..full.clone() };
+    assert_eq!(refused(late), (Err(Refusal::TooManyTakeovers), renewed));
 }
 
 #[test]

@@ -119,6 +119,7 @@ async fn every_store(store: &impl Store) {
     the_first_claim_stands(store).await;
     odd_ids_are_kept_as_they_are(store).await;
     a_claim_after_an_expired_record_names_its_members(store).await;
+    refused_takeovers_keep_the_record(store).await;
 }
 
 /// The behaviour of every store under concurrent requests.
@@ -199,6 +200,29 @@ async fn a_claim_after_an_expired_record_names_its_members(store: &impl Store) {
     assert_eq!(record.previous_initial_nodes, ["a", "c"], "not itself");
     let (claimed, record) = store.claim(&late).await.unwrap();
     assert_eq!((claimed, record.previous_initial_nodes.len()), (Claimed::Again, 2));
+}
+
+async fn refused_takeovers_keep_the_record(store: &impl Store) {
+    let attempt = |number: i64, now| Claim {
+        lease: Some(Duration::from_secs(30)),
+        now: at(now),
+        ..claim("failing", &format!("node-{number}"))
+    };
+    for number in 0..=8 {
+        store.claim(&attempt(number, 100 * number)).await.unwrap();
+    }
+    let kept_until = async || {
+        let row = store.find("failing").await.unwrap().unwrap();
+        row.record.unwrap().kept_until.unwrap()
+    };
+    for (now, end) in [(900, 830 + 7 * DAY), (30 * DAY, 37 * DAY)] {
+        let refused = store.claim(&attempt(9, now)).await;
+        assert!(matches!(refused, Err(Error::Refused(Refusal::TooManyTakeovers))), "{refused:?}");
+        assert_eq!(kept_until().await, at(end));
+    }
+    let read = store.status(&id("failing"), None, at(60 * DAY)).await.unwrap();
+    assert_eq!(read.kept_until, Some(at(67 * DAY)));
+    assert_eq!(read.previous_initial_nodes.len(), 8);
 }
 
 async fn put_original(client: &Client, cluster: &str, node: &str) {
