@@ -150,6 +150,7 @@ impl Items {
         if let Some(MembersItem { record: known, .. }) = &self.members {
             record.is_forgotten = known.is_forgotten;
             record.initial_node.clone_from(&known.initial_node);
+            record.rival_node_uuid.clone_from(&known.rival_node_uuid);
             record.members.clone_from(&known.members);
             if known.cluster_uuid.is_some() {
                 record.cluster_uuid.clone_from(&known.cluster_uuid);

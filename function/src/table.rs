@@ -12,7 +12,7 @@ pub const DEFAULT_TABLE_NAME: &str = "cb-bootstrap";
 /// The partition key (a string); there is no sort key.
 pub const CLUSTER_ID: &str = "cluster_id";
 
-// Both items. For a ready cluster, the members item's initial node counts.
+// Both items. For a ready cluster, the initial node and its rival in the members item count.
 pub const INITIAL_NODE: &str = "initial_node_ip_addr_or_hostname";
 pub const RIVAL_NODE_UUID: &str = "rival_node_uuid";
 /// `claimed`, `ready` or `forgotten`; of a members item, `ready` or `forgotten`. Rows of the original have none and count as claimed.

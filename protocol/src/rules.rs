@@ -46,7 +46,8 @@ pub struct Record {
     /// The nodes that had the cluster before: those whose claims were taken over and not given up, the latest first, and the initial
     /// node and the members of a record that expired; at most [`MAX_PREVIOUS`]. The server of each may be a cluster.
     pub previous_initial_nodes: Vec<String>,
-    /// The UUID of another server that tried to claim under the initial node's name.
+    /// The UUID of another server that tried to claim under the initial node's name. It is kept when the cluster is ready, because the
+    /// answer to that report is often the first one that shows it to the node.
     pub rival_node_uuid: Option<String>,
     /// The initial node has given its claim up, so it has not initialised its server.
     pub is_given_up: bool,
@@ -428,6 +429,7 @@ impl Leave {
                 State::Ready => {
                     let mut others = record.members.keys().filter(|other| *other != node);
                     record.initial_node = others.next().ok_or(Refusal::LastNode)?.clone();
+                    record.rival_node_uuid = None;
                 }
             }
         }

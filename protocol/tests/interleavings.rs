@@ -752,6 +752,7 @@ impl World<'_> {
                 hold(!self.members.is_empty(), P::LastStays)?;
                 hold(after.initial_node != node, P::WinnerStays)?;
                 after.initial_node.clone_into(&mut self.initial);
+                self.rival = None;
             } else {
                 let lapsed = leave.now - CLOCK_SKEW - Duration::from_secs(1);
                 self.lease_end = Some(lapsed);
@@ -968,6 +969,10 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             Makes(Claims, |_, _, after| after.rival_node_uuid = None),
             // A rival of an earlier claim is kept.
             Makes(Claims, |_, before, after| {
+                after.rival_node_uuid.clone_from(&before.rival_node_uuid);
+            }),
+            // The next node to join gets that of the one that left.
+            Makes(Leaves, |_, before, after| {
                 after.rival_node_uuid.clone_from(&before.rival_node_uuid);
             }),
         ],

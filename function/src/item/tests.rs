@@ -93,7 +93,12 @@ fn items_are_read_as_they_were_written() {
 #[test]
 fn a_members_item_counts_for_its_own_claim_only() {
     let claim = || {
-        ClaimItem::new(Record { initial_node: "z".to_owned(), members: BTreeMap::new(), ..full() })
+        ClaimItem::new(Record {
+            initial_node: "z".to_owned(),
+            rival_node_uuid: None,
+            members: BTreeMap::new(),
+            ..full()
+        })
     };
     let merged = |members: Record| {
         let members = MembersItem { record: members, version: 1 };

@@ -307,6 +307,10 @@ fn two_servers_with_one_name_are_distinguished() {
         report("u1").on(Some(noted.clone())).unwrap().rival_node_uuid.as_deref(),
         Some("u2")
     );
+    // But no other node is shown as its rival.
+    let members = ready("b", Some(1), None).on(Some(report("u1").on(Some(noted.clone())).unwrap()));
+    let left = leave("a", 3).on(members.ok()).unwrap();
+    assert_eq!((left.initial_node.as_str(), left.rival_node_uuid), ("b", None));
     // Not the whole UUID, which would authorise calls for the second.
     let long = Record { rival_node_uuid: Some("0123456789abcdef".to_owned()), ..noted.clone() };
     let shown = long.answer(None, at(2)).rival_node_uuid;

@@ -120,6 +120,7 @@ async fn every_store(store: &impl Store) {
     odd_ids_are_kept_as_they_are(store).await;
     a_claim_after_an_expired_record_names_its_members(store).await;
     refused_takeovers_keep_the_record(store).await;
+    a_rival_is_forgotten_with_its_node(store).await;
 }
 
 /// The behaviour of every store under concurrent requests.
@@ -223,6 +224,22 @@ async fn refused_takeovers_keep_the_record(store: &impl Store) {
     let read = store.status(&id("failing"), None, at(60 * DAY)).await.unwrap();
     assert_eq!(read.kept_until, Some(at(67 * DAY)));
     assert_eq!(read.previous_initial_nodes.len(), 8);
+}
+
+async fn a_rival_is_forgotten_with_its_node(store: &impl Store) {
+    let from = |server: &str| Claim { node_uuid: Some(uuid(server)), ..claim("named-twice", "a") };
+    store.claim(&from("n1")).await.unwrap();
+    store.claim(&from("n2")).await.unwrap_err();
+    let rival = |record: &Record| record.rival_node_uuid.clone();
+    let first = Ready { node_uuid: Some(uuid("n1")), ..ready("named-twice", "a") };
+    for report in [first, ready("named-twice", "b")] {
+        assert_eq!(rival(&store.ready(&report).await.unwrap()).as_deref(), Some("n2"));
+    }
+    let left = store.leave(&leave("named-twice", "a")).await.unwrap();
+    assert_eq!((left.initial_node.as_str(), rival(&left)), ("b", None));
+    let (_, claimed) = store.claim(&claim("named-twice", "c")).await.unwrap();
+    assert_eq!((claimed.initial_node.as_str(), rival(&claimed)), ("b", None));
+    assert_eq!(rival(&status(store, "named-twice").await.unwrap()), None);
 }
 
 async fn put_original(client: &Client, cluster: &str, node: &str) {

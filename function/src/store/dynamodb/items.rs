@@ -222,6 +222,7 @@ fn corrected(items: &Items) -> Option<ClaimItem> {
     }
     let mut next = claim.clone();
     next.record.initial_node.clone_from(&known.initial_node);
+    next.record.rival_node_uuid.clone_from(&known.rival_node_uuid);
     let is_newer = members.version > claim.copied_version;
     (is_newer && next != *claim).then_some(ClaimItem {
         copied_version: members.version,
