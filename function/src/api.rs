@@ -95,11 +95,9 @@ pub fn over_sqlite(store: crate::store::sqlite::Sqlite, policy: Policy) -> Route
     router(store, policy)
 }
 
-/// Refuses calls without a token where the policy requires one. A signature is not a token.
+/// Refuses calls without a token where the policy requires one, before anything else in them. The routes refuse invalid tokens.
 async fn require_secret(State(policy): State<Policy>, request: Request, next: Next) -> Response {
-    let value = request.headers().get(header::AUTHORIZATION);
-    let has_token = value.is_some_and(|value| !value.as_bytes().starts_with(b"AWS4-"));
-    if policy.requires_secret && !has_token {
+    if policy.requires_secret && matches!(token(request.headers()), Ok(None)) {
         return Problem::SecretRequired.into_response();
     }
     next.run(request).await
@@ -334,23 +332,28 @@ fn whole(value: &Value) -> Option<u64> {
 
 /// The hash of the request's token, if it has one.
 fn secret(headers: &HeaderMap, cluster_id: &ClusterId) -> Result<Option<SecretHash>, Problem> {
+    let token = token(headers)?;
+    Ok(token.map(|token| SecretHash::new(cluster_id, token.as_bytes())))
+}
+
+/// The request's token, if it has one. A signature is not a token: API Gateway has checked it, or the API is open to everyone.
+fn token(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    let (scheme, secret) =
+    let (scheme, token) =
         value.to_str().ok().and_then(|text| text.trim().split_once(' ')).unwrap_or_default();
-    // A signature. API Gateway has checked it, or the API is open to everyone.
     if scheme.starts_with("AWS4-") {
         return Ok(None);
     }
-    let secret = secret.trim_start();
+    let token = token.trim_start();
     let is_valid = scheme.eq_ignore_ascii_case("Bearer")
-        && (1..=MAX_SECRET_BYTES).contains(&secret.len())
-        && secret.bytes().all(|byte| byte.is_ascii_graphic())
+        && (1..=MAX_SECRET_BYTES).contains(&token.len())
+        && token.bytes().all(|byte| byte.is_ascii_graphic())
         && values.next().is_none();
     if is_valid {
-        return Ok(Some(SecretHash::new(cluster_id, secret.as_bytes())));
+        return Ok(Some(token));
     }
     Err(Problem::InvalidField(
         AUTHORIZATION,
@@ -456,6 +459,8 @@ mod tests {
             ("Bearer a:b/c+d==", hash(b"a:b/c+d==")),
             (&format!("Bearer {long}"), hash(long.as_bytes())),
             ("AWS4-HMAC-SHA256 Credential=a, SignedHeaders=b, Signature=c", None),
+            (" AWS4-a b", None),
+            ("\tAWS4-a b", None),
         ] {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
             assert_eq!(secret(&headers, &id).unwrap(), expected, "{value}");

@@ -475,7 +475,8 @@ async fn a_deployment_may_require_tokens_and_leases_and_hide_its_docs() {
     };
     let claim = json!({"cluster_id": "c", "node_ip_addr_or_hostname": "a", "lease_seconds": 60});
     let token = Some("Bearer correct-horse-battery-staple");
-    for authorization in [None, Some("AWS4-HMAC-SHA256 Credential=x")] {
+    let signatures = ["AWS4-HMAC-SHA256 Credential=x", " AWS4-a b", "\tAWS4-a b"];
+    for authorization in signatures.map(Some).into_iter().chain([None]) {
         for (method, path) in [
             ("POST", "/cluster"),
             ("POST", "/cluster/get_status"),
