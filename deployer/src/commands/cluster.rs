@@ -296,7 +296,7 @@ impl<S: Store> Operator<'_, S> {
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Row, Failure> {
-        let row = self.store.find(cluster_id).await.map_err(|error| self.explain(&error))?;
+        let row = find(&self.store, cluster_id).await.map_err(|error| self.explain(&error))?;
         row.ok_or_else(|| self.not_found(cluster_id))
     }
 
@@ -327,6 +327,16 @@ impl<S: Store> Operator<'_, S> {
                 .hint("run the command again; repeating it does no harm"),
             (None, _) => Failure::new(format!("{what}: {error}")),
         }
+    }
+}
+
+/// The record with this ID as typed, because a row of the original service may have any, or with its canonical form, which the API
+/// stores.
+async fn find(store: &impl Store, typed: &str) -> Result<Option<Row>, Error> {
+    let row = store.find(typed).await?;
+    match ClusterId::new(typed) {
+        Ok(id) if row.is_none() && id.as_str() != typed => store.find(id.as_str()).await,
+        _ => Ok(row),
     }
 }
 

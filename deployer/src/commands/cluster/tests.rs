@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
+use cbbootstrap_function::store::sqlite::Sqlite;
 use cbbootstrap_protocol::{
+    names::Node,
+    rules::Claim,
     trust::{Attestation, SecretHash},
     wire::State,
 };
@@ -187,4 +190,27 @@ c\\n\\u{{9b}}1m   claimed  1           a             0        2023-11-14T22:13:2
     );
     assert_eq!(listed(Vec::new(), None), "No clusters in table `t`");
     assert_eq!(listed(Vec::new(), Some("c\u{1b}")), "No clusters in table `t` after c\\u{1b}");
+}
+
+#[tokio::test]
+async fn clusters_are_found_in_any_form_of_their_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Sqlite::create(&directory.path().join("clusters.db")).unwrap();
+    let (canonical, decomposed) = ("gr\u{f6}\u{df}e", "gro\u{308}\u{df}e");
+    let claim = Claim {
+        cluster_id: ClusterId::new(decomposed).unwrap(),
+        node: Node::new("a").unwrap(),
+        node_uuid: None,
+        lease: None,
+        secret: None,
+        now: Timestamp::now(),
+    };
+    store.claim(&claim).await.unwrap();
+    for typed in [canonical, decomposed] {
+        let row = find(&store, typed).await.unwrap();
+        assert_eq!(row.map(|row| row.cluster_id).as_deref(), Some(canonical));
+    }
+    for other in ["grosse", "not an id"] {
+        assert!(find(&store, other).await.unwrap().is_none());
+    }
 }
