@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, ffi::OsStr, path::PathBuf};
 
 use cbbootstrap_cli::completion::{typed, within_limit};
-use cbbootstrap_function::store::{Row, Store};
+use cbbootstrap_function::store::Store;
 use clap::{ArgMatches, Command, CommandFactory, builder::ValueHint};
 use clap_complete::{ArgValueCompleter, CompletionCandidate as Candidate};
 use tokio::runtime::Runtime;
@@ -123,8 +123,9 @@ fn clusters(typed: &ArgMatches, word: &str) -> Option<Vec<Candidate>> {
     let directory = data::directory(path(typed, "data").as_deref()).ok()?;
     let store = data::open(&directory).ok()??;
     // The listing begins after an id.
-    let exact = store.find(word).ok()?.map(Row::from);
-    let page = Runtime::new().ok()?.block_on(store.list(Some(word))).ok()?;
+    let runtime = Runtime::new().ok()?;
+    let exact = runtime.block_on(Store::find(&store, word)).ok()?;
+    let page = runtime.block_on(store.list(Some(word))).ok()?;
     let rows = exact.into_iter().chain(page.rows).filter(|row| !row.is_smoke_test());
     Some(rows.map(|row| Candidate::new(row.cluster_id)).collect())
 }

@@ -258,7 +258,7 @@ impl<S: Store> Operator<'_, S> {
             let id = escape_hidden(&args.cluster_id);
             let forget = self.records.command_for("forget", &args.cluster_id);
             Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
-                .hint(format!("repair the item in DynamoDB, or end it with `{forget}`"))
+                .hint(format!("repair it, or end it with `{forget}`"))
         })?;
         let cluster = Cluster { record, now: Timestamp::now() };
         let keeper = self.keeper.clone();

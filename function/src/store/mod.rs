@@ -13,7 +13,7 @@ use std::{
 use aws_sdk_dynamodb::error::SdkError;
 use cbbootstrap_protocol::{
     names::ClusterId,
-    rules::{self, Claim, Claimed, Leave, Ready, Record, Refusal},
+    rules::{self, Claim, Claimed, FIRST_GENERATION, Leave, Ready, Record, Refusal, whole_seconds},
     trust::SecretHash,
 };
 use jiff::Timestamp;
@@ -110,9 +110,15 @@ impl Row {
     }
 }
 
-impl From<Record> for Row {
-    fn from(record: Record) -> Self {
-        Self { cluster_id: record.cluster_id.clone(), record: Ok(record) }
+/// The tombstone of a record that cannot be read, with its generation if that can be.
+fn tombstone(cluster_id: &str, generation: Option<u64>, now: Timestamp) -> Record {
+    Record {
+        cluster_id: cluster_id.to_owned(),
+        initial_node: "unknown".to_owned(),
+        generation: generation.unwrap_or(FIRST_GENERATION),
+        kept_until: Some(whole_seconds(now)),
+        is_forgotten: true,
+        ..Record::default()
     }
 }
 
@@ -137,9 +143,6 @@ pub enum Error {
     Failed(Cause),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// A record in the database cannot be read.
-    #[error("{0}")]
-    Damaged(String),
     /// The table refused a write although the item that it returned satisfies the condition.
     #[error("the table refused a write that the rules allow")]
     Contradiction,

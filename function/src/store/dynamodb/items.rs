@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 use cbbootstrap_protocol::{
-    rules::{self, FIRST_GENERATION, Record},
+    rules::{self, Record},
     wire::State,
 };
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use crate::{
         ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, is_members_item,
         seconds, string,
     },
+    store::tombstone,
     table::{GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
 };
 
@@ -107,14 +108,7 @@ impl DynamoDb {
             return Ok(readable.is_none_or(|items| items.claim.record.is_forgotten));
         }
         let number = |name: &str| seen.get(name)?.as_n().ok()?.parse().ok();
-        let forgotten = ClaimItem::new(Record {
-            cluster_id: cluster_id.to_owned(),
-            initial_node: "unknown".to_owned(),
-            generation: number(GENERATION).unwrap_or(FIRST_GENERATION),
-            kept_until: Some(now),
-            is_forgotten: true,
-            ..Record::default()
-        });
+        let forgotten = ClaimItem::new(tombstone(cluster_id, number(GENERATION), now));
         let mark = Update::new(members_key(cluster_id))
             .attribute(STATE, Some(string(FORGOTTEN)))
             .only_if("attribute_exists(#cluster_id)");

@@ -29,7 +29,8 @@ use self::{
     records::{TABLES, VERSION},
     writer::Writer,
 };
-use super::{Error, Page, Row, Store};
+use super::{Error, Page, Row, Store, tombstone};
+use crate::item::Unreadable;
 
 /// The records in one page of a listing.
 const PAGE: usize = 100;
@@ -90,10 +91,10 @@ impl Sqlite {
     }
 
     /// Reads on this thread, because the data is usually in the operating system's cache.
-    fn read<T>(
-        &self,
-        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
-    ) -> Result<T, Error> {
+    fn read<T, E>(&self, read: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, Error>
+    where
+        Error: From<E>,
+    {
         let idle = || self.0.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = idle().pop();
         let reader = match reader {
@@ -147,8 +148,10 @@ impl Store for Sqlite {
         Ok(self.renewed(record, now))
     }
 
-    async fn forget_unreadable(&self, _: &str, _: Timestamp) -> Result<bool, Error> {
-        Err(Error::Damaged("the record cannot be read".to_owned()))
+    async fn forget_unreadable(&self, cluster_id: &str, now: Timestamp) -> Result<bool, Error> {
+        let cluster_id = cluster_id.to_owned();
+        let end = move |connection: &Connection| end_unreadable(connection, &cluster_id, now);
+        self.0.writer.write(end).await
     }
 
     async fn delete_smoke_test(&self, cluster_ids: &[String]) -> Result<(), Error> {
@@ -160,14 +163,44 @@ impl Store for Sqlite {
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
-        Ok(Self::find(self, cluster_id)?.map(Row::from))
+        self.read(|connection| row(connection, cluster_id.to_owned()))
     }
 
     async fn list(&self, after: Option<&str>) -> Result<Page, Error> {
-        let records = self.read(|connection| records::list(connection, PAGE, after))?;
-        let is_full = records.len() == PAGE;
-        let next = records.last().filter(|_| is_full).map(|record| record.cluster_id.clone());
-        Ok(Page { rows: records.into_iter().map(Row::from).collect(), next })
+        self.read(|connection| {
+            let ids = records::ids(connection, PAGE, after)?;
+            let next = ids.last().filter(|_| ids.len() == PAGE).cloned();
+            let rows = ids.into_iter().filter_map(|id| row(connection, id).transpose());
+            Ok::<_, Error>(Page { rows: rows.collect::<Result<_, _>>()?, next })
+        })
+    }
+}
+
+/// A cluster for an operator, even if its record cannot be read.
+fn row(connection: &Connection, cluster_id: String) -> Result<Option<Row>, Error> {
+    let record = match records::load(connection, &cluster_id).map_err(Error::from) {
+        Ok(None) => return Ok(None),
+        Ok(Some(record)) => Ok(record),
+        Err(Error::Unreadable(why)) => Err(why),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(Row { cluster_id, record }))
+}
+
+/// Replaces a record that cannot be read by its tombstone.
+fn end_unreadable(
+    connection: &Connection,
+    cluster_id: &str,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    match records::load(connection, cluster_id).map_err(Error::from) {
+        Err(Error::Unreadable(_)) => {
+            let generation = records::load_generation(connection, cluster_id)?;
+            records::delete_members(connection, cluster_id)?;
+            records::save_claim(connection, &tombstone(cluster_id, generation, now))?;
+            Ok(true)
+        }
+        standing => Ok(standing?.is_none_or(|record| record.is_forgotten)),
     }
 }
 
@@ -203,8 +236,11 @@ impl From<rusqlite::Error> for Error {
                 | Code::CannotOpen
                 | Code::ReadOnly,
             ) => Self::Unavailable(error.to_string().into()),
-            Some(_) => Self::Failed(error.to_string().into()),
-            None => Self::Damaged(error.to_string()),
+            // The error may contain a part of the record.
+            None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
+                Self::Unreadable(Unreadable("record"))
+            }
+            _ => Self::Failed(error.to_string().into()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cbbootstrap_protocol::{
-    rules::{Record, whole_seconds},
+    rules::{FIRST_GENERATION, Record, whole_seconds},
     wire::State,
 };
 use jiff::Timestamp;
@@ -52,15 +52,24 @@ pub fn load(connection: &Connection, cluster_id: &str) -> Result<Option<Record>>
     Ok(Some(record))
 }
 
-/// Up to `limit` records of the clusters after this one, in the order of their ids.
-pub fn list(connection: &Connection, limit: usize, after: Option<&str>) -> Result<Vec<Record>> {
+/// The generation in a record that cannot be read.
+pub fn load_generation(connection: &Connection, cluster_id: &str) -> Result<Option<u64>> {
+    let generation: Option<i64> = connection
+        .prepare_cached(
+            "SELECT iif(json_valid(record), CAST(record ->> 'generation' AS INTEGER), NULL)
+             FROM clusters WHERE cluster_id = ?",
+        )?
+        .query_row([cluster_id], |row| row.get(0))?;
+    Ok(generation.and_then(|it| u64::try_from(it).ok()).filter(|it| *it >= FIRST_GENERATION))
+}
+
+/// Up to `limit` clusters after this one, in order.
+pub fn ids(connection: &Connection, limit: usize, after: Option<&str>) -> Result<Vec<String>> {
     let mut query = connection.prepare_cached(
         "SELECT cluster_id FROM clusters WHERE cluster_id > ? ORDER BY cluster_id LIMIT ?",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let ids = query.query_map((after.unwrap_or_default(), limit), |row| row.get::<_, String>(0))?;
-    let records = ids.map(|id| load(connection, &id?));
-    records.filter_map(Result::transpose).collect()
+    query.query_map((after.unwrap_or_default(), limit), |row| row.get(0))?.collect()
 }
 
 /// Writes what differs between the two records.
@@ -104,7 +113,8 @@ pub fn delete_members(connection: &Connection, cluster_id: &str) -> Result<()> {
 pub fn delete_claim(connection: &Connection, cluster_id: &str) -> Result<()> {
     connection
         .prepare_cached(
-            "DELETE FROM clusters WHERE cluster_id = ? AND record ->> 'state' = 'claimed'",
+            "DELETE FROM clusters WHERE cluster_id = ?
+             AND iif(json_valid(record), record ->> 'state' = 'claimed', FALSE)",
         )?
         .execute([cluster_id])?;
     Ok(())
@@ -119,10 +129,10 @@ pub fn delete_ended(
     before: Timestamp,
 ) -> Result<Option<String>> {
     let mut query = connection.prepare_cached(
-        "SELECT cluster_id, record ->> 'kept_until' < ? FROM clusters
+        "SELECT cluster_id, iif(json_valid(record), record ->> 'kept_until' < ?, NULL) FROM clusters
          WHERE cluster_id > ? ORDER BY cluster_id LIMIT ?",
     )?;
-    // Times in JSON are in whole seconds and in UTC, so they sort as text.
+    // An error about one record would keep all later ones. Times in JSON are in whole seconds and in UTC, so they sort as text.
     let before = whole_seconds(before).to_string();
     let rows = query.query_map((before, after, limit), |row| {
         Ok((row.get::<_, String>(0)?, row.get::<_, Option<bool>>(1)?))

@@ -1,6 +1,6 @@
 use std::fs;
 
-use cbbootstrap_protocol::names::Node;
+use cbbootstrap_protocol::{names::Node, rules::Ready};
 use jiff::SignedDuration;
 
 use super::*;
@@ -83,9 +83,67 @@ fn records_that_ended_long_ago_are_deleted() {
         rounds += 1;
     }
     assert_eq!(rounds, 2);
-    let left = records::list(&connection, 10, None).unwrap();
-    let left: Vec<_> = left.iter().map(|record| record.cluster_id.as_str()).collect();
-    assert_eq!(left, ["b", "d"]);
-    let next = records::list(&connection, 1, Some("a")).unwrap();
-    assert_eq!(next.iter().map(|record| record.cluster_id.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(records::ids(&connection, 10, None).unwrap(), ["b", "d"]);
+    assert_eq!(records::ids(&connection, 1, Some("a")).unwrap(), ["b"]);
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_read_do_no_harm_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clusters.db");
+    let store = Sqlite::create(&file).unwrap();
+    let now = Timestamp::now();
+    let long_ago = now - SignedDuration::from_hours(24 * 500);
+    for cluster in ["a", "b", "c", "d"] {
+        store.claim(&claim(cluster, "n", now)).await.unwrap();
+    }
+    store.claim(&claim("e", "n", long_ago)).await.unwrap();
+    let member = Ready {
+        cluster_id: ClusterId::new("c").unwrap(),
+        node: Node::new("n").unwrap(),
+        node_uuid: None,
+        generation: None,
+        cluster_uuid: None,
+        authority: None,
+        attestation: None,
+        secret: None,
+        now,
+    };
+    store.ready(&member).await.unwrap();
+    let other = Connection::open(&file).unwrap();
+    other
+        .execute_batch(
+            "UPDATE clusters SET record = 'not JSON' WHERE cluster_id = 'a';
+             UPDATE clusters SET record = '{\"generation\": 7}' WHERE cluster_id = 'b';
+             UPDATE members SET member = '{}' WHERE cluster_id = 'c';",
+        )
+        .unwrap();
+
+    let is_readable = async || {
+        let rows = store.list(None).await.unwrap().rows.into_iter();
+        rows.map(|row| (row.cluster_id, row.record.is_ok())).collect::<Vec<_>>()
+    };
+    let expected = |readable: &str| {
+        let ids = ["a", "b", "c", "d", "e"].into_iter();
+        ids.map(|id| (id.to_owned(), readable.contains(id))).collect::<Vec<_>>()
+    };
+    assert_eq!(is_readable().await, expected("de"));
+    let refused = store.claim(&claim("a", "n", now)).await;
+    assert!(matches!(refused, Err(Error::Unreadable(_))), "{refused:?}");
+    let ended = now - SignedDuration::from_hours(24 * 30);
+    let swept = records::delete_ended(&other, "", 10, ended).unwrap();
+    assert_eq!(swept.as_deref(), Some("e"));
+    assert_eq!(is_readable().await, expected("de")[..4]);
+    store.delete_smoke_test(&["a".to_owned()]).await.unwrap();
+
+    for (cluster, generation) in [("a", 2), ("b", 8), ("c", 2)] {
+        let row = Store::find(&store, cluster).await.unwrap().unwrap();
+        assert_eq!(row.record, Err(Unreadable("record")));
+        assert!(store.forget_unreadable(cluster, now).await.unwrap());
+        assert!(store.forget_unreadable(cluster, now).await.unwrap(), "again");
+        let (claimed, record) = store.claim(&claim(cluster, "n", now)).await.unwrap();
+        assert_eq!((claimed, record.generation), (Claimed::First, generation));
+        assert!(!store.forget_unreadable(cluster, now).await.unwrap(), "it can be read");
+    }
+    assert!(store.forget_unreadable("none", now).await.unwrap());
 }

@@ -78,7 +78,7 @@ impl Writer {
             let result = connection.and_then(work);
             let done = match &result {
                 // These errors concern only this change, and nothing was written before them.
-                Ok(_) | Err(Error::Refused(_) | Error::Damaged(_)) => Ok(()),
+                Ok(_) | Err(Error::Refused(_) | Error::Unreadable(_)) => Ok(()),
                 Err(error) => Err(error.clone()),
             };
             let reply =
