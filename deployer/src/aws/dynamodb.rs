@@ -2,6 +2,7 @@
 //!
 //! It is not part of the stack, so that updating or deleting the stack cannot lose the clusters' records.
 
+mod requirements;
 mod settings;
 
 use std::{
@@ -27,6 +28,7 @@ use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use requirements::{check_key, has_weak_replicas};
 pub use settings::TableSettings;
 
 use super::{
@@ -67,6 +69,9 @@ pub struct Table {
     /// Whether it serves requests.
     #[serde(skip)]
     pub is_active: bool,
+    /// Whether it has copies in other regions that may lag behind.
+    #[serde(skip)]
+    pub has_weak_replicas: bool,
     /// Whether this program created it, and therefore completes its settings.
     #[serde(skip)]
     pub ours: bool,
@@ -94,6 +99,7 @@ impl Table {
             ours: tag(OWNER_TAG.0).is_some_and(|value| value == OWNER_TAG.1),
             stack: tag(STACK_TAG),
             is_active: status.is_some_and(is_active),
+            has_weak_replicas: has_weak_replicas(&table),
             status: status.map_or("unknown", TableStatus::as_str).to_lowercase(),
             settings: TableSettings::from_description(&table),
             items: table.item_count.unwrap_or_default(),
@@ -250,25 +256,6 @@ async fn create(
     // Somebody else may have been faster, or the SDK repeated a request whose answer was lost.
     created.absent_on("ResourceInUseException").explain(format!("cannot create table `{name}`"))?;
     Ok(())
-}
-
-fn check_key(name: &str, table: &TableDescription) -> Result<(), Failure> {
-    let is_string = |attribute: &str| {
-        let mut attributes = table.attribute_definitions().iter();
-        attributes
-            .any(|a| a.attribute_name == attribute && a.attribute_type == ScalarAttributeType::S)
-    };
-    let keys: Vec<_> =
-        table.key_schema().iter().map(|key| (key.attribute_name.as_str(), &key.key_type)).collect();
-    if keys == [(CLUSTER_ID, &KeyType::Hash)] && is_string(CLUSTER_ID) {
-        return Ok(());
-    }
-    let keys: Vec<_> = keys.iter().map(|(name, kind)| format!("`{name}` ({kind})")).collect();
-    Err(Failure::new(format!(
-        "table `{name}` has the key {}, but cbbootstrap needs `{CLUSTER_ID}` (HASH, a string)",
-        keys.join(", ")
-    ))
-    .hint("choose another table with `--table-name`"))
 }
 
 async fn wait_until_active(client: &Client, name: &str) -> anyhow::Result<()> {
@@ -483,24 +470,6 @@ async fn is_being_deleted(client: &Client, name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn table(keys: &[(&str, KeyType)], attribute_type: &ScalarAttributeType) -> TableDescription {
-        keys.iter()
-            .fold(TableDescription::builder(), |table, (name, kind)| {
-                let key = KeySchemaElement::builder()
-                    .attribute_name(*name)
-                    .key_type(kind.clone())
-                    .build()
-                    .unwrap();
-                let attribute = AttributeDefinition::builder()
-                    .attribute_name(*name)
-                    .attribute_type(attribute_type.clone())
-                    .build()
-                    .unwrap();
-                table.key_schema(key).attribute_definitions(attribute)
-            })
-            .build()
-    }
-
     #[test]
     fn only_a_table_that_becomes_active_is_waited_for() {
         for (status, expected) in [
@@ -515,24 +484,6 @@ mod tests {
         ] {
             let ready = is_ready("t", status.map(TableStatus::from).as_ref());
             assert_eq!(ready.map_err(|failure| failure.exit), expected, "{status:?}");
-        }
-    }
-
-    #[test]
-    fn a_table_needs_the_functions_key() {
-        use {
-            KeyType::{Hash, Range},
-            ScalarAttributeType::{N, S},
-        };
-        for (keys, attribute_type, good) in [
-            (&[(CLUSTER_ID, Hash)][..], S, true),
-            (&[(CLUSTER_ID, Hash)], N, false),
-            (&[("id", Hash)], S, false),
-            (&[(CLUSTER_ID, Hash), ("node", Range)], S, false),
-            (&[], S, false),
-        ] {
-            let checked = check_key("t", &table(keys, &attribute_type));
-            assert_eq!(checked.is_ok(), good, "{keys:?} {attribute_type:?}");
         }
     }
 }

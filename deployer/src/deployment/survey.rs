@@ -44,7 +44,11 @@ impl Survey {
         let stack_name = &target.place.stack_name;
         let table = async {
             match launch {
-                None => Table::find(&aws.dynamodb, &target.table.table_name).await,
+                None => {
+                    let table = Table::find(&aws.dynamodb, &target.table.table_name).await?;
+                    table.iter().try_for_each(Table::check_replicas)?;
+                    Ok(table)
+                }
                 Some(_) => Ok(None),
             }
         };

@@ -112,6 +112,7 @@ fn full_status() -> Status {
             settings: TableSettings { max_read_units: Some(100), ..TableSettings::default() },
             expiry: None,
             is_active: true,
+            has_weak_replicas: false,
             ours: true,
             stack: None,
         }),
