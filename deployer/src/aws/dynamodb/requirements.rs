@@ -1,4 +1,4 @@
-//! What a table needs, whoever created it.
+//! The requirements of a table, also of one that this program did not create.
 
 use aws_sdk_dynamodb::types::{
     KeyType, MultiRegionConsistency, ScalarAttributeType, TableDescription,
