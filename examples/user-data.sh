@@ -4,23 +4,23 @@
 #
 # Fill in the settings below, or set them and any other option of the agent in the environment (`cbbootstrap-agent up --help` lists the
 # variables). The instance's role needs
-#   secretsmanager:GetSecretValue, or ssm:GetParameter and kms:Decrypt   for the password and the cluster's secret
+#   secretsmanager:GetSecretValue, or ssm:GetParameter and kms:Decrypt   for the password and the cluster secret
 #   s3:GetObject                                                         for the agent
 #   execute-api:Invoke                                                   with CBBOOTSTRAP_AUTH=iam
 #
-# cloud-init runs it at the first boot; use cbbootstrap-agent.service for everything after that. You can run it again after a failure. The log
-# is /var/log/cloud-init-output.log. The script never writes the password or the secret to a log or a file, and never passes them as
-# arguments or environment variables.
+# cloud-init runs it at the first boot; install cbbootstrap-agent.service as well, so that the agent also handles reboots, failovers and
+# terminations. You can run it again after a failure. The log is /var/log/cloud-init-output.log. The script never writes the password or
+# the secret to a log or a file, and never passes them as arguments or environment variables.
 set -euo pipefail
 
-# The API's endpoint, the cluster id, and `iam` if the API requires signed requests.
+# The API's endpoint, the cluster ID, and `iam` if the API requires signed requests.
 export CBBOOTSTRAP_API="${CBBOOTSTRAP_API:-https://API-ID.execute-api.us-east-1.amazonaws.com}"
 export CBBOOTSTRAP_CLUSTER_ID="${CBBOOTSTRAP_CLUSTER_ID:-mycluster}"
 export CBBOOTSTRAP_AUTH="${CBBOOTSTRAP_AUTH:-none}"
 export CBBOOTSTRAP_SERVICES="${CBBOOTSTRAP_SERVICES:-data,index,query}"
 # The administrator's password: secretsmanager:NAME (the secret's value is the password) or ssm:NAME.
 PASSWORD_FROM="${PASSWORD_FROM:-secretsmanager:couchbase/administrator}"
-# The cluster's secret: at least 16 random characters, the same on all nodes.
+# The cluster secret: at least 16 random characters, the same on all nodes.
 SECRET_FROM="${SECRET_FROM:-secretsmanager:couchbase/cluster-secret}"
 # The agent, if it is not in the AMI: its location, its SHA-256, and the directory to install it in.
 AGENT_URL="${AGENT_URL:-s3://BUCKET/cbbootstrap-agent}"

@@ -94,7 +94,7 @@ fn report_outage() -> anyhow::Result<()> {
     let mut plot = Lines::new(
         "A table throttled for ten minutes, with the stack's defaults",
         "minutes since the start",
-        "answers a minute",
+        "responses a minute",
     );
     for (number, (name, limits)) in [defaults, raised].into_iter().enumerate() {
         let mut outcome = run(name, outage(10, limits, Backoff::DEFAULT));
@@ -112,7 +112,7 @@ fn report_outage() -> anyhow::Result<()> {
     }
     let mut report = new_report("scale_outage");
     report.table(table);
-    report.plot("Answers a minute by status, on logarithmic scales", &plot.svg());
+    report.plot("Responses a minute by status, on logarithmic scales", &plot.svg());
     report.finish()
 }
 
@@ -150,11 +150,11 @@ fn backoffs() -> [(&'static str, Backoff); 8] {
     let longest = |seconds| Backoff { longest: Duration::from_secs(seconds), ..default };
     [
         ("2 s, ± 25 %", Backoff::CONSTANT),
-        ("doubling up to 15 s, half of it by chance", longest(15)),
-        ("**doubling up to 30 s, half of it by chance**", default),
+        ("doubling up to 15 s, equal jitter", longest(15)),
+        ("**doubling up to 30 s, equal jitter**", default),
         ("up to 60 s", longest(60)),
         ("up to 120 s", longest(120)),
-        ("up to 30 s, all of it by chance", Backoff { jitter: (0.0, 1.0), ..default }),
+        ("up to 30 s, full jitter", Backoff { jitter: (0.0, 1.0), ..default }),
         ("up to 30 s, growing by half", Backoff { growth: 1.5, ..default }),
         ("up to 30 s, also for the first report", Backoff { hurries_report: false, ..default }),
     ]
@@ -163,7 +163,7 @@ fn backoffs() -> [(&'static str, Backoff); 8] {
 fn outcome_table(subject: &str) -> Table {
     Table::new([
         subject,
-        "first limit, after",
+        "first limit reached, and when",
         "429",
         "503",
         "know their role",

@@ -61,6 +61,8 @@ fn wait_until(what: &str, reason: impl Fn() -> Option<String>) {
 struct Example {
     name: &'static str,
     text: String,
+    /// Its page in `docs/`, if it has a separate one.
+    page: String,
     directory: TempDir,
 }
 
@@ -70,13 +72,18 @@ impl Example {
         let text = fs::read_to_string(example).unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(name), &text).unwrap();
-        Self { name, text, directory }
+        let page = programs::workspace().join("docs").join(name).with_extension("md");
+        let page = fs::read_to_string(page).unwrap_or_default();
+        Self { name, text, page, directory }
     }
 
-    /// The commands in its comment, with placeholders replaced.
+    /// The commands in its comment, then those on its page, with placeholders replaced.
     fn commands(&self, names: &[(&str, &str)]) -> Vec<String> {
         let comment = self.text.lines().take_while(|line| line.starts_with('#'));
         let lines = comment.filter_map(|line| line.strip_prefix("#   "));
+        let blocks =
+            self.page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+        let lines = lines.chain(blocks.flat_map(str::lines));
         let text = lines.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
         let text = names.iter().fold(text, |text, (name, here)| text.replace(name, here));
         let commands = text.lines().map(|line| line.split("  #").next().unwrap());

@@ -379,7 +379,6 @@ fn images_have_the_version_of_the_workspace() {
 fn a_volume_is_deleted_only_after_its_node_has_left() {
     for (path, joined) in [
         ("docs/kubernetes.md", &["leave --timeout 12h", "--replicas=3"][..]),
-        ("examples/kubernetes.yaml", &["leave --timeout 12h", "--replicas=3"]),
         ("examples/compose.yaml", &["leave --timeout 12h"]),
         // The commands run on several machines.
         ("examples/swarm.yaml", &["docker rm CONTAINER"]),
@@ -396,17 +395,15 @@ fn a_volume_is_deleted_only_after_its_node_has_left() {
     }
 }
 
-/// The unit's header and the agent's page have the same commands and settings.
 #[test]
-fn the_units_header_and_the_page_agree() {
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+fn the_units_header_links_to_the_command_and_the_drop_in() {
+    let header = read("examples/cbbootstrap-agent.service");
+    assert!(header.contains("/docs/agent.md#systemd-and-monitoring\n"), "{header}");
     let page = read("docs/agent.md");
-    let header = read("examples/cbbootstrap-agent.service").replace("/usr/local/bin/", "");
-    let header = words(&header.replace("#   ", "")).join(" ");
-    for block in [r"(?s)```sh\n(sudo systemd-run .*?)```", r"(?s)```ini\n(.*?)```"] {
-        let block = &pattern(block).captures(&page).unwrap()[1];
-        let block = words(block).join(" ");
-        assert!(header.contains(&block), "{block}\n{header}");
+    let (_, section) = page.split_once("\n### systemd and monitoring\n").unwrap();
+    let section = section.split("\n#").next().unwrap();
+    for block in ["```sh\nsudo systemd-run ", "```ini\n[Service]\n"] {
+        assert!(section.contains(block), "{block}\n{section}");
     }
 }
 
