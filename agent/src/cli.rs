@@ -14,11 +14,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use crate::values::{self, BucketSpec, Lease, Quota, Services};
 
 const OPTIONS_HELP: &str = "\
-Every option can be set in a YAML file (`--config`) under its name with `_` for `-`. \
-The command line takes precedence over environment variables, and these over the file.
+Every option except `--config`, `--output`, `--format` and `--wait` can be set in a YAML file (`--config`) under its name with `_` \
+for `-`. The command line takes precedence over environment variables, and these over the file.
 
 Secrets come from files, standard input or the environment: CB_REST_PASSWORD (the administrator's password), \
-CBBOOTSTRAP_SECRET (the cluster's secret).";
+CBBOOTSTRAP_SECRET (the cluster secret).";
 
 /// Makes the Couchbase Server on this node the first node or a member of its cluster.
 #[derive(Debug, Parser)]
@@ -35,7 +35,7 @@ pub enum Command {
     /// Initialise the cluster or join it, and wait until it is balanced
     ///
     /// Does only what is missing: run it at every boot, and again after an error. Succeeds when the node is active, the cluster
-    /// is balanced and the API has recorded the node.
+    /// is balanced and the API lists the node.
     Up(Box<UpArgs>),
     /// Print the nodes to connect to, for Sync Gateway and applications
     Discover(DiscoverArgs),
@@ -43,7 +43,7 @@ pub enum Command {
     Leave(LeaveArgs),
     /// Do what `up` does, then keep the node in its cluster
     ///
-    /// Recovers the node after a failover. On EC2, leaves before the Auto Scaling group, a spot interruption or a retirement ends
+    /// Recovers the node after a failover. On EC2, leaves before the Auto Scaling group, a Spot interruption or a retirement ends
     /// the instance. SIGTERM ends only the agent: the node stays a member. SIGHUP reads the options file again.
     Run(Box<RunArgs>),
     /// Show the state of the server, its cluster and the API's record
@@ -75,7 +75,7 @@ pub struct ApiArgs {
     /// ID that all nodes of the cluster share
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
     pub cluster_id: Option<ClusterId>,
-    /// File with the cluster's secret, with which the nodes verify each other; `-` is standard input
+    /// File with the cluster secret, with which the nodes verify each other; `-` is standard input
     #[arg(long, env = "CBBOOTSTRAP_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// How the API authorizes requests; `iam` signs them with AWS credentials
@@ -198,7 +198,8 @@ pub struct ClusterArgs {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct SizeArgs {
-    /// Number of nodes that the cluster begins with: the first rebalance waits for them, and then starts without `--settle`;
+    /// Number of nodes that the cluster begins with: the first rebalance waits for them, and then starts without waiting for
+    /// `--settle`;
     /// `discover --wait` waits for them, too
     #[arg(long, env = "CBBOOTSTRAP_NODES", value_name = "NUMBER")]
     #[arg(value_parser = values::node_count)]
@@ -279,7 +280,7 @@ pub struct DiscoverArgs {
     pub until_ready: bool,
     #[command(flatten)]
     pub size: SizeArgs,
-    /// Write the certificate authorities that the members attest to this PEM file; needs the cluster's secret
+    /// Write the certificate authorities that the members attest to this PEM file; needs the cluster secret
     #[arg(long, env = "CBBOOTSTRAP_WRITE_CA_CERT", value_name = "FILE")]
     pub write_ca_cert: Option<PathBuf>,
     /// Format of the list

@@ -44,7 +44,12 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
     [
         (Exit::Done, 0, &[Deployer, Agent], "success, or nothing to do"),
         (Exit::Failed, 1, &[Deployer], "failed"),
-        (Exit::Failed, 1, &[Agent], "failed; for `status`: the node is not healthy"),
+        (
+            Exit::Failed,
+            1,
+            &[Agent],
+            "failed; for `status`: the node is not healthy, the cluster is not balanced, or the API does not list the node",
+        ),
         (Exit::Usage, 2, &[Deployer, Agent], "wrong usage"),
         (Exit::WouldChange, 2, &[Deployer], "with `plan --exit-code`: something would change"),
         (Exit::SmokeFailed, 3, &[Deployer], "the smoke test failed"),

@@ -19,8 +19,7 @@ use crate::{completion, console::Console, failure::Failure};
 pub enum ManualCommand {
     /// Print a completion script for a shell
     ///
-    /// The script asks this program for candidates. `cbbootstrap` also knows environments, profiles, parameters and, with `--local`,
-    /// clusters. It reads files on this machine only, and never calls AWS.
+    /// The script asks this program for candidates. Completion reads only files on this machine and never calls AWS.
     Completions {
         /// The shell
         shell: Shell,
@@ -52,7 +51,7 @@ impl ManualCommand {
                     .and_then(|()| write_pages(&program, files, &directory))
                     .map_err(|error| {
                         Failure::new(format!("cannot write the manual to `{shown}`: {error}")).hint(
-                            "name a directory that you can write to, or one that does not exist",
+                            "pass a directory that you can write to, or one that does not exist",
                         )
                     })?;
                 let first = directory.join(format!("{}.1", program.get_name()));

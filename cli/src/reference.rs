@@ -24,9 +24,7 @@ pub fn check(program: Program, definition: Command) {
         let updated = format!("{before}{begin}{reference}{end}{after}");
         fs::write(Path::new(PAGE), updated).expect("the page can be written");
     } else if current != reference {
-        panic!(
-            "docs/commands.md is out of date: UPDATE_DOCS=1 cargo test --workspace --lib --bins reference"
-        );
+        panic!("docs/commands.md is out of date: run `just docs`");
     }
 }
 

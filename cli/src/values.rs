@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Auth {
-    /// Anyone who knows the URL; a cluster's secret still protects its record
+    /// Anyone who knows the URL; a cluster secret still protects the cluster's record
     #[default]
     None,
     /// Callers that sign requests with AWS credentials that allow `execute-api:Invoke`

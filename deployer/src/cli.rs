@@ -29,12 +29,20 @@ use crate::{
     },
 };
 
+/// The help of `completions`, whose candidates are more than the agent's.
+const COMPLETIONS_HELP: &str = "\
+Print a completion script for a shell
+
+The script asks this program for candidates, also for environments, profiles, parameters and, with `--local`, clusters. Completion \
+reads only files on this machine and never calls AWS.";
+
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which one initialises it.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = Program::Deployer.exit_help(),
     propagate_version = true,
+    mut_subcommand("completions", |command| command.long_about(COMPLETIONS_HELP)),
     mut_subcommands(|command| examples::add("", command))
 )]
 pub struct Cli {
@@ -51,8 +59,9 @@ pub enum Command {
     /// Create or update a Couchbase cluster on EC2
     ///
     /// Deploys a stack with an Auto Scaling group, whose nodes become one cluster through the API. Run the command again to change the
-    /// number of nodes or a parameter; omitted ones keep their values. Changes to the instances replace the nodes one at a
-    /// time. `cbbootstrap template couchbase-cluster` prints the template.
+    /// number of nodes or a parameter; omitted ones keep their values. Always pass the network, `--arch` and all tags: omitted tags
+    /// are removed. Changes to the instances replace the nodes one at a time. `cbbootstrap template couchbase-cluster` prints the
+    /// template.
     Launch(Box<LaunchArgs>),
     /// Serve the API from this machine, over a local database or a DynamoDB table
     Serve(Box<ServeArgs>),
@@ -64,7 +73,7 @@ pub enum Command {
     List(ListArgs),
     /// Show the function's log: a line for each request
     ///
-    /// Lambda's lines about invocations are left out unless they report an error, or you pass `--raw` or `--filter`. With `--output json`,
+    /// Lambda's lines about invocations are omitted unless they report an error, or you pass `--raw` or `--filter`. With `--output json`,
     /// each line is a JSON object.
     Logs(LogsArgs),
     /// Open the API's documentation or the AWS console in a browser
@@ -89,8 +98,8 @@ pub enum Command {
     Destroy(DestroyArgs),
     /// Check credentials, clock, network, tools and permissions
     ///
-    /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The check of the permissions needs
-    /// permissions that only `iam-policy --for doctor` prints.
+    /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The permission check itself
+    /// needs the permissions of `iam-policy --for doctor`.
     Doctor(Box<DoctorArgs>),
     /// Write a `cbbootstrap.yaml` to fill in
     Init(InitArgs),
@@ -222,7 +231,7 @@ pub struct ServerArgs {
     )]
     pub max_connections: u32,
     /// Format of the request log on stderr
-    #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Operation")]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, help_heading = "Operation")]
     pub log: LogFormat,
     /// Serve `GET /metrics` for Prometheus
     #[arg(long, help_heading = "Operation")]
@@ -233,7 +242,7 @@ pub struct ServerArgs {
 pub struct PingArgs {
     /// URL of the API
     pub url: String,
-    /// PEM file of a certificate authority to trust in addition to the system's
+    /// PEM file of the certificate authorities to trust instead of the system's
     #[arg(long, value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
 }
@@ -391,7 +400,7 @@ pub enum PolicyFor {
     /// Those, `destroy` with table and artifacts, `list` and `cluster`
     #[default]
     All,
-    /// `launch`, and `destroy` for the stacks that it makes
+    /// `launch`, and `destroy` and `cluster forget` for its clusters
     Launch,
     /// `cluster`, which lists, shows and forgets the clusters' records
     Clusters,

@@ -296,7 +296,7 @@ mod tests {
             let report = Report::read(name).unwrap();
             let page = fs::read_to_string(report.page()).unwrap();
             let shown = report.shown_in(&page).unwrap();
-            assert_eq!(shown, page, "docs/{} is out of date: just docs", report.page);
+            assert_eq!(shown, page, "docs/{} is out of date: run `just docs`", report.page);
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct LaunchArgs {
     /// Tag for the stack and its resources; can be repeated
     #[arg(id = "cluster_tag", long = "tag", value_name = "KEY=VALUE", help_heading = "Stack", value_parser = pair)]
     pub tags: Vec<(String, String)>,
-    /// Role that CloudFormation uses to change resources [default: the caller's credentials]
+    /// Role that CloudFormation uses to change resources [default: that of the last change, or the caller's credentials]
     #[arg(id = "cluster_role_arn", long = "role-arn", value_name = "ARN", help_heading = "Stack", value_parser = ROLE_ARN.parser())]
     pub role_arn: Option<String>,
     /// Enable the stack's termination protection; `false` disables it [default: unchanged]
@@ -49,7 +49,7 @@ pub struct LaunchArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     pub api: Place,
-    /// Existing bucket for the agent [default: a bucket that `launch` creates]
+    /// Existing bucket for the agent [default: the bucket that `deploy` creates]
     #[arg(long, env = "CBBOOTSTRAP_BUCKET", value_name = "NAME", help_heading = "AWS", value_parser = BUCKET_NAME.parser())]
     pub bucket: Option<String>,
     #[command(flatten)]

@@ -109,10 +109,7 @@ fn schema_is_up_to_date() {
         fs::write(SCHEMA, &schema).unwrap();
     }
     let current = fs::read_to_string(SCHEMA).unwrap_or_default();
-    assert!(
-        current == schema,
-        "the schema is out of date: UPDATE_DOCS=1 cargo test --workspace --bins schema"
-    );
+    assert!(current == schema, "the schema is out of date: run `just docs`");
 }
 
 #[test]

@@ -390,6 +390,6 @@ fn roles_for_ci_have_the_current_policies() {
     assert!(
         template == made,
         "templates/github-oidc-role.yaml does not match deployer/permissions.yaml\n\
-         hint: UPDATE_TEMPLATES=1 cargo test --workspace --bin cbbootstrap permissions"
+         hint: run `just docs`"
     );
 }
