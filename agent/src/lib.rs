@@ -1,10 +1,10 @@
-//! `cbbootstrap-agent`: runs on each node of a new Couchbase cluster, asks the bootstrap service who is the first, and brings
+//! `cbbootstrap-agent`: runs on each node of a new Couchbase cluster, asks the API which one is the first, and brings
 //! the Couchbase Server beside it into the one cluster.
 //!
 //! - [`commands`]: `up`, `run`, `discover`, `leave`, `status`
 //! - [`decision`]: the next step, decided without I/O
 //! - [`server`]: a Couchbase Server; [`peers`]: those of other members, and how they are verified
-//! - [`api`]: the bootstrap service; [`record`]: its answers, validated
+//! - [`api`]: the API; [`record`]: its answers, validated
 //! - [`aws`]: EC2 metadata, credentials, and the Auto Scaling group's lifecycle hook
 //! - [`pauses`]: how long it waits before it tries again
 //! - [`cli`], [`config`], [`settings`]: the options, the options file, and what a command builds from them

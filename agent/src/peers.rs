@@ -1,7 +1,7 @@
 //! Connections to other members of the cluster that may carry the administrator's password.
 //!
 //! The API names the members, but is not trusted to: credentials are sent only after the member's certificate was verified against
-//! an authority that the cluster's secret or `--ca-cert` vouches for.
+//! an authority that the cluster secret or `--ca-cert` vouches for.
 
 use cbbootstrap_protocol::{
     names::{ClusterId, Node},
@@ -29,7 +29,7 @@ pub struct Peers {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// The cluster's secret: this authority has signed the member's certificate. Community Edition has none.
+    /// The cluster secret: this authority has signed the member's certificate. Community Edition has none.
     Attested(Option<Fingerprint>),
     /// The operator's authority, which must have signed the member's certificate.
     Authority,

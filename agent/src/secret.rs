@@ -1,4 +1,4 @@
-//! Passwords and the cluster's secret: from a file, standard input or the environment, never from the command line, and never
+//! Passwords and the cluster secret: from a file, standard input or the environment, never from the command line, and never
 //! shown.
 
 use std::{

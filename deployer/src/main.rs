@@ -1,4 +1,4 @@
-//! `cbbootstrap`: deploys and operates the bootstrap service for Couchbase clusters.
+//! `cbbootstrap`: deploys and operates the API for Couchbase clusters.
 //!
 //! - [`cli`], [`config`], [`settings`], [`values`]: the options, those of `cbbootstrap.yaml`, and the resulting settings;
 //!   [`completion`] of their values in a shell

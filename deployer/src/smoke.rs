@@ -207,7 +207,7 @@ mod tests {
                 auth,
                 passed: false,
                 steps: vec![StepResult {
-                    name: "the service answers",
+                    name: "the API answers",
                     expected: "200",
                     saw: saw.to_owned(),
                     passed: false,

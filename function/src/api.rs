@@ -358,7 +358,7 @@ fn token(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     Err(Problem::InvalidField(
         AUTHORIZATION,
         format!(
-            "must be `Bearer` and the cluster's token, 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
+            "must be `Bearer` and the cluster token, 1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces"
         ),
     ))
 }

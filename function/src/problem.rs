@@ -49,8 +49,8 @@ pub enum Problem {
     /// The table throttles or cannot be reached.
     #[error("the change may or may not have been made; send the same request again")]
     Unavailable,
-    /// The service is broken or misconfigured.
-    #[error("see the service's log")]
+    /// The API is broken or misconfigured.
+    #[error("see the API's log")]
     Internal,
 }
 
@@ -72,10 +72,10 @@ impl Problem {
             Self::BodyTimeout => (408, "body_timeout", "The body did not arrive in time"),
             Self::BodyTooLarge => (413, "body_too_large", "The body is too large"),
             Self::HostNotAllowed => (421, "host_not_allowed", "Not this server's name"),
-            Self::Internal => (500, "internal", "The service failed"),
+            Self::Internal => (500, "internal", "The API failed"),
             Self::Unavailable => (503, "unavailable", "The table is not available"),
             Self::Refused(refusal) => match refusal {
-                R::Forbidden => (403, "forbidden", "The cluster's token is missing or wrong"),
+                R::Forbidden => (403, "forbidden", "The cluster token is missing or wrong"),
                 R::NotFound => (404, "cluster_not_found", "The cluster has not been claimed"),
                 R::StaleGeneration { .. } => (409, "stale_generation", "The claim was taken over"),
                 R::OtherCluster { .. } => (409, "other_cluster", "There is a second cluster"),
@@ -84,7 +84,7 @@ impl Problem {
                 }
                 R::NameTaken { .. } => (409, "name_taken", "Another server uses this node name"),
                 R::NotReady { .. } => {
-                    (409, "initial_node_not_ready", "The initial node is not ready")
+                    (409, "initial_node_not_ready", "The first node is not ready")
                 }
                 R::TooManyNodes => (409, "too_many_nodes", "The cluster is full"),
                 R::LastNode => (409, "last_node", "The last node cannot leave"),

@@ -1,6 +1,6 @@
 //! Trust between the nodes of a cluster, based on a secret that all of them have.
 //!
-//! The API elects the first node and keeps the list of members, and nodes trust it for nothing more. From the cluster's secret
+//! The API elects the first node and keeps the list of members, and nodes trust it for nothing more. From the cluster secret
 //! each node derives two keys (HKDF with SHA-256, RFC 5869, salted with the cluster ID): a *bearer token*, which the API gets,
 //! and a *proof key*, which never leaves the nodes. With the proof key a member attests which certificate authority has signed
 //! its server's certificate. A joiner that knows the secret verifies this, so nobody has to distribute certificates: without the secret,
@@ -25,7 +25,7 @@ pub struct ClusterKeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(#[serde(with = "hex::serde")] [u8; 32]);
 
-/// A member's proof that it knows the cluster's secret, bound to a [`Statement`]: 64 hexadecimal digits as text.
+/// A member's proof that it knows the cluster secret, bound to a [`Statement`]: 64 hexadecimal digits as text.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Attestation(#[serde(with = "hex::serde")] [u8; 32]);
 
@@ -81,7 +81,7 @@ impl ClusterKeys {
         Attestation(mac.finalize().into_bytes().into())
     }
 
-    /// Whether a node with the cluster's secret has attested the statement. Compares in constant time.
+    /// Whether a node with the cluster secret has attested the statement. Compares in constant time.
     pub fn verify(&self, statement: &Statement<'_>, attestation: &Attestation) -> bool {
         self.attest(statement) == *attestation
     }

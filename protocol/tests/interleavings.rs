@@ -1083,7 +1083,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             }),
         ],
         P::MemberToJoin => vec![Makes(Leaves, |_, _, after| {
-            "somebody".clone_into(&mut after.initial_node);
+            "someone".clone_into(&mut after.initial_node);
         })],
         P::LastStays => vec![
             Comes(Leaves, |_, before, done| match done {

@@ -46,7 +46,7 @@ pub(super) fn watch(
                 printer.step("failover: done");
                 return Ok(());
             }
-            let early = "it ended early: somebody stopped it, or its orchestrator died";
+            let early = "it ended early: someone stopped it, or its orchestrator died";
             return note_failure(memory, error.as_deref().unwrap_or(early), printer);
         }
         (memory.failed_rebalances, memory.rest_until) = (0, None);
@@ -59,7 +59,7 @@ fn note_failure(memory: &mut Memory, why: &str, printer: &Printer) -> Result<(),
     memory.failed_rebalances += 1;
     if memory.failed_rebalances >= MAX_FAILURES {
         return Err(Failure::new(format!("{MAX_FAILURES} rebalances failed: {why}")).hint(
-            "see the servers' logs (`/opt/couchbase/var/lib/couchbase/logs`); run this again once the cause is fixed",
+            "see the servers' logs (`/opt/couchbase/var/lib/couchbase/logs`); run this command again once the cause is fixed",
         ));
     }
     let rest = (REST * 2_u32.pow(memory.failed_rebalances - 1)).min(MAX_REST);

@@ -20,7 +20,7 @@ const REBALANCE_MARGIN: Duration = Duration::from_secs(30);
 /// What AWS announces for this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The Auto Scaling group terminates the instance, and its lifecycle hook waits. A spot interruption may end it sooner.
+    /// The Auto Scaling group terminates the instance, and its lifecycle hook waits. A Spot interruption may end it sooner.
     ScaleIn(Option<Ending>),
     WarmPool,
     Ending(Ending),
@@ -88,7 +88,7 @@ impl fmt::Display for Notice {
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = match self.cause {
-            Cause::SpotInterruption => "a spot interruption",
+            Cause::SpotInterruption => "a Spot interruption",
             Cause::Retirement => "a scheduled retirement",
         };
         let ends = if self.comes_back { "stops" } else { "ends" };
@@ -175,7 +175,7 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
     let Some(this) = view.this() else {
         return rest("the server does not list itself yet");
     };
-    // A spot interruption comes two minutes before the end, even if this machine's clock is wrong.
+    // A Spot interruption comes two minutes before the end, even if this machine's clock is wrong.
     let is_early = ending.cause == Cause::Retirement && ending.time_left > FAILOVER_LEAD;
     match this.membership {
         Membership::FailedOver if departure.is_leaving => return Step::Leave(None),

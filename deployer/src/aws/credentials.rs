@@ -48,7 +48,7 @@ const SPARE: std::time::Duration = std::time::Duration::from_mins(2);
 /// The sources of credentials if the environment and the profile have none, for messages.
 const OTHER_SOURCES: &str = "the container, the web identity or the instance metadata";
 
-/// Credentials that are read again from their sources when AWS refuses them as expired: somebody may have signed in again, or a
+/// Credentials that are read again from their sources when AWS refuses them as expired: someone may have signed in again, or a
 /// tool may have renewed them in the profile. The SDK would go on with the old ones.
 #[derive(Clone, Debug)]
 pub struct Renewed(Arc<Inner>);

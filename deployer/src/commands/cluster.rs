@@ -55,7 +55,7 @@ struct MemberReport<'a> {
     reported_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_uuid: Option<&'a str>,
-    /// Whether it has sent an attestation, which only nodes with the cluster's secret can verify.
+    /// Whether it has sent an attestation, which only nodes with the cluster secret can verify.
     attested: bool,
 }
 

@@ -114,7 +114,7 @@ async fn deploy(
     .await?;
     let endpoint = deployed.stack.output("Endpoint")?.to_owned();
     let auth = deployed.stack.auth();
-    // Somebody else may have created the stack just now.
+    // Someone else may have created the stack just now.
     let is_fresh = deployed.is_fresh || deployed.stack.is_fresh(Timestamp::now());
     let smoke = if args.no_smoke {
         None

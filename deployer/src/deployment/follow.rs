@@ -15,7 +15,7 @@ use crate::{
     stack::{self, Cancellation, Operation, Stack, StackEvent},
 };
 
-/// How long to wait for somebody else's change by default.
+/// How long to wait for someone else's change by default.
 const DEFAULT_PATIENCE: Duration = Duration::from_mins(30);
 
 /// How often to try to cancel an update that may not have begun, once a second.
@@ -122,7 +122,7 @@ impl Follower<'_> {
             .into()
     }
 
-    /// Makes sure that the user wants to wait for somebody else's change. On a terminal it asks, unless there is a time limit.
+    /// Makes sure that the user wants to wait for someone else's change. On a terminal it asks, unless there is a time limit.
     pub async fn check_patience(
         self,
         stack: &Stack,
@@ -145,7 +145,7 @@ impl Follower<'_> {
         if waits { Ok(()) } else { Err(self.busy(stack).into()) }
     }
 
-    /// Waits for the end of somebody else's change, whether it succeeds or not.
+    /// Waits for the end of someone else's change, whether it succeeds or not.
     pub async fn wait(
         self,
         stack: &Stack,
@@ -171,7 +171,7 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// The refusal to touch a stack that somebody else is changing.
+    /// The refusal to touch a stack that someone else is changing.
     pub fn busy(self, stack: &Stack) -> Failure {
         let Stack { status, .. } = stack;
         let message =

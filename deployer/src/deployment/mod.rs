@@ -2,7 +2,7 @@
 //!
 //! A deployment has three phases: *survey* reads everything, *prepare* asks, builds, uploads and creates a change set, and *apply*
 //! changes the stack. A signal stops the first two, and the next deployment continues. In the third, a signal cancels the change if
-//! possible, or leaves it to CloudFormation. If somebody else changes the stack in between, the phases are repeated.
+//! possible, or leaves it to CloudFormation. If someone else changes the stack in between, the phases are repeated.
 
 mod cluster;
 mod code;

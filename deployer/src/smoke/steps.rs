@@ -67,7 +67,7 @@ impl Clusters {
         let (status, ready) = ("/cluster/get_status", "/cluster/ready");
         let mut rounds = [
             vec![
-                get("the service answers", "/", SERVICE),
+                get("the API answers", "/", SERVICE),
                 post("first node claims", "/cluster", &first_claim, YOU_ARE_FIRST),
                 post("odd ID is claimed", "/cluster", &claim(odd, FIRST), YOU_ARE_FIRST),
                 post("ID with a space", "/cluster", &claim("a b", FIRST), INVALID),

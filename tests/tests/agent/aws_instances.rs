@@ -253,7 +253,7 @@ fn leave_by_hand(machine: &VirtualMachine) {
     assert!(machine.node.is_blank());
 }
 
-/// Asserts that the agent starts without the cluster's secret with the documented drop-in.
+/// Asserts that the agent starts without the cluster secret with the documented drop-in.
 #[track_caller]
 fn check_drop_in(machine: &VirtualMachine) {
     let directory = "/etc/systemd/system/cbbootstrap-agent.service.d";
@@ -266,7 +266,7 @@ fn check_drop_in(machine: &VirtualMachine) {
         documented(r"(?s)```ini\n(.*?)```")
     );
     machine.run(&script).ended_with(0);
-    // It asks the API, which knows the cluster's token.
+    // It asks the API, which knows the cluster token.
     machine.wait_until("the API refuses the agent", || {
         machine.logs().contains("give all nodes the same secret")
     });

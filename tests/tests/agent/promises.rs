@@ -488,7 +488,7 @@ fn a_host_that_the_api_names_gets_no_password() {
         keys.attest(&statement).to_string()
     };
     let other_id = ClusterId::new("other").unwrap();
-    let other_keys = ClusterKeys::derive(b"a secret of somebody else", &id);
+    let other_keys = ClusterKeys::derive(b"a secret of someone else", &id);
     for (what, attestation) in [
         ("no attestation", Value::Null),
         ("zeros", json!("0".repeat(64))),
@@ -924,7 +924,7 @@ fn a_stopped_rebalance_is_not_called_done() {
     servers.rebalance_takes(Duration::from_millis(200));
     let up = joiner.end();
     up.document();
-    assert!(up.stderr.contains("it ended early: somebody stopped it"), "{up}");
+    assert!(up.stderr.contains("it ended early: someone stopped it"), "{up}");
     assert_eq!(up.stderr.matches("rebalance: done").count(), 1, "{up}");
     one_cluster(&servers, 2);
 }

@@ -343,7 +343,7 @@ fn rebalances_that_fail_are_tried_again() {
     assert_one_cluster(&agents, &servers, 3);
 }
 
-/// All members that the API knows belong to another cluster now: somebody built a second one in their place.
+/// All members that the API knows belong to another cluster now: someone built a second one in their place.
 #[test]
 fn a_second_cluster_is_not_joined() {
     let (servers, agents) = scene(2);

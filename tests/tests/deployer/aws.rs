@@ -162,7 +162,7 @@ fn destroy_keeps_the_table_until_it_is_named(aws: &MiniStack, user: &User) {
 fn foreign_resources_are_not_changed() {
     let aws = MiniStack::start();
     let user = aws.user();
-    // A stack of the same name, and a table like ours that is somebody else's.
+    // A stack of the same name, and a table like ours that is someone else's.
     aws.boto(
         "client('cloudformation').create_stack(StackName='shop', TemplateBody=json.dumps({'Description': 'A shop', \
          'Resources': {'Orders': {'Type': 'AWS::SQS::Queue'}}}))",

@@ -363,7 +363,7 @@ fn a_record_that_changes_before_it_is_forgotten_is_kept() {
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
     let forget = ["forget", "--yes", "c"];
-    // A takeover, readiness, a new claim after somebody else forgot the cluster, and one of a row of the original service.
+    // A takeover, readiness, a new claim after someone else forgot the cluster, and one of a row of the original service.
     for (item, change) in [
         (LAPSED, "SET generation = :v', ExpressionAttributeValues={':v': {'N': '3'}}"),
         (
@@ -398,7 +398,7 @@ fn a_record_that_changes_before_it_is_forgotten_is_kept() {
         assert!(stands(&aws, "c"), "{change}");
     }
 
-    // Somebody else forgets it, too; and an answer is lost.
+    // Someone else forgets it, too; and an answer is lost.
     let deleting = Arc::clone(&aws);
     let mut reads = 0;
     proxy.fault(move |call| {

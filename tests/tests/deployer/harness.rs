@@ -401,8 +401,8 @@ async fn an_update_is_played_cancelled_and_forgotten() {
     let events = seen.events("s").await;
     assert!(events.ends_with(&history), "what was shown stays: {events:?}");
 
-    proxy.stack_is_because("UPDATE_IN_PROGRESS", "somebody else");
-    assert_eq!(seen.status("s").await, "UPDATE_IN_PROGRESS somebody else");
+    proxy.stack_is_because("UPDATE_IN_PROGRESS", "someone else");
+    assert_eq!(seen.status("s").await, "UPDATE_IN_PROGRESS someone else");
     proxy.play(
         Play::now()
             .stack("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS")

@@ -306,7 +306,7 @@ fn a_change_that_ended_before_the_change_set_began_is_not_undone_unasked() {
 }
 
 #[test]
-fn an_empty_stack_of_somebody_else_is_not_touched() {
+fn an_empty_stack_of_someone_else_is_not_touched() {
     let scene = Scene::empty();
     scene.aws.boto(
         "client('cloudformation').create_change_set(StackName='cbbootstrap', ChangeSetName='shop', \

@@ -540,7 +540,7 @@ fn a_broken_request_does_not_disturb_others() {
         assert_eq!(statuses, [200; 60]);
     });
 
-    // While somebody else writes, everything is answered that changes nothing, also if its end is to be moved.
+    // While someone else writes, everything is answered that changes nothing, also if its end is to be moved.
     database.execute_batch("BEGIN IMMEDIATE").unwrap();
     for cluster in ["old", "well"] {
         let since = Instant::now();

@@ -261,7 +261,7 @@ async fn rows_of_the_original_are_claims(client: &Client, store: &DynamoDb) {
     assert_eq!(
         old.kept_until,
         Some(at(1_000_000_000 + 400 * DAY)),
-        "it ends 400 days after somebody asked"
+        "it ends 400 days after someone asked"
     );
     let own = Claim { now: at(1_000_000_000), ..claim("old", "first.of.old") };
     assert_eq!(store.claim(&own).await.unwrap().0, Claimed::Again);

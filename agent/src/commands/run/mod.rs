@@ -303,7 +303,7 @@ impl<'r> Life<'r> {
         }
     }
 
-    /// Reads the record of a cluster that lacks nothing, which somebody may have forgotten. Each request renews it, too.
+    /// Reads the record of a cluster that lacks nothing, which someone may have forgotten. Each request renews it, too.
     fn refresh_record(&mut self) -> Result<(), Interrupt> {
         self.asked_at = Some(Instant::now());
         let node = self.up.here.identity.node.clone();

@@ -1,6 +1,6 @@
 //! An API with arbitrary answers, different at every call.
 //!
-//! One agent with the cluster's secret, and its server. Two members exist, `b` and `c`; `evil` is a host of the adversary's. The
+//! One agent with the cluster secret, and its server. Two members exist, `b` and `c`; `evil` is a host of the adversary's. The
 //! agent signs in where the real [`Peers::proof`] accepts the host.
 
 use std::{collections::BTreeMap, time::Duration};

@@ -14,7 +14,7 @@ fn retirement(time_left: Duration, comes_back: bool) -> Notice {
     Notice::Ending(Ending { cause: Cause::Retirement, time_left, comes_back })
 }
 
-/// A spot interruption in two minutes, of an instance that its group terminates.
+/// A Spot interruption in two minutes, of an instance that its group terminates.
 fn interrupted_scale_in() -> Notice {
     let (cause, time_left) = (Cause::SpotInterruption, Duration::from_mins(2));
     Notice::ScaleIn(Some(Ending { cause, time_left, comes_back: false }))
@@ -186,14 +186,14 @@ fn failover_waits_until_shortly_before_a_retirement() {
         ("it ends, unknown size, no replicas", ends(), unknown(), Some(0), Next::LeaveLate("a bucket has no replicas")),
         ("failed over: it may recover", stops(), failed_over(), Some(1), Next::Stay),
         ("failed over, soon", stops_soon(), failed_over(), Some(1), Next::Rest("has been failed over")),
-        ("a spot interruption by a wrong clock", ending(hours, true), data(0), Some(1), Next::FailOver),
+        ("a Spot interruption by a wrong clock", ending(hours, true), data(0), Some(1), Next::FailOver),
     ];
     for (what, notice, view, replicas, expected) in cases {
         assert_step(what, Some(&notice), &OwnServer::Member(view), NONE, replicas, &expected);
     }
 }
 
-/// A spot interruption leaves two minutes, also to a node that already leaves with its data.
+/// A Spot interruption leaves two minutes, also to a node that already leaves with its data.
 #[test]
 fn interruption_of_a_scale_in_decides_as_any_interruption() {
     let both = || interrupted_scale_in();

@@ -80,10 +80,10 @@ pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> 
                 return Ok(None);
             };
             let stack = stack.ok_or_else(|| {
-                Failure::new(format!("stack `{name}` no longer exists: somebody else deleted it"))
+                Failure::new(format!("stack `{name}` no longer exists: someone else deleted it"))
                     .hint("deploy again to create it")
             })?;
-            // If it is still busy after that, somebody else is changing it.
+            // If it is still busy after that, someone else is changing it.
             let is_settled = !stack.is_busy() || since.elapsed() > STATUS_LAG;
             Ok(is_settled.then_some(stack))
         })

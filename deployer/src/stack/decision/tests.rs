@@ -245,7 +245,7 @@ fn replacing_a_used_stack_needs_consent() {
 }
 
 #[test]
-fn a_stack_that_somebody_else_touched_is_overtaken() {
+fn a_stack_that_someone_else_touched_is_overtaken() {
     let at = |status: &str, updated: &str| Stack {
         updated: Some(updated.to_owned()),
         ..stack(status, "t")

@@ -84,7 +84,7 @@ impl<E: Into<aws_sdk_dynamodb::Error>> From<SdkError<E>> for Error {
             }
             // The response may contain items.
             SdkError::ResponseError(_) => (true, "the answer cannot be read".to_owned()),
-            SdkError::TimeoutError(_) => (true, "no answer in time".to_owned()),
+            SdkError::TimeoutError(_) => (true, "no response in time".to_owned()),
             SdkError::DispatchFailure(failure) => {
                 let cause = failure.as_connector_error();
                 let cause = cause.map(|cause| DisplayErrorContext(cause).to_string());
