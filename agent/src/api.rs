@@ -1,4 +1,4 @@
-//! The bootstrap service, as its clients call it.
+//! The API, as its clients call it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -53,7 +53,7 @@ pub struct Api {
     client: Agent,
     signing: Option<Signing>,
     deadline: Deadline,
-    /// Whether the bootstrap service answered the last request.
+    /// Whether the API answered the last request.
     has_answered: Cell<bool>,
 }
 
@@ -210,7 +210,7 @@ impl Api {
             Ok(problem) => ApiError::Refused(problem),
             // API Gateway answers, not the function.
             Err(_) if is_temporary => {
-                ApiError::Temporary(format!("{} answers with status {status}", self.url))
+                ApiError::Temporary(format!("{} returned status {status}", self.url))
             }
             Err(_) => ApiError::Failed(self.explain_foreign_answer(status).into()),
         })
@@ -243,7 +243,7 @@ impl Api {
 
     fn explain_foreign_answer(&self, status: u16) -> Failure {
         let failure = Failure::new(format!(
-            "{} answers with status {status}, and not as the bootstrap service does",
+            "{} returned status {status} in a form that cbbootstrap's API does not use",
             self.url
         ));
         failure.hint(match (status, &self.signing) {

@@ -38,7 +38,7 @@ fn read(url: &str, sent: Result<Response<Body>, ureq::Error>) -> Result<Option<S
     match http::read(url, sent, http::MAX_BYTES) {
         Ok((StatusCode::NOT_FOUND, _)) => Ok(None),
         Ok((status, text)) if status.is_success() => Ok(Some(text.trim().to_owned())),
-        Ok((status, _)) => Err(format!("{url} answers with status {status}")),
+        Ok((status, _)) => Err(format!("{url} returned status {status}")),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -165,7 +165,7 @@ fn container_credentials() -> anyhow::Result<Option<String>> {
     if let Some(token) = token {
         request = request.header("Authorization", token.trim());
     }
-    let missing = || format!("{url} answers with status {}", StatusCode::NOT_FOUND);
+    let missing = || format!("{url} returned status {}", StatusCode::NOT_FOUND);
     let text = read(&url, request.call()).and_then(|text| text.ok_or_else(missing));
     let text = text.map_err(|why| {
         Failure::new(format!("no credentials for this container: {why}"))

@@ -37,7 +37,7 @@ fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<Setting>, Failur
     let settings = match serde_yaml::from_str(text) {
         Ok(Value::Mapping(settings)) => settings,
         Ok(Value::Null) => Mapping::new(),
-        Ok(_) => return Err(Failure::usage("it holds no options").hint(EXAMPLE)),
+        Ok(_) => return Err(Failure::usage("it must contain `key: value` pairs").hint(EXAMPLE)),
         Err(error) => {
             return Err(Failure::usage(format!("invalid YAML: {error}")).hint(EXAMPLE));
         }

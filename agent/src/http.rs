@@ -82,7 +82,7 @@ impl Trust {
             Err(error) => format!("is not a PEM file: {error}"),
         };
         Err(Failure::usage(format!("`{shown}` {why}"))
-            .hint("give the authority's certificate in the PEM format"))
+            .hint("pass the authority's certificate in PEM format"))
     }
 
     pub fn from_authority(certificate: Certificate<'static>) -> Self {
@@ -204,7 +204,7 @@ pub fn read(
 fn reason(error: &ureq::Error) -> String {
     let reason = match error {
         ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => "no connection in time",
-        ureq::Error::Timeout(_) => "no answer in time",
+        ureq::Error::Timeout(_) => "no response in time",
         ureq::Error::HostNotFound => "its name cannot be resolved",
         ureq::Error::Io(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => "the connection is refused",

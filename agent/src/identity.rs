@@ -44,7 +44,7 @@ pub fn find_node(deadline: Deadline) -> anyhow::Result<Node> {
         Ok(None) => Failure::usage(why),
         Err(silence) => Failure::new(format!("{why}, and {silence}")),
     };
-    let hint = "give its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`";
+    let hint = "pass its fully qualified name or its address: `--node`, or `CBBOOTSTRAP_NODE`";
     Err(failure.hint(hint).into())
 }
 

@@ -50,10 +50,10 @@ impl ClusterRecord {
         sent: Instant,
     ) -> Result<Self, String> {
         if ClusterId::new(&answer.cluster_id).as_ref() != Ok(asked) {
-            return Err("answers about another cluster".to_owned());
+            return Err("returned another cluster's record".to_owned());
         }
         if answer.generation == 0 {
-            return Err("answers with generation 0".to_owned());
+            return Err("returned generation 0".to_owned());
         }
         let initial_node = parse_node(
             "initial_node_ip_addr_or_hostname",
@@ -68,7 +68,7 @@ impl ClusterRecord {
         if answer.members.len().max(answer.nodes.len()) > MAX_MEMBERS
             || answer.previous_initial_nodes.len() > MAX_PREVIOUS
         {
-            return Err("answers with more nodes than a cluster can have".to_owned());
+            return Err("returned more nodes than a cluster can have".to_owned());
         }
         let previous = answer.previous_initial_nodes.iter();
         let previous = previous.map(|text| parse_node("previous_initial_nodes", text));
@@ -106,7 +106,7 @@ impl ClusterRecord {
         self.members.iter().find(|member| member.node == *node)
     }
 
-    /// The member of this name, if it is attested with the cluster's secret. The error is a predicate of the node.
+    /// The member of this name, if it is attested with the cluster secret. The error is a predicate of the node.
     pub fn attested_member(
         &self,
         node: &Node,
@@ -118,7 +118,7 @@ impl ClusterRecord {
         let member = self.member(node).ok_or("it has not reported to the API")?;
         let statement = Statement { cluster_id, node, cluster_uuid, authority: member.authority };
         let is_attested = member.attestation.is_some_and(|proof| keys.verify(&statement, &proof));
-        is_attested.then_some(member).ok_or("it is not attested with this cluster's secret")
+        is_attested.then_some(member).ok_or("it is not attested with the cluster secret")
     }
 
     /// The nodes to join through or to connect to: the initial node, then the other members.
@@ -142,12 +142,12 @@ impl RecordedMember {
 }
 
 fn parse_node(field: &str, text: &str) -> Result<Node, String> {
-    Node::new(text).map_err(|why| format!("answers with a `{field}` that {why}"))
+    Node::new(text).map_err(|why| format!("returned a `{field}` that {why}"))
 }
 
 fn parse_uuid(field: &str, text: Option<String>) -> Result<Option<Uuid>, String> {
     let uuid = text.map(Uuid::new).transpose();
-    uuid.map_err(|why| format!("answers with a `{field}` that {why}"))
+    uuid.map_err(|why| format!("returned a `{field}` that {why}"))
 }
 
 #[cfg(test)]

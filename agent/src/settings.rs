@@ -22,7 +22,7 @@ use crate::{
     values,
 };
 
-/// A cluster's secret has at least this many bytes: the API gets a token that is derived from it, and could guess a short one.
+/// A cluster secret has at least this many bytes: the API gets a token that is derived from it, and could guess a short one.
 const MIN_SECRET_BYTES: usize = 16;
 
 /// This node and its server, the API, and the way to the servers of other nodes.
@@ -65,7 +65,7 @@ fn check_api(
 fn missing(option: &str, variable: &str) -> Failure {
     let key = option.replace('-', "_");
     Failure::usage(format!("`--{option}` is missing")).hint(format!(
-        "give `--{option}`, or set `{variable}`, or `{key}` in the file of `--config`"
+        "pass `--{option}`, or set `{variable}`, or `{key}` in the file of `--config`"
     ))
 }
 
@@ -75,7 +75,7 @@ fn api_url(url: &str, insecure: bool) -> Result<String, Failure> {
         return Err(Failure::usage(format!(
             "the API at {url} is not on this host, and `http://` is not encrypted"
         ))
-        .hint("give an https:// URL; `--insecure` sends requests over http:// anyway"));
+        .hint("pass an https:// URL; `--insecure` sends requests over http:// anyway"));
     }
     Ok(url)
 }
@@ -86,7 +86,7 @@ fn region(url: &str, option: Option<String>) -> Result<String, Failure> {
     let region = region.or(option).or_else(|| variable("AWS_DEFAULT_REGION"));
     region.ok_or_else(|| {
         Failure::usage(format!("the region of the API at {url} is not known"))
-            .hint("give it: `--region`, or `AWS_REGION`")
+            .hint("pass `--region` or set `AWS_REGION`")
     })
 }
 
@@ -94,10 +94,10 @@ fn keys(secret: &Secret, cluster_id: &ClusterId) -> Result<ClusterKeys, Failure>
     let secret = secret.expose().as_bytes();
     if !(MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&secret.len()) {
         return Err(Failure::usage(format!(
-            "the cluster's secret must have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes, and has {}",
+            "the cluster secret must have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes, and has {}",
             secret.len()
         ))
-        .hint("`openssl rand -base64 32` makes one"));
+        .hint("`openssl rand -base64 32` generates one"));
     }
     Ok(ClusterKeys::derive(secret, cluster_id))
 }
@@ -110,7 +110,7 @@ pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::
         && api_args.secret_file.as_deref() == stdin
     {
         problems.add(
-            Failure::usage("standard input cannot hold both the password and the cluster's secret")
+            Failure::usage("standard input cannot hold both the password and the cluster secret")
                 .hint("put the other into a file or the environment"),
         );
         None
@@ -150,7 +150,7 @@ fn server_url(url: &str, insecure: bool) -> Result<String, Failure> {
     let url = parse_url("server", url, hint)?;
     if !http::is_local(&url) && !insecure && !url.starts_with("https://") {
         return Err(Failure::usage(format!("the password would be sent to {url} unencrypted"))
-            .hint("give an https:// URL, or run the agent on the server's host; `--insecure` sends it anyway"));
+            .hint("pass an https:// URL, or run the agent on the server's host; `--insecure` sends it anyway"));
     }
     Ok(url)
 }
@@ -158,7 +158,7 @@ fn server_url(url: &str, insecure: bool) -> Result<String, Failure> {
 fn password(file: Option<&Path>) -> anyhow::Result<Secret> {
     Secret::read(file, "CB_REST_PASSWORD")?.ok_or_else(|| {
         Failure::usage("the administrator's password is missing").hint(
-            "give a file with it (`--password-file`, `CBBOOTSTRAP_PASSWORD_FILE`, or `password_file` in the file of `--config`), \
+            "pass a file with it (`--password-file`, `CBBOOTSTRAP_PASSWORD_FILE`, or `password_file` in the file of `--config`), \
              or set `CB_REST_PASSWORD`",
         ).into()
     })

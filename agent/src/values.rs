@@ -222,7 +222,7 @@ pub fn cluster_id(text: &str) -> Result<ClusterId, String> {
 
 /// An IP address or a host name, without a port.
 pub fn host(text: &str) -> Result<Node, String> {
-    let rule = || "give an IP address or a host name, without scheme and port".to_owned();
+    let rule = || "pass an IP address or a host name, without scheme and port".to_owned();
     if text.contains("://") {
         return Err(rule());
     }
@@ -232,7 +232,7 @@ pub fn host(text: &str) -> Result<Node, String> {
 
 pub fn node_count(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=MAX_MEMBERS).contains(number));
-    number.ok_or_else(|| format!("give a number from 1 to {MAX_MEMBERS}"))
+    number.ok_or_else(|| format!("pass a number from 1 to {MAX_MEMBERS}"))
 }
 
 /// A node's name, as the other nodes reach it.
@@ -246,12 +246,12 @@ pub fn node(text: &str) -> Result<Node, String> {
     };
     if is_own {
         return Err(format!(
-            "`{node}` is a different host on each node: give the address or the full name by which other nodes reach this one"
+            "`{node}` is a different host on each node: pass the address or the full name by which other nodes reach this one"
         ));
     }
     if !node.as_str().contains(['.', ':']) {
         return Err(format!(
-            "`{node}` is a short name, and Couchbase Server accepts only full ones: give the node's fully qualified domain name or its address"
+            "`{node}` is a short name, and Couchbase Server accepts only full ones: pass the node's fully qualified domain name or its address"
         ));
     }
     Ok(node)

@@ -50,12 +50,12 @@ pub fn permission(message: &str) -> String {
     let action = missing.map_or_else(|| "it".to_owned(), |(action, _)| format!("`{action}`"));
     if let Some(policy) = RESTRICTIONS.iter().find(|policy| message.contains(*policy)) {
         return format!(
-            "the {policy} must allow {action}, which no IAM policy can replace: ask its administrator"
+            "the {policy} must allow {action}; no IAM policy can override it: ask its administrator"
         );
     }
     if message.contains("explicit deny") {
         return format!(
-            "a policy denies {action} explicitly, which no other policy can allow: ask its administrator"
+            "a policy denies {action} explicitly; no other policy can override it: ask its administrator"
         );
     }
     match missing {

@@ -115,7 +115,7 @@ fn check_stack_and_table(parsed: &Parsed, environment: &[Setting]) -> Result<(),
     Err(Failure::new(format!(
         "table `{table}` belongs to the environment's stack `{own}`, and `--stack-name` is `{stack}`"
     ))
-    .hint("name the table of that stack with `--table-name`, or choose its environment with `--env`"))
+    .hint("pass the table of that stack with `--table-name`, or choose its environment with `--env`"))
 }
 
 /// All that an environment can set: options of `deploy`.
@@ -268,7 +268,7 @@ fn mapping<'v>(value: &'v Value, what: &str) -> Result<Option<&'v Mapping>, Fail
     match value {
         Value::Null => Ok(None),
         Value::Mapping(mapping) => Ok(Some(mapping)),
-        _ => Err(Failure::new(format!("{what} holds no `key: value`")).hint(EXPECTED)),
+        _ => Err(Failure::new(format!("{what} must contain `key: value` pairs")).hint(EXPECTED)),
     }
 }
 

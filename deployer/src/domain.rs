@@ -46,7 +46,7 @@ impl DomainArgs {
         if self.domain.is_none() {
             return match others.into_iter().find(|(_, value)| value.is_some()) {
                 Some((option, _)) => Err(Failure::usage(format!("`{option}` needs `--domain`"))
-                    .hint("name the API's domain with `--domain`, or omit the option")),
+                    .hint("pass the API's domain with `--domain`, or omit the option")),
                 None => Ok(()),
             };
         }
@@ -64,7 +64,7 @@ impl DomainArgs {
             Some(other) => Err(Failure::usage(format!(
                 "the certificate is in {other}, but the API is in {region}"
             ))
-            .hint("name a certificate of the API's region with `--certificate-arn`")),
+            .hint("pass a certificate of the API's region with `--certificate-arn`")),
             None => Ok(()),
         }
     }

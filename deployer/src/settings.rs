@@ -290,7 +290,7 @@ pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
         return Err(Failure::usage(format!("tag `{key}` cannot be `{value}`")).hint(rule));
     }
     if tags.len() + OWN_TAGS > MOST_TAGS {
-        return Err(Failure::usage(format!("{} tags are too many", tags.len()))
+        return Err(Failure::usage(format!("too many tags: {}", tags.len()))
             .hint(format!("AWS allows {MOST_TAGS}, and cbbootstrap adds {OWN_TAGS}")));
     }
     Ok(())
@@ -301,7 +301,7 @@ fn check_topics(topics: &[String]) -> Result<(), Failure> {
         return Ok(());
     }
     let hint = format!("CloudFormation allows at most {MOST_TOPICS} notification topics per stack");
-    Err(Failure::usage(format!("{} topics are too many", topics.len())).hint(hint))
+    Err(Failure::usage(format!("too many topics: {}", topics.len())).hint(hint))
 }
 
 /// What `destroy` deletes, and how.

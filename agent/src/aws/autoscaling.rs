@@ -72,7 +72,7 @@ impl Hook {
             1 => Ok(names.remove(0)),
             0 => Err(format!("the group `{}` has no lifecycle hook for {TERMINATING}", self.group)),
             _ => Err(format!(
-                "the group `{}` has several lifecycle hooks ({}): name one with `--lifecycle-hook`",
+                "the group `{}` has several lifecycle hooks ({}): pass one with `--lifecycle-hook`",
                 self.group,
                 names.join(", ")
             )),
@@ -120,7 +120,7 @@ impl Hook {
             Ok((status, text)) if status.is_success() => Ok(text),
             Ok((status, text)) => Err(match element(&text, "Message") {
                 Some(message) => format!("{action}: {message}"),
-                None => format!("{action}: {} answers with status {status}", self.endpoint),
+                None => format!("{action}: {} returned status {status}", self.endpoint),
             }),
             Err(error) => Err(format!("{action}: {error}")),
         }

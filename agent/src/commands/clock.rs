@@ -71,7 +71,10 @@ impl From<ApiError> for Interrupt {
             }
             _ => (Exit::Failed, "`cbbootstrap-agent up --help` explains the options"),
         };
-        Failure::new(format!("the API refuses: {}", problem.detail)).exit(exit).hint(hint).into()
+        Failure::new(format!("the API refused the request: {}", problem.detail))
+            .exit(exit)
+            .hint(hint)
+            .into()
     }
 }
 

@@ -28,8 +28,8 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
     let api = settings::api(args.api, args.insecure, clock.deadline)?;
     if args.write_ca_cert.is_some() && api.keys.is_none() {
-        return Err(Failure::usage("`--write-ca-cert` needs the cluster's secret")
-            .hint("give the secret of the nodes: `--secret-file`, or `CBBOOTSTRAP_SECRET`")
+        return Err(Failure::usage("`--write-ca-cert` needs the cluster secret")
+            .hint("pass the secret of the nodes: `--secret-file`, or `CBBOOTSTRAP_SECRET`")
             .into());
     }
     let id = &api.cluster_id;

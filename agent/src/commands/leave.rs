@@ -91,7 +91,7 @@ impl Leaving {
                 return Err(Failure::refused(
                     "the server has another user name or password; nothing was changed",
                 )
-                .hint("give the cluster's user name and password")
+                .hint("pass the cluster's user name and password")
                 .into());
             }
             Err(error) => return Err(error.into()),
@@ -187,7 +187,7 @@ impl Leaving {
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
         let failure = match (&record.cluster_uuid, recorded) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
-                "the server belongs to the cluster {own}, and that of `{id}` is {recorded}; nothing was changed"
+                "the server belongs to the cluster {own}, but `{id}` has the UUID {recorded}; nothing was changed"
             ))
             .hint("pass the `--cluster-id` with which `up` ran on this node"),
             (_, Some(recorded)) => Failure::refused(format!(

@@ -41,11 +41,11 @@ pub(super) fn member(
         None if is_of_previous && has_expired => return Action::Claim,
         None if is_of_previous => {
             return wait(format!(
-                "`{first}` has taken over the claim of this node's cluster; it gives the claim back when it sees that cluster"
+                "`{first}` has taken over the claim of this node's cluster; it gives up the claim when it finds this cluster"
             ));
         }
         Some(uuid) => return refuse(format!("the one with the UUID {uuid}")),
-        None => return refuse(format!("that of `{first}`")),
+        None => return refuse(format!("the cluster of `{first}`")),
     }
     match record.state {
         // Nothing comes before it, because others wait for it. The API refuses it by its generation if it is too late.
@@ -119,7 +119,7 @@ fn recover(this: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> Actio
     };
     if let Some(away) = view.others().find(is_away) {
         return wait(format!(
-            "this node has been failed over and is back; it is recovered when `{}` is back, too, or removed",
+            "this node has been failed over and is back; its recovery waits until `{}` is back or removed",
             away.name
         ));
     }

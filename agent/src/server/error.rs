@@ -9,7 +9,7 @@ use crate::http::CallError;
 
 /// The text of a successful answer of a server at this URL.
 pub(super) fn check(url: &str, status: StatusCode, text: String) -> Result<String, CallError> {
-    let plain = || format!("{url} answers with status {status}");
+    let plain = || format!("{url} returned status {status}");
     Err(match status {
         status if status.is_success() => return Ok(text),
         StatusCode::UNAUTHORIZED => CallError::Unauthorized,

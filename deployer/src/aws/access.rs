@@ -256,7 +256,7 @@ fn retry_config(
     let mut config = RetryConfig::standard().with_max_attempts(ATTEMPTS);
     if let Some(setting) = attempts {
         let number = setting.value.parse().ok().filter(|number| *number > 0);
-        let number = number.ok_or_else(|| invalid(setting, "it is a number, at least 1"))?;
+        let number = number.ok_or_else(|| invalid(setting, "it must be a number of at least 1"))?;
         config = config.with_max_attempts(number);
     }
     if let Some(setting) = mode {
@@ -264,7 +264,7 @@ fn retry_config(
             // The SDK has no legacy mode.
             "standard" | "legacy" => RetryMode::Standard,
             "adaptive" => RetryMode::Adaptive,
-            _ => return Err(invalid(setting, "it is `standard`, `adaptive` or `legacy`")),
+            _ => return Err(invalid(setting, "it must be `standard`, `adaptive` or `legacy`")),
         });
     }
     Ok(config)

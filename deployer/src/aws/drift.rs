@@ -20,8 +20,7 @@ const DETECTION: Poll =
 pub async fn detect(client: &Client, stack_id: &str) -> anyhow::Result<Drift> {
     let begun = client.detect_stack_drift().stack_name(stack_id).send().await;
     let begun = begun.explain("cannot check for drift").map_err(|failure| {
-        let hint =
-            "leave out `--drift`; CloudFormation checks only stacks whose last change succeeded";
+        let hint = "omit `--drift`; CloudFormation checks only stacks whose last change succeeded";
         if failure.hint.is_some() { failure } else { failure.hint(hint) }
     })?;
     let id = begun.stack_drift_detection_id.unwrap_or_default();

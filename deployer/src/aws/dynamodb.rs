@@ -253,7 +253,7 @@ async fn create(
         .set_tags(Some(tags))
         .send()
         .await;
-    // Somebody else may have been faster, or the SDK repeated a request whose answer was lost.
+    // Someone else may have been faster, or the SDK repeated a request whose answer was lost.
     created.absent_on("ResourceInUseException").explain(format!("cannot create table `{name}`"))?;
     Ok(())
 }
@@ -305,11 +305,11 @@ pub async fn find_ours(client: &Client, name: &str) -> anyhow::Result<Option<Tab
     let region = region_in(&arn).unwrap_or_default();
     let delete = format!("aws dynamodb delete-table --region {region} --table-name {arn}");
     Err(Failure::new(format!("table `{name}` was not created by cbbootstrap"))
-        .hint(format!("leave out `--delete-table`, and delete it with `{delete}`"))
+        .hint(format!("omit `--delete-table`, and delete it with `{delete}`"))
         .into())
 }
 
-/// A table whose tags may not be read counts as somebody else's.
+/// A table whose tags may not be read counts as someone else's.
 async fn tags(client: &Client, table: &TableDescription) -> anyhow::Result<Vec<Tag>> {
     let arn = table.table_arn.clone().unwrap_or_default();
     let tags = client.list_tags_of_resource().resource_arn(&arn).send().await;

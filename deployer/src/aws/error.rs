@@ -101,7 +101,7 @@ where
             if refused.raw().status().as_u16() == 400 && error.message().is_none() =>
         {
             Failure::new(
-                "AWS refused it without a reason; most likely, the AWS credentials have expired",
+                "AWS refused the request and gave no reason; most likely, the AWS credentials have expired",
             )
             .hint(SIGN_IN)
             .about(what)
@@ -197,7 +197,7 @@ fn refusal(code: &str, message: &str) -> Failure {
                 .hint(advice::permission(reason))
                 .denied()
         }
-        "" if reason.is_empty() => Failure::new("AWS refused it without a reason"),
+        "" if reason.is_empty() => Failure::new("AWS refused the request and gave no reason"),
         "" => Failure::new(reason),
         _ if message.is_empty() => Failure::new(code),
         _ => Failure::new(format!("{message} ({code})")),

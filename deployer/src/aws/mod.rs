@@ -139,7 +139,7 @@ async fn no_region(access: &Access, profiles: &Profiles, network: &Network) -> F
     let mut problems = Problems::default();
     problems.add(
         Failure::new("no AWS region is set")
-            .hint("give `--region`, set `AWS_REGION`, or put `region` into the profile"),
+            .hint("pass `--region`, set `AWS_REGION`, or put `region` into the profile"),
     );
     if profiles.source().is_none() {
         let credentials = Renewed::new(access, &Region::from_static("us-east-1"), network.client());

@@ -54,7 +54,7 @@ impl ClassifyRetry for Retries {
     }
 }
 
-/// A request about a bucket, which S3 refuses if somebody else owns it.
+/// A request about a bucket, which S3 refuses if someone else owns it.
 macro_rules! request {
     ($bucket:ident.$operation:ident) => {
         $bucket.client.$operation().bucket(&$bucket.name).expected_bucket_owner($bucket.owner())
@@ -133,12 +133,12 @@ impl Bucket {
 
     fn not_yours(&self) -> Failure {
         Failure::new(format!(
-            "bucket `{}` belongs to another account than {}, or these credentials may not use it",
+            "bucket `{}` does not belong to account {}, or these credentials are not allowed to use it",
             self.name,
             self.owner()
         ))
         .hint(
-            "name your own bucket with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints the permissions that a deployment needs",
+            "pass your own bucket with `--bucket`, or ask for `s3:ListBucket` on it; `cbbootstrap iam-policy` prints the permissions that a deployment needs",
         )
     }
 

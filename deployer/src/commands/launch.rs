@@ -194,7 +194,7 @@ fn cluster_stack(args: &LaunchArgs) -> Result<String, Failure> {
     let name = name.unwrap_or_else(|| format!("couchbase-{}", args.cluster_id));
     STACK_NAME.check(&name).map_err(|rule| {
         Failure::usage(format!("`{name}` cannot be the name of a stack: {rule}"))
-            .hint("name the stack with `--cluster-stack`")
+            .hint("pass the stack with `--cluster-stack`")
     })
 }
 

@@ -25,7 +25,7 @@ pub async fn run(args: PingArgs) -> anyhow::Result<()> {
         Ok(answer) => match serde_json::from_str::<About>(&answer.text) {
             Ok(about) if about.name == "cbbootstrap" => Ok(()),
             _ => Err(Failure::new(format!("{endpoint} is not an API of cbbootstrap"))
-                .hint("give the endpoint as `serve` or `status` prints it, without a path")
+                .hint("pass the endpoint as `serve` or `status` prints it, without a path")
                 .into()),
         },
         Err(error) => Err(Failure::new(format!("{endpoint} does not answer: {}", causes(&*error)))

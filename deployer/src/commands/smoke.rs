@@ -31,7 +31,7 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     } else {
         let (aws, name) = (Aws::connect(access).await?, args.stack.stack_name);
         let stack = cloudformation::find(&aws.cloudformation, &name).await?.ok_or_else(|| {
-            stack::missing(&name, &aws.region).hint("name the endpoint: `cbbootstrap smoke URL`")
+            stack::missing(&name, &aws.region).hint("pass the endpoint: `cbbootstrap smoke URL`")
         })?;
         let endpoint = testable_endpoint(&stack, printer).await?;
         let signer = aws.signer(stack.auth()).await?;

@@ -190,12 +190,16 @@ fn errors_name_what_is_wrong_with_the_file() {
     for (text, message, hint) in [
         ("", "it is empty", "`environments: {dev: "),
         ("# nothing but this\n", "it is empty", "`environments: {dev: "),
-        ("dev", "it holds no `key: value`", EXPECTED),
+        ("dev", "it must contain `key: value` pairs", EXPECTED),
         ("environments:", "it defines no environments", EXPECTED),
         ("environments: {}", "it defines no environments", EXPECTED),
         ("default_environment: dev", "it defines no environments", EXPECTED),
-        ("environments: [dev]", "`environments` holds no `key: value`", EXPECTED),
-        ("environments: {dev: [stack_name]}", "environment `dev` holds no `key: value`", EXPECTED),
+        ("environments: [dev]", "`environments` must contain `key: value` pairs", EXPECTED),
+        (
+            "environments: {dev: [stack_name]}",
+            "environment `dev` must contain `key: value` pairs",
+            EXPECTED,
+        ),
         ("environment: {dev: }", "unknown key `environment`", "did you mean `environments`?"),
         (
             "dev: {stack_name: s}",

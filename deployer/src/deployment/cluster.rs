@@ -98,7 +98,7 @@ impl Launch<'_> {
         // A stack whose first change set was not executed has no parameters.
         let stack = stack.filter(|stack| !stack.parameters.is_empty());
         if stack.is_some_and(|stack| stack.cluster_id() != Some(id)) {
-            return Err(Failure::new(format!("stack `{name}` is not that of cluster `{id}`"))
+            return Err(Failure::new(format!("stack `{name}` does not belong to cluster `{id}`"))
                 .hint("choose another name with `--cluster-stack`")
                 .exit(Exit::NeedsDecision));
         }
@@ -195,7 +195,7 @@ impl Launch<'_> {
         }
         let needed: Vec<_> = needed.iter().map(|name| format!("`{name}`")).collect();
         let message =
-            format!("the instances of cluster `{}` are for {other}", self.args.cluster_id);
+            format!("the instances of cluster `{}` have {other} processors", self.args.cluster_id);
         Err(Failure::usage(message).hint(format!(
             "pass `--arch {other}`; to change them, set the parameters {}",
             needed.join(", ")

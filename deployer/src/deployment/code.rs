@@ -25,7 +25,7 @@ impl Deployment<'_> {
             ("Architecture", function.arch().to_string()),
         ];
         let stack = check(&survey, name, &aws.region, &parameters)
-            .map_err(|failure| failure.hint("leave out `--code-only` to deploy the stack"))?;
+            .map_err(|failure| failure.hint("omit `--code-only` to deploy the stack"))?;
         let artifact = build(function, printer).await?;
 
         let step = printer.step("code");

@@ -61,7 +61,7 @@ impl Storage {
 /// What the stack needs next.
 enum Next {
     Nothing(Stack),
-    /// Somebody else's change has ended, and the stack must be read again.
+    /// Someone else's change has ended, and the stack must be read again.
     Survey,
     /// A change that is ready to be requested.
     Change(Watch, Step),
@@ -213,7 +213,7 @@ impl<'a> Preparation<'a> {
         Ok(())
     }
 
-    /// Creates a change set; `None` if it has no changes. Events count from its creation on: if somebody else changes the stack after
+    /// Creates a change set; `None` if it has no changes. Events count from its creation on: if someone else changes the stack after
     /// it, it cannot be executed.
     async fn draft(
         &self,
@@ -231,7 +231,7 @@ impl<'a> Preparation<'a> {
         let stack_id = change_set.request(&self.desired, update_mode, before).await?;
         let (draft, watch) = match before {
             Some(before) => {
-                // Somebody else may have changed the stack while this run built and asked. A change that begins after this makes
+                // Someone else may have changed the stack while this run built and asked. A change that begins after this makes
                 // the change set obsolete.
                 let now = cloudformation::find(client, &self.desired.name);
                 let (draft, watch, now) =
@@ -273,7 +273,7 @@ impl<'a> Preparation<'a> {
         }
         let losses = stack::losses(&changes);
         if !losses.is_empty() {
-            let (name, losses) = (&self.desired.name, losses.join(", "));
+            let (name, losses) = (&self.desired.name, losses.join("; "));
             let question = format!("This update of stack `{name}` {losses}. Continue?");
             confirm(&question, yes, printer).await?;
         }
@@ -474,7 +474,7 @@ pub async fn build(source: ArtifactSource, printer: &Printer) -> anyhow::Result<
     Ok(artifact)
 }
 
-/// Whether somebody else changed the stack after it was read.
+/// Whether someone else changed the stack after it was read.
 pub fn is_overtaken(error: &anyhow::Error) -> bool {
     Failure::find_in(error).is_some_and(|failure| failure.exit == Exit::Changed)
 }
@@ -486,7 +486,7 @@ pub async fn discard_after<T>(
     printer: &Printer,
 ) -> anyhow::Result<T> {
     let discarded = match draft {
-        // The stack stays, even if it still looks empty: somebody else is creating it.
+        // The stack stays, even if it still looks empty: someone else is creating it.
         Some(draft) if result.as_ref().is_err_and(is_overtaken) => draft.delete().await,
         Some(draft) => draft.discard().await,
         None => Ok(()),

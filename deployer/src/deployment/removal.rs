@@ -218,7 +218,7 @@ impl<'a> Removal<'a> {
         let (client, removal) = (&self.aws.cloudformation, &self.args.removal);
         let mut step = self.printer.step("stack");
         step.expect(self.resources.len());
-        // `None`: somebody else has deleted it.
+        // `None`: someone else has deleted it.
         if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
             cloudformation::request_deletion(client, &stack.id, removal.role_arn.clone()).await?;
             let follower = Follower { client, place: &removal.place, remains: None };
@@ -259,7 +259,7 @@ impl<'a> Removal<'a> {
         if let Some(table) = &self.table {
             let users = others().filter(|stack| stack.table() == Some(&table.name));
             let thing = format!("table `{}`", table.name);
-            stack::check_unused(&thing, "leave out `--delete-table`", users)?;
+            stack::check_unused(&thing, "omit `--delete-table`", users)?;
         }
         let Some(bucket) = &self.bucket else {
             return Ok(false);
@@ -270,7 +270,7 @@ impl<'a> Removal<'a> {
             .filter(in_bucket)
             .filter(|stack| stack.artifact_key().is_some_and(|key| key.starts_with(&prefix)));
         let thing = format!("an artifact in `{}/{prefix}`", bucket.name);
-        stack::check_unused(&thing, "leave out `--delete-artifacts`", users)?;
+        stack::check_unused(&thing, "omit `--delete-artifacts`", users)?;
         Ok(others().any(|stack| in_bucket(&stack)))
     }
 
@@ -282,7 +282,7 @@ impl<'a> Removal<'a> {
         match &table.stack {
             Some(owner) if *owner == self.args.removal.place.stack_name => {
                 self.printer.message(format_args!(
-                    "warning: these credentials may not list the stacks, so another one may use table `{}`, too",
+                    "warning: these credentials are not allowed to list stacks, so another stack might use table `{}`",
                     table.name
                 ));
                 Ok(Vec::new())
@@ -334,8 +334,8 @@ fn no_table(stack: Option<&Stack>, name: &str, region: &str) -> Failure {
     let failure = match stack {
         // That of a Couchbase cluster, or one that was never deployed.
         Some(_) => Failure::new(format!("stack `{name}` has no table"))
-            .hint("leave out `--delete-table`, or name a table with `--table-name`"),
-        None => stack::missing(name, region).hint("name the table with `--table-name`"),
+            .hint("omit `--delete-table`, or pass `--table-name`"),
+        None => stack::missing(name, region).hint("pass the table with `--table-name`"),
     };
     failure.exit(Exit::Usage)
 }

@@ -64,7 +64,7 @@ fn check_log(directory: &Path) -> Result<(), Failure> {
     }
     let directory = directory.display();
     Err(Failure::new(format!("`{directory}` contains `{LOG}`, but not its database `{FILE}`"))
-        .hint("move the database back, or its log away, too"))
+        .hint("move the database back, or move its log away as well"))
 }
 
 /// Opens the database in a directory for an operator's command, whether a server uses it or not; `None` if there is none.
@@ -82,7 +82,7 @@ pub fn directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         named.map(Path::to_owned).or_else(|| Some(dirs::data_dir()?.join("cbbootstrap")));
     directory.ok_or_else(|| {
         Failure::new("cannot determine your data directory")
-            .hint("name one with `--data DIR`")
+            .hint("pass one with `--data DIR`")
             .into()
     })
 }

@@ -251,7 +251,7 @@ pub struct Answer {
 impl Sender {
     pub async fn send(&self, request: Request<String>) -> Result<Answer, BoxError> {
         let answer = tokio::time::timeout(self.timeout, self.exchange(request));
-        answer.await.unwrap_or_else(|_| Err("no answer in time".into()))
+        answer.await.unwrap_or_else(|_| Err("no response in time".into()))
     }
 
     async fn exchange(&self, request: Request<String>) -> Result<Answer, BoxError> {

@@ -57,7 +57,7 @@ impl Trust {
         let usable = usable(certificates);
         if usable.is_empty() {
             return Err(Failure::usage(format!("there is no certificate in {source}"))
-                .hint("give the authorities' certificates in PEM format"));
+                .hint("pass the authorities' certificates in PEM format"));
         }
         Ok(Self { pem: encode(&usable), source: Some(source) })
     }

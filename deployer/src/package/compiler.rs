@@ -172,7 +172,7 @@ fn remapped_paths(source: &Path) -> Vec<String> {
 }
 
 /// Flags for rustc in the form of `CARGO_ENCODED_RUSTFLAGS`, after those of the environment. Those of cargo's configuration are
-/// for this machine's own programs and are left out.
+/// for this machine's own programs and are omitted.
 fn rust_flags(paths: &[String]) -> String {
     let unencoded = |flags: String| flags.split_whitespace().collect::<Vec<_>>().join("\x1f");
     let given = std::env::var("CARGO_ENCODED_RUSTFLAGS")

@@ -52,7 +52,7 @@ fn judge(program: &Program, executable: &Executable, arch: Arch) -> Result<(), F
             None => (format!("machine {}", executable.machine.0), format!("build it for {arch}")),
         };
         return Err(Failure::new(format!(
-            "the executable is built for {machine}, but is to run on {arch}"
+            "the executable is built for {machine}, but {arch} is requested"
         ))
         .hint(hint));
     }
@@ -157,7 +157,7 @@ mod tests {
             (elf::EM_X86_64, Some(LAMBDA_GLIBC), Arch::X86_64, None),
             (elf::EM_AARCH64, Some(Version(2, 17)), Arch::Arm64, None),
             (elf::EM_AARCH64, None, Arch::X86_64, Some("built for arm64")),
-            (elf::EM_X86_64, None, Arch::Arm64, Some("to run on arm64")),
+            (elf::EM_X86_64, None, Arch::Arm64, Some("but arm64 is requested")),
             (elf::EM_RISCV, None, Arch::X86_64, Some("machine 243")),
             (elf::EM_X86_64, new, Arch::X86_64, Some("needs glibc 2.39")),
         ] {

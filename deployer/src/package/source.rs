@@ -25,7 +25,7 @@ pub fn find(program: &'static Program, directory: Option<&Path>) -> anyhow::Resu
     nearest.map(Path::to_owned).ok_or_else(|| {
         let message =
             format!("cannot find cbbootstrap's sources to build the {} from", program.name);
-        let hint = "run the command inside a clone, name one with `--source DIR`, or";
+        let hint = "run the command inside a clone, pass one with `--source DIR`, or";
         Failure::new(message).hint(format!("{hint} {}", program.alternative)).into()
     })
 }

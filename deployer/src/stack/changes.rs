@@ -17,8 +17,8 @@ const STATEFUL: &[(&str, &str)] = &[
     ("AWS::DynamoDB::GlobalTable", "the records in it"),
     ("AWS::S3::Bucket", "the objects in it"),
     ("AWS::AutoScaling::AutoScalingGroup", "the nodes and their data"),
-    ("AWS::SecretsManager::Secret", "the secret, which the nodes and clients use"),
-    ("AWS::KMS::Key", "all that is encrypted with it"),
+    ("AWS::SecretsManager::Secret", "the secret that nodes and clients use"),
+    ("AWS::KMS::Key", "the key that its encrypted data needs"),
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -137,7 +137,7 @@ pub fn losses(changes: &[Change]) -> Vec<String> {
                 _ if !change.replaced().is_empty() => "replaces",
                 _ => return None,
             };
-            Some(format!("{how} `{}` and with it {what}", change.resource))
+            Some(format!("{how} `{}`, which deletes {what}", change.resource))
         })
         .collect()
 }
@@ -162,15 +162,15 @@ mod tests {
         for (change, expected) in [
             (
                 change("Modify", api, Some("True")),
-                Some("replaces `R` and with it the endpoint that nodes call"),
+                Some("replaces `R`, which deletes the endpoint that nodes call"),
             ),
             (
                 change("Modify", group, Some("Conditional")),
-                Some("replaces `R` and with it the logs in it"),
+                Some("replaces `R`, which deletes the logs in it"),
             ),
             (
                 change("Remove", api, None),
-                Some("removes `R` and with it the endpoint that nodes call"),
+                Some("removes `R`, which deletes the endpoint that nodes call"),
             ),
             (change("Modify", api, Some("False")), None),
             (change("Add", api, None), None),

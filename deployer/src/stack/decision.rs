@@ -84,7 +84,7 @@ pub fn check_api(name: &str, stack: Option<&Stack>) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::new(format!(
-        "stack `{name}` is that of Couchbase cluster `{cluster}`, not of an API"
+        "stack `{name}` belongs to Couchbase cluster `{cluster}`, not to an API"
     ))
     .hint("choose another name with `--stack-name`; `cbbootstrap launch` changes a cluster")
     .exit(Exit::NeedsDecision))
@@ -113,7 +113,7 @@ pub fn is_no_change(reason: &str) -> bool {
     reason.contains("didn't contain changes") || reason.contains("No updates are to be performed")
 }
 
-/// Whether somebody else has changed a stack since it was read as `before`.
+/// Whether someone else has changed a stack since it was read as `before`.
 pub fn is_overtaken(before: Option<&Stack>, now: Option<&Stack>) -> bool {
     match (before, now) {
         (None, None) => false,
@@ -157,7 +157,7 @@ impl Risk {
                 "The clusters of stack `{stack}` are in table `{current}`, not in `{desired}`. Continue with `{desired}`?"
             ),
             Self::SharedTable { table, owner } => format!(
-                "Table `{table}` was created for stack `{owner}`. While both stacks use it, they answer for the same clusters. Continue?"
+                "Table `{table}` was created for stack `{owner}`. While both stacks use it, they serve the same clusters. Continue?"
             ),
             Self::OpenApi => format!(
                 "The API of stack `{stack}` accepts only signed requests; without `--auth iam`, anyone who knows its URL can call it. Continue?"

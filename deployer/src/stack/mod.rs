@@ -116,7 +116,7 @@ impl Stack {
         )
     }
 
-    /// Whether its last change, perhaps by somebody else, began so recently that its endpoint may be new.
+    /// Whether its last change, perhaps by someone else, began so recently that its endpoint may be new.
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         let changed = self.updated.as_deref().and_then(|time| time.parse::<Timestamp>().ok());
         changed.is_some_and(|changed| now.duration_since(changed) < FRESH)
@@ -257,13 +257,13 @@ pub fn table_to_delete(
         (Some(own), Some(asked)) if own != asked => Err(Failure::new(format!(
             "stack `{name}` keeps its clusters in table `{own}`, not in `{asked}`"
         ))
-        .hint("leave out `--table-name`")
+        .hint("omit `--table-name`")
         .exit(Exit::Usage)),
         _ => Ok(own.or(asked).map(str::to_owned)),
     }
 }
 
-/// Refuses to delete what one of these stacks uses. `keep` begins the hint: ``leave out `--delete-table` ``
+/// Refuses to delete what one of these stacks uses. `keep` begins the hint: ``omit `--delete-table` ``
 pub fn check_unused<'s>(
     thing: &str,
     keep: &str,

@@ -154,7 +154,7 @@ fn wrong_usage_gets_a_hint() {
     for (options, error, hint) in [
         (
             &["--bucket", "app:256", "--bucket", "app:300"][..],
-            "the bucket `app` is given twice",
+            "the bucket `app` is passed twice",
             "--bucket",
         ),
         (
@@ -186,7 +186,7 @@ fn wrong_usage_gets_a_hint() {
             "is not on this host, and `http://` is not encrypted",
             "`--insecure`",
         ),
-        (&["--auth=iam"], "the region of the API at", "`--region`, or `AWS_REGION`"),
+        (&["--auth=iam"], "the region of the API at", "`--region` or set `AWS_REGION`"),
     ] {
         assert_fails(&up(options), 2, error, hint);
     }
@@ -391,9 +391,9 @@ fn options_take_precedence_over_variables_and_these_over_the_file() {
     // A list is replaced, not added to.
     let up = |options: &[&str]| scene.run(0, &[&["up", "--config", &file], options].concat());
     let data = "--services=data";
-    up(&[data]).failed(2, "the bucket `filed` is given twice");
+    up(&[data]).failed(2, "the bucket `filed` is passed twice");
     up(&[data, "--bucket=mine:100", "--bucket=mine:200"])
-        .failed(2, "the bucket `mine` is given twice");
+        .failed(2, "the bucket `mine` is passed twice");
     scene.assert_nothing_changed();
     scene.assert_nothing_claimed();
 }
@@ -410,8 +410,8 @@ fn errors_name_what_is_wrong_with_the_file() {
         ("shell: bash", "unknown key `shell`", ""),
         ("1: 2", "key `1` must be a string", "quotes"),
         ("a: [", "invalid YAML", "cluster_id: NAME"),
-        ("[a, b]", "holds no options", "cluster_id: NAME"),
-        ("text", "holds no options", "cluster_id: NAME"),
+        ("[a, b]", "must contain `key: value` pairs", "cluster_id: NAME"),
+        ("text", "must contain `key: value` pairs", "cluster_id: NAME"),
         ("insecure: 5", "`insecure` must be `true` or `false`", "--help"),
         ("cluster_id: 1.10", "`cluster_id` must be a string", "--help"),
         ("cluster_id: true", "`cluster_id` must be a string", "--help"),
@@ -439,7 +439,7 @@ fn errors_name_what_is_wrong_with_the_file() {
     scene.assert_nothing_changed();
 }
 
-/// The output contains neither the password nor the cluster's secret in any encoding.
+/// The output contains neither the password nor the cluster secret in any encoding.
 #[track_caller]
 fn assert_hides(ended: &Ended) {
     let pair = format!("{}:{}", LOGIN.0, LOGIN.1);
@@ -499,7 +499,7 @@ fn requests_without_the_cluster_secret_are_refused() {
                 None => command.env_remove(name),
             };
             let refused = Ended::of(&mut command);
-            assert_fails(&refused, 5, "the API refuses", "`--secret-file`");
+            assert_fails(&refused, 5, "the API refused the request", "`--secret-file`");
             assert_hides(&refused);
         }
         let mut status = scene.command(0, &["status"]);
@@ -537,7 +537,7 @@ fn errors_do_not_print_secrets() {
     node.restart();
 
     node.answer_500(true);
-    up(1, &[soon]).failed(3, "answers with status 500");
+    up(1, &[soon]).failed(3, "returned status 500");
     node.answer_500(false);
 
     scene.servers.on_request(|seen| match seen.path.as_str() {
@@ -576,7 +576,7 @@ fn errors_do_not_print_secrets() {
     assert_hides(&untrusting);
 
     node.hang(true);
-    up(1, &[soon]).failed(3, "no answer in time");
+    up(1, &[soon]).failed(3, "no response in time");
 }
 
 #[test]
@@ -643,7 +643,7 @@ fn discover_prints_the_nodes_to_connect_to() {
     discover(&["--wait", "--timeout=3s"]).failed(3, "nobody has claimed the cluster `demo`");
     discover(&["--format", "xml"]).failed(2, "--format");
     let unverified = discover(&["--write-ca-cert", "ca.pem"]);
-    assert_fails(&unverified, 2, "`--write-ca-cert` needs the cluster's secret", "`--secret-file`");
+    assert_fails(&unverified, 2, "`--write-ca-cert` needs the cluster secret", "`--secret-file`");
 
     // It needs neither a server nor a password.
     let mut waiting = scene.command(0, &["discover", "--wait"]);
@@ -864,18 +864,18 @@ fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
         status.stdout
     };
     let server = status("--server", &page.url);
-    assert!(server.contains(&format!("{} answers with status 404", page.url)), "{server}");
+    assert!(server.contains(&format!("{} returned status 404", page.url)), "{server}");
     let api = status("--api", &page.url);
-    assert!(api.contains("not as the bootstrap service does"), "{api}");
+    assert!(api.contains("in a form that cbbootstrap's API does not use"), "{api}");
     let (node, endpoint) = (scene.node(0).url(), &scene.local.endpoint);
     for (option, plain) in [("--server", &node), ("--api", endpoint)] {
         let tls = status(option, &plain.replace("http:", "https:"));
         assert!(tls.contains("it does not speak TLS"), "{tls}");
     }
     let discovered = scene.run(0, &["discover", "--api", &page.url]);
-    assert_fails(&discovered, 1, "answers with status 404", "`cbbootstrap status`");
+    assert_fails(&discovered, 1, "returned status 404", "`cbbootstrap status`");
     let up = scene.run(0, &["up", "--timeout=300ms", "--server", &page.url]);
-    assert_fails(&up, 3, &format!("{} answers with status 404", page.url), "");
+    assert_fails(&up, 3, &format!("{} returned status 404", page.url), "");
     // A valid response of another service.
     let json = Stub::start(|_| (200, "{}".to_owned()));
     scene.run(0, &["discover", "--api", &json.url]).failed(1, "is not a cbbootstrap API");
@@ -980,12 +980,12 @@ fn requests_are_signed_with_every_kind_of_aws_credentials() {
     assert_fails(&none, 1, "no AWS credentials found", "AWS_ACCESS_KEY_ID");
     let unsigned = agents("c9").with("CBBOOTSTRAP_AUTH", "none");
     let unsigned = unsigned.run(&servers[0], &["discover"]);
-    assert_fails(&unsigned, 1, "answers with status 403", "`--auth iam`");
+    assert_fails(&unsigned, 1, "returned status 403", "`--auth iam`");
     let wrong = agents("c9")
         .with("AWS_ACCESS_KEY_ID", part("AccessKeyId"))
         .with("AWS_SECRET_ACCESS_KEY", "wrong");
     let wrong = wrong.run(&servers[0], &["discover"]);
-    assert_fails(&wrong, 1, "answers with status 403", "`execute-api:Invoke`");
+    assert_fails(&wrong, 1, "returned status 403", "`execute-api:Invoke`");
     let denied =
         agents("c9").with(full, in_full).with("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer b");
     let denied = denied.run(&servers[0], &["discover"]);

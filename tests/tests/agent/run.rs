@@ -83,7 +83,7 @@ fn nodes_join_stay_and_remain_members_after_sigterm() {
     for resident in residents {
         let (status, log) = resident.end();
         assert_eq!(status, Some(0), "{log}");
-        assert!(log.contains("the agent ends; the node stays"), "{log}");
+        assert!(log.contains("the agent exits; the node's membership does not change"), "{log}");
     }
     one_cluster(&servers, 3);
     // A restarted agent finds its node.
@@ -171,7 +171,7 @@ fn throttled_completion_of_the_hook_is_repeated() {
     residents[2].wait_for("lifecycle hook: completed");
 }
 
-/// The group may replace an instance before its spot interruption.
+/// The group may replace an instance before its Spot interruption.
 #[test]
 fn hook_is_completed_after_a_departure_for_another_reason() {
     let (_servers, _agents, instance, residents) = with_instance(&[]);
@@ -285,7 +285,7 @@ fn ambiguous_hook_is_named_by_an_option() {
     resident.wait_for("which has 2 nodes");
     servers.rebalance_takes(seconds(60));
     instance.terminate();
-    resident.wait_for("several lifecycle hooks (leave, other): name one with `--lifecycle-hook`");
+    resident.wait_for("several lifecycle hooks (leave, other): pass one with `--lifecycle-hook`");
     drop(resident);
     let _named = agents.stay(&servers[1], &["--lifecycle-hook", HOOK], &instance.variables());
     wait_until("a heartbeat", || !instance.actions().is_empty());
@@ -386,7 +386,7 @@ fn spot_interruption_during_a_scale_in_fails_the_node_over_gracefully() {
     interrupt(&instance, "stop", seconds(120));
     instance.fail(false);
     wait_for_failover(&servers, 2);
-    let notice = "the Auto Scaling group terminates this instance, and a spot interruption ends";
+    let notice = "the Auto Scaling group terminates this instance, and a Spot interruption ends";
     residents[2].wait_for(notice);
     residents[2].wait_for("this node has been failed over; its machine ends");
     wait_until("a heartbeat", || !instance.actions().is_empty());
@@ -400,7 +400,7 @@ fn node_that_leaves_for_its_group_goes_on_after_a_spot_interruption() {
     instance.terminate();
     wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
     interrupt(&instance, "terminate", seconds(120));
-    residents[2].wait_for("and a spot interruption ends this instance");
+    residents[2].wait_for("and a Spot interruption ends this instance");
     assert_never("it is failed over", || servers.count("/controller/startGracefulFailover") > 0);
     servers.end_rebalances();
     wait_until("the hook is completed", || instance.is_complete());
@@ -523,7 +523,7 @@ fn recovery_waits_while_another_node_is_down() {
     // Only one node is failed over automatically.
     servers[3].kill();
     servers[2].restart();
-    residents[2].wait_for(&format!("it is recovered when `{}` is back", servers[3].address()));
+    residents[2].wait_for(&format!("its recovery waits until `{}` is back", servers[3].address()));
     assert_never("it recovers", || servers.count("/controller/setRecoveryType") > 0);
     servers[3].restart();
     wait_for_cluster(&servers, 4);
@@ -718,7 +718,7 @@ fn metrics_show_an_api_that_fails_and_a_machine_that_ends() {
     let port = free_port().to_string();
     let options = ["--metrics-port", &port];
     let resident = agents.stay(&servers[0], &options, &instance.variables());
-    resident.wait_for("answers with status 503");
+    resident.wait_for("returned status 503");
     let shows = |metric: &str| {
         let metrics = http::get(&format!("http://127.0.0.1:{port}"), "/metrics").unwrap().body;
         metrics.contains(&format!("cbbootstrap_agent_{metric}\n"))

@@ -100,7 +100,7 @@ fn unusable_buckets_and_tables_are_reported() {
     let zip = artifact::zip().to_owned();
     let deploy = ["deploy", "--yes", "--function-zip", &zip];
     let user = aws.user();
-    // The bucket that would be made is somebody else's already; names are everybody's.
+    // The bucket that would be made is someone else's already; names are everybody's.
     aws.boto("client('s3', '111111111111').create_bucket(Bucket='theirs')");
     aws.boto(
         "client('dynamodb').create_table(TableName='wrong', BillingMode='PAY_PER_REQUEST', \
@@ -157,7 +157,7 @@ fn zips_that_lambda_cannot_run_are_rejected() {
     }
     let good = artifact::zip().to_owned();
     let ended = aws.user().run(&["deploy", "--yes", "--arch", "arm64", "--function-zip", &good]);
-    ended.failed(1, "built for x86_64, but is to run on arm64");
+    ended.failed(1, "built for x86_64, but arm64 is requested");
     assert_eq!(aws.inventory(), json!([[], [], []]), "nothing is made");
 }
 

@@ -384,7 +384,7 @@ fn losing_stored_data_needs_confirmation() {
          for p in client('cloudformation').describe_stacks(StackName='cbbootstrap')['Stacks'][0]['Parameters']])",
         file.display()
     ));
-    let lost = "removes `OldLogs` and with it the logs in it";
+    let lost = "removes `OldLogs`, which deletes the logs in it";
     let planned = user.plan(artifact::small_zip(), &[]);
     assert_eq!(planned["losses"], json!([lost]), "{planned}");
     let mut args = vec![

@@ -132,7 +132,7 @@ fn a_cluster_is_launched_changed_and_destroyed() {
 
     // MiniStack reports every change of a group as its replacement, which needs confirmation.
     let larger = ["--nodes", "5"];
-    scene.launch(&larger).failed(2, "replaces `Nodes` and with it the nodes and their data");
+    scene.launch(&larger).failed(2, "replaces `Nodes`, which deletes the nodes and their data");
     let larger = scene.launch(&[&larger[..], &["--yes"]].concat()).document();
     assert_eq!(larger["changed"], json!(true));
     assert_eq!(scene.group(), json!([["couchbase-c1", 5]]));
@@ -147,12 +147,12 @@ fn a_cluster_is_launched_changed_and_destroyed() {
         let zip = artifact::small_zip();
         let args = [command, "--stack-name", "couchbase-c1", "--function-zip", zip];
         let yes = if command == "deploy" { &["--yes"][..] } else { &[] };
-        let message = "stack `couchbase-c1` is that of Couchbase cluster `c1`";
+        let message = "stack `couchbase-c1` belongs to Couchbase cluster `c1`";
         scene.aws.user().run(&[&args[..], yes].concat()).failed(5, message);
     }
 
     let other = scene.launch(&["--cluster-stack", "cbbootstrap"]);
-    other.failed(5, "stack `cbbootstrap` is not that of cluster `c1`");
+    other.failed(5, "stack `cbbootstrap` does not belong to cluster `c1`");
 
     let listed = scene.user.run(&["list", "--output", "json"]).document();
     let names = listed["stacks"].as_array().unwrap().iter().map(|stack| &stack["stack_name"]);

@@ -153,7 +153,7 @@ cbbootstrap_agent_info{{version=\"{version}\"}} 1
 # HELP cbbootstrap_agent_healthy Whether the node is an active, healthy member of its cluster.
 # TYPE cbbootstrap_agent_healthy gauge
 cbbootstrap_agent_healthy {is_healthy}
-# HELP cbbootstrap_agent_api_reachable Whether the bootstrap service answered the last request.
+# HELP cbbootstrap_agent_api_reachable Whether the API answered the last request.
 # TYPE cbbootstrap_agent_api_reachable gauge
 cbbootstrap_agent_api_reachable {is_api_reachable}
 # HELP cbbootstrap_agent_machine_ends Whether AWS has announced the end of the machine.
@@ -163,10 +163,10 @@ cbbootstrap_agent_machine_ends {has_notice}
 # TYPE cbbootstrap_agent_last_check_timestamp_seconds gauge
 cbbootstrap_agent_last_check_timestamp_seconds {checked}
 {cluster}\
-# HELP cbbootstrap_agent_reloads_total How often the options were read again.
+# HELP cbbootstrap_agent_reloads_total Number of reloads of the options.
 # TYPE cbbootstrap_agent_reloads_total counter
 cbbootstrap_agent_reloads_total {reloads}
-# HELP cbbootstrap_agent_refusals_total How often the agent stopped because people have to decide.
+# HELP cbbootstrap_agent_refusals_total Number of times that the agent stopped for an operator's decision.
 # TYPE cbbootstrap_agent_refusals_total counter
 cbbootstrap_agent_refusals_total {refusals}
 ",
@@ -192,10 +192,10 @@ cbbootstrap_agent_cluster_balanced {is_balanced}
 # HELP cbbootstrap_agent_cluster_rebalancing Whether a rebalance runs.
 # TYPE cbbootstrap_agent_cluster_rebalancing gauge
 cbbootstrap_agent_cluster_rebalancing {is_rebalancing}
-# HELP cbbootstrap_agent_cluster_unhealthy_nodes The nodes that this node cannot reach.
+# HELP cbbootstrap_agent_cluster_unhealthy_nodes Number of nodes that this node cannot reach.
 # TYPE cbbootstrap_agent_cluster_unhealthy_nodes gauge
 cbbootstrap_agent_cluster_unhealthy_nodes {unhealthy}
-# HELP cbbootstrap_agent_cluster_nodes The nodes of the cluster.
+# HELP cbbootstrap_agent_cluster_nodes Number of nodes of the cluster.
 # TYPE cbbootstrap_agent_cluster_nodes gauge
 cbbootstrap_agent_cluster_nodes{{membership=\"active\"}} {active}
 cbbootstrap_agent_cluster_nodes{{membership=\"added\"}} {added}

@@ -25,7 +25,7 @@ pub(super) fn listen() -> io::Result<Receiver<()>> {
                 continue;
             }
             systemd::notify("STOPPING=1");
-            Console::default().message("the agent ends; the node stays what it is");
+            Console::default().message("the agent exits; the node's membership does not change");
             process::exit(0);
         }
     });

@@ -23,8 +23,8 @@ const INITIALISATION_TIME: Duration = Duration::from_secs(1);
 pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
     for (index, bucket) in buckets.iter().enumerate() {
         if buckets[..index].iter().any(|other| other.name == bucket.name) {
-            return Err(Failure::usage(format!("the bucket `{}` is given twice", bucket.name))
-                .hint("give each `--bucket` once; an existing one is not changed"));
+            return Err(Failure::usage(format!("the bucket `{}` is passed twice", bucket.name))
+                .hint("pass each `--bucket` once; an existing one is not changed"));
         }
     }
     let needed: u64 = buckets.iter().map(|bucket| bucket.quota).sum();
@@ -87,7 +87,7 @@ impl Run<'_> {
             Host::V4(_) | Host::V6(_) => format!("`{node}`"),
         };
         let failure = Failure::usage(format!("{subject} is not an address of this host")).hint(
-            "give an address of this host that the other nodes reach; a public one behind NAT goes into `--alternate-address`",
+            "pass an address of this host that other nodes can reach; pass a public address behind NAT with `--alternate-address`",
         );
         let since = *self.misnamed_since.get_or_insert_with(Instant::now);
         Err(if self.is_lasting(since) { failure.into() } else { Interrupt::unfinished(failure) })

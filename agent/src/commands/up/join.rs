@@ -128,7 +128,7 @@ impl Run<'_> {
         let are_all = |skip| skips.len() == members.len() && skips.iter().all(|one| *one == skip);
         if are_all(Skip::OtherCluster) {
             let hint =
-                "decide which is to stay; `cbbootstrap cluster show` prints the API's record";
+                "decide which cluster to keep; `cbbootstrap cluster show` prints the API's record";
             return Err(Failure::refused(format!("there is a second cluster: {reasons}"))
                 .hint(hint)
                 .into());

@@ -444,7 +444,7 @@ fn unusable(error: CallError) -> OwnServer {
 
 fn untrusted(why: &str) -> Failure {
     Failure::new(why).hint(
-        "give the authority that signed the servers' certificates (`--ca-cert`), or all nodes the same secret (`--secret-file`)",
+        "pass the authority that signed the servers' certificates (`--ca-cert`), or give all nodes the same secret (`--secret-file`)",
     )
 }
 

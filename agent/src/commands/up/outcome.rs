@@ -97,19 +97,19 @@ impl Run<'_> {
         let (why, hint) = match reason {
             StopReason::OtherCredentials => (
                 format!("the server belongs to a cluster with another user name or password; {untouched}"),
-                "give that cluster's user name and password, or use a server that belongs to no cluster",
+                "pass that cluster's user name and password, or use a server that belongs to no cluster",
             ),
             StopReason::Unregistered(uuid) => (
                 format!("the server already belongs to the cluster {uuid}, and the API has no cluster `{id}`; {untouched}"),
                 "pass `--adopt` to register that cluster, so that other nodes join it",
             ),
             StopReason::OtherCluster { own, recorded } => (
-                format!("the server belongs to another cluster: its own is {own}, that of `{id}` is {recorded}; {untouched}"),
+                format!("the server belongs to the cluster {own}, but `{id}` is {recorded}; {untouched}"),
                 RESET,
             ),
             StopReason::FailedOver => (
                 format!("the cluster has failed `{node}` over; {untouched}"),
-                "recover it, or rebalance it out, in Couchbase Server; then run this again",
+                "recover it, or rebalance it out, in Couchbase Server; then run this command again",
             ),
             StopReason::Lost { recorded, own } => {
                 let [recorded, own] = [recorded, own].map(|uuid| {
@@ -121,7 +121,7 @@ impl Run<'_> {
                          (UUID {own}): either it has lost its data, or two machines have the same name"
                     ),
                     "give each machine its own `--node`; if the data is lost, restore it, or run `cbbootstrap cluster forget` to \
-                     begin a new cluster",
+                     start a new cluster",
                 )
             }
             StopReason::Occupied(first) => (
@@ -130,7 +130,7 @@ impl Run<'_> {
             ),
             StopReason::NoTrust => (
                 "there is a cluster to join, but no way to verify its members; no password was sent".to_owned(),
-                "give all nodes the same secret (`--secret-file`), or the authority that signed the servers' certificates (`--ca-cert`)",
+                "give all nodes the same secret (`--secret-file`), or pass the authority that signed the servers' certificates (`--ca-cert`)",
             ),
         };
         Failure::refused(why).hint(hint)

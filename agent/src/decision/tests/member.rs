@@ -12,7 +12,7 @@ fn member_of_another_cluster_is_not_touched() {
     let other = |record| Has(of_cluster(Some(OTHER_UUID), record));
     let of_other = || other_cluster("the one with the UUID b2");
     let waits_for_report = || Waits("`10.0.0.2` has not reported the cluster ready yet");
-    let of_first = || other_cluster("that of `10.0.0.2`");
+    let of_first = || other_cluster("the cluster of `10.0.0.2`");
     #[rustfmt::skip]
     let cases = [
         ("not asked", goal(), alone(), NotYet, Then(GetRecord)),
@@ -41,7 +41,7 @@ fn member_of_another_cluster_is_not_touched() {
             goal(),
             alone(),
             Has(taken_over(FIRST, None, &[THIRD, ME])),
-            Waits("it gives the claim back when it sees that cluster"),
+            Waits("it gives up the claim when it finds this cluster"),
         ),
         ("its own claim, taken over, expired again", goal(), alone(), Has(taken_over(FIRST, 0, &[THIRD, ME])), Then(Claim)),
         ("a claim of a node in it", goal(), both(), Has(claimed_by(FIRST, 20)), waits_for_report()),
@@ -274,13 +274,13 @@ fn failed_over_node_recovers_only_without_risk() {
         ("a rebalance runs", recovers(), rebalancing([failed(ME), active(FIRST)]), was_away(), Waits("a rebalance runs")),
         ("warming up", recovers(), unbalanced([warming_up(failed(ME)), active(FIRST)]), was_away(), Waits("warmup")),
         ("not healthy", recovers(), unbalanced([dead(failed(ME)), active(FIRST)]), was_away(), Waits("not healthy")),
-        ("an active node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(active(THIRD))]), was_away(), Waits("when `10.0.0.3` is back")),
-        ("a failed-over node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(failed(THIRD))]), was_away(), Waits("when `10.0.0.3` is back")),
+        ("an active node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(active(THIRD))]), was_away(), Waits("waits until `10.0.0.3` is back")),
+        ("a failed-over node is down", recovers(), unbalanced([failed(ME), active(FIRST), dead(failed(THIRD))]), was_away(), Waits("waits until `10.0.0.3` is back")),
         ("a failed-over node is dead, and its data is elsewhere", recovers(), with_replicas(2, beside_dead()), third_away(60, was_away()), mark(Recovery::Delta)),
         ("a failed-over node is dead, no buckets", recovers(), beside_dead(), third_away(60, was_away()), mark(Recovery::Delta)),
-        ("a failed-over node is away for less than a minute", recovers(), with_replicas(2, beside_dead()), third_away(59, was_away()), Waits("when `10.0.0.3` is back")),
-        ("a failed-over node is dead, too few replicas", recovers(), with_replicas(1, beside_dead()), third_away(3600, was_away()), Waits("when `10.0.0.3` is back")),
-        ("an active node is dead", recovers(), with_replicas(2, unbalanced([failed(ME), active(FIRST), dead(active(THIRD))])), third_away(3600, was_away()), Waits("when `10.0.0.3` is back")),
+        ("a failed-over node is away for less than a minute", recovers(), with_replicas(2, beside_dead()), third_away(59, was_away()), Waits("waits until `10.0.0.3` is back")),
+        ("a failed-over node is dead, too few replicas", recovers(), with_replicas(1, beside_dead()), third_away(3600, was_away()), Waits("waits until `10.0.0.3` is back")),
+        ("an active node is dead", recovers(), with_replicas(2, unbalanced([failed(ME), active(FIRST), dead(active(THIRD))])), third_away(3600, was_away()), Waits("waits until `10.0.0.3` is back")),
         ("marked beside a dead failed-over node", recovers(), with_replicas(2, marked_beside_dead()), third_away(60, was_away()), rebalance(&[ME, FIRST, THIRD], &[THIRD])),
         ("no delta beside a dead failed-over node", recovers(), with_replicas(2, marked_beside_dead()), third_away(60, no_delta()), mark(Recovery::Full)),
         ("another is back, too", recovers(), unbalanced([failed(ME), active(FIRST), failed(THIRD)]), was_away(), mark(Recovery::Delta)),

@@ -138,7 +138,7 @@ impl ChangeSet {
         let reason = set.status_reason.unwrap_or_default();
         match self.kind {
             ChangeSetType::Update if is_no_change(&reason) => Ok(None),
-            // Somebody else has created the stack.
+            // Someone else has created the stack.
             _ if is_no_change(&reason) => Err(overtaken(&self.stack).into()),
             _ => {
                 let arn = set.change_set_id.unwrap_or_default();
@@ -163,8 +163,7 @@ impl ChangeSet {
             }
         };
         let hint = hint.or_else(|| advice::for_reason(&reasons)).unwrap_or_else(|| {
-            "correct what the reason names; `cbbootstrap deploy --help` lists the options"
-                .to_owned()
+            "fix the cause above; `cbbootstrap deploy --help` lists the options".to_owned()
         });
         Failure::new(format!("{}: {reasons}", self.purpose())).hint(hint)
     }
@@ -172,13 +171,13 @@ impl ChangeSet {
     /// Waits until it is created or refused. Returns it with its first page of changes.
     async fn wait(&self) -> anyhow::Result<DescribeChangeSetOutput> {
         let what = self.purpose();
-        let overdue = format!("{what}: CloudFormation has not finished it");
+        let overdue = format!("{what}: CloudFormation has not created the change set");
         CREATION
             .until(&overdue, async || {
                 let Some(set) = self.describe(None).await.unless_transient(&what)? else {
                     return Ok(None);
                 };
-                // A change set that somebody else executes removes all others of the stack.
+                // A change set that someone else executes removes all others of the stack.
                 let set = set.ok_or_else(|| overtaken(&self.stack))?;
                 let is_settled = matches!(
                     set.status,

@@ -37,7 +37,7 @@ fn failure(event: &OperationEvent) -> Option<String> {
         return None;
     };
     let resource = event.logical_resource_id.as_deref().unwrap_or("the stack");
-    let reason = reason.as_deref().unwrap_or("refused without a reason");
+    let reason = reason.as_deref().unwrap_or("refused; AWS gave no reason");
     let sources = [event.validation_path.as_deref(), rule.as_deref()];
     let sources: Vec<_> = sources.into_iter().flatten().collect();
     Some(format!("{resource}: {} ({})", reason.trim_end_matches('.'), sources.join(", ")))
