@@ -47,7 +47,7 @@ const CHANGE: Poll = Poll {
 };
 
 /// A table with the function's key.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Table {
     pub name: String,
     #[serde(skip)]
@@ -135,6 +135,11 @@ impl Table {
     pub fn new_settings(&self, options: &TableSettings) -> Option<TableSettings> {
         let settings = self.settings.with(options);
         (self.ours && settings != self.settings).then_some(settings)
+    }
+
+    /// Whether [`ensure`] with these options changes it.
+    pub fn is_changed_by(&self, options: &TableSettings) -> bool {
+        self.new_settings(options).is_some() || self.missing_protections().next().is_some()
     }
 }
 
@@ -292,6 +297,12 @@ fn is_ready(name: &str, status: Option<&TableStatus>) -> Result<bool, Failure> {
         // A new table may not be visible everywhere at once.
         _ => Ok(false),
     }
+}
+
+/// Whether the table exists and is not being deleted.
+pub async fn is_kept(client: &Client, name: &str) -> anyhow::Result<bool> {
+    let table = describe(client, name).await?;
+    Ok(table.is_some_and(|table| table.table_status != Some(TableStatus::Deleting)))
 }
 
 /// The table, which this program must have created; `None` if it does not exist.

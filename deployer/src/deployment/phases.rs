@@ -1,14 +1,14 @@
 //! The phases of a deployment after the survey, and the steps that follow them.
 
+mod finish;
+
 use super::{
-    Applied, DeployedStack, Deployment, Follower, Known, Launch, StackSurvey, Survey, Watch,
-    desired_stack,
+    Applied, Deployment, Follower, Known, Launch, StackSurvey, Survey, Watch, desired_stack,
 };
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet},
         dynamodb::{self, Table, TableChange, TableSettings},
-        lambda,
         s3::Bucket,
     },
     failure::{Exit, Failure},
@@ -26,8 +26,8 @@ pub struct Preparation<'a> {
     launch: Option<&'a Launch<'a>>,
     bucket: Bucket,
     artifact: Artifact,
-    /// The API's table, until a round has created it or changed its settings.
-    storage: Option<Storage>,
+    /// The API's table as the round found it.
+    table: Option<Table>,
     desired: DesiredStack,
     /// Whether the table or the bucket had to be created or changed.
     has_changed_storage: bool,
@@ -40,22 +40,6 @@ pub struct Preparation<'a> {
 pub(super) struct Consents {
     risks: Vec<Risk>,
     wait: bool,
-}
-
-struct Storage {
-    table: Option<Table>,
-    table_options: TableSettings,
-}
-
-impl Storage {
-    /// Whether a table exists that is to be changed.
-    fn changes_table(&self) -> bool {
-        let is_changed = |table: &Table| {
-            table.new_settings(&self.table_options).is_some()
-                || table.missing_protections().next().is_some()
-        };
-        self.table.as_ref().is_some_and(is_changed)
-    }
 }
 
 /// What the stack needs next.
@@ -82,19 +66,13 @@ impl<'a> Preparation<'a> {
         deployment.ask(&survey, table.as_ref(), &mut consents).await?;
         let artifact = build(artifact, printer).await?;
 
-        let mut table_options = survey.table_options(target, table.as_ref());
-        // A key for an existing table waits for the stack, which lets the function use it.
-        let is_new_key = table_options.kms_key.as_ref().is_some_and(|key| !key.is_empty());
-        if table.is_some() && is_new_key {
-            table_options.kms_key = None;
-        }
         Ok(Self {
             deployment,
             launch,
             desired: desired_stack(target, launch, &survey, &bucket, &artifact)?,
             bucket,
             artifact,
-            storage: launch.is_none().then_some(Storage { table, table_options }),
+            table,
             has_changed_storage: false,
             survey,
             consents,
@@ -126,19 +104,26 @@ impl<'a> Preparation<'a> {
     ) -> anyhow::Result<Next> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         if round > 0 {
-            self.survey = StackSurvey::read(aws, &target.place.stack_name, self.launch).await?;
+            // Somebody else may have changed the stack or deleted the table since the last round.
+            (self.survey, self.table) = tokio::try_join!(
+                StackSurvey::read(aws, &target.place.stack_name, self.launch),
+                Survey::find_table(aws, target, self.launch),
+            )?;
             let (survey, bucket, artifact) = (&self.survey, &self.bucket, &self.artifact);
             self.desired = desired_stack(target, self.launch, survey, bucket, artifact)?;
-            // The table has not changed.
-            self.deployment.ask(&self.survey, None, &mut self.consents).await?;
+            let table = self.table.as_ref();
+            self.deployment.ask(&self.survey, table, &mut self.consents).await?;
         }
+        let table_options = self.table_options();
         // An existing table is changed after the questions.
-        let storage = self.storage.take_if(|storage| !storage.changes_table());
+        let changes_table =
+            self.table.as_ref().is_some_and(|table| table.is_changed_by(&table_options));
         let up_to_date = self.up_to_date().cloned();
         let needs_change_set = up_to_date.is_none()
             && (self.survey.stack.is_none()
                 || matches!(self.survey.action, StackAction::Create | StackAction::Update));
-        let table = self.ensure_table(storage);
+        let table =
+            async { anyhow::Ok(!changes_table && self.ensure_table(&table_options).await?) };
         let bucket = async {
             let is_new = round == 0 && self.deployment.create_bucket(&self.bucket).await?;
             if needs_change_set {
@@ -168,9 +153,9 @@ impl<'a> Preparation<'a> {
             }
             (None, _, None) => return Err(stack::overtaken(&self.desired.name).into()),
         };
-        // Before the stack, whose change may take the function's permission to use the table's former key.
-        let storage = self.storage.take_if(|_| has_asked);
-        self.has_changed_storage |= self.ensure_table(storage).await?;
+        if changes_table && has_asked {
+            self.has_changed_storage |= self.ensure_table(&table_options).await?;
+        }
         Ok(next)
     }
 
@@ -183,15 +168,27 @@ impl<'a> Preparation<'a> {
         self.survey.up_to_date(&self.desired)
     }
 
+    /// The options for the table before the stack's change. A key for an existing table waits for it: the role of an older template may
+    /// not use the key.
+    fn table_options(&self) -> TableSettings {
+        let table = self.table.as_ref();
+        let mut options = self.survey.table_options(self.deployment.target, table);
+        if table.is_some() {
+            options.kms_key = options.kms_key.filter(String::is_empty);
+        }
+        options
+    }
+
     /// Creates or completes the table. Returns whether that was necessary.
-    async fn ensure_table(&self, storage: Option<Storage>) -> anyhow::Result<bool> {
-        let Some(Storage { table, table_options }) = storage else {
+    async fn ensure_table(&self, options: &TableSettings) -> anyhow::Result<bool> {
+        if self.launch.is_some() {
             return Ok(false);
-        };
+        }
         let Deployment { aws, target, printer, .. } = self.deployment;
         let step = printer.step("table");
         let (name, tags) = (&target.table.table_name, target.table_tags());
-        let change = dynamodb::ensure(&aws.dynamodb, name, table, &table_options, tags).await?;
+        let change =
+            dynamodb::ensure(&aws.dynamodb, name, self.table.clone(), options, tags).await?;
         step.done(format_args!("`{name}` {change}"));
         Ok(change != TableChange::Unchanged)
     }
@@ -330,104 +327,9 @@ impl<'a> Preparation<'a> {
         Ok(Operation::Rollback)
     }
 
-    /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
-    pub async fn finish(&self, applied: Applied) -> anyhow::Result<DeployedStack> {
-        let Applied { unchanged, round } = applied;
-        let changed = unchanged.is_none();
-        let prune = async {
-            if changed {
-                self.prune().await;
-            }
-        };
-        let (stack, ()) = tokio::join!(self.read_again(unchanged), prune);
-        let stack = stack?;
-        let code_changed = self.restore_code(&stack, changed).await?;
-        let is_table_encrypted = self.encrypt_table().await?;
-        let has_changed_protection = self.protect(&stack).await?;
-        Ok(DeployedStack {
-            is_fresh: changed || round > 0,
-            stack,
-            changed: self.has_changed_storage
-                | changed
-                | code_changed
-                | is_table_encrypted
-                | has_changed_protection,
-            sha256: self.artifact.sha256.clone(),
-            version: None,
-        })
-    }
-
     /// What the API knew about the Couchbase cluster when the stack was last read.
     pub fn into_known(self) -> Known {
         self.survey.known
-    }
-
-    /// Sets the stack's termination protection. Returns whether that was necessary.
-    async fn protect(&self, stack: &Stack) -> anyhow::Result<bool> {
-        let Deployment { aws, target, .. } = self.deployment;
-        let Some(protect) = target.stack.protect.filter(|protect| *protect != stack.protected)
-        else {
-            return Ok(false);
-        };
-        cloudformation::protect(&aws.cloudformation, &self.desired.name, protect).await?;
-        Ok(true)
-    }
-
-    /// The stack after its change.
-    async fn read_again(&self, unchanged: Option<Stack>) -> anyhow::Result<Stack> {
-        let client = &self.deployment.aws.cloudformation;
-        match unchanged {
-            Some(stack) => Ok(stack),
-            None => cloudformation::find_changed(client, &self.desired.name).await,
-        }
-    }
-
-    /// Deletes old artifacts. It only warns, because the deployment itself has succeeded.
-    async fn prune(&self) {
-        let key = self.bucket.key(&self.artifact);
-        let named: Vec<_> = self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
-        if let Err(error) = self.bucket.prune(&named).await {
-            let warning = "warning: cannot delete old artifacts";
-            self.deployment.printer.message(format_args!("{warning}: {error:#}"));
-        }
-    }
-
-    /// Encrypts the table with the key of `--kms-key`, which the function may use by now. Returns whether that was necessary.
-    async fn encrypt_table(&self) -> anyhow::Result<bool> {
-        let Deployment { aws, target, printer, .. } = self.deployment;
-        let options = &target.stack.table;
-        if options.kms_key.is_none() || self.launch.is_some() {
-            return Ok(false);
-        }
-        let name = &target.table.table_name;
-        let table = Table::find(&aws.dynamodb, name).await?;
-        let tags = target.table_tags();
-        let change = dynamodb::ensure(&aws.dynamodb, name, table, options, tags).await?;
-        if change != TableChange::Unchanged {
-            printer.step("table").done(format_args!("`{name}` {change}"));
-        }
-        Ok(change != TableChange::Unchanged)
-    }
-
-    /// Restores code that was replaced outside the stack. Returns whether that was necessary.
-    async fn restore_code(&self, stack: &Stack, stack_changed: bool) -> anyhow::Result<bool> {
-        let Self { deployment: Deployment { aws, printer, .. }, survey, artifact, .. } = self;
-        let key = self.bucket.key(artifact);
-        // CloudFormation updates the code only if the stack names another artifact than before.
-        if stack_changed && (survey.artifact_key() != Some(&key) || survey.has_code(artifact)) {
-            return Ok(false);
-        }
-        let step = printer.step("stack");
-        if survey.has_code(artifact) {
-            step.done("up to date");
-            return Ok(false);
-        }
-        let function = stack.output("FunctionName")?;
-        lambda::replace_code(&aws.lambda, function, artifact, artifact.arch).await?;
-        step.done(
-            "up to date; restored the function's code, which had been replaced outside the stack",
-        );
-        Ok(true)
     }
 }
 

@@ -307,6 +307,9 @@ impl<'a> Removal<'a> {
             step.done(&arn);
             backup_arn = Some(arn);
         }
+        // The backup may have taken minutes, in which somebody else may have deployed.
+        let stacks = cloudformation::find_all(&self.aws.cloudformation).await;
+        self.check_unused(stacks).await?;
         let step = self.printer.step("table");
         let deleted = dynamodb::delete(&self.aws.dynamodb, name).await?;
         step.done("deleted");

@@ -34,30 +34,33 @@ pub struct StackSurvey {
 }
 
 impl Survey {
-    /// Makes the calls in parallel, in two rounds: the second needs names from the first. The stack of a Couchbase cluster has no
-    /// table.
+    /// Makes the calls in parallel, in two rounds: the second needs names from the first.
     pub async fn read(
         aws: &Aws,
         target: &Target,
         launch: Option<&Launch<'_>>,
     ) -> anyhow::Result<Self> {
         let stack_name = &target.place.stack_name;
-        let table = async {
-            match launch {
-                None => {
-                    let table = Table::find(&aws.dynamodb, &target.table.table_name).await?;
-                    table.iter().try_for_each(Table::check_replicas)?;
-                    Ok(table)
-                }
-                Some(_) => Ok(None),
-            }
-        };
         let (bucket, table, stack) = tokio::try_join!(
             Bucket::find(aws, target.bucket.as_deref(), stack_name),
-            table,
+            Self::find_table(aws, target, launch),
             StackSurvey::read(aws, stack_name, launch),
         )?;
         Ok(Self { bucket, table, stack })
+    }
+
+    /// The API's table. The stack of a Couchbase cluster has none.
+    pub async fn find_table(
+        aws: &Aws,
+        target: &Target,
+        launch: Option<&Launch<'_>>,
+    ) -> anyhow::Result<Option<Table>> {
+        if launch.is_some() {
+            return Ok(None);
+        }
+        let table = Table::find(&aws.dynamodb, &target.table.table_name).await?;
+        table.iter().try_for_each(Table::check_replicas)?;
+        Ok(table)
     }
 }
 
@@ -108,8 +111,8 @@ impl StackSurvey {
         risks
     }
 
-    /// The options for the table. If the stack was deployed with a key and it is omitted now, the table's key is removed, because the
-    /// function may no longer use it. That may be an earlier one, if a change of the key was interrupted.
+    /// The options for the table. If the stack was deployed with a key and it is omitted now, the table's key is removed. That may be an
+    /// earlier one, if a change of the key was interrupted.
     pub fn table_options(&self, target: &Target, table: Option<&Table>) -> TableSettings {
         let mut options = target.stack.table.clone();
         let former = self.stack.as_ref().and_then(|stack| stack.parameters.get("KmsKeyArn"));

@@ -4,6 +4,7 @@ use std::fs;
 
 use cbbootstrap_tests::{
     artifact,
+    boto::Boto,
     cli::{Ended, User},
     ministack::MiniStack,
     proxy::{Fault, Proxy},
@@ -151,5 +152,65 @@ fn a_table_that_cannot_be_backed_up_is_kept() {
     }
     let again = destroy(&proxy.user(), &["--table-name", "cb-bootstrap"]).ended_with(1);
     assert!(again.stderr.contains("error: cannot back up table"), "{again}");
+    assert_eq!(tables(&aws), json!(["cb-bootstrap"]));
+}
+
+#[test]
+fn a_table_that_is_used_again_during_its_backup_is_kept() {
+    let aws = MiniStack::start();
+    let other = aws.user();
+    other.deploy(artifact::small_zip(), &[]).ended_with(0);
+    let proxy = Proxy::start(&aws);
+    let mut has_deployed = false;
+    proxy.fault(move |call| {
+        if call.name == "dynamodb:DescribeBackup" && !has_deployed {
+            has_deployed = true;
+            other.deploy(artifact::small_zip(), &[]).ended_with(0);
+        }
+        None
+    });
+    let stopped = destroy(&proxy.user(), &[]).ended_with(5);
+    let used = "table `cb-bootstrap` is used by stack `cbbootstrap`";
+    assert!(stopped.stderr.contains(used), "{stopped}");
+    assert_eq!(tables(&aws), json!(["cb-bootstrap"]));
+}
+
+#[test]
+fn a_table_that_is_deleted_with_the_stack_during_a_deployment_is_created_again() {
+    let aws = MiniStack::start();
+    let other = aws.user();
+    other.deploy(artifact::small_zip(), &[]).ended_with(0);
+    let proxy = Proxy::start(&aws);
+    let mut has_destroyed = false;
+    proxy.fault(move |call| {
+        if call.name == "cloudformation:CreateChangeSet" && !has_destroyed {
+            has_destroyed = true;
+            destroy(&other, &["--no-backup"]).ended_with(0);
+        }
+        None
+    });
+    let deployed = proxy.user().deploy(artifact::small_zip_number(1), &[]).ended_with(0);
+    assert!(deployed.stderr.contains("another deployment changed the stack"), "{deployed}");
+    assert_eq!(tables(&aws), json!(["cb-bootstrap"]));
+}
+
+#[test]
+fn a_table_that_is_deleted_while_its_stack_is_created_is_created_again() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    let boto = Boto::new(&aws.url);
+    let mut has_deleted = false;
+    proxy.fault(move |call| {
+        if call.name == "cloudformation:ExecuteChangeSet" && !has_deleted {
+            has_deleted = true;
+            boto.value(
+                "[client('dynamodb').update_table(TableName='cb-bootstrap', DeletionProtectionEnabled=False), \
+                 client('dynamodb').delete_table(TableName='cb-bootstrap')]",
+            );
+        }
+        None
+    });
+    let deployed = proxy.user().deploy(artifact::small_zip(), &[]).ended_with(0);
+    assert!(deployed.stderr.contains("`cb-bootstrap` created again"), "{deployed}");
     assert_eq!(tables(&aws), json!(["cb-bootstrap"]));
 }

@@ -54,6 +54,6 @@ fn other_commands_wait_for_few_round_trips() {
         (&["cluster", "list"], 1),
         (&["logs"], 2),
         (&["open", "--print"], 1),
-        (&["destroy", "--yes", "--delete-table", "--delete-artifacts"], 13),
+        (&["destroy", "--yes", "--delete-table", "--delete-artifacts"], 14),
     ]);
 }
