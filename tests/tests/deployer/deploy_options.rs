@@ -343,6 +343,12 @@ fn a_kms_key_encrypts_what_a_deployment_stores() {
     assert!(parameters.as_array().unwrap().contains(&expected), "{parameters}");
     let again = user.deploy(artifact::small_zip(), &["--kms-key", key]).document();
     assert_eq!(again["changed"], json!(false), "{again}");
+    // The function may use the table's former key until the table has the new one, and Lambda the key of the environment.
+    let keys = function_may_use_keys(&aws);
+    assert_eq!(
+        (&keys[0][0], &keys[1]),
+        (&json!("arn:aws:kms:us-east-1:*:key/*"), &json!([key, null]))
+    );
 
     // Without the option, AWS's key returns, also if a change of the key was interrupted before it reached the table.
     aws.boto(
@@ -362,6 +368,27 @@ fn a_kms_key_encrypts_what_a_deployment_stores() {
          ['ApplyServerSideEncryptionByDefault']"
     ));
     assert_eq!(bucket, json!({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}));
+
+    // A stack without a key can use a table with one.
+    user.run(&["destroy", "--yes"]).ended_with(0);
+    user.deploy(artifact::small_zip(), &[]).document();
+    assert_eq!(table_key(), json!(key));
+    assert_eq!(
+        function_may_use_keys(&aws),
+        json!([["arn:aws:kms:us-east-1:*:key/*", {
+            "StringEquals": {"kms:EncryptionContext:aws:dynamodb:tableName": "cb-bootstrap"},
+            "StringLike": {"kms:ViaService": "dynamodb.us-east-1.*"},
+        }]])
+    );
+}
+
+/// With which keys the function's role may decrypt, and on which conditions.
+fn function_may_use_keys(aws: &MiniStack) -> Value {
+    aws.boto(
+        "[[s['Resource'], s.get('Condition')] for s in client('iam').get_role_policy(PolicyName='table-and-log', RoleName=\
+         client('cloudformation').describe_stack_resource(StackName='cbbootstrap', LogicalResourceId='Role')\
+         ['StackResourceDetail']['PhysicalResourceId'])['PolicyDocument']['Statement'] if 'kms:Decrypt' in s['Action']]",
+    )
 }
 
 #[test]
