@@ -82,10 +82,12 @@ impl<'a> Removal<'a> {
         args: &'a DestroyArgs,
         printer: &'a Printer,
     ) -> anyhow::Result<Self> {
-        let stack = find_idle(aws, args, printer).await?;
+        let (stack, waited_for) = find_idle(aws, args, printer).await?;
         let name = &args.removal.place.stack_name;
         let asked = args.removal.table_name.as_deref().filter(|_| args.delete_table);
-        let table_name = stack::table_to_delete(name, stack.as_ref(), asked)?;
+        // A stack that an earlier run is deleting still names its table.
+        let named_by = stack.as_ref().or(waited_for.as_ref());
+        let table_name = stack::table_to_delete(name, named_by, asked)?;
         let table = async {
             match &table_name {
                 _ if !args.delete_table => Ok(None),
@@ -343,12 +345,12 @@ fn no_table(stack: Option<&Stack>, name: &str, region: &str) -> Failure {
     failure.exit(Exit::Usage)
 }
 
-/// The stack, if it may be deleted, once nobody changes it.
+/// The stack, if it may be deleted, once nobody changes it, and the stack before the change that was waited for.
 async fn find_idle(
     aws: &Aws,
     args: &DestroyArgs,
     printer: &Printer,
-) -> anyhow::Result<Option<Stack>> {
+) -> anyhow::Result<(Option<Stack>, Option<Stack>)> {
     let (place, patience) = (&args.removal.place, args.removal.wait.wait_for_stack);
     let follower = Follower { client: &aws.cloudformation, place, remains: None };
     let find = async || {
@@ -360,14 +362,14 @@ async fn find_idle(
         }
         anyhow::Ok(stack)
     };
-    let stack = find().await?;
-    let Some(busy) = stack.as_ref().filter(|stack| stack.is_busy()) else {
-        return Ok(stack);
+    let busy = match find().await? {
+        Some(stack) if stack.is_busy() => stack,
+        stack => return Ok((stack, None)),
     };
-    follower.check_patience(busy, patience, args.yes, printer).await?;
-    follower.wait(busy, patience, printer).await?;
+    follower.check_patience(&busy, patience, args.yes, printer).await?;
+    follower.wait(&busy, patience, printer).await?;
     match find().await? {
         Some(stack) if stack.is_busy() => Err(follower.busy(&stack).into()),
-        stack => Ok(stack),
+        stack => Ok((stack, Some(busy))),
     }
 }

@@ -8,10 +8,11 @@ use std::{
 
 use cbbootstrap_tests::{
     artifact,
+    boto::Boto,
     cli::{Ended, User},
     http,
     ministack::{BUCKET, MiniStack},
-    proxy::{Call, Fault, Proxy},
+    proxy::{Call, Fault, Play, Proxy},
 };
 use serde_json::{Value, json};
 
@@ -190,6 +191,31 @@ fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
         was_killed
     });
     assert!(calls > 8, "{calls}");
+}
+
+#[test]
+fn a_destruction_that_waits_for_an_earlier_one_deletes_its_table() {
+    let aws = Aws::start();
+    deploy_first(&aws);
+    // An earlier run has ended, and CloudFormation deletes the stack.
+    aws.proxy.play(
+        Play::now()
+            .stack("DELETE_IN_PROGRESS")
+            .after(Duration::from_secs(1))
+            .stack("DELETE_COMPLETE")
+            .then_real(),
+    );
+    let (boto, mut is_gone) = (Boto::new(&aws.stack.url), false);
+    aws.proxy.fault(move |call| {
+        if call.name == "cloudformation:DescribeStackEvents" && !is_gone {
+            is_gone = true;
+            boto.value("client('cloudformation').delete_stack(StackName='cbbootstrap')");
+        }
+        None
+    });
+    let destroy = ["destroy", "--yes", "--delete-table", "--no-backup"];
+    let ended = aws.user().run(&destroy).ended_with(0);
+    assert_eq!(aws.stack.inventory(), json!([[BUCKET], [], []]), "{ended}");
 }
 
 /// Faults after which a retry succeeds.
