@@ -35,6 +35,8 @@ pub struct Removal<'a> {
     table: Option<Table>,
     /// The bucket, if the stack's artifacts are to be deleted.
     bucket: Option<Bucket>,
+    /// Whether these credentials may list the stacks.
+    lists_stacks: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,9 +127,12 @@ impl<'a> Removal<'a> {
         };
         let (table, bucket, resources, stacks) =
             tokio::try_join!(table, bucket, resources, stacks)?;
-        let removal = Self { aws, args, printer, stack, resources, table_name, table, bucket };
+        let lists_stacks = stacks.is_ok();
+        let removal =
+            Self { aws, args, printer, stack, resources, table_name, table, bucket, lists_stacks };
+        let stacks = stacks.or_else(|denied| removal.continue_without_stacks(denied))?;
         removal.check_clusters(&stacks)?;
-        removal.check_unused(stacks).await?;
+        removal.check_unused(&stacks)?;
         removal.ask().await?;
         Ok(removal)
     }
@@ -177,8 +182,7 @@ impl<'a> Removal<'a> {
             if self.table.is_none() && self.bucket.is_none() {
                 return Ok(Default::default());
             }
-            let stacks = cloudformation::find_all(&self.aws.cloudformation).await;
-            let keep_bucket = self.check_unused(stacks).await?;
+            let keep_bucket = self.check_unused(&self.find_stacks().await?)?;
             tokio::try_join!(self.delete_table(), self.delete_artifacts(keep_bucket))
         };
         let rest = signals.or_stopped(rest).await;
@@ -230,13 +234,39 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
+    /// All stacks of the region; none if these credentials may not list them, which [`Removal::prepare`] has accepted.
+    async fn find_stacks(&self) -> anyhow::Result<Vec<Stack>> {
+        if self.lists_stacks {
+            cloudformation::find_all(&self.aws.cloudformation).await
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Warns a caller who may not list the stacks that others may use what is to be deleted. Refuses to delete a table that was not
+    /// created for this stack: another one uses it or did.
+    fn continue_without_stacks(&self, denied: anyhow::Error) -> anyhow::Result<Vec<Stack>> {
+        let owner = self.table.as_ref().map(|table| table.stack.as_deref());
+        if owner.is_some_and(|owner| owner != Some(&self.args.removal.place.stack_name)) {
+            return Err(denied);
+        }
+        let table = self.table.as_ref().map(|table| format!("table `{}`", table.name));
+        let bucket = self.bucket.as_ref().map(|_| "the stack's artifacts".to_owned());
+        let used: Vec<_> = table.into_iter().chain(bucket).collect();
+        if !used.is_empty() {
+            self.printer.message(format_args!(
+                "warning: these credentials may not list the stacks, so another one may use {}, too",
+                used.join(" and ")
+            ));
+        }
+        Ok(Vec::new())
+    }
+
     /// Refuses to delete an API while nodes of a cluster of the region call it: without it, they can neither join nor leave. A caller
     /// who may not list the stacks is trusted.
-    fn check_clusters(&self, stacks: &anyhow::Result<Vec<Stack>>) -> Result<(), Failure> {
-        let (Some(api), Ok(stacks)) = (&self.stack, stacks) else {
-            return Ok(());
-        };
-        let Some(cluster) = stack::cluster_with(api, stacks) else {
+    fn check_clusters(&self, stacks: &[Stack]) -> Result<(), Failure> {
+        let Some(cluster) = self.stack.as_ref().and_then(|api| stack::cluster_with(api, stacks))
+        else {
             return Ok(());
         };
         let (name, cluster) = (&self.args.removal.place.stack_name, cluster.name().to_owned());
@@ -248,14 +278,7 @@ impl<'a> Removal<'a> {
     }
 
     /// Refuses if another stack of the region uses what is to be deleted. Returns whether another one uses the bucket.
-    async fn check_unused(&self, stacks: anyhow::Result<Vec<Stack>>) -> anyhow::Result<bool> {
-        if self.table.is_none() && self.bucket.is_none() {
-            return Ok(false);
-        }
-        let stacks = match stacks {
-            Err(error) if Failure::is_denial(&error) => self.find_table_owner(error).await?,
-            stacks => stacks?,
-        };
+    fn check_unused(&self, stacks: &[Stack]) -> Result<bool, Failure> {
         let own = self.stack.as_ref().map(|stack| stack.id.as_str());
         let others = || stacks.iter().filter(|stack| Some(stack.id.as_str()) != own);
         if let Some(table) = &self.table {
@@ -276,27 +299,6 @@ impl<'a> Removal<'a> {
         Ok(others().any(|stack| in_bucket(&stack)))
     }
 
-    /// The stack that the table's tag names, for a caller who may not list the stacks.
-    async fn find_table_owner(&self, denied: anyhow::Error) -> anyhow::Result<Vec<Stack>> {
-        let Some(table) = &self.table else {
-            return Ok(Vec::new());
-        };
-        match &table.stack {
-            Some(owner) if *owner == self.args.removal.place.stack_name => {
-                self.printer.message(format_args!(
-                    "warning: these credentials are not allowed to list stacks, so another stack might use table `{}`",
-                    table.name
-                ));
-                Ok(Vec::new())
-            }
-            Some(owner) => {
-                let owner = cloudformation::find(&self.aws.cloudformation, owner).await?;
-                Ok(owner.into_iter().collect())
-            }
-            None => Err(denied),
-        }
-    }
-
     /// Returns whether there was a table, and the ARN of its backup.
     async fn delete_table(&self) -> anyhow::Result<(bool, Option<String>)> {
         let Some(Table { name, status, .. }) = &self.table else {
@@ -308,10 +310,9 @@ impl<'a> Removal<'a> {
             let arn = dynamodb::back_up(&self.aws.dynamodb, name).await?;
             step.done(&arn);
             backup_arn = Some(arn);
+            // A backup can take minutes, in which somebody else may have deployed.
+            self.check_unused(&self.find_stacks().await?)?;
         }
-        // The backup may have taken minutes, in which somebody else may have deployed.
-        let stacks = cloudformation::find_all(&self.aws.cloudformation).await;
-        self.check_unused(stacks).await?;
         let step = self.printer.step("table");
         let deleted = dynamodb::delete(&self.aws.dynamodb, name).await?;
         step.done("deleted");

@@ -97,6 +97,31 @@ fn a_table_of_two_stacks_goes_with_the_last() {
 }
 
 #[test]
+fn without_the_list_of_stacks_only_the_own_table_is_deleted() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    user.deploy(artifact::small_zip(), &["--stack-name", "a"]).ended_with(0);
+    user.deploy(artifact::small_zip(), &["--stack-name", "b", "--yes"]).ended_with(0);
+    user.run(&["destroy", "--yes", "--stack-name", "a"]).ended_with(0);
+    let proxy = Proxy::start(&aws);
+    proxy.fault(|call| {
+        let lists = call.name == "cloudformation:DescribeStacks";
+        (lists && call.parameter("StackName").is_empty()).then(|| Fault::denied(call))
+    });
+    // The table was created for a stack that is gone; stacks that use it are not known.
+    let before = aws.inventory();
+    destroy(&proxy.user(), &["--stack-name", "b"]).failed(1, "cannot list the stacks");
+    assert_eq!(aws.inventory(), before, "nothing is half-deleted");
+    user.run(&["destroy", "--yes", "--stack-name", "b"]).ended_with(0);
+
+    let named = ["--stack-name", "a", "--table-name", "cb-bootstrap", "--delete-artifacts"];
+    let destroyed = destroy(&proxy.user(), &named).ended_with(0);
+    let warning = "so another one may use table `cb-bootstrap` and the stack's artifacts, too";
+    assert_eq!(destroyed.stderr.matches(warning).count(), 1, "{destroyed}");
+    assert_eq!(tables(&aws), json!([]));
+}
+
+#[test]
 fn artifacts_of_another_stack_stay() {
     let aws = MiniStack::start();
     let user = aws.user();
