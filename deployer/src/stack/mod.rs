@@ -167,8 +167,10 @@ impl Stack {
         endpoints.any(|it| it.trim_end_matches('/') == url.trim_end_matches('/'))
     }
 
+    /// The API's table. A template with fixed values, such as one that CDK includes, has no parameter, but keeps the output.
     pub fn table(&self) -> Option<&str> {
-        self.parameters.get("TableName").map(String::as_str)
+        let table = self.parameters.get("TableName").or_else(|| self.outputs.get("TableName"));
+        table.map(String::as_str)
     }
 
     /// The Couchbase cluster, if it is the stack of one.

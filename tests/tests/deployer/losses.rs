@@ -97,6 +97,23 @@ fn a_table_of_two_stacks_goes_with_the_last() {
 }
 
 #[test]
+fn a_table_of_a_stack_without_parameters_stays() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    user.deploy(artifact::small_zip(), &[]).ended_with(0);
+    // As by CDK, which replaces the template's parameters.
+    aws.boto(
+        "client('cloudformation').create_stack(StackName='cdk', TemplateBody=json.dumps({\
+         'Description': 'cbbootstrap: by CDK', 'Resources': {'Q': {'Type': 'AWS::SQS::Queue'}}, \
+         'Outputs': {'TableName': {'Value': 'cb-bootstrap'}}}))",
+    );
+    destroy(&user, &[]).failed(5, "table `cb-bootstrap` is used by stack `cdk`");
+    aws.boto("client('cloudformation').delete_stack(StackName='cdk')");
+    destroy(&user, &["--no-backup"]).ended_with(0);
+    assert_eq!(tables(&aws), json!([]));
+}
+
+#[test]
 fn without_the_list_of_stacks_only_the_own_table_is_deleted() {
     let aws = MiniStack::start();
     let user = aws.user();
