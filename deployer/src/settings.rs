@@ -128,6 +128,13 @@ pub struct StackOptions {
     pub protect: Option<bool>,
 }
 
+impl StackOptions {
+    /// Whether anybody may call the API.
+    pub fn is_public(&self) -> bool {
+        self.auth == Auth::None && !self.require_secret
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct WaitArgs {
     /// How long to wait for another deployment to finish; `0s` fails at once [default: 30m; asks first on a terminal]

@@ -106,7 +106,7 @@ impl StackSurvey {
         let Target { place, table, stack, .. } = target;
         let (name, before) = (&place.stack_name, self.stack.as_ref());
         let mut risks =
-            stack::risks(name, before, self.action, &table.table_name, owner, stack.auth);
+            stack::risks(name, before, self.action, &table.table_name, owner, stack.is_public());
         risks.extend(stack::lost_domain(before, stack.domain.endpoint().as_deref()));
         risks
     }

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     DesiredStack, Stack, StackEvent, StackStatus, StackStatus as S, aws_command, failed, name_in,
 };
-use crate::{
-    failure::{Exit, Failure},
-    values::Auth,
-};
+use crate::failure::{Exit, Failure};
 
 /// What a deployment does next. Only `Create` and `Update` reach its goal; after the others it reads the stack again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +137,12 @@ pub enum Risk {
         table: String,
         owner: String,
     },
-    OpenApi,
+    /// Anybody may call an API that accepts only these calls now.
+    OpenApi {
+        calls: &'static str,
+        /// The option that restricts it to them.
+        option: &'static str,
+    },
     /// The URL on the API's own domain would no longer answer.
     OtherEndpoint {
         current: String,
@@ -159,8 +161,8 @@ impl Risk {
             Self::SharedTable { table, owner } => format!(
                 "Table `{table}` was created for stack `{owner}`. While both stacks use it, they serve the same clusters. Continue?"
             ),
-            Self::OpenApi => format!(
-                "The API of stack `{stack}` accepts only signed requests; without `--auth iam`, anyone who knows its URL can call it. Continue?"
+            Self::OpenApi { calls, option } => format!(
+                "The API of stack `{stack}` accepts only {calls}; without `{option}`, anyone who knows its URL can call it. Continue?"
             ),
             Self::OtherEndpoint { current } => format!(
                 "Nodes may call the API of stack `{stack}` at {current}, which will no longer answer. Continue?"
@@ -180,7 +182,9 @@ impl Risk {
             Self::SharedTable { table, owner } => {
                 format!("uses table `{table}`, which was created for stack `{owner}`")
             }
-            Self::OpenApi => "makes the API public; it now accepts only signed requests".to_owned(),
+            Self::OpenApi { calls, .. } => {
+                format!("makes the API public; it now accepts only {calls}")
+            }
             Self::OtherEndpoint { current } => {
                 format!("removes the endpoint {current}, which nodes may call")
             }
@@ -190,14 +194,14 @@ impl Risk {
 }
 
 /// What a deployment of stack `name` must ask about before it changes anything. `table_owner` is the stack for which the table
-/// was created.
+/// was created, and `is_public` says whether anybody may call the API afterwards.
 pub fn risks(
     name: &str,
     stack: Option<&Stack>,
     action: StackAction,
     table: &str,
     table_owner: Option<&str>,
-    auth: Auth,
+    is_public: bool,
 ) -> Vec<Risk> {
     let mut risks = Vec::new();
     let current = stack.and_then(Stack::table);
@@ -210,8 +214,8 @@ pub fn risks(
     if let Some(current) = current.filter(|current| *current != table) {
         risks.push(Risk::OtherTable { current: current.to_owned(), desired: table.to_owned() });
     }
-    if (stack.auth(), auth) == (Auth::Iam, Auth::None) {
-        risks.push(Risk::OpenApi);
+    if let Some((calls, option)) = stack.restriction().filter(|_| is_public) {
+        risks.push(Risk::OpenApi { calls, option });
     }
     if action == StackAction::ReplaceUsed {
         risks.push(Risk::ReplaceUsedStack { status: stack.status.clone() });

@@ -86,10 +86,7 @@ pub struct DesiredStack {
 impl DesiredStack {
     /// Whether it is an API that anybody may call.
     pub fn is_public_api(&self) -> bool {
-        let is = |name: &str, value: &str| {
-            self.parameters.get(name).is_some_and(|current| current == value)
-        };
-        is("AuthorizationType", Auth::None.authorization_type()) && is("RequireSecret", "false")
+        self.parameters.contains_key("AuthorizationType") && restriction(&self.parameters).is_none()
     }
 
     pub fn all_tags(&self) -> BTreeMap<String, String> {
@@ -145,12 +142,12 @@ impl Stack {
 
     /// The callers that its API accepts. A stack of an older template has no such parameter, and accepts all.
     pub fn auth(&self) -> Auth {
-        let parameter = self.parameters.get("AuthorizationType");
-        if parameter.is_some_and(|value| value == Auth::Iam.authorization_type()) {
-            Auth::Iam
-        } else {
-            Auth::None
-        }
+        if is_signed(&self.parameters) { Auth::Iam } else { Auth::None }
+    }
+
+    /// The only calls that its API accepts, and the option that restricts it to them; `None` if anybody may call it.
+    pub fn restriction(&self) -> Option<(&'static str, &'static str)> {
+        restriction(&self.parameters)
     }
 
     /// The API's own domain name, and its endpoint by API Gateway's.
@@ -216,6 +213,21 @@ impl Stack {
         Err(Failure::new(format!("stack `{name}` is protected against deletion"))
             .hint(format!("`{disable}` disables it{deploy}"))
             .exit(Exit::NeedsDecision))
+    }
+}
+
+fn is_signed(parameters: &BTreeMap<String, String>) -> bool {
+    let parameter = parameters.get("AuthorizationType");
+    parameter.is_some_and(|value| value == Auth::Iam.authorization_type())
+}
+
+fn restriction(parameters: &BTreeMap<String, String>) -> Option<(&'static str, &'static str)> {
+    if is_signed(parameters) {
+        Some(("signed requests", "--auth iam"))
+    } else if parameters.get("RequireSecret").is_some_and(|value| value == "true") {
+        Some(("calls with a cluster's token", "--require-secret"))
+    } else {
+        None
     }
 }
 

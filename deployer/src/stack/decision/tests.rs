@@ -171,7 +171,7 @@ fn a_stack_is_up_to_date_if_nothing_but_comments_differs() {
 
 #[test]
 fn another_table_needs_consent() {
-    let risks = |stack, table| risks("s", stack, StackAction::Update, table, None, Auth::None);
+    let risks = |stack, table| risks("s", stack, StackAction::Update, table, None, true);
     let deployed = stack("CREATE_COMPLETE", "old");
     assert_eq!(risks(None, "t"), []);
     assert_eq!(risks(Some(&deployed), "old"), []);
@@ -190,7 +190,7 @@ fn the_table_of_another_stack_needs_consent() {
         (Some(deployed("old")), Some("other"), true),
         (Some(deployed("old")), Some("s"), false),
     ] {
-        let risks = risks("s", stack.as_ref(), StackAction::Update, "t", owner, Auth::None);
+        let risks = risks("s", stack.as_ref(), StackAction::Update, "t", owner, true);
         let asked = risks.iter().any(|risk| matches!(risk, Risk::SharedTable { .. }));
         assert_eq!(asked, asks, "{stack:?} {owner:?}");
     }
@@ -198,18 +198,26 @@ fn the_table_of_another_stack_needs_consent() {
 
 #[test]
 fn opening_an_api_needs_consent() {
-    for (current, desired, asks) in [
-        (Some("AWS_IAM"), Auth::None, true),
-        (Some("AWS_IAM"), Auth::Iam, false),
-        (Some("NONE"), Auth::None, false),
-        (Some("NONE"), Auth::Iam, false),
-        (None, Auth::None, false),
+    for (auth, secret, is_public, asked) in [
+        (Some("AWS_IAM"), Some("false"), true, Some("signed requests; without `--auth iam`")),
+        (Some("AWS_IAM"), Some("false"), false, None),
+        (Some("NONE"), Some("true"), true, Some("token; without `--require-secret`")),
+        (Some("NONE"), Some("true"), false, None),
+        (Some("NONE"), Some("false"), true, None),
+        (Some("NONE"), Some("false"), false, None),
+        // An older template, or a Couchbase cluster.
+        (Some("AWS_IAM"), None, true, Some("signed requests")),
+        (None, None, true, None),
     ] {
         let mut stack = stack("CREATE_COMPLETE", "t");
-        let parameter = current.map(|it| ("AuthorizationType".to_owned(), it.to_owned()));
-        stack.parameters.extend(parameter);
-        let risks = risks("s", Some(&stack), StackAction::Update, "t", None, desired);
-        assert_eq!(risks == [Risk::OpenApi], asks, "{current:?} to {desired:?}");
+        for (name, value) in [("AuthorizationType", auth), ("RequireSecret", secret)] {
+            stack.parameters.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+        }
+        let risks = risks("s", Some(&stack), StackAction::Update, "t", None, is_public);
+        let questions: Vec<_> = risks.iter().map(|risk| risk.question("s")).collect();
+        let case = format!("{auth:?}, {secret:?}, {is_public}: {questions:?}");
+        assert_eq!(questions.len(), usize::from(asked.is_some()), "{case}");
+        assert!(asked.is_none_or(|asked| questions[0].contains(asked)), "{case}");
     }
 }
 
@@ -239,7 +247,7 @@ fn losing_the_endpoint_of_a_domain_needs_consent() {
 fn replacing_a_used_stack_needs_consent() {
     let stack = stack("DELETE_FAILED", "t");
     let status = stack.status.clone();
-    let risks = |action| risks("s", Some(&stack), action, "t", None, Auth::None);
+    let risks = |action| risks("s", Some(&stack), action, "t", None, true);
     assert_eq!(risks(StackAction::ReplaceUsed), [Risk::ReplaceUsedStack { status }]);
     assert_eq!(risks(StackAction::Replace), []);
 }
