@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{DesiredStack, Stack};
 
-/// Types of resources whose deletion loses data, and which data.
+/// Types of resources whose deletion loses something, and what.
 const STATEFUL: &[(&str, &str)] = &[
     ("AWS::ApiGatewayV2::Api", "the endpoint that nodes call"),
     ("AWS::Logs::LogGroup", "the logs in it"),
@@ -19,6 +19,45 @@ const STATEFUL: &[(&str, &str)] = &[
     ("AWS::AutoScaling::AutoScalingGroup", "the nodes and their data"),
     ("AWS::SecretsManager::Secret", "the secret that nodes and clients use"),
     ("AWS::KMS::Key", "the key that its encrypted data needs"),
+];
+
+/// Types of resources that hold nothing: settings, which the template contains. Others may hold data: a team may have added any
+/// resource to the template.
+const STATELESS: &[&str] = &[
+    "AWS::ApiGatewayV2::ApiMapping",
+    "AWS::ApiGatewayV2::Authorizer",
+    // `Risk::OtherEndpoint` asks about it.
+    "AWS::ApiGatewayV2::DomainName",
+    "AWS::ApiGatewayV2::Integration",
+    "AWS::ApiGatewayV2::Route",
+    "AWS::ApiGatewayV2::Stage",
+    "AWS::AutoScaling::LifecycleHook",
+    "AWS::AutoScaling::ScalingPolicy",
+    "AWS::AutoScaling::ScheduledAction",
+    "AWS::CDK::Metadata",
+    "AWS::CloudWatch::Alarm",
+    "AWS::CloudWatch::CompositeAlarm",
+    "AWS::CloudWatch::Dashboard",
+    "AWS::EC2::LaunchTemplate",
+    "AWS::EC2::SecurityGroup",
+    "AWS::EC2::SecurityGroupEgress",
+    "AWS::EC2::SecurityGroupIngress",
+    "AWS::Events::Rule",
+    "AWS::IAM::InstanceProfile",
+    "AWS::IAM::ManagedPolicy",
+    "AWS::IAM::Policy",
+    "AWS::IAM::Role",
+    "AWS::IAM::RolePolicy",
+    "AWS::Lambda::Alias",
+    "AWS::Lambda::EventInvokeConfig",
+    "AWS::Lambda::Function",
+    "AWS::Lambda::Permission",
+    "AWS::Lambda::Version",
+    "AWS::Logs::MetricFilter",
+    "AWS::Logs::SubscriptionFilter",
+    "AWS::Route53::RecordSet",
+    "AWS::SNS::Subscription",
+    "AWS::WAFv2::WebACLAssociation",
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -127,24 +166,26 @@ pub fn value_changes(
 
 /// The losses when resources are removed or replaced, as predicates.
 pub fn losses(changes: &[Change]) -> Vec<String> {
-    changes
-        .iter()
-        .filter_map(|change| {
-            let what =
-                STATEFUL.iter().find_map(|(kind, what)| (*kind == change.kind).then_some(*what))?;
-            let how = match change.action.as_str() {
-                "Remove" => "removes",
-                _ if !change.replaced().is_empty() => "replaces",
-                _ => return None,
-            };
-            Some(format!("{how} `{}`, which deletes {what}", change.resource))
-        })
-        .collect()
+    let loss = |change: &Change| {
+        let how = match change.action.as_str() {
+            "Remove" => "removes",
+            _ if !change.replaced().is_empty() => "replaces",
+            _ => return None,
+        };
+        let Change { resource, kind, .. } = change;
+        match STATEFUL.iter().find(|(stateful, _)| stateful == kind) {
+            Some((_, what)) => Some(format!("{how} `{resource}`, which deletes {what}")),
+            None if STATELESS.contains(&kind.as_str()) => None,
+            None => Some(format!("{how} `{resource}` ({kind}), which deletes any data in it")),
+        }
+    };
+    changes.iter().filter_map(loss).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::template::{CLUSTER_TEMPLATE, TEMPLATE};
 
     fn change(action: &str, kind: &str, replacement: Option<&str>) -> Change {
         Change {
@@ -176,8 +217,29 @@ mod tests {
             (change("Add", api, None), None),
             (change("Modify", "AWS::Lambda::Function", Some("True")), None),
             (change("Remove", "AWS::IAM::Role", None), None),
+            (
+                change("Remove", "AWS::RDS::DBInstance", None),
+                Some("removes `R` (AWS::RDS::DBInstance) and with it any data in it"),
+            ),
+            (
+                change("Modify", "Our::Own::Store", Some("Conditional")),
+                Some("replaces `R` (Our::Own::Store) and with it any data in it"),
+            ),
+            (change("Modify", "AWS::RDS::DBInstance", Some("False")), None),
         ] {
             assert_eq!(losses(std::slice::from_ref(&change)), Vec::from_iter(expected), "{change}");
+        }
+    }
+
+    #[test]
+    fn the_types_of_the_templates_are_known() {
+        for template in [TEMPLATE, CLUSTER_TEMPLATE] {
+            let template: serde_yaml::Value = serde_yaml::from_str(template).unwrap();
+            for (name, resource) in template["Resources"].as_mapping().unwrap() {
+                let kind = resource["Type"].as_str().unwrap();
+                let is_stateful = STATEFUL.iter().any(|(stateful, _)| *stateful == kind);
+                assert!(is_stateful != STATELESS.contains(&kind), "{name:?} {kind}");
+            }
         }
     }
 

@@ -396,12 +396,12 @@ fn losing_stored_data_needs_confirmation() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let proxy = Proxy::start(&aws);
     let user = proxy.user();
-    // A stack of an earlier template, with a log group that is no longer in it.
+    // A stack of an earlier template, with a log group that is no longer in it, and a queue that somebody added.
     let template =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../templates/stack.yaml"))
             .unwrap();
     let older = template
-        .replace("\nOutputs:\n", "\n  OldLogs:\n    Type: AWS::Logs::LogGroup\n\nOutputs:\n");
+        .replace("\nOutputs:\n", "\n  OldLogs:\n    Type: AWS::Logs::LogGroup\n\n  Queue:\n    Type: AWS::SQS::Queue\n\nOutputs:\n");
     user.deploy(artifact::small_zip(), &[]).document();
     let file = directory.path().join("older.yaml");
     fs::write(&file, &older).unwrap();
@@ -412,8 +412,9 @@ fn losing_stored_data_needs_confirmation() {
         file.display()
     ));
     let lost = "removes `OldLogs`, which deletes the logs in it";
+    let queue = "removes `Queue` (AWS::SQS::Queue), which deletes any data in it";
     let planned = user.plan(artifact::small_zip(), &[]);
-    assert_eq!(planned["losses"], json!([lost]), "{planned}");
+    assert_eq!(planned["losses"], json!([lost, queue]), "{planned}");
     let mut args = vec![
         "deploy",
         "--no-smoke",
