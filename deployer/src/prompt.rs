@@ -2,13 +2,29 @@
 
 use std::io::IsTerminal;
 
+use cbbootstrap_cli::environment::variable;
+
 use crate::{
     failure::{Exit, Failure},
     printer::Printer,
 };
 
+/// Whether somebody can answer a question.
 pub fn is_interactive() -> bool {
-    std::io::stdin().is_terminal()
+    obstacle().is_none()
+}
+
+/// Why nobody can see or answer a question. Some CI systems give their jobs a terminal, at which nobody sits.
+fn obstacle() -> Option<&'static str> {
+    if !std::io::stdin().is_terminal() {
+        Some("stdin is not a terminal")
+    } else if !std::io::stderr().is_terminal() {
+        Some("stderr is not a terminal")
+    } else if variable("CI").is_some_and(|ci| !ci.eq_ignore_ascii_case("false")) {
+        Some("`CI` is set")
+    } else {
+        None
+    }
 }
 
 /// Continues only with the user's consent, which `yes` gives in advance.
@@ -16,10 +32,9 @@ pub async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Re
     if yes {
         return Ok(());
     }
-    if !is_interactive() {
-        let message = "confirmation needed, but stdin is not a terminal";
-        let failure = Failure::usage(format!("{message}: {question}"));
-        return Err(failure.hint("pass `--yes` to confirm").into());
+    if let Some(obstacle) = obstacle() {
+        let message = format!("confirmation needed, but {obstacle}: {question}");
+        return Err(Failure::usage(message).hint("pass `--yes` to confirm").into());
     }
     if ask(question, printer).await? {
         return Ok(());

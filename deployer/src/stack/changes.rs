@@ -219,11 +219,11 @@ mod tests {
             (change("Remove", "AWS::IAM::Role", None), None),
             (
                 change("Remove", "AWS::RDS::DBInstance", None),
-                Some("removes `R` (AWS::RDS::DBInstance) and with it any data in it"),
+                Some("removes `R` (AWS::RDS::DBInstance), which deletes any data in it"),
             ),
             (
                 change("Modify", "Our::Own::Store", Some("Conditional")),
-                Some("replaces `R` (Our::Own::Store) and with it any data in it"),
+                Some("replaces `R` (Our::Own::Store), which deletes any data in it"),
             ),
             (change("Modify", "AWS::RDS::DBInstance", Some("False")), None),
         ] {

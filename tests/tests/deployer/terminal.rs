@@ -203,6 +203,36 @@ fn deploy_asks_whether_to_wait_for_another_deployment() {
 }
 
 #[test]
+fn a_pipeline_with_a_terminal_is_not_asked() {
+    let scene = Scene::deployed();
+    let pipeline = scene.proxy.user().with("CI", "true");
+    let mut terminal = wide(&pipeline, &["destroy"]);
+    assert_eq!(terminal.wait(), Some(2), "{}", terminal.screen());
+    let refusal = "confirmation needed, but `CI` is set: Delete in us-east-1";
+    assert!(terminal.screen().contains(refusal), "{}", terminal.screen());
+    assert_eq!(scene.proxy.count("cloudformation:DeleteStack"), 0);
+
+    // It waits for another deployment without a question.
+    scene.proxy.play(
+        Play::now()
+            .stack("UPDATE_IN_PROGRESS")
+            .after(Duration::from_secs(2))
+            .stack("UPDATE_COMPLETE")
+            .then_real(),
+    );
+    let mut terminal = wide(&pipeline, &["deploy", "--no-smoke", "--function-zip", scene.changed]);
+    assert_eq!(terminal.wait(), Some(0), "{}", terminal.screen());
+
+    for value in ["", "false"] {
+        let person = scene.proxy.user().with("CI", value);
+        let mut terminal = wide(&person, &["destroy"]);
+        terminal.wait_for("[y/N]");
+        terminal.type_line("n");
+        assert_eq!(terminal.wait(), Some(4), "{}", terminal.screen());
+    }
+}
+
+#[test]
 fn ctrl_c_cancels_the_update() {
     let scene = Scene::deployed();
     scene.proxy.play(Play::on("ExecuteChangeSet").instead().stack("UPDATE_IN_PROGRESS"));
