@@ -41,13 +41,13 @@ impl Follower<'_> {
         let mut cancellation = Cancellation::None;
         let status = loop {
             let signal = tokio::select! {
-                status = watch.settle(step) => break status.map_err(|it| self.lost(it))?,
+                status = watch.settle(step) => {
+                    break status.map_err(|it| self.lost(operation, cancellation, it))?;
+                }
                 signal = signals.next() => signal,
             };
             let Some(reverse) = signals::reaction(operation, cancellation, signal) else {
-                let is_cancelled = cancellation == Cancellation::Accepted;
-                let under_way = operation.reverse().filter(|_| is_cancelled).unwrap_or(operation);
-                return Err(self.detached(under_way, signal));
+                return Err(self.detached(operation, cancellation, signal));
             };
             let cancels = match reverse {
                 Operation::Delete => "deleting the new stack",
@@ -58,7 +58,9 @@ impl Follower<'_> {
             ));
             let cancelled = tokio::select! {
                 cancelled = self.cancel(reverse, &mut watch) => cancelled,
-                signal = signals.next() => return Err(self.detached(reverse, signal)),
+                signal = signals.next() => {
+                    return Err(self.detached(operation, Cancellation::Accepted, signal));
+                }
             };
             cancellation = match cancelled {
                 Ok(true) => Cancellation::Accepted,
@@ -105,19 +107,34 @@ impl Follower<'_> {
         self.place.command("status --wait")
     }
 
-    fn lost(self, failure: Failure) -> Failure {
+    /// How to learn the end of a change that this run no longer follows, and to finish what follows it, as a hint.
+    fn continuation(self, operation: Operation, cancellation: Cancellation) -> String {
         let status = self.status_command();
-        failure.also(&format!("the stack keeps changing; `{status}` shows the result"))
+        match (operation, cancellation) {
+            // `status` fails once the stack is gone.
+            (Operation::Delete, _) => "run the same command again to continue".to_owned(),
+            (Operation::Create, Cancellation::Accepted) => {
+                format!("`{}` waits until it is deleted", self.place.command("destroy"))
+            }
+            (_, Cancellation::Accepted) => format!("`{status}` shows the result"),
+            _ => format!("`{status}` shows the result; then run the same command again to finish"),
+        }
     }
 
-    fn detached(self, operation: Operation, signal: Signal) -> anyhow::Error {
-        let (name, status) = (&self.place.stack_name, self.status_command());
-        let hint = match operation {
-            Operation::Delete => format!("`{status}` waits until there is no such stack"),
-            _ => format!("`{status}` shows the result"),
-        };
+    fn lost(self, operation: Operation, cancellation: Cancellation, failure: Failure) -> Failure {
+        let continuation = self.continuation(operation, cancellation);
+        failure.also(&format!("the stack keeps changing; {continuation}"))
+    }
+
+    fn detached(
+        self,
+        operation: Operation,
+        cancellation: Cancellation,
+        signal: Signal,
+    ) -> anyhow::Error {
+        let name = &self.place.stack_name;
         Failure::new(format!("stopped by {signal}; stack `{name}` keeps changing"))
-            .hint(hint)
+            .hint(self.continuation(operation, cancellation))
             .exit(Exit::Stopped)
             .into()
     }

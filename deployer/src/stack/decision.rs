@@ -296,6 +296,7 @@ pub fn verdict(
         return match cancellation {
             Cancellation::None => Ok(()),
             _ => Err(Failure::new(format!("Ctrl-C came too late: stack `{name}` is in {status}"))
+                .hint("run the same command again to finish")
                 .exit(Exit::Stopped)),
         };
     }

@@ -544,6 +544,8 @@ fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
     let (status, said) = update.end();
     assert_eq!(status, Some(4), "{said}");
     assert!(said.contains("stopped by SIGTERM") && said.contains("keeps changing"), "{said}");
+    let finish = "shows the result; then run the same command again to finish";
+    assert!(said.contains(finish), "{said}");
     assert_eq!(scene.proxy.count("cloudformation:CancelUpdateStack"), 0);
 
     // Too late: the update is done before it can be cancelled.
@@ -560,6 +562,7 @@ fn the_first_ctrl_c_cancels_an_update_and_the_second_leaves_it() {
     let (status, said) = update.end();
     assert_eq!(status, Some(4), "{said}");
     assert!(said.contains("too late"), "{said}");
+    assert!(said.contains("hint: run the same command again to finish"), "{said}");
 }
 
 #[test]
@@ -683,6 +686,7 @@ fn a_deletion_continues_after_an_interrupt() {
     let (status, said) = destruction.end();
     assert_eq!(status, Some(4), "{said}");
     assert!(said.contains("stopped by Ctrl-C") && said.contains("keeps changing"), "{said}");
+    assert!(said.contains("hint: run the same command again to continue"), "{said}");
 
     scene.proxy.reset();
     scene.proxy.play(
