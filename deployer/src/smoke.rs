@@ -192,7 +192,17 @@ impl Tester {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
-    use super::*;
+    use cbbootstrap_protocol::rules::CLOCK_SKEW;
+
+    use super::{steps::LEASE_SECONDS, *};
+
+    #[test]
+    fn leases_outlast_the_test() {
+        let throttled = THROTTLED * u32::try_from(Clusters::new().rounds(false).len()).unwrap();
+        // The steps themselves may take as long again.
+        let longest = 2 * (WARM_UP + throttled + CLOCK_SKEW);
+        assert!(Duration::from_secs(LEASE_SECONDS) > longest, "{longest:?}");
+    }
 
     #[test]
     fn hint_depends_on_who_refused() {

@@ -1,6 +1,6 @@
 //! The steps of the smoke test and the answers that they expect.
 
-use cbbootstrap_protocol::{names::SMOKE_TEST_PREFIX, wire};
+use cbbootstrap_protocol::names::SMOKE_TEST_PREFIX;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -9,6 +9,9 @@ use super::client::{Authorization, escape};
 /// The nodes that ask.
 const FIRST: &str = "node-1.smoke.invalid";
 const SECOND: &str = "node-2.smoke.invalid";
+
+/// The lease of each claim. It outlasts the test: a lapsed claim would be taken over by the second node.
+pub const LEASE_SECONDS: u64 = 300;
 
 // Answers in the words of `Answer`. An answer may be any of those between "or", and `…` stands for any text.
 const SERVICE: &str = "200, cbbootstrap …";
@@ -137,9 +140,8 @@ fn node(id: &str, node: &str) -> Value {
     json!({"cluster_id": id, "node_ip_addr_or_hostname": node})
 }
 
-/// A claim with the shortest lease.
 fn claim(id: &str, name: &str) -> Value {
-    with(node(id, name), "lease_seconds", *wire::LEASE_SECONDS.start())
+    with(node(id, name), "lease_seconds", LEASE_SECONDS)
 }
 
 fn with(mut body: Value, field: &str, value: u64) -> Value {
