@@ -2,6 +2,7 @@
 //!
 //! It is not part of the stack, so that updating or deleting the stack cannot lose the clusters' records.
 
+mod removal;
 mod requirements;
 mod settings;
 
@@ -19,22 +20,19 @@ use aws_sdk_dynamodb::{
         describe_time_to_live::DescribeTimeToLiveError,
     },
     types::{
-        AttributeDefinition, BackupStatus, BillingMode, ContinuousBackupsStatus, KeySchemaElement,
-        KeyType, PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
+        AttributeDefinition, BillingMode, ContinuousBackupsStatus, KeySchemaElement, KeyType,
+        PointInTimeRecoverySpecification, PointInTimeRecoveryStatus, ScalarAttributeType,
         TableDescription, TableStatus, Tag, TimeToLiveSpecification, TimeToLiveStatus,
     },
 };
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
-use jiff::Timestamp;
 use serde::Serialize;
 
 use requirements::{check_key, has_weak_replicas};
+pub use removal::{back_up, delete};
 pub use settings::TableSettings;
 
-use super::{
-    error::{Answer, explain},
-    poll::Poll,
-};
+use super::{error::Answer, poll::Poll};
 use crate::{
     failure::{Exit, Failure},
     stack::{OWNER_TAG, STACK_TAG, region_in},
@@ -394,67 +392,6 @@ async fn recovery(
     }))
 }
 
-/// Makes an on-demand backup of the table and waits until it is complete. Returns its ARN.
-pub async fn back_up(client: &Client, name: &str) -> anyhow::Result<String> {
-    let what = format!("cannot back up table `{name}`");
-    let time = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
-    // A backup's name has at most 255 characters, as a table's has.
-    let end = name.len().min(255 - time.len() - 1);
-    let backup_name = format!("{}-{time}", &name[..end]);
-    let backup = client.create_backup().table_name(name).backup_name(backup_name);
-    let arn = CHANGE
-        .until(&what, async || {
-            let created = backup.clone().send().await;
-            let created = created.absent_on("TableInUseException");
-            Ok(unless_too_new(created, &what)?
-                .flatten()
-                .and_then(|it| Some(it.backup_details?.backup_arn)))
-        })
-        .await?;
-    CHANGE
-        .until(&format!("backup `{arn}` is not complete"), async || {
-            let backup = client.describe_backup().backup_arn(&arn).send().await;
-            let Some(backup) = backup.unless_transient(&what)? else {
-                return Ok(None);
-            };
-            let details = backup.backup_description.and_then(|it| it.backup_details);
-            let status = details.map(|details| details.backup_status);
-            Ok((status == Some(BackupStatus::Available)).then_some(()))
-        })
-        .await?;
-    Ok(arn)
-}
-
-/// Deletes the table and every record in it; `false` if it does not exist.
-pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
-    let what = format!("cannot delete table `{name}`");
-    let Some(table) = describe(client, name).await? else {
-        return Ok(false);
-    };
-    if table.table_status != Some(TableStatus::Deleting) {
-        if table.deletion_protection_enabled == Some(true) {
-            protect(client, name, false, &what).await?;
-        }
-        let deleted = client.delete_table().table_name(name).send().await;
-        match deleted {
-            Ok(_) => (),
-            // The SDK repeated a request whose answer was lost.
-            Err(_) if is_being_deleted(client, name).await => (),
-            Err(error) => {
-                let is_busy = error.code() == Some("ResourceInUseException");
-                let failure = explain(what, &error);
-                return Err(if is_busy { failure.exit(Exit::Busy) } else { failure }.into());
-            }
-        }
-    }
-    CHANGE
-        .until(&format!("table `{name}` is still being deleted"), async || {
-            Ok(describe(client, name).await?.is_none().then_some(()))
-        })
-        .await?;
-    Ok(true)
-}
-
 /// Turns deletion protection on or off, and waits for that.
 async fn protect(client: &Client, name: &str, is_on: bool, what: &str) -> anyhow::Result<()> {
     let update = client.update_table().table_name(name).deletion_protection_enabled(is_on);
@@ -470,11 +407,6 @@ async fn wait_for_update(client: &Client, name: &str) -> anyhow::Result<()> {
             Ok(table.is_none_or(|table| table.table_status != updating).then_some(()))
         })
         .await
-}
-
-async fn is_being_deleted(client: &Client, name: &str) -> bool {
-    let table = describe(client, name).await;
-    table.is_ok_and(|it| it.is_none_or(|it| it.table_status == Some(TableStatus::Deleting)))
 }
 
 #[cfg(test)]

@@ -256,3 +256,47 @@ fn a_table_that_is_deleted_while_its_stack_is_created_is_created_again() {
     assert!(deployed.stderr.contains("`cb-bootstrap` created again"), "{deployed}");
     assert_eq!(tables(&aws), json!(["cb-bootstrap"]));
 }
+
+#[test]
+fn a_table_that_cannot_be_deleted_is_protected_again() {
+    let aws = MiniStack::start();
+    aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
+    let proxy = Proxy::start(&aws);
+    let is_protected = || {
+        let table = "client('dynamodb').describe_table(TableName='cb-bootstrap')['Table']";
+        aws.boto(&format!("{table}['DeletionProtectionEnabled']"))
+    };
+    let options = ["--no-backup", "--table-name", "cb-bootstrap"];
+    proxy.fault(|call| (call.name == "dynamodb:DeleteTable").then(|| Fault::denied(call)));
+    let denied = destroy(&proxy.user(), &options).ended_with(1);
+    assert!(denied.stderr.contains("cannot delete table `cb-bootstrap`"), "{denied}");
+    assert!(!denied.stderr.contains("no longer protected"), "{denied}");
+    assert_eq!(is_protected(), json!(true));
+
+    proxy.fault(|call| {
+        let protects = call.parameters["DeletionProtectionEnabled"] == true;
+        (protects || call.name == "dynamodb:DeleteTable").then(|| Fault::denied(call))
+    });
+    let denied = destroy(&proxy.user(), &options).ended_with(1);
+    let hint = "--table-name arn:aws:dynamodb:us-east-1:000000000000:table/cb-bootstrap --deletion-protection-enabled";
+    assert!(denied.stderr.contains(hint), "{denied}");
+    assert_eq!(is_protected(), json!(false));
+}
+
+#[test]
+fn an_update_of_a_table_ends_before_its_deletion() {
+    let aws = MiniStack::start();
+    aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
+    let proxy = Proxy::start(&aws);
+    let mut reads = 0;
+    proxy.fault(move |call| {
+        reads += usize::from(call.name == "dynamodb:DescribeTable");
+        let is_updating = call.name == "dynamodb:DescribeTable" && reads < 4;
+        is_updating.then(|| Fault::Replace("ACTIVE".to_owned(), "UPDATING".to_owned()))
+    });
+    destroy(&proxy.user(), &["--no-backup"]).ended_with(0);
+    let calls: Vec<_> = proxy.calls().into_iter().map(|call| call.name).collect();
+    let change = calls.iter().position(|call| call == "dynamodb:UpdateTable").unwrap();
+    let reads = calls[..change].iter().filter(|call| *call == "dynamodb:DescribeTable");
+    assert!(reads.count() >= 4, "{calls:?}");
+}
