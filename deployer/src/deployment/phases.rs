@@ -197,7 +197,9 @@ impl<'a> Preparation<'a> {
         let Self { deployment: Deployment { printer, target, .. }, bucket, artifact, .. } = self;
         let step = printer.step("upload");
         let kms_key = target.stack.table.kms_key.as_deref();
-        if bucket.exists && bucket.holds(artifact, kms_key).await? {
+        // Another deployment may delete an artifact that no stack names before CloudFormation reads it. A new upload makes it the newest.
+        let is_named = self.survey.artifact_key() == Some(&bucket.key(artifact));
+        if bucket.exists && is_named && bucket.holds(artifact, kms_key).await? {
             step.done("the bucket has it already");
             return Ok(());
         }

@@ -474,6 +474,22 @@ fn artifacts_are_kept_by_count_and_by_name() {
 }
 
 #[test]
+fn an_artifact_that_is_used_again_becomes_the_newest() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    let old = artifact::small_zip();
+    user.deploy(old, &[]).ended_with(0);
+    user.deploy(artifact::small_zip_number(1), &[]).ended_with(0);
+    proxy.reset();
+    user.deploy(old, &[]).ended_with(0);
+    assert_eq!(proxy.count("s3:PutObject"), 1);
+    // The stack names it now, so nobody deletes it.
+    user.deploy(old, &["--parameter", "MemorySize=512"]).ended_with(0);
+    assert_eq!(proxy.count("s3:PutObject"), 1);
+}
+
+#[test]
 fn results_are_written_for_github_actions() {
     let (aws, directory) = (MiniStack::start(), tempdir().unwrap());
     let file = |name: &str| directory.path().join(name).display().to_string();
