@@ -28,8 +28,8 @@ use aws_sdk_dynamodb::{
 use cbbootstrap_function::table::{CLUSTER_ID, EXPIRES_AT};
 use serde::Serialize;
 
-use requirements::{check_key, has_weak_replicas};
 pub use removal::{back_up, delete};
+use requirements::{check_key, has_weak_replicas};
 pub use settings::TableSettings;
 
 use super::{error::Answer, poll::Poll};

@@ -31,7 +31,7 @@ use crate::{
     stack::{DesiredStack, Stack},
     template::{CLUSTER_TEMPLATE, TEMPLATE},
 };
-use phases::{Preparation, is_overtaken};
+use phases::{Preparation, reports_overtaking};
 
 /// How often others may change the stack before a deployment gives up.
 const ROUNDS: usize = 10;
@@ -116,7 +116,7 @@ impl<'a> Deployment<'a> {
             match discard_after(applied, draft, self.printer).await {
                 Ok(Some(applied)) => return signals.or_stopped(preparation.finish(applied)).await,
                 Ok(None) => (),
-                Err(error) if is_overtaken(&error) => {
+                Err(error) if reports_overtaking(&error) => {
                     let mut step = self.printer.step("stack");
                     step.line("another deployment changed the stack; reading it again");
                 }

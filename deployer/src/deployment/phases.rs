@@ -378,8 +378,8 @@ pub async fn build(source: ArtifactSource, printer: &Printer) -> anyhow::Result<
     Ok(artifact)
 }
 
-/// Whether someone else changed the stack after it was read.
-pub fn is_overtaken(error: &anyhow::Error) -> bool {
+/// Whether the error is that someone else changed the stack after it was read.
+pub fn reports_overtaking(error: &anyhow::Error) -> bool {
     Failure::find_in(error).is_some_and(|failure| failure.exit == Exit::Changed)
 }
 
@@ -391,7 +391,7 @@ pub async fn discard_after<T>(
 ) -> anyhow::Result<T> {
     let discarded = match draft {
         // The stack stays, even if it still looks empty: someone else is creating it.
-        Some(draft) if result.as_ref().is_err_and(is_overtaken) => draft.delete().await,
+        Some(draft) if result.as_ref().is_err_and(reports_overtaking) => draft.delete().await,
         Some(draft) => draft.discard().await,
         None => Ok(()),
     };
