@@ -1,7 +1,7 @@
 //! `init`: writes a `cbbootstrap.yaml` to fill in.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Write},
     path::Path,
 };
@@ -31,7 +31,10 @@ pub fn run(args: &InitArgs, printer: &Printer) -> anyhow::Result<()> {
 }
 
 fn write_new(path: &Path) -> Result<(), Failure> {
-    let written = File::create_new(path).and_then(|mut file| file.write_all(SAMPLE.as_bytes()));
+    let written = File::create_new(path).and_then(|mut file| {
+        // On a full disk, an incomplete file would be taken for the user's by the next attempt.
+        file.write_all(SAMPLE.as_bytes()).inspect_err(|_| drop(fs::remove_file(path)))
+    });
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => Failure::new(format!("`{}` already exists", path.display()))
             .hint("`--config FILE` writes to another file"),
