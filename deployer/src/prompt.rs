@@ -9,7 +9,7 @@ use crate::{
     printer::Printer,
 };
 
-/// Whether somebody can answer a question.
+/// Whether someone can answer a question.
 pub fn is_interactive() -> bool {
     obstacle().is_none()
 }

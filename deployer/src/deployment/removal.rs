@@ -255,7 +255,7 @@ impl<'a> Removal<'a> {
         let used: Vec<_> = table.into_iter().chain(bucket).collect();
         if !used.is_empty() {
             self.printer.message(format_args!(
-                "warning: these credentials may not list the stacks, so another one may use {}, too",
+                "warning: these credentials are not allowed to list stacks, so another stack might use {}",
                 used.join(" and ")
             ));
         }
@@ -310,7 +310,7 @@ impl<'a> Removal<'a> {
             let arn = dynamodb::back_up(&self.aws.dynamodb, name).await?;
             step.done(&arn);
             backup_arn = Some(arn);
-            // A backup can take minutes, in which somebody else may have deployed.
+            // A backup can take minutes, in which someone else may have deployed.
             self.check_unused(&self.find_stacks().await?)?;
         }
         let step = self.printer.step("table");
