@@ -26,6 +26,7 @@ use cbbootstrap_tests::{
     server::Stub,
 };
 use rlimit::{Resource, prlimit};
+use serde_json::json;
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
     let answer = node.call("POST", path, form, Some(LOGIN)).unwrap();
@@ -821,6 +822,33 @@ fn systemd_learns_of_readiness_status_reload_and_end() {
         assert_eq!(status, Some(0));
         receive_until("STOPPING=1");
         drop(fs::remove_file(&path));
+    }
+}
+
+/// systemd takes each line for an assignment.
+#[test]
+fn api_does_not_speak_to_systemd_through_its_refusals() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(seconds(30))).unwrap();
+    let (servers, agents) = scene(1);
+    let front = Stub::start(|_| {
+        let detail = "later\nREADY=1\r\n\u{85}WATCHDOG=trigger";
+        let problem = json!({"status": 503, "title": "t", "code": "c", "detail": detail});
+        (503, problem.to_string())
+    });
+    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let notify = path.display().to_string();
+    let _resident = agents.stay(&servers[0], &[], &[("NOTIFY_SOCKET", &notify)]);
+    let mut buffer = [0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).unwrap();
+        let message = str::from_utf8(&buffer[..length]).unwrap();
+        assert!(!message.contains(char::is_control), "{message:?}");
+        if message == "STATUS=later READY=1 WATCHDOG=trigger" {
+            return;
+        }
     }
 }
 

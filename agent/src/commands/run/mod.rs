@@ -423,10 +423,10 @@ impl<'r> Life<'r> {
     }
 
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
-        systemd::notify(&format!("STATUS={status}"));
+        systemd::notify("STATUS", &status);
         if is_healthy && self.is_settled && !self.is_ready {
             self.is_ready = true;
-            systemd::notify("READY=1");
+            systemd::notify("READY", "1");
         }
         self.monitor.publish(monitor::Report {
             is_healthy,

@@ -78,7 +78,7 @@ impl Monitor {
         thread::spawn(move || {
             loop {
                 if monitor.state().checked.0.elapsed() < ROUND_LIMIT {
-                    systemd::notify("WATCHDOG=1");
+                    systemd::notify("WATCHDOG", "1");
                 }
                 thread::sleep(interval);
             }

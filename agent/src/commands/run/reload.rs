@@ -33,10 +33,10 @@ impl Life<'_> {
     /// Begins a life with the options as they are now, unless they are not valid.
     pub(super) fn reload(self) -> Self {
         // READY=1 would end the start of a node that still joins.
-        let notify = |state| self.is_ready.then(|| systemd::notify(state));
-        notify("RELOADING=1");
+        let notify = |state| self.is_ready.then(|| systemd::notify(state, "1"));
+        notify("RELOADING");
         let new = read_options().and_then(|args| Self::new(args, self.printer, self.monitor));
-        notify("READY=1");
+        notify("READY");
         match new {
             Ok(new) => {
                 self.printer.step("reload: the options were read again");

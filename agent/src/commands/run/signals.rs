@@ -24,7 +24,7 @@ pub(super) fn listen() -> io::Result<Receiver<()>> {
                 let _ = sender.send(());
                 continue;
             }
-            systemd::notify("STOPPING=1");
+            systemd::notify("STOPPING", "1");
             Console::default().message("the agent exits; the node's membership does not change");
             process::exit(0);
         }

@@ -11,13 +11,19 @@ use std::{
     time::Duration,
 };
 
-use cbbootstrap_cli::environment::{variable, variable_os};
+use cbbootstrap_cli::{
+    environment::{variable, variable_os},
+    text::printable,
+};
 
-/// Sends assignments, one a line. systemd may not be there any more, so errors do not matter.
-pub(super) fn notify(state: &str) {
+/// Sends an assignment. The value may contain a text of the API, which must not add another one on its next line. systemd may not be
+/// there any more, so errors do not matter.
+pub(super) fn notify(name: &str, value: &str) {
     if let Some(path) = variable_os("NOTIFY_SOCKET") {
-        let _ = address(&path)
-            .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+        let message = format!("{name}={}", printable(value));
+        let _ = address(&path).and_then(|address| {
+            UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)
+        });
     }
 }
 
