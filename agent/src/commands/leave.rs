@@ -97,7 +97,7 @@ impl Leaving {
             Err(error) => return Err(error.into()),
         };
         if !self.is_checked {
-            self.check(here, &view)?;
+            self.check(here, &view, printer)?;
             self.is_checked = view.this().is_some();
         }
         // A rebalance that this run started has reached its purpose only when the node is out.
@@ -165,7 +165,10 @@ impl Leaving {
     }
 
     /// The server must belong to the API's cluster, if the API has one, under this node's name, and another member must remain.
-    fn check(&mut self, here: &Here, view: &View) -> Result<(), Interrupt> {
+    ///
+    /// A machine that ends does not wait for an API that does not answer or refuses: the data can already move, and only the last step,
+    /// the report, needs the API.
+    fn check(&mut self, here: &Here, view: &View, printer: &Printer) -> Result<(), Interrupt> {
         let node = &here.identity.node;
         let other_name = view.this().map(|this| &this.name);
         let other_name =
@@ -173,7 +176,12 @@ impl Leaving {
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
-            // The last step needs the API; the data can already move.
+            Err(error) if !self.checks_name => {
+                printer.warning(format_args!(
+                    "this node leaves, although the API does not confirm its membership: {error}"
+                ));
+                return Ok(());
+            }
             Err(ApiError::Temporary(_)) if other_name.is_none() => return Ok(()),
             Err(error) => return Err(error.into()),
         };

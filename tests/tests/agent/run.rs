@@ -112,6 +112,14 @@ fn expected_nodes_share_the_first_rebalance_without_a_settling_time() {
 /// Three nodes, of which the last is on this instance.
 fn with_instance(options: &[&str]) -> (Servers, Agents, Instance, Vec<Resident>) {
     let (servers, agents) = scene(3);
+    join_with_instance(servers, agents, options)
+}
+
+fn join_with_instance(
+    servers: Servers,
+    agents: Agents,
+    options: &[&str],
+) -> (Servers, Agents, Instance, Vec<Resident>) {
     let instance = Instance::start();
     let agents = agents.with("CBBOOTSTRAP_NODES", "3");
     let nodes = servers.nodes().iter().enumerate();
@@ -628,6 +636,63 @@ fn members_stay_while_the_api_is_away() {
     let metrics = http::get(&format!("http://127.0.0.1:{port}"), "/metrics").unwrap().body;
     assert!(metrics.contains("cbbootstrap_agent_api_reachable 0\n"), "{metrics}");
     one_cluster(&servers, 2);
+}
+
+/// Agents whose API answers as API Gateway does without a permission, while the flag is set.
+fn with_forbidding_api(agents: Agents) -> (Agents, Stub, Arc<AtomicBool>) {
+    let (api, is_forbidding) = (agents.api.clone(), Arc::new(AtomicBool::new(false)));
+    let forbids = Arc::clone(&is_forbidding);
+    let front = Stub::start(move |request| {
+        if forbids.load(Ordering::Relaxed) {
+            return (403, r#"{"message":"Forbidden"}"#.to_owned());
+        }
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    (agents, front, is_forbidding)
+}
+
+#[test]
+fn machine_that_ends_leaves_although_the_api_refuses() {
+    for is_scale_in in [true, false] {
+        let (servers, agents) = scene(3);
+        let (agents, _front, is_forbidding) = with_forbidding_api(agents);
+        let (servers, _agents, instance, residents) = join_with_instance(servers, agents, &[]);
+        is_forbidding.store(true, Ordering::Relaxed);
+        if is_scale_in {
+            instance.terminate();
+            wait_until("the hook is completed", || instance.is_complete());
+        } else {
+            interrupt(&instance, "terminate", seconds(120));
+        }
+        residents[2].wait_for("this node has left its cluster, but that could not be reported");
+        assert!(servers[2].is_blank());
+        one_cluster(&servers, 2);
+        let log = residents[2].log();
+        assert_eq!(log.matches("the API does not confirm its membership").count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn restarted_member_is_ready_although_the_api_refuses() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(seconds(30))).unwrap();
+    let (servers, agents) = scene(2);
+    agents.join(servers.nodes(), &[]);
+    let (agents, _front, is_forbidding) = with_forbidding_api(agents);
+    is_forbidding.store(true, Ordering::Relaxed);
+    servers[1].set_uptime(seconds(120));
+    let notify = path.display().to_string();
+    let resident = agents.stay(&servers[1], &[], &[("NOTIFY_SOCKET", &notify)]);
+    let mut buffer = [0; 4096];
+    let since = Instant::now();
+    while socket.recv(&mut buffer).map(|length| &buffer[..length]).unwrap() != b"READY=1" {
+        assert!(since.elapsed() < seconds(45), "{}", resident.log());
+    }
+    resident.wait_for("answers with status 403");
 }
 
 #[test]

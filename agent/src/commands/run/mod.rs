@@ -293,7 +293,11 @@ impl<'r> Life<'r> {
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                // An API that refuses to show the record is like one that does not answer.
+                self.is_settled |= is_unknown && is_healthy && is_balanced;
+                Err(error)
+            }
             Ok(None) => Ok(Outcome::Acted),
             Ok(Some((view, _))) => {
                 self.is_settled = true;
