@@ -128,6 +128,10 @@ pub struct Memory {
     /// Since when the cluster has not reached a node, by the node's name for rebalances.
     pub unreachable_since: BTreeMap<String, Instant>,
     pub rebalance_is_under_way: bool,
+    /// The ID of that rebalance, or of the one before.
+    pub rebalance_id: Option<String>,
+    /// The nodes whose rebalance somebody has stopped.
+    pub stopped_among: Option<Vec<(String, Membership)>>,
     /// In a row.
     pub failed_rebalances: u32,
     /// No rebalance begins before this time, after a failed one.
@@ -188,7 +192,7 @@ impl Memory {
     }
 
     /// What a run that starts over must still know: a failure that explains a failover, an initialisation or a leave, which may still take
-    /// effect, and which servers are absent.
+    /// effect, which servers are absent, and that someone has stopped a rebalance.
     #[must_use]
     pub fn keep(&self) -> Self {
         Self {
@@ -198,6 +202,7 @@ impl Memory {
             left_claim: self.left_claim,
             absences: self.absences.clone(),
             was_away: self.was_away,
+            stopped_among: self.stopped_among.clone(),
             ..Self::default()
         }
     }

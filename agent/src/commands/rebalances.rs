@@ -36,7 +36,12 @@ pub(super) fn watch(
         .map(|node| (node.otp.clone(), known.remove(&node.otp).unwrap_or_else(Instant::now)))
         .collect();
     if view.is_rebalancing {
-        memory.rebalance_is_under_way = true;
+        if !std::mem::replace(&mut memory.rebalance_is_under_way, true) {
+            (memory.rebalance_id, memory.stopped_among) = (None, None);
+        }
+        if memory.rebalance_id.is_none() {
+            memory.rebalance_id = server.rebalance().ok().flatten().and_then(|running| running.id);
+        }
     } else if std::mem::take(&mut memory.rebalance_is_under_way) {
         if !is_purpose_reached {
             let last = server.rebalance().ok().flatten();
@@ -68,6 +73,12 @@ fn note_failure(memory: &mut Memory, why: &str, printer: &Printer) -> Result<(),
     Ok(())
 }
 
+/// Whether somebody has stopped the rebalance that this run last saw. One whose orchestrator died has no report.
+pub(super) fn was_stopped(memory: &Memory, server: &Server) -> bool {
+    let id = memory.rebalance_id.as_ref();
+    id.is_some_and(|id| server.was_stopped(id).unwrap_or_default())
+}
+
 /// Starts a rebalance of these nodes, the ejected one among them. `removed` names failed-over nodes that it removes. Returns
 /// whether this run started it, and why to wait.
 pub(super) fn start(
@@ -88,6 +99,7 @@ pub(super) fn start(
         Err(error) => return (false, format!("the rebalance does not begin yet: {error}")),
     };
     memory.rebalance_is_under_way = true;
+    (memory.rebalance_id, memory.stopped_among) = (None, None);
     for node in removed.iter().filter(|_| is_started) {
         printer.warning(format_args!(
             "`{node}` has been failed over and cannot be reached: the rebalance removes it"

@@ -165,6 +165,11 @@ impl View {
         }
     }
 
+    /// The nodes, by their names for rebalances.
+    pub fn memberships(&self) -> Vec<(String, Membership)> {
+        self.nodes.iter().map(|node| (node.otp.clone(), node.membership)).collect()
+    }
+
     /// Whether all data has copies elsewhere if this many nodes lose theirs.
     pub fn can_lose(&self, nodes: usize) -> bool {
         self.fewest_replicas.is_none_or(|replicas| replicas as usize >= nodes)
@@ -200,6 +205,12 @@ pub struct Rebalance {
     #[serde(rename = "type")]
     task: String,
     subtype: Option<String>,
+    /// While it runs.
+    #[serde(rename = "rebalanceId")]
+    pub id: Option<String>,
+    /// The path of its report, or of an earlier one if its orchestrator died.
+    #[serde(rename = "lastReportURI")]
+    last_report: Option<String>,
     /// In percent, while it runs.
     pub progress: Option<f64>,
     #[serde(rename = "errorMessage")]
@@ -211,6 +222,15 @@ impl Rebalance {
     pub fn is_graceful_failover(&self) -> bool {
         self.subtype.as_deref() == Some("gracefulFailover")
     }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RebalanceReport {
+    #[serde(default)]
+    rebalance_id: String,
+    #[serde(default)]
+    completion_message: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -398,6 +418,17 @@ impl Server {
     pub fn rebalance(&self) -> Result<Option<Rebalance>, CallError> {
         let tasks: Vec<Rebalance> = self.get("/pools/default/tasks")?;
         Ok(tasks.into_iter().find(|task| task.task == "rebalance"))
+    }
+
+    /// Whether somebody has stopped the rebalance with this ID, which was the last one.
+    pub fn was_stopped(&self, rebalance_id: &str) -> Result<bool, CallError> {
+        let Some(path) = self.rebalance()?.and_then(|last| last.last_report) else {
+            return Ok(false);
+        };
+        let report: RebalanceReport = self.get(&path)?;
+        // Only the message tells.
+        Ok(report.rebalance_id == rebalance_id
+            && report.completion_message.contains("stopped by user"))
     }
 
     /// How many nodes the cluster has failed over by itself since its last rebalance.

@@ -102,13 +102,45 @@ impl Rebalance {
 pub struct Ended {
     pub subtype: &'static str,
     pub status_id: String,
-    pub report: String,
+    /// The latest report, which is an earlier one's if the leader was lost.
+    pub report: Option<Report>,
     pub failed: bool,
 }
 
+/// What the leader writes down at the end.
+#[derive(Clone)]
+pub struct Report {
+    pub id: String,
+    pub rebalance: String,
+    pub message: String,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Outcome {
+    Done,
+    Stopped,
+    Failed,
+}
+
 impl Ended {
-    fn new(subtype: &'static str, failed: bool) -> Self {
-        Self { subtype, status_id: id(), report: id(), failed }
+    fn new(subtype: &'static str, rebalance: String, outcome: Outcome) -> Self {
+        let what = match subtype {
+            "rebalance" => "Rebalance",
+            "failover" => "Failover",
+            _ => "Graceful failover",
+        };
+        let message = match outcome {
+            Outcome::Done => format!("{what} completed successfully."),
+            Outcome::Stopped => format!("{what} stopped by user."),
+            Outcome::Failed => format!("{what} exited with reason {{failed}}."),
+        };
+        Self {
+            subtype,
+            status_id: id(),
+            report: Some(Report { id: id(), rebalance, message }),
+            failed: outcome == Outcome::Failed,
+        }
     }
 }
 
@@ -353,7 +385,8 @@ impl World {
             Kind::Rebalance => "rebalance",
             Kind::Graceful(_) => "gracefulFailover",
         };
-        cluster.last_rebalance = Some(Ended::new(subtype, failed));
+        let outcome = if failed { Outcome::Failed } else { Outcome::Done };
+        cluster.last_rebalance = Some(Ended::new(subtype, rebalance.id.clone(), outcome));
         cluster.unbalanced |= failed && rebalance.activated && rebalance.changes_nodes();
         if failed || rebalance.kind != Kind::Rebalance {
             return;
@@ -378,7 +411,7 @@ impl World {
         };
         let is_graceful = rebalance.kind != Kind::Rebalance;
         let subtype = if is_graceful { "gracefulFailover" } else { "rebalance" };
-        cluster.last_rebalance = Some(Ended::new(subtype, false));
+        cluster.last_rebalance = Some(Ended::new(subtype, rebalance.id.clone(), Outcome::Stopped));
         cluster.unbalanced |= rebalance.activated && rebalance.changes_nodes();
     }
 
@@ -404,7 +437,7 @@ impl World {
         self.end_rebalance(index, true, now);
         let cluster = &mut self.clusters[index];
         cluster.fail_over(lost);
-        cluster.last_rebalance = Some(Ended::new("failover", false));
+        cluster.last_rebalance = Some(Ended::new("failover", id(), Outcome::Done));
         cluster.failovers += 1;
     }
 
@@ -456,7 +489,7 @@ impl World {
         for node in &nodes {
             cluster.fail_over(*node);
         }
-        cluster.last_rebalance = Some(Ended::new("failover", false));
+        cluster.last_rebalance = Some(Ended::new("failover", id(), Outcome::Done));
         if !has_quorum {
             self.remove(index, &nodes, Removal::Unsafe);
         }
@@ -512,7 +545,9 @@ impl World {
             // The next leader knows nothing of it but that it ran.
             cluster.unbalanced |= rebalance.changes_nodes();
             cluster.rebalance = None;
-            cluster.last_rebalance = Some(Ended::new("rebalance", false));
+            let report = cluster.last_rebalance.take().and_then(|last| last.report);
+            let (subtype, status_id) = ("rebalance", id());
+            cluster.last_rebalance = Some(Ended { subtype, status_id, report, failed: false });
             cluster.orphaned = Some(now + election_takes);
         } else if rebalance.is_preparing() {
             rebalance.awaited.push(node);

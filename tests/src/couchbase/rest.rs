@@ -265,6 +265,7 @@ impl Call<'_> {
         Ok(match (method, path) {
             ("GET", ["pools"]) => self.pools(),
             ("GET", ["whoami"]) => self.whoami(),
+            ("GET", ["logs", "rebalanceReport"]) => self.report(),
             ("GET", ["settings", "autoFailover"]) => self.auto_failover(),
             ("POST", ["settings", "autoFailover"]) => self.set_auto_failover()?,
             ("POST", ["settings", "autoFailover", "resetCount"]) => self.reset_failovers(),

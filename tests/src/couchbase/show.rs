@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     model::{Cluster, Member, Membership, Recovery, otp},
     node::{MIB, NO_NAME, QUOTAS, Quotas, Removal},
-    rebalance::{Kind, Rebalance},
+    rebalance::{Kind, Rebalance, Report},
     rest::{Call, HTTP, HTTPS, Reply, VERSION, allowed_services},
 };
 
@@ -336,14 +336,32 @@ impl Call<'_> {
                 add(json!({
                     "subtype": last.subtype,
                     "statusId": last.status_id,
-                    "lastReportURI": format!("/logs/rebalanceReport?reportID={}", last.report),
                 }));
+                if let Some(Report { id, .. }) = &last.report {
+                    add(json!({"lastReportURI": format!("/logs/rebalanceReport?reportID={id}")}));
+                }
                 if last.failed {
                     add(json!({"errorMessage": FAILED}));
                 }
             }
         }
         Reply::ok(&json!([task]))
+    }
+
+    /// The report of the last rebalance or failover, of which only the end is shown.
+    pub fn report(&self) -> Reply {
+        let cluster = self.world.cluster(self.node);
+        let report = cluster.and_then(|c| c.last_rebalance.as_ref()?.report.as_ref());
+        let asked = self.request.query.get("reportID");
+        match report.filter(|report| asked.is_none_or(|id| id == report.id)) {
+            Some(Report { rebalance, message, .. }) => Reply::ok(&json!({
+                "stageInfo": {},
+                "rebalanceId": rebalance,
+                "masterNode": self.orchestrator(),
+                "completionMessage": message,
+            })),
+            None => Reply::ok(&json!({})),
+        }
     }
 
     /// Which nodes a rebalance is about.

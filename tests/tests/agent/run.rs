@@ -452,6 +452,38 @@ fn fail_and_return(servers: &Servers) {
     servers[2].restart();
 }
 
+#[test]
+fn rebalance_that_people_stop_is_left_to_them_until_the_nodes_change() {
+    let (servers, agents) = scene(4);
+    let mut residents: Vec<_> =
+        servers.nodes()[..2].iter().map(|node| agents.stay(node, &[], &[])).collect();
+    wait_for_cluster(&servers, 2);
+    servers.rebalance_takes(seconds(60));
+    residents.push(agents.stay(&servers[2], &[], &[]));
+    for resident in &residents {
+        resident.wait_for("waiting: a rebalance runs (0 %)");
+    }
+    call(&servers[0], "/controller/stopRebalance", &[]);
+    for resident in &residents {
+        resident.wait_for("warning: somebody stopped the rebalance");
+        resident.wait_for("which has 3 nodes and is not balanced");
+    }
+    let rebalances = servers.count("/controller/rebalance");
+    assert_never("an agent rebalances", || servers.count("/controller/rebalance") > rebalances);
+    // Also when the options are read again.
+    residents[0].signal("HUP");
+    residents[0].wait_for("reload: the options were read again");
+    assert_never("an agent rebalances", || servers.count("/controller/rebalance") > rebalances);
+    // The orchestrator dies, so the report of the stopped rebalance stays the last one.
+    residents.push(agents.stay(&servers[3], &[], &[]));
+    wait_until("the next rebalance", || servers.clusters()[0].is_rebalancing);
+    residents[3].wait_for("waiting: a rebalance runs (0 %)");
+    servers[0].kill();
+    servers.rebalance_takes(Duration::from_millis(200));
+    servers[0].restart();
+    wait_for_cluster(&servers, 4);
+}
+
 /// Each member that is down costs a time limit.
 #[test]
 fn server_that_has_just_started_asks_three_members_at_most() {

@@ -302,7 +302,10 @@ impl<'r> Life<'r> {
             Ok(Some((view, _))) => {
                 self.is_settled = true;
                 let (uuid, count) = (&view.uuid, up::count_nodes(view.nodes.len()));
-                Ok(Outcome::Rest(format!("member of the cluster {uuid}, which has {count}")))
+                let unbalanced = if view.is_balanced { "" } else { " and is not balanced" };
+                Ok(Outcome::Rest(format!(
+                    "member of the cluster {uuid}, which has {count}{unbalanced}"
+                )))
             }
         }
     }

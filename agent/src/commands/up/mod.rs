@@ -224,8 +224,7 @@ impl<'r> Run<'r> {
             // The failure may have been too short to be seen.
             memory.was_away = self.here.server.auto_failovers().is_ok_and(|count| count > 0);
         }
-        let nodes = view.nodes.iter().map(|node| (node.otp.clone(), node.membership));
-        let nodes: Vec<_> = nodes.collect();
+        let nodes = view.memberships();
         if self.state.nodes != nodes || view.is_rebalancing {
             self.state.nodes = nodes;
             memory.same_since = Some(now);
@@ -395,9 +394,18 @@ impl<'r> Run<'r> {
                 ));
             }
             (Action::Recover { otp, recovery }, ..) => self.recover(&otp, recovery)?,
-            (Action::Rebalance { known, removed }, ..) => {
+            (Action::Rebalance { known, removed }, view, _) => {
                 let (server, printer) = (&self.here.server, self.printer);
                 let memory = &mut self.state.memory;
+                if let Some(view) = view
+                    && rebalances::was_stopped(memory, server)
+                {
+                    memory.stopped_among = Some(view.memberships());
+                    printer.warning(
+                        "somebody stopped the rebalance: this node does not start another one before the cluster's nodes change",
+                    );
+                    return Ok(None);
+                }
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, "", &removed, printer);
                 if is_started {

@@ -109,6 +109,9 @@ fn member_waits_for_a_rebalance_or_starts_it() {
     let starts = || rebalance(&[ME, FIRST], &[]);
     let this_added = || unbalanced([added(ME), active(FIRST)]);
     let other_added = || unbalanced([active(ME), added(FIRST)]);
+    let this_active = || unbalanced([active(ME), active(FIRST)]);
+    let stopped =
+        |view: &View| Memory { stopped_among: Some(view.memberships()), ..same_for(settled * 4) };
     let resting = || Memory { rest_until: Some(now() + Duration::from_millis(4500)), ..memory() };
     #[rustfmt::skip]
     let cases = [
@@ -121,6 +124,9 @@ fn member_waits_for_a_rebalance_or_starts_it() {
             stop(StopReason::FailedOver),
         ),
         ("a rebalance runs", rebalancing([added(ME), active(FIRST)]), memory(), Waits("a rebalance runs")),
+        ("somebody stopped the rebalance", this_active(), stopped(&this_active()), Then(Done)),
+        ("the same, and it is not in yet", this_added(), stopped(&this_added()), Waits("somebody stopped the rebalance")),
+        ("the same, and another node has come", unbalanced([active(ME), active(FIRST), added(THIRD)]), stopped(&this_active()), rebalance(&[ME, FIRST, THIRD], &[])),
         ("it warms up", cluster_of([warming_up(active(ME))]), memory(), Waits("`warmup`")),
         ("it is not healthy", cluster_of([dead(active(ME))]), memory(), Waits("it is not healthy")),
         ("another warms up", cluster_of([active(ME), warming_up(active(FIRST))]), memory(), Then(Done)),
