@@ -162,6 +162,8 @@ pub struct Memory {
     /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
     /// decision.
     pub was_away: bool,
+    /// A person has failed this node over while it was well. What fails later does not change that.
+    pub is_failover_intended: bool,
     pub is_delta_refused: bool,
 }
 
@@ -169,11 +171,13 @@ impl Memory {
     /// Drops what no longer holds after the server has changed; matters for `run`, which stays.
     pub fn observe(&mut self, own: &OwnServer) {
         let OwnServer::Member(view) = own else {
-            (self.is_confirmed, self.was_away) = (false, true);
+            self.is_confirmed = false;
             if let OwnServer::Blank(_) = own {
                 (self.is_reported, self.is_attested) = (false, false);
+                self.is_failover_intended = false;
                 self.settled.clear();
             }
+            self.was_away = !self.is_failover_intended;
             return;
         };
         (self.has_initialised, self.may_be_under_way, self.occupied_by) = (false, false, None);
@@ -184,15 +188,18 @@ impl Memory {
         let has_restarted = |this: &NodeInfo| {
             this.membership == Membership::FailedOver && this.uptime < RESTARTED_WITHIN
         };
+        if view.this().is_some_and(|this| this.membership == Membership::Active) {
+            self.is_failover_intended = false;
+        }
         if view.nodes.iter().any(is_gone) || view.this().is_some_and(has_restarted) {
-            self.was_away = true;
+            self.was_away = !self.is_failover_intended;
         } else if view.this().is_some_and(|this| this.membership == Membership::Active) {
             (self.was_away, self.is_delta_refused) = (false, false);
         }
     }
 
-    /// What a run that starts over must still know: a failure that explains a failover, an initialisation or a leave, which may still take
-    /// effect, which servers are absent, and that someone has stopped a rebalance.
+    /// What a run that starts over must still know: whether a failure explains a failover, an initialisation or a leave, which may still
+    /// take effect, which servers are absent, and that someone has stopped a rebalance.
     #[must_use]
     pub fn keep(&self) -> Self {
         Self {
@@ -202,6 +209,7 @@ impl Memory {
             left_claim: self.left_claim,
             absences: self.absences.clone(),
             was_away: self.was_away,
+            is_failover_intended: self.is_failover_intended,
             stopped_among: self.stopped_among.clone(),
             ..Self::default()
         }

@@ -548,6 +548,12 @@ fn recovery_is_left_to_people_on_demand_and_after_a_failover_by_people() {
     call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
     residents[2].wait_for("recover it, or rebalance it out, in Couchbase Server");
     assert_never("it recovers", || membership(&servers, 2) != Some(Membership::InactiveFailed));
+    // Nor after a restart of its server, which the agent sees as it tries again at once.
+    servers[2].kill();
+    residents[2].signal("HUP");
+    residents[2].wait_for("does not answer");
+    servers[2].restart();
+    assert_never("it recovers", || membership(&servers, 2) != Some(Membership::InactiveFailed));
     drop(residents.remove(2));
     let never = agents.stay(&servers[2], &[&options[..], &["--recover", "never"]].concat(), &[]);
     never.wait_for("recover it, or rebalance it out, in Couchbase Server");

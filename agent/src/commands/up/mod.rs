@@ -220,9 +220,14 @@ impl<'r> Run<'r> {
         };
         let is_failed_over =
             view.this().is_some_and(|this| this.membership == Membership::FailedOver);
-        if is_failed_over && self.goal.recovers && !memory.was_away {
-            // The failure may have been too short to be seen.
-            memory.was_away = self.here.server.auto_failovers().is_ok_and(|count| count > 0);
+        let is_explained = memory.was_away || memory.is_failover_intended;
+        if is_failed_over && self.goal.recovers && !is_explained {
+            match self.here.server.auto_failovers() {
+                Ok(0) => memory.is_failover_intended = true,
+                // The failure was too short to be seen.
+                Ok(_) => memory.was_away = true,
+                Err(_) => {}
+            }
         }
         let nodes = view.memberships();
         if self.state.nodes != nodes || view.is_rebalancing {

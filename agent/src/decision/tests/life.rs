@@ -338,4 +338,23 @@ fn memory_follows_the_server() {
         assert!(!memory.has_initialised, "{what}");
     }
     assert!(!seen(vec![active(ME)], false).is_delta_refused);
+
+    // A person's failover stays one, whatever fails afterwards.
+    let intended = || Memory { is_failover_intended: true, ..settled.clone() };
+    let failed_over = || vec![up_for(0, failed(ME)), dead(active(FIRST))];
+    for (what, own, is_kept, was_away) in [
+        ("away", OwnServer::Unreachable(String::new()), true, false),
+        ("back", OwnServer::Member(unbalanced(failed_over())), true, false),
+        ("recovered by people", OwnServer::Member(cluster_of([active(ME)])), false, false),
+        (
+            "active, and cannot reach another",
+            OwnServer::Member(cluster_of([active(ME), dead(active(FIRST))])),
+            false,
+            true,
+        ),
+        ("removed", blank(), false, true),
+    ] {
+        let memory = observe(&own, intended().keep());
+        assert_eq!((memory.is_failover_intended, memory.was_away), (is_kept, was_away), "{what}");
+    }
 }
