@@ -30,7 +30,7 @@ use crate::{
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     record::ClusterRecord,
-    server::{Membership, View},
+    server::{Health, Membership, NodeInfo, View},
     settings,
 };
 
@@ -385,7 +385,15 @@ impl<'r> Life<'r> {
             OwnServer::Member(view) => {
                 let is_active =
                     view.this().is_some_and(|this| this.membership == Membership::Active);
-                let may_leave = is_active && view.is_rebalancing;
+                // A server that has just started, or that others may have given up, may have been removed before. Nobody can remove the
+                // only node.
+                let is_lost = |node: &NodeInfo| {
+                    node.membership == Membership::Active && node.health == Health::Unhealthy
+                };
+                let sees_cluster = view.nodes.len() > 1
+                    && self.is_healthy(Some(view))
+                    && !view.others().any(is_lost);
+                let may_leave = is_active && view.is_rebalancing || sees_cluster;
                 self.last = Some(Last { at: Instant::now(), may_leave });
                 let departure = &mut self.departing.state;
                 departure.is_removed = false;
@@ -402,8 +410,12 @@ impl<'r> Life<'r> {
                     self.is_removal_unclear = !last.may_leave;
                 }
             }
-            // A server that was down for longer was removed as a dead one, and joins again.
-            _ => drop(self.last.take_if(|last| last.at.elapsed() >= DEAD_AFTER)),
+            _ => {
+                // Its next answers have to be confirmed.
+                self.up.state.memory.is_confirmed = false;
+                // A server that was down for longer was removed as a dead one, and joins again.
+                self.last.take_if(|last| last.at.elapsed() >= DEAD_AFTER);
+            }
         }
     }
 

@@ -16,7 +16,8 @@ use crate::{
 /// A member, as this run last saw it.
 pub(super) struct Last {
     pub(super) at: Instant,
-    /// Whether it may have been about to leave: a rebalance ran, or another agent worked on it.
+    /// Whether only people can have removed it if it is blank soon afterwards: it saw its cluster, a rebalance ran, or another agent
+    /// worked on it.
     pub(super) may_leave: bool,
 }
 
