@@ -159,6 +159,8 @@ pub struct Memory {
     pub settled: BTreeSet<Extra>,
     pub is_reported: bool,
     pub is_attested: bool,
+    /// The names of failed-over nodes that a rebalance of this run removes, until that is reported.
+    pub removed: BTreeSet<String>,
     /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
     /// decision.
     pub was_away: bool,
@@ -199,7 +201,7 @@ impl Memory {
     }
 
     /// What a run that starts over must still know: whether a failure explains a failover, an initialisation or a leave, which may still
-    /// take effect, which servers are absent, and that someone has stopped a rebalance.
+    /// take effect, which servers are absent, that someone has stopped a rebalance, and which removals are not reported yet.
     #[must_use]
     pub fn keep(&self) -> Self {
         Self {
@@ -211,6 +213,7 @@ impl Memory {
             was_away: self.was_away,
             is_failover_intended: self.is_failover_intended,
             stopped_among: self.stopped_among.clone(),
+            removed: self.removed.clone(),
             ..Self::default()
         }
     }
@@ -310,6 +313,8 @@ pub enum Action {
         removed: Vec<String>,
     },
     Report(Uuid),
+    /// Report that this run's rebalance has removed a dead member.
+    ReportRemoved(Node),
     Settle(Extra),
     Done,
     Stop(StopReason),

@@ -3,7 +3,7 @@
 use std::{fmt, time::Instant};
 
 use cbbootstrap_cli::failure::{Exit, Failure};
-use cbbootstrap_protocol::wire::State;
+use cbbootstrap_protocol::{names::Node, wire::State};
 use serde::Serialize;
 
 use super::{
@@ -120,9 +120,21 @@ impl Leaving {
             return Err(name_taken(&identity, &uuid).into());
         }
         match here.api.leave(&identity, self.generation) {
-            Ok(record) => Ok(Some(record.initial_node.to_string())),
+            Ok(record) => {
+                self.report_removed(here);
+                Ok(Some(record.initial_node.to_string()))
+            }
             Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reports the dead nodes that this node's rebalance has removed with it, once.
+    fn report_removed(&self, here: &Here) {
+        for node in self.memory.removed.iter().filter_map(|name| Node::new(name).ok()) {
+            let removed = Identity { node, node_uuid: None };
+            // Without that, the API only lists a dead node.
+            let _ = here.api.leave(&removed, self.generation);
         }
     }
 
@@ -147,6 +159,8 @@ impl Leaving {
             },
             Action::Rebalance { known, removed } => {
                 let memory = &mut self.memory;
+                // An earlier rebalance has failed, and its nodes may be back.
+                memory.removed.clear();
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, this, &removed, printer);
                 if is_started {

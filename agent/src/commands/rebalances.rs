@@ -101,6 +101,7 @@ pub(super) fn start(
     memory.rebalance_is_under_way = true;
     (memory.rebalance_id, memory.stopped_among) = (None, None);
     for node in removed.iter().filter(|_| is_started) {
+        memory.removed.insert(node.clone());
         printer.warning(format_args!(
             "`{node}` has been failed over and cannot be reached: the rebalance removes it"
         ));

@@ -90,6 +90,13 @@ fn complete(
     if this.membership == Membership::Active && !is_recorded {
         return Action::Report(view.uuid.clone());
     }
+    let mut members = record.members.iter().map(|member| &member.node);
+    let is_removed = |node: &Node| {
+        memory.removed.contains(&node.host().to_string()) && view.member(node).is_none()
+    };
+    if let Some(node) = members.find(|node| is_removed(node)) {
+        return Action::ReportRemoved(node.clone());
+    }
     if let Some(action) = balance(goal, this, view, memory, now) {
         return action;
     }

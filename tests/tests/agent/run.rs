@@ -26,7 +26,7 @@ use cbbootstrap_tests::{
     server::Stub,
 };
 use rlimit::{Resource, prlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
     let answer = node.call("POST", path, form, Some(LOGIN)).unwrap();
@@ -574,6 +574,37 @@ fn recovery_waits_while_another_node_is_down() {
     assert_never("it recovers", || servers.count("/controller/setRecoveryType") > 0);
     servers[3].restart();
     wait_for_cluster(&servers, 4);
+}
+
+/// It cannot report itself that it left, and others would go on to join through it.
+#[test]
+fn dead_member_that_a_rebalance_removes_leaves_the_record() {
+    let (servers, agents) = scene(4);
+    let nodes = servers.nodes()[..3].iter();
+    let mut residents: Vec<_> =
+        nodes.map(|node| agents.stay(node, &["--nodes", "3"], &[])).collect();
+    for resident in &residents {
+        resident.wait_for("which has 3 nodes");
+    }
+    let dead = agents.first_node(&servers);
+    drop(residents.remove(dead.index()));
+    servers.auto_failover_after(Duration::from_millis(500));
+    dead.kill();
+    wait_for_failover(&servers, dead.index());
+    residents.push(agents.stay(&servers[3], &[], &[]));
+    let since = Instant::now();
+    let is_listed =
+        |record: &Value| record["nodes"].as_array().unwrap().contains(&json!(dead.address()));
+    // For a minute, it may come back.
+    while is_listed(&agents.record()) {
+        assert!(since.elapsed() < seconds(150), "{:#}", agents.record());
+        std::thread::sleep(seconds(1));
+    }
+    one_cluster(&servers, 3);
+    assert_ne!(agents.first_node(&servers).index(), dead.index());
+    wait_until("all others have reported", || {
+        agents.record()["nodes"].as_array().unwrap().len() == 3
+    });
 }
 
 #[test]

@@ -389,6 +389,9 @@ impl<'r> Run<'r> {
                 self.confirm(&members, &view, &record)?;
             }
             (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record)?,
+            (Action::ReportRemoved(node), _, Some(record)) => {
+                self.report_removed(&node, record.generation)?;
+            }
             (Action::Settle(extra), Some(view), _) => self.settle(&extra, &view)?,
             (Action::Eject(otp), ..) => {
                 self.here.server.eject(&otp).map_err(|error| {

@@ -7,7 +7,7 @@ use cbbootstrap_protocol::{names::Node, wire::State};
 
 use super::{Interrupt, Run, outcome::RESET};
 use crate::{
-    api::ApiError,
+    api::{ApiError, Identity},
     decision::Asked,
     http::CallError,
     peers::{Attested, Peers},
@@ -91,6 +91,25 @@ impl Run<'_> {
             }
             _ => Err(ApiError::Refused(problem).into()),
         }
+    }
+
+    /// Reports that this run's rebalance has removed a dead member, which cannot do that itself. Others would try to join through it,
+    /// and the node to join creates the buckets.
+    pub(super) fn report_removed(&mut self, node: &Node, generation: u64) -> Result<(), Interrupt> {
+        let removed = Identity { node: node.clone(), node_uuid: None };
+        match self.here.api.leave(&removed, Some(generation)) {
+            Ok(_) => {
+                self.printer.step(format_args!("left: reported for `{node}`, which was removed"));
+            }
+            Err(ApiError::Temporary(why)) => return Err(ApiError::Temporary(why).into()),
+            Err(error) => self
+                .printer
+                .warning(format_args!("the API still lists `{node}`, which was removed: {error}")),
+        }
+        self.state.memory.removed.remove(&node.host().to_string());
+        // That answer was for the other node.
+        self.state.answers.asked = Asked::NotYet;
+        Ok(())
     }
 
     /// Whether the record lists this node with this very attestation.

@@ -102,6 +102,27 @@ fn restarted_member_needs_a_confirmation() {
 }
 
 #[test]
+fn removed_member_is_reported_when_the_cluster_no_longer_lists_it() {
+    let removed = || Memory { removed: [THIRD.to_owned()].into(), ..memory() };
+    let recorded = || Has(ready(FIRST, &[FIRST, ME, THIRD]));
+    let two = || cluster_of([active(ME), active(FIRST)]);
+    let three = || cluster_of([active(ME), active(FIRST), active(THIRD)]);
+    let unreported = Memory { is_reported: false, ..removed() };
+    #[rustfmt::skip]
+    let cases = [
+        ("removed", two(), recorded(), removed(), Then(Action::ReportRemoved(node(THIRD)))),
+        ("it reports itself first", two(), recorded(), unreported, report()),
+        ("another node removed it", two(), recorded(), memory(), Then(Done)),
+        ("it is back", three(), recorded(), removed(), Then(Done)),
+        ("already reported", two(), Has(ready(FIRST, &[FIRST, ME])), removed(), Then(Done)),
+        ("a rebalance runs", rebalancing([active(ME), active(FIRST)]), recorded(), removed(), Waits("a rebalance runs")),
+    ];
+    for (what, view, asked, memory, expected) in cases {
+        assert_next(what, &goal(), &OwnServer::Member(view), &asked, &memory, &expected);
+    }
+}
+
+#[test]
 fn member_waits_for_a_rebalance_or_starts_it() {
     let settled = Duration::from_secs(5);
     let same_for = |time| Memory { same_since: Some(ago(time)), ..memory() };
