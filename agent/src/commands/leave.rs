@@ -69,7 +69,7 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// One step; done when the server belongs to no cluster.
+    /// One step, after which the next round reads the cluster again; done when the server belongs to no cluster.
     pub(super) fn round(
         &mut self,
         here: &Here,
@@ -99,6 +99,9 @@ impl Leaving {
         if !self.is_checked {
             self.check(here, &view, printer)?;
             self.is_checked = view.this().is_some();
+            if self.is_checked {
+                return Ok(None);
+            }
         }
         // A rebalance that this run started has reached its purpose only when the node is out.
         let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;

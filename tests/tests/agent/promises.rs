@@ -15,8 +15,9 @@ use cbbootstrap_protocol::{
 };
 use cbbootstrap_tests::{
     agent::{Agents, LOGIN, SECRET, fake_api, one_cluster, record, scene},
-    couchbase::{Node, Servers, Then},
+    couchbase::{Membership, Node, Servers, Then},
     http, process,
+    server::Stub,
 };
 use serde_json::{Value, json};
 
@@ -909,6 +910,37 @@ fn a_joiner_tries_again_when_every_member_refuses_for_some_seconds() {
     agents.up(&servers[11], &[]).document();
     one_cluster(&servers, 12);
     assert!(servers.count("/addNode") > 20, "{} requests", servers.count("/addNode"));
+}
+
+/// A rebalance removes nodes that are failed over, so its decision must not be older than the answer of the API.
+#[test]
+fn node_that_is_failed_over_while_the_api_answers_is_not_removed() {
+    for command in ["up", "leave"] {
+        let (servers, agents) = scene(4);
+        agents.join(&servers.nodes()[..3], &["--nodes", "3", "--bucket", "app:100:0"]);
+        let waiting = agents.run(&servers[3], &["up", "--settle", "30m", "--timeout", "5s"]);
+        waiting.failed(3, "waits for a rebalance");
+        let api = agents.api.clone();
+        let (first, lost) = (servers.node(0), format!("ns_1@{}", servers[1].address()));
+        let mut is_failed_over = false;
+        let front = Stub::start(move |request| {
+            if request.path == "/cluster/get_status"
+                && !std::mem::replace(&mut is_failed_over, true)
+            {
+                let form = [("otpNode", lost.as_str())];
+                first.call("POST", "/controller/failOver", &form, Some(LOGIN)).unwrap();
+            }
+            let answer = http::post(&api, &request.path, &request.body).unwrap();
+            (answer.status, answer.body)
+        });
+        let agents = agents.with("CBBOOTSTRAP_API", &front.url).with("CBBOOTSTRAP_SETTLE", "0s");
+        let index = if command == "up" { 3 } else { 2 };
+        let ended = agents.run(&servers[index], &[command, "--timeout", "4s"]);
+        ended.failed(3, "has been failed over and is back");
+        let cluster = servers.clusters().remove(0);
+        let lost = cluster.nodes.iter().find(|node| node.index == 1);
+        assert_eq!(lost.map(|node| node.membership), Some(Membership::InactiveFailed), "{ended}");
+    }
 }
 
 /// A rebalance that was stopped does not count as done, and people decide about the next one.

@@ -271,6 +271,8 @@ impl<'r> Life<'r> {
         }
         if is_asked && is_healthy && self.asked_at.is_some() && !is_recent(RECORD_AGE) {
             self.refresh_record()?;
+            // The API may take long to answer: the next round reads the cluster again.
+            return Ok(Outcome::Acted);
         }
         if !is_asked {
             self.asked_at = Some(Instant::now());

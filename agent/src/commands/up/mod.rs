@@ -179,6 +179,7 @@ impl<'r> Run<'r> {
         self.state.answers.begin_round(&own, &mut self.state.memory);
         self.observe(&own)?;
         let (mut has_claimed, mut has_asked) = (false, false);
+        let is_member = matches!(own, OwnServer::Member(_));
         loop {
             let RunState { answers, memory, .. } = &self.state;
             let now = Instant::now();
@@ -191,6 +192,13 @@ impl<'r> Run<'r> {
                     has_claimed = action == Action::Claim;
                     self.ask(has_claimed, &own)?;
                     has_asked = true;
+                    // The API may take long to answer, and a rebalance removes nodes that were failed over since: the next round
+                    // reads the cluster again.
+                    if is_member
+                        && self.record().is_some_and(|record| record.state == wire::State::Ready)
+                    {
+                        return Ok(None);
+                    }
                 }
                 action => {
                     self.state.last = Some(action.clone());
