@@ -19,7 +19,7 @@ use thiserror::Error;
 use ureq::Agent;
 
 use crate::{
-    aws,
+    aws::{self, NoCredentials},
     http::{self, CallError, Deadline, Trust},
     peers::Attested,
     record::ClusterRecord,
@@ -61,7 +61,7 @@ pub struct Api {
 pub enum ApiError {
     /// The same call may succeed later.
     #[error("{0}")]
-    Temporary(String),
+    Temporary(Failure),
     #[error("{}", .0.detail)]
     Refused(Problem),
     /// The request could not be made, or something else than the API answers.
@@ -69,7 +69,20 @@ pub enum ApiError {
     Failed(anyhow::Error),
 }
 
+impl From<NoCredentials> for ApiError {
+    fn from(error: NoCredentials) -> Self {
+        match error {
+            NoCredentials::Temporary(why) => Self::Temporary(why),
+            NoCredentials::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
 impl ApiError {
+    fn temporary(why: String) -> Self {
+        Self::Temporary(Failure::new(why))
+    }
+
     fn unexpected_answer(why: String) -> Self {
         Self::Failed(Failure::new(why).hint(CHECK_ENDPOINT).into())
     }
@@ -206,11 +219,11 @@ impl Api {
         }
         let is_temporary = matches!(status, 429 | 500..);
         Err(match serde_json::from_str::<Problem>(&text).map(shorten) {
-            Ok(problem) if is_temporary => ApiError::Temporary(problem.detail),
+            Ok(problem) if is_temporary => ApiError::temporary(problem.detail),
             Ok(problem) => ApiError::Refused(problem),
             // API Gateway answers, not the function.
             Err(_) if is_temporary => {
-                ApiError::Temporary(format!("{} returned status {status}", self.url))
+                ApiError::temporary(format!("{} returned status {status}", self.url))
             }
             Err(_) => ApiError::Failed(self.explain_foreign_answer(status).into()),
         })
@@ -223,7 +236,7 @@ impl Api {
         let mut call = self.client.post(url).config().timeout_global(Some(limit)).build();
         call = call.header("Content-Type", "application/json");
         if let Some(signing) = &self.signing {
-            for (name, value) in signing.headers(url, &body).map_err(ApiError::Failed)? {
+            for (name, value) in signing.headers(url, &body)? {
                 call = call.header(name, value);
             }
         } else if let Some(keys) = &self.keys {
@@ -237,7 +250,7 @@ impl Api {
                 );
                 Err(ApiError::Failed(failure.into()))
             }
-            Err(error) => Err(ApiError::Temporary(error.to_string())),
+            Err(error) => Err(ApiError::temporary(error.to_string())),
         }
     }
 
@@ -262,14 +275,17 @@ fn shorten(problem: Problem) -> Problem {
 }
 
 impl Signing {
-    fn headers(&self, url: &str, body: &str) -> anyhow::Result<Vec<(String, String)>> {
+    fn headers(&self, url: &str, body: &str) -> Result<Vec<(String, String)>, ApiError> {
         let mut signer = self.signer.borrow_mut();
         if signer.as_ref().is_none_or(|signer| aws::expires_soon(&signer.credentials)) {
             let credentials = aws::find_credentials()?;
             *signer =
                 Some(Signer { credentials, region: self.region.clone(), service: API_GATEWAY });
         }
-        let signer = signer.as_ref().context("there is a signer")?;
-        signer.headers("POST", url, body)
+        let headers = signer
+            .as_ref()
+            .context("there is a signer")
+            .and_then(|signer| signer.headers("POST", url, body));
+        headers.map_err(ApiError::Failed)
     }
 }

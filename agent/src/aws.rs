@@ -4,7 +4,7 @@ pub mod autoscaling;
 
 use std::{
     fs,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
@@ -13,6 +13,7 @@ use cbbootstrap_cli::{environment::variable, failure::Failure, signer::check_key
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
+use thiserror::Error;
 use ureq::{
     Agent, Body,
     http::{Response, StatusCode},
@@ -23,9 +24,8 @@ use crate::http::{self, Trust};
 /// EC2's service, and those that hand out credentials, answer at once or are not there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a session's token is valid, and for how long it is used.
-const TOKEN_SECONDS: &str = "300";
-const SESSION_LIMIT: Duration = Duration::from_mins(4);
+/// How long a session's token is valid: the longest that the service grants.
+const TOKEN_SECONDS: &str = "21600";
 
 const RENEW_BEFORE_EXPIRY: Duration = Duration::from_mins(5);
 
@@ -49,11 +49,10 @@ pub struct Metadata {
     client: Agent,
     endpoint: String,
     token: String,
-    opened: Instant,
 }
 
 impl Metadata {
-    /// Opens a session; `None` where the service is switched off or absent.
+    /// Opens a session; `None` where the service is switched off or absent, or does not answer.
     pub fn connect() -> Option<Self> {
         if Self::is_off() {
             return None;
@@ -67,7 +66,7 @@ impl Metadata {
             .header("X-aws-ec2-metadata-token-ttl-seconds", TOKEN_SECONDS)
             .send_empty();
         let token = read(&endpoint, sent).ok()??;
-        Some(Self { client, endpoint, token, opened: Instant::now() })
+        Some(Self { client, endpoint, token })
     }
 
     /// Whether the service is switched off.
@@ -76,16 +75,7 @@ impl Metadata {
             .is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    pub fn is_old(&self) -> bool {
-        self.opened.elapsed() >= SESSION_LIMIT
-    }
-
-    /// The value at this path below `latest/meta-data`.
-    pub fn get(&self, path: &str) -> Option<String> {
-        self.find(path).ok().flatten()
-    }
-
-    /// The same; `None` only if the service answers that there is no value.
+    /// The value at this path below `latest/meta-data`; `None` if the service answers that there is none.
     pub fn find(&self, path: &str) -> Result<Option<String>, String> {
         let url = format!("{}/latest/meta-data/{path}", self.endpoint);
         let request = self.client.get(&url).header("X-aws-ec2-metadata-token", &self.token);
@@ -101,8 +91,24 @@ pub fn container_metadata() -> Option<Value> {
     serde_json::from_str(&read(&url, client.get(&url).call()).ok()??).ok()
 }
 
+/// Why there are no credentials.
+#[derive(Debug, Error)]
+pub enum NoCredentials {
+    /// The service that issues them does not answer, or has none yet: an instance may get its role late.
+    #[error("{0}")]
+    Temporary(Failure),
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
+
+impl From<Failure> for NoCredentials {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.into())
+    }
+}
+
 /// The credentials of the environment, the container or the machine, in this order.
-pub fn find_credentials() -> anyhow::Result<Credentials> {
+pub fn find_credentials() -> Result<Credentials, NoCredentials> {
     let keys = variable("AWS_ACCESS_KEY_ID").zip(variable("AWS_SECRET_ACCESS_KEY"));
     let (credentials, place) = match keys {
         Some((key, secret)) => {
@@ -116,7 +122,7 @@ pub fn find_credentials() -> anyhow::Result<Credentials> {
 }
 
 /// The credentials of the container or the machine.
-fn issued_credentials() -> anyhow::Result<Credentials> {
+fn issued_credentials() -> Result<Credentials, NoCredentials> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Issued {
@@ -127,14 +133,12 @@ fn issued_credentials() -> anyhow::Result<Credentials> {
     }
     let text = match container_credentials()? {
         Some(text) => text,
-        None => instance_credentials().ok_or_else(|| {
-            Failure::new("no AWS credentials found to sign requests").hint(
-                "give the instance or the task a role that allows `execute-api:Invoke` on the API and the lifecycle actions of its Auto Scaling group, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-            )
-        })?,
+        None => instance_credentials()?,
     };
-    let issued: Issued =
-        serde_json::from_str(&text).context("the metadata service returned no credentials")?;
+    let issued: Issued = serde_json::from_str(&text).map_err(|error| {
+        let why = format!("the metadata service returned no credentials: {error}");
+        NoCredentials::Temporary(Failure::new(why))
+    })?;
     let Issued { access_key_id, secret_access_key, token, expiration } = issued;
     let expiry = expiration.and_then(|end| SystemTime::try_from(end).ok());
     Ok(Credentials::new(access_key_id, secret_access_key, token, expiry, "metadata"))
@@ -145,7 +149,7 @@ pub fn expires_soon(credentials: &Credentials) -> bool {
 }
 
 /// ECS and EKS serve them at an address from the environment.
-fn container_credentials() -> anyhow::Result<Option<String>> {
+fn container_credentials() -> Result<Option<String>, NoCredentials> {
     let path = variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
     let url = match path.map(|path| format!("http://169.254.170.2{path}")) {
         Some(url) => url,
@@ -165,20 +169,38 @@ fn container_credentials() -> anyhow::Result<Option<String>> {
     if let Some(token) = token {
         request = request.header("Authorization", token.trim());
     }
-    let missing = || format!("{url} returned status {}", StatusCode::NOT_FOUND);
-    let text = read(&url, request.call()).and_then(|text| text.ok_or_else(missing));
-    let text = text.map_err(|why| {
+    let failure = |why: String| {
         Failure::new(format!("no credentials for this container: {why}"))
             .hint("check the role of the task or the pod, and the token in its environment")
-    })?;
-    Ok(Some(text))
+    };
+    match http::read(&url, request.call(), http::MAX_BYTES) {
+        Ok((status, text)) if status.is_success() => Ok(Some(text)),
+        Ok((status, _)) => {
+            let failure = failure(format!("{url} returned status {status}"));
+            let is_refused = matches!(status.as_u16(), 400..=403);
+            Err(if is_refused { failure.into() } else { NoCredentials::Temporary(failure) })
+        }
+        Err(error) => Err(NoCredentials::Temporary(failure(error.to_string()))),
+    }
 }
 
-fn instance_credentials() -> Option<String> {
-    let metadata = Metadata::connect()?;
-    let roles = metadata.get("iam/security-credentials/")?;
-    let role = roles.lines().next()?;
-    metadata.get(&format!("iam/security-credentials/{role}"))
+fn instance_credentials() -> Result<String, NoCredentials> {
+    let failure = |why: &str| {
+        Failure::new(format!("no AWS credentials found to sign requests{why}")).hint(
+            "give the instance or the task a role that allows `execute-api:Invoke` on the API and the lifecycle actions of its Auto Scaling group, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    };
+    if Metadata::is_off() {
+        return Err(failure("").into());
+    }
+    let later = |why: String| NoCredentials::Temporary(failure(&format!(": {why}")));
+    let no_role = || later("the instance has no role".to_owned());
+    let metadata = Metadata::connect()
+        .ok_or_else(|| later("EC2's metadata service does not answer".to_owned()))?;
+    let path = "iam/security-credentials/";
+    let roles = metadata.find(path).map_err(later)?.ok_or_else(no_role)?;
+    let role = roles.lines().next().ok_or_else(no_role)?;
+    metadata.find(&format!("{path}{role}")).map_err(later)?.ok_or_else(no_role)
 }
 
 /// The region in the host name that API Gateway gives an API.

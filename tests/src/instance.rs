@@ -31,6 +31,8 @@ struct State {
     values: BTreeMap<String, String>,
     /// Requests get 503.
     fails: bool,
+    /// The next request for this value gets 503.
+    fails_once: Option<String>,
     /// The actions that the group carried out.
     actions: Vec<String>,
     /// The hook waits.
@@ -61,7 +63,7 @@ impl Instance {
         }));
         let (shared, of_group) = (Arc::clone(&state), Arc::clone(&state));
         Self {
-            metadata: Stub::start(move |request| answer(&lock(&shared), request)),
+            metadata: Stub::start(move |request| answer(&mut lock(&shared), request)),
             group: Stub::start(move |request| act(&mut lock(&of_group), request)),
             state,
         }
@@ -88,6 +90,11 @@ impl Instance {
     /// Makes the metadata service answer with 503, or properly again.
     pub fn fail(&self, fails: bool) {
         lock(&self.state).fails = fails;
+    }
+
+    /// Makes the metadata service answer the next request for a value with 503.
+    pub fn fail_once(&self, path: &str) {
+        lock(&self.state).fails_once = Some(path.to_owned());
     }
 
     /// The group begins to terminate the instance, and its hook waits.
@@ -121,6 +128,12 @@ impl Instance {
         self.actions().iter().any(|action| action == "CompleteLifecycleAction")
     }
 
+    /// How often the instance or the group's hooks were described.
+    pub fn descriptions(&self) -> usize {
+        let requests = self.group.requests();
+        requests.iter().filter(|request| request.body.starts_with("Action=Describe")).count()
+    }
+
     /// The requests to the metadata service.
     pub fn metadata_requests(&self) -> Vec<Request> {
         self.metadata.requests()
@@ -131,7 +144,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn answer(state: &State, request: &Request) -> (u16, String) {
+fn answer(state: &mut State, request: &Request) -> (u16, String) {
     if state.fails {
         return (503, String::new());
     }
@@ -143,6 +156,9 @@ fn answer(state: &State, request: &Request) -> (u16, String) {
         return (401, String::new());
     }
     let path = request.path.strip_prefix("/latest/meta-data/").unwrap_or_default();
+    if state.fails_once.take_if(|failing| failing == path).is_some() {
+        return (503, String::new());
+    }
     match state.values.get(path) {
         Some(value) => (200, value.clone()),
         None => (404, "<html>Not Found</html>".to_owned()),

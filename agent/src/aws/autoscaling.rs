@@ -29,20 +29,22 @@ impl Hook {
     /// The hook of this name, or the group's only one for instances that it terminates.
     pub fn find(metadata: &Metadata, name: Option<&str>) -> Result<Self, String> {
         let missing = |what: &str| format!("the instance's metadata lacks `{what}`");
-        let get = |path: &str| metadata.get(path).ok_or_else(|| missing(path));
+        let get = |path: &str| metadata.find(path)?.ok_or_else(|| missing(path));
         let (instance, region) = (get("instance-id")?, get("placement/region")?);
         let variables = ["AWS_ENDPOINT_URL_AUTO_SCALING", "AWS_ENDPOINT_URL"];
-        let endpoint = variables.into_iter().find_map(variable).unwrap_or_else(|| {
-            let domain = metadata.get("services/domain");
+        let endpoint = if let Some(endpoint) = variables.into_iter().find_map(variable) {
+            endpoint
+        } else {
+            let domain = metadata.find("services/domain")?;
             format!("https://autoscaling.{region}.{}", domain.as_deref().unwrap_or("amazonaws.com"))
-        });
+        };
         let mut hook = Self {
             client: http::client(&Trust::System, !http::is_local(&endpoint), ANSWER_LIMIT),
             endpoint: format!("{}/", endpoint.trim_end_matches('/')),
             region,
             instance,
             // Only instances whose tags are in their metadata.
-            group: metadata.get("tags/instance/aws:autoscaling:groupName").unwrap_or_default(),
+            group: metadata.find("tags/instance/aws:autoscaling:groupName")?.unwrap_or_default(),
             name: name.unwrap_or_default().to_owned(),
         };
         if hook.group.is_empty() {
@@ -106,7 +108,7 @@ impl Hook {
             .extend_pairs(request)
             .extend_pairs(form)
             .finish();
-        let credentials = super::find_credentials().map_err(|error| format!("{error:#}"))?;
+        let credentials = super::find_credentials().map_err(|error| error.to_string())?;
         let signer = Signer { credentials, region: self.region.clone(), service: "autoscaling" };
         let headers = signer.headers("POST", &self.endpoint, &body);
         let mut call = self

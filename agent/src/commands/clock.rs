@@ -49,7 +49,7 @@ impl From<ApiError> for Interrupt {
     fn from(error: ApiError) -> Self {
         let problem = match error {
             ApiError::Temporary(why) => {
-                return Self::Pause(Cause::ApiFailure, Failure::new(why));
+                return Self::Pause(Cause::ApiFailure, why);
             }
             ApiError::Failed(error) => return Self::Fail(error),
             ApiError::Refused(problem) => problem,

@@ -67,7 +67,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                 format!("`{}` has not reported the cluster ready yet", record.initial_node)
             }
             Ok(None) => format!("nobody has claimed the cluster `{}`", id.as_str()),
-            Err(ApiError::Temporary(why)) if !args.until_ready => why,
+            Err(ApiError::Temporary(why)) if !args.until_ready => why.to_string(),
             Err(error) => return Err(error.into()),
         };
         if !args.until_ready {

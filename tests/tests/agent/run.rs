@@ -283,6 +283,23 @@ fn silent_metadata_service_is_tried_again_soon() {
     wait_until("the hook is completed", || instance.is_complete());
 }
 
+/// A role may lack the permission to describe instances, which the name of the group in the metadata makes unnecessary.
+#[test]
+fn metadata_that_cannot_be_read_once_is_not_taken_for_absent() {
+    let (servers, _agents, instance, residents) = {
+        let (servers, agents) = scene(3);
+        join_with_instance(servers, agents, &["--lifecycle-hook", HOOK])
+    };
+    let path = "tags/instance/aws:autoscaling:groupName";
+    instance.set(path, "couchbase & co");
+    instance.fail_once(path);
+    instance.terminate();
+    wait_until("the hook is completed", || instance.is_complete());
+    residents[2].wait_for("answers with status 503");
+    assert!(servers[2].is_blank());
+    assert_eq!(instance.descriptions(), 0);
+}
+
 #[test]
 fn ambiguous_hook_is_named_by_an_option() {
     let (servers, agents) = scene(2);

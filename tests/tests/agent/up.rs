@@ -17,7 +17,9 @@ use cbbootstrap_tests::{
     agent::{Agents, Api, LOGIN, one_cluster, scene},
     cli::Ended,
     couchbase::{Servers, Then},
-    http, process, programs,
+    http,
+    instance::Instance,
+    process, programs,
     proxy::{Fault, Proxy},
 };
 use serde_json::{Value, json};
@@ -779,4 +781,26 @@ fn figures() {
         starts[50].as_secs_f64() * 1e3,
         most.load(Ordering::Relaxed) as f64 / 1e3
     );
+}
+
+/// An instance may get its role late, and its metadata service may fail for a moment.
+#[test]
+fn credentials_that_come_late_are_waited_for() {
+    let (servers, agents) = scene(1);
+    let instance = Instance::start();
+    instance.fail(true);
+    let variables = instance.variables().into_iter();
+    let agents = variables
+        .chain([("CBBOOTSTRAP_AUTH", "iam"), ("AWS_REGION", "us-east-1")])
+        .fold(agents, |agents, (name, value)| agents.with(name, value));
+    let up = agents.start(&servers[0], &[]);
+    thread::sleep(Duration::from_secs(1));
+    instance.remove("iam/security-credentials/");
+    instance.fail(false);
+    thread::sleep(Duration::from_secs(1));
+    instance.set("iam/security-credentials/", "the-role");
+    let up = up.end().ended_with(0);
+    for why in ["EC2's metadata service does not answer", "the instance has no role"] {
+        assert!(up.stderr.contains(why), "{up}");
+    }
 }

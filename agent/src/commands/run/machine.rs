@@ -32,7 +32,6 @@ pub(super) struct Machine {
 impl Machine {
     /// The service, if this machine has one.
     pub(super) fn metadata(&mut self) -> Option<&Metadata> {
-        self.session.take_if(|session| session.is_old());
         let pause = if self.tries < FIRST_TRIES { FIRST_ABSENCE } else { ABSENCE };
         if self.session.is_none() && self.absent_since.is_none_or(|at| at.elapsed() >= pause) {
             self.session = Metadata::connect();
@@ -48,6 +47,7 @@ impl Machine {
         if let Some(metadata) = self.metadata() {
             match read(metadata) {
                 Ok(notice) => self.notice = notice,
+                // Its token may have expired.
                 Err(_) => self.session = None,
             }
         }
