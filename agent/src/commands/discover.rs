@@ -52,7 +52,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                         .hint("omit `--write-ca-cert`")
                         .into());
                     }
-                    Some(_) => attested_authorities(&record, &nodes, clock.deadline),
+                    Some(_) => attested_authorities(&record, &nodes, clock.deadline, printer),
                     None => Ok(String::new()),
                 };
                 match authorities {
@@ -113,23 +113,39 @@ fn authority(record: &ClusterRecord, node: &Node) -> Option<Fingerprint> {
     record.member(node)?.authority
 }
 
-/// The authorities that have signed the members' certificates, in PEM. One member of each authority must answer.
+/// The authorities that have signed the members' certificates, in PEM. Warns about those that no member gives out: it may be dead, with
+/// an authority that the cluster no longer uses. Fails if there are no others.
 fn attested_authorities(
     record: &ClusterRecord,
     nodes: &[Node],
     deadline: Deadline,
+    printer: &Printer,
 ) -> Result<String, CallError> {
     let mut certificates = BTreeMap::<Fingerprint, Result<Certificate<'static>, CallError>>::new();
     for node in nodes {
         let Some(fingerprint) = authority(record, node) else {
-            let why = format!("`{}` has no certificate authority", node.as_str());
-            return Err(CallError::Untrusted(why));
+            printer.warning_once(format_args!("`{node}` has no certificate authority"));
+            continue;
         };
         if !matches!(certificates.get(&fingerprint), Some(Ok(_))) {
             certificates.insert(fingerprint, fetch_authority(node, fingerprint, deadline));
         }
     }
-    certificates.into_values().map(|certificate| Ok(pem(certificate?.der()))).collect()
+    let (mut text, mut failure) = (String::new(), None);
+    for certificate in certificates.into_values() {
+        match certificate {
+            Ok(certificate) => text.push_str(&pem(certificate.der())),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(error) if text.is_empty() => return Err(error),
+        Some(error) => printer.warning_once(format_args!(
+            "the file lacks the authority of members that do not answer: {error}"
+        )),
+        None => {}
+    }
+    Ok(text)
 }
 
 fn pem(der: &[u8]) -> String {

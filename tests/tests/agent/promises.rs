@@ -439,6 +439,50 @@ fn discover_waits_until_a_member_is_attested() {
     assert_eq!(waited.stdout, format!("{first}\n"));
 }
 
+/// It stays in the record, with an authority that the cluster may no longer use.
+#[test]
+fn dead_member_does_not_keep_the_authorities_of_the_others_from_discover() {
+    let servers = Servers::start_generated(2);
+    let agents = with_secret(Agents::with_new_api(&servers));
+    agents.up(&servers[0], &[]).document();
+    let (api, dead) = (agents.api.clone(), servers[1].address());
+    servers[1].kill();
+    let (id, node) = (ClusterId::new("demo").unwrap(), Name::new(&dead).unwrap());
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &id);
+    let token = format!("Bearer {}", keys.token());
+    let front = Stub::start(move |request| {
+        let answer = http::post_as(&api, &request.path, &request.body, Some(&token)).unwrap();
+        let mut record = answer.json();
+        let authority = Fingerprint::of_certificate(b"another authority");
+        let uuid = Uuid::new(record["cluster_uuid"].as_str().unwrap()).unwrap();
+        let statement = Statement {
+            cluster_id: &id,
+            node: &node,
+            cluster_uuid: &uuid,
+            authority: Some(authority),
+        };
+        record["nodes"].as_array_mut().unwrap().push(json!(node.to_string()));
+        record["members"].as_array_mut().unwrap().push(json!({
+            "node": node.to_string(), "reported_at": "2026-01-01T00:00:00Z",
+            "authority_sha256": authority.to_string(), "attestation": keys.attest(&statement).to_string(),
+        }));
+        (answer.status, record.to_string())
+    });
+    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    let path = file.display().to_string();
+    let discover = ["discover", "--write-ca-cert", &path];
+    let discovered = agents.run(&servers[0], &discover).ended_with(0);
+    assert!(discovered.stdout.contains(&dead), "{discovered}");
+    assert!(discovered.stderr.contains("the file lacks the authority of members"), "{discovered}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(written.trim(), servers[0].certificate().authority.trim());
+    // Without any of them, there is nothing to write.
+    servers[0].kill();
+    agents.run(&servers[0], &discover).failed(1, "does not answer");
+}
+
 /// It would never come.
 #[test]
 fn discover_does_not_wait_for_an_authority_in_community_edition() {
