@@ -712,6 +712,20 @@ fn leave_by_hand_works_beside_a_running_agent() {
     assert_never("it joins again", || !servers[1].is_blank());
 }
 
+/// Otherwise a log would tell of the start of an incident only.
+#[test]
+fn end_of_an_incident_is_logged() {
+    let (servers, agents) = scene(1);
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("which has 1 node");
+    servers[0].kill();
+    resident.wait_for("does not answer");
+    servers[0].restart();
+    wait_until("the node is a member again", || {
+        resident.log().matches("  member of the cluster").count() == 2
+    });
+}
+
 #[test]
 fn members_stay_while_the_api_is_away() {
     let (servers, agents) = scene(2);

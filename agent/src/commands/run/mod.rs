@@ -83,7 +83,10 @@ struct Life<'r> {
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
+    /// The last state that was printed.
     printed: String,
+    /// Whether the agent has waited for something since.
+    was_busy: bool,
 }
 
 /// The result of a round.
@@ -124,6 +127,7 @@ impl<'r> Life<'r> {
             rest_until: None,
             pauses: Pauses::new(interval, Backoff::DEFAULT),
             printed: String::new(),
+            was_busy: false,
         })
     }
 
@@ -163,6 +167,7 @@ impl<'r> Life<'r> {
             }
             Outcome::Busy(why) => {
                 self.printer.waiting(&why);
+                self.was_busy = true;
                 why
             }
             Outcome::Rest(why) => {
@@ -303,6 +308,10 @@ impl<'r> Life<'r> {
             Ok(None) => Ok(Outcome::Acted),
             Ok(Some((view, _))) => {
                 self.is_settled = true;
+                // The log shows also the end of what the agent waited for.
+                if std::mem::take(&mut self.was_busy) {
+                    self.printed.clear();
+                }
                 let (uuid, count) = (&view.uuid, up::count_nodes(view.nodes.len()));
                 let unbalanced = if view.is_balanced { "" } else { " and is not balanced" };
                 Ok(Outcome::Rest(format!(
