@@ -712,6 +712,16 @@ fn leave_by_hand_works_beside_a_running_agent() {
     assert_never("it joins again", || !servers[1].is_blank());
 }
 
+#[test]
+fn leave_by_hand_works_beside_an_agent_that_waits() {
+    let (servers, agents) = scene(2);
+    agents.up(&servers[0], &[]).document();
+    let waiting = agents.stay(&servers[1], &["--settle", "30m"], &[]);
+    waiting.wait_for("1 node waits for a rebalance");
+    agents.run(&servers[1], &["leave", "--timeout", "20s"]).ended_with(0);
+    assert!(servers[1].is_blank());
+}
+
 /// Otherwise a log would tell of the start of an incident only.
 #[test]
 fn end_of_an_incident_is_logged() {

@@ -303,6 +303,9 @@ impl<'r> Life<'r> {
             Err(error) => {
                 // An API that refuses to show the record is like one that does not answer.
                 self.is_settled |= is_unknown && is_healthy && is_balanced;
+                if self.up.only_waits() {
+                    self.lock = None;
+                }
                 Err(error)
             }
             Ok(None) => Ok(Outcome::Acted),

@@ -245,6 +245,13 @@ impl<'r> Run<'r> {
         rebalances::watch(memory, &self.here.server, view, view.is_balanced, self.printer)
     }
 
+    /// Whether the last round did nothing that a command by hand could get in the way of before the next one.
+    pub(super) fn only_waits(&self) -> bool {
+        let RunState { memory, last, .. } = &self.state;
+        let is_initialising = memory.may_be_under_way || memory.has_initialised;
+        !is_initialising && matches!(last, None | Some(Action::Wait(_) | Action::Join(_)))
+    }
+
     /// The API's last answer, if there is a record.
     pub(super) fn record(&self) -> Option<&ClusterRecord> {
         if let Asked::Record(record) = &self.state.answers.asked { Some(record) } else { None }
