@@ -1126,6 +1126,9 @@ fn wrong_options_end_the_agent() {
         (vec!["--nodes", "0"], "a number from 1 to 256"),
         (vec!["--metrics-port", "70000"], "70000"),
         (vec!["--bucket", "app:1"], "app"),
+        // SIGHUP could not read it again.
+        (vec!["--password-file", "-"], "`run` cannot read a secret from standard input"),
+        (vec!["--secret-file", "-"], "`run` cannot read a secret from standard input"),
     ] {
         let ended = agents.run(&servers[0], &[&["run"], &options[..]].concat());
         ended.failed(2, part);

@@ -8,6 +8,7 @@ mod signals;
 mod systemd;
 
 use std::{
+    path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -102,6 +103,14 @@ enum Outcome {
 impl<'r> Life<'r> {
     fn new(args: RunArgs, printer: &'r Printer, monitor: &'r Monitor) -> anyhow::Result<Self> {
         let RunArgs { api, server, pause: PauseArgs { interval }, cluster, life } = args;
+        let stdin = Some(Path::new("-"));
+        if api.secret_file.as_deref() == stdin || server.password_file.as_deref() == stdin {
+            let why =
+                "`run` cannot read a secret from standard input, because SIGHUP reads it again";
+            return Err(Failure::usage(why)
+                .hint("give files: `--password-file`, `--secret-file`")
+                .into());
+        }
         // Each call has its own time limit.
         let here = settings::here(api, server, Deadline::never())?;
         up::check_options(&here, &cluster, printer)?;
