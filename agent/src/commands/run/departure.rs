@@ -135,11 +135,14 @@ impl Departing {
     }
 
     fn hook(&mut self, machine: &mut Machine, args: &LifeArgs) -> Result<&Hook, String> {
-        if self.hook.is_none() {
-            let metadata = machine.metadata().ok_or("the instance's metadata does not answer")?;
-            self.hook = Some(Hook::find(metadata, args.lifecycle_hook.as_deref())?);
+        match &mut self.hook {
+            Some(hook) => Ok(hook),
+            hook @ None => {
+                let metadata =
+                    machine.metadata().ok_or("the instance's metadata does not answer")?;
+                Ok(hook.insert(Hook::find(metadata, args.lifecycle_hook.as_deref())?))
+            }
         }
-        self.hook.as_ref().ok_or_else(|| "there is no hook".to_owned())
     }
 }
 

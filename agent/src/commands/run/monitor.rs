@@ -29,7 +29,7 @@ pub(super) struct Monitor(Mutex<State>);
 #[derive(Debug)]
 struct State {
     /// The end of the last round.
-    checked: (Instant, SystemTime),
+    checked: Instant,
     report: Report,
     reloads: u64,
     refusals: u64,
@@ -48,7 +48,7 @@ pub(super) struct Report {
 impl Monitor {
     pub(super) fn new() -> Arc<Self> {
         let report = Report { status: "the agent starts".to_owned(), ..Report::default() };
-        let checked = (Instant::now(), SystemTime::now());
+        let checked = Instant::now();
         Arc::new(Self(Mutex::new(State { checked, report, reloads: 0, refusals: 0 })))
     }
 
@@ -58,7 +58,7 @@ impl Monitor {
 
     pub(super) fn publish(&self, report: Report) {
         let mut state = self.state();
-        (state.checked, state.report) = ((Instant::now(), SystemTime::now()), report);
+        (state.checked, state.report) = (Instant::now(), report);
     }
 
     pub(super) fn count_reload(&self) {
@@ -77,7 +77,7 @@ impl Monitor {
         let monitor = Arc::clone(self);
         thread::spawn(move || {
             loop {
-                if monitor.state().checked.0.elapsed() < ROUND_LIMIT {
+                if monitor.state().checked.elapsed() < ROUND_LIMIT {
                     systemd::notify("WATCHDOG", "1");
                 }
                 thread::sleep(interval);
@@ -133,8 +133,8 @@ impl Monitor {
     fn health(&self) -> (&'static str, String) {
         let state = self.state();
         let (seconds, Report { is_healthy, status, .. }) =
-            (state.checked.0.elapsed().as_secs(), &state.report);
-        if *is_healthy && state.checked.0.elapsed() < ROUND_LIMIT {
+            (state.checked.elapsed().as_secs(), &state.report);
+        if *is_healthy && state.checked.elapsed() < ROUND_LIMIT {
             return ("200 OK", "ok\n".to_owned());
         }
         ("503 Service Unavailable", format!("{status} (checked {seconds} s ago)\n"))
@@ -143,7 +143,8 @@ impl Monitor {
     fn metrics(&self) -> String {
         let state = self.state();
         let Report { is_healthy, is_api_reachable, has_notice, view, .. } = &state.report;
-        let checked = state.checked.1.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let checked = SystemTime::now() - state.checked.elapsed();
+        let checked = checked.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let cluster = view.as_ref().map(cluster_metrics).unwrap_or_default();
         format!(
             "\
