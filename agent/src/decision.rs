@@ -130,7 +130,7 @@ pub struct Memory {
     pub rebalance_is_under_way: bool,
     /// The ID of that rebalance, or of the one before.
     pub rebalance_id: Option<String>,
-    /// The nodes whose rebalance somebody has stopped.
+    /// The nodes whose rebalance someone has stopped.
     pub stopped_among: Option<Vec<(String, Membership)>>,
     /// In a row.
     pub failed_rebalances: u32,

@@ -73,7 +73,7 @@ fn note_failure(memory: &mut Memory, why: &str, printer: &Printer) -> Result<(),
     Ok(())
 }
 
-/// Whether somebody has stopped the rebalance that this run last saw. One whose orchestrator died has no report.
+/// Whether someone has stopped the rebalance that this run last saw. One whose orchestrator died has no report.
 pub(super) fn was_stopped(memory: &Memory, server: &Server) -> bool {
     let id = memory.rebalance_id.as_ref();
     id.is_some_and(|id| server.was_stopped(id).unwrap_or_default())

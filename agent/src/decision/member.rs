@@ -158,7 +158,7 @@ fn balance(
         return None;
     }
     if memory.stopped_among.as_ref() == Some(&view.memberships()) {
-        let why = "somebody stopped the rebalance that takes this node in: start it in Couchbase Server, or run `cbbootstrap-agent up`";
+        let why = "someone stopped the rebalance that takes this node in: start it in Couchbase Server, or run `cbbootstrap-agent up`";
         return if is_in { None } else { Some(wait(why)) };
     }
     if !is_in && this.recovery == Recovery::Delta && memory.is_delta_refused {

@@ -420,7 +420,7 @@ impl Server {
         Ok(tasks.into_iter().find(|task| task.task == "rebalance"))
     }
 
-    /// Whether somebody has stopped the rebalance with this ID, which was the last one.
+    /// Whether someone has stopped the rebalance with this ID, which was the last one.
     pub fn was_stopped(&self, rebalance_id: &str) -> Result<bool, CallError> {
         let Some(path) = self.rebalance()?.and_then(|last| last.last_report) else {
             return Ok(false);

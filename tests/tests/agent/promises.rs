@@ -999,8 +999,8 @@ fn a_stopped_rebalance_is_not_called_done() {
     servers[0].call("POST", "/controller/stopRebalance", &[], Some(LOGIN)).unwrap();
     servers.rebalance_takes(Duration::from_millis(200));
     let stopped = joiner.end().ended_with(6);
-    assert!(stopped.stderr.contains("it ended early: somebody stopped it"), "{stopped}");
-    assert!(stopped.stderr.contains("warning: somebody stopped the rebalance"), "{stopped}");
+    assert!(stopped.stderr.contains("it ended early: someone stopped it"), "{stopped}");
+    assert!(stopped.stderr.contains("warning: someone stopped the rebalance"), "{stopped}");
     assert_eq!(stopped.stderr.matches("rebalance: done").count(), 0, "{stopped}");
     let up = agents.up(&servers[1], &[]);
     up.document();

@@ -482,7 +482,7 @@ fn rebalance_that_people_stop_is_left_to_them_until_the_nodes_change() {
     }
     call(&servers[0], "/controller/stopRebalance", &[]);
     for resident in &residents {
-        resident.wait_for("warning: somebody stopped the rebalance");
+        resident.wait_for("warning: someone stopped the rebalance");
         resident.wait_for("which has 3 nodes and is not balanced");
     }
     let rebalances = servers.count("/controller/rebalance");

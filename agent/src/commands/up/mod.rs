@@ -425,7 +425,7 @@ impl<'r> Run<'r> {
                 {
                     memory.stopped_among = Some(view.memberships());
                     printer.warning(
-                        "somebody stopped the rebalance: this node does not start another one before the cluster's nodes change",
+                        "someone stopped the rebalance: this node does not start another one before the cluster's nodes change",
                     );
                     return Ok(None);
                 }
