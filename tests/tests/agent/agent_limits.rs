@@ -77,7 +77,7 @@ fn nodes_of_other_clusters_are_never_changed() {
     agents.up(&servers[1], &[]).failed(5, "the API has no cluster `demo`");
     assert_eq!(agents.record(), Value::Null);
     agents.up(&servers[0], &[]).document();
-    agents.up(&servers[1], &[]).failed(5, "belongs to another cluster");
+    agents.up(&servers[1], &[]).failed(5, "belongs to the cluster");
     agents.up(&servers[2], &[]).failed(5, "another user name or password");
     let changes = servers.requests().into_iter();
     let changes: Vec<_> = changes.filter(|seen| seen.method != "GET" && seen.node != 0).collect();

@@ -295,7 +295,7 @@ fn metadata_that_cannot_be_read_once_is_not_taken_for_absent() {
     instance.fail_once(path);
     instance.terminate();
     wait_until("the hook is completed", || instance.is_complete());
-    residents[2].wait_for("answers with status 503");
+    residents[2].wait_for("returned status 503");
     assert!(servers[2].is_blank());
     assert_eq!(instance.descriptions(), 0);
 }
@@ -806,7 +806,7 @@ fn restarted_member_is_ready_although_the_api_refuses() {
     while socket.recv(&mut buffer).map(|length| &buffer[..length]).unwrap() != b"READY=1" {
         assert!(since.elapsed() < seconds(45), "{}", resident.log());
     }
-    resident.wait_for("answers with status 403");
+    resident.wait_for("returned status 403");
 }
 
 #[test]

@@ -285,17 +285,22 @@ fn the_function_role_allows_only_what_it_needs() {
          for p in client('iam').list_role_policies(RoleName=r['RoleName'])['PolicyNames']]",
     );
     let statements = policies[0]["Statement"].as_array().unwrap();
-    let actions: Vec<_> = statements.iter().flat_map(|s| s["Action"].as_array().unwrap()).collect();
+    let actions: Vec<_> = statements.iter().map(|statement| &statement["Action"]).collect();
     assert_eq!(
         json!(actions),
         json!([
-            "dynamodb:BatchGetItem",
-            "dynamodb:UpdateItem",
-            "logs:CreateLogStream",
-            "logs:PutLogEvents"
+            ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"],
+            ["logs:CreateLogStream", "logs:PutLogEvents"],
+            ["kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
+            "kms:DescribeKey"
         ])
     );
     assert!(statements.iter().all(|s| s["Resource"] != json!("*")), "{policies}");
+    // Any key, but only through DynamoDB, and only for the table.
+    let through = json!({"kms:ViaService": "dynamodb.us-east-1.*"});
+    assert!(statements[2..].iter().all(|s| s["Condition"]["StringLike"] == through), "{policies}");
+    let table = json!({"kms:EncryptionContext:aws:dynamodb:tableName": "cb-bootstrap"});
+    assert_eq!(statements[2]["Condition"]["StringEquals"], table, "{policies}");
 
     // Without the right to write, a claim is refused; so the policy is what allowed it before.
     aws.boto(

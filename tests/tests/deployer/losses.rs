@@ -133,7 +133,7 @@ fn without_the_list_of_stacks_only_the_own_table_is_deleted() {
 
     let named = ["--stack-name", "a", "--table-name", "cb-bootstrap", "--delete-artifacts"];
     let destroyed = destroy(&proxy.user(), &named).ended_with(0);
-    let warning = "so another one may use table `cb-bootstrap` and the stack's artifacts, too";
+    let warning = "so another stack might use table `cb-bootstrap` and the stack's artifacts";
     assert_eq!(destroyed.stderr.matches(warning).count(), 1, "{destroyed}");
     assert_eq!(tables(&aws), json!([]));
 }
