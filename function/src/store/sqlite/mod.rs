@@ -237,7 +237,11 @@ impl From<rusqlite::Error> for Error {
                 | Code::ReadOnly,
             ) => Self::Unavailable(error.to_string().into()),
             // The error may contain a part of the record.
-            None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
+            None if matches!(
+                error,
+                rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::Utf8Error(..)
+            ) =>
+            {
                 Self::Unreadable(Unreadable("record"))
             }
             _ => Self::Failed(error.to_string().into()),
