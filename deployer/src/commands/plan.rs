@@ -212,6 +212,7 @@ mod tests {
                 replacement: Some("True".to_owned()),
                 scope: vec!["Properties".to_owned()],
                 details: Vec::new(),
+                is_kept: false,
             }],
             parameters: vec![ValueChange {
                 name: "MemorySize".to_owned(),

@@ -136,18 +136,23 @@ impl Launch<'_> {
             Known::Denied => {
                 format!("cannot check that the API of stack `{api}` knows cluster `{id}`")
             }
+            Known::Claimed if is_same_api => {
+                format!("a node has claimed cluster `{id}` again, and would begin a second cluster")
+            }
             Known::Unclaimed | Known::Claimed => format!(
                 "the API of stack `{api}` does not know cluster `{id}`, so a new node would begin a second cluster"
             ),
         };
-        let hint = if is_same_api {
-            "run `cbbootstrap-agent up --adopt` on a member, which records the cluster again"
-                .to_owned()
+        let adopt = "run `cbbootstrap-agent up --adopt` on a member, which records the cluster again; if there is no member, `destroy` the stack and launch again";
+        let hint = if is_same_api && *known == Known::Claimed {
+            format!("stop that node and run `{}`; then {adopt}", self.forget_command())
+        } else if is_same_api {
+            adopt.to_owned()
         } else {
             let current =
                 before.parameters.get("ApiEndpoint").map_or("another API", String::as_str);
             format!(
-                "the nodes use {current}; choose the stack of that API with `--env` or `--stack-name`"
+                "the nodes use {current}; choose the stack of that API with `--env` or `--stack-name`, or run `cbbootstrap-agent up --adopt` with the new `--api` on a member to move the cluster"
             )
         };
         Err(Failure::new(message).hint(hint).exit(Exit::NeedsDecision))

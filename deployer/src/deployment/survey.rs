@@ -11,6 +11,7 @@ use crate::{
     package::artifact::Artifact,
     settings::Target,
     stack::{self, DesiredStack, Risk, Stack, StackAction},
+    values::Auth,
 };
 
 /// It is read before anything is changed.
@@ -105,8 +106,9 @@ impl StackSurvey {
         let owner = table.and_then(|table| table.stack.as_deref());
         let Target { place, table, stack, .. } = target;
         let (name, before) = (&place.stack_name, self.stack.as_ref());
+        let (is_signed, is_public) = (stack.auth == Auth::Iam, stack.is_public());
         let mut risks =
-            stack::risks(name, before, self.action, &table.table_name, owner, stack.is_public());
+            stack::risks(name, before, self.action, &table.table_name, owner, is_signed, is_public);
         risks.extend(stack::lost_domain(before, stack.domain.endpoint().as_deref()));
         risks
     }

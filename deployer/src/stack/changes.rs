@@ -74,6 +74,9 @@ pub struct Change {
     pub scope: Vec<String>,
     /// The changes of its properties, tags and attributes, with their values where CloudFormation gives them.
     pub details: Vec<ValueChange>,
+    /// Whether CloudFormation keeps the resource, or a snapshot of it, outside the stack.
+    #[serde(skip)]
+    pub is_kept: bool,
 }
 
 impl Change {
@@ -174,7 +177,11 @@ pub fn losses(changes: &[Change]) -> Vec<String> {
         };
         let Change { resource, kind, .. } = change;
         match STATEFUL.iter().find(|(stateful, _)| stateful == kind) {
+            Some((_, what)) if change.is_kept => {
+                Some(format!("{how} `{resource}`, and the stack no longer uses {what}"))
+            }
             Some((_, what)) => Some(format!("{how} `{resource}`, which deletes {what}")),
+            None if change.is_kept => None,
             None if STATELESS.contains(&kind.as_str()) => None,
             None => Some(format!("{how} `{resource}` ({kind}), which deletes any data in it")),
         }
@@ -200,6 +207,7 @@ mod tests {
     #[test]
     fn removed_and_replaced_resources_are_losses() {
         let (api, group) = ("AWS::ApiGatewayV2::Api", "AWS::Logs::LogGroup");
+        let kept = |change| Change { is_kept: true, ..change };
         for (change, expected) in [
             (
                 change("Modify", api, Some("True")),
@@ -226,6 +234,13 @@ mod tests {
                 Some("replaces `R` (Our::Own::Store), which deletes any data in it"),
             ),
             (change("Modify", "AWS::RDS::DBInstance", Some("False")), None),
+            (kept(change("Remove", "AWS::RDS::DBInstance", None)), None),
+            (
+                kept(change("Modify", "AWS::SecretsManager::Secret", Some("True"))),
+                Some(
+                    "replaces `R`, and the stack no longer uses the secret that nodes and clients use",
+                ),
+            ),
         ] {
             assert_eq!(losses(std::slice::from_ref(&change)), Vec::from_iter(expected), "{change}");
         }

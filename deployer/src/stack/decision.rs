@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use super::{
     DesiredStack, Stack, StackEvent, StackStatus, StackStatus as S, aws_command, failed, name_in,
 };
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    values::Auth,
+};
 
 /// What a deployment does next. Only `Create` and `Update` reach its goal; after the others it reads the stack again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,13 +197,14 @@ impl Risk {
 }
 
 /// What a deployment of stack `name` must ask about before it changes anything. `table_owner` is the stack for which the table
-/// was created, and `is_public` says whether anybody may call the API afterwards.
+/// was created. Afterwards the API accepts only signed requests if `is_signed`, and anyone may call it if `is_public`.
 pub fn risks(
     name: &str,
     stack: Option<&Stack>,
     action: StackAction,
     table: &str,
     table_owner: Option<&str>,
+    is_signed: bool,
     is_public: bool,
 ) -> Vec<Risk> {
     let mut risks = Vec::new();
@@ -214,7 +218,10 @@ pub fn risks(
     if let Some(current) = current.filter(|current| *current != table) {
         risks.push(Risk::OtherTable { current: current.to_owned(), desired: table.to_owned() });
     }
-    if let Some((calls, option)) = stack.restriction().filter(|_| is_public) {
+    let was_signed = stack.auth() == Auth::Iam;
+    if let Some((calls, option)) = stack.restriction()
+        && if was_signed { !is_signed } else { is_public }
+    {
         risks.push(Risk::OpenApi { calls, option });
     }
     if action == StackAction::ReplaceUsed {

@@ -8,7 +8,7 @@ use aws_sdk_cloudformation::{
     operation::describe_change_set::{DescribeChangeSetError, DescribeChangeSetOutput},
     types::{
         Capability, ChangeSetStatus, ChangeSetType, DeploymentConfig, DeploymentConfigMode,
-        ExecutionStatus as E, Parameter, ResourceChange, ResourceChangeDetail,
+        ExecutionStatus as E, Parameter, PolicyAction, ResourceChange, ResourceChangeDetail,
         RollbackConfiguration, RollbackTrigger, StackStatus as S, Tag,
     },
 };
@@ -331,6 +331,15 @@ impl From<ResourceChange> for Change {
             replacement: change.replacement.map(|replacement| replacement.to_string()),
             scope: change.scope.into_iter().flatten().map(|scope| scope.to_string()).collect(),
             details,
+            is_kept: matches!(
+                change.policy_action,
+                Some(
+                    PolicyAction::Retain
+                        | PolicyAction::Snapshot
+                        | PolicyAction::ReplaceAndRetain
+                        | PolicyAction::ReplaceAndSnapshot
+                )
+            ),
         }
     }
 }

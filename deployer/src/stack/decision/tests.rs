@@ -171,7 +171,7 @@ fn a_stack_is_up_to_date_if_nothing_but_comments_differs() {
 
 #[test]
 fn another_table_needs_consent() {
-    let risks = |stack, table| risks("s", stack, StackAction::Update, table, None, true);
+    let risks = |stack, table| risks("s", stack, StackAction::Update, table, None, false, true);
     let deployed = stack("CREATE_COMPLETE", "old");
     assert_eq!(risks(None, "t"), []);
     assert_eq!(risks(Some(&deployed), "old"), []);
@@ -190,7 +190,7 @@ fn the_table_of_another_stack_needs_consent() {
         (Some(deployed("old")), Some("other"), true),
         (Some(deployed("old")), Some("s"), false),
     ] {
-        let risks = risks("s", stack.as_ref(), StackAction::Update, "t", owner, true);
+        let risks = risks("s", stack.as_ref(), StackAction::Update, "t", owner, false, true);
         let asked = risks.iter().any(|risk| matches!(risk, Risk::SharedTable { .. }));
         assert_eq!(asked, asks, "{stack:?} {owner:?}");
     }
@@ -198,22 +198,25 @@ fn the_table_of_another_stack_needs_consent() {
 
 #[test]
 fn opening_an_api_needs_consent() {
-    for (auth, secret, is_public, asked) in [
-        (Some("AWS_IAM"), Some("false"), true, Some("signed requests; without `--auth iam`")),
-        (Some("AWS_IAM"), Some("false"), false, None),
-        (Some("NONE"), Some("true"), true, Some("token; without `--require-secret`")),
-        (Some("NONE"), Some("true"), false, None),
-        (Some("NONE"), Some("false"), true, None),
-        (Some("NONE"), Some("false"), false, None),
+    let (public, token, signed) = ((false, true), (false, false), (true, false));
+    for (auth, secret, (is_signed, is_public), asked) in [
+        (Some("AWS_IAM"), Some("false"), public, Some("signed requests; without `--auth iam`")),
+        (Some("AWS_IAM"), Some("false"), token, Some("signed requests; without `--auth iam`")),
+        (Some("AWS_IAM"), Some("false"), signed, None),
+        (Some("NONE"), Some("true"), public, Some("token; without `--require-secret`")),
+        (Some("NONE"), Some("true"), token, None),
+        (Some("NONE"), Some("true"), signed, None),
+        (Some("NONE"), Some("false"), public, None),
+        (Some("NONE"), Some("false"), token, None),
         // An older template, or a Couchbase cluster.
-        (Some("AWS_IAM"), None, true, Some("signed requests")),
-        (None, None, true, None),
+        (Some("AWS_IAM"), None, public, Some("signed requests")),
+        (None, None, public, None),
     ] {
         let mut stack = stack("CREATE_COMPLETE", "t");
         for (name, value) in [("AuthorizationType", auth), ("RequireSecret", secret)] {
             stack.parameters.extend(value.map(|value| (name.to_owned(), value.to_owned())));
         }
-        let risks = risks("s", Some(&stack), StackAction::Update, "t", None, is_public);
+        let risks = risks("s", Some(&stack), StackAction::Update, "t", None, is_signed, is_public);
         let questions: Vec<_> = risks.iter().map(|risk| risk.question("s")).collect();
         let case = format!("{auth:?}, {secret:?}, {is_public}: {questions:?}");
         assert_eq!(questions.len(), usize::from(asked.is_some()), "{case}");
@@ -247,7 +250,7 @@ fn losing_the_endpoint_of_a_domain_needs_consent() {
 fn replacing_a_used_stack_needs_consent() {
     let stack = stack("DELETE_FAILED", "t");
     let status = stack.status.clone();
-    let risks = |action| risks("s", Some(&stack), action, "t", None, true);
+    let risks = |action| risks("s", Some(&stack), action, "t", None, false, true);
     assert_eq!(risks(StackAction::ReplaceUsed), [Risk::ReplaceUsedStack { status }]);
     assert_eq!(risks(StackAction::Replace), []);
 }
