@@ -62,6 +62,9 @@ pub enum ApiError {
     /// The same call may succeed later.
     #[error("{0}")]
     Temporary(Failure),
+    /// There are no credentials to sign the request with. The same call may succeed later.
+    #[error("{0}")]
+    Unsigned(Failure),
     #[error("{}", .0.detail)]
     Refused(Problem),
     /// The request could not be made, or something else than the API answers.
@@ -72,7 +75,7 @@ pub enum ApiError {
 impl From<NoCredentials> for ApiError {
     fn from(error: NoCredentials) -> Self {
         match error {
-            NoCredentials::Temporary(why) => Self::Temporary(why),
+            NoCredentials::Temporary(why) => Self::Unsigned(why),
             NoCredentials::Failed(error) => Self::Failed(error),
         }
     }

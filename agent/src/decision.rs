@@ -212,6 +212,7 @@ impl Memory {
             absences: self.absences.clone(),
             was_away: self.was_away,
             is_failover_intended: self.is_failover_intended,
+            rebalance_id: self.rebalance_id.clone(),
             stopped_among: self.stopped_among.clone(),
             removed: self.removed.clone(),
             ..Self::default()

@@ -16,6 +16,9 @@ use crate::{
     server::{Administrator, Server, View},
 };
 
+/// At most this many members are asked about a node: one that is down costs a time limit.
+const MAX_ASKED: usize = 3;
+
 #[derive(Debug)]
 pub struct Peers {
     pub cluster_id: ClusterId,
@@ -82,6 +85,20 @@ impl Peers {
         };
         let administrator = Some(self.administrator.clone());
         Ok(Server::on_node(node, trust.as_ref(), administrator, self.deadline))
+    }
+
+    /// The cluster as another member of the record sees it, if one can be asked.
+    pub fn find_view(
+        &self,
+        node: &Node,
+        record: &ClusterRecord,
+        is_enterprise: bool,
+    ) -> Option<View> {
+        let others = record.nodes().into_iter().filter(|other| *other != node);
+        others.take(MAX_ASKED).find_map(|member| {
+            let member = self.connect(member, record, is_enterprise).ok()?;
+            member.cluster().ok().flatten()
+        })
     }
 
     /// Attests that this node is a member of the cluster that its server sees; `None` where the cluster has no secret.

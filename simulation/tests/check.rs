@@ -151,7 +151,7 @@ fn send(api: &Api, identity: &Identity, call: &Call) -> Answer {
         Call::Leave { generation } => api.leave(identity, Some(*generation)).map(Some),
     };
     answer.map_err(|error| match error {
-        ApiError::Temporary(_) => CallFailure::Temporary,
+        ApiError::Temporary(_) | ApiError::Unsigned(_) => CallFailure::Temporary,
         ApiError::Refused(problem) if problem.code == "too_many_nodes" => CallFailure::TooManyNodes,
         ApiError::Refused(_) => CallFailure::Refused,
         ApiError::Failed(error) => panic!("{error:#}"),

@@ -48,7 +48,7 @@ impl From<CallError> for Interrupt {
 impl From<ApiError> for Interrupt {
     fn from(error: ApiError) -> Self {
         let problem = match error {
-            ApiError::Temporary(why) => {
+            ApiError::Temporary(why) | ApiError::Unsigned(why) => {
                 return Self::Pause(Cause::ApiFailure, why);
             }
             ApiError::Failed(error) => return Self::Fail(error),

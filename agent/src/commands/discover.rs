@@ -68,6 +68,7 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
             }
             Ok(None) => format!("nobody has claimed the cluster `{}`", id.as_str()),
             Err(ApiError::Temporary(why)) if !args.until_ready => why.to_string(),
+            Err(ApiError::Unsigned(why)) if !args.until_ready => return Err(why.into()),
             Err(error) => return Err(error.into()),
         };
         if !args.until_ready {

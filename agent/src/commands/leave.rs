@@ -16,12 +16,10 @@ use crate::{
     decision::{self, Action, Admission, Memory},
     http::CallError,
     printer::Printer,
+    record::ClusterRecord,
     server::{Membership, Server, View},
     settings::{self, Here},
 };
-
-/// At most this many members are asked about the node's name: one that is down costs a time limit.
-const MAX_ASKED: usize = 3;
 
 #[derive(Debug, Serialize)]
 struct LeaveOutcome {
@@ -124,7 +122,7 @@ impl Leaving {
         }
         match here.api.leave(&identity, self.generation) {
             Ok(record) => {
-                self.report_removed(here);
+                let record = self.report_removed(here).unwrap_or(record);
                 Ok(Some(record.initial_node.to_string()))
             }
             Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
@@ -132,13 +130,15 @@ impl Leaving {
         }
     }
 
-    /// Reports the dead nodes that this node's rebalance has removed with it, once.
-    fn report_removed(&self, here: &Here) {
-        for node in self.memory.removed.iter().filter_map(|name| Node::new(name).ok()) {
+    /// Reports the dead nodes that this node's rebalance has removed with it, once. Returns the last answer.
+    fn report_removed(&self, here: &Here) -> Option<ClusterRecord> {
+        let nodes = self.memory.removed.iter().filter_map(|name| Node::new(name).ok());
+        let answers = nodes.filter_map(|node| {
             let removed = Identity { node, node_uuid: None };
-            // Without that, the API only lists a dead node.
-            let _ = here.api.leave(&removed, self.generation);
-        }
+            // If it fails, the API only lists a dead node.
+            here.api.leave(&removed, self.generation).ok()
+        });
+        answers.last()
     }
 
     /// Returns why to wait afterwards.
@@ -237,11 +237,7 @@ fn admission(Here { api, server, peers, .. }: &Here, identity: &Identity) -> Opt
     if record.state != State::Ready || record.member(node).is_none() {
         return None;
     }
-    let others = record.nodes().into_iter().filter(|other| *other != node);
-    let view = others.take(MAX_ASKED).find_map(|member| {
-        let member = peers.connect(member, &record, is_enterprise).ok()?;
-        member.cluster().ok().flatten()
-    })?;
+    let view = peers.find_view(node, &record, is_enterprise)?;
     let cluster_uuid = record.cluster_uuid.as_ref();
     Some(decision::admission(node, node_uuid.as_ref(), &view, cluster_uuid, false))
 }

@@ -622,6 +622,13 @@ fn dead_member_that_a_rebalance_removes_leaves_the_record() {
     wait_until("all others have reported", || {
         agents.record()["nodes"].as_array().unwrap().len() == 3
     });
+    // It joins again, although it knows its cluster for a moment: nobody has removed a living node.
+    servers.removed_nodes_remember_for(seconds(2), Duration::from_millis(500));
+    dead.restart();
+    residents.push(agents.stay(dead, &[], &[]));
+    wait_until("the node is out", || dead.is_blank());
+    dead.load_certificate();
+    wait_for_cluster(&servers, 4);
 }
 
 #[test]
@@ -671,6 +678,17 @@ fn dead_twin_is_replaced_on_demand() {
     with.wait_for("it was removed, and this node joins in its place");
     wait_for_cluster(&servers, 3);
     assert!(!servers[2].is_blank());
+    // The same while the agent runs.
+    with.wait_for("which has 3 nodes");
+    servers[2].kill();
+    servers[2].reset();
+    servers[2].restart();
+    with.wait_for("once that member has been failed over and removed, it can join again");
+    call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
+    wait_until("it is replaced again", || {
+        with.log().matches("it was removed, and this node joins in its place").count() == 2
+    });
+    wait_for_cluster(&servers, 3);
 }
 
 #[test]

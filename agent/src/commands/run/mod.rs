@@ -30,7 +30,6 @@ use crate::{
     lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
-    record::ClusterRecord,
     server::{Health, Membership, NodeInfo, View},
     settings,
 };
@@ -73,7 +72,7 @@ struct Life<'r> {
     is_settled: bool,
     /// The server's last state before it belonged to no cluster.
     last: Option<Last>,
-    /// The server has lost its cluster, and the record may show why.
+    /// The server of a healthy member has lost its cluster, and other members may show why.
     is_removal_unclear: bool,
     /// When the record was read, or was tried to be.
     asked_at: Option<Instant>,
@@ -268,13 +267,7 @@ impl<'r> Life<'r> {
     /// Does what `up` does. A member that lacks nothing asks the API rarely.
     fn stay(&mut self, own: OwnServer, is_healthy: bool) -> Result<Outcome, Interrupt> {
         if matches!(own, OwnServer::Blank(_)) && self.is_removal_unclear {
-            let node = &self.up.here.identity.node;
-            let record = self.up.here.api.status(Some(node))?;
-            // Whatever removed the node has reported that.
-            let is_unlisted = |record: ClusterRecord| {
-                record.state == State::Ready && record.member(node).is_none()
-            };
-            self.departing.state.is_removed = record.is_some_and(is_unlisted);
+            self.departing.state.is_removed = self.was_removed()?;
             self.is_removal_unclear = false;
             return Ok(Outcome::Acted);
         }
@@ -346,7 +339,7 @@ impl<'r> Life<'r> {
                 self.up.learn(record);
             }
             Ok(None) => self.up.state.answers.asked = Asked::NoRecord,
-            Err(ApiError::Temporary(why)) => {
+            Err(ApiError::Temporary(why) | ApiError::Unsigned(why)) => {
                 self.note_outage(&format!("the API does not answer: {why}"));
                 return Ok(());
             }
@@ -416,8 +409,8 @@ impl<'r> Life<'r> {
                 let sees_cluster = view.nodes.len() > 1
                     && self.is_healthy(Some(view))
                     && !view.others().any(is_lost);
-                let may_leave = is_active && view.is_rebalancing || sees_cluster;
-                self.last = Some(Last { at: Instant::now(), may_leave });
+                let may_leave = is_active && view.is_rebalancing;
+                self.last = Some(Last { at: Instant::now(), may_leave, sees_cluster });
                 let departure = &mut self.departing.state;
                 departure.is_removed = false;
                 // A rebalance that this run started goes on after the notice was withdrawn.
@@ -428,9 +421,10 @@ impl<'r> Life<'r> {
                 self.departing.state.is_leaving = self.notice.is_some();
             }
             OwnServer::Blank(_) => {
-                if let Some(last) = self.last.take() {
+                let last = self.last.take().filter(|last| last.at.elapsed() < DEAD_AFTER);
+                if let Some(last) = last {
                     self.departing.state.is_removed |= last.may_leave;
-                    self.is_removal_unclear = !last.may_leave;
+                    self.is_removal_unclear = last.sees_cluster && !last.may_leave;
                 }
             }
             _ => {
@@ -440,6 +434,26 @@ impl<'r> Life<'r> {
                 self.last.take_if(|last| last.at.elapsed() >= DEAD_AFTER);
             }
         }
+    }
+
+    /// Whether people have removed the node of a server that was a healthy member a moment ago. If the cluster still lists it, the
+    /// server has lost its data.
+    fn was_removed(&self) -> Result<bool, Interrupt> {
+        let up::Run { here, goal, .. } = &self.up;
+        let (node, server) = (&here.identity.node, &here.server);
+        let Some(record) = here.api.status(Some(node))? else { return Ok(false) };
+        if record.state != State::Ready {
+            return Ok(false);
+        }
+        if record.member(node).is_none() || !goal.trusts_members {
+            return Ok(true);
+        }
+        let is_enterprise = server.pools()?.is_enterprise;
+        let view = here.peers.find_view(node, &record, is_enterprise).ok_or_else(|| {
+            Interrupt::wait("no other member says whether this node was removed from its cluster")
+        })?;
+        let name = node.host().to_string();
+        Ok(view.nodes.iter().all(|other| other.name != name))
     }
 
     /// Whether the node is an active, healthy member. A server that has just started may not know that it was removed.

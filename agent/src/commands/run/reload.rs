@@ -16,9 +16,10 @@ use crate::{
 /// A member, as this run last saw it.
 pub(super) struct Last {
     pub(super) at: Instant,
-    /// Whether only people can have removed it if it is blank soon afterwards: it saw its cluster, a rebalance ran, or another agent
-    /// worked on it.
+    /// Whether only people can have removed it if it is blank soon afterwards: a rebalance ran, or another agent worked on it.
     pub(super) may_leave: bool,
+    /// Whether it was a healthy member, as far as it can know.
+    pub(super) sees_cluster: bool,
 }
 
 /// Reads the command line, the environment and the options file again.

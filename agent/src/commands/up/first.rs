@@ -150,15 +150,16 @@ impl Run<'_> {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
             return Interrupt::wait(format!("initialise: {error}"));
         }
+        let why = format!("the server refuses to initialise the cluster: {error}");
         let hint = if self.state.memory.may_be_under_way {
             "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {
-            if let Err(interrupt) = self.leave_claim(generation) {
+            if let Err(interrupt @ Interrupt::Pause(..)) = self.leave_claim(generation) {
+                self.printer.warning_once(&why);
                 return interrupt;
             }
             "nothing was changed, and another node can begin the cluster"
         };
-        let why = format!("the server refuses to initialise the cluster: {error}");
         Failure::new(why).hint(hint).into()
     }
 
@@ -168,6 +169,7 @@ impl Run<'_> {
         match self.here.api.leave(&self.here.identity, Some(generation)) {
             // After a refusal, the claim is not this node's any more.
             Ok(_) | Err(ApiError::Refused(_)) => Ok(()),
+            Err(error @ ApiError::Failed(_)) => Err(error.into()),
             Err(error) => {
                 Err(Interrupt::wait(format!("the claim cannot be given up yet: {error}")))
             }

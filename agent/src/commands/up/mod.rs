@@ -44,6 +44,9 @@ const MAX_ACTIONS: u32 = 10;
 /// How long a node waits for one that lost its claim but has a cluster, if claims never expire.
 const OCCUPIED_LIMIT: Duration = Duration::from_mins(5);
 
+/// The server counts an automatic failover a moment after it.
+const COUNTED_WITHIN: Duration = Duration::from_secs(2);
+
 pub fn run(args: UpArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let interval = args.wait.pause.interval;
@@ -215,7 +218,7 @@ impl<'r> Run<'r> {
     }
 
     /// Notes since when the state is as it is.
-    fn observe(&mut self, own: &OwnServer) -> Result<(), Failure> {
+    fn observe(&mut self, own: &OwnServer) -> Result<(), Interrupt> {
         let (now, memory) = (Instant::now(), &mut self.state.memory);
         match own {
             OwnServer::OtherCredentials => {
@@ -226,23 +229,30 @@ impl<'r> Run<'r> {
         let OwnServer::Member(view) = own else {
             return Ok(());
         };
-        let is_failed_over =
-            view.this().is_some_and(|this| this.membership == Membership::FailedOver);
-        let is_explained = memory.was_away || memory.is_failover_intended;
-        if is_failed_over && self.goal.recovers && !is_explained {
-            match self.here.server.auto_failovers() {
-                Ok(0) => memory.is_failover_intended = true,
-                // The failure was too short to be seen.
-                Ok(_) => memory.was_away = true,
-                Err(_) => {}
-            }
-        }
         let nodes = view.memberships();
         if self.state.nodes != nodes || view.is_rebalancing {
             self.state.nodes = nodes;
             memory.same_since = Some(now);
         }
-        rebalances::watch(memory, &self.here.server, view, view.is_balanced, self.printer)
+        let server = &self.here.server;
+        rebalances::watch(memory, server, view, view.is_balanced, self.printer)?;
+        let is_failed_over =
+            view.this().is_some_and(|this| this.membership == Membership::FailedOver);
+        let is_explained = memory.was_away || memory.is_failover_intended;
+        if is_failed_over && self.goal.recovers && !is_explained {
+            match server.auto_failovers() {
+                // The failure was too short to be seen.
+                Ok(1..) => memory.was_away = true,
+                Ok(0) if memory.same_since.is_none_or(|since| since.elapsed() < COUNTED_WITHIN) => {
+                    return Err(Interrupt::watch(
+                        "the cluster has failed this node over, and may count that in a moment",
+                    ));
+                }
+                Ok(0) => memory.is_failover_intended = true,
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether the last round did nothing that a command by hand could get in the way of before the next one.
@@ -423,7 +433,7 @@ impl<'r> Run<'r> {
                 if let Some(view) = view
                     && rebalances::was_stopped(memory, server)
                 {
-                    memory.stopped_among = Some(view.memberships());
+                    (memory.rebalance_id, memory.stopped_among) = (None, Some(view.memberships()));
                     printer.warning(
                         "someone stopped the rebalance: this node does not start another one before the cluster's nodes change",
                     );

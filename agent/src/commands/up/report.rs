@@ -101,7 +101,9 @@ impl Run<'_> {
             Ok(_) => {
                 self.printer.step(format_args!("left: reported for `{node}`, which was removed"));
             }
-            Err(ApiError::Temporary(why)) => return Err(ApiError::Temporary(why).into()),
+            Err(error @ (ApiError::Temporary(_) | ApiError::Unsigned(_))) => {
+                return Err(error.into());
+            }
             Err(error) => self
                 .printer
                 .warning(format_args!("the API still lists `{node}`, which was removed: {error}")),
