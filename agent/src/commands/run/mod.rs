@@ -401,8 +401,8 @@ impl<'r> Life<'r> {
             OwnServer::Member(view) => {
                 let is_active =
                     view.this().is_some_and(|this| this.membership == Membership::Active);
-                // A server that has just started, or that others may have given up, may have been removed before. Nobody can remove the
-                // only node.
+                // A server does not know that it was removed if it has just started or cannot reach other members. The only node cannot
+                // be removed.
                 let is_lost = |node: &NodeInfo| {
                     node.membership == Membership::Active && node.health == Health::Unhealthy
                 };

@@ -154,11 +154,16 @@ impl Run<'_> {
         let hint = if self.state.memory.may_be_under_way {
             "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {
-            if let Err(interrupt @ Interrupt::Pause(..)) = self.leave_claim(generation) {
-                self.printer.warning_once(&why);
-                return interrupt;
+            match self.leave_claim(generation) {
+                Ok(()) => "nothing was changed, and another node can begin the cluster",
+                Err(interrupt @ Interrupt::Pause(..)) => {
+                    self.printer.warning_once(&why);
+                    return interrupt;
+                }
+                Err(Interrupt::Fail(_)) => {
+                    "nothing was changed; the API did not release the claim, so another node can begin the cluster only when the claim expires"
+                }
             }
-            "nothing was changed, and another node can begin the cluster"
         };
         Failure::new(why).hint(hint).into()
     }
