@@ -940,6 +940,28 @@ fn lost_certificates_are_explained() {
     one_cluster(&servers, 2);
 }
 
+/// The server's reason is printed even if the API does not release the claim.
+#[test]
+fn a_refused_initialisation_is_explained_although_the_claim_stays() {
+    let (servers, agents) = scene(1);
+    servers.on_request(|seen| {
+        let is_init = seen.path.ends_with("/clusterInit");
+        if is_init { Then::Refuse(400, r#"["no way"]"#.to_owned()) } else { Then::Handle }
+    });
+    let api = agents.api.clone();
+    let front = Stub::start(move |request| {
+        if request.path == "/cluster/leave" {
+            return (403, r#"{"message":"Forbidden"}"#.to_owned());
+        }
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let refused = agents.with("CBBOOTSTRAP_API", &front.url).up(&servers[0], &[]);
+    refused.failed(1, "the server refuses to initialise the cluster");
+    assert!(refused.stderr.contains("no way"), "{refused}");
+    assert!(refused.stderr.contains("did not release the claim"), "{refused}");
+}
+
 /// Each member of a large cluster may refuse for a moment.
 #[test]
 fn a_joiner_tries_again_when_every_member_refuses_for_some_seconds() {
