@@ -196,6 +196,8 @@ impl Agents {
         });
         assert_eq!(first.end().status, None);
         servers.on_request(|_| Then::Handle);
+        // The server handles the request after its sender's death.
+        process::wait_until("the server is initialised", || !servers.clusters().is_empty());
     }
 
     /// With a server in front of the API, which lists the agents' requests.
