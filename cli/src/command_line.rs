@@ -43,8 +43,8 @@ pub struct Parsed {
     pub matches: ArgMatches,
     /// What variables and the file set.
     settings: Vec<Setting>,
-    /// Options that variables and files do not set, because they conflict with a typed option.
-    excluded: Vec<String>,
+    /// The options of that command that do not conflict with a typed one. clap's matches know only in debug builds which there are.
+    free: Vec<String>,
 }
 
 /// Reads the options of this process. Ends it with clap's message if they are wrong.
@@ -119,14 +119,13 @@ impl CommandLine {
             }
         })?;
         let called = self.called(&typed);
-        let excluded = called.excluded();
-        let is_free = |id: &str| !excluded.iter().any(|excluded| excluded == id);
+        let free = called.free();
+        let is_free = |id: &str| free.iter().any(|free| free == id);
         let mut settings = self.variables(&called, is_free);
         let of_file = self.file.iter().filter(|option| {
-            let is_known = called.command.get_arguments().any(|arg| *arg.get_id() == option.id);
             let is_set = is_typed(called.matches, &option.id)
                 || settings.iter().any(|variable| variable.id == option.id);
-            is_known && is_free(&option.id) && (option.adds || !is_set)
+            is_free(&option.id) && (option.adds || !is_set)
         });
         let of_file: Vec<_> = of_file.cloned().collect();
         settings.extend(of_file);
@@ -134,7 +133,7 @@ impl CommandLine {
         let set = settings.iter().flat_map(|setting| &setting.arguments);
         let arguments: Vec<_> = before.iter().chain(set).chain(after).cloned().collect();
         match self.matches(&arguments) {
-            Ok(matches) => Ok(Parsed { matches, settings, excluded }),
+            Ok(matches) => Ok(Parsed { matches, settings, free }),
             Err(error) => Err(name_source(error, &settings)),
         }
     }
@@ -209,18 +208,18 @@ struct Called<'c> {
 }
 
 impl Called<'_> {
-    /// The options that conflict with a typed one.
-    fn excluded(&self) -> Vec<String> {
+    /// The options that do not conflict with a typed one.
+    fn free(&self) -> Vec<String> {
         let conflict = |one: &Arg, other: &Arg| {
             let conflicts = self.command.get_arg_conflicts_with(one);
             conflicts.iter().any(|arg| arg.get_id() == other.get_id())
         };
         let typed = |arg: &&Arg| is_typed(self.matches, arg.get_id().as_str());
         let all = || self.command.get_arguments();
-        let excluded = all().filter(|arg| {
-            all().filter(typed).any(|typed| conflict(typed, arg) || conflict(arg, typed))
+        let free = all().filter(|arg| {
+            !all().filter(typed).any(|typed| conflict(typed, arg) || conflict(arg, typed))
         });
-        excluded.map(|arg| arg.get_id().to_string()).collect()
+        free.map(|arg| arg.get_id().to_string()).collect()
     }
 }
 
@@ -246,8 +245,7 @@ impl Parsed {
 
     /// Whether the command that is called has this option, and it does not conflict with a typed option.
     pub fn takes(&self, id: &str) -> bool {
-        let (_, matches) = self.called();
-        matches.try_contains_id(id).is_ok() && !self.excluded.iter().any(|excluded| excluded == id)
+        self.free.iter().any(|free| free == id)
     }
 
     /// Names the variable in an error that is about its value.
