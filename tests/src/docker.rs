@@ -8,6 +8,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -163,7 +164,7 @@ impl Machine {
 
     fn wait_until_up(&self) -> Result<(), String> {
         let since = Instant::now();
-        while self.try_docker(&["version"]).status != Some(0) {
+        while UnixStream::connect(self.home.join("socket")).is_err() {
             let has_ended = !process::is_alive(self.daemon.id());
             if has_ended || since.elapsed() > PATIENCE {
                 let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
@@ -172,6 +173,7 @@ impl Machine {
             }
             thread::sleep(Duration::from_millis(100));
         }
+        self.docker(&["version"]);
         Ok(())
     }
 

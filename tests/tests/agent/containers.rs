@@ -52,7 +52,8 @@ fn wait_until(what: &str, reason: impl Fn() -> Option<String>) {
     let since = Instant::now();
     while let Some(reason) = reason() {
         assert!(since.elapsed() < PATIENCE, "timed out waiting until {what}: {reason}");
-        sleep(Duration::from_millis(300));
+        // A call of Docker takes a tenth of a second of a processor.
+        sleep(Duration::from_secs(1));
     }
     println!("{:5.1} s until {what}", since.elapsed().as_secs_f64());
 }

@@ -6,7 +6,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
 };
 
 use cbbootstrap_tests::{
@@ -42,8 +41,12 @@ fn container() -> Option<Container> {
         .ok()
 }
 
-/// Packs a program as this version.
+/// A program that is quickly compressed, where its content does not matter.
+const SMALL: &str = "/bin/true";
+
+/// Packs a binary as a program of this version, with the completions and manual pages of that program.
 fn pack(program: &str, binary: &Path, version: &str) -> TempDir {
+    let native = if program == "cbbootstrap" { programs::cbbootstrap() } else { programs::agent() };
     let directory = tempfile::tempdir().unwrap();
     // Released programs have no symbols. Those of a program for tests are half of it.
     let stripped = directory.path().join(program);
@@ -52,7 +55,7 @@ fn pack(program: &str, binary: &Path, version: &str) -> TempDir {
     let script = programs::workspace().join("scripts/pack");
     let user = User::default();
     let mut command = user.program(&script, &[program, TARGET]);
-    command.arg(&stripped).arg(directory.path()).env("VERSION", version);
+    command.arg(&stripped).arg(directory.path()).arg(native).env("VERSION", version);
     // By default, the date of the last commit.
     command.env("SOURCE_DATE_EPOCH", "1700000000");
     Ended::of(&mut command).ended_with(0);
@@ -60,10 +63,9 @@ fn pack(program: &str, binary: &Path, version: &str) -> TempDir {
     directory
 }
 
-/// The agent, packed as 1.0.0.
-fn agent() -> &'static TempDir {
-    static PACKED: OnceLock<TempDir> = OnceLock::new();
-    PACKED.get_or_init(|| pack("cbbootstrap-agent", &programs::agent(), "1.0.0"))
+/// The agent's packages of version 1.0.0, with a small program.
+fn small() -> TempDir {
+    pack("cbbootstrap-agent", Path::new(SMALL), "1.0.0")
 }
 
 /// The file in a directory whose name ends like this.
@@ -148,13 +150,13 @@ fn agents_packages_can_be_upgraded_and_removed() {
         return;
     };
     let candidate = pack("cbbootstrap-agent", &programs::agent(), "1.0.0-rc.1");
-    let release = agent();
+    let release = small();
 
     let dpkg =
         |option: &str, package: &str| debian.run(&format!("dpkg {option} {package}")).ended_with(0);
     dpkg("--install", &copy(&debian, &file(&candidate, ".deb")));
     check_and_configure(&debian);
-    dpkg("--refuse-downgrade --install", &copy(&debian, &file(release, ".deb")));
+    dpkg("--refuse-downgrade --install", &copy(&debian, &file(&release, ".deb")));
     check_upgraded(&debian);
     dpkg("--remove", "cbbootstrap-agent");
     check_removed(&debian);
@@ -172,7 +174,7 @@ fn agents_packages_can_be_upgraded_and_removed() {
     };
     rpm("--install", &file(&candidate, ".rpm"));
     check_and_configure(&red_hat);
-    rpm("--upgrade", &file(release, ".rpm"));
+    rpm("--upgrade", &file(&release, ".rpm"));
     check_upgraded(&red_hat);
     rpm("--erase", Path::new("cbbootstrap-agent"));
     check_removed(&red_hat);
@@ -205,8 +207,8 @@ fn packing_is_reproducible_and_binstall_finds_the_archive() {
     let Some(_container) = container() else {
         return;
     };
-    let again = pack("cbbootstrap-agent", &programs::agent(), "1.0.0");
-    let [one, two] = [agent(), &again].map(|directory| {
+    let again = small();
+    let [one, two] = [&small(), &again].map(|directory| {
         let entries = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
         entries
             .map(|path| (path.file_name().unwrap().to_owned(), fs::read(path).unwrap()))
