@@ -446,7 +446,7 @@ fn kubernetes_pods_become_one_cluster() {
     let model =
         Model { machine, container: machine.docker(&[&model[..], &[COUCHBASE, "model"]].concat()) };
     let start_api =
-        || pods.of_deployment(find("Deployment", "cbbootstrap"), find("Service", "cbbootstrap"));
+        || pods.behind_service(find("StatefulSet", "cbbootstrap"), find("Service", "cbbootstrap"));
     let start = |ordinal| pods.of_stateful_set(find("StatefulSet", "couchbase"), ordinal);
     let name = |ordinal| format!("couchbase-{ordinal}.couchbase.default.svc.cluster.local");
 
