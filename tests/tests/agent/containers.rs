@@ -471,7 +471,11 @@ fn kubernetes_pods_become_one_cluster() {
     }
 
     let last = [("couchbase-3", "couchbase-2")];
-    let leave = example.command("kubectl exec", &last);
+    let show = example.command("kubectl exec cbbootstrap-0", &[]);
+    let show: Vec<_> = show[4..].iter().map(String::as_str).collect();
+    api.exec("server", &show).ended_with(0);
+
+    let leave = example.command("kubectl exec couchbase-2", &last);
     let leave: Vec<_> = leave[6..].iter().map(String::as_str).collect();
     nodes[2].exec("agent", &leave).ended_with(0);
     nodes.remove(2).delete();
