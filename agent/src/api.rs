@@ -8,6 +8,7 @@ use std::{
 use anyhow::Context;
 use cbbootstrap_cli::{
     failure::Failure,
+    proxy::Proxy,
     signer::{API_GATEWAY, Signer},
 };
 use cbbootstrap_protocol::{
@@ -51,6 +52,8 @@ pub struct Api {
     pub cluster_id: ClusterId,
     pub keys: Option<ClusterKeys>,
     client: Agent,
+    /// The URL and its proxy, for errors.
+    route: String,
     signing: Option<Signing>,
     deadline: Deadline,
     /// Whether the API answered the last request.
@@ -95,15 +98,17 @@ impl Api {
     /// The API at this URL. With a region, requests carry a signature instead of the secret's token.
     pub fn new(
         url: String,
+        proxy: Option<&Proxy>,
         cluster_id: ClusterId,
         keys: Option<ClusterKeys>,
         region: Option<String>,
         deadline: Deadline,
     ) -> Self {
-        let client = http::client(&Trust::System, !http::is_local(&url), http::ANSWER_LIMIT);
+        let client = http::client(&Trust::System, proxy, http::ANSWER_LIMIT);
+        let route = http::route(&url, proxy);
         let signing = region.map(|region| Signing { region, signer: RefCell::default() });
         let has_answered = Cell::new(false);
-        Self { url, cluster_id, keys, client, signing, deadline, has_answered }
+        Self { url, cluster_id, keys, client, route, signing, deadline, has_answered }
     }
 
     /// Whether the last request had an answer; `false` before the first, and if the answer was a temporary failure.
@@ -245,7 +250,7 @@ impl Api {
         } else if let Some(keys) = &self.keys {
             call = call.header("Authorization", format!("Bearer {}", keys.token()));
         }
-        match http::read(&self.url, call.send(&body), http::MAX_BYTES) {
+        match http::read(&self.route, call.send(&body), http::MAX_BYTES) {
             Ok((status, text)) => Ok((status.as_u16(), text)),
             Err(CallError::Untrusted(why)) => {
                 let failure = Failure::new(why).hint(

@@ -30,7 +30,7 @@ const TOKEN_SECONDS: &str = "21600";
 const RENEW_BEFORE_EXPIRY: Duration = Duration::from_mins(5);
 
 fn client() -> Agent {
-    http::client(&Trust::System, false, ANSWER_LIMIT)
+    http::client(&Trust::System, None, ANSWER_LIMIT)
 }
 
 /// The body of a successful answer; `None` if there is nothing at the URL.
@@ -87,7 +87,7 @@ impl Metadata {
 pub fn container_metadata() -> Option<Value> {
     let url = variable("ECS_CONTAINER_METADATA_URI_V4")?;
     // Where the variable is set, the service is there, and worth waiting for.
-    let client = http::client(&Trust::System, false, http::ANSWER_LIMIT);
+    let client = http::client(&Trust::System, None, http::ANSWER_LIMIT);
     serde_json::from_str(&read(&url, client.get(&url).call()).ok()??).ok()
 }
 

@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::failure::Failure;
+use cbbootstrap_cli::{
+    environment::variable,
+    failure::Failure,
+    proxy::{Proxies, Proxy},
+};
 use thiserror::Error;
 use ureq::{
     Agent, Body, Timeout,
@@ -99,8 +103,19 @@ pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq:
     items.collect()
 }
 
+/// The environment's proxy for a URL that is neither on this host nor in the cluster.
+pub fn proxy(url: &str) -> Result<Option<Proxy>, Failure> {
+    let proxies = Proxies::read(variable)?;
+    Ok(url.parse().ok().and_then(|url| proxies.for_url(&url)).cloned())
+}
+
+/// A URL and the way to it, for errors.
+pub fn route(url: &str, proxy: Option<&Proxy>) -> String {
+    proxy.map_or_else(|| url.to_owned(), |proxy| format!("{url} through the proxy {proxy}"))
+}
+
 /// A client that returns answers of every status, follows no redirect, and gives up after the limit.
-pub fn client(trust: &Trust, use_proxy: bool, limit: Duration) -> Agent {
+pub fn client(trust: &Trust, proxy: Option<&Proxy>, limit: Duration) -> Agent {
     let tls = TlsConfig::builder();
     let tls = match trust {
         Trust::System => tls.root_certs(RootCerts::PlatformVerifier),
@@ -114,8 +129,9 @@ pub fn client(trust: &Trust, use_proxy: bool, limit: Duration) -> Agent {
         .timeout_connect(Some(CONNECT_LIMIT.min(limit)))
         .timeout_global(Some(limit))
         .tls_config(tls.build())
+        // By default, ureq would choose one by other rules.
+        .proxy(proxy.and_then(|proxy| ureq::Proxy::new(&proxy.url()).ok()))
         .user_agent(concat!("cbbootstrap-agent/", env!("CARGO_PKG_VERSION")));
-    let config = if use_proxy { config } else { config.proxy(None) };
     Agent::with_parts(config.build(), DefaultConnector::default(), LocalResolver::default())
 }
 

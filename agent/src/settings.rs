@@ -54,12 +54,13 @@ fn check_api(
     let secret = problems.keep(Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET"));
     let keys = secret.flatten().zip(cluster_id.as_ref());
     let keys = problems.keep(keys.map(|(secret, id)| self::keys(&secret, id)).transpose())?;
-    let (url, cluster_id) = (url?, cluster_id?);
+    let proxy = problems.keep(url.as_deref().map_or(Ok(None), http::proxy));
+    let (url, cluster_id, proxy) = (url?, cluster_id?, proxy?);
     let region = match args.auth {
         Auth::None => None,
         Auth::Iam => Some(problems.keep(region(&url, args.region))?),
     };
-    Some(Api::new(url, cluster_id, keys, region, deadline))
+    Some(Api::new(url, proxy.as_ref(), cluster_id, keys, region, deadline))
 }
 
 fn missing(option: &str, variable: &str) -> Failure {

@@ -10,6 +10,7 @@
 //! - [`files`]: whether others may read a secret or change a configuration file
 //! - [`manuals`]: completion scripts and manual pages
 //! - [`options_file`]: options that a YAML file sets
+//! - [`proxy`]: the proxy for a URL
 //! - [`reference`]: the options as a page of the documentation
 //! - [`signer`]: signatures for an API that requires AWS credentials
 //! - [`suggestion`]: "did you mean"
@@ -24,6 +25,7 @@ pub mod failure;
 pub mod files;
 pub mod manuals;
 pub mod options_file;
+pub mod proxy;
 pub mod reference;
 pub mod signer;
 pub mod suggestion;

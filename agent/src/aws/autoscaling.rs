@@ -18,6 +18,8 @@ const TERMINATING: &str = "autoscaling:EC2_INSTANCE_TERMINATING";
 #[derive(Debug)]
 pub struct Hook {
     client: Agent,
+    /// The endpoint and its proxy, for errors.
+    route: String,
     endpoint: String,
     region: String,
     instance: String,
@@ -38,8 +40,10 @@ impl Hook {
             let domain = metadata.find("services/domain")?;
             format!("https://autoscaling.{region}.{}", domain.as_deref().unwrap_or("amazonaws.com"))
         };
+        let proxy = http::proxy(&endpoint).map_err(|failure| failure.to_string())?;
         let mut hook = Self {
-            client: http::client(&Trust::System, !http::is_local(&endpoint), ANSWER_LIMIT),
+            client: http::client(&Trust::System, proxy.as_ref(), ANSWER_LIMIT),
+            route: http::route(&endpoint, proxy.as_ref()),
             endpoint: format!("{}/", endpoint.trim_end_matches('/')),
             region,
             instance,
@@ -118,7 +122,7 @@ impl Hook {
         for (name, value) in headers.map_err(|error| format!("{error:#}"))? {
             call = call.header(name, value);
         }
-        match http::read(&self.endpoint, call.send(&body), http::MAX_BYTES) {
+        match http::read(&self.route, call.send(&body), http::MAX_BYTES) {
             Ok((status, text)) if status.is_success() => Ok(text),
             Ok((status, text)) => Err(match element(&text, "Message") {
                 Some(message) => format!("{action}: {message}"),

@@ -56,7 +56,7 @@ impl Server {
         administrator: Option<Administrator>,
         deadline: Deadline,
     ) -> Self {
-        Self { url, client: http::client(trust, false, ANSWER_LIMIT), administrator, deadline }
+        Self { url, client: http::client(trust, None, ANSWER_LIMIT), administrator, deadline }
     }
 
     /// A node's server over TLS; without `trust`, over plain HTTP.

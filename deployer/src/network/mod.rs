@@ -1,6 +1,5 @@
 //! The HTTP client of all calls that leave this machine: proxies, trusted authorities, and errors that name them.
 
-mod proxy;
 mod trust;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -21,11 +20,13 @@ use aws_smithy_runtime_api::client::{
 };
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use axum::http::{Request, Uri};
-use cbbootstrap_cli::environment::variable;
+use cbbootstrap_cli::{
+    environment::variable,
+    proxy::{Proxies, Proxy},
+};
 use thiserror::Error;
 
 use crate::{causes::causes, failure::Failure};
-use proxy::{Proxies, Proxy};
 use trust::Trust;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -18,6 +18,7 @@ use cbbootstrap_tests::{
     instance::Instance,
     local::Local,
     ministack::MiniStack,
+    network::ForwardProxy,
     pattern::pattern,
     process::wait_until,
     programs,
@@ -882,6 +883,57 @@ fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
     let server = status("--server", &json.url);
     assert!(server.contains("does not answer as Couchbase Server does"), "{server}");
     scene.assert_nothing_changed();
+}
+
+/// Discovers the nodes with these variables. Returns its error and the hosts that the proxy at `{proxy}` was asked for.
+fn discover_by_proxy(variables: &[(&str, &str)]) -> (Ended, Vec<String>) {
+    let api = Stub::start(|_| (404, String::new()));
+    let proxy = ForwardProxy::before(&api.url, None);
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    fs::write(authority.path(), proxy.authority()).unwrap();
+    let user = User::default();
+    let mut discover = user.program(&programs::agent(), &["discover", "--cluster-id=c"]);
+    discover.env("SSL_CERT_FILE", authority.path());
+    for (name, value) in variables {
+        discover.env(name, value.replace("{proxy}", &proxy.url));
+    }
+    (Ended::of(&mut discover), proxy.targets())
+}
+
+/// The same variables choose the proxy of `cbbootstrap`.
+#[test]
+fn variables_choose_the_proxy_for_the_api() {
+    const PROXY: (&str, &str) = ("HTTPS_PROXY", "{proxy}");
+    let (name, address) = ("https://api.corp.invalid", "https://240.0.0.1:8443");
+    for (variables, url, target) in [
+        (&[PROXY][..], name, Some("api.corp.invalid:443")),
+        (&[PROXY], address, Some("240.0.0.1:8443")),
+        (&[("ALL_PROXY", "{proxy}")], name, Some("api.corp.invalid:443")),
+        (&[PROXY, ("ALL_PROXY", "http://127.0.0.1:1")], name, Some("api.corp.invalid:443")),
+        (
+            &[("https_proxy", "{proxy}"), ("HTTPS_PROXY", "http://127.0.0.1:1")],
+            name,
+            Some("api.corp.invalid:443"),
+        ),
+        (&[PROXY, ("NO_PROXY", "other.invalid, 240.0.0.1:443")], address, Some("240.0.0.1:8443")),
+        (&[("HTTP_PROXY", "{proxy}")], name, None),
+        (&[PROXY, ("NO_PROXY", "corp.invalid")], name, None),
+        (&[PROXY, ("NO_PROXY", "other.invalid, .invalid")], name, None),
+        (&[PROXY, ("NO_PROXY", ""), ("no_proxy", "corp.invalid")], name, None),
+        (&[PROXY, ("NO_PROXY", "10.0.0.0/8,240.0.0.0/4")], address, None),
+    ] {
+        let variables = [&[("CBBOOTSTRAP_API", url)], variables].concat();
+        let (ended, targets) = discover_by_proxy(&variables);
+        assert_eq!(targets, Vec::from_iter(target), "{variables:?}\n{ended}");
+        let why = if target.is_some() { "returned status 404" } else { "does not answer" };
+        ended.failed(1, why);
+    }
+    let api = ("CBBOOTSTRAP_API", name);
+    let (ended, _) = discover_by_proxy(&[api, ("HTTPS_PROXY", "http://u:geheim@127.0.0.1:1")]);
+    ended.failed(1, "through the proxy `http://127.0.0.1:1` (`HTTPS_PROXY`) does not answer");
+    assert!(!ended.stderr.contains("geheim"), "{ended}");
+    let (ended, _) = discover_by_proxy(&[api, ("ALL_PROXY", "socks5://127.0.0.1:1")]);
+    assert_fails(&ended, 2, "`ALL_PROXY` is not the URL of an HTTP proxy", "SOCKS proxies are not");
 }
 
 /// EC2's metadata service, version 2: without a token it refuses.

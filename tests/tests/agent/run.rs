@@ -20,6 +20,7 @@ use cbbootstrap_tests::{
     couchbase::{Membership, Node, Servers, Then},
     http,
     instance::{HOOK, Instance},
+    network::ForwardProxy,
     pattern::pattern,
     process::{free_port, wait_until},
     programs,
@@ -178,6 +179,30 @@ fn throttled_completion_of_the_hook_is_repeated() {
     wait_until("the hook is completed", || instance.is_complete());
     assert!(servers[2].is_blank());
     residents[2].wait_for("lifecycle hook: completed");
+}
+
+#[test]
+fn only_calls_to_the_group_go_through_the_proxy() {
+    let (servers, agents) = scene(2);
+    let instance = Instance::start();
+    let [is_off, metadata, (endpoint, group)] = instance.variables();
+    let proxy = ForwardProxy::before(group, None);
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    fs::write(authority.path(), proxy.authority()).unwrap();
+    let agents = agents
+        .with("CBBOOTSTRAP_NODES", "2")
+        .with("ALL_PROXY", &proxy.url)
+        .with("SSL_CERT_FILE", authority.path().to_str().unwrap());
+    let variables = [is_off, metadata, (endpoint, "https://autoscaling.us-east-1.amazonaws.com")];
+    let residents = [agents.stay(&servers[0], &[], &[]), agents.stay(&servers[1], &[], &variables)];
+    wait_for_cluster(&servers, 2);
+    residents[1].wait_for("which has 2 nodes");
+    instance.terminate();
+    wait_until("the hook is completed", || instance.is_complete());
+    let targets = proxy.targets();
+    let is_of_group = |target: &String| target == "autoscaling.us-east-1.amazonaws.com:443";
+    assert!(targets.iter().all(is_of_group), "{targets:?}");
+    assert!(servers[1].is_blank());
 }
 
 /// The group may replace an instance before its Spot interruption.

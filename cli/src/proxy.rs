@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use axum::http::Uri;
+use http::Uri;
 use ipnet::IpNet;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -52,6 +52,7 @@ enum Hosts {
 }
 
 impl Proxies {
+    /// Fails if a variable is not the URL of an HTTP proxy.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let proxy = |names: [&'static str; 4]| {
             let set = names.into_iter().find_map(|name| Some((name, variable(name)?)));
