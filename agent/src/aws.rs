@@ -29,6 +29,8 @@ const TOKEN_SECONDS: &str = "21600";
 
 const RENEW_BEFORE_EXPIRY: Duration = Duration::from_mins(5);
 
+const WITHOUT_WEB_IDENTITY: &str = "associate the role with the pod's service account by EKS Pod Identity, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+
 fn client() -> Agent {
     http::client(&Trust::System, None, ANSWER_LIMIT)
 }
@@ -133,6 +135,13 @@ fn issued_credentials() -> Result<Credentials, NoCredentials> {
     }
     let text = match container_credentials()? {
         Some(text) => text,
+        // The pod has a role, and must not sign with that of the machine that it runs on.
+        None if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => {
+            let failure = Failure::new(
+                "the agent cannot sign requests with a web identity (`AWS_WEB_IDENTITY_TOKEN_FILE`, which EKS sets for IRSA)",
+            );
+            return Err(failure.hint(WITHOUT_WEB_IDENTITY).into());
+        }
         None => instance_credentials()?,
     };
     let issued: Issued = serde_json::from_str(&text).map_err(|error| {

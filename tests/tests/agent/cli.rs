@@ -1044,6 +1044,28 @@ fn requests_are_signed_with_every_kind_of_aws_credentials() {
     assert_fails(&denied, 1, "status 403", "task");
 }
 
+/// A pod on EKS with a role of its service account (IRSA), on a machine that has another role.
+#[test]
+fn a_web_identity_is_refused_instead_of_the_machines_role() {
+    let machine = instance(&[("iam/security-credentials/", "the-role")], "{}".to_owned());
+    let api = Stub::start(|_| (403, String::new()));
+    for is_off in ["true", "false"] {
+        let user = User::default();
+        let mut discover = user.program(&programs::agent(), &["discover", "--cluster-id=c"]);
+        discover
+            .env("CBBOOTSTRAP_API", &api.url)
+            .env("CBBOOTSTRAP_AUTH", "iam")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ROLE_ARN", "arn:aws:iam::000000000000:role/pod")
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/eks.amazonaws.com/token")
+            .env("AWS_EC2_METADATA_DISABLED", is_off)
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &machine.url);
+        let refused = Ended::of(&mut discover);
+        assert_fails(&refused, 1, "with a web identity (`AWS_WEB_IDENTITY", "EKS Pod Identity");
+    }
+    assert!(machine.requests().is_empty() && api.requests().is_empty());
+}
+
 /// Other nodes cannot use a loopback address or a short host name, so the agent reads the name from AWS.
 #[test]
 fn the_node_name_defaults_to_the_ecs_or_ec2_name() {
