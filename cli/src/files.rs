@@ -1,6 +1,11 @@
-//! Whether others may read a secret or change a configuration file.
+//! Whether others may read a secret or change a configuration file, and how to replace a file.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{self, Permissions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
 
 use crate::failure::Failure;
 
@@ -54,6 +59,41 @@ pub fn check_trusted(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Replaces a file in one step, so that nobody reads an incomplete one, or creates it.
+///
+/// Follows links. Writes directly to what is not a regular file, such as a pipe: nothing may take its place.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = match fs::metadata(path) {
+        Ok(file) if !file.is_file() => {
+            return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+        }
+        Ok(_) => fs::canonicalize(path)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => follow_links(path),
+        Err(error) => return Err(error),
+    };
+    let mut builder = tempfile::Builder::new();
+    // By default only its owner can read a temporary file; the umask applies to this mode.
+    builder.permissions(Permissions::from_mode(0o666));
+    let mut file = builder.tempfile_in(directory(&path))?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// The missing file at a path, or at the end of the links that begin there.
+fn follow_links(path: &Path) -> PathBuf {
+    match fs::read_link(path) {
+        Ok(target) => follow_links(&directory(path).join(target)),
+        Err(_) => path.to_owned(),
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    directory.unwrap_or(Path::new("."))
+}
+
 fn regular(path: &Path) -> Option<fs::Metadata> {
     if path == Path::new("-") {
         return None;
@@ -77,8 +117,9 @@ fn is_trusted_owner(owner: u32, user: Option<u32>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::{
-        fs::Permissions,
-        os::unix::{fs::PermissionsExt, fs::symlink},
+        os::unix::fs::{FileTypeExt, symlink},
+        process::Command,
+        thread,
     };
 
     use super::*;
@@ -119,6 +160,68 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn files_are_replaced_through_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("current")).unwrap();
+        for (link, target) in [
+            ("link", "current/file"),
+            ("chain", "link"),
+            ("current/back", "../file"),
+            ("loop", "loop"),
+            ("lost", "nowhere/file"),
+        ] {
+            symlink(target, path(link)).unwrap();
+        }
+        // The first time, the file is missing.
+        for (name, file) in [
+            ("file", "file"),
+            ("file", "file"),
+            ("chain", "current/file"),
+            ("link", "current/file"),
+            ("current/back", "file"),
+        ] {
+            let before = fs::metadata(path(file)).ok().map(|file| file.ino());
+            let reader = fs::File::open(path(file));
+            replace(&path(name), name.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(path(file)).unwrap(), name);
+            let after = fs::symlink_metadata(path(file)).unwrap();
+            assert!(after.is_file() && Some(after.ino()) != before, "{name}");
+            assert_eq!(name != file, path(name).is_symlink(), "{name}");
+            drop(reader);
+        }
+        fs::set_permissions(path("file"), Permissions::from_mode(0o600)).unwrap();
+        fs::File::create(path("plain")).unwrap();
+        replace(&path("file"), b"").unwrap();
+        let mode = |name: &str| fs::metadata(path(name)).unwrap().mode();
+        assert_eq!(mode("file"), mode("plain"));
+        for name in ["loop", "lost", "nowhere/file", "current"] {
+            replace(&path(name), b"text").unwrap_err();
+        }
+        let count = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(count, 7, "temporary files are left");
+    }
+
+    #[test]
+    fn pipes_and_devices_are_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let (pipe, link) = (directory.path().join("pipe"), directory.path().join("link"));
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        symlink("pipe", &link).unwrap();
+        for path in [&pipe, &link] {
+            let read = thread::spawn({
+                let pipe = pipe.clone();
+                move || fs::read_to_string(pipe).unwrap()
+            });
+            replace(path, b"text").unwrap();
+            assert_eq!(read.join().unwrap(), "text");
+            assert!(fs::metadata(path).unwrap().file_type().is_fifo() && link.is_symlink());
+        }
+        replace("/dev/null".as_ref(), b"text").unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
     }
 
     #[test]

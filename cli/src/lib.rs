@@ -7,7 +7,7 @@
 //! - [`completion`]: shells ask the program for candidates
 //! - [`console`]: output to stdout and stderr
 //! - [`failure`]: exit statuses, and errors with hints
-//! - [`files`]: whether others may read a secret or change a configuration file
+//! - [`files`]: whether others may read a secret or change a configuration file, and how to replace a file
 //! - [`manuals`]: completion scripts and manual pages
 //! - [`options_file`]: options that a YAML file sets
 //! - [`proxy`]: the proxy for a URL

@@ -1,10 +1,13 @@
 //! `discover`: prints the nodes to connect to.
 
-use std::{collections::BTreeMap, fs, io::Write, path::Path};
+use std::collections::BTreeMap;
 
 use anyhow::Context;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_cli::{
+    failure::{Exit, Failure},
+    files,
+};
 use cbbootstrap_protocol::{
     names::{Node, Uuid},
     trust::Fingerprint,
@@ -77,7 +80,8 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
         Err(Interrupt::wait(why))
     })?;
     if let Some(file) = &args.write_ca_cert {
-        write(file, &authorities).with_context(|| format!("cannot write `{}`", file.display()))?;
+        files::replace(file, authorities.as_bytes())
+            .with_context(|| format!("cannot write `{}`", file.display()))?;
     }
     // Without a secret, the edition is not known.
     let has_tls = api.keys.is_none() || nodes.iter().any(|node| authority(&record, node).is_some());
@@ -153,14 +157,6 @@ fn pem(der: &[u8]) -> String {
     let text = BASE64_STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
-/// Writes the file at once: an application may read it at any time.
-fn write(file: &Path, text: &str) -> std::io::Result<()> {
-    let new = file.with_added_extension(format!("{}.new", std::process::id()));
-    let _ = fs::remove_file(&new);
-    fs::File::create_new(&new)?.write_all(text.as_bytes())?;
-    fs::rename(new, file)
 }
 
 /// Without ports: a node's is that of the management interface, a connection string's that of the data service.

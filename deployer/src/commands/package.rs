@@ -2,6 +2,7 @@
 
 use std::{fmt::Display, path::PathBuf};
 
+use cbbootstrap_cli::files;
 use serde::Serialize;
 
 use crate::{
@@ -34,7 +35,7 @@ pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
     let source = ArtifactSource::find(program, None, &args.build).await?;
     let artifact = deployment::build(source, printer).await?;
     let file = args.out.unwrap_or_else(|| program.file.into());
-    write_whole(&file, &artifact.bytes).map_err(|error| {
+    files::replace(&file, &artifact.bytes).map_err(|error| {
         Failure::new(format!("cannot write `{}`: {error}", file.display()))
             .hint("choose another file with `--out`")
     })?;
@@ -44,16 +45,4 @@ pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
         sha256: artifact.sha256,
         arch: args.build.arch,
     })
-}
-
-/// Replaces the file in one step, so that nobody reads an incomplete one.
-fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let mut builder = tempfile::Builder::new();
-    // By default only its owner can read a temporary file; the umask applies to this mode.
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(directory.unwrap_or_else(|| ".".as_ref()))?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    file.persist(path)?;
-    Ok(())
 }

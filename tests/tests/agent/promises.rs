@@ -478,6 +478,13 @@ fn dead_member_does_not_keep_the_authorities_of_the_others_from_discover() {
     assert!(discovered.stderr.contains("the file lacks the authority of members"), "{discovered}");
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(written.trim(), servers[0].certificate().authority.trim());
+    // A standard output that is a pipe stays one.
+    let stdout = directory.path().join("stdout");
+    std::os::unix::fs::symlink("/proc/self/fd/1", &stdout).unwrap();
+    let to_pipe = ["discover", "--write-ca-cert", stdout.to_str().unwrap()];
+    let piped = agents.run(&servers[0], &to_pipe).ended_with(0);
+    assert!(piped.stdout.starts_with(&written) && piped.stdout.contains(&dead), "{piped}");
+    assert!(stdout.is_symlink());
     // Without any of them, there is nothing to write.
     servers[0].kill();
     agents.run(&servers[0], &discover).failed(1, "does not answer");

@@ -95,6 +95,11 @@ fn a_bundled_deployer_needs_no_other_tools() {
     let shown = out.display().to_string();
     alone(&user, &["package", "--out", &shown]).ended_with(0);
     assert!(fs::read(&out).unwrap() == expected, "it is another zip");
+    // A link keeps its place.
+    let link = user.home.path().join("link.zip");
+    std::os::unix::fs::symlink("linked.zip", &link).unwrap();
+    alone(&user, &["package", "--out", link.to_str().unwrap()]).ended_with(0);
+    assert!(link.is_symlink() && fs::read(&link).unwrap() == expected);
 
     let aws = MiniStack::start();
     let deployed = alone(&aws.user(), &["deploy", "--yes", "--output", "json"]).document();
