@@ -1,11 +1,17 @@
 //! Results as labelled fields or aligned columns, and the ages in them.
 
-use std::{fmt::Formatter, iter};
+use std::{fmt::Formatter, iter, path::Path};
 
 use jiff::{
     RoundMode, Span, SpanRound, Timestamp, Unit,
     fmt::friendly::{Designator, Direction, Spacing, SpanPrinter},
 };
+use serde::Serializer;
+
+/// Serializes a path as messages show it: a name does not have to be UTF-8, which serde requires.
+pub fn serialize_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
 
 /// Writes fields as lines of a label and a value, with the values in a column. A value may have several lines.
 pub fn write_fields(

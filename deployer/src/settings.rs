@@ -17,6 +17,7 @@ use crate::{
     aws::{Access, Aws, dynamodb::TableSettings},
     domain::DomainArgs,
     failure::Failure,
+    fields::serialize_path,
     local::data,
     package::{ArtifactSource, BuildArgs, FUNCTION},
     stack::{OWNER_TAG, STACK_TAG},
@@ -369,6 +370,7 @@ pub enum Keeper {
         access: Access,
     },
     ThisMachine {
+        #[serde(serialize_with = "serialize_path")]
         data: PathBuf,
     },
 }

@@ -9,6 +9,7 @@ use crate::{
     cli::PackageArgs,
     deployment,
     failure::Failure,
+    fields::serialize_path,
     package::{AGENT, ArtifactSource, FUNCTION},
     printer::Printer,
     values::Arch,
@@ -16,6 +17,7 @@ use crate::{
 
 #[derive(Debug, Serialize)]
 struct PackageReport {
+    #[serde(serialize_with = "serialize_path")]
     file: PathBuf,
     /// In bytes.
     size: usize,

@@ -543,6 +543,24 @@ fn local_clusters_are_listed_whether_or_not_the_server_runs() {
     assert!(text.contains("forgotten"), "{text}");
 }
 
+#[test]
+fn results_show_directories_whose_names_are_not_text() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let parent = tempdir().unwrap();
+    let data = parent.path().join(OsStr::from_bytes(b"gr\xf6sse"));
+    let shown = json!(parent.path().join("gr\u{fffd}sse").display().to_string());
+    let user = User::default();
+    let run = |args: &[&str]| {
+        let mut args: Vec<_> = args.iter().map(OsStr::new).collect();
+        args.extend([OsStr::new("--output=json"), OsStr::new("--data"), data.as_os_str()]);
+        user.run(&args)
+    };
+    let deployed = run(&["deploy", "--local", "--exit", "--port", "0"]).ended_with(0).document();
+    assert_eq!(deployed["data"], shown);
+    let listed = run(&["cluster", "list", "--local"]).ended_with(0).document();
+    assert_eq!([&listed["data"], &listed["clusters"]], [&shown, &json!([])]);
+}
+
 fn locally_pasted(words: &[String]) -> Ended {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     cluster(&User::default(), &words)
