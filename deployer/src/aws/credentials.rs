@@ -9,7 +9,8 @@ use std::{
 use aws_config::{
     Region, ecs::EcsCredentialsProvider, imds::credentials::ImdsCredentialsProvider,
     meta::credentials::CredentialsProviderChain, profile::ProfileFileCredentialsProvider,
-    provider_config::ProviderConfig, web_identity_token::WebIdentityTokenCredentialsProvider,
+    provider_config::ProviderConfig, sso::SsoCredentialsProvider,
+    web_identity_token::WebIdentityTokenCredentialsProvider,
 };
 use aws_credential_types::{
     Credentials,
@@ -39,6 +40,7 @@ use cbbootstrap_cli::signer::check_keys;
 use super::{
     access::{Access, environment_keys},
     error::{Expired, explain_credentials, has_code},
+    profiles::{SSO_SOURCE, SsoSession},
 };
 use crate::failure::Failure;
 
@@ -126,8 +128,9 @@ impl Renewed {
         // A new one each time, as it caches the profiles.
         let config = access.load(&profiles, http.clone()).await;
         let config = config.map_err(CredentialsError::provider_error)?;
-        // The SDK's own chain begins with keys in the environment rather than a profile that the user names.
-        let credentials = if access.profile.is_some() {
+        // The SDK's own chain begins with keys in the environment rather than a profile that the user names, and takes no other
+        // source of a profile's keys.
+        let credentials = if access.profile.is_some() || profiles.sso.is_some() {
             let mut sources = ProviderConfig::default()
                 .with_http_client(http)
                 .with_region(Some(region.clone()))
@@ -147,6 +150,9 @@ impl Renewed {
                 if let Some(keys) = environment {
                     provider = provider.with_custom_provider("Environment", keys);
                 }
+                if let Some(session) = profiles.sso {
+                    provider = provider.with_custom_provider(SSO_SOURCE, sso(session, &sources));
+                }
                 provider.build().provide_credentials().await?
             } else {
                 // As for a profile that only names a region.
@@ -163,6 +169,17 @@ impl Renewed {
     fn refused(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
         self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn sso(session: SsoSession, config: &ProviderConfig) -> SsoCredentialsProvider {
+    SsoCredentialsProvider::builder()
+        .configure(config)
+        .session_name(session.name)
+        .region(Region::new(session.region))
+        .start_url(session.start_url)
+        .account_id(session.account_id)
+        .role_name(session.role_name)
+        .build()
 }
 
 /// The SDK's sources besides the environment's keys and the profile.

@@ -3,7 +3,9 @@
 use std::{borrow::Cow, io::ErrorKind, path::PathBuf};
 
 use aws_config::profile::{Profile, ProfileFileLoadError, ProfileSet};
-use aws_runtime::env_config::file::{EnvConfigFileKind as Kind, EnvConfigFiles};
+use aws_runtime::env_config::file::{
+    Builder as EnvConfigFilesBuilder, EnvConfigFileKind as Kind, EnvConfigFiles,
+};
 use aws_types::os_shim_internal::{Env, Fs};
 use cbbootstrap_cli::{
     environment::{variable, variable_os},
@@ -31,6 +33,9 @@ const IDENTIFIER: &AsciiSet = &NON_ALPHANUMERIC
 /// The properties whose values are names of sections.
 const REFERENCES: [&str; 3] = ["source_profile", "sso_session", "services"];
 
+/// The source of credentials that stands for [`SsoSession`], and the profile that has it. [`encode`] makes no such name.
+pub const SSO_SOURCE: &str = "%sso";
+
 /// The properties that are signed with, or sent.
 const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
 
@@ -53,6 +58,19 @@ pub struct Profiles {
     /// The name of the profile in use, for the SDK.
     pub selected: String,
     set: ProfileSet,
+    /// The keys' source, if the SDK would get it wrong.
+    pub sso: Option<SsoSession>,
+}
+
+/// A session of IAM Identity Center whose name the SDK's parser refuses. Its token is in a file named after the hash of this name,
+/// and the SDK would use that of the encoded one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SsoSession {
+    pub name: String,
+    pub region: String,
+    pub start_url: String,
+    pub account_id: String,
+    pub role_name: String,
 }
 
 /// A setting, and where it comes from.
@@ -87,10 +105,21 @@ impl Profiles {
             load(&file, "default").await.map_err(invalid)?;
             files = files.with_contents(kind, text);
         }
-        let (files, selected) = (files.build(), encode(name.unwrap_or("default")).into_owned());
-        let set = load(&files, &selected).await;
-        let set = set.map_err(|error| Failure::new(causes(&error)))?;
-        Ok(Self { files, selected, set })
+        let selected = encode(name.unwrap_or("default")).into_owned();
+        Self::load(files, selected).await.map_err(|error| Failure::new(causes(&error)))
+    }
+
+    async fn load(
+        files: EnvConfigFilesBuilder,
+        selected: String,
+    ) -> Result<Self, ProfileFileLoadError> {
+        let set = load(&files.clone().build(), &selected).await?;
+        let mut profiles = Self { files: files.clone().build(), selected, set, sso: None };
+        if let Some((session, text)) = profiles.find_sso() {
+            profiles.files = files.with_contents(Kind::Config, text).build();
+            profiles.sso = Some(session);
+        }
+        Ok(profiles)
     }
 
     /// The names of all profiles, sorted.
@@ -166,6 +195,36 @@ impl Profiles {
         let profile = self.set.get_profile(&self.selected);
         let is_set = |property: &&str| profile.is_some_and(|it| it.get(property).is_some());
         SOURCES.iter().chain(&["role_arn", "source_profile"]).any(is_set)
+    }
+
+    /// The session with the keys, if the SDK cannot use it, and the text of a file that makes the SDK take the keys from [`SSO_SOURCE`]
+    /// instead. What is incomplete stays: the SDK explains it.
+    fn find_sso(&self) -> Option<(SsoSession, String)> {
+        let profile = self.chain().pop()?;
+        let (id, name) = (profile.get("sso_session")?, profile.name());
+        let other_sources =
+            ["credential_source", "web_identity_token_file", "sso_start_url", "sso_region"];
+        if decode(id) == id || other_sources.iter().any(|property| profile.get(property).is_some())
+        {
+            return None;
+        }
+        let text = match (profile.get("role_arn"), profile.get("source_profile")) {
+            (None, _) => format!("[profile {name}]\ncredential_source = {SSO_SOURCE}\n"),
+            // It has a role and its keys.
+            (Some(_), Some(source)) if source == name => format!(
+                "[profile {name}]\nsource_profile = {SSO_SOURCE}\n[profile {SSO_SOURCE}]\ncredential_source = {SSO_SOURCE}\n"
+            ),
+            _ => return None,
+        };
+        let session = self.set.sso_session(id)?;
+        let session = SsoSession {
+            name: decode(id),
+            region: session.get("sso_region")?.to_owned(),
+            start_url: session.get("sso_start_url")?.to_owned(),
+            account_id: profile.get("sso_account_id")?.to_owned(),
+            role_name: profile.get("sso_role_name")?.to_owned(),
+        };
+        Some((session, text))
     }
 
     /// The profile in use, and those of which each takes the keys of the next one for its role.

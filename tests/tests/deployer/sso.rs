@@ -91,6 +91,17 @@ fn user(aws: &MiniStack, proxy: &ForwardProxy, config: &str) -> User {
 
 /// The cached token, valid for this many hours.
 fn sign_in(user: &User, access_token: &str, hours: i64, refresh_token: Option<&str>) {
+    sign_in_to(CACHE, user, access_token, hours, refresh_token);
+}
+
+/// The same for the session with this file.
+fn sign_in_to(
+    cache: &str,
+    user: &User,
+    access_token: &str,
+    hours: i64,
+    refresh_token: Option<&str>,
+) {
     let end = |hours| (Timestamp::now() + SignedDuration::from_hours(hours)).to_string();
     let mut token = json!({
         "accessToken": access_token,
@@ -104,7 +115,7 @@ fn sign_in(user: &User, access_token: &str, hours: i64, refresh_token: Option<&s
     if let Some(refresh_token) = refresh_token {
         token["refreshToken"] = refresh_token.into();
     }
-    write_private(&user.home.path().join(CACHE), token.to_string());
+    write_private(&user.home.path().join(cache), token.to_string());
 }
 
 fn status(user: &User) -> Ended {
@@ -143,6 +154,53 @@ fn a_session_of_sso_signs_in_until_its_token_expires() {
     }
     fs::write(user.home.path().join(CACHE), "{").unwrap();
     status(&user).failed(1, "cannot get AWS credentials");
+}
+
+#[test]
+fn sessions_may_have_any_name() {
+    let aws = MiniStack::start();
+    let policy = |statement: Value| json!({"Version": "2012-10-17", "Statement": [statement]});
+    let trust =
+        policy(json!({"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}));
+    let all = policy(json!({"Effect": "Allow", "Action": "*", "Resource": "*"}));
+    for call in [
+        format!("create_role(RoleName='r', AssumeRolePolicyDocument='{trust}')"),
+        format!("put_role_policy(RoleName='r', PolicyName='p', PolicyDocument='{all}')"),
+    ] {
+        aws.boto(&format!("client('iam').{call} and None"));
+    }
+    let keys = aws.boto("client('sts').get_session_token()['Credentials']");
+    let part = |part: &str| keys[part].as_str().unwrap();
+    let portal = sso(sso_keys(part("AccessKeyId"), part("SecretAccessKey"), part("SessionToken")));
+    let proxy = ForwardProxy::before(&portal.url, None);
+    for (name, section, hash) in [
+        ("my company", "'my company'", "7bd56751335bdc475a370672bf83e31e7c842a9a"),
+        ("Größe 50%", "Größe 50%", "41ae03038977aa36f6948ca8114b381c1aa3268d"),
+    ] {
+        let cache = format!(".aws/sso/cache/{hash}.json");
+        let profile = PROFILE
+            .replace("sso_session = company", &format!("sso_session = {name}"))
+            .replace("[sso-session company]", &format!("[sso-session {section}]"));
+        let role = format!("role_arn = {ROLE}\nsource_profile");
+        for config in [
+            format!("[default]\n{profile}"),
+            format!("[default]\n{role} = my team\n[profile my team]\n{profile}"),
+            format!("[default]\n{role} = default\n{profile}"),
+        ] {
+            let user = user(&aws, &proxy, &config);
+            status(&user).failed(1, "cannot get AWS credentials");
+            for (token, hours, refresh_token) in
+                [("valid", 1, None), ("expired", -1, Some("refresh"))]
+            {
+                sign_in_to(&cache, &user, token, hours, refresh_token);
+                status(&user).failed(1, SIGNED_IN);
+            }
+            let named = user.run(&["status", "--profile", "default"]);
+            named.failed(1, SIGNED_IN);
+            let takes_role = config.contains("role_arn");
+            assert_eq!(named.stderr.contains("assumed-role/r/"), takes_role, "{named}");
+        }
+    }
 }
 
 /// Keys of which one cannot be in a header, and the message's name for it.

@@ -4,11 +4,9 @@ use super::*;
 async fn parse(config: &str, credentials: &str, name: &str) -> Profiles {
     let files = EnvConfigFiles::builder()
         .with_contents(Kind::Config, normalize(config, true))
-        .with_contents(Kind::Credentials, normalize(credentials, false))
-        .build();
-    let selected = encode(name).into_owned();
-    let set = load(&files, &selected).await.unwrap_or_else(|error| panic!("{}", causes(&error)));
-    Profiles { files, selected, set }
+        .with_contents(Kind::Credentials, normalize(credentials, false));
+    let profiles = Profiles::load(files, encode(name).into_owned()).await;
+    profiles.unwrap_or_else(|error| panic!("{}", causes(&error)))
 }
 
 #[tokio::test]
@@ -93,5 +91,45 @@ async fn credentials_that_cannot_be_used_are_refused() {
             ),
             None => assert_eq!(text, None, "{config:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn sessions_keep_the_names_that_their_tokens_are_stored_under() {
+    const SESSION: &str = "[sso-session 'my company']\nsso_region = eu-west-1\nsso_start_url = https://company.example\n\
+         [sso-session company]\nsso_region = eu-west-1\nsso_start_url = https://company.example\n\
+         [sso-session Größe 50%]\nsso_region = eu-west-1\nsso_start_url = https://company.example\n";
+    const ACCOUNT: &str = "sso_account_id = 1\nsso_role_name = r";
+    for (profiles, expected) in [
+        (format!("[default]\nsso_session = company\n{ACCOUNT}"), None),
+        (format!("[default]\nsso_session = my company\n{ACCOUNT}"), Some("my company")),
+        (format!("[default]\nsso_session = Größe 50%\n{ACCOUNT}"), Some("Größe 50%")),
+        (
+            format!(
+                "[default]\nrole_arn = r\nsource_profile = my team\n[profile my team]\nsso_session = my company\n{ACCOUNT}"
+            ),
+            Some("my company"),
+        ),
+        (
+            format!(
+                "[default]\nrole_arn = r\nsource_profile = default\nsso_session = my company\n{ACCOUNT}"
+            ),
+            Some("my company"),
+        ),
+        // These are the SDK's to refuse, or have other keys.
+        ("[default]\nsso_session = my company".to_owned(), None),
+        (format!("[default]\nsso_session = our company\n{ACCOUNT}"), None),
+        (format!("[default]\nsso_session = my company\nsso_region = a\n{ACCOUNT}"), None),
+        (format!("[default]\nrole_arn = r\nsso_session = my company\n{ACCOUNT}"), None),
+        (
+            format!(
+                "[default]\nrole_arn = r\ncredential_source = Environment\nsso_session = my company\n{ACCOUNT}"
+            ),
+            None,
+        ),
+    ] {
+        let parsed = parse(&format!("{profiles}\n{SESSION}"), "", "default").await;
+        let name = parsed.sso.map(|session| session.name);
+        assert_eq!(name.as_deref(), expected, "{profiles:?}");
     }
 }
