@@ -9,9 +9,10 @@ use aws_sdk_sts::{
     error::{ProvideErrorMetadata, SdkError},
 };
 use cbbootstrap_cli::environment::variable;
-use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use jiff::SignedDuration;
 use thiserror::Error;
 
+use super::clock::read_ahead;
 use crate::{
     advice,
     causes::{causes, chain},
@@ -165,8 +166,7 @@ fn endpoint() -> Option<String> {
 
 /// How far AWS's clock is ahead of this machine's, if it is too far for signatures.
 pub fn clock_offset(answer: &HttpResponse) -> Option<SignedDuration> {
-    let date = rfc2822::parse(answer.headers().get("date")?).ok()?.timestamp();
-    let offset = date.duration_since(Timestamp::now());
+    let offset = read_ahead(answer)?;
     (offset.abs() > CLOCK_TOLERANCE && answer.status().is_client_error()).then_some(offset)
 }
 

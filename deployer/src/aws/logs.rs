@@ -2,16 +2,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use super::{clock::Clock, explain};
+use crate::failure::Failure;
 use aws_sdk_cloudwatchlogs::{
     Client, error::SdkError, operation::filter_log_events::FilterLogEventsError,
     types::FilteredLogEvent,
 };
-use jiff::Timestamp;
 
-use super::explain;
-use crate::failure::Failure;
-
-/// How far consecutive reads overlap: lines arrive late, and this machine's clock may be ahead of AWS's.
+/// How far consecutive reads overlap: lines arrive late.
 const OVERLAP: Duration = Duration::from_mins(2);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +36,8 @@ impl From<FilteredLogEvent> for Line {
 #[derive(Debug)]
 pub struct Log {
     client: Client,
+    /// Lines have AWS's time.
+    clock: Clock,
     group: String,
     /// Only lines with this text are returned.
     text: Option<String>,
@@ -57,9 +57,17 @@ struct Scan {
 
 impl Log {
     /// Reads the lines of the last `since`. `text` is not a pattern.
-    pub fn new(client: Client, group: String, text: Option<String>, since: Duration) -> Self {
-        let window = Window::new(Timestamp::now().as_millisecond(), since);
-        Self { client, group, text, window, scan: None }
+    ///
+    /// The clock knows AWS's time from an earlier call.
+    pub fn new(
+        client: Client,
+        clock: Clock,
+        group: String,
+        text: Option<String>,
+        since: Duration,
+    ) -> Self {
+        let window = Window::new(clock.now().as_millisecond(), since);
+        Self { client, clock, group, text, window, scan: None }
     }
 
     /// Reads the next page of new lines, oldest first. It may be empty.
@@ -68,7 +76,7 @@ impl Log {
     pub async fn next(&mut self) -> Result<Option<Vec<Line>>, SdkError<FilterLogEventsError>> {
         let window = &mut self.window;
         let scan = self.scan.get_or_insert_with(|| Scan {
-            began: Timestamp::now().as_millisecond(),
+            began: self.clock.now().as_millisecond(),
             token: None,
             ended: false,
         });
@@ -177,6 +185,8 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::net::TcpListener;
 
+    use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
+
     use super::*;
     use crate::aws::is_transient;
 
@@ -237,8 +247,11 @@ mod tests {
         assert_eq!(Window::new(5000, Duration::MAX).from, 0, "1970 is far enough");
     }
 
-    /// A client of a CloudWatch Logs with these answers, and the requests that it gets.
-    async fn scripted(answers: Vec<(u16, Value)>) -> (Client, Arc<Mutex<Vec<Value>>>) {
+    /// A client of a CloudWatch Logs with these answers and a clock that is ahead, its clock, and the requests that it gets.
+    async fn scripted(
+        answers: Vec<(u16, Value)>,
+        ahead: SignedDuration,
+    ) -> (Client, Clock, Arc<Mutex<Vec<Value>>>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -247,7 +260,10 @@ mod tests {
             let question = serde_json::from_str(&body).unwrap();
             questions.lock().unwrap().push(question);
             let (status, answer) = answers.lock().unwrap().pop_front().unwrap();
-            (StatusCode::from_u16(status).unwrap(), answer.to_string())
+            let date =
+                DateTimePrinter::new().timestamp_to_rfc9110_string(&(Timestamp::now() + ahead));
+            let date = [("date", date.unwrap())];
+            (StatusCode::from_u16(status).unwrap(), date, answer.to_string())
         };
         let answer = Arc::new(answer);
         let service = axum::Router::new().fallback(move |body| {
@@ -255,6 +271,7 @@ mod tests {
             async move { answer(body).await }
         });
         tokio::spawn(async move { axum::serve(listener, service).await });
+        let clock = Clock::default();
         let config = aws_sdk_cloudwatchlogs::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .http_client(crate::network::Network::direct(None).unwrap().client())
@@ -262,8 +279,9 @@ mod tests {
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("a", "b", None, None, "test"))
             .endpoint_url(url)
+            .interceptor(clock.clone())
             .build();
-        (Client::from_conf(config), asked)
+        (Client::from_conf(config), clock, asked)
     }
 
     #[tokio::test]
@@ -272,17 +290,17 @@ mod tests {
         let event =
             |id: &str| json!({"eventId": id, "timestamp": now, "message": format!("so {id}")});
         let throttled = (400, json!({"__type": "ThrottlingException", "message": "Rate exceeded"}));
-        let (client, asked) = scripted(vec![
+        let answers = vec![
             (200, json!({"events": [event("a"), event("b")], "nextToken": "2"})),
             throttled,
             // An empty page is not the last one.
             (200, json!({"events": [], "nextToken": "3"})),
             (200, json!({"events": [event("c")]})),
             (200, json!({"events": [event("a"), event("b"), event("late"), event("c")]})),
-        ])
-        .await;
+        ];
+        let (client, clock, asked) = scripted(answers, SignedDuration::ZERO).await;
         let since = Duration::from_mins(10);
-        let mut log = Log::new(client, "g".to_owned(), Some("so ".to_owned()), since);
+        let mut log = Log::new(client, clock, "g".to_owned(), Some("so ".to_owned()), since);
         let mut seen = Vec::new();
         for _ in 0..7 {
             seen.push(match log.next().await {
@@ -307,5 +325,27 @@ mod tests {
         let from = |number: usize| asked[number]["startTime"].as_i64().unwrap();
         assert!((from(0) - (now - milliseconds(since))).abs() < 10_000, "{asked:?}");
         assert!((from(4) - (now - milliseconds(OVERLAP))).abs() < 10_000, "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn time_is_read_from_the_clock_of_aws() {
+        for minutes in [-4, 4, 60] {
+            let ahead = SignedDuration::from_mins(minutes);
+            let answers = vec![(200, json!({"events": []})); 3];
+            let (client, clock, asked) = scripted(answers, ahead).await;
+            // The command has read the stack.
+            client.filter_log_events().log_group_name("g").send().await.unwrap();
+            let since = Duration::from_mins(10);
+            let mut log = Log::new(client, clock, "g".to_owned(), None, since);
+            while log.next().await.unwrap().is_some() {}
+            log.next().await.unwrap();
+            let asked = asked.lock().unwrap();
+            let now = (Timestamp::now() + ahead).as_millisecond();
+            for (number, before) in [(1, since), (2, OVERLAP)] {
+                let from = asked[number]["startTime"].as_i64().unwrap();
+                let expected = now - milliseconds(before);
+                assert!((from - expected).abs() < 10_000, "{minutes}: {asked:?}");
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod caller;
+mod clock;
 pub mod cloudformation;
 mod credentials;
 pub mod drift;
@@ -31,6 +32,7 @@ use cbbootstrap_function::store::dynamodb::{DynamoDb, for_requests};
 use tokio::sync::OnceCell;
 
 use crate::{failure::Failure, network::Network, values::Auth};
+use clock::Clock;
 use credentials::Renewed;
 use error::Answer;
 
@@ -52,6 +54,7 @@ pub struct Aws {
     pub iam: aws_sdk_iam::Client,
     pub lambda: aws_sdk_lambda::Client,
     pub s3: aws_sdk_s3::Client,
+    pub clock: Clock,
     sts: aws_sdk_sts::Client,
     credentials: Renewed,
     identity: Arc<OnceCell<Identity>>,
@@ -83,11 +86,13 @@ impl Aws {
         // A custom endpoint has no host name for each bucket.
         let own_endpoint =
             config.endpoint_url().is_some() || variable("AWS_ENDPOINT_URL_S3").is_some();
+        let clock = Clock::default();
         macro_rules! client {
             ($service:ident $(, $option:ident($value:expr))*) => {
                 $service::Client::from_conf(
                     $service::config::Builder::from(config)
                         .interceptor(credentials.clone())
+                        .interceptor(clock.clone())
                         .retry_classifier(credentials.clone())
                         $(.$option($value))*
                         .build(),
@@ -104,6 +109,7 @@ impl Aws {
             logs: client!(aws_sdk_cloudwatchlogs),
             s3: client!(aws_sdk_s3, force_path_style(own_endpoint), retry_classifier(s3::Retries)),
             sts: client!(aws_sdk_sts),
+            clock,
             credentials: credentials.clone(),
             identity: Arc::default(),
         }

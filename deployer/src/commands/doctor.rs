@@ -94,13 +94,12 @@ async fn check_aws(args: &DoctorArgs, printer: &Printer) -> Vec<Check> {
     };
     let mut checks = check_network(&aws);
     checks.push(Check::ok("region", &aws.region));
-    let (expiry, (identity, ahead)) =
-        tokio::join!(aws.credentials_expiry(), aws.identity_and_clock());
+    let (expiry, identity) = tokio::join!(aws.credentials_expiry(), aws.identity());
     checks.push(match (&identity, &expiry) {
-        (Ok(identity), Ok(expiry)) => check_credentials(identity, *expiry, Timestamp::now()),
+        (Ok(identity), Ok(expiry)) => check_credentials(identity, *expiry, aws.clock.now()),
         (Err(error), _) | (_, Err(error)) => Check::failed("credentials", error),
     });
-    checks.push(check_clock(ahead));
+    checks.push(check_clock(aws.clock.ahead()));
     let (known, environment) =
         (identity.as_ref().ok(), args.scope.stack.config.environment.clone());
     printer.set_origin(Origin::new(known.cloned(), aws.region.clone(), environment));

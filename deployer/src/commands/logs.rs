@@ -46,7 +46,7 @@ async fn read(args: LogsArgs, printer: Printer) -> anyhow::Result<()> {
     if args.follow {
         printer.message(format_args!("Following log group `{group}` until Ctrl-C"));
     }
-    let mut log = Log::new(aws.logs, group, args.filter.clone(), args.since);
+    let mut log = Log::new(aws.logs, aws.clock, group, args.filter.clone(), args.since);
     let (mut shown, mut pause, mut lost) = (false, FIRST_POLL, false);
     loop {
         match log.next().await {
