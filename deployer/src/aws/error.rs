@@ -8,7 +8,6 @@ use aws_sdk_sts::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
-use cbbootstrap_cli::environment::variable;
 use jiff::SignedDuration;
 use thiserror::Error;
 
@@ -17,7 +16,7 @@ use crate::{
     advice,
     causes::{causes, chain},
     failure::Failure,
-    network::{Unreachable, origin},
+    network::Unreachable,
 };
 
 const SIGN_IN: &str = "sign in (`aws login`, `aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
@@ -112,12 +111,9 @@ where
                 .about(what)
         }
         SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
-            let at = endpoint().map_or_else(
-                || "AWS".to_owned(),
-                |origin| format!("`{origin}` (`AWS_ENDPOINT_URL`)"),
-            );
-            Failure::new(format!("{what}: cannot reach {at}: {}", causes(error))).hint(
-                "check that the region exists, and that network and proxy allow the connection",
+            // An attempt that takes too long does not know its host.
+            Failure::new(format!("{what}: there was no answer: {}", causes(error))).hint(
+                "check that the region and a custom endpoint exist, and that network and proxy allow the connection; `cbbootstrap doctor` shows them",
             )
         }
         _ => Failure::new(format!("{what}: {}", causes(error))),
@@ -151,17 +147,7 @@ fn expired() -> Failure {
 fn unreachable(error: &(dyn Error + 'static)) -> Option<Failure> {
     let (cause, unreachable) =
         chain(error).find_map(|cause| Some((cause, cause.downcast_ref::<Unreachable>()?)))?;
-    let mut message = causes(cause);
-    if endpoint().is_some_and(|origin| origin == unreachable.origin) {
-        let quoted = format!("`{}`", unreachable.origin);
-        message = message.replacen(&quoted, &format!("{quoted} (`AWS_ENDPOINT_URL`)"), 1);
-    }
-    Some(Failure::new(message).hint(unreachable.hint()))
-}
-
-/// The origin of the endpoint that the user sets.
-fn endpoint() -> Option<String> {
-    origin(&variable("AWS_ENDPOINT_URL")?.parse().ok()?)
+    Some(Failure::new(causes(cause)).hint(unreachable.hint()))
 }
 
 /// How far AWS's clock is ahead of this machine's, if it is too far for signatures.

@@ -37,6 +37,7 @@ use credentials::Renewed;
 use error::Answer;
 
 pub use access::Access;
+pub use caller::Destination;
 pub use error::{explain, is_transient};
 pub use profiles::Profiles;
 

@@ -17,7 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::{
     causes::{causes, chain},
     failure::Failure,
-    network::{Bundle, Network},
+    network::{Bundle, Endpoint, Network, origin},
 };
 
 /// What a name may contain for the SDK, except for `%`.
@@ -162,10 +162,14 @@ impl Profiles {
     pub fn network(&self) -> Result<Network, Failure> {
         let bundle = self.setting("AWS_CA_BUNDLE", "ca_bundle");
         let file = bundle.as_ref().map(|bundle| expand_home(bundle.value.clone().into()));
+        let bundle = file.as_deref().zip(bundle.as_ref());
+        let endpoint = self.setting("AWS_ENDPOINT_URL", "endpoint_url").and_then(|endpoint| {
+            let origin = origin(&endpoint.value.parse().ok()?)?;
+            Some(Endpoint { origin, setting: endpoint.source })
+        });
         Network::new(
-            file.as_deref()
-                .zip(bundle.as_ref())
-                .map(|(path, bundle)| Bundle { path, setting: &bundle.source }),
+            bundle.map(|(path, bundle)| Bundle { path, setting: &bundle.source }),
+            endpoint,
         )
     }
 

@@ -4,17 +4,16 @@ mod permissions;
 
 use std::fmt::{Display, Formatter};
 
-use cbbootstrap_cli::environment::variable;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::iam_policy;
 use crate::{
-    aws::{Aws, Identity},
+    aws::{Aws, Destination, Identity},
     cli::{DoctorArgs, PolicyFor},
     failure::{Failure, one_line},
     fields::write_columns,
-    network,
+    network::{self, Network},
     origin::Origin,
     package::{AGENT, ArtifactSource, BuildArgs, FUNCTION, Program},
     printer::Printer,
@@ -92,9 +91,10 @@ async fn check_aws(args: &DoctorArgs, printer: &Printer) -> Vec<Check> {
             return vec![region, credentials, clock, permissions];
         }
     };
-    let mut checks = check_network(&aws);
+    let (expiry, (identity, destination)) =
+        tokio::join!(aws.credentials_expiry(), aws.identity_and_destination());
+    let mut checks = check_network(&aws.network, destination.as_ref());
     checks.push(Check::ok("region", &aws.region));
-    let (expiry, identity) = tokio::join!(aws.credentials_expiry(), aws.identity());
     checks.push(match (&identity, &expiry) {
         (Ok(identity), Ok(expiry)) => check_credentials(identity, *expiry, aws.clock.now()),
         (Err(error), _) | (_, Err(error)) => Check::failed("credentials", error),
@@ -110,21 +110,25 @@ async fn check_aws(args: &DoctorArgs, printer: &Printer) -> Vec<Check> {
     checks
 }
 
-/// Proxy, certificate authorities and endpoint, as variables and profile set them.
-fn check_network(aws: &Aws) -> Vec<Check> {
-    let endpoint = variable("AWS_ENDPOINT_URL");
-    let url =
-        endpoint.clone().unwrap_or_else(|| format!("https://sts.{}.amazonaws.com", aws.region));
-    let (proxy, authorities) = aws.network.route(&url.parse().unwrap_or_default());
+/// Proxy, certificate authorities and endpoint of a call.
+fn check_network(network: &Network, destination: Option<&Destination>) -> Vec<Check> {
+    let Some(Destination { url, is_custom }) = destination else {
+        return vec![Check::skipped("proxy", "AWS was not called")];
+    };
+    let (proxy, authorities) = network.route(url);
     let mut checks = vec![
         Check::ok("proxy", proxy.unwrap_or_else(|| "none".to_owned())),
         Check::ok("certificates", authorities.unwrap_or_else(|| "the system's".to_owned())),
     ];
-    checks.extend(endpoint.map(|_| {
-        let url = network::origin(&url.parse().unwrap_or_default()).unwrap_or_default();
-        Check::new(Verdict::Warn, "endpoint", format!("{url} instead of AWS"))
-            .hint("unset `AWS_ENDPOINT_URL` to use AWS")
-    }));
+    if *is_custom {
+        let origin = network::origin(url).unwrap_or_default();
+        let hint = network.endpoint_setting(&origin).map_or_else(
+            || "unset `AWS_ENDPOINT_URL_STS` and the profile's `services` to use AWS".to_owned(),
+            |setting| format!("unset {setting} to use AWS"),
+        );
+        let detail = format!("{origin} instead of AWS");
+        checks.push(Check::new(Verdict::Warn, "endpoint", detail).hint(hint));
+    }
     checks
 }
 

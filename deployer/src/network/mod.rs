@@ -43,6 +43,13 @@ pub struct Bundle<'a> {
     pub setting: &'a str,
 }
 
+/// An endpoint that is called instead of AWS's, and the setting that names it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub origin: String,
+    pub setting: String,
+}
+
 /// How to call hosts: through which proxy, and whose certificates to accept.
 #[derive(Clone, Debug)]
 pub struct Network(Arc<Inner>);
@@ -51,22 +58,28 @@ pub struct Network(Arc<Inner>);
 struct Inner {
     proxies: Proxies,
     trust: Trust,
+    /// For messages.
+    endpoint: Option<Endpoint>,
 }
 
 impl Network {
     /// The proxies of the environment, and the authorities of the bundle or else of the system.
-    pub fn new(bundle: Option<Bundle>) -> Result<Self, Failure> {
-        Self::with(Proxies::read(variable)?, bundle)
+    pub fn new(bundle: Option<Bundle>, endpoint: Option<Endpoint>) -> Result<Self, Failure> {
+        Self::with(Proxies::read(variable)?, bundle, endpoint)
     }
 
     /// Without proxies.
     pub fn direct(bundle: Option<Bundle>) -> Result<Self, Failure> {
-        Self::with(Proxies::default(), bundle)
+        Self::with(Proxies::default(), bundle, None)
     }
 
-    fn with(proxies: Proxies, bundle: Option<Bundle>) -> Result<Self, Failure> {
+    fn with(
+        proxies: Proxies,
+        bundle: Option<Bundle>,
+        endpoint: Option<Endpoint>,
+    ) -> Result<Self, Failure> {
         let trust = bundle.map_or_else(Trust::system, Trust::read)?;
-        Ok(Self(Arc::new(Inner { proxies, trust })))
+        Ok(Self(Arc::new(Inner { proxies, trust, endpoint })))
     }
 
     pub fn client(&self) -> SharedHttpClient {
@@ -90,8 +103,14 @@ impl Network {
 
     /// The proxy for a URL, and the authorities that are trusted instead of the system's.
     pub fn route(&self, url: &Uri) -> (Option<String>, Option<String>) {
-        let Inner { proxies, trust } = &*self.0;
+        let Inner { proxies, trust, .. } = &*self.0;
         (proxies.for_url(url).map(ToString::to_string), trust.source.clone())
+    }
+
+    /// The setting that names the endpoint at this origin.
+    pub fn endpoint_setting(&self, origin: &str) -> Option<&str> {
+        let endpoint = self.0.endpoint.as_ref().filter(|endpoint| endpoint.origin == origin);
+        endpoint.map(|endpoint| endpoint.setting.as_str())
     }
 
     /// One for calls without a proxy, and one for each proxy.
@@ -142,7 +161,7 @@ struct Connectors {
 
 impl HttpConnector for Connectors {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let Inner { proxies, trust } = &*self.network.0;
+        let Inner { proxies, trust, .. } = &*self.network.0;
         let url = request.uri().parse::<Uri>().unwrap_or_default();
         let proxy = proxies.for_url(&url);
         let connector = self.connectors.iter().find(|(_, route)| route.as_ref() == proxy);
@@ -151,8 +170,10 @@ impl HttpConnector for Connectors {
             return HttpConnectorFuture::ready(Err(error));
         };
         let is_tls = url.scheme_str() == Some("https");
+        let origin = origin(&url).unwrap_or_default();
         let unreachable = Unreachable {
-            origin: origin(&url).unwrap_or_default(),
+            setting: self.network.endpoint_setting(&origin).map(ToOwned::to_owned),
+            origin,
             proxy: proxy.map(ToString::to_string),
             authorities: trust.source.clone().filter(|_| is_tls),
             source: "the proxy asks for a user name and password".into(),
@@ -180,13 +201,16 @@ pub fn origin(url: &Uri) -> Option<String> {
 /// A host that could not be reached, and by which way.
 #[derive(Debug, Error)]
 #[error(
-    "cannot reach `{origin}`{}{}",
+    "cannot reach `{origin}`{}{}{}",
+    .setting.as_ref().map(|setting| format!(" ({setting})")).unwrap_or_default(),
     clause(" through the proxy ", .proxy.as_deref()),
     clause(" with the certificates of ", .authorities.as_deref())
 )]
 pub struct Unreachable {
     /// Scheme, host and port.
-    pub origin: String,
+    origin: String,
+    /// The one that leads there instead of to AWS.
+    setting: Option<String>,
     proxy: Option<String>,
     /// Where the trusted authorities come from, unless they are the system's.
     authorities: Option<String>,

@@ -2,8 +2,12 @@
 
 use std::fs;
 
-use cbbootstrap_tests::{artifact, cli::User, http, ministack::MiniStack, process::wait_until};
+use cbbootstrap_tests::{
+    artifact, cli::User, http, ministack::MiniStack, network::ForwardProxy, process::wait_until,
+};
 use serde_json::{Value, json};
+
+use crate::sign_in::with_files;
 
 #[test]
 fn stacks_are_listed_and_their_pages_open() {
@@ -104,13 +108,75 @@ fn doctor_checks_what_a_deployment_needs() {
     assert!(text.starts_with("RESULT  CHECK"), "{text}");
     assert!(text.contains("hint: unset `AWS_ENDPOINT_URL` to use AWS"), "{text}");
 
-    let signed_out = user.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    let in_profile = user.without("AWS_ENDPOINT_URL");
+    let config = format!("[default]\nendpoint_url = {}\n", aws.url);
+    let in_profile = with_files(in_profile, &config, "");
+    let text = in_profile.run(&["doctor"]).ended_with(0).stdout;
+    assert!(text.contains("hint: unset `endpoint_url` of the profile `default` to use"), "{text}");
+
+    let signed_out = aws.user().without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
     let ended = signed_out.run(&["doctor"]).ended_with(1);
     assert!(ended.stderr.starts_with("error: 1 check failed"), "{ended}");
     assert!(ended.stdout.contains("fail    credentials  there are no AWS credentials"), "{ended}");
     assert!(ended.stdout.contains("skip    permissions"), "{ended}");
     let nowhere = signed_out.without("AWS_REGION").without("AWS_DEFAULT_REGION").run(&["doctor"]);
     assert!(nowhere.stdout.contains("fail    region       no AWS region is set"), "{nowhere}");
+}
+
+#[test]
+fn doctor_shows_the_route_of_the_calls() {
+    let aws = MiniStack::start();
+    let proxy = ForwardProxy::before(&aws.url, None);
+    let doctor = |variables: &[(&str, &str)]| {
+        let user = aws.user().without("AWS_ENDPOINT_URL");
+        fs::write(user.home.path().join("ca.pem"), proxy.authority()).unwrap();
+        let bundle = user.home.path().join("ca.pem").display().to_string();
+        let user = user
+            .with("HTTPS_PROXY", &proxy.url)
+            .with("AWS_CA_BUNDLE", bundle)
+            .with("AWS_MAX_ATTEMPTS", "1");
+        let user = variables.iter().fold(user, |user, (name, value)| user.with(name, *value));
+        user.run(&["doctor"]).stdout
+    };
+    let direct = "ok      proxy         none\n";
+    let proxied = format!("ok      proxy         `{}` (`HTTPS_PROXY`)\n", proxy.url);
+    for (variable, value, host) in [
+        ("AWS_REGION", "cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+        ("AWS_USE_FIPS_ENDPOINT", "true", "sts-fips.us-east-1.amazonaws.com"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "true", "sts.us-east-1.api.aws"),
+    ] {
+        let text = doctor(&[(variable, value), ("NO_PROXY", "sts.us-east-1.amazonaws.com")]);
+        assert!(text.contains(&proxied), "{host}: {text}");
+        assert!(proxy.targets().contains(&format!("{host}:443")), "{:?}", proxy.targets());
+        let text = doctor(&[(variable, value), ("NO_PROXY", host)]);
+        assert!(text.contains(direct), "{host}: {text}");
+    }
+    let text = doctor(&[("AWS_ENDPOINT_URL_STS", &aws.url)]);
+    assert!(text.contains(&format!("warn    endpoint      {} instead of AWS", aws.url)), "{text}");
+    assert!(text.contains("hint: unset `AWS_ENDPOINT_URL_STS` and"), "{text}");
+    let ignored =
+        [("AWS_ENDPOINT_URL", "http://x"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")];
+    let text = doctor(&ignored);
+    assert!(text.contains(&proxied) && !text.contains("endpoint  "), "{text}");
+}
+
+#[test]
+fn errors_name_the_setting_of_an_endpoint() {
+    let user = || {
+        User::default()
+            .with("AWS_ACCESS_KEY_ID", "a")
+            .with("AWS_SECRET_ACCESS_KEY", "b")
+            .with("AWS_REGION", "us-east-1")
+            .with("AWS_MAX_ATTEMPTS", "1")
+    };
+    let profile = "[default]\nendpoint_url = http://127.0.0.1:9\n";
+    for (user, source) in [
+        (user().with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), "`AWS_ENDPOINT_URL`"),
+        (with_files(user(), profile, ""), "`endpoint_url` of the profile `default`"),
+    ] {
+        let expected = format!("cannot reach `http://127.0.0.1:9` ({source}): ");
+        user.run(&["list"]).failed(1, &expected);
+    }
 }
 
 #[test]
