@@ -63,7 +63,7 @@ fn main() -> Exit {
     color.apply();
     let printer = Printer::new(parsed.value("output").copied().unwrap_or_default());
     let run = Runtime::new().context("cannot start").and_then(|runtime| {
-        let exit = runtime.block_on(commands::run(command, &printer));
+        let exit = runtime.block_on(commands::run(command, &printer, signals::listen()?));
         // A thread that still waits, for an answer to a question for example, must not delay the end.
         runtime.shutdown_background();
         exit

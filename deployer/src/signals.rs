@@ -1,14 +1,22 @@
-//! Ctrl-C and SIGTERM: what the first and a second one do.
+//! Ctrl-C and SIGTERM: what the first and a second one do, and how they end a program that is blocked.
 
-use std::fmt::Display;
+use std::{convert::Infallible, fmt::Display, process, sync, thread, time::Duration};
 
-use anyhow::Context;
-use tokio::signal::unix::{self, SignalKind};
+use anyhow::{Context, Error};
+use cbbootstrap_cli::console::Console;
+use tokio::{
+    runtime,
+    signal::unix::{self, SignalKind},
+    sync::mpsc,
+};
 
 use crate::{
     failure::{Exit, Failure},
     stack::{Cancellation, Operation},
 };
+
+/// How long a task has to answer the watchdog.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -29,24 +37,45 @@ impl Display for Signal {
 
 /// The signals that arrive from now on. They no longer end the program by themselves.
 #[derive(Debug)]
-pub struct Signals {
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
+pub struct Signals(mpsc::UnboundedReceiver<Signal>);
+
+/// Ends the program after a signal if its task is blocked, and cannot react: by a pipe that nobody reads, or a file on a drive that hangs.
+#[derive(Debug)]
+pub struct Watchdog(mpsc::Receiver<()>);
+
+/// Listens on a thread with a separate runtime, as all threads of the main one may be blocked.
+pub fn listen() -> anyhow::Result<(Signals, Watchdog)> {
+    let cannot = "cannot listen to signals";
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context(cannot)?;
+    let context = runtime.enter();
+    let mut interrupt = unix::signal(SignalKind::interrupt()).context(cannot)?;
+    let mut terminate = unix::signal(SignalKind::terminate()).context(cannot)?;
+    drop(context);
+    let (sender, signals) = mpsc::unbounded_channel();
+    let (asking, questions) = mpsc::channel(1);
+    let mut asking = Some(asking);
+    let forward = async move {
+        loop {
+            let signal = tokio::select! {
+                _ = interrupt.recv() => Signal::CtrlC,
+                _ = terminate.recv() => Signal::Terminate,
+            };
+            let _ = sender.send(signal);
+            if let Some(asking) = asking.take() {
+                thread::spawn(move || watch(signal, &asking));
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("signals".to_owned());
+    thread.spawn(move || runtime.block_on(forward)).context(cannot)?;
+    Ok((Signals(signals), Watchdog(questions)))
 }
 
 impl Signals {
-    pub fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| unix::signal(kind).context("cannot listen to signals");
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
     pub async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.interrupt.recv() => Signal::CtrlC,
-            _ = self.terminate.recv() => Signal::Terminate,
+        match self.0.recv().await {
+            Some(signal) => signal,
+            None => std::future::pending().await,
         }
     }
 
@@ -57,12 +86,43 @@ impl Signals {
     ) -> anyhow::Result<T> {
         tokio::select! {
             result = work => result,
-            signal = self.next() => Err(Failure::new(format!("stopped by {signal}"))
-                .hint("run the same command again to continue")
-                .exit(Exit::Stopped)
-                .into()),
+            signal = self.next() => Err(stopped_by(signal).into()),
         }
     }
+}
+
+impl Watchdog {
+    /// Answers as long as the task that polls this is not blocked.
+    pub async fn answer(mut self) -> Infallible {
+        while self.0.recv().await.is_some() {}
+        std::future::pending().await
+    }
+}
+
+/// Ends the program once its task does not answer. It may be blocked later than the signal arrives: while it prints that it was stopped.
+fn watch(signal: Signal, asking: &mpsc::Sender<()>) {
+    loop {
+        // There is room for one question: another is refused until the first is answered, and after the end of the command.
+        let is_answered = asking.try_send(()).is_ok();
+        thread::sleep(PATIENCE);
+        if !is_answered {
+            break;
+        }
+    }
+    let (printing, printed) = sync::mpsc::channel();
+    // Stderr may be blocked, too. The printer's progress lines may be locked by the write that is blocked.
+    thread::spawn(move || {
+        Console::from_arguments().failure(&Error::new(stopped_by(signal)));
+        let _ = printing.send(());
+    });
+    let _ = printed.recv_timeout(PATIENCE);
+    process::exit(Exit::Stopped.status().into());
+}
+
+fn stopped_by(signal: Signal) -> Failure {
+    Failure::new(format!("stopped by {signal}"))
+        .hint("run the same command again to continue")
+        .exit(Exit::Stopped)
 }
 
 /// The operation by which a signal cancels another; `None` leaves the rest to CloudFormation. SIGTERM comes from a supervisor that

@@ -27,33 +27,47 @@ use crate::{
     failure::Exit,
     printer::Printer,
     prompt::confirm,
-    signals::Signals,
+    signals::{Signals, Watchdog},
 };
 
 /// Runs the command to its end, or to Ctrl-C or SIGTERM.
-pub async fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
-    let mut signals = Signals::listen()?;
+pub async fn run(
+    command: Command,
+    printer: &Printer,
+    (mut signals, watchdog): (Signals, Watchdog),
+) -> anyhow::Result<Exit> {
+    tokio::select! {
+        ended = run_until_signal(command, printer, &mut signals) => ended,
+        never = watchdog.answer() => match never {},
+    }
+}
+
+async fn run_until_signal(
+    command: Command,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<Exit> {
     match command {
         Command::Deploy(args) if args.local.local => {
-            return local::run(*args, printer, &mut signals).await;
+            return local::run(*args, printer, signals).await;
         }
-        Command::Serve(args) => serve::run(*args, printer, &mut signals).await?,
-        Command::Deploy(args) => deploy::run(*args, printer, &mut signals).await?,
-        Command::Launch(args) => launch::run(*args, printer, &mut signals).await?,
-        Command::Plan(args) => return plan::run(*args, printer, &mut signals).await,
+        Command::Serve(args) => serve::run(*args, printer, signals).await?,
+        Command::Deploy(args) => deploy::run(*args, printer, signals).await?,
+        Command::Launch(args) => launch::run(*args, printer, signals).await?,
+        Command::Plan(args) => return plan::run(*args, printer, signals).await,
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
         Command::Ping(args) => signals.or_stopped(ping::run(args)).await?,
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
         Command::Cluster(command) => signals.or_stopped(cluster::run(command, printer)).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
-        Command::Destroy(args) => destroy::run(args, printer, &mut signals).await?,
+        Command::Destroy(args) => destroy::run(args, printer, signals).await?,
         Command::List(args) => signals.or_stopped(list::run(args, printer)).await?,
         Command::Doctor(args) => signals.or_stopped(doctor::run(*args, printer)).await?,
         Command::Open(args) => signals.or_stopped(open::run(args, printer)).await?,
         Command::Template(args) => template::run(&args, printer)?,
-        Command::Logs(args) => logs::run(args, printer, &mut signals).await?,
+        Command::Logs(args) => logs::run(args, printer, signals).await?,
         Command::Init(args) => init::run(&args, printer)?,
-        Command::IamPolicy(args) => iam_policy::run(args, printer).await?,
+        Command::IamPolicy(args) => signals.or_stopped(iam_policy::run(args, printer)).await?,
         Command::Manual(command) => command.run(Cli::command(), &FILES, printer)?,
     }
     Ok(Exit::Done)

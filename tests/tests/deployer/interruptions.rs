@@ -1,6 +1,9 @@
-//! Deployments that are killed, and calls that fail: the next deployment completes what this one left.
+//! Deployments that are killed, and calls that fail: the next deployment completes what this one left. Signals end every command.
 
 use std::{
+    fs,
+    io::{self, Write},
+    process::{Child, Command},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Duration,
@@ -12,6 +15,7 @@ use cbbootstrap_tests::{
     cli::{Ended, User},
     http,
     ministack::{BUCKET, MiniStack},
+    process::{is_alive, kill, wait_until},
     proxy::{Call, Fault, Play, Proxy},
 };
 use serde_json::{Value, json};
@@ -216,6 +220,63 @@ fn a_destruction_that_waits_for_an_earlier_one_deletes_its_table() {
     let destroy = ["destroy", "--yes", "--delete-table", "--no-backup"];
     let ended = aws.user().run(&destroy).ended_with(0);
     assert_eq!(aws.stack.inventory(), json!([[BUCKET], [], []]), "{ended}");
+}
+
+/// A command that listens to signals.
+fn listening(command: &mut Command) -> Child {
+    let child = command.spawn().unwrap();
+    let threads = format!("/proc/{}/task", child.id());
+    wait_until("it listens to signals", || {
+        let threads = fs::read_dir(&threads).into_iter().flatten().flatten();
+        let names = threads.filter_map(|it| fs::read_to_string(it.path().join("comm")).ok());
+        names.into_iter().any(|name| name == "signals\n")
+    });
+    child
+}
+
+#[test]
+fn signals_end_commands_that_wait_for_a_reader() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    user.deploy(artifact::small_zip(), &[]).ended_with(0);
+    let zip = artifact::small_zip();
+    for (number, args) in [
+        &["template"][..],
+        &["list", "--output", "json"],
+        &["cluster", "list"],
+        &["plan", "--function-zip", zip],
+        &["destroy", "--yes", "--output", "json"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (reader, mut writer) = io::pipe().unwrap();
+        // As much as a pipe holds.
+        writer.write_all(&vec![0; 65536]).unwrap();
+        let child = listening(user.command(args).stdout(writer));
+        let (signal, name) = if number % 2 == 0 { ("TERM", "SIGTERM") } else { ("INT", "Ctrl-C") };
+        // By then, it usually has its result. Before, a signal ends it in another way.
+        thread::sleep(Duration::from_secs(3));
+        assert!(is_alive(child.id()), "{args:?}");
+        kill(signal, &child.id().to_string());
+        let ended = Ended::of_child(child).ended_with(4);
+        assert!(ended.stderr.contains(&format!("error: stopped by {name}")), "{args:?}: {ended}");
+        drop(reader);
+    }
+}
+
+#[test]
+fn signals_end_commands_that_wait_for_a_file() {
+    let user = User::default();
+    let file = user.home.path().join("config").display().to_string();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let user = user.with("AWS_CONFIG_FILE", file);
+    for args in [&["iam-policy"][..], &["list"]] {
+        let child = listening(&mut user.command(args));
+        kill("INT", &child.id().to_string());
+        let ended = Ended::of_child(child).ended_with(4);
+        assert!(ended.stderr.contains("error: stopped by Ctrl-C\n"), "{args:?}: {ended}");
+    }
 }
 
 /// Faults after which a retry succeeds.
