@@ -72,15 +72,22 @@ impl Console {
 
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
         let text = match self.output {
-            Output::Text => {
-                let lines = result.to_string();
-                let lines: Vec<_> = lines.lines().map(escape_hidden).collect();
-                highlight(&lines.join("\n"))
-            }
+            Output::Text => result.to_string(),
             Output::Json => serde_json::to_string_pretty(result)?,
         };
         // It is not an error that a reader closes the pipe.
-        self.line(text.trim_end()).map(drop)
+        self.part(text.trim_end()).map(drop)
+    }
+
+    /// Prints whole lines of a result that arrives in parts; `false` if the reader has closed the pipe.
+    pub fn part(&self, text: &str) -> anyhow::Result<bool> {
+        match self.output {
+            Output::Text => {
+                let lines: Vec<_> = text.lines().map(escape_hidden).collect();
+                self.line(highlight(&lines.join("\n")))
+            }
+            Output::Json => self.line(text),
+        }
     }
 
     /// Prints a line of a result that arrives line by line; `false` if the reader has closed the pipe.

@@ -1,6 +1,6 @@
 //! Results as labelled fields or aligned columns, and the ages in them.
 
-use std::{fmt::Formatter, iter, path::Path};
+use std::{array, fmt::Formatter, iter, path::Path};
 
 use jiff::{
     RoundMode, Span, SpanRound, Timestamp, Unit,
@@ -31,8 +31,27 @@ pub fn write_fields(
 /// The most that a long value widens its column.
 const WIDEST: usize = 40;
 
-/// Writes rows as aligned columns below their heading. The last value of a row may be longer than its column, and a row may end
-/// early.
+/// The widths of aligned columns.
+#[derive(Debug)]
+pub struct Columns<const N: usize>([usize; N]);
+
+impl<const N: usize> Columns<N> {
+    /// Columns that fit these lines. The last value of a line may be longer than its column, and a line may end early.
+    pub fn fitting(lines: &[Vec<String>]) -> Self {
+        Self(array::from_fn(|column| {
+            let inner = lines.iter().filter(|line| column + 1 < line.len());
+            let widths = inner.map(|line| line[column].chars().count());
+            widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+        }))
+    }
+
+    pub fn line(&self, cells: &[String]) -> String {
+        let cells = cells.iter().zip(self.0).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    }
+}
+
+/// Writes rows as aligned columns below their heading.
 pub fn write_columns<const N: usize>(
     f: &mut Formatter<'_>,
     heading: [&str; N],
@@ -40,17 +59,8 @@ pub fn write_columns<const N: usize>(
 ) -> std::fmt::Result {
     let heading = heading.map(str::to_owned).to_vec();
     let lines: Vec<_> = iter::once(heading).chain(rows).collect();
-    let width = |column: usize| {
-        let inner = lines.iter().filter(|line| column + 1 < line.len());
-        let widths = inner.map(|line| line[column].chars().count());
-        widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..N).map(width).collect();
-    for line in &lines {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
+    let columns = Columns::<N>::fitting(&lines);
+    lines.iter().try_for_each(|line| writeln!(f, "{}", columns.line(line)))
 }
 
 /// ` (3 days ago)`: how long ago an RFC 3339 time was, in the largest unit; empty without a time.

@@ -69,6 +69,14 @@ impl Printer {
         }
     }
 
+    /// The same result as it is printed with `--output json`.
+    pub fn document<R: Serialize>(&self, result: &R) -> serde_json::Result<String> {
+        match self.origin.get() {
+            Some(origin) => serde_json::to_string_pretty(&WithOrigin { origin, result }),
+            None => serde_json::to_string_pretty(result),
+        }
+    }
+
     pub fn message(&self, message: impl Display) {
         match &mut *self.held() {
             Some(messages) => messages.push(message.to_string()),

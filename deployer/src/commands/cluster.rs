@@ -1,11 +1,10 @@
 //! `cluster`: lists, shows and forgets the records of clusters.
 
+mod list;
 mod text;
 
-use std::fmt::Display;
-
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
-use cbbootstrap_cli::{console::Output, text::escape_hidden};
+use cbbootstrap_cli::text::escape_hidden;
 use cbbootstrap_function::{
     item::Unreadable,
     store::{Error, Row, Store, dynamodb::DynamoDb},
@@ -17,7 +16,6 @@ use cbbootstrap_protocol::{
 };
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use tokio::task::JoinHandle;
 
 use super::confirm;
 use crate::{
@@ -25,7 +23,7 @@ use crate::{
     cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs},
     failure::{Exit, Failure},
     local::data,
-    origin::Origin,
+    origin,
     printer::Printer,
     settings::{Keeper, RecordsArgs},
 };
@@ -57,18 +55,6 @@ struct MemberReport<'a> {
     node_uuid: Option<&'a str>,
     /// Whether it has sent an attestation, which only nodes with the cluster secret can verify.
     attested: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct ListResult {
-    #[serde(flatten)]
-    keeper: Keeper,
-    clusters: Vec<Entry>,
-    /// The cluster that the next page begins after.
-    next: Option<String>,
-    /// The cluster that this page begins after.
-    #[serde(skip)]
-    after: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -174,11 +160,8 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
     match &keeper {
         Keeper::Aws { access, table } => {
             let aws = Aws::connect(access).await?;
-            let (store, region) = (DynamoDb::new(aws.dynamodb.clone(), table), aws.region.clone());
-            let environment = records.config.environment.clone();
-            let origin = async move { Origin::read(&aws, environment).await };
-            let origin = printer.is_json().then(|| tokio::spawn(origin));
-            Operator { store, keeper, records, region, origin, printer }.run(command).await
+            let store = DynamoDb::new(aws.dynamodb.clone(), table);
+            Operator { store, keeper, records, aws: Some(aws), printer }.run(command).await
         }
         // A server may be using it.
         Keeper::ThisMachine { data } => {
@@ -186,8 +169,7 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
                 Failure::new(format!("there is no database in {keeper}"))
                     .hint("`cbbootstrap serve` creates one; `--data` names another directory")
             })?;
-            let (region, origin) = (String::new(), None);
-            Operator { store, keeper, records, region, origin, printer }.run(command).await
+            Operator { store, keeper, records, aws: None, printer }.run(command).await
         }
     }
 }
@@ -197,10 +179,8 @@ struct Operator<'p, S> {
     store: S,
     keeper: Keeper,
     records: RecordsArgs,
-    /// Of the table, for messages.
-    region: String,
-    /// Read at the same time as the records.
-    origin: Option<JoinHandle<Origin>>,
+    /// `None` on this machine.
+    aws: Option<Aws>,
     printer: &'p Printer,
 }
 
@@ -213,60 +193,29 @@ impl<S: Store> Operator<'_, S> {
         }
     }
 
-    async fn print(&mut self, result: &(impl Display + Serialize)) -> anyhow::Result<()> {
-        if let Some(origin) = self.origin.take() {
-            self.printer.set_origin(origin.await?);
+    /// Reads the identity for a JSON result while `work` is done.
+    async fn with_origin<T>(&self, work: impl Future<Output = T>) -> T {
+        match &self.aws {
+            Some(aws) => origin::add(aws, &self.records.config, self.printer, work).await,
+            None => work.await,
         }
-        self.printer.result(result)
     }
 
-    async fn list(mut self, args: ClusterListArgs) -> anyhow::Result<()> {
-        let limit = if args.all { usize::MAX } else { args.limit.get() };
-        let (mut rows, mut start) = (Vec::new(), args.after.clone());
-        // A row more than the limit shows that there are more.
-        while rows.len() <= limit {
-            let page = self.store.list(start.as_deref()).await;
-            let page = page.map_err(|error| self.explain(&error))?;
-            rows.extend(page.rows.into_iter().filter(|row| args.all || !row.is_smoke_test()));
-            start = page.next;
-            if start.is_none() {
-                break;
-            }
-        }
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
-        let now = Timestamp::now();
-        let result = ListResult {
-            keeper: self.keeper.clone(),
-            next: rows.last().filter(|_| has_more).map(|row| row.cluster_id.clone()),
-            clusters: rows.into_iter().map(|row| Entry::new(row, now)).collect(),
-            after: args.after,
-        };
-        self.print(&result).await?;
-        if let Some(next) = &result.next
-            && args.output.output == Output::Text
-        {
-            let options = [format!("--limit={}", args.limit), format!("--after={next}")];
-            let command = self.records.command("list", &options);
-            self.printer.message(format_args!("There are more: {command}"));
-        }
-        Ok(())
-    }
-
-    async fn show(mut self, args: ClusterShowArgs) -> anyhow::Result<()> {
-        let record = self.find(&args.cluster_id).await?.record.map_err(|error| {
-            let id = escape_hidden(&args.cluster_id);
-            let forget = self.records.command_for("forget", &args.cluster_id);
-            Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
-                .hint(format!("repair it, or end it with `{forget}`"))
-        })?;
+    async fn show(self, args: ClusterShowArgs) -> anyhow::Result<()> {
+        let record =
+            self.with_origin(self.find(&args.cluster_id)).await?.record.map_err(|error| {
+                let id = escape_hidden(&args.cluster_id);
+                let forget = self.records.command_for("forget", &args.cluster_id);
+                Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
+                    .hint(format!("repair it, or end it with `{forget}`"))
+            })?;
         let cluster = Cluster { record, now: Timestamp::now() };
         let keeper = self.keeper.clone();
-        self.print(&ShowResult { keeper, cluster }).await
+        self.printer.result(&ShowResult { keeper, cluster })
     }
 
-    async fn forget(mut self, args: ClusterForgetArgs) -> anyhow::Result<()> {
-        let row = self.find(&args.cluster_id).await?;
+    async fn forget(self, args: ClusterForgetArgs) -> anyhow::Result<()> {
+        let row = self.with_origin(self.find(&args.cluster_id)).await?;
         if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
             return Err(self.not_found(&args.cluster_id).into());
         }
@@ -292,7 +241,7 @@ impl<S: Store> Operator<'_, S> {
             .into());
         }
         let keeper = self.keeper.clone();
-        self.print(&ForgetResult { keeper, forgotten: true, cluster }).await
+        self.printer.result(&ForgetResult { keeper, forgotten: true, cluster })
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Row, Failure> {
@@ -313,7 +262,8 @@ impl<S: Store> Operator<'_, S> {
         match (error.sdk(), error) {
             (Some(sdk), _) => match sdk.code() {
                 Some("ResourceNotFoundException") => {
-                    Failure::new(format!("there is no {keeper} in {}", self.region))
+                    let region = self.aws.as_ref().map_or("", |aws| &aws.region);
+                    Failure::new(format!("there is no {keeper} in {region}"))
                         .hint("`cbbootstrap deploy` creates it; `--table-name` names another")
                 }
                 // The usual reason: the table has another key.

@@ -190,6 +190,57 @@ fn a_table_is_listed_page_by_page() {
 }
 
 #[test]
+fn a_long_list_is_printed_while_it_is_read() {
+    let aws = stand_in(&[]);
+    put(
+        &aws,
+        "[{'cluster_id': {'S': 'c%03d' % number}, 'initial_node_ip_addr_or_hostname': {'S': 'a'}} for number in range(350)]",
+    );
+    let order = ids(&listed(&aws.user(), &["--all"]));
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    for options in [&["--all"][..], &["--limit=300"]] {
+        let fails = || {
+            let mut reads = 0;
+            proxy.fault(move |call| {
+                reads += u8::from(call.name == "dynamodb:Scan");
+                (reads == 3).then(|| Fault::denied(call))
+            });
+        };
+        fails();
+        let text = cluster(&user, &[&["list"], options].concat()).ended_with(1);
+        let lines = text.stdout.lines().skip(1);
+        let shown: Vec<_> = lines.map(|line| line.split("  ").next().unwrap()).collect();
+        assert_eq!(shown, order[..200], "{text}");
+        let hint = format!(
+            "the list continues with `cbbootstrap cluster list --table-name cb-bootstrap {} --after={}`",
+            options[0], order[199]
+        );
+        assert!(text.stderr.contains(&hint), "{text}");
+
+        fails();
+        let list = [&["list", "--output", "json"], options].concat();
+        let json = cluster(&user, &list).ended_with(1);
+        let document: Value = serde_json::from_str(&json.stdout).unwrap();
+        assert_eq!(ids(&document), order[..200], "{json}");
+        assert_eq!(document["next"], json!(order[199]), "it is not complete");
+        assert_eq!(document["region"], "us-east-1");
+        assert!(json.stderr.contains(&hint), "{json}");
+    }
+
+    // A reader that has had enough ends the calls.
+    proxy.reset();
+    for format in ["text", "json"] {
+        let before = proxy.count("dynamodb:Scan");
+        let list = ["cluster", "list", "--all", "--output", format];
+        let mut child = user.command(&list).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert_eq!(proxy.count("dynamodb:Scan") - before, 1, "{format}");
+    }
+}
+
+#[test]
 fn unusual_ids_and_rows_are_listed() {
     let rows: Vec<_> = ODD.iter().map(|id| original(id)).collect();
     let mut items: Vec<_> = rows.iter().map(String::as_str).collect();

@@ -8,7 +8,10 @@ use cbbootstrap_protocol::{
     wire::State,
 };
 
-use super::*;
+use super::{
+    list::{ListJson, ListText},
+    *,
+};
 use crate::aws::Access;
 
 const CLAIMED_AT: i64 = 1_700_000_000;
@@ -149,14 +152,14 @@ fn json_has_all_fields_but_no_hash() {
     assert_eq!(cluster(odd, 0).digest(), None);
 }
 
-fn listed(clusters: Vec<Entry>, after: Option<&str>) -> String {
-    let listed = ListResult {
-        keeper: Keeper::Aws { table: "t".to_owned(), access: Access::default() },
-        clusters,
-        next: None,
-        after: after.map(str::to_owned),
-    };
-    listed.to_string()
+fn keeper() -> Keeper {
+    Keeper::Aws { table: "t".to_owned(), access: Access::default() }
+}
+
+fn listed(clusters: &[Entry], after: Option<&str>) -> String {
+    let mut text = ListText::default();
+    let part = if clusters.is_empty() { String::new() } else { text.part(clusters) };
+    part + &text.end(&keeper(), after)
 }
 
 #[test]
@@ -177,7 +180,7 @@ fn list_is_a_table_despite_long_ids_and_unreadable_rows() {
         named("c\n\u{9b}1m", leased()),
     ];
     assert_eq!(
-        listed(rows, None),
+        listed(&rows, None),
         format!(
             "\
 CLUSTER       STATE    GENERATION  INITIAL NODE  MEMBERS  CLAIMED AT            LEASE UNTIL
@@ -188,8 +191,49 @@ c\\n\\u{{9b}}1m   claimed  1           a             0        2023-11-14T22:13:2
 "
         )
     );
-    assert_eq!(listed(Vec::new(), None), "No clusters in table `t`");
-    assert_eq!(listed(Vec::new(), Some("c\u{1b}")), "No clusters in table `t` after c\\u{1b}");
+    assert_eq!(listed(&[], None), "No clusters in table `t`");
+    assert_eq!(listed(&[], Some("c\u{1b}")), "No clusters in table `t` after c\\u{1b}");
+}
+
+#[test]
+fn later_parts_of_a_list_keep_the_columns_of_the_first() {
+    let entry = |id: &str| {
+        Entry::Cluster(Box::new(cluster(Record { cluster_id: id.to_owned(), ..original() }, 0)))
+    };
+    let mut text = ListText::default();
+    let parts = [text.part(&[entry("mycluster")]), text.part(&[entry("b"), entry("a long name")])];
+    assert_eq!(
+        parts.concat() + &text.end(&keeper(), None),
+        "\
+CLUSTER    STATE    GENERATION  INITIAL NODE  MEMBERS  CLAIMED AT  LEASE UNTIL
+mycluster  claimed  1           a             0        -           -
+b          claimed  1           a             0        -           -
+a long name  claimed  1           a             0        -           -
+"
+    );
+}
+
+#[test]
+fn parts_of_a_list_are_one_json_document() {
+    let entries: Vec<_> = ["a", "b", "c"]
+        .map(|id| Entry::Unreadable { cluster_id: id.to_owned(), error: "}\n{".to_owned() })
+        .into();
+    let expected = |clusters: &[Entry], next| serde_json::json!({"table": "t", "clusters": clusters, "next": next});
+    for (parts, next) in [
+        (vec![], None),
+        (vec![&entries[..1]], None),
+        (vec![&entries[..2], &entries[2..]], Some("c")),
+        (vec![&entries[..1], &entries[1..1], &entries[1..]], None),
+    ] {
+        let document = serde_json::to_string_pretty(&keeper()).unwrap();
+        let mut json = ListJson::new(&document);
+        let mut lines: Vec<_> = parts.iter().map(|part| json.part(part).unwrap()).collect();
+        lines.push(json.end(next).unwrap());
+        let text = lines.join("\n");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let all = if parts.is_empty() { 0 } else { parts.iter().map(|part| part.len()).sum() };
+        assert_eq!(read, expected(&entries[..all], next), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::fmt::{Display, Formatter};
 use cbbootstrap_cli::text::escape_hidden;
 use jiff::Timestamp;
 
-use super::{Cluster, Entry, ForgetResult, ListResult, MemberReport, ShowResult};
-use crate::fields::{ago, write_columns, write_fields};
+use super::{Cluster, Entry, ForgetResult, MemberReport, ShowResult};
+use crate::fields::{ago, write_fields};
 
-const HEADER: [&str; 7] =
+pub(super) const HEADER: [&str; 7] =
     ["CLUSTER", "STATE", "GENERATION", "INITIAL NODE", "MEMBERS", "CLAIMED AT", "LEASE UNTIL"];
 
 fn with_age(time: Timestamp, now: Timestamp) -> String {
@@ -78,7 +78,7 @@ impl Display for Cluster {
 }
 
 impl Entry {
-    fn columns(&self) -> Vec<String> {
+    pub(super) fn columns(&self) -> Vec<String> {
         match self {
             Self::Cluster(cluster) => {
                 let record = &cluster.record;
@@ -113,19 +113,6 @@ impl Display for Entry {
                 [("Cluster:", escape_hidden(cluster_id)), ("Unreadable:", error.clone())],
             ),
         }
-    }
-}
-
-impl Display for ListResult {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        if self.clusters.is_empty() {
-            write!(f, "No clusters in {}", self.keeper)?;
-            return match &self.after {
-                Some(after) => write!(f, " after {}", escape_hidden(after)),
-                None => Ok(()),
-            };
-        }
-        write_columns(f, HEADER, self.clusters.iter().map(Entry::columns))
     }
 }
 

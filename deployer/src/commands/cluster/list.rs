@@ -1,0 +1,201 @@
+//! `cluster list`: prints the clusters while it reads them, so that a large table neither fills the memory nor is lost after an error.
+
+use cbbootstrap_cli::text::escape_hidden;
+use cbbootstrap_function::store::{Row, Store};
+use jiff::Timestamp;
+
+use super::{Entry, Operator, text::HEADER};
+use crate::{cli::ClusterListArgs, fields::Columns, printer::Printer, settings::Keeper};
+
+/// How many clusters the first part of a list has if there are as many. As text, they set the widths of the columns.
+const FIRST_PART: usize = 100;
+
+/// A list of which parts are printed.
+struct List<'p> {
+    printer: &'p Printer,
+    keeper: &'p Keeper,
+    /// The cluster that the list begins after.
+    after: Option<&'p str>,
+    /// Those that are not printed yet.
+    waiting: Vec<Entry>,
+    /// Also of those that are not printed yet.
+    count: usize,
+    last: Option<String>,
+    format: Option<Format>,
+}
+
+enum Format {
+    Text(ListText),
+    Json(ListJson),
+}
+
+/// A table, part by part.
+#[derive(Debug, Default)]
+pub(super) struct ListText {
+    /// They fit the first part.
+    columns: Option<Columns<{ HEADER.len() }>>,
+}
+
+/// A JSON document, part by part.
+#[derive(Debug)]
+pub(super) struct ListJson {
+    /// The beginning of the document, or the last cluster, which a comma follows only if there is another one.
+    held: String,
+    comma: &'static str,
+}
+
+impl ListText {
+    pub(super) fn part(&mut self, entries: &[Entry]) -> String {
+        let mut lines: Vec<_> = entries.iter().map(Entry::columns).collect();
+        if self.columns.is_none() {
+            lines.insert(0, HEADER.map(str::to_owned).to_vec());
+        }
+        let columns = self.columns.get_or_insert_with(|| Columns::fitting(&lines));
+        lines.iter().map(|line| columns.line(line) + "\n").collect()
+    }
+
+    /// What follows the last part.
+    pub(super) fn end(&self, keeper: &Keeper, after: Option<&str>) -> String {
+        match (&self.columns, after) {
+            (Some(_), _) => String::new(),
+            (None, None) => format!("No clusters in {keeper}"),
+            (None, Some(after)) => {
+                format!("No clusters in {keeper} after {}", escape_hidden(after))
+            }
+        }
+    }
+}
+
+impl ListJson {
+    /// `document` has the fields before the clusters.
+    pub(super) fn new(document: &str) -> Self {
+        let fields = document.strip_suffix("\n}").unwrap_or(document);
+        Self { held: format!("{fields},\n  \"clusters\": ["), comma: "" }
+    }
+
+    pub(super) fn part(&mut self, entries: &[Entry]) -> serde_json::Result<String> {
+        let mut lines = Vec::new();
+        for entry in entries {
+            lines.push(std::mem::take(&mut self.held) + self.comma);
+            let entry = serde_json::to_string_pretty(entry)?;
+            self.held = format!("    {}", entry.replace('\n', "\n    "));
+            self.comma = ",";
+        }
+        Ok(lines.join("\n"))
+    }
+
+    pub(super) fn end(self, next: Option<&str>) -> serde_json::Result<String> {
+        let next = serde_json::to_string(&next)?;
+        Ok(format!("{}\n  ],\n  \"next\": {next}\n}}", self.held))
+    }
+}
+
+impl<'p> List<'p> {
+    fn new(printer: &'p Printer, keeper: &'p Keeper, after: Option<&'p str>) -> Self {
+        Self { printer, keeper, after, waiting: Vec::new(), count: 0, last: None, format: None }
+    }
+
+    /// Adds clusters, and prints them unless too few for the first part; `false` if the reader has closed the pipe.
+    fn add(&mut self, rows: Vec<Row>) -> anyhow::Result<bool> {
+        let now = Timestamp::now();
+        self.count += rows.len();
+        self.waiting.extend(rows.into_iter().map(|row| Entry::new(row, now)));
+        self.last = self.waiting.last().map(|it| it.cluster_id().to_owned()).or(self.last.take());
+        let is_begun = self.format.is_some();
+        if self.waiting.len() < (if is_begun { 1 } else { FIRST_PART }) {
+            return Ok(true);
+        }
+        self.print()
+    }
+
+    fn print(&mut self) -> anyhow::Result<bool> {
+        let entries = std::mem::take(&mut self.waiting);
+        let part = match self.format()? {
+            Format::Text(text) => text.part(&entries),
+            Format::Json(json) => json.part(&entries)?,
+        };
+        self.printer.part(&part)
+    }
+
+    fn format(&mut self) -> serde_json::Result<&mut Format> {
+        let format = match self.format.take() {
+            Some(format) => format,
+            None if self.printer.is_json() => {
+                Format::Json(ListJson::new(&self.printer.document(self.keeper)?))
+            }
+            None => Format::Text(ListText::default()),
+        };
+        Ok(self.format.insert(format))
+    }
+
+    /// `next` is the cluster that another list continues after.
+    fn end(mut self, next: Option<&str>) -> anyhow::Result<()> {
+        if !self.waiting.is_empty() && !self.print()? {
+            return Ok(());
+        }
+        self.format()?;
+        let end = match self.format {
+            Some(Format::Json(json)) => json.end(next)?,
+            Some(Format::Text(text)) => text.end(self.keeper, self.after),
+            None => String::new(),
+        };
+        if !end.is_empty() {
+            self.printer.part(&end)?;
+        }
+        Ok(())
+    }
+}
+
+impl<S: Store> Operator<'_, S> {
+    pub(super) async fn list(self, args: ClusterListArgs) -> anyhow::Result<()> {
+        let mut room = if args.all { usize::MAX } else { args.limit.get() };
+        let after = args.after.as_deref();
+        let mut list = List::new(self.printer, &self.keeper, after);
+        let mut step = None;
+        let mut page = self.with_origin(self.store.list(after)).await;
+        let read = loop {
+            let (mut rows, next) = match page {
+                Ok(page) => (page.rows, page.next),
+                Err(error) => break Err(self.explain(&error)),
+            };
+            rows.retain(|row| args.all || !row.is_smoke_test());
+            // A row more than the limit shows that there are more.
+            let has_more = rows.len() > room;
+            rows.truncate(room);
+            room -= rows.len();
+            if !list.add(rows)? {
+                return Ok(());
+            }
+            let Some(next) = next.filter(|_| !has_more) else {
+                break Ok(has_more);
+            };
+            if list.format.is_some() {
+                let step = step.get_or_insert_with(|| self.printer.step("list"));
+                step.busy(format!("{} clusters", list.count));
+            }
+            page = self.store.list(Some(&next)).await;
+        };
+        drop(step);
+        let shown = list.last.clone();
+        let command = shown.as_ref().map(|shown| {
+            let which =
+                if args.all { "--all".to_owned() } else { format!("--limit={}", args.limit) };
+            self.records.command("list", &[which, format!("--after={shown}")])
+        });
+        match (read, command) {
+            (Ok(true), Some(command)) => {
+                list.end(shown.as_deref())?;
+                if !self.printer.is_json() {
+                    self.printer.message(format_args!("There are more: {command}"));
+                }
+                Ok(())
+            }
+            (Ok(_), _) => list.end(None),
+            (Err(failure), None) => Err(failure.into()),
+            (Err(failure), Some(command)) => {
+                list.end(shown.as_deref())?;
+                Err(failure.also(&format!("the list continues with `{command}`")).into())
+            }
+        }
+    }
+}
