@@ -158,6 +158,22 @@ impl Launch<'_> {
         Err(Failure::new(message).hint(hint).exit(Exit::NeedsDecision))
     }
 
+    /// The warning that [`Self::check`] could not use the record.
+    pub fn warning(&self, action: StackAction, known: &Known) -> Option<String> {
+        let (id, table) = (&self.args.cluster_id, self.api.table().unwrap_or_default());
+        let unchecked = if action.creates() {
+            "the API has an old record of it; if so, the API refuses the new nodes"
+        } else {
+            "the API knows it; if not, a new node begins a second cluster"
+        };
+        (*known == Known::Denied).then(|| {
+            format!(
+                "warning: these credentials are not allowed to read cluster `{id}` in table `{table}` (`dynamodb:BatchGetItem`), \
+                 so `launch` cannot check whether {unchecked}"
+            )
+        })
+    }
+
     /// Whether the nodes of this stack use the API. Without its ID, its URL decides.
     fn is_api_of(&self, before: &Stack) -> bool {
         let id = before.parameters.get("ApiId").filter(|id| *id != ANY_API);

@@ -62,6 +62,9 @@ impl<'a> Preparation<'a> {
         let (artifact, survey) = tokio::join!(artifact, Survey::read(aws, target, launch));
         // An error on this machine comes first.
         let (artifact, Survey { bucket, table, stack: survey }) = (artifact?, survey?);
+        if let Some(warning) = launch.and_then(|it| it.warning(survey.action, &survey.known)) {
+            printer.message(warning);
+        }
         let mut consents = Consents::default();
         deployment.ask(&survey, table.as_ref(), &mut consents).await?;
         let artifact = build(artifact, printer).await?;

@@ -250,9 +250,15 @@ impl<'a> Removal<'a> {
         if owner.is_some_and(|owner| owner != Some(&self.args.removal.place.stack_name)) {
             return Err(denied);
         }
-        let table = self.table.as_ref().map(|table| format!("table `{}`", table.name));
-        let bucket = self.bucket.as_ref().map(|_| "the stack's artifacts".to_owned());
-        let used: Vec<_> = table.into_iter().chain(bucket).collect();
+        let api = self.stack.as_ref().filter(|stack| stack.cluster_id().is_none());
+        let used: Vec<_> = [
+            api.map(|_| "the API".to_owned()),
+            self.table.as_ref().map(|table| format!("table `{}`", table.name)),
+            self.bucket.as_ref().map(|_| "the stack's artifacts".to_owned()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         if !used.is_empty() {
             self.printer.message(format_args!(
                 "warning: these credentials are not allowed to list stacks, so another stack might use {}",

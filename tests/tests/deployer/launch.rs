@@ -265,7 +265,9 @@ fn an_api_that_a_cluster_uses_is_not_destroyed() {
             call.name == "cloudformation:DescribeStacks" && call.parameter("StackName").is_empty();
         lists.then(|| Fault::denied(call))
     });
-    proxy.user().run(&destroy).ended_with(0);
+    let destroyed = proxy.user().run(&destroy).ended_with(0);
+    let warning = "not allowed to list stacks, so another stack might use the API\n";
+    assert!(destroyed.stderr.contains(warning), "{destroyed}");
     proxy.fault(|_| None);
     proxy.user().run(&["destroy", "--yes", "--stack-name", "couchbase-c1"]).ended_with(0);
 }
@@ -313,8 +315,16 @@ fn an_update_does_not_begin_a_second_cluster() {
     proxy.fault(|call| (call.name == "dynamodb:BatchGetItem").then(|| Fault::denied(call)));
     let message = "cannot check that the API of stack `other` knows cluster `c1`";
     scene.launch_as(&proxy.user(), &at_other).failed(5, message);
-    scene.launch_as(&proxy.user(), &larger).ended_with(0);
+    let unchecked = scene.launch_as(&proxy.user(), &larger).ended_with(0);
+    let warning = "not allowed to read cluster `c1` in table `cb-bootstrap` (`dynamodb:BatchGetItem`), so `launch` cannot check whether the API knows it";
+    assert_eq!(unchecked.stderr.matches(warning).count(), 1, "{unchecked}");
     assert_eq!(scene.group(), json!([["couchbase-c1", 4]]));
+    scene.user.run(&["destroy", "--yes", "--stack-name", "couchbase-c1"]).ended_with(0);
+    let unchecked = scene.launch_as(&proxy.user(), &[]).ended_with(0);
+    assert!(
+        unchecked.stderr.contains("cannot check whether the API has an old record of it"),
+        "{unchecked}"
+    );
 }
 
 #[test]
