@@ -6,7 +6,7 @@ use cbbootstrap_cli::{
     command_line::Parsed,
     failure::Failure,
     files,
-    options_file::{Setting, check_keys},
+    options_file::{Setting, check_keys, refuse_merge_keys},
     text,
 };
 use clap::{Arg, Command};
@@ -34,13 +34,13 @@ pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<Vec<Setting>> {
 }
 
 fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<Setting>, Failure> {
-    let settings = match serde_yaml::from_str(text) {
-        Ok(Value::Mapping(settings)) => settings,
-        Ok(Value::Null) => Mapping::new(),
-        Ok(_) => return Err(Failure::usage("it must contain `key: value` pairs").hint(EXAMPLE)),
-        Err(error) => {
-            return Err(Failure::usage(format!("invalid YAML: {error}")).hint(EXAMPLE));
-        }
+    let file: Value = serde_yaml::from_str(text)
+        .map_err(|error| Failure::usage(format!("invalid YAML: {error}")).hint(EXAMPLE))?;
+    refuse_merge_keys(&file)?;
+    let settings = match file {
+        Value::Mapping(settings) => settings,
+        Value::Null => Mapping::new(),
+        _ => return Err(Failure::usage("it must contain `key: value` pairs").hint(EXAMPLE)),
     };
     let commands = cli.get_subcommands();
     let known: BTreeSet<_> =

@@ -52,6 +52,19 @@ impl Setting {
     }
 }
 
+/// Refuses YAML's merge keys (`<<: *NAME`), which would be read as keys of that name, wherever they are in a file.
+pub fn refuse_merge_keys(value: &Value) -> Result<(), Failure> {
+    match value {
+        Value::Sequence(values) => values.iter().try_for_each(refuse_merge_keys),
+        Value::Mapping(mapping) if mapping.contains_key("<<") => Err(Failure::usage(
+            "merge keys (`<<`) are not supported",
+        )
+        .hint("write the keys out, or use an alias for a whole value, such as `KEY: *NAME`")),
+        Value::Mapping(mapping) => mapping.values().try_for_each(refuse_merge_keys),
+        _ => Ok(()),
+    }
+}
+
 /// `place` follows an unknown key in the message.
 pub fn check_keys(mapping: &Mapping, known: &[&str], place: &str) -> Result<(), Failure> {
     for key in mapping.keys() {

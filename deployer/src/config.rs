@@ -9,7 +9,7 @@ use std::{
 
 use cbbootstrap_cli::{
     command_line::Parsed,
-    options_file::{Setting, check_keys, key_text},
+    options_file::{Setting, check_keys, key_text, refuse_merge_keys},
     suggestion::did_you_mean,
     text,
 };
@@ -156,6 +156,7 @@ impl File {
     fn parse(text: &str) -> Result<Self, Failure> {
         // Duplicate keys are errors here.
         let file: Value = serde_yaml::from_str(text).map_err(|error| unreadable(&error))?;
+        refuse_merge_keys(&file)?;
         let (command, settings) = (environment_options(), environments(&file)?);
         let known = keys(&command);
         for (name, environment) in &settings {

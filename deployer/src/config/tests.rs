@@ -244,6 +244,17 @@ fn errors_name_what_is_wrong_with_the_file() {
             EXAMPLE,
         ),
         ("environments: {dev: }\n---\na: b", "more than one document", EXAMPLE),
+        (
+            "environments: {dev: &dev {protect: true}, prod: {<<: *dev, stack_name: s}}",
+            "merge keys (`<<`) are not supported",
+            "an alias for a whole value",
+        ),
+        (
+            "environments: {dev: {tags: &tags {a: b}}, prod: {tags: {<<: *tags, c: d}}}",
+            "merge keys (`<<`) are not supported",
+            "an alias for a whole value",
+        ),
+        ("{<<: {default_environment: dev}}", "merge keys (`<<`) are not supported", "`KEY: *NAME`"),
     ] {
         assert_wrong(text, message, hint);
     }

@@ -409,6 +409,7 @@ fn errors_name_what_is_wrong_with_the_file() {
         ("output: json", "unknown key `output`", ""),
         ("config: other.yaml", "unknown key `config`", ""),
         ("shell: bash", "unknown key `shell`", ""),
+        ("<<: {cluster_id: demo}", "merge keys (`<<`) are not supported", "`KEY: *NAME`"),
         ("1: 2", "key `1` must be a string", "quotes"),
         ("a: [", "invalid YAML", "cluster_id: NAME"),
         ("[a, b]", "must contain `key: value` pairs", "cluster_id: NAME"),
