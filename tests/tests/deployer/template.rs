@@ -119,11 +119,23 @@ fn the_workflow_gives_each_job_what_it_needs() {
     for (name, role) in [("plan", "PLAN_ROLE"), ("deploy", "DEPLOY_ROLE")] {
         let job = &workflow["jobs"][name];
         assert_eq!(job["needs"], "build", "{name}");
-        assert_eq!(job["concurrency"]["cancel-in-progress"], false, "{name}");
         let taken = steps(job).iter().find_map(|step| step["with"]["role-to-assume"].as_str());
         assert!(taken.is_some_and(|taken| taken.contains(role)), "{taken:?}");
     }
     assert!(workflow["jobs"]["deploy"]["if"].as_str().unwrap().contains("refs/heads/main"));
+}
+
+/// Groups of jobs do not order runs: one whose build is slow would deploy an older commit after a newer one.
+#[test]
+fn runs_of_the_workflow_do_not_overtake_each_other() {
+    let workflow = workflow();
+    // A copy for another environment is another file.
+    let group = "${{ github.workflow_ref }} ${{ github.ref }}";
+    assert_eq!(workflow["concurrency"]["group"], group);
+    assert_eq!(workflow["concurrency"]["cancel-in-progress"], false);
+    for (name, job) in jobs(&workflow) {
+        assert!(job.get("concurrency").is_none(), "{name}");
+    }
 }
 
 #[test]
@@ -193,6 +205,46 @@ fn the_workflow_updates_only_its_comment() {
         assert!(change.contains(call), "{change}");
         assert!(change.ends_with(&format!("body=@{}", comment.display())), "{change}");
         assert_eq!(fs::read_to_string(comment).unwrap(), format!("{marker}\nthe plan\n"));
+    }
+}
+
+/// The comment would otherwise show the plan of an earlier commit.
+#[test]
+fn the_workflow_comments_on_a_plan_that_failed() {
+    let workflow = workflow();
+    let steps = steps(&workflow["jobs"]["plan"]);
+    let scripts: Vec<_> = steps.iter().filter(|step| step["run"].is_string()).collect();
+    let [plan, comment] = scripts[..] else { panic!("{scripts:?}") };
+    assert_eq!(comment["if"], "${{ !cancelled() }}");
+    for (writes, commented) in [
+        ("echo 'cannot plan' >>\"$GITHUB_STEP_SUMMARY\"; exit 1", "cannot plan"),
+        ("exit 2", "https://github.com/owner/name/actions/runs/7"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir_all(path("dist/bin")).unwrap();
+        programs::write_script(&path("dist/bin/cbbootstrap"), &format!("#!/bin/sh\n{writes}\n"));
+        programs::write_script(&path("gh"), "#!/bin/sh\n");
+        fs::write(path("summary"), "").unwrap();
+        let user = User::default()
+            .with_programs(directory.path())
+            .with("RUNNER_TEMP", directory.path().to_str().unwrap())
+            .with("GITHUB_STEP_SUMMARY", path("summary").to_str().unwrap())
+            .with("GITHUB_SERVER_URL", "https://github.com")
+            .with("GITHUB_REPOSITORY", "owner/name")
+            .with("GITHUB_RUN_ID", "7")
+            .with("CBBOOTSTRAP_ENV", "prod")
+            .with("NUMBER", "5");
+        let run = |step: &Value| {
+            let script = step["run"].as_str().unwrap();
+            let mut command = user.program(Path::new("bash"), &["-ec", script]);
+            Ended::of(command.current_dir(directory.path()))
+        };
+        let failed = run(plan);
+        assert!(failed.status.is_some_and(|status| status > 0), "{failed}");
+        run(comment).ended_with(0);
+        let text = fs::read_to_string(path("comment.md")).unwrap();
+        assert!(text.contains(commented), "{text}");
     }
 }
 
