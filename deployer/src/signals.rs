@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a task has to answer the watchdog.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {

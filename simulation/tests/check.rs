@@ -112,7 +112,7 @@ fn run_client(url: &str, number: u16, spread: Micros) -> Duration {
     let node = Node::new(format!("node-{number}")).expect("it is a host name");
     let uuid = Uuid::new(format!("{number:032x}")).expect("it is a UUID");
     let cluster_id = ClusterId::new("check").expect("it is an id");
-    let api = Api::new(url.to_owned(), cluster_id, None, None, Deadline::never());
+    let api = Api::new(url.to_owned(), None, cluster_id, None, None, Deadline::never());
     let identity = Identity { node: node.clone(), node_uuid: Some(uuid.clone()) };
     let mut agent = Agent::new(node, uuid, Backoff::DEFAULT);
     thread::sleep(Duration::from_micros(fastrand::u64(0..spread)));
