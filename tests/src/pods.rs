@@ -44,10 +44,10 @@ impl<'a> Pods<'a> {
         Self { machine, secrets, directory }
     }
 
-    /// Starts the only pod of a StatefulSet, which is reached by the name of its Service.
-    pub fn behind_service(&self, set: &Value, service: &Value) -> Pod<'a> {
-        let labels = &set["spec"]["template"]["metadata"]["labels"];
-        let wanted = &service["spec"]["selector"];
+    /// Starts the pod of a Deployment, which is reached by the name of its Service.
+    pub fn of_deployment(&self, deployment: &Value, service: &Value) -> Pod<'a> {
+        let pod = &deployment["spec"]["template"];
+        let (wanted, labels) = (&service["spec"]["selector"], &pod["metadata"]["labels"]);
         assert!(wanted == labels && wanted.is_object(), "{wanted} {labels}");
         let ports = service["spec"]["ports"].as_array().expect("it has ports");
         for port in ports {
@@ -55,15 +55,25 @@ impl<'a> Pods<'a> {
             assert!(known(port, &["name", "port"]), "{port} has a separate target");
         }
         let service = text(&service["metadata"]["name"]);
-        let (pod, spec) = stateful(set, 0);
-        self.start(&pod, service, None, &spec)
+        self.start(&format!("{service}-0"), service, None, &pod["spec"])
     }
 
-    /// Starts a pod of a StatefulSet with a headless Service.
+    /// Starts a pod of a StatefulSet, with its claimed volumes.
     pub fn of_stateful_set(&self, set: &Value, ordinal: usize) -> Pod<'a> {
-        let (pod, spec) = stateful(set, ordinal);
-        let domain = text(&set["spec"]["serviceName"]);
+        let (name, domain) = (text(&set["metadata"]["name"]), text(&set["spec"]["serviceName"]));
+        let pod = format!("{name}-{ordinal}");
         let domain = format!("{domain}.{NAMESPACE}.svc.cluster.local");
+        let mut spec = set["spec"]["template"]["spec"].clone();
+        let claims = set["spec"]["volumeClaimTemplates"].as_array();
+        for claim in claims.into_iter().flatten() {
+            let name = text(&claim["metadata"]["name"]);
+            let volume = serde_json::json!({
+                "name": name,
+                "persistentVolumeClaim": {"claimName": format!("{name}-{pod}")},
+            });
+            let volumes = spec["volumes"].as_array_mut();
+            volumes.expect("it has volumes").push(volume);
+        }
         self.start(&pod, &format!("{pod}.{domain}"), Some(&domain), &spec)
     }
 
@@ -197,22 +207,6 @@ impl<'a> Pods<'a> {
         }
         directory
     }
-}
-
-/// The name and the specification of a StatefulSet's pod, with its claimed volumes.
-fn stateful(set: &Value, ordinal: usize) -> (String, Value) {
-    let pod = format!("{}-{ordinal}", text(&set["metadata"]["name"]));
-    let mut spec = set["spec"]["template"]["spec"].clone();
-    let claims = set["spec"]["volumeClaimTemplates"].as_array();
-    for claim in claims.into_iter().flatten() {
-        let name = text(&claim["metadata"]["name"]);
-        let volume = serde_json::json!({
-            "name": name,
-            "persistentVolumeClaim": {"claimName": format!("{name}-{pod}")},
-        });
-        spec["volumes"].as_array_mut().expect("it has volumes").push(volume);
-    }
-    (pod, spec)
 }
 
 impl Pod<'_> {

@@ -446,7 +446,7 @@ fn kubernetes_pods_become_one_cluster() {
     let model =
         Model { machine, container: machine.docker(&[&model[..], &[COUCHBASE, "model"]].concat()) };
     let start_api =
-        || pods.behind_service(find("StatefulSet", "cbbootstrap"), find("Service", "cbbootstrap"));
+        || pods.of_deployment(find("Deployment", "cbbootstrap"), find("Service", "cbbootstrap"));
     let start = |ordinal| pods.of_stateful_set(find("StatefulSet", "couchbase"), ordinal);
     let name = |ordinal| format!("couchbase-{ordinal}.couchbase.default.svc.cluster.local");
 
@@ -471,7 +471,7 @@ fn kubernetes_pods_become_one_cluster() {
     }
 
     let last = [("couchbase-3", "couchbase-2")];
-    let show = example.command("kubectl exec cbbootstrap-0", &[]);
+    let show = example.command("kubectl exec deployment/cbbootstrap", &[]);
     let show: Vec<_> = show[4..].iter().map(String::as_str).collect();
     api.exec("server", &show).ended_with(0);
 

@@ -574,7 +574,7 @@ fn the_kubernetes_objects_fit_together() {
     assert_eq!(service["spec"]["clusterIP"], "None");
     assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
     assert_eq!(set["spec"]["serviceName"], service["metadata"]["name"]);
-    let (api, server) = (find("Service", "cbbootstrap"), find("StatefulSet", "cbbootstrap"));
+    let (api, deployment) = (find("Service", "cbbootstrap"), find("Deployment", "cbbootstrap"));
     for (pods, selectors) in [
         (
             set,
@@ -584,17 +584,22 @@ fn the_kubernetes_objects_fit_together() {
                 &budget["spec"]["selector"]["matchLabels"],
             ],
         ),
-        (server, vec![&api["spec"]["selector"], &server["spec"]["selector"]["matchLabels"]]),
+        (
+            deployment,
+            vec![&api["spec"]["selector"], &deployment["spec"]["selector"]["matchLabels"]],
+        ),
     ] {
         let labels = &pods["spec"]["template"]["metadata"]["labels"];
         assert!(labels.is_object());
         assert!(selectors.iter().all(|selector| *selector == labels));
     }
 
-    // One process at a time has the API's database, which is not deleted with the objects.
-    assert_eq!(server["spec"]["replicas"], 1);
-    assert_eq!(server["spec"]["serviceName"], api["metadata"]["name"]);
-    assert!(objects.iter().all(|object| object["kind"] != "PersistentVolumeClaim"));
+    // One process at a time has the API's database.
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    let volume = &deployment["spec"]["template"]["spec"]["volumes"][0];
+    let claim = volume["persistentVolumeClaim"]["claimName"].as_str();
+    find("PersistentVolumeClaim", claim.unwrap());
 
     let pod = &set["spec"]["template"]["spec"];
     let agent = &pod["containers"][1];
@@ -615,9 +620,7 @@ fn the_kubernetes_objects_fit_together() {
 fn the_agents_container_in_kubernetes_stays_until_sigterm() {
     let objects = documents("examples/kubernetes.yaml");
     let mut objects = objects.iter();
-    let set = objects.find(|object| {
-        object["kind"] == "StatefulSet" && object["metadata"]["name"] == "couchbase"
-    });
+    let set = objects.find(|object| object["kind"] == "StatefulSet");
     let agent = &set.unwrap()["spec"]["template"]["spec"]["containers"][1];
     let variables: BTreeMap<_, _> = pods::variables("couchbase-0", agent).into_iter().collect();
     assert_eq!(variables["CBBOOTSTRAP_NODE"], "couchbase-0.couchbase.default.svc.cluster.local");
