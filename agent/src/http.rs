@@ -10,7 +10,7 @@ use std::{
 use cbbootstrap_cli::{
     environment::variable,
     failure::Failure,
-    proxy::{Proxies, Proxy},
+    proxy::{Proxy, read_for_url},
 };
 use thiserror::Error;
 use ureq::{
@@ -105,8 +105,7 @@ pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq:
 
 /// The environment's proxy for a URL that is neither on this host nor in the cluster.
 pub fn proxy(url: &str) -> Result<Option<Proxy>, Failure> {
-    let proxies = Proxies::read(variable)?;
-    Ok(url.parse().ok().and_then(|url| proxies.for_url(&url)).cloned())
+    url.parse().map_or(Ok(None), |url| read_for_url(&url, variable))
 }
 
 /// A URL and the way to it, for errors.

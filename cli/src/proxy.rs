@@ -54,15 +54,10 @@ enum Hosts {
 impl Proxies {
     /// Fails if a variable is not the URL of an HTTP proxy.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
-        let proxy = |names: [&'static str; 4]| {
-            let set = names.into_iter().find_map(|name| Some((name, variable(name)?)));
-            set.map(|(name, url)| Proxy::parse(name, &url)).transpose()
-        };
-        let exceptions = EXCEPTION_VARIABLES.into_iter().find_map(&variable).unwrap_or_default();
         Ok(Self {
-            http: proxy(HTTP_VARIABLES)?,
-            https: proxy(HTTPS_VARIABLES)?,
-            exceptions: parse_exceptions(&exceptions),
+            http: Proxy::read(HTTP_VARIABLES, &variable)?,
+            https: Proxy::read(HTTPS_VARIABLES, &variable)?,
+            exceptions: read_exceptions(&variable),
         })
     }
 
@@ -71,20 +66,49 @@ impl Proxies {
     }
 
     pub fn for_url(&self, url: &Uri) -> Option<&Proxy> {
-        let (proxy, default_port) = match url.scheme_str()? {
-            "http" => (self.http.as_ref()?, 80),
-            "https" => (self.https.as_ref()?, 443),
-            _ => return None,
-        };
-        let host = url.host()?.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
-        let port = url.port_u16().unwrap_or(default_port);
-        let is_exception = is_local(&host)
-            || self.exceptions.iter().any(|exception| exception.contains(&host, port));
-        (!is_exception).then_some(proxy)
+        let proxy = if is_http(url) { &self.http } else { &self.https };
+        proxy.as_ref().filter(|_| may_use_proxy(url, &self.exceptions))
     }
 }
 
+/// The environment's proxy for one URL. Fails if the variable that names it is not the URL of an HTTP proxy.
+pub fn read_for_url(
+    url: &Uri,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Proxy>, Failure> {
+    if !may_use_proxy(url, &read_exceptions(&variable)) {
+        return Ok(None);
+    }
+    Proxy::read(if is_http(url) { HTTP_VARIABLES } else { HTTPS_VARIABLES }, variable)
+}
+
+fn is_http(url: &Uri) -> bool {
+    url.scheme_str() == Some("http")
+}
+
+fn may_use_proxy(url: &Uri, exceptions: &[Exception]) -> bool {
+    let (Some("http" | "https"), Some(host)) = (url.scheme_str(), url.host()) else {
+        return false;
+    };
+    let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    let port = url.port_u16().unwrap_or(if is_http(url) { 80 } else { 443 });
+    !is_local(&host) && !exceptions.iter().any(|exception| exception.contains(&host, port))
+}
+
+fn read_exceptions(variable: impl Fn(&str) -> Option<String>) -> Vec<Exception> {
+    parse_exceptions(&EXCEPTION_VARIABLES.into_iter().find_map(variable).unwrap_or_default())
+}
+
 impl Proxy {
+    /// The proxy that the first of these variables names.
+    fn read(
+        names: [&'static str; 4],
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, Failure> {
+        let set = names.into_iter().find_map(|name| Some((name, variable(name)?)));
+        set.map(|(name, url)| Self::parse(name, &url)).transpose()
+    }
+
     fn parse(variable: &'static str, url: &str) -> Result<Self, Failure> {
         // The message does not repeat the URL, as it may hold a password.
         let invalid = || {
@@ -250,6 +274,22 @@ mod tests {
             let actual = choose(variables, url).unwrap();
             assert_eq!(actual.as_deref(), expected, "{variables:?} {url}");
         }
+    }
+
+    #[test]
+    fn an_invalid_proxy_matters_only_where_it_is_used() {
+        let variable = |name: &str| match name {
+            "ALL_PROXY" => Some("socks5h://proxy:1080".to_owned()),
+            "HTTPS_PROXY" => Some("http://proxy:3128".to_owned()),
+            "NO_PROXY" => Some("api.internal".to_owned()),
+            _ => None,
+        };
+        let read = |url: &str| read_for_url(&url.parse().unwrap(), variable);
+        for direct in ["http://api.internal", "https://api.internal", "http://127.0.0.1:8080"] {
+            assert_eq!(read(direct).unwrap(), None, "{direct}");
+        }
+        assert_eq!(read("https://a.example").unwrap().unwrap().url(), "http://proxy:3128");
+        assert!(read("http://a.example").unwrap_err().to_string().contains("`ALL_PROXY`"));
     }
 
     #[test]
