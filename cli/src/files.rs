@@ -61,11 +61,13 @@ pub fn check_trusted(path: &Path) -> Result<(), Failure> {
 
 /// Replaces a file in one step, so that nobody reads an incomplete one, or creates it.
 ///
-/// Follows links. Writes directly to what is not a regular file, such as a pipe: nothing may take its place.
+/// Follows links. Writes directly to what is not a regular file, such as a pipe, and to what an open file stands for, such as
+/// `/dev/stdout`: nothing may take its place.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let is_open_file = path.starts_with("/dev") || path.starts_with("/proc");
     let path = match fs::metadata(path) {
-        Ok(file) if !file.is_file() => {
-            return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+        Ok(file) if is_open_file || !file.is_file() => {
+            return fs::OpenOptions::new().append(true).open(path)?.write_all(bytes);
         }
         Ok(_) => fs::canonicalize(path)?,
         Err(error) if error.kind() == ErrorKind::NotFound => follow_links(path),
@@ -203,6 +205,19 @@ mod tests {
         }
         let count = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(count, 7, "temporary files are left");
+    }
+
+    /// As with `command --out /dev/stdout >>FILE`.
+    #[test]
+    fn what_an_open_file_stands_for_is_appended_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "before ").unwrap();
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        replace(Path::new(&name), b"now ").unwrap();
+        file.write_all(b"after").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before now after");
     }
 
     #[test]
