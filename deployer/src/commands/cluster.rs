@@ -26,6 +26,7 @@ use crate::{
     origin,
     printer::Printer,
     settings::{Keeper, RecordsArgs},
+    signals::Signals,
 };
 
 const OTHER_TABLE: &str =
@@ -151,7 +152,11 @@ impl Entry {
     }
 }
 
-pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<()> {
+pub async fn run(
+    command: ClusterCommand,
+    printer: &Printer,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     let (ClusterCommand::List(ClusterListArgs { records, .. })
     | ClusterCommand::Show(ClusterShowArgs { records, .. })
     | ClusterCommand::Forget(ClusterForgetArgs { records, .. })) = &command;
@@ -159,9 +164,9 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
     let keeper = records.keeper()?;
     match &keeper {
         Keeper::Aws { access, table } => {
-            let aws = Aws::connect(access).await?;
+            let aws = signals.or_stopped(Aws::connect(access)).await?;
             let store = DynamoDb::new(aws.dynamodb.clone(), table);
-            Operator { store, keeper, records, aws: Some(aws), printer }.run(command).await
+            Operator { store, keeper, records, aws: Some(aws), printer }.run(command, signals).await
         }
         // A server may be using it.
         Keeper::ThisMachine { data } => {
@@ -169,7 +174,7 @@ pub async fn run(command: ClusterCommand, printer: &Printer) -> anyhow::Result<(
                 Failure::new(format!("there is no database in {keeper}"))
                     .hint("`cbbootstrap serve` creates one; `--data` names another directory")
             })?;
-            Operator { store, keeper, records, aws: None, printer }.run(command).await
+            Operator { store, keeper, records, aws: None, printer }.run(command, signals).await
         }
     }
 }
@@ -185,11 +190,12 @@ struct Operator<'p, S> {
 }
 
 impl<S: Store> Operator<'_, S> {
-    async fn run(self, command: ClusterCommand) -> anyhow::Result<()> {
+    async fn run(self, command: ClusterCommand, signals: &mut Signals) -> anyhow::Result<()> {
         match command {
-            ClusterCommand::List(args) => self.list(args).await,
-            ClusterCommand::Show(args) => self.show(args).await,
-            ClusterCommand::Forget(args) => self.forget(args).await,
+            // It ends its result also after a signal.
+            ClusterCommand::List(args) => self.list(args, signals).await,
+            ClusterCommand::Show(args) => signals.or_stopped(self.show(args)).await,
+            ClusterCommand::Forget(args) => signals.or_stopped(self.forget(args)).await,
         }
     }
 

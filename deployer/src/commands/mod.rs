@@ -58,7 +58,7 @@ async fn run_until_signal(
         Command::Status(args) => signals.or_stopped(status::run(args, printer)).await?,
         Command::Ping(args) => signals.or_stopped(ping::run(args)).await?,
         Command::Smoke(args) => signals.or_stopped(smoke::run(args, printer)).await?,
-        Command::Cluster(command) => signals.or_stopped(cluster::run(command, printer)).await?,
+        Command::Cluster(command) => cluster::run(command, printer, signals).await?,
         Command::Package(args) => signals.or_stopped(package::run(args, printer)).await?,
         Command::Destroy(args) => destroy::run(args, printer, signals).await?,
         Command::List(args) => signals.or_stopped(list::run(args, printer)).await?,

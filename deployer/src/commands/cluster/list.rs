@@ -5,7 +5,14 @@ use cbbootstrap_function::store::{Row, Store};
 use jiff::Timestamp;
 
 use super::{Entry, Operator, text::HEADER};
-use crate::{cli::ClusterListArgs, fields::Columns, printer::Printer, settings::Keeper};
+use crate::{
+    cli::ClusterListArgs,
+    failure::{Exit, Failure},
+    fields::Columns,
+    printer::Printer,
+    settings::Keeper,
+    signals::Signals,
+};
 
 /// How many clusters the first part of a list has if there are as many. As text, they set the widths of the columns.
 const FIRST_PART: usize = 100;
@@ -147,16 +154,26 @@ impl<'p> List<'p> {
 }
 
 impl<S: Store> Operator<'_, S> {
-    pub(super) async fn list(self, args: ClusterListArgs) -> anyhow::Result<()> {
+    pub(super) async fn list(
+        self,
+        args: ClusterListArgs,
+        signals: &mut Signals,
+    ) -> anyhow::Result<()> {
         let mut room = if args.all { usize::MAX } else { args.limit.get() };
         let after = args.after.as_deref();
         let mut list = List::new(self.printer, &self.keeper, after);
         let mut step = None;
-        let mut page = self.with_origin(self.store.list(after)).await;
-        let read = loop {
+        let this = &self;
+        let read = |start: Option<String>| async move {
+            let page = this.store.list(start.as_deref()).await;
+            page.map_err(|error| this.explain(&error).into())
+        };
+        let first = self.with_origin(read(args.after.clone()));
+        let mut page = signals.or_stopped(first).await;
+        let ended = loop {
             let (mut rows, next) = match page {
                 Ok(page) => (page.rows, page.next),
-                Err(error) => break Err(self.explain(&error)),
+                Err(error) => break Err(error),
             };
             rows.retain(|row| args.all || !row.is_smoke_test());
             // A row more than the limit shows that there are more.
@@ -173,7 +190,7 @@ impl<S: Store> Operator<'_, S> {
                 let step = step.get_or_insert_with(|| self.printer.step("list"));
                 step.busy(format!("{} clusters", list.count));
             }
-            page = self.store.list(Some(&next)).await;
+            page = signals.or_stopped(read(Some(next))).await;
         };
         drop(step);
         let shown = list.last.clone();
@@ -182,7 +199,7 @@ impl<S: Store> Operator<'_, S> {
                 if args.all { "--all".to_owned() } else { format!("--limit={}", args.limit) };
             self.records.command("list", &[which, format!("--after={shown}")])
         });
-        match (read, command) {
+        match (ended, command) {
             (Ok(true), Some(command)) => {
                 list.end(shown.as_deref())?;
                 if !self.printer.is_json() {
@@ -191,10 +208,13 @@ impl<S: Store> Operator<'_, S> {
                 Ok(())
             }
             (Ok(_), _) => list.end(None),
-            (Err(failure), None) => Err(failure.into()),
-            (Err(failure), Some(command)) => {
+            (Err(error), None) => Err(error),
+            (Err(error), Some(command)) => {
                 list.end(shown.as_deref())?;
-                Err(failure.also(&format!("the list continues with `{command}`")).into())
+                let failure = error.downcast::<Failure>()?;
+                let rest = format!("the list continues with `{command}`");
+                let is_stopped = failure.exit == Exit::Stopped;
+                Err(if is_stopped { failure.hint(rest) } else { failure.also(&rest) }.into())
             }
         }
     }
