@@ -16,7 +16,10 @@ use crate::{
 };
 
 /// How long a task has to answer the watchdog.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a task is asked after a signal.
+const QUESTIONS: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -53,7 +56,6 @@ pub fn listen() -> anyhow::Result<(Signals, Watchdog)> {
     drop(context);
     let (sender, signals) = mpsc::unbounded_channel();
     let (asking, questions) = mpsc::channel(1);
-    let mut asking = Some(asking);
     let forward = async move {
         loop {
             let signal = tokio::select! {
@@ -61,9 +63,8 @@ pub fn listen() -> anyhow::Result<(Signals, Watchdog)> {
                 _ = terminate.recv() => Signal::Terminate,
             };
             let _ = sender.send(signal);
-            if let Some(asking) = asking.take() {
-                thread::spawn(move || watch(signal, &asking));
-            }
+            let asking = asking.clone();
+            thread::spawn(move || watch(signal, &asking));
         }
     };
     let thread = thread::Builder::new().name("signals".to_owned());
@@ -99,15 +100,23 @@ impl Watchdog {
     }
 }
 
-/// Ends the program once its task does not answer. It may be blocked later than the signal arrives: while it prints that it was stopped.
+/// Ends the program if its task does not answer soon after a signal. It may be blocked later than the signal arrives: while it prints that
+/// it was stopped. What blocks it after that, such as a terminal that does not scroll, needs another signal.
 fn watch(signal: Signal, asking: &mpsc::Sender<()>) {
-    loop {
-        // There is room for one question: another is refused until the first is answered, and after the end of the command.
-        let is_answered = asking.try_send(()).is_ok();
-        thread::sleep(PATIENCE);
-        if !is_answered {
+    // There is room for one question: another is refused until the first is answered, and after the end of the command.
+    let is_asked = || asking.try_send(()).is_ok();
+    for _ in 0..QUESTIONS {
+        if !is_asked() {
             break;
         }
+        thread::sleep(PATIENCE);
+    }
+    if is_asked() {
+        return;
+    }
+    thread::sleep(PATIENCE);
+    if is_asked() {
+        return;
     }
     let (printing, printed) = sync::mpsc::channel();
     // Stderr may be blocked, too. The printer's progress lines may be locked by the write that is blocked.
