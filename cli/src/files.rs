@@ -209,7 +209,7 @@ mod tests {
 
     /// As with `command --out /dev/stdout >>FILE`.
     #[test]
-    fn what_an_open_file_stands_for_is_appended_to() {
+    fn open_files_are_appended_to() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "before ").unwrap();
