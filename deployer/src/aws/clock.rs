@@ -49,5 +49,30 @@ impl Intercept for Clock {
 /// How far the clock of the server that gave this answer is ahead of this machine's.
 pub fn read_ahead(answer: &HttpResponse) -> Option<SignedDuration> {
     let date = rfc2822::parse(answer.headers().get("date")?).ok()?;
-    Some(date.timestamp().duration_since(Timestamp::now()))
+    Some(least_ahead(date.timestamp(), Timestamp::now()))
+}
+
+/// The least difference that explains a date, which has no fraction of a second.
+fn least_ahead(date: Timestamp, now: Timestamp) -> SignedDuration {
+    let ahead = date.duration_since(now);
+    if ahead.is_negative() {
+        (ahead + SignedDuration::from_secs(1)).min(SignedDuration::ZERO)
+    } else {
+        ahead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_without_fractions_do_not_move_the_clock() {
+        let now = Timestamp::from_millisecond(1_700_000_000_300).unwrap();
+        for (seconds, expected) in [(0, 0), (-1, -300), (-600, -599_300), (1, 700), (600, 599_700)]
+        {
+            let date = Timestamp::from_second(1_700_000_000 + seconds).unwrap();
+            assert_eq!(least_ahead(date, now).as_millis(), expected, "{seconds}");
+        }
+    }
 }
