@@ -18,11 +18,15 @@ use cbbootstrap_tests::{
 };
 
 /// The forms of an absent variable.
-const BLANK: [&str; 2] = ["", "\u{feff} \t\r\n"];
+const BLANK: [&str; 4] = ["", " \t", "\r\n", "\u{feff}"];
 
 /// A variable's value as editors and tools on Windows leave it.
-const FORMS: [fn(&str) -> String; 2] =
-    [|value| format!(" {value} "), |value| format!("\u{feff}{value}\r\n")];
+const FORMS: [fn(&str) -> String; 4] = [
+    |value| format!("\u{feff}{value}"),
+    |value| format!("{value}\r\n"),
+    |value| format!(" {value} "),
+    |value| format!("\u{feff}{value}\r\n"),
+];
 
 /// Commands of the deployer that end soon: without credentials, or with what they print.
 const DEPLOYER: [&[&str]; 11] = [
@@ -256,8 +260,10 @@ fn variables_of_a_node_take_effect() {
             .env_remove("CB_REST_PASSWORD");
         Ended::of(status.env(name, value))
     };
-    let [with_spaces, from_windows] = FORMS;
-    status("CB_REST_PASSWORD", &from_windows(LOGIN.1)).ended_with(0);
+    let [with_mark, with_line_end, with_spaces, with_both] = FORMS;
+    for form in [with_mark, with_line_end, with_both] {
+        status("CB_REST_PASSWORD", &form(LOGIN.1)).ended_with(0);
+    }
     // Spaces may be a part of it.
     let ended = status("CB_REST_PASSWORD", &with_spaces(LOGIN.1));
     assert_ne!(ended.status, Some(0), "{ended}");
