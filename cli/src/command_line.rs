@@ -43,7 +43,7 @@ pub struct Parsed {
     pub matches: ArgMatches,
     /// What variables and the file set.
     settings: Vec<Setting>,
-    /// The options of that command that do not conflict with a typed one. clap's matches know only in debug builds which there are.
+    /// The options of that command that do not conflict with a typed one. In release builds, clap's matches accept the name of any option.
     free: Vec<String>,
 }
 

@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{clock::Clock, explain};
-use crate::failure::Failure;
 use aws_sdk_cloudwatchlogs::{
     Client, error::SdkError, operation::filter_log_events::FilterLogEventsError,
     types::FilteredLogEvent,
 };
+
+use super::{clock::Clock, explain};
+use crate::failure::Failure;
 
 /// How far consecutive reads overlap: lines arrive late.
 const OVERLAP: Duration = Duration::from_mins(2);
@@ -182,10 +183,9 @@ mod tests {
         BehaviorVersion, Credentials, Region, retry::RetryConfig,
     };
     use axum::http::StatusCode;
+    use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
     use serde_json::{Value, json};
     use tokio::net::TcpListener;
-
-    use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
 
     use super::*;
     use crate::aws::is_transient;

@@ -202,7 +202,7 @@ impl Profiles {
     }
 
     /// The session with the keys, if the SDK cannot use it, and the text of a file that makes the SDK take the keys from [`SSO_SOURCE`]
-    /// instead. What is incomplete stays: the SDK explains it.
+    /// instead. `None` for an incomplete session, because the SDK's error names what is missing.
     fn find_sso(&self) -> Option<(SsoSession, String)> {
         let profile = self.chain().pop()?;
         let (id, name) = (profile.get("sso_session")?, profile.name());
