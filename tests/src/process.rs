@@ -18,11 +18,20 @@ pub fn kill(signal: &str, process: &str) {
     status.expect("`kill` can be run");
 }
 
-/// The running child processes of a process.
+/// What the kernel says about a process, if it exists.
+fn status(process: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{process}/status")).ok()
+}
+
+/// The child processes of a process.
 pub fn children(process: u32) -> Vec<u32> {
-    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &process.to_string()]).output();
-    let output = output.expect("`ps` can be run").stdout;
-    String::from_utf8_lossy(&output).split_whitespace().filter_map(|id| id.parse().ok()).collect()
+    let line = format!("PPid:\t{process}");
+    let is_child = |id: &u32| status(*id).is_some_and(|status| status.lines().any(|it| it == line));
+    let processes = fs::read_dir("/proc").expect("the kernel lists the processes").flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_child)
+        .collect()
 }
 
 /// Those that run the function.
@@ -36,16 +45,12 @@ pub fn functions(process: u32) -> Vec<u32> {
 
 /// Whether the process exists and is not a zombie.
 pub fn is_alive(process: u32) -> bool {
-    let output = Command::new("ps").args(["-o", "stat=", "-p", &process.to_string()]).output();
-    let state = output.expect("`ps` can be run").stdout;
-    let state = String::from_utf8_lossy(&state).trim().to_owned();
-    !state.is_empty() && !state.starts_with('Z')
+    status(process).is_some_and(|status| !status.lines().any(|line| line.starts_with("State:\tZ")))
 }
 
 /// The peak of the process's resident memory, in bytes.
 pub fn peak_memory(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status"));
-    let status = status.expect("the process runs");
+    let status = status(process).expect("the process runs");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.expect("the kernel counts the memory") * 1024
