@@ -323,13 +323,13 @@ impl Stage {
     /// Records the stand-in's status of a stack.
     fn learn(&mut self, call: &Call, answer: &Answer) {
         let asked = call.parameter("StackName");
+        if asked.is_empty() || !answer.status().is_success() {
+            return;
+        }
         let body = String::from_utf8_lossy(answer.body());
         let Some(id) = pattern(ID).captures(&body).map(|id| id[1].to_owned()) else {
             return;
         };
-        if asked.is_empty() || !answer.status().is_success() {
-            return;
-        }
         let acting = self.acting.as_ref().filter(|acting| acting.is(Some(&id)));
         let plays = acting.and_then(Acting::now).is_some();
         if call.operation() == "DescribeStacks" && !plays {
