@@ -59,7 +59,6 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<Vec<Setting>> {
             .and_then(|file| {
                 let default = file.default_environment.clone();
                 let mut options = file.choose(wanted)?;
-                check_stack_and_table(parsed, &options)?;
                 // Results and hints name the environment.
                 options.extend(default.filter(|_| wanted.is_none()).map(|name| Setting {
                     id: NOT_IN_FILES[0].to_owned(),
@@ -81,6 +80,7 @@ pub fn options(_: &Command, parsed: &Parsed) -> anyhow::Result<Vec<Setting>> {
             .hint("`--config FILE` selects another; `cbbootstrap init` creates one")),
     };
     let options = options.map_err(|failure| failure.exit(Exit::Usage))?;
+    check_stack_and_table(parsed, &options)?;
     let name = path.display().to_string();
     Ok(options.into_iter().map(|option| option.of_file(&name)).collect())
 }
@@ -91,31 +91,34 @@ pub fn environment_names(file: Option<&Path>) -> Option<Vec<String>> {
     Some(environments.into_iter().map(|(name, _)| name).collect())
 }
 
-/// An environment is a stack with its table. Another stack does not get that table unless the user names it.
+/// An environment is a stack with its table, and so are the two defaults. Another stack does not get that table unless the user
+/// names it.
 fn check_stack_and_table(parsed: &Parsed, environment: &[Setting]) -> Result<(), Failure> {
-    let is_affected = parsed.takes("table_name")
-        && parsed.is_set("stack_name")
-        && !parsed.is_set("table_name")
-        && parsed.value("code_only") != Some(&true);
-    let Some(stack) = parsed.value::<String>("stack_name").filter(|_| is_affected) else {
-        return Ok(());
-    };
-    let setting = |id: &str, default: &'static str| {
-        let option = environment.iter().find(|option| option.id == id);
-        option
-            .and_then(|option| option.arguments.first()?.to_str()?.split_once('='))
-            .map_or(default, |(_, value)| value)
-            .to_owned()
-    };
-    let own = setting("stack_name", DEFAULT_STACK_NAME);
-    if *stack == own {
+    if !parsed.takes("table_name")
+        || parsed.is_set("table_name")
+        || parsed.value("code_only") == Some(&true)
+    {
         return Ok(());
     }
-    let table = setting("table_name", DEFAULT_TABLE_NAME);
-    Err(Failure::new(format!(
-        "table `{table}` belongs to the environment's stack `{own}`, and `--stack-name` is `{stack}`"
+    let setting = |id: &str| {
+        let option = environment.iter().find(|option| option.id == id)?;
+        option.arguments.first()?.to_str()?.split_once('=').map(|(_, value)| value)
+    };
+    let own = setting("stack_name").unwrap_or(DEFAULT_STACK_NAME);
+    let given = parsed.value::<String>("stack_name").filter(|_| parsed.is_set("stack_name"));
+    let stack = given.map_or(own, String::as_str);
+    let problem = match setting("table_name") {
+        Some(table) if stack != own => Failure::usage(format!(
+            "table `{table}` belongs to the environment's stack `{own}`, and `--stack-name` is `{stack}`"
+        )),
+        None if stack != DEFAULT_STACK_NAME => Failure::usage(format!(
+            "stack `{stack}` does not use the default table, `{DEFAULT_TABLE_NAME}`, unless you name it"
+        )),
+        _ => return Ok(()),
+    };
+    Err(problem.hint(
+        "pass the table of that stack with `--table-name`, or choose its environment with `--env`",
     ))
-    .hint("pass the table of that stack with `--table-name`, or choose its environment with `--env`"))
 }
 
 /// All that an environment can set: options of `deploy`.

@@ -226,7 +226,8 @@ impl Launch<'_> {
     fn forget_command(&self) -> String {
         let Place { config, access, .. } = self.args.api.clone();
         let table = TableArgs { table_name: self.api.table().unwrap_or_default().to_owned() };
-        let records = RecordsArgs { table, config, local: false, data: None, access };
+        let records =
+            RecordsArgs { table, config, access, stack_name: None, local: false, data: None };
         records.command_for("forget", &self.args.cluster_id)
     }
 

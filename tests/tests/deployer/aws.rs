@@ -175,8 +175,8 @@ fn foreign_resources_are_not_changed() {
     let before = aws.inventory();
     let shop = ["--stack-name", "shop", "--yes"];
     let not_ours = "stack `shop` was not created by cbbootstrap";
-    user.run(&[&["deploy", "--function-zip", artifact::zip()], &shop[..]].concat())
-        .failed(5, not_ours);
+    let deploy_shop = ["deploy", "--table-name", "shop", "--function-zip", artifact::zip()];
+    user.run(&[&deploy_shop[..], &shop].concat()).failed(5, not_ours);
     user.run(&[&["destroy"], &shop[..]].concat()).failed(5, not_ours);
     assert_eq!(aws.inventory(), before);
 
@@ -395,8 +395,8 @@ fn an_existing_bucket_and_table_are_used_unchanged() {
         "client('dynamodb').put_item(TableName='cb-bootstrap', Item={'cluster_id': {'S': 'old'}, \
          'initial_node_ip_addr_or_hostname': {'S': '10.0.0.1'}})",
     );
-    let deployed =
-        deploy(&aws.user(), artifact::zip(), &["--bucket", "my-bucket", "--stack-name", "mine"]);
+    let mine = ["--stack-name", "mine", "--table-name", "cb-bootstrap", "--bucket", "my-bucket"];
+    let deployed = deploy(&aws.user(), artifact::zip(), &mine);
     assert_eq!(
         (&deployed["changed"], &deployed["stack_name"]),
         (&json!(true), &json!("mine")),

@@ -145,7 +145,8 @@ fn a_cluster_is_launched_changed_and_destroyed() {
     // The API's template would delete the nodes.
     for command in ["deploy", "plan"] {
         let zip = artifact::small_zip();
-        let args = [command, "--stack-name", "couchbase-c1", "--function-zip", zip];
+        let args =
+            [command, "--stack-name=couchbase-c1", "--table-name=t-c1", "--function-zip", zip];
         let yes = if command == "deploy" { &["--yes"][..] } else { &[] };
         let message = "stack `couchbase-c1` belongs to Couchbase cluster `c1`";
         scene.aws.user().run(&[&args[..], yes].concat()).failed(5, message);

@@ -28,6 +28,8 @@ fn destroy(user: &User, options: &[&str]) -> Ended {
     user.run(&[&["destroy", "--yes", "--delete-table", "--output", "json"], options].concat())
 }
 
+const SAME_TABLE: [&str; 2] = ["--table-name", "cb-bootstrap"];
+
 fn tables(aws: &MiniStack) -> Value {
     aws.boto("client('dynamodb').list_tables()['TableNames']")
 }
@@ -58,7 +60,7 @@ fn another_stack_name_uses_no_table_of_an_environment() {
     let zip = ["--function-zip", artifact::small_zip()];
     let deploy = [&["deploy", "--yes", "--no-smoke"], &zip[..]].concat();
     let plan = [&["plan"], &zip[..]].concat();
-    for command in [&deploy[..], &plan, &["iam-policy"]] {
+    for command in [&deploy[..], &plan, &["iam-policy"], &["doctor"]] {
         let run = |options: &[&str]| user.run(&[command, options].concat());
         run(&["--stack-name", "other"])
             .failed(2, "belongs to the environment's stack `cbbootstrap-dev`");
@@ -72,14 +74,51 @@ fn another_stack_name_uses_no_table_of_an_environment() {
 }
 
 #[test]
+fn another_stack_does_not_use_the_default_table() {
+    let user = User::default();
+    let config = user.home.path().join("environments.yaml");
+    fs::write(&config, "{environments: {dev: {stack_name: dev}, prod: {}}}").unwrap();
+    let environment = |name| ["--config", config.to_str().unwrap(), "--env", name];
+    let variable = User::default().with("CBBOOTSTRAP_STACK_NAME", "dev");
+    for command in [
+        &["deploy", "--function-zip", artifact::small_zip()][..],
+        &["plan", "--function-zip", artifact::small_zip()],
+        &["iam-policy"],
+        &["doctor"],
+        &["cluster", "list"],
+        &["cluster", "show", "c"],
+        &["cluster", "forget", "--yes", "c"],
+    ] {
+        let refused = |user: &User, options: &[&str]| {
+            let ended = user.run(&[command, options].concat());
+            ended.failed(2, "stack `dev` does not use the default table, `cb-bootstrap`");
+            assert!(ended.stderr.contains("`--table-name`"), "{ended}");
+        };
+        if command[0] != "cluster" {
+            refused(&user, &["--stack-name", "dev"]);
+        }
+        refused(&user, &environment("dev"));
+        refused(&variable, &[]);
+        refused(&variable, &environment("prod"));
+    }
+    for options in [&["--stack-name", "dev", "--table-name", "cb-bootstrap"][..], &[]] {
+        user.run(&[&["iam-policy"], options].concat()).ended_with(0);
+    }
+    let local = ["cluster", "list", "--local", "--data", "nowhere"];
+    variable.run(&local).failed(1, "there is no database");
+}
+
+#[test]
 fn a_table_of_two_stacks_goes_with_the_last() {
     let aws = MiniStack::start();
     let user = aws.user();
     let deploy = ["deploy", "--no-smoke", "--function-zip", artifact::small_zip()];
-    let second = [&deploy[..], &["--stack-name", "b"]].concat();
-    user.deploy(artifact::small_zip(), &["--stack-name", "a"]).ended_with(0);
+    let second = [&deploy[..], &["--stack-name", "b"], &SAME_TABLE].concat();
+    let first = [&["--stack-name", "a"], &SAME_TABLE[..]].concat();
+    user.deploy(artifact::small_zip(), &first).ended_with(0);
     user.run(&second).failed(2, "was created for stack `a`");
-    let plan = user.plan(artifact::small_zip(), &["--stack-name", "b"]);
+    let plan = [&["--stack-name", "b"], &SAME_TABLE[..]].concat();
+    let plan = user.plan(artifact::small_zip(), &plan);
     let risk = "uses table `cb-bootstrap`, which was created for stack `a`";
     assert_eq!(plan["losses"], json!([risk]), "{plan}");
     user.run(&[&second[..], &["--yes"]].concat()).ended_with(0);
@@ -117,8 +156,10 @@ fn a_table_of_a_stack_without_parameters_stays() {
 fn without_the_list_of_stacks_only_the_own_table_is_deleted() {
     let aws = MiniStack::start();
     let user = aws.user();
-    user.deploy(artifact::small_zip(), &["--stack-name", "a"]).ended_with(0);
-    user.deploy(artifact::small_zip(), &["--stack-name", "b", "--yes"]).ended_with(0);
+    for stack in ["a", "b"] {
+        let options = [&["--stack-name", stack, "--yes"], &SAME_TABLE[..]].concat();
+        user.deploy(artifact::small_zip(), &options).ended_with(0);
+    }
     user.run(&["destroy", "--yes", "--stack-name", "a"]).ended_with(0);
     let proxy = Proxy::start(&aws);
     proxy.fault(|call| {

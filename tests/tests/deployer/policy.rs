@@ -223,7 +223,8 @@ fn the_printed_policy_allows_every_command() {
     user.run(&deploy(&zip, &["--auth", "none"])).ended_with(0);
 
     // The policy is about one stack and one table.
-    user.run(&["plan", "--stack-name", "other", "--function-zip", &zip])
+    let stack = ["--stack-name", "other", "--table-name", "cb-bootstrap"];
+    user.run(&[&["plan", "--function-zip", &zip], &stack[..]].concat())
         .failed(1, "cloudformation:GetTemplate");
     let other = ["--table-name", "other-table", "--no-smoke"];
     user.run(&deploy(&zip, &other)).failed(1, "dynamodb:DescribeTable");
