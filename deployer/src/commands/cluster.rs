@@ -70,6 +70,7 @@ struct ShowResult {
 struct ForgetResult {
     #[serde(flatten)]
     keeper: Keeper,
+    /// `false` if it had been forgotten before.
     forgotten: bool,
     /// Before it was forgotten.
     #[serde(flatten)]
@@ -222,11 +223,12 @@ impl<S: Store> Operator<'_, S> {
 
     async fn forget(self, args: ClusterForgetArgs) -> anyhow::Result<()> {
         let row = self.with_origin(self.find(&args.cluster_id)).await?;
-        if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
-            return Err(self.not_found(&args.cluster_id).into());
-        }
         let id = escape_hidden(&args.cluster_id);
         let cluster = Entry::new(row.clone(), Timestamp::now());
+        let keeper = self.keeper.clone();
+        if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
+            return self.printer.result(&ForgetResult { keeper, forgotten: false, cluster });
+        }
         if !args.yes {
             self.printer.message(cluster.to_string().trim_end());
         }
@@ -246,7 +248,6 @@ impl<S: Store> Operator<'_, S> {
             .exit(Exit::Changed)
             .into());
         }
-        let keeper = self.keeper.clone();
         self.printer.result(&ForgetResult { keeper, forgotten: true, cluster })
     }
 

@@ -125,6 +125,9 @@ impl Display for ShowResult {
 impl Display for ForgetResult {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let id = escape_hidden(self.cluster.cluster_id());
+        if !self.forgotten {
+            return write!(f, "Cluster {id} was already forgotten");
+        }
         write!(f, "Cluster {id} is forgotten. The next node to ask starts a new cluster")
     }
 }
