@@ -9,6 +9,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    process,
 };
 
 use clap::{
@@ -58,7 +59,9 @@ pub fn read<P: CommandFactory + FromArgMatches>(
             if wrong.use_stderr() {
                 Console::from_arguments().refusal(&wrong);
             }
-            wrong.exit()
+            let _ = wrong.print();
+            let exit = if wrong.use_stderr() { Exit::Usage } else { Exit::Done };
+            process::exit(exit.status().into())
         }
         Err(error) => error,
     })

@@ -1,6 +1,7 @@
 //! How a program ends: exit statuses, and errors that tell the reader what to do next.
 
 use std::{
+    env,
     fmt::{Display, Write},
     process::{ExitCode, Termination},
 };
@@ -43,7 +44,7 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
     use Program::{Agent, Deployer};
     [
         (Exit::Done, 0, &[Deployer, Agent], "success, or nothing to do"),
-        (Exit::Failed, 1, &[Deployer], "failed"),
+        (Exit::Failed, 1, &[Deployer], "failed; with `plan --exit-code`: also wrong usage"),
         (
             Exit::Failed,
             1,
@@ -85,6 +86,11 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
 
 impl Exit {
     pub fn status(self) -> u8 {
+        // As Terraform does, so that a pipeline does not take an error for a change.
+        let tells_changes = || env::args_os().any(|argument| argument == "--exit-code");
+        if self == Self::Usage && tells_changes() {
+            return Self::Failed.status();
+        }
         STATUSES.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, status, ..)| *status)
     }
 }

@@ -249,7 +249,7 @@ pub struct PingArgs {
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// Exit with 2 if something would change
+    /// Exit with 2 if something would change; wrong usage then exits with 1
     #[arg(long)]
     pub exit_code: bool,
     #[command(flatten)]

@@ -79,6 +79,17 @@ fn wrong_options_are_json_for_programs_that_read_it() {
 }
 
 #[test]
+fn wrong_usage_is_not_a_change() {
+    let user = User::default();
+    for wrong in [&["plan", "--env", "nosuch"][..], &["plan", "--stack", "s"]] {
+        user.run(wrong).ended_with(2);
+        let exit_code = [wrong, &["--exit-code", "--output=json"]].concat();
+        let ended = user.run(&exit_code).ended_with(1);
+        assert!(ended.stderr.contains("\"exit\":1"), "{ended}");
+    }
+}
+
+#[test]
 fn expired_credentials_are_reported() {
     let aws = MiniStack::start();
     let zip = artifact::zip().to_owned();
