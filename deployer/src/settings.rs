@@ -347,7 +347,6 @@ pub struct RecordsArgs {
     pub table: TableArgs,
     // A stack that only a variable or an environment names has another table than the default one, too.
     #[arg(long, env = "CBBOOTSTRAP_STACK_NAME", value_parser = STACK_NAME.parser(), hide = true)]
-    #[expect(dead_code, reason = "`config` checks it")]
     pub stack_name: Option<String>,
     #[command(flatten)]
     pub config: ConfigArgs,
