@@ -70,19 +70,24 @@ fn write_pages(command: &Command, files: &[(&str, &str)], directory: &Path) -> i
     let below = command.get_subcommands().filter(|command| !command.is_hide_set());
     let below = below.map(|command| write_pages(command, files, directory));
     let number = below.sum::<io::Result<usize>>()?;
-    let page = Man::new(command.clone().after_help(Resettable::Reset));
-    let mut file = File::create(directory.join(page.get_filename()))?;
-    page.render(&mut file)?;
     let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let mut about = command.get_long_about().or(command.get_about()).cloned().unwrap_or_default();
     let mut sections = Roff::new();
-    // `Examples:`, `Exit status:`
-    if let Some((heading, text)) = help.split_once(":\n") {
+    // `Examples:`, `Exit status:`, or a paragraph without a heading
+    for part in help.split("\n\n") {
+        let Some((heading, text)) = part.split_once(":\n") else {
+            about = format!("{about}\n\n{part}").into();
+            continue;
+        };
         sections.control("SH", [heading.to_uppercase().as_str()]).control("nf", []);
         for line in text.lines() {
             sections.text([roman(line)]);
         }
         sections.control("fi", []);
     }
+    let page = Man::new(command.clone().after_help(Resettable::Reset).long_about(about));
+    let mut file = File::create(directory.join(page.get_filename()))?;
+    page.render(&mut file)?;
     if !files.is_empty() {
         sections.control("SH", ["FILES"]);
         for (path, content) in files {
