@@ -17,7 +17,12 @@ pub struct Secret(String);
 
 impl Secret {
     /// Reads it from the file, `-` being standard input, or else from the environment variable. A variable that is empty is absent.
-    pub fn read(file: Option<&Path>, variable: &str) -> anyhow::Result<Option<Self>> {
+    /// `name` is what errors call it.
+    pub fn read(file: Option<&Path>, variable: &str, name: &str) -> anyhow::Result<Option<Self>> {
+        let unreadable = |from: &str, error: &dyn Display| {
+            Failure::usage(format!("cannot read {name} from {from}: {error}"))
+                .hint("the file must exist and be text that the agent's user can read")
+        };
         let (from, read) = match file {
             Some(file) if file == Path::new("-") => {
                 let mut bytes = Vec::new();
@@ -40,8 +45,8 @@ impl Secret {
         // Spaces can be part of a secret; editors and `echo` add a byte-order mark or a line end.
         let secret = text::clean(&text);
         if secret.is_empty() {
-            return Err(Failure::usage(format!("the secret in {from} is empty"))
-                .hint("write the secret into it, or omit it")
+            return Err(Failure::usage(format!("{name} in {from} is empty"))
+                .hint(format!("write {name} there, without anything else"))
                 .into());
         }
         Ok(Some(Self(secret.to_owned())))
@@ -51,11 +56,6 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
-}
-
-fn unreadable(from: &str, error: &dyn Display) -> Failure {
-    Failure::usage(format!("cannot read the secret from {from}: {error}"))
-        .hint("the file must exist and be text that the agent's user can read")
 }
 
 impl Debug for Secret {

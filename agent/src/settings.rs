@@ -51,7 +51,8 @@ fn check_api(
     let url = problems.keep(url.and_then(|url| api_url(&url, insecure)));
     let cluster_id = args.cluster_id.ok_or_else(|| missing("cluster-id", "CBBOOTSTRAP_CLUSTER_ID"));
     let cluster_id = problems.keep(cluster_id);
-    let secret = problems.keep(Secret::read(args.secret_file.as_deref(), "CBBOOTSTRAP_SECRET"));
+    let file = args.secret_file.as_deref();
+    let secret = problems.keep(Secret::read(file, "CBBOOTSTRAP_SECRET", "the cluster secret"));
     let keys = secret.flatten().zip(cluster_id.as_ref());
     let keys = problems.keep(keys.map(|(secret, id)| self::keys(&secret, id)).transpose())?;
     let proxy = problems.keep(url.as_deref().map_or(Ok(None), http::proxy));
@@ -112,7 +113,7 @@ pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::
     {
         problems.add(
             Failure::usage("standard input cannot hold both the password and the cluster secret")
-                .hint("put the other into a file or the environment"),
+                .hint("put one of them into a file or the environment"),
         );
         None
     } else {
@@ -157,7 +158,7 @@ fn server_url(url: &str, insecure: bool) -> Result<String, Failure> {
 }
 
 fn password(file: Option<&Path>) -> anyhow::Result<Secret> {
-    Secret::read(file, "CB_REST_PASSWORD")?.ok_or_else(|| {
+    Secret::read(file, "CB_REST_PASSWORD", "the administrator's password")?.ok_or_else(|| {
         Failure::usage("the administrator's password is missing").hint(
             "pass a file with it (`--password-file`, `CBBOOTSTRAP_PASSWORD_FILE`, or `password_file` in the file of `--config`), \
              or set `CB_REST_PASSWORD`",

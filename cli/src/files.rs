@@ -32,7 +32,7 @@ pub fn check_private(path: &Path) -> Result<(), Failure> {
     };
     let shown = path.display();
     let mode = permissions(&file);
-    Err(Failure::usage(format!("the secret in `{shown}` {what} (mode {mode:04o})")).hint(format!(
+    Err(Failure::usage(format!("`{shown}` {what} (mode {mode:04o})")).hint(format!(
         "`chmod 600 {shown}`; in Kubernetes set `defaultMode: 0400` for the volume, in Docker Swarm `mode: 0400` for the secret"
     )))
 }

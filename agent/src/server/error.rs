@@ -20,7 +20,10 @@ pub(super) fn check(url: &str, status: StatusCode, text: String) -> Result<Strin
             let message = message_in(&text);
             // Another program's page, or an empty answer.
             let is_foreign = message.is_empty() || message.trim_start().starts_with('<');
-            CallError::Refused(status, if is_foreign { plain() } else { message })
+            CallError::Refused(
+                status,
+                if is_foreign { plain() } else { format!("{message} ({url})") },
+            )
         }
     })
 }
@@ -39,7 +42,7 @@ pub(super) fn message_in(text: &str) -> String {
                         Value::String(text) if name != "_" => {
                             messages.push(format!("{name}: {text}"));
                         }
-                        Value::Number(_) => messages.push(name.clone()),
+                        Value::Number(number) => messages.push(format!("{name}: {number}")),
                         value => collect(value, messages),
                     }
                 }
@@ -76,7 +79,7 @@ mod tests {
                 r#"{"_":"Cannot create buckets during rebalance"}"#,
                 "Cannot create buckets during rebalance",
             ),
-            (r#"{"mismatch":1}"#, "mismatch"),
+            (r#"{"mismatch":1}"#, "mismatch: 1"),
             (r#""unknown pool""#, "unknown pool"),
             ("Not found.", "Not found."),
             ("", ""),

@@ -361,7 +361,12 @@ pub(super) fn host_in(hostname: String) -> String {
 
 impl Server {
     pub fn pools(&self) -> Result<Pools, CallError> {
-        let answer: PoolsAnswer = self.get("/pools")?;
+        let answer: PoolsAnswer = self.get("/pools").map_err(|error| match error {
+            CallError::Refused(StatusCode::NOT_FOUND, why) => {
+                CallError::Unexpected(format!("{} is not a Couchbase Server: {why}", self.url))
+            }
+            error => error,
+        })?;
         answer.pools().ok_or_else(|| {
             let url = &self.url;
             CallError::Unexpected(format!(

@@ -176,8 +176,17 @@ fn wrong_usage_gets_a_hint() {
             "standard input cannot hold both",
             "a file or the environment",
         ),
-        (&["--password-file", "nowhere"], "cannot read the secret from `nowhere`", "must exist"),
-        (&["--secret-file", &empty], "is empty", "omit it"),
+        (
+            &["--password-file", "nowhere"],
+            "cannot read the administrator's password from `nowhere`",
+            "must exist",
+        ),
+        (&["--secret-file", &empty], "the cluster secret in `", "write the cluster secret there"),
+        (
+            &["--password-file", &empty],
+            "the administrator's password in `",
+            "write the administrator",
+        ),
         (&["--secret-file", &spaces], "must have 16 to 512 bytes, and has 11", "openssl rand"),
         (&["--ca-cert", "nowhere"], "cannot read `nowhere`", "authority's certificate"),
         (&["--ca-cert", &pem], "contains no certificate", "PEM"),
@@ -238,7 +247,7 @@ fn every_problem_is_reported_at_once(scene: &Scene) {
     for (error, hint) in [
         ("the API at http://192.0.2.10 is not on this host", "`--insecure`"),
         ("the password would be sent to http://192.0.2.10:8091", "https://"),
-        ("standard input cannot hold both", "put the other"),
+        ("standard input cannot hold both", "put one of them"),
     ] {
         assert_fails(&ended, 2, error, hint);
     }
@@ -867,6 +876,11 @@ fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
     };
     let server = status("--server", &page.url);
     assert!(server.contains(&format!("{} returned status 404", page.url)), "{server}");
+    let refusal = r#"{"code":"route_not_found","status":404}"#;
+    let other = Stub::start(|_| (404, refusal.to_owned()));
+    let server = status("--server", &other.url);
+    let message = "is not a Couchbase Server: code: route_not_found; status: 404";
+    assert!(server.contains(&format!("{0} {message} ({0})", other.url)), "{server}");
     let api = status("--api", &page.url);
     assert!(api.contains("in a form that cbbootstrap's API does not use"), "{api}");
     let (node, endpoint) = (scene.node(0).url(), &scene.local.endpoint);
@@ -884,6 +898,21 @@ fn other_services_are_not_mistaken_for_couchbase_or_the_api() {
     let server = status("--server", &json.url);
     assert!(server.contains("does not answer as Couchbase Server does"), "{server}");
     scene.assert_nothing_changed();
+}
+
+#[test]
+fn the_manual_has_sections_of_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().display().to_string();
+    Ended::of(&mut User::default().program(&programs::agent(), &["man-pages", &pages]))
+        .ended_with(0);
+    let page = fs::read_to_string(directory.path().join("cbbootstrap-agent.1")).unwrap();
+    for section in [".SH \"EXIT STATUS\"\n.nf\n  0  success", "\nSecrets come from files"] {
+        assert!(page.contains(section), "{section}: {page}");
+    }
+    let headings = page.lines().filter(|line| line.starts_with(".SH "));
+    let broken = headings.filter(|line| line.contains('`') || line.matches('"').count() % 2 > 0);
+    assert_eq!(broken.collect::<Vec<_>>(), [""; 0]);
 }
 
 /// Discovers the nodes with these variables. Returns its error and the hosts that the proxy at `{proxy}` was asked for.

@@ -234,7 +234,7 @@ fn answers(is_about_members: bool) -> Vec<ClusterRecord> {
 
 impl Adversary {
     pub(super) fn new(is_about_members: bool, pace: Pace) -> Self {
-        let password = Secret::read(None, "CARGO_PKG_NAME").unwrap().unwrap();
+        let password = Secret::read(None, "CARGO_PKG_NAME", "").unwrap().unwrap();
         let peers = Peers {
             cluster_id: id(),
             keys: Some(ClusterKeys::derive(b"secret", &id())),
