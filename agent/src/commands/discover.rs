@@ -38,7 +38,8 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let id = &api.cluster_id;
     let expected = args.size.nodes.filter(|_| args.until_ready).unwrap_or(1);
     let (record, nodes, authorities) = clock.repeat(|| {
-        let why = match api.status(None) {
+        let ready = "`--wait` waits until the cluster is ready";
+        let (why, hint) = match api.status(None) {
             Ok(Some(record)) if record.state == State::Ready => {
                 let nodes = match trusted_nodes(&record, &api) {
                     Ok(nodes) => nodes,
@@ -62,20 +63,25 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                     Ok(authorities) if nodes.len() >= expected => {
                         return Ok(Some((record, nodes, authorities)));
                     }
-                    Ok(_) => format!("{} of {expected} nodes have reported", nodes.len()),
-                    Err(error) => error.to_string(),
+                    Ok(_) => (format!("{} of {expected} nodes have reported", nodes.len()), ready),
+                    Err(error) => (error.to_string(), "check that the members run"),
                 }
             }
             Ok(Some(record)) => {
-                format!("`{}` has not reported the cluster ready yet", record.initial_node)
+                (format!("`{}` has not reported the cluster ready yet", record.initial_node), ready)
             }
-            Ok(None) => format!("nobody has claimed the cluster `{}`", id.as_str()),
-            Err(ApiError::Temporary(why)) if !args.until_ready => why.to_string(),
+            Ok(None) => (
+                format!("nobody has claimed the cluster `{}`", id.as_str()),
+                "check `--cluster-id`; `--wait` waits for the first node",
+            ),
+            Err(ApiError::Temporary(why)) if !args.until_ready => {
+                (why.to_string(), "check `--api`, and that the API runs")
+            }
             Err(ApiError::Unsigned(why)) if !args.until_ready => return Err(why.into()),
             Err(error) => return Err(error.into()),
         };
         if !args.until_ready {
-            return Err(Failure::new(why).hint("`--wait` waits until it is ready").into());
+            return Err(Failure::new(why).hint(hint).into());
         }
         Err(Interrupt::wait(why))
     })?;
