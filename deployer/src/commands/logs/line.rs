@@ -118,7 +118,7 @@ impl Display for Request {
         let Self { method, status, outcome, milliseconds, .. } = self;
         let route = self.route.as_deref().unwrap_or("(no such route)");
         let outcome = self.code.as_ref().unwrap_or(outcome);
-        write!(f, "{status} {method:4} {route:19} {outcome:11} {milliseconds:7.1} ms")?;
+        write!(f, "{status} {method:4} {route:21} {outcome:22} {milliseconds:7.1} ms")?;
         self.cluster.iter().try_for_each(|cluster| write!(f, "  {cluster}"))
     }
 }
@@ -142,9 +142,15 @@ mod tests {
         for (message, expected) in [
             (
                 REQUEST,
-                request(200, "200 POST /cluster            joined          2.3 ms  0123abcd"),
+                request(
+                    200,
+                    "200 POST /cluster              joined                     2.3 ms  0123abcd",
+                ),
             ),
-            (refused, request(404, "404 POST (no such route)     route_not_found     0.1 ms")),
+            (
+                refused,
+                request(404, "404 POST (no such route)       route_not_found            0.1 ms"),
+            ),
             (event, "ERROR no table attempts=3".to_owned()),
             (
                 TIMEOUT,
