@@ -49,6 +49,8 @@ pub struct DestroyReport {
     stack_deleted: bool,
     /// The stack's, or the one that the user named.
     table: Option<String>,
+    #[serde(skip)]
+    deletes_table: bool,
     /// Made before the table was deleted.
     backup_arn: Option<String>,
     table_deleted: bool,
@@ -60,7 +62,12 @@ impl Display for DestroyReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stack = if self.stack_deleted { "deleted" } else { "did not exist" };
         let table = self.table.as_ref().map(|table| {
-            format!("{table} {}", if self.table_deleted { "deleted" } else { "not touched" })
+            let outcome = match (self.table_deleted, self.deletes_table) {
+                (true, _) => "deleted",
+                (false, true) => "did not exist",
+                (false, false) => "kept",
+            };
+            format!("{table} {outcome}")
         });
         let artifacts = match (self.artifacts_deleted, self.bucket_deleted) {
             (0, false) => String::new(),
@@ -204,6 +211,7 @@ impl<'a> Removal<'a> {
             changed: stack_deleted || table_deleted || artifacts_deleted > 0 || bucket_deleted,
             stack_deleted,
             table: self.table_name,
+            deletes_table: self.args.delete_table,
             backup_arn,
             table_deleted,
             artifacts_deleted,
