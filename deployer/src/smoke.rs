@@ -71,6 +71,12 @@ impl Report {
             Auth::Iam if saw.starts_with("403, `") => {
                 "sign with credentials that allow `execute-api:Invoke` in the API's account, and for its region (`--profile`, `--region`)"
             }
+            _ if saw.starts_with("no answer") => {
+                "check the URL, and that the API runs; `cbbootstrap status` prints a stack's endpoint"
+            }
+            _ if saw.ends_with("route_not_found") => {
+                "pass the endpoint as `serve` or `status` prints it, without a path"
+            }
             _ => "if the request reached the function, see its log: `cbbootstrap logs`",
         };
         Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
@@ -211,6 +217,8 @@ mod tests {
             (Auth::Iam, "403, `{\"message\":\"Forbidden\"}`", "`execute-api:Invoke`"),
             (Auth::None, "403, wrong_secret", "see its log"),
             (Auth::None, "500, internal", "see its log"),
+            (Auth::Iam, "no answer (connection refused)", "check the URL"),
+            (Auth::None, "404, route_not_found", "without a path"),
         ] {
             let report = Report {
                 endpoint: "https://a.example".to_owned(),

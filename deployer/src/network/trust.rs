@@ -46,7 +46,8 @@ impl Trust {
             rustls_native_certs::load_certs_from_paths(None, Some(path)).certs
         } else {
             let text = read_text(path).map_err(|error| {
-                Failure::usage(format!("{setting}: {error}")).hint("it names a PEM file")
+                Failure::usage(format!("{setting}: {error}"))
+                    .hint("it must be a PEM file, or a directory of them")
             })?;
             CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect()
         };

@@ -58,7 +58,7 @@ pub static FUNCTION: Program = Program {
     file: "bootstrap.zip",
     extension: "zip",
     content_type: "application/zip",
-    alternative: "pass a zip with `--function-zip FILE`",
+    alternative: "pass a zip to `deploy` with `--function-zip FILE`",
     hint: "`cbbootstrap package --out FILE` builds a valid one",
     package_command: "cbbootstrap package",
     pack: artifact::zip,

@@ -132,11 +132,13 @@ impl Stack {
     /// An output that the template promises.
     pub fn output(&self, name: &str) -> Result<&str, Failure> {
         self.outputs.get(name).map(String::as_str).ok_or_else(|| {
-            Failure::new(format!(
-                "stack `{}` has no output `{name}` (it is {})",
-                self.id, self.status
-            ))
-            .hint("was it created by something else? choose another name with `--stack-name`")
+            let hint = match self.cluster_id() {
+                Some(_) => "it is a Couchbase cluster; name the API's stack with `--stack-name`",
+                None => "was it created by something else? choose another name with `--stack-name`",
+            };
+            let (stack, status) = (self.name(), self.status.as_str());
+            Failure::new(format!("stack `{stack}` has no output `{name}` (it is {status})"))
+                .hint(hint)
         })
     }
 
